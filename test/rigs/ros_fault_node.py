@@ -94,6 +94,7 @@ def put_faultily(slot: Any, item: Any) -> None:
     if item.msg.encoding == 'raise':
         raise ZeroDivisionError('the callback fails on command')
     if item.msg.encoding == 'hang':
+        print('the callback hangs on command', flush=True)
         threading.Event().wait()
     if item.msg.encoding == 'exit':
         sys.exit('the callback ends the node on command')

@@ -2,16 +2,20 @@
 """The fused reduction gives the oracle's numbers, same bits however it is cut, and keeps NaN."""
 
 import itertools
+import logging
 import os
 from pathlib import Path
 import subprocess
 import sys
+import time
+from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from uncertainty_seg.backends.cpu import reduction as exact
 from uncertainty_seg.backends.cpu.reduction import load_kernel, Reduction
 from uncertainty_seg.core.uncertainty import (
     MapRequest,
@@ -260,9 +264,10 @@ import logging, sys, tempfile
 logging.basicConfig(level=logging.INFO)
 {before}
 import numpy as np
-from uncertainty_seg.backends.cpu.reduction import Reduction
+from uncertainty_seg.backends.cpu import reduction as exact
 assert 'numba' not in sys.modules
-reduction = Reduction(2, 2, 2, 1)
+exact.load_kernels = lambda: exact.load_kernel(False)  # one is enough, and takes a third
+reduction = exact.Reduction(2, 2, 2, 1)
 maps = reduction.finish(np.zeros((1, 2, 1, 1), np.float32), 1.0)
 print(maps.entropy[0, 0])
 """
@@ -310,7 +315,39 @@ def test_missing_numba_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch)
     )
     monkeypatch.delattr('uncertainty_seg.backends.cpu.reduction_kernels', raising=False)
     with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[runtime\]'"):
-        load_kernel.__wrapped__()
+        load_kernel.__wrapped__(False)
+
+
+def test_no_frame_waits_for_a_compiler_whatever_is_asked_of_it(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A picture that somebody opens on a vehicle asks for more maps. With an empty cache its loops
+    # were compiled in the middle of that frame, for longer than a worker may hang.
+    for loaded in (exact.load_kernels, exact.load_kernel, exact.load_squasher):
+        loaded.cache_clear()
+    made = Reduction(3, 8, 8, 1)
+    monkeypatch.setattr(exact, '_load', lambda *_: pytest.fail('a frame compiles'))
+    logits = np.zeros((4, 3, 4, 4), np.float32)
+    for names in ((), MORE_MAPS, ('energy',)):
+        made.reset(MapRequest.of(names, 1.0))
+        made.finish(logits, 1.0)
+
+
+def test_loops_that_are_compiled_for_long_are_said_while_that_lasts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(*_: Any) -> Any:
+        end_s = time.monotonic() + 30
+        while not caplog.messages and time.monotonic() < end_s:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(exact, 'NOTICE_S', 0.01)
+    monkeypatch.setattr(exact, 'load_kernel', load)
+    with caplog.at_level(logging.INFO):
+        exact.load_kernels.__wrapped__()
+    told, done = caplog.messages
+    assert told.startswith('compiling the loops of the reduction exact, which takes up to')
+    assert done.startswith('compiled loops of the reduction ready in ')
 
 
 @pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])

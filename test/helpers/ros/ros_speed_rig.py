@@ -131,7 +131,7 @@ class SpeedRig:
         self.wait(lambda: any(text in msg.status[0].message for msg in self.health[num_before:]),
                   f'diagnostics with {text!r}')
 
-    def assert_slow_in_time(self, lost_s: float) -> float:
+    def assert_slow_in_time(self, lost_s: float, deadline_s: float = DEADLINE_S) -> float:
         """
         Hold what was heard against the promise, for a flag whose last message is from `lost_s`.
 
@@ -141,10 +141,10 @@ class SpeedRig:
         self.hear()
         after = [(sent_s, factor) for sent_s, factor in self.factors if sent_s >= lost_s]
         slow_s = next(sent_s for sent_s, factor in after if factor == SLOW) - lost_s
-        assert slow_s <= DEADLINE_S + 1 / RATE_HZ + LATE_S
+        assert slow_s <= deadline_s + 1 / RATE_HZ + LATE_S
         # Whatever the load: a deadline after it the last flag is stale, and nothing may rise.
         rises = [b[0] for a, b in zip(self.factors, self.factors[1:], strict=False) if b[1] > a[1]]
-        assert all(sent_s - lost_s < DEADLINE_S + STAMPED_LATE_S for sent_s in rises)
+        assert all(sent_s - lost_s < deadline_s + STAMPED_LATE_S for sent_s in rises)
         return slow_s
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import math
 from pathlib import Path
 import re
@@ -60,6 +60,16 @@ def twist(x: float, yaw: float = 0.0) -> Any:
     msg = Twist()
     msg.linear.x, msg.angular.z = x, yaw
     return msg
+
+
+def pass_on(rig: SpeedRig, command: Any, is_passed_on: Callable[[Any], bool]) -> None:
+    """Send a command, again where a busy machine let it wait until it was a late one."""
+    def is_answered() -> bool:
+        rig.limited.clear()
+        rig.commands.publish(command)
+        rig.wait(lambda: rig.limited, 'an answer')
+        return is_passed_on(rig.limited[0])
+    rig.wait(is_answered, 'the command to be passed on')
 
 
 def test_without_a_flag_it_is_slow_and_says_what_is_missing(rig: SpeedRig) -> None:
@@ -189,7 +199,7 @@ def test_the_node_is_relied_on_again_when_a_second_publisher_has_left(rig: Speed
 
 def test_a_command_that_waited_for_a_governor_that_slept_is_zero(tmp_path: Path) -> None:
     with speed_rig(tmp_path, command_timeout_s=0.5) as rig:
-        rig.commands.publish(twist(1.0))
+        pass_on(rig, twist(1.0), lambda msg: msg.linear.x == SLOW)
         rig.wait(lambda: len(rig.limited) == 2, 'a limited command, and the zero after it')
         rig.governor.send_signal(signal.SIGSTOP)
         try:
@@ -203,8 +213,7 @@ def test_a_command_that_waited_for_a_governor_that_slept_is_zero(tmp_path: Path)
         assert {msg.linear.x for msg in rig.limited[1:]} == {0.0}
         assert re.search(r'/cmd_vel was sent \d+\.\d s ago, expected less than 0.5 s',
                          rig.governor.output)
-        rig.commands.publish(twist(1.0))
-        rig.wait(lambda: rig.limited[-1].linear.x == SLOW, 'the next command')
+        pass_on(rig, twist(1.0), lambda msg: msg.linear.x == SLOW)
 
 
 def test_a_command_that_is_not_finite_is_zero_counted_and_said(rig: SpeedRig) -> None:
@@ -261,7 +270,7 @@ def test_commands_that_stop_coming_end_in_one_zero_stamped_ones_too(tmp_path: Pa
     with speed_rig(tmp_path, stamped=True, command_timeout_s=0.3) as rig:
         command = TwistStamped(twist=twist(1.0, 2.0))
         command.header.frame_id = 'base_link'
-        rig.commands.publish(command)
+        pass_on(rig, command, lambda msg: msg.twist.linear.x == SLOW)
         rig.wait(lambda: len(rig.limited) == 2, 'the zero')
         rig.hear(30)
         slowed, zero = rig.limited
@@ -302,9 +311,11 @@ def test_parameters_that_cannot_be_used_are_said_with_exit_code_2(
 
 
 def test_the_real_node_killed_with_its_flag_up_slows_the_vehicle(tmp_path: Path) -> None:
-    bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with speed_rig(tmp_path, '-r', 'confident:=/uncertainty_seg/confident') as rig:
-        arguments = node_arguments(bundle, stale_timeout_s=DEADLINE_S)
+    bundle, deadline_s = make_tiny_bundle(tmp_path / 'tiny'), 3 * DEADLINE_S
+    # A network shares the machine here: with the time of the others it may not rise at all.
+    with speed_rig(tmp_path, '-r', 'confident:=/uncertainty_seg/confident',
+                   deadline_s=deadline_s, settle_s=deadline_s) as rig:
+        arguments = node_arguments(bundle, stale_timeout_s=deadline_s)
         node = Process(arguments, rig.domain, tmp_path / 'node')
         try:
             second = 1000
@@ -318,6 +329,6 @@ def test_the_real_node_killed_with_its_flag_up_slows_the_vehicle(tmp_path: Path)
 
             rig.wait(has_risen, 'the factor to rise on the flags of the node')
             node.interrupt(signal.SIGKILL)
-            rig.assert_slow_in_time(now_s())
+            rig.assert_slow_in_time(now_s(), deadline_s)
         finally:
             node.end()

@@ -38,6 +38,7 @@ from uncertainty_seg.ros.governor.node import (
     velocity_of,
 )
 from uncertainty_seg.ros.governor.policy import STALE
+from uncertainty_seg.ros.graph_watch import name_claim
 
 pytestmark = pytest.mark.ros
 SLOW, DEADLINE_S = 0.25, 0.5
@@ -154,6 +155,9 @@ class Governor:
 @contextmanager
 def governor(domain: int, **parameters: Any) -> Iterator[Governor]:
     with pytest.MonkeyPatch.context() as patch:
+        # Alone in its domain, it need not look for another one of its name at each start.
+        patch.setattr(name_claim, 'LOOK_S', 0)
+        patch.setattr(name_claim, 'LOOK_TURNS', 0)
         try:
             one = Governor(domain, parameters)
             patch.setattr(governor_node, 'time', SimpleNamespace(time=one.system_s))

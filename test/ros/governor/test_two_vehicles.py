@@ -10,7 +10,16 @@ from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import Client, image_message, needs_ros, NODE, own_domain, Process, solid
+from ros_helpers import (
+    Client,
+    compile_loops,
+    image_message,
+    needs_ros,
+    NODE,
+    own_domain,
+    Process,
+    solid,
+)
 from ros_speed_rig import GOVERNOR
 
 pytestmark = needs_ros
@@ -30,6 +39,7 @@ class Fleet:
         from std_msgs.msg import Bool, Float32
 
         bundle = make_tiny_bundle(folder / 'tiny')
+        compile_loops()
         self.processes = []
         for name in VEHICLES:
             space = ['--ros-args', '-r', f'__ns:=/{name}']

@@ -170,7 +170,8 @@ def test_another_deadline_is_offered_and_kept(rig: Rig) -> None:
     rig.client.wait_until(lambda: not rig.flags[-1].data, 'the flag to fall')
     assert any('the deadline was changed' in s.status[0].message for s in rig.status)
     rig.client.wait_until(lambda: offered_s() == {0.5}, 'the new deadline')
-    assert rig.verdict()['confident'] == 'true'
+    # Again where a busy machine let the frame wait for as long as that.
+    rig.client.wait_until(lambda: rig.verdict()['confident'] == 'true', 'the flag')
     # No frame comes now, and the flag falls by the new time: the old one is ten minutes.
     rig.client.wait_until(lambda: rig.flags and not rig.flags[-1].data, 'the flag to fall')
     rig.client.wait_until(

@@ -33,6 +33,7 @@ class Rig:
 
         self.process, self.client, self.folder = process, client, folder
         self.flagged = client.listen('/uncertainty_seg/flagged', Image)
+        self.masks = client.listen('/uncertainty_seg/mask', Image)
         self.health = client.listen('/diagnostics', DiagnosticArray)
         self._second = 1000
 
@@ -51,6 +52,12 @@ class Rig:
         start = self.value('log.seen')
         self.client.wait_until(
             lambda: self.send(color) and self.value('log.seen') >= start + count, 'frames')
+
+    def send_and_wait(self, color: tuple[int, int, int]) -> None:
+        """Send a frame that no newer one replaces while it waits for the network."""
+        second = self.send(color)
+        self.client.wait_until(
+            lambda: [m for m in self.masks if m.header.stamp.sec == second], 'its mask')
 
     def value(self, key: str) -> int:
         values = {p.key: p.value for msg in self.health for p in msg.status[0].values}
@@ -94,6 +101,7 @@ def test_a_bad_frame_and_the_one_before_it_are_kept_with_mask_map_and_reason(rig
     rig.send_until_seen(GOOD, 4)
     before = {s['stamp_ns'] for s in rig.sidecars()}
     assert before == set()
+    rig.send_and_wait(GOOD)
     bad = rig.send(BAD)
     rig.client.wait_until(lambda: len(rig.sidecars()) >= 2, 'two frames on disk')
     rig.send_until_seen(GOOD, 3)

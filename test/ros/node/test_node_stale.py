@@ -100,7 +100,9 @@ def test_a_camera_that_repeats_its_last_image_is_a_fault(rig: Rig) -> None:
     num_said = len(rig.flags)
     rig.client.wait_until(lambda: has_fallen() and len(rig.flags) > num_said + 3, 'it to stay')
     assert not any(flag.data for flag in rig.flags[num_said:])
-    assert f'the stamp {last}.000 came before' in rig.status[-1].status[0].message
+    # Beside it, where the machine stood still for half a second, that frames had stopped.
+    assert any(f'the stamp {last}.000 came before' in status.status[0].message
+               for status in rig.status)
     rig.client.wait_until(
         lambda: has_fallen() and int(values_of(rig.health[-1])['frames_faulty']) > 3, 'a count')
     rig.raise_flag()
@@ -109,12 +111,12 @@ def test_a_camera_that_repeats_its_last_image_is_a_fault(rig: Rig) -> None:
 def test_a_bag_that_starts_again_lets_the_flag_fall_once(rig: Rig) -> None:
     rig.raise_flag()
     rig._second = 100
-    num_said = len(rig.flags)
     rig.send(rig._second)
-    rig.client.wait_until(lambda: len(rig.flags) > num_said, 'a verdict')
-    assert not rig.flags[num_said].data
+    # Frames from before may still be in work; of this one the reason tells.
     rig.client.wait_until(
         lambda: 'the stamp went back by' in rig.status[-1].status[0].message, 'why')
+    assert values_of(rig.status[-1])['confident'] == 'false'
+    rig.client.wait_until(lambda: not rig.flags[-1].data, 'the flag to fall')
     rig.raise_flag()
 
 

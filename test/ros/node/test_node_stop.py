@@ -202,7 +202,7 @@ def test_a_second_signal_during_a_callback_that_hangs_ends_it_with_a_last_false(
     confident: Confident
 ) -> None:
     confident.send('hang')
-    confident.client.spin(0.3)
+    confident.client.wait_until(lambda: 'the callback hangs' in confident.process.output, 'that')
     confident.process.send_signal(signal.SIGINT)
     confident.client.spin(0.8)
     assert confident.last() == (True, True) and confident.process.is_running

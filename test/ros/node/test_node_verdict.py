@@ -140,7 +140,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRig]:
 
     folder: Path = tmp_path_factory.mktemp('verdict')
     make_tiny_bundle(folder / 'tiny')
-    with node_rig(folder, folder / 'tiny') as found:
+    # Not the 1 s of the default, for which a busy machine may stand still.
+    with node_rig(folder, folder / 'tiny', stale_timeout_s=2.0) as found:
         found.client.listen(VERDICT, JointState, 1000)
         found.client.wait_for_topics(VERDICT, FLAG, '/uncertainty_seg/status')
         found.client.wait_for_camera_match()

@@ -189,9 +189,13 @@ def test_a_verdict_is_as_old_as_its_stamp_and_age_say(
         client.wait_until(node.get_subscription_count, 'the mission to listen')
         client.wait_until(lambda: limits, 'a limit')
         limits.clear()
-        node.publish(confident_verdict(client, stamped_s_ago, age_s))
-        client.spin(0.8 * TIMEOUT_S)
-        assert max(limit.data for limit in limits) == limit_mps
+
+        def is_allowed() -> bool:  # again where a busy machine made it wait for too long
+            node.publish(confident_verdict(client, stamped_s_ago, age_s))
+            client.spin(0.8 * TIMEOUT_S)
+            return max((limit.data for limit in limits), default=-1.0) == limit_mps
+        client.wait_until(is_allowed, f'{limit_mps} m/s')
+        assert {limit.data for limit in limits} <= {0.0, limit_mps}
 
 
 # --- in C++ --------------------------------------------------------------------------------------

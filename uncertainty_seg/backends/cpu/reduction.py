@@ -20,6 +20,7 @@ import functools
 import itertools
 import logging
 import math
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -231,6 +232,7 @@ _PRODUCT_BITS = 120
 MOST_PASSES = 65535  # of the vote counters
 _BLOCKS_A_THREAD = 4
 _log = logging.getLogger(__name__)
+NOTICE_S = 3.0  # of silence before it is said that loops are compiled
 
 
 class Reduction:
@@ -257,7 +259,8 @@ class Reduction:
     -----
     Sums between chunks take about 6 C + 12 bytes a pixel, and 4 C + 12 more from the 33rd pass
     on, whatever T; passes that come in one chunk need none. Building the first reduction of a
-    process compiles the loops, or loads them from numba's cache.
+    process compiles all loops, or loads them from numba's cache: what a frame needs may change
+    with what somebody looks at, and no frame may wait for a compiler.
 
     """
 
@@ -268,7 +271,7 @@ class Reduction:
                 f'reduction of {num_classes} classes to {width}x{height} on {threads} threads',
                 '2 to 255 classes, a pixel and a thread',
             )
-        load_kernel()  # before the first frame
+        load_kernels()
         self._shape, self._upsampling = (num_classes, height, width), upsampling
         self._per_bit = np.float32(1 / math.log2(num_classes))
         self._threads = TileThreads(threads)
@@ -491,8 +494,26 @@ def _more(has_more: bool) -> FloatMap | None:
     return np.empty((1, 1, 1), np.float32) if has_more else None
 
 
+@functools.lru_cache(maxsize=1)
+def load_kernels() -> None:
+    """Load all loops, and say so where that takes long, as it does at a first start."""
+    start_s = time.perf_counter()
+    word = threading.Timer(NOTICE_S, _log.info, (
+        'compiling the loops of the reduction exact, which takes up to some minutes at the first '
+        'start; later ones find them on disk',))
+    word.daemon = True
+    word.start()
+    try:
+        load_kernel(False)
+        load_kernel(True)
+        load_squasher()
+    finally:
+        word.cancel()
+    _log.info('compiled loops of the reduction ready in %.1f s', time.perf_counter() - start_s)
+
+
 @functools.lru_cache(maxsize=2)
-def load_kernel(has_more: bool = False) -> Callable[..., None]:
+def load_kernel(has_more: bool) -> Callable[..., None]:
     """
     Return `reduction_kernels.reduce_tiles`, compiled for this processor or from numba's cache.
 
@@ -525,16 +546,18 @@ def _load(name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
         raise BackendUnavailableError(
             f'numba cannot be imported ({err})', fix=install_command('numba')
         ) from err
-    start_s = time.perf_counter()
     try:
-        kernel = _warmed(reduction_kernels.compile_kernel(name, True), arguments)
+        return _warmed(reduction_kernels.compile_kernel(name, True), arguments)
     except Exception as err:  # numba passes on whatever its cache on disk meets
-        _log.warning('numba cannot keep compiled loops on disk (%s: %s), so that every start '
-                     'compiles them: set NUMBA_CACHE_DIR to a writable folder',
-                     type(err).__name__, err)
-        kernel = _warmed(reduction_kernels.compile_kernel(name, False), arguments)
-    _log.info('compiled loops of the reduction ready in %.1f s', time.perf_counter() - start_s)
-    return kernel
+        _say_uncached(f'{type(err).__name__}: {err}')
+        return _warmed(reduction_kernels.compile_kernel(name, False), arguments)
+
+
+@functools.lru_cache(maxsize=1)
+def _say_uncached(reason: str) -> None:
+    """Say it once, and not for each of the loops."""
+    _log.warning('numba cannot keep compiled loops on disk (%s), so that every start compiles '
+                 'them: set NUMBA_CACHE_DIR to a writable folder', reason)
 
 
 def _warmed(kernel: Any, arguments: tuple[Any, ...]) -> Callable[..., None]:

@@ -48,6 +48,8 @@ RECORDED = (
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 # The first start with the exact reduction compiles it, which takes minutes on a small computer.
 START_TIMEOUT_S = 240.0
+# A new node withholds its flag for so long (ros/graph_watch/name_claim.py), and a replay does not.
+WITHHELD_S = 2.0
 SETTLE_S = 2.0
 STOP_TIMEOUT_S = 30.0
 # Frames that are timed, and the share of the computer that the pipeline may use: player and
@@ -108,6 +110,7 @@ def run_live(
     ], logs, environment)
     with node, recorder:
         recorder.wait_for('recorder', START_TIMEOUT_S, [node])
+        time.sleep(WITHHELD_S)
         with player:
             _watch(player, [node, recorder], duration_s / pace)
         time.sleep(SETTLE_S)  # the last frame is still on its way
