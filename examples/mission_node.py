@@ -38,6 +38,16 @@ KINDS = ('confident', 'uncertain', 'recovering', 'fault', 'unknown')
 PERIOD_S = 0.1
 
 
+def words_of(stamp, values):
+    """Say what was judged; a verdict without an image has neither age nor score."""
+    if values.get('of_frame') != 1.0:
+        return 'no image was judged'
+    age_s, ratio = values.get('age_s', math.nan), values.get('score_ratio', math.inf)
+    age = f'{age_s:.3f} s old' if math.isfinite(age_s) else 'its age is not known'
+    score = f'at {ratio:.2f} of its limit' if math.isfinite(ratio) else 'without a score'
+    return f'image of {stamp.sec}.{stamp.nanosec:09d}, {age}, {score}'
+
+
 class MissionNode(Node):
     """Turn verdicts into a speed limit."""
 
@@ -71,10 +81,7 @@ class MissionNode(Node):
                 'this verdict was not judged now: it waited, or the clocks differ '
                 '(compare_clocks)', throttle_duration_sec=10.0)
         if kind != before:
-            self.get_logger().info(
-                f'{kind}: image of {stamp.sec}.{stamp.nanosec:09d}, '
-                f'{age_s:.3f} s old, '
-                f'at {values.get("score_ratio", math.inf):.2f} of its limit')
+            self.get_logger().info(f'{kind}: {words_of(stamp, values)}')
         if before == 'confident' and kind == 'uncertain':
             self._ask_for_log()
 

@@ -172,6 +172,18 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> 
     return folder
 
 
+def make_single_bundle(folder: Path, words: str = '') -> Path:
+    """Write the tiny network without its dropout, not calibrated."""
+    trunk, head = tiny_trunk(), tiny_head()
+    trunk.doc_string = words
+    del head.graph.node[0], head.graph.input[1]
+    head.graph.node[0].input[0] = 'features'
+    head.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    write_bundle(folder, tiny_card(method='single', passes=1, dropout_sites=()),
+                 {'trunk.onnx': trunk.SerializeToString(), 'head.onnx': head.SerializeToString()})
+    return folder
+
+
 def calibrate_for(folder: Path, **changes: object) -> None:
     """Change what a bundle's calibration was made with, as another calibration would."""
     bundle = load_bundle(str(folder))

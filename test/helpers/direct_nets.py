@@ -15,8 +15,9 @@ class DirectNet(nn.Module):
     """
     A convolution, dropout, and two classifiers; outputs as `way` says.
 
-    'dict' and 'pair' upsample both by two and return them apart; 'channels' joins 2C channels at
-    their own resolution, and 'last' puts them last.
+    'dict', 'mean', 'pair' and 'swapped' upsample both by two and return them apart: by two names
+    each, and without names, the log-variance second or first; 'channels' joins 2C channels at
+    their own resolution, 'last' puts them last, and 'beside' returns features with them.
 
     """
 
@@ -33,10 +34,14 @@ class DirectNet(nn.Module):
             return torch.cat([logits, log_variance], 1)
         if self.way == 'last':
             return torch.cat([logits, log_variance], 1).permute(0, 2, 3, 1)
+        if self.way == 'beside':
+            return features[:, :3], torch.cat([logits, log_variance], 1)
         both = [functional.interpolate(t, scale_factor=2, mode='bilinear')
                 for t in (logits, log_variance)]
-        return tuple(both) if self.way == 'pair' else dict(zip(('logits', 'log_variance'), both,
-                                                               strict=True))
+        if self.way in ('pair', 'swapped'):
+            return tuple(both[::1 if self.way == 'pair' else -1])
+        name = 'mean' if self.way == 'mean' else 'logits'
+        return {name: both[0], 'log_variance': both[1]}
 
     def moments(
         self, image: np.ndarray, mask: np.ndarray | None = None

@@ -155,6 +155,30 @@ def test_a_bag_of_ros_1_is_played(tmp_path: Path, domain: int) -> None:
         player.end()
 
 
+@pytest.mark.parametrize(('words', 'named'), [
+    (['-p', 'rate:=2.0'], 'rate'), (['-p', 'uncertainty_seg_play:loop:=true'], 'loop'),
+    (['-p', 'qos_overrides./cam.publisher.depth:=3', '-p', 'use_sim_time:=false'],
+     'qos_overrides./cam.publisher.depth')])
+def test_a_parameter_that_the_player_has_not_is_refused(
+    tmp_path: Path, domain: int, words: list[str], named: str
+) -> None:
+    bag = write_bag(tmp_path / 'bag')
+    player = Process([*PLAYER, str(bag), *REMAP, *words], domain, tmp_path / 'log')
+    assert player.wait() == 2
+    assert player.output.splitlines()[-1] == (
+        f'uncertainty_seg_play: there is no parameter {named}, expected use_sim_time alone: its '
+        'own options are in front of --ros-args, such as --rate 2: see --help.')
+
+
+def test_parameters_of_a_file_for_all_nodes_are_named_once(tmp_path: Path, domain: int) -> None:
+    bag, file = write_bag(tmp_path / 'bag'), tmp_path / 'all.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    rate: 2.0\n    gate:\n      alpha: 0.1\n')
+    player = Process([*PLAYER, str(bag), '--wait-s', '0.2', *REMAP, '-r', 'image:=/nobody',
+                      '--params-file', str(file)], domain, tmp_path / 'log')
+    assert player.wait() == 1  # since nobody listens
+    assert player.output.count('there is no parameter gate.alpha, rate, ignored: its own') == 1
+
+
 @pytest.mark.slow
 def test_the_live_node_gives_the_masks_and_scores_of_the_pipeline(
     tmp_path: Path, domain: int

@@ -189,6 +189,17 @@ def test_some_frames_can_be_asked_for_again(tmp_path: Path, what: str) -> None:
     assert indices(read_source(source, 5)) == [0, 5, 10]
 
 
+def test_a_picture_is_known_by_its_name_wherever_it_is_now(tmp_path: Path) -> None:
+    folder(tmp_path / 'reef')
+    before = list(read_source(FrameSource(str(tmp_path / 'reef'), 'folder', '')))
+    files = {frame.index: frame.file for frame in before}
+    assert sorted(files.values()) == list(files.values())
+    (tmp_path / 'reef' / '0.png').write_bytes(png(99))  # the first now
+    (tmp_path / 'reef' / files.pop(3)).unlink()
+    again = list(frames_at(str(tmp_path / 'reef'), 'folder', '', [*files, 3], files | {3: 'gone'}))
+    assert again == [frame for frame in before if frame.index != 3]
+
+
 @pytest.mark.parametrize('share', [0.25, 0.5, 0.95])
 def test_a_truncated_mcap_is_read_as_far_as_it_goes(tmp_path: Path, share: float) -> None:
     path = chunked(tmp_path / 'cut.mcap')

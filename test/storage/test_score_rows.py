@@ -16,6 +16,7 @@ from uncertainty_seg.errors import TableError
 from uncertainty_seg.storage import score_rows
 from uncertainty_seg.storage import score_rows as score_schema
 from uncertainty_seg.storage.score_rows import (
+    files_of,
     info_of,
     read_facts,
     read_info,
@@ -27,6 +28,7 @@ from uncertainty_seg.storage.score_rows import (
 )
 
 pyarrow = pytest.importorskip('pyarrow', reason='pyarrow is not installed')
+parquet = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed')
 
 INFO = TableInfo(
     'suim', 'ab' * 32, ('sand', 'fish'), ((1, 2, 3), (4, 5, 6)), 20, 7,
@@ -50,7 +52,7 @@ def test_a_row_comes_back_to_the_bit(tmp_path: Path) -> None:
         'frame_key': '/bags/dive_07#/cam#3', 'dive': 'dive_07', 'run': '/bags/dive_07',
         'source': '/bags/dive_07',
         'kind': 'bag', 'topic': '/cam', 'index': 3, 'stamp_ns': 10**18 + 3, 'height': 480,
-        'width': 640, 'confident': True, 'verdict': 'confident', 'score_ratio': 0.5,
+        'width': 640, 'confident': True, 'verdict': 'confident', 'score_ratio': 0.5, 'file': '',
         'score.entropy.mean': 0.25, 'score.entropy.top': float(np.float32(0.1)),
         'share.sand': 0.75, 'share.fish': 0.25, 'phash': 2**64 - 4,
         'features': [float(np.float32(0.6)), float(np.float32(0.8)), 3.0]}
@@ -59,12 +61,27 @@ def test_a_row_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert table['score.entropy.mean'].null_count == 0
 
 
+def test_a_picture_has_its_name_in_its_key_unless_a_part_of_an_older_release_has_none(
+    tmp_path: Path,
+) -> None:
+    picture = row(3, source='/reef', kind='folder', topic='', file='b.png')
+    write_rows(tmp_path / 'a.parquet', INFO, [picture])
+    table = read_rows(tmp_path)
+    assert table.column('frame_key').to_pylist() == ['/reef##b.png']
+    assert files_of(table) == ['b.png']
+    older = table.drop_columns(['file']).set_column(0, 'frame_key', [['/reef##3']])
+    parquet.write_table(older, tmp_path / 'b.parquet')
+    both = read_rows(tmp_path)
+    assert both.column('frame_key').to_pylist() == ['/reef##b.png', '/reef##3']
+    assert files_of(both) == ['', ''] and both.column('index').to_pylist() == [3, 3]
+
+
 def test_the_types_are_those_of_the_contract(tmp_path: Path) -> None:
     write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
     found = {name: str(kind) for name, kind in zip(
         read_rows(tmp_path).schema.names, read_rows(tmp_path).schema.types, strict=True)}
     words = dict.fromkeys(
-        ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict'), 'string')
+        ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict', 'file'), 'string')
     numbers = {'index': 'int64', 'stamp_ns': 'int64', 'height': 'int32', 'width': 'int32',
                'confident': 'bool', 'score_ratio': 'float', 'score.entropy.mean': 'float',
                'score.entropy.top': 'float', 'share.sand': 'float', 'share.fish': 'float',

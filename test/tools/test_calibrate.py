@@ -8,7 +8,7 @@ import shutil
 from typing import Any
 
 from calibration_helpers import COLORS_BGR, few_draws, write_folder
-from conftest import make_tiny_bundle, write_key
+from conftest import make_single_bundle, make_tiny_bundle, write_key
 import cv2
 from fake_backend import FakeBackend
 import numpy as np
@@ -232,6 +232,35 @@ def test_foreign_frames_are_ranked_and_refused(
     for name, sign in (('ood_auroc', 1), ('excess_aurc', -1)):
         difference = sign * (found['gate'][name]['value'] - plain[name]['value'])
         assert gain[name]['value'] == pytest.approx(difference)
+
+
+@pytest.mark.slow
+def test_rounding_between_equal_passes_is_on_no_card_and_in_no_table(
+    folders: Path, tmp_path: Path
+) -> None:
+    bundle, grey = make_single_bundle(tmp_path / 'single'), tmp_path / 'grey'
+    pages = [tmp_path / f'{verb}.html' for verb in ('calibrate', 'evaluate')]
+    write_folder(grey, 5, 5, bad_share=1.0)
+    code, fitted = call_json(['calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
+                              str(folders / 'val'), '--bad', RULE, '--report', str(pages[0]),
+                              *RUN])
+    assert code == 0
+    metrics = load_bundle(str(bundle)).card.metrics
+    assert metrics['val_error_auroc_entropy'] == fitted['val_error_auroc_entropy'] > 0.5
+    code, found = call_json(['evaluate', str(bundle), str(folders / 'fresh'), '--ood', str(grey),
+                             '--report', str(pages[1]), *RUN])
+    assert code == 0
+    assert {'entropy', 'aleatoric', 'max_logit'} <= set(found['maps'])
+    assert {'entropy.mean', 'margin.class_mean', 'energy.mean'} <= set(found['scores'])
+    # The gate has no disagreement to be compared with, but the one score that is always there.
+    gain, plain = found['gate']['gain_over_entropy.mean'], found['scores']['entropy.mean']
+    for key, sign in (('ood_auroc', 1), ('excess_aurc', -1)):
+        assert gain[key]['value'] == pytest.approx(
+            sign * (found['gate'][key]['value'] - plain[key]['value']))
+    told = ' '.join([*metrics, *found['maps'], *found['scores'], *found['gate'],
+                     *fitted['thresholds'], *(page.read_text() for page in pages)])
+    for name in ('mutual_information', 'variation_ratio', 'total_variance'):
+        assert name not in told
 
 
 def test_the_ladder_begins_at_the_clear_image_and_has_every_kind(

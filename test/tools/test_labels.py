@@ -422,6 +422,28 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
     assert row.key == 'dive.bag#/cam/image_raw#2'
 
 
+def test_pictures_of_a_selection_are_exported_by_their_names(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    pictures, images = tmp_path / 'pictures', random_images(3)
+    pictures.mkdir()
+    rows = []
+    for index, image in enumerate(images):
+        cv2.imwrite(str(pictures / f'{index}.png'), image)
+        rows.append(dataclasses.replace(row_of(pictures, 'folder', '', index, image),
+                                        file=f'{index}.png'))
+    (pictures / '1.png').unlink()
+    cv2.imwrite(str(pictures / '00.png'), images[0])
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    assert run('export-labels', selection, tmp_path / 'out', '--format', 'folder') == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out.splitlines()[-1])['frames'] == 2
+    assert f'{pictures}##1.png is not in its source any more.' in output.err
+    assert {row.key for row in read_table(tmp_path / 'out').rows.values()} == {
+        'pictures##0.png', 'pictures##2.png'}
+
+
 def test_an_image_that_is_not_the_one_that_was_scored_is_left_out(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ from uncertainty_seg.analysis.selective import aurc, excess_aurc
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.pipeline import Pipeline, ROUNDING
 from uncertainty_seg.core.uncertainty import FEATURE_DISTANCE, MAP_NAMES
 from uncertainty_seg.errors import ImageError
 
@@ -109,8 +109,8 @@ class Evaluation:
 
     @property
     def error_auroc(self) -> dict[str, float]:
-        """How well each map ranks wrong pixels above right ones."""
-        return {name: ranking.auroc() for name, ranking in self.pixels.given.items()}
+        """How well each map that tells something ranks wrong pixels above right ones."""
+        return {name: ranking.auroc() for name, ranking in self.pixels.telling.items()}
 
     @property
     def nll_nats(self) -> float:
@@ -323,6 +323,21 @@ class PixelMeasures:
         """Rankings by the maps that there were; those that nobody asked for have no pixel."""
         return {name: ranking for name, ranking in self.rankings.items()
                 if ranking.positive.any() or ranking.negative.any()}
+
+    @property
+    def telling(self) -> dict[str, metrics.Ranking]:
+        """
+        Rankings by the maps that are somewhere above what rounding makes of zero.
+
+        One pass has no disagreement: the order of its mutual information is that of rounding.
+        """
+        return {name: ranking for name, ranking in self.given.items()
+                if ranking.is_above(ROUNDING)}
+
+    def is_rounding(self, score: str) -> bool:
+        """Say whether a score of frames is of a map that tells nothing."""
+        name = score.split('.')[0]
+        return name in self.given and name not in self.telling
 
     def totals(self) -> NDArray[np.float64]:
         """

@@ -353,6 +353,11 @@ class Ranking:
         self.positive += np.bincount(bins[is_positive], minlength=_BINS + 1)
         self.negative += np.bincount(bins[~is_positive], minlength=_BINS + 1)
 
+    def is_above(self, score: float) -> bool:
+        """Say whether any pixel has a larger score, up to the width of a bin."""
+        first = int(np.sqrt(score) * _BINS) + 1
+        return bool(self.positive[first:].any() or self.negative[first:].any())
+
     def auroc(self) -> float:
         """Return the chance that a yes outranks a no, ties half; NaN if either is missing."""
         if not self.positive.sum() or not self.negative.sum():

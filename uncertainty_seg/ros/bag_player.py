@@ -29,7 +29,13 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.errors import BagError, ConfigError, ImageError, UncertaintySegError
+from uncertainty_seg.errors import (
+    BagError,
+    ConfigError,
+    ImageError,
+    some_of,
+    UncertaintySegError,
+)
 from uncertainty_seg.ros.camera_link import COMPRESSED
 from uncertainty_seg.ros.launching.entry import stop_signals
 from uncertainty_seg.ros.launching.start import own_words, start_ros
@@ -40,6 +46,7 @@ from uncertainty_seg.storage.bags.messages import (
     typestore,
 )
 from uncertainty_seg.storage.bags.reader import BadMessage, bag_image, BagMessage, BagReader
+from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
 LINGER_S = 0.5
 # So long nothing is said of waiting: a node that starts takes a second or two.
@@ -181,7 +188,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(own_words(words))
     try:
         start_ros(words)
-        player = _play(options)
+        player = _play(options, words)
     except UncertaintySegError as err:
         print(f'uncertainty_seg_play: {err}', file=sys.stderr)
         return 2 if isinstance(err, ConfigError) else 1
@@ -193,10 +200,11 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _play(options: Any) -> BagPlayer:
+def _play(options: Any, words: Sequence[str]) -> BagPlayer:
     with BagReader(options.bag) as bag:
         topic = bag.image_topic(options.topic)
         node = rclpy.create_node('uncertainty_seg_play')
+        _require_no_parameters(node, words)
         player = BagPlayer(
             node, options.rate, options.clock, bag.topics()[topic] == COMPRESSED_TYPE)
         player.wait_for_subscriber(options.wait_s)
@@ -206,6 +214,25 @@ def _play(options: Any) -> BagPlayer:
         player.linger()
         node.destroy_node()
     return player
+
+
+def _require_no_parameters(node: Node, words: Sequence[str]) -> None:
+    """
+    Refuse parameters of ROS that this program does not have, which would change nothing.
+
+    Those of a file may be for other nodes too: they are named once. Raises ConfigError.
+    """
+    unknown = [name for name in sorted(getattr(node, '_parameter_overrides', {}))
+               if not node.has_parameter(name)]
+    of_files = {name for path in given_files(words)
+                for name in read_parameter_file(path).values(node.get_fully_qualified_name())}
+    given = [name for name in unknown if name not in of_files]
+    how = 'its own options are in front of --ros-args, such as --rate 2: see --help'
+    if given:
+        raise ConfigError(f'there is no parameter {some_of(given)}', 'use_sim_time alone', how)
+    if unknown:
+        print(f'uncertainty_seg_play: there is no parameter {some_of(unknown)}, ignored: {how}',
+              file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 import hashlib
 import os
@@ -105,6 +105,8 @@ class SourceFrame:
         When the bag received it; None in a folder or a log.
     kept_as : str
         Why a log kept it, one of its `REASONS`; empty in a bag or a folder.
+    file : str
+        Name of the file of a folder; else empty.
 
     """
 
@@ -115,6 +117,7 @@ class SourceFrame:
     raw: RawImage | ImageFile
     received_ns: int | None = None
     kept_as: str = ''
+    file: str = ''
 
 
 @dataclass(frozen=True)
@@ -206,14 +209,19 @@ class Whereabouts:
 
 
 def frames_at(
-    path: str, kind: str, topic: str, indices: Collection[int]
+    path: str, kind: str, topic: str, indices: Collection[int],
+    files: Mapping[int, str] | None = None,
 ) -> Iterator[SourceFrame | BadFrame]:
     """
     Read the frames of a source with some indices, as in the columns of a score table, in order.
 
-    Indices that the source does not have are ignored. Raises UncertaintySegError if the source is
-    missing, or a bag ends before the last of them.
+    Indices that the source does not have are ignored. `files` are the names that pictures had by
+    index: such a picture is known by its name, and has that index wherever it is now. Raises
+    UncertaintySegError if the source is missing, or a bag ends before the last of them.
     """
+    if kind == 'folder' and files and all(files.get(index) for index in indices):
+        yield from _pictures_named(Path(path), {index: files[index] for index in indices})
+        return
     last = max(indices, default=-1)
     source = FrameSource(path, kind, topic if kind == 'bag' else '')
     for index, make in _READERS[kind](source):
@@ -273,10 +281,19 @@ def pictures(folder: Path) -> list[Path]:
                   if path.suffix in ENDINGS and not path.name.startswith('.'))
 
 
+def _pictures_named(
+    folder: Path, files: Mapping[int, str]
+) -> Iterator[SourceFrame | BadFrame]:
+    there = {path.name: path for path in pictures(folder)}
+    for index, name in sorted(files.items()):
+        if name in there:
+            yield _picture(there[name], index, index * PICTURE_STEP_NS, '', '', file=name)
+
+
 def _folder_frames(source: FrameSource) -> _Items:
     for index, path in enumerate(pictures(Path(source.path))):
         yield index, lambda path=path, index=index: _picture(  # type: ignore[misc]
-            path, index, index * PICTURE_STEP_NS, '', source.dive)
+            path, index, index * PICTURE_STEP_NS, '', source.dive, file=path.name)
 
 
 def _log_frames(source: FrameSource) -> _Items:
@@ -304,11 +321,12 @@ def _logged(frame: LoggedFrame, index: int, source: FrameSource) -> SourceFrame 
 
 
 def _picture(
-    path: Path, index: int, stamp_ns: int, topic: str, dive: str, kept_as: str = ''
+    path: Path, index: int, stamp_ns: int, topic: str, dive: str, kept_as: str = '',
+    file: str = '',
 ) -> SourceFrame | BadFrame:
     try:
         return SourceFrame(index, stamp_ns, topic, dive, read_image_file(path),
-                           kept_as=kept_as)
+                           kept_as=kept_as, file=file)
     except (OSError, ValueError) as err:
         return BadFrame(index, f'{path} cannot be read ({why(err)})', topic, dive)
 

@@ -30,6 +30,8 @@ VERSION = 1
 KINDS = ('bag', 'folder', 'log')
 SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
 TABLE_KEY = b'uncertainty_seg.table'
+# Older tables do not have it.
+FILE_COLUMN = 'file'
 _SHARD_KEY = b'uncertainty_seg.shard'
 # Rows that are held before they are written: some 2 MB.
 _GROUP = 1024
@@ -121,6 +123,8 @@ class ScoreRow:
         if that was given. Empty stands for the source.
     embedding : ndarray of float32, shape (num_embedding,), or None
         `tools.score.embedding` of what the network's trunk made of the image.
+    file : str
+        Name of the picture of a folder, by which it is known when others come and go; else empty.
 
     """
 
@@ -141,11 +145,23 @@ class ScoreRow:
     features: NDArray[np.float32]
     run: str = ''
     embedding: NDArray[np.float32] | None = None
+    file: str = ''
 
 
-def frame_key(source: str, topic: str, index: int) -> str:
-    """Return the name of a frame in a table: ``<source>#<topic>#<index>``."""
-    return f'{source}#{topic}#{index}'
+def frame_key(source: str, topic: str, index: int, file: str | None = '') -> str:
+    """
+    Return the name of a frame in a table: ``<source>#<topic>#<index>``.
+
+    A picture of a folder has its file name in the place of the index.
+    """
+    return f'{source}#{topic}#{file or index}'
+
+
+def files_of(table: Any) -> list[str]:
+    """Return the file names of a table's pictures, empty where it has none or is an older one."""
+    if FILE_COLUMN not in table.column_names:
+        return [''] * len(table)
+    return [name or '' for name in table.column(FILE_COLUMN).to_pylist()]
 
 
 def info_of(schema: Any) -> TableInfo:
@@ -176,7 +192,7 @@ def schema_of(info: TableInfo) -> Any:
              ('source', pa.string()), ('kind', pa.string()), ('topic', pa.string()),
              ('index', pa.int64()), ('stamp_ns', pa.int64()), ('height', pa.int32()),
              ('width', pa.int32()), ('confident', pa.bool_()), ('verdict', pa.string()),
-             ('score_ratio', pa.float32())]
+             ('score_ratio', pa.float32()), (FILE_COLUMN, pa.string())]
     scores = [(f'{SCORE_PREFIX}{name}', pa.float32()) for name in info.score_names]
     shares = [(f'{SHARE_PREFIX}{name}', pa.float32()) for name in info.share_names]
     image = [('phash', pa.uint64()), ('features', pa.list_(pa.float32(), info.num_features))]
@@ -195,12 +211,12 @@ def arrow_table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
     import pyarrow as pa
 
     columns: dict[str, Any] = {
-        'frame_key': [frame_key(row.source, row.topic, row.index) for row in rows],
+        'frame_key': [frame_key(row.source, row.topic, row.index, row.file) for row in rows],
         'run': [row.run or row.source for row in rows],
         'confident': [row.is_confident for row in rows],
     }
     for name in ('dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height', 'width',
-                 'verdict', 'score_ratio', 'phash'):
+                 'verdict', 'score_ratio', FILE_COLUMN, 'phash'):
         columns[name] = [getattr(row, name) for row in rows]
     scores = np.array([row.scores for row in rows], np.float32).reshape(len(rows), -1)
     shares = np.array([row.shares for row in rows], np.float32).reshape(len(rows), -1)
@@ -257,7 +273,7 @@ class ScoreWriter:
     def __enter__(self) -> ScoreWriter:
         """Open the draft."""
         parquet = parquet_module()
-        words = ['frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict']
+        words = ['frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict', FILE_COLUMN]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
@@ -334,7 +350,8 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
     Read parts, or folders of parts, as one table; all columns if none is named.
 
     Rows are in the order of the paths, of the parts' names and of the frames; `info_of` reads the
-    table's metadata. Embeddings are left out where a part has none. Raises TableError if a file is
+    table's metadata. Embeddings are left out where a part has none, and so are the names of
+    pictures: these are known by their position then. Raises TableError if a file is
     no part, there is none, or their models or settings differ.
     """
     asked = [paths] if isinstance(paths, Path) else list(paths)
@@ -350,6 +367,9 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
     tables = [_read(part, columns) for part in parts]
     if len({info.num_embedding for info in infos}) > 1:
         tables = [_without_embedding(table) for table in tables]
+    if len({FILE_COLUMN in table.column_names for table in tables}) > 1:
+        tables = [table.drop_columns([FILE_COLUMN]) if FILE_COLUMN in table.column_names
+                  else table for table in tables]
     import pyarrow
 
     return pyarrow.concat_tables(tables)

@@ -92,7 +92,7 @@ def masked_network(
 
 def run_masked(
     marked: MarkedNet, image: Array, masks: Mapping[str, Array], output: str | None = None,
-    num_classes: int | None = None,
+    num_classes: int | None = None, variance: str | None = None,
 ) -> Array:
     """Compute `masked_logits` of a net whose dropout was found already, in any type."""
     _require_known(marked, masks)
@@ -101,7 +101,7 @@ def run_masked(
         raise GraphError(f'the masks are of {sorted(passes)} passes', 'one number of passes')
     return np.concatenate([
         _one_pass(marked, image, {name: rows[t] for name, rows in masks.items()}, output,
-                  num_classes)
+                  num_classes, variance)
         for t in range(passes.pop())
     ])
 
@@ -122,13 +122,14 @@ def exact_logits(
 
 def run_exact(
     marked: MarkedNet, image: Array, masks: Mapping[str, Array], output: str | None = None,
-    num_classes: int | None = None,
+    num_classes: int | None = None, variance: str | None = None,
 ) -> Array | None:
     """Compute `exact_logits` of a net whose dropout was found already."""
     twin = replace(marked, net=copied(marked.net).double())
     with _float64():
         try:
-            return run_masked(twin, image.astype(np.float64), masks, output, num_classes)
+            return run_masked(twin, image.astype(np.float64), masks, output, num_classes,
+                              variance)
         except Exception:  # a net that contains float32 may raise anything
             return None
 
@@ -156,14 +157,17 @@ class UntouchedNet:
         Which output, where the net has several.
     num_classes : int, optional
         C.
+    variance : str, optional
+        The output of log-variances, which is not that of the logits.
 
     """
 
     def __init__(
-        self, net: nn.Module, output: str | None = None, num_classes: int | None = None
+        self, net: nn.Module, output: str | None = None, num_classes: int | None = None,
+        variance: str | None = None,
     ) -> None:
         self._net = plain_copy(net)
-        self._wanted = output, num_classes
+        self._wanted = output, num_classes, variance
 
     def __call__(self, image: Array) -> Array:
         """Return the logits (1, C, hl, wl) of a normalised image (1, 3, h, w)."""
@@ -244,15 +248,19 @@ def _draw(x: Tensor, drop: Drop) -> Tensor:
 
 
 def chosen_output(
-    outputs: Mapping[str, Tensor], output: str | None = None, num_classes: int | None = None
+    outputs: Mapping[str, Tensor], output: str | None = None, num_classes: int | None = None,
+    variance: str | None = None,
 ) -> str:
     """
     Choose the output of logits by the rule of `graph.outputs`.
 
+    Beside an output of log-variances, `variance`, it is another one. A network that is to have
+    variances and no output of that name may have both in one, of 2C channels.
+
     Raises GraphError if none is called `output`, or no single one qualifies.
 
     """
-    names = list(outputs)
+    names = [name for name in outputs if name != variance]
     if output is not None:
         if output in names:
             return output
@@ -260,13 +268,21 @@ def chosen_output(
         raise GraphError(f'the network has no output {output!r}', f'one of {few(names)}',
                          f'did you mean {" or ".join(near)}?' if near else '')
     usual = [name for name in names if name in _USUAL]
-    fitting = [name for name, value in outputs.items()
-               if value.dim() == 4 and num_classes in (value.shape[1], value.shape[3])]
-    for candidates in (names, usual, fitting):
+    fitting = _of_channels(outputs, names, num_classes)
+    both = [name for name in _of_channels(outputs, names, 2 * (num_classes or 0))
+            if name not in fitting] if variance is not None and variance not in outputs else []
+    for candidates in (names, both, usual, fitting):
         if len(candidates) == 1:
             return candidates[0]
     raise GraphError(f'the network has the outputs {few(names)}', 'one of logits',
                      'choose it with --output')
+
+
+def _of_channels(
+    outputs: Mapping[str, Tensor], names: list[str], channels: int | None
+) -> list[str]:
+    return [name for name in names if outputs[name].dim() == 4
+            and channels in (outputs[name].shape[1], outputs[name].shape[3])]
 
 
 def apply_mask(x: Tensor, drop: Drop, mask: Array | None) -> Tensor:
@@ -308,14 +324,14 @@ def apply_mask(x: Tensor, drop: Drop, mask: Array | None) -> Tensor:
 
 def _one_pass(
     marked: MarkedNet, image: Array, masks: Mapping[str, Array], output: str | None,
-    num_classes: int | None,
+    num_classes: int | None, variance: str | None,
 ) -> Array:
     def replace(x: Tensor, drop: Drop) -> Tensor:
         return apply_mask(x, drop, masks.get(MASK + drop.site))
 
     with torch.no_grad():
         outputs = marked.run(torch.from_numpy(image.copy()), replace)
-    result = outputs[chosen_output(outputs, output, num_classes)].float().numpy()
+    result = outputs[chosen_output(outputs, output, num_classes, variance)].float().numpy()
     missing = [d.site for d in marked.drops if MASK + d.site not in masks]
     if missing and np.isnan(result).any():
         raise GraphError(f'the masks have none for {few(missing)}', 'a mask for each dropout that '

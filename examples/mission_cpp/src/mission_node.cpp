@@ -5,8 +5,10 @@
 
 #include <chrono>
 #include <cmath>
+#include <iomanip>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
 
 #include "rclcpp/rclcpp.hpp"
@@ -51,6 +53,30 @@ private:
     return std::nullopt;
   }
 
+  // Say what was judged; a verdict without an image has neither age nor score.
+  static std::string words_of(const JointState & msg)
+  {
+    if (value_of(msg, "of_frame") != 1.0) {
+      return "no image was judged";
+    }
+    const double age_s = value_of(msg, "age_s").value_or(NAN);
+    const double ratio = value_of(msg, "score_ratio").value_or(INFINITY);
+    std::ostringstream text;
+    text << "image of " << msg.header.stamp.sec << "." << std::setw(9) << std::setfill('0') <<
+      msg.header.stamp.nanosec << std::fixed << ", ";
+    if (std::isfinite(age_s)) {
+      text << std::setprecision(3) << age_s << " s old, ";
+    } else {
+      text << "its age is not known, ";
+    }
+    if (std::isfinite(ratio)) {
+      text << "at " << std::setprecision(2) << ratio << " of its limit";
+    } else {
+      text << "without a score";
+    }
+    return text.str();
+  }
+
   void on_verdict(const JointState & msg)
   {
     const int before = kind_;
@@ -71,10 +97,7 @@ private:
         "this verdict was not judged now: it waited, or the clocks differ (compare_clocks)");
     }
     if (kind_ != before) {
-      RCLCPP_INFO(
-        get_logger(), "kind %d: image of %d.%09u, %.3f s old, at %.2f of its limit", kind_,
-        msg.header.stamp.sec, msg.header.stamp.nanosec, age_s,
-        value_of(msg, "score_ratio").value_or(INFINITY));
+      RCLCPP_INFO(get_logger(), "kind %d: %s", kind_, words_of(msg).c_str());
     }
     if (before == CONFIDENT && kind_ == UNCERTAIN) {
       ask_for_log();

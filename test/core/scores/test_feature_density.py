@@ -17,6 +17,8 @@ from uncertainty_seg.core.scores.feature_density import (
 )
 from uncertainty_seg.core.uncertainty import maps_from_probabilities, upsample_bilinear
 from uncertainty_seg.errors import CalibrationError
+from uncertainty_seg.storage.foreign_files import read_arrays
+from uncertainty_seg.storage.model_bundle import features_file
 
 RNG = np.random.default_rng(0)
 CENTRES = unit_rows(RNG.normal(size=(3, 6))) * 4
@@ -107,6 +109,36 @@ def test_length_does_not_count(density: FeatureDensity) -> None:
     assert short == pytest.approx(density.scores(pooled(features), 2), rel=1e-4)
     np.testing.assert_allclose(density.distance_map(features / 8, label),
                                density.distance_map(features, label), rtol=1e-3)
+
+
+@for_each('scale', [1e-12, 1e-8, 1e-6, 1.0, 1e6, 1e12])
+def test_what_is_stored_gives_the_distances_of_what_was_fitted(
+    density: FeatureDensity, scale: float
+) -> None:
+    """Stored are 16 bits, which have no number below 6e-8 and none above 65504."""
+    frames = [frame(i % 3, i) for i in range(90)]
+    scaled = [(f * np.float32(scale), label, None) for f, label, _ in frames]
+    found = fit_feature_density(scaled, 3)
+    data = features_file(found)
+    stored = dataclasses.replace(found, bank=read_arrays(data, {'bank': 'float16'}, 10**6)['bank'])
+    exact = dataclasses.replace(found, bank=np.array([pooled(f) for f, _, _ in frames]))
+    for i in range(20):
+        other = pooled(frame(i % 3, 1000 + i, 0.5)[0])
+        for name, value in stored.scores(other * scale, i % 3).items():
+            assert value == pytest.approx(exact.scores(other, i % 3)[name], rel=3e-3)
+            assert value == pytest.approx(density.scores(other, i % 3)[name], rel=3e-3)
+
+
+def test_one_small_channel_of_large_ones_is_kept() -> None:
+    """The Gaussian is of standardised channels: one that moves by little counts as any other."""
+    size = np.array([1, 1, 1, 1, 1, 1e-7], np.float32)[:, None, None]
+    scaled = [(f * size, label, None) for f, label, _ in (frame(i % 3, i) for i in range(90))]
+    found = fit_feature_density(scaled, 3)
+    exact = dataclasses.replace(found, bank=np.array([pooled(f) for f, _, _ in scaled]))
+    for i in range(20):
+        other = pooled(frame(i % 3, 1000 + i, 0.5)[0] * size)
+        ours, theirs = (one.scores(other, i % 3) for one in (found, exact))
+        assert ours == pytest.approx(theirs, rel=3e-3)
 
 
 def test_features_too_large_to_be_squared_are_no_ordinary_ones(density: FeatureDensity) -> None:

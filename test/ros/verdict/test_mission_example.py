@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import importlib.util
 import math
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ import re
 import shutil
 import signal
 import subprocess
+from types import SimpleNamespace
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -198,6 +200,24 @@ def test_a_verdict_is_as_old_as_its_stamp_and_age_say(
         assert {limit.data for limit in limits} <= {0.0, limit_mps}
 
 
+VERDICTS = {
+    'image of 12.000000345, 0.250 s old, at 0.50 of its limit': (0.25, 0.5, 1.0),
+    'image of 12.000000345, its age is not known, at 1.25 of its limit': (math.nan, 1.25, 1.0),
+    'image of 12.000000345, 3.000 s old, without a score': (3.0, math.inf, 1.0),
+    'no image was judged': (math.nan, math.inf, 0.0),
+}
+
+
+@pytest.mark.parametrize('words', VERDICTS)
+def test_what_is_not_known_of_a_verdict_is_said_in_words(words: str) -> None:
+    spec = importlib.util.spec_from_file_location('mission_node', PYTHON)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    values = dict(zip(('age_s', 'score_ratio', 'of_frame'), VERDICTS[words], strict=True))
+    assert module.words_of(SimpleNamespace(sec=12, nanosec=345), values) == words
+
+
 # --- in C++ --------------------------------------------------------------------------------------
 
 
@@ -212,9 +232,35 @@ def test_both_examples_use_the_same_names_numbers_and_defaults() -> None:
              for text in (python, cpp)]
     assert found[0] == found[1] and len(found[0]) == 4
     for name in ('verdict', 'speed_limit', 'trigger_log', 'kind', 'confident', 'age_s',
-                 'score_ratio'):
+                 'score_ratio', 'of_frame'):
         assert f'"{name}"' in cpp
         assert re.search(rf'["\']{name}["\']', python)
+
+
+@pytest.mark.slow
+def test_the_cpp_example_says_the_same_words(tmp_path: Path) -> None:
+    compiler = shutil.which('c++')
+    if compiler is None:
+        pytest.skip('a C++ compiler is needed')
+    text = (CPP / 'src' / 'mission_node.cpp').read_text()
+    functions = re.findall(r'  static .*?\n  }\n', text, re.DOTALL)
+    assert len(functions) == 2
+    calls = [f'std::cout << words_of({{{{{{12, 345}}}}, {{"age_s", "score_ratio", "of_frame"}}, '
+             f'{{{", ".join(map(_in_cpp, values))}}}}}) << std::endl;'
+             for values in VERDICTS.values()]
+    (tmp_path / 'a.cpp').write_text('\n'.join([
+        *re.findall('#include <.*>', text), '#include <iostream>', '#include <vector>',
+        'struct Stamp {int sec; unsigned nanosec;};', 'struct Header {Stamp stamp;};',
+        'struct JointState {Header header; std::vector<std::string> name; '
+        'std::vector<double> position;};', *functions, 'int main() {', *calls, '}']))
+    subprocess.run([compiler, '-std=c++17', '-Wall', '-Wextra', '-Werror', str(tmp_path / 'a.cpp'),
+                    '-o', str(tmp_path / 'a')], check=True)
+    said = subprocess.run([str(tmp_path / 'a')], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == list(VERDICTS)
+
+
+def _in_cpp(value: float) -> str:
+    return repr(value) if math.isfinite(value) else 'NAN' if math.isnan(value) else 'INFINITY'
 
 
 def test_the_cpp_example_compiles_where_rclcpp_is(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from uncertainty_seg.tools.active_learn.tasks import (  # noqa: E402
 )
 from uncertainty_seg.tools.main import main  # noqa: E402
 from uncertainty_seg.training import encoders  # noqa: E402
+from uncertainty_seg.training.active.prepared import write_prepared  # noqa: E402
 from uncertainty_seg.training.active.rounds import NetPlan  # noqa: E402
 
 RANDOM = ['--strategy', 'random', '--labels', '2', '4']
@@ -119,10 +120,19 @@ def test_damaged_images_are_named(
     assert main(words(tmp_path / 's', data, *RANDOM)) == 0
     file = tmp_path / 's' / 'images' / 'pool.npz'
     file.write_bytes(file.read_bytes()[:length])
-    study.read_part.cache_clear()
     said = refused(capsys, words(tmp_path / 's', data, '--strategy', 'entropy', '--labels', '2',
                                  '4'))
     assert 'pool.npz is missing or damaged' in said
+
+
+def test_a_part_that_was_written_again_is_read_again(data: Path, tmp_path: Path) -> None:
+    assert main(words(tmp_path / 's', data, *RANDOM)) == 0
+    file = tmp_path / 's' / 'images' / 'pool.npz'
+    whole = study.read_part(file)
+    assert study.read_part(file) is whole
+    turned = whole.cut(range(len(whole.stems))[::-1])  # as large, and another order
+    write_prepared(file, turned)
+    assert study.read_part(file).stems == turned.stems != whole.stems
 
 
 def test_rounds_without_their_settings_are_not_gone_on_with(

@@ -21,7 +21,7 @@ from ramp_nets import GREY, WHITE, write_greys  # noqa: E402
 from test_active_learn import picked, refused, rows_of, STILL  # noqa: E402
 
 from uncertainty_seg.storage import whole_files  # noqa: E402
-from uncertainty_seg.tools.active_learn import learn_actively, study  # noqa: E402
+from uncertainty_seg.tools.active_learn import learn_actively  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 
 POOL = {**{f'grey_{k}': GREY + k for k in range(4)}, **{f'white_{k}': WHITE - k for k in range(2)}}
@@ -30,7 +30,6 @@ POOL = {**{f'grey_{k}': GREY + k for k in range(4)}, **{f'white_{k}': WHITE - k 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_files, 'sync', lambda path: None)
-    study.read_part.cache_clear()  # folders of tests are named as those of before
 
 
 @pytest.fixture

@@ -17,7 +17,14 @@ import time
 from typing import Any
 
 from calibration_helpers import few_draws, write_folder
-from conftest import make_tiny_bundle, TEST, tiny_card, tiny_head, tiny_trunk
+from conftest import (
+    make_single_bundle,
+    make_tiny_bundle,
+    TEST,
+    tiny_card,
+    tiny_head,
+    tiny_trunk,
+)
 import cv2
 import numpy as np
 import pytest
@@ -176,23 +183,11 @@ def test_two_networks_of_a_fold_count_as_one_photograph(
     assert values['promises'][0]['num_frames'] == 360
 
 
-def single_bundle(folder: Path, words: str) -> Path:
-    """Write the tiny network without its dropout."""
-    trunk, head = tiny_trunk(), tiny_head()
-    trunk.doc_string = words
-    del head.graph.node[0], head.graph.input[1]
-    head.graph.node[0].input[0] = 'features'
-    head.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
-    write_bundle(folder, tiny_card(method='single', passes=1, dropout_sites=()),
-                 {'trunk.onnx': trunk.SerializeToString(), 'head.onnx': head.SerializeToString()})
-    return folder
-
-
 @pytest.mark.slow
 def test_rounding_between_equal_passes_is_no_score_of_a_gate(data: Path, tmp_path: Path) -> None:
-    bundle, folder = single_bundle(tmp_path / 'single', ''), tmp_path / 'folds'
+    bundle, folder = make_single_bundle(tmp_path / 'single'), tmp_path / 'folds'
     for fold in range(2):
-        single_bundle(folder / f'fold-{fold}', f'{fold}')
+        make_single_bundle(folder / f'fold-{fold}', f'{fold}')
     (folder / 'folds.json').write_text(json.dumps(fold_of(
         sorted(path.stem for path in (data / 'images').iterdir()), 2)))
     found = calibrate_on_folds(

@@ -58,6 +58,9 @@ def assert_maps(ours: UncertaintyMaps, oracle: UncertaintyMaps) -> None:
     ('dict', 0.0, {}), ('dict', 0.4, {'passes': 5}), ('channels', 0.4, {'passes': 3}),
     ('last', 0.0, {'samples': 7}),
     ('pair', 0.0, {'output': 'output_0', 'variance': 'output_1', 'samples': 1}),
+    ('pair', 0.4, {'variance': 'output_1', 'passes': 3}),
+    ('swapped', 0.4, {'variance': 'output_0', 'passes': 3}),
+    ('mean', 0.4, {'passes': 3}), ('beside', 0.4, {'passes': 3}),
 ])
 def test_direct_gives_the_maps_of_the_net_sampled_in_numpy(
     tmp_path: Path, way: str, p: float, options: dict[str, object], runtime: str
@@ -141,7 +144,11 @@ def test_a_log_variance_that_overflows_is_finite_or_not_confident(
     ('channels', 'mc_dropout', {'samples': 3}, '--method direct with it'),
     ('channels', 'direct', {'passes': 5}, '--passes 5 of a network without dropout, expected 1'),
     ('dict', 'direct', {'variance': 'spread'}, "has no output 'spread', expected one of"),
-    ('pair', 'direct', {}, r'no variance head: its outputs are output_0 \(1, 3, 48, 64\)'),
+    ('pair', 'direct', {}, r'are output_0 \(1, 3, 48, 64\), output_1 \(1, 3, 48, 64\), expected '
+     'log_variance .* say which of them holds it: --variance output_0 or --variance output_1'),
+    ('pair', 'direct', {'output': 'output_0'}, 'which of them holds it: --variance output_1[.]'),
+    ('pair', 'direct', {'output': 'output_1', 'variance': 'output_1'},
+     '--output and --variance are both output_1, expected the output of the logits and that of'),
     ('dict', 'single', {'passes': 2, 'output': 'logits'}, '--passes 2, expected 1'),
     ('dict', 'single', {'inject_dropout': 0.5, 'output': 'logits'}, '--inject-dropout with'),
     ('dict', 'single', {'skip_dropped': 2, 'output': 'logits'}, '--skip-dropped with'),

@@ -55,7 +55,7 @@ class FeatureDensity:
     Attributes
     ----------
     bank : ndarray of float16, shape (n, 2 D)
-        `pooled` of each training frame.
+        `pooled` of each training frame, times any factor of its own: its direction counts.
     classes : ndarray of uint8, shape (n,)
         The class that most of its pixels were predicted to be.
     weights : ndarray of float32, shape (D, q)

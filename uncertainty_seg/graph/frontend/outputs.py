@@ -649,11 +649,7 @@ def join_variance(
         double = [n for n in ([output] if output else names)
                   if _has_both(types.get(n, UNKNOWN).shape or (), num_classes)]
         if len(double) != 1:
-            listed = some_of(f'{n} {types.get(n, UNKNOWN).shape}' for n in names)
-            raise GraphError(
-                f'the network has no variance head: its outputs are {listed}',
-                f'{VARIANCE} beside the logits, or one output of {2 * num_classes} channels',
-                'name it with --variance, or train a network that has one')
+            raise _no_variance(names, output, num_classes, types)
         refill(graph.output, [helper.make_tensor_value_info(double[0], TensorProto.FLOAT,
                                                             types[double[0]].shape)])
         return result
@@ -673,6 +669,22 @@ def join_variance(
             f'name the output that has them with --variance: one of {some_of(names)}')
     refill(graph.output, [_joined(graph, logits, spread, shapes[0] or ())])
     return fold_constants(result)
+
+
+def _no_variance(
+    names: list[str], output: str | None, num_classes: int, types: Mapping[str, TensorType]
+) -> GraphError:
+    """Say which outputs might be the log-variance: those as large as the logits beside them."""
+    listed = some_of(f'{n} {types.get(n, UNKNOWN).shape}' for n in names)
+    expected = f'{VARIANCE} beside the logits, or one output of {2 * num_classes} channels'
+    planes = [n for n in names if _planes(types.get(n, UNKNOWN).shape) == num_classes]
+    others = [n for n in planes if n != output]
+    if len(planes) < 2 or not others:
+        return GraphError(f'the network has no variance head: its outputs are {listed}', expected,
+                          'name it with --variance, or train a network that has one')
+    named = ' or '.join(f'--variance {n}' for n in others[:3])
+    return GraphError(f'the network has no output {VARIANCE!r}: its outputs are {listed}',
+                      expected, f'say which of them holds it: {named}')
 
 
 def _has_both(shape: tuple[int | None, ...], num_classes: int) -> bool:

@@ -318,9 +318,21 @@ def _shown(value: Any) -> str:
     return 'none' if value is None else str(value)
 
 
-@lru_cache(maxsize=4)
 def read_part(path: Path) -> PreparedImages:
-    """Read the images of a part, once a process."""
+    """
+    Read the images of a part, once a process as long as the file stays as it is.
+
+    Raises TrainingError if it is missing or damaged.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return _part(path, ())  # which says what is wrong
+    return _part(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+@lru_cache(maxsize=4)
+def _part(path: Path, version: tuple[int, ...]) -> PreparedImages:
     from uncertainty_seg.training.active.prepared import read_prepared
 
     return read_prepared(path)

@@ -38,7 +38,7 @@ from uncertainty_seg.storage.labelled_folder import (
 from uncertainty_seg.storage.labels.frames import read_mask
 from uncertainty_seg.storage.prediction_mark import is_prediction
 from uncertainty_seg.storage.review_record import FrameReview, read_review
-from uncertainty_seg.storage.score_rows import frame_key, TableInfo, unique_dives
+from uncertainty_seg.storage.score_rows import files_of, frame_key, TableInfo, unique_dives
 from uncertainty_seg.tools.arguments import progress
 from uncertainty_seg.tools.calibrate.labelled_pairs import without_ignored
 from uncertainty_seg.tools.report.data import Legend
@@ -120,9 +120,11 @@ class LabelledFrames:
         claims: dict[str, list[str]] = {}
         columns = [table.column(name).to_pylist()
                    for name in ('frame_key', 'source', 'kind', 'index')]
-        for key, source, kind, index in zip(*columns, strict=True):
+        for key, source, kind, index, file in zip(*columns, files_of(table), strict=True):
             wanted = recorded.get(key, [])
-            if not wanted and kind == 'folder':
+            if not wanted and kind == 'folder' and file:
+                wanted = [Path(file).stem]
+            elif not wanted and kind == 'folder':  # a table of an older release
                 if source not in names:
                     place = Path(where.find(source))
                     names[source] = pictures(place) if place.is_dir() else []
@@ -260,7 +262,8 @@ def _recorded(table: Any, reviews: Mapping[str, FrameReview]) -> dict[str, list[
 
     An export names a frame without the folders of its source: by the name of the run where two
     sources have one name, and else by that name alone. Where it does not say which of two sources
-    of the table it is, both have the stem.
+    of the table it is, both have the stem. Records of older releases have the position of a
+    picture in the place of its name.
     """
     by_name: dict[tuple[str, str], list[str]] = {}
     for stem, one in reviews.items():
@@ -268,17 +271,20 @@ def _recorded(table: Any, reviews: Mapping[str, FrameReview]) -> dict[str, list[
             by_name.setdefault((dive, one.frame), []).append(stem)
     keys, *columns = (table.column(name).to_pylist()
                       for name in ('frame_key', 'source', 'topic', 'index'))
-    names = [frame_key(Path(source).name, topic, index)
-             for source, topic, index in zip(*columns, strict=True)]
+    files = files_of(table)
+    names = [frame_key(Path(source).name, topic, index, file)
+             for source, topic, index, file in zip(*columns, files, strict=True)]
     sure: dict[str, list[str]] = {}
-    for key, name, dive in zip(keys, names, unique_dives(table), strict=True):
-        asked = (by_name.get(one, []) for one in (('', key), (dive, name)))
+    older = [frame_key(Path(source).name, topic, index)
+             for source, topic, index in zip(*columns, strict=True)]
+    for key, name, old, dive in zip(keys, names, older, unique_dives(table), strict=True):
+        asked = (by_name.get(one, []) for one in (('', key), (dive, name), (dive, old)))
         if stems := next((stems for stems in asked if len(stems) == 1), []):
             sure[key] = stems
     known = {stems[0] for stems in sure.values()}
-    return {key: sure.get(key) or [stem for stem in by_name.get(('', name), ())
-                                   if stem not in known]
-            for key, name in zip(keys, names, strict=True)}
+    return {key: sure.get(key) or [stem for one in dict.fromkeys((name, old))
+                                   for stem in by_name.get(('', one), ()) if stem not in known]
+            for key, name, old in zip(keys, names, older, strict=True)}
 
 
 # -------------------------------------------------------------------------------------------------

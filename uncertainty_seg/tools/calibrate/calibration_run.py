@@ -167,8 +167,9 @@ class CalibrationOutcome:
             'val_mean_iou': self.after.mean_iou, 'val_pixel_accuracy': self.after.accuracy,
             'val_ece': self.after.ece,
             **({'val_ece_before_scaling': self.before.ece} if self.before else {}),
-            'val_error_auroc_entropy': self.after.error_auroc['entropy'],
-            'val_error_auroc_mutual_information': self.after.error_auroc['mutual_information'],
+            # Of one pass mutual information is not there.
+            **{f'val_error_auroc_{name}': self.after.error_auroc[name] for name in LIMITED_MAPS
+               if name in self.after.error_auroc},
             'val_mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
             **(_nested_metrics(self.nested) if self.nested else {}),
         }
@@ -251,6 +252,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     if density is not None:
         train, val = (with_density(table, density) for table in (train, val))
         foreign = with_density(foreign, density) if foreign else None
+    train, val = (without_rounding(table, bundle.card) for table in (train, val))
     family, chosen = _choice(request, train, foreign)
     made = [fit_promise(family, val, chosen, alpha, rule.text, _bad_if_accepted)
             for alpha in request.alphas]
@@ -358,6 +360,11 @@ def is_rounding(card: ModelCard, name: str) -> bool:
     Rounding ranks frames as entropy does, in one runtime; in another it may be none at all.
     """
     return card.has_one_pass and name.split('.')[0] in _BETWEEN_PASSES
+
+
+def without_rounding(table: FrameTable, card: ModelCard) -> FrameTable:
+    """Return a table without the scores that are nothing but rounding in a bundle."""
+    return table.only(name for name in table.scores if not is_rounding(card, name))
 
 
 def _foreign_table(pipeline: Pipeline, images: Mapping[str, ImageU8]) -> FrameTable:

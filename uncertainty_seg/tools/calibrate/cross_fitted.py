@@ -434,8 +434,7 @@ def _scored(
     density = run.density_of(run.with_held_out_features(of_train, fitted.bundle.features))
     if density is not None:
         tables = [run.with_density(table, density) for table in tables]
-    tables = [table.only(name for name in table.scores
-                         if not run.is_rounding(network.bundle.card, name)) for table in tables]
+    tables = [run.without_rounding(table, network.bundle.card) for table in tables]
     return _Scored(network, found, tables[0], tables[1] if names else None)
 
 

@@ -48,8 +48,9 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     without_twins,
 )
 
-# What the gate is compared with: the score of the papers this project starts from.
-PLAIN_SCORE = 'mutual_information.mean'
+# What the gate is compared with: the score of the papers this project starts from, and what
+# stands for it where passes do not disagree.
+PLAIN_SCORE, PLAIN_OF_ONE_PASS = 'mutual_information.mean', 'entropy.mean'
 # One in 31 of the 1 024 limits of the curve, the ends among them.
 _PAVPU_STEP = 31
 _log = logging.getLogger(__name__)
@@ -89,8 +90,10 @@ class FlagFigures:
         The gate's order of the frames.
     ranking : FrameRanking
         Of this order.
+    plain : str
+        The score that it is compared with: `PLAIN_SCORE`, or `PLAIN_OF_ONE_PASS`.
     gain : RankingGain
-        Of this order over `PLAIN_SCORE`.
+        Of this order over that of `plain`.
     accepted_and_bad, accepted : Interval
         Shares of the frames; every block counts alike, as in the promise.
     bad_if_accepted : BadShare
@@ -105,6 +108,7 @@ class FlagFigures:
     promise: Promise | None
     order: Column
     ranking: FrameRanking
+    plain: str
     gain: RankingGain
     accepted_and_bad: Interval
     accepted: Interval
@@ -117,7 +121,7 @@ class FlagFigures:
                 'accepted_and_bad': asdict(self.accepted_and_bad),
                 'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.ranking),
                 'foreign_accepted': self.foreign_accepted,
-                f'gain_over_{PLAIN_SCORE}': asdict(self.gain)}
+                f'gain_over_{self.plain}': asdict(self.gain)}
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class Evaluated:
             'maps': {name: {'error_auroc': ranking.auroc(),
                             'error_aupr': ranking.average_precision(),
                             'error_fpr95': ranking.fpr_at_tpr()}
-                     for name, ranking in pixels.given.items()},
+                     for name, ranking in pixels.telling.items()},
             'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
             'gate': self.flag.summary() if self.flag else None, 'is_fitted': self.is_fitted,
             'promise': asdict(promise) if promise else None,
@@ -221,6 +225,9 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
         foreign = _foreign(pipeline, foreign_images)
         ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
     frames = frame_table(evaluation.frames, known.stems, blocks)
+    told = [name for name in frames.scores
+            if name in limits or not evaluation.pixels.is_rounding(name)]
+    frames, foreign = frames.only(told), foreign and foreign.only(told)
     # A rule of the user's own is another question than the one that was promised on, and frames
     # that were all selected are others than those that it was promised for.
     is_dive = not selected or data is not read
@@ -258,9 +265,10 @@ def _flag(
     accepted = frames.accepted(limits)
     order = _order(calibration, frames, limits)
     foreign_order = None if foreign is None else _order(calibration, foreign, limits)
+    plain = PLAIN_SCORE if PLAIN_SCORE in frames.scores else PLAIN_OF_ONE_PASS
     return FlagFigures(
         limits, promise, order, rank_frames(order, frames, foreign_order),
-        _gain(order, foreign_order, frames, foreign),
+        plain, _gain(order, foreign_order, frames, foreign, plain),
         _share(accepted & frames.is_bad, frames), _share(accepted, frames),
         bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),
         None if foreign is None else float(foreign.accepted(limits).mean()))
@@ -282,12 +290,13 @@ def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, fl
 
 
 def _gain(
-    order: Column, foreign_order: Column | None, frames: FrameTable, foreign: FrameTable | None
+    order: Column, foreign_order: Column | None, frames: FrameTable, foreign: FrameTable | None,
+    plain: str,
 ) -> RankingGain:
     pair = None
     if foreign is not None and foreign_order is not None:
-        pair = foreign_order, foreign.scores[PLAIN_SCORE]
-    return compare_rankings(order, frames.scores[PLAIN_SCORE], frames, pair)
+        pair = foreign_order, foreign.scores[plain]
+    return compare_rankings(order, frames.scores[plain], frames, pair)
 
 
 def _share(chosen: Any, frames: FrameTable) -> Interval:

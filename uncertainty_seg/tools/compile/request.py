@@ -41,7 +41,7 @@ from uncertainty_seg.graph.compile import (
     compile_moments,
     CompiledGraphs,
 )
-from uncertainty_seg.graph.frontend.outputs import in_planes, OutputForm
+from uncertainty_seg.graph.frontend.outputs import in_planes, OutputForm, VARIANCE
 from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.plan import ACTIVATIONS, CompileOptions, DEFAULT_SAMPLES, LAYOUTS
 from uncertainty_seg.storage.labelled_folder import ClassTable
@@ -132,6 +132,11 @@ class CompileRequest:
         return isinstance(self.net, (str, Path)) and not self.is_onnx
 
     @property
+    def variance_output(self) -> str | None:
+        """Name of the output of log-variances, if the network has them apart."""
+        return (self.variance or VARIANCE) if self.method == 'direct' else None
+
+    @property
     def options(self) -> CompileOptions:
         """Return what the graph compiler is asked for."""
         inject = (self.inject_dropout, self.at) if self.inject_dropout and self.is_onnx else None
@@ -184,6 +189,9 @@ class CompileRequest:
              '1 for a single pass'),
             (self.method != 'direct' and bool(self.variance or self.samples),
              '--variance or --samples', '--method direct with it'),
+            (self.variance is not None and self.variance == self.output,
+             f'--output and --variance are both {self.output}',
+             'the output of the logits and that of their log-variances'),
             (is_ensemble and bool(self.inject_dropout), '--inject-dropout in an ensemble', 'one'),
             (is_ensemble and self.skip_dropped > 0, '--skip-dropped in an ensemble', 'dropout'),
             (is_ensemble and self.passes not in (None, members), f'--passes {self.passes}',
@@ -413,7 +421,8 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
         raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch network',
                           f'{install_command("torch")}, or compile an ONNX file') from err
     size = request.image.height, request.image.width
-    wanted = request.output, len(request.classes.names)
+    num_classes = len(request.classes.names)
+    wanted = request.output, num_classes, request.variance_output
     models, found, untouched, own = [], [], None, None
     for net, source in unchecked:
         initialise_lazy(net, *size)
@@ -425,10 +434,10 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
         found.append(find_dropout(net, *size))
         models.append(export_net(found[-1], *size))
         if own is None and request.method == 'mc_dropout' and request.compare_passes:
-            own = OwnPasses(net, found[-1], *wanted)
+            own = OwnPasses(net, found[-1], request.output, num_classes)
     warn_of_silenced(found[0].silenced)
     warn_of_switched_off(found[0].switched_off)
-    form = OutputForm(wanted[1], request.activation, request.layout, size)
+    form = OutputForm(num_classes, request.activation, request.layout, size)
 
     def masked(image: Any, masks: Any) -> Any:
         return in_planes(run_masked(found[0], image, masks, *wanted), form)

@@ -29,7 +29,6 @@ from uncertainty_seg.tools.calibrate.evaluation_run import (
     EvaluationRequest,
     FlagFigures,
     NO_FLAG,
-    PLAIN_SCORE,
 )
 from uncertainty_seg.tools.calibrate.labelled_pairs import opened, Pair
 from uncertainty_seg.tools.report.data import (
@@ -275,8 +274,9 @@ def _evaluation_facts(found: Evaluated) -> dict[str, str]:
         'Adaptive calibration error': f'{pixels.adaptive.value():.4f}',
         'Brier score of the most likely class': f'{pixels.brier.value():.4f}',
     }
-    for name in ('entropy', 'mutual_information'):
-        ranking = pixels.rankings[name]
+    telling = pixels.telling
+    for name in (name for name in ('entropy', 'mutual_information') if name in telling):
+        ranking = telling[name]
         facts[f'Wrong pixels by {name}'] = (
             f'AUROC {ranking.auroc():.3f}, AUPR {ranking.average_precision():.3f}, '
             f'FPR95 {ranking.fpr_at_tpr():.3f}')
@@ -308,13 +308,13 @@ def _carried_notes(made: Calibration) -> tuple[str, ...]:
 
 def _evaluation_notes(flag: FlagFigures) -> tuple[str, ...]:
     gain = flag.gain.excess_aurc
-    notes = [f'The E-AURC of the gate is {gain.value:.4f} below that of {PLAIN_SCORE} '
+    notes = [f'The E-AURC of the gate is {gain.value:.4f} below that of {flag.plain} '
              f'({gain.lower:.4f} to {gain.upper:.4f}).']
     ood, of_gate = flag.gain.ood_auroc, flag.ranking.ood_auroc
     if ood is not None and flag.foreign_accepted is not None and of_gate is not None:
         notes.append(
             f'The gate ranks foreign frames with AUROC {of_gate.value:.3f}, '
-            f'{ood.value:.3f} above {PLAIN_SCORE} ({ood.lower:.3f} to {ood.upper:.3f}); it '
+            f'{ood.value:.3f} above {flag.plain} ({ood.lower:.3f} to {ood.upper:.3f}); it '
             f'accepts {flag.foreign_accepted:.0%} of them.')
     return tuple(notes)
 

@@ -334,7 +334,8 @@ class _Shard:
             item.dive, source.path, source.kind, item.topic, item.index, item.stamp_ns,
             height, width, verdict.is_confident, verdict.kind, verdict.score_ratio,
             [scores[name] for name in self._job.info.score_names], shares,
-            perceptual_hash(image), features, source.run, self._engine.embedding(result))
+            perceptual_hash(image), features, source.run, self._engine.embedding(result),
+            item.file)
 
 
 def _as_json(values: dict[str, Any]) -> dict[str, Any]:

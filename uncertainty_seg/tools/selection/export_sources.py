@@ -44,6 +44,8 @@ from uncertainty_seg.storage.labels.frames import decoded, LabelFrame, safe_name
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
+    FILE_COLUMN,
+    frame_key,
     read_info,
     read_rows,
     short_digest,
@@ -297,10 +299,10 @@ def _reason(sidecar: Mapping[str, Any]) -> str:
 
 
 SELECTION_FILE = 'selection.parquet'
-# `run`, `origin` and `embedding` are missing from older tables.
+# `run`, `origin`, `embedding` and `file` are missing from older tables.
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
             'width', 'score_ratio', 'phash', 'origin', 'reason', 'features',
-            'embedding')
+            'embedding', FILE_COLUMN)
 # Another release of a JPEG decoder may move a bit of the hash.
 _HASH_SLACK = 2
 Row = dict[str, Any]
@@ -416,7 +418,8 @@ def _frames(
                 continue
             try:
                 ros_frame_of = ros_frames(path, kind, topic)
-                for frame in frames_at(path, kind, topic, wanted):
+                files = {index: row.get(FILE_COLUMN) or '' for index, row in wanted.items()}
+                for frame in frames_at(path, kind, topic, wanted, files):
                     row = missing.pop(frame.index)
                     if isinstance(frame, SourceFrame):
                         row['ros_frame'] = ros_frame_of(frame)
@@ -452,7 +455,7 @@ def _frame(
     is_whole = isinstance(raw, ImageFile) and check_file(raw).size == image.shape[:2]
     data = bytes(raw.data) if is_whole else _png(image)
     ratio = row['score_ratio']
-    key = f'{Path(row["source"]).name}#{row["topic"]}#{row["index"]}'
+    key = frame_key(Path(row['source']).name, row['topic'], row['index'], row.get(FILE_COLUMN))
     return LabelFrame(
         stem=stem_of(row['dive'], row['name']), key=key, dive=row['dive'],
         camera=row['camera'], stamp_ns=row['stamp_ns'], frame_id=row['ros_frame'],

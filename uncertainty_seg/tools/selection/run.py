@@ -23,6 +23,7 @@ from uncertainty_seg.core.settings import RUN_UNCALIBRATED
 from uncertainty_seg.errors import ConfigError, TableError
 from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
+    FILE_COLUMN,
     info_of,
     list_parts,
     read_info,
@@ -349,13 +350,15 @@ def as_in(labelled: Any, table: Any) -> Any:
              and name in labelled.column_names]
     if any('phash' not in one.column_names for one in (labelled, table)):
         return labelled
-    theirs = [_same_frame(row) for row in labelled.select(list(_IDENTITY)).to_pylist()]
+    has_files = all(FILE_COLUMN in one.column_names for one in (labelled, table))
+    identity = [*_IDENTITY, FILE_COLUMN] if has_files else list(_IDENTITY)
+    theirs = [_same_frame(row) for row in labelled.select(identity).to_pylist()]
     is_there = compute.is_in(labelled.column('frame_key'),
                              value_set=table.column('frame_key').combine_chunks()).to_pylist()
     hashes = pa.array([row[-1] for row in theirs], pa.uint64())
     near = table.filter(compute.is_in(table.column('phash'), value_set=hashes))
     ours = {_same_frame(row): row
-            for row in near.select(list({*_IDENTITY, *names})).to_pylist()}
+            for row in near.select(list({*identity, *names})).to_pylist()}
     for name in names:
         old = labelled.column(name).to_pylist()
         new = [ours[same][name] if same in ours and not known else value
@@ -372,6 +375,8 @@ _IDENTITY = ('source', 'kind', 'topic', 'index', 'stamp_ns', 'phash')
 def _same_frame(row: Mapping[str, Any]) -> tuple[Any, ...]:
     # Frames that a log evicts move those behind them; a picture's stamp is its position.
     where = '' if row['kind'] == 'bag' else Path(row['source']).name
+    if file := row.get(FILE_COLUMN):
+        return row['kind'], where, row['topic'], file, None, row['phash']
     index = None if row['kind'] == 'log' else row['index']
     return row['kind'], where, row['topic'], index, row['stamp_ns'], row['phash']
 

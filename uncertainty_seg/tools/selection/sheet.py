@@ -23,7 +23,7 @@ from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
 from uncertainty_seg.errors import ConfigError, ModelBundleError, UncertaintySegError
 from uncertainty_seg.storage.foreign_files import csv_text, why
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, Whereabouts
-from uncertainty_seg.storage.score_rows import TableInfo
+from uncertainty_seg.storage.score_rows import FILE_COLUMN, TableInfo
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.arguments import json_text, progress
 from uncertainty_seg.tools.report.page import number, render_page
@@ -302,11 +302,9 @@ def clock(seconds: float) -> str:
 
 def place_of(rows: Any, row: int, where: Whereabouts) -> PicturePlace:
     """Return where the frame of a row is now."""
-    names = ['source', 'kind', 'topic', 'index', 'stamp_ns']
-    if 'phash' in rows.column_names:
-        names.append('phash')
-    source, *rest = (rows.column(name)[row].as_py() for name in names)
-    return PicturePlace(where.find(source), *rest)
+    names = ('kind', 'topic', 'index', 'stamp_ns', 'phash', FILE_COLUMN)
+    values = {name: rows.column(name)[row].as_py() for name in names if name in rows.column_names}
+    return PicturePlace(where.find(rows.column('source')[row].as_py()), **values)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -332,6 +330,8 @@ class PicturePlace:
         Of its row.
     phash : int or None
         Of its row; None where the table has none.
+    file : str
+        Name of a picture of a folder; empty where the table has none.
 
     """
 
@@ -341,6 +341,7 @@ class PicturePlace:
     index: int
     stamp_ns: int
     phash: int | None = None
+    file: str = ''
 
 
 @dataclass
@@ -477,7 +478,8 @@ def _read(
     paint: Painter | None,
 ) -> None:
     try:
-        for frame in frames_at(*source, by_index):
+        files = {index: place.file for index, place in by_index.items()}
+        for frame in frames_at(*source, by_index, files):
             bar.update()
             if isinstance(frame, BadFrame):
                 continue
