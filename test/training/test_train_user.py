@@ -424,6 +424,14 @@ def test_a_recipe_that_does_not_exist_is_misuse_and_a_loss_without_a_number_is_n
     assert 'the loss of epoch 1 is not a number' in capsys.readouterr().err
 
 
+def test_the_card_says_that_an_epoch_was_chosen_even_if_it_is_the_last(place: Path) -> None:
+    for patience in ('0', '5'):
+        assert main(words(place, '--epochs', 1, '--patience', patience, out=patience)) == 0
+        card = load_bundle(str(place / patience)).card
+        assert ('on 4 others, on which epoch 1 was chosen.' in card.training) == (patience == '5')
+        assert card.has_chosen_epoch == (patience == '5')
+
+
 def test_images_that_come_again_count_once(
     place: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
