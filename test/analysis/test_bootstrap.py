@@ -145,8 +145,14 @@ def test_a_draw_is_as_if_these_images_had_been_measured(pipeline: Pipeline) -> N
         assert [intervals[name].lower, intervals[name].upper] == pytest.approx(ends)
 
 
-def test_images_of_one_block_are_drawn_together(found: Evaluation) -> None:
+def test_of_one_block_there_is_no_interval(found: Evaluation) -> None:
+    """It was as wide as a point: of one dive, as if every other one were the same."""
     intervals = pixel_intervals(found.totals, ['dive'] * 12, 3)
-    assert all(i.lower == i.upper == i.value and i.num_blocks == 1 for i in intervals.values())
+    assert all(np.isnan([i.lower, i.upper]).all() and i.num_blocks == 1
+               for i in intervals.values())
+    assert intervals['accuracy'].value == pytest.approx(found.accuracy)
+    # Of the same figure in each of two there is one, as wide as a point.
+    same = block_interval(lambda rows: float(rows.mean()), [1, 1, 1], ['a', 'a', 'b'])
+    assert (same.lower, same.upper, same.num_blocks) == (1, 1, 2)
     with pytest.raises(ShapeError):
         pixel_intervals(found.totals, NAMES[:3], 3)

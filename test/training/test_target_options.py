@@ -120,6 +120,11 @@ def test_batch_norms_of_the_target_are_measured_after_the_training_and_nothing_e
     assert main(words(place, '--epochs', 2, '--adapt-batchnorm', place / 'dive',
                       out='plain')) == 0
     test_train_user.assert_same(weights_of(place / 'plain.pt'), ours)
+    # Measured on other images, nothing is left of the first ones, nor does the card name them.
+    assert main(words(place, '--epochs', 2, '--adapt-batchnorm', place / 'real',
+                      out='plain')) == 0
+    assert card_of(place, 'plain').count('Its batch norms were measured anew') == 1
+    assert card_of(place, 'plain').endswith('measured anew on 4 images of real.')
 
 
 def test_a_network_labels_the_target_where_it_is_sure_and_another_learns_from_that(

@@ -197,6 +197,28 @@ def test_an_image_of_the_fold_is_not_mixed_in(
         "'twin' there)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('is_all', [True, False])
+def test_what_no_image_shows_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture, is_all: bool,
+) -> None:
+    """Of masks without a class it made a network, with a loss of 0.000."""
+    monkeypatch.setattr(recipes, 'recipe', lambda name: tiny_recipe())
+    for path in (folder / 'data' / 'masks').iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        mask[(mask == 1) | is_all] = 255
+        cv2.imwrite(str(path), mask)
+    words = ['train', 'suim', '--data', str(folder / 'data'), '--imagenet', str(folder),
+             '--out', str(folder / 'made'), '--threads', '1']
+    code, said = main(words), capsys.readouterr().err
+    if is_all:
+        assert code == 2 and 'no pixel of the 9 masks in' in said
+    else:
+        assert code == 0
+        named = json.loads((folder / 'data' / 'classes.json').read_text())['classes'][1]
+        assert f'no image to train on shows {named}: the network will not know it' in caplog.text
+
+
 def test_one_command_makes_the_bundle_of_a_fold(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:

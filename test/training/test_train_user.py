@@ -424,6 +424,14 @@ def test_a_recipe_that_does_not_exist_is_misuse_and_a_loss_without_a_number_is_n
     assert 'the loss of epoch 1 is not a number' in capsys.readouterr().err
 
 
+def test_the_card_says_that_an_epoch_was_chosen_even_if_it_is_the_last(place: Path) -> None:
+    for patience in ('0', '5'):
+        assert main(words(place, '--epochs', 1, '--patience', patience, out=patience)) == 0
+        card = load_bundle(str(place / patience)).card
+        assert ('on 4 others, on which epoch 1 was chosen.' in card.training) == (patience == '5')
+        assert card.has_chosen_epoch == (patience == '5')
+
+
 def test_images_that_come_again_count_once(
     place: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -433,11 +441,15 @@ def test_images_that_come_again_count_once(
     assert main([*words(place, '--epochs', 1, out='twice'), *twice]) == 0
     assert '--data names the same folder more than once: it counts once' in caplog.text
     listed = json.loads((reef / 'splits.json').read_text())
-    again = {'train': [*listed['train'], '3', '3'], 'val': [*listed['val'], '14']}
+    for name in ('images', 'masks'):
+        shutil.copy(reef / name / '3.png', reef / name / 'three.png')
+        shutil.copy(reef / name / '14.png', reef / name / 'more.png')
+    again = {'train': [*listed['train'], '3', 'three'], 'val': [*listed['val'], '14', 'more']}
     (reef / 'splits.json').write_text(json.dumps(again))
     assert main(words(place, '--epochs', 1, out='thrice')) == 0
-    assert '2 of 14 images are there before, pixel for pixel with their masks, and are left ' \
-        'out: 3, 3' in caplog.text
+    assert "names '3' more than once: each counts once" in caplog.text
+    assert '1 of 13 images are there before, pixel for pixel with their masks, and are left ' \
+        'out: three' in caplog.text
     assert '1 of 5 images are there before' in caplog.text
     shutil.copytree(reef, place / 'copy')
     both = ['--data', str(reef), str(place / 'copy')]

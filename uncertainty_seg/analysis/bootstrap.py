@@ -30,7 +30,8 @@ class Interval:
     value : float
         Over all rows.
     lower, upper : float
-        Percentiles over the draws; NaN if fewer than half of the draws have a value.
+        Percentiles over the draws; NaN if fewer than half of the draws have a value, or there is
+        one block, of which every draw is the same.
     confidence : float
         Share of the draws between them.
     num_blocks : int
@@ -93,6 +94,8 @@ def block_interval(
                           'a confidence between 0 and 1, and a draw')
     _, index = np.unique(names, return_inverse=True)
     members = [np.flatnonzero(index == block) for block in range(int(index.max()) + 1)]
+    if len(members) < 2:
+        return Interval(float(statistic(table)), float('nan'), float('nan'), confidence, 1)
     rng = np.random.default_rng(seed)
     drawn = np.array([
         statistic(table[np.concatenate([members[block] for block in chosen])])

@@ -25,6 +25,8 @@ COLOR_ORDERS = ('rgb', 'bgr')
 METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
 SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
+# What `training` says of images that chose the epoch; `train` writes it.
+EPOCH_CHOSEN = 'on which epoch'
 UPSAMPLINGS = ('half_pixel', 'align_corners')
 MASK_DRAWS = ('independent', 'stratified')
 # What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
@@ -323,6 +325,11 @@ class ModelCard:
     def has_one_pass(self) -> bool:
         """Say whether nothing differs between passes: `single`, and `direct` without dropout."""
         return self.method in ('single', 'direct') and not self.mask_sites
+
+    @property
+    def has_chosen_epoch(self) -> bool:
+        """Say whether held-out images chose the epoch, so that they are no fresh ones any more."""
+        return EPOCH_CHOSEN in self.training
 
 
 def card_to_json(card: ModelCard) -> str:

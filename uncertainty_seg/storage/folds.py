@@ -137,13 +137,19 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
     Raises
     ------
     DatasetError
-        If one cannot be read, has other classes than the first, or a mask an id that is no class.
+        If one cannot be read, has other classes than the first, or a mask an id that is no class;
+        or no pixel has a class.
 
     """
     parts = [load_splits(folder, splits) for folder in folders]
     for folder, part in zip(folders, parts, strict=True):
         _require_same_classes(part, parts[0], folder, folders[0])
         _require_ids(part, folder)
+    if not any((mask != part.ignore_index).any() for part in parts for mask in part.masks):
+        raise DatasetError(
+            f'no pixel of the {sum(len(part.stems) for part in parts)} masks in '
+            f'{" and ".join(map(str, folders))} has a class', 'some that have',
+            'label some of them, or look whether the masks hold ids')
     if len(parts) == 1:
         return parts[0]
     names = [folder.resolve().name for folder in folders]

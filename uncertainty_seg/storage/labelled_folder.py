@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import csv
 from dataclasses import dataclass, field
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ DATASET_FILE, BLOCKS_FILE = 'dataset.json', 'blocks.json'
 ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 # A mask is of one byte a pixel, and the ignore index needs one of its values.
 MAX_CLASSES = 255
+_log = logging.getLogger(__name__)
 _MOST_SHOWN = 24  # letters of a value
-_ONE_IMAGE = 'rename or remove the image that is not of the mask'
 _SPLIT_FORM = 'a list of file names without ending'
 _SPLITS_FORM = '{"train": ["NAME", ...], "val": ["NAME", ...]}, names without ending'
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
@@ -210,7 +211,7 @@ def _names(folder: Path, split: str) -> list[str]:
     if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
         stems = sorted(path.stem for path in (folder / 'images').iterdir()
                        if path.suffix in ENDINGS)
-        _require_once(stems, f'{folder}/images', _ONE_IMAGE)
+        _require_once(folder, stems)
         return stems
     splits = _read_mapping(folder / 'splits.json')
     if split not in splits:
@@ -224,19 +225,23 @@ def _names(folder: Path, split: str) -> list[str]:
     if strange:
         raise DatasetError(f'split {split!r} of {folder}/splits.json holds '
                            f'{str(strange[0])[:_MOST_SHOWN]}, which is no name', _SPLIT_FORM)
-    stems = [str(stem) for stem in listed]
-    _require_once(stems, f'split {split!r} of {folder}/splits.json', 'list it once')
+    stems = list(dict.fromkeys(map(str, listed)))
+    if len(stems) < len(listed):
+        twice = [stem for stem, count in Counter(map(str, listed)).items() if count > 1]
+        _log.warning('split %r of %s/splits.json names %s more than once: each counts once', split,
+                     folder, some_of(map(repr, twice), 3))
     for stem in stems:
         if Path(stem).is_absolute() or '..' in Path(stem).parts:
             raise DatasetError(f'{folder}/splits.json names {stem!r}', 'files of its folder')
     return stems
 
 
-def _require_once(stems: Sequence[str], where: str, fix: str) -> None:
+def _require_once(folder: Path, stems: Sequence[str]) -> None:
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:
-        raise DatasetError(f'{where} has {some_of(map(repr, twice), 3)} more than once',
-                           'each name once, the ending aside', fix)
+        raise DatasetError(f'{folder}/images has {some_of(map(repr, twice), 3)} more than once',
+                           'each name once, the ending aside',
+                           'rename or remove the image that is not of the mask')
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -332,7 +337,7 @@ def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.u
         raise _unreadable('image', stem, folder, 'no jpeg or png of that name')
     # A file system that tells no capitals from small letters has one file by two endings.
     files = {path.stat().st_ino for path in _image_places(folder, stem) if path.is_file()}
-    _require_once([stem] * len(files), f'{folder}/images', _ONE_IMAGE)
+    _require_once(folder, [stem] * len(files))
     image = _read_part('image', stem, folder, lambda: decode(read_image_file(found)))
     mask = _read_part('mask', stem, folder, lambda: decode_unchanged(read_image_file(file)))
     if mask.ndim != 2 or mask.dtype != np.uint8:

@@ -26,6 +26,7 @@ from uncertainty_seg.errors import (
     DatasetError,
     GraphError,
     ModelBundleError,
+    some_of,
     TrainingError,
 )
 from uncertainty_seg.tools.arguments import (
@@ -159,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
     start_s = time.monotonic()
     if not args.compile_only:
         data, target = prepare(args, plan, data)
+        _warn_of_absent_classes(data)
         extras = replace(extras_of(args, taken), target=target)
         if extras.val is not None:
             require_apart(data, extras.val)
@@ -179,6 +181,14 @@ def run(args: argparse.Namespace) -> int:
                  'sites': [s.name for s in card.dropout_sites]}
     print_json({**done, 'seconds': round(time.monotonic() - start_s, 1)})
     return 0
+
+
+def _warn_of_absent_classes(data: LabelledFolder) -> None:
+    shown = data.pixel_counts().sum(0) > 0
+    absent = [name for name, is_there in zip(data.class_names, shown, strict=True) if not is_there]
+    if absent:
+        _log.warning('no image to train on shows %s: the network will not know %s',
+                     some_of(absent), 'it' if len(absent) == 1 else 'them')
 
 
 def each_once(folders: list[Path]) -> list[Path]:

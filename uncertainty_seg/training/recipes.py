@@ -76,7 +76,12 @@ from uncertainty_seg.training.run_facts import (
     require_classes_of,
     write_facts,
 )
-from uncertainty_seg.training.sim_to_real import adapt_norms, require_norms, SimToReal
+from uncertainty_seg.training.sim_to_real import (
+    adapt_norms,
+    NORMS_MEASURED,
+    require_norms,
+    SimToReal,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -420,7 +425,9 @@ def _adapt(job: _TrainingRun, extras: Extras) -> None:
     facts = read_facts(job.files[0])
     if facts is not None:
         iou = Held(extras.val, recipe.input).mean_iou(net) if extras.val else math.nan
-        words = tuple(dict.fromkeys((*facts.target, target.norm_words)))
+        # Statistics of before are gone, whatever images they were of.
+        words = (*(said for said in facts.target if not said.startswith(NORMS_MEASURED)),
+                 target.norm_words)
         write_facts(job.files[0], replace(facts, val_mean_iou=iou, target=words))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from uncertainty_seg.core.model_card import InputSpec
+from uncertainty_seg.core.model_card import EPOCH_CHOSEN, InputSpec
 from uncertainty_seg.core.preprocess import fit_image, Geometry, unfit_label
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
@@ -101,6 +101,8 @@ class RunFacts:
         The epochs that were asked for, of which a budget or patience may leave some out.
     target : tuple of str
         What was done for images of another place, in sentences.
+    is_chosen : bool
+        Whether the kept epoch was chosen by `val_mean_iou`, be it the last one.
 
     """
 
@@ -115,6 +117,7 @@ class RunFacts:
     is_finished: bool = False
     asked: int = 0
     target: tuple[str, ...] = ()
+    is_chosen: bool = False
 
     def sentence(self, network: str) -> str:
         """Say for a card what a network was trained on."""
@@ -123,8 +126,8 @@ class RunFacts:
         text = f'{images} labelled images{where}, {self.epochs} epochs of {network}, ' \
             f'started from {self.start}.'
         if math.isfinite(self.val_mean_iou):
-            chosen = f', on which epoch {self.kept_epoch} was chosen' \
-                if self.kept_epoch != self.epochs else ''
+            chosen = f', {EPOCH_CHOSEN} {self.kept_epoch} was chosen' \
+                if self.is_chosen or self.kept_epoch != self.epochs else ''
             text += f' Mean IoU {self.val_mean_iou:.3f} on {self.val_images} others{chosen}.'
         if not self.is_finished:
             text += ' The run was stopped before its end.'
@@ -165,8 +168,9 @@ def read_facts(weights: Path) -> RunFacts | None:
 _FACTS: dict[str, tuple[type, ...]] = {
     'images': (int,), 'epochs': (int,), 'kept_epoch': (int,), 'start': (str,),
     'val_images': (int,), 'val_mean_iou': (float, int, type(None)), 'folders': (list,),
-    'note': (str,), 'is_finished': (bool,), 'asked': (int,), 'target': (list,)}
-_LATER = {'val_images', 'note', 'is_finished', 'asked', 'target'}
+    'note': (str,), 'is_finished': (bool,), 'asked': (int,), 'target': (list,),
+    'is_chosen': (bool,)}
+_LATER = {'val_images', 'note', 'is_finished', 'asked', 'target', 'is_chosen'}
 
 
 def _is_a(value: object, types: tuple[type, ...]) -> bool:
@@ -208,7 +212,8 @@ def facts_of(
     iou = float(rows[kept - 1]['val_mean_iou']) if rows else math.nan
     return RunFacts(
         images, epochs, kept, start, 0 if extras.val is None else len(extras.val.stems), iou,
-        extras.folders, extras.note, is_finished, asked, extras.target.words)
+        extras.folders, extras.note, is_finished, asked, extras.target.words,
+        extras.patience > 0)
 
 
 def enough_images(data: LabelledFolder, batch: int) -> LabelledFolder:

@@ -36,6 +36,8 @@ FloatArray = NDArray[np.float64]
 # A channel of an image without contrast is stretched by no more.
 _MOST_GAIN = 4.0
 _BATCH = 8
+# How the sentence on adapted batch norms begins.
+NORMS_MEASURED = 'Its batch norms were measured anew on'
 
 
 @dataclass(frozen=True)

@@ -506,6 +506,43 @@ def test_an_edited_table_is_named(
     assert ('"bob"' in (data / 'frames.jsonl').read_text()) is (name == 'frames.jsonl')
 
 
+def test_other_shares_are_not_taken_by_a_dataset_that_has_frames(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New dives went to other splits than those that init had promised."""
+    text = (data / DATASET_FILE).read_text()
+    (data / DATASET_FILE).write_text(text.replace('"val_share": 0.', '"val_share": 0.9'))
+    assert said(capsys, 'status', data)['tables'] == [DATASET_FILE]
+    for words in (('add', data, tmp_path / 'source_0'), ('status', data, '--accept')):
+        assert DATASET_FILE in refused(capsys, *words)
+    (data / DATASET_FILE).write_text(text)
+    # Versions that were written before this was kept are taken as they are.
+    lines = [json.loads(line) for line in (data / 'versions.jsonl').read_text().splitlines()]
+    for line in lines:
+        assert line.pop('shares_sha256') == hashlib.sha256(text.encode()).hexdigest()
+    (data / 'versions.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    assert said(capsys, 'status', data)['tables'] == []
+
+
+@pytest.mark.parametrize(('change', 'sentence'), [
+    (lambda lines: [], 'lacks a version, or has one twice'),
+    (lambda lines: lines[1:], 'lacks a version, or has one twice'),
+    (lambda lines: [*lines, lines[-1]], 'lacks a version, or has one twice'),
+    (lambda lines: [lines[0], {**lines[1], 'version': '2'}], 'line 2 of'),
+    (lambda lines: [{**lines[0], 'frames': None}, lines[1]], 'line 1 of'),
+    (lambda lines: [{**lines[0], 'words': 7}, lines[1]], 'line 1 of'),
+])
+def test_versions_that_were_edited_are_one_sentence(
+    data: Path, capsys: pytest.CaptureFixture[str],
+    change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], sentence: str,
+) -> None:
+    lines = [json.loads(line) for line in (data / 'versions.jsonl').read_text().splitlines()]
+    (data / 'versions.jsonl').write_text(
+        ''.join(json.dumps(line) + '\n' for line in change(lines)))
+    for words in (('status', data), ('status', data, '--accept')):
+        assert sentence in refused(capsys, *words)
+
+
 def test_what_is_edited_in_the_frames_follows_in_the_other_files(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

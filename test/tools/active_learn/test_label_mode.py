@@ -355,7 +355,8 @@ def test_a_photograph_that_is_gone_is_one_sentence(
     (here / 'photos' / 'grey_3.png').write_bytes(b'no image')
     assert 'grey_3.png cannot be read' in refused(capsys, words(here))
     (here / 'photos' / 'grey_3.png').unlink()
-    assert 'holds a study of other images, masks or classes of --pool' in refused(
-        capsys, words(here))
+    said = refused(capsys, words(here))
+    assert 'holds a study of other images, masks or classes of --pool' in said
+    assert 'put them back as they were, or take another folder' in said
     assert json.loads((here / 'label/study.json').read_text())['labels'] == [2, 3, 5]
     assert WHITE in POOL.values()

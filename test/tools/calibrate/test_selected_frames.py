@@ -10,13 +10,14 @@ import shutil
 from typing import Any
 
 from calibration_helpers import few_draws, write_folder
-from conftest import make_tiny_bundle
+from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
 import numpy as np
 import pytest
 
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.folds import fold_of
 from uncertainty_seg.storage.labelled_folder import load_folder
+from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.storage.review_record import FrameReview, write_review
 from uncertainty_seg.tools.calibrate.labelled_pairs import drawn_frames, without_selected
 from uncertainty_seg.tools.main import main
@@ -195,3 +196,16 @@ def test_a_folder_that_does_not_say_how_it_was_chosen_is_taken_as_drawn(
     (data / 'review.json').unlink()
     assert drawn_frames(read, data) is read
     np.testing.assert_array_equal(read.masks[0], load_folder(folders / 'drawn', 'val').masks[0])
+
+
+@pytest.mark.parametrize('is_chosen', [True, False])
+def test_images_that_may_have_chosen_the_epoch_are_named(
+    tmp_path: Path, folders: Path, is_chosen: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = ', on which epoch 5 was chosen' * is_chosen
+    write_bundle(tmp_path / 'own', tiny_card(training=f'Mean IoU 0.400 on 60 others{chosen}.'),
+                 {'trunk.onnx': tiny_trunk().SerializeToString(),
+                  'head.onnx': tiny_head().SerializeToString()})
+    assert main(['calibrate', str(tmp_path / 'own'), '--train', str(folders / 'train'), '--val',
+                 str(folders / 'drawn'), '--bad', RULE, '--alpha', '0.001', *RUN]) == 2
+    assert ('was chosen on held-out images: if the validation' in caplog.text) == is_chosen

@@ -190,8 +190,8 @@ class DatasetVersion:
         Frames that came and went, and how many there are.
     digest : str
         SHA-256 of ``frames.jsonl``.
-    classes_sha256 : str
-        Of ``classes.json``.
+    classes_sha256, shares_sha256 : str
+        Of ``classes.json`` and ``dataset.json``; versions of before have no second one.
 
     """
 
@@ -204,6 +204,18 @@ class DatasetVersion:
     frames: int
     digest: str
     classes_sha256: str
+    shares_sha256: str = ''
+
+    @classmethod
+    def parsed(cls, line: bytes) -> DatasetVersion:
+        """Read a line; ValueError or TypeError if it is of another form."""
+        found = cls(**parse_json(line))
+        require_texts(found, 'date', 'words', 'source', 'digest', 'classes_sha256',
+                      'shares_sha256')
+        numbers = (found.version, found.added, found.removed, found.frames)
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError('a count is no number')
+        return found
 
 
 @dataclass(frozen=True)
@@ -304,10 +316,14 @@ def read_book(folder: Path) -> DatasetBook:
     twice = [stem for stem, count in Counter(one.stem for one in frames).items() if count > 1]
     if twice:
         raise DatasetError(f'{folder / FRAMES_FILE} has {twice[0]!r} twice', 'a line a frame')
+    versions = _lines(folder / VERSIONS_FILE, DatasetVersion.parsed)
+    if [one.version for one in versions] != list(range(1, len(versions) + 1)) \
+            or (frames and not versions):
+        raise DatasetError(f'{folder / VERSIONS_FILE} lacks a version, or has one twice',
+                           'a line for each, from 1 on', 'restore it')
     return DatasetBook(
         folder, shares, read_classes(classes) if frames or classes.is_file() else None,
-        tuple(sorted(frames, key=lambda one: one.stem)),
-        tuple(_lines(folder / VERSIONS_FILE, lambda line: DatasetVersion(**parse_json(line)))))
+        tuple(sorted(frames, key=lambda one: one.stem)), tuple(versions))
 
 
 def _lines(path: Path, parsed: Callable[[bytes], Any]) -> list[Any]:
@@ -352,7 +368,8 @@ def with_version(
         number, datetime.now(timezone.utc).isoformat(timespec='seconds'), words, source,
         sum(one.added == number for one in ordered),
         sum(one.removed == number for one in ordered), len(new.at(number)),
-        sha256(frames_text(ordered).encode()), _classes_sha256(book))
+        sha256(frames_text(ordered).encode()), _classes_sha256(book),
+        sha256((book.folder / DATASET_FILE).read_bytes()))
     new = dataclasses.replace(new, versions=(*book.versions, version))
     _commit(new, fill)
     return new

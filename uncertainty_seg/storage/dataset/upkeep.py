@@ -28,7 +28,7 @@ from uncertainty_seg.storage.dataset.book import (
     write_derived,
 )
 from uncertainty_seg.storage.foreign_files import read_bytes, why
-from uncertainty_seg.storage.labelled_folder import ClassTable, image_path
+from uncertainty_seg.storage.labelled_folder import ClassTable, DATASET_FILE, image_path
 from uncertainty_seg.storage.labels.folder import CLASSES_FILE, MASKS, write_classes
 from uncertainty_seg.storage.labels.frames import IMAGES, read_mask
 from uncertainty_seg.storage.prediction_mark import mask_sha256
@@ -97,6 +97,8 @@ def _tables(book: DatasetBook) -> Iterator[str]:
         last = book.versions[-1]
         if _digest(book.folder / CLASSES_FILE) != last.classes_sha256:
             yield CLASSES_FILE
+        if last.shares_sha256 and _digest(book.folder / DATASET_FILE) != last.shares_sha256:
+            yield DATASET_FILE
         if _digest(book.folder / FRAMES_FILE) != last.digest:
             yield FRAMES_FILE
             return  # from which the others follow
@@ -136,8 +138,8 @@ def accept_edits(book: DatasetBook, words: str = 'edited by hand') -> DatasetBoo
     """
     Write a version of the files as they are now; frames without image or mask leave the dataset.
 
-    Raises DatasetError if the classes were changed, lines of frames are gone, a mask or image
-    cannot be used, or a dive is in two splits.
+    Raises DatasetError if the classes or the shares were changed, lines of frames are gone, a mask
+    or image cannot be used, or a dive is in two splits.
     """
     edits, number = hand_edits(book), book.number + 1
     if not edits:
@@ -146,6 +148,10 @@ def accept_edits(book: DatasetBook, words: str = 'edited by hand') -> DatasetBoo
         raise DatasetError(f'{book.folder / CLASSES_FILE} was edited by hand',
                            'it as it was, since it says what every mask means',
                            'restore it; for other classes begin a new dataset')
+    if DATASET_FILE in edits.tables:
+        raise DatasetError(f'{book.folder / DATASET_FILE} was edited by hand',
+                           'it as it was, since it says in which split each new dive is',
+                           'restore it; for other shares begin a new dataset and add this one')
     _require_all_lines(book)
     _require_whole_dives(book)
     lines = {one.stem: one for one in book.frames}

@@ -308,8 +308,9 @@ def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
             named = name.replace('images of', 'images, masks or classes of')
             what = f'other {named}' if name.startswith(('images', 'weights', 'code')) else \
                 f'{name} {_shown(before.get(name))}, not {_shown(said.get(name))}'
+            back = 'put them back as they were, or ' * name.startswith('images')
             raise ConfigError(f'{place.folder} holds a study of {what}', 'the study that is to go '
-                              'on', 'take another folder for another study')
+                              'on', f'{back}take another folder for another study')
 
 
 def _shown(value: Any) -> str:

@@ -224,6 +224,10 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     strange = images_in(request.ood) if request.ood else {}
     data = drawn_frames(load_folder(request.val, 'val'), request.val)
     known = known_frames(bundle, data, settings.ignore_mask)
+    if bundle.card.has_chosen_epoch:
+        _log.warning('by its card the epoch of %s was chosen on held-out images: if the '
+                     'validation images are these, the promise is worth less than it says; take '
+                     'images that chose nothing', bundle.card.name)
     known, blocks = without_twins(known, _blocks(request, known.stems))
     tuned, kept = split_blocks(blocks, request.tune_share, _SEED)
     require_blocks(blocks, kept, request.alphas, request.tune_share)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+import math
 from pathlib import Path
 
 import numpy as np
@@ -286,8 +287,13 @@ def _evaluation_facts(found: Evaluated) -> dict[str, str]:
 
 
 def _text(found: Interval, digits: int = 3) -> str:
-    lower, upper = (f'{end:.{digits}f}' for end in (found.lower, found.upper))
-    return f'{found.value:.{digits}f} ({lower} to {upper})'
+    return f'{found.value:.{digits}f} ({_ends(found, digits)})'
+
+
+def _ends(found: Interval, digits: int) -> str:
+    if math.isnan(found.lower):
+        return 'no interval'
+    return f'{found.lower:.{digits}f} to {found.upper:.{digits}f}'
 
 
 def _carried_notes(made: Calibration) -> tuple[str, ...]:
@@ -309,12 +315,12 @@ def _carried_notes(made: Calibration) -> tuple[str, ...]:
 def _evaluation_notes(flag: FlagFigures) -> tuple[str, ...]:
     gain = flag.gain.excess_aurc
     notes = [f'The E-AURC of the gate is {gain.value:.4f} below that of {flag.plain} '
-             f'({gain.lower:.4f} to {gain.upper:.4f}).']
+             f'({_ends(gain, 4)}).']
     ood, of_gate = flag.gain.ood_auroc, flag.ranking.ood_auroc
     if ood is not None and flag.foreign_accepted is not None and of_gate is not None:
         notes.append(
             f'The gate ranks foreign frames with AUROC {of_gate.value:.3f}, '
-            f'{ood.value:.3f} above {flag.plain} ({ood.lower:.3f} to {ood.upper:.3f}); it '
+            f'{ood.value:.3f} above {flag.plain} ({_ends(ood, 3)}); it '
             f'accepts {flag.foreign_accepted:.0%} of them.')
     return tuple(notes)
 

@@ -155,6 +155,7 @@ def _with_norms(args: argparse.Namespace, spec: InputSpec, target: SimToReal) ->
 
     from uncertainty_seg.core.preprocess import fit_image, Geometry
     from uncertainty_seg.storage.unlabelled_images import find_unlabelled
+    from uncertainty_seg.training.sim_to_real import NORMS_MEASURED
 
     if not args.adapt_batchnorm:
         return target
@@ -164,7 +165,7 @@ def _with_norms(args: argparse.Namespace, spec: InputSpec, target: SimToReal) ->
         for _, image in place:
             geometry = Geometry.of(image.shape[0], image.shape[1], spec)
             images.append(fit_image(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), geometry, spec))
-    said = (f'Its batch norms were measured anew on {len(images)} images of '
+    said = (f'{NORMS_MEASURED} {len(images)} images of '
             f'{", ".join(place.name for place in places)}.')
     return replace(target, norm_images=images, norm_words=said)
 
