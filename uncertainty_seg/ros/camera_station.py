@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import logging
+import math
 
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
@@ -32,6 +33,7 @@ from uncertainty_seg.ros.health import (
     NodeHealth,
     PartFaults,
 )
+from uncertainty_seg.ros.node_life import steady_s
 from uncertainty_seg.ros.publishers import LabelInfoPublisher, PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
@@ -83,7 +85,7 @@ class CameraStation:
         self._processor: FrameProcessor | None = None
         self._slot: Slot[Arrival] | None = None
         self._link: CameraLink | None = None
-        self._hint = ''
+        self._hint, self._alone_s = '', -math.inf
 
     @property
     def busy_s(self) -> float:
@@ -262,11 +264,18 @@ class CameraStation:
     def _why_no_message(self) -> str:
         # By the messages, and not by the verdicts: where frames come and the worker gives no
         # verdict, nothing is wrong with the way to here.
-        if self._link is None or self._owner.silence_s() < SILENCE_HINT_S:
+        if self._link is None or self._has_company() or self._owner.silence_s() < SILENCE_HINT_S:
             return ''
         assert self._node.watch is not None
         topic = self._node.watch.subscription(self.topic)
         return why_silent(self._node, topic, input_topic('image', self.name))
+
+    def _has_company(self) -> bool:
+        """Tell whether the first publisher has just come, which may be about to speak."""
+        now_s = steady_s()
+        if not self._node.count_publishers(self.topic):
+            self._alone_s = now_s
+        return self._alone_s < now_s < self._alone_s + SILENCE_HINT_S
 
     def _why_stale(self, holder: str, worker_end: str) -> str:
         silence_s, unjudged_s = self._owner.silence_s(), self._owner.unjudged_s()
