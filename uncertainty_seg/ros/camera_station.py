@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import logging
+import math
 
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
@@ -24,7 +25,8 @@ from uncertainty_seg.ros.frame_log_link import MessageFrame
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
 from uncertainty_seg.ros.graph_watch.qos_events import RivalWatch, WatchedTopicsNode
-from uncertainty_seg.ros.graph_watch.transport_hints import why_silent
+from uncertainty_seg.ros.graph_watch.qos_sentences import full_name
+from uncertainty_seg.ros.graph_watch.transport_hints import several_cameras, why_silent
 from uncertainty_seg.ros.health import (
     FrameCounts,
     FrameStatistics,
@@ -32,11 +34,14 @@ from uncertainty_seg.ros.health import (
     NodeHealth,
     PartFaults,
 )
+from uncertainty_seg.ros.node_life import steady_s
 from uncertainty_seg.ros.publishers import LabelInfoPublisher, PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 SILENCE_HINT_S = 5.0
+# A driver that was killed and started again is two of them for 20 s.
+CROWD_S = 25.0
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +88,8 @@ class CameraStation:
         self._processor: FrameProcessor | None = None
         self._slot: Slot[Arrival] | None = None
         self._link: CameraLink | None = None
-        self._hint = ''
+        self._hint, self._alone_s = '', -math.inf
+        self._crowd, self._single_s = '', 0.0
 
     @property
     def busy_s(self) -> float:
@@ -128,6 +134,7 @@ class CameraStation:
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
         self._link = CameraLink(self._node, settings, self._on_image, self.name)
+        self._single_s = steady_s()
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
@@ -231,6 +238,9 @@ class CameraStation:
             self._hint = self._why_no_message()
             if self._hint and self._hint not in (hint, *self._node.conflicts):
                 _log.warning(self._hint)
+            crowd, self._crowd = self._crowd, self._who_else_shows_images()
+            if self._crowd and self._crowd != crowd:
+                _log.warning(self._crowd)
         with self._faults.alone('rival_watch'):
             for rival in self._rivals:
                 rival.look()
@@ -245,7 +255,7 @@ class CameraStation:
             is_stale=self._link is not None and self._owner.is_stale(),
             is_confident=self._owner.is_confident, why_down=self._owner.why_down, hint=self._hint,
             rival=self._rival(), statistics=self._statistics, counts=self._counts(),
-            faults=self._faults,
+            faults=self._faults, crowd=self._crowd,
         )
 
     def _counts(self) -> FrameCounts:
@@ -262,11 +272,29 @@ class CameraStation:
     def _why_no_message(self) -> str:
         # By the messages, and not by the verdicts: where frames come and the worker gives no
         # verdict, nothing is wrong with the way to here.
-        if self._link is None or self._owner.silence_s() < SILENCE_HINT_S:
+        if self._link is None or self._has_company() or self._owner.silence_s() < SILENCE_HINT_S:
             return ''
         assert self._node.watch is not None
         topic = self._node.watch.subscription(self.topic)
         return why_silent(self._node, topic, input_topic('image', self.name))
+
+    def _has_company(self) -> bool:
+        """Tell whether the first publisher has just come, which may be about to speak."""
+        now_s = steady_s()
+        if not self._node.count_publishers(self.topic):
+            self._alone_s = now_s
+        return self._alone_s < now_s < self._alone_s + SILENCE_HINT_S
+
+    def _who_else_shows_images(self) -> str:
+        if self._link is None:
+            return ''
+        assert self._node.watch is not None
+        topic, now_s = self._node.watch.subscription(self.topic), steady_s()
+        found = [full_name(info) for info in self._node.get_publishers_info_by_topic(topic.name)
+                 if info.topic_type == topic.type_name]
+        if len(found) < 2:
+            self._single_s = now_s
+        return several_cameras(topic.name, found) if now_s - self._single_s >= CROWD_S else ''
 
     def _why_stale(self, holder: str, worker_end: str) -> str:
         silence_s, unjudged_s = self._owner.silence_s(), self._owner.unjudged_s()

@@ -368,8 +368,8 @@ class Health:
         Active without a verdict for too long; the flag as published last.
     why_down, hint : str
         Why the flag is down; why no frame comes, where that is known, else empty.
-    rival : str
-        Who else publishes the flag, in a sentence; else empty.
+    rival, crowd : str
+        Who else publishes the flag, or who its images, in a sentence; else empty.
     statistics : FrameStatistics
         Since the last activation.
     counts : FrameCounts
@@ -389,10 +389,11 @@ class Health:
     statistics: FrameStatistics
     counts: FrameCounts
     faults: PartFaults = field(default_factory=PartFaults)
+    crowd: str = ''
 
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
-        return [*self.node.warnings(), *self.faults.sentences()]
+        return [*filter(None, [self.crowd]), *self.node.warnings(), *self.faults.sentences()]
 
     @property
     def is_active(self) -> bool:

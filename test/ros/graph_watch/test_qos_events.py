@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 import signal
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 
+from uncertainty_seg.ros.camera_station import SILENCE_HINT_S
 from uncertainty_seg.ros.graph_watch.qos import camera_qos, flag_qos
 from uncertainty_seg.ros.graph_watch.qos_events import DEADLINE_MEMORY_S, SETTLE_S, TopicWatch
 from uncertainty_seg.ros.graph_watch.qos_sentences import Topic, UNKNOWN_NAME
@@ -298,9 +300,22 @@ def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: Rig) -> Non
     camera = node.create_publisher(Image, '/front/image_raw', BEST_EFFORT)
     sentence = ('no publisher on /cam, but images are on /front/image_raw: remap image to the one '
                 'that is meant')
-    rig.client.wait_until(lambda: rig.health[-1].status[0].message == sentence, 'the hint')
+    rig.client.wait_until(
+        lambda: rig.health and rig.health[-1].status[0].message == sentence, 'the hint')
     assert rig.process.output.count(sentence) == 1
     node.destroy_publisher(camera)
+
+
+@pytest.mark.slow
+def test_a_camera_that_has_just_come_is_not_said_to_lose_its_frames(rig: Rig) -> None:
+    def message() -> str:
+        return str(rig.health[-1].status[0].message) if rig.health else ''
+    rig.client.wait_until(lambda: message().startswith('no publisher on /cam in'), 'a lonely node')
+    start_s = time.monotonic()
+    camera = rig.client.node.create_publisher(Image, '/cam', 10)
+    rig.client.wait_until(lambda: '1 publisher(s) on /cam but no frame' in message(), 'the hint')
+    assert time.monotonic() - start_s >= SILENCE_HINT_S - 1.5  # a look each second
+    rig.client.node.destroy_publisher(camera)
 
 
 def test_a_node_that_was_stopped_says_how_long_the_flag_was_silent(rig: Rig) -> None:

@@ -28,6 +28,7 @@ VENDORS = {b'\x01\x0f': 'Fast DDS', b'\x01\x10': 'Cyclone DDS', b'\x01\x01': 'Co
 VENDOR_BYTES, HOST_BYTES = slice(0, 2), slice(2, 4)
 # What the parameter image_transport calls them.
 IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,14 @@ def why_silent(node: Any, topic: Topic, own: str = 'image') -> str:
     me = node.get_fully_qualified_name()
     found = image_topics(node, me) if not publishers else {}
     return silence_reason(topic, me, publishers, Transport.of_node(node), found, own)
+
+
+def several_cameras(topic: str, publishers: Sequence[str]) -> str:
+    """Say that the images on a topic are of several nodes, a few of which are named."""
+    named = ', '.join(sorted(publishers)[:MOST_NAMED])
+    return (f'{len(publishers)} publishers of images on {topic} ({named}), expected one: each '
+            'image is judged by itself, and the flag is about whichever came last; give each '
+            'camera a topic of its own (parameter cameras), or stop one of them')
 
 
 def image_topics(node: Any, me: str) -> dict[str, str]:
