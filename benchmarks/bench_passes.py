@@ -81,7 +81,7 @@ def torch_eager(bundle: ModelBundle, image: Any, passes: int, threads: int) -> C
         import torch
     except ImportError:
         return None
-    from uncertainty_seg.training.fit import normalise
+    from uncertainty_seg.training.fit.augmentation import normalise
     from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
 
     torch.set_num_threads(threads)

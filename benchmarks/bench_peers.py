@@ -110,7 +110,7 @@ def torch_net(task: Task) -> tuple[Any, Any]:
 
 def torch_image(task: Task) -> Any:
     """Normalise as the network was trained with."""
-    from uncertainty_seg.training.fit import normalise
+    from uncertainty_seg.training.fit.augmentation import normalise
 
     return normalise(task.image[None])
 

@@ -34,7 +34,7 @@ from uncertainty_seg.core.uncertainty import cells
 from uncertainty_seg.graph.algebra.feature_output import mixing
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.training.encoders import encoder_kind
-from uncertainty_seg.training.fit import normalise
+from uncertainty_seg.training.fit.augmentation import normalise
 from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
 from uncertainty_seg.training.recipes import load_net, recipe
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from house import circles, classes_twice, crowded, import_graph, line_counts, modules, ROOT, SOURCE
 
-MOST_MODULES = 316
+MOST_MODULES = 319
 MOST_IN_A_FOLDER = 20
 
 

@@ -35,7 +35,7 @@ from uncertainty_seg.training.active.rounds import (  # noqa: E402
     seed_of,
     train_round,
 )
-from uncertainty_seg.training.fit import (  # noqa: E402
+from uncertainty_seg.training.fit.augmentation import (  # noqa: E402
     IMAGENET_MEAN,
     IMAGENET_STD,
     normalise,

@@ -23,7 +23,11 @@ from uncertainty_seg.training.encoders import (  # noqa: E402
     new_encoder,
 )
 from uncertainty_seg.training.export import export_marked  # noqa: E402
-from uncertainty_seg.training.fit import IMAGENET_MEAN, IMAGENET_STD, normalise  # noqa: E402
+from uncertainty_seg.training.fit.augmentation import (  # noqa: E402
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    normalise,
+)
 from uncertainty_seg.training.masked_reference import masked_logits  # noqa: E402
 from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
 

@@ -24,7 +24,11 @@ from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 from uncertainty_seg.training.export import export_marked  # noqa: E402
 from uncertainty_seg.training.fc_densenet import fc_densenet56, FCDenseNet  # noqa: E402
-from uncertainty_seg.training.fit import IMAGENET_MEAN, IMAGENET_STD, normalise  # noqa: E402
+from uncertainty_seg.training.fit.augmentation import (  # noqa: E402
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    normalise,
+)
 
 pytestmark = pytest.mark.torch
 place = test_train_user.place

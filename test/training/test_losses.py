@@ -24,12 +24,9 @@ from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.tools.compile.checks import sampled_logits  # noqa: E402
-from uncertainty_seg.training.fit import (  # noqa: E402
-    Augmentation,
-    fit,
-    FitSettings,
-    normalise,
-)
+from uncertainty_seg.training.fit.augmentation import Augmentation, normalise  # noqa: E402
+from uncertainty_seg.training.fit.loop import fit  # noqa: E402
+from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
 from uncertainty_seg.training.losses import attenuated_loss, segmentation_loss  # noqa: E402
 from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
 

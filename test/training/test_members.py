@@ -24,7 +24,8 @@ from uncertainty_seg.graph.plan import CompileOptions, graph_cost  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.training import recipes  # noqa: E402
 from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
-from uncertainty_seg.training.fit import Augmentation, FitSettings, normalise  # noqa: E402
+from uncertainty_seg.training.fit.augmentation import Augmentation, normalise  # noqa: E402
+from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
 from uncertainty_seg.training.mask_bank import train_with_bank  # noqa: E402
 from uncertainty_seg.training.members import (  # noqa: E402
     bootstrap,

@@ -15,7 +15,9 @@ from test_fit import PLAIN, TinyNet, toy  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 
 from uncertainty_seg.errors import TrainingError  # noqa: E402
-from uncertainty_seg.training.fit import batches, Feed, fit, FitSettings, normalise  # noqa: E402
+from uncertainty_seg.training.fit.augmentation import batches, Feed, normalise  # noqa: E402
+from uncertainty_seg.training.fit.loop import fit  # noqa: E402
+from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
 from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
 from uncertainty_seg.training.sim_to_real import (  # noqa: E402
     adapt_norms,

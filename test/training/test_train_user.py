@@ -33,15 +33,9 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 from uncertainty_seg.training import recipes  # noqa: E402
-from uncertainty_seg.training.fit import (  # noqa: E402
-    affordable_epochs,
-    finished_epochs,
-    fit,
-    FitSettings,
-    normalise,
-    Row,
-    Watch,
-)
+from uncertainty_seg.training.fit.augmentation import normalise  # noqa: E402
+from uncertainty_seg.training.fit.loop import affordable_epochs, fit  # noqa: E402
+from uncertainty_seg.training.fit.run import finished_epochs, FitSettings, Row, Watch  # noqa: E402
 from uncertainty_seg.training.init_weights import (  # noqa: E402
     load_what_fits,
     measure_norms,

@@ -28,7 +28,7 @@ from uncertainty_seg.core.dropout_masks import still_inputs
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.training.encoders import ENCODERS
 from uncertainty_seg.training.export import read_state
-from uncertainty_seg.training.fit import normalise
+from uncertainty_seg.training.fit.augmentation import normalise
 from uncertainty_seg.training.networks import NO_DROPOUT, PyramidNet
 
 _log = logging.getLogger(__name__)

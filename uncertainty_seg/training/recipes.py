@@ -39,20 +39,15 @@ from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.encoders import encoder_kind, load_imagenet
 from uncertainty_seg.training.export import export_marked, load_weights
-from uncertainty_seg.training.fit import (
+from uncertainty_seg.training.fit.augmentation import Augmentation, IMAGENET_MEAN, IMAGENET_STD
+from uncertainty_seg.training.fit.loop import (
     affordable_epochs,
-    Augmentation,
     class_weights,
-    finished_epochs,
     fit,
-    FitSettings,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     restore_priors,
-    Row,
     tame_malloc,
-    Watch,
 )
+from uncertainty_seg.training.fit.run import finished_epochs, FitSettings, Row, Watch
 from uncertainty_seg.training.init_weights import load_what_fits, measure_norms
 from uncertainty_seg.training.mask_bank import train_with_bank
 from uncertainty_seg.training.members import (

@@ -27,7 +27,9 @@ from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.whole_files import replace_file
-from uncertainty_seg.training.fit import best_epoch, DIGEST, logits_of, normalise, Row
+from uncertainty_seg.training.fit.augmentation import normalise
+from uncertainty_seg.training.fit.loop import logits_of
+from uncertainty_seg.training.fit.run import best_epoch, DIGEST, Row
 from uncertainty_seg.training.init_weights import Taken
 from uncertainty_seg.training.sim_to_real import NO_TARGET, SimToReal
 

@@ -30,7 +30,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
-from uncertainty_seg.training.fit import Feed, normalise, systematic_draw
+from uncertainty_seg.training.fit.augmentation import Feed, normalise, systematic_draw
 
 FloatArray = NDArray[np.float64]
 # A channel of an image without contrast is stretched by no more.

@@ -29,7 +29,8 @@ from uncertainty_seg.core.uncertainty import (
 )
 from uncertainty_seg.training.active.prepared import PreparedImages
 from uncertainty_seg.training.active.rounds import droppers
-from uncertainty_seg.training.fit import logits_of, normalise
+from uncertainty_seg.training.fit.augmentation import normalise
+from uncertainty_seg.training.fit.loop import logits_of
 from uncertainty_seg.training.networks import PyramidNet
 from uncertainty_seg.training.run_facts import find_classifier
 

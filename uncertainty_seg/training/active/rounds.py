@@ -27,7 +27,8 @@ from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.active.prepared import PreparedImages
 from uncertainty_seg.training.encoders import encoder_kind
 from uncertainty_seg.training.export import load_weights
-from uncertainty_seg.training.fit import Augmentation, finished_rows
+from uncertainty_seg.training.fit.augmentation import Augmentation
+from uncertainty_seg.training.fit.run import finished_rows
 from uncertainty_seg.training.init_weights import (
     load_what_fits,
     measure_norms,

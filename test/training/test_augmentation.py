@@ -1,0 +1,79 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Augmentation keeps label and image together, and images are drawn as their weights say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+
+from test_fit import PLAIN, toy  # noqa: E402
+
+from uncertainty_seg.training.fit.augmentation import (  # noqa: E402
+    augment,
+    Augmentation,
+    batches,
+    draw_weights,
+    systematic_draw,
+)
+
+pytestmark = pytest.mark.torch
+
+
+def test_augmentation_moves_image_and_label_together() -> None:
+    data, rng = toy(), np.random.default_rng(3)
+    for _ in range(20):
+        image, mask = augment(data.images[0], data.masks[0], rng, PLAIN, 255)
+        assert image.shape == (32, 48, 3)
+        # Away from borders, where bilinear mixes, each class still has its own colour.
+        for label, color in ((0, [30, 30, 30]), (1, [220, 220, 220]), (2, [220, 30, 30])):
+            pixels = image[mask == label]
+            if len(pixels) > 50:
+                assert np.abs(np.median(pixels, 0) - color).max() <= 1
+        assert set(np.unique(mask)) <= {0, 1, 2, 255}
+
+
+def test_what_lies_outside_the_image_is_ignored() -> None:
+    small = Augmentation(crop=(96, 64), scale=(0.8, 0.8), colour=0, blur_share=0)
+    image, mask = augment(toy().images[5], toy().masks[5], np.random.default_rng(0), small, 255)
+    assert (mask == 255).mean() > 0.5
+    assert np.abs(np.median(image[mask == 255], 0) - 114).max() <= 1
+
+
+def test_recolouring_leaves_the_label_alone() -> None:
+    data = toy()
+    how = Augmentation(crop=(60, 40), scale=(1.0, 1.0), colour=0.3, blur_share=1.0)
+    one = augment(data.images[0], data.masks[0], np.random.default_rng(1), how, 255)
+    plain = augment(data.images[0], data.masks[0], np.random.default_rng(1),
+                    Augmentation((60, 40), (1.0, 1.0), 0.0, 0.0), 255)
+    np.testing.assert_array_equal(one[1], plain[1])
+    assert np.abs(one[0].astype(int) - plain[0]).mean() > 3
+
+
+def test_an_epoch_draws_each_image_as_often_as_its_weight_says() -> None:
+    weights = np.array([0.5, 0.25, 0.125, 0.125])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        counts = np.bincount(systematic_draw(rng, weights), minlength=4)
+        assert np.abs(counts - weights * 4).max() < 1
+    assert sum(len(i) for i, _ in batches(toy(10), rng, PLAIN, 4, np.full(10, 0.1))) == 8
+
+
+def test_images_with_a_rare_class_are_drawn_more_often() -> None:
+    chances = draw_weights(toy(16, 4), 0.5)
+    assert chances.sum() == pytest.approx(1)
+    assert chances[0] / chances[10] == pytest.approx(2.0)  # (4/16) ** -0.5
+    assert draw_weights(toy(), 0.0) == pytest.approx(1 / 16)
+
+
+def test_a_pasted_class_comes_with_its_pixels_and_only_rare_ones_are_pasted() -> None:
+    data = toy(16, 3)
+    how = dataclasses.replace(PLAIN, paste_share=1.0)
+    red = [mask == 2 for images, masks in
+           batches(data, np.random.default_rng(0), how, 4, np.full(16, 1 / 16)) for mask in masks]
+    assert np.mean([one.any() for one in red]) > 0.8  # 3 of 16 images hold it
+    for images, masks in batches(data, np.random.default_rng(1), how, 4, np.full(16, 1 / 16)):
+        for image, mask in zip(images, masks, strict=True):
+            pixels = image[mask == 2].astype(int)
+            assert len(pixels) <= 50 or np.abs(np.median(pixels, 0) - [220, 30, 30]).max() <= 20

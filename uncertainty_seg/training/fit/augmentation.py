@@ -1,0 +1,227 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Batches of augmented images: which are drawn, and how image and label change together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from uncertainty_seg.storage.labelled_folder import LabelledFolder
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# A class that a smaller share of the images holds is rare.
+_RARE_SHARE = 0.2
+_Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    How far a training image may be changed.
+
+    Attributes
+    ----------
+    crop : (int, int)
+        Width and height of what the network sees.
+    scale : (float, float)
+        Range of the random zoom.
+    colour : float
+        Strength of colour cast, gamma and contrast changes, 0 for none.
+    blur_share : float
+        Share of images that are blurred, and of those that get noise.
+    paste_share : float
+        Share of images into which the rare classes of another image are pasted; rare is a class
+        that fewer than a fifth of the images hold.
+
+    """
+
+    crop: tuple[int, int]
+    scale: tuple[float, float] = (0.7, 1.5)
+    colour: float = 0.2
+    blur_share: float = 0.15
+    paste_share: float = 0.0
+
+
+def augment(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], rng: np.random.Generator,
+    how: Augmentation, ignore_index: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """
+    Zoom, crop to `how.crop`, mirror and recolour one pair, all by `rng`.
+
+    Parameters
+    ----------
+    image, mask : ndarray of uint8, shapes (H, W, 3) and (H, W)
+        RGB image and class ids.
+    rng, how : Generator, Augmentation
+        Source of every choice, and bounds of the changes.
+    ignore_index : int
+        Fills the mask outside the image.
+
+    """
+    width, height = how.crop
+    zoom = float(np.exp(rng.uniform(*np.log(how.scale))))
+    aspect = float(np.exp(rng.uniform(-0.1, 0.1)))
+    scaled_w = round(image.shape[1] * zoom * aspect)
+    scaled_h = round(image.shape[0] * zoom / aspect)
+    shift_x = rng.uniform(min(0, width - scaled_w), max(0, width - scaled_w))
+    shift_y = rng.uniform(min(0, height - scaled_h), max(0, height - scaled_h))
+    matrix = np.array(
+        [[scaled_w / image.shape[1], 0, shift_x], [0, scaled_h / image.shape[0], shift_y]]
+    )
+    if rng.random() < 0.5:
+        matrix[0] = -matrix[0] + [0, 0, width - 1]
+    image = cv2.warpAffine(image, matrix, how.crop, flags=cv2.INTER_LINEAR,
+                           borderMode=cv2.BORDER_CONSTANT, borderValue=(114, 114, 114))
+    mask = cv2.warpAffine(mask, matrix, how.crop, flags=cv2.INTER_NEAREST,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=ignore_index)
+    return _recolour(image, rng, how), mask
+
+
+def _recolour(
+    image: NDArray[np.uint8], rng: np.random.Generator, how: Augmentation
+) -> NDArray[np.uint8]:
+    if how.colour > 0:
+        gains = np.exp(rng.normal(0, how.colour * 0.5, 3) + rng.normal(0, how.colour * 0.7))
+        gamma = np.exp(rng.normal(0, how.colour))
+        ramp = np.linspace(0, 1, 256)[:, None] ** gamma * gains + rng.normal(0, how.colour * 0.1)
+        table = np.clip(ramp * 255, 0, 255).astype(np.uint8)[None]
+        image = cv2.LUT(image, table)
+        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        keep = float(np.clip(1 + rng.normal(0, how.colour * 1.5), 0.2, 1.6))
+        image = cv2.addWeighted(image, keep, grey, 1 - keep, 0)
+    if rng.random() < how.blur_share:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.6)))
+    if rng.random() < how.blur_share:
+        noisy = image + rng.normal(0, rng.uniform(2, 8), image.shape)
+        image = np.clip(noisy, 0, 255).astype(np.uint8)
+    return image
+
+
+def _plain_order(
+    rng: np.random.Generator, weights: NDArray[np.float64], batch: int
+) -> NDArray[np.int64]:
+    return systematic_draw(rng, weights)
+
+
+def systematic_draw(
+    rng: np.random.Generator, weights: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Draw len(weights) indices so that each comes within one of its expected number of times."""
+    points = (np.arange(len(weights)) + rng.random()) / len(weights)
+    mixed = rng.permutation(len(weights))
+    edges = np.cumsum(weights[mixed])
+    drawn = mixed[np.minimum(np.searchsorted(edges, points * edges[-1]), len(weights) - 1)]
+    return rng.permutation(drawn).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """
+    How images come into the batches of an epoch.
+
+    Attributes
+    ----------
+    order : callable
+        From a generator, the chance of each image and the size of a batch to their indices.
+    change : callable, optional
+        From an RGB image, its index and the generator to what is augmented instead.
+
+    """
+
+    order: Callable[[np.random.Generator, NDArray[np.float64], int], NDArray[np.int64]] = \
+        _plain_order
+    change: Callable[[NDArray[np.uint8], int, np.random.Generator], NDArray[np.uint8]] | None = \
+        None
+
+
+PLAIN_FEED = Feed()
+
+
+def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
+    """Return (images,) chances, larger for images that hold a class few images hold."""
+    present = data.pixel_counts() > 40
+    share = np.maximum(present.mean(0), 1.0 / len(present))
+    rarity = np.where(present, share[None] ** -power, 1.0).max(1)
+    return rarity / rarity.sum()
+
+
+def batches(
+    data: LabelledFolder, rng: np.random.Generator, how: Augmentation, batch: int,
+    draw_weights: NDArray[np.float64], feed: Feed | None = None,
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """
+    Yield one epoch of augmented batches; images are drawn by weight.
+
+    Parameters
+    ----------
+    data, rng, how : LabelledFolder, Generator, Augmentation
+        Images, source of order and augmentation, and bounds of the changes.
+    batch : int
+        N, images a batch; the rest that fills no batch is left out.
+    draw_weights : ndarray of float64, shape (images,)
+        Chance of each image, summing to 1.
+    feed : Feed, optional
+        The order, and what comes before the augmentation.
+
+    Yields
+    ------
+    images : ndarray of uint8, shape (N, h, w, 3)
+        RGB.
+    masks : ndarray of uint8, shape (N, h, w)
+        Class ids.
+
+    """
+    feed = feed or PLAIN_FEED
+    order = feed.order(rng, draw_weights, batch)
+    rare = _holders_of_rare_classes(data) if how.paste_share else {}
+    for start in range(0, len(order) - batch + 1, batch):
+        pairs = [_drawn(data, i, rng, how, feed) for i in order[start:start + batch]]
+        if rare:
+            pairs = [_pasted(pair, data, rare, rng, how, feed) for pair in pairs]
+        yield np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
+
+
+def _drawn(
+    data: LabelledFolder, index: int, rng: np.random.Generator, how: Augmentation, feed: Feed
+) -> _Pair:
+    image = data.images[index]
+    if feed.change is not None:
+        image = feed.change(image, index, rng)
+    return augment(image, data.masks[index], rng, how, data.ignore_index)
+
+
+def _holders_of_rare_classes(data: LabelledFolder) -> dict[int, NDArray[np.int64]]:
+    """Return the images that hold each rare class, by class."""
+    present = data.pixel_counts() > 40
+    share = present.mean(0)
+    return {int(c): np.flatnonzero(present[:, c])
+            for c in np.flatnonzero((share > 0) & (share < _RARE_SHARE))}
+
+
+def _pasted(
+    pair: _Pair, data: LabelledFolder, rare: dict[int, NDArray[np.int64]],
+    rng: np.random.Generator, how: Augmentation, feed: Feed,
+) -> _Pair:
+    """Paste one rare class of another image over a pair, by chance."""
+    if rng.random() >= how.paste_share:
+        return pair
+    chosen = int(rng.choice(list(rare)))
+    image, mask = _drawn(data, int(rng.choice(rare[chosen])), rng, how, feed)
+    where = mask == chosen
+    return (np.where(where[..., None], image, pair[0]), np.where(where, mask, pair[1]))
+
+
+def normalise(images: NDArray[np.uint8]) -> Tensor:
+    """Turn RGB images (N, h, w, 3) of uint8 into the network's input (N, 3, h, w)."""
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return tensor.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
