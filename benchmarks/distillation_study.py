@@ -27,7 +27,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from uncertainty_seg.storage import folds
-from uncertainty_seg.training import fit as fitting
+from uncertainty_seg.training.fit import loop
 from uncertainty_seg.training.losses import segmentation_loss
 from uncertainty_seg.training.members import member_file
 from uncertainty_seg.training.networks import NO_DROPOUT, PyramidNet
@@ -64,7 +64,7 @@ class Teacher:
         return weighted / weighted.sum(1, keepdim=True)
 
     def _probabilities(self, net: nn.Module, size: tuple[int, int]) -> Tensor:
-        logits = F.interpolate(fitting.logits_of(net(self._images)), size=size, mode='bilinear',
+        logits = F.interpolate(loop.logits_of(net(self._images)), size=size, mode='bilinear',
                                align_corners=False)
         return logits.softmax(1)
 
@@ -103,8 +103,8 @@ def run(args: Any) -> None:
     first = args.nets / f'fold-{args.fold}.pt'
     nets = [load_net(member_file(first, m), data.num_classes, NO_DROPOUT, plan.encoder)
             for m in range(args.members)]
-    teacher = Teacher(nets, fitting.class_weights(data, plan.fit.class_power))
-    fitting.segmentation_loss = teacher.loss  # type: ignore
+    teacher = Teacher(nets, loop.class_weights(data, plan.fit.class_power))
+    loop.segmentation_loss = teacher.loss  # type: ignore
     args.out.mkdir(parents=True, exist_ok=True)
     folds.write_folds(args.out / folds.FOLDS_FILE, fold_by_stem)
     weights = args.out / f'fold-{args.fold}.pt'
