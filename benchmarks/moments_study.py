@@ -7,8 +7,8 @@ over the classes, and of the mutual information, with those of T samples of the 
 total variance as a share of that of the samples. Cost is the time of trunk and head with 20
 samples against the network without dropout, in pairs, ONNX Runtime on one thread.
 
-The shipped architecture takes a state dict of `training.fit.loop`. The two other networks, a plain one
-of VGG's kind with ReLU and dropout in its middle as Bayesian SegNet has it, and one of inverted
+The shipped architecture takes a state dict of `training.fit.loop`. The two other networks, a plain
+one of VGG's kind with ReLU and dropout in its middle as Bayesian SegNet has it, and one of inverted
 blocks with HardSwish and SiLU, are trained here for a few hundred steps at a quarter of the size.
 
     python benchmarks/moments_study.py DATA --weights W.pt [--frames 12] [--samples 200]
