@@ -8,8 +8,9 @@ total variance as a share of that of the samples. Cost is the time of trunk and 
 samples against the network without dropout, in pairs, ONNX Runtime on one thread.
 
 The shipped architecture takes a state dict of `training.fit.loop`. The two other networks, a plain
-one of VGG's kind with ReLU and dropout in its middle as Bayesian SegNet has it, and one of inverted
-blocks with HardSwish and SiLU, are trained here for a few hundred steps at a quarter of the size.
+one of VGG's kind with ReLU and dropout in its middle as Bayesian SegNet has it, and one of
+inverted blocks with HardSwish and SiLU, are trained here for a few hundred steps at a quarter of
+the size.
 
     python benchmarks/moments_study.py DATA --weights W.pt [--frames 12] [--samples 200]
         [--steps 200] [--nets head,decoder,everywhere,vgg,swish]
