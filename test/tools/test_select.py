@@ -421,6 +421,25 @@ def test_tables_of_different_models_are_refused(
     assert sentence in refused(capsys, ten, other, *out)
 
 
+@pytest.mark.parametrize('has_names', [True, False])
+def test_a_labelled_picture_is_not_chosen_again_from_a_folder_that_another_came_into(
+    tmp_path: Path, has_names: bool
+) -> None:
+    """The same pictures by another path; without names they are known by their places."""
+    def picture(k: int, at: int, source: str) -> ScoreRow:
+        made = row(k, 3.0 - k / 10, 'dive', source, 'folder', '', 1 << k)
+        return replace(made, index=at, stamp_ns=at * 10**9, file=f'{k}.png' if has_names else '')
+
+    moved = 1 if has_names else 0
+    before = table(tmp_path / 'before', [picture(k, k, '/old/reef') for k in range(3)])
+    rows = [picture(k, k + moved, '/new/reef') for k in range(5)]
+    now = table(tmp_path / 'now', [picture(9, 0, '/new/reef'), *rows] if has_names else rows)
+    assert main(['select', str(now), '-n', '2', '--strategy', 'top-k', '--min-distance', '0',
+                 '--sheet', '0', '-o', str(tmp_path / 'out'), '--labelled', str(before)]) == 0
+    chosen = pq.read_table(tmp_path / 'out' / 'selection.parquet').column('phash').to_pylist()
+    assert chosen == [1 << 3, 1 << 4]
+
+
 def test_what_was_labelled_with_the_network_of_before_is_not_chosen_again(
     ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
