@@ -127,5 +127,5 @@ def test_labelled_frames_are_not_foreign(
              'compare': ['compare', str(bundle), str(data), '--cache', str(tmp_path / 'cache')]}
     assert main([*words[verb], '--ood', str(ood), *RULE, *RUN]) == 2
     said = capsys.readouterr().err
-    assert "1 of 4 images of --ood are labelled frames too, pixel for pixel (the first is " \
+    assert '1 of 4 images of --ood are labelled frames too, pixel for pixel (the first is ' \
         "'reef.png', which is 'frame_5_110')" in said
