@@ -240,6 +240,17 @@ def test_a_run_that_is_finished_is_not_trained_again_and_a_half_one_not_built_on
         train(longer, tmp_path / 'net.pt', member=1)
 
 
+def test_a_member_of_another_first_network_is_not_taken_for_one_of_this(tmp_path: Path) -> None:
+    """Its decoder stands on an encoder that is gone: two networks at the price of two."""
+    plan, file = as_ensemble(tiny_recipe(), EnsemblePlan(2, 'decoders')), tmp_path / 'net.pt'
+    train(plan, file)
+    train(plan, file, member=1)  # the same first network: finished
+    member_file(file, 0).with_suffix('.progress').unlink()
+    train(recipes.reseeded(plan, 5), file, member=0)
+    with pytest.raises(TrainingError, match='other encoder of the first member'):
+        train(plan, file, member=1)
+
+
 @pytest.mark.slow
 def test_decoders_may_be_trained_for_fewer_epochs_than_the_first_network(tmp_path: Path) -> None:
     plan = dataclasses.replace(

@@ -38,7 +38,7 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.encoders import encoder_kind, load_imagenet
-from uncertainty_seg.training.export import export_marked, load_weights
+from uncertainty_seg.training.export import export_marked, load_weights, read_state
 from uncertainty_seg.training.fit.augmentation import Augmentation, IMAGENET_MEAN, IMAGENET_STD
 from uncertainty_seg.training.fit.loop import (
     affordable_epochs,
@@ -450,8 +450,16 @@ def _origin(job: _TrainingRun, start: str, extras: Extras) -> dict[str, str]:
         'weights to start from': digest_of({} if weights is None else weights),
         'training images': digest_of_images(job.data),
         'images of the split val': digest_of_images(extras.val),
+        **_origin_of_trunk(job),
         **_origin_of_target(extras.target),
     }
+
+
+def _origin_of_trunk(job: _TrainingRun) -> dict[str, str]:
+    """Return a digest of what a member shares with the first one, which may be trained anew."""
+    if job.trunk is None:
+        return {}
+    return {f'{job.shared} of the first member': digest_of(read_state(job.trunk))}
 
 
 def _origin_of_target(target: SimToReal) -> dict[str, str]:

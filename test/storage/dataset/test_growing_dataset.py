@@ -607,7 +607,7 @@ def spoiled(source: Path, what: str) -> None:
 
 @pytest.mark.parametrize(('what', 'sentence'), [
     ('empty', 'holds no labelled image'), ('mask', "the mask of 'dive 9_"),
-    ('id', 'has the class id 99'), ('size', r'is \(3, 3\), its image'),
+    ('id', 'has the class id 99'), ('size', r'is 3x3, its image \d+x\d+, .*: save the mask'),
     ('unreviewed', '1 of 3 frames of .* are not reviewed'),
     ('renamed', rf"has other classes than .*: {len(NAMES) - 1} is 'kelp' and not "
      rf"'{NAMES[-1]}', expected"),

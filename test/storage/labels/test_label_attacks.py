@@ -149,7 +149,9 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
     'labelme no points': (shape(points=[]), 'is no file of LabelMe'),
     'labelme infinite': (shape(points=[[1e999, 0]]), 'is no file of LabelMe'),
     'folder png': (lambda f: (f / 'masks' / f'{FRAME.stem}.png').write_bytes(
-        black_png(9, 9, 16, 6)) and None, r'is \(9, 9, 4\) of uint16'),
+        black_png(9, 9, 16, 6)) and None, 'has 16 bits, expected a PNG of one channel of 8 bits'),
+    'folder colours': (lambda f: (f / 'masks' / f'{FRAME.stem}.png').write_bytes(
+        black_png(9, 9, 8, 2)) and None, 'has 3 channels, .*: save the ids themselves, not their'),
     'folder webp': (lambda f: (f / 'masks' / f'{FRAME.stem}.png').write_bytes(
         b'RIFF' + bytes(90)) and None, 'expected a jpeg or png file.*a PNG of one channel'),
 }

@@ -183,7 +183,8 @@ def test_labels_of_other_frames_classes_and_sizes_are_refused(
     cv2.imwrite(str(place), np.full((64, 64), 9, np.uint8))
     assert "the mask of 'grey_0' has the class id 9" in refused(capsys, words(here))
     cv2.imwrite(str(place), np.zeros((32, 64), np.uint8))
-    assert "the mask of 'grey_0' is (32, 64), its image (64, 64)" in refused(capsys, words(here))
+    assert "the mask of 'grey_0' is 64x32, its image 64x64, expected equal sizes: save" in refused(
+        capsys, words(here))
     text = (folder / 'classes.json').read_text().replace('left', 'port')
     (folder / 'classes.json').write_text(text)
     assert 'has the classes port, right (ignored: 255), and the study left, right' in refused(

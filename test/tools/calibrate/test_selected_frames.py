@@ -141,6 +141,7 @@ def test_what_is_not_reviewed_is_refused_by_every_verb(
 
     class Asked:
         data, split, folds, fold = [tmp_path / 'data'], 'train', 0, None
+        out = tmp_path / 'made'
 
     with pytest.raises(DatasetError, match='7 of 60 frames'):
         training_images(Asked())  # type: ignore[arg-type]

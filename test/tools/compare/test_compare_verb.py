@@ -369,7 +369,9 @@ def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path, fre
     other = tiny_card(name='other', class_names=('a', 'b', 'c'))
     write_bundle(tmp_path / 'other', other, {'trunk.onnx': tiny_trunk().SerializeToString(),
                                              'head.onnx': tiny_head().SerializeToString()})
-    (tmp_path / 'none').mkdir()
+    for name in ('none', 'small'):
+        (tmp_path / name).mkdir()
+    cv2.imwrite(str(tmp_path / 'small' / f'{stem}.png'), np.ones((4, 5), np.uint8))
     tiny, val = place / 'tiny', place / 'val'
     for words, sentence in (
         ((tiny, tmp_path / 'other', val), "'other' has the classes ('a', 'b', 'c')"),
@@ -379,6 +381,8 @@ def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path, fre
         ((tiny, val, '--ood', tmp_path / 'none'), 'no image in'),
         ((tiny, val, '--ood', place / 'other', '--ood', val / '..' / 'other'), 'more than one'),
         ((tiny, val, '--unknown', tmp_path / 'none'), 'shows an unseen object'),
+        ((tiny, val, '--unknown', tmp_path / 'small'),
+         '.png is 5x4, expected 64x48 and one channel, as its image: save the mask in the size'),
         ((tiny, val, '--unknown-classes', 'wreck'), "no class 'wreck' in the folder"),
         ((tiny, val, '--unknown-classes', 'red'), 'the folder has the classes'),
         ((tiny, val, '--bad', 'sharpness<1'), 'the rule for bad frames'),

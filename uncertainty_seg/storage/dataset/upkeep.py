@@ -209,8 +209,9 @@ def file_facts(image: Path, mask: Path, classes: ClassTable) -> dict[str, Any]:
                            'JPEG or PNG') from err
     ids = read_mask(mask)
     if ids.shape != picture.shape[:2]:
-        raise DatasetError(f'mask {mask} is {ids.shape}, its image {picture.shape[:2]}',
-                           'equal sizes')
+        sizes = [f'{part.shape[1]}x{part.shape[0]}' for part in (ids, picture)]
+        raise DatasetError(f'mask {mask} is {sizes[0]}, its image {sizes[1]}', 'equal sizes',
+                           'save the mask in the size of the image')
     counts = np.bincount(ids.ravel(), minlength=256)
     there = np.flatnonzero(counts).tolist()
     strange = sorted({*there} - {*range(len(classes.names)), classes.ignore_index})

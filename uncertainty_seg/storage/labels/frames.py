@@ -335,7 +335,10 @@ def read_mask(file: Path) -> LabelMap:
     except (OSError, ValueError, ImageError) as err:
         raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
     if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise DatasetError(f'mask {file} is {mask.shape} of {mask.dtype}', wanted)
+        came = '16 bits' if mask.dtype != np.uint8 else \
+            f'{mask.shape[2]} channels, or a palette'
+        raise DatasetError(f'mask {file} has {came}', wanted,
+                           'save the ids themselves, not their colours')
     return np.asarray(mask, np.uint8)
 
 

@@ -276,8 +276,9 @@ class _LabelRound:
             'labelled', tuple(self.paths[stem] for stem in found))]
         for stem, image, mask in zip(found, images, found.values(), strict=True):
             if image.shape[:2] != mask.shape:
-                raise DatasetError(f'the mask of {stem!r} is {mask.shape}, its image '
-                                   f'{image.shape[:2]}', 'equal sizes')
+                sizes = [f'{part.shape[1]}x{part.shape[0]}' for part in (mask, image)]
+                raise DatasetError(f'the mask of {stem!r} is {sizes[0]}, its image {sizes[1]}',
+                                   'equal sizes', 'save the mask in the size of the image')
         table = self.classes
         data = LabelledFolder(images, list(found.values()), list(found), table.names,
                               table.palette, table.ignore_index)

@@ -255,7 +255,9 @@ def _unknown_masks(
             raise DatasetError(f'{path} is no mask that can be read ({why(err)})',
                                'a png file of one byte a pixel') from err
         if mask.shape != shape:
-            raise DatasetError(f'{path} is {mask.shape}', f'{shape}, as its image')
+            came = f'{mask.shape[1]}x{mask.shape[0]}' + ' in colours' * (mask.ndim > 2)
+            raise DatasetError(f'{path} is {came}', f'{shape[1]}x{shape[0]} and one channel, as '
+                               'its image', 'save the mask in the size of the image')
         found[stem] = mask > 0
     if not any(mask.any() for mask in found.values()):
         raise DatasetError(f'no mask in {folder} shows an unseen object',
