@@ -20,11 +20,14 @@ from uncertainty_seg.ros.launching import checks
 
 # Handed on to the launch file of the node as they are.
 HANDED_ON = ('model', 'image', 'params_file', 'namespace', 'use_sim_time', 'rviz', 'log_level')
+# What is not declared here reaches the launch file of the node all the same.
+ARGUMENTS = ('bag', 'topic', 'rate', *checks.NODE_ARGUMENTS)
 MOST_S = 3600.0  # as the parameters accept
 
 
 def processes(context: LaunchContext) -> list:
     """Check what the player needs, and make the node and the player."""
+    checks.require_known(context, ARGUMENTS, 'demo.launch.py')
     share = get_package_share_directory('uncertainty_seg')
     bag = LaunchConfiguration('bag').perform(context)
     if not os.path.exists(os.path.expanduser(bag)):

@@ -18,10 +18,12 @@ from uncertainty_seg.ros.launching import checks
 
 NODE_NAME = 'speed_governor'
 TOPICS = ('confident', 'cmd_vel', 'cmd_vel_limited')
+ARGUMENTS = (*TOPICS, 'params_file', 'namespace', 'use_sim_time', 'log_level')
 
 
 def node_of(context: LaunchContext) -> list:
     """Make the node, with a parameter file where one is given."""
+    checks.require_known(context, ARGUMENTS, 'speed_governor.launch.py')
     said = {name: LaunchConfiguration(name).perform(context)
             for name in (*TOPICS, 'params_file', 'namespace', 'use_sim_time')}
     for name in (*TOPICS, 'namespace'):

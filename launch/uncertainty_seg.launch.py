@@ -39,6 +39,7 @@ RVIZ = ('rviz2', 'rviz2')
 
 def processes(context: LaunchContext) -> list:
     """Check everything, and then make the processes; what raises later leaves others behind."""
+    checks.require_known(context, checks.NODE_ARGUMENTS, 'uncertainty_seg.launch.py')
     share = get_package_share_directory('uncertainty_seg')
     said = {name: LaunchConfiguration(name).perform(context) for name in (
         'model', 'autostart', 'cameras', 'image', 'params_file', 'namespace', 'rviz')}

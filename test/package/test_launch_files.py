@@ -8,6 +8,7 @@ That the real launch (or play_launch) reads and starts them is the step scripts/
 
 import os
 from pathlib import Path
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,24 @@ def test_the_nodes_arguments_are_declared_and_described() -> None:
     page = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
     for argument in declared:
         assert f'`{argument.words[0]}`' in page
+
+
+@pytest.mark.parametrize('file', ['uncertainty_seg', 'demo', 'speed_governor'])
+def test_an_argument_that_launch_would_pass_over_is_refused_in_a_sentence(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = ['/bin/ros2', 'launch', 'uncertainty_seg', f'{file}.launch.py']
+    monkeypatch.setattr(sys, 'argv', program)
+    names = [a.words[0] for a in actions_of(f'{file}.launch.py')['DeclareLaunchArgument']]
+    known = [f'{name}:=x' for name in (*names, 'emulate_tty', 'sigterm_timeout')]
+    actions_of(f'{file}.launch.py', SimpleNamespace(argv=known))
+    # What is meant as a parameter, of the node or of the governor.
+    misspelt = SimpleNamespace(argv=[*known, 'lock_gate:=true'])
+    with pytest.raises(ConfigError, match=f'^lock_gate is no argument of {file}.launch.py, expec'):
+        actions_of(f'{file}.launch.py', misspelt)
+    # A launch file of somebody's own has arguments of its own.
+    monkeypatch.setattr(sys, 'argv', [*program[:2], 'auv', 'bringup.launch.py'])
+    actions_of(f'{file}.launch.py', misspelt)
 
 
 def parameters(folder: Path, node: str, line: str) -> str:

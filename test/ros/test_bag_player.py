@@ -4,6 +4,8 @@
 from collections.abc import Iterator
 import json
 from pathlib import Path
+import signal
+import time
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -311,6 +313,29 @@ def test_a_player_that_waits_says_for_whom(tmp_path: Path, domain: int) -> None:
     waits, nobody = output.splitlines()
     assert waits == 'uncertainty_seg_play: waiting for a subscriber on /image, 4 s at most'
     assert 'nobody subscribes to /image within 4 s' in nobody
+
+
+def test_a_signal_that_a_terminal_and_launch_both_send_is_one(
+    tmp_path: Path, domain: int
+) -> None:
+    bag, players = write_bag(tmp_path / 'bag'), []
+    try:
+        for k in range(4):
+            players.append(Process([*PLAYER, str(bag), '--ros-args', '-r', f'image:=/nobody{k}'],
+                                   domain, tmp_path / f'log{k}'))
+        for k, player in enumerate(players):
+            end_s = time.monotonic() + 60
+            while 'waiting for a subscriber' not in player.output:
+                assert player.is_running and time.monotonic() < end_s, player.output
+                time.sleep(0.01)
+            player.send_signal(signal.SIGINT)
+            time.sleep((0.0, 0.002, 0.03, 0.2)[k])
+            player.send_signal(signal.SIGINT)
+            assert player.wait() == 0, player.output
+            assert player.output.count('\n') == 1
+    finally:
+        for player in players:
+            player.end()
 
 
 @pytest.mark.parametrize('rate', ['0', '-1', 'nan', 'fast'])

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 import json
-import signal
 import sys
 import threading
 import time
@@ -37,8 +36,8 @@ from uncertainty_seg.errors import (
     UncertaintySegError,
 )
 from uncertainty_seg.ros.camera_link import COMPRESSED
-from uncertainty_seg.ros.launching.entry import stop_signals
 from uncertainty_seg.ros.launching.start import own_words, start_ros
+from uncertainty_seg.ros.node_life import ignore_signals, interrupt_on_signals
 from uncertainty_seg.storage.bags.messages import (
     COMPRESSED_TYPE,
     image_message,
@@ -182,8 +181,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit code: 0 also when interrupted, 1 for a bag that cannot be played, 2 for misuse.
 
     """
-    for number in stop_signals():
-        signal.signal(number, signal.default_int_handler)
+    interrupt_on_signals()
     words = list(sys.argv[1:] if args is None else args)
     options = _parser().parse_args(own_words(words))
     try:
@@ -193,6 +191,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f'uncertainty_seg_play: {err}', file=sys.stderr)
         return 2 if isinstance(err, ConfigError) else 1
     except KeyboardInterrupt:
+        ignore_signals()
         return 0
     finally:
         rclpy.try_shutdown()

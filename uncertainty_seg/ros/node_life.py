@@ -159,6 +159,20 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
+def interrupt_on_signals() -> None:
+    """Turn a signal into a KeyboardInterrupt; what a terminal and launch both send into one."""
+    noted_s: list[float] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if not noted_s or now_s - noted_s[-1] > SAME_SIGNAL_S:
+            noted_s.append(now_s)
+            raise KeyboardInterrupt
+
+    for number in stop_signals():
+        signal.signal(number, on_signal)
+
+
 def ignore_signals() -> None:
     """Let no further signal interrupt the last things that a process does."""
     for number in stop_signals():

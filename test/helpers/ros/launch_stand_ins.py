@@ -76,12 +76,13 @@ def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
     yield
 
 
-def actions_of(file: str) -> dict[str, list[Any]]:
+def actions_of(file: str, context: Any = None) -> dict[str, list[Any]]:
     """Return the actions of a launch file by their kind, opaque ones opened."""
     description = runpy.run_path(str(ROOT / 'launch' / file))['generate_launch_description']()
     by_kind: dict[str, list[Any]] = {}
     for action in description.words[0]:
-        opened = action.function(None) if type(action).__name__ == 'OpaqueFunction' else [action]
+        is_opaque = type(action).__name__ == 'OpaqueFunction'
+        opened = action.function(context) if is_opaque else [action]
         for one in opened:
             by_kind.setdefault(type(one).__name__, []).append(one)
     return by_kind

@@ -10,11 +10,12 @@ imports neither launch nor rclpy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 import copy
 import os
 from pathlib import Path
 import re
+import sys
 import tempfile
 from typing import Any
 
@@ -28,7 +29,13 @@ from uncertainty_seg.storage.parameter_files import (
 )
 
 NODE_NAME = 'uncertainty_seg'
+NODE_ARGUMENTS = (
+    'model', 'image', 'cameras', 'params_file', 'namespace', 'use_sim_time', 'autostart',
+    'stale_timeout_s', 'max_age_s', 'respawn', 'respawn_delay', 'rviz', 'log_level')
 EXIT_MISUSE = 2
+# What launch itself takes for whatever it starts.
+OF_LAUNCH = ('emulate_tty', 'launch-prefix', 'launch-prefix-filter', 'sigterm_timeout',
+             'sigkill_timeout')
 _TOPIC = re.compile(r'(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
 
 
@@ -37,6 +44,22 @@ def require_name(argument: str, text: str) -> None:
     if text not in ('', '/') and not _TOPIC.fullmatch(text.rstrip('/')):
         raise ConfigError(f'{argument} is {text!r}', 'names of letters, digits and _ with / '
                           'between them, a letter first')
+
+
+def require_known(context: Any, names: Collection[str], file: str) -> None:
+    """
+    Refuse arguments that launch would pass over without a word, such as lock_gate:=true.
+
+    Those of a launch file that includes this one are the affair of that one.
+    """
+    if not any(os.path.basename(word) == file for word in getattr(sys, 'argv', None) or ()):
+        return
+    given = [word.partition(':=')[0] for word in getattr(context, 'argv', None) or ()
+             if ':=' in word]
+    unknown = [name for name in given if name not in names and name not in OF_LAUNCH]
+    if unknown:
+        raise ConfigError(f'{unknown[0]} is no argument of {file}', f'one of {", ".join(names)}',
+                          'give parameters of the node in params_file')
 
 
 def positive(argument: str, text: str) -> float:
