@@ -79,7 +79,7 @@ def line_of(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, A
 def test_figures_and_intervals_are_those_without_the_copies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each frame three times gave intervals that were 0.58 times as wide."""
+    """Each frame three times as a block of its own makes intervals narrower, by 3 ** -0.5."""
     data = write_folder(tmp_path / 'data', 30, 3)
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
     words = [['evaluate', str(bundle), str(data), *RUN],
