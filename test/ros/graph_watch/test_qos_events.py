@@ -310,6 +310,7 @@ def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: Rig) -> Non
 def test_a_camera_that_has_just_come_is_not_said_to_lose_its_frames(rig: Rig) -> None:
     def message() -> str:
         return str(rig.health[-1].status[0].message) if rig.health else ''
+    rig.client.node.destroy_publisher(rig.client.camera)  # where it was not before
     rig.client.wait_until(lambda: message().startswith('no publisher on /cam in'), 'a lonely node')
     start_s = time.monotonic()
     camera = rig.client.node.create_publisher(Image, '/cam', 10)
