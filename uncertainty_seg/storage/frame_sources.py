@@ -106,7 +106,7 @@ class SourceFrame:
     kept_as : str
         Why a log kept it, one of its `REASONS`; empty in a bag or a folder.
     file : str
-        Name of the file of a folder; else empty.
+        Name of the file of a folder, if a table can hold it; else empty.
 
     """
 
@@ -293,7 +293,8 @@ def _pictures_named(
 def _folder_frames(source: FrameSource) -> _Items:
     for index, path in enumerate(pictures(Path(source.path))):
         yield index, lambda path=path, index=index: _picture(  # type: ignore[misc]
-            path, index, index * PICTURE_STEP_NS, '', source.dive, file=path.name)
+            path, index, index * PICTURE_STEP_NS, '', source.dive,
+            file=path.name if is_text(path.name) else '')
 
 
 def _log_frames(source: FrameSource) -> _Items:
