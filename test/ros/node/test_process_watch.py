@@ -339,7 +339,7 @@ class NodeProcess:
 
     def end(self, *sent: Any, listener: Listener | None = None) -> list[str]:
         """Send such frames until the process has ended; returns every reason from then on."""
-        first = len(self.status)
+        first, first_health = len(self.status), len(self.health)
         self.client.watched = None
 
         def has_ended() -> bool:
@@ -352,7 +352,8 @@ class NodeProcess:
         assert self.process.wait() == EXIT_WATCH
         assert not self.flags[-1].data
         reasons = [s.status[0].message for s in self.status[first:]]
-        told = reasons + [s.status[0].message for s in self.health]
+        # Before the first frame it was right to say that there was none.
+        told = reasons + [s.status[0].message for s in self.health[first_health:]]
         assert not [text for text in told if 'lost in transport' in text or 'no frame on' in text]
         return reasons
 
