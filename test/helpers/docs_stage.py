@@ -38,6 +38,8 @@ from uncertainty_seg.tools.calibrate import calibration_run
 BUNDLES = ('BUNDLE', 'bundle', 'models/suim', 'models/pipeline')
 LABELLED = ('DIR', 'DATA', 'OTHER', 'SEEN', 'NEW', 'SEEN/ood', 'OTHER/ood', 'suim_dev', 'ood_dev',
             'SCENES_SEED_1', 'SCENES_SEED_1/ood', 'SCENES_SEED_1077', 'train', 'val', 'test')
+# Images of another kind: none of them may be a labelled one.
+FOREIGN = ('OTHER', 'SEEN/ood', 'OTHER/ood', 'ood_dev', 'SCENES_SEED_1/ood')
 BAGS = ('IN_BAG', 'INPUT', 'dive_bag')
 NETS = ('NET.onnx', 'net.onnx', 'a.onnx', 'b.onnx', 'c.onnx')
 FACTORY = """
@@ -62,8 +64,10 @@ def make_stage(folder: Path) -> None:
     """Write everything that the pages name and do not make themselves."""
     rng = np.random.default_rng(0)
     source = write_folder(folder / 'labelled', 90, 1, splits=True)
+    foreign = write_folder(folder / 'foreign', 90, 9, splits=True)
     for name in LABELLED:
-        shutil.copytree(source, folder / name, dirs_exist_ok=True, copy_function=os.link)
+        shutil.copytree(foreign if name in FOREIGN else source, folder / name,
+                        dirs_exist_ok=True, copy_function=os.link)
     for index, name in enumerate(('train', 'val', 'test')):
         shutil.rmtree(folder / name)
         write_folder(folder / name, 45, 2 + index)

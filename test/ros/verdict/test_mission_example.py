@@ -170,6 +170,12 @@ def test_a_verdict_that_waited_while_the_process_was_paused_allows_nothing(
         client.spin(2 * TIMEOUT_S)
         limits.clear()
         process.send_signal(signal.SIGCONT)
+
+        def has_come() -> bool:  # seconds later where DDS sends it again
+            if compare_clocks:
+                return 'was not judged now' in process.output
+            return any(limit.data == CRUISE for limit in limits)
+        client.wait_until(has_come, 'the verdict that waited')
         client.spin(3 * TIMEOUT_S)
         # By the receipt alone it is new, so it did wait and come.
         assert {limit.data for limit in limits} == ({0.0} if compare_clocks else {CRUISE, 0.0})
