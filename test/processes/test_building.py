@@ -34,6 +34,8 @@ from ros_helpers import (
 RIG = str(Path(__file__).resolve().parents[1] / 'rigs' / 'ros_engine_node.py')
 # A quiet machine needs 0.7 s.
 LONGEST_S = 15.0
+# A verb that goes on for longer after a signal was not just about to end.
+DONE_S = 0.3
 RTX = os.environ.get('UNCERTAINTY_SEG_RTX17', '')
 PATH = os.pathsep.join(filter(None, [str(ROOT), RTX, os.environ.get('PYTHONPATH', '')]))
 WITH_RTX = [pytest.mark.slow, pytest.mark.skipif(
@@ -93,22 +95,34 @@ def test_a_signal_leaves_the_build_with_a_last_false(
 def test_a_signal_ends_the_verb_that_builds_and_no_half_engine_is_left(
     tmp_path: Path, seed: int, number: int
 ) -> None:
+    delay_s = random.Random(2 * seed + (number == signal.SIGINT)).uniform(0.0, 2.0)
+    for attempt in range(5):  # a quick machine may be done before the signal
+        cache = tmp_path / str(attempt)
+        code, output, said, took_s = interrupted_build(cache, delay_s / 2**attempt, number)
+        assert took_s < LONGEST_S
+        # In its last milliseconds Python has no handlers any more.
+        if code not in (0, -number) or took_s > DONE_S:
+            break
+    assert code == 128 + number, said
+    assert output == '' and said.splitlines()[-1] == 'stopped' and 'Traceback' not in said
+    whole = {path.stem for path in cache.glob('*.json')}
+    assert {path.stem for path in cache.glob('*.engine')} == whole
+    assert not [path for path in cache.iterdir()
+                if path.suffix not in ('.json', '.engine', '.lock')]
+
+
+def interrupted_build(cache: Path, delay_s: float, number: int) -> tuple[int, str, str, float]:
+    """Return exit code, stdout, stderr, and the seconds from the signal to the end."""
+    cache.mkdir()
     words = [sys.executable, '-m', 'uncertainty_seg', 'build-engines', 'pipeline', '--cache',
-             str(tmp_path), '--compute-capability']
-    environment = {**os.environ, 'PYTHONPATH': PATH}
-    with subprocess.Popen([*words, '8.6,8.9,12.0'], stdout=subprocess.PIPE, text=True,
-                          stderr=subprocess.PIPE, env=environment) as process:
-        while not list(tmp_path.glob('*.lock')):  # of the first build
+             str(cache), '--compute-capability', '8.6,8.9,12.0']
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE,
+                          env={**os.environ, 'PYTHONPATH': PATH}) as process:
+        while not list(cache.glob('*.lock')):  # of the first build
             assert process.poll() is None
             time.sleep(0.05)
-        time.sleep(random.Random(2 * seed + (number == signal.SIGINT)).uniform(0.0, 2.0))
+        time.sleep(delay_s)
         process.send_signal(number)
         start_s = time.monotonic()
         output, said = process.communicate(timeout=60)
-        assert time.monotonic() - start_s < LONGEST_S
-        assert process.returncode == 128 + number, said
-        assert output == '' and said.splitlines()[-1] == 'stopped' and 'Traceback' not in said
-    whole = {path.stem for path in tmp_path.glob('*.json')}
-    assert {path.stem for path in tmp_path.glob('*.engine')} == whole
-    assert not [path for path in tmp_path.iterdir()
-                if path.suffix not in ('.json', '.engine', '.lock')]
+        return process.returncode, output, said, time.monotonic() - start_s
