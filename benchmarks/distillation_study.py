@@ -21,6 +21,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn, Tensor
@@ -104,13 +105,13 @@ def run(args: Any) -> None:
     nets = [load_net(member_file(first, m), data.num_classes, NO_DROPOUT, plan.encoder)
             for m in range(args.members)]
     teacher = Teacher(nets, loop.class_weights(data, plan.fit.class_power))
-    loop.segmentation_loss = teacher.loss  # type: ignore
     args.out.mkdir(parents=True, exist_ok=True)
     folds.write_folds(args.out / folds.FOLDS_FILE, fold_by_stem)
     weights = args.out / f'fold-{args.fold}.pt'
     nn.modules.module.register_module_forward_pre_hook(
         lambda net, given: teacher.look(net, given) if isinstance(net, PyramidNet) else None)
-    train_weights(plan, data, args.imagenet, weights, threads=1)
+    with mock.patch.object(loop, 'segmentation_loss', teacher.loss):
+        train_weights(plan, data, args.imagenet, weights, threads=1)
     make_bundle(plan, whole, weights, args.out / f'fold-{args.fold}')
 
 

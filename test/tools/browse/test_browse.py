@@ -212,15 +212,21 @@ def test_a_selection_is_marked_and_what_nobody_reviewed_says_so(
     assert values['hasSelection'] and values['hasTruth']
 
 
-def test_frames_are_known_again_by_the_key_that_their_record_has(
-    sample: tuple[Path, Path], tmp_path: Path
-) -> None:
-    labelled, table = sample
-    other = tmp_path / 'imported'
+def as_imported(labelled: Path, folder: Path) -> Path:
+    """Copy a labelled folder with the names that `import-labels` gives."""
+    other = folder / 'imported'
     shutil.copytree(labelled, other)
     for place in ('images', 'masks'):
         for path in (other / place).iterdir():
             path.rename(path.with_name(f'dive__{path.name}'))
+    return other
+
+
+def test_frames_are_known_again_by_the_key_that_their_record_has(
+    sample: tuple[Path, Path], tmp_path: Path
+) -> None:
+    labelled, table = sample
+    other = as_imported(labelled, tmp_path)
     keys = read_rows(table).column('frame_key').to_pylist()
     write_review(other, {f'dive__frame_{k}': FrameReview(True, 'corrected', frame=keys[k])
                          for k in range(8)})
@@ -254,11 +260,7 @@ def test_labels_of_a_folder_that_was_scored_again_keep_their_pictures(
 ) -> None:
     """Their record has the name of a picture; that of an older release its position."""
     labelled, table = sample
-    other = tmp_path / 'imported'
-    shutil.copytree(labelled, other)
-    for place in ('images', 'masks'):
-        for path in (other / place).iterdir():
-            path.rename(path.with_name(f'dive__{path.name}'))
+    other = as_imported(labelled, tmp_path)
     write_review(other, {f'dive__frame_{k}': FrameReview(True, 'corrected', frame=form.format(k))
                          for k in range(8)})
     if 'frame' in form:
