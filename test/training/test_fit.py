@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
+from uncertainty_seg.training.fit import loop  # noqa: E402
 from uncertainty_seg.training.fit.augmentation import Augmentation, normalise  # noqa: E402
 from uncertainty_seg.training.fit.loop import class_weights, fit, restore_priors  # noqa: E402
 from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
@@ -94,6 +95,27 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
     for a, b in zip(one.parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert any((a != b).any() for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this torch has no oneDNN')
+def test_on_one_thread_1x1_convolutions_are_computed_by_onednn_and_left_as_they_were(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.profiler.profile() as fast:
+            _, losses = trained(epochs=1)
+        fit(net := TinyNet(), toy(), FitSettings(epochs=1, batch=4, augmentation=PLAIN))
+        monkeypatch.setattr(loop, '_take_fast_kernels', lambda _net: [])
+        with torch.profiler.profile() as plain:
+            _, expected = trained(epochs=1)
+    finally:
+        torch.set_num_threads(before)
+    assert not [e.key for e in fast.key_averages() if 'slow_conv' in e.key]
+    assert [e.key for e in plain.key_averages() if 'slow_conv' in e.key]
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert net.classifier.dilation == (1, 1)
 
 
 def test_frozen_layers_stay_as_they_came_and_the_others_do_not() -> None:

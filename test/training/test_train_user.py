@@ -43,6 +43,7 @@ from uncertainty_seg.training.init_weights import (  # noqa: E402
     read_weights,
     Taken,
 )
+from uncertainty_seg.training.members import EnsemblePlan  # noqa: E402
 from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
 from uncertainty_seg.training.recipes import load_net, make_bundle, train_weights  # noqa: E402
 from uncertainty_seg.training.run_facts import find_classifier, Held, read_facts  # noqa: E402
@@ -630,6 +631,26 @@ def test_weights_are_read_back_from_a_bundle_as_the_same_function_in_eval_and_in
     # A norm in training takes the statistics of its batch: with its own undone, all is lost.
     assert float((trained - expected).abs().mean()) < 0.1 * spread
     assert float((folded - expected).abs().mean()) > 0.3 * spread
+
+
+@pytest.mark.parametrize('kind', ['decoders', 'nets'])
+def test_of_an_ensemble_the_first_member_is_read_back(
+    finished: tuple[Path, PyramidNet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    bundle, net = finished
+    monkeypatch.setattr(recipes, 'load_imagenet', lambda *_: None)
+    plan = recipes.as_ensemble(test_members.tiny_recipe(2), EnsemblePlan(2, kind))
+    shutil.copy(bundle.parent / 'net.pt', tmp_path / 'm.0.pt')
+    train_weights(plan, toy(8), Path('none.pth'), tmp_path / 'm.pt', 1, member=1)
+    make_bundle(plan, toy(8), tmp_path / 'm.pt', tmp_path / 'both')
+    taken = read_bundle(load_bundle(str(tmp_path / 'both')))
+    assert (taken.encoder, taken.source) == ('lite0', 'the first member of the bundle suim')
+    mine = PyramidNet(3, DropoutPlan(head=0.0), 'lite0')
+    load_what_fits(mine, taken, taken.class_names)
+    batch = normalise(np.stack(smooth_images(4)))
+    with torch.no_grad():
+        expected = net.eval()(batch)
+        assert float((mine.eval()(batch) - expected).abs().max()) < 0.02 * float(expected.std())
 
 
 def test_rows_of_a_classifier_go_to_the_classes_of_the_same_name(

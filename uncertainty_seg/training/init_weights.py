@@ -26,6 +26,7 @@ from torch import nn, Tensor
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import still_inputs
 from uncertainty_seg.errors import TrainingError
+from uncertainty_seg.graph.algebra.ensemble import MEMBERS
 from uncertainty_seg.training.encoders import ENCODERS
 from uncertainty_seg.training.export import read_state
 from uncertainty_seg.training.fit.augmentation import normalise
@@ -39,6 +40,7 @@ _TOLERANCE = 0.02
 # Images that the statistics of the norms are measured on.
 STATISTICS_IMAGES = 32
 _FIX = 'give the file of weights that train wrote beside the bundle: --init FILE.pt'
+_READABLE = ('mc_dropout', 'single', 'deep_ensemble')
 _PREFIXES = ('module.', '_orig_mod.')
 
 
@@ -80,23 +82,24 @@ def read_weights(path: Path) -> Taken:
 
 def read_bundle(bundle: ModelBundle) -> Taken:
     """
-    Read the weights of a bundle of the shipped architecture back.
+    Read back the weights of a bundle of the shipped architecture, of an ensemble the first member.
 
     Raises TrainingError if it is of another network or method, or what was read does not give its
     logits.
     """
     card = bundle.card
-    if card.method not in ('mc_dropout', 'single'):
+    if card.method not in _READABLE:
         raise TrainingError(f'{card.name!r} is a bundle of the method {card.method}',
-                            'mc_dropout or single', _FIX)
-    layers = [*_layers(onnx.load(str(bundle.trunk_path))),
+                            f'one of {", ".join(_READABLE)}', _FIX)
+    layers = [*_layers(_first_member(onnx.load(str(bundle.trunk_path)))),
               *_layers(onnx.load(str(bundle.head_path)))]
     for encoder in ENCODERS:
         net = PyramidNet(card.num_classes, NO_DROPOUT, encoder).eval()
         if _fill(net, layers):
             _require_same_logits(net, bundle)
             return Taken(net.state_dict(), encoder, True, card.class_names,
-                         f'the bundle {card.name}')
+                         f'the first member of the bundle {card.name}' if card.members
+                         else f'the bundle {card.name}')
     raise TrainingError(f'{card.name!r} is no bundle of the shipped architecture ({len(layers)} '
                         'layers)', f'a PyramidNet with one of {", ".join(ENCODERS)}', _FIX)
 
@@ -183,6 +186,23 @@ class _Layer:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32] | None
     laid: tuple[int, int, int]
+
+
+def _first_member(trunk: onnx.ModelProto) -> onnx.ModelProto:
+    """Keep of a trunk that gives the logits of all members what the first one computes."""
+    made_by = {name: node for node in trunk.graph.node for name in node.output}
+    if MEMBERS not in made_by:
+        return trunk
+    wanted, kept = [made_by[MEMBERS].input[0]], set[str]()
+    while wanted:
+        name = wanted.pop()
+        if name in made_by and name not in kept:
+            kept.update(made_by[name].output)
+            wanted.extend(made_by[name].input)
+    nodes = [node for node in trunk.graph.node if node.output[0] in kept]
+    del trunk.graph.node[:]
+    trunk.graph.node.extend(nodes)
+    return trunk
 
 
 def _layers(model: onnx.ModelProto) -> Iterator[_Layer]:

@@ -104,6 +104,7 @@ def fit(
     batch = min(settings.batch, len(data.images))
     optimiser, schedule = _optimiser(net, settings, len(data.images) // batch)
     average = copy.deepcopy(net).eval()
+    taken = _take_fast_kernels(net)
     run = FitRun(net, average, optimiser, schedule, rng, copy.deepcopy(average))
     made_of = {**(origin or {}), **in_words(settings)}
     done = run.resume(progress, settings, made_of) if progress else 0
@@ -133,7 +134,26 @@ def fit(
             kept, kept_s = done, time.monotonic()
     if done < settings.epochs:
         _log.info('stopped: %s', why)
+    for layer in taken:
+        layer.dilation = (1, 1)
     return run.kept(watch)
+
+
+def _take_fast_kernels(net: nn.Module) -> list[nn.Conv2d]:
+    """
+    Have 1x1 convolutions computed by oneDNN on one thread, as on two; return those changed.
+
+    On one thread PyTorch gives those of fewer than 16 images to a routine of its own, unless they
+    are strided or dilated. The dilation of one weight changes nothing, and a step of the shipped
+    networks takes a quarter less time.
+    """
+    if torch.get_num_threads() > 1:
+        return []
+    taken = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)
+             and m.dilation == (1, 1) and m.groups == 1]
+    for layer in taken:
+        layer.dilation = (2, 2)
+    return taken
 
 
 def _said(row: Row) -> str:
