@@ -2,6 +2,8 @@
 """Thresholds: where they come to lie, and what a calibration refuses."""
 
 import dataclasses
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from uncertainty_seg.core.calibration import (
     Calibration,
     calibration_from_json,
     calibration_to_json,
+    image_digest,
     Promise,
 )
 from uncertainty_seg.core.scores.density import ScoreDensity
@@ -34,6 +37,28 @@ def test_a_calibration_without_floors_is_written_as_before_there_were_any() -> N
     assert 'floors' not in calibration_to_json(GOOD)
     other = dataclasses.replace(GOOD, floors={'entropy.mean': 0.1})
     assert calibration_from_json(calibration_to_json(other)) == other
+
+
+def test_the_images_that_were_calibrated_on_are_known_again_by_their_pixels() -> None:
+    rng = np.random.default_rng(0)
+    seen = [rng.integers(0, 256, (6, 8, 3), np.uint8) for _ in range(3)]
+    assert 'seen_images' not in calibration_to_json(GOOD) and GOOD.count_seen(seen) == 0
+    made = dataclasses.replace(GOOD, seen_images=tuple(map(image_digest, seen)))
+    read = calibration_from_json(calibration_to_json(made))
+    assert read == made and read.count_seen(seen) == 3
+    other = seen[0].copy()
+    other[5, 7, 2] ^= 1
+    strided = np.asfortranarray(seen[1])
+    assert read.count_seen([other, seen[2].reshape(8, 6, 3), strided]) == 1
+
+
+def test_cut_digests_of_images_are_refused() -> None:
+    facts = json.loads(calibration_to_json(dataclasses.replace(GOOD, seen_images=('a' * 16,))))
+    facts['seen_images'] = 'a' * 17
+    del facts['sha256']
+    facts['sha256'] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    with pytest.raises(CalibrationError, match='seen_images has 17 digits, no multiple of 16'):
+        calibration_from_json(json.dumps(facts))
 
 
 @pytest.mark.parametrize('change, words', [

@@ -380,6 +380,15 @@ def test_frames_that_the_limits_were_fitted_on_are_called_so(
         upper_bound(bound['num_bad'], bound['num_accepted'], num_tries=150))
     assert bound['upper'] > upper_bound(bound['num_bad'], bound['num_accepted'])
     assert 'it proves nothing' in report.read_text()
+    mixed = shutil.copytree(folders / 'fresh', tmp_path / 'mixed')
+    for source, count in (('val', 3), ('train', 2)):
+        for path in sorted((folders / source / 'images').iterdir())[:count]:
+            for part in ('images', 'masks'):
+                shutil.copy(folders / source / part / path.name, mixed / part / f'x_{path.name}')
+    assert ' of these images' not in caplog.text
+    code, fitted = call_json(['evaluate', str(calibrated[0]), str(mixed), *RUN])
+    assert code == 0 and fitted['is_fitted'] is True
+    assert 'fitted on 5 of these images: what is accepted' in caplog.text
 
 
 @pytest.mark.slow

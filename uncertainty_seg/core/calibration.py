@@ -10,7 +10,7 @@ scores.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 import dataclasses
 from dataclasses import dataclass, field
 import hashlib
@@ -31,6 +31,8 @@ HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
 _DIGEST = 'sha256'
 INDEPENDENT = 'independent'
+# Of a digest: among a million images two agree by chance once in 40 million sets.
+SEEN_DIGITS = 16
 
 # -------------------------------------------------------------------------------------------------
 # Many thresholds moved by one number.
@@ -323,6 +325,9 @@ class Calibration:
         Of each score, its least value on the validation frames, where the way to the limit begins
         that `gate.rise_ratio` is a share of; not in the file where there is none, as in one of an
         older release.
+    seen_images : tuple of str
+        `image_digest` of every image that was calibrated on, sorted; not in the file where there
+        is none, as in one of an older release.
 
     """
 
@@ -355,6 +360,7 @@ class Calibration:
     carried_error: float = 0.0
     carried_from: CarriedFrom | None = None
     floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -405,6 +411,11 @@ class Calibration:
                               f'calibrate the bundle with --alpha {alpha:g}')
         return self.promises[alphas.index(alpha)]
 
+    def count_seen(self, images: Iterable[NDArray[np.uint8]]) -> int:
+        """Count the BGR images that were calibrated on; 0 where that was not written down."""
+        seen = frozenset(self.seen_images)
+        return sum(image_digest(image) in seen for image in images) if seen else 0
+
     def least_of(self, name: str) -> float:
         """Return the least value of a score that is known of any frame; 0 if none is."""
         if name in self.floors:
@@ -431,7 +442,8 @@ def calibration_to_json(calibration: Calibration) -> str:
     facts = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
     if calibration.mask_draw == INDEPENDENT:  # as calibrations were before there was another
         del facts['mask_draw']
-    for name in ('carried_error', 'floors'):
+    facts['seen_images'] = ''.join(calibration.seen_images)
+    for name in ('carried_error', 'floors', 'seen_images'):
         if not facts[name]:
             del facts[name]
     if calibration.carried_from is None:
@@ -490,13 +502,26 @@ def _from_facts(raw: dict[str, Any]) -> Calibration:
         'family': family and RankFamily.from_facts(family),
         'pass_steps': steps and steps_from_facts(steps),
         'carried_from': source and _carried_from(source),
+        'seen_images': _cut(raw.get('seen_images', '')),
     })
+
+
+def _cut(text: str) -> tuple[str, ...]:
+    if len(text) % SEEN_DIGITS:
+        raise ValueError(f'seen_images has {len(text)} digits, no multiple of {SEEN_DIGITS}')
+    return tuple(text[at:at + SEEN_DIGITS] for at in range(0, len(text), SEEN_DIGITS))
 
 
 def _carried_from(facts: Mapping[str, Any]) -> CarriedFrom:
     shares = {alpha: (float(first), float(second))
               for alpha, (first, second) in facts['accepted'].items()}
     return CarriedFrom(**{**facts, 'accepted': shares})
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """Return the first digits of a digest of the pixels of an image, whatever it is called."""
+    whole = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
+    return hashlib.sha256(whole).hexdigest()[:SEEN_DIGITS]
 
 
 def mask_digest(ignore: NDArray[np.bool_] | None) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 import pytest
 
+from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import maps_from_logits
 from uncertainty_seg.storage.folds import fold_of, write_folds
@@ -147,6 +148,12 @@ def test_a_bundle_that_was_calibrated_on_these_images_says_so(
     assert sum(sentence in note for note in found['notes']) == 1 and sentence in page.read_text()
     write_folder(tmp_path / 'others', 30, 7)
     assert sentence not in str(call(fitted, tmp_path / 'others', *words)[1])
+    # Of some it is known by their pixels.
+    some = [image_digest(cv2.imread(str(path)))
+            for path in sorted((tmp_path / 'others' / 'images').iterdir())[:4]]
+    write_calibration(bundle, replace(bundle.calibration, seen_images=tuple(some)))
+    assert 'tiny was calibrated on 4 of these images: its temperature' in str(
+        call(fitted, tmp_path / 'others', *words)[1]['notes'])
 
 
 def test_the_deterministic_pass_has_no_disagreement_and_the_masks_of_none(place: Path) -> None:

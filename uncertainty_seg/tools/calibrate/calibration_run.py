@@ -45,6 +45,7 @@ from uncertainty_seg.core.calibration import (
     Calibration,
     has_ranks,
     HIGHEST_SCORE,
+    image_digest,
     mask_digest,
     Promise,
     RankFamily,
@@ -261,8 +262,9 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     made = [fit_promise(family, val, chosen, alpha, rule.text, _bad_if_accepted)
             for alpha in request.alphas]
     images = [image for image, _ in (*train_pairs, *known.pairs)]
+    given = [image for image, _ in (*train_known.pairs, *known.pairs)]
     calibration = make_calibration(request, temperature, limits, density, family.only(chosen),
-                                   train, val, tuple(made), data, images, features)
+                                   train, val, tuple(made), data, images, given, features)
     again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
     return CalibrationOutcome(calibration, before, after, seen, train, val, held,
                               tuple(found for found in again if found is not None), features,
@@ -426,10 +428,15 @@ def make_calibration(
     promises: tuple[Promise, ...],
     data: LabelledFolder,
     images: list[ImageU8],
+    given: list[ImageU8],
     features: FeatureDensity | None,
     num_folds: int = 0,
 ) -> Calibration:
-    """Put together what was fitted; `num_folds` is K of a calibration by cross-fitting."""
+    """
+    Put together what was fitted; `num_folds` is K of a calibration by cross-fitting.
+
+    Damage limits come from `images`; `given` are all that proves nothing afterwards.
+    """
     bundle, settings = request.bundle, request.settings
     of_val, of_train = (quantile_limits(table, request.quantile, HIGHEST_SCORE)
                         for table in (val, train))
@@ -453,6 +460,7 @@ def make_calibration(
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
         floors={name: least for name in val.scores if name in thresholds
                 and 0 < (least := float(np.nanmin(val.scores[name]))) < HIGHEST_SCORE},
+        seen_images=tuple(sorted(set(map(image_digest, given)))),
     )
 
 
@@ -541,11 +549,6 @@ def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
                 f'the validation image {stem!r} is the training image {twin!r}',
                 'validation images that nothing was trained or chosen on',
                 'give --train and --val different folders, or the folder a splits.json')
-
-
-def image_digest(image: NDArray[np.uint8]) -> bytes:
-    """Return a digest of the pixels of an image, whatever it is called."""
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 
 # -------------------------------------------------------------------------------------------------

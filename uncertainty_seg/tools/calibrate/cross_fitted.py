@@ -39,7 +39,7 @@ from uncertainty_seg.analysis.nested import (
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Promise
+from uncertainty_seg.core.calibration import image_digest, Promise
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
@@ -168,10 +168,10 @@ def fit_on_folds(request: FoldsRequest) -> run.CalibrationOutcome:
     fitted, density, train, seen = _deployed(request, known, temperature, rule)
     promises = _promises(request, gate, nested, every.frames)
     _warn_of_broken(nested)
+    images = [image for image, _ in known.pairs]
     calibration = run.make_calibration(
         request, temperature, fitted.limits, density, gate.family, train, every.frames, promises,
-        known.data, [image for image, _ in known.pairs], fitted.bundle.features,
-        nested.num_folds)
+        known.data, images, images, fitted.bundle.features, nested.num_folds)
     rows = [(network.bundle, known.pairs[i]) for network in networks
             for i in np.flatnonzero(known.folds == network.fold)]
     return run.CalibrationOutcome(
@@ -341,7 +341,7 @@ def refuse_divided(
     Raises DatasetError if frames of one block, or one image under two names, are in different
     folds; all of length n.
     """
-    digests = np.array([run.image_digest(image).hex() for image in images])
+    digests = np.array([image_digest(image) for image in images])
     for what, groups in (('block', blocks), ('image', digests)):
         first: dict[str, int] = {}
         for row, group in enumerate(groups.tolist()):

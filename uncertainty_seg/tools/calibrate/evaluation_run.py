@@ -37,6 +37,7 @@ from uncertainty_seg.opening import offline_settings
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.synthetic.corruptions import corrupt, KINDS, MAX_SEVERITY
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
+    count_fitted,
     data_digest,
     images_in,
     known_frames,
@@ -216,7 +217,7 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     pairs = known.pairs
     foreign_images = images_in(request.ood) if request.ood else {}
     refuse_familiar(foreign_images, known)
-    is_fitted = _is_fitted(calibration, data)
+    is_fitted = _is_fitted(calibration, data, pairs)
     scorer = ScoreVector(bundle.card, calibration.pixel_limits if calibration else None,
                          calibration.density if calibration else None, features=bundle.features)
     with opened(bundle, settings, scorer=scorer) as pipeline:
@@ -242,18 +243,23 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
         flag, ladders, is_fitted, passes, precision, selected)
 
 
-def _is_fitted(calibration: Calibration | None, data: LabelledFolder) -> bool:
-    """Say whether limits were fitted on these images, and warn where they prove nothing."""
+def _is_fitted(
+    calibration: Calibration | None, data: LabelledFolder, pairs: Sequence[Pair]
+) -> bool:
+    """Say whether limits were fitted on any of these images, and warn that it proves nothing."""
     if calibration is None:
         return False
-    is_fitted = data_digest(data) == calibration.data_sha256
-    if is_fitted:
-        _log.warning('the limits were fitted on these images: what is accepted and bad here '
-                     'proves nothing')
-    elif calibration.num_folds:
+    count = count_fitted(calibration, data_digest(data), [image for image, _ in pairs])
+    if count:
+        some = '' if count == len(pairs) else f'{count} of '
+        also = ', and the network was trained on them' * bool(calibration.num_folds)
+        leave = '; leave those out' * bool(some)
+        _log.warning('the limits were fitted on %sthese images%s: what is accepted and bad here '
+                     'proves nothing%s', some, also, leave)
+    elif calibration.num_folds and not calibration.seen_images:
         _log.warning('the bundle was calibrated by folds, so that it was trained on every image '
                      'that had a fold: on such an image this proves nothing')
-    return is_fitted
+    return count > 0
 
 
 def _flag(

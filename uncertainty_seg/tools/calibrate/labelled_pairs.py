@@ -24,6 +24,7 @@ from uncertainty_seg.analysis.evaluation import evaluate, Evaluation, mean_nll
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
@@ -310,6 +311,15 @@ def pixel_limits(
             parts.append(getattr(maps, name)[::3, ::3].ravel())
     return {name: float(np.nanquantile(np.concatenate(parts), quantile))
             for name, parts in values.items()}
+
+
+def count_fitted(
+    calibration: Calibration, data_sha256: str, images: Sequence[NDArray[np.uint8]]
+) -> int:
+    """Count the BGR images that were calibrated on, of a set with the given `data_digest`."""
+    if calibration.seen_images:
+        return calibration.count_seen(images)
+    return len(images) * (data_sha256 == calibration.data_sha256)
 
 
 def data_digest(data: LabelledFolder) -> str:

@@ -25,6 +25,7 @@ from uncertainty_seg.tools.calibrate.cross_fitted import (
     require_folds,
 )
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
+    count_fitted,
     data_digest,
     images_in,
     known_frames,
@@ -153,7 +154,7 @@ def run_comparison(request: CompareRequest) -> Comparison:
         rows, {one.label: one.describe() for one in contenders},
         {label: cost.describe() for label, cost in costs.items()},
         _facts(request, frames, measured),
-        (*frames.remarks, *_notes_of_fit(contenders, frames.data_sha256),
+        (*frames.remarks, *_notes_of_fit(contenders, frames),
          *_notes(frames.rule, contenders, measured, costs)))
 
 
@@ -336,12 +337,18 @@ def _facts(
     return facts
 
 
-def _notes_of_fit(contenders: Sequence[Contender], data_sha256: str) -> list[str]:
+def _notes_of_fit(contenders: Sequence[Contender], frames: ComparedFrames) -> list[str]:
     """Name the bundles that were calibrated on what they are measured on."""
-    return [f'{one.label} was calibrated on these images: its temperature and the scores that a '
-            'calibration adds were fitted to them, so that its figures are too good.'
-            for one in contenders if one.bundle.calibration is not None
-            and one.bundle.calibration.data_sha256 == data_sha256]
+    images, notes = [image for image, _ in frames.pairs], []
+    for one in contenders:
+        fitted = one.bundle.calibration
+        if fitted and (count := count_fitted(fitted, frames.data_sha256, images)):
+            some = '' if count == len(images) else f'{count} of '
+            also = 'its network was trained on them, and ' if fitted.num_folds else ''
+            notes.append(f'{one.label} was calibrated on {some}these images: {also}its '
+                         'temperature and the scores that a calibration adds were fitted to them, '
+                         'so that its figures are too good.')
+    return notes
 
 
 def _notes(
@@ -353,7 +360,7 @@ def _notes(
         if one.bundle.calibration is None:
             notes.append(f'{one.label} has no calibration: its temperature is 1, and scores that '
                          'a calibration adds are missing.')
-        elif one.bundle.calibration.num_folds:
+        elif one.bundle.calibration.num_folds and not one.bundle.calibration.seen_images:
             notes.append(f'{one.label} was calibrated by folds, so that it was trained on all '
                          'images that had a fold: on those its figures are too good, and what '
                          'calibrate says of its folds is not.')
