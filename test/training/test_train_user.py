@@ -708,6 +708,8 @@ def test_a_bundle_of_another_architecture_is_refused_with_what_to_do(tmp_path: P
 def test_the_included_bundles_can_be_gone_on_from(name: str, encoder: str) -> None:
     taken = read_bundle(load_bundle(name))
     assert taken.encoder == encoder and taken.class_names == load_bundle(name).card.class_names
+    # A zero of 16 bits may have a sign, in which what is shared bit for bit must not differ.
+    assert not any((value.signbit() & (value == 0)).any() for value in taken.state.values())
 
 
 def test_held_out_images_without_a_known_pixel_give_no_iou() -> None:
