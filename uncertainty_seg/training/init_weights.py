@@ -235,7 +235,7 @@ def _fill(net: PyramidNet, layers: Sequence[_Layer]) -> bool:
             return False
     with torch.no_grad():
         for (conv, norm), layer in zip(run, layers, strict=True):
-            # -0, to which 16 bits round, becomes 0, as in the frozen layers of other members, which
+            # -0, to which 16 bits round, becomes 0, as in frozen layers of other members, which
             # were averaged: what is shared is found bit for bit.
             conv.weight.copy_(torch.from_numpy(layer.weight + np.float32(0)))
             bias = torch.zeros(len(layer.weight)) if layer.bias is None else \
