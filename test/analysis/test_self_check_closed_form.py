@@ -33,7 +33,7 @@ Masks = dict[str, np.ndarray]
 
 @pytest.fixture(scope='module')
 def bundle() -> ModelBundle:
-    return load_bundle('suim')
+    return load_bundle('pipeline')
 
 
 @pytest.fixture(scope='module')
@@ -122,7 +122,7 @@ def test_the_shipped_runtimes_pass_without_passes(
 ) -> None:
     pytest.importorskip(backend)
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'cache'))
-    assert main(['self-check', 'suim', '--passes', 'inf', '--backend', backend, '--frames', '1',
+    assert main(['self-check', 'pipeline', '--passes', 'inf', '--backend', backend, '--frames', '1',
                  '--runs', '4']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert 'passes inf' in lines[0]

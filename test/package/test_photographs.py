@@ -53,7 +53,7 @@ def test_entropy_ranks_wrong_pixels_above_right_ones(found: Evaluation) -> None:
 def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
     suim: Pipeline, found: Evaluation, shared_data: Path
 ) -> None:
-    """At alpha 0.05; the guards were chosen on these foreign photographs."""
+    """At alpha 0.05; the layer of the features was chosen with half of these in view."""
     foreign = [cv2.imread(str(p)) for p in sorted((shared_data / 'ood_dev').rglob('*.jpg'))]
     scores = [suim.measure(image, 0).scores for image in foreign]
     limits, metrics = suim.thresholds, load_bundle('suim').card.metrics
@@ -63,7 +63,7 @@ def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
 
     known = [frame.scores for frame in found.frames]
     assert accepted(known) >= metrics['nested_accepted_at_0.05'] - 0.05
-    assert accepted(scores) <= metrics['nested_foreign_accepted_at_0.05'] + 0.03
+    assert accepted(scores) <= 0.03
 
 
 def test_street_scenes_are_more_uncertain_than_the_sea(
