@@ -54,7 +54,8 @@ def test_bf16_is_refused_by_setting_and_by_card(
 def test_threads_that_wait_for_each_other_leave_the_processor_to_others() -> None:
     bundle = load_bundle('suim')
     size = bundle.card.input.height, bundle.card.input.width, 3
-    image, masks = np.zeros(size, np.uint8), pass_inputs(bundle.card, bundle.card.passes, 0)
+    image = np.zeros(size, np.uint8)
+    masks = pass_inputs(bundle.card, bundle.card.passes, 0)
     spent_s: dict[int, list[float]] = {1: [], 4: []}
     with OnnxRuntimeBackend(bundle, Settings(threads=1)) as alone, \
             OnnxRuntimeBackend(bundle, Settings(threads=4)) as crowd:
