@@ -122,8 +122,8 @@ def test_the_shipped_runtimes_pass_without_passes(
 ) -> None:
     pytest.importorskip(backend)
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'cache'))
-    assert main(['self-check', 'pipeline', '--passes', 'inf', '--backend', backend, '--frames', '1',
-                 '--runs', '4']) == 0
+    assert main(['self-check', 'pipeline', '--passes', 'inf', '--backend', backend, '--frames',
+                 '1', '--runs', '4']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert 'passes inf' in lines[0]
     assert sum(line.split()[:1] == [name] for line in lines[1:] for name in FORM) == len(FORM)
