@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('bundles', nargs='*', default=['suim', 'pipeline'])
+    parser.add_argument('bundles', nargs='*', default=['pipeline'])
     parser.add_argument('--passes', type=int, nargs='+', default=[20, 104, 208])
     parser.add_argument('--seeds', type=int, default=24)
     parser.add_argument('--many', type=int, default=1000)
