@@ -25,8 +25,10 @@ from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, BagError, UncertaintySegError
 from uncertainty_seg.storage.bags.reader import read_images
 from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools import make_dive as dive_bag
 from uncertainty_seg.tools.demo import live as demo_live
+from uncertainty_seg.tools.demo import pictures
 from uncertainty_seg.tools.demo.drawing import (
     blank,
     Box,
@@ -436,3 +438,14 @@ def test_child_is_interrupted_and_its_last_line_read(tmp_path: Path) -> None:
         assert child.result() == {'done': 7}
         with pytest.raises(UncertaintySegError, match='ended too early'):
             child.require_running()
+
+
+@pytest.mark.parametrize('name', ['pipeline', 'suim'])
+def test_the_legend_has_room_for_both_scales_whatever_the_classes_are_called(
+    name: str
+) -> None:
+    width = 2 * pictures._EDGE + pictures._NAMES + \
+        pictures.MAX_COLUMNS * (pictures.CELL_WIDTH + pictures._GAP) - pictures._GAP
+    canvas = np.zeros((60, width, 3), np.uint8)
+    pictures._draw_legend(canvas, 30, load_bundle(name).card)
+    assert not canvas[:, -20:].any()  # all of it ends before the edge

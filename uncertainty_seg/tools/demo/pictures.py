@@ -92,6 +92,8 @@ CELL_WIDTH = 400
 MAX_COLUMNS = 6
 _NUM_REASONS = 3
 # In pixels: the edge, between columns, for the names of the rows; heights from top to bottom.
+# Of the legend: both scales with their words, and what a class takes beside its name.
+_SCALES, _SWATCH = 540, 72
 _EDGE, _GAP, _NAMES = 28, 10, 150
 _HEADER, _TITLE, _PLATE, _REASON, _CURVE, _KEY = 96, 44, 48, 84, 420, 56
 
@@ -208,9 +210,17 @@ def _draw_row_names(canvas: ImageU8, height: int) -> None:
     draw.write(canvas, 'why', _EDGE, top + _PLATE + 18, 16)
 
 
+def _is_tight(canvas: ImageU8, card: ModelCard) -> bool:
+    whole = sum(draw.text_width(name.replace('_', ' '), 14) + _SWATCH for name in card.class_names)
+    return whole > canvas.shape[1] - 2 * _EDGE - _NAMES - _SCALES
+
+
 def _draw_legend(canvas: ImageU8, middle: int, card: ModelCard) -> None:
-    end = draw.legend(canvas, card.class_names, card.palette, _EDGE + _NAMES, middle, 14)
-    left = end + 60
+    # Of the width that two scales leave, each class has the same for swatch and name.
+    room = (canvas.shape[1] - 2 * _EDGE - _NAMES - _SCALES) // card.num_classes - _SWATCH
+    names = [draw.fit_text(name.replace('_', ' '), 14, max(room, 0)) if _is_tight(canvas, card)
+             else name for name in card.class_names]
+    left = draw.legend(canvas, names, card.palette, _EDGE + _NAMES, middle, 14) + 60
     for color, words in ((AMBER_BGR, 'unsure'), (BLUE_BGR, 'never shown')):
         scale = Box(left, middle - 12, 110, 24)
         shares = np.linspace(0, 1, scale.width, dtype=np.float32)[:, None]
