@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A fit learns, repeats itself, keeps frozen layers, and its weights are what they claim to be."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -10,7 +11,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.training.fit import loop  # noqa: E402
-from uncertainty_seg.training.fit.augmentation import Augmentation, normalise  # noqa: E402
+from uncertainty_seg.training.fit.augmentation import Augmentation, Feed, normalise  # noqa: E402
 from uncertainty_seg.training.fit.loop import class_weights, fit, restore_priors  # noqa: E402
 from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
 
@@ -107,7 +108,10 @@ def test_on_one_thread_1x1_convolutions_are_computed_by_onednn_and_left_as_they_
         with torch.profiler.profile() as fast:
             _, losses = trained(epochs=1)
         fit(net := TinyNet(), toy(), FitSettings(epochs=1, batch=4, augmentation=PLAIN))
-        monkeypatch.setattr(loop, '_take_fast_kernels', lambda _net: [])
+        with pytest.raises(KeyboardInterrupt):
+            fit(stopped := TinyNet(), toy(), FitSettings(epochs=1, batch=4, augmentation=PLAIN),
+                feed=Feed(order=_interrupted))
+        monkeypatch.setattr(loop, '_fast_kernels', lambda _net: contextlib.nullcontext())
         with torch.profiler.profile() as plain:
             _, expected = trained(epochs=1)
     finally:
@@ -115,7 +119,11 @@ def test_on_one_thread_1x1_convolutions_are_computed_by_onednn_and_left_as_they_
     assert not [e.key for e in fast.key_averages() if 'slow_conv' in e.key]
     assert [e.key for e in plain.key_averages() if 'slow_conv' in e.key]
     assert losses == pytest.approx(expected, rel=1e-4)
-    assert net.classifier.dilation == (1, 1)
+    assert net.classifier.dilation == stopped.classifier.dilation == (1, 1)
+
+
+def _interrupted(*_: object) -> np.ndarray:
+    raise KeyboardInterrupt
 
 
 def test_frozen_layers_stay_as_they_came_and_the_others_do_not() -> None:

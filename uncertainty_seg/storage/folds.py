@@ -16,8 +16,8 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.errors import DatasetError, some_of
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, listed_splits, load_folder
@@ -79,9 +79,9 @@ def subset(data: LabelledFolder, indices: Sequence[int]) -> LabelledFolder:
 
 def counted_once(data: LabelledFolder) -> LabelledFolder:
     """Return the images without repeats of both pixels and mask; a warning says of how many."""
-    seen: dict[tuple[bytes, bytes], int] = {}
+    seen: dict[tuple[str, str], int] = {}
     for index, pair in enumerate(zip(data.images, data.masks, strict=True)):
-        seen.setdefault((_digest(pair[0]), _digest(pair[1])), index)
+        seen.setdefault((image_digest(pair[0]), image_digest(pair[1])), index)
     if len(seen) == len(data.stems):
         return data
     kept = list(seen.values())
@@ -98,20 +98,15 @@ def require_apart(
     fix: str = 'take them out of one of the two in splits.json',
 ) -> None:
     """Raise DatasetError if pixels that are trained on are measured on too."""
-    trained = {_digest(image): stem
+    trained = {image_digest(image): stem
                for image, stem in zip(train.images, train.stems, strict=True)}
     both = [(stem, trained[digest]) for image, stem in zip(val.images, val.stems, strict=True)
-            if (digest := _digest(image)) in trained]
+            if (digest := image_digest(image)) in trained]
     if both:
         named = some_of((f'{stem!r} is {other!r} there' for stem, other in both), _NAMED)
         raise DatasetError(f'{len(both)} of {len(val.stems)} images of {names[1]} are in '
                            f'{names[0]} too, pixel for pixel ({named})',
                            wanted, fix)
-
-
-def _digest(pixels: NDArray[np.uint8]) -> bytes:
-    whole = np.ascontiguousarray(pixels)
-    return hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).digest()
 
 
 def require_classes(part: LabelledFolder, whole: LabelledFolder, what: str) -> None:

@@ -8,7 +8,8 @@ It knows no scenes or bundles; `recipes` says what is trained on what.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 import copy
 import ctypes
 import logging
@@ -104,7 +105,6 @@ def fit(
     batch = min(settings.batch, len(data.images))
     optimiser, schedule = _optimiser(net, settings, len(data.images) // batch)
     average = copy.deepcopy(net).eval()
-    taken = _take_fast_kernels(net)
     run = FitRun(net, average, optimiser, schedule, rng, copy.deepcopy(average))
     made_of = {**(origin or {}), **in_words(settings)}
     done = run.resume(progress, settings, made_of) if progress else 0
@@ -112,7 +112,8 @@ def fit(
     why, kept, kept_s = watch.is_over(run.rows), done, -math.inf
     while done < settings.epochs and not why:
         before, started_s = run.state(), time.monotonic()
-        loss = epochs.train(done)
+        with _fast_kernels(net):
+            loss = epochs.train(done)
         if not math.isfinite(loss):
             run.go_back(before, done, kept)
             continue
@@ -134,26 +135,28 @@ def fit(
             kept, kept_s = done, time.monotonic()
     if done < settings.epochs:
         _log.info('stopped: %s', why)
-    for layer in taken:
-        layer.dilation = (1, 1)
     return run.kept(watch)
 
 
-def _take_fast_kernels(net: nn.Module) -> list[nn.Conv2d]:
+@contextmanager
+def _fast_kernels(net: nn.Module) -> Iterator[None]:
     """
-    Have 1x1 convolutions computed by oneDNN on one thread, as on two; return those changed.
+    Have 1x1 convolutions computed by oneDNN on one thread, as on two.
 
     On one thread PyTorch gives those of fewer than 16 images to a routine of its own, unless they
     are strided or dilated. The dilation of one weight changes nothing, and a step of the shipped
     networks takes a quarter less time.
     """
-    if torch.get_num_threads() > 1:
-        return []
-    taken = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)
-             and m.dilation == (1, 1) and m.groups == 1]
+    taken = [] if torch.get_num_threads() > 1 else [
+        m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)
+        and m.dilation == (1, 1) and m.groups == 1]
     for layer in taken:
         layer.dilation = (2, 2)
-    return taken
+    try:
+        yield
+    finally:
+        for layer in taken:
+            layer.dilation = (1, 1)
 
 
 def _said(row: Row) -> str:
