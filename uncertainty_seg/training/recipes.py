@@ -178,8 +178,8 @@ _RECIPES = (
         name='pipeline',
         input=_input(512, 384),
         fit=FitSettings(
-            epochs=12,
-            augmentation=Augmentation(crop=(288, 224), scale=(0.75, 1.3), colour=0.1),
+            epochs=16, small_epochs=11, small_scale=0.7,
+            augmentation=Augmentation(crop=(416, 320), scale=(0.75, 1.3), colour=0.15),
         ),
         encoder='mobilenet_v2',
         frozen_layers=0,
