@@ -260,6 +260,27 @@ def calibrate_like(
     return found
 
 
+def require_request(
+    bundle: ModelBundle | Path | str, *, bad: str = 'iou<0.5', scores: Sequence[str] = (),
+    sign: Path | str | None = None,
+) -> None:
+    """
+    Refuse, before networks are trained for it, a calibration that could not be made or written.
+
+    Parameters are those of `calibrate`. Raises ConfigError if the rule cannot be read, a score
+    does not exist, or the bundle or its key cannot be used; BackendUnavailableError if a library
+    is not installed.
+    """
+    from uncertainty_seg.analysis.bad_rule import BadRule
+    from uncertainty_seg.opening import as_bundle
+    from uncertainty_seg.tools.calibrate.calibration_run import require_scores
+
+    opened = as_bundle(bundle, has_calibration=False)
+    BadRule.parse(bad, opened.card.class_names)
+    require_scores(opened.card, scores)
+    _checked_key(opened, None, sign)
+
+
 def _checked_key(
     bundle: ModelBundle, report: Path | str | None, sign: Path | str | None
 ) -> SigningKey | None:
