@@ -396,6 +396,7 @@ def damaged_progress(place: Path) -> list[str]:
     (lambda place: ['--net', 'own_net:nothing'], "has no function 'nothing'"),
     (lambda place: ['--size', '65x64'], '--size 65x64, expected multiples of 32'),
     (lambda place: ['--method', 'direct'], '--method direct with --net'),
+    (lambda place: ['--rate', '0.2'], '--rate with --net'),
     (lambda place: ['--init', 'pipeline'], '--init pipeline for a network of --net, expected a '
      'file of its weights'),
 ])
