@@ -17,6 +17,7 @@ import numpy as np
 from onnx import helper, TensorProto
 import pytest
 
+from uncertainty_seg.analysis.gate_choice import GUARD_POWER
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.bundle import FEATURES_FILE
 from uncertainty_seg.core.scores.feature_density import FeatureDensity
@@ -63,6 +64,10 @@ def test_the_gate_judges_by_features_and_refuses_a_picture_of_another_kind(
 ) -> None:
     folder, images, values = calibrated
     assert set(values['gate_scores']) == set(SCORES)
+    made = load_bundle(str(folder)).calibration
+    # Named scores that only guard are guards, with a split as with folds.
+    assert made is not None and made.family is not None
+    assert made.family.powers == dict.fromkeys(SCORES[1:], GUARD_POWER)
     pipeline = open_pipeline(load_bundle(str(folder)), SETTINGS)
     with pipeline:
         known = pipeline.measure(cv2.imread(str(next(images.iterdir()))))

@@ -71,6 +71,22 @@ def test_it_is_said_before_anything_is_measured(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('words', 'sentence'), [
+    (['--like', 'other', '--bad', 'iou<0.5'], '--like with --bad'),
+    (['--like', 'other', '--alpha', '0.05', '0.1'], '--like with --alpha'),
+    (['--like', 'other', '--quantile', '0.9'], '--like with --quantile'),
+    (['--like', 'other', '--frames', '2000'], '--like with --frames'),
+    (['--like', 'other', '--tune-share', '0.5'], '--like with --tune-share'),
+    (['--folds', 'folds', '--tune-share', '0.5'], '--folds with --tune-share'),
+    (['--error', '0.005'], '--error without --like'),
+])
+def test_an_option_that_would_not_be_used_is_refused_and_not_passed_over(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['calibrate', 'suim', '--data', 'none', *words]) == 2
+    assert f'uncertainty_seg calibrate: {sentence}, expected' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('verb', 'library', 'package'), [
     ('calibrate', 'sklearn', 'scikit-learn'), ('calibrate', 'scipy', 'scipy'),
     ('calibrate', 'matplotlib', 'matplotlib'), ('evaluate', 'scipy', 'scipy'),

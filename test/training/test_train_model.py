@@ -77,6 +77,9 @@ def test_options_become_the_recipe_that_they_say() -> None:
     assert deep.run_dropout.sites == {'head': 0.4, 'deep16': 0.2, 'deep32': 0.2}
     assert deep.train_dropout.sites == {**plain.train_dropout.sites, **deep.run_dropout.sites}
     assert (deep.passes, deep.encoder) == (8, 'lite2')
+    less = asked('--rate 0.2')
+    assert less.run_dropout.sites == {'head': 0.2} and less.train_dropout.sites['head'] == 0.2
+    assert asked('--method error_propagation --rate 0.2').run_dropout.sites == {'head': 0.2}
     assert asked('--folds 3 --fold 2 --seed 10').fit.seed == 19
     bank = asked('--mask-bank 6')
     assert (bank.passes, bank.mask_bank) == (6, 6)
@@ -115,10 +118,17 @@ def test_options_become_the_ensemble_that_they_say() -> None:
     ('--method deep_ensemble --kind decoders --dropout deep_encoder', 'dropout at deep16, deep32'),
     ('--mask-bank 8 --passes 9', '--passes 9 of 8 masks'),
     ('--dropout neck', "no place 'neck' for dropout"),
+    *((f'--method {method} --rate 0.2', f'--rate without --dropout with --method {method}')
+      for method in ('deep_ensemble', 'single', 'direct')),
 ])
 def test_options_that_contradict_each_other_are_one_sentence(options: str, words: str) -> None:
     with pytest.raises(UncertaintySegError, match=words):
         asked(options)
+
+
+def test_two_starts_are_refused_random_weights_among_them() -> None:
+    with pytest.raises(ConfigError, match='--init and --imagenet, expected one of them'):
+        train_model.start_of(parsed('--init none'))
 
 
 @pytest.mark.parametrize('options', [

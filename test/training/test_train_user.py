@@ -27,6 +27,7 @@ from test_fit import PLAIN, TinyNet, toy  # noqa: E402
 import test_members  # noqa: E402
 
 from uncertainty_seg.backends.registry import open_pipeline  # noqa: E402
+from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
@@ -395,6 +396,7 @@ def damaged_progress(place: Path) -> list[str]:
     (lambda place: ['--net', 'own_net:nothing'], "has no function 'nothing'"),
     (lambda place: ['--size', '65x64'], '--size 65x64, expected multiples of 32'),
     (lambda place: ['--method', 'direct'], '--method direct with --net'),
+    (lambda place: ['--rate', '0.2'], '--rate with --net'),
     (lambda place: ['--init', 'pipeline'], '--init pipeline for a network of --net, expected a '
      'file of its weights'),
 ])
@@ -702,6 +704,17 @@ def test_a_bundle_of_another_architecture_is_refused_with_what_to_do(tmp_path: P
     with pytest.raises(TrainingError, match='is no bundle of the shipped architecture .*give the '
                        'file of weights that train wrote beside the bundle: --init FILE.pt'):
         read_bundle(load_bundle(str(make_tiny_bundle(tmp_path / 'tiny'))))
+
+
+def test_of_a_converted_bundle_and_of_members_with_dropout_the_reason_is_the_true_one() -> None:
+    with pytest.raises(TrainingError, match="the weights of 'suim_fp16' are converted to fp16, "
+                       'expected the bundle that it was converted from: give'):
+        read_bundle(load_bundle('suim_fp16'))
+    included = load_bundle('suim')
+    mask = DropoutSite('member0_head', (96, 1, 1), 0.5)
+    card = dataclasses.replace(included.card, dropout_sites=(mask, *included.card.dropout_sites))
+    with pytest.raises(TrainingError, match="the members of 'suim' keep their dropout"):
+        read_bundle(dataclasses.replace(included, card=card))
 
 
 @pytest.mark.parametrize('name, encoder', [('suim', 'lite1'), ('pipeline', 'mobilenet_v2')])

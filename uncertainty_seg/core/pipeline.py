@@ -633,6 +633,11 @@ class Pipeline:
         calibration = self._bundle.calibration
         if settings.pass_policy != AUTO_PASSES or calibration is None or gate is None:
             return None
+        if self.card.method != 'mc_dropout':
+            raise ConfigError(
+                f'pass_policy is auto, and of {self.card.name!r} the method is '
+                f'{self.card.method}', 'mc_dropout, whose passes are draws of masks',
+                'set pass_policy to all')
         if not self._backend.can_stop_early:
             raise ConfigError(
                 f'pass_policy is auto, and {self.backend_name} computes all passes of '

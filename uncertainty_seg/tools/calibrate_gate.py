@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.calibrate.cross_fitted import FoldsRequest
 
 MISUSE = (CalibrationError, ConfigError, DatasetError)
+# By the names of the parameters; limits that are taken over have nothing of them.
+_OPTIONS_OF_A_FIT = {
+    **{name: name for name in ('train', 'val', 'folds', 'blocks', 'scores', 'ood', 'report',
+                               'bad', 'quantile')},
+    'alpha': 'alphas', 'frames': 'max_train', 'tune-share': 'tune_share',
+}
 SETTINGS = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'reduction',
             'ignore_mask')
 
@@ -254,6 +260,27 @@ def calibrate_like(
     return found
 
 
+def require_request(
+    bundle: ModelBundle | Path | str, *, bad: str = 'iou<0.5', scores: Sequence[str] = (),
+    sign: Path | str | None = None,
+) -> None:
+    """
+    Refuse, before networks are trained for it, a calibration that could not be made or written.
+
+    Parameters are those of `calibrate`. Raises ConfigError if the rule cannot be read, a score
+    does not exist, or the bundle or its key cannot be used; BackendUnavailableError if a library
+    is not installed.
+    """
+    from uncertainty_seg.analysis.bad_rule import BadRule
+    from uncertainty_seg.opening import as_bundle
+    from uncertainty_seg.tools.calibrate.calibration_run import require_scores
+
+    opened = as_bundle(bundle, has_calibration=False)
+    BadRule.parse(bad, opened.card.class_names)
+    require_scores(opened.card, scores)
+    _checked_key(opened, None, sign)
+
+
 def _checked_key(
     bundle: ModelBundle, report: Path | str | None, sign: Path | str | None
 ) -> SigningKey | None:
@@ -301,35 +328,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--like', metavar='BUNDLE',
                         help='take over the limits of this bundle, of which this one is another '
                         'precision; --data then needs no masks')
-    parser.add_argument('--error', type=rate, default=0.005,
+    parser.add_argument('--error', type=rate, default=argparse.SUPPRESS,
                         help='with --like: share of frames that this bundle may accept and that '
                         'one not; added to each alpha [0.005]')
     add_gate_arguments(parser)
-    parser.add_argument('--tune-share', type=positive_number(0.9), default=1 / 3,
+    parser.add_argument('--tune-share', type=positive_number(0.9), default=argparse.SUPPRESS,
                         help='part of the validation blocks that the temperature is fitted on '
                         '[0.33]')
 
 
 def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what every way to calibrate takes."""
+    """
+    Declare what every way to calibrate takes.
+
+    What has a default is absent where it is not given: a way that does not use it can refuse it.
+    """
     parser.add_argument('--blocks', type=Path, metavar='FILE',
                         help='blocks of the images, JSON or CSV [the dives of a dataset, else '
                         'each its own]')
-    parser.add_argument('--bad', default='iou<0.5', metavar='RULE',
+    parser.add_argument('--bad', default=argparse.SUPPRESS, metavar='RULE',
                         help="when a mask is bad: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', "
                         'joined by or [iou<0.5]')
-    parser.add_argument('--alpha', dest='alphas', nargs='+', type=rate, default=[0.05, 0.10],
-                        metavar='ALPHA',
+    parser.add_argument('--alpha', dest='alphas', nargs='+', type=rate,
+                        default=argparse.SUPPRESS, metavar='ALPHA',
                         help='P(accepted and bad) to promise, one or more [0.05 0.10]')
     parser.add_argument('--scores', nargs='+', metavar='SCORE', default=(),
                         help='scores of the gate [chosen on the training frames]')
     parser.add_argument('--ood', type=Path, metavar='DIR',
                         help='images of another kind, on which guards prove their worth')
-    parser.add_argument('--quantile', type=positive_number(1.0), default=0.98,
+    parser.add_argument('--quantile', type=positive_number(1.0), default=argparse.SUPPRESS,
                         help='share of frames that the threshold of a score outside of the gate '
                         'lets pass [0.98]')
     parser.add_argument('--frames', dest='max_train', metavar='FRAMES', type=whole_number(1),
-                        default=2000,
+                        default=argparse.SUPPRESS,
                         help='training frames to look at, at most, evenly spread [2000]')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
@@ -345,10 +376,16 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from_args(args, SETTINGS)
     if args.like is not None:
         return _run_like(args, settings)
+    if hasattr(args, 'error'):
+        raise ConfigError('--error without --like', '--like BUNDLE, whose limits are taken over',
+                          'leave --error out: --alpha says what is promised')
     if args.folds is not None:
         if args.data is None or args.train or args.val:
             raise ConfigError('--folds without --data, or with --train or --val',
                               '--data DIR, all images that have a fold')
+        if hasattr(args, 'tune_share'):
+            raise ConfigError('--folds with --tune-share', 'no share: with folds each fold has '
+                              'the temperature that the others choose', 'leave --tune-share out')
         found = call_with(calibrate_on_folds, args, settings=settings)
     else:
         train, val = args.train or args.data, args.val or args.data
@@ -362,8 +399,8 @@ def run(args: argparse.Namespace) -> int:
 def _run_like(args: argparse.Namespace, settings: Settings) -> int:
     from uncertainty_seg.storage.model_bundle import find_bundle
 
-    given = [f'--{name}' for name in ('train', 'val', 'folds', 'blocks', 'scores', 'ood', 'report')
-             if getattr(args, name)]
+    given = [f'--{option}' for option, name in _OPTIONS_OF_A_FIT.items()
+             if getattr(args, name, None)]
     if args.data is None or given:
         raise ConfigError('--like ' + (f'with {given[0]}' if given else 'without --data'),
                           '--data DIR, a folder of images', 'the limits are those of the bundle '

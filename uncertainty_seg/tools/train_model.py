@@ -55,15 +55,15 @@ KINDS = ('nets', 'decoders', 'heads', 'snapshots')
 ENCODER_NAMES = ('mobilenet_v2', 'lite0', 'lite1', 'lite2')
 NETS = ('pyramid', 'fc-densenet56')
 DEFAULT_MEMBERS = 4
-DEFAULT_RATE = 0.5
+DEFAULT_PLACE, DEFAULT_RATE = 'head', 0.5
 MISUSE = (DatasetError, GraphError, ModelBundleError, TrainingError)
 _log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument('recipe', help="own, for images of one's own; suim or pipeline, as the "
-                        'included models were made')
+    parser.add_argument('recipe', help="own, for images of one's own; suim or pipeline, the "
+                        'settings of the included model')
     parser.add_argument('--data', type=Path, nargs='+', required=True, metavar='DIR',
                         help='folders of labelled images with the same classes.json')
     parser.add_argument('--imagenet', type=Path, metavar='PATH',
@@ -90,7 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "[the recipe's]")
     parser.add_argument('--epochs', type=whole_number(1, 10000), help="[the recipe's]")
     parser.add_argument('--budget', type=positive_number(), metavar='MINUTES',
-                        help='as many epochs as fit into this time, but not more than --epochs')
+                        help='as many epochs as fit into this time, but not more than --epochs; '
+                        'each member of an ensemble has all of it')
     parser.add_argument('--patience', type=whole_number(0, 10000), default=0, metavar='N',
                         help='stop after N epochs without a better mean IoU on the split val, and '
                         'keep the best; 0: never [0]')
@@ -211,14 +212,14 @@ def start_of(args: argparse.Namespace) -> Taken | None:
     from uncertainty_seg.storage.model_bundle import load_bundle
     from uncertainty_seg.training import init_weights
 
+    if args.init and args.imagenet:
+        raise ConfigError('--init and --imagenet', 'one of them')
     if args.init is None or args.init == 'none':
         if not (args.imagenet or args.init or args.net != NETS[0] or args.compile_only):
             raise ConfigError(
                 'nothing to start from', '--init BUNDLE|FILE or --imagenet PATH', 'give --init '
                 'suim to go on from an included model, or --init none for random weights')
         return None
-    if args.imagenet:
-        raise ConfigError('--init and --imagenet', 'one of them')
     path = Path(args.init)
     if path.is_file():
         return init_weights.read_weights(path)
@@ -275,8 +276,9 @@ def plan_of(args: argparse.Namespace, encoder: str = '') -> Recipe:
         plan = recipes.with_encoder(plan, encoders[0])
     if args.epochs:
         plan = recipes.with_epochs(plan, args.epochs)
-    if args.dropout:
-        plan = recipes.with_dropout(plan, dropout_plan(args.dropout, args.rate or DEFAULT_RATE))
+    if args.dropout or (args.rate and args.net == NETS[0]):
+        plan = recipes.with_dropout(plan, dropout_plan(args.dropout or DEFAULT_PLACE,
+                                                       args.rate or DEFAULT_RATE))
     if args.passes or args.mask_bank:
         plan = replace(plan, passes=args.mask_bank or args.passes, mask_bank=args.mask_bank)
     if args.method == 'single':
@@ -312,7 +314,8 @@ def _require_plain_method(args: argparse.Namespace) -> None:
     wrong = [option for option, value in (
         ('--method ' + args.method, args.method not in ('mc_dropout', 'single')),
         ('--encoder', args.encoder), ('--dropout', args.dropout),
-        ('--mask-bank', args.mask_bank), ('--imagenet', args.imagenet)) if value]
+        ('--mask-bank', args.mask_bank), ('--imagenet', args.imagenet),
+        ('--rate', args.rate and args.net != NETS[1])) if value]
     if wrong:
         raise ConfigError(f'{wrong[0]} with --net, a network of its own',
                           '--method mc_dropout or single; its dropout is where it has it',
@@ -331,6 +334,9 @@ def _require_options_of_the_method(args: argparse.Namespace) -> None:
         '--passes': (args.passes, args.method in ('mc_dropout', 'error_propagation')
                      or args.dropout),
         '--mask-bank': (args.mask_bank, args.method == 'mc_dropout'),
+        # Where nothing drops out by itself it would say nothing.
+        '--rate without --dropout': (args.rate and not args.dropout, args.method in (
+            'mc_dropout', 'error_propagation') or args.net != NETS[0]),
     }
     for option, (is_given, is_known) in ours.items():
         if is_given and not is_known:

@@ -24,7 +24,7 @@ import torch
 from torch import nn, Tensor
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import still_inputs
+from uncertainty_seg.core.dropout_masks import has_free_seed, still_inputs
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.graph.algebra.ensemble import MEMBERS
 from uncertainty_seg.training.encoders import ENCODERS
@@ -91,6 +91,12 @@ def read_bundle(bundle: ModelBundle) -> Taken:
     if card.method not in _READABLE:
         raise TrainingError(f'{card.name!r} is a bundle of the method {card.method}',
                             f'one of {", ".join(_READABLE)}', _FIX)
+    if card.precision != 'fp32':
+        raise TrainingError(f'the weights of {card.name!r} are converted to {card.precision}',
+                            'the bundle that it was converted from', _FIX)
+    if card.members and has_free_seed(card):
+        raise TrainingError(f'the members of {card.name!r} keep their dropout, and are computed '
+                            'together', 'an ensemble without dropout', _FIX)
     layers = [*_layers(_first_member(onnx.load(str(bundle.trunk_path)))),
               *_layers(onnx.load(str(bundle.head_path)))]
     for encoder in ENCODERS:

@@ -135,6 +135,14 @@ def test_what_is_refused_in_one_sentence(
     assert (tiny_bundle / 'calibration.json').read_bytes() == before
 
 
+def test_a_method_without_masks_is_not_sent_from_the_node_to_a_verb_that_refuses_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_pipeline(load_bundle('suim'), pass_policy='auto', **BASE)
+    assert str(caught.value) == (
+        "pass_policy is auto, and of 'suim' the method is deep_ensemble, expected mc_dropout, "
+        'whose passes are draws of masks: set pass_policy to all.')
+
+
 def test_limits_that_are_for_the_exact_reduction_only_are_refused(
     tiny_bundle: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -301,6 +301,21 @@ def test_a_command_that_does_not_do_is_one_sentence(
     assert not list((tmp_path / 'folds').glob('*.done'))
 
 
+@pytest.mark.parametrize(('words', 'sentence'), [
+    (['--scores', 'margin.clas_mean'], "no score 'margin.clas_mean'"),
+    (['--bad', 'iou<'], "'iou<'"), (['--sign', 'no-key.pem'], 'no-key.pem'),
+])
+def test_what_could_not_be_calibrated_is_said_before_networks_are_trained(
+    data: Path, tmp_path: Path, words: list[str], sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    assert main(['crossfit', str(bundle), '--data', str(data), '--out', str(tmp_path / 'folds'),
+                 '--num-folds', '2', '--command', TRAINER + '0', *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / 'folds').exists()
+
+
 def test_another_command_or_division_does_not_pass_for_the_same(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

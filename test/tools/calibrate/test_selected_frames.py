@@ -17,7 +17,7 @@ import pytest
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.folds import fold_of
 from uncertainty_seg.storage.labelled_folder import load_folder
-from uncertainty_seg.storage.model_bundle import write_bundle
+from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 from uncertainty_seg.storage.review_record import FrameReview, write_review
 from uncertainty_seg.tools.calibrate.labelled_pairs import drawn_frames, without_selected
 from uncertainty_seg.tools.main import main
@@ -123,6 +123,9 @@ def test_with_folds_each_network_is_judged_by_drawn_frames(
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said['num_val'] == said['num_train'] == 120
     assert '40 of 160 frames of' in caplog.text
+    # The bundle was trained on the others too: whoever measures it on them is to be warned.
+    calibration = load_bundle(str(bundle)).calibration
+    assert calibration is not None and len(calibration.seen_images) == 160
     record(data, {stem: 'control' if folds[stem] else 'selected' for stem in folds})
     assert 'fold 0 has no photograph that was drawn by chance' in refused(capsys, words)
 

@@ -161,13 +161,14 @@ def calibrate_passes(
 def _require_steps(steps: Sequence[int], pipeline: Pipeline) -> None:
     from uncertainty_seg.core.scores.pass_steps import grow
 
-    if not steps or not grow([0, *steps, pipeline.passes]):
-        raise ConfigError(f'steps {list(steps)}',
-                          f'growing numbers from 1 to {pipeline.passes - 1}, below T')
+    # First: of one pass there are no steps.
     if pipeline.card.method != 'mc_dropout':
         raise ConfigError(f'a bundle of the method {pipeline.card.method}',
                           'mc_dropout, whose passes are draws of masks',
                           'run it with pass_policy all')
+    if not steps or not grow([0, *steps, pipeline.passes]):
+        raise ConfigError(f'steps {list(steps)}',
+                          f'growing numbers from 1 to {pipeline.passes - 1}, below T')
 
 
 def _images(inputs: Sequence[Path], stride: int) -> Iterator[ImageU8 | None]:

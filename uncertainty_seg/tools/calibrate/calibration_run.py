@@ -35,7 +35,7 @@ from uncertainty_seg.analysis.evaluation import (
 )
 from uncertainty_seg.analysis.feature_fit import FeatureFrame, fit_feature_density
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
-from uncertainty_seg.analysis.gate_choice import choose_gate
+from uncertainty_seg.analysis.gate_choice import choose_gate, named_choice
 from uncertainty_seg.analysis.nested import NestedFigures
 from uncertainty_seg.analysis.selective import choose_scores
 from uncertainty_seg.backends.registry import require_rounding
@@ -389,10 +389,10 @@ def _choice(
         names = candidates(request.bundle.card, train.scores)
         gate = choose_gate(train.only(names), request.alphas, foreign.only(names))
         return gate.family(train), gate.names
-    wanted = request.scores or candidates(request.bundle.card, train.scores)
-    family = RankFamily.fit({name: train.scores[name] for name in wanted}, GUARDS)
     if request.scores:
-        return family, request.scores
+        return named_choice(request.scores).family(train), request.scores
+    wanted = candidates(request.bundle.card, train.scores)
+    family = RankFamily.fit({name: train.scores[name] for name in wanted}, GUARDS)
     required = [name for name in GUARDS if name in family.names]
     chosen = choose_scores(family, train.scores, train.is_bad.astype(np.float64), required,
                            MOST_SCORES)

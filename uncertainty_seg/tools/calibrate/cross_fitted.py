@@ -17,6 +17,7 @@ import logging
 from pathlib import Path
 import re
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -169,9 +170,11 @@ def fit_on_folds(request: FoldsRequest) -> run.CalibrationOutcome:
     promises = _promises(request, gate, nested, every.frames)
     _warn_of_broken(nested)
     images = [image for image, _ in known.pairs]
+    # The bundle was trained on all of them, those too that nothing is promised on.
+    given = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in known.data.images]
     calibration = run.make_calibration(
         request, temperature, fitted.limits, density, gate.family, train, every.frames, promises,
-        known.data, images, images, fitted.bundle.features, nested.num_folds)
+        known.data, images, given, fitted.bundle.features, nested.num_folds)
     rows = [(network.bundle, known.pairs[i]) for network in networks
             for i in np.flatnonzero(known.folds == network.fold)]
     return run.CalibrationOutcome(

@@ -157,6 +157,8 @@ def run(args: argparse.Namespace) -> int:
 
     folder = find_bundle(args.bundle)
     settings = settings_from_args(args, calibrate_gate.SETTINGS)
+    if not args.train_only:  # hours before it would come up
+        call_with(calibrate_gate.require_request, args)
     tasks = call_with(train_folds, args, command=args.command or train_command(args.train))
     done = {'bundle': str(folder), 'networks': [Path(task.out).name for task in tasks]}
     if args.train_only:
