@@ -140,7 +140,8 @@ def head_logits(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) 
     features = dict(zip([o.name for o in trunk.get_outputs()],
                         trunk.run(None, {'image': image[None]}), strict=True))
     masks = pass_inputs(bundle.card, passes, seed)
-    return torch.from_numpy(head.run(None, {**features, **masks})[0])
+    given = {**features, **masks}
+    return torch.from_numpy(head.run(None, {i.name: given[i.name] for i in head.get_inputs()})[0])
 
 
 @pytest.fixture(scope='module')

@@ -154,7 +154,7 @@ def test_a_bundle_needs_a_fixed_trunk_and_a_head_of_one_to_a_chunk_of_passes() -
     engines = engines_of(bundle, exact, 20, trt_of())
     assert engines.trunk.spec == EngineSpec('fp32') and engines.chunking.passes == 4
     assert engines.head_stats.spec.profiles == {
-        'mask_drop_head': ((1, 96, 1, 1), (4, 96, 1, 1), (4, 96, 1, 1))}
+        'mask_decoder_drop_head': ((1, 96, 1, 1), (4, 96, 1, 1), (4, 96, 1, 1))}
     assert engines.head_stats.spec.float32_behind == 'logits'
     coarse = engines_of(
         bundle, Settings(memory_budget_mb=64, reduction='coarse'), 20, trt_of())

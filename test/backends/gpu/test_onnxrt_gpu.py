@@ -13,10 +13,12 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
+import shutil
 
 from conftest import tiny_card, tiny_head, tiny_trunk
 from fake_backend import FakeBackend
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -32,7 +34,7 @@ from uncertainty_seg.backends.gpu.onnxrt_gpu import (
     require_placed,
     TENSORRT,
 )
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.settings import Settings
@@ -266,8 +268,17 @@ def test_each_map_on_request_is_the_oracles(bundle: ModelBundle, name: str) -> N
 
 
 @pytest.mark.parametrize('name', ['energy', 'max_logit'])
-def test_a_graph_without_the_sum_of_logits_is_refused_only_where_it_is_needed(name: str) -> None:
-    bundle = load_bundle('pipeline')  # compiled before there was such a sum
+def test_a_graph_without_the_sum_of_logits_is_refused_only_where_it_is_needed(
+    name: str, tmp_path: Path
+) -> None:
+    bundle = load_bundle('pipeline')
+    # As a bundle that was compiled before there was such a sum.
+    folder = shutil.copytree(bundle.folder, tmp_path / 'old')
+    graph = onnx.load(str(folder / HEAD_STATS_FILE))
+    graph.graph.output.remove(
+        next(o for o in graph.graph.output if o.name == head_stats.SUM_LOGITS))
+    onnx.save(graph, str(folder / HEAD_STATS_FILE))
+    bundle = dataclasses.replace(bundle, folder=folder)
     spec = bundle.card.input
     image = np.zeros((spec.height, spec.width, 3), np.uint8)
     masks = make_masks(bundle.card.dropout_sites, 2, 0)
