@@ -224,7 +224,8 @@ def test_a_farm_without_the_packages_of_pip_tests_what_needs_none_and_fails_noth
         [sys.executable, '-m', 'pytest', '-p', 'without_pip', '-p', 'no:cacheprovider', '-rs',
          'test/core/test_frame_guard.py', 'test/tools'],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(
+        # Paths that colcon was given would be run too, this test among them.
+        env={**os.environ, 'PYTEST_ADDOPTS': '', 'PYTHONPATH': os.pathsep.join(
             [str(tmp_path), str(ROOT), os.environ.get('PYTHONPATH', '')])})
     assert done.returncode == 0, done.stdout
     assert 'mcap, onnx, onnxruntime, rosbags not installed: only tests that' in done.stdout
