@@ -10,7 +10,7 @@ from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.bundle import ModelBundle, reduction_of
+from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, reduction_of
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.pipeline import Pipeline
@@ -200,6 +200,18 @@ def test_masks_drawn_for_each_frame_may_have_any_seed(tiny_bundle: Path) -> None
     for seed in (0, 5):
         settings = Settings(seed=seed, mask_policy='per_frame')
         assert Pipeline(bundle, FakeBackend(bundle.card), settings).thresholds
+
+
+def test_without_dropout_the_mask_policy_is_no_reason_to_refuse_the_limits(
+    tiny_bundle: Path,
+) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    settings = Settings(mask_policy='per_frame')
+    with pytest.raises(CalibrationError, match='mask_policy is per_frame'):
+        fitting_calibration(bundle, settings, 8, 'fp32', None)
+    card = dataclasses.replace(bundle.card, dropout_sites=(), method='single', passes=1)
+    of_one = with_calibration(dataclasses.replace(bundle, card=card), passes=1)
+    assert fitting_calibration(of_one, settings, 1, 'fp32', None) is of_one.calibration
 
 
 def test_limits_of_other_masks_are_refused(tiny_bundle: Path) -> None:

@@ -122,7 +122,7 @@ def fitting_calibration(
     -------
     Calibration
         The ignore mask may differ from its own, which is logged; so may the seed, where masks are
-        drawn for each frame.
+        drawn for each frame, and the mask policy, where no pass draws anything.
 
     """
     calibration = bundle.calibration
@@ -132,10 +132,9 @@ def fitting_calibration(
             'run uncertainty_seg calibrate on it, or set uncalibrated to run: real scores, no '
             'promise, the flag always false',
         )
-    pairs = (
-        ('mask_policy', calibration.mask_policy, settings.mask_policy),
-        ('precision', calibration.precision, precision),
-    )
+    pairs = [('precision', calibration.precision, precision)]
+    if has_free_seed(bundle.card):  # without dropout every frame has the same passes
+        pairs.insert(0, ('mask_policy', calibration.mask_policy, settings.mask_policy))
     if calibration.mask_draw != bundle.card.mask_draw:
         raise CalibrationError(
             f'the masks of {bundle.card.name!r} are {bundle.card.mask_draw}, but it was '
