@@ -262,14 +262,14 @@ def calibrate_like(
 
 def require_request(
     bundle: ModelBundle | Path | str, *, bad: str = 'iou<0.5', scores: Sequence[str] = (),
-    sign: Path | str | None = None,
+    report: Path | str | None = None, sign: Path | str | None = None,
 ) -> None:
     """
     Refuse, before networks are trained for it, a calibration that could not be made or written.
 
     Parameters are those of `calibrate`. Raises ConfigError if the rule cannot be read, a score
-    does not exist, or the bundle or its key cannot be used; BackendUnavailableError if a library
-    is not installed.
+    does not exist, the report cannot be written, or the bundle or its key cannot be used;
+    BackendUnavailableError if a library is not installed.
     """
     from uncertainty_seg.analysis.bad_rule import BadRule
     from uncertainty_seg.opening import as_bundle
@@ -278,7 +278,7 @@ def require_request(
     opened = as_bundle(bundle, has_calibration=False)
     BadRule.parse(bad, opened.card.class_names)
     require_scores(opened.card, scores)
-    _checked_key(opened, None, sign)
+    _checked_key(opened, report, sign)
 
 
 def _checked_key(

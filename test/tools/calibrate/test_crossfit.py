@@ -304,6 +304,7 @@ def test_a_command_that_does_not_do_is_one_sentence(
 @pytest.mark.parametrize(('words', 'sentence'), [
     (['--scores', 'margin.clas_mean'], "no score 'margin.clas_mean'"),
     (['--bad', 'iou<'], "'iou<'"), (['--sign', 'no-key.pem'], 'no-key.pem'),
+    (['--report', 'no-such-folder/report.html'], 'no such folder'),
 ])
 def test_what_could_not_be_calibrated_is_said_before_networks_are_trained(
     data: Path, tmp_path: Path, words: list[str], sentence: str,
