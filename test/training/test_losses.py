@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The attenuated loss: known values, and what a variance head and dropout learn from planted noise.
+The losses: known values, and what a variance head and dropout learn from planted noise.
 
 The nets look at one pixel, of which the first channel says whether its label is drawn by lot, and
 the others where between two classes it lies.
@@ -9,9 +9,11 @@ the others where between two classes it lies.
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import numpy as np
+from numpy.typing import NDArray
 import pytest
 
 torch = pytest.importorskip('torch')
@@ -24,10 +26,15 @@ from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.tools.compile.checks import sampled_logits  # noqa: E402
+from uncertainty_seg.training.fit import loop  # noqa: E402
 from uncertainty_seg.training.fit.augmentation import Augmentation, normalise  # noqa: E402
 from uncertainty_seg.training.fit.loop import fit  # noqa: E402
 from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
-from uncertainty_seg.training.losses import attenuated_loss, segmentation_loss  # noqa: E402
+from uncertainty_seg.training.losses import (  # noqa: E402
+    attenuated_loss,
+    iou_loss,
+    segmentation_loss,
+)
 from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -200,3 +207,72 @@ def test_a_fit_learns_a_larger_variance_where_labels_are_drawn_by_lot() -> None:
     right = logits.argmax(1) == torch.from_numpy(masks)
     assert right[..., :16].float().mean() > 0.99
     assert log_variance[..., :16].mean() < log_variance[..., 16:].mean() - 1
+
+
+def mean_iou_of(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    """Over the classes that are present in the truth, of the pixels that are known."""
+    known = truth != 255
+    return float(np.mean([
+        ((predicted == c) & (truth == c) & known).sum() / (
+            ((predicted == c) | (truth == c)) & known).sum()
+        for c in np.unique(truth[known])]))
+
+
+def test_the_loss_of_sure_probabilities_is_one_less_the_mean_iou_of_each_image() -> None:
+    predicted = RNG.integers(0, 4, (3, 12, 10))
+    truth = RNG.integers(0, 3, (3, 12, 10))
+    truth[0, :4] = 255
+    truth[1] = np.where(truth[1] == 2, 0, truth[1])  # an image without a class
+    sure = torch.from_numpy(np.moveaxis(np.eye(4)[predicted] * 1e4, 3, 1))
+    wanted = np.mean([1 - mean_iou_of(*pair) for pair in zip(predicted, truth, strict=True)])
+    assert float(iou_loss(sure, torch.from_numpy(truth), 255)) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_between_them_it_is_the_lovasz_extension_worked_out_set_by_set() -> None:
+    p = np.exp(LOGITS[1].numpy())
+    p = (p / p.sum(0)).reshape(3, -1)
+    label = LABELS[1].numpy().ravel()
+    found = []
+    for c in np.unique(label):
+        errors = np.where(label == c, 1 - p[c], p[c])
+        order = np.argsort(-errors)
+        wrong, before, total = np.zeros(label.size, bool), 0.0, 0.0
+        for i in order:  # the Jaccard loss if just these pixels were wrong
+            wrong[i] = True
+            missed, added = (wrong & (label == c)).sum(), (wrong & (label != c)).sum()
+            now = (missed + added) / ((label == c).sum() + added)
+            total, before = total + errors[i] * (now - before), now
+        found.append(total)
+    loss = iou_loss(LOGITS[1:], LABELS[1:], 255)
+    assert float(loss) == pytest.approx(np.mean(found), abs=1e-12)
+
+
+def test_an_image_without_labels_counts_for_nothing() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    unknown = torch.full_like(LABELS, 255)
+    one = torch.stack([LABELS[0], unknown[0]])
+    assert float(iou_loss(LOGITS, one, 255)) == float(iou_loss(LOGITS[:1], LABELS[:1], 255))
+    none = iou_loss(logits, unknown, 255)
+    none.backward()
+    assert float(none.detach()) == 0 and logits.grad is not None and not logits.grad.any()
+
+
+def test_labels_are_looked_at_at_the_centres_of_coarse_logits() -> None:
+    fine = torch.from_numpy(RNG.integers(0, 3, (1, 12, 20)))
+    seen = fine[:, 1::3, 2::4]  # 4x5, of which (i + 0.5) * 3 and (j + 0.5) * 4 are the centres
+    assert float(iou_loss(LOGITS[:1], fine, 255)) == float(iou_loss(LOGITS[:1], seen, 255))
+
+
+def test_the_iou_that_is_trained_is_that_of_the_probabilities_that_ship() -> None:
+    """The classifier loses ln(w) at the end, so the loss takes it off before."""
+    images = RNG.integers(0, 256, (2, 8, 8, 3), np.uint8)
+    masks = RNG.integers(0, 3, (2, 8, 8)).astype(np.uint8)
+    net = nn.Conv2d(3, 3, 1)
+    weights = WEIGHTS.float()
+    losses = [loop._step(net, images, masks, weights, 255, torch.optim.SGD(net.parameters(), 0.0),
+                         weight) for weight in (0.0, 2.0)]
+    shipped = copy.deepcopy(net)
+    loop.restore_priors(shipped, weights)
+    with torch.no_grad():
+        more = 2 * iou_loss(shipped(normalise(images)), torch.from_numpy(masks).long(), 255)
+    assert losses[0] is not None and losses[1] == pytest.approx(losses[0] + float(more), abs=1e-6)

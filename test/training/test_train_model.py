@@ -81,6 +81,9 @@ def test_options_become_the_recipe_that_they_say() -> None:
     assert less.run_dropout.sites == {'head': 0.2} and less.train_dropout.sites['head'] == 0.2
     assert asked('--method error_propagation --rate 0.2').run_dropout.sites == {'head': 0.2}
     assert asked('--folds 3 --fold 2 --seed 10').fit.seed == 19
+    assert (plain.fit.encoder_rate, plain.fit.iou_weight) == (0.4, 0)
+    loss = asked('--encoder-rate 0.1 --iou-loss 1.5 --learning-rate 0.003').fit
+    assert (loss.encoder_rate, loss.iou_weight, loss.learning_rate) == (0.1, 1.5, 0.003)
     bank = asked('--mask-bank 6')
     assert (bank.passes, bank.mask_bank) == (6, 6)
     single = asked('--method single')

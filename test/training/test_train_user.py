@@ -397,6 +397,7 @@ def damaged_progress(place: Path) -> list[str]:
     (lambda place: ['--size', '65x64'], '--size 65x64, expected multiples of 32'),
     (lambda place: ['--method', 'direct'], '--method direct with --net'),
     (lambda place: ['--rate', '0.2'], '--rate with --net'),
+    (lambda place: ['--encoder-rate', '0.1'], '--encoder-rate with --net'),
     (lambda place: ['--init', 'pipeline'], '--init pipeline for a network of --net, expected a '
      'file of its weights'),
 ])
@@ -513,6 +514,7 @@ def junk(content: object) -> Any:
     (lambda place: ['--size', '96x64'], 'is of a run with the input 64x64, not 96x64'),
     (lambda place: ['--learning-rate', '0.5'],
      'is of a run with the learning rate 0.002, not 0.5'),
+    (lambda place: ['--iou-loss', '1'], 'is of a run with the iou weight 0.0, not 1.0'),
     (junk({}), 'is damaged or no progress of a run'), (junk([1]), 'is damaged or no progress'),
     (junk({'epochs': 1}), 'is damaged or no progress of a run'),
 ])

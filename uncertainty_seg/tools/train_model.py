@@ -97,6 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'keep the best; 0: never [0]')
     parser.add_argument('--learning-rate', type=positive_number(), metavar='RATE',
                         help="largest rate of what is not the encoder [the recipe's]")
+    parser.add_argument('--encoder-rate', type=positive_number(), metavar='SHARE',
+                        help="rate of the encoder, as a share of --learning-rate [the recipe's]")
+    parser.add_argument('--iou-loss', type=positive_number(), metavar='WEIGHT',
+                        help='add the Lovasz-Softmax loss of each image, so many times [none]')
     parser.add_argument('--note', default='', help='what the images are, for the card')
     parser.add_argument('--license', help='of weights and images, for the card')
     parser.add_argument('--not-good-for', metavar='TEXT', help='for the card')
@@ -264,8 +268,9 @@ def plan_of(args: argparse.Namespace, encoder: str = '') -> Recipe:
     plan = recipes.reseeded(recipes.recipe(args.recipe), args.seed + (args.fold or 0))
     if args.size:
         plan = recipes.with_size(plan, *args.size)
-    if args.learning_rate:
-        plan = replace(plan, fit=replace(plan.fit, learning_rate=args.learning_rate))
+    rates = {'learning_rate': args.learning_rate, 'encoder_rate': args.encoder_rate,
+             'iou_weight': args.iou_loss}
+    plan = replace(plan, fit=replace(plan.fit, **{k: v for k, v in rates.items() if v}))
     texts = {'license': args.license, 'not_good_for': args.not_good_for,
              'name': args.out.name if args.recipe == 'own' else None}
     plan = replace(plan, **{name: text for name, text in texts.items() if text})
@@ -315,6 +320,7 @@ def _require_plain_method(args: argparse.Namespace) -> None:
         ('--method ' + args.method, args.method not in ('mc_dropout', 'single')),
         ('--encoder', args.encoder), ('--dropout', args.dropout),
         ('--mask-bank', args.mask_bank), ('--imagenet', args.imagenet),
+        ('--encoder-rate', args.encoder_rate),
         ('--rate', args.rate and args.net != NETS[1])) if value]
     if wrong:
         raise ConfigError(f'{wrong[0]} with --net, a network of its own',

@@ -1,10 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What a network is trained to make small: cross-entropy, and the one that learns a variance too.
+What a network is trained to make small: cross-entropy, one that learns a variance too, and IoU.
 
 The attenuated loss of Kendall and Gal draws logits from the normal distribution that the network
 predicts at each pixel. Where labels contradict each other, a large variance costs less than being
 sure of one of them; where they agree, it costs more. Nobody labels the variance.
+
+Cross-entropy counts pixels, so that a class of a few pixels that is not there costs it nearly
+nothing. A mask is judged by its mean IoU, where that class counts as much as any other: the
+Lovasz-Softmax loss is what of that has a gradient.
 
 """
 
@@ -96,3 +100,49 @@ def attenuated_loss(
     losses = math.log(samples) - torch.stack(drawn).logsumexp(0)
     share = known.to(losses.dtype) if weights is None else weights[chosen] * known
     return (losses * share).sum() / share.sum()
+
+
+def iou_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """
+    Return 1 less the mean IoU of each image, made smooth: the Lovasz-Softmax loss.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, C, h, w)
+        Of the probabilities that are used for masks.
+    labels : Tensor of int64, shape (N, H, W)
+        Class ids; looked at where the logits are, at the centres of their pixels.
+    ignore_index : int
+        Label of pixels that do not count.
+
+    Returns
+    -------
+    Tensor
+        Mean over images and the classes that are present in each, 0..1; NaN of a logit that is. Of
+        probabilities that are 0 and 1 it is 1 - IoU to the last bit. Images without a pixel that
+        counts are left out, and without any image it is 0.
+
+    References
+    ----------
+    Berman, Triki and Blaschko, 2018, arXiv:1705.08790, equation 9, image by image.
+
+    """
+    size = (logits.shape[2], logits.shape[3])
+    seen = F.interpolate(labels[:, None].double(), size=size, mode='nearest-exact')[:, 0].long()
+    losses = [_jaccard(p[:, known], label[known])
+              for p, label in zip(logits.softmax(1), seen, strict=True)
+              if (known := label != ignore_index).any()]
+    return torch.stack(losses).mean() if losses else logits.sum() * 0
+
+
+def _jaccard(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss of an image: (C, n) probabilities of n pixels, and their labels."""
+    present = labels.unique()
+    is_class = (labels == present[:, None]).to(probabilities.dtype)
+    errors, order = (is_class - probabilities[present]).abs().sort(1, descending=True)
+    is_class = is_class.gather(1, order)
+    # What the loss of the set of the k worst pixels is more than that of the k - 1 worst.
+    total = is_class.sum(1, keepdim=True)
+    lost = 1 - (total - is_class.cumsum(1)) / (total + (1 - is_class).cumsum(1))
+    steps = torch.diff(lost, dim=1, prepend=torch.zeros_like(total))
+    return (errors * steps).sum(1).mean()

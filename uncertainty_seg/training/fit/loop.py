@@ -42,7 +42,7 @@ from uncertainty_seg.training.fit.run import (
     Row,
     Watch,
 )
-from uncertainty_seg.training.losses import segmentation_loss
+from uncertainty_seg.training.losses import iou_loss, segmentation_loss
 
 # Between two lines of one epoch, seconds.
 LINE_S = 30.0
@@ -187,7 +187,8 @@ class _Epochs:
         how = settings.augmentation_of(epoch)
         for number, (images, masks) in enumerate(
                 batches(data, run.rng, how, self._batch, self._chances, self._feed), 1):
-            loss = _step(run.net, images, masks, self._weights, data.ignore_index, run.optimiser)
+            loss = _step(run.net, images, masks, self._weights, data.ignore_index, run.optimiser,
+                         settings.iou_weight)
             if loss is not None:
                 losses.append(loss)
             if losses and not math.isfinite(losses[-1]):
@@ -226,14 +227,18 @@ def _optimiser(
 
 def _step(
     net: nn.Module, images: NDArray[np.uint8], masks: NDArray[np.uint8], weights: Tensor,
-    ignore_index: int, optimiser: torch.optim.Optimizer,
+    ignore_index: int, optimiser: torch.optim.Optimizer, iou_weight: float,
 ) -> float | None:
     """Return the loss; None if no pixel counts, NaN if loss or gradient are no numbers."""
     if (masks == ignore_index).all():
         return None
-    logits = logits_of(net(normalise(images)))
-    logits = F.interpolate(logits, size=masks.shape[1:], mode='bilinear', align_corners=False)
-    loss = segmentation_loss(logits, torch.from_numpy(masks).long(), weights, ignore_index)
+    coarse, labels = logits_of(net(normalise(images))), torch.from_numpy(masks).long()
+    logits = F.interpolate(coarse, size=masks.shape[1:], mode='bilinear', align_corners=False)
+    loss = segmentation_loss(logits, labels, weights, ignore_index)
+    if iou_weight:
+        # Of the probabilities that ship, from which the weights are taken off (`restore_priors`).
+        used = coarse[:, :len(weights)] - weights.log()[:, None, None]
+        loss = loss + iou_weight * iou_loss(used, labels, ignore_index)
     optimiser.zero_grad(set_to_none=True)
     if not bool(loss.isfinite()):
         return math.nan
@@ -329,7 +334,8 @@ def affordable_epochs(
             images, masks = next(batches(data, rng, settings.augmentation, batch,
                                          draw_weights(data, 0.0)))
             started_s = time.monotonic()
-            _step(copied, images, masks, weights, data.ignore_index, optimiser)
+            _step(copied, images, masks, weights, data.ignore_index, optimiser,
+                  settings.iou_weight)
             times.append(time.monotonic() - started_s)
     started_s = time.monotonic()
     if measure is not None:

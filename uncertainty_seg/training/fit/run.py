@@ -54,6 +54,8 @@ class FitSettings:
         Fraction for the encoder; AdamW's decay.
     class_power : float
         Loss weight of a class is frequency ** -class_power; 0.5 saves rare classes.
+    iou_weight : float
+        So many times `losses.iou_loss` is added to the loss; 0 for none.
     draw_power : float
         An image with rare classes is drawn more often, by its rarest class's share of images
         to the power of -draw_power; 0 draws evenly.
@@ -78,6 +80,7 @@ class FitSettings:
     encoder_rate: float = 0.4
     weight_decay: float = 1e-2
     class_power: float = 0.5
+    iou_weight: float = 0.0
     draw_power: float = 0.0
     averaging: float = 0.998
     seed: int = 7
