@@ -7,8 +7,8 @@ predicts at each pixel. Where labels contradict each other, a large variance cos
 sure of one of them; where they agree, it costs more. Nobody labels the variance.
 
 Cross-entropy counts pixels, so that a class of a few pixels that is not there costs it nearly
-nothing. A mask is judged by its mean IoU, where that class counts as much as any other: the
-Lovasz-Softmax loss is what of that has a gradient.
+nothing. A mask is judged by its mean IoU, where that class counts as much as any other; the
+Lovasz-Softmax loss is a differentiable form of it.
 
 """
 
@@ -119,7 +119,7 @@ def iou_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     -------
     Tensor
         Mean over images and the classes that are present in each, 0..1; NaN of a logit that is. Of
-        probabilities that are 0 and 1 it is 1 - IoU to the last bit. Images without a pixel that
+        probabilities that are 0 and 1 it is 1 - IoU, to rounding. Images without a pixel that
         counts are left out, and without any image it is 0.
 
     References
