@@ -211,9 +211,11 @@ def test_settings_of_the_command_line_are_those_of_the_node() -> None:
 def test_argument_types_know_their_bounds() -> None:
     assert whole_number(0, 3)('3') == 3
     assert positive_number(2)('2') == 2.0
+    assert positive_number(or_zero=True)('0') == 0.0
     assert image_size('640x480') == (640, 480)
     for convert, text in ((whole_number(0, 3), '4'), (whole_number(0), 'x'),
                           (positive_number(), '0'), (positive_number(), 'nan'),
+                          (positive_number(or_zero=True), '-0.1'),
                           (positive_number(), 'inf'), (positive_number(2), '2.1'),
                           (image_size, '640*480'), (image_size, '-1x5')):
         with pytest.raises(argparse.ArgumentTypeError, match=r', expected '):

@@ -166,6 +166,19 @@ def test_members_of_one_encoder_share_what_is_frozen_and_nothing_else(tmp_path: 
     assert equal_parts(one, two) == set()
 
 
+def test_members_are_trained_with_what_they_have_by_turns(tmp_path: Path) -> None:
+    train(as_ensemble(tiny_recipe(), EnsemblePlan(2)), tmp_path / 'same.pt')
+    same = states(tmp_path / 'same.pt', 2)
+    for changes in ({'iou_weights': (0.0, 1.0)}, {'encoder_rates': (0.4, 0.1)}):
+        plan = as_ensemble(tiny_recipe(), EnsemblePlan(2, **changes))
+        train(plan, tmp_path / f'{min(changes)}.pt')
+        one, two = states(tmp_path / f'{min(changes)}.pt', 2)
+        assert all(torch.equal(one[name], same[0][name]) for name in one)
+        assert not all(torch.equal(two[name], same[1][name]) for name in two)
+    card = make_bundle(plan, DATA, tmp_path / 'encoder_rates.pt', tmp_path / 'bundle')
+    assert '2 nets, rate of the encoder 0.4 and 0.1 by turns.' in card.training
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('kind, shared', [
     ('decoders', {'encoder'}),

@@ -97,6 +97,11 @@ def test_options_become_the_ensemble_that_they_say() -> None:
     mixed = asked('--method deep_ensemble --members 3 --encoder lite0 mobilenet_v2 --bootstrap')
     assert mixed.ensemble.encoders == ('lite0', 'mobilenet_v2') and mixed.ensemble.has_bootstrap
     assert [mixed.ensemble.encoder(i, '') for i in range(3)] == ['lite0', 'mobilenet_v2', 'lite0']
+    turns = asked('--method deep_ensemble --members 3 --encoder-rate 0.1 0.4 --iou-loss 0 1')
+    fits = [turns.ensemble.fit(i, turns.fit) for i in range(3)]
+    assert [(f.encoder_rate, f.iou_weight) for f in fits] == [(0.1, 0), (0.4, 1), (0.1, 0)]
+    same = asked('--method deep_ensemble --encoder-rate 0.1 --iou-loss 1')
+    assert same.ensemble.fit(1, same.fit) == same.fit and same.fit.iou_weight == 1
     both = asked('--method deep_ensemble --members 3 --kind decoders --dropout head')
     assert (both.passes, both.run_dropout.sites) == (21, {'head': 0.5})  # 20, rounded up
     assert asked('--method deep_ensemble --kind snapshots').fit.cycles == 4
@@ -111,6 +116,11 @@ def test_options_become_the_ensemble_that_they_say() -> None:
     ('--members 3', '--members with --method mc_dropout'), ('--kind heads', '--kind with'),
     ('--bootstrap', '--bootstrap with'), ('--member 0', '--member with'),
     ('--encoder lite0 lite1', 'more than one --encoder with --method mc_dropout'),
+    ('--encoder-rate 0.1 0.4', 'more than one --encoder-rate with --method mc_dropout'),
+    ('--method single --iou-loss 0 1', 'more than one --iou-loss with --method single'),
+    ('--method deep_ensemble --kind decoders --iou-loss 0 1', '2 weights of the IoU loss for '
+     'decoders of one trunk'),
+    ('--method deep_ensemble --members 2 --encoder-rate 0.1 0.2 0.4', '3 encoder rates for 2'),
     ('--method single --dropout head', '--dropout with --method single'),
     ('--method single --passes 3', '--passes with --method single'),
     ('--method deep_ensemble --passes 8', '--passes with --method deep_ensemble'),

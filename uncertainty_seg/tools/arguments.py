@@ -213,17 +213,18 @@ def whole_number(lower: int, upper: int = 10**9) -> Callable[[str], int]:
     return convert
 
 
-def positive_number(upper: float = math.inf) -> Callable[[str], float]:
+def positive_number(upper: float = math.inf, *, or_zero: bool = False) -> Callable[[str], float]:
     """Return an argparse type for a finite number above 0."""
+    above = '0 or above' if or_zero else 'above 0'
 
     def convert(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f'{text!r}, expected a number') from None
-        if not 0 < value <= upper or value == math.inf:
+        if not (0 < value <= upper or value == 0 and or_zero) or value == math.inf:
             limit = f' and at most {upper:g}' if upper < math.inf else ''
-            raise argparse.ArgumentTypeError(f'{text}, expected a number above 0{limit}')
+            raise argparse.ArgumentTypeError(f'{text}, expected a number {above}{limit}')
         return value
 
     return convert

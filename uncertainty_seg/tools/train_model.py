@@ -19,7 +19,7 @@ import math
 from pathlib import Path
 import re
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any, TYPE_CHECKING, TypeVar
 
 from uncertainty_seg.errors import (
     ConfigError,
@@ -57,6 +57,7 @@ NETS = ('pyramid', 'fc-densenet56')
 DEFAULT_MEMBERS = 4
 DEFAULT_PLACE, DEFAULT_RATE = 'head', 0.5
 MISUSE = (DatasetError, GraphError, ModelBundleError, TrainingError)
+_T = TypeVar('_T')
 _log = logging.getLogger(__name__)
 
 
@@ -97,10 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'keep the best; 0: never [0]')
     parser.add_argument('--learning-rate', type=positive_number(), metavar='RATE',
                         help="largest rate of what is not the encoder [the recipe's]")
-    parser.add_argument('--encoder-rate', type=positive_number(), metavar='SHARE',
-                        help="rate of the encoder, as a share of --learning-rate [the recipe's]")
-    parser.add_argument('--iou-loss', type=positive_number(), metavar='WEIGHT',
-                        help='add the Lovasz-Softmax loss of each image, so many times [none]')
+    parser.add_argument('--encoder-rate', nargs='+', type=positive_number(), metavar='SHARE',
+                        help='rate of the encoder, as a share of --learning-rate; several for '
+                        "--kind nets, by turns [the recipe's]")
+    parser.add_argument('--iou-loss', nargs='+', type=positive_number(or_zero=True),
+                        metavar='WEIGHT',
+                        help='add the Lovasz-Softmax loss of each image, so many times; several '
+                        'for --kind nets, by turns [0]')
     parser.add_argument('--note', default='', help='what the images are, for the card')
     parser.add_argument('--license', help='of weights and images, for the card')
     parser.add_argument('--not-good-for', metavar='TEXT', help='for the card')
@@ -268,9 +272,12 @@ def plan_of(args: argparse.Namespace, encoder: str = '') -> Recipe:
     plan = recipes.reseeded(recipes.recipe(args.recipe), args.seed + (args.fold or 0))
     if args.size:
         plan = recipes.with_size(plan, *args.size)
-    rates = {'learning_rate': args.learning_rate, 'encoder_rate': args.encoder_rate,
-             'iou_weight': args.iou_loss}
-    plan = replace(plan, fit=replace(plan.fit, **{k: v for k, v in rates.items() if v}))
+    if args.learning_rate:
+        plan = replace(plan, fit=replace(plan.fit, learning_rate=args.learning_rate))
+    shares, weights = tuple(args.encoder_rate or ()), tuple(args.iou_loss or ())
+    one = {name: values[0] for name, values in (('encoder_rate', shares), ('iou_weight', weights))
+           if len(values) == 1}
+    plan = replace(plan, fit=replace(plan.fit, **one))
     texts = {'license': args.license, 'not_good_for': args.not_good_for,
              'name': args.out.name if args.recipe == 'own' else None}
     plan = replace(plan, **{name: text for name, text in texts.items() if text})
@@ -295,10 +302,16 @@ def plan_of(args: argparse.Namespace, encoder: str = '') -> Recipe:
     if args.method == 'deep_ensemble':
         members = DEFAULT_MEMBERS if args.members is None else args.members
         plan = replace(plan, member_epochs=args.member_epochs or 0)
-        ensemble = EnsemblePlan(members, args.kind or KINDS[0],
-                                encoders if len(encoders) > 1 else (), args.bootstrap)
+        ensemble = EnsemblePlan(
+            members, args.kind or KINDS[0], encoders=_by_turns(encoders),
+            encoder_rates=_by_turns(shares), iou_weights=_by_turns(weights),
+            has_bootstrap=args.bootstrap)
         return recipes.as_ensemble(plan, ensemble, bool(args.dropout))
     return plan
+
+
+def _by_turns(values: tuple[_T, ...]) -> tuple[_T, ...]:
+    return values if len(values) > 1 else ()
 
 
 def _with_net_of(args: argparse.Namespace, plan: Recipe) -> Recipe:
@@ -335,7 +348,9 @@ def _require_options_of_the_method(args: argparse.Namespace) -> None:
         '--bootstrap': (args.bootstrap, is_ensemble),
         '--member-epochs': (args.member_epochs, is_ensemble),
         '--member': (args.member is not None, is_ensemble),
-        'more than one --encoder': (len(args.encoder or ()) > 1, is_ensemble),
+        **{f'more than one {option}': (len(values or ()) > 1, is_ensemble) for option, values in (
+            ('--encoder', args.encoder), ('--encoder-rate', args.encoder_rate),
+            ('--iou-loss', args.iou_loss))},
         '--dropout': (args.dropout, args.method != 'single'),
         '--passes': (args.passes, args.method in ('mc_dropout', 'error_propagation')
                      or args.dropout),

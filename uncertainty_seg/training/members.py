@@ -22,8 +22,10 @@ Valdenegro-Toro, 2019, arXiv:1910.08168 (sub-ensembles); Laurent et al., 2023, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,7 +33,9 @@ from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.folds import require_classes, subset
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.training.encoders import encoder_kind
+from uncertainty_seg.training.fit.run import FitSettings
 
+_T = TypeVar('_T')
 # What each member but the first has in common with it, a part that `PyramidNet.freeze` knows.
 SHARED_PART = {'nets': '', 'decoders': 'encoder', 'heads': 'trunk', 'snapshots': ''}
 KINDS = tuple(SHARED_PART)
@@ -51,8 +55,8 @@ class EnsemblePlan:
     kind : str
         'nets': M full networks. 'decoders': M decoders on the encoder of the first one. 'heads':
         M last blocks and classifiers on all before them. 'snapshots': M stages of one run.
-    encoders : tuple of str
-        Of 'nets', by turns; empty for that of the recipe.
+    encoders, encoder_rates, iou_weights : tuple
+        Of 'nets', each by turns: names, and values of `FitSettings`; empty for the recipe's.
     has_bootstrap : bool
         Each network is trained on as many images as there are, drawn with replacement.
 
@@ -66,6 +70,8 @@ class EnsemblePlan:
     count: int
     kind: str = 'nets'
     encoders: tuple[str, ...] = ()
+    encoder_rates: tuple[float, ...] = ()
+    iou_weights: tuple[float, ...] = ()
     has_bootstrap: bool = False
 
     def __post_init__(self) -> None:
@@ -74,12 +80,14 @@ class EnsemblePlan:
         if self.count < 2:
             raise TrainingError(f'an ensemble of {self.count}', 'at least two networks',
                                 'raise --members, or take another --method')
-        if len(self.encoders) > 1 and self.kind != 'nets':
-            raise TrainingError(f'{len(self.encoders)} encoders for {self.kind} of one trunk',
-                                'one encoder', 'take --kind nets to mix them')
-        if len(self.encoders) > self.count:
-            raise TrainingError(f'{len(self.encoders)} encoders for {self.count} members',
-                                'at most one a member')
+        for what, values in (('encoders', self.encoders), ('encoder rates', self.encoder_rates),
+                             ('weights of the IoU loss', self.iou_weights)):
+            if len(values) > 1 and self.kind != 'nets':
+                raise TrainingError(f'{len(values)} {what} for {self.kind} of one trunk',
+                                    'one of them', 'take --kind nets to mix them')
+            if len(values) > self.count:
+                raise TrainingError(f'{len(values)} {what} for {self.count} members',
+                                    'at most one a member')
         if self.has_bootstrap and self.kind == 'snapshots':
             raise TrainingError('a bootstrap of snapshots, which are of one run',
                                 'another kind', 'leave --bootstrap out')
@@ -88,7 +96,25 @@ class EnsemblePlan:
 
     def encoder(self, index: int, default: str) -> str:
         """Return the encoder of a member."""
-        return self.encoders[index % len(self.encoders)] if self.encoders else default
+        return _turn(self.encoders, index, default)
+
+    def fit(self, index: int, default: FitSettings) -> FitSettings:
+        """Return the settings that a member is trained with, but for its seed."""
+        return replace(default,
+                       encoder_rate=_turn(self.encoder_rates, index, default.encoder_rate),
+                       iou_weight=_turn(self.iou_weights, index, default.iou_weight))
+
+    @property
+    def turns(self) -> str:
+        """Words for the card on what the members are trained with by turns; '' for nothing."""
+        what = {'rate of the encoder': self.encoder_rates,
+                'weight of the IoU loss': self.iou_weights}
+        return ''.join(f', {name} {" and ".join(f"{v:g}" for v in values)} by turns'
+                       for name, values in what.items() if values)
+
+
+def _turn(values: Sequence[_T], index: int, default: _T) -> _T:
+    return values[index % len(values)] if values else default
 
 
 def member_file(weights: Path, index: int) -> Path:

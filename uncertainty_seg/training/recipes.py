@@ -530,8 +530,8 @@ def _jobs(
         return
     shared = SHARED_PART[plan.kind]
     for index in range(plan.count) if member is None else [member]:
-        own = reseeded(with_encoder(recipe, plan.encoder(index, recipe.encoder)),
-                       SEED_STEP * index)
+        own = with_encoder(recipe, plan.encoder(index, recipe.encoder))
+        own = reseeded(replace(own, fit=plan.fit(index, own.fit)), SEED_STEP * index)
         drawn = bootstrap(data, own.fit.seed) if plan.has_bootstrap else data
         if not (shared and index):
             yield _TrainingRun(own, drawn, (files[index],))
@@ -704,7 +704,7 @@ def _training_text(recipe: Recipe, weights: Path) -> str:
         drawn = ', each on as many images drawn with replacement' * plan.has_bootstrap
         length = f', {recipe.member_epochs} epochs each after the first' * \
             bool(recipe.member_epochs and SHARED_PART[plan.kind])
-        text += f' {plan.count} {plan.kind}{drawn}{length}.'
+        text += f' {plan.count} {plan.kind}{plan.turns}{drawn}{length}.'
     if recipe.mask_bank:
         text += f' Trained with the {recipe.mask_bank} masks that run.'
     return text
