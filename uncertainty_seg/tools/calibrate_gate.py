@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -306,7 +307,9 @@ def _write(
     from uncertainty_seg.tools.report.fill import write_calibration_report
 
     write_calibration(request.bundle, found.calibration, found.features)
-    update_metrics(request.bundle, found.metrics())
+    # Of frames without a bad one there is no AUROC of bad frames, for one.
+    update_metrics(request.bundle, {name: value for name, value in found.metrics().items()
+                                    if math.isfinite(value)})
     if key is not None:
         sign_bundle(request.bundle.folder, key)
     if report:

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from calibration_helpers import few_draws, write_folder
+from calibration_helpers import COLORS_BGR, few_draws, write_folder
 from conftest import (
     make_single_bundle,
     make_tiny_bundle,
@@ -27,6 +27,7 @@ from conftest import (
 )
 import cv2
 import numpy as np
+from onnx import numpy_helper
 import pytest
 
 from uncertainty_seg.core.calibration import calibration_from_json, calibration_to_json
@@ -171,6 +172,46 @@ def test_a_calibration_of_before_folds_still_loads(
 
     facts['sha256'] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     assert calibration_from_json(json.dumps(facts)) == made
+
+
+def forgetful(folder: Path, weak: int | None) -> None:
+    """Write the tiny network, less sure where the image has the colour of a number."""
+    trunk, head = tiny_trunk(), tiny_head()
+    trunk.doc_string = folder.name
+    gain = np.full((1, 3, 1, 1), 8, np.float32)
+    if weak is not None:
+        gain[0, weak] = 1
+    head.graph.initializer[0].CopyFrom(numpy_helper.from_array(gain, 'gain'))
+    write_bundle(folder, tiny_card(), {'trunk.onnx': trunk.SerializeToString(),
+                                       'head.onnx': head.SerializeToString()})
+
+
+@pytest.mark.parametrize('saw', [None, 1])
+def test_a_network_that_saw_the_fold_it_judges_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, saw: int | None
+) -> None:
+    """Images of fold k are of colour k most of all, which the network of fold k knows worst."""
+    data, rng = write_folder(tmp_path / 'data', 60, 3, bad_share=0), np.random.default_rng(5)
+    folds = {f'frame_3_{i:03}': i % 3 for i in range(60)}
+    for stem, fold in folds.items():
+        labels = rng.choice([fold] * 7 + [0, 1, 2], (4, 5)).repeat(12, 0).repeat(13, 1)[:48, :64]
+        image = COLORS_BGR[labels] + rng.normal(0, 10, (48, 64, 3))
+        cv2.imwrite(str(data / 'images' / f'{stem}.png'), np.clip(image, 0, 255).astype(np.uint8))
+        cv2.imwrite(str(data / 'masks' / f'{stem}.png'), labels.astype(np.uint8))
+    for fold in range(3):
+        forgetful(tmp_path / 'folds' / f'fold-{fold}', None if fold == saw else fold)
+    forgetful(tmp_path / 'all', None)
+    (tmp_path / 'folds' / 'folds.json').write_text(json.dumps(folds))
+    code, values = call_json(['calibrate', str(tmp_path / 'all'), '--data', str(data), '--folds',
+                         str(tmp_path / 'folds'), '--bad', RULE, '--scores', 'entropy.mean',
+                         '--report', str(tmp_path / 'report.html'),
+                         '--frames', '20', *RUN])
+    said = [r.message for r in caplog.records if 'the labels of its own fold as well' in r.message]
+    assert code == 0 and len(said) == (saw is not None)
+    assert values['nested_bad_auroc'] is None and values['nested']['num_frames'] == 60
+    assert 'nested_bad_auroc' not in load_bundle(tmp_path / 'all').card.metrics  # none was bad
+    if saw is not None:
+        assert said[0].startswith('fold-1: fits ') and 'Does its training leave' in said[0]
 
 
 @pytest.mark.slow

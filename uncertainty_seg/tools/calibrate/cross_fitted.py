@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 import logging
+import math
 from pathlib import Path
 import re
 
@@ -27,6 +28,7 @@ from uncertainty_seg.analysis.evaluation import (
     Evaluation,
     frame_table,
     join_evaluations,
+    mean_nll,
     score_frames,
     try_temperatures,
 )
@@ -45,7 +47,7 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import CalibrationError, DatasetError
+from uncertainty_seg.errors import CalibrationError, DatasetError, some_of
 from uncertainty_seg.storage.folds import (
     fold_of,
     FOLDS_FILE,
@@ -56,6 +58,7 @@ from uncertainty_seg.storage.folds import (
 )
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+from uncertainty_seg.tools.arguments import progress
 from uncertainty_seg.tools.calibrate import calibration_run as run
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     drawn_frames,
@@ -72,6 +75,8 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
 
 # Photographs that choose the temperature, evenly spread: each has many thousand pixels.
 TEMPERATURE_FRAMES = 240
+# Photographs of a fold that tell whether its network saw them.
+SEEN_FRAMES = 40
 _FOLD_NAME = re.compile(r'fold-(\d+)(?:-seed-(\d+))?')
 # What every network must share with the bundle, by its card.
 _ALIKE = ('method', 'class_names', 'ignore_index', 'input', 'dropout_sites', 'passes', 'members',
@@ -156,6 +161,7 @@ def fit_on_folds(request: FoldsRequest) -> run.CalibrationOutcome:
     chance = _chances(request, networks, known)
     temperatures = {fold: _best(chance, fold) for fold in np.unique(known.folds).tolist()}
     temperature = _best(chance)
+    _warn_of_seen_folds(request, networks, known, temperature)
     passes = {value: [_scored(request, network, known, value, rule) for network in networks]
               for value in sorted({temperature, *temperatures.values()})}
     tables = {value: _joined(found) for value, found in passes.items()}
@@ -402,6 +408,45 @@ def _mean(chance: Mapping[int, float], without: int | None) -> float:
 
 def _best(chance: Mapping[float, Mapping[int, float]], without: int | None = None) -> float:
     return min(chance, key=lambda temperature: _mean(chance[temperature], without))
+
+
+# -------------------------------------------------------------------------------------------------
+# Whether a network saw the fold that it is to judge: those that did are known from `folds`.
+
+
+def _warn_of_seen_folds(
+    request: FoldsRequest, networks: Sequence[FoldNetwork], known: Photographs, temperature: float
+) -> None:
+    """
+    Warn of a network that fits the labels of its own fold as well as those that saw them do.
+
+    Training frames are fitted better than new ones by all that memorises. The test is one-sided,
+    at two standard errors, over frames; without memory it warns of all.
+    """
+    as_if_seen = []
+    for row, network in enumerate(networks):
+        inside = run.spread(np.flatnonzero(known.folds == network.fold), SEEN_FRAMES)
+        pairs = [known.pairs[i] for i in inside]
+        # The next one of another fold, which was trained on these.
+        other = next(n for n in (*networks[row:], *networks) if n.fold != network.fold)
+        gap = _each(request, network, pairs, temperature) - _each(request, other, pairs,
+                                                                  temperature)
+        if len(gap) > 1 and not gap.mean() > 2 * gap.std(ddof=1) / math.sqrt(len(gap)):
+            as_if_seen.append(network.bundle.folder.name)
+    if as_if_seen:
+        _log.warning(
+            '%s: fits the labels of its own fold as well as a network that was trained on them. '
+            'One that saw its fold does so, and then nothing is promised; so does one that '
+            'memorises nothing. Does its training leave {fold} out?', some_of(as_if_seen))
+
+
+def _each(
+    request: FoldsRequest, network: FoldNetwork, pairs: Sequence[Pair], temperature: float
+) -> NDArray[np.float64]:
+    """Return the mean negative log-likelihood of each frame, in nats."""
+    with opened(network.bundle, request.settings, temperature) as pipeline:
+        return np.array([mean_nll(pipeline, [pair], network.bundle.card.ignore_index)
+                         for pair in progress(pairs, desc=f'memory of fold {network.fold}')])
 
 
 # -------------------------------------------------------------------------------------------------
