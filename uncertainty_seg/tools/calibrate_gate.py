@@ -57,7 +57,8 @@ MISUSE = (CalibrationError, ConfigError, DatasetError)
 _OPTIONS_OF_A_FIT = {
     **{name: name for name in ('train', 'val', 'folds', 'blocks', 'scores', 'ood', 'report',
                                'bad', 'quantile')},
-    'alpha': 'alphas', 'frames': 'max_train', 'tune-share': 'tune_share',
+    'alpha': 'alphas', 'frames': 'max_train', 'neighbours': 'neighbours',
+    'tune-share': 'tune_share',
 }
 SETTINGS = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'reduction',
             'ignore_mask')
@@ -77,6 +78,7 @@ def calibrate(
     tune_share: float = 1 / 3,
     quantile: float = 0.98,
     max_train: int = 2000,
+    neighbours: int = 5,
     report: Path | str | None = None,
     sign: Path | str | None = None,
 ) -> CalibrationOutcome:
@@ -109,6 +111,8 @@ def calibrate(
         Share of frames that the limit of a score outside of the gate lets pass.
     max_train : int
         Training frames to look at, at most, evenly spread.
+    neighbours : int
+        k of 'features.knn', the distance of a frame to the k-th nearest of these.
     report : Path or str, optional
         HTML file to write.
     sign : Path or str, optional
@@ -140,7 +144,7 @@ def calibrate(
         train=Path(train), val=Path(val), ood=None if ood is None else Path(ood),
         blocks=blocks_path(val, blocks), bad=bad,
         alphas=tuple(sorted(set(alphas))), scores=tuple(scores), tune_share=tune_share,
-        quantile=quantile, max_train=max_train)
+        quantile=quantile, max_train=max_train, neighbours=neighbours)
     key = _checked_key(request.bundle, report, sign)
     found = fit_calibration(request)
     _write(request, found, key, report)
@@ -160,6 +164,7 @@ def calibrate_on_folds(
     scores: Sequence[str] = (),
     quantile: float = 0.98,
     max_train: int = 2000,
+    neighbours: int = 5,
     report: Path | str | None = None,
     sign: Path | str | None = None,
 ) -> CalibrationOutcome:
@@ -179,7 +184,7 @@ def calibrate_on_folds(
         Images of another kind. Without them no guard can prove its worth, and one is taken.
     blocks : Path or str, optional
         File with the block of each image; without it each image is a block.
-    settings, bad, alphas, scores, quantile, max_train, report, sign
+    settings, bad, alphas, scores, quantile, max_train, neighbours, report, sign
         See `calibrate`.
 
     Returns
@@ -203,7 +208,7 @@ def calibrate_on_folds(
         data=Path(data), folds=Path(folds), ood=None if ood is None else Path(ood),
         blocks=blocks_path(data, blocks), bad=bad,
         alphas=tuple(sorted(set(alphas))), scores=tuple(scores), quantile=quantile,
-        max_train=max_train)
+        max_train=max_train, neighbours=neighbours)
     key = _checked_key(request.bundle, report, sign)
     found = fit_on_folds(request)
     _write(request, found, key, report)
@@ -365,6 +370,9 @@ def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--frames', dest='max_train', metavar='FRAMES', type=whole_number(1),
                         default=argparse.SUPPRESS,
                         help='training frames to look at, at most, evenly spread [2000]')
+    parser.add_argument('--neighbours', metavar='K', type=whole_number(1, 1000),
+                        default=argparse.SUPPRESS, help='k of features.knn, the distance to the '
+                        'k-th nearest of these [5]')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
     parser.add_argument('--sign', type=Path, metavar='KEY',

@@ -27,7 +27,7 @@ from conftest import (
 )
 import cv2
 import numpy as np
-from onnx import numpy_helper
+from onnx import helper, numpy_helper, TensorProto
 import pytest
 
 from uncertainty_seg.core.calibration import calibration_from_json, calibration_to_json
@@ -178,12 +178,15 @@ def forgetful(folder: Path, weak: int | None) -> None:
     """Write the tiny network, less sure where the image has the colour of a number."""
     trunk, head = tiny_trunk(), tiny_head()
     trunk.doc_string = folder.name
+    trunk.graph.node.append(helper.make_node('Identity', ['features'], ['feature_map']))
+    trunk.graph.output.append(helper.make_tensor_value_info(
+        'feature_map', TensorProto.FLOAT, [1, 3, 12, 16]))
     gain = np.full((1, 3, 1, 1), 8, np.float32)
     if weak is not None:
         gain[0, weak] = 1
     head.graph.initializer[0].CopyFrom(numpy_helper.from_array(gain, 'gain'))
-    write_bundle(folder, tiny_card(), {'trunk.onnx': trunk.SerializeToString(),
-                                       'head.onnx': head.SerializeToString()})
+    write_bundle(folder, tiny_card(feature_shape=(3, 12, 16)), {
+        'trunk.onnx': trunk.SerializeToString(), 'head.onnx': head.SerializeToString()})
 
 
 @pytest.mark.parametrize('saw', [None, 1])
@@ -205,11 +208,13 @@ def test_a_network_that_saw_the_fold_it_judges_is_named(
     code, values = call_json(['calibrate', str(tmp_path / 'all'), '--data', str(data), '--folds',
                          str(tmp_path / 'folds'), '--bad', RULE, '--scores', 'entropy.mean',
                          '--report', str(tmp_path / 'report.html'),
-                         '--frames', '20', *RUN])
+                         '--frames', '20', '--neighbours', '2', *RUN])
     said = [r.message for r in caplog.records if 'the labels of its own fold as well' in r.message]
     assert code == 0 and len(said) == (saw is not None)
     assert values['nested_bad_auroc'] is None and values['nested']['num_frames'] == 60
-    assert 'nested_bad_auroc' not in load_bundle(tmp_path / 'all').card.metrics  # none was bad
+    made = load_bundle(tmp_path / 'all')
+    assert 'nested_bad_auroc' not in made.card.metrics  # none was bad
+    assert made.features is not None and made.features.neighbours == 2
     if saw is not None:
         assert said[0].startswith('fold-1: fits ') and 'Does its training leave' in said[0]
 

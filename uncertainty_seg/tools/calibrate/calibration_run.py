@@ -33,7 +33,11 @@ from uncertainty_seg.analysis.evaluation import (
     score_frames,
     try_temperatures,
 )
-from uncertainty_seg.analysis.feature_fit import FeatureFrame, fit_feature_density
+from uncertainty_seg.analysis.feature_fit import (
+    FeatureFrame,
+    fit_feature_density,
+    NEIGHBOURS,
+)
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
 from uncertainty_seg.analysis.gate_choice import choose_gate, named_choice
 from uncertainty_seg.analysis.nested import NestedFigures
@@ -116,6 +120,7 @@ class CalibrationRequest:
     tune_share: float
     quantile: float
     max_train: int
+    neighbours: int = NEIGHBOURS
 
 
 @dataclass(frozen=True)
@@ -243,7 +248,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
         before = measure(pipeline, held, 'validation, temperature 1', rule)
     with opened(bundle, settings, temperature) as pipeline:
         limits = pixel_limits(pipeline, train_pairs[::10], LIMITED_MAPS, PIXEL_QUANTILE)
-        features = features_of(pipeline, train_pairs, settings)
+        features = features_of(pipeline, train_pairs, settings, request.neighbours)
     described = replace(bundle, features=features)
     with opened(described, settings, temperature,
                 ScoreVector(bundle.card, limits, features=features)) as pipeline:
@@ -307,7 +312,7 @@ def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
 
 
 def features_of(
-    pipeline: Pipeline, pairs: Sequence[Pair], settings: Settings
+    pipeline: Pipeline, pairs: Sequence[Pair], settings: Settings, neighbours: int
 ) -> FeatureDensity | None:
     """Fit what features are compared with on training frames; None if the trunk gives none."""
     card = pipeline.card
@@ -325,7 +330,7 @@ def features_of(
                    None if ignore is None else fit_ignore(ignore, geometry))
 
     try:
-        return fit_feature_density(described(), card.num_classes)
+        return fit_feature_density(described(), card.num_classes, neighbours)
     except CalibrationError as err:
         _log.warning('no distances of the features: %s', err)
         return None

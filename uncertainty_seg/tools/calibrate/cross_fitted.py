@@ -32,6 +32,7 @@ from uncertainty_seg.analysis.evaluation import (
     score_frames,
     try_temperatures,
 )
+from uncertainty_seg.analysis.feature_fit import NEIGHBOURS
 from uncertainty_seg.analysis.frame_table import FrameTable, join_tables
 from uncertainty_seg.analysis.nested import (
     fit_gate,
@@ -100,6 +101,7 @@ class FoldsRequest:
     scores: tuple[str, ...]
     quantile: float
     max_train: int
+    neighbours: int = NEIGHBOURS
 
 
 @dataclass(frozen=True)
@@ -470,7 +472,7 @@ def _scored(
     pairs = [known.pairs[i] for i in inside]
     names = [name for name, fold in known.foreign_folds.items() if fold == network.fold]
     trained = [known.pairs[i] for i in run.spread(outside, request.max_train)]
-    fitted = _fitted(network.bundle, request.settings, temperature, trained)
+    fitted = _fitted(request, network.bundle, temperature, trained)
     with opened(fitted.bundle, request.settings, temperature, fitted.scorer) as pipeline:
         of_train = frame_table(score_frames(pipeline, (image for image, _ in trained)),
                                *_unnamed(len(trained)))
@@ -504,12 +506,12 @@ class _Fitted:
 
 
 def _fitted(
-    bundle: ModelBundle, settings: Settings, temperature: float, trained: Sequence[Pair]
+    request: FoldsRequest, bundle: ModelBundle, temperature: float, trained: Sequence[Pair]
 ) -> _Fitted:
-    with opened(bundle, settings, temperature) as pipeline:
+    with opened(bundle, request.settings, temperature) as pipeline:
         limits = pixel_limits(pipeline, trained[::10], run.LIMITED_MAPS, run.PIXEL_QUANTILE)
-        return _Fitted(replace(bundle, features=run.features_of(pipeline, trained, settings)),
-                       limits)
+        features = run.features_of(pipeline, trained, request.settings, request.neighbours)
+        return _Fitted(replace(bundle, features=features), limits)
 
 
 def _joined(found: Sequence[_Scored]) -> FoldFrames:
@@ -530,7 +532,7 @@ def _deployed(
     """Fit to the frames that the bundle was trained on: all; no limit comes from these scores."""
     rows = run.spread(np.arange(len(known.pairs)), request.max_train)
     pairs, stems = [known.pairs[i] for i in rows], [known.stems[i] for i in rows]
-    fitted = _fitted(request.bundle, request.settings, temperature, pairs)
+    fitted = _fitted(request, request.bundle, temperature, pairs)
     with opened(fitted.bundle, request.settings, temperature, fitted.scorer) as pipeline:
         seen = measure(pipeline, pairs, 'training', rule)
     train = run.with_held_out_features(frame_table(seen.frames, stems, known.blocks[rows]),
