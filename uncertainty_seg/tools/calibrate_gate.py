@@ -268,22 +268,27 @@ def calibrate_like(
 
 def require_request(
     bundle: ModelBundle | Path | str, *, bad: str = 'iou<0.5', scores: Sequence[str] = (),
-    report: Path | str | None = None, sign: Path | str | None = None,
+    max_train: int = 2000, neighbours: int = 5, report: Path | str | None = None,
+    sign: Path | str | None = None,
 ) -> None:
     """
     Refuse, before networks are trained for it, a calibration that could not be made or written.
 
     Parameters are those of `calibrate`. Raises ConfigError if the rule cannot be read, a score
-    does not exist, the report cannot be written, or the bundle or its key cannot be used;
-    BackendUnavailableError if a library is not installed.
+    does not exist, there are no more frames than neighbours, the report cannot be written, or the
+    bundle or its key cannot be used; BackendUnavailableError if a library is not installed.
     """
     from uncertainty_seg.analysis.bad_rule import BadRule
     from uncertainty_seg.opening import as_bundle
-    from uncertainty_seg.tools.calibrate.calibration_run import require_scores
+    from uncertainty_seg.tools.calibrate.calibration_run import (
+        require_neighbours,
+        require_scores,
+    )
 
     opened = as_bundle(bundle, has_calibration=False)
     BadRule.parse(bad, opened.card.class_names)
     require_scores(opened.card, scores)
+    require_neighbours(neighbours, max_train)
     _checked_key(opened, report, sign)
 
 

@@ -104,14 +104,6 @@ class EnsemblePlan:
                        encoder_rate=_turn(self.encoder_rates, index, default.encoder_rate),
                        iou_weight=_turn(self.iou_weights, index, default.iou_weight))
 
-    @property
-    def turns(self) -> str:
-        """Words for the card on what the members are trained with by turns; '' for nothing."""
-        what = {'rate of the encoder': self.encoder_rates,
-                'weight of the IoU loss': self.iou_weights}
-        return ''.join(f', {name} {" and ".join(f"{v:g}" for v in values)} by turns'
-                       for name, values in what.items() if values)
-
 
 def _turn(values: Sequence[_T], index: int, default: _T) -> _T:
     return values[index % len(values)] if values else default

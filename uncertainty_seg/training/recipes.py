@@ -704,7 +704,7 @@ def _training_text(recipe: Recipe, weights: Path) -> str:
         drawn = ', each on as many images drawn with replacement' * plan.has_bootstrap
         length = f', {recipe.member_epochs} epochs each after the first' * \
             bool(recipe.member_epochs and SHARED_PART[plan.kind])
-        text += f' {plan.count} {plan.kind}{plan.turns}{drawn}{length}.'
+        text += f' {plan.count} {plan.kind}{drawn}{length}.'
     if recipe.mask_bank:
         text += f' Trained with the {recipe.mask_bank} masks that run.'
     return text

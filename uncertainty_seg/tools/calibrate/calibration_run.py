@@ -242,6 +242,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     for familiar in (train_known, known):
         refuse_familiar(strange, familiar)
     train_pairs, train_stems = _spread(train_known, request.max_train)
+    require_neighbours(request.neighbours, len(train_pairs))
     temperature = _temperature(request, _where(known.pairs, tuned))
     held = _where(known.pairs, kept)
     with opened(bundle, settings, 1.0) as pipeline:
@@ -309,6 +310,13 @@ def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
         _log.warning('the temperature %g is the end of what is tried: the confidence may be '
                      'farther off than it can mend', best)
     return best
+
+
+def require_neighbours(neighbours: int, frames: int) -> None:
+    """Raise ConfigError if a k of one's own is none of so many training frames."""
+    if neighbours < 1 or (neighbours >= frames and neighbours != NEIGHBOURS):
+        raise ConfigError(f'{neighbours} neighbours of {frames} training frames',
+                          'at least 1, and fewer than there are frames', 'change --neighbours')
 
 
 def features_of(

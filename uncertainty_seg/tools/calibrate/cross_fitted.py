@@ -48,7 +48,7 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import CalibrationError, DatasetError, some_of
+from uncertainty_seg.errors import CalibrationError, DatasetError
 from uncertainty_seg.storage.folds import (
     fold_of,
     FOLDS_FILE,
@@ -76,8 +76,9 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
 
 # Photographs that choose the temperature, evenly spread: each has many thousand pixels.
 TEMPERATURE_FRAMES = 240
-# Photographs of a fold that tell whether its network saw them.
-SEEN_FRAMES = 40
+# Photographs of a fold that tell whether its network saw them, and of how many blocks at least.
+SEEN_FRAMES, SEEN_BLOCKS = 40, 15
+_SURE = 3.0  # standard errors
 _FOLD_NAME = re.compile(r'fold-(\d+)(?:-seed-(\d+))?')
 # What every network must share with the bundle, by its card.
 _ALIKE = ('method', 'class_names', 'ignore_index', 'input', 'dropout_sites', 'passes', 'members',
@@ -160,6 +161,8 @@ def fit_on_folds(request: FoldsRequest) -> run.CalibrationOutcome:
     networks = fold_networks(request.folds, request.bundle, fold_by_stem)
     known = photographs(request, fold_by_stem)
     _require_blocks(known, request.alphas)
+    fewest = min(int((known.folds != network.fold).sum()) for network in networks)
+    run.require_neighbours(request.neighbours, min(fewest, request.max_train))
     chance = _chances(request, networks, known)
     temperatures = {fold: _best(chance, fold) for fold in np.unique(known.folds).tolist()}
     temperature = _best(chance)
@@ -413,33 +416,72 @@ def _best(chance: Mapping[float, Mapping[int, float]], without: int | None = Non
 
 
 # -------------------------------------------------------------------------------------------------
-# Whether a network saw the fold that it is to judge: those that did are known from `folds`.
+# Whether a network saw the fold that it is to judge. Training frames are fitted better than new
+# ones by all that memorises, and nothing else tells: which frames a command used, only it knows.
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """How much better frames are fitted that a network saw, in nats, with its standard error."""
+
+    name: str
+    gain: float
+    error: float
 
 
 def _warn_of_seen_folds(
     request: FoldsRequest, networks: Sequence[FoldNetwork], known: Photographs, temperature: float
 ) -> None:
     """
-    Warn of a network that fits the labels of its own fold as well as those that saw them do.
+    Warn of networks that fit the labels of their own fold as if they had been trained on them.
 
-    Training frames are fitted better than new ones by all that memorises. The test is one-sided,
-    at two standard errors, over frames; without memory it warns of all.
+    It needs three folds, and of each as many blocks as `SEEN_BLOCKS`.
     """
-    as_if_seen = []
-    for row, network in enumerate(networks):
-        inside = run.spread(np.flatnonzero(known.folds == network.fold), SEEN_FRAMES)
+    blocks = [len(np.unique(known.blocks[known.folds == fold])) for fold in np.unique(known.folds)]
+    if len(blocks) < 3 or min(blocks) < SEEN_BLOCKS:
+        return
+    found = [_memory(request, row, networks, known, temperature) for row in range(len(networks))]
+    mean = np.mean([one.gain for one in found])
+    error = math.sqrt(sum(one.error ** 2 for one in found)) / len(found)
+    if not mean > _SURE * error:
+        _log.warning(
+            'the networks of the folds fit the labels of their own folds as well as those that '
+            'they were trained on: they memorise nothing, or saw all of them, and then nothing is '
+            'promised. Does their training leave its fold out?')
+        return
+    for one in found:
+        rest = np.mean([other.gain for other in found if other is not one])
+        if one.gain < rest / 2 and rest - one.gain > _SURE * one.error:
+            _log.warning(
+                '%s fits the labels of its own fold nearly as well as those that it was trained '
+                'on, unlike the others: if it saw its fold, nothing is promised. Does its '
+                'training leave the fold out?', one.name)
+
+
+def _memory(
+    request: FoldsRequest, row: int, networks: Sequence[FoldNetwork], known: Photographs,
+    temperature: float,
+) -> _Memory:
+    """
+    Compare a network with one of another fold, on its own fold and on a third one, as they are.
+
+    The other one was trained on the first of these and both on the second, so that the difference
+    of the differences is what is memorised, and not which network is the better one.
+    """
+    network = networks[row]
+    other = next(n for n in (*networks[row:], *networks) if n.fold != network.fold)
+    third = next(n.fold for n in networks if n.fold not in (network.fold, other.fold))
+    gaps = []
+    for fold in (network.fold, third):
+        inside = run.spread(np.flatnonzero(known.folds == fold), SEEN_FRAMES)
         pairs = [known.pairs[i] for i in inside]
-        # The next one of another fold, which was trained on these.
-        other = next(n for n in (*networks[row:], *networks) if n.fold != network.fold)
         gap = _each(request, network, pairs, temperature) - _each(request, other, pairs,
                                                                   temperature)
-        if len(gap) > 1 and not gap.mean() > 2 * gap.std(ddof=1) / math.sqrt(len(gap)):
-            as_if_seen.append(network.bundle.folder.name)
-    if as_if_seen:
-        _log.warning(
-            '%s: fits the labels of its own fold as well as a network that was trained on them. '
-            'One that saw its fold does so, and then nothing is promised; so does one that '
-            'memorises nothing. Does its training leave {fold} out?', some_of(as_if_seen))
+        groups = np.unique(known.blocks[inside], return_inverse=True)[1]
+        gaps.append(np.bincount(groups, gap) / np.bincount(groups))
+    own, both = gaps
+    error = math.sqrt(own.var(ddof=1) / len(own) + both.var(ddof=1) / len(both))
+    return _Memory(network.bundle.folder.name, float(own.mean() - both.mean()), error)
 
 
 def _each(
