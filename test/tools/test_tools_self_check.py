@@ -327,5 +327,5 @@ def test_every_score_of_the_gate_is_held_to_its_limit(name: str) -> None:
     assert bundle.calibration is not None
     assert given.limits == bundle.calibration.promise_of(0.05).limits
     guard, order = {'pipeline': ('density.scores', 'margin.class_mean'),
-                    'suim': ('features.gaussian', 'margin.class_mean')}[name]
+                    'suim': ('features.knn', 'margin.class_mean')}[name]
     assert set(given.scorer.names) == set(given.limits) >= {guard, order}

@@ -440,7 +440,7 @@ def test_a_net_with_a_bank_is_the_plain_net_in_eval_mode(tmp_path: Path) -> None
 
 def test_another_encoder_is_frozen_up_to_the_same_stride() -> None:
     suim = recipe('suim')
-    assert (suim.encoder, suim.frozen_layers) == ('lite1', 8)
+    assert (suim.encoder, suim.frozen_layers) == ('lite2', 8)
     assert with_encoder(suim, 'mobilenet_v2').frozen_layers == 7
     assert with_encoder(suim, 'lite0').frozen_layers == 6
     assert with_encoder(recipe('pipeline'), 'lite2').frozen_layers == 0

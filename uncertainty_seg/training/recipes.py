@@ -168,7 +168,7 @@ _RECIPES = (
             augmentation=Augmentation(crop=(288, 224), scale=(0.65, 1.6), colour=0.2,
                                       paste_share=0.25),
         ),
-        encoder='lite1',
+        encoder='lite2',
         frozen_layers=8,
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
