@@ -421,7 +421,7 @@ def _best(chance: Mapping[float, Mapping[int, float]], without: int | None = Non
 
 
 @dataclass(frozen=True)
-class _Memory:
+class _Recall:
     """How much better frames are fitted that a network saw, in nats, with its standard error."""
 
     name: str
@@ -461,7 +461,7 @@ def _warn_of_seen_folds(
 def _memory(
     request: FoldsRequest, row: int, networks: Sequence[FoldNetwork], known: Photographs,
     temperature: float,
-) -> _Memory:
+) -> _Recall:
     """
     Compare a network with one of another fold, on its own fold and on a third one, as they are.
 
@@ -481,7 +481,7 @@ def _memory(
         gaps.append(np.bincount(groups, gap) / np.bincount(groups))
     own, both = gaps
     error = math.sqrt(own.var(ddof=1) / len(own) + both.var(ddof=1) / len(both))
-    return _Memory(network.bundle.folder.name, float(own.mean() - both.mean()), error)
+    return _Recall(network.bundle.folder.name, float(own.mean() - both.mean()), error)
 
 
 def _each(
