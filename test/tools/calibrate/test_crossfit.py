@@ -196,7 +196,7 @@ def test_networks_that_saw_the_folds_they_judge_are_named(
     """
     Images of fold k are of colour k most of all, which the network of fold k knows worst.
 
-    One network is better than another besides, which has nothing to do with it.
+    One network is better than another besides, that which saw its fold the worst of them.
     """
     data, rng = write_folder(tmp_path / 'data', 60, 3, bad_share=0), np.random.default_rng(5)
     folds = {f'frame_3_{i:03}': i % 3 for i in range(60)}
@@ -207,7 +207,7 @@ def test_networks_that_saw_the_folds_they_judge_are_named(
         cv2.imwrite(str(data / 'masks' / f'{stem}.png'), labels.astype(np.uint8))
     for fold in range(3):
         forgetful(tmp_path / 'folds' / f'fold-{fold}', None if fold in saw else fold,
-                  8 if len(saw) == 3 else 9 - fold)
+                  8 if len(saw) == 3 else 1 if fold in saw else 9 - fold)
     forgetful(tmp_path / 'all', None)
     (tmp_path / 'folds' / 'folds.json').write_text(json.dumps(folds))
     code, values = call_json(['calibrate', str(tmp_path / 'all'), '--data', str(data), '--folds',

@@ -443,6 +443,8 @@ def _warn_of_seen_folds(
     found = [_memory(request, row, networks, known, temperature) for row in range(len(networks))]
     mean = np.mean([one.gain for one in found])
     error = math.sqrt(sum(one.error ** 2 for one in found)) / len(found)
+    if not math.isfinite(error):  # all frames that were drawn from a fold are of one block
+        return
     if not mean > _SURE * error:
         _log.warning(
             'the networks of the folds fit the labels of their own folds as well as those that '
@@ -480,7 +482,8 @@ def _memory(
         groups = np.unique(known.blocks[inside], return_inverse=True)[1]
         gaps.append(np.bincount(groups, gap) / np.bincount(groups))
     own, both = gaps
-    error = math.sqrt(own.var(ddof=1) / len(own) + both.var(ddof=1) / len(both))
+    error = math.sqrt(sum(
+        gap.var(ddof=1) / len(gap) if len(gap) > 1 else math.inf for gap in gaps))
     return _Recall(network.bundle.folder.name, float(own.mean() - both.mean()), error)
 
 
