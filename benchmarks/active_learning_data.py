@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 from select_study import views
 from tqdm import tqdm
 
+from uncertainty_seg.sim.pipe import CLASS_NAMES, PALETTE
+from uncertainty_seg.sim.scene import render_scene
 from uncertainty_seg.storage.labelled_folder import load_folder
-from uncertainty_seg.synthetic.pipe import CLASS_NAMES, PALETTE
-from uncertainty_seg.synthetic.scene import render_scene
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 Named = tuple[str, str, NDArray[np.uint8], NDArray[np.uint8]]

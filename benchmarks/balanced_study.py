@@ -34,6 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.calibration.labelled_pairs import bgr_pairs
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import kept_channels, make_masks
@@ -43,7 +44,6 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.calibrate.labelled_pairs import bgr_pairs
 
 SETS = {'independent 1': (False, 1), 'independent 2': (False, 2),
         'balanced 1': (True, 3), 'balanced 2': (True, 4)}

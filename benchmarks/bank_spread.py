@@ -78,7 +78,7 @@ def fitted_images(
     """Return images in the size of the network, evenly spread over a folder or rendered."""
     import cv2
 
-    from uncertainty_seg.synthetic.scene import render_scene
+    from uncertainty_seg.sim.scene import render_scene
 
     spec = bundle.card.input
     if folder is None:

@@ -36,12 +36,12 @@ import onnxruntime
 
 from uncertainty_seg.backends.cpu.openvino import core_of_process, cpu_options
 from uncertainty_seg.backends.registry import AUTO, open_backend, OPENERS
+from uncertainty_seg.compiler.head_graphs import deterministic_graph
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.pipeline import Backend
 from uncertainty_seg.core.settings import BUNDLE_PRECISION, precision_of, Settings
-from uncertainty_seg.graph.head_graphs import deterministic_graph
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 TORCH_ROUNDS = 3

@@ -36,15 +36,15 @@ import numpy as np
 import onnxruntime
 
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.compiler.head_graphs import deterministic_graph
+from uncertainty_seg.compiler.self_check.run import fixed_images
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import REDUCTIONS, UncertaintyMaps
-from uncertainty_seg.graph.head_graphs import deterministic_graph
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.self_check_run import fixed_images
 
 FRAMES = 12
 START = """

@@ -26,6 +26,8 @@ import cv2
 import numpy as np
 from scipy.stats import beta
 
+from uncertainty_seg.backends.opening import as_bundle, checked_settings
+from uncertainty_seg.calibration.labelled_pairs import images_in, opened
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Pipeline
@@ -37,10 +39,8 @@ from uncertainty_seg.core.scores.image_damage import (
     ImageStatistics,
     STATISTICS,
 )
-from uncertainty_seg.opening import as_bundle, checked_settings
+from uncertainty_seg.sim.corruptions import corrupt
 from uncertainty_seg.storage.model_bundle import write_calibration
-from uncertainty_seg.synthetic.corruptions import corrupt
-from uncertainty_seg.tools.calibrate.labelled_pairs import images_in, opened
 
 Damage = Callable[[ImageU8, ImageU8, np.random.Generator], ImageU8]
 FOLDS = 5

@@ -26,14 +26,14 @@ import tempfile
 import cv2
 import numpy as np
 
-from uncertainty_seg.analysis.evaluation import evaluate
-from uncertainty_seg.analysis.metrics import auroc, Ranking
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.calibration.labelled_pairs import bgr_pairs
+from uncertainty_seg.calibration.statistics.evaluation import evaluate
+from uncertainty_seg.calibration.statistics.metrics import auroc, Ranking
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.calibrate.labelled_pairs import bgr_pairs
 from uncertainty_seg.training.networks import DropoutPlan
 from uncertainty_seg.training.recipes import make_bundle, recipe
 

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 import torch
 import torch.nn.functional as F
 
-from uncertainty_seg.analysis.feature_fit import fit_feature_density
-from uncertainty_seg.analysis.metrics import auroc
+from uncertainty_seg.calibration.feature_fit import fit_feature_density
+from uncertainty_seg.calibration.statistics.metrics import auroc
+from uncertainty_seg.compiler.algebra.feature_output import mixing
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import MOST_FEATURES
 from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.core.scores.feature_density import dominant, pooled
 from uncertainty_seg.core.uncertainty import cells
-from uncertainty_seg.graph.algebra.feature_output import mixing
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.training.encoders import encoder_kind
 from uncertainty_seg.training.fit.augmentation import normalise

@@ -25,17 +25,17 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.parameters import from_dict
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import LogSettings, Settings, settings_to_dict
-from uncertainty_seg.storage.bags.reader import BadMessage, BagReader, header_stamp_ns
-from uncertainty_seg.storage.frame_log.format import about_run, iter_frames, LogFrame
-from uncertainty_seg.storage.frame_log.log import FrameLog
-from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.demo.timeline import (
+from uncertainty_seg.sim.demo.timeline import (
     EVENT_TOPIC,
     find_events,
     FlagEvent,
     IMAGE_TOPIC,
     Moment,
 )
+from uncertainty_seg.storage.bags.reader import BadMessage, BagReader, header_stamp_ns
+from uncertainty_seg.storage.frame_log.format import about_run, iter_frames, LogFrame
+from uncertainty_seg.storage.frame_log.log import FrameLog
+from uncertainty_seg.storage.model_bundle import load_bundle
 
 BUDGET, MAP = 0.10, 'mutual_information'
 

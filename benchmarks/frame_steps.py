@@ -44,8 +44,8 @@ from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.sim.dive import Dive
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.synthetic.dive import Dive
 
 CAMERAS = {'jpeg 1920x1080': (1920, 1080), 'raw 640x480': (640, 480)}
 WARM_UP, NUM_PICTURES = 5, 4

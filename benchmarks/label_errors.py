@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.analysis.label_errors import LabelCheck, SuspectRegion
+from uncertainty_seg.backends.opening import offline_settings
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.opening import offline_settings
+from uncertainty_seg.data.browse.label_errors import LabelCheck, SuspectRegion
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
 

@@ -38,17 +38,17 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks, without_dropout
+from uncertainty_seg.compiler.algebra.free_passes import free_passes
+from uncertainty_seg.compiler.algebra.split import split_trunk_head
+from uncertainty_seg.compiler.capture.export import export_marked
+from uncertainty_seg.compiler.checks.moment_checks import rank_correlation
+from uncertainty_seg.compiler.compile import compile_moments, prepare
+from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.dropout_masks import make_masks
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.uncertainty import maps_from_coarse_logits
-from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks, without_dropout
-from uncertainty_seg.graph.algebra.free_passes import free_passes
-from uncertainty_seg.graph.algebra.split import split_trunk_head
-from uncertainty_seg.graph.compile import compile_moments, prepare
-from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
-from uncertainty_seg.tools.compile.moment_checks import rank_correlation
-from uncertainty_seg.training.export import export_marked
 from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

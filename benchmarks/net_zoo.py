@@ -38,8 +38,8 @@ PAGE = ROOT / 'docs' / 'nets.md'
 BEGIN, END = '<!-- zoo: scripts/zoo --table -->', '<!-- end of zoo -->'
 # Imported once, before the processes are forked; what is missing is said in its rows.
 PRELOADED = ('torch', 'torchvision', 'timm', 'segmentation_models_pytorch', 'transformers',
-             'uncertainty_seg.tools.compile_net', 'uncertainty_seg.tools.compile.request',
-             'uncertainty_seg.training.export', 'zoo_check', 'zoo_eager')
+             'uncertainty_seg.cli.compile', 'uncertainty_seg.compiler.request',
+             'uncertainty_seg.compiler.capture.export', 'zoo_check', 'zoo_eager')
 ORDER = ('agrees', 'WRONG', 'crashed', 'stopped', 'refused', 'not built')
 
 

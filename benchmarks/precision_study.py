@@ -28,8 +28,11 @@ import tempfile
 import cv2
 import numpy as np
 
-from uncertainty_seg.analysis.evaluation import evaluate
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.calibration.labelled_pairs import bgr_pairs, Pair
+from uncertainty_seg.calibration.statistics.evaluation import evaluate
+from uncertainty_seg.cli.convert import convert_bundle
+from uncertainty_seg.compiler.quantise_trunk import fitted
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.pipeline import Pipeline
@@ -37,9 +40,6 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.calibrate.labelled_pairs import bgr_pairs, Pair
-from uncertainty_seg.tools.compile.quantise_trunk import fitted
-from uncertainty_seg.tools.convert_bundle import convert_bundle
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from uncertainty_seg import open_pipeline
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.synthetic.scene import MAX_TRAINING_TURBIDITY, render_scene
 
 FIRST_SEED = 10_000  # of scenes that no training saw
 Rows = Sequence[Mapping[str, float]]

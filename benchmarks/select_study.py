@@ -43,22 +43,22 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from uncertainty_seg.analysis.frame_features import frame_features
-from uncertainty_seg.analysis.metrics import ConfusionMatrix
-from uncertainty_seg.analysis.selection import select
-from uncertainty_seg.analysis.selection_pool import Candidates, SelectionRequest, STRATEGIES
+from uncertainty_seg.calibration.labelled_pairs import bgr_pairs, opened
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.confusion import ConfusionMatrix
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.data.selection.frame_features import frame_features
+from uncertainty_seg.data.selection.pool import Candidates, SelectionRequest, STRATEGIES
+from uncertainty_seg.data.selection.run import candidates_of
+from uncertainty_seg.data.selection.strategies import select
+from uncertainty_seg.sim.demo.timeline import EVENT_TOPIC
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.score_rows import info_of, read_rows, schema_of, TableInfo
-from uncertainty_seg.tools.calibrate.labelled_pairs import bgr_pairs, opened
-from uncertainty_seg.tools.demo.timeline import EVENT_TOPIC
-from uncertainty_seg.tools.selection.run import candidates_of
 
 BAD_IOU = 0.5
 DRAWS, SEEDS = 200, 20

@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from uncertainty_seg.analysis.learning_curves import band_of
-from uncertainty_seg.analysis.metrics import ConfusionMatrix, ExpectedCalibrationError
+from uncertainty_seg.calibration.statistics.learning_curves import band_of
+from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.confusion import ConfusionMatrix
 from uncertainty_seg.storage.folds import subset
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.training.active.judging import Jury

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.synthetic.dive import Dive
-from uncertainty_seg.synthetic.pipe import CLASS_NAMES, IGNORE, PALETTE
-from uncertainty_seg.synthetic.scene import render_scene
+from uncertainty_seg.sim.dive import Dive
+from uncertainty_seg.sim.pipe import CLASS_NAMES, IGNORE, PALETTE
+from uncertainty_seg.sim.scene import render_scene
 
 PICTURES = Path(__file__).parent / 'pictures'
 TILE = (320, 240)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 import uncertainty_seg as us
-from uncertainty_seg.synthetic.scene import render_scene
+from uncertainty_seg.sim.scene import render_scene
 
 PICTURE = sys.argv[1] if len(sys.argv) > 1 else 'python_api.png'
 

@@ -31,19 +31,19 @@ import os
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from uncertainty_seg.backends.opening import open_pipeline
+    from uncertainty_seg.cli.calibrate import calibrate
+    from uncertainty_seg.cli.compile import compile_network as compile  # noqa: A004
+    from uncertainty_seg.cli.convert import convert
+    from uncertainty_seg.cli.evaluate import evaluate
+    from uncertainty_seg.cli.replay import replay
+    from uncertainty_seg.cli.score import score
+    from uncertainty_seg.cli.select import select
+    from uncertainty_seg.cli.self_check import self_check
     from uncertainty_seg.core.render import heatmap, overlay
     from uncertainty_seg.core.settings import GateSettings, Settings
     from uncertainty_seg.errors import UncertaintySegError
-    from uncertainty_seg.opening import open_pipeline
     from uncertainty_seg.storage.model_bundle import load_bundle
-    from uncertainty_seg.tools.calibrate_gate import calibrate
-    from uncertainty_seg.tools.compile_net import compile_network as compile  # noqa: A004
-    from uncertainty_seg.tools.convert_bundle import convert
-    from uncertainty_seg.tools.evaluate_bundle import evaluate
-    from uncertainty_seg.tools.replay_bag import replay
-    from uncertainty_seg.tools.score_frames import score
-    from uncertainty_seg.tools.select_frames import select
-    from uncertainty_seg.tools.self_check import self_check
 
 __version__ = '0.1.0'
 __all__ = [
@@ -54,12 +54,12 @@ __all__ = [
 # Name -> the module that has it, and its name there if it is another one.
 _PLACES = {
     'GateSettings': 'core.settings', 'Settings': 'core.settings',
-    'UncertaintySegError': 'errors', 'calibrate': 'tools.calibrate_gate',
-    'compile': 'tools.compile_net:compile_network', 'convert': 'tools.convert_bundle',
-    'evaluate': 'tools.evaluate_bundle', 'heatmap': 'core.render',
-    'load_bundle': 'storage.model_bundle', 'open_pipeline': 'opening',
-    'overlay': 'core.render', 'replay': 'tools.replay_bag', 'score': 'tools.score_frames',
-    'select': 'tools.select_frames', 'self_check': 'tools.self_check',
+    'UncertaintySegError': 'errors', 'calibrate': 'cli.calibrate',
+    'compile': 'cli.compile:compile_network', 'convert': 'cli.convert',
+    'evaluate': 'cli.evaluate', 'heatmap': 'core.render',
+    'load_bundle': 'storage.model_bundle', 'open_pipeline': 'backends.opening',
+    'overlay': 'core.render', 'replay': 'cli.replay', 'score': 'cli.score',
+    'select': 'cli.select', 'self_check': 'cli.self_check',
 }
 # From 1.29 on ONNX Runtime's wheels report each model that is opened to its vendor, unless this is
 # set before they are loaded. Whoever wants that sets it to 0.

@@ -2,7 +2,7 @@
 """
 The command line: ``uncertainty_seg``, and ``python -m uncertainty_seg`` in a checkout.
 
-It knows nothing of the verbs: ``tools.main`` does. To import what a verb needs takes seconds, in
+It knows nothing of the verbs: ``cli.main`` does. To import what a verb needs takes seconds, in
 which Python would answer Ctrl-C with a traceback; so would it at the end, after the last line of
 the verb. In both nothing is running that has to be stopped: the process ends at once.
 
@@ -31,7 +31,7 @@ def main() -> int:
 
     for number in heeded:
         signal.signal(number, stop)
-    from uncertainty_seg.tools.main import main
+    from uncertainty_seg.cli.main import main
 
     code = main(begin=begin)
     for number in heeded:

@@ -28,6 +28,7 @@ The base class joins the three, so that all of them read alike.
 """
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 import sys
 import sysconfig
@@ -193,3 +194,27 @@ def is_externally_managed() -> bool:
     is_in_venv = sys.prefix != sys.base_prefix
     marker = Path(sysconfig.get_path('stdlib')) / 'EXTERNALLY-MANAGED'
     return not is_in_venv and marker.is_file()
+
+
+# A library as it is imported -> its name for pip, and its use.
+LIBRARIES = {
+    'pyarrow': ('pyarrow', 'the score table'),
+    'ray': ('ray', 'a cluster'),
+    'matplotlib': ('matplotlib', 'the plots of a report'),
+    'jinja2': ('jinja2', 'pages of HTML'),
+    'scipy': ('scipy', 'the bound of a share'),
+    'sklearn': ('scikit-learn', 'the density'),
+}
+
+
+def require_libraries(*names: str) -> None:
+    """
+    Refuse to begin minutes of work without a library, a key of `LIBRARIES`, needed at their end.
+
+    Raises BackendUnavailableError if one is not installed.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            package, use = LIBRARIES[name]
+            raise BackendUnavailableError(f'{package} is not installed', f'it, for {use}',
+                                          install_command(name))

@@ -16,11 +16,11 @@ from test_onnxrt_gpu import OnHost
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
+from uncertainty_seg.compiler.compile import compile_ensemble, compile_graph, CompiledGraphs
+from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import GraphError, ModelBundleError
-from uncertainty_seg.graph.compile import compile_ensemble, compile_graph, CompiledGraphs
-from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
 STRIDED = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}

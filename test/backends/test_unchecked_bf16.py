@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from uncertainty_seg.analysis.self_check import closeness_checks, Difference, TOLERANCES
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.gpu.self_check_record import (
     check_remark,
@@ -22,11 +21,12 @@ from uncertainty_seg.backends.gpu.self_check_record import (
     write_record,
 )
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.compiler.self_check.reference import closeness_checks, Difference, TOLERANCES
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.main import main
 
 BF16 = Settings(threads=1, precision='bf16')
 NEVER = r"'tiny' was never checked in bf16 on this machine.*run uncertainty_seg self-check"

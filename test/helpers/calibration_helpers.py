@@ -20,8 +20,8 @@ def few_draws(patch: pytest.MonkeyPatch) -> None:
     The intervals themselves are held against known answers in test_bootstrap.
 
     """
-    from uncertainty_seg.analysis import bootstrap, evaluation, nested
-    from uncertainty_seg.tools.calibrate import evaluation_run
+    from uncertainty_seg.calibration import evaluation_run
+    from uncertainty_seg.calibration.statistics import bootstrap, evaluation, nested
 
     block_interval = bootstrap.block_interval
 

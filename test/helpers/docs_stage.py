@@ -30,9 +30,9 @@ import onnx
 from onnx import numpy_helper
 import pytest
 
+from uncertainty_seg.calibration import calibration_run
 from uncertainty_seg.storage import model_bundle
 from uncertainty_seg.storage.bags.writer import BagWriter
-from uncertainty_seg.tools.calibrate import calibration_run
 
 # Names of the pages for each kind of thing.
 BUNDLES = ('BUNDLE', 'bundle', 'models/suim', 'models/pipeline')

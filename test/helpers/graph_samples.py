@@ -13,11 +13,11 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 import onnxruntime
 
+from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks
+from uncertainty_seg.compiler.algebra.split import split_trunk_head
+from uncertainty_seg.compiler.onnx_tools import float_info
 from uncertainty_seg.core.dropout_masks import make_masks, PassInputs
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
-from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
-from uncertainty_seg.graph.algebra.split import split_trunk_head
-from uncertainty_seg.graph.onnx_tools import float_info
 
 TOLERANCE = 2e-5
 CHANNELS, HEIGHT, WIDTH = 6, 8, 10

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from uncertainty_seg.compiler.compile import compile_ensemble, compile_graph
+from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.model_card import InputSpec, ModelCard
-from uncertainty_seg.graph.compile import compile_ensemble, compile_graph
-from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.model_bundle import write_bundle
 
 SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))

@@ -8,13 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.analysis.bootstrap import Interval
-from uncertainty_seg.analysis.evaluation import FrameRanking
-from uncertainty_seg.analysis.metrics import ExpectedCalibrationError
-from uncertainty_seg.analysis.selective import RiskCoverage
-from uncertainty_seg.core.calibration import Promise
-from uncertainty_seg.tools.calibrate.evaluation_run import Ladder, Step
-from uncertainty_seg.tools.report.data import (
+from uncertainty_seg.calibration.evaluation_run import Ladder, Step
+from uncertainty_seg.calibration.report.data import (
     ClassRow,
     FrameGroup,
     Legend,
@@ -25,6 +20,11 @@ from uncertainty_seg.tools.report.data import (
     ScoreEntry,
     ScoreSpread,
 )
+from uncertainty_seg.calibration.statistics.bootstrap import Interval
+from uncertainty_seg.calibration.statistics.evaluation import FrameRanking
+from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError
+from uncertainty_seg.calibration.statistics.selective import RiskCoverage
+from uncertainty_seg.core.calibration import Promise
 
 # Whatever a folder, a class or a score is called must be shown as it is.
 NASTY = '<script>alert("x")</script> & \'$a_b$\' \\frac'

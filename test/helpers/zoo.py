@@ -157,7 +157,7 @@ def build_with_dropout(name: str) -> nn.Module:
     recipe = NETS[name]
     if not recipe.inject:
         return recipe.build()
-    from uncertainty_seg.training.inject import inject_dropout
+    from uncertainty_seg.compiler.capture.inject import inject_dropout
 
     return inject_dropout(recipe.build(), recipe.inject, recipe.at)[0]
 

@@ -7,10 +7,18 @@ import re
 
 import pytest
 
+from uncertainty_seg.cli import (
+    calibrate as calibrate_gate,
+)
+from uncertainty_seg.cli import calibrate_passes, crossfit
+from uncertainty_seg.cli import (
+    compile as compile_net,
+)
+from uncertainty_seg.cli import (
+    evaluate as evaluate_bundle,
+)
+from uncertainty_seg.cli.main import VERBS
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools import calibrate_gate, compile_net, evaluate_bundle
-from uncertainty_seg.tools.calibrate import calibrate_passes, crossfit
-from uncertainty_seg.tools.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])

@@ -22,7 +22,7 @@ from docs_stage import enter, make_stage
 from public_samples import write_marinapipe, write_subpipe
 import pytest
 
-from uncertainty_seg.tools.main import build_parser, main, VERBS
+from uncertainty_seg.cli.main import build_parser, main, VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from house import circles, classes_twice, crowded, import_graph, line_counts, modules, ROOT, SOURCE
 
-MOST_MODULES = 319
-MOST_IN_A_FOLDER = 20
+MOST_MODULES = 321
+MOST_IN_A_FOLDER = 26
 
 
 def test_the_package_has_no_more_modules_than_its_layout_allows() -> None:

@@ -36,15 +36,15 @@ from torch_uncertainty.methods import deep_ensembles, mc_dropout  # noqa: E402
 from torch_uncertainty.metrics import classification as metrics  # noqa: E402
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend  # noqa: E402
+from uncertainty_seg.compiler.capture.export import export_marked  # noqa: E402
+from uncertainty_seg.compiler.compile import compile_ensemble, compile_graph  # noqa: E402
+from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import UncertaintyMaps  # noqa: E402
-from uncertainty_seg.graph.compile import compile_ensemble, compile_graph  # noqa: E402
-from uncertainty_seg.graph.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle  # noqa: E402
-from uncertainty_seg.training.export import export_marked  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore::UserWarning')]
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 import pytest
 
-from uncertainty_seg.analysis.evaluation import evaluate, Evaluation
-from uncertainty_seg.analysis.metrics import auroc
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.calibration.labelled_pairs import bgr_pairs
+from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation
+from uncertainty_seg.calibration.statistics.metrics import auroc
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.calibrate.labelled_pairs import bgr_pairs
 
 
 @pytest.fixture(scope='module')

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A verb that says where it is, waits, and says what it leaves.
 WAITING = (
     'import sys, time\n'
-    'from uncertainty_seg.tools import main, replay_bag\n'
+    'from uncertainty_seg.cli import main, replay as replay_bag\n'
     'def run(args):\n'
     '    try:\n'
     '        print("running", flush=True)\n'
@@ -85,7 +85,7 @@ IMPORTING = (
 
 @pytest.mark.parametrize('number', HEEDED)
 @pytest.mark.parametrize(('where', 'hides'), [
-    ('uncertainty_seg.tools.main', ''), ('uncertainty_seg.tools.score_frames', ''),
+    ('uncertainty_seg.cli.main', ''), ('uncertainty_seg.cli.score', ''),
     ('numpy', ''), ('onnxruntime', ''), ('onnxruntime', 'hides')])
 def test_a_signal_while_a_verb_is_imported_is_answered_in_a_word(
     tmp_path: Path, where: str, hides: str, number: int

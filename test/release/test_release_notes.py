@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from uncertainty_seg.cli.main import VERBS
 from uncertainty_seg.storage.model_bundle import shipped_bundles
-from uncertainty_seg.tools.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / 'CHANGELOG.rst').read_text(encoding='utf-8')

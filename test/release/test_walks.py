@@ -21,8 +21,8 @@ import sys
 import pytest
 from ros_helpers import HAS_ROS, own_domain, ros_environment
 
+from uncertainty_seg.cli.main import build_parser, VERBS
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
-from uncertainty_seg.tools.main import build_parser, VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / 'docs' / 'walks.md').read_text(encoding='utf-8')
@@ -55,7 +55,7 @@ REASONS = {
 }
 SHIM = """
 import json, os, sys
-from uncertainty_seg.tools.main import main
+from uncertainty_seg.cli.main import main
 smaller, scenes = json.loads({smaller!r}), json.loads({scenes!r})
 words = sys.argv[1:]
 with open(os.path.expanduser('~/ran'), 'a') as file:
@@ -63,7 +63,7 @@ with open(os.path.expanduser('~/ran'), 'a') as file:
 if words[0] == 'make-scenes':
     words = [scenes.get(word, word) for word in words]
 if words[0] == 'calibrate':
-    from uncertainty_seg.tools.calibrate import calibration_run
+    from uncertainty_seg.calibration import calibration_run
     calibration_run.TEMPERATURES = (0.9, 1.0, 1.1)
 sys.exit(main(words + smaller.get(words[0], '').split()))
 """

@@ -24,12 +24,12 @@ from label_sample import corrected
 import numpy as np
 
 from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.data.labels.formats import READERS, write_export, WRITERS
+from uncertainty_seg.data.labels.frames import LabelFrame, read_table
+from uncertainty_seg.data.labels.label_studio import decode_brush, encode_brush
+from uncertainty_seg.sim.pipe import CLASS_NAMES, PALETTE
+from uncertainty_seg.sim.scene import render_scene
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels.formats import READERS, write_export, WRITERS
-from uncertainty_seg.storage.labels.frames import LabelFrame, read_table
-from uncertainty_seg.storage.labels.label_studio import decode_brush, encode_brush
-from uncertainty_seg.synthetic.pipe import CLASS_NAMES, PALETTE
-from uncertainty_seg.synthetic.scene import render_scene
 
 FRAMES, SIZE = 40, (1280, 720)
 CLASSES = ClassTable(CLASS_NAMES, PALETTE, 255)

@@ -17,8 +17,9 @@ import numpy as np
 from onnx import helper, TensorProto
 import pytest
 
-from uncertainty_seg.analysis.gate_choice import GUARD_POWER
 from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.calibration.gate_choice import GUARD_POWER
+from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.bundle import FEATURES_FILE
 from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.settings import settings_from_dict
@@ -30,7 +31,6 @@ from uncertainty_seg.storage.model_bundle import (
     write_bundle,
     write_calibration,
 )
-from uncertainty_seg.tools.main import main
 
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
 SCORES = ['entropy.mean', 'features.knn', 'features.gaussian', 'feature_distance.mean']

@@ -17,9 +17,9 @@ from onnx import helper, TensorProto
 import pytest
 
 from uncertainty_seg.backends.graph_files import whole_graph
+from uncertainty_seg.compiler.frontend.lint import lint
 from uncertainty_seg.core.model_card import card_from_json, card_to_json
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
-from uncertainty_seg.graph.frontend.lint import lint
 from uncertainty_seg.storage.model_bundle import (
     load_bundle,
     shipped_bundles,

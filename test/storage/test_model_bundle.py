@@ -12,10 +12,10 @@ import onnx
 from onnx import helper
 import pytest
 
+from uncertainty_seg.compiler.compile import compile_graph
+from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.model_card import card_from_json, card_to_json
 from uncertainty_seg.errors import CalibrationError, ModelBundleError, UnknownModelError
-from uncertainty_seg.graph.compile import compile_graph
-from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.model_bundle import (
     find_bundle,
     load_bundle,

@@ -13,7 +13,8 @@ from cases import for_each
 from conftest import make_tiny_bundle
 import pytest
 
-from uncertainty_seg import opening
+from uncertainty_seg.backends import opening
+from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, ModelBundleError
 from uncertainty_seg.storage import signatures
@@ -23,7 +24,6 @@ from uncertainty_seg.storage.model_bundle import (
     update_metrics,
     write_calibration,
 )
-from uncertainty_seg.tools.main import main
 
 PRIMITIVES = 'cryptography.hazmat.primitives'
 serialization = pytest.importorskip(f'{PRIMITIVES}.serialization')

@@ -13,9 +13,9 @@ import sys
 import numpy as np
 import pytest
 
+from uncertainty_seg.data.selection.sheet import write_whole
 from uncertainty_seg.storage.score_rows import ScoreRow, TableInfo, write_rows
 from uncertainty_seg.storage.whole_files import lock_file, move_up, whole_file, whole_folder
-from uncertainty_seg.tools.selection.sheet import write_whole
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'uncertainty_seg'
 # What gives a file or folder another name, flushes it, or makes a draft.

@@ -16,13 +16,13 @@ import test_train_user  # noqa: E402
 from torch import Tensor  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 
+from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.compiler.capture.export import export_marked  # noqa: E402
+from uncertainty_seg.compiler.compile import compile_graph  # noqa: E402
+from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
-from uncertainty_seg.graph.compile import compile_graph  # noqa: E402
-from uncertainty_seg.graph.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
-from uncertainty_seg.tools.main import main  # noqa: E402
-from uncertainty_seg.training.export import export_marked  # noqa: E402
 from uncertainty_seg.training.fc_densenet import fc_densenet56, FCDenseNet  # noqa: E402
 from uncertainty_seg.training.fit.augmentation import (  # noqa: E402
     IMAGENET_MEAN,

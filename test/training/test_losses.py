@@ -21,11 +21,11 @@ torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
+from uncertainty_seg.compiler.checks.pass_checks import sampled_logits  # noqa: E402
 from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
 from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
-from uncertainty_seg.tools.compile.checks import sampled_logits  # noqa: E402
 from uncertainty_seg.training.fit import loop  # noqa: E402
 from uncertainty_seg.training.fit.augmentation import Augmentation, normalise  # noqa: E402
 from uncertainty_seg.training.fit.loop import fit  # noqa: E402

@@ -16,17 +16,17 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 
 from test_fit import toy  # noqa: E402
 
+from uncertainty_seg.compiler.capture.mask_bank import train_with_bank  # noqa: E402
+from uncertainty_seg.compiler.onnx_tools import shapes  # noqa: E402
+from uncertainty_seg.compiler.plan import CompileOptions, graph_cost  # noqa: E402
 from uncertainty_seg.core.dropout_masks import MEMBER, pass_inputs  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import DatasetError, TrainingError  # noqa: E402
-from uncertainty_seg.graph.onnx_tools import shapes  # noqa: E402
-from uncertainty_seg.graph.plan import CompileOptions, graph_cost  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.training import recipes  # noqa: E402
 from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
 from uncertainty_seg.training.fit.augmentation import Augmentation, normalise  # noqa: E402
 from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
-from uncertainty_seg.training.mask_bank import train_with_bank  # noqa: E402
 from uncertainty_seg.training.members import (  # noqa: E402
     bootstrap,
     EnsemblePlan,

@@ -18,12 +18,12 @@ from test_fit import toy  # noqa: E402
 import test_members  # noqa: E402
 
 from uncertainty_seg.backends.registry import open_pipeline  # noqa: E402
+from uncertainty_seg.cli import train as train_model  # noqa: E402
+from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import ConfigError, DatasetError, UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.folds import fold_of, read_folds  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
-from uncertainty_seg.tools import train_model  # noqa: E402
-from uncertainty_seg.tools.main import main  # noqa: E402
 from uncertainty_seg.training import recipes  # noqa: E402
 from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
 from uncertainty_seg.training.members import KINDS  # noqa: E402

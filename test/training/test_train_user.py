@@ -27,12 +27,12 @@ from test_fit import PLAIN, TinyNet, toy  # noqa: E402
 import test_members  # noqa: E402
 
 from uncertainty_seg.backends.registry import open_pipeline  # noqa: E402
+from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
-from uncertainty_seg.tools.main import main  # noqa: E402
 from uncertainty_seg.training import recipes  # noqa: E402
 from uncertainty_seg.training.fit.augmentation import normalise  # noqa: E402
 from uncertainty_seg.training.fit.loop import affordable_epochs, fit  # noqa: E402

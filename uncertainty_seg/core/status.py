@@ -17,6 +17,7 @@ from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import KINDS, Verdict, VOID
 from uncertainty_seg.core.settings import passes_text
 
+NODE_NAME = '/uncertainty_seg'  # below which its own topics are
 VERDICT_NAME = 'uncertainty_seg: verdict'
 OK, WARN, ERROR = 0, 1, 2
 _LEVELS = {'confident': OK, 'uncertain': WARN, 'recovering': WARN}

@@ -10,13 +10,16 @@ of the package that renames anything on disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 import fcntl
+import json
+import math
 import os
 from pathlib import Path
 import secrets
 import shutil
+from typing import Any
 
 
 @contextmanager
@@ -156,3 +159,18 @@ def lock_file(path: Path) -> int:
     except OSError:
         pass
     return descriptor
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """Write values as one line of JSON; numbers that it does not know become null."""
+    return json.dumps(_known_to_json(values), allow_nan=False)
+
+
+def _known_to_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _known_to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_known_to_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -23,12 +23,12 @@ from onnx import numpy_helper
 import torch
 from torch import nn, Tensor
 
+from uncertainty_seg.compiler.algebra.ensemble import MEMBERS
+from uncertainty_seg.compiler.capture.export import read_state
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import has_free_seed, still_inputs
 from uncertainty_seg.errors import TrainingError
-from uncertainty_seg.graph.algebra.ensemble import MEMBERS
 from uncertainty_seg.training.encoders import ENCODERS
-from uncertainty_seg.training.export import read_state
 from uncertainty_seg.training.fit.augmentation import normalise
 from uncertainty_seg.training.networks import NO_DROPOUT, PyramidNet
 

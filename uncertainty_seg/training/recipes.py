@@ -23,22 +23,23 @@ import onnx
 import torch
 from torch import nn
 
-from uncertainty_seg.core.dropout_masks import fitting_draw
-from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
-from uncertainty_seg.errors import TrainingError
-from uncertainty_seg.graph.compile import (
+from uncertainty_seg.compiler.capture.export import export_marked, load_weights, read_state
+from uncertainty_seg.compiler.capture.mask_bank import train_with_bank
+from uncertainty_seg.compiler.compile import (
     compile_ensemble,
     compile_graph,
     compile_moments,
     CompiledGraphs,
 )
-from uncertainty_seg.graph.onnx_tools import OPSET
-from uncertainty_seg.graph.plan import CompileOptions
+from uncertainty_seg.compiler.onnx_tools import OPSET
+from uncertainty_seg.compiler.plan import CompileOptions
+from uncertainty_seg.core.dropout_masks import fitting_draw
+from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
+from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.encoders import encoder_kind, load_imagenet
-from uncertainty_seg.training.export import export_marked, load_weights, read_state
 from uncertainty_seg.training.fit.augmentation import Augmentation, IMAGENET_MEAN, IMAGENET_STD
 from uncertainty_seg.training.fit.loop import (
     affordable_epochs,
@@ -49,7 +50,6 @@ from uncertainty_seg.training.fit.loop import (
 )
 from uncertainty_seg.training.fit.run import finished_epochs, FitSettings, Row, Watch
 from uncertainty_seg.training.init_weights import load_what_fits, measure_norms
-from uncertainty_seg.training.mask_bank import train_with_bank
 from uncertainty_seg.training.members import (
     bootstrap,
     EnsemblePlan,

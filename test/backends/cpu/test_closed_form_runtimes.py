@@ -21,8 +21,8 @@ from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.core.uncertainty import MapRequest, maps_from_coarse_logits, MORE_MAPS
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError
+from uncertainty_seg.sim.scene import render_scene
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
-from uncertainty_seg.synthetic.scene import render_scene
 
 RUNTIMES = ('onnxruntime', 'openvino')
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)

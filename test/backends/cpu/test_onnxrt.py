@@ -16,12 +16,12 @@ import pytest
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.graph_files import rounding_half
+from uncertainty_seg.cli.convert import convert_bundle
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.convert_bundle import convert_bundle
 
 SETTINGS = Settings(threads=1, reduction='exact')
 

@@ -14,12 +14,12 @@ import pytest
 from uncertainty_seg.backends.cpu import openvino as backend_file
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
+from uncertainty_seg.compiler.precision import to_precision
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendUnavailableError
-from uncertainty_seg.graph.precision import to_precision
 from uncertainty_seg.storage.model_bundle import load_bundle, shipped_bundles, write_bundle
 
 openvino = pytest.importorskip('openvino')

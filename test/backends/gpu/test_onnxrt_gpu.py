@@ -34,6 +34,7 @@ from uncertainty_seg.backends.gpu.onnxrt_gpu import (
     require_placed,
     TENSORRT,
 )
+from uncertainty_seg.compiler import head_graphs as head_stats
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
@@ -47,7 +48,6 @@ from uncertainty_seg.core.uncertainty import (
     USUAL_MAPS,
 )
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
-from uncertainty_seg.graph import head_graphs as head_stats
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
 SETTINGS = Settings(threads=1, reduction='exact')

@@ -27,9 +27,9 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 import pytest
 
+from uncertainty_seg.cli.convert import convert_bundle
+from uncertainty_seg.cli.main import main
 from uncertainty_seg.storage.model_bundle import load_bundle, shipped_bundles
-from uncertainty_seg.tools.convert_bundle import convert_bundle
-from uncertainty_seg.tools.main import main
 
 ROOT = Path(__file__).resolve().parents[3]
 # Variable that names the folder of a version -> version.

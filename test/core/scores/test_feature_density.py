@@ -7,7 +7,7 @@ from cases import for_each
 import numpy as np
 import pytest
 
-from uncertainty_seg.analysis.feature_fit import fit_feature_density
+from uncertainty_seg.calibration.feature_fit import fit_feature_density
 from uncertainty_seg.core.scores.feature_density import (
     FeatureDensity,
     pooled,

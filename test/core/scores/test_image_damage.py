@@ -13,6 +13,7 @@ from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
+from uncertainty_seg.calibration.calibration_run import limits_of_images
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.pipeline import Pipeline
@@ -29,7 +30,6 @@ from uncertainty_seg.core.scores.image_damage import (
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ShapeError
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.calibrate.calibration_run import limits_of_images
 
 HEIGHT, WIDTH = 240, 320
 NONE = ImageStatistics(*(0.0 for _ in STATISTICS))

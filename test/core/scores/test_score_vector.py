@@ -30,8 +30,8 @@ from uncertainty_seg.core.uncertainty import (
     maps_from_probabilities,
     UncertaintyMaps,
 )
+from uncertainty_seg.data.scoring.table import LIST_BEGIN, LIST_END, SCORES, with_list
 from uncertainty_seg.errors import ConfigError, ShapeError
-from uncertainty_seg.tools.score.table import LIST_BEGIN, LIST_END, SCORES, with_list
 
 PAGE = Path(__file__).resolve().parents[3] / 'docs' / 'scores.md'
 ROWS, COLUMNS = 40, 56
@@ -327,7 +327,7 @@ def test_every_score_has_a_row_of_what_it_sees_and_misses() -> None:
 
 def test_the_list_of_the_page_is_that_of_the_scores() -> None:
     page = PAGE.read_text(encoding='utf-8')
-    assert page == with_list(page), 'run python -m uncertainty_seg.tools.score.table'
+    assert page == with_list(page), 'run python -m uncertainty_seg.data.scoring.table'
     assert page.count(LIST_BEGIN) == page.count(LIST_END) == 1
 
 

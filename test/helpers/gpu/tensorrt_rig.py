@@ -18,12 +18,12 @@ from uncertainty_seg.backends.gpu.device import CudaDevice
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
 from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
+from uncertainty_seg.cli.convert import convert_bundle
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.convert_bundle import convert_bundle
 
 DEVICE = CudaDevice('Fake', '8.6', '12.6', 20, 8 * 10**9, False)
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)

@@ -17,14 +17,14 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.settings import LogSettings
+from uncertainty_seg.data.labels.formats import READERS
+from uncertainty_seg.data.labels.frames import LabelFrame, read_table
+from uncertainty_seg.data.labels.regions import Labelled
+from uncertainty_seg.data.labels.review import ReviewRules, Unchanged
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
 from uncertainty_seg.storage.frame_log.disk import decode_frame, frame_files
 from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels.formats import READERS
-from uncertainty_seg.storage.labels.frames import LabelFrame, read_table
-from uncertainty_seg.storage.labels.regions import Labelled
-from uncertainty_seg.storage.labels.review import ReviewRules, Unchanged
 
 # A name with everything that XML, JSON and file names may trip over.
 CLASSES = ClassTable(('sea-floor / rocks', 'pipe', 'a "diver" & <fish>'),

@@ -3,7 +3,7 @@
 The networks of the zoo: name, library, how it is built, and the size it is compiled at.
 
 `scripts/zoo` compiles all of them; those of `CI` need torch and torchvision alone, are small and
-are tested with the rest (test/graph/test_net_list.py).
+are tested with the rest (test/compiler/test_net_list.py).
 
 """
 

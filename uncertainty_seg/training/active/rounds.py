@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from uncertainty_seg.compiler.capture.export import load_weights
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.folds import subset
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
@@ -26,7 +27,6 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.active.prepared import PreparedImages
 from uncertainty_seg.training.encoders import encoder_kind
-from uncertainty_seg.training.export import load_weights
 from uncertainty_seg.training.fit.augmentation import Augmentation
 from uncertainty_seg.training.fit.run import finished_rows
 from uncertainty_seg.training.init_weights import (

@@ -1,0 +1,62 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Frames that were never measured: planted counts and scores of which the answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from uncertainty_seg.calibration.compare.cost import MeasuredCost
+from uncertainty_seg.calibration.compare.frames import MeasuredFrames
+from uncertainty_seg.calibration.compare.run import Comparison
+from uncertainty_seg.calibration.compare.table import TableMaker
+
+COUNT, BINS, FOREIGN = 90, 64, 40
+COST = MeasuredCost(1.5, 1.4, 30.0, 20.0, 1.1, 0.3, 300.0)
+
+
+def planted(
+    skill: float = 0.0, accuracy: float = 0.7, seed: int = 1, more_maps: tuple[str, ...] = ()
+) -> MeasuredFrames:
+    """Return frames whose maps and scores tell wrong, bad and foreign better by `skill`."""
+    rng, plan = np.random.default_rng(seed), np.random.default_rng(0)
+    bad = plan.uniform(size=COUNT) < 0.35
+    right = rng.binomial(1000, accuracy, COUNT)
+    confusion = np.stack([right, 1000 - right, 1000 - right, right], 1)
+    bins = np.zeros((COUNT, 45))
+    bins[:, 12], bins[:, 27], bins[:, 42] = 2000, 2 * right, 2000 * 0.83
+    noise = rng.normal(size=COUNT)
+
+    def pixels(lead: float) -> tuple[np.ndarray, np.ndarray]:
+        wrong, fine = np.zeros((COUNT, BINS), np.uint32), np.zeros((COUNT, BINS), np.uint32)
+        for frame in range(COUNT):
+            for part, centre in ((wrong, 20 + 12 * lead), (fine, 16)):
+                places = np.clip(rng.normal(centre, 8, 300), 1, BINS - 1).astype(int)
+                part[frame] = np.bincount(places, minlength=BINS)
+        return wrong, fine
+
+    def squashed(values: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-values))
+
+    scores = {'entropy.mean': squashed(1.2 * bad + skill * 2 * bad + noise),
+              'entropy.top': squashed(rng.normal(size=COUNT))}
+    foreign = {'entropy.mean': squashed(0.8 + 2 * skill + rng.normal(size=FOREIGN)),
+               'entropy.top': squashed(rng.normal(size=FOREIGN))}
+    return MeasuredFrames(
+        bad, np.concatenate([confusion, bins], 1).astype(float), scores,
+        {name: pixels(skill) for name in ('entropy', *more_maps)},
+        {'entropy': pixels(skill)}, {'reefs': foreign})
+
+
+def maker(folds: int = 3) -> TableMaker:
+    return TableMaker.of(2, np.array([f'f{i}' for i in range(COUNT)]), {'reefs': FOREIGN}, folds,
+                         200, (0.1, 0.15))
+
+
+def comparison(measured: Mapping[str, MeasuredFrames]) -> Comparison:
+    """Return the comparison of planted frames."""
+    rows = maker().rows(measured, dict.fromkeys(measured, COST))
+    return Comparison(rows, {label: f'{label} <as planted>.' for label in measured},
+                      dict.fromkeys(measured, COST.describe()), {'frames': str(COUNT)},
+                      ('the frames are <planted>.',))

@@ -1,0 +1,79 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The bound of a share: published answers, the binomial itself, and blocks as units."""
+
+import math
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.calibration.statistics.conformal import bad_share, upper_bound
+from uncertainty_seg.errors import ConfigError, ShapeError
+
+pytest.importorskip('scipy', reason='scipy is not installed')
+
+
+def test_known_answers() -> None:
+    known = {(100, 0): 2.95, (100, 1): 4.66, (100, 5): 10.2, (300, 0): 0.99, (300, 1): 1.57,
+             (300, 5): 3.47, (1000, 0): 0.30, (1000, 5): 1.05, (1000, 10): 1.69}
+    found = {(num, num_bad): 100 * upper_bound(num_bad, num) for num, num_bad in known}
+    assert found == pytest.approx(known, abs=0.05)
+
+
+@pytest.mark.parametrize(('num_bad', 'num', 'confidence'), [
+    (0, 1, 0.9), (3, 40, 0.95), (7, 9, 0.5)])
+def test_at_the_bound_so_few_bad_ones_have_the_chance_left_over(
+    num_bad: int, num: int, confidence: float
+) -> None:
+    p = upper_bound(num_bad, num, confidence)
+    chance = sum(math.comb(num, k) * p**k * (1 - p)**(num - k) for k in range(num_bad + 1))
+    assert chance == pytest.approx(1 - confidence)
+
+
+def test_nothing_accepted_or_all_bad_bounds_nothing() -> None:
+    assert upper_bound(0, 0) == 1
+    assert upper_bound(5, 5) == 1
+
+
+def test_several_tries_share_the_error() -> None:
+    assert upper_bound(2, 50, 0.95, num_tries=5) == pytest.approx(upper_bound(2, 50, 0.99))
+
+
+@pytest.mark.parametrize('case', [(-1, 5), (6, 5), (1, 5, 1.0), (1, 5, 0.0), (1, 5, 0.9, 0)])
+def test_numbers_that_contradict_are_refused(case: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match='at most all bad'):
+        upper_bound(*case)  # type: ignore[arg-type]
+
+
+def test_frames_and_blocks_as_units() -> None:
+    accepted = np.array([1, 1, 1, 1, 0, 0, 1, 1], bool)
+    bad = np.array([0, 1, 1, 0, 1, 0, 0, 0], bool)
+    blocks = np.array(['a', 'a', 'a', 'b', 'b', 'c', 'd', 'd'])
+    frames = bad_share(accepted, bad)
+    assert (frames.num_accepted, frames.num_bad, frames.unit) == (6, 2, 'frame')
+    assert frames.share == pytest.approx(1 / 3)
+    assert frames.upper == upper_bound(2, 6)
+    # Block b has a bad frame, but not an accepted one; c has no accepted frame at all.
+    of_blocks = bad_share(accepted, bad, blocks, 0.9)
+    assert (of_blocks.num_accepted, of_blocks.num_bad, of_blocks.unit) == (3, 1, 'block')
+    assert of_blocks.upper == upper_bound(1, 3, 0.9)
+    assert bad_share(accepted, bad, blocks, 0.9, 2).upper == upper_bound(1, 3, 0.95)
+
+
+def test_nothing_accepted_has_no_share() -> None:
+    nothing = bad_share([False, False], [True, False])
+    assert math.isnan(nothing.share)
+    assert (nothing.num_accepted, nothing.upper) == (0, 1.0)
+
+
+def test_the_bound_holds_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    counts = rng.binomial(60, 0.1, 2000)
+    bounds = {k: upper_bound(int(k), 60, 0.9) for k in np.unique(counts)}
+    assert np.mean([bounds[k] >= 0.1 for k in counts]) >= 0.9 - 0.02
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match='one of each a frame'):
+        bad_share([True], [True, False])
+    with pytest.raises(ShapeError, match='one of each a frame'):
+        bad_share([True], [True], [1, 2])

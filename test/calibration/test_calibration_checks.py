@@ -1,0 +1,177 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What cannot promise anything is refused before the network runs once."""
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+
+from calibration_helpers import write_folder
+import cv2
+import numpy as np
+import pytest
+
+from uncertainty_seg import errors as libraries
+from uncertainty_seg.calibration import calibration_run, evaluation_run
+from uncertainty_seg.calibration.labelled_pairs import known_frames
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.storage.labelled_folder import load_folder
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+pytest.importorskip('scipy')
+pytest.importorskip('sklearn')
+pytest.importorskip('matplotlib')
+RUN = ['--backend', 'onnxruntime', '--threads', '1', '--bad', 'accuracy<0.6']
+
+
+@pytest.fixture
+def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a frame would be measured."""
+    def measure(*_: object, **__: object) -> None:
+        raise AssertionError('measured')
+
+    for module in (calibration_run, evaluation_run):
+        monkeypatch.setattr(module, 'measure', measure)
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('data')
+    write_folder(root / 'train', 40, 1)
+    write_folder(root / 'val', 40, 2)
+    return root
+
+
+def twin_under_another_name(train: Path, val: Path) -> None:
+    image = sorted((val / 'images').iterdir())[5].read_bytes()
+    sorted((train / 'images').iterdir())[7].write_bytes(image)
+
+
+@pytest.mark.parametrize(('words', 'spoil', 'sentence'), [
+    (['--scores', 'entropy.median'], None, "no score 'entropy.median'"),
+    (['--report', 'missing/r.html'], None, 'report missing/r.html cannot be written (no such'),
+    (['--report', '.'], None, 'report . cannot be written (it is a folder)'),
+    (['--tune-share', '0.001'], None, 'no block to fit the temperature on, with 40 in all'),
+    ([], twin_under_another_name,
+     "image 'frame_2_005' is the training image 'frame_1_007'"),
+])
+@pytest.mark.usefixtures('no_run')
+def test_it_is_said_before_anything_is_measured(
+    tiny_bundle: Path, tmp_path: Path, words: list[str],
+    spoil: Callable[[Path, Path], None] | None, sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = write_folder(tmp_path / 'train', 40, 1)
+    val = write_folder(tmp_path / 'val', 40, 2)
+    if spoil:
+        spoil(train, val)
+    code = main(['calibrate', str(tiny_bundle), '--train', str(train), '--val', str(val), *RUN,
+                 *words])
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('words', 'sentence'), [
+    (['--like', 'other', '--bad', 'iou<0.5'], '--like with --bad'),
+    (['--like', 'other', '--alpha', '0.05', '0.1'], '--like with --alpha'),
+    (['--like', 'other', '--quantile', '0.9'], '--like with --quantile'),
+    (['--like', 'other', '--frames', '2000'], '--like with --frames'),
+    (['--like', 'other', '--tune-share', '0.5'], '--like with --tune-share'),
+    (['--folds', 'folds', '--tune-share', '0.5'], '--folds with --tune-share'),
+    (['--error', '0.005'], '--error without --like'),
+])
+def test_an_option_that_would_not_be_used_is_refused_and_not_passed_over(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['calibrate', 'suim', '--data', 'none', *words]) == 2
+    assert f'uncertainty_seg calibrate: {sentence}, expected' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('verb', 'library', 'package'), [
+    ('calibrate', 'sklearn', 'scikit-learn'), ('calibrate', 'scipy', 'scipy'),
+    ('calibrate', 'matplotlib', 'matplotlib'), ('evaluate', 'scipy', 'scipy'),
+    ('evaluate', 'matplotlib', 'matplotlib'), ('calibrate', 'jinja2', 'jinja2'),
+    ('evaluate', 'jinja2', 'jinja2'),
+])
+@pytest.mark.usefixtures('no_run')
+def test_a_library_that_is_missing_at_the_end_is_missed_at_the_beginning(
+    tiny_bundle: Path, folders: Path, tmp_path: Path, verb: str, library: str, package: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    find = libraries.find_spec
+    monkeypatch.setattr(libraries, 'find_spec',
+                        lambda name: None if name == library else find(name))
+    data = ['--train', str(folders / 'train'), '--val'] if verb == 'calibrate' else []
+    code = main([verb, str(tiny_bundle), *data, str(folders / 'val'), '--report',
+                 str(tmp_path / 'r.html'), *RUN])
+    assert code == 1
+    assert f'{package} is not installed' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('no_run')
+def test_one_folder_without_splits_is_no_two_sets(
+    tiny_bundle: Path, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['calibrate', str(tiny_bundle), '--data', str(folders / 'val'), *RUN]) == 2
+    assert 'splits.json' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('no_run')
+def test_one_block_gives_no_temperature(
+    tiny_bundle: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stems = [path.stem for path in (folders / 'val' / 'images').iterdir()]
+    (tmp_path / 'blocks.json').write_text(json.dumps({'dive': stems}))
+    assert main(['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val',
+                 str(folders / 'val'), '--blocks', str(tmp_path / 'blocks.json'), '--alpha', '0.5',
+                 *RUN]) == 2
+    assert 'no block to fit the temperature on, with 1 in all' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('no_run')
+def test_a_bundle_or_a_report_that_may_not_be_written(
+    tiny_bundle: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    closed = tmp_path / 'closed'
+    closed.mkdir()
+    answers = {tiny_bundle: False, closed: False}
+    ask = os.access
+    monkeypatch.setattr(os, 'access', lambda path, mode: answers.get(Path(path), ask(path, mode)))
+    assert main(['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val',
+                 str(folders / 'val'), *RUN]) == 2
+    assert f'bundle {tiny_bundle} may not be written to' in capsys.readouterr().err
+    assert main(['evaluate', str(tiny_bundle), str(folders / 'val'), '--report',
+                 str(closed / 'r.html'), *RUN]) == 2
+    assert 'cannot be written (no permission)' in capsys.readouterr().err
+
+
+def test_frames_that_nobody_knows_are_left_out_and_counted(
+    tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_folder(tmp_path / 'val', 5, 3)
+    for index in (1, 3):
+        path = folder / 'masks' / f'frame_3_00{index}.png'
+        cv2.imwrite(str(path), np.full((48, 64), 255, np.uint8))
+    found = known_frames(load_bundle(str(tiny_bundle)), load_folder(folder, 'val'), '')
+    assert found.stems == ['frame_3_000', 'frame_3_002', 'frame_3_004']
+    assert len(found.pairs) == 3 and all((mask != 255).all() for _, mask in found.pairs)
+    assert '2 of 5 frames are left out' in caplog.text
+
+
+def test_nothing_is_known_under_the_ignore_mask(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The left half is ignored, in a picture of another size; one frame is known only there."""
+    folder = write_folder(tmp_path / 'val', 2, 3)
+    path = folder / 'masks' / 'frame_3_001.png'
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    mask[:, 32:] = 255
+    cv2.imwrite(str(path), mask)
+    ignore = np.zeros((10, 20), np.uint8)
+    ignore[:, :10] = 255
+    cv2.imwrite(str(tmp_path / 'ignore.png'), ignore)
+    data = load_folder(folder, 'val')
+    found = known_frames(load_bundle(str(tiny_bundle)), data, str(tmp_path / 'ignore.png'))
+    assert found.stems == ['frame_3_000']
+    (_, known), = found.pairs
+    assert (known[:, :32] == 255).all()
+    np.testing.assert_array_equal(known[:, 32:], data.masks[0][:, 32:])

@@ -1,0 +1,130 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""`evaluate` of a bundle that nobody calibrated: all but the flag is measured, and it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+import logging
+from pathlib import Path
+import re
+from typing import Any
+
+from calibration_helpers import few_draws, write_folder
+from conftest import make_tiny_bundle
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('sklearn', reason='scikit-learn is the other road to AUROC')
+pytest.importorskip('matplotlib', reason='matplotlib draws the report')
+
+import sklearn.metrics  # noqa: E402
+
+import uncertainty_seg as us  # noqa: E402
+from uncertainty_seg.cli.main import main  # noqa: E402
+
+RUN = ['--backend', 'onnxruntime', '--threads', '1']
+# What runs without a calibration; that of the tiny bundle would take the other.
+COARSE = ['--reduction', 'coarse']
+SAID = 'no promise: the bundle has no calibration, so that the flag is never true'
+OF_THE_FLAG = ('gate', 'promise', 'no_promise')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_draws() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        few_draws(patch)
+        yield
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp('data') / 'labelled', 40, 3)
+
+
+@pytest.fixture(scope='module')
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp('cold') / 'tiny', calibrated=False)
+
+
+def evaluated(
+    capsys: pytest.CaptureFixture[str], bundle: Path, folder: Path, *words: str
+) -> dict[str, Any]:
+    """Return the line for scripts."""
+    assert main(['evaluate', str(bundle), str(folder), *words, *RUN]) == 0
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return line
+
+
+def test_all_but_the_flag_is_what_the_calibrated_bundle_has(
+    cold: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The calibration has temperature 1, so that the maps are the same ones."""
+    warm = evaluated(capsys, make_tiny_bundle(tmp_path / 'tiny'), folder, *COARSE)
+    assert warm['gate']['accepted']['value'] > 0.3 and warm['no_promise'] is None
+    assert not caplog.records
+    found = evaluated(capsys, cold, folder, *COARSE)
+    assert found['gate'] is None and found['promise'] is None
+    assert found['no_promise'].startswith(SAID)
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]
+    assert 'no promise: the bundle has no calibration' in caplog.text
+    for values in (warm, found):
+        for name in ('bundle', *OF_THE_FLAG):
+            del values[name]
+    assert found == warm
+    assert 0.3 < found['mean_iou'] < 0.9 and len(found['scores']) > 30
+
+
+def test_masks_and_maps_are_measured_as_numpy_and_scikit_learn_measure_them(
+    cold: Path, folder: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = evaluated(capsys, cold, folder)
+    labels, truths, entropies = [], [], []
+    with us.open_pipeline(cold, uncalibrated='run', backend='onnxruntime', threads=1) as pipeline:
+        for path in sorted((folder / 'images').iterdir()):
+            result = pipeline.process(cv2.imread(str(path)), 0)
+            assert not result.verdict.is_confident
+            labels.append(result.label_at_source())
+            entropies.append(result.map_at_source('entropy'))
+            truths.append(cv2.imread(str(folder / 'masks' / path.name), cv2.IMREAD_UNCHANGED))
+    label, truth, entropy = (np.stack(part).ravel() for part in (labels, truths, entropies))
+    iou = [((label == i) & (truth == i)).sum() / ((label == i) | (truth == i)).sum()
+           for i in range(3)]
+    assert found['iou'] == pytest.approx(iou)
+    assert found['mean_iou'] == pytest.approx(np.mean(iou))
+    assert found['accuracy'] == pytest.approx((label == truth).mean())
+    assert found['maps']['entropy']['error_auroc'] == pytest.approx(
+        sklearn.metrics.roc_auc_score(label != truth, entropy), abs=0.003)
+
+
+@pytest.mark.slow
+def test_the_report_says_that_there_is_no_promise_and_shows_no_gate(
+    cold: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    report, twins = tmp_path / 'report.html', tmp_path / 'twins'
+    twins.mkdir()
+    for path in (folder / 'images').iterdir():  # all but the same, so that nothing tells them
+        image = cv2.imread(str(path))
+        image[0, 0] ^= 1
+        cv2.imwrite(str(twins / path.name), image)
+    found = evaluated(capsys, cold, folder, '--ood', str(twins), '--corrupt',
+                      '--corrupt-frames', '2', '--report', str(report))
+    assert found['scores']['entropy.mean']['ood_auroc']['value'] == pytest.approx(0.5, abs=0.02)
+    assert found['corruption'][0]['steps'][0]['mean_iou'] > 0.2
+    assert {step['accepted'] for ladder in found['corruption'] for step in ladder['steps']} == {
+        None}
+    page = report.read_text()
+    assert re.search(f'<p class="warning">N{SAID[1:]}[^<]*uncertainty_seg calibrate', page)
+    parts = re.findall('<section id="(.*?)">', page)
+    assert parts == ['bundle', 'risk', 'scores', 'spreads', 'reliability', 'classes', 'ladders']
+    assert 'temperature</dt><dd>1 (no calibration)' in page
+    assert 'the gate uses' not in page.lower() and '<th scope="row"><code>entropy.mean' in page
+
+
+def test_the_function_has_no_flag(cold: Path, folder: Path) -> None:
+    settings = us.Settings(backend='onnxruntime', threads=1)
+    found = us.evaluate(cold, folder, settings=settings, bad='accuracy<0.6')
+    assert found.flag is None and found.rule == 'accuracy<0.6'
+    assert found.passes == 8 and found.precision == 'fp32'

@@ -1,0 +1,133 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The fitted density: scikit-learn's own likelihood, the right number of parts, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import math
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from uncertainty_seg.calibration import calibration_run as fit_module
+from uncertainty_seg.calibration.calibration_run import fit_density
+from uncertainty_seg.core.scores.density import density_from_json, density_to_json
+from uncertainty_seg.errors import BackendUnavailableError, CalibrationError
+
+NAMES = ('a', 'b')
+
+
+def frames_of(table: NDArray[np.float64]) -> list[Mapping[str, float]]:
+    return [dict(zip(NAMES, row.tolist(), strict=True)) for row in table]
+
+
+def two_clusters(num: int = 200, seed: int = 0) -> NDArray[np.float64]:
+    """Return scores that are (low, low) or (high, high), never one of each."""
+    rng = np.random.default_rng(seed)
+    centre = np.where(rng.random(num) < 0.5, 0.2, 0.8)[:, None]
+    return centre + rng.normal(0, 0.02, (num, 2))
+
+
+@pytest.fixture
+def sklearn_mixture() -> object:
+    """Return scikit-learn's module; skips where it is not installed."""
+    return pytest.importorskip('sklearn.mixture', reason='scikit-learn is not installed')
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
+@pytest.mark.parametrize('seed', range(3))
+def test_the_likelihood_is_that_of_scikit_learn(
+        seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def remember(table: NDArray[np.float64], start: int) -> object:
+        kept.append(best(table, start))
+        return kept[0]
+
+    best = fit_module._best_mixture
+    monkeypatch.setattr(fit_module, '_best_mixture', remember)
+    table = two_clusters(seed=seed)
+    density = density_from_json(density_to_json(fit_density(frames_of(table), NAMES)))
+    fresh = np.random.default_rng(seed).uniform(0, 1, (50, 2))
+    expected = kept[0][0].score_samples((fresh - table.mean(0)) / table.std(0))
+    surprise = [density.surprise_nats(frame) for frame in frames_of(fresh)]
+    np.testing.assert_allclose(surprise, -expected, rtol=1e-9)
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
+def test_a_mixture_sees_what_no_single_score_shows() -> None:
+    density = fit_density(frames_of(two_clusters()), NAMES)
+    assert len(density.weights) == 2
+    usual = [density.score({'a': v, 'b': v}) for v in (0.2, 0.8)]
+    crossed = [density.score({'a': 0.2, 'b': 0.8}), density.score({'a': 0.8, 'b': 0.2})]
+    assert max(usual) < 0.02 < 0.4 < min(crossed)
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
+def test_one_cloud_is_one_gaussian_and_its_ordinary_frame_far_below_1() -> None:
+    table = np.random.default_rng(1).normal(0.5, 0.1, (300, 2))
+    density = fit_density(frames_of(table), NAMES)
+    assert len(density.weights) == 1
+    np.testing.assert_allclose(density.centre, table.mean(0))
+    # The median of half a chi square of two degrees is ln 2: ln 2 / (ln 2 + 1), to the power 8.
+    assert np.median([density.score(f) for f in frames_of(table)])**0.125 == pytest.approx(
+        0.41, abs=0.03)
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
+def test_the_same_frames_give_the_same_density() -> None:
+    # Of no clear form, so that where the fit starts decides where it ends.
+    rng = np.random.default_rng(0)
+    frames = frames_of(rng.random((100, 2))**2 * np.sin(9 * rng.random((100, 1))))
+    fits = [density_to_json(fit_density(frames, NAMES, seed)) for seed in (3, 3, 4)]
+    assert fits[0] == fits[1] != fits[2]
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
+def test_frames_that_are_no_number_are_left_out() -> None:
+    frames = frames_of(two_clusters())
+    broken = [{'a': math.nan, 'b': 0.5}, *frames, {'a': 0.5, 'b': math.inf}]
+    assert density_to_json(fit_density(broken, NAMES)) == density_to_json(
+        fit_density(frames, NAMES))
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
+def test_a_score_that_never_moves_does_no_harm() -> None:
+    table = np.random.default_rng(2).normal(0.5, 0.1, (100, 2))
+    table[:, 1] = 0.25
+    density = fit_density(frames_of(table), NAMES)
+    score = density.score({'a': 0.5, 'b': 0.25})
+    assert 0 <= score < 0.01
+    assert density.score({'a': 0.5, 'b': 0.9}) > score
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
+def test_a_score_that_moves_by_rounding_alone_decides_nothing() -> None:
+    table = two_clusters()
+    table[:, 1] = np.random.default_rng(1).uniform(0, 2e-7, len(table))
+    density = fit_density(frames_of(table), NAMES)
+    here, there = (density.score({'a': 0.2, 'b': rounding}) for rounding in (0.0, 9e-7))
+    assert here == pytest.approx(there, abs=1e-5)
+    assert here < 0.05  # an ordinary frame, whatever the processor
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
+def test_too_few_frames_are_refused_with_the_number_needed() -> None:
+    with pytest.raises(CalibrationError, match=r'9 frames for .* 2 scores.*at least 10'):
+        fit_density(frames_of(two_clusters(9)), NAMES)
+    with pytest.raises(CalibrationError, match='0 frames'):
+        fit_density([], NAMES)
+
+
+def test_a_score_that_any_frame_lacks_is_named() -> None:
+    frames = [*frames_of(two_clusters(20)), {'a': 0.5}]
+    with pytest.raises(CalibrationError, match="a frame without a score 'b'"):
+        fit_density(frames, NAMES)
+
+
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'sklearn.mixture', None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[calibrate\]'"):
+        fit_density(frames_of(two_clusters(20)), NAMES)

@@ -1,0 +1,215 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Calibration on labels that came back: only what was drawn by chance, and only what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+from calibration_helpers import few_draws, write_folder
+from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
+import numpy as np
+import pytest
+
+from uncertainty_seg.calibration.labelled_pairs import drawn_frames, without_selected
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.cli.train import training_images
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.folds import fold_of
+from uncertainty_seg.storage.labelled_folder import load_folder
+from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.storage.review_record import FrameReview, write_review
+
+pytest.importorskip('sklearn', reason='scikit-learn fits the density')
+RUN = ['--backend', 'onnxruntime', '--threads', '1']
+RULE = 'accuracy<0.6'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_draws() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        few_draws(patch)
+        yield
+
+
+def record(folder: Path, origins: Mapping[str, str], unseen: tuple[str, ...] = ()) -> None:
+    write_review(folder, {stem: FrameReview(stem not in unseen, 'corrected', origin)
+                          for stem, origin in origins.items()})
+
+
+def stems_of(folder: Path) -> list[str]:
+    return sorted(path.stem for path in (folder / 'images').iterdir())
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a root with frames to train on, drawn ones, and those with hard frames added."""
+    root = tmp_path_factory.mktemp('selected')
+    write_folder(root / 'train', 60, 1)
+    drawn = write_folder(root / 'drawn', 60, 2)
+    mixed = shutil.copytree(drawn, root / 'mixed')
+    write_folder(mixed, 40, 3, bad_share=0.9)
+    record(mixed, {stem: 'control' if stem.startswith('frame_2') else 'selected'
+                   for stem in stems_of(mixed)})
+    return root
+
+
+def calibrated(bundle: Path, folders: Path, val: str) -> dict[str, Any]:
+    assert main(['calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
+                 str(folders / val), '--bad', RULE, '--alpha', '0.1', *RUN]) == 0
+    found: dict[str, Any] = json.loads((bundle / 'calibration.json').read_text())
+    return found
+
+
+def test_a_promise_is_made_on_what_was_drawn_by_chance_alone(
+    folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = {}
+    for val in ('drawn', 'mixed'):
+        found[val] = calibrated(make_tiny_bundle(tmp_path / val, calibrated=False), folders, val)
+    assert '40 of 100 frames of' in caplog.text
+    assert 'the 60 that were drawn by chance' in caplog.text
+    assert found['mixed'] == found['drawn']
+    capsys.readouterr()
+    assert main(['evaluate', str(tmp_path / 'mixed'), str(folders / 'mixed'), *RUN]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said['is_fitted'] and len(load_folder(folders / 'mixed', 'val').stems) == 100
+
+
+def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    capsys.readouterr()
+    assert main(words) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if ', expected ' in line]
+    assert len(said) == 1
+    return said[0]
+
+
+def test_selected_frames_alone_and_too_few_drawn_ones_are_one_sentence(
+    folders: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    val = shutil.copytree(folders / 'drawn', tmp_path / 'val')
+    words = ['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val', str(val),
+             '--bad', RULE, '--alpha', '0.1', *RUN]
+    record(val, dict.fromkeys(stems_of(val), 'selected'))
+    assert 'all 60 frames of' in (line := refused(capsys, words))
+    assert 'export-labels --reasons control' in line and '--strategy random' in line
+    record(val, {stem: 'selected' if index > 7 else 'control'
+                 for index, stem in enumerate(stems_of(val))})
+    assert 'blocks to promise alpha 0.1 on, expected at least 9' in refused(capsys, words)
+    assert '52 of 60 frames of' in caplog.text
+
+
+@pytest.mark.slow
+def test_with_folds_each_network_is_judged_by_drawn_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_folder(tmp_path / 'data', 120, 2)
+    write_folder(data, 40, 3, bad_share=0.9)
+    record(data, {stem: 'control' if stem.startswith('frame_2') else 'selected'
+                  for stem in stems_of(data)})
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    for fold in range(3):
+        make_tiny_bundle(tmp_path / 'folds' / f'fold-{fold}', False, words=f'{fold}')
+    folds = fold_of(stems_of(data), 3)
+    (tmp_path / 'folds' / 'folds.json').write_text(json.dumps(folds))
+    words = ['calibrate', str(bundle), '--data', str(data), '--folds', str(tmp_path / 'folds'),
+             '--bad', RULE, '--alpha', '0.1', *RUN]
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said['num_val'] == said['num_train'] == 120
+    assert '40 of 160 frames of' in caplog.text
+    # The bundle was trained on the others too: whoever measures it on them is to be warned.
+    calibration = load_bundle(str(bundle)).calibration
+    assert calibration is not None and len(calibration.seen_images) == 160
+    record(data, {stem: 'control' if folds[stem] else 'selected' for stem in folds})
+    assert 'fold 0 has no photograph that was drawn by chance' in refused(capsys, words)
+
+
+def test_what_is_not_reviewed_is_refused_by_every_verb(
+    folders: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(folders / 'drawn', tmp_path / 'data')
+    stems = stems_of(data)
+    record(data, dict.fromkeys(stems, 'control'), unseen=tuple(stems[:7]))
+    for words in (['calibrate', str(tiny_bundle), '--data', str(data)],
+                  ['calibrate', str(tiny_bundle), '--train', str(data), '--val',
+                   str(folders / 'train')],
+                  ['evaluate', str(tiny_bundle), str(data)]):
+        assert f'7 of 60 frames of {data} are not reviewed' in refused(capsys, [*words, *RUN])
+
+    class Asked:
+        data, split, folds, fold = [tmp_path / 'data'], 'train', 0, None
+        out = tmp_path / 'made'
+
+    with pytest.raises(DatasetError, match='7 of 60 frames'):
+        training_images(Asked())  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_which_frames_it_is_of(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its line and on its page; and of selected frames alone it holds nothing to a promise."""
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    calibrated(bundle, folders, 'drawn')
+    chosen = shutil.copytree(folders / 'drawn', tmp_path / 'chosen')
+    record(chosen, dict.fromkeys(stems_of(chosen), 'selected'))
+    said, pages = {}, {}
+    for data in (folders / 'drawn', folders / 'mixed', chosen):
+        capsys.readouterr()
+        assert main(['evaluate', str(bundle), str(data), '--report', str(tmp_path / 'e.html'),
+                     *RUN]) == 0
+        said[data.name] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        pages[data.name] = (tmp_path / 'e.html').read_text()
+    assert said['drawn']['selected'] is None and said['drawn']['promise'] is not None
+    assert 'selected by their scores' not in pages['drawn']
+    for name, sentence in (
+            ('mixed', '40 of 100 frames of'),
+            ('chosen', 'all 60 frames of')):
+        assert said[name]['selected'].startswith(sentence)
+        assert f'<p class="warning">{sentence[0].upper()}{sentence[1:]}' in pages[name]
+    assert said['mixed']['promise'] == said['drawn']['promise']
+    assert said['chosen']['promise'] is None and 'are both accepted and bad' in pages['drawn']
+    assert 'are both accepted and bad' not in pages['chosen']
+    assert said['chosen']['gate']['accepted'] == said['drawn']['gate']['accepted']
+
+
+def test_an_evaluation_without_a_flag_says_it_too(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    assert main(['evaluate', str(bundle), str(folders / 'mixed'), '--report',
+                 str(tmp_path / 'e.html'), *RUN]) == 0
+    page = (tmp_path / 'e.html').read_text()
+    assert '40 of 100 frames of' in page and 'uncertainty_seg calibrate fits limits' in page
+
+
+def test_a_folder_that_does_not_say_how_it_was_chosen_is_taken_as_drawn(
+    folders: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(folders / 'drawn', tmp_path / 'data')
+    record(data, dict.fromkeys(stems_of(data), 'selected'))
+    read = load_folder(data, 'val')
+    same, remark = without_selected(read, data)
+    assert same is read and 'were selected by their scores' in remark
+    (data / 'review.json').unlink()
+    assert drawn_frames(read, data) is read
+    np.testing.assert_array_equal(read.masks[0], load_folder(folders / 'drawn', 'val').masks[0])
+
+
+@pytest.mark.parametrize('is_chosen', [True, False])
+def test_images_that_may_have_chosen_the_epoch_are_named(
+    tmp_path: Path, folders: Path, is_chosen: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = ', on which epoch 5 was chosen' * is_chosen
+    write_bundle(tmp_path / 'own', tiny_card(training=f'Mean IoU 0.400 on 60 others{chosen}.'),
+                 {'trunk.onnx': tiny_trunk().SerializeToString(),
+                  'head.onnx': tiny_head().SerializeToString()})
+    assert main(['calibrate', str(tmp_path / 'own'), '--train', str(folders / 'train'), '--val',
+                 str(folders / 'drawn'), '--bad', RULE, '--alpha', '0.001', *RUN]) == 2
+    assert ('was chosen on held-out images: if the validation' in caplog.text) == is_chosen

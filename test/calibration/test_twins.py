@@ -1,0 +1,131 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""An image under several names is one frame, and a labelled one is not foreign."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+import shutil
+from typing import Any
+
+from calibration_helpers import write_folder
+from conftest import make_tiny_bundle
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('sklearn', reason='scikit-learn fits the density')
+pytest.importorskip('matplotlib', reason='matplotlib draws the report')
+
+from uncertainty_seg.calibration.labelled_pairs import KnownFrames, without_twins  # noqa: E402
+from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.storage.folds import fold_of  # noqa: E402
+
+RUN = ['--backend', 'onnxruntime', '--threads', '1']
+RULE = ['--bad', 'accuracy<0.6']
+
+
+def copy_frames(folder: Path, times: int) -> None:
+    """Put copies of all frames into a folder, under other names."""
+    for path in sorted(folder.glob('*/*.png')):
+        for k in range(1, times):
+            shutil.copy(path, path.with_name(f'copy_{k}_{path.name}'))
+
+
+def test_copies_in_other_blocks_are_left_out_and_those_in_their_own_stay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    images = [np.full((4, 4, 3), value, np.uint8) for value in (1, 2, 1, 1, 3)]
+    masks = [np.full((4, 4), value, np.uint8) for value in (0, 1, 0, 0, 2)]
+    known = KnownFrames(list(zip(images, masks, strict=True)), list('abcde'))
+    left, blocks = without_twins(known, np.array(['x', 'y', 'x', 'z', 'z']))
+    assert left.stems == ['a', 'b', 'c', 'e'] and blocks.tolist() == ['x', 'y', 'x', 'z']
+    assert '1 of 5 frames are there under another name already, and count once: d' in caplog.text
+
+
+def test_copies_do_not_buy_a_promise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """18 images leave 12 blocks, of which alpha 0.05 needs 19; with their copies there were 36."""
+    train = write_folder(tmp_path / 'train', 40, 1)
+    val = write_folder(tmp_path / 'val', 18, 2)
+    copy_frames(val, 3)
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    assert main(['calibrate', str(bundle), '--train', str(train), '--val', str(val), *RULE,
+                 *RUN]) == 2
+    assert '12 blocks to promise alpha 0.05 on' in capsys.readouterr().err
+    # Nor with folds, where both copies are in one.
+    copy_frames(train, 2)
+    folder = tmp_path / 'folds'
+    for fold in range(2):
+        make_tiny_bundle(folder / f'fold-{fold}', False, words=f'{fold}')
+    stems = sorted(path.stem for path in (train / 'images').iterdir())
+    of_images = fold_of([stem for stem in stems if not stem.startswith('copy')], 2)
+    (folder / 'folds.json').write_text(json.dumps({
+        stem: of_images[stem.removeprefix('copy_1_')] for stem in stems}))
+    assert main(['calibrate', str(bundle), '--data', str(train), '--folds', str(folder), *RULE,
+                 '--alpha', '0.04', *RUN]) == 2
+    assert '20 blocks outside of a fold to promise alpha 0.04 on' in capsys.readouterr().err
+
+
+def line_of(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, Any]:
+    assert main(words) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_figures_and_intervals_are_those_without_the_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each frame three times as a block of its own makes intervals narrower, by 3 ** -0.5."""
+    data = write_folder(tmp_path / 'data', 30, 3)
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    words = [['evaluate', str(bundle), str(data), *RUN],
+             ['compare', str(bundle), str(data), '--draws', '40', '--folds', '3', '--cache',
+              str(tmp_path / 'cache'), *RUN]]
+    alone = [line_of(capsys, each) for each in words]
+    copy_frames(data, 3)
+    with caplog.at_level(logging.WARNING):
+        copied = [line_of(capsys, each) for each in words]
+    assert caplog.text.count('60 of 90 frames are there under another name already') == 2
+    assert alone[0]['intervals'] == copied[0]['intervals']
+    assert [row for row in alone[1]['rows'] if 'cost' not in row['figure']] == \
+        [row for row in copied[1]['rows'] if 'cost' not in row['figure']]
+
+
+def test_one_image_with_two_masks_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_folder(tmp_path / 'data', 4, 4)
+    copy_frames(data, 2)
+    cv2.imwrite(str(data / 'masks' / 'copy_1_frame_4_000.png'), np.zeros((48, 64), np.uint8))
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    assert main(['evaluate', str(bundle), str(data), *RUN]) == 2
+    said = capsys.readouterr().err
+    assert "'frame_4_000' is the image 'copy_1_frame_4_000', pixel for pixel, with another" in said
+
+
+@pytest.mark.parametrize('verb', ['calibrate', 'folds', 'evaluate', 'compare'])
+def test_labelled_frames_are_not_foreign(
+    tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guards were chosen to refuse them, and an AUROC of 0.5 was shown."""
+    data = write_folder(tmp_path / 'data', 120, 5, splits=True)
+    ood = write_folder(tmp_path / 'ood', 3, 6)
+    shutil.copy(data / 'images' / 'frame_5_110.png', ood / 'images' / 'reef.png')
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    folder = tmp_path / 'folds'
+    for fold in range(2):
+        make_tiny_bundle(folder / f'fold-{fold}', False, words=f'{fold}')
+    stems = sorted(path.stem for path in (data / 'images').iterdir())
+    (folder / 'folds.json').write_text(json.dumps(fold_of(stems, 2)))
+    words = {'calibrate': ['calibrate', str(bundle), '--data', str(data)],
+             'folds': ['calibrate', str(bundle), '--data', str(data), '--folds', str(folder)],
+             'evaluate': ['evaluate', str(bundle), str(data)],
+             'compare': ['compare', str(bundle), str(data), '--cache', str(tmp_path / 'cache')]}
+    assert main([*words[verb], '--ood', str(ood), *RULE, *RUN]) == 2
+    said = capsys.readouterr().err
+    assert '1 of 4 images of --ood are labelled frames too, pixel for pixel (the first is ' \
+        "'reef.png', which is 'frame_5_110')" in said

@@ -1,0 +1,269 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The command line: help without heavy libraries, exit codes, one sentence, one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+import io
+import json
+from pathlib import Path
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.cli import main as command_line
+from uncertainty_seg.cli.arguments import (
+    add_settings,
+    image_size,
+    option_of,
+    positive_number,
+    print_json,
+    settings_from_args,
+    whole_number,
+)
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import BagError, ConfigError
+from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.progress import progress
+
+HEAVY = ('onnxruntime', 'numba', 'cv2', 'rosbags', 'torch', 'onnx', 'rclpy', 'tqdm')
+BLANKED = (
+    'import sys\n'
+    f'sys.modules.update(dict.fromkeys({HEAVY!r}))\n'
+    'from uncertainty_seg.cli.main import main\n'
+    'sys.exit(main(sys.argv[1:]))\n'
+)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, '-m', 'uncertainty_seg.cli.main', *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize('verb', ['', *command_line.VERBS])
+def test_help_needs_no_heavy_library(verb: str) -> None:
+    words = [sys.executable, '-c', BLANKED, *filter(None, [verb]), '--help']
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith(f'usage: uncertainty_seg {verb}'.rstrip())
+
+
+def test_help_names_every_verb_and_imports_none_of_them() -> None:
+    code = ('import sys\nfrom uncertainty_seg.cli import main\n'
+            'print(main.build_parser().format_help())\n'
+            'print([name for name in sys.modules if name.startswith("uncertainty_seg.cli.")])\n')
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    *text, modules = done.stdout.splitlines()
+    listed = {line.split()[0] for line in text if line.startswith('    ') and line.split()}
+    assert set(command_line.VERBS) <= listed
+    assert modules == "['uncertainty_seg.cli.main']"
+    assert {'numpy', 'cv2'}.isdisjoint(modules)
+
+
+def test_every_verb_has_a_description_and_options_and_runs() -> None:
+    for verb, (name, text) in command_line.VERBS.items():
+        parser = command_line.build_parser(verb)
+        verbs = next(action for action in parser._actions if action.choices)
+        child = verbs.choices[verb]  # type: ignore[index]
+        assert len(child._actions) > 1 and child.description and text, verb
+        assert callable(child.get_default('run')), verb
+        assert child.description.strip() == (
+            import_module(f'uncertainty_seg.cli.{name}').__doc__ or '').strip()
+
+
+def test_only_the_parse_layer_knows_argparse() -> None:
+    verbs = {name for name, _ in command_line.VERBS.values()}
+    allowed = {f'cli/{name.replace(".", "/")}.py' for name in verbs} | {
+        'cli/main.py', 'cli/arguments.py', 'cli/target_options.py',
+        'ros/bag_player.py', 'ros/recorder.py', 'ros/launching/start.py'}
+    source = ROOT / 'uncertainty_seg'
+    found = {path.relative_to(source).as_posix() for path in source.rglob('*.py')
+             if 'argparse' in path.read_text(encoding='utf-8')}
+    assert found <= allowed
+
+
+@pytest.mark.parametrize(('package', 'extra'), [('sklearn', 'calibrate'), ('cv2', 'runtime'),
+                                                ('pycocotools.mask', 'labels')])
+def test_a_missing_package_names_the_command_that_installs_it(
+    package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ModuleNotFoundError(f'No module named {package!r}', name=package)
+
+    monkeypatch.setattr('uncertainty_seg.cli.replay.run', run)
+    assert command_line.main(['replay', 'in', 'out']) == 1
+    said = capsys.readouterr().err
+    assert said == (f'uncertainty_seg replay: {package.split(".")[0]} is not installed: pip '
+                    f"install '.[{extra}]' in a checkout of uncertainty_seg.\n")
+
+
+def test_a_missing_package_that_nobody_knows_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ModuleNotFoundError("No module named 'my_nets'", name='my_nets')
+
+    monkeypatch.setattr('uncertainty_seg.cli.replay.run', run)
+    assert command_line.main(['replay', 'in', 'out']) == 1
+    assert capsys.readouterr().err == "uncertainty_seg replay: No module named 'my_nets'.\n"
+
+
+@pytest.mark.parametrize('words', [
+    (), ('fly',), ('replay',), ('replay', 'a', 'b', '--passes', 'many'),
+    ('replay', 'a', 'b', '--passes', '1001'), ('replay', 'a', 'b', '--backend', 'abacus'),
+    ('replay', 'a', 'b', '--seed', '-3'), ('replay', 'a', 'b', '--map', 'treasure'),
+    ('make-dive', 'a', '--duration', '0'), ('make-dive', 'a', '--duration', 'nan'),
+    ('make-dive', 'a', '--rate', 'inf'), ('make-dive', 'a', '--size', '640'),
+    ('demo', '--pace', '-1'),
+])
+def test_misuse_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(words)
+    assert stop.value.code == 2
+    assert 'error: ' in capsys.readouterr().err
+
+
+def test_no_pass_at_all_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(['replay', 'in', 'out', '--passes', '0']) == 2
+    said = capsys.readouterr()
+    assert said.err == ('uncertainty_seg replay: passes is 0, expected at least 1: '
+                        "set -1 to take the bundle's own T.\n")
+    assert said.out == ''
+
+
+def test_failure_is_one_sentence_and_exit_code_1() -> None:
+    done = call('replay', '/no/such/bag', 'out')
+    assert done.returncode == 1
+    assert done.stderr == ('uncertainty_seg replay: no bag at /no/such/bag, expected a rosbag2 '
+                           'folder or file: check the path.\n')
+    assert done.stdout == ''
+
+
+@pytest.mark.parametrize(('fault', 'code', 'said'), [
+    (ConfigError('x is 3', 'less'), 2, 'x is 3, expected less.'),
+    (BagError('no bag'), 1, 'no bag.'),
+    (PermissionError(13, 'Permission denied', 'here'), 1,
+     'here cannot be used (permission denied).'),
+    (KeyboardInterrupt(), 130, 'stopped'),
+    (KeyboardInterrupt('of a library'), 130, 'stopped'),
+])
+def test_errors_become_exit_codes(
+    fault: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise fault
+
+    monkeypatch.setattr('uncertainty_seg.cli.replay.run', run)
+    assert command_line.main(['replay', 'in', 'out']) == code
+    assert capsys.readouterr().err.strip().endswith(said)
+
+
+def test_what_is_no_known_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ZeroDivisionError('a bug')
+
+    monkeypatch.setattr('uncertainty_seg.cli.replay.run', run)
+    with pytest.raises(ZeroDivisionError, match='a bug'):
+        command_line.main(['replay', 'in', 'out'])
+
+
+def test_last_line_is_json(tiny_bundle: Path, tmp_path: Path) -> None:
+    with BagWriter(tmp_path / 'in') as bag:
+        bag.write_image('/camera', 5, 'cam', np.zeros((48, 64, 3), np.uint8), 'bgr8')
+    done = call('replay', str(tmp_path / 'in'), str(tmp_path / 'out'), '--model',
+                str(tiny_bundle), '--backend', 'onnxruntime')
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert (facts['verb'], facts['num_frames'], facts['model']) == ('replay', 1, 'tiny')
+
+
+def test_json_line_knows_no_infinity(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({'a': float('inf'), 'b': [float('nan'), 1.5], 'c': Path('d'),
+                'e': {'f': -float('inf')}})
+    assert json.loads(capsys.readouterr().out) == {
+        'a': None, 'b': [None, 1.5], 'c': 'd', 'e': {'f': None}
+    }
+
+
+def test_settings_of_the_command_line_are_those_of_the_node() -> None:
+    parser = argparse.ArgumentParser()
+    names = ('model', 'passes', 'mask_policy', 'stale_timeout_s')
+    add_settings(parser, names)
+    assert settings_from_args(parser.parse_args([]), names) == Settings()
+    words = ['--model', 'm', '--passes', '7', '--mask-policy', 'per_frame',
+             '--stale-timeout-s', '3']
+    settings = settings_from_args(parser.parse_args(words), names)
+    assert (settings.model, settings.passes, settings.mask_policy, settings.stale_timeout_s) == (
+        'm', 7, 'per_frame', 3.0
+    )
+    assert option_of('gate.rise_frames') == '--gate-rise-frames'
+
+
+def test_argument_types_know_their_bounds() -> None:
+    assert whole_number(0, 3)('3') == 3
+    assert positive_number(2)('2') == 2.0
+    assert positive_number(or_zero=True)('0') == 0.0
+    assert image_size('640x480') == (640, 480)
+    for convert, text in ((whole_number(0, 3), '4'), (whole_number(0), 'x'),
+                          (positive_number(), '0'), (positive_number(), 'nan'),
+                          (positive_number(or_zero=True), '-0.1'),
+                          (positive_number(), 'inf'), (positive_number(2), '2.1'),
+                          (image_size, '640*480'), (image_size, '-1x5')):
+        with pytest.raises(argparse.ArgumentTypeError, match=r', expected '):
+            convert(text)
+
+
+@pytest.mark.parametrize('words', [['select', 'table'], ['score'], ['fly'], []])
+def test_misuse_of_any_verb_is_one_sentence(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        command_line.main(words)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and '--help' in said
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, items: object) -> str:
+    monkeypatch.setattr('sys.stderr', stream)
+    for _ in progress(items, desc='replay'):  # type: ignore[arg-type]
+        time.sleep(0.02)
+    return stream.getvalue()
+
+
+def test_short_work_prints_nothing_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, io.StringIO(), range(5)) == ''
+
+
+def test_long_work_prints_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('uncertainty_seg.storage.progress.LINE_S', 0.1)
+    text = shown(monkeypatch, io.StringIO(), range(30))
+    lines = text.splitlines()
+    assert 2 <= len(lines) <= 8 and '\r' not in text
+    assert all(re.fullmatch(r'replay: \d+ of 30 frames, 00:0\d passed, \S+ left', line)
+               for line in lines), text
+    assert lines[-1].startswith('replay: 30 of 30')
+    lines = shown(monkeypatch, io.StringIO(), (i for i in range(30))).splitlines()
+    assert lines and re.fullmatch(r'replay: \d+ frames, 00:0\d passed', lines[0])
+
+
+def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, Terminal(), range(5))
+    assert '\r' in text and '5/5' in text

@@ -1,0 +1,121 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The verbs that make a model: compile and make-scenes, through the command line."""
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+
+import cv2
+from graph_samples import net
+import numpy as np
+import onnx
+import pytest
+
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import load_folder, read_classes
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+CLASSES = {'ignore_index': 255, 'classes': [
+    {'id': i, 'name': name, 'rgb': rgb} for i, (name, rgb) in enumerate(
+        [('blue', [0, 0, 255]), ('green', [0, 255, 0]), ('red', [255, 0, 0])])]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images, half blue and half green with the border where the label says."""
+    place = tmp_path / 'data'
+    for name in ('images', 'masks'):
+        (place / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:, 20 + i:] = 1
+        image = np.zeros((48, 64, 3), np.uint8)
+        image[mask == 0, 0] = 255
+        image[mask == 1, 1] = 255
+        image = (image * rng.uniform(0.7, 1)).astype(np.uint8)
+        cv2.imwrite(str(place / 'images' / f'{i}.png'), image)
+        cv2.imwrite(str(place / 'masks' / f'{i}.png'), mask)
+    (place / 'classes.json').write_text(json.dumps(CLASSES))
+    splits = {'train': [str(i) for i in range(6)], 'val': [str(i) for i in range(6, 12)]}
+    (place / 'splits.json').write_text(json.dumps(splits))
+    return place
+
+
+def last_json(text: str) -> dict[str, object]:
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def test_compile_makes_a_bundle_of_an_onnx_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(net('channel', resize=True), str(tmp_path / 'net.onnx'))
+    classes = {'classes': [{'id': i, 'name': f'c{i}', 'rgb': [i, i, i]} for i in range(4)]}
+    (tmp_path / 'classes.json').write_text(json.dumps(classes))
+    arguments = ['compile', str(tmp_path / 'net.onnx'), '--input', '16x8', '--classes',
+                 str(tmp_path / 'classes.json'), '-o', str(tmp_path / 'out'), '--passes', '7']
+    assert main(arguments) == 0
+    assert last_json(capsys.readouterr().out)['folded'] == ['mask_head']
+    card = load_bundle(str(tmp_path / 'out')).card
+    assert (card.passes, card.class_names[3], card.dropout_sites[0].p) == (7, 'c3', 0.5)
+    assert {p.name for p in (tmp_path / 'out').iterdir()} == {
+        'card.json', 'trunk.onnx', 'head.onnx', 'head_stats.onnx', 'SHA256SUMS'}
+
+
+def test_compile_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(net('none'), str(tmp_path / 'net.onnx'))
+    (tmp_path / 'classes.json').write_text(json.dumps({'classes': ['a', 'b', 'c', 'd']}))
+    arguments = ['compile', str(tmp_path / 'net.onnx'), '--input', '16x8', '--classes',
+                 str(tmp_path / 'classes.json'), '-o', str(tmp_path / 'out')]
+    assert main(arguments) == 2
+    assert 'the network has no dropout' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'classes': [{'id': 0, 'name': 'a', 'rgb': [0, 0, 0]}, {'id': 5, 'name': 'b',
+                                                             'rgb': [1, 1, 1]}]}, r'ids \[0, 5\]'),
+    ({'classes': [{'id': 0, 'name': 'a'}]}, 'another form'),
+    ({'classes': CLASSES['classes'], 'ignore_index': 1}, 'ignore_index 1'),
+    ({'classes': ['sea', 'rock', 'sea', 'fish', 'rock', 'sea']},
+     "names more than one class 'rock', 'sea', expected a name of its own for each class"),
+    ({'classes': ['7', {'id': 1, 'name': 7, 'rgb': [0, 0, 0]}]}, "more than one class '7'"),
+])
+def test_a_table_of_classes_that_would_shift_or_mix_the_mask_is_refused(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    (tmp_path / 'classes.json').write_text(json.dumps(change))
+    with pytest.raises(DatasetError, match=words):
+        read_classes(tmp_path / 'classes.json')
+
+
+@pytest.mark.parametrize('break_it, words', [
+    (lambda p: (p / 'masks' / '3.png').unlink(),
+     "the mask of '3' in .* is missing or unreadable .No such file"),
+    (lambda p: next((p / 'images').glob('3.*')).unlink(),
+     "the image of '3' in .* is missing or unreadable .no jpeg or png of that name"),
+    (lambda p: (p / 'masks' / '3.png').write_bytes(b'x'), "the mask of '3' in .* begins with"),
+    (lambda p: (p / 'splits.json').write_text('{"train": []}'), 'is empty'),
+    (lambda p: (p / 'splits.json').write_text('{"train"'), 'is no JSON'),
+    (lambda p: (p / 'splits.json').write_text('{"val": ["1"]}'), "split 'train' is not in"),
+    (lambda p: (p / 'classes.json').unlink(), r'classes\.json is missing'),
+    (lambda p: cv2.imwrite(str(p / 'masks' / '3.png'), np.zeros((5, 5), np.uint8)),
+     'its mask 5x5'),
+])
+def test_a_damaged_folder_of_images_is_refused_in_words(
+    folder: Path, break_it: Callable[[Path], object], words: str
+) -> None:
+    break_it(folder)
+    with pytest.raises(DatasetError, match=words):
+        load_folder(folder, 'train')
+
+
+def test_make_scenes_writes_a_folder_that_can_be_trained_on(tmp_path: Path) -> None:
+    place = tmp_path / 'scenes'
+    assert main(['make-scenes', str(place), '--count', '6', '--size', '96x64',
+                 '--workers', '1']) == 0
+    data = load_folder(place, 'train')
+    assert data.class_names[1] == 'pipeline'
+    assert data.images[0].shape == (64, 96, 3)
+    assert len(data.images) + len(load_folder(place, 'val').images) == 6

@@ -1,0 +1,358 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A merged ensemble computes what its members do alone, shown by running all of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from conftest import tiny_card
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+import onnxruntime
+import pytest
+
+from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
+from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
+from uncertainty_seg.compiler.algebra.ensemble import ensemble_graphs
+from uncertainty_seg.compiler.compile import compile_ensemble
+from uncertainty_seg.compiler.frontend.lint import lint
+from uncertainty_seg.compiler.frontend.static_input import take_bytes
+from uncertainty_seg.compiler.head_graphs import add_statistics
+from uncertainty_seg.compiler.onnx_tools import float_info
+from uncertainty_seg.compiler.plan import CompileOptions
+from uncertainty_seg.core.dropout_masks import make_masks, MEMBER, pass_inputs, still_inputs
+from uncertainty_seg.core.model_card import InputSpec
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.uncertainty import maps_from_logits, USUAL_MAPS
+from uncertainty_seg.errors import GraphError
+from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+
+SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), np.uint8)
+
+
+def member(seed: int, classes: int = 3, dropout: str = '', encoder: int | None = None,
+           stride: int = 2) -> onnx.ModelProto:
+    """Two convolutions of random weights; the first is the encoder and has its own seed."""
+    drop = {
+        '': helper.make_node('Relu', ['c'], ['d']),
+        'onnx': helper.make_node('Dropout', ['c', 'rate', 'yes'], ['d'], name='drop'),
+        'marker': helper.make_node('Dropout', ['c'], ['d'], domain='uncertainty_seg', p=0.5,
+                                   kind='channel', site='s'),
+        'mask': helper.make_node('Dropout', ['c', 'rate', 'yes'], ['d', 'mask'], name='drop'),
+    }[dropout]
+    nodes = [
+        helper.make_node('Conv', ['input', 'w1', 'b1'], ['c'], kernel_shape=[3, 3],
+                         strides=[stride, stride], pads=[1, 1, 1, 1], name='conv'),
+        drop,
+        helper.make_node('Conv', ['d', 'w2'], ['output'], kernel_shape=[1, 1], name='last'),
+    ]
+    if dropout == 'mask':
+        nodes += [helper.make_node('Cast', ['mask'], ['m'], to=TensorProto.FLOAT),
+                  helper.make_node('Mul', ['d', 'm'], ['dm'])]
+    first = np.random.default_rng(seed if encoder is None else encoder)
+    rng = np.random.default_rng(100 + seed)
+    values = {'w1': first.normal(size=(8, 3, 3, 3)), 'b1': first.normal(size=8),
+              'w2': rng.normal(size=(classes, 8, 1, 1)), 'rate': np.array(0.5)}
+    tensors = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items()]
+    tensors.append(numpy_helper.from_array(np.array(True), 'yes'))
+    rows, columns = 48 // stride, 64 // stride
+    graph = helper.make_graph(nodes, 'net', [float_info('input', (1, 3, 48, 64))],
+                              [float_info('output', (1, classes, rows, columns))], tensors)
+    opsets = [helper.make_opsetid('', 17), helper.make_opsetid('uncertainty_seg', 1)]
+    return take_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8), SPEC)
+
+
+def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    return session.run(None, dict(feeds))
+
+
+def run_ensemble(models: list[onnx.ModelProto], rows: np.ndarray) -> np.ndarray:
+    trunk, head, _ = ensemble_graphs(models)
+    members = run(trunk, {'image': IMAGE})[0]
+    return run(head, {'members': members, MEMBER: rows.astype(np.float32)})[0]
+
+
+def test_each_pass_is_a_member_run_alone_to_the_bit() -> None:
+    models = [member(seed) for seed in range(4)]
+    logits = run_ensemble(models, np.eye(4))
+    assert logits.shape == (4, 3, 24, 32)
+    for index, model in enumerate(models):
+        np.testing.assert_array_equal(logits[index], run(model, {'image': IMAGE})[0][0])
+
+
+def test_a_row_chooses_its_member_in_any_order_and_number() -> None:
+    models = [member(seed) for seed in range(3)]
+    each = run_ensemble(models, np.eye(3))
+    np.testing.assert_array_equal(run_ensemble(models, np.eye(3)[[2, 0, 2, 1]]),
+                                  each[[2, 0, 2, 1]])
+    np.testing.assert_array_equal(run_ensemble(models, np.eye(3)[1:2]), each[1:2])
+
+
+def test_a_member_that_gives_no_number_spoils_its_own_pass_only() -> None:
+    _, head, _ = ensemble_graphs([member(0), member(1)])
+    members = np.ones((2, 3, 24, 32), np.float32)
+    members[1, 0, 5, 6] = np.nan
+    logits = run(head, {'members': members, MEMBER: np.eye(2, dtype=np.float32)})[0]
+    assert (logits[0] == 1).all()
+    assert np.isnan(logits[1, 0, 5, 6]) and np.isnan(logits).sum() == 1
+
+
+def test_the_site_of_an_ensemble_is_the_choice_of_a_member() -> None:
+    _, _, (site,) = ensemble_graphs([member(seed) for seed in range(5)])
+    assert (site.name, site.shape, site.p) == (MEMBER, (5,), pytest.approx(0.8))
+
+
+def test_the_image_is_read_once() -> None:
+    trunk, _, _ = ensemble_graphs([member(seed) for seed in range(3)])
+    ops = [node.op_type for node in trunk.graph.node]
+    assert (ops.count('Cast'), ops.count('Transpose'), ops.count('Conv')) == (1, 1, 6)
+    assert [info.name for info in trunk.graph.input] == ['image']
+
+
+def test_a_shared_encoder_is_stored_and_computed_once() -> None:
+    models = [member(seed, encoder=7) for seed in range(3)]
+    trunk, _, _ = ensemble_graphs(models)
+    assert [node.op_type for node in trunk.graph.node].count('Conv') == 1 + 3
+    assert sum(list(t.dims) == [8, 3, 3, 3] for t in trunk.graph.initializer) == 1
+    for index, row in enumerate(run_ensemble(models, np.eye(3))):
+        np.testing.assert_array_equal(row, run(models[index], {'image': IMAGE})[0][0])
+
+
+def test_the_same_weights_used_in_another_way_are_computed_again() -> None:
+    one, two = member(0), member(0)
+    conv = next(n for n in two.graph.node if n.name == 'conv')
+    pads = next(a for a in conv.attribute if a.name == 'pads')
+    pads.ints[:] = [2, 2, 2, 2]
+    conv.attribute.append(helper.make_attribute('dilations', [2, 2]))
+    trunk, _, _ = ensemble_graphs([one, two])
+    assert [node.op_type for node in trunk.graph.node].count('Conv') == 2 + 2
+    assert sum(list(t.dims) == [8, 3, 3, 3] for t in trunk.graph.initializer) == 1
+    np.testing.assert_array_equal(run_ensemble([one, two], np.eye(2))[1],
+                                  run(two, {'image': IMAGE})[0][0])
+
+
+def adder(values: np.ndarray, tensor: str, keys: list[str]) -> onnx.ModelProto:
+    """Add a weight to the image and pool, with a Constant of some name in between."""
+    one = numpy_helper.from_array(np.ones(1, np.float32), tensor)
+    pool = helper.make_node('AveragePool', ['m'], ['output'], kernel_shape=[2, 2],
+                            strides=[2, 2])
+    entries = {a.name: a for a in pool.attribute}
+    del pool.attribute[:]
+    pool.attribute.extend(entries[key] for key in keys)
+    nodes = [helper.make_node('Add', ['x', 'w'], ['s']),
+             helper.make_node('Constant', [], ['one'], value=one),
+             helper.make_node('Mul', ['s', 'one'], ['m']), pool]
+    graph = helper.make_graph(nodes, 'net', [float_info('x', (1, 2, 2, 2))],
+                              [float_info('output', (1, 2, 1, 1))],
+                              [numpy_helper.from_array(values, 'w')])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+
+
+def test_weights_of_the_same_bytes_and_another_shape_are_two() -> None:
+    values = np.array([1, 5], np.float32)
+    keys = ['kernel_shape', 'strides']
+    models = [adder(values.reshape(shape), 'one', keys) for shape in ((1, 2, 1, 1), (1, 1, 1, 2))]
+    trunk, _, _ = ensemble_graphs(models)
+    members = run(trunk, {'x': np.zeros((1, 2, 2, 2), np.float32)})[0]
+    np.testing.assert_array_equal(members[:, :, 0, 0], [[1, 5], [3, 3]])
+
+
+def test_names_and_the_order_of_attributes_make_no_difference() -> None:
+    values = np.ones((1, 2, 1, 1), np.float32)
+    one = adder(values, 'one', ['kernel_shape', 'strides'])
+    two = adder(values, 'uno', ['strides', 'kernel_shape'])
+    with pytest.raises(GraphError, match='members 0 and 1 have the same weights'):
+        ensemble_graphs([one, two])
+
+
+@pytest.mark.parametrize('dropout', ['onnx', 'marker'])
+def test_dropout_in_a_member_is_switched_off(dropout: str) -> None:
+    trunk, _, _ = ensemble_graphs([member(seed, dropout=dropout) for seed in range(2)])
+    assert 'Dropout' not in {node.op_type for node in trunk.graph.node}
+    without = member(1, dropout='marker')
+    for node in without.graph.node:
+        if node.op_type == 'Dropout':
+            node.CopyFrom(helper.make_node('Identity', ['c'], ['d']))
+    logits = run_ensemble([member(0), member(1, dropout=dropout)], np.eye(2))
+    del without.opset_import[1]
+    np.testing.assert_array_equal(logits[1], run(without, {'image': IMAGE})[0][0])
+
+
+def test_the_graphs_are_clean_and_their_arguments_left_alone() -> None:
+    models = [member(seed, dropout='marker') for seed in range(2)]
+    before = [model.SerializeToString(deterministic=True) for model in models]
+    trunk, head, _ = ensemble_graphs(models)
+    assert [model.SerializeToString(deterministic=True) for model in models] == before
+    assert lint(trunk) == lint(head) == lint(add_statistics(head, SPEC)) == []
+
+
+def test_the_statistics_can_be_added_to_the_head_of_an_ensemble() -> None:
+    trunk, head, _ = ensemble_graphs([member(seed) for seed in range(3)])
+    feeds = {'members': run(trunk, {'image': IMAGE})[0], MEMBER: np.eye(3, dtype=np.float32)}
+    oracle = maps_from_logits(run(head, feeds)[0], 48, 64)
+    sum_p = run(add_statistics(head, SPEC), {**feeds, 'inv_temperature': np.ones(1, np.float32)})
+    np.testing.assert_allclose(sum_p[0].max(0) / 3, oracle.confidence, atol=1e-5)
+
+
+def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
+    models = [member(seed) for seed in range(3)]
+    trunk, head, sites = ensemble_graphs(models)
+    card = tiny_card(method='deep_ensemble', members=3, passes=3, dropout_sites=sites,
+                     input=SPEC, logits_shape=(3, 24, 32))
+    write_bundle(tmp_path / 'tiny', card, {'trunk.onnx': trunk.SerializeToString(),
+                                           'head.onnx': head.SerializeToString()})
+    settings = Settings(threads=1, reduction='exact')
+    backend = OnnxRuntimeBackend(load_bundle(str(tmp_path / 'tiny')), settings)
+    try:
+        maps = backend.run(IMAGE[0], pass_inputs(card, 3, 0), 1.3)
+        still = backend.run(IMAGE[0], still_inputs(card, 2), 1.3)
+    finally:
+        backend.close()
+    alone = np.concatenate([run(model, {'image': IMAGE})[0] for model in models])
+    oracle = maps_from_logits(alone, 48, 64, 1.3)
+    for name in (*USUAL_MAPS, 'confidence'):
+        np.testing.assert_allclose(getattr(maps, name), getattr(oracle, name), atol=1e-5)
+    np.testing.assert_array_equal(maps.label, oracle.label)
+    assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
+
+
+def bad_ensembles() -> dict[str, tuple[list[onnx.ModelProto], str]]:
+    two_outputs, moving, looping = member(1), member(1), member(1)
+    two_inputs, two_images = member(1), adder(np.ones(1, np.float32), 'o', ['kernel_shape'])
+    two_inputs.graph.input.append(float_info('rate', (1,)))
+    two_inputs.graph.input.append(float_info('gain', (1,)))
+    for info in (two_images.graph.input[0], two_images.graph.output[0]):
+        info.type.tensor_type.shape.dim[0].dim_value = 2
+    two_outputs.graph.output.append(float_info('c', (1, 8, 24, 32)))
+    moving.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 40
+    body = helper.make_graph([], 'body', [], [])
+    looping.graph.node.insert(0, helper.make_node('If', ['yes'], ['x'], then_branch=body,
+                                                  else_branch=body))
+    return {
+        'one': ([member(0)], 'an ensemble of 1, expected at least two'),
+        'twins': ([member(0), member(1), member(0)], 'members 0 and 2 have the same weights'),
+        'classes': ([member(0), member(1), member(2, classes=4)],
+                    r'member 2 has logits of the shape \(1, 4, 24, 32\)'),
+        'size': ([member(0), member(1, stride=4)], r'member 1 has logits.*\(1, 3, 12, 16\)'),
+        'image': ([member(0), moving], 'member 1 has the input image UINT8'),
+        'outputs': ([member(0), two_outputs], 'member 1 has 1 inputs and 2 outputs'),
+        'inputs': ([member(0), two_inputs], 'member 1 has 2 inputs and 1 outputs'),
+        'batch': ([two_images, two_images], r'member 0 gives a tensor of shape \(2, 2, 1, 1\)'),
+        'mask': ([member(0), member(1, dropout='mask')],
+                 "member 1 computes with the mask of dropout 'drop'"),
+        'flow': ([member(0), looping], 'control flow'),
+    }
+
+
+@pytest.mark.parametrize('case', bad_ensembles())
+def test_members_that_do_not_go_together_are_refused(case: str) -> None:
+    models, words = bad_ensembles()[case]
+    with pytest.raises(GraphError, match=words):
+        ensemble_graphs(models)
+
+
+# --- members that keep their dropout -------------------------------------------------------------
+
+
+def float_member(seed: int, classes: int = 3, encoder: int | None = None) -> onnx.ModelProto:
+    """`member` with a marker, from floats, as the front end gives it."""
+    model = member(seed, classes=classes, dropout='marker', encoder=encoder)
+    first = next(i for i, n in enumerate(model.graph.node) if n.op_type == 'Conv')
+    source = model.graph.node[first].input[0]
+    kept = list(model.graph.node)[first:]
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend(kept)
+    model.graph.input.append(float_info(source, (1, 3, 48, 64)))
+    return model
+
+
+def masked_by_hand(seed: int, mask: np.ndarray, encoder: int | None = None) -> np.ndarray:
+    """Compute logits (C, h, w) of one member with one mask, without any of the algebra."""
+    plain = member(seed, encoder=encoder)  # its Relu is no dropout: only the Conv is used
+    del plain.graph.node[[n.name for n in plain.graph.node].index('conv') + 1:]
+    del plain.graph.output[:]
+    plain.graph.output.append(float_info('c', (1, 8, 24, 32)))
+    features = run(plain, {'image': IMAGE})[0][0] * mask
+    weights = np.random.default_rng(100 + seed).normal(size=(3, 8, 1, 1)).astype(np.float32)
+    return np.einsum('cd,dhw->chw', weights[:, :, 0, 0], features)
+
+
+def test_each_pass_is_one_member_with_its_own_mask() -> None:
+    made = compile_ensemble([float_member(seed) for seed in range(3)], SPEC,
+                            CompileOptions(passes=6, is_half=False), keeps_dropout=True)
+    names = [site.name for site in made.sites]
+    assert names == ['mask_member0_s', 'mask_member1_s', 'mask_member2_s', MEMBER]
+    masks = make_masks(made.sites[:-1], 6, 4)
+    chosen = [2, 0, 1, 1, 2, 0]
+    features = dict(zip([o.name for o in made.trunk.graph.output],
+                        run(made.trunk, {'image': IMAGE}), strict=True))
+    rows = np.eye(3, dtype=np.float32)[chosen]
+    logits = run(made.head, {**features, **masks, MEMBER: rows})[0]
+    for index, number in enumerate(chosen):
+        oracle = masked_by_hand(number, masks[names[number]][index])
+        np.testing.assert_allclose(logits[index], oracle, rtol=1e-4, atol=1e-4)
+    assert np.abs(logits[1] - logits[5]).max() > 0.1  # the same member, another mask
+
+
+def test_what_members_with_dropout_share_is_computed_once() -> None:
+    made = compile_ensemble([float_member(seed, encoder=7) for seed in range(4)], SPEC,
+                            keeps_dropout=True)
+    assert [node.op_type for node in made.trunk.graph.node].count('Conv') == 1
+    assert made.plan.trunk.macs == 8 * 24 * 32 * 3 * 9  # as of one network
+    assert lint(made.trunk) == lint(made.head) == []
+
+
+def test_a_member_that_cannot_be_compiled_is_named() -> None:
+    models = [float_member(0), float_member(1, classes=4)]
+    with pytest.raises(GraphError, match='^member 1: the output .* has 4 channels, expected 3'):
+        compile_ensemble(models, SPEC, CompileOptions(num_classes=3))
+
+
+def test_members_with_dropout_and_the_same_weights_are_refused() -> None:
+    with pytest.raises(GraphError, match='an earlier one and 2 have the same weights'):
+        compile_ensemble([float_member(seed) for seed in (0, 1, 0)], SPEC, keeps_dropout=True)
+
+
+@pytest.mark.parametrize('backend', [OnnxRuntimeBackend, OpenVinoBackend])
+def test_the_maps_of_members_with_dropout_are_those_of_the_oracle(
+        tmp_path: Path, backend: type) -> None:
+    if backend is OpenVinoBackend:
+        pytest.importorskip('openvino')
+    made = compile_ensemble([float_member(seed) for seed in range(3)], SPEC,
+                            CompileOptions(passes=6, is_half=False), keeps_dropout=True)
+    card = tiny_card(method='deep_ensemble', members=3, passes=6, dropout_sites=made.sites,
+                     input=SPEC, logits_shape=made.logits_shape)
+    write_bundle(tmp_path / 'tiny', card, made.files)
+    inputs = pass_inputs(card, 6, 2)
+    opened = backend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1, reduction='exact'))
+    try:
+        maps = opened.run(IMAGE[0], inputs, 1.3)
+        still = opened.run(IMAGE[0], still_inputs(card, 2), 1.3)
+    finally:
+        opened.close()
+    passes = np.stack([masked_by_hand(t % 3, inputs[f'mask_member{t % 3}_s'][t])
+                       for t in range(6)])
+    oracle = maps_from_logits(passes, 48, 64, 1.3)
+    for name in (*USUAL_MAPS, 'confidence'):
+        np.testing.assert_allclose(getattr(maps, name), getattr(oracle, name), atol=2e-4)
+    assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
+
+
+def test_the_statistics_of_members_with_dropout_are_those_of_their_passes() -> None:
+    made = compile_ensemble([float_member(seed) for seed in range(2)], SPEC,
+                            CompileOptions(passes=4, is_half=False), keeps_dropout=True)
+    masks = make_masks(made.sites[:-1], 4, 1)
+    features = dict(zip([o.name for o in made.trunk.graph.output],
+                        run(made.trunk, {'image': IMAGE}), strict=True))
+    rows = np.tile(np.eye(2, dtype=np.float32), (2, 1))
+    feeds = {**features, **masks, MEMBER: rows, 'inv_temperature': np.ones(1, np.float32)}
+    sum_p = run(onnx.load_from_string(made.files['head_stats.onnx']), feeds)[0]
+    passes = np.stack([masked_by_hand(t % 2, masks[f'mask_member{t % 2}_s'][t])
+                       for t in range(4)])
+    oracle = maps_from_logits(passes, 48, 64)
+    np.testing.assert_allclose(sum_p.max(0) / 4, oracle.confidence, atol=1e-4)

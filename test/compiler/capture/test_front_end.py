@@ -1,0 +1,539 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Every form of dropout of a torch net is found, and nothing else of the net is touched."""
+
+from collections.abc import Callable
+import logging
+import random
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+
+from torch import nn  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch.nn.functional import dropout as early_bound  # noqa: E402
+from torch_nets import Body, Net  # noqa: E402
+
+from uncertainty_seg.compiler.capture.marking import find_dropout, MarkedNet  # noqa: E402
+from uncertainty_seg.errors import GraphError  # noqa: E402
+
+pytestmark = pytest.mark.torch
+HEIGHT, WIDTH = 6, 8
+
+
+class DropPath(nn.Module):
+    """As timm and HuggingFace have it."""
+
+    def __init__(self, drop_prob: float | None, scale_by_keep: bool = True) -> None:
+        super().__init__()
+        self.drop_prob, self.scale_by_keep = drop_prob, scale_by_keep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.drop_prob or not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        rows = (x.shape[0], *[1] * (x.ndim - 1))
+        scaled = x.div(keep) if self.scale_by_keep else x
+        return scaled * (keep + torch.rand(rows)).floor_()
+
+
+class OwnDropPath(nn.Module):
+    """Keeps its rate under a name of its own and draws with bernoulli; `p` is something else."""
+
+    def __init__(self, rate: float, has_two: bool = False) -> None:
+        super().__init__()
+        self.rate, self.p, self.has_two = rate, nn.Identity(), has_two
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep) / keep
+
+
+class TwoDropPath(OwnDropPath):
+    """Is called with a second argument."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__(drop_prob)
+        self.drop_prob = drop_prob
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return other + super().forward(x)
+
+
+class SegformerDropPath(DropPath):
+    """Known by the end of its name."""
+
+
+class DropBlock2d(nn.Module):
+    """Only its name matters."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def find(body: Callable | nn.Module) -> MarkedNet:
+    return find_dropout(Net(body), HEIGHT, WIDTH)
+
+
+def sites(body: Callable | nn.Module) -> list[tuple]:
+    return [(d.site, d.p, d.kind, d.shape) for d in find(body).drops]
+
+
+PLANES, TOKENS, ROW = (1, 4, 6, 8), (1, 48, 4), (1, 4, 48)
+MODULES = {
+    'Dropout': (nn.Dropout(0.25), 'element'), 'Dropout2d': (nn.Dropout2d(0.25), 'channel'),
+    'in place': (nn.Dropout2d(0.25, inplace=True), 'channel'),
+    'AlphaDropout': (nn.AlphaDropout(0.25), 'alpha'),
+    'FeatureAlphaDropout': (nn.FeatureAlphaDropout(0.25), 'feature_alpha'),
+    'DropPath': (DropPath(0.25), 'path'), 'HuggingFace': (SegformerDropPath(0.25), 'path'),
+}
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_a_module_is_a_site_with_its_path_as_name(name: str) -> None:
+    module, kind = MODULES[name]
+    assert sites(nn.Sequential(nn.ReLU(), module)) == [('body_1', 0.25, kind, PLANES)]
+
+
+def test_a_path_that_keeps_its_rate_elsewhere_is_found_by_what_it_does() -> None:
+    (drop,) = find(nn.Sequential(nn.ReLU(), OwnDropPath(0.25))).drops
+    assert (drop.p, drop.kind, drop.shape) == (0.25, 'path', PLANES)
+
+
+def test_a_path_with_two_arguments_is_found_where_it_draws() -> None:
+    path = TwoDropPath(0.25)
+    body = Body(lambda x, training: path(x, x))
+    body.path = path
+    (drop,) = find(body).drops
+    assert (drop.p, drop.shape) == (0.25, (1, 1, 1, 1))
+
+
+class Uncopied(nn.Module):
+
+    def __deepcopy__(self, memo: dict) -> None:
+        raise RuntimeError('page after page')
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_a_net_that_cannot_be_copied_is_refused_in_words() -> None:
+    with pytest.raises(GraphError, match='cannot be copied by copy.deepcopy, expected') as refused:
+        find(nn.Sequential(Uncopied(), nn.Dropout(0.5)))
+    assert 'page' not in str(refused.value)
+
+
+def test_locks_and_computed_weights_are_no_reason_not_to_copy_a_net() -> None:
+    body = torch.nn.utils.weight_norm(nn.Conv2d(4, 4, 1))
+    body.lock = threading.Lock()
+    body(torch.ones(PLANES))
+    net = Net(nn.Sequential(body, nn.Dropout(0.5)))
+    image = torch.randn(1, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        marked = find_dropout(net, HEIGHT, WIDTH)
+        assert [d.site for d in marked.drops] == ['body_1']
+        assert torch.equal(marked.run(image)['output'], net.eval()(image))
+        body.weight_g *= 2
+        assert not torch.equal(marked.run(image)['output'], net(image))
+
+
+def test_lazy_modules_get_their_shapes_once() -> None:
+    net = Net(nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d(), nn.Dropout(0.5))).train()
+    ours = find_dropout(net, HEIGHT, WIDTH)
+    image = torch.randn(1, 3, HEIGHT, WIDTH)
+    assert all(module.training for module in net.modules())
+    with torch.no_grad():
+        assert torch.equal(ours.run(image)['output'], net.eval()(image))
+
+
+def test_lazy_modules_of_a_net_that_cannot_run_are_refused() -> None:
+    with pytest.raises(GraphError, match='has lazy modules and fails on an image of'):
+        find(nn.Sequential(nn.LazyConv2d(4, 1), nn.Linear(3, 3), nn.Dropout(0.5)))
+
+
+FUNCTIONS = {
+    'dropout': (F.dropout, 'element'), 'dropout2d': (F.dropout2d, 'channel'),
+    'alpha_dropout': (F.alpha_dropout, 'alpha'),
+    'feature_alpha_dropout': (F.feature_alpha_dropout, 'feature_alpha'),
+    'bound early': (early_bound, 'element'), 'of torch': (torch.dropout, 'element'),
+    'of torch, channels': (torch.feature_dropout, 'channel'),
+    'of torch, in place': (torch.dropout_, 'element'),
+    'of aten': (torch.ops.aten.dropout, 'element'),
+}
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+def test_a_function_is_a_site_named_after_its_module(name: str) -> None:
+    function, kind = FUNCTIONS[name]
+    assert sites(lambda x, training: function(x, 0.25, training)) == [
+        ('body', 0.25, kind, PLANES)]
+
+
+def test_dropout_behind_a_question_for_training_mode_is_found() -> None:
+    found = find(lambda x, training: F.dropout(x, 0.25) if training else x)
+    assert [d.site for d in found.drops] == ['body']
+    assert not found.takes_eval
+
+
+def test_dropout_that_is_always_on_is_found() -> None:
+    assert len(sites(lambda x, training: F.dropout(x, 0.25))) == 1
+
+
+def test_1d_and_3d_dropout_know_a_tensor_without_a_batch() -> None:
+    def body(x: torch.Tensor, training: bool) -> torch.Tensor:
+        x = F.dropout1d(x.flatten(2), 0.25, training)
+        x = F.dropout1d(x[0], 0.25, training)
+        x = F.dropout3d(x.reshape(4, 2, 3, 8), 0.25, training)
+        return x.reshape(PLANES)
+    assert [shape for *_, shape in sites(body)] == [ROW, ROW, (1, 4, 2, 3, 8)]
+
+
+def test_each_call_of_one_module_is_a_site_of_its_own() -> None:
+    once = nn.Dropout(0.25)
+    assert [name for name, *_ in sites(nn.Sequential(once, nn.ReLU(), once))] == [
+        'body_0', 'body_0_2']
+
+
+def test_names_that_differ_by_a_dot_only_do_not_clash() -> None:
+    body = nn.Sequential()
+    body.add_module('a', nn.Sequential())
+    body.a.add_module('b', nn.Dropout(0.1))
+    body.add_module('a_b', nn.Dropout(0.2))
+    assert [name for name, *_ in sites(body)] == ['body_a_b', 'body_a_b_2']
+
+
+def test_a_rate_of_zero_and_an_absent_one_are_no_sites() -> None:
+    body = nn.Sequential(nn.Dropout(0.0), DropPath(None), nn.AlphaDropout(0.0), nn.Dropout2d(0.0))
+    assert sites(body) == []
+
+
+def test_a_net_that_is_only_a_function_has_a_name_for_its_site() -> None:
+    class Bare(nn.Module):
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.dropout(x, 0.25, self.training)
+    assert [d.site for d in find_dropout(Bare(), HEIGHT, WIDTH).drops] == ['dropout']
+
+
+def attend(x: torch.Tensor, training: bool) -> torch.Tensor:
+    tokens = x.flatten(2).transpose(1, 2)
+    out = F.scaled_dot_product_attention(tokens, tokens, tokens,
+                                         dropout_p=0.25 if training else 0.0)
+    return out.transpose(1, 2).reshape(x.shape)
+
+
+class Attention(nn.Module):
+    """torch's own attention layer over the pixels."""
+
+    def __init__(self, need_weights: bool, batch_first: bool) -> None:
+        super().__init__()
+        self.layer = nn.MultiheadAttention(4, 2, dropout=0.25, batch_first=batch_first)
+        self.need_weights = need_weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).permute((0, 2, 1) if self.layer.batch_first else (2, 0, 1))
+        out, _ = self.layer(tokens, tokens, tokens, need_weights=self.need_weights)
+        out = out if self.layer.batch_first else out.transpose(0, 1)
+        return out.transpose(1, 2).reshape(x.shape)
+
+
+def test_attention_drops_its_weights() -> None:
+    assert sites(attend) == [('body', 0.25, 'element', (1, 48, 48))]
+
+
+@pytest.mark.parametrize('batch_first', [False, True])
+@pytest.mark.parametrize(('need_weights', 'shape'), [(True, (2, 48, 48)), (False, (1, 2, 48, 48))])
+def test_the_layer_of_attention_drops_its_weights(
+    need_weights: bool, shape: tuple, batch_first: bool
+) -> None:
+    assert sites(Attention(need_weights, batch_first)) == [
+        ('body_layer', 0.25, 'element', shape)]
+
+
+def test_torchs_encoder_layer_has_its_four_sites_though_it_has_a_fast_path() -> None:
+    class Encoder(nn.Module):
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.25, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+    assert [name for name, *_ in sites(Encoder())] == [
+        'body_layer_self_attn', 'body_layer_dropout1', 'body_layer_dropout', 'body_layer_dropout2']
+
+
+def test_a_drawn_tensor_is_a_site_over_its_chance_to_keep() -> None:
+    def body(x: torch.Tensor, training: bool) -> torch.Tensor:
+        return x * x.new_empty((1, 1, 1, 1)).bernoulli_(0.75) / 0.75 if training else x
+    assert sites(body) == [('body', 0.25, 'element', (1, 1, 1, 1))]
+
+
+@pytest.mark.parametrize('draw', [
+    lambda x: torch.bernoulli(torch.full_like(x, 0.75)),
+    lambda x: torch.bernoulli(x, 0.75),
+    lambda x: x.bernoulli(p=0.75),
+    lambda x: torch.distributions.Bernoulli(0.75).sample(x.shape),
+])
+def test_every_way_to_draw_from_one_chance_is_a_site(draw: Callable) -> None:
+    (site,) = sites(lambda x, training: x * draw(x) / 0.75 if training else x)
+    assert site == ('body', 0.25, 'element', PLANES)
+
+
+def test_stochastic_depth_of_rows_that_are_no_samples_draws_each_row() -> None:
+    class Rows(DropPath):
+        pass
+
+    body = nn.Sequential(nn.Flatten(0, 1), Rows(0.25), nn.Unflatten(0, (1, 4)))
+    Rows.__name__ = 'StochasticDepth'
+    assert sites(body) == [('body_1', 0.25, 'element', (4, 1, 1))]
+
+
+@pytest.mark.parametrize('library', ['torchvision', 'timm'])
+def test_the_libraries_own_stochastic_depth_is_a_path(library: str) -> None:
+    if library == 'timm':
+        module = pytest.importorskip('timm.layers').DropPath(0.25)
+    else:
+        module = pytest.importorskip('torchvision.ops').StochasticDepth(0.25, 'row')
+    assert sites(nn.Sequential(module)) == [('body_0', 0.25, 'path', PLANES)]
+
+
+REFUSED = {
+    'rate of 1': (nn.Dropout(1.0), r"'body' has a dropout rate of 1"),
+    'DropBlock': (DropBlock2d(0.1), r"'body' is DropBlock.*Dropout2d"),
+    'unscaled path': (DropPath(0.1, False), 'multiplies what it keeps by 1 in training mode'),
+    'rand': (lambda x, t: x * (torch.rand(1) > 0.5 * t), "'body' draws random.* rand"),
+    'noise': (lambda x, t: x + torch.randn_like(x) * t, "'body' draws random.*randn_like"),
+    'normal_': (lambda x, t: x + x.new_empty(2, 1, 1, 1)[:1].normal_() * t, 'normal_'),
+    'rrelu': (lambda x, t: F.rrelu(x, training=t), 'rrelu'),
+    'varied rates': (lambda x, t: torch.bernoulli(x.detach().sigmoid()) if t else x,
+                     'a chance that varies'),
+    'native': (lambda x, t: torch.native_dropout(x, 0.5, True)[0], "'body' draws random"),
+    'a choice': (lambda x, t: x if x.mean() > 0 else -x, "'body' looks at the values"),
+    'a number': (lambda x, t: x * float(x.max()), "'body' looks at the values"),
+    'a selection': (lambda x, t: x * x[x > 0].mean(), "'body' looks at the values"),
+    'numpy': (lambda x, t: x / 2 if x.numpy().max() > 9 else x, 'looks at the values .*numpy'),
+    'an array': (lambda x, t: x / 2 if np.asarray(x.detach()).max() > 9 else x,
+                 "'body' looks at the values"),
+    'a list': (lambda x, t: x / 2 if max(x.flatten().tolist()) > 9 else x, 'tolist'),
+    'batch statistics': (nn.BatchNorm2d(4, track_running_stats=False), 'running statistics'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_what_no_mask_can_replace_is_refused_by_module(name: str) -> None:
+    body, message = REFUSED[name]
+    with pytest.raises(GraphError, match=message):
+        find(body)
+
+
+def test_torchvisions_drop_block_function_is_refused() -> None:
+    ops = pytest.importorskip('torchvision.ops')
+    with pytest.raises(GraphError, match="'body' is DropBlock"):
+        find(lambda x, training: ops.drop_block2d(x, 0.1, 3, training=training))
+
+
+def test_a_choice_by_a_constant_or_a_size_is_none() -> None:
+    flag = torch.tensor(True)
+    assert len(sites(lambda x, t: F.dropout(x, 0.25, t) if flag and x.shape[0] == 1 else x)) == 1
+
+
+def test_indexing_by_numbers_is_no_choice() -> None:
+    order = torch.tensor([3, 2, 1, 0])
+    assert len(sites(lambda x, t: F.dropout(x[:, order], 0.25, t))) == 1
+
+
+def test_a_constant_may_be_read_by_numpy() -> None:
+    rates = torch.tensor([0.25, 0.5])
+    assert sites(lambda x, t: F.dropout(x, float(rates.numpy()[0]), t))[0][1] == 0.25
+
+
+def test_dropout_that_is_off_in_training_mode_is_refused_where_the_net_stays_in_eval() -> None:
+    def body(x: torch.Tensor, training: bool) -> torch.Tensor:
+        y = F.dropout(F.dropout(x, 0.5, training and False), 0.25, training)
+        return y * 2 if training else y
+
+    with pytest.raises(GraphError, match="'body' has a dropout of rate 0.5 that is off"):
+        find(body)
+
+
+def test_scripted_nets_and_things_that_are_none_are_refused() -> None:
+    traced = torch.jit.trace(nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 6, 8))
+    with pytest.raises(GraphError, match='scripted or traced'):
+        find_dropout(traced, HEIGHT, WIDTH)
+    with pytest.raises(GraphError, match=r'the net is dict, expected a torch.nn.Module'):
+        find_dropout({}, HEIGHT, WIDTH)
+
+
+def test_a_net_that_cannot_run_is_refused_with_its_own_words() -> None:
+    with pytest.raises(GraphError, match=r'\(1, 3, 6, 8\): RuntimeError: .*channels'):
+        find_dropout(nn.Conv2d(5, 2, 1), HEIGHT, WIDTH)
+    with pytest.raises(GraphError, match='returns NoneType without a tensor'):
+        find_dropout(_Silent(), HEIGHT, WIDTH)
+
+
+class _Silent(nn.Module):
+
+    def forward(self, x: torch.Tensor) -> None:
+        return None
+
+
+# --- the mode that the net runs in ---
+
+
+def lively_norm() -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(4)
+    torch.nn.init.uniform_(norm.running_mean)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return norm
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_the_callers_net_is_left_as_it_is(training: bool) -> None:
+    net = Net(nn.Sequential(lively_norm(), nn.Dropout(0.5), DropPath(0.25))).train(training)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    find_dropout(net, HEIGHT, WIDTH)
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert [m.training for m in net.modules()] == [training] * len(list(net.modules()))
+    assert 'forward' not in vars(net.body[2])
+    assert not net._forward_hooks and not net.body[1]._forward_pre_hooks
+
+
+def test_batch_norms_of_the_copy_do_not_move_either() -> None:
+    net = Net(nn.Sequential(lively_norm(), nn.Dropout(0.5)))
+    marked = find_dropout(net, HEIGHT, WIDTH)
+    with torch.no_grad():
+        marked.run(torch.randn(1, 3, HEIGHT, WIDTH))
+    state = marked.net.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
+
+
+def test_the_marked_net_without_masks_is_the_net_in_eval_mode() -> None:
+    net = Net(nn.Sequential(lively_norm(), nn.Dropout(0.5), nn.InstanceNorm2d(4)))
+    image = torch.randn(1, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        plain = net.eval()(image)
+        marked = find_dropout(net, HEIGHT, WIDTH).run(image)['output']
+    torch.testing.assert_close(marked, plain)
+
+
+class DeepSupervision(nn.Module):
+    """In training mode it returns another thing: most such nets do."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.conv, self.drop, self.inner = nn.Conv2d(3, 2, 1), nn.Dropout(0.5), Body(
+            lambda x, training: F.dropout2d(x, 0.25) if training else x)
+        self.asks = asks
+
+    def forward(self, x: torch.Tensor) -> object:
+        x = F.dropout(self.inner(self.drop(self.conv(x))), 0.125, training=self.training)
+        if self.asks and self.training:
+            x = F.alpha_dropout(x, 0.1, True)
+        return [x, x] if self.training else x
+
+
+def test_a_net_of_two_minds_stays_in_eval_mode_and_keeps_its_dropout(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, 'uncertainty_seg'):
+        marked = find_dropout(DeepSupervision(asks=False), HEIGHT, WIDTH)
+    assert [(d.site, d.p) for d in marked.drops] == [
+        ('drop', 0.5), ('inner', 0.25), ('dropout', 0.125)]
+    assert marked.training == {'inner'}
+    assert marked.outputs == ('output',)
+    assert "it returns 'output_0', 'output_1' in place of 'output'" in caplog.text
+
+
+def test_attention_of_a_net_in_eval_mode_keeps_its_dropout() -> None:
+    class Both(nn.Module):
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.attention = nn.Conv2d(3, 4, 1), Attention(True, True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.attention(self.conv(x))
+            return x + 1 if self.training else x
+    assert [d.site for d in find_dropout(Both(), HEIGHT, WIDTH).drops] == ['attention_layer']
+
+
+def test_a_net_whose_change_hides_dropout_is_refused() -> None:
+    class Tangled(nn.Module):
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.dropout(x, 0.5) * 2 if self.training else x
+    with pytest.raises(GraphError, match='the net itself drops in training mode only'):
+        find_dropout(Tangled(), HEIGHT, WIDTH)
+
+
+def test_a_module_that_writes_to_itself_in_training_mode_is_kept_in_eval_mode() -> None:
+    class Counts(nn.Module):
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer('mean', torch.zeros(1))
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                self.mean += 1
+            return self.drop(x)
+    net = Counts()
+    marked = find_dropout(net, HEIGHT, WIDTH)
+    assert marked.takes_eval and [d.site for d in marked.drops] == ['drop']
+    assert net.mean == 0
+
+
+def test_wrappers_of_torch_are_taken_off() -> None:
+    net = nn.DataParallel(Net(nn.Dropout(0.5)))
+    assert [d.site for d in find_dropout(net, HEIGHT, WIDTH).drops] == ['body']
+
+
+# --- randomness that torch does not draw ---
+
+
+class Rare(nn.Module):
+    """Adds one by chance, with a generator that torch knows nothing of."""
+
+    def __init__(self, draw: Callable, asks: bool) -> None:
+        super().__init__()
+        self.draw, self.asks = draw, asks
+        self.own, self.old = np.random.default_rng(0), random.Random(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        is_on = self.training or not self.asks
+        return x + float(is_on and self.draw(self) < 0.1)
+
+
+@pytest.mark.parametrize('asks', [False, True])
+@pytest.mark.parametrize(('draw', 'words'), [
+    (lambda net: random.random(), "with Python's random module"),
+    (lambda net: np.random.rand(), 'with numpy.random'),
+    (lambda net: net.own.random(), "with its generator 'own'"),
+    (lambda net: net.old.random(), "with its generator 'old'"),
+])
+def test_other_generators_are_found_by_running_again(
+    draw: Callable, words: str, asks: bool
+) -> None:
+    with pytest.raises(GraphError, match=rf"'body.0' draws random numbers {words}, so that two "
+                                         r"runs differ \(its 'output' differs by"):
+        find(nn.Sequential(Rare(draw, asks), nn.Dropout(0.5)))
+
+
+def test_a_net_that_changes_by_itself_is_refused() -> None:
+    counted = iter(range(1000))
+    with pytest.raises(GraphError, match='two runs of the net on one image differ'):
+        find(lambda x, training: F.dropout(x + next(counted), 0.5, training))
+
+
+def test_a_draw_that_changes_nothing_is_none() -> None:
+    assert len(find(lambda x, t: F.dropout(x + 0 * random.random(), 0.5, t)).drops) == 1

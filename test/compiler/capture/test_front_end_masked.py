@@ -1,0 +1,437 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The eager reference with masks is torch's own dropout; exported graphs are the reference."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from onnx import helper, TensorProto
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+
+from torch import nn  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch_nets import Net  # noqa: E402
+
+from uncertainty_seg.compiler.capture.dropout_watch import Drop  # noqa: E402
+from uncertainty_seg.compiler.capture.export import (  # noqa: E402
+    export_by_graph,
+    export_by_trace,
+    export_marked,
+    export_net,
+)
+from uncertainty_seg.compiler.capture.marking import find_dropout, named_outputs  # noqa: E402
+from uncertainty_seg.compiler.capture.masked_reference import (  # noqa: E402
+    apply_mask,
+    chosen_output,
+    masked_logits,
+)
+from uncertainty_seg.compiler.onnx_tools import attribute, MARKER_DOMAIN, refill  # noqa: E402
+from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
+from uncertainty_seg.errors import GraphError  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore')]
+HEIGHT, WIDTH, P = 6, 8, 0.25
+SPEC = InputSpec(WIDTH, HEIGHT, 'stretch', 'rgb', (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+IMAGE = np.random.default_rng(0).standard_normal((1, 3, HEIGHT, WIDTH), np.float32)
+
+
+def plain_logits(
+    net: nn.Module, image: np.ndarray, output: str | None = None, num_classes: int | None = None
+) -> np.ndarray:
+    """Run a net in eval mode, without any dropout."""
+    with torch.no_grad():
+        outputs = find_dropout(net, HEIGHT, WIDTH).run(torch.from_numpy(image.copy()))
+    return outputs[chosen_output(outputs, output, num_classes)].numpy()
+
+
+class Attention(nn.Module):
+    """torch's own attention layer over the pixels."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.layer = nn.MultiheadAttention(4, 2, dropout=P, batch_first=batch_first)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).permute((0, 2, 1) if self.layer.batch_first else (2, 0, 1))
+        out, _ = self.layer(tokens, tokens, tokens)
+        out = out if self.layer.batch_first else out.transpose(0, 1)
+        return out.transpose(1, 2).reshape(x.shape)
+
+
+class DropPath(nn.Module):
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        return x * x.new_empty((x.shape[0], *[1] * (x.ndim - 1))).bernoulli_(keep) / keep
+
+
+@dataclass
+class Drawn:
+    """A call of torch's random generator: what it was asked for and gave."""
+
+    shape: tuple
+    values: np.ndarray
+
+
+@contextmanager
+def recorded() -> Iterator[list[Drawn]]:
+    """Take down every 0 and 1 that torch's dropout draws, whichever operation it is in."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    drawn: list[Drawn] = []
+
+    class Recorder(TorchDispatchMode):
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if 'bernoulli' in str(func):
+                drawn.append(Drawn(tuple(result.shape), result.clone().numpy()))
+            return result
+    with Recorder():
+        yield drawn
+
+
+def attend(x: torch.Tensor, training: bool, **options: object) -> torch.Tensor:
+    tokens = x.reshape(1, 2, 2, 48).transpose(2, 3)
+    out = F.scaled_dot_product_attention(tokens, tokens, tokens, **options,
+                                         dropout_p=P if training else 0.0)
+    return out.transpose(2, 3).reshape(x.shape)
+
+
+def grouped(x: torch.Tensor, training: bool) -> torch.Tensor:
+    tokens = x.reshape(1, 2, 2, 48).transpose(2, 3)
+    out = F.scaled_dot_product_attention(tokens, tokens[:, :1], tokens[:, :1], enable_gqa=True,
+                                         dropout_p=P if training else 0.0)
+    return out.transpose(2, 3).reshape(x.shape)
+
+
+def used_after(x: torch.Tensor, training: bool) -> torch.Tensor:
+    F.dropout(x, P, training, inplace=True)
+    return x * 2
+
+
+LOWER = torch.ones(48, 48, dtype=torch.bool).tril()
+BODIES = {
+    'element': lambda: nn.Dropout(P), 'channel': lambda: nn.Dropout2d(P),
+    'alpha': lambda: nn.AlphaDropout(P), 'feature_alpha': lambda: nn.FeatureAlphaDropout(P),
+    'in place': lambda: used_after, 'path': lambda: DropPath(P),
+    'rows': lambda: nn.Sequential(nn.Flatten(0, 1), DropPath(P), nn.Unflatten(0, (1, 4))),
+    'channels of a line': lambda: lambda x, t: F.dropout1d(x.flatten(2), P, t).reshape(x.shape),
+    'no batch': lambda: lambda x, t: F.dropout1d(x[0].flatten(1), P, t).reshape(x.shape),
+    'drawn': lambda: lambda x, t: x * x.new_empty((1, 4, 1, 1)).bernoulli_(0.75) if t else x * .75,
+    'attention': lambda: attend,
+    'causal': lambda: lambda x, t: attend(x, t, is_causal=True),
+    'boolean mask': lambda: lambda x, t: attend(x, t, attn_mask=LOWER),
+    'added mask, scale': lambda: lambda x, t: attend(x, t, attn_mask=LOWER * 2.0, scale=0.3),
+    'grouped': lambda: grouped,
+    'layer': lambda: Attention(True), 'layer, sequence first': lambda: Attention(False),
+    'selu': lambda: nn.Sequential(nn.SELU(), nn.AlphaDropout(P), nn.Conv2d(4, 4, 1),
+                                  nn.Dropout(0.5)),
+}
+
+
+def masks_of(drops: tuple[Drop, ...], drawn: list[Drawn]) -> dict[str, np.ndarray]:
+    """Scale what torch drew, and lay it out as the cards do: T first, the batch left out."""
+    masks = {}
+    for drop, draw in zip(drops, drawn, strict=True):
+        rows = draw.values / np.float32(1 - drop.p)
+        batch = draw.shape.index(1) if 1 in draw.shape and len(draw.shape) > 1 else None
+        masks[f'mask_{drop.site}'] = rows[None] if batch is None else rows.squeeze(batch)[None]
+    return masks
+
+
+@pytest.mark.parametrize('name', BODIES)
+def test_the_masked_reference_is_torchs_own_dropout_given_what_it_drew(name: str) -> None:
+    net = Net(BODIES[name]())
+    for seed in range(20):
+        torch.manual_seed(seed)
+        with recorded() as drawn, torch.no_grad():
+            theirs = net.train()(torch.from_numpy(IMAGE)).numpy()
+        masks = masks_of(find_dropout(net, HEIGHT, WIDTH).drops, drawn)
+        if all((m == 0).any() for m in masks.values()):
+            break
+    else:
+        pytest.fail('nothing was ever dropped')
+    np.testing.assert_allclose(masked_logits(net, IMAGE, masks), theirs, atol=2e-6)
+
+
+def random_masks(drops: tuple[Drop, ...], passes: int = 1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    masks = {}
+    for drop in drops:
+        ones = {'channel': 2, 'feature_alpha': 2, 'path': 0}.get(drop.kind, len(drop.shape))
+        shape = (*drop.shape[:ones], *[1] * (len(drop.shape) - ones))
+        kept = rng.random((passes, *shape)) >= drop.p
+        masks[f'mask_{drop.site}'] = (kept / (1 - drop.p)).astype(np.float32)
+    return masks
+
+
+def run_marked(model: onnx.ModelProto, masks: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Run a marked graph, the markers multiplied by one pass of masks."""
+    nodes, feed = [], {}
+    for node in model.graph.node:
+        if node.domain != MARKER_DOMAIN:
+            nodes.append(node)
+            continue
+        name = f'mask_{attribute(node, "site")}'
+        feed[name] = masks[name][0]
+        model.graph.input.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, feed[name].shape))
+        nodes.append(helper.make_node('Mul', [node.input[0], name], node.output))
+    refill(model.graph.node, nodes)
+    del model.graph.value_info[:]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options,
+                                           providers=['CPUExecutionProvider'])
+    return session.run(None, {'input': IMAGE, **feed})
+
+
+MULTIPLYING = [name for name in BODIES if 'alpha' not in name and name != 'selu']
+
+
+@pytest.mark.parametrize('name', MULTIPLYING)
+def test_the_older_exporters_graph_is_the_reference(name: str) -> None:
+    net = Net(BODIES[name]())
+    marked = find_dropout(net, HEIGHT, WIDTH)
+    masks = random_masks(marked.drops)
+    model = export_by_trace(marked, torch.zeros(1, 3, HEIGHT, WIDTH))
+    ours, = run_marked(model, masks)
+    np.testing.assert_allclose(ours, masked_logits(net, IMAGE, masks), atol=2e-6)
+
+
+@pytest.mark.parametrize('name', ['channel', 'in place', 'drawn', 'layer', 'causal'])
+def test_the_graph_of_torch_export_is_the_reference(name: str) -> None:
+    net = Net(BODIES[name]())
+    marked = find_dropout(net, HEIGHT, WIDTH)
+    masks = random_masks(marked.drops)
+    model = export_by_graph(marked, torch.zeros(1, 3, HEIGHT, WIDTH))
+    assert {e.domain: e.version for e in model.opset_import} == {'': 18, MARKER_DOMAIN: 1}
+    ours, = run_marked(model, masks)
+    np.testing.assert_allclose(ours, masked_logits(net, IMAGE, masks), atol=2e-6)
+
+
+@pytest.mark.parametrize('kind', ['element', 'channel', 'alpha', 'feature_alpha', 'path'])
+def test_markers_carry_rate_kind_and_site(kind: str) -> None:
+    model = export_marked(Net(BODIES[kind]()), SPEC)
+    marker, = (n for n in model.graph.node if n.domain == MARKER_DOMAIN)
+    assert marker.op_type == 'Dropout'
+    assert [attribute(marker, n) for n in ('p', 'kind', 'site')] == [P, kind, 'body']
+
+
+def test_a_net_the_older_exporter_cannot_write_goes_through_torch_export() -> None:
+    class SoftPlus(nn.Module):
+        """As logaddexp, which the older exporter does not know."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.logaddexp(x, torch.zeros_like(x))
+
+    net = Net(nn.Sequential(SoftPlus(), nn.Dropout(P)))
+    marked = find_dropout(net, HEIGHT, WIDTH)
+    masks = random_masks(marked.drops)
+    model = export_net(marked, HEIGHT, WIDTH)
+    assert [e.version for e in model.opset_import if not e.domain] == [18]
+    np.testing.assert_allclose(run_marked(model, masks)[0], masked_logits(net, IMAGE, masks),
+                               atol=2e-6)
+
+
+def test_a_net_that_neither_can_write_is_refused_with_both_reasons(capfd) -> None:
+    net = Net(lambda x, t: F.dropout(torch.linalg.svd(x)[0] @ x.new_ones(6, 8), P, t))
+    with pytest.raises(GraphError, match=r'(?s)the older exporter: .*svd.*; torch.export: .*'):
+        export_marked(net, SPEC)
+    assert capfd.readouterr().out == ''
+
+
+def test_exporting_leaves_the_net_and_its_mode_alone() -> None:
+    net = Net(BODIES['element']()).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    export_marked(net, SPEC)
+    assert all(m.training for m in net.modules())
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+# --- dropout under a flag of the net's own ---
+
+
+class Flagged(nn.Module):
+    """A dropout of torch, and a weaker one behind a flag that train() of the net sets."""
+
+    def __init__(self, is_frozen: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.drop = nn.Conv2d(3, 4, 3, padding=1), nn.Dropout2d(0.5)
+        self.norm, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)
+        self.norm.running_mean.fill_(0.3)
+        self.is_live, self.is_frozen = False, is_frozen
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self.norm.eval()
+        if self.is_frozen:
+            self.drop.eval()
+        self.is_live = mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.drop(self.norm(self.first(x)).relu())
+        return self.last(F.dropout(x, P, self.is_live))
+
+
+class FlaggedFirst(Flagged):
+    """The one behind the flag runs first: taken away, the other would get its rate."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.dropout(self.norm(self.first(x)).relu(), P, self.is_live)
+        return self.last(self.drop(x))
+
+
+@pytest.mark.parametrize('export', [export_by_trace, export_by_graph])
+@pytest.mark.parametrize(('build', 'count'), [
+    (Flagged, 2), (FlaggedFirst, 2), (lambda: Flagged(is_frozen=True), 1)])
+def test_dropout_behind_a_flag_that_train_sets_is_in_the_graph(
+    build: Callable, count: int, export: Callable
+) -> None:
+    torch.manual_seed(5)
+    with recorded() as drawn, torch.no_grad():
+        theirs = build().train()(torch.from_numpy(IMAGE)).numpy()
+    assert len(drawn) == count
+    marked = find_dropout(build(), HEIGHT, WIDTH)
+    model = export(marked, torch.zeros(1, 3, HEIGHT, WIDTH))
+    markers = [n for n in model.graph.node if n.domain == MARKER_DOMAIN]
+    assert [(attribute(n, 'site'), attribute(n, 'p')) for n in markers] \
+        == [(drop.site, drop.p) for drop in marked.drops]
+    ours, = run_marked(model, masks_of(marked.drops, drawn))
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    if export is export_by_trace:  # batch norm is folded away, as torch does in eval mode
+        assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize('build', [Flagged, FlaggedFirst])
+def test_dropout_that_is_lost_between_two_runs_is_refused(build: Callable) -> None:
+    marked = find_dropout(build(), HEIGHT, WIDTH)
+    marked.net.is_live = False
+    with pytest.raises(GraphError, match='the dropout of the net changes between two runs: '
+                       "(the net itself drops at a rate of 0.25 no more|module 'drop' drops at a "
+                       'rate of 0.5 .channel. in place of the net itself at one of 0.25 .element.'
+                       '), expected the same dropout in the same order'):
+        export_net(marked, HEIGHT, WIDTH)
+
+
+def test_dropout_that_is_new_in_a_later_run_is_refused() -> None:
+    marked = find_dropout(Flagged(), HEIGHT, WIDTH)
+    with pytest.raises(GraphError, match='the net itself drops at a rate of 0.25, after all that '
+                       'dropped before'):
+        replace(marked, drops=marked.drops[:1]).run(torch.from_numpy(IMAGE))
+
+
+# --- outputs ---
+
+
+class Outputs(nn.Module):
+
+    def __init__(self, shape: Callable) -> None:
+        super().__init__()
+        self.inner, self.shape = Net(nn.Dropout(P)), shape
+
+    def forward(self, x: torch.Tensor) -> object:
+        logits = self.inner(x)
+        return self.shape(logits, logits.flatten(2))
+
+
+@dataclass
+class Fields:
+    loss: None
+    logits: torch.Tensor
+    states: tuple
+
+
+@pytest.mark.parametrize(('shape', 'names'), [
+    (lambda a, b: a, ['output']), (lambda a, b: (a,), ['output']),
+    (lambda a, b: [a, b], ['output_0', 'output_1']),
+    (lambda a, b: {'out': a, 'aux': b}, ['out', 'aux']), (lambda a, b: {'out': a}, ['out']),
+    (lambda a, b: (a, [b, None, b]), ['output_0', 'output_1_0', 'output_1_2']),
+    (lambda a, b: Fields(None, a, (b,)), ['logits', 'states_0']),
+])
+def test_every_tensor_of_the_result_is_an_output_by_name(shape: Callable, names: list) -> None:
+    net = Outputs(shape)
+    model = export_marked(net, SPEC)
+    assert [o.name for o in model.graph.output] == names
+    with torch.no_grad():
+        theirs = named_outputs(net.eval()(torch.from_numpy(IMAGE)))
+    masks = {'mask_inner_body': np.ones((1, 1, 4, HEIGHT, WIDTH), np.float32)}
+    for name, ours in zip(names, run_marked(model, masks), strict=True):
+        np.testing.assert_allclose(ours, theirs[name].numpy(), atol=2e-6)
+
+
+def test_the_reference_takes_the_usual_output_the_named_one_or_asks() -> None:
+    usual = Outputs(lambda a, b: {'aux': a * 2, 'out': a})
+    plain = plain_logits(usual, IMAGE)
+    np.testing.assert_array_equal(plain_logits(usual, IMAGE, 'aux'), plain * 2)
+    pair = Outputs(lambda a, b: [a, torch.cat([a, a], 1)])
+    assert plain_logits(pair, IMAGE, num_classes=4).shape == (1, 4, HEIGHT, WIDTH)
+    with pytest.raises(GraphError, match=r"outputs 'output_0', 'output_1'.*--output"):
+        plain_logits(pair, IMAGE)
+    with pytest.raises(GraphError, match=r"no output 'outs'.*did you mean out\?"):
+        plain_logits(usual, IMAGE, 'outs')
+
+
+def test_a_net_with_outputs_of_the_same_name_keeps_all_of_them() -> None:
+    model = export_marked(Outputs(lambda a, b: {'a': {'b': a}, 'a_b': b}), SPEC)
+    assert len({o.name for o in model.graph.output}) == 2
+
+
+# --- the reference refuses ---
+
+
+def test_masks_of_one_mean_no_dropout_for_alpha_too() -> None:
+    net = Net(nn.AlphaDropout(P))
+    masks = {'mask_body': np.ones((3, 4, HEIGHT, WIDTH), np.float32)}
+    ours = masked_logits(net, IMAGE, masks)
+    np.testing.assert_array_equal(ours, np.repeat(plain_logits(net, IMAGE), 3, 0))
+
+
+def test_a_strange_a_missing_and_an_ill_fitting_mask_are_refused() -> None:
+    net = Net(nn.Sequential(nn.Dropout(P), nn.Dropout2d(P)))
+    good = random_masks(find_dropout(net, HEIGHT, WIDTH).drops)
+    with pytest.raises(GraphError, match=r"masks 'mask_x' belong to no dropout"):
+        masked_logits(net, IMAGE, {**good, 'mask_x': good['mask_body_0']})
+    with pytest.raises(GraphError, match=r"none for 'body_1'"):
+        masked_logits(net, IMAGE, {'mask_body_0': good['mask_body_0']})
+    with pytest.raises(GraphError, match=r"'body_1' has the shape \(3, 1, 1\)"):
+        masked_logits(net, IMAGE, {**good, 'mask_body_1': np.ones((1, 3, 1, 1), np.float32)})
+    with pytest.raises(GraphError, match=r'are of \[1, 2\] passes'):
+        masked_logits(net, IMAGE, {**good, 'mask_body_1': np.ones((2, 4, 1, 1), np.float32)})
+    with pytest.raises(GraphError, match='there are no masks'):
+        masked_logits(net, IMAGE, {})
+
+
+def test_a_site_that_does_not_reach_the_output_needs_no_mask() -> None:
+    class Auxiliary(nn.Module):
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.side = Net(nn.Dropout(P)), Net(nn.Dropout(P))
+
+        def forward(self, x: torch.Tensor) -> dict:
+            return {'out': self.main(x), 'aux': self.side(x)}
+    net = Auxiliary()
+    masks = {'mask_main_body': np.ones((2, 4, HEIGHT, WIDTH), np.float32)}
+    assert np.isfinite(masked_logits(net, IMAGE, masks)).all()
+
+
+def test_a_channel_mask_of_a_single_pixel_keeps_its_channels() -> None:
+    drop = Drop('a', 'a', P, 'channel', (1, 3, 1, 1))
+    mask = np.array([0, 2, 3], np.float32).reshape(3, 1, 1)
+    found = apply_mask(torch.ones(1, 3, 1, 1), drop, mask)
+    assert found.flatten().tolist() == [0, 2, 3]

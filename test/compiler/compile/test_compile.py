@@ -1,0 +1,632 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+`uncertainty_seg compile`, run as a user runs it: a bundle the pipeline opens, or a sentence.
+
+The torch factories lie in a module of their own, in a folder on the path.
+
+"""
+
+from collections.abc import Callable
+import importlib.util
+import json
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+from conftest import write_key
+import cv2
+from graph_samples import net
+import numpy as np
+import onnx
+from onnx import external_data_helper, helper
+import pytest
+
+from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.compiler import onnx_tools
+from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.signatures import public_line, read_private_key
+
+NETS = '''
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Net(nn.Module):
+    """Dropout by a function, twice the resolution at the end, a dict as torchvision returns."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3, 2, 1)
+        self.last = nn.Conv2d(8, classes, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = self.last(functional.dropout2d(x, 0.4, self.training))
+        x = functional.interpolate(x, scale_factor=2, mode='bilinear')
+        return {'out': x, 'aux': x[:, :2]}
+
+
+class Still(nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(1)
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+
+
+class Noisy(Still):
+    def forward(self, x):
+        return super().forward(x) + torch.randn(1, 3, 4, 8)
+
+
+class Squeezed(nn.Sequential):
+    """One channel whose axis is gone: (1, h, w)."""
+
+    def __init__(self):
+        torch.manual_seed(3)
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), nn.Dropout2d(0.5), nn.Conv2d(8, 1, 1))
+
+    def forward(self, x):
+        return super().forward(x).squeeze(1).sigmoid()
+
+
+class Last(nn.Sequential):
+    """Classes last."""
+
+    def __init__(self):
+        torch.manual_seed(3)
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), nn.Dropout2d(0.5), nn.Conv2d(8, 3, 1))
+
+    def forward(self, x):
+        return super().forward(x).permute(0, 2, 3, 1)
+
+
+class Undone(Still):
+    def forward(self, x):
+        return super().forward(x) + 0 * functional.dropout(x[:, :, ::2, ::2], 0.5, self.training)
+
+
+class Deep(nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(2)
+        super().__init__(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Dropout2d(0.5), nn.Upsample(scale_factor=4),
+            nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(32, 3, 3, 1, 1))
+        with torch.no_grad():
+            self[-1].weight *= 5
+
+
+class Path(nn.Module):
+    """One path, dropped so rarely that the first passes all keep it."""
+
+    def __init__(self):
+        torch.manual_seed(4)
+        super().__init__()
+        self.first, self.block = nn.Conv2d(3, 3, 3, 2, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        keep = x.new_empty(len(x), 1, 1, 1).bernoulli_(0.98) / 0.98 if self.training else 1
+        return x + self.block(x) * keep
+
+
+class StochasticDepth(nn.Module):
+    """As torchlayers has it: contains its branch, which training mode leaves out."""
+
+    def __init__(self):
+        super().__init__()
+        self.module, self.p = nn.Conv2d(8, 8, 1), 0.5
+
+    def forward(self, x):
+        if self.training and torch.empty(1).uniform_():
+            return x
+        return self.p * self.module(x)
+
+
+class Wrapping(nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(5)
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), StochasticDepth(), nn.Dropout2d(0.5),
+                         nn.Conv2d(8, 3, 1))
+
+
+class DropConnect(Net):
+    """As efficientnet has it: by a function, in training mode, beside dropout."""
+
+    def forward(self, x):
+        x = super().forward(x)['out']
+        if self.training:
+            x = x * (0.8 + torch.rand(1, 1, 1, 1)).floor() / 0.8
+        return x
+
+
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.LazyConv2d(8, 3, 2, 1), nn.ReLU(), nn.Dropout2d(0.5),
+                         nn.LazyConv2d(3, 1))
+
+
+class Diverged(Net):
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.last.weight[1, 2] = float('nan')
+
+
+def broken():
+    raise RuntimeError('no such file')
+
+
+def number():
+    return 3
+'''
+CLASSES = 'classes: [water, diver, wreck]\n'
+SIZE = ('--input', '16x8')
+
+
+@pytest.fixture
+def compile_(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    (tmp_path / 'nets_of_a_user.py').write_text(NETS)
+    (tmp_path / 'classes.yaml').write_text(CLASSES)
+    (tmp_path / 'four.yaml').write_text('classes: [water, diver, wreck, fish]\n')
+    (tmp_path / 'lacking.py').write_text('import no_such_library')
+    (tmp_path / 'unparsed.py').write_text('def build(:')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def run(network: str, *arguments: str, classes: str = 'classes.yaml') -> tuple[int, str, str]:
+        code = main(['compile', network, *SIZE, '--classes', classes, '-o', 'bundle',
+                     '--compare-passes', '16', *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def sentence(result: tuple[int, str, str]) -> str:
+    """Return the one sentence of a refusal, after checking that nothing was written."""
+    code, out, err = result
+    lines = [line for line in err.splitlines() if not line.startswith('WARNING')]
+    assert code == 2
+    assert not out
+    assert len(lines) == 1
+    assert lines[0].startswith('uncertainty_seg compile: ')
+    assert not Path('bundle').exists()
+    assert not list(Path().glob('.writing*'))
+    return lines[0]
+
+
+def maps_of(name: str = 'onnxruntime', masks: dict | None = None) -> np.ndarray:
+    bundle = load_bundle('bundle')
+    backend = open_backend(name, bundle, Settings(threads=1, reduction='exact'))
+    image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+    maps = backend.run(image, masks or pass_inputs(bundle.card, bundle.card.passes, 0), 1.0)
+    backend.close()
+    return maps.mutual_information
+
+
+@pytest.mark.torch
+def test_a_factory_with_functional_dropout_becomes_a_bundle_that_runs(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+    code, out, err = compile_('nets_of_a_user:Net', '--passes', '7', '--explain')
+    assert (code, err) == (0, '')
+    result = json.loads(out.splitlines()[-1])
+    assert result['sites'] == [{'name': 'mask_dropout', 'shape': [8, 1, 1], 'p': 0.4,
+                               'kind': 'mask'}]
+    assert result['folded'] == ['mask_dropout']
+    assert result['logits_shape'] == [3, 4, 8]
+    assert max(result['still_error'], result['masked_error']) < 1e-5
+    assert 'yes  fold_masks       mask_dropout' in out
+    card = load_bundle('bundle').card
+    assert (card.passes, card.class_names, card.name) == (7, ('water', 'diver', 'wreck'), 'bundle')
+    assert maps_of().max() > 1e-4
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('network, words, expected', [
+    ('Net', [], 'stratified'), ('Net', ['--mask-draw', 'independent'], 'independent'),
+    ('Deep', ['--skip-dropped'], 'independent'),
+])
+def test_new_bundles_drop_every_channel_equally_often(
+    compile_: Callable, network: str, words: list[str], expected: str
+) -> None:
+    pytest.importorskip('torch')
+    code, out, _ = compile_(f'nets_of_a_user:{network}', '--passes', '10', *words)
+    card = load_bundle('bundle').card
+    assert (code, card.mask_draw) == (0, expected)
+    assert json.loads(out.splitlines()[-1])['mask_draw'] == expected
+    counts = {(rows == 0).sum(0).max() - (rows == 0).sum(0).min()
+              for rows in pass_inputs(card, 10, 0).values()}
+    assert (counts == {0}) == (expected == 'stratified')
+
+
+@pytest.mark.torch
+def test_compile_says_what_memory_the_passes_take_and_warns_above_the_budget(
+    compile_: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('torch')
+    from uncertainty_seg.backends import resources
+
+    code, out, err = compile_('nets_of_a_user:Net', '--passes', '7')
+    assert (code, err) == (0, '')
+    memory = json.loads(out.splitlines()[-1])['memory']
+    assert (memory['passes'], memory['chunk'], memory['budget_mb']) == (7, 7, 64)
+    assert out.startswith('memory: 0 MB for 7 of 7 passes at once')
+    monkeypatch.setattr(resources, '_MEGABYTE', 1)
+    code, out, err = compile_('nets_of_a_user:Net', '--passes', '7')
+    memory = json.loads(out.splitlines()[-1])['memory']
+    assert code == 0 and memory['chunk'] == 1 and memory['total_mb'] > memory['chunk_mb'] > 64
+    assert err.startswith(f'WARNING: a pass takes {memory["chunk_mb"]:g} MB, expected at most '
+                          '64, the default of memory_budget_mb')
+
+
+@pytest.mark.torch
+def test_a_bundle_above_the_memory_that_is_given_is_refused(
+    compile_: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('torch')
+    from uncertainty_seg.backends import resources
+
+    code, out, err = compile_('nets_of_a_user:Net', '--memory-mb', '5')
+    assert (code, err) == (0, '')
+    assert 'it stays below 5 MB with memory_budget_mb: 64' in out
+    shutil.rmtree('bundle')
+    monkeypatch.setattr(resources, '_MEGABYTE', 1)
+    code, out, err = compile_('nets_of_a_user:Net', '--memory-mb', '100')
+    assert code == 2 and 'at most 100 MB, as --memory-mb says' in err
+    assert not Path('bundle').exists()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('words, runtimes, tolerance', [
+    (['--precision', 'fp16'], ['onnxruntime', 'openvino'], 2e-3),
+    (['--precision', 'bf16'], ['openvino'], 2e-2),
+    (['--precision', 'int8', '--calibration-images', 'photographs'],
+     ['onnxruntime', 'openvino'], 5e-2),
+    (['--skip-dropped'], ['onnxruntime', 'openvino'], 2e-5),
+    (['--skip-dropped', '3'], ['onnxruntime', 'openvino'], 2e-5),
+    (['--skip-dropped', '3', '--precision', 'fp16'], ['onnxruntime', 'openvino'], 2e-3),
+    (['--skip-dropped', '--precision', 'bf16'], ['openvino'], 2e-2),
+], ids=lambda v: ' '.join(v) if isinstance(v, list) else str(v))
+def test_every_option_runs_in_every_runtime_that_can(
+    compile_: Callable, words: list[str], runtimes: list[str], tolerance: float
+) -> None:
+    pytest.importorskip('torch')
+    if 'bf16' in words and _has_openvino() and not has_bf16(core_of_process()):
+        pytest.skip('this processor has no bf16, and OpenVINO refuses it there')
+    rng = np.random.default_rng(3)
+    Path('photographs').mkdir()
+    for index in range(30):
+        image = rng.integers(0, 256, (8, 16, 3), np.uint8)
+        assert cv2.imwrite(f'photographs/{index}.png', image)
+    assert compile_('nets_of_a_user:Deep', '--passes', '8', *words)[0] == 0
+    found = {name: maps_of(name) for name in runtimes if name == 'onnxruntime' or _has_openvino()}
+    card = load_bundle('bundle').card
+    assert card.chunk == (int(words[1]) if words[1:2] == ['3'] else '--skip-dropped' in words)
+    masks = pass_inputs(card, 8, 0)
+    assert compile_('nets_of_a_user:Deep', '--passes', '8')[0] == 0
+    expected = maps_of(masks=masks)  # balanced ones fit the plain bundle too
+    assert expected.mean() > 0.01
+    for name, maps in found.items():
+        assert np.abs(maps - expected).max() < tolerance, name
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('name, classes', [('Squeezed', 'two.yaml'), ('Last', 'classes.yaml')])
+def test_outputs_without_a_class_axis_or_with_it_last_are_taken(
+    compile_: Callable, name: str, classes: str
+) -> None:
+    pytest.importorskip('torch')
+    Path('two.yaml').write_text('classes: [background, pipe]\n')
+    code, out, err = compile_(f'nets_of_a_user:{name}', classes=classes)
+    assert (code, err) == (0, '')
+    result = json.loads(out.splitlines()[-1])
+    assert result['logits_shape'][1:] == [4, 8]
+    assert 0 < max(result['still_error'], result['masked_error']) < 1e-5
+
+
+@pytest.mark.torch
+def test_where_skipping_does_not_pay_the_bundle_is_a_plain_one(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+    code, _, err = compile_('nets_of_a_user:Net', '--skip-dropped', '4')
+    assert code == 0 and err.startswith('WARNING: no dropout of this network is worth skipping')
+    card = load_bundle('bundle').card
+    assert (card.chunk, card.is_balanced) == (0, False)
+    assert maps_of().max() > 1e-4
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec('openvino') is not None
+
+
+@pytest.mark.torch
+def test_dropout_is_injected_with_a_warning(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+    code, out, err = compile_('nets_of_a_user:Still', '--inject-dropout', '0.3', '--at', '1')
+    assert code == 0
+    assert err.startswith('WARNING: the network was not trained with the dropout')
+    (site,) = json.loads(out.splitlines()[-1])['sites']
+    assert (site['shape'], site['p']) == ([8, 1, 1], 0.3)
+
+
+@pytest.mark.torch
+def test_lazy_modules_take_weights_from_a_file(compile_: Callable, tmp_path: Path) -> None:
+    torch = pytest.importorskip('torch')
+    state = {'0.weight': torch.randn(8, 3, 3, 3), '0.bias': torch.randn(8),
+             '3.weight': torch.randn(3, 8, 1, 1), '3.bias': torch.randn(3)}
+    torch.save(state, tmp_path / 'w.pt')
+    code, out, err = compile_('nets_of_a_user:Lazy', '--weights', 'w.pt')
+    assert (code, err) == (0, '')
+    assert json.loads(out.splitlines()[-1])['sites'][0]['shape'] == [8, 1, 1]
+    assert compile_('nets_of_a_user:Lazy', '--compare-passes', '0')[0] == 0
+
+
+@pytest.mark.torch
+def test_a_console_script_finds_the_current_folder(tmp_path: Path) -> None:
+    pytest.importorskip('torch')
+    (tmp_path / 'my_own_nets.py').write_text(NETS)
+    script = ("import sys; sys.path.remove(''); from uncertainty_seg.compiler.request "
+              "import factory; print(type(factory('my_own_nets:Net')()).__name__)")
+    root = str(Path(__file__).parents[3])
+    found = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, text=True, check=True,
+                           capture_output=True, env={**os.environ, 'PYTHONPATH': root})
+    assert found.stdout == 'Net\n'
+
+
+@pytest.mark.torch
+def test_what_was_compared_is_in_the_last_line(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+
+    def said(*arguments: str) -> dict:
+        return json.loads(compile_(*arguments)[1].splitlines()[-1])['distribution']
+
+    assert said('nets_of_a_user:Net', '--compare-passes', '64')['passes'] == 64
+    assert said('nets_of_a_user:Net', '--compare-passes', '0') == {
+        'passes': 0, 'mean_probability': 0.0, 'entropy': 0.0, 'mutual_information': 0.0,
+        'left_out': '--compare-passes 0'}
+    assert said('nets_of_a_user:Deep', '--skip-dropped')['left_out'].startswith('balanced masks')
+    assert '16 or more, or 0' in compile_('nets_of_a_user:Net', '--compare-passes', '3')[2]
+
+
+@pytest.mark.torch
+def test_a_path_that_is_rarely_dropped_is_not_taken_for_one_that_never_is(
+    compile_: Callable
+) -> None:
+    pytest.importorskip('torch')
+    code, out, _ = compile_('nets_of_a_user:Path', '--passes', '1000')
+    assert code == 0
+    site, = json.loads(out.splitlines()[-1])['sites']
+    assert (site['shape'], round(site['p'], 6)) == ([1, 1, 1], 0.02)
+    assert maps_of().max() > 1e-6
+
+
+@pytest.mark.torch
+def test_what_draws_in_training_mode_only_is_left_out_and_said(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+    code, out, err = compile_('nets_of_a_user:DropConnect')
+    assert code == 0 and [s['p'] for s in json.loads(out.splitlines()[-1])['sites']] == [0.4]
+    assert err == (
+        'WARNING: random numbers that are drawn in training mode by the net itself (rand) are '
+        'left out of every pass, since no mask can replace them: only the dropout listed as '
+        'sites makes passes differ.\n')
+
+
+@pytest.mark.torch
+def test_a_warning_says_how_often_a_rare_path_leaves_all_passes_equal(
+    compile_: Callable
+) -> None:
+    pytest.importorskip('torch')
+    code, out, err = compile_('nets_of_a_user:Path')
+    assert code == 0 and json.loads(out.splitlines()[-1])['passes'] == 20
+    assert err.startswith('WARNING: all 20 passes come out the same with a chance of 60%, so')
+    assert '(mask values: 1, highest rate: 0.02)' in err
+    assert err.endswith('such passes show no uncertainty: --passes 50 makes it less than 1%.\n')
+    # It is so: there is uncertainty where the path is dropped in some pass, and else none.
+    card = load_bundle('bundle').card
+    site, = (site.name for site in card.dropout_sites)
+    draws = [pass_inputs(card, 20, seed) for seed in range(8)]
+    differ = [bool(np.ptp(masks[site])) for masks in draws]
+    assert [maps_of(masks=masks).max() > 1e-4 for masks in draws] == differ
+    assert [maps_of(masks=masks).max() < 1e-6 for masks in draws] == [not d for d in differ]
+    assert 0 < sum(differ) < 8
+    assert compile_('nets_of_a_user:Path', '--passes', '50')[2] == ''
+
+
+@pytest.mark.torch
+def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path: Path) -> None:
+    torch = pytest.importorskip('torch')
+    arguments = []
+    for index in range(3):
+        torch.manual_seed(10 + index)
+        state = {'0.weight': torch.randn(8, 3, 3, 3), '0.bias': torch.randn(8),
+                 '2.weight': torch.randn(3, 8, 1, 1), '2.bias': torch.randn(3)}
+        torch.save(state, tmp_path / f'{index}.pt')
+        arguments += ['--weights', f'{index}.pt']
+    code, _, err = compile_('nets_of_a_user:Still', '--method', 'ensemble', *arguments)
+    assert (code, err) == (0, '')
+    card = load_bundle('bundle').card
+    assert (card.method, card.members, card.passes) == ('deep_ensemble', 3, 3)
+    assert maps_of().max() > 1e-3
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('network, arguments, words', [
+    ('nets_of_a_user:Still', (), 'has no dropout.*--inject-dropout'),
+    ('nets_of_a_user:Noisy', (), 'randn'),
+    ('nets_of_a_user:Wrapping', (), "'1' is StochasticDepth, which does not return its input"),
+    ('nets_of_a_user:Diverged', (), "'last.weight' of nets_of_a_user:Diverged holds NaN"),
+    ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),
+    ('nets_of_a_user:broken', (), r'broken\(\) failed \(RuntimeError: no such file\)'),
+    ('nets_of_a_user:number', (), r'number\(\) returned a int, expected a torch module'),
+    ('nets_of_a_user:gone', (), "cannot be imported: 'nets_of_a_user' has no function 'gone'"),
+    ('no_such_package:build', (),
+     r"no module 'no_such_package' in this folder.*with PYTHONPATH=FOLDER:\$PYTHONPATH\.$"),
+    ('lacking:build', (), "no module 'no_such_library'.*install 'no_such_library', which"),
+    ('unparsed:build', (), r'cannot be imported \(SyntaxError: '),
+    ('nets_of_a_user:Net', ('--output', 'side'), "'side'.*out.*aux|out.*aux"),
+    ('nets_of_a_user:Net', ('--output', 'aux'), '2 .*3 classes'),
+    ('nets_of_a_user:Net', ('--weights', 'gone.pt'), 'gone.pt'),
+    ('nets_of_a_user:Still', ('--inject-dropout', '0.3', '--at', 'decodr'), 'decodr'),
+    ('nets_of_a_user:Net', ('--method', 'ensemble'), 'an ensemble of 0'),
+    ('nets_of_a_user:Net', ('--precision', 'int8'), '--calibration-images DIR'),
+    ('nets_of_a_user', (), 'expected net.onnx or package.module:function'),
+])
+def test_a_torch_network_that_does_not_fit_is_one_sentence(
+    compile_: Callable, network: str, arguments: tuple[str, ...], words: str
+) -> None:
+    pytest.importorskip('torch')
+    import re
+
+    assert re.search(words, sentence(compile_(network, *arguments)))
+
+
+@pytest.mark.torch
+def test_weights_of_another_network_name_the_keys(compile_: Callable, tmp_path: Path) -> None:
+    torch = pytest.importorskip('torch')
+    torch.save({'first.weight': torch.zeros(8, 3, 3, 3), 'other': torch.zeros(1)},
+               tmp_path / 'w.pt')
+    text = sentence(compile_('nets_of_a_user:Net', '--weights', 'w.pt'))
+    assert 'first.bias' in text
+    assert 'other' in text
+
+
+def test_an_onnx_file_becomes_a_bundle_that_runs(compile_: Callable) -> None:
+    model = net('element', resize=True)
+    onnx.save(model, 'net.onnx')
+    code, out, err = compile_('net.onnx', classes='four.yaml')
+    assert (code, err) == (0, '')
+    assert json.loads(out.splitlines()[-1])['sites'][0]['shape'] == [8, 4, 8]
+    assert maps_of().max() > 1e-4
+
+
+def test_a_compiled_bundle_is_signed_where_a_key_is_given(
+    compile_: Callable, tmp_path: Path
+) -> None:
+    key = write_key(tmp_path)
+    onnx.save(net('element', resize=True), 'net.onnx')
+    said = compile_('net.onnx', '--sign', 'nowhere.pem', classes='four.yaml')
+    assert 'the private key' in sentence(said)
+    assert compile_('net.onnx', '--sign', str(key), classes='four.yaml')[0] == 0
+    load_bundle('bundle', trusted_keys=(public_line(read_private_key(key)),))
+
+
+def test_features_that_were_asked_for_and_are_not_there_are_said(compile_: Callable) -> None:
+    onnx.save(net('element', resize=True), 'net.onnx')
+    code, out, err = compile_('net.onnx', '--features', 'auto', classes='four.yaml')
+    assert (code, json.loads(out.splitlines()[-1])['features']) == (0, None)
+    assert err.startswith('WARNING: --features auto: no tensor before the first dropout has a six')
+    assert compile_('net.onnx', classes='four.yaml')[2] == ''
+
+
+def test_two_onnx_files_make_an_ensemble(compile_: Callable) -> None:
+    first, second = net('none'), net('none')
+    for tensor in second.graph.initializer:
+        if tensor.name == 'w1':
+            values = onnx.numpy_helper.to_array(tensor) * 1.5
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, 'w1'))
+    onnx.save(first, 'a.onnx')
+    onnx.save(second, 'b.onnx')
+    code, _, err = compile_('a.onnx', '--method', 'ensemble', '--member', 'b.onnx',
+                            classes='four.yaml')
+    assert (code, err) == (0, '')
+    assert load_bundle('bundle').card.members == 2
+
+
+def broken_onnx(kind: str) -> None:
+    model = net('element')
+    if kind == 'random':
+        model.graph.node.insert(0, helper.make_node('RandomNormalLike', ['input'], ['noise'],
+                                                    name='noisy'))
+        model.graph.node.insert(1, helper.make_node('Add', ['input', 'noise'], ['sum']))
+        model.graph.node[2].input[0] = 'sum'
+    if kind == 'nan':
+        for tensor in model.graph.initializer:
+            if tensor.name == 'w1':
+                values = onnx.numpy_helper.to_array(tensor) * np.float32(np.nan)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, 'w1'))
+    if kind == 'tensors':
+        model.graph.node[1].output[0] = model.graph.node[0].output[0]
+    if kind == 'nodes':
+        for node in model.graph.node:
+            node.name = 'same'
+    if kind == 'external':
+        external_data_helper.convert_model_to_external_data(
+            model, location='weights.bin', size_threshold=0)
+    if kind == 'mixing':
+        model.graph.node[-1].input[0] = 'mean'
+        model.graph.node.insert(3, helper.make_node('ReduceMean', ['d'], ['mean'], axes=[0],
+                                                    name='mix'))
+    onnx.save(model, 'net.onnx')
+    if kind == 'external':
+        Path('weights.bin').unlink()
+    if kind == 'cut':
+        Path('net.onnx').write_bytes(Path('net.onnx').read_bytes()[:100])
+
+
+@pytest.mark.parametrize('kind, words', [
+    ('random', 'noisy'), ('external', 'weights.bin'), ('cut', 'net.onnx'), ('mixing', 'mix'),
+    ('nan', 'gives NaN or infinity'), ('tensors', "two tensors of the network are called 'c'"),
+    ('nodes', "two nodes of the network are called 'same'"),
+])
+def test_an_onnx_file_that_does_not_fit_is_one_sentence(
+    compile_: Callable, kind: str, words: str
+) -> None:
+    broken_onnx(kind)
+    assert words in sentence(compile_('net.onnx', classes='four.yaml'))
+
+
+def test_a_wrong_class_count_names_both_numbers(compile_: Callable) -> None:
+    onnx.save(net('element'), 'net.onnx')
+    text = sentence(compile_('net.onnx'))
+    assert '4 ' in text
+    assert '3 classes' in text
+
+
+def test_a_missing_file_is_named(compile_: Callable) -> None:
+    assert 'gone.onnx' in sentence(compile_('gone.onnx'))
+
+
+def test_a_size_that_the_file_was_not_made_for_is_refused(compile_: Callable) -> None:
+    onnx.save(net('element'), 'net.onnx')
+    assert '32' in sentence(compile_('net.onnx', '--input', '32x8', classes='four.yaml'))
+
+
+def test_a_folder_that_is_no_bundle_is_left_alone(compile_: Callable, tmp_path: Path) -> None:
+    onnx.save(net('element'), 'net.onnx')
+    (tmp_path / 'bundle').mkdir()
+    (tmp_path / 'bundle' / 'thesis.txt').write_text('mine')
+    code, _, err = compile_('net.onnx', classes='four.yaml')
+    assert code == 2
+    assert 'holds no card.json' in err
+    assert (tmp_path / 'bundle' / 'thesis.txt').read_text() == 'mine'
+
+
+def test_a_graph_above_the_limit_of_protobuf_is_refused(
+    compile_: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(net('element'), 'net.onnx')
+    monkeypatch.setattr(onnx_tools, 'LARGEST_BYTES', 100)
+    assert '2 GB' in sentence(compile_('net.onnx', classes='four.yaml'))
+
+
+def test_tensors_with_our_names_do_not_clash(compile_: Callable) -> None:
+    model = net('element')
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = {'c': 'image', 'r': 'logits', 'd': 'mask_dropout_0'}.get(name, name)
+    onnx.save(model, 'net.onnx')
+    code, _, err = compile_('net.onnx', classes='four.yaml')
+    assert (code, err) == (0, '')
+    ours = maps_of()
+    onnx.save(net('element'), 'net.onnx')
+    assert compile_('net.onnx', classes='four.yaml')[0] == 0
+    np.testing.assert_allclose(maps_of(), ours, atol=1e-6)

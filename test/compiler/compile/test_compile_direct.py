@@ -1,0 +1,230 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Bundles of a single pass and of `direct`, from a torch net to the maps of the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from direct_nets import DirectNet, sampled
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from uncertainty_seg.backends.registry import open_backend  # noqa: E402
+from uncertainty_seg.calibration.calibration_run import candidates  # noqa: E402
+from uncertainty_seg.cli.compile import compile_network  # noqa: E402
+from uncertainty_seg.compiler.checks.pass_checks import sampled_logits  # noqa: E402
+from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
+from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
+from uncertainty_seg.core.pipeline import Pipeline  # noqa: E402
+from uncertainty_seg.core.settings import Settings  # noqa: E402
+from uncertainty_seg.core.uncertainty import (  # noqa: E402
+    MapRequest,
+    maps_from_logits,
+    UncertaintyMaps,
+)
+from uncertainty_seg.errors import ConfigError, GraphError  # noqa: E402
+
+pytestmark = pytest.mark.torch
+SIZE, CLASSES = (64, 48), ('water', 'reef', 'diver')
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+PLANES = ((IMAGE / 255 - 0.5) / 0.25).transpose(2, 0, 1)[None].astype(np.float32)
+
+
+def compiled(net: torch.nn.Module, folder: Path, method: str, **options: object) -> ModelBundle:
+    made = compile_network(net, folder / 'bundle', SIZE, CLASSES, method=method, mean=MEAN,
+                           std=STD, full_weights=True, **options)
+    return made.bundle
+
+
+def maps_of(bundle: ModelBundle, name: str = 'onnxruntime', **changes: object) -> UncertaintyMaps:
+    """Return the maps that the pipeline makes of the image, after its own checks."""
+    settings = Settings(threads=1, reduction='exact', **changes)
+    backend = open_backend(name, bundle, settings)
+    with Pipeline(bundle, backend, settings, temperature=1.0) as pipeline:
+        pipeline.check_masks()
+        return pipeline.measure(IMAGE[..., ::-1].copy()).maps
+
+
+def assert_maps(ours: UncertaintyMaps, oracle: UncertaintyMaps) -> None:
+    for name in ('confidence', 'entropy', 'mutual_information', 'aleatoric', 'total_variance'):
+        np.testing.assert_allclose(getattr(ours, name), getattr(oracle, name), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+@pytest.mark.parametrize('way, p, options', [
+    ('dict', 0.0, {}), ('dict', 0.4, {'passes': 5}), ('channels', 0.4, {'passes': 3}),
+    ('last', 0.0, {'samples': 7}),
+    ('pair', 0.0, {'output': 'output_0', 'variance': 'output_1', 'samples': 1}),
+    ('pair', 0.4, {'variance': 'output_1', 'passes': 3}),
+    ('swapped', 0.4, {'variance': 'output_0', 'passes': 3}),
+    ('mean', 0.4, {'passes': 3}), ('beside', 0.4, {'passes': 3}),
+])
+def test_direct_gives_the_maps_of_the_net_sampled_in_numpy(
+    tmp_path: Path, way: str, p: float, options: dict[str, object], runtime: str
+) -> None:
+    pytest.importorskip(runtime)
+    net = DirectNet(way, p)
+    bundle = compiled(net, tmp_path, 'direct', **options)
+    card = bundle.card
+    assert card.passes == options.get('passes', 1)
+    assert card.logits_shape == (3, 24, 32)
+    inputs = pass_inputs(card, card.passes, 0)
+    assert inputs['noise'].shape[1] == options.get('samples', 10)
+    oracle = maps_from_logits(np.log(sampled(net, PLANES, inputs)), 48, 64, 1.0,
+                              card.upsampling)
+    ours = maps_of(bundle, runtime)
+    assert_maps(ours, oracle)
+    assert (ours.mutual_information.max() > 1e-3) == (p > 0)
+
+
+def test_noise_is_no_disagreement_between_passes(tmp_path: Path) -> None:
+    bundle = compiled(DirectNet('dict', 0.4), tmp_path, 'direct', passes=6)
+    inputs = pass_inputs(bundle.card, 6, 0)
+    ones = {name: np.ones_like(rows) if name != 'noise' else rows
+            for name, rows in inputs.items()}
+    with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
+        drawn, still = (backend.run(IMAGE, given, 1.0) for given in (inputs, ones))
+    assert still.mutual_information.max() < 1e-6 < 1e-3 < drawn.mutual_information.max()
+
+
+@pytest.mark.parametrize('p', [0.0, 0.4])
+def test_single_is_the_softmax_of_the_plain_net(tmp_path: Path, p: float) -> None:
+    net = DirectNet('channels', p)
+    plain = torch.nn.Sequential(net, torch.nn.Conv2d(6, 3, 1))
+    bundle = compiled(plain, tmp_path, 'single')
+    assert (bundle.card.passes, bundle.card.dropout_sites) == (1, ())
+    with torch.no_grad():
+        logits = plain.eval()(torch.from_numpy(PLANES)).double().numpy()
+    assert_maps(maps_of(bundle), maps_from_logits(logits, 48, 64, 1.0, 'half_pixel'))
+
+
+def test_no_gate_is_made_of_the_rounding_of_one_pass(tmp_path: Path) -> None:
+    columns = {name: np.linspace(1e-7, 1e-6, 50) for name in (
+        'entropy.mean', 'mutual_information.top', 'total_variance.mean', 'variation_ratio.mean')}
+    net = DirectNet('channels', 0.4)
+    for options, kept in ({'passes': 2}, list(columns)), ({}, ['entropy.mean']):
+        net.p = 0.4 if options else 0.0
+        assert candidates(compiled(net, tmp_path, 'direct', **options).card, columns) == kept
+
+
+@pytest.mark.parametrize('log_variance, confidence', [(200.0, 0.75), (1e30, 0.75), (np.inf, 0.75),
+                                                      (np.nan, 0.75), (-np.inf, 1.0)])
+def test_a_log_variance_that_overflows_is_finite_or_not_confident(
+    tmp_path: Path, log_variance: float, confidence: float
+) -> None:
+    net = DirectNet('channels')
+    bundle = compiled(net, tmp_path, 'direct', samples=100)
+    import onnx
+    from onnx import helper
+
+    # What the net cannot be trained to, a broken device may still hand over.
+    trunk = onnx.load(str(bundle.head_path))
+    split = next(n for n in trunk.graph.node if 'noise_s' in n.output)
+    split.output[1] = 'noise_before'
+    value = helper.make_tensor('noise_broken', 1, [1, 1, 1, 1], [log_variance])
+    trunk.graph.initializer.append(value)
+    at = list(trunk.graph.node).index(split) + 1
+    trunk.graph.node.insert(at, helper.make_node('Expand', ['noise_broken', 'noise_size'],
+                                                 ['noise_s']))
+    trunk.graph.node.insert(at, helper.make_node('Shape', ['noise_before'], ['noise_size']))
+    onnx.save(trunk, str(bundle.head_path))
+    with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
+        maps = backend.run(IMAGE, pass_inputs(bundle.card, 1, 0), 1.0)
+    is_nan = np.isnan(maps.confidence).all()
+    assert is_nan or np.isfinite(maps.confidence).all()
+    assert is_nan or maps.confidence.max() < confidence
+    if not is_nan and log_variance > 0:
+        assert maps.aleatoric.min() > 0.8  # the winner of a sample is as good as drawn by lot
+
+
+@pytest.mark.parametrize('way, method, options, words', [
+    ('channels', 'mc_dropout', {'samples': 3}, '--method direct with it'),
+    ('channels', 'direct', {'passes': 5}, '--passes 5 of a network without dropout, expected 1'),
+    ('dict', 'direct', {'variance': 'spread'}, "has no output 'spread', expected one of"),
+    ('pair', 'direct', {}, r'are output_0 \(1, 3, 48, 64\), output_1 \(1, 3, 48, 64\), expected '
+     'log_variance .* say which of them holds it: --variance output_0 or --variance output_1'),
+    ('pair', 'direct', {'output': 'output_0'}, 'which of them holds it: --variance output_1[.]'),
+    ('pair', 'direct', {'output': 'output_1', 'variance': 'output_1'},
+     '--output and --variance are both output_1, expected the output of the logits and that of'),
+    ('dict', 'single', {'passes': 2, 'output': 'logits'}, '--passes 2, expected 1'),
+    ('dict', 'single', {'inject_dropout': 0.5, 'output': 'logits'}, '--inject-dropout with'),
+    ('dict', 'single', {'skip_dropped': 2, 'output': 'logits'}, '--skip-dropped with'),
+])
+def test_what_does_not_fit_the_method_is_one_sentence(
+    tmp_path: Path, way: str, method: str, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises((ConfigError, GraphError), match=words):
+        compiled(DirectNet(way), tmp_path, method, **options)
+    assert not (tmp_path / 'bundle').exists()
+
+
+def test_a_net_without_a_variance_head_is_refused(tmp_path: Path) -> None:
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, 2, 1), torch.nn.Dropout2d(0.5))
+    with pytest.raises(GraphError, match='no variance head.*one output of 6 channels.*--variance'):
+        compiled(plain, tmp_path, 'direct')
+
+
+def test_a_variance_of_nothing_is_refused(tmp_path: Path) -> None:
+    net = DirectNet('channels')
+    with torch.no_grad():
+        net.variance.weight.zero_()
+        net.variance.bias.fill_(-60)
+    with pytest.raises(GraphError, match='noise and no noise give the same logits'):
+        compiled(net, tmp_path, 'direct')
+
+
+@pytest.mark.parametrize('log_variance, is_refused', [(300.0, True), (16.0, True), (9.0, False)])
+def test_a_variance_head_that_overflows_is_refused(
+    tmp_path: Path, log_variance: float, is_refused: bool
+) -> None:
+    net = DirectNet('channels')
+    with torch.no_grad():
+        net.variance.weight.zero_()
+        net.variance.bias.fill_(log_variance)
+    if is_refused:
+        with pytest.raises(GraphError, match=rf'overflows: half of it is above {log_variance:g} on'
+                           '.*expected below 15.*train the variance head again'):
+            compiled(net, tmp_path, 'direct')
+        assert not (tmp_path / 'bundle').exists()
+    else:
+        compiled(net, tmp_path, 'direct')
+
+
+def test_samples_in_numpy_have_a_known_answer() -> None:
+    # Two classes, f = 0 and s = ln 4: +-2 for the first class alone.
+    moments = np.log(np.array([1, 1, 4, 4])).reshape(1, 4, 1, 1)
+    noise = np.array([[1.0, 0.0], [-1.0, 0.0]]).reshape(1, 2, 2, 1, 1)
+    expected = np.log([0.5, 0.5]) + np.log(2)
+    np.testing.assert_allclose(sampled_logits(moments, noise)[0, :, 0, 0], expected, atol=1e-6)
+    one = sampled_logits(moments, noise[:, :1])[0, :, 0, 0]
+    np.testing.assert_allclose(
+        one, np.log([2 / (1 + np.exp(-2)), 2 / (1 + np.exp(2))]), atol=1e-6)
+
+
+@pytest.mark.parametrize('p', [0.0, 0.4])
+def test_energy_and_largest_logit_are_those_of_the_networks_own_logits(
+    tmp_path: Path, p: float
+) -> None:
+    net = DirectNet('dict', p)
+    with torch.no_grad():  # logits around 20, which no logarithm of a probability is
+        net.classifier.bias.add_(20)
+    bundle = compiled(net, tmp_path, 'direct', passes=4 if p else 1)
+    inputs = pass_inputs(bundle.card, bundle.card.passes, 0)
+    request = MapRequest.of(('energy', 'max_logit'))
+    still = {name: np.zeros_like(rows) if name == 'noise' else np.ones_like(rows)
+             for name, rows in inputs.items()}
+    with torch.no_grad():
+        found = net.eval()(torch.from_numpy(PLANES))
+    plain = maps_from_logits(found['logits'].double().numpy(), 48, 64, 1.0,
+                             bundle.card.upsampling, request)
+    with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
+        ours = backend.run(IMAGE, still, 1.0, request)
+        noisy = backend.run(IMAGE, inputs, 1.0, request)
+    for name in ('energy', 'max_logit', 'entropy', 'confidence'):
+        np.testing.assert_allclose(getattr(ours, name), getattr(plain, name), rtol=0, atol=1e-5)
+    assert plain.energy.max() < 0.2
+    if not p:  # noise moves probability between the classes, and their sum stays
+        np.testing.assert_allclose(noisy.energy, plain.energy, rtol=0, atol=2e-3)

@@ -1,0 +1,182 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Passes of masks are compared with those that the network draws itself, by known wrong masks.
+
+A network is compiled, and another with the same weights and other randomness is taken for its
+own: that is what a compiler does which mistakes the randomness.
+
+"""
+
+from conftest import tiny_card
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+
+from torch import nn  # noqa: E402
+
+from uncertainty_seg.compiler.capture.export import export_net  # noqa: E402
+from uncertainty_seg.compiler.capture.marking import find_dropout  # noqa: E402
+from uncertainty_seg.compiler.capture.masked_reference import OwnPasses, UntouchedNet  # noqa: E402
+from uncertainty_seg.compiler.checks import distribution_check  # noqa: E402
+from uncertainty_seg.compiler.checks.distribution_check import (  # noqa: E402
+    check_distribution,
+    DistributionReport,
+    shuffled_measures,
+)
+from uncertainty_seg.compiler.checks.pass_checks import check_compiled  # noqa: E402
+from uncertainty_seg.compiler.compile import compile_graph, CompiledGraphs  # noqa: E402
+from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
+from uncertainty_seg.core.model_card import InputSpec, ModelCard  # noqa: E402
+from uncertainty_seg.errors import GraphError  # noqa: E402
+
+pytestmark = pytest.mark.torch
+SPEC = InputSpec(24, 16, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class Path(nn.Module):
+    """Drops by `axes` of a tensor's four, at `rate`, and divides by what it keeps."""
+
+    def __init__(self, rate: float, axes: int = 1, keeps: float | None = None) -> None:
+        super().__init__()
+        self.rate, self.axes, self.keeps = rate, axes, keeps or 1 - rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        draws = torch.rand(*x.shape[:self.axes], *[1] * (4 - self.axes))
+        return x * (draws < self.keeps) / self.keeps
+
+
+class Segmenter(nn.Module):
+    """A residual branch whose path is dropped; three classes at half the size."""
+
+    def __init__(self, path: nn.Module, shape: str = 'logits') -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.branch = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.norm, self.last = nn.BatchNorm2d(8), nn.Conv2d(8, 3 if shape != 'one' else 1, 1)
+        self.path, self.shape = path, shape
+        with torch.no_grad():
+            self.last.weight *= 4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(torch.relu(self.first(x)))
+        x = self.last(x + self.path(self.branch(x)))
+        x = nn.functional.interpolate(x, scale_factor=2, mode='bilinear')
+        return {'logits': x, 'softmax': x.softmax(1), 'one': x.sigmoid()}[self.shape]
+
+
+class TwoMinds(Segmenter):
+    """Returns an auxiliary output in training mode, and so stays in eval mode."""
+
+    def forward(self, x: torch.Tensor) -> object:
+        x = super().forward(x)
+        x = nn.functional.dropout2d(x, 0.3, self.training)
+        return [x, x] if self.training else x
+
+
+def card_of(compiled: CompiledGraphs) -> ModelCard:
+    names = ('a', 'b', 'c')[:compiled.logits_shape[0]]
+    return tiny_card(
+        name='small', class_names=names, palette=((0, 0, 0),) * len(names), input=SPEC,
+        dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)
+
+
+def compared(
+    compiled_net: nn.Module, own_net: nn.Module, passes: int = 256
+) -> DistributionReport:
+    classes = 2 if compiled_net.shape == 'one' else 3
+    marked = find_dropout(compiled_net, SPEC.height, SPEC.width)
+    compiled = compile_graph(export_net(marked, SPEC.height, SPEC.width), SPEC,
+                             CompileOptions(num_classes=classes))
+    card, untouched = card_of(compiled), UntouchedNet(own_net)
+    report = check_compiled(compiled, card, untouched=untouched)
+    own = OwnPasses(own_net, find_dropout(own_net, SPEC.height, SPEC.width))
+    return check_distribution(compiled, card, own, untouched, report, passes)
+
+
+SAME = {
+    'a path': (Path(0.3), 'logits'), 'a channel': (Path(0.3, 2), 'softmax'),
+    'an element': (Path(0.5, 4), 'one'), 'dropout': (nn.Dropout2d(0.4), 'logits'),
+    'a rare path': (Path(0.002), 'logits'), 'mostly dropped': (Path(0.9), 'softmax'),
+    'alpha': (nn.AlphaDropout(0.3), 'logits'),
+}
+
+
+@pytest.mark.parametrize('name', SAME)
+def test_a_network_and_its_masks_are_one_distribution(name: str) -> None:
+    net = Segmenter(*SAME[name])
+    report = compared(net, net)
+    assert report.passes == 256 and not report.left_out
+    assert max(report.mean_probability, report.entropy, report.mutual_information) < 0.03
+
+
+def test_a_network_that_stays_in_eval_mode_draws_its_paths_and_dropout() -> None:
+    net = TwoMinds(nn.Sequential(Path(0.3), nn.Dropout2d(0.2)))
+    assert find_dropout(net, SPEC.height, SPEC.width).takes_eval
+    assert compared(net, net).passes == 256
+    with pytest.raises(GraphError, match='256 passes of the network itself'):
+        compared(net, TwoMinds(nn.Sequential(Path(0.6), nn.Dropout2d(0.2))))
+
+
+OTHER = {
+    'p is what is kept': (Path(0.8), Path(0.2)),
+    'a mask for all channels': (Path(0.3), Path(0.3, 2)),
+    'a mask for all pixels': (nn.Dropout2d(0.3), nn.Dropout(0.3)),
+    'another rate': (Path(0.3), Path(0.5)), 'never dropped': (Path(0.5), Path(1e-6)),
+    'always dropped': (Path(0.3), Path(0.999)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', OTHER)
+def test_masks_that_are_not_what_the_network_draws_are_refused(name: str) -> None:
+    ours, theirs = (Segmenter(path) for path in OTHER[name])
+    with pytest.raises(GraphError, match=(
+            '256 passes of the network itself and 256 with masks differ in .* by .* shuffles of '
+            'the passes reach .*--compare-passes 0')):
+        compared(ours, theirs)
+
+
+def test_fewer_passes_are_drawn_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution_check, 'SECONDS', 0.0)
+    net = Segmenter(Path(0.3))
+    assert compared(net, net).passes == distribution_check.FEWEST_COMPARED
+
+
+def test_equal_samples_are_larger_than_all_shuffles_as_rarely_as_said() -> None:
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(150):
+        z = rng.normal(size=(48, 3, 4, 2)) * rng.integers(0, 2, (48, 1, 1, 1))
+        p = (np.exp(z) / np.exp(z).sum(1, keepdims=True)).astype(np.float32)
+        found, shuffled = shuffled_measures(p[:24], p[24:])
+        alarms += sum(f > s.max() for f, s in zip(found, shuffled, strict=True))
+    assert alarms <= 5  # 600 measures, one in a thousand each: 0.6 are expected
+
+
+def test_the_measures_are_those_of_their_definition() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(20, 3, 4, 2))
+    z[:, 0] += 0.1 * np.arange(20).reshape(-1, 1, 1)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    a, b = p[:10], p[10:]
+
+    def entropy(q: np.ndarray) -> np.ndarray:
+        return -(q * np.log(q)).sum(-3) / np.log(3)
+
+    def information(q: np.ndarray) -> np.ndarray:
+        return entropy(q.mean(0)) - entropy(q).mean(0)
+
+    def apart(x: np.ndarray, y: np.ndarray) -> float:
+        gaps = x.reshape(len(x), 1, -1) - y.reshape(1, len(y), -1)
+        return np.sqrt((gaps ** 2).mean(-1)).mean()
+
+    expected = [abs(a.mean(0) - b.mean(0)).mean(),
+                abs(entropy(a.mean(0)) - entropy(b.mean(0))).mean(),
+                abs(information(a) - information(b)).mean(),
+                2 * apart(a, b) - apart(a, a) - apart(b, b)]
+    found, shuffled = shuffled_measures(a.astype(np.float32), b.astype(np.float32))
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert [len(values) for values in shuffled] == [999] * 4

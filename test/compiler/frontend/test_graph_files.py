@@ -1,0 +1,210 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Files that cannot be read, and graphs that some runtime would read wrong, are said to be so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+from onnx_front_end_helpers import make, marker, N, run, values
+import pytest
+
+from uncertainty_seg.compiler import onnx_tools
+from uncertainty_seg.compiler.frontend.lint import lint
+from uncertainty_seg.compiler.onnx_tools import float_info, load_model
+from uncertainty_seg.errors import GraphError
+
+I64 = np.int64
+
+
+def net() -> onnx.ModelProto:
+    return make([N('Conv', ['x', 'w'], ['y'])], {'w': values(64, 3, 5, 5)})
+
+
+def external(folder: Path) -> Path:
+    path = folder / 'net.onnx'
+    onnx.save(net(), path, save_as_external_data=True, location='weights.bin', size_threshold=0)
+    return path
+
+
+def test_weights_in_a_file_beside_are_read(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(run(load_model(str(external(tmp_path))))[0], run(net())[0])
+
+
+def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    (tmp_path / 'weights.bin').unlink()
+    with pytest.raises(GraphError, match="weights in 'weights.bin', which is not beside it"):
+        load_model(str(path))
+
+
+def test_a_cut_file_of_weights_is_refused(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    data = (tmp_path / 'weights.bin').read_bytes()
+    (tmp_path / 'weights.bin').write_bytes(data[:100])
+    with pytest.raises(GraphError, match='which has 100 bytes, expected a file of 19200 bytes'):
+        load_model(str(path))
+
+
+def test_weights_outside_of_the_folder_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / 'net'
+    folder.mkdir()
+    model = onnx.load(external(folder), load_external_data=False)
+    (folder / 'weights.bin').rename(tmp_path / 'weights.bin')
+    model.graph.initializer[0].external_data[0].value = '../weights.bin'
+    (folder / 'net.onnx').write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match=r'net\.onnx'):
+        load_model(str(folder / 'net.onnx'))
+
+
+@pytest.mark.parametrize('content', [b'\x80\x02}q\x00', b'not a network'])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / 'net.onnx').write_bytes(content)
+    with pytest.raises(GraphError, match='is no ONNX file, or only a part'):
+        load_model(str(tmp_path / 'net.onnx'))
+
+
+def test_more_weights_than_one_file_holds_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = external(tmp_path)
+    assert 64 * 3 * 25 * 4 == 19_200
+    monkeypatch.setattr(onnx_tools, 'LARGEST_BYTES', 19_200)
+    load_model(str(path))
+    monkeypatch.setattr(onnx_tools, 'LARGEST_BYTES', 19_199)
+    with pytest.raises(GraphError, match='GB of weights, expected less than the 2 GB'):
+        load_model(str(path))
+
+
+def test_three_gigabytes_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    model = net()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField('raw_data')
+    tensor.dims[:] = [64, 3, 2048, 2048]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key='location', value='weights.bin')
+    (tmp_path / 'weights.bin').write_bytes(b'')
+    (tmp_path / 'net.onnx').write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match=r'3\.22 GB of weights'):
+        load_model(str(tmp_path / 'net.onnx'))
+
+
+def clean() -> onnx.ModelProto:
+    """Make a head: features and masks to logits and a statistic."""
+    nodes = [N('Mul', ['f', 'mask_a'], ['m']), N('Conv', ['m', 'w'], ['logits']),
+             N('ReduceMean', ['logits'], ['sum_p'], axes=[1])]
+    model = make(nodes, {'w': values(4, 3, 1, 1)}, source='f', outputs=('logits', 'sum_p'))
+    model.graph.input.append(float_info('mask_a', ('T', 3, 1, 1)))
+    return model
+
+
+def add(*nodes: onnx.NodeProto, **tensors: np.ndarray) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(
+            numpy_helper.from_array(value, name) for name, value in tensors.items())
+    return change
+
+
+def output(name: str, kind: int) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node.append(N('Cast', ['m'], [name], to=kind))
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+    return change
+
+
+def bytes_in(*nodes: onnx.NodeProto) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.input.append(helper.make_tensor_value_info('u', TensorProto.UINT8, [1, 3]))
+        model.graph.node.extend(nodes)
+    return change
+
+
+def mask(*dims: int | str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.input.append(float_info('mask_b', dims))
+        model.graph.node.append(N('Relu', ['mask_b'], ['b']))
+    return change
+
+
+def external_constant(model: onnx.ModelProto) -> None:
+    value = numpy_helper.from_array(values(3))
+    value.data_location = TensorProto.EXTERNAL
+    model.graph.node.append(N('Constant', [], ['k'], value=value))
+
+
+def half_logits(model: onnx.ModelProto) -> None:
+    model.graph.node[1].output[0] = 'z'
+    model.graph.node.insert(2, N('Cast', ['z'], ['logits'], to=TensorProto.FLOAT16))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    model.graph.output[1].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+BROKEN: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
+    'marker': (add(marker('m', 'd')), "'drop_a' is a marker of dropout"),
+    'domain': (add(N('Odd', ['m'], ['d'], name='o', domain='own')), "'o' is of the domain own"),
+    'dropout': (add(N('Dropout', ['m'], ['d'], name='o')), "'o' is Dropout"),
+    'bernoulli': (add(N('Bernoulli', ['m'], ['d'], name='o')), "'o' is Bernoulli"),
+    'shift': (add(N('BitShift', ['a', 'a'], ['d'], name='o', direction='LEFT'),
+                  a=np.ones(2, np.uint64)), "'o' is BitShift"),
+    'reduced axes': (add(N('ReduceMax', ['m', 'a'], ['d'], name='o'), a=np.array([1], I64)),
+                     "ReduceMax 'o' takes its axes as an input"),
+    'computed axes': (add(N('Shape', ['m'], ['s']), N('ReduceSum', ['m', 's'], ['d'], name='o')),
+                      "ReduceSum 'o' has computed axes"),
+    'one hot': (add(N('Size', ['m'], ['s']), N('OneHot', ['i', 's', 'v'], ['d'], name='o'),
+                    i=np.array([1], I64), v=np.array([0, 1], np.float32)),
+                "OneHot 'o' has a computed size"),
+    'top k': (add(N('Shape', ['m'], ['s']), N('TopK', ['m', 's'], ['d', 'e'], name='o')),
+              "TopK 'o' has a computed size"),
+    'large k': (add(N('TopK', ['m', 'k'], ['d', 'e'], name='o'), k=np.array([3841], I64)),
+                "TopK 'o' takes the 3841 largest, more than 3840"),
+    'cubic': (add(N('Resize', ['m', '', 's'], ['d'], name='o', mode='cubic'),
+                  s=np.array([1, 1, 2, 2], np.float32)), "'o' is neither nearest nor linear"),
+    'antialias': (add(N('Resize', ['m', '', 's'], ['d'], name='o', mode='linear', antialias=1),
+                      s=np.array([1, 1, 2, 2], np.float32)), "Resize 'o' uses antialiasing"),
+    'int64': (output('i', TensorProto.INT64), "output 'i' is INT64"),
+    'double': (output('d', TensorProto.DOUBLE), "output 'd' is DOUBLE"),
+    'bytes moved': (bytes_in(N('Transpose', ['u'], ['t'])), "bytes of 'u' go into Transpose"),
+    'bytes to half': (bytes_in(N('Cast', ['u'], ['t'], to=TensorProto.FLOAT16)),
+                      "bytes of 'u' go into Cast"),
+    'bytes inside': (add(N('Cast', ['m'], ['b'], name='o', to=TensorProto.UINT8),
+                         N('Cast', ['b'], ['g'], to=TensorProto.FLOAT)),
+                     "Cast 'o' makes the bytes 'b'"),
+    'half logits': (half_logits, r"\['logits', 'sum_p'\] at or behind 'logits' are of 16 bits"),
+    'half behind': (add(N('Cast', ['sum_p'], ['h'], to=TensorProto.BFLOAT16)),
+                    r"\['h'\] at or behind 'logits' are of 16 bits"),
+    'half weights': (add(N('Conv', ['m', 'v'], ['d'], name='o'),
+                         v=values(4, 3, 1, 1).astype(np.float16)), "'o' mixes FLOAT and FLOAT16"),
+    'other axis': (mask('N', 3), r"'mask_b' has the symbolic axes \['N'\], not T alone"),
+    'axis elsewhere': (mask(3, 'T'), r"'mask_b' has the symbolic axes \['T'\], not T alone and f"),
+    'external constant': (external_constant, 'lies in another file'),
+}
+
+
+@pytest.mark.parametrize('name', BROKEN)
+def test_each_rule_finds_what_it_is_for_and_nothing_else(name: str) -> None:
+    model = clean()
+    assert lint(model) == []
+    change, words = BROKEN[name]
+    change(model)
+    found = lint(model)
+    assert len(found) == 1, found
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(found[0])
+
+
+@pytest.mark.parametrize('change', [
+    output('map', TensorProto.UINT8), bytes_in(N('Cast', ['u'], ['t'], to=TensorProto.FLOAT)),
+    add(N('QuantizeLinear', ['m', 's', 'z'], ['q']), N('DequantizeLinear', ['q', 's', 'z'], ['d']),
+        s=np.array(.1, np.float32), z=np.array(128, np.uint8)),
+    add(N('Cast', ['v'], ['w32'], to=TensorProto.FLOAT), N('Conv', ['m', 'w32'], ['d']),
+        v=values(4, 3, 1, 1).astype(np.float16)),
+    add(N('TopK', ['m', 'k'], ['d', 'e']), k=np.array([3840], I64)), mask('T', 3, 8, 16),
+])
+def test_what_runtimes_read_right_is_clean(change: Callable[[onnx.ModelProto], None]) -> None:
+    model = clean()
+    change(model)
+    assert lint(model) == []

@@ -1,0 +1,231 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Dropout goes where it was asked for, and what can never be compiled is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, TensorProto
+from onnx_front_end_helpers import make, make_static, marker, N, ops, run, values
+import pytest
+
+from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks
+from uncertainty_seg.compiler.frontend.inject import inject_dropout
+from uncertainty_seg.compiler.frontend.lint import free_names, require_compilable
+from uncertainty_seg.compiler.onnx_tools import attribute
+from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
+from uncertainty_seg.errors import ConfigError, GraphError
+
+I64 = np.int64
+
+
+def unet(upsampling: str = 'Resize') -> onnx.ModelProto:
+    """One level down and up again, two blocks behind the upsampling, logits resized."""
+    up = (N('Resize', ['d2', '', 'twice'], ['u'], name='up', mode='linear')
+          if upsampling == 'Resize' else
+          N('ConvTranspose', ['d2', 'wt'], ['u'], name='up', strides=[2, 2]))
+    pads = {'pads': [1] * 4}
+    nodes = [
+        N('Conv', ['x', 'w1'], ['c1'], name='enc', **pads), N('Relu', ['c1'], ['r1']),
+        N('MaxPool', ['r1'], ['d1'], kernel_shape=[2, 2], strides=[2, 2]),
+        N('Conv', ['d1', 'w2'], ['c2'], name='mid', **pads), N('Relu', ['c2'], ['d2']), up,
+        N('Concat', ['u', 'r1'], ['cat'], axis=1),
+        N('Conv', ['cat', 'w3'], ['c3'], name='dec1', **pads),
+        N('BatchNormalization', ['c3', 'one', 'zero', 'zero', 'one'], ['n3']),
+        N('Relu', ['n3'], ['r3']), N('Conv', ['r3', 'w2'], ['c4'], name='dec2', **pads),
+        N('Sigmoid', ['c4'], ['s4']), N('Mul', ['c4', 's4'], ['m4']),
+        N('Conv', ['m4', 'w5', 'b5'], ['z'], name='classifier'),
+        N('Resize', ['z', '', 'twice'], ['y'], mode='linear'),
+    ]
+    tensors = {'w1': values(8, 3, 3, 3), 'w2': values(8, 8, 3, 3), 'wt': values(8, 8, 2, 2),
+               'w3': values(8, 16, 3, 3), 'w5': values(4, 8, 1, 1), 'b5': values(4),
+               'one': np.ones(8, np.float32), 'zero': np.zeros(8, np.float32),
+               'twice': np.array([1, 1, 2, 2], np.float32)}
+    return make_static(make(nodes, tensors), 8, 16)
+
+
+def dropped(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
+    """Return tensor, kind and site of each marker."""
+    return [(n.input[0], attribute(n, 'kind'), attribute(n, 'site')) for n in model.graph.node
+            if n.domain == 'uncertainty_seg']
+
+
+@pytest.mark.parametrize('where, expected', [
+    ('head', [('m4', 'channel', 'head')]),
+    ('decoder', [('r3', 'channel', 'decoder_1'), ('m4', 'channel', 'decoder_2')]),
+    ('r1', [('r1', 'channel', 'r1')]),
+    ('mid', [('c2', 'channel', 'mid')]),
+    ('u, head', [('u', 'channel', 'u'), ('m4', 'channel', 'head')]),
+    ('decoder,head', [('r3', 'channel', 'decoder_1'), ('m4', 'channel', 'decoder_2')]),
+])
+def test_dropout_stands_where_it_was_asked_for(
+    where: str, expected: list[tuple[str, str, str]]
+) -> None:
+    model, sites = inject_dropout(unet(), 0.25, where)
+    assert dropped(model) == expected
+    assert sites == tuple(site for *_, site in expected)
+    assert {attribute(n, 'p') for n in model.graph.node if n.domain} == {0.25}
+
+
+def test_a_transposed_convolution_is_an_upsampling_and_a_block() -> None:
+    model, _ = inject_dropout(unet('ConvTranspose'), 0.1, 'decoder')
+    assert [tensor for tensor, *_ in dropped(model)] == ['u', 'r3', 'm4']
+
+
+def test_with_masks_of_ones_the_network_is_as_before_and_with_others_not() -> None:
+    before = unet()
+    model, sites = inject_dropout(before, 0.5, 'decoder')
+    masked, found = dropout_to_masks(model)
+    assert [site.name for site in found] == [f'mask_{site}' for site in sites]
+    assert [site.shape for site in found] == [(8, 1, 1), (8, 1, 1)]
+
+    def masked_run(masks: dict[str, np.ndarray]) -> np.ndarray:
+        fixed = onnx.ModelProto()
+        fixed.CopyFrom(masked)
+        del fixed.graph.input[1:]
+        fixed.graph.initializer.extend(
+            onnx.numpy_helper.from_array(value, name) for name, value in masks.items())
+        return run(fixed)[0]
+    np.testing.assert_array_equal(masked_run(ones_masks(found, 1)), run(before)[0])
+    assert np.abs(masked_run(make_masks(found, 1, 0)) - run(before)[0]).max() > 0.1
+
+
+def test_a_tensor_without_planes_is_dropped_by_elements() -> None:
+    nodes = [N('Reshape', ['x', 's'], ['t']), N('Relu', ['t'], ['r']),
+             N('Reshape', ['r', 'b'], ['q']), N('Conv', ['q', 'w'], ['y'])]
+    model = make(nodes, {'s': np.array([1, 3, 128], I64), 'b': np.array([1, 3, 8, 16], I64),
+                         'w': values(4, 3, 1, 1)})
+    model, sites = inject_dropout(make_static(model, 8, 16), 0.5, 'r')
+    assert dropped(model) == [('r', 'element', 'r')]
+
+
+@pytest.mark.parametrize('where, words', [
+    ('decodre', "no node or tensor 'decodre'.*'head', 'decoder', or a name"),
+    ('dec3', "no node or tensor 'dec3'.*did you mean .*dec1"),
+    ('y', "'y' is the output, expected a tensor before"),
+    (' , ', "'head', 'decoder', or names"),
+])
+def test_a_place_that_is_not_there_is_refused(where: str, words: str) -> None:
+    with pytest.raises(GraphError, match=words):
+        inject_dropout(unet(), 0.5, where)
+
+
+def test_a_network_without_a_decoder_says_so() -> None:
+    nodes = [N('Conv', ['x', 'w'], ['c']), N('Relu', ['c'], ['r']), N('Conv', ['r', 'v'], ['y'])]
+    model = make_static(make(nodes, {'w': values(4, 3, 1, 1), 'v': values(4, 4, 1, 1)}), 8, 16)
+    with pytest.raises(GraphError, match="no convolution behind an upsampling.*use 'head'"):
+        inject_dropout(model, 0.5, 'decoder')
+
+
+def test_logits_that_no_convolution_makes_have_no_head() -> None:
+    nodes = [N('Relu', ['x'], ['r']), N('MatMul', ['r', 'w'], ['y'])]
+    model = make_static(make(nodes, {'w': values(16, 16)}), 8, 16)
+    with pytest.raises(GraphError, match='the logits come from MatMul.*name the tensor'):
+        inject_dropout(model, 0.5, 'head')
+
+
+@pytest.mark.parametrize('p', [0.0, 1.0, -0.5, float('nan')])
+def test_a_rate_out_of_range_is_refused(p: float) -> None:
+    with pytest.raises(ConfigError, match='dropout rate'):
+        inject_dropout(unet(), p, 'head')
+
+
+def loop() -> onnx.NodeProto:
+    body = helper.make_graph(
+        [N('Identity', ['go'], ['on']), N('Add', ['v', 'v'], ['w'])], 'body',
+        [helper.make_tensor_value_info('i', TensorProto.INT64, []),
+         helper.make_tensor_value_info('go', TensorProto.BOOL, []),
+         helper.make_tensor_value_info('v', TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info('on', TensorProto.BOOL, []),
+         helper.make_tensor_value_info('w', TensorProto.FLOAT, None)])
+    return N('Loop', ['n', '', 'x'], ['y'], name='bad', body=body)
+
+
+def branch() -> onnx.NodeProto:
+    graphs = [helper.make_graph([N(op, ['x'], [word])], word, [], [
+        helper.make_tensor_value_info(word, TensorProto.FLOAT, None)])
+        for op, word in (('Relu', 't'), ('Neg', 'e'))]
+    return N('If', ['is_bright'], ['y'], name='bad', then_branch=graphs[0], else_branch=graphs[1])
+
+
+def dropping_branch() -> onnx.NodeProto:
+    node = branch()
+    node.attribute[0].g.node[0].op_type = 'Dropout'
+    return node
+
+
+BAD: dict[str, tuple[list[onnx.NodeProto], str]] = {
+    'bernoulli': ([N('Bernoulli', ['x'], ['y'], name='bad')], "'bad' is Bernoulli, random"),
+    'normal': ([N('RandomNormalLike', ['x'], ['y'], name='bad')], "'bad' is RandomNormalLike"),
+    'uniform': ([N('RandomUniform', [], ['r'], name='bad', shape=[16]),
+                 N('Add', ['x', 'r'], ['y'])],
+                "'bad' is RandomUniform"),
+    'loop': ([loop()], "'bad' is Loop, whose course depends"),
+    'if': ([N('ReduceMax', ['x'], ['m'], keepdims=0), N('Greater', ['m', 'half'], ['is_bright']),
+            branch()], "'bad' is If, whose course depends"),
+    'dropout in a branch': (
+        [N('ReduceMax', ['x'], ['m'], keepdims=0), N('Greater', ['m', 'half'], ['is_bright']),
+         dropping_branch()], "'bad' is If, whose course .* and which holds Dropout"),
+    'list': ([N('SequenceConstruct', ['x', 'x'], ['l'], name='bad'),
+              N('SequenceErase', ['l'], ['e']), N('ConcatFromSequence', ['e'], ['y'], axis=1)],
+             "'bad' is SequenceConstruct, a list"),
+    'rate': ([N('ReduceMax', ['x'], ['m'], keepdims=0),
+              N('Dropout', ['x', 'm'], ['y'], name='bad')],
+             "'bad' has a computed rate"),
+    'mask': ([N('Dropout', ['x', 'half'], ['d', 'm'], name='bad'), N('Cast', ['m'], ['f'], to=1),
+              N('Add', ['d', 'f'], ['y'])], "mask of dropout 'bad' is read"),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_what_can_never_be_compiled_is_refused_by_name(name: str) -> None:
+    nodes, words = BAD[name]
+    tensors: dict[str, Any] = {'n': np.array(3, I64), 'half': np.array(.5, np.float32)}
+    model = make_static(make(nodes, tensors), 8, 16)
+    with pytest.raises(GraphError, match=words):
+        require_compilable(model)
+
+
+def test_dropout_and_markers_are_what_we_are_here_for() -> None:
+    nodes = [marker('x', 'd'), N('Dropout', ['d', 'half'], ['e', '']), N('Relu', ['e'], ['y'])]
+    model = make(nodes, {'half': np.array(.5, np.float32)}, domains=['uncertainty_seg'])
+    require_compilable(make_static(model, 8, 16))
+
+
+def test_a_second_input_is_refused_by_name() -> None:
+    model = make([N('Relu', ['x'], ['y'])])
+    model.graph.input.append(helper.make_tensor_value_info('depth', TensorProto.FLOAT, [1]))
+    with pytest.raises(GraphError, match=r"inputs \['x', 'depth'\], expected one image"):
+        require_compilable(model)
+
+
+def test_our_names_are_kept_free_and_nothing_else_changes() -> None:
+    nodes = [N('Relu', ['image'], ['mask_head']),
+             N('Mul', ['mask_head', 'image_scale'], ['net_image']),
+             N('Add', ['net_image', 'mask_head'], ['logits'])]
+    model = make(nodes, {'image_scale': values(1)}, source='image', outputs=('logits',))
+    free = free_names(model)
+    assert [i.name for i in (*free.graph.input, *free.graph.output)] == [
+        'net_net_image', 'net_logits']
+    assert free.graph.initializer[0].name == 'net_image_scale'
+    np.testing.assert_array_equal(run(free)[0], run(model)[0])
+    plain = unet()
+    assert free_names(plain) == plain
+
+
+def test_the_operators_of_the_test_network_are_as_drawn() -> None:
+    assert ops(unet()).count('Conv') == 5
+
+
+def test_the_head_is_found_behind_what_only_moves_its_logits() -> None:
+    nodes = [N('Conv', ['x', 'w1'], ['c1'], name='first'), N('Relu', ['c1'], ['r1']),
+             N('Conv', ['r1', 'w5'], ['z'], name='classifier'),
+             N('Expand', ['z', 'shape'], ['e']),
+             N('Slice', ['e', 'from', 'to', 'axes'], ['y'])]
+    tensors = {'w1': values(8, 3, 1, 1), 'w5': values(4, 8, 1, 1),
+               'shape': np.array([1, 4, 8, 16], I64), 'from': np.array([0], I64),
+               'to': np.array([3], I64), 'axes': np.array([1], I64)}
+    result, sites = inject_dropout(make_static(make(nodes, tensors), 8, 16), 0.5, 'head')
+    assert (dropped(result), sites) == ([('r1', 'channel', 'head')], ('head',))

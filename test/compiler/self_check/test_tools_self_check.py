@@ -1,0 +1,331 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The self-check passes the shipped runtimes, and finds what a backend can get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.backends import registry
+from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
+from uncertainty_seg.backends.gpu.self_check_record import RECORD_FILE
+from uncertainty_seg.cli.convert import convert_bundle
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.cli.self_check import _plan
+from uncertainty_seg.compiler.self_check.reference import difference, TOLERANCES
+from uncertainty_seg.compiler.self_check.run import (
+    check_backend,
+    CheckPlan,
+    Findings,
+    fixed_images,
+    Reference,
+    report_table,
+    report_values,
+)
+from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.errors import BackendUnavailableError
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+# Of dropout: its passes can be counted, exchanged and repeated one by one.
+BUNDLE = 'pipeline'
+PASSES = 6
+Change = Callable[[UncertaintyMaps, int], UncertaintyMaps]
+
+
+class Twisted:
+    """A real backend whose result is changed; `masks` changes what it is given."""
+
+    def __init__(self, change: Change = lambda maps, run: maps, masks: Any = None) -> None:
+        settings = Settings(threads=1, reduction='exact')
+        self._inner = OnnxRuntimeBackend(load_bundle(BUNDLE), settings)
+        self._change, self._masks, self._runs = change, masks, 0
+        self.name = 'onnxruntime'
+
+    def run(
+        self, image: Any, masks: Any, temperature: float, *request: Any
+    ) -> UncertaintyMaps:
+        self._runs += 1
+        given = self._masks(masks) if self._masks else masks
+        return self._change(self._inner.run(image, given, temperature, *request), self._runs)
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        return self._inner.timings_ms
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class Memo:
+    """The reference, run once for each image and masks."""
+
+    def __init__(self) -> None:
+        self._inner = Reference(load_bundle(BUNDLE), 1)
+        self._known: dict[tuple[bytes, bytes], UncertaintyMaps] = {}
+
+    def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
+        key = (image.tobytes(), next(iter(masks.values())).tobytes())
+        if key not in self._known:
+            self._known[key] = self._inner.run(image, masks, temperature)
+        return self._known[key]
+
+
+@pytest.fixture(scope='module')
+def reference() -> Memo:
+    return Memo()
+
+
+@pytest.fixture(scope='module')
+def images() -> Any:
+    return fixed_images(load_bundle(BUNDLE).card.input, 1)
+
+
+def plan(images: Any, precision: str = 'fp32') -> CheckPlan:
+    card = load_bundle(BUNDLE).card
+    return CheckPlan(card, PASSES, 0, 1.0, images, {'entropy.mean': 0.2}, TOLERANCES[precision])
+
+
+def failed(backend: Any, reference: Any, given: CheckPlan, **options: Any) -> set[str]:
+    found = check_backend(backend, reference, given, 4, **options)
+    backend.close()
+    return {check.name for check in found.checks if not check.is_passed}
+
+
+def changed(name: str, change: Callable[[Any], Any]) -> Change:
+    return lambda maps, run: dataclasses.replace(maps, **{name: change(getattr(maps, name))})
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+def test_a_sound_backend_passes(reference: Memo, images: Any, precision: str) -> None:
+    assert failed(Twisted(), reference, plan(images, precision)) == set()
+
+
+@pytest.mark.parametrize('change, expected', [
+    (changed('entropy', lambda v: np.roll(v, 1, 0)), {'mean', 'quantile', 'largest'}),
+    (changed('label', lambda v: (v + 1).astype(np.uint8)), {'label_share'}),
+    (changed('variation_ratio', lambda v: v * np.float32(0.4)), {'votes', 'vote_share'}),
+    (changed('mutual_information', lambda v: v - np.float32(0.01)),
+     {'mutual_information', 'range'}),
+    (changed('aleatoric', lambda v: np.full_like(v, np.nan)), {'finite', 'largest'}),
+])
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+def test_wrong_maps_fail_their_check(
+        reference: Memo, images: Any, change: Change, expected: set[str], precision: str) -> None:
+    # Rounding to fp16 moves more votes than these few.
+    few = {'vote_share'} if precision == 'fp16' else set()
+    assert expected - few <= failed(Twisted(change), reference, plan(images, precision))
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+def test_a_pass_that_ran_twice_instead_of_another_is_found(
+        reference: Memo, images: Any, precision: str) -> None:
+    def twice(masks: Any) -> Any:
+        rows = [*range(PASSES - 1), 0]
+        return {name: mask[rows] for name, mask in masks.items()}
+    expected = {'fp32': {'mean', 'vote_share'}, 'fp16': {'mean', 'quantile', 'largest'}}[precision]
+    assert expected <= failed(Twisted(masks=twice), reference, plan(images, precision))
+
+
+def test_masks_that_were_kept_too_long_are_found(reference: Memo, images: Any) -> None:
+    first = pass_inputs(load_bundle(BUNDLE).card, PASSES, 0)
+    assert 'mean' in failed(Twisted(masks=lambda masks: first), reference, plan(images, 'fp16'))
+
+
+def test_a_result_that_does_not_come_again_is_found(reference: Memo, images: Any) -> None:
+    def drifts(maps: UncertaintyMaps, run: int) -> UncertaintyMaps:
+        return dataclasses.replace(maps, confidence=maps.confidence * np.float32(1 - 1e-7 * run))
+    assert failed(Twisted(drifts), reference, plan(images)) == {'repeatable'}
+
+
+def test_memory_that_grows_is_found(reference: Memo, images: Any) -> None:
+    kept: list[Any] = []
+
+    def leaks(maps: UncertaintyMaps, run: int) -> UncertaintyMaps:
+        kept.append(np.ones((1 << 20, 30), np.uint8))
+        return maps
+    assert failed(Twisted(leaks), reference, plan(images)) == {'memory'}
+
+
+def test_memory_of_the_device_counts(reference: Memo, images: Any) -> None:
+    class Leaking(Twisted):
+
+        @property
+        def device_memory_bytes(self) -> int:
+            return self._runs * 20_000_000
+    assert failed(Leaking(), reference, plan(images)) == {'memory'}
+
+
+class Recorded(Twisted):
+    """Says that it replays a graph; draws masks by itself."""
+
+    is_recorded = True
+
+    def pass_inputs(self, passes: int, seed: int) -> Any:
+        return pass_inputs(load_bundle(BUNDLE).card, passes, seed)
+
+
+def test_what_is_replayed_has_to_be_what_is_called(reference: Memo, images: Any) -> None:
+    opened: list[Twisted] = []
+
+    def plain(change: Change) -> Callable[[], Twisted]:
+        def open_plain() -> Twisted:
+            opened.append(Twisted(change))
+            return opened[-1]
+        return open_plain
+    same, other = plain(lambda maps, run: maps), plain(changed('entropy', lambda v: v * 2))
+    assert failed(Recorded(), reference, plan(images), unrecorded=same) == set()
+    assert failed(Recorded(), reference, plan(images), unrecorded=other) == {'graph'}
+    assert len(opened) == 2
+    # A backend that records nothing is not opened again.
+    assert failed(Twisted(), reference, plan(images), unrecorded=other) == set()
+    assert len(opened) == 2
+
+
+def test_masks_drawn_on_the_device_have_to_be_those_of_the_host(
+        reference: Memo, images: Any) -> None:
+    class Wrong(Recorded):
+
+        def pass_inputs(self, passes: int, seed: int) -> Any:
+            return super().pass_inputs(passes, seed + 1)
+    assert failed(Wrong(), reference, plan(images)) == {'drawn'}
+
+
+def test_every_stage_is_timed_and_power_is_sampled(reference: Memo, images: Any) -> None:
+    watts = iter(range(1, 100))
+    backend = Twisted()
+    told: list[str] = []
+    found = check_backend(backend, reference, plan(images), 11,
+                          lambda: {'gpu': float(next(watts))}, told.append)
+    backend.close()
+    assert {name: len(times) for name, times in found.stages_ms.items()} == dict.fromkeys(
+        ('trunk', 'head', 'reduction', 'total'), 11)
+    parts = [sum(row) for row in zip(*list(found.stages_ms.values())[:3], strict=True)]
+    assert all(part <= total for part, total in zip(parts, found.stages_ms['total'], strict=True))
+    assert found.power_w == {'gpu': [1.0, 2.0, 3.0]}
+    assert (told.count('reference'), told.count('run')) == (2, 11)
+
+
+@pytest.mark.parametrize('kind', ['fp16', 'bf16'])
+def test_the_reference_of_a_bundle_of_16_bits_is_float32_of_its_weights(
+        tmp_path: Path, kind: str, reference: Memo, images: Any) -> None:
+    given, bundle = plan(images), load_bundle(BUNDLE)
+    convert_bundle(bundle, tmp_path / kind, kind)
+    masks = pass_inputs(bundle.card, PASSES, 0)
+    low = Reference(load_bundle(str(tmp_path / kind)), 1).run(images[0], masks, 1.0)
+    gap = difference(low, reference.run(images[0], masks, 1.0), PASSES, given.limits)
+    assert 0 < gap.mean < TOLERANCES[kind].mean
+
+
+def test_the_images_are_the_same_every_time_and_differ(images: Any) -> None:
+    spec = load_bundle(BUNDLE).card.input
+    again = fixed_images(spec, 2)
+    assert again[0].shape == (spec.height, spec.width, 3)
+    assert np.array_equal(again[0], images[0]) and not np.array_equal(*again)
+
+
+def test_a_number_that_is_none_is_null_in_the_report_and_failed(
+        reference: Memo, images: Any) -> None:
+    backend = Twisted(changed('entropy', lambda v: np.full_like(v, np.nan)))
+    found = check_backend(backend, reference, plan(images), 4)
+    backend.close()
+    values = report_values(found, {'backend': 'x'})
+    assert values['checks']['mean'] == {
+        'measured': None, 'limit': TOLERANCES['fp32'].mean, 'is_passed': False}
+    assert not values['is_passed'] and 'mean' in values['failed']
+    json.dumps(values, allow_nan=False)
+    table = report_table(found, {'backend': 'x'})
+    assert [line for line in table.splitlines() if line.startswith('mean ') and 'FAILED' in line]
+
+
+def test_percentiles_are_those_of_the_runs() -> None:
+    found = Findings([], {'total': [float(n) for n in range(101)]}, {'gpu': [1.0, 2.0]})
+    values = report_values(found, {})
+    assert values['latency_ms'] == {'total': {'p50': 50, 'p90': 90, 'p99': 99, 'max': 100}}
+    assert values['power_w'] == {'gpu': {'mean': 1.5, 'max': 2}}
+    assert 'ms, 101 runs' in report_table(found, {})
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'cache'))
+    return tmp_path / 'cache'
+
+
+def call(*words: str) -> int:
+    return main(['self-check', BUNDLE, '--frames', '1', '--runs', '4', '--passes', str(PASSES),
+                 *words])
+
+
+@pytest.fixture
+def twisted_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def open_twisted(bundle: Any, settings: Any) -> Any:
+        return Twisted(changed('entropy', lambda v: v + np.float32(0.02)))
+    monkeypatch.setitem(registry.OPENERS, 'onnxruntime', open_twisted)
+    yield
+
+
+@pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
+def test_the_shipped_runtimes_pass(
+        tmp_path: Path, cache: Path, backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(backend)
+    assert call('--backend', backend, '--report', str(tmp_path / 'report.json')) == 0
+    lines = capsys.readouterr().out.splitlines()
+    values = json.loads(lines[-1])
+    assert (values['is_passed'], values['failed'], values['backend']) == (True, [], backend)
+    assert values['precision'] == 'fp32'
+    assert set(values['latency_ms']) == {'trunk', 'head', 'reduction', 'total'}
+    assert any(line.startswith('score ') and ' ok ' in line for line in lines)
+    assert max(len(line) for line in lines[1:-1]) <= 110  # the first has names of any length
+    assert values['record'] == str(cache / RECORD_FILE)
+    report = json.loads((tmp_path / 'report.json').read_text())
+    assert report == {name: value for name, value in values.items() if name != 'record'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
+def test_the_other_shipped_bundle_passes_too(cache: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    assert main(['self-check', 'suim', '--backend', backend, '--frames', '2', '--runs',
+                 '8']) == 0
+
+
+def test_a_failure_is_exit_code_1_and_kept(
+        cache: Path, twisted_registry: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call('--backend', 'onnxruntime') == 1
+    said = capsys.readouterr().out
+    assert 'FAILED' in said and 'mean' in json.loads(said.splitlines()[-1])['failed']
+    records = json.loads((cache / RECORD_FILE).read_text())
+    assert [(record['is_passed'], record['key']['backend']) for record in records.values()] == [
+        (False, 'onnxruntime')]
+    # What failed is not refused when it is checked again.
+    assert call('--backend', 'onnxruntime') == 1
+
+
+def test_a_backend_that_cannot_open_is_said_and_nothing_is_kept(
+        cache: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(bundle: Any, settings: Any) -> Any:
+        raise BackendUnavailableError('no GPU here', fix='take another')
+    monkeypatch.setitem(registry.OPENERS, 'openvino', missing)
+    assert call('--backend', 'openvino') == 1
+    assert capsys.readouterr().err.endswith('no GPU here: take another.\n')
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize('name', ['pipeline', 'suim'])
+def test_every_score_of_the_gate_is_held_to_its_limit(name: str) -> None:
+    bundle = load_bundle(name)
+    given = _plan(bundle, Settings(), fixed_images(bundle.card.input, 1), 'fp32')
+    assert bundle.calibration is not None
+    assert given.limits == bundle.calibration.promise_of(0.05).limits
+    guard, order = {'pipeline': ('density.scores', 'margin.class_mean'),
+                    'suim': ('features.knn', 'margin.class_mean')}[name]
+    assert set(given.scorer.names) == set(given.limits) >= {guard, order}

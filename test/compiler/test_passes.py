@@ -1,0 +1,230 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Each graph pass computes what the graph before it did, shown by running both."""
+
+
+from graph_samples import net, run, run_split, SPEC, tensor
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+import pytest
+
+from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks
+from uncertainty_seg.compiler.algebra.fold_masks import fold_masks
+from uncertainty_seg.compiler.algebra.split import split_trunk_head
+from uncertainty_seg.compiler.compile import compile_graph
+from uncertainty_seg.compiler.frontend.lint import lint, require_clean
+from uncertainty_seg.compiler.frontend.outputs import strip_final_resize, upsample_nodes
+from uncertainty_seg.compiler.frontend.static_input import take_bytes
+from uncertainty_seg.compiler.head_graphs import add_statistics
+from uncertainty_seg.compiler.onnx_tools import float_info
+from uncertainty_seg.compiler.precision import halve_weights, unhalvable
+from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
+from uncertainty_seg.core.model_card import InputSpec
+from uncertainty_seg.core.uncertainty import maps_from_logits, upsample_bilinear
+from uncertainty_seg.errors import GraphError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(1, 3, 8, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize('kind, shape', [('element', (8, 4, 8)), ('channel', (8, 1, 1))])
+def test_dropout_becomes_a_mask_input_of_the_right_shape(
+    kind: str, shape: tuple[int, ...]
+) -> None:
+    masked, (site,) = dropout_to_masks(net(kind))
+    assert (site.shape, site.p) == (shape, 0.5)
+    assert not [n for n in masked.graph.node if n.op_type == 'Dropout']
+    ones = ones_masks([site], 1)
+    np.testing.assert_array_equal(
+        run(masked, {'input': X, **ones})[0], run(net('none'), {'input': X})[0])
+
+
+@pytest.mark.parametrize('kind', ['element', 'channel'])
+def test_the_split_graphs_compute_what_the_masked_graph_does(kind: str) -> None:
+    masked, sites = dropout_to_masks(net(kind))
+    trunk, head = split_trunk_head(masked, sites)
+    masks = make_masks(sites, 5, 3)
+    np.testing.assert_array_equal(
+        run_split(trunk, head, masks, X), run(masked, {'input': X, **masks})[0])
+
+
+def test_everything_before_the_first_dropout_is_in_the_trunk() -> None:
+    masked, sites = dropout_to_masks(net('channel'))
+    trunk, head = split_trunk_head(masked, sites)
+    assert [n.op_type for n in trunk.graph.node] == ['Conv', 'Relu']
+    assert [n.op_type for n in head.graph.node] == ['Mul', 'Conv']
+
+
+def test_folding_a_mask_into_the_weights_changes_only_the_order_of_sums() -> None:
+    masked, sites = dropout_to_masks(net('channel'))
+    trunk, head = split_trunk_head(masked, sites)
+    folded, (decision,) = fold_masks(head)
+    assert (decision.where, decision.is_applied) == (sites[0].name, True)
+    assert 'Conv' not in {n.op_type for n in folded.graph.node}
+    masks = make_masks(sites, 7, 2)
+    np.testing.assert_allclose(run_split(trunk, folded, masks, X),
+                               run_split(trunk, head, masks, X), atol=2e-5)
+
+
+def test_an_element_mask_is_not_folded() -> None:
+    masked, sites = dropout_to_masks(net('element'))
+    _, head = split_trunk_head(masked, sites)
+    folded, (decision,) = fold_masks(head)
+    assert not decision.is_applied
+    assert [n.op_type for n in folded.graph.node] == ['Mul', 'Conv']
+
+
+def test_bytes_are_normalised_inside_the_graph() -> None:
+    image = RNG.integers(0, 256, (1, 8, 16, 3), np.uint8)
+    mean, std = np.array(SPEC.mean), np.array(SPEC.std)
+    normalised = ((image / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+    ours = run(take_bytes(net('none'), SPEC), {'image': image})[0]
+    np.testing.assert_allclose(ours, run(net('none'), {'input': normalised})[0], atol=5e-5)
+
+
+def test_the_last_upsampling_is_what_the_reduction_does_instead() -> None:
+    full = run(net('none', resize=True), {'input': X})[0]
+    low = run(strip_final_resize(net('none', resize=True))[0], {'input': X})[0]
+    assert low.shape == (1, 4, 4, 8)
+    np.testing.assert_allclose(upsample_bilinear(low, 8, 16), full, atol=1e-5)
+
+
+def test_putting_an_upsampling_on_equals_the_one_taken_off() -> None:
+    nodes, tensors = upsample_nodes('output', 'big', 8, 16)
+    model = net('none')
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(tensors)
+    del model.graph.output[:]
+    model.graph.output.append(float_info('big', (1, 4, 8, 16)))
+    np.testing.assert_allclose(
+        run(model, {'input': X})[0], run(net('none', resize=True), {'input': X})[0], atol=1e-5)
+
+
+def test_a_network_that_does_not_end_in_a_resize_is_left_alone() -> None:
+    assert strip_final_resize(net('channel')) == (net('channel'), 'half_pixel')
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.7])
+def test_the_sums_of_the_graph_make_the_maps_of_the_oracle(temperature: float) -> None:
+    masked, sites = dropout_to_masks(net('channel'))
+    trunk, head = split_trunk_head(masked, sites)
+    masks = make_masks(sites, 9, 4)
+    features = dict(zip([o.name for o in trunk.graph.output], run(trunk, {'input': X}),
+                        strict=True))
+    logits = run(head, {**features, **masks})[0]
+    oracle = maps_from_logits(logits, 8, 16, temperature)
+    scale = np.array([1 / temperature], np.float32)
+    sum_p, sum_entropy, sum_p2, votes, sum_logits = run(
+        add_statistics(head, SPEC), {**features, **masks, 'inv_temperature': scale})
+    np.testing.assert_allclose(sum_logits, logits.sum(0), atol=1e-5)  # no temperature in it
+    mean = sum_p / 9
+    entropy = -(mean * np.log(np.maximum(mean, 1e-30))).sum(0) / np.log(4)
+    np.testing.assert_array_equal(mean.argmax(0), oracle.label)
+    np.testing.assert_allclose(entropy, oracle.entropy, atol=1e-5)
+    np.testing.assert_allclose(sum_entropy / 9 / np.log(4), oracle.aleatoric, atol=1e-5)
+    np.testing.assert_allclose(1 - votes.max(0) / 9, oracle.variation_ratio, atol=1e-6)
+    np.testing.assert_allclose(sum_p2 / 9 - (mean**2).sum(0), oracle.total_variance, atol=1e-5)
+
+
+def test_half_weights_are_the_rounded_weights_and_half_the_size() -> None:
+    rng = np.random.default_rng(3)
+    model = net('none')
+    big = rng.normal(size=(64, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer[0].CopyFrom(tensor('w1', big))
+    model.graph.initializer[1].CopyFrom(tensor('b1', np.zeros(64, np.float32)))
+    model.graph.initializer[2].CopyFrom(tensor('w2', rng.normal(size=(4, 64, 1, 1))
+                                               .astype(np.float32)))
+    half = halve_weights(model)
+    rounded = onnx.ModelProto()
+    rounded.CopyFrom(model)
+    for index in (0, 2):
+        values = numpy_helper.to_array(model.graph.initializer[index])
+        name = model.graph.initializer[index].name
+        rounded.graph.initializer[index].CopyFrom(
+            tensor(name, values.astype(np.float16).astype(np.float32)))
+    np.testing.assert_array_equal(
+        run(half, {'input': X})[0], run(rounded, {'input': X})[0])
+    assert half.ByteSize() < 0.6 * model.ByteSize()
+
+
+@pytest.mark.parametrize('value, is_halved', [
+    (1e6, False), (65504, True), (1.0, True), (1e-4, True), (3e-8, False), (0, True)])
+def test_what_sixteen_bits_cannot_tell_stays_in_float32(value: float, is_halved: bool) -> None:
+    model = net('none')
+    noise = np.random.default_rng(4).uniform(0.5, 1, (64, 3, 3, 3))
+    model.graph.initializer[0].CopyFrom(tensor('w1', (value * noise).astype(np.float32)))
+    half = halve_weights(model)
+    assert ('w1_half' in {t.name for t in half.graph.initializer}) == is_halved
+    assert ('w1' in unhalvable(model)) != is_halved
+    assert 'w1' in {t.name for t in halve_weights(model, ['w1']).graph.initializer}
+
+
+@pytest.mark.parametrize('model, words', [
+    (net('none'), 'has no dropout, expected at least one'),
+    (net('element', rate=0.0), 'every dropout has the rate 0'),
+    (net('channel', rate=1.0), 'has the rate 1.0'),
+])
+def test_a_network_whose_passes_would_not_differ_is_refused(
+    model: onnx.ModelProto, words: str
+) -> None:
+    with pytest.raises(GraphError, match=words):
+        dropout_to_masks(model)
+
+
+def test_another_opset_is_refused_with_what_to_do() -> None:
+    model = net('element')
+    model.opset_import[0].version = 10
+    with pytest.raises(GraphError, match='opset 10'):
+        compile_graph(model, SPEC)
+
+
+def test_another_input_size_is_refused() -> None:
+    wrong = InputSpec(32, 8, 'stretch', 'rgb', (0, 0, 0), (1, 1, 1))
+    with pytest.raises(GraphError, match='fixed input size 16x8, expected 32x8'):
+        compile_graph(net('element'), wrong)
+
+
+def test_the_compiled_graphs_are_clean_and_name_their_sites() -> None:
+    compiled = compile_graph(net('channel', resize=True), SPEC)
+    assert [s.name for s in compiled.sites] == ['mask_head']
+    assert compiled.logits_shape == (4, 4, 8)
+    for data in compiled.files.values():
+        assert lint(onnx.load_from_string(data)) == []
+
+
+def broken(rule: str) -> onnx.ModelProto:
+    model = net('none')
+    graph = model.graph
+    if rule == 'opset':
+        model.opset_import[0].version = 18
+    elif rule == 'random':
+        graph.node.append(helper.make_node('RandomUniformLike', ['c'], ['extra']))
+    elif rule == 'reduce':
+        graph.node.append(helper.make_node('ReduceMean', ['c', 'axes'], ['extra'], name='mean'))
+    elif rule == 'bytes':
+        graph.input.append(helper.make_tensor_value_info('u', TensorProto.UINT8, [1]))
+        graph.node.append(helper.make_node('Transpose', ['u'], ['extra']))
+    elif rule == 'int64':
+        graph.node.append(helper.make_node('ArgMax', ['c'], ['extra']))
+        graph.output.append(helper.make_tensor_value_info('extra', TensorProto.INT64, None))
+    elif rule == 'cubic':
+        graph.node.append(helper.make_node('Resize', ['c', '', 's'], ['extra'], mode='cubic'))
+    elif rule == 'topk':
+        graph.node.append(helper.make_node('TopK', ['c', 'k'], ['extra', 'i']))
+    elif rule == 'axis':
+        graph.input.append(float_info('m', ('N', 3)))
+    elif rule == 'external':
+        graph.initializer[0].data_location = TensorProto.EXTERNAL
+    return model
+
+
+@pytest.mark.parametrize('rule, words', [
+    ('opset', 'instead of 17 alone'), ('random', 'RandomUniformLike'),
+    ('reduce', "ReduceMean 'mean' takes its axes as an input"), ('bytes', 'go into Transpose'),
+    ('int64', "output 'extra' is INT64"), ('cubic', 'neither nearest nor linear'),
+    ('topk', 'computed size'), ('axis', "symbolic axes \\['N'\\]"), ('external', 'another file'),
+])
+def test_each_lint_rule_finds_what_it_is_for(rule: str, words: str) -> None:
+    assert lint(net('none')) == []
+    with pytest.raises(GraphError, match=words):
+        require_clean(broken(rule))

@@ -1,0 +1,139 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A last upsampling that aligns corners leaves the graph too, and the reduction does the same."""
+
+import dataclasses
+
+from conftest import tiny_card
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+import onnxruntime
+import pytest
+
+from uncertainty_seg.backends.cpu.reduction import new_plan, Reduction
+from uncertainty_seg.compiler.frontend.outputs import strip_final_resize, upsample_nodes
+from uncertainty_seg.compiler.head_graphs import add_statistics
+from uncertainty_seg.compiler.onnx_tools import build_model, float_info
+from uncertainty_seg.core.model_card import card_from_json, card_to_json, InputSpec, UPSAMPLINGS
+from uncertainty_seg.core.uncertainty import maps_from_logits, upsample_bilinear, USUAL_MAPS
+from uncertainty_seg.errors import ModelBundleError
+from uncertainty_seg.storage.model_bundle import model_digest
+
+LOGITS = np.random.default_rng(0).normal(size=(5, 3, 6, 8)).astype(np.float32) * 4
+
+
+def net(transform: str, mode: str = 'linear') -> onnx.ModelProto:
+    """Relu, then a Resize to four times the size."""
+    nodes = [
+        helper.make_node('Relu', ['input'], ['low']),
+        helper.make_node('Resize', ['low', '', 'scales'], ['output'], mode=mode,
+                         coordinate_transformation_mode=transform),
+    ]
+    scales = numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), 'scales')
+    output = float_info('output', (5, 3, 24, 32))
+    return build_model('net', nodes, [float_info('input', (5, 3, 6, 8))], [output], [scales])
+
+
+def run(model: onnx.ModelProto) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {'input': LOGITS})[0]
+
+
+@pytest.mark.parametrize('upsampling', UPSAMPLINGS)
+def test_what_is_stripped_is_what_the_oracle_puts_on_again(upsampling: str) -> None:
+    stripped, found = strip_final_resize(net(upsampling))
+    assert found == upsampling
+    assert [n.op_type for n in stripped.graph.node] == ['Relu']
+    again = upsample_bilinear(run(stripped), 24, 32, found)
+    np.testing.assert_allclose(again, run(net(upsampling)), atol=1e-5)
+
+
+@pytest.mark.parametrize(('transform', 'mode'), [
+    ('asymmetric', 'linear'), ('align_corners', 'nearest'), ('half_pixel', 'cubic')])
+def test_another_resize_stays_in_the_graph(transform: str, mode: str) -> None:
+    assert strip_final_resize(net(transform, mode)) == (net(transform, mode), 'half_pixel')
+
+
+def test_a_resize_to_another_size_than_the_images_stays() -> None:
+    assert strip_final_resize(net('half_pixel'), (48, 64)) == (net('half_pixel'), 'half_pixel')
+    assert len(strip_final_resize(net('half_pixel'), (24, 32))[0].graph.node) == 1
+
+
+@pytest.mark.parametrize(('transform', 'stays'), [('half_pixel', True), ('align_corners', False)])
+def test_a_resize_by_another_factor_than_the_sizes_stays(transform: str, stays: bool) -> None:
+    # 6 x 4.1 is 24.6, and torch goes by 4.1 to 24 rows.
+    model = net(transform)
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.array([1, 1, 4.1, 4], np.float32), 'scales'))
+    stripped, _ = strip_final_resize(model, (24, 32))
+    assert (len(stripped.graph.node) == 2) == stays
+
+
+# 480x270, 960x540 and 500x333, whose float32 factors lead to a row too few when rounded.
+@pytest.mark.parametrize('size', [(270, 480), (540, 960), (333, 500)])
+@pytest.mark.parametrize('stride', [2, 4, 8, 16])
+@pytest.mark.parametrize('upsampling', UPSAMPLINGS)
+def test_statistics_of_any_size_are_those_of_torch(
+    size: tuple[int, int], stride: int, upsampling: str
+) -> None:
+    torch = pytest.importorskip('torch')
+    low = tuple(-(-n // stride) for n in size)
+    logits = np.random.default_rng(1).normal(size=(2, 2, *low)).astype(np.float32)
+    head = build_model('head', [helper.make_node('Neg', ['x'], ['logits'])],
+                       [float_info('x', ('T', 2, *low))], [float_info('logits', ('T', 2, *low))],
+                       [])
+    stats = add_statistics(head, InputSpec(size[1], size[0], 'letterbox', 'rgb', (0.5,) * 3,
+                                           (0.2,) * 3), upsampling)
+    session = onnxruntime.InferenceSession(stats.SerializeToString())
+    ours, = session.run(['sum_p'], {'x': -logits, 'inv_temperature': np.ones(1, np.float32)})
+    full = torch.nn.functional.interpolate(torch.from_numpy(logits), size, mode='bilinear',
+                                           align_corners=upsampling == 'align_corners')
+    np.testing.assert_allclose(ours, full.softmax(1).sum(0).numpy(), atol=2e-4)
+
+
+def test_align_corners_keeps_the_corners_and_is_linear_between() -> None:
+    line = np.array([[0.0, 1.0, 4.0]])
+    np.testing.assert_allclose(upsample_bilinear(line, 1, 5, 'align_corners')[0],
+                               [0, 0.5, 1, 2.5, 4])
+    np.testing.assert_allclose(upsample_bilinear(line, 1, 1, 'align_corners')[0], [0])
+    np.testing.assert_allclose(upsample_bilinear(line, 1, 3, 'align_corners')[0], [0, 1, 4])
+
+
+@pytest.mark.parametrize('upsampling', UPSAMPLINGS)
+@pytest.mark.parametrize('threads', [1, 2])
+def test_the_reduction_agrees_with_the_oracle(upsampling: str, threads: int) -> None:
+    for size in ((24, 32), (6, 8), (25, 37), (1, 1)):
+        reduction = Reduction(3, *size, threads, upsampling)
+        reduction.add(LOGITS[:2], 0.5)
+        ours = reduction.finish(LOGITS[2:], 0.5)
+        oracle = maps_from_logits(LOGITS, *size, 2.0, upsampling)
+        reduction.close()
+        np.testing.assert_array_equal(ours.label, oracle.label, err_msg=str(size))
+        for name in USUAL_MAPS:
+            np.testing.assert_allclose(getattr(ours, name), getattr(oracle, name), atol=2e-6,
+                                       err_msg=f'{name} {size}')
+
+
+def test_the_two_upsamplings_differ_and_only_one_has_phases() -> None:
+    half, aligned = (maps_from_logits(LOGITS, 24, 32, 1.0, u) for u in UPSAMPLINGS)
+    assert np.abs(half.entropy - aligned.entropy).max() > 0.1
+    assert new_plan((6, 8), 3, 24, 32, 'half_pixel').columns.offsets.size == 4
+    assert new_plan((6, 8), 3, 24, 32, 'align_corners').columns.offsets.size == 0
+    # Without upsampling both are the identity, and the faster way is taken.
+    assert new_plan((24, 32), 3, 24, 32, 'align_corners').columns.offsets.size == 1
+
+
+def test_nodes_put_on_a_graph_align_corners_too() -> None:
+    nodes, tensors = upsample_nodes('input', 'full', 24, 32, 'align_corners')
+    full = float_info('full', (5, 3, 24, 32))
+    model = build_model('up', nodes, [float_info('input', (5, 3, 6, 8))], [full], tensors)
+    np.testing.assert_allclose(run(model), upsample_bilinear(LOGITS, 24, 32, 'align_corners'),
+                               atol=1e-5)
+
+
+def test_the_card_keeps_the_upsampling_and_it_changes_the_digest() -> None:
+    plain, aligned = tiny_card(), tiny_card(upsampling='align_corners')
+    assert card_from_json(card_to_json(aligned)) == aligned
+    assert model_digest(plain) != model_digest(aligned)
+    with pytest.raises(ModelBundleError, match="upsampling 'cubic'"):
+        dataclasses.replace(plain, upsampling='cubic')

@@ -1,0 +1,110 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Names of files that are no UTF-8, as old archives leave them, from score to export."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('pyarrow', reason='pyarrow is not installed: no score tables')
+pytest.importorskip('jinja2')
+pytest.importorskip('pycocotools')
+
+from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
+
+# Two bytes of Latin-1 that no UTF-8 has so.
+ODD = os.fsdecode(b'\xff\xe9')
+RUN = ['--threads', '1', '--backend', 'onnxruntime']
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a folder with a dive whose pictures have such names."""
+    root, rng = tmp_path / f'root_{ODD}', np.random.default_rng(0)
+    (root / 'good').mkdir(parents=True)
+    for number in range(6):
+        png = cv2.imencode('.png', rng.integers(0, 255, (48, 64, 3), np.uint8))[1]
+        (root / 'good' / f'im{ODD}{number}.png').write_bytes(png.tobytes())
+    return root
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_pictures_and_folders_of_any_name_go_all_the_way(
+    root: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table has the dive by a path of its own; all else is in folders of such names."""
+    monkeypatch.chdir(root)
+    place = {name: str(tmp_path / f'{name}_{ODD}') for name in (
+        'table', 'selection', 'coco', 'folder', 'labels', 'data')}
+    sources = ['--root', str(root)]
+    assert main(['score', 'good', '--out', place['table'], '--model', str(tiny_bundle),
+                 *RUN]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(['select', place['table'], '-n', '3', '--out', place['selection'],
+                 *sources]) == 0
+    page = (Path(place['selection']) / 'contact_sheet.html').read_bytes().decode()
+    assert page.count('data:image/') >= 3
+    for kind in ('coco', 'folder'):
+        assert main(['export-labels', place['selection'], place[kind], '--format', kind,
+                     *sources]) == 0
+    assert main(['import-labels', place['folder'], place['labels'], '--format', 'folder',
+                 '--accept-unchanged', '--shares', 'train=1.0']) == 0
+    assert main(['dataset', 'init', place['data']]) == 0
+    assert main(['dataset', 'add', place['data'], place['labels']]) == 0
+    out, errors = tmp_path / f'page_{ODD}.html', tmp_path / f'errors_{ODD}.csv'
+    done = subprocess.run(
+        [sys.executable, '-m', 'uncertainty_seg', 'browse', place['table'], '-o', str(out),
+         '--labelled', place['labels'], '--errors', str(errors), *sources],
+        capture_output=True, cwd=tmp_path,
+        env={**os.environ, 'PYTHONIOENCODING': 'utf-8:strict',
+             'PYTHONPATH': os.pathsep.join(sys.path)})
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout.decode().splitlines()[-1])
+    assert found['num_labelled'] == 3 and os.fsencode(found['out']) == os.fsencode(str(out))
+    assert out.read_bytes().decode().count('data:image/') >= 6
+    # Without its sources a page has no pictures, and names the folders that it looked for.
+    shutil.rmtree(root)
+    assert main(['browse', place['table'], '-o', str(tmp_path / 'bare.html'), '--no-masks',
+                 '--labelled', place['labels']]) == 0
+
+
+def test_a_dive_that_no_table_can_name_is_one_sentence_and_the_others_are_scored(
+    root: Path, tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(root / 'good', tmp_path / 'dives' / 'one')
+    shutil.copytree(root / 'good', tmp_path / 'dives' / f'two_{ODD}')
+    words = ['score', str(tmp_path / 'dives'), '--out', str(tmp_path / 'table'), '--model',
+             str(tiny_bundle), *RUN]
+    assert main(words) == 1
+    assert "two_\\udcff\\udce9' has bytes that are no UTF-8, expected names that a table can " \
+        'hold: rename it' in said(capsys)
+    assert len(read_rows(tmp_path / 'table')) == 6
+
+
+def test_labelled_images_of_such_names_are_refused_in_a_sentence(
+    root: Path, tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / 'good', tmp_path / 'data' / 'images')
+    (tmp_path / 'data' / 'masks').mkdir()
+    assert main(['dataset', 'init', str(tmp_path / 'grown')]) == 0
+    data = str(tmp_path / 'data')
+    for words in (['evaluate', str(tiny_bundle), data, *RUN],
+                  ['dataset', 'add', str(tmp_path / 'grown'), data],
+                  ['active-learn', str(tmp_path / 'study'), '--mode', 'label', '--pool', data,
+                   '--test', data, '--strategy', 'random', '--seeds', '0']):
+        assert main(words) == 2
+        assert f'6 images of {data} have names with bytes that are no UTF-8' in said(capsys)

@@ -1,0 +1,92 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Data sets on disk: the layout of the photograph sets, and the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.sim.dataset import write_dataset
+from uncertainty_seg.sim.pipe import CLASS_NAMES, PALETTE
+from uncertainty_seg.sim.scene import render_scene
+
+SMALL = (96, 72)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp('scenes') / 'set'
+    write_dataset(place, 10, seed=4, size=SMALL, workers=2, splits={'train': 0.7, 'val': 0.3},
+                  ood=2)
+    return place
+
+
+@pytest.mark.slow
+def test_images_masks_classes_and_splits_fit_together(folder: Path):
+    splits = json.loads((folder / 'splits.json').read_text())
+    assert {name: len(stems) for name, stems in splits.items()} == {'train': 7, 'val': 3}
+    stems = splits['train'] + splits['val']
+    assert len(set(stems)) == 10
+    facts = json.loads((folder / 'classes.json').read_text())
+    assert facts['ignore_index'] == 255 and facts['n_images'] == 10
+    assert [c['code'] for c in facts['classes']] == list(CLASS_NAMES)
+    assert [tuple(c['rgb']) for c in facts['classes']] == list(PALETTE)
+    assert sum(facts['pixel_share'].values()) == pytest.approx(1, abs=1e-4)
+    for stem in stems:
+        image = cv2.imread(str(folder / 'images' / f'{stem}.jpg'), cv2.IMREAD_UNCHANGED)
+        mask = cv2.imread(str(folder / 'masks' / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
+        assert image.shape == (72, 96, 3) and mask.shape == (72, 96)
+        assert mask.max() < len(CLASS_NAMES)
+
+
+def test_a_written_mask_is_the_rendered_one(folder: Path):
+    mask = cv2.imread(str(folder / 'masks' / 'scene_4_00003.png'), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(mask, render_scene(4_000_003, size=SMALL).mask)
+
+
+def test_the_out_of_distribution_set_marks_its_unknown_pixels(folder: Path):
+    place = folder / 'ood'
+    splits = json.loads((place / 'splits.json').read_text())
+    assert {kind: len(stems) for kind, stems in splits.items()} == {
+        'turbid': 2, 'wreck': 2, 'diver': 2, 'fish': 2}
+    for kind, stems in splits.items():
+        for stem in stems:
+            mask = cv2.imread(str(place / 'masks' / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
+            unknown = cv2.imread(str(place / 'unknown' / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
+            assert np.array_equal(mask == 255, unknown == 255)
+            assert unknown.any() == (kind != 'turbid')
+            assert (place / 'images' / f'{stem}.jpg').is_file()
+
+
+def test_the_number_of_processes_does_not_change_a_byte(folder: Path, tmp_path: Path):
+    write_dataset(tmp_path, 10, seed=4, size=SMALL, workers=1,
+                  splits={'train': 0.7, 'val': 0.3})
+    for path in sorted(tmp_path.rglob('*')):
+        if path.is_file():
+            assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path
+
+
+@pytest.mark.parametrize(('arguments', 'sentence'), [
+    ({'count': 0}, 'count=0, .* expected count and workers of at least 1'),
+    ({'workers': 0}, 'workers=0'),
+    ({'ood': -1}, 'ood=-1'),
+    ({'seed': -1}, 'seed=-1'),
+    ({'splits': {}}, r'splits is \{\}'),
+    ({'splits': {'train': float('nan')}}, 'expected a share of at least 0'),
+    ({'size': (0, 0)}, r'size is \(0, 0\)'),
+])
+def test_arguments_out_of_range_are_refused(tmp_path: Path, arguments, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        write_dataset(**{'folder': tmp_path, 'count': 2, 'size': SMALL, 'workers': 1, **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ConfigError, match='cannot be made .* choose another folder'):
+        write_dataset(tmp_path / 'file', 1, size=SMALL, workers=1)

@@ -1,0 +1,451 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The demo: what happened is read right, drawn, summed up, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from conftest import tiny_card
+import cv2
+import numpy as np
+import pytest
+
+from uncertainty_seg.cli import make_dive as dive_bag
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.cli.make_dive import DiveOptions
+from uncertainty_seg.core.status import Status
+from uncertainty_seg.errors import BackendUnavailableError, BagError, UncertaintySegError
+from uncertainty_seg.sim.demo import live as demo_live
+from uncertainty_seg.sim.demo import pictures
+from uncertainty_seg.sim.demo.drawing import (
+    blank,
+    Box,
+    fill,
+    fit_text,
+    FLAG_COLORS,
+    ScorePlot,
+    text_width,
+)
+from uncertainty_seg.sim.demo.live import ChildProcess, find_pace
+from uncertainty_seg.sim.demo.pictures import (
+    choose_moments,
+    make_pictures,
+    MAX_COLUMNS,
+    open_encoder,
+)
+from uncertainty_seg.sim.demo.report import (
+    Accuracy,
+    event_strip,
+    flag_strip,
+    problems_of,
+    summary_lines,
+)
+from uncertainty_seg.sim.demo.timeline import (
+    find_events,
+    iter_frames,
+    Moment,
+    read_timeline,
+    Timeline,
+)
+from uncertainty_seg.storage.bags.reader import read_images
+from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+START_NS, STEP_NS = 1_700_000_000_000_000_000, 500_000_000
+# One letter a frame: the event (. inspection) and the verdict (c, u, r, f; space is dropped).
+EVENTS = {'.': 'inspection', 's': 'silt_cloud', 'd': 'diver', 'b': 'burial', 'x': 'fish'}
+KINDS = {'c': 'confident', 'u': 'uncertain', 'r': 'recovering', 'f': 'fault', ' ': 'dropped'}
+GOOD = ('....ssss....dddd....', 'rcccuuuucccccuurrccc')
+
+
+def timeline_of(events: str, kinds: str) -> Timeline:
+    moments = tuple(
+        Moment(START_NS + k * STEP_NS, 0.5 * k, EVENTS[event], KINDS[kind], 'why',
+               {'c': 0.5, 'u': 1.5, 'r': 0.9, 'f': math.inf, ' ': math.nan}[kind])
+        for k, (event, kind) in enumerate(zip(events, kinds, strict=True))
+    )
+    return Timeline(moments, tuple(find_events(moments)))
+
+
+def write_bags(folder: Path, events: str, kinds: str) -> tuple[Path, Path]:
+    label = np.zeros((12, 16), np.uint8)
+    label[:, 8:] = 1
+    with BagWriter(folder / 'dive') as dive, BagWriter(folder / 'out') as out:
+        for k, (event, kind) in enumerate(zip(events, kinds, strict=True)):
+            t = START_NS + k * STEP_NS
+            image = np.full((12, 16, 3), 10 * k, np.uint8)
+            dive.write_string('/ground_truth/event', t, EVENTS[event])
+            dive.write_image('/camera/image_raw', t, 'cam', image, 'bgr8')
+            dive.write_image('/ground_truth/mask', t, 'cam', label, 'mono8')
+            if kind == ' ':
+                continue
+            # The recorder hears of it some time later.
+            late = t + 10**12
+            if kind != 'f':
+                out.write_image('/uncertainty_seg/mask', t, 'cam', label, 'mono8', late)
+                out.write_image('/uncertainty_seg/uncertainty_overlay', t, 'cam', image, 'bgr8',
+                                late)
+            ratio = {'c': '0.5', 'u': '1.5', 'r': '0.9', 'f': 'inf'}[kind]
+            values: Mapping[str, str] = {
+                'kind': KINDS[kind], 'score_ratio': ratio, 'latency.trunk_ms': '30.5',
+                'latency.head_ms': '9.5',
+            }
+            status = Status(0, 'uncertainty_seg: verdict', 'why', values)
+            out.write_diagnostics('/uncertainty_seg/status', t, (status,), late)
+        # The watchdog speaks between frames; that is no frame's verdict.
+        stale = Status(2, 'uncertainty_seg: verdict', 'no frame',
+                       {'kind': 'fault', 'score_ratio': 'inf'})
+        stamp, late = START_NS + 77, START_NS + 10**13
+        out.write_diagnostics('/uncertainty_seg/status', stamp, (stale,), late)
+    return folder / 'dive', folder / 'out'
+
+
+def test_timeline_joins_both_bags_by_stamp(tmp_path: Path) -> None:
+    timeline = read_timeline(*write_bags(tmp_path, '..sss..', 'ccuuf c'))
+    assert [m.event for m in timeline.moments] == ['inspection'] * 2 + ['silt_cloud'] * 3 + [
+        'inspection'] * 2
+    assert [m.kind for m in timeline.moments] == [
+        'confident', 'confident', 'uncertain', 'uncertain', 'fault', 'dropped', 'confident'
+    ]
+    assert [m.time_s for m in timeline.moments] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    assert [m.latency_ms for m in timeline.moments[:2]] == [40.0, 40.0]
+    assert math.isinf(timeline.moments[4].ratio) and math.isnan(timeline.moments[5].ratio)
+    assert len(timeline.taken) == 6 and timeline.duration_s == 3.0
+
+
+def test_dive_without_frames_is_one_sentence(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / 'dive') as bag:
+        bag.write_string('/ground_truth/event', START_NS, 'inspection')
+    with pytest.raises(BagError, match='has no frame, expected at least one'):
+        read_timeline(tmp_path / 'dive', tmp_path / 'dive')
+
+
+@pytest.mark.parametrize(('events', 'kinds', 'fell', 'rose', 'was_up'), [
+    ('..ssss....', 'ccuuuurrcc', 0.0, 1.0, True),      # at once; up again 1 s after the end
+    ('..ssss....', 'ccccuuuccc', 1.0, 0.5, True),      # 1 s late; one more frame to rise
+    ('..ssss....', 'ccuucccccc', 0.0, -1.0, True),     # up again 1 s before the end
+    ('..ssss....', 'ccuucuuucc', 0.0, 1.0, True),      # a flicker is no recovery
+    ('..ssss....', 'cccccccccc', math.inf, 0.0, True),  # never fell
+    ('..ssss....', 'ccuuuuuuuu', 0.0, math.inf, True),  # never rose
+    ('..ssss....', 'uuuuuucccc', 0.0, 0.0, False),     # was down before
+    ('..ssss....', 'cuuuuucccc', 0.0, 0.0, True),      # was up, if not to the last moment
+    ('..ssssdddd', 'ccuuuucccc', 0.0, math.inf, True),  # rose only in the next event
+    ('ssss......', 'uuuucccccc', 0.0, 0.0, False),     # begins with the dive
+    ('..ss ss...'.replace(' ', 's'), 'c uu  uccc', 0.0, 0.0, True),  # dropped frames do not count
+])
+def test_events_know_when_the_flag_fell_and_rose(
+    events: str, kinds: str, fell: float, rose: float, was_up: bool
+) -> None:
+    event = timeline_of(events, kinds).events[0]
+    assert (event.fell_after_s, event.recovered_after_s, event.was_up_before) == (
+        fell, rose, was_up
+    )
+
+
+def test_good_flag_has_no_problem() -> None:
+    assert problems_of(timeline_of(*GOOD)) == []
+
+
+@pytest.mark.parametrize(('events', 'kinds', 'said'), [
+    (GOOD[0], 'rccccccccccccuurrccc', 'did not fall at the silt cloud at 2.0 s'),
+    (GOOD[0], 'rcccuuuucccccccccccc', 'did not fall at the diver at 6.0 s'),
+    (GOOD[0], 'rcccuuuuuuuuuuuurccc', 'did not rise again after the silt cloud'),
+    (GOOD[0], 'rcccuuuucccccuuuuuuu', 'did not rise again after the diver'),
+    (GOOD[0], 'uuuuuuuucccccuurrccc', 'was not up before the silt cloud'),
+    (GOOD[0], 'rruuuuuuuuucuuurrccc', 'was up in 33% of plain inspection, not in 60% or more'),
+    ('....ssss............', GOOD[1], 'too short to have a silt cloud and an unknown object'),
+])
+def test_bad_flag_is_said_in_a_sentence(events: str, kinds: str, said: str) -> None:
+    assert any(said in problem for problem in problems_of(timeline_of(events, kinds)))
+
+
+def test_flag_may_stay_up_while_the_pipe_is_buried() -> None:
+    events = GOOD[0].replace('..ssss..', 'bbssss..')
+    assert problems_of(timeline_of(events, GOOD[1])) == []
+
+
+def test_strip_shows_the_worst_of_each_column() -> None:
+    timeline = timeline_of('..ss....', 'ccuuf  c')
+    assert flag_strip(timeline.moments) == '##..x  #'
+    assert flag_strip(timeline.moments, 4) == '#.x#'
+    assert event_strip(timeline, 8) == '  |silt cloud'
+
+
+def test_share_of_confident_frames_counts_plain_inspection_only() -> None:
+    assert timeline_of('....ssss', 'cccuuuuu').plain_share == 0.75
+    assert math.isnan(timeline_of('ssss', 'uuuu').plain_share)
+
+
+def test_pictures_and_summary_of_a_dive(tmp_path: Path) -> None:
+    dive, out = write_bags(tmp_path, '....ssss....dddd....', 'rcccuuuuc ccfuurrccc')
+    card = tiny_card()
+    sheet, video = tmp_path / 'sheet.png', tmp_path / 'dive.mp4'
+    timeline, accuracy = make_pictures(dive, out, card, 'subtitle', sheet, video)
+    assert accuracy.mean_iou == accuracy.mean_iou_confident == 1.0
+    picture = cv2.imread(str(sheet))
+    assert picture.shape[1] > 2000
+    colors = {tuple(c) for c in picture.reshape(-1, 3)[::7].tolist()}
+    assert {FLAG_COLORS['confident'], FLAG_COLORS['uncertain'], FLAG_COLORS['fault']} <= colors
+    reader = cv2.VideoCapture(str(video))
+    count, shape = 0, ()
+    while (read := reader.read())[0]:
+        count, shape = count + 1, read[1].shape
+    assert count == 20
+    assert shape[0] % 2 == shape[1] % 2 == 0
+    text = '\n'.join(summary_lines(timeline, accuracy))
+    assert '20 in the dive, 19 processed, 1 dropped' in text
+    assert '40 ms a frame, median' in text
+    assert 'diver, 6.0 to 8.0 s: the flag fell after 0.0 s' in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_frames_of_a_fault_and_of_a_dropped_frame_have_no_mask(tmp_path: Path) -> None:
+    dive, out = write_bags(tmp_path, '....', 'cf c')
+    frames = list(iter_frames(dive, out, read_timeline(dive, out)))
+    assert [f.label is not None for f in frames] == [True, False, False, True]
+    assert [int(f.image[0, 0, 0]) for f in frames] == [0, 10, 20, 30]
+    assert all(f.truth is not None for f in frames)
+    assert frames[3].uncertainty is not None and frames[3].uncertainty[0, 0, 0] == 30
+
+
+def test_accuracy_counts_errors(tmp_path: Path) -> None:
+    dive, out = write_bags(tmp_path, '..', 'cu')
+    frame = next(iter_frames(dive, out, read_timeline(dive, out)))
+    accuracy = Accuracy(2, 255)
+    assert math.isnan(accuracy.mean_iou)
+    accuracy.add(frame)
+    wrong = np.ones_like(frame.label)
+    accuracy.add(dataclasses.replace(
+        frame, label=wrong, moment=dataclasses.replace(frame.moment, kind='uncertain')))
+    # Class 0: 96 of 192 pixels found. Class 1: 192 found, 96 wrongly.
+    assert accuracy.mean_iou == pytest.approx((96 / 192 + 192 / 288) / 2)
+    assert accuracy.mean_iou_confident == 1.0
+
+
+def test_sheet_shows_plain_worst_and_recovered() -> None:
+    timeline = timeline_of('....bb..ssss......dddd..xx..', 'rccccccc' 'uuuuccccccuuuuccuucc')
+    chosen = choose_moments(timeline)
+    assert len(chosen) <= MAX_COLUMNS
+    assert [m.event for m in chosen] == [
+        'inspection', 'burial', 'silt_cloud', 'inspection', 'diver', 'fish'
+    ]
+    assert [m.kind for m in chosen] == [
+        'confident', 'confident', 'uncertain', 'confident', 'uncertain', 'uncertain'
+    ]
+    assert [m.stamp_ns for m in chosen] == sorted(m.stamp_ns for m in chosen)
+
+
+@pytest.mark.parametrize('kinds', ['    ', 'uuuu', 'ffff', 'cccc'])
+def test_sheet_and_plot_take_any_dive(tmp_path: Path, kinds: str) -> None:
+    dive, out = write_bags(tmp_path, '..ss', kinds)
+    timeline, _ = make_pictures(dive, out, tiny_card(), '', tmp_path / 's.png',
+                                tmp_path / 'v.mp4')
+    assert len(timeline.moments) == 4
+    assert (tmp_path / 's.png').is_file() and (tmp_path / 'v.mp4').is_file()
+
+
+def test_plot_puts_the_threshold_between_good_and_bad() -> None:
+    plot = ScorePlot(Box(50, 0, 900, 300), timeline_of(*GOOD), 12)
+    assert plot.y_of(0.0) > plot.y_of(0.5) > plot.y_of(1.0) > plot.y_of(1.5)
+    assert plot.y_of(math.inf) == plot.y_of(100.0)
+    assert plot.x_of(0.0) == 50 and plot.x_of(9.5) == 949
+    canvas = blank(1000, 300)
+    plot.draw(canvas)
+    row = canvas[300 - 4 * 12]  # inside the band of the flag
+    assert tuple(row[plot.x_of(1.25)]) == FLAG_COLORS['confident']
+    assert tuple(row[plot.x_of(2.75)]) == FLAG_COLORS['uncertain']
+
+
+def test_text_is_cut_to_its_room() -> None:
+    text = 'mutual_information.worst_window 0.0705 over 0.0387'
+    cut = fit_text(text, 12, 200)
+    assert cut.endswith('...') and text_width(cut, 12) <= 200
+    assert fit_text('short', 12, 200) == 'short'
+
+
+def test_fill_mixes() -> None:
+    canvas = np.zeros((4, 4, 3), np.uint8)
+    fill(canvas, Box(1, 1, 2, 2), (100, 50, 10), 0.5)
+    assert canvas[1, 1].tolist() == [50, 25, 5]
+    assert canvas[0, 0].tolist() == [0, 0, 0]
+
+
+def test_without_pyav_the_video_is_mpeg_4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, 'av', None)
+    encoder = open_encoder(tmp_path / 'v.mp4', 64, 48, 8.0)
+    encoder.add(np.zeros((48, 64, 3), np.uint8))
+    encoder.close()
+    assert encoder.codec == 'MPEG-4'
+    assert "pip install '.[demo]'" in caplog.text
+    assert cv2.VideoCapture(str(tmp_path / 'v.mp4')).read()[0]
+
+
+def test_video_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'av', None)
+    with pytest.raises(UncertaintySegError, match='no encoder can write'):
+        open_encoder(tmp_path / 'nowhere' / 'v.mp4', 64, 48, 8.0)
+
+
+def test_without_ros_the_demo_names_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_live.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(BackendUnavailableError, match='no rclpy.*use --offline'):
+        demo_live.require_ros()
+
+
+def test_the_processes_of_the_demo_find_this_package() -> None:
+    found = demo_live.ros_environment({'PYTHONPATH': 'given', 'HOME': 'h'})
+    folder, given = found['PYTHONPATH'].split(os.pathsep)
+    assert (Path(folder) / 'uncertainty_seg' / '__init__.py').is_file()
+    assert (given, found['HOME']) == ('given', 'h')
+    profile = Path(found['FASTDDS_DEFAULT_PROFILES_FILE'])
+    assert profile.is_file() and found['FASTRTPS_DEFAULT_PROFILES_FILE'] == str(profile)
+
+
+def test_dive_has_every_topic_and_the_same_bytes_for_any_workers(tmp_path: Path) -> None:
+    options = DiveOptions(4, 1.0, 3.0, (64, 48), 'wreck')
+    for workers in (1, 2):
+        assert dive_bag.write_dive(tmp_path / str(workers), options, workers) == 3
+    files = [{p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in '12']
+    assert files[0] == files[1]
+    images = list(read_images(tmp_path / '1'))
+    truths = list(read_images(tmp_path / '1', '/ground_truth/mask'))
+    assert [i.stamp_ns for i in images] == [t.stamp_ns for t in truths]
+    assert {(i.raw.encoding, i.raw.height, i.raw.width) for i in images} == {('bgr8', 48, 64)}
+    assert set(np.unique([np.unique(t.raw.data) for t in truths[:1]])) <= {*range(6), 255}
+
+
+def test_dive_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = DiveOptions(4, 1.0, 2.0, (64, 48), 'diver')
+    assert dive_bag.ensure_dive(tmp_path / 'dive', options, 1)
+    assert not dive_bag.ensure_dive(tmp_path / 'dive', options, 1)
+    assert dive_bag.ensure_dive(tmp_path / 'dive', dataclasses.replace(options, seed=5), 1)
+    monkeypatch.setattr(dive_bag, '_renderer_digest', lambda: 'another renderer')
+    assert dive_bag.ensure_dive(tmp_path / 'dive', dataclasses.replace(options, seed=5), 1)
+
+
+def test_pace_is_at_most_the_dives_own(tmp_path: Path, tiny_bundle: Path) -> None:
+    from uncertainty_seg.core.settings import settings_from_dict
+
+    settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
+    dive, _ = write_bags(tmp_path, '....', 'cccc')
+    assert find_pace(settings, dive, 1e-6) == 1.0
+    assert 0 < find_pace(settings, dive, 1e9) < 1e-3
+
+
+def test_offline_demo_end_to_end(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ['demo', '--offline', '--out', str(tmp_path / 'out'), '--duration', '4', '--rate',
+             '4', '--size', '64x48', '--workers', '1', '--model', str(tiny_bundle)]
+    assert main([*words, '--no-check']) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (facts['frames'], facts['processed'], facts['is_offline']) == (16, 16, True)
+    names = {p.name for p in (tmp_path / 'out').iterdir()}
+    assert {'dive', 'output_bag', 'contact_sheet.png', 'dive.mp4'} <= names
+    # The tiny network knows three colours and nothing of the sea: its flag cannot be right.
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert 'The flag ' in said.err and said.err.rstrip().endswith('use --no-check to accept that.')
+    assert json.loads(said.out.splitlines()[-1])['problems']
+
+
+def test_child_that_fails_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / 'child.py').write_text(
+        "import sys\nprint('reading')\nprint('cannot find the sea', file=sys.stderr)\nsys.exit(3)"
+    )
+    child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
+    with child, pytest.raises(UncertaintySegError, match=r'diver failed \(cannot find the sea'):
+        child.result()
+
+
+@contextmanager
+def interrupting(number: int) -> Iterator[None]:
+    """Let a signal be a KeyboardInterrupt."""
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_signal_leaves_no_child_that_is_slow_to_end(tmp_path: Path) -> None:
+    (tmp_path / 'child.py').write_text(
+        'import json, os, signal, time\n'
+        'signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
+        "print(json.dumps({'ready': os.getpid()}))\n"
+        'time.sleep(120)\n'
+    )
+    child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
+    with interrupting(signal.SIGUSR1), pytest.raises(KeyboardInterrupt), child:
+        child.wait_for('ready', 60, [])
+        # When the end of the block has begun to stop it and to wait.
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    pid = json.loads((tmp_path / 'diver.out').read_text())['ready']
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_signal_while_a_child_is_started_leaves_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'child.py').write_text('import time\ntime.sleep(120)\n')
+    started, real = [], subprocess.Popen
+
+    def popen(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*args, **kwargs))
+        signal.raise_signal(signal.SIGUSR1)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, 'Popen', popen)
+    child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
+    with interrupting(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+        child.__enter__()
+    assert started[0].poll() is not None
+
+
+def test_child_is_interrupted_and_its_last_line_read(tmp_path: Path) -> None:
+    (tmp_path / 'child.py').write_text(
+        'import json, signal, sys, threading\n'
+        'stop = threading.Event()\n'
+        'signal.signal(signal.SIGINT, lambda *_: stop.set())\n'
+        "print(json.dumps({'ready': sys.argv[1]}))\n"
+        'stop.wait(60)\n'
+        "print(json.dumps({'done': 7}))\n"
+    )
+    child = ChildProcess('diver', 'child', ['yes'], tmp_path, {'PYTHONPATH': str(tmp_path)})
+    with child:
+        child.wait_for('ready', 60, [])
+        child.require_running()
+        child.stop()
+        assert child.result() == {'done': 7}
+        with pytest.raises(UncertaintySegError, match='ended too early'):
+            child.require_running()
+
+
+@pytest.mark.parametrize('name', ['pipeline', 'suim'])
+def test_the_legend_has_room_for_both_scales_whatever_the_classes_are_called(
+    name: str
+) -> None:
+    width = 2 * pictures._EDGE + pictures._NAMES + \
+        pictures.MAX_COLUMNS * (pictures.CELL_WIDTH + pictures._GAP) - pictures._GAP
+    canvas = np.zeros((60, width, 3), np.uint8)
+    pictures._draw_legend(canvas, 30, load_bundle(name).card)
+    assert not canvas[:, -20:].any()  # all of it ends before the edge

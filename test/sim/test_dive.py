@@ -1,0 +1,154 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Dives: events where promised, smooth, and any frame by itself."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.sim.dive import Dive, DiveFrame, render_frames
+from uncertainty_seg.sim.pipe import IGNORE, SEABED
+
+SMALL = (160, 120)
+
+
+@pytest.fixture(scope='module')
+def dive() -> Dive:
+    return Dive(0, size=SMALL)
+
+
+def at(dive: Dive, second: float) -> DiveFrame:
+    return dive.frame(round(second * dive.rate_hz))
+
+
+def same(a: DiveFrame, b: DiveFrame) -> bool:
+    return (a.index, a.stamp_ns, a.event) == (b.index, b.stamp_ns, b.event) and all(
+        np.array_equal(getattr(a, k), getattr(b, k)) for k in ('image', 'mask', 'unknown'))
+
+
+def structure(frame: DiveFrame) -> float:
+    grey = cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY).astype(np.float32)
+    band = cv2.GaussianBlur(grey, (0, 0), 2) - cv2.GaussianBlur(grey, (0, 0), 6)
+    return float(band.std())
+
+
+def test_the_events_come_in_the_promised_order_and_apart(dive: Dive):
+    assert [e.kind for e in dive.events] == ['burial', 'silt_cloud', 'diver', 'fish']
+    assert dive.events[0].start_s >= 8
+    assert dive.duration_s - dive.events[-1].stop_s >= 4
+    for earlier, later in zip(dive.events, dive.events[1:], strict=False):
+        assert later.start_s - earlier.stop_s >= 1
+    for event in dive.events:
+        assert dive.event_at((event.start_s + event.stop_s) / 2) == event.kind
+        assert dive.event_at(event.start_s - 0.1) == 'inspection'
+        assert dive.event_at(event.stop_s + 0.1) == 'inspection'
+
+
+def test_unknown_objects_are_seen_in_their_events_only(dive: Dive):
+    for second in (0.0, 4.0, 10.0, 13.0, 23.0, 25.0, 31.0, 32.0, 36.0, 39.8):
+        frame = at(dive, second)
+        assert not frame.unknown.any() and not (frame.mask == IGNORE).any(), second
+    for kind, seconds in (('diver', (26.5, 27, 27.75, 28.5, 29)), ('fish', (33.5, 34))):
+        frames = [at(dive, s) for s in seconds]
+        assert {f.event for f in frames} == {kind}
+        assert 0.05 < max(f.unknown.mean() for f in frames) < 0.35
+        assert min(f.unknown.mean() for f in frames) > 0.02
+        assert all(np.array_equal(f.mask == IGNORE, f.unknown) for f in frames)
+
+
+@pytest.mark.slow
+def test_a_dive_can_show_a_wreck_instead():
+    dive = Dive(1, size=SMALL, unknown='wreck')
+    wreck = dive.events[2]
+    assert wreck.kind == 'wreck' and 3 < wreck.stop_s - wreck.start_s < 12
+    assert dive.events[1].stop_s < wreck.start_s
+    assert wreck.stop_s <= dive.events[3].start_s
+    shares = [at(dive, s).unknown.mean()
+              for s in np.linspace(wreck.start_s, wreck.stop_s, 6)]
+    assert max(shares) > 0.08 and min(shares) > 0.005, shares
+    assert not at(dive, 13.0).unknown.any()
+    assert not at(dive, 39.0).unknown.any()
+
+
+def test_the_silt_cloud_hides_the_scene_and_clears(dive: Dive):
+    before, inside, after = (structure(at(dive, s)) for s in (13.5, 17.5, 22.0))
+    assert inside < 0.5 * before and inside < 0.5 * after
+    labelled = [float((at(dive, s).mask != SEABED).mean()) for s in (13.5, 17.0, 18.0, 22.0)]
+    assert labelled[0] > 0.1 and labelled[3] > 0.1
+    assert max(labelled[1:3]) < 0.35 * labelled[0], labelled
+
+
+def test_the_burial_hides_part_of_the_pipe(dive: Dive):
+    def pipe(second: float) -> float:
+        return float(np.isin(at(dive, second).mask, (1, 2, 3, 4)).mean())
+
+    plain = np.mean([pipe(s) for s in (1.0, 3.0, 22.5, 24.0)])
+    assert min(pipe(s) for s in (9.5, 10.5, 11.5)) < 0.75 * plain
+
+
+@pytest.mark.parametrize('second', [2.0, 10.0, 23.0, 37.0])
+def test_neighbouring_frames_overlap(dive: Dive, second: float):
+    first, second_ = at(dive, second), at(dive, second + 1 / dive.rate_hz)
+    a, b = (np.isin(f.mask, (1, 2, 3, 4)) for f in (first, second_))
+    assert (a & b).sum() / (a | b).sum() > 0.6
+    far = at(dive, second + 1.5)
+    near = np.abs(first.image.astype(int) - second_.image).mean()
+    assert near < np.abs(first.image.astype(int) - far.image).mean()
+
+
+def test_the_vehicle_moves_smoothly_along_the_pipe(dive: Dive):
+    times = np.arange(0, 40, 0.125)
+    places = np.array([dive._camera(float(t)).position for t in times])
+    speed = np.linalg.norm(np.diff(places, axis=0), axis=1) / 0.125
+    assert 0.4 < speed.min() and speed.max() < 1.0
+    assert np.abs(np.diff(speed)).max() < 0.1
+    looks = np.array([dive._camera(float(t)).axes[:, 2] for t in times])
+    turn = np.degrees(np.arccos(np.clip((looks[1:] * looks[:-1]).sum(1), -1, 1))) / 0.125
+    assert turn.max() < 12
+
+
+def test_any_frame_by_itself_equals_the_same_frame_in_sequence():
+    short = {'duration_s': 0.5, 'rate_hz': 12.0, 'size': SMALL}
+    dive = Dive(5, **short)
+    assert dive.num_frames == 6
+    parallel = list(render_frames(dive, workers=2))
+    assert [f.index for f in parallel] == list(range(6))
+    alone = list(render_frames(dive, workers=1))
+    assert all(same(a, b) for a, b in zip(parallel, alone, strict=True))
+    assert same(Dive(5, **short).frame(4), parallel[4])
+    steps = np.diff([f.stamp_ns for f in parallel])
+    assert np.abs(steps - 1e9 / 12).max() <= 1
+
+
+def test_dives_of_other_lengths_keep_the_order_and_show_every_event():
+    dive = Dive(2, duration_s=12.0, size=(80, 60))
+    assert [e.kind for e in dive.events] == ['burial', 'silt_cloud', 'diver', 'fish']
+    middle = {e.kind: dive.frame(round((e.start_s + e.stop_s) / 2 * dive.rate_hz))
+              for e in dive.events}
+    assert all(frame.event == kind for kind, frame in middle.items())
+    assert middle['diver'].unknown.mean() > 0.02 and middle['fish'].unknown.mean() > 0.01
+
+
+@pytest.mark.parametrize(('arguments', 'sentence'), [
+    ({'duration_s': 0}, 'duration_s is 0, expected more than 0'),
+    ({'duration_s': -1.0}, 'duration_s is -1.0'),
+    ({'duration_s': float('nan')}, 'duration_s is nan'),
+    ({'rate_hz': 0}, 'rate_hz is 0, expected more than 0'),
+    ({'rate_hz': float('inf')}, 'rate_hz is inf'),
+    ({'size': (640, 0)}, 'size is'),
+    ({'unknown': 'ufo'}, "unknown is 'ufo', expected diver or wreck"),
+    ({'seed': -3}, 'seed is -3'),
+])
+def test_a_dive_refuses_arguments_out_of_range(arguments, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        Dive(**{'seed': 0, 'size': SMALL, **arguments})
+
+
+def test_frames_and_workers_out_of_range_are_refused(dive: Dive):
+    for index in (-1, dive.num_frames, 1.5):
+        with pytest.raises(ConfigError, match='expected a whole number from 0 to 319'):
+            dive.frame(index)
+    with pytest.raises(ConfigError, match='workers is 0, expected at least 1'):
+        next(render_frames(dive, workers=0))

@@ -1,0 +1,154 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Single scenes: repeatable, honestly labelled, and murkier when they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.sim.camera import Camera, rotation
+from uncertainty_seg.sim.noise import stream
+from uncertainty_seg.sim.pipe import CLASS_NAMES, IGNORE, PALETTE, PipePlan, SEABED
+from uncertainty_seg.sim.scene import (
+    MAX_TRAINING_TURBIDITY,
+    render,
+    render_scene,
+    Scene,
+    UNKNOWN_KINDS,
+)
+from uncertainty_seg.sim.sensor import LEAST_TRANSMISSION, random_sensor
+from uncertainty_seg.sim.water import random_water
+from uncertainty_seg.sim.world import build_world
+
+SMALL = (160, 120)
+
+
+def digest(scene: Scene) -> str:
+    parts = (scene.image, scene.mask, scene.unknown, scene.depth_m)
+    return hashlib.sha256(b''.join(p.tobytes() for p in parts)).hexdigest()
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_process():
+    code = ('import hashlib; from uncertainty_seg.sim.scene import render_scene; '
+            's = render_scene(11, size=(160, 120), unknown="diver"); '
+            'print(hashlib.sha256(b"".join(p.tobytes() for p in '
+            '(s.image, s.mask, s.unknown, s.depth_m))).hexdigest())')
+    other = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                           check=True)
+    assert other.stdout.strip() == digest(render_scene(11, size=SMALL, unknown='diver'))
+
+
+def test_global_random_state_is_neither_used_nor_changed():
+    np.random.seed(3)
+    cv2.setRNGSeed(3)
+    before = np.random.get_state()[1].copy()
+    first = digest(render_scene(12, size=SMALL))
+    assert np.array_equal(before, np.random.get_state()[1])
+    np.random.seed(4)
+    assert digest(render_scene(12, size=SMALL)) == first
+
+
+def test_another_seed_gives_another_scene():
+    a, b = render_scene(1, size=SMALL), render_scene(2, size=SMALL)
+    assert np.mean(a.image != b.image) > 0.9
+    assert a.turbidity != b.turbidity
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_a_scene_of_normal_operation_is_complete(seed: int):
+    scene = render_scene(seed, size=SMALL)
+    width, height = SMALL
+    assert scene.image.shape == (height, width, 3) and scene.image.dtype == np.uint8
+    assert scene.mask.shape == scene.unknown.shape == scene.depth_m.shape == (height, width)
+    assert scene.mask.dtype == np.uint8 and scene.depth_m.dtype == np.float32
+    assert set(np.unique(scene.mask)) <= set(range(len(CLASS_NAMES)))
+    assert not scene.unknown.any()
+    assert 0 <= scene.turbidity <= MAX_TRAINING_TURBIDITY
+    assert scene.depth_m.min() > 0 and not np.isnan(scene.depth_m).any()
+    assert scene.image.std() > 5
+
+
+@pytest.mark.slow
+def test_all_classes_appear_over_a_few_scenes():
+    pixels = np.zeros(256, np.int64)
+    for seed in range(100, 124):
+        pixels += np.bincount(render_scene(seed, size=(96, 72)).mask.ravel(), minlength=256)
+    share = pixels / pixels.sum()
+    assert 0.5 < share[SEABED] < 0.9
+    assert (share[1:6] > 0.003).all(), share[:6]
+
+
+@pytest.mark.parametrize('kind', UNKNOWN_KINDS)
+def test_unknown_objects_are_ignored_in_the_mask_and_clearly_in_view(kind: str):
+    shares = []
+    for seed in range(5):
+        scene = render_scene(seed, size=SMALL, unknown=kind)
+        assert np.array_equal(scene.mask == IGNORE, scene.unknown)
+        shares.append(scene.unknown.mean())
+    assert sorted(shares)[1] > 0.01 and np.median(shares) > 0.03, shares
+
+
+def test_turbidity_takes_contrast_and_labels_away_step_by_step():
+    for seed in (3, 15, 23):
+        contrast, labelled = [], []
+        for turbidity in (0.0, 0.3, 0.55, 0.8, 1.0):
+            scene = render_scene(seed, size=SMALL, turbidity=turbidity)
+            grey = cv2.cvtColor(scene.image, cv2.COLOR_BGR2GRAY).astype(np.float32)
+            # Structure of a few pixels: wider than noise, narrower than the lamps' glow.
+            band = cv2.GaussianBlur(grey, (0, 0), 2) - cv2.GaussianBlur(grey, (0, 0), 6)
+            contrast.append(float(np.median(np.abs(band))))
+            labelled.append(float((scene.mask != SEABED).mean()))
+        assert all(a > b for a, b in zip(contrast, contrast[1:], strict=False)), contrast
+        assert all(a >= b for a, b in zip(labelled, labelled[1:], strict=False)), labelled
+        assert labelled[0] > 0.05 and labelled[-1] < 0.02
+
+
+def test_nothing_is_labelled_where_the_water_lets_nothing_through():
+    world = build_world(7, PipePlan(-6, 8, 6))
+    i = world.pipe.index(np.zeros(1, np.float32))[0]
+    place = np.array([-1, world.pipe.y[i], world.pipe.z[i] + 1.2], np.float32)
+    camera = Camera(place, rotation(0, 0.45, 0), 120.0, SMALL)
+    rng = stream(7, 0)
+    water = random_water(rng, 0.6)
+    sensor = random_sensor(rng, water)
+    scene = render(world, camera, water, sensor, (stream(7, 3), stream(7, 4)),
+                   np.zeros(3, np.float32))
+    away = scene.depth_m / (camera.rays() @ camera.axes[:, 2])
+    through = np.exp(-away * float(water.attenuation.min()))
+    labelled = scene.mask != SEABED
+    assert labelled.sum() > 100
+    assert through[labelled].min() >= LEAST_TRANSMISSION * 0.999
+    assert (through < LEAST_TRANSMISSION).sum() > 100
+
+
+def test_red_is_lost_first_and_turbidity_adds_to_all_colours():
+    for seed in range(20):
+        clear, murky = (random_water(stream(seed, 9), v).attenuation for v in (0.0, 0.6))
+        assert clear[2] > clear[1] and clear[2] > clear[0]
+        assert (murky > clear + 0.2).all()
+
+
+def test_every_class_has_a_name_and_a_colour_of_its_own():
+    assert len(CLASS_NAMES) == len(PALETTE) == len(set(PALETTE)) == 6
+
+
+@pytest.mark.parametrize(('arguments', 'sentence'), [
+    ({'size': (0, 120)}, r'size is \(0, 120\), expected two whole numbers .* 16 to 4096'),
+    ({'size': (160.0, 120)}, 'expected two whole numbers'),
+    ({'size': (160,)}, 'expected two whole numbers'),
+    ({'unknown': 'ufo'}, "unknown is 'ufo', expected one of wreck, diver, fish"),
+    ({'turbidity': 1.5}, 'turbidity is 1.5, expected a number from 0'),
+    ({'turbidity': -0.1}, 'turbidity is -0.1'),
+    ({'turbidity': float('nan')}, 'turbidity is nan'),
+    ({'seed': -1}, 'seed is -1, expected a whole number of at least 0'),
+    ({'seed': 0.5}, 'seed is 0.5'),
+])
+def test_arguments_out_of_range_are_refused_with_a_sentence(arguments, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        render_scene(**{'seed': 0, 'size': SMALL, **arguments})

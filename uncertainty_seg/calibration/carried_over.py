@@ -1,0 +1,290 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Carry the limits of a bundle over to the same network in another precision, without labels.
+
+Each limit is lowered, so that a frame which the variant accepts would have been accepted by the
+bundle too, but for a stated share of the frames. Every second image says in which proportion the
+limits fall: by what each score differs, as a root mean square. The others say how far: by the
+least at which the share is kept (conformal risk control, Angelopoulos et al. 2022,
+arXiv:2208.02814; its loss is 1 for a frame that the variant accepts, and the bundle not, or whose
+mask is another one).
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.registry import require_rounding
+from uncertainty_seg.calibration.labelled_pairs import images_in, opened
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.bundle import ModelBundle, reduction_of
+from uncertainty_seg.core.calibration import (
+    Calibration,
+    CarriedFrom,
+    LOWEST_LIMIT,
+    mask_digest,
+    Promise,
+    without_shares,
+)
+from uncertainty_seg.core.settings import BUNDLE_PRECISION, precision_of, Settings
+from uncertainty_seg.errors import CalibrationError, ConfigError
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.model_bundle import model_digest
+from uncertainty_seg.storage.progress import progress
+
+# Of frames that the variant may accept and the bundle not.
+ERROR = 0.005
+# A mask is another one if more of its pixels have another class.
+MOST_LABELS = 0.02
+# Images of which the bundle accepts less than this part of what it did at its calibration say
+# nothing about what the variant accepts.
+_LEAST_ACCEPTED = 0.5
+Columns = Mapping[str, NDArray[np.float64]]
+_SAME = ('method', 'class_names', 'input', 'dropout_sites', 'logits_shape', 'mask_draw', 'members')
+
+
+@dataclass(frozen=True)
+class CarriedOver:
+    """
+    Limits that were carried over, and what that took.
+
+    Attributes
+    ----------
+    calibration : Calibration
+        Of the variant, to be written.
+    margins : mapping of float to mapping of str to float
+        By alpha, how far the limit of each score was lowered.
+    num_images : int
+        Images that both were run on.
+    accepted : mapping of float to (float, float)
+        Shares of these images that the bundle and the variant accept, by alpha.
+    labels_differ : float
+        Mean share of the pixels that have another class.
+
+    """
+
+    calibration: Calibration
+    margins: Mapping[float, Mapping[str, float]]
+    num_images: int
+    accepted: Mapping[float, tuple[float, float]]
+    labels_differ: float
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts."""
+        return {'images': self.num_images,
+                'margins': {f'{alpha:g}': dict(of) for alpha, of in self.margins.items()},
+                'more_bad': self.calibration.carried_error,
+                'labels_differ': self.labels_differ,
+                'accepted': {f'{alpha:g}': {'bundle': round(shares[0], 4),
+                                            'variant': round(shares[1], 4)}
+                             for alpha, shares in self.accepted.items()}}
+
+
+def carry_over(
+    variant: ModelBundle, source: ModelBundle, folder: Path, settings: Settings,
+    error: float = ERROR,
+) -> CarriedOver:
+    """
+    Lower the limits of `source` by what the scores of `variant` differ on images; write nothing.
+
+    Parameters
+    ----------
+    variant : ModelBundle
+        The same network in another precision; its own calibration is not looked at.
+    source : ModelBundle
+        Calibrated, with a promise.
+    folder : Path
+        Images like those that the calibration is for, without masks, or with images/ in it; one
+        that is there several times counts once.
+    settings : Settings
+        As the node will run the variant; the source runs in the precision of its calibration.
+    error : float
+        Largest share of frames, in (0, 1), that the variant may accept and the bundle not, or with
+        another mask.
+
+    Returns
+    -------
+    CarriedOver
+        The calibration has the source's promises with lower limits and without the shares that
+        were measured of the source, `carried_error`, to which that of the source is added, and
+        `carried_from`.
+
+    Raises
+    ------
+    ConfigError
+        If the two are not the same network by their cards, or the backend computes in another
+        precision.
+    CalibrationError
+        If the source has no promise for these settings, there are too few images for the error,
+        the bundle or the variant accepts hardly any of them, or the limits fall to nothing.
+    DatasetError
+        If there is no image, or one cannot be read.
+
+    """
+    _require_same(variant, source)
+    require_rounding(settings.backend, variant, settings)
+    made = source.calibration
+    if made is None or not made.promises:
+        raise CalibrationError(f'{source.card.name!r} promises nothing that could be carried over',
+                               'a calibrated bundle', 'run uncertainty_seg calibrate on it')
+    precision = precision_of(variant.card, settings.precision)
+    described = replace(
+        made, precision=precision, model_sha256=model_digest(variant.card), pass_steps=None,
+        reductions=(reduction_of(source, settings),))
+    if made.ignore_sha256 != mask_digest(load_ignore_mask(settings.ignore_mask)):
+        raise CalibrationError(f'{source.card.name!r} was calibrated with another ignore mask',
+                               fix='give that one with --ignore-mask')
+    images = distinct(images_in(folder).values())
+    original, masks = _measured(source, images, replace(
+        settings, precision=BUNDLE_PRECISION if made.precision == source.card.precision
+        else made.precision), made)
+    changed, other_masks = _measured(
+        replace(variant, calibration=described, features=source.features), images, settings,
+        described)
+    differ = np.array([float(np.mean(one != other)) for one, other
+                       in zip(masks, other_masks, strict=True)])
+    for promise in made.promises:
+        _require_accepted(promise, made, float(accepted_by(original, promise.limits).mean()))
+    margins = {promise.alpha: margins_of(promise.limits, original, changed, error,
+                                         differ > MOST_LABELS) for promise in made.promises}
+    promises = tuple(_lowered(promise, margins[promise.alpha]) for promise in made.promises)
+    accepted = {old.alpha: (float(accepted_by(original, old.limits).mean()),
+                            float(accepted_by(changed, new.limits).mean()))
+                for old, new in zip(made.promises, promises, strict=True)}
+    for alpha, (before, after) in accepted.items():
+        if after < _LEAST_ACCEPTED * before:
+            raise CalibrationError(
+                f'at alpha {alpha:g} the variant would accept {after:.1%} of the images, and '
+                f'{source.card.name!r} accepts {before:.1%}', 'nearly the same network',
+                'calibrate the variant on labelled images')
+    carried = replace(
+        described, promises=promises, carried_error=made.carried_error + error,
+        thresholds={**made.thresholds, **promises[-1].limits}, carried_from=CarriedFrom(
+            source.card.name, made.precision, made.model_sha256, len(images),
+            {f'{alpha:g}': shares for alpha, shares in accepted.items()}))
+    return CarriedOver(carried, margins, len(images), accepted, float(differ.mean()))
+
+
+def distinct(images: Iterable[ImageU8]) -> list[ImageU8]:
+    """Return each image once, in their order."""
+    return list({(image.shape, hashlib.sha256(image.tobytes()).digest()): image
+                 for image in images}.values())
+
+
+def _require_accepted(promise: Promise, made: Calibration, share: float) -> None:
+    known = promise.accepted
+    if known is None and made.carried_from is not None:  # what it accepted when it was carried
+        known = made.carried_from.accepted.get(f'{promise.alpha:g}', (0.0, 0.0))[1]
+    if known is not None and share < _LEAST_ACCEPTED * known:
+        raise CalibrationError(
+            f'at alpha {promise.alpha:g} {share:.1%} of the images are accepted, and of those of '
+            f'the calibration {known:.1%} were', 'images like those',
+            'give images of the same water and camera')
+
+
+def margins_of(
+    limits: Mapping[str, float], original: Columns, changed: Columns, error: float,
+    is_other: NDArray[np.bool_] | None = None,
+) -> dict[str, float]:
+    """
+    Return how far to lower each limit, so that hardly a frame passes that did not before.
+
+    Parameters
+    ----------
+    limits : mapping of str to float
+        Of each gate score.
+    original, changed : mapping of str to ndarray of float64, shape (n,)
+        Scores of the same frames, by name; growing with uncertainty.
+    error : float
+        In (0, 1): the largest probability that a further frame is within the lowered limits by its
+        changed scores, and over the limits by its original ones, or another one.
+    is_other : ndarray of bool, shape (n,), optional
+        Frames that must not count as the same, whatever their scores.
+
+    Returns
+    -------
+    dict of str to float
+        At least 0; infinite where nothing less keeps the error.
+
+    Raises
+    ------
+    CalibrationError
+        If there are too few frames for the error.
+
+    """
+    apart = {name: (original[name] - changed[name])[::2] for name in limits}
+    scales = {name: float(np.sqrt(np.mean(value ** 2))) for name, value in apart.items()}
+    checked = {name: changed[name][1::2] for name in limits}
+    refused = ~accepted_by({name: original[name][1::2] for name in limits}, limits)
+    if is_other is not None:
+        refused |= is_other[1::2]
+    num_frames, most = len(refused), int(np.floor(error * (len(refused) + 1) + 1e-9)) - 1
+    if most < 0:
+        raise CalibrationError(f'{2 * num_frames} images for an error of {error:g}',
+                               f'at least {2 * int(np.ceil(1 / error - 1 - 1e-9))}',
+                               'take more images, or a larger --error')
+    # Of each frame, the least radius at which a limit refuses it; 0 where one does already.
+    reach = np.min([_reach(limit, checked[name], scales[name])
+                    for name, limit in limits.items()], axis=0)
+    wrong = np.sort(np.where(refused, reach, 0.0))[::-1]
+    radius = float(np.nextafter(wrong[most], np.inf)) if wrong[most] > 0 else 0.0
+    if not np.isfinite(radius):  # a score that differs on no image that says how far
+        return dict.fromkeys(limits, np.inf)
+    return {name: radius * scale for name, scale in scales.items()}
+
+
+def _reach(limit: float, scores: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    if scale == 0:  # its limit does not move
+        return np.where(scores > limit, 0.0, np.inf)
+    return np.where(scores > limit, 0.0, (limit - scores) / scale)
+
+
+def _require_same(variant: ModelBundle, source: ModelBundle) -> None:
+    for name in _SAME:
+        have, want = getattr(variant.card, name), getattr(source.card, name)
+        if have != want:
+            raise ConfigError(
+                f'{name} of {variant.card.name!r} is {have}, that of {source.card.name!r} {want}',
+                'the same network in another precision', 'calibrate it on labelled images')
+
+
+def _measured(
+    bundle: ModelBundle, images: Sequence[ImageU8], settings: Settings, made: Calibration
+) -> tuple[Columns, list[LabelMap]]:
+    """Return gate scores and labels; CalibrationError if the calibration is not for this."""
+    rows, labels = [], []
+    with opened(bundle, settings) as pipeline:
+        for index, image in enumerate(progress(images, desc=bundle.card.name)):
+            result = pipeline.measure(image, index)
+            rows.append(result.scores)
+            geometry = result.geometry
+            labels.append(result.maps.cut(geometry.rows, geometry.columns).label)
+    found = {name: np.array([row[name] for row in rows], np.float64) for name in made.gate_scores}
+    strange = [name for name, values in found.items() if not np.isfinite(values).all()]
+    if strange:
+        raise CalibrationError(f'{strange[0]} of {bundle.card.name!r} is not finite on an image',
+                               fix='look at that image, or leave it out')
+    return found, labels
+
+
+def _lowered(promise: Promise, margins: Mapping[str, float]) -> Promise:
+    limits = {name: limit - margins[name] for name, limit in promise.limits.items()}
+    wrong = [name for name, limit in limits.items() if limit < LOWEST_LIMIT]
+    if wrong:
+        raise CalibrationError(
+            f'the limit {promise.limits[wrong[0]]:.3g} of {wrong[0]} would have to fall by '
+            f'{margins[wrong[0]]:.3g}', 'less', 'calibrate the variant on labelled images')
+    return without_shares(replace(promise, limits=limits))
+
+
+def accepted_by(scores: Columns, limits: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Say of each frame whether all its scores are within their limits."""
+    return np.all([scores[name] <= limit for name, limit in limits.items()], axis=0)

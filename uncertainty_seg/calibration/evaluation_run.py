@@ -1,0 +1,421 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The steps of ``evaluate``: labelled frames, foreign frames, and the ladder of corruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.opening import offline_settings
+from uncertainty_seg.calibration.labelled_pairs import (
+    count_fitted,
+    data_digest,
+    images_in,
+    known_frames,
+    measure,
+    opened,
+    Pair,
+    refuse_familiar,
+    without_selected,
+    without_twins,
+)
+from uncertainty_seg.calibration.statistics.bad_rule import BadRule
+from uncertainty_seg.calibration.statistics.bootstrap import (
+    block_interval,
+    Interval,
+    pixel_intervals,
+)
+from uncertainty_seg.calibration.statistics.conformal import bad_share, BadShare, block_shares
+from uncertainty_seg.calibration.statistics.evaluation import (
+    compare_rankings,
+    Evaluation,
+    frame_table,
+    FrameRanking,
+    rank_frames,
+    RankingGain,
+    score_frames,
+)
+from uncertainty_seg.calibration.statistics.frame_table import FrameTable
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Calibration, Column, Promise
+from uncertainty_seg.core.gate import NO_CALIBRATION
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.sim.corruptions import corrupt, KINDS, MAX_SEVERITY
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
+
+# What the gate is compared with: the score of the papers this project starts from, and what
+# stands for it where passes do not disagree.
+PLAIN_SCORE, PLAIN_OF_ONE_PASS = 'mutual_information.mean', 'entropy.mean'
+# One in 31 of the 1 024 limits of the curve, the ends among them.
+_PAVPU_STEP = 31
+_log = logging.getLogger(__name__)
+_PAVPU = ('limits', 'accurate_if_certain', 'uncertain_if_inaccurate', 'pavpu')
+_DEFAULT_RULE = 'iou<0.5'
+# What stands in the place of the figures of the flag.
+NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no figures of it; '
+           'masks and uncertainty are measured at temperature 1')
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to measure; `tools.evaluate_bundle.evaluate` describes the fields."""
+
+    bundle: ModelBundle
+    settings: Settings
+    data: Path
+    split: str
+    ood: Path | None
+    corrupt_frames: int
+    blocks: Path | None
+    bad: str | None
+
+
+@dataclass(frozen=True)
+class FlagFigures:
+    """
+    What the flag of a calibrated bundle came to on the labelled frames.
+
+    Attributes
+    ----------
+    limits : mapping of str to float
+        Of the gate.
+    promise : Promise or None
+        What these limits promise.
+    order : ndarray of float64, shape (n,)
+        The gate's order of the frames.
+    ranking : FrameRanking
+        Of this order.
+    plain : str
+        The score that it is compared with: `PLAIN_SCORE`, or `PLAIN_OF_ONE_PASS`.
+    gain : RankingGain
+        Of this order over that of `plain`.
+    accepted_and_bad, accepted : Interval
+        Shares of the frames; every block counts alike, as in the promise.
+    bad_if_accepted : BadShare
+        With its upper bound; over blocks if there is a file of them. On images that the limits
+        were fitted on it is shared among all limits that these could have chosen.
+    foreign_accepted : float or None
+        Share of the frames of another kind, if there are any.
+
+    """
+
+    limits: Mapping[str, float]
+    promise: Promise | None
+    order: Column
+    ranking: FrameRanking
+    plain: str
+    gain: RankingGain
+    accepted_and_bad: Interval
+    accepted: Interval
+    bad_if_accepted: BadShare
+    foreign_accepted: float | None
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the line for scripts has of the gate."""
+        return {'limits': dict(self.limits), 'accepted': asdict(self.accepted),
+                'accepted_and_bad': asdict(self.accepted_and_bad),
+                'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.ranking),
+                'foreign_accepted': self.foreign_accepted,
+                f'gain_over_{self.plain}': asdict(self.gain)}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """
+    What was measured.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+        Of the labelled frames.
+    pixel_intervals : mapping of str to Interval
+        Of its mean IoU, accuracy and calibration error.
+    frames, foreign : FrameTable
+        Labelled ones, and those of another kind if there are any.
+    pairs : list of (image, mask)
+        Of `frames`.
+    rule : str
+        When a frame is bad.
+    rankings : mapping of str to FrameRanking
+        Of every score.
+    flag : FlagFigures or None
+        None of a bundle that nobody calibrated: it has no limits and no promise.
+    ladders : tuple of Ladder
+        One a kind of corruption.
+    is_fitted : bool
+        Whether these are the images that the limits were fitted on.
+    passes, precision : int, str
+        T, and what the network computed in.
+    selected : str
+        What is to be known of frames that were selected by their scores; empty without any.
+
+    """
+
+    evaluation: Evaluation
+    pixel_intervals: Mapping[str, Interval]
+    frames: FrameTable
+    foreign: FrameTable | None
+    pairs: list[Pair]
+    rule: str
+    rankings: Mapping[str, FrameRanking]
+    flag: FlagFigures | None
+    ladders: tuple[Ladder, ...]
+    is_fitted: bool
+    passes: int
+    precision: str
+    selected: str = ''
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts."""
+        found, pixels = self.evaluation, self.evaluation.pixels
+        curve, promise = pixels.patches.curve(), self.flag.promise if self.flag else None
+        return {
+            'intervals': {k: asdict(v) for k, v in self.pixel_intervals.items()},
+            'mean_iou': found.mean_iou, 'accuracy': found.accuracy, 'iou': found.iou.tolist(),
+            'ece': found.ece, 'adaptive_ece': pixels.adaptive.value(),
+            'brier': pixels.brier.value(), 'pavpu_at_median': float(curve.pavpu[curve.median]),
+            'pavpu': {name: getattr(curve, name)[::_PAVPU_STEP].tolist() for name in _PAVPU},
+            'maps': {name: {'error_auroc': ranking.auroc(),
+                            'error_aupr': ranking.average_precision(),
+                            'error_fpr95': ranking.fpr_at_tpr()}
+                     for name, ranking in pixels.telling.items()},
+            'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
+            'gate': self.flag.summary() if self.flag else None, 'is_fitted': self.is_fitted,
+            'promise': asdict(promise) if promise else None,
+            'no_promise': None if self.flag else NO_FLAG, 'selected': self.selected or None,
+            'scores': {name: asdict(ranking) for name, ranking in self.rankings.items()},
+            'corruption': [asdict(ladder) for ladder in self.ladders],
+        }
+
+
+def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
+    """
+    Measure a bundle, with intervals where frames are counted.
+
+    Without a calibration masks, maps and scores are measured at temperature 1, and no flag.
+    Raises CalibrationError if the calibration is one for other settings;
+    ConfigError if the rule cannot be read, or there is no such promise; DatasetError if the
+    folders or the file of blocks are wrong.
+    """
+    bundle, calibration = request.bundle, request.bundle.calibration
+    settings = offline_settings(bundle, request.settings)
+    promise = calibration.promise_of(settings.gate.alpha) if calibration else None
+    text = request.bad or (promise.bad if promise else _DEFAULT_RULE)
+    rule = BadRule.parse(text, bundle.card.class_names)
+    read = load_folder(request.data, request.split)
+    data, selected = without_selected(read, request.data)
+    if selected:
+        _log.warning('%s', selected)
+    known = known_frames(bundle, data, settings.ignore_mask)
+    known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
+    pairs = known.pairs
+    foreign_images = images_in(request.ood) if request.ood else {}
+    refuse_familiar(foreign_images, known)
+    is_fitted = _is_fitted(calibration, data, pairs)
+    scorer = ScoreVector(bundle.card, calibration.pixel_limits if calibration else None,
+                         calibration.density if calibration else None, features=bundle.features)
+    with opened(bundle, settings, scorer=scorer) as pipeline:
+        limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
+        evaluation = measure(pipeline, pairs, f'{request.split} frames', rule)
+        foreign = _foreign(pipeline, foreign_images)
+        ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
+    frames = frame_table(evaluation.frames, known.stems, blocks)
+    told = [name for name in frames.scores
+            if name in limits or not evaluation.pixels.is_rounding(name)]
+    frames, foreign = frames.only(told), foreign and foreign.only(told)
+    # A rule of the user's own is another question than the one that was promised on, and frames
+    # that were all selected are others than those that it was promised for.
+    is_dive = not selected or data is not read
+    kept = promise if promise and rule.text == promise.bad and is_dive else None
+    flag = None if calibration is None else _flag(
+        calibration, kept, limits, frames, foreign, blocks if request.blocks else None, is_fitted)
+    return Evaluated(
+        evaluation, pixel_intervals(evaluation.totals, blocks, bundle.card.num_classes),
+        frames, foreign, pairs, rule.text,
+        {name: rank_frames(values, frames, foreign.scores[name] if foreign else None)
+         for name, values in frames.scores.items()},
+        flag, ladders, is_fitted, passes, precision, selected)
+
+
+def _is_fitted(
+    calibration: Calibration | None, data: LabelledFolder, pairs: Sequence[Pair]
+) -> bool:
+    """Say whether limits were fitted on any of these images, and warn that it proves nothing."""
+    if calibration is None:
+        return False
+    count = count_fitted(calibration, data_digest(data), [image for image, _ in pairs])
+    if count:
+        some = '' if count == len(pairs) else f'{count} of '
+        also = ', and the network was trained on them' * bool(calibration.num_folds)
+        leave = '; leave those out' * bool(some)
+        _log.warning('the limits were fitted on %sthese images%s: what is accepted and bad here '
+                     'proves nothing%s', some, also, leave)
+    elif calibration.num_folds and not calibration.seen_images:
+        _log.warning('the bundle was calibrated by folds, so that it was trained on every image '
+                     'that had a fold: on such an image this proves nothing')
+    return count > 0
+
+
+def _flag(
+    calibration: Calibration, promise: Promise | None, limits: Mapping[str, float],
+    frames: FrameTable, foreign: FrameTable | None, blocks: NDArray[np.str_] | None,
+    is_fitted: bool,
+) -> FlagFigures:
+    """Return what the gate makes of the frames; `blocks` are those of a file."""
+    accepted = frames.accepted(limits)
+    order = _order(calibration, frames, limits)
+    foreign_order = None if foreign is None else _order(calibration, foreign, limits)
+    plain = PLAIN_SCORE if PLAIN_SCORE in frames.scores else PLAIN_OF_ONE_PASS
+    return FlagFigures(
+        limits, promise, order, rank_frames(order, frames, foreign_order),
+        plain, _gain(order, foreign_order, frames, foreign, plain),
+        _share(accepted & frames.is_bad, frames), _share(accepted, frames),
+        bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),
+        None if foreign is None else float(foreign.accepted(limits).mean()))
+
+
+def _foreign(pipeline: Pipeline, images: Mapping[str, Any]) -> FrameTable | None:
+    if not images:
+        return None
+    return frame_table(score_frames(pipeline, images.values()), images,
+                       np.array(list(images), np.str_))
+
+
+def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, float]) -> Column:
+    """Return how strict the gate must be made for each frame to be refused."""
+    family = calibration.family
+    if family is None or not set(limits) <= set(family.names):
+        return frames.ratios(limits)
+    return family.frame_ranks(frames.scores, tuple(limits))
+
+
+def _gain(
+    order: Column, foreign_order: Column | None, frames: FrameTable, foreign: FrameTable | None,
+    plain: str,
+) -> RankingGain:
+    pair = None
+    if foreign is not None and foreign_order is not None:
+        pair = foreign_order, foreign.scores[plain]
+    return compare_rankings(order, frames.scores[plain], frames, pair)
+
+
+def _share(chosen: Any, frames: FrameTable) -> Interval:
+    """Return the mean over blocks of the share chosen, which is what is promised."""
+    names, shares = block_shares(chosen, frames.blocks)
+    return block_interval(lambda rows: float(rows.mean()), shares, names)
+
+
+# -------------------------------------------------------------------------------------------------
+# The ladder of corruptions: masks and gate as the water gets worse, step by step.
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    One severity.
+
+    Attributes
+    ----------
+    severity : int
+        0 for the image as it is.
+    mean_iou : float
+        Of the masks, over all pixels.
+    accepted, accepted_and_bad : float
+        Shares of the frames; NaN without limits.
+    ratio : float
+        Mean of the largest score over its limit; NaN without limits.
+
+    """
+
+    severity: int
+    mean_iou: float
+    accepted: float
+    accepted_and_bad: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The steps of one kind of corruption, on the same images."""
+
+    kind: str
+    num_frames: int
+    steps: tuple[Step, ...]
+
+
+def climb(
+    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
+    most: int,
+) -> tuple[Ladder, ...]:
+    """
+    Measure every kind at every severity.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Its gate is not asked.
+    pairs : sequence of (image, mask)
+        Clear images.
+    rule : BadRule
+        When a mask is bad.
+    limits : mapping of str to float
+        Of the gate; empty without a calibration.
+    most : int
+        Images to take, evenly spread; 0 for no ladder.
+
+    Returns
+    -------
+    tuple of Ladder
+        In the order of `synthetic.corruptions.KINDS`.
+
+    """
+    if not most:
+        return ()
+    picked = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
+    taken = [pairs[i] for i in picked]
+    clear = _step(pipeline, taken, rule, limits, KINDS[0], 0)
+    return tuple(
+        Ladder(kind, len(taken), (clear, *(_step(pipeline, taken, rule, limits, kind, severity)
+                                           for severity in range(1, MAX_SEVERITY + 1))))
+        for kind in KINDS)
+
+
+def _step(
+    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
+    kind: str, severity: int,
+) -> Step:
+    found = measure(pipeline, _Corrupted(pairs, kind, severity), f'{kind} {severity}', rule)
+    if not limits:
+        return Step(severity, found.mean_iou, math.nan, math.nan, math.nan)
+    names = [str(i) for i in range(len(pairs))]
+    frames = frame_table(found.frames, names, np.array(names, np.str_))
+    accepted = frames.accepted(limits)
+    return Step(severity, found.mean_iou, float(accepted.mean()),
+                float((accepted & frames.is_bad).mean()), float(frames.ratios(limits).mean()))
+
+
+class _Corrupted(Sequence[Pair]):
+    """The pairs with their images made worse, one at a time; each has its own seed."""
+
+    def __init__(self, pairs: Sequence[Pair], kind: str, severity: int) -> None:
+        self._pairs, self._kind, self._severity = pairs, kind, severity
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> tuple[ImageU8, LabelMap]:  # type: ignore[override]
+        image, truth = self._pairs[index]
+        return corrupt(image, self._kind, self._severity, seed=index), truth
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[i] for i in range(len(self)))

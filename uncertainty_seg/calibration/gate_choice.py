@@ -1,0 +1,299 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Which scores and which guards a gate is made of, chosen on frames that the network never saw.
+
+The *order* is made of scores that tell bad frames from good ones. A *guard* watches for what bad
+frames do not show, such as foreign water; it is low for most frames, so that its rank counts in
+the tail alone (see `RankFamily`). Both are chosen by cross-validation over blocks within the
+frames that are given: ranks and limits come from four fifths, and what they are worth is measured
+on the last fifth, for each fifth in turn.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.calibration.statistics.conformal import (
+    HIGHEST_RANK,
+    mean_block_share,
+    promised_limit,
+)
+from uncertainty_seg.calibration.statistics.frame_table import FrameTable
+from uncertainty_seg.calibration.statistics.selective import all_alike, aurc, SMALLEST_GAIN
+from uncertainty_seg.core.calibration import Column, Columns, has_ranks, RankFamily
+from uncertainty_seg.errors import CalibrationError
+
+# Scores of the photograph, of features and of the density say how unusual a frame is, and not
+# whether its mask is good; those of single maps may do either.
+GUARD_ROOMS = ('density.', 'features.', 'feature_distance.', 'image.')
+GUARD_SCORES = ('mutual_information.top', 'energy.mean', 'max_logit.mean')
+GUARD_POWER = 8.0
+# Taken without proof where there are no foreign frames that could give one; the first there is.
+UNPROVEN_GUARDS = ('features.knn', 'density.scores')
+MOST_ORDER, MOST_SCORES = 3, 5
+INNER_FOLDS = 5
+# A guard has to bring this much: the share of good-looking frames it lets in (by a looser limit at
+# the same promise) plus the share of foreign frames it keeps out, one against the other.
+SMALLEST_GUARD_GAIN = 0.01
+# What a foreign frame that is accepted costs, in accepted frames of the calibration's own kind.
+FOREIGN_PRICE = 1.0
+# A guard that refuses by lot refuses both alike. One that earns its place refuses this many times
+# as large a part of the accepted foreign frames as of the accepted familiar ones.
+LEAST_FAVOUR = 2.0
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class GateChoice:
+    """Scores that order the frames, and guards, each in the order of their choice."""
+
+    order: tuple[str, ...]
+    guards: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Scores of the gate."""
+        return (*self.order, *self.guards)
+
+    @property
+    def powers(self) -> dict[str, float]:
+        """Return what `RankFamily` raises the ranks of the guards to."""
+        return dict.fromkeys(self.guards, GUARD_POWER)
+
+    def family(self, frames: FrameTable) -> RankFamily:
+        """Take the ranks of these scores among some frames; errors are those of `RankFamily`."""
+        return RankFamily.fit({name: frames.scores[name] for name in self.names}, self.powers)
+
+
+def is_guard(name: str) -> bool:
+    """Say whether a score may guard a gate."""
+    return name.startswith(GUARD_ROOMS) or name in GUARD_SCORES
+
+
+def is_order(name: str) -> bool:
+    """Say whether a score may order the frames."""
+    return not name.startswith(GUARD_ROOMS)
+
+
+def named_choice(names: Sequence[str]) -> GateChoice:
+    """Return the choice of a user who named the scores; what only guards is a guard."""
+    return GateChoice(tuple(n for n in names if is_order(n)),
+                      tuple(n for n in names if not is_order(n)))
+
+
+def choose_gate(
+    frames: FrameTable, alphas: Sequence[float], foreign: FrameTable | None = None
+) -> GateChoice:
+    """
+    Choose order and guards.
+
+    The order begins with the score of the least mean area under risk and coverage (bad is the
+    loss), and takes another one, up to `MOST_ORDER`, as long as the largest rank of all has an
+    area smaller by `SMALLEST_GAIN`, and smaller on most of the fifths. Then guards are taken, up
+    to `MOST_SCORES` in all: of those that have earned it (`is_earned`) the one that gains most.
+    What it gains is the share of frames accepted at the same promise less `FOREIGN_PRICE` times
+    the share of foreign frames accepted, mean over the alphas.
+
+    Parameters
+    ----------
+    frames : FrameTable
+        Labelled, scored by networks that never saw them.
+    alphas : sequence of float
+        That will be promised.
+    foreign : FrameTable, optional
+        Frames of another kind. Without them the first of `UNPROVEN_GUARDS` is taken in any case.
+
+    Returns
+    -------
+    GateChoice
+        At least one score that orders.
+
+    Raises
+    ------
+    CalibrationError
+        If all frames are bad or all good, or no score changes.
+
+    """
+    if frames.is_bad.all() or not frames.is_bad.any():
+        raise all_alike(len(frames), bool(frames.is_bad.all()))
+    parts = list(_parts(frames, foreign))
+    order = _choose_order(parts)
+    guards = [name for name in UNPROVEN_GUARDS if name in parts[0].guards][:1] \
+        if foreign is None else []
+    return GateChoice(order, _choose_guards(parts, order, guards, alphas))
+
+
+@dataclass(frozen=True)
+class _FoldShare:
+    """
+    One fifth, with ranks among the other four: of those, of itself and of the foreign frames.
+
+    Ranks of a score that may guard are under `guards` as well, raised to the power.
+    """
+
+    rest: tuple[Columns, Columns]
+    own: tuple[Columns, Columns]
+    foreign: tuple[Columns, Columns]
+    rest_bad: NDArray[np.bool_]
+    rest_blocks: NDArray[np.intp]
+    own_bad: NDArray[np.bool_]
+    own_blocks: NDArray[np.intp]
+
+    @property
+    def orders(self) -> tuple[str, ...]:
+        return tuple(self.own[0])
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        return tuple(self.own[1])
+
+    def area(self, names: Sequence[str]) -> float:
+        """Return the area of the largest rank."""
+        return aurc(np.max([self.own[0][n] for n in names], axis=0), self.own_bad)
+
+    def accepts(
+        self, order: Sequence[str], guards: Sequence[str], alphas: Sequence[float]
+    ) -> tuple[float, float]:
+        """Return the shares of own and of foreign frames accepted, with limits of the others."""
+        rest, own, foreign = (_largest(pair, order, guards)
+                              for pair in (self.rest, self.own, self.foreign))
+        found = []
+        for alpha in alphas:
+            limit = rank_limit(rest, self.rest_bad, self.rest_blocks, alpha)
+            found.append((mean_block_share(own <= limit, self.own_blocks),
+                          float((foreign <= limit).mean()) if foreign.size else 0.0))
+        accepted, strange = np.mean(found, axis=0)
+        return float(accepted), float(strange)
+
+
+def rank_limit(
+    ranks: Column, is_bad: NDArray[np.bool_], blocks: NDArray[np.generic], alpha: float
+) -> float:
+    """
+    Return the largest rank that keeps a promise, at most `HIGHEST_RANK`.
+
+    Minus infinity, which accepts nothing, where no limit or no number of blocks can keep it.
+    """
+    try:
+        return min(promised_limit(ranks, is_bad, blocks, alpha).limit, HIGHEST_RANK)
+    except CalibrationError:
+        return -np.inf
+
+
+def _largest(pair: tuple[Columns, Columns], order: Sequence[str], guards: Sequence[str]) -> Column:
+    return np.asarray(np.max([*(pair[0][n] for n in order), *(pair[1][n] for n in guards)],
+                             axis=0))
+
+
+def block_folds(blocks: NDArray[np.str_], num_folds: int) -> NDArray[np.intp]:
+    """Deal whole blocks out to folds by lot, the same lot every time; (n,) of 0..num_folds-1."""
+    names, index = np.unique(blocks, return_inverse=True)
+    dealt = np.random.default_rng(_SEED).permutation(len(names)) % num_folds
+    return np.asarray(dealt[index])
+
+
+def _parts(frames: FrameTable, foreign: FrameTable | None) -> Iterator[_FoldShare]:
+    folds = block_folds(frames.blocks, INNER_FOLDS)
+    pairs = [(frames.select(folds != fold), frames.select(folds == fold))
+             for fold in np.unique(folds)]
+    # A score must have ranks in all of them: it is the same candidate everywhere.
+    names = [name for name in frames.scores
+             if all(has_ranks(rest.scores[name]) for rest, _ in pairs)]
+    orders, guards = [n for n in names if is_order(n)], [n for n in names if is_guard(n)]
+    if not orders:
+        raise CalibrationError('no score of these frames changes', 'scores that differ',
+                               'take more frames')
+    for rest, own in pairs:
+        plain = RankFamily.fit({n: rest.scores[n] for n in orders})
+        guard = RankFamily.fit({n: rest.scores[n] for n in guards},
+                               dict.fromkeys(guards, GUARD_POWER))
+        yield _FoldShare(
+            _ranks(plain, guard, rest), _ranks(plain, guard, own), _ranks(plain, guard, foreign),
+            rest.is_bad, np.unique(rest.blocks, return_inverse=True)[1],
+            own.is_bad, np.unique(own.blocks, return_inverse=True)[1])
+
+
+def _ranks(
+    plain: RankFamily, guard: RankFamily, frames: FrameTable | None
+) -> tuple[Columns, Columns]:
+    none = np.empty(0)
+    one, other = ({name: none if frames is None else family.ranks(name, frames.scores[name])
+                   for name in family.names} for family in (plain, guard))
+    return one, other
+
+
+def _choose_order(parts: Sequence[_FoldShare]) -> tuple[str, ...]:
+    chosen: tuple[str, ...] = ()
+    now = np.full(len(parts), np.inf)
+    while len(chosen) < MOST_ORDER:
+        areas = {name: np.array([part.area((*chosen, name)) for part in parts])
+                 for name in parts[0].orders if name not in chosen}
+        if not areas:
+            break
+        best = min(areas, key=lambda name: float(areas[name].mean()))
+        is_earned = areas[best].mean() <= now.mean() * (1 - SMALLEST_GAIN)
+        if chosen and not (is_earned and _on_most(now - areas[best])):
+            break
+        chosen, now = (*chosen, best), areas[best]
+    return chosen
+
+
+def _choose_guards(
+    parts: Sequence[_FoldShare], order: tuple[str, ...], required: Sequence[str],
+    alphas: Sequence[float],
+) -> tuple[str, ...]:
+    chosen = tuple(required)
+    now = _accepted(parts, order, chosen, alphas)
+    while len(order) + len(chosen) < MOST_SCORES:
+        found = {name: _accepted(parts, order, (*chosen, name), alphas)
+                 for name in parts[0].guards if name not in (*order, *chosen)}
+        earned = {name: _worth(shares - now).mean() for name, shares in found.items()
+                  if is_earned(now, shares)}
+        if not earned:
+            break
+        best = max(earned, key=lambda name: float(earned[name]))
+        chosen, now = (*chosen, best), found[best]
+    return chosen
+
+
+def _accepted(
+    parts: Sequence[_FoldShare], order: Sequence[str], guards: Sequence[str],
+    alphas: Sequence[float],
+) -> Column:
+    return np.array([part.accepts(order, guards, alphas) for part in parts])
+
+
+def _worth(shares: Column) -> Column:
+    return np.asarray(shares[:, 0] - FOREIGN_PRICE * shares[:, 1])
+
+
+def is_earned(before: Column, after: Column) -> bool:
+    """
+    Say whether a guard has earned its place.
+
+    Parameters
+    ----------
+    before, after : ndarray of float64, shape (n, 2)
+        Shares of familiar and of foreign frames accepted at the same promise, without and with
+        the guard, on each of n parts of the frames.
+
+    Returns
+    -------
+    bool
+        Whether it gains `SMALLEST_GUARD_GAIN` on average, gains on most parts, and refuses foreign
+        frames `LEAST_FAVOUR` times as readily as familiar ones.
+
+    """
+    gain, (own, strange) = _worth(after - before), before.mean(0)
+    refused, caught = ((before - after).mean(0) / np.maximum([own, strange], 1e-9)).tolist()
+    return bool(gain.mean() >= SMALLEST_GUARD_GAIN and _on_most(gain)
+                and (refused <= 0 or caught >= LEAST_FAVOUR * refused))
+
+
+def _on_most(gains: Column) -> bool:
+    return bool((gains > 0).mean() > 0.5)

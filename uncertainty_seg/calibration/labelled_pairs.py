@@ -1,0 +1,332 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Open a bundle's pipeline over a folder of images, for the verbs that measure.
+
+It joins what the rooms below may not join: folders on disk, a runtime, and the pipeline.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+import hashlib
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.calibration.statistics.bad_rule import BadRule
+from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation, mean_nll
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.uncertainty import MAPS_OF_MEANS
+from uncertainty_seg.errors import DatasetError, ImageError, some_of
+from uncertainty_seg.storage.folds import subset
+from uncertainty_seg.storage.foreign_files import read_image_file, why
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.storage.prediction_mark import mask_sha256
+from uncertainty_seg.storage.progress import progress
+from uncertainty_seg.storage.review_record import CONTROL, read_review
+
+Pair = tuple[ImageU8, LabelMap]
+_log = logging.getLogger(__name__)
+_IMAGES = ('.jpg', '.jpeg', '.png')
+
+
+def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
+    """
+    Return (BGR image, mask) pairs of a folder that has the bundle's classes.
+
+    Raises DatasetError if the class names differ, or a mask has an id that is no class.
+    """
+    card = bundle.card
+    if data.class_names != card.class_names:
+        raise DatasetError(f'the folder has the classes {", ".join(data.class_names)}',
+                           f'those of {card.name!r}, {", ".join(card.class_names)}')
+    for stem, mask in zip(data.stems, data.masks, strict=True):
+        strange = (mask >= card.num_classes) & (mask != data.ignore_index)
+        if strange.any():
+            raise DatasetError(
+                f'the mask of {stem!r} has the class id {int(mask[strange][0])}',
+                f'0 to {card.num_classes - 1}, or {data.ignore_index} where nobody knows')
+    # The card's own id for "nobody knows" is what everything after this looks for.
+    masks = [np.where(mask == data.ignore_index, np.uint8(card.ignore_index), mask)
+             for mask in data.masks]
+    images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in data.images]
+    return list(zip(images, masks, strict=True))
+
+
+def drawn_frames(data: LabelledFolder, folder: Path) -> LabelledFolder:
+    """
+    Return the frames that stand for a dive: those that were drawn by chance.
+
+    Frames that were selected by their scores are the hard ones, so that shares of bad or accepted
+    ones among them are not those of a dive.
+
+    Parameters
+    ----------
+    data : LabelledFolder
+        What was read.
+    folder : Path
+        Where it was read; its ``review.json`` says how frames were chosen.
+
+    Returns
+    -------
+    LabelledFolder
+        All frames if none is known to be selected; a warning counts those that are left aside.
+
+    Raises
+    ------
+    DatasetError
+        If every frame was selected.
+
+    """
+    drawn, remark = without_selected(data, folder)
+    if drawn is data and remark:
+        raise DatasetError(
+            f'all {len(data.stems)} frames of {folder} were selected by their scores',
+            'frames that were drawn by chance, since the share of bad masks among selected ones '
+            'is not that of a dive',
+            'label control frames of the frame log (export-labels --reasons control) or of a '
+            'random selection (select --strategy random --min-distance 0)')
+    if remark:
+        _log.warning('%s', remark)
+    return drawn
+
+
+def without_selected(data: LabelledFolder, folder: Path) -> tuple[LabelledFolder, str]:
+    """
+    Return the frames that were drawn by chance, all if there are none, and a remark on the others.
+
+    The remark is empty if no frame is known to be selected.
+    """
+    reviews = read_review(folder) or {}
+    drawn = [row for row, stem in enumerate(data.stems)
+             if stem not in reviews or reviews[stem].origin == CONTROL]
+    count, every = len(data.stems) - len(drawn), len(data.stems)
+    if count == 0:
+        return data, ''
+    if not drawn:
+        return data, (f'all {every} frames of {folder} were selected by their scores: shares of '
+                      'them are not those of a dive')
+    return subset(data, drawn), (
+        f'{count} of {every} frames of {folder} are left aside, since they were selected by their '
+        f'scores; the {len(drawn)} that were drawn by chance stand for the dive')
+
+
+@dataclass(frozen=True)
+class KnownFrames:
+    """Frames with something to compare: pairs of (BGR image, mask), and where each came from."""
+
+    pairs: list[Pair]
+    stems: list[str]
+
+
+def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) -> KnownFrames:
+    """
+    Return the frames of a folder that can be judged.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        Has the classes of the folder.
+    data : LabelledFolder
+        What was read.
+    ignore_mask : str
+        Picture of what counts nowhere, as the node has it: the true masks then know nothing
+        there. Empty for none.
+
+    Returns
+    -------
+    KnownFrames
+        Without those of which no pixel is known, which a warning counts: they would pass for
+        good ones, and a promise on them would be worth less than it says.
+
+    Raises
+    ------
+    DatasetError
+        See `bgr_pairs`; or if no frame is left.
+    ConfigError
+        If the ignore mask cannot be read.
+
+    """
+    ignore, unknown = load_ignore_mask(ignore_mask), bundle.card.ignore_index
+    pairs = [(image, without_ignored(mask, ignore, unknown))
+             for image, mask in bgr_pairs(bundle, data)]
+    kept = [i for i, (_, mask) in enumerate(pairs) if (mask != unknown).any()]
+    if not kept:
+        raise DatasetError('no mask has a pixel that is known', 'some')
+    if len(kept) < len(pairs):
+        _log.warning('%d of %d frames are left out: no pixel of their masks is known',
+                     len(pairs) - len(kept), len(pairs))
+    return KnownFrames([pairs[i] for i in kept], [data.stems[i] for i in kept])
+
+
+def without_twins(
+    known: KnownFrames, blocks: NDArray[np.str_]
+) -> tuple[KnownFrames, NDArray[np.str_]]:
+    """
+    Leave out images that another block has already, pixel for pixel, and say so.
+
+    A promise counts blocks as independent of each other, and an interval draws them so; an image
+    under two names is one. Within a block it may come again, as from a camera that stands still.
+
+    Parameters
+    ----------
+    known : KnownFrames
+        n frames.
+    blocks : ndarray of str, shape (n,)
+        Their blocks.
+
+    Returns
+    -------
+    tuple of KnownFrames and ndarray of str
+        Those that are left, and their blocks.
+
+    Raises
+    ------
+    DatasetError
+        If such an image has two masks.
+
+    """
+    first: dict[str, int] = {}
+    kept, again = [], []
+    for row, ((image, mask), stem) in enumerate(zip(known.pairs, known.stems, strict=True)):
+        other = first.setdefault(mask_sha256(image), row)
+        if blocks[other] == blocks[row]:
+            kept.append(row)
+            continue
+        again.append(stem)
+        if not np.array_equal(known.pairs[other][1], mask):
+            raise DatasetError(
+                f'{stem!r} is the image {known.stems[other]!r}, pixel for pixel, with another '
+                'mask', 'one mask an image', 'take the wrong one out')
+    if again:
+        _log.warning('%d of %d frames are there under another name already, and count once: %s',
+                     len(again), len(known.stems), some_of(again, 3))
+    left = KnownFrames([known.pairs[i] for i in kept], [known.stems[i] for i in kept])
+    return left, blocks[kept]
+
+
+def without_ignored(
+    mask: LabelMap, ignore: NDArray[np.bool_] | None, unknown: int
+) -> LabelMap:
+    """Return a true mask that knows nothing where an ignore mask touches it."""
+    if ignore is None:
+        return mask
+    # Whatever the ignore mask touches is left out, as it is from the scores.
+    touched = cv2.resize(ignore.astype(np.float32), mask.shape[::-1],
+                         interpolation=cv2.INTER_AREA) > 0
+    return np.where(touched, np.uint8(unknown), mask)
+
+
+def images_in(folder: Path) -> dict[str, ImageU8]:
+    """
+    Read the images of a folder, or of its folder images/, by name.
+
+    Raises DatasetError if there is none, or one cannot be read.
+    """
+    place = folder / 'images' if (folder / 'images').is_dir() else folder
+    paths = sorted(p for p in place.iterdir() if p.suffix.lower() in _IMAGES) \
+        if place.is_dir() else []
+    if not paths:
+        raise DatasetError(f'no image in {place}', 'files that end with ' + ' or '.join(_IMAGES))
+    images = {}
+    for path in paths:
+        try:
+            images[path.name] = decode(read_image_file(path))
+        except (OSError, ValueError, ImageError) as err:
+            raise DatasetError(f'{path} is no image that can be read ({why(err)})',
+                               'JPEG or PNG') from err
+    return images
+
+
+def refuse_familiar(foreign: Mapping[str, ImageU8], known: KnownFrames) -> None:
+    """
+    Raise DatasetError if foreign images are labelled frames too, pixel for pixel.
+
+    A guard that is chosen to refuse them, or a figure of how well they are told apart, would mean
+    nothing.
+    """
+    stems = {mask_sha256(image): stem
+             for (image, _), stem in zip(known.pairs, known.stems, strict=True)}
+    both = [(name, stems[digest]) for name, image in foreign.items()
+            if (digest := mask_sha256(image)) in stems]
+    if both:
+        raise DatasetError(
+            f'{len(both)} of {len(foreign)} images of --ood are labelled frames too, pixel for '
+            f'pixel (the first is {both[0][0]!r}, which is {both[0][1]!r})',
+            'images of another kind, that should be refused',
+            'take them out of one of the two')
+
+
+@contextmanager
+def opened(
+    bundle: ModelBundle, settings: Settings, temperature: float | None = None,
+    scorer: ScoreVector | None = None,
+) -> Iterator[Pipeline]:
+    """Open a pipeline with the ignore mask of the settings, and close it at the end."""
+    backend = open_backend(settings.backend, bundle, settings)
+    try:
+        yield Pipeline(bundle, backend, settings, temperature, scorer=scorer,
+                       ignore=load_ignore_mask(settings.ignore_mask), maps=MAPS_OF_MEANS)
+    finally:
+        backend.close()
+
+
+def measure(
+    pipeline: Pipeline, pairs: Sequence[Pair], title: str, rule: BadRule | None = None
+) -> Evaluation:
+    """Evaluate pairs, with a progress bar."""
+    bar = progress(pairs, desc=title)
+    return evaluate(pipeline, bar, pipeline.card.ignore_index, rule)
+
+
+def likelihood(pipeline: Pipeline, pairs: Sequence[Pair], title: str) -> float:
+    """Return the mean negative log-likelihood of pairs, in nats, with a progress bar."""
+    return mean_nll(pipeline, progress(pairs, desc=title), pipeline.card.ignore_index)
+
+
+def pixel_limits(
+    pipeline: Pipeline, pairs: Sequence[Pair], names: Sequence[str], quantile: float
+) -> dict[str, float]:
+    """Return the value of each map that a share of the pixels does not exceed."""
+    values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    for image, _ in pairs:
+        result = pipeline.measure(image, 0)
+        maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
+        for name, parts in values.items():
+            # Neighbours tell the same.
+            parts.append(getattr(maps, name)[::3, ::3].ravel())
+    return {name: float(np.nanquantile(np.concatenate(parts), quantile))
+            for name, parts in values.items()}
+
+
+def count_fitted(
+    calibration: Calibration, data_sha256: str, images: Sequence[NDArray[np.uint8]]
+) -> int:
+    """Count the BGR images that were calibrated on, of a set with the given `data_digest`."""
+    if calibration.seen_images:
+        return calibration.count_seen(images)
+    return len(images) * (data_sha256 == calibration.data_sha256)
+
+
+def data_digest(data: LabelledFolder) -> str:
+    """Return one digest over the names and pixels of a set."""
+    digest = hashlib.sha256()
+    for stem, image, mask in zip(data.stems, data.images, data.masks, strict=True):
+        digest.update(stem.encode())
+        digest.update(image.tobytes())
+        digest.update(mask.tobytes())
+    return digest.hexdigest()

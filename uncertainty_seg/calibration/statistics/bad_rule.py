@@ -1,0 +1,149 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What "this mask is bad" means, as a mission programmer writes it: ``iou[diver]<0.5 or iou<0.4``.
+
+A promise about bad frames is a promise about this rule and nothing else, so it is a text that
+can be printed beside the promise.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
+import re
+
+import numpy as np
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.errors import ConfigError, DatasetError, ShapeError
+
+# A class may have an "or" in its name: only one outside of brackets separates terms.
+_OR = re.compile(r'\s+or\s+(?![^\[\]]*\])')
+_TERM = re.compile(r'\s*(iou|accuracy)\s*(?:\[([^\[\]]*)\])?\s*<\s*([0-9.eE+-]+)\s*')
+
+
+@dataclass(frozen=True)
+class Term:
+    """
+    One comparison of a rule.
+
+    Attributes
+    ----------
+    measure : str
+        'iou' or 'accuracy'.
+    class_id : int or None
+        The class whose IoU is meant; None for the mean over those that occur.
+    limit : float
+        A frame below it is bad; in (0, 1].
+
+    """
+
+    measure: str
+    class_id: int | None
+    limit: float
+
+    def value(self, counts: ConfusionMatrix) -> float:
+        """Return what is compared, 0..1; NaN if the frame has nothing to compare."""
+        if not counts.counts.any():
+            return math.nan
+        if self.measure == 'accuracy':
+            return counts.accuracy()
+        return counts.mean_iou() if self.class_id is None else float(counts.iou()[self.class_id])
+
+
+@dataclass(frozen=True)
+class BadRule:
+    """
+    Terms joined by "or".
+
+    Attributes
+    ----------
+    text : str
+        As it was written.
+    terms : tuple of Term
+        The frame is bad if any holds.
+    num_classes : int
+        C.
+
+    """
+
+    text: str
+    terms: tuple[Term, ...]
+    num_classes: int
+
+    @classmethod
+    def parse(cls, text: str, class_names: Sequence[str]) -> BadRule:
+        """
+        Read a rule of at least one term, joined by ``or``; class names are in order of the ids.
+
+        A term is ``iou<0.5`` (mean IoU over the classes that occur in truth or prediction),
+        ``iou[name]<0.5`` (of one class) or ``accuracy<0.7`` (share of right pixels). Raises
+        ConfigError if a term cannot be read, names an unknown class, or its limit is not in (0,
+        1].
+        """
+        terms = tuple(_term(part, text, class_names) for part in _OR.split(text))
+        return cls(text.strip(), terms, len(class_names))
+
+    def values(
+        self, truth: LabelMap, predicted: LabelMap, ignore_index: int
+    ) -> tuple[float, ...]:
+        """
+        Measure what each term compares, 0..1; NaN where its class occurs in neither mask.
+
+        All are NaN if no pixel is known: those of `ignore_index` in `truth` are left out. Raises
+        ShapeError if the masks, uint8 (H, W), differ in size; DatasetError if `truth` has an id
+        that is no class.
+        """
+        if truth.shape != predicted.shape:
+            raise ShapeError(f'the true mask is {truth.shape}', f'{predicted.shape} as predicted')
+        strange = (truth != ignore_index) & (truth >= self.num_classes)
+        if strange.any():
+            raise DatasetError(
+                f'class id {int(truth[strange][0])} in a mask',
+                f'less than {self.num_classes}, or {ignore_index} where the class is unknown',
+            )
+        counts = ConfusionMatrix(self.num_classes)
+        counts.add(truth, predicted, ignore_index)
+        return tuple(term.value(counts) for term in self.terms)
+
+    def holds(self, values: Sequence[float]) -> bool:
+        """Say whether a frame with these `values` is bad; a NaN speaks neither way."""
+        return any(v < term.limit for v, term in zip(values, self.terms, strict=True))
+
+    def is_bad(self, truth: LabelMap, predicted: LabelMap, ignore_index: int) -> bool:
+        """
+        Say whether a predicted mask is bad.
+
+        Parameters and errors are those of `values`. A frame without the class of a term, in truth
+        and prediction, is good for that term. So is one without a known pixel: leave such out.
+        """
+        return self.holds(self.values(truth, predicted, ignore_index))
+
+
+def _term(part: str, text: str, class_names: Sequence[str]) -> Term:
+    match = _TERM.fullmatch(part)
+    measure, name, number = match.groups() if match else ('', None, '')
+    limit = _number(number)
+    if not match or (measure == 'accuracy' and name is not None) or not np.isfinite(limit):
+        raise ConfigError(
+            f'the rule for bad frames has {part.strip()!r} in {text!r}',
+            f"terms like 'iou<0.5', 'iou[{class_names[-1]}]<0.5' or 'accuracy<0.7', joined by or",
+        )
+    if not 0 < limit <= 1:
+        raise ConfigError(f'the rule {text!r} compares with {limit:g}',
+                          'a share above 0 and at most 1')
+    if name is not None and name.strip() not in class_names:
+        raise ConfigError(f'the rule {text!r} names the class {name.strip()!r}',
+                          f'one of {", ".join(class_names)}')
+    class_id = None if name is None else list(class_names).index(name.strip())
+    return Term(measure, class_id, limit)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,118 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run the model over a recorded bag and write what the node would have published.
+
+Every image goes through the same pipeline as in the node, without ROS. Outputs carry the stamps of
+their images; the same bag, model and seed give the same bytes. A frame that cannot be used is
+counted, reported and written as not confident.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from uncertainty_seg.cli.arguments import (
+    add_node_parameters,
+    add_settings,
+    call_with,
+    FRAME_CHECKS,
+    print_json,
+    settings_from_args,
+)
+from uncertainty_seg.errors import BagError
+
+if TYPE_CHECKING:
+    from uncertainty_seg.core.settings import Settings
+    from uncertainty_seg.data.replay import ReplayReport
+
+SETTINGS = ('model', 'backend', 'threads', 'passes', 'pass_policy', 'seed', 'mask_policy',
+            'precision', 'reduction', 'map', 'trusted_keys', *FRAME_CHECKS)
+
+
+def replay(
+    in_bag: Path | str,
+    out_bag: Path | str,
+    *,
+    settings: Settings | None = None,
+    topic: str | None = None,
+    storage: str = 'mcap',
+    maps: bool = False,
+    views: bool = False,
+    force: bool = False,
+) -> ReplayReport:
+    """
+    Run the model over a recorded bag and write what the node would have published.
+
+    Parameters
+    ----------
+    in_bag, out_bag : Path or str
+        Bag with images; bag to write.
+    settings : Settings, optional
+        Model, backend, T, seed and so on; the node's defaults without.
+    topic : str, optional
+        Image topic, if the bag has several.
+    storage : str
+        Format of `out_bag`: 'mcap' or 'sqlite3'.
+    maps, views : bool
+        Write uncertainty and confidence maps too; heatmap and overlay too.
+    force : bool
+        Replace `out_bag` if it is a bag.
+
+    Returns
+    -------
+    ReplayReport
+        Counts, and the reasons of bad frames.
+
+    Raises
+    ------
+    UncertaintySegError
+        If a bag, the model or a setting cannot be used. Nothing is written then.
+
+    """
+    from uncertainty_seg.backends.opening import checked_settings
+    from uncertainty_seg.data.replay import OutputChoice, replay_bag
+
+    return replay_bag(Path(in_bag), Path(out_bag), checked_settings(settings), topic, storage,
+                      OutputChoice(maps, views), overwrite=force)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument('in_bag', metavar='IN_BAG', type=Path, help='bag with images')
+    parser.add_argument('out_bag', metavar='OUT_BAG', type=Path, help='bag to write')
+    parser.add_argument('--topic', help='image topic, if the bag has several')
+    parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
+                        help='format of OUT_BAG [mcap]')
+    parser.add_argument('--maps', action='store_true',
+                        help='write the uncertainty map (32FC1) and the confidence (mono8) too')
+    parser.add_argument('--views', action='store_true', help='write heatmap and overlay too')
+    parser.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
+    add_settings(parser, SETTINGS, is_silent=True)
+    add_node_parameters(parser, '/uncertainty_seg')
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Replay; see the module.
+
+    Returns 0, bad frames or not: they are in the output as not confident. Raises
+    UncertaintySegError if a bag, the model or a setting cannot be used, or the input broke off.
+    """
+    start_s = time.perf_counter()
+    report = call_with(replay, args, settings=settings_from_args(args, SETTINGS))
+    for problem in report.problems:
+        print(f'bad {problem}', file=sys.stderr)
+    print(f'{report.num_frames} frames, {report.num_confident} confident, {report.num_bad} bad, '
+          f'in {time.perf_counter() - start_s:.1f} s -> {args.out_bag}')
+    print_json({'verb': 'replay', 'in_bag': args.in_bag, 'out_bag': args.out_bag,
+                **asdict(report)})
+    if report.broke_off:
+        kept = f'the {report.num_frames} frames before it are in {args.out_bag}'
+        raise BagError(f'{report.broke_off} Input ended early; {kept}')
+    return 0

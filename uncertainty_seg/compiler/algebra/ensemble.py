@@ -1,0 +1,306 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Merge the networks of a deep ensemble, whose answers are then the passes.
+
+The trunk runs every member on one image; the head only chooses. What members have in common
+(reading the image, a frozen encoder) is found by comparing weights and nodes, kept once and
+computed once. It is independent of how the members were trained.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import hashlib
+import logging
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
+from uncertainty_seg.compiler.algebra.split import LOGITS
+from uncertainty_seg.compiler.onnx_tools import (
+    add_constant,
+    build_model,
+    copy_of,
+    float_info,
+    image_inputs,
+    IR_VERSION,
+    MARKER_DOMAIN,
+    OPSET,
+    refill,
+    rename_tensors,
+    Shape,
+    shapes,
+)
+from uncertainty_seg.core.dropout_masks import MEMBER
+from uncertainty_seg.core.model_card import DropoutSite
+from uncertainty_seg.errors import GraphError
+
+MEMBERS = 'members'
+_log = logging.getLogger(__name__)
+
+
+def ensemble_graphs(
+    models: Sequence[onnx.ModelProto],
+) -> tuple[onnx.ModelProto, onnx.ModelProto, tuple[DropoutSite, ...]]:
+    """
+    Make trunk and head of M networks.
+
+    Parameters
+    ----------
+    models : sequence of ModelProto
+        Of opset 17, each from the same input (`take_bytes`) to one output of logits
+        (1, C, hl, wl), all of one shape; left as they are. Dropout in them is switched off.
+
+    Returns
+    -------
+    trunk : ModelProto
+        Image to `members`, float32 (M, C, hl, wl).
+    head : ModelProto
+        `members` and `member`, float32 (T, M), to `logits` (T, C, hl, wl). A row chooses the
+        member of its largest number, which is then copied: a product with a row of 0 and 1
+        would be rounded by devices that multiply in TF32 or bf16, and would let the NaN of one
+        member into all. Here it stays in its pass; the maps of the frame are NaN there all the
+        same.
+    sites : tuple of DropoutSite
+        The one input `member`; its p is the share of zeros in a row, 1 - 1 / M.
+
+    Raises
+    ------
+    GraphError
+        If there are fewer than two, two are the same network, or one has another input or
+        output than the first.
+
+    """
+    image, shape = _common(models)
+    merged = _Merged(image.name, keeps_dropout=False)
+    logits = [merged.add(model, index) for index, model in enumerate(models)]
+    _require_different(logits)
+    count = len(models)
+    nodes = [*merged.nodes, helper.make_node('Concat', logits, [MEMBERS], axis=0)]
+    members = float_info(MEMBERS, (count, *shape[1:]))
+    trunk = build_model('trunk', nodes, [image], [members], merged.weights)
+    _log.info('%d members of %d nodes: %d nodes after sharing, %d dropouts switched off', count,
+              len(models[0].graph.node), len(trunk.graph.node), merged.num_dropouts)
+    return trunk, _head(members, shape), (_member_site(count),)
+
+
+def joined_members(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+    """
+    Make one network of M that keep their dropout, for the algebra of masks.
+
+    Parameters
+    ----------
+    models : sequence of ModelProto
+        As in `ensemble_graphs`; each of their dropouts gets a name of its own.
+
+    Returns
+    -------
+    ModelProto
+        Image to `members`, float32 (1, M C, hl, wl). What is the same before the dropout is
+        there once.
+
+    Raises
+    ------
+    GraphError
+        As `ensemble_graphs`.
+
+    """
+    image, shape = _common(models)
+    merged, logits = _Merged(image.name, keeps_dropout=True), []
+    for index, model in enumerate(models):
+        before = len(merged.weights)
+        logits.append(merged.add(model, index))
+        if len(merged.weights) == before:
+            raise _twins('an earlier one', index)
+    nodes = [*merged.nodes, helper.make_node('Concat', logits, [MEMBERS], axis=1)]
+    out = float_info(MEMBERS, (1, len(models) * shape[1], *shape[2:]))
+    graph = helper.make_graph(nodes, 'members', [image], [out], merged.weights)
+    opsets = [helper.make_opsetid('', OPSET), helper.make_opsetid(MARKER_DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def choose_members(
+    head: onnx.ModelProto, count: int
+) -> tuple[onnx.ModelProto, DropoutSite]:
+    """
+    Let each pass choose its member from a head that computes them all.
+
+    Each pass computes the head of all M and copies one, so that dropout behind a long shared
+    trunk is cheap, and dropout deep in the members costs M times what it needs.
+
+    Parameters
+    ----------
+    head : ModelProto
+        Of `joined_members`: to logits (T, M C, hl, wl); left as it is.
+    count : int
+        M.
+
+    Returns
+    -------
+    head : ModelProto
+        With one more input `member`, float32 (T, M), as in `ensemble_graphs`; logits
+        (T, C, hl, wl).
+    site : DropoutSite
+        Of that input.
+
+    """
+    result = copy_of(head)
+    graph = result.graph
+    channels, rows, columns = (
+        d.dim_value for d in graph.output[0].type.tensor_type.shape.dim[1:])
+    shape = (channels // count, rows, columns)
+    for node in graph.node:
+        rename_tensors(node, {LOGITS: MEMBERS})
+    apart = add_constant(graph, 'apart', np.array([-1, count, *shape], np.int64))
+    graph.node.extend([
+        helper.make_node('Reshape', [MEMBERS, apart], ['each_member']),
+        helper.make_node('ArgMax', [MEMBER], ['chosen'], axis=1, keepdims=1),
+        helper.make_node('GatherND', ['each_member', 'chosen'], [LOGITS], batch_dims=1),
+    ])
+    graph.input.append(float_info(MEMBER, (PASSES_AXIS, count)))
+    refill(graph.output, [float_info(LOGITS, (PASSES_AXIS, *shape))])
+    del graph.value_info[:]
+    return result, _member_site(count)
+
+
+def _member_site(count: int) -> DropoutSite:
+    return DropoutSite(MEMBER, (count,), 1 - 1 / count)
+
+
+def _common(models: Sequence[onnx.ModelProto]) -> tuple[onnx.ValueInfoProto, Shape]:
+    """Return the input and the shape of the logits that all have."""
+    if len(models) < 2:
+        raise GraphError(f'an ensemble of {len(models)}', 'at least two networks',
+                         'give --weights once for each member')
+    image, shape = _input_of(models[0], 0), _logits_shape(models[0], 0)
+    for index, model in enumerate(models[1:], 1):
+        _require_same('the input', index, _text(_input_of(model, index)), _text(image))
+        _require_same('logits of the shape', index, str(_logits_shape(model, index)), str(shape))
+    return image, shape
+
+
+class _Merged:
+    """Nodes and weights of several graphs, each different one once."""
+
+    def __init__(self, image: str, keeps_dropout: bool) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.num_dropouts = 0
+        self._image, self._keeps_dropout = image, keeps_dropout
+        self._weight_names: dict[str, str] = {}
+        self._outputs: dict[tuple[object, ...], list[str]] = {}
+
+    def add(self, model: onnx.ModelProto, index: int) -> str:
+        """Take in a member and return the name of its output."""
+        names = {'': '', self._image: self._image}
+        for tensor in model.graph.initializer:
+            names[tensor.name] = self._add_weight(tensor, index)
+        for node in model.graph.node:
+            if is_dropout(node) and not self._keeps_dropout:
+                self._switch_off(node, model, index)
+                names[node.output[0]] = names[node.input[0]]
+                self.num_dropouts += 1
+            else:
+                names.update(zip(node.output, self._add_node(node, names, index), strict=True))
+        return names[model.graph.output[0].name]
+
+    def _add_weight(self, tensor: onnx.TensorProto, index: int) -> str:
+        key = _digest(tensor)
+        if key not in self._weight_names:
+            self.weights.append(copy_of(tensor))
+            self.weights[-1].name = self._weight_names[key] = f'member{index}_{tensor.name}'
+        return self._weight_names[key]
+
+    def _add_node(self, node: onnx.NodeProto, names: dict[str, str], index: int) -> list[str]:
+        inputs = tuple(names[name] for name in node.input)
+        attributes = sorted(_attribute_key(entry) for entry in node.attribute)
+        key = (node.domain, node.op_type, len(node.output), inputs, *attributes)
+        if is_dropout(node):  # the members draw apart
+            key += (index,)
+        if key not in self._outputs:
+            outputs = [f'member{index}_{name}' if name else '' for name in node.output]
+            twin = copy_of(node)
+            twin.name = node.name and f'member{index}_{node.name}'
+            refill(twin.input, inputs)
+            refill(twin.output, outputs)
+            for entry in twin.attribute:
+                if entry.name == 'site':
+                    entry.s = f'member{index}_{entry.s.decode()}'.encode()
+            self.nodes.append(twin)
+            self._outputs[key] = outputs
+        return self._outputs[key]
+
+    @staticmethod
+    def _switch_off(node: onnx.NodeProto, model: onnx.ModelProto, index: int) -> None:
+        used = {name for other in model.graph.node for name in other.input}
+        if used & set(node.output[1:]):
+            raise GraphError(f'member {index} computes with the mask of dropout {node.name!r}',
+                             'dropout whose mask no other node reads')
+
+
+def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:
+    count = members.type.tensor_type.shape.dim[0].dim_value
+    nodes = [
+        helper.make_node('ArgMax', [MEMBER], ['chosen'], axis=1, keepdims=0),
+        helper.make_node('Gather', [MEMBERS, 'chosen'], [LOGITS], axis=0),
+    ]
+    inputs = [members, float_info(MEMBER, (PASSES_AXIS, count))]
+    return build_model('head', nodes, inputs, [float_info(LOGITS, (PASSES_AXIS, *shape[1:]))], [])
+
+
+def _input_of(model: onnx.ModelProto, index: int) -> onnx.ValueInfoProto:
+    inputs = image_inputs(model.graph)
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        raise GraphError(f'member {index} has {len(inputs)} inputs and '
+                         f'{len(model.graph.output)} outputs', 'one image and its logits')
+    return inputs[0]
+
+
+def _logits_shape(model: onnx.ModelProto, index: int) -> Shape:
+    shape = shapes(model).get(model.graph.output[0].name)
+    if shape is None or len(shape) != 4 or shape[0] != 1:
+        raise GraphError(f'member {index} gives a tensor of shape {shape}',
+                         'logits (1, C, hl, wl) of a static size')
+    return shape
+
+
+def _text(info: onnx.ValueInfoProto) -> str:
+    kind = info.type.tensor_type
+    dims = [d.dim_param or d.dim_value for d in kind.shape.dim]
+    return f'{info.name} {onnx.TensorProto.DataType.Name(kind.elem_type)} {dims}'
+
+
+def _require_same(what: str, index: int, came: str, first: str) -> None:
+    if came != first:
+        raise GraphError(f'member {index} has {what} {came}', f'{first} as member 0 has',
+                         'an ensemble is one network trained several times')
+
+
+def _require_different(logits: Sequence[str]) -> None:
+    for index, name in enumerate(logits):
+        first = logits.index(name)
+        if first < index:
+            raise _twins(first, index)
+
+
+def _twins(first: int | str, index: int) -> GraphError:
+    return GraphError(f'members {first} and {index} have the same weights',
+                      'networks trained apart', 'give each file of weights once')
+
+
+def _digest(tensor: onnx.TensorProto) -> str:
+    values = numpy_helper.to_array(tensor)
+    facts = f'{tensor.data_type} {list(tensor.dims)} '.encode()
+    return hashlib.sha256(facts + values.tobytes()).hexdigest()
+
+
+def _attribute_key(entry: onnx.AttributeProto) -> bytes:
+    twin = copy_of(entry)
+    twin.t.name = ''
+    if twin.HasField('g') or twin.graphs:
+        raise GraphError('a member holds control flow (If, Loop or Scan)', 'plain operators',
+                         'export it with a fixed input size, traced')
+    return twin.SerializeToString(deterministic=True)

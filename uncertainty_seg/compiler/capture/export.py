@@ -1,0 +1,374 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+From a torch network to an ONNX graph whose dropout is still visible, and weights into one.
+
+Each dropout becomes a marker node that names its rate and kind; `graph` makes masks of it. torch's
+exporters delete dropout in eval mode and refuse channel dropout in training mode, so an operation
+that they do not know stands in its place. There are two exporters, and each can write nets that
+the other cannot. A file of weights whose keys or shapes do not fit the net is refused with what
+does not fit; it is never loaded in part.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+import io
+import logging
+import os
+from pathlib import Path
+import re
+import sys
+from typing import Any
+import warnings
+
+import numpy as np
+import onnx
+import torch
+from torch import nn, Tensor
+from torch.overrides import TorchFunctionMode
+
+from uncertainty_seg.compiler.capture.dropout_watch import Drop, Replace
+from uncertainty_seg.compiler.capture.marking import find_dropout, first_line, MarkedNet
+from uncertainty_seg.compiler.onnx_tools import MARKER_DOMAIN, OPSET
+from uncertainty_seg.core.model_card import InputSpec
+from uncertainty_seg.errors import GraphError, install_command, TrainingError
+
+_log = logging.getLogger(__name__)
+INPUT = 'input'
+# torch.export writes 18 and later only; a later step converts its graphs to `OPSET`.
+EXPORT_OPSET = 18
+_LOUD = ('onnx_ir', 'onnxscript', 'torch.onnx', 'torch.export')
+# Where the training frameworks put the state dict in a checkpoint.
+_WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
+# Written before each key by DataParallel, and by torch.compile.
+_PREFIXES = ('module.', '_orig_mod.')
+_NAMED = 3
+# How files that torch.save writes begin: a zip archive, or a pickle up to torch 1.5.
+_BEGINNINGS = (b'PK', b'\x80')
+_TENSORS = 'a state dict of tensors'
+
+
+def export_marked(net: nn.Module, spec: InputSpec) -> onnx.ModelProto:
+    """
+    Export a network with a marker for each dropout of a rate above 0.
+
+    Parameters
+    ----------
+    net : Module
+        Maps (1, 3, h, w) to logits, or to a dict, sequence or dataclass with logits in it; left
+        as it is.
+    spec : InputSpec
+        Gives h and w.
+
+    Returns
+    -------
+    ModelProto
+        Opset 17 or 18, everything but dropout in eval mode. One output a tensor: 'output', or
+        by keys, fields and places ('output_0').
+
+    Raises
+    ------
+    GraphError
+        If the net drops out in a way that is no multiplication by a mask, or torch cannot
+        export it.
+
+    """
+    return export_net(find_dropout(net, spec.height, spec.width), spec.height, spec.width)
+
+
+def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
+    """
+    Export by the older exporter, or by torch.export where that fails.
+
+    Parameters
+    ----------
+    marked : MarkedNet
+        From `find_dropout`.
+    height, width : int
+        h and w.
+
+    Returns
+    -------
+    ModelProto
+        Input 'input' (1, 3, h, w); outputs by the names of `marked`; a node
+        ``uncertainty_seg::Dropout`` with p, kind and site for each dropout.
+
+    Raises
+    ------
+    GraphError
+        If both fail, with the reasons; or by the reason of one that is the net's, not torch's.
+
+    """
+    image = torch.zeros(1, 3, height, width)
+    reasons: list[str] = []
+    ours: GraphError | None = None
+    # Both are proven; the older one is five to ten times faster and writes opset 17 itself.
+    for name, exporter in (('the older exporter', export_by_trace),
+                           ('torch.export', export_by_graph)):
+        try:
+            with _silence():
+                return exporter(marked, image)
+        except Exception as err:  # they raise errors of any class
+            reasons.append(f'{name}: {type(err).__name__}: {first_line(err)}')
+            ours = err if isinstance(err, GraphError) else ours
+            _log.info('%s', reasons[-1])
+    if ours is not None:
+        raise ours
+    raise GraphError(f'torch cannot export the net ({"; ".join(reasons)})',
+                     'operations that it can write to ONNX', 'replace that one in the net')
+
+
+def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
+    """Export by the older exporter, in opset 17."""
+    def replace(x: Tensor, drop: Drop) -> Tensor:
+        return _Mark.apply(x, drop.p, drop.kind, drop.site)
+
+    file = io.BytesIO()
+    # torch writes a warning to stderr, from C++, of a domain without nodes.
+    domains = {MARKER_DOMAIN: 1} if marked.drops else {}
+    with _WrittenPooling():
+        torch.onnx.export(
+            _Traced(marked, replace), (image,), file,
+            input_names=[INPUT], output_names=list(marked.outputs),
+            opset_version=OPSET, dynamo=False, custom_opsets=domains,
+        )
+    return onnx.load_from_string(file.getvalue())
+
+
+def export_by_graph(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
+    """Export by torch.export, in opset 18."""
+    def replace(x: Tensor, drop: Drop) -> Tensor:
+        attributes = {'p': drop.p, 'kind': drop.kind, 'site': drop.site}
+        return torch.onnx.ops.symbolic(f'{MARKER_DOMAIN}::Dropout', (x,), attributes,
+                                       dtype=x.dtype, shape=x.shape, version=1)
+
+    program = torch.export.export(_Traced(marked, replace), (image,), strict=False)
+    written = torch.onnx.export(
+        program, (image,), dynamo=True, input_names=[INPUT], output_names=list(marked.outputs),
+        opset_version=EXPORT_OPSET, verbose=False,
+    )
+    return written.model_proto
+
+
+_POOLS = (torch.nn.functional.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d)
+
+
+class _WrittenPooling(TorchFunctionMode):
+    """Writes an adaptive average of windows that differ in size as two products with matrices."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function of torch; see the class."""
+        kwargs = kwargs or {}
+        if func not in _POOLS:
+            return func(*args, **kwargs)
+        x, size = args[0], args[1] if len(args) > 1 else kwargs['output_size']
+        wanted = size if isinstance(size, (tuple, list)) else (size, size)
+        pairs = [(int(old), int(old if new is None else new))
+                 for old, new in zip(x.shape[-2:], wanted, strict=True)]
+        if all(old % new == 0 for old, new in pairs):
+            return func(*args, **kwargs)
+        rows, columns = (averaging(*pair) for pair in pairs)
+        return rows @ x @ columns.T
+
+
+def averaging(old: int, new: int) -> Tensor:
+    """Return the matrix (new, old) that takes the means of adaptive pooling along an axis."""
+    matrix = np.zeros((new, old), np.float32)
+    for index in range(new):
+        first, last = index * old // new, -(-(index + 1) * old // new)
+        matrix[index, first:last] = 1 / (last - first)
+    return torch.from_numpy(matrix)
+
+
+class _Mark(torch.autograd.Function):
+    """Identity for torch, a marker node for the older exporter."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, kind: str, site: str) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, p: float, kind: str, site: str) -> Any:
+        node = g.op(f'{MARKER_DOMAIN}::Dropout', x, p_f=p, kind_s=kind, site_s=site)
+        return node.setType(x.type())
+
+
+class _StaticSizes(TorchFunctionMode):
+    """Give sizes as plain numbers: a tracer would otherwise record arithmetic on them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return sizes as plain numbers, everything else as it is."""
+        result = func(*args, **(kwargs or {}))
+        if func == Tensor.shape.__get__ or func is Tensor.size:
+            return int(result) if len(args) > 1 or kwargs else torch.Size(map(int, result))
+        return result
+
+
+class _Traced(nn.Module):
+    """A marked net whose forward returns its output tensors as a tuple."""
+
+    def __init__(self, marked: MarkedNet, replace: Replace) -> None:
+        super().__init__()
+        self.net = marked.net
+        self.training = False  # of this one alone, see train()
+        self._run = (marked, replace)
+
+    def train(self, mode: bool = True) -> _Traced:
+        """Do nothing: exporters call it, and that of the net may do more than set modes."""
+        return self
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        marked, replace = self._run
+        with _StaticSizes():
+            return tuple(marked.run(image, replace).values())
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Hide the exporters' progress, warnings and dumps of graphs from the user."""
+    levels = {name: logging.getLogger(name).level for name in _LOUD}
+    sys.stdout.flush()
+    terminal, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)  # the older exporter writes whole graphs there, from C++
+        for name in _LOUD:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        os.dup2(terminal, 1)
+        os.close(terminal)
+        os.close(nowhere)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """
+    Fill a network from a file.
+
+    Parameters
+    ----------
+    net : Module
+        Changed in place, if all fits.
+    path : Path
+        A state dict as .safetensors, or written by torch.save, alone or as 'state_dict' or
+        'model' of a checkpoint.
+
+    Raises
+    ------
+    TrainingError
+        If the file is missing, holds no state dict, or that of another network.
+
+    """
+    state = _strip(read_state(path))
+    wanted = net.state_dict()
+    missing = [k for k in wanted if k not in state]
+    unexpected = [k for k in state if k not in wanted]
+    reshaped = [f'{k} {tuple(state[k].shape)} for {tuple(v.shape)}' for k, v in wanted.items()
+                if k in state and isinstance(v, Tensor) and state[k].shape != v.shape]
+    problems = [
+        f'{len(found)} {what} ({", ".join(found[:_NAMED])}{", ..." * (len(found) > _NAMED)})'
+        for what, found in (('missing', missing), ('unexpected', unexpected),
+                            ('of another shape', reshaped)) if found
+    ]
+    if problems:
+        raise TrainingError(
+            f'of {len(state)} weights in {path} and {len(wanted)} of the network, '
+            f'{"; ".join(problems)}', 'weights of this network',
+            'build it with the classes and options that it was trained with',
+        )
+    net.load_state_dict(state)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict; raises TrainingError if the file is missing or holds none."""
+    if not path.is_file():
+        came = f'{path} is a folder' if path.is_dir() else f'no weights at {path}'
+        raise TrainingError(came, 'a file of weights')
+    content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
+    while isinstance(content, Mapping):
+        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise TrainingError(f'{path} holds {type(content).__name__}', 'a state dict',
+                            'save net.state_dict()')
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        keys = ', '.join(map(str, list(content)[:_NAMED])) or 'nothing'
+        raise TrainingError(f'{path} holds no tensor, but {keys}', 'a state dict',
+                            "save net.state_dict(), alone or as 'state_dict'")
+    return tensors
+
+
+def _read_torch(path: Path) -> Any:
+    _require_torch_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # the error says what matters of them
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as err:  # damaged pickles raise almost anything
+        # torch's message is a page about its options, with escapes for a terminal.
+        _log.debug('torch.load of %s: %s', path, err)
+        raise _refused(path, str(err)) from err
+
+
+def _require_torch_file(path: Path) -> None:
+    """Refuse what torch would take for an old pickle, with an error that does not say so."""
+    try:
+        with path.open('rb') as file:
+            start = file.read(64)
+    except OSError as err:
+        raise TrainingError(f'{path} cannot be read ({err})', 'a file of weights') from err
+    if not start:
+        raise TrainingError(f'{path} is empty', _TENSORS, 'copy or save it again')
+    if not start.startswith(_BEGINNINGS):
+        line = start.split(b'\n')[0].decode('ascii', 'replace')
+        words = re.sub(r'[^ -~]', '?', line)[:24]
+        raise TrainingError(f'{path} is no file of torch.save, it begins with {words!r}', _TENSORS,
+                            'give the file with the weights, or download it again')
+
+
+def _refused(path: Path, says: str) -> TrainingError:
+    """Return the reason why torch does not load a file that looks like one of its own."""
+    if 'TorchScript' in says:
+        return TrainingError(f'{path} is a TorchScript archive', _TENSORS,
+                             'save the state_dict() of the net it was made of')
+    found = re.search(r'[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)', says)
+    if found:
+        return TrainingError(
+            f'{path} holds an object of {found[1]}, which could run code when it is loaded',
+            _TENSORS, 'save net.state_dict() alone, not the whole net')
+    return TrainingError(f'{path} is damaged or cut short', _TENSORS,
+                         'copy it again, or save net.state_dict() again')
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as err:
+        raise TrainingError(f'{path} needs safetensors, which is not installed', '',
+                            install_command('safetensors')) from err
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as err:
+        _log.debug('safetensors of %s: %s', path, err)
+        raise TrainingError(f'{path} cannot be loaded (it is damaged, or of another kind)',
+                            'a whole safetensors file', 'copy or save it again') from err
+
+
+def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key[len(prefix):]: value for key, value in state.items()}
+    return state

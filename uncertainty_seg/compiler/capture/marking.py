@@ -1,0 +1,651 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+List the dropouts of a torch net, and the mode its modules must run in for all of them to show.
+
+Dropout behind ``if self.training`` shows in training mode only: that of the modules which train()
+of the net puts into it. A net whose other results change in that mode stays in eval mode, except
+for the modules that drop. So do modules that draw random numbers in training mode which no mask
+can replace. In every case the result is compared with a copy of the net in which nothing was
+changed: on several images, and at another size.
+
+What a trace of a run would freeze, `ForwardGuard` refuses when it happens.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import copy
+import dataclasses
+from dataclasses import dataclass, field, replace
+import logging
+import random
+import time
+from types import MethodType
+from typing import Any
+import warnings
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from uncertainty_seg.compiler.capture.dropout_watch import (
+    Drop,
+    find_rules,
+    ModuleCall,
+    own_randomness,
+    place,
+    prepare_paths,
+    Replace,
+    require_no_blocks,
+    unchanged,
+    watch,
+)
+from uncertainty_seg.compiler.capture.forward_guard import (
+    DRAW_BY_DROPOUT,
+    draws,
+    ForwardGuard,
+    NO_OTHER_RANDOMNESS,
+)
+from uncertainty_seg.compiler.capture.modes import in_training, is_norm, switch, trained
+from uncertainty_seg.errors import GraphError, UncertaintySegError
+
+SINGLE = 'output'
+_log = logging.getLogger(__name__)
+# Largest difference between the two modes, relative to the largest output.
+_TOLERANCE = 1e-5
+# Times that modules which draw random numbers may be looked for: one may hide another.
+_ROUNDS = 8
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class MarkedNet:
+    """
+    A copy of a net that is ready to run with something in the place of its dropout.
+
+    Attributes
+    ----------
+    net : Module
+        The copy, in eval mode.
+    drops : tuple of Drop
+        Every dropout of a rate above 0, in the order they run.
+    outputs : tuple of str
+        Names of the net's output tensors.
+    training : frozenset of str
+        Modules that must be in training mode to drop.
+    takes_eval : bool
+        Whether dropout counts although its module is in eval mode.
+    silenced : dict of str to str
+        Modules that draw random numbers in training mode, by what, and were left in eval mode.
+    paths : frozenset of str
+        Modules that draw their own numbers in training mode, which a mask replaces.
+    switched_off : tuple of str
+        Modules whose dropout train() of the net leaves off.
+
+    """
+
+    net: nn.Module
+    drops: tuple[Drop, ...]
+    outputs: tuple[str, ...]
+    training: frozenset[str]
+    takes_eval: bool
+    silenced: Mapping[str, str] = field(default_factory=dict)
+    paths: frozenset[str] = frozenset()
+    switched_off: tuple[str, ...] = ()
+
+    def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
+        """
+        Run the net with `replace` in the place of each dropout.
+
+        Raises GraphError if the dropout it meets is not `drops`, all of them in their order.
+        """
+        with watch(self.net, replace, self.takes_eval, self.drops, self.training) as seen:
+            outputs = named_outputs(self.net(image))
+        seen.require_all_met()
+        return outputs
+
+
+def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
+    """
+    Find every dropout of a net.
+
+    Parameters
+    ----------
+    net : Module
+        Maps float32 (1, 3, h, w) to a tensor, or to a dict, sequence or dataclass of tensors;
+        left as it is.
+    height, width : int
+        h and w.
+
+    Returns
+    -------
+    MarkedNet
+        A copy.
+
+    Raises
+    ------
+    GraphError
+        If the net cannot run at that size, draws random numbers in another way, or cannot be
+        brought to drop without changing what else it does.
+
+    """
+    image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    initialise_lazy(net, height, width)
+    pristine = plain_copy(net)
+    _require_statistics(pristine)
+    require_no_blocks(pristine)
+    with own_randomness():
+        plain = _try(pristine, image)
+        if not plain.outputs:
+            raise _fails(pristine, image, plain.problem)
+        _require_repeatable(pristine, image)
+        marked = _marked(pristine, image, plain)
+        if marked.takes_eval:
+            _require_repeatable(marked.net, image, marked.training, True)
+        _require_same(pristine, marked, image)
+        _require_eval(pristine, image, plain, marked)
+    return marked
+
+
+# What a net that fails may take: sides of multiples of these, and planes.
+_STRIDES, _SIDES, _PLANES = (8, 16, 32, 64), (224, 256, 384, 512), (1, 2, 4, 6)
+
+
+def _fails(net: nn.Module, image: Tensor, problem: str) -> GraphError:
+    """Say which image a net takes, where a few of the usual ones are enough to find one."""
+    height, width = image.shape[2:]
+    came = f'the net fails on an image of (1, 3, {height}, {width})'
+    for stride in _STRIDES:
+        sides = [-(-side // stride) * stride for side in (height, width)]
+        if sides != [height, width] and _outputs(net, torch.zeros(1, 3, *sides))[0] is not None:
+            return GraphError(f'{came}, and takes one of (1, 3, {sides[0]}, {sides[1]})',
+                              'a size that it takes', f'--input {sides[1]}x{sides[0]}')
+    for side in _SIDES:
+        if _outputs(net, torch.zeros(1, 3, side, side))[0] is not None:
+            return GraphError(f'{came}, and takes one of (1, 3, {side}, {side})',
+                              'a size that it takes', f'--input {side}x{side}')
+    for planes in _PLANES:
+        if _outputs(net, torch.zeros(1, planes, height, width))[0] is not None:
+            return GraphError(f'the net takes images of {planes} planes and not of three',
+                              'red, green and blue', 'put a layer in front that takes these')
+    return GraphError(f'{came}: {problem}', 'a net that runs in eval mode at the given size')
+
+
+def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
+    source = copied(pristine)
+    training = trained(source)
+    found = _found(pristine, source, training, image, plain)
+    return replace(found, switched_off=_switched_off(source, training, image))
+
+
+def _found(
+    pristine: nn.Module, source: nn.Module, training: frozenset[str], image: Tensor, plain: _Trial
+) -> MarkedNet:
+    scan = _try(copied(source), image, training, is_strict=False)
+    calls = {name: uses for name, uses in {**plain.calls, **scan.calls}.items()
+             if name in training}
+    rules = find_rules(pristine, calls, scan.drew, {drop.module for drop in scan.drops})
+
+    def ready(net: nn.Module = source) -> nn.Module:
+        twin = copied(net)
+        prepare_paths(twin, rules)
+        return twin
+
+    first, twin, live, training, drew = _settled(ready, image, training)
+    _require_repeatable(twin, image, training)
+    problem = live.problem or _difference(plain.outputs, live.outputs)
+    lost = [d.site for d in first.drops
+            if d.module in drew | first.chose and d not in live.drops]
+    if not problem and not lost:
+        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False, drew,
+                         frozenset(rules))
+    problem = problem or f'it draws or chooses beside its dropout {lost[0]!r}'
+    _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
+    both = replace(live, drops=(*live.drops, *(d for d in first.drops if d not in live.drops)))
+    marked = _in_eval_mode(ready(pristine), image, plain, both, problem)
+    if not first.problem:
+        _require_live(marked.drops, both.drops)
+    return replace(marked, silenced=drew, paths=frozenset(rules))
+
+
+def _switched_off(net: nn.Module, live: frozenset[str], image: Tensor) -> tuple[str, ...]:
+    """List the modules whose dropout train() leaves off, if it leaves any module in eval mode."""
+    every = frozenset(name for name, module in net.named_modules() if not is_norm(module))
+    if every == live:
+        return ()
+    scan = _try(copied(net), image, every, is_strict=False)
+    paths = find_rules(net, {n: uses for n, uses in scan.calls.items() if n not in live},
+                       scan.drew, {drop.module for drop in scan.drops})
+    dropped = dict.fromkeys((*(drop.module for drop in scan.drops), *paths))
+    return tuple(name for name in dropped if name not in live)
+
+
+def _require_eval(
+    pristine: nn.Module, image: Tensor, plain: _Trial, marked: MarkedNet
+) -> None:
+    """
+    Require that what eval() leaves in training mode is all of the dropout, and nothing else.
+
+    Some nets keep dropout on for Monte Carlo passes. Without it they must compute what they do
+    with every module in eval mode, which is what all else is compared with.
+
+    """
+    still = in_training(pristine)
+    if not still:
+        return
+    trial = _try(copied(pristine), image, still - marked.paths)
+    problem = trial.problem or _difference(plain.outputs, trial.outputs)
+    if problem:
+        norms = [n for n, module in pristine.named_modules() if n in still and is_norm(module)]
+        raise GraphError(
+            f'eval() of the net leaves {place(min(norms or still))} in training mode, where the '
+            f'net computes something else ({problem})', 'nothing but dropout left on by eval()',
+            'let eval() put it into eval mode')
+    always = {_key(drop) for drop in plain.drops}
+    drops = {_key(drop) for drop in marked.drops if drop.module not in marked.paths}
+    kept = {_key(drop) for drop in trial.drops} - always
+    kept_paths = still & marked.paths
+    apart = (kept ^ (drops - always)) | {(name,) for name in kept_paths ^ marked.paths}
+    if apart and (kept or kept_paths):
+        name = min(str(key[0]) for key in apart)
+        raise GraphError(
+            f'{place(name)} drops after only one of train() and eval() of the net, and eval() '
+            'keeps other dropout on', 'the same dropout in both modes, or none after eval()',
+            'let eval() switch all of it off, or keep on what train() switches on')
+
+
+def _key(drop: Drop) -> tuple[object, ...]:
+    return drop.module, drop.p, drop.kind
+
+
+def _require_live(found: Iterable[Drop], live: Iterable[Drop]) -> None:
+    """Refuse dropout that eval mode meets and that is off in training mode: nobody draws it."""
+    known = {_key(drop) for drop in live}
+    off = [drop for drop in found if _key(drop) not in known]
+    if off:
+        raise GraphError(
+            f'{place(off[0].module)} has a dropout of rate {off[0].p:g} that is off in training '
+            'mode too, in a net that must be kept in eval mode',
+            'dropout that is on in training mode', 'switch it on, or leave it out')
+
+
+def _settled(
+    ready: Callable[[], nn.Module], image: Tensor, training: frozenset[str]
+) -> tuple[_Trial, nn.Module, _Trial, frozenset[str], dict[str, str]]:
+    """Leave modules in eval mode until none draws or chooses; return the first and last trial."""
+    drew: dict[str, str] = {}
+    first = None
+    for left in reversed(range(_ROUNDS)):
+        twin = ready()
+        trial = _try(twin, image, training, is_strict=not left)
+        first = first or trial
+        if not trial.drew and not trial.chose:
+            break
+        for name in trial.drew | trial.chose:  # in eval mode it is told to by one around it
+            training -= {name} if name in training else _around(name)
+        drew |= trial.drew
+    return first or trial, twin, trial, training, drew
+
+
+def _around(name: str) -> frozenset[str]:
+    """List the modules that contain a module, the net itself among them."""
+    parts = name.split('.')
+    return frozenset('.'.join(parts[:n]) for n in range(len(parts)))
+
+
+def _require_same(pristine: nn.Module, marked: MarkedNet, image: Tensor) -> None:
+    """Require that without masks it is the untouched net, on another image and at another size."""
+    for other in _other_images(image):
+        theirs, _ = _outputs(pristine, other)
+        if theirs is None:
+            continue  # many nets take one size only
+        ours, _ = _outputs(marked.net, other, marked.training, marked.takes_eval)
+        problem = 'it fails' if ours is None else _difference(theirs, ours)
+        if problem:
+            raise GraphError(
+                f'with its modules in training mode and nothing dropped, the net computes '
+                f'something else than in eval mode on an image of {tuple(other.shape)} '
+                f'({problem})', 'the same', 'let self.training decide about dropout only')
+
+
+def _other_images(image: Tensor) -> Iterator[Tensor]:
+    """Yield a smooth image of the same size, and noise at about half of it."""
+    height, width = image.shape[2:]
+    generator = torch.Generator().manual_seed(1)
+    yield 2 * nn.functional.interpolate(
+        torch.randn(1, 3, 3, 3, generator=generator), (height, width), mode='bilinear')
+    half = [max(32, 32 * round(side / 64)) for side in (height, width)]
+    yield torch.randn(1, 3, *half, generator=generator)
+
+
+def _outputs(
+    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
+    takes_eval: bool = False,
+) -> tuple[dict[str, Tensor] | None, list[Drop]]:
+    """Run a net without its dropout; return None and the dropout so far if it fails."""
+    with (torch.no_grad(), warnings.catch_warnings(),
+          watch(net, takes_eval=takes_eval, training=training) as seen):
+        warnings.simplefilter('ignore')
+        try:
+            return named_outputs(net(image)), seen.drops
+        except Exception:  # a net may raise anything at a size that it cannot take
+            return None, seen.drops
+
+
+def _in_eval_mode(
+    twin: nn.Module, image: Tensor, plain: _Trial, live: _Trial, why: str
+) -> MarkedNet:
+    """Keep eval mode, and put only the modules that drop in training mode into it."""
+    first = _try(copied(twin), image, takes_eval=True)
+    seen = {drop.module for drop in first.drops}
+    hidden = frozenset({drop.module for drop in live.drops} & set(plain.calls) - seen)
+    trial = _try(twin, image, hidden, takes_eval=True)
+    problem = trial.problem or _difference(plain.outputs, trial.outputs)
+    lost = hidden - {drop.module for drop in trial.drops}
+    if problem or lost:
+        name = min(lost or hidden or seen or {''})
+        raise GraphError(
+            f'{place(name)} drops in training mode only, where the net computes something else '
+            f'({problem or why})', 'the same result but for the dropout',
+            'give its dropout a module of its own, such as torch.nn.Dropout',
+        )
+    return MarkedNet(twin, trial.drops, tuple(plain.outputs), hidden, True)
+
+
+@dataclass
+class _Trial:
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    drops: tuple[Drop, ...] = ()
+    calls: dict[str, set[ModuleCall]] = field(default_factory=dict)
+    drew: dict[str, str] = field(default_factory=dict)
+    chose: dict[str, str] = field(default_factory=dict)
+    problem: str = ''
+
+
+def _try(
+    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
+    takes_eval: bool = False, is_strict: bool = True,
+) -> _Trial:
+    """
+    Run a net without its dropout; an error that it raises is the trial's problem.
+
+    Other randomness, and choices by values, are refused, or if it is not strict, noted.
+
+    """
+    before = {key: value.clone() for key, value in net.state_dict().items()
+              if isinstance(value, Tensor)}
+    trial = _Trial()
+    with (torch.no_grad(), warnings.catch_warnings(),
+          watch(net, takes_eval=takes_eval, training=training) as catcher):
+        warnings.simplefilter('ignore')
+        try:
+            given = image.clone()
+            noted = None if is_strict else (trial.drew, trial.chose)
+            with ForwardGuard(catcher, given, noted):
+                trial.outputs = named_outputs(net(given))
+        except UncertaintySegError:
+            raise
+        except Exception as err:
+            trial.problem = f'{type(err).__name__}: {first_line(err)}'
+    trial.drops, trial.calls = tuple(catcher.drops), catcher.calls
+    after = net.state_dict()
+    moved = [key for key, value in before.items() if not torch.equal(value, after[key])]
+    if moved and not trial.problem:
+        trial.problem = f'it writes to its {moved[0]!r}'
+    return trial
+
+
+def _difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> str:
+    """Say how two results of a net differ; the empty string if they do not."""
+    if list(plain) != list(other):
+        return f'it returns {few(other)} in place of {few(plain)}'
+    for name, value in plain.items():
+        if value.shape != other[name].shape:
+            return f'its {name!r} is {tuple(other[name].shape)} in place of {tuple(value.shape)}'
+        if not value.is_floating_point() or not value.numel():
+            continue
+        scale = value.abs().max().clamp(min=1e-6)
+        apart = float((value - other[name]).abs().max() / scale)
+        if not apart <= _TOLERANCE:
+            return f'its {name!r} differs by {apart:.2g} of its largest value'
+    return ''
+
+
+def _require_statistics(net: nn.Module) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise GraphError(
+                f'module {name!r} is {type(module).__name__} without running statistics, so that '
+                'a pass depends on the others of its batch', 'track_running_stats=True',
+                'train it so, or take GroupNorm',
+            )
+
+
+def plain_copy(net: nn.Module) -> nn.Module:
+    """
+    Return a copy on the CPU, in float32 and eval mode, without torch's wrappers.
+
+    Raises GraphError if the net is scripted, so that its dropout cannot be seen, is no net, or
+    cannot be copied.
+
+    """
+    return switch(copied(_unwrapped(net)).cpu().float(), False)
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    inner = getattr(net, '_orig_mod', net)
+    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = inner.module
+    if isinstance(inner, torch.jit.ScriptModule):
+        raise GraphError('the net is a scripted or traced one, whose dropout cannot be seen',
+                         'a net of Python modules', 'return it before torch.jit, or export ONNX')
+    if not isinstance(inner, nn.Module):
+        raise GraphError(f'the net is {type(inner).__name__}', 'a torch.nn.Module')
+    return inner
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Return a copy that shares what cannot be copied; raises GraphError if it still cannot be."""
+    try:
+        return copy.deepcopy(net)
+    except Exception as err:  # whatever is not made to be copied: a lock, a computed weight
+        _log.info('shared with the copy: what is not copied (%s)', first_line(err))
+    try:
+        return copy.deepcopy(net, dict(_shared(net)))
+    except Exception as err:
+        raise GraphError('the net cannot be copied by copy.deepcopy',
+                         'one that can: what is compiled is compared with an untouched copy',
+                         'take out what holds a file, a lock or a process') from err
+
+
+def _shared(net: nn.Module) -> Iterator[tuple[int, Any]]:
+    """Yield for each attribute that cannot be copied what the copy has instead, by its id."""
+    for module in net.modules():
+        for value in (*vars(module).values(), *module.buffers(recurse=False)):
+            if isinstance(value, Tensor):
+                if not value.is_leaf:  # computed by a hook, as weight_norm does, in each run
+                    yield id(value), value.detach().clone()
+            elif not isinstance(value, dict | nn.Module | MethodType) and not _is_copied(value):
+                yield id(value), value
+
+
+def _is_copied(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:  # as its class pleases
+        return False
+    return True
+
+
+def initialise_lazy(net: nn.Module, height: int, width: int) -> None:
+    """
+    Give lazy modules of a net their shapes by one run, in place, as torch asks of its users.
+
+    Raises GraphError if the net cannot run at that size. Nothing happens where none is lazy.
+
+    """
+    inner = _unwrapped(net)
+    if not any(is_lazy(x) for x in (*inner.parameters(), *inner.buffers())):
+        return
+    modes = {module: module.training for module in inner.modules()}
+    try:
+        with torch.no_grad():
+            switch(inner, False)(torch.zeros(1, 3, height, width))
+    except Exception as err:
+        raise GraphError(f'the net has lazy modules and fails on an image of (1, 3, {height}, '
+                         f'{width}): {type(err).__name__}: {first_line(err)}',
+                         'a net that runs in eval mode at the given size') from err
+    for module, mode in modes.items():
+        module.training = mode
+
+
+def first_line(err: Exception) -> str:
+    """Return the first line of an error's text that says something, at most 200 letters."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return lines[0][:200] if lines else 'without a message'
+
+
+def few(names: Iterable[str]) -> str:
+    """List names for a sentence: the first five, and how many more there are."""
+    listed = list(names)
+    text = ', '.join(map(repr, listed[:_NAMED]))
+    return f'{text} and {len(listed) - _NAMED} more' if len(listed) > _NAMED else text
+
+
+def named_outputs(returned: Any) -> dict[str, Tensor]:
+    """
+    Name every tensor of a net's result.
+
+    Parameters
+    ----------
+    returned : object
+        As the net's forward returned it.
+
+    Returns
+    -------
+    dict of str to Tensor
+        'output' for a single tensor; else keys and fields by name, elements of a sequence as
+        'output_0' and on, nested names joined by an underscore, one more where two clash.
+
+    Raises
+    ------
+    GraphError
+        If there is no tensor in it.
+
+    """
+    found: dict[str, Tensor] = {}
+    for wish, value in _walk(returned, ''):
+        name = wish
+        while name in found:
+            name += '_'
+        found[name] = value
+    if not found:
+        raise GraphError(f'the net returns {type(returned).__name__} without a tensor',
+                         'logits, alone or in a dict, sequence or dataclass')
+    if len(found) == 1 and not isinstance(returned, Mapping):
+        return {SINGLE: next(iter(found.values()))}
+    return found
+
+
+def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name or SINGLE, value
+        return
+    for key, part in _parts(value):
+        is_place = isinstance(key, int) and not name
+        yield from _walk(part, f'{SINGLE}_{key}' if is_place else f'{name}_{key}'.lstrip('_'))
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if hasattr(value, '_fields'):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    return []
+
+
+# -------------------------------------------------------------------------------------------------
+# Randomness that torch does not draw is seen by running the net again.
+
+_REPEATS = 2
+# Where some generator moved, so that a rare event may follow from it; at most so many seconds.
+_MOST_REPEATS, _SECONDS = 60, 5.0
+
+
+def _require_repeatable(
+    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
+    takes_eval: bool = False,
+) -> None:
+    """Require that a net without its dropout always gives the same, where torch draws nothing."""
+    began = time.monotonic()
+    first, drops, moved = _seeded_run(net, image, training, takes_eval, 0)
+    for seed in range(1, 1 + (_MOST_REPEATS if moved else _REPEATS)):
+        other, met, _ = _seeded_run(net, image, training, takes_eval, seed)
+        if first is None or other is None or time.monotonic() - began > _SECONDS and seed > 1:
+            return
+        problem = _difference(first, other) or drops != met and 'another dropout runs'
+        if problem and moved:
+            name = _who_draws(net, image, training, takes_eval)
+            raise draws(name, f'{moved[0]}, so that two runs differ ({problem})')
+        if problem:
+            raise GraphError(f'two runs of the net on one image differ ({problem})',
+                             NO_OTHER_RANDOMNESS, DRAW_BY_DROPOUT)
+
+
+def _seeded_run(
+    net: nn.Module, image: Tensor, training: frozenset[str], takes_eval: bool, seed: int
+) -> tuple[dict[str, Tensor] | None, list[Drop], list[str]]:
+    """Return what `_outputs` does, and which generators it moved."""
+    random.seed(seed)
+    np.random.seed(seed)
+    before = _generators(net)
+    outputs, drops = _outputs(net, image, training, takes_eval)
+    return outputs, drops, [name for name, state in _generators(net).items()
+                            if state != before.get(name)]
+
+
+def _generators(net: nn.Module) -> dict[str, Any]:
+    """Return the state of every generator that is not torch's, by a name for people."""
+    of_numpy = np.random.get_state(legacy=False)['state']
+    states: dict[str, Any] = {
+        "Python's random module": random.getstate(),
+        'numpy.random': (of_numpy['pos'], of_numpy['key'].tobytes())}
+    for module in net.modules():
+        for key, value in vars(module).items():
+            name = f'its generator {key!r}'
+            if isinstance(value, random.Random):
+                states[name] = value.getstate()
+            elif isinstance(value, np.random.Generator):
+                states[name] = repr(value.bit_generator.state)
+            elif isinstance(value, np.random.RandomState):
+                states[name] = repr(value.get_state())
+    return states
+
+
+def _who_draws(
+    net: nn.Module, image: Tensor, training: frozenset[str], takes_eval: bool
+) -> str:
+    """Return the first module that ends with other states of the generators than it began with."""
+    stack: list[dict[str, Any]] = []
+    found: list[str] = []
+
+    def leave(name: str) -> None:
+        if stack.pop() != _generators(net):
+            found.append(name)
+
+    hooks = [hook for name, module in net.named_modules() for hook in (
+        module.register_forward_pre_hook(lambda *_: stack.append(_generators(net))),
+        module.register_forward_hook(lambda *_, name=name: leave(name), always_call=True))]
+    try:
+        _outputs(net, image, training, takes_eval)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ''

@@ -1,0 +1,530 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run what was compiled before it is written, and compare it with the network.
+
+Each check runs ONNX Runtime on random images. None looks at how the graphs were made. With the
+same masks the results must be equal; `distribution_check` compares those of random masks.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+import re
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+
+from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks, without_dropout
+from uncertainty_seg.compiler.algebra.free_passes import one_pass
+from uncertainty_seg.compiler.compile import CompiledGraphs
+from uncertainty_seg.compiler.head_graphs import LARGEST_LOG_VARIANCE
+from uncertainty_seg.core.dropout_masks import num_passes, pass_inputs, still_inputs
+from uncertainty_seg.core.model_card import DropoutSite, ModelCard
+from uncertainty_seg.core.uncertainty import upsample_bilinear
+from uncertainty_seg.errors import (
+    BackendUnavailableError,
+    GraphError,
+    install_command,
+    UncertaintySegError,
+)
+
+Array = NDArray[np.float32]
+Masks = Mapping[str, Array]
+# Image of normalised floats (1, 3, h, w) and masks (T, ...) to logits (T, C, hl, wl).
+MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
+# The same in float64, or None where it cannot be.
+ExactNetwork = Callable[[NDArray[np.float32], Masks], 'NDArray[np.float32] | None']
+_PASSES = 3
+_MOST_SAID = 200  # letters
+_SWITCHED_OFF = np.float32(100)  # below the largest logit: a probability of 0 in float32
+
+
+class Untouched(Protocol):
+    """The user's own network in eval mode: normalised floats to logits, and in float64."""
+
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run it."""
+        ...
+
+    def exact(self, image: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Run it in float64; None where it cannot be."""
+        ...
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """
+    What the checks measured, in shares of the logits' spread.
+
+    Attributes
+    ----------
+    still_error : float
+        Largest difference to the network without dropout, masks off.
+    masked_error : float
+        Largest difference to the network with the same masks, pass by pass.
+    spread : float
+        Largest logit less the smallest.
+    moved : float
+        Largest difference between two passes.
+
+    """
+
+    still_error: float
+    masked_error: float
+    spread: float
+    moved: float
+
+
+def check_compiled(
+    compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None = None,
+    exact: ExactNetwork | None = None, untouched: Untouched | None = None, num_images: int = 2,
+) -> CheckReport:
+    """
+    Compare trunk and head with the network they were made of.
+
+    Raises GraphError if a difference is above `TOLERANCE` of the spread of the logits and float32
+    does not explain it, logits are NaN or infinite, or masks or noise that differ give the same
+    logits. Noise is compared with samples drawn in numpy.
+
+    Parameters
+    ----------
+    compiled : CompiledGraphs
+        Its exact graphs are run, in float32, before any rounding to 16 or 8 bits.
+    card : ModelCard
+        Of the bundle to be.
+    network : callable, optional
+        The network as its framework runs it with masks multiplied in; the graph of one pass,
+        before any algebra, if there is none.
+    exact : callable, optional
+        The same in float64, asked only where `TOLERANCE` is exceeded.
+    untouched : UntouchedNet, optional
+        The network as the user gave it, which dropout off is compared with too.
+    num_images : int
+        Random images to run; one smooth image more is run with dropout off.
+
+    Returns
+    -------
+    CheckReport
+        The largest over all images.
+
+    """
+    spec = card.input
+    images = np.random.default_rng(0).integers(
+        0, 256, (num_images, 1, spec.height, spec.width, 3), np.uint8)
+    still, masked, spread, moved, shaken = 0.0, 0.0, 0.0, 0.0, 0.0
+    soft = smooth_image(spec.height, spec.width)
+    try:
+        runner = NetworkRunner(compiled, card, network, exact, untouched)
+        if not card.is_balanced:
+            still = max(runner.still(image) for image in (*images, soft))
+        for image in (*images, soft):
+            if image is soft and not runner.unclear:
+                break  # it would show no more
+            if card.mask_sites:
+                error, wide, motion = runner.masked(image)
+                masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
+            if card.noise_sites:
+                error, wide, motion = runner.sampled(image)
+                masked, spread, shaken = max(masked, error), max(spread, wide), max(shaken, motion)
+        runner.require_clear()
+    except UncertaintySegError:
+        raise
+    except Exception as err:  # the runtime's own errors derive from nothing narrower
+        raise GraphError(f'the network cannot be run ({_said(err)})', 'one that ONNX Runtime runs',
+                         'replace the operation that it names') from err
+    if card.noise_sites and not shaken > 1e-6 * spread:
+        raise GraphError('noise and no noise give the same logits', 'a variance that counts',
+                         'train the variance head, or compile with --method mc_dropout or single')
+    if card.mask_sites and not moved > 1e-6 * spread:
+        raise GraphError('two different masks give the same logits', 'passes that differ',
+                         'the dropout is followed by something that undoes it')
+    return CheckReport(still, masked, spread, moved)
+
+
+def smooth_image(height: int, width: int) -> NDArray[np.uint8]:
+    """Return an image (1, h, w, 3) whose colours change slowly, as a photograph's do."""
+    coarse = np.random.default_rng(1).uniform(0, 255, (1, 3, 3, 3))
+    smooth = upsample_bilinear(coarse, height, width).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(np.rint(smooth), np.uint8)
+
+
+class NetworkRunner:
+    """Sessions of one compiled network and of what it is compared with."""
+
+    def __init__(
+        self, compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None,
+        exact: ExactNetwork | None, untouched: Untouched | None = None,
+    ) -> None:
+        self._compiled, self._card = compiled, card
+        self._network, self._exact, self._untouched = network, exact, untouched
+        self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
+        self._stats_head = self._head if compiled.stats_head == compiled.head \
+            else _session(compiled.stats_head)
+        self._features: tuple[Any, dict[str, Any]] = None, {}  # of the image that was last
+        # By comparison: the smallest error of any image, and the most it might be to show one.
+        self._clearest: dict[str, tuple[float, float]] = {}
+
+    @property
+    def unclear(self) -> list[str]:
+        """List the comparisons in which float32 might have hidden an error on every image."""
+        return [when for when, (error, most) in self._clearest.items() if error > most]
+
+    def require_clear(self) -> None:
+        """Raise GraphError if no image could have shown an error."""
+        for when in self.unclear:
+            raise _too_far(when, *self._clearest[when])
+
+    def _judge(self, error: float, noise: Callable[[], float], when: str) -> float:
+        """Refuse an error that float32 does not explain, and note whether it would have shown."""
+        if error <= TOLERANCE:
+            self._clearest[when] = error, TOLERANCE
+            return error
+        most = require_near(error, noise(), when)
+        self._clearest[when] = min((error, min(most, _MOST)), self._clearest.get(
+            when, (error, _MOST)), key=lambda pair: pair[0] - pair[1])
+        return error
+
+    @property
+    def upsampling(self) -> str:
+        """Return how the logits become as large as the network's own."""
+        return self._compiled.upsampling
+
+    def ours(
+        self, image: NDArray[np.uint8], masks: Masks, head: Any = None
+    ) -> NDArray[np.float32]:
+        """Return the logits of T passes, at the resolution of the network's own output."""
+        head = head or self._head
+        if self._features[0] is not image:
+            names = [info.name for info in self._trunk.get_outputs()]
+            values = self._trunk.run(names, {'image': image})
+            self._features = image, dict(zip(names, values, strict=True))
+        tensors = self._features[1]
+        wanted = {info.name for info in head.get_inputs()}
+        given = {'image': image, **tensors}
+        passes = num_passes(masks)
+        step = self._card.chunk or passes
+        parts = [
+            head.run(['logits'], {**{k: v for k, v in given.items() if k in wanted},
+                                  **{k: v[at:at + step] for k, v in masks.items()}})[0]
+            for at in range(0, passes, step)
+        ]
+        logits = np.concatenate(parts)
+        if len(logits) != passes:
+            raise GraphError(
+                f'{passes} passes give {len(logits)} results', 'one each',
+                'a step has the batch of what no dropout reaches, such as a gather by indices of '
+                'the image: compute those of what is dropped, or drop behind it')
+        if not np.isfinite(logits).all():  # a NaN is above no tolerance
+            raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
+                             'look for NaN in its weights, and check --mean and --std')
+        return logits
+
+    def still(self, image: NDArray[np.uint8]) -> float:
+        """Compare with the network without dropout; for an ensemble, with each member."""
+        passes = self._card.members or 1
+        inputs = pass_inputs(self._card, passes, 0) if self._card.members \
+            else still_inputs(self._card, passes)
+        ours = self.ours(image, inputs)
+        theirs = np.concatenate([
+            _session(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
+                image)))[0] for p in self._compiled.prepared])
+        error = self.distance(ours, theirs)
+        self._judge(error, lambda: self._noise(image), 'with dropout off')
+        if self._untouched is None or self._card.noise_sites:
+            return error
+        return max(error, self._apart(ours[:1], image, self._untouched))
+
+    def _apart(
+        self, ours: NDArray[np.float32], image: NDArray[np.uint8], untouched: Untouched
+    ) -> float:
+        """Compare with the network as the user gave it, in eval mode."""
+        floats = self.floats(image)
+        error = self.distance(ours, untouched(floats))
+        exact = untouched.exact(floats) if error > TOLERANCE else None
+        return self._judge(error if exact is None else self.distance(ours, exact),
+                           lambda: self._noise(image),
+                           'with dropout off, compared with net.eval(),')
+
+    def masked(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
+        """Compare pass by pass; return error, spread, and how far the passes differ."""
+        passes = self._card.members or max(_PASSES, self._card.chunk)
+        sites = {site.name for site in self._card.mask_sites}
+        drawn = pass_inputs(self._card, passes, 1)
+        masks = _different({name: rows for name, rows in drawn.items() if name in sites},
+                           self._card.mask_sites)
+        given = {**still_inputs(self._card, passes), **masks}  # noise is looked at apart
+        ours = self.ours(image, given)
+        spread = float(np.ptp(ours))
+        moved = float(abs(ours - ours[:1]).max())
+        if self._card.members:
+            return 0.0, spread, moved
+        theirs = self._network(self.floats(image), masks) if self._network \
+            else self._each(image, masks)
+        results = [ours]
+        if self._stats_head is not self._head:
+            results.append(self.ours(image, given, self._stats_head))
+        return max(self._error(r, theirs, image, masks) for r in results), spread, moved
+
+    def sampled(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
+        """Compare noise with samples in numpy; return error, spread, and what the noise moves."""
+        passes = 1 if self._card.has_one_pass else max(_PASSES, self._card.chunk)
+        given = pass_inputs(self._card, passes, 1)
+        noise = given['noise']
+        ours = self.ours(image, given)
+        quiet = self.ours(image, {**given, 'noise': np.zeros_like(noise)})
+        moments = self._moments(image, given)
+        require_variance(moments)
+        theirs = sampled_logits(moments, noise)
+        error = self._judge(distance(ours, theirs), lambda: self._noise(image),
+                            'with the same noise')
+        return error, float(np.ptp(ours)), float(abs(ours - quiet).max())
+
+    def _moments(self, image: NDArray[np.uint8], given: Masks) -> NDArray[np.float32]:
+        """Run the network before any algebra: logits and log-variance (T, 2C, hl, wl)."""
+        model, masks = self._compiled.prepared[0].model, [s.name for s in self._card.mask_sites]
+        session = _session(one_pass(*dropout_to_masks(model)) if masks else without_dropout(model))
+        return np.concatenate([session.run(None, {
+            'image': image, **{name: given[name][t:t + 1] for name in masks}})[0]
+            for t in range(len(given['noise']))])
+
+    def _error(
+        self, ours: NDArray[np.float32], theirs: NDArray[np.float32], image: NDArray[np.uint8],
+        masks: Masks,
+    ) -> float:
+        error = self.distance(ours, theirs)
+        exact = None
+        if error > TOLERANCE and self._exact is not None:
+            exact = self._exact(self.floats(image), masks)
+        noise = 0.0 if exact is None else distance(theirs, exact)
+        return self._judge(error if exact is None else self.distance(ours, exact),
+                           lambda: max(noise, self._noise(image)), 'with the same masks')
+
+    def floats(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Normalise an image as the trunk does."""
+        spec = self._card.input
+        scaled = (image / 255 - np.array(spec.mean)) / np.array(spec.std)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+    def distance(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+        """Return the largest difference as a share of the spread, at the network's size."""
+        axes = theirs.shape[1], theirs.shape[-1]
+        if self._card.method == 'direct' and ours.shape[1] not in axes:
+            theirs = as_planes(theirs, 2 * ours.shape[1])[:, :ours.shape[1]]
+        theirs = as_planes(theirs, ours.shape[1])
+        if ours.shape[2:] != theirs.shape[2:]:
+            height, width = theirs.shape[2:]
+            full = upsample_bilinear(ours, height, width, self._compiled.upsampling)
+            ours = full.astype(np.float32)
+        if theirs.shape[1] == 1 and ours.shape[1] == 2:  # one channel: a logit, or its sigmoid
+            return min(distance(ours, np.concatenate([-theirs / 2, theirs / 2], 1)),
+                       distance(ours, np.concatenate([1 - theirs, theirs], 1)))
+        return distance(ours, theirs)
+
+    def _noise(self, image: NDArray[np.uint8]) -> float:
+        """
+        Return how far float32 takes the network from itself on an image.
+
+        The largest of: torch's own float32 to its float64; the exported network run with and
+        without optimisation; and the same for an image that is another in the last bit. In none
+        of them is what was compiled, so that no error of that can excuse itself.
+
+        """
+        floats = self.floats(image)
+        found = [0.0]
+        if self._untouched is not None:
+            exact = self._untouched.exact(floats)
+            found += [] if exact is None else [distance(self._untouched(floats), exact)]
+        model = without_dropout(self._compiled.prepared[0].float_model)
+        optimised, plain = (_session(model, level) for level in (True, False))
+        given = optimised.run(None, _feed(model, floats))[0]
+        found.append(distance(given, plain.run(None, _feed(model, floats))[0]))
+        for seed in range(_NEIGHBOURS):
+            toward = np.random.default_rng(seed).choice([-np.inf, np.inf], floats.shape)
+            other = np.nextafter(floats, toward.astype(np.float32))
+            found.append(distance(given, optimised.run(None, _feed(model, other))[0]))
+        return max(found)
+
+    def _each(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
+        model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
+        session = _session(one_pass(model, sites))
+        feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
+        rows = num_passes(masks)
+        return np.concatenate([
+            session.run(None, {**feed, **{k: v[t:t + 1] for k, v in masks.items()}})[0]
+            for t in range(rows)])
+
+
+def _different(
+    masks: dict[str, NDArray[np.float32]], sites: Sequence[DropoutSite]
+) -> dict[str, NDArray[np.float32]]:
+    """Let the last pass be the opposite where so few passes drew the same: a path of a few."""
+    if any((rows != rows[:1]).any() for rows in masks.values()):
+        return masks
+    scales = {site.name: np.float32(1 / (1 - site.p)) for site in sites}
+    return {name: np.concatenate([rows[:-1], np.where(rows[-1:] == 0, scales[name], 0)])
+            for name, rows in masks.items()}
+
+
+def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    return {model.graph.input[0].name: image}
+
+
+def run_graph(
+    model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]]
+) -> list[list[NDArray[np.float32]]]:
+    """
+    Run a graph on several inputs, one after the other; return its outputs for each.
+
+    Raises GraphError with what the runtime says if it cannot.
+    """
+    try:
+        session = _session(model)
+        return [session.run(None, dict(feed)) for feed in feeds]
+    except UncertaintySegError:
+        raise
+    except Exception as err:  # the runtime's own errors derive from nothing narrower
+        raise GraphError(f'the network cannot be run ({_said(err)})', 'one that ONNX Runtime runs',
+                         'replace the operation that it names') from err
+
+
+def _said(err: Exception) -> str:
+    """Return what the runtime says, without its codes and the places in its source."""
+    text = re.sub(r'\[ONNXRuntimeError\] : \d+ : \w+ : |(?:/\S+)?\S+\.(?:cc|h):\d+ \S+ ', '',
+                  ' '.join(str(err).split()))
+    return text[:_MOST_SAID]
+
+
+def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'onnxruntime cannot be imported ({err})', 'it, to check what was compiled',
+            install_command('onnxruntime')) from err
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not is_optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+
+# -------------------------------------------------------------------------------------------------
+# How far the logits of a compiled network are from the network's own, and how far they may be.
+
+TOLERANCE = 1e-5
+# A wide network's sums are not exact to `TOLERANCE` in float32, whoever computes them: allow what
+# float32 does to the network itself on that image, this many times. Some networks turn noise into
+# chaos, and there no error would show: on one image at least it must stay below `_MOST`.
+_NOISE_FACTOR, _MOST = 4.0, 1e-3
+_NEIGHBOURS = 2  # images to find what the last bit of an image changes
+
+
+def require_near(error: float, noise: float, when: str) -> float:
+    """
+    Refuse an error that float32 does not explain; return the most that it explains.
+
+    Raises GraphError if the error is above `TOLERANCE` and above some times the noise.
+
+    Parameters
+    ----------
+    error : float
+        A `distance`; NaN is refused.
+    noise : float
+        How far the network is from itself in float32, as a `distance`.
+    when : str
+        Which comparison it was, for the message.
+
+    """
+    most = max(TOLERANCE, _NOISE_FACTOR * noise)
+    if not error <= most:
+        raise _too_far(when, error, most)
+    return most
+
+
+def _too_far(when: str, error: float, most: float) -> GraphError:
+    return GraphError(
+        f'{when} the result differs from the network by {error:.2g} of the spread of its logits',
+        f'at most {most:.2g}',
+        'leave layers out to find which is compiled wrongly, or compile its ONNX export')
+
+
+def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """
+    Return the largest difference of two tensors of logits, as a share of the spread of theirs.
+
+    Both are float32 (T, C, h, w). What is common to all classes does not count, nor does how far
+    a class lies more than 100 below another; where theirs are probabilities, the softmax of ours
+    is compared. Raises GraphError if the shapes differ.
+    """
+    if ours.shape != theirs.shape:
+        raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
+    if theirs.min() >= 0 and np.allclose(theirs.sum(1), 1, atol=1e-4):
+        powers = np.exp(ours - ours.max(1, keepdims=True))
+        return float(abs(powers / powers.sum(1, keepdims=True) - theirs).max())
+    # A class that a large constant switches off must not make the spread large.
+    ours, theirs = (np.maximum(v, v.max(1, keepdims=True) - _SWITCHED_OFF) for v in (ours, theirs))
+    # Softmax forgets what is common to all classes, and so may the compiled graph.
+    ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
+    return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
+
+
+def require_variance(moments: NDArray[np.float32]) -> None:
+    """
+    Refuse a variance head that overflows, so that no image has an answer.
+
+    Raises GraphError if most of the log-variances, the second half of `moments` (T, 2C, h, w), are
+    above `LARGEST_LOG_VARIANCE`, where the class that wins a sample is drawn by lot.
+    """
+    found = np.split(moments, 2, axis=1)[1]
+    middle = float(np.median(found))
+    if middle > LARGEST_LOG_VARIANCE:
+        raise GraphError(
+            f'the log-variance overflows: half of it is above {middle:.3g} on a random image',
+            f'below {LARGEST_LOG_VARIANCE:g}, above which the noise decides alone',
+            'train the variance head again, with training.losses.attenuated_loss')
+
+
+def sampled_logits(
+    moments: NDArray[np.float32], noise: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """
+    Return the log of the mean softmax of sampled logits, in float64, as `direct` defines it.
+
+    To it the logarithm of the sum of exp(f) is added, as in `graph.head_graphs.add_samples`.
+
+    Parameters
+    ----------
+    moments : ndarray of float32, shape (T or 1, 2C, h, w)
+        Logits f, then log-variances s.
+    noise : ndarray of float32, shape (T, S, C, 1, 1)
+        Standard normal numbers e: the samples are f + exp(s / 2) e.
+
+    Returns
+    -------
+    ndarray of float32, shape (T, C, h, w)
+
+    """
+    f, s = np.split(moments[:, None].astype(np.float64), 2, axis=2)
+    z = f + np.exp(np.minimum(s, LARGEST_LOG_VARIANCE) / 2) * noise
+    powers = np.exp(z - z.max(2, keepdims=True))
+    mean = (powers / powers.sum(2, keepdims=True)).mean(1)
+    top = f.max(2, keepdims=True)
+    total = (top + np.log(np.exp(f - top).sum(2, keepdims=True)))[:, 0]
+    return (np.log(mean + 1e-30) + total).astype(np.float32)
+
+
+def as_planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
+    """
+    Bring the output of a network into the order of the compiled graph's logits, (T, C, h, w).
+
+    Theirs are float32 (T, C, h, w), (T, h, w, C), or (T, h, w) where one channel was squeezed.
+    """
+    if theirs.ndim == 3:  # one channel whose axis was squeezed
+        theirs = theirs[:, None]
+    is_last = theirs.shape[-1] in (1, num_classes) and theirs.shape[1] not in (1, num_classes)
+    return np.moveaxis(theirs, -1, 1) if is_last else theirs

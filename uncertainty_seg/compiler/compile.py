@@ -1,0 +1,402 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+From an ONNX network with dropout to the graphs of a bundle: the order of the passes.
+
+Each pass is a file of its own and is tested for exact equality; this file only strings them
+together. It imports no runtime: that the result computes the same is checked by
+`tools.compile.checks`.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+import logging
+
+import onnx
+
+from uncertainty_seg.compiler.algebra.dropout_to_masks import (
+    dropout_to_masks,
+    has_dropout,
+    PASSES_AXIS,
+    without_dropout,
+)
+from uncertainty_seg.compiler.algebra.ensemble import (
+    choose_members,
+    ensemble_graphs,
+    joined_members,
+)
+from uncertainty_seg.compiler.algebra.feature_output import add_feature_map
+from uncertainty_seg.compiler.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
+from uncertainty_seg.compiler.algebra.free_passes import free_passes, one_pass
+from uncertainty_seg.compiler.algebra.kept_channels import keep_channels
+from uncertainty_seg.compiler.algebra.moments.propagate import propagate_moments, sampling_head
+from uncertainty_seg.compiler.algebra.push_masks import push_masks
+from uncertainty_seg.compiler.algebra.split import split_skips, split_trunk_head
+from uncertainty_seg.compiler.frontend.constant_folding import fold_constants
+from uncertainty_seg.compiler.frontend.inject import inject_dropout
+from uncertainty_seg.compiler.frontend.lint import (
+    free_names,
+    require_clean,
+    require_compilable,
+    require_own_names,
+)
+from uncertainty_seg.compiler.frontend.opset import to_opset17
+from uncertainty_seg.compiler.frontend.outputs import join_variance, strip_final_resize, to_logits
+from uncertainty_seg.compiler.frontend.static_input import fix_input, take_bytes
+from uncertainty_seg.compiler.frontend.unpooling import write_unpooling
+from uncertainty_seg.compiler.head_graphs import add_samples, add_statistics
+from uncertainty_seg.compiler.onnx_tools import shapes
+from uncertainty_seg.compiler.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
+from uncertainty_seg.compiler.precision import halve_weights, to_precision, widen_network
+from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
+from uncertainty_seg.core.model_card import DropoutSite, InputSpec
+from uncertainty_seg.errors import GraphError
+
+_log = logging.getLogger(__name__)
+WIDENED = ('the network came with tensors of 16 bits, and is computed in float32 with the '
+           'weights it has: choose --precision for what the bundle computes in')
+
+
+@dataclass(frozen=True)
+class CompiledGraphs:
+    """
+    What a bundle holds beside its card, and how it came about.
+
+    Attributes
+    ----------
+    files : dict of str to bytes
+        Trunk, head, and head with statistics, by file name, as they ship.
+    sites : tuple of DropoutSite
+        Inputs of the head beside features: masks, and the noise of 'direct'.
+    logits_shape : (int, int, int)
+        (C, hl, wl).
+    upsampling : str
+        How the reduction upsamples the logits.
+    plan : CompilePlan
+        Costs and decisions.
+    trunk, head : ModelProto
+        In float32 with float32 weights: exactly the network, for the checks.
+    stats_head : ModelProto
+        The head in front of the statistics, in the same way: `head`, or one that TensorRT takes.
+    prepared : tuple of Prepared
+        The network before the algebra; one for each member of an ensemble. That of 'direct' has
+        2C channels, logits and log-variance.
+    feature_shape : tuple of int, or None
+        (D, hf, wf) of the trunk's output `feature_map`.
+
+    """
+
+    files: dict[str, bytes]
+    sites: tuple[DropoutSite, ...]
+    logits_shape: tuple[int, int, int]
+    upsampling: str
+    plan: CompilePlan
+    trunk: onnx.ModelProto
+    head: onnx.ModelProto
+    stats_head: onnx.ModelProto
+    prepared: tuple[Prepared, ...]
+    feature_shape: tuple[int, int, int] | None = None
+
+    @property
+    def chunk(self) -> int:
+        """Return how many passes the head takes at once; 0: any, where no channel is skipped."""
+        first = self.head.graph.output[0].type.tensor_type.shape.dim[0]
+        return int(first.dim_value) if self.sites else 0
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """Masks that moved into the weights of the operation behind them."""
+        return tuple(d.where for d in self.plan.decisions
+                     if d.step == 'fold_masks' and d.is_applied)
+
+
+def compile_graph(
+    model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None
+) -> CompiledGraphs:
+    """
+    Compile a network, by the method of the options: with dropout, a single pass, or `direct`.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Of opset 11 to 23; one image of normalised floats; logits, softmax or sigmoid at any
+        resolution. For 'mc_dropout' at least one live dropout, unless the options inject some;
+        for 'single' dropout is switched off; for 'direct' a log-variance beside the logits, and
+        dropout or none.
+    spec : InputSpec
+        Size and normalisation.
+    options : CompileOptions, optional
+        The rest.
+
+    Returns
+    -------
+    CompiledGraphs
+        Linted graphs.
+
+    Raises
+    ------
+    GraphError
+        With what cannot be compiled, and what to do.
+
+    """
+    options = options or CompileOptions()
+    prepared = prepare(model, spec, options)
+    if options.method == 'single' or options.method == 'direct' and not has_dropout(
+            prepared.model):
+        return _still(prepared, spec, options)
+    return _finished(_with_masks(prepared.model, prepared.decisions, options), spec, options,
+                     (prepared,))
+
+
+@dataclass(frozen=True)
+class _Halves:
+    """Trunk, head and head in front of the statistics, and what is told of them."""
+
+    trunk: onnx.ModelProto
+    head: onnx.ModelProto
+    stats_head: onnx.ModelProto
+    plan: CompilePlan
+
+
+def _with_masks(
+    model: onnx.ModelProto, before: Sequence[Decision], options: CompileOptions
+) -> _Halves:
+    masked, sites = dropout_to_masks(model)
+    network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
+    masked, pushed = push_masks(masked, sites, options.passes)
+    masked, skips = split_skips(masked, sites, options.passes)
+    masked, products = dynamic_conv(masked, sites)
+    trunk, head = split_trunk_head(free_passes(masked, sites), sites)
+    # Before folding, which moves work into tensors of T x C.
+    cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
+    stats_head, _ = fold_masks(head, options.passes, into_kernels=False)
+    head, folded = fold_masks(head, options.passes)
+    decisions = [*before, *pushed, *skips, *products, *folded]
+    if options.chunk:
+        head, made = keep_channels(head, sites, options.chunk)
+        decisions += made
+        if any(decision.is_applied for decision in made):
+            stats_head = head  # no axis of it is symbolic
+            whole = graph_cost(head.graph.node, shapes(head))
+            cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
+    plan = CompilePlan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost,
+                       sites, tuple(decisions))
+    return _Halves(trunk, head, stats_head, plan)
+
+
+def compile_ensemble(
+    models: Sequence[onnx.ModelProto], spec: InputSpec, options: CompileOptions | None = None,
+    keeps_dropout: bool = False,
+) -> CompiledGraphs:
+    """
+    Compile several networks whose answers are the passes of one bundle.
+
+    The site `member` of the result chooses the member. Parameters are as in `compile_graph`;
+    dropout is not needed, and switched off. With `keeps_dropout` it stays, and each pass is one
+    member with one set of masks.
+
+    Raises
+    ------
+    GraphError
+        If a network cannot be compiled or they differ in shape.
+
+    """
+    options = options or CompileOptions()
+    prepared = tuple(_member(index, model, spec, options) for index, model in enumerate(models))
+    if len({p.upsampling for p in prepared}) > 1:
+        raise GraphError('the members upsample their logits in different ways', 'one way')
+    graphs = [p.model for p in prepared]
+    decisions = tuple(d for p in prepared for d in p.decisions)
+    if keeps_dropout:
+        parts = _with_masks(joined_members(graphs), decisions, replace(options, chunk=0))
+        heads = [choose_members(head, len(graphs)) for head in (parts.head, parts.stats_head)]
+        plan = replace(parts.plan, sites=(*parts.plan.sites, heads[0][1]))
+        parts = _Halves(parts.trunk, heads[0][0], heads[1][0], plan)
+    else:
+        trunk, head, sites = ensemble_graphs(graphs)
+        plan = CompilePlan(
+            len(models), graph_cost(graphs[0].graph.node, shapes(graphs[0])),
+            graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
+        parts = _Halves(trunk, head, head, plan)
+    return _finished(parts, spec, options, prepared)
+
+
+def _member(
+    index: int, model: onnx.ModelProto, spec: InputSpec, options: CompileOptions
+) -> Prepared:
+    try:
+        return prepare(model, spec, options)
+    except GraphError as err:
+        raise GraphError(f'member {index}: {err}') from err
+
+
+def compile_moments(
+    model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None
+) -> CompiledGraphs:
+    """
+    Compile a network with dropout to one pass that propagates mean and variance.
+
+    The trunk computes both moments of the logits, and the passes are samples of them. Parameters
+    are as in `compile_graph`; `options.sensor_std` adds the noise of the camera, with which no
+    dropout is needed.
+
+    Raises
+    ------
+    GraphError
+        If the network cannot be compiled, or noise reaches an operator without a rule for it.
+
+    """
+    options = options or CompileOptions()
+    prepared = prepare(model, spec, options)
+    plain = without_dropout(prepared.model)
+    masked, masks = (plain, ()) if options.sensor_std and not has_dropout(prepared.model) \
+        else dropout_to_masks(prepared.model)
+    pushed, moves = push_masks(masked, masks, options.passes)
+    pushed, skips = split_skips(pushed, masks, options.passes)
+    trunk = propagate_moments(pushed, masks, options.sensor_std, is_centred=True)
+    head, sites = sampling_head(trunk)
+    plan = CompilePlan(options.passes, graph_cost(plain.graph.node, shapes(plain)),
+                       graph_cost(trunk.graph.node, shapes(trunk)),
+                       graph_cost(head.graph.node, shapes(one_pass(head, sites))), sites,
+                       (*prepared.decisions, *moves, *skips))
+    return _finished(_Halves(trunk, head, head, plan), spec, options, (prepared,))
+
+
+def _still(
+    prepared: Prepared, spec: InputSpec, options: CompileOptions
+) -> CompiledGraphs:
+    """Compile a network whose dropout is switched off."""
+    network = without_dropout(prepared.model)
+    trunk, head = split_trunk_head(network, ())
+    whole, once, last = (graph_cost(m.graph.node, shapes(m)) for m in (network, trunk, head))
+    plan = CompilePlan(1, whole, once, last, (), prepared.decisions)
+    return _finished(_Halves(trunk, head, head, plan), spec, options, (prepared,))
+
+
+def _finished(
+    made: _Halves, spec: InputSpec, options: CompileOptions, prepared: tuple[Prepared, ...]
+) -> CompiledGraphs:
+    trunk, head, stats_head, plan = made.trunk, made.head, made.stats_head, made.plan
+    sites = plan.sites
+    shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
+    if len(shape) != 4:
+        raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
+    if options.method == 'direct':
+        axis = shape[0] if sites and shape[0] else PASSES_AXIS
+        stats_head, _ = add_samples(stats_head, options.samples, axis)
+        head, noise = add_samples(head, options.samples, axis)
+        sites, shape = (*sites, noise), (shape[0], shape[1] // 2, *shape[2:])
+    upsampling = prepared[0].upsampling
+    trunk, features, chosen = add_feature_map(trunk, options.features)
+    plan = replace(plan, decisions=(*plan.decisions, *chosen))
+    result = CompiledGraphs({}, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
+                            head, stats_head, prepared, features)
+    # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
+    parts = _parts(result, spec)
+    if options.precision in ('fp16', 'bf16'):
+        parts = {name: to_precision(part, options.precision) for name, part in parts.items()}
+    elif options.is_half:
+        parts = {name: halve_weights(part) for name, part in parts.items()}
+    _log.info(
+        '%d dropout sites (%s), trunk %d nodes, head %d nodes', len(sites),
+        ', '.join(f'{s.name} p={s.p:g}' for s in sites), len(trunk.graph.node),
+        len(head.graph.node),
+    )
+    return replace(result, files=_files(parts))
+
+
+def _parts(compiled: CompiledGraphs, spec: InputSpec) -> dict[str, onnx.ModelProto]:
+    """Return the graphs of the files, with float32 weights."""
+    stats = add_statistics(compiled.stats_head, spec, compiled.upsampling)
+    return {TRUNK_FILE: compiled.trunk, HEAD_FILE: compiled.head, HEAD_STATS_FILE: stats}
+
+
+def _files(parts: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
+    for part in parts.values():
+        require_clean(part)
+    return {name: part.SerializeToString() for name, part in parts.items()}
+
+
+def with_stored_weights(
+    compiled: CompiledGraphs, spec: InputSpec, full: Container[str] | None
+) -> CompiledGraphs:
+    """
+    Write the files anew, with weights in 16 bits, and in float32 those of `full`; None: all.
+
+    `spec` is what the network was compiled for; what computes in 16 bits is not for this.
+
+    """
+    parts = _parts(compiled, spec)
+    if full is not None:
+        parts = {name: halve_weights(part, full) for name, part in parts.items()}
+    return replace(compiled, files=_files(parts))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    A network in the one form that the algebra works on.
+
+    Opset 17, one image of bytes at batch 1, static shapes, shape arithmetic and batch norms
+    folded, one output of logits at its own resolution, dropout still in it.
+
+    Attributes
+    ----------
+    model : ModelProto
+        Image of bytes to logits, with dropout.
+    float_model : ModelProto
+        Normalised floats to logits as the network makes them, upsampled and all: what the result
+        is compared with.
+    upsampling : str
+        Of the bilinear resize to the image's size that was taken off, for the reduction.
+    injected : tuple of str
+        Sites that were put in.
+    decisions : tuple of Decision
+        What was folded.
+
+    """
+
+    model: onnx.ModelProto
+    float_model: onnx.ModelProto
+    upsampling: str
+    injected: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+
+
+def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) -> Prepared:
+    """
+    Bring a network as it came, of opset 11 to 23, to the form that the algebra works on.
+
+    `spec` gives size and normalisation of the image; `options` the output, the classes and the
+    dropout to inject.
+
+    Raises
+    ------
+    GraphError
+        With what cannot be compiled, and what to do.
+
+    """
+    require_own_names(model)
+    widened = widen_network(model)
+    if widened is not None:
+        _log.warning('%s', WIDENED)
+    static = fold_constants(to_opset17(fix_input(widened or model, spec.height, spec.width)))
+    static = write_unpooling(static)
+    require_compilable(static)
+    if options.method == 'direct':
+        static = join_variance(static, options.output, options.variance, options.num_classes)
+        static = to_logits(static, None, 2 * options.num_classes, layout=options.layout)
+    elif options.num_classes:
+        static = to_logits(static, options.output, options.num_classes, options.activation,
+                           options.layout)
+    logits = free_names(static)
+    injected: tuple[str, ...] = ()
+    if options.inject is not None:
+        logits, injected = inject_dropout(logits, *options.inject)
+    plain, upsampling = strip_final_resize(take_bytes(logits, spec), (spec.height, spec.width))
+    folded, decisions = fold_batch_norm(plain)
+    if widened is not None:
+        decisions = (Decision('widen_network', model.graph.name, True, WIDENED), *decisions)
+    return Prepared(folded, logits, upsampling, injected, decisions)

@@ -1,0 +1,730 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Compute what needs no image, and take out what computes nothing.
+
+Exporters write shape arithmetic into the graph; at one size and batch 1 all of it is constant.
+Each round computes the nodes whose inputs are constants with onnx's own reference, and rewrites
+the others by a rule of their operator, until nothing changes. Dropout and what depends on its
+values is never folded, nor is what would make the file much larger.
+
+Why this is not onnxscript's optimizer: docs/decisions.md, "Constant folding".
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+import logging
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+from onnx.reference import ReferenceEvaluator
+
+from uncertainty_seg.compiler.onnx_tools import (
+    attribute,
+    copy_of,
+    needed_nodes,
+    refill,
+    rename_tensors,
+    Shape,
+    tensor_types,
+    TensorType,
+    types_of,
+    UNKNOWN,
+    unused,
+    used_by,
+)
+from uncertainty_seg.core.untrusted.onnx_nodes import RANDOM_OPS, subgraphs
+
+_log = logging.getLogger(__name__)
+Nodes = Sequence[onnx.NodeProto]
+# A round that changes nothing ends it; this only bounds a mistake in a rule.
+_ROUNDS = 200
+
+
+def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Fold shape arithmetic and weights, remove what has no effect.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Opset 17 or later, static input; left as it is.
+
+    Returns
+    -------
+    ModelProto
+        Computes the same. Constants are initializers; unused nodes and weights are gone.
+
+    """
+    result = copy_of(model)
+    del result.graph.value_info[:]
+    state = FoldingState.of(result)
+    nodes: Nodes = list(result.graph.node)
+    for _ in range(_ROUNDS):
+        before = len(nodes)
+        state.start(nodes)
+        nodes = _round(nodes, state)
+        if not state.is_changed:
+            break
+        _log.debug('folded %d nodes to %d', before, len(nodes))
+    refill(result.graph.node, _without_copied_outputs(nodes, state))
+    _keep_used(result.graph, state)
+    _write_output_shapes(result)
+    return result
+
+
+def _round(nodes: Nodes, state: FoldingState) -> Nodes:
+    kept: list[onnx.NodeProto] = []
+    for node in nodes:
+        state.rename_inputs(node)
+        if evaluated(node, state):
+            continue
+        replaced = rewritten(node, state)
+        kept.extend([node] if replaced is None else replaced)
+    return needed_nodes(kept, state.outputs)
+
+
+def _without_copied_outputs(nodes: Nodes, state: FoldingState) -> Nodes:
+    """Let the producer write the output itself where only an Identity stood between."""
+    made = {name for node in nodes for name in node.output}
+    kept, names = [], dict[str, str]()
+    for node in nodes:
+        source = node.input[0] if node.input else ''
+        if _is(node, 'Identity') and node.output[0] in state.outputs and source in made \
+                and source not in state.outputs and source not in names:
+            names[source] = node.output[0]
+        else:
+            kept.append(node)
+    for node in kept:
+        rename_tensors(node, names)
+    return kept
+
+
+def _keep_used(graph: onnx.GraphProto, state: FoldingState) -> None:
+    used = set(state.outputs).union(*(used_by(node) for node in graph.node))
+    refill(graph.initializer, [t for name, t in state.tensors.items() if name in used])
+    refill(graph.input, [info for info in graph.input if info.name not in state.tensors])
+
+
+def _write_output_shapes(model: onnx.ModelProto) -> None:
+    types = types_of(model)
+    for info in model.graph.output:
+        known = types.get(info.name, UNKNOWN)
+        if known.shape is not None:
+            info.CopyFrom(helper.make_tensor_value_info(info.name, known.kind, known.shape))
+
+
+@dataclass
+class FoldingState:
+    """
+    State of a round of rewriting: constants, types and renamings.
+
+    Attributes
+    ----------
+    opsets : tuple of OperatorSetIdProto
+        Of the nodes.
+    inputs, output_infos : tuple of ValueInfoProto
+        Inputs and outputs of the graph; outputs keep their names.
+    tensors : dict of str to TensorProto
+        All constants.
+    types : dict of str to TensorType
+        From the start of the round.
+    made : dict of str to NodeProto
+        Producer of each tensor, from the start of the round.
+    is_changed : bool
+        Whether this round did anything.
+
+    """
+
+    opsets: tuple[onnx.OperatorSetIdProto, ...]
+    inputs: tuple[onnx.ValueInfoProto, ...]
+    output_infos: tuple[onnx.ValueInfoProto, ...]
+    tensors: dict[str, TensorProto]
+    types: dict[str, TensorType] = field(default_factory=dict)
+    made: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    is_changed: bool = False
+    _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    _renamed: dict[str, str] = field(default_factory=dict)
+    _taken: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> FoldingState:
+        """Take the constants of a model."""
+        graph = model.graph
+        return cls(tuple(model.opset_import), tuple(graph.input), tuple(graph.output),
+                   {t.name: t for t in graph.initializer})
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Names of the outputs."""
+        return frozenset(info.name for info in self.output_infos)
+
+    @property
+    def version(self) -> int:
+        """Opset of the standard operators."""
+        return next(o.version for o in self.opsets if o.domain in ('', 'ai.onnx'))
+
+    def start(self, nodes: Nodes) -> None:
+        """Begin a round: infer all types anew."""
+        self.is_changed = False
+        self._renamed = {}
+        self.made = {name: node for node in nodes for name in node.output}
+        self._taken = {*self.made, *self.tensors, *(i.name for i in self.inputs)}
+        self.types = tensor_types(nodes, self.inputs, self.output_infos, self.tensors,
+                                  self.opsets)
+
+    def type_of(self, name: str) -> TensorType:
+        """Return what is known of a tensor."""
+        return self.types.get(name, UNKNOWN)
+
+    def shape(self, name: str) -> Shape | None:
+        """Return the static shape of a tensor, if it has one."""
+        return self.type_of(name).shape
+
+    def value(self, name: str) -> NDArray[Any] | None:
+        """Return the value of a constant."""
+        if name not in self._arrays and name in self.tensors:
+            self._arrays[name] = numpy_helper.to_array(self.tensors[name])
+        return self._arrays.get(name)
+
+    def put(self, name: str, value: NDArray[Any]) -> str:
+        """Make a tensor a constant; return its name."""
+        array = np.ascontiguousarray(value) if value.ndim else value
+        self.put_tensor(name, numpy_helper.from_array(array, name))
+        self._arrays[name] = array
+        return name
+
+    def put_tensor(self, name: str, tensor: TensorProto) -> None:
+        """Make a tensor a constant, given as onnx stores it."""
+        if tensor.name != name:
+            tensor = copy_of(tensor)
+            tensor.name = name
+        self.tensors[name] = tensor
+        self._taken.add(name)
+        self._arrays.pop(name, None)
+        self.types[name] = TensorType(tensor.data_type, tuple(tensor.dims))
+        self.is_changed = True
+
+    def fresh(self, wish: str) -> str:
+        """Return a name no tensor has."""
+        name = unused(wish, self._taken)
+        self._taken.add(name)
+        return name
+
+    def put_fresh(self, wish: str, *values: int) -> str:
+        """Store whole numbers, int64 (n,), under a name no tensor has; return the name."""
+        return self.put(self.fresh(wish), np.array(values, np.int64))
+
+    def rename(self, old: str, new: str) -> None:
+        """Let every later node read another tensor."""
+        self._renamed[old] = new
+        self.is_changed = True
+
+    def rename_inputs(self, node: onnx.NodeProto) -> None:
+        """Apply the renamings to a node and its subgraphs."""
+        for index, name in enumerate(node.input):
+            node.input[index] = self._renamed.get(name, name)
+        for graph in subgraphs(node):
+            for inner in graph.node:
+                self.rename_inputs(inner)
+            for info in graph.output:
+                info.name = self._renamed.get(info.name, info.name)
+
+
+# -------------------------------------------------------------------------------------------------
+# Compute one node. What the reference cannot compute, or computes with another type or shape than
+# the inference promised, stays in the graph.
+
+# Beside their weights these would store results larger than the arithmetic is worth.
+_REPEATING = ('Expand', 'Tile', 'ConstantOfShape')
+_MOST_REPEATED = 1 << 14
+_MOST_COMPUTED = 1 << 20
+# Random, or slow in the reference.
+_NEVER = {
+    *RANDOM_OPS, 'If', 'Loop', 'Scan', 'SequenceMap', 'Conv', 'ConvTranspose', 'MaxPool',
+    'AveragePool', 'LpPool', 'Upsample', 'GridSample', 'LSTM', 'GRU', 'RNN',
+    'DeformConv', 'ConvInteger', 'QLinearConv', 'RoiAlign', 'NonMaxSuppression', 'Col2Im',
+    'Attention',
+}
+# The reference has no older form of it, whose meaning is the same.
+_FIRST_KNOWN = {'DequantizeLinear': 19}
+
+
+def evaluated(node: onnx.NodeProto, state: FoldingState) -> bool:
+    """Turn a node with renamed inputs into constants; say whether it is no longer needed."""
+    if node.domain not in ('', 'ai.onnx') or node.op_type in _NEVER:
+        return False
+    if node.op_type == 'Resize':
+        value = resized_constant(node, state)
+        values = {} if value is None else {node.output[0]: value}
+    elif node.op_type == 'Constant':
+        return _constant(node, state)
+    elif node.op_type in ('Shape', 'Size'):
+        values = _measured(node, state)
+    else:
+        values = _computed(node, state)
+    if not values or not all(_fits(value, name, state) for name, value in values.items()):
+        return False
+    for name, value in values.items():
+        state.put(name, value)
+    return True
+
+
+def _constant(node: onnx.NodeProto, state: FoldingState) -> bool:
+    entry = node.attribute[0]
+    if entry.name == 'value':
+        state.put_tensor(node.output[0], entry.t)
+        return True
+    if entry.name not in ('value_int', 'value_ints', 'value_float', 'value_floats'):
+        return False
+    kind = np.int64 if 'int' in entry.name else np.float32
+    state.put(node.output[0], np.asarray(helper.get_attribute_value(entry), kind))
+    return True
+
+
+def _measured(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[Any]]:
+    """Return the result of Shape or Size, which needs the shape of a tensor and not its value."""
+    shape = state.shape(node.input[0])
+    if shape is None:
+        return {}
+    cut = shape[attribute(node, 'start', 0):attribute(node, 'end', len(shape))]
+    value = math.prod(shape) if node.op_type == 'Size' else cut
+    return {node.output[0]: np.array(value, np.int64)}
+
+
+def _computed(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[Any]]:
+    """Return the outputs of a node by the reference; nothing if it cannot or should not be."""
+    feeds = {name: value for name in node.input if name
+             if (value := state.value(name)) is not None}
+    names = [name for name in node.output if name]
+    if any(name and name not in feeds for name in node.input) or not _is_small(node, state):
+        return {}
+    graph = helper.make_graph([node], 'one', _untyped(feeds), _untyped(names))
+    version = max(state.version, _FIRST_KNOWN.get(node.op_type, 0))
+    try:
+        results = ReferenceEvaluator(graph, opsets={'': version}).run(names, feeds)
+    except Exception as err:  # whatever the reference cannot do stays in the graph
+        _log.debug('%s %r is not folded: %s', node.op_type, node.name, err)
+        return {}
+    is_list = any(isinstance(value, list) for value in results)
+    return {} if is_list else {n: np.asarray(v) for n, v in zip(names, results, strict=True)}
+
+
+def _untyped(names: Any) -> list[onnx.ValueInfoProto]:
+    return [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names]
+
+
+def _is_small(node: onnx.NodeProto, state: FoldingState) -> bool:
+    read, written = (sum(math.prod(shape) for name in names
+                         if name and (shape := state.shape(name)) is not None)
+                     for names in (node.input, node.output))
+    floor = _MOST_REPEATED if node.op_type in _REPEATING else _MOST_COMPUTED
+    if node.op_type in _REPEATING and any(state.shape(n) is None for n in node.output if n):
+        return False
+    return written <= max(floor, read)
+
+
+def _fits(value: NDArray[Any], name: str, state: FoldingState) -> bool:
+    known = state.type_of(name)
+    try:
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    except (KeyError, ValueError):
+        return False
+    return known.kind in (0, kind) and known.shape in (None, value.shape)
+
+
+# -------------------------------------------------------------------------------------------------
+# Resize a constant, as a table of positions is resized to the size of the image.
+# onnx's reference resizes number by number, minutes for such a table. Every mode works axis by
+# axis, so the reference computes the matrix of each axis only, by resizing unit vectors.
+
+_NOT_BY_AXIS = ('tf_crop_and_resize',)
+# Of a matrix; the reference takes some 30 us for each element.
+_MOST_ELEMENTS = 1 << 14
+_COPIED = ('mode', 'coordinate_transformation_mode', 'cubic_coeff_a', 'exclude_outside',
+           'nearest_mode', 'antialias')
+
+
+def resized_constant(node: onnx.NodeProto, state: FoldingState) -> NDArray[Any] | None:
+    """Compute a Resize of constants; None if it is too large, or not computed axis by axis."""
+    data, _, scales = ([state.value(name) if name else None for name in node.input]
+                       + [None, None])[:3]
+    shape = state.shape(node.output[0])
+    mode = attribute(node, 'coordinate_transformation_mode')
+    if data is None or shape is None or attribute(node, 'axes', []) or mode in _NOT_BY_AXIS \
+            or attribute(node, 'keep_aspect_ratio_policy', 'stretch') != 'stretch':
+        return None
+    # Aligned corners go by the size; the reference goes by the scale, before it is rounded.
+    if scales is None or not scales.size or mode == 'align_corners':
+        scales = None
+    result = np.asarray(data, np.float64)
+    for axis, (old, new) in enumerate(zip(data.shape, shape, strict=True)):
+        wanted = float(scales[axis]) if scales is not None else new
+        if old == new and wanted in (1.0, new):
+            continue
+        if old * new > _MOST_ELEMENTS:
+            return None
+        matrix = _axis_matrix(node, old, wanted, state)
+        result = np.moveaxis(np.tensordot(matrix, result, (1, axis)), 0, axis)
+    return result.astype(data.dtype)
+
+
+def _axis_matrix(
+    node: onnx.NodeProto, old: int, wanted: float, state: FoldingState
+) -> NDArray[np.float64]:
+    """Return (new, old): how each number of one axis is made of the old ones."""
+    is_size = isinstance(wanted, int)
+    inputs = ['x', '', '', 'n'] if is_size else ['x', '', 'n']
+    single = helper.make_node('Resize', inputs, ['y'])
+    single.attribute.extend(a for a in node.attribute if a.name in _COPIED)
+    graph = helper.make_graph([single], 'one', _untyped('xn'), _untyped('y'))
+    number = np.array([wanted, old], np.int64) if is_size else np.array([wanted, 1], np.float32)
+    run = ReferenceEvaluator(graph, opsets={'': state.version}).run
+    return run(None, {'x': np.eye(old), 'n': number})[0]
+
+
+# -------------------------------------------------------------------------------------------------
+# Rules that make a graph simpler without computing: what changes nothing goes, `If` is decided.
+# A rule returns the nodes that replace one node, or None where it does not apply.
+
+FoldingRule = Callable[[onnx.NodeProto, FoldingState], 'Nodes | None']
+
+
+def rewritten(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Apply the rule of a node's operator; the node's inputs are renamed already."""
+    rule = _RULES.get(node.op_type) if node.domain in ('', 'ai.onnx') else None
+    return rule(node, state) if rule is not None else None
+
+
+def _is(node: onnx.NodeProto | None, *operators: str) -> bool:
+    return node is not None and node.op_type in operators and node.domain in ('', 'ai.onnx')
+
+
+def _before(node: onnx.NodeProto, state: FoldingState, *operators: str) -> onnx.NodeProto | None:
+    """Return what makes the first input, with renamed inputs, if it is one of some operators."""
+    before = state.made.get(node.input[0])
+    if before is None or not _is(before, *operators):
+        return None
+    state.rename_inputs(before)
+    return before
+
+
+def _changed(state: FoldingState, *nodes: onnx.NodeProto) -> Nodes:
+    state.is_changed = True
+    return nodes
+
+
+def _forwarded(node: onnx.NodeProto, state: FoldingState, source: str = '') -> Nodes | None:
+    """Let the readers of a node read its input; an output of the graph keeps its name."""
+    source = source or node.input[0]
+    if node.output[0] not in state.outputs:
+        state.rename(node.output[0], source)
+        return ()
+    if node.op_type == 'Identity':
+        return None
+    return _changed(state, helper.make_node('Identity', [source], [node.output[0]]))
+
+
+def _cast(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    is_same = state.type_of(node.input[0]).kind == attribute(node, 'to')
+    return _forwarded(node, state) if is_same else None
+
+
+def _cast_like(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    kind = state.type_of(node.input[1]).kind
+    return _changed(state, helper.make_node('Cast', node.input[:1], node.output, name=node.name,
+                                            to=kind)) if kind else None
+
+
+def _same_shape(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    return _chosen(node, state, node.input[0])
+
+
+def _chosen(node: onnx.NodeProto, state: FoldingState, source: str) -> Nodes | None:
+    """Forward an input if it is as large as the result, which broadcasting could widen."""
+    old, new = state.shape(source), state.shape(node.output[0])
+    return _forwarded(node, state, source) if old is not None and old == new else None
+
+
+def _reshape(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Make one Reshape of two; in between only the axes differ, never the order of numbers."""
+    same, new = _same_shape(node, state), state.shape(node.output[0])
+    before = _before(node, state, *_RESHAPING) if same is None and new is not None else None
+    if before is None or new is None:
+        return same
+    name = state.put_fresh(f'{node.output[0]}_shape', *new)
+    return [helper.make_node('Reshape', [before.input[0], name], node.output, name=node.name)]
+
+
+def _softmax(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Take a softmax of the last axis out of the Flatten that onnx's converter puts before it."""
+    before = _before(node, state, 'Flatten')
+    if before is None:
+        return None
+    full, flat = state.shape(before.input[0]), state.shape(node.input[0])
+    if full is None or flat is None or attribute(node, 'axis', -1) not in (-1, len(flat) - 1) \
+            or full[-1] != flat[-1]:
+        return None
+    wide = state.fresh(f'{node.output[0]}_wide')
+    name = state.put_fresh(f'{node.output[0]}_shape', *flat)
+    return [helper.make_node(node.op_type, before.input[:1], [wide], name=node.name, axis=-1),
+            helper.make_node('Reshape', [wide, name], node.output)]
+
+
+def _where(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    condition = state.value(node.input[0])
+    if condition is None or not condition.size or condition.min() != condition.max():
+        return None
+    return _chosen(node, state, node.input[1 if condition.min() else 2])
+
+
+def _neutral(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Leave out a sum with zeros and a product with ones."""
+    neutral = 0 if node.op_type in ('Add', 'Sub') else 1
+    for index in (1,) if node.op_type in ('Sub', 'Div') else (1, 0):
+        value = state.value(node.input[index])
+        if value is not None and value.size and (value == neutral).all():
+            return _chosen(node, state, node.input[1 - index])
+    return None
+
+
+def _single(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    return _forwarded(node, state) if len(node.input) == 1 else None
+
+
+def _concat(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Leave out what has no element, such as the skip of a stage that an encoder lacks."""
+    axis = attribute(node, 'axis')
+    kept = [name for name in node.input if not _is_empty(state.shape(name), axis)]
+    if not kept or len(kept) == len(node.input):
+        return _single(node, state)
+    return _changed(state, helper.make_node('Concat', kept, node.output, name=node.name,
+                                            axis=axis))
+
+
+def _is_empty(shape: Shape | None, axis: int) -> bool:
+    return shape is not None and -len(shape) <= axis < len(shape) and shape[axis] == 0
+
+
+def _slice(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    steps = state.value(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1)
+    return None if steps is None or steps.min() < 1 else _same_shape(node, state)
+
+
+def _pad(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    pads = state.value(node.input[1])
+    return _forwarded(node, state) if pads is not None and not pads.any() else None
+
+
+def _transpose(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    perm = list(attribute(node, 'perm', []))
+    if perm and perm == sorted(perm):
+        return _forwarded(node, state)
+    before = _before(node, state, 'Transpose')
+    first = list(attribute(before, 'perm', [])) if before is not None else []
+    if before is None or not first or not perm:
+        return None
+    return _changed(state, helper.make_node(
+        'Transpose', before.input, node.output, name=node.name,
+        perm=[first[axis] for axis in perm]))
+
+
+def _if(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Put the branch that is taken in place of an `If` whose condition is a constant."""
+    condition = state.value(node.input[0])
+    if condition is None:
+        return None
+    branch = attribute(node, 'then_branch' if bool(condition.reshape(-1)[0]) else 'else_branch')
+    inner = {name for n in branch.node for name in n.output} | {t.name for t in branch.initializer}
+    names = {name: state.fresh(f'{node.output[0]}_{name}') for name in sorted(inner) if name}
+    for tensor in branch.initializer:
+        state.put_tensor(names[tensor.name], tensor)
+    return _changed(
+        state, *(_renamed(n, names) for n in branch.node),
+        *(helper.make_node('Identity', [names.get(info.name, info.name)], [name])
+          for info, name in zip(branch.output, node.output, strict=True) if name))
+
+
+def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
+    twin = copy_of(node)
+    rename_tensors(twin, names)
+    for graph in (entry.g for entry in twin.attribute
+                  if entry.type == onnx.AttributeProto.GRAPH):
+        refill(graph.node, [_renamed(inner, names) for inner in graph.node])
+        for info in graph.output:
+            info.name = names.get(info.name, info.name)
+    return twin
+
+
+def _sequence_at(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Read one part of a list, as the older exporter of torch writes chunk and split."""
+    before, index = state.made.get(node.input[0]), state.value(node.input[1])
+    if before is None or index is None:
+        return None
+    number = int(index)
+    if before.op_type == 'SequenceConstruct':
+        return _forwarded(node, state, before.input[number])
+    shape = state.shape(before.input[0])
+    if before.op_type != 'SplitToSequence' or shape is None:
+        return None
+    axis = attribute(before, 'axis', 0)
+    bounds = _bounds(before, state, shape[axis])
+    if bounds is None:
+        return None
+    first, last = bounds[number]
+    numbers = [state.put_fresh(f'{node.output[0]}_{word}', value)
+               for word, value in (('from', first), ('to', last), ('axis', axis))]
+    is_squeezed = len(before.input) < 2 and not attribute(before, 'keepdims', 1)
+    part = state.fresh(f'{node.output[0]}_part') if is_squeezed else node.output[0]
+    nodes = [helper.make_node('Slice', [before.input[0], *numbers], [part])]
+    if is_squeezed:
+        nodes.append(helper.make_node('Squeeze', [part, numbers[2]], node.output))
+    return nodes
+
+
+def _bounds(
+    split: onnx.NodeProto, state: FoldingState, size: int
+) -> list[tuple[int, int]] | None:
+    if len(split.input) < 2 or not split.input[1]:
+        return [(i, i + 1) for i in range(size)]
+    given = state.value(split.input[1])
+    if given is None:
+        return None
+    if given.ndim == 0:
+        step = int(given)
+        return [(i, min(i + step, size)) for i in range(0, size, step)]
+    ends = np.cumsum(given)
+    return [(int(e - n), int(e)) for e, n in zip(ends, given, strict=True)]
+
+
+def _concat_sequence(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    before = state.made.get(node.input[0])
+    if before is None or before.op_type != 'SequenceConstruct':
+        return None
+    axis, parts, nodes = attribute(node, 'axis'), list(before.input), []
+    if attribute(node, 'new_axis', 0):
+        where = state.put_fresh(f'{node.output[0]}_axis', axis)
+        fresh = [state.fresh(f'{node.output[0]}_{i}') for i in range(len(parts))]
+        nodes = [helper.make_node('Unsqueeze', [part, where], [name])
+                 for part, name in zip(parts, fresh, strict=True)]
+        parts = fresh
+    return _changed(state, *nodes, helper.make_node('Concat', parts, node.output, name=node.name,
+                                                    axis=axis))
+
+
+def _gather(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Keep the batch of 1 where a tensor is laid out flat, as torch.export writes as_strided."""
+    before, index = _before(node, state, 'Reshape'), state.value(node.input[1])
+    full = state.shape(before.input[0]) if before is not None else None
+    flat = state.shape(node.input[0])
+    if before is None or index is None or full is None or flat is None or len(flat) != 1 \
+            or len(full) < 2 or index.ndim < 2 or full[0] != 1 or index.shape[0] != 1:
+        return None
+    prefix, data, picks = node.output[0], before.input[0], index[0].reshape(-1)
+    if np.array_equal(picks, np.arange(flat[0])):
+        shape = state.put_fresh(f'{prefix}_shape', *index.shape)
+        return _changed(state, helper.make_node('Reshape', [data, shape], node.output,
+                                                name=node.name))
+    rows = state.fresh(f'{prefix}_rows')
+    shape = state.put_fresh(f'{prefix}_rows_shape', 1, flat[0])
+    where = state.put(state.fresh(f'{prefix}_picks'), np.asarray(index[0], np.int64))
+    return _changed(state, helper.make_node('Reshape', [data, shape], [rows]),
+                    helper.make_node('Gather', [rows, where], node.output, name=node.name, axis=1))
+
+
+def _scatter_nd(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Join a block that is written into a tensor with what it leaves, as x[:, 2:5] = y does."""
+    index, full = state.value(node.input[1]), state.shape(node.input[0])
+    if index is None or full is None or not index.size \
+            or attribute(node, 'reduction', 'none') != 'none':
+        return None
+    bounds = _block(np.asarray(index), full)
+    if bounds is None:
+        return None
+    bounds += [(0, size) for size in full[len(bounds):]]
+    prefix = node.output[0]
+    block = state.fresh(f'{prefix}_block')
+    shape = state.put_fresh(f'{prefix}_block_shape', *(hi - lo for lo, hi in bounds))
+    nodes = [helper.make_node('Reshape', [node.input[2], shape], [block])]
+    data = node.input[0]
+    open_joins: list[tuple[int, str, list[str]]] = []
+    for axis, (low, high) in enumerate(bounds):
+        if (low, high) == (0, full[axis]):
+            continue
+        parts = [_cut(state, nodes, data, axis, *bound) for bound in (
+            (0, low), (low, high), (high, full[axis])) if bound[0] < bound[1]]
+        data = parts[low > 0]
+        open_joins.append((axis, data, parts))
+    made = block
+    for axis, middle, parts in reversed(open_joins):
+        joined = state.fresh(f'{prefix}_joined_{axis}')
+        nodes.append(helper.make_node(
+            'Concat', [made if part == middle else part for part in parts], [joined], axis=axis))
+        made = joined
+    return _changed(state, *nodes, helper.make_node('Identity', [made], node.output,
+                                                    name=node.name))
+
+
+def _block(index: NDArray[np.int64], full: Shape) -> list[tuple[int, int]] | None:
+    """Return the bounds of the first axes if indices (..., k) run through a block in order."""
+    points = index.reshape(-1, index.shape[-1])
+    sizes = np.array(full[:points.shape[1]])
+    points = np.where(points < 0, points + sizes, points)
+    low, high = points.min(0), points.max(0) + 1
+    if math.prod(high - low) != len(points):
+        return None
+    steps = np.indices(high - low).reshape(len(low), -1).T + low
+    return list(zip(low.tolist(), high.tolist(), strict=True)) \
+        if np.array_equal(steps, points) else None
+
+
+def _cut(
+    state: FoldingState, nodes: list[onnx.NodeProto], data: str, axis: int, low: int, high: int
+) -> str:
+    """Write a Slice of one axis; return its output."""
+    name = state.fresh(f'{data}_{axis}_{low}_{high}')
+    bounds = [state.put_fresh(f'{name}_{word}', value)
+              for word, value in (('from', low), ('to', high), ('axis', axis))]
+    nodes.append(helper.make_node('Slice', [data, *bounds], [name]))
+    return name
+
+
+def _col2im(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Write F.fold as a transposition where its blocks lie side by side."""
+    old, new = state.shape(node.input[0]), state.shape(node.output[0])
+    block = state.value(node.input[2])
+    if old is None or new is None or block is None or block.size != 2 or len(new) != 4:
+        return None
+    height, width = (int(n) for n in block)
+    rows, columns = new[2] // height, new[3] // width
+    if list(attribute(node, 'strides', [1, 1])) != [height, width] \
+            or set(attribute(node, 'pads', [0])) != {0} \
+            or set(attribute(node, 'dilations', [1])) != {1} \
+            or (rows * height, columns * width) != new[2:] or old[2] != rows * columns:
+        return None
+    prefix, inner = node.output[0], (new[1], height, width, rows, columns)
+    apart, turned = state.fresh(f'{prefix}_apart'), state.fresh(f'{prefix}_turned')
+    shapes = [state.put_fresh(f'{prefix}_{word}', *shape)
+              for word, shape in (('blocks', (new[0], *inner)), ('shape', new))]
+    return _changed(
+        state, helper.make_node('Reshape', [node.input[0], shapes[0]], [apart]),
+        helper.make_node('Transpose', [apart], [turned], perm=[0, 1, 4, 2, 5, 3]),
+        helper.make_node('Reshape', [turned, shapes[1]], node.output, name=node.name))
+
+
+_RESHAPING = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
+_RULES: dict[str, FoldingRule] = {
+    'Identity': _forwarded, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _concat,
+    'Sum': _single, 'Transpose': _transpose, 'Slice': _slice, 'If': _if, 'Pad': _pad,
+    'Gather': _gather, 'ScatterND': _scatter_nd, 'Col2Im': _col2im,
+    'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,
+    **dict.fromkeys(_RESHAPING, _reshape), 'Expand': _same_shape, 'Tile': _same_shape,
+    **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div'), _neutral), 'Where': _where,
+    'Softmax': _softmax, 'LogSoftmax': _softmax,
+}

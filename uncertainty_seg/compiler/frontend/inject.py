@@ -1,0 +1,199 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Put dropout into a network that has none, as markers.
+
+The network was not trained with it, so its passes tell less than those of one that was; the caller
+has to tell the user.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import difflib
+import re
+
+import onnx
+from onnx import helper
+
+from uncertainty_seg.compiler.onnx_tools import (
+    consumers,
+    copy_of,
+    fresh_name,
+    MARKER_DOMAIN,
+    refill,
+    TensorType,
+    types_of,
+    UNKNOWN,
+    unused,
+)
+from uncertainty_seg.errors import ConfigError, GraphError
+
+HEAD, DECODER = 'head', 'decoder'
+_CONVOLUTIONS = ('Conv', 'ConvTranspose')
+_UPSAMPLING = ('Resize', 'ConvTranspose', 'DepthToSpace')
+# Between the convolution that makes the logits and the output.
+_AFTER_LOGITS = ('Resize', 'Transpose', 'Reshape', 'Identity', 'Concat', 'Mul', 'Add', 'Squeeze',
+                 'Unsqueeze', 'Cast', 'DepthToSpace', 'Expand', 'Slice', 'Split', 'Gather',
+                 'Flatten', 'Pad')
+# What belongs to the block of a convolution, as long as nothing else reads what is in between.
+_OF_A_BLOCK = ('BatchNormalization', 'InstanceNormalization', 'Relu', 'LeakyRelu', 'PRelu', 'Clip',
+               'Elu', 'Selu', 'Celu', 'HardSwish', 'Softplus', 'Sigmoid', 'Tanh', 'HardSigmoid')
+
+
+def inject_dropout(
+    model: onnx.ModelProto, p: float, where: str
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """
+    Put markers of dropout of whole channels into a graph.
+
+    Parameters
+    ----------
+    model : ModelProto
+        From `to_logits`; left as it is.
+    p : float
+        Rate, in (0, 1).
+    where : str
+        'head', before the convolution that makes the logits; 'decoder', after each convolution
+        behind the first upsampling but the last; or names of nodes or tensors; or several of
+        these with commas.
+
+    Returns
+    -------
+    model : ModelProto
+        With one marker a site. A tensor that has not four axes is dropped by elements.
+    sites : tuple of str
+        Their names, in the order of the graph.
+
+    Raises
+    ------
+    ConfigError
+        If the rate is out of its range.
+    GraphError
+        If a place does not exist in this network.
+
+    """
+    if not 0 < p < 1:
+        raise ConfigError(f'dropout rate {p}', 'a number in (0, 1)')
+    wishes = [wish.strip() for wish in where.split(',') if wish.strip()]
+    if not wishes:
+        raise GraphError(f'the place of dropout {where!r}', "'head', 'decoder', or names")
+    types = types_of(model)
+    result = copy_of(model)
+    places: dict[str, str] = {}
+    for wish in wishes:
+        for tensor, site in _places(result.graph, wish, types).items():
+            places.setdefault(tensor, site)
+    return _marked(result, p, places, types)
+
+
+def _places(
+    graph: onnx.GraphProto, wish: str, types: Mapping[str, TensorType]
+) -> dict[str, str]:
+    """Return site names by the tensor that is dropped."""
+    if wish == HEAD:
+        return {_head(graph): HEAD}
+    if wish == DECODER:
+        return {name: f'{DECODER}_{i}' for i, name in enumerate(_decoder(graph, types), 1)}
+    return {_named(graph, wish): re.sub(r'\W+', '_', wish).strip('_')}
+
+
+def _head(graph: onnx.GraphProto) -> str:
+    made = {name: node for node in graph.node for name in node.output}
+    node = made.get(graph.output[0].name)
+    while node is not None and node.op_type in _AFTER_LOGITS:
+        node = next((made[name] for name in node.input if name in made), None)
+    if node is None or node.op_type not in _CONVOLUTIONS or node.input[0] not in made:
+        came = f'{node.op_type} {node.name!r}' if node is not None else 'no convolution'
+        raise GraphError(f'the logits come from {came}', 'a convolution',
+                         'name the tensor to drop instead of "head"')
+    return node.input[0]
+
+
+def _decoder(graph: onnx.GraphProto, types: Mapping[str, TensorType]) -> list[str]:
+    """Return the ends of convolution blocks behind an upsampling, all but the logits'."""
+    behind: set[str] = set()
+    convolutions = []
+    for node in graph.node:
+        if any(name in behind for name in node.input):
+            behind.update(node.output)
+        if _is_upsampling(node, types):
+            behind.update(node.output)
+        if node.op_type in _CONVOLUTIONS and behind & set(node.output):
+            convolutions.append(node)
+    read_by_convolutions = _read_by_convolutions(graph)
+    ends = [_end_of_block(graph, node.output[0]) for node in convolutions]
+    found = [name for name in dict.fromkeys(ends) if name in read_by_convolutions]
+    if not found:
+        raise GraphError('the network has no convolution behind an upsampling, but the one of the '
+                         'logits', 'a decoder', "use 'head' or the name of a tensor")
+    return found
+
+
+def _is_upsampling(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> bool:
+    if node.op_type not in _UPSAMPLING:
+        return False
+    old, new = (types.get(name, UNKNOWN).shape for name in (node.input[0], node.output[0]))
+    return old is None or new is None or new[2:] > old[2:]
+
+
+def _end_of_block(graph: onnx.GraphProto, name: str) -> str:
+    users = consumers(graph.node, name)
+    while len(users) == 1 and users[0].op_type in _OF_A_BLOCK:
+        name = users[0].output[0]
+        users = consumers(graph.node, name)
+    # x * sigmoid(x) and x * hardsigmoid(x) are one activation too.
+    gates = [n for n in users if n.op_type in ('Sigmoid', 'HardSigmoid')]
+    products = [n for n in users if n.op_type == 'Mul']
+    if len(users) == 2 and gates and products and gates[0].output[0] in products[0].input:
+        return products[0].output[0]
+    return name
+
+
+def _read_by_convolutions(graph: onnx.GraphProto) -> set[str]:
+    """Return all tensors that some later convolution depends on."""
+    needed: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type in _CONVOLUTIONS or needed & set(node.output):
+            needed.update(node.input)
+    return needed
+
+
+def _named(graph: onnx.GraphProto, wish: str) -> str:
+    tensors = [name for node in graph.node for name in node.output if name]
+    nodes = {node.name: node.output[0] for node in graph.node if node.name}
+    name = wish if wish in tensors else nodes.get(wish)
+    if name is None:
+        near = difflib.get_close_matches(wish, [*nodes, *tensors], 3, 0.4)
+        raise GraphError(f'the network has no node or tensor {wish!r}',
+                         "'head', 'decoder', or a name",
+                         f'did you mean {", ".join(near)}?' if near else 'see the graph for names')
+    if name == graph.output[0].name:
+        raise GraphError(f'{wish!r} is the output', 'a tensor before the logits')
+    return name
+
+
+def _marked(
+    model: onnx.ModelProto, p: float, places: Mapping[str, str],
+    types: Mapping[str, TensorType],
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    graph = model.graph
+    nodes: list[onnx.NodeProto] = []
+    sites: list[str] = []
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+        nodes.append(node)
+        for name in (n for n in node.output if n in places):
+            site = unused(places[name], sites)
+            renamed[name] = fresh_name(graph, f'{name}_dropped')
+            kind = 'channel' if types.get(name, UNKNOWN).rank == 4 else 'element'
+            nodes.append(helper.make_node(
+                'Dropout', [name], [renamed[name]], name=f'dropout_{site}', domain=MARKER_DOMAIN,
+                p=p, kind=kind, site=site))
+            sites.append(site)
+    refill(graph.node, nodes)
+    if all(entry.domain != MARKER_DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(MARKER_DOMAIN, 1))
+    return model, tuple(sites)

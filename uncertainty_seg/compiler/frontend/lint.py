@@ -1,0 +1,307 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What is refused: networks that cannot be compiled, and graphs that some runtime reads wrong.
+
+A network is checked before the passes, and each of its nodes that cannot be compiled is named. A
+graph is checked before it ships; each of those rules comes from a trap found in TensorRT 8.6 to 11
+or ONNX Runtime, which give wrong numbers without an error.
+
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+import re
+
+import onnx
+from onnx import TensorProto
+
+from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
+from uncertainty_seg.compiler.algebra.split import LOGITS
+from uncertainty_seg.compiler.onnx_tools import (
+    attribute,
+    constants,
+    consumers,
+    copy_of,
+    image_inputs,
+    MARKER_DOMAIN,
+    OPSET,
+    rename_tensors,
+    tensor_names,
+    types_of,
+    UNKNOWN,
+)
+from uncertainty_seg.core.untrusted.onnx_nodes import (
+    every_node,
+    every_tensor,
+    RANDOM_OPS,
+    subgraphs,
+)
+from uncertainty_seg.errors import GraphError
+
+# -------------------------------------------------------------------------------------------------
+# Networks that cannot be compiled, and names kept free for the compiler's own. Whether the passes
+# can be told apart by their axis is found out later.
+
+_CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
+_LISTS = ('SequenceConstruct', 'SequenceEmpty', 'SequenceInsert', 'SequenceErase', 'SequenceAt',
+          'SequenceLength', 'SplitToSequence', 'ConcatFromSequence', 'Optional',
+          'OptionalGetElement', 'OptionalHasElement')
+# Tensors that later passes make.
+_OURS = re.compile(r'image|image_(float|planes|scaled|scale|shift)|logits|mask_.*|stats_.*'
+                   r'|inv_temperature|sum_p|sum_p2|sum_entropy|votes|moments|noise|noise_.*'
+                   r'|logit_(mean|variance|spread|spread_squared|shift)')
+
+
+def require_own_names(model: onnx.ModelProto) -> None:
+    """
+    Refuse a graph in which two things have one name, before a pass takes one for the other.
+
+    Raises
+    ------
+    GraphError
+        Naming the tensor or the node.
+
+    """
+    graph = model.graph
+    made = [i.name for i in image_inputs(graph)] + sorted({t.name for t in graph.initializer})
+    made += [name for node in graph.node for name in node.output if name]
+    for what, names in (('tensors', made), ('nodes', [n.name for n in graph.node if n.name])):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise GraphError(f'two {what} of the network are called {twice[0]!r}', 'a name of its '
+                             'own for each', 'export it again: no runtime takes such a file')
+
+
+def require_compilable(model: onnx.ModelProto) -> None:
+    """
+    Refuse what no later pass can compile, in a network of static input with constants folded.
+
+    Raises
+    ------
+    GraphError
+        Naming the node, with what to do.
+
+    """
+    images = image_inputs(model.graph)
+    if len(images) != 1:
+        names = [info.name for info in images]
+        raise GraphError(f'the network has the inputs {names[:_SHOWN]}', 'one image')
+    for node in model.graph.node:
+        for error in _faults(node, model.graph):
+            raise error
+
+
+def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Rename the network's own tensors that have names the compiler gives.
+
+    `image`, `logits`, `mask_head` and the like become `net_image` and so on. There must be no
+    control flow.
+
+    """
+    result = copy_of(model)
+    graph = result.graph
+    every = tensor_names(graph)
+    names: dict[str, str] = {}
+    for name in sorted(n for n in every if _OURS.fullmatch(n)):
+        new = f'net_{name}'
+        while new in every:
+            new = f'net_{new}'
+        every.add(new)
+        names[name] = new
+    for node in graph.node:
+        rename_tensors(node, names)
+    for entry in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        entry.name = names.get(entry.name, entry.name)
+    return result
+
+
+def _faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError]:
+    where = f'node {node.name!r} is {node.op_type}'
+    if node.domain not in ('', 'ai.onnx', MARKER_DOMAIN):
+        yield GraphError(f'{where} of the domain {node.domain}', 'standard operators of ONNX')
+    if node.op_type in RANDOM_OPS and not is_dropout(node):
+        yield GraphError(f'{where}, random numbers that every runtime draws its own way',
+                         'dropout', 'express it as dropout, or export the network without it')
+    if node.op_type in _CONTROL_FLOW:
+        inside = sorted({name for graph in subgraphs(node) for name in _random_inside(graph)})
+        hidden = f' and which holds {", ".join(inside)}' if inside else ''
+        yield GraphError(f'{where}, whose course depends on the image{hidden}',
+                         'a fixed sequence of operators', 'export the network for one input '
+                         'size, without data-dependent branches')
+    if node.op_type in _LISTS:
+        yield GraphError(f'{where}, a list of tensors of unknown length', 'tensors',
+                         'export the network for one input size, or with another exporter')
+    if is_dropout(node) and node.domain != MARKER_DOMAIN:
+        yield from _dropout_faults(node, graph)
+
+
+def _random_inside(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        if node.op_type in RANDOM_OPS:
+            yield node.op_type
+        for inner in subgraphs(node):
+            yield from _random_inside(inner)
+
+
+def _dropout_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError]:
+    known = constants(graph)
+    if len(node.input) > 1 and node.input[1] and node.input[1] not in known:
+        yield GraphError(f'dropout {node.name!r} has a computed rate', 'a constant one')
+    mask = node.output[1] if len(node.output) > 1 else ''
+    if mask and any(mask in other.input for other in graph.node):
+        yield GraphError(f'the mask of dropout {node.name!r} is read by other nodes',
+                         'dropout whose mask no other node reads')
+
+
+# -------------------------------------------------------------------------------------------------
+# Graphs that ship.
+
+# TensorRT takes no larger k.
+_LARGEST_K = 3840
+# Violations in one sentence.
+_SHOWN = 5
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_REDUCE_BY_ATTRIBUTE = {'ReduceMean', 'ReduceMax', 'ReduceMin', 'ReduceProd', 'ReduceL1',
+                        'ReduceL2', 'ReduceLogSum', 'ReduceLogSumExp', 'ReduceSumSquare'}
+
+
+def lint(model: onnx.ModelProto) -> list[str]:
+    """Check a trunk or head against every rule; return one sentence a violation."""
+    found = list(_inside_the_file(model))  # the other rules read the weights
+    return found or [sentence for rule in _RULES for sentence in rule(model)]
+
+
+def require_clean(model: onnx.ModelProto) -> None:
+    """Raise GraphError with the first violations, if there is one."""
+    found = lint(model)
+    if found:
+        more = f'; and {len(found) - _SHOWN} more' if len(found) > _SHOWN else ''
+        raise GraphError(f'{model.graph.name}: ' + '; '.join(found[:_SHOWN]) + more)
+
+
+def _opset(model: onnx.ModelProto) -> Iterator[str]:
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if versions != {'': OPSET}:
+        # TensorRT 8.6 ignores the axes input that opset 18 gave ReduceMean and ReduceMax.
+        yield f'opsets {versions} instead of {OPSET} alone'
+
+
+def _domains(model: onnx.ModelProto) -> Iterator[str]:
+    for node in every_node(model):
+        if node.domain == MARKER_DOMAIN:
+            yield f'node {node.name!r} is a marker of dropout, which no runtime can execute'
+        elif node.domain not in ('', 'ai.onnx'):
+            yield f'node {node.name!r} is of the domain {node.domain}'
+
+
+def _random(model: onnx.ModelProto) -> Iterator[str]:
+    for node in every_node(model):
+        if node.op_type in RANDOM_OPS and node.domain != MARKER_DOMAIN:
+            yield f'node {node.name!r} is {node.op_type}, which runtimes drop or reseed'
+        if node.op_type == 'BitShift':
+            yield f'node {node.name!r} is BitShift, which TensorRT does not have'
+
+
+def _reduce_axes(model: onnx.ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        if node.op_type in _REDUCE_BY_ATTRIBUTE and len(node.input) > 1:
+            yield f'{node.op_type} {node.name!r} takes its axes as an input'
+
+
+def _bytes_at_the_border(model: onnx.ModelProto) -> Iterator[str]:
+    """Bytes come in as an image or go out as a map; inside only quantised tensors are bytes."""
+    types = types_of(model)
+    inputs = {i.name for i in model.graph.input if _kind(i) == TensorProto.UINT8}
+    outputs = {o.name for o in model.graph.output}
+    for name in sorted(inputs):
+        for node in consumers(model.graph.node, name):
+            if node.op_type != 'Cast' or attribute(node, 'to') != TensorProto.FLOAT:
+                yield f'bytes of {name!r} go into {node.op_type}, not a cast to float'
+    for node in model.graph.node:
+        for name in node.output:
+            if types.get(name, UNKNOWN).kind != TensorProto.UINT8:
+                continue
+            source = types.get(node.input[0], UNKNOWN).kind if node.input else 0
+            is_map = name in outputs and node.op_type == 'Cast' and source == TensorProto.FLOAT
+            if not is_map and source != TensorProto.UINT8 and node.op_type != 'QuantizeLinear':
+                yield f'{node.op_type} {node.name!r} makes the bytes {name!r}, which only a ' \
+                      'cast from float at the end may'
+
+
+def _kind(info: onnx.ValueInfoProto) -> int:
+    return info.type.tensor_type.elem_type
+
+
+def _outputs(model: onnx.ModelProto) -> Iterator[str]:
+    for info in model.graph.output:
+        if _kind(info) in (TensorProto.INT64, TensorProto.DOUBLE):
+            yield f'output {info.name!r} is {TensorProto.DataType.Name(_kind(info))}'
+
+
+def _resize(model: onnx.ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        if node.op_type != 'Resize':
+            continue
+        if attribute(node, 'mode', 'nearest') not in ('nearest', 'linear'):
+            yield f'Resize {node.name!r} is neither nearest nor linear; resize bilinearly'
+        if attribute(node, 'antialias', 0):
+            yield f'Resize {node.name!r} uses antialiasing, which TensorRT does not support'
+
+
+def _constant_arguments(model: onnx.ModelProto) -> Iterator[str]:
+    known = constants(model.graph)
+    for node in model.graph.node:
+        second = node.input[1] if len(node.input) > 1 else ''
+        if node.op_type in ('OneHot', 'TopK') and second not in known:
+            yield f'{node.op_type} {node.name!r} has a computed size'
+        elif node.op_type == 'TopK' and known[second].max() > _LARGEST_K:
+            yield f'TopK {node.name!r} takes the {known[second].max()} largest, more than ' \
+                  f'{_LARGEST_K}'
+        elif node.op_type.startswith('Reduce') and second and second not in known:
+            yield f'{node.op_type} {node.name!r} has computed axes'
+
+
+def _halves_after_logits(model: onnx.ModelProto) -> Iterator[str]:
+    """Probabilities and their sums are computed in 32 bits, whatever made the logits."""
+    types = types_of(model)
+    behind = {LOGITS}
+    for node in model.graph.node:
+        if behind & set(node.input):
+            behind |= set(node.output)
+    halves = sorted(n for n in behind if types.get(n, UNKNOWN).kind in _HALVES)
+    if halves:
+        yield f'{halves[:_SHOWN]} at or behind {LOGITS!r} are of 16 bits'
+
+
+def _convolution_types(model: onnx.ModelProto) -> Iterator[str]:
+    types = types_of(model)
+    for node in model.graph.node:
+        if node.op_type in ('Conv', 'ConvTranspose'):
+            kinds = {types.get(name, UNKNOWN).kind for name in node.input if name} - {0}
+            if len(kinds) > 1:
+                names = sorted(TensorProto.DataType.Name(kind) for kind in kinds)
+                yield f'{node.op_type} {node.name!r} mixes {" and ".join(names)}'
+
+
+def _passes_axis(model: onnx.ModelProto) -> Iterator[str]:
+    for info in model.graph.input:
+        dims = info.type.tensor_type.shape.dim
+        symbolic = [d.dim_param for d in dims if d.dim_param]
+        if symbolic and (symbolic != [PASSES_AXIS] or dims[0].dim_param != PASSES_AXIS):
+            yield f'input {info.name!r} has the symbolic axes {symbolic}, not {PASSES_AXIS} ' \
+                  'alone and first'
+
+
+def _inside_the_file(model: onnx.ModelProto) -> Iterator[str]:
+    for tensor in every_tensor(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            yield f'weight {tensor.name!r} lies in another file'
+
+
+_RULES: tuple[Callable[[onnx.ModelProto], Iterator[str]], ...] = (
+    _opset, _domains, _random, _reduce_axes, _bytes_at_the_border, _outputs,
+    _resize, _constant_arguments, _halves_after_logits, _convolution_types, _passes_axis,
+)

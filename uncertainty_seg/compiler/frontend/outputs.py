@@ -1,0 +1,723 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Leave a network one output: logits of planes (1, C, hl, wl).
+
+Exported networks end in a softmax, a sigmoid, an argmax, planes last, a squeeze, or several
+outputs. What has an exact way back to logits is taken back; the rest is refused.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import difflib
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+
+from uncertainty_seg.compiler.frontend.constant_folding import fold_constants
+from uncertainty_seg.compiler.onnx_tools import (
+    add_constant,
+    attribute,
+    constants,
+    copy_of,
+    float_info,
+    fresh_name,
+    NodeWriter,
+    producer,
+    refill,
+    replace_node,
+    Shape,
+    TensorType,
+    types_of,
+    UNKNOWN,
+)
+from uncertainty_seg.errors import GraphError, some_of
+
+_USUAL = ('out', 'logits', 'output')
+_LAYOUT = ('Transpose', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Cast', 'Resize')
+# Operators, and what a user declares for them.
+_ACTIVATIONS = {'Softmax': 'softmax', 'LogSoftmax': 'log_softmax', 'Sigmoid': 'sigmoid',
+                'ArgMax': 'argmax'}
+# Below the smallest float32 probability that is told from another by its logarithm.
+_LEAST = 1e-30
+
+
+@dataclass(frozen=True)
+class OutputForm:
+    """
+    What is asked of an output, and declared about it.
+
+    Attributes
+    ----------
+    num_classes : int
+        C.
+    activation : str
+        One of `plan.ACTIVATIONS`: what the numbers are; 'auto' for what the last nodes say.
+    layout : str
+        One of `plan.LAYOUTS`: which axis has the classes; 'auto' for the only one that fits.
+    size : (int, int)
+        h, w of the image.
+
+    """
+
+    num_classes: int
+    activation: str = 'auto'
+    layout: str = 'auto'
+    size: tuple[int, int] = (0, 0)
+
+
+def to_logits(
+    model: onnx.ModelProto, output: str | None, num_classes: int, activation: str = 'auto',
+    layout: str = 'auto',
+) -> onnx.ModelProto:
+    """
+    Choose the output and bring it to logits.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Of static input, constants folded; left as it is.
+    output : str or None
+        Name of the output, or of any tensor; None takes the only one that fits.
+    num_classes : int
+        C. One channel of a binary network becomes two classes, background and object.
+    activation : str
+        One of `plan.ACTIVATIONS`. Declared probabilities that no last node shows become their
+        logarithms.
+    layout : str
+        One of `plan.LAYOUTS`.
+
+    Returns
+    -------
+    ModelProto
+        With one output, float32 (1, C, hl, wl), whose softmax are the probabilities.
+
+    Raises
+    ------
+    GraphError
+        If no output fits, several do, it cannot be brought to logits exactly, or what is declared
+        contradicts the last nodes.
+
+    """
+    types = types_of(model)
+    rows, columns = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
+    form = OutputForm(num_classes, activation, layout, (rows, columns))
+    name = chosen_output(model.graph, output, num_classes, types)
+    result = copy_of(model)
+    name, is_logits = without_activation(result.graph, name, form, types)
+    if activation == 'log_softmax' and not is_logits:
+        raise GraphError(f'--activation is log_softmax, and none makes the output {name!r}',
+                         'a LogSoftmax at the end',
+                         'leave the option out: logarithms of probabilities are logits')
+    kind = types.get(name, UNKNOWN)
+    if kind.kind != TensorProto.FLOAT or kind.shape is None:
+        raise GraphError(f'the output {name!r} is {_shown(kind)}', 'float32 of a static shape',
+                         'export logits')
+    refill(result.graph.output, [helper.make_tensor_value_info(name, kind.kind, kind.shape)])
+    shape, axis, _ = _class_axis(name, kind.shape, form)
+    _put_planes_first(result.graph, shape, axis)
+    if not is_logits and activation in ('softmax', 'sigmoid'):
+        _make_logarithms(result.graph, name, form)
+    elif shape[axis] == 1:
+        result = fold_constants(result)
+        _make_two_classes(result.graph)
+    return fold_constants(result)
+
+
+def _shown(kind: TensorType) -> str:
+    name = TensorProto.DataType.Name(kind.kind).lower()
+    dims = '?' if kind.dims is None else ', '.join('?' if d is None else str(d) for d in kind.dims)
+    return f'{name} ({dims})'
+
+
+def chosen_output(
+    graph: onnx.GraphProto, output: str | None, num_classes: int,
+    types: Mapping[str, TensorType],
+) -> str:
+    """Return the output of that name, or the only one that fits C classes; else GraphError."""
+    names = [info.name for info in graph.output]
+    if output is not None:
+        tensors = [name for node in graph.node for name in node.output if name]
+        if output in names or output in tensors:
+            return output
+        near = difflib.get_close_matches(output, dict.fromkeys([*names, *tensors]), 3)
+        raise GraphError(f'the network has no output {output!r}', f'one of {some_of(names)}',
+                         f'did you mean {" or ".join(near)}?' if near else '')
+    usual = [name for name in names if name in _USUAL]
+    fitting = [name for name in names if _fits(types.get(name, UNKNOWN), num_classes)]
+    for candidates in (names, usual, fitting):
+        if len(candidates) == 1:
+            return candidates[0]
+    listed = some_of(f'{name} {_shown(types.get(name, UNKNOWN))}' for name in names)
+    raise GraphError(f'the network has {len(names)} outputs ({listed})',
+                     f'one of {num_classes} classes', 'choose the one of logits with --output')
+
+
+def _fits(kind: TensorType, num_classes: int) -> bool:
+    dims = kind.dims or ()
+    axes = {4: (1, 3), 3: (0, 2)}.get(len(dims), ())
+    return any(dims[axis] == num_classes for axis in axes)
+
+
+def without_activation(
+    graph: onnx.GraphProto, name: str, form: OutputForm, types: Mapping[str, TensorType]
+) -> tuple[str, bool]:
+    """Take a last softmax or sigmoid off; return the output's name, and if one came off."""
+    made = {out: node for node in graph.node for out in node.output}
+    path: list[onnx.NodeProto] = []
+    node = made.get(name)
+    while node is not None and node.op_type in _LAYOUT and node.domain == '':
+        path.append(node)
+        node = made.get(node.input[0])
+    if node is not None and node.op_type == 'Log':
+        _require_no_log_sigmoid(made.get(node.input[0]), name, form, types)
+    if node is None or node.op_type not in _ACTIVATIONS:
+        return name, False
+    source = node.input[0]
+    what = f'the output {name!r} comes from {node.op_type} {node.name!r}'
+    if node.op_type == 'ArgMax':
+        raise GraphError(f'{what}, which keeps no probabilities', 'logits',
+                         f'export the logits, or name them: --output {source}')
+    if form.activation not in ('auto', _ACTIVATIONS[node.op_type]):
+        raise GraphError(f'{what}, and --activation is {form.activation}',
+                         f'--activation {_ACTIVATIONS[node.op_type]}', 'leave the option out')
+    if any(step.op_type == 'Resize' for step in path):
+        if form.activation in ('softmax', 'sigmoid'):
+            return name, False
+        keep = '' if node.op_type == 'LogSoftmax' else \
+            f', or keep what is resized: --activation {_ACTIVATIONS[node.op_type]}'
+        raise GraphError(f'{what}, which is resized after it', 'logits, resized or not',
+                         'resize the logits and not the probabilities, or name the tensor '
+                         f'before: --output {source}{keep}')
+    _require_over_classes(node, path, name, form, types)
+    if not path:
+        return source, True
+    path[-1].input[0] = source
+    return name, True
+
+
+def _require_over_classes(
+    node: onnx.NodeProto, path: list[onnx.NodeProto], name: str, form: OutputForm,
+    types: Mapping[str, TensorType],
+) -> None:
+    shapes = [types.get(n, UNKNOWN).shape for n in (name, *(step.input[0] for step in path))]
+    if shapes[0] is None or any(shape is None for shape in shapes):
+        raise GraphError(f'the output {name!r} has no static shape', 'a fixed input size')
+    full, axis, own_axis = _class_axis(name, shapes[0], form)
+    if node.op_type == 'Sigmoid':
+        if full[axis] != 1:
+            raise _several_sigmoids(name, full[axis])
+        return
+    along: int | None = own_axis
+    for step, new, old in zip(path, shapes[:-1], shapes[1:], strict=True):
+        along = _axis_before(step, along, old or (), new or ())
+    rank = len(shapes[-1] or ())
+    if along is None or along != attribute(node, 'axis', -1) % rank:
+        raise GraphError(
+            f'{node.op_type} {node.name!r} runs along axis {attribute(node, "axis", -1)} of '
+            f'{shapes[-1]}', f'the axis of the {form.num_classes} classes', 'export the logits')
+
+
+def _require_no_log_sigmoid(
+    node: onnx.NodeProto | None, name: str, form: OutputForm, types: Mapping[str, TensorType]
+) -> None:
+    """Refuse one channel of log p, which is no logit: it is below 0 everywhere."""
+    shape = types.get(name, UNKNOWN).shape
+    if node is None or node.op_type != 'Sigmoid' or shape is None:
+        return
+    full, axis, _ = _class_axis(name, shape, form)
+    if full[axis] == 1:
+        raise GraphError(f'the output {name!r} is the logarithm of a sigmoid of one channel',
+                         'a logit, or the sigmoid itself',
+                         f'leave the logarithm out, or name the tensor before: --output '
+                         f'{node.input[0]}')
+
+
+def _several_sigmoids(name: str, channels: int) -> GraphError:
+    return GraphError(
+        f'the output {name!r} is a sigmoid of {channels} channels, classes that do not exclude '
+        'each other', 'a softmax over classes, or a sigmoid of one channel',
+        'train the network with one class a pixel')
+
+
+def _axis_before(
+    step: onnx.NodeProto, axis: int | None, old: Shape, new: Shape
+) -> int | None:
+    """Say which axis of a step's input becomes an axis of its output, if one does."""
+    if axis is None:
+        return None
+    if step.op_type == 'Transpose':
+        return list(attribute(step, 'perm', range(len(new))[::-1]))[axis]
+    before, size = math.prod(new[:axis]), new[axis]
+    return next((i for i, n in enumerate(old) if n == size and math.prod(old[:i]) == before),
+                None)
+
+
+def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]:
+    """
+    Find the classes of an output.
+
+    Returns
+    -------
+    shape : tuple of int
+        Of four axes, which a squeezed output had before, or a list of places becomes.
+    axis : int
+        That of the classes in it: 1 or 3.
+    own : int
+        That of the classes in the output's own shape; below 0 if it was squeezed away.
+
+    """
+    places = _places(name, shape, form)
+    if places is not None:
+        return places
+    full = shape
+    is_plane = len(shape) == 2 and form.num_classes == 2 and min(shape) > 1
+    if len(shape) in (3, 4) or is_plane:
+        full = (1,) * (4 - len(shape)) + shape
+    if len(full) != 4 or full[0] != 1:
+        raise GraphError(f'the output {name!r} has the shape {shape}', '(1, C, h, w), (1, h, w, '
+                         'C) or (1, places, C) of one image', 'export logits as planes')
+    axis = _axis_of_four(name, full, form)
+    return full, axis, axis - (4 - len(shape))
+
+
+def in_planes(values: NDArray[np.generic], form: OutputForm) -> NDArray[np.generic]:
+    """Lay out what a network itself gave for T passes, (T, ...), as its logits are: planes."""
+    if values.ndim == 4 and form.layout == 'nhwc':
+        return np.moveaxis(values, 3, 1)
+    places = _places('', (1, *values.shape[1:]), form) if values.ndim == 3 else None
+    if places is None:
+        return values  # the comparison finds planes by their number, or says what is wrong
+    full, axis, _ = places
+    return np.moveaxis(values.reshape(len(values), *full[1:]), axis, 1)
+
+
+def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
+    """Return 1 or 3."""
+    classes = form.num_classes
+    axes = {'nchw': (1,), 'nhwc': (3,)}.get(form.layout, (1, 3))
+    fitting = [axis for axis in axes if shape[axis] == classes]
+    if len(fitting) == 2 and shape[2] > 1:
+        raise GraphError(f'the output {name!r} of shape {shape} may have its {classes} classes '
+                         'first or last', 'one axis of that size',
+                         'say which with --layout nchw or --layout nhwc, or choose another size')
+    if form.layout != 'auto' and fitting:
+        _require_like_image(name, shape, form, fitting[0])
+    fitting += [axis for axis in axes if classes == 2 and shape[axis] == 1]
+    if fitting:
+        return fitting[0]
+    if form.layout != 'auto':
+        raise GraphError(f'the output {name!r} of shape {shape} has {shape[axes[0]]} entries on '
+                         f'axis {axes[0]}, that of the classes by --layout {form.layout}',
+                         f'{classes} classes there', 'leave the option out, or give the other')
+    came = f'the output {name!r} of shape {shape} has {_count(shape[1], "channel")}'
+    wanted = f'{classes} class' + 'es' * (classes != 1)
+    if shape[1] == 1:
+        raise GraphError(came, wanted, 'list two classes, background and object, for a network '
+                         'of one channel')
+    raise GraphError(came, wanted, 'list as many classes as the network has')
+
+
+def _count(number: int, thing: str) -> str:
+    return f'{number} {thing}' + 's' * (number != 1)
+
+
+def _require_like_image(name: str, shape: Shape, form: OutputForm, axis: int) -> None:
+    """Refuse a declared layout whose sides are not those of the image where the other's are."""
+    sides, others = (shape[2:], shape[1:3]) if axis == 1 else (shape[1:3], shape[2:])
+    if shape[4 - axis] == form.num_classes and _is_like(others, form.size) \
+            and not _is_like(sides, form.size):
+        raise GraphError(
+            f'the output {name!r} of shape {shape} has sides of {sides[1]}x{sides[0]} by --layout '
+            f'{form.layout}', f'the proportions of the image, {form.size[1]}x{form.size[0]}',
+            'give the other layout, whose sides have them')
+
+
+def _is_like(sides: Shape, size: tuple[int, int]) -> bool:
+    """Say whether sides have the proportions of a size, each rounded to a pixel."""
+    return abs(sides[0] * size[1] - sides[1] * size[0]) <= max(size) and min(sides) > 0
+
+
+def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int] | None:
+    """Read (1, places, C) or (1, C, places), as transformers give it; None for another shape."""
+    channels = (form.num_classes, 1) if form.num_classes == 2 else (form.num_classes,)
+    if len(shape) != 3 or shape[0] != 1 or min(form.size) <= 1:
+        return None
+    is_last, is_first = shape[2] in channels, shape[1] in channels
+    if is_last and is_first and form.layout != 'auto':
+        is_last, is_first = form.layout == 'nhwc', form.layout == 'nchw'
+    if is_last and is_first and _grids(shape[1], form.size):
+        raise GraphError(f'the output {name!r} of shape {shape} may have its {form.num_classes} '
+                         'classes first or last', 'one axis of that size', 'say which with '
+                         '--layout nchw or --layout nhwc, or choose another size')
+    if is_last == is_first:
+        return None
+    count = shape[1] if is_last else shape[2]
+    grids = _grids(count, form.size)
+    if len(grids) != 1:
+        raise GraphError(
+            f'the output {name!r} of shape {shape} is a list of {count} places, no grid of an '
+            f'image of {form.size[1]}x{form.size[0]}', 'as many places as rows times columns',
+            'take off what is no place, such as a class token, or reshape it to planes')
+    (rows, columns), = grids
+    return ((1, rows, columns, shape[2]), 3, 2) if is_last else \
+        ((1, shape[1], rows, columns), 1, 1)
+
+
+def _grids(count: int, size: tuple[int, int]) -> set[tuple[int, int]]:
+    """Return the grids (rows, columns) of so many places that some stride makes of an image."""
+    rounded = [tuple(-(-n // stride) for n in size) for stride in range(1, max(size) + 1)]
+    cut = [tuple(n // stride for n in size) for stride in range(1, max(size) + 1)]
+    return {(h, w) for h, w in (*rounded, *cut) if h * w == count}
+
+
+# -------------------------------------------------------------------------------------------------
+# Bring an output of logits to planes, and one channel of a binary network to two classes.
+# Both go in front of a last Resize, which works plane by plane, so that it stays the last node and
+# can be left to the reduction. Nothing is rounded: the factors are halves.
+
+_FIRST = (0, 3, 1, 2)
+
+
+def _put_planes_first(graph: onnx.GraphProto, shape: Sequence[int], axis: int) -> None:
+    """
+    Give the output four axes and the classes axis 1.
+
+    `shape` is the output's with four axes, of which it may have fewer in the graph; `axis` is that
+    of the classes in it, 1 or 3.
+
+    """
+    info = graph.output[0]
+    name = info.name
+    if len(info.type.tensor_type.shape.dim) < 4:
+        full = fresh_name(graph, f'{name}_full')
+        size = add_constant(graph, f'{full}_shape', np.array(shape, np.int64))
+        graph.node.append(helper.make_node('Reshape', [name, size], [full]))
+        name = full
+    if axis == 3:
+        name = _turned(graph, name)
+        shape = [shape[i] for i in _FIRST]
+    refill(graph.output, [float_info(name, shape)])
+
+
+def _turned(graph: onnx.GraphProto, name: str) -> str:
+    """Transpose a tensor to planes, before the Resize that makes it if there is one."""
+    target = fresh_name(graph, f'{name}_planes')
+    last = last_resize(graph, name)
+    if last is None:
+        graph.node.append(helper.make_node('Transpose', [name], [target], perm=_FIRST))
+        return target
+    low = fresh_name(graph, f'{target}_low')
+    turn = helper.make_node('Transpose', last.input[:1], [low], perm=_FIRST)
+    values = [constants(graph)[entry] if entry else None for entry in last.input[2:]]
+    last.input[:] = [low, '', *(
+        add_constant(graph, f'{target}_size', value[list(_FIRST)])
+        if value is not None and value.size else '' for value in values)]
+    last.output[0] = target
+    replace_node(graph, last, [turn, last])
+    return target
+
+
+def _make_two_classes(graph: onnx.GraphProto) -> None:
+    """
+    Make two classes of one channel z: logits -z / 2 and z / 2, whose softmax is its sigmoid.
+
+    A convolution that makes z gets two filters.
+
+    """
+    name = graph.output[0].name
+    dims = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
+    last = last_resize(graph, name)
+    source = last.input[0] if last is not None else name
+    if last is not None:
+        resize_planes(graph, last, 2)
+    conv = producer(graph.node, source)
+    if conv is None or not _doubled(graph, conv):
+        name = _concatenated(graph, source, last)
+    refill(graph.output, [float_info(name, (1, 2, *dims[2:]))])
+
+
+def _make_logarithms(graph: onnx.GraphProto, name: str, form: OutputForm) -> None:
+    """
+    Make logits of declared probabilities: their logarithms, which a softmax takes back.
+
+    One channel p becomes 1 - p and p; a p just above 1, as resizing may round it, leaves 0.
+
+    """
+    source = graph.output[0].name
+    shape = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
+    if form.activation == 'sigmoid' and shape[1] > 1:
+        raise _several_sigmoids(name, shape[1])
+    if form.activation == 'softmax' and shape[1] == 1:
+        raise GraphError(f'the output {name!r} has one channel, and --activation is softmax',
+                         'the probabilities of two classes or more', 'say --activation sigmoid')
+    target = fresh_name(graph, f'{source}_log')
+    write = NodeWriter(graph, target)
+    if shape[1] == 1:
+        rest = write.node('Sub', [write.constant('one', 1), source], 'rest')
+        source = write.node('Concat', [write.node('Relu', [rest], 'other'), source], 'both',
+                            axis=1)
+    above = write.node('Add', [source, write.constant('least', _LEAST)], 'above')
+    write.node('Log', [above])
+    graph.node.extend(write.nodes)
+    refill(graph.output, [float_info(target, (1, max(shape[1], 2), *shape[2:]))])
+
+
+def last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
+    """Return the Resize that makes the output, if its arguments are constants and no region."""
+    node, known = producer(graph.node, name), constants(graph)
+    is_plain = (node is not None and node.op_type == 'Resize'
+                and all(entry in known for entry in node.input[1:] if entry)
+                and attribute(node, 'coordinate_transformation_mode') != 'tf_crop_and_resize')
+    return node if is_plain else None
+
+
+def _doubled(graph: onnx.GraphProto, conv: onnx.NodeProto) -> bool:
+    """Give a convolution of one filter two of them."""
+    known = constants(graph)
+    weights = [known.get(entry) for entry in conv.input[1:]]
+    if conv.op_type != 'Conv' or any(w is None or len(w) != 1 for w in weights):
+        return False
+    for index, value in enumerate(weights, 1):
+        if value is not None:
+            half = np.asarray(value, np.float32) / 2
+            pair = np.concatenate([-half, half])
+            conv.input[index] = add_constant(graph, f'{conv.input[index]}_two', pair)
+    return True
+
+
+def _concatenated(
+    graph: onnx.GraphProto, source: str, last: onnx.NodeProto | None
+) -> str:
+    """Join -z / 2 and z / 2; return the name of the output then."""
+    both = fresh_name(graph, f'{source}_two_classes')
+    halves, nodes = [], []
+    for word, factor in (('background', -0.5), ('object', 0.5)):
+        half = fresh_name(graph, f'{both}_{word}')
+        scale = add_constant(graph, f'{half}_factor', np.array(factor, np.float32))
+        nodes.append(helper.make_node('Mul', [source, scale], [half]))
+        halves.append(half)
+    nodes.append(helper.make_node('Concat', halves, [both], axis=1))
+    if last is None:
+        graph.node.extend(nodes)
+        return both
+    last.input[0] = both
+    name: str = last.output[0]
+    replace_node(graph, last, [*nodes, last])
+    return name
+
+
+def resize_planes(graph: onnx.GraphProto, last: onnx.NodeProto, count: int) -> None:
+    """Let a Resize that states all four sizes state another number of planes."""
+    if len(last.input) > 3 and last.input[3]:
+        sizes = np.array(constants(graph)[last.input[3]])
+        sizes[1] = count
+        last.input[3] = add_constant(graph, f'{last.input[3]}_{count}', sizes)
+
+
+# -------------------------------------------------------------------------------------------------
+# Take the last upsampling off a network, and put one on.
+# The reduction upsamples each pass's logits itself, row by row; leaving that to the graph would
+# write T x C x h x w numbers to memory first.
+
+_OURS = {'half_pixel': 'half_pixel', 'pytorch_half_pixel': 'half_pixel',
+         'align_corners': 'align_corners'}
+
+
+def strip_final_resize(
+    model: onnx.ModelProto, size: tuple[int, int] | None = None
+) -> tuple[onnx.ModelProto, str]:
+    """
+    Remove a bilinear Resize that makes the only output.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Left as it is.
+    size : (int, int), optional
+        h, w of the image. A Resize to another size stays, since the reduction's own comes behind
+        it, and so does one by a factor that is not that of the sizes.
+
+    Returns
+    -------
+    model : ModelProto
+        With the Resize's input as output; a copy when the last node is another.
+    upsampling : str
+        One of `core.model_card.UPSAMPLINGS`: what was removed, 'half_pixel' if nothing was.
+
+    """
+    result = copy_of(model)
+    graph = result.graph
+    last = producer(graph.node, graph.output[0].name)
+    if last is None or len(graph.output) != 1 or last.op_type != 'Resize' \
+            or attribute(last, 'mode', 'nearest') != 'linear':
+        return result, 'half_pixel'
+    mode = attribute(last, 'coordinate_transformation_mode', 'half_pixel')
+    if mode not in _OURS or size is not None and not _is_to(model, last, size, _OURS[mode]):
+        return result, 'half_pixel'
+    refill(graph.node, [n for n in graph.node if n is not last])
+    info = helper.make_tensor_value_info(last.input[0], TensorProto.FLOAT, None)
+    refill(graph.output, [info])
+    return result, _OURS[mode]
+
+
+def _is_to(
+    model: onnx.ModelProto, resize: onnx.NodeProto, size: tuple[int, int], upsampling: str
+) -> bool:
+    """Say whether a Resize goes to a size, by the factors that follow from the sizes."""
+    types = types_of(model)
+    old, new = (types.get(name, UNKNOWN).shape for name in (resize.input[0], resize.output[0]))
+    if old is None or new is None or new[2:] != size:
+        return False
+    scales = constants(model.graph).get(resize.input[2]) if len(resize.input) > 2 else None
+    if upsampling == 'align_corners' or scales is None or not scales.size:
+        return True  # aligned corners go by the sizes
+    return bool(np.allclose(scales[2:], np.divide(new[2:], old[2:]), rtol=1e-6, atol=0))
+
+
+def upsample_nodes(
+    source: str, target: str, height: int, width: int, upsampling: str = 'half_pixel'
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """
+    Make the Resize that the reduction stands for: nodes and initializers to add to a graph.
+
+    It brings `source` (N, C, hl, wl) to `target` (N, C, h, w); `upsampling` is one of
+    `core.model_card.UPSAMPLINGS`.
+
+    """
+    front, shape, cut = f'{target}_shape', f'{target}_nc', f'{target}_range'
+    size = numpy_helper.from_array(np.array([height, width], np.int64), f'{target}_hw')
+    bounds = [numpy_helper.from_array(np.array([v], np.int64), f'{cut}_{v}') for v in (0, 2)]
+    nodes = [
+        helper.make_node('Shape', [source], [front]),
+        helper.make_node('Slice', [front, bounds[0].name, bounds[1].name], [shape]),
+        helper.make_node('Concat', [shape, size.name], [f'{target}_size'], axis=0),
+        helper.make_node('Resize', [source, '', '', f'{target}_size'], [target], mode='linear',
+                         coordinate_transformation_mode=upsampling),
+    ]
+    return nodes, [size, *bounds]
+
+
+# -------------------------------------------------------------------------------------------------
+# Find the log-variance of a network with a variance head, and join it to the logits.
+# The method `direct` needs both: as two outputs, or as one of 2C channels whose second half is the
+# log-variance. The passes behind work on one output, so that two are joined, before a last
+# upsampling that both have.
+
+VARIANCE = 'log_variance'
+
+
+def join_variance(
+    model: onnx.ModelProto, output: str | None, variance: str | None, num_classes: int
+) -> onnx.ModelProto:
+    """
+    Leave a network one output of logits and log-variances.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Of static input, constants folded; left as it is.
+    output : str or None
+        Name of the output of logits, (1, C, h, w), or of both, (1, 2C, h, w) or (1, h, w, 2C).
+    variance : str or None
+        Name of the output of log-variances, (1, C, h, w); None takes `log_variance`, or the second
+        half of an output of 2C channels.
+    num_classes : int
+        C.
+
+    Returns
+    -------
+    ModelProto
+        Its one output, of 2C channels, still as the network lays it out.
+
+    Raises
+    ------
+    GraphError
+        If there is no log-variance, or it is not of the logits' shape.
+
+    """
+    result = copy_of(model)
+    graph = result.graph
+    types = types_of(model)
+    names = [info.name for info in graph.output]
+    if variance is None and VARIANCE not in names:
+        double = [n for n in ([output] if output else names)
+                  if _has_both(types.get(n, UNKNOWN).shape or (), num_classes)]
+        if len(double) != 1:
+            raise _no_variance(names, output, num_classes, types)
+        refill(graph.output, [helper.make_tensor_value_info(double[0], TensorProto.FLOAT,
+                                                            types[double[0]].shape)])
+        return result
+    spread = variance or VARIANCE
+    refill(graph.output, [info for info in graph.output if info.name != spread])
+    logits, _ = without_activation(graph, chosen_output(graph, output, num_classes, types),
+                                   OutputForm(num_classes), types)
+    made = {name for node in graph.node for name in node.output}
+    shapes = [types.get(name, UNKNOWN).shape for name in (logits, spread)]
+    if spread not in made:
+        raise GraphError(f'the network has no output {spread!r}', f'one of {some_of(names)}',
+                         'name that of the log-variance with --variance')
+    if shapes[0] != shapes[1] or _planes(shapes[0]) != num_classes:
+        raise GraphError(
+            f'the log-variance {spread!r} of shape {shapes[1]} beside logits of {shapes[0]}',
+            f'both as planes (1, {num_classes}, h, w)',
+            f'name the output that has them with --variance: one of {some_of(names)}')
+    refill(graph.output, [_joined(graph, logits, spread, shapes[0] or ())])
+    return fold_constants(result)
+
+
+def _no_variance(
+    names: list[str], output: str | None, num_classes: int, types: Mapping[str, TensorType]
+) -> GraphError:
+    """Say which outputs might be the log-variance: those as large as the logits beside them."""
+    listed = some_of(f'{n} {types.get(n, UNKNOWN).shape}' for n in names)
+    expected = f'{VARIANCE} beside the logits, or one output of {2 * num_classes} channels'
+    planes = [n for n in names if _planes(types.get(n, UNKNOWN).shape) == num_classes]
+    others = [n for n in planes if n != output]
+    if len(planes) < 2 or not others:
+        return GraphError(f'the network has no variance head: its outputs are {listed}', expected,
+                          'name it with --variance, or train a network that has one')
+    named = ' or '.join(f'--variance {n}' for n in others[:3])
+    return GraphError(f'the network has no output {VARIANCE!r}: its outputs are {listed}',
+                      expected, f'say which of them holds it: {named}')
+
+
+def _has_both(shape: tuple[int | None, ...], num_classes: int) -> bool:
+    """Whether a tensor has 2C planes; one of C planes has not, however wide it is."""
+    planes = {shape[1], shape[-1]} if len(shape) == 4 else set(shape)
+    return 2 * num_classes in planes and num_classes not in planes
+
+
+def _planes(shape: Shape | None) -> int:
+    return shape[1] if shape is not None and len(shape) == 4 else 0
+
+
+def _joined(
+    graph: onnx.GraphProto, logits: str, spread: str, shape: Shape
+) -> onnx.ValueInfoProto:
+    """Write the join, before the last Resize where both have the same one."""
+    both = fresh_name(graph, f'{logits}_and_variance')
+    lasts = [last_resize(graph, name) for name in (logits, spread)]
+    first, second = lasts
+    if first is None or second is None or _way(graph, first) != _way(graph, second):
+        graph.node.append(helper.make_node('Concat', [logits, spread], [both], axis=1))
+        return float_info(both, (1, 2 * shape[1], *shape[2:]))
+    low = fresh_name(graph, f'{both}_low')
+    join = helper.make_node('Concat', [first.input[0], second.input[0]], [low], axis=1)
+    again = copy_of(first)
+    again.name, again.input[0], again.output[0] = both, low, both
+    graph.node.extend([join, again])
+    resize_planes(graph, again, 2 * shape[1])
+    return float_info(both, (1, 2 * shape[1], *shape[2:]))
+
+
+def _way(graph: onnx.GraphProto, resize: onnx.NodeProto) -> tuple[object, ...]:
+    """Return all that decides what a Resize does."""
+    known = constants(graph)
+    values = [known[name].tolist() if name else None for name in resize.input[1:]]
+    return (repr(values), *sorted(entry.SerializeToString() for entry in resize.attribute))

@@ -1,0 +1,276 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run the model over a recorded bag and write what the node would have published.
+
+The same pipeline as the node's, over every image, without ROS. Outputs carry the stamps of their
+images; the same bag, model and seed give the same bytes. A frame that cannot be used is counted,
+reported and written as not confident.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+import logging
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.opening import offline_settings
+from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.frame_guard import FrameGuard
+from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.render import FrameView
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.status import NODE_NAME, verdict_numbers, verdict_status
+from uncertainty_seg.errors import BagError
+from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
+from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.progress import progress
+
+# -------------------------------------------------------------------------------------------------
+# Write the result of one frame to a bag under the topics of the node.
+# No clock is read and no latency is written, so that a replay's bytes depend on its input alone.
+# Knows nothing of where frames come from.
+
+
+
+@dataclass(frozen=True)
+class OutputChoice:
+    """
+    What to write beside mask, flag, numbers, score and status.
+
+    Attributes
+    ----------
+    has_maps : bool
+        Both uncertainty maps (32FC1) and the confidence (mono8).
+    has_views : bool
+        Heatmap and overlays, for people.
+
+    """
+
+    has_maps: bool = False
+    has_views: bool = False
+
+
+MASKS_ONLY = OutputChoice()
+
+
+def write_view(
+    writer: BagWriter, item: BagImage, view: FrameView, choice: OutputChoice
+) -> None:
+    """
+    Write the images of a frame.
+
+    Parameters
+    ----------
+    writer : BagWriter
+        Where to.
+    item : BagImage
+        The message, for its stamp and frame.
+    view : FrameView
+        The pictures.
+    choice : OutputChoice
+        Which of them.
+
+    """
+    def write(name: str, array: NDArray[Any], encoding: str) -> None:
+        writer.write_image(
+            f'{NODE_NAME}/{name}', item.stamp_ns, item.frame_id, array, encoding,
+            item.received_ns)
+
+    write('mask', view.mask, 'mono8')
+    if choice.has_maps:
+        write('uncertainty', view.uncertainty, '32FC1')
+        write('unknown', view.unknown, '32FC1')
+        write('confidence', view.confidence, 'mono8')
+    if choice.has_views:
+        write('heatmap', view.heatmap, 'bgr8')
+        write('uncertainty_overlay', view.uncertainty_overlay, 'bgr8')
+        write('overlay', view.overlay, 'bgr8')
+
+
+def write_verdict(
+    writer: BagWriter, outcome: Outcome, pipeline: Pipeline, item: BagImage | BadMessage
+) -> None:
+    """
+    Write flag, numbers, score and status of a frame, usable or not.
+
+    As in the node the numbers say no more than the flag: they rise after it and fall before it.
+    The header of a message that cannot be read is lost with it: the time of its arrival is the
+    stamp that is left, and the numbers are said to be of no frame.
+    """
+    is_of_frame = isinstance(item, BagImage)
+    stamp_ns, frame_id = ((item.stamp_ns, item.frame_id) if isinstance(item, BagImage)
+                          else (item.received_ns, ''))
+    verdict, received_ns = outcome.verdict, item.received_ns
+    numbers = verdict_numbers(verdict, outcome.result, is_of_frame, pipeline.weakened_by)
+    steps = ('flag', 'numbers') if verdict.is_confident else ('numbers', 'flag')
+    for step in steps:
+        if step == 'flag':
+            writer.write_bool(f'{NODE_NAME}/confident', received_ns, verdict.is_confident)
+        else:
+            writer.write_numbers(
+                f'{NODE_NAME}/verdict', stamp_ns, frame_id, numbers, received_ns)
+    writer.write_float(f'{NODE_NAME}/score', received_ns, verdict.score_ratio)
+    status = verdict_status(verdict, outcome.result, pipeline.thresholds, has_latency=False,
+                            weakened_by=pipeline.weakened_by, stamps=pipeline.settings.stamps)
+    writer.write_diagnostics(f'{NODE_NAME}/status', stamp_ns, (status,), received_ns, frame_id)
+
+
+# -------------------------------------------------------------------------------------------------
+# Run the pipeline over every image of a bag.
+# It drops no frame. One that cannot be used is counted and written as not confident, with the
+# reason. If the input breaks off, the frames before it are kept and the report says so.
+
+_LOG = logging.getLogger(__name__)
+NUM_PROBLEMS_KEPT = 5
+
+
+@dataclass
+class ReplayReport:
+    """
+    What a replay did.
+
+    Attributes
+    ----------
+    topic, model, backend : str
+        Where the images were; what judged them.
+    passes : int
+        T; 0 for an infinite one.
+    num_frames, num_bad, num_confident : int
+        Image messages; those of them that could not be used; those with the flag up.
+    problems : list of str
+        The reasons of the first bad frames.
+    broke_off : str
+        Why the input ended early; empty if it did not.
+
+    """
+
+    topic: str
+    model: str
+    backend: str
+    passes: int
+    num_frames: int = 0
+    num_bad: int = 0
+    num_confident: int = 0
+    problems: list[str] = field(default_factory=list)
+    broke_off: str = ''
+
+
+def replay_bag(
+    in_bag: Path,
+    out_bag: Path,
+    settings: Settings,
+    topic: str | None = None,
+    storage: str = 'mcap',
+    choice: OutputChoice = MASKS_ONLY,
+    *,
+    overwrite: bool = False,
+) -> ReplayReport:
+    """
+    Replay a bag into another one.
+
+    Raises UncertaintySegError if a bag or the model cannot be used. Nothing is written then.
+
+    Parameters
+    ----------
+    in_bag, out_bag : Path
+        Input and output.
+    settings : Settings
+        Model, backend, T, seed and so on.
+    topic : str or None
+        Image topic; None if the bag has only one.
+    storage : str
+        'mcap' or 'sqlite3'.
+    choice : OutputChoice
+        What to write beside mask, flag, numbers, score and status.
+    overwrite : bool
+        Replace `out_bag` if it is a bag.
+
+    Returns
+    -------
+    ReplayReport
+        Counts, for people and scripts.
+
+    """
+    if out_bag.resolve() == in_bag.resolve():
+        raise BagError(f'{out_bag} is both input and output', 'two bags', 'name another output')
+    writer = BagWriter(out_bag, storage, overwrite=overwrite)
+    with BagReader(in_bag) as bag:
+        topic = bag.image_topic(topic)
+        if bag.count(topic) == 0:
+            raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
+        bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
+        pipeline = open_pipeline(bundle, offline_settings(bundle, settings),
+                                 load_ignore_mask(settings.ignore_mask))
+        if choice.has_maps or choice.has_views:
+            pipeline.want((settings.unknown_map,))
+        with pipeline, writer:
+            replay = _Replay(writer, pipeline, choice, topic)
+            bar = progress(replay.frames(bag.images(topic)), desc='replay',
+                           total=bag.count(topic))
+            for _ in bar:
+                bar.set_postfix(bad=replay.report.num_bad, refresh=False)
+    return replay.report
+
+
+class _Replay:
+    """The frames of a bag through the frame loop, and what is counted."""
+
+    def __init__(
+        self, writer: BagWriter, pipeline: Pipeline, choice: OutputChoice, topic: str
+    ) -> None:
+        self._writer, self._pipeline, self._choice = writer, pipeline, choice
+        self._loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings))
+        self.report = ReplayReport(
+            topic, pipeline.card.name, pipeline.backend_name, pipeline.passes
+        )
+
+    def frames(self, items: Iterator[BagImage | BadMessage]) -> Iterator[None]:
+        while True:
+            try:
+                item = next(items, None)
+            except BagError as err:
+                if self.report.num_frames == 0:
+                    raise
+                self.report.broke_off = str(err)
+                return
+            if item is None:
+                return
+            self._take(item)
+            yield
+
+    def _take(self, item: BagImage | BadMessage) -> None:
+        self.report.num_frames += 1
+        if isinstance(item, BadMessage):
+            self._write(self._loop.refuse(item.reason), item)
+            return
+        pipeline = self._pipeline
+        is_of_receipt = pipeline.settings.stamps == 'receipt'
+        outcome = self._loop.take(
+            lambda: decode(item.raw, pipeline.settings.decode_limits),
+            item.received_ns if is_of_receipt else item.stamp_ns,
+            clock_ns=lambda: item.received_ns)
+        if outcome is not None and outcome.result is not None:
+            assert outcome.image_bgr is not None
+            view = FrameView(outcome.image_bgr, outcome.result, pipeline.card, pipeline.settings,
+                             pipeline.calibrated)
+            write_view(self._writer, item, view, self._choice)
+        self._write(outcome, item)
+
+    def _write(self, outcome: Outcome | None, item: BagImage | BadMessage) -> None:
+        assert outcome is not None  # nobody stops this judge
+        report = self.report
+        report.num_confident += outcome.verdict.is_confident
+        if outcome.problem:
+            report.num_bad += 1
+            if len(report.problems) < NUM_PROBLEMS_KEPT:
+                report.problems.append(f'frame {report.num_frames}: {outcome.problem}')
+        write_verdict(self._writer, outcome, self._pipeline, item)

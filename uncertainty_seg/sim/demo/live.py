@@ -1,0 +1,328 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run the node on a recorded dive: player, node and recorder, three processes over DDS.
+
+This process does not import ROS. It starts the others, reads what they print, and stops them in
+an order in which no frame is lost.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+import importlib.util
+from itertools import islice
+import json
+import os
+from pathlib import Path
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+import uncertainty_seg
+from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.settings import Settings, settings_to_dict
+from uncertainty_seg.core.status import NODE_NAME
+from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
+from uncertainty_seg.sim.demo.timeline import (
+    IMAGE_TOPIC,
+    MASK_TOPIC,
+    STATUS_TOPIC,
+    UNCERTAINTY_TOPIC,
+)
+from uncertainty_seg.storage.bags.reader import read_images
+from uncertainty_seg.storage.model_bundle import load_bundle, models_folders
+
+RECORDED = (
+    MASK_TOPIC, UNCERTAINTY_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident',
+    f'{NODE_NAME}/verdict', f'{NODE_NAME}/score',
+)
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+# The first start with the exact reduction compiles it, which takes minutes on a small computer.
+START_TIMEOUT_S = 240.0
+# A new node withholds its flag for so long (ros/graph_watch/name_claim.py), and a replay does not.
+WITHHELD_S = 2.0
+SETTLE_S = 2.0
+STOP_TIMEOUT_S = 30.0
+# Frames that are timed, and the share of the computer that the pipeline may use: player and
+# recorder run on it too, and the node draws pictures for the recorder.
+NUM_FRAMES = 5
+HEADROOM = 0.55
+
+
+def require_ros() -> None:
+    """Refuse to start without ROS. Raises BackendUnavailableError if rclpy cannot be found."""
+    if importlib.util.find_spec('rclpy') is None:
+        raise BackendUnavailableError(
+            'no rclpy in this Python', 'a sourced ROS 2 or the ROS 2 wheels',
+            'source /opt/ros/DISTRO/setup.bash, or use --offline to run the demo without ROS',
+        )
+
+
+def run_live(
+    dive: Path, out_bag: Path, logs: Path, settings: Settings, pace: float, duration_s: float
+) -> int:
+    """
+    Play a dive to the node and record its outputs.
+
+    Raises UncertaintySegError if one of the processes fails, with the last line of its log.
+
+    Parameters
+    ----------
+    dive, out_bag : Path
+        Bag to play; bag to write, replaced if it exists.
+    logs : Path
+        Folder for the logs of the processes.
+    settings : Settings
+        For the node.
+    pace : float
+        1 plays the dive in real time, 0.5 half as fast.
+    duration_s : float
+        Of the dive, for the progress bar.
+
+    Returns
+    -------
+    int
+        Images played.
+
+    """
+    require_ros()
+    logs.mkdir(parents=True, exist_ok=True)
+    environment = ros_environment(os.environ)
+    node = ChildProcess(
+        'node', 'uncertainty_seg.ros.main', ros_arguments(settings, pace), logs, environment
+    )
+    recorder = ChildProcess(
+        'recorder', 'uncertainty_seg.ros.recorder',
+        [*RECORDED, '--out', str(out_bag), '--force'], logs, environment,
+    )
+    player = ChildProcess('player', 'uncertainty_seg.ros.bag_player', [
+        str(dive), '--topic', IMAGE_TOPIC, '--rate', f'{pace:.4f}', '--clock',
+        '--ros-args', '-r', f'image:={IMAGE_TOPIC}',
+    ], logs, environment)
+    with node, recorder:
+        recorder.wait_for('recorder', START_TIMEOUT_S, [node])
+        time.sleep(WITHHELD_S)
+        with player:
+            _watch(player, [node, recorder], duration_s / pace)
+        time.sleep(SETTLE_S)  # the last frame is still on its way
+        recorder.stop()
+        node.stop()
+    return int(str(player.result()['played']))
+
+
+def ros_arguments(settings: Settings, pace: float) -> list[str]:
+    """Return the arguments of the node: every setting that is not the default, and the topic."""
+    defaults = settings_to_dict(Settings())
+    changed = {k: v for k, v in settings_to_dict(settings).items() if v != defaults[k]}
+    # The longer frame interval of a slowed dive must not count as a stale camera.
+    changed.setdefault('stale_timeout_s', max(settings.stale_timeout_s, 2.0 / pace))
+    changed['reliability'] = 'reliable'
+    # The stamps of the dive are of its own time, which the player publishes.
+    words = ['--ros-args', '-r', f'image:={IMAGE_TOPIC}', '-p', 'use_sim_time:=true']
+    for name, value in changed.items():
+        # The value of a parameter is read as YAML, which includes JSON.
+        words += ['-p', f'{name}:={json.dumps(value)}']
+    return words
+
+
+def _watch(player: ChildProcess, others: Sequence[ChildProcess], duration_s: float) -> None:
+    total_s = round(duration_s)
+    with tqdm(total=total_s, desc='dive', unit='s', file=sys.stderr, disable=None) as bar:
+        start_s = time.monotonic()
+        while player.is_running:
+            for process in others:
+                process.require_running()
+            bar.update(min(int(time.monotonic() - start_s), total_s) - bar.n)
+            time.sleep(0.2)
+    player.result()
+
+
+def ros_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the processes: this package, and a profile for Fast DDS."""
+    environment = dict(base)
+    package = Path(uncertainty_seg.__file__).resolve().parent
+    environment['PYTHONPATH'] = os.pathsep.join(
+        filter(None, [str(package.parent), base.get('PYTHONPATH', '')]))
+    profiles = [folder.parent / 'fastdds_profile.xml' for folder in models_folders()]
+    profile = next((str(path) for path in profiles if path.is_file()), None)
+    if profile is not None and not any(name in base for name in PROFILE_VARIABLES):
+        # Without it Fast DDS loses most camera frames: its shared memory is smaller than a frame.
+        environment.update(dict.fromkeys(PROFILE_VARIABLES, profile))
+    return environment
+
+
+def find_pace(settings: Settings, dive: Path, rate_hz: float) -> float:
+    """
+    Find how fast a dive may be played so that the node on this computer drops no frame.
+
+    The pipeline is timed on the first frames of the dive.
+
+    Parameters
+    ----------
+    settings : Settings
+        Model, backend, threads.
+    dive : Path
+        Bag of the dive.
+    rate_hz : float
+        Frames a second of the dive.
+
+    Returns
+    -------
+    float
+        At most 1, which is real time.
+
+    """
+    images = [decode(item.raw) for item in islice(read_images(dive, IMAGE_TOPIC), NUM_FRAMES)]
+    pipeline = open_pipeline(load_bundle(settings.model), settings)
+    seconds = []
+    with closing(pipeline):
+        for k, image in enumerate(images):
+            start_s = time.perf_counter()
+            pipeline.measure(image, k)
+            seconds.append(time.perf_counter() - start_s)
+    return min(1.0, HEADROOM / (statistics.median(seconds) * rate_hz))
+
+
+@contextmanager
+def _later_signals() -> Iterator[None]:
+    """Let what Python does at a signal wait for the end of the block."""
+    noted: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    # Only the main thread may set them, and only it is interrupted by one.
+    is_main = threading.current_thread() is threading.main_thread()
+    held = {number: one for number, one in handlers.items() if callable(one) and is_main}
+    for one in held:
+        signal.signal(one, lambda number, _: noted.append(number))
+    try:
+        yield
+    finally:
+        for one, handler in held.items():
+            signal.signal(one, handler)
+        for number in noted:
+            signal.raise_signal(number)
+
+
+class ChildProcess:
+    """
+    A module that runs in a process of its own, and is stopped at the end of the `with` block.
+
+    It prints JSON lines to its standard output, and its log to its standard error.
+
+    Parameters
+    ----------
+    name : str
+        For messages and for its log files.
+    module : str
+        Run as ``python -m``.
+    words : sequence of str
+        Its arguments.
+    logs : Path
+        Folder of its log files.
+    environment : mapping of str to str
+        Its environment.
+
+    """
+
+    def __init__(
+        self, name: str, module: str, words: Sequence[str], logs: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._name = name
+        self._environment = {**environment, 'PYTHONUNBUFFERED': '1'}
+        self._log_path = logs / f'{name}.log'
+        self._out_path = logs / f'{name}.out'
+        self._command = [sys.executable, '-m', module, *words]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._files: list[TextIO] = []
+
+    def __enter__(self) -> ChildProcess:
+        """Start the process."""
+        self._files = [path.open('w') for path in (self._out_path, self._log_path)]
+        try:
+            with _later_signals():
+                # In a session of its own it does not get Ctrl-C: the order of stopping is kept.
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.DEVNULL, stdout=self._files[0],
+                    stderr=self._files[1], env=self._environment, start_new_session=True,
+                )
+        except KeyboardInterrupt:  # a block that was not entered has no end either
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Stop the process, also after an error."""
+        self.stop(is_checked=False)
+        for file in self._files:
+            file.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended yet."""
+        return self._running().poll() is None
+
+    def require_running(self) -> None:
+        """Raise the last line of its log if the process has ended."""
+        if not self.is_running:
+            raise self._error('ended too early')
+
+    def wait_for(self, key: str, timeout_s: float, others: Sequence[ChildProcess]) -> None:
+        """Wait until the process prints a JSON line with this key."""
+        end_s = time.monotonic() + timeout_s
+        while key not in self._last_values():
+            for process in (self, *others):
+                process.require_running()
+            if time.monotonic() > end_s:
+                raise others[0]._error(f'published nothing within {timeout_s:g} s')
+            time.sleep(0.1)
+
+    def result(self) -> Mapping[str, object]:
+        """Wait for its end and return its last JSON line; raise if it failed."""
+        if self._running().wait() != 0:
+            raise self._error('failed')
+        return self._last_values()
+
+    def stop(self, is_checked: bool = True) -> None:
+        """Interrupt the process and wait; kill it after `STOP_TIMEOUT_S`."""
+        process = self._running()
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            except BaseException:  # a second Ctrl-C: it has a session of its own, and would stay
+                process.kill()
+                process.wait()
+                raise
+        if is_checked and process.returncode != 0:
+            raise self._error('did not end in order')
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def _last_values(self) -> dict[str, object]:
+        lines = [line for line in self._out_path.read_text().splitlines() if line.startswith('{')]
+        try:
+            found: dict[str, object] = json.loads(lines[-1]) if lines else {}
+        except ValueError:  # the line is not complete yet
+            return {}
+        return found
+
+    def _error(self, what: str) -> UncertaintySegError:
+        lines = self._log_path.read_text(errors='replace').strip().splitlines()
+        reported = lines[-1] if lines else 'its log is empty'
+        return UncertaintySegError(
+            f'the {self._name} {what} ({reported})', fix=f'its log is {self._log_path}'
+        )

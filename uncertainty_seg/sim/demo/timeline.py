@@ -1,0 +1,299 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What happened in a dive, frame by frame: the event, the verdict, and the pictures of both bags.
+
+The bag of the dive and the bag of the node's outputs are joined by stamp. Verdicts fit in memory;
+pictures do not, and are read as a stream.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.image_codec import decode, RawImage
+from uncertainty_seg.core.status import NODE_NAME, VERDICT_NAME
+from uncertainty_seg.errors import BagError
+from uncertainty_seg.storage.bags.reader import (
+    BadMessage,
+    BagImage,
+    BagMessage,
+    BagReader,
+    header_stamp_ns,
+)
+
+IMAGE_TOPIC = '/camera/image_raw'
+EVENT_TOPIC, TRUTH_TOPIC = '/ground_truth/event', '/ground_truth/mask'
+STATUS_TOPIC, MASK_TOPIC, UNCERTAINTY_TOPIC = (
+    f'{NODE_NAME}/{name}' for name in ('status', 'mask', 'uncertainty_overlay'))
+# The event of a frame in which nothing happens.
+PLAIN_EVENT = 'inspection'
+
+
+@dataclass(frozen=True)
+class Moment:
+    """
+    One frame of the dive.
+
+    Attributes
+    ----------
+    stamp_ns, time_s : int, float
+        Its stamp; seconds since the first frame.
+    event : str
+        Name of the event, `PLAIN_EVENT` where nothing happens.
+    kind : str
+        Kind of the verdict; 'dropped' if the node did not process the frame.
+    reason : str
+        Of the verdict.
+    ratio : float
+        Largest score over its threshold; NaN if dropped, infinite after a fault.
+    latency_ms : float
+        Time of the pipeline for the frame; NaN if the bag does not have it.
+
+    """
+
+    stamp_ns: int
+    time_s: float
+    event: str
+    kind: str = 'dropped'
+    reason: str = ''
+    ratio: float = math.nan
+    latency_ms: float = math.nan
+
+    @property
+    def is_confident(self) -> bool:
+        """Return the flag."""
+        return self.kind == 'confident'
+
+
+@dataclass(frozen=True)
+class FlagEvent:
+    """
+    An event of the dive, and how the flag reacted to it.
+
+    Attributes
+    ----------
+    name : str
+        As in the bag of the dive.
+    start_s, stop_s : float
+        Since the first frame of the dive.
+    fell_after_s, recovered_after_s : float
+        When the flag became false, since the start, and true again, since the stop; infinite if
+        it did not. The second is negative if the flag was true again before the event was over,
+        and 0 if it never became false.
+    was_up_before : bool
+        Whether the flag was true at some time between the event before and this one.
+
+    """
+
+    name: str
+    start_s: float
+    stop_s: float
+    fell_after_s: float
+    recovered_after_s: float
+    was_up_before: bool
+
+    @property
+    def title(self) -> str:
+        """Return the name as it is written in pictures and summaries."""
+        return self.name.replace('_', ' ')
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """
+    The whole dive.
+
+    Attributes
+    ----------
+    moments : tuple of Moment
+        Every frame of the dive, in order.
+    events : tuple of FlagEvent
+        Every run of frames that are not plain inspection.
+
+    """
+
+    moments: tuple[Moment, ...]
+    events: tuple[FlagEvent, ...]
+
+    @property
+    def taken(self) -> tuple[Moment, ...]:
+        """Return the frames that have a verdict."""
+        return tuple(m for m in self.moments if m.kind != 'dropped')
+
+    @property
+    def duration_s(self) -> float:
+        """Time of the last frame."""
+        return self.moments[-1].time_s
+
+    @property
+    def plain_share(self) -> float:
+        """Share of confident frames among those processed in plain inspection; NaN if none."""
+        plain = [m.is_confident for m in self.taken if m.event == PLAIN_EVENT]
+        return sum(plain) / len(plain) if plain else math.nan
+
+
+def read_timeline(dive: Path, outputs: Path) -> Timeline:
+    """
+    Join a dive from `make-dive` and the verdicts of the recorder or of `replay`, by frame.
+
+    Raises BagError if a bag cannot be read or the dive has no frame.
+    """
+    verdicts: dict[int, dict[str, Any]] = {}
+    # The node runs by the time of the dive, so that a status of no frame may have the stamp of
+    # one: what was measured counts, in whatever order they come.
+    for stamp_ns, is_measured, verdict in _verdicts(outputs):
+        if is_measured or stamp_ns not in verdicts:
+            verdicts[stamp_ns] = verdict
+    moments: list[Moment] = []
+    for stamp_ns, event in _frames(dive):
+        start_ns = moments[0].stamp_ns if moments else stamp_ns
+        time_s = (stamp_ns - start_ns) / 1e9
+        moments.append(Moment(stamp_ns, time_s, event, **verdicts.get(stamp_ns, {})))
+    if not moments:
+        raise BagError(f'dive {dive} has no frame', 'at least one')
+    return Timeline(tuple(moments), tuple(find_events(moments)))
+
+
+def find_events(moments: Sequence[Moment]) -> Iterator[FlagEvent]:
+    """
+    Yield the events in order, with the times at which the flag became false and true again.
+
+    A flag that becomes true only in the next event has not recovered from this one.
+    """
+    stretches = [list(group) for _, group in groupby(moments, key=lambda m: m.event)]
+    for k, stretch in enumerate(stretches):
+        if stretch[0].event == PLAIN_EVENT:
+            continue
+        after = stretches[k + 1] if k + 1 < len(stretches) else []
+        after = after if after and after[0].event == PLAIN_EVENT else []
+        before = stretches[k - 1] if k else []
+        start_s, last_s = stretch[0].time_s, stretch[-1].time_s
+        stop_s = after[0].time_s if after else last_s
+        falls = [m.time_s for m in stretch if m.kind not in ('confident', 'dropped')]
+        yield FlagEvent(
+            stretch[0].event, start_s, stop_s,
+            falls[0] - start_s if falls else math.inf,
+            _rise_s(stretch, after) - stop_s if falls else 0.0,
+            any(m.is_confident for m in before),
+        )
+
+
+def _rise_s(stretch: Sequence[Moment], after: Sequence[Moment]) -> float:
+    # If the flag is true again when the event ends, as in a thinning cloud, it became true at the
+    # start of its last run of confident frames.
+    rise_s = math.inf
+    for moment in stretch:
+        if moment.kind != 'dropped':
+            rise_s = min(rise_s, moment.time_s) if moment.is_confident else math.inf
+    rises = [m.time_s for m in after if m.is_confident]
+    return min(rise_s, rises[0]) if rises else math.inf
+
+
+def _frames(dive: Path) -> Iterator[tuple[int, str]]:
+    event = PLAIN_EVENT
+    with BagReader(dive) as bag:
+        # The event of a frame is written before the frame, at the same bag time.
+        for item in bag.messages(EVENT_TOPIC, IMAGE_TOPIC):
+            if isinstance(item, BadMessage):
+                continue
+            if item.topic == EVENT_TOPIC:
+                event = item.message.data or PLAIN_EVENT
+            else:
+                yield header_stamp_ns(item.message), event
+
+
+def _verdicts(outputs: Path) -> Iterator[tuple[int, bool, dict[str, Any]]]:
+    with BagReader(outputs) as bag:
+        for item in bag.messages(STATUS_TOPIC):
+            if isinstance(item, BagMessage):
+                for status in item.message.status:
+                    if status.name == VERDICT_NAME:
+                        values = {pair.key: pair.value for pair in status.values}
+                        yield (header_stamp_ns(item.message), 'passes' in values,
+                               _verdict(status, values))
+
+
+def _verdict(status: Any, values: Mapping[str, str]) -> dict[str, Any]:
+    latencies = [float(v) for k, v in values.items() if k.startswith('latency.')]
+    return {
+        'kind': values['kind'], 'reason': status.message, 'ratio': float(values['score_ratio']),
+        'latency_ms': sum(latencies) if latencies else math.nan,
+    }
+
+
+@dataclass(frozen=True)
+class DemoFrame:
+    """
+    One frame with its pictures; what is not in the bags is None.
+
+    Attributes
+    ----------
+    moment : Moment
+        Event and verdict.
+    image : ndarray of uint8, shape (H, W, 3)
+        Camera, BGR.
+    truth, label : ndarray of uint8, shape (H, W), or None
+        True and predicted class ids.
+    uncertainty : ndarray of uint8, shape (H, W, 3), or None
+        Both maps in colours, BGR.
+
+    """
+
+    moment: Moment
+    image: ImageU8
+    truth: LabelMap | None
+    label: LabelMap | None
+    uncertainty: ImageU8 | None
+
+
+def iter_frames(dive: Path, outputs: Path, timeline: Timeline) -> Iterator[DemoFrame]:
+    """
+    Read the frames of a dive with their pictures, one for each moment, in order.
+
+    Raises UncertaintySegError if a bag ends early or a picture in it cannot be decoded.
+    """
+    with BagReader(dive) as in_bag, BagReader(outputs) as out_bag:
+        images, truths = _Cursor(in_bag, IMAGE_TOPIC), _Cursor(in_bag, TRUTH_TOPIC)
+        masks, maps = _Cursor(out_bag, MASK_TOPIC), _Cursor(out_bag, UNCERTAINTY_TOPIC)
+        for moment in timeline.moments:
+            image = images.at(moment.stamp_ns)
+            assert image is not None  # the timeline was made from these images
+            both = maps.at(moment.stamp_ns)
+            yield DemoFrame(
+                moment, decode(image.raw), _ids(truths.at(moment.stamp_ns)),
+                _ids(masks.at(moment.stamp_ns)), decode(both.raw) if both else None,
+            )
+
+
+class _Cursor:
+    """Finds the message of a stamp; stamps must be given in rising order."""
+
+    def __init__(self, bag: BagReader, topic: str) -> None:
+        is_there = topic in bag.topics()
+        self._items: Iterator[Any] = bag.images(topic) if is_there else iter(())
+        self._next: BagImage | None = None
+
+    def at(self, stamp_ns: int) -> BagImage | None:
+        while self._next is None or self._next.stamp_ns < stamp_ns:
+            item = next(self._items, None)
+            if item is None:
+                return None
+            if isinstance(item, BagImage):
+                self._next = item
+        return self._next if self._next.stamp_ns == stamp_ns else None
+
+
+def _ids(item: BagImage | None) -> LabelMap | None:
+    if item is None or not isinstance(item.raw, RawImage):  # class ids are never compressed
+        return None
+    rows = np.frombuffer(item.raw.data, np.uint8).reshape(item.raw.height, item.raw.step)
+    return rows[:, : item.raw.width]

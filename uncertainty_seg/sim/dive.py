@@ -1,0 +1,318 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A dive: one camera path along one pipe, with events in known places.
+
+A vehicle follows the pipe at 0.5 to 0.8 m/s. The default dive of 40 s shows, in this order:
+inspection, a partly buried stretch (normal), inspection, a cloud of silt, recovery, an object
+never shown in training, recovery, a shoal of fish, inspection. Dives of other lengths keep the
+order and scale the times.
+
+Any frame can be rendered by itself; the same seed gives the same bytes.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+import math
+import multiprocessing
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.sim.camera import Camera, rotation
+from uncertainty_seg.sim.noise import FloatArray, spectral_tile, stream
+from uncertainty_seg.sim.pipe import PipePlan
+from uncertainty_seg.sim.raycast import cast, UNKNOWN
+from uncertainty_seg.sim.scene import check_scene, render
+from uncertainty_seg.sim.sensor import random_sensor
+from uncertainty_seg.sim.unknowns import Thing, thing_axes
+from uncertainty_seg.sim.water import Cloud, random_water
+from uncertainty_seg.sim.world import build_world, shoal
+
+# Seconds in a dive of 40 s.
+BURIAL_S, CLOUD_S, OBJECT_S, FISH_S = (8.5, 12.5), (14.0, 21.0), (25.5, 30.0), (32.5, 35.3)
+WRECK_CLOSEST_S = 27.5
+NOMINAL_S, MOST_S = 40.0, 600.0
+CLOUD_PER_M = 3.5
+START_NS = 1_700_000_000_000_000_000
+WRECK_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class DiveEvent:
+    """
+    Something that happens in a dive.
+
+    Parameters
+    ----------
+    kind : str
+        'burial', 'silt_cloud', 'diver', 'wreck' or 'fish'.
+    start_s, stop_s : float
+        From the beginning of the dive.
+
+    """
+
+    kind: str
+    start_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class DiveFrame:
+    """
+    One frame of a dive.
+
+    Parameters
+    ----------
+    index : int
+        0 .. `num_frames` - 1.
+    stamp_ns : int
+        Nanoseconds since 1970; the first frame's is the same in all dives.
+    image : ndarray of uint8, shape (H, W, 3)
+        BGR.
+    mask : ndarray of uint8, shape (H, W)
+        Class ids; 255 on unknown objects.
+    unknown : ndarray of bool, shape (H, W)
+        Visible pixels of objects never shown in training.
+    event : str
+        Kind of the event, 'inspection' between them.
+
+    """
+
+    index: int
+    stamp_ns: int
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    unknown: NDArray[np.bool_]
+    event: str
+
+
+class Dive:
+    """
+    A dive that can be rendered frame by frame, in any order.
+
+    Raises ConfigError if an argument is out of its range.
+
+    Parameters
+    ----------
+    seed : int
+        Not negative.
+    duration_s : float, optional
+        Seconds, up to 600.
+    rate_hz : float, optional
+        Frames a second, up to 120.
+    size : tuple of int, optional
+        Width and height in pixels.
+    unknown : str, optional
+        The large object never shown in training: 'diver' or 'wreck'.
+
+    """
+
+    def __init__(self, seed: int, *, duration_s: float = 40.0, rate_hz: float = 8.0,
+                 size: tuple[int, int] = (640, 480), unknown: str = 'diver') -> None:
+        check_scene(seed, size, None, None)
+        if not 0 < duration_s <= MOST_S:
+            raise ConfigError(f'duration_s is {duration_s!r}', f'more than 0, up to {MOST_S:g} s',
+                              'the default is 40')
+        if not 0 < rate_hz <= 120:
+            raise ConfigError(f'rate_hz is {rate_hz!r}', 'more than 0, up to 120 frames a second',
+                              'the default is 8')
+        if unknown not in ('diver', 'wreck'):
+            raise ConfigError(f'unknown is {unknown!r}', 'diver or wreck',
+                              'fish come later in every dive')
+        self.seed, self.duration_s, self.rate_hz = seed, float(duration_s), float(rate_hz)
+        self.size, self.unknown = size, unknown
+        self.num_frames = max(1, math.floor(duration_s * rate_hz + 1e-9))
+        self._pace = self.duration_s / NOMINAL_S
+        rng = stream(seed, 20)
+        self._speed = float(rng.uniform(0.55, 0.72))
+        self._phases = rng.uniform(0, 2 * np.pi, 8)
+        self._focal = size[0] / 2 / math.tan(float(rng.uniform(0.55, 0.62)))
+        self._height = float(rng.uniform(1.0, 1.2))
+        self._side = float(rng.choice([-1.0, 1.0]))
+        self._world = build_world(seed, self._plan(rng))
+        water = random_water(rng, float(rng.uniform(0.1, 0.2)))
+        self._water = replace(water, beam=min(water.beam, math.cos(0.88)))
+        sensor = random_sensor(rng, self._water)
+        self._sensor = replace(sensor, motion_px=(0.0, 0.8), quality=0,
+                               noise=min(sensor.noise, 2.5), target=max(sensor.target, 0.36))
+        silt = self._world.sediment / self._world.sediment.max()
+        self._billows = spectral_tile(stream(seed, 25), 256, 1.7, 2, 26)
+        self._silt = (0.9 * silt).astype(np.float32)
+        self._wreck = self._place_wreck() if unknown == 'wreck' else None
+        self.events = self._timeline()
+
+    @property
+    def focal_px(self) -> float:
+        """Focal length of the camera, which has no distortion, in pixels."""
+        return self._focal
+
+    def _scaled(self, span: tuple[float, float]) -> tuple[float, float]:
+        """Scale a span of the nominal dive to this one's length."""
+        return span[0] * self._pace, span[1] * self._pace
+
+    def _plan(self, rng: np.random.Generator) -> PipePlan:
+        """Plan the world under the path."""
+        first, last = self._x(0.0), self._x(self.duration_s)
+        burial = tuple(self._x(t) for t in self._scaled(BURIAL_S))
+        growths, x = [], first - 2
+        while x < last + 14:
+            length = float(rng.uniform(1.5, 4.5))
+            growths.append((x, x + length, float(rng.uniform(0.2, 1))))
+            x += length + float(rng.uniform(1.5, 4))
+        wreck = self._x(WRECK_CLOSEST_S * self._pace)
+        clear = ((wreck - 2.5, wreck + 3.5, 0.0),) if self.unknown == 'wreck' else ()
+        return PipePlan(first - 6, last + 17, 8, ((burial[0] + 1.7, burial[1] + 2.3, 0.78),),
+                        ((last - 1, last + 4, 0.7),), tuple(growths), clear, 0.3)
+
+    def _x(self, t: float) -> float:
+        """Return how far along the pipe the vehicle is."""
+        return self._speed * t + 0.12 * math.sin(0.5 * t + self._phases[0])
+
+    def _axis(self, x: float) -> tuple[float, float]:
+        """Return y and z of the pipe's axis."""
+        i = self._world.pipe.index(np.array([x], np.float32))[0]
+        return float(self._world.pipe.y[i]), float(self._world.pipe.z[i])
+
+    def _camera(self, t: float) -> Camera:
+        """Return the camera of a moment."""
+        p = self._phases
+        x = self._x(t)
+        y, z = self._axis(x)
+        y += 0.2 * math.sin(t / 2.7 + p[1]) + 0.07 * math.sin(t / 1.1 + p[2])
+        z += self._world.pipe.radius + self._height + 0.07 * math.sin(t / 2.1 + p[3])
+        yaw = math.atan2(self._axis(x + 2.4)[0] - y, 2.4)
+        yaw += 0.05 * math.sin(t / 1.9 + p[4])
+        pitch = 0.56 + 0.03 * math.sin(t / 1.7 + p[5])
+        axes = rotation(yaw, pitch, 0.03 * math.sin(t / 1.3 + p[6]))
+        return Camera(np.array([x, y, z], np.float32), axes, self._focal, self.size)
+
+    def _place_wreck(self) -> Thing:
+        """Put the wreck beside the pipe."""
+        rng = stream(self.seed, 21)
+        x = self._x(WRECK_CLOSEST_S * self._pace) + 2.2
+        y = self._axis(x)[0] + self._side * float(rng.uniform(1.35, 1.5))
+        z = self._world.seabed.height_at(x, y) + 0.5
+        axes = thing_axes(math.pi + self._side * float(rng.uniform(0.05, 0.4)),
+                          float(rng.normal(0.05, 0.05)), float(rng.normal(0, 0.1)))
+        return Thing('wreck', np.array([x, y, z], np.float32), axes, 0.0, self.seed)
+
+    def _wreck_span(self) -> tuple[float, float]:
+        """Find, coarsely, when the wreck fills more than `WRECK_SHARE` of the image."""
+        if self._wreck is None:
+            return 0.0, 0.0
+        seen = []
+        focal = self._focal * 80 / self.size[0]
+        for t in np.arange(22.0, 35.0, 0.25) * self._pace:
+            camera = replace(self._camera(float(t)), focal_px=focal, size=(80, 60))
+            hits = cast(self._world, camera, camera.rays(), (self._wreck,))
+            if np.mean((hits.what == UNKNOWN) & (hits.t < 7)) > WRECK_SHARE:
+                seen.append(float(t))
+        return (min(seen), max(seen)) if seen else self._scaled(OBJECT_S)
+
+    def _timeline(self) -> tuple[DiveEvent, ...]:
+        """Return the events in order."""
+        span = self._wreck_span() if self.unknown == 'wreck' else self._scaled(OBJECT_S)
+        return (DiveEvent('burial', *self._scaled(BURIAL_S)),
+                DiveEvent('silt_cloud', *self._scaled(CLOUD_S)),
+                DiveEvent(self.unknown, *span), DiveEvent('fish', *self._scaled(FISH_S)))
+
+    def _crossing(self, t: float, span: tuple[float, float], width: float, ahead: float
+                  ) -> FloatArray:
+        """Return a point that crosses the pipe before the vehicle: fast, slow, fast."""
+        w = float(np.clip(2 * (t - span[0]) / (span[1] - span[0]) - 1, -1, 1))
+        x = self._x(t) + ahead + 0.4 * w * w
+        y, z = self._axis(x)
+        off = self._side * width * (0.35 * w + 0.65 * w ** 3)
+        return np.array([x, y + off, z + self._world.pipe.radius], np.float32)
+
+    def _things(self, t: float) -> tuple[Thing, ...]:
+        """Return the objects never shown in training that are near at a moment."""
+        things: tuple[Thing, ...] = ()
+        if self._wreck is not None and abs(t - WRECK_CLOSEST_S * self._pace) < 14:
+            things = (self._wreck,)
+        diver, fish = self._scaled(OBJECT_S), self._scaled(FISH_S)
+        if self.unknown == 'diver' and diver[0] <= t <= diver[1]:
+            here, soon = (self._crossing(v, diver, 3.9, 2.25) for v in (t, t + 0.05))
+            heading = math.atan2(float(soon[1] - here[1]), float(soon[0] - here[0]))
+            here[2] += 0.24 + 0.05 * math.sin(2 * t)
+            things += (Thing('diver', here, thing_axes(heading, -0.08, 0.12), t, self.seed),)
+        if fish[0] <= t <= fish[1]:
+            here, soon = (self._crossing(v, fish, -5.2, 2.3) for v in (t, t + 0.05))
+            heading = math.atan2(float(soon[1] - here[1]), float(soon[0] - here[0]))
+            here[2] += 0.35
+            things += shoal(self.seed, stream(self.seed, 22), here, heading, 34, t)
+        return things
+
+    def _cloud(self, t: float) -> Cloud | None:
+        """Return the cloud at a moment, if there is one."""
+        start, stop = self._scaled(CLOUD_S)
+        if not start < t < stop:
+            return None
+        u = (t - start) / (stop - start)
+        rise, fall = (min(1.0, max(0.0, v)) for v in (u / 0.25, (1 - u) / 0.35))
+        level = rise * rise * (3 - 2 * rise) * fall * fall * (3 - 2 * fall)
+        drift = np.array([0.22, 0.3 * self._side, 0.05], np.float32) * np.float32(t)
+        return Cloud(self._billows, CLOUD_PER_M * level, drift, self._silt)
+
+    def event_at(self, t: float) -> str:
+        """Return the kind of event at a moment, 'inspection' between events."""
+        for event in self.events:
+            if event.start_s <= t <= event.stop_s:
+                return event.kind
+        return 'inspection'
+
+    def frame(self, index: int) -> DiveFrame:
+        """Render the frame `index` of 0 .. `num_frames` - 1; raises ConfigError for any other."""
+        if not (isinstance(index, int) and 0 <= index < self.num_frames):
+            raise ConfigError(f'frame {index!r} was asked for',
+                              f'a whole number from 0 to {self.num_frames - 1}',
+                              'see num_frames')
+        t = index / self.rate_hz
+        drift = np.array([0.03, 0.08, -0.02], np.float32) * np.float32(t)
+        scene = render(self._world, self._camera(t), self._water, self._sensor,
+                       (stream(self.seed, 23), stream(self.seed, 24, index)), drift,
+                       self._things(t), self._cloud(t))
+        stamp = START_NS + round(index * 1e9 / self.rate_hz)
+        return DiveFrame(index, stamp, scene.image, scene.mask, scene.unknown, self.event_at(t))
+
+
+_worker_dive: Dive | None = None
+
+
+def _open_worker(seed: int, duration_s: float, rate_hz: float, size: tuple[int, int],
+                 unknown: str) -> None:
+    """Build the dive once in each process."""
+    global _worker_dive
+    cv2.setNumThreads(1)
+    _worker_dive = Dive(seed, duration_s=duration_s, rate_hz=rate_hz, size=size, unknown=unknown)
+
+
+def _work(index: int) -> DiveFrame:
+    """Render one frame in a worker."""
+    if _worker_dive is None:
+        raise RuntimeError('the worker was not opened')
+    return _worker_dive.frame(index)
+
+
+def render_frames(dive: Dive, workers: int = 2) -> Iterator[DiveFrame]:
+    """
+    Yield all frames of a dive, in order.
+
+    With more than one of `workers`, which are processes, the calling program must guard its entry
+    with ``if __name__ == '__main__'``, as `multiprocessing` asks. Raises ConfigError if there is
+    less than one.
+    """
+    if workers < 1:
+        raise ConfigError(f'workers is {workers!r}', 'at least 1', 'pass 1 to use no processes')
+    if workers == 1:
+        yield from map(dive.frame, range(dive.num_frames))
+        return
+    facts = dive.seed, dive.duration_s, dive.rate_hz, dive.size, dive.unknown
+    # OpenCV's threads do not survive a fork: its pool would wait for ever.
+    with multiprocessing.get_context('spawn').Pool(workers, _open_worker, facts) as pool:
+        yield from pool.imap(_work, range(dive.num_frames))

@@ -1,0 +1,172 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+One picture with its exact labels: camera, world and water are drawn from one seed.
+
+It knows no time: `dive` moves the camera.
+
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.sim.camera import Camera, rotation
+from uncertainty_seg.sim.materials import look
+from uncertainty_seg.sim.noise import FloatArray, stream
+from uncertainty_seg.sim.pipe import random_plan, SEABED
+from uncertainty_seg.sim.raycast import cast, FAR_M, ON_PIPE, UNKNOWN
+from uncertainty_seg.sim.sensor import develop, exposure, random_sensor, Sensor, visible
+from uncertainty_seg.sim.unknowns import Thing
+from uncertainty_seg.sim.water import Cloud, form, lamps_of, random_water, Water
+from uncertainty_seg.sim.world import build_world, place, World
+
+MAX_TRAINING_TURBIDITY = 0.6
+UNKNOWN_KINDS = ('wreck', 'diver', 'fish')
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """
+    A picture and all that is known about it.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        BGR.
+    mask : ndarray of uint8, shape (H, W)
+        Class ids; 255 on unknown objects; seabed where nothing can be seen.
+    unknown : ndarray of bool, shape (H, W)
+        Visible pixels of objects never shown in training.
+    depth_m : ndarray of float32, shape (H, W)
+        Along the line of sight, infinite for open water.
+    turbidity : float
+        0 clear .. 1 opaque.
+
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    unknown: NDArray[np.bool_]
+    depth_m: FloatArray
+    turbidity: float
+
+
+def _camera(rng: np.random.Generator, world: World, size: tuple[int, int]) -> Camera:
+    """Draw a viewpoint: mostly along the pipe, sometimes across it or straight down."""
+    altitude = float(np.clip(rng.normal(1.15, 0.4), 0.55, 2.4))
+    kind = rng.random()
+    if kind < 0.68:
+        yaw, pitch = rng.normal(0, 0.28), rng.normal(0.66, 0.16)
+    elif kind < 0.92:
+        yaw, pitch = rng.uniform(-1.7, 1.7), rng.normal(0.62, 0.2)
+    else:
+        yaw, pitch = rng.uniform(-1.7, 1.7), rng.uniform(1.1, 1.5)
+    pitch = float(np.clip(pitch, 0.25, 1.5))
+    fov = rng.uniform(math.radians(55), math.radians(80))
+    focal = size[0] / 2 / math.tan(fov / 2)
+    # Aim at a point on the pipe, now and then well beside it.
+    i = world.pipe.index(np.zeros(1, np.float32))[0]
+    ground = min(altitude / math.tan(pitch), 4.5)
+    beside = rng.normal(0, 0.35) if rng.random() < 0.88 else rng.normal(0, 1.4)
+    target_y = float(world.pipe.y[i]) + beside
+    target_x = rng.uniform(-0.5, 0.5)
+    x, y = target_x - math.cos(yaw) * ground, target_y - math.sin(yaw) * ground
+    path = np.linspace(0, 0.75, 6)
+    floor = max(float(world.pipe.z[i]), *(
+        world.seabed.height_at(x + (target_x - x) * k, y + (target_y - y) * k) for k in path))
+    position = np.array([x, y, floor + altitude], np.float32)
+    return Camera(position, rotation(yaw, pitch, rng.normal(0, 0.05)), focal, size)
+
+
+def render(world: World, camera: Camera, water: Water, sensor: Sensor,
+           streams: tuple[np.random.Generator, np.random.Generator], drift: FloatArray,
+           things: tuple[Thing, ...] = (), cloud: Cloud | None = None) -> Scene:
+    """
+    Render one picture of a world.
+
+    Parameters
+    ----------
+    world, camera, water, sensor : World, Camera, Water, Sensor
+        What, from where, through what, with what.
+    streams : tuple of numpy.random.Generator
+        For marine snow and for noise.
+    drift : ndarray of float32, shape (3,)
+        How far the water has drifted, metres.
+    things, cloud : tuple of Thing, Cloud, optional
+        Objects never shown in training; silt in the water.
+
+    """
+    rays = camera.rays()
+    hits = cast(world, camera, rays, things)
+    surface = look(world, camera, rays, hits)
+    places = []
+    for lamp in lamps_of(water, camera):
+        x, y, z = (np.float32(v).reshape(1) for v in lamp.position)
+        left, up = world.pipe.across(x, y, z)
+        places.append((float(left[0]), float(up[0])))
+    formed = form(water, camera, surface, hits.t, world.pipe.radius, (places[0], places[1]),
+                  hits.what != ON_PIPE, cloud)
+    gain = exposure(formed, sensor)
+    image = develop(formed, gain, camera, water, sensor, streams, drift)
+    seen = visible(formed, gain)
+    mask = np.where(seen, hits.mask, SEABED).astype(np.uint8)
+    unknown = seen & (hits.what == UNKNOWN)
+    ahead = rays @ camera.axes[:, 2]
+    depth = np.where(hits.t < FAR_M, hits.t * ahead, np.inf).astype(np.float32)
+    return Scene(image, mask, unknown, depth, water.turbidity)
+
+
+def check_scene(seed: int, size: tuple[int, int], turbidity: float | None,
+                unknown: str | None) -> None:
+    """Refuse what cannot be rendered."""
+    if not (isinstance(seed, int) and seed >= 0):
+        raise ConfigError(f'seed is {seed!r}', 'a whole number of at least 0',
+                          'pass for example seed=0')
+    if len(size) != 2 or not all(isinstance(v, int) and 16 <= v <= 4096 for v in size):
+        raise ConfigError(f'size is {size!r}', 'two whole numbers (width, height) of 16 to 4096',
+                          'pass for example size=(512, 384)')
+    if turbidity is not None and not 0 <= turbidity <= 1:
+        raise ConfigError(f'turbidity is {turbidity!r}', 'a number from 0 (clear) to 1 (opaque)',
+                          'leave it out to have it drawn from the seed')
+    if unknown is not None and unknown not in UNKNOWN_KINDS:
+        raise ConfigError(f'unknown is {unknown!r}', f'one of {", ".join(UNKNOWN_KINDS)}',
+                          'leave it out for a scene of normal operation')
+
+
+def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: float | None = None,
+                 unknown: str | None = None) -> Scene:
+    """
+    Render the scene of a seed.
+
+    Raises ConfigError if an argument is out of its range.
+
+    Parameters
+    ----------
+    seed : int
+        Not negative. The same seed and arguments give the same bytes.
+    size : tuple of int, optional
+        Width and height in pixels.
+    turbidity : float, optional
+        0 clear .. 1 opaque; drawn below `MAX_TRAINING_TURBIDITY` when left out.
+    unknown : str, optional
+        Put an object into view that training never shows: 'wreck', 'diver' or 'fish'.
+
+    """
+    check_scene(seed, size, turbidity, unknown)
+    rng = stream(seed, 0)
+    drawn = float(MAX_TRAINING_TURBIDITY * rng.beta(1.1, 1.5))
+    world = build_world(seed, random_plan(seed))
+    if unknown is not None:
+        # An object that nobody could see would test nothing.
+        drawn *= 0.5
+    water = random_water(rng, drawn if turbidity is None else float(turbidity))
+    camera = _camera(rng, world, size)
+    sensor = random_sensor(rng, water)
+    things = () if unknown is None else place(unknown, seed, stream(seed, 5), world, camera)
+    return render(world, camera, water, sensor, (stream(seed, 3), stream(seed, 4)),
+                  np.zeros(3, np.float32), things)

@@ -1,0 +1,281 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Light in the water: two lamps, daylight, attenuation, veiling light, forward scatter, silt.
+
+Single scattering only; the formulas and their sources are in docs/synthetic.md. A cloud of
+stirred-up silt is extra, uneven extinction: a field of density that drifts as a whole, and neither
+settles nor spreads.
+
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.sim.camera import Camera
+from uncertainty_seg.sim.materials import Surface
+from uncertainty_seg.sim.noise import FloatArray, ramp, sample_tile
+from uncertainty_seg.sim.raycast import FAR_M
+
+VEIL_STEP_PX, VEIL_SAMPLES = 8, 12
+BACKSCATTER, DAY_VEIL = 0.011, 0.10
+# Stands in for multiple scattering in the cloud's own glow, not in what is seen through it.
+SILT_GLOW, SILT_LOSS = np.float32(2.0), np.float32(0.4)
+LUMA = np.array([0.11, 0.59, 0.30], np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Water:
+    """
+    The water and the light in it; BGR triples.
+
+    Parameters
+    ----------
+    turbidity : float
+        0 clear .. 1 nothing to be seen.
+    absorption : ndarray of float32, shape (3,)
+        Per metre.
+    daylight : ndarray of float32, shape (3,)
+        Irradiance from above.
+    lamps : tuple of float
+        Power of the left and right lamp.
+    beam : float
+        Cosine at the edge of their beams.
+
+    """
+
+    turbidity: float
+    absorption: FloatArray
+    daylight: FloatArray
+    lamps: tuple[float, float]
+    beam: float
+
+    @property
+    def scatter(self) -> float:
+        """Scattering coefficient per metre; grows exponentially with turbidity."""
+        return float(0.04 * np.exp(4.2 * self.turbidity))
+
+    @property
+    def attenuation(self) -> FloatArray:
+        """Beam attenuation per metre, BGR; half of the scattered light stays in the beam."""
+        return (self.absorption + np.float32(0.75 * self.scatter)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Lamp:
+    """A spot lamp: where it is, where it points, its power and the cosine of its beam's edge."""
+
+    position: FloatArray
+    forward: FloatArray
+    power: float
+    edge: float
+
+    def reach(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return unit vectors to the lamp, metres to it, and irradiance without attenuation."""
+        to = self.position - points
+        square = np.einsum('...i,...i->...', to, to)
+        away = np.sqrt(square) + np.float32(1e-3)
+        to = to / away[..., None]
+        cosine = -(to @ self.forward)
+        cone = np.clip((cosine - self.edge) / (1 - self.edge), 0, 1)
+        return to, away, self.power * cone * np.sqrt(cone) / (square + np.float32(0.15))
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """
+    The cloud at one moment.
+
+    Parameters
+    ----------
+    tile : ndarray of float32, shape (S, S)
+        Periodic noise that shapes it.
+    density : float
+        Mean extinction per metre.
+    drift : ndarray of float32, shape (3,)
+        How far it has drifted, metres.
+    colour : ndarray of float32, shape (3,)
+        BGR single-scattering albedo of the silt.
+
+    """
+
+    tile: FloatArray
+    density: float
+    drift: FloatArray
+    colour: FloatArray
+
+    def extinction(self, points: FloatArray) -> FloatArray:
+        """Return the extinction per metre at points (H, W, 3)."""
+        x, y, z = (points[..., i] - self.drift[i] for i in range(3))
+        # Two slanted cuts through plane noise make a field that varies in all three directions.
+        billows = sample_tile(self.tile, x + 0.7 * z, y - 0.5 * z, 5.2)
+        wisps = sample_tile(self.tile, y + 0.6 * x, 1.3 * z - 0.4 * x, 2.7)
+        uneven = np.clip(0.62 * np.exp(0.75 * billows + 0.45 * wisps), 0.3, 3.0)
+        return (np.float32(self.density) * uneven).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Formed:
+    """
+    An image before the sensor.
+
+    Parameters
+    ----------
+    light : ndarray of float32, shape (H, W, 3)
+        Linear BGR, any scale.
+    transmission : ndarray of float32, shape (H, W)
+        Of the clearest of the three colours, from the surface to the camera.
+    signal, veil : ndarray of float32, shape (H, W)
+        Luminance an object of albedo 0.2 would send here, and that of the water before it.
+
+    """
+
+    light: FloatArray
+    transmission: FloatArray
+    signal: FloatArray
+    veil: FloatArray
+
+
+def random_water(rng: np.random.Generator, turbidity: float) -> Water:
+    """Draw a water between oceanic blue and coastal green, and its light."""
+    green = rng.uniform(0, 1) ** 0.8
+    absorption = np.array([0.03 + 0.20 * green, 0.055 + 0.035 * green, 0.30 + 0.10 * green])
+    blue, teal = np.array([.95, .62, .12]), np.array([.50, .95, .30])
+    tint = blue + (teal - blue) * green
+    level = float(rng.choice([0.0, 0.012, 0.04, 0.12], p=[0.3, 0.3, 0.25, 0.15]))
+    balance = rng.uniform(0.55, 1.0, 2)
+    return Water(turbidity, absorption.astype(np.float32), (tint * level).astype(np.float32),
+                 (float(balance[0]), float(balance[1])), float(np.cos(rng.uniform(0.6, 0.95))))
+
+
+def lamps_of(water: Water, camera: Camera) -> tuple[Lamp, Lamp]:
+    """Mount the lamps left and right of and above the camera, crossing 3 m ahead."""
+    both = []
+    for side, power in zip((-1, 1), water.lamps, strict=True):
+        place = np.array([0.55 * side, -0.3, 0.1])
+        aim = np.array([0, 0.15, 3.0]) - place
+        aim /= np.linalg.norm(aim)
+        both.append(Lamp(camera.position + camera.axes @ place.astype(np.float32),
+                         camera.axes @ aim.astype(np.float32), power, water.beam))
+    return both[0], both[1]
+
+
+def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: float,
+         lamps_across: tuple[tuple[float, float], tuple[float, float]],
+         shaded: NDArray[np.bool_], cloud: Cloud | None = None) -> Formed:
+    """
+    Light the surface and view it through the water.
+
+    Parameters
+    ----------
+    water, camera, surface, cloud : Water, Camera, Surface, Cloud
+        What is seen, from where, through what, and silt in it, if any.
+    t : ndarray of float32, shape (H, W)
+        Metres to the surface; `FAR_M` for open water.
+    radius, lamps_across : float, tuple of tuple of float
+        Of the pipe, for its shadow; the lamps to the left of and above its axis, metres.
+    shaded : ndarray of bool, shape (H, W)
+        Where the pipe's shadow can fall.
+
+    """
+    lamps = lamps_of(water, camera)
+    glow, murk = _lamp_veil(water, camera, lamps, t, cloud)
+    sky = (0.6 + 0.4 * surface.normal[..., 2]) * surface.open_to_light
+    irradiance = sky[..., None] * water.daylight
+    for lamp, place in zip(lamps, lamps_across, strict=True):
+        to, away, power = lamp.reach(surface.points)
+        facing = np.clip(np.einsum('hwi,hwi->hw', to, surface.normal), 0, 1)
+        shadow = np.where(shaded, _shadow(surface.across, place, radius), np.float32(1))
+        power = power * (0.1 * surface.open_to_light + 0.9 * facing * shadow)
+        power *= 0.4 + 0.6 * surface.open_to_light
+        if murk is not None:
+            power = power * np.exp(-murk * away)
+        irradiance = irradiance + power[..., None] * np.exp(-away[..., None] * water.attenuation)
+    through = np.exp(-t[..., None] * water.attenuation)
+    spread = np.minimum(t, 8) * np.float32(water.scatter)
+    if murk is not None:
+        through *= np.exp(-murk * t)[..., None]
+        spread = spread + np.minimum(murk * t, 4) * np.float32(0.5)
+    arriving = irradiance * through * np.float32(1 / np.pi)
+    direct = surface.albedo * arriving
+    direct[t >= FAR_M] = 0
+    direct = _scatter_forward(direct, spread, camera.focal_px)
+    share = np.float32(water.scatter) / (water.attenuation + np.float32(0.02))
+    veil = water.daylight * np.float32(DAY_VEIL) * np.minimum(share, 1) * (1 - through)
+    if cloud is not None and murk is not None:
+        # Silt hides the water's own glow and sends back less light the thicker it lies.
+        hidden = (1 - np.exp(-murk * t))[..., None]
+        dull = np.float32(DAY_VEIL) * (0.25 + 0.75 * np.exp(-0.5 * murk))[..., None]
+        veil += (water.daylight * cloud.colour * dull - veil) * hidden
+    veil = veil + glow
+    return Formed(direct + veil, through.max(axis=-1), arriving @ LUMA * np.float32(0.2),
+                  veil @ LUMA)
+
+
+def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatArray,
+               cloud: Cloud | None) -> tuple[FloatArray, FloatArray | None]:
+    """
+    Integrate the lamps' backscatter along coarse rays.
+
+    Returns it at full size (H, W, 3), and the cloud's mean extinction along each ray (H, W).
+    """
+    rays = camera.rays(VEIL_STEP_PX)
+    size = rays.shape[1], rays.shape[0]
+    depth = np.minimum(cv2.resize(t, size, interpolation=cv2.INTER_AREA), np.float32(9))
+    total = np.zeros((*depth.shape, 3), np.float32)
+    murk = np.zeros(depth.shape, np.float32)
+    edges = np.linspace(0, 1, VEIL_SAMPLES + 1) ** 1.7
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        s = depth * np.float32((low + high) / 2)
+        points = camera.position + rays * s[..., None]
+        strength: FloatArray | float = water.scatter
+        before = murk
+        if cloud is not None:
+            here = cloud.extinction(points)
+            murk = before + here * depth * np.float32(high - low)
+            strength = water.scatter + here[..., None] * (SILT_GLOW * cloud.colour)
+        for lamp in lamps:
+            _, away, power = lamp.reach(points)
+            fade = np.exp(-(away + s)[..., None] * water.attenuation)
+            if cloud is not None:
+                # Thick silt passes much of the light on: it glows where one would see nothing.
+                lost = 0.5 * (before + murk) + here * away
+                fade *= np.exp(-SILT_LOSS * lost)[..., None]
+            total += (power * depth * np.float32(high - low))[..., None] * fade * strength
+    total *= np.float32(BACKSCATTER)
+    full = t.shape[1], t.shape[0]
+    if cloud is not None:
+        # Wisps narrower than the coarse step would show its grid.
+        total = cv2.GaussianBlur(total, (0, 0), 0.9)
+    veil = cv2.resize(total, full, interpolation=cv2.INTER_LINEAR)
+    if cloud is None:
+        return veil, None
+    mean = murk / np.maximum(depth, np.float32(0.1))
+    return veil, cv2.resize(mean, full, interpolation=cv2.INTER_LINEAR)
+
+
+def _shadow(across: tuple[FloatArray, FloatArray], lamp: tuple[float, float], radius: float
+            ) -> FloatArray:
+    """Return how much of a lamp passes the pipe, seen along the pipe as a disc."""
+    dx, dy = lamp[0] - across[0], lamp[1] - across[1]
+    along = -(across[0] * dx + across[1] * dy) / (dx * dx + dy * dy + np.float32(1e-6))
+    along = np.clip(along, 0, 1)
+    off = np.hypot(across[0] + along * dx, across[1] + along * dy)
+    return ramp(off, radius * 0.93, radius * 1.06)
+
+
+def _scatter_forward(light: FloatArray, spread: FloatArray, focal_px: float) -> FloatArray:
+    """Blur with range: mix in two blurred copies; `spread` is scatter times metres."""
+    small, wide = focal_px * 0.003, focal_px * 0.012
+    first = cv2.GaussianBlur(light, (0, 0), small)
+    half = cv2.resize(light, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    second = cv2.resize(cv2.GaussianBlur(half, (0, 0), wide / 4), light.shape[1::-1],
+                        interpolation=cv2.INTER_LINEAR)
+    a = (1 - np.exp(-0.5 * spread))[..., None]
+    b = (0.6 * (1 - np.exp(-0.22 * spread)))[..., None]
+    mixed = light + (first - light) * a
+    return mixed + (second - mixed) * b
