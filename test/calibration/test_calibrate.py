@@ -63,7 +63,7 @@ def calibrated(
     return bundle, values, root / 'report.html'
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_without_folds_too_a_guard_is_taken_that_refuses_foreign_frames_and_no_other(
     folders: Path, tmp_path: Path
 ) -> None:
@@ -234,7 +234,7 @@ def test_foreign_frames_are_ranked_and_refused(
         assert gain[name]['value'] == pytest.approx(difference)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_rounding_between_equal_passes_is_on_no_card_and_in_no_table(
     folders: Path, tmp_path: Path
 ) -> None:
@@ -308,7 +308,7 @@ def test_blocks_count_and_not_frames(folders: Path, tmp_path: Path) -> None:
     assert found['promises'][0]['num_blocks'] == 33 and found['num_val'] == 99
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_precision_that_was_computed_in_is_written(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -329,7 +329,7 @@ def test_the_precision_that_was_computed_in_is_written(
     assert "precision is int8, but the graphs of 'tiny' are fp32" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_block_counts_alike_where_the_promise_is_held_against_frames(
     calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path
 ) -> None:
@@ -391,7 +391,7 @@ def test_frames_that_the_limits_were_fitted_on_are_called_so(
     assert 'fitted on 5 of these images: what is accepted' in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_temperature_at_the_end_of_the_range_is_said(
     folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -509,7 +509,7 @@ def test_evaluate_says_what_it_cannot_do(
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_calibration_without_passes_holds_without_passes_only(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -552,7 +552,7 @@ def test_an_infinite_number_of_passes_where_there_is_none_is_misuse(
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_calibrate_signs_what_it_wrote_or_leaves_it_unsigned(
     tiny_bundle: Path, folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
 ) -> None:

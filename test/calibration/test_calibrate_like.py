@@ -42,7 +42,7 @@ def test_a_score_that_does_not_differ_keeps_its_limit_and_lets_nothing_pass() ->
     assert margins_of({'a': 0.5, 'b': 0.4}, original, changed, 0.1) == {'a': np.inf, 'b': np.inf}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_image_counts_once(made: Path) -> None:
     images = [np.full((4, 6, 3), value, np.uint8) for value in (1, 2, 1, 3, 2)]
     images.append(images[0].reshape(6, 4, 3))
@@ -111,7 +111,7 @@ def test_a_further_frame_passes_alone_as_often_as_stated_at_most() -> None:
     assert 0.03 < alone / tries < error + 0.014  # three standard deviations
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promises(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,7 @@ def test_masks_and_maps_are_measured_as_numpy_and_scikit_learn_measure_them(
         sklearn.metrics.roc_auc_score(label != truth, entropy), abs=0.003)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_report_says_that_there_is_no_promise_and_shows_no_gate(
     cold: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:

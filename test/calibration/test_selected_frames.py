@@ -104,7 +104,7 @@ def test_selected_frames_alone_and_too_few_drawn_ones_are_one_sentence(
     assert '52 of 60 frames of' in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_with_folds_each_network_is_judged_by_drawn_frames(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,7 +150,7 @@ def test_what_is_not_reviewed_is_refused_by_every_verb(
         training_images(Asked())  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_evaluation_says_which_frames_it_is_of(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,7 +75,7 @@ def line_of(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, A
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_figures_and_intervals_are_those_without_the_copies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -20,7 +20,6 @@ from uncertainty_seg.cli import main as command_line
 from uncertainty_seg.cli.arguments import (
     add_settings,
     image_size,
-    option_of,
     positive_number,
     print_json,
     settings_from_args,
@@ -204,7 +203,6 @@ def test_settings_of_the_command_line_are_those_of_the_node() -> None:
     assert (settings.model, settings.passes, settings.mask_policy, settings.stale_timeout_s) == (
         'm', 7, 'per_frame', 3.0
     )
-    assert option_of('gate.rise_frames') == '--gate-rise-frames'
 
 
 def test_argument_types_know_their_bounds() -> None:

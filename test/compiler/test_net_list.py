@@ -56,7 +56,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', CI)
 def test_a_network_of_the_zoo_agrees_with_itself(name: str, tmp_path: Path) -> None:
     # The compiler's own comparison of passes is left out: this is one, by another road.

@@ -47,7 +47,7 @@ Site = tuple[tuple[int, ...], float]
 # Of each kind of dropout the smallest is quick: of channels, of elements, of tokens and attention,
 # before computed kernels, and injected.
 QUICK = ('unet_dropout', 'deeplabv3plus', 'vit', 'hyperseg', 'lraspp')
-NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.release)
          for name in zoo.NETS]
 
 DENSE = ((12, 1, 1), 0.2)
@@ -144,7 +144,7 @@ def require_equal(ours: np.ndarray, theirs: np.ndarray, exact: np.ndarray, sampl
         assert error(ours, exact, sampling) < max(TOLERANCE, 1.5 * noise) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', NAMES)
 def test_the_sites_are_those_that_the_network_has(name: str) -> None:
     found = [(s.shape, s.p) for s in compiled(name).bundle.card.dropout_sites]
@@ -153,7 +153,7 @@ def test_the_sites_are_those_that_the_network_has(name: str) -> None:
     np.testing.assert_allclose([p for _, p in found], [p for _, p in wanted], atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', NAMES)
 def test_passes_equal_torch_with_the_same_masks(name: str) -> None:
     result, image = compiled(name), picture()
@@ -167,7 +167,7 @@ def test_passes_equal_torch_with_the_same_masks(name: str) -> None:
     assert np.abs(ours[0] - ours[1]).max() > 1e-3 * np.ptp(ours)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', NAMES)
 def test_masks_of_ones_equal_the_plain_network(name: str) -> None:
     result, image = compiled(name), picture()

@@ -85,7 +85,7 @@ def codes(lines: list[str]) -> set[str]:
     return {match[1] for line in lines if (match := re.search(r':\d+:\d+: ([A-Z]+\d+) ', line))}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @needs_tools
 @pytest.mark.skipif(HAS_AMENT, reason='a ROS with its own ament_flake8 is here: that is asked')
 def test_flake8_and_pep257_of_ament_find_nothing() -> None:

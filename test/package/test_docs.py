@@ -10,7 +10,6 @@ import pytest
 from uncertainty_seg.cli import (
     calibrate as calibrate_gate,
 )
-from uncertainty_seg.cli import calibrate_passes, crossfit
 from uncertainty_seg.cli import (
     compile as compile_net,
 )
@@ -54,7 +53,7 @@ def test_every_option_of_compile_that_is_shown_exists() -> None:
 
 def test_every_option_of_the_verbs_that_calibrate_and_evaluate_is_on_their_page() -> None:
     known = set()
-    for verb in (calibrate_gate, calibrate_passes, crossfit, evaluate_bundle):
+    for verb in (calibrate_gate, evaluate_bundle):
         parser = argparse.ArgumentParser(add_help=False)
         verb.add_arguments(parser)
         known |= {word for action in parser._actions for word in action.option_strings}

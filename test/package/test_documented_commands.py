@@ -183,7 +183,7 @@ def smaller(words: list[str]) -> list[str]:
     return words + shlex.split(SMALLER.get(verb, ''))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('page', PAGES_WITH_COMMANDS, ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(
     page: Path, here: Path, capsys: pytest.CaptureFixture[str]

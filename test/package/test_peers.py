@@ -385,7 +385,7 @@ def test_onnx_runtime_removes_dropout_that_was_exported_in_training(
     assert np.array_equal(one, two) is not kept
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_benchmark_of_peers_measures_ours_beside_another_way(tmp_path: Path) -> None:
     figures = tmp_path / 'figures.json'
     subprocess.run(

@@ -36,7 +36,7 @@ def found(suim: Pipeline, shared_data: Path) -> Evaluation:
     return evaluate(suim, bgr_pairs(load_bundle('suim'), data), data.ignore_index)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_known_photographs_are_segmented_better_than_unseen_ones(found: Evaluation) -> None:
     metrics = load_bundle('suim').card.metrics
     assert found.mean_iou > metrics['val_mean_iou'] >= 0.5
@@ -44,7 +44,7 @@ def test_known_photographs_are_segmented_better_than_unseen_ones(found: Evaluati
     assert found.ece <= 0.06
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_entropy_ranks_wrong_pixels_above_right_ones(found: Evaluation) -> None:
     metrics = load_bundle('suim').card.metrics
     assert found.error_auroc['entropy'] >= metrics['val_error_auroc_entropy'] - 0.02

@@ -94,7 +94,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_example_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ('torch', 'sklearn', 'scipy', 'pyarrow'):
         pytest.importorskip(package)

@@ -38,7 +38,7 @@ LONGEST_S = 15.0
 DONE_S = 0.3
 RTX = os.environ.get('UNCERTAINTY_SEG_RTX17', '')
 PATH = os.pathsep.join(filter(None, [str(ROOT), RTX, os.environ.get('PYTHONPATH', '')]))
-WITH_RTX = [pytest.mark.slow, pytest.mark.skipif(
+WITH_RTX = [pytest.mark.release, pytest.mark.skipif(
     not RTX, reason='TensorRT-RTX is not here (UNCERTAINTY_SEG_RTX17)')]
 
 
@@ -48,7 +48,7 @@ def domain() -> Iterator[int]:
         yield number
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('builder', ['native', pytest.param('rtx', marks=WITH_RTX)])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.ros
@@ -88,7 +88,7 @@ def test_a_signal_leaves_the_build_with_a_last_false(
         process.end()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(not RTX, reason='TensorRT-RTX is not here (UNCERTAINTY_SEG_RTX17)')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('seed', range(4))

@@ -144,7 +144,7 @@ class TestProcesses:
 
     pytestmark = needs_ros
 
-    @pytest.mark.slow
+    @pytest.mark.release
     @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
     @pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGTERM])
     def test_a_demo_that_is_ended_leaves_no_process(
@@ -172,7 +172,7 @@ class TestProcesses:
             for pid in running(str(tmp_path)):
                 os.kill(pid, signal.SIGKILL)
 
-    @pytest.mark.slow
+    @pytest.mark.release
     @pytest.mark.parametrize('number', HEEDED)
     def test_each_signal_closes_the_bag_of_the_recorder(
         self, tmp_path: Path, domain: int, number: int

@@ -187,7 +187,7 @@ HOLDS = {'Calibrate for your water': has_new_limits}
 
 # A minute each, at most, on two cores that have nothing else to do.
 @pytest.mark.timeout(600)
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.ros
 @pytest.mark.parametrize('name', RUN)
 def test_a_walk_runs_from_another_folder_and_leaves_what_it_says(

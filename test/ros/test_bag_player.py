@@ -182,7 +182,7 @@ def test_parameters_of_a_file_for_all_nodes_are_named_once(tmp_path: Path, domai
     assert player.output.count('there is no parameter gate.alpha, rate, ignored: its own') == 1
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_live_node_gives_the_masks_and_scores_of_the_pipeline(
     tmp_path: Path, domain: int
 ) -> None:

@@ -198,7 +198,7 @@ def check_masks(rig: Rig) -> None:
     np.testing.assert_array_equal(plain, rows)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @needs_cv_bridge
 def test_the_node_runs_with_the_real_cv_bridge(tiny_bundle: Path, tmp_path: Path) -> None:
     for rig in rigs(tiny_bundle, tmp_path, PYTHON, **other_environment()):

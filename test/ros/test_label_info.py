@@ -67,7 +67,7 @@ def heard_by(process: Process) -> list[dict[str, Any]]:
     return [json.loads(line) for line in process.output.splitlines() if line.startswith('{')]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_late_subscriber_in_another_process_hears_the_names_of_the_model_of_now(
     messages: str, start: Start
 ) -> None:

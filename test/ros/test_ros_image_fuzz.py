@@ -53,14 +53,14 @@ def check(msg: Any) -> bool:
     return check_raw(image) if isinstance(image, RawImage) else check_file_message(image, None)
 
 
-@pytest.mark.parametrize('count', [QUICK, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('count', [QUICK, pytest.param(MANY, marks=pytest.mark.release)])
 def test_messages_at_random(count: int) -> None:
     fuzzer = Fuzzer(seed=count + 1)
     num_shown = sum(check(message(fuzzer)) for _ in range(count))
     assert 0.2 * count < num_shown < 0.8 * count
 
 
-@pytest.mark.parametrize('count', [QUICK, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('count', [QUICK, pytest.param(MANY, marks=pytest.mark.release)])
 def test_bytes_that_were_damaged_on_the_way(count: int) -> None:
     fuzzer, num_read = Fuzzer(seed=count + 2), 0
     for _ in range(count):
@@ -95,7 +95,7 @@ class Rig:
         return self.node.topics[f'~/{topic}'].sent[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_no_message_is_an_internal_error_and_none_that_is_wrong_is_confident(
     tmp_path: Path
 ) -> None:

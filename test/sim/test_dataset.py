@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_images_masks_classes_and_splits_fit_together(folder: Path):
     splits = json.loads((folder / 'splits.json').read_text())
     assert {name: len(stems) for name, stems in splits.items()} == {'train': 7, 'val': 3}

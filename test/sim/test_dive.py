@@ -58,7 +58,7 @@ def test_unknown_objects_are_seen_in_their_events_only(dive: Dive):
         assert all(np.array_equal(f.mask == IGNORE, f.unknown) for f in frames)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_dive_can_show_a_wreck_instead():
     dive = Dive(1, size=SMALL, unknown='wreck')
     wreck = dive.events[2]

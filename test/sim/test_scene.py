@@ -74,7 +74,7 @@ def test_a_scene_of_normal_operation_is_complete(seed: int):
     assert scene.image.std() > 5
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_all_classes_appear_over_a_few_scenes():
     pixels = np.zeros(256, np.int64)
     for seed in range(100, 124):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ros_helpers import needs_ros
 
-pytestmark = [*needs_ros, pytest.mark.slow]
+pytestmark = [*needs_ros, pytest.mark.release]
 PROGRAM = str(Path(__file__).with_name('soak.py'))
 
 

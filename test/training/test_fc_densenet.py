@@ -156,7 +156,7 @@ def test_every_dropout_becomes_a_site_and_masked_passes_are_those_of_the_formula
     assert np.abs(ours[0] - ours[1]).max() > 1e-2  # else the parity would prove nothing
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_train_knows_it_by_name_with_the_classes_of_the_images_and_a_rate(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

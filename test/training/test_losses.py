@@ -146,7 +146,7 @@ def learnt(count: int) -> UncertaintyMaps:
     return maps_from_logits(sampled_logits(moments, noise), 1, 2000, 1.0, 'half_pixel')
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_planted_label_noise_is_found_and_more_data_does_not_shrink_it() -> None:
     few, many = learnt(100), learnt(20_000)
     noisy, clean = many.aleatoric[0, :1000].mean(), many.aleatoric[0, 1000:].mean()

@@ -138,7 +138,7 @@ def macs(folder: Path) -> int:
 # --- members ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_full_networks_of_mixed_encoders_differ_and_are_the_passes(tmp_path: Path) -> None:
     plan = as_ensemble(tiny_recipe(), EnsemblePlan(2, encoders=('lite0', 'mobilenet_v2')))
     train(plan, tmp_path / 'net.pt')
@@ -177,7 +177,7 @@ def test_members_are_trained_with_what_they_have_by_turns(tmp_path: Path) -> Non
         assert not all(torch.equal(two[name], same[1][name]) for name in two)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('kind, shared', [
     ('decoders', {'encoder'}),
     ('heads', {'encoder', 'decoder.laterals', 'decoder.context', 'decoder.blocks'}),
@@ -262,7 +262,7 @@ def test_a_member_of_another_first_network_is_not_taken_for_one_of_this(tmp_path
         train(plan, file, member=1)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_decoders_may_be_trained_for_fewer_epochs_than_the_first_network(tmp_path: Path) -> None:
     plan = dataclasses.replace(
         as_ensemble(tiny_recipe(epochs=2), EnsemblePlan(2, 'decoders')), member_epochs=1)
@@ -339,7 +339,7 @@ def test_a_single_pass_is_the_network_without_dropout(tmp_path: Path) -> None:
 # --- dropout ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_members_that_keep_dropout_give_members_times_masks(tmp_path: Path) -> None:
     plan = as_ensemble(tiny_recipe(), EnsemblePlan(2, 'decoders'), keeps_dropout=True)
     assert plan.passes == 4
@@ -395,7 +395,7 @@ def test_dropout_deep_in_the_encoder_reaches_all_behind_it() -> None:
     assert 30 < int(dropped.sum()) < 82  # of 112
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_masks_of_training_are_those_that_run_to_the_bit(tmp_path: Path) -> None:
     plan = with_dropout(tiny_recipe(), dropout_plan('head,level4=0.25'))
     plan = dataclasses.replace(plan, passes=3, mask_bank=3, mask_seed=5)

@@ -257,7 +257,7 @@ def test_one_command_makes_the_bundle_of_a_fold(
     assert len(read_folds(folder / 'bundles' / 'folds.json')) == 12
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(('options', 'passes', 'sites'), [
     ('single', 1, {}), ('direct', 1, {'noise': 'noise'}),
     ('direct --dropout head=0.5', 4, {'noise': 'noise', 'mask_decoder_drop_head': 'mask'}),

@@ -195,7 +195,7 @@ def test_a_dataset_trains_to_the_weights_of_its_folder_and_the_card_has_its_vers
     assert '12 labelled images of data (version 1), 2 epochs' in card.training
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_run_killed_in_an_epoch_gives_the_weights_of_one_that_was_not(place: Path) -> None:
     epochs = ('--epochs', 4)
     assert main(words(place, *epochs, out='whole')) == 0
@@ -669,7 +669,7 @@ def test_rows_of_a_classifier_go_to_the_classes_of_the_same_name(
     assert torch.equal(rows[[0, 2, 3]], given[[2, 0, 1]]) and torch.equal(rows[1], fresh[1])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_training_goes_on_from_a_bundle_and_the_card_says_so(
     finished: tuple[Path, PyramidNet], place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,7 +23,6 @@ _log = logging.getLogger(__name__)
 SHOW_EVERY_S = 0.1
 # For the next report of progress; TensorRT makes none for seconds.
 STOP_S = 0.5
-_NAMES = ('precision', 'reduction', 'passes', 'memory_budget_mb', 'trusted_keys')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'UNCERTAINTY_SEG_ENGINE_CACHE names it [that of this user]')
     parser.add_argument('--compute-capability', type=_capabilities, default=(), metavar='LIST',
                         help='for GPUs that are not here, as 8.6,8.9 (TensorRT-RTX only)')
-    add_settings(parser, _NAMES)
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.core.settings import INFINITE_PASSES, precision_of
     from uncertainty_seg.storage.model_bundle import load_bundle
 
-    settings = settings_from_args(args, _NAMES)
+    settings = settings_from_args(args)
     if settings.pass_policy == INFINITE_PASSES:
         raise ConfigError('--passes inf', 'a number: engines compute passes',
                           "leave --passes out for the bundle's own")

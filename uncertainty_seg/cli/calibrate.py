@@ -56,8 +56,6 @@ _OPTIONS_OF_A_FIT = {
     'alpha': 'alphas', 'frames': 'max_train', 'neighbours': 'neighbours',
     'tune-share': 'tune_share',
 }
-SETTINGS = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'reduction',
-            'ignore_mask')
 
 
 def calibrate(
@@ -375,14 +373,14 @@ def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write an HTML report there')
     parser.add_argument('--sign', type=Path, metavar='KEY',
                         help='sign the bundle with this private key, a PEM file')
-    add_settings(parser, SETTINGS)
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate and print what was found."""
     from uncertainty_seg.storage.model_bundle import find_bundle
 
-    settings = settings_from_args(args, SETTINGS)
+    settings = settings_from_args(args)
     if args.like is not None:
         return _run_like(args, settings)
     if hasattr(args, 'error'):

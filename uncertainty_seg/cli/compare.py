@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from uncertainty_seg.core.settings import Settings
 
 MISUSE = (ConfigError, DatasetError, ModelBundleError)
-_NAMES = ('backend', 'threads', 'seed', 'precision', 'reduction', 'ignore_mask')
 _MOST = 10**9
 
 
@@ -182,14 +181,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write every row there, as one JSON object')
     parser.add_argument('--csv', dest='csv_file', type=Path, metavar='FILE',
                         help='write every row there, one a line')
-    add_settings(parser, _NAMES)
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print the table."""
     from uncertainty_seg.calibration.compare.show import terminal_text
 
-    found = call_with(compare, args, settings=settings_from_args(args, _NAMES))
+    found = call_with(compare, args, settings=settings_from_args(args))
     print(terminal_text(found), file=sys.stdout)
     print_json(found.summary())
     return 0

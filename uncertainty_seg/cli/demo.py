@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from uncertainty_seg.sim.demo.timeline import Timeline
 
 
-SETTINGS = ('model', 'backend', 'threads', 'map', 'gate.alpha')
 SHEET_FILE, VIDEO_FILE = 'contact_sheet.png', 'dive.mp4'
 
 
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dive_arguments(parser)
     parser.add_argument('--workers', type=whole_number(1, 64), default=2,
                         help='processes that render the dive [2]')
-    add_settings(parser, SETTINGS, model='pipeline')  # what the dive shows
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.cli.make_dive import ensure_dive
     from uncertainty_seg.sim.demo.report import problems_of, summary_lines
 
-    settings = _with_loosest_promise(settings_from_args(args, SETTINGS))
+    settings = _with_loosest_promise(settings_from_args(args, model='pipeline'))
     dive, out_bag = args.out / 'dive', args.out / 'output_bag'
     _say('1/4 dive')
     if not ensure_dive(dive, dive_options(args), args.workers):

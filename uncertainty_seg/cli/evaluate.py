@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from uncertainty_seg.core.settings import Settings
 
 MISUSE = (CalibrationError, ConfigError, DatasetError)
-_NAMES = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'reduction',
-          'ignore_mask', 'gate.alpha')
 
 
 def evaluate(
@@ -126,14 +124,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='when a mask is bad [as it was calibrated, or iou<0.5]')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
-    add_settings(parser, _NAMES)
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from uncertainty_seg.storage.model_bundle import find_bundle
 
-    found = call_with(evaluate, args, settings=settings_from_args(args, _NAMES),
+    found = call_with(evaluate, args, settings=settings_from_args(args),
                       corrupt_frames=args.corrupt_frames if args.corrupt else 0)
     print_json({'bundle': str(find_bundle(args.bundle)), **found.summary()})
     return 0

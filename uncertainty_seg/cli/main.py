@@ -44,10 +44,6 @@ VERBS = {
     'sign': ('sign', 'sign a bundle, for nodes that name trusted keys'),
     'convert': ('convert', 'make a variant of a bundle in another precision'),
     'calibrate': ('calibrate', 'fit temperature and thresholds of a bundle, with a promise'),
-    'calibrate-passes': ('calibrate_passes', 'measure when fewer than T passes settle a '
-                         'verdict, for pass_policy auto'),
-    'crossfit': ('crossfit', 'train networks on folds of the images and calibrate a '
-                 'bundle by them'),
     'evaluate': ('evaluate', 'measure masks, uncertainty and flag of a bundle on labelled '
                  'images'),
     'compare': ('compare', 'compare bundles with one deterministic pass: cost, '

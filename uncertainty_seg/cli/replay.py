@@ -18,10 +18,8 @@ import time
 from typing import TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import (
-    add_node_parameters,
     add_settings,
     call_with,
-    FRAME_CHECKS,
     print_json,
     settings_from_args,
 )
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from uncertainty_seg.core.settings import Settings
     from uncertainty_seg.data.replay import ReplayReport
 
-SETTINGS = ('model', 'backend', 'threads', 'passes', 'pass_policy', 'seed', 'mask_policy',
-            'precision', 'reduction', 'map', 'trusted_keys', *FRAME_CHECKS)
 
 
 def replay(
@@ -93,8 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write the uncertainty map (32FC1) and the confidence (mono8) too')
     parser.add_argument('--views', action='store_true', help='write heatmap and overlay too')
     parser.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
-    add_settings(parser, SETTINGS, is_silent=True)
-    add_node_parameters(parser, '/uncertainty_seg')
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     UncertaintySegError if a bag, the model or a setting cannot be used, or the input broke off.
     """
     start_s = time.perf_counter()
-    report = call_with(replay, args, settings=settings_from_args(args, SETTINGS))
+    report = call_with(replay, args, settings=settings_from_args(args))
     for problem in report.problems:
         print(f'bad {problem}', file=sys.stderr)
     print(f'{report.num_frames} frames, {report.num_confident} confident, {report.num_bad} bad, '

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 from uncertainty_seg.cli.arguments import (
     add_settings,
     call_with,
-    FRAME_CHECKS,
     print_json,
     settings_from_args,
     whole_number,
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from uncertainty_seg.core.settings import Settings
     from uncertainty_seg.data.scoring.run import ScoreSummary
 
-SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision',
-            'reduction', 'ignore_mask', 'trusted_keys', *FRAME_CHECKS)
 
 
 def score(
@@ -110,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                           help='processes on this machine, a shard each [1]')
     machines.add_argument('--ray', metavar='auto|ADDRESS',
                           help='score on a Ray cluster; its machines must share all paths')
-    add_settings(parser, SETTINGS)
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -121,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     used; and, after all the others are finished, if a source cannot be read or broke off.
     """
     start_s = time.perf_counter()
-    summary = call_with(score, args, settings=settings_from_args(args, SETTINGS))
+    summary = call_with(score, args, settings=settings_from_args(args))
     seconds = time.perf_counter() - start_s
     for problem in summary.problems:
         print(f'bad {problem}', file=sys.stderr)

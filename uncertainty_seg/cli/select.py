@@ -27,7 +27,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from uncertainty_seg.cli.arguments import call_with, option_of, print_json, whole_number
+from uncertainty_seg.cli.arguments import call_with, print_json, whole_number
 from uncertainty_seg.errors import ConfigError, require_libraries, TableError
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _read_numbers(args: argparse.Namespace) -> None:
             try:
                 setattr(args, name, read(text))
             except argparse.ArgumentTypeError as err:
-                option = '-n' if name == 'count' else option_of(name)
+                option = '-n' if name == 'count' else f'--{name.replace("_", "-")}'
                 raise ConfigError(f'{option} {err}') from None
 
 

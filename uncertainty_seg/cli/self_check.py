@@ -30,8 +30,6 @@ from uncertainty_seg.storage.whole_files import json_text
 if TYPE_CHECKING:
     from uncertainty_seg.core.bundle import ModelBundle
 
-_NAMES = ('backend', 'precision', 'reduction', 'passes', 'seed', 'threads', 'memory_budget_mb',
-          'trusted_keys')
 
 
 @dataclass(frozen=True)
@@ -180,12 +178,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--runs', type=whole_number(4, 100000), default=40,
                         help='runs for repeatability, memory and times [40]')
     parser.add_argument('--report', type=Path, metavar='FILE', help='write the JSON there too')
-    add_settings(parser, _NAMES)
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check, print a table and a line of JSON; 1 if a check failed."""
-    found = call_with(self_check, args, settings=settings_from_args(args, _NAMES))
+    found = call_with(self_check, args, settings=settings_from_args(args))
     print(found.table)
     print_json({**found.values, 'record': str(found.record)})
     return 0 if found.is_passed else 1

@@ -287,7 +287,7 @@ def run_child(cache: Path, before: str = '') -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_without_a_place_for_its_cache_numba_compiles_in_memory(tmp_path: Path) -> None:
     child = run_child(tmp_path, READ_ONLY)
     assert child.returncode == 0, child.stderr
@@ -296,7 +296,7 @@ def test_without_a_place_for_its_cache_numba_compiles_in_memory(tmp_path: Path) 
     assert not list(tmp_path.rglob('*.nb?'))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_damaged_cache_is_no_reason_not_to_start(tmp_path: Path) -> None:
     assert run_child(tmp_path).returncode == 0
     indexes = list(tmp_path.rglob('*.nbi'))

@@ -63,7 +63,7 @@ def on_cudart(rig: Rig) -> FakeCudart:
     return cudart
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.torch
 @pytest.mark.parametrize('is_mapped', [False, True])
 @pytest.mark.parametrize(('kind', 'version'), [

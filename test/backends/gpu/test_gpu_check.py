@@ -68,7 +68,7 @@ def call(program: ModuleType, rig: Rig, out: Path, *words: str) -> tuple[int, di
     return code, json.loads(out.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_part_passes_and_is_in_the_file(
     program: ModuleType, machine: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -136,7 +136,7 @@ def test_all_shipped_bundles_are_tested() -> None:
     assert set(shipped_bundles()) == {*SHIPPED, *(f'{name}_fp16' for name in SHIPPED)}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('precision', ['fp32', 'fp16', 'bf16'])
 @pytest.mark.parametrize('name', SHIPPED)
 def test_every_shipped_bundle_builds(
@@ -299,7 +299,7 @@ def test_weak_types_are_refused_where_there_are_none(builder: Builder) -> None:
     assert 'strongly typed networks only' in found['text']
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_int8_trunk_builds_where_int8_is_computed(builder: Builder, tmp_path: Path) -> None:
     bundle = load_bundle('suim')
     spec, rng = bundle.card.input, np.random.default_rng(0)
@@ -353,7 +353,7 @@ def zoo_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
             for name, words in (*ZOO, HARD_SWISH)}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.torch
 @pytest.mark.parametrize(('name', 'words'), ZOO, ids=lambda v: v if isinstance(v, str) else
                          ' '.join(v).replace('--', '') or 'fp32')
@@ -368,7 +368,7 @@ def test_networks_of_many_kinds_build(
     assert (found['profiles'] == {}) == is_fixed
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.torch
 def test_a_hard_swish_in_bf16_is_refused_by_node(
     builder: Builder, zoo_bundles: dict[Any, Path]

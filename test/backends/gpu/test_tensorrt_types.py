@@ -256,13 +256,13 @@ def missing_name(line: str) -> str:
     return '.'.join(part for part in found.groups() if part and part != 'tensorrt')
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_call_fits_what_the_version_declares(checker: Checker) -> None:
     found = {missing_name(line) for line in checker.errors()}
     assert found == LACKS[checker.number], '\n'.join(sorted(found ^ LACKS[checker.number]))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_what_we_call_has_a_signature_to_be_checked_by(checker: Checker) -> None:
     used = {node.attr for name in FILES
             for node in ast.walk(ast.parse((GPU / name).read_text(encoding='utf-8')))
@@ -306,7 +306,7 @@ def test_no_other_file_touches_tensorrt_and_no_bit_of_a_flag_is_written_down() -
             assert not found, path.name
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_wrong_call_is_reported(checker: Checker, tmp_path: Path) -> None:
     texts = {name: (GPU / name).read_text(encoding='utf-8') for name in FILES}
     for file, right, wrong, _ in BROKEN:

@@ -170,7 +170,7 @@ OVERFLOWING = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('width_px', [1280, 400])
 def test_the_page_is_whole_and_fits(browser: Browser, path: Path, width_px: int) -> None:
     browser.open(path, width_px)
@@ -186,7 +186,7 @@ def test_the_page_is_whole_and_fits(browser: Browser, path: Path, width_px: int)
     assert browser.run(OVERFLOWING) == []
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_bundle_without_a_calibration_has_a_page_that_says_so(
     browser: Browser, tmp_path: Path
 ) -> None:

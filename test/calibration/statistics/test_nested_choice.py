@@ -149,7 +149,7 @@ def test_the_figures_of_a_fold_do_not_depend_on_its_own_answers() -> None:
     assert one.promises[0].of_folds[1] != other.promises[0].of_folds[1]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_nested_figures_are_not_optimistic_where_no_score_knows_anything() -> None:
     """
     Twelve sets of pure noise, where the truth is known: no order of frames is worth anything.

@@ -134,7 +134,7 @@ def moments_of(
     return mean, variance
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('case', CASES)
 def test_moments_are_those_of_samples(case: str) -> None:
     nodes, (mean_share, variance_share) = CASES[case]

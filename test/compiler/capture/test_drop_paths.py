@@ -254,7 +254,7 @@ def masked(marked: MarkedNet, value: float) -> torch.Tensor:
             x, drop, np.full(x.shape, value, np.float32)))['output']
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', PROVEN)
 def test_masks_of_one_are_the_untouched_net_and_drawn_ones_have_its_distribution(
     name: str

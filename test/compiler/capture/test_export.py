@@ -65,7 +65,7 @@ def run_compiled(
     return head.run(None, {**features, **masks})[0]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('plan', PLANS)
 def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
     net = lively_net(PLANS[plan])
@@ -78,7 +78,7 @@ def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
     assert np.abs(ours[0] - ours[1]).max() > 1e-3  # else the parity above would prove nothing
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('plan', PLANS)
 def test_all_ones_masks_equal_the_network_in_eval_mode(plan: str) -> None:
     net = lively_net(PLANS[plan])
@@ -98,7 +98,7 @@ def test_exporting_moves_no_batch_norm_and_leaves_the_dropout_in_place() -> None
     assert isinstance(net.decoder.drop_head, torch.nn.Dropout2d)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_net_left_in_training_mode_is_exported_with_its_batch_norm_frozen() -> None:
     net = lively_net(PLANS['head'])
     image = np.random.default_rng(2).integers(0, 256, (1, 64, 96, 3), np.uint8)
@@ -109,7 +109,7 @@ def test_a_net_left_in_training_mode_is_exported_with_its_batch_norm_frozen() ->
     assert net.training
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_sites_carry_rate_shape_and_the_name_of_their_module() -> None:
     compiled = compile_graph(export_marked(lively_net(PLANS['everywhere']), SPEC), SPEC)
     found = {s.name: (s.shape, s.p) for s in compiled.sites}

@@ -146,7 +146,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], list[str], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', NETS)
 def test_passes_are_those_that_the_nets_own_train_draws(name: str) -> None:
     build, sites, off = NETS[name]

@@ -129,7 +129,7 @@ OTHER = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', OTHER)
 def test_masks_that_are_not_what_the_network_draws_are_refused(name: str) -> None:
     ours, theirs = (Segmenter(path) for path in OTHER[name])

@@ -63,7 +63,7 @@ def test_weights_in_which_rounding_does_not_show_are_stored_in_half(tmp_path: Pa
     assert 0 < made.stored.logit_error < 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(('scale', 'norm'), [(3e-8, True), (1e-7, True), (1e6, True)])
 def test_weights_beyond_16_bits_stay_float32_and_the_labels_those_of_torch(
     tmp_path: Path, scale: float, norm: bool

@@ -100,7 +100,7 @@ def test_files_of_the_older_exporter_compute_the_same(opset: int, is_dynamic: bo
     require_same(exported(opset, is_dynamic, is_older=True))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('opset, is_dynamic', [(18, True), (20, False), (21, True), (23, True)])
 def test_files_of_the_newer_exporter_compute_the_same(opset: int, is_dynamic: bool) -> None:
     pytest.importorskip('onnxscript')

@@ -85,7 +85,7 @@ def exported(form: str, drops: str) -> onnx.ModelProto:
     return write_unpooling(fold_constants(to_opset17(model)))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('drops', ['late', 'early', 'early and late'])
 @pytest.mark.parametrize('form', FORMS)
 def test_unpooling_of_all_passes_is_torchs_of_each(form: str, drops: str) -> None:

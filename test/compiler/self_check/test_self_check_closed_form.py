@@ -67,7 +67,7 @@ def test_a_sound_backend_agrees_with_the_closed_form(
     assert failed(bundle, plan) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(('change', 'expected'), [
     (lambda m: m[:, ::-1], {'logits_of_masks'}),  # another channel's mask
     (lambda m: np.roll(m, 1, 0), {'logits_of_masks'}),  # another pass's
@@ -114,7 +114,7 @@ def test_a_head_that_turns_the_masks_round_is_found(
     assert failed(load_bundle(str(tmp_path / 'turned')), plan) == {'logits_of_masks'}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
 def test_the_shipped_runtimes_pass_without_passes(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -289,7 +289,7 @@ def test_the_shipped_runtimes_pass(
     assert report == {name: value for name, value in values.items() if name != 'record'}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
 def test_the_other_shipped_bundle_passes_too(cache: Path, backend: str) -> None:
     pytest.importorskip(backend)

@@ -86,7 +86,7 @@ def moved(image: np.ndarray, share: float) -> np.ndarray:
     return cv2.copyMakeBorder(image[down:, right:], 0, down, 0, right, cv2.BORDER_REFLECT)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_planted_views_that_the_hash_misses_are_found_by_the_shipped_network(
     tmp_path: Path
 ) -> None:

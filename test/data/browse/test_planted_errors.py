@@ -22,7 +22,7 @@ from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 SWAPPED = (1, 4, 7)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_planted_swaps_are_the_first_of_the_list(tmp_path: Path) -> None:
     card = load_bundle('pipeline').card
     folder = tmp_path / 'scenes'

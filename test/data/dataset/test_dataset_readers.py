@@ -53,7 +53,7 @@ def test_two_imports_grow_into_one_dataset_with_what_is_known_of_each_frame(
     assert [row['score'] for row in rows] == [0.5, 1.5, 2.5, 3.5] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_calibrate_and_evaluate_take_the_dives_of_a_dataset_for_blocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -379,7 +379,7 @@ def killed_at(step: int, data: Path, source: Path) -> bool:
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_kill_at_any_moment_leaves_the_old_version_or_the_new_one(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

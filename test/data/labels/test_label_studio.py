@@ -32,7 +32,7 @@ from uncertainty_seg.sim.pipe import CLASS_NAMES, PALETTE
 from uncertainty_seg.sim.scene import render_scene
 from uncertainty_seg.storage.labelled_folder import ClassTable
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 CLASSES = ClassTable(tuple(CLASS_NAMES), tuple(PALETTE), 255)
 REASON = 'flagged: entropy.mean 0.31 > 0.27'

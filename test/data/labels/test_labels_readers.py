@@ -113,7 +113,7 @@ def test_what_datumaro_makes_of_voc_is_known_as_the_prediction(
             read_mask(tmp_path / 'out' / 'masks' / f'{frame.stem}.png'), frame.mask)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_fiftyone_imports_its_data_set(tmp_path: Path) -> None:
     python = os.environ.get('UNCERTAINTY_SEG_FIFTYONE', '')
     if not python:

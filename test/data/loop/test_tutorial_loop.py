@@ -86,7 +86,7 @@ def test_the_oracle_labels_by_the_truth(
 
 # Four minutes on a quiet machine.
 @pytest.mark.timeout(1200)
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.torch
 def test_the_page_runs_from_an_empty_folder_and_gains(tmp_path: Path) -> None:
     pytest.importorskip('torch', reason='torch is not installed: no training')

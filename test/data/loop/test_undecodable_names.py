@@ -41,7 +41,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_pictures_and_folders_of_any_name_go_all_the_way(
     root: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,7 +145,7 @@ class TestLive:
         kinds = {ours[t]['kind'] for t in ours}
         assert {'confident', 'uncertain'} <= kinds  # else the agreement proves little
 
-    @pytest.mark.slow
+    @pytest.mark.release
     def test_node_and_replay_agree_to_the_byte_with_the_same_parameter_file(
         self, tmp_path: Path, tiny_bundle: Path, domain: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -167,7 +167,7 @@ class TestLive:
             assert [theirs[t] for t in judged] == [ours[t] for t in judged]
         assert {'confident', 'uncertain'} <= {ours[t]['kind'] for t in ours}
 
-    @pytest.mark.slow
+    @pytest.mark.release
     def test_shipped_model_agrees_on_a_dive(self, tmp_path: Path, domain: int) -> None:
         from uncertainty_seg.cli.make_dive import DiveOptions, write_dive
 

@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.cli import score as score_frames
-from uncertainty_seg.cli.arguments import option_of
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
@@ -489,7 +488,7 @@ def has_parts(table: Path, count: int) -> bool:
         list(table.glob('.photos*.tmp')))
 
 
-@pytest.mark.parametrize('workers', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('workers', [1, pytest.param(2, marks=pytest.mark.release)])
 def test_a_run_that_is_killed_loses_one_shard_and_another_goes_on(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], workers: int,
     started: Start,
@@ -512,7 +511,7 @@ def test_a_run_that_is_killed_loses_one_shard_and_another_goes_on(
     assert parts_of(table) == parts_of(tmp_path / 'whole')
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_worker_that_dies_is_one_sentence_and_costs_its_shard_only(
     tmp_path: Path, tiny_bundle: Path, started: Start
 ) -> None:
@@ -528,7 +527,7 @@ def test_a_worker_that_dies_is_one_sentence_and_costs_its_shard_only(
     assert len(list_parts(table)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_interrupt_stops_the_workers_too(
     tmp_path: Path, tiny_bundle: Path, started: Start
 ) -> None:
@@ -543,7 +542,7 @@ def test_an_interrupt_stops_the_workers_too(
     require_nobody_left(process)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_workers_end_with_a_run_that_is_killed_alone(
     tmp_path: Path, tiny_bundle: Path, started: Start
 ) -> None:
@@ -569,7 +568,6 @@ def test_every_option_and_column_is_on_the_page(tmp_path: Path, tiny_bundle: Pat
     parser = argparse.ArgumentParser(add_help=False)
     score_frames.add_arguments(parser)
     own = {word for action in parser._actions for word in action.option_strings}
-    own -= {option_of(name) for name in score_frames.SETTINGS}
     assert {word for word in own if word not in page} == set()
     bag = write_bag(tmp_path / 'bag', [RED])
     assert score(tiny_bundle, tmp_path / 'table', bag) == 0

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CAMERA = '/camera/image_raw'
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.release,
     pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='ray is not installed'),
     pytest.mark.skipif(importlib.util.find_spec('pyarrow') is None,
                        reason='pyarrow is not installed'),

@@ -725,7 +725,7 @@ def test_what_is_high_in_a_frame_and_what_is_next_to_it_is_written(
     assert (chosen[0]['index'], chosen[1]['index']) == (9, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_sheet_shows_mask_and_heatmap_where_the_model_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

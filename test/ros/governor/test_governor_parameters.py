@@ -127,7 +127,7 @@ class Given:
         return Parameter(name, value=self._value if name == self._name else default)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @for_each('declare, setting', [
     *[(serve, setting) for setting in OURS], *[(govern, setting) for setting in GOVERNORS],
 ])

@@ -106,7 +106,7 @@ class Ear:
         self.wait(lambda: bool(self.heard()) and self.heard()[-1][1] > SLOW + 0.05, 'a rise')
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_cut_cable_slows_the_vehicle_and_a_mended_one_raises_nothing_at_once(
     cable: Cable, tmp_path: Path
 ) -> None:

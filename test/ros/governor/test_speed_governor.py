@@ -110,7 +110,7 @@ def test_a_killed_publisher_slows_the_vehicle_and_the_command_it_has(rig: SpeedR
     assert rig.limited[-1].angular.z == -SLOW
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_publisher_that_hangs_is_slow_until_it_has_settled_again(rig: SpeedRig) -> None:
     peer = rig.speak('true')
     rig.wait_for_rise()
@@ -152,7 +152,7 @@ def test_a_governor_that_slept_does_not_believe_what_waited_for_it(rig: SpeedRig
     assert len(rig.factors) >= num_before + 30
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_node_started_anew_is_relied_on_when_the_dead_one_has_left_the_graph(
     rig: SpeedRig
 ) -> None:
@@ -165,7 +165,7 @@ def test_a_node_started_anew_is_relied_on_when_the_dead_one_has_left_the_graph(
     rig.wait_for_rise()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_second_publisher_is_slow_whatever_it_says_and_is_never_relied_on(
     rig: SpeedRig
 ) -> None:
@@ -186,7 +186,7 @@ def test_a_second_publisher_is_slow_whatever_it_says_and_is_never_relied_on(
     rig.wait_for_rise()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_node_is_relied_on_again_when_a_second_publisher_has_left(rig: SpeedRig) -> None:
     rig.speak('true')
     rig.wait_for_rise()
@@ -251,7 +251,7 @@ def test_whoever_needs_the_factor_learns_that_the_governor_hangs(rig: SpeedRig) 
     rig.hear()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_signal_leaves_the_vehicle_slow_and_standing(tmp_path: Path) -> None:
     # And flags are taken where clocks are not compared.
     with speed_rig(tmp_path, compare_clocks=False) as rig:

@@ -98,7 +98,7 @@ def closing_fleet(folder: Path, domain: int) -> Iterator[Fleet]:
 
 
 @pytest.mark.parametrize(('sure', 'unsure'), [
-    VEHICLES, pytest.param(*VEHICLES[::-1], marks=pytest.mark.slow)])
+    VEHICLES, pytest.param(*VEHICLES[::-1], marks=pytest.mark.release)])
 def test_one_that_is_confident_is_fast_and_the_other_stays_slow(
     fleet: Fleet, sure: str, unsure: str
 ) -> None:
@@ -117,7 +117,7 @@ def test_one_that_is_confident_is_fast_and_the_other_stays_slow(
     assert fleet.limited[unsure][-1].linear.x == pytest.approx(0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_nobody_writes_under_the_name_of_another_in_the_diagnostics(fleet: Fleet) -> None:
     wanted = {f'{name}/{part}' for name in VEHICLES
               for part in ('uncertainty_seg: health', 'speed_governor: speed')}

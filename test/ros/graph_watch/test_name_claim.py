@@ -248,7 +248,7 @@ def test_the_second_ends_itself_and_the_first_keeps_flag_and_graph(rig: Rig) -> 
     assert all(line.endswith('it is to end itself') for line in told)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_one_that_was_killed_does_not_keep_the_next_away(rig: Rig) -> None:
     first = rig.start()
     rig.wait_for_flag()
@@ -269,7 +269,7 @@ def test_of_three_that_start_together_one_stays(rig: Rig) -> None:
     assert sorted(one.wait() for one in three if not one.is_running) == [2, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_name_in_another_namespace_or_another_name_is_another_node(rig: Rig) -> None:
     nodes = [rig.start(), rig.start('-r', '__ns:=/auv2'), rig.start('-r', '__node:=front_seg')]
     rig.feed_until(lambda: all('active, waiting' in one.output for one in nodes), 'three nodes')

@@ -43,7 +43,7 @@ def test_by_default_the_newest_frame_of_any_camera_is_asked_for() -> None:
     assert camera_qos('reliable', 'volatile', 7).depth == 7
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_node_that_starts_late_gets_the_last_image_of_a_camera_that_keeps_it(
     tmp_path: Path
 ) -> None:

@@ -174,7 +174,7 @@ def test_our_own_flags_on_the_way_are_no_other_voice() -> None:
     assert rig.watch.reason == ''
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_nodes_with_one_flag_are_both_not_confident_until_one_is_gone(tmp_path: Path) -> None:
     from diagnostic_msgs.msg import DiagnosticArray
     from std_msgs.msg import Bool

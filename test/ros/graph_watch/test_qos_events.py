@@ -306,7 +306,7 @@ def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: Rig) -> Non
     node.destroy_publisher(camera)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_camera_that_has_just_come_is_not_said_to_lose_its_frames(rig: Rig) -> None:
     def message() -> str:
         return str(rig.health[-1].status[0].message) if rig.health else ''

@@ -86,7 +86,7 @@ def test_the_profile_holds_a_4k_frame_and_replaces_the_default_transports() -> N
 class TestOverDds:
     pytestmark = [*needs_ros, only_fast_dds]
 
-    @pytest.mark.slow
+    @pytest.mark.release
     def test_some_hundred_frames_all_arrive(self, tmp_path: Path) -> None:
         assert send_to_reader(400, tmp_path, OUR_WAY) == (400, 400)
 
@@ -94,12 +94,12 @@ class TestOverDds:
         sent, seen = send_to_reader(40, tmp_path, NO_WAY, patience_s=0.1)
         assert seen < sent
 
-    @pytest.mark.slow
+    @pytest.mark.release
     @pytest.mark.timeout(600)
     def test_ten_thousand_frames_all_arrive(self, tmp_path: Path) -> None:
         assert send_to_reader(10_000, tmp_path, OUR_WAY) == (10_000, 10_000)
 
-    @pytest.mark.slow
+    @pytest.mark.release
     def test_the_node_gives_a_verdict_on_every_frame(self, tmp_path: Path) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
 

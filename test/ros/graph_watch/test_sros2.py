@@ -65,7 +65,7 @@ def used_by(node: Any, name: str) -> set[tuple[str, str]]:
     return {(verb, topic) for verb, ask in found for topic, _ in ask(name, '/')}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.ros
 @pytest.mark.skipif(not HAS_ROS, reason=SKIP_REASON)
 def test_the_policy_allows_what_the_nodes_use_and_nothing_else(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ros_helpers import Client, needs_ros, node_arguments, Process, values_of
 from ros_lifecycle_rig import node_rig, NodeRig
 
-pytestmark = [*needs_ros, pytest.mark.slow]
+pytestmark = [*needs_ros, pytest.mark.release]
 GOVERNOR = ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args', '-r',
             'confident:=/other/confident']
 FLAG = '/uncertainty_seg/confident'

@@ -44,13 +44,13 @@ def assert_nothing_grew(grown: dict[str, float]) -> None:
     assert not more, f'more after 100 cycles than before: {more}'
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', [*QUICK, 'raising_configure'])
 def test_a_hundred_transitions_leave_nothing_behind(quick: Growth, name: str) -> None:
     assert_nothing_grew(quick[name])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', QUICK)
 def test_a_hundred_transitions_need_no_memory(quick: Growth, name: str) -> None:
     assert quick[name]['memory_kb'] < MEMORY_KB
@@ -60,19 +60,19 @@ def test_dead_entities_are_not_remembered(quick: Growth) -> None:
     assert quick['configure']['references'] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', SLOW)
 def test_a_hundred_lives_leave_nothing_behind(slow: Growth, name: str) -> None:
     # Frames are in flight at each end of 'activate'; 'shutdown' comes from all three states.
     assert_nothing_grew(slow[name])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_hundred_activations_with_frames_in_flight_need_no_memory(slow: Growth) -> None:
     assert slow['activate']['memory_kb'] < MEMORY_KB
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('name', TWO)
 def test_a_second_camera_that_cannot_be_had_leaves_nothing_of_the_first(
     two_cameras: Growth, name: str

@@ -76,7 +76,7 @@ def serve(manager: Manager) -> None:
     manager.rig.raise_flag()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_startup_pause_resume_reset_and_startup_again(manager: Manager) -> None:
     rig = manager.rig
     rig.wait_for_reason('the node is unconfigured')
@@ -243,7 +243,7 @@ def test_shutdown_is_the_end_and_a_signal_ends_the_process(manager: Manager) -> 
     assert 'Traceback' not in rig.process.output[num_before:]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_error_that_cannot_be_handled_finalizes_the_node_in_order(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -133,7 +133,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 end()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_no_stamp_but_a_new_one_of_now_is_confident(start: Start) -> None:
     rig = start(**PATIENT)
     rig.raise_flag()
@@ -162,7 +162,7 @@ def test_no_stamp_but_a_new_one_of_now_is_confident(start: Start) -> None:
     assert not any(flags[2:])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_frames_of_an_hour_ago_are_never_confident_and_the_clock_is_named(start: Start) -> None:
     rig = start()
     flags = [rig.judged(time.time_ns() - 3600 * SECOND) for _ in range(51)]
@@ -174,7 +174,7 @@ def test_frames_of_an_hour_ago_are_never_confident_and_the_clock_is_named(start:
     assert float(values_of(report)['frame_age_ms'].split()[1].rstrip(',')) > 3.5e6
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_with_stamps_of_receipt_a_driver_without_stamps_can_be_used(start: Start) -> None:
     from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD_S
 
@@ -246,7 +246,7 @@ def test_images_that_waited_while_the_node_was_stopped_are_never_confident(start
     rig.raise_flag()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_no_pause_at_whatever_moment_makes_an_old_image_confident(start: Start) -> None:
     """Stop the node as a `true` goes out, take the camera away, and let it go on."""
     rig = start()

@@ -159,7 +159,7 @@ def test_a_network_that_hangs_with_one_cameras_frame_is_told_of_the_other(
     rig.raise_flags()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_rate_cap_lets_a_camera_wait_and_says_how_often(rig: Rig) -> None:
     rig.raise_flags()
     result = rig.client.set_together(stale_timeout_s=600.0, max_rate_hz=[0.0, 0.01])
@@ -173,7 +173,7 @@ def test_a_rate_cap_lets_a_camera_wait_and_says_how_often(rig: Rig) -> None:
     assert rig.health_of('front')[2]['frames_over_rate'] == '0'
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_reset_starts_every_gate_and_count_from_nothing(rig: Rig) -> None:
     from std_srvs.srv import Trigger
 

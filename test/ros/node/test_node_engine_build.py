@@ -103,7 +103,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield run
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_while_it_builds_the_flag_is_down_and_says_how_far_it_is(start: Any) -> None:
     with start() as rig:
         rig.wait_for_reason('building engine (0 %)')
@@ -135,7 +135,7 @@ def test_while_it_builds_the_flag_is_down_and_says_how_far_it_is(start: Any) -> 
         assert 'engine built in' in output and 'Traceback' not in output
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('order, reason', [
     ('fail', 'the builder failed on command'),
     ('crash', 'the engine cannot be built (ZeroDivisionError: nobody expected this)'),
@@ -165,7 +165,7 @@ def test_a_build_that_fails_is_said_and_can_be_tried_again(
         assert rig.num_builds == 2
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_node_that_is_told_to_end_gives_the_build_up(start: Any, number: int) -> None:
     with start() as rig:
@@ -178,7 +178,7 @@ def test_a_node_that_is_told_to_end_gives_the_build_up(start: Any, number: int) 
         assert 'Traceback' not in rig.process.output
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_build_that_reports_nothing_does_not_keep_the_node(start: Any) -> None:
     with start() as rig:
         rig.order('hang')

@@ -192,7 +192,7 @@ def test_the_flag_falls_before_a_transition_waits_for_the_engine(rig: Rig) -> No
     rig.recover()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_transition_does_not_wait_for_ever_for_a_hanging_engine(rig: Rig) -> None:
     # The last test here: it takes the engine the others need.
     rig.release.unlink(missing_ok=True)

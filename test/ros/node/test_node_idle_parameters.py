@@ -106,7 +106,7 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path, domain
                 assert client.change_state(transition), process.output
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(('word', 'sentence'), [
     ('reliability:=perfect', 'qos_overrides of /cam cannot be used'),
     ('depth:=many', 'qos_overrides of /cam cannot be used'),
@@ -127,7 +127,7 @@ def test_an_override_that_cannot_be_is_one_sentence(
         assert 'Traceback' not in process.output
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(('words', 'stamps', 'sentence'), [
     (['depth:=50'], 'receipt', 'queue_depth is 50 with stamps receipt'),
     (['depth:=50'], 'camera', 'queue_depth is 50 with max_age_s 0'),
@@ -154,7 +154,7 @@ def test_a_live_change_is_judged_by_the_override_in_force(
         assert sentence in process.output
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_what_one_camera_refuses_no_camera_takes_over(tmp_path: Path, domain: int) -> None:
     from diagnostic_msgs.msg import DiagnosticArray
 

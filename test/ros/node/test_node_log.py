@@ -96,7 +96,7 @@ def rig(tmp_path: Path, folder: Path) -> Iterator[Rig]:
             process.end()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_bad_frame_and_the_one_before_it_are_kept_with_mask_map_and_reason(rig: Rig) -> None:
     rig.send_until_seen(GOOD, 4)
     before = {s['stamp_ns'] for s in rig.sidecars()}
@@ -134,7 +134,7 @@ def test_a_frame_is_kept_on_request_whatever_it_shows(rig: Rig) -> None:
     rig.client.wait_until(lambda: rig.value('log.kept.trigger') == 1, 'the count')
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_log_that_cannot_write_is_told_and_the_node_lives_on(rig: Rig) -> None:
     import shutil
 
@@ -173,7 +173,7 @@ def test_without_a_folder_nothing_is_logged_and_the_service_says_so(tmp_path: Pa
             process.end()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_folder_that_cannot_be_written_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
     in_the_way = tmp_path / 'file'
     in_the_way.write_text('x')
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_written_stops_the_start_with_a_sentence(tmp_pat
         assert 'Traceback' not in process.output
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_each_camera_logs_what_came_compressed_as_it_came_and_republishes_it_on_its_own_topic(
     tmp_path: Path, folder: Path
 ) -> None:

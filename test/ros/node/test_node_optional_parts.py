@@ -177,7 +177,7 @@ def test_class_names_that_cannot_be_published_keep_no_node_from_its_flag(
     (failures / fault).unlink()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_hint_that_fails_takes_nothing_down(rig: NodeRig, failures: Path) -> None:
     (failures / 'silence_hint.look').touch()
     rig.wait(lambda: 'silence_hint failed with RuntimeError' in rig.process.output, 'the hint')

@@ -87,7 +87,7 @@ def test_the_flag_falls_when_frames_stop_even_if_simulated_time_stands_still(rig
     rig.raise_flag()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_camera_that_repeats_its_last_image_is_a_fault(rig: Rig) -> None:
     last = rig.raise_flag()
 
@@ -120,7 +120,7 @@ def test_a_bag_that_starts_again_lets_the_flag_fall_once(rig: Rig) -> None:
     rig.raise_flag()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_subscriber_with_the_deadline_learns_that_the_node_hangs(rig: Rig) -> None:
     rig.raise_flag()
     rig.process.send_signal(signal.SIGSTOP)

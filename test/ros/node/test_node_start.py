@@ -68,7 +68,7 @@ def _calibration_gone(bundle: Path) -> None:
     (bundle / 'calibration.json').unlink()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     ('damage', 'sentence'),
     [
@@ -158,7 +158,7 @@ def test_a_model_that_is_not_there_is_one_sentence_and_exit_code_2(
     assert 'a shipped name (pipeline, pipeline_fp16, suim, suim_fp16)' in output
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('program', [NODE, GOVERNOR])
 @pytest.mark.parametrize('key', ['/auv1/uncertainty_seg', 'uncertainty_segg', ''])
 def test_a_parameter_file_that_says_nothing_to_the_node_is_one_sentence(

@@ -67,7 +67,7 @@ def naming(words: list[str], name: str) -> list[str]:
     return [*([] if '--ros-args' in words else ['--ros-args']), '-r', f'__node:={name}']
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
 @pytest.mark.parametrize('program', ['node', 'governor', 'player'])
 def test_a_signal_at_any_moment_is_exit_code_0(
@@ -97,7 +97,7 @@ def test_a_signal_at_any_moment_is_exit_code_0(
             process.end()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('number', NUMBERS)
 def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(
     tmp_path: Path, domain: int, number: int
@@ -247,7 +247,7 @@ def test_a_signal_that_a_terminal_and_launch_both_send_is_one(
         process.end()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('program', ['node', 'governor', 'player'])
 @pytest.mark.parametrize('number', ['233', '-1', 'two', '7.5'])
 def test_a_domain_out_of_range_is_one_sentence(
@@ -313,7 +313,7 @@ LAUNCH = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='prctl is of Linux')
 @pytest.mark.parametrize(('program', 'sign', 'number'), [
     ('node', 'active, waiting', signal.SIGKILL), ('node', 'active, waiting', signal.SIGTERM),

@@ -375,7 +375,7 @@ def running(folder: Path, listener: Listener | None = None, **parameters: Any
             process.end()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_systemd_hears_of_a_node_from_its_start_to_its_end(
     tmp_path: Path, listener: Listener
 ) -> None:
@@ -411,7 +411,7 @@ def test_a_worker_that_ends_takes_the_process_with_it_and_says_so(tmp_path: Path
         assert f'the process ends with exit code {EXIT_WATCH}' in node.process.output
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_worker_that_hangs_ends_the_process_with_its_log_whole(tmp_path: Path) -> None:
     from uncertainty_seg.storage.frame_log.format import read_sidecar
 

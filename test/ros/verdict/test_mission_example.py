@@ -147,7 +147,7 @@ def confident_verdict(client: Client, stamped_s_ago: float = 0.05, age_s: float 
     return msg
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('compare_clocks', [True, False])
 def test_a_verdict_that_waited_while_the_process_was_paused_allows_nothing(
     tmp_path: Path, compare_clocks: bool
@@ -243,7 +243,7 @@ def test_both_examples_use_the_same_names_numbers_and_defaults() -> None:
         assert re.search(rf'["\']{name}["\']', python)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_cpp_example_says_the_same_words(tmp_path: Path) -> None:
     compiler = shutil.which('c++')
     if compiler is None:

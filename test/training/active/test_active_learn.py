@@ -190,7 +190,7 @@ REAL = ['--strategy', 'random', 'entropy', 'mi', '--labels', '2', '4', '6',
         '--learning-rate', '0.05', '--steps', '12']
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_equal_seeds_give_equal_bytes_and_other_seeds_others(data: Path, tmp_path: Path) -> None:
     for name, seed in (('a', '5'), ('b', '5'), ('c', '6')):
         assert main(words(tmp_path / name, data, *REAL, seeds=seed)) == 0
@@ -226,7 +226,7 @@ def test_a_study_that_is_broken_off_goes_on_to_the_same_bytes(
     assert one == other
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_study_whose_processes_are_killed_goes_on_to_the_same_bytes(
     data: Path, tmp_path: Path
 ) -> None:
@@ -426,7 +426,7 @@ def test_extra_images_are_trained_on_and_cost_nothing(data: Path, tmp_path: Path
     assert [row['label_pixels'] for row in rows][0] == 0 and rows[0]['loss'] is not None
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize('net', ['pyramid', 'fc-densenet56'])
 def test_networks_by_name_are_trained_and_are_what_a_study_starts_from(
     data: Path, tmp_path: Path, net: str

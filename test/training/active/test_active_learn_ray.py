@@ -19,7 +19,7 @@ from test_active_learn import HELPERS, words  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.release,
     pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='ray is not installed'),
 ]
 
