@@ -80,8 +80,6 @@ setup(
         # For a desktop: on a Jetson TensorRT and torch are NVIDIA's builds, see docs/jetson.md.
         'tensorrt': ['tensorrt>=8.6,<12', 'torch'],
         'tensorrt_rtx': ['tensorrt-rtx', 'torch'],
-        # Takes the place of onnxruntime.
-        'onnxruntime_gpu': ['onnxruntime-gpu>=1.23.2'],
     },
     zip_safe=True,
     python_requires='>=3.10',

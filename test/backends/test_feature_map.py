@@ -12,7 +12,6 @@ import onnx
 from onnx import helper
 import pytest
 from tensorrt_rig import IMAGE, Rig, rigs  # noqa: F401
-from test_onnxrt_gpu import OnHost
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
@@ -112,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / 'b'
 
 
-@pytest.mark.parametrize('kind', [OnnxRuntimeBackend, OpenVinoBackend, OnHost, None])
+@pytest.mark.parametrize('kind', [OnnxRuntimeBackend, OpenVinoBackend, None])
 def test_every_runtime_gives_the_features_of_its_frame(
     kind: type[OnnxRuntimeBackend] | None, folder: Path, rigs: Callable[..., Rig],  # noqa: F811
 ) -> None:
@@ -144,7 +143,7 @@ def test_a_card_that_asks_for_other_features_than_the_trunk_gives_is_refused(
             OnnxRuntimeBackend(load_bundle(str(tmp_path / f'o{index}')), Settings(threads=1))
 
 
-@pytest.mark.parametrize('kind', [OnnxRuntimeBackend, OpenVinoBackend, OnHost])
+@pytest.mark.parametrize('kind', [OnnxRuntimeBackend, OpenVinoBackend])
 @pytest.mark.parametrize('features', ['auto', 'none'])
 def test_the_last_features_are_the_map_or_else_what_the_head_takes(
     kind: type[OnnxRuntimeBackend], features: str, tmp_path: Path

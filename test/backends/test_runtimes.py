@@ -22,17 +22,13 @@ import pytest
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 from uncertainty_seg.backends.cpu.streaming import StreamingBackend
-from uncertainty_seg.backends.gpu.onnxrt_gpu import (
-    OnnxRuntimeCudaBackend,
-    OnnxRuntimeTensorRtBackend,
-)
 from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
 from uncertainty_seg.backends.runner import Runner
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import maps_from_logits, NO_MORE, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
     ConfigError,
@@ -77,8 +73,7 @@ def assert_close(one: UncertaintyMaps, other: UncertaintyMaps, tolerance: float)
 def test_every_runtime_has_the_same_methods_in_the_same_order() -> None:
     verbs = ('__init__', 'run', 'timings_ms', 'close')
     steps = ('_import', '_open', '_run_trunk', '_run_head', '_forget_bank', '_free')
-    kinds = (Runner, StreamingBackend, OnnxRuntimeBackend, OpenVinoBackend,
-             OnnxRuntimeCudaBackend, OnnxRuntimeTensorRtBackend, TensorRtBackend)
+    kinds = (Runner, StreamingBackend, OnnxRuntimeBackend, OpenVinoBackend, TensorRtBackend)
     for kind in kinds:
         for order in (verbs, steps):
             found = [name for name in vars(kind) if name in order]
@@ -385,44 +380,6 @@ def test_passes_are_reduced_as_the_settings_say(kind: Kind, bundle: ModelBundle)
     assert_close(maps, FakeBackend(bundle.card, reduction='coarse').run(noise(), masks, 1.3), 4e-6)
     exact = kind(bundle, dataclasses.replace(SETTINGS, reduction='exact'))
     assert np.abs(maps.entropy - exact.run(noise(), masks, 1.3).entropy).max() > 0.001
-
-
-@pytest.mark.parametrize('budget_mb', [64, 1])
-def test_stopping_early_gives_the_maps_of_so_many_passes(
-    kind: Kind, bundle: ModelBundle, budget_mb: int
-) -> None:
-    settings = dataclasses.replace(SETTINGS, reduction='coarse', memory_budget_mb=budget_mb)
-    masks = make_masks(bundle.card.dropout_sites, 20, 0)
-    looked: list[int] = []
-
-    def stops_at(last: int) -> Callable[[UncertaintyMaps, int], bool]:
-        def is_enough(maps: UncertaintyMaps, passes: int) -> bool:
-            looked.append(passes)
-            few = {name: rows[:passes] for name, rows in masks.items()}
-            assert_close(maps, FakeBackend(bundle.card, reduction='coarse').run(
-                noise(), few, 1.3), 4e-6)
-            return passes == last
-
-        return is_enough
-
-    with kind(bundle, settings) as backend:
-        assert backend.can_stop_early
-        plainly = backend.run(noise(), masks, 1.3)
-        for last, seen in ((7, [3, 7]), (0, [3, 7, 12])):
-            looked.clear()
-            maps, passes = backend.run_until(noise(), masks, 1.3, NO_MORE, (3, 7, 12),
-                                             stops_at(last))
-            assert (passes, looked) == (last or 20, seen)
-        np.testing.assert_array_equal(maps.entropy, plainly.entropy)
-        assert backend.timings_ms.keys() == {'trunk', 'head', 'reduction'}
-
-
-def test_sums_at_the_size_of_the_image_cannot_stop_early(kind: Kind, bundle: ModelBundle) -> None:
-    masks = make_masks(bundle.card.dropout_sites, 20, 0)
-    with kind(bundle, dataclasses.replace(SETTINGS, reduction='exact')) as backend:
-        assert not backend.can_stop_early
-        with pytest.raises(BackendError, match='computes all passes at once'):
-            backend.run_until(noise(), masks, 1.0, NO_MORE, (5,), lambda maps, passes: True)
 
 
 def quantised_trunk() -> onnx.ModelProto:

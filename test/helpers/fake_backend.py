@@ -9,7 +9,7 @@ tested with known answers. It looks at no graph, and what it says about an image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 import time
 
 import numpy as np
@@ -96,21 +96,6 @@ class FakeBackend(Runner):
             'reduction': (time.perf_counter() - head_s) * 1e3,
         }
         return maps
-
-    can_stop_early = True
-
-    def run_until(
-        self, image: ImageU8, masks: Mapping[str, NDArray[np.float32]], temperature: float,
-        request: MapRequest, steps: Sequence[int],
-        is_enough: Callable[[UncertaintyMaps, int], bool],
-    ) -> tuple[UncertaintyMaps, int]:
-        passes = require_inputs(self._card, image, masks)
-        for step in steps:
-            first = {name: rows[:step] for name, rows in masks.items()}
-            maps = self.run(image, first, temperature, request)
-            if is_enough(maps, step):
-                return maps, step
-        return self.run(image, masks, temperature, request), passes
 
     def close(self) -> None:
         self._is_closed = True

@@ -84,13 +84,9 @@ EXCEPTIONS = {
     'backends.resources': (set(), {'onnx'}),
     # Reads the inputs and outputs that the files declare.
     'backends.graph_files': (set(), {'onnx'}),
-    # Tries out what a head makes of features and masks; writes the graph of its moments.
-    'backends.closed_form': (set(), {'onnx'}),
     # Say which node it was; read which axes are symbolic.
     'backends.gpu.engine_build': (set(), {'onnx'}),
     'backends.gpu.bundle_engines': (set(), {'onnx'}),
-    # Writes the two graphs around a head with statistics.
-    'backends.gpu.onnxrt_gpu': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).
     'compiler.checks.pass_checks': ({'onnx'}, set()),
     'compiler.checks.moment_checks': ({'onnx'}, set()),

@@ -19,16 +19,13 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.plausibility import Backend
-from uncertainty_seg.core.settings import INFINITE_PASSES, precision_of, Settings
+from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineMissingError
 
 AUTO = 'auto'
-# Best first. ONNX Runtime's GPU providers are left out: where they work, tensorrt works too.
 AUTO_ORDER = ('tensorrt', 'openvino', 'onnxruntime')
 # Where it was measured to be the better choice; by name it may be chosen anywhere.
 _AUTO_MACHINES = {'openvino': ('x86_64', 'AMD64')}
-# What gives the maps of all masks together, without a pass.
-_CLOSED_FORMS = ('openvino', 'onnxruntime')
 _log = logging.getLogger(__name__)
 
 
@@ -50,24 +47,10 @@ def _open_onnxruntime(bundle: ModelBundle, settings: Settings) -> Backend:
     return OnnxRuntimeBackend(bundle, settings)
 
 
-def _open_onnxruntime_cuda(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.gpu.onnxrt_gpu import OnnxRuntimeCudaBackend
-
-    return OnnxRuntimeCudaBackend(bundle, settings)
-
-
-def _open_onnxruntime_tensorrt(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.gpu.onnxrt_gpu import OnnxRuntimeTensorRtBackend
-
-    return OnnxRuntimeTensorRtBackend(bundle, settings)
-
-
 OPENERS: dict[str, Callable[[ModelBundle, Settings], Backend]] = {
     'tensorrt': _open_tensorrt,
     'openvino': _open_openvino,
     'onnxruntime': _open_onnxruntime,
-    'onnxruntime_cuda': _open_onnxruntime_cuda,
-    'onnxruntime_tensorrt': _open_onnxruntime_tensorrt,
 }
 
 
@@ -94,7 +77,7 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     ConfigError
         If there is no backend of that name.
     BackendUnavailableError
-        If its runtime is not installed, does not compute in that precision or without passes;
+        If its runtime is not installed, does not compute in that precision;
         with 'auto', if that is so for all.
     EngineMissingError
         If there is a GPU and its engine has not been built; with 'auto' too, so that a vehicle
@@ -105,8 +88,6 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     """
     if name == AUTO:
         return _with_its_check(_open_best(bundle, settings), bundle, settings)
-    if name in OPENERS:
-        _require_passes(name, settings)
     if name not in OPENERS:
         raise ConfigError(f'backend is {name!r}', f'one of {", ".join((AUTO, *OPENERS))}')
     return _with_its_check(OPENERS[name](bundle, settings), bundle, settings)
@@ -171,7 +152,6 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
     for name in AUTO_ORDER:
         try:
             _require_machine(name)
-            _require_passes(name, settings)
             require_rounding(name, bundle, settings)
             backend = OPENERS[name](bundle, settings)
         except EngineMissingError:
@@ -184,13 +164,6 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
                   'the next best that works here' if reasons else 'the best that works here')
         return backend
     raise BackendUnavailableError(f'no backend works here ({"; ".join(reasons)})')
-
-
-def _require_passes(name: str, settings: Settings) -> None:
-    if settings.pass_policy == INFINITE_PASSES and name not in _CLOSED_FORMS:
-        raise BackendUnavailableError(
-            f'{name} computes passes, and pass_policy is {INFINITE_PASSES}',
-            fix=f'set backend to {" or ".join(_CLOSED_FORMS)}, or pass_policy to all')
 
 
 def _require_machine(name: str) -> None:

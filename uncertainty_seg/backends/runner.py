@@ -9,9 +9,8 @@ Each runtime's file has the same methods in the same order: opening, `run`, `tim
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TypeAlias
 
 import numpy as np
 
@@ -19,9 +18,7 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import BackendError, ShapeError
-
-IsEnough: TypeAlias = Callable[[UncertaintyMaps, int], bool]
+from uncertainty_seg.errors import ShapeError
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
@@ -36,8 +33,6 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
     """
 
     name: str
-    # Whether `run` without masks gives the maps of all masks together.
-    has_closed_form = False
     _timings_ms: Mapping[str, float] = {}
 
     @abc.abstractmethod
@@ -74,42 +69,6 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
             If the graphs do not give what a map of the request is made of.
 
         """
-
-    @property
-    def can_stop_early(self) -> bool:
-        """Say whether `run_until` works here."""
-        return False
-
-    def run_until(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
-        steps: Sequence[int], is_enough: IsEnough,
-    ) -> tuple[UncertaintyMaps, int]:
-        """
-        Compute the maps of one image from as few of its passes as are enough.
-
-        Parameters
-        ----------
-        image, masks, temperature, request : ndarray, mapping, float, MapRequest
-            As for `run`.
-        steps : sequence of int
-            Numbers of passes, growing and below T, after which it is asked.
-        is_enough : callable
-            Given the maps of the first passes, and how many these are.
-
-        Returns
-        -------
-        maps : UncertaintyMaps
-            Of the passes that were run.
-        passes : int
-            How many these are: a step, or T.
-
-        Raises
-        ------
-        BackendError
-            As `run`, and if the backend computes all passes at once.
-
-        """
-        raise BackendError(f'{self.name} computes all passes at once', fix='call run')
 
     def last_features(self) -> FloatMap | None:
         """

@@ -298,10 +298,8 @@ class Settings:
     )
     backend: str = parameter(
         'auto', 'Runtime that executes the network; auto takes the first of tensorrt, openvino '
-        'and onnxruntime that works on this machine. onnxruntime_cuda and onnxruntime_tensorrt '
-        'are a second way to use a GPU and are taken by name only.',
-        choices=('auto', 'tensorrt', 'openvino', 'onnxruntime', 'onnxruntime_cuda',
-                 'onnxruntime_tensorrt'), idle=True,
+        'and onnxruntime that works on this machine.',
+        choices=('auto', 'tensorrt', 'openvino', 'onnxruntime'), idle=True,
     )
     precision: str = parameter(
         BUNDLE_PRECISION,

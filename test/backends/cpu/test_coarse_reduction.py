@@ -236,22 +236,6 @@ def test_it_needs_no_numba() -> None:
     assert child.stdout.split() == ['[[1.', '1.]', '[1.', '1.]]'], child.stderr
 
 
-def test_maps_of_the_first_passes_take_nothing_from_those_of_all() -> None:
-    rng = np.random.default_rng(5)
-    logits = rng.normal(size=(40, 3, 6, 8)).astype(np.float32)
-    reduction, alone = (CoarseReduction((3, 6, 8), 24, 32, 1) for _ in range(2))
-    reduction.reset(MapRequest.of(('energy', 'unknown')))
-    alone.reset(MapRequest.of(('energy', 'unknown')))
-    early = reduction.finish(logits[:10], 1.0, goes_on=True)
-    reduction.add(logits[10:33], 1.0)
-    late = reduction.finish(logits[33:], 1.0)
-    few = CoarseReduction((3, 6, 8), 24, 32, 1).finish(logits[:10], 1.0)
-    whole = alone.finish(logits, 1.0)
-    np.testing.assert_array_equal(early.mutual_information, few.mutual_information)
-    for name in whole.present:
-        np.testing.assert_array_equal(getattr(late, name), getattr(whole, name))
-
-
 SHIPPED = """
 import sys
 sys.modules['numba'] = None

@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.closed_form import cholesky, sigma_passes, sigma_points
 from uncertainty_seg.backends.cpu.reduction import (
     float_taps,
     MOST_PASSES,
@@ -43,7 +42,6 @@ Floats = NDArray[np.float32]
 _GROUP = 32
 # Of the largest array of a tile and of a band, of which a handful are in use at a time.
 _TILE_BYTES, _BAND_BYTES = 300_000, 600_000
-_POINTS = 2  # sigma points at a time, of two passes each
 _FEWEST_PIXELS = 1024  # of a tile: below, calling numpy takes longer than computing
 _PIXEL_STEP = 64  # pixels that vectors take at once: between them a tile's end changes no bit
 _ONE = np.float32(1)
@@ -149,9 +147,7 @@ class CoarseReduction:
             self._scratch))
         self._count += len(logits)
 
-    def finish(
-        self, logits: Floats, inv_temperature: float, goes_on: bool = False
-    ) -> UncertaintyMaps:
+    def finish(self, logits: Floats, inv_temperature: float) -> UncertaintyMaps:
         """
         Add the last passes and compute the maps of all since `reset` or the last `finish`.
 
@@ -159,8 +155,6 @@ class CoarseReduction:
         ----------
         logits, inv_temperature : ndarray, float
             As in `add`.
-        goes_on : bool
-            More passes of this frame will come: nothing is forgotten.
 
         Returns
         -------
@@ -175,44 +169,6 @@ class CoarseReduction:
 
         """
         self.add(logits, inv_temperature)
-        return self._finish(goes_on)
-
-    def finish_normal(self, moments: Floats, inv_temperature: float) -> UncertaintyMaps:
-        """
-        Compute the maps of logits whose mean and covariance are known, instead of passes.
-
-        Parameters
-        ----------
-        moments : ndarray of float32, shape (C + R, hl, wl)
-            Mean logits, and the packed covariance of their differences to the last, as
-            `LinearHead.difference_weights` has it.
-        inv_temperature : float
-            As in `add`.
-
-        Returns
-        -------
-        UncertaintyMaps
-            As `finish`; NaN wherever a moment is not finite.
-
-        Raises
-        ------
-        ShapeError
-            If the moments have another shape or dtype.
-
-        """
-        num_classes, *plane = self._shape
-        rows = num_classes + num_classes * (num_classes - 1) // 2
-        require_shape('moments', moments, (rows, *plane), np.float32)
-        flat = np.ascontiguousarray(moments).reshape(rows, -1)
-        points = sigma_points(num_classes - 1)
-        self._count = 2 * len(points)
-        if self._request.of_logits:
-            self._sums.logits = flat[:num_classes].astype(np.float64) * self._count
-        self._threads.run(_add_normal_tiles, len(self._tiles), (
-            flat, points, np.float32(inv_temperature), self._sums, self._tiles, self._scratch))
-        return self._finish(False)
-
-    def _finish(self, goes_on: bool) -> UncertaintyMaps:
         labels, maps = new_maps(*self._size)
         more = {name: np.empty(self._size, np.float32)
                 for name in (*self._request.of_means, *self._request.of_logits)}
@@ -221,8 +177,7 @@ class CoarseReduction:
         self._threads.run(_finish_bands, len(self._bands), (
             sources, self._shape[0], labels, maps, more, self._request.unknown_temperature,
             self._bands, self._scratch))
-        if not goes_on:
-            self.reset()
+        self.reset()
         return UncertaintyMaps(labels, *maps, **more)
 
     def close(self) -> None:
@@ -315,29 +270,6 @@ def _add_tile(z: Floats, scale: np.float32, sums: _CoarseSums, count: int, memor
         np.add(probs, e, out=probs)
         np.einsum('cn,cn->n', e, e, out=row)
         squares += row
-
-
-def _add_normal_tiles(
-    moments: Floats, points: Floats, scale: np.float32, sums: _CoarseSums, tiles: list[slice],
-    scratch: _Scratch, first: int, stop: int,
-) -> None:
-    """Add the sigma passes of moments (C + R, n) in some tiles; there are no passes before."""
-    num_classes = points.shape[1] + 1
-    rows = len(moments) - num_classes, 2 * _POINTS * num_classes, 3 * num_classes + 3
-    memory = scratch.take(sum(rows) * max(t.stop - t.start for t in tiles))
-    with np.errstate(all='ignore'):
-        for tile in tiles[first:stop]:
-            part = _CoarseSums(sums.group[:, tile], sums.votes[:, tile],
-                               sums.total[:, tile], sums.total_votes[:, tile])
-            mean, size = moments[:num_classes, tile], tile.stop - tile.start
-            factor, = _arrays(memory, (rows[0], size))
-            cholesky(moments[num_classes:, tile], factor)
-            for index in range(0, len(points), _POINTS):
-                few = points[index:index + _POINTS]
-                passes, = _arrays(memory[rows[0] * size:], (2 * len(few), num_classes, size))
-                sigma_passes(mean, factor, few, passes)
-                _add_tile(passes, scale, part, 2 * index, memory[sum(rows[:2]) * size:])
-    scratch.give_back(memory)
 
 
 def _begin(sums: _CoarseSums, index: int) -> None:

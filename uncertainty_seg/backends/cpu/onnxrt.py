@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.closed_form import MOMENTS
 from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
 from uncertainty_seg.backends.graph_files import (
     COMPILE,
@@ -112,14 +111,6 @@ class OnnxRuntimeBackend(StreamingBackend):
         head.run_with_iobinding(binding)
         return logits
 
-    def _open_moments(self, content: bytes) -> None:
-        self._moments: Any = self._open_session(self._head_path, content)
-
-    def _run_moments(self) -> NDArray[np.float32]:
-        name = self._names.frontier[0]
-        found = self._moments.run_with_ort_values([MOMENTS], {name: self._tensors[name]})
-        return np.asarray(found[0].numpy()[0])
-
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
         return np.array(self._tensors[name].numpy())
 
@@ -134,6 +125,6 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._bank_heads = {}
 
     def _free(self) -> None:
-        self._trunk = self._head = self._moments = None
+        self._trunk = self._head = None
         self._tensors = {}
         self._bank_heads = {}

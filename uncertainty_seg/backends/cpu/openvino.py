@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.closed_form import MOMENTS
 from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
 from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
 from uncertainty_seg.core.arrays import ImageU8
@@ -115,16 +114,6 @@ class OpenVinoBackend(StreamingBackend):
         call.infer()
         return call.get_tensor(LOGITS).data
 
-    def _open_moments(self, content: bytes) -> None:
-        model = self._core.read_model(content)
-        self._moments: Any = self._compile(self._head_path, model).create_infer_request()
-
-    def _run_moments(self) -> NDArray[np.float32]:
-        name = self._names.frontier[0]
-        self._moments.set_tensor(name, self._trunk_call.get_tensor(name))
-        self._moments.infer()
-        return np.asarray(self._moments.get_tensor(MOMENTS).data[0])
-
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
         data = self._trunk_call.get_tensor(name).data
         return np.array(np.moveaxis(data, -1, 1) if name in self._planes else data)
@@ -157,7 +146,7 @@ class OpenVinoBackend(StreamingBackend):
         return self._ov.Tensor(values, shared_memory=True)
 
     def _free(self) -> None:
-        self._trunk = self._trunk_call = self._head = self._batch = self._moments = None
+        self._trunk = self._trunk_call = self._head = self._batch = None
         self._head_calls = {}
 
 

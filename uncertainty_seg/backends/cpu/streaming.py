@@ -10,15 +10,13 @@ grow with T. Each runtime's file says how a graph is opened and run; this file i
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
-import itertools
+from collections.abc import Mapping
 import logging
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.closed_form import feature_shape, linear_head, moments_graph
 from uncertainty_seg.backends.cpu.coarse_reduction import CoarseReduction
 from uncertainty_seg.backends.cpu.reduction import Reduction
 from uncertainty_seg.backends.graph_files import GraphNames, require_graphs
@@ -28,12 +26,12 @@ from uncertainty_seg.backends.resources import (
     head_bytes_a_pass,
     usable_threads,
 )
-from uncertainty_seg.backends.runner import IsEnough, require_image, require_inputs, Runner
+from uncertainty_seg.backends.runner import require_inputs, Runner
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import LazyRows, Masks, PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP
-from uncertainty_seg.core.settings import INFINITE, INFINITE_PASSES, precision_of, Settings
+from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import BackendError, BackendUnavailableError, UncertaintySegError
 
@@ -52,7 +50,7 @@ class StreamingBackend(Runner):
     bundle : ModelBundle
         A checked bundle.
     settings : Settings
-        Gives threads, memory budget, precision, reduction and pass policy.
+        Gives threads, memory budget, precision and reduction.
 
     Raises
     ------
@@ -60,8 +58,7 @@ class StreamingBackend(Runner):
         If the runtime is not installed or cannot compute in the precision asked for, or numba is
         not installed and the reduction is exact.
     ConfigError
-        If the graphs cannot be computed in it, or the pass policy is 'infinite' and there is no
-        closed form.
+        If the graphs cannot be computed in it.
     ModelBundleError
         If a graph cannot be opened or does not fit the card.
 
@@ -86,56 +83,21 @@ class StreamingBackend(Runner):
         self._require_precision()
         self._open(bundle)
         self._names: GraphNames = require_graphs(bundle)
-        self.has_closed_form = settings.pass_policy == INFINITE_PASSES
-        if self.has_closed_form:
-            self._open_moments(moments_graph(linear_head(bundle), *feature_shape(bundle)))
         self._reduction = self._new_reduction()
         self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
         self._chunkings: dict[int, Chunking] = {}
         self._is_open, self._has_run = True, False
 
-    @property
-    def can_stop_early(self) -> bool:
-        """Say whether `run_until` works: not with sums at (h, w), nor chunks of one size."""
-        return self.reduction == 'coarse' and self._card.chunk == 0
-
     def run(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
     ) -> UncertaintyMaps:
-        """
-        Compute the maps of one image; see `Runner.run`.
-
-        Without masks, of a backend with `has_closed_form`, they are those of all masks together.
-        """
-        return self._checked_run(image, masks, temperature, request, (), _never)[0]
-
-    def run_until(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
-        steps: Sequence[int], is_enough: IsEnough,
-    ) -> tuple[UncertaintyMaps, int]:
-        """Compute the maps of as few passes as are enough; see `Runner.run_until`."""
-        if not self.can_stop_early:
-            return super().run_until(image, masks, temperature, request, steps, is_enough)
-        return self._checked_run(image, masks, temperature, request, steps, is_enough)
-
-    def _checked_run(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
-        steps: Sequence[int], is_enough: IsEnough,
-    ) -> tuple[UncertaintyMaps, int]:
+        """Compute the maps of one image; see `Runner.run`."""
         if not self._is_open:
             raise BackendError('run of a closed backend', fix='open it again')
-        is_closed = self.has_closed_form and not masks
-        passes = INFINITE
-        if is_closed:
-            require_image(self._card, image)
-        else:
-            passes = require_inputs(self._card, image, masks)
+        passes = require_inputs(self._card, image, masks)
         try:
-            batch = np.ascontiguousarray(image)[None]
-            found = (self._run_closed(batch, 1 / temperature, request), INFINITE) if is_closed \
-                else self._run(batch, masks, passes, 1 / temperature, request, steps, is_enough)
-            self._has_run = True
-            return found
+            maps = self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature,
+                             request)
         except UncertaintySegError:
             raise
         except Exception as err:  # the runtime's own errors derive from nothing narrower
@@ -143,6 +105,8 @@ class StreamingBackend(Runner):
                 f'{self.name} failed on {passes} passes of {self._card.name!r} '
                 f'({type(err).__name__}: {err})'
             ) from err
+        self._has_run = True
+        return maps
 
     def close(self) -> None:
         """Free graphs and threads; may be called twice."""
@@ -175,14 +139,6 @@ class StreamingBackend(Runner):
         """
 
     @abc.abstractmethod
-    def _open_moments(self, content: bytes) -> None:
-        """Open an ONNX file of `moments_graph`."""
-
-    @abc.abstractmethod
-    def _run_moments(self) -> NDArray[np.float32]:
-        """Return what it makes of the features, (C + R, hl, wl), valid until the next call."""
-
-    @abc.abstractmethod
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
         """Return an output of the trunk of the last image, in an array of its own."""
 
@@ -209,52 +165,27 @@ class StreamingBackend(Runner):
 
     def _run(
         self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float,
-        request: MapRequest, steps: Sequence[int], is_enough: IsEnough,
-    ) -> tuple[UncertaintyMaps, int]:
+        request: MapRequest,
+    ) -> UncertaintyMaps:
         start_s = time.perf_counter()
         self._run_trunk(batch)
         trunk_s = time.perf_counter()
         head_s = reduction_s = 0.0
         self._reduction.reset(request)
         chunk = self._chunk(passes)
-        for first, stop in _parts(passes, chunk, steps):
+        for first in range(0, passes, chunk):
             before_s = time.perf_counter()
+            stop = min(first + chunk, passes)
             logits = self._logits(masks, first, stop, chunk)
             between_s = time.perf_counter()
-            is_look = stop in steps or stop == passes
             if stop == passes:
                 maps = self._reduction.finish(logits, inv_temperature)
-            elif is_look and isinstance(self._reduction, CoarseReduction):
-                maps = self._reduction.finish(logits, inv_temperature, goes_on=True)
             else:
                 self._reduction.add(logits, inv_temperature)
             head_s += between_s - before_s
             reduction_s += time.perf_counter() - between_s
-            self._timings_ms = {
-                'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
-                'reduction': reduction_s * 1e3,
-            }
-            if is_look and self._names.features:
-                maps = maps.with_features(self._trunk_output(FEATURE_MAP))
-            if stop in steps and is_enough(maps, stop):
-                break
-        return maps, stop
-
-    def _run_closed(
-        self, batch: ImageU8, inv_temperature: float, request: MapRequest
-    ) -> UncertaintyMaps:
-        start_s = time.perf_counter()
-        self._run_trunk(batch)
-        trunk_s = time.perf_counter()
-        moments = self._run_moments()
-        head_s = time.perf_counter()
-        assert isinstance(self._reduction, CoarseReduction)
-        self._reduction.reset(request)
-        maps = self._reduction.finish_normal(moments, inv_temperature)
-        self._timings_ms = {
-            'trunk': (trunk_s - start_s) * 1e3, 'head': (head_s - trunk_s) * 1e3,
-            'reduction': (time.perf_counter() - head_s) * 1e3,
-        }
+        self._timings_ms = {'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
+                            'reduction': reduction_s * 1e3}
         return maps.with_features(self._trunk_output(FEATURE_MAP)) if self._names.features \
             else maps
 
@@ -268,14 +199,6 @@ class StreamingBackend(Runner):
                   if plane.ndim == 4 and plane.shape[0] == 1 and plane.dtype.kind == 'f']
         coarsest = min(planes, key=lambda plane: plane[0, 0].size, default=None)
         return None if coarsest is None else coarsest.astype(np.float32, copy=False)
-
-    def sampled_logits(self, image: ImageU8, masks: Masks) -> NDArray[np.float32]:
-        """Return the logits (T, C, hl, wl) of an image under masks, as they are computed here."""
-        passes = require_inputs(self._card, image, masks)
-        self._run_trunk(np.ascontiguousarray(image)[None])
-        chunk = self._chunk(passes)
-        return np.concatenate([self._logits(masks, first, stop, chunk).copy()
-                               for first, stop in _parts(passes, chunk, ())])
 
     def _logits(self, masks: Masks, first: int, stop: int, chunk: int) -> NDArray[np.float32]:
         """
@@ -310,16 +233,6 @@ class StreamingBackend(Runner):
 
     def _new_chunking(self, passes: int) -> Chunking:
         return choose_chunk(passes, self._bytes_a_pass, self._budget_mb, self._card.chunk)
-
-
-def _never(_maps: UncertaintyMaps, _passes: int) -> bool:
-    return False
-
-
-def _parts(passes: int, chunk: int, steps: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield first and end of the passes that run at once: chunks that end at every step."""
-    edges = sorted({*range(0, passes, chunk), *steps, passes})
-    yield from itertools.pairwise(edges)
 
 
 def _padded(part: NDArray[np.float32], passes: int) -> NDArray[np.float32]:

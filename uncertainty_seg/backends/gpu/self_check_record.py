@@ -29,10 +29,7 @@ from uncertainty_seg.errors import BackendUnavailableError
 
 RECORD_FILE = 'self_check.json'
 # Backend -> the module that has its version. Not the distribution: ONNX Runtime has several.
-_MODULES = {
-    'openvino': 'openvino', 'onnxruntime': 'onnxruntime', 'onnxruntime_cuda': 'onnxruntime',
-    'onnxruntime_tensorrt': 'onnxruntime',
-}
+_MODULES = {'openvino': 'openvino', 'onnxruntime': 'onnxruntime'}
 # What only says how far the maps lie from those in float32. A network in bf16 is another one: it
 # may fail these, and be calibrated as what it is.
 DIFFERENCES = ('label_share', 'vote_share', 'mean', 'quantile', 'largest', 'score')

@@ -191,50 +191,6 @@ def same_check(name: str, first: UncertaintyMaps, again: UncertaintyMaps, about:
     return Check(name, moved, 0, about)
 
 
-def closed_form_checks(
-    logits: NDArray[np.floating], own: NDArray[np.floating], mean: NDArray[np.floating],
-    variance: NDArray[np.floating], rate: float, precision: str,
-) -> list[Check]:
-    """
-    Hold the logits of passes against what a linear layer behind dropout gives in closed form.
-
-    Parameters
-    ----------
-    logits : ndarray of float, shape (T, C, n)
-        Of some pixels, from the runtime.
-    own : ndarray of float, shape (T, C, n)
-        What the layer gives for the masks of each pass.
-    mean, variance : ndarray of float, shape (C, n)
-        Of its logits over all masks.
-    rate : float
-        p, the chance to be dropped.
-    precision : str
-        What the runtime computes in, a key of `TOLERANCES`.
-
-    Returns
-    -------
-    list of Check
-        Each pass against its own masks, to rounding: finds masks in another order. Mean and
-        variance over the passes against those over all masks, within five times what T draws
-        differ: finds masks that are scaled wrongly, drawn at another rate, or all the same.
-
-    """
-    passes, scale = len(logits), math.sqrt(variance.mean())
-    apart = math.sqrt(np.square(logits - own).mean())
-    off = np.square(logits.mean(0) - mean) * passes
-    # Masks that drop little are mostly the same: their variance is seen less well.
-    tails = max(0.0, 1 / (rate * (1 - rate)) - 6)
-    return [
-        Check('logits_of_masks', apart / scale, 1e-3 if precision == 'fp32' else 0.3,
-              'distance of a pass from the closed form of its masks'),
-        Check('logits_mean', math.sqrt(off.mean() / variance.mean()), 5.0,
-              'distance of mean logits from closed form, in standard errors'),
-        Check('logits_variance', abs(float(logits.var(0).mean() / variance.mean()) - 1),
-              5 * math.sqrt((2 + tails) / passes),
-              "relative difference of the logits' variance from closed form"),
-    ]
-
-
 def worst_checks(checks: Iterable[Check]) -> list[Check]:
     """Keep the worst of the checks of each name, in the order of their first."""
     kept: dict[str, Check] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-import functools
 from functools import partial
 import math
 import os
@@ -19,10 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.closed_form import linear_head, LinearHead, num_sigma_passes
 from uncertainty_seg.compiler.self_check.reference import (
     Check,
-    closed_form_checks,
     closeness_checks,
     Difference,
     difference,
@@ -48,12 +45,10 @@ from uncertainty_seg.core.uncertainty import (
     UncertaintyMaps,
     upsample_bilinear,
 )
-from uncertainty_seg.errors import BackendUnavailableError, ConfigError, install_command
+from uncertainty_seg.errors import BackendUnavailableError, install_command
 from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
 
 MEMORY_LIMIT_MB = 16.0
-# Passes that are compared with their closed form, of which so many at once, at so many pixels.
-_CLOSED_PASSES, _CLOSED_CHUNK, _CLOSED_PIXELS = 256, 16, 2048
 # Reading the power may start a program, which takes longer than a frame.
 _POWER_EVERY = 5
 
@@ -78,7 +73,7 @@ class CheckPlan:
     card : ModelCard
         Of the bundle.
     passes, seed : int
-        T, `INFINITE` for none; of the masks.
+        T, of the masks.
     temperature : float
         The logits are divided by it.
     images : sequence of ndarray of uint8, shape (h, w, 3)
@@ -111,13 +106,8 @@ class CheckPlan:
     precision: str = 'fp32'
 
     def masks(self, seed: int) -> Masks:
-        """Draw the masks of a frame; none where T is infinite."""
-        return lazy_inputs(self.card, self.passes, seed) if self.passes else {}
-
-    @property
-    def num_votes(self) -> int:
-        """Return in how many parts a variation ratio moves."""
-        return self.passes or num_sigma_passes(self.card.num_classes)
+        """Draw the masks of a frame."""
+        return lazy_inputs(self.card, self.passes, seed)
 
 
 @dataclass
@@ -191,49 +181,22 @@ def check_backend(
         maps = _run(backend, plan, image, chosen)
         right = _run(reference, plan, image, chosen)
         gaps.append(_gap(maps, right, plan, image))
-        sane += sanity_checks(maps, plan.num_votes, has_steps)
+        sane += sanity_checks(maps, plan.passes, has_steps)
         firsts.append(maps)
         progress('reference')
     found = Findings([*closeness_checks(worst(gaps), plan.tolerance), *worst_checks(sane)])
-    if isinstance(reference, Reference):
-        found.checks += _closed_form_checks(backend, reference, plan)
-    found.checks += _device_checks(backend, firsts[0], plan, masks, unrecorded)
+    found.checks += _device_checks(backend, plan, masks, unrecorded)
     _repeat(backend, plan, masks, firsts, runs, found, power, progress)
     return found
-
-
-def _closed_form_checks(
-    backend: Backend, reference: Reference, plan: CheckPlan
-) -> list[Check]:
-    """Compare passes of the backend with their closed form, where it says what its logits are."""
-    run: Any = getattr(backend, 'sampled_logits', None)
-    head = reference.linear_head
-    if run is None or head is None:
-        return []
-    (site,), image = plan.card.dropout_sites, plan.images[0]
-    rows = lazy_inputs(plan.card, _CLOSED_PASSES, plan.seed)[site.name]
-    features = reference.head_features(image)
-    picked = slice(None, None, max(1, features.shape[1] // _CLOSED_PIXELS))
-    logits, masks = [], []
-    for first in range(0, _CLOSED_PASSES, _CLOSED_CHUNK):
-        part = rows[first:first + _CLOSED_CHUNK]
-        made = run(image, {site.name: part})
-        logits.append(made.reshape(*made.shape[:2], -1)[..., picked])
-        flat = part.reshape(*part.shape[:2], -1)
-        masks.append(flat if flat.shape[2] == 1 else flat[..., picked])
-    few = features[:, picked]
-    own = np.stack([head.mean(few * mask) for mask in np.concatenate(masks)])
-    return closed_form_checks(np.concatenate(logits), own, head.mean(few), head.variances(few),
-                              site.p, plan.precision)
 
 
 def _gap(
     maps: UncertaintyMaps, right: UncertaintyMaps, plan: CheckPlan, image: ImageU8
 ) -> Difference:
     if plan.scorer is None:
-        return difference(maps, right, plan.num_votes, plan.limits)
+        return difference(maps, right, plan.passes, plan.limits)
     score = partial(plan.scorer.compute, image=image)
-    return difference(maps, right, plan.num_votes, plan.limits, score)
+    return difference(maps, right, plan.passes, plan.limits, score)
 
 
 def _run(
@@ -246,16 +209,10 @@ def _run(
 
 
 def _device_checks(
-    backend: Backend, first: UncertaintyMaps, plan: CheckPlan, masks: Masks,
-    unrecorded: Callable[[], Backend] | None,
+    backend: Backend, plan: CheckPlan, masks: Masks, unrecorded: Callable[[], Backend] | None,
 ) -> list[Check]:
-    """Compare ways to the same maps that only some backends have."""
+    """Compare recorded CUDA graphs with the calls themselves, where a backend has both."""
     checks = []
-    drawn: Any = getattr(backend, 'pass_inputs', None)
-    if drawn is not None:
-        maps = _run(backend, plan, plan.images[0], drawn(plan.passes, plan.seed))
-        checks.append(same_check('drawn', first, maps,
-                                 'values that differ with masks drawn on the device'))
     if unrecorded is not None and getattr(backend, 'is_recorded', False):
         plain = unrecorded()
         try:
@@ -337,7 +294,7 @@ class Reference:
     def __init__(
         self, bundle: ModelBundle, threads: int = 0, reduction: str = 'exact'
     ) -> None:
-        self._bundle, self._card, self._reduction = bundle, bundle.card, reduction
+        self._card, self._reduction = bundle.card, reduction
         self._trunk = _session(bundle.trunk_path, threads)
         self._head = _session(bundle.head_path, threads)
 
@@ -346,28 +303,9 @@ class Reference:
     ) -> UncertaintyMaps:
         """Return the maps of an image; as `Backend.run`."""
         found = self._trunk_of(image)
-        logits = self._logits(image, found, masks) if masks or not self._card.dropout_sites \
-            else self._sigma_logits(image)
+        logits = self._logits(image, found, masks)
         maps = self._maps(logits, temperature, request)
         return maps.with_features(found[FEATURE_MAP]) if self._card.feature_shape else maps
-
-    @functools.cached_property
-    def linear_head(self) -> LinearHead | None:
-        """Return the head as a linear layer behind dropout; None if it is anything else."""
-        try:
-            return linear_head(self._bundle, with_masks=False)
-        except ConfigError:
-            return None
-
-    def head_features(self, image: ImageU8) -> NDArray[np.float32]:
-        """Return what a linear head takes, (K, n)."""
-        found = self._trunk_of(image)
-        (values,) = (value for name, value in found.items() if name != FEATURE_MAP)
-        return values.reshape(values.shape[1], -1)
-
-    def _sigma_logits(self, image: ImageU8) -> NDArray[np.floating]:
-        head = linear_head(self._bundle)
-        return head.sigma_logits(self.head_features(image)).reshape(-1, *self._card.logits_shape)
 
     def _maps(
         self, logits: NDArray[np.floating], temperature: float, request: MapRequest

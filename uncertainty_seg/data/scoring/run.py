@@ -323,8 +323,6 @@ def _engine(settings: Settings, model_sha256: str) -> ShardEngine:
 
 # Times that a shard is begun again after its process died.
 RETRIES = 5
-# Without asking for one, a task does not see the GPU of its machine.
-_GPU_BACKENDS = ('tensorrt', 'onnxruntime_cuda', 'onnxruntime_tensorrt')
 
 
 def run_on_ray(
@@ -385,7 +383,8 @@ def _reports(ray: Any, jobs: Sequence[ShardJob], bar: tqdm) -> Iterator[ShardRep
     pending = {
         task.options(
             num_cpus=max(1, job.settings.threads), max_retries=RETRIES, name=job.part.stem,
-            num_gpus=1 if job.settings.backend in _GPU_BACKENDS else 0,
+            # Without asking for one, a task does not see the GPU of its machine.
+            num_gpus=1 if job.settings.backend == 'tensorrt' else 0,
         ).remote(job): job
         for job in ordered
     }
