@@ -235,19 +235,14 @@ install_optional() {  # install_optional NAME FILE...: as install, but a failure
   (install "$@") || note "$1: NOT installed; what needs it is left out"
 }
 
-set_up_openvino() { install_optional openvino "$REQUIREMENTS/openvino.txt"; }
-
 # Each folder contains one version of TensorRT; tests read its path from UNCERTAINTY_SEG_RTX17 ...
-TENSORRT_FOLDERS=(rtx17 rtx14 trt86 trt103 trt1016 trt114)
-
-set_up_tensorrt() {  # versions of TensorRT that the tests build engines with; needs no GPU
+set_up_tensorrt() {  # set_up_tensorrt FOLDER...: versions whose builder or names the tests look at
   local folder file
   if [[ ${WITH_TENSORRT:-1} == 0 ]]; then
     note 'WITH_TENSORRT=0: not installing TensorRT'
     return
   fi
-  note 'TensorRT: 200 MB in all, which only the tests need; WITH_TENSORRT=0 leaves it out'
-  for folder in "${TENSORRT_FOLDERS[@]}"; do
+  for folder in "$@"; do
     file="tensorrt_${folder/trt/api_}.txt"
     file="${file/rtx/rtx_}"
     # Without PIP_UPGRADE pip replaces nothing in a target folder.
@@ -258,15 +253,8 @@ set_up_tensorrt() {  # versions of TensorRT that the tests build engines with; n
   done
 }
 
-wants_label_tools() {
-  [[ ${WITH_LABEL_TOOLS:-1} != 0 ]] || { note "WITH_LABEL_TOOLS=0: not installing $1"; return 1; }
-}
-
-set_up_ray() { wants_label_tools Ray && install_optional ray "$REQUIREMENTS/ray.txt" || true; }
-
-set_up_label_tools() {  # the labelling tools' own readers; 1 GB, needed by the tests only
-  wants_label_tools 'the labelling tools' || return 0
-  # In a folder of their own, since they pin other versions of numpy and OpenCV.
+set_up_label_tools() {  # the labelling tools' own readers: 1 GB, in a folder of their own, since
+  # they pin other versions of numpy and OpenCV
   PIP_TARGET="$VENV/label_tools" PIP_UPGRADE=1 \
     install_optional label_tools "$REQUIREMENTS/label_tools.txt"
 }
@@ -376,11 +364,29 @@ set_up_torch() {  # torch, unless WITH_TORCH=0; the node and the demo never need
   fi
 }
 
-set_up_nets() {  # networks that tests and benchmarks compile, and libraries they compare with
-  has_torch || return 0
-  install_optional nets "$REQUIREMENTS/nets.txt"
-  install_optional peers "$REQUIREMENTS/peers.txt"
-  PIP_NO_DEPS=1 install_optional peers-alone "$REQUIREMENTS/peers_alone.txt"
+set_up_tests() {  # what scripts/test needs: 2.5 GB in all, of which torch is a quarter
+  # The environment and what tests write.
+  need_space "$([[ -d $VENV ]] && printf 2 || printf 4)" "$(dirname "$VENV")"
+  need_space 2 "${TMPDIR:-/tmp}"
+  set_up
+  install test "$REQUIREMENTS/test.txt" "$REQUIREMENTS/demo.txt" "$REQUIREMENTS/calibrate.txt" \
+    "$REQUIREMENTS/score.txt" "$REQUIREMENTS/labels.txt" "$REQUIREMENTS/sign.txt"
+  install_optional openvino "$REQUIREMENTS/openvino.txt"
+  set_up_torch
+  if has_torch; then install_optional nets "$REQUIREMENTS/nets.txt"; fi
+  set_up_tensorrt rtx17
+}
+
+set_up_release() {  # what scripts/test --release needs besides
+  install_optional ray "$REQUIREMENTS/ray.txt"
+  if has_torch; then
+    install_optional peers "$REQUIREMENTS/peers.txt"
+    PIP_NO_DEPS=1 install_optional peers-alone "$REQUIREMENTS/peers_alone.txt"
+  fi
+  set_up_tensorrt rtx17 rtx14 trt103 trt1016 trt114
+  set_up_label_tools
+  set_up_browser
+  set_up_cv_bridge
 }
 
 # --- the package -------------------------------------------------------------------------------

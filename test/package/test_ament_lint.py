@@ -38,37 +38,19 @@ FLAKE8_OPTIONS = ('--isolated', '--max-line-length=99', '--import-order-style=go
                   '--docstring-convention=all', '--property-decorators=',
                   '--extend-ignore=' + ','.join(FLAKE8_IGNORED))
 HAS_AMENT = all(find_spec(name) for name in ('ament_flake8', 'ament_pep257'))
-# An f-string with `class` or `def` alone before or after a brace: as of Python 3.12 pydocstyle
-# takes the word for the keyword and stops, and flake8, its worker lost, waits for ever.
-KEYWORD_IN_F_STRING = re.compile(r"""[fF]['"](?:[^'"]*\})?(?:class|def)(?:\{|['"])""")
 TIMEOUT_S = 280  # below pytest's: where a worker is lost flake8 waits for ever
 MISSING = [name for name in TOOLS if find_spec(name) is None]
 needs_tools = pytest.mark.skipif(
     bool(MISSING), reason=f'{", ".join(MISSING)} not installed: scripts/test installs them')
 
-# A file with a fault for each plug-in. The codes are those that ament_flake8 reports.
+# A file with a fault for each kind of plug-in.
 FAULTS = {
     'B901': 'try:\n    pass\nexcept:\n    pass\n',
     'A001': 'list = 1\n',
-    'A002': 'def f(input):\n    return input\n',
-    'CNL100': 'class A:\n    def f(self):\n        pass\n',
     'C408': 'a = dict()\n',
     'D213': 'def f():\n    """Start too early.\n\n    More.\n    """\n',
-    'D401': 'def f():\n    """Returns a thing."""\n',
-    'D401_property': 'class A:\n\n    @property\n    def a(self):\n        """The thing."""\n',
-    'D413': 'def f():\n    """\n    Do it.\n\n    Returns\n    -------\n    int\n    """\n',
     'I100': 'import sys\nimport os\nprint(os, sys)\n',
     'Q000': 'a = "text"\n',
-    'E402': 'print()\nimport os\nos\n',
-    'E501': 'a = ' + '1' * 96 + '\n',
-    'F401': 'import os\n',
-}
-ALLOWED = {
-    'B902': 'try:\n    pass\nexcept Exception:\n    pass\n',
-    'D103': 'def f():\n    pass\n',
-    'D404': 'class A:\n    """This is a thing."""\n',
-    'E501': 'a = ' + '1' * 95 + '\n',
-    'W503': 'a = (1\n     + 2)\n',
 }
 
 
@@ -103,14 +85,6 @@ def test_the_own_ament_flake8_and_pep257_of_a_sourced_ros_find_nothing(
     assert import_module('ament_pep257.main').main(argv=list(CHECKED)) == 0
 
 
-def test_no_f_string_stops_pydocstyle_on_python_3_12() -> None:
-    files = [p for name in CHECKED for p in sorted((ROOT / name).rglob('*.py'))]
-    assert [p.name for p in files if p != Path(__file__)
-            and KEYWORD_IN_F_STRING.search(p.read_text(encoding='utf-8'))] == []
-    assert KEYWORD_IN_F_STRING.search("f'class{n}'")
-    assert not KEYWORD_IN_F_STRING.search("f'class {n}' f'{n} class' f'{n}classes' 'class{n}'")
-
-
 @needs_tools
 def test_each_plug_in_is_at_work(tmp_path: Path) -> None:
     for code, text in FAULTS.items():
@@ -118,24 +92,4 @@ def test_each_plug_in_is_at_work(tmp_path: Path) -> None:
     lines = flake8('.', cwd=tmp_path)
     for code in FAULTS:
         found = codes([line for line in lines if f'bad_{code}.py' in line])
-        assert code.partition('_')[0] in found, code
-
-
-@needs_tools
-def test_what_ament_allows_is_allowed(tmp_path: Path) -> None:
-    for code, text in ALLOWED.items():
-        (tmp_path / f'good_{code}.py').write_text(text, encoding='utf-8')
-    assert flake8('.', cwd=tmp_path) == []
-
-
-@needs_tools
-def test_pydocstyle_by_itself_says_what_flake8_says_of_docstrings(tmp_path: Path) -> None:
-    for code, text in FAULTS.items():
-        (tmp_path / f'bad_{code}.py').write_text(text, encoding='utf-8')
-    done = subprocess.run(
-        [sys.executable, '-m', 'pydocstyle', '--property-decorators=',
-         '--ignore=' + ','.join(DOCSTRING_IGNORED), r'--match=.*\.py', '.'],
-        cwd=tmp_path, capture_output=True, text=True, check=False)
-    found = set(re.findall(r'^\s+(D\d+):', done.stdout, re.MULTILINE))
-    assert {'D213', 'D401', 'D413'} <= found
-    assert found == {code for code in codes(flake8('.', cwd=tmp_path)) if code[0] == 'D'}
+        assert code in found

@@ -13,11 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 import json
 from pathlib import Path
 import re
-import subprocess
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -49,14 +47,6 @@ FOXGLOVE_PANELS: dict[str, dict[str, type]] = {
                           'hardwareIdFilter': str, 'sortByLevel': bool},
 }
 TITLE = 'foxglovePanelTitle'
-# Parameters that the source of semantic_segmentation_layer declares (084337f), for a camera and
-# for a class type.
-NAV2_CAMERA = {
-    'segmentation_topic', 'confidence_topic', 'labels_topic', 'pointcloud_topic',
-    'observation_persistence', 'expected_update_rate', 'class_types', 'max_obstacle_distance',
-    'min_obstacle_distance', 'tile_map_decay_time', 'visualize_tile_map', 'use_cost_selection'}
-NAV2_CLASSES = {'classes', 'base_cost', 'max_cost', 'mark_confidence', 'samples_to_max_cost',
-                'dominant_priority'}
 
 
 def panels(kind: str, layout: Any = FOXGLOVE) -> list[dict[str, Any]]:
@@ -108,13 +98,6 @@ def test_every_foxglove_panel_is_placed_once_and_of_a_known_kind() -> None:
         assert {key: type(value) for key, value in settings.items()} == accepted, name
 
 
-def test_the_score_is_plotted_against_its_limit() -> None:
-    (plot,) = panels('Plot')
-    # A series that is a number is a line across the plot.
-    assert [s['value'] for s in plot['paths']] == ['/uncertainty_seg/score.data', '1']
-    assert plot['minYValue'] < 1 < plot['maxYValue']
-
-
 def test_the_flag_is_shown_now_and_over_time_and_never_true_by_default() -> None:
     (indicator,) = panels('Indicator')
     (rule,) = indicator['rules']
@@ -122,18 +105,6 @@ def test_the_flag_is_shown_now_and_over_time_and_never_true_by_default() -> None
     assert indicator['fallbackLabel'] != rule['label']
     (transitions,) = panels('StateTransitions')
     assert indicator['path'] in [s['value'] for s in transitions['paths']]
-
-
-@pytest.mark.skipif(find_spec('foxglove') is None, reason='foxglove-sdk is not installed')
-def test_the_foxglove_panels_have_the_settings_of_its_sdk() -> None:
-    layouts = import_module('foxglove.layouts')
-    names = {'Image': 'ImageConfig', 'DiagnosticSummary': 'DiagnosticsSummaryConfig'}
-    for kind, accepted in FOXGLOVE_PANELS.items():
-        known = getattr(layouts, names.get(kind, f'{kind}Config'))()._to_dict()
-        assert set(accepted) <= set(known), kind
-    for kind, series in (('Plot', 'PlotSeries'), ('StateTransitions', 'StateTransitionsSeries')):
-        known = getattr(layouts, series)()._to_dict()
-        assert all(set(s) <= {*known, 'color'} for p in panels(kind) for s in p['paths'])
 
 
 def test_nav2_knows_every_class_of_the_model_once() -> None:
@@ -145,21 +116,6 @@ def test_nav2_knows_every_class_of_the_model_once() -> None:
         costs = source[kind]
         assert 0 <= costs['base_cost'] <= costs['max_cost'] <= 254
         assert 0 <= costs['mark_confidence'] <= 255
-
-
-def test_nav2_is_given_only_parameters_it_declares() -> None:
-    layer = nav2_layer()
-    assert set(layer) == {'plugin', 'enabled', 'observation_sources', layer['observation_sources']}
-    source = layer[layer['observation_sources']]
-    assert set(source) <= NAV2_CAMERA | set(source['class_types'])
-    assert all(set(source[kind]) == NAV2_CLASSES for kind in source['class_types'])
-
-
-def test_the_docs_name_every_file_and_what_was_opened() -> None:
-    page = (ROOT / 'docs' / 'viewers.md').read_text(encoding='utf-8')
-    for file in ('uncertainty_seg.rviz', 'foxglove_layout.json', 'nav2_semantic.yaml'):
-        assert (CONFIG / file).is_file()
-        assert file in page
 
 
 # --- against the node ----------------------------------------------------------------------------
@@ -189,53 +145,6 @@ def topics_of_a_node(
         finally:
             client.close()
             process.end()
-
-
-class TestSeveralCameras:
-    """Two cameras in a namespace: the layouts as the page and the launch file make them."""
-
-    pytestmark = needs_ros
-    CAMERAS = ('front', 'down')
-
-    @pytest.fixture(scope='class')
-    def published(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-        with topics_of_a_node(
-                tmp_path_factory.mktemp('cameras'), '-r', '__ns:=/auv', namespace='/auv',
-                first='/auv/uncertainty_seg/down/mask', cameras='[front,down]') as found:
-            yield found
-
-    @pytest.mark.parametrize('camera', CAMERAS)
-    def test_the_foxglove_layout_made_by_the_command_of_the_page(
-        self, published: dict[str, str], camera: str
-    ) -> None:
-        page = (ROOT / 'docs' / 'viewers.md').read_text(encoding='utf-8')
-        (command,) = re.findall(r"^    sed '([^']+)'", page, re.MULTILINE)
-        done = subprocess.run(
-            ['sed', command.replace('front', camera), str(CONFIG / 'foxglove_layout.json')],
-            capture_output=True, text=True, check=True)
-        layout = json.loads(done.stdout)
-        images = [panel['imageMode']['imageTopic'] for panel in panels('Image', layout)]
-        assert f'/auv/{camera}/image' in images
-        shown = [topic for topic in images if topic != f'/auv/{camera}/image']
-        assert len(shown) == 3 and {published[topic] for topic in shown} == {IMAGE}
-        paths = message_paths(layout)
-        assert len(paths) == len(message_paths())
-        for path in paths:
-            topic = path.partition('.')[0]
-            assert topic.startswith(f'/auv/uncertainty_seg/{camera}/') and topic in published
-        assert '/diagnostics' in published
-
-    def test_the_rviz_layout_that_the_launch_file_makes(self, published: dict[str, str]) -> None:
-        checks = pytest.importorskip(
-            'uncertainty_seg.ros.launching.checks',
-            reason='the launch file does not make a layout for several cameras')
-        shipped = Yaml.load((CONFIG / 'uncertainty_seg.rviz').read_text(encoding='utf-8'))
-        displays = checks.layout_of(shipped, self.CAMERAS)['Visualization Manager']['Displays']
-        names = [f'/auv/{display["Topic"]["Value"]}' for display in displays]
-        assert len(set(names)) == len(names) == 2 * len(rviz_displays())
-        images = {f'/auv/{camera}/image' for camera in self.CAMERAS}
-        assert images <= set(names)
-        assert {published[name] for name in set(names) - images} == {IMAGE}
 
 
 class TestAgainstTheNode:

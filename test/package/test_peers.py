@@ -9,11 +9,7 @@ the backend that ships. No peer takes part in anything but this file.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-import json
-import os
 from pathlib import Path
-import subprocess
-import sys
 
 from conftest import tiny_card
 import cv2
@@ -46,7 +42,8 @@ from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import UncertaintyMaps  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore::UserWarning')]
+pytestmark = [pytest.mark.torch, pytest.mark.release,
+              pytest.mark.filterwarnings('ignore::UserWarning')]
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = InputSpec(48, 32, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 CLASSES = ('a', 'b', 'c', 'd', 'e')
@@ -211,51 +208,12 @@ def test_confidence_is_baals_certainty_and_one_minus_a_variation_ratio(frame: Pa
     np.testing.assert_allclose(ours, 1 - theirs, atol=CLOSE)
 
 
-def test_variation_ratio_differs_where_the_most_voted_class_is_not_the_likeliest(
-    frame: Passes
-) -> None:
-    ours = frame.ours('variation_ratio')
-    ratio = metrics.VariationRatio(probabilistic=False, reduction=None)
-    theirs = measured(ratio, frame.for_metrics.transpose(0, 1), ours)
-    votes = nn.functional.one_hot(frame.probs.argmax(1)).sum(0)
-    likeliest = frame.probs.mean(0).argmax(0)[..., None]
-    is_mode = (votes.gather(-1, likeliest)[..., 0] == votes.amax(-1)).numpy()
-    np.testing.assert_allclose(ours[is_mode], theirs[is_mode], atol=CLOSE)
-    assert 0 < (~is_mode).sum() < 0.05 * is_mode.size
-    assert (theirs[~is_mode] > ours[~is_mode]).all()
-
-
-def test_disagreement_of_pairs_follows_from_our_variation_ratio_for_two_classes() -> None:
-    probs = np.random.default_rng(0).dirichlet((1, 1), (9, 200))  # (T, pixels, C)
-    passes, tensor = len(probs), torch.from_numpy(probs).permute(1, 0, 2)
-    theirs = measured(metrics.Disagreement(reduction=None), tensor, probs[0, :, 0])
-    votes = (probs.argmax(2) == 1).sum(0)
-    lost = np.minimum(votes, passes - votes)  # T times our variation ratio
-    np.testing.assert_allclose(theirs, 2 * lost * (passes - lost) / (passes * (passes - 1)),
-                               atol=1e-6)
-
-
-def test_the_metric_reads_passes_along_the_axis_its_text_calls_pixels() -> None:
-    probs = torch.tensor([[[0.7, 0.3], [0.6, 0.4], [0.8, 0.2]],
-                          [[0.4, 0.6], [0.5, 0.5], [0.3, 0.7]]])  # 2 pixels, 3 passes
-    ratio = metrics.VariationRatio(probabilistic=True, reduction=None)
-    ratio.update(probs)
-    assert ratio.compute().shape == (3,)
-
-
 def test_baal_takes_the_entropy_of_the_mean_logits(frame: Passes) -> None:
     logits = frame.logits.permute(1, 2, 3, 0)[None].numpy()
     theirs = heuristics.Entropy().get_uncertainties(logits)[0]
     mean = frame.logits.mean(0).softmax(0)
     np.testing.assert_allclose(theirs, torch.special.entr(mean).sum(0), atol=CLOSE)
     assert abs(theirs / ln_c(frame) - frame.ours('entropy')).max() > 0.05
-
-
-def test_baal_ranks_a_pixel_without_numbers_as_the_surest() -> None:
-    probs = np.full((1, 5, 2, 2, 4), 0.2, np.float32)
-    probs[0, :, 0, 0, 1] = np.nan
-    with pytest.warns(UserWarning, match='will be put to 0.0'):
-        assert heuristics.BALD().get_uncertainties(probs)[0, 0, 0] == 0
 
 
 def by_torch_uncertainty(on_batch: bool) -> Callable[[Net, torch.Tensor], torch.Tensor]:
@@ -327,19 +285,6 @@ def differing_passes(run: Callable[[torch.Tensor], torch.Tensor], passes: int) -
     yield from (not torch.equal(out[0], other) for other in out[1:])
 
 
-def test_an_inner_eval_after_wrapping_switches_torch_uncertaintys_dropout_off() -> None:
-    net = Net()
-    wrapped = mc_dropout(net, 3, task='segmentation').eval()
-    assert all(differing_passes(wrapped, 3))
-    net.eval()
-    out = wrapped(as_tensor(noise()))
-    assert torch.equal(out[0], out[2])
-
-
-def test_torch_uncertainty_makes_one_pass_until_eval_is_called() -> None:
-    assert len(mc_dropout(Net(), 3, task='segmentation')(as_tensor(noise()))) == 1
-
-
 class Functional(nn.Module):
     """Dropout as a function, which no search for modules finds."""
 
@@ -352,21 +297,6 @@ def test_functional_dropout_is_found_by_neither() -> None:
         mc_dropout(Functional(), 3)
     with pytest.warns(UserWarning, match='No layer was modified'):
         patch_module(Functional())
-
-
-@pytest.mark.parametrize('layer', [nn.Dropout1d, nn.Dropout3d, nn.AlphaDropout])
-def test_baal_leaves_other_dropout_layers_off_without_a_word(layer: type[nn.Module]) -> None:
-    net = nn.Sequential(nn.Dropout2d(0.5), layer(0.5))
-    patched = patch_module(net).eval()
-    assert type(patched[1]) is layer and not patched[1].training
-
-
-def test_baal_predicts_in_the_mode_the_net_is_in_and_moves_its_batch_norm() -> None:
-    net = Net().train()
-    before = net.norm.running_mean.clone()
-    ModelWrapper(MCDropoutModule(net), TrainingArgs(use_cuda=False)).predict_on_batch(
-        as_tensor(noise()), 3)
-    assert not torch.equal(net.norm.running_mean, before)
 
 
 @pytest.mark.parametrize('kept', [False, True], ids=['as it is by default', 'left alone'])
@@ -383,15 +313,3 @@ def test_onnx_runtime_removes_dropout_that_was_exported_in_training(
         disabled_optimizers=['EliminateDropout'] if kept else [])
     one, two = (session.run(None, {'image': as_tensor(noise()).numpy()})[0] for _ in range(2))
     assert np.array_equal(one, two) is not kept
-
-
-@pytest.mark.release
-def test_the_benchmark_of_peers_measures_ours_beside_another_way(tmp_path: Path) -> None:
-    figures = tmp_path / 'figures.json'
-    subprocess.run(
-        [sys.executable, str(ROOT / 'benchmarks' / 'bench_peers.py'), 'pipeline', '--passes', '2',
-         '--rounds', '1', '--only', 'torch, trunk once', '--json', str(figures)],
-        check=True, capture_output=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
-    found = json.loads(figures.read_text())[0]
-    assert found['why_not'] == {} and list(found['ways']) == ['ours', 'torch, trunk once']
-    assert all(way['wall_ms'] > 0 and way['peak_mb'] > 0 for way in found['ways'].values())

@@ -56,21 +56,6 @@ def test_every_name_is_documented_and_has_an_example() -> None:
     assert set(us.__all__) < set(dir(us))
 
 
-def test_a_type_checker_sees_what_is_imported() -> None:
-    source = (ROOT / 'uncertainty_seg' / '__init__.py').read_text(encoding='utf-8')
-    typed = dict(re.findall(r'^    from uncertainty_seg\.(\S+) import (.+?)(?:  #.*)?$', source,
-                            re.MULTILINE))
-    seen = {}
-    for module, names in typed.items():
-        for name in names.split(', '):
-            there, _, here = name.partition(' as ')
-            seen[here or there] = (module, there)
-    assert set(seen) == set(us.__all__)
-    for name, (module, there) in seen.items():
-        given = getattr(us, name)
-        assert (given.__module__, given.__name__) == (f'uncertainty_seg.{module}', there)
-
-
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'uncertainty_seg' has no attribute 'fly'"):
         us.fly  # noqa: B018
@@ -112,32 +97,6 @@ def test_every_example_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert names['fitted'].calibration.promises[0].alpha == 0.1
     assert len(names['chosen'].selection.rows) == 2
     assert (stage / 'selection' / 'selection.parquet').is_file()
-
-
-def test_the_script_in_cells_draws_its_picture(tmp_path: Path) -> None:
-    script = ROOT / 'docs' / 'python_api.py'
-    done = subprocess.run([sys.executable, str(script), str(tmp_path / 'picture.png')],
-                          capture_output=True, text=True, check=True)
-    picture = cv2.imread(str(tmp_path / 'picture.png'))
-    assert picture.shape == (3 * 384, 4 * 512, 3)
-    flags = re.findall(r'^(\w+) +confident: (\w+)', done.stdout, re.MULTILINE)
-    assert flags == [('clear', 'True'), ('turbid', 'False'), ('diver', 'False')]
-    heat = picture[:384, 1024:1536]
-    assert len(np.unique(heat.reshape(-1, 3), axis=0)) > 100
-    cells = [line for line in script.read_text(encoding='utf-8').splitlines()
-             if line.startswith('# %%')]
-    assert len(cells) >= 8 and '# %% [markdown]' in cells
-
-
-def test_a_result_has_the_size_of_the_image(tiny_bundle: Path) -> None:
-    image = np.zeros((96, 160, 3), np.uint8)
-    image[..., 0] = 255  # blue is class 0
-    with us.open_pipeline(tiny_bundle, backend='onnxruntime') as pipeline:
-        result = pipeline.process(image)
-    assert result.label.shape == result.confidence.shape == (96, 160)
-    assert (result.label == 0).all() and result.confidence.dtype == np.float32
-    assert result.maps.entropy.shape == (48, 64)
-    np.testing.assert_array_equal(result.map_at_source('confidence'), result.confidence)
 
 
 def test_a_bundle_without_calibration_opens_with_a_temperature_alone(tmp_path: Path) -> None:
@@ -206,19 +165,3 @@ def test_a_module_is_compiled_as_its_factory_is(tmp_path: Path) -> None:
     ensemble = us.compile(net, tmp_path / 'two', (16, 8), ['water', 'diver', 'wreck'],
                           members=[other], method='ensemble')
     assert ensemble.bundle.card.members == 2
-
-
-@pytest.mark.parametrize(('more', 'sentence'), [
-    ({'weights': ['w.pt']}, 'weights with a module'),
-    ({'members': [3], 'method': 'ensemble'}, 'a network of the type int'),
-    ({'method': 'bagging'}, "method is 'bagging', expected one of single, mc_dropout"),
-    ({'fit': 'crop'}, "fit is 'crop', expected one of letterbox, stretch"),
-    ({'precision': 'int8'}, '--calibration-images DIR'),
-])
-def test_a_request_that_contradicts_itself_is_refused(
-    more: dict[str, Any], sentence: str, tmp_path: Path
-) -> None:
-    torch = pytest.importorskip('torch')
-    with pytest.raises(us.UncertaintySegError, match=sentence):
-        us.compile(torch.nn.Conv2d(3, 2, 1), tmp_path / 'out', (16, 8), ['a', 'b'], **more)
-    assert not (tmp_path / 'out').exists()
