@@ -125,7 +125,7 @@ def test_floors_are_the_least_values_of_the_frames_that_the_limits_are_for(
 ) -> None:
     made = load_bundle(str(calibrated[0])).calibration
     assert made is not None and set(made.gate_scores) <= set(made.thresholds)
-    settings = settings_from_dict({**BASE, 'all_scores': True})
+    settings = settings_from_dict(BASE)
     with open_pipeline(load_bundle(str(calibrated[0])), settings) as pipeline:
         rows = [pipeline.measure(cv2.imread(str(file))).scores
                 for file in sorted((folders / 'val' / 'images').iterdir())]
@@ -180,7 +180,7 @@ def test_the_node_judges_by_the_limits_that_were_written(
         result = pipeline.process(image, 0)
         assert set(promise['limits']) <= set(result.scores)
         assert len(result.scores) < 12
-    every = open_pipeline(loaded, settings_from_dict({**BASE, 'all_scores': True}))
+    every = open_pipeline(loaded, settings_from_dict(BASE), all_scores=True)
     assert len(every.measure(image, 0).scores) > 40
 
 

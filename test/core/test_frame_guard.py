@@ -181,7 +181,7 @@ def test_an_image_that_is_no_block_of_memory_is_compared_as_its_pixels() -> None
 
 # --- in the loop ---------------------------------------------------------------------------------
 
-SETTINGS = settings_from_dict({'gate.rise_ratio': 1.0, 'gate.rise_frames': 2})
+SETTINGS = settings_from_dict({'gate.rise_frames': 2})
 BLUE = (255, 0, 0)
 
 
@@ -198,7 +198,7 @@ class Loop:
     def __init__(self, folder: Path, **settings: object) -> None:
         bundle = load_bundle(str(make_tiny_bundle(folder / 'tiny')))
         self.settings = settings_from_dict({
-            'gate.rise_ratio': 1.0, 'gate.rise_frames': 2, **settings})
+            'gate.rise_frames': 2, **settings})
         self.pipeline = Pipeline(bundle, FakeBackend(bundle.card), self.settings)
         self.loop = FrameLoop(self.pipeline, guard=FrameGuard(self.settings))
         self.num = 0

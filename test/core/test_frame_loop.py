@@ -20,7 +20,7 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 
 BLUE = np.zeros((96, 128, 3), np.uint8)
 BLUE[..., 0] = 255
-SETTINGS = settings_from_dict({'gate.rise_ratio': 1.0, 'gate.rise_frames': 1})
+SETTINGS = settings_from_dict({'gate.rise_frames': 1})
 
 
 @pytest.fixture

@@ -253,7 +253,7 @@ def test_no_such_result_is_ever_confident_in_the_loop(tmp_path: Path, name: str)
     backend = Broken(bundle.card)
     backend.change = WRONG[name][0]
     pipeline = Pipeline(bundle, backend, settings_from_dict(
-        {'gate.rise_ratio': 1.0, 'gate.rise_frames': 1}))
+        {'gate.rise_frames': 1}))
     loop = FrameLoop(pipeline)
     outcomes = [loop.take(lambda seed=seed: blue(seed), seed) for seed in range(8)]
     assert [one.verdict.is_confident for one in outcomes] == [True] * 2 + [False] * 6

@@ -12,6 +12,7 @@ from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.core.settings import (
     DecodeLimits,
     precision_of,
+    require_no_history,
     Settings,
     settings_from_dict,
     settings_to_dict,
@@ -75,11 +76,7 @@ def test_a_whole_number_is_accepted_for_a_float_but_not_the_other_way() -> None:
     ({'max_rate_hz': [2, 2]}, 'max_rate_hz has 2 numbers, expected one, or one for each of the 1'),
     ({'cameras': ['a', 'b'], 'max_rate_hz': [2, 2, 2]}, 'has 3 numbers, expected .* the 2 cam'),
     ({'max_rate_hz': [1.0]}, 'max_rate_hz is 1, expected more than 1 / stale_timeout_s = 1'),
-    ({'durability': 'transient_local', 'gate.rise_frames': 1}, 'images from before the start'),
-    ({'stamps': 'receipt', 'queue_depth': 3}, 'queue_depth is 3 with stamps receipt, expected '
-     'less than gate.rise_frames, 3: after a pause the node could not tell images that waited'),
-    ({'stamps': 'receipt', 'gate.rise_frames': 1}, 'queue_depth is 1 with stamps receipt'),
-    ({'max_age_s': 0.0, 'queue_depth': 3}, 'queue_depth is 3 with max_age_s 0, expected less'),
+    ({'stamps': 'receipt', 'gate.rise_frames': 1}, 'gate.rise_frames is 1 with stamps receipt'),
     ({'max_rate_hz': [5.0], 'stale_timeout_s': 0.1}, 'max_rate_hz is 5, expected more than'),
     ({'stuck_timeout_s': 0.5}, 'stuck_timeout_s is 0.5, expected at least 1, or 0 for never: a'),
     ({'stuck_timeout_s': -1}, 'stuck_timeout_s is -1'),
@@ -98,9 +95,17 @@ def test_settings_that_fit_only_together_are_judged_together() -> None:
 
 
 def test_without_an_age_fewer_images_may_wait_than_raise_the_flag() -> None:
-    for changes in ({'stamps': 'receipt', 'queue_depth': 2}, {'max_age_s': 0.0, 'queue_depth': 2},
-                    {'max_age_s': 0.0, 'gate.rise_frames': 1}, {'queue_depth': 20}):
-        assert settings_from_dict(changes)
+    receipt, ageless = (settings_from_dict({name: value, 'gate.rise_frames': 3})
+                        for name, value in (('stamps', 'receipt'), ('max_age_s', 0.0)))
+    for settings in (receipt, ageless):
+        require_no_history(settings, 2)
+        with pytest.raises(ConfigError, match='3 images may wait'):
+            require_no_history(settings, 3)
+    require_no_history(settings_from_dict({'max_age_s': 0.0, 'gate.rise_frames': 1}))
+    require_no_history(Settings(), 20)
+    require_no_history(Settings(), 2, is_latched=True)
+    with pytest.raises(ConfigError, match='from before the start'):
+        require_no_history(Settings(), 3, is_latched=True)
 
 
 def test_a_rate_is_one_for_all_cameras_or_one_for_each() -> None:

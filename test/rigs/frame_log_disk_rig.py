@@ -22,7 +22,8 @@ import sys
 from frame_log_helpers import ABOUT, assert_whole, log_frame, settings, wait_for
 
 from uncertainty_seg.core.settings import LogSettings
-from uncertainty_seg.storage.frame_log.format import iter_frames
+from uncertainty_seg.storage.frame_log import store
+from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
 from uncertainty_seg.storage.frame_log.writer import LogState
 
@@ -81,7 +82,9 @@ def use_up_inodes(folder: Path) -> None:
 def main() -> None:
     """Go through the stages; the log is never restarted."""
     disk = Path(sys.argv[1])
-    chosen = settings(retry_s=1.0, score_power=100.0)
+    chosen = settings()
+    weight = LogFrame.log_weight.fget
+    LogFrame.log_weight = property(lambda frame: 100 * weight(frame))  # luck decides nothing
     rig = Rig(disk, chosen)
     stages = [rig.stage('plain', rig.offer(3))]
 
@@ -96,25 +99,26 @@ def main() -> None:
     use_up_inodes(others)
     stages.append(rig.stage('full', rig.offer(3)))
     shutil.rmtree(others)
-    rig.now_s += 2
+    rig.now_s += 6
     stages.append(rig.stage('room again', rig.offer(2)))
 
     mount('-o', 'remount,ro', str(disk))
     # A smaller quota cannot be had now; it is when the disk is back.
-    rig.log.reconfigure(dataclasses.replace(chosen, quota_frames=4))
+    store.QUOTA_FRAMES = 4
+    rig.log.reconfigure(dataclasses.replace(chosen, quota_mb=chosen.quota_mb / 2))
     stages.append(rig.stage('read-only', rig.offer(4)))
     mount('-o', 'remount,rw', str(disk))
-    rig.now_s += 2
+    rig.now_s += 6
     stages.append(rig.stage('writable again', rig.offer(2)))
 
     mount('-t', 'tmpfs', 'tmpfs', str(disk))  # as if the disk were pulled out
     state = rig.offer(2)
-    rig.now_s += 2
+    rig.now_s += 6
     state = rig.offer(2)
     empty = not any(disk.iterdir())
     subprocess.run(['umount', str(disk)], check=True)
     stages.append({**rig.stage('taken away', state), 'empty': empty})
-    rig.now_s += 2
+    rig.now_s += 6
     stages.append(rig.stage('put back', rig.offer(1)))
     assert rig.log.close(20)
     print(json.dumps(stages))

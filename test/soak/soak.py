@@ -140,12 +140,12 @@ class Soak:
         self._disk = self._mount(folder / 'disk', stack)
         bundle = make_tiny_bundle(folder / 'tiny')
         parameters = {
-            'max_age_s': MAX_AGE_S, 'max_repeats': MAX_REPEATS, 'gate__rise_ratio': 1.0,
+            'max_age_s': MAX_AGE_S, 'max_repeats': MAX_REPEATS,
             # Between red and red with a grey half: of the content, the tiny network sees that.
             'gate__threshold_scale': SCALE,
-            'reliability': 'reliable', 'queue_depth': 20,
+            'reliability': 'reliable',
             'stale_timeout_s': args.stale_timeout, 'log__folder': str(self._disk / 'log'),
-            'log__quota_mb': DISK_MB * 0.75, 'log__free_disk_mb': 0.25, 'log__retry_s': 0.5,
+            'log__quota_mb': DISK_MB * 0.75, 'log__free_disk_mb': 0.25,
             'log__control_share': 0.2, 'log__min_interval_s': 0.0, 'log__duplicate_bits': 0,
             **dict(word.split(':=') for word in args.parameter),
         }

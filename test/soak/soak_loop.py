@@ -97,7 +97,7 @@ class LoopSoak:
         bundle = load_bundle(str(make_tiny_bundle(folder / 'tiny')))
         self._random = random.Random(seed)
         self._now_ns = START_NS
-        self._settings = {'gate.rise_ratio': 1.0, **settings}
+        self._settings = dict(settings)
         chosen = settings_from_dict(self._settings)
         backend = MisbehavingBackend(
             ReadyMaps(*_maps_of(bundle)), sleep=self._sleep)

@@ -40,7 +40,7 @@ def test_every_kind_of_frame_over_dds_is_true_only_if_it_may_be() -> None:
 def test_a_node_without_its_checks_is_caught() -> None:
     code, report, output = soaked(
         '--seconds', '14', '--only', 'hour_old', 'frozen',
-        '--parameter', 'max_age_s:=0.0', 'max_repeats:=-1', 'queue_depth:=1')
+        '--parameter', 'max_age_s:=0.0', 'max_repeats:=-1')
     assert code == 1 and report['lies'] > 3, output
     assert 'true about a frame that is hour_old' in output
     assert 'true about a frame that is frozen' in output

@@ -104,7 +104,7 @@ def test_a_mask_over_what_is_unsure_makes_a_true_flag_that_promises_nothing(
     bundle = load_bundle(str(tiny_bundle))
     mask = np.zeros((48, 64), np.bool_)
     mask[:, :40] = True
-    settings = settings_from_dict({'gate.rise_ratio': 1.0, 'gate.rise_frames': 1,
+    settings = settings_from_dict({'gate.rise_frames': 1,
                                    'backend': 'onnxruntime', 'threads': 1})
     for ignore, is_up, promise in ((None, False, 'none'), (mask, True, VOID)):
         with open_pipeline(bundle, settings, ignore) as pipeline:

@@ -35,6 +35,7 @@ def open_pipeline(
     settings: Settings | None = None,
     *,
     temperature: float | None = None,
+    all_scores: bool = False,
     **parameters: object,
 ) -> Pipeline:
     """
@@ -51,6 +52,8 @@ def open_pipeline(
         The logits are divided by it, instead of by the temperature of the calibration: 1 opens a
         bundle that is not calibrated. There is no gate then, and the flag is always false; so it
         is with the setting ``uncalibrated='run'``, which the other verbs know too.
+    all_scores : bool, optional
+        Compute every score, not only the gate's and the usual six.
     **parameters
         Single settings by their names, such as ``passes=20``; they replace those of `settings`.
         Names with a dot are given as ``**{'gate.alpha': 0.1}``.
@@ -75,7 +78,7 @@ def open_pipeline(
                                'thresholds for the gate', 'run uncertainty_seg calibrate on it, '
                                "or open it with uncalibrated='run', without a gate")
     return registry.open_pipeline(
-        bundle, settings, load_ignore_mask(settings.ignore_mask), temperature)
+        bundle, settings, load_ignore_mask(settings.ignore_mask), temperature, all_scores)
 
 
 def offline_settings(bundle: ModelBundle, settings: Settings) -> Settings:

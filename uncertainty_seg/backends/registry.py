@@ -108,7 +108,7 @@ def _with_its_check(backend: Backend, bundle: ModelBundle, settings: Settings) -
 
 def open_pipeline(
     bundle: ModelBundle, settings: Settings, ignore: NDArray[np.bool_] | None = None,
-    temperature: float | None = None,
+    temperature: float | None = None, all_scores: bool = False,
 ) -> Pipeline:
     """
     Open the backend of the settings, prove the masks on it, and warm it up.
@@ -119,7 +119,7 @@ def open_pipeline(
         A checked bundle.
     settings : Settings
         Checked settings.
-    ignore, temperature : ndarray of bool, float, optional
+    ignore, temperature, all_scores : ndarray of bool, float, bool, optional
         As `Pipeline` takes them.
 
     Returns
@@ -137,7 +137,7 @@ def open_pipeline(
         require_rounding(settings.backend, bundle, settings)
     backend = open_backend(settings.backend, bundle, settings)
     try:
-        pipeline = Pipeline(bundle, backend, settings, temperature, ignore)
+        pipeline = Pipeline(bundle, backend, settings, temperature, ignore, all_scores=all_scores)
         pipeline.check_masks()
     except BaseException:
         backend.close()

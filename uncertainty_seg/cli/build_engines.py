@@ -17,7 +17,7 @@ import re
 from typing import Any
 
 from uncertainty_seg.cli.arguments import add_settings, print_json, settings_from_args
-from uncertainty_seg.errors import BackendError, ConfigError
+from uncertainty_seg.errors import BackendError
 
 _log = logging.getLogger(__name__)
 SHOW_EVERY_S = 0.1
@@ -41,13 +41,10 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.backends.gpu.bundle_engines import work_ahead, work_here
     from uncertainty_seg.backends.gpu.engine_cache import EngineCache
     from uncertainty_seg.backends.gpu.self_check_record import check_remark
-    from uncertainty_seg.core.settings import INFINITE_PASSES, precision_of
+    from uncertainty_seg.core.settings import precision_of
     from uncertainty_seg.storage.model_bundle import load_bundle
 
     settings = settings_from_args(args)
-    if settings.pass_policy == INFINITE_PASSES:
-        raise ConfigError('--passes inf', 'a number: engines compute passes',
-                          "leave --passes out for the bundle's own")
     bundle = load_bundle(args.bundle, trusted_keys=settings.trusted_keys)
     works = [work_ahead(bundle, settings, one) for one in args.compute_capability] \
         or [work_here(bundle, settings)]

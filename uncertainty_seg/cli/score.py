@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 import sys
 import time
@@ -87,7 +86,7 @@ def score(
     require_engines(choice)
     paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
     return score_sources([Path(path) for path in paths], topics, Path(table),
-                         replace(checked_settings(settings), all_scores=True), choice)
+                         checked_settings(settings), choice)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

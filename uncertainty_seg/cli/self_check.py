@@ -24,7 +24,7 @@ from uncertainty_seg.cli.arguments import (
     settings_from_args,
     whole_number,
 )
-from uncertainty_seg.core.settings import passes_of, passes_text, Settings
+from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.storage.whole_files import json_text
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def self_check(
         reference = Reference(bundle, settings.threads, plan.reduction)
         facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
                  'precision': precision, 'device': key.device,
-                 'passes': plan.passes or passes_text(plan.passes),
+                 'passes': plan.passes,
                  'frames': frames}
         with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
             found = check_backend(backend, reference, plan, runs,

@@ -21,10 +21,7 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.settings import (
     AUTO_REDUCTION,
-    INFINITE,
-    INFINITE_PASSES,
     NEW_REDUCTION,
-    passes_text,
     Settings,
 )
 from uncertainty_seg.errors import CalibrationError
@@ -86,10 +83,8 @@ def reduction_of(bundle: ModelBundle, settings: Settings) -> str:
     Return how the passes become maps, 'exact' or 'coarse'.
 
     The setting 'auto' takes what the calibration was made with, and of a bundle without one
-    `NEW_REDUCTION`. Without passes it is 'coarse'.
+    `NEW_REDUCTION`.
     """
-    if settings.pass_policy == INFINITE_PASSES:
-        return 'coarse'
     if settings.reduction != AUTO_REDUCTION:
         return settings.reduction
     return bundle.calibration.reductions[0] if bundle.calibration else NEW_REDUCTION
@@ -112,7 +107,7 @@ def fitting_calibration(
     settings : Settings
         Mask policy, reduction and seed.
     passes : int
-        T, or `INFINITE`.
+        T.
     precision : str
         What the network computes in.
     ignore : ndarray of bool, or None
@@ -132,15 +127,14 @@ def fitting_calibration(
             'run uncertainty_seg calibrate on it, or set uncalibrated to run: real scores, no '
             'promise, the flag always false',
         )
-    pairs = [('precision', calibration.precision, precision)]
+    pairs: list[tuple[str, object, object]] = [
+        ('passes', calibration.passes, passes), ('precision', calibration.precision, precision)]
     if has_free_seed(bundle.card):  # without dropout every frame has the same passes
-        pairs.insert(0, ('mask_policy', calibration.mask_policy, settings.mask_policy))
+        pairs.insert(1, ('mask_policy', calibration.mask_policy, settings.mask_policy))
     if calibration.mask_draw != bundle.card.mask_draw:
         raise CalibrationError(
             f'the masks of {bundle.card.name!r} are {bundle.card.mask_draw}, but it was '
             f'calibrated with {calibration.mask_draw} ones', fix='calibrate the bundle again')
-    if calibration.passes != passes:
-        raise _unfit_passes(bundle, calibration.passes, passes)
     for name, calibrated, wanted in pairs:
         if calibrated != wanted:
             raise _unfit(bundle, name, calibrated, wanted)
@@ -159,17 +153,6 @@ def _unfit(bundle: ModelBundle, name: str, calibrated: object, wanted: object) -
         fix=f'set {name} to {calibrated}, or calibrate the bundle again')
 
 
-def _unfit_passes(bundle: ModelBundle, calibrated: int, wanted: int) -> CalibrationError:
-    if INFINITE not in (calibrated, wanted):
-        return _unfit(bundle, 'passes', calibrated, wanted)
-    policy = INFINITE_PASSES if calibrated == INFINITE else 'all'
-    return CalibrationError(
-        f'passes is {passes_text(wanted)}, but {bundle.card.name!r} was calibrated with '
-        f'{passes_text(calibrated)}',
-        fix=f'set pass_policy to {policy}, or calibrate the bundle with --passes '
-            f'{passes_text(wanted)}')
-
-
 def require_seed(bundle: ModelBundle, settings: Settings) -> None:
     """
     Refuse fixed masks of another seed than those that a bundle was calibrated with.
@@ -180,8 +163,7 @@ def require_seed(bundle: ModelBundle, settings: Settings) -> None:
     """
     calibration, card = bundle.calibration, bundle.card
     if calibration is None or settings.seed == calibration.seed \
-            or settings.mask_policy != 'fixed' or not has_free_seed(card) \
-            or settings.pass_policy == INFINITE_PASSES:
+            or settings.mask_policy != 'fixed' or not has_free_seed(card):
         return
     raise CalibrationError(
         f'seed is {settings.seed} and the masks are the same in every frame',

@@ -37,11 +37,9 @@ class FrameResult:
     timings_ms : mapping of str to float
         Time a stage.
     passes : int
-        T; with the pass policy 'auto' those that were run, with 'infinite' 0.
+        T.
     age_s : float
         How old the image was when it was judged; NaN if it was compared with no clock.
-    unsettled : str
-        Why the verdict cannot be reached, where a deadline came before passes enough; else empty.
 
     """
 
@@ -53,7 +51,6 @@ class FrameResult:
     timings_ms: Mapping[str, float]
     passes: int
     age_s: float = math.nan
-    unsettled: str = ''
 
     @property
     def label(self) -> LabelMap:

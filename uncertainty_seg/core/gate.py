@@ -20,7 +20,6 @@ import difflib
 import math
 
 from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE, Promise
-from uncertainty_seg.core.scores.pass_steps import way_to
 from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.errors import ConfigError
 
@@ -29,6 +28,12 @@ from uncertainty_seg.errors import ConfigError
 
 VOID = 'void'
 _NUM_NAMED = 5  # scores in a sentence; a calibration may have a hundred
+# For the flag to rise, every score must have gone at most this share of the way from its least
+# value in the calibration to its threshold.
+RISE_RATIO = 0.95
+# Whatever `fall_frames` is, the flag falls with a bad frame that is this long after the first of
+# the bad frames in a row, by the stamps.
+FALL_WITHIN_S = 1.0
 NO_CALIBRATION = 'no promise: the bundle has no calibration'
 
 
@@ -115,11 +120,21 @@ def cannot_rise(
                 'a larger gate.alpha, or other scores for the calibration'
             return (f'no frame of the calibration is within the limit {limit:.4g} of {name}, the '
                     f'least is {least:.4g}; take {fix}')
-        if way_to(least, limit, calibration.floors.get(name, 0.0)) > settings.rise_ratio:
-            return (f'gate.rise_ratio {settings.rise_ratio:g} of the limit {limit:.4g} of {name} '
-                    f'is below its least value in the calibration, {least:.4g}; calibrate the '
-                    'bundle again, or set gate.rise_ratio nearer to 1')
+        if _way_to(least, limit, calibration.floors.get(name, 0.0)) > RISE_RATIO:
+            return (f'{RISE_RATIO:.0%} of the limit {limit:.4g} of {name}, below which the flag '
+                    f'rises, is below its least value in the calibration, {least:.4g}; calibrate '
+                    'the bundle again')
     return ''
+
+
+def _way_to(value: float, limit: float, floor: float) -> float:
+    """
+    Return how far a score has gone from a floor to its limit: 0 at the one and 1 at the other.
+
+    A floor that is not below the limit counts as 0. For the same value and floor a larger limit is
+    never nearer.
+    """
+    return (value - floor) / (limit - floor) if floor < limit else value / limit
 
 
 def _scaled(name: str, limit: float, scale: float) -> float:
@@ -188,7 +203,7 @@ class Gate:
     promise : str
         What they promise, for the verdicts.
     floors : mapping of str to float, optional
-        Of a score that never comes near 0, its least value among ordinary frames: `rise_ratio` is
+        Of a score that never comes near 0, its least value among ordinary frames: `RISE_RATIO` is
         of the way from there to the limit, since a share of the limit itself could lie below all
         frames there are. 0 for a score that has none.
 
@@ -253,11 +268,8 @@ class Gate:
         return self._last
 
     def _may_rise(self, values: Mapping[str, float]) -> bool:
-        # By a float the way may be 1 for a value that is just over the limit.
-        return all(
-            values[name] <= limit
-            and way_to(values[name], limit, self._floors[name]) <= self._settings.rise_ratio
-            for name, limit in self._thresholds.items())
+        return all(_way_to(values[name], limit, self._floors[name]) <= RISE_RATIO
+                   for name, limit in self._thresholds.items())
 
     def _bad_for_too_long(self, is_bad: bool, now_s: float) -> bool:
         if not is_bad:
@@ -267,7 +279,7 @@ class Gate:
             self._bad_since_s = now_s
         # Of stamps that go back, or are no numbers, nobody knows how long they have lasted.
         return not (now_s >= self._now_s
-                    and now_s - self._bad_since_s < self._settings.fall_within_s)
+                    and now_s - self._bad_since_s < FALL_WITHIN_S)
 
     def fault(self, reason: str, now_s: float | None = None) -> Verdict:
         """

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 import logging
-import math
 import time
 
 import numpy as np
@@ -41,7 +40,7 @@ from uncertainty_seg.core.gate import (
     weakened_by,
 )
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.plausibility import Backend, CheckedBackend, require_closed_form
+from uncertainty_seg.core.plausibility import Backend, CheckedBackend
 from uncertainty_seg.core.preprocess import (
     fit_ignore,
     fit_image,
@@ -54,26 +53,21 @@ from uncertainty_seg.core.scores.image_damage import (
     image_statistics,
     KeptPoints,
 )
-from uncertainty_seg.core.scores.pass_steps import PassSteps
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import (
-    AUTO_PASSES,
-    INFINITE,
     passes_of,
-    passes_text,
     precision_of,
     RUN_UNCALIBRATED,
     Settings,
 )
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, UncertaintyMaps
-from uncertainty_seg.errors import BackendError, CalibrationError, ConfigError, ModelBundleError
+from uncertainty_seg.errors import ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
 ROUNDING = 1e-6
 # Of a bundle without a calibration, where the settings let it run.
 PLAIN_TEMPERATURE = 1.0
-_OWN_FIX = "a backend's run_until stops where is_enough says so, and nowhere else"
 NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
 
 
@@ -92,17 +86,15 @@ class Epoch:
     settings : Settings
         The settings.
     masks : Masks
-        Of the mask policy 'fixed'; none where T is infinite.
+        Of the mask policy 'fixed'.
     passes : int
-        T, or `INFINITE`.
+        T.
     scorer : ScoreVector
         Computes what the gate needs.
     request : MapRequest
         Maps that scores, publishers or the caller need besides the usual ones.
     thresholds : mapping of str to float
         Limit of each gated score; empty without a gate.
-    steps : PassSteps, optional
-        When fewer passes than T are enough; without it all are run.
 
     """
 
@@ -113,88 +105,6 @@ class Epoch:
     scorer: ScoreVector
     request: MapRequest
     thresholds: Mapping[str, float]
-    steps: PassSteps | None = None
-
-
-class Settling:
-    """
-    Look at the first passes of one frame until more would not change its verdict.
-
-    Parameters
-    ----------
-    epoch : Epoch
-        With its steps.
-    score : callable
-        From maps to maps and scores.
-    clock : callable
-        Seconds.
-    end_s : float
-        Deadline by that clock.
-    pass_s : float
-        What a pass takes, as far as is known.
-
-    Attributes
-    ----------
-    maps, scores : UncertaintyMaps, dict
-        Of the passes looked at last.
-    is_late : bool
-        The deadline came first.
-    pass_s : float
-        What a pass took.
-
-    """
-
-    def __init__(
-        self, epoch: Epoch,
-        score: Callable[[UncertaintyMaps], tuple[UncertaintyMaps, dict[str, float]]],
-        clock: Callable[[], float], end_s: float, pass_s: float,
-    ) -> None:
-        assert epoch.steps is not None
-        self._epoch, self._steps, self._score = epoch, epoch.steps, score
-        self._clock, self._end_s, self.pass_s = clock, end_s, pass_s
-        self._looked: tuple[int, float] | None = None
-        # The number of passes that were enough, of those looked at last.
-        self._enough: int | None = None
-        self.maps: UncertaintyMaps | None = None
-        self.scores: dict[str, float] = {}
-        self.is_late = False
-
-    def is_enough(self, maps: UncertaintyMaps, passes: int) -> bool:
-        """
-        Say whether the passes so far are to be the last.
-
-        Raises BackendError if they are no step that follows on the last one.
-        """
-        if passes not in self._steps.steps or (self._looked and passes <= self._looked[0]):
-            raise BackendError(f'the backend asks after {passes} passes',
-                               f'each of the steps {list(self._steps.steps)} in turn', _OWN_FIX)
-        step = self._steps.steps.index(passes)
-        if self._looked:
-            self.pass_s = (self._clock() - self._looked[1]) / (passes - self._looked[0])
-        self._enough, self.is_late = None, False
-        self.maps, scores = self._score(maps)
-        self.scores = self._steps.expected(scores, step)
-        if self._steps.is_settled(self.scores, step):
-            self._enough = passes
-            return True
-        following = (*self._steps.steps, self._steps.passes)[step + 1]
-        now_s = self._clock()
-        self._looked = passes, now_s
-        self.is_late = now_s + self.pass_s * (following - passes) > self._end_s
-        self._enough = passes if self.is_late else None
-        return self.is_late
-
-    def require_enough(self, passes: int) -> None:
-        """
-        Refuse a result of fewer passes than T that were not said to be enough.
-
-        Raises BackendError: nothing is known of the verdict of T passes then.
-        """
-        if passes not in (self._epoch.passes, self._enough):
-            least, most = self._enough, self._epoch.passes
-            raise BackendError(
-                f'the backend stopped after {passes} of {most} passes',
-                f'{least}, which were enough, or all {most}' if least else f'all {most}', _OWN_FIX)
 
 
 class Pipeline:
@@ -222,7 +132,7 @@ class Pipeline:
         True where a pixel is left out of every score; stretched to the camera image.
     scorer : ScoreVector, optional
         Computes the scores; else the usual six (`score_names`: cheap, and what people compare)
-        and the gate's, or all, as the settings say.
+        and the gate's.
     clock : callable, optional
         Seconds for the timings.
     source : PassSource, optional
@@ -230,6 +140,8 @@ class Pipeline:
     maps : collection of str
         Maps that every frame shall have, besides the usual ones and those that the settings and
         the scores need.
+    all_scores : bool
+        Compute every score that the bundle has.
 
     """
 
@@ -244,13 +156,13 @@ class Pipeline:
         clock: Callable[[], float] = time.perf_counter,
         source: PassSource | None = None,
         maps: Collection[str] = (),
+        all_scores: bool = False,
     ) -> None:
         self._bundle, self._clock = bundle, clock
         self._first_stale_s = settings.stale_timeout_s
         # One check for all cameras: the maps before may be those of another.
         self._backend = backend if isinstance(backend, CheckedBackend) else CheckedBackend(
             backend, bundle.card.num_classes)
-        require_closed_form(self._backend, settings)
         self._source = source or PassSource(bundle.card)
         passes = self._passes_of(settings)
         self.precision = precision_of(bundle.card, settings.precision)
@@ -262,13 +174,12 @@ class Pipeline:
                 bundle, settings, passes, self.precision, ignore).temperature
         self._gate = self._new_gate(settings)
         self._given_scorer, self._wanted_maps = scorer, maps
+        self._has_all_scores = all_scores
         self._shown_maps: frozenset[str] = frozenset()
         scorer = scorer or self._new_scorer(settings, self._gate)
         self._epoch = Epoch(
             0, settings, self._masks_of(passes, settings.seed), passes, scorer,
-            self._new_request(settings, scorer), self.thresholds,
-            self._steps_of(settings, self._gate))
-        self._pass_s = 0.0  # what a pass took last
+            self._new_request(settings, scorer), self.thresholds)
         self.cause = ''
         self._ignore = ignore
         self._has_other_ignore = bundle.calibration is not None \
@@ -293,7 +204,8 @@ class Pipeline:
         closes both.
         """
         return Pipeline(self._bundle, self._backend, self.settings, ignore=ignore,
-                        clock=self._clock, source=self._source, maps=self._wanted_maps)
+                        clock=self._clock, source=self._source, maps=self._wanted_maps,
+                        all_scores=self._has_all_scores)
 
     @property
     def settings(self) -> Settings:
@@ -302,7 +214,7 @@ class Pipeline:
 
     @property
     def passes(self) -> int:
-        """T, or `INFINITE`."""
+        """T."""
         return self._epoch.passes
 
     @property
@@ -385,20 +297,6 @@ class Pipeline:
                 raise ModelBundleError(
                     'the noise changes nothing', 'a log-variance above that of rounding',
                     'compile the bundle again from the network with its variance head')
-        if self._epoch.steps and self.settings.deadline_ms:
-            self._require_reachable(noise)
-
-    def _require_reachable(self, noise: ImageU8) -> None:
-        """Refuse a deadline that not even the first passes of a frame would keep."""
-        assert self._epoch.steps is not None
-        # With no time at all a frame ends after its first passes.
-        hurried = replace(self._epoch, settings=replace(self.settings, deadline_ms=1e-6))
-        least_ms = min(sum(self.measure(noise, 0, hurried).timings_ms.values()) for _ in range(3))
-        if least_ms > self.settings.deadline_ms:
-            raise ConfigError(
-                f'deadline_ms is {self.settings.deadline_ms:g}',
-                f'more than the {least_ms:.1f} that the first {self._epoch.steps.steps[0]} passes '
-                'of a frame took here', 'raise it, or take a smaller or faster network')
 
     def begin(self) -> Epoch:
         """Return what the next frame is measured by; to be passed to `measure` and `judge`."""
@@ -463,37 +361,18 @@ class Pipeline:
                 maps.cut(geometry.rows, geometry.columns),
                 fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
 
-        passes, unsettled, request = epoch.passes, '', self._request_of(epoch)
-        if epoch.steps is None:
-            _, (maps, scores) = self._backend.run_and(
-                score, fitted, masks, self._temperature, request)
-        else:
-            limit_ms = epoch.settings.deadline_ms
-            settling = Settling(epoch, score, self._clock,
-                                start_s + limit_ms / 1e3 if limit_ms else math.inf, self._pass_s)
-            maps, passes = self._backend.run_until(
-                fitted, masks, self._temperature, request, epoch.steps.steps, settling.is_enough)
-            settling.require_enough(passes)
-            if passes == epoch.passes:
-                maps, scores = score(maps)
-            else:
-                assert settling.maps is not None
-                maps, scores = settling.maps, settling.scores
-            self._pass_s = settling.pass_s
-            if settling.is_late and passes < epoch.passes:
-                unsettled = (f'not settled after {passes} of {epoch.passes} passes, and '
-                             f'deadline_ms {limit_ms:g} leaves no time for more')
+        _, (maps, scores) = self._backend.run_and(
+            score, fitted, masks, self._temperature, self._request_of(epoch))
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
             'scores': (self._clock() - run_s) * 1e3,
         }
-        return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, passes,
-                           unsettled=unsettled)
+        return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, epoch.passes)
 
     def masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
         """Return the masks of a frame: those of the epoch, or of the stamp under 'per_frame'."""
-        if epoch.settings.mask_policy == 'fixed' or epoch.passes == INFINITE:
+        if epoch.settings.mask_policy == 'fixed':
             return epoch.masks
         seed = frame_seed(epoch.settings.seed, stamp_ns)
         return lazy_inputs(self.card, epoch.passes, seed)
@@ -511,10 +390,6 @@ class Pipeline:
             return replace(verdict, kind='recovering')
         if self._gate is None:
             return self._ungated()
-        if result.unsettled:
-            # Neither a fault nor worth a label: there was no time to know.
-            verdict = self._gate.fault(result.unsettled, result.stamp_ns / 1e9)
-            return replace(verdict, kind='recovering')
         return self._gate.update(result.scores, result.stamp_ns / 1e9)
 
     def process(self, image_bgr: ImageU8, stamp_ns: int = 0) -> FrameResult:
@@ -557,13 +432,12 @@ class Pipeline:
         is_other = has_other_passes or settings.gate != self.settings.gate
         if is_other:
             gate = self._new_gate(settings)
-        require_closed_form(self._backend, settings)
         masks = self._masks_of(passes, settings.seed)
         scorer = self._given_scorer or self._new_scorer(settings, gate)
         self._epoch = replace(
             self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
             request=self._new_request(settings, scorer),
-            thresholds=gate.thresholds if gate else {}, steps=self._steps_of(settings, gate))
+            thresholds=gate.thresholds if gate else {})
         self._gate = gate
         if is_other:
             self._next_epoch(f'{"passes" if has_other_passes else "the gate"} was changed')
@@ -593,7 +467,7 @@ class Pipeline:
     def _new_scorer(self, settings: Settings, gate: Gate | None) -> ScoreVector:
         calibration = self._bundle.calibration
         gated = gate.thresholds if gate else ()
-        names = None if settings.all_scores else {*score_names(), *gated}
+        names = None if self._has_all_scores else {*score_names(), *gated}
         limits = calibration.pixel_limits if calibration else None
         density = calibration.density if calibration else None
         return ScoreVector(self.card, limits, density, names, self._bundle.features)
@@ -626,37 +500,7 @@ class Pipeline:
         return passes_of(self.card, settings)
 
     def _masks_of(self, passes: int, seed: int) -> Masks:
-        return {} if passes == INFINITE else self._source.of(passes, seed)
-
-    def _steps_of(self, settings: Settings, gate: Gate | None) -> PassSteps | None:
-        """Return when fewer passes are enough; None where all are to be run."""
-        calibration = self._bundle.calibration
-        if settings.pass_policy != AUTO_PASSES or calibration is None or gate is None:
-            return None
-        if self.card.method != 'mc_dropout':
-            raise ConfigError(
-                f'pass_policy is auto, and of {self.card.name!r} the method is '
-                f'{self.card.method}', 'mc_dropout, whose passes are draws of masks',
-                'set pass_policy to all')
-        if not self._backend.can_stop_early:
-            raise ConfigError(
-                f'pass_policy is auto, and {self.backend_name} computes all passes of '
-                f'{self.card.name!r} at once', 'a backend of the processor and the reduction '
-                'at the size of the logits', 'set reduction to coarse, or pass_policy to all')
-        if calibration.pass_steps is None:
-            raise CalibrationError(
-                f'pass_policy is auto, and nobody measured when fewer than '
-                f'{calibration.passes} passes of {self.card.name!r} are enough',
-                fix='run uncertainty_seg calibrate-passes on it, or set pass_policy to all')
-        steps = calibration.pass_steps
-        if not steps.is_for(gate.thresholds, settings.gate.rise_ratio, calibration.floors):
-            raise ConfigError(
-                f'pass_policy is auto, and the gate has the limits {gate.thresholds} and '
-                f'rise_ratio {settings.gate.rise_ratio:g}',
-                f'{dict(steps.limits)} and {steps.rise_ratio:g}, which it was measured for',
-                'run uncertainty_seg calibrate-passes with these settings, or set pass_policy to '
-                'all')
-        return steps
+        return self._source.of(passes, seed)
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration
@@ -666,8 +510,7 @@ class Pipeline:
         if calibration is None:
             # No fault: frame and scores are sound, and nobody knows what they are worth.
             return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
-        return _no_limits(f'passes is {passes_text(self.passes)}: the limits are for '
-                          f'{passes_text(calibration.passes)}')
+        return _no_limits(f'passes is {self.passes}: the limits are for {calibration.passes}')
 
     def _new_gate(self, settings: Settings) -> Gate | None:
         calibration = self._bundle.calibration
@@ -684,13 +527,9 @@ class Pipeline:
             _log.warning('the flag may never rise: %s', unmet)
         if self._passes_of(settings) != calibration.passes:
             _log.warning('passes is %s and the limits are for %s: the flag is down until it is '
-                         'that again', passes_text(self._passes_of(settings)),
-                         passes_text(calibration.passes))
+                         'that again', self._passes_of(settings), calibration.passes)
             return None
         promise = promise_text(calibration, settings.gate)
-        if promise not in ('', VOID) and settings.pass_policy == AUTO_PASSES \
-                and calibration.pass_steps is not None:
-            promise += f', and {calibration.pass_steps.error:g} more by pass_policy auto'
         return Gate(settings.gate, limits, promise, calibration.floors)
 
 

@@ -10,20 +10,19 @@ the maps of this image is a fault of the frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 import hashlib
 import math
-from typing import cast, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.core.settings import INFINITE_PASSES, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import BackendError, ConfigError
+from uncertainty_seg.errors import BackendError
 
 # Half-precision sums leave the range by this much.
 TOLERANCE = 1e-3
@@ -65,31 +64,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free everything; may be called twice."""
         ...
-
-
-class StoppableBackend(Backend, Protocol):
-    """What can stop before all passes; `backends.runner.Runner` says what these do."""
-
-    @property
-    def can_stop_early(self) -> bool:
-        """Say whether `run_until` works."""
-        ...
-
-    def run_until(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
-        steps: Sequence[int], is_enough: Callable[[UncertaintyMaps, int], bool],
-    ) -> tuple[UncertaintyMaps, int]:
-        """Return the maps of as few passes as are enough, and their number."""
-        ...
-
-
-def require_closed_form(backend: Backend, settings: Settings) -> None:
-    """Raise ConfigError if no passes are to be run, and the backend can do nothing else."""
-    if settings.pass_policy == INFINITE_PASSES and not getattr(backend, 'has_closed_form', False):
-        raise ConfigError(
-            f'pass_policy is {INFINITE_PASSES}, and {backend.name} computes passes',
-            'a backend of the processor, opened with these settings',
-            'set backend to openvino or onnxruntime, or pass_policy to all')
 
 
 class CheckedBackend:
@@ -153,40 +127,6 @@ class CheckedBackend:
             raise
         check.result()
         return maps, made
-
-    @property
-    def has_closed_form(self) -> bool:
-        """Say whether a run without masks gives the maps of all masks together."""
-        return bool(getattr(self._backend, 'has_closed_form', False))
-
-    @property
-    def can_stop_early(self) -> bool:
-        """Say whether `run_until` works with this backend."""
-        # A backend of a user's own need not know of it.
-        return bool(getattr(self._backend, 'can_stop_early', False))
-
-    def run_until(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
-        steps: Sequence[int], is_enough: Callable[[UncertaintyMaps, int], bool],
-    ) -> tuple[UncertaintyMaps, int]:
-        """
-        Return the maps of as few passes as are enough, and their number; see `Runner.run_until`.
-
-        Of so many passes those that were looked at last are returned, and checked. Raises what
-        `run` raises.
-        """
-        looked: dict[int, UncertaintyMaps] = {}
-
-        def is_last(maps: UncertaintyMaps, passes: int) -> bool:
-            looked[passes] = maps
-            return is_enough(maps, passes)
-
-        maps, passes = cast(StoppableBackend, self._backend).run_until(
-            image, masks, temperature, request, steps, is_last)
-        # What was judged is what must be plausible, whatever the backend returns in its place.
-        maps = looked.get(passes, maps)
-        self._check(maps, image)
-        return maps, passes
 
     def _maps(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest

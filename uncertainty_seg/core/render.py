@@ -29,6 +29,10 @@ GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
 # Of the second map beside amber: orange and blue are told apart with any colour vision.
 BLUE_BGR = (255, 120, 0)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+# The second map: where something may be that the network was never shown, drawn from 0.6 to 1.
+UNKNOWN_MAP, UNKNOWN_UPPER = 'unknown', 1.0
+# Share of the class colour in the overlay, and the quality of its JPEG.
+OVERLAY_ALPHA, OVERLAY_JPEG_QUALITY = 0.45, 80
 # A softened entropy is far from 0 on anything but the surest pixels.
 UNKNOWN_BEGIN = 0.6
 _LEGEND_SHARE = 0.09  # of the height of the picture
@@ -40,11 +44,8 @@ def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
     """
     Return the value of the warmest colour, in (0, 1], the same for every frame of a run.
 
-    It is `view.heatmap_upper` of the settings, or if that is 0, twice the calibrated threshold of
-    the map's top score.
+    It is twice the calibrated threshold of the map's top score.
     """
-    if settings.view.heatmap_upper > 0:
-        return settings.view.heatmap_upper
     return min(2 * thresholds.get(f'{settings.map}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
 
 
@@ -163,7 +164,8 @@ def draw_legend(
 
 
 def overlay(
-    image_bgr: ImageU8, label: LabelMap, palette: Sequence[tuple[int, int, int]], alpha: float
+    image_bgr: ImageU8, label: LabelMap, palette: Sequence[tuple[int, int, int]],
+    alpha: float = OVERLAY_ALPHA,
 ) -> ImageU8:
     """
     Lay class colours over the image; class 0 stays clear.
@@ -293,20 +295,19 @@ class FrameView:
     @property
     def has_unknown(self) -> bool:
         """Whether the second map was computed for this frame."""
-        return getattr(self._result.maps, self._settings.unknown_map) is not None
+        return getattr(self._result.maps, UNKNOWN_MAP) is not None
 
     @cached_property
     def unknown(self) -> FloatMap:
         """Return the second map (H, W), 0..1, NaN kept."""
-        return self._result.map_at_source(self._settings.unknown_map)
+        return self._result.map_at_source(UNKNOWN_MAP)
 
     @cached_property
     def uncertainty_overlay(self) -> ImageU8:
         """Both maps in two colours over the grey image (H, W, 3), with a legend."""
-        uppers = (heatmap_upper(self._settings, self._thresholds),
-                  self._settings.view.unknown_upper)
+        uppers = heatmap_upper(self._settings, self._thresholds), UNKNOWN_UPPER
         picture = two_maps(self._image_bgr, self.uncertainty, self.unknown, uppers)
-        return draw_legend(picture, (self._settings.map, self._settings.unknown_map), uppers)
+        return draw_legend(picture, (self._settings.map, UNKNOWN_MAP), uppers)
 
     @cached_property
     def mask_color(self) -> ImageU8:
@@ -316,12 +317,11 @@ class FrameView:
     @cached_property
     def overlay(self) -> ImageU8:
         """Class colours over the image (H, W, 3), with the flag as border and words."""
-        alpha = self._settings.view.overlay_alpha
-        picture = overlay(self._image_bgr, self.mask, self._card.palette, alpha)
+        picture = overlay(self._image_bgr, self.mask, self._card.palette)
         return draw_flag(picture, self._result.verdict)
 
     @cached_property
     def overlay_jpeg(self) -> bytes:
         """Return the overlay as a JPEG file, for a thin line to the operator."""
-        quality = [cv2.IMWRITE_JPEG_QUALITY, self._settings.view.jpeg_quality]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_JPEG_QUALITY]
         return bytes(cv2.imencode('.jpg', self.overlay, quality)[1])

@@ -44,9 +44,6 @@ class LogSettings:
         'received', 'received keeps the bytes of compressed images and writes raw images as png; '
         'png and jpeg encode every image in that format.', choices=IMAGE_FORMATS, live=True,
     )
-    jpeg_quality: int = parameter(
-        95, 'JPEG quality with image_format jpeg.', lower=1, upper=100, live=True,
-    )
     before_s: float = parameter(
         2.0, 'Frames up to this long before a flagged frame are kept with it.', unit='s',
         lower=0.0, upper=60.0, live=True,
@@ -69,47 +66,19 @@ class LogSettings:
         'from that of a recently kept frame; 0 skips none.',
         unit='bits', lower=0, upper=32, live=True,
     )
-    score_power: float = parameter(
-        1.0, 'When the log is full, the chance that a frame stays grows with its score to this '
-        'power; 0 makes all frames equal.', lower=0.0, upper=100.0, live=True,
-    )
     quota_mb: float = parameter(
         4096.0, 'Largest size of the log on disk.', unit='MB', lower=0.001, upper=1e9,
         live=True,
     )
-    quota_frames: int = parameter(
-        100000, 'Largest number of frames in the log.',
-        unit='frames', lower=1, upper=10**7, live=True,
-    )
-    control_quota: float = parameter(
-        0.1, 'Share of both quotas that is reserved for control frames.',
-        lower=0.0, upper=0.9, live=True,
-    )
     free_disk_mb: float = parameter(
         1024.0, 'The log does not grow while less than this is free on its disk.', unit='MB',
         lower=0.0, upper=1e9, live=True,
-    )
-    queue_frames: int = parameter(
-        64, 'Frames that may wait to be written; further ones are dropped and counted. Control '
-        'frames have four places of their own.', unit='frames', lower=1, upper=10000, live=True,
     )
     memory_mb: float = parameter(
         256.0, 'Memory for waiting frames: half for those to be written, half for those from '
         'before a flagged frame, of which fewer are held if memory is short.', unit='MB',
         lower=1.0, upper=1e6, live=True,
     )
-    retry_s: float = parameter(
-        5.0, 'Time until writing is tried again after the disk refused it.', unit='s',
-        lower=0.1, upper=3600.0, live=True,
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse a control that could never be kept."""
-        if self.control_share > 0 and self.quota_frames * self.control_quota < 1:
-            raise ConfigError(
-                f'log.control_quota is {self.control_quota:g} of {self.quota_frames} frames',
-                'room for one frame at least', 'raise it, or set log.control_share to 0')
-
 
 # -------------------------------------------------------------------------------------------------
 # Which precision a bundle is computed in: what its card and the settings say together.
@@ -186,12 +155,8 @@ WIDEST = DecodeLimits()
 
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
-ALL_PASSES, AUTO_PASSES, INFINITE_PASSES = 'all', 'auto', 'infinite'
-# T where no passes are run: mean and covariance over all masks, in closed form.
-INFINITE = 0
 REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
 RELIABILITIES = ('best_effort', 'reliable')
-DURABILITIES = ('volatile', 'transient_local')
 IMAGE_TRANSPORTS = ('raw', 'compressed')
 STAMPS = ('camera', 'receipt')
 SHORTEST_STUCK_S = 1.0
@@ -218,11 +183,6 @@ class GateSettings:
         1.0, 'Factor on every calibrated threshold; below 1 is stricter.',
         lower=0.01, upper=100.0, live=True,
     )
-    rise_ratio: float = parameter(
-        0.95, 'For the flag to rise, every score must have gone at most this share of the way '
-        'from its least value in the calibration (0 where that has none) to its threshold.',
-        lower=0.01, upper=1.0, live=True,
-    )
     rise_frames: int = parameter(
         3, 'Good frames in a row before the flag rises.', unit='frames',
         lower=1, upper=10000, live=True,
@@ -235,36 +195,10 @@ class GateSettings:
         1, 'Number of latest frames among which fall_frames are counted.', unit='frames',
         lower=1, upper=100, live=True,
     )
-    fall_within_s: float = parameter(
-        1.0, 'The flag falls with a bad frame that is this long after the first of the bad frames '
-        'in a row, by the stamps, whatever fall_frames is.', unit='s', lower=0.0, upper=10.0,
-        live=True,
-    )
     hold_s: float = parameter(
         0.0, 'Least time that the flag stays false after the last bad frame or fault, by the '
         'stamps.',
         unit='s', lower=0.0, upper=3600.0, live=True,
-    )
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """How maps are drawn for people."""
-
-    heatmap_upper: float = parameter(
-        0.0, 'Uncertainty drawn as the warmest colour; 0 takes twice the calibrated top-q '
-        'threshold.',
-        lower=0.0, upper=1.0, live=True,
-    )
-    unknown_upper: float = parameter(
-        1.0, 'Value of the second map drawn in full colour; its colour begins at 0.6 of that.',
-        lower=0.01, upper=1.0, live=True,
-    )
-    overlay_alpha: float = parameter(
-        0.45, 'Share of the class colour in the overlay.', lower=0.0, upper=1.0, live=True,
-    )
-    jpeg_quality: int = parameter(
-        80, 'JPEG quality of ~/overlay/compressed.', lower=1, upper=100, live=True,
     )
 
 
@@ -327,21 +261,8 @@ class Settings:
     passes: int = parameter(
         BUNDLE_PASSES, "T, the number of dropout passes a frame; -1 takes the bundle's own. "
         'With a T that the bundle was not calibrated for, the node does not start; after such a '
-        'change of a running node the flag stays false. On the command line inf is short for '
-        'pass_policy infinite.',
+        'change of a running node the flag stays false.',
         unit='passes', lower=-1, upper=1000, live=True,
-    )
-    pass_policy: str = parameter(
-        ALL_PASSES, 'all: T passes for every frame. auto: passes in groups, until more would not '
-        'change the verdict (with the error stated by calibrate-passes) or deadline_ms is near; a '
-        'frame that is not settled by then is not confident. infinite: no passes, but mean and '
-        'covariance of the logits over all masks in closed form, for a bundle whose only dropout '
-        'stands directly before its last linear layer; it needs a calibration of its own.',
-        choices=(ALL_PASSES, AUTO_PASSES, INFINITE_PASSES),
-    )
-    deadline_ms: float = parameter(
-        0.0, 'With pass_policy auto, time from the start of the work on a frame to its scores, '
-        'within which passes are added; 0 is no limit.', unit='ms', lower=0.0, upper=60000.0,
     )
     seed: int = parameter(0, 'Seed of the dropout masks.', lower=0, upper=2**31 - 1)
     mask_policy: str = parameter(
@@ -352,14 +273,6 @@ class Settings:
     map: str = parameter(  # noqa: A003
         'entropy', 'The uncertainty map that is published and drawn: where the mask may be wrong.',
         choices=MAP_NAMES, live=True,
-    )
-    unknown_map: str = parameter(
-        'unknown', 'The second map: where something may be that the network was never shown.',
-        choices=MAP_NAMES, live=True,
-    )
-    all_scores: bool = parameter(
-        False, "Compute and publish every score, not only the gate's and the usual six.",
-        live=True,
     )
     ignore_mask: str = parameter(
         '', 'Image file whose non-zero pixels are left out of every score (hull, vignette), '
@@ -405,24 +318,9 @@ class Settings:
         0.0, 'Time from the arrival of a frame to its flag above which /diagnostics warns; 0 '
         'takes half of stale_timeout_s.', unit='ms', lower=0.0, upper=3.6e6, live=True,
     )
-    latency_error_s: float = parameter(
-        3.0, 'Time over the budget after which /diagnostics reports an error.',
-        unit='s', lower=0.0,
-        upper=3600.0, live=True,
-    )
     reliability: str = parameter(
         'best_effort', 'Reliability requested from the camera; best_effort accepts both.',
         choices=RELIABILITIES,
-    )
-    durability: str = parameter(
-        'volatile', 'Durability requested from the camera; volatile accepts both. '
-        'transient_local also receives latched images of earlier publishers, however old they '
-        'are.',
-        choices=DURABILITIES,
-    )
-    queue_depth: int = parameter(
-        1, 'Images that may wait in the middleware; the node always takes the newest.',
-        unit='frames', lower=1, upper=1000,
     )
     image_transport: str = parameter(
         'raw', 'raw takes sensor_msgs/Image from image; compressed takes CompressedImage (jpeg or '
@@ -438,11 +336,6 @@ class Settings:
         'at 1/2, 1/4 or 1/8 of its sides; masks, maps and camera_info then have the reduced size. '
         'All other images are refused.', choices=OVERSIZED, live=True,
     )
-    flagged_min_interval_s: float = parameter(
-        1.0, 'Least time between two frames on ~/flagged while nothing is logged; a frame log '
-        'publishes the frames that it keeps there.', unit='s', lower=0.0, upper=86400.0,
-        live=True,
-    )
     lock_gate: bool = parameter(
         False, 'Once the node is configured, nobody can change gate.*, passes, stale_timeout_s '
         'or use_sim_time until it is cleaned up.',
@@ -455,22 +348,17 @@ class Settings:
         'bond_timeout above 0). Needs the ROS package bond.',
     )
     gate: GateSettings = field(default_factory=GateSettings)
-    view: ViewSettings = field(default_factory=ViewSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         _require_cameras(self.cameras)
         _require_rates(self)
-        _require_no_history(self)
+        require_no_history(self)
         if self.passes == 0:
             raise ConfigError(
                 'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T"
             )
-        if self.deadline_ms and self.pass_policy != AUTO_PASSES:
-            raise ConfigError(f'deadline_ms is {self.deadline_ms:g} with pass_policy '
-                              f'{self.pass_policy}', '0', 'set pass_policy to auto')
-        _require_no_passes(self)
         if 0 < self.stuck_timeout_s < SHORTEST_STUCK_S:
             raise ConfigError(
                 f'stuck_timeout_s is {self.stuck_timeout_s:g}',
@@ -516,18 +404,6 @@ class Settings:
         return self.ignore_mask.replace(CAMERA_PLACE, camera)
 
 
-def _require_no_passes(settings: Settings) -> None:
-    if settings.pass_policy != INFINITE_PASSES:
-        return
-    if settings.passes != BUNDLE_PASSES:
-        raise ConfigError(f'passes is {settings.passes} with pass_policy {INFINITE_PASSES}',
-                          f'{BUNDLE_PASSES}: no passes are run', 'set pass_policy to all')
-    if settings.reduction == 'exact':
-        raise ConfigError(f'reduction is exact with pass_policy {INFINITE_PASSES}',
-                          f"coarse or {AUTO_REDUCTION}: it is computed at the logits' size",
-                          f'set reduction to {AUTO_REDUCTION}')
-
-
 def _require_cameras(cameras: tuple[str, ...]) -> None:
     for name in cameras:
         if not _CAMERA_NAME.fullmatch(name):
@@ -551,37 +427,31 @@ def _require_rates(settings: Settings) -> None:
         )
 
 
-def _require_no_history(settings: Settings) -> None:
+def require_no_history(settings: Settings, depth: int = 1, is_latched: bool = False) -> None:
+    """
+    Raise ConfigError if images that waited could raise the flag.
+
+    `depth` is how many may wait in the middleware; `is_latched`: also those of before the start.
+    """
     rise_frames = settings.gate.rise_frames
-    is_kept = settings.durability == 'transient_local'
-    if is_kept and settings.queue_depth >= rise_frames:
-        raise ConfigError(
-            f'queue_depth is {settings.queue_depth} with durability transient_local',
-            f'less than gate.rise_frames, {rise_frames}',
-            'images from before the start would raise the flag',
-        )
-    is_of_receipt = settings.stamps == 'receipt'
+    if depth < rise_frames:
+        return
+    found = f'{depth} images may wait and gate.rise_frames is {rise_frames}'
+    if is_latched:
+        raise ConfigError(f'{found} with durability transient_local', f'more than {depth}',
+                          'images from before the start would raise the flag')
     # One image that waits is the least; who lets one frame raise the flag has chosen so.
-    has_no_age = not settings.max_age_s and settings.queue_depth > 1
-    if (is_of_receipt or has_no_age) and settings.queue_depth >= rise_frames:
+    is_of_receipt = settings.stamps == 'receipt'
+    if is_of_receipt or (not settings.max_age_s and depth > 1):
         raise ConfigError(
-            f'queue_depth is {settings.queue_depth} with '
-            f'{"stamps receipt" if is_of_receipt else "max_age_s 0"}',
-            f'less than gate.rise_frames, {rise_frames}',
-            'after a pause the node could not tell images that waited from new ones',
-        )
+            f'{found} with {"stamps receipt" if is_of_receipt else "max_age_s 0"}',
+            f'more than {depth}',
+            'after a pause the node could not tell images that waited from new ones')
 
 
 def passes_of(card: ModelCard, settings: Settings) -> int:
-    """Return T: of the settings, or the card's where they leave it to it; or `INFINITE`."""
-    if settings.pass_policy == INFINITE_PASSES:
-        return INFINITE
+    """Return T: of the settings, or the card's where they leave it to it."""
     return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
-
-
-def passes_text(passes: int) -> str:
-    """Write T for people."""
-    return 'inf' if passes == INFINITE else str(passes)
 
 
 def require_unlocked(before: Settings, after: Settings) -> None:

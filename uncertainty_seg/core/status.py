@@ -15,7 +15,6 @@ import math
 
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import KINDS, Verdict, VOID
-from uncertainty_seg.core.settings import passes_text
 
 NODE_NAME = '/uncertainty_seg'  # below which its own topics are
 VERDICT_NAME = 'uncertainty_seg: verdict'
@@ -86,7 +85,7 @@ def verdict_status(
         values['promise_void_because'] = '; '.join(weakened_by)
     values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in thresholds.items()}
     if result is not None:
-        values['passes'] = passes_text(result.passes)
+        values['passes'] = str(result.passes)
         if math.isfinite(result.age_s):
             values['frame_age_ms'] = f'{result.age_s * 1e3:.1f}'
             values['stamps'] = stamps

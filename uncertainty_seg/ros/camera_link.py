@@ -10,7 +10,12 @@ from rclpy.node import Node
 from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
-from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
+from uncertainty_seg.core.settings import (
+    require_no_history,
+    Settings,
+    settings_from_dict,
+    settings_to_dict,
+)
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.graph_watch.qos import camera_qos, overridable
@@ -97,9 +102,11 @@ def require_profile(profile: QoSProfile, settings: Settings) -> None:
         raise ConfigError(f'history is {profile.history.name.lower()}', 'keep_last',
                           'the node takes the newest image')
     settings_from_dict({
-        **settings_to_dict(settings), 'queue_depth': profile.depth,
-        'reliability': profile.reliability.name.lower(),
-        'durability': profile.durability.name.lower()})
+        **settings_to_dict(settings), 'reliability': profile.reliability.name.lower()})
+    durability = profile.durability.name.lower()
+    if durability not in ('volatile', 'transient_local'):
+        raise ConfigError(f'durability is {durability}', 'volatile or transient_local')
+    require_no_history(settings, profile.depth, durability == 'transient_local')
 
 
 class CameraLink:
@@ -136,7 +143,7 @@ class CameraLink:
         self._subscription = node.create_subscription(
             CompressedImage if transport == 'compressed' else Image,
             image_topic(node, transport, camera), on_image,
-            camera_qos(settings.reliability, settings.durability, settings.queue_depth),
+            camera_qos(settings.reliability),
             qos_overriding_options=overridable(check),
         )
 
@@ -147,12 +154,12 @@ class CameraLink:
 
     def require(self, settings: Settings) -> None:
         """
-        Judge settings by what the images are asked for with, whatever they say of it themselves.
+        Judge settings by what the images are asked for with.
 
         Parameters
         ----------
         settings : Settings
-            Those to come; the parameters `qos_overrides` stand over their `queue_depth`.
+            Those to come; the parameters `qos_overrides` may have changed it.
 
         Raises
         ------

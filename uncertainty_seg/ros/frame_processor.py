@@ -20,7 +20,7 @@ import time
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.render import FrameView
+from uncertainty_seg.core.render import FrameView, UNKNOWN_MAP
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.camera_link import Arrival
 from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg
@@ -31,6 +31,8 @@ from uncertainty_seg.ros.verdict_owner import Activation
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 _log = logging.getLogger(__name__)
+# Between two frames on `~/flagged` while nothing is logged.
+FLAGGED_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class FrameProcessor:
         alone = self._outputs.faults.alone
         with alone('pictures'):
             shown = self._outputs.pictures.wants_unknown
-            self._pipeline.want((self._settings().unknown_map,) if shown else ())
+            self._pipeline.want((UNKNOWN_MAP,) if shown else ())
         with alone('statistics'):
             if self._activation.is_late():
                 self._outputs.statistics.clear_latency()
@@ -151,8 +153,7 @@ class FrameProcessor:
         # With a log, `~/flagged` has what the log keeps.
         if self._outputs.log is None and outcome.verdict.is_worth_a_label and not outcome.doubt \
                 and pictures.wants_flagged:
-            pictures.publish_flagged(as_image(msg, settings.decode_limits),
-                                     settings.flagged_min_interval_s)
+            pictures.publish_flagged(as_image(msg, settings.decode_limits), FLAGGED_INTERVAL_S)
 
     def _log(self, msg: AnyImage, outcome: Outcome) -> None:
         outputs = self._outputs

@@ -27,7 +27,7 @@ from std_msgs.msg import Header
 from uncertainty_seg.backends.gpu.engine_thread import BuildState
 from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import passes_text, Settings
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.ros.board_state import BoardState
 from uncertainty_seg.ros.graph_watch import qos
@@ -51,6 +51,8 @@ def diagnostic_status(status: Status) -> DiagnosticStatus:
 
 # A part that failed is reported for as long after, so that one that fails now and then is seen.
 FAULT_MEMORY_S = 10.0
+# Over the latency budget for so long is an error.
+LATENCY_ERROR_S = 3.0
 _log = logging.getLogger(__name__)
 
 
@@ -342,7 +344,7 @@ class NodeHealth:
                   'checks_off': ', '.join(self.settings.checks_off) or 'none'}
         if self.pipeline is not None:
             values |= {'backend': self.pipeline.backend_name,
-                       'passes': passes_text(self.pipeline.passes),
+                       'passes': str(self.pipeline.passes),
                        'promise': self.pipeline.promise}
         if self.build is not None:
             values['engine_build_percent'] = f'{self.build.share * 100:.0f}'
@@ -406,7 +408,7 @@ class Health:
         if over_s is None:
             return DiagnosticStatus.OK, ''
         settings = self.node.settings
-        is_long = over_s >= settings.latency_error_s
+        is_long = over_s >= LATENCY_ERROR_S
         lasting = f', for {over_s:.1f} s now' if is_long else ''
         return (DiagnosticStatus.ERROR if is_long else DiagnosticStatus.WARN,
                 f'{self.statistics.latest_ms:.0f} ms to the flag, over the budget of '

@@ -272,7 +272,7 @@ def loop_with(folder: Path, limits: dict[str, float], scale: float = 1.0) -> Fra
     calibration = dataclasses.replace(bundle.calibration, damage_limits=limits,
                                       thresholds={'entropy.mean': 0.999})
     bundle = dataclasses.replace(bundle, calibration=calibration)
-    settings = settings_from_dict({'gate.rise_ratio': 1.0, 'gate.rise_frames': 1,
+    settings = settings_from_dict({'gate.rise_frames': 1,
                                    'damage_scale': scale})
     return FrameLoop(Pipeline(bundle, FakeBackend(bundle.card), settings))
 

@@ -748,7 +748,7 @@ def test_the_sheet_shows_mask_and_heatmap_where_the_model_is_there(
             solid = np.full((48, 64, 3), np.clip(image, 0, 250), np.uint8)
             view = FrameView(solid, pipeline.measure(solid), pipeline.card, pipeline.settings,
                              pipeline.calibrated)
-            laid = overlay(solid, view.mask, pipeline.card.palette, 0.45)
+            laid = overlay(solid, view.mask, pipeline.card.palette)
             for found, drawn in ((mask, laid), (heatmap, view.heatmap)):
                 assert np.abs(np.array(found) - drawn.mean((0, 1))).max() <= 7
     assert max(abs(a - b) for a, b in zip(colors[2], colors[5], strict=True)) > 50

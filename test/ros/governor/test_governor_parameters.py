@@ -216,11 +216,11 @@ def test_each_parameter_of_the_governor_is_read_only(governor: Bare, setting: Se
 
 
 def test_one_bad_value_among_good_ones_changes_none(ours: Bare) -> None:
-    together = {'map': 'margin', 'gate.hold_s': 1, 'gate.rise_ratio': math.nan}
+    together = {'map': 'margin', 'gate.hold_s': 1, 'gate.threshold_scale': math.nan}
     result = ours.node.set_parameters_atomically(
         [Parameter(name, value=value) for name, value in together.items()])
     assert not result.successful
-    assert 'gate.rise_ratio' in result.reason
+    assert 'gate.threshold_scale' in result.reason
     assert not ours.applied
     assert ours.node.get_parameter('map').value == 'entropy'
 

@@ -226,7 +226,7 @@ def test_a_frozen_camera_is_a_fault_under_new_stamps_and_under_none(start: Start
 
 
 def test_images_that_waited_while_the_node_was_stopped_are_never_confident(start: Start) -> None:
-    rig = start(reliability='reliable', queue_depth=20)
+    rig = start(reliability='reliable')
     rig.raise_flag()
     rig.client.spin(0.3)  # what it is at is judged
     rig.process.send_signal(signal.SIGSTOP)

@@ -70,7 +70,7 @@ def rig(tmp_path_factory: Any) -> Iterator[Rig]:
     folder: Path = tmp_path_factory.mktemp('compressed')
     bundle = make_tiny_bundle(folder / 'tiny')
     with own_domain() as domain:
-        arguments = node_arguments(bundle, stale_timeout_s=600.0, flagged_min_interval_s=0.0,
+        arguments = node_arguments(bundle, stale_timeout_s=600.0,
                                    image_transport='compressed')
         process = Process(arguments, domain, folder / 'log')
         client = Client(domain, process)

@@ -89,8 +89,7 @@ def rig(tmp_path_factory: Any) -> Iterator[Rig]:
     folder: Path = tmp_path_factory.mktemp('frames')
     bundle = make_tiny_bundle(folder / 'tiny')
     with own_domain() as domain:
-        arguments = node_arguments(bundle, stale_timeout_s=600.0, gate__rise_frames=1,
-                                   flagged_min_interval_s=0.0)
+        arguments = node_arguments(bundle, stale_timeout_s=600.0, gate__rise_frames=1)
         process = Process(arguments, domain, folder / 'log')
         client = Client(domain, process)
         try:

@@ -112,13 +112,13 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path, domain
     ('depth:=many', 'qos_overrides of /cam cannot be used'),
     ('history:=keep_all', 'history is keep_all, expected keep_last'),
     ('depth:=-4', 'cannot be used'),
-    ('durability:=transient_local', 'queue_depth is 5 with durability transient_local'),
+    ('durability:=transient_local', 'with durability transient_local'),
 ])
 def test_an_override_that_cannot_be_is_one_sentence(
     tmp_path: Path, domain: int, word: str, sentence: str
 ) -> None:
     words = ['-p', f'qos_overrides./cam.subscription.{word}',
-             '-p', 'max_age_s:=1.0', '-p', 'queue_depth:=5']
+             '-p', 'max_age_s:=1.0', '-p', 'gate.rise_frames:=1']
     with running(tmp_path, domain, *words) as (client, process):
         client.watched = None
         assert process.wait() == 1, process.output
@@ -129,10 +129,10 @@ def test_an_override_that_cannot_be_is_one_sentence(
 
 @pytest.mark.release
 @pytest.mark.parametrize(('words', 'stamps', 'sentence'), [
-    (['depth:=50'], 'receipt', 'queue_depth is 50 with stamps receipt'),
-    (['depth:=50'], 'camera', 'queue_depth is 50 with max_age_s 0'),
+    (['depth:=50'], 'receipt', 'with stamps receipt'),
+    (['depth:=50'], 'camera', 'with max_age_s 0'),
     (['depth:=50', 'durability:=transient_local'], 'camera',
-     'queue_depth is 50 with durability transient_local'),
+     'with durability transient_local'),
 ])
 def test_a_live_change_is_judged_by_the_override_in_force(
     tmp_path: Path, domain: int, words: list[str], stamps: str, sentence: str
@@ -145,7 +145,7 @@ def test_a_live_change_is_judged_by_the_override_in_force(
             gate__rise_frames=50), client.set_parameters(gate__rise_frames=51)
         for (refused,), frames in ((low, 2), (at, 50)):
             assert not refused.successful
-            assert f'{sentence}, expected less than gate.rise_frames, {frames}' in refused.reason
+            assert sentence in refused.reason and f'gate.rise_frames is {frames}' in refused.reason
         assert over[0].successful, over[0].reason
         # While it does not listen nothing waits; the next activation judges again.
         assert client.change_state('deactivate')
@@ -165,6 +165,6 @@ def test_what_one_camera_refuses_no_camera_takes_over(tmp_path: Path, domain: in
         client.wait_until(lambda: 'active, waiting' in process.output, 'it to be active')
         status.clear()
         (refused,) = client.set_parameters(gate__rise_frames=9)
-        assert not refused.successful and 'queue_depth is 9' in refused.reason
+        assert not refused.successful and '9 images may wait' in refused.reason
         client.wait_until(lambda: len(status) > 1, 'a status after it')
         assert all('gate' not in one.status[0].message for one in status)

@@ -93,7 +93,7 @@ def test_a_damaged_bundle_is_one_sentence_and_exit_code_1(
     ('parameters', 'sentence'),
     [
         ({'passes': 0}, 'passes is 0, expected at least 1'),
-        ({'gate__rise_ratio': '.nan'}, 'gate.rise_ratio is nan, expected a finite number'),
+        ({'gate__threshold_scale': '.nan'}, 'gate.threshold_scale is nan'),
         ({'backend': 'abacus'}, "backend is 'abacus', expected one of"),
     ],
 )

@@ -17,6 +17,7 @@ from rclpy.qos import QoSReliabilityPolicy  # noqa: I100
 from ros_stubs import StubNode
 from std_msgs.msg import Header
 
+from uncertainty_seg.core import render
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.render import (
     AMBER_BGR,
@@ -97,7 +98,9 @@ def test_only_the_wanted_picture_is_made(node: StubNode, name: str) -> None:
     assert result.num_made == 1 + (name == 'uncertainty_overlay')  # it shows two maps
 
 
-def test_the_overlay_as_jpeg_is_encoded_only_for_a_subscriber_of_it(node: StubNode) -> None:
+def test_the_overlay_as_jpeg_is_encoded_only_for_a_subscriber_of_it(
+    node: StubNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = pytest.importorskip('PIL.Image', reason='Pillow is missing')
     pictures, result = pictures_of(node), Result()
     node.topics['~/overlay'].num_subscribers = 1
@@ -107,7 +110,8 @@ def test_the_overlay_as_jpeg_is_encoded_only_for_a_subscriber_of_it(node: StubNo
     node.topics['~/overlay/compressed'].num_subscribers = 1
     sizes = []
     for quality in (95, 10):
-        view = make_view(result, settings_from_dict({'view.jpeg_quality': quality}))
+        monkeypatch.setattr(render, 'OVERLAY_JPEG_QUALITY', quality)
+        view = make_view(result)
         pictures.publish(Header(frame_id='camera'), view)
         msg = node.topics['~/overlay/compressed'].sent[-1]
         assert (msg.header.frame_id, msg.format) == ('camera', 'bgr8; jpeg compressed bgr8')
@@ -231,9 +235,8 @@ def test_the_words_of_the_flag_are_drawn() -> None:
     assert (loud[10:40, 20:600] > 0).any(2).sum() > 2 * (quiet[10:40, 20:600] > 0).any(2).sum() > 0
 
 
-def test_the_heatmap_range_is_the_setting_or_twice_the_calibrated_limit() -> None:
+def test_the_heatmap_range_is_twice_the_calibrated_limit() -> None:
     limits = {'mutual_information.top': 0.2, 'entropy.top': 0.15}
-    assert heatmap_upper(settings_from_dict({'view.heatmap_upper': 0.3}), limits) == 0.3
     assert heatmap_upper(Settings(), limits) == 0.3
     assert heatmap_upper(settings_from_dict({'map': 'mutual_information'}), limits) == 0.4
     assert heatmap_upper(Settings(), {'entropy.top': 0.8}) == 1.0

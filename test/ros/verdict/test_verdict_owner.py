@@ -256,7 +256,7 @@ def test_no_limit_of_replaced_settings_is_published_with_a_true_flag(
     at_step(rig, 'measured', lambda: rig.change_gate(0.5), monkeypatch)
     rig.send(RISE_FRAMES)
     limits = [values_of(status).get('threshold.entropy.mean') for status in rig.statuses]
-    assert limits == ['0.7'] * RISE_FRAMES + [None] + ['0.35'] * (1 + RISE_FRAMES)
+    assert limits == ['0.72'] * RISE_FRAMES + [None] + ['0.36'] * (1 + RISE_FRAMES)
     assert rig.flags[-1]
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import dataclasses
 import errno
 import json
+import math
 import os
 from pathlib import Path
 import shutil
@@ -34,7 +35,8 @@ from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.frame_log import disk
+from uncertainty_seg.storage.frame_log import disk, store
+from uncertainty_seg.storage.frame_log import log as log_module
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
 from uncertainty_seg.storage.frame_log.log import dive_name, FrameLog, NICENESS, SAME_DIVE_S
 from uncertainty_seg.storage.frame_log.reservoir import gumbel_key, stable_uniforms
@@ -48,12 +50,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def logging_to(folder: Path, **changes: Any) -> Iterator[FrameLog]:
-    log = FrameLog(folder, settings(**changes), ABOUT)
-    try:
-        yield log
-    finally:
-        assert log.close(20)
+def logging_to(
+    folder: Path, queue_frames: int = log_module.QUEUE_FRAMES,
+    quota_frames: int = store.QUOTA_FRAMES, **changes: Any,
+) -> Iterator[FrameLog]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_module, 'QUEUE_FRAMES', queue_frames)
+        patch.setattr(store, 'QUOTA_FRAMES', quota_frames)
+        log = FrameLog(folder, settings(**changes), ABOUT)
+        try:
+            yield log
+        finally:
+            assert log.close(20)
 
 
 def written(log: FrameLog) -> LogState:
@@ -242,8 +250,12 @@ def test_the_log_weight_is_that_of_the_score() -> None:
         assert log_frame(0, ratio).log_weight == pytest.approx(np.log(weight))
 
 
-def test_a_full_log_keeps_what_scores_high(folder: Path) -> None:
-    with logging_to(folder, quota_frames=6, score_power=8.0) as log:
+def test_a_full_log_keeps_what_scores_high(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LogFrame, 'log_weight', property(
+        lambda frame: 8 * math.log(frame.verdict.score_ratio)))
+    with logging_to(folder, quota_frames=6) as log:
         for number in range(36):
             log.offer(log_frame(number, 50.0 if number % 6 == 0 else 1.1))
             written(log)
@@ -276,17 +288,20 @@ def test_a_frame_larger_than_the_quota_is_said(folder: Path) -> None:
     assert state.error.startswith('a frame takes 0.0') and 'raise log.quota_mb' in state.error
 
 
-def test_live_settings_hold_for_the_frames_to_come(folder: Path) -> None:
+def test_live_settings_hold_for_the_frames_to_come(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with logging_to(folder) as log:
         for number in range(6):
             log.offer(log_frame(number))
         assert written(log).num_frames == 6
-        log.reconfigure(settings(quota_frames=2))
+        monkeypatch.setattr(store, 'QUOTA_FRAMES', 2)
+        log.reconfigure(settings(free_disk_mb=0.1))
         wait_for(lambda: log.state().num_frames == 2, 'the smaller quota')
         assert log.state().num_evicted == 4
         with pytest.raises(ConfigError, match='log.folder was changed'):
             log.reconfigure(settings(folder='/elsewhere'))
-        assert log.settings.quota_frames == 2
+        assert log.settings.free_disk_mb == 0.1
 
 
 def test_who_asks_is_told_of_kept_frames(folder: Path) -> None:
@@ -316,7 +331,7 @@ def test_a_log_whose_thread_was_ended_tells_so_and_one_that_was_closed_does_not(
     assert log.close() and not log.has_ended
     log = FrameLog(folder, settings(), ABOUT)
     monkeypatch.setattr('uncertainty_seg.storage.frame_log.log.FrameLogWriter.work', end)
-    log.reconfigure(settings(quota_frames=5))  # something to do for the thread
+    log.reconfigure(settings(quota_mb=5.0))  # something to do for the thread
     for _ in range(1000):
         if log.has_ended:
             break
@@ -351,7 +366,7 @@ class Clock:
 
 def test_a_folder_that_is_removed_comes_back(folder: Path) -> None:
     clock = Clock()
-    log = FrameLog(folder, settings(retry_s=5.0), ABOUT, clock=clock)
+    log = FrameLog(folder, settings(), ABOUT, clock=clock)
     log.offer(log_frame(0))
     written(log)
     shutil.rmtree(folder)
@@ -437,7 +452,7 @@ def test_a_quota_that_was_made_smaller_holds_from_the_start_and_is_counted(folde
 
 
 def test_the_control_knows_no_score(folder: Path) -> None:
-    with logging_to(folder, control_share=1.0, score_power=3.0) as log:
+    with logging_to(folder, control_share=1.0) as log:
         for number, ratio in enumerate((0.01, 100.0)):
             log.offer(log_frame(number, ratio))
     for frame in iter_frames(folder):
@@ -595,8 +610,10 @@ def test_a_restart_under_water_is_the_same_dive(tmp_path: Path) -> None:
     assert dives(tmp_path) == {0: 'monday', 2: 'monday', 4: 'tuesday'}
 
 
-def test_the_newest_frame_tells_though_the_quota_throws_it_out(tmp_path: Path) -> None:
-    write(tmp_path, 1, '', settings(dive='asked for', score_power=0.0))
+def test_the_newest_frame_tells_though_the_quota_throws_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 1, '', settings(dive='asked for'))
     old, = (tmp_path / 'frames').iterdir()
     sidecar = json.loads((old / 'frame.json').read_text())
     sidecar['reservoir']['key'] = 1e6  # outlasts all
@@ -604,7 +621,8 @@ def test_the_newest_frame_tells_though_the_quota_throws_it_out(tmp_path: Path) -
     os.utime(old, (0, 0))
     (tmp_path / 'manifest.jsonl').unlink()
     write(tmp_path, 3, '', settings(dive='now'), first=2)
-    log = FrameLog(tmp_path, settings(quota_frames=1), ABOUT)
+    monkeypatch.setattr(store, 'QUOTA_FRAMES', 1)
+    log = FrameLog(tmp_path, settings(), ABOUT)
     assert log.dive == 'now' and log.close(20)
     assert dives(tmp_path) == {0: 'asked for'}
 

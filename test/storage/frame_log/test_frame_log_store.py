@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-import dataclasses
 import errno
 import json
 import math
@@ -22,6 +21,7 @@ import pytest
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
 from uncertainty_seg.storage.frame_log import disk, manifest
+from uncertainty_seg.storage.frame_log import store as store_module
 from uncertainty_seg.storage.frame_log.disk import append_line, folder_bytes, write_frame
 from uncertainty_seg.storage.frame_log.manifest import Bar, Entry, note_change
 from uncertainty_seg.storage.frame_log.store import FrameStore
@@ -79,17 +79,20 @@ def test_a_restart_in_the_middle_changes_nothing(
     assert names(tmp_path) == {str(k) for k in sorted(range(40), key=lambda k: -keys[k])[:5]}
 
 
-def test_the_quota_in_frames(tmp_path: Path) -> None:
-    with opened(tmp_path, settings(quota_frames=2)) as store:
+def test_the_quota_in_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, 'QUOTA_FRAMES', 2)
+    with opened(tmp_path, settings()) as store:
         results = [add(store, name, key) for name, key in [('a', 1), ('b', 3), ('c', 2), ('d', 0)]]
         assert results == [('', 0), ('', 0), ('', 1), ('outranked', 0)]
         assert not store.would_take('main', 1.0) and store.would_take('main', 2.5)
     assert names(tmp_path) == {'b', 'c'}
 
 
-def test_the_control_has_a_quota_of_its_own(tmp_path: Path) -> None:
-    chosen = quota(10, control_share=0.1, control_quota=0.3)
-    with opened(tmp_path, chosen) as store:
+def test_the_control_has_a_quota_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, 'CONTROL_QUOTA', 0.3)
+    with opened(tmp_path, quota(10, control_share=0.1)) as store:
         for k in range(12):
             add(store, f'control{k}', -100.0 - k, 'control')
             add(store, f'main{k}', 100.0 + k)
@@ -350,10 +353,13 @@ def test_a_smaller_quota_holds_from_the_start(tmp_path: Path) -> None:
         assert names(tmp_path) == {'4', '5'}
 
 
-def test_a_control_that_is_no_longer_wanted_stays(tmp_path: Path) -> None:
-    with opened(tmp_path, quota(10, control_share=0.1, control_quota=0.3)) as store:
+def test_a_control_that_is_no_longer_wanted_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, 'CONTROL_QUOTA', 0.3)
+    with opened(tmp_path, quota(10, control_share=0.1)) as store:
         add(store, 'c', 1.0, 'control')
-    with opened(tmp_path, quota(10, control_quota=0.3)) as store:
+    with opened(tmp_path, quota(10)) as store:
         assert store.num_trimmed == 0
         for k in range(12):
             add(store, str(k), float(k))
@@ -432,9 +438,3 @@ def test_names_of_frames_sort_by_stamp_and_are_new(tmp_path: Path) -> None:
         add(store, first, 1.0)
         assert store.new_id(17, '/front cam/../x') == f'{first}.2'
         assert store.new_id(9, '') < store.new_id(10, '') < store.new_id(10**18, '')
-
-
-def test_a_control_that_could_never_be_kept_is_refused() -> None:
-    with pytest.raises(ConfigError, match='log.control_quota is 0.1 of 5 frames'):
-        LogSettings(quota_frames=5)
-    dataclasses.replace(LogSettings(), quota_frames=5, control_share=0.0)

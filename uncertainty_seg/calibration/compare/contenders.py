@@ -161,7 +161,7 @@ class Contender:
     @contextmanager
     def opened(self, settings: Settings) -> Iterator[Pipeline]:
         """Open its pipeline with all scores, and close it at the end of the block."""
-        used = replace(settings, passes=1 if self.is_still else BUNDLE_PASSES, all_scores=True,
+        used = replace(settings, passes=1 if self.is_still else BUNDLE_PASSES,
                        mask_policy='fixed')
         backend = open_backend(used.backend, self.bundle, used)
         # Not to a bit the calibration's: with that, limits for other passes would be looked for.
@@ -171,7 +171,7 @@ class Contender:
                 self.bundle, backend, used, temperature,
                 load_ignore_mask(used.ignore_mask),
                 source=_StillSource(self.bundle.card) if self.is_still else None,
-                maps=MAP_NAMES)
+                maps=MAP_NAMES, all_scores=True)
         finally:
             backend.close()
 

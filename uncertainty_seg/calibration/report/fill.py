@@ -44,7 +44,7 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Column, Promise
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import passes_text, Settings
+from uncertainty_seg.core.settings import Settings
 
 # Single scores that are drawn beside the gate.
 COMPARED = ('entropy.mean', 'mutual_information.mean')
@@ -147,7 +147,7 @@ def _flag_report(
 def _cold_report(request: EvaluationRequest, found: Evaluated) -> ReportData:
     """Return the report of a bundle that nobody calibrated: no gate, and it says so."""
     card = request.bundle.card
-    facts = {'bundle': card.name, 'method': card.method, 'passes T': passes_text(found.passes),
+    facts = {'bundle': card.name, 'method': card.method, 'passes T': f'{found.passes}',
              'precision': found.precision, 'temperature': '1 (no calibration)',
              'date': f'{datetime.now():%Y-%m-%d}'}
     return replace(
@@ -190,7 +190,7 @@ def _plain_report(
 
 def _bundle_facts(card: ModelCard, calibration: Calibration) -> dict[str, str]:
     return {
-        'bundle': card.name, 'method': card.method, 'passes T': passes_text(calibration.passes),
+        'bundle': card.name, 'method': card.method, 'passes T': f'{calibration.passes}',
         'seed': f'{calibration.seed}', 'precision': calibration.precision,
         'temperature': f'{calibration.temperature:.4g}', 'date': f'{datetime.now():%Y-%m-%d}',
     }

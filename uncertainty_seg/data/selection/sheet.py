@@ -416,7 +416,7 @@ class TableModel:
         from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 
         settings = replace(settings_from_dict(dict(info.settings)), model=model,
-                           backend='auto', all_scores=False)
+                           backend='auto')
         bundle = load_bundle(settings.model)
         if model_digest(bundle.card) != info.model_sha256:
             raise ModelBundleError(f'{model!r} is another model than the one of the table',
@@ -436,8 +436,7 @@ class TableModel:
         view = FrameView(image_bgr, pipeline.measure(image_bgr, stamp_ns), pipeline.card,
                          pipeline.settings, pipeline.calibrated)
         # Without the flag: what the gate said of the frame is in its row.
-        alpha = pipeline.settings.view.overlay_alpha
-        return overlay(image_bgr, view.mask, pipeline.card.palette, alpha), view.heatmap
+        return overlay(image_bgr, view.mask, pipeline.card.palette), view.heatmap
 
     def close(self) -> None:
         """Close what was opened."""

@@ -17,9 +17,7 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 
-def camera_qos(
-    reliability: str, durability: str = 'volatile', queue_depth: int = 1
-) -> QoSProfile:
+def camera_qos(reliability: str) -> QoSProfile:
     """
     Ask for camera frames.
 
@@ -27,21 +25,15 @@ def camera_qos(
     ----------
     reliability : str
         'best_effort' matches every camera; 'reliable' only reliable ones.
-    durability : str, optional
-        'volatile' matches every camera; 'transient_local' only those that keep their last image.
-    queue_depth : int, optional
-        Frames that wait in the middleware.
 
     Returns
     -------
     QoSProfile
-        By default the newest frame alone, of any camera.
+        The newest frame alone, of any camera.
 
     """
     return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST, depth=queue_depth,
-        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL if durability == 'transient_local'
-        else QoSDurabilityPolicy.VOLATILE,
+        history=QoSHistoryPolicy.KEEP_LAST, depth=1, durability=QoSDurabilityPolicy.VOLATILE,
         reliability=QoSReliabilityPolicy.RELIABLE if reliability == 'reliable'
         else QoSReliabilityPolicy.BEST_EFFORT,
     )

@@ -94,7 +94,7 @@ End = tuple[str, bool]
 # What mends a conflict from the node's side: of what it publishes only the flag has a deadline.
 OWN_FIXES = {
     (False, 'reliability'): 'set the parameter reliability of {me} to best_effort',
-    (False, 'durability'): 'set the parameter durability of {me} to volatile',
+    (False, 'durability'): 'leave the qos_overrides of {me} for durability out',
     (True, 'deadline'): 'make the parameter stale_timeout_s of {me} that short',
 }
 

@@ -33,6 +33,8 @@ from uncertainty_seg.storage import whole_files
 from uncertainty_seg.storage.frame_log import format as log_format
 from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
 
+# With image_format jpeg.
+JPEG_QUALITY = 95
 LOCK_FILE = '.lock'
 _BUILDING, _HIDDEN, _LEAVING = '.new-', '.out-', '.gone-'
 _BLOCK = 4096
@@ -84,7 +86,7 @@ def frame_files(
 
 def _image(frame: LogFrame, decoded: DecodedFrame, settings: LogSettings) -> tuple[str, bytes]:
     if settings.image_format == 'jpeg':
-        quality = (cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality)
+        quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
         return 'image.jpg', _encoded('.jpg', decoded.image_bgr, quality)
     if settings.image_format == 'received' and isinstance(frame.image, ImageFile):
         data = bytes(frame.image.data)

@@ -37,6 +37,8 @@ SAME_DIVE_S = 600.0
 # The pipeline has priority for the processor. Not a higher value: a thread that hardly runs may be
 # preempted while it holds Python's lock, and then the whole node waits.
 NICENESS = 5
+# Frames that may wait to be written; further ones are dropped and counted.
+QUEUE_FRAMES = 64
 # The control must not depend on how much is flagged: it has places and memory of its own.
 _CONTROL_PLACES, _CONTROL_MEMORY = 4, 1 / 8
 _log = logging.getLogger(__name__)
@@ -246,7 +248,7 @@ class FrameLog:
     def _refusal(self, item: Candidate, size: int) -> str:
         """Return the cause of a drop if the queue has no room for a frame, else ''."""
         is_control = item.reason == 'control'
-        places = self._settings.queue_frames + (_CONTROL_PLACES if is_control else 0)
+        places = QUEUE_FRAMES + (_CONTROL_PLACES if is_control else 0)
         memory = self._settings.memory_mb * MEGABYTE / 2 * (
             1 if is_control else 1 - _CONTROL_MEMORY)
         if len(self._queue) >= places:

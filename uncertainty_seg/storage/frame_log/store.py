@@ -27,6 +27,8 @@ from uncertainty_seg.storage.frame_log.reservoir import Capacity, Reservoir
 
 MAIN, CONTROL = RESERVOIRS
 _log = logging.getLogger(__name__)
+# Largest number of frames in a log, and the share of both quotas that is the control frames'.
+QUOTA_FRAMES, CONTROL_QUOTA = 100_000, 0.1
 
 
 class FrameStore:
@@ -168,7 +170,7 @@ class FrameStore:
     def quota_sentence(self, size: int, reservoir: str) -> str:
         """Return the sentence that a frame of this size can never be kept."""
         quota = self._capacity(reservoir).num_bytes
-        share = ' that log.control_quota leaves the control' if reservoir == CONTROL else ''
+        share = ' that is left to the control frames' if reservoir == CONTROL else ''
         return str(ConfigError(
             f'a frame takes {size / MEGABYTE:.3g} MB', f'at most the {quota / MEGABYTE:.3g} MB of '
             f'log.quota_mb{share}', 'raise log.quota_mb, or set log.image_format to jpeg'))
@@ -202,8 +204,8 @@ class FrameStore:
     def _capacity(self, reservoir: str) -> Capacity:
         """Return what the quota gives a reservoir."""
         settings, held = self._settings, self._reservoirs[CONTROL]
-        control = Capacity(int(settings.quota_mb * MEGABYTE * settings.control_quota),
-                           int(settings.quota_frames * settings.control_quota))
+        control = Capacity(int(settings.quota_mb * MEGABYTE * CONTROL_QUOTA),
+                           int(QUOTA_FRAMES * CONTROL_QUOTA))
         if settings.control_share <= 0:
             # Existing control frames are kept; their unused quota goes to the main reservoir.
             control = Capacity(min(control.num_bytes, held.num_bytes),
@@ -211,7 +213,7 @@ class FrameStore:
         if reservoir == CONTROL:
             return control
         return Capacity(int(settings.quota_mb * MEGABYTE) - control.num_bytes,
-                        settings.quota_frames - control.num_items)
+                        QUOTA_FRAMES - control.num_items)
 
     def _fit_to_disk(self, name: str) -> None:
         """

@@ -30,6 +30,8 @@ from uncertainty_seg.storage.frame_log.store import CONTROL, FrameStore, MAIN
 
 # Number of kept frames of a camera that a new one is compared with.
 NUM_RECENT = 16
+# Until writing is tried again after the disk refused it.
+RETRY_S = 5.0
 # A requested frame outranks every score.
 _TRIGGER_LOG_WEIGHT = 1000.0
 # Why frames are lost, by an error or want of room; `control`: the queue had none for the control.
@@ -303,7 +305,7 @@ class FrameLogWriter:
             return 0.0
         if item.reason == 'trigger':
             return _TRIGGER_LOG_WEIGHT
-        return self._settings.score_power * item.frame.log_weight
+        return item.frame.log_weight
 
     def _is_repeated(self, item: Candidate, phash: int) -> bool:
         # The control is chosen by chance alone, and a requested frame is always wanted.
@@ -350,7 +352,7 @@ class FrameLogWriter:
     def _refused(self, err: OSError | UncertaintySegError) -> None:
         """Close the store and set the time to try again."""
         self._cause, sentence = _cause_of(err, self._folder)
-        self._retry_at_s = self._clock() + self._settings.retry_s
+        self._retry_at_s = self._clock() + RETRY_S
         self.close()
         self.free_mb = math.nan
         with suppress(OSError):
