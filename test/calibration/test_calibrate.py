@@ -1,7 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """`calibrate` and `evaluate` from folder to flag, and what they say of wrong input."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import json
 from pathlib import Path
 import shutil
@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.backends import registry
-from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.calibration import calibration_run
 from uncertainty_seg.calibration.gate_choice import is_order
 from uncertainty_seg.calibration.statistics.conformal import upper_bound
 from uncertainty_seg.cli.main import main
-from uncertainty_seg.core.settings import INFINITE, settings_from_dict
+from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.signatures import public_line, read_private_key
@@ -430,126 +429,6 @@ def test_scores_that_are_named_are_not_chosen(folders: Path, tmp_path: Path) -> 
         *RUN])
     assert code == 0
     assert found['gate_scores'] == ['entropy.class.red', 'entropy.mean']
-
-
-def spoil_mask(folder: Path, values: np.ndarray) -> None:
-    path = sorted((folder / 'masks').iterdir())[3]
-    cv2.imwrite(str(path), values)
-
-
-WRONG: list[tuple[list[str], Callable[[Path], object], str]] = [
-    (['--bad', 'iou>0.5'], lambda val: None, "has 'iou>0.5'"),
-    (['--bad', 'iou[whale]<0.5'], lambda val: None, "names the class 'whale'"),
-    (['--bad', 'iou<1.5'], lambda val: None, 'compares with 1.5'),
-    (['--scores', 'entropy.median'], lambda val: None, "no score 'entropy.median'"),
-    (['--alpha', '0.005'], lambda val: None, '20 blocks to promise alpha 0.005 on, expected at '
-     'least 199'),
-    (['--alpha', '0.005'], lambda val: None, '20 blocks promise alpha 0.0477 at best, if no bad '
-     'frame is accepted; it takes 49 for 0.02'),
-    (['--blocks', 'missing.csv'], lambda val: None, 'missing.csv gives no blocks'),
-    (['--ignore-mask', 'missing.png'], lambda val: None, "ignore_mask 'missing.png' cannot"),
-    ([], lambda val: spoil_mask(val, np.full((48, 64), 9, np.uint8)), 'has the class id 9'),
-    ([], lambda val: spoil_mask(val, np.zeros((48, 65), np.uint8)),
-     'is 64x48, its mask 65x48'),
-    ([], lambda val: shutil.rmtree(val / 'masks'), "the mask of 'frame_7_000'"),
-    ([], lambda val: (val / 'classes.json').unlink(), 'classes.json is missing'),
-    ([], rename_class, 'has the classes cyan, green, red'),
-    ([], shutil.rmtree, 'splits.json is missing'),
-]
-
-
-@pytest.mark.parametrize(('words', 'spoil', 'sentence'), WRONG)
-def test_wrong_input_is_one_sentence_and_changes_nothing(
-    tiny_bundle: Path, folders: Path, tmp_path: Path, words: list[str],
-    spoil: Callable[[Path], object], sentence: str, capsys: pytest.CaptureFixture[str],
-) -> None:
-    before = (tiny_bundle / 'calibration.json').read_bytes()
-    val = write_folder(tmp_path / 'val', 30, 7)
-    spoil(val)
-    code = main(['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val',
-                 str(val), *words, *RUN])
-    said = [line for line in capsys.readouterr().err.splitlines()
-            if line.startswith('uncertainty_seg calibrate: ')]
-    assert code == 2
-    assert len(said) == 1 and sentence in said[0]
-    assert (tiny_bundle / 'calibration.json').read_bytes() == before
-
-
-@pytest.mark.parametrize(('bad_share', 'hidden', 'rule', 'sentence'), [
-    (0.0, 0.0, 'accuracy<0.01', 'frames to choose scores on are good, expected some of each'),
-    (0.0, 0.0, 'accuracy<1', 'frames to choose scores on are bad, expected some of each'),
-])
-def test_a_set_that_is_all_alike_promises_nothing(
-    tiny_bundle: Path, tmp_path: Path, bad_share: float, hidden: float, rule: str, sentence: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    data = write_folder(tmp_path / 'data', 130, 8, bad_share, hidden, splits=True)
-    code = main(['calibrate', str(tiny_bundle), '--data', str(data), '--bad', rule, *RUN])
-    assert code == 2
-    assert sentence in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(('words', 'sentence'), [
-    (['--gate-alpha', '0.3'], 'gate.alpha is 0.3, expected 0 or one of [0.05, 0.1]'),
-    (['--bad', 'nothing'], "has 'nothing'"),
-    (['--ood', 'empty'], 'no image in'),
-    (['--passes', '4'], 'passes is 4, but'),
-    (['--precision', 'bf16', '--backend', 'openvino'], 'precision is bf16, but'),
-])
-def test_evaluate_says_what_it_cannot_do(
-    calibrated: tuple[Path, dict[str, Any], Path], folders: Path, words: list[str],
-    sentence: str, capsys: pytest.CaptureFixture[str],
-) -> None:
-    if 'openvino' in words:
-        pytest.importorskip('openvino')
-        if not has_bf16(core_of_process()):
-            pytest.skip('this processor has no bf16, and OpenVINO refuses it there')
-    code = main(['evaluate', str(calibrated[0]), str(folders / 'fresh'), *RUN, *words])
-    assert code == 2
-    assert sentence in capsys.readouterr().err
-
-
-@pytest.mark.release
-def test_a_calibration_without_passes_holds_without_passes_only(
-    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    code, _ = call_json([
-        'calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
-        str(folders / 'val'), '--bad', RULE, '--passes', 'inf', '--report',
-        str(tmp_path / 'report.html'), *RUN])
-    made = load_bundle(str(bundle)).calibration
-    assert code == 0 and made is not None
-    assert (made.passes, made.reductions) == (INFINITE, ('coarse',))
-    assert '>inf<' in (tmp_path / 'report.html').read_text()
-    code, seen = call_json(['evaluate', str(bundle), str(folders / 'fresh'), '--passes', 'inf',
-                            *RUN])
-    assert code == 0 and seen['gate']['accepted']['value'] > 0.5
-    settings = settings_from_dict({**BASE, 'pass_policy': 'infinite'})
-    blue = np.zeros((48, 64, 3), np.uint8)
-    blue[...] = np.random.default_rng(0).normal((220, 30, 30), 8, (48, 64, 3)).clip(0, 255)
-    with open_pipeline(load_bundle(str(bundle)), settings) as pipeline:
-        assert [pipeline.process(blue, 10**8 * n) for n in range(6)][-1].passes == INFINITE
-    assert main(['evaluate', str(bundle), str(folders / 'fresh'), *RUN]) == 2
-    assert 'passes is 8, but' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(('words', 'sentence'), [
-    (['evaluate', '--passes', 'many'], "'many': a whole number from -1 to 1000"),
-    (['evaluate', '--passes', 'inf', '--reduction', 'exact'], 'reduction is exact with'),
-    (['build-engines', '--passes', 'inf'], 'expected a number: engines compute passes'),
-])
-def test_an_infinite_number_of_passes_where_there_is_none_is_misuse(
-    tiny_bundle: Path, folders: Path, words: list[str], sentence: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    data = [str(folders / 'fresh')] if words[0] == 'evaluate' else []
-    try:
-        code = main([words[0], str(tiny_bundle), *data, *words[1:]])
-    except SystemExit as stop:
-        code = stop.code
-    assert code == 2
-    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.release
