@@ -1,7 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """`calibrate` and `evaluate` from folder to flag, and what they say of wrong input."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import json
 from pathlib import Path
 import shutil
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.backends import registry
+from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.calibration import calibration_run
 from uncertainty_seg.calibration.gate_choice import is_order
@@ -429,6 +430,83 @@ def test_scores_that_are_named_are_not_chosen(folders: Path, tmp_path: Path) -> 
         *RUN])
     assert code == 0
     assert found['gate_scores'] == ['entropy.class.red', 'entropy.mean']
+
+
+def spoil_mask(folder: Path, values: np.ndarray) -> None:
+    path = sorted((folder / 'masks').iterdir())[3]
+    cv2.imwrite(str(path), values)
+
+
+WRONG: list[tuple[list[str], Callable[[Path], object], str]] = [
+    (['--bad', 'iou>0.5'], lambda val: None, "has 'iou>0.5'"),
+    (['--bad', 'iou[whale]<0.5'], lambda val: None, "names the class 'whale'"),
+    (['--bad', 'iou<1.5'], lambda val: None, 'compares with 1.5'),
+    (['--scores', 'entropy.median'], lambda val: None, "no score 'entropy.median'"),
+    (['--alpha', '0.005'], lambda val: None, '20 blocks to promise alpha 0.005 on, expected at '
+     'least 199'),
+    (['--alpha', '0.005'], lambda val: None, '20 blocks promise alpha 0.0477 at best, if no bad '
+     'frame is accepted; it takes 49 for 0.02'),
+    (['--blocks', 'missing.csv'], lambda val: None, 'missing.csv gives no blocks'),
+    (['--ignore-mask', 'missing.png'], lambda val: None, "ignore_mask 'missing.png' cannot"),
+    ([], lambda val: spoil_mask(val, np.full((48, 64), 9, np.uint8)), 'has the class id 9'),
+    ([], lambda val: spoil_mask(val, np.zeros((48, 65), np.uint8)),
+     'is 64x48, its mask 65x48'),
+    ([], lambda val: shutil.rmtree(val / 'masks'), "the mask of 'frame_7_000'"),
+    ([], lambda val: (val / 'classes.json').unlink(), 'classes.json is missing'),
+    ([], rename_class, 'has the classes cyan, green, red'),
+    ([], shutil.rmtree, 'splits.json is missing'),
+]
+
+
+@pytest.mark.parametrize(('words', 'spoil', 'sentence'), WRONG)
+def test_wrong_input_is_one_sentence_and_changes_nothing(
+    tiny_bundle: Path, folders: Path, tmp_path: Path, words: list[str],
+    spoil: Callable[[Path], object], sentence: str, capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = (tiny_bundle / 'calibration.json').read_bytes()
+    val = write_folder(tmp_path / 'val', 30, 7)
+    spoil(val)
+    code = main(['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val',
+                 str(val), *words, *RUN])
+    said = [line for line in capsys.readouterr().err.splitlines()
+            if line.startswith('uncertainty_seg calibrate: ')]
+    assert code == 2
+    assert len(said) == 1 and sentence in said[0]
+    assert (tiny_bundle / 'calibration.json').read_bytes() == before
+
+
+@pytest.mark.parametrize(('bad_share', 'hidden', 'rule', 'sentence'), [
+    (0.0, 0.0, 'accuracy<0.01', 'frames to choose scores on are good, expected some of each'),
+    (0.0, 0.0, 'accuracy<1', 'frames to choose scores on are bad, expected some of each'),
+])
+def test_a_set_that_is_all_alike_promises_nothing(
+    tiny_bundle: Path, tmp_path: Path, bad_share: float, hidden: float, rule: str, sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_folder(tmp_path / 'data', 130, 8, bad_share, hidden, splits=True)
+    code = main(['calibrate', str(tiny_bundle), '--data', str(data), '--bad', rule, *RUN])
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('words', 'sentence'), [
+    (['--gate-alpha', '0.3'], 'gate.alpha is 0.3, expected 0 or one of [0.05, 0.1]'),
+    (['--bad', 'nothing'], "has 'nothing'"),
+    (['--ood', 'empty'], 'no image in'),
+    (['--passes', '4'], 'passes is 4, but'),
+    (['--precision', 'bf16', '--backend', 'openvino'], 'precision is bf16, but'),
+])
+def test_evaluate_says_what_it_cannot_do(
+    calibrated: tuple[Path, dict[str, Any], Path], folders: Path, words: list[str],
+    sentence: str, capsys: pytest.CaptureFixture[str],
+) -> None:
+    if 'openvino' in words:
+        pytest.importorskip('openvino')
+        if not has_bf16(core_of_process()):
+            pytest.skip('this processor has no bf16, and OpenVINO refuses it there')
+    code = main(['evaluate', str(calibrated[0]), str(folders / 'fresh'), *RUN, *words])
+    assert code == 2
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.release
