@@ -101,7 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     given = dict(text.split('=', 1) for text in args.given)
     settings = from_dict(LogSettings, {name: json.loads(text) for name, text in given.items()})
-    keep_all = from_dict(LogSettings, {'control_share': 1.0, 'control_quota': 0.9})
+    keep_all = from_dict(LogSettings, {'control_share': 1.0})
     moments = moments_of(args.dive)
     run = Settings(model=args.model)
     pipeline = open_pipeline(load_bundle(run.model), run, None)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.parameters import from_dict
-from uncertainty_seg.core.settings import LogSettings
+from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogAbout, LogFrame, LoggedFrame
 
 HEIGHT, WIDTH, CLASSES = 36, 48, 4
@@ -23,6 +23,8 @@ START_NS = 1_000_000_000
 ABOUT = LogAbout('dive 7', 'tiny', 'ab' * 32, ('sea', 'pipe', 'fish', 'silt'),
                  ((0, 0, 255), (255, 255, 0), (0, 255, 0), (90, 80, 70)), 8, seed=5,
                  parameters={'passes': 8, 'gate.scores': ('mean',)})
+# Blocks of the folder, the image (2), the mask, the map and the sidecar of a frame.
+FRAME_BYTES = 6 * 4096
 PLAIN: dict[str, object] = {'control_share': 0.0, 'free_disk_mb': 0.0, 'min_interval_s': 0.0,
                             'duplicate_bits': 0, 'before_s': 0.0, 'after_s': 0.0}
 
@@ -30,6 +32,11 @@ PLAIN: dict[str, object] = {'control_share': 0.0, 'free_disk_mb': 0.0, 'min_inte
 def settings(**changes: object) -> LogSettings:
     """Keep flagged frames only, every one of them, unless told otherwise."""
     return from_dict(LogSettings, {**PLAIN, **changes})
+
+
+def room_for(num_frames: int, **changes: object) -> LogSettings:
+    """Keep at most so many frames of `log_frame`."""
+    return settings(quota_mb=(num_frames + 0.5) * FRAME_BYTES / MEGABYTE, **changes)
 
 
 def verdict(ratio: float) -> Verdict:

@@ -22,7 +22,7 @@ import sys
 import time
 
 import cv2
-from frame_log_helpers import ABOUT, assert_whole, log_frame, settings
+from frame_log_helpers import ABOUT, assert_whole, log_frame, room_for, settings
 
 from uncertainty_seg.storage.frame_log import store
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
@@ -37,9 +37,8 @@ def write_until_killed(folder: Path, first: int, pipe: int, is_small: bool) -> N
     def tell(frame: LogFrame, _: str) -> None:
         os.write(pipe, f'{frame.stamp_ns}\n'.encode())
 
-    if is_small:
-        store.QUOTA_FRAMES = SMALL_QUOTA
-    log = FrameLog(folder, settings(), ABOUT, tell)
+    chosen = room_for(SMALL_QUOTA) if is_small else settings()
+    log = FrameLog(folder, chosen, ABOUT, tell)
     for number in range(first, first + 10**6):
         log.offer(log_frame(number))
         while log.state().num_waiting > 2:

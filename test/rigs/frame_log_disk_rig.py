@@ -12,20 +12,25 @@ log said at each stage.
 from __future__ import annotations
 
 from contextlib import suppress
-import dataclasses
 import json
 from pathlib import Path
 import shutil
 import subprocess
 import sys
 
-from frame_log_helpers import ABOUT, assert_whole, log_frame, settings, wait_for
+from frame_log_helpers import (
+    ABOUT,
+    assert_whole,
+    log_frame,
+    number_of,
+    room_for,
+    settings,
+    wait_for,
+)
 
 from uncertainty_seg.core.settings import LogSettings
-from uncertainty_seg.storage.frame_log import store
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
-from uncertainty_seg.storage.frame_log.log import FrameLog
-from uncertainty_seg.storage.frame_log.writer import LogState
+from uncertainty_seg.storage.frame_log.log import FrameLog, LogState, RETRY_S
 
 SIZE_KB, INODES = 1024, 400
 
@@ -41,8 +46,7 @@ class Rig:
     def offer(self, num_frames: int) -> LogState:
         """Offer frames one after the other and wait for the last."""
         for _ in range(num_frames):
-            # Each is worth more than those before it, so that none is refused for its score.
-            self.log.offer(log_frame(self.number, 1.1 * 1.15**self.number))
+            self.log.offer(log_frame(self.number))
             self.number += 1
             wait_for(self._is_done, 'a frame')
         return self.log.state()
@@ -83,8 +87,8 @@ def main() -> None:
     """Go through the stages; the log is never restarted."""
     disk = Path(sys.argv[1])
     chosen = settings()
-    weight = LogFrame.log_weight.fget
-    LogFrame.log_weight = property(lambda frame: 100 * weight(frame))  # luck decides nothing
+    # Each is worth more than those before it, so that none is refused for its score.
+    LogFrame.log_weight = property(lambda frame: 50.0 * number_of(frame.stamp_ns))
     rig = Rig(disk, chosen)
     stages = [rig.stage('plain', rig.offer(3))]
 
@@ -99,26 +103,25 @@ def main() -> None:
     use_up_inodes(others)
     stages.append(rig.stage('full', rig.offer(3)))
     shutil.rmtree(others)
-    rig.now_s += 6
+    rig.now_s += 2 * RETRY_S
     stages.append(rig.stage('room again', rig.offer(2)))
 
     mount('-o', 'remount,ro', str(disk))
     # A smaller quota cannot be had now; it is when the disk is back.
-    store.QUOTA_FRAMES = 4
-    rig.log.reconfigure(dataclasses.replace(chosen, quota_mb=chosen.quota_mb / 2))
+    rig.log.reconfigure(room_for(4))
     stages.append(rig.stage('read-only', rig.offer(4)))
     mount('-o', 'remount,rw', str(disk))
-    rig.now_s += 6
+    rig.now_s += 2 * RETRY_S
     stages.append(rig.stage('writable again', rig.offer(2)))
 
     mount('-t', 'tmpfs', 'tmpfs', str(disk))  # as if the disk were pulled out
     state = rig.offer(2)
-    rig.now_s += 6
+    rig.now_s += 2 * RETRY_S
     state = rig.offer(2)
     empty = not any(disk.iterdir())
     subprocess.run(['umount', str(disk)], check=True)
     stages.append({**rig.stage('taken away', state), 'empty': empty})
-    rig.now_s += 6
+    rig.now_s += 2 * RETRY_S
     stages.append(rig.stage('put back', rig.offer(1)))
     assert rig.log.close(20)
     print(json.dumps(stages))

@@ -25,6 +25,7 @@ from frame_log_helpers import (
     number_of,
     numbers,
     reasons,
+    room_for,
     settings,
     wait_for,
 )
@@ -35,13 +36,18 @@ from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.frame_log import disk, store
-from uncertainty_seg.storage.frame_log import log as log_module
+from uncertainty_seg.storage.frame_log import disk, log as log_module
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
-from uncertainty_seg.storage.frame_log.log import dive_name, FrameLog, NICENESS, SAME_DIVE_S
+from uncertainty_seg.storage.frame_log.log import (
+    dive_name,
+    FrameLog,
+    LogState,
+    NICENESS,
+    RETRY_S,
+    SAME_DIVE_S,
+)
 from uncertainty_seg.storage.frame_log.reservoir import gumbel_key, stable_uniforms
 from uncertainty_seg.storage.frame_log.store import FrameStore
-from uncertainty_seg.storage.frame_log.writer import LogState
 
 
 @pytest.fixture
@@ -50,18 +56,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def logging_to(
-    folder: Path, queue_frames: int = log_module.QUEUE_FRAMES,
-    quota_frames: int = store.QUOTA_FRAMES, **changes: Any,
-) -> Iterator[FrameLog]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log_module, 'QUEUE_FRAMES', queue_frames)
-        patch.setattr(store, 'QUOTA_FRAMES', quota_frames)
-        log = FrameLog(folder, settings(**changes), ABOUT)
-        try:
-            yield log
-        finally:
-            assert log.close(20)
+def logging_to(folder: Path, num_frames: int = 1000, **changes: Any) -> Iterator[FrameLog]:
+    log = FrameLog(folder, room_for(num_frames, **changes) if 'quota_mb' not in changes
+                   else settings(**changes), ABOUT)
+    try:
+        yield log
+    finally:
+        assert log.close(20)
 
 
 def written(log: FrameLog) -> LogState:
@@ -174,9 +175,11 @@ def test_masks_are_made_for_kept_frames_only(folder: Path) -> None:
     assert asked == [0, 3] == numbers(folder)
 
 
-def test_a_frame_that_waits_never_holds_the_caller_up(folder: Path) -> None:
+def test_a_frame_that_waits_never_holds_the_caller_up(
+        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
-    with logging_to(folder, queue_frames=2) as log:
+    monkeypatch.setattr(log_module, 'QUEUE_FRAMES', 2)
+    with logging_to(folder) as log:
         log.offer(log_frame(0, mask=gate))
         assert gate.is_asked.wait(20)
         # The log's thread is stuck now; were offer to wait for it, this would never end.
@@ -215,7 +218,7 @@ def test_a_trigger_keeps_the_newest_frame(folder: Path) -> None:
 
 
 def test_what_was_asked_for_outlasts_every_score(folder: Path) -> None:
-    with logging_to(folder, quota_frames=1) as log:
+    with logging_to(folder, 1) as log:
         log.offer(log_frame(0, 0.01))
         log.trigger()
         for number in range(1, 30):
@@ -250,16 +253,13 @@ def test_the_log_weight_is_that_of_the_score() -> None:
         assert log_frame(0, ratio).log_weight == pytest.approx(np.log(weight))
 
 
-def test_a_full_log_keeps_what_scores_high(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LogFrame, 'log_weight', property(
-        lambda frame: 8 * math.log(frame.verdict.score_ratio)))
-    with logging_to(folder, quota_frames=6) as log:
+def test_a_full_log_keeps_what_scores_high(folder: Path) -> None:
+    with logging_to(folder, 6) as log:
         for number in range(36):
-            log.offer(log_frame(number, 50.0 if number % 6 == 0 else 1.1))
+            log.offer(log_frame(number, 100.0 if number % 6 == 0 else 1.01))
             written(log)
-    assert [number % 6 for number in numbers(folder)] == [0] * 6
+    # By chance in proportion to the score: most of the six, and not always all of them.
+    assert len(numbers(folder)) == 6 and sum(n % 6 == 0 for n in numbers(folder)) >= 4
     assert log.state().num_evicted + log.state().skipped['outranked'] == 30
 
 
@@ -295,13 +295,12 @@ def test_live_settings_hold_for_the_frames_to_come(
         for number in range(6):
             log.offer(log_frame(number))
         assert written(log).num_frames == 6
-        monkeypatch.setattr(store, 'QUOTA_FRAMES', 2)
-        log.reconfigure(settings(free_disk_mb=0.1))
+        log.reconfigure(room_for(2))
         wait_for(lambda: log.state().num_frames == 2, 'the smaller quota')
         assert log.state().num_evicted == 4
         with pytest.raises(ConfigError, match='log.folder was changed'):
             log.reconfigure(settings(folder='/elsewhere'))
-        assert log.settings.free_disk_mb == 0.1
+        assert log.settings == room_for(2)
 
 
 def test_who_asks_is_told_of_kept_frames(folder: Path) -> None:
@@ -331,7 +330,7 @@ def test_a_log_whose_thread_was_ended_tells_so_and_one_that_was_closed_does_not(
     assert log.close() and not log.has_ended
     log = FrameLog(folder, settings(), ABOUT)
     monkeypatch.setattr('uncertainty_seg.storage.frame_log.log.FrameLogWriter.work', end)
-    log.reconfigure(settings(quota_mb=5.0))  # something to do for the thread
+    log.reconfigure(room_for(5))  # something to do for the thread
     for _ in range(1000):
         if log.has_ended:
             break
@@ -376,7 +375,7 @@ def test_a_folder_that_is_removed_comes_back(folder: Path) -> None:
     state = log.state()
     assert not state.is_writing and state.dropped['folder_missing'] == 2
     assert 'cannot be written, the folder is missing: restore it or mount its disk.' in state.error
-    clock.now_s += 5.0
+    clock.now_s += RETRY_S
     log.offer(log_frame(3))
     assert written(log).is_writing
     assert log.close(20)
@@ -445,7 +444,7 @@ def test_a_quota_that_was_made_smaller_holds_from_the_start_and_is_counted(folde
     with logging_to(folder) as log:
         for number in range(5):
             log.offer(log_frame(number))
-    with logging_to(folder, quota_frames=2) as log:
+    with logging_to(folder, 2) as log:
         state = log.state()
         assert (state.num_frames, state.num_evicted) == (2, 3)
     assert len(numbers(folder)) == 2
@@ -464,9 +463,12 @@ def test_the_control_knows_no_score(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(('limits', 'others', 'cause'), [
-    ({'queue_frames': 2}, 2, 'queue_full'), ({'memory_mb': 1.0}, 2, 'memory_full')])
+    ({}, 2, 'queue_full'), ({'memory_mb': 1.0}, 2, 'memory_full')])
 def test_the_control_has_places_of_its_own(
-        folder: Path, limits: dict[str, object], others: int, cause: str) -> None:
+        folder: Path, limits: dict[str, object], others: int, cause: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    if cause == 'queue_full':
+        monkeypatch.setattr(log_module, 'QUEUE_FRAMES', 2)
     share, gate = 0.2, Gate()
     held_bytes = 140_000 if cause == 'memory_full' else 0
     chance = [stable_uniforms('dive 7', 5, '', log_frame(k).stamp_ns)[0] for k in range(100)]
@@ -511,9 +513,11 @@ def test_a_frame_in_the_hands_of_the_writer_keeps_its_reason(folder: Path) -> No
     assert reasons(folder) == {0: 'flagged', 1: 'flagged'}
 
 
-def test_an_event_without_room_is_kept_with_its_next_frame(folder: Path) -> None:
+def test_an_event_without_room_is_kept_with_its_next_frame(
+        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, same = Gate(), image_of(0)
-    with logging_to(folder, queue_frames=1, min_interval_s=1.0, duplicate_bits=4) as log:
+    monkeypatch.setattr(log_module, 'QUEUE_FRAMES', 1)
+    with logging_to(folder, min_interval_s=1.0, duplicate_bits=4) as log:
         log.offer(log_frame(0, mask=gate, image=same))
         assert gate.is_asked.wait(20)
         log.offer(log_frame(10, image=image_of(10)))  # takes the only place
@@ -540,7 +544,7 @@ def test_the_thread_gives_way_but_not_for_long(folder: Path) -> None:
 
 
 def test_the_state_as_texts(folder: Path) -> None:
-    with logging_to(folder, queue_frames=1, quota_mb=12.5) as log:
+    with logging_to(folder, quota_mb=12.5) as log:
         log.offer(log_frame(0))
         texts = written(log).as_dict()
     assert texts['log.folder'] == str(folder) and texts['log.writing'] == 'true'
@@ -610,9 +614,7 @@ def test_a_restart_under_water_is_the_same_dive(tmp_path: Path) -> None:
     assert dives(tmp_path) == {0: 'monday', 2: 'monday', 4: 'tuesday'}
 
 
-def test_the_newest_frame_tells_though_the_quota_throws_it_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_newest_frame_tells_though_the_quota_throws_it_out(tmp_path: Path) -> None:
     write(tmp_path, 1, '', settings(dive='asked for'))
     old, = (tmp_path / 'frames').iterdir()
     sidecar = json.loads((old / 'frame.json').read_text())
@@ -621,8 +623,7 @@ def test_the_newest_frame_tells_though_the_quota_throws_it_out(
     os.utime(old, (0, 0))
     (tmp_path / 'manifest.jsonl').unlink()
     write(tmp_path, 3, '', settings(dive='now'), first=2)
-    monkeypatch.setattr(store, 'QUOTA_FRAMES', 1)
-    log = FrameLog(tmp_path, settings(), ABOUT)
+    log = FrameLog(tmp_path, room_for(1), ABOUT)
     assert log.dive == 'now' and log.close(20)
     assert dives(tmp_path) == {0: 'asked for'}
 

@@ -20,11 +20,9 @@ import pytest
 
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
-from uncertainty_seg.storage.frame_log import disk, manifest
-from uncertainty_seg.storage.frame_log import store as store_module
+from uncertainty_seg.storage.frame_log import disk, store as store_module
 from uncertainty_seg.storage.frame_log.disk import append_line, folder_bytes, write_frame
-from uncertainty_seg.storage.frame_log.manifest import Bar, Entry, note_change
-from uncertainty_seg.storage.frame_log.store import FrameStore
+from uncertainty_seg.storage.frame_log.store import Bar, Entry, FrameStore, note_change
 
 BLOCK = 4096
 FRAME_BYTES = 3 * BLOCK  # a folder, a file of two blocks
@@ -79,9 +77,10 @@ def test_a_restart_in_the_middle_changes_nothing(
     assert names(tmp_path) == {str(k) for k in sorted(range(40), key=lambda k: -keys[k])[:5]}
 
 
-def test_the_quota_in_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, 'QUOTA_FRAMES', 2)
-    with opened(tmp_path, settings()) as store:
+def test_the_most_frames_of_a_log(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, 'MOST_FRAMES', 2)
+    with opened(tmp_path) as store:
         results = [add(store, name, key) for name, key in [('a', 1), ('b', 3), ('c', 2), ('d', 0)]]
         assert results == [('', 0), ('', 0), ('', 1), ('outranked', 0)]
         assert not store.would_take('main', 1.0) and store.would_take('main', 2.5)
@@ -89,8 +88,7 @@ def test_the_quota_in_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_control_has_a_quota_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, 'CONTROL_QUOTA', 0.3)
     with opened(tmp_path, quota(10, control_share=0.1)) as store:
         for k in range(12):
@@ -268,7 +266,7 @@ def best_names(keys: list[float], offered: set[int], num: int) -> set[str]:
     return {str(k) for k in sorted(offered, key=lambda k: -keys[k])[:num]}
 
 
-@pytest.mark.parametrize(('module', 'call'), [(disk, 'write_frame'), (manifest, 'note_change')])
+@pytest.mark.parametrize(('module', 'call'), [(disk, 'write_frame'), (store_module, 'note_change')])
 def test_a_frame_that_cannot_be_written_costs_no_other(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str) -> None:
     def refuse(*_: object) -> None:
@@ -353,10 +351,7 @@ def test_a_smaller_quota_holds_from_the_start(tmp_path: Path) -> None:
         assert names(tmp_path) == {'4', '5'}
 
 
-def test_a_control_that_is_no_longer_wanted_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, 'CONTROL_QUOTA', 0.3)
+def test_a_control_that_is_no_longer_wanted_stays(tmp_path: Path) -> None:
     with opened(tmp_path, quota(10, control_share=0.1)) as store:
         add(store, 'c', 1.0, 'control')
     with opened(tmp_path, quota(10)) as store:

@@ -11,7 +11,6 @@ and removed as `.gone-` once that is decided.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 import errno
 import json
 import math
@@ -27,7 +26,6 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
-from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.errors import FrameLogError, ImageError
 from uncertainty_seg.storage import whole_files
 from uncertainty_seg.storage.frame_log import format as log_format
@@ -38,42 +36,38 @@ JPEG_QUALITY = 95
 LOCK_FILE = '.lock'
 _BUILDING, _HIDDEN, _LEAVING = '.new-', '.out-', '.gone-'
 _BLOCK = 4096
+_JPEG_QUALITY = 95
 
 
-@dataclass(frozen=True)
-class DecodedFrame:
-    """The decoded image of a frame, BGR, (H, W, 3), and its 64-bit perceptual hash."""
+def decode_frame(frame: LogFrame) -> tuple[ImageU8, int]:
+    """
+    Return the image of a frame, BGR, (H, W, 3), and its 64-bit perceptual hash.
 
-    image_bgr: ImageU8
-    phash: int
-
-
-def decode_frame(frame: LogFrame) -> DecodedFrame:
-    """Decode and hash a frame; ImageError if its bytes are no image, ShapeError if its array."""
+    ImageError if its bytes are no image, ShapeError if its array is none.
+    """
     image = decode(frame.image) if isinstance(frame.image, ImageFile) else frame.image
-    return DecodedFrame(image, perceptual_hash(image))
+    return image, perceptual_hash(image)
 
 
 def frame_files(
-    frame: LogFrame, decoded: DecodedFrame, about: LogAbout, settings: LogSettings,
+    frame: LogFrame, image_bgr: ImageU8, about: LogAbout, image_format: str,
     facts: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """
     Encode the files of a frame of a run; content by file name.
 
-    `settings` give the format of the image; `facts` are what only the log knows: frame_id, reason
-    and reservoir. Raises ShapeError or ImageError if mask or uncertainty have another size than
-    the image, or something cannot be encoded.
+    `facts` are what only the log knows: frame_id, reason, phash and reservoir. Raises ShapeError
+    or ImageError if mask or uncertainty have another size than the image, or something cannot be
+    encoded.
     """
-    height, width = decoded.image_bgr.shape[:2]
+    height, width = image_bgr.shape[:2]
     mask, uncertainty = frame.mask(), frame.uncertainty()
     require_shape('mask', mask, (height, width), np.uint8)
     require_shape('uncertainty', uncertainty, (height, width), np.float32)
-    image_file, image = _image(frame, decoded, settings)
+    image_file, image = _image(frame, image_bgr, image_format)
     image_facts = {'height': height, 'width': width, 'encoding': frame.encoding,
                    'file': image_file}
-    sidecar = _sidecar(frame, about, {**facts, 'image': image_facts,
-                                      'phash': f'{decoded.phash:016x}'})
+    sidecar = _sidecar(frame, about, {**facts, 'image': image_facts})
     packed = log_format.uncertainty_to_uint16(uncertainty)
     return {
         image_file: image,
@@ -84,15 +78,15 @@ def frame_files(
     }
 
 
-def _image(frame: LogFrame, decoded: DecodedFrame, settings: LogSettings) -> tuple[str, bytes]:
-    if settings.image_format == 'jpeg':
-        quality = (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
-        return 'image.jpg', _encoded('.jpg', decoded.image_bgr, quality)
-    if settings.image_format == 'received' and isinstance(frame.image, ImageFile):
+def _image(frame: LogFrame, image_bgr: ImageU8, image_format: str) -> tuple[str, bytes]:
+    if image_format == 'jpeg':
+        quality = (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
+        return 'image.jpg', _encoded('.jpg', image_bgr, quality)
+    if image_format == 'received' and isinstance(frame.image, ImageFile):
         data = bytes(frame.image.data)
         # `decode` accepts JPEG and PNG only.
         return ('image.png' if data.startswith(b'\x89PNG') else 'image.jpg'), data
-    return 'image.png', _encoded('.png', decoded.image_bgr)
+    return 'image.png', _encoded('.png', image_bgr)
 
 
 def _encoded(ending: str, pixels: NDArray[Any], options: tuple[int, ...] = ()) -> bytes:
@@ -262,23 +256,9 @@ _DISK_ERRORS = {
 
 def disk_error(err: OSError, folder: Path, is_new: bool = False) -> tuple[str, FrameLogError]:
     """
-    Explain an error of the disk.
+    Return the cause that drops are counted under for an error of the disk, and what to report.
 
-    Parameters
-    ----------
-    err : OSError
-        As caught.
-    folder : Path
-        The log.
-    is_new : bool
-        It has not been written yet, so that nothing can have disappeared.
-
-    Returns
-    -------
-    str, FrameLogError
-        The cause that a drop is counted under: 'disk_full', 'read_only', 'folder_missing',
-        'not_writable' or 'disk_error'; the error to report.
-
+    `is_new`: the log has not been written yet, so that nothing can have disappeared.
     """
     if is_new and err.errno == errno.ENOENT:
         return 'folder_missing', FrameLogError(

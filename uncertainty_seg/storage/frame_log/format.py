@@ -128,7 +128,7 @@ class LogAbout:
     palette : tuple of (int, int, int)
         RGB colour of each class.
     passes, seed, mask_policy : int, int, str
-        As in the settings, T resolved; 0 stands for an infinite T.
+        As in the settings, T resolved.
     map_name : str
         Which uncertainty map is logged.
     parameters : mapping of str to bool, int, float, str or tuple of str
@@ -197,11 +197,6 @@ class LoggedFrame:
         """Return the class ids."""
         return self.folder / MASK_FILE
 
-    @property
-    def uncertainty_path(self) -> Path:
-        """Return the uncertainty map."""
-        return self.folder / UNCERTAINTY_FILE
-
     def read_image(self) -> ImageU8:
         """Read the image, BGR, (H, W, 3) of uint8; FrameLogError if missing or damaged."""
         try:
@@ -215,7 +210,7 @@ class LoggedFrame:
 
     def read_uncertainty(self) -> FloatMap:
         """Read the uncertainty, (H, W) of float32, 0..1 or NaN; FrameLogError if damaged."""
-        return uncertainty_from_uint16(self._png(self.uncertainty_path, np.uint16))
+        return uncertainty_from_uint16(self._png(self.folder / UNCERTAINTY_FILE, np.uint16))
 
     def _png(self, path: Path, dtype: type) -> Any:
         wanted = f'a grey png of {np.dtype(dtype)}'

@@ -4,67 +4,70 @@ The frame log of the node: is offered every frame, keeps those that matter, neve
 
 `offer` chooses by flag, window, interval and chance, and puts chosen frames into a bounded queue.
 A thread of its own skips near-duplicates, encodes and writes. A full queue drops frames and counts
-them; a disk that refuses is tried again later, which `state` reports.
+them; a disk that refuses is tried again later, which `state` reports. Errors are counted and
+reported; none of them ends the thread.
 
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 import logging
+import math
 import os
 from pathlib import Path
+import shutil
 import threading
 import time
 
+from uncertainty_seg.core.perceptual_hash import hash_distance
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
-from uncertainty_seg.errors import ConfigError, FrameLogError
-from uncertainty_seg.storage.frame_log import ring
+from uncertainty_seg.errors import ConfigError, FrameLogError, UncertaintySegError
+from uncertainty_seg.storage.frame_log import disk, ring
 from uncertainty_seg.storage.frame_log.format import (
     FRAMES_FOLDER,
     LogAbout,
     LogFrame,
     read_sidecar,
+    REASONS,
 )
+from uncertainty_seg.storage.frame_log.reservoir import gumbel_key
 from uncertainty_seg.storage.frame_log.ring import Candidate, FrameRing
-from uncertainty_seg.storage.frame_log.writer import FrameLogWriter, LogCounters, LogState
+from uncertainty_seg.storage.frame_log.store import CONTROL, Entry, FrameStore, MAIN
 
 # A node that is back within this time was restarted under water.
 SAME_DIVE_S = 600.0
 # The pipeline has priority for the processor. Not a higher value: a thread that hardly runs may be
 # preempted while it holds Python's lock, and then the whole node waits.
 NICENESS = 5
-# Frames that may wait to be written; further ones are dropped and counted.
+# Frames that may wait to be written. The control must not depend on how much is flagged: it has
+# places and memory of its own.
 QUEUE_FRAMES = 64
-# The control must not depend on how much is flagged: it has places and memory of its own.
 _CONTROL_PLACES, _CONTROL_MEMORY = 4, 1 / 8
+# Time until a disk that refused is tried again.
+RETRY_S = 5.0
+# Number of kept frames of a camera that a new one is compared with.
+_NUM_RECENT = 16
+# A requested frame outranks every score.
+_TRIGGER_LOG_WEIGHT = 1000.0
+# Why frames are lost, by an error or want of room; `control`: the queue had none for the control.
+_DROP_CAUSES = ('queue_full', 'memory_full', 'control', 'disk_full', 'read_only',
+                'folder_missing', 'not_writable', 'disk_error', 'other_writer', 'no_room',
+                'too_big', 'bad_frame', 'closing')
+# Why frames are not worth keeping.
+_SKIP_CAUSES = ('interval', 'duplicate', 'outranked')
 _log = logging.getLogger(__name__)
 
 
 def dive_name(folder: Path, settings: LogSettings, fallback: str, now_s: float) -> str:
     """
-    Name the dive that begins or continues now.
+    Name the dive that begins or continues now; `fallback` is the name of one that begins.
 
-    Parameters
-    ----------
-    folder : Path
-        The log, before it is opened; need not exist.
-    settings : LogSettings
-        A name in `dive` is used unchanged.
-    fallback : str
-        Name of a dive that begins: the time of the start.
-    now_s : float
-        Seconds since 1970, by the clock of the disk.
-
-    Returns
-    -------
-    str
-        The dive of the newest frame if it was written within `SAME_DIVE_S` and no name is given.
-        That is decided by the time of the file, since stamps may be of another clock.
-
+    It is the dive of the newest frame if that was written within `SAME_DIVE_S` and no name is
+    given: by the time of the file, since stamps may be of another clock.
     """
     if settings.dive:
         return settings.dive
@@ -199,10 +202,16 @@ class FrameLog:
     def state(self) -> LogState:
         """Return a snapshot; never blocks on the disk."""
         with self._work:
-            waiting, in_ring, counters = len(self._queue), len(self._ring), self._counters
-            skipped = {'interval': self._ring.num_interval}
-            return counters.snapshot(self._writer, waiting, in_ring,
-                                     self._ring.num_pushed_out, skipped)
+            counters, writer = self._counters, self._writer
+            skipped = {**counters.skipped, 'interval': self._ring.num_interval}
+            return LogState(
+                writer.is_writing, writer.error, writer.folder_text, counters.num_seen,
+                {name: counters.kept[name] for name in REASONS},
+                {name: skipped.get(name, 0) for name in _SKIP_CAUSES},
+                {name: counters.dropped[name] for name in _DROP_CAUSES},
+                writer.num_frames, writer.num_bytes, counters.num_evicted, writer.num_leftovers,
+                len(self._queue), len(self._ring), self._ring.num_pushed_out, writer.free_mb,
+                writer.quota_mb, counters.write_ms)
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """
@@ -220,8 +229,7 @@ class FrameLog:
         with self._work:
             num_left = len(self._queue)
             self._queue.clear()
-            for _ in range(num_left):
-                self._counters.drop('closing')
+            self._counters.dropped['closing'] += num_left
         if num_left:
             _log.warning('frame log: %d frames were not written in the %g s given',
                          num_left, timeout_s)
@@ -237,7 +245,7 @@ class FrameLog:
         if cause:
             item.fate = ring.SKIPPED
             self._ring.give_back(item)
-            self._counters.drop(cause)
+            self._counters.dropped[cause] += 1
             return False
         item.fate = ring.CHOSEN
         self._queue.append(item)
@@ -276,3 +284,297 @@ class FrameLog:
 
     def _has_work(self) -> bool:
         return bool(self._queue) or self._is_closing or self._writer.is_outdated
+
+
+@dataclass(frozen=True)
+class LogState:
+    """
+    A snapshot of a frame log.
+
+    Attributes
+    ----------
+    is_writing : bool
+        False while the disk refuses.
+    error : str
+        The last error, one sentence; empty once a frame has been written again.
+    folder : str
+        The log.
+    num_seen : int
+        Frames offered.
+    kept, skipped, dropped : mapping of str to int
+        Frames written, by reason; frames not worth keeping and frames lost, by cause.
+    num_frames, num_bytes : int
+        In the log now, older runs included.
+    num_evicted : int
+        Frames evicted for others.
+    num_leftovers : int
+        Unfinished frames of a crash, removed at the start.
+    num_waiting, num_in_ring : int
+        Frames in the queue; frames held for the window before a flagged one.
+    num_pushed_out : int
+        Frames that left the ring early for lack of memory.
+    free_mb, quota_mb : float
+        Free space of the disk, NaN if unknown; the quota.
+    write_ms : float
+        How long the last frame took, encoding included.
+
+    """
+
+    is_writing: bool
+    error: str
+    folder: str
+    num_seen: int
+    kept: Mapping[str, int]
+    skipped: Mapping[str, int]
+    dropped: Mapping[str, int]
+    num_frames: int
+    num_bytes: int
+    num_evicted: int
+    num_leftovers: int
+    num_waiting: int
+    num_in_ring: int
+    num_pushed_out: int
+    free_mb: float
+    quota_mb: float
+    write_ms: float
+
+    def as_dict(self) -> dict[str, str]:
+        """Return key and text for a diagnostic status, without causes that never occurred."""
+        return {
+            'log.folder': self.folder,
+            'log.writing': str(self.is_writing).lower(),
+            'log.error': self.error,
+            'log.seen': str(self.num_seen),
+            **{f'log.kept.{name}': str(n) for name, n in self.kept.items()},
+            **{f'log.skipped.{name}': str(n) for name, n in self.skipped.items() if n},
+            **{f'log.dropped.{name}': str(n) for name, n in self.dropped.items() if n},
+            'log.frames': str(self.num_frames),
+            'log.mb': f'{self.num_bytes / MEGABYTE:.1f}',
+            'log.quota_mb': f'{self.quota_mb:g}',
+            'log.free_mb': f'{self.free_mb:.0f}',
+            'log.evicted': str(self.num_evicted),
+            'log.leftovers': str(self.num_leftovers),
+            'log.waiting': str(self.num_waiting),
+            'log.in_ring': str(self.num_in_ring),
+            'log.pushed_out': str(self.num_pushed_out),
+            'log.write_ms': f'{self.write_ms:.1f}',
+        }
+
+
+@dataclass
+class LogCounters:
+    """Counts of a run; each is changed by one thread only, or under its lock."""
+
+    num_seen: int = 0
+    num_evicted: int = 0
+    write_ms: float = 0.0
+    kept: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class FrameLogWriter:
+    """Writes chosen frames; parameters and errors as of `FrameLog`, which shares the counters."""
+
+    def __init__(
+        self, folder: Path, settings: LogSettings, counters: LogCounters,
+        on_kept: Callable[[LogFrame, str], None] | None, clock: Callable[[], float],
+    ) -> None:
+        self._folder, self._settings, self._counters = folder, settings, counters
+        self._on_kept, self._clock = on_kept, clock
+        self._store: FrameStore | None = FrameStore(folder, settings)
+        self._device = self._store.device
+        self._cause, self._retry_at_s = '', -math.inf
+        # Hashes and flags of the frames kept last, for each camera.
+        self._recent: dict[str, deque[tuple[int, bool]]] = {}
+        self.wanted = settings
+        self.folder_text = str(folder)
+        self.num_leftovers = self._store.num_leftovers
+        self.num_frames = self.num_bytes = 0
+        self.free_mb = math.nan
+        self.error = ''
+        if self.num_leftovers:
+            _log.warning('frame log %s: %d unfinished frames of a crash were removed', folder,
+                         self.num_leftovers)
+        for problem in self._store.problems:
+            _log.warning('frame log: %s', problem)
+        self._count_trimmed(self._store.num_trimmed)
+        self._note_size()
+
+    @property
+    def is_writing(self) -> bool:
+        """Return False while the disk refuses."""
+        return self._store is not None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Return whether `wanted` settings have not been applied yet."""
+        return self.wanted is not self._settings
+
+    @property
+    def quota_mb(self) -> float:
+        """Return the current quota."""
+        return self._settings.quota_mb
+
+    def work(self, item: Candidate | None) -> None:
+        """Apply new settings and write a frame, if any; never raises."""
+        start_s = time.perf_counter()
+        try:
+            self._reconfigure()
+            if item is not None:
+                self._take(item)
+        except OSError as err:
+            self._refused(err)
+            if item is not None:
+                self._counters.dropped[self._cause] += 1
+        except UncertaintySegError as err:
+            self._bad_frame(str(err))
+        except Exception as err:  # a faulty frame must not end the log
+            _log.exception('a frame could not be logged')
+            self._bad_frame(f'a frame could not be logged: {type(err).__name__}: {err}')
+        if item is not None:
+            item.fate = ring.KEPT if item.fate == ring.KEPT else ring.SKIPPED
+            self._counters.write_ms = (time.perf_counter() - start_s) * 1e3
+
+    def close(self) -> None:
+        """Release the folder."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _reconfigure(self) -> None:
+        if not self.is_outdated:
+            return
+        self._settings = self.wanted
+        if self._store is not None:
+            self._count_trimmed(self._store.reconfigure(self._settings))
+            self._note_size()
+
+    def _count_trimmed(self, num_gone: int) -> None:
+        self._counters.num_evicted += num_gone
+        if num_gone:
+            _log.warning('frame log: %d frames were evicted for the smaller quota', num_gone)
+
+    def _take(self, item: Candidate) -> None:
+        store = self._opened()
+        if store is None:
+            self._counters.dropped[self._cause] += 1
+            return
+        reservoir = CONTROL if item.reason == 'control' else MAIN
+        log_weight = self._log_weight(item)
+        key = gumbel_key(log_weight, item.uniforms[1])
+        if not store.would_take(reservoir, key):
+            self._counters.skipped['outranked'] += 1
+            return
+        image, phash = disk.decode_frame(item.frame)
+        if self._is_repeated(item, phash):
+            self._counters.skipped['duplicate'] += 1
+            return
+        bar = store.bar(reservoir)
+        frame_id = store.new_id(item.frame.stamp_ns, item.frame.camera)
+        facts = {'frame_id': frame_id, 'reason': item.reason,
+                 'reservoir': {'name': reservoir, 'key': key, 'log_weight': log_weight,
+                               'bar': bar if math.isfinite(bar) else None}}
+        files = disk.frame_files(item.frame, image, item.about, self._settings.image_format,
+                                 {**facts, 'phash': f'{phash:016x}'})
+        entry = Entry(frame_id, item.reason, reservoir, key, 0)
+        cause, num_gone = store.add(entry, files)
+        self._counters.num_evicted += num_gone
+        self._note_size()
+        if cause:
+            self._not_kept(cause, store, files, reservoir)
+            return
+        if reservoir == MAIN:
+            recent = self._recent.setdefault(item.frame.camera, deque(maxlen=_NUM_RECENT))
+            recent.append((phash, item.frame.is_flagged))
+        self._kept(item)
+
+    def _log_weight(self, item: Candidate) -> float:
+        if item.reason == 'control':
+            return 0.0
+        if item.reason == 'trigger':
+            return _TRIGGER_LOG_WEIGHT
+        return item.frame.log_weight
+
+    def _is_repeated(self, item: Candidate, phash: int) -> bool:
+        # The control is chosen by chance alone, and a requested frame is always wanted.
+        if item.is_onset or item.reason in ('control', 'trigger'):
+            return False
+        # A flagged frame is compared with flagged ones only: what made it so may be small, and
+        # then the hash of the scene does not show it.
+        return any(hash_distance(phash, old) < self._settings.duplicate_bits
+                   for old, was_flagged in self._recent.get(item.frame.camera, ())
+                   if was_flagged or not item.frame.is_flagged)
+
+    def _not_kept(
+        self, cause: str, store: FrameStore, files: dict[str, bytes], reservoir: str
+    ) -> None:
+        if cause == 'outranked':
+            self._counters.skipped[cause] += 1
+            return
+        self._counters.dropped[cause] += 1
+        if cause == 'too_big':
+            size = disk.disk_bytes({name: len(content) for name, content in files.items()})
+            self._report(store.quota_sentence(size, reservoir))
+        else:
+            self._report(str(FrameLogError(
+                f'{self.free_mb:.0f} MB are free on the disk of frame log {self._folder}',
+                f'log.free_disk_mb, {self._settings.free_disk_mb:g}', 'make room')))
+
+    def _kept(self, item: Candidate) -> None:
+        item.fate = ring.KEPT
+        self._counters.kept[item.reason] += 1
+        if self.error:
+            _log.info('frame log: frames are written again')
+            self.error = ''
+        if self._on_kept is not None:
+            try:
+                self._on_kept(item.frame, item.reason)
+            except Exception:  # the frame is kept, whatever the callback does
+                _log.exception('a callback for a kept frame failed')
+
+    def _opened(self) -> FrameStore | None:
+        if self._store is None and self._clock() >= self._retry_at_s:
+            try:
+                self._store = FrameStore(self._folder, self._settings, self._device)
+                self._count_trimmed(self._store.num_trimmed)
+            except UncertaintySegError as err:
+                self._refused(err)
+        return self._store
+
+    def _refused(self, err: OSError | UncertaintySegError) -> None:
+        """Close the store and set the time to try again."""
+        self._cause, sentence = _cause_of(err, self._folder)
+        self._retry_at_s = self._clock() + RETRY_S
+        self.close()
+        self.free_mb = math.nan
+        with suppress(OSError):
+            self.free_mb = shutil.disk_usage(self._folder).free / MEGABYTE
+        self._report(sentence)
+
+    def _bad_frame(self, sentence: str) -> None:
+        self._counters.dropped['bad_frame'] += 1
+        self._report(sentence)
+
+    def _report(self, sentence: str) -> None:
+        if sentence != self.error:
+            _log.warning('frame log: %s', sentence)
+        self.error = sentence
+
+    def _note_size(self) -> None:
+        assert self._store is not None
+        self.num_frames, self.num_bytes = self._store.num_frames, self._store.num_bytes
+        self.free_mb = self._store.free_bytes / MEGABYTE
+
+
+def _cause_of(err: OSError | UncertaintySegError, folder: Path) -> tuple[str, str]:
+    """Return the cause that drops are counted under, and the sentence to report."""
+    cause = err if isinstance(err, OSError) else err.__cause__
+    if isinstance(err, ConfigError):
+        return 'too_big', str(err)
+    if isinstance(cause, BlockingIOError):
+        return 'other_writer', str(err)
+    if isinstance(cause, OSError):
+        name, sentence = disk.disk_error(cause, folder)
+        return name, str(sentence)
+    return 'folder_missing', str(err)  # its disk was unplugged

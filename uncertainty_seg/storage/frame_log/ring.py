@@ -31,22 +31,10 @@ class Candidate:
     """
     A frame and its state.
 
-    Attributes
-    ----------
-    frame, about : LogFrame, LogAbout
-        The frame; its run.
-    time_s : float
-        Its stamp, or the time of its offer if it has none; not before that of the frame before.
-    uniforms : (float, float)
-        Random numbers for the choice as control and for the reservoir.
-    reason : str
-        'flagged', 'window', 'control', 'trigger'; empty while it waits.
-    is_onset : bool
-        The first flagged frame of an event: never a duplicate.
-    fate : str
-        'waiting', 'chosen', 'writing', 'kept' or 'skipped'.
-    before_s : (float, float)
-        Times of the camera's last kept and last kept flagged frame before this one was chosen.
+    `time_s` is its stamp, or the time of its offer, and not before that of the frame before;
+    `uniforms` are random numbers for the choice as control and for the reservoir; `is_onset` is
+    the first flagged frame of an event, which is never a duplicate; `before_s` are the times of
+    the camera's last kept and last kept flagged frame before this one was chosen.
 
     """
 

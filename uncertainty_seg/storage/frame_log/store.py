@@ -1,34 +1,83 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The frames on disk within their quota: which are admitted and which are evicted for them.
+The frames on disk within their quota: which are admitted, which are evicted, and their index.
 
 Two reservoirs share the quota: frames kept for what they show, weighted by their score, and the
 random control, whose frames have equal weights, so that it stays a uniform sample of the dive.
 For one thread; after an OSError the object is closed and a new one reads the folder again.
 
+The index has one JSON line for each frame that was added or evicted. It saves reading every
+`frame.json` at the start and stores the eviction thresholds. The folders have precedence: where
+the index is missing, truncated or wrong, it is rebuilt from them. Only for hidden frames does the
+index decide: they are removed if it says that they were evicted.
+
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 import dataclasses
+from dataclasses import dataclass, field
+import json
 import logging
+import math
 import os
 from pathlib import Path
 import shutil
+from typing import Any
 
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
-from uncertainty_seg.storage.frame_log import disk, manifest
-from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER
-from uncertainty_seg.storage.frame_log.manifest import Bar, Entry, RESERVOIRS
+from uncertainty_seg.storage.foreign_files import parse_json
+from uncertainty_seg.storage.frame_log import disk
+from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER, MANIFEST_FILE, read_sidecar
 from uncertainty_seg.storage.frame_log.reservoir import Capacity, Reservoir
 
-MAIN, CONTROL = RESERVOIRS
+# Largest number of frames in a log, and the share of both quotas that the control has.
+MOST_FRAMES = 100_000
+CONTROL_QUOTA = 0.1
+RESERVOIRS = MAIN, CONTROL = 'main', 'control'
 _log = logging.getLogger(__name__)
 # Largest number of frames in a log, and the share of both quotas that is the control frames'.
 QUOTA_FRAMES, CONTROL_QUOTA = 100_000, 0.1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A frame in the index: why it was kept, its reservoir, its key there, its disk space."""
+
+    frame_id: str
+    reason: str
+    reservoir: str
+    key: float
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A reservoir's eviction threshold, and the bytes of the largest frame it has ever held."""
+
+    key: float
+    largest: int
+
+
+@dataclass
+class Index:
+    """
+    The content of a log.
+
+    `bars` and `largest` are the content of a `Bar`, by reservoir; `evicted` are frames that the
+    file on disk still names, and `problems` has a sentence for each folder that is no frame.
+
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    bars: dict[str, float] = field(default_factory=lambda: dict.fromkeys(RESERVOIRS, -math.inf))
+    largest: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESERVOIRS, 0))
+    evicted: set[str] = field(default_factory=set)
+    num_leftovers: int = 0
+    problems: list[str] = field(default_factory=list)
 
 
 class FrameStore:
@@ -36,24 +85,9 @@ class FrameStore:
     The folder of a log, open for writing.
 
     Raises FrameLogError if it cannot be written or another process writes it; ConfigError if no
-    frame in it fits the quota.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if missing.
-    settings : LogSettings
-        For the quotas.
-    device : int, optional
-        Number of the disk it was on before. Another one is refused, so that a log is not
-        continued on the system's disk when its own is unplugged.
-
-    Attributes
-    ----------
-    device : int
-        Number of the disk.
-    num_trimmed : int
-        Frames evicted at the start, because the quota is smaller than before.
+    frame in it fits the quota. `device` is the number of the disk it was on before: another one
+    is refused, so that a log is not continued on the system's disk when its own is unplugged.
+    `num_trimmed` frames were evicted at the start, because the quota is smaller than before.
 
     """
 
@@ -66,9 +100,9 @@ class FrameStore:
             (folder / FRAMES_FOLDER).mkdir(parents=True, exist_ok=True)
             self.device = os.stat(folder).st_dev
             self._lock = disk.lock_folder(folder)
-            self._index = manifest.load_index(folder)
+            self._index = load_index(folder)
             # This also proves that the folder can be written.
-            manifest.write_index(folder, self._index)
+            write_index(folder, self._index)
             self._require_room()
             self._reservoirs = self._restored()
             # Those of the index on disk.
@@ -158,9 +192,7 @@ class FrameStore:
         num_gone = 0
         for name, reservoir in self._reservoirs.items():
             reservoir.capacity = self._capacity(name)
-            grew = (reservoir.capacity.num_bytes > before[name].num_bytes
-                    or reservoir.capacity.num_items > before[name].num_items)
-            if grew:
+            if reservoir.capacity.num_bytes > before[name].num_bytes:
                 reservoir.lower_bar()
             gone = reservoir.trim()
             self._replace(name, gone)
@@ -170,7 +202,7 @@ class FrameStore:
     def quota_sentence(self, size: int, reservoir: str) -> str:
         """Return the sentence that a frame of this size can never be kept."""
         quota = self._capacity(reservoir).num_bytes
-        share = ' that is left to the control frames' if reservoir == CONTROL else ''
+        share = ' that are for the control' if reservoir == CONTROL else ''
         return str(ConfigError(
             f'a frame takes {size / MEGABYTE:.3g} MB', f'at most the {quota / MEGABYTE:.3g} MB of '
             f'log.quota_mb{share}', 'raise log.quota_mb, or set log.image_format to jpeg'))
@@ -204,16 +236,15 @@ class FrameStore:
     def _capacity(self, reservoir: str) -> Capacity:
         """Return what the quota gives a reservoir."""
         settings, held = self._settings, self._reservoirs[CONTROL]
-        control = Capacity(int(settings.quota_mb * MEGABYTE * CONTROL_QUOTA),
-                           int(QUOTA_FRAMES * CONTROL_QUOTA))
+        quota_bytes = settings.quota_mb * MEGABYTE
+        control = Capacity(int(quota_bytes * CONTROL_QUOTA), int(MOST_FRAMES * CONTROL_QUOTA))
         if settings.control_share <= 0:
             # Existing control frames are kept; their unused quota goes to the main reservoir.
             control = Capacity(min(control.num_bytes, held.num_bytes),
                                min(control.num_items, len(held)))
         if reservoir == CONTROL:
             return control
-        return Capacity(int(settings.quota_mb * MEGABYTE) - control.num_bytes,
-                        QUOTA_FRAMES - control.num_items)
+        return Capacity(int(quota_bytes) - control.num_bytes, MOST_FRAMES - control.num_items)
 
     def _fit_to_disk(self, name: str) -> None:
         """
@@ -260,17 +291,8 @@ def replace_frames(
     the disk refuses. The log holds what it held before, if the disk allows to restore it;
     otherwise the next start restores it.
 
-    Parameters
-    ----------
-    folder, reservoir : Path, str
-        The log; one of `manifest.RESERVOIRS`.
-    bar : Bar or None
-        Its eviction threshold, if that has changed.
-    gone : sequence of str
-        Evicted frames.
-    added, files : Entry and mapping of str to bytes, optional
-        The new frame; content by file name.
-
+    `bar` is the reservoir's eviction threshold, if that has changed; `files` are the content of
+    the new frame by file name.
     """
     hidden: list[str] = []
     try:
@@ -280,7 +302,7 @@ def replace_frames(
         if added is not None:
             disk.write_frame(folder, added.frame_id, files or {})
         if bar is not None or gone or added is not None:
-            manifest.note_change(folder, reservoir, bar, gone, added)
+            note_change(folder, reservoir, bar, gone, added)
     except OSError:
         if added is not None:
             with suppress(OSError):
@@ -296,3 +318,114 @@ def replace_frames(
         except OSError as err:
             # The eviction is noted and the frame hidden; the next start tries again.
             _log.warning('frame log: %s could not be removed yet, %s', frame_id, err.strerror)
+
+
+# -------------------------------------------------------------------------------------------------
+# The index.
+
+
+def load_index(folder: Path) -> Index:
+    """
+    Read the content of a log and remove the remains of a crash; for its one writer.
+
+    The index agrees with the folders. A reservoir from which somebody else has removed frames
+    admits any key again. OSError if the disk refuses.
+    """
+    index = _read(folder / MANIFEST_FILE)
+    num_unfinished, leaving = disk.sweep(folder, index.evicted)
+    index.num_leftovers = num_unfinished + len(leaving)
+    there = disk.frame_names(folder)
+    for frame_id in leaving:
+        gone = index.entries.pop(frame_id, None)
+        if gone is not None:
+            index.bars[gone.reservoir] = max(index.bars[gone.reservoir], gone.key)
+    missing = set(index.entries) - set(there)
+    lost = {index.entries.pop(frame_id).reservoir for frame_id in missing}
+    for frame_id in there:
+        if frame_id not in index.entries:
+            _add_from_folder(index, folder / FRAMES_FOLDER / frame_id)
+    for reservoir in lost:
+        index.bars[reservoir] = -math.inf
+    return index
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Rewrite the index, whole or not at all; OSError if the disk refuses."""
+    lines = [_bar_line(name, Bar(bar, index.largest[name])) for name, bar in index.bars.items()
+             if bar > -math.inf]
+    lines += [_line('add', dataclasses.asdict(entry)) for entry in index.entries.values()]
+    disk.replace_file(folder / MANIFEST_FILE, ''.join(lines).encode())
+
+
+def note_change(
+    folder: Path, reservoir: str, bar: Bar | None, gone: Iterable[str], added: Entry | None
+) -> None:
+    """
+    Append a change of a reservoir; evictions are flushed to the disk when this returns.
+
+    The parameters are those of `replace_frames`. OSError if the disk refuses.
+    """
+    lines = [_line('evict', {'frame_id': frame_id}) for frame_id in gone]
+    is_decided = bool(lines)
+    lines += [_bar_line(reservoir, bar)] if bar is not None else []
+    lines += [_line('add', dataclasses.asdict(added))] if added is not None else []
+    disk.append_line(folder / MANIFEST_FILE, ''.join(lines), is_decided)
+
+
+def _line(verb: str, facts: dict[str, Any]) -> str:
+    return json.dumps({'op': verb, **facts}) + '\n'
+
+
+def _bar_line(reservoir: str, bar: Bar) -> str:
+    # JSON has no infinity: null is the threshold that admits any key.
+    key = bar.key if bar.key > -math.inf else None
+    return _line('bar', {'reservoir': reservoir, 'key': key, 'largest': bar.largest})
+
+
+def _read(path: Path) -> Index:
+    index = Index()
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return index
+    for line in lines:
+        try:
+            if not line.endswith(b'\n'):
+                raise ValueError('cut off')
+            _apply(index, parse_json(line))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+            continue  # after a crash; the folders decide
+    return index
+
+
+def _apply(index: Index, raw: dict[str, Any]) -> None:
+    verb = raw.pop('op')
+    if verb == 'add':
+        entry = Entry(str(raw['frame_id']), str(raw['reason']), str(raw['reservoir']),
+                      float(raw['key']), int(raw['num_bytes']))
+        index.bars[entry.reservoir]  # KeyError if there is no such reservoir
+        index.entries[entry.frame_id] = entry
+        index.evicted.discard(entry.frame_id)
+    elif verb == 'evict':
+        index.entries.pop(raw['frame_id'], None)
+        index.evicted.add(raw['frame_id'])
+    elif verb == 'bar':
+        name = raw['reservoir']
+        index.bars[name]
+        key = -math.inf if raw['key'] is None else float(raw['key'])
+        index.largest[name] = int(raw.get('largest', 0))
+        index.bars[name] = key
+
+
+def _add_from_folder(index: Index, path: Path) -> None:
+    try:
+        sidecar = read_sidecar(path)
+        facts = sidecar['reservoir']
+        entry = Entry(path.name, str(sidecar['reason']), str(facts['name']), float(facts['key']),
+                      disk.folder_bytes(path))
+        bar = -math.inf if facts.get('bar') is None else float(facts['bar'])
+        index.bars[entry.reservoir] = max(index.bars[entry.reservoir], bar)
+    except (FrameLogError, ValueError, TypeError, KeyError, OverflowError) as err:
+        index.problems.append(f'{path} is left alone: {type(err).__name__}: {err}')
+        return
+    index.entries[entry.frame_id] = entry
