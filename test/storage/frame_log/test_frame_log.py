@@ -36,7 +36,8 @@ from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.frame_log import disk, log as log_module
+from uncertainty_seg.storage.frame_log import disk
+from uncertainty_seg.storage.frame_log import log as log_module
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
 from uncertainty_seg.storage.frame_log.log import (
     dive_name,

@@ -20,7 +20,8 @@ import pytest
 
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
-from uncertainty_seg.storage.frame_log import disk, store as store_module
+from uncertainty_seg.storage.frame_log import disk
+from uncertainty_seg.storage.frame_log import store as store_module
 from uncertainty_seg.storage.frame_log.disk import append_line, folder_bytes, write_frame
 from uncertainty_seg.storage.frame_log.store import Bar, Entry, FrameStore, note_change
 
@@ -266,7 +267,8 @@ def best_names(keys: list[float], offered: set[int], num: int) -> set[str]:
     return {str(k) for k in sorted(offered, key=lambda k: -keys[k])[:num]}
 
 
-@pytest.mark.parametrize(('module', 'call'), [(disk, 'write_frame'), (store_module, 'note_change')])
+@pytest.mark.parametrize(('module', 'call'), [
+    (disk, 'write_frame'), (store_module, 'note_change')])
 def test_a_frame_that_cannot_be_written_costs_no_other(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str) -> None:
     def refuse(*_: object) -> None:
