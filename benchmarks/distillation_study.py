@@ -27,7 +27,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from uncertainty_seg.storage import folds
+from uncertainty_seg.storage import folds, labelled_folder
 from uncertainty_seg.training.fit import loop
 from uncertainty_seg.training.losses import segmentation_loss
 from uncertainty_seg.training.members import member_file
@@ -98,7 +98,7 @@ def run(args: Any) -> None:
     """Do what the command line says."""
     plan = with_epochs(with_size(as_single(recipe('suim')), *map(int, args.size.split('x'))),
                        args.epochs)
-    whole = folds.load_folders([args.data], ['train', 'val'])
+    whole = labelled_folder.load_folders([args.data], ['train', 'val'])
     fold_by_stem = folds.fold_of(whole.stems, args.folds)
     data = folds.without_fold(whole, args.fold, fold_by_stem)
     first = args.nets / f'fold-{args.fold}.pt'

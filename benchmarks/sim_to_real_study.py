@@ -34,8 +34,7 @@ from uncertainty_seg.calibration.statistics.learning_curves import band_of
 from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.confusion import ConfusionMatrix
-from uncertainty_seg.storage.folds import subset
-from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, subset
 from uncertainty_seg.training.active.judging import Jury
 from uncertainty_seg.training.active.prepared import prepare, PreparedImages
 from uncertainty_seg.training.active.rounds import NetPlan, recipe_of, round_net

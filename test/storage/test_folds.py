@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.folds import fold_of, read_folds, subset, without_fold, write_folds
-from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.storage.folds import fold_of, read_folds, without_fold, write_folds
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, subset
 
 STEMS = [f'frame_{i}' for i in range(11)]
 

@@ -14,7 +14,7 @@ from uncertainty_seg.core.calibration import mask_digest, Promise
 from uncertainty_seg.core.gate import VOID
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 SETTINGS = Settings(backend='onnxruntime', threads=1)

@@ -18,8 +18,8 @@ import test_train_user  # noqa: E402
 
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.errors import DatasetError  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import find_unlabelled  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
-from uncertainty_seg.storage.unlabelled_images import find_unlabelled  # noqa: E402
 from uncertainty_seg.training import recipes  # noqa: E402
 from uncertainty_seg.training.run_facts import read_facts  # noqa: E402
 from uncertainty_seg.training.sim_to_real import colour_statistics, with_colours  # noqa: E402

@@ -24,7 +24,7 @@ from uncertainty_seg.core.settings import (
     settings_to_dict,
 )
 from uncertainty_seg.errors import CalibrationError
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 _log = logging.getLogger(__name__)

@@ -79,7 +79,7 @@ from uncertainty_seg.errors import (
     DatasetError,
     install_command,
 )
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.storage.model_bundle import features_file, model_digest
 from uncertainty_seg.storage.progress import progress

@@ -36,7 +36,7 @@ from uncertainty_seg.core.calibration import (
 )
 from uncertainty_seg.core.settings import BUNDLE_PRECISION, precision_of, Settings
 from uncertainty_seg.errors import CalibrationError, ConfigError
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import model_digest
 from uncertainty_seg.storage.progress import progress
 

@@ -66,15 +66,15 @@ from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import CalibrationError, DatasetError
-from uncertainty_seg.storage.folds import (
-    fold_of,
-    FOLDS_FILE,
+from uncertainty_seg.storage.folds import fold_of, FOLDS_FILE, read_folds
+from uncertainty_seg.storage.labelled_folder import (
+    LabelledFolder,
+    load_folder,
     load_splits,
-    read_folds,
+    read_blocks,
     require_classes,
     subset,
 )
-from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 from uncertainty_seg.storage.progress import progress
 

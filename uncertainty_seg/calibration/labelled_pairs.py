@@ -31,13 +31,10 @@ from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import MAPS_OF_MEANS
 from uncertainty_seg.errors import DatasetError, ImageError, some_of
-from uncertainty_seg.storage.folds import subset
-from uncertainty_seg.storage.foreign_files import read_image_file, why
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
-from uncertainty_seg.storage.labelled_folder import LabelledFolder
-from uncertainty_seg.storage.prediction_mark import mask_sha256
+from uncertainty_seg.storage.foreign_files import load_ignore_mask, read_image_file, why
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, subset
 from uncertainty_seg.storage.progress import progress
-from uncertainty_seg.storage.review_record import CONTROL, read_review
+from uncertainty_seg.storage.review_record import CONTROL, mask_sha256, read_review
 
 Pair = tuple[ImageU8, LabelMap]
 _log = logging.getLogger(__name__)

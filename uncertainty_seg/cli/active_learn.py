@@ -218,7 +218,7 @@ def _labelled_by_people(
     args: argparse.Namespace, settings: StudySettings, strategies: list[str]
 ) -> int:
     """Go on as far as there are labels, and say what to do then."""
-    from uncertainty_seg.storage.unlabelled_images import find_unlabelled
+    from uncertainty_seg.storage.labelled_folder import find_unlabelled
     from uncertainty_seg.training.active import results
     from uncertainty_seg.training.active.chain import ChainTask
     from uncertainty_seg.training.active.labelling import label_rounds
@@ -329,7 +329,7 @@ def _require_start(args: argparse.Namespace, strategies: list[str]) -> None:
 
 
 def _folders(args: argparse.Namespace) -> StudyFolders:
-    from uncertainty_seg.storage.unlabelled_images import find_unlabelled
+    from uncertainty_seg.storage.labelled_folder import find_unlabelled
     from uncertainty_seg.training.active.study import split_of, StudyFolders
 
     pool = find_unlabelled(args.pool) if args.mode == 'label' else split_of(args.pool, 'train')

@@ -124,7 +124,7 @@ def together(first: LabelledFolder, more: LabelledFolder) -> LabelledFolder:
 
 
 def _mixed(args: argparse.Namespace) -> LabelledFolder:
-    from uncertainty_seg.storage.folds import counted_once, load_folders
+    from uncertainty_seg.storage.labelled_folder import counted_once, load_folders
 
     return counted_once(load_folders(args.mix, ('train', 'val') if args.split == 'all'
                                      else (args.split,)))
@@ -139,7 +139,7 @@ def _names(folders: list[Path]) -> str:
 def _with_colours(args: argparse.Namespace, target: SimToReal) -> SimToReal:
     import numpy as np
 
-    from uncertainty_seg.storage.unlabelled_images import find_unlabelled
+    from uncertainty_seg.storage.labelled_folder import find_unlabelled
     from uncertainty_seg.training.sim_to_real import colour_statistics
 
     if not args.colour_like:
@@ -155,7 +155,7 @@ def _with_norms(args: argparse.Namespace, spec: InputSpec, target: SimToReal) ->
     import cv2
 
     from uncertainty_seg.core.preprocess import fit_image, Geometry
-    from uncertainty_seg.storage.unlabelled_images import find_unlabelled
+    from uncertainty_seg.storage.labelled_folder import find_unlabelled
     from uncertainty_seg.training.sim_to_real import NORMS_MEASURED
 
     if not args.adapt_batchnorm:
@@ -173,8 +173,8 @@ def _with_norms(args: argparse.Namespace, spec: InputSpec, target: SimToReal) ->
 
 def _pseudo(args: argparse.Namespace, data: LabelledFolder) -> tuple[LabelledFolder, str]:
     from uncertainty_seg.backends.opening import open_pipeline
+    from uncertainty_seg.storage.labelled_folder import find_unlabelled
     from uncertainty_seg.storage.model_bundle import load_bundle
-    from uncertainty_seg.storage.unlabelled_images import find_unlabelled
     from uncertainty_seg.training.sim_to_real import pseudo_labelled
 
     bundle = load_bundle(args.pseudo_bundle or args.init, has_calibration=False)

@@ -152,7 +152,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and compile."""
-    from uncertainty_seg.storage.folds import require_apart
+    from uncertainty_seg.storage.labelled_folder import require_apart
     from uncertainty_seg.storage.model_bundle import require_place
     from uncertainty_seg.training.recipes import make_bundle, train_weights
     from uncertainty_seg.training.run_facts import read_facts
@@ -239,7 +239,7 @@ def start_of(args: argparse.Namespace) -> Taken | None:
 def extras_of(args: argparse.Namespace, taken: Taken | None) -> Extras:
     """Return what the arguments ask for beside recipe and images; see `Extras`."""
     from uncertainty_seg.data.dataset.upkeep import name_of
-    from uncertainty_seg.storage.folds import counted_once, has_split, load_folders
+    from uncertainty_seg.storage.labelled_folder import counted_once, has_split, load_folders
     from uncertainty_seg.training.run_facts import Extras
 
     val = None
@@ -390,12 +390,12 @@ def divided_images(args: argparse.Namespace) -> tuple[LabelledFolder, LabelledFo
     ConfigError if one of two options is missing, or the bundle has the name of another fold;
     DatasetError if the folds are none, or others than those beside the bundle.
     """
-    from uncertainty_seg.storage import folds
+    from uncertainty_seg.storage import folds, labelled_folder
 
     _require_name_of_fold(args)
-    data = folds.load_folders(args.data, SPLITS[args.split])
+    data = labelled_folder.load_folders(args.data, SPLITS[args.split])
     if not args.folds and args.fold is None:
-        return folds.counted_once(data), None
+        return labelled_folder.counted_once(data), None
     if not args.folds or args.fold is None:
         raise ConfigError('one of --folds and --fold', 'both, or none')
     fold_by_stem = folds.fold_of(data.stems, args.folds, args.fold_seed)
@@ -407,7 +407,8 @@ def divided_images(args: argparse.Namespace) -> tuple[LabelledFolder, LabelledFo
                            'bundles of one division in a folder',
                            'delete it with the bundles beside it, or take another --out')
     rest = folds.without_fold(data, args.fold, found)
-    held = folds.subset(data, [i for i, s in enumerate(data.stems) if found[s] == args.fold])
+    held = labelled_folder.subset(
+        data, [i for i, s in enumerate(data.stems) if found[s] == args.fold])
     beside.parent.mkdir(parents=True, exist_ok=True)
     folds.write_folds(beside, found)
     return rest, held

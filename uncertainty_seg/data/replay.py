@@ -30,7 +30,7 @@ from uncertainty_seg.core.status import NODE_NAME, verdict_numbers, verdict_stat
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
 from uncertainty_seg.storage.bags.writer import BagWriter
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
 

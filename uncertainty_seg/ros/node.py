@@ -40,7 +40,7 @@ from uncertainty_seg.ros.health import HealthPublisher, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import report_errors, SoundLifecycleNode
 from uncertainty_seg.ros.parameters import ParameterServer
 from uncertainty_seg.ros.process_watch import LifeSigns
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import find_bundle, load_bundle
 from uncertainty_seg.storage.parameter_files import require_files_for, source_of
 

@@ -23,9 +23,9 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.image_codec import ImageFile
+from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.core.settings import MAX_PIXELS
-from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.errors import ConfigError, ImageError, UncertaintySegError
 
 # Above an uncompressed image of the largest size.
 MAX_IMAGE_BYTES = 2**29
@@ -113,6 +113,27 @@ def _at_most(file: Any, name: str, limit: int) -> bytes:
 def read_image_file(path: Path) -> ImageFile:
     """Read an image without decoding it; errors as of `read_bytes`."""
     return ImageFile(read_bytes(path))
+
+
+def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
+    """
+    Read an ignore mask: bool (H, W), True where a pixel of any channel of the image is not 0.
+
+    None for an empty path. Raises ConfigError if the file is missing or no image, or no pixel
+    remains.
+    """
+    if not path:
+        return None
+    fix = 'set ignore_mask to a PNG that is white where pixels are left out and black elsewhere'
+    try:
+        picture = decode(read_image_file(Path(path)))
+    except (OSError, ValueError, ImageError) as err:
+        raise ConfigError(f'ignore_mask {path!r} cannot be read', 'a picture',
+                          f'{why(err)}; {fix}') from err
+    mask: NDArray[np.bool_] = np.asarray(picture.any(axis=2))
+    if mask.all():
+        raise ConfigError(f'ignore_mask {path!r} leaves out every pixel', 'some that count', fix)
+    return mask
 
 
 def why(err: Exception) -> str:

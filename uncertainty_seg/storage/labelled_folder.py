@@ -1,21 +1,20 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Photographs with masks in a folder.
+Photographs with masks in a folder, and images without any.
 
 The layout: ``images/STEM.jpg`` (or png), ``masks/STEM.png`` with the class id as pixel value,
 ``classes.json`` with names, colours and the ignore index, ``splits.json`` with lists of stems. An
-orientation in the metadata of an image is ignored. The file of ``calibrate --blocks``, which says
-what frames belong together, is read here too.
+orientation in the metadata of an image is ignored. The file that says what frames belong together
+(blocks) is read here too.
 
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import csv
-from dataclasses import dataclass, field
-import json
+from dataclasses import dataclass, field, replace
 import logging
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.core.image_codec import decode, decode_unchanged
 from uncertainty_seg.errors import DatasetError, ImageError, install_command, some_of
 from uncertainty_seg.storage.foreign_files import (
     from_csv_text,
     is_text,
+    json_fault,
     MAX_JSON_BYTES,
     parse_json,
     parse_yaml,
@@ -127,25 +129,52 @@ def class_table(names: Sequence[str]) -> ClassTable:
 
 
 def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
+    classes = raw.get('classes')
     try:
-        listed = [_class_entry(index, entry) for index, entry in enumerate(_class_list(raw))]
-        entries = sorted(listed, key=lambda entry: int(entry['id']))
-        palette = tuple((r, g, b) for r, g, b in (entry['rgb'] for entry in entries))
-        ids = [int(entry['id']) for entry in entries]
-        names = tuple(str(entry['name']) for entry in entries)
+        if not isinstance(classes, list) or not 0 < len(classes) <= MAX_CLASSES:
+            raise ValueError(f'"classes" is no list of 1 to {MAX_CLASSES} classes')
+        entries = sorted(_class_entry(index, entry) for index, entry in enumerate(classes))
         ignore_index = _byte(raw.get('ignore_index', 255), 'ignore_index')
     except ValueError as err:
         raise DatasetError(f'{source} has another form ({err})', _FORM) from err
-    if ids != list(range(len(ids))) or ignore_index < len(ids):
+    ids, names, palette = zip(*entries, strict=True)
+    if ids != tuple(range(len(ids))) or ignore_index < len(ids):
         raise DatasetError(
-            f'{source} has the ids {ids} and ignore_index {ignore_index}',
-            f'ids from 0 to {len(ids) - 1} and an ignore_index above them',
-        )
+            f'{source} has the ids {list(ids)} and ignore_index {ignore_index}',
+            f'ids from 0 to {len(ids) - 1} and an ignore_index above them')
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:  # scores, limits and messages refer to classes by name
+    if twice:  # scores, thresholds and messages refer to classes by name
         raise DatasetError(f'{source} names more than one class {", ".join(map(repr, twice))}',
                            'a name of its own for each class')
     return ClassTable(names, palette, ignore_index, source)
+
+
+def _class_entry(index: int, entry: Any) -> tuple[int, str, tuple[int, int, int]]:
+    """Return id, name and colour of a class; ValueError if one is missing or of another kind."""
+    if isinstance(entry, str):
+        # Steps of the golden angle give neighbours in the list different hues.
+        hsv = np.array([[[int(index * 137.508) % 180, 200, 255 - 40 * (index % 3)]]], np.uint8)
+        red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+        return index, entry, (red, green, blue)
+    if not isinstance(entry, dict):
+        raise ValueError(f'class {index} is {str(entry)[:_MOST_SHOWN]}, not a name')
+    missing = [key for key in ('id', 'name', 'rgb') if key not in entry]
+    if missing:
+        raise ValueError(f'class {index} has no {missing[0]!r}')
+    if isinstance(entry['name'], list | dict):
+        raise ValueError(f'class {index} has a name that is no text')
+    rgb = entry['rgb']
+    if not isinstance(rgb, list | tuple) or len(rgb) != 3:
+        raise ValueError(f'the rgb of class {index} is not three numbers')
+    red, green, blue = (_byte(value, f'the rgb of class {index}') for value in rgb)
+    return _byte(entry['id'], f'the id of class {index}'), str(entry['name']), (red, green, blue)
+
+
+def _byte(value: Any, what: str) -> int:
+    """Read a whole number of 0 to 255; ValueError if it is none."""
+    if not isinstance(value, int | float) or not 0 <= value <= 255 or value != int(value):
+        raise ValueError(f'{what} is {str(value)[:_MOST_SHOWN]}, not a whole number of 0 to 255')
+    return int(value)
 
 
 def load_folder(folder: Path, split: str) -> LabelledFolder:
@@ -249,97 +278,37 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(f'{path} is missing',
                            'a folder with images, masks, classes.json, splits.json')
-    kind = 'YAML' if path.suffix in ('.yaml', '.yml') else 'JSON'
+    is_yaml = path.suffix in ('.yaml', '.yml')
     form = _SPLITS_FORM if path.name == 'splits.json' else _FORM
-    content: Any
-    if kind == 'JSON':
-        try:
-            content = parse_json(read_bytes(path, MAX_JSON_BYTES))
-        except ValueError as err:
-            raise DatasetError(f'{path} is no JSON ({_where(err)})', form) from err
-    else:
-        try:
-            content = parse_yaml(path)
-        except ImportError as err:
-            raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
-                               install_command('yaml')) from err
-        except ValueError as err:
-            raise DatasetError(f'{path} is no YAML ({_where(err)})', form) from err
+    try:
+        content = parse_yaml(path) if is_yaml else parse_json(read_bytes(path, MAX_JSON_BYTES))
+    except ImportError as err:
+        raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
+                           install_command('yaml')) from err
+    except ValueError as err:
+        kind = 'YAML' if is_yaml else 'JSON'
+        raise DatasetError(f'{path} is no {kind} ({json_fault(err)})', form) from err
     if not isinstance(content, dict):
         came = 'is empty' if content is None else 'holds no table'
         raise DatasetError(f'{path} {came}', form)
     return content
 
 
-def _where(err: ValueError) -> str:
-    """Say what is wrong with a text, without a parser's own words."""
-    if isinstance(err, json.JSONDecodeError):
-        return f'line {err.lineno} is not understood'
-    return 'it is no text' if isinstance(err, UnicodeDecodeError) else why(err)
-
-
-def _class_list(raw: dict[str, Any]) -> list[Any]:
-    """Return the list of classes; ValueError if it is none, is empty or too long."""
-    classes = raw.get('classes')
-    if not isinstance(classes, list):
-        raise ValueError('"classes" is no list' if 'classes' in raw else 'it has no "classes"')
-    if not 0 < len(classes) <= MAX_CLASSES:
-        raise ValueError(f'{len(classes)} classes, at most {MAX_CLASSES}' if classes
-                         else 'no class')
-    return classes
-
-
-def _byte(value: Any, what: str) -> int:
-    """Read a whole number of 0 to 255; ValueError if it is none."""
-    if not isinstance(value, int | float) or not 0 <= value <= 255 or value != int(value):
-        raise ValueError(f'{what} is {str(value)[:_MOST_SHOWN]}, not a whole number of 0 to 255')
-    return int(value)
-
-
-def _class_entry(index: int, entry: Any) -> dict[str, Any]:
-    """Check a class; complete one that is given by its name alone."""
-    if isinstance(entry, dict):
-        missing = [key for key in ('id', 'name', 'rgb') if key not in entry]
-        if missing:
-            raise ValueError(f'class {index} has no {missing[0]!r}')
-        if isinstance(entry['name'], list | dict):
-            raise ValueError(f'class {index} has a name that is no text')
-        rgb = entry['rgb']
-        if not isinstance(rgb, list | tuple) or len(rgb) != 3:
-            raise ValueError(f'the rgb of class {index} is not three numbers')
-        return {'id': _byte(entry['id'], f'the id of class {index}'), 'name': entry['name'],
-                'rgb': [_byte(v, f'the rgb of class {index}') for v in rgb]}
-    if not isinstance(entry, str):
-        raise ValueError(f'class {index} is {str(entry)[:_MOST_SHOWN]}, not a name')
-    # Steps of the golden angle give neighbours in the list different hues.
-    hue = int(index * 137.508) % 180
-    hsv = np.array([[[hue, 200, 255 - 40 * (index % 3)]]], np.uint8)
-    return {'id': index, 'name': entry, 'rgb': cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()}
-
-
-def _unreadable(part: str, stem: str, folder: Path, reason: str) -> DatasetError:
-    return DatasetError(f'the {part} of {stem!r} in {folder} is missing or unreadable ({reason})',
-                        'a whole jpeg or png file')
-
-
-def _read_part(
-    part: str, stem: str, folder: Path, read: Callable[[], NDArray[np.uint8]]
-) -> NDArray[np.uint8]:
-    try:
-        return read()
-    except (OSError, ValueError, ImageError) as err:
-        raise _unreadable(part, stem, folder, why(err)) from err
-
-
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    found, file = image_path(folder, stem), folder / 'masks' / f'{stem}.png'
-    if found is None:
-        raise _unreadable('image', stem, folder, 'no jpeg or png of that name')
-    # A file system that tells no capitals from small letters has one file by two endings.
-    files = {path.stat().st_ino for path in _image_places(folder, stem) if path.is_file()}
-    _require_once(folder, [stem] * len(files))
-    image = _read_part('image', stem, folder, lambda: decode(read_image_file(found)))
-    mask = _read_part('mask', stem, folder, lambda: decode_unchanged(read_image_file(file)))
+    part = 'image'
+    try:
+        if (found := image_path(folder, stem)) is None:
+            raise ValueError('no jpeg or png of that name')
+        # A file system that tells no capitals from small letters has one file by two endings.
+        files = {path.stat().st_ino for path in _image_places(folder, stem) if path.is_file()}
+        _require_once(folder, [stem] * len(files))
+        image = decode(read_image_file(found))
+        part = 'mask'
+        mask = decode_unchanged(read_image_file(folder / 'masks' / f'{stem}.png'))
+    except (OSError, ValueError, ImageError) as err:
+        raise DatasetError(
+            f'the {part} of {stem!r} in {folder} is missing or unreadable ({why(err)})',
+            'a whole jpeg or png file') from err
     if mask.ndim != 2 or mask.dtype != np.uint8:
         came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else '16 bits'
         raise DatasetError(f'the mask of {stem!r} in {folder} has {came}',
@@ -350,6 +319,195 @@ def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.u
             f'image {stem!r} in {folder} is {image.shape[1]}x{image.shape[0]}, its mask '
             f'{mask.shape[1]}x{mask.shape[0]}', 'equal sizes')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask
+
+
+def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFolder:
+    """
+    Read splits of labelled folders with the same classes as one data set.
+
+    All images of a folder without splits.json; of several folders the images are called
+    FOLDER/STEM. Raises DatasetError if one cannot be read, has other classes than the first, or
+    a mask an id that is no class; or no pixel has a class.
+    """
+    parts = [load_splits(folder, splits) for folder in folders]
+    for folder, part in zip(folders, parts, strict=True):
+        _require_same_classes(part, parts[0], folder, folders[0])
+        _require_ids(part, folder)
+    if not any((mask != part.ignore_index).any() for part in parts for mask in part.masks):
+        raise DatasetError(
+            f'no pixel of the {sum(len(part.stems) for part in parts)} masks in '
+            f'{" and ".join(map(str, folders))} has a class', 'some that have',
+            'label some of them, or look whether the masks hold ids')
+    if len(parts) == 1:
+        return parts[0]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f'{index}_{name}' for index, name in enumerate(names)]
+    return replace(
+        parts[0], images=[image for part in parts for image in part.images],
+        masks=[mask for part in parts for mask in part.masks],
+        stems=[f'{name}/{stem}' for name, part in zip(names, parts, strict=True)
+               for stem in part.stems])
+
+
+def _require_same_classes(
+    part: LabelledFolder, first: LabelledFolder, folder: Path, before: Path
+) -> None:
+    if part.class_names != first.class_names or part.ignore_index != first.ignore_index:
+        raise DatasetError(
+            f'{folder} has the classes {", ".join(part.class_names)} (ignored: '
+            f'{part.ignore_index}), and {before} {", ".join(first.class_names)} (ignored: '
+            f'{first.ignore_index})', 'the same classes.json in every folder')
+
+
+def _require_ids(data: LabelledFolder, folder: Path) -> None:
+    for stem, mask in zip(data.stems, data.masks, strict=True):
+        strange = mask[(mask >= data.num_classes) & (mask != data.ignore_index)]
+        if strange.size:
+            raise DatasetError(
+                f'the mask of {stem!r} in {folder} has the class id {int(strange[0])}',
+                f'ids from 0 to {data.num_classes - 1}, or {data.ignore_index} where nothing is '
+                'known')
+
+
+def load_splits(folder: Path, splits: Sequence[str]) -> LabelledFolder:
+    """
+    Read several splits of a labelled folder as one data set, one after the other.
+
+    Without splits.json it is all of the folder, once. Of several an empty one is left out.
+    """
+    if not (folder / 'splits.json').is_file():
+        splits = splits[:1]
+    elif len(splits) > 1:
+        listed = listed_splits(folder)
+        splits = [split for split in splits if listed.get(split) != []] or splits
+    first, *others = (load_folder(folder, split) for split in splits)
+    for other in others:
+        first = replace(first, images=first.images + other.images,
+                        masks=first.masks + other.masks, stems=first.stems + other.stems)
+    return first
+
+
+def subset(data: LabelledFolder, indices: Sequence[int]) -> LabelledFolder:
+    """Return these images, in this order; one may come more than once."""
+    return replace(data, images=[data.images[i] for i in indices],
+                   masks=[data.masks[i] for i in indices], stems=[data.stems[i] for i in indices])
+
+
+def counted_once(data: LabelledFolder) -> LabelledFolder:
+    """Return the images without repeats of both pixels and mask; a warning says of how many."""
+    seen: dict[tuple[str, str], int] = {}
+    for index, pair in enumerate(zip(data.images, data.masks, strict=True)):
+        seen.setdefault((image_digest(pair[0]), image_digest(pair[1])), index)
+    if len(seen) == len(data.stems):
+        return data
+    kept = list(seen.values())
+    again = [data.stems[i] for i in sorted(set(range(len(data.stems))) - set(kept))]
+    _log.warning('%d of %d images are there before, pixel for pixel with their masks, and are '
+                 'left out: %s', len(again), len(data.stems), some_of(again, 3))
+    return subset(data, kept)
+
+
+def require_apart(
+    train: LabelledFolder, val: LabelledFolder,
+    names: tuple[str, str] = ('train', 'the split val'),
+    wanted: str = 'other images to measure on',
+    fix: str = 'take them out of one of the two in splits.json',
+) -> None:
+    """Raise DatasetError if pixels that are trained on are measured on too."""
+    trained = {image_digest(image): stem
+               for image, stem in zip(train.images, train.stems, strict=True)}
+    both = [(stem, trained[digest]) for image, stem in zip(val.images, val.stems, strict=True)
+            if (digest := image_digest(image)) in trained]
+    if both:
+        named = some_of((f'{stem!r} is {other!r} there' for stem, other in both), 3)
+        raise DatasetError(f'{len(both)} of {len(val.stems)} images of {names[1]} are in '
+                           f'{names[0]} too, pixel for pixel ({named})',
+                           wanted, fix)
+
+
+def require_classes(part: LabelledFolder, whole: LabelledFolder, what: str) -> None:
+    """Raise DatasetError if a part of a data set lacks a class that the whole has."""
+    has, had = (data.pixel_counts().sum(0) > 0 for data in (part, whole))
+    lost = [whole.class_names[c] for c in np.flatnonzero(had & ~has)]
+    if lost:
+        raise DatasetError(f'{what} hold no pixel of {", ".join(map(repr, lost))}',
+                           'every class in every training set', 'take another seed or more data')
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Say whether a labelled folder sets a split aside that is not empty."""
+    return bool(split and listed_splits(folder).get(split))
+
+
+# -------------------------------------------------------------------------------------------------
+# Images without labels.
+
+
+@dataclass(frozen=True)
+class UnlabelledImages:
+    """Image files of one place, by its name; at least one."""
+
+    name: str
+    paths: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[tuple[str, ImageU8]]:
+        """Yield name and RGB pixels (H, W, 3); DatasetError if one cannot be read."""
+        for path in self.paths:
+            try:
+                image = decode(read_image_file(path))
+            except (OSError, ValueError, ImageError) as err:
+                raise DatasetError(f'{path} cannot be read ({why(err)})',
+                                   'a whole jpeg or png file') from err
+            yield path.stem, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def find_unlabelled(text: str) -> UnlabelledImages:
+    """
+    Return the images of DIR, or of DIR:SPLIT, whose labels are not looked at.
+
+    DIR holds pictures, or `images/` as a labelled folder does. Where that has a splits.json and no
+    split is named it is `train`, so that nothing is fitted to what it is measured on. Raises
+    DatasetError if there is nothing.
+    """
+    folder, split = Path(text), ''
+    if not folder.exists() and ':' in text:
+        base, _, split = text.rpartition(':')
+        folder = Path(base)
+    if not folder.is_dir():
+        raise DatasetError(f'no folder {folder}', 'a folder of images, or FOLDER:SPLIT')
+    if (folder / 'images').is_dir():
+        paths = _of_split(folder, split)
+    elif split:
+        raise DatasetError(f'a split {split!r} of {folder}, which has no folder images',
+                           'a labelled folder with splits.json', 'leave the split out')
+    else:
+        paths = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
+    if not paths:
+        raise DatasetError(f'no images in {text}', f'files that end in {", ".join(ENDINGS[:3])}')
+    require_names(folder, (path.stem for path in paths))
+    name = folder.resolve().name
+    return UnlabelledImages(f'{name}:{split}' if split else name, tuple(paths))
+
+
+def _of_split(folder: Path, split: str) -> list[Path]:
+    splits = listed_splits(folder)
+    if split and split not in splits:
+        raise DatasetError(f'no split {split!r} in {folder}',
+                           f'one of {", ".join(sorted(filter(None, splits))) or "none"}')
+    stems = splits.get(split or 'train')
+    if stems is None:
+        stems = [stem for part in splits.values() for stem in part]
+    paths = {stem: image_path(folder, stem) for stem in stems}
+    missing = [stem for stem, path in paths.items() if path is None]
+    if missing:
+        raise DatasetError(f'image {missing[0]!r} of {folder} is missing', 'the images of its '
+                           'splits.json')
+    return [path for path in paths.values() if path is not None]
+
+
+# -------------------------------------------------------------------------------------------------
+# Which frames belong together.
 
 
 def blocks_path(folder: Path | str, given: Path | str | None) -> Path | None:

@@ -2,9 +2,11 @@
 """
 What is known of the labels in a folder: who looked at them, and how their frames were chosen.
 
-``review.json`` is beside the images that `import-labels` wrote. A folder without it is taken for
+``review.json`` is beside the images whose labels were imported. A folder without it is taken for
 reviewed, since most come from elsewhere; an export for labelling, whose masks are the model's own,
-is not.
+is not. Such a mask has a mark, which goes along wherever its PNG is copied: a text of the file
+with the digest of the pixels as they are decoded, class ids or colours of a palette. Programs that
+paint either drop it, or keep it beside other pixels: then it says nothing any more.
 
 """
 
@@ -13,29 +15,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 from dataclasses import dataclass
+import hashlib
 import json
 from pathlib import Path
+import re
+import struct
 from typing import Any
+import zlib
 
-from uncertainty_seg.errors import DatasetError
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.core.image_codec import decode_unchanged, ImageFile
+from uncertainty_seg.errors import DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import (
     json_fault,
     MAX_JSON_BYTES,
     parse_json,
     read_bytes,
 )
-from uncertainty_seg.storage.prediction_mark import is_prediction
 from uncertainty_seg.storage.whole_files import replace_file
 
 REVIEW_FILE = 'review.json'
 REVIEW_VERSION = 1
-# The table of an export; see `labels.frames`.
+# The table of an export.
 TABLE_FILE = 'frames.json'
 # How a frame came to be labelled: drawn by chance, or chosen by a score, an event or a person.
 CONTROL, SELECTED = 'control', 'selected'
 ORIGINS = (CONTROL, SELECTED)
 _FORM = '{"version": 1, "frames": {"STEM": {"reviewed": true, "evidence": "corrected", ' \
     '"origin": "control"}, ...}}'
+_KEY = b'uncertainty_seg prediction\0'
+_TEXT = b'tEXt' + _KEY
+_SHA_BYTES = 64
+# Signature and IHDR; the mark comes next. Programs move it: ImageMagick behind the pixels.
+_HEAD_BYTES = 33
+# In a text of UTF-8 two flags and two empty words come first.
+_DIGEST = re.compile(rb'\0{0,4}([0-9a-f]{64})')
 
 
 @dataclass(frozen=True)
@@ -178,17 +195,17 @@ def refuse_export(folder: Path) -> None:
         raise DatasetError(
             f'{folder} is an export for labelling, so that its masks may be those of the model',
             'labels that came back',
-            f'run uncertainty_seg import-labels {folder} NEW_FOLDER --format {content["format"]}')
+            f'import its labels, of the format {content["format"]}, into a new folder')
 
 
 def _refuse_copied(folder: Path, stems: Sequence[str]) -> None:
     copied = [stem for stem in stems if is_prediction(folder / 'masks' / f'{stem}.png')]
     if copied:
         raise DatasetError(
-            f'{len(copied)} of {len(stems)} masks of {folder} are as export-labels wrote them '
+            f'{len(copied)} of {len(stems)} masks of {folder} are as the export wrote them '
             f'(the first is {copied[0]!r}), which is what the model predicted',
             'masks that a person corrected or confirmed',
-            'bring them back with uncertainty_seg import-labels, which asks for what was reviewed')
+            'import the labels, which asks for what was reviewed')
 
 
 def _read(path: Path) -> Any:
@@ -197,3 +214,42 @@ def _read(path: Path) -> Any:
     except (OSError, ValueError) as err:
         raise DatasetError(f'{path} cannot be read as JSON ({json_fault(err)})',
                            'a file as it was written') from err
+
+
+# -------------------------------------------------------------------------------------------------
+# The mark of a prediction.
+
+
+def mask_sha256(mask: LabelMap | NDArray[np.uint8]) -> str:
+    """Return the digest of the size and the ids of a mask, (H, W) uint8, or of its colours."""
+    size = np.array(mask.shape, '<i8').tobytes()
+    return hashlib.sha256(size + np.ascontiguousarray(mask).tobytes()).hexdigest()
+
+
+def marked(png: bytes, mask: LabelMap | NDArray[np.uint8]) -> bytes:
+    """Return the PNG of a mask, or of the colours of its palette, with the mark."""
+    chunk = _TEXT + mask_sha256(mask).encode()
+    framed = struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
+    return png[:_HEAD_BYTES] + framed + png[_HEAD_BYTES:]
+
+
+def is_prediction(file: Path) -> bool:
+    """Say whether a file has the mark and still the pixels that it speaks of."""
+    try:
+        data = read_bytes(file) if file.is_file() else b''
+        digest = _digest_in(data)
+        return bool(digest) and digest == mask_sha256(decode_unchanged(ImageFile(data)))
+    except (OSError, ValueError, zlib.error, ImageError):
+        return False  # whoever reads the mask says what is wrong with it
+
+
+def _digest_in(data: bytes) -> str:
+    """Return the digest of the mark in a PNG, whatever kind of text it has become."""
+    at = data.find(_KEY)
+    if at < 0:
+        return ''
+    text = data[at + len(_KEY):]
+    if data[at - 4:at] == b'zTXt':
+        text = zlib.decompressobj().decompress(text[1:], _SHA_BYTES)
+    found = _DIGEST.match(text)
+    return found[1].decode() if found else ''

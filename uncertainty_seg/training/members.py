@@ -30,8 +30,7 @@ from typing import TypeVar
 import numpy as np
 
 from uncertainty_seg.errors import TrainingError
-from uncertainty_seg.storage.folds import require_classes, subset
-from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, require_classes, subset
 from uncertainty_seg.training.encoders import encoder_kind
 from uncertainty_seg.training.fit.run import FitSettings
 

@@ -14,8 +14,7 @@ import pytest
 
 from uncertainty_seg.calibration.labelled_pairs import drawn_frames
 from uncertainty_seg.cli.main import main
-from uncertainty_seg.storage.folds import load_folders
-from uncertainty_seg.storage.labelled_folder import blocks_path, read_blocks
+from uncertainty_seg.storage.labelled_folder import blocks_path, load_folders, read_blocks
 
 
 def run(*words: object) -> int:

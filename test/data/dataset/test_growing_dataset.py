@@ -28,10 +28,10 @@ from uncertainty_seg.data.dataset import growth
 from uncertainty_seg.data.dataset.book import DATASET_FILE, locked_book, SplitShares
 from uncertainty_seg.data.dataset.upkeep import name_of
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.folds import load_folders
 from uncertainty_seg.storage.labelled_folder import (
     blocks_path,
     load_folder,
+    load_folders,
     read_blocks,
 )
 from uncertainty_seg.storage.review_record import CONTROL, FrameReview, SELECTED, write_review

@@ -39,7 +39,7 @@ from uncertainty_seg.data.labels.regions import INSTANCES, POLYGONS  # noqa: E40
 from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.storage.bags.reader import header_stamp_ns  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import ClassTable, load_folder  # noqa: E402
-from uncertainty_seg.storage.prediction_mark import mask_sha256  # noqa: E402
+from uncertainty_seg.storage.review_record import mask_sha256  # noqa: E402
 
 FACTS = ('key', 'dive', 'stamp_ns', 'reason', 'score')
 

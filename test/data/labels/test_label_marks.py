@@ -25,7 +25,7 @@ from uncertainty_seg.data.labels.review import is_redrawn  # noqa: E402
 from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.sim.dive import Dive  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
-from uncertainty_seg.storage.prediction_mark import (  # noqa: E402
+from uncertainty_seg.storage.review_record import (  # noqa: E402
     is_prediction,
     marked,
     mask_sha256,

@@ -30,8 +30,10 @@ from uncertainty_seg.data.labels.label_studio import encode_brush  # noqa: E402
 from uncertainty_seg.data.labels.review import is_redrawn  # noqa: E402
 from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
-from uncertainty_seg.storage.prediction_mark import mask_sha256  # noqa: E402
-from uncertainty_seg.storage.review_record import read_review  # noqa: E402
+from uncertainty_seg.storage.review_record import (
+    mask_sha256,  # noqa: E402
+    read_review,  # noqa: E402
+)
 
 HEIGHT, WIDTH = 60, 80
 SEABED, PIPE, DIVER = CLASSES.names

@@ -27,7 +27,7 @@ from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.data.labels.formats import READERS, write_export  # noqa: E402
 from uncertainty_seg.data.labels.frames import LabelFrame, read_mask, read_table  # noqa: E402
 from uncertainty_seg.data.labels.label_studio import decode_brush  # noqa: E402
-from uncertainty_seg.storage.prediction_mark import is_prediction  # noqa: E402
+from uncertainty_seg.storage.review_record import is_prediction  # noqa: E402
 
 WORKER = Path(__file__).resolve().parents[2] / 'rigs' / 'label_tools_worker.py'
 KINDS = ('label-studio', 'cvat', 'coco', 'labelme', 'voc')

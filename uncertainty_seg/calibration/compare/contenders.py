@@ -30,7 +30,7 @@ from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ConfigError, ModelBundleError
 from uncertainty_seg.storage.folds import FOLDS_FILE, read_folds
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import model_digest
 
 SINGLE = 'single'

@@ -31,18 +31,16 @@ from uncertainty_seg.data.browse.label_errors import LabelCheck, SuspectRegion
 from uncertainty_seg.data.labels.frames import read_mask
 from uncertainty_seg.data.selection.sheet import small_picture, TableModel
 from uncertainty_seg.errors import DatasetError, some_of, UncertaintySegError
-from uncertainty_seg.storage.foreign_files import csv_text, read_image_file, why
+from uncertainty_seg.storage.foreign_files import csv_text, load_ignore_mask, read_image_file, why
 from uncertainty_seg.storage.frame_sources import pictures, Whereabouts
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import (
     ClassTable,
     image_path,
     listed_splits,
     read_classes,
 )
-from uncertainty_seg.storage.prediction_mark import is_prediction
 from uncertainty_seg.storage.progress import progress
-from uncertainty_seg.storage.review_record import FrameReview, read_review
+from uncertainty_seg.storage.review_record import FrameReview, is_prediction, read_review
 from uncertainty_seg.storage.score_rows import files_of, frame_key, TableInfo, unique_dives
 
 # As for pictures of a sheet: another release of a JPEG decoder rounds in another way.

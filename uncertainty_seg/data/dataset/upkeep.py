@@ -31,7 +31,7 @@ from uncertainty_seg.data.labels.frames import IMAGES, read_mask
 from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.foreign_files import read_bytes, why
 from uncertainty_seg.storage.labelled_folder import ClassTable, DATASET_FILE, image_path
-from uncertainty_seg.storage.prediction_mark import mask_sha256
+from uncertainty_seg.storage.review_record import mask_sha256
 
 
 @dataclass(frozen=True)

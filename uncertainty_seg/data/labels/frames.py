@@ -41,8 +41,9 @@ from uncertainty_seg.storage.foreign_files import (
     ZIP_ERRORS,
 )
 from uncertainty_seg.storage.labelled_folder import ClassTable, ENDINGS, read_classes
-from uncertainty_seg.storage.prediction_mark import marked, mask_sha256
 from uncertainty_seg.storage.review_record import (
+    marked,
+    mask_sha256,
     ORIGINS,
     require_texts,
     SELECTED,
@@ -349,7 +350,7 @@ def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
 
 
 def write_prediction(folder: Path, stem: str, mask: LabelMap) -> None:
-    """Write a mask that nobody looked at, with the mark that says so; see `prediction_mark`."""
+    """Write a mask that nobody looked at, with the mark that says so; see `review_record`."""
     folder.mkdir(exist_ok=True)
     (folder / f'{stem}.png').write_bytes(marked(encoded_png(mask), mask))
 

@@ -23,8 +23,7 @@ from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.data.labels.frames import ExportedFrames, FrameRow, PREDICTIONS, read_mask
 from uncertainty_seg.data.labels.regions import Labelled
 from uncertainty_seg.errors import ConfigError, DatasetError, some_of
-from uncertainty_seg.storage.prediction_mark import mask_sha256
-from uncertainty_seg.storage.review_record import CONTROL, FrameReview, SELECTED
+from uncertainty_seg.storage.review_record import CONTROL, FrameReview, mask_sha256, SELECTED
 
 CORRECTED, ACCEPTED = 'corrected', 'accepted unchanged'
 # Not reviewed: equal to what was exported, or the export does not say what that was.

@@ -22,7 +22,7 @@ from uncertainty_seg.core.image_codec import decode_unchanged, ImageFile
 from uncertainty_seg.data.labels.frames import LabelFrame, VOC_IMAGES, write_image
 from uncertainty_seg.data.labels.regions import VOID_NAME
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.prediction_mark import marked
+from uncertainty_seg.storage.review_record import marked
 
 MASKS, FILE = 'SegmentationClass', 'labelmap.txt'
 SETS = 'ImageSets/Segmentation'

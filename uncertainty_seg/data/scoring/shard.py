@@ -39,13 +39,13 @@ from uncertainty_seg.errors import (
     FrameLogError,
     ModelBundleError,
 )
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.frame_sources import (
     BadFrame,
     FrameSource,
     read_source,
     SourceFrame,
 )
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import lasting_name, load_bundle, model_digest
 from uncertainty_seg.storage.score_rows import ScoreRow, ScoreWriter, TableInfo
 

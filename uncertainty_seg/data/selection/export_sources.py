@@ -37,9 +37,9 @@ from uncertainty_seg.errors import (
     UncertaintySegError,
 )
 from uncertainty_seg.storage.bags.reader import BagImage, BagReader, CAMERA_NAMES
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.frame_log.format import iter_frames, LoggedFrame
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame, Whereabouts
-from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 from uncertainty_seg.storage.review_record import CONTROL, SELECTED

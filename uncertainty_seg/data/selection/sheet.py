@@ -412,7 +412,7 @@ class TableModel:
         from uncertainty_seg.backends.opening import offline_settings
         from uncertainty_seg.backends.registry import open_pipeline
         from uncertainty_seg.core.settings import settings_from_dict
-        from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+        from uncertainty_seg.storage.foreign_files import load_ignore_mask
         from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 
         settings = replace(settings_from_dict(dict(info.settings)), model=model,

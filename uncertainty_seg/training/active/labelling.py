@@ -24,11 +24,19 @@ from uncertainty_seg.data.labels.formats import write_export
 from uncertainty_seg.data.labels.frames import kind_of_export, LabelFrame, read_mask, safe_name
 from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.foreign_files import read_bytes
-from uncertainty_seg.storage.labelled_folder import ClassTable, LabelledFolder, read_classes
-from uncertainty_seg.storage.prediction_mark import is_prediction
-from uncertainty_seg.storage.review_record import read_review, refuse_export, TABLE_FILE
+from uncertainty_seg.storage.labelled_folder import (
+    ClassTable,
+    LabelledFolder,
+    read_classes,
+    UnlabelledImages,
+)
+from uncertainty_seg.storage.review_record import (
+    is_prediction,
+    read_review,
+    refuse_export,
+    TABLE_FILE,
+)
 from uncertainty_seg.storage.score_rows import short_digest
-from uncertainty_seg.storage.unlabelled_images import UnlabelledImages
 from uncertainty_seg.storage.whole_files import replace_file
 from uncertainty_seg.training.active.chain import (
     ChainTask,

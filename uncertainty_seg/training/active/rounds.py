@@ -21,8 +21,7 @@ from torch import nn
 
 from uncertainty_seg.compiler.capture.export import load_weights
 from uncertainty_seg.errors import TrainingError
-from uncertainty_seg.storage.folds import subset
-from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, subset
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.active.prepared import PreparedImages

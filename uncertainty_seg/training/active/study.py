@@ -23,9 +23,8 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 
 from uncertainty_seg.errors import ConfigError, DatasetError, some_of
-from uncertainty_seg.storage.folds import load_folders, require_apart
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
-from uncertainty_seg.storage.unlabelled_images import UnlabelledImages
+from uncertainty_seg.storage.labelled_folder import load_folders, require_apart, UnlabelledImages
 from uncertainty_seg.storage.whole_files import replace_file
 
 if TYPE_CHECKING:
