@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from ros_helpers import own_domain, ros_environment
 
-from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter, compressed_message
 
 HERE = Path(__file__).resolve().parent
 IS_INSTALLED = any(
@@ -76,7 +76,9 @@ def test_what_a_launch_file_starts_works_and_ends(
     with BagWriter(values['bag']) as writer:
         for k in range(9):
             data = cv2.imencode('.jpg', np.full((48, 64, 3), 20 * k, np.uint8))[1].tobytes()
-            writer.write_compressed('/cam/compressed', 10**18 + k * 10**8, 'cam', 'jpeg', data)
+            stamp_ns = 10**18 + k * 10**8
+            writer.write('/cam/compressed', compressed_message(stamp_ns, 'cam', 'jpeg', data),
+                         stamp_ns)
     words = [f'{name}:={values[name]}' for name in given]
     code, output = run(
         [sys.executable, '-m', 'launch_testing.launch_test', str(HERE / file), *words], domain)

@@ -24,7 +24,6 @@ import time
 import cv2
 from frame_log_helpers import ABOUT, assert_whole, log_frame, room_for, settings
 
-from uncertainty_seg.storage.frame_log import store
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
 

@@ -16,7 +16,7 @@ from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process, 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import settings_from_dict
-from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter, compressed_message, value_message
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 pytestmark = needs_ros
@@ -97,8 +97,9 @@ def test_compressed_images_go_out_as_they_are_and_decoded_for_who_wants_that(
     files[3] = files[3][:40]  # damaged: it cannot be decoded
     with BagWriter(tmp_path / 'bag') as writer:
         for index, data in enumerate(files):
-            writer.write_compressed('/camera/image_raw/compressed', START_NS + index * PERIOD_NS,
-                                    'camera', kind, data)
+            stamp_ns = START_NS + index * PERIOD_NS
+            writer.write('/camera/image_raw/compressed',
+                         compressed_message(stamp_ns, 'camera', kind, data), stamp_ns)
     player = Process([*PLAYER, str(tmp_path / 'bag'), '--rate', '5', *REMAP], domain,
                      tmp_path / 'log')
     client = Client(domain)
@@ -284,7 +285,7 @@ def test_a_bag_that_is_missing_is_one_sentence(tmp_path: Path, domain: int) -> N
 
 def test_a_bag_without_images_is_one_sentence(tmp_path: Path, domain: int) -> None:
     with BagWriter(tmp_path / 'bag') as writer:
-        writer.write_string('/log', 1, 'nothing to see')
+        writer.write('/log', value_message('nothing to see'), 1)
     code, output = _run([str(tmp_path / 'bag')], domain, tmp_path)
     assert code == 1
     assert output.count('\n') == 1

@@ -59,7 +59,7 @@ from uncertainty_seg.sim.demo.timeline import (
     Timeline,
 )
 from uncertainty_seg.storage.bags.reader import read_images
-from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter, diagnostics_message, value_message
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 START_NS, STEP_NS = 1_700_000_000_000_000_000, 500_000_000
@@ -85,7 +85,7 @@ def write_bags(folder: Path, events: str, kinds: str) -> tuple[Path, Path]:
         for k, (event, kind) in enumerate(zip(events, kinds, strict=True)):
             t = START_NS + k * STEP_NS
             image = np.full((12, 16, 3), 10 * k, np.uint8)
-            dive.write_string('/ground_truth/event', t, EVENTS[event])
+            dive.write('/ground_truth/event', value_message(EVENTS[event]), t)
             dive.write_image('/camera/image_raw', t, 'cam', image, 'bgr8')
             dive.write_image('/ground_truth/mask', t, 'cam', label, 'mono8')
             if kind == ' ':
@@ -102,12 +102,12 @@ def write_bags(folder: Path, events: str, kinds: str) -> tuple[Path, Path]:
                 'latency.head_ms': '9.5',
             }
             status = Status(0, 'uncertainty_seg: verdict', 'why', values)
-            out.write_diagnostics('/uncertainty_seg/status', t, (status,), late)
+            out.write('/uncertainty_seg/status', diagnostics_message(t, (status,)), late)
         # The watchdog speaks between frames; that is no frame's verdict.
         stale = Status(2, 'uncertainty_seg: verdict', 'no frame',
                        {'kind': 'fault', 'score_ratio': 'inf'})
         stamp, late = START_NS + 77, START_NS + 10**13
-        out.write_diagnostics('/uncertainty_seg/status', stamp, (stale,), late)
+        out.write('/uncertainty_seg/status', diagnostics_message(stamp, (stale,)), late)
     return folder / 'dive', folder / 'out'
 
 
@@ -126,7 +126,7 @@ def test_timeline_joins_both_bags_by_stamp(tmp_path: Path) -> None:
 
 def test_dive_without_frames_is_one_sentence(tmp_path: Path) -> None:
     with BagWriter(tmp_path / 'dive') as bag:
-        bag.write_string('/ground_truth/event', START_NS, 'inspection')
+        bag.write('/ground_truth/event', value_message('inspection'), START_NS)
     with pytest.raises(BagError, match='has no frame, expected at least one'):
         read_timeline(tmp_path / 'dive', tmp_path / 'dive')
 

@@ -15,9 +15,13 @@ import pytest
 
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import BagError, UncertaintySegError
-from uncertainty_seg.storage.bags.messages import image_message, IMAGE_TYPE, typestore
-from uncertainty_seg.storage.bags.reader import scan_mcap
-from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.bags.reader import IMAGE_TYPE, scan_mcap, typestore
+from uncertainty_seg.storage.bags.writer import (
+    BagWriter,
+    compressed_message,
+    image_message,
+    value_message,
+)
 from uncertainty_seg.storage.frame_sources import (
     BadFrame,
     find_sources,
@@ -55,8 +59,9 @@ def rosbag2(path: Path, storage: str = 'mcap', topic: str = CAMERA, count: int =
 def compressed(path: Path) -> Path:
     with BagWriter(path) as bag:
         for k in range(NUM):
-            bag.write_compressed(f'{CAMERA}/compressed', START_NS + k * STEP_NS, 'cam',
-                                 'bgr8; png compressed bgr8', png(k))
+            stamp_ns = START_NS + k * STEP_NS
+            bag.write(f'{CAMERA}/compressed', compressed_message(
+                stamp_ns, 'cam', 'bgr8; png compressed bgr8', png(k)), stamp_ns)
     return path
 
 
@@ -413,7 +418,7 @@ def test_a_changed_file_changes_the_digest(tmp_path: Path) -> None:
 
 def bag_of_no_images(path: Path) -> Path:
     with BagWriter(path) as bag:
-        bag.write_bool('/flag', START_NS, True)
+        bag.write('/flag', value_message(True), START_NS)
     return path
 
 

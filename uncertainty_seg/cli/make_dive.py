@@ -130,8 +130,12 @@ def write_dive(
     """
     from uncertainty_seg.sim.demo.timeline import EVENT_TOPIC, IMAGE_TOPIC, TRUTH_TOPIC
     from uncertainty_seg.sim.dive import Dive, render_frames
-    from uncertainty_seg.storage.bags.messages import PinholeCamera
-    from uncertainty_seg.storage.bags.writer import BagWriter
+    from uncertainty_seg.storage.bags.writer import (
+        BagWriter,
+        camera_info_message,
+        PinholeCamera,
+        value_message,
+    )
 
     writer = BagWriter(path, storage, overwrite=overwrite)
     dive = Dive(options.seed, duration_s=options.duration_s, rate_hz=options.rate_hz,
@@ -142,9 +146,9 @@ def write_dive(
                               total=dive.num_frames):
             stamp = frame.stamp_ns
             # The event first: who reads the bag in order knows it when the image comes.
-            writer.write_string(EVENT_TOPIC, stamp, frame.event)
+            writer.write(EVENT_TOPIC, value_message(frame.event), stamp)
             writer.write_image(IMAGE_TOPIC, stamp, FRAME_ID, frame.image, 'bgr8')
-            writer.write_camera_info(INFO_TOPIC, stamp, FRAME_ID, camera)
+            writer.write(INFO_TOPIC, camera_info_message(stamp, FRAME_ID, camera), stamp)
             writer.write_image(TRUTH_TOPIC, stamp, FRAME_ID, frame.mask, 'mono8')
     return dive.num_frames
 

@@ -29,7 +29,12 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import NODE_NAME, verdict_numbers, verdict_status
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
-from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.bags.writer import (
+    BagWriter,
+    diagnostics_message,
+    numbers_message,
+    value_message,
+)
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
@@ -114,14 +119,16 @@ def write_verdict(
     steps = ('flag', 'numbers') if verdict.is_confident else ('numbers', 'flag')
     for step in steps:
         if step == 'flag':
-            writer.write_bool(f'{NODE_NAME}/confident', received_ns, verdict.is_confident)
+            flag = value_message(verdict.is_confident)
+            writer.write(f'{NODE_NAME}/confident', flag, received_ns)
         else:
-            writer.write_numbers(
-                f'{NODE_NAME}/verdict', stamp_ns, frame_id, numbers, received_ns)
-    writer.write_float(f'{NODE_NAME}/score', received_ns, verdict.score_ratio)
+            writer.write(f'{NODE_NAME}/verdict', numbers_message(stamp_ns, frame_id, numbers),
+                         received_ns)
+    writer.write(f'{NODE_NAME}/score', value_message(verdict.score_ratio), received_ns)
     status = verdict_status(verdict, outcome.result, pipeline.thresholds, has_latency=False,
                             weakened_by=pipeline.weakened_by, stamps=pipeline.settings.stamps)
-    writer.write_diagnostics(f'{NODE_NAME}/status', stamp_ns, (status,), received_ns, frame_id)
+    writer.write(f'{NODE_NAME}/status', diagnostics_message(stamp_ns, (status,), frame_id),
+                 received_ns)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -38,13 +38,16 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.ros.camera_link import COMPRESSED
 from uncertainty_seg.ros.launching.start import own_words, start_ros
 from uncertainty_seg.ros.node_life import ignore_signals, interrupt_on_signals
-from uncertainty_seg.storage.bags.messages import (
+from uncertainty_seg.storage.bags.reader import (
+    BadMessage,
+    bag_image,
+    BagMessage,
+    BagReader,
     COMPRESSED_TYPE,
-    image_message,
     IMAGE_TYPE,
     typestore,
 )
-from uncertainty_seg.storage.bags.reader import BadMessage, bag_image, BagMessage, BagReader
+from uncertainty_seg.storage.bags.writer import image_message
 from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
 LINGER_S = 0.5

@@ -171,6 +171,8 @@ def _known_to_json(value: Any) -> Any:
         return {str(key): _known_to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_known_to_json(item) for item in value]
+    if hasattr(value, 'dtype'):
+        value = value.item()  # a number of numpy
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -18,9 +18,20 @@ from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.data.replay import replay_bag
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.storage.bags.messages import image_message, IMAGE_TYPE, typestore
-from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, header_stamp_ns, read_images
-from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
+from uncertainty_seg.storage.bags.reader import (
+    BagMessage,
+    BagReader,
+    header_stamp_ns,
+    IMAGE_TYPE,
+    read_images,
+    typestore,
+)
+from uncertainty_seg.storage.bags.writer import (
+    BagWriter,
+    image_message,
+    STORAGES,
+    value_message,
+)
 
 CAMERA = '/camera/image_raw'
 START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
@@ -346,7 +357,7 @@ def test_bag_without_images(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with BagWriter(tmp_path / 'in') as bag:
-        bag.write_bool('/flag', START_NS, True)
+        bag.write('/flag', value_message(True), START_NS)
     assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle, *words) == code
     assert said in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()

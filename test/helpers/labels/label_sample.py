@@ -22,8 +22,7 @@ from uncertainty_seg.data.labels.frames import LabelFrame, read_table
 from uncertainty_seg.data.labels.regions import Labelled
 from uncertainty_seg.data.labels.review import ReviewRules, Unchanged
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
-from uncertainty_seg.storage.frame_log.disk import decode_frame, frame_files
-from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
+from uncertainty_seg.storage.frame_log.format import decode_frame, frame_files, LogAbout, LogFrame
 from uncertainty_seg.storage.labelled_folder import ClassTable
 
 # A name with everything that XML, JSON and file names may trip over.

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import dataclasses
 import errno
 import json
-import math
 import os
 from pathlib import Path
 import shutil
@@ -36,7 +35,7 @@ from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.frame_log import disk
+from uncertainty_seg.storage.frame_log import format as log_format
 from uncertainty_seg.storage.frame_log import log as log_module
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
 from uncertainty_seg.storage.frame_log.log import (
@@ -289,9 +288,7 @@ def test_a_frame_larger_than_the_quota_is_said(folder: Path) -> None:
     assert state.error.startswith('a frame takes 0.0') and 'raise log.quota_mb' in state.error
 
 
-def test_live_settings_hold_for_the_frames_to_come(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_live_settings_hold_for_the_frames_to_come(folder: Path) -> None:
     with logging_to(folder) as log:
         for number in range(6):
             log.offer(log_frame(number))
@@ -399,7 +396,7 @@ def test_a_disk_that_refuses_is_said_and_tried_again(
     clock = Clock()
     log = FrameLog(folder, settings(), ABOUT, clock=clock)
     with monkeypatch.context() as patch:
-        patch.setattr(disk, 'write_frame', refuse)
+        patch.setattr(log_format, 'write_frame', refuse)
         log.offer(log_frame(0))
         state = written(log)
         assert (state.is_writing, state.dropped[cause]) == (False, 1)
@@ -423,7 +420,7 @@ def test_what_is_refused_at_the_next_try_is_said_as_it_is(
     log.offer(log_frame(0))
     written(log)
     with monkeypatch.context() as patch:
-        patch.setattr(disk, 'write_frame', refuse)
+        patch.setattr(log_format, 'write_frame', refuse)
         log.offer(log_frame(1))
         written(log)
     other = FrameStore(folder, settings())

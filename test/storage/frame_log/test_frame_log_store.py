@@ -20,9 +20,9 @@ import pytest
 
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
-from uncertainty_seg.storage.frame_log import disk
+from uncertainty_seg.storage.frame_log import format as log_format
 from uncertainty_seg.storage.frame_log import store as store_module
-from uncertainty_seg.storage.frame_log.disk import append_line, folder_bytes, write_frame
+from uncertainty_seg.storage.frame_log.format import append_line, folder_bytes, write_frame
 from uncertainty_seg.storage.frame_log.store import Bar, Entry, FrameStore, note_change
 
 BLOCK = 4096
@@ -227,7 +227,7 @@ def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
     with patch.context() as here:
         for name in ('replace', 'fsync', 'unlink', 'rmdir', 'mkdir'):
             here.setattr(os, name, counted(getattr(os, name)))
-        here.setattr(disk, 'append_line', counted(append_line))
+        here.setattr(log_format, 'append_line', counted(append_line))
         yield
 
 
@@ -268,7 +268,7 @@ def best_names(keys: list[float], offered: set[int], num: int) -> set[str]:
 
 
 @pytest.mark.parametrize(('module', 'call'), [
-    (disk, 'write_frame'), (store_module, 'note_change')])
+    (log_format, 'write_frame'), (store_module, 'note_change')])
 def test_a_frame_that_cannot_be_written_costs_no_other(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str) -> None:
     def refuse(*_: object) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.data.labels.frames import LabelFrame, safe_name
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter, compressed_message, diagnostics_message
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.review_record import TABLE_FILE
 from uncertainty_seg.storage.whole_files import move_up
@@ -90,8 +90,8 @@ def _free_place(folder: Path, dive: str) -> Path:
 def _write(bag: BagWriter, frame: LabelFrame, classes: ClassTable) -> None:
     stamp_ns, frame_id, camera = frame.stamp_ns, frame.frame_id, frame.camera
     if frame.ending == '.jpg':
-        bag.write_compressed(topic_of(COMPRESSED_TOPIC, camera), stamp_ns, frame_id, 'jpeg',
-                             frame.image_file)
+        message = compressed_message(stamp_ns, frame_id, 'jpeg', frame.image_file)
+        bag.write(topic_of(COMPRESSED_TOPIC, camera), message, stamp_ns)
     else:
         bag.write_image(topic_of(IMAGE_TOPIC, camera), stamp_ns, frame_id, frame.image(), 'bgr8')
     bag.write_image(topic_of(MASK_TOPIC, camera), stamp_ns, frame_id, frame.mask, 'mono8')
@@ -101,5 +101,5 @@ def _write(bag: BagWriter, frame: LabelFrame, classes: ClassTable) -> None:
     values = {key: str(value) for key, value in frame.facts().items()}
     values |= {f'class.{index}': name for index, name in enumerate(classes.names)}
     level = 0 if frame.score <= 1 else 1
-    bag.write_diagnostics(topic_of(REASON_TOPIC, camera), stamp_ns,
-                          (Status(level, 'uncertainty_seg: kept', frame.reason, values),))
+    status = Status(level, 'uncertainty_seg: kept', frame.reason, values)
+    bag.write(topic_of(REASON_TOPIC, camera), diagnostics_message(stamp_ns, (status,)), stamp_ns)

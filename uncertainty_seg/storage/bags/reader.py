@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 import logging
 from pathlib import Path
 from typing import Any, Literal
@@ -25,14 +26,11 @@ import numpy as np
 
 from uncertainty_seg.core.image_codec import ImageFile, RawImage
 from uncertainty_seg.errors import BackendUnavailableError, BagError, install_command
-from uncertainty_seg.storage.bags.messages import (
-    COMPRESSED_TYPE,
-    IMAGE_TYPE,
-    IMAGE_TYPES,
-    ros2_name,
-    typestore,
-)
 
+IMAGE_TYPE = 'sensor_msgs/msg/Image'
+COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
+# Types of an image topic.
+IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
 CAMERA_NAMES = ('image', 'image_raw')
 MCAP_ENDING = '.mcap'
 # What image_transport appends to the topic of a camera, and to that of its depth.
@@ -40,23 +38,27 @@ _COMPRESSED, _DEPTH = '/compressed', '/compressedDepth'
 _LOG = logging.getLogger(__name__)
 
 
+def ros2_name(kind: str) -> str:
+    """Return the name of a message type as ROS 2 has it, also of 'sensor_msgs/Image' of ROS 1."""
+    package, _, name = kind.partition('/')
+    return f'{package}/msg/{name}' if name and '/' not in name else kind
+
+
+@lru_cache(maxsize=1)
+def typestore() -> Any:
+    """
+    Return the message definitions, cached since loading takes 0.1 s.
+
+    Those of Humble, which later distributions share for every type used here.
+    """
+    from rosbags.typesys import get_typestore, Stores
+
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
 @dataclass(frozen=True)
 class BagImage:
-    """
-    An image message.
-
-    Attributes
-    ----------
-    topic : str
-        Its topic.
-    stamp_ns, frame_id : int, str
-        Of its header.
-    received_ns : int
-        Bag time: when the recorder wrote it.
-    raw : RawImage or ImageFile
-        Its pixels, undecoded.
-
-    """
+    """An image message: stamp and frame_id of its header, its bag time, its undecoded pixels."""
 
     topic: str
     stamp_ns: int
@@ -216,7 +218,7 @@ def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -
         if have.get(topic) not in IMAGE_TYPES:
             raise BagError(
                 f'bag {path} has no images on {topic}, only {listed}',
-                f'a topic of {IMAGE_TYPE} or CompressedImage', 'name one with --topic',
+                f'a topic of {IMAGE_TYPE} or CompressedImage', 'name one of these',
             )
         return topic
     raw = [name for name, kind in have.items() if kind == IMAGE_TYPE]
@@ -232,7 +234,7 @@ def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -
     if len(images) > 1 and len(usual) != 1:
         raise BagError(
             f'bag {path} has {len(images)} image topics: {", ".join(images)}',
-            'one', 'name it with --topic',
+            'one', 'name it',
         )
     return usual[0] if len(usual) == 1 else images[0]
 
@@ -251,28 +253,14 @@ def _as_bag_error(path: Path) -> Iterator[None]:
         ) from err
 
 
-@dataclass
+@dataclass(frozen=True)
 class McapScan:
-    """
-    The content of an MCAP file, as far as it can be read.
+    """Type and number of messages by topic, damaged ones too, and why a file ends early."""
 
-    Attributes
-    ----------
-    types : dict of str to str
-        Topic to message type, sorted by topic.
-    counts : dict of str to int
-        Topic to number of messages, those of damaged chunks included.
-    num_bytes : int
-        Bytes read before the file ended early; else its size.
-    broke_off : str
-        Why it ended early; empty if it did not.
-
-    """
-
-    types: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    num_bytes: int = 0
-    broke_off: str = ''
+    types: dict[str, str]
+    counts: dict[str, int]
+    num_bytes: int
+    broke_off: str
 
 
 def scan_mcap(path: Path) -> McapScan:
@@ -291,28 +279,10 @@ def stream_messages(
     path: Path, topic: str, known: Counter[int] | None = None
 ) -> Iterator[BagMessage | BadMessage]:
     """
-    Read the messages of a topic from an MCAP file.
+    Read the messages of a topic from an MCAP file, by chunks, and by bag time within each.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    topic : str
-        The topic.
-    known : Counter of int, optional
-        Bag times of messages that were read before, with their number, which are left out and
-        subtracted.
-
-    Yields
-    ------
-    BagMessage or BadMessage
-        In the order of the chunks, and of bag time within each.
-
-    Raises
-    ------
-    BagError
-        At the end, if the file ended early; at once, if it is no MCAP file.
-
+    `known` are bag times of messages that were read before, with their number: these are left out
+    and subtracted. Raises BagError at the end, if the file ended early; at once, if it is none.
     """
     walk = _Walk(path)
     for name, received_ns, data in walk.items():

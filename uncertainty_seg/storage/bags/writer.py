@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write a rosbag2 bag whose bytes depend on its messages alone.
+Write a rosbag2 bag whose bytes depend on its messages alone, and build messages without ROS.
 
 Files in the bag have fixed names, stamps are given by the caller, and no clock is read, so the
 same messages give the same files under any folder name. A bag appears under its name only when it
@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 import sqlite3
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, BagError, install_command
-from uncertainty_seg.storage.bags import messages
+from uncertainty_seg.storage.bags.reader import COMPRESSED_TYPE, IMAGE_TYPE, typestore
 from uncertainty_seg.storage.whole_files import move_up, whole_folder
 
 STORAGES = ('mcap', 'sqlite3')
@@ -29,6 +31,8 @@ METADATA_VERSION = 8
 METADATA_FILE = 'metadata.yaml'
 # rosbags names the file after its folder: so it has the same name in every bag.
 _INNER_NAME = 'bag_0'
+# dtype and channels that an encoding of `image_message` stands for.
+ENCODINGS = {'mono8': ('u1', 1), 'bgr8': ('u1', 3), 'rgb8': ('u1', 3), '32FC1': ('f4', 1)}
 
 
 class BagWriter:
@@ -48,8 +52,7 @@ class BagWriter:
 
     Notes
     -----
-    An exception in the `with` block removes what was written. The bag time of a message is its
-    stamp unless `received_ns` is given.
+    An exception in the `with` block removes what was written.
 
     """
 
@@ -92,84 +95,24 @@ class BagWriter:
         return False
 
     def write_image(
-        self,
-        topic: str,
-        stamp_ns: int,
-        frame_id: str,
-        array: NDArray[Any],
-        encoding: str,
+        self, topic: str, stamp_ns: int, frame_id: str, array: NDArray[Any], encoding: str,
         received_ns: int | None = None,
     ) -> None:
-        """Write a sensor_msgs/Image; see `messages.image_message`."""
-        message = messages.image_message(stamp_ns, frame_id, array, encoding)
-        self._write(topic, messages.IMAGE_TYPE, stamp_ns, message, received_ns)
+        """Write a sensor_msgs/Image; see `image_message`. Its bag time is its stamp by default."""
+        message = image_message(stamp_ns, frame_id, array, encoding)
+        self.write(topic, message, stamp_ns if received_ns is None else received_ns)
 
-    def write_compressed(
-        self, topic: str, stamp_ns: int, frame_id: str, kind: str, data: bytes
-    ) -> None:
-        """Write a sensor_msgs/CompressedImage."""
-        message = messages.compressed_message(stamp_ns, frame_id, kind, data)
-        self._write(topic, messages.COMPRESSED_TYPE, stamp_ns, message)
-
-    def write_camera_info(
-        self, topic: str, stamp_ns: int, frame_id: str, camera: messages.PinholeCamera
-    ) -> None:
-        """Write a sensor_msgs/CameraInfo."""
-        message = messages.camera_info_message(stamp_ns, frame_id, camera)
-        self._write(topic, messages.CAMERA_INFO_TYPE, stamp_ns, message)
-
-    def write_bool(self, topic: str, stamp_ns: int, value: bool) -> None:
-        """Write a std_msgs/Bool."""
-        message = messages.value_message(messages.BOOL_TYPE, bool(value))
-        self._write(topic, messages.BOOL_TYPE, stamp_ns, message)
-
-    def write_float(self, topic: str, stamp_ns: int, value: float) -> None:
-        """Write a std_msgs/Float32."""
-        message = messages.value_message(messages.FLOAT_TYPE, float(value))
-        self._write(topic, messages.FLOAT_TYPE, stamp_ns, message)
-
-    def write_string(self, topic: str, stamp_ns: int, value: str) -> None:
-        """Write a std_msgs/String."""
-        message = messages.value_message(messages.STRING_TYPE, value)
-        self._write(topic, messages.STRING_TYPE, stamp_ns, message)
-
-    def write_numbers(
-        self, topic: str, stamp_ns: int, frame_id: str, numbers: Mapping[str, float],
-        received_ns: int | None = None,
-    ) -> None:
-        """Write a sensor_msgs/JointState of named numbers."""
-        message = messages.numbers_message(stamp_ns, frame_id, numbers)
-        self._write(topic, messages.NUMBERS_TYPE, stamp_ns, message, received_ns)
-
-    def write_diagnostics(
-        self,
-        topic: str,
-        stamp_ns: int,
-        statuses: tuple[Status, ...],
-        received_ns: int | None = None,
-        frame_id: str = '',
-    ) -> None:
-        """Write a diagnostic_msgs/DiagnosticArray."""
-        message = messages.diagnostics_message(stamp_ns, statuses, frame_id)
-        self._write(topic, messages.DIAGNOSTICS_TYPE, stamp_ns, message, received_ns)
+    def write(self, topic: str, message: Any, received_ns: int) -> None:
+        """Write a message of `rosbags`, such as the functions of this module build."""
+        kind = message.__msgtype__
+        self.write_serialized(topic, kind, received_ns,
+                              typestore().serialize_cdr(message, kind))
 
     def write_serialized(self, topic: str, kind: str, received_ns: int, data: bytes) -> None:
         """
-        Write a serialised message.
+        Write a message as CDR, as from a raw subscription, of a type of Humble's interfaces.
 
         Raises BagError if the type is unknown, the topic has another type, or the disk refuses.
-
-        Parameters
-        ----------
-        topic : str
-            Its topic.
-        kind : str
-            Its type, such as 'std_msgs/msg/Bool', one of Humble's common interfaces.
-        received_ns : int
-            Bag time.
-        data : bytes
-            CDR, as from a raw subscription.
-
         """
         with _as_bag_error(self.path):
             self._writer.write(self._connection(topic, kind), received_ns, data)
@@ -187,16 +130,10 @@ class BagWriter:
         writer.open()
         return writer
 
-    def _write(
-        self, topic: str, kind: str, stamp_ns: int, message: Any, received_ns: int | None = None
-    ) -> None:
-        data = messages.typestore().serialize_cdr(message, kind)
-        self.write_serialized(topic, kind, stamp_ns if received_ns is None else received_ns, data)
-
     def _connection(self, topic: str, kind: str) -> Any:
         known = self._connections.get(topic)
         if known is None:
-            store = messages.typestore()
+            store = typestore()
             if kind not in store.types:
                 raise BagError(f'message type {kind} on {topic}', 'a type of common_interfaces')
             known = self._writer.add_connection(topic, kind, typestore=store)
@@ -250,7 +187,7 @@ def _require_free(path: Path, overwrite: bool) -> None:
             return
         is_bag = (path / METADATA_FILE).is_file() or (path.is_dir() and not any(path.iterdir()))
     if not overwrite:
-        raise BagError(f'{path} exists', 'a new path', 'give another name, or --force')
+        raise BagError(f'{path} exists', 'a new path', 'give another name, or allow to replace it')
     if not is_bag:
         raise BagError(f'{path} exists and is no bag', 'a bag to replace', 'give another name')
 
@@ -268,3 +205,109 @@ def _as_bag_error(path: Path) -> Iterator[None]:
             f'bag {path} cannot be written ({reason})',
             'a folder with room that this user may write to', 'choose another output',
         ) from err
+
+
+# -------------------------------------------------------------------------------------------------
+# Messages.
+
+
+@dataclass(frozen=True)
+class PinholeCamera:
+    """A camera without distortion; pixels. The principal point is the centre of the image."""
+
+    width: int
+    height: int
+    focal_px: float
+
+
+def image_message(
+    stamp_ns: int, frame_id: str, array: NDArray[Any], encoding: str
+) -> Any:
+    """
+    Build a sensor_msgs/Image without padding.
+
+    `array` are the pixels, (H, W) or (H, W, 3), of the dtype of an encoding of `ENCODINGS`.
+    Raises BagError if they do not match.
+    """
+    dtype, channels = ENCODINGS.get(encoding, ('', 0))
+    shape = array.shape if array.ndim == 3 else (*array.shape, 1)
+    if dtype == '' or array.dtype != np.dtype(dtype) or shape[2:] != (channels,):
+        raise BagError(
+            f'array {array.shape} of {array.dtype} as {encoding}',
+            f'one of {", ".join(ENCODINGS)} with its dtype and channels',
+        )
+    data = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder('<'))
+    return _message(
+        IMAGE_TYPE, header=_header(stamp_ns, frame_id), height=shape[0], width=shape[1],
+        encoding=encoding, is_bigendian=0, step=shape[1] * channels * data.itemsize,
+        data=data.reshape(-1).view(np.uint8),
+    )
+
+
+def compressed_message(stamp_ns: int, frame_id: str, kind: str, data: bytes) -> Any:
+    """Build a sensor_msgs/CompressedImage; `kind` is its format field, such as 'jpeg'."""
+    return _message(
+        COMPRESSED_TYPE, header=_header(stamp_ns, frame_id), format=kind,
+        data=np.frombuffer(data, np.uint8),
+    )
+
+
+def camera_info_message(stamp_ns: int, frame_id: str, camera: PinholeCamera) -> Any:
+    """Build a sensor_msgs/CameraInfo of a camera without distortion."""
+    focal, cx, cy = camera.focal_px, camera.width / 2, camera.height / 2
+    roi = _message('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0, height=0, width=0,
+                   do_rectify=False)
+    return _message(
+        'sensor_msgs/msg/CameraInfo', header=_header(stamp_ns, frame_id), height=camera.height,
+        width=camera.width, distortion_model='plumb_bob', d=np.zeros(5),
+        k=np.array([focal, 0, cx, 0, focal, cy, 0, 0, 1.0]), r=np.eye(3).ravel(),
+        p=np.array([focal, 0, cx, 0, 0, focal, cy, 0, 0, 0, 1.0, 0]),
+        binning_x=0, binning_y=0, roi=roi,
+    )
+
+
+def value_message(value: bool | float | str) -> Any:
+    """Build a Bool, Float32 or String of std_msgs, by the type of a value."""
+    if isinstance(value, str):
+        return _message('std_msgs/msg/String', data=value)
+    if isinstance(value, bool | np.bool_):
+        return _message('std_msgs/msg/Bool', data=bool(value))
+    return _message('std_msgs/msg/Float32', data=float(value))
+
+
+def numbers_message(stamp_ns: int, frame_id: str, numbers: Mapping[str, float]) -> Any:
+    """Build a sensor_msgs/JointState of named numbers, as `~/verdict` is."""
+    return _message(
+        'sensor_msgs/msg/JointState', header=_header(stamp_ns, frame_id), name=list(numbers),
+        position=np.array(list(numbers.values()), np.float64), velocity=np.zeros(0),
+        effort=np.zeros(0),
+    )
+
+
+def diagnostics_message(
+    stamp_ns: int, statuses: tuple[Status, ...], frame_id: str = ''
+) -> Any:
+    """Build a diagnostic_msgs/DiagnosticArray."""
+    entries = [
+        _message(
+            'diagnostic_msgs/msg/DiagnosticStatus', level=entry.level, name=entry.name,
+            message=entry.message, hardware_id=entry.hardware_id,
+            values=[
+                _message('diagnostic_msgs/msg/KeyValue', key=key, value=value)
+                for key, value in entry.values.items()
+            ],
+        )
+        for entry in statuses
+    ]
+    return _message('diagnostic_msgs/msg/DiagnosticArray', header=_header(stamp_ns, frame_id),
+                    status=entries)
+
+
+def _header(stamp_ns: int, frame_id: str) -> Any:
+    seconds, nanoseconds = divmod(stamp_ns, 10**9)
+    stamp = _message('builtin_interfaces/msg/Time', sec=seconds, nanosec=nanoseconds)
+    return _message('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
+
+
+def _message(kind: str, **fields: Any) -> Any:
+    return typestore().types[kind](**fields)

@@ -26,7 +26,8 @@ import time
 from uncertainty_seg.core.perceptual_hash import hash_distance
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError, UncertaintySegError
-from uncertainty_seg.storage.frame_log import disk, ring
+from uncertainty_seg.storage.frame_log import format as log_format
+from uncertainty_seg.storage.frame_log import ring
 from uncertainty_seg.storage.frame_log.format import (
     FRAMES_FOLDER,
     LogAbout,
@@ -466,7 +467,7 @@ class FrameLogWriter:
         if not store.would_take(reservoir, key):
             self._counters.skipped['outranked'] += 1
             return
-        image, phash = disk.decode_frame(item.frame)
+        image, phash = log_format.decode_frame(item.frame)
         if self._is_repeated(item, phash):
             self._counters.skipped['duplicate'] += 1
             return
@@ -475,7 +476,7 @@ class FrameLogWriter:
         facts = {'frame_id': frame_id, 'reason': item.reason,
                  'reservoir': {'name': reservoir, 'key': key, 'log_weight': log_weight,
                                'bar': bar if math.isfinite(bar) else None}}
-        files = disk.frame_files(item.frame, image, item.about, self._settings.image_format,
+        files = log_format.frame_files(item.frame, image, item.about, self._settings.image_format,
                                  {**facts, 'phash': f'{phash:016x}'})
         entry = Entry(frame_id, item.reason, reservoir, key, 0)
         cause, num_gone = store.add(entry, files)
@@ -514,7 +515,7 @@ class FrameLogWriter:
             return
         self._counters.dropped[cause] += 1
         if cause == 'too_big':
-            size = disk.disk_bytes({name: len(content) for name, content in files.items()})
+            size = log_format.disk_bytes({name: len(content) for name, content in files.items()})
             self._report(store.quota_sentence(size, reservoir))
         else:
             self._report(str(FrameLogError(
@@ -575,6 +576,6 @@ def _cause_of(err: OSError | UncertaintySegError, folder: Path) -> tuple[str, st
     if isinstance(cause, BlockingIOError):
         return 'other_writer', str(err)
     if isinstance(cause, OSError):
-        name, sentence = disk.disk_error(cause, folder)
+        name, sentence = log_format.disk_error(cause, folder)
         return name, str(sentence)
     return 'folder_missing', str(err)  # its disk was unplugged

@@ -30,7 +30,7 @@ from typing import Any
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
 from uncertainty_seg.storage.foreign_files import parse_json
-from uncertainty_seg.storage.frame_log import disk
+from uncertainty_seg.storage.frame_log import format as log_format
 from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER, MANIFEST_FILE, read_sidecar
 from uncertainty_seg.storage.frame_log.reservoir import Capacity, Reservoir
 
@@ -39,8 +39,6 @@ MOST_FRAMES = 100_000
 CONTROL_QUOTA = 0.1
 RESERVOIRS = MAIN, CONTROL = 'main', 'control'
 _log = logging.getLogger(__name__)
-# Largest number of frames in a log, and the share of both quotas that is the control frames'.
-QUOTA_FRAMES, CONTROL_QUOTA = 100_000, 0.1
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,10 @@ class FrameStore:
         self._lock = -1
         try:
             if device is not None:
-                disk.require_device(folder, device)
+                log_format.require_device(folder, device)
             (folder / FRAMES_FOLDER).mkdir(parents=True, exist_ok=True)
             self.device = os.stat(folder).st_dev
-            self._lock = disk.lock_folder(folder)
+            self._lock = log_format.lock_folder(folder)
             self._index = load_index(folder)
             # This also proves that the folder can be written.
             write_index(folder, self._index)
@@ -110,7 +108,7 @@ class FrameStore:
             self.num_trimmed = self.reconfigure(settings)
         except OSError as err:
             self.close()
-            raise disk.disk_error(err, folder, is_new=device is None)[1] from err
+            raise log_format.disk_error(err, folder, is_new=device is None)[1] from err
         except (FrameLogError, ConfigError):
             self.close()
             raise
@@ -167,7 +165,7 @@ class FrameStore:
         number of evicted frames. Raises OSError if the disk refuses. The log holds what it held
         before; this object can only be closed.
         """
-        size = disk.disk_bytes({name: len(content) for name, content in files.items()})
+        size = log_format.disk_bytes({name: len(content) for name, content in files.items()})
         reservoir = self._reservoirs[entry.reservoir]
         reservoir.capacity = self._capacity(entry.reservoir)
         if not reservoir.fits_alone(size):
@@ -297,23 +295,23 @@ def replace_frames(
     hidden: list[str] = []
     try:
         for frame_id in gone:
-            disk.hide_frame(folder, frame_id)
+            log_format.hide_frame(folder, frame_id)
             hidden.append(frame_id)
         if added is not None:
-            disk.write_frame(folder, added.frame_id, files or {})
+            log_format.write_frame(folder, added.frame_id, files or {})
         if bar is not None or gone or added is not None:
             note_change(folder, reservoir, bar, gone, added)
     except OSError:
         if added is not None:
             with suppress(OSError):
-                disk.remove_frame(folder, added.frame_id)  # exists if only the index failed
+                log_format.remove_frame(folder, added.frame_id)  # exists if only the index failed
         for frame_id in hidden:
             with suppress(OSError):
-                disk.show_frame(folder, frame_id)
+                log_format.show_frame(folder, frame_id)
         raise
     for frame_id in gone:
         try:
-            disk.remove_frame(folder, frame_id)
+            log_format.remove_frame(folder, frame_id)
             _log.debug('frame log: %s was evicted', frame_id)
         except OSError as err:
             # The eviction is noted and the frame hidden; the next start tries again.
@@ -332,9 +330,9 @@ def load_index(folder: Path) -> Index:
     admits any key again. OSError if the disk refuses.
     """
     index = _read(folder / MANIFEST_FILE)
-    num_unfinished, leaving = disk.sweep(folder, index.evicted)
+    num_unfinished, leaving = log_format.sweep(folder, index.evicted)
     index.num_leftovers = num_unfinished + len(leaving)
-    there = disk.frame_names(folder)
+    there = log_format.frame_names(folder)
     for frame_id in leaving:
         gone = index.entries.pop(frame_id, None)
         if gone is not None:
@@ -354,7 +352,7 @@ def write_index(folder: Path, index: Index) -> None:
     lines = [_bar_line(name, Bar(bar, index.largest[name])) for name, bar in index.bars.items()
              if bar > -math.inf]
     lines += [_line('add', dataclasses.asdict(entry)) for entry in index.entries.values()]
-    disk.replace_file(folder / MANIFEST_FILE, ''.join(lines).encode())
+    log_format.replace_file(folder / MANIFEST_FILE, ''.join(lines).encode())
 
 
 def note_change(
@@ -369,7 +367,7 @@ def note_change(
     is_decided = bool(lines)
     lines += [_bar_line(reservoir, bar)] if bar is not None else []
     lines += [_line('add', dataclasses.asdict(added))] if added is not None else []
-    disk.append_line(folder / MANIFEST_FILE, ''.join(lines), is_decided)
+    log_format.append_line(folder / MANIFEST_FILE, ''.join(lines), is_decided)
 
 
 def _line(verb: str, facts: dict[str, Any]) -> str:
@@ -422,7 +420,7 @@ def _add_from_folder(index: Index, path: Path) -> None:
         sidecar = read_sidecar(path)
         facts = sidecar['reservoir']
         entry = Entry(path.name, str(sidecar['reason']), str(facts['name']), float(facts['key']),
-                      disk.folder_bytes(path))
+                      log_format.folder_bytes(path))
         bar = -math.inf if facts.get('bar') is None else float(facts['bar'])
         index.bars[entry.reservoir] = max(index.bars[entry.reservoir], bar)
     except (FrameLogError, ValueError, TypeError, KeyError, OverflowError) as err:
