@@ -26,9 +26,8 @@ from uncertainty_seg.storage.bags.reader import (
     BagMessage,
     BagReader,
     header_stamp_ns,
+    McapStream,
     read_images,
-    scan_mcap,
-    stream_messages,
 )
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
@@ -307,8 +306,9 @@ def test_a_camera_under_the_type_name_of_ros_1_is_read(tmp_path: Path, storage: 
         file.close()
     else:
         rename_types(bag / 'bag_0.mcap', new)
-        assert scan_mcap(bag / 'bag_0.mcap').types == {CAMERA: old}
-        streamed = list(stream_messages(bag / 'bag_0.mcap', CAMERA))
+        stream = McapStream(bag / 'bag_0.mcap')
+        streamed = list(stream.messages(CAMERA))
+        assert stream.types == {CAMERA: old}
         assert [type(item).__name__ for item in streamed] == ['BagMessage'] * 3
     with BagReader(bag) as opened:
         assert opened.topics() == {CAMERA: old}

@@ -15,7 +15,7 @@ import pytest
 
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import BagError, UncertaintySegError
-from uncertainty_seg.storage.bags.reader import IMAGE_TYPE, scan_mcap, typestore
+from uncertainty_seg.storage.bags.reader import IMAGE_TYPE, McapStream, typestore
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
     compressed_message,
@@ -237,7 +237,7 @@ def test_what_the_metadata_promises_is_known_of_a_truncated_bag(tmp_path: Path) 
     shutil.move(chunked(tmp_path / 'chunked.mcap'), file)
     os.truncate(file, file.stat().st_size // 2)
     (source,) = found(bag)
-    assert source.num_frames == NUM > sum(scan_mcap(file).counts.values()) > 0
+    assert source.num_frames == NUM > sum(McapStream(file).counts().values()) > 0
 
 
 @pytest.mark.parametrize('damaged', [(5,), (0, 1), (NUM - 1,)])

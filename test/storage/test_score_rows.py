@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from score_tables import write_rows
 
 from uncertainty_seg.errors import TableError
 from uncertainty_seg.storage import score_rows
@@ -24,7 +25,6 @@ from uncertainty_seg.storage.score_rows import (
     ScoreRow,
     TableInfo,
     unique_dives,
-    write_rows,
 )
 
 pyarrow = pytest.importorskip('pyarrow', reason='pyarrow is not installed')
@@ -61,32 +61,12 @@ def test_a_row_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert table['score.entropy.mean'].null_count == 0
 
 
-def test_a_picture_has_its_name_in_its_key_unless_a_part_of_an_older_release_has_none(
-    tmp_path: Path,
-) -> None:
+def test_a_picture_has_its_name_in_its_key(tmp_path: Path) -> None:
     picture = row(3, source='/reef', kind='folder', topic='', file='b.png')
     write_rows(tmp_path / 'a.parquet', INFO, [picture])
     table = read_rows(tmp_path)
     assert table.column('frame_key').to_pylist() == ['/reef##b.png']
     assert files_of(table) == ['b.png']
-    older = table.drop_columns(['file']).set_column(0, 'frame_key', [['/reef##3']])
-    parquet.write_table(older, tmp_path / 'b.parquet')
-    both = read_rows(tmp_path)
-    assert both.column('frame_key').to_pylist() == ['/reef##b.png', '/reef##3']
-    assert files_of(both) == ['', ''] and both.column('index').to_pylist() == [3, 3]
-
-
-def test_the_types_are_those_of_the_contract(tmp_path: Path) -> None:
-    write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
-    found = {name: str(kind) for name, kind in zip(
-        read_rows(tmp_path).schema.names, read_rows(tmp_path).schema.types, strict=True)}
-    words = dict.fromkeys(
-        ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict', 'file'), 'string')
-    numbers = {'index': 'int64', 'stamp_ns': 'int64', 'height': 'int32', 'width': 'int32',
-               'confident': 'bool', 'score_ratio': 'float', 'score.entropy.mean': 'float',
-               'score.entropy.top': 'float', 'share.sand': 'float', 'share.fish': 'float',
-               'phash': 'uint64', 'features': 'fixed_size_list<element: float>[3]'}
-    assert found == words | numbers
 
 
 def test_order_is_kept_beyond_what_is_held_in_memory(tmp_path: Path) -> None:
@@ -175,8 +155,6 @@ def test_two_runs_of_one_name_are_two_dives_and_files_of_one_run_one(tmp_path: P
     again = table.set_column(1, 'dive', pyarrow.array(expected))
     assert unique_dives(again) == expected
     assert unique_dives(table.slice(0, 1)) == ['bag']
-    # A table of before there were runs.
-    assert unique_dives(table.drop_columns(['run']).slice(0, 2)) == expected[:2]
 
 
 @pytest.mark.parametrize('change', [

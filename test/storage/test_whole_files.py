@@ -12,9 +12,10 @@ import sys
 
 import numpy as np
 import pytest
+from score_tables import write_rows
 
 from uncertainty_seg.data.selection.sheet import write_whole
-from uncertainty_seg.storage.score_rows import ScoreRow, TableInfo, write_rows
+from uncertainty_seg.storage.score_rows import ScoreRow, TableInfo
 from uncertainty_seg.storage.whole_files import lock_file, move_up, whole_file, whole_folder
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'uncertainty_seg'

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 import hashlib
+from itertools import islice
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from uncertainty_seg.core.bundle import CARD_FILE
 from uncertainty_seg.core.image_codec import ImageFile, RawImage
@@ -28,8 +30,7 @@ from uncertainty_seg.storage.bags.reader import (
     BagReader,
     choose_image_topic,
     MCAP_ENDING,
-    scan_mcap,
-    stream_messages,
+    McapStream,
 )
 from uncertainty_seg.storage.bags.writer import METADATA_FILE
 from uncertainty_seg.storage.foreign_files import is_text, parse_yaml, read_image_file, why
@@ -55,22 +56,17 @@ class FrameSource:
 
     Attributes
     ----------
-    path : str
-        Bag, folder or log, as it was given or found below what was given.
-    kind : str
-        'bag', 'folder' or 'log'.
+    path, kind : str
+        Where it was given or found; 'bag', 'folder' or 'log'.
     topic : str
         Image topic of a bag; else empty.
-    dive : str
-        Name of the run.
+    dive, run : str
+        Name of the run; what distinguishes runs of one name: the path of the folder that names
+        it, or `dive` if that was given.
     num_frames : int
-        Frames in the index of the source, readable or not; of a bag without an index, those that
-        were found.
+        Frames in its index, readable or not; of a bag without one, those that were found.
     digest : str
         Digest of the names, sizes and times of its files, by which a change is noticed.
-    run : str
-        What distinguishes runs of one name: the path of the folder that names it, or `dive` if
-        that was given.
     is_dive_given : bool
         `dive` was given and has precedence over what a log says of its frames.
 
@@ -93,20 +89,16 @@ class SourceFrame:
 
     Attributes
     ----------
-    index : int
-        Its position in the source, unreadable frames included.
-    stamp_ns : int
-        Stamp of its header; of a picture, its position in seconds.
+    index, stamp_ns : int
+        Its position in the source, unreadable frames included; the stamp of its header, or of a
+        picture its position in seconds.
     topic, dive : str
         Those of the source; in a log, those of the frame.
-    raw : RawImage or ImageFile
-        Its pixels.
     received_ns : int or None
         When the bag received it; None in a folder or a log.
-    kept_as : str
-        Why a log kept it, one of its `REASONS`; empty in a bag or a folder.
-    file : str
-        Name of the file of a folder, if a table can hold it; else empty.
+    kept_as, file : str
+        Why a log kept it, one of its `REASONS`; name of the file of a folder, if a table can hold
+        it. Else empty.
 
     """
 
@@ -122,19 +114,7 @@ class SourceFrame:
 
 @dataclass(frozen=True)
 class BadFrame:
-    """
-    A frame that cannot be read.
-
-    Attributes
-    ----------
-    index : int
-        Its position in the source.
-    reason : str
-        Why.
-    topic, dive : str or None
-        As of a `SourceFrame`; None if that cannot be read either.
-
-    """
+    """A frame that cannot be read, and why; topic and dive are None if not readable either."""
 
     index: int
     reason: str
@@ -149,10 +129,8 @@ def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | 
     MCAP bags without an index or with a damaged part are read too. Raises UncertaintySegError if
     the source is missing; after all readable frames, if a bag ends early.
     """
-    read = _READERS[source.kind]
-    for index, make in read(source):
-        if index % stride == 0:
-            yield make()
+    yield from (_frame(index, item, source) for index, item in enumerate(_items(source))
+                if index % stride == 0)
 
 
 @dataclass(frozen=True)
@@ -160,13 +138,9 @@ class Whereabouts:
     """
     Where the sources of a table are now, which may have been moved since they were scored.
 
-    Attributes
-    ----------
-    near : Path
-        The table or selection: a relative path that is not below the present folder is looked for
-        beside it, and beside the folders around it.
-    root : Path or None
-        Where all sources are now. The most of a path's end that exists below it is taken.
+    A relative path that is not below the present folder is looked for beside `near`, the table,
+    and beside the folders around it. With a `root`, where all sources are now, it is the most of
+    a path's end that exists below it.
 
     """
 
@@ -176,7 +150,7 @@ class Whereabouts:
     def __post_init__(self) -> None:
         """Refuse a root that is no folder, by a ConfigError."""
         if self.root is not None and not self.root.is_dir():
-            raise ConfigError(f'--root {self.root}', 'a folder that holds the sources')
+            raise ConfigError(f'root {self.root}', 'a folder that holds the sources')
 
     def find(self, path: str) -> str:
         """Return the place of a source; the path itself if there is no other."""
@@ -192,11 +166,10 @@ class Whereabouts:
 
     def find_bundle(self, model: str) -> str:
         """
-        Return the place of a bundle; the name itself if there is no other.
+        Return the place of a bundle, found as a source is; the name itself if there is no other.
 
-        Where it was, or the most of its path's end that has a card, below the root, or beside the
-        table and the folders around it. Whether it is the same one says its digest. A table has
-        the name of a shipped one for no other: `lasting_name`.
+        Whether it is the same one says its digest. A table has the name of a shipped one for no
+        other: `lasting_name`.
         """
         given, shipped = Path(model), shipped_bundles()
         if model in shipped:
@@ -220,28 +193,44 @@ def frames_at(
     UncertaintySegError if the source is missing, or a bag ends before the last of them.
     """
     if kind == 'folder' and files and all(files.get(index) for index in indices):
-        yield from _pictures_named(Path(path), {index: files[index] for index in indices})
+        there = {path.name: path for path in pictures(Path(path))}
+        for index in sorted(indices):
+            if files[index] in there:
+                yield _picture(there[files[index]], index, index * PICTURE_STEP_NS, '', '',
+                               file=files[index])
         return
-    last = max(indices, default=-1)
     source = FrameSource(path, kind, topic if kind == 'bag' else '')
-    for index, make in _READERS[kind](source):
+    for index, item in enumerate(islice(_items(source), max(indices, default=-1) + 1)):
         if index in indices:
-            yield make()
-        if index >= last:
-            return
+            yield _frame(index, item, source)
 
 
-_Items = Iterator[tuple[int, Callable[[], SourceFrame | BadFrame]]]
+# A message, a picture, or a frame of a log; of one that is left out there the reason.
+_Item = BagImage | BadMessage | Path | LoggedFrame | str
 
 
-def _bag_frames(source: FrameSource) -> _Items:
-    for index, item in enumerate(_bag_items(source)):
-        if isinstance(item, BadMessage):
-            yield index, _known(BadFrame(index, item.reason, item.topic, source.dive))
-        else:
-            frame = SourceFrame(index, item.stamp_ns, item.topic, source.dive, item.raw,
-                                item.received_ns)
-            yield index, _known(frame)
+def _items(source: FrameSource) -> Iterator[_Item]:
+    if source.kind == 'bag':
+        return _bag_items(source)
+    return _log_items(source) if source.kind == 'log' else iter(pictures(Path(source.path)))
+
+
+def _frame(index: int, item: _Item, source: FrameSource) -> SourceFrame | BadFrame:
+    if isinstance(item, BadMessage):
+        return BadFrame(index, item.reason, item.topic, source.dive)
+    if isinstance(item, BagImage):
+        return SourceFrame(index, item.stamp_ns, item.topic, source.dive, item.raw,
+                           item.received_ns)
+    if isinstance(item, str):
+        return BadFrame(index, item)
+    if isinstance(item, Path):
+        return _picture(item, index, index * PICTURE_STEP_NS, '', source.dive,
+                        file=item.name if is_text(item.name) else '')
+    sidecar = item.sidecar
+    dive = '' if source.is_dive_given else sidecar.get('dive')
+    return _picture(item.image_path, index, int(sidecar['stamp_ns']),
+                    str(sidecar.get('camera', '')), str(dive or source.dive),
+                    str(sidecar.get('reason', '')))
 
 
 def _bag_items(source: FrameSource) -> Iterator[BagImage | BadMessage]:
@@ -259,7 +248,7 @@ def _bag_items(source: FrameSource) -> Iterator[BagImage | BadMessage]:
     broke_off, known = [], Counter(read)
     for file in files:
         try:
-            for found in stream_messages(file, source.topic, known):
+            for found in McapStream(file).messages(source.topic, known):
                 yield found if isinstance(found, BadMessage) else bag_image(found)
         except BagError as err:
             broke_off.append(err)
@@ -281,44 +270,13 @@ def pictures(folder: Path) -> list[Path]:
                   if path.suffix in ENDINGS and not path.name.startswith('.'))
 
 
-def _pictures_named(
-    folder: Path, files: Mapping[int, str]
-) -> Iterator[SourceFrame | BadFrame]:
-    there = {path.name: path for path in pictures(folder)}
-    for index, name in sorted(files.items()):
-        if name in there:
-            yield _picture(there[name], index, index * PICTURE_STEP_NS, '', '', file=name)
-
-
-def _folder_frames(source: FrameSource) -> _Items:
-    for index, path in enumerate(pictures(Path(source.path))):
-        yield index, lambda path=path, index=index: _picture(  # type: ignore[misc]
-            path, index, index * PICTURE_STEP_NS, '', source.dive,
-            file=path.name if is_text(path.name) else '')
-
-
-def _log_frames(source: FrameSource) -> _Items:
+def _log_items(source: FrameSource) -> Iterator[LoggedFrame | str]:
     problems: list[str] = []
-    index = 0
     for frame in iter_frames(source.path, problems):
-        # Frames that are left out have an index too.
-        for reason in problems:
-            yield index, _known(BadFrame(index, reason))
-            index += 1
+        yield from problems
         problems.clear()
-        yield index, lambda frame=frame, index=index: _logged(  # type: ignore[misc]
-            frame, index, source)
-        index += 1
-    for place, reason in enumerate(problems, index):
-        yield place, _known(BadFrame(place, reason))
-
-
-def _logged(frame: LoggedFrame, index: int, source: FrameSource) -> SourceFrame | BadFrame:
-    sidecar = frame.sidecar
-    dive = '' if source.is_dive_given else sidecar.get('dive')
-    return _picture(frame.image_path, index, int(sidecar['stamp_ns']),
-                    str(sidecar.get('camera', '')), str(dive or source.dive),
-                    str(sidecar.get('reason', '')))
+        yield frame
+    yield from problems
 
 
 def _picture(
@@ -332,17 +290,7 @@ def _picture(
         return BadFrame(index, f'{path} cannot be read ({why(err)})', topic, dive)
 
 
-def _known(item: SourceFrame | BadFrame) -> Callable[[], SourceFrame | BadFrame]:
-    return lambda: item
-
-
-_READERS: dict[str, Callable[[FrameSource], _Items]] = {
-    'bag': _bag_frames, 'folder': _folder_frames, 'log': _log_frames,
-}
-
-
-@dataclass(frozen=True)
-class _SourcePlace:
+class _Place(NamedTuple):
     """A bag, folder or log, and the folder that names its run."""
 
     kind: str
@@ -354,16 +302,14 @@ def find_sources(
     inputs: Sequence[Path], topics: Sequence[str], problems: list[str], dive: str = ''
 ) -> list[FrameSource]:
     """
-    Find the sources below paths.
+    Find the bags, folders of pictures and frame logs at or below paths.
 
     Raises BagError if an input is missing or of unknown kind, or nothing is found.
 
     Parameters
     ----------
-    inputs : sequence of Path
-        Bags, folders of pictures, frame logs, or folders of these.
-    topics : sequence of str
-        Image topics to read from each bag; empty takes its camera, if that is unambiguous.
+    inputs, topics : sequence of Path, sequence of str
+        Where to look; image topics of each bag, or none for its camera, if that is unambiguous.
     problems : list of str
         Receives a sentence for each bag, folder or topic that cannot be used.
     dive : str
@@ -385,7 +331,9 @@ def find_sources(
     found: list[FrameSource] = []
     for place in places.values():
         try:
-            _require_text(f'{place.path}', runs[place.run.absolute()])
+            if not (is_text(str(place.path)) and is_text(runs[place.run.absolute()])):
+                raise BagError(f'the path {str(place.path)!r} has bytes that are no UTF-8',
+                               'names that a table can hold', 'rename it')
             sources = _sources_of(place, topics, problems)
         except (UncertaintySegError, OSError) as err:
             problems.append(' '.join(str(err).split()))
@@ -398,19 +346,12 @@ def find_sources(
     return found
 
 
-def _require_text(*paths: str) -> None:
-    for path in paths:
-        if not is_text(path):
-            raise BagError(f'the path {path!r} has bytes that are no UTF-8',
-                           'names that a table can hold', 'rename it')
-
-
-def _places(path: Path) -> Iterator[_SourcePlace]:
+def _places(path: Path) -> Iterator[_Place]:
     if path.is_file():
         if path.suffix not in BAG_ENDINGS:
             raise BagError(f'{path} is no bag', f'a file {", ".join(BAG_ENDINGS)}, or a folder',
                            'of pictures, give the folder' if path.suffix in ENDINGS else '')
-        yield _SourcePlace('bag', path, path.parent)
+        yield _Place('bag', path, path.parent)
     elif path.is_dir():
         found = list(_places_in(path, set()))
         if not found:
@@ -422,29 +363,23 @@ def _places(path: Path) -> Iterator[_SourcePlace]:
                        'check the path')
 
 
-def _places_in(folder: Path, seen: set[Path]) -> Iterator[_SourcePlace]:
+def _places_in(folder: Path, seen: set[Path]) -> list[_Place]:
     if folder.resolve() in seen:  # a circle of links
-        return
+        return []
     seen.add(folder.resolve())
     if _is_log(folder):
-        yield _SourcePlace('log', folder, folder)
-        return
+        return [_Place('log', folder, folder)]
     if (folder / METADATA_FILE).is_file():
-        yield _SourcePlace('bag', folder, folder)
-        return
+        return [_Place('bag', folder, folder)]
     if (folder / 'images').is_dir() and (folder / 'masks').is_dir():
-        # The masks are no photographs.
-        yield _SourcePlace('folder', folder / 'images', folder)
-        return
+        return [_Place('folder', folder / 'images', folder)]  # the masks are no photographs
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
-    found = [_SourcePlace('bag', path, folder) for path in inside
+    found = [_Place('bag', path, folder) for path in inside
              if path.suffix in BAG_ENDINGS and path.is_file()]
-    for path in inside:
-        if path.is_dir():
-            found += _places_in(path, seen)
+    found += [place for path in inside if path.is_dir() for place in _places_in(path, seen)]
     if not found and pictures(folder):
-        found = [_SourcePlace('folder', folder, folder)]
-    yield from found
+        found = [_Place('folder', folder, folder)]
+    return found
 
 
 def _is_log(folder: Path) -> bool:
@@ -467,14 +402,12 @@ def _run_names(runs: Iterable[Path]) -> dict[Path, str]:
 
 
 def _sources_of(
-    place: _SourcePlace, topics: Sequence[str], problems: list[str]
+    place: _Place, topics: Sequence[str], problems: list[str]
 ) -> list[FrameSource]:
     if place.kind == 'bag':
         return _topics_of(place.path, topics, problems)
-    if place.kind == 'log':
-        files = sorted(place.path.glob(f'{FRAMES_FOLDER}/[!.]*/{SIDECAR_FILE}'))
-    else:
-        files = pictures(place.path)
+    files = pictures(place.path) if place.kind == 'folder' else sorted(
+        place.path.glob(f'{FRAMES_FOLDER}/[!.]*/{SIDECAR_FILE}'))
     if not files:
         raise BagError(f'{place.path} holds no frame', 'at least one')
     return [FrameSource(str(place.path), place.kind, '', '', len(files), _digest(files))]
@@ -507,16 +440,15 @@ def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
         files = mcap_files(bag)
         if not files:
             raise
-    types, counts = {}, _counts_in_metadata(bag)
-    found: dict[str, int] = {}
+    types, found = {}, Counter[str]()
     for file in files:
-        scan = scan_mcap(file)
-        types |= scan.types
-        found |= {topic: found.get(topic, 0) + count for topic, count in scan.counts.items()}
+        stream = McapStream(file)
+        found += stream.counts()
+        types |= stream.types
     if not types:
         raise BagError(f'bag {bag} breaks off before it names a topic', 'a whole bag',
                        'copy it again, or wait until the recorder has closed it')
-    return types, {topic: max(counts.get(topic, 0), found.get(topic, 0)) for topic in types}
+    return dict(sorted(types.items())), dict(Counter(_counts_in_metadata(bag)) | found)
 
 
 def _counts_in_metadata(bag: Path) -> dict[str, int]:

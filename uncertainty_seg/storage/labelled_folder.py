@@ -61,18 +61,13 @@ class LabelledFolder:
 
     Attributes
     ----------
-    images : list of ndarray of uint8, shape (H, W, 3)
-        RGB; sizes may differ.
-    masks : list of ndarray of uint8, shape (H, W)
-        Class ids, and `ignore_index` where the class is unknown.
+    images, masks : list of ndarray of uint8
+        RGB, (H, W, 3), of any size; class ids, (H, W), and `ignore_index`, which losses and
+        metrics leave out, where the class is unknown.
     stems : list of str
         File names without ending.
-    class_names : tuple of str
-        C names.
-    palette : tuple of (int, int, int)
-        RGB colour of each class.
-    ignore_index : int
-        Pixel value that losses and metrics leave out.
+    class_names, palette : tuple
+        C names, and their RGB colours.
 
     """
 
@@ -214,11 +209,12 @@ def listed_splits(folder: Path) -> dict[str, list[str]]:
 
 def image_path(folder: Path, stem: str) -> Path | None:
     """Return the file of an image of a labelled folder; None if there is none."""
-    return next((path for path in _image_places(folder, stem) if path.is_file()), None)
+    return next(iter(_images(folder, stem)), None)
 
 
-def _image_places(folder: Path, stem: str) -> Iterator[Path]:
-    return (folder / 'images' / f'{stem}{ending}' for ending in ENDINGS)
+def _images(folder: Path, stem: str) -> list[Path]:
+    places = (folder / 'images' / f'{stem}{ending}' for ending in ENDINGS)
+    return [path for path in places if path.is_file()]
 
 
 def require_names(folder: Path, names: Iterable[str]) -> None:
@@ -297,12 +293,11 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     part = 'image'
     try:
-        if (found := image_path(folder, stem)) is None:
+        if not (found := _images(folder, stem)):
             raise ValueError('no jpeg or png of that name')
         # A file system that tells no capitals from small letters has one file by two endings.
-        files = {path.stat().st_ino for path in _image_places(folder, stem) if path.is_file()}
-        _require_once(folder, [stem] * len(files))
-        image = decode(read_image_file(found))
+        _require_once(folder, [stem] * len({path.stat().st_ino for path in found}))
+        image = decode(read_image_file(found[0]))
         part = 'mask'
         mask = decode_unchanged(read_image_file(folder / 'masks' / f'{stem}.png'))
     except (OSError, ValueError, ImageError) as err:
@@ -331,7 +326,11 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
     """
     parts = [load_splits(folder, splits) for folder in folders]
     for folder, part in zip(folders, parts, strict=True):
-        _require_same_classes(part, parts[0], folder, folders[0])
+        if (part.class_names, part.ignore_index) != (parts[0].class_names, parts[0].ignore_index):
+            raise DatasetError(
+                f'{folder} has the classes {", ".join(part.class_names)} (ignored: '
+                f'{part.ignore_index}), and {folders[0]} {", ".join(parts[0].class_names)} '
+                f'(ignored: {parts[0].ignore_index})', 'the same classes.json in every folder')
         _require_ids(part, folder)
     if not any((mask != part.ignore_index).any() for part in parts for mask in part.masks):
         raise DatasetError(
@@ -343,21 +342,8 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [f'{index}_{name}' for index, name in enumerate(names)]
-    return replace(
-        parts[0], images=[image for part in parts for image in part.images],
-        masks=[mask for part in parts for mask in part.masks],
-        stems=[f'{name}/{stem}' for name, part in zip(names, parts, strict=True)
-               for stem in part.stems])
-
-
-def _require_same_classes(
-    part: LabelledFolder, first: LabelledFolder, folder: Path, before: Path
-) -> None:
-    if part.class_names != first.class_names or part.ignore_index != first.ignore_index:
-        raise DatasetError(
-            f'{folder} has the classes {", ".join(part.class_names)} (ignored: '
-            f'{part.ignore_index}), and {before} {", ".join(first.class_names)} (ignored: '
-            f'{first.ignore_index})', 'the same classes.json in every folder')
+    return _joined(parts, [f'{name}/{stem}' for name, part in zip(names, parts, strict=True)
+                           for stem in part.stems])
 
 
 def _require_ids(data: LabelledFolder, folder: Path) -> None:
@@ -382,10 +368,12 @@ def load_splits(folder: Path, splits: Sequence[str]) -> LabelledFolder:
         listed = listed_splits(folder)
         splits = [split for split in splits if listed.get(split) != []] or splits
     first, *others = (load_folder(folder, split) for split in splits)
-    for other in others:
-        first = replace(first, images=first.images + other.images,
-                        masks=first.masks + other.masks, stems=first.stems + other.stems)
-    return first
+    return _joined([first, *others], [*first.stems, *(s for one in others for s in one.stems)])
+
+
+def _joined(parts: Sequence[LabelledFolder], stems: list[str]) -> LabelledFolder:
+    return replace(parts[0], images=[image for part in parts for image in part.images],
+                   masks=[mask for part in parts for mask in part.masks], stems=stems)
 
 
 def subset(data: LabelledFolder, indices: Sequence[int]) -> LabelledFolder:

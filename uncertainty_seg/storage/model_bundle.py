@@ -6,8 +6,8 @@ A bundle is checked as a whole before the first frame. SHA256SUMS lists every fi
 what the list does not name is never opened. The graphs contain no random operators of their own
 and no weights outside of the listed files. What they compute is not known here.
 
-A bundle of before that list has the hashes of its graphs in its card alone. It is loaded, with a
-warning, unless trusted keys are named: there is nothing that they could have signed.
+A bundle without that list, which a killed process may leave, has the hashes of its graphs in its
+card alone. It is loaded, with a warning, unless trusted keys are named.
 
 """
 
@@ -63,6 +63,7 @@ _NEW, _ELSEWHERE = 'a new folder, or that of a bundle', 'write it elsewhere'
 
 _LATER_FIELDS = ('precision', 'chunk', 'is_balanced', 'members', 'upsampling', 'feature_shape',
                  'mask_seed', 'mask_draw')
+_RECALIBRATE = 'calibrate the bundle again'
 _COMPILE = 'restore the bundle from its source or compile it again'
 # What a file may have, so that none has to be read to be refused; a protocol buffer ends at 2 GiB.
 _MOST_BYTES = {CARD_FILE: 10**6, CALIBRATION_FILE: 64 * 10**6, HASHES_FILE: 10**6,
@@ -100,9 +101,9 @@ def find_bundle(name_or_path: str | Path) -> Path:
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
     UnknownModelError if there is no folder with a card, or nothing was named: there is no default,
-    since a network for other water would run in silence. So it would if a name were that of a
-    shipped bundle and of another one in the working folder, which is refused too; a `Path`, or a
-    text with a separator, is never a name.
+    since a network for other water would run in silence. A name of both a shipped bundle and of
+    another one in the working folder is refused too; a `Path`, or a text with a separator, is
+    never a name.
     """
     path, name = Path(name_or_path).expanduser(), str(name_or_path)
     is_there, shipped = bool(name) and (path / CARD_FILE).is_file(), shipped_bundles()
@@ -167,21 +168,18 @@ def load_bundle(
     folder = find_bundle(name_or_path)
     # A calibration that is about to be replaced may be gone or changed.
     unread = () if has_calibration else (CALIBRATION_FILE, FEATURES_FILE)
-    listed = _checked_list(folder, trusted_keys, unread)
-    card = card_from_json(_read_listed(folder, CARD_FILE, listed))
+    files = _Files(folder, trusted_keys, unread)
+    card = card_from_json(files.read(CARD_FILE))
     for name in (TRUNK_FILE, HEAD_FILE):
         if name not in card.sha256:
             raise ModelBundleError(f'card of {card.name!r} has no sha256 of {name}', fix=_COMPILE)
     for name, digest in card.sha256.items():
-        _require_file(folder, name, listed)
-        actual = listed[name] if listed is not None else _digest_of(folder / name)
-        _compare(folder / name, actual, digest, 'the card')
+        _compare(folder / name, files.digest(name), digest, 'the card')
     for name in card.sha256:  # not before every hash is known to be right
         if name.endswith(_GRAPH_ENDING):
-            _check_graph(folder, name, _read_listed(folder, name, listed), card)
-    calibration = _read_calibration(folder, card, listed) if has_calibration else None
-    features = _read_features(folder, card, calibration, listed)
-    return ModelBundle(folder, card, calibration, features)
+            _check_graph(folder, name, files.read(name), card)
+    calibration = _read_calibration(files, card) if has_calibration else None
+    return ModelBundle(folder, card, calibration, _read_features(files, card, calibration))
 
 
 def model_digest(card: ModelCard) -> str:
@@ -198,6 +196,11 @@ def _default(name: str) -> object:
     return next(f.default for f in dataclasses.fields(ModelCard) if f.name == name)
 
 
+def _require_own(folder: Path) -> None:
+    if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
+        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', _NEW, _ELSEWHERE)
+
+
 def require_place(folder: Path) -> None:
     """
     Refuse a folder that no bundle can be written to, before minutes of work.
@@ -206,8 +209,7 @@ def require_place(folder: Path) -> None:
     """
     if folder.is_file():
         raise ModelBundleError(f'{folder} is a file', _NEW, _ELSEWHERE)
-    if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
-        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', _NEW, _ELSEWHERE)
+    _require_own(folder)
     above = next(path for path in folder.absolute().parents if path.exists())
     try:
         os.rmdir(tempfile.mkdtemp(dir=above))
@@ -224,15 +226,13 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
     Returns the card with the hashes of the files. Raises ModelBundleError if `folder` exists and
     is no bundle.
     """
-    if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
-        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', _NEW, _ELSEWHERE)
+    _require_own(folder)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     card = dataclasses.replace(card, sha256=digests)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(folder) as draft:
-        for name, data in files.items():
+        for name, data in {**files, CARD_FILE: card_to_json(card).encode()}.items():
             (draft / name).write_bytes(data)
-        (draft / CARD_FILE).write_text(card_to_json(card))
         (draft / HASHES_FILE).write_bytes(_hash_list(draft))
     return card
 
@@ -267,20 +267,9 @@ def update_metrics(bundle: ModelBundle, metrics: Mapping[str, float]) -> None:
 
 def sign_bundle(folder: Path, key: SigningKey) -> None:
     """
-    Sign every file of a bundle; one without SHA256SUMS gets one.
+    Sign every file of a bundle, by a key of `read_private_key`; one without SHA256SUMS gets one.
 
-    Parameters
-    ----------
-    folder : Path
-        Of a bundle, which is checked first.
-    key : SigningKey
-        The private key, as `signatures.read_private_key` reads it.
-
-    Raises
-    ------
-    ModelBundleError
-        If the bundle is damaged: what was changed by hand is not signed.
-
+    Raises ModelBundleError if the bundle is damaged: what was changed by hand is not signed.
     """
     load_bundle(folder)
     hashes = _hash_list(folder)
@@ -298,8 +287,7 @@ def sign_bundle(folder: Path, key: SigningKey) -> None:
 def _changed(folder: Path) -> Iterator[None]:
     """Take signature and list away, change files of a bundle, and list them anew."""
     if (folder / SIGNATURE_FILE).exists():
-        _log.warning('%s is no longer signed, since its files change: sign it with --sign KEY or '
-                     'uncertainty_seg sign', folder)
+        _log.warning('%s is no longer signed, since its files change: sign it again', folder)
     (folder / SIGNATURE_FILE).unlink(missing_ok=True)
     (folder / HASHES_FILE).unlink(missing_ok=True)
     yield
@@ -319,31 +307,61 @@ def _hash_list(folder: Path) -> bytes:
     return '\n'.join([*lines, '']).encode()
 
 
-def _checked_list(
-    folder: Path, trusted_keys: Sequence[str], unread: Sequence[str],
-) -> Mapping[str, str] | None:
-    """Return name to hash of every listed file, all but the unread compared; None if no list."""
-    path, signature = folder / HASHES_FILE, folder / SIGNATURE_FILE
-    if trusted_keys and not (path.is_file() and signature.is_file()):
-        raise ModelBundleError(f'{folder} is not signed', 'a signature of one of the trusted_keys',
-                               'sign it with uncertainty_seg sign, or name no trusted_keys')
-    if not path.is_file():
-        _log.warning('%s has no %s, as older bundles: the hashes of its graphs are checked, those '
-                     'of its card and calibration are unknown. uncertainty_seg calibrate and sign '
-                     'write it', folder, HASHES_FILE)
-        return None
-    data = _read_file(path)
-    if trusted_keys:
-        require_signature(data, _read_file(signature), trusted_keys, str(path))
-    listed = _parsed_list(path, data)
-    for name in sorted(listed.keys() - set(unread)):
-        _require_file(folder, name, listed)
-        _compare(folder / name, _digest_of(folder / name), listed[name], HASHES_FILE)
-    ignored = sorted(p.name for p in folder.iterdir() if p.name not in listed
-                     and p.name not in (HASHES_FILE, SIGNATURE_FILE) and p.name[0] != '.')
-    if ignored:
-        _log.info('%s: not in %s and never opened: %s', folder, HASHES_FILE, ', '.join(ignored))
-    return listed
+class _Files:
+    """The files of a bundle: with a list only those in it, all but the unread compared."""
+
+    def __init__(
+        self, folder: Path, trusted_keys: Sequence[str], unread: Sequence[str],
+    ) -> None:
+        path, signature = folder / HASHES_FILE, folder / SIGNATURE_FILE
+        self.folder = folder
+        self._listed: Mapping[str, str] | None = None
+        if trusted_keys and not (path.is_file() and signature.is_file()):
+            raise ModelBundleError(
+                f'{folder} is not signed', 'a signature of one of the trusted_keys',
+                'sign it, or name no trusted_keys')
+        if not path.is_file():
+            _log.warning('%s has no %s: the hashes of its graphs are checked, those of its card '
+                         'and calibration are unknown. Calibrating or signing the bundle writes '
+                         'it', folder, HASHES_FILE)
+            return
+        data = _read_file(path)
+        if trusted_keys:
+            require_signature(data, _read_file(signature), trusted_keys, str(path))
+        self._listed = _parsed_list(path, data)
+        for name in sorted(self._listed.keys() - set(unread)):
+            self._require(name)
+            _compare(folder / name, _digest_of(folder / name), self._listed[name], HASHES_FILE)
+        ignored = sorted(p.name for p in folder.iterdir() if p.name not in self._listed
+                         and p.name not in (HASHES_FILE, SIGNATURE_FILE) and p.name[0] != '.')
+        if ignored:
+            _log.info('%s: not in %s and never opened: %s', folder, HASHES_FILE,
+                      ', '.join(ignored))
+
+    def digest(self, name: str) -> str:
+        """Return the sha256 of a file."""
+        self._require(name)
+        return _digest_of(self.folder / name) if self._listed is None else self._listed[name]
+
+    def read(self, name: str) -> bytes:
+        """Read a file whole, and compare what was read."""
+        self._require(name)
+        data = _read_file(self.folder / name)
+        if self._listed is not None:
+            _compare(self.folder / name, hashlib.sha256(data).hexdigest(), self._listed[name],
+                     HASHES_FILE)
+        return data
+
+    def _require(self, name: str) -> None:
+        path = self.folder / name
+        if Path(name).name != name:
+            raise ModelBundleError(f'card names the file {name!r}', 'a name without folders')
+        if not path.is_file():
+            raise ModelBundleError(f'{path} is missing',
+                                   f'every file that card and {HASHES_FILE} name', _COMPILE)
+        if self._listed is not None and name not in self._listed:
+            raise ModelBundleError(f'{path} is not in {HASHES_FILE}', 'every file that is read to '
+                                   'be listed there', _RELIST)
 
 
 def _parsed_list(path: Path, data: bytes) -> dict[str, str]:
@@ -358,27 +376,6 @@ def _parsed_list(path: Path, data: bytes) -> dict[str, str]:
     if title != _HASHES_TITLE or not found:
         raise ModelBundleError(f'{path} begins with {title!r:.120}', repr(_HASHES_TITLE), _RELIST)
     return found
-
-
-def _require_file(folder: Path, name: str, listed: Mapping[str, str] | None) -> None:
-    path = folder / name
-    if Path(name).name != name:
-        raise ModelBundleError(f'card names the file {name!r}', 'a name without folders')
-    if not path.is_file():
-        raise ModelBundleError(f'{path} is missing',
-                               f'every file that card and {HASHES_FILE} name', _COMPILE)
-    if listed is not None and name not in listed:
-        raise ModelBundleError(f'{path} is not in {HASHES_FILE}', 'every file that is read to be '
-                               'listed there', _RELIST)
-
-
-def _read_listed(folder: Path, name: str, listed: Mapping[str, str] | None) -> bytes:
-    """Read a file whole, and compare what was read."""
-    _require_file(folder, name, listed)
-    data = _read_file(folder / name)
-    if listed is not None:
-        _compare(folder / name, hashlib.sha256(data).hexdigest(), listed[name], HASHES_FILE)
-    return data
 
 
 def _compare(path: Path, actual: str, digest: str, source: str) -> None:
@@ -429,17 +426,16 @@ def features_file(density: FeatureDensity) -> bytes:
 
 
 def _read_features(
-    folder: Path, card: ModelCard, calibration: Calibration | None,
-    listed: Mapping[str, str] | None,
+    files: _Files, card: ModelCard, calibration: Calibration | None,
 ) -> FeatureDensity | None:
     """Read what the calibration was made with; another file of that name is never read."""
     if calibration is None or not calibration.features_sha256:
         return None
-    path = folder / FEATURES_FILE
+    path = files.folder / FEATURES_FILE
     if card.feature_shape is None:
-        raise CalibrationError(f'{folder} is calibrated with features, and its trunk gives none',
-                               'a calibration of this bundle', 'calibrate the bundle again')
-    data = _read_listed(folder, FEATURES_FILE, listed)
+        raise CalibrationError(f'{path.parent} is calibrated with features, and its trunk gives '
+                               'none', 'a calibration of this bundle', _RECALIBRATE)
+    data = files.read(FEATURES_FILE)
     _compare(path, hashlib.sha256(data).hexdigest(), calibration.features_sha256,
              CALIBRATION_FILE)
     try:
@@ -448,12 +444,12 @@ def _read_features(
             arrays['bank'], arrays['classes'], arrays['weights'], arrays['centre'],
             arrays['means'], int(arrays['neighbours']))
     except (*ZIP_ERRORS, TypeError) as err:
-        raise CalibrationError(f'{path} cannot be read ({why(err)})', 'what calibrate wrote',
-                               'calibrate the bundle again') from err
+        raise CalibrationError(f'{path} cannot be read ({why(err)})', 'what was written with '
+                               'it', _RECALIBRATE) from err
     if (len(density.centre), len(density.means)) != (card.feature_shape[0], card.num_classes):
         raise CalibrationError(
             f'{path} has {len(density.centre)} channels and {len(density.means)} classes',
-            f'{card.feature_shape[0]} and {card.num_classes}', 'calibrate the bundle again')
+            f'{card.feature_shape[0]} and {card.num_classes}', _RECALIBRATE)
     return density
 
 
@@ -492,13 +488,11 @@ def _check_external(folder: Path, graph: str, tensor: Any, card: ModelCard) -> N
                                'with what its links point to (cp -rL)')
 
 
-def _read_calibration(
-    folder: Path, card: ModelCard, listed: Mapping[str, str] | None,
-) -> Calibration | None:
-    path = folder / CALIBRATION_FILE
+def _read_calibration(files: _Files, card: ModelCard) -> Calibration | None:
+    path = files.folder / CALIBRATION_FILE
     if not path.is_file():
         return None
-    calibration = calibration_from_json(_read_listed(folder, CALIBRATION_FILE, listed))
+    calibration = calibration_from_json(files.read(CALIBRATION_FILE))
     if calibration.model_sha256 != model_digest(card):
         raise CalibrationError(
             f'{path} was made for the model {calibration.model_sha256[:12]}',

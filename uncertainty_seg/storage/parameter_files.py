@@ -35,20 +35,10 @@ def full_name(namespace: str, node: str) -> str:
 
 def key_matches(key: str, full: str) -> bool:
     """
-    Tell whether ROS gives the parameters below a key to a node.
+    Tell whether ROS gives a node, by its full name, the parameters below a key of a file.
 
-    Parameters
-    ----------
-    key : str
-        Names of a file joined by '/': '/auv/node', '/**', '/*/node'.
-    full : str
-        The node's fully qualified name.
-
-    Returns
-    -------
-    bool
-        As rcl does: ** stands for any number of names, * for one.
-
+    The key is the names of the file joined by '/', such as '/auv/node', '/**', '/*/node'. As for
+    rcl, ** stands for any number of names and * for one.
     """
     parts = ['(/[A-Za-z0-9_]+)*' if name == '**' else '/[A-Za-z0-9_]+' if name == '*'
              else re.escape('/' + name) for name in key.split('/') if name]
@@ -57,28 +47,14 @@ def key_matches(key: str, full: str) -> bool:
 
 @dataclass(frozen=True)
 class ParameterFile:
-    """
-    What a file says to which nodes.
-
-    Attributes
-    ----------
-    path : str
-        As it was given.
-    entries : mapping
-        Key as in `key_matches` to parameters, nested as written.
-
-    """
+    """What a file says to which nodes: keys of `key_matches` to parameters, nested as written."""
 
     path: str
     entries: Mapping[str, Mapping[str, Any]]
 
     def value(self, full: str, name: str) -> Any:
         """Return a parameter of a node, or None if the file does not say."""
-        found = None
-        for key, values in self.entries.items():
-            if key_matches(key, full):
-                found = _nested(values, name) if _nested(values, name) is not None else found
-        return found
+        return self.values(full).get(name)
 
     def values(self, full: str) -> dict[str, Any]:
         """Return every parameter that the file gives a node, by its dotted name."""
@@ -172,15 +148,6 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield f'{prefix}{name}', value
 
 
-def _nested(values: Mapping[str, Any], name: str) -> Any:
-    # A file may write gate.alpha or alpha below gate.
-    head, _, rest = name.partition('.')
-    found = values.get(name)
-    if found is None and rest and isinstance(values.get(head), Mapping):
-        return _nested(values[head], rest)
-    return found
-
-
 # -------------------------------------------------------------------------------------------------
 # What a process was given: files and values of its command line.
 
@@ -210,22 +177,9 @@ def require_files_for(words: Sequence[str], full: str) -> None:
 
 def source_of(words: Sequence[str], full: str, name: str, value: str) -> str:
     """
-    Say where the text that a parameter has at the start came from.
+    Say where the text that a parameter of a node has at the start came from.
 
-    Parameters
-    ----------
-    words : sequence of str
-        The command line.
-    full : str
-        The node's fully qualified name.
-    name, value : str
-        The parameter.
-
-    Returns
-    -------
-    str
-        'the argument model', 'the file F', or empty if nothing on the command line says so.
-
+    'the argument model', 'the file F', or empty if nothing on the command line says so.
     """
     ours = ros_words(words)
     # What comes later on a command line wins.

@@ -1,5 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Progress of long work on stderr: a bar on a terminal, otherwise a line now and then."""
+"""
+Progress of long work on stderr: a bar on a terminal, otherwise a line now and then.
+
+A log file or a script that reads stderr gets no bar; without a line a run of minutes would look as
+if it hung. Work that is done before the first line is due prints none.
+
+"""
 
 from __future__ import annotations
 
@@ -9,10 +15,6 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-# How far long work is: a bar where there is a terminal, else a line now and then. A log file or a
-# script that reads stderr gets no bar; without a line a run of minutes would look as if it hung.
-# Work that is done before the first line is due prints none.
 
 # Time until the first line, and between two.
 LINE_S = 15.0
@@ -25,26 +27,10 @@ def progress(
     unit: str = 'frame', leave: bool = True,
 ) -> tqdm[Any]:
     """
-    Return a bar, or what prints lines, on stderr.
+    Return a bar, or what prints lines, to iterate over; without items ``update`` counts.
 
-    Parameters
-    ----------
-    items : iterable, optional
-        What is worked on; without it the caller counts with ``update``.
-    desc : str
-        The work, in a word.
-    total : float, optional
-        How many there are; the length of `items` where that is known.
-    unit : str
-        What is counted, singular.
-    leave : bool
-        Keep the bar on the terminal at the end.
-
-    Returns
-    -------
-    tqdm
-        To iterate over, or to be closed.
-
+    `desc` is the work in a word, `unit` what is counted, singular; `leave` keeps the bar at the
+    end. `total` is by default the length of the items where that is known.
     """
     from tqdm import tqdm
 

@@ -44,6 +44,7 @@ TABLE_FILE = 'frames.json'
 # How a frame came to be labelled: drawn by chance, or chosen by a score, an event or a person.
 CONTROL, SELECTED = 'control', 'selected'
 ORIGINS = (CONTROL, SELECTED)
+_SEEN = 'masks that a person corrected or confirmed'
 _FORM = '{"version": 1, "frames": {"STEM": {"reviewed": true, "evidence": "corrected", ' \
     '"origin": "control"}, ...}}'
 _KEY = b'uncertainty_seg prediction\0'
@@ -62,16 +63,12 @@ class FrameReview:
 
     Attributes
     ----------
-    reviewed : bool
-        Whether a person corrected or confirmed the mask.
-    evidence : str
-        By what that is known.
-    origin : str
-        One of `ORIGINS`.
+    reviewed, evidence : bool, str
+        Whether a person corrected or confirmed the mask, and by what that is known.
+    origin, reason : str
+        One of `ORIGINS`; why it was kept or selected.
     dive, frame : str
         Where it comes from: the run, and the key of the frame in its source.
-    reason : str
-        Why it was kept or selected.
     score : float or None
         Worst score over its threshold when it was kept or selected.
     labeller : str
@@ -141,14 +138,10 @@ def _object(content: Any, name: str) -> dict[str, Any]:
 
 def _frame_review(stem: str, content: Any) -> FrameReview:
     fields = _object(content, f'what {stem!r} has')
-    names = [one.name for one in dataclasses.fields(FrameReview)]
-    strange = [name for name in fields if name not in names]
-    if strange:
-        raise ValueError(f'{stem!r} has the field "{strange[0]:.40}", and fields are '
-                         f'{", ".join(names)}')
-    lacking = [name for name in ('reviewed', 'evidence') if name not in fields]
-    if lacking:
-        raise ValueError(f'{stem!r} has no "{lacking[0]}"')
+    names = {one.name for one in dataclasses.fields(FrameReview)}
+    if not {'reviewed', 'evidence'} <= fields.keys() <= names:
+        raise ValueError(f'{stem!r} has the fields {", ".join(fields)[:200]}, not reviewed, '
+                         f'evidence and any of {", ".join(sorted(names))}')
     return FrameReview(**fields)
 
 
@@ -163,26 +156,23 @@ def require_reviewed(folder: Path, stems: Sequence[str]) -> None:
     if reviews is None:
         refuse_export(folder)
     else:
-        _refuse_unseen(folder, stems, reviews)
-    _refuse_copied(folder, stems)
+        _refuse_any([s for s in stems if s not in reviews], stems, folder,
+                    f'are not in its {REVIEW_FILE}', 'every frame there',
+                    'put frames that were labelled elsewhere into a folder of their own')
+        _refuse_any([s for s in stems if not reviews[s].reviewed], stems, folder,
+                    'are not reviewed', _SEEN, 'correct them and import them again, or look at '
+                    f'each and set "reviewed" to true in {REVIEW_FILE}')
+    _refuse_any([s for s in stems if is_prediction(folder / 'masks' / f'{s}.png')], stems, folder,
+                'have the mask of the export, which is what the model predicted', _SEEN,
+                'import the labels, which asks for what was reviewed')
 
 
-def _refuse_unseen(
-    folder: Path, stems: Sequence[str], reviews: Mapping[str, FrameReview]
+def _refuse_any(
+    found: Sequence[str], stems: Sequence[str], folder: Path, what: str, expected: str, fix: str,
 ) -> None:
-    strange = [stem for stem in stems if stem not in reviews]
-    if strange:
-        raise DatasetError(
-            f'{len(strange)} of {len(stems)} frames of {folder} are not in its {REVIEW_FILE} '
-            f'(the first is {strange[0]!r})', 'every frame there',
-            'put frames that were labelled elsewhere into a folder of their own')
-    unseen = [stem for stem in stems if not reviews[stem].reviewed]
-    if unseen:
-        raise DatasetError(
-            f'{len(unseen)} of {len(stems)} frames of {folder} are not reviewed (the first is '
-            f'{unseen[0]!r})', 'masks that a person corrected or confirmed',
-            f'correct them and import them again, or look at each and set "reviewed" to true in '
-            f'{REVIEW_FILE}')
+    if found:
+        raise DatasetError(f'{len(found)} of {len(stems)} frames of {folder} {what} (the first is '
+                           f'{found[0]!r})', expected, fix)
 
 
 def refuse_export(folder: Path) -> None:
@@ -196,16 +186,6 @@ def refuse_export(folder: Path) -> None:
             f'{folder} is an export for labelling, so that its masks may be those of the model',
             'labels that came back',
             f'import its labels, of the format {content["format"]}, into a new folder')
-
-
-def _refuse_copied(folder: Path, stems: Sequence[str]) -> None:
-    copied = [stem for stem in stems if is_prediction(folder / 'masks' / f'{stem}.png')]
-    if copied:
-        raise DatasetError(
-            f'{len(copied)} of {len(stems)} masks of {folder} are as the export wrote them '
-            f'(the first is {copied[0]!r}), which is what the model predicted',
-            'masks that a person corrected or confirmed',
-            'import the labels, which asks for what was reviewed')
 
 
 def _read(path: Path) -> Any:

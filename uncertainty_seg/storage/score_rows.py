@@ -11,9 +11,9 @@ scores mean is not known here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 from pathlib import Path
@@ -30,7 +30,6 @@ VERSION = 1
 KINDS = ('bag', 'folder', 'log')
 SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
 TABLE_KEY = b'uncertainty_seg.table'
-# Older tables do not have it.
 FILE_COLUMN = 'file'
 _SHARD_KEY = b'uncertainty_seg.shard'
 # Rows that are held before they are written: some 2 MB.
@@ -44,26 +43,19 @@ class TableInfo:
 
     Attributes
     ----------
-    model : str
+    model, model_sha256 : str
         Shipped name, or where the bundle was; it may have been moved, so that it is not compared.
-    model_sha256 : str
         `model_digest` of its card, which says what bundle it is.
-    class_names : tuple of str
-        C names, in the order of the ids.
-    palette : tuple of (int, int, int)
-        RGB colours.
+    class_names, palette : tuple
+        C names, in the order of the ids, and RGB colours.
     passes, seed : int
-        T, 0 for an infinite one, and the seed of the masks.
+        T and the seed of the masks.
     score_names : tuple of str
         Names of the columns ``score.<name>``.
-    num_features : int
-        Length of `features`.
+    num_features, num_embedding : int
+        Lengths of `features` and of `embedding`, 0 where the runtime gave none.
     settings : mapping of str to value
-        Settings by dotted name, for `core.settings.settings_from_dict`: with them and the model
-        the pipeline reproduces the masks.
-    num_embedding : int
-        Length of `embedding`; 0 where the runtime gave none, and in tables of older releases, so
-        that it is not compared.
+        Settings by dotted name: with them and the model the pipeline reproduces the masks.
 
     """
 
@@ -76,7 +68,7 @@ class TableInfo:
     score_names: tuple[str, ...]
     num_features: int
     settings: Mapping[str, Any] = field(default_factory=dict)
-    num_embedding: int = field(default=0, compare=False)
+    num_embedding: int = 0
 
     @property
     def share_names(self) -> tuple[str, ...]:
@@ -93,36 +85,25 @@ class ScoreRow:
 
     Attributes
     ----------
-    dive : str
-        Name of the run.
-    source : str
-        Path of the bag, folder or log, as it was given.
-    kind : str
-        One of `KINDS`.
+    dive, run : str
+        Name of the run; what distinguishes runs of one name, by default the source.
+    source, kind : str
+        Path of the bag, folder or log, as it was given; one of `KINDS`.
     topic : str
         Image topic; the camera of a log; empty for a folder.
     index : int
         Position of the message in its topic, or of the file in sorted order; unreadable ones
         count too.
-    stamp_ns : int
-        Stamp of the image.
-    height, width : int
-        H, W of the image in pixels.
+    stamp_ns, height, width : int
+        Of the image.
     is_confident, verdict, score_ratio : bool, str, float
-        The gate's flag, its kind, and the worst score over its limit.
-    scores : sequence of float
-        In the order of `TableInfo.score_names`; NaN if unknown.
-    shares : sequence of float
-        Share of each class among the pixels of the mask, 0..1.
+        The gate's flag, its kind, and the worst score over its threshold.
+    scores, shares : sequence of float
+        In the order of `TableInfo.score_names`, NaN if unknown; share of each class of the mask.
     phash : int
         Unsigned 64-bit perceptual hash.
-    features : ndarray of float32, shape (num_features,)
-        `core.frame_features`.
-    run : str
-        What distinguishes runs of one name: the path of the folder that names it, or the name
-        if that was given. Empty stands for the source.
-    embedding : ndarray of float32, shape (num_embedding,), or None
-        `tools.score.embedding` of what the network's trunk made of the image.
+    features, embedding : ndarray of float32
+        Of the image (`core.frame_features`), and of what the network's trunk made of it.
     file : str
         Name of the picture of a folder, by which it is known when others come and go; else empty.
 
@@ -158,9 +139,7 @@ def frame_key(source: str, topic: str, index: int, file: str | None = '') -> str
 
 
 def files_of(table: Any) -> list[str]:
-    """Return the file names of a table's pictures, empty where it has none or is an older one."""
-    if FILE_COLUMN not in table.column_names:
-        return [''] * len(table)
+    """Return the file names of a table's pictures, empty for other frames."""
     return [name or '' for name in table.column(FILE_COLUMN).to_pylist()]
 
 
@@ -178,8 +157,6 @@ def info_of(schema: Any) -> TableInfo:
     for name in ('class_names', 'score_names'):
         values[name] = tuple(values[name])
     values['palette'] = tuple((r, g, b) for r, g, b in values['palette'])
-    # Of an older table, where the bundle was named among the settings too.
-    values.get('settings', {}).pop('model', None)
     return TableInfo(**values)
 
 
@@ -324,17 +301,6 @@ class ScoreWriter:
         self._writer.add_key_value_metadata({_SHARD_KEY.decode(): text})
 
 
-def write_rows(
-    path: Path, info: TableInfo, rows: Iterable[ScoreRow], facts: Mapping[str, Any] | None = None
-) -> int:
-    """Write a part with rows and facts by `ScoreWriter`; return the number of rows."""
-    with ScoreWriter(path, info) as writer:
-        for row in rows:
-            writer.add(row)
-        writer.note(facts or {})
-    return writer.num_rows
-
-
 def list_parts(path: Path) -> list[Path]:
     """List the parts of a table, sorted, or a part itself; TableError if the path is missing."""
     if path.is_dir():
@@ -350,9 +316,8 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
     Read parts, or folders of parts, as one table; all columns if none is named.
 
     Rows are in the order of the paths, of the parts' names and of the frames; `info_of` reads the
-    table's metadata. Embeddings are left out where a part has none, and so are the names of
-    pictures: these are known by their position then. Raises TableError if a file is
-    no part, there is none, or their models or settings differ.
+    table's metadata. Raises TableError if a file is no part, there is none, or their models or
+    settings differ.
     """
     asked = [paths] if isinstance(paths, Path) else list(paths)
     parts = [part for path in asked for part in list_parts(path)]
@@ -364,40 +329,19 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
         if info != infos[0]:
             raise TableError(f'{part} was scored with another model or settings than {parts[0]}',
                              'tables of the same', 'score its source again')
-    tables = [_read(part, columns) for part in parts]
-    if len({info.num_embedding for info in infos}) > 1:
-        tables = [_without_embedding(table) for table in tables]
-    if len({FILE_COLUMN in table.column_names for table in tables}) > 1:
-        tables = [table.drop_columns([FILE_COLUMN]) if FILE_COLUMN in table.column_names
-                  else table for table in tables]
     import pyarrow
 
-    return pyarrow.concat_tables(tables)
-
-
-def _without_embedding(table: Any) -> Any:
-    names = [name for name in table.column_names if name != 'embedding']
-    return table.select(names).replace_schema_metadata(
-        _metadata_of(replace(info_of(table.schema), num_embedding=0)))
+    return pyarrow.concat_tables([_read(part, columns) for part in parts])
 
 
 def read_info(part: Path) -> TableInfo:
     """Read the `TableInfo` of a part; errors as `info_of` and `read_rows`."""
-    try:
-        with part.open('rb') as file:
-            schema = parquet_module().read_schema(file)
-    except (OSError, ValueError) as err:  # those of pyarrow are ValueErrors
-        raise _not_read(part, err) from err
-    return info_of(schema)
+    return info_of(_opened(part, lambda parquet: parquet.schema_arrow))
 
 
 def read_facts(part: Path) -> dict[str, Any]:
     """Read what `ScoreWriter.note` stored in a part; errors as `read_rows`."""
-    try:
-        with part.open('rb') as file:
-            metadata = parquet_module().read_metadata(file).metadata or {}
-    except (OSError, ValueError) as err:
-        raise _not_read(part, err) from err
+    metadata = _opened(part, lambda parquet: parquet.metadata.metadata or {})
     facts: dict[str, Any] = json.loads(metadata.get(_SHARD_KEY, b'{}'))
     return facts
 
@@ -406,14 +350,10 @@ def unique_dives(table: Any) -> list[str]:
     """
     Name the dive of each row so that two runs of one name are two dives.
 
-    `table` holds all rows that are to be distinguished, with the columns `dive` and `source`, and
-    `run` if there is one. A name gets '_' and the `short_digest` of its run if rows of another run
-    have the same name. A run of several files is one dive.
+    `table` holds all rows that are to be distinguished. A name gets '_' and the `short_digest` of
+    its run if rows of another run have the same name. A run of several files is one dive.
     """
-    names = ['' if name is None else str(name) for name in table.column('dive').to_pylist()]
-    sources = table.column('source').to_pylist()
-    runs = table.column('run').to_pylist() if 'run' in table.column_names else sources
-    pairs = list(zip(names, (run or source for run, source in zip(runs, sources, strict=True)),
+    pairs = list(zip(table.column('dive').to_pylist(), table.column('run').to_pylist(),
                      strict=True))
     runs_of = Counter(name for name, _ in set(pairs))
     unique = {(name, run): f'{name}_{short_digest(run)}' if runs_of[name] > 1 else name
@@ -428,20 +368,19 @@ def short_digest(text: str) -> str:
 
 def _read(part: Path, columns: Sequence[str] | None) -> Any:
     # Not read_table of the folder, which silently omits or casts columns that differ.
+    names = None if columns is None else list(columns)
+    table = _opened(part, lambda parquet: parquet.read(names))
+    # Without the facts, which hold for one part only.
+    return table.replace_schema_metadata({TABLE_KEY: table.schema.metadata[TABLE_KEY]})
+
+
+def _opened(part: Path, read: Callable[[Any], Any]) -> Any:
     try:
         with part.open('rb') as file:
-            table = parquet_module().ParquetFile(file).read(
-                None if columns is None else list(columns))
-        metadata = table.schema.metadata
-        # Without the facts, which hold for one part only.
-        return table.replace_schema_metadata({TABLE_KEY: metadata[TABLE_KEY]})
-    except (OSError, ValueError) as err:
-        raise _not_read(part, err) from err
-
-
-def _not_read(part: Path, err: Exception) -> TableError:
-    return TableError(f'{part} cannot be read ({err})', 'a part of a score table',
-                      'delete it and score its source again')
+            return read(parquet_module().ParquetFile(file))
+    except (OSError, ValueError) as err:  # those of pyarrow are ValueErrors
+        raise TableError(f'{part} cannot be read ({err})', 'a part of a score table',
+                         'delete it and score its source again') from err
 
 
 def _not_written(path: Path, err: OSError) -> TableError:

@@ -29,6 +29,7 @@ from uncertainty_seg.errors import (
     install_command,
     ModelBundleError,
 )
+from uncertainty_seg.storage.foreign_files import read_bytes, why
 
 # A key's file has some 120 bytes.
 _MOST_KEY_BYTES = 10_000
@@ -58,11 +59,9 @@ def read_private_key(path: Path | str) -> SigningKey:
 
     path = Path(path).expanduser()
     data = _read(path, 'the private key', _MAKE)
+    password = _password(path) if b'ENCRYPTED' in data else None
     try:
-        password = _password(path) if b'ENCRYPTED' in data else None
         key = serialization.load_pem_private_key(data, password)
-    except ConfigError:
-        raise
     except Exception as err:  # the library's own classes differ between versions
         reason = 'a wrong password' if password else 'damaged, or no PEM file'
         raise ConfigError(f'{path} is no private key that can be read ({reason})',
@@ -81,39 +80,22 @@ def _password(path: Path) -> bytes:
 
 def require_signature(data: bytes, signature: bytes, keys: Sequence[str], what: str) -> None:
     """
-    Refuse bytes that none of some keys has signed.
+    Refuse bytes that none of some public keys, PEM files or the line inside of one, has signed.
 
-    Parameters
-    ----------
-    data, signature : bytes
-        What was signed, and 64 bytes.
-    keys : sequence of str
-        Public keys: PEM files, or the base64 line inside of one.
-    what : str
-        Name of the signed thing, for the error.
-
-    Raises
-    ------
-    ConfigError
-        If a key cannot be read.
-    ModelBundleError
-        If the signature is of none of them.
-    BackendUnavailableError
-        If the library is not installed.
-
+    `what` names them in the error. Raises ModelBundleError if the signature is of none of the
+    keys, ConfigError if a key cannot be read, BackendUnavailableError without the library.
     """
     library = _library()
-    known = [_public_key(key) for key in keys]
-    for key in known:
+    for key in [_public_key(key) for key in keys]:
         try:
             key.verify(signature, data)
         except library.InvalidSignature:
             continue
         return
     raise ModelBundleError(
-        f'{what} is signed by none of the {len(known)} trusted_keys, or it or its signature was '
+        f'{what} is signed by none of the {len(keys)} trusted_keys, or it or its signature was '
         'changed', 'the signature of a trusted key',
-        'restore the bundle from its source, or sign it with uncertainty_seg sign')
+        'restore the bundle from its source, or sign it again')
 
 
 def _library() -> Any:
@@ -130,43 +112,34 @@ def _public_key(text: str) -> Any:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    shown = f'the trusted key {text!r:.80}'
     try:
         line = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         line = b''
-    shown = f'{text!r:.80}'
+    is_line = len(line) == _KEY_LINE_BYTES
+    data = line if is_line else _read(Path(text).expanduser(), 'the trusted key', _PUBLIC)
+    if b'PRIVATE KEY' in data:
+        raise ConfigError(f'{shown} is a private key', 'its public key, since the private one '
+                          'belongs on no vehicle', _PUBLIC)
+    load = serialization.load_der_public_key if is_line else serialization.load_pem_public_key
     try:
-        if len(line) == _KEY_LINE_BYTES:
-            key = serialization.load_der_public_key(line)
-        else:
-            data = _read(Path(text).expanduser(), 'the trusted key', _PUBLIC)
-            if b'PRIVATE KEY' in data:
-                raise ConfigError(f'the trusted key {shown} is a private key', 'its public key, '
-                                  'since the private one belongs on no vehicle', _PUBLIC)
-            key = serialization.load_pem_public_key(data)
-    except ConfigError:
-        raise
+        key = load(data)
     except Exception as err:  # the library's own classes differ between versions
-        raise ConfigError(f'the trusted key {shown} cannot be read ({err})',
+        raise ConfigError(f'{shown} cannot be read ({err})',
                           'a PEM file of an Ed25519 public key, or the line inside of it',
                           _PUBLIC) from err
     if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f'the trusted key {shown} is of another kind', 'Ed25519', _MAKE)
+        raise ConfigError(f'{shown} is of another kind', 'Ed25519', _MAKE)
     return key
 
 
 def _read(path: Path, what: str, fix: str) -> bytes:
     try:
-        with path.open('rb') as file:
-            data = file.read(_MOST_KEY_BYTES + 1)
+        return read_bytes(path, _MOST_KEY_BYTES)
     except (OSError, ValueError) as err:
-        reason = err.strerror if isinstance(err, OSError) else err
-        raise ConfigError(f'{what} {str(path)!r:.80} cannot be read ({reason})', 'a PEM file',
+        raise ConfigError(f'{what} {str(path)!r:.80} cannot be read ({why(err)})', 'a PEM file',
                           fix) from err
-    if len(data) > _MOST_KEY_BYTES:
-        raise ConfigError(f'{what} {path} has more than {_MOST_KEY_BYTES} bytes', 'a PEM file',
-                          fix)
-    return data
 
 
 def public_line(key: Any) -> str:

@@ -60,7 +60,7 @@ def whole_folder(
     is_replacing: bool = True,
 ) -> Iterator[Path]:
     """
-    Fill a folder; it appears under its name at the end of the block, or not at all.
+    Fill a folder, the draft; it appears under its name at the end of the block, or not at all.
 
     Raises OSError if the disk refuses; an older folder stays as it was.
 
@@ -75,11 +75,6 @@ def whole_folder(
         can be made again, where it would take longer than writing them.
     is_replacing : bool
         Take the place of an older folder; False refuses one that is not empty.
-
-    Yields
-    ------
-    Path
-        The draft: an empty folder.
 
     """
     path = path.resolve()
@@ -143,9 +138,8 @@ def sync(path: Path) -> None:
 
 def lock_file(path: Path) -> int:
     """
-    Lock a file for this process; it is made if it is missing, and its content does not matter.
+    Lock a file for this process, made if it is missing; returns a descriptor whose end ends it.
 
-    Returns a file descriptor. The lock ends when it is closed, at the latest with the process.
     There is no lock on network disks that do not support any. Raises BlockingIOError if another
     process holds it; OSError if the file cannot be made.
     """

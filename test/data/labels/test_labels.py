@@ -17,6 +17,7 @@ import cv2
 from label_sample import CLASSES, corrected, make_frame, messages_of, read_back, write_log
 import numpy as np
 import pytest
+from score_tables import write_rows
 
 pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
 
@@ -37,7 +38,6 @@ from uncertainty_seg.storage.score_rows import (  # noqa: E402
     ScoreRow,
     short_digest,
     TableInfo,
-    write_rows,
 )
 
 

@@ -19,6 +19,7 @@ from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
+from score_tables import write_rows
 
 pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no score table')
 
@@ -41,7 +42,6 @@ from uncertainty_seg.storage.score_rows import (  # noqa: E402
     ScoreRow,
     TableInfo,
     unique_dives,
-    write_rows,
 )
 
 INFO = TableInfo('suim', 'ab' * 32, ('water', 'robot'), ((0, 0, 9), (9, 0, 0)), 20, 0,

@@ -5,9 +5,9 @@ Read the images of a bag, rosbag2 (MCAP, sqlite3) or rosbag1.
 An image is a `RawImage` or an `ImageFile`, as the node gets it from a subscription; it is not
 decoded here. A damaged message is a `BadMessage`, so that readers can count it.
 
-`BagReader` needs a whole bag. `scan_mcap` and `stream_messages` read an MCAP file from its start,
-for one that has no index, because it was cut off or is still being written, or that has damaged
-chunks. The messages of a damaged chunk are `BadMessage`, as many as the index behind it names.
+`BagReader` needs a whole bag. `McapStream` reads an MCAP file from its start, for one that has no
+index, because it was cut off or is still being written, or that has damaged chunks. The messages
+of a damaged chunk are `BadMessage`, as many as the index behind it names.
 
 """
 
@@ -29,8 +29,6 @@ from uncertainty_seg.errors import BackendUnavailableError, BagError, install_co
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
-# Types of an image topic.
-IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
 CAMERA_NAMES = ('image', 'image_raw')
 MCAP_ENDING = '.mcap'
 # What image_transport appends to the topic of a camera, and to that of its depth.
@@ -46,11 +44,7 @@ def ros2_name(kind: str) -> str:
 
 @lru_cache(maxsize=1)
 def typestore() -> Any:
-    """
-    Return the message definitions, cached since loading takes 0.1 s.
-
-    Those of Humble, which later distributions share for every type used here.
-    """
+    """Return Humble's message definitions, cached: those used here are the same ever since."""
     from rosbags.typesys import get_typestore, Stores
 
     return get_typestore(Stores.ROS2_HUMBLE)
@@ -87,14 +81,9 @@ class BadMessage:
 
 class BagReader:
     """
-    An open bag; use it with `with`.
+    An open bag, a rosbag2 folder, its .mcap or .db3 file, or a rosbag1 file; use it with `with`.
 
     Raises BagError if the path is missing or no readable bag.
-
-    Parameters
-    ----------
-    path : Path or str
-        Folder of a rosbag2 bag, its .mcap or .db3 file, or a rosbag1 .bag file.
 
     """
 
@@ -111,8 +100,7 @@ class BagReader:
         if self.path.is_dir() and not (self.path / 'metadata.yaml').exists():
             raise BagError(
                 f'{self.path} has no metadata.yaml', 'a finished rosbag2 bag',
-                f'run ros2 bag reindex {self.path}, or give the .mcap or .db3 file inside',
-            )
+                f'run ros2 bag reindex {self.path}, or give the .mcap or .db3 file inside')
         with _as_bag_error(self.path):
             self._reader = AnyReader([self.path], default_typestore=typestore())
             self._reader.open()
@@ -134,13 +122,7 @@ class BagReader:
         return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
 
     def image_topic(self, topic: str | None = None) -> str:
-        """
-        Choose the topic of sensor_msgs/Image or CompressedImage to read.
-
-        None takes the only one, or the only one with a camera's usual name, `image` or
-        `image_raw`; compressed ones only if there is no other. Raises BagError if it is missing,
-        is not of images, or the choice is ambiguous.
-        """
+        """Choose the topic of images to read; see `choose_image_topic`."""
         return choose_image_topic(self.path, self.topics(), topic)
 
     def messages(self, *topics: str) -> Iterator[BagMessage | BadMessage]:
@@ -170,12 +152,7 @@ class BagReader:
 
 
 def read_images(path: Path | str, topic: str | None = None) -> Iterator[BagImage]:
-    """
-    Read every readable image of a topic, in the order of bag time.
-
-    `topic` is as for `BagReader.image_topic`. Damaged messages are skipped and counted in a
-    warning. Raises BagError if the bag or the topic is missing or the file is damaged.
-    """
+    """Read every readable image of a topic; a warning counts damaged ones. See `BagReader`."""
     num_bad = 0
     with BagReader(path) as bag:
         for item in bag.images(topic):
@@ -194,48 +171,46 @@ def header_stamp_ns(message: Any) -> int:
 
 
 def bag_image(item: BagMessage) -> BagImage:
-    """Convert a message of one of `IMAGE_TYPES`."""
+    """Convert a message of images, raw or compressed."""
     message = item.message
+    data = np.asarray(message.data, np.uint8)
     raw: RawImage | ImageFile
     if hasattr(message, 'encoding'):
-        raw = RawImage(
-            data=np.asarray(message.data, np.uint8), height=int(message.height),
-            width=int(message.width), encoding=str(message.encoding), step=int(message.step),
-            is_bigendian=bool(message.is_bigendian),
-        )
+        raw = RawImage(data, int(message.height), int(message.width), str(message.encoding),
+                       int(message.step), bool(message.is_bigendian))
     else:
-        raw = ImageFile(np.asarray(message.data, np.uint8), str(message.format))
-    return BagImage(
-        item.topic, header_stamp_ns(message), item.received_ns, str(message.header.frame_id), raw
-    )
+        raw = ImageFile(data, str(message.format))
+    return BagImage(item.topic, header_stamp_ns(message), item.received_ns,
+                    str(message.header.frame_id), raw)
 
 
 def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -> str:
-    """Choose the image topic among the topics of a bag; see `BagReader.image_topic`."""
+    """
+    Choose the topic of sensor_msgs/Image or CompressedImage to read, of those that a bag has.
+
+    None takes the only one, or the only one with a camera's usual name, `image` or `image_raw`;
+    compressed ones only if there is no other. Raises BagError if it is missing, is not of images,
+    or the choice is ambiguous.
+    """
     listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
     if topic is not None:
         topic = f'/{topic.lstrip("/")}'
-        if have.get(topic) not in IMAGE_TYPES:
+        if have.get(topic) not in (IMAGE_TYPE, COMPRESSED_TYPE):
             raise BagError(
                 f'bag {path} has no images on {topic}, only {listed}',
-                f'a topic of {IMAGE_TYPE} or CompressedImage', 'name one of these',
-            )
+                f'a topic of {IMAGE_TYPE} or CompressedImage', 'name one of these')
         return topic
     raw = [name for name, kind in have.items() if kind == IMAGE_TYPE]
     images = raw or [name for name, kind in have.items()
                      if kind == COMPRESSED_TYPE and not name.endswith(_DEPTH)]
     if not images:
-        raise BagError(
-            f'bag {path} has no image topic, only {listed}', f'one of {IMAGE_TYPE}',
-            'record the camera too',
-        )
+        raise BagError(f'bag {path} has no image topic, only {listed}', f'one of {IMAGE_TYPE}',
+                       'record the camera too')
     usual = [name for name in images
              if name.removesuffix(_COMPRESSED).rpartition('/')[2] in CAMERA_NAMES]
     if len(images) > 1 and len(usual) != 1:
-        raise BagError(
-            f'bag {path} has {len(images)} image topics: {", ".join(images)}',
-            'one', 'name it',
-        )
+        raise BagError(f'bag {path} has {len(images)} image topics: {", ".join(images)}', 'one',
+                       'name the topic')
     return usual[0] if len(usual) == 1 else images[0]
 
 
@@ -249,72 +224,55 @@ def _as_bag_error(path: Path) -> Iterator[None]:
     except Exception as err:
         raise BagError(
             f'bag {path} cannot be read ({str(err).rstrip(".")})',
-            'a whole rosbag2 or rosbag1 bag', 'copy it again, or try ros2 bag reindex',
-        ) from err
+            'a whole rosbag2 or rosbag1 bag', 'copy it again, or try ros2 bag reindex') from err
 
 
-@dataclass(frozen=True)
-class McapScan:
-    """Type and number of messages by topic, damaged ones too, and why a file ends early."""
-
-    types: dict[str, str]
-    counts: dict[str, int]
-    num_bytes: int
-    broke_off: str
-
-
-def scan_mcap(path: Path) -> McapScan:
+class McapStream:
     """
-    Read an MCAP file once to list its content.
+    The records of one MCAP file, read once from its start, as far as it can be read.
 
-    Raises BagError if it is no MCAP file at all; BackendUnavailableError if the package mcap is
-    not installed.
+    Raises BagError if it is no MCAP file at all; BackendUnavailableError without the package mcap.
+
     """
-    walk = _Walk(path)
-    counts = dict(Counter(topic for topic, _, _ in walk.items()))
-    return McapScan(dict(sorted(walk.types.items())), counts, walk.num_bytes, walk.broke_off)
-
-
-def stream_messages(
-    path: Path, topic: str, known: Counter[int] | None = None
-) -> Iterator[BagMessage | BadMessage]:
-    """
-    Read the messages of a topic from an MCAP file, by chunks, and by bag time within each.
-
-    `known` are bag times of messages that were read before, with their number: these are left out
-    and subtracted. Raises BagError at the end, if the file ended early; at once, if it is none.
-    """
-    walk = _Walk(path)
-    for name, received_ns, data in walk.items():
-        if name != topic:
-            continue
-        if known and known[received_ns] > 0:
-            known[received_ns] -= 1
-            continue
-        if data is None:
-            yield BadMessage(name, received_ns, 'it lies in a damaged chunk')
-        else:
-            kind = walk.types.get(name, '')
-            yield _decoded(typestore().deserialize_cdr, name, kind, received_ns, data)
-    if walk.broke_off:
-        raise BagError(
-            f'bag {path} breaks off after {walk.num_bytes} of {path.stat().st_size} bytes '
-            f'({walk.broke_off})', 'a whole file',
-            'copy it again, or wait until the recorder has closed it')
-
-
-class _Walk:
-    """Iterates over the records of one file and collects its channels."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.topics: dict[int, str] = {}
+        # Topic to message type, as far as read.
         self.types: dict[str, str] = {}
-        self.num_bytes = 0
-        self.broke_off = ''
+        self._topics: dict[int, str] = {}
         self._schemas: dict[int, str] = {}
+        self._num_bytes, self._broke_off = 0, ''
 
-    def items(self) -> Iterator[tuple[str, int, bytes | None]]:
+    def counts(self) -> Counter[str]:
+        """Return topic to number of messages, those of damaged chunks included."""
+        return Counter(topic for topic, _, _ in self._items())
+
+    def messages(
+        self, topic: str, known: Counter[int] | None = None
+    ) -> Iterator[BagMessage | BadMessage]:
+        """
+        Read the messages of a topic by chunks, and by bag time within each.
+
+        `known` are bag times of messages that were read before, with their number: these are left
+        out and subtracted. Raises BagError at the end, if the file ended early.
+        """
+        for name, received_ns, data in self._items():
+            if name != topic:
+                continue
+            if known and known[received_ns] > 0:
+                known[received_ns] -= 1
+            elif data is None:
+                yield BadMessage(name, received_ns, 'it lies in a damaged chunk')
+            else:
+                yield _decoded(typestore().deserialize_cdr, name, self.types.get(name, ''),
+                               received_ns, data)
+        if self._broke_off:
+            raise BagError(
+                f'bag {self._path} breaks off after {self._num_bytes} of '
+                f'{self._path.stat().st_size} bytes ({self._broke_off})', 'a whole file',
+                'copy it again, or wait until the recorder has closed it')
+
+    def _items(self) -> Iterator[tuple[str, int, bytes | None]]:
         """Yield topic, bag time and bytes, which are None in a damaged chunk."""
         is_lost = False
         for record in self._records():
@@ -324,40 +282,39 @@ class _Walk:
                 is_lost = messages is None
                 yield from sorted(messages or (), key=lambda item: item[1])
             elif kind == 'MessageIndex' and is_lost:
-                if record.channel_id not in self.topics:
+                if record.channel_id not in self._topics:
                     # Its channel was defined in the damaged chunk, but may be repeated later.
                     self._learn_all()
-                topic = self.topics.get(record.channel_id, '')
+                topic = self._topics.get(record.channel_id, '')
                 yield from ((topic, time, None) for time, _ in record.records)
             elif kind == 'Message':
-                yield self.topics.get(record.channel_id, ''), record.log_time, record.data
+                yield self._topics.get(record.channel_id, ''), record.log_time, record.data
             else:
                 self._note(record)
 
     def _learn_all(self) -> None:
         """Add the channels that are defined in the rest of the file."""
-        other = _Walk(self._path)
+        other = McapStream(self._path)
         for record in other._records():
             if type(record).__name__ == 'Chunk':
                 other._unpacked(record)
             else:
                 other._note(record)
-        self.topics, self.types = other.topics | self.topics, other.types | self.types
+        self._topics, self.types = other._topics | self._topics, other.types | self.types
 
     def _records(self) -> Iterator[Any]:
         exceptions, stream_reader = _mcap()
         with self._path.open('rb') as file:
-            reader = stream_reader.StreamReader(file, emit_chunks=True)
             try:
-                for record in reader.records:
-                    self.num_bytes = file.tell()
+                for record in stream_reader.StreamReader(file, emit_chunks=True).records:
+                    self._num_bytes = file.tell()
                     yield record
             except exceptions.McapError as err:
-                if self.num_bytes == 0:
+                if self._num_bytes == 0:
                     raise BagError(f'bag {self._path} is empty or no MCAP file') from err
-                self.broke_off = 'it ends within a record'
+                self._broke_off = 'it ends within a record'
             except Exception as err:  # damaged bytes make a parser raise anything
-                self.broke_off = str(err) or type(err).__name__
+                self._broke_off = str(err) or type(err).__name__
 
     def _unpacked(self, chunk: Any) -> list[tuple[str, int, bytes | None]] | None:
         _, stream_reader = _mcap()
@@ -368,7 +325,7 @@ class _Walk:
         found: list[tuple[str, int, bytes | None]] = []
         for record in records:
             if type(record).__name__ == 'Message':
-                topic = self.topics.get(record.channel_id, '')
+                topic = self._topics.get(record.channel_id, '')
                 found.append((topic, record.log_time, record.data))
             else:
                 self._note(record)
@@ -379,7 +336,7 @@ class _Walk:
         if kind == 'Schema':
             self._schemas[record.id] = record.name
         elif kind == 'Channel':
-            self.topics[record.id] = record.topic
+            self._topics[record.id] = record.topic
             self.types[record.topic] = ros2_name(self._schemas.get(record.schema_id, ''))
 
 

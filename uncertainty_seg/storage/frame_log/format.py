@@ -18,7 +18,7 @@ and removed as `.gone-` once that is decided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 import errno
 import math
@@ -54,7 +54,7 @@ NAN_VALUE = 65535
 _FULL_VALUE = 65534
 MAX_SIDECAR_BYTES = 2**24
 LOCK_FILE = '.lock'
-_BUILDING, _HIDDEN, _LEAVING = '.new-', '.out-', '.gone-'
+BUILDING, _HIDDEN, _LEAVING = '.new-', '.out-', '.gone-'
 _BLOCK = 4096
 _JPEG_QUALITY = 95
 
@@ -71,23 +71,17 @@ class LogFrame:
     ----------
     stamp_ns : int
         The image's stamp; 0 if it has none, and the time of the offer is used.
-    camera : str
-        Name of the camera, empty if there is only one; cameras are treated separately.
-    ros_frame : str
-        frame_id of the header.
+    camera, ros_frame : str
+        Name of the camera, empty if there is only one; frame_id of the header.
     image : ImageFile or ndarray of uint8, shape (H, W, 3)
         As received if it was compressed, else BGR.
     encoding : str
         Encoding of the message, for the sidecar: 'rgb8', 'jpeg'.
-    verdict : Verdict
-        Flag, reasons and worst score ratio.
-    scores, thresholds : mapping of str to float
-        Every score; limit of each gated one.
-    mask : callable
-        Returns class ids, (H, W) of uint8, at the size of the image; called once, for kept
-        frames only.
-    uncertainty : callable
-        Returns the published map, (H, W) of float32, 0..1 or NaN, larger is less certain.
+    verdict, scores, thresholds : Verdict, mappings of str to float
+        Flag, reasons and worst score ratio; every score; threshold of each gated one.
+    mask, uncertainty : callable
+        Return class ids, (H, W) of uint8, and the published map, (H, W) of float32, 0..1 or NaN,
+        at the size of the image; called once, for kept frames only.
     held_bytes : int
         Memory that `mask` and `uncertainty` keep alive.
 
@@ -135,12 +129,10 @@ class LogAbout:
         Name of the run.
     model, model_sha256 : str
         Name of the bundle; digest of its graphs.
-    class_names : tuple of str
-        C names.
-    palette : tuple of (int, int, int)
-        RGB colour of each class.
-    passes, seed, mask_policy : int, int, str
-        As in the settings, T resolved.
+    class_names, palette : tuple
+        C names, and RGB colours.
+    passes : int
+        T, resolved.
     map_name : str
         Which uncertainty map is logged.
     parameters : mapping of str to bool, int, float, str or tuple of str
@@ -176,18 +168,13 @@ def about_run(
 @dataclass(frozen=True)
 class LoggedFrame:
     """
-    A frame in a log.
+    A frame in a log: the folder of its files, and the content of its `frame.json`.
 
-    Attributes
-    ----------
-    folder : Path
-        Folder of its files.
-    sidecar : mapping of str to object
-        `frame.json`: version, frame_id, stamp_ns, ros_frame, camera, dive, reason (one of
-        `REASONS`), verdict {confident, kind, reasons, score_ratio}, scores, thresholds, passes,
-        seed, mask_policy, model {name, sha256}, map, classes [{id, name, color_rgb}],
-        image {height, width, encoding, file}, phash (16 hex digits), parameters,
-        reservoir {name, key, log_weight, bar}. A number that is not finite is null.
+    The sidecar has version, frame_id, stamp_ns, ros_frame, camera, dive, reason (one of
+    `REASONS`), verdict {confident, kind, reasons, score_ratio}, scores, thresholds, passes, seed,
+    mask_policy, model {name, sha256}, map, classes [{id, name, color_rgb}], image {height, width,
+    encoding, file}, phash (16 hex digits), parameters, reservoir {name, key, log_weight, bar}.
+    A number that is not finite is null.
 
     """
 
@@ -211,27 +198,21 @@ class LoggedFrame:
 
     def read_image(self) -> ImageU8:
         """Read the image, BGR, (H, W, 3) of uint8; FrameLogError if missing or damaged."""
-        try:
-            return decode(ImageFile(self.read_bytes(self.image_path)))
-        except ImageError as err:
-            raise FrameLogError(f'{self.image_path} cannot be read ({why(err)})') from err
+        return np.asarray(self._read(self.image_path, decode), np.uint8)
 
     def read_mask(self) -> LabelMap:
         """Read the class ids, (H, W) of uint8; FrameLogError if missing or damaged."""
-        return np.asarray(self._png(self.mask_path, np.uint8), np.uint8)
+        return np.asarray(self._png(MASK_FILE, np.uint8), np.uint8)
 
     def read_uncertainty(self) -> FloatMap:
         """Read the uncertainty, (H, W) of float32, 0..1 or NaN; FrameLogError if damaged."""
-        return uncertainty_from_uint16(self._png(self.folder / UNCERTAINTY_FILE, np.uint16))
+        return uncertainty_from_uint16(self._png(UNCERTAINTY_FILE, np.uint16))
 
-    def _png(self, path: Path, dtype: type) -> Any:
-        wanted = f'a grey png of {np.dtype(dtype)}'
-        try:
-            pixels = decode_unchanged(ImageFile(self.read_bytes(path)))
-        except ImageError as err:
-            raise FrameLogError(f'{path} cannot be read ({why(err)})', wanted) from err
+    def _png(self, name: str, dtype: type) -> Any:
+        pixels = self._read(self.folder / name, decode_unchanged)
         if pixels.ndim != 2 or pixels.dtype != dtype:
-            raise FrameLogError(f'{path} cannot be read', wanted)
+            raise FrameLogError(f'{self.folder / name} is of another kind',
+                                f'a grey png of {np.dtype(dtype)}')
         return pixels
 
     def read_bytes(self, path: Path) -> bytes:
@@ -239,6 +220,12 @@ class LoggedFrame:
         try:
             return read_bytes(path)
         except (OSError, ValueError) as err:
+            raise FrameLogError(f'{path} cannot be read ({why(err)})') from err
+
+    def _read(self, path: Path, decoded: Callable[[ImageFile], Any]) -> Any:
+        try:
+            return decoded(ImageFile(self.read_bytes(path)))
+        except ImageError as err:
             raise FrameLogError(f'{path} cannot be read ({why(err)})') from err
 
 
@@ -339,14 +326,12 @@ def frame_files(
     require_shape('mask', mask, (height, width), np.uint8)
     require_shape('uncertainty', uncertainty, (height, width), np.float32)
     image_file, image = _image(frame, image_bgr, image_format)
-    image_facts = {'height': height, 'width': width, 'encoding': frame.encoding,
-                   'file': image_file}
-    sidecar = _sidecar(frame, about, {**facts, 'image': image_facts})
-    packed = uncertainty_to_uint16(uncertainty)
+    sidecar = _sidecar(frame, about, {**facts, 'image': {
+        'height': height, 'width': width, 'encoding': frame.encoding, 'file': image_file}})
     return {
         image_file: image,
         MASK_FILE: _encoded('.png', mask),
-        UNCERTAINTY_FILE: _encoded('.png', packed),
+        UNCERTAINTY_FILE: _encoded('.png', uncertainty_to_uint16(uncertainty)),
         # Without `indent`, which would be encoded in Python code and so hold up the node.
         SIDECAR_FILE: (whole_files.json_text(sidecar) + '\n').encode(),
     }
@@ -378,34 +363,20 @@ def _sidecar(frame: LogFrame, about: LogAbout, facts: Mapping[str, Any]) -> dict
                for k, (name, color) in enumerate(zip(about.class_names, about.palette,
                                                      strict=True))]
     return {
-        'version': FORMAT_VERSION,
-        **facts,
-        'stamp_ns': frame.stamp_ns,
-        'ros_frame': frame.ros_frame,
-        'camera': frame.camera,
-        'dive': about.dive,
+        'version': FORMAT_VERSION, **facts, 'stamp_ns': frame.stamp_ns,
+        'ros_frame': frame.ros_frame, 'camera': frame.camera, 'dive': about.dive,
         'verdict': {'confident': verdict.is_confident, 'kind': verdict.kind,
                     'reasons': list(verdict.reasons), 'score_ratio': verdict.score_ratio},
-        'scores': dict(frame.scores),
-        'thresholds': dict(frame.thresholds),
-        'passes': about.passes,
-        'seed': about.seed,
-        'mask_policy': about.mask_policy,
+        'scores': dict(frame.scores), 'thresholds': dict(frame.thresholds),
+        'passes': about.passes, 'seed': about.seed, 'mask_policy': about.mask_policy,
         'model': {'name': about.model, 'sha256': about.model_sha256},
-        'map': about.map_name,
-        'classes': classes,
-        'parameters': dict(about.parameters),
+        'map': about.map_name, 'classes': classes, 'parameters': dict(about.parameters),
     }
 
 
-def disk_bytes(sizes: Mapping[str, int]) -> int:
+def disk_bytes(sizes: Iterable[int]) -> int:
     """Return the disk space of files of these sizes, in whole blocks and with their folder."""
-    return _BLOCK + sum(-(-size // _BLOCK) * _BLOCK for size in sizes.values())
-
-
-def folder_bytes(path: Path) -> int:
-    """Return the disk space of a frame's folder."""
-    return disk_bytes({p.name: p.stat().st_size for p in path.iterdir()})
+    return _BLOCK + sum(-(-size // _BLOCK) * _BLOCK for size in sizes)
 
 
 def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None:
@@ -415,21 +386,18 @@ def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None
     OSError if the disk refuses. Nothing of the frame remains then, if the disk allows to clean up.
     """
     place = folder / FRAMES_FOLDER / frame_id
-    with whole_files.whole_folder(place, f'{_BUILDING}{frame_id}') as draft:
+    with whole_files.whole_folder(place, f'{BUILDING}{frame_id}') as draft:
         for name, content in files.items():
             (draft / name).write_bytes(content)
 
 
-def hide_frame(folder: Path, frame_id: str) -> None:
-    """Hide a frame that may have to be evicted; OSError if the disk refuses."""
+def hide_frame(folder: Path, frame_id: str, is_hidden: bool = True) -> None:
+    """Hide a frame that may have to be evicted, or undo that; OSError if the disk refuses."""
     frames = folder / FRAMES_FOLDER
-    whole_files.rename(frames / frame_id, frames / f'{_HIDDEN}{frame_id}')
-
-
-def show_frame(folder: Path, frame_id: str) -> None:
-    """Undo `hide_frame`; OSError if the disk refuses."""
-    frames = folder / FRAMES_FOLDER
-    whole_files.rename(frames / f'{_HIDDEN}{frame_id}', frames / frame_id)
+    before, after = frame_id, f'{_HIDDEN}{frame_id}'
+    if not is_hidden:
+        before, after = after, before
+    whole_files.rename(frames / before, frames / after)
 
 
 def remove_frame(folder: Path, frame_id: str) -> None:
@@ -449,45 +417,22 @@ def sweep(folder: Path, evicted: Container[str]) -> tuple[int, list[str]]:
     """
     num_unfinished, leaving = 0, []
     for path in sorted((folder / FRAMES_FOLDER).iterdir()):
-        prefix = next((p for p in (_BUILDING, _HIDDEN, _LEAVING) if path.name.startswith(p)), '')
+        prefix = next((p for p in (BUILDING, _HIDDEN, _LEAVING) if path.name.startswith(p)), '')
         frame_id = path.name.removeprefix(prefix)
-        if prefix == _BUILDING:
+        if prefix == BUILDING:
             num_unfinished += 1
             shutil.rmtree(path)
         elif prefix == _HIDDEN and frame_id not in evicted:
-            show_frame(folder, frame_id)  # still complete: files are only removed from `.gone-`
+            # Still complete: files are only removed from `.gone-`.
+            hide_frame(folder, frame_id, is_hidden=False)
         elif prefix:
             leaving.append(frame_id)
             shutil.rmtree(path)
     return num_unfinished, leaving
 
 
-def frame_names(folder: Path) -> list[str]:
-    """Return the ids of the frames in a log, sorted; OSError if it cannot be read."""
-    return sorted(entry.name for entry in os.scandir(folder / FRAMES_FOLDER)
-                  if entry.is_dir() and not entry.name.startswith('.'))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file of a log, whole or not at all; OSError if the disk refuses."""
-    # Always the same draft: there is one writer, so that of a killed one is overwritten.
-    whole_files.replace_file(path, content, f'{_BUILDING}{path.name}')
-
-
-def append_line(path: Path, text: str, is_synced: bool) -> None:
-    """Append to a file, and flush it to the disk if requested; OSError if the disk refuses."""
-    with path.open('a') as file:
-        file.write(text)
-    if is_synced:
-        whole_files.sync(path)
-
-
 def lock_folder(folder: Path) -> int:
-    """
-    Lock a log against other processes that write; returns a descriptor as `lock_file` does.
-
-    FrameLogError if another process holds the lock, OSError if the disk refuses.
-    """
+    """Lock a log as `lock_file` does; FrameLogError if another process holds the lock."""
     try:
         return whole_files.lock_file(folder / LOCK_FILE)
     except BlockingIOError as err:

@@ -12,7 +12,7 @@ reported; none of them ends the thread.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 import logging
@@ -22,6 +22,7 @@ from pathlib import Path
 import shutil
 import threading
 import time
+from typing import Any
 
 from uncertainty_seg.core.perceptual_hash import hash_distance
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
@@ -125,8 +126,8 @@ class FrameLog:
         self._own_dive = dive_name(Path(folder), replace(settings, dive=''), about.dive,
                                    time.time())
         self._about = self._named(about)
-        self._counters = LogCounters()
-        self._writer = FrameLogWriter(Path(folder), settings, self._counters, on_kept, clock)
+        self._writer = FrameLogWriter(Path(folder), settings, on_kept, clock)
+        self._state = self._writer.state
         self._ring = FrameRing(settings)
         self._queue: deque[Candidate] = deque()
         self._queue_bytes = 0
@@ -159,19 +160,19 @@ class FrameLog:
         with self._work:
             if self._is_closing:
                 return
-            self._counters.num_seen += 1
+            self._state.num_seen += 1
             for item in self._ring.take(frame, self._about, self._clock()):
                 self._put(item)
 
-    def trigger(self, num_frames: int = 1, camera: str | None = None) -> int:
+    def trigger(self) -> int:
         """
-        Keep the newest frames of each camera, or of one, within `before_s`, whatever they show.
+        Keep the newest frame of each camera, whatever it shows.
 
         Returns how many frames are queued, being written or on disk; 0 before the first frame.
         Queued control frames remain control frames.
         """
         with self._work:
-            items = [] if self._is_closing else self._ring.newest(num_frames, camera)
+            items = [] if self._is_closing else self._ring.newest()
             found = 0
             for item in items:
                 is_new = item.fate not in (ring.CHOSEN, ring.WRITING, ring.KEPT)
@@ -203,16 +204,12 @@ class FrameLog:
     def state(self) -> LogState:
         """Return a snapshot; never blocks on the disk."""
         with self._work:
-            counters, writer = self._counters, self._writer
-            skipped = {**counters.skipped, 'interval': self._ring.num_interval}
-            return LogState(
-                writer.is_writing, writer.error, writer.folder_text, counters.num_seen,
-                {name: counters.kept[name] for name in REASONS},
-                {name: skipped.get(name, 0) for name in _SKIP_CAUSES},
-                {name: counters.dropped[name] for name in _DROP_CAUSES},
-                writer.num_frames, writer.num_bytes, counters.num_evicted, writer.num_leftovers,
-                len(self._queue), len(self._ring), self._ring.num_pushed_out, writer.free_mb,
-                writer.quota_mb, counters.write_ms)
+            now, frames = self._state, self._ring
+            return replace(
+                now, kept=now.kept.copy(), dropped=now.dropped.copy(),
+                skipped=now.skipped + Counter(interval=frames.num_interval),
+                num_waiting=len(self._queue), num_in_ring=len(frames),
+                num_pushed_out=frames.num_pushed_out)
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """
@@ -230,7 +227,7 @@ class FrameLog:
         with self._work:
             num_left = len(self._queue)
             self._queue.clear()
-            self._counters.dropped['closing'] += num_left
+            self._state.dropped['closing'] += num_left
         if num_left:
             _log.warning('frame log: %d frames were not written in the %g s given',
                          num_left, timeout_s)
@@ -246,7 +243,7 @@ class FrameLog:
         if cause:
             item.fate = ring.SKIPPED
             self._ring.give_back(item)
-            self._counters.dropped[cause] += 1
+            self._state.dropped[cause] += 1
             return False
         item.fate = ring.CHOSEN
         self._queue.append(item)
@@ -287,57 +284,50 @@ class FrameLog:
         return bool(self._queue) or self._is_closing or self._writer.is_outdated
 
 
-@dataclass(frozen=True)
+def _counts(names: tuple[str, ...]) -> Any:
+    return field(default_factory=lambda: Counter(dict.fromkeys(names, 0)))
+
+
+@dataclass
 class LogState:
     """
-    A snapshot of a frame log.
+    The state of a frame log; each field is changed by one thread only, or under its lock.
 
     Attributes
     ----------
-    is_writing : bool
-        False while the disk refuses.
-    error : str
-        The last error, one sentence; empty once a frame has been written again.
-    folder : str
-        The log.
-    num_seen : int
-        Frames offered.
-    kept, skipped, dropped : mapping of str to int
+    is_writing, error : bool, str
+        False while the disk refuses; the last error, empty once a frame has been written again.
+    kept, skipped, dropped : Counter of str
         Frames written, by reason; frames not worth keeping and frames lost, by cause.
     num_frames, num_bytes : int
         In the log now, older runs included.
-    num_evicted : int
-        Frames evicted for others.
     num_leftovers : int
         Unfinished frames of a crash, removed at the start.
-    num_waiting, num_in_ring : int
-        Frames in the queue; frames held for the window before a flagged one.
-    num_pushed_out : int
-        Frames that left the ring early for lack of memory.
-    free_mb, quota_mb : float
-        Free space of the disk, NaN if unknown; the quota.
-    write_ms : float
-        How long the last frame took, encoding included.
+    num_waiting, num_in_ring, num_pushed_out : int
+        Frames in the queue; frames held for the window before a flagged one, and those that left
+        it early for lack of memory.
+    free_mb, write_ms : float
+        Free space of the disk, NaN if unknown; how long the last frame took, encoding included.
 
     """
 
-    is_writing: bool
-    error: str
     folder: str
-    num_seen: int
-    kept: Mapping[str, int]
-    skipped: Mapping[str, int]
-    dropped: Mapping[str, int]
-    num_frames: int
-    num_bytes: int
-    num_evicted: int
-    num_leftovers: int
-    num_waiting: int
-    num_in_ring: int
-    num_pushed_out: int
-    free_mb: float
     quota_mb: float
-    write_ms: float
+    is_writing: bool = True
+    error: str = ''
+    num_seen: int = 0
+    kept: Counter[str] = _counts(REASONS)
+    skipped: Counter[str] = _counts(_SKIP_CAUSES)
+    dropped: Counter[str] = _counts(_DROP_CAUSES)
+    num_frames: int = 0
+    num_bytes: int = 0
+    num_evicted: int = 0
+    num_leftovers: int = 0
+    num_waiting: int = 0
+    num_in_ring: int = 0
+    num_pushed_out: int = 0
+    free_mb: float = math.nan
+    write_ms: float = 0.0
 
     def as_dict(self) -> dict[str, str]:
         """Return key and text for a diagnostic status, without causes that never occurred."""
@@ -362,60 +352,34 @@ class LogState:
         }
 
 
-@dataclass
-class LogCounters:
-    """Counts of a run; each is changed by one thread only, or under its lock."""
-
-    num_seen: int = 0
-    num_evicted: int = 0
-    write_ms: float = 0.0
-    kept: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-
 class FrameLogWriter:
-    """Writes chosen frames; parameters and errors as of `FrameLog`, which shares the counters."""
+    """Writes chosen frames and keeps the state; parameters and errors as of `FrameLog`."""
 
     def __init__(
-        self, folder: Path, settings: LogSettings, counters: LogCounters,
+        self, folder: Path, settings: LogSettings,
         on_kept: Callable[[LogFrame, str], None] | None, clock: Callable[[], float],
     ) -> None:
-        self._folder, self._settings, self._counters = folder, settings, counters
+        self._folder, self._settings, self.wanted = folder, settings, settings
         self._on_kept, self._clock = on_kept, clock
         self._store: FrameStore | None = FrameStore(folder, settings)
         self._device = self._store.device
         self._cause, self._retry_at_s = '', -math.inf
         # Hashes and flags of the frames kept last, for each camera.
         self._recent: dict[str, deque[tuple[int, bool]]] = {}
-        self.wanted = settings
-        self.folder_text = str(folder)
-        self.num_leftovers = self._store.num_leftovers
-        self.num_frames = self.num_bytes = 0
-        self.free_mb = math.nan
-        self.error = ''
-        if self.num_leftovers:
+        self.state = LogState(str(folder), settings.quota_mb,
+                              num_leftovers=self._store.num_leftovers)
+        if self.state.num_leftovers:
             _log.warning('frame log %s: %d unfinished frames of a crash were removed', folder,
-                         self.num_leftovers)
+                         self.state.num_leftovers)
         for problem in self._store.problems:
             _log.warning('frame log: %s', problem)
         self._count_trimmed(self._store.num_trimmed)
-        self._note_size()
-
-    @property
-    def is_writing(self) -> bool:
-        """Return False while the disk refuses."""
-        return self._store is not None
+        self._note_size(self._store)
 
     @property
     def is_outdated(self) -> bool:
         """Return whether `wanted` settings have not been applied yet."""
         return self.wanted is not self._settings
-
-    @property
-    def quota_mb(self) -> float:
-        """Return the current quota."""
-        return self._settings.quota_mb
 
     def work(self, item: Candidate | None) -> None:
         """Apply new settings and write a frame, if any; never raises."""
@@ -427,7 +391,7 @@ class FrameLogWriter:
         except OSError as err:
             self._refused(err)
             if item is not None:
-                self._counters.dropped[self._cause] += 1
+                self.state.dropped[self._cause] += 1
         except UncertaintySegError as err:
             self._bad_frame(str(err))
         except Exception as err:  # a faulty frame must not end the log
@@ -435,41 +399,43 @@ class FrameLogWriter:
             self._bad_frame(f'a frame could not be logged: {type(err).__name__}: {err}')
         if item is not None:
             item.fate = ring.KEPT if item.fate == ring.KEPT else ring.SKIPPED
-            self._counters.write_ms = (time.perf_counter() - start_s) * 1e3
+            self.state.write_ms = (time.perf_counter() - start_s) * 1e3
 
     def close(self) -> None:
         """Release the folder."""
         if self._store is not None:
             self._store.close()
             self._store = None
+            self.state.is_writing = False
 
     def _reconfigure(self) -> None:
         if not self.is_outdated:
             return
         self._settings = self.wanted
+        self.state.quota_mb = self._settings.quota_mb
         if self._store is not None:
             self._count_trimmed(self._store.reconfigure(self._settings))
-            self._note_size()
+            self._note_size(self._store)
 
     def _count_trimmed(self, num_gone: int) -> None:
-        self._counters.num_evicted += num_gone
+        self.state.num_evicted += num_gone
         if num_gone:
             _log.warning('frame log: %d frames were evicted for the smaller quota', num_gone)
 
     def _take(self, item: Candidate) -> None:
         store = self._opened()
         if store is None:
-            self._counters.dropped[self._cause] += 1
+            self.state.dropped[self._cause] += 1
             return
         reservoir = CONTROL if item.reason == 'control' else MAIN
         log_weight = self._log_weight(item)
         key = gumbel_key(log_weight, item.uniforms[1])
         if not store.would_take(reservoir, key):
-            self._counters.skipped['outranked'] += 1
+            self.state.skipped['outranked'] += 1
             return
         image, phash = log_format.decode_frame(item.frame)
         if self._is_repeated(item, phash):
-            self._counters.skipped['duplicate'] += 1
+            self.state.skipped['duplicate'] += 1
             return
         bar = store.bar(reservoir)
         frame_id = store.new_id(item.frame.stamp_ns, item.frame.camera)
@@ -480,8 +446,8 @@ class FrameLogWriter:
                                  {**facts, 'phash': f'{phash:016x}'})
         entry = Entry(frame_id, item.reason, reservoir, key, 0)
         cause, num_gone = store.add(entry, files)
-        self._counters.num_evicted += num_gone
-        self._note_size()
+        self.state.num_evicted += num_gone
+        self._note_size(store)
         if cause:
             self._not_kept(cause, store, files, reservoir)
             return
@@ -511,23 +477,23 @@ class FrameLogWriter:
         self, cause: str, store: FrameStore, files: dict[str, bytes], reservoir: str
     ) -> None:
         if cause == 'outranked':
-            self._counters.skipped[cause] += 1
+            self.state.skipped[cause] += 1
             return
-        self._counters.dropped[cause] += 1
+        self.state.dropped[cause] += 1
         if cause == 'too_big':
-            size = log_format.disk_bytes({name: len(content) for name, content in files.items()})
+            size = log_format.disk_bytes(map(len, files.values()))
             self._report(store.quota_sentence(size, reservoir))
         else:
             self._report(str(FrameLogError(
-                f'{self.free_mb:.0f} MB are free on the disk of frame log {self._folder}',
+                f'{self.state.free_mb:.0f} MB are free on the disk of frame log {self._folder}',
                 f'log.free_disk_mb, {self._settings.free_disk_mb:g}', 'make room')))
 
     def _kept(self, item: Candidate) -> None:
         item.fate = ring.KEPT
-        self._counters.kept[item.reason] += 1
-        if self.error:
+        self.state.kept[item.reason] += 1
+        if self.state.error:
             _log.info('frame log: frames are written again')
-            self.error = ''
+            self.state.error = ''
         if self._on_kept is not None:
             try:
                 self._on_kept(item.frame, item.reason)
@@ -538,6 +504,7 @@ class FrameLogWriter:
         if self._store is None and self._clock() >= self._retry_at_s:
             try:
                 self._store = FrameStore(self._folder, self._settings, self._device)
+                self.state.is_writing = True
                 self._count_trimmed(self._store.num_trimmed)
             except UncertaintySegError as err:
                 self._refused(err)
@@ -548,24 +515,23 @@ class FrameLogWriter:
         self._cause, sentence = _cause_of(err, self._folder)
         self._retry_at_s = self._clock() + RETRY_S
         self.close()
-        self.free_mb = math.nan
+        self.state.free_mb = math.nan
         with suppress(OSError):
-            self.free_mb = shutil.disk_usage(self._folder).free / MEGABYTE
+            self.state.free_mb = shutil.disk_usage(self._folder).free / MEGABYTE
         self._report(sentence)
 
     def _bad_frame(self, sentence: str) -> None:
-        self._counters.dropped['bad_frame'] += 1
+        self.state.dropped['bad_frame'] += 1
         self._report(sentence)
 
     def _report(self, sentence: str) -> None:
-        if sentence != self.error:
+        if sentence != self.state.error:
             _log.warning('frame log: %s', sentence)
-        self.error = sentence
+        self.state.error = sentence
 
-    def _note_size(self) -> None:
-        assert self._store is not None
-        self.num_frames, self.num_bytes = self._store.num_frames, self._store.num_bytes
-        self.free_mb = self._store.free_bytes / MEGABYTE
+    def _note_size(self, store: FrameStore) -> None:
+        self.state.num_frames, self.state.num_bytes = store.num_frames, store.num_bytes
+        self.state.free_mb = store.free_bytes / MEGABYTE
 
 
 def _cause_of(err: OSError | UncertaintySegError, folder: Path) -> tuple[str, str]:

@@ -56,41 +56,20 @@ class Reservoir:
     capacity : Capacity
         How much it may hold.
     bar : float, optional
-        Its eviction threshold so far, when a reservoir is restored.
+        Its eviction threshold so far, when a reservoir is restored: the largest evicted key. An
+        item of weight w is in the sample with the probability 1 - exp(-w exp(-bar)), by which an
+        estimate divides (threshold sampling; Duffield et al. 2007).
     largest : int, optional
-        Size of its largest item so far.
+        Size of the largest item that was ever admitted, if only for a moment.
 
     """
 
     def __init__(
         self, capacity: Capacity, bar: float = -math.inf, largest: int = 0
     ) -> None:
-        self.capacity = capacity
-        self._bar = bar
-        self._largest = largest
+        self.capacity, self.bar, self.largest, self.num_bytes = capacity, bar, largest, 0
         self._heap: list[tuple[float, str]] = []
         self._sizes: dict[str, int] = {}
-        self._num_bytes = 0
-
-    @property
-    def bar(self) -> float:
-        """
-        Return the eviction threshold: the largest evicted key, minus infinity if there is none.
-
-        An item of weight w is in the sample with the probability 1 - exp(-w exp(-bar)), by which
-        an estimate divides (threshold sampling; Duffield et al. 2007).
-        """
-        return self._bar
-
-    @property
-    def largest(self) -> int:
-        """Size of the largest item that was ever admitted, if only for a moment."""
-        return self._largest
-
-    @property
-    def num_bytes(self) -> int:
-        """Sum of the sizes of its items."""
-        return self._num_bytes
 
     def __len__(self) -> int:
         """Return how many items it holds."""
@@ -104,12 +83,12 @@ class Reservoir:
         """Restore an item of an earlier run; `trim` afterwards."""
         heapq.heappush(self._heap, (key, name))
         self._sizes[name] = size
-        self._num_bytes += size
-        self._largest = max(self._largest, size)
+        self.num_bytes += size
+        self.largest = max(self.largest, size)
 
     def would_outlast(self, key: float) -> bool:
         """Tell whether an item of this key can be admitted: no larger key was evicted."""
-        return key > self._bar
+        return key > self.bar
 
     def fits_alone(self, size: int) -> bool:
         """Tell whether an item of this size fits into the empty reservoir."""
@@ -117,23 +96,10 @@ class Reservoir:
 
     def offer(self, name: str, key: float, size: int) -> tuple[bool, list[str]]:
         """
-        Admit an item if its key is large enough.
+        Admit an item, not held yet, if its key is large enough.
 
-        Parameters
-        ----------
-        name : str
-            Not in the reservoir yet.
-        key : float
-            Of `gumbel_key`.
-        size : int
-            In bytes.
-
-        Returns
-        -------
-        bool, list of str
-            Whether it is held now; names of the evicted items, smallest key first. These may have
-            smaller keys than an item that is not held.
-
+        Returns whether it is held now, and the names of the evicted items, smallest key first.
+        These may have smaller keys than an item that is not held.
         """
         if not self.would_outlast(key):
             return False, []
@@ -147,11 +113,11 @@ class Reservoir:
     def trim(self) -> list[str]:
         """Evict the smallest keys until the rest fits; return their names."""
         gone = []
-        while self._sizes and (self._num_bytes > self.capacity.num_bytes
+        while self._sizes and (self.num_bytes > self.capacity.num_bytes
                                or len(self._sizes) > self.capacity.num_items):
             key, name = heapq.heappop(self._heap)
-            self._bar = max(self._bar, key)
-            self._num_bytes -= self._sizes.pop(name)
+            self.bar = max(self.bar, key)
+            self.num_bytes -= self._sizes.pop(name)
             gone.append(name)
         return gone
 
@@ -163,9 +129,9 @@ class Reservoir:
         room for its largest item has been enlarged or emptied since. Twice that room is required;
         otherwise a capacity that goes up and down would admit every key again and again.
         """
-        return (2 * (self._num_bytes + self._largest) < capacity.num_bytes
+        return (2 * (self.num_bytes + self.largest) < capacity.num_bytes
                 and 2 * (len(self) + 1) < capacity.num_items)
 
     def lower_bar(self) -> None:
         """Admit any key again, after the reservoir was enlarged, or emptied by somebody else."""
-        self._bar = -math.inf
+        self.bar = -math.inf

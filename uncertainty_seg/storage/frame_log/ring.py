@@ -112,20 +112,12 @@ class FrameRing:
         camera.is_onset_due |= item.is_onset
         item.is_onset = False
 
-    def newest(self, num_frames: int, camera: str | None = None) -> list[Candidate]:
-        """
-        Take out the newest frames of each camera, or of one, on request, oldest first.
-
-        Some may be chosen or kept already.
-        """
-        found = []
-        for name, one in self._cameras.items():
-            if one.newest is not None and camera in (None, name):
-                items = [*one.ring] if one.newest in one.ring else [*one.ring, one.newest]
-                found += items[-num_frames:] if num_frames > 0 else []
+    def newest(self) -> list[Candidate]:
+        """Take out the newest frame of each camera, on request; it may be kept already."""
+        found = [camera.newest for camera in self._cameras.values() if camera.newest is not None]
         for item in found:
             self._take_out(self._cameras[item.frame.camera], [item])
-        return sorted(found, key=lambda item: item.time_s)
+        return found
 
     def _camera_at(self, name: str, time_s: float) -> _CameraRing:
         camera = self._cameras.setdefault(name, _CameraRing())

@@ -29,6 +29,7 @@ from typing import Any
 
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
+from uncertainty_seg.storage import whole_files
 from uncertainty_seg.storage.foreign_files import parse_json
 from uncertainty_seg.storage.frame_log import format as log_format
 from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER, MANIFEST_FILE, read_sidecar
@@ -66,7 +67,8 @@ class Index:
     The content of a log.
 
     `bars` and `largest` are the content of a `Bar`, by reservoir; `evicted` are frames that the
-    file on disk still names, and `problems` has a sentence for each folder that is no frame.
+    file on disk still names, `num_leftovers` those that were being written or removed when the
+    last writer ended, and `problems` has a sentence for each folder that is no frame.
 
     """
 
@@ -85,7 +87,8 @@ class FrameStore:
     Raises FrameLogError if it cannot be written or another process writes it; ConfigError if no
     frame in it fits the quota. `device` is the number of the disk it was on before: another one
     is refused, so that a log is not continued on the system's disk when its own is unplugged.
-    `num_trimmed` frames were evicted at the start, because the quota is smaller than before.
+    `num_trimmed` frames were evicted at the start, because the quota is smaller than before;
+    `num_leftovers` and `problems` are those of the `Index`.
 
     """
 
@@ -99,6 +102,7 @@ class FrameStore:
             self.device = os.stat(folder).st_dev
             self._lock = log_format.lock_folder(folder)
             self._index = load_index(folder)
+            self.num_leftovers, self.problems = self._index.num_leftovers, self._index.problems
             # This also proves that the folder can be written.
             write_index(folder, self._index)
             self._require_room()
@@ -112,16 +116,6 @@ class FrameStore:
         except (FrameLogError, ConfigError):
             self.close()
             raise
-
-    @property
-    def problems(self) -> list[str]:
-        """Return a sentence for each folder among the frames that is no readable frame."""
-        return self._index.problems
-
-    @property
-    def num_leftovers(self) -> int:
-        """Remains of a crash that were removed at the start, in frames."""
-        return self._index.num_leftovers
 
     @property
     def num_frames(self) -> int:
@@ -165,7 +159,7 @@ class FrameStore:
         number of evicted frames. Raises OSError if the disk refuses. The log holds what it held
         before; this object can only be closed.
         """
-        size = log_format.disk_bytes({name: len(content) for name, content in files.items()})
+        size = log_format.disk_bytes(map(len, files.values()))
         reservoir = self._reservoirs[entry.reservoir]
         reservoir.capacity = self._capacity(entry.reservoir)
         if not reservoir.fits_alone(size):
@@ -307,7 +301,7 @@ def replace_frames(
                 log_format.remove_frame(folder, added.frame_id)  # exists if only the index failed
         for frame_id in hidden:
             with suppress(OSError):
-                log_format.show_frame(folder, frame_id)
+                log_format.hide_frame(folder, frame_id, is_hidden=False)
         raise
     for frame_id in gone:
         try:
@@ -332,7 +326,8 @@ def load_index(folder: Path) -> Index:
     index = _read(folder / MANIFEST_FILE)
     num_unfinished, leaving = log_format.sweep(folder, index.evicted)
     index.num_leftovers = num_unfinished + len(leaving)
-    there = log_format.frame_names(folder)
+    there = sorted(entry.name for entry in os.scandir(folder / FRAMES_FOLDER)
+                   if entry.is_dir() and not entry.name.startswith('.'))
     for frame_id in leaving:
         gone = index.entries.pop(frame_id, None)
         if gone is not None:
@@ -352,7 +347,9 @@ def write_index(folder: Path, index: Index) -> None:
     lines = [_bar_line(name, Bar(bar, index.largest[name])) for name, bar in index.bars.items()
              if bar > -math.inf]
     lines += [_line('add', dataclasses.asdict(entry)) for entry in index.entries.values()]
-    log_format.replace_file(folder / MANIFEST_FILE, ''.join(lines).encode())
+    # Always the same draft: there is one writer, so that of a killed one is overwritten.
+    whole_files.replace_file(folder / MANIFEST_FILE, ''.join(lines),
+                             f'{log_format.BUILDING}{MANIFEST_FILE}')
 
 
 def note_change(
@@ -367,7 +364,10 @@ def note_change(
     is_decided = bool(lines)
     lines += [_bar_line(reservoir, bar)] if bar is not None else []
     lines += [_line('add', dataclasses.asdict(added))] if added is not None else []
-    log_format.append_line(folder / MANIFEST_FILE, ''.join(lines), is_decided)
+    with (folder / MANIFEST_FILE).open('a') as file:
+        file.write(''.join(lines))
+    if is_decided:
+        whole_files.sync(folder / MANIFEST_FILE)
 
 
 def _line(verb: str, facts: dict[str, Any]) -> str:
@@ -420,7 +420,7 @@ def _add_from_folder(index: Index, path: Path) -> None:
         sidecar = read_sidecar(path)
         facts = sidecar['reservoir']
         entry = Entry(path.name, str(sidecar['reason']), str(facts['name']), float(facts['key']),
-                      log_format.folder_bytes(path))
+                      log_format.disk_bytes(file.stat().st_size for file in path.iterdir()))
         bar = -math.inf if facts.get('bar') is None else float(facts['bar'])
         index.bars[entry.reservoir] = max(index.bars[entry.reservoir], bar)
     except (FrameLogError, ValueError, TypeError, KeyError, OverflowError) as err:
