@@ -8,15 +8,11 @@ Parts, each of which fails alone, with a sentence in the file:
 
 engines         build what is missing (minutes the first time), and how long each took
 self_check      `uncertainty_seg self-check`: maps against ONNX Runtime on the processor, CUDA
-                graph against enqueued, drawn against given masks, repeatability, memory
+                graph against enqueued, repeatability, memory
 parity          the same comparison for other T: one pass, chunks of two sizes, more than a chunk
 passes          milliseconds of T = 1, 20 and 100 passes, stage by stage, taking turns
 camera_to_flag  an image in memory to its verdict at camera rate, without ROS: p50, p99, largest
 node            the same over ROS 2 from another process (bench_node_latency), where ROS is
-
-For Nsight Systems, with the stages of each frame named (needs `pip install nvtx`, or torch):
-
-    UNCERTAINTY_SEG_NVTX=1 nsys profile -o passes --trace cuda,nvtx scripts/gpu_check --only passes
 
 Exit code: 0 if every part passed, 1 if one did not, 2 without a GPU or TensorRT. The file names
 the GPU, the driver and the versions, and no host or user; a path is in it only where a sentence
@@ -48,7 +44,7 @@ PARITY_PASSES = (1, 7, 20, 33)
 TIMED_PASSES = (1, 20, 100)
 CAMERA = (480, 640)
 _NODE_TIMEOUT_S = 900.0
-_PACKAGES = ('numpy', 'onnxruntime', 'onnxruntime-gpu', 'torch', 'cuda-bindings', 'nvtx')
+_PACKAGES = ('numpy', 'onnxruntime', 'cuda-bindings')
 
 
 class Check:
@@ -75,7 +71,7 @@ class Check:
     def facts(self) -> dict[str, Any]:
         """Say what is measured, on what."""
         from uncertainty_seg import __version__
-        from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt
+        from uncertainty_seg.backends.gpu.nvidia import load_tensorrt
         from uncertainty_seg.core.bundle import reduction_of
         from uncertainty_seg.core.settings import precision_of
 
@@ -94,7 +90,7 @@ class Check:
 
     def engines(self) -> dict[str, Any]:
         """Build what is missing."""
-        from uncertainty_seg.backends.gpu.bundle_engines import work_here
+        from uncertainty_seg.backends.gpu.engine_build import work_here
         from uncertainty_seg.backends.gpu.engine_cache import EngineCache
 
         work, cache = work_here(self.bundle, self.settings), EngineCache()
@@ -257,7 +253,7 @@ def sentence(err: BaseException) -> str:
 
 def run_part(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run a part; what goes wrong in it is a sentence in its place."""
-    from uncertainty_seg.backends.gpu.self_check_record import checking
+    from uncertainty_seg.backends.gpu.engine_cache import checking
 
     start_s = time.perf_counter()
     try:
@@ -284,7 +280,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the parts; the file is written after each."""
-    from uncertainty_seg.backends.gpu.device import find_device
+    from uncertainty_seg.backends.gpu.nvidia import find_device
     from uncertainty_seg.errors import UncertaintySegError
     from uncertainty_seg.storage.whole_files import replace_file
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from uncertainty_seg.backends import registry
-from uncertainty_seg.backends.gpu.device import find_device
+from uncertainty_seg.backends.gpu.nvidia import find_device
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.parameters import iter_parameters

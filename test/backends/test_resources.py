@@ -1,32 +1,24 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Threads within what the process is granted, chunks within the memory budget."""
 
-import math
 import os
 from pathlib import Path
 
-from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
+from conftest import tiny_card, tiny_head, tiny_trunk
 import hypothesis
 from hypothesis import strategies as st
 import onnx
 from onnx import helper, TensorProto
 import pytest
 
-from uncertainty_seg.backends import resources
-from uncertainty_seg.backends.resources import (
-    choose_chunk,
-    estimate_graphs,
-    estimate_memory,
+from uncertainty_seg.backends import graph_files, runner
+from uncertainty_seg.backends.graph_files import (
     head_bytes_a_pass,
-    hold_memory,
-    MAX_CHUNK,
-    usable_threads,
+    memory_of_files,
+    MemoryEstimate,
 )
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.backends.runner import choose_chunk, MAX_CHUNK, MEGABYTE, usable_threads
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.model_bundle import load_bundle
-
-MEGABYTE = 2**20
 
 
 @hypothesis.given(st.integers(1, 1000), st.integers(1, 10**9), st.integers(1, 1000))
@@ -75,51 +67,46 @@ def test_a_head_of_a_fixed_number_of_passes_takes_its_share_of_all(tmp_path: Pat
     assert head_bytes_a_pass(save(tmp_path, head)) == 4 * 2 * 3 * 12 * 16
 
 
-def test_the_estimate_is_that_of_a_count_by_hand(tmp_path: Path) -> None:
-    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
-    found = estimate_memory(bundle, Settings(passes=30, memory_budget_mb=1))
+def memory(head: onnx.ModelProto, passes: int, most_mb: int | None = None) -> MemoryEstimate:
+    files = {'trunk.onnx': tiny_trunk().SerializeToString(), 'head.onnx': head.SerializeToString()}
+    return memory_of_files(tiny_card(passes=passes), files, most_mb)
+
+
+def test_the_estimate_is_that_of_a_count_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = memory(tiny_head(), 30)
     # Features of 3 x 12 x 16 in and out of a product; 3 mask values; a chunk of at most 20.
-    assert (found.passes, found.chunk, found.budget_mb) == (30, 15, 1)
+    assert (found.passes, found.chunk, found.budget_mb) == (30, 15, 64)
     assert (found.bytes_a_pass, found.mask_bytes_a_pass) == (4 * 2 * 576, 4 * 3)
     assert found.chunk_bytes == 15 * 4 * 2 * 576
     # Two weights, the transposed image beside the image as floats, and fourteen planes.
     assert found.total == 4 * 2 + 4 * 2 * 48 * 64 * 3 + 4 * 48 * 64 * (2 * 3 + 8)
+    assert found.facts()['chunk_mb'] == 0.1 and '0.1 MB for 15 of 30' in found.text()
     assert not found.exceeds
-    assert found.text().startswith('memory: 0.1 MB for 15 of 30 passes at once (0 MB a pass')
-    assert found.facts()['chunk_mb'] == 0.1
-
-
-def test_a_pass_above_the_budget_is_said_to_exceed_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
-    monkeypatch.setattr(resources, '_MEGABYTE', 4 * 2 * 576 - 1)
-    found = estimate_memory(bundle, Settings(memory_budget_mb=1))
+    for module in (graph_files, runner):  # the budget of 64 is one byte below a pass
+        monkeypatch.setattr(module, 'MEGABYTE', 4 * 2 * 576 / 64 - 1)
+    found = memory(tiny_head(), 30)
     assert (found.chunk, found.exceeds) == (1, True)
-    assert not estimate_memory(bundle, Settings(memory_budget_mb=2)).exceeds
 
 
 def test_the_largest_chunk_that_a_frame_may_take_is_chosen_or_it_is_refused() -> None:
-    card = tiny_card(passes=20)
-    trunk, wide = tiny_trunk(), 4 * 2 * 3 * 600 * 800  # of a pass: 11 MB
-    head = tiny_head()
+    head, wide = tiny_head(), 4 * 2 * 3 * 600 * 800  # of a pass: 11 MB
     for info, sides in ((head.graph.input[0], (600, 800)), (head.graph.output[0], (600, 800))):
         for axis, side in zip((2, 3), sides, strict=True):
             info.type.tensor_type.shape.dim[axis].dim_value = side
-    free = estimate_graphs(card, trunk, head, Settings())
+    free = memory(head, 20)
     assert (free.bytes_a_pass, free.chunk, free.budget_mb) == (wide, 5, 64)
-    assert hold_memory(card, trunk, head, 1000) == free
+    assert memory(head, 20, 1000) == free
+    chunks = []
     for most in range(20, 70):
-        held = hold_memory(card, trunk, head, most)
-        assert held.total <= most * 2**20
-        settings = Settings(memory_budget_mb=held.budget_mb)
-        assert held == estimate_graphs(card, trunk, head, settings)
-        larger = estimate_graphs(card, trunk, head, Settings(
-            memory_budget_mb=math.ceil((held.chunk + 1) * wide / 2**20)))
-        assert larger.total > most * 2**20 or held == free
-    with pytest.raises(ConfigError, match='a frame takes .* MB with 1 of 20 passes at once, 11.0 '
-                                          'MB .* at most 9 MB, as --memory-mb .* smaller --input'):
-        hold_memory(card, trunk, head, 9)
+        held = memory(head, 20, most)
+        assert held.total <= most * MEGABYTE
+        assert held == free or held.chunk * wide <= held.budget_mb * MEGABYTE < 2 * free.total
+        # One pass more would have been too much.
+        assert held == free or held.total + wide > most * MEGABYTE
+        chunks.append(held.chunk)
+    assert chunks == sorted(chunks) and {1, 2, 3, 4, 5} >= set(chunks) > {1}
+    with pytest.raises(ConfigError, match='11.0 MB.*at most 9 MB'):
+        memory(head, 20, 9)
 
 
 def test_tensors_that_are_no_longer_needed_do_not_count(tmp_path: Path) -> None:
@@ -136,7 +123,7 @@ def test_threads_are_those_asked_for_or_those_of_the_affinity(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
-    monkeypatch.setattr(resources, '_CPU_QUOTA_FILE', tmp_path / 'none')
+    monkeypatch.setattr(runner, '_CPU_QUOTA_FILE', tmp_path / 'none')
     assert usable_threads(3) == 3
     assert usable_threads(0) == 8
 
@@ -150,5 +137,5 @@ def test_a_container_that_grants_fewer_cores_is_heeded(
     file = tmp_path / 'cpu.max'
     file.write_text(text)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
-    monkeypatch.setattr(resources, '_CPU_QUOTA_FILE', file)
+    monkeypatch.setattr(runner, '_CPU_QUOTA_FILE', file)
     assert usable_threads(0) == threads

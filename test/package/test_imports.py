@@ -80,26 +80,18 @@ EXCEPTIONS = {
     'ros.launching.checks': (set(), {'yaml'}),
     # Asks the NVIDIA driver for heat and throttling, where it is installed.
     'ros.board_state': (set(), {'pynvml'}),
-    # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.
-    'backends.resources': (set(), {'onnx'}),
-    # Reads the inputs and outputs that the files declare.
+    # Reads what the files declare, and the sizes of their tensors.
     'backends.graph_files': (set(), {'onnx'}),
-    # Say which node it was; read which axes are symbolic.
-    'backends.gpu.engine_build': (set(), {'onnx'}),
-    'backends.gpu.bundle_engines': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).
     'compiler.checks.pass_checks': ({'onnx'}, set()),
     'compiler.checks.moment_checks': ({'onnx'}, set()),
     # Infers types before it quantises.
     'compiler.quantise_trunk': (set(), {'onnx'}),
     # Upsamples planes.
-    'backends.cpu.coarse_reduction': ({'cv2'}, set()),
+    'backends.cpu.reduction': ({'cv2'}, set()),
     'compiler.checks.output_checks': ({'onnx'}, set()),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.cpu.reduction_kernels': ({'numba'}, set()),
-    # torch allocates and computes on the GPU.
-    'backends.gpu.device_passes': (set(), {'torch'}),
-    'backends.gpu.device': (set(), {'torch'}),
 }
 # Module -> modules of another room that it may import though the table does not allow that room.
 NEIGHBOURS = {

@@ -50,7 +50,7 @@ def build_on_command(
 
 
 def build_for_real(progress: Callable[[float, str], None]) -> None:
-    from uncertainty_seg.backends.gpu.bundle_engines import work_ahead
+    from uncertainty_seg.backends.gpu.engine_build import work_ahead
     from uncertainty_seg.backends.gpu.engine_cache import EngineCache
     from uncertainty_seg.core.settings import Settings
     from uncertainty_seg.storage.model_bundle import load_bundle

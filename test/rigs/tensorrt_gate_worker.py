@@ -17,25 +17,24 @@ import sys
 import tempfile
 import time
 import traceback
-from types import SimpleNamespace
 from typing import Any
 import warnings
 
 sys.path.append(sys.argv[1])
 
-from uncertainty_seg.backends.gpu.bundle_engines import build_missing, engines_of  # noqa: E402
 from uncertainty_seg.backends.gpu.engine_build import (  # noqa: E402
     build_engine,
+    engines_of,
     EngineSpec,
-    merge_timing_caches,
+    EngineWork,
 )
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget  # noqa: E402
-from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, TensorRt  # noqa: E402
+from uncertainty_seg.backends.gpu.nvidia import load_tensorrt, TensorRt  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 
-NO_GPU = SimpleNamespace(name='none', compute_capability='0.0', driver='0', multiprocessors=1)
+TARGET = EngineTarget('tensorrt_rtx', '1', 'none', '0.0', '0', 1)
 
 
 class WithTimingCache(TensorRt):
@@ -47,30 +46,27 @@ class WithTimingCache(TensorRt):
 
 
 def bundle(
-    trt: TensorRt, folder: str, passes: int, capabilities: list[str], **settings: str
+    trt: TensorRt, folder: str, passes: int, capabilities: list[str], **settings: Any
 ) -> dict[str, Any]:
     """Build what a bundle needs, into a cache that is thrown away."""
     made = load_bundle(folder)
-    engines = engines_of(made, Settings(**settings), passes, trt,
-                         compute_capabilities=tuple(capabilities))
-    target = EngineTarget.of(trt, NO_GPU)
+    engines = engines_of(made, Settings(passes=passes, **settings), tuple(capabilities))
+    work = EngineWork(trt, engines, TARGET)
     shares: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         cache = EngineCache(Path(temporary))
-        built = build_missing(trt, engines, cache, target, lambda share, _: shares.append(share))
-        again = build_missing(trt, engines, cache, target)
-        plans = {engine.role: cache.load(engine.key(target)) or b'' for engine in built}
+        built = work.build(cache, lambda share, _: shares.append(share))
+        again = work.build(cache)
+        plans = {engine.role: cache.load(engine.key(TARGET)) or b'' for engine in built}
     return {'sizes': {role: len(plan) for role, plan in plans.items()}, 'again': len(again),
             'shares': shares, 'chunk': engines.chunking.passes,
             'profiles': engines.head_stats.spec.profiles}
 
 
-def graph(trt: TensorRt, path: str, spec: dict[str, Any], is_content: bool) -> dict[str, Any]:
-    """Build one graph from its file, or from its content."""
-    source: Path | bytes = Path(path).read_bytes() if is_content else Path(path)
-    shares: list[float] = []
-    built = build_engine(trt, source, EngineSpec(**spec), lambda share, _: shares.append(share))
-    return {'size': len(built.plan), 'shares': shares}
+def graph(trt: TensorRt, path: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Build one graph."""
+    built = build_engine(trt, Path(path).name, Path(path).read_bytes(), EngineSpec(**spec))
+    return {'size': len(built.plan)}
 
 
 def stopped(trt: TensorRt, path: str) -> dict[str, Any]:
@@ -79,33 +75,33 @@ def stopped(trt: TensorRt, path: str) -> dict[str, Any]:
         if share > 0:
             raise ValueError(f'stop in {phase}')
 
+    content = Path(path).read_bytes()
     try:
-        build_engine(trt, Path(path), EngineSpec('fp32'), stop)
+        build_engine(trt, 'trunk', content, EngineSpec('fp32'), stop)
     except ValueError as err:
         said = str(err)
-    return {'said': said, 'size': len(build_engine(trt, Path(path), EngineSpec('fp32')).plan)}
+    return {'said': said, 'size': len(build_engine(trt, 'trunk', content,
+                                                   EngineSpec('fp32')).plan)}
 
 
 def timing(trt: TensorRt, path: str) -> dict[str, Any]:
-    """Build with a timing cache, then with that of the first, and merge both."""
+    """Build with a timing cache, with that of the first, and with one that is none."""
     trt = WithTimingCache(trt.module)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)
         caches = [b'']
-        for _ in range(2):
-            caches.append(build_engine(trt, Path(path), EngineSpec('fp32'),
-                                       timing_cache=caches[-1]).timing_cache)
-        merged = merge_timing_caches(trt, *caches[1:])
-        mended = merge_timing_caches(trt, b'no cache', caches[1])
-    return {'sizes': [len(data) for data in (*caches, merged)], 'is_mended': mended == caches[1]}
+        for given in (b'', None, b'no cache'):
+            caches.append(build_engine(
+                trt, 'trunk', Path(path).read_bytes(), EngineSpec('fp32'),
+                timing_cache=caches[-1] if given is None else given).timing_cache)
+    return {'sizes': [len(data) for data in caches]}
 
 
 def version(trt: TensorRt) -> dict[str, Any]:
     """Say what was imported."""
-    return {'version': trt.version, 'module': trt.name, 'is_rtx': trt.is_rtx,
-            'strong': trt.has_strong_types, 'weak': trt.has_weak_types,
-            'dtypes': [str(trt.numpy_dtype(trt.data_type(name)))
-                       for name in ('float32', 'float16', 'uint8', 'int32', 'int64', 'bool')]}
+    return {'version': trt.version, 'is_rtx': trt.is_rtx,
+            'dtypes': [str(trt.numpy_dtype(getattr(trt.module.DataType, name)))
+                       for name in ('FLOAT', 'HALF', 'UINT8', 'INT32', 'INT64', 'BOOL')]}
 
 
 JOBS = {job.__name__: job for job in (bundle, graph, stopped, timing, version)}

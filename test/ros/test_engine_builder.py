@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from uncertainty_seg.backends.gpu.engine_thread import BuildState
+from uncertainty_seg.backends.gpu.engine_build import BuildState
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError, EngineMissingError, GraphError
 from uncertainty_seg.ros import engine_builder

@@ -13,7 +13,7 @@ if not HAS_ROS:
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: I100
 from ros_stubs import StubNode
 
-from uncertainty_seg.backends.gpu.engine_thread import BuildState
+from uncertainty_seg.backends.gpu.engine_build import BuildState
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.ros.board_state import BoardState
 from uncertainty_seg.ros.health import (

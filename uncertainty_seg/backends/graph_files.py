@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The inputs and outputs that a bundle's graphs declare, compared with its card.
+A bundle's graphs as files: what they declare, compared with the card, and what memory they take.
 
 They are read from the files and not from a runtime, so that every backend refuses the same bundles
 with the same sentences. What the nodes compute is not checked.
@@ -9,19 +9,25 @@ with the same sentences. What the nodes compute is not checked.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+import math
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.backends.runner import choose_chunk, MAX_CHUNK, MEGABYTE
+from uncertainty_seg.core.bundle import HEAD_FILE, ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
+from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest
 from uncertainty_seg.core.untrusted.onnx_nodes import every_tensor
-from uncertainty_seg.errors import ModelBundleError
+from uncertainty_seg.errors import ConfigError, ModelBundleError
+
+if TYPE_CHECKING:
+    import onnx
 
 IMAGE, LOGITS = 'image', 'logits'
 # Of head_stats.onnx, as `graph.head_stats` names them, which `backends` may not import; a test
@@ -268,3 +274,189 @@ def _require_tensors(what: str, found: _Tensors, wanted: _Tensors) -> None:
                 f'{what} {name!r} as {found[name][0]} {found[name][1]}',
                 f'{kind} {shape} as the card says', COMPILE,
             )
+
+
+# -------------------------------------------------------------------------------------------------
+# Memory.
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """
+    What the tensors of a frame take at most, in bytes; the runtime's own code is not in it.
+
+    Attributes
+    ----------
+    passes, chunk : int
+        T, and how many of them run at once.
+    bytes_a_pass, mask_bytes_a_pass : int
+        What one more pass in a chunk takes, and its masks alone, which are in it.
+    total : int
+        Weights, the trunk or the head with one chunk, whichever takes more, and the sums.
+    budget_mb : int
+        The budget that the chunk was chosen by, for `memory_budget_mb`.
+
+    """
+
+    passes: int
+    chunk: int
+    bytes_a_pass: int
+    mask_bytes_a_pass: int
+    total: int
+    budget_mb: int
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Return what the passes that run at once take."""
+        return self.chunk * self.bytes_a_pass
+
+    @property
+    def exceeds(self) -> bool:
+        """Say whether even the smallest chunk takes more than the budget."""
+        return self.chunk_bytes > self.budget_mb * MEGABYTE
+
+    def facts(self) -> dict[str, float]:
+        """Return the figures in MB, for scripts."""
+        sizes = {'a_pass_mb': self.bytes_a_pass, 'masks_a_pass_mb': self.mask_bytes_a_pass,
+                 'chunk_mb': self.chunk_bytes, 'total_mb': self.total}
+        return {'passes': self.passes, 'chunk': self.chunk, 'budget_mb': self.budget_mb,
+                **{name: round(size / MEGABYTE, 1) for name, size in sizes.items()}}
+
+    def text(self) -> str:
+        """Return the figures as a line for people."""
+        found = self.facts()
+        return (f'memory: {found["chunk_mb"]:g} MB for {self.chunk} of {self.passes} passes at '
+                f'once ({found["a_pass_mb"]:g} MB a pass, {found["masks_a_pass_mb"]:g} MB of it '
+                f'masks), about {found["total_mb"]:g} MB with weights, trunk and sums; the '
+                'runtime itself is not in it')
+
+
+def _estimate(
+    card: ModelCard, trunk: onnx.ModelProto, head: onnx.ModelProto, settings: Settings
+) -> MemoryEstimate:
+    """Estimate what a bundle takes on a CPU, from its graphs, if nothing is fused."""
+    passes, a_pass = passes_of(card, settings), _bytes_a_pass(head)
+    chunk = choose_chunk(passes, a_pass, settings.memory_budget_mb, card.chunk).passes
+    weights = sum(_FLOAT_BYTES * math.prod(tensor.dims) for model in (trunk, head)
+                  for tensor in model.graph.initializer)
+    maps = card.input.height * card.input.width * (2 * card.num_classes + 8)
+    return MemoryEstimate(
+        passes, chunk, a_pass, _FLOAT_BYTES * sum(math.prod(s.shape) for s in card.dropout_sites),
+        weights + max(_peak_bytes(trunk, 1), _peak_bytes(head, chunk)) + _FLOAT_BYTES * maps,
+        settings.memory_budget_mb)
+
+
+def memory_of_files(
+    card: ModelCard, files: Mapping[str, bytes], most_mb: int | None = None
+) -> MemoryEstimate:
+    """
+    Estimate what files of a bundle take before they are written.
+
+    Parameters
+    ----------
+    card, files : ModelCard, mapping of str to bytes
+        Of the bundle to be.
+    most_mb : int, optional
+        What the tensors of a frame may take, with weights, trunk and sums.
+
+    Returns
+    -------
+    MemoryEstimate
+        With the default budget of a chunk, or the largest with which a frame takes no more than
+        `most_mb`.
+
+    Raises
+    ------
+    ConfigError
+        If a frame takes more even with the smallest chunk.
+
+    """
+    import onnx
+
+    trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, HEAD_FILE))
+    found = _estimate(card, trunk, head, Settings())
+    if most_mb is None:
+        return found
+    for chunk in [] if card.chunk else range(found.chunk - 1, 0, -1):
+        if found.total <= most_mb * MEGABYTE:
+            break
+        budget = max(1, math.ceil(chunk * found.bytes_a_pass / MEGABYTE))
+        if budget < found.budget_mb:
+            found = _estimate(card, trunk, head, Settings(memory_budget_mb=budget))
+    if found.total > most_mb * MEGABYTE:
+        raise ConfigError(
+            f'a frame takes {found.total / MEGABYTE:.1f} MB with {found.chunk} of '
+            f'{found.passes} passes at once, {found.chunk_bytes / MEGABYTE:.1f} MB of it theirs',
+            f'at most {most_mb} MB, as was asked for',
+            ('keep the channels of fewer passes in a chunk, or ' if card.chunk > 1 else '')
+            + 'compile for a smaller input; fewer passes do not help, since they run in chunks')
+    return found
+
+
+def head_bytes_a_pass(head_path: Path) -> int:
+    """
+    Estimate how much memory one more pass takes in the head.
+
+    Parameters
+    ----------
+    head_path : Path
+        A graph whose only symbolic axis is the pass, or one of a fixed number of passes.
+
+    Returns
+    -------
+    int
+        By how much the largest sum of tensors that live at the same time grows, if nodes run in
+        the order of the file and nothing is fused: an upper bound of what a runtime needs. For a
+        head with a fixed number of passes, that sum divided by the number.
+
+    """
+    import onnx
+
+    return _bytes_a_pass(onnx.load(str(head_path)))
+
+
+def _bytes_a_pass(model: onnx.ModelProto) -> int:
+    first = model.graph.output[0].type.tensor_type.shape.dim[0]
+    if first.dim_value:
+        return math.ceil(_peak_bytes(model, first.dim_value) / first.dim_value)
+    # Many passes, so that tensors without a pass axis do not decide where the peak is.
+    growth = _peak_bytes(model, 2 * MAX_CHUNK) - _peak_bytes(model, MAX_CHUNK)
+    return max(math.ceil(growth / MAX_CHUNK), 1)
+
+
+def _peak_bytes(model: Any, passes: int) -> int:
+    """Return the largest total of live tensors in bytes, with T fixed."""
+    sizes = _tensor_bytes(model, passes)
+    nodes = model.graph.node
+    last_use = {name: index for index, node in enumerate(nodes) for name in node.input}
+    outputs = {info.name for info in model.graph.output}
+    live = sum(sizes.get(info.name, 0) for info in model.graph.input)
+    peak = live
+    for index, node in enumerate(nodes):
+        live += sum(sizes.get(name, 0) for name in node.output)
+        peak = max(peak, live)
+        ended = {name for name in [*node.input, *node.output] if name not in outputs
+                 and last_use.get(name, index) == index}
+        live -= sum(sizes.get(name, 0) for name in ended)
+    return peak
+
+
+def _tensor_bytes(model: Any, passes: int) -> dict[str, int]:
+    import onnx
+
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    del fixed.graph.value_info[:]  # they would hold the symbolic axis
+    for info in [*fixed.graph.input, *fixed.graph.output]:
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = passes
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+    sizes = {}
+    for info in [*inferred.input, *inferred.value_info, *inferred.output]:
+        kind = info.type.tensor_type
+        itemsize = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        sizes[info.name] = itemsize * math.prod(dim.dim_value for dim in kind.shape.dim)
+    return sizes

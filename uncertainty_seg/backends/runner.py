@@ -2,6 +2,8 @@
 """
 What every runtime offers, and what it requires of an image and its masks before a run.
 
+It also decides how many passes run at once, and on how many threads.
+
 Each runtime's file has the same methods in the same order: opening, `run`, `timings_ms`, `close`.
 
 """
@@ -11,6 +13,10 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+import math
+import os
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +25,11 @@ from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import ShapeError
+
+_CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
+# Beyond this many passes a call the fixed cost of a call no longer shows.
+MAX_CHUNK = 20
+MEGABYTE = 2**20
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
@@ -117,7 +128,7 @@ def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
         disagree about T.
 
     """
-    require_image(card, image)
+    require_shape('image', image, (card.input.height, card.input.width, 3), np.uint8)
     wanted = {site.name: site.shape for site in card.dropout_sites}
     if set(masks) != set(wanted):
         raise ShapeError(f'masks for {sorted(masks)}', f'{sorted(wanted)}, the sites of the card')
@@ -130,6 +141,63 @@ def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
     return passes
 
 
-def require_image(card: ModelCard, image: ImageU8) -> None:
-    """Refuse an image of another size or dtype than the card's; raises ShapeError."""
-    require_shape('image', image, (card.input.height, card.input.width, 3), np.uint8)
+def usable_threads(wanted: int) -> int:
+    """
+    Return the threads asked for, or with 0 as many as this process may use.
+
+    That is the number of cores in its affinity, or fewer where a container grants less.
+
+    """
+    if wanted > 0:
+        return wanted
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_QUOTA_FILE.read_text().split()
+        granted = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no cgroup, or 'max': nothing is held back
+        granted = cores
+    return max(1, min(cores, granted))
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How many passes run at once (the last chunk may be shorter), and why, for the log."""
+
+    passes: int
+    reason: str
+
+
+def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int, fixed: int = 0) -> Chunking:
+    """
+    Split T passes in chunks of nearly the same size that fit in the budget.
+
+    Parameters
+    ----------
+    total : int
+        T.
+    bytes_a_pass : int
+        Memory that one more pass in a chunk takes.
+    budget_mb : int
+        Memory that a chunk may take.
+    fixed : int
+        Passes that the head takes, if it takes no other number; 0 if it takes any.
+
+    Returns
+    -------
+    Chunking
+        At least one pass, at most `MAX_CHUNK`, whatever the budget; `fixed` if that is given.
+
+    """
+    if fixed:
+        size = f'{bytes_a_pass / MEGABYTE:.1f} MB a pass'
+        return Chunking(fixed, f'the head takes no other number: {size}')
+    fitting = budget_mb * MEGABYTE // max(bytes_a_pass, 1)
+    limit = max(1, min(total, fitting, MAX_CHUNK))
+    passes = math.ceil(total / math.ceil(total / limit))
+    size = f'{bytes_a_pass / MEGABYTE:.1f} MB a pass, budget {budget_mb} MB'
+    if fitting < 1:
+        return Chunking(1, f'not even one pass fits: {size}')
+    if limit == total:
+        return Chunking(passes, f'all fit at once: {size}')
+    bound = 'the budget' if fitting < MAX_CHUNK else f'the bound of {MAX_CHUNK} a chunk'
+    return Chunking(passes, f'equal chunks within {bound}: {size}')

@@ -118,16 +118,6 @@ def convert_bundle(
     return write_bundle(out, changed, files)
 
 
-def _warn_of_check(source: str, made: ModelBundle) -> None:
-    """Say what is known here of the network in this precision: a failed check, or none at all."""
-    from uncertainty_seg.backends.gpu.self_check_record import check_remark
-    from uncertainty_seg.backends.opening import as_bundle
-
-    known = [check_remark(card, made.card.precision)
-             for card in (as_bundle(source).card, made.card)]
-    _log.warning('%s', next((one for one in known if ' failed its self-check' in one), known[1]))
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('bundle', help='shipped name or folder')
@@ -146,7 +136,9 @@ def run(args: argparse.Namespace) -> int:
     """Convert, and say what to do next."""
     made = call_with(convert, args)
     if made.card.precision == 'bf16':
-        _warn_of_check(args.bundle, made)
+        from uncertainty_seg.backends.gpu.engine_cache import unchecked
+
+        _log.warning('%s', unchecked(made.card.name, made.card.precision))
     print_json({'bundle': str(args.out), 'precision': made.card.precision,
                 'next': f'uncertainty_seg calibrate {args.out} --data DATA'})
     return 0

@@ -93,7 +93,7 @@ def self_check(
     """
     from tqdm import tqdm
 
-    from uncertainty_seg.backends.gpu.self_check_record import (
+    from uncertainty_seg.backends.gpu.engine_cache import (
         checking,
         key_of,
         SelfCheckRecord,
@@ -140,7 +140,7 @@ def self_check(
 
 def _open_unrecorded(bundle: Any, settings: Settings) -> Any:
     """Open the only backend that records CUDA graphs, without them."""
-    from uncertainty_seg.backends.gpu.self_check_record import checking
+    from uncertainty_seg.backends.gpu.engine_cache import checking
     from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
 
     with checking():

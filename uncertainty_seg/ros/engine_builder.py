@@ -17,9 +17,12 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.gpu.bundle_engines import build_here
-from uncertainty_seg.backends.gpu.engine_build import Progress
-from uncertainty_seg.backends.gpu.engine_thread import BuildState, EngineBuild
+from uncertainty_seg.backends.gpu.engine_build import (
+    build_here,
+    BuildState,
+    EngineBuild,
+    Progress,
+)
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Pipeline

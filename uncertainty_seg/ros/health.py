@@ -24,7 +24,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from std_msgs.msg import Header
 
-from uncertainty_seg.backends.gpu.engine_thread import BuildState
+from uncertainty_seg.backends.gpu.engine_build import BuildState
 from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings

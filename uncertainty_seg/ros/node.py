@@ -22,7 +22,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
-from uncertainty_seg.backends.gpu.engine_thread import BuildState
+from uncertainty_seg.backends.gpu.engine_build import BuildState
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import locked_error, require_idle, require_unlocked, Settings
 from uncertainty_seg.errors import BackendError, ConfigError

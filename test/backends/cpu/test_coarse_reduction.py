@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.cpu.coarse_reduction import CoarseReduction
+from uncertainty_seg.backends.cpu.reduction import CoarseReduction
 from uncertainty_seg.core.uncertainty import (
     MapRequest,
     maps_from_coarse_logits,
@@ -225,7 +225,7 @@ CHILD = """
 import sys
 sys.modules['numba'] = None
 import numpy as np
-from uncertainty_seg.backends.cpu.coarse_reduction import CoarseReduction
+from uncertainty_seg.backends.cpu.reduction import CoarseReduction
 print(CoarseReduction((2, 1, 1), 2, 2, 1).finish(np.zeros((1, 2, 1, 1), np.float32), 1.0).entropy)
 """
 

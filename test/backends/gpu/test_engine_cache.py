@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Engines on disk: which key, what is damaged, who writes."""
+"""Engines and results of the self-check on disk: which key, what is damaged, who writes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
+from conftest import tiny_card
 import pytest
 
-from uncertainty_seg.backends.gpu import bundle_engines
-from uncertainty_seg.backends.gpu.bundle_engines import build_missing, engines_of, missing
-from uncertainty_seg.backends.gpu.engine_build import BuiltEngine, EngineSpec, Progress
+from uncertainty_seg.backends.gpu.engine_build import EngineSpec
 from uncertainty_seg.backends.gpu.engine_cache import (
     cache_folder,
-    engine_key,
+    checking,
     EngineCache,
     EngineTarget,
+    key_of,
+    key_of_facts,
+    read_record,
+    RECORD_FILE,
+    require_not_failed,
+    SelfCheckKey,
+    SelfCheckRecord,
+    write_record,
 )
-from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import BackendError, BackendUnavailableError, ModelBundleError
-from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.errors import BackendError, BackendUnavailableError
 
 TARGET = EngineTarget('tensorrt', '10.3.0', 'Orin', '8.7', '12.6', 16)
 SPEC = EngineSpec('fp16', {'m': ((1, 8), (4, 8), (4, 8))})
 KEY = 'a' * 64
-OTHER_SPECS = [{'precision': 'fp32'}, {'is_strongly_typed': False}, {'precision': 'tf32'},
-               {'profiles': {'m': ((1, 8), (4, 8), (5, 8))}}, {'compute_capabilities': ('8.6',)}]
+OTHER_SPECS: list[dict[str, Any]] = [
+    {'precision': 'fp32'}, {'precision': 'tf32'}, {'compute_capabilities': ('8.6',)},
+    {'profiles': {'m': ((1, 8), (4, 8), (5, 8))}}, {'summed': (3, 4)}]
 
 
 @pytest.fixture
@@ -41,16 +48,20 @@ def cache(tmp_path: Path) -> EngineCache:
     return EngineCache(tmp_path / 'engines')
 
 
+def engine_key(graph: str, spec: EngineSpec, target: EngineTarget) -> str:
+    return key_of_facts(graph, dataclasses.asdict(spec), target)
+
+
 def test_a_key_depends_on_everything() -> None:
-    others = [(b'h', SPEC, TARGET)]
-    others += [(b'g', dataclasses.replace(SPEC, **one), TARGET) for one in OTHER_SPECS]
+    others = [('h', SPEC, TARGET)]
+    others += [('g', dataclasses.replace(SPEC, **one), TARGET) for one in OTHER_SPECS]
     for field in dataclasses.fields(TARGET):
         old = getattr(TARGET, field.name)
-        new = old + 1 if isinstance(old, int) else f'{old}x'
-        others.append((b'g', SPEC, dataclasses.replace(TARGET, **{field.name: new})))
-    keys = {engine_key(*one) for one in [(b'g', SPEC, TARGET), *others]}
+        new: Any = old + 1 if isinstance(old, int) else f'{old}x'
+        others.append(('g', SPEC, dataclasses.replace(TARGET, **{field.name: new})))
+    keys = {engine_key(*one) for one in [('g', SPEC, TARGET), *others]}
     assert len(keys) == 1 + len(others) == 13
-    assert engine_key(b'g', SPEC, TARGET) in keys
+    assert engine_key('g', SPEC, TARGET) in keys
 
 
 def test_what_was_stored_is_loaded_with_its_facts(cache: EngineCache) -> None:
@@ -61,10 +72,13 @@ def test_what_was_stored_is_loaded_with_its_facts(cache: EngineCache) -> None:
     assert (facts['role'], facts['bytes']) == ('trunk', 4)
     assert {p.suffix for p in cache.folder.iterdir()} == {'.engine', '.json'}
     assert cache.folder.stat().st_mode & 0o077 == 0
+    cache.store_timing_cache(TARGET, b'12')
+    assert cache.timing_cache(TARGET) == b'12'
+    assert cache.timing_cache(dataclasses.replace(TARGET, gpu='Xavier')) == b''
 
 
 @pytest.mark.parametrize('damage', ['plan', 'json', 'no json'])
-def test_a_damaged_engine_is_said_once_and_gone(
+def test_a_damaged_engine_is_said_and_gone(
     cache: EngineCache, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     cache.store(KEY, b'plan', {})
@@ -75,8 +89,10 @@ def test_a_damaged_engine_is_said_once_and_gone(
     else:
         cache.facts_path(KEY).unlink()
     with caplog.at_level(logging.WARNING):
-        assert cache.load(KEY) is None and cache.load(KEY) is None
-    assert len(caplog.records) == (damage != 'no json')
+        assert cache.load(KEY) is None
+        said = len(caplog.records)
+        assert cache.load(KEY) is None
+    assert said == len(caplog.records) and (said > 0) == (damage != 'no json')
     assert not cache.has(KEY)
 
 
@@ -107,7 +123,7 @@ def test_the_folder_is_where_the_environment_says(
 
 def test_a_folder_that_cannot_be_used_names_the_variable(tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
-    with pytest.raises(BackendError, match='cannot be used.*set UNCERTAINTY_SEG_ENGINE_CACHE'):
+    with pytest.raises(BackendError, match='UNCERTAINTY_SEG_ENGINE_CACHE'):
         EngineCache(tmp_path / 'file').store(KEY, b'plan', {})
 
 
@@ -135,67 +151,65 @@ def test_a_lock_keeps_another_process_out(cache: EngineCache) -> None:
     assert entered
 
 
-def test_measurements_are_merged_with_those_on_disk(cache: EngineCache) -> None:
-    for new in (b'1', b'', b'2'):
-        cache.merge_timing_cache(TARGET, new, lambda old, more: old + more)
-    assert cache.timing_cache(TARGET) == b'12'
-    assert cache.timing_cache(dataclasses.replace(TARGET, gpu='Xavier')) == b''
+# Results of the self-check ----------------------------------------------------------------------
+
+CARD = tiny_card(sha256={'trunk.onnx': 'aa' * 32, 'head.onnx': 'bb' * 32})
+CHECKED = SelfCheckKey.of(CARD, 'tensorrt', '10.3.0', 'fp16', 'Orin')
 
 
-def trt_of(has_strong_types: bool = True, bf16: object = None) -> SimpleNamespace:
-    return SimpleNamespace(has_strong_types=has_strong_types, version='9.9',
-                           builder_flag=lambda name: bf16)
+def record(is_passed: bool, key: SelfCheckKey = CHECKED) -> SelfCheckRecord:
+    return SelfCheckRecord(key, is_passed, () if is_passed else ('mean', 'finite'), {'passes': 20})
 
 
-def test_a_bundle_needs_a_fixed_trunk_and_a_head_of_one_to_a_chunk_of_passes() -> None:
-    bundle = load_bundle('pipeline')
-    # 3 planes (6, 384, 512) of float32 are 13.5 MB, more than the head's own tensors.
-    exact = Settings(memory_budget_mb=64, reduction='exact')
-    engines = engines_of(bundle, exact, 20, trt_of())
-    assert engines.trunk.spec == EngineSpec('fp32') and engines.chunking.passes == 4
-    assert engines.head_stats.spec.profiles == {
-        'mask_decoder_drop_head': ((1, 96, 1, 1), (4, 96, 1, 1), (4, 96, 1, 1))}
-    assert engines.head_stats.spec.float32_behind == 'logits'
-    coarse = engines_of(
-        bundle, Settings(memory_budget_mb=64, reduction='coarse'), 20, trt_of())
-    assert coarse.chunking.passes == 20 and coarse.head_stats.spec.summed == (96, 128)
-    wide = engines_of(bundle, Settings(memory_budget_mb=1000), 20, trt_of(False), chunk=0)
-    assert wide.chunking.passes == 20 and not wide.trunk.spec.is_strongly_typed
-    assert engines_of(bundle, Settings(), 20, trt_of(), chunk=7).chunking.passes == 7
-    assert engines_of(bundle, Settings(), 3, trt_of(), chunk=7).chunking.passes == 3
+def test_what_failed_is_refused_until_it_passes_and_may_be_checked(tmp_path: Path) -> None:
+    folder = tmp_path / 'new'
+    require_not_failed(CHECKED, folder)
+    assert write_record(record(False), folder) == folder / RECORD_FILE
+    assert read_record(CHECKED, folder) == record(False)
+    with pytest.raises(BackendUnavailableError, match=r'10.3.0 in fp16.*mean, finite'):
+        require_not_failed(CHECKED, folder)
+    with checking():
+        require_not_failed(CHECKED, folder)
+    write_record(record(True), folder)
+    assert read_record(CHECKED, folder) == record(True)
+    require_not_failed(CHECKED, folder)
 
 
-def test_a_precision_that_the_graphs_are_not_written_in_is_refused() -> None:
-    with pytest.raises(BackendUnavailableError, match='written in fp32, not bf16.*convert'):
-        engines_of(load_bundle('pipeline'), Settings(precision='bf16'), 8, trt_of())
+@pytest.mark.parametrize('change', [
+    {'backend': 'openvino'}, {'version': '10.3.1'}, {'precision': 'fp32'},
+    {'device': 'Orin Nano'}, {'graphs': CHECKED.graphs[:16] + 'f' * 48},
+])
+def test_a_result_holds_for_nothing_else(tmp_path: Path, change: dict[str, str]) -> None:
+    other = dataclasses.replace(CHECKED, **change)
+    write_record(record(False), tmp_path)
+    assert read_record(other, tmp_path) is None
+    write_record(record(True, other), tmp_path)
+    require_not_failed(other, tmp_path)
+    assert read_record(CHECKED, tmp_path) == record(False)
 
 
-def test_a_bundle_without_the_head_that_reduces_is_refused(tiny_bundle: Path) -> None:
-    with pytest.raises(ModelBundleError, match='has no head_stats.onnx'):
-        engines_of(load_bundle(str(tiny_bundle)), Settings(), 8, trt_of())
+def test_another_graph_is_another_key() -> None:
+    for trunk, head in (('aa', 'bc'), ('bb', 'aa')):
+        other = tiny_card(sha256={'trunk.onnx': trunk * 32, 'head.onnx': head * 32})
+        assert SelfCheckKey.of(other, 'tensorrt', '10.3.0', 'fp16', 'Orin') != CHECKED
 
 
-def test_what_is_missing_is_built_once_with_one_progress(
-    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('content', ['', '{"a"', '[]', '"x"', '{"KEY": {"is_passed": "yes"}}',
+                                     '{"KEY": 3}'])
+def test_a_damaged_file_proves_nothing_and_is_written_anew(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(trt: object, path: Path, spec: object, progress: Progress, timing_cache: bytes,
-              available_bytes: int) -> BuiltEngine:
-        progress(0.5, 'half')
-        progress(1.0, 'built')
-        return BuiltEngine(path.name.encode(), timing_cache + b'+', 1.0)
+    monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path))  # the folder of the engines
+    (tmp_path / RECORD_FILE).write_text(content.replace('KEY', CHECKED.text))
+    assert read_record(CHECKED) is None
+    write_record(record(True))
+    assert read_record(CHECKED) == record(True)
 
-    monkeypatch.setattr(bundle_engines, 'build_engine', build)
-    monkeypatch.setattr(bundle_engines, 'merge_timing_caches', lambda trt, old, new: new)
-    engines = engines_of(load_bundle('pipeline'), Settings(), 8, trt_of())
-    assert missing(engines, cache, TARGET) == list(engines.all)
-    told: list[tuple[float, str]] = []
-    built = build_missing(trt_of(), engines, cache, TARGET, lambda *one: told.append(one))
-    assert built == list(engines.all) and missing(engines, cache, TARGET) == []
-    assert told == [(0.25, 'trunk: half'), (0.5, 'trunk: built'), (0.75, 'head_stats: half'),
-                    (1.0, 'head_stats: built')]
-    assert cache.load(engines.trunk.key(TARGET)) == b'trunk.onnx'
-    assert cache.timing_cache(TARGET) == b'++'  # the second build was given the first's
-    cache.discard(engines.trunk.key(TARGET), 'test')
-    facts = json.loads(cache.facts_path(engines.head_stats.key(TARGET)).read_text())
-    assert facts['target']['gpu'] == 'Orin' and facts['role'] == 'head_stats'
-    assert missing(engines, cache, TARGET) == [engines.trunk]
+
+def test_a_backend_says_its_version_and_device_or_its_module_does() -> None:
+    onnxruntime = pytest.importorskip('onnxruntime')
+    gpu: Any = SimpleNamespace(name='tensorrt', version='10.3.0', device_name='Orin')
+    assert key_of(CARD, gpu, 'fp16') == CHECKED
+    found = key_of(CARD, SimpleNamespace(name='onnxruntime'), 'fp32')  # type: ignore[arg-type]
+    assert (found.version, found.device) == (onnxruntime.__version__, '')
+    assert key_of(CARD, SimpleNamespace(name='fake'), 'fp32').version == ''  # type: ignore

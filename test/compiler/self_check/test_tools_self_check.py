@@ -14,7 +14,7 @@ import pytest
 
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.backends.gpu.self_check_record import RECORD_FILE
+from uncertainty_seg.backends.gpu.engine_cache import RECORD_FILE
 from uncertainty_seg.cli.convert import convert_bundle
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.cli.self_check import _plan

@@ -2,12 +2,15 @@
 """
 A TensorRT without a GPU: what the backend asks of it, with ONNX Runtime behind and rules enforced.
 
-A plan is the ONNX graph with its profiles and a digest; addresses are those of buffers in the
-host's memory. What TensorRT answers with False, with None or by an entry in its log is answered
-so. What it does not notice, and computes nonsense or crashes on, is written to
-`FakeGpu.violations` and raised. A graph is recorded as CUDA does it: with the addresses of that
-moment, which must be alive when it is replayed. test_backends_tensorrt_fake holds names, arguments
-and values against the real modules.
+It follows one interface, that of TensorRT-RTX 1.7, which test_tensorrt_fake holds against the real
+module: names, arguments and values. Under the name `tensorrt` it stands in for full TensorRT, of
+which the backend asks less.
+
+A plan is the ONNX graph with its profiles and a digest; addresses are those of `FakeCuda`. What
+TensorRT answers with False, with None or by an entry in its log is answered so. What it does not
+notice, and computes nonsense or crashes on, is written to `FakeCuda.violations` and raised. A
+graph is recorded as CUDA does it: with the addresses of that moment, which must be alive when it
+is replayed.
 
 """
 
@@ -15,202 +18,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-import ctypes
-from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 import hashlib
 import json
 import threading
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 import weakref
 
-from host_memory import HostMemory
+from fake_cuda import FakeCuda
 import numpy as np
-from numpy.typing import DTypeLike
 import onnx
 
-from uncertainty_seg.backends.gpu.device import ALIGNMENT, Replay
+from uncertainty_seg.backends.gpu.nvidia import ALIGNMENT
 
 Profiles = Mapping[str, tuple[tuple[int, ...], ...]]
+RTX = '1.7.1.116'
 _MAGIC = b'fake plan'
-_SCRATCH_BYTES = 1000  # that a context of TensorRT-RTX needs for a pass
-_TYPES = {'FLOAT': 0, 'HALF': 1, 'INT8': 2, 'INT32': 3, 'BOOL': 4, 'UINT8': 5}
+_SCRATCH_BYTES = 1000  # that a context needs for a pass
 _NUMPY = {'FLOAT': np.float32, 'HALF': np.float16, 'INT8': np.int8, 'INT32': np.int32,
           'BOOL': np.bool_, 'UINT8': np.uint8, 'INT64': np.int64}
 # Of ONNX, where it has another name.
 _ONNX = {'FLOAT16': 'HALF', 'BFLOAT16': 'BF16'}
-# Version -> members that differ between versions, with their values there.
-_NEW_TYPES = {'BF16': 7, 'INT64': 8}
-VERSIONS: dict[str, dict[str, dict[str, int]]] = {
-    '8.6.1': {'types': {}, 'creation': {'EXPLICIT_BATCH': 0},
-              'flags': {'FP16': 0, 'INT8': 1, 'TF32': 7}},
-    '10.3.0': {'types': _NEW_TYPES, 'creation': {'EXPLICIT_BATCH': 0, 'STRONGLY_TYPED': 1},
-               'flags': {'FP16': 0, 'INT8': 1, 'BF16': 17, 'TF32': 6}},
-    '10.16.1.11': {'types': _NEW_TYPES, 'creation': {'EXPLICIT_BATCH': 0, 'STRONGLY_TYPED': 1},
-                   'flags': {'FP16': 0, 'INT8': 1, 'BF16': 17, 'TF32': 6}},
-    '11.4.0.106': {'types': _NEW_TYPES, 'creation': {'STRONGLY_TYPED': 0}, 'flags': {'TF32': 6}},
-    '1.4.0.76': {'types': _NEW_TYPES, 'creation': {'STRONGLY_TYPED': 1}, 'flags': {'TF32': 6}},
-    '1.7.1.116': {'types': _NEW_TYPES, 'creation': {'STRONGLY_TYPED': 0}, 'flags': {'TF32': 6}},
-}
-
-
-class ViolationError(Exception):
-    """What a real TensorRT would not have noticed."""
-
-
-@dataclass
-class Faults:
-    """
-    What goes wrong.
-
-    Attributes
-    ----------
-    contexts_up_to : int
-        Passes in the profile of an engine for which there is memory; None is returned beyond.
-    rows_up_to : int
-        Passes in a buffer for masks for which there is memory.
-    refused : dict of int to str
-        Which calls of `execute_async_v3` return False, counted from 1, and what is logged.
-    raised : dict of int to Exception
-        Which of them raise.
-    is_uncapturable : bool
-        Nothing can be recorded on the stream.
-    driver : str
-        Of the GPU; compiled kernels hold for one.
-    meanwhile : callable
-        Called in each call of `execute_async_v3`, with its number.
-
-    """
-
-    contexts_up_to: int = 10**6
-    rows_up_to: int = 10**6
-    refused: dict[int, str] = field(default_factory=dict)
-    raised: dict[int, Exception] = field(default_factory=dict)
-    is_uncapturable: bool = False
-    driver: str = '12.6'
-    meanwhile: Callable[[int], object] = int
-
-
-class FakeGpu(HostMemory):
-    """
-    Buffers in the host's memory that are known by their address, and a stream.
-
-    Parameters
-    ----------
-    faults : Faults
-        Looked at in each call, so that a test may change it.
-    is_mapped : bool
-        Engines may read what the host fills, as on a Jetson.
-
-    """
-
-    stream = 0x5EED
-
-    def __init__(self, faults: Faults, is_mapped: bool = False) -> None:
-        self.faults, self.is_mapped = faults, is_mapped
-        self.copied = 0
-        self.violations: list[str] = []
-        self.enqueued = self.replayed = self.captured = self.closed = self.compiled = 0
-        self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.most_contexts = 0
-        self._buffers: dict[int, weakref.ref[Any]] = {}
-        self._graph: list[Callable[[], None]] | None = None
-
-    def violation(self, text: str) -> NoReturn:
-        """Note what a test must not do, and stop."""
-        self.violations.append(text)
-        raise ViolationError(text)
-
-    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-        """Allocate what engines can be bound to."""
-        if len(shape) == 4 and shape[0] > self.faults.rows_up_to:
-            raise MemoryError(f'no room for {shape}')
-        tensor = super().empty(shape, dtype)
-        self._buffers[tensor.data_ptr()] = weakref.ref(tensor)
-        return tensor
-
-    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-        """Allocate what they cannot be bound to."""
-        return super().empty(shape, dtype)
-
-    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
-        """Allocate one buffer for both sides, if memory is mapped."""
-        if not self.is_mapped:
-            return super().inlet(shape, dtype)
-        shared = self.empty(shape, dtype)
-        return shared, shared
-
-    def copy(self, target: Any, source: Any) -> None:
-        """Copy, and count bytes."""
-        if target is not source:
-            self.copied += source.numel() * source.element_size()
-        super().copy(target, source)
-
-    def close(self) -> None:
-        """Count."""
-        self.closed += 1
-
-    def live_bytes(self) -> int:
-        """Return the size of all buffers that somebody holds."""
-        tensors = [one() for one in self._buffers.values()]
-        return sum(one.numel() * one.element_size() for one in tensors if one is not None)
-
-    def at(self, name: str, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """Return what lies at an address, which has to be a buffer of exactly that kind."""
-        found = self._buffers.get(address, lambda: None)()
-        if found is None:
-            self.violation(f'{name} is bound to an address where no buffer is (any more)')
-        kind = str(found.dtype).removeprefix('torch.')
-        if (tuple(found.shape), kind) != (shape, dtype.name):
-            self.violation(f'{name} is bound to {kind} {tuple(found.shape)} and not to '
-                           f'{dtype.name} {shape}')
-        size = int(np.prod(shape)) * dtype.itemsize
-        raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-        return raw.view(dtype).reshape(shape)
-
-    def require_room(self, name: str, address: int, size: int) -> None:
-        """Stop if there is no buffer of so many bytes at an address."""
-        found = self._buffers.get(address, lambda: None)()
-        if found is None:
-            self.violation(f'{name} is bound to an address where no buffer is (any more)')
-        if found.numel() * found.element_size() < size:
-            self.violation(f'{name} has fewer bytes than {size}')
-
-    def submit(self, stream: int, work: Callable[[], None]) -> None:
-        """Run work of an engine, or record it."""
-        if stream != self.stream:
-            self.violation(f'stream {stream}')
-        if self._graph is not None:
-            self._graph.append(work)
-        else:
-            work()
-
-    @property
-    def is_capturing(self) -> bool:
-        """Whether work is recorded."""
-        return self._graph is not None
-
-    def capture(self, work: Callable[[], None]) -> Replay:
-        """Record the calls of engines in `work`, without running them."""
-        if self.faults.is_uncapturable:
-            raise RuntimeError('CUDA error: operation not permitted when stream is capturing')
-        self.wait()
-        recorded: list[Callable[[], None]] = []
-        self._graph = recorded
-        try:
-            work()
-        finally:
-            self._graph = None
-        self.captured += 1
-
-        def replay() -> None:
-            self.replayed += 1
-            for call in recorded:
-                call()
-
-        return replay
+DataType = IntEnum('DataType', {'FLOAT': 0, 'HALF': 1, 'INT8': 2, 'INT32': 3, 'BOOL': 4,
+                                'UINT8': 5, 'BF16': 7, 'INT64': 8})
+NetworkDefinitionCreationFlag = IntEnum('NetworkDefinitionCreationFlag', {'STRONGLY_TYPED': 0})
 
 
 class ILogger:
@@ -237,7 +70,7 @@ class Runtime:
     """Opens plans; `_module` and `_gpu` are set in a subclass for each module."""
 
     _module: Any
-    _gpu: FakeGpu
+    _gpu: FakeCuda
 
     def __init__(self, logger: ILogger) -> None:
         if not getattr(logger, '_is_base_called', False):
@@ -252,7 +85,7 @@ class Runtime:
             head, graph = body.split(b'\n', 1)
             facts = json.loads(head)
             if facts['version'] == self._module.__version__:
-                return self._module.ICudaEngine(self, facts['profiles'], graph)
+                return ICudaEngine(self, facts['profiles'], graph)
         self._error('Serialization assertion stdVersionRead == kSERIALIZATION_VERSION failed')
         return None
 
@@ -294,25 +127,41 @@ class ICudaEngine:
         """Return its shape; -1 where an axis is open."""
         return self._tensors[name][2]
 
-    def create_execution_context(self) -> IExecutionContext | None:
+    @property
+    def device_memory_size_v2(self) -> int:
+        """Return what a context needs for its largest shapes."""
+        return _SCRATCH_BYTES * self._most_passes
+
+    def create_runtime_config(self) -> IRuntimeConfig:
+        """Return what `create_execution_context` takes."""
+        gpu = self._runtime._gpu
+        return IRuntimeConfig(f'{self._runtime._module.__version__} {gpu.faults.driver}')
+
+    def create_execution_context(
+        self, runtime_config: IRuntimeConfig | None = None
+    ) -> IExecutionContext | None:
         """Return a context; None, and a message, where memory is full."""
-        largest = max((shapes[-1][0] for shapes in self._profiles.values()), default=1)
-        if largest > self._runtime._gpu.faults.contexts_up_to:
+        if self._most_passes > self._runtime._gpu.faults.contexts_up_to:
             self._runtime._error('Error Code 1: Cuda Runtime (out of memory)')
             return None
-        return self._runtime._module.IExecutionContext(self)
+        return IExecutionContext(self, runtime_config)
+
+    @property
+    def _most_passes(self) -> int:
+        return max((shapes[-1][0] for shapes in self._profiles.values()), default=1)
 
     def _kind(self, info: Any) -> tuple[Any, tuple[int, ...]]:
         kind = info.type.tensor_type
         name = onnx.TensorProto.DataType.Name(kind.elem_type)
         shape = tuple(d.dim_value if d.HasField('dim_value') else -1 for d in kind.shape.dim)
-        return self._runtime._module.DataType[_ONNX.get(name, name)], shape
+        return DataType[_ONNX.get(name, name)], shape
 
 
 class IExecutionContext:
-    """Shapes and addresses, and what runs on them."""
+    """Shapes and addresses, and what runs on them, with kernels compiled for these shapes."""
 
-    def __init__(self, engine: ICudaEngine) -> None:
+    def __init__(self, engine: ICudaEngine, config: IRuntimeConfig | None) -> None:
+        self._config, self._scratch = config, (0, 0)
         # The owner has to keep the engine: the C++ of TensorRT does not.
         self._owner = weakref.ref(engine)
         self._gpu, self._error = engine._runtime._gpu, engine._runtime._error
@@ -322,7 +171,6 @@ class IExecutionContext:
         self._ran: set[tuple[tuple[int, ...], ...]] = set()
         self._lock = threading.Lock()
         self._gpu.contexts.add(self)
-        self._gpu.most_contexts = max(self._gpu.most_contexts, len(self._gpu.contexts))
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         """Take the shape of an input, if it is in the profile."""
@@ -357,6 +205,8 @@ class IExecutionContext:
         gpu = self._gpu
         with self._alone() as engine:
             gpu.enqueued += 1
+            if self._config is not None:
+                self._compile(engine, self._config)
             gpu.faults.meanwhile(gpu.enqueued)
             if gpu.enqueued in gpu.faults.raised:
                 # A new one: its traceback holds this context, which C++ would not.
@@ -371,12 +221,47 @@ class IExecutionContext:
                 self._error(f'no shape or address for {lacking}')
                 return False
             self._require_warm()
-            gpu.submit(stream_handle, self._work(engine))
+            gpu.submit(self._work(engine), stream_handle)
             return True
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        """Return what it needs for the shapes of now."""
+        with self._alone() as engine:
+            return self._needed(engine)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        """Take the memory that it works in."""
+        self._scratch = (memory, size)
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        """Say whether it may be recorded: it must not allocate."""
+        is_given = self._config is None or self._config._is_given
+        return is_given and not self._gpu.faults.is_uncapturable
+
+    def _needed(self, engine: ICudaEngine) -> int:
+        passes = max((self._shapes[name][0] for name in engine._profiles), default=1)
+        return _SCRATCH_BYTES * passes
+
+    def _compile(self, engine: ICudaEngine, config: IRuntimeConfig) -> None:
+        eager = DynamicShapesKernelSpecializationStrategy.EAGER
+        is_eager = config.dynamic_shapes_kernel_specialization_strategy == eager
+        if self._gpu.recorded is not None and not is_eager:
+            self._gpu.violation('recorded with kernels that are not those of these shapes')
+        graph = hashlib.sha256(engine._graph).hexdigest()
+        kernel = f'{graph} {sorted(self._shapes.items())}'
+        if kernel not in config._cache._kernels:
+            config._cache._kernels.add(kernel)
+            self._gpu.compiled += 1
+        if config._is_given:
+            address, size = self._scratch
+            needed = self._needed(engine)
+            if size < needed:
+                self._gpu.violation(f'runs with {size} bytes to work in, of {needed}')
+            self._gpu.require(address, size, 'the working memory')
 
     def _require_warm(self) -> None:
         shapes = tuple(self._shapes.values())
-        if self._gpu.is_capturing and shapes not in self._ran:
+        if self._gpu.recorded is not None and shapes not in self._ran:
             self._gpu.violation('recorded before it ran with these shapes')
         self._ran = {shapes}
 
@@ -459,6 +344,10 @@ class IRuntimeConfig:
         self._allocation = ExecutionContextAllocationStrategy.STATIC
         self._cache = IRuntimeCache(stamp)
 
+    @property
+    def _is_given(self) -> bool:
+        return self._allocation == ExecutionContextAllocationStrategy.USER_MANAGED
+
     def set_execution_context_allocation_strategy(
         self, strategy: ExecutionContextAllocationStrategy
     ) -> None:
@@ -475,110 +364,14 @@ class IRuntimeConfig:
         return True
 
 
-class RtxCudaEngine(ICudaEngine):
-    """That of TensorRT-RTX."""
-
-    @property
-    def device_memory_size_v2(self) -> int:
-        """Return what a context needs for its largest shapes."""
-        passes = max((shapes[-1][0] for shapes in self._profiles.values()), default=1)
-        return _SCRATCH_BYTES * passes
-
-    def create_runtime_config(self) -> IRuntimeConfig:
-        """Return what `create_execution_context` takes."""
-        gpu = self._runtime._gpu
-        return IRuntimeConfig(f'{self._runtime._module.__version__} {gpu.faults.driver}')
-
-    def create_execution_context(
-        self, runtime_config: IRuntimeConfig | None = None
-    ) -> IExecutionContext | None:
-        """Return a context that follows the configuration."""
-        made = super().create_execution_context()
-        if isinstance(made, RtxExecutionContext) and runtime_config is not None:
-            made._config = runtime_config
-        return made
-
-
-class RtxExecutionContext(IExecutionContext):
-    """That of TensorRT-RTX, which compiles kernels for the shapes that it is given."""
-
-    def __init__(self, engine: ICudaEngine) -> None:
-        super().__init__(engine)
-        self._config = IRuntimeConfig('')
-        self._scratch = (0, 0)
-
-    def update_device_memory_size_for_shapes(self) -> int:
-        """Return what it needs for the shapes of now."""
-        with self._alone() as engine:
-            return self._needed(engine)
-
-    def set_device_memory(self, memory: int, size: int) -> None:
-        """Take the memory that it works in."""
-        self._scratch = (memory, size)
-
-    def is_stream_capturable(self, stream: int) -> bool:
-        """Say whether it may be recorded: it must not allocate."""
-        return self._is_given and not self._gpu.faults.is_uncapturable
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        """Compile kernels that were not found, and run."""
-        with self._alone() as engine:
-            self._compile(engine)
-            if self._is_given:
-                self._require_scratch(engine)
-        return super().execute_async_v3(stream_handle)
-
-    @property
-    def _is_given(self) -> bool:
-        return self._config._allocation == ExecutionContextAllocationStrategy.USER_MANAGED
-
-    def _needed(self, engine: ICudaEngine) -> int:
-        passes = max((self._shapes[name][0] for name in engine._profiles), default=1)
-        return _SCRATCH_BYTES * passes
-
-    def _compile(self, engine: ICudaEngine) -> None:
-        eager = DynamicShapesKernelSpecializationStrategy.EAGER
-        is_eager = self._config.dynamic_shapes_kernel_specialization_strategy == eager
-        if self._gpu.is_capturing and not is_eager:
-            self._gpu.violation('recorded with kernels that are not those of these shapes')
-        graph = hashlib.sha256(engine._graph).hexdigest()
-        kernel = f'{graph} {sorted(self._shapes.items())}'
-        if kernel not in self._config._cache._kernels:
-            self._config._cache._kernels.add(kernel)
-            self._gpu.compiled += 1
-
-    def _require_scratch(self, engine: ICudaEngine) -> None:
-        address, size = self._scratch
-        if size < self._needed(engine):
-            self._gpu.violation(f'runs with {size} bytes to work in, of {self._needed(engine)}')
-        self._gpu.require_room('the working memory', address, size)
-
-
-def fake_tensorrt(gpu: FakeGpu, version: str = '10.3.0') -> Any:
-    """
-    Return what stands in for the module.
-
-    Parameters
-    ----------
-    gpu : FakeGpu
-        Where its engines run.
-    version : str
-        Of `VERSIONS`; those that begin with 1 are TensorRT-RTX.
-
-    """
-    own = VERSIONS[version]
-    is_rtx = version.startswith('1.')
+def fake_tensorrt(gpu: FakeCuda, version: str = RTX) -> Any:
+    """Return what stands in for a module on a GPU; versions that begin with 1. are of RTX."""
     module = SimpleNamespace(
-        __name__='tensorrt_rtx' if is_rtx else 'tensorrt', __version__=version, ILogger=ILogger,
-        TensorIOMode=TensorIOMode, DataType=IntEnum('DataType', {**_TYPES, **own['types']}),
-        NetworkDefinitionCreationFlag=IntEnum('NetworkDefinitionCreationFlag', own['creation']),
-        BuilderFlag=IntEnum('BuilderFlag', own['flags']),
-        ICudaEngine=RtxCudaEngine if is_rtx else ICudaEngine,
-        IExecutionContext=RtxExecutionContext if is_rtx else IExecutionContext)
-    if is_rtx:
-        for kind in (IRuntimeCache, IRuntimeConfig, ExecutionContextAllocationStrategy,
-                     DynamicShapesKernelSpecializationStrategy):
-            setattr(module, kind.__name__, kind)
+        __name__='tensorrt_rtx' if version.startswith('1.') else 'tensorrt', __version__=version,
+        **{kind.__name__: kind for kind in (
+            DataType, DynamicShapesKernelSpecializationStrategy,
+            ExecutionContextAllocationStrategy, ICudaEngine, IExecutionContext, ILogger,
+            IRuntimeCache, IRuntimeConfig, NetworkDefinitionCreationFlag, TensorIOMode)})
     module.Runtime = type('Runtime', (Runtime,), {'_module': module, '_gpu': gpu})
     return module
 

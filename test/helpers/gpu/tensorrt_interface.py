@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The interfaces of six versions of TensorRT, as scripts/test installs them; no GPU is needed.
+The interfaces of five versions of TensorRT, as scripts/test installs them; no GPU is needed.
 
 NVIDIA's Python modules are imported, the real ones. Those of TensorRT lie over libraries that have
 the right symbols and nothing in them, so that every class and signature is there and nothing can
@@ -85,8 +85,8 @@ class Interface:
 
 
 INTERFACES = {number: Interface(number, key) for number, key in (
-    ('1.7.1.116', 'RTX17'), ('1.4.0.76', 'RTX14'), ('8.6.1', 'TRT86'), ('10.3.0', 'TRT103'),
-    ('10.16.1.11', 'TRT1016'), ('11.4.0.106', 'TRT114'))}
+    ('1.7.1.116', 'RTX17'), ('1.4.0.76', 'RTX14'), ('10.3.0', 'TRT103'), ('10.16.1.11', 'TRT1016'),
+    ('11.4.0.106', 'TRT114'))}
 # In the process that imports a version: kind, value and text of each name.
 LOOK = """
 import importlib, json, sys

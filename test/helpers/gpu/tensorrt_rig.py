@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fake_tensorrt import fake_tensorrt, FakeGpu, Faults, plan_of
+from fake_cuda import FakeCuda
+from fake_tensorrt import fake_tensorrt, plan_of
 from masked_bundles import channels_bundle, elements_bundle, ensemble_bundle, method_bundle
 import numpy as np
 import pytest
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.backends.gpu.bundle_engines import BundleEngines, engines_of
-from uncertainty_seg.backends.gpu.device import CudaDevice
+from uncertainty_seg.backends.gpu.engine_build import BundleEngines, engines_of
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
+from uncertainty_seg.backends.gpu.nvidia import CudaDevice, TensorRt
 from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
-from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
 from uncertainty_seg.cli.convert import convert_bundle
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.model_card import ModelCard
@@ -36,8 +36,8 @@ class Rig:
 
     def __init__(self, folder: Path, bundle: Path | str, version: str = '10.3.0',
                  **settings: Any) -> None:
-        self.faults = Faults()
-        self.gpu = FakeGpu(self.faults)
+        self.gpu = FakeCuda()
+        self.faults = self.gpu.faults
         self.trt = TensorRt(fake_tensorrt(self.gpu, version))
         self.bundle: ModelBundle = load_bundle(str(bundle))
         self.card: ModelCard = self.bundle.card
@@ -45,27 +45,21 @@ class Rig:
         self.cache = EngineCache(folder / 'engines')
         self.target = EngineTarget.of(self.trt, DEVICE)
 
-    def engines(self, chunk: int = 0) -> BundleEngines:
-        return engines_of(self.bundle, self.settings, self.passes, self.trt, chunk)
+    def engines(self) -> BundleEngines:
+        return engines_of(self.bundle, self.settings)
 
     @property
     def passes(self) -> int:
         return passes_of(self.card, self.settings)
 
-    def build(self, *chunks: int) -> None:
-        """Store engines as build_missing does, for each number of passes at once."""
-        for chunk in chunks or (0,):
-            for needed in self.engines(chunk).all:
-                plan = plan_of(needed.content(), needed.spec.profiles, self.trt.version)
-                self.cache.store(needed.key(self.target), plan, {'role': needed.role})
-
-    def build_for(self, chunk: int) -> None:
-        """Build for the memory budget and for fewer passes, and leave room for those alone."""
-        self.build(0, chunk)
-        self.faults.contexts_up_to = chunk
+    def build(self) -> None:
+        """Store engines as EngineWork.build does."""
+        for needed in self.engines().all:
+            plan = plan_of(needed.content(), needed.spec.profiles, self.trt.version)
+            self.cache.store(needed.key(self.target), plan, {'role': needed.role})
 
     def open(self, **changes: Any) -> TensorRtBackend:  # noqa: A003
-        facts = {'trt': self.trt, 'memory': self.gpu, 'device': DEVICE, 'cache': self.cache}
+        facts = {'trt': self.trt, 'cuda': self.gpu, 'device': DEVICE, 'cache': self.cache}
         return TensorRtBackend(self.bundle, self.settings, **{**facts, **changes})
 
 

@@ -17,16 +17,14 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.coarse_reduction import CoarseReduction
-from uncertainty_seg.backends.cpu.reduction import Reduction
-from uncertainty_seg.backends.graph_files import GraphNames, require_graphs
-from uncertainty_seg.backends.resources import (
+from uncertainty_seg.backends.cpu.reduction import CoarseReduction, Reduction
+from uncertainty_seg.backends.graph_files import GraphNames, head_bytes_a_pass, require_graphs
+from uncertainty_seg.backends.runner import (
     choose_chunk,
-    Chunking,
-    head_bytes_a_pass,
+    require_inputs,
+    Runner,
     usable_threads,
 )
-from uncertainty_seg.backends.runner import require_inputs, Runner
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import LazyRows, Masks, PassInputs
@@ -85,7 +83,7 @@ class StreamingBackend(Runner):
         self._names: GraphNames = require_graphs(bundle)
         self._reduction = self._new_reduction()
         self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
-        self._chunkings: dict[int, Chunking] = {}
+        self._chunks: dict[int, int] = {}
         self._is_open, self._has_run = True, False
 
     def run(
@@ -225,14 +223,11 @@ class StreamingBackend(Runner):
 
     def _chunk(self, passes: int) -> int:
         """Return how many passes run at once, chosen once for each T."""
-        if passes not in self._chunkings:
-            chunking = self._new_chunking(passes)
-            self._chunkings[passes] = chunking
-            _log.info('T=%d in chunks of %d: %s', passes, chunking.passes, chunking.reason)
-        return self._chunkings[passes].passes
-
-    def _new_chunking(self, passes: int) -> Chunking:
-        return choose_chunk(passes, self._bytes_a_pass, self._budget_mb, self._card.chunk)
+        if passes not in self._chunks:
+            found = choose_chunk(passes, self._bytes_a_pass, self._budget_mb, self._card.chunk)
+            self._chunks[passes] = found.passes
+            _log.info('T=%d in chunks of %d: %s', passes, found.passes, found.reason)
+        return self._chunks[passes]
 
 
 def _padded(part: NDArray[np.float32], passes: int) -> NDArray[np.float32]:

@@ -1,45 +1,74 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From an ONNX graph to a TensorRT engine, with any version from 8.6 on and with TensorRT-RTX.
+Which TensorRT engines a bundle needs, and how the missing ones are built.
 
-The parser owns the weights and the network points at them: both live until the build has ended.
+There are two: the trunk, whose shapes are all fixed, and the head with its reduction inside, which
+takes from one pass to a chunk of them. The backend only looks them up. Building takes minutes, so
+only the self-check and the node do it, and report it; both use this file, so that they build what
+the backend looks for.
 
-From 10 on networks are strongly typed: the graph says what is 16 bits and what is float32, as
-`graph.precision` wrote it. TensorRT 8.6 chooses types itself; there every layer behind the logits
-is held in float32. That way was run against names and types only, never on a GPU.
-
-Progress comes from the phases that TensorRT reports. A phase has steps; a phase that starts inside
-one is part of its parent's current step. TensorRT does not know in advance how long a step takes,
-so the share counts steps and not time.
+Networks are strongly typed: the graph says what is 16 bits and what is float32, as the compiler
+wrote it. The parser owns the weights and the network points at them: both live until the build
+has ended.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+import hashlib
 import logging
+import math
 from pathlib import Path
 import threading
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TYPE_CHECKING, TypeAlias
 
-from uncertainty_seg.backends.gpu.tensorrt_api import Messages, Shape, TensorRt
-from uncertainty_seg.backends.graph_files import coarse_statistics
-from uncertainty_seg.errors import BackendError, BackendUnavailableError, GraphError
+from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget, key_of_facts
+from uncertainty_seg.backends.gpu.nvidia import (
+    available_bytes,
+    find_device,
+    load_tensorrt,
+    Messages,
+    Shape,
+    TensorRt,
+)
+from uncertainty_seg.backends.graph_files import (
+    coarse_statistics,
+    COMPILE,
+    head_bytes_a_pass,
+    input_tensors,
+    read_graph,
+    whole_graph,
+)
+from uncertainty_seg.backends.runner import choose_chunk, Chunking
+from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle, reduction_of
+from uncertainty_seg.core.settings import passes_of, precision_of, Settings
+from uncertainty_seg.errors import (
+    BackendError,
+    BackendUnavailableError,
+    GraphError,
+    ModelBundleError,
+    UncertaintySegError,
+)
 
 if TYPE_CHECKING:
-    import onnx
     import tensorrt
 
-# Precision -> flag of the builder, where TensorRT chooses the types.
-_WEAK_FLAGS = {'fp16': 'FP16', 'bf16': 'BF16', 'int8': 'INT8'}
+TRUNK, HEAD_STATS = 'trunk', 'head_stats'
+# float32 planes (C, h, w) of one pass that live at once in the reduction if nothing is fused:
+# log p, p, and their product.
+_PLANES = 3
 _FITTING = 'min <= opt <= max, and shapes that the graph allows'
 # Called with the share of the work that is done, 0..1, never falling, and the phase.
 Progress: TypeAlias = Callable[[float, str], None]
 _LEAST_STEP = 0.001  # of the share, to be worth a report
-# The parser of 8.6 ignores axes that are inputs, as in opset 18, and reduces over all axes.
-_LAST_OPSET_OF_8 = 17
+# How long to wait for a build that was stopped.
+STOP_TIMEOUT_S = 5.0
+_POLL_S = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -55,10 +84,6 @@ class EngineSpec:
         may round their factors to 10 bits, which is TensorRT's own default and not this one.
     profiles : mapping of str to (min, opt, max)
         Shapes of each input that has a symbolic axis; the others are left out.
-    is_strongly_typed : bool
-        Whether the types of the graph are kept. False is for TensorRT 8.6, which cannot.
-    float32_behind : str
-        Tensor behind which everything stays in float32 where types are weak; empty for none.
     compute_capabilities : tuple of str
         Of GPUs that are not here, for TensorRT-RTX, as ('8.6', '8.9'); empty for any.
     summed : (int, int), optional
@@ -68,10 +93,419 @@ class EngineSpec:
 
     precision: str
     profiles: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
-    is_strongly_typed: bool = True
-    float32_behind: str = ''
     compute_capabilities: tuple[str, ...] = ()
     summed: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class NeededEngine:
+    """An engine of a bundle: its role, 'trunk' or 'head_stats', its graph, and what it is for."""
+
+    role: str
+    path: Path
+    spec: EngineSpec
+
+    def content(self) -> bytes:
+        """Return the graph that is built, as an ONNX file."""
+        if self.spec.summed is not None:
+            return coarse_statistics(self.path, self.spec.summed)
+        return whole_graph(self.path)
+
+    def graph_sha256(self) -> str:
+        """Return the hash of its ONNX file with weights."""
+        return hashlib.sha256(whole_graph(self.path)).hexdigest()
+
+    def key(self, target: EngineTarget) -> str:
+        """Return its key in the cache; reads the graph."""
+        return key_of_facts(self.graph_sha256(), dataclasses.asdict(self.spec), target)
+
+    def key_ahead(self, trt: TensorRt, compute_capability: str) -> str:
+        """Return the key of its twin for every GPU of a compute capability."""
+        spec = dataclasses.replace(self.spec, compute_capabilities=(compute_capability,))
+        return dataclasses.replace(self, spec=spec).key(
+            EngineTarget.ahead(trt, compute_capability))
+
+
+@dataclass(frozen=True)
+class BundleEngines:
+    """
+    The engines of a bundle: the trunk runs once a frame, the head once a chunk of passes.
+
+    `chunking` says how many passes a call of the head takes at most; exactly, if the card has a
+    chunk.
+
+    """
+
+    trunk: NeededEngine
+    head_stats: NeededEngine
+    chunking: Chunking
+
+    @property
+    def all(self) -> tuple[NeededEngine, NeededEngine]:  # noqa: A003
+        """Both, in the order they run."""
+        return self.trunk, self.head_stats
+
+
+def engines_of(
+    bundle: ModelBundle, settings: Settings, compute_capabilities: tuple[str, ...] = (),
+) -> BundleEngines:
+    """
+    Decide which engines a bundle needs.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle.
+    settings : Settings
+        Gives passes, precision, reduction and memory budget.
+    compute_capabilities : tuple of str
+        For TensorRT-RTX, to build for GPUs that are not here.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the graphs are of another precision than that of the settings.
+    ModelBundleError
+        If the bundle has no head with statistics, or one of an unknown form.
+
+    """
+    card, path = bundle.card, bundle.folder / HEAD_STATS_FILE
+    precision = precision_of(card, settings.precision)
+    if precision not in (card.precision, 'tf32'):
+        raise BackendUnavailableError(
+            f'TensorRT computes a graph in the types it is written in, and {card.name!r} is '
+            f'written in {card.precision}, not {precision}',
+            fix=f'compile a variant of it in {precision}')
+    if HEAD_STATS_FILE not in card.sha256:
+        raise ModelBundleError(f'{card.name!r} has no {HEAD_STATS_FILE}',
+                               'the head with its reduction, which TensorRT runs', COMPILE)
+    is_coarse = reduction_of(bundle, settings) == 'coarse'
+    plane = card.logits_shape if is_coarse else (
+        card.num_classes, card.input.height, card.input.width)
+    # The head's tensors are freed when the reduction's are largest.
+    bytes_a_pass = max(head_bytes_a_pass(bundle.head_path), 4 * _PLANES * math.prod(plane))
+    chunking = choose_chunk(passes_of(card, settings), bytes_a_pass, settings.memory_budget_mb,
+                            card.chunk)
+    spec = EngineSpec(precision, {}, compute_capabilities)
+    head_spec = dataclasses.replace(
+        spec, profiles=_profiles(path, chunking.passes),
+        summed=card.logits_shape[1:] if is_coarse else None)
+    return BundleEngines(NeededEngine(TRUNK, bundle.trunk_path, spec),
+                         NeededEngine(HEAD_STATS, path, head_spec), chunking)
+
+
+def _profiles(path: Path, chunk: int) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Return the shapes of each input with a row for each pass: from one to a chunk."""
+    profiles = {}
+    for name, (_, dims) in input_tensors(read_graph(path)).items():
+        rest = tuple(dims[1:])
+        if None not in dims:
+            continue
+        if dims[0] is not None or None in rest:
+            raise ModelBundleError(f'{path.name} takes {name!r} of shape {dims}',
+                                   'passes as its only symbolic axis, and the first', COMPILE)
+        full = (chunk, *(int(n) for n in rest if n is not None))
+        profiles[name] = ((1, *full[1:]), full, full)
+    return profiles
+
+
+@dataclass(frozen=True)
+class EngineWork:
+    """
+    The engines that a bundle needs on one GPU, and the TensorRT that builds them.
+
+    `available_bytes` is the free memory of a machine whose GPU shares it, else 0.
+
+    """
+
+    trt: TensorRt
+    engines: BundleEngines
+    target: EngineTarget
+    available_bytes: int = 0
+
+    def missing(self, cache: EngineCache) -> list[NeededEngine]:
+        """List what the cache does not hold, in the order they run."""
+        return [engine for engine in self.engines.all if not cache.has(engine.key(self.target))]
+
+    def build(self, cache: EngineCache, progress: Progress | None = None) -> list[NeededEngine]:
+        """
+        Build what the cache does not hold; minutes on a Jetson.
+
+        Parameters
+        ----------
+        cache : EngineCache
+            Where engines are stored.
+        progress : callable, optional
+            Called with the share of everything that is done, and the engine and phase at work.
+
+        Returns
+        -------
+        list of NeededEngine
+            Those that were built; one that another process built meanwhile is not among them.
+
+        Raises
+        ------
+        GraphError, BackendError
+            As `build_engine`; what was built before stays.
+
+        """
+        wanted = self.missing(cache)
+        built = []
+        for index, engine in enumerate(wanted):
+            key = engine.key(self.target)
+            with cache.lock(key):
+                if not cache.has(key):
+                    self._build(engine, key, cache,
+                                _part(progress, index, len(wanted), engine.role))
+                    built.append(engine)
+        return built
+
+    def _build(
+        self, engine: NeededEngine, key: str, cache: EngineCache, progress: Progress | None
+    ) -> None:
+        made = build_engine(self.trt, engine.path.name, engine.content(), engine.spec, progress,
+                            cache.timing_cache(self.target), self.available_bytes)
+        cache.store(key, made.plan, {
+            'role': engine.role,
+            'graph': str(engine.path),
+            'graph_sha256': engine.graph_sha256(),
+            'spec': dataclasses.asdict(engine.spec),
+            'target': dataclasses.asdict(self.target),
+            'available_bytes': self.available_bytes,
+            'build_s': round(made.build_s, 3),
+            'built': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        })
+        if made.timing_cache:
+            cache.store_timing_cache(self.target, made.timing_cache)
+
+
+def _part(progress: Progress | None, index: int, count: int, role: str = '') -> Progress | None:
+    """Turn the progress of one of several engines or targets into that of all."""
+    if progress is None:
+        return None
+
+    def tell(share: float, phase: str) -> None:
+        progress((index + share) / count, f'{role}: {phase}' if role else phase)
+
+    return tell
+
+
+def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
+    """
+    Return the engines that the backend `tensorrt` needs on this machine's first GPU.
+
+    Parameters and errors are those of `engines_of`; raises BackendUnavailableError too if there is
+    no GPU or no TensorRT.
+
+    """
+    device = find_device()  # before TensorRT is touched
+    trt = load_tensorrt()
+    return EngineWork(trt, engines_of(bundle, settings), EngineTarget.of(trt, device),
+                      available_bytes() if device.is_integrated else 0)
+
+
+def work_ahead(
+    bundle: ModelBundle, settings: Settings, compute_capability: str, trt: TensorRt | None = None,
+) -> EngineWork:
+    """
+    Return the engines that TensorRT-RTX needs on every GPU of a compute capability, as '8.6'.
+
+    No such GPU has to be here: the target names no GPU, driver or number of multiprocessors.
+    Raises BackendUnavailableError too if TensorRT builds for the GPU of this machine only.
+
+    """
+    trt = trt or load_tensorrt()
+    if not trt.is_rtx:
+        raise BackendUnavailableError(
+            f'TensorRT {trt.version} builds for the GPU of this machine only',
+            fix='name no compute capability on the machine that runs the engines, or build with '
+                'TensorRT-RTX',
+        )
+    return EngineWork(trt, engines_of(bundle, settings, (compute_capability,)),
+                      EngineTarget.ahead(trt, compute_capability))
+
+
+def build_here(bundle: ModelBundle, settings: Settings, progress: Progress) -> None:
+    """Build what the backend `tensorrt` lacks on this machine, in this user's cache."""
+    work_here(bundle, settings).build(EngineCache(), progress)
+
+
+def build_engines(
+    bundle: ModelBundle, settings: Settings, compute_capabilities: Sequence[str] = (),
+    folder: Path | None = None, progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """
+    Build the engines of a bundle that are missing, and say which there are.
+
+    Parameters
+    ----------
+    bundle, settings : ModelBundle, Settings
+        As `engines_of`.
+    compute_capabilities : sequence of str
+        Of GPUs that are not here, as '8.6', for TensorRT-RTX; without any, for the GPU of this
+        machine.
+    folder : Path, optional
+        Of the engines; by default that of this user.
+    progress : callable, optional
+        Called in this thread with the share of everything that is done, and the phase.
+
+    Returns
+    -------
+    list of dict
+        For each engine `role`, `compute_capability`, `gpu`, `precision`, `chunk`, `tensorrt`,
+        `path`, `mb`, and `is_built`: whether it was built now.
+
+    Raises
+    ------
+    UncertaintySegError
+        As `work_here` or `work_ahead`, and `EngineWork.build`.
+    OSError
+        If the folder cannot be written to.
+    KeyboardInterrupt
+        The build ends at TensorRT's next report. While `is_building()`, a process must end
+        without taking TensorRT apart: by `os._exit`.
+
+    """
+    works = [work_ahead(bundle, settings, one) for one in compute_capabilities] \
+        or [work_here(bundle, settings)]
+    cache = EngineCache(folder)
+    built: list[NeededEngine] = []
+
+    def build(tell: Progress) -> None:
+        for index, work in enumerate(works):
+            built.extend(work.build(cache, _part(tell, index, len(works))))
+
+    running = EngineBuild(build)
+    try:
+        while not running.wait(_POLL_S):
+            if progress is not None:
+                progress(running.state.share, running.state.phase)
+    except BackendError as err:
+        if isinstance(err.__cause__, OSError):  # such as a full disk
+            raise err.__cause__ from None
+        raise
+    except BaseException:
+        running.stop(_POLL_S * 5)
+        raise
+    return [_entry(engine, work, cache, engine in built)
+            for work in works for engine in work.engines.all]
+
+
+def _entry(
+    engine: NeededEngine, work: EngineWork, cache: EngineCache, is_built: bool
+) -> dict[str, Any]:
+    path = cache.plan_path(engine.key(work.target))
+    return {'role': engine.role, 'compute_capability': work.target.compute_capability,
+            'gpu': work.target.gpu, 'precision': engine.spec.precision,
+            'chunk': work.engines.chunking.passes,
+            'tensorrt': f'{work.trt.name} {work.trt.version}', 'path': str(path),
+            'mb': round(path.stat().st_size / 1e6, 2), 'is_built': is_built}
+
+
+# -------------------------------------------------------------------------------------------------
+# A build in a thread of its own, so that whoever waits for it can stop it. TensorRT calls back
+# from C++, where an interrupt would be lost: Ctrl-C that came inside of a report of progress did
+# nothing, and the build went on to its end.
+
+_THREAD = 'engine-build'
+
+
+@dataclass(frozen=True)
+class BuildState:
+    """
+    How far a build is.
+
+    Attributes
+    ----------
+    share : float
+        Of its steps, 0..1; not of its time.
+    phase : str
+        The engine and what is done to it; empty before the first report.
+
+    """
+
+    share: float = 0.0
+    phase: str = ''
+
+    def __str__(self) -> str:
+        """Return it as a reason for the flag to be down."""
+        return f'building engine ({self.share * 100:.0f} %)'
+
+
+class _Stopped(Exception):
+    """Ends the build from within; never leaves this file."""
+
+
+class EngineBuild:
+    """
+    One build, in a thread of its own from the start.
+
+    Parameters
+    ----------
+    build : callable
+        Given a function to report progress to, from any thread; returns when it is built.
+
+    """
+
+    def __init__(self, build: Callable[[Progress], None]) -> None:
+        self._build = build
+        self._state = BuildState()
+        self._error: Exception | None = None
+        self._is_stopped = False
+        self._done = threading.Event()
+        # A build that cannot be stopped must not keep the process.
+        threading.Thread(target=self._run, name=_THREAD, daemon=True).start()
+
+    @property
+    def state(self) -> BuildState:
+        """How far it is."""
+        return self._state
+
+    def wait(self, timeout_s: float) -> bool:
+        """
+        Wait for the end, at most so long; return whether it is built.
+
+        Raises UncertaintySegError as the build did, BackendError for any other of its errors.
+
+        """
+        if not self._done.wait(timeout_s):
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+        """End it at the next report of progress; False if none came for too long."""
+        self._is_stopped = True
+        return self._done.wait(timeout_s)
+
+    def _tell(self, share: float, phase: str) -> None:
+        if self._is_stopped:
+            raise _Stopped
+        self._state = BuildState(share, phase)
+
+    def _run(self) -> None:
+        try:
+            self._build(self._tell)
+        except _Stopped:
+            self._error = BackendError('the build was stopped')
+        except UncertaintySegError as err:
+            self._error = err
+        except Exception as err:  # TensorRT's and the system's own; the thread must report them
+            self._error = BackendError(
+                f'the engine cannot be built ({type(err).__name__}: {err})')
+            self._error.__cause__ = err
+        finally:
+            self._done.set()
+
+
+def is_building() -> bool:
+    """Say whether a build runs in this process, if only to the next report that would end it."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
+
+
+# -------------------------------------------------------------------------------------------------
+# One engine.
 
 
 @dataclass(frozen=True)
@@ -96,7 +530,7 @@ class BuiltEngine:
 
 
 def build_engine(
-    trt: TensorRt, graph: Path | bytes, spec: EngineSpec, progress: Progress | None = None,
+    trt: TensorRt, name: str, graph: bytes, spec: EngineSpec, progress: Progress | None = None,
     timing_cache: bytes = b'', available_bytes: int = 0,
 ) -> BuiltEngine:
     """
@@ -106,22 +540,17 @@ def build_engine(
     ----------
     trt : TensorRt
         What builds it.
-    graph : Path or bytes
-        An ONNX file, or its content.
+    name, graph : str, bytes
+        Of an ONNX file, and its content.
     spec : EngineSpec
         What for.
     progress : callable, optional
-        Called with the share that is done and the phase. Only 0 and 1 on 8.6, which reports none.
-        What it raises stops the build and is raised here.
+        Called with the share that is done and the phase. What it raises stops the build and is
+        raised here.
     timing_cache : bytes
         Measurements of earlier builds of this TensorRT on this GPU; makes the build faster.
     available_bytes : int
         Free memory of a machine whose GPU shares it; 0 where the GPU has its own, or for no limit.
-
-    Returns
-    -------
-    BuiltEngine
-        The plan, whole.
 
     Raises
     ------
@@ -136,36 +565,77 @@ def build_engine(
     start_s = time.monotonic()
     messages = Messages()
     logger = trt.logger(messages)
-    what = graph.name if isinstance(graph, Path) else 'the graph'
-    builder = _new_builder(trt, logger, messages)
-    network = builder.create_network(trt.creation_flags(spec.is_strongly_typed))
+    try:
+        builder = trt.module.Builder(logger)
+    except TypeError as err:  # "factory function returned nullptr": pybind11 has no other word
+        raise BackendUnavailableError(
+            f'TensorRT {trt.version} has no builder here ({messages.reason()})',
+            fix='build engines on the machine with the GPU they are for') from err
+    network = builder.create_network(trt.creation_flags())
     parser = trt.module.OnnxParser(network, logger)
-    if spec.summed and isinstance(graph, Path):
-        graph = coarse_statistics(graph, spec.summed)
-    _parse(trt, parser, graph, what, spec.precision)
+    if not parser.parse(graph):
+        raise _unreadable(trt, parser, name, spec.precision)
     config = builder.create_builder_config()
-    configure(trt, builder, config, network, spec, what)
+    _configure(trt, config, spec)
+    _set_profiles(builder, config, network, spec, name)
     limit_memory(trt, config, available_bytes)
     cache = _set_timing_cache(trt, config, timing_cache)
-    tracker = PhaseTracker(progress or (lambda share, phase: None))
-    monitor = progress_monitor(trt, tracker) if trt.has_progress else None
-    if monitor is not None:
-        config.progress_monitor = monitor
-    tracker.start('build', None, 1)
-    memory = None
-    if tracker.error is None:
-        memory = builder.build_serialized_network(network, config)
-    if tracker.error is not None:
-        raise tracker.error
+    monitor = progress_monitor(trt, progress or (lambda share, phase: None))
+    config.progress_monitor = monitor
+    memory = builder.build_serialized_network(network, config)
+    if monitor.error is not None:
+        raise monitor.error
     if memory is None:
-        raise BackendError(f'TensorRT {trt.version} cannot build {what} in {spec.precision} '
+        raise BackendError(f'TensorRT {trt.version} cannot build {name} in {spec.precision} '
                            f'({messages.reason()})')
-    built = BuiltEngine(bytes(memory), _serialised(cache), time.monotonic() - start_s)
+    built = BuiltEngine(bytes(memory), b'' if cache is None else bytes(cache.serialize()),
+                        time.monotonic() - start_s)
     if progress is not None:
         progress(1.0, 'built')
-    _log.info('TensorRT %s built %s in %s: %.1f MB in %.1f s', trt.version, what, spec.precision,
+    _log.info('TensorRT %s built %s in %s: %.1f MB in %.1f s', trt.version, name, spec.precision,
               len(built.plan) / 1e6, built.build_s)
     return built
+
+
+def _unreadable(
+    trt: TensorRt, parser: tensorrt.OnnxParser, name: str, precision: str
+) -> GraphError:
+    reasons = '; '.join(_sentence(parser.get_error(index)) for index in range(parser.num_errors))
+    others = {'bf16': 'fp16 or fp32', 'fp16': 'fp32', 'int8': 'fp16 or fp32'}.get(precision)
+    return GraphError(
+        f'TensorRT {trt.version} cannot read {name} in {precision} ({reasons or "no reason"})',
+        fix=f'take a bundle in {others}, or another backend' if others else
+        'use another backend, or compile a network without that operator')
+
+
+def _sentence(error: tensorrt.ParserError) -> str:
+    """Name the node of an error, where it is one of a node."""
+    text = ' '.join(error.desc().split())
+    node, operator = error.node_name(), error.node_operator()
+    return f'node {node!r} ({operator}): {text}' if operator else text
+
+
+def _configure(trt: TensorRt, config: tensorrt.IBuilderConfig, spec: EngineSpec) -> None:
+    tf32 = trt.module.BuilderFlag.TF32
+    if spec.precision == 'tf32':
+        config.set_flag(tf32)
+    else:
+        config.clear_flag(tf32)
+    if trt.is_rtx:
+        # What allocates when it runs cannot be in a CUDA graph. 1.4 has no such flag.
+        flag = getattr(trt.module.BuilderFlag, 'REQUIRE_USER_ALLOCATION', None)
+        if flag is not None:
+            config.set_flag(flag)
+    if not spec.compute_capabilities:
+        return
+    members = trt.module.ComputeCapability.__members__
+    config.num_compute_capabilities = len(spec.compute_capabilities)
+    for index, number in enumerate(spec.compute_capabilities):
+        name = f'SM{number.replace(".", "")}'
+        if name not in members or not config.set_compute_capability(members[name], index):
+            raise BackendError(f'TensorRT-RTX {trt.version} cannot build for {number!r}',
+                               ', '.join(f'{key[2:-1]}.{key[-1]}' for key in members
+                                         if key.startswith('SM')))
 
 
 def limit_memory(
@@ -178,210 +648,35 @@ def limit_memory(
     quarter of what is free, and everything that lives while one is tried takes half of it.
 
     """
-    if not available_bytes:
-        return
-    pools = trt.module.MemoryPoolType
-    config.set_memory_pool_limit(pools.WORKSPACE, available_bytes // 4)
-    if hasattr(pools, 'TACTIC_DRAM'):
+    if available_bytes:
+        pools = trt.module.MemoryPoolType
+        config.set_memory_pool_limit(pools.WORKSPACE, available_bytes // 4)
         config.set_memory_pool_limit(pools.TACTIC_DRAM, available_bytes // 2)
-
-
-def merge_timing_caches(trt: TensorRt, first: bytes, second: bytes) -> bytes:
-    """
-    Join the timing caches of two builds; where both know a layer, the first counts.
-
-    Returns `second` alone if `first` is empty, damaged or of another version.
-
-    """
-    if not first or not second:
-        return first or second
-    messages = Messages()
-    logger = trt.logger(messages)
-    builder = _new_builder(trt, logger, messages)
-    config = builder.create_builder_config()
-    caches = [config.create_timing_cache(data) for data in (first, second)]
-    # Some versions return a cache for anything, and find out when it is combined or set.
-    if None in caches or not caches[0].combine(caches[1], False):
-        _log.info('timing cache dropped: it fits no more (%s)', messages.reason())
-        return second
-    return _serialised(caches[0])
-
-
-def _new_builder(
-    trt: TensorRt, logger: tensorrt.ILogger, messages: Messages
-) -> tensorrt.Builder:
-    try:
-        builder = trt.module.Builder(logger)
-    except TypeError as err:  # "factory function returned nullptr": pybind11 has no other word
-        raise BackendUnavailableError(
-            f'TensorRT {trt.version} has no builder here ({messages.reason()})',
-            fix='build engines on the machine with the GPU they are for') from err
-    return builder
-
-
-def _parse(
-    trt: TensorRt, parser: tensorrt.OnnxParser, graph: Path | bytes, what: str, precision: str
-) -> None:
-    model = _model(graph, what)
-    opset = max((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), default=0)
-    if not trt.is_rtx and trt.major < 10 and opset > _LAST_OPSET_OF_8:
-        raise GraphError(
-            f'{what} is of opset {opset}, of which TensorRT {trt.version} computes some operators '
-            'wrongly', f'opset {_LAST_OPSET_OF_8}', 'compile the bundle again')
-    if isinstance(graph, Path):
-        is_read = parser.parse_from_file(str(graph))
-    else:
-        is_read = parser.parse(graph)
-    if not is_read:
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        reasons = '; '.join(_sentence(error, model) for error in errors)
-        others = {'bf16': 'fp16 or fp32', 'fp16': 'fp32', 'int8': 'fp16 or fp32'}.get(precision)
-        raise GraphError(
-            f'TensorRT {trt.version} cannot read {what} in {precision} '
-            f'({reasons or "no reason"})',
-            fix=f'take a bundle in {others}, or another backend' if others else
-            'use another backend, or compile a network without that operator')
-
-
-def _model(graph: Path | bytes, what: str) -> onnx.ModelProto:
-    """Read the graph with onnx, whose errors about damaged files say more than TensorRT's."""
-    import onnx
-
-    try:
-        if isinstance(graph, Path):
-            return onnx.load(str(graph), load_external_data=False)
-        return onnx.load_model_from_string(graph)
-    except OSError as err:
-        raise GraphError(f'{what} cannot be read ({err})', fix='restore the bundle') from err
-    except Exception as err:  # protobuf's own error class has moved between versions
-        raise GraphError(f'{what} is no ONNX file ({err})', fix='restore the bundle') from err
-
-
-def _sentence(error: tensorrt.ParserError, model: onnx.ModelProto) -> str:
-    """Name the node of an error; 8.6 knows its number only."""
-    text = ' '.join(str(error.desc()).split())
-    index = error.node()
-    if not 0 <= index < len(model.graph.node):
-        return text
-    node = model.graph.node[index]
-    return f'node {node.name or index!r} ({node.op_type}): {text}'
-
-
-def configure(
-    trt: TensorRt, builder: tensorrt.Builder, config: tensorrt.IBuilderConfig,
-    network: tensorrt.INetworkDefinition, spec: EngineSpec, what: str,
-) -> None:
-    """
-    Write a spec into a builder's configuration, and into the parsed network where types are weak.
-
-    `what` names the graph in errors. Raises BackendError if the spec does not fit the graph or the
-    version, GraphError if the graph lacks the tensor behind which all is float32.
-
-    """
-    _set_types(trt, config, network, spec, what)
-    _allow_recording(trt, config)
-    _set_profiles(builder, config, network, spec, what)
-    _set_targets(trt, config, spec)
-
-
-def _set_types(
-    trt: TensorRt, config: tensorrt.IBuilderConfig, network: tensorrt.INetworkDefinition,
-    spec: EngineSpec, what: str,
-) -> None:
-    tf32 = trt.module.BuilderFlag.TF32
-    if spec.precision == 'tf32':
-        config.set_flag(tf32)
-    else:
-        config.clear_flag(tf32)
-    if spec.is_strongly_typed:
-        return
-    if trt.has_strong_types and not trt.has_weak_types:
-        raise BackendError(f'TensorRT {trt.version} knows strongly typed networks only',
-                           'is_strongly_typed')
-    if spec.precision in ('fp32', 'tf32'):
-        return
-    flag = trt.builder_flag(_WEAK_FLAGS[spec.precision])
-    if flag is None:
-        raise BackendError(f'TensorRT {trt.version} does not compute in {spec.precision}',
-                           fix='take a bundle in fp32 or fp16, or TensorRT 10')
-    config.set_flag(flag)
-    config.set_flag(trt.module.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    if spec.float32_behind:
-        _hold_float32(trt, network, spec.float32_behind, what)
-
-
-def _allow_recording(trt: TensorRt, config: tensorrt.IBuilderConfig) -> None:
-    """Let TensorRT-RTX allocate nothing when an engine runs, which no CUDA graph could hold."""
-    flag = trt.builder_flag('REQUIRE_USER_ALLOCATION')
-    if trt.compiles_kernels and flag is not None:
-        config.set_flag(flag)
-
-
-def _hold_float32(
-    trt: TensorRt, network: tensorrt.INetworkDefinition, start: str, what: str
-) -> None:
-    """Hold every layer behind a tensor in float32; in 16 bits most entropies were NaN."""
-    kinds = trt.module.DataType
-    floats = (kinds.FLOAT, kinds.HALF)
-    behind, is_found = {start}, False
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
-        is_found = is_found or any(t.name == start for t in outputs)
-        given = [t for t in map(layer.get_input, range(layer.num_inputs)) if t is not None]
-        if behind.isdisjoint(t.name for t in given):
-            continue
-        behind.update(t.name for t in outputs)
-        if any(t.dtype in floats for t in given):
-            layer.precision = kinds.FLOAT
-        for number, tensor in enumerate(outputs):
-            if tensor.dtype in floats:
-                layer.set_output_type(number, kinds.FLOAT)
-    if not is_found:
-        raise GraphError(f'{what} has no tensor {start!r}', 'the reduction behind it',
-                         'compile the bundle again')
 
 
 def _set_profiles(
     builder: tensorrt.Builder, config: tensorrt.IBuilderConfig,
-    network: tensorrt.INetworkDefinition, spec: EngineSpec, what: str,
+    network: tensorrt.INetworkDefinition, spec: EngineSpec, name: str,
 ) -> None:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     dynamic = {t.name for t in inputs if -1 in tuple(t.shape)}
     if dynamic != set(spec.profiles):
         raise BackendError(
-            f'{what} has symbolic axes in {sorted(dynamic)}, and profiles are given for '
+            f'{name} has symbolic axes in {sorted(dynamic)}, and profiles are given for '
             f'{sorted(spec.profiles)}', 'a profile for each of them')
     if not dynamic:
         return
     profile = builder.create_optimization_profile()
     try:
-        for name, shapes in spec.profiles.items():
-            profile.set_shape(name, *shapes)
+        for tensor, shapes in spec.profiles.items():
+            profile.set_shape(tensor, *shapes)
         is_taken = config.add_optimization_profile(profile) >= 0
     except ValueError as err:
-        raise BackendError(f'profile {dict(spec.profiles)} of {what} ({err})',
+        raise BackendError(f'profile {dict(spec.profiles)} of {name} ({err})',
                            _FITTING) from err
     if not is_taken:
-        raise BackendError(f'TensorRT refuses the profile {dict(spec.profiles)} of {what}',
+        raise BackendError(f'TensorRT refuses the profile {dict(spec.profiles)} of {name}',
                            _FITTING)
-
-
-def _set_targets(trt: TensorRt, config: tensorrt.IBuilderConfig, spec: EngineSpec) -> None:
-    if not spec.compute_capabilities:
-        return
-    if not trt.is_rtx:
-        raise BackendError(
-            f'TensorRT {trt.version} builds for the GPU of this machine only',
-            'no compute capability', 'use TensorRT-RTX to build for another GPU')
-    members = trt.module.ComputeCapability.__members__
-    config.num_compute_capabilities = len(spec.compute_capabilities)
-    for index, number in enumerate(spec.compute_capabilities):
-        name = f'SM{number.replace(".", "")}'
-        if name not in members or not config.set_compute_capability(members[name], index):
-            raise BackendError(f'TensorRT-RTX {trt.version} cannot build for {number!r}',
-                               ', '.join(f'{key[2:-1]}.{key[-1]}' for key in members
-                                         if key.startswith('SM')))
 
 
 def _set_timing_cache(
@@ -391,16 +686,12 @@ def _set_timing_cache(
     if not trt.has_timing_cache:
         return None
     cache = config.create_timing_cache(data)
-    if cache is None or not config.set_timing_cache(cache, False):
-        if data:
-            _log.info('timing cache of %d bytes does not fit: measuring again', len(data))
-            return _set_timing_cache(trt, config, b'')
+    if cache is not None and config.set_timing_cache(cache, False):
+        return cache
+    if not data:
         return None
-    return cache
-
-
-def _serialised(cache: tensorrt.ITimingCache | None) -> bytes:
-    return b'' if cache is None else bytes(cache.serialize())
+    _log.info('timing cache of %d bytes does not fit: measuring again', len(data))
+    return _set_timing_cache(trt, config, b'')
 
 
 @dataclass
@@ -410,66 +701,15 @@ class _Phase:
     done: int = 0
 
 
-class PhaseTracker:
+def progress_monitor(trt: TensorRt, progress: Progress) -> Any:
     """
-    Turns the phases that TensorRT reports, from several threads, into one share that never falls.
+    Return the object that TensorRT calls, from several threads; keep it until the build has ended.
 
-    Attributes
-    ----------
-    error : BaseException or None
-        What `progress` raised, which stops the build.
+    A phase has steps; a phase that starts inside one is part of its parent's current step.
+    TensorRT does not know in advance how long a step takes, so the share counts steps and not
+    time, and it never falls. `error` is what `progress` raised, which stops the build.
 
     """
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._phases: dict[str, _Phase] = {}
-        self._lock = threading.Lock()
-        self._share = 0.0
-        self._last = -1.0
-        self.error: BaseException | None = None
-
-    def start(self, name: str, parent: str | None, steps: int) -> None:
-        """Enter a phase."""
-        with self._lock:
-            self._phases[name] = _Phase(parent or None, max(steps, 1))
-            self._tell(name)
-
-    def step(self, name: str, step: int) -> bool:
-        """Record that a step is done; False if the build must stop."""
-        with self._lock:
-            if name in self._phases:
-                self._phases[name].done = step + 1
-                self._tell(name)
-            return self.error is None
-
-    def finish(self, name: str) -> None:
-        """Leave a phase."""
-        with self._lock:
-            self._phases.pop(name, None)
-
-    def _tell(self, name: str) -> None:
-        """Report a change; never a share of 1, which is for the built engine."""
-        roots = [key for key, phase in self._phases.items() if phase.parent not in self._phases]
-        share = max((self._share_of(key) for key in roots), default=0.0)
-        self._share = max(self._share, min(share, 0.99))
-        if self.error is not None or self._share < self._last + _LEAST_STEP:
-            return
-        self._last = self._share
-        try:
-            self._progress(self._share, name)
-        except BaseException as err:  # an interrupt too must not unwind through TensorRT
-            self.error = err
-
-    def _share_of(self, name: str) -> float:
-        phase = self._phases[name]
-        inside = [self._share_of(key) for key, other in self._phases.items()
-                  if other.parent == name and key != name]
-        return min(1.0, (phase.done + max(inside, default=0.0)) / phase.steps)
-
-
-def progress_monitor(trt: TensorRt, tracker: PhaseTracker) -> tensorrt.IProgressMonitor:
-    """Return the object that TensorRT calls; keep it until the build has ended."""
     if TYPE_CHECKING:
         from tensorrt import IProgressMonitor as base  # the checker must know it by name
     else:
@@ -479,14 +719,44 @@ def progress_monitor(trt: TensorRt, tracker: PhaseTracker) -> tensorrt.IProgress
 
         def __init__(self) -> None:
             base.__init__(self)  # pybind11 wants the base named
+            self.error: BaseException | None = None
+            self._phases: dict[str, _Phase] = {}
+            self._lock = threading.Lock()
+            self._share, self._last = 0.0, -1.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            tracker.start(phase_name, parent_phase, num_steps)
+            with self._lock:
+                self._phases[phase_name] = _Phase(parent_phase or None, max(num_steps, 1))
+                self._tell(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return tracker.step(phase_name, step)
+            with self._lock:
+                if phase_name in self._phases:
+                    self._phases[phase_name].done = step + 1
+                    self._tell(phase_name)
+                return self.error is None
 
         def phase_finish(self, phase_name: str) -> None:
-            tracker.finish(phase_name)
+            with self._lock:
+                self._phases.pop(phase_name, None)
+
+        def _tell(self, name: str) -> None:
+            """Report a change; never a share of 1, which is for the built engine."""
+            roots = [key for key, one in self._phases.items() if one.parent not in self._phases]
+            share = max((self._share_of(key) for key in roots), default=0.0)
+            self._share = max(self._share, min(share, 0.99))
+            if self.error is not None or self._share < self._last + _LEAST_STEP:
+                return
+            self._last = self._share
+            try:
+                progress(self._share, name)
+            except BaseException as err:  # an interrupt too must not unwind through TensorRT
+                self.error = err
+
+        def _share_of(self, name: str) -> float:
+            phase = self._phases[name]
+            inside = [self._share_of(key) for key, other in self._phases.items()
+                      if other.parent == name and key != name]
+            return min(1.0, (phase.done + max(inside, default=0.0)) / phase.steps)
 
     return Monitor()

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Engines on disk, each under a key of everything it depends on.
+What is kept of this machine on disk: engines, each under a key of everything it depends on.
 
 A plan can be read only by the TensorRT that built it, on the GPU it was built on: some versions
 report anything else and some crash. So all of that is in the key, and what does not fit is never
@@ -9,14 +9,19 @@ opened. Next to each plan is a JSON file with the same facts in words and the pl
 TensorRT-RTX compiles the kernels of an engine when it first runs. What it compiled is kept beside
 the engine, under the same key, so that the next start compiles nothing.
 
+The results of the self-check are in the same folder. A model and a precision that failed on this
+machine are not opened again until they pass. A result is valid for these graphs, this version of
+the runtime, this precision and this device only.
+
 A plan is code: the folder belongs to the user, and nothing is downloaded into it.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 import dataclasses
 from dataclasses import dataclass
 import fcntl
@@ -25,33 +30,22 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Protocol
+import sys
+from typing import Any
 
-from uncertainty_seg.backends.gpu.engine_build import EngineSpec
-from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
-from uncertainty_seg.errors import BackendError
+from uncertainty_seg.backends.gpu.nvidia import CudaDevice, TensorRt
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.plausibility import Backend
+from uncertainty_seg.errors import BackendError, BackendUnavailableError
 from uncertainty_seg.storage.whole_files import replace_file
 
 FOLDER_VARIABLE = 'UNCERTAINTY_SEG_ENGINE_CACHE'
 # Increased when engines are built differently from the same spec, so that old ones are not used.
-_RECIPE = 2
+_RECIPE = 3
 # Beyond this, the engines that were not used for the longest time are removed.
 MAX_BYTES = 4 * 10**9
 _DIGEST_BYTES = 32  # of sha256, in front of compiled kernels
 _log = logging.getLogger(__name__)
-
-
-class Device(Protocol):
-    """What the cache needs to know of a GPU; a `device.CudaDevice` has it."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def compute_capability(self) -> str: ...  # noqa: D102
-    @property
-    def driver(self) -> str: ...  # noqa: D102
-    @property
-    def multiprocessors(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -78,10 +72,10 @@ class EngineTarget:
     multiprocessors: int
 
     @staticmethod
-    def of(trt: TensorRt, device: Device) -> EngineTarget:
+    def of(trt: TensorRt, device: CudaDevice) -> EngineTarget:
         """Return the target of a TensorRT and a GPU."""
-        return EngineTarget(trt.name, trt.version, device.name, str(device.compute_capability),
-                            str(device.driver), int(device.multiprocessors))
+        return EngineTarget(trt.name, trt.version, device.name, device.compute_capability,
+                            device.driver, device.multiprocessors)
 
     @staticmethod
     def ahead(trt: TensorRt, compute_capability: str) -> EngineTarget:
@@ -89,11 +83,11 @@ class EngineTarget:
         return EngineTarget(trt.name, trt.version, '', compute_capability, '', 0)
 
 
-def engine_key(graph: bytes, spec: EngineSpec, target: EngineTarget) -> str:
-    """Return an engine's name: sha256 over its ONNX file with weights, its spec and its target."""
-    facts = {'recipe': _RECIPE, 'graph': hashlib.sha256(graph).hexdigest(),
-             'spec': dataclasses.asdict(spec), 'target': dataclasses.asdict(target)}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def key_of_facts(graph_sha256: str, spec: Mapping[str, Any], target: EngineTarget) -> str:
+    """Return an engine's name: sha256 over that of its ONNX file, its spec and its target."""
+    facts = {'recipe': _RECIPE, 'graph': graph_sha256, 'spec': spec,
+             'target': dataclasses.asdict(target)}
+    return _digest(facts)
 
 
 def cache_folder() -> Path:
@@ -162,7 +156,7 @@ class EngineCache:
             if not self.has(key):
                 return None
             plan = self.plan_path(key).read_bytes()
-            if hashlib.sha256(plan).hexdigest() != self._facts(key).get('sha256'):
+            if hashlib.sha256(plan).hexdigest() != _read(self.facts_path(key)).get('sha256'):
                 self.discard(key, 'plan and JSON do not belong together')
                 return None
             os.utime(self.plan_path(key))
@@ -170,7 +164,7 @@ class EngineCache:
 
     def store(self, key: str, plan: bytes, facts: Mapping[str, object]) -> Path:
         """
-        Write an engine and facts about it as JSON, for people; return the path of the plan.
+        Write an engine and facts about it as JSON, for a reader; return the path of the plan.
 
         A power cut leaves the whole of it, or nothing that would be loaded.
 
@@ -186,19 +180,16 @@ class EngineCache:
         """Remove an engine that cannot be used, and log why."""
         with self._usable():
             _log.warning('engine %s removed, to be built again: %s', self.plan_path(key), reason)
-            self.plan_path(key).unlink(missing_ok=True)
-            self.facts_path(key).unlink(missing_ok=True)
-            self.kernels_path(key).unlink(missing_ok=True)
+            for path in (self.plan_path(key), self.facts_path(key), self.kernels_path(key)):
+                path.unlink(missing_ok=True)
 
     def load_kernels(self, key: str) -> bytes:
         """Return the compiled kernels of an engine; empty if there are none, or damaged ones."""
         path = self.kernels_path(key)
         with self._usable():
-            if not path.is_file():
-                return b''
-            content = path.read_bytes()
+            content = path.read_bytes() if path.exists() else b''
         digest, kernels = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(kernels).digest() == digest:
+        if not content or hashlib.sha256(kernels).digest() == digest:
             return kernels
         _log.warning('%s is damaged and is ignored: kernels are compiled again', path)
         return b''
@@ -227,44 +218,24 @@ class EngineCache:
     def timing_cache(self, target: EngineTarget) -> bytes:
         """Return the measurements of earlier builds on a target; empty if there are none."""
         with self._usable():
-            try:
-                return self._timing_path(target).read_bytes()
-            except FileNotFoundError:
-                return b''
+            path = self._timing_path(target)
+            return path.read_bytes() if path.exists() else b''
 
-    def merge_timing_cache(
-        self, target: EngineTarget, new: bytes, merge: Callable[[bytes, bytes], bytes]
-    ) -> None:
-        """
-        Join the measurements `new` of a build with those on disk; does nothing if it is empty.
-
-        `merge` is given what is on disk and `new`; see `engine_build.merge_timing_caches`.
-
-        """
-        if not new:
-            return
-        path = self._timing_path(target)
-        with self.lock(path.stem), self._usable():
-            self.write(path, merge(self.timing_cache(target), new))
-
-    def _timing_path(self, target: EngineTarget) -> Path:
-        facts = json.dumps(dataclasses.asdict(target), sort_keys=True)
-        return self.folder / f'timing-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.cache'
-
-    def _facts(self, key: str) -> Mapping[str, object]:
-        try:
-            facts = json.loads(self.facts_path(key).read_text())
-        except ValueError:
-            return {}
-        return facts if isinstance(facts, dict) else {}
-
-    def _make_folder(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def store_timing_cache(self, target: EngineTarget, measured: bytes) -> None:
+        """Keep what a build measured, which includes what it was given."""
+        with self._usable():
+            self.write(self._timing_path(target), measured)
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file of the folder, whole or not at all; OSError if the disk refuses."""
         self._make_folder()
         replace_file(path, data)
+
+    def _timing_path(self, target: EngineTarget) -> Path:
+        return self.folder / f'timing-{_digest(dataclasses.asdict(target))[:16]}.cache'
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _evict(self, kept: str) -> None:
         plans = sorted(self.folder.glob('*.engine'), key=lambda path: path.stat().st_mtime)
@@ -284,3 +255,171 @@ class EngineCache:
             raise BackendError(
                 f'the engine cache {self.folder} cannot be used ({err})',
                 fix=f'set {FOLDER_VARIABLE} to a folder that can be written') from err
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON file of the folder; nothing where it is missing or damaged, which is said."""
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as err:
+        _log.warning('%s cannot be read (%s) and counts for nothing', path, err)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# -------------------------------------------------------------------------------------------------
+# Results of the self-check.
+
+RECORD_FILE = 'self_check.json'
+# What only says how far the maps lie from those in float32. A network in bf16 is another one: it
+# may fail these, and be calibrated as what it is.
+DIFFERENCES = ('label_share', 'vote_share', 'mean', 'quantile', 'largest', 'score')
+ROUGH = 'bf16'
+# Of the processor: bf16 there is opened with a warning.
+_PROCESSOR = ('openvino', 'onnxruntime')
+_is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
+
+
+@dataclass(frozen=True)
+class SelfCheckKey:
+    """
+    What a result is valid for.
+
+    Attributes
+    ----------
+    graphs : str
+        Digest over the files of the bundle.
+    backend, version : str
+        Name of the backend; version of its runtime.
+    precision : str
+        One of `core.model_card.PRECISIONS`.
+    device : str
+        Name of the GPU; empty for a backend of the CPU.
+
+    """
+
+    graphs: str
+    backend: str
+    version: str
+    precision: str
+    device: str = ''
+
+    @staticmethod
+    def of(
+        card: ModelCard, backend: str, version: str, precision: str, device: str = ''
+    ) -> SelfCheckKey:
+        """Make the key of a bundle's card."""
+        files = '\n'.join(f'{name} {card.sha256[name]}' for name in sorted(card.sha256))
+        digest = hashlib.sha256(files.encode()).hexdigest()
+        return SelfCheckKey(digest, backend, version, precision, device)
+
+    @property
+    def text(self) -> str:
+        """Return the key in the file."""
+        return ' '.join((self.graphs, self.backend, self.version, self.precision,
+                         self.device.replace(' ', '_'))).rstrip()
+
+
+@dataclass(frozen=True)
+class SelfCheckRecord:
+    """A result: whether every check passed, the names of those that failed, and the report."""
+
+    key: SelfCheckKey
+    is_passed: bool
+    failed: tuple[str, ...]
+    report: Mapping[str, Any]
+
+
+def key_of(card: ModelCard, backend: Backend, precision: str) -> SelfCheckKey:
+    """
+    Make the key of a backend that is open for a card, in a precision.
+
+    Its attributes `version` and `device_name` say what it runs on, where it has them; the version
+    is else that of the module of its name, or empty.
+
+    """
+    # An open backend has imported it.
+    module = sys.modules.get(backend.name)
+    version = getattr(backend, 'version', None) or getattr(module, '__version__', '')
+    device = str(getattr(backend, 'device_name', ''))
+    return SelfCheckKey.of(card, backend.name, str(version), precision, device)
+
+
+def read_record(key: SelfCheckKey, folder: Path | None = None) -> SelfCheckRecord | None:
+    """Return the result for a key, by default from this user's folder; None if there is none."""
+    found = _read((folder or cache_folder()) / RECORD_FILE).get(key.text)
+    if not isinstance(found, dict) or not isinstance(found.get('is_passed'), bool):
+        return None
+    failed = tuple(str(name) for name in found.get('failed', ()))
+    return SelfCheckRecord(key, found['is_passed'], failed, found.get('report', {}))
+
+
+def write_record(record: SelfCheckRecord, folder: Path | None = None) -> Path:
+    """Write a result in place of an older one of the same key; return the file's path."""
+    cache = EngineCache(folder)
+    path = cache.folder / RECORD_FILE
+    with cache.lock('self_check'):
+        records = _read(path)
+        records[record.key.text] = {'is_passed': record.is_passed, 'failed': list(record.failed),
+                                    'report': record.report}
+        cache.write(path, (json.dumps(records, indent=1, allow_nan=False) + '\n').encode())
+    return path
+
+
+def require_not_failed(key: SelfCheckKey, folder: Path | None = None) -> None:
+    """Refuse, with BackendUnavailableError, what failed its check here; never in `checking`."""
+    record = None if _is_checking.get() else read_record(key, folder)
+    if record is not None and not record.is_passed:
+        raise BackendUnavailableError(
+            f'{key.backend} {key.version} in {key.precision} failed its self-check on this model '
+            f'({", ".join(record.failed)})',
+            fix='choose another precision or backend, or repair it and run uncertainty_seg '
+                'self-check again',
+        )
+
+
+def warn_of_rough(card: ModelCard, backend: Backend, precision: str) -> None:
+    """
+    Say what the self-check found of a backend that computes in bf16 on a processor.
+
+    Raises BackendUnavailableError if it found more than differences from float32, as values that
+    are not finite or change from run to run. Never inside `checking`.
+    """
+    if precision != ROUGH or backend.name not in _PROCESSOR or _is_checking.get():
+        return
+    key = key_of(card, backend, precision)
+    record = read_record(key)
+    if record is None:
+        _log.warning('%s', unchecked(card.name, precision))
+    elif not set(record.failed) <= set(DIFFERENCES):
+        require_not_failed(key)
+    elif not record.is_passed:
+        labels = record.report.get('checks', {}).get('label_share', {}).get('measured')
+        share = f', with other labels at {labels:.1%} of the pixels' \
+            if isinstance(labels, float) else ''
+        _log.warning(
+            '%r failed its self-check in %s on this machine (%s%s): only thresholds that were '
+            'calibrated in %s on labelled images hold for such masks', card.name, precision,
+            ', '.join(record.failed), share, precision)
+
+
+def unchecked(name: str, precision: str) -> str:
+    """Return what to say of a model in a precision that was never checked on this machine."""
+    return (f'{name!r} was never checked in {precision} on this machine, where its masks may '
+            'not be those in float32: run uncertainty_seg self-check before it is relied on')
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Allow everything to be opened: what failed must be opened to be checked again."""
+    token = _is_checking.set(True)
+    try:
+        yield
+    finally:
+        _is_checking.reset(token)

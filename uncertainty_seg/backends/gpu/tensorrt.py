@@ -1,50 +1,92 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-TensorRT on an NVIDIA GPU, from 8.6 on, and TensorRT-RTX.
+TensorRT on an NVIDIA GPU, from 10.3 on, and TensorRT-RTX.
 
-The trunk runs once and the head with its reduction inside runs in chunks of passes; the sums over
-the passes stay on the device, and only the maps are copied to the host. No engine is built here:
-`EngineOpener` takes them from the cache. Where the GPU's memory is full, engines for fewer passes
-at once are looked for.
+The trunk runs once and the head with its reduction inside runs in chunks of passes; their sums
+are copied to the host, which computes the maps. No engine is built here: both are taken from the
+cache.
+
+All of a frame is enqueued on one stream and waited for once. What is enqueued the same way in
+every frame is recorded as a CUDA graph when it first runs; where that does not work it is
+enqueued.
+
+TensorRT-RTX compiles kernels when shapes first come. By default it does so in the background and
+runs slower ones meanwhile, which a graph would then keep for good: here they are compiled at once.
+Its contexts get their working memory from outside, because a graph cannot allocate, and the
+compiled kernels are kept in the cache of engines.
+
+TensorRT reports by False or None that something did not work, and continues with what it has: here
+each of these is an exception with what TensorRT logged.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-from functools import partial
+from dataclasses import dataclass
 import logging
-from pathlib import Path
 import threading
 import time
+from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.backends.gpu.bundle_engines import BundleEngines, engines_of, NeededEngine
-from uncertainty_seg.backends.gpu.device import CudaDevice, DeviceMemory, find_device, open_memory
-from uncertainty_seg.backends.gpu.device_passes import SeededMasks
-from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
-from uncertainty_seg.backends.gpu.self_check_record import require_not_failed, SelfCheckKey
-from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, TensorRt
-from uncertainty_seg.backends.gpu.tensorrt_engine import (
-    Engine,
-    FrameRunner,
-    Kernels,
-    Runtime,
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.cpu.reduction import CoarseReduction
+from uncertainty_seg.backends.gpu.engine_build import engines_of, NeededEngine
+from uncertainty_seg.backends.gpu.engine_cache import (
+    EngineCache,
+    EngineTarget,
+    require_not_failed,
+    SelfCheckKey,
 )
-from uncertainty_seg.backends.graph_files import require_graphs
-from uncertainty_seg.backends.runner import require_image, require_inputs, Runner
+from uncertainty_seg.backends.gpu.nvidia import (
+    ALIGNMENT,
+    CudaBuffer,
+    CudaDevice,
+    CudaMemory,
+    find_device,
+    load_tensorrt,
+    Messages,
+    Replay,
+    says_full,
+    Shape,
+    TensorRt,
+)
+from uncertainty_seg.backends.graph_files import (
+    given_statistics,
+    GraphNames,
+    IMAGE,
+    INV_TEMPERATURE,
+    require_graphs,
+    require_statistics,
+    STATISTICS,
+    SUM_LOGITS,
+)
+from uncertainty_seg.backends.runner import require_inputs, Runner, usable_threads
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.core.settings import passes_of, precision_of, Settings
-from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.settings import precision_of, Settings
+from uncertainty_seg.core.uncertainty import (
+    MapRequest,
+    maps_from_sums,
+    NO_MORE,
+    UncertaintyMaps,
+)
 from uncertainty_seg.errors import (
     BackendError,
     EngineMissingError,
-    ShapeError,
+    ModelBundleError,
     UncertaintySegError,
 )
 
+if TYPE_CHECKING:
+    import tensorrt
+
+Spec = tuple[Shape, 'np.dtype[Any]']
 # How long after an error of the device everything is opened again, at the earliest.
 BACK_OFF_S = 1.0
 _log = logging.getLogger(__name__)
@@ -56,7 +98,7 @@ class NoMemoryError(BackendError):
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(
             f'the GPU has no memory for {name!r} ({reason})', fix='free memory, or set '
-            'memory_budget_mb lower and run uncertainty_seg build-engines again')
+            'memory_budget_mb lower and build its engines again: run uncertainty_seg self-check')
 
 
 class TensorRtBackend(Runner):
@@ -68,8 +110,8 @@ class TensorRtBackend(Runner):
     bundle : ModelBundle
         A checked bundle.
     settings : Settings
-        Gives passes, memory budget and precision.
-    trt, memory, device, cache : optional
+        Gives passes, memory budget, precision, reduction and threads.
+    trt, cuda, device, cache : optional
         By default what is installed, the first GPU, and this user's cache of engines.
     is_recorded : bool
         Whether to record what is the same in every frame as CUDA graphs.
@@ -81,12 +123,12 @@ class TensorRtBackend(Runner):
     EngineMissingError
         If an engine was not built yet, or cannot be used any more.
     BackendUnavailableError
-        If there is no GPU, TensorRT, or torch with CUDA or cuda-python, or the bundle or its
-        precision cannot be run, or failed its self-check here.
+        If there is no GPU, TensorRT or cuda-python, or the bundle or its precision cannot be run,
+        or failed its self-check here.
     ConfigError
         If the graphs cannot be computed in the precision of the settings.
     ModelBundleError
-        If a graph does not fit the card.
+        If a graph or an engine does not fit the card.
     BackendError
         If the GPU has no memory for the engines.
 
@@ -102,54 +144,47 @@ class TensorRtBackend(Runner):
 
     def __init__(
         self, bundle: ModelBundle, settings: Settings, trt: TensorRt | None = None,
-        memory: DeviceMemory | None = None, device: CudaDevice | None = None,
-        cache: EngineCache | None = None, is_recorded: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        cuda: Any = None, device: CudaDevice | None = None, cache: EngineCache | None = None,
+        is_recorded: bool = True, clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._card = bundle.card
+        self._bundle, self._card, self._settings = bundle, bundle.card, settings
         self.precision = precision_of(bundle.card, settings.precision)
         self._device = device or find_device()  # before TensorRT is touched
-        self._trt = trt or load_tensorrt()
-        cache = cache or EngineCache()
-        self._require_checked(cache.folder)
-        self._new_memory: Callable[[], DeviceMemory] = (
-            partial(open_memory, is_mapped=self._device.is_integrated) if memory is None
-            else lambda: memory)
-        self._opener = EngineOpener(bundle, settings, self._trt, self._device, cache)
-        self._is_recorded, self._clock = is_recorded, clock
+        self._trt, self._cuda = trt or load_tensorrt(), cuda
+        self._cache = cache or EngineCache()
+        require_not_failed(SelfCheckKey.of(self._card, self.name, self.version, self.precision,
+                                           self.device_name), self._cache.folder)
+        self._names = require_graphs(bundle)
+        self._has_graphs, self._clock = is_recorded, clock
         self._lock = threading.Lock()
         self._user = ''
         self._fault, self._retry_s, self._is_last_try = '', 0.0, False
         self._runner: FrameRunner | None = None
         self._is_open = True
-        self._timings_ms: Mapping[str, float] = {}
         self._open()
         _log.info('TensorRT %s on %s, %s', self.version, self.device_name, self.precision)
-
-    def pass_inputs(self, passes: int, seed: int) -> SeededMasks:
-        """Return the masks of a seed, to be drawn on the device when they are run."""
-        return SeededMasks(self._card, passes, seed)
 
     def run(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
     ) -> UncertaintyMaps:
         """Compute the maps of one image; see `Runner.run`; one thread at a time."""
         with self._alone():
-            passes = self._require_inputs(image, masks)
+            passes = require_inputs(self._card, image, masks)
             runner = self._ready()
             runner.require(request)
             try:
-                maps = self._run_fitting(runner, image, masks, passes, temperature, request)
-            except NoMemoryError:  # which is no error of the device
-                raise
-            except Exception as err:  # torch's and TensorRT's errors derive from nothing narrower
+                maps = runner.run(image, masks, passes, temperature, request)
+            except MemoryError as err:  # which is no error of the device
+                runner.forget()
+                raise NoMemoryError(self._card.name, err) from err
+            except Exception as err:  # TensorRT's errors derive from nothing narrower
                 raise self._failed(err, passes) from err
             self._timings_ms = runner.timings_ms
             return maps
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
-        """Milliseconds on the device of each stage of the last run; see `Runner.timings_ms`."""
+        """Milliseconds of each stage of the last run; see `Runner.timings_ms`."""
         return self._timings_ms
 
     def close(self) -> None:
@@ -169,44 +204,62 @@ class TensorRtBackend(Runner):
 
     @property
     def is_recorded(self) -> bool:
-        """Whether CUDA graphs are in use; false while one could not be recorded."""
-        return self._runner is not None and self._runner.recording.is_due
-
-    def _require_checked(self, folder: Path) -> None:
-        """Refuse what failed its self-check, and unchecked types that TensorRT chose."""
-        is_chosen = (self.precision not in ('fp32', 'tf32')
-                     and not self._trt.has_strong_types)
-        key = SelfCheckKey.of(self._card, self.name, self.version, self.precision,
-                              self.device_name)
-        require_not_failed(key, is_chosen, folder)
-
-    def _require_inputs(self, image: ImageU8, masks: Masks) -> int:
-        if isinstance(masks, SeededMasks) and masks.card is self._card:
-            require_image(self._card, image)
-            if masks.passes < 1:
-                raise ShapeError(f'masks for {masks.passes} passes', 'T >= 1')
-            return masks.passes
-        return require_inputs(self._card, image, masks)
+        """Whether CUDA graphs are in use; false where one could not be recorded."""
+        return self._runner is not None and self._runner.recording.is_on
 
     def _open(self) -> None:
-        self._runner = self._opener.open(self._new_memory(), self._is_recorded)
+        try:
+            self._runner = self._new_runner()
+            return
+        except MemoryError as err:
+            # As text: the error itself would keep alive what was opened so far.
+            reason = str(err)
+        raise NoMemoryError(self._card.name, reason)
 
-    def _run_fitting(
-        self, runner: FrameRunner, image: ImageU8, masks: Masks, passes: int, temperature: float,
-        request: MapRequest,
-    ) -> UncertaintyMaps:
-        """Run a frame; where memory is full, with fewer passes at once from now on."""
-        while True:
-            try:
-                return runner.run(image, masks, passes, temperature, request)
-            except Exception as err:
-                if not runner.is_full(err):
-                    raise
-                had = runner.chunk
-                if not runner.halve():
-                    raise NoMemoryError(self._card.name, err) from err
-                _log.warning('no memory for %d passes at once, from now on %d: %s', had,
-                             runner.chunk, err)
+    def _new_runner(self) -> FrameRunner:
+        memory = CudaMemory(self._device.is_integrated, self._cuda)
+        engines = engines_of(self._bundle, self._settings)
+        # Both are loaded before one is opened.
+        found = [self._plan(needed) for needed in engines.all]
+        runtime = Runtime(self._trt)
+        trunk, head = (self._engine(runtime, needed, *one, memory)
+                       for needed, one in zip(engines.all, found, strict=True))
+        return FrameRunner(self._bundle, self._settings, self._names, trunk, head, memory,
+                           engines.chunking.passes, self._has_graphs)
+
+    def _plan(self, needed: NeededEngine) -> tuple[str, bytes]:
+        """Return an engine that was built here, or one for all GPUs like this, with its key."""
+        keys = [needed.key(self._target)]
+        if self._trt.is_rtx:
+            keys.append(needed.key_ahead(self._trt, self._device.compute_capability))
+        for key in keys:
+            plan = self._cache.load(key)
+            if plan is not None:
+                return key, plan
+        raise self._missing(needed)
+
+    def _engine(
+        self, runtime: Runtime, needed: NeededEngine, key: str, plan: bytes, memory: CudaMemory
+    ) -> Engine:
+        engine = runtime.open_plan(plan)
+        if engine is None:
+            self._cache.discard(key, runtime.messages.reason())
+            raise self._missing(needed)
+        # Of this machine, also where the engine was built for every GPU of its kind.
+        own = needed.key(self._target)
+        return Engine(runtime, engine, memory, needed.role,
+                      Kernels(self._cache, own) if self._trt.is_rtx else None)
+
+    @property
+    def _target(self) -> EngineTarget:
+        return EngineTarget.of(self._trt, self._device)
+
+    def _missing(self, needed: NeededEngine) -> EngineMissingError:
+        return EngineMissingError(
+            f'no engine for {needed.path.name} of {self._card.name!r} in '
+            f'{needed.spec.precision}, TensorRT {self.version}, {self.device_name}',
+            'one built on this machine',
+            f'run uncertainty_seg self-check {self._bundle.folder}, which builds it')
 
     def _failed(self, err: Exception, passes: int) -> BackendError:
         """Record an error of the device, and return what to raise."""
@@ -274,100 +327,599 @@ class TensorRtBackend(Runner):
             _log.info('freeing TensorRT: %s', err)
 
 
-class EngineOpener:
-    """Opens the cached engines of one bundle; raises ModelBundleError if a graph does not fit."""
+# -------------------------------------------------------------------------------------------------
+# How T passes become calls of the head, their masks, and their sums. A head with statistics
+# returns sums and not passes, and a surplus pass cannot be taken out of a sum. A head that takes
+# any number is therefore given no more passes than are left; a head with a fixed number is given
+# the last pass repeatedly, and what that adds is subtracted by one more call.
+
+
+@dataclass(frozen=True)
+class Part:
+    """
+    One call of the head.
+
+    Attributes
+    ----------
+    first, stop : int
+        Its passes of the T.
+    size : int
+        Passes that the head is given: beyond `stop` the last is repeated.
+    counted : int
+        Passes that its sums count for; negative if they are subtracted.
+    share : float
+        Factor of its sums.
+
+    """
+
+    first: int
+    stop: int
+    size: int
+    counted: int
+    share: float = 1.0
+
+
+def split_passes(passes: int, limit: int, fixed: int = 0) -> tuple[Part, ...]:
+    """
+    Split T passes into calls of at most `limit` passes, or of exactly `fixed` if that is not 0.
+
+    All parts have one size, unless T has no divisor between half of `limit` and `limit`: a call of
+    another size would have to be recorded again in every frame.
+
+    """
+    if fixed:
+        return _padded(passes, fixed)
+    limit = max(1, min(limit, passes))
+    divisors = [n for n in range(limit // 2 + 1, limit + 1) if passes % n == 0]
+    size = divisors[-1] if divisors else -(-passes // -(-passes // limit))
+    edges = [*range(0, passes, size), passes]
+    return tuple(Part(first, stop, stop - first, stop - first)
+                 for first, stop in zip(edges, edges[1:], strict=False))
+
+
+def _padded(passes: int, size: int) -> tuple[Part, ...]:
+    parts = [Part(first, min(first + size, passes), size, size)
+             for first in range(0, passes, size)]
+    extra = len(parts) * size - passes
+    if extra:
+        parts.append(Part(passes - 1, passes, size, -extra, -extra / size))
+    return tuple(parts)
+
+
+class MaskBank:
+    """
+    Buffers for the masks of T passes, which keep their addresses: CUDA graphs hold them.
+
+    Masks are copied when others come. `buffers` has, for each part, a buffer (part.size,
+    *site.shape) for each site, because an engine takes aligned addresses only.
+
+    """
+
+    def __init__(self, card: ModelCard, parts: Sequence[Part], memory: CudaMemory) -> None:
+        self._parts, self._memory = parts, memory
+        self._both = [{site.name: memory.inlet((part.size, *site.shape), np.float32)
+                       for site in card.dropout_sites} for part in parts]
+        self.buffers = [{name: buffer for name, (buffer, _) in both.items()}
+                        for both in self._both]
+        # Kept, so that no other object can get the same identity.
+        self._loaded: Masks | None = None
+
+    def load(self, masks: Masks) -> None:
+        """Enqueue the masks' way to the device, unless this same object was loaded last."""
+        if masks is self._loaded:
+            return
+        self._loaded = None
+        for part, both in zip(self._parts, self._both, strict=True):
+            given = part.stop - part.first
+            for name, (buffer, filled) in both.items():
+                rows = filled.numpy()
+                rows[:given] = masks[name][part.first:part.stop]
+                rows[given:] = rows[given - 1]
+                self._memory.copy(buffer, filled)
+        self._loaded = masks
+
+    def clear(self) -> None:
+        """Release all buffers; nothing can be loaded afterwards."""
+        self.buffers, self._both, self._loaded = [], [], None
+
+
+class HostSums:
+    """
+    The sums of a frame's calls of the head, added up on the host.
+
+    Those of each call are copied to a place of their own; what they add up to is computed when
+    the stream was waited for.
+
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape], memory: CudaMemory) -> None:
+        self.shapes, self._memory = shapes, memory
+        self._landed: list[dict[str, CudaBuffer]] = []  # for each call of a frame
+        self._calls: list[tuple[int, float]] = []  # passes and share of each
+
+    def reset(self) -> None:
+        """Begin a frame."""
+        self._calls = []
+
+    def add(self, statistics: Mapping[str, CudaBuffer], passes: int, share: float) -> None:
+        """Enqueue copies of the sums of some passes, which count for `passes` times `share`."""
+        index = len(self._calls)
+        if index == len(self._landed):
+            self._landed.append({name: self._memory.host(shape, np.float32)
+                                 for name, shape in self.shapes.items()})
+        for name, landed in self._landed[index].items():
+            self._memory.copy(landed, statistics[name])
+        self._calls.append((passes, share))
+
+    def totals(self) -> tuple[dict[str, NDArray[np.float64]], int]:
+        """Return the sums over all passes, and how many these are."""
+        sums = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        for landed, (_, share) in zip(self._landed, self._calls, strict=False):
+            for name, total in sums.items():
+                total += share * landed[name].numpy()
+        return sums, sum(passes for passes, _ in self._calls)
+
+
+# -------------------------------------------------------------------------------------------------
+# One frame through the two engines.
+
+
+class FrameRunner:
+    """
+    Two engines, their buffers, and what has been recorded of them.
+
+    Parameters
+    ----------
+    bundle, settings, names : ModelBundle, Settings, GraphNames
+        What is run, and how.
+    trunk, head : Engine
+        Opened; `head` is the one with statistics.
+    memory : CudaMemory
+        Holds all buffers.
+    chunk : int
+        Passes of a call of the head, at most.
+    is_recorded : bool
+        Whether to record CUDA graphs.
+
+    Raises
+    ------
+    ModelBundleError
+        If the engines do not fit the card.
+    MemoryError
+        If there is no room for the buffers.
+
+    """
 
     def __init__(
-        self, bundle: ModelBundle, settings: Settings, trt: TensorRt, device: CudaDevice,
-        cache: EngineCache,
+        self, bundle: ModelBundle, settings: Settings, names: GraphNames, trunk: Engine,
+        head: Engine, memory: CudaMemory, chunk: int, is_recorded: bool,
     ) -> None:
-        self._bundle, self._settings = bundle, settings
-        self._trt, self._device, self._cache = trt, device, cache
-        self._target = EngineTarget.of(trt, device)
-        self._names = require_graphs(bundle)
+        self._card = card = bundle.card
+        self._memory, self._trunk, self._head, self._chunk = memory, trunk, head, chunk
+        self.recording = Recording(is_recorded)
+        self._maps = _MapMaker(card, reduction_of(bundle, settings), settings.threads)
+        statistics = given_statistics(head.outputs)
+        self._sums = HostSums(_statistics_shapes(card, self._maps.plane, statistics), memory)
+        self._require_engines(names)
+        # The host's buffers are read until the frame was waited for, and not afterwards.
+        spec = card.input
+        self._image, self._host_image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
+        self._scale, self._host_scale = memory.inlet((1,), np.float32)
+        planes = {name: memory.empty(*trunk.outputs[name]) for name in names.trunk_outputs}
+        self._features = [(planes[name], memory.host(planes[name].shape, np.float32))
+                          for name in names.features]
+        self._statistics = {name: memory.empty(*head.outputs[name]) for name in statistics}
+        self._trunk_call = _Call(trunk, {IMAGE: self._image, **planes}, self.recording)
+        given = {IMAGE: self._image, INV_TEMPERATURE: self._scale, **planes}
+        self._fixed = {**{name: given[name] for name in head.inputs if name in given},
+                       **self._statistics}
+        self._plans: dict[int, _HeadCalls] = {}
+        self.timings_ms: dict[str, float] = {}
 
-    def open(self, memory: DeviceMemory, is_recorded: bool) -> FrameRunner:  # noqa: A003
-        """
-        Open both engines, with CUDA graphs if `is_recorded`; the caller closes the result.
+    def run(
+        self, image: ImageU8, masks: Masks, passes: int, temperature: float, request: MapRequest
+    ) -> UncertaintyMaps:
+        """Compute the maps of a checked image; see `Runner.run`."""
+        memory = self._memory
+        memory.activate()
+        plan = self._plan(passes)
+        marks = [memory.mark()]
+        np.copyto(self._host_image.numpy()[0], image)
+        self._host_scale.numpy()[0] = 1 / temperature
+        memory.copy(self._image, self._host_image)
+        memory.copy(self._scale, self._host_scale)
+        plan.bank.load(masks)
+        self._trunk_call.enqueue()
+        marks.append(memory.mark())
+        self._sums.reset()
+        for part, call in zip(plan.parts, plan.calls, strict=True):
+            call.enqueue()
+            self._sums.add(self._statistics, part.counted, part.share)
+        for planes, host in self._features:
+            memory.copy(host, planes)
+        marks.append(memory.mark())
+        memory.wait()
+        self.timings_ms = {name: memory.elapsed_ms(marks[i], marks[i + 1])
+                           for i, name in enumerate(('trunk', 'head'))}
+        if not plan.has_run:
+            plan.has_run = True
+            self._trunk.keep_kernels()
+            self._head.keep_kernels()
+        start_s = time.perf_counter()
+        maps = self._maps.of(*self._sums.totals(), request)
+        for _, host in self._features:
+            maps = maps.with_features(host.numpy().copy())
+        self.timings_ms['reduction'] = (time.perf_counter() - start_s) * 1e3
+        return maps
 
-        Raises
-        ------
-        EngineMissingError
-            If one was not built yet, or is damaged, which removes it from the cache.
-        NoMemoryError
-            If there is no memory for them, and no engine for fewer passes at once.
-        BackendUnavailableError
-            If this TensorRT cannot run the bundle in its precision.
-        ModelBundleError
-            If an engine does not fit the card.
+    def require(self, request: MapRequest) -> None:
+        """Refuse maps that the head cannot give; raises ModelBundleError."""
+        require_statistics(self._card, request, self._statistics)
 
-        """
-        engines = self._engines(0)
-        reason = ''
-        while True:
+    def forget(self) -> None:
+        """Release what belongs to a number of passes, after memory was full."""
+        self._settle()
+        self._plans = {}
+
+    def close(self) -> None:
+        """Release everything: what was recorded, engines, buffers."""
+        self._settle()
+        for plan in self._plans.values():
+            plan.clear()
+        self._trunk_call.clear()
+        self._head.close()
+        self._trunk.close()
+        self._maps.close()
+        # One by one, because an exception that is kept keeps this object by its traceback.
+        for name in ('_image', '_scale', '_host_image', '_host_scale', '_sums'):
+            delattr(self, name)
+        self._plans, self._statistics, self._fixed, self._features = {}, {}, {}, []
+
+    def _settle(self) -> None:
+        """Wait for what was enqueued, which uses the buffers that are about to be freed."""
+        with contextlib.suppress(BackendError):
+            self._memory.wait()
+
+    def _plan(self, passes: int) -> _HeadCalls:
+        """Return the calls for T passes, which replace those for another T."""
+        if passes not in self._plans:
+            self._plans = {}
+            parts = split_passes(passes, self._chunk, self._card.chunk)
+            bank = MaskBank(self._card, parts, self._memory)
+            # A context has one shape at a time, and what was recorded holds for that shape.
+            is_uniform = len({part.size for part in parts}) == 1
+            recording = self.recording if is_uniform else Recording(False)
+            calls = [_Call(self._head, {**self._fixed, **buffers}, recording)
+                     for buffers in bank.buffers]
+            self._plans[passes] = _HeadCalls(parts, bank, calls)
+            _log.info('T=%d in calls of %s passes%s', passes, '+'.join(str(p.size) for p in parts),
+                      '' if recording.is_on else ', not recorded')
+        return self._plans[passes]
+
+    def _require_engines(self, names: GraphNames) -> None:
+        sites = {site.name for site in self._card.dropout_sites}
+        shapes = self._sums.shapes
+        _require_tensors(self._trunk, 'the trunk', {IMAGE}, set(names.trunk_outputs), {}, set())
+        _require_tensors(self._head, 'the head', sites, set(shapes), shapes,
+                         {IMAGE, INV_TEMPERATURE, *names.frontier})
+
+
+class _MapMaker:
+    """Maps from the sums over all passes, as the processor's backends compute them."""
+
+    def __init__(self, card: ModelCard, reduction: str, threads: int) -> None:
+        self._card = card
+        self._size = card.input.height, card.input.width
+        self._coarse = CoarseReduction(
+            card.logits_shape, *self._size, usable_threads(threads), card.upsampling) \
+            if reduction == 'coarse' else None
+        # Size of the sums.
+        self.plane = self._size if self._coarse is None else card.logits_shape[1:]
+
+    def of(
+        self, sums: Mapping[str, NDArray[np.float64]], passes: int, request: MapRequest
+    ) -> UncertaintyMaps:
+        if self._coarse is not None:
+            return self._coarse.maps_of_sums(sums, passes, request)
+        return maps_from_sums(sums, passes, self._size, self._card.upsampling, request)
+
+    def close(self) -> None:
+        if self._coarse is not None:
+            self._coarse.close()
+
+
+def _statistics_shapes(
+    card: ModelCard, plane: tuple[int, int], statistics: Sequence[str]
+) -> dict[str, Shape]:
+    """Return what a head gives and in which shape."""
+    sum_p, sum_entropy, sum_p2, votes = STATISTICS
+    shapes: dict[str, Shape] = {
+        sum_p: (card.num_classes, *plane), sum_entropy: plane, sum_p2: plane,
+        votes: (card.num_classes, *plane)}
+    return {**shapes, SUM_LOGITS: card.logits_shape} if SUM_LOGITS in statistics else shapes
+
+
+class _HeadCalls:
+    """The calls of the head for T passes, and the masks they read."""
+
+    def __init__(self, parts: tuple[Part, ...], bank: MaskBank, calls: list[_Call]) -> None:
+        self.parts, self.bank, self.calls = parts, bank, calls
+        self.has_run = False
+
+    def clear(self) -> None:
+        for call in self.calls:
+            call.clear()
+        self.bank.clear()
+
+
+class _Call:
+    """An engine with buffers; recorded when it has run once, if it may be."""
+
+    def __init__(
+        self, engine: Engine, buffers: Mapping[str, CudaBuffer], recording: Recording
+    ) -> None:
+        self._engine, self._buffers, self._recording = engine, buffers, recording
+        self._replay: Replay | None = None
+
+    def enqueue(self) -> None:
+        if self._replay is not None:
+            self._replay()
+            return
+        self._engine.bind(self._buffers)
+        self._engine.enqueue()
+        if self._recording.is_on:
+            # An error of this run belongs to the frame and not to the recording.
+            self._engine.wait()
             try:
-                return self._runner(engines, memory, is_recorded)
-            except EngineMissingError:
-                if not reason:
-                    raise
-            except Exception as err:
-                if not memory.is_full(err):
-                    raise
-                # As text: the error itself would keep alive what was opened so far.
-                reason = str(err)
-            chunk = engines.chunking.passes
-            if self._bundle.card.chunk or chunk <= 1:
-                raise NoMemoryError(self._bundle.card.name, reason)
-            _log.warning('no engine or no memory for %d passes at once, trying %d: %s', chunk,
-                         chunk // 2, reason)
-            # Freed memory that torch keeps is not available to TensorRT.
-            memory.close()
-            engines = self._engines(chunk // 2)
+                self._replay = self._engine.capture()
+            except Exception as err:  # TensorRT's errors derive from nothing narrower
+                self._recording.is_on = False
+                _log.warning('no CUDA graphs, which only costs time: %s', err)
 
-    def _engines(self, chunk: int) -> BundleEngines:
-        passes = passes_of(self._bundle.card, self._settings)
-        return engines_of(self._bundle, self._settings, passes, self._trt, chunk)
+    def clear(self) -> None:
+        self._buffers, self._replay = {}, None
 
-    def _runner(
-        self, engines: BundleEngines, memory: DeviceMemory, is_recorded: bool
-    ) -> FrameRunner:
-        # Both are loaded before one is opened.
-        found = [self._plan(needed) for needed in engines.all]
-        runtime = Runtime(self._trt)
-        trunk, head = (self._engine(runtime, needed, *one, memory)
-                       for needed, one in zip(engines.all, found, strict=True))
-        return FrameRunner(self._bundle.card, self._names, trunk, head, memory,
-                           engines.chunking.passes, is_recorded)
 
-    def _plan(self, needed: NeededEngine) -> tuple[str, bytes]:
-        """Return an engine with its key."""
-        for key in self._keys(needed):
-            plan = self._cache.load(key)
-            if plan is not None:
-                return key, plan
-        raise self._missing(needed)
+@dataclass
+class Recording:
+    """Whether calls are recorded as CUDA graphs; not any more once one could not be."""
 
-    def _keys(self, needed: NeededEngine) -> Iterator[str]:
-        """Yield the key of an engine that was built here, and of one for all GPUs like this."""
-        yield needed.key(self._target)
-        if self._trt.is_rtx:
-            yield needed.key_ahead(self._trt, self._device.compute_capability)
+    is_on: bool
 
-    def _engine(
-        self, runtime: Runtime, needed: NeededEngine, key: str, plan: bytes, memory: DeviceMemory
-    ) -> Engine:
-        engine = runtime.open_plan(plan)
-        if engine is None:
-            self._cache.discard(key, runtime.messages.reason())
-            raise self._missing(needed)
-        # Of this machine, also where the engine was built for every GPU of its kind.
-        own = needed.key(self._target)
-        return Engine(runtime, engine, memory, needed.role, Kernels(self._cache, own)
-                      if self._trt.compiles_kernels else None)
 
-    def _missing(self, needed: NeededEngine) -> EngineMissingError:
-        return EngineMissingError(
-            f'no engine for {needed.path.name} of {self._bundle.card.name!r} in '
-            f'{needed.spec.precision}, TensorRT {self._trt.version}, {self._device.name}',
-            'one built on this machine',
-            f'run uncertainty_seg build-engines {self._bundle.folder}')
+def _require_tensors(
+    engine: Engine, role: str, inputs: set[str], outputs: set[str], shapes: Mapping[str, Shape],
+    known: set[str],
+) -> None:
+    """
+    Refuse an engine that does not fit the card, with ModelBundleError.
+
+    It must take `inputs` and may take `known`, must give `outputs`, and of these those in `shapes`
+    as float32 of that shape.
+
+    """
+    fix = 'compile the bundle and build its engines again'
+    taken, given = set(engine.inputs), set(engine.outputs)
+    if not inputs <= taken <= inputs | known or given != outputs:
+        raise ModelBundleError(f'the engine of {role} takes {sorted(taken)}, gives '
+                               f'{sorted(given)}', f'{sorted(inputs)}, {sorted(outputs)}', fix)
+    for name, shape in shapes.items():
+        if engine.outputs[name] != (shape, np.dtype(np.float32)):
+            raise ModelBundleError(f'the engine of {role} gives {name!r} as '
+                                   f'{engine.outputs[name]}', f'float32 {shape}', fix)
+
+
+class Engine:
+    """
+    An engine and its one context, on the stream of a memory.
+
+    Raises MemoryError if there is no room for the context's own buffers. `role` is for messages;
+    `kernels` is where TensorRT-RTX finds those it has compiled.
+
+    """
+
+    def __init__(
+        self, runtime: Runtime, engine: tensorrt.ICudaEngine, memory: CudaMemory, role: str,
+        kernels: Kernels | None = None,
+    ) -> None:
+        self._runtime, self._memory, self._role = runtime, memory, role
+        self._engine: tensorrt.ICudaEngine | None = engine
+        self.inputs, self.outputs = _tensors(runtime.trt, engine)
+        self._kernels = kernels
+        self._opened = self._new_context(engine)
+        if self._opened is None:
+            raise MemoryError(f'no context for {role}: {runtime.messages.reason()}')
+        self._bound: dict[str, CudaBuffer] = {}
+        self._shapes: dict[str, Shape] = {}
+        self._scratch: CudaBuffer | None = None
+        self._has_scratch = False  # for these shapes
+
+    def bind(self, buffers: Mapping[str, CudaBuffer]) -> None:
+        """
+        Set where the engine reads and writes.
+
+        Each buffer is kept until another is bound in its place, because the engine knows its
+        address only.
+
+        """
+        for name, buffer in buffers.items():
+            if self._bound.get(name) is not buffer:
+                self._bind(name, buffer)
+        unbound = {*self.inputs, *self.outputs} - set(self._bound)
+        if unbound:
+            raise BackendError(f'{self._role} has no buffer for {sorted(unbound)}')
+        unknown = self._context.infer_shapes()
+        if unknown:
+            raise BackendError(f'{self._role} does not know the shapes of {sorted(unknown)}')
+        if self._kernels is not None and not self._has_scratch:
+            self._give_scratch()
+
+    def enqueue(self) -> None:
+        """Enqueue on the memory's stream."""
+        is_done = self._context.execute_async_v3(stream_handle=self._memory.stream)
+        self._require(is_done, 'refused to run')
+
+    def wait(self) -> None:
+        """Wait for everything that was enqueued; errors of the device are raised here."""
+        self._memory.wait()
+
+    def capture(self) -> Replay:
+        """Record `enqueue` as a CUDA graph; it must have run once with the same buffers."""
+        is_capturable = getattr(self._context, 'is_stream_capturable', None)  # TensorRT-RTX only
+        if is_capturable is not None and not is_capturable(self._memory.stream):
+            raise BackendError(f'{self._role} cannot be recorded on a stream')
+        return self._memory.capture(self.enqueue)
+
+    def close(self) -> None:
+        """Release context and engine, in this order."""
+        self._opened = None
+        self._engine = None
+        self._bound, self._scratch = {}, None
+        if self._kernels is not None:
+            self._kernels.clear()
+
+    def keep_kernels(self) -> None:
+        """Write what was compiled so far to the cache, if it is more than was found there."""
+        if self._kernels is not None:
+            self._kernels.store()
+
+    def _new_context(self, engine: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext | None:
+        """Return a context; TensorRT-RTX compiles at once, allocates nothing, finds kernels."""
+        if self._kernels is None:
+            return engine.create_execution_context()
+        module = self._runtime.trt.module
+        config = engine.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            module.DynamicShapesKernelSpecializationStrategy.EAGER)
+        config.set_execution_context_allocation_strategy(
+            module.ExecutionContextAllocationStrategy.USER_MANAGED)
+        self._kernels.give(config, self._role)
+        return engine.create_execution_context(config)
+
+    def _give_scratch(self) -> None:
+        """Give the context the memory that it works in, for the shapes of now."""
+        assert self._engine is not None, 'scratch of a closed engine'
+        # The first is 0 where it fails; the second suffices for all shapes.
+        size = (self._context.update_device_memory_size_for_shapes()
+                or self._engine.device_memory_size_v2)
+        if self._scratch is None or self._scratch.nbytes < size:
+            self._scratch = None  # before as much again is asked for
+            self._scratch = self._memory.empty((max(size, 1),), np.uint8)
+        self._context.set_device_memory(self._scratch.address, size)
+        self._has_scratch = True
+
+    @property
+    def _context(self) -> tensorrt.IExecutionContext:
+        if self._opened is None:
+            raise BackendError(f'{self._role} is closed')
+        return self._opened
+
+    def _bind(self, name: str, buffer: CudaBuffer) -> None:
+        if name not in self.inputs and name not in self.outputs:
+            raise BackendError(f'{self._role} has no tensor {name!r}')
+        self._require_fit(name, buffer)
+        if name in self.inputs and self._shapes.get(name) != buffer.shape:
+            is_set = self._context.set_input_shape(name, buffer.shape)
+            self._require(is_set, f'takes no {name} of shape {buffer.shape}')
+            self._shapes[name] = buffer.shape
+            self._has_scratch = False
+        is_set = self._context.set_tensor_address(name, buffer.address)
+        self._require(is_set, f'takes no address for {name}')
+        self._bound[name] = buffer
+
+    def _require_fit(self, name: str, buffer: CudaBuffer) -> None:
+        wanted, dtype = {**self.inputs, **self.outputs}[name]
+        is_shape = len(buffer.shape) == len(wanted) and all(
+            n in (-1, m) for n, m in zip(wanted, buffer.shape, strict=True))
+        if not is_shape or buffer.dtype != dtype:
+            raise BackendError(f'{self._role}: buffer {name} is {buffer.dtype} {buffer.shape}',
+                               f'{dtype} {wanted}')
+        if buffer.address % ALIGNMENT:
+            raise BackendError(f'{self._role}: buffer {name} is cut out of another', 'its own')
+
+    def _require(self, is_done: bool, what: str) -> None:
+        if is_done:
+            return
+        reason = self._runtime.messages.reason()
+        if says_full(reason):
+            raise MemoryError(f'{self._role} {what}: {reason}')
+        raise BackendError(f'{self._role} {what} ({reason})')
+
+
+class Kernels:
+    """The kernels that TensorRT-RTX compiled for one engine, and their place in the cache."""
+
+    def __init__(self, cache: EngineCache, key: str) -> None:
+        self._cache, self._key = cache, key
+        self._held: tensorrt.IRuntimeCache | None = None
+        self._config: tensorrt.IRuntimeConfig | None = None  # kept as long as the context
+        self._stored = b''
+
+    def give(self, config: tensorrt.IRuntimeConfig, role: str) -> None:
+        """Let a context take kernels from the cache, and collect what it compiles."""
+        held = config.create_runtime_cache()
+        if held is None:
+            _log.warning('TensorRT-RTX keeps no kernels of %s: each start compiles them', role)
+            return
+        found = self._found()
+        if found and held.deserialize(found):
+            self._stored = found
+        elif found:
+            _log.warning('compiled kernels of %s do not fit this GPU and driver and are ignored: '
+                         '%s', role, self._cache.kernels_path(self._key))
+        if config.set_runtime_cache(held):
+            self._held, self._config = held, config
+
+    def store(self) -> None:
+        """Write what was compiled, if it is not what was found; a full disk only costs time."""
+        kernels = b'' if self._held is None else bytes(self._held.serialize())
+        if not kernels or kernels == self._stored:
+            return
+        try:
+            self._cache.store_kernels(self._key, kernels)
+        except BackendError as err:
+            _log.warning('compiled kernels are not kept, each start compiles them: %s', err)
+        self._stored = kernels
+
+    def clear(self) -> None:
+        """Release what TensorRT holds."""
+        self._held = self._config = None
+
+    def _found(self) -> bytes:
+        try:
+            return self._cache.load_kernels(self._key)
+        except BackendError as err:
+            _log.warning('compiled kernels cannot be read and are compiled again: %s', err)
+            return b''
+
+
+def _tensors(
+    trt: TensorRt, engine: tensorrt.ICudaEngine
+) -> tuple[dict[str, Spec], dict[str, Spec]]:
+    """Return shape and dtype of every input and output; -1 for an axis of any length."""
+    inputs: dict[str, Spec] = {}
+    outputs: dict[str, Spec] = {}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        is_input = engine.get_tensor_mode(name) == trt.module.TensorIOMode.INPUT
+        spec = (tuple(engine.get_tensor_shape(name)),
+                trt.numpy_dtype(engine.get_tensor_dtype(name)))
+        (inputs if is_input else outputs)[name] = spec
+    return inputs, outputs
+
+
+class Runtime:
+    """TensorRT's runtime with its logger."""
+
+    def __init__(self, trt: TensorRt) -> None:
+        self.trt, self.messages = trt, Messages()
+        self._logger = trt.logger(self.messages)
+        # TensorRT may give None for whatever it makes, which its own signatures do not say.
+        self._runtime: tensorrt.Runtime | None = trt.module.Runtime(self._logger)
+        if self._runtime is None:
+            raise BackendError(f'TensorRT {trt.version} does not start ({self.messages.reason()})')
+
+    def open_plan(self, plan: bytes) -> tensorrt.ICudaEngine | None:
+        """Return the engine of a plan, or None if this TensorRT and GPU cannot use it."""
+        assert self._runtime is not None
+        return self._runtime.deserialize_cuda_engine(plan)

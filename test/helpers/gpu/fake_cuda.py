@@ -4,8 +4,8 @@ A `cuda.bindings.runtime` without a GPU: memory of the host, and a stream that w
 
 What is enqueued is done when the stream is waited for, in its order, so that what is read or
 written too early shows. What CUDA answers by a code is answered so; what it does not notice is
-written to `violations` and raised. test_cuda_memory holds names, arguments and values against the
-real package. `CudartGpu` lets the stand-in for TensorRT run on it.
+written to `violations` and raised. test_nvidia holds names, arguments and values against the real
+package. The stand-in for TensorRT runs on it.
 
 """
 
@@ -13,14 +13,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import ctypes
+from dataclasses import dataclass, field
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import Any, NoReturn
+import weakref
 
-from fake_tensorrt import FakeGpu, Faults, ViolationError
 import numpy as np
 
 ALIGNMENT = 512
+STREAM = 0x5EED
 Work = Callable[[], None]
+
+
+class ViolationError(Exception):
+    """What a real CUDA or TensorRT would not have noticed."""
+
+
+@dataclass
+class Faults:
+    """
+    What goes wrong in TensorRT.
+
+    Attributes
+    ----------
+    contexts_up_to : int
+        Passes in the profile of an engine for which there is memory; None is returned beyond.
+    refused : dict of int to str
+        Which calls of `execute_async_v3` return False, counted from 1, and what is logged.
+    raised : dict of int to Exception
+        Which of them raise.
+    is_uncapturable : bool
+        Nothing can be recorded on the stream.
+    driver : str
+        Of the GPU; compiled kernels hold for one.
+    meanwhile : callable
+        Called in each call of `execute_async_v3`, with its number.
+
+    """
+
+    contexts_up_to: int = 10**6
+    refused: dict[int, str] = field(default_factory=dict)
+    raised: dict[int, Exception] = field(default_factory=dict)
+    is_uncapturable: bool = False
+    driver: str = '12.6'
+    meanwhile: Callable[[int], object] = int
 
 
 class Handle:
@@ -30,12 +67,12 @@ class Handle:
         self.kind, self.work = kind, work or []
 
     def __int__(self) -> int:
-        return FakeGpu.stream
+        return STREAM
 
 
-class FakeCudart:
+class FakeCuda:
     """
-    The module.
+    The module, and the GPU behind it.
 
     Parameters
     ----------
@@ -46,22 +83,27 @@ class FakeCudart:
 
     cudaError_t = IntEnum('cudaError_t', [
         ('cudaSuccess', 0), ('cudaErrorInvalidValue', 1), ('cudaErrorMemoryAllocation', 2),
-        ('cudaErrorNoDevice', 100), ('cudaErrorIllegalAddress', 700),
-        ('cudaErrorStreamCaptureUnsupported', 900), ('cudaErrorStreamCaptureInvalidated', 901)])
+        ('cudaErrorInsufficientDriver', 35), ('cudaErrorNoDevice', 100),
+        ('cudaErrorIllegalAddress', 700), ('cudaErrorStreamCaptureUnsupported', 900),
+        ('cudaErrorStreamCaptureInvalidated', 901)])
     cudaMemcpyKind = IntEnum('cudaMemcpyKind', [('cudaMemcpyDefault', 4)])
     cudaStreamCaptureMode = IntEnum('cudaStreamCaptureMode', [
         ('cudaStreamCaptureModeThreadLocal', 1)])
     cudaStreamNonBlocking, cudaHostAllocDefault, cudaHostAllocMapped = 1, 0, 2
 
     def __init__(self, room: int = 2**30) -> None:
-        self.room, self.devices = room, 1
+        self.room, self.devices, self.is_integrated = room, 1, False
+        self.faults = Faults()
         self.live: dict[int, tuple[Any, int, int]] = {}  # address -> memory, bytes, flags or -1
         self.handles: list[Handle] = []
         self.pending: list[Work] = []
         self.recorded: list[Work] | None = None
         self.is_invalid = False
         self.failing: dict[str, int] = {}  # function -> code that it gives
-        self.captured = self.launched = 0
+        self.captured = self.launched = self.copied = 0
+        # Of engines.
+        self.enqueued = self.compiled = 0
+        self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self.violations: list[str] = []
 
     def violation(self, text: str) -> NoReturn:
@@ -69,9 +111,39 @@ class FakeCudart:
         self.violations.append(text)
         raise ViolationError(text)
 
-    def submit(self, work: Work) -> None:
+    def live_bytes(self) -> int:
+        """Return the size of all buffers that somebody holds."""
+        return sum(size for _, size, _ in self.live.values())
+
+    def submit(self, work: Work, stream: int = STREAM) -> None:
         """Enqueue, or record."""
+        if stream != STREAM:
+            self.violation(f'stream {stream}')
         (self.pending if self.recorded is None else self.recorded).append(work)
+
+    def require(self, address: int, size: int, what: str) -> None:
+        """Stop if memory that is used was not allocated, or was freed."""
+        if not any(start <= address and address + size <= start + length
+                   for start, (_, length, _) in self.live.items()):
+            self.violation(f'{what} reaches {size} bytes of memory that is not allocated')
+
+    def at(self, name: str, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return what lies at an address, which has to be allocated and large enough."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        self.require(address, size, name)
+        raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        return raw.view(dtype).reshape(shape)
+
+    def cudaGetDeviceCount(self) -> tuple[Any, ...]:  # noqa: N802
+        return (*self._answer('cudaGetDeviceCount'), self.devices)
+
+    def cudaDriverGetVersion(self) -> tuple[Any, ...]:  # noqa: N802
+        return (*self._answer('cudaDriverGetVersion'), 12060)
+
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:  # noqa: N802
+        return (*self._answer('cudaGetDeviceProperties'), SimpleNamespace(
+            name=b'Fake', major=8, minor=6, multiProcessorCount=20, totalGlobalMem=8 * 10**9,
+            integrated=int(self.is_integrated)))
 
     def cudaSetDevice(self, device: int) -> tuple[Any, ...]:  # noqa: N802
         return self._answer('cudaSetDevice', self.devices <= device and 100)
@@ -114,6 +186,7 @@ class FakeCudart:
                 self.require(address, count, 'a copy')
             ctypes.memmove(dst, src, count)
 
+        self.copied += count
         self.submit(copy)
         return self._answer('cudaMemcpyAsync')
 
@@ -134,7 +207,7 @@ class FakeCudart:
 
     def cudaStreamBeginCapture(self, stream: Handle, mode: Any) -> tuple[Any, ...]:  # noqa: N802
         assert mode == self.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        answer = self._answer('cudaStreamBeginCapture')
+        answer = self._answer('cudaStreamBeginCapture', 900 * self.faults.is_uncapturable)
         if answer[0]:
             return answer
         if self.pending:
@@ -172,15 +245,10 @@ class FakeCudart:
         return self._answer('cudaGetLastError')
 
     def cudaGetErrorString(self, error: Any) -> tuple[Any, ...]:  # noqa: N802
-        text = {2: 'out of memory', 100: 'no CUDA-capable device is detected',
+        text = {2: 'out of memory', 35: 'CUDA driver version is insufficient',
+                100: 'no CUDA-capable device is detected',
                 700: 'an illegal memory access was encountered'}.get(int(error), 'some error')
         return self.cudaError_t.cudaSuccess, text.encode()
-
-    def require(self, address: int, size: int, what: str) -> None:
-        """Stop if memory that is used was not allocated, or was freed."""
-        if not any(start <= address and address + size <= start + length
-                   for start, (_, length, _) in self.live.items()):
-            self.violation(f'{what} reaches {size} bytes of memory that is not allocated')
 
     def _answer(self, name: str, code: int = 0) -> tuple[Any, ...]:
         return (self.cudaError_t(self.failing.get(name, 0) or int(code)),)
@@ -198,7 +266,7 @@ class FakeCudart:
         if self.recorded is not None:
             self.is_invalid = True
             return self.cudaError_t.cudaErrorStreamCaptureUnsupported, None
-        if sum(length for _, length, _ in self.live.values()) + size > self.room:
+        if self.live_bytes() + size > self.room:
             return self.cudaError_t.cudaErrorMemoryAllocation, None
         raw = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # what is surely wrong
         address = raw.ctypes.data + -raw.ctypes.data % ALIGNMENT
@@ -209,34 +277,3 @@ class FakeCudart:
         if (self.live.pop(address)[2] >= 0) != is_host:
             self.violation('memory was freed by the function for the other kind')
         return (self.cudaError_t.cudaSuccess,)
-
-
-class CudartGpu(FakeGpu):
-    """What the stand-in for TensorRT runs on, where cuda-python holds the buffers."""
-
-    def __init__(self, faults: Faults, cudart: FakeCudart) -> None:
-        super().__init__(faults)
-        self.cudart = cudart
-        self.violations = cudart.violations
-
-    @property
-    def is_capturing(self) -> bool:
-        """Whether work is recorded."""
-        return self.cudart.recorded is not None
-
-    def submit(self, stream: int, work: Work) -> None:
-        """Enqueue work of an engine, or record it."""
-        if stream != self.stream:
-            self.violation(f'stream {stream}')
-        self.cudart.submit(work)
-
-    def require_room(self, name: str, address: int, size: int) -> None:
-        """Stop if so many bytes are not allocated at an address."""
-        self.cudart.require(address, size, name)
-
-    def at(self, name: str, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """Return what lies at an address, which has to be allocated and large enough."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        self.cudart.require(address, size, name)
-        raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-        return raw.view(dtype).reshape(shape)

@@ -1,0 +1,257 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+CUDA through cuda-python and TensorRT's versions: what is asked of them, and how they fail.
+
+CUDA is a stand-in, whose names, arguments and values are compared with the real package where it
+is installed. No GPU was there.
+
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+import inspect
+import json
+import logging
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+from fake_cuda import FakeCuda, ViolationError
+from fake_tensorrt import fake_tensorrt
+import numpy as np
+import pytest
+
+from uncertainty_seg.backends.gpu import nvidia
+from uncertainty_seg.backends.gpu.nvidia import (
+    available_bytes,
+    CudaDevice,
+    CudaMemory,
+    find_device,
+    load_tensorrt,
+    Messages,
+    TensorRt,
+)
+from uncertainty_seg.errors import BackendError, BackendUnavailableError
+
+VALUES = ('cudaError_t.cudaSuccess', 'cudaError_t.cudaErrorMemoryAllocation',
+          'cudaError_t.cudaErrorStreamCaptureUnsupported', 'cudaHostAllocDefault',
+          'cudaError_t.cudaErrorStreamCaptureInvalidated', 'cudaHostAllocMapped',
+          'cudaError_t.cudaErrorInsufficientDriver', 'cudaStreamNonBlocking',
+          'cudaMemcpyKind.cudaMemcpyDefault',
+          'cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal')
+LOOK = """
+import json, sys
+from functools import reduce
+from cuda.bindings import runtime
+names, values, fields = json.loads(sys.argv[1])
+found = runtime.cudaDeviceProp()
+print(json.dumps([{name: getattr(runtime, name).__doc__.split(chr(10))[0] for name in names},
+                  {name: int(reduce(getattr, name.split('.'), runtime)) for name in values},
+                  [name for name in fields if not hasattr(found, name)]]))
+"""
+
+
+def test_the_stand_in_is_what_cuda_python_is() -> None:
+    folder = os.environ.get('UNCERTAINTY_SEG_RTX17', '')
+    if not Path(folder, 'cuda', 'bindings').is_dir():
+        pytest.skip('cuda-bindings is not in the folder of UNCERTAINTY_SEG_RTX17: scripts/test '
+                    'installs it')
+    ours = {name: kind for name, kind in inspect.getmembers(FakeCuda, inspect.isfunction)
+            if name.startswith('cuda')}
+    fields = list(vars(FakeCuda().cudaGetDeviceProperties(0)[1]))
+    done = subprocess.run(
+        [sys.executable, '-c', LOOK, json.dumps([list(ours), VALUES, fields])],
+        capture_output=True, text=True, check=True, env={**os.environ, 'PYTHONPATH': folder})
+    theirs, values, lacking = json.loads(done.stdout)
+    assert len(ours) > 15 and not lacking
+    for name, function in ours.items():
+        inside = re.fullmatch(rf'{name}\((.*)\)', theirs[name])
+        assert inside is not None, theirs[name]
+        # 'size_t count', 'kind: cudaMemcpyKind', 'stream'
+        taken = [part.split(':')[0].split()[-1] for part in inside[1].split(',') if part]
+        assert taken == list(inspect.signature(function).parameters)[1:], theirs[name]
+    for name, value in values.items():
+        found: Any = FakeCuda
+        for part in name.split('.'):
+            found = getattr(found, part)
+        assert int(found) == value, name
+
+
+# The GPU ----------------------------------------------------------------------------------------
+
+
+def test_what_the_driver_says_is_what_is_given() -> None:
+    cuda = FakeCuda()
+    cuda.is_integrated = True
+    assert find_device(cuda) == CudaDevice('Fake', '8.6', '12.6', 20, 8 * 10**9, True)
+
+
+def test_no_library_is_no_driver_and_no_package_is_another_thing(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvidia, '_LIBRARY', 'libcuda_that_is_not_there.so.1')
+    with pytest.raises(BackendUnavailableError, match='libcuda_that_is_not_there'):
+        find_device()
+    monkeypatch.setattr(nvidia, '_LIBRARY', 'libc.so.6')
+    monkeypatch.setitem(sys.modules, 'cuda.bindings.runtime', None)
+    with pytest.raises(BackendUnavailableError, match='pip install cuda-bindings'):
+        find_device()
+
+
+@pytest.mark.parametrize('call', ['cudaGetDeviceCount', 'cudaDriverGetVersion',
+                                  'cudaGetDeviceProperties'])
+def test_no_call_that_fails_is_passed_over(call: str) -> None:
+    cuda = FakeCuda()
+    cuda.failing[call] = 35
+    with pytest.raises(BackendUnavailableError, match=f'{call} gave 35: .*insufficient'):
+        find_device(cuda)
+
+
+def test_a_driver_without_a_gpu_is_told_from_no_driver() -> None:
+    cuda = FakeCuda()
+    cuda.devices = 0
+    with pytest.raises(BackendUnavailableError, match='no GPU.*CUDA_VISIBLE_DEVICES'):
+        find_device(cuda)
+    with pytest.raises(BackendUnavailableError, match='no CUDA-capable'):
+        CudaMemory(cuda=cuda)
+
+
+@pytest.mark.parametrize(('content', 'found'), [
+    (b'MemTotal:       32000000 kB\nMemAvailable:    5000000 kB\nBuffers: 7 kB\n', 5_120_000_000),
+    (b'MemTotal:       32000000 kB\n', 0), (b'\xff\xfe', 0), (None, 0)])
+def test_free_memory_is_what_the_system_says_or_nothing(
+    tmp_path: Path, content: bytes | None, found: int
+) -> None:
+    if content is not None:
+        (tmp_path / 'meminfo').write_bytes(content)
+    assert available_bytes(tmp_path / 'meminfo') == found
+
+
+# Its memory -------------------------------------------------------------------------------------
+
+
+def test_what_is_enqueued_is_done_later_and_a_stream_survives_a_failed_recording() -> None:
+    cuda = FakeCuda()
+    memory = CudaMemory(cuda=cuda)
+
+    def allocate() -> None:
+        memory.empty((4,), np.float32)
+
+    with pytest.raises(BackendError, match='cudaMalloc gave 900'):
+        memory.capture(allocate)
+    assert cuda.recorded is None
+    one, other = memory.host((4,), np.float32), memory.host((4,), np.float32)
+    one.numpy()[:] = 7
+    memory.copy(other, one)
+    assert np.isnan(other.numpy()).all()  # not before the stream was waited for
+    memory.wait()
+    assert (other.numpy() == 7).all()
+    device, host = CudaMemory(True, cuda).inlet((3,), np.float32)
+    assert device is host
+
+
+def test_memory_that_is_full_is_told_from_other_errors() -> None:
+    cuda = FakeCuda(room=1000)
+    memory = CudaMemory(cuda=cuda)
+    kept = memory.empty((200,), np.float32)
+    with pytest.raises(MemoryError, match='cudaMalloc: out of memory'):
+        memory.empty((200,), np.float32)
+    del kept
+    memory.empty((200,), np.float32)
+    cuda.failing['cudaStreamSynchronize'] = 700
+    with pytest.raises(BackendError, match='cudaStreamSynchronize gave 700: an illegal'):
+        memory.wait()
+    with pytest.raises(BackendError, match='read by the host'):
+        memory.empty((2,), np.float32).numpy()
+    with pytest.raises(BackendError, match='8 bytes into 16'):
+        memory.copy(memory.host((4,), np.float32), memory.host((2,), np.float32))
+
+
+def test_memory_that_was_freed_must_not_be_copied() -> None:
+    memory = CudaMemory(cuda=FakeCuda())
+    one, other = memory.empty((4,), np.float32), memory.host((4,), np.float32)
+    memory.copy(other, one)
+    del one
+    with pytest.raises(ViolationError, match='a copy reaches 16 bytes'):
+        memory.wait()
+
+
+# TensorRT ---------------------------------------------------------------------------------------
+
+# Values as in the real modules: the bit of one version is another flag in the next.
+CREATION = {'10.3.0': {'EXPLICIT_BATCH': 0, 'STRONGLY_TYPED': 1},
+            '11.4.0.106': {'STRONGLY_TYPED': 0, 'PREFER_JIT_PYTHON_PLUGINS': 1}, '12.0': {'X': 0}}
+
+
+def module_of(version: str, name: str = 'tensorrt') -> Any:
+    return SimpleNamespace(
+        __name__=name, __version__=version,
+        NetworkDefinitionCreationFlag=IntEnum('Creation', CREATION.get(version, {'X': 0})))
+
+
+@pytest.mark.parametrize(('version', 'bits'), [('10.3.0', 0b10), ('11.4.0.106', 1), ('12.0', 0)])
+def test_networks_are_strongly_typed_in_every_version(version: str, bits: int) -> None:
+    assert TensorRt(module_of(version)).creation_flags() == bits
+
+
+@pytest.mark.parametrize('version', ['8.6.1', '10.0.1', '10.2.9'])
+def test_a_version_before_jetpack_6_1_is_refused(version: str) -> None:
+    with pytest.raises(BackendUnavailableError, match=rf'{version}, expected 10.3.*JetPack 6.1'):
+        load_tensorrt(lambda _: module_of(version))
+
+
+@pytest.mark.parametrize(('name', 'is_rtx'), [
+    ('tensorrt', False), ('tensorrt_rtx', True), ('tensorrt_rtx_bindings.tensorrt_rtx', True)])
+def test_rtx_is_told_by_its_name(name: str, is_rtx: bool) -> None:
+    trt = TensorRt(module_of('1.7.1.116' if is_rtx else '10.3.0', name))
+    assert (trt.is_rtx, trt.has_timing_cache) == (is_rtx, not is_rtx)
+    assert '.' not in trt.name
+
+
+def test_types_are_those_of_numpy() -> None:
+    trt = TensorRt(fake_tensorrt(FakeCuda()))
+    for kind, name in (('FLOAT', 'float32'), ('HALF', 'float16'), ('UINT8', 'uint8')):
+        assert trt.numpy_dtype(trt.module.DataType[kind]) == np.dtype(name)
+    with pytest.raises(BackendError, match='BF16|7'):
+        trt.numpy_dtype(trt.module.DataType.BF16)
+
+
+def test_errors_are_kept_for_the_exception_and_warnings_are_not(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    messages, module = Messages(), fake_tensorrt(FakeCuda())
+    logger = TensorRt(module).logger(messages)
+    with caplog.at_level(logging.DEBUG):
+        for severity, text in (('ERROR', 'no room\n'), ('WARNING', 'slow'), ('INFO', 'chat'),
+                               ('INTERNAL_ERROR', 'worse'), ('ERROR', 'no room')):
+            logger.log(module.ILogger.Severity[severity], text)
+    assert [record.levelname for record in caplog.records] == [
+        'WARNING', 'INFO', 'DEBUG', 'WARNING', 'WARNING']
+    assert messages.reason() == 'no room; worse'
+    assert messages.reason() == 'TensorRT gave no reason'
+
+
+def test_tensorrt_comes_before_rtx_and_what_is_missing_is_said() -> None:
+    modules = {'tensorrt': module_of('10.3.0'), 'tensorrt_rtx': module_of('1.7', 'tensorrt_rtx')}
+
+    def load(*names: str) -> str:
+        def find(name: str) -> Any:
+            if name not in names:
+                raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+            return modules[name]
+        return load_tensorrt(find).name
+
+    def broken(name: str) -> Any:
+        raise OSError('libnvinfer.so.10: cannot open shared object file')
+
+    assert load('tensorrt', 'tensorrt_rtx') == 'tensorrt'
+    assert load('tensorrt_rtx') == 'tensorrt_rtx'
+    with pytest.raises(BackendUnavailableError, match='tensorrt_rtx.*JetPack'):
+        load()
+    with pytest.raises(BackendUnavailableError, match='libnvinfer.so.10'):
+        load_tensorrt(broken)

@@ -1,0 +1,484 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What is called of NVIDIA's libraries: CUDA through cuda-python, and TensorRT in its versions.
+
+An engine is given addresses and the handle of a stream; `CudaMemory` allocates both, copies and
+records CUDA graphs. Nothing here computes. The driver is asked before TensorRT is touched: where
+it is missing, the runtime of TensorRT 11 returns an object that ends the process when it is used.
+
+TensorRT 10.3 to 11 and TensorRT-RTX use the same names and not the same numbers: bit 1 of the
+network's creation flags means "strongly typed" in 10.x and something else in 11.x. So every flag
+is looked up by name, and what a version lacks is found by asking it. Only `load_tensorrt` and
+`load_cuda` import these libraries; tests pass modules of their own.
+
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+import ctypes
+from dataclasses import dataclass
+import importlib
+import logging
+import math
+from pathlib import Path
+import re
+from typing import Any, Protocol, TYPE_CHECKING, TypeAlias
+import weakref
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from uncertainty_seg.errors import BackendError, BackendUnavailableError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+_LIBRARY = 'libcuda.so.1'
+ALIGNMENT = 256  # bytes, which TensorRT wants of every address
+Replay: TypeAlias = Callable[[], None]
+# How CUDA and TensorRT say that memory is full, where no class of exception does.
+_FULL = ('out of memory', 'outofmemory', 'could not be allocated')
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """
+    A GPU, as far as engines and buffers depend on it.
+
+    Attributes
+    ----------
+    name : str
+        As the driver gives it, 'Orin' or 'NVIDIA GeForce RTX 4070'.
+    compute_capability : str
+        '8.7'.
+    driver : str
+        The CUDA version that the driver supports, '12.6'.
+    multiprocessors : int
+        Boards of one name are sold with different numbers of them.
+    memory_bytes : int
+        Of the whole device; what is free is less.
+    is_integrated : bool
+        It shares its memory with the processor, as on a Jetson.
+
+    """
+
+    name: str
+    compute_capability: str
+    driver: str
+    multiprocessors: int
+    memory_bytes: int
+    is_integrated: bool
+
+
+def find_device(cuda: Any = None) -> CudaDevice:
+    """
+    Return the first GPU of those that CUDA_VISIBLE_DEVICES leaves.
+
+    Parameters
+    ----------
+    cuda : module, optional
+        By default `load_cuda()`.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the driver or cuda-python is not installed, the driver does not start, or there is no
+        GPU.
+
+    """
+    cuda = cuda or load_cuda()
+    try:
+        count = call_cuda(cuda, 'cudaGetDeviceCount')
+        version = call_cuda(cuda, 'cudaDriverGetVersion')
+        found = call_cuda(cuda, 'cudaGetDeviceProperties', 0) if count else None
+    except BackendError as err:
+        raise BackendUnavailableError(
+            f'the NVIDIA driver does not start ({err})',
+            fix='after an update of the driver, restart; nvidia-smi shows more') from err
+    if found is None:
+        raise BackendUnavailableError(
+            'the NVIDIA driver is here, but no GPU', 'one that may be used',
+            'see CUDA_VISIBLE_DEVICES and, in a container, NVIDIA_VISIBLE_DEVICES')
+    return CudaDevice(
+        found.name.decode(errors='replace').rstrip('\0'), f'{found.major}.{found.minor}',
+        f'{version // 1000}.{version % 1000 // 10}', found.multiProcessorCount,
+        found.totalGlobalMem, bool(found.integrated))
+
+
+def available_bytes(meminfo: Path = Path('/proc/meminfo')) -> int:
+    """Return the memory that processes can still get; 0 where the system does not say."""
+    try:
+        found = re.search(r'^MemAvailable:\s*(\d+) kB', meminfo.read_text(encoding='ascii'),
+                          re.MULTILINE)
+    except (OSError, ValueError):
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+def load_cuda() -> Any:
+    """Import `cuda.bindings.runtime`; raises BackendUnavailableError without driver or package."""
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError as err:
+        raise BackendUnavailableError(
+            f'no NVIDIA driver on this machine ({_LIBRARY} cannot be loaded: {err})',
+            fix='install the driver; in a container, start it with the NVIDIA runtime') from err
+    try:
+        return importlib.import_module('cuda.bindings.runtime')
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'cuda-python cannot be imported ({err})', 'cuda-bindings of the installed CUDA',
+            "pip install cuda-bindings; with CUDA 12, as on a Jetson, 'cuda-bindings<13'",
+        ) from err
+
+
+def call_cuda(cuda: Any, name: str, *arguments: Any) -> Any:
+    """
+    Call a function of CUDA's runtime and return what it gives besides its code.
+
+    Raises MemoryError where memory is full, and BackendError for any other error.
+
+    """
+    code, *given = getattr(cuda, name)(*arguments)
+    if code != cuda.cudaError_t.cudaSuccess:
+        _, text = cuda.cudaGetErrorString(code)
+        words = text.decode(errors='replace') if isinstance(text, bytes) else str(text)
+        if code == cuda.cudaError_t.cudaErrorMemoryAllocation:
+            raise MemoryError(f'{name}: {words}')
+        raise BackendError(f'{name} gave {int(code)}: {words}')
+    return given[0] if given else None
+
+
+def says_full(text: str) -> bool:
+    """Say whether a message of CUDA or TensorRT means that there is no memory left."""
+    return any(words in text.lower() for words in _FULL)
+
+
+class CudaBuffer:
+    """Memory of a GPU, or pinned memory of the host, that is freed with the object."""
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: DTypeLike, address: int,
+        free: Callable[[int], object], is_host: bool,
+    ) -> None:
+        self.shape, self.dtype, self.address = shape, np.dtype(dtype), address
+        self.nbytes = _bytes_of(shape, dtype)
+        self._is_host = is_host
+        # At the end of the process CUDA may have ended before.
+        weakref.finalize(self, free, address).atexit = False
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the memory as an array, which must not outlive the buffer; of the host only."""
+        if not self._is_host:
+            raise BackendError('memory of the GPU was read by the host', 'a copy of it')
+        raw = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
+        return np.ctypeslib.as_array(raw).view(self.dtype).reshape(self.shape)
+
+
+class CudaMemory:
+    """
+    Buffers of the first GPU and a stream of its own, through cuda-python.
+
+    Parameters
+    ----------
+    is_mapped : bool
+        Whether it shares its memory with the processor, as on a Jetson: engines then read pinned
+        memory in place. CUDA maps it at the same address on every 64-bit system.
+    cuda : module, optional
+        By default `load_cuda()`.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If cuda-python is not installed, or finds no GPU.
+
+    """
+
+    def __init__(self, is_mapped: bool = False, cuda: Any = None) -> None:
+        self._cuda: Any = cuda or load_cuda()
+        self._is_mapped = is_mapped
+        try:
+            self._call('cudaSetDevice', 0)
+            self._handle: Any = self._call('cudaStreamCreateWithFlags',
+                                           self._cuda.cudaStreamNonBlocking)
+        except BackendError as err:
+            raise BackendUnavailableError(f'cuda-python finds no GPU that works ({err})') from err
+        weakref.finalize(self, self._cuda.cudaStreamDestroy, self._handle).atexit = False
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream that everything is enqueued on; not the default one."""
+        return int(self._handle)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> CudaBuffer:
+        """Allocate on the device; CUDA aligns to 256 bytes at least."""
+        address = int(self._call('cudaMalloc', max(1, _bytes_of(shape, dtype))))
+        return CudaBuffer(shape, dtype, address, self._cuda.cudaFree, False)
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> CudaBuffer:
+        """Allocate pinned memory, which engines may read where it is mapped."""
+        kind = self._cuda.cudaHostAllocMapped if self._is_mapped else \
+            self._cuda.cudaHostAllocDefault
+        address = int(self._call('cudaHostAlloc', max(1, _bytes_of(shape, dtype)), kind))
+        return CudaBuffer(shape, dtype, address, self._cuda.cudaFreeHost, True)
+
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[CudaBuffer, CudaBuffer]:
+        """Allocate what engines read and what the host fills: one buffer if memory is mapped."""
+        filled = self.host(shape, dtype)
+        return (filled if self._is_mapped else self.empty(shape, dtype)), filled
+
+    def copy(self, target: CudaBuffer, source: CudaBuffer) -> None:
+        """Enqueue a copy; CUDA sees by the addresses which way it goes."""
+        if target is source:
+            return
+        if target.nbytes != source.nbytes:
+            raise BackendError(f'a copy of {source.nbytes} bytes into {target.nbytes}')
+        self._call('cudaMemcpyAsync', target.address, source.address, source.nbytes,
+                   self._cuda.cudaMemcpyKind.cudaMemcpyDefault, self._handle)
+
+    def activate(self) -> None:
+        """Make the device that of this thread; a thread's first device may be another."""
+        self._call('cudaSetDevice', 0)
+
+    def wait(self) -> None:
+        """Wait for everything that was enqueued; errors of the device are raised here."""
+        self._call('cudaStreamSynchronize', self._handle)
+
+    def mark(self) -> _Handle:
+        """Enqueue a mark of time."""
+        event = _Handle(self._call('cudaEventCreate'), self._cuda.cudaEventDestroy)
+        self._call('cudaEventRecord', event.value, self._handle)
+        return event
+
+    def elapsed_ms(self, start: _Handle, end: _Handle) -> float:
+        """Return the time between two marks that were waited for."""
+        return float(self._call('cudaEventElapsedTime', start.value, end.value))
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """
+        Record what `work` enqueues as a CUDA graph, without running it; return its replay.
+
+        What it needs must have been enqueued once before.
+        """
+        self.wait()
+        # Another thread may allocate meanwhile; only this thread's calls belong to the graph.
+        self._call('cudaStreamBeginCapture', self._handle,
+                   self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            work()
+        except BaseException:
+            # So that the stream can be used again; what went wrong is raised already.
+            self._cuda.cudaStreamEndCapture(self._handle)
+            self._cuda.cudaGetLastError()
+            raise
+        graph = _Handle(self._call('cudaStreamEndCapture', self._handle),
+                        self._cuda.cudaGraphDestroy)
+        made = _Handle(self._call('cudaGraphInstantiate', graph.value, 0),
+                       self._cuda.cudaGraphExecDestroy)
+        return lambda: self._call('cudaGraphLaunch', made.value, self._handle)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return call_cuda(self._cuda, name, *arguments)
+
+
+class _Handle:
+    """An object of CUDA that is destroyed with this one."""
+
+    def __init__(self, value: Any, destroy: Callable[[Any], object]) -> None:
+        self.value = value
+        weakref.finalize(self, destroy, value).atexit = False
+
+
+def _bytes_of(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
+
+
+# -------------------------------------------------------------------------------------------------
+
+Shape: TypeAlias = tuple[int, ...]
+# Full TensorRT first; the last is what the wheels of TensorRT-RTX install.
+MODULES = ('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings')
+OLDEST = (10, 3)  # of JetPack 6.1; before 10 types are weak, and opset 17 is the last
+_KEPT = 20  # errors kept for the sentence of an exception
+# TensorRT's severity -> level of the log. What it calls an error is raised or repaired (a stale
+# engine) by the caller, so that it is a warning here.
+_LEVELS = {'INTERNAL_ERROR': logging.WARNING, 'ERROR': logging.WARNING, 'WARNING': logging.INFO,
+           'INFO': logging.DEBUG, 'VERBOSE': logging.DEBUG}
+# TensorRT's name -> numpy's. It has more types; numpy has no bfloat16.
+_DTYPES = {'FLOAT': 'float32', 'HALF': 'float16', 'INT8': 'int8', 'INT32': 'int32',
+           'INT64': 'int64', 'UINT8': 'uint8', 'BOOL': 'bool'}
+_log = logging.getLogger(__name__)
+
+
+class TensorRtModule(Protocol):
+    """
+    The names of `tensorrt`, `tensorrt_rtx` or `tensorrt_rtx_bindings` that the package uses.
+
+    TensorRT ships no types, and its classes are named in annotations only. test_tensorrt_types
+    makes stubs of the real modules and checks every call of the package against them.
+
+    """
+
+    __name__: str
+    __version__: str
+    Builder: type[tensorrt.Builder]
+    BuilderFlag: type[tensorrt.BuilderFlag]
+    ComputeCapability: type[tensorrt.ComputeCapability]  # TensorRT-RTX only
+    DataType: type[tensorrt.DataType]
+    # TensorRT-RTX only, as what `create_runtime_config` returns is of use there only
+    DynamicShapesKernelSpecializationStrategy: type[
+        tensorrt.DynamicShapesKernelSpecializationStrategy]
+    ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
+    ILogger: type[tensorrt.ILogger]
+    IProgressMonitor: type[tensorrt.IProgressMonitor]
+    MemoryPoolType: type[tensorrt.MemoryPoolType]
+    NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
+    OnnxParser: type[tensorrt.OnnxParser]
+    Runtime: type[tensorrt.Runtime]
+    TensorIOMode: type[tensorrt.TensorIOMode]
+
+
+class Messages:
+    """TensorRT's messages, from any of its threads: for the log, and errors for an exception."""
+
+    def __init__(self) -> None:
+        self._errors: deque[str] = deque(maxlen=_KEPT)
+
+    def take(self, severity: str, text: str) -> None:
+        """Keep an error, and log any message under its level."""
+        if severity in ('INTERNAL_ERROR', 'ERROR'):
+            self._errors.append(text.strip())
+        _log.log(_LEVELS.get(severity, logging.INFO), 'TensorRT: %s', text.strip())
+
+    def reason(self) -> str:
+        """Return the errors as one text for an exception, and clear them."""
+        text = '; '.join(dict.fromkeys(self._errors))
+        self._errors.clear()
+        return text or 'TensorRT gave no reason'
+
+
+class TensorRt:
+    """
+    A TensorRT module, and what its version can do.
+
+    Parameters
+    ----------
+    module : module
+        `tensorrt`, `tensorrt_rtx`, `tensorrt_rtx_bindings`, or an object with their names.
+
+    Attributes
+    ----------
+    module : module
+        For calls that are the same in every version.
+    name : str
+        Name of the module.
+    version : str
+        With its build number, as '10.3.0' or '1.7.1.116'.
+    is_rtx : bool
+        Whether it is TensorRT-RTX, which counts its versions from 1, builds for GPUs that are not
+        here, and compiles kernels when an engine first runs.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If it is older than `OLDEST`.
+
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module: TensorRtModule = module
+        self.name: str = module.__name__.split('.')[0]
+        self.version: str = str(module.__version__)
+        self.is_rtx = self.name.startswith('tensorrt_rtx')
+        number = tuple(int(part) for part in re.findall(r'\d+', self.version)[:2])
+        if not self.is_rtx and number < OLDEST:
+            raise BackendUnavailableError(
+                f'TensorRT is {self.version}', '10.3 or newer', 'on a Jetson update to JetPack '
+                '6.1 or newer; on a desktop: pip install --upgrade tensorrt')
+
+    @property
+    def has_timing_cache(self) -> bool:
+        """Whether measurements of one build help the next; TensorRT-RTX measures when it runs."""
+        return not self.is_rtx
+
+    def creation_flags(self) -> int:
+        """Return the bits for `Builder.create_network`: keep exactly the types of the graph."""
+        # From 11 on there is no other way, and the flag may go.
+        flag = getattr(self.module.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED', None)
+        return 0 if flag is None else 1 << int(flag)
+
+    def logger(self, messages: Messages) -> tensorrt.ILogger:
+        """
+        Make a logger for `Builder`, `OnnxParser` or `Runtime` that gives all to `messages`.
+
+        Keep it as long as what was made with it.
+
+        """
+        if TYPE_CHECKING:
+            # the checker must know a base class by name
+            from tensorrt import ILogger as base  # noqa: I100
+        else:
+            base = self.module.ILogger
+        names = {getattr(base.Severity, name): name for name in _LEVELS}
+
+        class Bridge(base):  # type: ignore[misc]
+
+            def __init__(self) -> None:
+                base.__init__(self)  # pybind11 wants the base named
+
+            def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
+                messages.take(names.get(severity, 'ERROR'), msg)
+
+        return Bridge()
+
+    def numpy_dtype(self, data_type: tensorrt.DataType) -> np.dtype[Any]:
+        """Return numpy's type of the same bits; raises BackendError if there is none."""
+        for name, dtype in _DTYPES.items():
+            if getattr(self.module.DataType, name, None) == data_type:
+                return np.dtype(dtype)
+        raise BackendError(f'a tensor of type {data_type}', f'one of {", ".join(_DTYPES)}',
+                           'compile the bundle again: its borders are float32 and uint8')
+
+
+def load_tensorrt(import_module: Callable[[str], Any] = importlib.import_module) -> TensorRt:
+    """
+    Import TensorRT, or else TensorRT-RTX.
+
+    Touches no GPU. Call `find_device` first: without a driver, TensorRT 11 returns a `Runtime`
+    that ends the process when it is used.
+
+    Parameters
+    ----------
+    import_module : callable
+        Imports a module by its name.
+
+    Returns
+    -------
+    TensorRt
+        The first that is installed.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If none can be imported, with every reason, or the first is too old.
+
+    """
+    reasons = []
+    for name in MODULES:
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as err:
+            # A module that is there, without something that it needs, is worth reporting.
+            if err.name != name:
+                reasons.append(f'{name}: {err}')
+        except Exception as err:  # a library of the driver that is missing raises what it likes
+            reasons.append(f'{name}: {err}')
+        else:
+            return TensorRt(module)
+    came = '; '.join(reasons) or f'none of {", ".join(MODULES)} is installed'
+    raise BackendUnavailableError(
+        f'TensorRT cannot be imported ({came})',
+        fix='on a Jetson it comes with JetPack (apt install python3-libnvinfer) and a virtual '
+        'environment needs --system-site-packages; on a desktop: pip install tensorrt')
