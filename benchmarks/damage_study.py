@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Measure which damaged images `core.scores.image_damage` refuses, and which the gate lets pass.
+Measure which damaged images `core.scores.image` refuses, and which the gate lets pass.
 
 Frames are damaged in ways that cables, drivers and decoders damage them, as received and after
 JPEG of quality 90. The limits are those of the other four fifths of the frames, in the order of
@@ -31,7 +31,7 @@ from uncertainty_seg.calibration.labelled_pairs import images_in, opened
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.scores.image_damage import (
+from uncertainty_seg.core.scores.image import (
     damage,
     damage_limits,
     FIXED_LIMITS,

@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.data.scoring.shard import ShardEngine
 from uncertainty_seg.data.selection.frame_features import frame_features
 from uncertainty_seg.data.selection.near_duplicates import bits_apart
 from uncertainty_seg.storage.frame_sources import pictures
+from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash
 
 NUM_CLASSES = 8
 _NOISE = 5.0

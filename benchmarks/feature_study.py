@@ -30,7 +30,7 @@ from uncertainty_seg.compiler.algebra.feature_output import mixing
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import MOST_FEATURES
 from uncertainty_seg.core.preprocess import fit_image, Geometry
-from uncertainty_seg.core.scores.feature_density import dominant, pooled
+from uncertainty_seg.core.scores.density import dominant, pooled
 from uncertainty_seg.core.uncertainty import cells
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.training.encoders import encoder_kind
@@ -92,12 +92,10 @@ def scores_of(known: Described, asked: Described, num_classes: int) -> dict[str,
     found = {}
     for layer, frames in known.items():
         for neighbours in NEIGHBOURS:
-            density = fit_feature_density(frames, num_classes, neighbours)
+            density = fit_feature_density(frames, neighbours)
             rows = [density.scores(pooled(f), dominant(label)) for f, label, _ in asked[layer]]
             found[f'{layer} knn k={neighbours}'] = np.array([r['features.knn'] for r in rows])
         found[f'{layer} gaussian'] = np.array([r['features.gaussian'] for r in rows])
-        found[f'{layer} feature_distance.mean'] = np.array(
-            [density.distance_map(f, label).mean() for f, label, _ in asked[layer]])
     return found
 
 

@@ -18,8 +18,8 @@ from frame_log_latency import Camera, CLASSES, HEIGHT, WIDTH
 import numpy as np
 
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.frame_log.format import uncertainty_to_uint16
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 
 
 def measured(call: Callable[[], Any], rounds: int) -> tuple[float, Any]:

@@ -41,7 +41,7 @@ from uncertainty_seg.core.image_codec import decode, ImageFile, RawImage
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.render import FrameView
-from uncertainty_seg.core.scores.feature_density import FeatureDensity
+from uncertainty_seg.core.scores.density import FeatureDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.sim.dive import Dive

@@ -34,8 +34,7 @@ from uncertainty_seg.calibration.statistics.evaluation import evaluate
 from uncertainty_seg.cli.convert import convert_bundle
 from uncertainty_seg.compiler.quantise_trunk import fitted
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.storage.labelled_folder import load_folder

@@ -77,11 +77,11 @@ def groups_of(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
                      any(f'.{kind}.' in n for kind in kinds))
 
     return {
-        'largest pixels': ending('top', 'quantile', 'max'),
+        'largest pixels': ending('top'),
         'largest, as foreground': ending('foreground_top'),
-        'worst window': ending('worst_window'), 'area above': ending('area_above'),
+        'worst window': ending('worst_window'),
         'largest region': ending('largest_region'),
-        'classes and borders': ending('foreground', 'class_mean', 'boundary', 'interior', 'class'),
+        'classes and borders': ending('foreground', 'class_mean', 'interior', 'class'),
         'photograph': tuple(n for n in names if n.startswith('image.')),
         'density': (DENSITY_SCORE,),
     }

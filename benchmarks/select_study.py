@@ -46,7 +46,6 @@ from tqdm import tqdm
 from uncertainty_seg.calibration.labelled_pairs import bgr_pairs, opened
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.confusion import ConfusionMatrix
-from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings
@@ -58,6 +57,7 @@ from uncertainty_seg.sim.demo.timeline import EVENT_TOPIC
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.score_rows import info_of, read_rows, schema_of, TableInfo
 
 BAD_IOU = 0.5

@@ -25,7 +25,7 @@ import pytest
 
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard
-from uncertainty_seg.core.scores.image_damage import STATISTICS
+from uncertainty_seg.core.scores.image import STATISTICS
 from uncertainty_seg.storage.model_bundle import (
     load_bundle,
     model_digest,

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 import pytest
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.model_card import InputSpec
-from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
 from uncertainty_seg.core.settings import Settings

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.calibration import Calibration, Promise, RankFamily
+from uncertainty_seg.core.calibration import Calibration, Promise
 from uncertainty_seg.core.gate import (
     cannot_rise,
     Gate,
@@ -526,28 +526,18 @@ def test_a_score_below_0_is_a_fault_and_never_a_good_frame() -> None:
 
 # --- limits at which the flag would never rise ---------------------------------------------------
 
-# By its ranks a was 0.40 at least, on one of 9 frames; b was 0 on some, which ranks leave out.
-RANKS = RankFamily({'a': np.array([0.40, 0.45]), 'b': np.array([0.58, 0.7])},
-                   {'a': np.array([1 / 9, 1.0]), 'b': np.array([3 / 9, 1.0])})
-TIGHT = dataclasses.replace(WITHOUT, family=RANKS, thresholds={'a': 0.41, 'b': 0.6, 'c': 0.7})
+TIGHT = dataclasses.replace(
+    WITHOUT, floors={'a': 0.40}, thresholds={'a': 0.41, 'b': 0.6, 'c': 0.7})
 
 
 @pytest.mark.parametrize(('calibration', 'settings', 'says'), [
     (WITH, GateSettings(), ''), (WITHOUT, GateSettings(), ''),  # nothing is known of any frame
-    (TIGHT, GateSettings(), '95% of the limit 0.41 of a, below which the flag rises, is below its '
-     'least value in the calibration, 0.4; calibrate the bundle again'),
-    # The least value is at the ratio itself, which counts towards the flag.
-    (dataclasses.replace(TIGHT, thresholds=THRESHOLDS | {'a': 0.40 / 0.95}), GateSettings(), ''),
-    (TIGHT, GateSettings(scores=('b', 'c')), ''),
-    (TIGHT, GateSettings(threshold_scale=0.9), 'no frame of the calibration is within the limit '
-     '0.369 of a, the least is 0.4; take a gate.threshold_scale nearer to 1'),
-    (dataclasses.replace(TIGHT, thresholds=THRESHOLDS | {'a': 0.39}), GateSettings(),
-     'no frame of the calibration is within the limit 0.39 of a, the least is 0.4; take a larger '
-     'gate.alpha, or other scores for the calibration'),
-    (dataclasses.replace(TIGHT, floors={'a': 0.40}), GateSettings(), ''),
+    (TIGHT, GateSettings(), ''), (TIGHT, GateSettings(scores=('b', 'c')), ''),
+    (TIGHT, GateSettings(threshold_scale=0.9), 'no frame of the calibration is below the '
+     'threshold 0.369 of a, the least is 0.4; take a gate.threshold_scale nearer to 1'),
     (dataclasses.replace(TIGHT, floors={'a': 0.41}), GateSettings(),
-     '95% of the limit 0.41 of a, below which the flag rises, is below its least value in the '
-     'calibration, 0.41; calibrate the bundle again'),
+     'no frame of the calibration is below the threshold 0.41 of a, the least is 0.41; take a '
+     'larger gate.alpha, or other scores for the calibration'),
     (dataclasses.replace(TIGHT, floors={'c': 0.69}), GateSettings(scores=('c',)), ''),
 ])
 def test_a_limit_that_no_frame_could_rise_at_is_said_with_what_to_do(
@@ -565,18 +555,17 @@ def test_the_pipeline_takes_the_floors_of_the_calibration_and_warns_of_a_flag_th
     assert made is not None
     entropy = Pipeline(bundle, FakeBackend(bundle.card), settings).measure(blue).scores[
         'entropy.mean']
-    # No clearer picture: it never rises.
     made = dataclasses.replace(
         made, thresholds={**made.thresholds, 'entropy.mean': entropy / 0.96})
-    ranks = RankFamily({'entropy.mean': np.array([entropy, 0.9])},
-                       {'entropy.mean': np.array([0.1, 1.0])})
-    for changes, rises in (({'family': ranks}, False), ({'floors': {'entropy.mean': entropy}},
-                                                        True)):
+    for floors, rises in ({}, False), ({'entropy.mean': entropy}, True), \
+            ({'entropy.mean': entropy / 0.95}, False):
         caplog.clear()
-        changed = dataclasses.replace(bundle, calibration=dataclasses.replace(made, **changes))
+        changed = dataclasses.replace(
+            bundle, calibration=dataclasses.replace(made, floors=floors))
         pipeline = Pipeline(changed, FakeBackend(bundle.card), settings)
-        warned = 'the flag may never rise: 95% of the limit' in caplog.text
-        assert pipeline.process(blue).verdict.is_confident == rises == (not warned)
+        warned = 'the flag may never rise: no frame' in caplog.text
+        assert pipeline.process(blue).verdict.is_confident == rises
+        assert warned == (bool(floors) and not rises)
 
 
 PATIENT = GateSettings(rise_frames=1, fall_frames=100, fall_window=100)

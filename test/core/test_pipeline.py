@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, reduction_of
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.model_card import DropoutSite
-from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import NEW_REDUCTION, Settings, settings_from_dict
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import (

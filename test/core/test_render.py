@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.pipeline import NOT_JUDGED
+from uncertainty_seg.core.pipeline import FrameResult, NOT_JUDGED
 from uncertainty_seg.core.preprocess import Geometry
 from uncertainty_seg.core.render import (
     AMBER_BGR,

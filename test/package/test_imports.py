@@ -61,15 +61,12 @@ EXCEPTIONS = {
     'core.render': ({'cv2'}, set()),
     'core.image_codec': ({'cv2'}, set()),
     # Histograms, box sums, connected components and filters, within the budget of a frame.
-    'core.scores.aggregate': ({'cv2'}, set()),
-    'core.scores.image_quality': ({'cv2'}, set()),
-    'core.scores.image_damage': ({'cv2'}, set()),
-    # Upsamples a map within the budget; a bundle may hold such distances, and must not load it.
-    'core.scores.feature_density': (set(), {'cv2'}),
+    'core.scores.vector': ({'cv2'}, set()),
+    'core.scores.image': ({'cv2'}, set()),
     'data.selection.frame_features': ({'cv2'}, set()),
     # Connected regions, and masks without their edges.
     'data.browse.label_errors': ({'cv2'}, set()),
-    'core.perceptual_hash': ({'cv2'}, set()),
+    'storage.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
     # Ed25519, only where a bundle is signed or keys are trusted.
     'storage.signatures': (set(), {'cryptography'}),

@@ -21,7 +21,7 @@ from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.calibration.gate_choice import GUARD_POWER
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.bundle import FEATURES_FILE
-from uncertainty_seg.core.scores.feature_density import FeatureDensity
+from uncertainty_seg.core.scores.density import FeatureDensity
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.foreign_files import read_arrays, ZIP_ERRORS
@@ -33,8 +33,8 @@ from uncertainty_seg.storage.model_bundle import (
 )
 
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
-SCORES = ['entropy.mean', 'features.knn', 'features.gaussian', 'feature_distance.mean']
-RUN = ['--backend', 'onnxruntime', '--threads', '1']
+SCORES = ['entropy.mean', 'features.knn', 'features.gaussian']
+RUN = ['--set', 'backend=onnxruntime', '--set', 'threads=1']
 SETTINGS = settings_from_dict({'backend': 'onnxruntime', 'threads': 1})
 
 
@@ -72,7 +72,6 @@ def test_the_gate_judges_by_features_and_refuses_a_picture_of_another_kind(
     with pipeline:
         known = pipeline.measure(cv2.imread(str(next(images.iterdir()))))
         strange = pipeline.measure(np.full((48, 64, 3), (255, 0, 0), np.uint8))
-    assert known.maps.feature_distance.shape == (48, 64)
     for name in SCORES[1:3]:  # one colour everywhere: each place is known, the frame is not
         assert strange.scores[name] > known.scores[name]
         assert strange.scores[name] > pipeline.thresholds[name]
@@ -101,8 +100,7 @@ def test_the_file_is_read_as_it_was_written_and_small(
     assert features_file(density) == (folder / FEATURES_FILE).read_bytes()
     assert FEATURES_FILE in (folder / 'SHA256SUMS').read_text()
     large = FeatureDensity(np.random.default_rng(0).normal(size=(1200, 256)).astype(np.float16),
-                           np.zeros(1200, np.uint8), np.ones((128, 32), np.float32),
-                           np.ones(128, np.float32), np.ones((8, 32), np.float32))
+                           np.zeros(1200, np.uint8))
     assert len(features_file(large)) < 1_000_000
 
 
@@ -128,12 +126,12 @@ def test_a_changed_missing_or_foreign_file_is_refused(
         load_bundle(str(missing))
     bundle = load_bundle(str(source))
     assert bundle.features is not None and bundle.calibration is not None
-    wrong = dataclasses.replace(bundle.features, means=bundle.features.means[:2])
+    wrong = dataclasses.replace(bundle.features, bank=bundle.features.bank[:, :4])
     other = copy('other')
     write_calibration(load_bundle(str(other)), dataclasses.replace(
         bundle.calibration, features_sha256=hashlib.sha256(
             features_file(wrong)).hexdigest()), wrong)
-    with pytest.raises(CalibrationError, match='3 channels and 2 classes, expected 3 and 3'):
+    with pytest.raises(CalibrationError, match='2 channels, expected 3'):
         load_bundle(str(other))
     write_calibration(load_bundle(str(other), has_calibration=False),
                       dataclasses.replace(bundle.calibration, features_sha256=''))

@@ -23,8 +23,8 @@ from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
 from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest
-from uncertainty_seg.core.untrusted.onnx_nodes import every_tensor
 from uncertainty_seg.errors import ConfigError, ModelBundleError
+from uncertainty_seg.storage.onnx_nodes import every_tensor
 
 if TYPE_CHECKING:
     import onnx

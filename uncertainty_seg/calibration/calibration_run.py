@@ -67,10 +67,15 @@ from uncertainty_seg.core.calibration import (
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.preprocess import fit_ignore
-from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
-from uncertainty_seg.core.scores.feature_density import FeatureDensity
-from uncertainty_seg.core.scores.image_damage import damage_limits, image_statistics, KeptPoints
-from uncertainty_seg.core.scores.vector import feature_score_names, ScoreVector
+from uncertainty_seg.core.scores.density import (
+    DENSITY_INPUTS,
+    DENSITY_SCORE,
+    FEATURE_SCORES,
+    FeatureDensity,
+    ScoreDensity,
+)
+from uncertainty_seg.core.scores.image import damage_limits, image_statistics, KeptPoints
+from uncertainty_seg.core.scores.vector import ScoreVector, USUAL_SCORED
 from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import (
     BackendUnavailableError,
@@ -92,7 +97,7 @@ PIXEL_QUANTILE = 0.9
 # ranks count in the tail (see RankFamily). With folds a guard has to prove its worth instead.
 GUARDS = {DENSITY_SCORE: 8.0}
 MOST_SCORES = 5
-LIMITED_MAPS = ('entropy', 'mutual_information')
+LIMITED_MAPS = ('entropy',)
 # Scores are made of float32 maps in 0..1.
 _ROUNDING = 1e-6
 _BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
@@ -170,7 +175,7 @@ class CalibrationOutcome:
             'val_ece': self.after.ece,
             **({'val_ece_before_scaling': self.before.ece} if self.before else {}),
             # Of one pass mutual information is not there.
-            **{f'val_error_auroc_{name}': self.after.error_auroc[name] for name in LIMITED_MAPS
+            **{f'val_error_auroc_{name}': self.after.error_auroc[name] for name in USUAL_SCORED
                if name in self.after.error_auroc},
             'val_mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
             **(_nested_metrics(self.nested) if self.nested else {}),
@@ -334,7 +339,7 @@ def features_of(
                    None if ignore is None else fit_ignore(ignore, geometry))
 
     try:
-        return fit_feature_density(described(), card.num_classes, neighbours)
+        return fit_feature_density(described(), neighbours)
     except CalibrationError as err:
         _log.warning('no distances of the features: %s', err)
         return None
@@ -439,10 +444,9 @@ def make_calibration(
     images: list[ImageU8],
     given: list[ImageU8],
     features: FeatureDensity | None,
-    num_folds: int = 0,
 ) -> Calibration:
     """
-    Put together what was fitted; `num_folds` is K of a calibration by cross-fitting.
+    Put together what was fitted.
 
     Damage limits come from `images`; `given` are all that proves nothing afterwards.
     """
@@ -463,7 +467,7 @@ def make_calibration(
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(data),
         promises=promises, pixel_limits=limits, density=density, family=family,
         ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
-        num_folds=num_folds, features_sha256='' if features is None else
+        features_sha256='' if features is None else
         hashlib.sha256(features_file(features)).hexdigest(),
         distances={name: distance for name in val.scores
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
@@ -494,8 +498,8 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     Raises ConfigError if a name is no score of the bundle, or nothing but rounding in it.
     """
     # The value of the limits decides which pixels count, and not which scores there are.
-    possible = (*ScoreVector(card, {'entropy': 0.5, 'mutual_information': 0.5}).names,
-                DENSITY_SCORE, *feature_score_names(card))
+    possible = (*ScoreVector(card, {'entropy': 0.5}).names,
+                DENSITY_SCORE, *(FEATURE_SCORES if card.feature_shape else ()))
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')

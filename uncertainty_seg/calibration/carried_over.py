@@ -137,7 +137,7 @@ def carry_over(
                                'a calibrated bundle', 'run uncertainty_seg calibrate on it')
     precision = precision_of(variant.card, settings.precision)
     described = replace(
-        made, precision=precision, model_sha256=model_digest(variant.card), pass_steps=None,
+        made, precision=precision, model_sha256=model_digest(variant.card),
         reductions=(reduction_of(source, settings),))
     if made.ignore_sha256 != mask_digest(load_ignore_mask(settings.ignore_mask)):
         raise CalibrationError(f'{source.card.name!r} was calibrated with another ignore mask',

@@ -189,7 +189,7 @@ def fit_on_folds(request: FoldsRequest) -> run.CalibrationOutcome:
     given = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in known.data.images]
     calibration = run.make_calibration(
         request, temperature, fitted.limits, density, gate.family, train, every.frames, promises,
-        known.data, images, given, fitted.bundle.features, nested.num_folds)
+        known.data, images, given, fitted.bundle.features)
     rows = [(network.bundle, known.pairs[i]) for network in networks
             for i in np.flatnonzero(known.folds == network.fold)]
     return run.CalibrationOutcome(

@@ -256,13 +256,9 @@ def _is_fitted(
     count = count_fitted(calibration, data_digest(data), [image for image, _ in pairs])
     if count:
         some = '' if count == len(pairs) else f'{count} of '
-        also = ', and the network was trained on them' * bool(calibration.num_folds)
         leave = '; leave those out' * bool(some)
-        _log.warning('the limits were fitted on %sthese images%s: what is accepted and bad here '
-                     'proves nothing%s', some, also, leave)
-    elif calibration.num_folds and not calibration.seen_images:
-        _log.warning('the bundle was calibrated by folds, so that it was trained on every image '
-                     'that had a fold: on such an image this proves nothing')
+        _log.warning('the limits were fitted on %sthese images: what is accepted and bad here '
+                     'proves nothing%s', some, leave)
     return count > 0
 
 

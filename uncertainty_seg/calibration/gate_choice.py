@@ -30,8 +30,8 @@ from uncertainty_seg.errors import CalibrationError
 
 # Scores of the photograph, of features and of the density say how unusual a frame is, and not
 # whether its mask is good; those of single maps may do either.
-GUARD_ROOMS = ('density.', 'features.', 'feature_distance.', 'image.')
-GUARD_SCORES = ('mutual_information.top', 'energy.mean', 'max_logit.mean')
+GUARD_ROOMS = ('density.', 'features.', 'image.')
+GUARD_SCORES = ('mutual_information.top', 'energy.mean')
 GUARD_POWER = 8.0
 # Taken without proof where there are no foreign frames that could give one; the first there is.
 UNPROVEN_GUARDS = ('features.knn', 'density.scores')

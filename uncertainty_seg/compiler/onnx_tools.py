@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
-from uncertainty_seg.core.untrusted.onnx_nodes import subgraphs
 from uncertainty_seg.errors import GraphError
+from uncertainty_seg.storage.onnx_nodes import subgraphs
 
 OPSET = 17
 # onnx writes the newest IR version by default, which TensorRT 8.6 cannot read.

@@ -38,21 +38,9 @@ def require_shape(
     name: str, array: Shaped, shape: tuple[int | None, ...], dtype: DTypeLike
 ) -> None:
     """
-    Refuse an array that is not what the caller promised.
+    Raise ShapeError unless an array has this shape and dtype; None in the shape is any length.
 
-    Raises ShapeError if number of axes, a length or the dtype differs.
-
-    Parameters
-    ----------
-    name : str
-        What to call the array in the sentence.
-    array : ndarray, or what has its form
-        The array.
-    shape : tuple of int or None
-        Wanted shape; None accepts any length.
-    dtype : dtype
-        Wanted dtype.
-
+    `name` is what to call the array in the sentence.
     """
     fits = len(array.shape) == len(shape) and all(
         want is None or want == have for want, have in zip(shape, array.shape, strict=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.calibration import Calibration, mask_digest
 from uncertainty_seg.core.dropout_masks import has_free_seed
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.scores.feature_density import FeatureDensity
+from uncertainty_seg.core.scores.density import FeatureDensity
 from uncertainty_seg.core.settings import (
     AUTO_REDUCTION,
     NEW_REDUCTION,
@@ -97,28 +97,9 @@ def fitting_calibration(
     """
     Return the calibration of a bundle if it is for these settings.
 
-    Raises CalibrationError if there is none, or it is for another T, mask policy, precision or
-    kind of masks, reduction, or for masks of another seed where these are the same in every frame.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        With the limits in question.
-    settings : Settings
-        Mask policy, reduction and seed.
-    passes : int
-        T.
-    precision : str
-        What the network computes in.
-    ignore : ndarray of bool, or None
-        Pixels left out of the scores.
-
-    Returns
-    -------
-    Calibration
-        The ignore mask may differ from its own, which is logged; so may the seed, where masks are
-        drawn for each frame, and the mask policy, where no pass draws anything.
-
+    Raises CalibrationError if there is none, or it is for another T, mask policy, precision, kind
+    of masks or reduction, or for masks of another seed where these are the same in every frame.
+    Another ignore mask is logged; without dropout seed and mask policy change nothing.
     """
     calibration = bundle.calibration
     if calibration is None:

@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
-from uncertainty_seg.core.scores.pass_steps import PassSteps, steps_from_facts, steps_to_facts
+from uncertainty_seg.core.model_card import load_object
+from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.core.uncertainty import REDUCTIONS, UNKNOWN_TEMPERATURE
-from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
 HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
-_DIGEST = 'sha256'
-INDEPENDENT = 'independent'
+# Version of the file: 1 held what folds and early stops needed.
+_SCHEMA_VERSION = 2
+_SCHEMA, _DIGEST = 'schema', 'sha256'
 # Of a digest: among a million images two agree by chance once in 40 million sets.
 SEEN_DIGITS = 16
 
@@ -206,8 +206,8 @@ class Promise:
     bound : float
         What conformal risk control found, at most alpha.
     accepted, accepted_and_bad : float, optional
-        Shares of the calibration frames; see `Calibration.num_folds`. None where the limits were
-        carried over, since nobody measured them of this network.
+        Shares of the calibration frames. None where the limits were carried over, since nobody
+        measured them of this network.
     bad_if_accepted_upper : float, optional
         P(bad | accepted) is not above this, with 95 % confidence (Clopper-Pearson, shared among
         all the limits that the same frames could have chosen, where they did). Of blocks with an
@@ -273,7 +273,7 @@ class Calibration:
     Attributes
     ----------
     passes, seed, mask_policy, precision : int, int, str, str
-        What the scores were computed with; other settings are refused. A T of 0 is infinite.
+        What the scores were computed with; other settings are refused.
     temperature : float
         The logits are divided by it.
     thresholds : mapping of str to float
@@ -301,33 +301,26 @@ class Calibration:
     ignore_sha256 : str
         `mask_digest` of the pixels that were left out.
     damage_limits : mapping of str to float
-        Limits of `core.scores.image_damage`; empty in a calibration from before that check.
-    num_folds : int
-        K of a calibration by cross-fitting, where the shares of a promise are those of frames
-        that chose nothing of the limits that judged them; 0 for one on validation frames.
+        Limits of the statistics of `core.scores.image`; empty for the fixed ones alone.
     features_sha256 : str
         Digest of the file with the features of the training frames; empty if there is none.
     unknown_temperature : float
         Of the map 'unknown', 1 or more and below 100.
-    pass_steps : PassSteps, optional
-        When fewer passes settle a verdict, if that was measured.
     mask_draw : str
-        The card's, see `core.model_card`; not in the file where it is 'independent'.
+        The card's, see `core.model_card`.
     reductions : tuple of str
         What the scores may be computed with: the one they were, or several that were shown to give
         the same verdicts. The first runs where the settings leave it open.
     carried_error : float
         In [0, 1), what is to be added to each alpha, since the limits were carried over from
-        another precision of the network; not in the file where it is 0.
+        another precision of the network.
     carried_from : CarriedFrom, optional
-        That network; not in the file where there is none, nor in one of an older release.
+        That network.
     floors : mapping of str to float
         Of each score, its least value on the validation frames, where the way to the limit begins
-        that `gate.rise_ratio` is a share of; not in the file where there is none, as in one of an
-        older release.
+        that `core.gate.RISE_RATIO` is a share of.
     seen_images : tuple of str
-        `image_digest` of every image that was calibrated on, sorted; not in the file where there
-        is none, as in one of an older release.
+        `image_digest` of every image that was calibrated on, sorted.
 
     """
 
@@ -351,12 +344,10 @@ class Calibration:
     family: RankFamily | None = None
     ignore_sha256: str = ''
     damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    num_folds: int = 0
     features_sha256: str = ''
     unknown_temperature: float = UNKNOWN_TEMPERATURE
-    pass_steps: PassSteps | None = None
-    mask_draw: str = INDEPENDENT
-    reductions: tuple[str, ...] = ('exact',)  # as all were before there was another
+    mask_draw: str = 'independent'
+    reductions: tuple[str, ...] = ('exact',)
     carried_error: float = 0.0
     carried_from: CarriedFrom | None = None
     floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -389,9 +380,6 @@ class Calibration:
             raise CalibrationError(f'the floor of {low[0]!r} is {self.floors[low[0]]}',
                                    '0 to 1, as the score', _FIX)
         _require_damage_limits(self.damage_limits)
-        if self.pass_steps and self.pass_steps.passes != self.passes:
-            raise CalibrationError(f'steps towards {self.pass_steps.passes} passes',
-                                   f'towards the {self.passes} of the calibration', _FIX)
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
         if others:
             raise CalibrationError(f'the promise of {others[0]} is for other scores',
@@ -416,22 +404,13 @@ class Calibration:
         seen = frozenset(self.seen_images)
         return sum(image_digest(image) in seen for image in images) if seen else 0
 
-    def least_of(self, name: str) -> float:
-        """Return the least value of a score that is known of any frame; 0 if none is."""
-        if name in self.floors:
-            return self.floors[name]
-        if self.family is None or name not in self.family.knots:
-            return 0.0
-        # Ranks have no knot at 0: theirs is the least value if it is that of one frame.
-        is_least = self.family.shares[name][0] * self.num_train < 1.5
-        return float(self.family.knots[name][0]) if is_least else 0.0
 
 
 def _require_damage_limits(limits: Mapping[str, float]) -> None:
     if not limits:
         return
     # Not at the top: it needs OpenCV, which the help of a command must not load.
-    from uncertainty_seg.core.scores.image_damage import require_limits
+    from uncertainty_seg.core.scores.image import require_limits
 
     require_limits(limits)
 
@@ -439,24 +418,14 @@ def _require_damage_limits(limits: Mapping[str, float]) -> None:
 def calibration_to_json(calibration: Calibration) -> str:
     """Write a calibration as indented JSON, with a digest over the rest of it."""
     # Not asdict of the whole: it would copy the density's arrays, which are no JSON.
-    facts = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
-    if calibration.mask_draw == INDEPENDENT:  # as calibrations were before there was another
-        del facts['mask_draw']
+    facts: dict[str, Any] = {_SCHEMA: _SCHEMA_VERSION} | {
+        f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
     facts['seen_images'] = ''.join(calibration.seen_images)
-    for name in ('carried_error', 'floors', 'seen_images'):
-        if not facts[name]:
-            del facts[name]
-    if calibration.carried_from is None:
-        del facts['carried_from']
-    else:
-        facts['carried_from'] = dataclasses.asdict(calibration.carried_from)
     facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
-    if calibration.density is not None:
-        facts['density'] = json.loads(density_to_json(calibration.density))
-    if calibration.family is not None:
-        facts['family'] = calibration.family.to_facts()
-    if calibration.pass_steps is not None:
-        facts['pass_steps'] = steps_to_facts(calibration.pass_steps)
+    for name in ('density', 'family'):
+        facts[name] = facts[name] and facts[name].to_facts()
+    facts['carried_from'] = calibration.carried_from and dataclasses.asdict(
+        calibration.carried_from)
     lines = (f'  "{key}": {_value_text(key, value)}'
              for key, value in {**facts, _DIGEST: _digest(facts)}.items())
     return '{\n' + ',\n'.join(lines) + '\n}\n'
@@ -471,6 +440,9 @@ def calibration_from_json(text: str | bytes) -> Calibration:
     """
     try:
         raw = load_object(text)
+        if raw.get(_SCHEMA) != _SCHEMA_VERSION:
+            raise CalibrationError(
+                f'calibration.json has schema {raw.get(_SCHEMA, 1)}', f'{_SCHEMA_VERSION}', _FIX)
         if raw.pop(_DIGEST) != _digest(raw):
             raise CalibrationError(
                 'calibration.json was changed after it was written', 'what calibrate wrote',
@@ -490,19 +462,16 @@ def _value_text(key: str, value: object) -> str:
 
 
 def _from_facts(raw: dict[str, Any]) -> Calibration:
-    density, family = raw.pop('density', None), raw.pop('family', None)
-    steps, source = raw.pop('pass_steps', None), raw.pop('carried_from', None)
-    promises = tuple(Promise(**promise) for promise in raw.get('promises', ()))
-    if raw.get('carried_error'):  # older releases kept the shares of the other network
-        promises = tuple(map(without_shares, promises))
+    density, family, source = raw['density'], raw['family'], raw['carried_from']
+    del raw[_SCHEMA]
     return Calibration(**{
-        **raw, 'gate_scores': tuple(raw['gate_scores']), 'promises': promises,
-        'reductions': tuple(raw.get('reductions', ('exact',))),
-        'density': density and density_from_json(json.dumps(density)),
+        **raw, 'gate_scores': tuple(raw['gate_scores']),
+        'promises': tuple(Promise(**promise) for promise in raw['promises']),
+        'reductions': tuple(raw['reductions']),
+        'density': density and ScoreDensity.from_facts(density),
         'family': family and RankFamily.from_facts(family),
-        'pass_steps': steps and steps_from_facts(steps),
         'carried_from': source and _carried_from(source),
-        'seen_images': _cut(raw.get('seen_images', '')),
+        'seen_images': _cut(raw['seen_images']),
     })
 
 

@@ -44,13 +44,7 @@ class LazyRows:
     """
     Masks (T, *site.shape) of a site of elements, of which a slice of passes is drawn when read.
 
-    Parameters
-    ----------
-    site : DropoutSite
-        Of kind 'mask'.
-    passes, seed : int, int
-        T, and what they are drawn from: the masks are those that `make_masks` gives.
-
+    They are those that `make_masks` gives.
     """
 
     dtype = np.dtype(np.float32)
@@ -398,15 +392,7 @@ def _require(passes: int, seed: int) -> None:
 
 
 class PassSource:
-    """
-    Masks that are drawn once and shared; large ones are known, and drawn when they are read.
-
-    Parameters
-    ----------
-    card : ModelCard
-        Its method and sites.
-
-    """
+    """Masks that are drawn once and shared; large ones are known, and drawn when they are read."""
 
     def __init__(self, card: ModelCard) -> None:
         self._card = card

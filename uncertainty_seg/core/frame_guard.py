@@ -33,11 +33,7 @@ class FrameGuard:
     """
     Look at the frames of one camera in the order in which they are judged.
 
-    Parameters
-    ----------
-    settings : Settings
-        `max_age_s`, `max_skew_s`, `max_repeats`.
-
+    Of the settings it takes `max_age_s`, `max_skew_s`, `max_repeats` and `stamps`.
     """
 
     def __init__(self, settings: Settings) -> None:

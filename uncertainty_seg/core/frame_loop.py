@@ -18,9 +18,8 @@ from typing import Any, Protocol
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_guard import FrameGuard
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.pipeline import Epoch, Pipeline
+from uncertainty_seg.core.pipeline import Epoch, FrameResult, Pipeline
 from uncertainty_seg.errors import UncertaintySegError
 
 
@@ -81,15 +80,7 @@ class Judge(Protocol):
 
 
 class PlainJudge:
-    """
-    Judge by the gate of a pipeline, and publish nothing.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Its gate.
-
-    """
+    """Judge by the gate of a pipeline, and publish nothing."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -113,15 +104,8 @@ class FrameLoop:
     """
     Take the frames of one camera, one after the other.
 
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Runs the network.
-    judge : Judge, optional
-        Decides and, in the node, publishes; the pipeline's gate if it is left out.
-    guard : FrameGuard, optional
-        Of this camera; looks at stamps and pixels.
-
+    The `judge` decides and, in the node, publishes; it is the pipeline's gate if it is left out.
+    The `guard` of this camera looks at stamps and pixels.
     """
 
     def __init__(
@@ -137,22 +121,20 @@ class FrameLoop:
         """
         Take one frame; whatever is wrong with it becomes a verdict.
 
-        Errors that are not the package's own are bugs and pass through: a tool ends with them,
-        the node publishes a fault and goes on.
+        Errors that are not the package's own are bugs and pass through: a tool ends with them, the
+        node publishes a fault and goes on.
 
         Parameters
         ----------
         read : callable
-            Decodes the image, ndarray of uint8, shape (H, W, 3), BGR. An UncertaintySegError is
-            a fault of the frame.
+            Decodes the image, BGR; an UncertaintySegError is a fault of the frame.
         stamp_ns : int
             Its stamp.
         about : object, optional
             Handed to the judge: the header to publish under.
         clock_ns : callable, optional
-            The time that its stamp is compared with. It is asked when the frame is taken and
-            again when it is judged. None for frames that are not of a camera in its order, such
-            as a folder of pictures: the guard does not look at them.
+            The time that its stamp is compared with, asked when the frame is taken and again when
+            it is judged. Without it, as for a folder of pictures, no guard looks at the frame.
 
         Returns
         -------

@@ -110,20 +110,15 @@ def cannot_rise(
     """
     Say which score no frame of the calibration could have raised the flag with; empty if none.
 
-    `limits` are those of `gate_limits`. Nothing is known of a score whose least value the
-    calibration does not hold.
+    `limits` are those of `gate_limits`. Nothing is known of a score without a floor.
     """
     for name, limit in limits.items():
-        least = calibration.least_of(name)
-        if least > limit:
+        least = calibration.floors.get(name, 0.0)
+        if least >= limit:
             fix = 'a gate.threshold_scale nearer to 1' if settings.threshold_scale < 1 else \
                 'a larger gate.alpha, or other scores for the calibration'
-            return (f'no frame of the calibration is within the limit {limit:.4g} of {name}, the '
-                    f'least is {least:.4g}; take {fix}')
-        if _way_to(least, limit, calibration.floors.get(name, 0.0)) > RISE_RATIO:
-            return (f'{RISE_RATIO:.0%} of the limit {limit:.4g} of {name}, below which the flag '
-                    f'rises, is below its least value in the calibration, {least:.4g}; calibrate '
-                    'the bundle again')
+            return (f'no frame of the calibration is below the threshold {limit:.4g} of {name}, '
+                    f'the least is {least:.4g}; take {fix}')
     return ''
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 import logging
+import math
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import ImageU8, require_shape
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, require_seed
 from uncertainty_seg.core.calibration import mask_digest
 from uncertainty_seg.core.dropout_masks import (
@@ -28,7 +29,6 @@ from uncertainty_seg.core.dropout_masks import (
     PassSource,
     still_inputs,
 )
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import (
     cannot_rise,
     Gate,
@@ -45,15 +45,17 @@ from uncertainty_seg.core.preprocess import (
     fit_ignore,
     fit_image,
     Geometry,
+    unfit_bytes,
+    unfit_label,
+    unfit_map,
 )
-from uncertainty_seg.core.scores.aggregate import score_names
-from uncertainty_seg.core.scores.image_damage import (
+from uncertainty_seg.core.scores.image import (
     damage,
     FIXED_LIMITS,
     image_statistics,
     KeptPoints,
 )
-from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.scores.vector import score_names, ScoreVector
 from uncertainty_seg.core.settings import (
     passes_of,
     precision_of,
@@ -69,6 +71,72 @@ ROUNDING = 1e-6
 # Of a bundle without a calibration, where the settings let it run.
 PLAIN_TEMPERATURE = 1.0
 NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """
+    All that is known of one frame.
+
+    Attributes
+    ----------
+    stamp_ns : int
+        The image's stamp.
+    geometry : Geometry
+        Where the image lies in the maps.
+    maps : UncertaintyMaps
+        At network resolution, padding included.
+    scores : mapping of str to float
+        Without the padding.
+    verdict : Verdict
+        The flag and why.
+    timings_ms : mapping of str to float
+        Time a stage.
+    passes : int
+        T.
+    age_s : float
+        How old the image was when it was judged; NaN if it was compared with no clock.
+
+    """
+
+    stamp_ns: int
+    geometry: Geometry
+    maps: UncertaintyMaps
+    scores: Mapping[str, float]
+    verdict: Verdict
+    timings_ms: Mapping[str, float]
+    passes: int
+    age_s: float = math.nan
+
+    @property
+    def label(self) -> LabelMap:
+        """Return class ids (H, W) at the size of the image."""
+        return self.label_at_source()
+
+    @property
+    def confidence(self) -> FloatMap:
+        """Return the largest mean probability (H, W), 1/C..1, at the size of the image."""
+        return self.map_at_source('confidence')
+
+    def label_at_source(self) -> LabelMap:
+        """Return class ids (H, W), letterbox undone."""
+        return unfit_label(self.maps.label, self.geometry)
+
+    def confidence_at_source(self) -> NDArray[np.uint8]:
+        """Return confidence (H, W) as 0..255; 0 where it is not a number."""
+        return unfit_bytes(self.maps.confidence, self.geometry)
+
+    def map_at_source(self, name: str) -> FloatMap:
+        """
+        Return a map of `maps` by its name, at the size (H, W) of the image; NaN is kept.
+
+        Raises ConfigError if it was not asked for when the frame was measured.
+        """
+        values = getattr(self.maps, name)
+        if values is None:
+            raise ConfigError(f'the map {name!r} was not computed for this frame',
+                              fix=f'name it in the setting map, or as Pipeline(maps=[{name!r}])')
+        return unfit_map(values, self.geometry)
 
 
 @dataclass(frozen=True)
@@ -352,16 +420,14 @@ class Pipeline:
         assert self._temperature is not None
         run_s = fitted_s
 
-        def score(maps: UncertaintyMaps) -> tuple[UncertaintyMaps, dict[str, float]]:
+        def score(maps: UncertaintyMaps) -> dict[str, float]:
             nonlocal run_s
             run_s = self._clock()
-            if self._bundle.features is not None:
-                maps = self._bundle.features.described(maps)
-            return maps, epoch.scorer.compute(
+            return epoch.scorer.compute(
                 maps.cut(geometry.rows, geometry.columns),
                 fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
 
-        _, (maps, scores) = self._backend.run_and(
+        maps, scores = self._backend.run_and(
             score, fitted, masks, self._temperature, self._request_of(epoch))
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,

@@ -32,7 +32,7 @@ MEMORY_RESULTS = 8
 LOOSE = 0.02
 _FIX = 'run uncertainty_seg self-check; the runtime, its driver or the engine is broken'
 _FLOATS = ('confidence', *(f.name for f in fields(UncertaintyMaps)
-                           if f.name not in ('label', 'confidence', *MORE_MAPS)))
+                           if f.name not in ('label', 'confidence', 'features', *MORE_MAPS)))
 # As the bits of a float32: NaN, infinity and everything negative are larger.
 _HIGHEST_BITS = np.float32(1 + TOLERANCE).view(np.uint32)
 
@@ -67,17 +67,7 @@ class Backend(Protocol):
 
 
 class CheckedBackend:
-    """
-    Run another backend, and raise BackendError for a result that cannot be the image's.
-
-    Parameters
-    ----------
-    backend : Backend
-        Runs the network.
-    num_classes : int
-        C.
-
-    """
+    """Run another backend, and raise BackendError for a result that cannot be the image's."""
 
     def __init__(self, backend: Backend, num_classes: int) -> None:
         self._backend, self._num_classes = backend, num_classes
@@ -152,24 +142,11 @@ class CheckedBackend:
 
 def implausible(maps: UncertaintyMaps, image: ImageU8, num_classes: int) -> str:
     """
-    Say what of some maps cannot be; empty if nothing.
+    Say what of some maps of an image (h, w, 3) cannot be; empty if nothing.
 
-    Parameters
-    ----------
-    maps : UncertaintyMaps
-        As a backend returned them.
-    image : ndarray of uint8, shape (h, w, 3)
-        What they were computed from.
-    num_classes : int
-        C.
-
-    Returns
-    -------
-    str
-        What came and what was expected: the shape (h, w) of the image, finite numbers from 0 to
-        1, a confidence of at least 1/C, labels below C, not the same number everywhere unless
-        the image is, and maps that fit together at the pixel of the least confidence.
-
+    Expected are the shape (h, w) of the image, finite numbers from 0 to 1, a confidence of at
+    least 1/C, labels below C, not the same number everywhere unless the image is, and maps that
+    fit together at the pixel of the least confidence.
     """
     shape = image.shape[:2]
     more = tuple(name for name in MORE_MAPS if name in maps.present)

@@ -72,22 +72,9 @@ class Geometry:
 
 def fit_image(image_bgr: ImageU8, geometry: Geometry, spec: InputSpec) -> ImageU8:
     """
-    Resize and pad a camera image.
+    Resize and pad a camera image (H, W, 3), BGR, that `geometry` was made for.
 
-    Parameters
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        The image `geometry` was made for.
-    geometry : Geometry
-        Where it goes.
-    spec : InputSpec
-        Size and colour order of the network.
-
-    Returns
-    -------
-    ndarray of uint8, shape (h, w, 3)
-        In the network's colour order.
-
+    Returns uint8 (h, w, 3) in the network's size and colour order.
     """
     inner_h = geometry.rows.stop - geometry.rows.start
     inner_w = geometry.columns.stop - geometry.columns.start
@@ -115,14 +102,7 @@ def _resized(image_bgr: ImageU8, inner_h: int, inner_w: int) -> ImageU8:
 
 
 def _averaged(image_bgr: ImageU8, size: tuple[int, int]) -> ImageU8:
-    """
-    Average the area of each pixel of a smaller image of a size (w, h), rounded once.
-
-    That is OpenCV's INTER_AREA in less than half of the time, where the sides are shrunk by simple
-    fractions: 1920x1080 to 512x288 by 15/4. There tile after tile of 15x15 pixels becomes 4x4, by
-    one product of matrices from each side. All sums are of whole numbers below 2^24, so that
-    float32 is exact and their order changes nothing.
-    """
+    """Average the area of each pixel of a smaller image of a size (w, h), rounded once."""
     down, right = (Fraction(*sides) for sides in zip(image_bgr.shape, size[::-1], strict=False))
     tall, wide = down.numerator, right.numerator
     pixels = tall * wide

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.settings import Settings
 
 # Not a colour of the map, so that a missing number is recognised.
@@ -63,20 +63,10 @@ def color_mask(label: LabelMap, palette: Sequence[tuple[int, int, int]]) -> Imag
 
 def heatmap(values: FloatMap, upper: float) -> ImageU8:
     """
-    Paint a map from cold to warm over a fixed range, so that two frames can be compared.
+    Paint a map (H, W) from cold to warm over a fixed range, so that two frames can be compared.
 
-    Parameters
-    ----------
-    values : ndarray of float32, shape (H, W)
-        Uncertainty; warm is uncertain.
-    upper : float
-        Value of the warmest colour; values above it look the same.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        BGR; magenta where the map is NaN.
-
+    `upper` is the value of the warmest colour; values above it look the same. Returns BGR, uint8
+    (H, W, 3), magenta where the map is NaN.
     """
     is_whole = not np.isnan(values.max(initial=0.0))
     filled = values if is_whole else np.nan_to_num(values, nan=0.0)
@@ -92,22 +82,10 @@ def two_maps(
     image_bgr: ImageU8, unsure: FloatMap, unknown: FloatMap, uppers: tuple[float, float]
 ) -> ImageU8:
     """
-    Lay two maps in two colours over the image in grey: amber is unsure, blue is unknown.
+    Lay two maps (H, W) in two colours over the image in grey: amber is unsure, blue is unknown.
 
-    Parameters
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        The camera image.
-    unsure, unknown : ndarray of float32, shape (H, W)
-        Uncertainty; where both are high the colours mix.
-    uppers : (float, float)
-        Value of each that is drawn in full colour; the second begins at `UNKNOWN_BEGIN` of it.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        BGR; magenta where a map is NaN.
-
+    `uppers` are the values drawn in full colour; the second begins at `UNKNOWN_BEGIN` of it. Where
+    both are high the colours mix; magenta where a map is NaN.
     """
     picture = np.empty_like(image_bgr)
     for first in range(0, len(picture), _BAND_ROWS):
@@ -168,24 +146,9 @@ def overlay(
     alpha: float = OVERLAY_ALPHA,
 ) -> ImageU8:
     """
-    Lay class colours over the image; class 0 stays clear.
+    Lay class colours (RGB `palette`) over a BGR image (H, W, 3); class 0 stays clear.
 
-    Parameters
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        The camera image.
-    label : ndarray of uint8, shape (H, W)
-        Class ids at the same size.
-    palette : sequence of (int, int, int)
-        RGB colour of each class.
-    alpha : float
-        Share of the colour, 0..1.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        BGR.
-
+    `label` are class ids (H, W), `alpha` is the share of the colour, 0..1.
     """
     mixed = cv2.addWeighted(image_bgr, 1 - alpha, color_mask(label, palette), alpha, 0)
     return np.asarray(cv2.copyTo(mixed, label, image_bgr.copy()), np.uint8)
@@ -243,21 +206,10 @@ def _write_fitting(
 
 class FrameView:
     """
-    One frame's outputs at the size of its image.
+    The pictures of one frame at the size of its image, each rendered on first use and only once.
 
-    Parameters
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        The camera image.
-    result : FrameResult
-        What the pipeline made of it, with the verdict that was published.
-    card : ModelCard
-        For the palette.
-    settings : Settings
-        Map and view.
-    thresholds : mapping of str to float
-        Calibrated limits, for the heatmap's range.
-
+    `result` is what the pipeline made of the BGR image, with the verdict that was published;
+    `thresholds` are the calibrated ones, for the heatmap's range.
     """
 
     def __init__(

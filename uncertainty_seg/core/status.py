@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import math
 
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import KINDS, Verdict, VOID
+from uncertainty_seg.core.pipeline import FrameResult
 
 NODE_NAME = '/uncertainty_seg'  # below which its own topics are
 VERDICT_NAME = 'uncertainty_seg: verdict'
@@ -50,30 +50,11 @@ def verdict_status(
     has_latency: bool = True, weakened_by: Sequence[str] = (), stamps: str = 'camera',
 ) -> Status:
     """
-    List what led to a verdict.
+    List what led to a verdict: reasons as message; flag, thresholds, scores, age and T as values.
 
-    Parameters
-    ----------
-    verdict : Verdict
-        The flag and why.
-    result : FrameResult or None
-        The frame; None where there was none.
-    thresholds : mapping of str to float
-        Limit of each gated score.
-    has_latency : bool
-        With the milliseconds of each stage. A replay leaves them out: its bytes depend on its
-        input alone.
-    weakened_by : sequence of str
-        Settings that weaken the promise, each in words.
-    stamps : str
-        'camera' or 'receipt': what the age is counted from.
-
-    Returns
-    -------
-    Status
-        The reasons as message; flag, kind, ratio, promise, every threshold, every score, age of
-        the image and T as values.
-
+    `result` is None where there was no frame. A replay leaves out the latency: its bytes depend on
+    its input alone. `weakened_by` are the settings that weaken the promise, in words; `stamps`
+    says what the age is counted from.
     """
     values = {
         'confident': str(verdict.is_confident).lower(),
@@ -103,24 +84,9 @@ def verdict_numbers(
     """
     List a verdict as numbers that need no parsing.
 
-    Parameters
-    ----------
-    verdict : Verdict
-        The flag and why.
-    result : FrameResult or None
-        The frame; None where it was not measured.
-    is_of_frame : bool
-        Whether there is a frame, whose header the numbers are published under.
-    weakened_by : sequence of str
-        Settings that weaken the promise.
-
-    Returns
-    -------
-    dict of str to float
-        `confident`, `of_frame` and `promise_void` are 0 or 1; `kind` is the place in `KINDS`, that
-        of a fault for one that is not there; `score_ratio` is infinite after a fault; `age_s` is
-        NaN where it is not known.
-
+    `confident`, `of_frame` and `promise_void` are 0 or 1; `kind` is the place in `KINDS`, that of
+    a fault for one that is not there; `score_ratio` is infinite after a fault; `age_s` is NaN
+    where it is not known. `is_of_frame` says whether there is a frame to publish under.
     """
     kind = verdict.kind if verdict.kind in KINDS else 'fault'
     return {

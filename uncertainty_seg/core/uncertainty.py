@@ -10,7 +10,7 @@ chunk; their tests hold them to this file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 import math
 
 import numpy as np
@@ -27,8 +27,6 @@ USUAL_MAPS = (
 MAPS_OF_MEANS, MAPS_OF_LOGITS = ('margin', 'unknown'), ('energy', 'max_logit')
 MORE_MAPS = MAPS_OF_MEANS + MAPS_OF_LOGITS
 MAP_NAMES = (*USUAL_MAPS, 'least_confidence', *MORE_MAPS)
-# Of a frame whose network gives features, by a `FeatureDensity`.
-FEATURE_DISTANCE = 'feature_distance'
 UNKNOWN_TEMPERATURE = 2.5
 # How T passes become maps: `maps_from_logits`, `maps_from_coarse_logits`.
 REDUCTIONS = ('exact', 'coarse')
@@ -113,6 +111,8 @@ class UncertaintyMaps:
         and z are the logits' means over the passes, before any temperature.
     max_logit : ndarray of float32, optional
         1 / (1 + exp(max z / 8)), 0..1.
+    features : ndarray of float32, shape (1, D, hf, wf), optional
+        No map: the trunk's output `feature_map`, where it has one.
 
     References
     ----------
@@ -132,6 +132,7 @@ class UncertaintyMaps:
     unknown: FloatMap | None = None
     energy: FloatMap | None = None
     max_logit: FloatMap | None = None
+    features: FloatMap | None = None
 
     @property
     def least_confidence(self) -> FloatMap:
@@ -141,59 +142,22 @@ class UncertaintyMaps:
     @property
     def present(self) -> tuple[str, ...]:
         """Names of the arrays that there are, in the order of the fields."""
-        return tuple(f.name for f in fields(UncertaintyMaps)
-                     if getattr(self, f.name) is not None)
-
-    @property
-    def features(self) -> FloatMap | None:
-        """Features of the frame, where there are some; see `DescribedMaps`."""
-        return None
-
-    @property
-    def feature_distance(self) -> FloatMap | None:
-        """Distance of the features from the training frames', where there is one."""
-        return None
-
-    def cut(self, rows: slice, columns: slice) -> UncertaintyMaps:
-        """Return views of a part of every map."""
-        return UncertaintyMaps(**{name: getattr(self, name)[rows, columns]
-                                  for name in self.present})
-
-    def with_features(
-        self, features: FloatMap | None, distance: FloatMap | None = None
-    ) -> UncertaintyMaps:
-        """Return these maps with the trunk's `feature_map` and what was made of it."""
-        maps = {f.name: getattr(self, f.name) for f in fields(UncertaintyMaps)}
-        return DescribedMaps(**maps, features=features, feature_distance=distance)
-
-
-@dataclass(frozen=True)
-class DescribedMaps(UncertaintyMaps):
-    """
-    Maps beside features of the frame; `fields` of `UncertaintyMaps` lists the maps alone.
-
-    Attributes
-    ----------
-    features : ndarray of float32, shape (1, D, hf, wf), or None
-        The trunk's output `feature_map`.
-    feature_distance : ndarray of float32, shape (h, w), or None
-        How far they lie from those of the training frames, 0..1, growing; not of any network, but
-        of a `FeatureDensity`.
-
-    """
-
-    features: FloatMap | None = None
-    feature_distance: FloatMap | None = None
+        return tuple(f.name for f in fields(self)
+                     if f.name != 'features' and getattr(self, f.name) is not None)
 
     def cut(self, rows: slice, columns: slice) -> UncertaintyMaps:
         """Return views of a part of every map, and of the features whose centres lie in it."""
-        features, distance = self.features, self.feature_distance
+        features = self.features
         if features is not None:
             height, width = self.label.shape
             features = features[..., cells(rows, height, features.shape[-2]),
                                 cells(columns, width, features.shape[-1])]
-        return super().cut(rows, columns).with_features(
-            features, None if distance is None else distance[rows, columns])
+        return UncertaintyMaps(**{name: getattr(self, name)[rows, columns]
+                                  for name in self.present}, features=features)
+
+    def with_features(self, features: FloatMap | None) -> UncertaintyMaps:
+        """Return these maps with the trunk's `feature_map`."""
+        return replace(self, features=features)
 
 
 def cells(pixels: slice, size: int, count: int) -> slice:
@@ -207,26 +171,11 @@ def maps_from_probabilities(
     probs: NDArray[np.floating], request: MapRequest = NO_MORE
 ) -> UncertaintyMaps:
     """
-    Measure how unsure and how divided T passes are, pixel by pixel.
+    Measure how unsure and how divided T passes are, pixel by pixel; NaN in, NaN out.
 
-    Raises ShapeError if `probs` has not four axes, no pass, or fewer than two classes.
-
-    Parameters
-    ----------
-    probs : ndarray of float, shape (T, C, H, W)
-        Softmax of each pass; sums to 1 over C.
-    request : MapRequest
-        Maps of the mean probabilities that are wanted too; those of logits stay None.
-
-    Returns
-    -------
-    UncertaintyMaps
-        Of shape (H, W); NaN in, NaN out.
-
-    References
-    ----------
-    Gal, Islam and Ghahramani, 2017, arXiv:1703.02910.
-
+    `probs` (T, C, H, W) is the softmax of each pass. Maps of logits stay None. Raises ShapeError
+    if it has not four axes, no pass, or fewer than two classes. After Gal, Islam and Ghahramani,
+    2017, arXiv:1703.02910.
     """
     if probs.ndim != 4 or probs.shape[0] < 1 or probs.shape[1] < 2:
         raise ShapeError(f'probabilities have shape {probs.shape}', '(T >= 1, C >= 2, H, W)')
@@ -294,27 +243,10 @@ def maps_from_sums(
     upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
 ) -> UncertaintyMaps:
     """
-    Compute the maps from sums over all passes.
+    Compute the maps (h, w) = `plane` from sums over all T passes; NaN where a sum is.
 
-    Parameters
-    ----------
-    sums : mapping of str to ndarray of float
-        'sum_p', 'votes' (C, h, w), 'sum_entropy' in nats, 'sum_p2' (h, w); 'sum_logits'
-        (C, hl, wl) if there is one. All of size (hl, wl) if the reduction is coarse.
-    passes : int
-        T.
-    plane : (int, int)
-        (h, w).
-    upsampling : str
-        As `upsample_bilinear`.
-    request : MapRequest
-        What is wanted besides.
-
-    Returns
-    -------
-    UncertaintyMaps
-        Of shape (h, w); NaN where a sum is.
-
+    `sums` are 'sum_p', 'votes' (C, h, w), 'sum_entropy' in nats, 'sum_p2' (h, w), and 'sum_logits'
+    (C, hl, wl) if there is one; all of size (hl, wl) if the reduction is coarse.
     """
     # Sums of which a part was subtracted again may be a hair below zero.
     mean = np.maximum(sums['sum_p'].astype(np.float64) / passes, 0.0)
@@ -337,26 +269,9 @@ def maps_from_logits(
     upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
 ) -> UncertaintyMaps:
     """
-    Upsample logits, take the softmax of each pass, and measure.
+    Upsample logits (T, C, hl, wl) to (height, width), take the softmax of each pass, and measure.
 
-    Parameters
-    ----------
-    logits : ndarray of float, shape (T, C, hl, wl)
-        The head's output.
-    height, width : int
-        h, w of the maps.
-    temperature : float
-        The logits are divided by it.
-    upsampling : str
-        One of `core.model_card.UPSAMPLINGS`.
-    request : MapRequest
-        What is wanted besides the usual maps.
-
-    Returns
-    -------
-    UncertaintyMaps
-        Of shape (h, w).
-
+    `upsampling` is one of `core.model_card.UPSAMPLINGS`.
     """
     full = upsample_bilinear(logits, height, width, upsampling)
     p = _softmax(full, temperature)
@@ -369,35 +284,14 @@ def maps_from_coarse_logits(
     upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
 ) -> UncertaintyMaps:
     """
-    Reduce the passes at the logits' resolution, and upsample the logarithm of their mean.
+    Reduce the passes at the logits' size, and upsample the logarithm of their mean.
 
-    Parameters
-    ----------
-    logits : ndarray of float, shape (T, C, hl, wl)
-        The head's output.
-    height, width : int
-        h, w of the maps.
-    temperature : float
-        The logits are divided by it.
-    upsampling : str
-        One of `core.model_card.UPSAMPLINGS`.
-    request : MapRequest
-        What is wanted besides the usual maps.
-
-    Returns
-    -------
-    UncertaintyMaps
-        Of shape (h, w).
-
-    Notes
-    -----
     The mean probabilities at (h, w) are the softmax of the upsampled ``log p*``, no probability
     being below `LEAST_PROBABILITY`: of one pass these are those of `maps_from_logits`, and of
-    several nearly so (docs/measurements.md).
-    Label, confidence, entropy, margin and `unknown` follow from them. Mutual information, at most
-    the entropy, variation ratio and variance are upsampled as they are; the aleatoric part is what
-    entropy leaves. Energy and largest logit follow from the upsampled mean logits.
-
+    several nearly so. Label, confidence, entropy, margin and `unknown` follow from them. Mutual
+    information, at most the entropy, variation ratio and variance are upsampled as they are; the
+    aleatoric part is what entropy leaves. Energy and largest logit follow from the upsampled mean
+    logits.
     """
     z = logits.astype(np.float64)
     p = _softmax(z, temperature)
@@ -429,22 +323,9 @@ def upsample_bilinear(
     values: NDArray[np.floating], height: int, width: int, upsampling: str = 'half_pixel'
 ) -> NDArray[np.float64]:
     """
-    Resize the last two axes, edges clamped.
+    Resize the last two axes to (height, width), edges clamped, float64.
 
-    Parameters
-    ----------
-    values : ndarray of float, shape (..., hl, wl)
-        What to resize.
-    height, width : int
-        The new size.
-    upsampling : str
-        'half_pixel' or 'align_corners'.
-
-    Returns
-    -------
-    ndarray of float64, shape (..., height, width)
-        As torch's interpolate(mode='bilinear') with align_corners False or True.
-
+    As torch's interpolate(mode='bilinear'); 'align_corners' is its align_corners.
     """
     rows, columns = values.shape[-2:]
     y0, y1, fy = bilinear_taps(rows, height, upsampling)

@@ -18,9 +18,8 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage
 
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.image_codec import check_file, ImageFile
-from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.preprocess import unfit_label, unfit_map
 from uncertainty_seg.core.settings import MEGABYTE, Settings, settings_to_dict
 from uncertainty_seg.ros.conversions import AnyImage, image_from_msg

@@ -24,9 +24,9 @@ from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReli
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Float32, Header
 
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.status import verdict_numbers, verdict_status
 from uncertainty_seg.ros.camera_link import camera_info_topic, COMPRESSED, output_topic

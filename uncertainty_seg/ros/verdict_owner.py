@@ -31,9 +31,8 @@ import threading
 from std_msgs.msg import Header
 
 from uncertainty_seg.core.frame_loop import Doubt
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.pipeline import Epoch, Pipeline
+from uncertainty_seg.core.pipeline import Epoch, FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD
 from uncertainty_seg.ros.node_life import steady_s

@@ -45,8 +45,7 @@ from uncertainty_seg.core.calibration import (
     calibration_to_json,
 )
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, ModelCard
-from uncertainty_seg.core.scores.feature_density import FeatureDensity
-from uncertainty_seg.core.untrusted.onnx_nodes import every_node, every_tensor, RANDOM_OPS
+from uncertainty_seg.core.scores.density import FeatureDensity
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     CalibrationError,
@@ -55,6 +54,7 @@ from uncertainty_seg.errors import (
     UnknownModelError,
 )
 from uncertainty_seg.storage.foreign_files import read_arrays, why, ZIP_ERRORS
+from uncertainty_seg.storage.onnx_nodes import every_node, every_tensor, RANDOM_OPS
 from uncertainty_seg.storage.signatures import require_signature, SigningKey
 from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 
@@ -408,8 +408,7 @@ def _digest_of(path: Path) -> str:
 # What the files say.
 
 
-_FEATURE_ARRAYS = {'bank': 'float16', 'classes': 'uint8', 'weights': 'float32',
-                   'centre': 'float32', 'means': 'float32', 'neighbours': 'int64'}
+_FEATURE_ARRAYS = {'bank': 'float16', 'classes': 'uint8', 'neighbours': 'int64'}
 
 
 def features_file(density: FeatureDensity) -> bytes:
@@ -441,15 +440,13 @@ def _read_features(
     try:
         arrays = read_arrays(data, _FEATURE_ARRAYS, _MOST_BYTES[FEATURES_FILE])
         density = FeatureDensity(
-            arrays['bank'], arrays['classes'], arrays['weights'], arrays['centre'],
-            arrays['means'], int(arrays['neighbours']))
+            arrays['bank'], arrays['classes'], int(arrays['neighbours']))
     except (*ZIP_ERRORS, TypeError) as err:
         raise CalibrationError(f'{path} cannot be read ({why(err)})', 'what was written with '
                                'it', _RECALIBRATE) from err
-    if (len(density.centre), len(density.means)) != (card.feature_shape[0], card.num_classes):
-        raise CalibrationError(
-            f'{path} has {len(density.centre)} channels and {len(density.means)} classes',
-            f'{card.feature_shape[0]} and {card.num_classes}', _RECALIBRATE)
+    if density.num_channels != card.feature_shape[0]:
+        raise CalibrationError(f'{path} has {density.num_channels} channels',
+                               f'{card.feature_shape[0]}', _RECALIBRATE)
     return density
 
 

@@ -412,18 +412,6 @@ def test_another_input_size_is_said_and_not_refused(place: Path) -> None:
     assert any('the machine was busy' in note.lower() for note in notes)
 
 
-@pytest.mark.parametrize('num_folds', [0, 5])
-def test_a_bundle_that_was_trained_on_all_images_says_so(place: Path, num_folds: int) -> None:
-    bundle = load_bundle(str(place / 'tiny'))
-    assert bundle.calibration is not None
-    one = Contender('tiny', replace(bundle, calibration=replace(
-        bundle.calibration, num_folds=num_folds)))
-    found = type('Found', (), {'is_bad': np.array([True, False])})
-    notes = run._notes(run.BadRule.parse('iou<0.5', tuple(CLASSES)), [one], {'tiny': found},
-                       {'tiny': COST})
-    assert any('tiny was calibrated by folds' in note for note in notes) == (num_folds > 0)
-
-
 def test_time_and_memory_are_measured_in_pairs_and_apart(place: Path) -> None:
     bundle = load_bundle(str(place / 'tiny'))
     images = [cv2.imread(str(p)) for p in sorted((place / 'val' / 'images').iterdir())[:2]]

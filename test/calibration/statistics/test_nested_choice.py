@@ -130,7 +130,7 @@ def test_without_foreign_frames_one_guard_is_taken_unproven() -> None:
 @pytest.mark.parametrize(('name', 'orders', 'guards'), [
     ('margin.class_mean', True, False), ('mutual_information.top', True, True),
     ('density.scores', False, True), ('image.blur', False, True), ('energy.mean', True, True),
-    ('features.knn', False, True), ('feature_distance.top', False, True),
+    ('features.knn', False, True),
 ])
 def test_what_a_score_may_be(name: str, orders: bool, guards: bool) -> None:
     assert (is_order(name), is_guard(name)) == (orders, guards)

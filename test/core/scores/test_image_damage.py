@@ -17,7 +17,7 @@ from uncertainty_seg.calibration.calibration_run import limits_of_images
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.scores.image_damage import (
+from uncertainty_seg.core.scores.image import (
     damage,
     damage_limits,
     FIXED_LIMITS,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from uncertainty_seg.core.scores.image_quality import BRIGHTEST, IMAGE_SCORES, image_scores
+from uncertainty_seg.core.scores.image import IMAGE_SCORES, image_scores
 from uncertainty_seg.errors import ShapeError
 
 Image = NDArray[np.uint8]
@@ -39,7 +39,7 @@ def blend(image: Image, color: tuple[int, int, int], share: float) -> Image:
 def test_a_black_picture() -> None:
     scores = image_scores(plain((0, 0, 0)), 'rgb')
     assert scores == pytest.approx({
-        'darkness': 1, 'overexposure': 0, 'blur': 1, 'low_contrast': 1, 'specks': 0.5,
+        'darkness': 1, 'blur': 1, 'low_contrast': 1, 'specks': 0.5,
         'haze': 0, 'flat_color': 1, 'green_cast': 0.5, 'blue_cast': 0.5})
     assert tuple(scores) == IMAGE_SCORES
 
@@ -47,7 +47,7 @@ def test_a_black_picture() -> None:
 def test_a_white_picture() -> None:
     scores = image_scores(plain((255, 255, 255)), 'rgb')
     assert scores == pytest.approx({
-        'darkness': 0, 'overexposure': 1, 'blur': 1, 'low_contrast': 1, 'specks': 0.5,
+        'darkness': 0, 'blur': 1, 'low_contrast': 1, 'specks': 0.5,
         'haze': 1, 'flat_color': 1, 'green_cast': 0.5, 'blue_cast': 0.5}, abs=0.005)
 
 
@@ -61,14 +61,11 @@ def test_casts_lie_on_their_side_of_neutral(
     assert (image_scores(plain(color), 'rgb')[name] < 0.45) != above
 
 
-def test_exposure_by_hand() -> None:
+def test_darkness_by_hand() -> None:
     image = plain((10, 20, 51))
-    image[:32] = (0, BRIGHTEST, 0)
-    image[32:64] = (0, BRIGHTEST - 1, 0)
-    scores = image_scores(image, 'rgb')
-    assert scores['overexposure'] == pytest.approx(0.25)
-    mean = 0.5 * 51 + 0.25 * BRIGHTEST + 0.25 * (BRIGHTEST - 1)
-    assert scores['darkness'] == pytest.approx(1 - mean / 255)
+    image[:32] = (0, 250, 0)
+    assert image_scores(image, 'rgb')['darkness'] == pytest.approx(
+        1 - (0.75 * 51 + 0.25 * 250) / 255)
 
 
 def test_contrast_of_stripes_by_hand() -> None:
@@ -109,7 +106,6 @@ def test_dark_grains_are_no_specks() -> None:
 # Each in steps 0..3, of which the first is the picture itself or nearly.
 TROUBLES: dict[str, Callable[[Image, int], Image]] = {
     'darkness': lambda image, step: blend(image, (0, 0, 0), 0.3 * step),
-    'overexposure': lambda image, step: cv2.add(image, np.full_like(image, 60 * step)),
     'blur': lambda image, step: cv2.GaussianBlur(image, (0, 0), 0.1 + step),
     'low_contrast': lambda image, step: blend(image, (120, 120, 120), 0.3 * step),
     'specks': lambda image, step: snow(image, 150 * step),
@@ -163,7 +159,7 @@ def test_a_mask_equals_cutting_out() -> None:
     ignore = np.zeros(image.shape[:2], np.bool_)
     ignore[:, 160:] = True
     under, cut = image_scores(image, 'rgb', ignore), image_scores(image[:, :160].copy(), 'rgb')
-    for name in ('darkness', 'overexposure', 'haze', 'flat_color', 'green_cast', 'blue_cast'):
+    for name in ('darkness', 'haze', 'flat_color', 'green_cast', 'blue_cast'):
         assert under[name] == pytest.approx(cut[name], abs=1e-6), name
     for name in ('blur', 'low_contrast', 'specks'):  # without what lies beside the mask
         assert under[name] == pytest.approx(cut[name], abs=0.02), name

@@ -18,10 +18,16 @@ import pytest
 
 from uncertainty_seg.core.gate import Gate
 from uncertainty_seg.core.scores import vector as module
-from uncertainty_seg.core.scores.aggregate import frame_scores, score_names, SCORED_MAPS
-from uncertainty_seg.core.scores.density import DENSITY_SCORE, ScoreDensity
-from uncertainty_seg.core.scores.image_quality import image_scores
-from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.scores.density import DENSITY_SCORE, FEATURE_SCORES, ScoreDensity
+from uncertainty_seg.core.scores.image import image_scores
+from uncertainty_seg.core.scores.vector import (
+    boundary_mask,
+    frame_scores,
+    score_names,
+    SCORED_MAPS,
+    SCORES,
+    ScoreVector,
+)
 from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.core.uncertainty import (
     MAP_NAMES,
@@ -30,12 +36,12 @@ from uncertainty_seg.core.uncertainty import (
     maps_from_probabilities,
     UncertaintyMaps,
 )
-from uncertainty_seg.data.scoring.table import LIST_BEGIN, LIST_END, SCORES, with_list
+from uncertainty_seg.data.scoring.table import LIST_BEGIN, LIST_END, with_list
 from uncertainty_seg.errors import ConfigError, ShapeError
 
 PAGE = Path(__file__).resolve().parents[3] / 'docs' / 'scores.md'
 ROWS, COLUMNS = 40, 56
-LIMITS = {'entropy': 0.5, 'mutual_information': 0.1}
+LIMITS = {'entropy': 0.5}
 
 
 def some_density(*names: str) -> ScoreDensity:
@@ -75,38 +81,36 @@ def test_the_names_are_unique_complete_and_in_a_fixed_order() -> None:
 
 
 def test_what_needs_limits_or_a_density_is_there_only_with_them() -> None:
-    bare = set(ScoreVector(tiny_card()).names)
-    missing = set(FULL.names) - bare
-    assert missing == {DENSITY_SCORE, *(f'{name}.{kind}' for name in LIMITS
-                                        for kind in ('area_above', 'largest_region'))}
-    one = ScoreVector(tiny_card(), {'entropy': 0.5})
-    assert set(one.names) - bare == {'entropy.area_above', 'entropy.largest_region'}
+    missing = set(FULL.names) - set(ScoreVector(tiny_card()).names)
+    assert missing == {DENSITY_SCORE, 'entropy.largest_region'}
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_the_six_names_of_before_keep_their_values(seed: int) -> None:
+def test_the_six_usual_scores_are_the_same_alone(seed: int) -> None:
     maps, image = frame(seed)
-    scores, before = FULL.compute(maps, image), frame_scores(maps)
-    assert {name: scores[name] for name in before} == pytest.approx(before, rel=1e-12)
+    scores, alone = FULL.compute(maps, image), frame_scores(maps)
+    assert tuple(alone) == score_names()
+    assert {name: scores[name] for name in alone} == pytest.approx(alone, rel=1e-12)
+    with pytest.raises(ShapeError, match='without a pixel'):
+        frame_scores(maps.cut(slice(0, 0), slice(0, 8)))
 
 
 def test_scores_equal_plain_numpy() -> None:
     maps, image = frame()
     scores = FULL.compute(maps, image)
-    for name, limit in LIMITS.items():
+    for name in SCORED_MAPS:
         values = getattr(maps, name).astype(np.float64)
         ordered, front = np.sort(values.ravel())[::-1], maps.label > 0
-        num_top = round(0.05 * values.size)
         expected = {
-            'mean': values.mean(), 'sum': values.mean(), 'max': values.max(),
-            'top': ordered[:num_top].mean(), 'quantile': ordered[num_top - 1],
+            'mean': values.mean(), 'top': ordered[:round(0.05 * values.size)].mean(),
             'foreground_top': ordered[:int(front.sum())].mean(),
-            'foreground': values[front].mean(), 'area_above': (values > limit).mean(),
-            'class.green': values[maps.label == 1].mean(),
+            'foreground': values[front].mean(), 'class.green': values[maps.label == 1].mean(),
             'class_mean': np.mean([values[maps.label == c].mean() for c in range(3)]),
+            'interior': values[~boundary_mask(maps.label)].mean(),
         }
         for kind, value in expected.items():
-            assert scores[f'{name}.{kind}'] == pytest.approx(value, abs=1e-6), (name, kind)
+            if f'{name}.{kind}' in FULL.names:
+                assert scores[f'{name}.{kind}'] == pytest.approx(value, abs=1e-6), (name, kind)
     of_image = image_scores(image, 'bgr')
     assert {k: scores[f'image.{k}'] for k in of_image} == of_image
     assert scores[DENSITY_SCORE] == DENSITY.score(scores)
@@ -126,27 +130,20 @@ def test_asked_for_alone_a_score_is_the_same(
     assert some == {name: everything[name] for name in FULL.names if name in names}
 
 
-def no_count_asked_for(flat: object, counts: Collection[int]) -> list[object]:
-    assert not counts
-    return []
-
-
 @pytest.mark.parametrize(('names', 'unused'), [
-    (('entropy.mean', 'mutual_information.top'), ('image_scores', 'Parts', 'class_scores')),
-    (('image.blur',), ('Parts', 'class_scores', 'largest_region_score', 'top_values')),
-    (('entropy.class_mean',), ('image_scores', 'largest_region_score')),
-    (('entropy.foreground_top',), ('class_scores', 'image_scores')),
+    (('entropy.mean', 'mutual_information.top'), ('image_scores', 'Parts')),
+    (('image.blur',), ('Parts', 'largest_region')),
+    (('entropy.class_mean',), ('image_scores', 'largest_region')),
 ])
 def test_a_gate_of_few_scores_pays_for_these_only(
         names: tuple[str, ...], unused: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     for function in unused:
-        instead = no_count_asked_for if function == 'top_values' else None
-        monkeypatch.setattr(module, function, instead)
+        monkeypatch.setattr(module, function, None)
     maps, image = frame()
     assert tuple(ScoreVector(tiny_card(), LIMITS, DENSITY, names).compute(maps, image)) == names
 
 
-@pytest.mark.parametrize('map_name', LIMITS)
+@pytest.mark.parametrize('map_name', SCORED_MAPS)
 @hypothesis.given(st.integers(0, 2**31))
 @hypothesis.settings(max_examples=30, deadline=None)
 def test_for_one_mask_raising_uncertainty_anywhere_lowers_no_score_of_a_map(
@@ -170,7 +167,6 @@ def test_where_the_mask_changes_too_a_class_mean_may_fall() -> None:
     label[:10], entropy[:10], entropy[10:] = 1, 0.1, 0.6
     low, high = (FULL.compute(m, image) for m in
                  (one_class, changed(one_class, label=label, entropy=entropy)))
-    assert high['entropy.max'] > low['entropy.max']
     assert high['entropy.class_mean'] < low['entropy.class_mean']
 
 
@@ -192,14 +188,13 @@ def test_a_mask_equals_cutting_out(seed: int) -> None:
     ignore[:, 40:] = True
     under = FULL.compute(maps, image, ignore)
     cut = FULL.compute(maps.cut(slice(None), slice(0, 40)), image[:, :40].copy())
-    # The sum is of the whole frame; a window may hang over; what is beside the mask is left out.
-    for name in set(FULL.names) - {*(f'{name}.sum' for name in SCORED_MAPS), DENSITY_SCORE,
-                                   'image.blur', 'image.low_contrast', 'image.specks'}:
+    # A window may hang over; what is beside the mask is left out.
+    for name in set(FULL.names) - {DENSITY_SCORE, 'image.blur', 'image.low_contrast',
+                                   'image.specks'}:
         if name.endswith('worst_window'):
             assert under[name] >= cut[name] - 1e-6
         else:
             assert under[name] == pytest.approx(cut[name], abs=1e-6), name
-    assert under['entropy.sum'] == pytest.approx(cut['entropy.sum'] * 40 / COLUMNS)
 
 
 @hypothesis.given(st.integers(0, 2**31))
@@ -233,9 +228,8 @@ def test_a_class_that_is_not_predicted_lets_the_frame_pass() -> None:
 def test_without_foreground_its_scores_are_zero() -> None:
     maps, image = frame()
     scores = FULL.compute(changed(maps, label=np.zeros_like(maps.label)), image)
-    for name in LIMITS:
-        assert scores[f'{name}.foreground'] == scores[f'{name}.foreground_top'] == 0
-        assert scores[f'{name}.top'] > 0
+    assert scores['entropy.foreground'] == scores['energy.foreground_top'] == 0
+    assert scores['entropy.top'] > 0
 
 
 @pytest.mark.parametrize('broken', ['entropy', 'mutual_information'])
@@ -249,7 +243,7 @@ def test_a_frame_with_one_pixel_that_is_no_number_is_never_confident(
     scores = FULL.compute(maps, image)
     assert tuple(scores) == FULL.names
     assert np.isnan(list(scores.values())).all()
-    for name in ('image.darkness', 'entropy.area_above', DENSITY_SCORE):
+    for name in ('image.darkness', 'entropy.largest_region', DENSITY_SCORE):
         alone = ScoreVector(tiny_card(), LIMITS, DENSITY, [name]).compute(maps, image)
         verdict = Gate(GateSettings(rise_frames=1), {name: 0.999}).update(alone)
         assert (verdict.is_confident, verdict.kind) == (False, 'fault')
@@ -288,7 +282,7 @@ def test_classes_of_one_name_are_told_apart_by_their_ids() -> None:
 
 @pytest.mark.parametrize('names', [
     ['entropy.men'], ['entropy.mean', 'entropy.class.purple'], [DENSITY_SCORE],
-    ['entropy.area_above'], ['label.mean'],
+    ['entropy.largest_region'], ['label.mean'],
 ])
 def test_an_unknown_name_is_refused_with_those_there_are(names: Collection[str]) -> None:
     with pytest.raises(ConfigError, match=r'no score .*one of entropy\.mean, .*image\.blue_cast'):
@@ -298,7 +292,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(names: Collection[str])
 @pytest.mark.parametrize(('limits', 'density'), [
     ({'label': 0.5}, None), ({'entropy': 1.0}, None), ({'entropy': -0.1}, None),
     ({'entropy': float('nan')}, None), (None, some_density('entropy.class.purple')),
-    (None, some_density(DENSITY_SCORE)), (None, some_density('entropy.area_above')),
+    (None, some_density(DENSITY_SCORE)), (None, some_density('entropy.largest_region')),
 ])
 def test_limits_and_densities_that_do_not_fit_are_refused(
         limits: dict[str, float] | None, density: ScoreDensity | None) -> None:
@@ -316,13 +310,16 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         FULL.compute(maps.cut(slice(0, 0), slice(0, 8)), image[:0, :8])
 
 
-def test_every_score_has_a_row_of_what_it_sees_and_misses() -> None:
-    patterns = [kind.name.replace('<map>', '*').replace('<class>', '*') for kind in SCORES]
-    for name in FULL.names:
-        assert sum(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) == 1, name
-    for pattern in patterns:
-        assert fnmatch.filter(FULL.names, pattern), pattern
-    assert all(kind.meaning and kind.sees and kind.misses for kind in SCORES)
+def test_every_score_has_one_row_and_every_row_a_reason() -> None:
+    rows = [kind.name.replace('<map>', of).replace('<class>', '*')
+            for kind in SCORES for of in kind.maps or ('',)]
+    names = (*FULL.names, *FEATURE_SCORES)
+    for name in names:
+        assert sum(fnmatch.fnmatchcase(name, row) for row in rows) == 1, name
+    for row in rows:
+        assert fnmatch.filter(names, row), row
+    assert all(kind.meaning and kind.sees and kind.misses and kind.reason for kind in SCORES)
+    assert len(rows) <= 40  # more of them and nobody looks at any
 
 
 def test_the_list_of_the_page_is_that_of_the_scores() -> None:
@@ -335,11 +332,10 @@ def test_margin_by_class_counts_each_predicted_class_once() -> None:
     probs = np.full((1, 3, 4, 8), 0.1)
     probs[0, :, :, :6] = np.array([0.8, 0.2, 0.0])[:, None, None]  # a margin of 0.4 on 24 pixels
     probs[0, :, :, 6:] = np.array([0.3, 0.6, 0.1])[:, None, None]  # 0.7 on 8
-    vector = ScoreVector(tiny_card(), names=['margin.class_mean', 'margin.mean'])
+    vector = ScoreVector(tiny_card(), names=['margin.class_mean'])
     assert vector.maps == {'margin'}
     maps = maps_from_probabilities(probs, MapRequest.of(vector.maps))
     image = np.zeros((4, 8, 3), np.uint8)
-    assert vector.compute(maps, image) == pytest.approx(
-        {'margin.mean': (24 * 0.4 + 8 * 0.7) / 32, 'margin.class_mean': (0.4 + 0.7) / 2})
+    assert vector.compute(maps, image)['margin.class_mean'] == pytest.approx((0.4 + 0.7) / 2)
     # A map that was not computed is not taken for a certain one.
     assert np.isnan(list(vector.compute(maps_from_probabilities(probs), image).values())).all()

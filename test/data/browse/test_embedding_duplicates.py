@@ -14,9 +14,9 @@ import pytest
 pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no score table')
 
 from uncertainty_seg.cli.main import main  # noqa: E402
-from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash  # noqa: E402
 from uncertainty_seg.data.selection.run import vectors_of  # noqa: E402
 from uncertainty_seg.sim.scene import render_scene  # noqa: E402
+from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash  # noqa: E402
 from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
 
 

@@ -24,7 +24,6 @@ pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labe
 from uncertainty_seg.cli import export_labels, import_labels  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
-from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.data.labels import formats as label_formats  # noqa: E402
 from uncertainty_seg.data.labels.bag import topic_of, UNCERTAINTY_TOPIC  # noqa: E402
 from uncertainty_seg.data.labels.frames import read_mask, read_table  # noqa: E402
@@ -33,6 +32,7 @@ from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.frame_log import format as frame_log_format  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     read_rows,
     ScoreRow,

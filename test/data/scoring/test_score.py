@@ -25,11 +25,11 @@ import pytest
 from uncertainty_seg.cli import score as score_frames
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.calibration import Calibration
-from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.data.scoring.table import locked_table
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, IMAGE_TYPE
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest, write_calibration
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.score_rows import (
     info_of,
     list_parts,

@@ -27,7 +27,6 @@ from uncertainty_seg import errors  # noqa: E402
 from uncertainty_seg.backends.registry import open_pipeline  # noqa: E402
 from uncertainty_seg.cli import select as select_frames  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
-from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.core.render import FrameView, overlay  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.data.selection import sheet as select_sheet  # noqa: E402
@@ -36,6 +35,7 @@ from uncertainty_seg.data.selection.sheet import PicturePlace, thumbnails  # noq
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.foreign_files import from_csv_text  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     info_of,
     read_rows,

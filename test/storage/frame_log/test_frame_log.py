@@ -32,7 +32,6 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.image_codec import ImageFile
-from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.frame_log import format as log_format
@@ -48,6 +47,7 @@ from uncertainty_seg.storage.frame_log.log import (
 )
 from uncertainty_seg.storage.frame_log.reservoir import gumbel_key, stable_uniforms
 from uncertainty_seg.storage.frame_log.store import FrameStore
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 
 
 @pytest.fixture

@@ -30,8 +30,7 @@ from uncertainty_seg.calibration.statistics.metrics import Floats, Ranking
 from uncertainty_seg.calibration.statistics.picking import Histograms
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.calibration import Column
-from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.pipeline import Pipeline, ROUNDING
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline, ROUNDING
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.core.uncertainty import MAP_NAMES

@@ -345,8 +345,7 @@ def _notes_of_fit(contenders: Sequence[Contender], frames: ComparedFrames) -> li
         fitted = one.bundle.calibration
         if fitted and (count := count_fitted(fitted, frames.data_sha256, images)):
             some = '' if count == len(images) else f'{count} of '
-            also = 'its network was trained on them, and ' if fitted.num_folds else ''
-            notes.append(f'{one.label} was calibrated on {some}these images: {also}its '
+            notes.append(f'{one.label} was calibrated on {some}these images: its '
                          'temperature and the scores that a calibration adds were fitted to them, '
                          'so that its figures are too good.')
     return notes
@@ -361,10 +360,6 @@ def _notes(
         if one.bundle.calibration is None:
             notes.append(f'{one.label} has no calibration: its temperature is 1, and scores that '
                          'a calibration adds are missing.')
-        elif one.bundle.calibration.num_folds and not one.bundle.calibration.seen_images:
-            notes.append(f'{one.label} was calibrated by folds, so that it was trained on all '
-                         'images that had a fold: on those its figures are too good, and what '
-                         'calibrate says of its folds is not.')
         own, other = one.bundle.card.input, first.bundle.card.input
         if (own.width, own.height) != (other.width, other.height):
             notes.append(f'{one.label} sees {own.width}x{own.height} and {first.label} '

@@ -25,9 +25,8 @@ from uncertainty_seg.calibration.statistics.selective import aurc, excess_aurc
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.core.confusion import ConfusionMatrix
-from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.pipeline import Pipeline, ROUNDING
-from uncertainty_seg.core.uncertainty import FEATURE_DISTANCE, MAP_NAMES
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline, ROUNDING
+from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ImageError
 
 DRAWS = 500
@@ -299,7 +298,7 @@ class PixelMeasures:
         self.adaptive = metrics.AdaptiveCalibrationError()
         self.brier = metrics.TopLabelBrier()
         self.patches = metrics.PatchUncertainty()
-        self.rankings = {name: metrics.Ranking() for name in (*MAP_NAMES, FEATURE_DISTANCE)}
+        self.rankings = {name: metrics.Ranking() for name in MAP_NAMES}
         self.class_entropy = np.zeros(self.num_classes)
 
     def add(self, result: FrameResult, truth: LabelMap, ignore_index: int) -> None:

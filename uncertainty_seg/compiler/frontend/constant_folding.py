@@ -39,7 +39,7 @@ from uncertainty_seg.compiler.onnx_tools import (
     unused,
     used_by,
 )
-from uncertainty_seg.core.untrusted.onnx_nodes import RANDOM_OPS, subgraphs
+from uncertainty_seg.storage.onnx_nodes import RANDOM_OPS, subgraphs
 
 _log = logging.getLogger(__name__)
 Nodes = Sequence[onnx.NodeProto]

@@ -32,13 +32,13 @@ from uncertainty_seg.compiler.onnx_tools import (
     types_of,
     UNKNOWN,
 )
-from uncertainty_seg.core.untrusted.onnx_nodes import (
+from uncertainty_seg.errors import GraphError
+from uncertainty_seg.storage.onnx_nodes import (
     every_node,
     every_tensor,
     RANDOM_OPS,
     subgraphs,
 )
-from uncertainty_seg.errors import GraphError
 
 # -------------------------------------------------------------------------------------------------
 # Networks that cannot be compiled, and names kept free for the compiler's own. Whether the passes

@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.scores.aggregate import frame_scores
+from uncertainty_seg.core.scores.vector import frame_scores
 from uncertainty_seg.core.uncertainty import MAP_NAMES, UncertaintyMaps
 
 # Compared by value; a variation ratio moves in steps of 1 / T, so that its pixels are counted.

@@ -1,57 +1,452 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every score of a frame in one mapping, in a fixed order, computing only what is requested.
+From the maps of a frame to its scores, of which only those asked for are computed.
 
-What the scores of a map share is made once: its pixels that count, their largest ones, the
-division of the frame into classes and borders. `score_table.SCORES` says what each sees and
-misses.
+`SCORES` says what each score sees, what it misses and why it is kept. Every score grows with
+uncertainty and lies in 0..1. What the scores of a map share is computed once: the pixels that
+count, the largest of them, the division of the frame into classes and borders.
 
-A frame in which a pixel that counts has no finite uncertainty has NaN for every score, those of
-the photograph too: nothing is known of it, and the gate takes NaN for a fault.
+An ``ignore`` mask (h, w) is True where a pixel is left out: a hull in view, a vignette. NaN there
+does no harm. If any other pixel has no finite uncertainty, or none is left, every score of the
+frame is NaN, those of the photograph too: nothing is known of it, and the gate takes NaN for a
+fault.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.scores.aggregate import (
-    area_above_score,
-    class_scores,
-    kept_values,
-    largest_region_score,
-    Parts,
-    QUANTILE,
-    SCORED_MAPS,
-    top_count,
-    TOP_SHARE,
-    top_values,
-    USUAL_SCORED,
-    value_sum,
-    Windows,
-)
-from uncertainty_seg.core.scores.density import DENSITY_SCORE, ScoreDensity
-from uncertainty_seg.core.scores.feature_density import (
+from uncertainty_seg.core.scores.density import (
+    DENSITY_SCORE,
     FEATURE_SCORES,
     FeatureDensity,
+    GAUSSIAN_SCORE,
+    KNN_SCORE,
+    ScoreDensity,
 )
-from uncertainty_seg.core.scores.image_quality import IMAGE_SCORES, image_scores
-from uncertainty_seg.core.uncertainty import FEATURE_DISTANCE, UncertaintyMaps
+from uncertainty_seg.core.scores.image import IMAGE_SCORES, image_scores
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ShapeError
 
+# Every frame has three scores of these two: they are cheap, and what people compare.
+USUAL_SCORED = ('entropy', 'mutual_information')
+USUAL_KINDS = ('mean', 'top', 'worst_window')
+TOP_SHARE = 0.05
+WINDOW_SHARE = 0.15
+# A window that is mostly left out would stand for a few pixels.
+SMALLEST_KEPT = 0.5
+# Pixels on each side of a border between two classes that belong to it.
+BOUNDARY_PX = 2
 # The class that is not foreground: the first.
 BACKGROUND = 0
-_CLASS_KINDS = ('foreground', 'class_mean', 'boundary', 'interior')
-_LIMIT_KINDS = ('area_above', 'largest_region')
-_KINDS = ('mean', 'top', 'worst_window', 'sum', 'max', 'quantile', *_LIMIT_KINDS, 'foreground',
-          'foreground_top', *_CLASS_KINDS[1:])
-_IMAGE = 'image.'
+# Pixels, for bounds of the largest; it changes no result. A divisor of the width would see a few
+# columns only.
+_SAMPLED_EVERY = 61
+_NAN = float('nan')
+_IMAGE, _CLASS = 'image.', 'class.<class>'
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """
+    One kind of score.
+
+    Attributes
+    ----------
+    name : str
+        ``<map>`` stands for each of `maps`, ``<class>`` for each class.
+    meaning : str
+        How it is computed.
+    sees, misses : str
+        What raises it, and what does not although it should.
+    reason : str
+        Why it is kept.
+    maps : tuple of str
+        Maps that have it; empty for a score that is of no map.
+
+    """
+
+    name: str
+    meaning: str
+    sees: str
+    misses: str
+    reason: str
+    maps: tuple[str, ...] = ()
+
+
+SCORES = (
+    ScoreKind(
+        '<map>.mean', 'mean over the image', 'a whole image that is uncertain',
+        'a small region: 1 % of the pixels moves it by 1 %',
+        'the baseline of every comparison; `select` ranks by it, the density looks at it, '
+        'energy guards a gate',
+        ('entropy', 'mutual_information', 'aleatoric', 'unknown', 'energy')),
+    ScoreKind(
+        '<map>.top', f'mean of the most uncertain {TOP_SHARE:.0%} of the pixels',
+        'the worst pixels, wherever they lie',
+        'a region below 5 % is diluted; many borders look like one unknown object',
+        'guards the gate of `pipeline`; sets the colours of the heatmap', USUAL_SCORED),
+    ScoreKind(
+        '<map>.worst_window',
+        f'largest mean of a square of {WINDOW_SHARE:.0%} of the shorter side',
+        'a compact uncertain object, however certain the rest is',
+        'objects that are thin or smaller than the square', 'finds single objects',
+        USUAL_SCORED),
+    ScoreKind(
+        '<map>.largest_region',
+        'share of the pixels in the largest connected region above the pixel threshold',
+        'one uncertain object of any shape', 'many small ones; anything below the threshold',
+        'the only score of extent', ('entropy',)),
+    ScoreKind(
+        '<map>.foreground', 'mean over the pixels of any class but the first',
+        'uncertain objects on a large and certain background',
+        'an object that was labelled as background; 0 without foreground',
+        'a mean that a large background does not dilute', ('entropy',)),
+    ScoreKind(
+        '<map>.foreground_top',
+        'mean of the most uncertain pixels, as many as there are foreground pixels (QFR)',
+        'uncertain pixels beside the objects too, in proportion to them',
+        'an object that was labelled as background; 0 without foreground',
+        'in the gate of `pipeline`', ('energy',)),
+    ScoreKind(
+        '<map>.class_mean', 'mean of the class means, each predicted class once (BCA)',
+        'a rare class that is uncertain', 'a class that is not predicted; a small part of a large '
+        'class. A further class that is certain lowers it',
+        'of the margin: first in the gates of `pipeline` and `suim`; the density looks at '
+        "entropy's", ('entropy', 'margin')),
+    ScoreKind(
+        '<map>.interior', f'mean farther than {BOUNDARY_PX} px from any border of the mask',
+        'areas that are uncertain themselves, without what every border adds',
+        'thin objects, which consist of border pixels', 'the density looks at it',
+        ('mutual_information',)),
+    ScoreKind(
+        f'<map>.{_CLASS}', 'mean over the pixels predicted as one class',
+        'an uncertain class, with a threshold of its own',
+        'that the class was missed: the score is 0 where it is not predicted',
+        'in the gate of `pipeline` (seabed, energy); reports list the classes by entropy',
+        ('entropy', 'energy')),
+    ScoreKind(
+        'image.darkness', 'one minus the mean of the brightest channel',
+        'night, a lamp that has failed', 'a dark half beside a bright one',
+        'the density looks at it'),
+    ScoreKind(
+        'image.blur', 'lack of fine detail in the sharpest tenth of the blocks',
+        'motion, defocus, a port that is dirty all over',
+        'blur of a part of the image; noise looks like detail', 'the density looks at it'),
+    ScoreKind(
+        'image.low_contrast', 'lack of contrast in the tenth of the blocks that has the most',
+        'turbid water, clouds of particles', 'turbid water around one object of high contrast',
+        'the density looks at it'),
+    ScoreKind(
+        'image.specks', 'how far small bright spots outweigh small dark ones; 0.5 if they do not',
+        'marine snow, sediment stirred up in front of a lamp, bubbles',
+        'particles larger than a fiftieth of the height; bright pebbles raise it too',
+        'the density looks at it'),
+    ScoreKind(
+        'image.haze', 'brightness of the veil: the least brightness in each neighbourhood',
+        'scattered light', 'haze in the dark; bright sand looks like haze',
+        'the density looks at it'),
+    ScoreKind(
+        'image.flat_color', 'lack of difference between colours', 'water that leaves one colour',
+        'a cast that shifts all colours alike', 'the density looks at it'),
+    ScoreKind(
+        'image.green_cast', 'mean colour between red and green, 0.5 is neutral',
+        'coastal water, algae', 'a red cast, which lowers it', 'the density looks at it'),
+    ScoreKind(
+        'image.blue_cast', 'mean colour between yellow and blue, 0.5 is neutral',
+        'open and deep water', 'a yellow cast, which lowers it', 'the density looks at it'),
+    ScoreKind(
+        KNN_SCORE, 'distance of the features to those of the fifth nearest training frame',
+        'frames unlike all training frames', 'a small unknown object in a usual scene',
+        'guards the gate of `suim`'),
+    ScoreKind(
+        GAUSSIAN_SCORE, 'Mahalanobis distance of the features from the training frames of its '
+        'largest class', 'frames unlike the average training frame',
+        'rare frames that were trained on', 'the parametric counterpart of the nearest frames'),
+    ScoreKind(
+        DENSITY_SCORE, 'how rare the combination of several scores is, by a Gaussian mixture '
+        'fitted on training frames',
+        'combinations that did not occur, although each value is usual',
+        'whether rare is bad: an image clearer than any training frame is rare too',
+        'guards the gate of `pipeline`'),
+)
+# Map -> what follows its name in its scores.
+_KINDS: dict[str, tuple[str, ...]] = {
+    of: tuple(kind.name.removeprefix('<map>.') for kind in SCORES if of in kind.maps)
+    for of in dict.fromkeys(name for kind in SCORES for name in kind.maps)}
+SCORED_MAPS = tuple(_KINDS)
+
+
+def score_names() -> tuple[str, ...]:
+    """Return the names of the six scores that every frame has, in a fixed order."""
+    return tuple(f'{name}.{kind}' for name in USUAL_SCORED for kind in USUAL_KINDS)
+
+
+def frame_scores(maps: UncertaintyMaps) -> dict[str, float]:
+    """Return the scores of `score_names` of maps without padding; NaN where a map holds one."""
+    if maps.entropy.size == 0:
+        raise ShapeError('maps without a pixel', 'at least 1x1')
+    kinds, windows = frozenset(USUAL_KINDS), Windows.of(maps.entropy.shape)
+    found: dict[str, float] = {}
+    for name in USUAL_SCORED:
+        values = getattr(maps, name)
+        flat = kept_values(values)
+        of_map = _MapScores(values, flat, value_sum(flat), None, None, windows, 1.0)
+        found |= {f'{name}.{kind}': value for kind, value in of_map.compute(kinds, ()).items()}
+    return {name: found[name] for name in score_names()}
+
+
+def class_keys(card: ModelCard) -> tuple[str, ...]:
+    """Return what follows the map in the name of each class's score; ids where names repeat."""
+    names = card.class_names
+    return tuple(f'class.{name}' if names.count(name) == 1 else f'class.{name} {index}'
+                 for index, name in enumerate(names))
+
+
+def kept_values(values: FloatMap, ignore: NDArray[np.bool_] | None = None) -> FloatMap:
+    """
+    Return the pixels that count, as one line (n,).
+
+    Raises ShapeError if the mask is not of the map's size.
+    """
+    if ignore is None:
+        return values.ravel()
+    require_shape('ignore mask', ignore, values.shape, np.bool_)
+    return values[~ignore]
+
+
+def value_sum(flat: FloatMap) -> float:
+    """Add the values of a line in float64; not finite if one is not, NaN if there is none."""
+    # Several times as fast as numpy, which converts first.
+    return float(cv2.sumElems(flat.reshape(1, -1))[0]) if flat.size else _NAN
+
+
+def top_means(flat: FloatMap, counts: Sequence[int]) -> list[float]:
+    """
+    Average the largest values of a float32 (n,) without sorting it, for several counts in 1..n.
+
+    NaN if any value is NaN, or there is none.
+    """
+    if not flat.size or np.isnan(flat.max()):
+        return [_NAN] * len(counts)
+    sample = np.sort(flat[::_SAMPLED_EVERY])
+    return [_top_mean(flat, count, sample) for count in counts]
+
+
+def _top_mean(flat: FloatMap, count: int, sample: FloatMap) -> float:
+    """Average the `count` largest values, by bounds from a sorted sample."""
+    # Only what lies between the bounds is selected from (Floyd and Rivest, 1975); if the sample
+    # was not like the whole, all of it is.
+    place, margin = sample.size - count / flat.size * sample.size, 2 * sample.size**0.5
+    low = sample[max(0, int(place - margin))]
+    high = sample[min(sample.size - 1, int(place + margin))]
+    upper = flat[flat >= low]
+    is_above = upper > high
+    largest, between = upper[is_above], upper[~is_above]
+    if not largest.size < count <= upper.size:
+        largest, between = flat[:0], flat
+    wanted = count - largest.size
+    rest = np.partition(between, between.size - wanted)[between.size - wanted:]
+    total = value_sum(rest) + (value_sum(largest) if largest.size else 0.0)
+    return total / count
+
+
+@dataclass(frozen=True)
+class Windows:
+    """
+    Where the windows of a frame lie, for any map of it.
+
+    Attributes
+    ----------
+    side : int
+        Of the square, in pixels.
+    ignore : ndarray of bool, shape (h, w), or None
+        True where a pixel is left out.
+    scale : ndarray of float32, shape (h - side + 1, w - side + 1), or None
+        One over the share of the window's pixels that count; 0 where too few do.
+
+    """
+
+    side: int
+    ignore: NDArray[np.bool_] | None
+    scale: FloatMap | None
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, ...], share: float = WINDOW_SHARE,
+        ignore: NDArray[np.bool_] | None = None,
+    ) -> Windows:
+        """Lay windows with sides of a share of the shorter side over a frame (h, w)."""
+        side = max(1, round(share * min(shape)))
+        if ignore is None:
+            return cls(side, None, None)
+        require_shape('ignore mask', ignore, shape, np.bool_)
+        kept = _box_means((~ignore).view(np.uint8), side)
+        # Rounding is less than one pixel of a window.
+        pixel = 1 / side**2
+        least = max(min(SMALLEST_KEPT, float(kept.max())) - 0.25 * pixel, 0.5 * pixel)
+        scale = (kept >= least) / np.maximum(kept, np.float32(least))
+        return cls(side, ignore, scale)
+
+    def worst(self, values: FloatMap) -> float:
+        """
+        Return the largest mean of a window of a map (h, w) of 0 or more.
+
+        Means are over the pixels that count, of the windows of which at least half does; if there
+        is none, of the fullest. NaN if any pixel that counts is NaN, or none counts.
+        """
+        if self.ignore is None or self.scale is None:
+            return float(_box_means(values, self.side).max())
+        if not self.scale.any():
+            return _NAN
+        filled = cv2.copyTo(values, (~self.ignore).view(np.uint8))  # 0 elsewhere
+        means = _box_means(np.asarray(filled, np.float32), self.side)
+        means *= self.scale
+        return float(means.max())
+
+
+def _box_means(values: FloatMap | NDArray[np.uint8], side: int) -> FloatMap:
+    """Return the mean of every square that lies inside the map."""
+    # Running sums in float64: a NaN stays in all that follow, and max passes it on.
+    boxes = cv2.boxFilter(
+        np.ascontiguousarray(values), cv2.CV_32F, (side, side), anchor=(0, 0),
+        borderType=cv2.BORDER_CONSTANT,
+    )
+    rows, columns = values.shape
+    return np.asarray(boxes[: rows - side + 1, : columns - side + 1], np.float32)
+
+
+def largest_region(
+    values: FloatMap, threshold: float, ignore: NDArray[np.bool_] | None = None
+) -> float:
+    """
+    Measure the largest connected region of a map (h, w) above a threshold; corners connect.
+
+    Returns its share of the pixels that count; NaN if any of these is NaN, or none counts. What is
+    left out connects nothing.
+    """
+    above, unknown = values > np.float32(threshold), np.isnan(values)
+    num_kept = values.size
+    if ignore is not None:
+        require_shape('ignore mask', ignore, values.shape, np.bool_)
+        above &= ~ignore
+        unknown &= ~ignore
+        num_kept -= int(np.count_nonzero(ignore))
+    if not num_kept or unknown.any():
+        return _NAN
+    _, region = cv2.connectedComponents(above.view(np.uint8), connectivity=8)
+    sizes = np.bincount(region[above])
+    return int(sizes.max()) / num_kept if len(sizes) else 0.0
+
+
+def boundary_mask(
+    label: LabelMap, width_px: int = BOUNDARY_PX, ignore: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """
+    Return where in a mask (h, w) another class lies within `width_px` rows or columns.
+
+    What is left out makes no border; what is returned there says nothing.
+    """
+    square = np.ones((2 * width_px + 1, 2 * width_px + 1), np.uint8)
+    low, high = label, label
+    if ignore is not None:
+        require_shape('ignore mask', ignore, label.shape, np.bool_)
+        # Highest where the least is looked for, lowest where the most is.
+        high = label * (~ignore).view(np.uint8)
+        low = label | (ignore.view(np.uint8) * np.uint8(255))
+    return np.asarray(cv2.dilate(high, square) != cv2.erode(low, square), np.bool_)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """
+    How the pixels of a frame are divided, for any map of it.
+
+    Attributes
+    ----------
+    starts : ndarray of int, shape (r,)
+        Where each run of pixels of one part begins, row after row.
+    index : ndarray of int, shape (r,)
+        Part of each run: its class, plus C if it lies at a border, or 2 C if left out.
+    counts : ndarray of int, shape (2, C)
+        Pixels inside and at the border of each class.
+
+    """
+
+    starts: NDArray[np.intp]
+    index: NDArray[np.intp]
+    counts: NDArray[np.intp]
+
+    @classmethod
+    def of(
+        cls, label: LabelMap, num_classes: int, ignore: NDArray[np.bool_] | None = None
+    ) -> Parts:
+        """
+        Divide a frame by its predicted class ids (h, w).
+
+        Raises ShapeError if one is not below C, or the mask is not of the map's size.
+        """
+        if label.size and int(label.max()) >= num_classes:
+            raise ShapeError(f'class id {int(label.max())} in the mask',
+                             f'less than {num_classes}')
+        # In bytes as long as they last.
+        kind = np.uint8 if num_classes <= 127 else np.uint16
+        index = label.astype(kind)
+        index += boundary_mask(label, ignore=ignore).view(np.uint8) * kind(num_classes)
+        if ignore is not None:
+            np.copyto(index, kind(2 * num_classes), where=ignore)
+        # Neighbours are mostly of one part: a map is summed by runs, and these by parts.
+        flat = index.ravel()
+        starts = np.flatnonzero(np.concatenate([flat[:1] == flat[:1], flat[1:] != flat[:-1]]))
+        of_run = flat[starts].astype(np.intp)
+        lengths = np.diff(starts, append=flat.size)
+        counts = _sums_of(of_run, lengths, 2 * num_classes).astype(np.intp)
+        return cls(starts, of_run, counts.reshape(2, num_classes))
+
+    def num_foreground(self) -> int:
+        """Return how many of the pixels that count are of another class than the background."""
+        return int(self.counts.sum() - self.counts[:, BACKGROUND].sum())
+
+    def scores(self, values: FloatMap) -> dict[str, float]:
+        """
+        Score a map (h, w) of the frame, whose pixels that count are finite, by class.
+
+        Returns 'foreground', 'class_mean' and 'interior' as `SCORES` says, 0 where there is no
+        such pixel, and the mean of each class by its id; all NaN if no pixel counts.
+        """
+        of_class = self.counts.sum(0)
+        if not of_class.any():
+            names = ('foreground', 'class_mean', 'interior', *range(len(of_class)))
+            return dict.fromkeys(map(str, names), _NAN)
+        runs = np.add.reduceat(values.ravel(), self.starts, dtype=np.float64)
+        sums = _sums_of(self.index, runs, self.counts.size).reshape(self.counts.shape)
+        means = sums.sum(0) / np.maximum(of_class, 1)
+        is_front = np.arange(len(means)) != BACKGROUND
+        return {
+            'foreground': _ratio(sums[:, is_front], self.counts[:, is_front]),
+            'class_mean': float(means[of_class > 0].mean()),
+            'interior': _ratio(sums[0], self.counts[0]),
+            **{str(index): float(mean) for index, mean in enumerate(means)},
+        }
+
+
+def _sums_of(
+    index: NDArray[np.intp], values: NDArray[np.generic], size: int
+) -> NDArray[np.float64]:
+    """Sum values by their index, as far as it is below a size."""
+    return np.asarray(np.bincount(index, values, minlength=size)[:size], np.float64)
+
+
+def _ratio(sums: NDArray[np.float64], counts: NDArray[np.intp]) -> float:
+    return float(sums.sum() / max(int(counts.sum()), 1))
 
 
 class ScoreVector:
@@ -59,20 +454,19 @@ class ScoreVector:
     Compute the scores of frame after frame.
 
     Raises ConfigError if a name is not among the scores there are, the density looks at one that
-    is not, or a pixel limit is for another map or out of range.
+    is not, or a pixel threshold is for another map or out of range.
 
     Parameters
     ----------
     card : ModelCard
         Names of the classes, colour order of the image.
     pixel_limits : mapping of str to float, optional
-        For 'entropy' and 'mutual_information', the value in [0, 1) above which a pixel counts as
-        unsure; without it the map has no `area_above` and `largest_region`.
+        For a map with the score `largest_region`, the value in [0, 1) above which a pixel counts
+        as unsure; without it the score is not there.
     density : ScoreDensity, optional
         Gives 'density.scores'.
     features : FeatureDensity, optional
-        Gives 'features.knn', 'features.gaussian' and the scores of the map 'feature_distance';
-        the maps must then have features.
+        Gives 'features.knn' and 'features.gaussian'; the maps must then have features.
     names : collection of str, optional
         Scores to compute; all that there are if None.
 
@@ -94,10 +488,8 @@ class ScoreVector:
         features: FeatureDensity | None = None,
     ) -> None:
         self._card, self._limits = card, _checked_limits(pixel_limits or {})
-        self._features = features
-        self._maps = SCORED_MAPS if features is None else (*SCORED_MAPS, FEATURE_DISTANCE)
         self._class_keys = class_keys(card)
-        possible = self._possible()
+        possible = self._possible(features is not None)
         _require_names(density.names if density else (), possible)
         if density:
             possible += (DENSITY_SCORE,)
@@ -106,14 +498,14 @@ class ScoreVector:
         self._density = density if DENSITY_SCORE in self.names else None
         wanted = {*self.names, *(self._density.names if self._density else ())}
         self._needs_image = any(name.startswith(_IMAGE) for name in wanted)
-        self._needs_features = any(name in wanted for name in FEATURE_SCORES)
+        self._features = features if wanted.intersection(FEATURE_SCORES) else None
         self._kinds = {
             map_name: frozenset(name.removeprefix(f'{map_name}.') for name in wanted
                                 if name.startswith(f'{map_name}.'))
-            for map_name in self._maps
+            for map_name in SCORED_MAPS
         }
         self.maps = frozenset(name for name, kinds in self._kinds.items() if kinds)
-        of_parts = {'foreground_top', *_CLASS_KINDS, *self._class_keys}
+        of_parts = {'foreground_top', 'foreground', 'class_mean', 'interior', *self._class_keys}
         self._needs_windows = any('worst_window' in kinds for kinds in self._kinds.values())
         self._needs_parts = any(of_parts & kinds for kinds in self._kinds.values())
 
@@ -146,61 +538,43 @@ class ScoreVector:
         if maps.entropy.size == 0:
             raise ShapeError('maps without a pixel', 'at least 1x1')
         require_shape('image', image, (*size, 3), np.uint8)
-        if self._features and self._kinds.get(FEATURE_DISTANCE) and maps.feature_distance is None:
-            maps = self._features.described(maps)
         looked_at = [name for name, kinds in self._kinds.items()
                      if (kinds or name in USUAL_SCORED) and getattr(maps, name) is not None]
         kept = {name: kept_values(getattr(maps, name), ignore) for name in looked_at}
         sums = {name: value_sum(values) for name, values in kept.items()}
         if not all(np.isfinite(total) for total in sums.values()):
-            return dict.fromkeys(self.names, float('nan'))
+            return dict.fromkeys(self.names, _NAN)
         parts = Parts.of(maps.label, self._card.num_classes, ignore) if self._needs_parts else None
         windows = Windows.of(size, ignore=ignore if self._needs_windows else None)
         found: dict[str, float] = {}
         for name in looked_at:
-            kinds = self._kinds[name]
             one = _MapScores(getattr(maps, name), kept[name], sums[name], ignore, parts,
                              windows, self._limits.get(name, 1.0))
-            of_map = one.plain(kinds) | one.top(kinds) | one.by_class(kinds, self._class_keys)
+            of_map = one.compute(self._kinds[name], self._class_keys)
             found |= {f'{name}.{kind}': value for kind, value in of_map.items()}
         if self._needs_image:
             of_image = image_scores(image, self._card.input.color_order, ignore)
             found |= {f'{_IMAGE}{name}': value for name, value in of_image.items()}
-        if self._features and self._needs_features:
+        if self._features:
             found |= self._features.frame_scores(maps, ignore)
         if self._density:
             found[DENSITY_SCORE] = self._density.score(found)
-        return {name: found.get(name, float('nan')) for name in self.names}
+        return {name: found.get(name, _NAN) for name in self.names}
 
-    def _possible(self) -> tuple[str, ...]:
+    def _possible(self, has_features: bool) -> tuple[str, ...]:
         of_maps = (
-            f'{name}.{kind}' for name in self._maps for kind in (*_KINDS, *self._class_keys)
-            if kind not in _LIMIT_KINDS or name in self._limits
-        )
+            f'{name}.{key}' for name, kinds in _KINDS.items() for kind in kinds
+            if kind != 'largest_region' or name in self._limits
+            for key in (self._class_keys if kind == _CLASS else (kind,)))
         of_image = (f'{_IMAGE}{name}' for name in IMAGE_SCORES)
-        return (*of_maps, *of_image, *(FEATURE_SCORES if self._features else ()))
-
-
-def class_keys(card: ModelCard) -> tuple[str, ...]:
-    """Return what follows the map in the name of each class's score; ids where names repeat."""
-    names = card.class_names
-    return tuple(f'class.{name}' if names.count(name) == 1 else f'class.{name} {index}'
-                 for index, name in enumerate(names))
-
-
-def feature_score_names(card: ModelCard) -> tuple[str, ...]:
-    """Return the scores that features give a calibrated bundle; none if its trunk gives none."""
-    if card.feature_shape is None:
-        return ()
-    of_map = (kind for kind in (*_KINDS, *class_keys(card)) if kind not in _LIMIT_KINDS)
-    return (*(f'{FEATURE_DISTANCE}.{kind}' for kind in of_map), *FEATURE_SCORES)
+        return (*of_maps, *of_image, *(FEATURE_SCORES if has_features else ()))
 
 
 def _checked_limits(limits: Mapping[str, float]) -> dict[str, float]:
     for name, limit in limits.items():
-        if name not in SCORED_MAPS or not 0 <= limit < 1:
-            raise ConfigError(f'pixel limit {limit} of {name!r}',
-                              f'0 or more and below 1, of {" or ".join(SCORED_MAPS)}')
+        if 'largest_region' not in _KINDS.get(name, ()) or not 0 <= limit < 1:
+            raise ConfigError(f'pixel threshold {limit} of {name!r}',
+                              '0 or more and below 1, of a map with the score largest_region')
     return dict(limits)
 
 
@@ -222,33 +596,24 @@ class _MapScores:
     windows: Windows
     limit: float
 
-    def plain(self, kinds: Collection[str]) -> dict[str, float]:
-        """Return those asked for that share nothing."""
+    def compute(self, kinds: frozenset[str], keys: tuple[str, ...]) -> dict[str, float]:
+        """Return the scores of these kinds; of the classes all, if one of them is asked for."""
         scores: dict[str, Callable[[], float]] = {
             'mean': lambda: self.total / self.kept.size,
-            'sum': lambda: self.total / self.values.size,
-            'max': lambda: float(self.kept.max()),
             'worst_window': lambda: self.windows.worst(self.values),
-            'area_above': lambda: area_above_score(self.kept, self.limit),
-            'largest_region': lambda: largest_region_score(self.values, self.limit, self.ignore),
+            'largest_region': lambda: largest_region(self.values, self.limit, self.ignore),
         }
-        return {kind: score() for kind, score in scores.items() if kind in kinds}
+        found = {kind: score() for kind, score in scores.items() if kind in kinds}
+        found |= self._top(kinds)
+        if self.parts is not None and kinds & {'foreground', 'class_mean', 'interior', *keys}:
+            of_parts = self.parts.scores(self.values)
+            found |= {**of_parts, **{key: of_parts[str(index)] for index, key in enumerate(keys)}}
+        return found
 
-    def top(self, kinds: Collection[str]) -> dict[str, float]:
-        """Return those asked for that look at the largest values."""
-        size = self.kept.size
-        front = round(self.parts.foreground_share(BACKGROUND) * size) if self.parts else 0
-        counts = {'top': top_count(TOP_SHARE, size), 'foreground_top': front,
-                  'quantile': top_count(round(1 - QUANTILE, 9), size)}
-        asked = [kind for kind, count in counts.items() if kind in kinds and count]
-        found = top_values(self.kept, [counts[kind] for kind in asked])
-        none = {'foreground_top': 0.0} if 'foreground_top' in kinds else {}
-        return none | {kind: pair[kind == 'quantile']
-                       for kind, pair in zip(asked, found, strict=True)}
-
-    def by_class(self, kinds: frozenset[str], keys: tuple[str, ...]) -> dict[str, float]:
-        """Return all of the classes, if one of them is asked for."""
-        if self.parts is None or not kinds & {*_CLASS_KINDS, *keys}:
-            return {}
-        scores, means = class_scores(self.values, self.parts, BACKGROUND)
-        return scores | dict(zip(keys, means.tolist(), strict=True))
+    def _top(self, kinds: frozenset[str]) -> dict[str, float]:
+        counts = {'top': max(1, round(TOP_SHARE * self.kept.size)),
+                  'foreground_top': self.parts.num_foreground() if self.parts else 0}
+        asked = [kind for kind in counts if kind in kinds]
+        some = [kind for kind in asked if counts[kind]]
+        means = top_means(self.kept, [counts[kind] for kind in some])
+        return dict.fromkeys(asked, 0.0) | dict(zip(some, means, strict=True))

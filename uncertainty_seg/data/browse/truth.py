@@ -25,7 +25,6 @@ from uncertainty_seg.calibration.report.data import Legend
 from uncertainty_seg.calibration.report.pictures import paint_mask
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.render import overlay
 from uncertainty_seg.data.browse.label_errors import LabelCheck, SuspectRegion
 from uncertainty_seg.data.labels.frames import read_mask
@@ -39,6 +38,7 @@ from uncertainty_seg.storage.labelled_folder import (
     listed_splits,
     read_classes,
 )
+from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.review_record import FrameReview, is_prediction, read_review
 from uncertainty_seg.storage.score_rows import files_of, frame_key, TableInfo, unique_dives

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from uncertainty_seg.core.image_codec import decode, ImageFile
-from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.data.dataset.book import (
     DatasetBook,
     DatasetFrame,
@@ -31,6 +30,7 @@ from uncertainty_seg.data.labels.frames import IMAGES, read_mask
 from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.foreign_files import read_bytes, why
 from uncertainty_seg.storage.labelled_folder import ClassTable, DATASET_FILE, image_path
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.review_record import mask_sha256
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap
-from uncertainty_seg.core.scores.feature_density import pooled
+from uncertainty_seg.core.scores.density import pooled
 
 MOST_VALUES = 256
 Embeddings = NDArray[np.float32]

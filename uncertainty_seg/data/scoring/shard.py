@@ -25,11 +25,9 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop
-from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.perceptual_hash import perceptual_hash
-from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.data.scoring.embedding import embedding_length, Embeddings, frame_embedding
@@ -47,6 +45,7 @@ from uncertainty_seg.storage.frame_sources import (
     SourceFrame,
 )
 from uncertainty_seg.storage.model_bundle import lasting_name, load_bundle, model_digest
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.score_rows import ScoreRow, ScoreWriter, TableInfo
 
 NUM_PROBLEMS_KEPT = 5

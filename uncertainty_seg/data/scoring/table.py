@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 import hashlib
 import json
 import os
@@ -21,8 +21,7 @@ import sys
 import textwrap
 from typing import Any
 
-from uncertainty_seg.core.scores.aggregate import BOUNDARY_PX
-from uncertainty_seg.core.scores.density import DENSITY_SCORE
+from uncertainty_seg.core.scores.vector import SCORES
 from uncertainty_seg.data.scoring.shard import ShardEngine, ShardJob, ShardReport
 from uncertainty_seg.errors import ConfigError, TableError
 from uncertainty_seg.storage.frame_sources import FrameSource
@@ -39,110 +38,15 @@ LIST_END = '<!-- end of scores -->'
 PAGE_COLUMNS = 110
 
 
-@dataclass(frozen=True)
-class ScoreKind:
-    """
-    One kind of score.
-
-    Attributes
-    ----------
-    name : str
-        ``<map>`` and ``<class>`` stand for each map and each class.
-    meaning : str
-        How it is computed.
-    sees, misses : str
-        What raises it, and what does not although it should.
-
-    """
-
-    name: str
-    meaning: str
-    sees: str
-    misses: str
-
-
-SCORES = (
-    ScoreKind('<map>.mean', 'mean over the image',
-              'a whole image that is uncertain', 'a small region: 1 % of the pixels moves it by '
-              '1 %'),
-    ScoreKind('<map>.top', 'mean of the most uncertain 5 % of the pixels',
-              'the worst pixels, wherever they lie',
-              'a region below 5 % is diluted; many borders look like one unknown object'),
-    ScoreKind('<map>.worst_window',
-              'largest mean of a square of 15 % of the shorter side',
-              'a compact uncertain object, however certain the rest is',
-              'objects that are thin or smaller than the square'),
-    ScoreKind('<map>.sum', 'sum over the pixels that count, as a share of all pixels of the image',
-              "how much of the camera's image is uncertain, if part of it is ignored",
-              'the same as the mean, which it equals without an ignore mask'),
-    ScoreKind('<map>.max', 'largest value',
-              'a single pixel', 'everything else: nearly every image has one uncertain pixel'),
-    ScoreKind('<map>.quantile', 'value that 95 % of the pixels do not exceed',
-              'that at least 5 % of the pixels are this uncertain',
-              'how uncertain these are, and any region below 5 %'),
-    ScoreKind('<map>.area_above', "share of the pixels above the map's pixel limit",
-              'how much is uncertain, compact or not', 'how far above the limit; anything below '
-              'it'),
-    ScoreKind('<map>.largest_region',
-              'share of the pixels in the largest connected region above the pixel limit',
-              'one uncertain object of any shape', 'many small ones; anything below the limit'),
-    ScoreKind('<map>.foreground', 'mean over the pixels of any class but the first',
-              'uncertain objects on a large and certain background',
-              'an object that was labelled as background; 0 without foreground'),
-    ScoreKind('<map>.foreground_top',
-              'mean of the most uncertain pixels, as many as there are foreground pixels (QFR)',
-              'uncertain pixels beside the objects too, in proportion to them',
-              'an object that was labelled as background; 0 without foreground'),
-    ScoreKind('<map>.class_mean', 'mean of the class means, each predicted class once (BCA)',
-              'a rare class that is uncertain', 'a class that is not predicted; a small part of '
-              'a large class. A further class that is certain lowers it'),
-    ScoreKind('<map>.boundary', f'mean within {BOUNDARY_PX} px of a border between classes',
-              'borders that are blurred or on which the passes disagree',
-              'everything else; it is nearly always high; 0 without a border'),
-    ScoreKind('<map>.interior', f'mean farther than {BOUNDARY_PX} px from any border',
-              'areas that are uncertain themselves, without what every border adds',
-              'thin objects, which consist of border pixels'),
-    ScoreKind('<map>.class.<class>', 'mean over the pixels predicted as one class',
-              'an uncertain class, with a threshold of its own',
-              'that the class was missed: the score is 0 where it is not predicted'),
-    ScoreKind('image.darkness', 'one minus the mean of the brightest channel',
-              'night, a lamp that has failed', 'a dark half beside a bright one'),
-    ScoreKind('image.overexposure', 'share of the pixels with a saturated channel',
-              'glare, a lamp that is too near', 'light that is just below saturation'),
-    ScoreKind('image.blur', 'lack of fine detail in the sharpest tenth of the blocks',
-              'motion, defocus, a port that is dirty all over',
-              'blur of a part of the image; noise looks like detail'),
-    ScoreKind('image.low_contrast', 'lack of contrast in the tenth of the blocks that has the '
-              'most',
-              'turbid water, clouds of particles', 'turbid water around one object of high '
-              'contrast'),
-    ScoreKind('image.specks', 'how far small bright spots outweigh small dark ones; 0.5 if they '
-              'do not',
-              'marine snow, sediment stirred up in front of a lamp, bubbles',
-              'particles larger than a fiftieth of the height; bright pebbles raise it too'),
-    ScoreKind('image.haze', 'brightness of the veil: the least brightness in each neighbourhood',
-              'scattered light', 'haze in the dark; bright sand looks like haze'),
-    ScoreKind('image.flat_color', 'lack of difference between colours',
-              'water that leaves one colour', 'a cast that shifts all colours alike'),
-    ScoreKind('image.green_cast', 'mean colour between red and green, 0.5 is neutral',
-              'coastal water, algae', 'a red cast, which lowers it'),
-    ScoreKind('image.blue_cast', 'mean colour between yellow and blue, 0.5 is neutral',
-              'open and deep water', 'a yellow cast, which lowers it'),
-    ScoreKind(DENSITY_SCORE, 'how rare the combination of several scores is, by a Gaussian '
-              'mixture fitted on training frames',
-              'combinations that did not occur, although each value is usual',
-              'whether rare is bad: an image clearer than any training frame is rare too'),
-)
-
-
 def scores_list() -> str:
     """Return the scores as a Markdown list."""
     lines = []
     for kind in SCORES:
+        of_maps = f' ({", ".join(kind.maps)})' * bool(kind.maps)
         lines += textwrap.wrap(
-            f'- **`{kind.name}`**: {kind.meaning}. *Detects*: {kind.sees}. *Misses*: '
-            f'{kind.misses}.', PAGE_COLUMNS, subsequent_indent='  ', break_long_words=False,
-            break_on_hyphens=False)
+            f'- **`{kind.name}`**{of_maps}: {kind.meaning}. *Detects*: {kind.sees}. *Misses*: '
+            f'{kind.misses}. *Kept*: {kind.reason}.', PAGE_COLUMNS, subsequent_indent='  ',
+            break_long_words=False, break_on_hyphens=False)
     return '\n'.join(lines) + '\n'
 
 

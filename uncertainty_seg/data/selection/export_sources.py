@@ -25,7 +25,6 @@ from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.image_codec import check_file, decode, ImageFile
-from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.data.labels.frames import decoded, LabelFrame, safe_name
@@ -42,6 +41,7 @@ from uncertainty_seg.storage.frame_log.format import iter_frames, LoggedFrame
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame, Whereabouts
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
     FILE_COLUMN,

@@ -18,7 +18,6 @@ from uncertainty_seg.calibration.report.page import number, render_page
 from uncertainty_seg.calibration.report.pictures import fitted_size, jpeg_address
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.render import FrameView, overlay
 from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
 from uncertainty_seg.data.selection.pool import SelectionRequest
@@ -26,13 +25,13 @@ from uncertainty_seg.data.selection.run import high_scores, SelectionOutcome
 from uncertainty_seg.errors import ConfigError, ModelBundleError, UncertaintySegError
 from uncertainty_seg.storage.foreign_files import csv_text, why
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, Whereabouts
+from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.score_rows import FILE_COLUMN, TableInfo
 from uncertainty_seg.storage.whole_files import json_text, whole_file
 
 if TYPE_CHECKING:
-    from uncertainty_seg.core.frame_result import FrameResult
-    from uncertainty_seg.core.pipeline import Pipeline
+    from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 
 PARQUET, CSV, SHEET = 'selection.parquet', 'selection.csv', 'contact_sheet.html'
 METADATA_KEY = b'uncertainty_seg.selection'

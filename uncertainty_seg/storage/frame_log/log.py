@@ -24,7 +24,6 @@ import threading
 import time
 from typing import Any
 
-from uncertainty_seg.core.perceptual_hash import hash_distance
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError, UncertaintySegError
 from uncertainty_seg.storage.frame_log import format as log_format
@@ -39,6 +38,7 @@ from uncertainty_seg.storage.frame_log.format import (
 from uncertainty_seg.storage.frame_log.reservoir import gumbel_key
 from uncertainty_seg.storage.frame_log.ring import Candidate, FrameRing
 from uncertainty_seg.storage.frame_log.store import CONTROL, Entry, FrameStore, MAIN
+from uncertainty_seg.storage.perceptual_hash import hash_distance
 
 # A node that is back within this time was restarted under water.
 SAME_DIVE_S = 600.0

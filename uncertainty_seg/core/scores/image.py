@@ -1,16 +1,20 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Cheap signs that an image was damaged between the sensor and here.
+What the photograph itself shows, before the network looks at it: how bad it is, and damage.
 
-A network accepts a picture whose last quarter is missing, or that is woven from two frames. These
-statistics look at a sample of the pixels for what a lens cannot produce: rows that repeat, a step
-between two rows across the whole picture, rows that alternate, a half that is there twice,
-channels that do not belong together. Each grows with the damage and has one upper limit.
+*Scores* show what a confident network does not: passes agree on a black frame as well as on a good
+one. They do not depend on classes, lie in 0..1 and grow as the picture gets worse. None alone
+shows that a mask is bad: a sharp picture of open water is flat and blue. They are inputs of the
+density of scores. They look at the image as the network sees it, padding cut off: finer detail
+does not count, and thresholds hold for one size of network.
 
-Some limits hold for any camera. The others are what the frames of the calibration show, with a
-margin, and are off without a calibration. What is as smooth as a photograph is not seen: a tear
-between two similar frames, rows that are shifted a little each, red and blue swapped where the
-picture is nearly grey.
+*Statistics of damage* look at a sample of the decoded image for what a lens cannot produce: rows
+that repeat, a step between two rows across the whole picture, rows that alternate, a half that is
+there twice, channels that do not belong together. A network accepts such a picture. Each grows
+with the damage and has one upper limit. Some limits hold for any camera; the others are what the
+frames of the calibration show, with a margin, and are off without a calibration. What is as smooth
+as a photograph is not seen: a tear between two similar frames, rows that are shifted a little
+each, red and blue swapped where the picture is nearly grey.
 
 """
 
@@ -23,10 +27,152 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import ImageU8, require_shape
-from uncertainty_seg.errors import CalibrationError, ImageError
+from uncertainty_seg.core.arrays import ImageU8, LabelMap, require_shape
+from uncertainty_seg.core.model_card import COLOR_ORDERS
+from uncertainty_seg.errors import CalibrationError, ImageError, ShapeError
 
 Bytes = NDArray[np.uint8]
+
+# -------------------------------------------------------------------------------------------------
+# Scores.
+
+IMAGE_SCORES = ('darkness', 'blur', 'low_contrast', 'specks', 'haze', 'flat_color', 'green_cast',
+                'blue_cast')
+# Blocks of about a twentieth of the height: small enough to lie inside one thing.
+BLOCKS_DOWN = 16
+DETAIL_QUANTILE = 0.9
+# Colour and haze are looked at in a picture this many times smaller: they have no fine detail.
+SHRINK = 4
+# Grey levels at which a score is a half: what an ordinary photograph of a diver's camera has.
+HALF_CONTRAST = 30.0
+HALF_CHROMA = 10.0
+HALF_SHARPNESS = 0.5
+# A speck is smaller than this share of the height; grey levels of it that are taken for noise.
+SPECK_SIZE = 1 / 51
+SPECK_NOISE = 4.5
+# What rounding to bytes adds to the mean square of a second difference, 1/12 times 4^2 + 4.
+_ROUNDING = 20 / 12
+
+
+def image_scores(
+    image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
+    """
+    Score how bad a picture is, by `IMAGE_SCORES`, which `core.scores.vector` describes.
+
+    The image is uint8 (h, w, 3) as the network sees it, without padding, in the `color_order`
+    'rgb' or 'bgr'. A block that a pixel of `ignore` (h, w) lies in, or beside, is left out whole.
+    NaN throughout if everything is left out; NaN for blur and low contrast if no whole block is
+    left, or the picture is too small for one; NaN for specks if no pixel is far enough from what
+    is left out. Raises ShapeError if image or mask has another shape.
+    """
+    require_shape('image', image, (None, None, 3), np.uint8)
+    if color_order not in COLOR_ORDERS:
+        raise ShapeError(f'colour order {color_order!r}', f'one of {", ".join(COLOR_ORDERS)}')
+    if ignore is not None:
+        require_shape('ignore mask', ignore, image.shape[:2], np.bool_)
+    if not image.size or (ignore is not None and ignore.all()):
+        return dict.fromkeys(IMAGE_SCORES, float('nan'))
+    code = cv2.COLOR_RGB2GRAY if color_order == 'rgb' else cv2.COLOR_BGR2GRAY
+    gray = np.asarray(cv2.cvtColor(image, code), np.uint8)
+    scores = {'darkness': _darkness(image, ignore), **_detail(gray, ignore),
+              'specks': _specks(gray, ignore), **_color(image, color_order, ignore)}
+    return {name: scores[name] for name in IMAGE_SCORES}
+
+
+def _darkness(image: ImageU8, ignore: NDArray[np.bool_] | None) -> float:
+    """Return one minus the mean of the brightest channel."""
+    first, second, third = cv2.split(image)
+    brightest = cv2.max(cv2.max(first, second), third)
+    kept = None if ignore is None else (~ignore).view(np.uint8)
+    return 1 - float(cv2.mean(brightest, kept)[0]) / 255
+
+
+def _detail(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> dict[str, float]:
+    """Compare second differences with contrast, block by block."""
+    side = max(8, round(gray.shape[0] / BLOCKS_DOWN))
+    rows, columns = gray.shape[0] // side * side, gray.shape[1] // side * side
+    if not rows or not columns:
+        return {'blur': float('nan'), 'low_contrast': float('nan')}
+    second = cv2.Laplacian(gray, cv2.CV_16S)[:rows, :columns].astype(np.float32)
+    levels = gray[:rows, :columns].astype(np.float32)
+    mean, square = _block_means(levels, side), _block_means(levels * levels, side)
+    contrast = np.sqrt(np.maximum(square - mean * mean, 0))
+    energy = np.sqrt(np.maximum(_block_means(second * second, side) - _ROUNDING, 0))
+    if ignore is not None:
+        # A second difference looks one pixel beyond its block.
+        near = cv2.dilate(ignore.view(np.uint8), np.ones((3, 3), np.uint8))[:rows, :columns]
+        whole = _block_means(near.astype(np.float32), side) == 0
+        contrast, energy = contrast[whole], energy[whole]
+    if not contrast.size:
+        return {'blur': float('nan'), 'low_contrast': float('nan')}
+    # One grey level of noise is no detail of a flat block.
+    sharpness = float(np.quantile(energy / (contrast + 1), DETAIL_QUANTILE))
+    return {
+        'blur': HALF_SHARPNESS / (HALF_SHARPNESS + sharpness),
+        'low_contrast': HALF_CONTRAST
+        / (HALF_CONTRAST + float(np.quantile(contrast, DETAIL_QUANTILE))),
+    }
+
+
+def _specks(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> float:
+    """Compare small bright specks (particles near the lamp) with small dark ones."""
+    width = 2 * max(1, round(gray.shape[0] * SPECK_SIZE / 2)) + 1
+    shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    kept = None
+    if ignore is not None:
+        # Both reach twice as far as the shape; a square is faster.
+        square = np.ones((2 * width - 1, 2 * width - 1), np.uint8)
+        kept = (cv2.dilate(ignore.view(np.uint8), square) == 0).view(np.uint8)
+        if not kept.any():
+            return float('nan')
+    bright, dark = (
+        _mean_square(cv2.morphologyEx(gray, operation, shape), kept)
+        for operation in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    noise = SPECK_NOISE**2
+    return (bright + noise / 2) / (bright + dark + noise)
+
+
+def _mean_square(values: LabelMap, kept: NDArray[np.uint8] | None) -> float:
+    mean, spread = (float(v[0, 0]) for v in cv2.meanStdDev(values, mask=kept))
+    return mean * mean + spread * spread
+
+
+def _block_means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    down, across = values.shape[0] // side, values.shape[1] // side
+    # Rows first: whole lines are added at once.
+    lines = values.reshape(down, side, -1).sum(1)
+    return np.asarray(lines.reshape(down, across, side).sum(2) / side**2, np.float32)
+
+
+def _color(
+    image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None
+) -> dict[str, float]:
+    """Look at a smaller picture: its veil, its mean colour, and how colours spread about it."""
+    size = max(1, image.shape[1] // SHRINK), max(1, image.shape[0] // SHRINK)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    code = cv2.COLOR_RGB2LAB if color_order == 'rgb' else cv2.COLOR_BGR2LAB
+    lab = cv2.cvtColor(small, code)
+    blue = small[..., 2 if color_order == 'rgb' else 0]
+    # Water absorbs red, so the usual dark channel is red and carries no information.
+    veil, kept = cv2.min(small[..., 1], blue), None
+    if ignore is not None:
+        part = cv2.resize(ignore.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        kept = (part <= part.min()).view(np.uint8)
+        veil = cv2.max(veil, 255 * (1 - kept))  # so that it is never the darkest neighbour
+    veil = cv2.erode(veil, np.ones((5, 5), np.uint8))
+    mean, spread = (values.ravel()[1:] for values in cv2.meanStdDev(lab, mask=kept))
+    return {
+        'haze': cv2.mean(veil, kept)[0] / 255,
+        'flat_color': HALF_CHROMA / (HALF_CHROMA + float(np.hypot(*spread))),
+        'green_cast': (256 - float(mean[0])) / 256,
+        'blue_cast': (256 - float(mean[1])) / 256,
+    }
+
+
+# -------------------------------------------------------------------------------------------------
+# Damage.
+
 # Samples on each row and column, or a few more; every row and every column is looked at.
 SAMPLES = 48
 # A step counts for a seam if it is this many grey levels more than both neighbouring steps.
@@ -136,15 +282,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class KeptPoints:
-    """
-    The sampled points that an ignore mask does not leave out: 255, or 0 where it does.
-
-    Attributes
-    ----------
-    rows, columns, wide, coarse : ndarray of uint8
-        For the four samples of `image_statistics`.
-
-    """
+    """The points of four samples that an ignore mask leaves: 255, or 0 where it does not."""
 
     rows: Bytes
     columns: Bytes
@@ -164,17 +302,10 @@ class KeptPoints:
 
 def image_statistics(image_bgr: ImageU8, kept: KeptPoints | None = None) -> ImageStatistics:
     """
-    Measure the signs of damage.
+    Measure the signs of damage in a BGR image (H, W, 3) as decoded: shrinking hides many.
 
-    Raises ShapeError if the image is not a BGR image of bytes.
-
-    Parameters
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        As decoded: shrinking hides alternating rows. Below 16x16 all statistics are 0.
-    kept : KeptPoints, optional
-        The points to look at, for an image of this size.
-
+    `kept` are the points to look at, for an image of this size. Below 16x16 all statistics are 0.
+    Raises ShapeError if it is not a BGR image of bytes.
     """
     require_shape('image', image_bgr, (None, None, 3), np.uint8)
     height, width = image_bgr.shape[:2]
@@ -201,15 +332,7 @@ def damage(
     """
     Return what is wrong with an image in one sentence; empty if nothing is.
 
-    Parameters
-    ----------
-    statistics : ImageStatistics
-        Of the image.
-    limits : mapping of str to float
-        By name: those of the calibration, or `FIXED_LIMITS`.
-    scale : float
-        Factor on every limit; 0 finds nothing.
-
+    `limits` by name are those of the calibration, or `FIXED_LIMITS`; `scale` is a factor on each.
     """
     if not scale > 0:
         return ''

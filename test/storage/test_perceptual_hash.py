@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash
 
 Image = NDArray[np.uint8]
 
