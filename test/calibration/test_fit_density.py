@@ -13,7 +13,7 @@ import pytest
 
 from uncertainty_seg.calibration import calibration_run as fit_module
 from uncertainty_seg.calibration.calibration_run import fit_density
-from uncertainty_seg.core.scores.density import density_from_json, density_to_json
+from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.errors import BackendUnavailableError, CalibrationError
 
 NAMES = ('a', 'b')
@@ -49,7 +49,7 @@ def test_the_likelihood_is_that_of_scikit_learn(
     best = fit_module._best_mixture
     monkeypatch.setattr(fit_module, '_best_mixture', remember)
     table = two_clusters(seed=seed)
-    density = density_from_json(density_to_json(fit_density(frames_of(table), NAMES)))
+    density = ScoreDensity.from_facts(fit_density(frames_of(table), NAMES).to_facts())
     fresh = np.random.default_rng(seed).uniform(0, 1, (50, 2))
     expected = kept[0][0].score_samples((fresh - table.mean(0)) / table.std(0))
     surprise = [density.surprise_nats(frame) for frame in frames_of(fresh)]
@@ -81,7 +81,7 @@ def test_the_same_frames_give_the_same_density() -> None:
     # Of no clear form, so that where the fit starts decides where it ends.
     rng = np.random.default_rng(0)
     frames = frames_of(rng.random((100, 2))**2 * np.sin(9 * rng.random((100, 1))))
-    fits = [density_to_json(fit_density(frames, NAMES, seed)) for seed in (3, 3, 4)]
+    fits = [fit_density(frames, NAMES, seed).to_facts() for seed in (3, 3, 4)]
     assert fits[0] == fits[1] != fits[2]
 
 
@@ -89,8 +89,8 @@ def test_the_same_frames_give_the_same_density() -> None:
 def test_frames_that_are_no_number_are_left_out() -> None:
     frames = frames_of(two_clusters())
     broken = [{'a': math.nan, 'b': 0.5}, *frames, {'a': 0.5, 'b': math.inf}]
-    assert density_to_json(fit_density(broken, NAMES)) == density_to_json(
-        fit_density(frames, NAMES))
+    assert fit_density(broken, NAMES).to_facts() == fit_density(
+        frames, NAMES).to_facts()
 
 
 @pytest.mark.usefixtures('sklearn_mixture')
