@@ -1,15 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The fake backend of the tests keeps the promises that the tests of pipeline and node rest on."""
 
-import time
-
 from conftest import tiny_card
 from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
-from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import BackendError, ShapeError
 
 CARD = tiny_card()
@@ -35,21 +32,6 @@ def test_different_masks_disagree_and_the_same_masks_repeat() -> None:
     assert (one.entropy != other.entropy).any()
 
 
-def test_more_classes_than_colours_and_masks_of_any_shape_work() -> None:
-    names = tuple('abcdefgh')
-    card = tiny_card(
-        class_names=names, palette=((0, 0, 0),) * 8, logits_shape=(8, 5, 7),
-        dropout_sites=(DropoutSite('few', (2, 1, 1), 0.5), DropoutSite('many', (4, 5, 7), 0.1)),
-    )
-    backend = FakeBackend(card)
-    maps = backend.run(GREY, ones_masks(card.dropout_sites, 2), 1.0)
-    assert not maps.mutual_information.any()
-    # Logits of grey are 8 g for the first three classes, half and a third of it for the others.
-    z = np.exp(8 * 128 / 255 / np.array([1, 1, 1, 2, 2, 2, 3, 3]))
-    assert maps.confidence == pytest.approx(z[0] / z.sum())
-    assert backend.run(GREY, make_masks(card.dropout_sites, 4, 0), 1.0).total_variance.max() > 0
-
-
 def test_faults_come_on_the_run_they_were_asked_for() -> None:
     backend = FakeBackend(CARD, fail_on_run=2, nan_on_run=3)
     assert np.isfinite(backend.run(GREY, ONES, 1.0).entropy).all()
@@ -62,22 +44,13 @@ def test_faults_come_on_the_run_they_were_asked_for() -> None:
     assert np.isfinite(backend.run(GREY, ONES, 1.0).entropy).all()
 
 
-def test_a_delay_is_waited_and_shows_in_the_timings(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited = []
-    monkeypatch.setattr(time, 'sleep', waited.append)
-    backend = FakeBackend(CARD, delay_s=2.5)
-    backend.run(GREY, ONES, 1.0)
-    assert waited == [2.5]
-    assert set(backend.timings_ms) == {'trunk', 'head', 'reduction'}
-
-
 def test_what_does_not_fit_the_card_is_refused_as_by_a_real_backend() -> None:
     backend = FakeBackend(CARD)
-    with pytest.raises(ShapeError, match='image has shape'):
+    with pytest.raises(ShapeError, match='image'):
         backend.run(GREY[1:], ONES, 1.0)
-    with pytest.raises(ShapeError, match='the sites of the card'):
+    with pytest.raises(ShapeError, match='drop'):
         backend.run(GREY, {}, 1.0)
     backend.close()
     backend.close()
-    with pytest.raises(BackendError, match='closed backend'):
+    with pytest.raises(BackendError, match='closed'):
         backend.run(GREY, ONES, 1.0)

@@ -11,13 +11,16 @@ import onnx
 from onnx import helper, TensorProto
 import pytest
 
-from uncertainty_seg.backends import graph_files, runner
-from uncertainty_seg.backends.graph_files import (
+from uncertainty_seg.backends import runner
+from uncertainty_seg.backends.runner import (
+    choose_chunk,
     head_bytes_a_pass,
+    MAX_CHUNK,
+    MEGABYTE,
     memory_of_files,
     MemoryEstimate,
+    usable_threads,
 )
-from uncertainty_seg.backends.runner import choose_chunk, MAX_CHUNK, MEGABYTE, usable_threads
 from uncertainty_seg.errors import ConfigError
 
 
@@ -59,14 +62,6 @@ def test_memory_of_a_pass_is_what_lives_at_the_same_time(tmp_path: Path) -> None
     assert head_bytes_a_pass(save(tmp_path, tiny_head())) == 4 * 2 * 3 * 12 * 16
 
 
-def test_a_head_of_a_fixed_number_of_passes_takes_its_share_of_all(tmp_path: Path) -> None:
-    head = tiny_head()
-    for info in (head.graph.input[1], head.graph.output[0]):
-        info.type.tensor_type.shape.dim[0].dim_value = 8
-    # As above, and what the features take, divided by eight.
-    assert head_bytes_a_pass(save(tmp_path, head)) == 4 * 2 * 3 * 12 * 16
-
-
 def memory(head: onnx.ModelProto, passes: int, most_mb: int | None = None) -> MemoryEstimate:
     files = {'trunk.onnx': tiny_trunk().SerializeToString(), 'head.onnx': head.SerializeToString()}
     return memory_of_files(tiny_card(passes=passes), files, most_mb)
@@ -82,8 +77,8 @@ def test_the_estimate_is_that_of_a_count_by_hand(monkeypatch: pytest.MonkeyPatch
     assert found.total == 4 * 2 + 4 * 2 * 48 * 64 * 3 + 4 * 48 * 64 * (2 * 3 + 8)
     assert found.facts()['chunk_mb'] == 0.1 and '0.1 MB for 15 of 30' in found.text()
     assert not found.exceeds
-    for module in (graph_files, runner):  # the budget of 64 is one byte below a pass
-        monkeypatch.setattr(module, 'MEGABYTE', 4 * 2 * 576 / 64 - 1)
+    # The budget of 64 is below a pass.
+    monkeypatch.setattr(runner, 'MEGABYTE', 4 * 2 * 576 / 64 - 1)
     found = memory(tiny_head(), 30)
     assert (found.chunk, found.exceeds) == (1, True)
 

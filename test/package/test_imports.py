@@ -78,7 +78,7 @@ EXCEPTIONS = {
     # Asks the NVIDIA driver for heat and throttling, where it is installed.
     'ros.board_state': (set(), {'pynvml'}),
     # Reads what the files declare, and the sizes of their tensors.
-    'backends.graph_files': (set(), {'onnx'}),
+    'backends.runner': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).
     'compiler.checks.pass_checks': ({'onnx'}, set()),
     'compiler.checks.moment_checks': ({'onnx'}, set()),

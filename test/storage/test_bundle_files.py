@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, TensorProto
 import pytest
 
-from uncertainty_seg.backends.graph_files import whole_graph
+from uncertainty_seg.backends.runner import whole_graph
 from uncertainty_seg.compiler.frontend.lint import lint
 from uncertainty_seg.core.model_card import card_from_json, card_to_json
 from uncertainty_seg.errors import CalibrationError, ModelBundleError

@@ -1,35 +1,39 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What every runtime offers, and what it requires of an image and its masks before a run.
-
-It also decides how many passes run at once, and on how many threads.
+What every runtime offers, and what it requires of a bundle's graphs, an image and its masks.
 
 Each runtime's file has the same methods in the same order: opening, `run`, `timings_ms`, `close`.
+The graphs' inputs and outputs are read from the files and not from a runtime, so that every
+backend refuses the same bundles with the same sentences. What the nodes compute is not checked.
+
+How many passes run at once, on how many threads, and what memory they take is decided here too.
 
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 import math
 import os
 from pathlib import Path
+from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
+from uncertainty_seg.core.bundle import HEAD_FILE, ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
+from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.errors import ConfigError, ModelBundleError, ShapeError
+from uncertainty_seg.storage.onnx_nodes import every_tensor
 
-_CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
-# Beyond this many passes a call the fixed cost of a call no longer shows.
-MAX_CHUNK = 20
-MEGABYTE = 2**20
+if TYPE_CHECKING:
+    import onnx
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
@@ -141,6 +145,248 @@ def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
     return passes
 
 
+# -------------------------------------------------------------------------------------------------
+# Graphs.
+
+IMAGE, LOGITS = 'image', 'logits'
+# Of head_stats.onnx, as `graph.head_stats` names them, which `backends` may not import; a test
+# compares both.
+INV_TEMPERATURE = 'inv_temperature'
+STATISTICS = ('sum_p', 'sum_entropy', 'sum_p2', 'votes')
+# Bundles from before the maps of logits do not give it.
+SUM_LOGITS = 'sum_logits'
+# What the logits become there before anything is summed.
+_FULL = 'stats_full'
+COMPILE = 'compile the bundle again'
+_FLOAT, _BYTE = 'tensor(float)', 'tensor(uint8)'
+_Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
+
+
+@dataclass(frozen=True)
+class GraphNames:
+    """
+    Names of the tensors that pass from trunk to head, in the order of the files.
+
+    Attributes
+    ----------
+    frontier : tuple of str
+        Outputs of the trunk that the head takes.
+    head_inputs : tuple of str
+        Inputs of the head: frontier and masks, and the image if it needs it.
+    features : tuple of str
+        The output of features that the head does not take; empty if the card has none.
+
+    """
+
+    frontier: tuple[str, ...]
+    head_inputs: tuple[str, ...]
+    features: tuple[str, ...] = ()
+
+    @property
+    def trunk_outputs(self) -> tuple[str, ...]:
+        """All outputs of the trunk."""
+        return (*self.frontier, *self.features)
+
+
+def require_graphs(bundle: ModelBundle) -> GraphNames:
+    """
+    Refuse graphs whose inputs and outputs are not those of the bundle's card.
+
+    Returns
+    -------
+    GraphNames
+        What to pass from trunk to head.
+
+    Raises
+    ------
+    ModelBundleError
+        Names the first tensor that is missing, unknown, or of another type or shape.
+
+    """
+    card, spec = bundle.card, bundle.card.input
+    trunk, head = read_graph(bundle.trunk_path), read_graph(bundle.head_path)
+    passes = None if card.dropout_sites else 1
+    image: _Tensors = {IMAGE: (_BYTE, [1, spec.height, spec.width, 3])}
+    features = _tensors(trunk.output)
+    described: _Tensors = {}
+    if card.feature_shape is not None:
+        described = {FEATURE_MAP: (_FLOAT, [1, *card.feature_shape])}
+        given = {FEATURE_MAP: features.pop(FEATURE_MAP)} if FEATURE_MAP in features else {}
+        _require_tensors('trunk.onnx gives the features', given, described)
+    sites: _Tensors = {site.name: (_FLOAT, [passes, *site.shape]) for site in card.dropout_sites}
+    _require_tensors('trunk.onnx takes', input_tensors(trunk), image)
+    inputs = input_tensors(head)
+    direct = image if IMAGE in inputs else {}
+    _require_tensors('head.onnx takes', inputs, {**direct, **features, **sites})
+    _require_tensors('head.onnx gives', _tensors(head.output),
+                     {LOGITS: (_FLOAT, [passes, *card.logits_shape])})
+    return GraphNames(tuple(features), tuple(inputs), tuple(described))
+
+
+def given_statistics(outputs: Collection[str]) -> tuple[str, ...]:
+    """Return what a head with these outputs sums over the passes."""
+    return STATISTICS + ((SUM_LOGITS,) if SUM_LOGITS in outputs else ())
+
+
+def require_statistics(card: ModelCard, request: MapRequest, names: Collection[str]) -> None:
+    """Refuse maps of logits whose sum a head does not give; raises ModelBundleError."""
+    if request.of_logits and SUM_LOGITS not in names:
+        raise ModelBundleError(
+            f'head_stats.onnx of {card.name!r} gives no sum of the logits for '
+            f'{" and ".join(request.of_logits)}', fix=COMPILE)
+
+
+def coarse_statistics(path: Path, size: tuple[int, int]) -> bytes:
+    """
+    Return head_stats.onnx as an ONNX file that sums over the passes at the size of the logits.
+
+    Nothing is left out of it but the upsampling: its outputs have the same names, and `size`,
+    which is (hl, wl).
+    Raises ModelBundleError if it does not upsample its logits once.
+
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    upsamplings = [n for n in graph.node if n.op_type == 'Resize' and _FULL in n.output]
+    if len(upsamplings) != 1:
+        raise ModelBundleError(f'{path} has {len(upsamplings)} upsamplings of logits', 'one',
+                               COMPILE)
+    graph.node.remove(upsamplings[0])
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == _FULL:
+                node.input[index] = upsamplings[0].input[0]
+    for info in graph.output:
+        sides = info.type.tensor_type.shape.dim[-2:]
+        for dim, value in zip(sides, size, strict=True):
+            dim.dim_value = value
+    del graph.value_info[:]
+    return bytes(model.SerializeToString())
+
+
+# Operators that give what they were given, or a part of it, so that nothing is left to round.
+_EXACT = frozenset({
+    'Abs', 'Clip', 'Concat', 'DepthToSpace', 'Expand', 'Flatten', 'Gather', 'GatherElements',
+    'Identity', 'Max', 'MaxPool', 'Min', 'Neg', 'Pad', 'Relu', 'Reshape', 'Slice', 'SpaceToDepth',
+    'Split', 'Squeeze', 'Tile', 'Transpose', 'Unsqueeze', 'Where',
+})
+
+
+def rounding_half(content: bytes) -> bytes:
+    """
+    Return a graph of float16 as one of float32 that rounds as float16 does.
+
+    A processor has no kernels for float16: its runtime computes in float32, and leaves out the
+    rounding between operators. Here every result that the graph says is float16 goes through
+    float16, weights are widened, and only the sums inside an operator are float32, as in the
+    hardware of a GPU. Values beyond 65504 become infinite. A graph without float16 is not changed.
+
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    float16, float32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    halves = {info.name for info in [*inferred.value_info, *inferred.input, *inferred.output]
+              if info.type.tensor_type.elem_type == float16}
+    for tensor in every_tensor(model):
+        if tensor.data_type == float16:
+            wide = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        is_cast = node.op_type == 'Cast'
+        for entry in node.attribute:
+            if is_cast and entry.name == 'to' and entry.i == float16:
+                entry.i = float32
+        if node.op_type in _EXACT:
+            continue
+        for index, name in enumerate(node.output):
+            if name in halves:
+                wide, half = f'{name}_in_32_bits', f'{name}_in_16_bits'
+                node.output[index] = wide
+                nodes += [onnx.helper.make_node('Cast', [wide], [half], to=float16),
+                          onnx.helper.make_node('Cast', [half], [name], to=float32)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]
+    return bytes(model.SerializeToString())
+
+
+def whole_graph(path: Path) -> bytes:
+    """
+    Return an ONNX file with every weight in it, also those that lie in another file.
+
+    Its hash names what a runtime computes, and a runtime that is given bytes looks for nothing
+    beside the working folder. What is no graph is returned as it is: the runtime will say so.
+
+    """
+    import onnx
+
+    data = path.read_bytes()
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except Exception:  # noqa: B902  protobuf's own error class has moved between versions
+        return data
+    if not any(tensor.external_data for tensor in every_tensor(model)):
+        return data
+    return bytes(onnx.load(str(path)).SerializeToString())
+
+
+def read_graph(path: Path) -> Any:
+    """Return the graph of an ONNX file without its external weights, or raise ModelBundleError."""
+    import onnx
+
+    try:
+        return onnx.load(str(path), load_external_data=False).graph
+    except Exception as err:  # protobuf's own error class has moved between versions
+        raise ModelBundleError(f'{path} is no ONNX file ({err})', fix=COMPILE) from err
+
+
+def input_tensors(graph: Any) -> _Tensors:
+    """Return type and shape of each input that is no weight; old files list weights too."""
+    weights = {weight.name for weight in graph.initializer}
+    return _tensors(info for info in graph.input if info.name not in weights)
+
+
+def _tensors(infos: Iterable[Any]) -> _Tensors:
+    """Return type and shape by name; a symbolic axis is None."""
+    import onnx
+
+    found: _Tensors = {}
+    for info in infos:
+        kind = info.type.tensor_type
+        name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        dims = [dim.dim_value if dim.HasField('dim_value') else None for dim in kind.shape.dim]
+        found[info.name] = (f'tensor({name})', dims)
+    return found
+
+
+def _require_tensors(what: str, found: _Tensors, wanted: _Tensors) -> None:
+    if set(found) != set(wanted):
+        raise ModelBundleError(f'{what} {sorted(found)}', f'{sorted(wanted)} as the card says',
+                               COMPILE)
+    for name, (kind, shape) in wanted.items():
+        if found[name] != (kind, shape):
+            raise ModelBundleError(
+                f'{what} {name!r} as {found[name][0]} {found[name][1]}',
+                f'{kind} {shape} as the card says', COMPILE,
+            )
+
+
+# -------------------------------------------------------------------------------------------------
+# Threads, passes at once, memory.
+
+_CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
+# Beyond this many passes a call the fixed cost of a call no longer shows.
+MAX_CHUNK = 20
+MEGABYTE = 2**20
+_FLOAT_BYTES = 4
+
+
 def usable_threads(wanted: int) -> int:
     """
     Return the threads asked for, or with 0 as many as this process may use.
@@ -167,7 +413,7 @@ class Chunking:
     reason: str
 
 
-def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int, fixed: int = 0) -> Chunking:
+def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int) -> Chunking:
     """
     Split T passes in chunks of nearly the same size that fit in the budget.
 
@@ -179,18 +425,13 @@ def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int, fixed: int = 0) 
         Memory that one more pass in a chunk takes.
     budget_mb : int
         Memory that a chunk may take.
-    fixed : int
-        Passes that the head takes, if it takes no other number; 0 if it takes any.
 
     Returns
     -------
     Chunking
-        At least one pass, at most `MAX_CHUNK`, whatever the budget; `fixed` if that is given.
+        At least one pass, at most `MAX_CHUNK`, whatever the budget.
 
     """
-    if fixed:
-        size = f'{bytes_a_pass / MEGABYTE:.1f} MB a pass'
-        return Chunking(fixed, f'the head takes no other number: {size}')
     fitting = budget_mb * MEGABYTE // max(bytes_a_pass, 1)
     limit = max(1, min(total, fitting, MAX_CHUNK))
     passes = math.ceil(total / math.ceil(total / limit))
@@ -201,3 +442,178 @@ def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int, fixed: int = 0) 
         return Chunking(passes, f'all fit at once: {size}')
     bound = 'the budget' if fitting < MAX_CHUNK else f'the bound of {MAX_CHUNK} a chunk'
     return Chunking(passes, f'equal chunks within {bound}: {size}')
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """
+    What the tensors of a frame take at most, in bytes; the runtime's own code is not in it.
+
+    Attributes
+    ----------
+    passes, chunk : int
+        T, and how many of them run at once.
+    bytes_a_pass, mask_bytes_a_pass : int
+        What one more pass in a chunk takes, and its masks alone, which are in it.
+    total : int
+        Weights, the trunk or the head with one chunk, whichever takes more, and the sums.
+    budget_mb : int
+        The budget that the chunk was chosen by, for `memory_budget_mb`.
+
+    """
+
+    passes: int
+    chunk: int
+    bytes_a_pass: int
+    mask_bytes_a_pass: int
+    total: int
+    budget_mb: int
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Return what the passes that run at once take."""
+        return self.chunk * self.bytes_a_pass
+
+    @property
+    def exceeds(self) -> bool:
+        """Say whether even the smallest chunk takes more than the budget."""
+        return self.chunk_bytes > self.budget_mb * MEGABYTE
+
+    def facts(self) -> dict[str, float]:
+        """Return the figures in MB, for scripts."""
+        sizes = {'a_pass_mb': self.bytes_a_pass, 'masks_a_pass_mb': self.mask_bytes_a_pass,
+                 'chunk_mb': self.chunk_bytes, 'total_mb': self.total}
+        return {'passes': self.passes, 'chunk': self.chunk, 'budget_mb': self.budget_mb,
+                **{name: round(size / MEGABYTE, 1) for name, size in sizes.items()}}
+
+    def text(self) -> str:
+        """Return the figures as a line for people."""
+        found = self.facts()
+        return (f'memory: {found["chunk_mb"]:g} MB for {self.chunk} of {self.passes} passes at '
+                f'once ({found["a_pass_mb"]:g} MB a pass, {found["masks_a_pass_mb"]:g} MB of it '
+                f'masks), about {found["total_mb"]:g} MB with weights, trunk and sums; the '
+                'runtime itself is not in it')
+
+
+def _estimate(
+    card: ModelCard, trunk: onnx.ModelProto, head: onnx.ModelProto, settings: Settings
+) -> MemoryEstimate:
+    """Estimate what a bundle takes on a CPU, from its graphs, if nothing is fused."""
+    passes, a_pass = passes_of(card, settings), _bytes_a_pass(head)
+    chunk = choose_chunk(passes, a_pass, settings.memory_budget_mb).passes
+    weights = sum(_FLOAT_BYTES * math.prod(tensor.dims) for model in (trunk, head)
+                  for tensor in model.graph.initializer)
+    maps = card.input.height * card.input.width * (2 * card.num_classes + 8)
+    return MemoryEstimate(
+        passes, chunk, a_pass, _FLOAT_BYTES * sum(math.prod(s.shape) for s in card.dropout_sites),
+        weights + max(_peak_bytes(trunk, 1), _peak_bytes(head, chunk)) + _FLOAT_BYTES * maps,
+        settings.memory_budget_mb)
+
+
+def memory_of_files(
+    card: ModelCard, files: Mapping[str, bytes], most_mb: int | None = None
+) -> MemoryEstimate:
+    """
+    Estimate what files of a bundle take before they are written.
+
+    Parameters
+    ----------
+    card, files : ModelCard, mapping of str to bytes
+        Of the bundle to be.
+    most_mb : int, optional
+        What the tensors of a frame may take, with weights, trunk and sums.
+
+    Returns
+    -------
+    MemoryEstimate
+        With the default budget of a chunk, or the largest with which a frame takes no more than
+        `most_mb`.
+
+    Raises
+    ------
+    ConfigError
+        If a frame takes more even with the smallest chunk.
+
+    """
+    import onnx
+
+    trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, HEAD_FILE))
+    found = _estimate(card, trunk, head, Settings())
+    if most_mb is None:
+        return found
+    for chunk in range(found.chunk - 1, 0, -1):
+        if found.total <= most_mb * MEGABYTE:
+            break
+        budget = max(1, math.ceil(chunk * found.bytes_a_pass / MEGABYTE))
+        if budget < found.budget_mb:
+            found = _estimate(card, trunk, head, Settings(memory_budget_mb=budget))
+    if found.total > most_mb * MEGABYTE:
+        raise ConfigError(
+            f'a frame takes {found.total / MEGABYTE:.1f} MB with {found.chunk} of '
+            f'{found.passes} passes at once, {found.chunk_bytes / MEGABYTE:.1f} MB of it theirs',
+            f'at most {most_mb} MB, as was asked for',
+            'compile for a smaller input; fewer passes do not help, since they run in chunks')
+    return found
+
+
+def head_bytes_a_pass(head_path: Path) -> int:
+    """
+    Estimate how much memory one more pass takes in the head.
+
+    Parameters
+    ----------
+    head_path : Path
+        A graph whose only symbolic axis is the pass.
+
+    Returns
+    -------
+    int
+        By how much the largest sum of tensors that live at the same time grows, if nodes run in
+        the order of the file and nothing is fused: an upper bound of what a runtime needs.
+
+    """
+    import onnx
+
+    return _bytes_a_pass(onnx.load(str(head_path)))
+
+
+def _bytes_a_pass(model: onnx.ModelProto) -> int:
+    # Many passes, so that tensors without a pass axis do not decide where the peak is.
+    growth = _peak_bytes(model, 2 * MAX_CHUNK) - _peak_bytes(model, MAX_CHUNK)
+    return max(math.ceil(growth / MAX_CHUNK), 1)
+
+
+def _peak_bytes(model: Any, passes: int) -> int:
+    """Return the largest total of live tensors in bytes, with T fixed."""
+    sizes = _tensor_bytes(model, passes)
+    nodes = model.graph.node
+    last_use = {name: index for index, node in enumerate(nodes) for name in node.input}
+    outputs = {info.name for info in model.graph.output}
+    live = sum(sizes.get(info.name, 0) for info in model.graph.input)
+    peak = live
+    for index, node in enumerate(nodes):
+        live += sum(sizes.get(name, 0) for name in node.output)
+        peak = max(peak, live)
+        ended = {name for name in [*node.input, *node.output] if name not in outputs
+                 and last_use.get(name, index) == index}
+        live -= sum(sizes.get(name, 0) for name in ended)
+    return peak
+
+
+def _tensor_bytes(model: Any, passes: int) -> dict[str, int]:
+    import onnx
+
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    del fixed.graph.value_info[:]  # they would hold the symbolic axis
+    for info in [*fixed.graph.input, *fixed.graph.output]:
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = passes
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+    sizes = {}
+    for info in [*inferred.input, *inferred.value_info, *inferred.output]:
+        kind = info.type.tensor_type
+        itemsize = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        sizes[info.name] = itemsize * math.prod(dim.dim_value for dim in kind.shape.dim)
+    return sizes

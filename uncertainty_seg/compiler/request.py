@@ -20,7 +20,7 @@ import re
 import sys
 from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.backends.graph_files import memory_of_files, MemoryEstimate
+from uncertainty_seg.backends.runner import memory_of_files, MemoryEstimate
 from uncertainty_seg.compiler.algebra.feature_output import AUTO
 from uncertainty_seg.compiler.checks.distribution_check import (
     check_distribution,

@@ -52,7 +52,7 @@ from uncertainty_seg.backends.gpu.tensorrt import (
     Runtime,
     TensorRtBackend,
 )
-from uncertainty_seg.backends.graph_files import STATISTICS
+from uncertainty_seg.backends.runner import STATISTICS
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.frame_loop import FrameLoop

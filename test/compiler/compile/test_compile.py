@@ -253,15 +253,14 @@ def test_compile_says_what_memory_the_passes_take_and_warns_above_the_budget(
     compile_: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip('torch')
-    from uncertainty_seg.backends import graph_files, runner
+    from uncertainty_seg.backends import runner
 
     code, out, err = compile_('nets_of_a_user:Net', '--passes', '7')
     assert (code, err) == (0, '')
     memory = json.loads(out.splitlines()[-1])['memory']
     assert (memory['passes'], memory['chunk'], memory['budget_mb']) == (7, 7, 64)
     assert out.startswith('memory: 0 MB for 7 of 7 passes at once')
-    for module in (graph_files, runner):
-        monkeypatch.setattr(module, 'MEGABYTE', 1)
+    monkeypatch.setattr(runner, 'MEGABYTE', 1)
     code, out, err = compile_('nets_of_a_user:Net', '--passes', '7')
     memory = json.loads(out.splitlines()[-1])['memory']
     assert code == 0 and memory['chunk'] == 1 and memory['total_mb'] > memory['chunk_mb'] > 64
@@ -274,14 +273,13 @@ def test_a_bundle_above_the_memory_that_is_given_is_refused(
     compile_: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip('torch')
-    from uncertainty_seg.backends import graph_files, runner
+    from uncertainty_seg.backends import runner
 
     code, out, err = compile_('nets_of_a_user:Net', '--memory-mb', '5')
     assert (code, err) == (0, '')
     assert 'it stays below 5 MB with memory_budget_mb: 64' in out
     shutil.rmtree('bundle')
-    for module in (graph_files, runner):
-        monkeypatch.setattr(module, 'MEGABYTE', 1)
+    monkeypatch.setattr(runner, 'MEGABYTE', 1)
     code, out, err = compile_('nets_of_a_user:Net', '--memory-mb', '100')
     assert code == 2 and 'at most 100 MB' in err
     assert not Path('bundle').exists()

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
-from uncertainty_seg.backends.graph_files import (
+from uncertainty_seg.backends.runner import (
     COMPILE,
     IMAGE,
     LOGITS,
     rounding_half,
     whole_graph,
-    with_masks,
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -62,13 +61,12 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._trunk: Any = self._open_session(bundle.trunk_path)
         self._head_path = bundle.head_path
         self._head: Any = self._open_session(bundle.head_path)
-        self._bank_heads: dict[int, Any] = {}
         self._tensors: dict[str, Any] = {}
         self._buffer = np.empty((0, *self._card.logits_shape), np.float32)
         _log.info('onnxruntime %s, %d threads%s', self._ort.__version__, self._threads,
                   ', fp16 simulated' if self.precision == 'fp16' else '')
 
-    def _open_session(self, path: Path, content: bytes | None = None) -> Any:
+    def _open_session(self, path: Path) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -79,11 +77,10 @@ class OnnxRuntimeBackend(StreamingBackend):
         # For as long as operators are apart and no longer: where other programs want the cores,
         # threads that spin for a millisecond keep each other from the work that they wait for.
         options.add_session_config_entry('session.intra_op.spin_duration_us', str(SPIN_US))
-        if self.precision == 'fp16':
-            content = rounding_half(content or whole_graph(path))
         try:
             return self._ort.InferenceSession(
-                content or str(path), options, providers=['CPUExecutionProvider']
+                rounding_half(whole_graph(path)) if self.precision == 'fp16' else str(path),
+                options, providers=['CPUExecutionProvider'],
             )
         except Exception as err:  # as in run
             raise ModelBundleError(f'onnxruntime cannot open {path} ({err})', fix=COMPILE) from err
@@ -94,13 +91,10 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._tensors = {
             IMAGE: image, **dict(zip(self._names.trunk_outputs, features, strict=True))}
 
-    def _run_head(self, parts: PassInputs, passes: int, bank: int | None) -> NDArray[np.float32]:
-        head = self._head if bank is None else self._bank_head(parts, bank)
-        binding = head.io_binding()
+    def _run_head(self, parts: PassInputs, passes: int) -> NDArray[np.float32]:
+        binding = self._head.io_binding()
         for name in self._names.head_inputs:
             if name in parts:
-                if bank is not None and name not in self._lazy:
-                    continue
                 binding.bind_cpu_input(name, parts[name])
             else:
                 binding.bind_ortvalue_input(name, self._tensors[name])
@@ -108,23 +102,12 @@ class OnnxRuntimeBackend(StreamingBackend):
             self._buffer = np.empty((passes, *self._card.logits_shape), np.float32)
         logits = self._buffer[:passes]
         binding.bind_ortvalue_output(LOGITS, self._ort.OrtValue.ortvalue_from_numpy(logits))
-        head.run_with_iobinding(binding)
+        self._head.run_with_iobinding(binding)
         return logits
 
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
         return np.array(self._tensors[name].numpy())
 
-    def _bank_head(self, parts: PassInputs, bank: int) -> Any:
-        """Return the head with a chunk of masks of channels as constants."""
-        if bank not in self._bank_heads:
-            content = with_masks(self._head_path, self._constants(parts))
-            self._bank_heads[bank] = self._open_session(self._head_path, content)
-        return self._bank_heads[bank]
-
-    def _forget_bank(self) -> None:
-        self._bank_heads = {}
-
     def _free(self) -> None:
         self._trunk = self._head = None
         self._tensors = {}
-        self._bank_heads = {}

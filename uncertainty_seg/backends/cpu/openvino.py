@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
-from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
+from uncertainty_seg.backends.runner import COMPILE, IMAGE, LOGITS
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import PassInputs
@@ -81,7 +81,6 @@ class OpenVinoBackend(StreamingBackend):
         self._trunk: Any = self._compile(bundle.trunk_path, trunk)
         self._trunk_call: Any = self._trunk.create_infer_request()
         self._head_calls: dict[int, Any] = {}
-        self._bank_calls: dict[int, Any] = {}
         _log.info('openvino %s, %d threads, %s', self._ov.__version__, self._threads,
                   self.precision)
 
@@ -101,12 +100,10 @@ class OpenVinoBackend(StreamingBackend):
         self._trunk_call.set_tensor(IMAGE, self._batch)
         self._trunk_call.infer()
 
-    def _run_head(self, parts: PassInputs, passes: int, bank: int | None) -> NDArray[np.float32]:
-        call = self._head_call(passes) if bank is None else self._bank_call(parts, bank)
+    def _run_head(self, parts: PassInputs, passes: int) -> NDArray[np.float32]:
+        call = self._head_call(passes)
         for name in self._names.head_inputs:
             if name in parts:
-                if bank is not None and name not in self._lazy:
-                    continue
                 tensor = self._shared(parts[name])
             else:
                 tensor = self._batch if name == IMAGE else self._trunk_call.get_tensor(name)
@@ -124,22 +121,11 @@ class OpenVinoBackend(StreamingBackend):
             while len(self._head_calls) >= _MAX_HEADS:
                 del self._head_calls[next(iter(self._head_calls))]
             model = self._head.clone()
-            if self._card.dropout_sites and not self._card.chunk:
+            if self._card.dropout_sites:
                 model.reshape({site.name: [passes, *site.shape]
                                for site in self._card.dropout_sites})
             self._head_calls[passes] = self._compile(self._head_path, model).create_infer_request()
         return self._head_calls[passes]
-
-    def _bank_call(self, parts: PassInputs, bank: int) -> Any:
-        """Return the call of the head with a chunk of masks of channels as constants."""
-        if bank not in self._bank_calls:
-            model = self._core.read_model(with_masks(
-                self._head_path, self._constants(parts)))
-            self._bank_calls[bank] = self._compile(self._head_path, model).create_infer_request()
-        return self._bank_calls[bank]
-
-    def _forget_bank(self) -> None:
-        self._bank_calls = {}
 
     def _shared(self, values: NDArray[Any]) -> Any:
         """Return a tensor on the memory of an array, which it keeps alive."""

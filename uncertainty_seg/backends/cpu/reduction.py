@@ -691,8 +691,7 @@ class CoarseReduction:
         ----------
         sums : mapping of str to ndarray of float64
             'sum_p', 'votes' (C, hl, wl), 'sum_entropy' in nats, 'sum_p2' (hl, wl), and
-            'sum_logits' (C, hl, wl) if a map of logits is asked for. Where a part was added and
-            subtracted again they may be a hair below zero.
+            'sum_logits' (C, hl, wl) if a map of logits is asked for.
         passes : int
             T.
         request : MapRequest
@@ -705,12 +704,11 @@ class CoarseReduction:
 
         """
         count = self._shape[0]
-        means = np.concatenate([np.maximum(sums['sum_p'], 0), sums['sum_entropy'][None],
+        means = np.concatenate([sums['sum_p'], sums['sum_entropy'][None],
                                 sums['sum_p2'][None]]) / passes
-        votes = np.minimum(sums['votes'], passes)
         logits = sums['sum_logits'].reshape(count, -1) if request.of_logits else None
         return self._maps_of(means.reshape(count + 2, -1).astype(np.float32),
-                             votes.reshape(count, -1), logits, passes, request)
+                             sums['votes'].reshape(count, -1), logits, passes, request)
 
     def _maps_of(
         self, means: Floats, votes: NDArray[Any], logits: NDArray[np.float64] | None, count: int,

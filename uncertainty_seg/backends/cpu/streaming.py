@@ -18,16 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.cpu.reduction import CoarseReduction, Reduction
-from uncertainty_seg.backends.graph_files import GraphNames, head_bytes_a_pass, require_graphs
 from uncertainty_seg.backends.runner import (
     choose_chunk,
+    GraphNames,
+    head_bytes_a_pass,
+    require_graphs,
     require_inputs,
     Runner,
     usable_threads,
 )
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
-from uncertainty_seg.core.dropout_masks import LazyRows, Masks, PassInputs
+from uncertainty_seg.core.dropout_masks import Masks, PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
@@ -68,15 +70,11 @@ class StreamingBackend(Runner):
     is_padded = False
 
     def __init__(self, bundle: ModelBundle, settings: Settings) -> None:
-        self._card = card = bundle.card
-        self.precision = precision_of(card, settings.precision)
+        self._card = bundle.card
+        self.precision = precision_of(self._card, settings.precision)
         self.reduction = reduction_of(bundle, settings)
         self._threads = usable_threads(settings.threads)
         self._budget_mb = settings.memory_budget_mb
-        # Weights that are gathered by masks which never change are constants to the runtime.
-        self._has_bank = card.chunk > 0 and settings.mask_policy == 'fixed'
-        self._bank: Masks | None = None
-        self._lazy: frozenset[str] = frozenset()
         self._import()
         self._require_precision()
         self._open(bundle)
@@ -126,23 +124,12 @@ class StreamingBackend(Runner):
         """Run the trunk on (1, h, w, 3) and keep its outputs for the head."""
 
     @abc.abstractmethod
-    def _run_head(self, parts: PassInputs, passes: int, bank: int | None) -> NDArray[np.float32]:
-        """
-        Return the logits of some passes, in a buffer that the next call overwrites.
-
-        `bank` identifies a chunk of masks that is the same in every frame, so that a head may be
-        opened for it with these masks as constants, but for those of `self._lazy`: they are too
-        large to be kept for every chunk. It is None where masks change.
-
-        """
+    def _run_head(self, parts: PassInputs, passes: int) -> NDArray[np.float32]:
+        """Return the logits of some passes, in a buffer that the next call overwrites."""
 
     @abc.abstractmethod
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
         """Return an output of the trunk of the last image, in an array of its own."""
-
-    @abc.abstractmethod
-    def _forget_bank(self) -> None:
-        """Release the heads that were opened for chunks of masks."""
 
     @abc.abstractmethod
     def _free(self) -> None:
@@ -204,27 +191,14 @@ class StreamingBackend(Runner):
 
         Masks of elements are drawn here, for these passes only.
         """
-        wanted = chunk if self.is_padded or self._card.chunk else stop - first
+        wanted = chunk if self.is_padded else stop - first
         parts = {name: _padded(mask[first:stop], wanted) for name, mask in masks.items()}
-        return self._run_head(parts, wanted, self._bank_of(masks, first))[:stop - first]
-
-    def _bank_of(self, masks: Masks, first: int) -> int | None:
-        if not self._has_bank:
-            return None
-        if masks is not self._bank:
-            self._forget_bank()
-            self._bank = masks
-            self._lazy = frozenset(n for n, rows in masks.items() if isinstance(rows, LazyRows))
-        return first
-
-    def _constants(self, parts: PassInputs) -> PassInputs:
-        """Return the masks of a chunk that a head may have as constants."""
-        return {name: part for name, part in parts.items() if name not in self._lazy}
+        return self._run_head(parts, wanted)[:stop - first]
 
     def _chunk(self, passes: int) -> int:
         """Return how many passes run at once, chosen once for each T."""
         if passes not in self._chunks:
-            found = choose_chunk(passes, self._bytes_a_pass, self._budget_mb, self._card.chunk)
+            found = choose_chunk(passes, self._bytes_a_pass, self._budget_mb)
             self._chunks[passes] = found.passes
             _log.info('T=%d in chunks of %d: %s', passes, found.passes, found.reason)
         return self._chunks[passes]

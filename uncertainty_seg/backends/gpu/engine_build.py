@@ -36,7 +36,9 @@ from uncertainty_seg.backends.gpu.nvidia import (
     Shape,
     TensorRt,
 )
-from uncertainty_seg.backends.graph_files import (
+from uncertainty_seg.backends.runner import (
+    choose_chunk,
+    Chunking,
     coarse_statistics,
     COMPILE,
     head_bytes_a_pass,
@@ -44,7 +46,6 @@ from uncertainty_seg.backends.graph_files import (
     read_graph,
     whole_graph,
 )
-from uncertainty_seg.backends.runner import choose_chunk, Chunking
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle, reduction_of
 from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import (
@@ -131,8 +132,7 @@ class BundleEngines:
     """
     The engines of a bundle: the trunk runs once a frame, the head once a chunk of passes.
 
-    `chunking` says how many passes a call of the head takes at most; exactly, if the card has a
-    chunk.
+    `chunking` says how many passes a call of the head takes at most.
 
     """
 
@@ -184,8 +184,7 @@ def engines_of(
         card.num_classes, card.input.height, card.input.width)
     # The head's tensors are freed when the reduction's are largest.
     bytes_a_pass = max(head_bytes_a_pass(bundle.head_path), 4 * _PLANES * math.prod(plane))
-    chunking = choose_chunk(passes_of(card, settings), bytes_a_pass, settings.memory_budget_mb,
-                            card.chunk)
+    chunking = choose_chunk(passes_of(card, settings), bytes_a_pass, settings.memory_budget_mb)
     spec = EngineSpec(precision, {}, compute_capabilities)
     head_spec = dataclasses.replace(
         spec, profiles=_profiles(path, chunking.passes),

@@ -54,17 +54,19 @@ from uncertainty_seg.backends.gpu.nvidia import (
     Shape,
     TensorRt,
 )
-from uncertainty_seg.backends.graph_files import (
+from uncertainty_seg.backends.runner import (
     given_statistics,
     GraphNames,
     IMAGE,
     INV_TEMPERATURE,
     require_graphs,
+    require_inputs,
     require_statistics,
+    Runner,
     STATISTICS,
     SUM_LOGITS,
+    usable_threads,
 )
-from uncertainty_seg.backends.runner import require_inputs, Runner, usable_threads
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import Masks
@@ -328,76 +330,35 @@ class TensorRtBackend(Runner):
 
 
 # -------------------------------------------------------------------------------------------------
-# How T passes become calls of the head, their masks, and their sums. A head with statistics
-# returns sums and not passes, and a surplus pass cannot be taken out of a sum. A head that takes
-# any number is therefore given no more passes than are left; a head with a fixed number is given
-# the last pass repeatedly, and what that adds is subtracted by one more call.
+# How T passes become calls of the head, their masks, and their sums.
 
 
-@dataclass(frozen=True)
-class Part:
+def split_passes(passes: int, limit: int) -> list[slice]:
     """
-    One call of the head.
-
-    Attributes
-    ----------
-    first, stop : int
-        Its passes of the T.
-    size : int
-        Passes that the head is given: beyond `stop` the last is repeated.
-    counted : int
-        Passes that its sums count for; negative if they are subtracted.
-    share : float
-        Factor of its sums.
-
-    """
-
-    first: int
-    stop: int
-    size: int
-    counted: int
-    share: float = 1.0
-
-
-def split_passes(passes: int, limit: int, fixed: int = 0) -> tuple[Part, ...]:
-    """
-    Split T passes into calls of at most `limit` passes, or of exactly `fixed` if that is not 0.
+    Split T passes into calls of at most `limit` passes.
 
     All parts have one size, unless T has no divisor between half of `limit` and `limit`: a call of
     another size would have to be recorded again in every frame.
 
     """
-    if fixed:
-        return _padded(passes, fixed)
     limit = max(1, min(limit, passes))
     divisors = [n for n in range(limit // 2 + 1, limit + 1) if passes % n == 0]
     size = divisors[-1] if divisors else -(-passes // -(-passes // limit))
-    edges = [*range(0, passes, size), passes]
-    return tuple(Part(first, stop, stop - first, stop - first)
-                 for first, stop in zip(edges, edges[1:], strict=False))
-
-
-def _padded(passes: int, size: int) -> tuple[Part, ...]:
-    parts = [Part(first, min(first + size, passes), size, size)
-             for first in range(0, passes, size)]
-    extra = len(parts) * size - passes
-    if extra:
-        parts.append(Part(passes - 1, passes, size, -extra, -extra / size))
-    return tuple(parts)
+    return [slice(first, min(first + size, passes)) for first in range(0, passes, size)]
 
 
 class MaskBank:
     """
     Buffers for the masks of T passes, which keep their addresses: CUDA graphs hold them.
 
-    Masks are copied when others come. `buffers` has, for each part, a buffer (part.size,
-    *site.shape) for each site, because an engine takes aligned addresses only.
+    Masks are copied when others come. Each part has a buffer for each site, because an engine
+    takes aligned addresses only.
 
     """
 
-    def __init__(self, card: ModelCard, parts: Sequence[Part], memory: CudaMemory) -> None:
+    def __init__(self, card: ModelCard, parts: Sequence[slice], memory: CudaMemory) -> None:
         self._parts, self._memory = parts, memory
-        self._both = [{site.name: memory.inlet((part.size, *site.shape), np.float32)
+        self._both = [{site.name: memory.inlet((part.stop - part.start, *site.shape), np.float32)
                        for site in card.dropout_sites} for part in parts]
         self.buffers = [{name: buffer for name, (buffer, _) in both.items()}
                         for both in self._both]
@@ -410,11 +371,8 @@ class MaskBank:
             return
         self._loaded = None
         for part, both in zip(self._parts, self._both, strict=True):
-            given = part.stop - part.first
             for name, (buffer, filled) in both.items():
-                rows = filled.numpy()
-                rows[:given] = masks[name][part.first:part.stop]
-                rows[given:] = rows[given - 1]
+                filled.numpy()[...] = masks[name][part]
                 self._memory.copy(buffer, filled)
         self._loaded = masks
 
@@ -435,29 +393,28 @@ class HostSums:
     def __init__(self, shapes: Mapping[str, Shape], memory: CudaMemory) -> None:
         self.shapes, self._memory = shapes, memory
         self._landed: list[dict[str, CudaBuffer]] = []  # for each call of a frame
-        self._calls: list[tuple[int, float]] = []  # passes and share of each
+        self._num_calls = 0
 
     def reset(self) -> None:
         """Begin a frame."""
-        self._calls = []
+        self._num_calls = 0
 
-    def add(self, statistics: Mapping[str, CudaBuffer], passes: int, share: float) -> None:
-        """Enqueue copies of the sums of some passes, which count for `passes` times `share`."""
-        index = len(self._calls)
-        if index == len(self._landed):
+    def add(self, statistics: Mapping[str, CudaBuffer]) -> None:
+        """Enqueue copies of the sums of a call."""
+        if self._num_calls == len(self._landed):
             self._landed.append({name: self._memory.host(shape, np.float32)
                                  for name, shape in self.shapes.items()})
-        for name, landed in self._landed[index].items():
+        for name, landed in self._landed[self._num_calls].items():
             self._memory.copy(landed, statistics[name])
-        self._calls.append((passes, share))
+        self._num_calls += 1
 
-    def totals(self) -> tuple[dict[str, NDArray[np.float64]], int]:
-        """Return the sums over all passes, and how many these are."""
+    def totals(self) -> dict[str, NDArray[np.float64]]:
+        """Return the sums over all passes."""
         sums = {name: np.zeros(shape) for name, shape in self.shapes.items()}
-        for landed, (_, share) in zip(self._landed, self._calls, strict=False):
+        for landed in self._landed[:self._num_calls]:
             for name, total in sums.items():
-                total += share * landed[name].numpy()
-        return sums, sum(passes for passes, _ in self._calls)
+                total += landed[name].numpy()
+        return sums
 
 
 # -------------------------------------------------------------------------------------------------
@@ -532,9 +489,9 @@ class FrameRunner:
         self._trunk_call.enqueue()
         marks.append(memory.mark())
         self._sums.reset()
-        for part, call in zip(plan.parts, plan.calls, strict=True):
+        for call in plan.calls:
             call.enqueue()
-            self._sums.add(self._statistics, part.counted, part.share)
+            self._sums.add(self._statistics)
         for planes, host in self._features:
             memory.copy(host, planes)
         marks.append(memory.mark())
@@ -546,7 +503,7 @@ class FrameRunner:
             self._trunk.keep_kernels()
             self._head.keep_kernels()
         start_s = time.perf_counter()
-        maps = self._maps.of(*self._sums.totals(), request)
+        maps = self._maps.of(self._sums.totals(), passes, request)
         for _, host in self._features:
             maps = maps.with_features(host.numpy().copy())
         self.timings_ms['reduction'] = (time.perf_counter() - start_s) * 1e3
@@ -584,15 +541,16 @@ class FrameRunner:
         """Return the calls for T passes, which replace those for another T."""
         if passes not in self._plans:
             self._plans = {}
-            parts = split_passes(passes, self._chunk, self._card.chunk)
+            parts = split_passes(passes, self._chunk)
             bank = MaskBank(self._card, parts, self._memory)
             # A context has one shape at a time, and what was recorded holds for that shape.
-            is_uniform = len({part.size for part in parts}) == 1
+            sizes = [part.stop - part.start for part in parts]
+            is_uniform = len(set(sizes)) == 1
             recording = self.recording if is_uniform else Recording(False)
             calls = [_Call(self._head, {**self._fixed, **buffers}, recording)
                      for buffers in bank.buffers]
-            self._plans[passes] = _HeadCalls(parts, bank, calls)
-            _log.info('T=%d in calls of %s passes%s', passes, '+'.join(str(p.size) for p in parts),
+            self._plans[passes] = _HeadCalls(bank, calls)
+            _log.info('T=%d in calls of %s passes%s', passes, '+'.join(map(str, sizes)),
                       '' if recording.is_on else ', not recorded')
         return self._plans[passes]
 
@@ -642,8 +600,8 @@ def _statistics_shapes(
 class _HeadCalls:
     """The calls of the head for T passes, and the masks they read."""
 
-    def __init__(self, parts: tuple[Part, ...], bank: MaskBank, calls: list[_Call]) -> None:
-        self.parts, self.bank, self.calls = parts, bank, calls
+    def __init__(self, bank: MaskBank, calls: list[_Call]) -> None:
+        self.bank, self.calls = bank, calls
         self.has_run = False
 
     def clear(self) -> None:
