@@ -81,8 +81,9 @@ def torch_eager(bundle: ModelBundle, image: Any, passes: int, threads: int) -> C
         import torch
     except ImportError:
         return None
-    from uncertainty_seg.training.fit.augmentation import normalise
-    from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
+    from uncertainty_seg.training.batches import normalise
+    from uncertainty_seg.training.networks import PyramidNet
+    from uncertainty_seg.training.recipes import DropoutPlan
 
     torch.set_num_threads(threads)
     net = PyramidNet(bundle.card.num_classes, DropoutPlan(head=0.5)).eval()

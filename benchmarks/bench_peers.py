@@ -95,7 +95,8 @@ def torch_net(task: Task) -> tuple[Any, Any]:
     """Return torch and the network of the bundle with random weights, dropout on."""
     import torch
 
-    from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
+    from uncertainty_seg.training.networks import PyramidNet
+    from uncertainty_seg.training.recipes import DropoutPlan
 
     if task.bundle.card.name != 'pipeline':
         raise ValueError(f'torch would build the network of pipeline, not {task.bundle.card.name}')
@@ -110,7 +111,7 @@ def torch_net(task: Task) -> tuple[Any, Any]:
 
 def torch_image(task: Task) -> Any:
     """Normalise as the network was trained with."""
-    from uncertainty_seg.training.fit.augmentation import normalise
+    from uncertainty_seg.training.batches import normalise
 
     return normalise(task.image[None])
 

@@ -49,7 +49,8 @@ from uncertainty_seg.core.dropout_masks import make_masks
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.uncertainty import maps_from_coarse_logits
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
-from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
+from uncertainty_seg.training.networks import PyramidNet
+from uncertainty_seg.training.recipes import DropoutPlan
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLANS = {'head': DropoutPlan(head=0.5), 'decoder': DropoutPlan(0.1, 0.1, 0.1, 0.1, 0.0),

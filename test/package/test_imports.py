@@ -26,7 +26,7 @@ ROOMS = {
     'calibration': {'core', 'backends', 'storage', 'sim'},
     'data': {'core', 'backends', 'storage', 'calibration'},
     'compiler': {'core', 'backends', 'storage', 'sim'},
-    'training': {'core', 'storage', 'calibration', 'data', 'compiler'},
+    'training': {'core', 'backends', 'storage', 'calibration', 'data', 'compiler'},
     'cli': {'core', 'backends', 'storage', 'calibration', 'data', 'sim', 'compiler', 'training'},
     '__main__': {'cli'},
 }

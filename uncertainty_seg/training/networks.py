@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The shipped architecture: an encoder that was trained on ImageNet and a light feature pyramid.
+The included architecture, an ImageNet encoder and a light feature pyramid, and what any other is.
 
 It has no masks as inputs, trunk or head: a graph transform that takes any network makes those. It
 only has ordinary ``nn.Dropout2d`` modules with fixed names.
@@ -9,92 +9,17 @@ only has ordinary ``nn.Dropout2d`` modules with fixed names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.training.encoders import encoder_kind, new_encoder
-
-
-@dataclass(frozen=True)
-class DropoutPlan:
-    """
-    Rates of the dropout sites, 0 for none; the trunk ends at the first that is not 0.
-
-    Attributes
-    ----------
-    context, level16, level8, level4, head : float
-        Rate at the stride-32 context, after the pyramid blocks of stride 16, 8 and 4, and
-        before the classifier.
-    deep16, deep32 : float
-        Rate behind the last encoder layers of stride 16 and 32, for all that follows.
-
-    """
-
-    context: float = 0.0
-    level16: float = 0.0
-    level8: float = 0.0
-    level4: float = 0.0
-    head: float = 0.5
-    deep16: float = 0.0
-    deep32: float = 0.0
-
-    @property
-    def sites(self) -> dict[str, float]:
-        """Return the rate of each site that has one."""
-        rates = {entry.name: float(getattr(self, entry.name)) for entry in fields(self)}
-        return {name: rate for name, rate in rates.items() if rate > 0}
-
-
-NO_DROPOUT = DropoutPlan(head=0.0)
-PLACES = {
-    'head': ('head',), 'decoder': ('context', 'level16', 'level8', 'level4'),
-    'deep_encoder': ('deep16', 'deep32'),
-    'everywhere': tuple(entry.name for entry in fields(DropoutPlan)),
-}
-
-
-def dropout_plan(text: str, rate: float = 0.5) -> DropoutPlan:
-    """
-    Read where dropout is and how much.
-
-    Parameters
-    ----------
-    text : str
-        Places or sites by commas, each with or without a rate: 'head', 'decoder=0.1,head=0.5'.
-        Places are the keys of `PLACES`, sites the fields of `DropoutPlan`; later ones win.
-    rate : float
-        Rate of those without one, in (0, 1).
-
-    Raises
-    ------
-    TrainingError
-        If a site or rate is none.
-
-    """
-    rates: dict[str, float] = {}
-    for part in text.split(','):
-        name, is_given, number = part.strip().partition('=')
-        sites = PLACES.get(name, (name,))
-        if not set(sites) <= set(PLACES['everywhere']):
-            raise TrainingError(f'no place {name!r} for dropout',
-                                f'one of {", ".join([*PLACES, *PLACES["everywhere"]])}')
-        rates |= dict.fromkeys(sites, _rate(number) if is_given else rate)
-    if not all(0 < value < 1 for value in rates.values()):
-        raise TrainingError(f'dropout {text!r} with the rates {sorted(set(rates.values()))}',
-                            'rates above 0 and below 1', 'leave a site out to switch it off')
-    return replace(NO_DROPOUT, **rates)
-
-
-def _rate(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise TrainingError(f'{text!r} as a rate of dropout', 'a number, as in head=0.5') from None
+from uncertainty_seg.training.recipes import DropoutPlan
 
 
 def _conv_bn(
@@ -173,11 +98,7 @@ class Pyramid(nn.Module):
 
         With a variance they are (N, 2C, h/4, w/4), logits and then log-variances.
         """
-        return self.classified(self.merged(taps))
-
-    def classified(self, merged: Tensor) -> Tensor:
-        """Return the output of what `merged` returns: last blocks and classifier."""
-        features = self.drop_head(self.final(merged))
+        features = self.drop_head(self.final(self.merged(taps)))
         if self.variance is None:
             return self.classifier(features)
         return torch.cat([self.classifier(features), self.variance(features)], 1)
@@ -191,11 +112,6 @@ class Pyramid(nn.Module):
             upsampled = F.interpolate(merged, scale_factor=2.0, mode='nearest')
             merged = self.drop_levels[index](self.blocks[index](finer + upsampled))
         return merged
-
-
-# What of the decoder is not its last blocks and classifier.
-_SHARED = ('laterals', 'context', 'blocks')
-FROZEN_PARTS = ('encoder', 'trunk')
 
 
 class PyramidNet(nn.Module):
@@ -230,31 +146,15 @@ class PyramidNet(nn.Module):
         self.drop_deep16 = nn.Dropout2d(dropout.deep16)
         self.drop_deep32 = nn.Dropout2d(dropout.deep32)
         self._taps, self.frozen_layers = kind.taps, frozen_layers
-        self._has_frozen_decoder = False
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (N, C, h/4, w/4) of a normalised image (N, 3, h, w)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._has_frozen_decoder):
-            merged = self.decoder.merged(self.features(image))
-        return self.decoder.classified(merged)
+        return self.decoder(self.features(image))
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """How the names of all weights begin that are not trained."""
-        layers = tuple(f'encoder.{index}.' for index in range(self.frozen_layers))
-        decoder = tuple(f'decoder.{name}.' for name in _SHARED)
-        return layers + decoder * self._has_frozen_decoder
-
-    def freeze(self, part: str) -> None:
-        """
-        Train neither the 'encoder' nor, of the 'trunk', the decoder before its last blocks.
-
-        Dropout in what is frozen is not switched off: leave it out of the plan.
-        """
-        if part not in FROZEN_PARTS:
-            raise TrainingError(f'no part {part!r} to freeze', f'one of {FROZEN_PARTS}')
-        self.frozen_layers = len(self.encoder)
-        self._has_frozen_decoder = part == 'trunk'
+        return tuple(f'encoder.{index}.' for index in range(self.frozen_layers))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what the decoder takes: features of stride 4, 8, 16 and 32."""
@@ -273,9 +173,86 @@ class PyramidNet(nn.Module):
     def train(self, mode: bool = True) -> PyramidNet:
         """Set the mode of all layers but the frozen ones, which stay as they came."""
         super().train(mode)
-        frozen = [*self.encoder[:self.frozen_layers]]
-        if self._has_frozen_decoder:
-            frozen += [getattr(self.decoder, name) for name in _SHARED]
-        for layer in frozen:
+        for layer in self.encoder[:self.frozen_layers]:
             layer.eval()
         return self
+
+
+# -------------------------------------------------------------------------------------------------
+# Any network of logits, yours among them.
+
+
+def logits_of(output: Any) -> Tensor:
+    """
+    Return the logits of what a network returns: a tensor, or 'out' or 'logits' of a mapping.
+
+    Of a sequence it is the first, of an object its attribute `logits`. Raises TrainingError if
+    there is none.
+    """
+    if isinstance(output, Mapping):
+        output = next((output[key] for key in ('out', 'logits') if key in output), None)
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    elif not isinstance(output, Tensor):
+        output = getattr(output, 'logits', None)
+    if not isinstance(output, Tensor) or output.dim() != 4:
+        raise TrainingError('a network whose output has no logits',
+                            "a tensor (N, C, h, w), alone, first, or as 'out' or 'logits'")
+    return output
+
+
+def find_classifier(net: nn.Module, num_classes: int, spec: InputSpec) -> str:
+    """
+    Return the name of the layer whose bias is added to the logits; empty if there is none.
+
+    It is the last convolution of C channels that runs, and is tried: a larger bias of a class has
+    to make its logits larger by as much.
+    """
+    seen: list[nn.Module] = []
+    layers = [part for part in net.modules() if isinstance(part, nn.Conv2d)
+              and part.out_channels == num_classes and part.bias is not None]
+    handles = [part.register_forward_hook(lambda part, *_: seen.append(part)) for part in layers]
+    step = torch.arange(1.0, num_classes + 1)
+    try:
+        before = _still_logits(net, spec)
+        if not seen or before.shape[1] != num_classes:
+            return ''
+        bias = seen[-1].bias
+        assert isinstance(bias, Tensor)
+        kept = bias.detach().clone()
+        with torch.no_grad():
+            bias.add_(step)
+            moved = _still_logits(net, spec) - before
+            bias.copy_(kept)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not torch.allclose(moved, step.view(1, -1, 1, 1).expand_as(moved), atol=1e-3):
+        return ''
+    return next(name for name, part in net.named_modules() if part is seen[-1])
+
+
+def require_classes_of(net: nn.Module, names: Sequence[str], spec: InputSpec, what: str) -> None:
+    """Raise TrainingError if a network of one's own does not give C logits, or does not run."""
+    try:
+        logits = _still_logits(net, spec)
+    except (RuntimeError, ValueError, TypeError) as err:
+        words = ' '.join(str(err).split())[:160]
+        raise TrainingError(f'{what} cannot take an image of {spec.width}x{spec.height} ({words})',
+                            'a network of normalised RGB images (N, 3, h, w)',
+                            'give another `size` in the recipe') from err
+    if logits.shape[1] != len(names):
+        raise TrainingError(f'{what} gives {logits.shape[1]} channels',
+                            f'{len(names)}, one for each of {", ".join(names)}',
+                            'build it for the classes of classes.json')
+
+
+@torch.no_grad()
+def _still_logits(net: nn.Module, spec: InputSpec) -> Tensor:
+    """Return the logits of a grey image, without dropout; the mode of the network stays."""
+    was_training = net.training
+    net.eval()
+    try:
+        return logits_of(net(torch.zeros(1, 3, spec.height, spec.width)))
+    finally:
+        net.train(was_training)

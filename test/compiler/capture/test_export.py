@@ -18,18 +18,19 @@ from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError, TrainingError  # noqa: E402
-from uncertainty_seg.training.encoders import (  # noqa: E402
-    encoder_kind,
-    ENCODERS,
-    load_imagenet,
-    new_encoder,
-)
-from uncertainty_seg.training.fit.augmentation import (  # noqa: E402
+from uncertainty_seg.training.batches import (  # noqa: E402
     IMAGENET_MEAN,
     IMAGENET_STD,
     normalise,
 )
-from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
+from uncertainty_seg.training.encoders import (  # noqa: E402
+    encoder_kind,
+    ENCODERS,
+    imagenet_weights,
+    new_encoder,
+)
+from uncertainty_seg.training.networks import PyramidNet  # noqa: E402
+from uncertainty_seg.training.recipes import DropoutPlan  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SPEC = InputSpec(96, 64, 'letterbox', 'rgb', IMAGENET_MEAN, IMAGENET_STD)
@@ -208,9 +209,8 @@ def test_an_encoder_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
 @pytest.mark.parametrize('name', ENCODERS)
 def test_foreign_or_missing_encoder_weights_are_refused(tmp_path, name: str) -> None:
-    encoder = new_encoder(name)
-    with pytest.raises(TrainingError, match='no ImageNet weights'):
-        load_imagenet(encoder, name, tmp_path / 'none.pth')
+    with pytest.raises(TrainingError, match='none.pth'):
+        imagenet_weights(name, tmp_path / 'none.pth')
     (tmp_path / 'other.pth').write_bytes(b'not weights')
     with pytest.raises(TrainingError, match='sha256'):
-        load_imagenet(encoder, name, tmp_path / 'other.pth')
+        imagenet_weights(name, tmp_path / 'other.pth')

@@ -1,9 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Batches of augmented images: which are drawn, and how image and label change together."""
+"""
+Batches of augmented images: which are drawn, and how image and label change together.
+
+Images of another place, such as synthetic ones, can be mixed in: then each batch has the same
+share of them, however few of one kind there are.
+
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -105,12 +111,6 @@ def _recolour(
     return image
 
 
-def _plain_order(
-    rng: np.random.Generator, weights: NDArray[np.float64], batch: int
-) -> NDArray[np.int64]:
-    return systematic_draw(rng, weights)
-
-
 def systematic_draw(
     rng: np.random.Generator, weights: NDArray[np.float64]
 ) -> NDArray[np.int64]:
@@ -123,26 +123,46 @@ def systematic_draw(
 
 
 @dataclass(frozen=True)
-class Feed:
+class Mix:
     """
-    How images come into the batches of an epoch.
+    Which images are mixed into every batch.
 
     Attributes
     ----------
-    order : callable
-        From a generator, the chance of each image and the size of a batch to their indices.
-    change : callable, optional
-        From an RGB image, its index and the generator to what is augmented instead.
+    is_mixed : ndarray of bool, shape (images,)
+        Whether an image is mixed in.
+    share : float
+        Their share of each batch, at least one image and not all.
 
     """
 
-    order: Callable[[np.random.Generator, NDArray[np.float64], int], NDArray[np.int64]] = \
-        _plain_order
-    change: Callable[[NDArray[np.uint8], int, np.random.Generator], NDArray[np.uint8]] | None = \
-        None
+    is_mixed: NDArray[np.bool_]
+    share: float
+
+    def count(self, batch: int) -> int:
+        """Return how many images of a batch are mixed in."""
+        return min(max(1, round(self.share * batch)), batch - 1)
+
+    def draw(
+        self, rng: np.random.Generator, weights: NDArray[np.float64], batch: int
+    ) -> NDArray[np.int64]:
+        """
+        Draw the indices of an epoch, batch after batch, each image by its weight within its part.
+
+        A part that is smaller than its share comes again and again.
+        """
+        mixed, steps = self.count(batch), len(weights) // batch
+        parts = [_endless(rng, np.flatnonzero(where), weights, steps * count).reshape(steps, count)
+                 for where, count in ((~self.is_mixed, batch - mixed), (self.is_mixed, mixed))]
+        return np.concatenate(parts, 1).ravel()
 
 
-PLAIN_FEED = Feed()
+def _endless(
+    rng: np.random.Generator, indices: NDArray[np.int64], weights: NDArray[np.float64], count: int
+) -> NDArray[np.int64]:
+    rounds = -(-count // len(indices))
+    drawn = [indices[systematic_draw(rng, weights[indices])] for _ in range(rounds)]
+    return np.concatenate(drawn)[:count] if drawn else indices[:0]
 
 
 def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
@@ -155,7 +175,7 @@ def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
 
 def batches(
     data: LabelledFolder, rng: np.random.Generator, how: Augmentation, batch: int,
-    draw_weights: NDArray[np.float64], feed: Feed | None = None,
+    draw_weights: NDArray[np.float64], mix: Mix | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """
     Yield one epoch of augmented batches; images are drawn by weight.
@@ -168,8 +188,8 @@ def batches(
         N, images a batch; the rest that fills no batch is left out.
     draw_weights : ndarray of float64, shape (images,)
         Chance of each image, summing to 1.
-    feed : Feed, optional
-        The order, and what comes before the augmentation.
+    mix : Mix, optional
+        Images that have a share of each batch.
 
     Yields
     ------
@@ -179,23 +199,20 @@ def batches(
         Class ids.
 
     """
-    feed = feed or PLAIN_FEED
-    order = feed.order(rng, draw_weights, batch)
+    order = systematic_draw(rng, draw_weights) if mix is None else \
+        mix.draw(rng, draw_weights, batch)
     rare = _holders_of_rare_classes(data) if how.paste_share else {}
     for start in range(0, len(order) - batch + 1, batch):
-        pairs = [_drawn(data, i, rng, how, feed) for i in order[start:start + batch]]
+        pairs = [_drawn(data, i, rng, how) for i in order[start:start + batch]]
         if rare:
-            pairs = [_pasted(pair, data, rare, rng, how, feed) for pair in pairs]
+            pairs = [_pasted(pair, data, rare, rng, how) for pair in pairs]
         yield np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
 
 def _drawn(
-    data: LabelledFolder, index: int, rng: np.random.Generator, how: Augmentation, feed: Feed
+    data: LabelledFolder, index: int, rng: np.random.Generator, how: Augmentation
 ) -> _Pair:
-    image = data.images[index]
-    if feed.change is not None:
-        image = feed.change(image, index, rng)
-    return augment(image, data.masks[index], rng, how, data.ignore_index)
+    return augment(data.images[index], data.masks[index], rng, how, data.ignore_index)
 
 
 def _holders_of_rare_classes(data: LabelledFolder) -> dict[int, NDArray[np.int64]]:
@@ -208,13 +225,13 @@ def _holders_of_rare_classes(data: LabelledFolder) -> dict[int, NDArray[np.int64
 
 def _pasted(
     pair: _Pair, data: LabelledFolder, rare: dict[int, NDArray[np.int64]],
-    rng: np.random.Generator, how: Augmentation, feed: Feed,
+    rng: np.random.Generator, how: Augmentation,
 ) -> _Pair:
     """Paste one rare class of another image over a pair, by chance."""
     if rng.random() >= how.paste_share:
         return pair
     chosen = int(rng.choice(list(rare)))
-    image, mask = _drawn(data, int(rng.choice(rare[chosen])), rng, how, feed)
+    image, mask = _drawn(data, int(rng.choice(rare[chosen])), rng, how)
     where = mask == chosen
     return (np.where(where[..., None], image, pair[0]), np.where(where, mask, pair[1]))
 

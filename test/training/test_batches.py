@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Augmentation keeps label and image together, and images are drawn as their weights say."""
 
+from collections import Counter
 import dataclasses
 
 import numpy as np
@@ -10,11 +11,12 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 
 from test_fit import PLAIN, toy  # noqa: E402
 
-from uncertainty_seg.training.fit.augmentation import (  # noqa: E402
+from uncertainty_seg.training.batches import (  # noqa: E402
     augment,
     Augmentation,
     batches,
     draw_weights,
+    Mix,
     systematic_draw,
 )
 
@@ -77,3 +79,44 @@ def test_a_pasted_class_comes_with_its_pixels_and_only_rare_ones_are_pasted() ->
         for image, mask in zip(images, masks, strict=True):
             pixels = image[mask == 2].astype(int)
             assert len(pixels) <= 50 or np.abs(np.median(pixels, 0) - [220, 30, 30]).max() <= 20
+
+
+# --- images of another place, mixed in ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(('batch', 'share', 'expected'), [
+    (8, 0.5, 4), (8, 0.25, 2), (8, 0.01, 1), (8, 0.99, 7), (6, 0.34, 2), (2, 0.9, 1)])
+def test_every_batch_has_the_same_number_of_mixed_images(
+    batch: int, share: float, expected: int
+) -> None:
+    mix = Mix(np.arange(50) >= 43, share)
+    rows = mix.draw(np.random.default_rng(0), np.full(50, 0.02), batch).reshape(-1, batch)
+    assert mix.count(batch) == expected
+    assert len(rows) == 50 // batch  # as long as an epoch of all images
+    assert (mix.is_mixed[rows].sum(1) == expected).all()
+
+
+def test_a_small_part_comes_again_and_every_image_about_as_often() -> None:
+    mix = Mix(np.arange(100) >= 95, 0.5)
+    times = Counter(mix.draw(np.random.default_rng(1), np.full(100, 0.01), 10).tolist())
+    assert [times[i] for i in range(95, 100)] == [10] * 5
+    assert sum(times[i] for i in range(95)) == 50 and max(times[i] for i in range(95)) == 1
+
+
+def test_chances_count_within_a_part_and_not_between_the_parts() -> None:
+    weights = np.array([1.0] * 8 + [300.0, 100.0])
+    mix = Mix(np.arange(10) >= 8, 0.5)
+    times = Counter(mix.draw(np.random.default_rng(2), weights / weights.sum(), 2).tolist())
+    assert times[8] + times[9] == 5 and times[8] in (3, 4)
+
+
+def test_batches_hold_what_is_mixed_in_in_its_share() -> None:
+    data = toy(10)
+    for index in range(7, 10):
+        data.images[index][:] = (0, 255, 0)
+    found = list(batches(data, np.random.default_rng(0), PLAIN, 4, np.full(10, 0.1),
+                         Mix(np.arange(10) >= 7, 0.25)))
+    for images, _ in found:
+        middle = images[:, 10:20, 20:30].reshape(4, -1, 3)
+        assert ((middle == (0, 255, 0)).all((1, 2))).sum() == 1
+    assert len(found) == 2

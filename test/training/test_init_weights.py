@@ -1,0 +1,188 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What a training starts from: weights read back from a bundle, a file, or of ImageNet."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+
+from test_fit import TinyNet, toy  # noqa: E402
+from test_train import DATA, place, sets, start, tiny, weights_of  # noqa: E402, F401
+
+from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
+from uncertainty_seg.errors import ConfigError, TrainingError  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+from uncertainty_seg.training import encoders  # noqa: E402
+from uncertainty_seg.training.batches import normalise  # noqa: E402
+from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
+from uncertainty_seg.training.init_weights import (  # noqa: E402
+    load_what_fits,
+    measure_norms,
+    read_bundle,
+    read_start,
+    read_weights,
+    Taken,
+)
+from uncertainty_seg.training.networks import PyramidNet  # noqa: E402
+from uncertainty_seg.training.recipes import DropoutPlan, NO_DROPOUT, TrainRecipe  # noqa: E402
+from uncertainty_seg.training.train import load_net, make_bundle, train_weights  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PyramidNet]:
+    """Return a bundle of a few steps, and the network that it was made of."""
+    folder = tmp_path_factory.mktemp('finished')
+    recipe = tiny(epochs=2, name='suim')
+    train_weights(recipe, DATA, folder / 'net.pt', start(), 1)
+    make_bundle(recipe, DATA.train, folder / 'net.pt', folder / 'bundle')
+    return folder / 'bundle', load_net(folder / 'net.pt', 3, NO_DROPOUT, 'lite0')
+
+
+def smooth_images(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(5)
+    return [cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (64, 64),
+                       interpolation=cv2.INTER_CUBIC) for _ in range(count)]
+
+
+def test_weights_are_read_back_from_a_bundle_as_the_same_function_in_eval_and_in_training(
+    finished: tuple[Path, PyramidNet]
+) -> None:
+    bundle, net = finished
+    taken = read_bundle(load_bundle(str(bundle)))
+    assert (taken.encoder, taken.class_names) == ('lite0', ('dark', 'bright', 'red'))
+    mine = PyramidNet(3, NO_DROPOUT, 'lite0')
+    assert load_what_fits(mine, taken, taken.class_names)[0] == len(mine.state_dict())
+    images = smooth_images(16)
+    batch = normalise(np.stack(images))
+    with torch.no_grad():
+        expected = net.eval()(batch)
+        spread = float(expected.std())
+        assert float((mine.eval()(batch) - expected).abs().max()) < 0.02 * spread
+        folded = mine.train()(batch)
+        measure_norms(mine, images, (64, 64))
+        assert not mine.eval().training
+        assert float((mine(batch) - expected).abs().max()) < 0.03 * spread
+        trained = mine.train()(batch)
+    # A norm in training takes the statistics of its batch: with its own undone, all is lost.
+    assert float((trained - expected).abs().mean()) < 0.1 * spread
+    assert float((folded - expected).abs().mean()) > 0.3 * spread
+
+
+def test_of_an_ensemble_the_first_member_is_read_back(
+    finished: tuple[Path, PyramidNet], tmp_path: Path
+) -> None:
+    bundle, net = finished
+    recipe = tiny(method='deep_ensemble', members=2, name='pair')
+    for index in range(2):
+        torch.save({name: value + 0.01 * index * name.endswith('classifier.bias')
+                    for name, value in weights_of(bundle.parent / 'net.pt').items()},
+                   tmp_path / f'm.{index}.pt')
+    make_bundle(recipe, DATA.train, tmp_path / 'm.pt', tmp_path / 'both')
+    taken = read_bundle(load_bundle(str(tmp_path / 'both')))
+    assert taken.encoder == 'lite0' and 'pair' in taken.source
+    mine = PyramidNet(3, NO_DROPOUT, 'lite0')
+    load_what_fits(mine, taken, taken.class_names)
+    batch = normalise(np.stack(smooth_images(4)))
+    with torch.no_grad():
+        expected = net.eval()(batch)
+        assert float((mine.eval()(batch) - expected).abs().max()) < 0.02 * float(expected.std())
+
+
+def test_rows_of_a_classifier_go_to_the_classes_of_the_same_name(
+    finished: tuple[Path, PyramidNet]
+) -> None:
+    taken = read_bundle(load_bundle(str(finished[0])))
+    net = PyramidNet(4, DropoutPlan(), 'lite0')
+    fresh = net.decoder.classifier.weight.clone()
+    load_what_fits(net, taken, ('red', 'robot', 'dark', 'bright'))
+    rows = net.decoder.classifier.weight
+    given = taken.state['decoder.classifier.weight']
+    assert torch.equal(rows[[0, 2, 3]], given[[2, 0, 1]]) and torch.equal(rows[1], fresh[1])
+
+
+@pytest.mark.release
+def test_a_training_goes_on_from_a_bundle_and_the_card_says_so(
+    finished: tuple[Path, PyramidNet], place: Path  # noqa: F811
+) -> None:
+    command = ['train', 'own', '--data', str(place / 'reef'), '--threads', '1',
+               *sets('size=64x64', 'epochs=1', 'learning_rate=1.0e-9')]
+    out = ['--out', str(place / 'more')]
+    assert main([*command, *out, '--init', str(finished[0])]) == 0
+    card = load_bundle(str(place / 'more')).card
+    assert 'EfficientNet-Lite0, started from the bundle suim' in card.training
+    # Hardly trained: it is what it was.
+    made = load_net(place / 'more.pt', 3, NO_DROPOUT, 'lite0')
+    batch = normalise(np.stack(toy(16, 6).images)[:12, :32, :32].repeat(2, 1).repeat(2, 2))
+    with torch.no_grad():
+        expected, found = finished[1].eval()(batch), made(batch)
+    apart = (found - found.mean(1, keepdim=True)) - (expected - expected.mean(1, keepdim=True))
+    assert float(apart.abs().mean()) < 0.3 * float(expected.std())
+
+
+@pytest.mark.parametrize('is_folder', [False, True])
+def test_imagenet_weights_are_known_by_their_file_and_refused_if_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_folder: bool
+) -> None:
+    kind = ENCODERS['mobilenet_v2']
+    path, net = tmp_path / kind.file, encoders.new_encoder('mobilenet_v2')
+    torch.save({f'features.{name}': value for name, value in net.state_dict().items()}, path)
+    text = str(tmp_path if is_folder else path)
+    with pytest.raises(TrainingError, match=kind.sha256_prefix):
+        read_start(text, TrainRecipe())
+    digest = encoders.hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(ENCODERS, 'mobilenet_v2', dataclasses.replace(kind, sha256_prefix=digest))
+    taken = read_start(text, TrainRecipe())
+    assert taken is not None and taken.encoder == 'mobilenet_v2'
+    mine = PyramidNet(3, NO_DROPOUT)
+    load_what_fits(mine, taken, ())
+    for name, value in net.state_dict().items():
+        assert torch.equal(mine.encoder.state_dict()[name], value)
+
+
+def test_without_a_start_nothing_is_guessed() -> None:
+    with pytest.raises(ConfigError, match='start'):
+        read_start('', TrainRecipe())
+    assert read_start('none', TrainRecipe()) is None
+    assert read_start('', TrainRecipe(net='a:b')) is None
+
+
+def test_weights_of_another_network_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    torch.save({'layer.weight': torch.zeros(3)}, tmp_path / 'other.pt')
+    with pytest.raises(TrainingError, match='other.pt'):
+        load_what_fits(TinyNet(), read_weights(tmp_path / 'other.pt'), ())
+    with pytest.raises(TrainingError, match='nothing'):
+        load_what_fits(TinyNet(), Taken({}, source='nothing'), ())
+
+
+def test_a_bundle_of_another_architecture_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    from conftest import make_tiny_bundle
+
+    with pytest.raises(TrainingError, match='tiny.*file of weights'):
+        read_bundle(load_bundle(str(make_tiny_bundle(tmp_path / 'tiny'))))
+
+
+def test_of_a_converted_bundle_and_of_members_with_dropout_the_reason_is_the_true_one() -> None:
+    with pytest.raises(TrainingError, match='suim_fp16.*fp16'):
+        read_bundle(load_bundle('suim_fp16'))
+    included = load_bundle('suim')
+    mask = DropoutSite('member0_head', (96, 1, 1), 0.5)
+    card = dataclasses.replace(included.card, dropout_sites=(mask, *included.card.dropout_sites))
+    with pytest.raises(TrainingError, match="'suim'.*dropout"):
+        read_bundle(dataclasses.replace(included, card=card))
+
+
+@pytest.mark.parametrize('name, encoder', [('suim', 'lite2'), ('pipeline', 'mobilenet_v2')])
+def test_the_included_bundles_can_be_gone_on_from(name: str, encoder: str) -> None:
+    taken = read_bundle(load_bundle(name))
+    assert taken.encoder == encoder and taken.class_names == load_bundle(name).card.class_names
+    # A zero of 16 bits may have a sign, in which what is shared bit for bit must not differ.
+    assert not any((value.signbit() & (value == 0)).any() for value in taken.state.values())

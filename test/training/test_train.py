@@ -1,0 +1,626 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Train from folders of images: what comes of it, what goes on after a stop, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import csv
+import dataclasses
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+import zlib
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+
+from test_fit import TinyNet, toy  # noqa: E402
+
+from uncertainty_seg.backends.opening import open_pipeline  # noqa: E402
+from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
+from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
+from uncertainty_seg.errors import TrainingError  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+from uncertainty_seg.training import train as train_module  # noqa: E402
+from uncertainty_seg.training.batches import normalise  # noqa: E402
+from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
+from uncertainty_seg.training.init_weights import Taken  # noqa: E402
+from uncertainty_seg.training.networks import (  # noqa: E402
+    find_classifier,
+    new_encoder,
+    PyramidNet,
+)
+from uncertainty_seg.training.recipes import (  # noqa: E402
+    DropoutPlan,
+    NO_DROPOUT,
+    read_recipe,
+    TrainRecipe,
+)
+from uncertainty_seg.training.run_facts import Held, read_facts  # noqa: E402
+from uncertainty_seg.training.train import (  # noqa: E402
+    fit_settings_of,
+    input_of,
+    load_net,
+    make_bundle,
+    run_dropout_of,
+    train_weights,
+    TrainingImages,
+    weights_files,
+)
+
+pytestmark = pytest.mark.torch
+ROOT = Path(__file__).resolve().parents[2]
+NET = """
+import os
+import time
+import torch
+
+
+class Own(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3, stride=2, padding=1), torch.nn.ReLU())
+        self.drop = torch.nn.Dropout2d(0.3)
+        self.last = torch.nn.Conv2d(8, classes, 1)
+
+    def forward(self, image):
+        if self.training:
+            time.sleep(float(os.environ.get('OWN_NET_SLEEP_S', 0)))
+        return self.last(self.drop(self.body(image)))
+
+
+def build():
+    return Own(3)
+
+
+def build_two():
+    return Own(2)
+
+
+class Hopeless(Own):
+    def forward(self, image):
+        return super().forward(image) * (float('nan') if self.training else 1.0)
+
+
+def build_hopeless():
+    return Hopeless(3)
+
+
+def build_wide():
+    net = Own(3)
+    net.more = torch.nn.Linear(2, 2)
+    return net
+"""
+
+
+def write_data(folder: Path, data: LabelledFolder, **splits: slice) -> Path:
+    for name in ('images', 'masks'):
+        (folder / name).mkdir(parents=True)
+    for number, (stem, image, mask) in enumerate(
+            zip(data.stems, data.images, data.masks, strict=True)):
+        image[0, 0] = (number, zlib.crc32(folder.name.encode()) % 256, 0)  # some toys are equal
+        cv2.imwrite(str(folder / 'images' / f'{stem}.png'), image[..., ::-1])
+        cv2.imwrite(str(folder / 'masks' / f'{stem}.png'), mask)
+    if splits:
+        (folder / 'splits.json').write_text(json.dumps(
+            {name: data.stems[part] for name, part in splits.items()}))
+    (folder / 'classes.json').write_text(json.dumps({'classes': list(data.class_names)}))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twelve images to train on, four more, and the module of a network."""
+    write_data(tmp_path / 'reef', toy(16, 6), train=slice(0, 12), val=slice(12, 16))
+    (tmp_path / 'own_net.py').write_text(NET)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def words(place: Path, *keys: str, out: str = 'made', data: str = 'reef') -> list[str]:
+    return ['train', 'own', '--data', str(place / data), '--out', str(place / out), '--threads',
+            '1', *sets('net=own_net:build', 'size=64x64', 'epochs=1', *keys)]
+
+
+def sets(*keys: str) -> list[str]:
+    return [word for key in keys for word in ('--set', key)]
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_a_network_of_ones_own_becomes_a_bundle_and_the_card_says_what_it_saw(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(place, 'epochs=3', 'note=Toys.', 'passes=5')) == 0
+    said = told(capsys)
+    assert (said['images'], said['epochs'], said['passes']) == (12, 3, 5)
+    card = load_bundle(str(place / 'made')).card
+    iou = said['val_mean_iou']
+    for part in ('12 labelled images of reef, 3 epochs of own_net:build', f'{iou:.3f} on 4 others',
+                 'Toys.'):
+        assert part in card.training
+    assert (card.name, card.class_names) == ('made', ('dark', 'bright', 'red'))
+    ran = read_recipe(TrainRecipe, str(place / 'made.recipe.yaml'))
+    assert (ran.epochs, ran.note, ran.size, ran.name) == (3, 'Toys.', (64, 64), 'made')
+    # The IoU is that of the bundle on the split val, by another road: its masks off, T of 1.
+    from own_net import build
+
+    net = build().eval()
+    net.load_state_dict(weights_of(place / 'made.pt'))
+    table = np.zeros((3, 3))
+    with torch.no_grad():
+        for stem in range(12, 16):
+            image = cv2.imread(str(place / 'reef' / 'images' / f'{stem}.png'))
+            mask = cv2.imread(str(place / 'reef' / 'masks' / f'{stem}.png'), 0)
+            fitted = np.full((64, 64, 3), 114, np.uint8)
+            fitted[10:53] = cv2.resize(image, (64, 43))[..., ::-1]
+            logits = torch.nn.functional.interpolate(
+                net(normalise(fitted[None])), (64, 64), mode='bilinear')
+            label = logits[0, :, 10:53].argmax(0).byte().numpy()
+            label = cv2.resize(label, (60, 40), interpolation=cv2.INTER_NEAREST_EXACT)
+            np.add.at(table, (mask, label), 1)
+    union = table.sum(0) + table.sum(1) - np.diag(table)
+    known = union > 0
+    assert iou == pytest.approx(float((np.diag(table)[known] / union[known]).mean()), abs=0.02)
+
+
+@pytest.mark.release
+def test_a_run_killed_in_an_epoch_gives_the_weights_of_one_that_was_not(place: Path) -> None:
+    assert main(words(place, 'epochs=4', out='whole')) == 0
+    environment = {**os.environ, 'OWN_NET_SLEEP_S': '0.4', 'OMP_NUM_THREADS': '1',
+                   'PYTHONPATH': os.pathsep.join([str(place), str(ROOT)])}
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'uncertainty_seg', *words(place, 'epochs=4')], env=environment,
+        cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    progress, deadline_s = place / 'made.progress', time.monotonic() + 120
+    while not progress.is_file():
+        assert process.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.02)
+    time.sleep(0.5)  # into the first step of the next epoch, which takes 0.4 s
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 1 <= torch.load(progress, weights_only=True)['epochs'] < 4
+    assert not (place / 'made').exists()
+    assert main(words(place, 'epochs=4')) == 0
+    assert_same(weights_of(place / 'made.pt'), weights_of(place / 'whole.pt'))
+    rows = [list(csv.DictReader((place / f'{name}.curves.csv').open())) for name in
+            ('made', 'whole')]
+    for column in ('epoch', 'loss', 'val_mean_iou'):
+        assert [row[column] for row in rows[0]] == [row[column] for row in rows[1]]
+    assert '4 epochs' in load_bundle(str(place / 'made')).card.training
+
+
+def test_five_images_are_enough_and_a_warning_says_how_often_they_are_taken(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_data(place / 'five', toy(5, 2))
+    assert main(words(place, data='five')) == 0
+    assert '13 times' in caplog.text
+    assert '5 labelled images of five' in load_bundle(str(place / 'made')).card.training
+
+
+def test_several_folders_are_one_data_set_and_each_keeps_its_split(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(place / 'wreck', toy(7, 3))  # no splits.json: all of it is trained on
+    both = ['--data', str(place / 'reef'), str(place / 'wreck')]
+    assert main([*words(place), *both]) == 0
+    assert told(capsys)['images'] == 19
+    card = load_bundle(str(place / 'made')).card
+    assert '19 labelled images of reef, wreck' in card.training and 'on 4 others' in card.training
+    assert main([*words(place, 'split=all', out='all'), *both]) == 0
+    assert told(capsys)['images'] == 23
+
+
+def test_images_mixed_in_have_their_share_of_each_batch_and_the_card_says_so(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(place / 'wreck', toy(3, 3))
+    more = ['--mix', str(place / 'wreck')]
+    assert main([*words(place, 'batch=4', 'mix_share=0.25', out='mixed'), *more]) == 0
+    assert told(capsys)['images'] == 15
+    assert '1 of 4 images are of 3 labelled images of wreck' in \
+        load_bundle(str(place / 'mixed')).card.training
+    both = ['--data', str(place / 'reef'), str(place / 'wreck')]
+    assert main([*words(place, 'batch=4', out='joined'), *both]) == 0
+    assert not torch.equal(weights_of(place / 'mixed.pt')['last.weight'],
+                           weights_of(place / 'joined.pt')['last.weight'])
+    assert main([*words(place, out='twice'), '--mix', str(place / 'reef')]) == 2
+
+
+def test_what_no_image_shows_is_said(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for path in (place / 'reef' / 'masks').iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        mask[mask == 1] = 255
+        cv2.imwrite(str(path), mask)
+    assert main(words(place)) == 0
+    assert 'bright' in caplog.text
+
+
+def other_classes(place: Path) -> list[str]:
+    data = dataclasses.replace(toy(4), class_names=('dark', 'bright', 'blue'))
+    write_data(place / 'other', data)
+    return ['--data', str(place / 'reef'), str(place / 'other')]
+
+
+def mixed_classes(place: Path) -> list[str]:
+    return ['--mix', *other_classes(place)[2:]]
+
+
+def strange_id(place: Path) -> list[str]:
+    cv2.imwrite(str(place / 'reef' / 'masks' / '3.png'), np.full((40, 60), 7, np.uint8))
+    return []
+
+
+def unknown_pixels(place: Path) -> list[str]:
+    for path in (place / 'reef' / 'masks').iterdir():
+        cv2.imwrite(str(path), np.full((40, 60), 255, np.uint8))
+    return []
+
+
+def in_both(place: Path) -> list[str]:
+    """Another file and another mask, of the same pixels."""
+    image = cv2.imread(str(place / 'reef' / 'images' / '3.png'))
+    cv2.imwrite(str(place / 'reef' / 'images' / '13.png'), image,
+                [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    return []
+
+
+def no_val(place: Path) -> list[str]:
+    (place / 'reef' / 'splits.json').unlink()
+    return sets('patience=2')
+
+
+def damaged_progress(place: Path) -> list[str]:
+    (place / 'made.progress').write_bytes(b'PK\3\4 cut short')
+    return []
+
+
+def given(*more: str) -> Callable[[Path], list[str]]:
+    return lambda place: [word.format(place=place) for word in more]
+
+
+@pytest.mark.parametrize(('spoil', 'named'), [
+    (other_classes, 'blue'), (mixed_classes, 'blue'), (strange_id, '7'), (in_both, "'13'"),
+    (unknown_pixels, '12 masks'), (no_val, 'patience 2'), (damaged_progress, 'made.progress'),
+    (given('--out', '{place}/reef'), 'reef'), (given('--init', '{place}/own_net.py'), 'own_net'),
+    (given('--init', 'pipeline'), 'pipeline'), (given('--data', '{place}/nothing'), 'nothing'),
+    (given(*sets('net=own_net:build_two')), '2 channels'),
+    (given(*sets('net=own_net:nothing')), "'nothing'"),
+    (given(*sets('method=direct')), 'direct'), (given(*sets('epoch=1')), 'epochs'),
+    (given(*sets('net=')), 'start'),
+])
+def test_what_cannot_be_trained_is_one_sentence(
+    place: Path, capsys: pytest.CaptureFixture[str], spoil: Any, named: str
+) -> None:
+    more = spoil(place)
+    assert main([*words(place), *more]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert named in said and 'Traceback' not in said
+    assert not (place / 'made').exists()
+    assert not list(place.glob('*.pt'))
+
+
+def test_a_loss_without_a_number_is_no_misuse(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(place, 'net=own_net:build_hopeless')) == 1
+    assert 'epoch 1' in capsys.readouterr().err
+
+
+def test_the_card_says_that_an_epoch_was_chosen_even_if_it_is_the_last(place: Path) -> None:
+    for patience in (0, 5):
+        assert main(words(place, f'patience={patience}', out=str(patience))) == 0
+        assert load_bundle(str(place / str(patience))).card.has_chosen_epoch == (patience > 0)
+
+
+def test_images_that_come_again_count_once(
+    place: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    reef = place / 'reef'
+    assert main(words(place, out='once')) == 0
+    assert main([*words(place, out='twice'), '--data', str(reef), f'{reef}/../reef']) == 0
+    listed = json.loads((reef / 'splits.json').read_text())
+    for name in ('images', 'masks'):
+        shutil.copy(reef / name / '3.png', reef / name / 'three.png')
+        shutil.copy(reef / name / '14.png', reef / name / 'more.png')
+    again = {'train': [*listed['train'], '3', 'three'], 'val': [*listed['val'], '14', 'more']}
+    (reef / 'splits.json').write_text(json.dumps(again))
+    assert main(words(place, out='thrice')) == 0
+    assert 'three' in caplog.text
+    for line in capsys.readouterr().out.splitlines():
+        assert json.loads(line)['images'] == 12
+    for name in ('twice', 'thrice'):
+        assert_same(weights_of(place / f'{name}.pt'), weights_of(place / 'once.pt'))
+
+
+# --- a run that goes on ---------------------------------------------------------------------
+
+
+def other_image(place: Path) -> list[str]:
+    image = cv2.imread(str(place / 'reef' / 'images' / '3.png'))
+    image[7, 7, 1] ^= 1
+    cv2.imwrite(str(place / 'reef' / 'images' / '3.png'), image)
+    return []
+
+
+def other_mask(place: Path) -> list[str]:
+    mask = cv2.imread(str(place / 'reef' / 'masks' / '3.png'), 0)
+    mask[0, 0] = 2
+    cv2.imwrite(str(place / 'reef' / 'masks' / '3.png'), mask)
+    return []
+
+
+def other_val(place: Path) -> list[str]:
+    splits = json.loads((place / 'reef' / 'splits.json').read_text())
+    (place / 'reef' / 'splits.json').write_text(json.dumps({**splits, 'val': splits['val'][1:]}))
+    return []
+
+
+def own_start(place: Path) -> list[str]:
+    torch.save(weights_of(place / 'made.pt'), place / 'start.pt')
+    return ['--init', str(place / 'start.pt')]
+
+
+def changed_net(place: Path) -> list[str]:
+    """Another network of the same name."""
+    sys.modules['own_net'].build = sys.modules['own_net'].build_wide
+    return []
+
+
+def junk(content: object) -> Callable[[Path], list[str]]:
+    def write(place: Path) -> list[str]:
+        torch.save(content, place / 'made.progress')
+        return []
+    return write
+
+
+@pytest.mark.parametrize(('change', 'named'), [
+    (other_image, 'images'), (other_mask, 'images'), (other_val, 'val'), (own_start, 'start'),
+    (given(*sets('net=own_net:build_wide')), 'network'), (changed_net, 'weights'),
+    (given(*sets('size=96x64')), 'recipe'), (given(*sets('learning_rate=0.5')), 'recipe'),
+    (given(*sets('iou_loss=1')), 'recipe'), (junk({}), 'progress'), (junk({'epochs': 1}), 'prog'),
+])
+def test_what_is_another_run_does_not_go_on_from_the_file_of_the_first(
+    place: Path, capsys: pytest.CaptureFixture[str], change: Any, named: str
+) -> None:
+    assert main(words(place)) == 0
+    kept = {path.name: path.read_bytes() for path in place.glob('made.*')
+            if path.suffix not in ('.progress', '.yaml')}
+    more = change(place)
+    assert main([*words(place), *more]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert 'made.progress' in said and named in said
+    assert {name: (place / name).read_bytes() for name in kept} == kept
+
+
+def test_the_same_run_goes_on_and_trains_nothing_again(place: Path) -> None:
+    torch.save(__import__('own_net').build().state_dict(), place / 'start.pt')
+    command = [*words(place), '--init', str(place / 'start.pt')]
+    assert main(command) == 0
+    written = (place / 'made.pt').stat().st_mtime_ns
+    assert main(command) == 0
+    assert (place / 'made.pt').stat().st_mtime_ns == written
+    assert 'weights start.pt' in load_bundle(str(place / 'made')).card.training
+
+
+@pytest.mark.parametrize('content', ['[1]', '"all"', '{}', '{"images": 1'])
+def test_facts_that_are_none_are_one_sentence(
+    place: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    assert main(words(place)) == 0
+    (place / 'made.facts.json').write_text(content)
+    assert main([*words(place), '--compile-only']) == 2
+    assert 'made.facts.json' in capsys.readouterr().err.splitlines()[-1]
+    (place / 'made.facts.json').unlink()
+    assert main([*words(place), '--compile-only']) == 0
+    assert 'not known' in load_bundle(str(place / 'made')).card.training
+
+
+def test_the_classifier_is_the_layer_whose_bias_moves_the_logits() -> None:
+    spec = input_of(TrainRecipe(size=(64, 64)))
+    assert find_classifier(TinyNet(), 3, spec) == 'classifier'
+
+    class Squashed(TinyNet):
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return super().forward(image).softmax(1)
+
+    assert find_classifier(Squashed(), 3, spec) == ''
+    net = TinyNet()
+    before = net.classifier.bias.clone()
+    find_classifier(net, 3, spec)
+    torch.testing.assert_close(net.classifier.bias, before)
+
+
+def test_held_out_images_without_a_known_pixel_give_no_iou() -> None:
+    data = toy(2)
+    blank = dataclasses.replace(data, masks=[np.full_like(m, 255) for m in data.masks])
+    held = Held(blank, input_of(TrainRecipe(size=(64, 64))))
+    assert np.isnan(held.mean_iou(TinyNet().eval()))
+
+
+# --- the included architecture --------------------------------------------------------------
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+DATA = TrainingImages(toy(8))
+
+
+def tiny(**keys: Any) -> TrainRecipe:
+    """Return a recipe for small images and two steps an epoch."""
+    return TrainRecipe(**{'encoder': 'lite0', 'frozen_layers': 6, 'size': (64, 64), 'epochs': 1,
+                          'crop': (64, 64), 'batch': 4, 'colour': 0.0, 'paste_share': 0.0, **keys})
+
+
+def start(encoder: str = 'lite0') -> Taken:
+    """Return an encoder as it may be drawn, in the place of ImageNet's."""
+    torch.manual_seed(99)
+    net = new_encoder(encoder)
+    for weights in net.parameters():
+        if weights.dim() == 4:
+            torch.nn.init.kaiming_normal_(weights, mode='fan_out')
+    return Taken({f'encoder.{name}': value for name, value in net.state_dict().items()}, encoder,
+                 source='a draw')
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile weights of 32 bits: networks of two steps magnify the rounding to 16."""
+    def options(**more: Any) -> CompileOptions:
+        return CompileOptions(is_half=False, **more)
+
+    monkeypatch.setattr(train_module, 'CompileOptions', options)
+
+
+def states(recipe: TrainRecipe, weights: Path) -> list[dict[str, torch.Tensor]]:
+    return [weights_of(file) for file in weights_files(recipe, weights)]
+
+
+def settle(weights: Path) -> None:
+    """Give the norms the statistics of the image: after two steps most outputs are still 0."""
+    net = load_net(weights, 3, NO_DROPOUT, 'lite0')
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net.train()(normalise(np.concatenate([IMAGE, IMAGE[:, ::-1]])))
+    torch.save(net.state_dict(), weights)
+
+
+def run(model: bytes, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
+    names = [out.name for out in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def logits_of(folder: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    features = run((folder / 'trunk.onnx').read_bytes(), {'image': IMAGE})
+    head = (folder / 'head.onnx').read_bytes()
+    taken = {entry.name for entry in onnx.load_from_string(head).graph.input}
+    return run(head, {name: value for name, value in {**features, **inputs}.items()
+                      if name in taken})['logits']
+
+
+def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
+    tmp_path: Path, exact: None
+) -> None:
+    recipe = tiny(method='deep_ensemble', members=2)
+    train_weights(recipe, DATA, tmp_path / 'net.pt', start(), 1)
+    one, two = states(recipe, tmp_path / 'net.pt')
+    frozen = tuple(f'encoder.{i}.' for i in range(ENCODERS['lite0'].taps[1] + 1))
+    assert all(torch.equal(one[name], two[name]) for name in one if name.startswith(frozen))
+    assert not torch.equal(one['decoder.classifier.weight'], two['decoder.classifier.weight'])
+    for file in weights_files(recipe, tmp_path / 'net.pt'):
+        settle(file)
+    card = make_bundle(recipe, DATA.train, tmp_path / 'net.pt', tmp_path / 'bundle')
+    assert (card.method, card.members, card.passes) == ('deep_ensemble', 2, 2)
+    assert 'EfficientNet-Lite0' in card.training and '8 labelled images' in card.training
+    logits = logits_of(tmp_path / 'bundle', pass_inputs(card, 2, 0))
+    for index, file in enumerate(weights_files(recipe, tmp_path / 'net.pt')):
+        with torch.no_grad():
+            alone = load_net(file, 3, NO_DROPOUT, 'lite0')(normalise(IMAGE)).numpy()
+        np.testing.assert_allclose(logits[index], alone[0], rtol=1e-3, atol=1e-3)
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
+    torch.save(PyramidNet(4, NO_DROPOUT, 'lite0').state_dict(), tmp_path / 'net.1.pt')
+    with pytest.raises(TrainingError, match=r'decoder\.classifier'):
+        make_bundle(recipe, DATA.train, tmp_path / 'net.pt', tmp_path / 'other')
+
+
+@pytest.mark.release
+def test_members_are_trained_with_what_they_have_by_turns(tmp_path: Path) -> None:
+    recipe = tiny(method='deep_ensemble', members=2)
+    train_weights(recipe, DATA, tmp_path / 'same.pt', start(), 1)
+    same = states(recipe, tmp_path / 'same.pt')
+    for keys in ({'iou_loss': (0.0, 1.0)}, {'encoder_rate': (0.4, 0.1)}):
+        train_weights(dataclasses.replace(recipe, **keys), DATA, tmp_path / f'{min(keys)}.pt',
+                      start(), 1)
+        one, two = states(recipe, tmp_path / f'{min(keys)}.pt')
+        assert all(torch.equal(one[name], same[0][name]) for name in one)
+        assert not all(torch.equal(two[name], same[1][name]) for name in two)
+
+
+def test_a_recipe_comes_to_the_settings_that_it_says() -> None:
+    suim = read_recipe(TrainRecipe, 'suim')
+    one, two = fit_settings_of(suim, 0), fit_settings_of(suim, 1)
+    assert (one.epochs, one.small_epochs, one.encoder_rate, one.iou_weight) == (36, 26, 0.1, 0)
+    assert (two.encoder_rate, two.iou_weight) == (0.4, 1) and two.seed == one.seed + 1000
+    assert one.augmentation.crop == (288, 224)
+    pipeline = fit_settings_of(read_recipe(TrainRecipe, 'pipeline'))
+    assert (pipeline.epochs, pipeline.small_epochs, pipeline.draw_power) == (16, 11, 0)
+    assert fit_settings_of(TrainRecipe(size=(64, 64))).augmentation.crop == (64, 64)
+    assert run_dropout_of(TrainRecipe()).sites == {'head': 0.5}
+    assert run_dropout_of(TrainRecipe(method='single')) == NO_DROPOUT
+    assert run_dropout_of(TrainRecipe(method='direct', dropout='head=0.2')).sites == {'head': 0.2}
+
+
+@pytest.mark.release
+@pytest.mark.parametrize(('keys', 'passes', 'sites'), [
+    (('method=single',), 1, {}), (('method=direct',), 1, {'noise': 'noise'}),
+    (('method=direct', 'dropout=head', 'passes=4'), 4,
+     {'noise': 'noise', 'mask_decoder_drop_head': 'mask'}),
+    (('method=error_propagation', 'passes=4'), 4, {'noise': 'noise'}),
+])
+def test_one_command_trains_each_method_of_one_network(
+    place: Path, keys: tuple[str, ...], passes: int, sites: dict[str, str]
+) -> None:
+    assert main([*words(place, 'net=', 'encoder=lite0', *keys), '--init', 'none']) == 0
+    bundle = load_bundle(str(place / 'made'))
+    card = bundle.card
+    assert (f'method={card.method}', card.passes) == (keys[0], passes)
+    assert {site.name: site.kind for site in card.dropout_sites} == sites
+    assert card.feature_shape is not None
+    with open_pipeline(bundle, temperature=1.0, backend='onnxruntime') as pipeline:
+        image = cv2.imread(str(place / 'reef' / 'images' / '0.png'))
+        maps = pipeline.measure(image).maps
+    # Only dropout and propagated moments make passes that differ.
+    assert (float(maps.mutual_information.max()) > 1e-6) == (passes > 1)
+
+
+def test_dropout_deep_in_the_encoder_reaches_all_behind_it() -> None:
+    torch.manual_seed(0)
+    net = PyramidNet(3, DropoutPlan(head=0.0, deep16=0.5), 'lite0').eval()
+    net.drop_deep16.train()
+    with torch.no_grad():
+        calm, moved = net.features(normalise(IMAGE)), net.features(normalise(IMAGE))
+        net.drop_deep16.eval()
+        plain = net.features(normalise(IMAGE))
+    differs = [not torch.equal(a, b) for a, b in zip(calm, moved, strict=True)]
+    assert differs == [False, False, True, True]
+    dropped = (calm[2] == 0).all(dim=(2, 3))[0]
+    torch.testing.assert_close(calm[2][0, ~dropped], 2 * plain[2][0, ~dropped])
+    assert 30 < int(dropped.sum()) < 82  # of 112
+
+
+def test_facts_are_those_of_the_run(place: Path) -> None:
+    assert main(words(place, 'epochs=2')) == 0
+    facts = read_facts(place / 'made.pt')
+    assert facts is not None
+    assert (facts.images, facts.val_images, facts.epochs, facts.is_finished) == (12, 4, 2, True)

@@ -1,0 +1,457 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Active learning: choose frames, have them labelled, train, measure, and again.
+
+Where the pool has masks these play the labeller; else each round is exported for people and
+waits. A round is a training and a bundle as any other: the bundle of a round scores the pool of
+the next one, and the strategies are those of `data.selection`. What is finished is kept, so that
+the same call goes on with a run that was stopped or waits.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+import csv
+from dataclasses import dataclass, replace
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from uncertainty_seg.backends.opening import open_pipeline
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.core.preprocess import fit_image
+from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.data.selection.frame_features import frame_features
+from uncertainty_seg.data.selection.pool import Candidates, SelectionRequest
+from uncertainty_seg.data.selection.strategies import select
+from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
+from uncertainty_seg.storage.labelled_folder import (
+    ClassTable,
+    find_unlabelled,
+    LabelledFolder,
+    load_folders,
+    require_apart,
+    subset,
+    UnlabelledImages,
+)
+from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.whole_files import json_text, lock_file, replace_file, whole_file
+from uncertainty_seg.training.init_weights import read_start, Taken
+from uncertainty_seg.training.recipes import (
+    ActiveRecipe,
+    changed,
+    DEFAULT_ENCODER,
+    read_recipe,
+    RECIPE_FILE,
+    TrainRecipe,
+    write_recipe,
+)
+from uncertainty_seg.training.round_labels import ask_for, Picks, read_labelled
+from uncertainty_seg.training.run_facts import digest_of, digest_of_images
+from uncertainty_seg.training.train import (
+    make_bundle,
+    SHORT_EPOCH,
+    train_weights,
+    TrainingImages,
+    warn_of_absent_classes,
+)
+
+TABLE_FILE, IMAGES_FILE, LOCK = 'rounds.csv', 'images.json', '.lock'
+_MI = 'mutual_information'
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """
+    What people have to do before the rounds go on.
+
+    Attributes
+    ----------
+    labelled : Path
+        Where the labels are expected.
+    sentence : str
+        What to do next.
+
+    """
+
+    labelled: Path
+    sentence: str
+
+
+def active_learn(
+    recipe: ActiveRecipe, pool: str, test: str, out: Path, *, init: str = '',
+    mix: Sequence[Path] = (), threads: int = 2,
+) -> tuple[list[dict[str, Any]], Waiting | None]:
+    """
+    Go round as far as there are labels.
+
+    Parameters
+    ----------
+    recipe : ActiveRecipe
+        What to choose, how often, and how to train.
+    pool : str
+        DIR or DIR:SPLIT of the images to choose from; with masks these are the labels.
+    test : str
+        DIR or DIR:SPLIT (the split test) of a labelled folder to measure on.
+    out : Path
+        Folder of the rounds.
+    init : str
+        What every training starts from, as `read_start` reads it.
+    mix : sequence of Path
+        Labelled folders that are mixed into every training and cost no label.
+    threads : int
+        CPU threads.
+
+    Returns
+    -------
+    rows : list of dict
+        A row a finished round, which OUT/rounds.csv has too.
+    waiting : Waiting or None
+        What people have to do; None if all rounds are finished.
+
+    Raises
+    ------
+    UncertaintySegError
+        If the folder holds rounds of another recipe or other images, labels do not fit, or a
+        training fails.
+
+    """
+    with _locked(out):
+        run = _Rounds.begin(recipe, pool, test, out, init, mix, threads)
+        waiting = None
+        for number in range(len(run.counts)):
+            if not run.result(number).is_file():
+                waiting = run.advance(number)
+            if waiting is not None:
+                break
+        rows = run.rows()
+        if rows:
+            _write_table(out / TABLE_FILE, rows)
+        return rows, waiting
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = lock_file(out / LOCK)
+    except BlockingIOError as err:
+        raise ConfigError(f'another process works on {out}', 'one at a time',
+                          'wait for it, or take another folder') from err
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """A run at work: its images, and what it does in a round."""
+
+    recipe: ActiveRecipe
+    out: Path
+    images: UnlabelledImages
+    known: LabelledFolder | None
+    test: LabelledFolder
+    mix: LabelledFolder | None
+    mix_folders: tuple[str, ...]
+    taken: Taken | None
+    threads: int
+    counts: tuple[int, ...]
+
+    @classmethod
+    def begin(
+        cls, recipe: ActiveRecipe, pool: str, test: str, out: Path, init: str,
+        mix: Sequence[Path], threads: int,
+    ) -> _Rounds:
+        """Read the images, and refuse a folder that holds rounds of something else."""
+        images, measured = find_unlabelled(pool), _load(test, 'test')
+        known = _load(pool, 'train') if (_place(pool, 'train')[0] / 'masks').is_dir() else None
+        mixed = load_folders(list(mix), ('train',)) if mix else None
+        for part in filter(None, (known, mixed)):
+            _require_classes(part, measured)
+            require_apart(part, measured, ('the images to train on', 'those to measure on'))
+        taken = read_start(init, recipe.train)
+        if not recipe.train.net and not recipe.train.encoder:
+            encoder = taken.encoder if taken and taken.encoder else DEFAULT_ENCODER
+            recipe = replace(recipe, train=replace(recipe.train, encoder=encoder))
+        stems = [path.stem for path in images.paths]
+        made_of = {
+            'pool': digest_of_images(known) if known else ' '.join(stems),
+            'test': digest_of_images(measured), 'mixed': digest_of_images(mixed),
+            'start': digest_of({} if taken is None else taken.state)}
+        _require_same(out, recipe, made_of)
+        return cls(recipe, out, images, known, measured, mixed,
+                   tuple(path.resolve().name for path in mix), taken, threads,
+                   _counts(recipe.labels, len(stems)))
+
+    # Places.
+
+    def place(self, number: int) -> Path:
+        """Return the folder of a round."""
+        return self.out / f'round-{number}'
+
+    def result(self, number: int) -> Path:
+        """Return the file that says that a round is finished."""
+        return self.place(number) / 'result.json'
+
+    def bundle(self, number: int) -> Path:
+        """Return the bundle of a round."""
+        return self.place(number) / 'network'
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the results of all finished rounds."""
+        return [_read_json(path) for number in range(len(self.counts))
+                if (path := self.result(number)).is_file()]
+
+    # A round.
+
+    def advance(self, number: int) -> Waiting | None:
+        """Do a round as far as there are labels."""
+        place = self.place(number)
+        picks = self.picks(number)
+        if picks.frames and self.known is None:
+            ask_for(place, self.recipe.label_format, self.classes, self.paths, picks,
+                    self._predicted(number, picks.frames))
+        labelled = self.labelled(number)
+        if picks.frames and not set(picks.frames) & set(labelled.stems):
+            return Waiting(place / 'labelled', (
+                f'Round {number} waits for reviewed labels of {len(picks.frames)} frames: label '
+                f'{place / "to_label"}, import the labels ({self.recipe.label_format}) to '
+                f'{place / "labelled"}, and run the same command again, whenever that is.'))
+        recipe = self.recipe_of(number, labelled)
+        self.train(number, recipe, labelled)
+        self.write(number, picks, labelled)
+        return None
+
+    def picks(self, number: int) -> Picks:
+        """Return what a round asks for, chosen once."""
+        path = self.place(number) / 'picks.json'
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, json_text(vars(self.choose(number))) + '\n')
+        raw = _read_json(path)
+        scores = tuple(math.nan if value is None else float(value) for value in raw['scores'])
+        limit = raw['threshold']
+        return Picks(tuple(raw['frames']), scores, tuple(raw['reasons']),
+                     math.nan if limit is None else float(limit))
+
+    def choose(self, number: int) -> Picks:
+        """Choose what a round asks for, by the network of the round before."""
+        asked = {frame for before in range(number) for frame in self.picks(before).frames}
+        stems = np.array(list(self.paths), dtype=object)
+        is_open = np.array([stem not in asked for stem in stems])
+        wanted, seed = self.counts[number] - len(asked), _seed_of(self.recipe, number)
+        if not number:
+            pool, limit = _candidates(stems, np.full(len(stems), math.nan)), None
+            request = SelectionRequest('random', wanted, self.recipe.score, seed)
+        else:
+            pool = self.scored(number - 1, stems)
+            limit = self.threshold(pool.scores[~is_open])
+            request = SelectionRequest(self.recipe.strategy, wanted, self.recipe.score, seed,
+                                       self.recipe.beta, limit)
+        rest = pool.cut(is_open)
+        found = select(rest, request, pool.cut(~is_open) if number else None)
+        rows = list(found.rows)
+        return Picks(tuple(rest.keys[rows]), tuple(map(float, rest.scores[rows])), found.reasons,
+                     math.nan if limit is None else limit)
+
+    def threshold(self, labelled: NDArray[np.float64]) -> float | None:
+        """Return the threshold that the scores of labelled frames give, where there is one."""
+        if self.recipe.strategy != 'threshold':
+            return None
+        known = labelled[np.isfinite(labelled)]
+        return float(known.mean() + self.recipe.threshold_sigma * known.std())
+
+    def scored(self, number: int, stems: NDArray[np.object_]) -> Candidates:
+        """Score the pool with the network of a round; features where the strategy needs them."""
+        keys = class_keys(self.card(number))
+        names = [self.recipe.score, *(f'{kind}.{key}' for kind in ('entropy', _MI)
+                                      for key in keys)]
+        scores, features, shares = [], [], []
+        for _, image, label, found in self.judged(number, self.images, names):
+            share = np.bincount(label.ravel(), minlength=len(keys)) / label.size
+            scores.append(found[self.recipe.score])
+            shares.append(share)
+            features.append(frame_features(
+                image, share.tolist(), [found[f'entropy.{key}'] for key in keys],
+                [found[f'{_MI}.{key}'] for key in keys]))
+        return _candidates(stems, np.array(scores), features=np.stack(features),
+                           shares=np.stack(shares), class_names=self.classes.names)
+
+    def judged(
+        self, number: int, images: Iterable[tuple[str, ImageU8]], names: Sequence[str] = ()
+    ) -> Iterator[tuple[str, ImageU8, LabelMap, Mapping[str, float]]]:
+        """Yield name, BGR image, predicted classes and scores of images, by a round's network."""
+        bundle = load_bundle(self.bundle(number), has_calibration=False)
+        vector = ScoreVector(bundle.card, names=names)
+        settings = Settings(threads=self.threads)
+        with open_pipeline(bundle, settings, temperature=1.0) as pipeline:
+            pipeline.want(vector.maps)
+            for stem, rgb in tqdm(images, desc=f'round {number}', unit='image', disable=None):
+                image = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
+                result = pipeline.measure(image)
+                where = result.geometry.rows, result.geometry.columns
+                fitted = fit_image(image, result.geometry, bundle.card.input)[where]
+                scores = vector.compute(result.maps.cut(*where), fitted) if names else {}
+                yield stem, image, result.label, scores
+
+    def labelled(self, number: int) -> LabelledFolder:
+        """Return all frames that have labels in this round, whichever round asked for them."""
+        asked = [frame for before in range(number + 1) for frame in self.picks(before).frames]
+        if self.known is not None:
+            rows = {stem: row for row, stem in enumerate(self.known.stems)}
+            return subset(self.known, [rows[frame] for frame in asked])
+        found: dict[str, NDArray[np.uint8]] = {}
+        for before in range(number + 1):
+            found |= read_labelled(self.place(before), self.picks(before).frames, self.classes)
+        files = UnlabelledImages('labelled', tuple(self.paths[stem] for stem in found))
+        images = [image for _, image in files]
+        for stem, image, mask in zip(found, images, found.values(), strict=True):
+            if image.shape[:2] != mask.shape:
+                raise DatasetError(f'the mask of {stem!r} is {mask.shape[1]}x{mask.shape[0]}, its '
+                                   f'image {image.shape[1]}x{image.shape[0]}', 'equal sizes',
+                                   'save the mask in the size of the image')
+        return replace(self.test, images=images, masks=list(found.values()), stems=list(found))
+
+    def recipe_of(self, number: int, labelled: LabelledFolder) -> TrainRecipe:
+        """Return the recipe of a round: as many epochs as its steps fill."""
+        count = len(labelled.stems) + (0 if self.mix is None else len(self.mix.stems))
+        batch = self.recipe.train.batch
+        steps = count // batch if count >= 2 * batch else SHORT_EPOCH
+        return replace(self.recipe.train, epochs=max(1, round(self.recipe.steps / steps)),
+                       seed=_seed_of(self.recipe, number), name=f'round-{number}')
+
+    def train(self, number: int, recipe: TrainRecipe, labelled: LabelledFolder) -> None:
+        """Train the network of a round and write its bundle."""
+        whole = labelled if self.mix is None else replace(
+            labelled, images=labelled.images + self.mix.images,
+            masks=labelled.masks + self.mix.masks, stems=labelled.stems + self.mix.stems)
+        warn_of_absent_classes(whole)
+        images = TrainingImages(whole, 0 if self.mix is None else len(self.mix.stems),
+                                folders=(self.images.name,), mixed_folders=self.mix_folders)
+        weights = self.place(number) / 'network.pt'
+        train_weights(recipe, images, weights, self.taken, self.threads)
+        make_bundle(recipe, whole, weights, self.bundle(number))
+
+    def write(self, number: int, picks: Picks, labelled: LabelledFolder) -> None:
+        """Measure the network of a round, and write its row: it is finished."""
+        table = ConfusionMatrix(self.test.num_classes)
+        pairs = zip(self.test.stems, self.test.images, strict=True)
+        for truth, (_, _, label, _) in zip(self.test.masks, self.judged(number, pairs),
+                                           strict=True):
+            table.add(truth, label, self.test.ignore_index)
+        known = [(mask != labelled.ignore_index).sum() for mask in labelled.masks]
+        replace_file(self.result(number), json_text({
+            'round': number, 'labelled': len(labelled.stems),
+            'share': len(labelled.stems) / len(self.paths), 'label_pixels': int(sum(known)),
+            'asked': len(picks.frames), 'threshold': picks.threshold,
+            'mean_iou': table.mean_iou(),
+            **{f'iou.{name}': float(value) for name, value in zip(
+                self.test.class_names, table.iou(), strict=True)}}) + '\n')
+
+    def _predicted(self, number: int, frames: Sequence[str]) -> Iterator[LabelMap]:
+        """Yield the masks to correct: those of the round before, the first class at the start."""
+        files = UnlabelledImages('asked', tuple(self.paths[frame] for frame in frames))
+        if not number:
+            yield from (np.zeros(image.shape[:2], np.uint8) for _, image in files)
+            return
+        yield from (label for _, _, label, _ in self.judged(number - 1, files))
+
+    def card(self, number: int) -> Any:
+        """Return the card of a round's bundle."""
+        return load_bundle(self.bundle(number), has_calibration=False).card
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Files of the pool by their names."""
+        return {path.stem: path for path in self.images.paths}
+
+    @property
+    def classes(self) -> ClassTable:
+        """Return the classes, which are those of the images to measure on."""
+        return ClassTable(self.test.class_names, self.test.palette, self.test.ignore_index)
+
+
+def _place(text: str, split: str) -> tuple[Path, str]:
+    """Read DIR or DIR:SPLIT; the split is that given if there is none."""
+    folder, colon, name = text.rpartition(':')
+    if Path(text).exists() or not colon or not name:
+        return Path(text), split
+    return Path(folder), name
+
+
+def _load(text: str, split: str) -> LabelledFolder:
+    folder, name = _place(text, split)
+    return load_folders([folder], (name,))
+
+
+def _require_classes(part: LabelledFolder, test: LabelledFolder) -> None:
+    if (part.class_names, part.ignore_index) != (test.class_names, test.ignore_index):
+        raise DatasetError(
+            f'the images to train on have the classes {", ".join(part.class_names)} (ignored: '
+            f'{part.ignore_index})', f'those to measure on: {", ".join(test.class_names)} '
+            f'(ignored: {test.ignore_index})')
+
+
+def _require_same(out: Path, recipe: ActiveRecipe, made_of: dict[str, str]) -> None:
+    """Write down what the rounds are of, or see that it is what was written."""
+    path, images = out / RECIPE_FILE, out / IMAGES_FILE
+    if path.is_file():
+        before = read_recipe(ActiveRecipe, str(path))
+        if changed(before, {'labels': list(recipe.labels)}) != recipe:
+            raise ConfigError(f'{out} holds rounds of another recipe', f'that of {path}',
+                              'take another folder')
+        for name, digest in _read_json(images).items():
+            if made_of.get(name) != digest:
+                raise ConfigError(f'{out} holds rounds of another {name}', 'the same images and '
+                                  'start', 'put them back, or take another folder')
+    replace_file(images, json.dumps(made_of, indent=1) + '\n')
+    write_recipe(path, recipe)
+
+
+def _counts(labels: Sequence[float], total: int) -> tuple[int, ...]:
+    """Return how many frames are labelled after each round."""
+    counts = [math.ceil(value * total - 1e-9) if value <= 1 else int(value) for value in labels]
+    if counts[-1] > total or any(b <= a for a, b in zip(counts, counts[1:], strict=False)):
+        raise ConfigError(f'labels {", ".join(map(str, counts))} of {total} frames',
+                          'rising numbers of at most as many as there are')
+    return tuple(counts)
+
+
+def _seed_of(recipe: ActiveRecipe, number: int) -> int:
+    return 1000 * recipe.seed + number
+
+
+def _candidates(
+    stems: NDArray[np.object_], scores: NDArray[np.float64], **more: Any
+) -> Candidates:
+    return Candidates(stems, np.array(['pool'] * len(stems), dtype=object), scores, **more)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = parse_json(read_bytes(path, MAX_JSON_BYTES))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f'{path} is missing or damaged', 'what a round wrote',
+                          'delete it and run the same command again') from err
+    return dict(raw)
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with whole_file(path) as draft, draft.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)

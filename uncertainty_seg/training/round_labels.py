@@ -1,0 +1,173 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What people label in a round of active learning: its export, and the labels that came back.
+
+A round is exported to ROUND/to_label, with the masks of the network before to correct. Its labels
+are expected in ROUND/labelled, as importing that export writes them. Only what a person reviewed
+counts.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.data.labels.formats import write_export
+from uncertainty_seg.data.labels.frames import LabelFrame, read_mask, safe_name
+from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.storage.foreign_files import read_bytes
+from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
+from uncertainty_seg.storage.review_record import (
+    is_prediction,
+    read_review,
+    refuse_export,
+    TABLE_FILE,
+)
+
+_MOST_IMAGE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Picks:
+    """
+    What a round asks for.
+
+    Attributes
+    ----------
+    frames, scores, reasons
+        Names, scores (NaN where there is none) and why, of each frame.
+    threshold : float
+        Above which scores were taken; NaN where there was none.
+
+    """
+
+    frames: tuple[str, ...]
+    scores: tuple[float, ...]
+    reasons: tuple[str, ...]
+    threshold: float = math.nan
+
+
+def ask_for(
+    place: Path, label_format: str, classes: ClassTable, paths: Mapping[str, Path], asked: Picks,
+    masks: Iterable[LabelMap],
+) -> None:
+    """
+    Write what is to be labelled, once.
+
+    Parameters
+    ----------
+    place : Path
+        Of the round.
+    label_format : str
+        As `write_export` knows it.
+    classes : ClassTable
+        Of the labels.
+    paths : mapping of str to Path
+        The image of each frame.
+    asked : Picks
+        The frames.
+    masks : iterable of ndarray of uint8, shape (H, W)
+        The masks to correct, read only if there is no export yet.
+
+    Raises
+    ------
+    ConfigError
+        If a folder is in its place that is no export.
+
+    """
+    export = place / 'to_label'
+    if not export.is_dir():
+        write_export(export, label_format, _frames(paths, asked, masks), classes)
+    elif not (export / TABLE_FILE).is_file():
+        raise ConfigError(f'{export} has no {TABLE_FILE}', 'an export',
+                          'delete the folder and run the same command again, which writes the '
+                          'same frames')
+
+
+def _frames(
+    paths: Mapping[str, Path], asked: Picks, masks: Iterable[LabelMap]
+) -> Iterator[LabelFrame]:
+    for number, (frame, score, reason, mask) in enumerate(zip(
+            asked.frames, asked.scores, asked.reasons, masks, strict=True)):
+        path = paths[frame]
+        ending = '.png' if path.suffix.lower() == '.png' else '.jpg'
+        # Each is a dive of its own, so that an import may divide them.
+        stem = f'{number:04d}_{safe_name(frame)}'  # no two alike, whatever their capitals
+        yield LabelFrame(stem, frame, frame, 0, '', read_bytes(path, _MOST_IMAGE_BYTES), ending,
+                         mask, None, reason, score if math.isfinite(score) else math.nan)
+
+
+def read_labelled(
+    place: Path, frames: Sequence[str], classes: ClassTable
+) -> dict[str, NDArray[np.uint8]]:
+    """
+    Read the reviewed masks of a round.
+
+    Parameters
+    ----------
+    place : Path
+        Of the round; labels are in its folder `labelled`.
+    frames : sequence of str
+        What was asked for.
+    classes : ClassTable
+        Of the run.
+
+    Returns
+    -------
+    dict of str to ndarray of uint8, shape (H, W)
+        By frame, in the order of `frames`.
+
+    Raises
+    ------
+    DatasetError
+        If labels are of other frames or classes, or the folder is an export that was copied.
+
+    """
+    folder, found = place / 'labelled', dict[str, NDArray[np.uint8]]()
+    if not folder.is_dir():
+        return found
+    _require_classes_of(folder, classes)
+    for frame, file, is_reviewed in _masks_of(folder):
+        if frame not in frames:
+            raise DatasetError(f'{folder} has labels of {frame!r}, which {place.name} did not '
+                               'ask for', f'frames of {place / "to_label"}')
+        if is_reviewed:
+            found[frame] = read_mask(file)
+            _require_ids(found[frame], frame, classes)
+    return {frame: found[frame] for frame in frames if frame in found}
+
+
+def _masks_of(folder: Path) -> Iterator[tuple[str, Path, bool]]:
+    """Yield the frame of each mask, its file, and whether a person looked at it."""
+    reviews = read_review(folder)
+    if reviews is None:  # made elsewhere, by hand
+        refuse_export(folder)
+    for file in sorted((folder / 'masks').glob('*.png')):
+        review = None if reviews is None else reviews.get(file.stem)
+        frame = file.stem if review is None else review.frame or file.stem
+        is_reviewed = reviews is None or (review is not None and review.reviewed)
+        # What was copied out of an export says that a model made it.
+        yield frame, file, is_reviewed and not is_prediction(file)
+
+
+def _require_classes_of(folder: Path, classes: ClassTable) -> None:
+    own = read_classes(folder / 'classes.json')
+    if (own.names, own.ignore_index) != (classes.names, classes.ignore_index):
+        raise DatasetError(
+            f'{folder} has the classes {", ".join(own.names)} (ignored: {own.ignore_index})',
+            f'{", ".join(classes.names)} (ignored: {classes.ignore_index}), those of the images '
+            'to measure on')
+
+
+def _require_ids(mask: NDArray[np.uint8], frame: str, classes: ClassTable) -> None:
+    strange = mask[(mask >= len(classes.names)) & (mask != classes.ignore_index)]
+    if strange.size:
+        raise DatasetError(f'the mask of {frame!r} has the class id {int(strange[0])}',
+                           f'ids below {len(classes.names)}, or {classes.ignore_index}')

@@ -1,0 +1,545 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+From a recipe and folders of labelled images to weights, and from weights to a bundle.
+
+Dropout at training regularises; which sites stay random at run time is chosen by measurement
+(docs/dropout_study.md): only the one before the classifier, since the others cost T decoder runs
+and rank errors no better. The networks of an ensemble (Lakshminarayanan et al., 2017,
+arXiv:1612.01474) differ by their seed, and by encoder rate and loss where the recipe says so.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import copy
+from dataclasses import dataclass, replace
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from uncertainty_seg.calibration.report.curves import write_curves
+from uncertainty_seg.compiler.capture.export import export_marked, load_weights
+from uncertainty_seg.compiler.compile import (
+    compile_ensemble,
+    compile_graph,
+    compile_moments,
+    CompiledGraphs,
+)
+from uncertainty_seg.compiler.onnx_tools import OPSET
+from uncertainty_seg.compiler.plan import CompileOptions
+from uncertainty_seg.core.dropout_masks import fitting_draw
+from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
+from uncertainty_seg.errors import ConfigError, DatasetError, some_of
+from uncertainty_seg.storage.labelled_folder import (
+    counted_once,
+    has_split,
+    LabelledFolder,
+    load_folders,
+    require_apart,
+)
+from uncertainty_seg.storage.model_bundle import require_place, write_bundle
+from uncertainty_seg.storage.whole_files import whole_file
+from uncertainty_seg.training.batches import Augmentation, IMAGENET_MEAN, IMAGENET_STD, Mix
+from uncertainty_seg.training.encoders import encoder_kind
+from uncertainty_seg.training.fit import (
+    best_epoch,
+    class_weights,
+    fit,
+    FitSettings,
+    restore_priors,
+    Row,
+    tame_malloc,
+    Watch,
+)
+from uncertainty_seg.training.init_weights import (
+    load_what_fits,
+    measure_norms,
+    read_start,
+    Taken,
+)
+from uncertainty_seg.training.networks import find_classifier, PyramidNet, require_classes_of
+from uncertainty_seg.training.recipes import (
+    DEFAULT_ENCODER,
+    dropout_plan,
+    DropoutPlan,
+    NO_DROPOUT,
+    RECIPE_FILE,
+    SPLITS,
+    TrainRecipe,
+    write_recipe,
+)
+from uncertainty_seg.training.run_facts import (
+    digest_of,
+    digest_of_images,
+    Held,
+    read_facts,
+    RunFacts,
+    write_facts,
+)
+
+_log = logging.getLogger(__name__)
+_TRAIN_DROPOUT = DropoutPlan(context=0.1, level16=0.1, level8=0.1, level4=0.1, head=0.5)
+_FIRST_SEED = 7
+# Between the seeds of the members of an ensemble.
+_MEMBER_STEP = 1000
+# Crops of so much of the input where the recipe says nothing.
+_CROP_SHARE = 0.9
+# An epoch of fewer images than two batches takes each so often that it has this many batches.
+SHORT_EPOCH = 8
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """
+    What a network is trained on.
+
+    Attributes
+    ----------
+    train : LabelledFolder
+        The images, those that are mixed in last.
+    mixed : int
+        How many are mixed in.
+    val : LabelledFolder, optional
+        Images that are not trained on: each epoch is measured on them.
+    folders, mixed_folders : tuple of str
+        Where they are from, for the card.
+
+    """
+
+    train: LabelledFolder
+    mixed: int = 0
+    val: LabelledFolder | None = None
+    folders: tuple[str, ...] = ()
+    mixed_folders: tuple[str, ...] = ()
+
+
+def train(
+    recipe: TrainRecipe, data: Sequence[Path], out: Path, *, init: str = '',
+    mix: Sequence[Path] = (), threads: int = 2, compile_only: bool = False,
+) -> dict[str, Any]:
+    """
+    Train a network and write its bundle, not yet calibrated.
+
+    Beside the bundle OUT stand its weights OUT.pt, the recipe that ran, the curves, the facts, and
+    the progress, from which a run that was stopped goes on.
+
+    Parameters
+    ----------
+    recipe : TrainRecipe
+        What to do.
+    data, mix : sequence of Path
+        Labelled folders of the same classes; those of `mix` have a share of each batch.
+    out : Path
+        Folder of the bundle.
+    init : str
+        What to start from, as `read_start` reads it.
+    threads : int
+        CPU threads.
+    compile_only : bool
+        Take the weights that are there as they are.
+
+    Returns
+    -------
+    dict
+        Images, epochs, mean IoU on the split val, and the bundle, in plain values.
+
+    Raises
+    ------
+    UncertaintySegError
+        If recipe, images and start do not fit together, or the loss is no number again and again.
+
+    """
+    require_place(out)
+    weights = out.with_name(f'{out.name}.pt')
+    taken = None if compile_only else read_start(init, recipe)
+    recipe = replace(recipe, name=recipe.name or out.name)
+    if not recipe.net and not recipe.encoder:
+        recipe = replace(recipe, encoder=taken.encoder if taken and taken.encoder
+                         else DEFAULT_ENCODER)
+    images = read_images(recipe, data, mix)
+    if not compile_only:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        write_recipe(out.with_name(f'{out.name}.{RECIPE_FILE}'), recipe)
+        train_weights(recipe, images, weights, taken, threads, write_curves)
+    card = make_bundle(recipe, images.train, weights, out)
+    done: dict[str, Any] = {
+        'images': len(images.train.stems), 'weights': str(weights), 'bundle': str(out),
+        'method': card.method, 'passes': card.passes,
+        'sites': [site.name for site in card.dropout_sites]}
+    facts = read_facts(weights_files(recipe, weights)[0])
+    if facts is not None:
+        done |= {'epochs': facts.epochs, 'kept_epoch': facts.kept_epoch,
+                 'val_mean_iou': facts.val_mean_iou}
+    return done
+
+
+def read_images(
+    recipe: TrainRecipe, data: Sequence[Path], mix: Sequence[Path] = ()
+) -> TrainingImages:
+    """
+    Read the images that a recipe trains on, and those that it measures on.
+
+    Raises DatasetError if folders, classes or splits do not fit together; ConfigError if a folder
+    is named twice or there is nothing to be patient with.
+    """
+    splits, once = SPLITS[recipe.split], _each_once(data)
+    both = {path.resolve() for path in mix} & {path.resolve() for path in once}
+    if both:
+        raise ConfigError(f'{both.pop()} to train on and to mix in', 'each folder in one of them')
+    images = counted_once(load_folders(once, splits))
+    mixed = counted_once(load_folders(mix, splits)) if mix else None
+    if mixed is not None:
+        images = _together(images, mixed)
+    held = [folder for folder in once if has_split(folder, 'val')] \
+        if recipe.split == 'train' else []
+    val = counted_once(load_folders(held, ('val',))) if held else None
+    if recipe.patience and val is None:
+        raise ConfigError(f'patience {recipe.patience} without images to measure on',
+                          'a split val in splits.json, and the split train')
+    if val is not None:
+        require_apart(images, val)
+    warn_of_absent_classes(images)
+    return TrainingImages(images, 0 if mixed is None else len(mixed.stems), val,
+                          *(tuple(path.resolve().name for path in part) for part in (once, mix)))
+
+
+def _each_once(folders: Sequence[Path]) -> list[Path]:
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        found.setdefault(folder.resolve(), folder)
+    if len(found) < len(folders):
+        _log.warning('a folder of images is named more than once: it counts once')
+    return list(found.values())
+
+
+def _together(first: LabelledFolder, more: LabelledFolder) -> LabelledFolder:
+    if (first.class_names, first.ignore_index) != (more.class_names, more.ignore_index):
+        raise DatasetError(
+            f'the images that are mixed in have the classes {", ".join(more.class_names)}',
+            f'those of the others: {", ".join(first.class_names)}')
+    return replace(first, images=first.images + more.images, masks=first.masks + more.masks,
+                   stems=first.stems + more.stems)
+
+
+def warn_of_absent_classes(data: LabelledFolder) -> None:
+    """Say which classes no image shows."""
+    shown = data.pixel_counts().sum(0) > 0
+    absent = [name for name, is_there in zip(data.class_names, shown, strict=True) if not is_there]
+    if absent:
+        _log.warning('no image to train on shows %s: the network will not know %s',
+                     some_of(absent), 'it' if len(absent) == 1 else 'them')
+
+
+# -------------------------------------------------------------------------------------------------
+# What a recipe comes to.
+
+
+def input_of(recipe: TrainRecipe) -> InputSpec:
+    """Return the input of the network."""
+    return InputSpec(*recipe.size, 'letterbox', 'rgb', IMAGENET_MEAN, IMAGENET_STD)
+
+
+def run_dropout_of(recipe: TrainRecipe) -> DropoutPlan:
+    """Return where the included architecture drops out at run time."""
+    return dropout_plan(recipe.dropout or 'head') if recipe.has_dropout else NO_DROPOUT
+
+
+def _train_dropout_of(recipe: TrainRecipe) -> DropoutPlan:
+    return replace(_TRAIN_DROPOUT, **run_dropout_of(recipe).sites)
+
+
+def fit_settings_of(recipe: TrainRecipe, member: int = 0) -> FitSettings:
+    """Return the settings of a training, or of that of a member."""
+    crop = recipe.crop if all(recipe.crop) else tuple(
+        max(64, round(side * _CROP_SHARE / 32) * 32) for side in recipe.size)
+    return FitSettings(
+        epochs=recipe.epochs, batch=recipe.batch, learning_rate=recipe.learning_rate,
+        encoder_rate=recipe.encoder_rate[member % len(recipe.encoder_rate)],
+        iou_weight=recipe.iou_loss[member % len(recipe.iou_loss)], draw_power=recipe.draw_rare,
+        seed=_FIRST_SEED + recipe.seed + _MEMBER_STEP * member,
+        augmentation=Augmentation(crop=(crop[0], crop[1]), scale=(recipe.zoom[0], recipe.zoom[1]),
+                                  colour=recipe.colour, paste_share=recipe.paste_share),
+        small_epochs=round(recipe.small_share * recipe.epochs), small_scale=recipe.small_scale)
+
+
+def weights_files(recipe: TrainRecipe, weights: Path) -> list[Path]:
+    """Return where the weights of each network are: of an ensemble NAME.0.pt, NAME.1.pt, ..."""
+    if not recipe.is_ensemble:
+        return [weights]
+    return [weights.with_name(f'{weights.stem}.{index}{weights.suffix}')
+            for index in range(recipe.members)]
+
+
+def _title(recipe: TrainRecipe) -> str:
+    return recipe.net or encoder_kind(recipe.encoder or DEFAULT_ENCODER).title
+
+
+def builder_of(recipe: TrainRecipe) -> Callable[[], nn.Module] | None:
+    """Return what builds a network of one's own; None for the included architecture."""
+    if not recipe.net:
+        return None
+    from uncertainty_seg.compiler.request import factory
+
+    return factory(recipe.net)
+
+
+# -------------------------------------------------------------------------------------------------
+# Weights.
+
+
+def train_weights(
+    recipe: TrainRecipe, images: TrainingImages, weights: Path, taken: Taken | None = None,
+    threads: int = 2, on_rows: Callable[[Path, list[Row]], None] | None = None,
+) -> None:
+    """
+    Train a recipe's networks and save the weights that are worth keeping after every epoch.
+
+    A run that was stopped goes on after its last epoch, and what is finished is not trained again:
+    progress is kept beside the weights, and so is what they were trained on.
+
+    Parameters
+    ----------
+    recipe, images : TrainRecipe, TrainingImages
+        What to do, with which images.
+    weights : Path
+        Where torch.save writes the result, by `weights_files`.
+    taken : Taken, optional
+        Weights to start from.
+    threads : int
+        CPU threads.
+    on_rows : callable, optional
+        Called with the file of weights and the rows of its run, after each epoch.
+
+    Raises
+    ------
+    TrainingError
+        If weights are missing or those of another network, or the loss is no number again and
+        again.
+
+    """
+    tame_malloc()
+    torch.set_num_threads(threads)
+    for member, file in enumerate(weights_files(recipe, weights)):
+        _Training(recipe, images, file, fit_settings_of(recipe, member)).run(taken, on_rows)
+
+
+def progress_file(weights: Path) -> Path:
+    """Return where the progress of a run is kept."""
+    return weights.with_suffix('.progress')
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The training of one network."""
+
+    recipe: TrainRecipe
+    images: TrainingImages
+    file: Path
+    settings: FitSettings
+
+    def run(
+        self, taken: Taken | None, on_rows: Callable[[Path, list[Row]], None] | None
+    ) -> None:
+        """Train, and write weights, progress and facts."""
+        recipe, val = self.recipe, self.images.val
+        net, classifier = self._new_net(taken)
+        settings = self.settings if classifier else replace(self.settings, class_power=0.0)
+        data, progress = self._enough_images(), progress_file(self.file)
+        weights = class_weights(data, settings.class_power)
+
+        def finished(average: nn.Module) -> nn.Module:
+            """Return a copy that gives the probabilities without the weights of the loss."""
+            done = copy.deepcopy(average)
+            if classifier:
+                restore_priors(done.get_submodule(classifier), weights)
+            return done
+
+        measure = Held(val, input_of(recipe), finished).mean_iou if val else None
+        start = self._start(taken)
+        seen: list[Row] = []
+
+        def note(rows: list[Row]) -> None:
+            seen[:] = rows
+            write_facts(self.file, self._facts(start, rows, is_finished=False))
+            if on_rows is not None:
+                on_rows(self.file, rows)
+
+        def save(_epoch: int, _loss: float, average: nn.Module) -> None:
+            with whole_file(self.file) as draft:
+                torch.save(finished(average).state_dict(), draft)
+
+        watch = Watch(measure, recipe.patience, note)
+        fit(net, data, settings, save, progress, watch, self._origin(start, taken), self._mix())
+        facts = self._facts(start, seen, is_finished=True) if seen else read_facts(self.file)
+        if facts is not None:
+            write_facts(self.file, replace(facts, is_finished=True))
+
+    def _enough_images(self) -> LabelledFolder:
+        """Return the images, each several times where they are fewer than two batches."""
+        data = self.images.train
+        count = len(data.images)
+        if count >= 2 * self.recipe.batch:
+            return data
+        times = math.ceil(SHORT_EPOCH * self.recipe.batch / count)
+        _log.warning('%d training images: each is taken %d times an epoch, and a network of so '
+                     'few knows little else', count, times)
+        return replace(data, images=data.images * times, masks=data.masks * times,
+                       stems=data.stems * times)
+
+    def _mix(self) -> Mix | None:
+        count, mixed = len(self.images.train.stems), self.images.mixed
+        if not mixed:
+            return None
+        rows = np.arange(len(self._enough_images().stems)) % count
+        return Mix(rows >= count - mixed, self.recipe.mix_share)
+
+    def _new_net(self, taken: Taken | None) -> tuple[nn.Module, str]:
+        """Return the network as it starts, and the name of its classifier, empty if unknown."""
+        recipe, data, spec = self.recipe, self.images.train, input_of(self.recipe)
+        torch.manual_seed(self.settings.seed)
+        build = builder_of(recipe)
+        if build is None:
+            net: nn.Module = PyramidNet(
+                data.num_classes, _train_dropout_of(recipe), recipe.encoder or DEFAULT_ENCODER,
+                frozen_layers=recipe.frozen_layers, has_variance=recipe.method == 'direct')
+            classifier = 'decoder.classifier'
+        else:
+            net = build()
+            require_classes_of(net, data.class_names, spec, recipe.net)
+            classifier = find_classifier(net, data.num_classes, spec)
+            if not classifier:
+                _log.warning('%s has no last layer whose bias is added to the logits: its loss is '
+                             'not weighted by class, since the weights could not be undone',
+                             recipe.net)
+        if taken is not None:
+            load_what_fits(net, taken, data.class_names)
+            if taken.has_folded_norms:
+                measure_norms(net, data.images, recipe.size)
+            if classifier and f'{classifier}.bias' in taken.state:
+                # What finished weights had taken off.
+                restore_priors(net.get_submodule(classifier),
+                               1 / class_weights(data, self.settings.class_power))
+        return net, classifier
+
+    def _start(self, taken: Taken | None) -> str:
+        if taken is not None:
+            return taken.source
+        return f'what {self.recipe.net} builds' if self.recipe.net else 'random weights'
+
+    def _origin(self, start: str, taken: Taken | None) -> dict[str, str]:
+        """Return what a run is made of beside its settings, for `fit` to compare."""
+        images = self.images
+        return {
+            'network': _title(self.recipe), 'size': str(self.recipe.size), 'start': start,
+            'dropout': str(_train_dropout_of(self.recipe)),
+            'weights to start from': digest_of({} if taken is None else taken.state),
+            'set of training images': digest_of_images(images.train),
+            'share of mixed images': f'{images.mixed}, {self.recipe.mix_share:g}',
+            'split val': digest_of_images(images.val)}
+
+    def _facts(self, start: str, rows: Sequence[Row], is_finished: bool) -> RunFacts:
+        recipe, images = self.recipe, self.images
+        kept = (best_epoch(list(rows)) if recipe.patience else None) or len(rows)
+        iou = float(rows[kept - 1]['val_mean_iou']) if rows else math.nan
+        mix, mixed = self._mix(), ''
+        if mix is not None:
+            mixed = (f'In each batch {mix.count(recipe.batch)} of {recipe.batch} images are of '
+                     f'{images.mixed} labelled images of {", ".join(images.mixed_folders)}.')
+        return RunFacts(
+            len(images.train.stems), len(rows), kept, start,
+            0 if images.val is None else len(images.val.stems), iou,
+            (*images.folders, *images.mixed_folders), recipe.note, is_finished, mixed,
+            recipe.patience > 0)
+
+
+def load_net(
+    weights: Path, num_classes: int, dropout: DropoutPlan, encoder: str = DEFAULT_ENCODER,
+    has_variance: bool = False,
+) -> PyramidNet:
+    """
+    Build the network with trained weights and other dropout rates, in eval mode.
+
+    Raises TrainingError if the file is missing or holds another network.
+
+    """
+    net = PyramidNet(num_classes, dropout, encoder, has_variance=has_variance)
+    load_weights(net, weights)
+    return net.eval()
+
+
+# -------------------------------------------------------------------------------------------------
+# The bundle.
+
+
+def make_bundle(
+    recipe: TrainRecipe, data: LabelledFolder, weights: Path, folder: Path
+) -> ModelCard:
+    """
+    Compile trained weights to a bundle without calibration.
+
+    Parameters
+    ----------
+    recipe, data : TrainRecipe, LabelledFolder
+        Give method, input, passes and the texts of the card; class names and colours.
+    weights, folder : Path
+        From `train_weights`; of the bundle.
+
+    Raises
+    ------
+    TrainingError
+        If weights are missing or those of another network.
+
+    """
+    files, spec = weights_files(recipe, weights), input_of(recipe)
+    graphs = _compiled(recipe, data.num_classes, [
+        export_marked(_finished_net(recipe, data.num_classes, file), spec) for file in files])
+    licence = '' if recipe.net else encoder_kind(recipe.encoder or DEFAULT_ENCODER).licence
+    card = ModelCard(
+        schema=SCHEMA_VERSION, name=recipe.name or folder.name, method=recipe.method,
+        class_names=data.class_names, palette=data.palette, ignore_index=data.ignore_index,
+        input=spec, dropout_sites=graphs.sites, passes=recipe.num_passes, opset=OPSET,
+        logits_shape=graphs.logits_shape, upsampling=graphs.upsampling,
+        training=_training_text(recipe, files[0]),
+        license=recipe.license.replace('{licence}', licence or 'of your own'),
+        not_good_for=recipe.not_good_for, metrics={}, sha256={},
+        members=recipe.members if recipe.is_ensemble else 0, feature_shape=graphs.feature_shape,
+        mask_draw=fitting_draw('stratified', graphs.sites, False),
+    )
+    return write_bundle(folder, card, graphs.files)
+
+
+def _compiled(
+    recipe: TrainRecipe, num_classes: int, models: Sequence[onnx.ModelProto]
+) -> CompiledGraphs:
+    spec, plain = input_of(recipe), CompileOptions(passes=recipe.num_passes, features='auto')
+    if recipe.is_ensemble:
+        return compile_ensemble(models, spec, plain)
+    if recipe.method == 'error_propagation':
+        return compile_moments(models[0], spec, plain)
+    classes = num_classes if recipe.method == 'direct' else 0
+    return compile_graph(models[0], spec,
+                         replace(plain, method=recipe.method, num_classes=classes))
+
+
+def _finished_net(recipe: TrainRecipe, num_classes: int, weights: Path) -> nn.Module:
+    build = builder_of(recipe)
+    if build is None:
+        return load_net(weights, num_classes, run_dropout_of(recipe),
+                        recipe.encoder or DEFAULT_ENCODER, recipe.method == 'direct')
+    net = build()
+    load_weights(net, weights)
+    return net.eval()
+
+
+def _training_text(recipe: TrainRecipe, weights: Path) -> str:
+    facts, network = read_facts(weights), _title(recipe)
+    text = f'{network}; what its weights {weights.name} were trained on is not known.' \
+        if facts is None else facts.sentence(network)
+    return f'{text} {recipe.members} nets.' if recipe.is_ensemble else text
