@@ -2,7 +2,7 @@
 """
 What the frame log keeps of a dive with known events, and how many bytes that takes.
 
-The dive is made by `uncertainty_seg make-dive DIVE`. Pipeline and log run over it as in the node,
+`uncertainty_seg simulate dive DIVE` makes the dive. Pipeline and log run over it as in the node,
 offline, so that no frame is lost; beside the log another one keeps every frame in the same form.
 
     python benchmarks/frame_log_dive.py DIVE [--set before_s=2.0 ...]
@@ -25,13 +25,8 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.parameters import from_dict
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import LogSettings, Settings, settings_to_dict
-from uncertainty_seg.sim.demo.timeline import (
-    EVENT_TOPIC,
-    find_events,
-    FlagEvent,
-    IMAGE_TOPIC,
-    Moment,
-)
+from uncertainty_seg.sim.demo.timeline import find_events, FlagEvent, Moment
+from uncertainty_seg.sim.dive import EVENT_TOPIC, IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import BadMessage, BagReader, header_stamp_ns
 from uncertainty_seg.storage.frame_log.format import about_run, iter_frames, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog

@@ -14,7 +14,7 @@ photographs are drawn, all strategies choose half as many of them, and the sprea
 that of a whole one drawn anew (Politis, Romano and Wolf, Subsampling, 1999; a bootstrap would make
 duplicates).
 
-``dive BAG TABLE`` takes the bag of `make-dive` and the table that `score` made of it, and counts
+``dive BAG TABLE`` takes the bag of `simulate dive` and the table of it by `score`, and counts
 what is chosen by the event it was taken in.
 
 ``speed ROWS`` writes a score table of that many drawn frames and takes the time on the core of
@@ -53,7 +53,7 @@ from uncertainty_seg.data.selection.frame_features import frame_features
 from uncertainty_seg.data.selection.pool import Candidates, SelectionRequest, STRATEGIES
 from uncertainty_seg.data.selection.run import candidates_of
 from uncertainty_seg.data.selection.strategies import select
-from uncertainty_seg.sim.demo.timeline import EVENT_TOPIC
+from uncertainty_seg.sim.dive import EVENT_TOPIC
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle

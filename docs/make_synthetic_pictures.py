@@ -83,7 +83,7 @@ def main() -> None:
     save('turbidity', [titled(s.image, f'turbidity {s.turbidity:.1f}') for s in murk]
          + [titled(painted(s.image, s.mask), '') for s in murk], len(murk))
 
-    dive = Dive(3, unknown='diver')
+    dive = Dive(3)
     frames = [(second, dive.frame(round(second * dive.rate_hz))) for second in DIVE_SECONDS]
     save('dive', [titled(f.image, f'{second:g} s  {f.event}') for second, f in frames], 4)
 

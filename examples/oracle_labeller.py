@@ -4,7 +4,7 @@ A labeller who is always right: correct an export for LabelMe by the truth of ma
 
 It stands for the person in docs/tutorial_loop.md. Each file beside an image is written as LabelMe
 saves it, with a mask for each class, and its flag `reviewed` is set. The truth is the topic
-/ground_truth/mask of the bags that `uncertainty_seg make-dive` wrote.
+/ground_truth/mask of the bags that `uncertainty_seg simulate dive` wrote.
 
     python3 oracle_labeller.py EXPORT DIVES
 

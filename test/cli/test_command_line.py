@@ -118,9 +118,9 @@ def test_a_missing_package_that_nobody_knows_is_named(
     (), ('fly',), ('replay',), ('replay', 'a', 'b', '--passes', 'many'),
     ('replay', 'a', 'b', '--passes', '1001'), ('replay', 'a', 'b', '--backend', 'abacus'),
     ('replay', 'a', 'b', '--seed', '-3'), ('replay', 'a', 'b', '--map', 'treasure'),
-    ('make-dive', 'a', '--duration', '0'), ('make-dive', 'a', '--duration', 'nan'),
-    ('make-dive', 'a', '--rate', 'inf'), ('make-dive', 'a', '--size', '640'),
-    ('demo', '--pace', '-1'),
+    ('simulate', 'dive', 'a', '--duration', '0'), ('simulate', 'dive', 'a', '--duration', 'nan'),
+    ('simulate', 'dive', 'a', '--rate', 'inf'), ('simulate', 'dive', 'a', '--size', '640'),
+    ('simulate',), ('demo', '--seed', '-1'),
 ])
 def test_misuse_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The verbs that make a model: compile and make-scenes, through the command line."""
+"""The verbs that make a model: compile and simulate, through the command line."""
 
 from collections.abc import Callable
 import json
@@ -111,10 +111,9 @@ def test_a_damaged_folder_of_images_is_refused_in_words(
         load_folder(folder, 'train')
 
 
-def test_make_scenes_writes_a_folder_that_can_be_trained_on(tmp_path: Path) -> None:
+def test_simulated_scenes_are_a_folder_that_can_be_trained_on(tmp_path: Path) -> None:
     place = tmp_path / 'scenes'
-    assert main(['make-scenes', str(place), '--count', '6', '--size', '96x64',
-                 '--workers', '1']) == 0
+    assert main(['simulate', 'scenes', str(place), '--count', '6', '--size', '96x64']) == 0
     data = load_folder(place, 'train')
     assert data.class_names[1] == 'pipeline'
     assert data.images[0].shape == (64, 96, 3)

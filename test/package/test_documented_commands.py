@@ -29,9 +29,9 @@ PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])
 
 # Verb -> options that replace those of the page: less of the same.
 SMALLER = {
-    'make-dive': '--duration 2 --rate 2 --size 64x48 --workers 1',
-    'demo': '--duration 4 --rate 2 --size 64x48 --workers 1 --no-check --out demo',
-    'make-scenes': '--count 4 --ood 2 --size 64x48 --workers 1',
+    'simulate dive': '--duration 2 --rate 2 --size 64x48',
+    'demo': '--duration 4 --rate 2 --size 64x48 --no-check --out demo',
+    'simulate scenes': '--count 4 --ood 2 --size 64x48',
     'compile': '--input 16x8 -o compiled --compare-passes 16',
     'calibrate': '--backend onnxruntime --threads 1 --frames 40',
     'calibrate-passes': '--backend onnxruntime --threads 1 --steps 1 --error 0.4',
@@ -48,8 +48,8 @@ PARSED_ONLY = (
     (r'^self-check .*--backend tensorrt', 'needs an NVIDIA GPU'),
     (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
     (r'^crossfit |^calibrate .*--folds', 'needs networks of folds: test_crossfit runs both'),
-    (r'^active-learn ', 'trains networks for hours: test_active_learn runs it on made images'),
-    (r'^import-labels STUDY', 'what active-learn exported: test_label_mode runs it'),
+    (r'^active-learn ', 'trains networks for hours: test_active_learning runs it'),
+    (r'^import-labels STUDY', 'what active-learn exported: test_active_learning runs it'),
     (r'^train ', 'needs torch, a network connection for the weights, and hours'),
 )
 # Verb -> package without which it cannot run here.
@@ -106,7 +106,7 @@ def reason_to_parse(words: list[str]) -> str:
 
 
 def is_list(words: str) -> bool:
-    """Whether it is no command but a list of verbs, as 'make-scenes, train'."""
+    """Whether it is no command but a list of verbs, as 'simulate, train'."""
     return bool(re.fullmatch(r'[a-z-]+(, [a-z-]+)+', words))
 
 
@@ -174,13 +174,13 @@ def smaller(words: list[str]) -> list[str]:
     words = [word for part in words for word in (glob(part) if '*' in part else [part])]
     if verb == 'compile':
         words += [] if '--classes' in words else ['--classes', 'classes.yaml']
-    if verb == 'make-scenes':
-        words[1] += '_rendered'  # of other classes than the tiny network
+    if words[:2] == ['simulate', 'scenes']:
+        words[2] += '_rendered'  # of other classes than the tiny network
     if any(word in words for word in PUBLIC):
         return words
     if '--like' in words:
         return words + shlex.split('--backend onnxruntime --threads 1 --error 0.1')
-    return words + shlex.split(SMALLER.get(verb, ''))
+    return words + shlex.split(SMALLER.get(' '.join(words[:2]), SMALLER.get(verb, '')))
 
 
 @pytest.mark.release

@@ -29,17 +29,17 @@ PAGE = (ROOT / 'docs' / 'walks.md').read_text(encoding='utf-8')
 
 # Verb -> options behind those of the page: the last one counts.
 SMALLER = {
-    'make-dive': '--duration 6 --rate 4 --size 160x120 --workers 1',
-    'make-scenes': '--size 64x48 --workers 1',
-    'train': '--epochs 2 --size 64x64 --threads 1',
+    'simulate dive': '--duration 6 --rate 4 --size 160x120',
+    'simulate scenes': '--size 64x48',
+    'train': '--set epochs=2 --set size=64x64 --threads 1',
     'compile': '--input 64x64',
     'self-check': '--frames 1 --runs 4',
     'calibrate': '--frames 20 --threads 1 --alpha 0.2 --bad accuracy<0.6',
 }
 # What replaces these in a walk, since the included network is right on scenes of some size only.
 IN_WALK = {'Calibrate for your water': {
-    'make-dive': '--duration 6 --rate 4 --size 320x240 --workers 1',
-    'make-scenes': '--size 320x240 --workers 1',
+    'simulate dive': '--duration 6 --rate 4 --size 320x240',
+    'simulate scenes': '--size 320x240',
     'calibrate': '--threads 1 --alpha 0.2',
     'evaluate': '--threads 1',
 }}
@@ -60,12 +60,13 @@ smaller, scenes = json.loads({smaller!r}), json.loads({scenes!r})
 words = sys.argv[1:]
 with open(os.path.expanduser('~/ran'), 'a') as file:
     file.write(' '.join(words) + chr(10))
-if words[0] == 'make-scenes':
+if words[:2] == ['simulate', 'scenes']:
     words = [scenes.get(word, word) for word in words]
 if words[0] == 'calibrate':
     from uncertainty_seg.calibration import calibration_run
     calibration_run.TEMPERATURES = (0.9, 1.0, 1.1)
-sys.exit(main(words + smaller.get(words[0], '').split()))
+more = smaller.get(' '.join(words[:2]), smaller.get(words[0], ''))
+sys.exit(main(words + more.split()))
 """
 
 

@@ -8,9 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from uncertainty_seg.sim.camera import Camera, rotation
-from uncertainty_seg.sim.noise import sample_tile, spectral_tile, stream
-from uncertainty_seg.sim.objects import hit_prop, Prop
+from uncertainty_seg.sim.basics import Camera, rotation, sample_tile, spectral_tile, stream
+from uncertainty_seg.sim.objects import hit_prop, Limbs, march, meet, Prop, Slab, slope, Thing
 from uncertainty_seg.sim.pipe import (
     ANODE,
     ANODE_RAISE_M,
@@ -23,10 +22,8 @@ from uncertainty_seg.sim.pipe import (
     PIPELINE,
     PipePlan,
 )
-from uncertainty_seg.sim.raycast import BED, cast, FAR_M, ON_PIPE, trace_bed
-from uncertainty_seg.sim.seabed import Seabed
-from uncertainty_seg.sim.unknowns import Limbs, march, meet, Slab, slope, Thing
-from uncertainty_seg.sim.world import build_world, World
+from uncertainty_seg.sim.surfaces import BED, cast, FAR_M, ON_PIPE, trace_bed
+from uncertainty_seg.sim.world import build_world, Seabed, World
 
 SIZE = (160, 120)
 PLAN = PipePlan(-6, 8, 6, burials=((2.5, 4, 0.7),), spans=((-2, 0, 0.8),), growths=((0, 3, 1.0),))

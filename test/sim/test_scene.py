@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.sim.camera import Camera, rotation
-from uncertainty_seg.sim.noise import stream
+from uncertainty_seg.sim.basics import Camera, rotation, stream
 from uncertainty_seg.sim.pipe import CLASS_NAMES, IGNORE, PALETTE, PipePlan, SEABED
 from uncertainty_seg.sim.scene import (
     MAX_TRAINING_TURBIDITY,
@@ -22,8 +21,7 @@ from uncertainty_seg.sim.scene import (
     Scene,
     UNKNOWN_KINDS,
 )
-from uncertainty_seg.sim.sensor import LEAST_TRANSMISSION, random_sensor
-from uncertainty_seg.sim.water import random_water
+from uncertainty_seg.sim.water import LEAST_TRANSMISSION, random_sensor, random_water
 from uncertainty_seg.sim.world import build_world
 
 SMALL = (160, 120)

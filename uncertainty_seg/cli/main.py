@@ -35,11 +35,10 @@ from uncertainty_seg.errors import (
 # Verb -> its module in this folder, and one line of help.
 VERBS = {
     'demo': ('demo', 'play a dive through the real node; contact sheet, video and summary'),
-    'make-dive': ('make_dive', 'render a synthetic dive with ground truth into a bag'),
+    'simulate': ('simulate', 'render a synthetic dive into a bag, or labelled scenes to train on'),
     'replay': ('replay', 'run the model over a bag; write mask, flag, score and status to '
                'another bag'),
-    'make-scenes': ('make_scenes', 'render labelled pipeline scenes to train on'),
-    'train': ('train', 'train a shipped recipe and write its bundle'),
+    'train': ('train', 'train a network by a recipe and write its bundle'),
     'compile': ('compile', 'compile a segmentation network to a bundle'),
     'sign': ('sign', 'sign a bundle, for nodes that name trusted keys'),
     'convert': ('convert', 'make a variant of a bundle in another precision'),
@@ -58,8 +57,7 @@ VERBS = {
                       'dive in two splits'),
     'dataset': ('dataset', 'keep labelled frames in a dataset that grows: versions, '
                 'splits by dive'),
-    'active-learn': ('active_learn', 'measure strategies that choose what to label '
-                     'against random, over seeds'),
+    'active-learn': ('active_learn', 'choose what to label, train and measure, round by round'),
     'select': ('select', 'choose the frames of a score table that are worth a label'),
     'browse': ('browse', 'write one page to look through a score table: filters, '
                'embedding plot, masks, label errors'),

@@ -18,7 +18,7 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.sim.noise import FloatArray, stream
+from uncertainty_seg.sim.basics import FloatArray, stream
 from uncertainty_seg.sim.water import random_water
 
 MAX_SEVERITY = 5

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write labelled scenes to disk, in the layout of the project's photograph sets.
+Write labelled scenes to disk, in the layout of a labelled folder.
 
 `images/STEM.jpg` pairs with `masks/STEM.png` (one channel, pixel = class id);
 `classes.json` names ids and colours, `splits.json` lists stems.
@@ -9,21 +9,20 @@ Write labelled scenes to disk, in the layout of the project's photograph sets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 import json
-import multiprocessing
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.sim.pipe import CLASS_NAMES, IGNORE, PALETTE
-from uncertainty_seg.sim.scene import check_scene, render_scene
+from uncertainty_seg.sim.scene import check_scene, render_all, render_scene
+from uncertainty_seg.storage.progress import progress
 
-DEFAULT_SPLITS: Mapping[str, float] = {'train': 0.8, 'val': 0.1, 'test': 0.1}
+SPLITS: Mapping[str, float] = {'train': 0.89, 'val': 0.11}
 JPEG_QUALITY = 92
 SEEDS_A_SET = 1_000_000
 OOD_KINDS = ('turbid', 'wreck', 'diver', 'fish')
@@ -58,39 +57,28 @@ def _write_one(job: _Job) -> tuple[str, str, list[int]]:
         if not cv2.imwrite(str(path), picture, options):
             raise ConfigError(f'{path} could not be written', 'a folder with room',
                               'choose another folder or free some space')
-    return job.stem, job.split, np.bincount(scene.mask.ravel(), minlength=256).tolist()
+    split = job.stem.split('_')[0] if job.split == 'ood' else job.split
+    return job.stem, split, np.bincount(scene.mask.ravel(), minlength=256).tolist()
 
 
 def _split_of(index: int, count: int, splits: Mapping[str, float]) -> str:
     """Return the split of a scene: the first share of the scenes goes to the first split."""
-    edge = 0.0
-    total = sum(splits.values())
-    for name, share in splits.items():
-        edge += share / total * count
-        if index < round(edge):
-            return name
-    return next(reversed(list(splits)))
+    edges = np.cumsum(list(splits.values())) / sum(splits.values()) * count
+    return list(splits)[min(int((index >= np.rint(edges)).sum()), len(splits) - 1)]
 
 
-def _run(jobs: list[_Job], workers: int, title: str) -> Iterator[tuple[str, str, list[int]]]:
-    """Run the jobs in order, in this process or in several."""
-    bar = {'total': len(jobs), 'desc': title, 'unit': 'scene'}
-    if workers == 1:
-        yield from tqdm(map(_write_one, jobs), **bar)
-        return
-    # OpenCV's threads do not survive a fork: its pool would wait for ever.
-    with multiprocessing.get_context('spawn').Pool(workers) as pool:
-        yield from tqdm(pool.imap(_write_one, jobs, chunksize=4), **bar)
-
-
-def _make_folders(place: Path, names: Iterable[str]) -> None:
-    """Make the folders of a set."""
+def _run(place: Path, jobs: Sequence[_Job], name: str, splits: Iterable[str], workers: int
+         ) -> None:
+    """Render and write scenes, and what says what they are."""
     try:
-        for name in names:
-            (place / name).mkdir(parents=True, exist_ok=True)
+        for part in ('images', 'masks', *(['unknown'] if jobs[0].split == 'ood' else [])):
+            (place / part).mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise ConfigError(f'{place} cannot be made ({err.strerror})', 'a folder to write to',
-                          'choose another folder') from err
+        raise ConfigError(f'{place} cannot be made ({err.strerror})', 'a folder to write to') \
+            from err
+    done = progress(render_all(_write_one, jobs, workers), desc='scenes', total=len(jobs),
+                    unit='scene')
+    _describe(place, name, done, splits)
 
 
 def _describe(folder: Path, name: str, done: Iterable[tuple[str, str, list[int]]],
@@ -115,12 +103,9 @@ def _describe(folder: Path, name: str, done: Iterable[tuple[str, str, list[int]]
 
 
 def write_dataset(folder: Path | str, count: int, seed: int = 0,
-                  size: tuple[int, int] = (512, 384), workers: int = 2,
-                  splits: Mapping[str, float] = DEFAULT_SPLITS, ood: int = 0) -> None:
+                  size: tuple[int, int] = (512, 384), workers: int = 0, ood: int = 0) -> None:
     """
-    Write a data set of single scenes.
-
-    Raises ConfigError if an argument is out of its range.
+    Write a data set of single scenes, 0.89 of them to train on.
 
     Parameters
     ----------
@@ -133,42 +118,33 @@ def write_dataset(folder: Path | str, count: int, seed: int = 0,
     size : tuple of int, optional
         Width and height in pixels.
     workers : int, optional
-        Processes; 1 renders in this one.
-    splits : mapping of str to float, optional
-        Share of the scenes a split, in the order of the scenes.
+        Processes; 0 chooses them.
     ood : int, optional
         How many scenes a kind to write under `ood/`: turbid water beyond the training range,
         and each unknown object, with `ood/unknown/STEM.png` (255 on the object).
 
+    Raises
+    ------
+    ConfigError
+        If an argument is out of its range, or the folder cannot be written.
+
     """
-    if not (count >= 1 and ood >= 0 and workers >= 1 and 0 <= seed):
-        raise ConfigError(f'count={count}, seed={seed}, workers={workers}, ood={ood}',
-                          'count and workers of at least 1, seed and ood of at least 0',
-                          'correct the one that is not')
-    if not splits or not all(share >= 0 for share in splits.values()) \
-            or not sum(splits.values()) > 0:
-        raise ConfigError(f'splits is {dict(splits)!r}', 'a share of at least 0 for each name',
-                          'pass for example {"train": 0.8, "val": 0.2}')
+    if not (count >= 1 and ood >= 0 and 0 <= seed):
+        raise ConfigError(f'count={count}, seed={seed}, ood={ood}', 'a count of at least 1, seed '
+                          'and ood of at least 0')
     check_scene(seed, size, None, None)
     place = Path(folder)
-    _make_folders(place, ('images', 'masks'))
     jobs = [_Job(str(place), f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size, None, None,
-                 _split_of(i, count, splits)) for i in range(count)]
-    _describe(place, 'synthetic pipeline scenes', _run(jobs, workers, 'scenes'), splits)
-    if ood:
-        _write_ood(place / 'ood', ood, seed, size, workers)
-
-
-def _write_ood(place: Path, count: int, seed: int, size: tuple[int, int], workers: int) -> None:
-    """Write scenes training never shows; each kind is a split."""
-    _make_folders(place, ('images', 'masks', 'unknown'))
+                 _split_of(i, count, SPLITS)) for i in range(count)]
+    _run(place, jobs, 'synthetic pipeline scenes', SPLITS, workers)
     jobs = []
     for k, kind in enumerate(OOD_KINDS):
-        for i in range(count):
+        for i in range(ood):
             # From the end of the set's own seeds, so that no background occurs twice.
-            scene_seed = (seed + 1) * SEEDS_A_SET - 1 - (k * count + i)
-            murk = 0.68 + 0.27 * i / max(count - 1, 1) if kind == 'turbid' else None
-            jobs.append(_Job(str(place), f'{kind}_{seed}_{i:05d}', scene_seed, size, murk,
+            scene_seed = (seed + 1) * SEEDS_A_SET - 1 - (k * ood + i)
+            murk = 0.68 + 0.27 * i / max(ood - 1, 1) if kind == 'turbid' else None
+            jobs.append(_Job(str(place / 'ood'), f'{kind}_{seed}_{i:05d}', scene_seed, size, murk,
                              None if kind == 'turbid' else kind, 'ood'))
-    done = ((stem, stem.split('_')[0], counts) for stem, _, counts in _run(jobs, workers, 'ood'))
-    _describe(place, 'synthetic pipeline scenes out of distribution', done, OOD_KINDS)
+    if jobs:
+        _run(place / 'ood', jobs, 'synthetic pipeline scenes out of distribution', OOD_KINDS,
+             workers)

@@ -15,46 +15,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+import hashlib
+import json
 import math
-import multiprocessing
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.sim.camera import Camera, rotation
-from uncertainty_seg.sim.noise import FloatArray, spectral_tile, stream
+from uncertainty_seg.sim.basics import Camera, FloatArray, rotation, spectral_tile, stream
+from uncertainty_seg.sim.objects import Thing, thing_axes
 from uncertainty_seg.sim.pipe import PipePlan
-from uncertainty_seg.sim.raycast import cast, UNKNOWN
-from uncertainty_seg.sim.scene import check_scene, render
-from uncertainty_seg.sim.sensor import random_sensor
-from uncertainty_seg.sim.unknowns import Thing, thing_axes
-from uncertainty_seg.sim.water import Cloud, random_water
+from uncertainty_seg.sim.scene import check_scene, render, render_all
+from uncertainty_seg.sim.water import Cloud, random_sensor, random_water
 from uncertainty_seg.sim.world import build_world, shoal
+from uncertainty_seg.storage.bags.writer import (
+    BagWriter,
+    camera_info_message,
+    PinholeCamera,
+    value_message,
+)
+from uncertainty_seg.storage.progress import progress
 
 # Seconds in a dive of 40 s.
 BURIAL_S, CLOUD_S, OBJECT_S, FISH_S = (8.5, 12.5), (14.0, 21.0), (25.5, 30.0), (32.5, 35.3)
-WRECK_CLOSEST_S = 27.5
 NOMINAL_S, MOST_S = 40.0, 600.0
 CLOUD_PER_M = 3.5
 START_NS = 1_700_000_000_000_000_000
-WRECK_SHARE = 0.05
+IMAGE_TOPIC, INFO_TOPIC = '/camera/image_raw', '/camera/camera_info'
+EVENT_TOPIC, TRUTH_TOPIC = '/ground_truth/event', '/ground_truth/mask'
+FRAME_ID = 'camera_optical_frame'
+RECEIPT_FILE = 'dive.json'
 
 
 @dataclass(frozen=True)
 class DiveEvent:
-    """
-    Something that happens in a dive.
-
-    Parameters
-    ----------
-    kind : str
-        'burial', 'silt_cloud', 'diver', 'wreck' or 'fish'.
-    start_s, stop_s : float
-        From the beginning of the dive.
-
-    """
+    """A 'burial', a 'silt_cloud', a 'diver' or 'fish', in seconds from the beginning."""
 
     kind: str
     start_s: float
@@ -107,25 +105,18 @@ class Dive:
         Frames a second, up to 120.
     size : tuple of int, optional
         Width and height in pixels.
-    unknown : str, optional
-        The large object never shown in training: 'diver' or 'wreck'.
 
     """
 
     def __init__(self, seed: int, *, duration_s: float = 40.0, rate_hz: float = 8.0,
-                 size: tuple[int, int] = (640, 480), unknown: str = 'diver') -> None:
+                 size: tuple[int, int] = (640, 480)) -> None:
         check_scene(seed, size, None, None)
         if not 0 < duration_s <= MOST_S:
-            raise ConfigError(f'duration_s is {duration_s!r}', f'more than 0, up to {MOST_S:g} s',
-                              'the default is 40')
+            raise ConfigError(f'duration_s is {duration_s!r}', f'more than 0, up to {MOST_S:g} s')
         if not 0 < rate_hz <= 120:
-            raise ConfigError(f'rate_hz is {rate_hz!r}', 'more than 0, up to 120 frames a second',
-                              'the default is 8')
-        if unknown not in ('diver', 'wreck'):
-            raise ConfigError(f'unknown is {unknown!r}', 'diver or wreck',
-                              'fish come later in every dive')
+            raise ConfigError(f'rate_hz is {rate_hz!r}', 'more than 0, up to 120 frames a second')
         self.seed, self.duration_s, self.rate_hz = seed, float(duration_s), float(rate_hz)
-        self.size, self.unknown = size, unknown
+        self.size = size
         self.num_frames = max(1, math.floor(duration_s * rate_hz + 1e-9))
         self._pace = self.duration_s / NOMINAL_S
         rng = stream(seed, 20)
@@ -143,8 +134,8 @@ class Dive:
         silt = self._world.sediment / self._world.sediment.max()
         self._billows = spectral_tile(stream(seed, 25), 256, 1.7, 2, 26)
         self._silt = (0.9 * silt).astype(np.float32)
-        self._wreck = self._place_wreck() if unknown == 'wreck' else None
-        self.events = self._timeline()
+        self.events = tuple(DiveEvent(kind, *self._scaled(span)) for kind, span in (
+            ('burial', BURIAL_S), ('silt_cloud', CLOUD_S), ('diver', OBJECT_S), ('fish', FISH_S)))
 
     @property
     def focal_px(self) -> float:
@@ -164,10 +155,8 @@ class Dive:
             length = float(rng.uniform(1.5, 4.5))
             growths.append((x, x + length, float(rng.uniform(0.2, 1))))
             x += length + float(rng.uniform(1.5, 4))
-        wreck = self._x(WRECK_CLOSEST_S * self._pace)
-        clear = ((wreck - 2.5, wreck + 3.5, 0.0),) if self.unknown == 'wreck' else ()
         return PipePlan(first - 6, last + 17, 8, ((burial[0] + 1.7, burial[1] + 2.3, 0.78),),
-                        ((last - 1, last + 4, 0.7),), tuple(growths), clear, 0.3)
+                        ((last - 1, last + 4, 0.7),), tuple(growths), 0.3)
 
     def _x(self, t: float) -> float:
         """Return how far along the pipe the vehicle is."""
@@ -191,36 +180,6 @@ class Dive:
         axes = rotation(yaw, pitch, 0.03 * math.sin(t / 1.3 + p[6]))
         return Camera(np.array([x, y, z], np.float32), axes, self._focal, self.size)
 
-    def _place_wreck(self) -> Thing:
-        """Put the wreck beside the pipe."""
-        rng = stream(self.seed, 21)
-        x = self._x(WRECK_CLOSEST_S * self._pace) + 2.2
-        y = self._axis(x)[0] + self._side * float(rng.uniform(1.35, 1.5))
-        z = self._world.seabed.height_at(x, y) + 0.5
-        axes = thing_axes(math.pi + self._side * float(rng.uniform(0.05, 0.4)),
-                          float(rng.normal(0.05, 0.05)), float(rng.normal(0, 0.1)))
-        return Thing('wreck', np.array([x, y, z], np.float32), axes, 0.0, self.seed)
-
-    def _wreck_span(self) -> tuple[float, float]:
-        """Find, coarsely, when the wreck fills more than `WRECK_SHARE` of the image."""
-        if self._wreck is None:
-            return 0.0, 0.0
-        seen = []
-        focal = self._focal * 80 / self.size[0]
-        for t in np.arange(22.0, 35.0, 0.25) * self._pace:
-            camera = replace(self._camera(float(t)), focal_px=focal, size=(80, 60))
-            hits = cast(self._world, camera, camera.rays(), (self._wreck,))
-            if np.mean((hits.what == UNKNOWN) & (hits.t < 7)) > WRECK_SHARE:
-                seen.append(float(t))
-        return (min(seen), max(seen)) if seen else self._scaled(OBJECT_S)
-
-    def _timeline(self) -> tuple[DiveEvent, ...]:
-        """Return the events in order."""
-        span = self._wreck_span() if self.unknown == 'wreck' else self._scaled(OBJECT_S)
-        return (DiveEvent('burial', *self._scaled(BURIAL_S)),
-                DiveEvent('silt_cloud', *self._scaled(CLOUD_S)),
-                DiveEvent(self.unknown, *span), DiveEvent('fish', *self._scaled(FISH_S)))
-
     def _crossing(self, t: float, span: tuple[float, float], width: float, ahead: float
                   ) -> FloatArray:
         """Return a point that crosses the pipe before the vehicle: fast, slow, fast."""
@@ -233,10 +192,8 @@ class Dive:
     def _things(self, t: float) -> tuple[Thing, ...]:
         """Return the objects never shown in training that are near at a moment."""
         things: tuple[Thing, ...] = ()
-        if self._wreck is not None and abs(t - WRECK_CLOSEST_S * self._pace) < 14:
-            things = (self._wreck,)
         diver, fish = self._scaled(OBJECT_S), self._scaled(FISH_S)
-        if self.unknown == 'diver' and diver[0] <= t <= diver[1]:
+        if diver[0] <= t <= diver[1]:
             here, soon = (self._crossing(v, diver, 3.9, 2.25) for v in (t, t + 0.05))
             heading = math.atan2(float(soon[1] - here[1]), float(soon[0] - here[0]))
             here[2] += 0.24 + 0.05 * math.sin(2 * t)
@@ -281,38 +238,95 @@ class Dive:
         return DiveFrame(index, stamp, scene.image, scene.mask, scene.unknown, self.event_at(t))
 
 
-_worker_dive: Dive | None = None
+_open_dive: Dive | None = None
 
 
-def _open_worker(seed: int, duration_s: float, rate_hz: float, size: tuple[int, int],
-                 unknown: str) -> None:
+def _prepare(seed: int, duration_s: float, rate_hz: float, size: tuple[int, int]) -> None:
     """Build the dive once in each process."""
-    global _worker_dive
+    global _open_dive
     cv2.setNumThreads(1)
-    _worker_dive = Dive(seed, duration_s=duration_s, rate_hz=rate_hz, size=size, unknown=unknown)
+    _open_dive = Dive(seed, duration_s=duration_s, rate_hz=rate_hz, size=size)
 
 
 def _work(index: int) -> DiveFrame:
-    """Render one frame in a worker."""
-    if _worker_dive is None:
-        raise RuntimeError('the worker was not opened')
-    return _worker_dive.frame(index)
+    """Render one frame of the dive of this process."""
+    assert _open_dive is not None
+    return _open_dive.frame(index)
 
 
-def render_frames(dive: Dive, workers: int = 2) -> Iterator[DiveFrame]:
+def render_frames(dive: Dive, workers: int = 0) -> Iterator[DiveFrame]:
     """
     Yield all frames of a dive, in order.
 
-    With more than one of `workers`, which are processes, the calling program must guard its entry
-    with ``if __name__ == '__main__'``, as `multiprocessing` asks. Raises ConfigError if there is
-    less than one.
+    With several of `workers`, which are processes, the calling program must guard its entry
+    with ``if __name__ == '__main__'``, as `multiprocessing` asks; 0 chooses them. Raises
+    ConfigError if there are fewer than none.
     """
-    if workers < 1:
-        raise ConfigError(f'workers is {workers!r}', 'at least 1', 'pass 1 to use no processes')
-    if workers == 1:
-        yield from map(dive.frame, range(dive.num_frames))
-        return
-    facts = dive.seed, dive.duration_s, dive.rate_hz, dive.size, dive.unknown
-    # OpenCV's threads do not survive a fork: its pool would wait for ever.
-    with multiprocessing.get_context('spawn').Pool(workers, _open_worker, facts) as pool:
-        yield from pool.imap(_work, range(dive.num_frames))
+    facts = dive.seed, dive.duration_s, dive.rate_hz, dive.size
+    return render_all(_work, range(dive.num_frames), workers, _prepare, facts)
+
+
+# -------------------------------------------------------------------------------------------------
+# Into a bag.
+
+
+def write_dive(
+    path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = False, workers: int = 0,
+) -> int:
+    """
+    Render a dive into a rosbag2 bag: image, camera info, true mask and event of each frame.
+
+    Parameters
+    ----------
+    path : Path
+        Bag to write.
+    dive : Dive
+        What to render.
+    storage : str
+        'mcap' or 'sqlite3'.
+    overwrite : bool
+        Replace `path` if it is a bag.
+    workers : int
+        Processes that render; 0 chooses them.
+
+    Returns
+    -------
+    int
+        Frames written.
+
+    Raises
+    ------
+    BagError
+        If the bag cannot be written.
+
+    """
+    camera = PinholeCamera(*dive.size, dive.focal_px)
+    with BagWriter(path, storage, overwrite=overwrite) as writer:
+        for frame in progress(render_frames(dive, workers), desc='render', total=dive.num_frames):
+            stamp = frame.stamp_ns
+            # The event first: who reads the bag in order knows it when the image comes.
+            writer.write(EVENT_TOPIC, value_message(frame.event), stamp)
+            writer.write_image(IMAGE_TOPIC, stamp, FRAME_ID, frame.image, 'bgr8')
+            writer.write(INFO_TOPIC, camera_info_message(stamp, FRAME_ID, camera), stamp)
+            writer.write_image(TRUTH_TOPIC, stamp, FRAME_ID, frame.mask, 'mono8')
+    return dive.num_frames
+
+
+def ensure_dive(path: Path, dive: Dive) -> bool:
+    """
+    Write a dive unless the same one is there, from the same renderer; return whether it was not.
+
+    A bag of another dive at `path` is replaced.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob('*.py')):
+        digest.update(source.name.encode() + source.read_bytes())
+    text = json.dumps({'seed': dive.seed, 'duration_s': dive.duration_s, 'rate_hz': dive.rate_hz,
+                       'size': dive.size, 'renderer_sha256': digest.hexdigest()}) + '\n'
+    receipt = path.parent / RECEIPT_FILE
+    if receipt.is_file() and receipt.read_text() == text and path.is_dir():
+        return False
+    receipt.unlink(missing_ok=True)
+    write_dive(path, dive, overwrite=True)
+    receipt.write_text(text)
+    return True

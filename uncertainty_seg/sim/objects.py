@@ -1,41 +1,51 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Debris: boxes, drums and tyres that lie on the seabed, and how a ray meets them.
+What lies and moves in the scenes: debris, and objects that training never shows.
 
-They are placed without regard to each other, so that two may overlap.
+Debris are boxes, drums and tyres, placed without regard to each other. A diver, the bow of a wreck
+and a shoal of fish share nothing with their shapes: they are signed distances of round-ended limbs
+and boxes. A diver kicks and fish swim with time.
 
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.sim.noise import FloatArray
+from uncertainty_seg.sim.basics import Camera, FloatArray, sample_rows, stream
+
+Distance = Callable[[FloatArray], FloatArray]
+MOST_STEPS, BLOCK_PX = 48, 6
+REACH_M = {'diver': 1.9, 'wreck': 2.75, 'fish': 0.29}
+HULL_LENGTH, HULL_HEIGHT, HULL_WIDTH = 3.8, 1.55, 0.95
+Met = tuple[NDArray[np.intp], FloatArray, FloatArray, FloatArray]
+# The parts of a diver: name of the paint, start, stop, radii. Prone, head to +x, tank up.
+_BODY = (
+    ('suit', (-.26, 0, 0), (.28, 0, .02), (.155, .175)),
+    ('band', (.1, 0, .0), (.2, 0, .01), (.178, .182)),
+    ('suit', (.34, -.2, .02), (.34, .2, .02), (.085, .085)),
+    ('suit', (.4, 0, .03), (.55, 0, .05), (.07, .07)),
+    ('hood', (.62, 0, .07), (.66, 0, .06), (.115, .115)),
+    ('tank', (-.24, 0, .27), (.26, 0, .26), (.095, .095)),
+    ('steel', (.34, 0, .26), (.44, 0, .25), (.035, .03)),
+    ('steel', (.38, .05, .25), (.56, .2, .1), (.016, .016)),
+    ('steel', (.56, .2, .1), (.75, .06, -.03), (.016, .016)),
+    ('steel', (.74, 0, -.03), (.77, 0, -.04), (.04, .04)),
+)
+_PAINTS = ('suit', 'band', 'hood', 'tank', 'steel', 'skin', 'fin', 'glass')
 
 
 @dataclass(frozen=True, eq=False)
 class Prop:
     """
-    One piece of debris.
+    One piece of debris: a 'box', 'drum' or 'tyre'; the axis of the round ones is the third.
 
-    Parameters
-    ----------
-    kind : str
-        'box', 'drum' or 'tyre'.
-    centre : ndarray of float32, shape (3,)
-        Metres.
-    axes : ndarray of float32, shape (3, 3)
-        Columns are the object's own axes; a drum's and a tyre's axis is the third.
-    half : ndarray of float32, shape (3,)
-        Half extents; radius, radius, half length for a drum; ring, ring, tube radius for a tyre.
-    colour : ndarray of float32, shape (3,)
-        Linear BGR albedo.
-    reach : float
-        Radius of a ball around it.
-
+    `half` are half extents; radius, radius, half length of a drum; ring, ring, tube of a tyre.
+    `colour` is linear BGR albedo, `reach` the radius of a ball around it.
     """
 
     kind: str
@@ -140,14 +150,314 @@ def _walk_tyre(o: FloatArray, d: FloatArray, half: FloatArray, t: FloatArray
 
 def hit_prop(prop: Prop, origin: FloatArray, rays: FloatArray
              ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """
-    Return where rays, unit vectors (H, W, 3) from `origin`, meet one piece of debris.
-
-    That is metres along the ray (H, W), valid where `hit`, the outward normals in the world (H, W,
-    3), and `hit` (H, W).
-    """
+    """Return metres along unit rays (H, W, 3), outward normals, and where the debris is hit."""
     o = ((origin - prop.centre) @ prop.axes).astype(np.float32)
     d = rays @ prop.axes
     meet = {'box': _hit_box, 'drum': _hit_drum, 'tyre': _hit_tyre}[prop.kind]
     t, normal, hit = meet(o, d, prop.half)
     return t.astype(np.float32), (normal @ prop.axes.T).astype(np.float32), hit
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """
+    An object never shown in training: a 'diver', a 'wreck' or one 'fish'.
+
+    `centre` is that of a ball of `REACH_M`; `axes` has the columns forward, left, up; the time
+    moves fins and tails, the seed sets colours and damage.
+    """
+
+    kind: str
+    centre: FloatArray
+    axes: FloatArray
+    time_s: float
+    seed: int
+
+
+def thing_axes(yaw: float, pitch: float, roll: float) -> FloatArray:
+    """Return axes that look along yaw (to the left of x), nose up by pitch, rolled right."""
+    forward = np.array([np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), np.sin(pitch)])
+    left = np.array([-np.sin(yaw), np.cos(yaw), 0.0])
+    up = np.cross(forward, left)
+    return np.stack([forward, np.cos(roll) * left + np.sin(roll) * up,
+                     np.cos(roll) * up - np.sin(roll) * left], axis=1).astype(np.float32)
+
+
+def meet(thing: Thing, camera: Camera, rays: FloatArray, tile: FloatArray
+         ) -> tuple[tuple[slice, slice], Met] | None:
+    """
+    Return where the rays (H, W, 3) of a camera meet an object; None where it is out of view.
+
+    That is the rows and columns searched, and within them, flattened, the pixels that meet it,
+    metres, normals in the world and linear BGR albedo.
+    """
+    box = camera.box(thing.centre, REACH_M[thing.kind])
+    if box is None:
+        return None
+    local = rays[box] @ thing.axes
+    origin = ((camera.position - thing.centre) @ thing.axes).astype(np.float32)
+    find = {'diver': _diver, 'wreck': _wreck, 'fish': _fish}[thing.kind]
+    index, t, normal, albedo = find(thing, origin, local, camera.focal_px, tile)
+    return box, (index, t, (normal @ thing.axes.T).astype(np.float32), albedo)
+
+
+def _diver(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
+           tile: FloatArray) -> Met:
+    """Meet a diver."""
+    names, limbs, slabs = _limbs(thing.time_s)
+    shift = np.array([.35, 0, 0], np.float32)
+
+    def parts(points: FloatArray) -> FloatArray:
+        p = points - shift
+        return np.concatenate([limbs.distance(p), *(s.distance(p)[:, None] for s in slabs)], 1)
+
+    index, t, points = march(lambda p: parts(p).min(axis=1), origin, rays, REACH_M['diver'],
+                             focal_px)
+    part = parts(points).argmin(axis=1)
+    normal = limbs.normal(points - shift, np.minimum(part, len(names) - 1))
+    for k, slab in enumerate(slabs, len(names)):
+        normal[part == k] = slope(slab.distance, points[part == k] - shift)
+    rng = stream(thing.seed, 71)
+    suits = np.array([[.30, .10, .05], [.05, .05, .06], [.05, .06, .30], [.12, .12, .12]])
+    brights = np.array([[.08, .75, .80], [.10, .25, .85], [.75, .55, .10], [.15, .80, .35]])
+    paints = np.array([suits[rng.integers(4)], brights[rng.integers(4)], [.04, .04, .05],
+                       [.10, .68, .78] if rng.random() < .6 else [.70, .70, .72],
+                       [.16, .16, .17], [.38, .46, .62], brights[rng.integers(4)],
+                       [.35, .22, .12]], np.float32)
+    of_part = np.array([_PAINTS.index(name) for name in (*names, 'glass', 'fin', 'fin')])
+    albedo = paints[of_part[part]]
+    grain = sample_rows(tile, (points[:, 1] * 300 % tile.shape[1])[None],
+                        (points[:, 0] * 300 % (tile.shape[0] - 1))[None])
+    return index, t, normal, albedo * np.clip(1 + 0.1 * grain, 0.5, 1.5)[:, None]
+
+
+def _limbs(time_s: float) -> tuple[tuple[str, ...], Limbs, tuple[Slab, ...]]:
+    """Return the parts of a diver at a moment of the kick."""
+    parts: list[tuple[str, ArrayLike, ArrayLike, tuple[float, float]]] = list(_BODY)
+    slabs = [Slab(np.array([.735, 0, .06], np.float32), np.eye(3, dtype=np.float32),
+                  np.array([.035, .085, .05], np.float32))]
+    for side in (-1.0, 1.0):
+        kick = 0.3 * np.sin(2 * np.pi * 0.6 * time_s + (0 if side > 0 else np.pi))
+        hip, knee = np.array([-.3, .09 * side, 0]), np.array([-.74, .12 * side, -.05 + .3 * kick])
+        ankle = knee + np.array([-.42, .01 * side, .06 + .5 * kick])
+        parts += [('suit', hip, knee, (.115, .085)), ('suit', knee, ankle, (.08, .055))]
+        slope = .05 + 1.0 * kick
+        aim = np.array([-np.cos(slope), 0, np.sin(slope)])
+        fin = np.stack([aim, [0, 1, 0], np.cross(aim, [0, 1, 0])], axis=1).astype(np.float32)
+        slabs.append(Slab((ankle + aim * .36).astype(np.float32), fin,
+                          np.array([.34, .1, .006], np.float32)))
+        elbow, hand = np.array([.56, .36 * side, -.15]), np.array([.86, .2 * side, -.2])
+        parts += [('suit', np.array([.36, .2 * side, .02]), elbow, (.075, .06)),
+                  ('suit', elbow, hand, (.058, .045)),
+                  ('skin', hand, hand + np.array([.09, -.01 * side, 0]), (.045, .03))]
+    names, start, stop, radii = zip(*parts, strict=True)
+    return names, Limbs(*(np.array(v, np.float32) for v in (start, stop, radii))), tuple(slabs)
+
+
+def _wreck(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
+           tile: FloatArray) -> Met:
+    """Meet the bow of a wreck."""
+    rng = stream(thing.seed, 72)
+    bites = np.stack([rng.uniform(-1.6, 1.2, 5), rng.choice([-.8, .8], 5),
+                      rng.uniform(-.4, .7, 5), rng.uniform(.16, .4, 5)], 1).astype(np.float32)
+    index, t, p = march(lambda p: _hull(p, bites), origin, rays, REACH_M['wreck'], focal_px, 0.8)
+    normal = slope(lambda p: _hull(p, bites), p)
+    rows = tile.shape[0]
+    u, v = (p[:, 0] + 0.3 * p[:, 1]) % 2 / 2, (p[:, 2] + 0.2 * p[:, 1]) % 2 / 2
+    blotch = sample_rows(tile, (u * rows)[None], (v * (rows - 1))[None])
+    streak = sample_rows(tile, (u * 4 % 1 * rows)[None], (v * 0.3 * (rows - 1))[None])
+    rust = np.clip(0.7 + 0.2 * blotch + 0.3 * streak, 0.1, 1)[:, None]
+    plate = np.array([[.16, .18, .19], [.20, .18, .15], [.11, .15, .15]])[rng.integers(3)]
+    albedo = plate + (np.array([.06, .14, .30]) - plate) * rust
+    seam = np.minimum(np.abs(np.mod(p[:, 0], 0.63) - 0.3), np.abs(np.mod(p[:, 2], 0.42) - 0.2))
+    albedo = albedo * np.where(seam < 0.012, 0.4, 1)[:, None]
+    pane = np.hypot(np.mod(p[:, 0], 0.8) - 0.4, p[:, 2] - 0.25)
+    albedo[pane < 0.13] = [.30, .36, .38]
+    albedo[pane < 0.095] = [.01, .01, .01]
+    white = np.clip((blotch - 1.1) * 0.9, 0, 0.8)[:, None]
+    albedo = albedo + (np.array([.30, .38, .40]) - albedo) * white
+    return index, t, normal, albedo.astype(np.float32)
+
+
+def _hull(points: FloatArray, bites: FloatArray) -> FloatArray:
+    """Return the distance to the bow of a wreck; its ground is at z = -0.7."""
+    x, y, z = points[:, 0] + HULL_LENGTH / 2, np.abs(points[:, 1]), points[:, 2] + 0.7
+    along = np.clip(x / HULL_LENGTH, 0, 1)
+    height = HULL_HEIGHT * (0.86 + 0.2 * along * along)
+    belly = 0.4 + 0.6 * np.sqrt(np.clip(z / HULL_HEIGHT, 0.02, 1))
+    aside = y - HULL_WIDTH * (1 - along * along) * belly
+    ends = np.maximum(x - HULL_LENGTH, -x + 0.12 * np.sin(9 * z) + 0.08 * np.sin(23 * z + 2))
+    box = np.maximum(ends, np.maximum(z - height, -0.4 - z))
+    shell = np.maximum(np.abs(aside) - 0.03, box)
+    frame = np.abs(np.mod(x, 0.42) - 0.21) - 0.03
+    ribs = np.maximum(np.maximum(frame, np.abs(aside + 0.08) - 0.07), box)
+    deck = np.maximum(np.maximum(np.abs(z - 0.8 * height) - 0.025, aside),
+                      np.maximum(box, 1.5 - x + 0.2 * np.sin(11 * y)))
+    torn = np.minimum(shell, deck)
+    for bite in bites:
+        hole = bite[3] - np.sqrt(np.sum((points - bite[:3]) ** 2, axis=1))
+        torn = np.maximum(torn, hole)
+    rail_z = z - height - 0.3
+    inside = np.maximum(x - HULL_LENGTH + 0.15, 0.5 - x)
+    rail = np.maximum(np.sqrt(aside * aside + rail_z * rail_z) - 0.022, inside)
+    post = np.abs(np.mod(x, 0.55) - 0.275)
+    posts = np.maximum(np.sqrt(aside * aside + post * post) - 0.018,
+                       np.maximum(np.abs(rail_z + 0.15) - 0.16, inside))
+    mast = np.sqrt((x - 2.1 + 0.25 * (z - 1)) ** 2 + points[:, 1] ** 2) - 0.07
+    mast = np.maximum(mast, np.maximum(z - 2.75, 1.0 - z))
+    return np.minimum.reduce([torn, ribs, rail, posts, mast]).astype(np.float32)
+
+
+def _fish(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
+          tile: FloatArray) -> Met:
+    """Meet one fish: a body and a tail, both ellipsoids, found without marching."""
+    rng = stream(thing.seed, 73)
+    rays = rays.reshape(-1, 3)
+    size = np.float32(rng.uniform(0.8, 1.15))
+    beat = 0.5 * np.sin(2 * np.pi * 2.2 * thing.time_s + rng.uniform(0, 6))
+    best = np.full(rays.shape[0], np.inf, np.float32)
+    normals = np.zeros_like(rays)
+    for middle, half, turn in (((.03, 0, 0), (.17, .034, .062), 0.0),
+                               ((-.185, -.03 * beat, 0), (.055, .007, .075), beat)):
+        spin = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0],
+                         [0, 0, 1]], np.float32)
+        shrink = spin / (np.array(half, np.float32) * size)
+        o, d = (origin - np.array(middle, np.float32) * size) @ shrink, rays @ shrink
+        a, b = np.einsum('ni,ni->n', d, d), d @ o
+        root = b * b - a * (o @ o - 1)
+        t = np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, np.inf)
+        first = (t > 0.05) & (t < best)
+        best[first] = t[first]
+        outward = (o + d[first] * t[first, None]) @ shrink.T
+        normals[first] = outward / np.linalg.norm(outward, axis=1, keepdims=True)
+    index = np.flatnonzero(np.isfinite(best))
+    p = (origin + rays[index] * best[index, None]) / size
+    back = np.clip(p[:, 2] * 25 + 0.3, 0, 1)[:, None]
+    albedo = np.array([.66, .68, .62]) * (1 - back) + np.array([.20, .15, .07]) * back
+    albedo[np.abs(p[:, 2] - 0.006) < 0.008] = [.08, .55, .68]
+    albedo[p[:, 0] < -.15] = [.10, .45, .58]
+    albedo[np.hypot(p[:, 0] - .14, p[:, 2] - .012) < .012] = [.01, .01, .01]
+    return index, best[index], normals[index], albedo.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Limbs:
+    """Capsules whose ends (K, 3) may differ in radius (K, 2)."""
+
+    start: FloatArray
+    stop: FloatArray
+    radii: FloatArray
+
+    def distance(self, points: FloatArray) -> FloatArray:
+        """Return the distances (N, K) of points (N, 3); exact where both radii are equal."""
+        axis = self.stop - self.start
+        length = np.maximum(np.einsum('ki,ki->k', axis, axis), np.float32(1e-8))
+        unit = axis / length[:, None]
+        along = points @ unit.T
+        along -= np.einsum('ki,ki->k', self.start, unit)
+        share = np.clip(along, 0, 1)
+        # |p - a|^2 - 2 share (p - a).axis + share^2 |axis|^2, in place: this is the inner loop.
+        along *= -2
+        along += share
+        along *= share
+        along *= length
+        along += points @ (-2 * self.start.T)
+        along += np.einsum('ni,ni->n', points, points)[:, None]
+        along += np.einsum('ki,ki->k', self.start, self.start)
+        np.sqrt(np.maximum(along, 0, out=along), out=along)
+        share *= self.radii[:, 1] - self.radii[:, 0]
+        along -= share
+        along -= self.radii[:, 0]
+        return along
+
+    def normal(self, points: FloatArray, part: NDArray[np.intp]) -> FloatArray:
+        """Return the normals (N, 3) at points on limbs `part` (N,), without their taper."""
+        start, axis = self.start[part], (self.stop - self.start)[part]
+        away = points - start
+        length = np.maximum(np.einsum('ni,ni->n', axis, axis), np.float32(1e-8))
+        share = np.clip(np.einsum('ni,ni->n', away, axis) / length, 0, 1)
+        return _unit(away - share[:, None] * axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """A box with rounded edges: centre (3,), axes as columns (3, 3), half extents (3,)."""
+
+    centre: FloatArray
+    axes: FloatArray
+    half: FloatArray
+
+    def distance(self, points: FloatArray) -> FloatArray:
+        """Return the distances (N,) of points (N, 3)."""
+        q = np.abs((points - self.centre) @ self.axes) - self.half
+        outside = np.maximum(q, 0)
+        out = np.sqrt(np.einsum('ni,ni->n', outside, outside))
+        return (out + np.minimum(q.max(axis=1), 0) - np.float32(0.008)).astype(np.float32)
+
+
+def slope(distance: Distance, points: FloatArray) -> FloatArray:
+    """Return the normals (N, 3) of a distance function at points (N, 3) on its surface."""
+    here, step = distance(points), np.float32(0.004)
+    return _unit(np.stack([distance(points + step * axis) - here
+                           for axis in np.eye(3, dtype=np.float32)], axis=1))
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    """Return vectors (N, 3) at length 1."""
+    size = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(size, 1e-9)).astype(np.float32)
+
+
+def march(distance: Distance, origin: FloatArray, rays: FloatArray, reach: float, focal_px: float,
+          care: float = 0.9) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
+    """
+    Walk the rays (H, W, 3) of an image to where a distance function becomes zero.
+
+    Blocks of pixels walk together first, as one cone; only those that touch go on pixel by pixel.
+    `care` is the share of the distance walked each step. Returns the flattened indices of the
+    rays that arrive (K,), how far along them (K,), and the points (K, 3).
+    """
+    height, width = rays.shape[:2]
+    rows = np.minimum(np.arange(0, height, BLOCK_PX) + BLOCK_PX // 2, height - 1)
+    columns = np.minimum(np.arange(0, width, BLOCK_PX) + BLOCK_PX // 2, width - 1)
+    coarse = rays[rows[:, None], columns[None, :]].reshape(-1, 3)
+    start, end = _chord(origin, coarse, reach + 0.05)
+    block, near = _walk(distance, origin, coarse, start, end, BLOCK_PX / focal_px, care)
+    begin = np.full(coarse.shape[0], np.inf, np.float32)
+    begin[block] = near
+    full = np.repeat(np.repeat(begin.reshape(rows.size, -1), BLOCK_PX, 0), BLOCK_PX, 1)
+    begin = full[:height, :width].ravel()
+    index = np.flatnonzero(np.isfinite(begin))
+    flat = rays.reshape(-1, 3)[index]
+    stop = _chord(origin, flat, reach)[1]
+    hit, t = _walk(distance, origin, flat, begin[index], stop, 0.2 / focal_px, care)
+    return index[hit], t, (origin + flat[hit] * t[:, None]).astype(np.float32)
+
+
+def _walk(distance: Distance, origin: FloatArray, rays: FloatArray, t: FloatArray,
+          end: FloatArray, cone: float, care: float) -> tuple[NDArray[np.intp], FloatArray]:
+    """Walk rays (N, 3) from `t` until a cone around them touches; return which, and how far."""
+    index = np.flatnonzero(t < end)
+    rays, t, end = rays[index], t[index], end[index]
+    found: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]
+    where: list[FloatArray] = [np.zeros(0, np.float32)]
+    for _ in range(MOST_STEPS):
+        if index.size == 0:
+            break
+        gap = distance(origin + rays * t[:, None])
+        near = gap < np.float32(0.0015) + np.float32(cone) * t
+        found.append(index[near])
+        where.append(t[near])
+        t = t + np.maximum(gap * np.float32(care), np.float32(0.001))
+        keep = ~near & (t < end)
+        index, t, end, rays = index[keep], t[keep], end[keep], rays[keep]
+    return np.concatenate(found), np.concatenate(where).astype(np.float32)
+
+
+def _chord(origin: FloatArray, rays: FloatArray, reach: float) -> tuple[FloatArray, FloatArray]:
+    """Return where rays (N, 3) enter and leave a ball around 0; those that miss leave at 0."""
+    middle = -(rays @ origin)
+    square = np.float32(reach * reach - float(origin @ origin)) + middle * middle
+    half = np.sqrt(np.maximum(square, 0))
+    end = np.where(square > 0, middle + half, 0).astype(np.float32)
+    return np.maximum(middle - half, np.float32(0.05)), end

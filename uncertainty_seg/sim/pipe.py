@@ -2,11 +2,9 @@
 """
 The pipe: where it runs and what happens along it, its centre line, joints, anodes and growth.
 
-Field joints and anodes are closer together than on a real pipeline (12 m and over 100 m), so that
-a scene of a few metres shows them. A plan says where burials and growth are; the seabed and the
-pipe decide how they look. The classes of the scenes are defined here too: open water counts as
-seabed, as does everything too dim to be seen. Their colours are those of Okabe and Ito (2008),
-which people with the common forms of colour blindness can distinguish.
+Field joints and anodes are closer together than on a real pipeline (12 m and over 100 m). The
+classes of the scenes are here too: open water counts as seabed, as does everything too dim to be
+seen. Their colours (Okabe and Ito, 2008) suit the common forms of colour blindness.
 
 """
 
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.sim.noise import FloatArray, sample_tile, stream, window
+from uncertainty_seg.sim.basics import FloatArray, sample_tile, stream, window
 
 SEABED, PIPELINE, FIELD_JOINT, ANODE, MARINE_GROWTH, DEBRIS = range(6)
 IGNORE = 255
@@ -38,19 +36,8 @@ class PipePlan:
     """
     What happens where along the pipe; stretches are (start, stop, strength 0..1), metres.
 
-    Parameters
-    ----------
-    start, stop : float
-        Ends of the world.
-    half_width : float
-        How far the seabed reaches to either side.
-    burials, spans, growths : tuple of tuples
-        Stretches where sediment covers the pipe, where it hangs free, where things grow on it.
-    clear : tuple of tuples
-        Stretches kept without debris and boulders; the strength is not used.
-    props_per_m : float
-        Mean number of debris objects a metre of pipe.
-
+    The world reaches from `start` to `stop` and `half_width` to either side. Sediment covers the
+    pipe in burials, it hangs free in spans; `props_per_m` are pieces of debris a metre.
     """
 
     start: float
@@ -59,7 +46,6 @@ class PipePlan:
     burials: Stretches = ()
     spans: Stretches = ()
     growths: Stretches = ()
-    clear: Stretches = ()
     props_per_m: float = 0.4
 
 
@@ -81,17 +67,7 @@ def random_plan(seed: int) -> PipePlan:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """
-    Where the pipe runs, seen from above.
-
-    Parameters
-    ----------
-    x, y, cosine : ndarray of float32, shape (N,)
-        Every `TABLE_STEP_M` along x: the position, the axis, and the cosine of its angle to x.
-    radius : float
-        Of the bare pipe, metres.
-
-    """
+    """Where the pipe runs: every `TABLE_STEP_M` x, y and the cosine of its angle to x."""
 
     x: FloatArray
     y: FloatArray
@@ -101,12 +77,7 @@ class Route:
 
 @dataclass(frozen=True, eq=False)
 class Pipe:
-    """
-    The pipe: its centre line and outer surface.
-
-    The tables hold one value every `TABLE_STEP_M` along x from `start`; `growth` holds metres of
-    growth over (x, angle), one row every `GROWTH_CELL_M`.
-    """
+    """Centre line and surface, every `TABLE_STEP_M` from `start`; growth over (x, angle)."""
 
     start: float
     radius: float
@@ -182,19 +153,7 @@ def _growth(
 
 def build_pipe(rng: np.random.Generator, plan: PipePlan, route: Route, axis: FloatArray,
                tiles: tuple[FloatArray, FloatArray]) -> Pipe:
-    """
-    Build the pipe on its route.
-
-    Parameters
-    ----------
-    rng, plan, route : Generator, PipePlan, Route
-        Source of all choices, where things grow, where the pipe runs.
-    axis : ndarray of float32, shape (N,)
-        Height of the axis along the route, metres.
-    tiles : tuple of ndarray of float32
-        Lumpy noise, for the growth, and fine noise, for the coating.
-
-    """
+    """Build the pipe on its route, whose axis is at heights (N,); tiles are lumpy and fine."""
     joint = _bands(rng, route.x, (1.7, 3.8), float(rng.uniform(0.4, 0.7)), 0.02)
     anode = _bands(rng, route.x, (2.4, 5.0), float(rng.uniform(0.4, 0.65)), 0.05)
     joint = np.where(anode > 0, 0, joint).astype(np.float32)

@@ -8,25 +8,41 @@ It knows no time: `dive` moves the camera.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 import math
+import multiprocessing
+import os
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.sim.camera import Camera, rotation
-from uncertainty_seg.sim.materials import look
-from uncertainty_seg.sim.noise import FloatArray, stream
+from uncertainty_seg.sim.basics import Camera, FloatArray, rotation, stream
+from uncertainty_seg.sim.objects import Thing
 from uncertainty_seg.sim.pipe import random_plan, SEABED
-from uncertainty_seg.sim.raycast import cast, FAR_M, ON_PIPE, UNKNOWN
-from uncertainty_seg.sim.sensor import develop, exposure, random_sensor, Sensor, visible
-from uncertainty_seg.sim.unknowns import Thing
-from uncertainty_seg.sim.water import Cloud, form, lamps_of, random_water, Water
+from uncertainty_seg.sim.surfaces import cast, FAR_M, look, ON_PIPE, UNKNOWN
+from uncertainty_seg.sim.water import (
+    Cloud,
+    develop,
+    exposure,
+    form,
+    lamps_of,
+    random_sensor,
+    random_water,
+    Sensor,
+    visible,
+    Water,
+)
 from uncertainty_seg.sim.world import build_world, place, World
 
 MAX_TRAINING_TURBIDITY = 0.6
 UNKNOWN_KINDS = ('wreck', 'diver', 'fish')
+# Starting processes takes longer than to render so few pictures.
+_FEW_JOBS = 24
+_Job = TypeVar('_Job')
+_Done = TypeVar('_Done')
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,19 +103,9 @@ def render(world: World, camera: Camera, water: Water, sensor: Sensor,
            streams: tuple[np.random.Generator, np.random.Generator], drift: FloatArray,
            things: tuple[Thing, ...] = (), cloud: Cloud | None = None) -> Scene:
     """
-    Render one picture of a world.
+    Render one picture of a world; the streams draw marine snow and noise.
 
-    Parameters
-    ----------
-    world, camera, water, sensor : World, Camera, Water, Sensor
-        What, from where, through what, with what.
-    streams : tuple of numpy.random.Generator
-        For marine snow and for noise.
-    drift : ndarray of float32, shape (3,)
-        How far the water has drifted, metres.
-    things, cloud : tuple of Thing, Cloud, optional
-        Objects never shown in training; silt in the water.
-
+    The water has drifted `drift` (3,) metres; things and silt are in view where they are given.
     """
     rays = camera.rays()
     hits = cast(world, camera, rays, things)
@@ -124,18 +130,17 @@ def render(world: World, camera: Camera, water: Water, sensor: Sensor,
 def check_scene(seed: int, size: tuple[int, int], turbidity: float | None,
                 unknown: str | None) -> None:
     """Refuse what cannot be rendered."""
-    if not (isinstance(seed, int) and seed >= 0):
-        raise ConfigError(f'seed is {seed!r}', 'a whole number of at least 0',
-                          'pass for example seed=0')
-    if len(size) != 2 or not all(isinstance(v, int) and 16 <= v <= 4096 for v in size):
-        raise ConfigError(f'size is {size!r}', 'two whole numbers (width, height) of 16 to 4096',
-                          'pass for example size=(512, 384)')
-    if turbidity is not None and not 0 <= turbidity <= 1:
-        raise ConfigError(f'turbidity is {turbidity!r}', 'a number from 0 (clear) to 1 (opaque)',
-                          'leave it out to have it drawn from the seed')
-    if unknown is not None and unknown not in UNKNOWN_KINDS:
-        raise ConfigError(f'unknown is {unknown!r}', f'one of {", ".join(UNKNOWN_KINDS)}',
-                          'leave it out for a scene of normal operation')
+    for name, value, is_right, wanted in (
+            ('seed', seed, isinstance(seed, int) and seed >= 0, 'a whole number of at least 0'),
+            ('size', size, len(size) == 2 and all(
+                isinstance(v, int) and 16 <= v <= 4096 for v in size),
+             'two whole numbers (width, height) of 16 to 4096'),
+            ('turbidity', turbidity, turbidity is None or 0 <= turbidity <= 1,
+             'a number from 0 (clear) to 1 (opaque)'),
+            ('unknown', unknown, unknown in (None, *UNKNOWN_KINDS),
+             f'one of {", ".join(UNKNOWN_KINDS)}')):
+        if not is_right:
+            raise ConfigError(f'{name} is {value!r}', wanted)
 
 
 def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: float | None = None,
@@ -170,3 +175,39 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
     things = () if unknown is None else place(unknown, seed, stream(seed, 5), world, camera)
     return render(world, camera, water, sensor, (stream(seed, 3), stream(seed, 4)),
                   np.zeros(3, np.float32), things)
+
+
+def render_all(work: Callable[[_Job], _Done], jobs: Sequence[_Job], workers: int = 0,
+               prepare: Callable[..., None] | None = None, facts: tuple[object, ...] = ()
+               ) -> Iterator[_Done]:
+    """
+    Do jobs in order, in several processes where there are enough of them.
+
+    Parameters
+    ----------
+    work : callable
+        A function of a module.
+    jobs : sequence
+        What it is called with.
+    workers : int, optional
+        Processes; 0 for as many as the computer has cores, and 1 for few jobs.
+    prepare, facts : callable, tuple, optional
+        Called with the facts in each process, before.
+
+    Yields
+    ------
+    any
+        What `work` returns.
+
+    """
+    if workers < 0:
+        raise ConfigError(f'workers is {workers!r}', 'at least 0')
+    workers = workers or (os.cpu_count() or 1 if len(jobs) >= _FEW_JOBS else 1)
+    if workers == 1:
+        if prepare is not None:
+            prepare(*facts)
+        yield from map(work, jobs)
+        return
+    # OpenCV's threads do not survive a fork: its pool would wait for ever.
+    with multiprocessing.get_context('spawn').Pool(workers, prepare, facts) as pool:
+        yield from pool.imap(work, jobs, chunksize=4)

@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Light in the water: two lamps, daylight, attenuation, veiling light, forward scatter, silt.
+Light in the water, and the camera that takes it: lamps, attenuation, veil, silt, snow, noise.
 
-Single scattering only; the formulas and their sources are in docs/synthetic.md. A cloud of
-stirred-up silt is extra, uneven extinction: a field of density that drifts as a whole, and neither
-settles nor spreads.
+Single scattering only; the formulas and their sources are in docs/synthetic.md. A cloud of silt is
+extra, uneven extinction that drifts as a whole. The exposure follows each picture by itself.
 
 """
 
@@ -16,36 +15,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.sim.camera import Camera
-from uncertainty_seg.sim.materials import Surface
-from uncertainty_seg.sim.noise import FloatArray, ramp, sample_tile
-from uncertainty_seg.sim.raycast import FAR_M
+from uncertainty_seg.sim.basics import Camera, FloatArray, ramp, sample_tile
+from uncertainty_seg.sim.surfaces import FAR_M, Surface
 
 VEIL_STEP_PX, VEIL_SAMPLES = 8, 12
 BACKSCATTER, DAY_VEIL = 0.011, 0.10
 # Stands in for multiple scattering in the cloud's own glow, not in what is seen through it.
 SILT_GLOW, SILT_LOSS = np.float32(2.0), np.float32(0.4)
 LUMA = np.array([0.11, 0.59, 0.30], np.float32)
+SNOW_BOX_M = 3.0
+LEAST_TRANSMISSION, LEAST_LEVELS = 0.045, 8.0
 
 
 @dataclass(frozen=True, eq=False)
 class Water:
     """
-    The water and the light in it; BGR triples.
+    The water and the light in it: 0 clear .. 1 opaque, absorption a metre (BGR), daylight.
 
-    Parameters
-    ----------
-    turbidity : float
-        0 clear .. 1 nothing to be seen.
-    absorption : ndarray of float32, shape (3,)
-        Per metre.
-    daylight : ndarray of float32, shape (3,)
-        Irradiance from above.
-    lamps : tuple of float
-        Power of the left and right lamp.
-    beam : float
-        Cosine at the edge of their beams.
-
+    `lamps` are the powers of the left and right one, `beam` the cosine at the edge of their beams.
     """
 
     turbidity: float
@@ -87,21 +74,7 @@ class Lamp:
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """
-    The cloud at one moment.
-
-    Parameters
-    ----------
-    tile : ndarray of float32, shape (S, S)
-        Periodic noise that shapes it.
-    density : float
-        Mean extinction per metre.
-    drift : ndarray of float32, shape (3,)
-        How far it has drifted, metres.
-    colour : ndarray of float32, shape (3,)
-        BGR single-scattering albedo of the silt.
-
-    """
+    """A cloud of silt: noise, mean extinction a metre, drift in metres, BGR albedo."""
 
     tile: FloatArray
     density: float
@@ -121,17 +94,10 @@ class Cloud:
 @dataclass(frozen=True, eq=False)
 class Formed:
     """
-    An image before the sensor.
+    An image before the sensor: linear BGR light of any scale, and what passes the water.
 
-    Parameters
-    ----------
-    light : ndarray of float32, shape (H, W, 3)
-        Linear BGR, any scale.
-    transmission : ndarray of float32, shape (H, W)
-        Of the clearest of the three colours, from the surface to the camera.
-    signal, veil : ndarray of float32, shape (H, W)
-        Luminance an object of albedo 0.2 would send here, and that of the water before it.
-
+    `signal` and `veil` are the luminance that an object of albedo 0.2 would send here, and that of
+    the water before it.
     """
 
     light: FloatArray
@@ -168,19 +134,9 @@ def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: 
          lamps_across: tuple[tuple[float, float], tuple[float, float]],
          shaded: NDArray[np.bool_], cloud: Cloud | None = None) -> Formed:
     """
-    Light the surface and view it through the water.
+    Light a surface `t` metres away and view it through the water, and silt in it, if any.
 
-    Parameters
-    ----------
-    water, camera, surface, cloud : Water, Camera, Surface, Cloud
-        What is seen, from where, through what, and silt in it, if any.
-    t : ndarray of float32, shape (H, W)
-        Metres to the surface; `FAR_M` for open water.
-    radius, lamps_across : float, tuple of tuple of float
-        Of the pipe, for its shadow; the lamps to the left of and above its axis, metres.
-    shaded : ndarray of bool, shape (H, W)
-        Where the pipe's shadow can fall.
-
+    The pipe of a radius shades where `shaded` is; the lamps are at `lamps_across` its axis.
     """
     lamps = lamps_of(water, camera)
     glow, murk = _lamp_veil(water, camera, lamps, t, cloud)
@@ -218,11 +174,7 @@ def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: 
 
 def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatArray,
                cloud: Cloud | None) -> tuple[FloatArray, FloatArray | None]:
-    """
-    Integrate the lamps' backscatter along coarse rays.
-
-    Returns it at full size (H, W, 3), and the cloud's mean extinction along each ray (H, W).
-    """
+    """Return the lamps' backscatter (H, W, 3), and the cloud's extinction along each ray."""
     rays = camera.rays(VEIL_STEP_PX)
     size = rays.shape[1], rays.shape[0]
     depth = np.minimum(cv2.resize(t, size, interpolation=cv2.INTER_AREA), np.float32(9))
@@ -279,3 +231,124 @@ def _scatter_forward(light: FloatArray, spread: FloatArray, focal_px: float) -> 
     b = (0.6 * (1 - np.exp(-0.22 * spread)))[..., None]
     mixed = light + (first - light) * a
     return mixed + (second - mixed) * b
+
+
+@dataclass(frozen=True, eq=False)
+class Sensor:
+    """
+    How the camera turns light into bytes.
+
+    `target` is the level, 0..1, to which the bright part is exposed, `tint` BGR gains, `noise` the
+    deviation at mid grey, `motion_px` the movement during the exposure, `quality` that of a JPEG
+    (0 for none), `snow` particles a cubic metre.
+    """
+
+    target: float
+    tint: FloatArray
+    noise: float
+    motion_px: tuple[float, float]
+    quality: int
+    snow: float
+
+
+def random_sensor(rng: np.random.Generator, water: Water) -> Sensor:
+    """Draw a sensor whose white balance partly undoes the water."""
+    strength = rng.uniform(0.35, 1.0) * np.clip((0.85 - water.turbidity) / 0.4, 0.15, 1)
+    lost = water.attenuation * 3.2
+    gains = np.exp(np.clip((lost - lost[1]) * strength, -1.0, 0.95))
+    cast = gains * np.exp(rng.normal(0, 0.05, 3))
+    motion = rng.normal(0, 1.2, 2) * (rng.random() < 0.5)
+    quality = int(rng.integers(35, 90)) if rng.random() < 0.6 else 0
+    return Sensor(float(rng.uniform(0.26, 0.5)), cast.astype(np.float32),
+                  float(rng.uniform(1.0, 4.5)), (float(motion[0]), float(motion[1])), quality,
+                  float(rng.uniform(2, 14) + 45 * water.turbidity ** 1.5))
+
+
+def exposure(formed: Formed, sensor: Sensor) -> float:
+    """Return the gain that brings the bright part of the image to the sensor's target."""
+    small = cv2.resize(formed.light, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
+    bright = float(np.percentile(small @ (LUMA * sensor.tint), 88))
+    return float(np.clip(sensor.target / max(bright, 1e-6), 0.5, 160))
+
+
+def _tone(linear: FloatArray) -> FloatArray:
+    """Map linear light to 0..1: straight below, a soft shoulder above, then display gamma."""
+    soft = linear / np.sqrt(np.sqrt(1 + (linear * linear) ** 2))
+    return np.power(np.maximum(soft, 0), np.float32(1 / 1.9))
+
+
+def visible(formed: Formed, gain: float) -> NDArray[np.bool_]:
+    """Return where enough light passes and an albedo of 0.2 differs from black by some levels."""
+    veil = formed.veil * np.float32(gain)
+    step = _tone(veil + formed.signal * np.float32(gain)) - _tone(veil)
+    return (formed.transmission >= LEAST_TRANSMISSION) & (step >= LEAST_LEVELS / 255)
+
+
+def _snow(rng: np.random.Generator, camera: Camera, water: Water, sensor: Sensor, drift: FloatArray
+          ) -> FloatArray:
+    """Return the light of drifting particles near the camera, (H, W), as lamps light them."""
+    count = int(sensor.snow * SNOW_BOX_M ** 3)
+    home = rng.random((count, 3), dtype=np.float32) * np.float32(SNOW_BOX_M)
+    size = np.clip(rng.lognormal(-7.0, 0.45, count), 0.0003, 0.004).astype(np.float32)
+    points = np.mod(home + drift - camera.position, np.float32(SNOW_BOX_M))
+    points = points - np.float32(SNOW_BOX_M / 2) + camera.position
+    pixels, depth = camera.project(points)
+    width, height = camera.size
+    seen = (depth > 0.22) & (np.abs(pixels[:, 0] - width / 2) < width * 0.52) \
+        & (np.abs(pixels[:, 1] - height / 2) < height * 0.52)
+    points, pixels, depth, size = points[seen], pixels[seen], depth[seen], size[seen]
+    power = np.zeros(depth.size, np.float32)
+    for lamp in lamps_of(water, camera):
+        _, away, light = lamp.reach(points)
+        power += light * np.exp(-(away + depth) * water.attenuation[1])
+    sharp = camera.focal_px * size / depth
+    blur = np.float32(camera.focal_px * 0.004) * np.abs(1 / depth - 0.6) + 0.6
+    radius = np.hypot(sharp, blur)
+    level = power * (sharp / radius) ** 2 * np.float32(0.55)
+    scale = max(float(level.max(initial=1e-6)), 1e-6)
+    layer = np.zeros((height, width), np.uint8)
+    fixed = np.round(pixels * 16).astype(int)
+    span = np.round(radius * 16).astype(int)
+    grey = np.ceil(np.sqrt(level / scale) * 255).astype(int)
+    for k in np.argsort(level):
+        cv2.circle(layer, (int(fixed[k, 0]), int(fixed[k, 1])), int(span[k]), int(grey[k]), -1,
+                   cv2.LINE_AA, 4)
+    soft = cv2.GaussianBlur(layer, (0, 0), 0.7).astype(np.float32) * np.float32(1 / 255)
+    return soft * soft * np.float32(scale / np.pi)
+
+
+def _smear(image: FloatArray, motion: tuple[float, float]) -> FloatArray:
+    """Blur along the movement of the camera."""
+    length = float(np.hypot(*motion))
+    if length < 0.7:
+        return image
+    size = 2 * int(np.ceil(length / 2)) + 3
+    kernel, middle = np.zeros((size, size), np.uint8), size // 2
+    ends = [np.round((middle + np.array(motion) * k / 2) * 16).astype(int) for k in (-1, 1)]
+    cv2.line(kernel, tuple(map(int, ends[0])), tuple(map(int, ends[1])), 255, 1, cv2.LINE_AA, 4)
+    weights = kernel.astype(np.float32) / max(float(kernel.sum()), 1.0)
+    return cv2.filter2D(image, -1, weights)
+
+
+def develop(formed: Formed, gain: float, camera: Camera, water: Water, sensor: Sensor,
+            streams: tuple[np.random.Generator, np.random.Generator], drift: FloatArray
+            ) -> NDArray[np.uint8]:
+    """
+    Turn light into a BGR picture (H, W, 3), with the `gain` from `exposure`.
+
+    The `streams` draw marine snow, which drifts, and noise.
+    """
+    light = formed.light + _snow(streams[0], camera, water, sensor, drift)[..., None]
+    light = light * (np.float32(gain) * sensor.tint)
+    height, width = light.shape[:2]
+    u = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    v = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    light *= (1 - np.float32(0.13) * (u * u + v * v))[..., None]
+    picture = _smear(_tone(light), sensor.motion_px) * np.float32(255)
+    noise = streams[1].standard_normal(picture.shape, dtype=np.float32)
+    picture += noise * (np.float32(sensor.noise) * (1.35 - picture / np.float32(380)))
+    image = np.clip(picture + np.float32(0.5), 0, 255).astype(np.uint8)
+    if sensor.quality:
+        _, packed = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, sensor.quality])
+        image = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+    return image

@@ -24,7 +24,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg.backends.opening import open_pipeline
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
@@ -47,6 +46,7 @@ from uncertainty_seg.storage.labelled_folder import (
     UnlabelledImages,
 )
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.whole_files import json_text, lock_file, replace_file, whole_file
 from uncertainty_seg.training.init_weights import read_start, Taken
 from uncertainty_seg.training.recipes import (
@@ -300,7 +300,7 @@ class _Rounds:
         settings = Settings(threads=self.threads)
         with open_pipeline(bundle, settings, temperature=1.0) as pipeline:
             pipeline.want(vector.maps)
-            for stem, rgb in tqdm(images, desc=f'round {number}', unit='image', disable=None):
+            for stem, rgb in progress(images, desc=f'judge by round {number}', unit='image'):
                 image = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
                 result = pipeline.measure(image)
                 where = result.geometry.rows, result.geometry.columns

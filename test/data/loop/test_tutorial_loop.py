@@ -53,7 +53,7 @@ def test_every_command_of_the_page_is_one_of_its_verb() -> None:
             words = shlex.split(match[1].replace('$i', '1').split(' > ')[0])
             build_parser(words[0]).parse_args(words)
             found.append(words[0])
-    walked = ('make-dive', 'make-scenes', 'train', 'score', 'select', 'export-labels',
+    walked = ('simulate', 'train', 'score', 'select', 'export-labels',
               'import-labels', 'dataset', 'calibrate', 'evaluate', 'replay')
     assert set(found) == set(walked) <= set(VERBS)
 
@@ -62,8 +62,7 @@ def test_the_oracle_labels_by_the_truth(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main('make-dive pool/one --seed 3 --duration 3 --rate 1 --size 96x64 --workers 1'
-                .split()) == 0
+    assert main('simulate dive pool/one --seed 3 --duration 3 --rate 1 --size 96x64'.split()) == 0
     for words in (f'score pool --out table --model {tiny_bundle}',
                   'select table -n 3 --strategy random --min-distance 0 -o picks --no-masks',
                   'export-labels picks to_label --format labelme --model ' + str(tiny_bundle)):

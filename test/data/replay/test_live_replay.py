@@ -19,7 +19,8 @@ from uncertainty_seg.data.replay import OutputChoice, replay_bag
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.sim.demo import live
 from uncertainty_seg.sim.demo.live import ros_arguments, run_live
-from uncertainty_seg.sim.demo.timeline import IMAGE_TOPIC, read_timeline
+from uncertainty_seg.sim.demo.timeline import read_timeline
+from uncertainty_seg.sim.dive import IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, header_stamp_ns
 from uncertainty_seg.storage.bags.writer import BagWriter
 
@@ -169,11 +170,11 @@ class TestLive:
 
     @pytest.mark.release
     def test_shipped_model_agrees_on_a_dive(self, tmp_path: Path, domain: int) -> None:
-        from uncertainty_seg.cli.make_dive import DiveOptions, write_dive
+        from uncertainty_seg.sim.dive import Dive, write_dive
 
         settings = Settings(model='pipeline')
         dive = tmp_path / 'dive'
-        write_dive(dive, DiveOptions(3, 5.0, 2.0, (320, 240), 'diver'), workers=1)
+        write_dive(dive, Dive(3, duration_s=5.0, rate_hz=2.0, size=(320, 240)))
         run_live(dive, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 5.0)
         replay_bag(dive, tmp_path / 'offline', settings, choice=OutputChoice(has_views=True))
         require_agreement(tmp_path / 'live', tmp_path / 'offline', 5)

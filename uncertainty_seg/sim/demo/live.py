@@ -1,16 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Run the node on a recorded dive: player, node and recorder, three processes over DDS.
+The demo: a dive goes through the real node over DDS, and pictures and a summary come out.
 
-This process does not import ROS. It starts the others, reads what they print, and stops them in
-an order in which no frame is lost.
+Player, node and recorder are three processes. This one does not import ROS: it starts the others,
+reads what they print, and stops them in an order in which no frame is lost.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 import importlib.util
 from itertools import islice
 import json
@@ -20,11 +21,8 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from typing import TextIO
-
-from tqdm import tqdm
+from typing import Any, TextIO
 
 import uncertainty_seg
 from uncertainty_seg.backends.registry import open_pipeline
@@ -32,14 +30,20 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.core.status import NODE_NAME
 from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
+from uncertainty_seg.sim.demo.pictures import make_pictures
 from uncertainty_seg.sim.demo.timeline import (
-    IMAGE_TOPIC,
+    Accuracy,
     MASK_TOPIC,
+    median_latency_ms,
+    problems_of,
     STATUS_TOPIC,
+    Timeline,
     UNCERTAINTY_TOPIC,
 )
+from uncertainty_seg.sim.dive import Dive, ensure_dive, IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import read_images
 from uncertainty_seg.storage.model_bundle import load_bundle, models_folders
+from uncertainty_seg.storage.progress import progress
 
 RECORDED = (
     MASK_TOPIC, UNCERTAINTY_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident',
@@ -58,12 +62,92 @@ NUM_FRAMES = 5
 HEADROOM = 0.55
 
 
+SHEET_FILE, VIDEO_FILE = 'contact_sheet.png', 'dive.mp4'
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What came of a dive: events and verdicts, accuracy of the masks, what was wrong."""
+
+    timeline: Timeline
+    accuracy: Accuracy
+    problems: list[str]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what is known, in plain values."""
+        timeline, accuracy = self.timeline, self.accuracy
+        return {
+            'frames': len(timeline.moments), 'processed': len(timeline.taken),
+            'median_latency_ms': median_latency_ms(timeline), 'mean_iou': accuracy.mean_iou,
+            'mean_iou_confident': accuracy.mean_iou_confident,
+            'confident_in_plain': timeline.plain_share,
+            'events': [vars(event) for event in timeline.events], 'problems': self.problems}
+
+
+def run_demo(
+    out: Path, dive: Dive, settings: Settings,
+    replay: Callable[[Path, Path, Settings, str], object] | None = None,
+) -> DemoResult:
+    """
+    Render a dive, run the node on it, and draw what it said.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for everything.
+    dive : Dive
+        The dive.
+    settings : Settings
+        Of the node. The largest promised alpha is taken unless one is asked for: a dive is harder
+        than scenes.
+    replay : callable, optional
+        From a bag, the bag to write, the settings and the image's topic: runs without ROS.
+
+    Returns
+    -------
+    DemoResult
+        Timeline, accuracy and problems.
+
+    Raises
+    ------
+    UncertaintySegError
+        If a part fails.
+
+    """
+    bundle, bag, out_bag = load_bundle(settings.model), out / 'dive', out / 'output_bag'
+    promises = bundle.calibration.promises if bundle.calibration else ()
+    if promises and not settings.gate.alpha:
+        alpha = max(promise.alpha for promise in promises)
+        settings = replace(settings, gate=replace(settings.gate, alpha=alpha))
+    _say('1/3 dive')
+    if not ensure_dive(bag, dive):
+        _say(f'    {bag} is there')
+    if replay is None:
+        pace = find_pace(settings, bag, dive.rate_hz)
+        _say(f'2/3 node, at {pace:.2f} times the speed of the dive')
+        run_live(bag, out_bag, out / 'logs', settings, pace, dive.duration_s)
+    else:
+        _say('2/3 replay')
+        replay(bag, out_bag, settings, IMAGE_TOPIC)
+    _say('3/3 pictures')
+    card = bundle.card
+    subtitle = f'model {card.name}, {settings.map.replace("_", " ")} of {card.passes} passes'
+    timeline, accuracy = make_pictures(bag, out_bag, card, subtitle, out / SHEET_FILE,
+                                       out / VIDEO_FILE)
+    return DemoResult(timeline, accuracy, problems_of(timeline))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def require_ros() -> None:
     """Refuse to start without ROS. Raises BackendUnavailableError if rclpy cannot be found."""
     if importlib.util.find_spec('rclpy') is None:
         raise BackendUnavailableError(
             'no rclpy in this Python', 'a sourced ROS 2 or the ROS 2 wheels',
-            'source /opt/ros/DISTRO/setup.bash, or use --offline to run the demo without ROS',
+            'source /opt/ros/DISTRO/setup.bash, or run the demo offline',
         )
 
 
@@ -71,28 +155,10 @@ def run_live(
     dive: Path, out_bag: Path, logs: Path, settings: Settings, pace: float, duration_s: float
 ) -> int:
     """
-    Play a dive to the node and record its outputs.
+    Play a dive to the node, `pace` times as fast as it was, and record its outputs.
 
-    Raises UncertaintySegError if one of the processes fails, with the last line of its log.
-
-    Parameters
-    ----------
-    dive, out_bag : Path
-        Bag to play; bag to write, replaced if it exists.
-    logs : Path
-        Folder for the logs of the processes.
-    settings : Settings
-        For the node.
-    pace : float
-        1 plays the dive in real time, 0.5 half as fast.
-    duration_s : float
-        Of the dive, for the progress bar.
-
-    Returns
-    -------
-    int
-        Images played.
-
+    Returns the number of images played. Raises UncertaintySegError if one of the processes fails,
+    with the last line of its log, which is in `logs`.
     """
     require_ros()
     logs.mkdir(parents=True, exist_ok=True)
@@ -135,9 +201,8 @@ def ros_arguments(settings: Settings, pace: float) -> list[str]:
 
 
 def _watch(player: ChildProcess, others: Sequence[ChildProcess], duration_s: float) -> None:
-    total_s = round(duration_s)
-    with tqdm(total=total_s, desc='dive', unit='s', file=sys.stderr, disable=None) as bar:
-        start_s = time.monotonic()
+    total_s, start_s = round(duration_s), time.monotonic()
+    with progress(desc='dive', total=total_s, unit='second') as bar:
         while player.is_running:
             for process in others:
                 process.require_running()
@@ -162,24 +227,9 @@ def ros_environment(base: Mapping[str, str]) -> dict[str, str]:
 
 def find_pace(settings: Settings, dive: Path, rate_hz: float) -> float:
     """
-    Find how fast a dive may be played so that the node on this computer drops no frame.
+    Find how fast a dive may be played so that the node on this computer drops no frame, up to 1.
 
     The pipeline is timed on the first frames of the dive.
-
-    Parameters
-    ----------
-    settings : Settings
-        Model, backend, threads.
-    dive : Path
-        Bag of the dive.
-    rate_hz : float
-        Frames a second of the dive.
-
-    Returns
-    -------
-    float
-        At most 1, which is real time.
-
     """
     images = [decode(item.raw) for item in islice(read_images(dive, IMAGE_TOPIC), NUM_FRAMES)]
     pipeline = open_pipeline(load_bundle(settings.model), settings)
@@ -192,44 +242,12 @@ def find_pace(settings: Settings, dive: Path, rate_hz: float) -> float:
     return min(1.0, HEADROOM / (statistics.median(seconds) * rate_hz))
 
 
-@contextmanager
-def _later_signals() -> Iterator[None]:
-    """Let what Python does at a signal wait for the end of the block."""
-    noted: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    # Only the main thread may set them, and only it is interrupted by one.
-    is_main = threading.current_thread() is threading.main_thread()
-    held = {number: one for number, one in handlers.items() if callable(one) and is_main}
-    for one in held:
-        signal.signal(one, lambda number, _: noted.append(number))
-    try:
-        yield
-    finally:
-        for one, handler in held.items():
-            signal.signal(one, handler)
-        for number in noted:
-            signal.raise_signal(number)
-
-
 class ChildProcess:
     """
     A module that runs in a process of its own, and is stopped at the end of the `with` block.
 
-    It prints JSON lines to its standard output, and its log to its standard error.
-
-    Parameters
-    ----------
-    name : str
-        For messages and for its log files.
-    module : str
-        Run as ``python -m``.
-    words : sequence of str
-        Its arguments.
-    logs : Path
-        Folder of its log files.
-    environment : mapping of str to str
-        Its environment.
-
+    It prints JSON lines to its standard output, and its log to its standard error; both are kept
+    in the folder of logs under its name.
     """
 
     def __init__(
@@ -248,12 +266,10 @@ class ChildProcess:
         """Start the process."""
         self._files = [path.open('w') for path in (self._out_path, self._log_path)]
         try:
-            with _later_signals():
-                # In a session of its own it does not get Ctrl-C: the order of stopping is kept.
-                self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=self._files[0],
-                    stderr=self._files[1], env=self._environment, start_new_session=True,
-                )
+            # In a session of its own it does not get Ctrl-C: the order of stopping is kept.
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=self._files[0],
+                stderr=self._files[1], env=self._environment, start_new_session=True)
         except KeyboardInterrupt:  # a block that was not entered has no end either
             self.__exit__()
             raise

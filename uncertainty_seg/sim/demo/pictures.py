@@ -1,70 +1,272 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The contact sheet and the video of a dive.
+The contact sheet and the video of a dive, drawn with OpenCV: no font file, no plotting library.
 
 A column of the sheet is a moment, in order of time, with camera, classes, uncertainty and flag;
-the score over the whole dive is below, with the same letters.
+the score over the whole dive is below, with the same letters. Colours are BGR.
 
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from itertools import chain
 import logging
 import math
 from pathlib import Path
-import sys
-from typing import Protocol
+from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.render import AMBER_BGR, BLUE_BGR, color_mask, overlay
 from uncertainty_seg.errors import install_command, UncertaintySegError
-from uncertainty_seg.sim.demo import drawing as draw
-from uncertainty_seg.sim.demo.drawing import Box, ScorePlot
-from uncertainty_seg.sim.demo.report import Accuracy
 from uncertainty_seg.sim.demo.timeline import (
+    Accuracy,
     DemoFrame,
+    FlagEvent,
     iter_frames,
     Moment,
     PLAIN_EVENT,
     read_timeline,
     Timeline,
 )
+from uncertainty_seg.storage.progress import progress
 
 _LOG = logging.getLogger(__name__)
+Color = tuple[int, int, int]
+
+BACKGROUND: Color = (33, 27, 23)
+PANEL: Color = (52, 44, 38)
+INK: Color = (240, 240, 240)
+DIM: Color = (170, 160, 152)
+GRID: Color = (84, 74, 66)
+LINE: Color = (255, 205, 120)
+FLAG_COLORS: dict[str, Color] = {
+    'confident': (88, 160, 40),
+    'uncertain': (0, 122, 230),
+    'recovering': (40, 170, 235),
+    'fault': (50, 50, 205),
+    'dropped': (95, 88, 80),
+}
+FLAG_WORDS = {
+    'confident': 'CONFIDENT',
+    'uncertain': 'NOT CONFIDENT',
+    'recovering': 'RECOVERING',
+    'fault': 'FAULT',
+    'dropped': 'NOT PROCESSED',
+}
+_FONT = cv2.FONT_HERSHEY_DUPLEX
+# Height of a capital letter of the font at scale 1.
+_CAP_PX = 21.0
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def right(self) -> int:
+        """First column right of it."""
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> int:
+        """First row below it."""
+        return self.top + self.height
+
+
+def blank(width: int, height: int) -> ImageU8:
+    """Return an empty canvas (height, width, 3)."""
+    return np.full((height, width, 3), BACKGROUND, np.uint8)
+
+
+def fill(canvas: ImageU8, box: Box, color: Color, alpha: float = 1.0) -> None:
+    """Fill a rectangle; below an `alpha` of 1 the colour is mixed with the canvas."""
+    area = canvas[box.top:box.bottom, box.left:box.right]
+    if alpha >= 1:
+        area[:] = color
+    else:
+        area[:] = np.rint(area * (1 - alpha) + np.asarray(color) * alpha).astype(np.uint8)
+
+
+def paste(canvas: ImageU8, box: Box, picture: ImageU8) -> None:
+    """Put a picture into a rectangle, scaled to it."""
+    is_shrinking = picture.shape[1] > box.width
+    scaled = cv2.resize(
+        picture, (box.width, box.height),
+        interpolation=cv2.INTER_AREA if is_shrinking else cv2.INTER_NEAREST,
+    )
+    canvas[box.top:box.bottom, box.left:box.right] = scaled
+
+
+def text_width(text: str, cap_px: float, weight: int = 1) -> int:
+    """Return the width in pixels of a line with capitals `cap_px` high."""
+    return int(cv2.getTextSize(text, _FONT, cap_px / _CAP_PX, weight)[0][0])
+
+
+def fit_text(text: str, cap_px: float, room: int, weight: int = 1) -> str:
+    """Cut a line with an ellipsis so that it is not wider than `room` pixels."""
+    if text_width(text, cap_px, weight) <= room:
+        return text
+    while text and text_width(f'{text}...', cap_px, weight) > room:
+        text = text[:-1]
+    return f'{text.rstrip()}...'
+
+
+def write(
+    canvas: ImageU8, text: str, left: int, middle: int, cap_px: float = 12, color: Color = INK,
+    weight: int = 1, align: str = 'left',
+) -> None:
+    """Write a line of ASCII with capitals `cap_px` high, to the 'left', 'centre' or 'right'."""
+    shift = {'left': 0.0, 'centre': 0.5, 'right': 1.0}[align]
+    x = left - round(shift * text_width(text, cap_px, weight))
+    origin = (x, middle + round(cap_px / 2))
+    cv2.putText(canvas, text, origin, _FONT, cap_px / _CAP_PX, color, weight, cv2.LINE_AA)
+
+
+def plate(canvas: ImageU8, box: Box, kind: str, cap_px: float, weight: int = 2) -> None:
+    """Draw the flag as its name on its colour."""
+    fill(canvas, box, FLAG_COLORS[kind])
+    middle = (box.left + box.right) // 2, (box.top + box.bottom) // 2
+    write(canvas, FLAG_WORDS[kind], *middle, cap_px, (255, 255, 255), weight, 'centre')
+
+
+def legend(
+    canvas: ImageU8, names: Sequence[str], palette: Sequence[Color], left: int, middle: int,
+    cap_px: float,
+) -> int:
+    """Draw a row of class colours with their names; return the column where it ends."""
+    side = round(cap_px * 1.7)
+    for name, (red, green, blue) in zip(names, palette, strict=True):
+        swatch = Box(left, middle - side // 2, side, side)
+        fill(canvas, swatch, (blue, green, red))
+        cv2.rectangle(canvas, (swatch.left, swatch.top), (swatch.right, swatch.bottom), DIM, 1)
+        words = name.replace('_', ' ')
+        write(canvas, words, swatch.right + side // 2, middle, cap_px)
+        left = swatch.right + side // 2 + text_width(words, cap_px) + side * 3 // 2
+    return left
+
+
+EVENT_TINT: Color = (190, 150, 120)
+_TICKS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+class ScorePlot:
+    """
+    Score over time, with the flag as a coloured band below and the events by name above.
+
+    The vertical axis is a square root, to show both the threshold at 1 and peaks far above it.
+    """
+
+    def __init__(self, box: Box, timeline: Timeline, cap_px: float) -> None:
+        self._timeline, self._cap_px = timeline, cap_px
+        unit = round(cap_px)
+        self._band = Box(box.left, box.bottom - 5 * unit, box.width, 2 * unit)
+        top = box.top + 3 * unit
+        self._area = Box(
+            self._band.left, top, self._band.width, self._band.top - unit // 2 - top
+        )
+        self._span_s = max(timeline.duration_s, 1e-6)
+        ratios = [m.ratio for m in timeline.moments if math.isfinite(m.ratio)]
+        self._upper = max(2.0, min(1.1 * max(ratios, default=0.0), 9.0))
+
+    def x_of(self, time_s: float) -> int:
+        """Return the column of a time."""
+        share = min(max(time_s / self._span_s, 0.0), 1.0)
+        return self._area.left + round(share * (self._area.width - 1))
+
+    def y_of(self, ratio: float) -> int:
+        """Return the row of a ratio; one that is too large is on the upper edge."""
+        share = math.sqrt(min(max(ratio, 0.0) / self._upper, 1.0))
+        return self._area.bottom - 1 - round(share * (self._area.height - 1))
+
+    def draw(self, canvas: ImageU8) -> None:
+        """Draw everything but the marks."""
+        fill(canvas, self._area, PANEL)
+        for event in self._timeline.events:
+            self._draw_event(canvas, event)
+        self._draw_axes(canvas)
+        self._draw_band(canvas)
+        self._draw_line(canvas)
+
+    def mark(self, canvas: ImageU8, time_s: float, name: str = '') -> None:
+        """Draw a vertical mark at a time, with a letter on top."""
+        x, unit = self.x_of(time_s), round(self._cap_px)
+        cv2.line(canvas, (x, self._area.top), (x, self._band.bottom), INK, 2)
+        if name:
+            centre = (x, self._area.top)
+            cv2.circle(canvas, centre, unit, INK, -1, cv2.LINE_AA)
+            write(canvas, name, *centre, self._cap_px, (0, 0, 0), 2, 'centre')
+
+    def _draw_event(self, canvas: ImageU8, event: FlagEvent) -> None:
+        left, right = self.x_of(event.start_s), self.x_of(event.stop_s)
+        box = Box(left, self._area.top, max(right - left, 2), self._band.bottom - self._area.top)
+        fill(canvas, box, EVENT_TINT, 0.35)
+        name_row = self._area.top - round(1.9 * self._cap_px)
+        write(canvas, event.title, (left + right) // 2, name_row, self._cap_px, INK, 1, 'centre')
+
+    def _draw_axes(self, canvas: ImageU8) -> None:
+        area, unit = self._area, round(self._cap_px)
+        for tick in _TICKS:
+            if tick <= self._upper:
+                y = self.y_of(tick)
+                color = INK if tick == 1 else GRID
+                cv2.line(canvas, (area.left, y), (area.right, y), color, 2 if tick == 1 else 1)
+                write(canvas, f'{tick:g}', area.left - unit // 2, y, self._cap_px, INK, 1, 'right')
+        write(canvas, 'threshold', area.right - unit // 2, self.y_of(1) - unit, self._cap_px, INK,
+              1, 'right')
+        row = self._band.bottom + round(1.2 * self._cap_px)
+        step_s = _round_step(self._span_s / 8)
+        for k in range(int(self._span_s / step_s) + 1):
+            x = self.x_of(k * step_s)
+            write(canvas, f'{k * step_s:g} s', x, row, self._cap_px, DIM, 1, 'centre')
+        middle = (self._band.top + self._band.bottom) // 2
+        write(canvas, 'flag', area.left - unit // 2, middle, self._cap_px, INK, 1, 'right')
+
+    def _draw_band(self, canvas: ImageU8) -> None:
+        moments = self._timeline.moments
+        fill(canvas, self._band, FLAG_COLORS['dropped'])
+        kind = 'dropped'
+        for moment, later in zip(moments, [*moments[1:], None], strict=True):
+            # After a dropped frame the flag before it is still in force.
+            kind = kind if moment.kind == 'dropped' else moment.kind
+            left = self.x_of(moment.time_s)
+            right = self.x_of(later.time_s) if later else self._band.right
+            box = Box(left, self._band.top, max(right - left, 1), self._band.height)
+            fill(canvas, box, FLAG_COLORS[kind])
+
+    def _draw_line(self, canvas: ImageU8) -> None:
+        points = [(self.x_of(m.time_s), self.y_of(m.ratio)) for m in self._timeline.taken]
+        if points:
+            polyline = np.array(points, np.int32).reshape(-1, 1, 2)
+            cv2.polylines(canvas, [polyline], False, LINE, 2, cv2.LINE_AA)
+
+
+def _round_step(wanted_s: float) -> float:
+    for step_s in (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300):
+        if step_s >= wanted_s:
+            return step_s
+    return 600.0
 
 
 def make_pictures(
     dive: Path, outputs: Path, card: ModelCard, subtitle: str, sheet_path: Path, video_path: Path
 ) -> tuple[Timeline, Accuracy]:
     """
-    Draw the contact sheet and the video of a dive in one pass through its bags.
+    Draw the contact sheet (.png) and the video (.mp4) of a dive in one pass through its bags.
 
     Raises UncertaintySegError if a bag cannot be read or a file cannot be written.
-
-    Parameters
-    ----------
-    dive, outputs : Path
-        Bag of the dive; bag of the outputs of the node.
-    card : ModelCard
-        Of the model of the node.
-    subtitle : str
-        For the sheet.
-    sheet_path, video_path : Path
-        A .png and an .mp4; replaced if they are there.
-
-    Returns
-    -------
-    Timeline, Accuracy
-        Events and verdicts; accuracy of the masks.
-
     """
     timeline = read_timeline(dive, outputs)
     accuracy = Accuracy(card.num_classes, card.ignore_index)
@@ -74,8 +276,7 @@ def make_pictures(
     first = next(frames)
     size = first.image.shape[0], first.image.shape[1]
     with DiveVideo(video_path, timeline, card, size) as video:
-        for frame in tqdm(chain([first], frames), total=len(timeline.moments), desc='video',
-                          unit='frame', file=sys.stderr, disable=None):
+        for frame in progress(chain([first], frames), total=len(timeline.moments), desc='video'):
             video.add(frame)
             accuracy.add(frame)
             if frame.moment.stamp_ns in wanted:
@@ -99,11 +300,7 @@ _HEADER, _TITLE, _PLATE, _REASON, _CURVE, _KEY = 96, 44, 48, 84, 420, 56
 
 
 def choose_moments(timeline: Timeline) -> list[Moment]:
-    """
-    Choose a plain moment, the most uncertain one of each event, and the recovery.
-
-    These are at most `MAX_COLUMNS` processed frames, in order of time.
-    """
+    """Choose a plain moment, the worst of each event, and the recovery, in order of time."""
     taken = timeline.taken
     plain = [m for m in taken if m.event == PLAIN_EVENT and m.is_confident]
     chosen = plain[len(plain) // 8:][:1]
@@ -128,32 +325,13 @@ def _uncertainty(moment: Moment) -> float:
 def draw_sheet(
     frames: Sequence[DemoFrame], timeline: Timeline, card: ModelCard, subtitle: str
 ) -> ImageU8:
-    """
-    Draw the sheet.
-
-    Parameters
-    ----------
-    frames : sequence of DemoFrame
-        The chosen moments with their pictures.
-    timeline : Timeline
-        The whole dive.
-    card : ModelCard
-        Classes and colours.
-    subtitle : str
-        One line under the title.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        BGR.
-
-    """
+    """Draw the sheet of the chosen moments, BGR (H, W, 3)."""
     first = frames[0].image if frames else np.zeros((3, 4, 3), np.uint8)
     cell_height = round(CELL_WIDTH * first.shape[0] / first.shape[1])
     columns_width = MAX_COLUMNS * (CELL_WIDTH + _GAP) - _GAP
     width = 2 * _EDGE + _NAMES + columns_width
     rows_height = _TITLE + 3 * (cell_height + _GAP) + _PLATE + _REASON
-    canvas = draw.blank(width, _HEADER + rows_height + _CURVE + _KEY + _EDGE)
+    canvas = blank(width, _HEADER + rows_height + _CURVE + _KEY + _EDGE)
     _draw_header(canvas, subtitle)
     for k, frame in enumerate(frames):
         left = _EDGE + _NAMES + k * (CELL_WIDTH + _GAP)
@@ -163,7 +341,7 @@ def draw_sheet(
     plot = ScorePlot(Box(_EDGE + _NAMES, plot_top, columns_width, _CURVE), timeline, 15)
     plot.draw(canvas)
     for k, name in enumerate(('score', '/ threshold')):
-        draw.write(canvas, name, _EDGE, plot_top + 70 + 26 * k, 13, draw.DIM)
+        write(canvas, name, _EDGE, plot_top + 70 + 26 * k, 13, DIM)
     for k, frame in enumerate(frames):
         plot.mark(canvas, frame.moment.time_s, chr(ord('A') + k))
     _draw_legend(canvas, plot_top + _CURVE + _KEY // 2, card)
@@ -171,8 +349,8 @@ def draw_sheet(
 
 
 def _draw_header(canvas: ImageU8, subtitle: str) -> None:
-    draw.write(canvas, 'What the vehicle sees, and how far to trust it', _EDGE, 38, 24, weight=2)
-    draw.write(canvas, subtitle, _EDGE, 76, 14, draw.DIM)
+    write(canvas, 'What the vehicle sees, and how far to trust it', _EDGE, 38, 24, weight=2)
+    write(canvas, subtitle, _EDGE, 76, 14, DIM)
 
 
 def _draw_column(
@@ -180,7 +358,7 @@ def _draw_column(
 ) -> None:
     moment = frame.moment
     words = moment.event.replace('_', ' ')
-    draw.write(canvas, f'{letter}  {moment.time_s:.1f} s  {words}', left, _HEADER + 20, 15,
+    write(canvas, f'{letter}  {moment.time_s:.1f} s  {words}', left, _HEADER + 20, 15,
                weight=2)
     pictures = (
         frame.image,
@@ -190,43 +368,39 @@ def _draw_column(
     top = _HEADER + _TITLE
     for picture in pictures:
         box = Box(left, top, CELL_WIDTH, height)
-        draw.fill(canvas, box, draw.PANEL)
+        fill(canvas, box, PANEL)
         if picture is not None:
-            draw.paste(canvas, box, picture)
+            paste(canvas, box, picture)
         top += height + _GAP
-    draw.plate(canvas, Box(left, top, CELL_WIDTH, _PLATE), moment.kind, 17)
+    plate(canvas, Box(left, top, CELL_WIDTH, _PLATE), moment.kind, 17)
     for line, reason in enumerate(moment.reason.split('; ')[:_NUM_REASONS]):
-        text = draw.fit_text(reason, 9, CELL_WIDTH)
-        draw.write(canvas, text, left, top + _PLATE + 18 + 22 * line, 9, draw.INK)
+        text = fit_text(reason, 9, CELL_WIDTH)
+        write(canvas, text, left, top + _PLATE + 18 + 22 * line, 9, INK)
 
 
 def _draw_row_names(canvas: ImageU8, height: int) -> None:
     top = _HEADER + _TITLE
     for name, more in (('camera', ''), ('classes', ''), ('uncertain', 'amber, blue')):
-        draw.write(canvas, name, _EDGE, top + height // 2, 16, weight=1)
-        draw.write(canvas, more, _EDGE, top + height // 2 + 26, 11, draw.DIM)
+        write(canvas, name, _EDGE, top + height // 2, 16, weight=1)
+        write(canvas, more, _EDGE, top + height // 2 + 26, 11, DIM)
         top += height + _GAP
-    draw.write(canvas, 'flag', _EDGE, top + _PLATE // 2, 16)
-    draw.write(canvas, 'why', _EDGE, top + _PLATE + 18, 16)
-
-
-def _is_tight(canvas: ImageU8, card: ModelCard) -> bool:
-    whole = sum(draw.text_width(name.replace('_', ' '), 14) + _SWATCH for name in card.class_names)
-    return whole > canvas.shape[1] - 2 * _EDGE - _NAMES - _SCALES
+    write(canvas, 'flag', _EDGE, top + _PLATE // 2, 16)
+    write(canvas, 'why', _EDGE, top + _PLATE + 18, 16)
 
 
 def _draw_legend(canvas: ImageU8, middle: int, card: ModelCard) -> None:
-    # Of the width that two scales leave, each class has the same for swatch and name.
-    room = (canvas.shape[1] - 2 * _EDGE - _NAMES - _SCALES) // card.num_classes - _SWATCH
-    names = [draw.fit_text(name.replace('_', ' '), 14, max(room, 0)) if _is_tight(canvas, card)
-             else name for name in card.class_names]
-    left = draw.legend(canvas, names, card.palette, _EDGE + _NAMES, middle, 14) + 60
+    # Of the width that two scales leave, each class has the same for swatch and name, if tight.
+    room = canvas.shape[1] - 2 * _EDGE - _NAMES - _SCALES
+    names = [name.replace('_', ' ') for name in card.class_names]
+    if sum(text_width(name, 14) + _SWATCH for name in names) > room:
+        names = [fit_text(name, 14, max(room // len(names) - _SWATCH, 0)) for name in names]
+    left = legend(canvas, names, card.palette, _EDGE + _NAMES, middle, 14) + 60
     for color, words in ((AMBER_BGR, 'unsure'), (BLUE_BGR, 'never shown')):
         scale = Box(left, middle - 12, 110, 24)
         shares = np.linspace(0, 1, scale.width, dtype=np.float32)[:, None]
         ramp = shares * np.array(color, np.float32)
-        draw.paste(canvas, scale, np.tile(ramp.astype(np.uint8), (scale.height, 1, 1)))
-        draw.write(canvas, words, scale.right + 12, middle, 14)
+        paste(canvas, scale, np.tile(ramp.astype(np.uint8), (scale.height, 1, 1)))
+        write(canvas, words, scale.right + 12, middle, 14)
         left = scale.right + 130
 
 
@@ -241,21 +415,10 @@ _MARGIN, _BANNER, _LABELS, _PLOT, _LEGEND, _GUTTER = 16, 76, 34, 230, 44, 50
 
 class DiveVideo:
     """
-    The video of a dive at the rate of the dive, written frame by frame inside a `with` block.
+    The video of a dive at its rate, H.264, written frame by frame inside a `with` block.
 
-    Side by side: camera, classes over it, uncertainty; the flag above, the score below.
-
-    Parameters
-    ----------
-    path : Path
-        The .mp4 file.
-    timeline : Timeline
-        The dive.
-    card : ModelCard
-        Classes and colours.
-    size : tuple of int
-        Height and width of the camera image.
-
+    Side by side: camera, classes over it, uncertainty; the flag above, the score below. Without
+    PyAV there is none, and a warning.
     """
 
     def __init__(
@@ -266,28 +429,48 @@ class DiveVideo:
         width = 3 * PANEL_WIDTH + 4 * _MARGIN
         height = _MARGIN + _BANNER + _LABELS + self._panel_height + _PLOT + _LEGEND
         # Both sides even: H.264 stores colour at half the size.
-        self._base = draw.blank(width, height + height % 2)
+        self._base = blank(width, height + height % 2)
         self._plot = ScorePlot(
             Box(_MARGIN + _GUTTER, self._base.shape[0] - _LEGEND - _PLOT,
                 width - 2 * _MARGIN - _GUTTER, _PLOT), timeline, 11,
         )
         self._draw_base()
         rate_hz = (len(timeline.moments) - 1) / max(timeline.duration_s, 1e-6)
-        self._encoder = open_encoder(path, self._base.shape[1], self._base.shape[0], rate_hz)
+        self._file: Any = None
         self._last: DemoFrame | None = None
+        if find_spec('av') is None:
+            _LOG.warning('PyAV is not installed: there is no %s (%s)', path, install_command('av'))
+        else:
+            self._open(path, Fraction(rate_hz).limit_denominator(1000))
+
+    def _open(self, path: Path, rate_hz: Fraction) -> None:
+        import av
+
+        # With its index in front, the file is played before all of it is loaded.
+        self._file = av.open(str(path), 'w', options={'movflags': 'faststart'})
+        self._frame_class = av.VideoFrame
+        self._stream = self._file.add_stream('libx264', rate=rate_hz,
+                                             options={'crf': '21', 'preset': 'veryfast'})
+        self._stream.height, self._stream.width = self._base.shape[:2]
+        self._stream.pix_fmt = 'yuv420p'
 
     def __enter__(self) -> DiveVideo:
-        """Return itself; the encoder is open."""
+        """Return itself; the file is open."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         """Finish the file."""
-        self._encoder.close()
+        if self._file is not None:
+            self._file.mux(self._stream.encode(None))
+            self._file.close()
 
     def add(self, frame: DemoFrame) -> None:
         """Append a frame; a dropped one is shown with the outputs of the frame before."""
         shown = self._last if frame.label is None else frame
-        self._encoder.add(self.draw(frame, shown))
+        if self._file is not None:
+            picture = self._frame_class.from_ndarray(
+                np.ascontiguousarray(self.draw(frame, shown)), format='bgr24')
+            self._file.mux(self._stream.encode(picture))
         self._last = shown
 
     def draw(self, frame: DemoFrame, shown: DemoFrame | None) -> ImageU8:
@@ -301,7 +484,7 @@ class DiveVideo:
             pictures[2] = shown.uncertainty
         for k, picture in enumerate(pictures):
             if picture is not None:
-                draw.paste(canvas, self._panel(k), picture)
+                paste(canvas, self._panel(k), picture)
         for k in range(3):
             self._draw_edge(canvas, self._panel(k), verdict.kind)
         self._plot.mark(canvas, frame.moment.time_s)
@@ -314,115 +497,27 @@ class DiveVideo:
     def _draw_base(self) -> None:
         for k, name in enumerate(('camera', 'classes', 'amber: unsure, blue: never shown')):
             box = self._panel(k)
-            draw.fill(self._base, box, draw.PANEL)
-            draw.write(self._base, name, box.left, box.top - _LABELS // 2, 12)
+            fill(self._base, box, PANEL)
+            write(self._base, name, box.left, box.top - _LABELS // 2, 12)
         self._plot.draw(self._base)
-        draw.legend(self._base, self._card.class_names, self._card.palette, _MARGIN + _GUTTER,
+        legend(self._base, self._card.class_names, self._card.palette, _MARGIN + _GUTTER,
                     self._base.shape[0] - _LEGEND // 2 - 4, 11)
 
     def _draw_banner(self, canvas: ImageU8, now: Moment, verdict: Moment) -> None:
         box = Box(_MARGIN, _MARGIN, canvas.shape[1] - 2 * _MARGIN, _BANNER)
-        draw.fill(canvas, box, draw.FLAG_COLORS[verdict.kind])
+        fill(canvas, box, FLAG_COLORS[verdict.kind])
         middle, white = box.top + box.height // 2, (255, 255, 255)
-        draw.write(canvas, draw.FLAG_WORDS[verdict.kind], box.left + 24, middle, 24, white, 2)
+        write(canvas, FLAG_WORDS[verdict.kind], box.left + 24, middle, 24, white, 2)
         reasons = verdict.reason.split('; ')
         if now.kind == 'dropped':
             reasons = ['(this frame was dropped)', *reasons]
         for k, reason in enumerate(reasons[:2]):
             row = middle + (24 * k - 12 if len(reasons) > 1 else 0)
-            text = draw.fit_text(reason, 13, box.width - 840)
-            draw.write(canvas, text, box.left + 400, row, 13, white)
+            text = fit_text(reason, 13, box.width - 840)
+            write(canvas, text, box.left + 400, row, 13, white)
         words = f'{now.event.replace("_", " ")}   {now.time_s:5.1f} s'
-        draw.write(canvas, words, box.right - 24, middle, 16, white, 1, 'right')
+        write(canvas, words, box.right - 24, middle, 16, white, 1, 'right')
 
     def _draw_edge(self, canvas: ImageU8, box: Box, kind: str) -> None:
-        color = draw.FLAG_COLORS[kind]
+        color = FLAG_COLORS[kind]
         cv2.rectangle(canvas, (box.left, box.top), (box.right - 1, box.bottom - 1), color, 3)
-
-
-class Encoder(Protocol):
-    """An open video file."""
-
-    codec: str
-
-    def add(self, image_bgr: ImageU8) -> None:
-        """Append a picture (H, W, 3) of the size the file was opened with."""
-
-    def close(self) -> None:
-        """Finish the file."""
-
-
-def open_encoder(path: Path, width: int, height: int, rate_hz: float) -> Encoder:
-    """
-    Open an encoder: H.264 if PyAV is installed, MPEG-4 of OpenCV if not.
-
-    Every player and browser shows H.264. VLC and mpv show MPEG-4 and browsers do not; the wheels
-    of OpenCV have no H.264 encoder. Raises UncertaintySegError if no encoder can write the file.
-
-    Parameters
-    ----------
-    path : Path
-        The .mp4 file.
-    width, height : int
-        Even.
-    rate_hz : float
-        Frames a second.
-
-    Returns
-    -------
-    Encoder
-        To be closed.
-
-    """
-    try:
-        return _H264(path, width, height, rate_hz)
-    except ImportError:
-        _LOG.warning('PyAV is not installed: %s is MPEG-4, which browsers do not play '
-                     '(%s)', path, install_command('av'))
-    return _Mpeg4(path, width, height, rate_hz)
-
-
-class _H264:
-    """Encodes through PyAV."""
-
-    codec = 'H.264'
-
-    def __init__(self, path: Path, width: int, height: int, rate_hz: float) -> None:
-        import av
-
-        self._frame_class = av.VideoFrame
-        # With its index in front, the file is played before all of it is loaded.
-        self._file = av.open(str(path), 'w', options={'movflags': 'faststart'})
-        rate = Fraction(rate_hz).limit_denominator(1000)
-        self._stream = self._file.add_stream('libx264', rate=rate,
-                                             options={'crf': '21', 'preset': 'veryfast'})
-        self._stream.width, self._stream.height = width, height
-        self._stream.pix_fmt = 'yuv420p'
-
-    def add(self, image_bgr: ImageU8) -> None:
-        frame = self._frame_class.from_ndarray(np.ascontiguousarray(image_bgr), format='bgr24')
-        self._file.mux(self._stream.encode(frame))
-
-    def close(self) -> None:
-        self._file.mux(self._stream.encode(None))
-        self._file.close()
-
-
-class _Mpeg4:
-    """Encodes through OpenCV."""
-
-    codec = 'MPEG-4'
-
-    def __init__(self, path: Path, width: int, height: int, rate_hz: float) -> None:
-        code = cv2.VideoWriter.fourcc(*'mp4v')
-        self._file = cv2.VideoWriter(str(path), code, rate_hz, (width, height))
-        if not self._file.isOpened():
-            raise UncertaintySegError(
-                f'no encoder can write {path}', 'OpenCV with FFmpeg', install_command('av')
-            )
-
-    def add(self, image_bgr: ImageU8) -> None:
-        self._file.write(image_bgr)
-
-    def close(self) -> None:
-        self._file.release()

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What happened in a dive, frame by frame: the event, the verdict, and the pictures of both bags.
+What happened in a dive, frame by frame, and its summary on one screen.
 
 The bag of the dive and the bag of the node's outputs are joined by stamp. Verdicts fit in memory;
 pictures do not, and are read as a stream.
@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from itertools import groupby
 import math
 from pathlib import Path
+import statistics
 from typing import Any
 
 import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.confusion import ConfusionMatrix
 from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.core.status import NODE_NAME, VERDICT_NAME
 from uncertainty_seg.errors import BagError
+from uncertainty_seg.sim.dive import EVENT_TOPIC, IMAGE_TOPIC, TRUTH_TOPIC
 from uncertainty_seg.storage.bags.reader import (
     BadMessage,
     BagImage,
@@ -30,12 +33,19 @@ from uncertainty_seg.storage.bags.reader import (
     header_stamp_ns,
 )
 
-IMAGE_TOPIC = '/camera/image_raw'
-EVENT_TOPIC, TRUTH_TOPIC = '/ground_truth/event', '/ground_truth/mask'
 STATUS_TOPIC, MASK_TOPIC, UNCERTAINTY_TOPIC = (
     f'{NODE_NAME}/{name}' for name in ('status', 'mask', 'uncertainty_overlay'))
 # The event of a frame in which nothing happens.
 PLAIN_EVENT = 'inspection'
+# Events at which the flag must become false at any threshold, and how many of them a dive must
+# have. Burial is not among them: the network was trained on sand over a pipe.
+MUST_FALL = ('silt_cloud', 'diver')
+NUM_MUST_FALL = 2
+# A flag that is false most of the time says nothing about the events.
+LEAST_PLAIN_SHARE = 0.6
+STRIP_WIDTH = 72
+STRIP_KEY = '# confident   . not   - recovering   x fault   (blank) not processed'
+_MARKS = {'confident': '#', 'uncertain': '.', 'recovering': '-', 'fault': 'x', 'dropped': ' '}
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ class Timeline:
 
 def read_timeline(dive: Path, outputs: Path) -> Timeline:
     """
-    Join a dive from `make-dive` and the verdicts of the recorder or of `replay`, by frame.
+    Join a dive and the verdicts of the recorder or of `replay`, by frame.
 
     Raises BagError if a bag cannot be read or the dive has no frame.
     """
@@ -164,11 +174,7 @@ def read_timeline(dive: Path, outputs: Path) -> Timeline:
 
 
 def find_events(moments: Sequence[Moment]) -> Iterator[FlagEvent]:
-    """
-    Yield the events in order, with the times at which the flag became false and true again.
-
-    A flag that becomes true only in the next event has not recovered from this one.
-    """
+    """Yield the events; a flag that rises only in the next event has not recovered."""
     stretches = [list(group) for _, group in groupby(moments, key=lambda m: m.event)]
     for k, stretch in enumerate(stretches):
         if stretch[0].event == PLAIN_EVENT:
@@ -297,3 +303,111 @@ def _ids(item: BagImage | None) -> LabelMap | None:
         return None
     rows = np.frombuffer(item.raw.data, np.uint8).reshape(item.raw.height, item.raw.step)
     return rows[:, : item.raw.width]
+
+
+class Accuracy:
+    """Mean IoU against a dive's ground truth, over all frames and over the confident ones."""
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        self._ignore_index = ignore_index
+        self._all = ConfusionMatrix(num_classes)
+        self._confident = ConfusionMatrix(num_classes)
+
+    def add(self, frame: DemoFrame) -> None:
+        """Count a frame that has both masks."""
+        if frame.truth is None or frame.label is None:
+            return
+        self._all.add(frame.truth, frame.label, self._ignore_index)
+        if frame.moment.is_confident:
+            self._confident.add(frame.truth, frame.label, self._ignore_index)
+
+    @property
+    def mean_iou(self) -> float:
+        """Over all processed frames; NaN if there was none."""
+        return self._all.mean_iou() if self._all.counts.any() else math.nan
+
+    @property
+    def mean_iou_confident(self) -> float:
+        """Over the confident frames; NaN if there was none."""
+        return self._confident.mean_iou() if self._confident.counts.any() else math.nan
+
+
+def problems_of(timeline: Timeline) -> list[str]:
+    """Say how the flag did not fall at every event of `MUST_FALL`, or not rise after it."""
+    found = []
+    for event in timeline.events:
+        title = f'the {event.title} at {event.start_s:.1f} s'
+        if event.name in MUST_FALL:
+            if not event.was_up_before:
+                found.append(f'The flag was not up before {title}.')
+            if math.isinf(event.fell_after_s):
+                found.append(f'The flag did not fall at {title}.')
+        if math.isfinite(event.fell_after_s) and math.isinf(event.recovered_after_s):
+            found.append(f'The flag did not rise again after {title}.')
+    # NaN, of a dive without plain inspection, is a problem too.
+    if not timeline.plain_share >= LEAST_PLAIN_SHARE:
+        found.append(f'The flag was up in {_percent(timeline.plain_share)} of plain inspection, '
+                     f'not in {LEAST_PLAIN_SHARE:.0%} or more.')
+    if sum(event.name in MUST_FALL for event in timeline.events) < NUM_MUST_FALL:
+        found.append('The dive is too short to have a silt cloud and an unknown object.')
+    return found
+
+
+def median_latency_ms(timeline: Timeline) -> float:
+    """Return the median time of the pipeline a frame; NaN without a known one."""
+    known = [m.latency_ms for m in timeline.taken if math.isfinite(m.latency_ms)]
+    return statistics.median(known) if known else math.nan
+
+
+def summary_lines(timeline: Timeline, accuracy: Accuracy) -> Iterator[str]:
+    """Summarise a dive and the accuracy of its masks in lines of at most about 90 characters."""
+    num, taken = len(timeline.moments), len(timeline.taken)
+    yield f'frames     {num} in the dive, {taken} processed, {num - taken} dropped'
+    latency = median_latency_ms(timeline)
+    if math.isfinite(latency):
+        yield f'latency    {latency:.0f} ms a frame, median'
+    yield f'flag       {flag_strip(timeline.moments)}'
+    yield f'           {event_strip(timeline)}'
+    yield f'           {STRIP_KEY}'
+    for event in timeline.events:
+        yield f'           {_event_line(event)}'
+    yield f'confident  {_percent(timeline.plain_share)} of the frames in plain inspection'
+    yield (f'mean IoU   {accuracy.mean_iou:.3f} against the ground truth, '
+           f'{accuracy.mean_iou_confident:.3f} where the flag was up')
+
+
+def flag_strip(moments: tuple[Moment, ...], width: int = STRIP_WIDTH) -> str:
+    """Draw the flag over time as a line of `width` characters, each the worst of its frames."""
+    worst_first = 'x.-# '
+    strip = ''
+    for k in range(min(width, len(moments))):
+        start = k * len(moments) // min(width, len(moments))
+        stop = max((k + 1) * len(moments) // min(width, len(moments)), start + 1)
+        marks = {_MARKS.get(m.kind, 'x') for m in moments[start:stop]}
+        strip += min(marks, key=worst_first.index)
+    return strip
+
+
+def event_strip(timeline: Timeline, width: int = STRIP_WIDTH) -> str:
+    """Write the names of the events below the flag's strip, each where it starts."""
+    width = min(width, len(timeline.moments))
+    line = ''
+    for event in timeline.events:
+        column = int(event.start_s / max(timeline.duration_s, 1e-6) * width)
+        line = f'{line.ljust(column)}|{event.title} '
+    return line.rstrip()
+
+
+def _event_line(event: FlagEvent) -> str:
+    words = f'{event.title}, {event.start_s:.1f} to {event.stop_s:.1f} s:'
+    if math.isinf(event.fell_after_s):
+        return f'{words} the flag stayed up'
+    rose = 'did not rise again'
+    if math.isfinite(event.recovered_after_s):
+        side = 'after' if event.recovered_after_s >= 0 else 'before'
+        rose = f'rose {abs(event.recovered_after_s):.1f} s {side} its end'
+    return f'{words} the flag fell after {event.fell_after_s:.1f} s, {rose}'
+
+
+def _percent(share: float) -> str:
+    return 'none' if math.isnan(share) else f'{share:.0%}'

@@ -1,0 +1,74 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Render a synthetic pipeline inspection: a dive into a bag, or labelled scenes to train on.
+
+A dive has the topics /camera/image_raw (bgr8), /camera/camera_info, /ground_truth/mask (mono8, 255
+is "not known") and /ground_truth/event (String). Scenes are a labelled folder: images, masks,
+classes and splits. The same options give the same bytes.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uncertainty_seg.cli.arguments import image_size, positive_number, print_json, whole_number
+
+if TYPE_CHECKING:
+    from uncertainty_seg.sim.dive import Dive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    kinds = parser.add_subparsers(dest='kind', metavar='WHAT', required=True)
+    dive = kinds.add_parser('dive', help='a dive of one camera along a pipe, as a bag')
+    dive.add_argument('out_bag', metavar='OUT_BAG', type=Path, help='bag to write')
+    add_dive_arguments(dive)
+    dive.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
+                      help='format of the bag [mcap]')
+    dive.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
+    scenes = kinds.add_parser('scenes', help='single labelled scenes, as a folder')
+    scenes.add_argument('folder', metavar='FOLDER', type=Path, help='a new folder')
+    scenes.add_argument('--count', type=whole_number(2), default=1760, help='scenes [1760]')
+    scenes.add_argument('--ood', type=whole_number(0), default=0,
+                        help='scenes of each kind never shown in training, in ood/ [0]')
+    scenes.add_argument('--seed', type=whole_number(0), default=1, help='[1]')
+    scenes.add_argument('--size', type=image_size, default=(512, 384), metavar='WIDTHxHEIGHT',
+                        help='pixels [512x384]')
+
+
+def add_dive_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say which dive."""
+    parser.add_argument('--seed', type=whole_number(0, 2**31 - 1), default=1,
+                        help='another seed is another dive [1]')
+    parser.add_argument('--duration', type=positive_number(600), default=40.0,
+                        help='length in seconds, up to 600 [40]')
+    parser.add_argument('--rate', type=positive_number(120), default=8.0,
+                        help='frames a second [8]')
+    parser.add_argument('--size', type=image_size, default=(640, 480), metavar='WIDTHxHEIGHT',
+                        help='pixels [640x480]')
+
+
+def dive_of(args: argparse.Namespace) -> Dive:
+    """Return the dive that the arguments say."""
+    from uncertainty_seg.sim.dive import Dive
+
+    return Dive(args.seed, duration_s=args.duration, rate_hz=args.rate, size=args.size)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render; see the module. Returns 0."""
+    if args.kind == 'dive':
+        from uncertainty_seg.sim.dive import write_dive
+
+        num_frames = write_dive(args.out_bag, dive_of(args), args.storage, args.force)
+        print_json({'out_bag': args.out_bag, 'frames': num_frames, 'seed': args.seed,
+                    'rate_hz': args.rate})
+        return 0
+    from uncertainty_seg.sim.dataset import write_dataset
+
+    write_dataset(args.folder, args.count, seed=args.seed, size=args.size, ood=args.ood)
+    print_json({'folder': args.folder, 'scenes': args.count, 'ood': args.ood})
+    return 0
