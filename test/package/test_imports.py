@@ -211,7 +211,7 @@ def test_the_package_itself_imports_only_the_standard_library_at_once() -> None:
         (
             'training.losses',
             'import uncertainty_seg.backends.registry',
-            'training may not import backends',
+            'training may not import sim',
         ),
         ('core.gate', 'if TYPE_CHECKING:\n    import rclpy', 'core.gate may not import rclpy'),
         ('scratch', 'import os', 'scratch is no room of the design'),
