@@ -16,8 +16,6 @@ import pytest
 
 from uncertainty_seg.calibration.labelled_pairs import drawn_frames, without_selected
 from uncertainty_seg.cli.main import main
-from uncertainty_seg.cli.train import training_images
-from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.folds import fold_of
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
@@ -141,13 +139,6 @@ def test_what_is_not_reviewed_is_refused_by_every_verb(
                    str(folders / 'train')],
                   ['evaluate', str(tiny_bundle), str(data)]):
         assert f'7 of 60 frames of {data} are not reviewed' in refused(capsys, [*words, *RUN])
-
-    class Asked:
-        data, split, folds, fold = [tmp_path / 'data'], 'train', 0, None
-        out = tmp_path / 'made'
-
-    with pytest.raises(DatasetError, match='7 of 60 frames'):
-        training_images(Asked())  # type: ignore[arg-type]
 
 
 @pytest.mark.release

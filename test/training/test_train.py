@@ -34,6 +34,7 @@ from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.errors import TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+from uncertainty_seg.storage.review_record import FrameReview, write_review  # noqa: E402
 from uncertainty_seg.training import train as train_module  # noqa: E402
 from uncertainty_seg.training.batches import normalise  # noqa: E402
 from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
@@ -304,13 +305,19 @@ def damaged_progress(place: Path) -> list[str]:
     return []
 
 
+def unreviewed(place: Path) -> list[str]:
+    write_review(place / 'reef', {str(k): FrameReview(k > 6, 'corrected', 'control')
+                                  for k in range(16)})
+    return []
+
+
 def given(*more: str) -> Callable[[Path], list[str]]:
     return lambda place: [word.format(place=place) for word in more]
 
 
 @pytest.mark.parametrize(('spoil', 'named'), [
     (other_classes, 'blue'), (mixed_classes, 'blue'), (strange_id, '7'), (in_both, "'13'"),
-    (unknown_pixels, '12 masks'), (no_val, 'patience 2'), (damaged_progress, 'made.progress'),
+    (unknown_pixels, '12 masks'), (unreviewed, '7 of 12'), (no_val, 'patience 2'), (damaged_progress, 'made.progress'),
     (given('--out', '{place}/reef'), 'reef'), (given('--init', '{place}/own_net.py'), 'own_net'),
     (given('--init', 'pipeline'), 'pipeline'), (given('--data', '{place}/nothing'), 'nothing'),
     (given(*sets('net=own_net:build_two')), '2 channels'),
