@@ -317,7 +317,8 @@ def given(*more: str) -> Callable[[Path], list[str]]:
 
 @pytest.mark.parametrize(('spoil', 'named'), [
     (other_classes, 'blue'), (mixed_classes, 'blue'), (strange_id, '7'), (in_both, "'13'"),
-    (unknown_pixels, '12 masks'), (unreviewed, '7 of 12'), (no_val, 'patience 2'), (damaged_progress, 'made.progress'),
+    (unknown_pixels, '12 masks'), (unreviewed, '7 of 12'), (no_val, 'patience 2'),
+    (damaged_progress, 'made.progress'),
     (given('--out', '{place}/reef'), 'reef'), (given('--init', '{place}/own_net.py'), 'own_net'),
     (given('--init', 'pipeline'), 'pipeline'), (given('--data', '{place}/nothing'), 'nothing'),
     (given(*sets('net=own_net:build_two')), '2 channels'),
