@@ -3,12 +3,7 @@
 
 from pathlib import Path
 
-import pytest
-from ruamel.yaml import YAML
-
-from uncertainty_seg.core.parameters import iter_parameters
-from uncertainty_seg.core.settings import Settings, settings_from_dict
-from uncertainty_seg.ros.parameters import (
+from parameter_pages import (
     LIST_BEGIN,
     LIST_END,
     PAGES,
@@ -17,9 +12,14 @@ from uncertainty_seg.ros.parameters import (
     with_list,
     YAML_PATH,
 )
+import pytest
+from ruamel.yaml import YAML
+
+from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.settings import Settings, settings_from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
-RENEW = 'run python -m uncertainty_seg.ros.parameters'
+RENEW = 'run python test/helpers/ros/parameter_pages.py'
 
 
 def _flat(tree: dict[str, object], prefix: str = '') -> dict[str, object]:
