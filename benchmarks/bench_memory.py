@@ -85,7 +85,7 @@ def unet(width: int = 32, depth: int = 4) -> Any:
 
 def compile_unet(folder: str) -> None:
     """Compile the U-Net; in a process of its own, whose memory does not count."""
-    from uncertainty_seg.cli.compile import compile_network
+    from uncertainty_seg.compiler.request import compile_network
 
     compile_network(unet(), folder, (512, 384), CLASSES)
 

@@ -33,10 +33,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from plain_graph import deterministic_graph
 
 from uncertainty_seg.backends.cpu.openvino import core_of_process, cpu_options
 from uncertainty_seg.backends.registry import AUTO, open_backend, OPENERS
-from uncertainty_seg.compiler.head_graphs import deterministic_graph
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import PRECISIONS

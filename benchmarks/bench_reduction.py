@@ -34,10 +34,10 @@ import time
 import cv2
 import numpy as np
 import onnxruntime
+from plain_graph import deterministic_graph
 
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.compiler.head_graphs import deterministic_graph
-from uncertainty_seg.compiler.self_check.run import fixed_images
+from uncertainty_seg.compiler.self_check import fixed_images
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs

@@ -123,7 +123,7 @@ class Bench:
         return falls[0] - told_s, falls[-1] - told_s, end_s - told_s
 
 
-ENTRY = ['-c', 'from uncertainty_seg.ros import entry; entry.node()', '--ros-args']
+ENTRY = ['-c', 'from uncertainty_seg.ros.launching import entry; entry.node()', '--ros-args']
 # Words of the node, the latest instant of the signal, in seconds, and the line that it follows.
 STOPS = {
     'starting': ([], 3.0, ''),

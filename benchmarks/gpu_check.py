@@ -105,19 +105,20 @@ class Check:
 
     def self_check(self) -> dict[str, Any]:
         """Run the package's own check, which also keeps its result for the node."""
-        from uncertainty_seg.cli.self_check import self_check
+        from uncertainty_seg.compiler.self_check import self_check
 
         found = self_check(self.bundle, settings=self.settings, frames=4, runs=40).values
         return {**found, 'is_passed': found['is_passed']}
 
     def parity(self) -> dict[str, Any]:
         """Compare with the reference of the self-check for several T."""
-        from uncertainty_seg.compiler.self_check.reference import (
+        from uncertainty_seg.compiler.self_check import (
             closeness_checks,
             difference,
+            fixed_images,
+            Reference,
             TOLERANCES,
         )
-        from uncertainty_seg.compiler.self_check.run import fixed_images, Reference
         from uncertainty_seg.core.bundle import reduction_of
         from uncertainty_seg.core.dropout_masks import pass_inputs
         from uncertainty_seg.core.settings import precision_of
@@ -141,7 +142,7 @@ class Check:
 
     def passes(self) -> dict[str, Any]:
         """Time T passes, in turns, so that a clock that changes is seen by all."""
-        from uncertainty_seg.compiler.self_check.run import fixed_images
+        from uncertainty_seg.compiler.self_check import fixed_images
         from uncertainty_seg.core.dropout_masks import pass_inputs
 
         card = self.bundle.card

@@ -42,7 +42,7 @@ from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks, 
 from uncertainty_seg.compiler.algebra.free_passes import free_passes
 from uncertainty_seg.compiler.algebra.split import split_trunk_head
 from uncertainty_seg.compiler.capture.export import export_marked
-from uncertainty_seg.compiler.checks.moment_checks import rank_correlation
+from uncertainty_seg.compiler.checks.sample_checks import rank_correlation
 from uncertainty_seg.compiler.compile import compile_moments, prepare
 from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.dropout_masks import make_masks

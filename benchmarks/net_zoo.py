@@ -38,7 +38,7 @@ PAGE = ROOT / 'docs' / 'nets.md'
 BEGIN, END = '<!-- zoo: scripts/zoo --table -->', '<!-- end of zoo -->'
 # Imported once, before the processes are forked; what is missing is said in its rows.
 PRELOADED = ('torch', 'torchvision', 'timm', 'segmentation_models_pytorch', 'transformers',
-             'uncertainty_seg.cli.compile', 'uncertainty_seg.compiler.request',
+             'uncertainty_seg.compiler.request',
              'uncertainty_seg.compiler.capture.export', 'zoo_check', 'zoo_eager')
 ORDER = ('agrees', 'WRONG', 'crashed', 'stopped', 'refused', 'not built')
 

@@ -25,14 +25,12 @@ import json
 from pathlib import Path
 import tempfile
 
-import cv2
 import numpy as np
 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.calibration.labelled_pairs import bgr_pairs, Pair
 from uncertainty_seg.calibration.statistics.evaluation import evaluate
-from uncertainty_seg.cli.convert import convert_bundle
-from uncertainty_seg.compiler.quantise_trunk import fitted
+from uncertainty_seg.compiler.request import convert
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings
@@ -92,21 +90,14 @@ class Recorder:
         return result
 
 
-def bundles(bundle: ModelBundle, data: Path, folder: Path, limit: int) -> dict[str, ModelBundle]:
+def bundles(bundle: ModelBundle, folder: Path) -> dict[str, ModelBundle]:
     """Convert a bundle to every precision; what cannot be made is left out, with the reason."""
-    train = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in load_folder(data, 'train').images]
-    count = min(limit, len(train))
-    images = fitted([train[i * len(train) // count] for i in range(count)], bundle.card.input)
     made = {'fp32': bundle}
-    for name in ('fp16', 'bf16', 'int8 onnxruntime', 'int8 nncf'):
-        precision, _, quantiser = name.partition(' ')
-        out = folder / name.replace(' ', '_')
+    for name in ('fp16', 'bf16'):
         try:
-            convert_bundle(bundle, out, precision, images, quantiser or 'onnxruntime')
+            made[name] = convert(bundle, folder / name, name)
         except UncertaintySegError as err:
             print(f'{name}: {err}')
-            continue
-        made[name] = load_bundle(str(out))
     return made
 
 
@@ -150,7 +141,7 @@ def study(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     pairs = every[:: max(1, len(every) // args.frames)]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        graphs = bundles(bundle, args.data, folder, args.limit)
+        graphs = bundles(bundle, folder)
         pipelines = {}
         for name, variant in VARIANTS.items():
             if variant.graphs not in graphs:

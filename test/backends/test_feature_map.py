@@ -49,7 +49,7 @@ def pyramid(seed: int = 0, wide: int = 12, stem: int = 0, rate: float = 0.5) -> 
 
 def compiled(features: str, **facts: int) -> CompiledGraphs:
     return compile_graph(pyramid(**facts), SPEC, CompileOptions(features=features,
-                                                                is_half=False))
+                                                                full_weights=True))
 
 
 def trunk_run(made: CompiledGraphs, names: list[str]) -> list[np.ndarray]:
@@ -75,7 +75,7 @@ def test_more_channels_are_mixed_and_distances_stay() -> None:
     made = compiled('auto', wide=512)
     assert made.feature_shape == (128, 3, 4)
     mixed = trunk_run(made, ['feature_map'])[0][0].reshape(128, -1).T
-    named = compile_graph(pyramid(wide=512), SPEC, CompileOptions(features='none', is_half=False))
+    named = compile_graph(pyramid(wide=512), SPEC, CompileOptions(full_weights=True))
     named.trunk.graph.output.append(helper.make_tensor_value_info(
         's16', onnx.TensorProto.FLOAT, [1, 512, 3, 4]))
     whole = trunk_run(dataclasses.replace(
@@ -87,7 +87,7 @@ def test_more_channels_are_mixed_and_distances_stay() -> None:
 
 
 def test_an_ensemble_gives_the_shared_stem_and_else_the_first_member() -> None:
-    options = CompileOptions(features='auto', is_half=False)
+    options = CompileOptions(features='auto', full_weights=True)
     for stems in ((0, 0), (1, 2)):
         made = compile_ensemble([pyramid(seed, stem=stem) for seed, stem in
                                  enumerate(stems)], SPEC, options)

@@ -16,8 +16,8 @@ import pytest
 
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.calibration.carried_over import carry_over, distinct, margins_of
-from uncertainty_seg.cli.convert import convert
 from uncertainty_seg.cli.main import main
+from uncertainty_seg.compiler.request import convert
 from uncertainty_seg.core.calibration import (
     calibration_from_json,
     calibration_to_json,

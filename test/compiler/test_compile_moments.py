@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from graph_samples import run
@@ -16,13 +15,12 @@ import torch
 from torch import nn
 
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.cli.compile import compile_network
-from uncertainty_seg.cli.main import main
 from uncertainty_seg.compiler.capture.export import export_marked
-from uncertainty_seg.compiler.checks.moment_checks import check_moments, rank_correlation
+from uncertainty_seg.compiler.checks.sample_checks import check_moments
 from uncertainty_seg.compiler.compile import compile_moments
 from uncertainty_seg.compiler.onnx_tools import copy_of, rename_tensors
 from uncertainty_seg.compiler.plan import CompileOptions
+from uncertainty_seg.compiler.request import compile_network
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard
@@ -126,15 +124,6 @@ def ended(trunk: onnx.ModelProto, output: str, op: str) -> onnx.ModelProto:
     return result
 
 
-def test_ranks_are_spearmans() -> None:
-    values = np.array([3.0, 1, 2, 2, 9])
-    assert rank_correlation(values, np.exp(values)) == pytest.approx(1)
-    assert rank_correlation(values, -values) == pytest.approx(-1)
-    assert rank_correlation(values, np.zeros(5)) == 1
-    # Ranks with ties 4, 1, 2.5, 2.5, 5 against 1..5: by hand.
-    assert rank_correlation(values, np.arange(5.0)) == pytest.approx(3.5 / np.sqrt(9.5 * 10))
-
-
 def test_a_bundle_runs_from_image_to_maps(tmp_path: Path) -> None:
     made = compile_network(
         network(nn.ReLU, 'everywhere'), tmp_path / 'bundle', SIZE, list('abcd'),
@@ -177,18 +166,3 @@ def test_options_that_do_not_go_together_are_refused(
     with pytest.raises(ConfigError, match=expected):
         compile_network(network(nn.ReLU, 'head'), tmp_path / 'b', SIZE, list('abcd'), **words)
     assert not (tmp_path / 'b').exists()
-
-
-def test_the_command_line_prints_how_near_the_moments_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    onnx.save(export_marked(network(nn.ReLU, 'head'), SPEC), tmp_path / 'net.onnx')
-    (tmp_path / 'classes.yaml').write_text('classes: [a, b, c, d]\n')
-    code = main(['compile', str(tmp_path / 'net.onnx'), '--input', '64x48', '--classes',
-                 str(tmp_path / 'classes.yaml'), '-o', str(tmp_path / 'b'), '--method',
-                 'error_propagation', '--passes', '8'])
-    out, err = capsys.readouterr()
-    assert (code, err) == (0, '')
-    result = json.loads(out.splitlines()[-1])
-    assert (result['method'], result['passes']) == ('error_propagation', 8)
-    assert result['rank'] > 0.95 and abs(result['total'] - 1) < 0.3

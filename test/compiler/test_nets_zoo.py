@@ -27,13 +27,10 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 for package in ('torchvision', 'segmentation_models_pytorch', 'timm'):
     pytest.importorskip(package)
 
+from torch_nets import masked_logits  # noqa: E402
 import zoo  # noqa: E402
 
 from uncertainty_seg.cli.main import main  # noqa: E402
-from uncertainty_seg.compiler.capture.masked_reference import (  # noqa: E402
-    exact_logits,
-    masked_logits,
-)
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402, I100
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E402
 from uncertainty_seg.core.uncertainty import upsample_bilinear  # noqa: E402
@@ -162,7 +159,8 @@ def test_passes_equal_torch_with_the_same_masks(name: str) -> None:
     ours = result.logits(image, masks)
     given = zoo.build_with_dropout(name), floats(image, result.bundle), masks
     assert ours.shape == (PASSES, *card.logits_shape)
-    require_equal(ours, masked_logits(*given), exact_logits(*given), card.upsampling)
+    require_equal(ours, masked_logits(*given),
+                  masked_logits(*given, is_exact=True), card.upsampling)
     # Else parity would prove nothing.
     assert np.abs(ours[0] - ours[1]).max() > 1e-3 * np.ptp(ours)
 
@@ -176,6 +174,7 @@ def test_masks_of_ones_equal_the_plain_network(name: str) -> None:
     with torch.no_grad():
         plain = zoo.logits_of(zoo.NETS[name].build()(
             torch.from_numpy(floats(image, result.bundle)))).numpy()
-    exact = exact_logits(zoo.build_with_dropout(name), floats(image, result.bundle), masks)
+    exact = masked_logits(zoo.build_with_dropout(name), floats(image, result.bundle), masks,
+                          is_exact=True)
     ours = result.logits(image, masks)
     require_equal(ours, np.repeat(plain, 2, 0), exact, card.upsampling)

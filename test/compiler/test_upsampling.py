@@ -10,12 +10,11 @@ from onnx import helper, numpy_helper
 import onnxruntime
 import pytest
 
-from uncertainty_seg.backends.cpu.reduction import new_plan, Reduction
-from uncertainty_seg.compiler.frontend.outputs import strip_final_resize, upsample_nodes
+from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
 from uncertainty_seg.compiler.head_graphs import add_statistics
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, InputSpec, UPSAMPLINGS
-from uncertainty_seg.core.uncertainty import maps_from_logits, upsample_bilinear, USUAL_MAPS
+from uncertainty_seg.core.uncertainty import upsample_bilinear
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import model_digest
 
@@ -89,46 +88,6 @@ def test_statistics_of_any_size_are_those_of_torch(
     full = torch.nn.functional.interpolate(torch.from_numpy(logits), size, mode='bilinear',
                                            align_corners=upsampling == 'align_corners')
     np.testing.assert_allclose(ours, full.softmax(1).sum(0).numpy(), atol=2e-4)
-
-
-def test_align_corners_keeps_the_corners_and_is_linear_between() -> None:
-    line = np.array([[0.0, 1.0, 4.0]])
-    np.testing.assert_allclose(upsample_bilinear(line, 1, 5, 'align_corners')[0],
-                               [0, 0.5, 1, 2.5, 4])
-    np.testing.assert_allclose(upsample_bilinear(line, 1, 1, 'align_corners')[0], [0])
-    np.testing.assert_allclose(upsample_bilinear(line, 1, 3, 'align_corners')[0], [0, 1, 4])
-
-
-@pytest.mark.parametrize('upsampling', UPSAMPLINGS)
-@pytest.mark.parametrize('threads', [1, 2])
-def test_the_reduction_agrees_with_the_oracle(upsampling: str, threads: int) -> None:
-    for size in ((24, 32), (6, 8), (25, 37), (1, 1)):
-        reduction = Reduction(3, *size, threads, upsampling)
-        reduction.add(LOGITS[:2], 0.5)
-        ours = reduction.finish(LOGITS[2:], 0.5)
-        oracle = maps_from_logits(LOGITS, *size, 2.0, upsampling)
-        reduction.close()
-        np.testing.assert_array_equal(ours.label, oracle.label, err_msg=str(size))
-        for name in USUAL_MAPS:
-            np.testing.assert_allclose(getattr(ours, name), getattr(oracle, name), atol=2e-6,
-                                       err_msg=f'{name} {size}')
-
-
-def test_the_two_upsamplings_differ_and_only_one_has_phases() -> None:
-    half, aligned = (maps_from_logits(LOGITS, 24, 32, 1.0, u) for u in UPSAMPLINGS)
-    assert np.abs(half.entropy - aligned.entropy).max() > 0.1
-    assert new_plan((6, 8), 3, 24, 32, 'half_pixel').columns.offsets.size == 4
-    assert new_plan((6, 8), 3, 24, 32, 'align_corners').columns.offsets.size == 0
-    # Without upsampling both are the identity, and the faster way is taken.
-    assert new_plan((24, 32), 3, 24, 32, 'align_corners').columns.offsets.size == 1
-
-
-def test_nodes_put_on_a_graph_align_corners_too() -> None:
-    nodes, tensors = upsample_nodes('input', 'full', 24, 32, 'align_corners')
-    full = float_info('full', (5, 3, 24, 32))
-    model = build_model('up', nodes, [float_info('input', (5, 3, 6, 8))], [full], tensors)
-    np.testing.assert_allclose(run(model), upsample_bilinear(LOGITS, 24, 32, 'align_corners'),
-                               atol=1e-5)
 
 
 def test_the_card_keeps_the_upsampling_and_it_changes_the_digest() -> None:

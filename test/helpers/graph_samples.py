@@ -15,7 +15,7 @@ import onnxruntime
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.compiler.algebra.split import split_trunk_head
-from uncertainty_seg.compiler.onnx_tools import float_info
+from uncertainty_seg.compiler.onnx_tools import float_info, IR_VERSION, OPSET
 from uncertainty_seg.core.dropout_masks import make_masks, PassInputs
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 
@@ -60,10 +60,10 @@ def net(dropouts: str = 'element', resize: bool = False, rate: float = 0.5) -> o
     output = float_info('output', (1, 4, 8, 16) if resize else (1, 4, 4, 8))
     graph = helper.make_graph(nodes, 'net', [float_info('input', (1, 3, 8, 16))], [output],
                               tensors)
-    opsets = [helper.make_opsetid('', 17)]
+    opsets = [helper.make_opsetid('', OPSET)]
     if domain:
         opsets.append(helper.make_opsetid(domain, 1))
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
 def graph(
@@ -74,8 +74,8 @@ def graph(
     result = helper.make_tensor_value_info('y', TensorProto.FLOAT, out)
     made = helper.make_graph(list(nodes), 'net', [float_info('x', shape)], [result],
                              [tensor(name, value) for name, value in constants.items()])
-    return helper.make_model(made, opset_imports=[
-        helper.make_opsetid('', 17), helper.make_opsetid('uncertainty_seg', 1)], ir_version=8)
+    opsets = [helper.make_opsetid('', OPSET), helper.make_opsetid('uncertainty_seg', 1)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=IR_VERSION)
 
 
 def ints(*values: int) -> np.ndarray:
@@ -117,8 +117,8 @@ def network(
                if k in used]
     out = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
     graph = helper.make_graph(list(nodes), 'net', [float_info('x', image)], [out], tensors)
-    opsets = [helper.make_opsetid('', 17), helper.make_opsetid('uncertainty_seg', 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    opsets = [helper.make_opsetid('', OPSET), helper.make_opsetid('uncertainty_seg', 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
 def masked(

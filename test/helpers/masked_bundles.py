@@ -12,6 +12,7 @@ import onnx
 from onnx import helper
 
 from uncertainty_seg.compiler.compile import compile_ensemble, compile_graph
+from uncertainty_seg.compiler.onnx_tools import OPSET
 from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.model_card import InputSpec, ModelCard
 from uncertainty_seg.storage.model_bundle import write_bundle
@@ -19,9 +20,9 @@ from uncertainty_seg.storage.model_bundle import write_bundle
 SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
 
 
-def channels_bundle(folder: Path, chunk: int, first: str = 'channel') -> Path:
+def channels_bundle(folder: Path, first: str = 'channel') -> Path:
     """
-    Two convolutions with dropped channels before and between, 3x3 and large enough to pay.
+    Three convolutions with dropped channels between, 3x3.
 
     With `first` 'element' single values are dropped at the first place.
     """
@@ -40,9 +41,8 @@ def channels_bundle(folder: Path, chunk: int, first: str = 'channel') -> Path:
     ]
     model = graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64), w0=weights(32, 3, 3, 3),
                   w1=weights(32, 32, 3, 3), w2=weights(3, 32, 3, 3) * 4)
-    compiled = compile_graph(model, SPEC, CompileOptions(chunk=chunk, is_half=False))
-    card = card_of(compiled, 'mc_dropout', name='bank', passes=5, chunk=chunk, is_balanced=True)
-    write_bundle(folder, card, compiled.files)
+    compiled = compile_graph(model, SPEC, CompileOptions(full_weights=True))
+    write_bundle(folder, card_of(compiled, 'mc_dropout', name='bank', passes=5), compiled.files)
     return folder
 
 
@@ -54,14 +54,14 @@ def elements_bundle(folder: Path, is_direct: bool = False) -> Path:
         helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv), drop('c0', 'd0', 'element', 0.4)]
     nodes.append(helper.make_node('Conv', ['d0', 'w1'], ['y'], **conv))
     model = graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64), w0=weights, w1=weights[::-1].copy())
-    made = compile_graph(model, SPEC, CompileOptions(is_half=False))
+    made = compile_graph(model, SPEC, CompileOptions(full_weights=True))
     write_bundle(folder, card_of(made, 'mc_dropout'), made.files)
     return folder
 
 
 def ensemble_bundle(folder: Path) -> Path:
     made = compile_ensemble([plain_member(seed) for seed in range(4)], SPEC,
-                            CompileOptions(is_half=False))
+                            CompileOptions(full_weights=True))
     write_bundle(folder, card_of(made, 'deep_ensemble', members=4, passes=4), made.files)
     return folder
 
@@ -69,7 +69,7 @@ def ensemble_bundle(folder: Path) -> Path:
 def method_bundle(folder: Path, method: str, rate: float = 0.0) -> Path:
     """Of a single pass, or `direct` with dropout of a rate or without."""
     model = plain_member(0, 6 if method == 'direct' else 3, rate)
-    made = compile_graph(model, SPEC, CompileOptions(is_half=False, method=method, num_classes=3))
+    made = compile_graph(model, SPEC, CompileOptions(method, full_weights=True, num_classes=3))
     write_bundle(folder, card_of(made, method, passes=20 if rate else 1), made.files)
     return folder
 
@@ -92,5 +92,5 @@ def card_of(made: Any, method: str, **facts: Any) -> ModelCard:
     return ModelCard(
         schema=1, method=method, class_names=('a', 'b', 'c'),
         palette=((0, 0, 0),) * 3, ignore_index=255, input=SPEC, dropout_sites=made.sites,
-        opset=17, logits_shape=made.logits_shape, training='', license='', not_good_for='',
+        opset=OPSET, logits_shape=made.logits_shape, training='', license='', not_good_for='',
         metrics={}, sha256={}, upsampling=made.upsampling, **facts)

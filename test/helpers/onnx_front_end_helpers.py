@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper, TensorProto
 import onnxruntime
 
 from uncertainty_seg.compiler.frontend.constant_folding import fold_constants
-from uncertainty_seg.compiler.frontend.static_input import fix_input
+from uncertainty_seg.compiler.frontend.standard_form import fix_input
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(1, 3, 8, 16)).astype(np.float32)

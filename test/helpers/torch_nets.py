@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnxruntime
 import torch
 from torch import nn
 
+from uncertainty_seg.compiler.capture.marking import find_dropout
+from uncertainty_seg.compiler.capture.masked_reference import run_exact, run_masked
+from uncertainty_seg.compiler.frontend.outputs import OutputForm
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import ones_masks
 from uncertainty_seg.core.uncertainty import upsample_bilinear
@@ -54,3 +57,12 @@ def logits_written(bundle: ModelBundle, image: np.ndarray) -> np.ndarray:
                     strict=True), image=image, **ones_masks(bundle.card.mask_sites, 1))
     logits, = head.run(['logits'], {i.name: feed[i.name] for i in head.get_inputs()})
     return upsample_bilinear(logits, *image.shape[1:3], bundle.card.upsampling)
+
+
+def masked_logits(
+    net: nn.Module, image: np.ndarray, masks: Mapping[str, np.ndarray], num_classes: int = 0,
+    is_exact: bool = False,
+) -> np.ndarray:
+    """Run a net once a pass with given masks; in float64 where it is to be exact."""
+    run = run_exact if is_exact else run_masked
+    return run(find_dropout(net, *image.shape[2:]), image, masks, OutputForm(num_classes))

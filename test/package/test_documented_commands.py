@@ -44,7 +44,6 @@ SMALLER = {
 }
 # (part of a command, why it is parsed and not run).
 PARSED_ONLY = (
-    (r'^build-engines ', 'needs an NVIDIA GPU'),
     (r'^self-check .*--backend tensorrt', 'needs an NVIDIA GPU'),
     (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
     (r'^crossfit |^calibrate .*--folds', 'needs networks of folds: test_crossfit runs both'),

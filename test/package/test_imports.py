@@ -47,7 +47,7 @@ LIBRARIES = {
     'calibration': ({'numpy', 'cv2'}, {'sklearn', 'scipy', 'matplotlib', 'jinja2', 'ray'}),
     'data': ({'numpy', 'cv2', 'tqdm'}, {'pyarrow', 'ray', 'scipy', 'jinja2', 'matplotlib'}),
     'sim': ({'numpy', 'cv2', 'tqdm'}, {'av'}),
-    'compiler': ({'numpy', 'onnx', 'tqdm'}, {'onnxruntime', 'nncf'}),
+    'compiler': ({'numpy', 'onnx', 'tqdm'}, {'onnxruntime'}),
     'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
                  {'onnxruntime', 'safetensors', 'matplotlib', 'ray', 'pyarrow'}),
     'cli': ({'numpy', 'cv2'}, {'ray', 'pyarrow', 'tqdm'}),
@@ -73,13 +73,15 @@ EXCEPTIONS = {
     # Packs run lengths and draws polygons as COCO's own reader does.
     'data.labels.coco': (set(), {'pycocotools'}),
     'data.labels.regions': (set(), {'pycocotools'}),
+    # Reads a layout in the Python of `ros2 launch`, which needs it itself.
+    'ros.launching.checks': (set(), {'yaml'}),
+    # Asks the NVIDIA driver for heat and throttling, where it is installed.
+    'ros.board_state': (set(), {'pynvml'}),
     # Reads what the files declare, and the sizes of their tensors.
     'backends.runner': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).
     'compiler.checks.pass_checks': ({'onnx'}, set()),
-    'compiler.checks.moment_checks': ({'onnx'}, set()),
-    # Infers types before it quantises.
-    'compiler.quantise_trunk': (set(), {'onnx'}),
+    'compiler.checks.sample_checks': ({'onnx'}, set()),
     # Upsamples planes.
     'backends.cpu.reduction': ({'cv2'}, set()),
     'compiler.checks.output_checks': ({'onnx'}, set()),
@@ -93,9 +95,8 @@ NEIGHBOURS = {
 }
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'backends.cpu.reduction_kernels', 'compiler.checks.pass_checks',
-                'compiler.request', 'compiler.quantise_trunk',
-                'compiler.checks.moment_checks', 'compiler.checks.output_checks',
-                'compiler.checks.distribution_check'}
+                'compiler.checks.sample_checks',
+                'compiler.checks.output_checks'}
 
 
 def complaint(module: str, found: Import) -> str:

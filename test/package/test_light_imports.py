@@ -33,9 +33,8 @@ BLANKED = {
 }
 # Imported late only, which test_package_imports proves.
 HEAVY_MODULES = {'backends.cpu.reduction_kernels', 'compiler.checks.pass_checks',
-                 'compiler.request', 'compiler.quantise_trunk',
-                 'compiler.checks.moment_checks', 'compiler.checks.output_checks',
-                 'compiler.checks.distribution_check'}
+                 'compiler.checks.sample_checks',
+                 'compiler.checks.output_checks'}
 
 IMPORT_ALL = """
 import importlib, sys

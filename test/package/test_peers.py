@@ -101,7 +101,7 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def small_bundle(folder: Path) -> ModelBundle:
-    compiled = compile_graph(export_marked(Net(), SPEC), SPEC, CompileOptions(is_half=False))
+    compiled = compile_graph(export_marked(Net(), SPEC), SPEC, CompileOptions(full_weights=True))
     card = tiny_card(class_names=CLASSES, palette=((0, 0, 0),) * 5, input=SPEC,
                      dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)
     write_bundle(folder / card.name, card, compiled.files)
@@ -110,7 +110,7 @@ def small_bundle(folder: Path) -> ModelBundle:
 
 def ensemble_bundle(folder: Path, nets: list[Net]) -> ModelBundle:
     compiled = compile_ensemble([export_marked(net, SPEC) for net in nets], SPEC,
-                                CompileOptions(is_half=False))
+                                CompileOptions(full_weights=True))
     card = tiny_card(class_names=CLASSES, palette=((0, 0, 0),) * 5, input=SPEC,
                      method='deep_ensemble', members=len(nets), passes=len(nets),
                      dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)

@@ -114,7 +114,7 @@ def test_a_signal_ends_the_verb_that_builds_and_no_half_engine_is_left(
 def interrupted_build(cache: Path, delay_s: float, number: int) -> tuple[int, str, str, float]:
     """Return exit code, stdout, stderr, and the seconds from the signal to the end."""
     cache.mkdir()
-    words = [sys.executable, '-m', 'uncertainty_seg', 'build-engines', 'pipeline', '--cache',
+    words = [sys.executable, '-m', 'uncertainty_seg', 'self-check', 'pipeline', '--cache',
              str(cache), '--compute-capability', '8.6,8.9,12.0']
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE,
                           env={**os.environ, 'PYTHONPATH': PATH}) as process:

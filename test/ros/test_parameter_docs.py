@@ -3,7 +3,12 @@
 
 from pathlib import Path
 
-from parameter_pages import (
+import pytest
+from ruamel.yaml import YAML
+
+from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.ros.parameters import (
     LIST_BEGIN,
     LIST_END,
     PAGES,
@@ -12,14 +17,9 @@ from parameter_pages import (
     with_list,
     YAML_PATH,
 )
-import pytest
-from ruamel.yaml import YAML
-
-from uncertainty_seg.core.parameters import iter_parameters
-from uncertainty_seg.core.settings import Settings, settings_from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
-RENEW = 'run python test/helpers/ros/parameter_pages.py'
+RENEW = 'run python -m uncertainty_seg.ros.parameters'
 
 
 def _flat(tree: dict[str, object], prefix: str = '') -> dict[str, object]:

@@ -11,25 +11,35 @@ same masks. The bundle is not calibrated yet.
         --classes classes.yaml -o bundle/
     uncertainty_seg compile net.onnx --input 512x384 --classes classes.yaml -o bundle/
 
+Given a bundle instead, it writes a variant in another precision, or signs the bundle as it is, so
+that a node with `trusted_keys` takes it:
+
+    uncertainty_seg compile suim --precision fp16 -o suim_fp16/
+    openssl genpkey -algorithm ed25519 -out key.pem
+    uncertainty_seg compile suim_fp16/ --sign key.pem
+
+Anyone can check a signed bundle without this package, in its folder:
+
+    openssl pkey -in key.pem -pubout -out key.pub.pem
+    sha256sum -c SHA256SUMS
+    openssl pkeyutl -verify -rawin -pubin -inkey key.pub.pem -in SHA256SUMS \
+        -sigfile SHA256SUMS.sig
+
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import asdict
+import logging
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import call_with, image_size, print_json, rate, whole_number
-from uncertainty_seg.core.model_card import (
-    COLOR_ORDERS,
-    FIT_RULES,
-    InputSpec,
-    MASK_DRAWS,
-    PRECISIONS,
-)
+from uncertainty_seg.core.model_card import COLOR_ORDERS, FIT_RULES
 from uncertainty_seg.errors import (
+    ConfigError,
     DatasetError,
     GraphError,
     ImageError,
@@ -40,179 +50,26 @@ from uncertainty_seg.errors import (
 
 if TYPE_CHECKING:
     from uncertainty_seg.compiler.request import CompileOutcome
-    from uncertainty_seg.storage.labelled_folder import ClassTable
 
 # What a user can mend by another file or argument.
 MISUSE = (GraphError, TrainingError, DatasetError, ImageError, ModelBundleError)
 ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
 LAYOUTS = ('auto', 'nchw', 'nhwc')
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
-QUANTISERS = ('onnxruntime', 'nncf')
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def compile_network(
-    net: Any,
-    out: Path | str,
-    size: tuple[int, int],
-    classes: Path | str | Sequence[str] | ClassTable,
-    *,
-    weights: Sequence[Path | str] = (),
-    members: Sequence[Any] = (),
-    output: str | None = None,
-    method: str = 'mc_dropout',
-    inject_dropout: float | None = None,
-    at: str = 'head',
-    passes: int | None = None,
-    fit: str = 'letterbox',
-    color_order: str = 'rgb',
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    precision: str = 'fp32',
-    calibration_images: Path | str | None = None,
-    quantiser: str = 'onnxruntime',
-    skip_dropped: int = 0,
-    sensor_std: float = 0.0,
-    variance: str | None = None,
-    samples: int | None = None,
-    mask_draw: str = 'stratified',
-    full_weights: bool = False,
-    features: str = 'none',
-    activation: str = 'auto',
-    layout: str = 'auto',
-    compare_passes: int = 256,
-    memory_mb: int | None = None,
-    licence: str = 'not stated',
-    training: str = 'not stated',
-    not_good_for: str = 'not stated',
-    sign: Path | str | None = None,
-) -> CompileOutcome:
-    """
-    Compile a network to a bundle whose T passes are cheap and repeatable.
-
-    Parameters
-    ----------
-    net : Module, Path or str
-        A torch module (left as it is), an ONNX file, or 'package.module:function' that returns
-        a module. It takes a normalised image (1, 3, h, w) and gives logits or probabilities.
-    out : Path or str
-        Folder of the bundle; replaced if it is one.
-    size : (int, int)
-        Width and height of the network's image.
-    classes : Path, str, sequence of str or ClassTable
-        A file with the table of classes, or the names of the classes in the order of their ids.
-    weights : sequence of Path or str
-        State dicts or safetensors for a factory; one for each member of an ensemble.
-    members : sequence of Module, Path or str
-        The other networks of an ensemble.
-    output : str, optional
-        Name of the output that holds the logits; needed where there is a doubt.
-    method : str
-        'mc_dropout'; 'ensemble' where each network is a pass; 'direct' for a network that predicts
-        the variance of its logits; 'error_propagation' for one pass that computes mean and
-        variance of the logits, of which the passes are samples; 'single' for one pass, dropout
-        switched off.
-    inject_dropout : float, optional
-        Rate of dropout to put into a network that has none.
-    at : str
-        Where to inject it: 'decoder', 'head', or names separated by commas.
-    passes : int, optional
-        T; 20, or the number of members, or 1 without dropout.
-    fit, color_order, mean, std : str, str, sequence of float, sequence of float
-        How the network expects its image; see `InputSpec`.
-    precision : str
-        'fp32', 'fp16' or 'bf16' for trunk and head; 'int8' quantises the trunk.
-    calibration_images : Path or str, optional
-        Folder of images that the int8 scales are measured on.
-    quantiser : str
-        'onnxruntime' or 'nncf', for int8.
-    skip_dropped : int
-        Passes in one call of a head that does not compute dropped channels; 0 for all channels.
-    sensor_std : float
-        Noise of the camera for error propagation: standard deviation of a pixel value of 0..255.
-    variance : str, optional
-        For 'direct': name of the output that holds the log-variance of the logits, if it is not
-        `log_variance` or the second half of an output of 2C channels.
-    samples : int, optional
-        For 'direct': S, the noise samples of a pass; 10.
-    mask_draw : str
-        'stratified': each channel is dropped in as many of the T passes as any other of its rate;
-        'independent': each pass by itself. Masks of single elements, and balanced ones, are drawn
-        pass by pass either way.
-    full_weights : bool
-        Store weights in 32 bits.
-    features : str
-        A tensor before the first dropout that is one more output, for distances from the training
-        frames; 'auto' for the end of the encoder's stage of stride 16; 'none'.
-    activation : str
-        What the numbers of the output are: 'logits', 'softmax', 'sigmoid' or 'log_softmax';
-        'auto' takes off a softmax or sigmoid at the very end, and refuses other probabilities.
-    layout : str
-        Where the output has its classes: 'nchw' or 'nhwc'; 'auto' for the only axis that fits.
-    compare_passes : int
-        Passes that a torch network draws itself, which as many with random masks are compared
-        with; fewer where they would take longer than seconds; 0 for none.
-    memory_mb : int, optional
-        What the tensors of a frame may take on a CPU, with weights, trunk and sums; a bundle that
-        takes more with one pass at a time is refused.
-    licence, training, not_good_for : str
-        Texts for the card.
-    sign : Path or str, optional
-        Private key to sign the bundle with, a PEM file.
-
-    Returns
-    -------
-    CompileOutcome
-        With the bundle, which is not calibrated yet.
-
-    Raises
-    ------
-    UncertaintySegError
-        If the network cannot be compiled, or options contradict each other. Nothing is written
-        then.
-
-    """
-    from uncertainty_seg.compiler.request import compile_request, CompileRequest
-    from uncertainty_seg.storage.labelled_folder import class_table, ClassTable, read_classes
-    from uncertainty_seg.storage.model_bundle import sign_bundle
-    from uncertainty_seg.storage.signatures import read_private_key
-
-    if isinstance(classes, (str, Path)):
-        classes = read_classes(Path(classes))
-    elif not isinstance(classes, ClassTable):
-        classes = class_table(classes)
-    images = None if calibration_images is None else Path(calibration_images)
-    key = None if sign is None else read_private_key(sign)  # before minutes of work
-    made = compile_request(CompileRequest(
-        net=net, out=Path(out), classes=classes,
-        image=InputSpec(*size, fit, color_order, *(_three(v) for v in (mean, std))),
-        weights=tuple(map(Path, weights)), members=tuple(members), output=output, method=method,
-        inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
-        calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
-        sensor_std=sensor_std, variance=variance, samples=samples, mask_draw=mask_draw,
-        full_weights=full_weights, features=features, activation=activation, layout=layout,
-        compare_passes=compare_passes, memory_mb=memory_mb, licence=licence, training=training,
-        not_good_for=not_good_for))
-    if key is not None:
-        sign_bundle(made.bundle.folder, key)
-    return made
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument('net', help='net.onnx, or package.module:function that returns a module')
+    parser.add_argument('nets', nargs='+', metavar='NET', help='net.onnx, several for an '
+                        'ensemble; package.module:function that returns a module, or a bundle')
     parser.add_argument('--weights', type=Path, action='append', default=[],
                         help='state dict or safetensors for a torch factory; once a member')
     parser.add_argument('--input', dest='size', metavar='WIDTHxHEIGHT', type=image_size,
-                        required=True, help='network size, 512x384')
-    parser.add_argument('--classes', type=Path, required=True, help='classes.yaml or .json: '
+                        help='network size, 512x384')
+    parser.add_argument('--classes', type=Path, help='classes.yaml or .json: '
                         '{"classes": [{"id", "name", "rgb"}], "ignore_index"}')
-    parser.add_argument('-o', '--out', type=Path, required=True, help='folder of the bundle')
+    parser.add_argument('-o', '--out', type=Path, help='folder of the bundle')
     parser.add_argument('--output', help='name of the output that holds the logits')
     parser.add_argument('--activation', choices=ACTIVATIONS, default='auto',
                         help='what the output is; probabilities that something follows are '
@@ -229,42 +86,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='direct: name of the output that holds the log-variance')
     parser.add_argument('--samples', type=whole_number(1, 1000),
                         help='direct: noise samples of a pass [10]')
-    parser.add_argument('--member', dest='members', action='append', default=[],
-                        metavar='NET.onnx', help='another ONNX file of an ensemble')
     parser.add_argument('--inject-dropout', type=rate, metavar='P',
                         help='put dropout of this rate into a network without')
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
                         help='where to inject; module, node or tensor names by commas [head]')
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
-    parser.add_argument('--mask-draw', choices=MASK_DRAWS, default='stratified',
-                        help='stratified: each channel is dropped in the same number of passes; '
-                        'independent: pass by pass [stratified]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='output of features, for scores of what was never shown [none]')
     parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
                         help='passes drawn by a torch network itself, to compare the masks with; '
                         '0 leaves that out [256]')
-    parser.add_argument('--memory-mb', type=whole_number(1, 1 << 20), metavar='MB',
-                        help='refuse a bundle of which a frame takes more than this on a CPU '
-                        '[a warning where a pass takes more than memory_budget_mb]')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
     image.add_argument('--color-order', choices=COLOR_ORDERS, default='rgb')
-    image.add_argument('--mean', type=float, nargs=3, default=IMAGENET_MEAN)
-    image.add_argument('--std', type=float, nargs=3, default=IMAGENET_STD)
-    speed = parser.add_argument_group('smaller or faster, and not the same: calibrate with it')
-    speed.add_argument('--precision', choices=PRECISIONS, default='fp32',
-                       help='of trunk and head; int8 quantises the trunk [fp32]')
-    speed.add_argument('--calibration-images', type=Path, metavar='DIR',
-                       help='images the int8 scales are measured on')
-    speed.add_argument('--quantiser', choices=QUANTISERS, default='onnxruntime')
-    speed.add_argument('--skip-dropped', type=whole_number(1, 1000), metavar='CHUNK', default=0,
-                       nargs='?', const=1, help='do not compute dropped channels; balanced masks, '
-                       'CHUNK passes a call [1 where given]')
-    speed.add_argument('--full-weights', action='store_true', help='store 32-bit weights')
+    image.add_argument('--mean', type=float, nargs=3, default=argparse.SUPPRESS,
+                       help='of values scaled to 0..1 [of ImageNet]')
+    image.add_argument('--std', type=float, nargs=3, default=argparse.SUPPRESS,
+                       help='[of ImageNet]')
+    parser.add_argument('--precision', choices=('fp32', 'fp16', 'bf16'), default='fp32',
+                        help='of trunk and head; another one than fp32 moves the scores [fp32]')
+    parser.add_argument('--full-weights', action='store_true',
+                        help='store 32-bit weights where 16 bits would do')
     parser.add_argument('--sign', type=Path, metavar='KEY',
-                        help='sign the bundle with this private key, a PEM file')
+                        help='sign the bundle with this Ed25519 private key, a PEM file')
     card = parser.add_argument_group('texts for the card')
     card.add_argument('--license', dest='licence', default='not stated', help='licence')
     card.add_argument('--training', default='not stated', help='training data')
@@ -272,20 +117,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile, and report what became of the dropout, and what memory the passes take."""
+    """Compile, or work on the bundle that was given."""
+    from uncertainty_seg.compiler.request import compile_network
+
+    if _is_bundle(args.nets[0]):
+        return _run_on_bundle(args)
+    missing = [name for name, value in (('--input', args.size), ('--classes', args.classes),
+                                        ('--out', args.out)) if value is None]
+    if missing:
+        raise ConfigError(f'no {some_of(missing)}', 'it, to compile a network')
+    made = call_with(compile_network, args, net=args.nets[0], members=args.nets[1:])
+    _report(made, args)
+    return 0
+
+
+def _is_bundle(net: str) -> bool:
+    """Say whether this is a folder, or one word as a shipped name is."""
+    return Path(net).is_dir() or re.fullmatch(r'[\w-]+', net) is not None
+
+
+def _run_on_bundle(args: argparse.Namespace) -> int:
+    """Write a variant in another precision, or sign; a variant is signed too."""
+    from uncertainty_seg.backends.gpu.engine_cache import unchecked
+    from uncertainty_seg.compiler.request import convert
+    from uncertainty_seg.storage.model_bundle import find_bundle, sign_bundle
+    from uncertainty_seg.storage.signatures import public_line, read_private_key
+
+    net, *others = args.nets
+    if others or args.precision == 'fp32' and args.sign is None:
+        raise ConfigError(f'the bundle {net}', 'it alone, with --precision fp16 or bf16 for a '
+                          'variant of it, or with --sign KEY')
+    if args.precision != 'fp32' and args.out is None:
+        raise ConfigError('no --out', 'a folder for the variant')
+    key = None if args.sign is None else read_private_key(args.sign)
+    said: dict[str, object] = {}
+    if args.precision != 'fp32':
+        made = convert(net, args.out, args.precision)
+        folder = made.folder
+        said = {'precision': args.precision,
+                'next': f'uncertainty_seg calibrate {folder} --data DATA'}
+        if args.precision == 'bf16':
+            _log.warning('%s', unchecked(made.card.name, 'bf16'))
+    else:
+        folder = find_bundle(net)
+    if key is not None:
+        sign_bundle(folder, key)
+        said['trusted_key'] = public_line(key)
+    print_json({'bundle': str(folder), **said})
+    return 0
+
+
+def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
+    """Say what became of the dropout, and what memory the passes take."""
     from uncertainty_seg.compiler.plan import explain
     from uncertainty_seg.compiler.request import warn
 
-    made = call_with(compile_network, args)
     memory = made.memory
     card, plan = made.bundle.card, made.compiled.plan
     checked = {k: v for k, v in asdict(made.report).items() if k not in ('spread', 'moved')}
     if args.explain:
         print(explain(plan))
     print(memory.text())
-    if args.memory_mb is not None:
-        print(f'it stays below {args.memory_mb} MB with memory_budget_mb: {memory.budget_mb}')
-    elif memory.exceeds:
+    if memory.exceeds:
         at_once = f'{memory.chunk} passes at once take' if memory.chunk > 1 else 'a pass takes'
         warn(f'{at_once} {memory.facts()["chunk_mb"]:g} MB, expected at most {memory.budget_mb}, '
              'the default of memory_budget_mb: fewer cannot run at once, so see that the machine '
@@ -304,7 +197,6 @@ def run(args: argparse.Namespace) -> int:
         'memory': memory.facts(), **checked, 'distribution': asdict(made.distribution),
         'weights': _weights_told(made),
     })
-    return 0
 
 
 def _weights_told(made: CompileOutcome) -> dict[str, object]:

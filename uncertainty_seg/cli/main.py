@@ -39,18 +39,15 @@ VERBS = {
     'replay': ('replay', 'run the model over a bag; write mask, flag, score and status to '
                'another bag'),
     'train': ('train', 'train a network by a recipe and write its bundle'),
-    'compile': ('compile', 'compile a segmentation network to a bundle'),
-    'sign': ('sign', 'sign a bundle, for nodes that name trusted keys'),
-    'convert': ('convert', 'make a variant of a bundle in another precision'),
+    'compile': ('compile', 'compile a network to a bundle, make variants of it, sign it'),
     'calibrate': ('calibrate', 'fit temperature and thresholds of a bundle, with a promise'),
     'evaluate': ('evaluate', 'measure masks, uncertainty and flag of a bundle on labelled '
                  'images'),
     'compare': ('compare', 'compare bundles with one deterministic pass: cost, '
                 'and what each is better in'),
-    'build-engines': ('build_engines', 'build the TensorRT engines of a bundle ahead of time'),
     'score': ('score', 'score the frames of bags, folders and logs into a table, here or '
               'on a Ray cluster'),
-    'self-check': ('self_check', 'check that a backend computes what it should on this machine'),
+    'self-check': ('self_check', 'check a backend on this machine; build its engines'),
     'export-labels': ('export_labels', 'write frames and masks for a labelling tool: COCO, CVAT, '
                       'Label Studio, LabelMe, bags ...'),
     'import-labels': ('import_labels', 'bring corrected labels back into a training folder, no '

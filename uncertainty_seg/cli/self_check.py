@@ -1,20 +1,27 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Check that a backend computes a model correctly on this machine.
+Check that a backend computes a model correctly on this machine, and build the engines it lacks.
 
 Fixed images, with masks drawn from a seed, go through the backend, and through ONNX Runtime on the
 CPU in float32 with the definitions in numpy behind it. Labels, maps and scores have to agree as
 closely as the precision allows, be finite and possible, and be the same in every run; memory must
 not grow. The result is kept beside the engines: a precision that failed is refused here.
 
+For the backend tensorrt its engines are built first, so that the node starts at once; those that
+are there stay. With --compute-capability they are built for GPUs that are not here, and nothing is
+checked:
+
+    uncertainty_seg self-check suim --set backend=tensorrt
+    uncertainty_seg self-check suim --compute-capability 8.6,8.9 --cache engines/
+
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from functools import partial
+import os
 from pathlib import Path
+import re
 from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import (
@@ -24,150 +31,9 @@ from uncertainty_seg.cli.arguments import (
     settings_from_args,
     whole_number,
 )
-from uncertainty_seg.core.settings import passes_of, Settings
-from uncertainty_seg.storage.whole_files import json_text
 
 if TYPE_CHECKING:
-    from uncertainty_seg.core.bundle import ModelBundle
-
-
-
-@dataclass(frozen=True)
-class SelfCheckOutcome:
-    """
-    What a self-check found.
-
-    Attributes
-    ----------
-    is_passed : bool
-        Whether every check passed.
-    values : dict of str to any
-        Bundle, backend, every check with its limit, latency and power; for JSON.
-    table : str
-        The same for a reader.
-    record : Path
-        File that the backend looks at before it computes in this precision.
-
-    """
-
-    is_passed: bool
-    values: dict[str, Any]
-    table: str
-    record: Path
-
-
-def self_check(
-    bundle: ModelBundle | Path | str,
-    *,
-    settings: Settings | None = None,
-    frames: int = 4,
-    runs: int = 40,
-    report: Path | str | None = None,
-) -> SelfCheckOutcome:
-    """
-    Compare a backend with ONNX Runtime on the CPU, and keep the result beside the engines.
-
-    Parameters
-    ----------
-    bundle : ModelBundle, Path or str
-        Shipped name or folder.
-    settings : Settings, optional
-        Backend, precision, T, seed, threads and memory budget.
-    frames : int
-        Images compared with the reference.
-    runs : int
-        Runs for repeatability, memory and times.
-    report : Path or str, optional
-        File to write `values` to, as JSON.
-
-    Returns
-    -------
-    SelfCheckOutcome
-        Whether the checks passed, and all figures.
-
-    Raises
-    ------
-    UncertaintySegError
-        If the bundle cannot be read or the backend does not work here.
-
-    """
-    from tqdm import tqdm
-
-    from uncertainty_seg.backends.gpu.engine_cache import (
-        checking,
-        key_of,
-        SelfCheckRecord,
-        write_record,
-    )
-    from uncertainty_seg.backends.opening import as_bundle, checked_settings
-    from uncertainty_seg.backends.registry import open_backend
-    from uncertainty_seg.compiler.self_check.run import (
-        check_backend,
-        fixed_images,
-        power_reader,
-        Reference,
-        report_table,
-        report_values,
-    )
-    from uncertainty_seg.core.settings import precision_of
-
-    settings = checked_settings(settings)
-    bundle = as_bundle(bundle, trusted_keys=settings.trusted_keys)
-    precision = precision_of(bundle.card, settings.precision)
-    with checking():
-        backend = open_backend(settings.backend, bundle, settings)
-    try:
-        plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), precision)
-        key = key_of(bundle.card, backend, precision)
-        reference = Reference(bundle, settings.threads, plan.reduction)
-        facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
-                 'precision': precision, 'device': key.device,
-                 'passes': plan.passes,
-                 'frames': frames}
-        with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
-            found = check_backend(backend, reference, plan, runs,
-                                  power_reader(), lambda words: bar.update(),
-                                  partial(_open_unrecorded, bundle, settings))
-    finally:
-        backend.close()
-    values = report_values(found, facts)
-    record = SelfCheckRecord(key, values['is_passed'], tuple(values['failed']), values)
-    if report is not None:
-        Path(report).write_text(json_text(values) + '\n', encoding='utf-8')
-    return SelfCheckOutcome(values['is_passed'], values, report_table(found, facts),
-                            write_record(record))
-
-
-def _open_unrecorded(bundle: Any, settings: Settings) -> Any:
-    """Open the only backend that records CUDA graphs, without them."""
-    from uncertainty_seg.backends.gpu.engine_cache import checking
-    from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
-
-    with checking():
-        return TensorRtBackend(bundle, settings, is_recorded=False)
-
-
-def _plan(bundle: Any, settings: Settings, images: Any, precision: str) -> Any:
-    from uncertainty_seg.compiler.self_check.reference import TOLERANCES
-    from uncertainty_seg.compiler.self_check.run import CheckPlan
-    from uncertainty_seg.core.bundle import reduction_of
-    from uncertainty_seg.core.gate import gate_limits
-    from uncertainty_seg.core.scores.vector import ScoreVector
-    from uncertainty_seg.core.uncertainty import MapRequest
-
-    card, calibration = bundle.card, bundle.calibration
-    passes = passes_of(card, settings)
-    tolerance, reduction = TOLERANCES[precision], reduction_of(bundle, settings)
-    if calibration is None:
-        return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
-                         reduction=reduction, precision=precision)
-    limits = gate_limits(calibration, settings.gate)
-    scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits,
-                         bundle.features)
-    return CheckPlan(
-        card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
-        MapRequest.of(scorer.maps, calibration.unknown_temperature), reduction, precision,
-    )
+    from uncertainty_seg.core.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -178,12 +44,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--runs', type=whole_number(4, 100000), default=40,
                         help='runs for repeatability, memory and times [40]')
     parser.add_argument('--report', type=Path, metavar='FILE', help='write the JSON there too')
+    parser.add_argument('--cache', type=Path, metavar='DIR',
+                        help='folder of the engines; the node looks there if '
+                        'UNCERTAINTY_SEG_ENGINE_CACHE names it [that of this user]')
+    parser.add_argument('--compute-capability', type=_capabilities, default=(), metavar='LIST',
+                        help='build for GPUs that are not here, as 8.6,8.9 (TensorRT-RTX only)')
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, print a table and a line of JSON; 1 if a check failed."""
-    found = call_with(self_check, args, settings=settings_from_args(args))
+    """Build, check, print a table and a line of JSON; 1 if a check failed."""
+    from uncertainty_seg.compiler.self_check import self_check
+
+    settings = settings_from_args(args)
+    engines: dict[str, Any] = {}
+    if settings.backend == 'tensorrt' or args.compute_capability:
+        engines = {'engines': _build(args, settings)}
+    if args.compute_capability:
+        print_json({'bundle': args.bundle, **engines})
+        return 0
+    found = call_with(self_check, args, settings=settings)
     print(found.table)
-    print_json({**found.values, 'record': str(found.record)})
+    print_json({**found.values, **engines, 'record': str(found.record)})
     return 0 if found.is_passed else 1
+
+
+def _build(args: argparse.Namespace, settings: Settings) -> Any:
+    """Build what is missing, with a bar, and return all that is there."""
+    from tqdm import tqdm
+
+    from uncertainty_seg.backends.gpu.engine_build import build_engines, is_building
+    from uncertainty_seg.cli.main import say_stopped
+    from uncertainty_seg.storage.model_bundle import load_bundle
+
+    bundle = load_bundle(args.bundle, trusted_keys=settings.trusted_keys)
+    form = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}'
+    with tqdm(total=1.0, desc='engines', bar_format=form, leave=False) as bar:
+        def show(share: float, phase: str) -> None:
+            bar.set_postfix_str(phase, refresh=False)
+            bar.update(share - bar.n)
+
+        try:
+            return build_engines(bundle, settings, args.compute_capability, args.cache, show)
+        except KeyboardInterrupt as err:
+            if not is_building():
+                raise
+            bar.close()
+            # The thread stays in TensorRT for seconds: to take that apart meanwhile would crash.
+            os._exit(say_stopped(err))
+
+
+def _capabilities(text: str) -> tuple[str, ...]:
+    """Read '8.6,8.9'; an argparse type."""
+    found = tuple(part.strip() for part in text.split(','))
+    for part in found:
+        if not re.fullmatch(r'\d+\.\d', part):
+            raise argparse.ArgumentTypeError(f'{part!r}, expected a number such as 8.6')
+    return found

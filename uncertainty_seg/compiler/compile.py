@@ -4,13 +4,13 @@ From an ONNX network with dropout to the graphs of a bundle: the order of the pa
 
 Each pass is a file of its own and is tested for exact equality; this file only strings them
 together. It imports no runtime: that the result computes the same is checked by
-`tools.compile.checks`.
+`compiler.checks`.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 import logging
 
@@ -27,14 +27,11 @@ from uncertainty_seg.compiler.algebra.ensemble import (
     ensemble_graphs,
     joined_members,
 )
-from uncertainty_seg.compiler.algebra.feature_output import add_feature_map
-from uncertainty_seg.compiler.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
 from uncertainty_seg.compiler.algebra.free_passes import free_passes, one_pass
-from uncertainty_seg.compiler.algebra.kept_channels import keep_channels
-from uncertainty_seg.compiler.algebra.moments.propagate import propagate_moments, sampling_head
-from uncertainty_seg.compiler.algebra.push_masks import push_masks
-from uncertainty_seg.compiler.algebra.split import split_skips, split_trunk_head
-from uncertainty_seg.compiler.frontend.constant_folding import fold_constants
+from uncertainty_seg.compiler.algebra.moments import propagate_moments, sampling_head
+from uncertainty_seg.compiler.algebra.move_masks import fold_masks, push_masks
+from uncertainty_seg.compiler.algebra.split import add_feature_map, split_skips, split_trunk_head
+from uncertainty_seg.compiler.frontend.constant_folding import fold_batch_norm, fold_constants
 from uncertainty_seg.compiler.frontend.inject import inject_dropout
 from uncertainty_seg.compiler.frontend.lint import (
     free_names,
@@ -42,13 +39,23 @@ from uncertainty_seg.compiler.frontend.lint import (
     require_compilable,
     require_own_names,
 )
-from uncertainty_seg.compiler.frontend.opset import to_opset17
 from uncertainty_seg.compiler.frontend.outputs import join_variance, strip_final_resize, to_logits
-from uncertainty_seg.compiler.frontend.static_input import fix_input, take_bytes
+from uncertainty_seg.compiler.frontend.standard_form import (
+    fix_input,
+    take_bytes,
+    to_shipped_opset,
+)
 from uncertainty_seg.compiler.frontend.unpooling import write_unpooling
 from uncertainty_seg.compiler.head_graphs import add_samples, add_statistics
 from uncertainty_seg.compiler.onnx_tools import shapes
-from uncertainty_seg.compiler.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
+from uncertainty_seg.compiler.plan import (
+    CompileOptions,
+    CompilePlan,
+    Cost,
+    Decision,
+    DEFAULT_SAMPLES,
+    graph_cost,
+)
 from uncertainty_seg.compiler.precision import halve_weights, to_precision, widen_network
 from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
@@ -56,7 +63,7 @@ from uncertainty_seg.errors import GraphError
 
 _log = logging.getLogger(__name__)
 WIDENED = ('the network came with tensors of 16 bits, and is computed in float32 with the '
-           'weights it has: choose --precision for what the bundle computes in')
+           'weights it has: choose a precision for what the bundle computes in')
 
 
 @dataclass(frozen=True)
@@ -100,12 +107,6 @@ class CompiledGraphs:
     feature_shape: tuple[int, int, int] | None = None
 
     @property
-    def chunk(self) -> int:
-        """Return how many passes the head takes at once; 0: any, where no channel is skipped."""
-        first = self.head.graph.output[0].type.tensor_type.shape.dim[0]
-        return int(first.dim_value) if self.sites else 0
-
-    @property
     def folded(self) -> tuple[str, ...]:
         """Masks that moved into the weights of the operation behind them."""
         return tuple(d.where for d in self.plan.decisions
@@ -121,7 +122,7 @@ def compile_graph(
     Parameters
     ----------
     model : ModelProto
-        Of opset 11 to 23; one image of normalised floats; logits, softmax or sigmoid at any
+        Of opset 11 or newer; one image of normalised floats; logits, softmax or sigmoid at any
         resolution. For 'mc_dropout' at least one live dropout, unless the options inject some;
         for 'single' dropout is switched off; for 'direct' a log-variance beside the logits, and
         dropout or none.
@@ -165,24 +166,16 @@ def _with_masks(
 ) -> _Halves:
     masked, sites = dropout_to_masks(model)
     network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
-    masked, pushed = push_masks(masked, sites, options.passes)
-    masked, skips = split_skips(masked, sites, options.passes)
-    masked, products = dynamic_conv(masked, sites)
+    masked, pushed = push_masks(masked, sites, options.num_passes)
+    masked, skips = split_skips(masked, sites, options.num_passes)
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
     # Before folding, which moves work into tensors of T x C.
     cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
-    stats_head, _ = fold_masks(head, options.passes, into_kernels=False)
-    head, folded = fold_masks(head, options.passes)
-    decisions = [*before, *pushed, *skips, *products, *folded]
-    if options.chunk:
-        head, made = keep_channels(head, sites, options.chunk)
-        decisions += made
-        if any(decision.is_applied for decision in made):
-            stats_head = head  # no axis of it is symbolic
-            whole = graph_cost(head.graph.node, shapes(head))
-            cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
-    plan = CompilePlan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost,
-                       sites, tuple(decisions))
+    stats_head, _ = fold_masks(head, options.num_passes, into_kernels=False)
+    head, folded = fold_masks(head, options.num_passes)
+    decisions = [*before, *pushed, *skips, *folded]
+    plan = CompilePlan(options.num_passes, network, graph_cost(trunk.graph.node, shapes(trunk)),
+                       cost, sites, tuple(decisions))
     return _Halves(trunk, head, stats_head, plan)
 
 
@@ -210,7 +203,7 @@ def compile_ensemble(
     graphs = [p.model for p in prepared]
     decisions = tuple(d for p in prepared for d in p.decisions)
     if keeps_dropout:
-        parts = _with_masks(joined_members(graphs), decisions, replace(options, chunk=0))
+        parts = _with_masks(joined_members(graphs), decisions, options)
         heads = [choose_members(head, len(graphs)) for head in (parts.head, parts.stats_head)]
         plan = replace(parts.plan, sites=(*parts.plan.sites, heads[0][1]))
         parts = _Halves(parts.trunk, heads[0][0], heads[1][0], plan)
@@ -253,11 +246,11 @@ def compile_moments(
     plain = without_dropout(prepared.model)
     masked, masks = (plain, ()) if options.sensor_std and not has_dropout(prepared.model) \
         else dropout_to_masks(prepared.model)
-    pushed, moves = push_masks(masked, masks, options.passes)
-    pushed, skips = split_skips(pushed, masks, options.passes)
+    pushed, moves = push_masks(masked, masks, options.num_passes)
+    pushed, skips = split_skips(pushed, masks, options.num_passes)
     trunk = propagate_moments(pushed, masks, options.sensor_std, is_centred=True)
     head, sites = sampling_head(trunk)
-    plan = CompilePlan(options.passes, graph_cost(plain.graph.node, shapes(plain)),
+    plan = CompilePlan(options.num_passes, graph_cost(plain.graph.node, shapes(plain)),
                        graph_cost(trunk.graph.node, shapes(trunk)),
                        graph_cost(head.graph.node, shapes(one_pass(head, sites))), sites,
                        (*prepared.decisions, *moves, *skips))
@@ -285,19 +278,20 @@ def _finished(
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
     if options.method == 'direct':
         axis = shape[0] if sites and shape[0] else PASSES_AXIS
-        stats_head, _ = add_samples(stats_head, options.samples, axis)
-        head, noise = add_samples(head, options.samples, axis)
+        samples = options.samples or DEFAULT_SAMPLES
+        stats_head, _ = add_samples(stats_head, samples, axis)
+        head, noise = add_samples(head, samples, axis)
         sites, shape = (*sites, noise), (shape[0], shape[1] // 2, *shape[2:])
     upsampling = prepared[0].upsampling
     trunk, features, chosen = add_feature_map(trunk, options.features)
     plan = replace(plan, decisions=(*plan.decisions, *chosen))
     result = CompiledGraphs({}, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
                             head, stats_head, prepared, features)
-    # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
+    # The precision last: statistics are checked by onnx, whose Conv has no bf16.
     parts = _parts(result, spec)
     if options.precision in ('fp16', 'bf16'):
         parts = {name: to_precision(part, options.precision) for name, part in parts.items()}
-    elif options.is_half:
+    elif not options.full_weights:
         parts = {name: halve_weights(part) for name, part in parts.items()}
     _log.info(
         '%d dropout sites (%s), trunk %d nodes, head %d nodes', len(sites),
@@ -319,19 +313,9 @@ def _files(parts: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
     return {name: part.SerializeToString() for name, part in parts.items()}
 
 
-def with_stored_weights(
-    compiled: CompiledGraphs, spec: InputSpec, full: Container[str] | None
-) -> CompiledGraphs:
-    """
-    Write the files anew, with weights in 16 bits, and in float32 those of `full`; None: all.
-
-    `spec` is what the network was compiled for; what computes in 16 bits is not for this.
-
-    """
-    parts = _parts(compiled, spec)
-    if full is not None:
-        parts = {name: halve_weights(part, full) for name, part in parts.items()}
-    return replace(compiled, files=_files(parts))
+def with_full_weights(compiled: CompiledGraphs, spec: InputSpec) -> CompiledGraphs:
+    """Write the files of what computes in float32 anew, with weights in 32 bits."""
+    return replace(compiled, files=_files(_parts(compiled, spec)))
 
 
 @dataclass(frozen=True)
@@ -339,7 +323,7 @@ class Prepared:
     """
     A network in the one form that the algebra works on.
 
-    Opset 17, one image of bytes at batch 1, static shapes, shape arithmetic and batch norms
+    One opset, one image of bytes at batch 1, static shapes, shape arithmetic and batch norms
     folded, one output of logits at its own resolution, dropout still in it.
 
     Attributes
@@ -367,7 +351,7 @@ class Prepared:
 
 def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) -> Prepared:
     """
-    Bring a network as it came, of opset 11 to 23, to the form that the algebra works on.
+    Bring a network as it came to the form that the algebra works on.
 
     `spec` gives size and normalisation of the image; `options` the output, the classes and the
     dropout to inject.
@@ -382,7 +366,8 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     widened = widen_network(model)
     if widened is not None:
         _log.warning('%s', WIDENED)
-    static = fold_constants(to_opset17(fix_input(widened or model, spec.height, spec.width)))
+    static = fold_constants(
+        to_shipped_opset(fix_input(widened or model, spec.height, spec.width)))
     static = write_unpooling(static)
     require_compilable(static)
     if options.method == 'direct':
@@ -393,8 +378,8 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
                            options.layout)
     logits = free_names(static)
     injected: tuple[str, ...] = ()
-    if options.inject is not None:
-        logits, injected = inject_dropout(logits, *options.inject)
+    if options.inject_dropout:
+        logits, injected = inject_dropout(logits, options.inject_dropout, options.at)
     plain, upsampling = strip_final_resize(take_bytes(logits, spec), (spec.height, spec.width))
     folded, decisions = fold_batch_norm(plain)
     if widened is not None:

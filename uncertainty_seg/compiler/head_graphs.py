@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is built behind the logits: samples, sums over the passes, or class ids of the plain network.
+What is built behind the logits: samples, and sums over the passes.
 
 The head with statistics takes a chunk of passes and returns sums over them, for devices where the
 passes must not leave the device. On a CPU the fused reduction outside the graph is many times
@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import compose, helper, numpy_helper, TensorProto
+from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.compiler.algebra.split import LOGITS, MOMENTS
-from uncertainty_seg.compiler.frontend.outputs import upsample_nodes
 from uncertainty_seg.compiler.onnx_tools import (
     build_model,
     copy_of,
     float_info,
-    refill,
     rename_tensors,
     resize_scale,
 )
-from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.model_card import DropoutSite, FEATURE_MAP, InputSpec
+from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 
 NOISE = 'noise'
 LARGEST_LOG_VARIANCE = 15.0
@@ -41,31 +38,11 @@ def add_samples(
     """
     Append the samples of `direct`, Kendall and Gal's model of the logits, to a head.
 
-    With logits f, log-variance s and standard normal numbers e, the result is
-    ``log(mean_k softmax(f + exp(s / 2) e_k)) + log(sum_c exp(f))``: its softmax is the mean of the
-    samples, so that everything behind it is as for any other method, and energy and largest logit
-    are those of f, not of probabilities that sum to 1. Without noise it is f. The numbers are the
-    same at every pixel, and the mean takes them over at the logits' resolution, before the
-    upsampling.
-
-    Parameters
-    ----------
-    head : ModelProto
-        To `logits` (T, 2C, hl, wl), f and s; left as it is.
-    samples : int
-        S.
-    passes : int or str
-        The first axis of noise and result.
-
-    Returns
-    -------
-    head : ModelProto
-        One more input, float32 `noise` (T, S, C, 1, 1), to `logits` (T, C, hl, wl). To each
-        probability 1e-30 is added, so that its logarithm is finite. A log-variance above
-        `LARGEST_LOG_VARIANCE` counts as that, infinity too, where the maps are those of pure noise
-        already; NaN stays NaN, or counts as the largest.
-    site : DropoutSite
-        The noise.
+    With logits f, log-variance s and standard normal numbers e, the result is ``log(mean_k
+    softmax(f + exp(s / 2) e_k)) + log(sum_c exp(f))``: its softmax is the mean of the samples, so
+    that everything behind it is as for any other method, and energy and largest logit are those of
+    f, not of probabilities that sum to 1. Without noise it is f. The numbers are the same at every
+    pixel, and the mean takes them over at the logits' resolution, before the upsampling.
 
     References
     ----------
@@ -103,13 +80,13 @@ def _sampling() -> list[onnx.NodeProto]:
         node('Mul', ['noise_sigma_once', NOISE], ['noise_added']),
         node('Add', ['noise_f_once', 'noise_added'], ['noise_z']),
         node('Softmax', ['noise_z'], ['noise_p'], axis=2),
-        node('ReduceMean', ['noise_p'], ['noise_mean'], axes=[1], keepdims=0),
+        node('ReduceMean', ['noise_p', 'noise_axis'], ['noise_mean'], keepdims=0),
         node('Add', ['noise_mean', 'noise_least'], ['noise_above']),
         node('Log', ['noise_above'], ['noise_log_mean']),
         # The logarithm of the sum of exp(f), as the largest f less its logarithm as a probability.
         node('LogSoftmax', ['noise_f'], ['noise_log_p'], axis=1),
-        node('ReduceMax', ['noise_f'], ['noise_top'], axes=[1], keepdims=1),
-        node('ReduceMax', ['noise_log_p'], ['noise_log_top'], axes=[1], keepdims=1),
+        node('ReduceMax', ['noise_f', 'noise_axis'], ['noise_top'], keepdims=1),
+        node('ReduceMax', ['noise_log_p', 'noise_axis'], ['noise_log_top'], keepdims=1),
         node('Sub', ['noise_top', 'noise_log_top'], ['noise_total']),
         node('Add', ['noise_log_mean', 'noise_total'], [LOGITS]),
     ]
@@ -118,26 +95,7 @@ def _sampling() -> list[onnx.NodeProto]:
 def add_statistics(
     head: onnx.ModelProto, spec: InputSpec, upsampling: str = 'half_pixel'
 ) -> onnx.ModelProto:
-    """
-    Append upsampling, softmax and sums to a head.
-
-    Parameters
-    ----------
-    head : ModelProto
-        Features and masks to `logits` (T, C, hl, wl); left as it is.
-    spec : InputSpec
-        Gives h and w.
-    upsampling : str
-        One of `core.model_card.UPSAMPLINGS`.
-
-    Returns
-    -------
-    ModelProto
-        One more input, float32 `inv_temperature` (1,); outputs float32 `sum_p` and `votes`
-        (C, h, w), `sum_entropy` in nats and `sum_p2` (h, w), and of the logits as they are
-        `sum_logits` (C, hl, wl), each summed over the T passes.
-
-    """
+    """Append upsampling, softmax and sums to a head."""
     dims = head.graph.output[0].type.tensor_type.shape.dim
     num_classes, rows, columns = (d.dim_value for d in dims[1:])
     scales = np.array([1, 1, resize_scale(rows, spec.height), resize_scale(columns, spec.width)],
@@ -181,43 +139,3 @@ def _reduction(upsampling: str) -> list[onnx.NodeProto]:
         node('ReduceSum', ['stats_vote', 'stats_passes_axis'], VOTES, keepdims=0),
         node('ReduceSum', [LOGITS, 'stats_passes_axis'], SUM_LOGITS, keepdims=0),
     ]
-
-
-def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
-    """
-    Merge a bundle's graphs, dropout off, upsampling and argmax inside.
-
-    This is what a user without uncertainty would deploy, and so the yardstick for the cost of T.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-
-    Returns
-    -------
-    ModelProto
-        uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of one pass of ones is a
-        constant, which runtimes fold into the weights; noise is zero.
-
-    """
-    trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
-    refill(trunk.graph.output, [o for o in trunk.graph.output if o.name != FEATURE_MAP])
-    sites = bundle.card.dropout_sites
-    still = [numpy_helper.from_array(np.full((1, *site.shape), site.kind == 'mask', np.float32),
-                                     site.name) for site in sites]
-    named = {site.name for site in sites}
-    inputs = [info for info in head.graph.input if info.name not in named]
-    spec = bundle.card.input
-    nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width,
-                                    bundle.card.upsampling)
-    nodes.append(helper.make_node('ArgMax', ['full_logits'], ['label'], axis=1, keepdims=0))
-    label = helper.make_tensor_value_info('label', TensorProto.INT64,
-                                          [1, spec.height, spec.width])
-    tail = build_model('head', [*head.graph.node, *nodes], inputs, [label],
-                       [*head.graph.initializer, *still, *tensors])
-    links = [(info.name, info.name) for info in inputs]
-    prefixed = compose.add_prefix(tail, 'head_', rename_inputs=False, rename_outputs=False)
-    merged = compose.merge_models(trunk, prefixed, io_map=links)
-    merged.graph.name = 'deterministic'
-    return merged

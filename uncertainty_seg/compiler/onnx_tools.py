@@ -22,9 +22,9 @@ from onnx import helper, numpy_helper, TensorProto
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.storage.onnx_nodes import subgraphs
 
-OPSET = 17
-# onnx writes the newest IR version by default, which TensorRT 8.6 cannot read.
-IR_VERSION = 8
+# The newest that TensorRT 10.3 reads.
+OPSET = 20
+IR_VERSION = 9
 MARKER_DOMAIN = 'uncertainty_seg'
 # A protocol buffer ends at 2 GiB; the graph beside the weights needs some of it.
 LARGEST_BYTES = 2**31 - 2**24
@@ -45,10 +45,7 @@ def load_model(path: str) -> onnx.ModelProto:
     """
     Read an ONNX file, and the files beside it that it keeps weights in.
 
-    Raises
-    ------
-    GraphError
-        If it is missing, no ONNX file, lacks a file of weights, or is too large.
+    Raises GraphError if it is missing, no ONNX file, lacks a file of weights, or is too large.
 
     """
     try:
@@ -257,26 +254,7 @@ def tensor_types(
     """
     Infer the type of every tensor.
 
-    Parameters
-    ----------
-    nodes : iterable of NodeProto
-        In order; markers of dropout count as Identity, nodes of other domains are left out.
-    inputs, outputs : sequence of ValueInfoProto
-        Of the graph.
-    tensors : mapping of str to TensorProto
-        Initializers.
-    opsets : sequence of OperatorSetIdProto
-        Of the nodes.
-
-    Returns
-    -------
-    dict of str to TensorType
-        Tensors of unknown type are left out.
-
-    Raises
-    ------
-    GraphError
-        If the graph contradicts itself.
+    Raises GraphError if the graph contradicts itself.
 
     """
     plain = [hidden(node) if is_marker(node) else node for node in nodes
@@ -391,17 +369,7 @@ def resize_scale(old: int, new: int) -> np.float32:
 
 
 class NodeWriter:
-    """
-    Writes nodes whose tensors are named after one tensor.
-
-    Parameters
-    ----------
-    graph : GraphProto
-        Takes the constants; the nodes are kept in `nodes`, for the caller to put into place.
-    prefix : str
-        The tensor. Names are `prefix`, an underscore, and a suffix; without a suffix, `prefix`.
-
-    """
+    """Writes nodes whose tensors are named after one tensor."""
 
     def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -437,10 +405,7 @@ def build_model(
     """
     Make a checked model of the shipped opset, with only the initializers it uses.
 
-    Raises
-    ------
-    GraphError
-        If onnx finds it invalid.
+    Raises GraphError if onnx finds it invalid.
 
     """
     used = {n for node in nodes for n in node.input}
@@ -454,6 +419,6 @@ def build_model(
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise GraphError(f'{name} is no valid graph ({first_line(err)})',
-                         fix='export the network again with opset_version=17, or with the other '
-                         'exporter of torch (dynamo=True or False)') from err
+                         fix='export the network again with another opset_version, or with the '
+                         'other exporter of torch (dynamo=True or False)') from err
     return model

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Options of the compiler and its decisions, with costs and reasons: ``compile --explain``.
+Options of the compiler and its decisions, with costs and reasons.
 
 A graph costs multiply-adds and tensor elements, counted from static shapes. The counts decide
 between two ways to compute the same thing; they are no prediction of time.
@@ -16,13 +16,16 @@ import math
 import onnx
 
 from uncertainty_seg.compiler.onnx_tools import attribute, Shapes
-from uncertainty_seg.core.model_card import DropoutSite, PRECISIONS
+from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import ConfigError
 
 # An elementwise operation reads and writes memory; a multiply-add of a convolution works in
 # registers. On two CPU cores one element moved took as long as about this many multiply-adds.
 MACS_AN_ELEMENT = 8
-DEFAULT_SAMPLES = 10
+DEFAULT_PASSES, DEFAULT_SAMPLES = 20, 10
+METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
+# Of PRECISIONS, those that a network is compiled to.
+COMPUTED = ('fp32', 'fp16', 'bf16')
 # What the numbers of an output are, and which axis has the classes.
 ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
 LAYOUTS = ('auto', 'nchw', 'nhwc')
@@ -87,72 +90,97 @@ class CompileOptions:
     """
     How a network is to be compiled, apart from the image it takes.
 
+    Raises ConfigError if one is out of range, or two contradict each other.
+
     Attributes
     ----------
-    passes : int
-        T that costs are weighed for; other numbers of passes work too.
+    method : str
+        One of `METHODS`.
+    passes : int or None
+        T, which costs are weighed for; other numbers of passes work too. None for the usual.
     num_classes : int
         C that the network must have; 0 to take what comes.
     output : str or None
         Which output holds the logits; None where there is no doubt.
-    inject : (float, str) or None
-        Rate and place of dropout to put into an ONNX network that has none.
-    is_half : bool
-        Store large weights in 16 bits.
+    activation, layout : str
+        One of `ACTIVATIONS`: what the output is; one of `LAYOUTS`: where it has its classes.
+        'auto' for what its last nodes say, and where only they fit.
+    inject_dropout : float or None
+        Rate of dropout to put into a network that has none.
+    at : str
+        Where: 'decoder', 'head', or names by commas.
     precision : str
-        'fp32', 'fp16' or 'bf16': what trunk and head compute in. ('int8' is a trunk quantised
-        afterwards.)
-    chunk : int
-        Passes a call of the head, for a head that computes kept channels only; 0 for a head that
-        computes all channels and takes any number of passes.
+        'fp32', 'fp16' or 'bf16': what trunk and head compute in.
+    full_weights : bool
+        Store large weights in 32 bits where they could be stored in 16.
     sensor_std : float
         Noise of the camera that error propagation starts from, in pixel values of 0 to 255.
-    method : str
-        'mc_dropout', 'single' or 'direct'.
     variance : str or None
         For 'direct': which output holds the log-variance; None where there is no doubt.
-    samples : int
-        For 'direct': S, the noise samples of one pass.
+    samples : int or None
+        For 'direct': S, the noise samples of one pass; 10.
     features : str
         'none', 'auto' or a tensor of the trunk: what `feature_output` makes an output.
-    activation : str
-        One of `ACTIVATIONS`: what the output is; 'auto' for what its last nodes say.
-    layout : str
-        One of `LAYOUTS`: where the output has its classes; 'auto' for where only they fit.
 
     """
 
-    passes: int = 20
+    method: str = 'mc_dropout'
+    passes: int | None = None
     num_classes: int = 0
     output: str | None = None
-    inject: tuple[float, str] | None = None
-    is_half: bool = True
-    precision: str = 'fp32'
-    chunk: int = 0
-    sensor_std: float = 0.0
-    method: str = 'mc_dropout'
-    variance: str | None = None
-    samples: int = DEFAULT_SAMPLES
-    features: str = 'none'
     activation: str = 'auto'
     layout: str = 'auto'
+    inject_dropout: float | None = None
+    at: str = 'head'
+    precision: str = 'fp32'
+    full_weights: bool = False
+    sensor_std: float = 0.0
+    variance: str | None = None
+    samples: int | None = None
+    features: str = 'none'
+
+    @property
+    def num_passes(self) -> int:
+        """Return T where the costs of passes are weighed."""
+        return 1 if self.method == 'single' else self.passes or DEFAULT_PASSES
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f'precision {self.precision!r}', f'one of {", ".join(PRECISIONS)}')
-        for name, value, known in (('activation', self.activation, ACTIVATIONS),
-                                   ('layout', self.layout, LAYOUTS)):
+        for name, value, known in (
+            ('method', self.method, METHODS), ('precision', self.precision, COMPUTED),
+            ('activation', self.activation, ACTIVATIONS), ('layout', self.layout, LAYOUTS),
+        ):
             if value not in known:
                 raise ConfigError(f'{name} {value!r}', f'one of {", ".join(known)}')
-        if self.passes < 1 or self.chunk < 0:
-            raise ConfigError(f'{self.passes} passes in chunks of {self.chunk}', 'at least 1 pass')
-        if self.method == 'direct' and (self.num_classes < 2 or self.samples < 1):
-            raise ConfigError(f'{self.num_classes} classes and {self.samples} samples',
-                              'the number of classes, and at least 1 sample, for direct')
-        if self.method == 'direct' and self.activation not in ('auto', 'logits'):
-            raise ConfigError(f'--activation {self.activation} with --method direct',
-                              'logits, which its variance belongs to')
+        is_single, is_direct = self.method == 'single', self.method == 'direct'
+        is_propagated = self.method == 'error_propagation'
+        for is_wrong, came, expected in (
+            (self.passes is not None and self.passes < 1, f'{self.passes} passes', 'at least 1'),
+            (is_single and self.passes not in (None, 1), f'{self.passes} passes with the method '
+             'single', '1'),
+            (self.method in ('single', 'ensemble') and bool(self.inject_dropout),
+             f'injected dropout with the method {self.method}', 'no dropout'),
+            (not is_direct and bool(self.variance or self.samples),
+             f'variance or samples with the method {self.method}', 'the method direct with them'),
+            (is_direct and (self.num_classes < 2 or self.samples is not None and self.samples < 1),
+             f'{self.num_classes} classes and {self.samples} samples',
+             'the number of classes, and at least 1 sample, for direct'),
+            (is_direct and self.activation not in ('auto', 'logits'),
+             f'the activation {self.activation} with the method direct',
+             'logits, which its variance belongs to'),
+            (self.variance is not None and self.variance == self.output,
+             f'output and variance are both {self.output}',
+             'the output of the logits and that of their log-variances'),
+            (is_propagated and self.precision != 'fp32',
+             f'the precision {self.precision} with error_propagation',
+             'fp32: variances are too small for fewer bits'),
+            (not 0 <= self.sensor_std <= 255, f'sensor_std {self.sensor_std:g}',
+             'a number of 0 to 255 pixel values'),
+            (self.sensor_std > 0 and not is_propagated, f'sensor_std with {self.method}',
+             'the method error_propagation with it'),
+        ):
+            if is_wrong:
+                raise ConfigError(came, expected)
 
 
 @dataclass(frozen=True)
@@ -185,7 +213,7 @@ class Decision:
 @dataclass(frozen=True)
 class CompilePlan:
     """
-    All that `--explain` prints.
+    What was decided for a network, and what it costs.
 
     Attributes
     ----------

@@ -16,7 +16,7 @@ Weights alone can be stored in 16 bits, too, and a graph in 16 bits taken back t
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 import math
 
@@ -41,11 +41,11 @@ from uncertainty_seg.errors import GraphError
 _PRODUCTS = frozenset({'Conv', 'ConvTranspose', 'Einsum', 'Gemm', 'MatMul'})
 # In 16 bits if something that comes in is; every other operator stays in float32.
 _FOLLOWERS = frozenset({
-    'Abs', 'Add', 'AveragePool', 'Clip', 'Concat', 'DepthToSpace', 'Div', 'Elu', 'Erf', 'Expand',
-    'Flatten', 'Gather', 'GatherElements', 'HardSigmoid', 'HardSwish', 'Identity', 'LeakyRelu',
-    'Max', 'MaxPool', 'Min', 'Mul', 'Neg', 'PRelu', 'Pad', 'Relu', 'Reshape', 'Resize', 'Selu',
-    'Sigmoid', 'Slice', 'SpaceToDepth', 'Split', 'Squeeze', 'Sub', 'Tanh', 'Tile', 'Transpose',
-    'Unsqueeze', 'Where',
+    'Abs', 'Add', 'AveragePool', 'Clip', 'Concat', 'DepthToSpace', 'Div', 'Elu', 'Erf',
+    'Expand', 'Flatten', 'Gather', 'GatherElements', 'Gelu', 'HardSigmoid', 'HardSwish',
+    'Identity', 'LeakyRelu', 'Max', 'MaxPool', 'Min', 'Mish', 'Mul', 'Neg', 'PRelu', 'Pad',
+    'Relu', 'Reshape', 'Resize', 'Selu', 'Sigmoid', 'Slice', 'SpaceToDepth', 'Split',
+    'Squeeze', 'Sub', 'Tanh', 'Tile', 'Transpose', 'Unsqueeze', 'Where',
 })
 # What leaves the values as they are, but for place and sign.
 _REARRANGED = frozenset({'Abs', 'Expand', 'Flatten', 'Identity', 'Neg', 'Reshape', 'Squeeze',
@@ -73,24 +73,7 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     """
     Move the products of a graph, and what follows them, to 16 bits.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Trunk, head, or head with statistics, in float32, with large weights in half or not; left
-        as it is. What comes behind a tensor called `logits` or `moments` stays in float32.
-    kind : str
-        'fp16' or 'bf16'.
-
-    Returns
-    -------
-    ModelProto
-        The same inputs and outputs. In bf16 it is not strictly opset 17, whose Conv has no
-        bfloat16: OpenVINO and TensorRT read it, ONNX Runtime on a CPU does not.
-
-    Raises
-    ------
-    GraphError
-        If a weight is too large for the type, or the graph is not in float32.
+    Raises GraphError if a weight is too large for the type, or the graph is not in float32.
 
     Notes
     -----
@@ -288,13 +271,13 @@ def _floats(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def _check(model: onnx.ModelProto, kind: str) -> None:
-    """Let onnx check form and shapes, and types too where opset 17 has the type."""
+    """Let onnx check form and shapes, and types too where ONNX has the type."""
     try:
         onnx.checker.check_model(model, full_check=kind == 'fp16')
         onnx.shape_inference.infer_shapes(model, check_type=kind == 'fp16', strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise GraphError(f'{model.graph.name} in {kind} is no valid graph ({first_line(err)})',
-                         fix='compile with --precision fp32') from err
+                         fix='compile with precision=fp32') from err
 
 
 # -------------------------------------------------------------------------------------------------
@@ -306,26 +289,19 @@ _SMALLEST = 256
 _MOST_ROUNDED = 2.0 ** -11
 
 
-def halve_weights(model: onnx.ModelProto, full: Container[str] = ()) -> onnx.ModelProto:
+def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     Round every large float32 initializer to float16: about half the size.
 
     Weights move by up to 0.05 %, so measure what you ship. Those that would move further, because
     they are too large for float16 or among its smallest numbers, stay float32.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-    full : container of str
-        Initializers that stay float32 too.
-
     """
     result = copy_of(model)
-    halved = halvable(model)
+    halved = _halvable(model)
     casts, tensors = [], []
     for tensor in result.graph.initializer:
-        if tensor.name not in halved or tensor.name in full:
+        if tensor.name not in halved:
             tensors.append(tensor)
             continue
         stored = f'{tensor.name}_half'
@@ -336,7 +312,7 @@ def halve_weights(model: onnx.ModelProto, full: Container[str] = ()) -> onnx.Mod
     return result
 
 
-def halvable(model: onnx.ModelProto) -> dict[str, NDArray[np.float16]]:
+def _halvable(model: onnx.ModelProto) -> dict[str, NDArray[np.float16]]:
     """Return, by name and in 16 bits, the initializers that `halve_weights` rounds."""
     found = {}
     for name, values in _large(model):
@@ -348,7 +324,7 @@ def halvable(model: onnx.ModelProto) -> dict[str, NDArray[np.float16]]:
 
 def unhalvable(model: onnx.ModelProto) -> tuple[str, ...]:
     """Return the large initializers that stay float32, since 16 bits cannot tell their values."""
-    halved = halvable(model)
+    halved = _halvable(model)
     return tuple(name for name, _ in _large(model) if name not in halved)
 
 
@@ -372,12 +348,7 @@ def _rounding_error(values: NDArray[np.float32], half: NDArray[np.float16]) -> f
 
 
 def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Undo `halve_weights`: float32 initializers of the rounded values, without a Cast.
-
-    For passes that look at weights: quantisers, and other precisions.
-
-    """
+    """Undo `halve_weights`: float32 initializers of the rounded values, without a Cast."""
     result = copy_of(model)
     halves = {t.name: t for t in result.graph.initializer
               if t.data_type == TensorProto.FLOAT16}

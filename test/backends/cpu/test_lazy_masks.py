@@ -19,7 +19,7 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 
 BUNDLES: dict[str, Callable[[Path], Path]] = {
     'elements': elements_bundle,
-    'padded': lambda folder: channels_bundle(folder, 0, 'element'),
+    'padded': lambda folder: channels_bundle(folder, 'element'),
 }
 
 

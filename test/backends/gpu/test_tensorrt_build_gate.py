@@ -27,8 +27,8 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 import pytest
 
-from uncertainty_seg.cli.convert import convert_bundle
 from uncertainty_seg.cli.main import main
+from uncertainty_seg.compiler.request import convert
 from uncertainty_seg.storage.model_bundle import load_bundle, shipped_bundles
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -99,7 +99,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     for name in SHIPPED:
         found[name, 'fp16'] = shipped[f'{name}_fp16']
         found[name, 'bf16'] = folder / f'{name}_bf16'
-        convert_bundle(load_bundle(name), found[name, 'bf16'], 'bf16')
+        convert(load_bundle(name), found[name, 'bf16'], 'bf16')
     return found
 
 
@@ -172,7 +172,7 @@ def test_every_method_builds(
 ) -> None:
     folder = method_bundle(tmp_path / 'fp32', method, rate)
     if precision != 'fp32':
-        convert_bundle(load_bundle(str(folder)), tmp_path / precision, precision)
+        convert(load_bundle(str(folder)), tmp_path / precision, precision)
     card = load_bundle(str(folder)).card
     found = builder.bundle(tmp_path / precision, card.passes)
     assert found['is_done'], found['text']

@@ -12,13 +12,10 @@ import onnxruntime
 import pytest
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 from uncertainty_seg.compiler.algebra.ensemble import ensemble_graphs
 from uncertainty_seg.compiler.compile import compile_ensemble
-from uncertainty_seg.compiler.frontend.lint import lint
-from uncertainty_seg.compiler.frontend.static_input import take_bytes
-from uncertainty_seg.compiler.head_graphs import add_statistics
-from uncertainty_seg.compiler.onnx_tools import float_info
+from uncertainty_seg.compiler.frontend.standard_form import take_bytes
+from uncertainty_seg.compiler.onnx_tools import float_info, OPSET
 from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.dropout_masks import make_masks, MEMBER, pass_inputs, still_inputs
 from uncertainty_seg.core.model_card import InputSpec
@@ -59,7 +56,7 @@ def member(seed: int, classes: int = 3, dropout: str = '', encoder: int | None =
     rows, columns = 48 // stride, 64 // stride
     graph = helper.make_graph(nodes, 'net', [float_info('input', (1, 3, 48, 64))],
                               [float_info('output', (1, classes, rows, columns))], tensors)
-    opsets = [helper.make_opsetid('', 17), helper.make_opsetid('uncertainty_seg', 1)]
+    opsets = [helper.make_opsetid('', OPSET), helper.make_opsetid('uncertainty_seg', 1)]
     return take_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8), SPEC)
 
 
@@ -102,18 +99,6 @@ def test_a_member_that_gives_no_number_spoils_its_own_pass_only() -> None:
     assert np.isnan(logits[1, 0, 5, 6]) and np.isnan(logits).sum() == 1
 
 
-def test_the_site_of_an_ensemble_is_the_choice_of_a_member() -> None:
-    _, _, (site,) = ensemble_graphs([member(seed) for seed in range(5)])
-    assert (site.name, site.shape, site.p) == (MEMBER, (5,), pytest.approx(0.8))
-
-
-def test_the_image_is_read_once() -> None:
-    trunk, _, _ = ensemble_graphs([member(seed) for seed in range(3)])
-    ops = [node.op_type for node in trunk.graph.node]
-    assert (ops.count('Cast'), ops.count('Transpose'), ops.count('Conv')) == (1, 1, 6)
-    assert [info.name for info in trunk.graph.input] == ['image']
-
-
 def test_a_shared_encoder_is_stored_and_computed_once() -> None:
     models = [member(seed, encoder=7) for seed in range(3)]
     trunk, _, _ = ensemble_graphs(models)
@@ -136,40 +121,6 @@ def test_the_same_weights_used_in_another_way_are_computed_again() -> None:
                                   run(two, {'image': IMAGE})[0][0])
 
 
-def adder(values: np.ndarray, tensor: str, keys: list[str]) -> onnx.ModelProto:
-    """Add a weight to the image and pool, with a Constant of some name in between."""
-    one = numpy_helper.from_array(np.ones(1, np.float32), tensor)
-    pool = helper.make_node('AveragePool', ['m'], ['output'], kernel_shape=[2, 2],
-                            strides=[2, 2])
-    entries = {a.name: a for a in pool.attribute}
-    del pool.attribute[:]
-    pool.attribute.extend(entries[key] for key in keys)
-    nodes = [helper.make_node('Add', ['x', 'w'], ['s']),
-             helper.make_node('Constant', [], ['one'], value=one),
-             helper.make_node('Mul', ['s', 'one'], ['m']), pool]
-    graph = helper.make_graph(nodes, 'net', [float_info('x', (1, 2, 2, 2))],
-                              [float_info('output', (1, 2, 1, 1))],
-                              [numpy_helper.from_array(values, 'w')])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-
-
-def test_weights_of_the_same_bytes_and_another_shape_are_two() -> None:
-    values = np.array([1, 5], np.float32)
-    keys = ['kernel_shape', 'strides']
-    models = [adder(values.reshape(shape), 'one', keys) for shape in ((1, 2, 1, 1), (1, 1, 1, 2))]
-    trunk, _, _ = ensemble_graphs(models)
-    members = run(trunk, {'x': np.zeros((1, 2, 2, 2), np.float32)})[0]
-    np.testing.assert_array_equal(members[:, :, 0, 0], [[1, 5], [3, 3]])
-
-
-def test_names_and_the_order_of_attributes_make_no_difference() -> None:
-    values = np.ones((1, 2, 1, 1), np.float32)
-    one = adder(values, 'one', ['kernel_shape', 'strides'])
-    two = adder(values, 'uno', ['strides', 'kernel_shape'])
-    with pytest.raises(GraphError, match='members 0 and 1 have the same weights'):
-        ensemble_graphs([one, two])
-
-
 @pytest.mark.parametrize('dropout', ['onnx', 'marker'])
 def test_dropout_in_a_member_is_switched_off(dropout: str) -> None:
     trunk, _, _ = ensemble_graphs([member(seed, dropout=dropout) for seed in range(2)])
@@ -181,22 +132,6 @@ def test_dropout_in_a_member_is_switched_off(dropout: str) -> None:
     logits = run_ensemble([member(0), member(1, dropout=dropout)], np.eye(2))
     del without.opset_import[1]
     np.testing.assert_array_equal(logits[1], run(without, {'image': IMAGE})[0][0])
-
-
-def test_the_graphs_are_clean_and_their_arguments_left_alone() -> None:
-    models = [member(seed, dropout='marker') for seed in range(2)]
-    before = [model.SerializeToString(deterministic=True) for model in models]
-    trunk, head, _ = ensemble_graphs(models)
-    assert [model.SerializeToString(deterministic=True) for model in models] == before
-    assert lint(trunk) == lint(head) == lint(add_statistics(head, SPEC)) == []
-
-
-def test_the_statistics_can_be_added_to_the_head_of_an_ensemble() -> None:
-    trunk, head, _ = ensemble_graphs([member(seed) for seed in range(3)])
-    feeds = {'members': run(trunk, {'image': IMAGE})[0], MEMBER: np.eye(3, dtype=np.float32)}
-    oracle = maps_from_logits(run(head, feeds)[0], 48, 64)
-    sum_p = run(add_statistics(head, SPEC), {**feeds, 'inv_temperature': np.ones(1, np.float32)})
-    np.testing.assert_allclose(sum_p[0].max(0) / 3, oracle.confidence, atol=1e-5)
 
 
 def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
@@ -223,11 +158,9 @@ def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
 
 def bad_ensembles() -> dict[str, tuple[list[onnx.ModelProto], str]]:
     two_outputs, moving, looping = member(1), member(1), member(1)
-    two_inputs, two_images = member(1), adder(np.ones(1, np.float32), 'o', ['kernel_shape'])
+    two_inputs = member(1)
     two_inputs.graph.input.append(float_info('rate', (1,)))
     two_inputs.graph.input.append(float_info('gain', (1,)))
-    for info in (two_images.graph.input[0], two_images.graph.output[0]):
-        info.type.tensor_type.shape.dim[0].dim_value = 2
     two_outputs.graph.output.append(float_info('c', (1, 8, 24, 32)))
     moving.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 40
     body = helper.make_graph([], 'body', [], [])
@@ -242,7 +175,6 @@ def bad_ensembles() -> dict[str, tuple[list[onnx.ModelProto], str]]:
         'image': ([member(0), moving], 'member 1 has the input image UINT8'),
         'outputs': ([member(0), two_outputs], 'member 1 has 1 inputs and 2 outputs'),
         'inputs': ([member(0), two_inputs], 'member 1 has 2 inputs and 1 outputs'),
-        'batch': ([two_images, two_images], r'member 0 gives a tensor of shape \(2, 2, 1, 1\)'),
         'mask': ([member(0), member(1, dropout='mask')],
                  "member 1 computes with the mask of dropout 'drop'"),
         'flow': ([member(0), looping], 'control flow'),
@@ -284,7 +216,7 @@ def masked_by_hand(seed: int, mask: np.ndarray, encoder: int | None = None) -> n
 
 def test_each_pass_is_one_member_with_its_own_mask() -> None:
     made = compile_ensemble([float_member(seed) for seed in range(3)], SPEC,
-                            CompileOptions(passes=6, is_half=False), keeps_dropout=True)
+                            CompileOptions(passes=6, full_weights=True), keeps_dropout=True)
     names = [site.name for site in made.sites]
     assert names == ['mask_member0_s', 'mask_member1_s', 'mask_member2_s', MEMBER]
     masks = make_masks(made.sites[:-1], 6, 4)
@@ -299,53 +231,9 @@ def test_each_pass_is_one_member_with_its_own_mask() -> None:
     assert np.abs(logits[1] - logits[5]).max() > 0.1  # the same member, another mask
 
 
-def test_what_members_with_dropout_share_is_computed_once() -> None:
-    made = compile_ensemble([float_member(seed, encoder=7) for seed in range(4)], SPEC,
-                            keeps_dropout=True)
-    assert [node.op_type for node in made.trunk.graph.node].count('Conv') == 1
-    assert made.plan.trunk.macs == 8 * 24 * 32 * 3 * 9  # as of one network
-    assert lint(made.trunk) == lint(made.head) == []
-
-
-def test_a_member_that_cannot_be_compiled_is_named() -> None:
-    models = [float_member(0), float_member(1, classes=4)]
-    with pytest.raises(GraphError, match='^member 1: the output .* has 4 channels, expected 3'):
-        compile_ensemble(models, SPEC, CompileOptions(num_classes=3))
-
-
-def test_members_with_dropout_and_the_same_weights_are_refused() -> None:
-    with pytest.raises(GraphError, match='an earlier one and 2 have the same weights'):
-        compile_ensemble([float_member(seed) for seed in (0, 1, 0)], SPEC, keeps_dropout=True)
-
-
-@pytest.mark.parametrize('backend', [OnnxRuntimeBackend, OpenVinoBackend])
-def test_the_maps_of_members_with_dropout_are_those_of_the_oracle(
-        tmp_path: Path, backend: type) -> None:
-    if backend is OpenVinoBackend:
-        pytest.importorskip('openvino')
-    made = compile_ensemble([float_member(seed) for seed in range(3)], SPEC,
-                            CompileOptions(passes=6, is_half=False), keeps_dropout=True)
-    card = tiny_card(method='deep_ensemble', members=3, passes=6, dropout_sites=made.sites,
-                     input=SPEC, logits_shape=made.logits_shape)
-    write_bundle(tmp_path / 'tiny', card, made.files)
-    inputs = pass_inputs(card, 6, 2)
-    opened = backend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1, reduction='exact'))
-    try:
-        maps = opened.run(IMAGE[0], inputs, 1.3)
-        still = opened.run(IMAGE[0], still_inputs(card, 2), 1.3)
-    finally:
-        opened.close()
-    passes = np.stack([masked_by_hand(t % 3, inputs[f'mask_member{t % 3}_s'][t])
-                       for t in range(6)])
-    oracle = maps_from_logits(passes, 48, 64, 1.3)
-    for name in (*USUAL_MAPS, 'confidence'):
-        np.testing.assert_allclose(getattr(maps, name), getattr(oracle, name), atol=2e-4)
-    assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
-
-
 def test_the_statistics_of_members_with_dropout_are_those_of_their_passes() -> None:
     made = compile_ensemble([float_member(seed) for seed in range(2)], SPEC,
-                            CompileOptions(passes=4, is_half=False), keeps_dropout=True)
+                            CompileOptions(passes=4, full_weights=True), keeps_dropout=True)
     masks = make_masks(made.sites[:-1], 4, 1)
     features = dict(zip([o.name for o in made.trunk.graph.output],
                         run(made.trunk, {'image': IMAGE}), strict=True))

@@ -111,13 +111,6 @@ def test_what_looks_at_several_channels_stops_it(node: onnx.NodeProto) -> None:
     assert split_skips(masked, sites, 20)[1] == ()
 
 
-def test_a_join_without_dropout_is_no_skip() -> None:
-    nodes = [NODE('Concat', ['x', 'x'], ['j'], axis=1),
-             NODE('Conv', ['j', 'w'], ['c'], kernel_shape=[1, 1]), drop('c', 'y', 'channel')]
-    masked, sites = dropout_to_masks(graph(nodes, (1, 4, 9, 9), w=floats(3, 8, 1, 1)))
-    assert split_skips(masked, sites, 20)[1] == ()
-
-
 def test_what_is_no_float_goes_to_the_head_as_it_is() -> None:
     """A truth value, and whole numbers of both signs beyond what float32 holds."""
     nodes = [

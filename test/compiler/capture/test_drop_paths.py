@@ -18,9 +18,8 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 from torch import nn  # noqa: E402
 from torch_nets import Net  # noqa: E402
 
-from uncertainty_seg.compiler.capture.dropout_watch import _require_usual_sums  # noqa: E402
 from uncertainty_seg.compiler.capture.marking import find_dropout, MarkedNet  # noqa: E402
-from uncertainty_seg.compiler.capture.masked_reference import apply_mask  # noqa: E402
+from uncertainty_seg.compiler.capture.masked_reference import _apply_mask as apply_mask  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -147,70 +146,6 @@ class Silent(nn.Module):
         return x
 
 
-class Large(nn.Module):
-    """Drops in a way that shows on tensors of many channels or pixels only; keeps 0.7."""
-
-    def __init__(self, kept: Callable) -> None:
-        super().__init__()
-        self.p, self.kept = 0.3, kept
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return x
-        n, c, h, w = x.shape
-        return x * self.kept(lambda *sides: torch.rand(n, *sides) < 0.7, c, h, w) / 0.7
-
-
-# How the mask of a tensor of c channels is made of draws.
-TOGETHER = {
-    'groups of four channels': lambda draw, c, h, w: draw(
-        -(-c // 4), 1, 1).repeat_interleave(4, 1)[:, :c],
-    'draws that channels share by turns': lambda draw, c, h, w: draw(
-        max(1, c // 4), 1, 1).repeat(1, 5, 1, 1)[:, :c],
-    'groups, each pixel': lambda draw, c, h, w: draw(
-        -(-c // 4), h, w).repeat_interleave(4, 1)[:, :c],
-    'blocks of pixels': lambda draw, c, h, w: draw(1, -(-h // 4), -(-w // 4)).repeat_interleave(
-        4, 2).repeat_interleave(4, 3)[:, :, :h, :w],
-    'pairs above three channels': lambda draw, c, h, w: draw(c, 1, 1) if c < 4 else draw(
-        c // 2, 1, 1).repeat_interleave(2, 1),
-    'a rate of its own above three channels': lambda draw, c, h, w: draw(1, 1, 1) * (
-        1 if c < 4 else 0.5),
-}
-
-
-@pytest.mark.parametrize('name', TOGETHER)
-def test_what_is_dropped_together_is_seen_at_the_size_of_the_net(name: str) -> None:
-    path = named('DropPath', Large(TOGETHER[name]))
-    wide = nn.Sequential(nn.Conv2d(3, 24, 1), path, nn.Conv2d(24, 2, 1))
-    with pytest.raises(GraphError, match="'1' is DropPath, which (drops .* together|drops elemen"
-                                         'ts that depend|divides what it keeps by something)'):
-        find_dropout(wide, 12, 16)
-
-
-def test_a_group_that_torch_draws_is_a_mask_of_groups() -> None:
-    class_of = named('DropPath', Groups())
-    (drop,) = find_dropout(Net(nn.Sequential(class_of)), HEIGHT, WIDTH).drops
-    assert (drop.p, drop.kind, drop.shape) == (0.25, 'element', (1, 2, 1, 1))
-
-
-class Groups(nn.Module):
-    """Draws one number for two channels, by torch."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return x
-        draws = x.new_empty(len(x), -(-x.shape[1] // 2), 1, 1).bernoulli_(0.75)
-        return x * draws.repeat_interleave(2, 1)[:, :x.shape[1]] / 0.75
-
-
-def test_sums_of_independent_draws_are_taken_for_what_they_are() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for columns, p, rows in [(24, 0.3, 64), (96, 0.002, 2000), (512, 0.05, 300), (2, 0.9, 2000)]:
-        for _ in range(100):
-            fates = torch.rand(rows, columns, generator=generator) < p
-            _require_usual_sums(fates.double().sum(1), columns, p)
-
-
 REFUSED = {
     'wraps': (lambda: named('StochasticDepth', Wrapped()), 'does not return its input in eval'),
     'wraps and draws': (lambda: named('StochasticDepth', Wrapped(False)),
@@ -235,14 +170,6 @@ def test_what_is_called_a_path_and_is_none_is_refused(name: str) -> None:
     with pytest.raises(GraphError, match=words) as refused:
         found(build(), nn.Dropout2d(0.5))
     assert 'bug' not in str(refused.value) and '\n' not in str(refused.value)
-
-
-def test_a_branch_that_a_draw_multiplies_keeps_its_weights() -> None:
-    net = Net(named('StochasticDepth', Branch()))
-    ones, zeros = (masked(find_dropout(net, HEIGHT, WIDTH), value) for value in (1, 0))
-    with torch.no_grad():
-        assert torch.equal(ones, net.eval()(IMAGE))
-        assert torch.allclose(zeros, net.last(net.first(IMAGE)), atol=1e-6)
 
 
 IMAGE = torch.randn(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(5))
@@ -287,78 +214,4 @@ def test_the_callers_random_numbers_go_on_as_if_nothing_had_run() -> None:
     assert (random.random(), np.random.rand(), float(torch.rand([]))) == expected
 
 
-def test_torchvisions_path_passes_in_both_modes() -> None:
-    depth = pytest.importorskip('torchvision.ops').StochasticDepth
-    for mode in ('row', 'batch'):
-        assert found(depth(0.4, mode)) == [('body.0', 0.4, 'path', PLANES)]
-
-
 # --- modules that draw in training mode only -------------------------------------------------
-
-
-class Noise(nn.Module):
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + torch.randn_like(x) if self.training else x
-
-
-class Both(nn.Module):
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.dropout2d(x, 0.25, self.training)
-        return x + torch.randn_like(x) if self.training else x
-
-
-class Told(nn.Module):
-    """Hands its mode to a module within it, as efficientnet's blocks do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = Inner()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x, self.training)
-
-
-class Inner(nn.Module):
-
-    def forward(self, x: torch.Tensor, draws: bool) -> torch.Tensor:
-        return x * (0.8 + torch.rand(1)).floor() / 0.8 if draws else x
-
-
-@pytest.mark.parametrize(('module', 'name', 'draw'), [
-    (Noise, 'body.0', 'randn_like'), (Told, 'body.0.inner', 'rand')])
-def test_a_module_that_draws_in_training_mode_only_stays_in_eval_mode(
-    module: type, name: str, draw: str
-) -> None:
-    net = Net(nn.Sequential(module(), nn.Dropout2d(0.25)))
-    marked = find_dropout(net, HEIGHT, WIDTH)
-    assert marked.silenced == {name: draw}
-    assert [d.module for d in marked.drops] == ['body.1']
-    with torch.no_grad():
-        assert torch.equal(masked(marked, 1), net.eval()(IMAGE))
-
-
-def test_dropout_beside_such_a_draw_is_kept() -> None:
-    marked = find_dropout(Net(nn.Sequential(Both())), HEIGHT, WIDTH)
-    assert [(d.module, d.p) for d in marked.drops] == [('body.0', 0.25)]
-    assert marked.takes_eval and marked.silenced == {'body.0': 'randn_like'}
-
-
-class Checked(nn.Module):
-    """As Mask2Former's layers: looks for infinity in training mode only, beside its dropout."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.dropout(x, 0.25, self.training)
-        if self.training and not torch.isfinite(x).all():
-            x = x.clamp(-1, 1)
-        return x
-
-
-def test_a_choice_in_training_mode_only_is_left_out_and_the_dropout_kept() -> None:
-    net = Net(nn.Sequential(Checked(), Noise(), nn.Dropout2d(0.5)))
-    marked = find_dropout(net, HEIGHT, WIDTH)
-    assert [(d.module, d.p) for d in marked.drops] == [('body.0', 0.25), ('body.2', 0.5)]
-    assert marked.takes_eval and marked.silenced == {'body.1': 'randn_like'}
-    with torch.no_grad():
-        assert torch.equal(masked(marked, 1), net.eval()(IMAGE))

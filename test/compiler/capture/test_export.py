@@ -2,17 +2,16 @@
 """The torch net with the masks put in by hooks equals the compiled graphs, and more traps."""
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 pytest.importorskip('torchvision')
 
+from torch_nets import masked_logits  # noqa: E402
 from torchvision.ops import StochasticDepth  # noqa: E402
 
 from uncertainty_seg.compiler.capture.export import export_marked  # noqa: E402
-from uncertainty_seg.compiler.capture.masked_reference import masked_logits  # noqa: E402
 from uncertainty_seg.compiler.compile import compile_graph, CompiledGraphs  # noqa: E402
 from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E402
@@ -70,7 +69,7 @@ def run_compiled(
 @pytest.mark.parametrize('plan', PLANS)
 def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
     net = lively_net(PLANS[plan])
-    compiled = compile_graph(export_marked(net, SPEC), SPEC, CompileOptions(is_half=False))
+    compiled = compile_graph(export_marked(net, SPEC), SPEC, CompileOptions(full_weights=True))
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     masks = make_masks(compiled.sites, 4, 5)
     ours = run_compiled(compiled, image, masks)
@@ -83,47 +82,12 @@ def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
 @pytest.mark.parametrize('plan', PLANS)
 def test_all_ones_masks_equal_the_network_in_eval_mode(plan: str) -> None:
     net = lively_net(PLANS[plan])
-    compiled = compile_graph(export_marked(net, SPEC), SPEC, CompileOptions(is_half=False))
+    compiled = compile_graph(export_marked(net, SPEC), SPEC, CompileOptions(full_weights=True))
     image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), np.uint8)
     with torch.no_grad():
         plain = net(normalise(image)).numpy()
     ours = run_compiled(compiled, image, ones_masks(compiled.sites, 2))
     np.testing.assert_allclose(ours, np.repeat(plain, 2, 0), atol=1e-5)
-
-
-def test_exporting_moves_no_batch_norm_and_leaves_the_dropout_in_place() -> None:
-    net = lively_net(PLANS['everywhere'])
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    export_marked(net, SPEC)
-    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
-    assert isinstance(net.decoder.drop_head, torch.nn.Dropout2d)
-
-
-@pytest.mark.release
-def test_a_net_left_in_training_mode_is_exported_with_its_batch_norm_frozen() -> None:
-    net = lively_net(PLANS['head'])
-    image = np.random.default_rng(2).integers(0, 256, (1, 64, 96, 3), np.uint8)
-    graphs = [compile_graph(export_marked(net.train(is_training), SPEC), SPEC)
-              for is_training in (False, True)]
-    one, other = (run_compiled(g, image, ones_masks(g.sites, 1)) for g in graphs)
-    np.testing.assert_array_equal(one, other)
-    assert net.training
-
-
-@pytest.mark.release
-def test_sites_carry_rate_shape_and_the_name_of_their_module() -> None:
-    compiled = compile_graph(export_marked(lively_net(PLANS['everywhere']), SPEC), SPEC)
-    found = {s.name: (s.shape, s.p) for s in compiled.sites}
-    assert found['mask_decoder_drop_head'] == ((96, 1, 1), 0.4)
-    assert found['mask_decoder_drop_levels_0'] == ((96, 1, 1), 0.3)
-    assert len(found) == 5
-
-
-def test_head_dropout_alone_leaves_one_matrix_product_in_the_head() -> None:
-    compiled = compile_graph(export_marked(lively_net(PLANS['head']), SPEC), SPEC)
-    ops = [n.op_type for n in onnx.load_from_string(compiled.files['head.onnx']).graph.node]
-    assert ops.count('MatMul') == 1
-    assert 'Conv' not in ops
 
 
 def test_a_net_without_dropout_is_refused_and_nothing_else_is_said(
@@ -183,7 +147,7 @@ def test_every_kind_of_dropout_compiles_to_the_masked_net(kind: str) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), KINDS[kind](),
                               torch.nn.Conv2d(8, 5, 1))
-    compiled = compile_graph(export_marked(net, SMALL), SMALL, CompileOptions(is_half=False))
+    compiled = compile_graph(export_marked(net, SMALL), SMALL, CompileOptions(full_weights=True))
     image = np.random.default_rng(0).integers(0, 256, (1, 8, 16, 3), np.uint8)
     masks = make_masks(compiled.sites, 4, 5)
     ours = run_compiled(compiled, image, masks)

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 
 from torch import nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from torch_nets import Net  # noqa: E402
+from torch_nets import masked_logits, Net  # noqa: E402
 
 from uncertainty_seg.compiler.capture.dropout_watch import Drop  # noqa: E402
 from uncertainty_seg.compiler.capture.export import (  # noqa: E402
@@ -26,10 +26,9 @@ from uncertainty_seg.compiler.capture.export import (  # noqa: E402
 )
 from uncertainty_seg.compiler.capture.marking import find_dropout, named_outputs  # noqa: E402
 from uncertainty_seg.compiler.capture.masked_reference import (  # noqa: E402
-    apply_mask,
-    chosen_output,
-    masked_logits,
+    _chosen_output as chosen_output,
 )
+from uncertainty_seg.compiler.frontend.outputs import OutputForm  # noqa: E402
 from uncertainty_seg.compiler.onnx_tools import attribute, MARKER_DOMAIN, refill  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
@@ -41,12 +40,12 @@ IMAGE = np.random.default_rng(0).standard_normal((1, 3, HEIGHT, WIDTH), np.float
 
 
 def plain_logits(
-    net: nn.Module, image: np.ndarray, output: str | None = None, num_classes: int | None = None
+    net: nn.Module, image: np.ndarray, output: str | None = None, num_classes: int = 0
 ) -> np.ndarray:
     """Run a net in eval mode, without any dropout."""
     with torch.no_grad():
         outputs = find_dropout(net, HEIGHT, WIDTH).run(torch.from_numpy(image.copy()))
-    return outputs[chosen_output(outputs, output, num_classes)].numpy()
+    return outputs[chosen_output(outputs, OutputForm(num_classes, output=output))].numpy()
 
 
 class Attention(nn.Module):
@@ -222,14 +221,6 @@ def test_the_graph_of_torch_export_is_the_reference(name: str) -> None:
     np.testing.assert_allclose(ours, masked_logits(net, IMAGE, masks), atol=2e-6)
 
 
-@pytest.mark.parametrize('kind', ['element', 'channel', 'alpha', 'feature_alpha', 'path'])
-def test_markers_carry_rate_kind_and_site(kind: str) -> None:
-    model = export_marked(Net(BODIES[kind]()), SPEC)
-    marker, = (n for n in model.graph.node if n.domain == MARKER_DOMAIN)
-    assert marker.op_type == 'Dropout'
-    assert [attribute(marker, n) for n in ('p', 'kind', 'site')] == [P, kind, 'body']
-
-
 def test_a_net_the_older_exporter_cannot_write_goes_through_torch_export() -> None:
     class SoftPlus(nn.Module):
         """As logaddexp, which the older exporter does not know."""
@@ -244,21 +235,6 @@ def test_a_net_the_older_exporter_cannot_write_goes_through_torch_export() -> No
     assert [e.version for e in model.opset_import if not e.domain] == [18]
     np.testing.assert_allclose(run_marked(model, masks)[0], masked_logits(net, IMAGE, masks),
                                atol=2e-6)
-
-
-def test_a_net_that_neither_can_write_is_refused_with_both_reasons(capfd) -> None:
-    net = Net(lambda x, t: F.dropout(torch.linalg.svd(x)[0] @ x.new_ones(6, 8), P, t))
-    with pytest.raises(GraphError, match=r'(?s)the older exporter: .*svd.*; torch.export: .*'):
-        export_marked(net, SPEC)
-    assert capfd.readouterr().out == ''
-
-
-def test_exporting_leaves_the_net_and_its_mode_alone() -> None:
-    net = Net(BODIES['element']()).train()
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    export_marked(net, SPEC)
-    assert all(m.training for m in net.modules())
-    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
 
 # --- dropout under a flag of the net's own ---
@@ -317,24 +293,6 @@ def test_dropout_behind_a_flag_that_train_sets_is_in_the_graph(
         assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
 
 
-@pytest.mark.parametrize('build', [Flagged, FlaggedFirst])
-def test_dropout_that_is_lost_between_two_runs_is_refused(build: Callable) -> None:
-    marked = find_dropout(build(), HEIGHT, WIDTH)
-    marked.net.is_live = False
-    with pytest.raises(GraphError, match='the dropout of the net changes between two runs: '
-                       "(the net itself drops at a rate of 0.25 no more|module 'drop' drops at a "
-                       'rate of 0.5 .channel. in place of the net itself at one of 0.25 .element.'
-                       '), expected the same dropout in the same order'):
-        export_net(marked, HEIGHT, WIDTH)
-
-
-def test_dropout_that_is_new_in_a_later_run_is_refused() -> None:
-    marked = find_dropout(Flagged(), HEIGHT, WIDTH)
-    with pytest.raises(GraphError, match='the net itself drops at a rate of 0.25, after all that '
-                       'dropped before'):
-        replace(marked, drops=marked.drops[:1]).run(torch.from_numpy(IMAGE))
-
-
 # --- outputs ---
 
 
@@ -386,19 +344,7 @@ def test_the_reference_takes_the_usual_output_the_named_one_or_asks() -> None:
         plain_logits(usual, IMAGE, 'outs')
 
 
-def test_a_net_with_outputs_of_the_same_name_keeps_all_of_them() -> None:
-    model = export_marked(Outputs(lambda a, b: {'a': {'b': a}, 'a_b': b}), SPEC)
-    assert len({o.name for o in model.graph.output}) == 2
-
-
 # --- the reference refuses ---
-
-
-def test_masks_of_one_mean_no_dropout_for_alpha_too() -> None:
-    net = Net(nn.AlphaDropout(P))
-    masks = {'mask_body': np.ones((3, 4, HEIGHT, WIDTH), np.float32)}
-    ours = masked_logits(net, IMAGE, masks)
-    np.testing.assert_array_equal(ours, np.repeat(plain_logits(net, IMAGE), 3, 0))
 
 
 def test_a_strange_a_missing_and_an_ill_fitting_mask_are_refused() -> None:
@@ -428,10 +374,3 @@ def test_a_site_that_does_not_reach_the_output_needs_no_mask() -> None:
     net = Auxiliary()
     masks = {'mask_main_body': np.ones((2, 4, HEIGHT, WIDTH), np.float32)}
     assert np.isfinite(masked_logits(net, IMAGE, masks)).all()
-
-
-def test_a_channel_mask_of_a_single_pixel_keeps_its_channels() -> None:
-    drop = Drop('a', 'a', P, 'channel', (1, 3, 1, 1))
-    mask = np.array([0, 2, 3], np.float32).reshape(3, 1, 1)
-    found = apply_mask(torch.ones(1, 3, 1, 1), drop, mask)
-    assert found.flatten().tolist() == [0, 2, 3]

@@ -14,8 +14,6 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 
 from torch import nn  # noqa: E402
 
-from uncertainty_seg.compiler.capture import export  # noqa: E402
-from uncertainty_seg.compiler.capture import export as net_weights  # noqa: E402
 from uncertainty_seg.compiler.capture.export import load_weights  # noqa: E402
 from uncertainty_seg.errors import TrainingError  # noqa: E402
 
@@ -53,13 +51,6 @@ def test_safetensors_load(tmp_path: Path) -> None:
     library = pytest.importorskip('safetensors.torch')
     library.save_file(state('module.'), tmp_path / 'w.safetensors')
     assert_loaded(tmp_path / 'w.safetensors')
-
-
-def test_safetensors_that_are_none_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip('safetensors')
-    (tmp_path / 'w.safetensors').write_bytes(b'no')
-    with pytest.raises(TrainingError, match=r'w.safetensors cannot be loaded .*safetensors file'):
-        load_weights(net(), tmp_path / 'w.safetensors')
 
 
 def test_safetensors_without_the_library_name_it(
@@ -123,18 +114,3 @@ def test_files_without_a_state_dict_are_refused(tmp_path: Path, content, message
     said = str(caught.value).replace(str(path), 'w.pt')
     # One line of plain letters, short enough for a terminal's two.
     assert said.isascii() and said.isprintable() and len(said) < 220
-
-
-@pytest.mark.filterwarnings('error', 'ignore:`torch.jit')
-def test_an_archive_that_is_cut_or_of_torchscript_is_refused_in_words(tmp_path: Path) -> None:
-    torch.save(state(), tmp_path / 'whole.pt')
-    (tmp_path / 'cut.pt').write_bytes((tmp_path / 'whole.pt').read_bytes()[:-200])
-    with pytest.raises(TrainingError, match=r'cut.pt is damaged or cut short, expected a state'):
-        load_weights(net(), tmp_path / 'cut.pt')
-    torch.jit.save(torch.jit.trace(net().eval(), torch.zeros(1, 3, 4, 4)), tmp_path / 'script.pt')
-    with pytest.raises(TrainingError, match=r'script.pt is a TorchScript archive, expected'):
-        load_weights(net(), tmp_path / 'script.pt')
-
-
-def test_the_old_place_still_has_it() -> None:
-    assert export.load_weights is net_weights.load_weights

@@ -8,7 +8,6 @@ the reference.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 
 from torch import nn  # noqa: E402
 
-from uncertainty_seg.cli.compile import compile_network  # noqa: E402
-from uncertainty_seg.compiler.capture.inject import inject_dropout  # noqa: E402
-from uncertainty_seg.compiler.capture.marking import find_dropout, initialise_lazy  # noqa: E402
+from uncertainty_seg.compiler.capture.marking import find_dropout  # noqa: E402
 from uncertainty_seg.compiler.capture.masked_reference import (  # noqa: E402
     OwnPasses,
     run_masked,
@@ -235,22 +232,3 @@ def test_modes_that_contradict_each_other_are_refused(name: str) -> None:
     build, sentence = BAD[name]
     with pytest.raises(GraphError, match=sentence):
         find_dropout(build(), HEIGHT, WIDTH)
-
-
-def test_injected_dropout_is_on_in_a_frozen_part_and_lazy_modules_stay_in_their_mode() -> None:
-    twin, names = inject_dropout(Frozen(), 0.5, 'early')
-    assert names == ['early.injected_dropout']
-    assert [d.module for d in find_dropout(twin, HEIGHT, WIDTH).drops] == [*names, 'late']
-    lazy = Frozen()
-    lazy.last = nn.LazyConv2d(3, 1)
-    initialise_lazy(lazy, HEIGHT, WIDTH)
-    assert lazy.last.in_channels == 8 and lazy.early.training
-
-
-def test_dropout_that_train_leaves_off_is_no_site_of_the_bundle_and_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = compile_network(Frozen(), tmp_path / 'bundle', (WIDTH, HEIGHT), ['a', 'b', 'c'])
-    assert [site.name for site in made.bundle.card.dropout_sites] == ['mask_late']
-    assert made.distribution.passes >= 16
-    assert 'train() of the network leaves the dropout of early off' in capsys.readouterr().err

@@ -12,9 +12,7 @@ import pytest
 torch = pytest.importorskip('torch')
 
 from uncertainty_seg.backends.registry import open_backend  # noqa: E402
-from uncertainty_seg.calibration.calibration_run import candidates  # noqa: E402
-from uncertainty_seg.cli.compile import compile_network  # noqa: E402
-from uncertainty_seg.compiler.checks.pass_checks import sampled_logits  # noqa: E402
+from uncertainty_seg.compiler.request import compile_network  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.pipeline import Pipeline  # noqa: E402
@@ -101,15 +99,6 @@ def test_single_is_the_softmax_of_the_plain_net(tmp_path: Path, p: float) -> Non
     assert_maps(maps_of(bundle), maps_from_logits(logits, 48, 64, 1.0, 'half_pixel'))
 
 
-def test_no_gate_is_made_of_the_rounding_of_one_pass(tmp_path: Path) -> None:
-    columns = {name: np.linspace(1e-7, 1e-6, 50) for name in (
-        'entropy.mean', 'mutual_information.top', 'total_variance.mean', 'variation_ratio.mean')}
-    net = DirectNet('channels', 0.4)
-    for options, kept in ({'passes': 2}, list(columns)), ({}, ['entropy.mean']):
-        net.p = 0.4 if options else 0.0
-        assert candidates(compiled(net, tmp_path, 'direct', **options).card, columns) == kept
-
-
 @pytest.mark.parametrize('log_variance, confidence', [(200.0, 0.75), (1e30, 0.75), (np.inf, 0.75),
                                                       (np.nan, 0.75), (-np.inf, 1.0)])
 def test_a_log_variance_that_overflows_is_finite_or_not_confident(
@@ -161,12 +150,6 @@ def test_what_does_not_fit_the_method_is_one_sentence(
     assert not (tmp_path / 'bundle').exists()
 
 
-def test_a_net_without_a_variance_head_is_refused(tmp_path: Path) -> None:
-    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, 2, 1), torch.nn.Dropout2d(0.5))
-    with pytest.raises(GraphError, match='no variance head.*one output of 6 channels.*--variance'):
-        compiled(plain, tmp_path, 'direct')
-
-
 def test_a_variance_of_nothing_is_refused(tmp_path: Path) -> None:
     net = DirectNet('channels')
     with torch.no_grad():
@@ -191,17 +174,6 @@ def test_a_variance_head_that_overflows_is_refused(
         assert not (tmp_path / 'bundle').exists()
     else:
         compiled(net, tmp_path, 'direct')
-
-
-def test_samples_in_numpy_have_a_known_answer() -> None:
-    # Two classes, f = 0 and s = ln 4: +-2 for the first class alone.
-    moments = np.log(np.array([1, 1, 4, 4])).reshape(1, 4, 1, 1)
-    noise = np.array([[1.0, 0.0], [-1.0, 0.0]]).reshape(1, 2, 2, 1, 1)
-    expected = np.log([0.5, 0.5]) + np.log(2)
-    np.testing.assert_allclose(sampled_logits(moments, noise)[0, :, 0, 0], expected, atol=1e-6)
-    one = sampled_logits(moments, noise[:, :1])[0, :, 0, 0]
-    np.testing.assert_allclose(
-        one, np.log([2 / (1 + np.exp(-2)), 2 / (1 + np.exp(2))]), atol=1e-6)
 
 
 @pytest.mark.parametrize('p', [0.0, 0.4])

@@ -18,13 +18,12 @@ from torch import nn  # noqa: E402
 from uncertainty_seg.compiler.capture.export import export_net  # noqa: E402
 from uncertainty_seg.compiler.capture.marking import find_dropout  # noqa: E402
 from uncertainty_seg.compiler.capture.masked_reference import OwnPasses, UntouchedNet  # noqa: E402
-from uncertainty_seg.compiler.checks import distribution_check  # noqa: E402
-from uncertainty_seg.compiler.checks.distribution_check import (  # noqa: E402
+from uncertainty_seg.compiler.checks.pass_checks import check_compiled  # noqa: E402
+from uncertainty_seg.compiler.checks.sample_checks import (  # noqa: E402
     check_distribution,
     DistributionReport,
     shuffled_measures,
 )
-from uncertainty_seg.compiler.checks.pass_checks import check_compiled  # noqa: E402
 from uncertainty_seg.compiler.compile import compile_graph, CompiledGraphs  # noqa: E402
 from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec, ModelCard  # noqa: E402
@@ -139,12 +138,6 @@ def test_masks_that_are_not_what_the_network_draws_are_refused(name: str) -> Non
         compared(ours, theirs)
 
 
-def test_fewer_passes_are_drawn_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution_check, 'SECONDS', 0.0)
-    net = Segmenter(Path(0.3))
-    assert compared(net, net).passes == distribution_check.FEWEST_COMPARED
-
-
 def test_equal_samples_are_larger_than_all_shuffles_as_rarely_as_said() -> None:
     rng = np.random.default_rng(0)
     alarms = 0
@@ -154,29 +147,3 @@ def test_equal_samples_are_larger_than_all_shuffles_as_rarely_as_said() -> None:
         found, shuffled = shuffled_measures(p[:24], p[24:])
         alarms += sum(f > s.max() for f, s in zip(found, shuffled, strict=True))
     assert alarms <= 5  # 600 measures, one in a thousand each: 0.6 are expected
-
-
-def test_the_measures_are_those_of_their_definition() -> None:
-    rng = np.random.default_rng(1)
-    z = rng.normal(size=(20, 3, 4, 2))
-    z[:, 0] += 0.1 * np.arange(20).reshape(-1, 1, 1)
-    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    a, b = p[:10], p[10:]
-
-    def entropy(q: np.ndarray) -> np.ndarray:
-        return -(q * np.log(q)).sum(-3) / np.log(3)
-
-    def information(q: np.ndarray) -> np.ndarray:
-        return entropy(q.mean(0)) - entropy(q).mean(0)
-
-    def apart(x: np.ndarray, y: np.ndarray) -> float:
-        gaps = x.reshape(len(x), 1, -1) - y.reshape(1, len(y), -1)
-        return np.sqrt((gaps ** 2).mean(-1)).mean()
-
-    expected = [abs(a.mean(0) - b.mean(0)).mean(),
-                abs(entropy(a.mean(0)) - entropy(b.mean(0))).mean(),
-                abs(information(a) - information(b)).mean(),
-                2 * apart(a, b) - apart(a, a) - apart(b, b)]
-    found, shuffled = shuffled_measures(a.astype(np.float32), b.astype(np.float32))
-    assert found == pytest.approx(expected, abs=1e-5)
-    assert [len(values) for values in shuffled] == [999] * 4

@@ -16,7 +16,7 @@ import sys
 import pytest
 
 from uncertainty_seg.cli.main import main
-from uncertainty_seg.errors import GraphError, ModelBundleError
+from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import require_place
 
 NETS = """
@@ -146,7 +146,6 @@ LINES: dict[str, tuple[dict, str]] = {
     'an image of one plane': ({'net': 'nets_of_misuse:grey'}, 'takes images of 1 planes and not'),
     'a precision of its own': ({'--precision': 'fp8'}, 'invalid choice'),
     'no rate': ({'--inject-dropout': '1.5'}, 'expected a rate between 0 and 1'),
-    'no images': ({'--precision': 'int8', '--calibration-images': 'no'}, 'no is no folder'),
 }
 
 
@@ -177,39 +176,3 @@ def test_a_place_is_looked_at_before_the_work_and_left_as_it_was(tmp_path: Path)
         (tmp_path / 'shut').mkdir(mode=0o500)
         with pytest.raises(ModelBundleError, match='shut may not be written to'):
             require_place(tmp_path / 'shut' / 'bundle')
-
-
-@pytest.mark.torch
-def test_dropout3d_of_planes_drops_all_of_them_or_none() -> None:
-    torch = pytest.importorskip('torch')
-    from uncertainty_seg.compiler.capture.marking import find_dropout
-    from uncertainty_seg.compiler.capture.masked_reference import run_masked
-
-    class Volume(torch.nn.Module):
-        """As MONAI's VNet of two dimensions: dropout3d takes the batch for channels."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.first, self.drop = torch.nn.Conv2d(3, 4, 1), torch.nn.Dropout3d(0.25)
-
-        def forward(self, x: 'torch.Tensor') -> 'torch.Tensor':
-            return self.drop(self.first(x)) + x[:, :1]
-
-    net, image = Volume(), torch.randn(1, 3, 8, 8)
-    (drop,) = (marked := find_dropout(net, 8, 8)).drops
-    assert (drop.kind, drop.p, drop.shape) == ('path', 0.25, (1, 4, 8, 8))
-    with torch.no_grad():
-        drawn = {tuple(net.train()(image).flatten().tolist()) for _ in range(60)}
-    ours = [run_masked(marked, image.numpy(), {f'mask_{drop.site}': mask.reshape(1, 1, 1, 1)})
-            for mask in (torch.zeros(1).numpy(), torch.full((1,), 4 / 3).numpy())]
-    assert len(drawn) == 2
-    for theirs in drawn:
-        assert min(abs(o.ravel() - theirs).max() for o in ours) < 1e-6
-
-
-def test_what_cannot_be_read_is_an_error_of_the_package(tmp_path: Path) -> None:
-    from uncertainty_seg.compiler.onnx_tools import load_model
-
-    with pytest.raises(GraphError, match='is a folder'):
-        load_model(str(tmp_path))

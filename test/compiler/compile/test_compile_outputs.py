@@ -14,10 +14,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from torch_nets import logits_of, logits_written  # noqa: E402
 
-from uncertainty_seg.cli import compile as compile_net  # noqa: E402
-from uncertainty_seg.cli.compile import compile_network  # noqa: E402
-from uncertainty_seg.compiler import plan  # noqa: E402
 from uncertainty_seg.compiler.capture.export import averaging  # noqa: E402
+from uncertainty_seg.compiler.request import compile_network  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -112,13 +110,6 @@ def test_probabilities_that_something_follows_are_refused_or_declared(
     np.testing.assert_allclose(ours, probabilities(logits_of(net, image)), atol=2e-5)
 
 
-def test_the_passes_of_declared_probabilities_are_those_of_torch(tmp_path: Path) -> None:
-    net = Ending(lambda x, z: z.sigmoid().clamp(1e-4, 1 - 1e-4), 1, stride=1)
-    made = compiled(net, tmp_path, classes=CLASSES[:2], activation='sigmoid')
-    assert made.report.masked_error < 1e-5
-    assert made.report.moved > 0.5
-
-
 def test_logits_may_add_up_to_zero_and_to_anything_where_they_are_declared(tmp_path: Path) -> None:
     compiled(Ending(lambda x, z: z - z.mean(1, keepdim=True)), tmp_path / 'normalised')
     net = Ending(lambda x, z: z - z.mean(1, keepdim=True) + 1)
@@ -182,13 +173,6 @@ def test_what_contradicts_the_network_is_refused_in_a_sentence(tmp_path: Path, c
         compiled(Ending(end, channels, stride=1), tmp_path, classes=classes, **options)
     assert 'bug' not in str(error.value) and str(error.value).count('\n') == 0
     assert not (tmp_path / 'bundle').exists()
-
-
-def test_logits_that_happen_to_lie_in_0_to_1_are_taken_where_that_is_said(tmp_path: Path) -> None:
-    net = Ending(lambda x, z: z.sigmoid().clamp(0.01, 0.99), 3, stride=1)
-    bundle = compiled(net, tmp_path, activation='logits').bundle
-    image = image_of(64, 48)
-    np.testing.assert_allclose(logits_written(bundle, image), logits_of(net, image), atol=1e-5)
 
 
 # What ends a network that no logit passes: function, classes, what the sentence says.
@@ -299,10 +283,6 @@ def test_a_list_of_places_becomes_planes(tmp_path: Path, end: str, size: tuple[i
     np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=2e-5)
 
 
-def test_the_command_line_offers_what_the_compiler_knows() -> None:
-    assert (compile_net.ACTIVATIONS, compile_net.LAYOUTS) == (plan.ACTIVATIONS, plan.LAYOUTS)
-
-
 @pytest.mark.filterwarnings('ignore')
 def test_an_onnx_network_of_16_bits_is_computed_in_float32(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -378,22 +358,6 @@ CHOICES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Te
     'two comparisons': lambda x, f, d: torch.where((f > 0.1) & (f < 0.5), d, -d),
     'a comparison with the image': lambda x, f, d: torch.where(x[:, :1, ::4, ::4] > 0, d, d / 9),
 }
-
-
-@pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('choice', CHOICES)
-def test_what_compares_before_the_dropout_chooses_behind_it(tmp_path: Path, choice: str) -> None:
-    class Choosing(Ending):
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            f = self.first(x).relu()
-            return self.last(CHOICES[choice](x, f, self.drop(f)))
-
-    net, image = Choosing(lambda x, z: z), image_of(64, 48)
-    made = compiled(net, tmp_path)  # refused if one of its passes is not torch's
-    assert made.report.masked_error < 1e-5 and made.report.moved > 1e-2
-    theirs = resized(torch.from_numpy(logits_of(net, image)), (48, 64)).numpy()
-    np.testing.assert_allclose(logits_written(made.bundle, image), theirs, atol=2e-5)
 
 
 def test_a_step_that_makes_one_of_all_passes_is_named_as_such(tmp_path: Path) -> None:

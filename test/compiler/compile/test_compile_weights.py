@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
 from torch_nets import logits_of, logits_written  # noqa: E402
 
-from uncertainty_seg.cli.compile import compile_network  # noqa: E402
-from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.compiler.request import compile_network  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 
@@ -89,19 +87,6 @@ def cancelling() -> Small:
     return net
 
 
-def test_a_weight_whose_rounding_shows_is_found_and_stays_float32(tmp_path: Path) -> None:
-    net = cancelling()
-    made = compiled(net, tmp_path)
-    assert made.stored.full and len(halves(made.bundle)) >= 3
-    assert made.stored.logit_error <= 1e-3 and made.stored.label_error <= 2e-3
-    reasons = {d.where: d.reason for d in made.compiled.plan.decisions
-               if d.step == 'halve_weights'}
-    assert set(reasons) == set(made.stored.full)
-    assert any('shows in the logits' in reason for reason in reasons.values())
-    ours, theirs = logits_written(load_bundle(made.bundle.folder), IMAGE), logits_of(net, IMAGE)
-    np.testing.assert_allclose(ours, theirs, atol=2e-3 * np.ptp(theirs))
-
-
 def test_where_every_weight_shows_all_stay_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,49 +97,3 @@ def test_where_every_weight_shows_all_stay_float32(
     assert not halves(made.bundle)
     assert len(made.stored.full) == 4
     assert made.stored.logit_error < 1e-6
-
-
-def test_the_command_says_what_is_stored_how(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / 'tiny_nets_of_weights.py').write_text(
-        'from test_compile_weights import Small\n\n\ndef build():\n    return Small(3e-8)\n')
-    (tmp_path / 'classes.json').write_text('{"classes": ["water", "reef", "diver"]}')
-    for folder in (tmp_path, Path(__file__).parent):
-        monkeypatch.syspath_prepend(str(folder))
-    main(['compile', 'tiny_nets_of_weights:build', '--input', '64x48', '--classes',
-          str(tmp_path / 'classes.json'), '-o', str(tmp_path / 'out'), '--explain'])
-    text = capsys.readouterr().out
-    said = json.loads(text.splitlines()[-1])['weights']
-    assert 'middle.0.weight' in said['float32'] or 'Conv' in said['float32']
-    files = [path.stat().st_size for path in (tmp_path / 'out').glob('*.onnx')]
-    assert said['megabytes'] == pytest.approx(sum(files) / 1e6, abs=1e-3)
-    assert 'no   halve_weights' in text
-
-
-class Void(nn.Module):
-    """Its last class is switched off by a large constant; the others are small differences."""
-
-    def __init__(self, common: float = 1000.0) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.first, self.drop = nn.Conv2d(3, 16, 3, padding=1), nn.Dropout2d(0.3)
-        self.middle, self.last = nn.Conv2d(16, 128, 3, padding=1), nn.Conv2d(128, 3, 1)
-        self.common, self.off = common, torch.tensor([0, 0, -1e4]).view(1, 3, 1, 1)
-        with torch.no_grad():
-            weight = self.last.weight.mul_(2)
-            weight[1] = weight[0] + 0.04 * torch.randn_like(weight[0])
-            self.last.bias.copy_(torch.tensor([1.5, 0, 0]) - common * weight.sum((1, 2, 3)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.middle(self.drop(torch.relu(self.first(x)))) + self.common)
-        return self.last(y) + self.off
-
-
-def test_a_class_that_is_switched_off_hides_no_rounding_of_the_others(tmp_path: Path) -> None:
-    net = Void()
-    made = compiled(net, tmp_path, compare_passes=0)
-    ours, theirs = logits_written(load_bundle(made.bundle.folder), IMAGE), logits_of(net, IMAGE)
-    ours, theirs = (np.exp(v - v.max(1, keepdims=True)) for v in (ours, theirs))
-    apart = abs(ours / ours.sum(1, keepdims=True) - theirs / theirs.sum(1, keepdims=True))
-    assert apart.max() < 0.01

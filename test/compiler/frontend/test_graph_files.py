@@ -14,7 +14,7 @@ import pytest
 
 from uncertainty_seg.compiler import onnx_tools
 from uncertainty_seg.compiler.frontend.lint import lint
-from uncertainty_seg.compiler.onnx_tools import float_info, load_model
+from uncertainty_seg.compiler.onnx_tools import float_info, load_model, OPSET
 from uncertainty_seg.errors import GraphError
 
 I64 = np.int64
@@ -38,14 +38,6 @@ def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / 'weights.bin').unlink()
     with pytest.raises(GraphError, match="weights in 'weights.bin', which is not beside it"):
-        load_model(str(path))
-
-
-def test_a_cut_file_of_weights_is_refused(tmp_path: Path) -> None:
-    path = external(tmp_path)
-    data = (tmp_path / 'weights.bin').read_bytes()
-    (tmp_path / 'weights.bin').write_bytes(data[:100])
-    with pytest.raises(GraphError, match='which has 100 bytes, expected a file of 19200 bytes'):
         load_model(str(path))
 
 
@@ -79,24 +71,12 @@ def test_more_weights_than_one_file_holds_are_refused(
         load_model(str(path))
 
 
-def test_three_gigabytes_are_refused_before_they_are_read(tmp_path: Path) -> None:
-    model = net()
-    tensor = model.graph.initializer[0]
-    tensor.ClearField('raw_data')
-    tensor.dims[:] = [64, 3, 2048, 2048]
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key='location', value='weights.bin')
-    (tmp_path / 'weights.bin').write_bytes(b'')
-    (tmp_path / 'net.onnx').write_bytes(model.SerializeToString())
-    with pytest.raises(GraphError, match=r'3\.22 GB of weights'):
-        load_model(str(tmp_path / 'net.onnx'))
-
-
 def clean() -> onnx.ModelProto:
     """Make a head: features and masks to logits and a statistic."""
     nodes = [N('Mul', ['f', 'mask_a'], ['m']), N('Conv', ['m', 'w'], ['logits']),
-             N('ReduceMean', ['logits'], ['sum_p'], axes=[1])]
-    model = make(nodes, {'w': values(4, 3, 1, 1)}, source='f', outputs=('logits', 'sum_p'))
+             N('ReduceMax', ['logits', 'one'], ['sum_p'])]
+    model = make(nodes, {'w': values(4, 3, 1, 1), 'one': np.array([1])}, OPSET, source='f',
+                 outputs=('logits', 'sum_p'))
     model.graph.input.append(float_info('mask_a', ('T', 3, 1, 1)))
     return model
 
@@ -150,8 +130,6 @@ BROKEN: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     'bernoulli': (add(N('Bernoulli', ['m'], ['d'], name='o')), "'o' is Bernoulli"),
     'shift': (add(N('BitShift', ['a', 'a'], ['d'], name='o', direction='LEFT'),
                   a=np.ones(2, np.uint64)), "'o' is BitShift"),
-    'reduced axes': (add(N('ReduceMax', ['m', 'a'], ['d'], name='o'), a=np.array([1], I64)),
-                     "ReduceMax 'o' takes its axes as an input"),
     'computed axes': (add(N('Shape', ['m'], ['s']), N('ReduceSum', ['m', 's'], ['d'], name='o')),
                       "ReduceSum 'o' has computed axes"),
     'one hot': (add(N('Size', ['m'], ['s']), N('OneHot', ['i', 's', 'v'], ['d'], name='o'),

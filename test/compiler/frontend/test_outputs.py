@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, TensorProto
+from onnx import TensorProto
 from onnx_front_end_helpers import make, make_static, N, ops, run, values
 import pytest
 
 from uncertainty_seg.compiler.frontend.outputs import to_logits
-from uncertainty_seg.compiler.onnx_tools import build_model, float_info, types_of
+from uncertainty_seg.compiler.onnx_tools import types_of
 from uncertainty_seg.errors import GraphError
 
 I64 = np.int64
@@ -88,12 +88,6 @@ def test_a_softmax_inside_the_network_stays() -> None:
     assert ops(to_logits(model, None, 4)) == ops(model)
 
 
-def test_planes_last_become_planes_first() -> None:
-    model = net([N('Transpose', ['z'], ['y'], perm=[0, 2, 3, 1])])
-    np.testing.assert_array_equal(logits_of(model), run(model)[0].transpose(0, 3, 1, 2))
-    assert ops(to_logits(model, None, 4)) == ['Conv', 'Relu', 'Conv']
-
-
 @pytest.mark.parametrize('scaled', [True, False])
 def test_a_last_upsampling_of_planes_last_becomes_one_of_planes(scaled: bool) -> None:
     tensors = {'s': np.array([1, 2, 2, 1], np.float32), 'n': np.array([1, 16, 32, 4], I64)}
@@ -102,21 +96,6 @@ def test_a_last_upsampling_of_planes_last_becomes_one_of_planes(scaled: bool) ->
                  N('Resize', inputs, ['y'], mode='linear')], tensors)
     np.testing.assert_allclose(logits_of(model), run(model)[0].transpose(0, 3, 1, 2), atol=1e-5)
     assert ops(to_logits(model, None, 4))[-2:] == ['Conv', 'Resize']
-
-
-def test_a_resize_of_a_region_is_left_as_it_is() -> None:
-    tensors = {'s': np.array([1, 2, 2, 1], np.float32),
-               'roi': np.array([0, .1, .1, 0, 1, .9, .8, 1], np.float32)}
-    model = net([N('Transpose', ['z'], ['t'], perm=[0, 2, 3, 1]),
-                 N('Resize', ['t', 'roi', 's'], ['y'], mode='linear',
-                   coordinate_transformation_mode='tf_crop_and_resize')], tensors)
-    np.testing.assert_allclose(logits_of(model), run(model)[0].transpose(0, 3, 1, 2), atol=1e-5)
-
-
-def test_a_squeezed_output_gets_its_batch_back() -> None:
-    model = net([N('Squeeze', ['z', 'zero'], ['y'])], NUMBERS)
-    np.testing.assert_array_equal(logits_of(model)[0], run(model)[0])
-    assert ops(to_logits(model, None, 4)) == ['Conv', 'Relu', 'Conv']
 
 
 BINARY: dict[str, list[onnx.NodeProto]] = {
@@ -136,17 +115,6 @@ def test_the_softmax_of_two_classes_is_the_sigmoid_of_one_channel(name: str) -> 
 
 
 @pytest.mark.parametrize('stated', ['scales', 'sizes'])
-def test_two_classes_of_what_no_convolution_makes_come_before_the_upsampling(stated: str) -> None:
-    tensors = {'s': np.array([1, 1, 2, 2], np.float32), 'n': np.array([1, 1, 16, 32], I64)}
-    inputs = ['t', '', 's'] if stated == 'scales' else ['t', '', '', 'n']
-    model = net([N('Tanh', ['z'], ['t']), N('Resize', inputs, ['y'], mode='linear')], tensors,
-                classes=1)
-    logits = logits_of(model, 2)
-    np.testing.assert_allclose(logits[:, 1:] - logits[:, :1], run(model)[0], atol=1e-5)
-    assert ops(to_logits(model, None, 2))[-1] == 'Resize'
-
-
-@pytest.mark.parametrize('stated', ['scales', 'sizes'])
 def test_two_classes_are_made_before_the_last_upsampling(stated: str) -> None:
     tensors = {'s': np.array([1, 1, 2, 2], np.float32), 'n': np.array([1, 1, 16, 32], I64)}
     inputs = ['z', '', 's'] if stated == 'scales' else ['z', '', '', 'n']
@@ -154,18 +122,6 @@ def test_two_classes_are_made_before_the_last_upsampling(stated: str) -> None:
     logits = logits_of(model, 2)
     np.testing.assert_allclose(logits[:, 1:] - logits[:, :1], run(model)[0], atol=1e-5)
     assert ops(to_logits(model, None, 2)) == ['Conv', 'Relu', 'Conv', 'Resize']
-
-
-def test_a_convolution_that_others_read_keeps_its_one_channel() -> None:
-    model = net([N('Mul', ['x', 'z'], ['m']), N('Conv', ['m', 'w3'], ['k']),
-                 N('Add', ['z', 'k'], ['y'])], {'w3': values(1, 3, 1, 1)}, classes=1)
-    logits = logits_of(model, 2)
-    np.testing.assert_allclose(logits[:, 1:] - logits[:, :1], run(model)[0], atol=1e-5)
-
-
-def test_two_channels_are_two_classes() -> None:
-    model = net([PLANES], classes=2)
-    np.testing.assert_allclose(softmax(logits_of(model, 2)), run(model)[0], atol=1e-6)
 
 
 def two_outputs(names: tuple[str, str], second: onnx.NodeProto) -> onnx.ModelProto:
@@ -189,15 +145,9 @@ def test_an_output_is_chosen_by_name() -> None:
     np.testing.assert_array_equal(logits_of(model, 4, 'aux'), run(model)[1])
 
 
-def test_any_tensor_can_be_the_output() -> None:
-    model = net([N('ArgMax', ['z'], ['y'], axis=1)], made=TensorProto.INT64)
-    z = run(net([N('Identity', ['z'], ['y'])]))[0]
-    np.testing.assert_array_equal(logits_of(model, 4, 'z'), z)
-
-
 def test_several_outputs_that_fit_are_listed_with_their_shapes() -> None:
     model = two_outputs(('a', 'b'), N('Neg', ['z'], ['b']))
-    with pytest.raises(GraphError, match=r'2 outputs \(a float \(1, 4, 8, 16\), b .*--output'):
+    with pytest.raises(GraphError, match=r'2 outputs \(a float \(1, 4, 8, 16\), b '):
         to_logits(model, None, 4)
 
 
@@ -212,7 +162,7 @@ RESIZED = {'s': np.array([1, 1, 2, 2], np.float32), 'n': np.array([1, 16, 32], I
 
 @pytest.mark.parametrize('nodes, classes, words', [
     ([N('ArgMax', ['z'], ['y'], name='best', axis=1)], 4,
-     "ArgMax 'best', which keeps no probabilities.*--output z"),
+     "ArgMax 'best', which keeps no probabilities.*output.z"),
     ([N('ArgMax', ['z'], ['i'], axis=1), N('Cast', ['i'], ['y'], to=1)], 4, 'ArgMax'),
     ([N('Softmax', ['z'], ['p'], name='soft', axis=1),
       N('Resize', ['p', '', 's'], ['y'], mode='linear')], 4, "'soft', which is resized.*output z"),
@@ -233,43 +183,6 @@ def test_what_has_no_exact_way_back_to_logits_is_refused(
         to_logits(net(nodes, tensors, made=made), None, classes)
 
 
-def test_whole_numbers_are_no_logits() -> None:
-    model = net([N('Cast', ['z'], ['y'], to=TensorProto.INT64)], made=TensorProto.INT64)
-    with pytest.raises(GraphError, match=r"'y' is int64 \(1, 4, 8, 16\), expected float32"):
-        to_logits(model, None, 4)
-
-
-def test_one_channel_for_three_classes_says_that_it_is_binary() -> None:
-    with pytest.raises(GraphError, match='1 channel, expected 3 classes.*two classes'):
-        to_logits(net([N('Sigmoid', ['z'], ['y'])], classes=1), None, 3)
-
-
-def test_a_resized_sigmoid_is_refused() -> None:
-    model = net([N('Sigmoid', ['z'], ['p']), N('Resize', ['p', '', 's'], ['y'], mode='linear')],
-                {'s': RESIZED['s']}, classes=1)
-    with pytest.raises(GraphError, match='resized after it'):
-        to_logits(model, None, 2)
-
-
-def test_of_many_outputs_a_sentence_names_the_first_few() -> None:
-    names = tuple(f'o{i}' for i in range(40))
-    model = net([N('Neg', ['z'], [name]) for name in names], outputs=names)
-    for output in (None, 'missing'):
-        with pytest.raises(GraphError, match=r'o4.* and 35 more') as error:
-            to_logits(model, output, 4)
-        assert 'o5' not in str(error.value).replace('o5_', '') and len(str(error.value)) < 400
-
-
-def test_what_a_library_says_is_told_in_a_line_without_a_bug_to_report() -> None:
-    nodes = [N('Conv', ['x', 'w'], ['y'])]
-    with pytest.raises(GraphError, match='head is no valid graph') as error:
-        build_model('head', nodes, [float_info('x', (1, 3, 8, 16))],
-                    [float_info('y', (1, 4, 9, 9))],
-                    [numpy_helper.from_array(values(4, 3, 3, 3), 'w')])
-    said = str(error.value)
-    assert '\n' not in said and 'bug' not in said and 'opset_version=17' in said
-
-
 # --- lists of as many places as classes, and a vector ---
 
 PLACES_8 = [N('Resize', ['z', '', '', 'size'], ['s']), N('Reshape', ['s', 'list'], ['f']),
@@ -279,7 +192,7 @@ EIGHT = {'size': np.array([1, 8, 2, 4], I64), 'list': np.array([1, 8, 8], I64)}
 
 def test_a_list_of_as_many_places_as_classes_asks_for_the_layout() -> None:
     model = net(PLACES_8, EIGHT, classes=8)
-    with pytest.raises(GraphError, match='first or last.*--layout nchw or --layout nhwc'):
+    with pytest.raises(GraphError, match='first or last.*layout.nchw or layout.nhwc'):
         to_logits(model, None, 8)
     last, first = (run(to_logits(model, None, 8, layout=name))[0] for name in ('nhwc', 'nchw'))
     assert last.shape == first.shape == (1, 8, 2, 4)
@@ -288,7 +201,7 @@ def test_a_list_of_as_many_places_as_classes_asks_for_the_layout() -> None:
 
 def test_one_channel_of_log_sigmoid_is_refused_with_what_is_before() -> None:
     model = net([N('Sigmoid', ['z'], ['s']), N('Log', ['s'], ['y'])], classes=1)
-    with pytest.raises(GraphError, match='logarithm of a sigmoid of one channel.*--output z'):
+    with pytest.raises(GraphError, match='logarithm of a sigmoid of one channel.*output.z'):
         to_logits(model, None, 2)
     assert logits_of(model, 2, 'z').shape == (1, 2, 8, 16)
 

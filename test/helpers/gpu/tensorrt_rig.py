@@ -18,7 +18,7 @@ from uncertainty_seg.backends.gpu.engine_build import BundleEngines, engines_of
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.nvidia import CudaDevice, TensorRt
 from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
-from uncertainty_seg.cli.convert import convert_bundle
+from uncertainty_seg.compiler.request import convert
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import passes_of, Settings
@@ -83,7 +83,7 @@ def rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rigs]:
 @pytest.fixture(scope='module')
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp('bundles')
-    made = {'channels': channels_bundle(folder / 'channels', 0),
+    made = {'channels': channels_bundle(folder / 'channels'),
             'elements': elements_bundle(folder / 'elements'),
             'ensemble': ensemble_bundle(folder / 'ensemble'),
             'direct': elements_bundle(folder / 'direct', is_direct=True),
@@ -91,7 +91,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             'sampled': method_bundle(folder / 'sampled', 'direct'),
             'both': method_bundle(folder / 'both', 'direct', 0.4)}
     made['fp16'] = folder / 'fp16'
-    convert_bundle(load_bundle(str(made['channels'])), made['fp16'], 'fp16')
+    convert(made['channels'], made['fp16'], 'fp16')
     return made
 
 

@@ -87,7 +87,7 @@ class Effort:
 
 def check(case: Case, folder: Path, effort: Effort) -> dict[str, Any]:
     """Compile into a folder and compare; return the outcome with its figures."""
-    from uncertainty_seg.cli.compile import compile_network
+    from uncertainty_seg.compiler.request import compile_network
 
     start_s = time.process_time()
     try:

@@ -4,8 +4,7 @@ Every dropout node becomes an operation with a mask, the mask being an input of 
 
 Two forms are understood: ONNX's own Dropout, which drops elements, and the marker
 ``uncertainty_seg::Dropout`` that the torch front end writes, which also states what is dropped:
-elements, whole channels, the whole branch (stochastic depth), or either of the first two in the
-self-normalising way of AlphaDropout.
+elements, whole channels, or the whole branch (stochastic depth).
 
 """
 
@@ -16,7 +15,7 @@ import onnx
 from onnx import helper
 
 from uncertainty_seg.compiler.algebra.free_passes import find_passes, FoundPasses, PassesAxis
-from uncertainty_seg.compiler.algebra.lifted_constants import lay_out, lift_constants
+from uncertainty_seg.compiler.algebra.move_masks import touched_by
 from uncertainty_seg.compiler.onnx_tools import (
     attribute,
     constants,
@@ -36,9 +35,7 @@ from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 
 PASSES_AXIS = 'T'
-KINDS = ('element', 'channel', 'path', 'alpha', 'feature_alpha')
-# What AlphaDropout writes where it drops: the limit of SELU at minus infinity (torch's constant).
-_SELU_LIMIT = -1.7580993408473766
+KINDS = ('element', 'channel', 'path')
 
 
 def dropout_to_masks(
@@ -70,16 +67,18 @@ def dropout_to_masks(
         raise GraphError(
             'every dropout has the rate 0' if found else 'the network has no dropout',
             'at least one dropout with a rate above 0, whose passes differ',
-            'train it with dropout, or put some in with --inject-dropout, or compile several '
-            'networks with --method ensemble, or one pass with --method single',
+            'train it with dropout, or let some be injected, or compile several networks as an '
+            'ensemble, or one pass by the method single',
         )
-    live = {node.output[0] for node in model.graph.node if _is_live(model, node)}
-    model, seeds = lift_constants(model, shapes(without_dropout(model)), live)
     plain = without_dropout(model)
     known, fixed = shapes(plain), constants(plain.graph)
-    images = (info.name for info in image_inputs(model.graph))
-    starts = {name: PassesAxis(0) for name in (*seeds, *images)}
-    axes = find_passes(plain.graph.node, known, fixed, starts)
+    images = [info.name for info in image_inputs(model.graph)]
+    varied = touched_by(plain.graph.node, images)
+    # What is the same for every image and has an axis of 1 in front carries the passes there.
+    seeds = [node.output[0] for node in model.graph.node if _is_live(model, node)
+             and node.input[0] not in varied and known.get(node.output[0], ())[:1] == (1,)]
+    axes = find_passes(plain.graph.node, known, fixed,
+                       dict.fromkeys((*seeds, *images), PassesAxis(0)))
     result = copy_of(model)
     sites: list[DropoutSite] = []
     nodes: list[onnx.NodeProto] = []
@@ -144,11 +143,7 @@ def _masked(
                        _rate(graph, node))
     write = NodeWriter(graph, site.name)
     mask = _laid_out(site, shape, axis, write)
-    if 'alpha' in kind:
-        _write_alpha(site.p, node.input[0], mask, write)
-        write.nodes[-1].output[0] = node.output[0]
-    else:
-        write.nodes.append(helper.make_node('Mul', [node.input[0], mask], [node.output[0]]))
+    write.nodes.append(helper.make_node('Mul', [node.input[0], mask], [node.output[0]]))
     return site, write.nodes
 
 
@@ -182,14 +177,11 @@ def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
     the passes; `name` is that of the node, for the error. The mask has all axes but that of the
     passes, and that one too where it also holds something else.
 
-    Raises
-    ------
-    GraphError
-        If channels are to be dropped from a tensor without its batch in front.
+    Raises GraphError if channels are to be dropped from a tensor without its batch in front.
 
     """
     full = shape if not axis.is_alone else (*shape[:axis.axis], *shape[axis.axis + 1:])
-    if kind in ('element', 'alpha'):
+    if kind == 'element':
         return full
     if kind == 'path':
         return (1,) * len(full)
@@ -204,32 +196,25 @@ def _laid_out(site: DropoutSite, shape: Shape, axis: PassesAxis, write: NodeWrit
     if not axis.is_alone and site.shape[axis.axis] != axis.size:
         raise GraphError(f'{site.name} drops branches of a tensor of shape {shape}',
                          'a batch axis of its own')
-    return lay_out(site.name, list(site.shape), axis, write)
+    return _lay_out(site.name, list(site.shape), axis, write)
 
 
-def _write_alpha(p: float, data: str, mask: str, write: NodeWriter) -> None:
-    """
-    Write AlphaDropout as a function of a mask that is 0, 1/(1-p), or 1 to switch it off.
+def _lay_out(name: str, sizes: list[int], axis: PassesAxis, write: NodeWriter) -> str:
+    """Bring a mask (T, *sizes) to where a tensor carries its passes; return its name there."""
+    to = axis.axis
+    if axis == PassesAxis(0):
+        return name
 
-    Kept elements are ``a x + b``, dropped ones ``a s + b`` with SELU's limit s, and with a mask
-    of ones nothing happens. Two parabolas in the mask go through these three points:
-    ``y = m (c0 + c1 m) x + (m - 1) (d0 + d1 m)``.
+    def reshaped(suffix: str, *shape: int) -> str:
+        return write.node('Reshape', [name, write.shape(f'{suffix}_shape', *shape)], suffix)
 
-    """
-    kept = 1 / (1 - p)
-    a = ((_SELU_LIMIT**2 * p + 1) * (1 - p)) ** -0.5
-    b = -a * _SELU_LIMIT * p
-    c1 = (a / kept - 1) / (kept - 1)
-    d0 = -(a * _SELU_LIMIT + b)
-    d1 = (b / (kept - 1) - d0) / kept
-    values = {'c0': 1 - c1, 'c1': c1, 'd0': d0, 'd1': d1, 'one': 1.0}
-    named = {key: write.constant(key, value) for key, value in values.items()}
-    slope = write.node('Mul', [mask, named['c1']], 'slope')
-    factor = write.node('Add', [slope, named['c0']], 'factor')
-    scale = write.node('Mul', [mask, factor], 'scale')
-    rise = write.node('Mul', [mask, named['d1']], 'rise')
-    level = write.node('Add', [rise, named['d0']], 'level')
-    switch = write.node('Sub', [mask, named['one']], 'switch')
-    shift = write.node('Mul', [level, switch], 'shift')
-    scaled = write.node('Mul', [data, scale], 'scaled')
-    write.node('Add', [scaled, shift], 'dropped')
+    if axis.outer > 1:
+        name = reshaped('apart', -1, *sizes[:to], axis.outer, axis.inner, *sizes[to + 1:])
+        to += 1
+    if to > 0:
+        rank = len(sizes) + 1 + (axis.outer > 1)
+        perm = [*range(1, to + 1), 0, *range(to + 1, rank)]
+        name = write.node('Transpose', [name], 'moved', perm=perm)
+    if not axis.is_alone:
+        name = reshaped('merged', *sizes[:axis.axis], -1, *sizes[axis.axis + 1:])
+    return name

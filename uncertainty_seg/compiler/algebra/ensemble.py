@@ -48,30 +48,8 @@ def ensemble_graphs(
     """
     Make trunk and head of M networks.
 
-    Parameters
-    ----------
-    models : sequence of ModelProto
-        Of opset 17, each from the same input (`take_bytes`) to one output of logits
-        (1, C, hl, wl), all of one shape; left as they are. Dropout in them is switched off.
-
-    Returns
-    -------
-    trunk : ModelProto
-        Image to `members`, float32 (M, C, hl, wl).
-    head : ModelProto
-        `members` and `member`, float32 (T, M), to `logits` (T, C, hl, wl). A row chooses the
-        member of its largest number, which is then copied: a product with a row of 0 and 1
-        would be rounded by devices that multiply in TF32 or bf16, and would let the NaN of one
-        member into all. Here it stays in its pass; the maps of the frame are NaN there all the
-        same.
-    sites : tuple of DropoutSite
-        The one input `member`; its p is the share of zeros in a row, 1 - 1 / M.
-
-    Raises
-    ------
-    GraphError
-        If there are fewer than two, two are the same network, or one has another input or
-        output than the first.
+    Raises GraphError if there are fewer than two, two are the same network, or one has another
+    input or output than the first.
 
     """
     image, shape = _common(models)
@@ -90,17 +68,6 @@ def ensemble_graphs(
 def joined_members(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     """
     Make one network of M that keep their dropout, for the algebra of masks.
-
-    Parameters
-    ----------
-    models : sequence of ModelProto
-        As in `ensemble_graphs`; each of their dropouts gets a name of its own.
-
-    Returns
-    -------
-    ModelProto
-        Image to `members`, float32 (1, M C, hl, wl). What is the same before the dropout is
-        there once.
 
     Raises
     ------
@@ -128,23 +95,8 @@ def choose_members(
     """
     Let each pass choose its member from a head that computes them all.
 
-    Each pass computes the head of all M and copies one, so that dropout behind a long shared
-    trunk is cheap, and dropout deep in the members costs M times what it needs.
-
-    Parameters
-    ----------
-    head : ModelProto
-        Of `joined_members`: to logits (T, M C, hl, wl); left as it is.
-    count : int
-        M.
-
-    Returns
-    -------
-    head : ModelProto
-        With one more input `member`, float32 (T, M), as in `ensemble_graphs`; logits
-        (T, C, hl, wl).
-    site : DropoutSite
-        Of that input.
+    Each pass computes the head of all M and copies one, so that dropout behind a long shared trunk
+    is cheap, and dropout deep in the members costs M times what it needs.
 
     """
     result = copy_of(head)
@@ -174,7 +126,7 @@ def _common(models: Sequence[onnx.ModelProto]) -> tuple[onnx.ValueInfoProto, Sha
     """Return the input and the shape of the logits that all have."""
     if len(models) < 2:
         raise GraphError(f'an ensemble of {len(models)}', 'at least two networks',
-                         'give --weights once for each member')
+                         'give weights once for each member')
     image, shape = _input_of(models[0], 0), _logits_shape(models[0], 0)
     for index, model in enumerate(models[1:], 1):
         _require_same('the input', index, _text(_input_of(model, index)), _text(image))
@@ -243,6 +195,8 @@ class _Merged:
 
 def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:
     count = members.type.tensor_type.shape.dim[0].dim_value
+    # Copied, not multiplied by a row of 0 and 1: a product would be rounded by devices that
+    # multiply in TF32 or bf16, and would let the NaN of one member into all passes.
     nodes = [
         helper.make_node('ArgMax', [MEMBER], ['chosen'], axis=1, keepdims=0),
         helper.make_node('Gather', [MEMBERS, 'chosen'], [LOGITS], axis=0),

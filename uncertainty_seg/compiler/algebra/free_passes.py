@@ -12,14 +12,14 @@ most tensors keep the batch on axis 0, attention moves it or merges it with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
+import string
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from uncertainty_seg.compiler.algebra.einsum_terms import einsum_terms
 from uncertainty_seg.compiler.onnx_tools import (
     attribute,
     constants,
@@ -142,9 +142,6 @@ class _Editor:
             return [self._with_shape(node, axis, 1)]  # keeps what the input has there
         if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
             return [self._resize(node)]
-        if node.op_type == 'Conv' and node.input[1] in self._found.axes:
-            raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
-                             'dropout', 'a 1x1 or depthwise convolution of that kind')
         if node.op_type == 'Einsum':
             return self._summed(node, axis)
         if node.op_type in ('MatMul', *_EQUAL, *ELEMENTWISE):
@@ -189,7 +186,7 @@ class _Editor:
 
     def _summed(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
         """Take the axis of the batch out of the inputs that are the same in every pass."""
-        equation = einsum_terms(node, [len(self._known[name]) for name in node.input])
+        equation = _einsum_terms(node, [len(self._known[name]) for name in node.input])
         twin, write = copy_of(node), NodeWriter(self._graph, node.output[0])
         if equation is None:
             return [node]
@@ -263,19 +260,7 @@ def find_passes(
     constants: Values,
     seeds: Mapping[str, PassesAxis],
 ) -> FoundPasses:
-    """
-    Follow the passes through a graph.
-
-    Parameters
-    ----------
-    nodes : iterable of NodeProto
-        In order, constants of shape arithmetic folded.
-    shapes, constants : mapping
-        Static shapes of one pass, and values, by tensor.
-    seeds : mapping of str to PassesAxis
-        Inputs that carry the passes.
-
-    """
+    """Follow the passes through a graph."""
     found = FoundPasses(dict(seeds), {})
     for node in nodes:
         lost = next((found.lost[name] for name in node.input if name in found.lost), None)
@@ -384,16 +369,9 @@ def _sampled(view: View) -> PassesAxis:
 
 
 def _convolved(view: View) -> PassesAxis:
-    node = view.node
-    data, weights = view.axes.get(node.input[0]), view.axes.get(node.input[1])
-    if weights is None and data is not None and data.axis == 0:
-        return data
-    outputs = view.out[1]
-    if weights is not None and weights.axis == 0 and (data is None or data.axis == 0):
-        return PassesAxis(0)  # weights of each pass, which `dynamic_conv` turns into a product
-    if weights is not None and data is not None and data.axis == 1:
-        return PassesAxis(1, outputs)  # one group a sample
-    raise Lost('the passes are on its channels')
+    if view.node.input[1] in view.axes:
+        raise Lost('its weights depend on dropout')
+    return _sample_by_sample(view)
 
 
 def _broadcast(view: View) -> PassesAxis:
@@ -425,10 +403,7 @@ def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> P
 
     They get an axis of their own where the new shape has room for one.
 
-    Raises
-    ------
-    Lost
-        If the new axes cut across the passes.
+    Raises Lost if the new axes cut across the passes.
 
     """
     before = math.prod(old[:axis.axis]) * axis.outer
@@ -448,9 +423,8 @@ def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> P
 
 def _inserted(view: View) -> PassesAxis:
     axis = view.first
-    axes = view.constant(1) or attribute(view.node, 'axes', [])
     rank = len(view.out)
-    new = {a % rank for a in axes}
+    new = {a % rank for a in view.constant(1)}
     kept = [i for i in range(rank) if i not in new]
     return axis.at(kept[axis.axis])
 
@@ -489,7 +463,7 @@ def _gemm(view: View) -> PassesAxis:
 
 
 def _einsum(view: View) -> PassesAxis:
-    equation = einsum_terms(view.node, [len(view.shape(name)) for name in view.node.input])
+    equation = _einsum_terms(view.node, [len(view.shape(name)) for name in view.node.input])
     if equation is None:
         raise Lost('its equation names no output')
     labels = {(term[view.axes[name].axis], view.axes[name].at(0))
@@ -580,7 +554,7 @@ def _reduced(view: View) -> PassesAxis:
     if view.node.op_type.startswith('Arg'):
         axes = [attribute(view.node, 'axis', 0)]
     else:
-        axes = attribute(view.node, 'axes', None) or view.constant(1) or list(range(rank))
+        axes = view.constant(1) or list(range(rank))
     gone = {a % rank for a in axes}
     if axis.axis in gone:
         raise Lost('it reduces over the passes')
@@ -609,11 +583,13 @@ SAME = (
     'Relu', 'Clip', 'Sigmoid', 'Tanh', 'Erf', 'Exp', 'Log', 'Sqrt', 'Neg', 'Abs', 'Cast',
     'Identity', 'LeakyRelu', 'HardSwish', 'HardSigmoid', 'Elu', 'Selu', 'Celu', 'Softplus',
     'Softsign', 'Floor', 'Ceil', 'Round', 'Reciprocal', 'Sin', 'Cos', 'Sign', 'Not', 'IsNaN',
-    'IsInf', 'ThresholdedRelu', 'Dropout', 'QuantizeLinear', 'DequantizeLinear', 'Trilu', 'CumSum',
+    'IsInf', 'Gelu', 'Mish', 'ThresholdedRelu', 'Dropout', 'QuantizeLinear', 'DequantizeLinear',
+    'Trilu', 'CumSum',
 )
 _RULES: dict[str, PassesRule] = {
     **dict.fromkeys(SAME, _same),
-    **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'LRN', 'MaxPool', 'Resize',
+    **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'GroupNormalization', 'LRN',
+                     'MaxPool', 'Resize',
                      'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
                      'SpaceToDepth', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
     **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),
@@ -626,3 +602,44 @@ _RULES: dict[str, PassesRule] = {
     'Einsum': _einsum, 'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
     'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,
 }
+
+
+# -------------------------------------------------------------------------------------------------
+# The equation of an Einsum.
+
+_ELLIPSIS = '...'
+
+
+@dataclass(frozen=True)
+class _EinsumTerms:
+    """The axes of each input and of the output, each a letter, those of an ellipsis too."""
+
+    terms: tuple[str, ...]
+    result: str
+
+    @property
+    def equation(self) -> str:
+        """Return it as Einsum writes it."""
+        return f'{",".join(self.terms)}->{self.result}'
+
+    def with_term(self, index: int, term: str) -> _EinsumTerms:
+        """Return the equation with other axes of one input."""
+        return replace(self, terms=(*self.terms[:index], term, *self.terms[index + 1:]))
+
+
+def _einsum_terms(node: onnx.NodeProto, ranks: Sequence[int]) -> _EinsumTerms | None:
+    """Read the equation of a node whose inputs have so many axes; None if it names no output."""
+    equation = attribute(node, 'equation').replace(' ', '')
+    left, arrow, result = equation.partition('->')
+    if not arrow:
+        return None
+    terms = left.split(',')
+    wide = max(rank - len(term.replace(_ELLIPSIS, ''))
+               for term, rank in zip(terms, ranks, strict=True))
+    letters = _unused(equation)[:wide]
+    full = tuple(term.replace(_ELLIPSIS, letters) for term in terms)
+    return _EinsumTerms(full, result.replace(_ELLIPSIS, letters))
+
+
+def _unused(equation: str) -> str:
+    return ''.join(letter for letter in string.ascii_letters if letter not in equation)

@@ -4,7 +4,7 @@ Cut a masked graph in two: what is the same in every pass, and what is not.
 
 The trunk is everything that no mask reaches; it runs once at batch 1. The head is the rest.
 Before that, convolutions over a join of both kinds of tensors are split, so that the part over
-what is the same in every pass goes to the trunk.
+what is the same in every pass goes to the trunk. The trunk may hand out features of the image too.
 
 """
 
@@ -20,11 +20,12 @@ from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import PASSES_AXIS
 from uncertainty_seg.compiler.algebra.free_passes import one_pass
-from uncertainty_seg.compiler.algebra.masked_graph import touched_by
+from uncertainty_seg.compiler.algebra.move_masks import touched_by
 from uncertainty_seg.compiler.onnx_tools import (
     attribute,
     build_model,
     constants,
+    consumers,
     copy_of,
     drop_unused,
     float_info,
@@ -32,13 +33,14 @@ from uncertainty_seg.compiler.onnx_tools import (
     NodeWriter,
     rename_tensors,
     replace_node,
+    Shape,
     Shapes,
     shapes,
     types_of,
     Values,
 )
 from uncertainty_seg.compiler.plan import Cost, Decision, node_cost
-from uncertainty_seg.core.model_card import DropoutSite
+from uncertainty_seg.core.model_card import DropoutSite, FEATURE_MAP, MOST_FEATURES
 from uncertainty_seg.errors import GraphError, some_of
 
 LOGITS = 'logits'
@@ -83,8 +85,9 @@ def split_trunk_head(
                          'name the output that the dropout belongs to')
     head_nodes = [n for n in graph.node if any(name in touched for name in n.output)]
     trunk_nodes = [n for n in graph.node if not any(name in touched for name in n.output)]
-    stored = [n for n in trunk_nodes if n.op_type == 'Constant']
-    made = {name for n in trunk_nodes if n.op_type != 'Constant' for name in n.output}
+    stored = _stored(trunk_nodes, graph)
+    made = {name for n in trunk_nodes for name in n.output} - {
+        name for n in stored for name in n.output}
     used = dict.fromkeys(name for n in head_nodes for name in n.input)
     cut = [name for name in used if name in made]
     images = [info for info in graph.input if info.name not in masks]
@@ -105,7 +108,7 @@ def split_trunk_head(
     axis = PASSES_AXIS if sites else 1
     logits = float_info(LOGITS, (axis, *known[output][1:]))
     head = build_model(
-        'head', [*(n for n in stored if set(n.output) & used.keys()), *handed.taken, *head_nodes],
+        'head', [*needed_nodes(stored, used), *handed.taken, *head_nodes],
         [*direct, *frontier, *mask_infos], [logits], graph.initializer,
     )
     return trunk, head
@@ -117,15 +120,7 @@ _WHOLE = {TensorProto.INT64: np.int64, TensorProto.INT32: np.int32}
 
 
 class _Handed:
-    """
-    Writes what is no float32 as float32 where it goes from the trunk to the head.
-
-    Attributes
-    ----------
-    given, taken : list of NodeProto
-        At the end of the trunk and at the start of the head.
-
-    """
+    """Writes what is no float32 as float32 where it goes from the trunk to the head."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.given: list[onnx.NodeProto] = []
@@ -170,6 +165,16 @@ def _last_layer(graph: onnx.GraphProto) -> list[str]:
     """
     nodes = needed_nodes(graph.node, [LOGITS])
     return list(next((n for n in reversed(nodes) if n.op_type in _LINEAR), nodes[-1]).output)
+
+
+def _stored(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return what is computed of constants alone, as 8-bit weights are: the head has its own."""
+    fixed, found = {tensor.name for tensor in graph.initializer}, []
+    for node in nodes:
+        if all(name in fixed for name in node.input if name):
+            fixed.update(node.output)
+            found.append(node)
+    return found
 
 
 def _named_output(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -353,3 +358,81 @@ def _twin(
             twin.input[index] = f'{prefix}_{index}'
             cut[twin.input[index]] = np.ascontiguousarray(np.take(values, channels, axis))
     return twin, cut
+
+
+# -------------------------------------------------------------------------------------------------
+# One more output of the trunk: features of the image, for distances from the training set.
+
+_FEATURES = 'features'
+AUTO, NONE = 'auto', 'none'
+_STRIDE = 16
+# How the tensors of the first of several networks begin; those that all share are among them.
+_FIRST_MEMBER = 'member0_'
+_SHOWN = 8
+
+
+def add_feature_map(
+    trunk: onnx.ModelProto, wish: str
+) -> tuple[onnx.ModelProto, tuple[int, int, int] | None, tuple[Decision, ...]]:
+    """
+    Give a trunk the output `feature_map`, float32 (1, D, hf, wf) with D at most `MOST_FEATURES`.
+
+    Raises GraphError if there is no such tensor, or it is no plane of features.
+
+    """
+    if wish == NONE:
+        return trunk, None, ()
+    made = {name for node in trunk.graph.node for name in node.output}
+    known = {name: kind.shape for name, kind in types_of(trunk).items() if name in made
+             and kind.kind == TensorProto.FLOAT and kind.shape is not None and kind.rank == 4}
+    name = _deepest(trunk, known) if wish == AUTO else _named(known, wish)
+    if not name:
+        reason = f'no tensor before the first dropout has stride {_STRIDE}: no features'
+        return trunk, None, (Decision(_FEATURES, AUTO, False, reason),)
+    channels, rows, columns = known[name][1:]
+    weights, reason = [], f'{channels} channels of {columns}x{rows} places'
+    node = helper.make_node('Identity', [name], [FEATURE_MAP])
+    if channels > MOST_FEATURES:
+        weights = [numpy_helper.from_array(mixing(channels), f'{FEATURE_MAP}_mix')]
+        node = helper.make_node('Conv', [name, weights[0].name], [FEATURE_MAP])
+        reason += f', mixed to {MOST_FEATURES}'
+    shape = min(channels, MOST_FEATURES), rows, columns
+    graph = trunk.graph
+    described = build_model(
+        graph.name, [*graph.node, node], graph.input,
+        [*graph.output, float_info(FEATURE_MAP, (1, *shape))], [*graph.initializer, *weights])
+    return described, shape, (Decision(_FEATURES, name, True, reason),)
+
+
+def mixing(channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Return the weights, float32 (MOST_FEATURES, channels, 1, 1), that mix channels to fewer."""
+    drawn = np.random.default_rng(0).standard_normal((MOST_FEATURES, channels, 1, 1))
+    return np.asarray(drawn / np.sqrt(MOST_FEATURES), np.float32)
+
+
+def _named(known: Shapes, wish: str) -> str:
+    if wish not in known or known[wish][0] != 1:
+        some = ', '.join(list(known)[-_SHOWN:])
+        raise GraphError(f'features={wish!r} is no tensor (1, D, hf, wf) before the first '
+                         f'dropout', f'auto, none, or one such as {some}')
+    return wish
+
+
+def _deepest(trunk: onnx.ModelProto, known: Shapes) -> str:
+    """Return the name of the tensor that 'auto' takes; empty if there is none."""
+    size = tuple(d.dim_value for d in trunk.graph.input[0].type.tensor_type.shape.dim)[1:3]
+    nodes = [n for n in trunk.graph.node if n.op_type != 'Constant']
+    coarser = [name for name, shape in known.items() if _has_stride(shape, size, 2 * _STRIDE)]
+    before = needed_nodes(nodes, coarser) if coarser else nodes
+    found = [name for node in before for name in node.output
+             if name in known and _has_stride(known[name], size, _STRIDE)]
+    first = [name for name in found if name.startswith(_FIRST_MEMBER)]
+    found = first or found
+    read_twice = [name for name in found if len(consumers(nodes, name)) > 1]
+    return (read_twice or found or [''])[-1]
+
+
+def _has_stride(shape: Shape, size: tuple[int, ...], stride: int) -> bool:
+    return shape[0] == 1 and all(
+        1 < count and abs(count * stride - pixels) < stride
+        for count, pixels in zip(shape[2:], size, strict=True))

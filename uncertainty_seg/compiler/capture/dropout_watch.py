@@ -6,7 +6,7 @@ torch passes each call of its API to an active mode, however the function was im
 is found where it happens: in a module, in a plain function, inside attention, behind
 ``if self.training``. What takes its place (nothing, a marker, a given mask) is the caller's
 choice; `marking` decides in which mode the modules run. Modules that draw their own numbers are
-replaced where running them proves what they drop.
+replaced where running them proves what they drop; what a trace would freeze is refused.
 
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 import copy
 from dataclasses import dataclass
+from functools import partial
 import math
 import random
 import re
@@ -26,10 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn, Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import handle_torch_function, has_torch_function_unary, TorchFunctionMode
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes, TorchDispatchMode
 
-from uncertainty_seg.compiler.capture.modes import switch
 from uncertainty_seg.errors import GraphError
 
 
@@ -47,7 +49,7 @@ class Drop:
     p : float
         Chance to drop, in (0, 1).
     kind : str
-        'element', 'channel', 'path', 'alpha' or 'feature_alpha'.
+        'element', 'channel' or 'path'.
     shape : tuple of int
         Shape of what is dropped from, for one image.
 
@@ -65,9 +67,9 @@ Replace = Callable[[Tensor, Drop], Tensor]
 # Names of torch's functions, in Python and in C++; an underscore at the end means in place.
 _KINDS = {
     'dropout': 'element', 'dropout1d': 'channel', 'dropout2d': 'channel', 'dropout3d': 'channel',
-    'feature_dropout': 'channel', 'alpha_dropout': 'alpha',
-    'feature_alpha_dropout': 'feature_alpha',
+    'feature_dropout': 'channel',
 }
+_ALPHA = ('alpha_dropout', 'feature_alpha_dropout')
 # Inside a mode a trace does not see it, and would take what it gives for a constant.
 _DATA = torch.Tensor.data.__get__
 # Methods of a tensor that hand its values to what is not torch, and is not seen.
@@ -226,6 +228,8 @@ class DropoutWatch(TorchFunctionMode):
             self.on_read(args[0], name)
         if name.removesuffix('_') in _KINDS:
             return self._dropout(name, args, options)
+        if name.removesuffix('_') in _ALPHA:
+            return self._alpha(*args, **options)
         if name == 'scaled_dot_product_attention':
             return self._attention(func, args, options)
         if name == 'multi_head_attention_forward':
@@ -250,6 +254,16 @@ class DropoutWatch(TorchFunctionMode):
         result = self._take(whole, p, 'path' if is_path else _KINDS[stem])
         result = result.squeeze(0) if has_no_batch else result
         return x.copy_(result) if inplace or name.endswith('_') else result
+
+    def _alpha(
+        self, x: Tensor, p: float = 0.5, training: bool = False, train: bool = False, *_: Any,
+        **__: Any,
+    ) -> Tensor:
+        if p and (training or train or self._takes_eval):
+            raise GraphError(f'{place(self.module)} is AlphaDropout, which shifts what it keeps',
+                             'dropout that multiplies by an independent mask',
+                             'train the network with Dropout')
+        return x
 
     def _path(self, x: Tensor, rule: DropRule | None, training: bool) -> Tensor:
         if rule is None or not (training or self._takes_eval):
@@ -418,8 +432,7 @@ def _is_drop_block(module: str) -> GraphError:
 # samples instead. A mask takes its place only where it returns its input in eval mode, and in
 # training mode the input divided by what is kept, or zero, as often as that says. What shares a
 # fate (all of a sample, a channel) shares a value of the mask. That is seen on tensors of a few
-# channels and pixels, and must hold on those of the size that the net has there: some drop groups
-# of channels.
+# channels and pixels; the comparison of whole passes sees what is so on larger ones only.
 
 _PATH_CLASS = re.compile(r'(DropPath|StochasticDepth)$')
 _EXPECTED = ('one that returns its input in eval mode, and in training mode the input divided by '
@@ -431,15 +444,10 @@ _SAMPLES, _RUNS = 2048, 24
 _SINGLE = 500
 # Sizes of the axes behind the first: enough to see which of them share a fate.
 _SIDE = 3
-# Values of a run at the net's own size, the longest side beside another, and the fewest samples
-# whose sums over what is dropped say whether its parts are independent.
-_MOST_VALUES, _BESIDE, _FEWEST = 1 << 19, 32, 64
 # Largest error of a kept value, relative, and of a rate that is taken for the stated one.
 _EXACT = 1e-5
 # Standard deviations of a count; with what `_may_be` adds, one in a million is refused by chance.
 _DEVIATIONS = 5.0
-# The same of the variance of such sums, whose tail is longer.
-_OF_VARIANCE = 8.0
 
 
 @dataclass(frozen=True)
@@ -486,26 +494,7 @@ def find_rules(
     """
     Find the modules of a net whose dropout is proven by running them.
 
-    Parameters
-    ----------
-    net : Module
-        Untouched; copies of its modules are run.
-    calls : mapping of str to iterable of ModuleCall
-        How each module was called.
-    drew : mapping of str to str
-        Modules that drew random numbers in training mode, and by which operation.
-    dropped : iterable of str
-        Modules in which dropout was found by its function.
-
-    Returns
-    -------
-    dict of str to dict of int to DropRule
-        By module and number of axes.
-
-    Raises
-    ------
-    GraphError
-        If a module called a drop path with a rate does something else.
+    Raises GraphError if a module called a drop path with a rate does something else.
 
     """
     known, found = set(dropped), {}
@@ -563,49 +552,7 @@ def _rule(module: nn.Module, call: ModuleCall) -> DropRule:
     for axis, is_own in enumerate(axes, 1):
         fates = fates if is_own else fates.narrow(axis, 0, 1)
     _require_independent(fates.flatten(1), p)
-    rule = DropRule(_as_stated(p, _stated(module)), (is_row, *axes))
-    with torch.no_grad(), own_randomness(1):
-        for shape in _shapes_as_used(call.shape[1:]):
-            _require_at(twin, shape, rule)
-    return rule
-
-
-def _shapes_as_used(sides: tuple[int, ...]) -> Iterator[list[int]]:
-    """Yield shapes with each side as the net has it, alone, beside another, and all of them."""
-    small = [min(side, _SIDE) for side in sides]
-    found = [[*small[:axis], side, *small[axis + 1:]] for axis, side in enumerate(sides)]
-    found += [[*small[:-2], *(min(side, _BESIDE) for side in sides[-2:])], list(sides)]
-    for shape in dict.fromkeys(map(tuple, found)):
-        if shape != tuple(small):
-            yield [max(1, min(_SAMPLES, _MOST_VALUES // math.prod(shape))), *shape]
-
-
-def _require_at(twin: nn.Module, shape: list[int], rule: DropRule) -> None:
-    """Require that a rule holds on tensors of a shape."""
-    if rule.axes[0]:
-        ratios = _ratios_of(twin, shape)
-    else:
-        ratios = torch.cat([_ratios_of(twin, [1, *shape[1:]]) for _ in range(_RUNS)])
-    fates = ratios == 0
-    kept = ratios[~fates] * (1 - rule.p)
-    if kept.numel() and not float((kept - 1).abs().max()) <= 10 * _EXACT:
-        raise NoRuleError('divides what it keeps by something else where tensors are larger')
-    for axis, is_own in enumerate(rule.axes[1:], 1):
-        if not is_own and bool((fates != fates.narrow(axis, 0, 1)).any()):
-            raise NoRuleError('drops parts of a tensor together, such as groups of channels')
-        fates = fates if is_own else fates.narrow(axis, 0, 1)
-    _require_usual_sums(fates.flatten(1).double().sum(1), fates[0].numel(), rule.p)
-
-
-def _require_usual_sums(drops: Tensor, columns: int, p: float) -> None:
-    """Require that numbers of dropped elements vary as those of independent ones do."""
-    if len(drops) < _FEWEST or columns < 2:
-        return
-    usual = columns * p * (1 - p)
-    ratio = float((drops - columns * p).square().mean()) / usual
-    tail = max(0.0, (1 - 6 * p * (1 - p)) / usual)  # the kurtosis of a binomial number, less 3
-    if not abs(ratio - 1) <= _OF_VARIANCE * math.sqrt((2 + tail) / len(drops)):
-        raise NoRuleError('drops elements that depend on each other, such as groups of channels')
+    return DropRule(_as_stated(p, _stated(module)), (is_row, *axes))
 
 
 def _ratios(twin: nn.Module, sides: list[int]) -> Tensor:
@@ -691,3 +638,168 @@ def own_randomness(seed: int = 0) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(of_numpy)
+
+
+# -------------------------------------------------------------------------------------------------
+# Refuse what a trace of a net would freeze: random numbers, and choices by values.
+
+NO_OTHER_RANDOMNESS = 'no randomness but dropout, which masks can replace'
+DRAW_BY_DROPOUT = "use torch's own dropout there, or a module without randomness"
+# Operations that use only the shape of their argument.
+_LIKE = re.compile(r'^new_|_like$')
+_DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+def draws(module: str, operation: str) -> GraphError:
+    """Return the error of a module that draws random numbers which no mask can replace."""
+    return GraphError(f'{place(module)} draws random numbers with {operation}',
+                      NO_OTHER_RANDOMNESS, DRAW_BY_DROPOUT)
+
+
+class ForwardGuard(TorchDispatchMode):
+    """
+    Check every operation of a run, and raise GraphError from within it.
+
+    `watch` knows which module is running, and has taken the dropout out. What is computed from
+    `image`, or from a draw that a mask will replace, is followed. Where `noted` is given,
+    operations that draw random numbers and those that decide by the image are noted there by
+    their module, and run.
+
+    """
+
+    def __init__(
+        self, watch: DropoutWatch, image: Tensor,
+        noted: tuple[dict[str, str], dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._watch, self._noted = watch, noted
+        # By address; the weak reference keeps the address from being used again.
+        self._followed: dict[int, StorageWeakRef] = {}
+        self._drawn: set[int] = set()
+        self._follow(image)
+        watch.on_draw = partial(self._follow, is_drawn=True)
+        watch.on_read = self._read
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Check one operation and run it."""
+        options = kwargs or {}
+        name = str(func).split('.')[1]
+        # Attention has the tag for its dropout, whose rate is 0 when it arrives here.
+        if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
+            if self._noted is None:
+                raise draws(self._watch.module, name)
+            self._noted[0].setdefault(self._watch.module, name)
+        given = [x for x in _tensors([args, options]) if _address(x) in self._followed]
+        is_drawn = any(_address(x) in self._drawn for x in given)
+        if given and _is_choice(func, args):
+            if self._noted is None or is_drawn:
+                raise self._decides(name, is_drawn)
+            self._noted[1].setdefault(self._watch.module, name)
+        result = func(*args, **options)
+        if given and not _LIKE.search(name):
+            for x in _tensors([result]):
+                self._follow(x, is_drawn)
+        return result
+
+    def _read(self, x: Tensor, name: str) -> None:
+        """Look at values that are handed out of torch: what is done with them is not recorded."""
+        if x.layout != torch.strided or _address(x) not in self._followed:
+            return
+        is_drawn = _address(x) in self._drawn
+        if self._noted is None or is_drawn:
+            raise self._decides(name, is_drawn)
+        self._noted[1].setdefault(self._watch.module, name)
+
+    def _decides(self, name: str, is_drawn: bool) -> GraphError:
+        where = place(self._watch.module)
+        if is_drawn:
+            return GraphError(f'{where} decides by a random number what to do ({name})',
+                              'one that is multiplied with a tensor, which a mask can replace',
+                              DRAW_BY_DROPOUT)
+        return GraphError(
+            f'{where} looks at the values of its tensors ({name}) to decide what to do',
+            'the same operations for every image',
+            'write it with torch.where, or take that check out',
+        )
+
+    def _follow(self, x: Tensor, is_drawn: bool = False) -> None:
+        reference = StorageWeakRef(x.untyped_storage())
+        self._followed.setdefault(reference.cdata, reference)
+        if is_drawn:
+            self._drawn.add(reference.cdata)
+
+
+def _address(x: Tensor) -> int:
+    return int(x.untyped_storage()._cdata)
+
+
+def _is_choice(func: Any, args: Any) -> bool:
+    if str(func) == 'aten.index.Tensor':  # by numbers it is a gather, by a mask a choice
+        return any(x.dtype in (torch.bool, torch.uint8) for x in _tensors(args[1]))
+    return bool(_DATA_DEPENDENT & set(func.tags))
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+
+
+# -------------------------------------------------------------------------------------------------
+# Ask a net itself which of its modules train() and eval() put into which mode.
+
+_MOST_SAID = 200  # letters
+
+
+def switch(net: nn.Module, is_training: bool) -> nn.Module:
+    """Call train() or eval() of a net, whatever they return; raises GraphError if they fail."""
+    call = 'train()' if is_training else 'eval()'
+    try:
+        net.train() if is_training else net.eval()
+    except Exception as err:  # as its class pleases
+        said = ' '.join(str(err).split())[:_MOST_SAID]
+        raise GraphError(f'{call} of the net fails ({type(err).__name__}: {said})',
+                         'one that sets the mode', 'mend it, or leave it out') from err
+    return net
+
+
+def in_training(net: nn.Module) -> frozenset[str]:
+    """Name the modules of a net that are in training mode."""
+    return frozenset(name for name, module in net.named_modules() if module.training)
+
+
+def trained(net: nn.Module) -> frozenset[str]:
+    """
+    Call train() of a net, and put every module into eval mode behind it.
+
+    What else train() does, such as taking merged weights apart, stays done.
+
+    Parameters
+    ----------
+    net : Module
+        Changed in place.
+
+    Returns
+    -------
+    frozenset of str
+        The modules that train() puts into training mode; normalisation left out, which no pass
+        may compute from its own image.
+
+    """
+    switch(net, True)
+    live = in_training(net)
+    for module in net.modules():
+        module.training = False
+    return frozenset(name for name, module in net.named_modules()
+                     if name in live and not is_norm(module))
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Say whether a module normalises by statistics."""
+    return isinstance(module, _NormBase) or hasattr(module, 'running_mean')

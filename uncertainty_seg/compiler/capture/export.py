@@ -37,7 +37,7 @@ from uncertainty_seg.errors import GraphError, install_command, TrainingError
 
 _log = logging.getLogger(__name__)
 INPUT = 'input'
-# torch.export writes 18 and later only; a later step converts its graphs to `OPSET`.
+# What torch.export writes itself; a later step converts it to `OPSET`.
 EXPORT_OPSET = 18
 _LOUD = ('onnx_ir', 'onnxscript', 'torch.onnx', 'torch.export')
 # Where the training frameworks put the state dict in a checkpoint.
@@ -45,8 +45,6 @@ _WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
 # Written before each key by DataParallel, and by torch.compile.
 _PREFIXES = ('module.', '_orig_mod.')
 _NAMED = 3
-# How files that torch.save writes begin: a zip archive, or a pickle up to torch 1.5.
-_BEGINNINGS = (b'PK', b'\x80')
 _TENSORS = 'a state dict of tensors'
 
 
@@ -65,7 +63,7 @@ def export_marked(net: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     Returns
     -------
     ModelProto
-        Opset 17 or 18, everything but dropout in eval mode. One output a tensor: 'output', or
+        Everything but dropout in eval mode. One output a tensor: 'output', or
         by keys, fields and places ('output_0').
 
     Raises
@@ -82,29 +80,14 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
     """
     Export by the older exporter, or by torch.export where that fails.
 
-    Parameters
-    ----------
-    marked : MarkedNet
-        From `find_dropout`.
-    height, width : int
-        h and w.
-
-    Returns
-    -------
-    ModelProto
-        Input 'input' (1, 3, h, w); outputs by the names of `marked`; a node
-        ``uncertainty_seg::Dropout`` with p, kind and site for each dropout.
-
-    Raises
-    ------
-    GraphError
-        If both fail, with the reasons; or by the reason of one that is the net's, not torch's.
+    Raises GraphError if both fail, with the reasons; or by the reason of one that is the net's,
+    not torch's.
 
     """
     image = torch.zeros(1, 3, height, width)
     reasons: list[str] = []
     ours: GraphError | None = None
-    # Both are proven; the older one is five to ten times faster and writes opset 17 itself.
+    # Both are proven; the older one is five to ten times faster and writes `OPSET` itself.
     for name, exporter in (('the older exporter', export_by_trace),
                            ('torch.export', export_by_graph)):
         try:
@@ -121,7 +104,7 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
 
 
 def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
-    """Export by the older exporter, in opset 17."""
+    """Export by the older exporter."""
     def replace(x: Tensor, drop: Drop) -> Tensor:
         return _Mark.apply(x, drop.p, drop.kind, drop.site)
 
@@ -311,7 +294,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    _require_torch_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the error says what matters of them
@@ -319,37 +301,13 @@ def _read_torch(path: Path) -> Any:
     except Exception as err:  # damaged pickles raise almost anything
         # torch's message is a page about its options, with escapes for a terminal.
         _log.debug('torch.load of %s: %s', path, err)
-        raise _refused(path, str(err)) from err
-
-
-def _require_torch_file(path: Path) -> None:
-    """Refuse what torch would take for an old pickle, with an error that does not say so."""
-    try:
-        with path.open('rb') as file:
-            start = file.read(64)
-    except OSError as err:
-        raise TrainingError(f'{path} cannot be read ({err})', 'a file of weights') from err
-    if not start:
-        raise TrainingError(f'{path} is empty', _TENSORS, 'copy or save it again')
-    if not start.startswith(_BEGINNINGS):
-        line = start.split(b'\n')[0].decode('ascii', 'replace')
-        words = re.sub(r'[^ -~]', '?', line)[:24]
-        raise TrainingError(f'{path} is no file of torch.save, it begins with {words!r}', _TENSORS,
-                            'give the file with the weights, or download it again')
-
-
-def _refused(path: Path, says: str) -> TrainingError:
-    """Return the reason why torch does not load a file that looks like one of its own."""
-    if 'TorchScript' in says:
-        return TrainingError(f'{path} is a TorchScript archive', _TENSORS,
-                             'save the state_dict() of the net it was made of')
-    found = re.search(r'[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)', says)
-    if found:
-        return TrainingError(
-            f'{path} holds an object of {found[1]}, which could run code when it is loaded',
-            _TENSORS, 'save net.state_dict() alone, not the whole net')
-    return TrainingError(f'{path} is damaged or cut short', _TENSORS,
-                         'copy it again, or save net.state_dict() again')
+        found = re.search(r'[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)', str(err))
+        if found:
+            raise TrainingError(
+                f'{path} holds an object of {found[1]}, which could run code when it is loaded',
+                _TENSORS, 'save net.state_dict() alone, not the whole net') from err
+        raise TrainingError(f'{path} is empty, damaged or no file of torch.save', _TENSORS,
+                            'copy it again, or save net.state_dict() again') from err
 
 
 def _read_safetensors(path: Path) -> Any:

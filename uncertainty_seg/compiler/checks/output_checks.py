@@ -3,16 +3,14 @@
 Look at what comes out: is it logits, and is it the same from the files that are written.
 
 Weights are stored in 16 bits where the logits stay the same. A network in which rounding shows
-keeps the weights that show it in float32, in the end all of them: the files are larger then, and
-right. Which ones is found by rounding some of them at a time.
+keeps its weights in float32: the files are twice as large then, and right.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-import math
 from typing import Any
 
 import numpy as np
@@ -20,14 +18,13 @@ from numpy.typing import NDArray
 import onnx
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import without_dropout
-from uncertainty_seg.compiler.bounds import bounds_of
 from uncertainty_seg.compiler.checks.pass_checks import distance, run_graph
-from uncertainty_seg.compiler.compile import CompiledGraphs, with_stored_weights
+from uncertainty_seg.compiler.compile import CompiledGraphs, with_full_weights
 from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
 from uncertainty_seg.compiler.head_graphs import INV_TEMPERATURE, SUM_LOGITS
-from uncertainty_seg.compiler.onnx_tools import copy_of, float_info, producer, refill
+from uncertainty_seg.compiler.onnx_tools import attribute, constants, producer
 from uncertainty_seg.compiler.plan import CompileOptions, Decision
-from uncertainty_seg.compiler.precision import halvable, unhalvable
+from uncertainty_seg.compiler.precision import unhalvable
 from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import InputSpec, ModelCard
@@ -45,7 +42,7 @@ _SAME_SUM = 1e-5
 # of a class by more than this share of the length where they depend on the image.
 _SAME_LENGTH, _MOVES = 1e-5, 1e-2
 _OF_PROBABILITIES = {'Sigmoid', 'HardSigmoid', 'Softmax'}
-_BEFORE = 'return the tensor before the activation (--output NAME names it in an ONNX file)'
+_BEFORE = 'return the tensor before the activation (output=NAME names it in an ONNX file)'
 
 
 def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> None:
@@ -55,19 +52,7 @@ def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> 
     It stays in [0, 1] on images of all kinds, cannot leave [-1, 1] by the nodes that make it, or
     has the same length over the classes at every pixel, as features that are normalised.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Normalised floats to what is taken for logits, as `Prepared.float_model`.
-    spec : InputSpec
-        Of its image.
-    activation : str
-        As it was declared: one of `plan.ACTIVATIONS`.
-
-    Raises
-    ------
-    GraphError
-        With the range of the values, and what to declare.
+    Raises GraphError with the range of the values, and what to declare.
 
     """
     plain = without_dropout(model)
@@ -89,11 +74,11 @@ def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> 
 def _require_distribution(values: NDArray[np.float32], activation: str) -> None:
     sums = values.sum(1)
     if not np.isfinite(values).all():
-        raise GraphError(f'--activation is {activation}, and the output has values below 0 or no '
-                         'numbers', 'probabilities', 'leave the option out, or declare another')
+        raise GraphError(f'activation is {activation}, and the output has values below 0 or no '
+                         'numbers', 'probabilities', 'leave it out, or declare another')
     if not np.abs(sums - 1).max() <= _MOST_FROM_ONE:
         raise GraphError(
-            f'--activation is {activation}, and the probabilities of a pixel add up to '
+            f'activation is {activation}, and the probabilities of a pixel add up to '
             f'{sums.min():.4g} to {sums.max():.4g} on random images', '1 at each pixel',
             _BEFORE)
 
@@ -112,11 +97,11 @@ def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> N
     if activation == 'logits' and not adds_up:
         return
     declared = 'softmax' if adds_up else 'sigmoid' if is_one else ''
-    fix = f'{_BEFORE}, or say --activation {declared}, with which its logarithm is taken' \
-        if declared else f'{_BEFORE}, or say --activation logits if there is none'
+    fix = f'{_BEFORE}, or say activation={declared}, with which its logarithm is taken' \
+        if declared else f'{_BEFORE}, or say activation=logits if there is none'
     if activation == 'auto' and is_one:
-        fix += '; --activation logits if there is none'
-    raise GraphError(what if activation == 'auto' else f'--activation is logits, and {what}',
+        fix += '; activation=logits if there is none'
+    raise GraphError(what if activation == 'auto' else f'activation is logits, and {what}',
                      'logits, which take any value', fix)
 
 
@@ -130,21 +115,59 @@ def _require_no_scaled_softmax(values: NDArray[np.float32], spread: float) -> No
     raise GraphError(
         f'the output adds up to {sums.mean():.4g} over the classes at every pixel of random '
         'images', 'logits, not probabilities times something',
-        f'{_BEFORE}, or say --activation logits if there is none')
+        f'{_BEFORE}, or say activation=logits if there is none')
 
 
 def _require_no_bounds(graph: onnx.GraphProto, values: NDArray[np.float32]) -> None:
     """Refuse what a tanh or the like holds in [-1, 1], or a sigmoid in [0, c], on any image."""
-    bounds = bounds_of(graph, graph.output[0].name)
+    operator, low, high = _bounds(graph, graph.output[0].name)
     factor = 2 if _is_one_channel(values) else 1
-    low, high = factor * bounds.low, factor * bounds.high
+    low, high = factor * low, factor * high
     is_small = low >= -1 - _MOST_BEYOND and high <= 1 + _MOST_BEYOND
-    is_share = low >= -_MOST_BEYOND and bounds.operators <= _OF_PROBABILITIES
-    if bounds.is_finite and bounds.operators and (is_small or is_share):
+    is_share = low >= -_MOST_BEYOND and operator in _OF_PROBABILITIES and high < np.inf
+    if operator and (is_small or is_share):
         raise GraphError(
-            f'the output comes from {" and ".join(sorted(bounds.operators))}, which keeps it in '
-            f'[{low:.3g}, {high:.3g}] on any image', 'logits, which take any value',
-            f'{_BEFORE}, or say --activation logits if these are the logits')
+            f'the output comes from {operator}, which keeps it in [{low:.3g}, {high:.3g}] on any '
+            'image', 'logits, which take any value',
+            f'{_BEFORE}, or say activation=logits if these are the logits')
+
+
+# Operators with bounds of their own, and those that a value passes, or a mean of several.
+_BOUNDED = {'Tanh': (-1.0, 1.0), 'Softsign': (-1.0, 1.0), 'Erf': (-1.0, 1.0), 'Sin': (-1.0, 1.0),
+            'Cos': (-1.0, 1.0), 'Sigmoid': (0.0, 1.0), 'HardSigmoid': (0.0, 1.0),
+            'Softmax': (0.0, 1.0)}
+_PASSED = {'Transpose', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Cast', 'Slice',
+           'Gather', 'Expand', 'ReduceMean', 'MaxPool', 'AveragePool', 'GlobalAveragePool'}
+
+
+def _bounds(graph: onnx.GraphProto, name: str) -> tuple[str, float, float]:
+    """Return the operator that bounds a tensor, and its bounds; '' and infinity without one."""
+    made = {out: node for node in graph.node for out in node.output}
+    fixed, steps = constants(graph), []
+    node = made.get(name)
+    while node is not None and node.op_type not in _BOUNDED and node.op_type != 'Clip':
+        data = [entry for entry in node.input if entry and entry not in fixed]
+        others = [fixed[entry] for entry in node.input if entry in fixed]
+        is_affine = node.op_type in ('Add', 'Sub', 'Mul', 'Div') and len(others) == 1 == len(data)
+        is_pair = node.op_type == 'Concat' and len(data) == 2  # -z / 2 and z / 2
+        is_passed = node.op_type in _PASSED or (
+            node.op_type == 'Resize' and attribute(node, 'mode') != 'cubic')
+        if is_affine and node.input[0] == data[0]:
+            steps.append((node.op_type, others[0].astype(np.float64)))
+        elif is_affine and node.op_type in ('Add', 'Mul'):
+            steps.append((node.op_type, others[0].astype(np.float64)))
+        elif not is_passed and not is_pair:
+            return '', -np.inf, np.inf
+        node = made.get(data[-1]) if data else None
+    if node is None:
+        return '', -np.inf, np.inf
+    limits = [float(fixed.get(entry, np.inf)) if entry else np.inf for entry in node.input[1:3]]
+    ends = np.array(_BOUNDED.get(node.op_type, limits if len(limits) == 2 else (-np.inf, np.inf)))
+    for operator, value in reversed(steps):
+        by = {'Add': np.add, 'Sub': np.subtract, 'Mul': np.multiply, 'Div': np.divide}[operator]
+        ends = np.array([end for one in (value.min(), value.max()) for end in by(ends, one)])
+        ends = np.array([ends.min(), ends.max()])
+    return node.op_type, float(ends[0]), float(ends[1])
 
 
 def _require_no_directions(values: NDArray[np.float32]) -> None:
@@ -162,8 +185,8 @@ def _require_no_directions(values: NDArray[np.float32]) -> None:
     raise GraphError(
         f'the output has the length {lengths.mean():.4g} over the classes at every pixel of '
         'random images, as features that are normalised', 'logits, which take any value',
-        'return what the classifier gives (--output NAME names it in an ONNX file), or say '
-        '--activation logits if these are the logits')
+        'return what the classifier gives (output=NAME names it in an ONNX file), or say '
+        'activation=logits if these are the logits')
 
 
 def _is_one_channel(values: NDArray[np.float32]) -> bool:
@@ -185,8 +208,8 @@ def _floats(spec: InputSpec) -> list[NDArray[np.float32]]:
 
 # How far rounding may move a logit, as a share of their spread, and how many labels. A class that
 # a large constant switches off makes that spread large: so there is a limit of a probability too.
-MOST_MOVED, MOST_LABELS, MOST_PROBABILITY = 1e-3, 2e-3, 2e-2
-_PASSES, _MOST_RUNS = 3, 24
+_MOST_MOVED, _MOST_LABELS, _MOST_PROBABILITY = 1e-3, 2e-3, 2e-2
+_PASSES = 3
 _STEP = 'halve_weights'
 _OUTSIDE = '16 bits cannot hold its values: they are too large, too small or infinite'
 Logits = list[NDArray[np.float32]]
@@ -221,155 +244,67 @@ class StorageReport:
     @property
     def is_near(self) -> bool:
         """Whether nothing that rounding changes shows; NaN shows."""
-        return self.is_within(1)
-
-    def is_within(self, share: float) -> bool:
-        """Say whether it stays within a share of all three limits."""
-        return (self.logit_error <= MOST_MOVED * share and self.label_error <= MOST_LABELS * share
-                and self.probability_error <= MOST_PROBABILITY * share)
+        return (self.logit_error <= _MOST_MOVED and self.label_error <= _MOST_LABELS
+                and self.probability_error <= _MOST_PROBABILITY)
 
 
 def store_weights(
     compiled: CompiledGraphs, card: ModelCard, options: CompileOptions
 ) -> tuple[CompiledGraphs, StorageReport]:
-    """
-    Round what may be rounded of the weights, and run the result.
-
-    Parameters
-    ----------
-    compiled : CompiledGraphs
-        Already compared with the network, with float32 weights.
-    card : ModelCard
-        Its card.
-    options : CompileOptions
-        Whether to round at all; what computes in 16 bits is left as it is.
-
-    Returns
-    -------
-    compiled : CompiledGraphs
-        With other files, and a decision for each weight that stays float32.
-    report : StorageReport
-        Of the files, on random images.
-
-    """
-    if not options.is_half or options.precision in ('fp16', 'bf16'):
+    """Round what may be rounded of the weights, and run the result."""
+    if options.full_weights or options.precision in ('fp16', 'bf16'):
         return compiled, StorageReport(_megabytes(compiled.files))
-    check = _StorageCheck(compiled, card)
-    outside = {name: _OUTSIDE for part in (compiled.trunk, compiled.head)
-               for name in unhalvable(part)}
-    report = check.written(compiled.files, outside)
-    if report.is_near:
-        return _told(compiled, outside), report
-    full = dict.fromkeys(check.shown(), 'rounding it to 16 bits shows in the logits')
-    stored = with_stored_weights(compiled, card.input, {*outside, *full})
-    report = check.written(stored.files, {**outside, **full})
-    if not report.is_near:  # other errors than those of the search add up
-        full = dict.fromkeys(check.candidates, 'rounding it to 16 bits may show in the logits')
-        stored = with_stored_weights(compiled, card.input, None)
-        report = check.written(stored.files, {**outside, **full})
-    return _told(stored, {**outside, **full}), report
-
-
-def _told(compiled: CompiledGraphs, full: Mapping[str, str]) -> CompiledGraphs:
-    decisions = [Decision(_STEP, name, False, reason) for name, reason in full.items()]
+    outside = tuple(name for part in (compiled.trunk, compiled.head) for name in unhalvable(part))
+    report = _compared(compiled, card, outside)
+    decisions = [Decision(_STEP, name, False, _OUTSIDE) for name in outside]
+    if not report.is_near:
+        decisions = [Decision(_STEP, 'all weights', False,
+                              f'16 bits show: they move a logit by {report.logit_error:.2g} of '
+                              f'the spread, and {report.label_error:.2g} of the labels')]
+        compiled = with_full_weights(compiled, card.input)
+        report = StorageReport(_megabytes(compiled.files), ('all weights',))
     plan = replace(compiled.plan, decisions=(*compiled.plan.decisions, *decisions))
-    return replace(compiled, plan=plan)
+    return replace(compiled, plan=plan), report
 
 
 def _megabytes(files: Mapping[str, bytes]) -> float:
     return sum(map(len, files.values())) / 1e6
 
 
-class _StorageCheck:
-    """Logits of one compiled network with float32 weights, and with other ones."""
+def _compared(
+    compiled: CompiledGraphs, card: ModelCard, outside: tuple[str, ...]
+) -> StorageReport:
+    """Run the files as they are written, and the exact graphs; compare their logits."""
+    passes = card.members or (1 if card.has_one_pass else _PASSES)
+    given = pass_inputs(card, passes, 1)
+    images = _images(card.input.height, card.input.width)
+    exact = _logits(compiled.trunk.SerializeToString(), compiled.head.SerializeToString(), given,
+                    images)
+    files = compiled.files
+    ours = _logits(files[TRUNK_FILE], files[HEAD_FILE], given, images)
+    sums = _logits(files[TRUNK_FILE], files[HEAD_STATS_FILE],
+                   {**given, INV_TEMPERATURE: np.ones(1, np.float32)}, images, SUM_LOGITS)
+    pairs = list(zip(ours, exact, strict=True))
+    means = [(total[None] / np.float32(len(logits)), logits.mean(0, keepdims=True))
+             for total, logits in zip(sums, exact, strict=True)]
+    return StorageReport(
+        _megabytes(files), outside, max(distance(a, b) for a, b in (*pairs, *means)),
+        max(float((a.argmax(1) != b.argmax(1)).mean()) for a, b in pairs),
+        max(float(abs(_softmax(a) - _softmax(b)).max()) for a, b in pairs))
 
-    def __init__(self, compiled: CompiledGraphs, card: ModelCard) -> None:
-        self._card = card
-        step = card.chunk or 1
-        passes = card.members or (1 if card.has_one_pass else step * math.ceil(_PASSES / step))
-        self._given = pass_inputs(card, passes, 1)
-        self._images = _images(card.input.height, card.input.width)
-        parts = compiled.trunk, compiled.head
-        self._rounded = {name: half.astype(np.float32) for part in parts
-                         for name, half in halvable(part).items()}
-        self._float = {t.name: onnx.numpy_helper.to_array(t) for part in parts
-                       for t in part.graph.initializer if t.name in self._rounded}
-        self._open = (_session(_with_weights_given(compiled.trunk, self._rounded)),
-                      _session(_with_weights_given(compiled.head, self._rounded)))
-        self._exact = self._logits(self._open, self._float)
 
-    @property
-    def candidates(self) -> list[str]:
-        """Weights that may be rounded, in the order of the graph."""
-        return list(self._rounded)
-
-    def written(self, files: Mapping[str, bytes], full: Iterable[str]) -> StorageReport:
-        """Run the files as they are written; compare with float32 weights."""
-        trunk, head = (_session(files[name]) for name in (TRUNK_FILE, HEAD_FILE))
-        found = self._report(self._logits((trunk, head), {}), files, full)
-        stats = _session(files[HEAD_STATS_FILE])
-        sums = self._logits((trunk, stats), {INV_TEMPERATURE: np.ones(1, np.float32)},
-                            SUM_LOGITS)
-        error = max(distance(total[None] / np.float32(len(logits)), logits.mean(0, keepdims=True))
-                    for total, logits in zip(sums, self._exact, strict=True))
-        return replace(found, logit_error=max(found.logit_error, error))
-
-    def _report(
-        self, ours: Logits, files: Mapping[str, bytes], full: Iterable[str]
-    ) -> StorageReport:
-        error = max(distance(a, b) for a, b in zip(ours, self._exact, strict=True))
-        labels = max(float((a.argmax(1) != b.argmax(1)).mean())
-                     for a, b in zip(ours, self._exact, strict=True))
-        moved = max(float(abs(_softmax(a) - _softmax(b)).max())
-                    for a, b in zip(ours, self._exact, strict=True))
-        return StorageReport(_megabytes(files), tuple(full), error, labels, moved)
-
-    def shown(self) -> list[str]:
-        """
-        Return weights without which rounding does not show.
-
-        Halves of the weights are rounded, and halves of halves where that shows more than their
-        share of the bytes allows, up to a number of runs.
-
-        """
-        total = sum(self._rounded[name].size for name in self.candidates)
-        groups, runs = [self.candidates], 0
-        kept: list[str] = []
-        while groups:
-            group = groups.pop(0)
-            share = math.sqrt(sum(self._rounded[name].size for name in group) / total)
-            runs += 1
-            report = self._rounding(group) if runs < _MOST_RUNS else None
-            if report is not None and report.is_within(share):
-                continue
-            if report is None or len(group) == 1:
-                kept += group
-            else:
-                middle = len(group) // 2
-                groups += [group[:middle], group[middle:]]
-        return kept
-
-    def _rounding(self, names: Sequence[str]) -> StorageReport:
-        weights = {**self._float, **{name: self._rounded[name] for name in names}}
-        return self._report(self._logits(self._open, weights), {}, ())
-
-    def _logits(
-        self, sessions: tuple[Any, Any], weights: Mapping[str, NDArray[np.float32]],
-        output: str = 'logits',
-    ) -> Logits:
-        trunk, head = sessions
-        found = []
-        for image in self._images:
-            feed = {'image': image, **weights}
-            names = [info.name for info in trunk.get_outputs()]
-            feed.update(zip(names, trunk.run(names, _wanted(trunk, feed)), strict=True))
-            passes = len(next(iter(self._given.values()))) if self._given else 1
-            step = self._card.chunk or passes
-            parts = [head.run([output], _wanted(head, {**feed, **{
-                name: rows[at:at + step] for name, rows in self._given.items()}}))[0]
-                for at in range(0, passes, step)]
-            found.append(np.concatenate(parts) if output == 'logits' else np.sum(parts, 0))
-        return found
+def _logits(
+    trunk: bytes, head: bytes, given: Mapping[str, Any], images: list[NDArray[np.uint8]],
+    output: str = 'logits',
+) -> Logits:
+    sessions, found = (_session(trunk), _session(head)), []
+    names = [info.name for info in sessions[0].get_outputs()]
+    for image in images:
+        tensors = dict(zip(names, sessions[0].run(names, {'image': image}), strict=True))
+        feed = {'image': image, **tensors, **given}
+        found.append(sessions[1].run([output], {
+            info.name: feed[info.name] for info in sessions[1].get_inputs()})[0])
+    return found
 
 
 def _session(model: bytes) -> Any:
@@ -384,21 +319,6 @@ def _session(model: bytes) -> Any:
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(powers / powers.sum(1, keepdims=True))
-
-
-def _wanted(session: Any, feed: Mapping[str, Any]) -> dict[str, Any]:
-    return {info.name: feed[info.name] for info in session.get_inputs()}
-
-
-def _with_weights_given(
-    model: onnx.ModelProto, names: Mapping[str, object]
-) -> bytes:
-    """Make some initializers inputs, so that one session runs with any values of them."""
-    result = copy_of(model)
-    graph = result.graph
-    graph.input.extend(float_info(t.name, t.dims) for t in graph.initializer if t.name in names)
-    refill(graph.initializer, [t for t in graph.initializer if t.name not in names])
-    return result.SerializeToString()
 
 
 def _images(height: int, width: int) -> list[NDArray[np.uint8]]:

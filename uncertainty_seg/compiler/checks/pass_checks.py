@@ -90,27 +90,6 @@ def check_compiled(
     does not explain it, logits are NaN or infinite, or masks or noise that differ give the same
     logits. Noise is compared with samples drawn in numpy.
 
-    Parameters
-    ----------
-    compiled : CompiledGraphs
-        Its exact graphs are run, in float32, before any rounding to 16 or 8 bits.
-    card : ModelCard
-        Of the bundle to be.
-    network : callable, optional
-        The network as its framework runs it with masks multiplied in; the graph of one pass,
-        before any algebra, if there is none.
-    exact : callable, optional
-        The same in float64, asked only where `TOLERANCE` is exceeded.
-    untouched : UntouchedNet, optional
-        The network as the user gave it, which dropout off is compared with too.
-    num_images : int
-        Random images to run; one smooth image more is run with dropout off.
-
-    Returns
-    -------
-    CheckReport
-        The largest over all images.
-
     """
     spec = card.input
     images = np.random.default_rng(0).integers(
@@ -138,7 +117,7 @@ def check_compiled(
                          'replace the operation that it names') from err
     if card.noise_sites and not shaken > 1e-6 * spread:
         raise GraphError('noise and no noise give the same logits', 'a variance that counts',
-                         'train the variance head, or compile with --method mc_dropout or single')
+                         'train the variance head, or compile with method=mc_dropout or single')
     if card.mask_sites and not moved > 1e-6 * spread:
         raise GraphError('two different masks give the same logits', 'passes that differ',
                          'the dropout is followed by something that undoes it')
@@ -220,7 +199,7 @@ class NetworkRunner:
                 'the image: compute those of what is dropped, or drop behind it')
         if not np.isfinite(logits).all():  # a NaN is above no tolerance
             raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
-                             'look for NaN in its weights, and check --mean and --std')
+                             'look for NaN in its weights, and check mean and std')
         return logits
 
     def still(self, image: NDArray[np.uint8]) -> float:
@@ -429,15 +408,6 @@ def require_near(error: float, noise: float, when: str) -> float:
     Refuse an error that float32 does not explain; return the most that it explains.
 
     Raises GraphError if the error is above `TOLERANCE` and above some times the noise.
-
-    Parameters
-    ----------
-    error : float
-        A `distance`; NaN is refused.
-    noise : float
-        How far the network is from itself in float32, as a `distance`.
-    when : str
-        Which comparison it was, for the message.
 
     """
     most = max(TOLERANCE, _NOISE_FACTOR * noise)

@@ -13,7 +13,7 @@ Why this is not onnxscript's optimizer: docs/decisions.md, "Constant folding".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 import logging
 import math
@@ -26,19 +26,28 @@ from onnx import helper, numpy_helper, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from uncertainty_seg.compiler.onnx_tools import (
+    add_constant,
     attribute,
+    constants,
     copy_of,
+    drop_unused,
     needed_nodes,
+    only_user,
+    producer,
     refill,
     rename_tensors,
     Shape,
+    shapes,
     tensor_types,
     TensorType,
     types_of,
     UNKNOWN,
     unused,
     used_by,
+    Values,
 )
+from uncertainty_seg.compiler.plan import Decision, node_cost
+from uncertainty_seg.errors import GraphError
 from uncertainty_seg.storage.onnx_nodes import RANDOM_OPS, subgraphs
 
 _log = logging.getLogger(__name__)
@@ -48,20 +57,7 @@ _ROUNDS = 200
 
 
 def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Fold shape arithmetic and weights, remove what has no effect.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Opset 17 or later, static input; left as it is.
-
-    Returns
-    -------
-    ModelProto
-        Computes the same. Constants are initializers; unused nodes and weights are gone.
-
-    """
+    """Fold shape arithmetic and weights, remove what has no effect."""
     result = copy_of(model)
     del result.graph.value_info[:]
     state = FoldingState.of(result)
@@ -245,15 +241,13 @@ class FoldingState:
 _REPEATING = ('Expand', 'Tile', 'ConstantOfShape')
 _MOST_REPEATED = 1 << 14
 _MOST_COMPUTED = 1 << 20
-# Random, or slow in the reference.
+# Random, slow in the reference, or what says that a weight is of 8 bits.
 _NEVER = {
     *RANDOM_OPS, 'If', 'Loop', 'Scan', 'SequenceMap', 'Conv', 'ConvTranspose', 'MaxPool',
     'AveragePool', 'LpPool', 'Upsample', 'GridSample', 'LSTM', 'GRU', 'RNN',
-    'DeformConv', 'ConvInteger', 'QLinearConv', 'RoiAlign', 'NonMaxSuppression', 'Col2Im',
-    'Attention',
+    'DeformConv', 'ConvInteger', 'QLinearConv', 'DequantizeLinear', 'RoiAlign',
+    'NonMaxSuppression', 'Col2Im', 'Attention',
 }
-# The reference has no older form of it, whose meaning is the same.
-_FIRST_KNOWN = {'DequantizeLinear': 19}
 
 
 def evaluated(node: onnx.NodeProto, state: FoldingState) -> bool:
@@ -306,9 +300,8 @@ def _computed(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[An
     if any(name and name not in feeds for name in node.input) or not _is_small(node, state):
         return {}
     graph = helper.make_graph([node], 'one', _untyped(feeds), _untyped(names))
-    version = max(state.version, _FIRST_KNOWN.get(node.op_type, 0))
     try:
-        results = ReferenceEvaluator(graph, opsets={'': version}).run(names, feeds)
+        results = ReferenceEvaluator(graph, opsets={'': state.version}).run(names, feeds)
     except Exception as err:  # whatever the reference cannot do stays in the graph
         _log.debug('%s %r is not folded: %s', node.op_type, node.name, err)
         return {}
@@ -518,8 +511,45 @@ def _slice(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _pad(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    pads = state.value(node.input[1])
-    return _forwarded(node, state) if pads is not None and not pads.any() else None
+    pads, rank = state.value(node.input[1]), state.type_of(node.input[0]).rank
+    axes = state.value(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+    if pads is not None and not pads.any():
+        return _forwarded(node, state)
+    if pads is None or axes is None or rank < 0:
+        return None
+    full = np.zeros((2, rank), np.int64)
+    full[:, axes % rank] = pads.reshape(2, -1)
+    name = state.put_fresh(f'{node.output[0]}_pads', *full.reshape(-1))
+    return _changed(state, _with(node, [node.input[0], name, *node.input[2:3]], ()))
+
+
+def _resize(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """State for all axes what is stated for some, and no antialiasing where none is done."""
+    old, new = state.shape(node.input[0]), state.shape(node.output[0])
+    if old is None or new is None:
+        return None
+    drop = {'antialias'} if attribute(node, 'antialias', 0) and all(
+        n >= o for o, n in zip(old, new, strict=True)) else set()
+    inputs, axes = list(node.input), attribute(node, 'axes')
+    if axes is not None and attribute(node, 'keep_aspect_ratio_policy', 'stretch') == 'stretch' \
+            and not inputs[1]:
+        drop |= {'axes', 'keep_aspect_ratio_policy'}
+        scales = state.value(inputs[2]) if inputs[2] else None
+        if scales is not None and scales.size:
+            full = np.ones(len(old), np.float32)
+            full[[axis % len(old) for axis in axes]] = scales
+            inputs = [inputs[0], '', state.put(state.fresh(f'{node.output[0]}_scales'), full)]
+        else:
+            sizes = state.put_fresh(f'{node.output[0]}_sizes', *new)
+            inputs = [inputs[0], '', '', sizes]
+    return _changed(state, _with(node, inputs, drop)) if drop else None
+
+
+def _with(node: onnx.NodeProto, inputs: Sequence[str], dropped: Container[str]) -> onnx.NodeProto:
+    twin = copy_of(node)
+    refill(twin.input, inputs)
+    refill(twin.attribute, [entry for entry in node.attribute if entry.name not in dropped])
+    return twin
 
 
 def _transpose(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
@@ -722,9 +752,115 @@ _RESHAPING = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 _RULES: dict[str, FoldingRule] = {
     'Identity': _forwarded, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _concat,
     'Sum': _single, 'Transpose': _transpose, 'Slice': _slice, 'If': _if, 'Pad': _pad,
+    'Resize': _resize,
     'Gather': _gather, 'ScatterND': _scatter_nd, 'Col2Im': _col2im,
     'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,
     **dict.fromkeys(_RESHAPING, _reshape), 'Expand': _same_shape, 'Tile': _same_shape,
     **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div'), _neutral), 'Where': _where,
     'Softmax': _softmax, 'LogSoftmax': _softmax,
 }
+
+
+# -------------------------------------------------------------------------------------------------
+# A batch normalisation behind a linear operation moves into its weights.
+# In eval mode it is ``x * a + b`` a channel, so that ``bn(conv(x, w) + c)`` is ``conv`` with the
+# weights ``w * a`` and the bias ``c * a + b``. Where it stands before the linear operation, with
+# an activation between, it stays.
+
+_LINEAR = ('Conv', 'ConvTranspose', 'Gemm')
+
+
+def fold_batch_norm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
+    """
+    Fold every batch normalisation that directly follows a convolution or Gemm.
+
+    Decisions are one a batch normalisation.
+
+    Raises GraphError if one is in training mode: it would normalise the passes by each other.
+
+    """
+    result = copy_of(model)
+    known = shapes(model)
+    decisions = []
+    for node in [n for n in model.graph.node if n.op_type == 'BatchNormalization']:
+        _require_eval(node)
+        linear = producer(result.graph.node, node.input[0])
+        reason = _obstacle(result.graph, node, linear)
+        if linear is not None and not reason:
+            _fold(result.graph, node, linear)
+        saved = 0 if reason else node_cost(node, known).total
+        decisions.append(Decision('fold_batch_norm', node.name or node.output[0], not reason,
+                                  reason or 'moved into the weights before it', saved))
+    drop_unused(result.graph)
+    return result, tuple(decisions)
+
+
+def _require_eval(node: onnx.NodeProto) -> None:
+    if attribute(node, 'training_mode', 0) or len([n for n in node.output if n]) > 1:
+        raise GraphError(
+            f'batch normalisation {node.name or node.output[0]!r} is in training mode',
+            'eval mode', 'export in eval mode: net.eval(), with dropout alone switched on')
+
+
+def _obstacle(
+    graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto | None
+) -> str:
+    """Say why it cannot be folded; empty if it can."""
+    fixed = constants(graph)
+    if any(name not in fixed for name in norm.input[1:5]):
+        return 'its statistics are computed'
+    if linear is None or linear.op_type not in _LINEAR:
+        return f'it stands behind {linear.op_type if linear else "an input"}, which has no weights'
+    if only_user(graph, norm.input[0]) is None:
+        return f'{linear.op_type} {linear.name or linear.output[0]!r} has other users'
+    if any(name not in fixed for name in linear.input[1:] if name):
+        return f'{linear.op_type} {linear.name or linear.output[0]!r} has computed weights'
+    if linear.op_type == 'Gemm' and _bias(linear, fixed).size not in (1, _scale(norm, fixed).size):
+        return f'Gemm {linear.name or linear.output[0]!r} has another bias for each row'
+    return ''
+
+
+def _scale(norm: onnx.NodeProto, fixed: Values) -> NDArray[np.float64]:
+    gain, variance = (np.asarray(fixed[norm.input[i]], np.float64) for i in (1, 4))
+    return gain / np.sqrt(variance + attribute(norm, 'epsilon', 1e-5))
+
+
+def _bias(linear: onnx.NodeProto, fixed: Values) -> NDArray[np.float64]:
+    """Return the bias as the operation applies it, or one zero."""
+    if len(linear.input) < 3 or not linear.input[2]:
+        return np.zeros(1)
+    factor = attribute(linear, 'beta', 1.0) if linear.op_type == 'Gemm' else 1.0
+    return factor * np.asarray(fixed[linear.input[2]], np.float64)
+
+
+def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) -> None:
+    fixed = constants(graph)
+    scale = _scale(norm, fixed)
+    shift, mean = (np.asarray(fixed[norm.input[i]], np.float64) for i in (2, 3))
+    weights = _scaled(linear, np.asarray(fixed[linear.input[1]], np.float64), scale)
+    bias = (_bias(linear, fixed).reshape(-1) - mean) * scale + shift
+    # Constants of their own, since two convolutions may share one tensor.
+    names = [add_constant(graph, f'{norm.output[0]}_{suffix}', values, np.float32)
+             for suffix, values in (('weights', weights), ('bias', bias))]
+    merged = copy_of(linear)
+    del merged.input[1:]
+    merged.input.extend(names)
+    merged.output[0] = norm.output[0]
+    # A factor of Gemm's bias is in the bias now.
+    refill(merged.attribute, [entry for entry in merged.attribute if entry.name != 'beta'])
+    refill(graph.node, [merged if node == linear else node for node in graph.node
+                        if node != norm])
+
+
+def _scaled(
+    linear: onnx.NodeProto, weights: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Multiply weights by one number an output channel."""
+    if linear.op_type == 'Conv':  # (M, C / group, ...)
+        return weights * scale.reshape(-1, *[1] * (weights.ndim - 1))
+    if linear.op_type == 'Gemm':
+        return weights * (scale[:, None] if attribute(linear, 'transB', 0) else scale)
+    group = attribute(linear, 'group', 1)  # ConvTranspose: (C, M / group, ...)
+    grouped = weights.reshape(group, -1, *weights.shape[1:])
+    wide = scale.reshape(group, 1, -1, *[1] * (weights.ndim - 2))
+    return (grouped * wide).reshape(weights.shape)

@@ -47,24 +47,6 @@ def inject_dropout(
     """
     Put markers of dropout of whole channels into a graph.
 
-    Parameters
-    ----------
-    model : ModelProto
-        From `to_logits`; left as it is.
-    p : float
-        Rate, in (0, 1).
-    where : str
-        'head', before the convolution that makes the logits; 'decoder', after each convolution
-        behind the first upsampling but the last; or names of nodes or tensors; or several of
-        these with commas.
-
-    Returns
-    -------
-    model : ModelProto
-        With one marker a site. A tensor that has not four axes is dropped by elements.
-    sites : tuple of str
-        Their names, in the order of the graph.
-
     Raises
     ------
     ConfigError

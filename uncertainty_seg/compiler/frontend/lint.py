@@ -3,8 +3,8 @@
 What is refused: networks that cannot be compiled, and graphs that some runtime reads wrong.
 
 A network is checked before the passes, and each of its nodes that cannot be compiled is named. A
-graph is checked before it ships; each of those rules comes from a trap found in TensorRT 8.6 to 11
-or ONNX Runtime, which give wrong numbers without an error.
+graph is checked before it ships; each of those rules comes from a trap found in TensorRT or
+ONNX Runtime, which give wrong numbers without an error.
 
 """
 
@@ -58,10 +58,7 @@ def require_own_names(model: onnx.ModelProto) -> None:
     """
     Refuse a graph in which two things have one name, before a pass takes one for the other.
 
-    Raises
-    ------
-    GraphError
-        Naming the tensor or the node.
+    Raises GraphError naming the tensor or the node.
 
     """
     graph = model.graph
@@ -78,10 +75,7 @@ def require_compilable(model: onnx.ModelProto) -> None:
     """
     Refuse what no later pass can compile, in a network of static input with constants folded.
 
-    Raises
-    ------
-    GraphError
-        Naming the node, with what to do.
+    Raises GraphError naming the node, with what to do.
 
     """
     images = image_inputs(model.graph)
@@ -164,8 +158,6 @@ _LARGEST_K = 3840
 # Violations in one sentence.
 _SHOWN = 5
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_REDUCE_BY_ATTRIBUTE = {'ReduceMean', 'ReduceMax', 'ReduceMin', 'ReduceProd', 'ReduceL1',
-                        'ReduceL2', 'ReduceLogSum', 'ReduceLogSumExp', 'ReduceSumSquare'}
 
 
 def lint(model: onnx.ModelProto) -> list[str]:
@@ -185,7 +177,6 @@ def require_clean(model: onnx.ModelProto) -> None:
 def _opset(model: onnx.ModelProto) -> Iterator[str]:
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions != {'': OPSET}:
-        # TensorRT 8.6 ignores the axes input that opset 18 gave ReduceMean and ReduceMax.
         yield f'opsets {versions} instead of {OPSET} alone'
 
 
@@ -203,12 +194,6 @@ def _random(model: onnx.ModelProto) -> Iterator[str]:
             yield f'node {node.name!r} is {node.op_type}, which runtimes drop or reseed'
         if node.op_type == 'BitShift':
             yield f'node {node.name!r} is BitShift, which TensorRT does not have'
-
-
-def _reduce_axes(model: onnx.ModelProto) -> Iterator[str]:
-    for node in model.graph.node:
-        if node.op_type in _REDUCE_BY_ATTRIBUTE and len(node.input) > 1:
-            yield f'{node.op_type} {node.name!r} takes its axes as an input'
 
 
 def _bytes_at_the_border(model: onnx.ModelProto) -> Iterator[str]:
@@ -302,6 +287,6 @@ def _inside_the_file(model: onnx.ModelProto) -> Iterator[str]:
 
 
 _RULES: tuple[Callable[[onnx.ModelProto], Iterator[str]], ...] = (
-    _opset, _domains, _random, _reduce_axes, _bytes_at_the_border, _outputs,
+    _opset, _domains, _random, _bytes_at_the_border, _outputs,
     _resize, _constant_arguments, _halves_after_logits, _convolution_types, _passes_axis,
 )

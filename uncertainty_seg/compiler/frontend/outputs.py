@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import difflib
 import math
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 import onnx
-from onnx import helper, numpy_helper, TensorProto
+from onnx import helper, TensorProto
 
 from uncertainty_seg.compiler.frontend.constant_folding import fold_constants
 from uncertainty_seg.compiler.onnx_tools import (
@@ -38,7 +39,9 @@ from uncertainty_seg.compiler.onnx_tools import (
 )
 from uncertainty_seg.errors import GraphError, some_of
 
-_USUAL = ('out', 'logits', 'output')
+_Number = TypeVar('_Number', bound=np.generic)
+# Names that the libraries of segmentation nets give to their logits.
+USUAL_OUTPUTS = ('out', 'logits', 'output')
 _LAYOUT = ('Transpose', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Cast', 'Resize')
 # Operators, and what a user declares for them.
 _ACTIVATIONS = {'Softmax': 'softmax', 'LogSoftmax': 'log_softmax', 'Sigmoid': 'sigmoid',
@@ -62,6 +65,8 @@ class OutputForm:
         One of `plan.LAYOUTS`: which axis has the classes; 'auto' for the only one that fits.
     size : (int, int)
         h, w of the image.
+    output, variance : str or None
+        Names of the output, and of that of log-variances, in a torch network of several.
 
     """
 
@@ -69,6 +74,8 @@ class OutputForm:
     activation: str = 'auto'
     layout: str = 'auto'
     size: tuple[int, int] = (0, 0)
+    output: str | None = None
+    variance: str | None = None
 
 
 def to_logits(
@@ -78,30 +85,8 @@ def to_logits(
     """
     Choose the output and bring it to logits.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Of static input, constants folded; left as it is.
-    output : str or None
-        Name of the output, or of any tensor; None takes the only one that fits.
-    num_classes : int
-        C. One channel of a binary network becomes two classes, background and object.
-    activation : str
-        One of `plan.ACTIVATIONS`. Declared probabilities that no last node shows become their
-        logarithms.
-    layout : str
-        One of `plan.LAYOUTS`.
-
-    Returns
-    -------
-    ModelProto
-        With one output, float32 (1, C, hl, wl), whose softmax are the probabilities.
-
-    Raises
-    ------
-    GraphError
-        If no output fits, several do, it cannot be brought to logits exactly, or what is declared
-        contradicts the last nodes.
+    Raises GraphError if no output fits, several do, it cannot be brought to logits exactly, or
+    what is declared contradicts the last nodes.
 
     """
     types = types_of(model)
@@ -111,9 +96,9 @@ def to_logits(
     result = copy_of(model)
     name, is_logits = without_activation(result.graph, name, form, types)
     if activation == 'log_softmax' and not is_logits:
-        raise GraphError(f'--activation is log_softmax, and none makes the output {name!r}',
+        raise GraphError(f'activation is log_softmax, and none makes the output {name!r}',
                          'a LogSoftmax at the end',
-                         'leave the option out: logarithms of probabilities are logits')
+                         'leave it out: logarithms of probabilities are logits')
     kind = types.get(name, UNKNOWN)
     if kind.kind != TensorProto.FLOAT or kind.shape is None:
         raise GraphError(f'the output {name!r} is {_shown(kind)}', 'float32 of a static shape',
@@ -148,14 +133,14 @@ def chosen_output(
         near = difflib.get_close_matches(output, dict.fromkeys([*names, *tensors]), 3)
         raise GraphError(f'the network has no output {output!r}', f'one of {some_of(names)}',
                          f'did you mean {" or ".join(near)}?' if near else '')
-    usual = [name for name in names if name in _USUAL]
+    usual = [name for name in names if name in USUAL_OUTPUTS]
     fitting = [name for name in names if _fits(types.get(name, UNKNOWN), num_classes)]
     for candidates in (names, usual, fitting):
         if len(candidates) == 1:
             return candidates[0]
     listed = some_of(f'{name} {_shown(types.get(name, UNKNOWN))}' for name in names)
     raise GraphError(f'the network has {len(names)} outputs ({listed})',
-                     f'one of {num_classes} classes', 'choose the one of logits with --output')
+                     f'one of {num_classes} classes', 'name the one of logits')
 
 
 def _fits(kind: TensorType, num_classes: int) -> bool:
@@ -182,18 +167,18 @@ def without_activation(
     what = f'the output {name!r} comes from {node.op_type} {node.name!r}'
     if node.op_type == 'ArgMax':
         raise GraphError(f'{what}, which keeps no probabilities', 'logits',
-                         f'export the logits, or name them: --output {source}')
+                         f'export the logits, or name them: output={source}')
     if form.activation not in ('auto', _ACTIVATIONS[node.op_type]):
-        raise GraphError(f'{what}, and --activation is {form.activation}',
-                         f'--activation {_ACTIVATIONS[node.op_type]}', 'leave the option out')
+        raise GraphError(f'{what}, and the activation was declared as {form.activation}',
+                         f'activation={_ACTIVATIONS[node.op_type]}', 'leave it out')
     if any(step.op_type == 'Resize' for step in path):
         if form.activation in ('softmax', 'sigmoid'):
             return name, False
         keep = '' if node.op_type == 'LogSoftmax' else \
-            f', or keep what is resized: --activation {_ACTIVATIONS[node.op_type]}'
+            f', or keep what is resized: activation={_ACTIVATIONS[node.op_type]}'
         raise GraphError(f'{what}, which is resized after it', 'logits, resized or not',
                          'resize the logits and not the probabilities, or name the tensor '
-                         f'before: --output {source}{keep}')
+                         f'before: output={source}{keep}')
     _require_over_classes(node, path, name, form, types)
     if not path:
         return source, True
@@ -234,7 +219,7 @@ def _require_no_log_sigmoid(
     if full[axis] == 1:
         raise GraphError(f'the output {name!r} is the logarithm of a sigmoid of one channel',
                          'a logit, or the sigmoid itself',
-                         f'leave the logarithm out, or name the tensor before: --output '
+                         f'leave the logarithm out, or name the tensor before: output='
                          f'{node.input[0]}')
 
 
@@ -259,19 +244,7 @@ def _axis_before(
 
 
 def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]:
-    """
-    Find the classes of an output.
-
-    Returns
-    -------
-    shape : tuple of int
-        Of four axes, which a squeezed output had before, or a list of places becomes.
-    axis : int
-        That of the classes in it: 1 or 3.
-    own : int
-        That of the classes in the output's own shape; below 0 if it was squeezed away.
-
-    """
+    """Find the classes of an output."""
     places = _places(name, shape, form)
     if places is not None:
         return places
@@ -286,7 +259,7 @@ def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, 
     return full, axis, axis - (4 - len(shape))
 
 
-def in_planes(values: NDArray[np.generic], form: OutputForm) -> NDArray[np.generic]:
+def in_planes(values: NDArray[_Number], form: OutputForm) -> NDArray[_Number]:
     """Lay out what a network itself gave for T passes, (T, ...), as its logits are: planes."""
     if values.ndim == 4 and form.layout == 'nhwc':
         return np.moveaxis(values, 3, 1)
@@ -305,7 +278,7 @@ def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
     if len(fitting) == 2 and shape[2] > 1:
         raise GraphError(f'the output {name!r} of shape {shape} may have its {classes} classes '
                          'first or last', 'one axis of that size',
-                         'say which with --layout nchw or --layout nhwc, or choose another size')
+                         'say which with layout=nchw or layout=nhwc, or choose another size')
     if form.layout != 'auto' and fitting:
         _require_like_image(name, shape, form, fitting[0])
     fitting += [axis for axis in axes if classes == 2 and shape[axis] == 1]
@@ -313,8 +286,8 @@ def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
         return fitting[0]
     if form.layout != 'auto':
         raise GraphError(f'the output {name!r} of shape {shape} has {shape[axes[0]]} entries on '
-                         f'axis {axes[0]}, that of the classes by --layout {form.layout}',
-                         f'{classes} classes there', 'leave the option out, or give the other')
+                         f'axis {axes[0]}, that of the classes by layout={form.layout}',
+                         f'{classes} classes there', 'leave it out, or give the other')
     came = f'the output {name!r} of shape {shape} has {_count(shape[1], "channel")}'
     wanted = f'{classes} class' + 'es' * (classes != 1)
     if shape[1] == 1:
@@ -333,7 +306,7 @@ def _require_like_image(name: str, shape: Shape, form: OutputForm, axis: int) ->
     if shape[4 - axis] == form.num_classes and _is_like(others, form.size) \
             and not _is_like(sides, form.size):
         raise GraphError(
-            f'the output {name!r} of shape {shape} has sides of {sides[1]}x{sides[0]} by --layout '
+            f'the output {name!r} of shape {shape} has sides of {sides[1]}x{sides[0]} by layout='
             f'{form.layout}', f'the proportions of the image, {form.size[1]}x{form.size[0]}',
             'give the other layout, whose sides have them')
 
@@ -354,7 +327,7 @@ def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]
     if is_last and is_first and _grids(shape[1], form.size):
         raise GraphError(f'the output {name!r} of shape {shape} may have its {form.num_classes} '
                          'classes first or last', 'one axis of that size', 'say which with '
-                         '--layout nchw or --layout nhwc, or choose another size')
+                         'layout=nchw or layout=nhwc, or choose another size')
     if is_last == is_first:
         return None
     count = shape[1] if is_last else shape[2]
@@ -454,8 +427,8 @@ def _make_logarithms(graph: onnx.GraphProto, name: str, form: OutputForm) -> Non
     if form.activation == 'sigmoid' and shape[1] > 1:
         raise _several_sigmoids(name, shape[1])
     if form.activation == 'softmax' and shape[1] == 1:
-        raise GraphError(f'the output {name!r} has one channel, and --activation is softmax',
-                         'the probabilities of two classes or more', 'say --activation sigmoid')
+        raise GraphError(f'the output {name!r} has one channel, and activation is softmax',
+                         'the probabilities of two classes or more', 'say activation=sigmoid')
     target = fresh_name(graph, f'{source}_log')
     write = NodeWriter(graph, target)
     if shape[1] == 1:
@@ -532,25 +505,7 @@ _OURS = {'half_pixel': 'half_pixel', 'pytorch_half_pixel': 'half_pixel',
 def strip_final_resize(
     model: onnx.ModelProto, size: tuple[int, int] | None = None
 ) -> tuple[onnx.ModelProto, str]:
-    """
-    Remove a bilinear Resize that makes the only output.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-    size : (int, int), optional
-        h, w of the image. A Resize to another size stays, since the reduction's own comes behind
-        it, and so does one by a factor that is not that of the sizes.
-
-    Returns
-    -------
-    model : ModelProto
-        With the Resize's input as output; a copy when the last node is another.
-    upsampling : str
-        One of `core.model_card.UPSAMPLINGS`: what was removed, 'half_pixel' if nothing was.
-
-    """
+    """Remove a bilinear Resize that makes the only output."""
     result = copy_of(model)
     graph = result.graph
     last = producer(graph.node, graph.output[0].name)
@@ -580,29 +535,6 @@ def _is_to(
     return bool(np.allclose(scales[2:], np.divide(new[2:], old[2:]), rtol=1e-6, atol=0))
 
 
-def upsample_nodes(
-    source: str, target: str, height: int, width: int, upsampling: str = 'half_pixel'
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """
-    Make the Resize that the reduction stands for: nodes and initializers to add to a graph.
-
-    It brings `source` (N, C, hl, wl) to `target` (N, C, h, w); `upsampling` is one of
-    `core.model_card.UPSAMPLINGS`.
-
-    """
-    front, shape, cut = f'{target}_shape', f'{target}_nc', f'{target}_range'
-    size = numpy_helper.from_array(np.array([height, width], np.int64), f'{target}_hw')
-    bounds = [numpy_helper.from_array(np.array([v], np.int64), f'{cut}_{v}') for v in (0, 2)]
-    nodes = [
-        helper.make_node('Shape', [source], [front]),
-        helper.make_node('Slice', [front, bounds[0].name, bounds[1].name], [shape]),
-        helper.make_node('Concat', [shape, size.name], [f'{target}_size'], axis=0),
-        helper.make_node('Resize', [source, '', '', f'{target}_size'], [target], mode='linear',
-                         coordinate_transformation_mode=upsampling),
-    ]
-    return nodes, [size, *bounds]
-
-
 # -------------------------------------------------------------------------------------------------
 # Find the log-variance of a network with a variance head, and join it to the logits.
 # The method `direct` needs both: as two outputs, or as one of 2C channels whose second half is the
@@ -618,27 +550,7 @@ def join_variance(
     """
     Leave a network one output of logits and log-variances.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Of static input, constants folded; left as it is.
-    output : str or None
-        Name of the output of logits, (1, C, h, w), or of both, (1, 2C, h, w) or (1, h, w, 2C).
-    variance : str or None
-        Name of the output of log-variances, (1, C, h, w); None takes `log_variance`, or the second
-        half of an output of 2C channels.
-    num_classes : int
-        C.
-
-    Returns
-    -------
-    ModelProto
-        Its one output, of 2C channels, still as the network lays it out.
-
-    Raises
-    ------
-    GraphError
-        If there is no log-variance, or it is not of the logits' shape.
+    Raises GraphError if there is no log-variance, or it is not of the logits' shape.
 
     """
     result = copy_of(model)
@@ -661,12 +573,12 @@ def join_variance(
     shapes = [types.get(name, UNKNOWN).shape for name in (logits, spread)]
     if spread not in made:
         raise GraphError(f'the network has no output {spread!r}', f'one of {some_of(names)}',
-                         'name that of the log-variance with --variance')
+                         'name that of the log-variance')
     if shapes[0] != shapes[1] or _planes(shapes[0]) != num_classes:
         raise GraphError(
             f'the log-variance {spread!r} of shape {shapes[1]} beside logits of {shapes[0]}',
             f'both as planes (1, {num_classes}, h, w)',
-            f'name the output that has them with --variance: one of {some_of(names)}')
+            f'name the output that has them with variance: one of {some_of(names)}')
     refill(graph.output, [_joined(graph, logits, spread, shapes[0] or ())])
     return fold_constants(result)
 
@@ -681,8 +593,8 @@ def _no_variance(
     others = [n for n in planes if n != output]
     if len(planes) < 2 or not others:
         return GraphError(f'the network has no variance head: its outputs are {listed}', expected,
-                          'name it with --variance, or train a network that has one')
-    named = ' or '.join(f'--variance {n}' for n in others[:3])
+                          'name it with variance, or train a network that has one')
+    named = ' or '.join(f'variance={n}' for n in others[:3])
     return GraphError(f'the network has no output {VARIANCE!r}: its outputs are {listed}',
                       expected, f'say which of them holds it: {named}')
 

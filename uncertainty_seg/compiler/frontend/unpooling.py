@@ -39,7 +39,7 @@ def write_unpooling(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     Rewrite every max unpooling by the indices of a pooling.
 
-    `model` is of opset 17, with static shapes and constants folded; one without such a node is
+    `model` is of static shapes and constants folded; one without such a node is
     returned as it is. A scatter by other indices stays, for later passes to refuse by name.
 
     """
@@ -66,21 +66,7 @@ def write_unpooling(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class _Unpooling:
-    """
-    What goes where.
-
-    Attributes
-    ----------
-    data : str
-        (1, C, h, w), what is put into the windows.
-    pool : NodeProto
-        Whose largest values choose the places.
-    small, full : tuple of int
-        Shapes of `data` and of what was pooled, (1, C, H, W).
-    form : tuple of int
-        The shape in which the result is wanted: (1, C, H, W) or flat.
-
-    """
+    """What goes where."""
 
     data: str
     pool: onnx.NodeProto

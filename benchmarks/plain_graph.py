@@ -1,0 +1,76 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The graph of a bundle's plain network, class ids and all: the yardstick for the cost of T."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import compose, helper, numpy_helper, TensorProto
+
+from uncertainty_seg.compiler.algebra.split import LOGITS
+from uncertainty_seg.compiler.onnx_tools import build_model, refill
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.model_card import FEATURE_MAP
+
+
+def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
+    """
+    Merge a bundle's graphs, dropout off, upsampling and argmax inside.
+
+    This is what a user without uncertainty would deploy, and so the yardstick for the cost of T.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle.
+
+    Returns
+    -------
+    ModelProto
+        uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of one pass of ones is a
+        constant, which runtimes fold into the weights; noise is zero.
+
+    """
+    trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
+    refill(trunk.graph.output, [o for o in trunk.graph.output if o.name != FEATURE_MAP])
+    sites = bundle.card.dropout_sites
+    still = [numpy_helper.from_array(np.full((1, *site.shape), site.kind == 'mask', np.float32),
+                                     site.name) for site in sites]
+    named = {site.name for site in sites}
+    inputs = [info for info in head.graph.input if info.name not in named]
+    spec = bundle.card.input
+    nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width,
+                                    bundle.card.upsampling)
+    nodes.append(helper.make_node('ArgMax', ['full_logits'], ['label'], axis=1, keepdims=0))
+    label = helper.make_tensor_value_info('label', TensorProto.INT64,
+                                          [1, spec.height, spec.width])
+    tail = build_model('head', [*head.graph.node, *nodes], inputs, [label],
+                       [*head.graph.initializer, *still, *tensors])
+    links = [(info.name, info.name) for info in inputs]
+    prefixed = compose.add_prefix(tail, 'head_', rename_inputs=False, rename_outputs=False)
+    merged = compose.merge_models(trunk, prefixed, io_map=links)
+    merged.graph.name = 'deterministic'
+    return merged
+
+
+def upsample_nodes(
+    source: str, target: str, height: int, width: int, upsampling: str = 'half_pixel'
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """
+    Make the Resize that the reduction stands for: nodes and initializers to add to a graph.
+
+    It brings `source` (N, C, hl, wl) to `target` (N, C, h, w); `upsampling` is one of
+    `core.model_card.UPSAMPLINGS`.
+
+    """
+    front, shape, cut = f'{target}_shape', f'{target}_nc', f'{target}_range'
+    size = numpy_helper.from_array(np.array([height, width], np.int64), f'{target}_hw')
+    bounds = [numpy_helper.from_array(np.array([v], np.int64), f'{cut}_{v}') for v in (0, 2)]
+    nodes = [
+        helper.make_node('Shape', [source], [front]),
+        helper.make_node('Slice', [front, bounds[0].name, bounds[1].name], [shape]),
+        helper.make_node('Concat', [shape, size.name], [f'{target}_size'], axis=0),
+        helper.make_node('Resize', [source, '', '', f'{target}_size'], [target], mode='linear',
+                         coordinate_transformation_mode=upsampling),
+    ]
+    return nodes, [size, *bounds]

@@ -1,0 +1,215 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Two voices on the topic of one flag: two nodes with one flag, or a flag that is from a bag."""
+
+from pathlib import Path
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import (
+    Client,
+    HAS_ROS,
+    image_message,
+    needs_ros,
+    node_arguments,
+    own_domain,
+    Process,
+    SKIP_REASON,
+    solid,
+)
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from rclpy.duration import Duration  # noqa: I100
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+
+from uncertainty_seg.ros.graph_watch.qos_events import PROBE_S, RivalWatch
+
+pytestmark = needs_ros
+TOPIC = '/uncertainty_seg/confident'
+
+
+def speaker(
+    deadline_s: float = 1.0, is_reliable: bool = True, kind: str = 'std_msgs/msg/Bool'
+) -> Any:
+    policy = QoSReliabilityPolicy
+    qos = QoSProfile(
+        depth=1, deadline=Duration(seconds=deadline_s),
+        reliability=policy.RELIABLE if is_reliable else policy.BEST_EFFORT)
+    return SimpleNamespace(topic_type=kind, qos_profile=qos)
+
+
+class Watched:
+    """A watch on a graph, a clock and messages of the test's own."""
+
+    def __init__(self) -> None:
+        self.now_s, self.num_sent = 0.0, 0
+        self.others: list[Any] = []
+        self.hear: Any = None
+        self.graph_fails = False
+        node: Any = SimpleNamespace(
+            get_publishers_info_by_topic=self._speakers,
+            create_subscription=self._subscribe, destroy_subscription=self._forget)
+        self.watch = RivalWatch(node, TOPIC, lambda: self.num_sent, lambda: self.now_s)
+
+    def _speakers(self, topic: str) -> list[Any]:
+        if self.graph_fails:
+            raise UnicodeDecodeError('utf-8', b'\xff', 0, 1, 'the name of a node')
+        return [speaker(), *self.others]
+
+    def _subscribe(
+        self, kind: Any, topic: str, callback: Any, qos: Any, event_callbacks: Any
+    ) -> str:
+        self.hear = callback
+        return topic
+
+    def _forget(self, subscription: str) -> None:
+        self.hear = None
+
+    def run(self, seconds: int, own_hz: int, foreign_hz: int) -> None:
+        for _ in range(seconds):
+            self.now_s += 1
+            self.num_sent += own_hz
+            for _ in range((own_hz + foreign_hz) if self.hear else 0):
+                self.hear(None)
+            self.watch.look()
+
+
+def test_alone_nothing_is_listened_to() -> None:
+    rig = Watched()
+    rig.run(5, 10, 0)
+    assert rig.hear is None and rig.watch.reason == ''
+
+
+def test_another_voice_is_a_reason_at_once_and_for_as_long_as_it_speaks() -> None:
+    rig = Watched()
+    rig.others = [speaker()]
+    for _ in range(30):
+        rig.run(1, 10, 2)
+        assert 'somebody else publishes /uncertainty_seg/confident' in rig.watch.reason
+    rig.others = []
+    rig.run(1, 10, 0)
+    assert rig.watch.reason == '' and rig.hear is None
+
+
+@pytest.mark.parametrize('own_hz', [0, 2, 30])
+def test_a_dead_one_in_the_graph_is_believed_dead_after_the_probe(own_hz: int) -> None:
+    rig = Watched()
+    rig.run(2, own_hz, 0)
+    rig.others = [speaker()]
+    rig.run(1, own_hz, 0)
+    assert rig.watch.reason
+    rig.run(int(PROBE_S) + 1, own_hz, 0)
+    assert rig.watch.reason == ''
+    rig.run(20, own_hz, 0)
+    assert rig.watch.reason == ''
+    rig.run(int(PROBE_S), own_hz, 5)  # it comes back
+    assert rig.watch.reason
+
+
+@pytest.mark.parametrize('period_s', [1, 2, 5])
+def test_a_voice_that_speaks_rarely_is_heard_as_long_as_its_deadline_allows(
+    period_s: int
+) -> None:
+    rig = Watched()
+    rig.others = [speaker(deadline_s=2.0 * period_s)]
+    without_veto = 0
+    for second in range(120):
+        rig.run(1, 10, int(second % period_s == 0))
+        without_veto += not rig.watch.reason
+    assert without_veto == 0
+
+
+def test_a_look_that_raises_keeps_the_last_answer_and_is_a_reason_of_its_own_later() -> None:
+    rig = Watched()
+    rig.run(2, 10, 0)
+    rig.graph_fails = True
+    for _ in range(int(PROBE_S)):
+        with pytest.raises(UnicodeDecodeError):
+            rig.run(1, 10, 0)
+        assert rig.watch.reason == ''
+    with pytest.raises(UnicodeDecodeError):
+        rig.run(1, 10, 0)
+    assert rig.watch.reason.startswith(
+        f'it cannot be checked whether somebody else publishes {TOPIC} (UnicodeDecodeError: ')
+    rig.graph_fails = False
+    rig.run(1, 10, 0)
+    assert rig.watch.reason == ''
+
+
+def test_a_look_that_raises_does_not_forget_another_voice() -> None:
+    rig = Watched()
+    rig.others = [speaker()]
+    rig.run(1, 10, 2)
+    rig.graph_fails = True
+    for _ in range(20):
+        with pytest.raises(UnicodeDecodeError):
+            rig.run(1, 10, 2)
+        assert TOPIC in rig.watch.reason
+
+
+def test_a_voice_that_cannot_be_listened_to_reliably_counts_while_it_is_there() -> None:
+    rig = Watched()
+    rig.others = [speaker(is_reliable=False)]
+    rig.run(60, 10, 0)
+    assert rig.watch.reason and rig.hear is None
+
+
+def test_another_type_on_the_topic_is_no_voice() -> None:
+    rig = Watched()
+    rig.others = [speaker(kind='std_msgs/msg/String')]
+    rig.run(5, 10, 0)
+    assert rig.watch.reason == ''
+
+
+def test_our_own_flags_on_the_way_are_no_other_voice() -> None:
+    rig = Watched()
+    rig.others = [speaker()]
+    rig.run(1, 10, 0)
+    for second in range(20):  # one of ours is heard a second late, every other time
+        rig.run(1, 10, 1 if second % 2 else -1)
+    assert rig.watch.reason == ''
+
+
+@pytest.mark.release
+def test_two_nodes_with_one_flag_are_both_not_confident_until_one_is_gone(tmp_path: Path) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+    from std_msgs.msg import Bool
+
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    with own_domain() as domain:
+        arguments = node_arguments(bundle, gate__rise_frames=1)
+        one = Process(arguments, domain, tmp_path / 'one')
+        client, other = Client(domain, one), None
+        try:
+            flags = client.listen(TOPIC, Bool)
+            health = client.listen('/diagnostics', DiagnosticArray)
+            client.wait_for_camera_match()
+            seconds = iter(range(1000, 10**6))
+
+            def feed() -> None:
+                msg = image_message(solid(0, 0, 255), next(seconds) * 10**9)
+                client.camera.publish(msg)
+                client.spin(0.05)
+
+            client.wait_until(lambda: feed() or (flags and flags[-1].data), 'the flag')
+            remaps = ['-r', '__node:=other', '-r', f'~/confident:={TOPIC}']
+            other = Process([*arguments, *remaps], domain, tmp_path / 'other')
+            client.wait_until(lambda: feed() or any(
+                'somebody else publishes' in s.status[0].message and s.status[0].level == b'\x02'
+                for s in health), 'the node to notice')
+            client.wait_until(
+                lambda: feed() or client.node.count_publishers(TOPIC) == 2, 'the second node')
+            client.wait_until(lambda: feed() or not any(f.data for f in flags[-20:]),
+                              'both to be down')
+            # Killed, it stays in the graph for 20 s: what is still heard is the proof of life.
+            other.send_signal(signal.SIGKILL)
+            client.wait_until(lambda: feed() or flags[-1].data, 'the flag to come back')
+        finally:
+            client.close()
+            one.end()
+            if other is not None:
+                other.end()

@@ -1,0 +1,335 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Ends of a topic that do not meet: whose they are and what mends it, over real DDS."""
+
+from collections.abc import Iterator
+import signal
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import (
+    Client,
+    HAS_ROS,
+    image_message,
+    node_arguments,
+    own_domain,
+    Process,
+    SKIP_REASON,
+    solid,
+    values_of,
+)
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: I100
+from rclpy.duration import Duration
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Bool
+
+from uncertainty_seg.ros.camera_station import SILENCE_HINT_S
+from uncertainty_seg.ros.graph_watch.qos import camera_qos, flag_qos
+from uncertainty_seg.ros.graph_watch.qos_events import DEADLINE_MEMORY_S, SETTLE_S, TopicWatch
+from uncertainty_seg.ros.graph_watch.qos_sentences import Topic, UNKNOWN_NAME
+
+pytestmark = pytest.mark.ros
+
+STALE_TIMEOUT_S = 1.0
+FLAG = Topic('/uncertainty_seg/confident', 'std_msgs/msg/Bool', True,
+             flag_qos(STALE_TIMEOUT_S))
+CAMERA = Topic('/cam', 'sensor_msgs/msg/Image', False, camera_qos('reliable'))
+
+
+# --- the watch, without DDS ----------------------------------------------------------------------
+
+
+class StubGraph:
+    """A node whose graph and log are lists."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, list[Any]] = {}
+        self.publishers = [SimpleNamespace(topic_name=FLAG.name)]
+        self.subscriptions = [SimpleNamespace(topic_name=CAMERA.name)]
+        self.is_simulated = False
+        self.log: list[str] = []
+
+    def get_fully_qualified_name(self) -> str:
+        return '/uncertainty_seg'
+
+    def get_parameter_or(self, name: str, alternative: Any) -> Any:
+        return SimpleNamespace(value=self.is_simulated)
+
+    def get_logger(self) -> Any:
+        return SimpleNamespace(warning=self.log.append)
+
+    def get_publishers_info_by_topic(self, name: str) -> list[Any]:
+        return self.ends.get(name, [])
+
+    get_subscriptions_info_by_topic = get_publishers_info_by_topic
+
+
+class Watched:
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.node = StubGraph()
+        self.watch = TopicWatch(self.node, lambda: self.now_s)
+        self.events = {topic.name: self.watch.events(topic) for topic in (FLAG, CAMERA)}
+
+    def put(self, topic: Topic, qos: QoSProfile, name: str = 'other', **changes: Any) -> None:
+        end = {'node_name': name, 'node_namespace': '/', 'topic_type': topic.type_name,
+               'qos_profile': qos, **changes}
+        self.node.ends.setdefault(topic.name, []).append(SimpleNamespace(**end))
+
+    def alarm(self, topic: Topic) -> None:
+        self.events[topic.name].incompatible_qos(None)
+
+
+BEST_EFFORT = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+
+
+def test_a_conflict_is_said_once_for_as_long_as_the_graph_shows_it() -> None:
+    rig = Watched()
+    rig.put(CAMERA, BEST_EFFORT)
+    assert rig.watch.report() == ()  # no alarm, no look at the graph
+    rig.alarm(CAMERA)
+    for _ in range(3):
+        (sentence,) = rig.watch.report()
+    assert '/other offers best effort and /uncertainty_seg asks for reliable' in sentence
+    assert rig.node.log == [sentence]
+    rig.node.ends.clear()
+    assert rig.watch.report() == ()
+    rig.put(CAMERA, BEST_EFFORT)
+    rig.alarm(CAMERA)
+    assert rig.watch.report() == (sentence,)
+    assert rig.node.log == [sentence, sentence]
+
+
+def test_a_node_without_a_name_is_waited_for_and_then_told_without_one() -> None:
+    rig = Watched()
+    rig.put(CAMERA, BEST_EFFORT, UNKNOWN_NAME)
+    rig.alarm(CAMERA)
+    assert rig.watch.report() == ()
+    rig.now_s = SETTLE_S
+    assert 'a node that does not tell its name offers best effort' in rig.watch.report()[0]
+
+
+def test_an_alarm_that_the_graph_does_not_bear_out_is_forgotten() -> None:
+    rig = Watched()
+    rig.alarm(CAMERA)
+    rig.now_s = SETTLE_S
+    assert rig.watch.report() == ()
+    rig.put(CAMERA, BEST_EFFORT)
+    assert rig.watch.report() == ()
+
+
+def test_what_we_no_longer_listen_to_is_no_conflict() -> None:
+    rig = Watched()
+    rig.put(CAMERA, BEST_EFFORT)
+    rig.alarm(CAMERA)
+    assert rig.watch.report()
+    rig.node.subscriptions = []
+    assert rig.watch.report() == ()
+
+
+def test_an_end_of_another_type_is_no_conflict_of_qos() -> None:
+    rig = Watched()
+    rig.put(CAMERA, BEST_EFFORT, topic_type='std_msgs/msg/String')
+    rig.alarm(CAMERA)
+    assert rig.watch.report() == (
+        '/cam carries std_msgs/msg/String from /other, of which /uncertainty_seg hears nothing: '
+        'it expects sensor_msgs/msg/Image there; remap one of them',)
+    rig.node.subscriptions = []
+    assert rig.watch.report() == ()
+
+
+def test_another_type_is_told_beside_the_right_one_and_on_the_clock_that_is_followed() -> None:
+    rig = Watched()
+    rig.put(CAMERA, camera_qos('reliable'))
+    clock = Topic('/clock', 'std_msgs/msg/String', False, camera_qos('reliable'))
+    rig.put(clock, BEST_EFFORT, 'stranger')
+    assert rig.watch.report() == ()
+    rig.node.is_simulated = True
+    (sentence,) = rig.watch.report()
+    assert sentence.startswith('/clock carries std_msgs/msg/String from /stranger')
+
+
+def test_what_the_middleware_lost_is_counted_by_topic() -> None:
+    rig = Watched()
+    for count in (2, 3):
+        rig.events[CAMERA.name].message_lost(SimpleNamespace(total_count_change=count))
+    assert rig.watch.num_lost == {CAMERA.name: 5}
+
+
+def test_a_long_silence_is_said_for_a_while() -> None:
+    rig = Watched()
+    rig.events[FLAG.name].deadline(None)
+    for silence_s in (0.1, 2.5, 0.1):
+        rig.watch.note_silence(FLAG.name, silence_s)
+    (sentence,) = rig.watch.report()
+    assert 'promises a message each 1 s and was silent for 2.5 s' in sentence
+    assert rig.watch.report() == (sentence,)
+    assert rig.node.log == [sentence]
+    rig.now_s = DEADLINE_MEMORY_S
+    assert rig.watch.report() == ()
+    rig.watch.note_silence(FLAG.name, 0.1)
+    assert rig.watch.report() == ()
+    assert rig.watch.num_missed == {FLAG.name: 1}
+
+
+def test_a_flag_that_falls_a_moment_after_its_deadline_is_no_fault() -> None:
+    rig = Watched()
+    rig.events[FLAG.name].deadline(None)
+    rig.watch.note_silence(FLAG.name, 1.1 * STALE_TIMEOUT_S)
+    assert rig.watch.report() == ()
+
+
+def test_what_has_no_deadline_may_be_silent() -> None:
+    rig = Watched()
+    rig.watch.note_silence('/elsewhere', 1e6)
+    rig.watch.note_silence(CAMERA.name, 1e6)
+    assert rig.watch.report() == ()
+
+
+def test_silence_of_who_we_listen_to_is_said() -> None:
+    rig = Watched()
+    topic = Topic('/beat', 'std_msgs/msg/Bool', False, flag_qos(0.5))
+    rig.watch.events(topic).deadline(None)
+    assert rig.watch.report() == (
+        '/beat: /uncertainty_seg asks for a message each 0.5 s and none came: look for a '
+        'publisher that hangs or is too slow',)
+
+
+def test_the_deadline_is_watched_only_where_there_is_one() -> None:
+    rig = Watched()
+    assert rig.events[CAMERA.name].deadline is None
+
+
+# --- the node, over real DDS ---------------------------------------------------------------------
+
+
+class Rig:
+
+    def __init__(self, process: Process, client: Client) -> None:
+        self.process, self.client = process, client
+        self.health = client.listen('/diagnostics', DiagnosticArray)
+
+    def topics_told(self) -> list[str]:
+        """Return the sentences of the newest diagnostics."""
+        if not self.health:
+            return []
+        return [v for k, v in values_of(self.health[-1]).items() if k.startswith('topic.')]
+
+    def wait_for(self, sentence: str) -> None:
+        self.client.wait_until(lambda: any(sentence in told for told in self.topics_told()),
+                               f'{sentence!r} in the diagnostics')
+        assert self.process.output.count(sentence) == 1
+
+
+@pytest.fixture(scope='module')
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp('qos')
+    bundle = make_tiny_bundle(folder / 'tiny')
+    with own_domain() as domain:
+        arguments = node_arguments(
+            bundle, reliability='reliable', stale_timeout_s=STALE_TIMEOUT_S)
+        process = Process(arguments, domain, folder / 'log')
+        client = Client(domain, process)
+        try:
+            client.wait_for_camera_match()
+            yield Rig(process, client)
+        finally:
+            client.close()
+            process.end()
+
+
+def test_a_camera_that_offers_less_is_named_until_it_is_gone(rig: Rig) -> None:
+    node = rig.client.node
+    camera = node.create_publisher(Image, '/cam', BEST_EFFORT)
+    rig.wait_for('/cam: /test_client offers best effort and /uncertainty_seg asks for reliable, '
+                 'so nothing passes between them; set the parameter reliability of '
+                 '/uncertainty_seg to best_effort, or let /test_client offer reliable')
+    # A camera that does match is heard meanwhile, and the conflict is a warning beside it.
+
+    def is_warned() -> bool:
+        rig.client.camera.publish(image_message(solid(0, 0, 255), len(rig.health) * 10**9 + 10**9))
+        rig.client.spin(0.05)
+        return rig.health[-1].status[0].level == b'\x01'
+    rig.client.wait_until(is_warned, 'a warning')
+    assert 'nothing passes between them' in rig.health[-1].status[0].message
+    node.destroy_publisher(camera)
+    rig.client.wait_until(lambda: not rig.topics_told(), 'the conflict to be gone')
+
+
+def test_a_subscriber_that_asks_for_more_is_named_with_every_policy(rig: Rig) -> None:
+    node = rig.client.node
+    asked = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+                       deadline=Duration(seconds=0.125))
+    subscription = node.create_subscription(Bool, FLAG.name, lambda msg: None, asked)
+    rig.wait_for('/uncertainty_seg/confident: /uncertainty_seg offers volatile and /test_client '
+                 'asks for transient local')
+    rig.wait_for('/uncertainty_seg offers a deadline of 1 s and /test_client asks for a deadline '
+                 'of 0.125 s, so nothing passes between them; make the parameter stale_timeout_s '
+                 'of /uncertainty_seg that short, or let /test_client ask for a deadline of 1 s')
+    node.destroy_subscription(subscription)
+    rig.client.wait_until(lambda: not rig.topics_told(), 'the conflict to be gone')
+
+
+def test_identifiers_tell_vendor_and_computer(rig: Rig) -> None:
+    from rclpy.utilities import get_rmw_implementation_identifier
+
+    from uncertainty_seg.ros.graph_watch.transport_hints import HOST_BYTES, VENDOR_BYTES, VENDORS
+
+    if not get_rmw_implementation_identifier().startswith('rmw_fastrtps'):
+        pytest.skip('identifiers are laid out so by Fast DDS')
+    look = rig.client.node.get_publishers_info_by_topic
+    (theirs,), (ours,) = [[bytes(info.endpoint_gid) for info in look(topic)]
+                          for topic in (FLAG.name, '/cam')]
+    assert VENDORS[theirs[VENDOR_BYTES]] == 'Fast DDS'
+    assert theirs[HOST_BYTES] == ours[HOST_BYTES]
+    assert theirs[:12] != ours[:12]  # another process
+
+
+def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: Rig) -> None:
+    # From here on nobody is on /cam.
+    node = rig.client.node
+    node.destroy_publisher(rig.client.camera)
+    camera = node.create_publisher(Image, '/front/image_raw', BEST_EFFORT)
+    sentence = ('no publisher on /cam, but images are on /front/image_raw: remap image to the one '
+                'that is meant')
+    rig.client.wait_until(
+        lambda: rig.health and rig.health[-1].status[0].message == sentence, 'the hint')
+    assert rig.process.output.count(sentence) == 1
+    node.destroy_publisher(camera)
+
+
+@pytest.mark.release
+def test_a_camera_that_has_just_come_is_not_said_to_lose_its_frames(rig: Rig) -> None:
+    def message() -> str:
+        return str(rig.health[-1].status[0].message) if rig.health else ''
+    rig.client.node.destroy_publisher(rig.client.camera)  # where it was not before
+    rig.client.wait_until(lambda: message().startswith('no publisher on /cam in'), 'a lonely node')
+    start_s = time.monotonic()
+    camera = rig.client.node.create_publisher(Image, '/cam', 10)
+    rig.client.wait_until(lambda: '1 publisher(s) on /cam but no frame' in message(), 'the hint')
+    assert time.monotonic() - start_s >= SILENCE_HINT_S - 1.5  # a look each second
+    rig.client.node.destroy_publisher(camera)
+
+
+def test_a_node_that_was_stopped_says_how_long_the_flag_was_silent(rig: Rig) -> None:
+    # The last: Fast DDS may give up a process that was stopped, so it is read off the log.
+    flags = rig.client.listen(FLAG.name, Bool)
+    rig.client.wait_until(lambda: flags, 'the flag')
+    rig.client.spin(STALE_TIMEOUT_S / 4)  # not in the middle of a publication
+    sentence = '/uncertainty_seg promises a message each 1 s and was silent for'
+    num_before = rig.process.output.count(sentence)  # a busy machine may have stood still, too
+    rig.process.send_signal(signal.SIGSTOP)
+    try:
+        rig.client.spin(2.5 * STALE_TIMEOUT_S)
+    finally:
+        rig.process.send_signal(signal.SIGCONT)
+    rig.client.wait_until(
+        lambda: rig.process.output.count(sentence) > num_before, 'the sentence')

@@ -1,0 +1,153 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""One sentence when nothing comes, told from the graph and from the publisher's identifier."""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: I100
+
+from uncertainty_seg.ros.graph_watch.qos import camera_qos
+from uncertainty_seg.ros.graph_watch.qos_sentences import Topic
+from uncertainty_seg.ros.graph_watch.transport_hints import silence_reason, Transport, why_silent
+
+pytestmark = pytest.mark.ros
+
+IMAGE = 'sensor_msgs/msg/Image'
+JPEG = 'sensor_msgs/msg/CompressedImage'
+ME = '/auv/uncertainty_seg'
+OURS = bytes.fromhex('010f78fd914163970000000000001403')
+SAME_COMPUTER = bytes.fromhex('010f78fd9041fc950000000000001303')
+OTHER_COMPUTER = bytes.fromhex('010f11229041fc950000000000001303')
+CYCLONE = bytes.fromhex('0110aabb9041fc950000000000001303')
+STRANGER = bytes.fromhex('7777aabb9041fc950000000000001303')
+FAST = Transport('rmw_fastrtps_cpp', '7', is_local=False, has_profile=True, identifier=OURS)
+
+
+def topic(reliability: str = 'best_effort') -> Topic:
+    return Topic('/cam', IMAGE, False, camera_qos(reliability))
+
+
+def publisher(
+    gid: bytes = SAME_COMPUTER, kind: str = IMAGE, is_reliable: bool = False, name: str = 'cam'
+) -> Any:
+    policy = QoSReliabilityPolicy
+    qos = QoSProfile(depth=1,
+                     reliability=policy.RELIABLE if is_reliable else policy.BEST_EFFORT)
+    return SimpleNamespace(node_name=name, node_namespace='/front', topic_type=kind,
+                           qos_profile=qos, endpoint_gid=list(gid))
+
+
+def test_nobody_there_is_told_with_domain_and_middleware() -> None:
+    said = silence_reason(topic(), ME, [], FAST)
+    assert 'no publisher on /cam in ROS domain 7 (rmw_fastrtps_cpp)' in said
+    assert 'ROS_DOMAIN_ID and RMW_IMPLEMENTATION' in said
+    local = Transport('rmw_fastrtps_cpp', '7', is_local=True, has_profile=True)
+    assert 'looking on this computer only' in silence_reason(topic(), ME, [], local)
+
+
+def test_images_elsewhere_are_what_to_remap_to() -> None:
+    said = silence_reason(topic(), ME, [], FAST, {
+        '/down/image_raw': IMAGE, '/front/image_raw': IMAGE, '/down/image_raw/compressed': JPEG})
+    assert said == ('no publisher on /cam, but images are on /down/image_raw, /front/image_raw: '
+                    'remap image to the one that is meant')
+
+
+def test_images_of_another_kind_are_what_to_change_the_transport_to() -> None:
+    said = silence_reason(topic(), ME, [], FAST, {'/down/image_raw/compressed': JPEG})
+    assert said == (
+        'no publisher on /cam, but sensor_msgs/msg/CompressedImage on /down/image_raw/compressed: '
+        'set the parameter image_transport to compressed and remap image to /down/image_raw')
+
+
+def test_a_compressed_topic_is_named_as_it_is_remapped_and_by_the_camera_that_waits() -> None:
+    waiting = dataclasses.replace(topic(), type_name=JPEG, name='/cam/compressed')
+    said = silence_reason(waiting, ME, [], FAST, {'/down/image_raw/compressed': JPEG},
+                          'down/image')
+    assert said == ('no publisher on /cam/compressed, but images are on /down/image_raw: '
+                    'remap down/image to the one that is meant')
+
+
+def test_another_type_is_named_with_who_publishes_it() -> None:
+    said = silence_reason(topic(), ME, [publisher(kind='std_msgs/msg/String')], FAST)
+    assert said == ('/cam carries std_msgs/msg/String from /front/cam, expected '
+                    'sensor_msgs/msg/Image: remap image to a topic of that type')
+
+
+def test_a_conflict_names_both_sides_and_the_parameter() -> None:
+    said = silence_reason(topic('reliable'), ME, [publisher()], FAST)
+    assert said == (
+        '/cam: /front/cam offers best effort and /auv/uncertainty_seg asks for reliable, so '
+        'nothing passes between them; set the parameter reliability of /auv/uncertainty_seg to '
+        'best_effort, or let /front/cam offer reliable')
+
+
+def test_a_conflict_with_one_camera_does_not_hide_the_other() -> None:
+    both = [publisher(), publisher(is_reliable=True, name='second')]
+    said = silence_reason(topic('reliable'), ME, both, FAST)
+    assert '1 publisher(s) on /cam but no frame: if /front/second runs' in said
+
+
+@pytest.mark.parametrize(
+    ('gid', 'changes', 'sentence'),
+    [
+        (SAME_COMPUTER, {}, 'start its driver, too, with FASTRTPS_DEFAULT_PROFILES_FILE'),
+        (SAME_COMPUTER, {'has_profile': False}, 'start its driver and this node with FASTRTPS'),
+        (SAME_COMPUTER, {'identifier': b''}, 'start its driver, too, with'),
+        (OTHER_COMPUTER, {}, 'on another computer, where best effort loses a frame'),
+        (CYCLONE, {}, 'it speaks Cyclone DDS and this node rmw_fastrtps_cpp: give both the same'),
+        (STRANGER, {}, 'it speaks another middleware and this node'),
+        (CYCLONE, {'rmw': 'rmw_cyclonedds_cpp'}, 'raise net.core.rmem_max'),
+    ],
+)
+def test_frames_lost_on_the_way_are_explained_by_the_way_they_take(
+    gid: bytes, changes: dict[str, Any], sentence: str
+) -> None:
+    way = Transport(**{**FAST.__dict__, **changes})
+    said = silence_reason(topic(), ME, [publisher(gid)], way)
+    assert '1 publisher(s) on /cam but no frame: if /front/cam runs' in said
+    assert sentence in said
+
+
+class Graph:
+    """A node that sees one camera elsewhere, and its own pictures."""
+
+    def __init__(self, own: bytes = OURS) -> None:
+        self.context = SimpleNamespace(get_domain_id=lambda: 9)
+        me = SimpleNamespace(node_name='uncertainty_seg', node_namespace='/auv', topic_type=IMAGE,
+                             endpoint_gid=list(own))
+        other = SimpleNamespace(node_name='cam', node_namespace='/front', topic_type=IMAGE,
+                                endpoint_gid=list(SAME_COMPUTER))
+        self.publishers = {'/auv/uncertainty_seg/mask': [me], '/front/image_raw': [other],
+                           '/diagnostics': [other, me]}
+
+    def get_fully_qualified_name(self) -> str:
+        return ME
+
+    def get_publishers_info_by_topic(self, name: str) -> list[Any]:
+        return self.publishers.get(name, [])
+
+    def get_topic_names_and_types(self) -> list[tuple[str, list[str]]]:
+        return [('/auv/uncertainty_seg/mask', [IMAGE]), ('/front/image_raw', [IMAGE]),
+                ('/diagnostics', ['diagnostic_msgs/msg/DiagnosticArray'])]
+
+
+def test_our_own_pictures_are_no_camera() -> None:
+    said = why_silent(Graph(), topic())
+    assert 'images are on /front/image_raw:' in said
+
+
+def test_the_process_is_read_off_its_environment() -> None:
+    none = Transport.of_node(Graph(), {})
+    assert (none.domain, none.is_local, none.has_profile) == ('9', False, False)
+    assert none.identifier == OURS
+    set_up = Transport.of_node(Graph(), {
+        'FASTDDS_DEFAULT_PROFILES_FILE': '/p.xml', 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'})
+    assert (set_up.is_local, set_up.has_profile) == (True, True)
+    assert Transport.of_node(Graph(), {'ROS_LOCALHOST_ONLY': '1'}).is_local

@@ -1,0 +1,728 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Is what a backend computes what it should be: its maps held against those of a reference.
+
+Backend and reference run on the same images and masks; each comparison has its threshold, and a
+value that is not a number never passes. The result is kept beside the engines: a precision that
+failed is refused here.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+import math
+import os
+from pathlib import Path
+import sys
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.bundle import ModelBundle, reduction_of
+from uncertainty_seg.core.dropout_masks import lazy_inputs, Masks, num_passes
+from uncertainty_seg.core.gate import gate_limits
+from uncertainty_seg.core.model_card import FEATURE_MAP, InputSpec, ModelCard
+from uncertainty_seg.core.plausibility import Backend
+from uncertainty_seg.core.preprocess import fit_image, Geometry
+from uncertainty_seg.core.scores.vector import frame_scores, ScoreVector
+from uncertainty_seg.core.settings import passes_of, precision_of, Settings
+from uncertainty_seg.core.uncertainty import (
+    MAP_NAMES,
+    MapRequest,
+    maps_from_coarse_logits,
+    maps_from_logits,
+    NO_MORE,
+    UncertaintyMaps,
+    upsample_bilinear,
+)
+from uncertainty_seg.errors import BackendUnavailableError, install_command
+from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
+from uncertainty_seg.storage.whole_files import json_text
+
+MEMORY_LIMIT_MB = 16.0
+
+
+@dataclass(frozen=True)
+class SelfCheckOutcome:
+    """
+    What a self-check found.
+
+    Attributes
+    ----------
+    is_passed : bool
+        Whether every check passed.
+    values : dict of str to any
+        Bundle, backend, every check with its threshold, and latency; for JSON.
+    table : str
+        The same for a reader.
+    record : Path
+        File that the backend looks at before it computes in this precision.
+
+    """
+
+    is_passed: bool
+    values: dict[str, Any]
+    table: str
+    record: Path
+
+
+def self_check(
+    bundle: ModelBundle | Path | str,
+    *,
+    settings: Settings | None = None,
+    frames: int = 4,
+    runs: int = 40,
+    report: Path | str | None = None,
+) -> SelfCheckOutcome:
+    """
+    Compare a backend with ONNX Runtime on the CPU, and keep the result beside the engines.
+
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        Shipped name or folder.
+    settings : Settings, optional
+        Backend, precision, T, seed, threads and memory budget.
+    frames : int
+        Images compared with the reference.
+    runs : int
+        Runs for repeatability, memory and times.
+    report : Path or str, optional
+        File to write `values` to, as JSON.
+
+    Returns
+    -------
+    SelfCheckOutcome
+        Whether the checks passed, and all figures.
+
+    Raises
+    ------
+    UncertaintySegError
+        If the bundle cannot be read or the backend does not work here.
+
+    """
+    from uncertainty_seg.backends.gpu.engine_cache import (
+        checking,
+        key_of,
+        SelfCheckRecord,
+        write_record,
+    )
+    from uncertainty_seg.backends.opening import as_bundle, checked_settings
+    from uncertainty_seg.backends.registry import open_backend
+
+    settings = checked_settings(settings)
+    bundle = as_bundle(bundle, trusted_keys=settings.trusted_keys)
+    precision = precision_of(bundle.card, settings.precision)
+    with checking():
+        backend = open_backend(settings.backend, bundle, settings)
+    try:
+        plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), precision)
+        key = key_of(bundle.card, backend, precision)
+        reference = Reference(bundle, settings.threads, plan.reduction)
+        facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
+                 'precision': precision, 'device': key.device,
+                 'passes': plan.passes, 'frames': frames}
+        with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
+            found = check_backend(backend, reference, plan, runs, lambda words: bar.update(),
+                                  partial(_open_unrecorded, bundle, settings))
+    finally:
+        backend.close()
+    values = report_values(found, facts)
+    record = SelfCheckRecord(key, values['is_passed'], tuple(values['failed']), values)
+    if report is not None:
+        Path(report).write_text(json_text(values) + '\n', encoding='utf-8')
+    return SelfCheckOutcome(values['is_passed'], values, report_table(found, facts),
+                            write_record(record))
+
+
+def _open_unrecorded(bundle: ModelBundle, settings: Settings) -> Backend:
+    """Open the only backend that records CUDA graphs, without them."""
+    from uncertainty_seg.backends.gpu.engine_cache import checking
+    from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
+
+    with checking():
+        return TensorRtBackend(bundle, settings, is_recorded=False)
+
+
+def _plan(
+    bundle: ModelBundle, settings: Settings, images: Sequence[ImageU8], precision: str
+) -> CheckPlan:
+    card, calibration = bundle.card, bundle.calibration
+    passes = passes_of(card, settings)
+    tolerance, reduction = TOLERANCES[precision], reduction_of(bundle, settings)
+    if calibration is None:
+        return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
+                         reduction=reduction, precision=precision)
+    limits = gate_limits(calibration, settings.gate)
+    scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits,
+                         bundle.features)
+    return CheckPlan(
+        card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
+        MapRequest.of(scorer.maps, calibration.unknown_temperature), reduction, precision,
+    )
+
+
+# -------------------------------------------------------------------------------------------------
+# Run both, again and again.
+
+
+class ReferenceRunner(Protocol):
+    """What is asked of a reference."""
+
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
+        """Return the maps of an image."""
+        ...
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """
+    What is run.
+
+    Attributes
+    ----------
+    card : ModelCard
+        Of the bundle.
+    passes, seed : int
+        T, of the masks.
+    temperature : float
+        The logits are divided by it.
+    images : sequence of ndarray of uint8, shape (h, w, 3)
+        In the card's size and colour order.
+    limits : mapping of str to float
+        Calibrated limit of each gated score.
+    tolerance : Tolerance
+        How far the maps may lie from the reference.
+    scorer : ScoreVector, optional
+        Computes the gate's scores; the usual six without it.
+    request : MapRequest
+        Maps that these scores need besides the usual ones.
+    reduction : str
+        How the passes become maps, 'exact' or 'coarse'.
+    precision : str
+        What the backend computes in.
+
+    """
+
+    card: ModelCard
+    passes: int
+    seed: int
+    temperature: float
+    images: Sequence[ImageU8]
+    limits: Mapping[str, float]
+    tolerance: Tolerance
+    scorer: ScoreVector | None = None
+    request: MapRequest = NO_MORE
+    reduction: str = 'exact'
+    precision: str = 'fp32'
+
+    def masks(self, seed: int) -> Masks:
+        """Draw the masks of a frame."""
+        return lazy_inputs(self.card, self.passes, seed)
+
+
+@dataclass
+class Findings:
+    """
+    What was found.
+
+    Attributes
+    ----------
+    checks : list of Check
+        In the order in which a reader wants them.
+    stages_ms : mapping of str to list of float
+        Time of each stage and of the whole call, one number a run.
+
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    stages_ms: dict[str, list[float]] = field(default_factory=dict)
+
+
+def fixed_images(spec: InputSpec, count: int) -> list[ImageU8]:
+    """Render the scenes of the seeds 1.. , from clear water to the murkiest of the training."""
+    shares = np.linspace(0.05, 0.85, count)
+    scenes = [render_scene(seed, size=(spec.width, spec.height),
+                           turbidity=float(share) * MAX_TRAINING_TURBIDITY).image
+              for seed, share in enumerate(shares, 1)]
+    return [fit_image(scene, Geometry.of(spec.height, spec.width, spec), spec)
+            for scene in scenes]
+
+
+def check_backend(
+    backend: Backend, reference: ReferenceRunner, plan: CheckPlan, runs: int,
+    progress: Callable[[str], object] = lambda words: None,
+    unrecorded: Callable[[], Backend] | None = None,
+) -> Findings:
+    """Run all checks."""
+    masks, others = plan.masks(plan.seed), plan.masks(plan.seed + 1)
+    has_steps = plan.reduction == 'exact'
+    firsts, gaps, sane = [], [], []
+    # The first image comes again with other masks: a backend that keeps masks must notice.
+    for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
+        maps = _run(backend, plan, image, chosen)
+        right = _run(reference, plan, image, chosen)
+        gaps.append(_gap(maps, right, plan, image))
+        sane += sanity_checks(maps, plan.passes, has_steps)
+        firsts.append(maps)
+        progress('reference')
+    found = Findings([*closeness_checks(worst(gaps), plan.tolerance), *worst_checks(sane)])
+    found.checks += _device_checks(backend, plan, masks, unrecorded)
+    _repeat(backend, plan, masks, firsts, runs, found, progress)
+    return found
+
+
+def _gap(
+    maps: UncertaintyMaps, right: UncertaintyMaps, plan: CheckPlan, image: ImageU8
+) -> Difference:
+    if plan.scorer is None:
+        return difference(maps, right, plan.passes, plan.limits)
+    score = partial(plan.scorer.compute, image=image)
+    return difference(maps, right, plan.passes, plan.limits, score)
+
+
+def _run(
+    runner: ReferenceRunner, plan: CheckPlan, image: ImageU8, masks: Masks
+) -> UncertaintyMaps:
+    """Return the maps of an image that the plan asks for, all of them in every run."""
+    # As the pipeline does: an empty request is left out.
+    request = (plan.request,) if plan.request.names else ()
+    return runner.run(image, masks, plan.temperature, *request)
+
+
+def _device_checks(
+    backend: Backend, plan: CheckPlan, masks: Masks, unrecorded: Callable[[], Backend] | None,
+) -> list[Check]:
+    """Compare recorded CUDA graphs with the calls themselves, where a backend has both."""
+    checks = []
+    if unrecorded is not None and getattr(backend, 'is_recorded', False):
+        plain = unrecorded()
+        try:
+            maps = _run(plain, plan, plan.images[0], masks)
+        finally:
+            plain.close()
+        checks.append(same_check('graph', _run(backend, plan, plan.images[0], masks), maps,
+                                 'values that differ when the CUDA graph is replayed'))
+    return checks
+
+
+def _repeat(
+    backend: Backend, plan: CheckPlan, masks: Masks, firsts: Sequence[UncertaintyMaps], runs: int,
+    found: Findings, progress: Callable[[str], object],
+) -> None:
+    """Run again and again: the same bits, no more memory, and how long it takes."""
+    moved, memory_mb = [], []
+    for index in range(runs):
+        which = index % len(plan.images)
+        start_s = time.perf_counter()
+        maps = _run(backend, plan, plan.images[which], masks)
+        total_ms = (time.perf_counter() - start_s) * 1e3
+        for stage, ms in {**backend.timings_ms, 'total': total_ms}.items():
+            found.stages_ms.setdefault(stage, []).append(ms)
+        moved.append(same_check('repeatable', firsts[which], maps,
+                                'values that differ when the same frame is run again'))
+        memory_mb.append(memory_of_process_mb() + _device_mb(backend))
+        progress('run')
+    found.checks += [*worst_checks(moved), growth_check(memory_mb, MEMORY_LIMIT_MB)]
+
+
+def memory_of_process_mb() -> float:
+    """Return what this process holds in memory now; at its most where the system tells no more."""
+    try:
+        pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
+    except (OSError, ValueError, IndexError):
+        import resource
+
+        unit = 1 if sys.platform == 'darwin' else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
+
+
+def _device_mb(backend: Backend) -> float:
+    """Return the memory a backend holds on its device, where it says so."""
+    return float(getattr(backend, 'device_memory_bytes', 0)) / 1e6
+
+
+# -------------------------------------------------------------------------------------------------
+# What a backend is held against: ONNX Runtime on the CPU in float32, and the definitions in numpy.
+# It shares no line with the backends but the files of the bundle: sessions that fuse nothing, one
+# pass after the other, and `core.uncertainty` in float64 for what follows. Slow, and simple.
+
+_STRIPE = 32  # rows at a time in float64
+
+
+class Reference:
+    """
+    Run a bundle as literally as it can be run.
+
+    Raises BackendUnavailableError if ONNX Runtime is not installed.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle, of any precision: weights of 16 bits are widened, an int8 trunk is
+        computed with float32 between its rounding steps.
+    threads : int
+        Of ONNX Runtime; 0 takes every core.
+    reduction : str
+        How the passes become maps, 'exact' or 'coarse'.
+
+    """
+
+    def __init__(
+        self, bundle: ModelBundle, threads: int = 0, reduction: str = 'exact'
+    ) -> None:
+        self._card, self._reduction = bundle.card, reduction
+        self._trunk = _session(bundle.trunk_path, threads)
+        self._head = _session(bundle.head_path, threads)
+
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
+        """Return the maps of an image; as `Backend.run`."""
+        found = self._trunk_of(image)
+        logits = self._logits(image, found, masks)
+        maps = self._maps(logits, temperature, request)
+        return maps.with_features(found[FEATURE_MAP]) if self._card.feature_shape else maps
+
+    def _maps(
+        self, logits: NDArray[np.floating], temperature: float, request: MapRequest
+    ) -> UncertaintyMaps:
+        card, spec = self._card, self._card.input
+        if self._reduction == 'coarse':
+            return maps_from_coarse_logits(
+                logits, spec.height, spec.width, temperature, card.upsampling, request)
+        full = np.stack([upsample_bilinear(one, spec.height, spec.width, card.upsampling)
+                         .astype(np.float32) for one in logits])
+        stripes = [
+            maps_from_logits(part, part.shape[2], part.shape[3], temperature, request=request)
+            for part in (full[:, :, row:row + _STRIPE] for row in range(0, spec.height, _STRIPE))
+        ]
+        return UncertaintyMaps(**{
+            name: np.concatenate([getattr(part, name) for part in stripes])
+            for name in stripes[0].present})
+
+    def _trunk_of(self, image: ImageU8) -> dict[str, NDArray[np.float32]]:
+        names = [info.name for info in self._trunk.get_outputs()]
+        return dict(zip(names, self._trunk.run(names, {'image': image[None]}), strict=True))
+
+    def _logits(
+        self, image: ImageU8, found: dict[str, NDArray[np.float32]], masks: Masks
+    ) -> NDArray[np.float32]:
+        """Return (T, C, hl, wl)."""
+        wanted = {info.name for info in self._head.get_inputs()}
+        given = {name: value for name, value in {'image': image[None], **found}.items()
+                 if name in wanted}
+        passes, step = num_passes(masks), self._card.chunk or 1
+        return np.concatenate([
+            self._head.run(['logits'], {**given, **_rows(masks, first, step)})[0][:passes - first]
+            for first in range(0, passes, step)])
+
+
+def _rows(masks: Masks, first: int, count: int) -> dict[str, NDArray[np.float32]]:
+    """Cut some passes out of the masks; the last is repeated where there are too few."""
+    rows = np.arange(min(count, num_passes(masks) - first))
+    rows = np.append(rows, np.repeat(rows[-1:], count - len(rows)))
+    return {name: mask[first:first + count][rows] for name, mask in masks.items()}
+
+
+def _session(path: Path, threads: int) -> Any:
+    from uncertainty_seg.compiler.onnx_tools import load_model
+    from uncertainty_seg.compiler.precision import to_float32
+
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'onnxruntime cannot be imported ({err}), and the check compares with it',
+            fix=install_command('onnxruntime'),
+        ) from err
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Fuses nothing, and leaves the rounding steps of an int8 trunk where they are.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    content = to_float32(load_model(str(path))).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+
+
+# -------------------------------------------------------------------------------------------------
+# What the self-check found, as a table for people and as values for JSON.
+
+_PERCENTILES = (50, 90, 99)
+
+
+def report_values(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Put everything that was found into one dictionary.
+
+    It holds `facts` (bundle, backend, version, precision, passes), then `is_passed`, `failed`,
+    `checks`, `latency_ms`. A number that is NaN or infinite is None.
+    """
+    return {
+        **facts,
+        'is_passed': all(check.is_passed for check in found.checks),
+        'failed': [check.name for check in found.checks if not check.is_passed],
+        'checks': {check.name: {'measured': _finite(check.measured), 'limit': check.limit,
+                                'is_passed': check.is_passed} for check in found.checks},
+        'latency_ms': {stage: _percentiles(times) for stage, times in found.stages_ms.items()},
+    }
+
+
+def report_table(found: Findings, facts: Mapping[str, Any]) -> str:
+    """Write the same for a reader, 99 columns wide at most."""
+    lines = [', '.join(f'{name} {value}' for name, value in facts.items() if value != ''), '']
+    lines += _check_lines(found.checks)
+    if found.stages_ms:
+        count = len(found.stages_ms['total'])
+        lines += ['', f'{f"ms, {count} runs":20}' + ''.join(f'{f"p{p}":>10}' for p in _PERCENTILES)
+                  + f'{"max":>10}']
+        for stage, times in found.stages_ms.items():
+            numbers = _percentiles(times).values()
+            lines.append(f'{stage:20}' + ''.join(f'{number:10.2f}' for number in numbers))
+    return '\n'.join(lines)
+
+
+def _check_lines(checks: Sequence[Check]) -> list[str]:
+    lines = [f'{"check":20}{"measured":>10}{"at most":>10}']
+    for check in checks:
+        verdict = 'ok    ' if check.is_passed else 'FAILED'
+        lines.append(f'{check.name:20}{check.measured:10.3g}{check.limit:10.3g}  {verdict}  '
+                     f'{check.about}')
+    return lines
+
+
+def _percentiles(times: Sequence[float]) -> dict[str, float]:
+    points = {f'p{p}': round(float(np.percentile(times, p)), 3) for p in _PERCENTILES}
+    return {**points, 'max': round(max(times), 3)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+# -------------------------------------------------------------------------------------------------
+# The comparisons.
+
+# Compared by value; a variation ratio moves in steps of 1 / T, so that its pixels are counted.
+# Least confidence is no array of its own.
+VALUE_MAPS = ('confidence', *(name for name in MAP_NAMES
+                              if name not in ('variation_ratio', 'least_confidence')))
+QUANTILE = 0.999
+# Rounding may take a map that is zero or one by definition this far beyond.
+_SLACK = 1e-5
+# What a score without a calibrated limit is measured in.
+_PLAIN_LIMIT = 0.1
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """
+    How far maps may lie from the reference.
+
+    Attributes
+    ----------
+    label_share, vote_share : float
+        Share of the pixels with another label; whose variation ratio differs.
+    mean, quantile, largest : float
+        Difference of a map between 0 and 1: mean, `QUANTILE` of the pixels, any pixel.
+    score : float
+        Difference of a frame's score, in shares of its calibrated limit.
+
+    """
+
+    label_share: float
+    vote_share: float
+    mean: float
+    quantile: float
+    largest: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Difference(Tolerance):
+    """How far maps do lie from the reference, in the same numbers."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    One thing that was looked at.
+
+    Attributes
+    ----------
+    name : str
+        What.
+    measured, limit : float
+        Passed if `measured` is at most `limit`; NaN never is.
+    about : str
+        What the number is, for a reader.
+
+    """
+
+    name: str
+    measured: float
+    limit: float
+    about: str
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether it holds."""
+        return self.measured <= self.limit
+
+
+# By the precision; about four times what was measured on the shipped bundles
+# (docs/measurements.md), fp16 with each result rounded by the backend onnxruntime. No tf32 was
+# there to be measured: it rounds less often than fp16, to a mantissa of the same length. A network
+# in bf16 or int8 is another network, near the first: it has to be calibrated as such.
+TOLERANCES: Mapping[str, Tolerance] = {
+    'fp32': Tolerance(2e-4, 1e-3, 5e-6, 5e-5, 1e-3, 1e-4),
+    'tf32': Tolerance(7e-3, 0.05, 2e-3, 0.03, 0.05, 0.03),
+    'fp16': Tolerance(7e-3, 0.05, 2e-3, 0.03, 0.05, 0.03),
+    'bf16': Tolerance(0.02, 0.2, 0.025, 0.25, 0.6, 0.05),
+    'int8': Tolerance(0.02, 0.2, 0.025, 0.25, 0.6, 0.05),
+}
+
+
+def difference(
+    maps: UncertaintyMaps, reference: UncertaintyMaps, passes: int, limits: Mapping[str, float],
+    score: Callable[[UncertaintyMaps], Mapping[str, float]] = frame_scores,
+) -> Difference:
+    """
+    Measure how far maps lie from those of the reference, of the same image and the same masks.
+
+    Parameters
+    ----------
+    maps, reference : UncertaintyMaps
+        Compared.
+    passes : int
+        T; a variation ratio differs where it moved by half a vote or more.
+    limits : mapping of str to float
+        Calibrated limit of each score; scores without one are not compared. All of them, against a
+        limit of 0.1, if there are none.
+    score : callable
+        Computes the scores of maps, at least those with a limit.
+
+    Returns
+    -------
+    Difference
+        The largest over the maps; NaN if a map holds one.
+
+    """
+    gaps = [_apart(getattr(maps, name), getattr(reference, name)) for name in VALUE_MAPS
+            if getattr(reference, name) is not None]
+    votes = _apart(maps.variation_ratio, reference.variation_ratio)
+    return Difference(
+        label_share=float((maps.label != reference.label).mean()),
+        # A vote that is no number differs.
+        vote_share=float((~(votes < 0.5 / passes)).mean()),
+        mean=_largest(gap.mean() for gap in gaps),
+        quantile=_largest(np.quantile(gap, QUANTILE) for gap in gaps),
+        largest=_largest(gap.max() for gap in gaps),
+        score=_score_gap(score(maps), score(reference), limits),
+    )
+
+
+def worst(differences: Iterable[Difference]) -> Difference:
+    """Return the largest of every number; NaN if one is."""
+    found = list(differences)
+    names = [f.name for f in fields(Difference)]
+    return Difference(*(_largest(getattr(d, name) for d in found) for name in names))
+
+
+def closeness_checks(found: Difference, tolerance: Tolerance) -> list[Check]:
+    """Hold a difference against what is tolerated, number by number."""
+    about = {
+        'label_share': 'share of pixels with another label',
+        'vote_share': 'share of pixels with another variation ratio',
+        'mean': 'mean difference of a map',
+        'quantile': f'difference of a map that {QUANTILE:.1%} of its pixels stay below',
+        'largest': 'largest difference of a map at any pixel',
+        'score': 'largest difference of a frame score, in shares of its limit',
+    }
+    return [Check(name, getattr(found, name), getattr(tolerance, name), text)
+            for name, text in about.items()]
+
+
+def sanity_checks(maps: UncertaintyMaps, passes: int, has_steps: bool) -> list[Check]:
+    """
+    Check what holds for the maps of any network: finite, within 0..1, variation ratio k / T.
+
+    `has_steps` says whether the variation ratio moves in steps of 1 / T; it does not where maps
+    are upsampled.
+    """
+    floats = {name: getattr(maps, name) for name in ('confidence', *MAP_NAMES)
+              if getattr(maps, name) is not None}
+    broken = sum(int((~np.isfinite(values)).sum()) for values in floats.values())
+    # Total variance is at most 1 - 1/C, so that 0..1 holds for all of them.
+    beyond = _largest(max(0.0, -float(v.min()), float(v.max()) - 1.0) for v in floats.values())
+    checks = [
+        Check('finite', broken, 0, 'values that are not finite'),
+        Check('mutual_information', _largest([max(0.0, -float(maps.mutual_information.min()))]),
+              0, 'how far mutual information goes below zero'),
+        Check('range', beyond, _SLACK, 'how far a map goes beyond 0..1'),
+    ]
+    if has_steps:
+        votes = maps.variation_ratio.astype(np.float64) * passes
+        off = float(np.abs(votes - np.rint(votes)).max())
+        checks.append(Check('votes', off, 1e-3, 'how far T times variation ratio is from whole'))
+    return checks
+
+
+def same_check(name: str, first: UncertaintyMaps, again: UncertaintyMaps, about: str) -> Check:
+    """Count the values of two runs that are not the same bits; NaN equals NaN."""
+    moved = sum(int((_bits(getattr(first, name)) != _bits(getattr(again, name))).sum())
+                for name in first.present)
+    return Check(name, moved, 0, about)
+
+
+def worst_checks(checks: Iterable[Check]) -> list[Check]:
+    """Keep the worst of the checks of each name, in the order of their first."""
+    kept: dict[str, Check] = {}
+    for check in checks:
+        before = kept.get(check.name, check)
+        kept[check.name] = replace(check, measured=_largest([before.measured, check.measured]))
+    return list(kept.values())
+
+
+def growth_check(samples_mb: Iterable[float], limit_mb: float) -> Check:
+    """
+    Check that memory does not go on growing, in MB.
+
+    The first half of the samples, one after each run, is left for warming up; the second may add
+    `limit_mb` to its beginning. Fewer than four samples fail.
+    """
+    samples = list(samples_mb)
+    late = samples[len(samples) // 2:]
+    grown = max(late) - late[0] if len(samples) >= 4 else math.nan
+    return Check('memory', grown, limit_mb, 'MB of growth in the second half of the runs')
+
+
+def _apart(values: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+    if values.shape != reference.shape:
+        return np.full(reference.shape, np.nan)
+    return np.abs(values.astype(np.float64) - reference.astype(np.float64))
+
+
+def _score_gap(
+    scores: Mapping[str, float], wanted: Mapping[str, float], limits: Mapping[str, float]
+) -> float:
+    scales = dict(limits) or dict.fromkeys(wanted, _PLAIN_LIMIT)
+    return _largest(abs(scores[name] - wanted[name]) / scale for name, scale in scales.items())
+
+
+def _largest(values: Iterable[float]) -> float:
+    """Return the maximum, and NaN if any is; the builtin depends on the order."""
+    return float(np.max(np.fromiter(values, np.float64), initial=0.0))
+
+
+def _bits(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    return values.view(np.uint32) if values.dtype == np.float32 else values

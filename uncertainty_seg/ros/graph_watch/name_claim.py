@@ -1,0 +1,285 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+One running node for each name: a second one refuses itself, and the first goes on.
+
+ROS allows two nodes of one name without a word, and then nobody can tell their flags apart. Each
+node therefore claims its name on the hidden topic `~/_claim`: it publishes who it is there, ten
+times a second while it is new and later only while somebody listens. The graph alone proves
+nothing, since a node that was killed stays in it for 20 s; a claim that is heard does. A claim
+that was played from a bag comes from a node of another name.
+
+Who gives way is decided by the same rule on both sides: a new node to a settled one, and of two
+new ones that which started later. A settled node never does, so two that could not hear each other
+for `SETTLE_S` both go on, with the flag of both false (`RivalWatch`).
+
+Anybody in the domain can forge a claim, unless SROS2 keeps them out: it keeps a new node from
+starting, which is the safe direction, does nothing to a settled one, and raises no flag.
+
+The claims come from a thread of their own, since the executor stands still during configure.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.graph_watch import qos
+from uncertainty_seg.ros.graph_watch.qos_sentences import full_name
+
+TOPIC = '~/_claim'
+PERIOD_S = 0.1
+# Before anything is published: how long to listen, and how long while the graph has somebody of
+# this name, alive or dead. Discovery and two claims take 0.2 s on one machine.
+LOOK_S, LOOK_AT_GHOST_S = 0.5, 1.5
+# And so many turns of the thread, which take longer where the machine is busy.
+LOOK_TURNS = 5
+# Until then no flag is true, and until then a node gives way.
+WITHHELD_S, SETTLE_S = 2.0, 10.0
+WITHHELD = 'the node has just started, and another one of its name may not have been heard yet'
+# Names of hosts are far shorter; whatever else comes is no claim.
+LONGEST_TEXT, LONGEST_HOST = 1000, 255
+# Of claimants that are remembered, and seconds between two lines about newcomers: a forger may
+# take a new identity for each claim.
+MOST_CLAIMANTS, REPORT_PERIOD_S = 64, 5.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """
+    What a node says about itself.
+
+    Attributes
+    ----------
+    started_ns : int
+        By the clock of its computer.
+    identity : str
+        Of this run of the program.
+    number : int
+        How many it has sent.
+    is_settled : bool
+        Whether it stays whoever comes.
+    process, host : int, str
+        For people.
+
+    """
+
+    started_ns: int
+    identity: str
+    number: int
+    is_settled: bool
+    process: int
+    host: str
+
+    @classmethod
+    def of_this_process(cls) -> Claim:
+        """Return the first claim of a node that starts now."""
+        return cls(time.time_ns(), uuid.uuid4().hex, 0, False, os.getpid(), socket.gethostname())
+
+    @classmethod
+    def read(cls, text: str) -> Claim | None:
+        """Return the claim in a message; None if it is none."""
+        try:
+            values = json.loads(text) if len(text) <= LONGEST_TEXT else None
+            claim = cls(**values) if isinstance(values, dict) else None
+        except (ValueError, TypeError, RecursionError):
+            return None
+        kinds = {'int': int, 'str': str, 'bool': bool}
+        fields = cls.__dataclass_fields__.values()
+        is_sound = claim is not None and all(
+            type(getattr(claim, field.name)) is kinds[str(field.type)] for field in fields)
+        return claim if is_sound and claim is not None and claim._is_for_logs() else None
+
+    def _is_for_logs(self) -> bool:
+        """Tell whether the name of the host may be shown: it goes to logs and terminals."""
+        return self.host.isprintable() and len(self.host) <= LONGEST_HOST
+
+    def text(self) -> str:
+        """Return it as it is sent."""
+        return json.dumps(asdict(self))
+
+    def goes_before(self, other: Claim) -> bool:
+        """Tell whether, of two nodes that are new, this one stays."""
+        return (self.started_ns, self.identity) < (other.started_ns, other.identity)
+
+
+class Contest:
+    """
+    Decide by the claims that are heard whether a node gives way; knows no ROS.
+
+    Parameters
+    ----------
+    mine : Claim
+        The node's own.
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    Attributes
+    ----------
+    winner : Claim or None
+        To whom the node gives way.
+    other : Claim or None
+        The newest claim of somebody else.
+
+    """
+
+    def __init__(self, mine: Claim, clock: Callable[[], float] = time.monotonic) -> None:
+        self._mine, self._clock, self._since_s = mine, clock, clock()
+        self._numbers: dict[str, int] = {}
+        self.winner: Claim | None = None
+        self.other: Claim | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Return for how long the node has claimed its name, in seconds."""
+        return self._clock() - self._since_s
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether the node keeps its name whoever comes."""
+        return self.winner is None and self.age_s >= SETTLE_S
+
+    def hear(self, claim: Claim) -> None:
+        """Take note of a claim; one alone may come from a process that has just been killed."""
+        if claim.identity == self._mine.identity:
+            return
+        self.other = claim
+        if claim.identity not in self._numbers and len(self._numbers) >= MOST_CLAIMANTS:
+            del self._numbers[next(iter(self._numbers))]  # the one heard first
+        if claim.number <= self._numbers.setdefault(claim.identity, claim.number):
+            return
+        if not self.is_settled and (claim.is_settled or claim.goes_before(self._mine)):
+            self.winner = self.winner or claim
+
+
+class NameClaim:
+    """
+    Claim the name of a node from now on.
+
+    Parameters
+    ----------
+    node : Node
+        Owns the topic.
+
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._me = node.get_fully_qualified_name()
+        self._mine = Claim.of_this_process()
+        self._contest = Contest(self._mine)
+        self._lost, self._closed, self._reported = threading.Event(), threading.Event(), ''
+        self._num_turns = 0
+        self._publisher = node.create_publisher(String, TOPIC, qos.report_qos())
+        self._subscription = node.create_subscription(
+            String, TOPIC, self._on_claim, qos.report_qos())
+        self._thread = threading.Thread(target=self._run, name='name-claim', daemon=True)
+        self._thread.start()
+
+    @property
+    def refusal(self) -> str:
+        """Why the node must end, in one sentence; empty while it has its name."""
+        winner = self._contest.winner
+        return '' if winner is None else str(self._error(winner))
+
+    @property
+    def doubt(self) -> str:
+        """Why no flag may be true because of the name; empty if one may."""
+        return self.refusal or (WITHHELD if self._contest.age_s < WITHHELD_S else '')
+
+    def wait(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        """Listen before anything is published; if the name is taken, end the node: ConfigError."""
+        while not is_stopping() and not self._has_looked():
+            if self._lost.wait(PERIOD_S / 2):
+                break
+        try:
+            self.require()
+        except ConfigError:
+            self._node.destroy_node()
+            raise
+
+    def _has_looked(self) -> bool:
+        look_s = LOOK_AT_GHOST_S if self._num_named() > 1 else LOOK_S
+        return self._contest.age_s >= look_s and self._num_turns >= LOOK_TURNS
+
+    def require(self) -> None:
+        """Raise ConfigError if the name is taken."""
+        if self._contest.winner is not None:
+            raise self._error(self._contest.winner)
+
+    def close(self) -> None:
+        """Claim the name no more."""
+        self._closed.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.is_set() and self._node.context.ok():
+            try:
+                if not self._contest.is_settled:
+                    self._take()
+                self._tell()
+            except Exception as err:  # of a middleware; the next turn is a new try
+                self._node.get_logger().debug(f'the claim of the name failed: {err}')
+            self._num_turns += 1
+            self._closed.wait(PERIOD_S)
+
+    def _take(self) -> None:
+        """Hear what has come; the executor does that, too, once it runs."""
+        handle = self._subscription.handle
+        with handle:
+            while (found := handle.take_message(self._subscription.msg_type, False)) is not None:
+                self._on_claim(found[0])
+
+    def _tell(self) -> None:
+        # A settled node speaks while somebody beside itself listens.
+        if self._lost.is_set() or (
+                self._contest.is_settled and self._publisher.get_subscription_count() <= 1):
+            return
+        self._mine = replace(
+            self._mine, number=self._mine.number + 1, is_settled=self._contest.is_settled)
+        self._publisher.publish(String(data=self._mine.text()))
+
+    def _on_claim(self, msg: String) -> None:
+        claim = Claim.read(msg.data)
+        # A claim that is played from a bag comes from a node of another name.
+        if claim is None or claim.identity == self._mine.identity or self._num_named() < 2:
+            return
+        self._contest.hear(claim)
+        other = self._contest.other
+        if self._contest.winner is not None:
+            self._lost.set()
+        elif other is not None and other.identity != self._reported and (
+                self._contest.is_settled or
+                not other.is_settled and self._mine.goes_before(other)):
+            self._reported = other.identity
+            self._node.get_logger().warning(
+                f'process {other.process} on {other.host} was started under the name of this '
+                f'node, {self._me}: ' + ('neither ends, and while both run no flag of theirs is '
+                                         'true' if other.is_settled else 'it is to end itself'),
+                throttle_duration_sec=REPORT_PERIOD_S)
+
+    def _num_named(self) -> int:
+        """Count who claims this name, as far as the graph tells; this node is one of them."""
+        try:
+            found = self._node.get_publishers_info_by_topic(self._publisher.topic_name)
+        except Exception:  # a name of somebody else that is no text
+            return 1
+        return sum(full_name(info) == self._me for info in found)
+
+    def _error(self, winner: Claim) -> ConfigError:
+        return ConfigError(
+            f'a node of the name {self._me} runs already, process {winner.process} on '
+            f'{winner.host}', 'a name of its own for each',
+            'start this one with -r __node:=NAME, or -r __ns:=/NAMESPACE (namespace:=NAMESPACE of '
+            'the launch file), or stop the other one')

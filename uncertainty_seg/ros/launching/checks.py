@@ -1,0 +1,194 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What the launch files ask before they start a process, so that nothing half started stays behind.
+
+`ros2 launch` leaves processes running that it started before a later action raised, and starts a
+node again whatever its exit code says. Everything here raises ConfigError with one sentence, and
+imports neither launch nor rclpy.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+import copy
+import os
+from pathlib import Path
+import re
+import sys
+import tempfile
+from typing import Any
+
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.launching.entry import LAUNCHED_BY
+from uncertainty_seg.storage.parameter_files import (
+    full_name,
+    ParameterFile,
+    read_parameter_file,
+)
+
+NODE_NAME = 'uncertainty_seg'
+NODE_ARGUMENTS = (
+    'model', 'image', 'cameras', 'params_file', 'namespace', 'use_sim_time', 'autostart',
+    'stale_timeout_s', 'max_age_s', 'respawn', 'respawn_delay', 'rviz', 'log_level')
+EXIT_MISUSE = 2
+# What launch itself takes for whatever it starts.
+OF_LAUNCH = ('emulate_tty', 'launch-prefix', 'launch-prefix-filter', 'sigterm_timeout',
+             'sigkill_timeout')
+_TOPIC = re.compile(r'(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
+
+
+def require_name(argument: str, text: str) -> None:
+    """Refuse what is no name of a topic or namespace; rcl would say it in its own terms."""
+    if text not in ('', '/') and not _TOPIC.fullmatch(text.rstrip('/')):
+        raise ConfigError(f'{argument} is {text!r}', 'names of letters, digits and _ with / '
+                          'between them, a letter first')
+
+
+def require_known(context: Any, names: Collection[str], file: str) -> None:
+    """
+    Refuse arguments that launch would pass over without a word, such as lock_gate:=true.
+
+    Those of a launch file that includes this one are the affair of that one.
+    """
+    if not any(os.path.basename(word) == file for word in getattr(sys, 'argv', None) or ()):
+        return
+    given = [word.partition(':=')[0] for word in getattr(context, 'argv', None) or ()
+             if ':=' in word]
+    unknown = [name for name in given if name not in names and name not in OF_LAUNCH]
+    if unknown:
+        raise ConfigError(f'{unknown[0]} is no argument of {file}', f'one of {", ".join(names)}',
+                          'give parameters of the node in params_file')
+
+
+def positive(argument: str, text: str) -> float:
+    """Return an argument that is a finite number above 0."""
+    value = _number(text)
+    if not 0 < value < float('inf'):
+        raise ConfigError(f'{argument} is {text!r}', 'a number above 0')
+    return value
+
+
+def require_number(argument: str, text: str) -> None:
+    """Refuse what is no number; its range is for the node to judge."""
+    if _number(text) != _number(text):
+        raise ConfigError(f'{argument} is {text!r}', 'a number')
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float('nan')
+
+
+def parameter_file(path: str, namespace: str, node: str) -> ParameterFile:
+    """Return a parameter file that says something to a node of the launch file."""
+    file = read_parameter_file(path)
+    file.require_match(full_name(namespace, node))
+    return file
+
+
+def camera_topics(text: str) -> dict[str, str]:
+    """Read 'front=/cam1/image_raw,down' as the names of cameras and where their images are."""
+    pairs = [word.partition('=') for word in text.split(',') if word.strip()]
+    names = [name.strip() for name, _, _ in pairs]
+    Settings(cameras=tuple(names))
+    topics = {name: topic.strip() for name, (_, _, topic) in zip(names, pairs, strict=True)}
+    for name, topic in topics.items():
+        require_name(f'the topic of camera {name}', topic)
+    return topics
+
+
+def require_model(model: str, autostart: str, file: ParameterFile, full: str, share: str) -> None:
+    """Refuse to start a node that would end at once, since nobody has named its model."""
+    waits = autostart == 'false' or not autostart and file.value(full, 'autostart') is False
+    if not (model or file.value(full, 'model') or waits):
+        shipped = sorted(card.parent.name
+                         for card in Path(share, 'config', 'models').glob('*/card.json'))
+        raise ConfigError('no model is named', f"a bundle's folder or a shipped name "
+                          f'({", ".join(shipped) or "none found"})',
+                          f'give model:={shipped[0] if shipped else "FOLDER"}, or set model in '
+                          'params_file')
+
+
+def require_package(package: str, executable: str, prefixes: str, argument: str) -> None:
+    """Refuse to start anything where an executable is missing that is started later."""
+    places = [Path(prefix, 'lib', package, executable) for prefix in prefixes.split(os.pathsep)]
+    if not any(place.is_file() for place in places):
+        distribution = os.environ.get('ROS_DISTRO', 'DISTRO')
+        raise ConfigError(f'{argument} was given, and {package} is not installed', 'it',
+                          f'sudo apt install ros-{distribution}-{package}, or leave it out')
+
+
+def ends_with_launch() -> dict[str, str]:
+    """Return the variables by which a process ends when this `ros2 launch` has gone."""
+    return {LAUNCHED_BY: str(os.getpid())}
+
+
+def stop_after_misuse(name: str) -> Callable[[Any, Any], None]:
+    """
+    Return an `on_exit` for a node: a wrong parameter ends the launch, since starting is no help.
+
+    Without it a node that is respawned says the same sentence every two seconds for ever.
+    """
+
+    def on_exit(event: Any, context: Any) -> None:
+        if event.returncode == EXIT_MISUSE and not context.is_shutdown:
+            raise ConfigError(f'{name} cannot use what it was given (exit code {EXIT_MISUSE})',
+                              fix='its own sentence is above; it is not started again')
+
+    return on_exit
+
+
+def stop_after_failure(name: str) -> Callable[[Any, Any], None]:
+    """Return an `on_exit` for a process that others wait for: a failure ends the launch."""
+
+    def on_exit(event: Any, context: Any) -> None:
+        if event.returncode and not context.is_shutdown:
+            raise ConfigError(f'{name} has failed with exit code {event.returncode}',
+                              fix='its own sentence is above')
+
+    return on_exit
+
+
+# -------------------------------------------------------------------------------------------------
+# The layout of RViz: the shipped one shows one camera.
+
+
+def rviz_layout(shipped: str, cameras: Iterable[str]) -> str:
+    """Return the path of a layout for these cameras; the shipped one for a single camera."""
+    import yaml
+
+    names = list(cameras)
+    if not names:
+        return shipped
+    layout = layout_of(yaml.safe_load(Path(shipped).read_text(encoding='utf-8')), names)
+    with tempfile.NamedTemporaryFile('w', prefix='uncertainty_seg_', suffix='.rviz',
+                                     encoding='utf-8', delete=False) as file:
+        yaml.safe_dump(layout, file, sort_keys=False)
+    return file.name
+
+
+def layout_of(layout: Mapping[str, Any], cameras: Iterable[str]) -> dict[str, Any]:
+    """Return a layout with each display once for each camera."""
+    made = copy.deepcopy(dict(layout))
+    manager = made['Visualization Manager']
+    before = manager['Displays']
+    manager['Displays'] = [_display_of(display, camera) for camera in cameras
+                           for display in before]
+    geometry = made['Window Geometry']
+    for display in before:
+        geometry.pop(display['Name'], None)
+    for display in manager['Displays']:
+        geometry[display['Name']] = {'collapsed': False}
+    return made
+
+
+def _display_of(display: Mapping[str, Any], camera: str) -> dict[str, Any]:
+    made = copy.deepcopy(dict(display))
+    made['Name'] = f'{camera}: {display["Name"]}'
+    above, _, name = display['Topic']['Value'].rpartition('/')
+    made['Topic']['Value'] = '/'.join(part for part in (above, camera, name) if part)
+    return made

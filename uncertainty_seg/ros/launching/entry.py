@@ -1,0 +1,105 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Where the installed programs begin: a signal ends them in order from the first moment to the last.
+
+To import ROS takes a second, in which Python would answer a signal with a traceback or be killed
+by it; so would it at the end, after the last line of `main`. In both nothing is running that has
+to be stopped, and the exit code is 0. What happens in between is up to each program.
+
+`ros2 launch` leaves its processes running where it is ended by SIGTERM or killed. The launch files
+therefore name its process in `LAUNCHED_BY`, and the programs end in order when that has gone.
+
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from importlib import import_module
+import os
+from pathlib import Path
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from uncertainty_seg.errors import UncertaintySegError
+
+# Set by the launch files: the process of `ros2 launch`.
+LAUNCHED_BY = 'UNCERTAINTY_SEG_LAUNCHED_BY'
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+# A closed terminal or a lost SSH session, and Ctrl-\: unless the process was told to ignore them,
+# as by nohup or by a shell that starts it in the background.
+_UNLESS_IGNORED = (signal.SIGHUP, signal.SIGQUIT)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that end a program in order."""
+    return (*_ALWAYS, *(number for number in _UNLESS_IGNORED
+                        if signal.getsignal(number) is not signal.SIG_IGN))
+
+
+def node() -> NoReturn:
+    """Run `uncertainty_seg_node`."""
+    _run('uncertainty_seg.ros.main')
+
+
+def governor() -> NoReturn:
+    """Run `speed_governor`."""
+    _run('uncertainty_seg.ros.governor.node')
+
+
+def player() -> NoReturn:
+    """Run `uncertainty_seg_play`."""
+    _run('uncertainty_seg.ros.bag_player')
+
+
+def _run(module: str) -> NoReturn:
+    numbers = stop_signals()
+    for number in numbers:
+        signal.signal(number, _leave)
+    _end_with(os.environ.pop(LAUNCHED_BY, ''))
+    code = _main_of(module)
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads on
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)  # what the ROS logger wrote with C's streams
+    # All is closed. Libraries would now wait for threads of theirs: Fast DDS up to 1.5 s.
+    gc.collect()
+    os._exit(code)
+
+
+def _main_of(module: str) -> int:
+    """Run the program; without ROS, one sentence and exit code 1."""
+    try:
+        program = import_module(module)
+    except ImportError as err:
+        if (err.name or '').partition('.')[0] == 'uncertainty_seg':
+            raise
+        print(UncertaintySegError(
+            f'{Path(sys.argv[0]).name}: ROS 2 cannot be used ({str(err).splitlines()[0]})',
+            'a sourced ROS 2, or its wheels',
+            'source /opt/ros/DISTRO/setup.bash, or see docs/installation.md'), file=sys.stderr)
+        return 1
+    return int(program.main())
+
+
+def _end_with(launch: str) -> None:
+    """Have the system send SIGTERM when the process that started this one ends; Linux only."""
+    if not (launch.isdecimal() and sys.platform.startswith('linux')):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    try:
+        os.kill(int(launch), 0)
+    except ProcessLookupError:  # it ended before
+        os._exit(0)
+    except PermissionError:  # it is there
+        pass
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
