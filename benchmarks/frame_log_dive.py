@@ -22,9 +22,8 @@ import time
 
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.parameters import from_dict
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import LogSettings, Settings, settings_to_dict
+from uncertainty_seg.core.settings import from_dict, LogSettings, Settings, settings_to_dict
 from uncertainty_seg.sim.demo.timeline import find_events, FlagEvent, Moment
 from uncertainty_seg.sim.dive import EVENT_TOPIC, IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import BadMessage, BagReader, header_stamp_ns

@@ -44,8 +44,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from uncertainty_seg.calibration.labelled_pairs import bgr_pairs, opened
-from uncertainty_seg.core.arrays import ImageU8, LabelMap
-from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings

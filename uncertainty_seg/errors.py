@@ -33,29 +33,6 @@ from pathlib import Path
 import sys
 import sysconfig
 
-__all__ = [
-    'EXTRAS',
-    'BackendError',
-    'BackendUnavailableError',
-    'BagError',
-    'CalibrationError',
-    'ConfigError',
-    'DatasetError',
-    'DivergedError',
-    'EngineMissingError',
-    'FrameLogError',
-    'GraphError',
-    'ImageError',
-    'ModelBundleError',
-    'ShapeError',
-    'TableError',
-    'TrainingError',
-    'UncertaintySegError',
-    'UnknownModelError',
-    'install_command',
-    'some_of',
-]
-
 
 def some_of(names: Iterable[object], most: int = 5) -> str:
     """Join names for a sentence; of many the first few, and how many more there are."""
@@ -68,20 +45,8 @@ class UncertaintySegError(Exception):
     """
     Base of all errors raised on purpose.
 
-    Parameters
-    ----------
-    came : str
-        What was found, with the offending value.
-    expected : str
-        What would have been right.
-    fix : str
-        What to do about it.
-
-    Attributes
-    ----------
-    reason : str
-        The sentence without what to do, for another sentence that contains it.
-
+    Its sentence says what `came`, with the offending value, what was `expected`, and the `fix`;
+    `reason` is the sentence without what to do, for another sentence that contains it.
     """
 
     def __init__(self, came: str, expected: str = '', fix: str = '') -> None:
@@ -172,15 +137,7 @@ EXTRAS = {
 
 
 def install_command(package: str) -> str:
-    """
-    Return the command that installs an optional package, for the fix of an error.
-
-    Parameters
-    ----------
-    package : str
-        A key of `EXTRAS`.
-
-    """
+    """Return the command that installs an optional package, a key of `EXTRAS`."""
     command = f"pip install '.[{EXTRAS[package]}]'"
     if is_externally_managed():
         # There pip refuses to install beside the system's packages (PEP 668).
@@ -196,25 +153,12 @@ def is_externally_managed() -> bool:
     return not is_in_venv and marker.is_file()
 
 
-# A library as it is imported -> its name for pip, and its use.
-LIBRARIES = {
-    'pyarrow': ('pyarrow', 'the score table'),
-    'ray': ('ray', 'a cluster'),
-    'matplotlib': ('matplotlib', 'the plots of a report'),
-    'jinja2': ('jinja2', 'pages of HTML'),
-    'scipy': ('scipy', 'the bound of a share'),
-    'sklearn': ('scikit-learn', 'the density'),
-}
-
-
 def require_libraries(*names: str) -> None:
     """
-    Refuse to begin minutes of work without a library, a key of `LIBRARIES`, needed at their end.
+    Refuse to begin minutes of work without a library, a key of `EXTRAS`, needed at their end.
 
     Raises BackendUnavailableError if one is not installed.
     """
     for name in names:
         if find_spec(name) is None:
-            package, use = LIBRARIES[name]
-            raise BackendUnavailableError(f'{package} is not installed', f'it, for {use}',
-                                          install_command(name))
+            raise BackendUnavailableError(f'{name} is not installed', fix=install_command(name))

@@ -15,9 +15,8 @@ from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.gpu.nvidia import find_device
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.core.plausibility import Backend
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import iter_parameters, Settings
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     ConfigError,

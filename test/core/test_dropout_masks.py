@@ -374,18 +374,6 @@ def test_the_stratified_masks_of_a_seed_never_change() -> None:
     assert digest.startswith('96ea12963e684312')
 
 
-@pytest.mark.parametrize('passes', [4, 8, 12, 16, 20, 24, 40, 104, 208])
-def test_two_channels_of_a_half_are_dropped_together_in_a_quarter_of_the_passes(
-    passes: int
-) -> None:
-    site = DropoutSite('half', (passes - 1, 1, 1), 0.5)
-    rows = dropped(passes, 1, site)
-    together = rows.astype(int).T @ rows.astype(int)
-    np.testing.assert_array_equal(
-        together, np.where(np.eye(passes - 1, dtype=bool), passes // 2, passes // 4))
-    assert (rows != dropped(passes, 2, site)).any()
-
-
 def test_channels_of_a_half_have_their_rate_and_are_independent_over_seeds() -> None:
     rows = np.stack([dropped(20, seed, DropoutSite('half', (19, 1, 1), 0.5))
                      for seed in range(1000)])

@@ -8,9 +8,9 @@ from conftest import tiny_card
 import pytest
 
 from uncertainty_seg.core.model_card import PRECISIONS
-from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.core.settings import (
     DecodeLimits,
+    iter_parameters,
     precision_of,
     require_no_history,
     Settings,
@@ -150,9 +150,7 @@ def test_left_alone_it_is_what_the_card_says_and_its_name_is_accepted_too(card: 
     ('int8', 'tf32', 'int8 or bf16'),
 ])
 def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allowed: str) -> None:
-    words = (f"precision is {wanted}, but the graphs of 'tiny' are {card}, expected {allowed}: "
-             f'set precision to bundle, or compile a bundle with --precision {wanted}')
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=f'expected {allowed}:'):
         precision_of(tiny_card(precision=card), wanted)
 
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import ImageFile
-from uncertainty_seg.core.parameters import from_dict
-from uncertainty_seg.core.settings import LogSettings, MEGABYTE
+from uncertainty_seg.core.settings import from_dict, LogSettings, MEGABYTE
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogAbout, LogFrame, LoggedFrame
 
 HEIGHT, WIDTH, CLASSES = 36, 48, 4

@@ -126,7 +126,7 @@ BUDGET = {
 # Runs in a process of its own, since another checkout may be asked. Options of sub-actions count.
 _COMMAND_LINE = """
 import argparse, importlib, json
-from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.settings import iter_parameters
 from uncertainty_seg.core.settings import Settings
 
 try:

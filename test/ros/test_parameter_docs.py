@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from uncertainty_seg.core.parameters import iter_parameters
-from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.settings import iter_parameters, Settings, settings_from_dict
 from uncertainty_seg.ros.parameters import (
     LIST_BEGIN,
     LIST_END,

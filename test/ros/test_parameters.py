@@ -14,8 +14,7 @@ if not HAS_ROS:
 import rclpy  # noqa: I100
 from rclpy.parameter import Parameter
 
-from uncertainty_seg.core.parameters import from_ros, iter_parameters
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import from_ros, iter_parameters, Settings
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.parameters import ParameterServer, to_ros
 

@@ -16,8 +16,13 @@ from inspect import signature
 import math
 from typing import Any, TypeVar
 
-from uncertainty_seg.core.parameters import from_ros, iter_parameters, Value
-from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.settings import (
+    from_ros,
+    iter_parameters,
+    Settings,
+    settings_from_dict,
+    Value,
+)
 from uncertainty_seg.errors import ConfigError, some_of
 from uncertainty_seg.storage.whole_files import json_text
 

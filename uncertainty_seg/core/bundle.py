@@ -41,19 +41,10 @@ SIGNATURE_FILE = 'SHA256SUMS.sig'
 @dataclass(frozen=True)
 class ModelBundle:
     """
-    A checked bundle.
+    A checked bundle: its folder, card, calibration and features of the training frames.
 
-    Attributes
-    ----------
-    folder : Path
-        Where its files lie.
-    card : ModelCard
-        Its description.
-    calibration : Calibration or None
-        Thresholds; None for a bundle that was compiled and not yet calibrated.
-    features : FeatureDensity or None
-        What features are compared with, if its calibration has fitted it.
-
+    `calibration` is None for a bundle that was compiled and not yet calibrated, `features` unless
+    its calibration has fitted them.
     """
 
     folder: Path

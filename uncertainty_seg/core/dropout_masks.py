@@ -5,12 +5,11 @@ What makes the passes of a frame differ, as data: the same seed gives the same i
 For dropout these are masks: each site draws from its own stream, so that it keeps its masks when
 another one is added, and one pass after the other, so that the first t do not depend on T. Only
 stratified masks are those of T: each channel of a site is dropped in the same number of passes up
-to rounding, in an order of its own, so that no channel counts for more than its share; pairs of
-channels are balanced too where they can be. That is for whole channels: a site of elements has so
-many that they average out, and would have to be drawn for all passes at once. A site of noise
-draws standard normal numbers in the same way; those of `direct` are the same in every pass, so
-that what differs between passes is the masks' doing. For a deep ensemble they are the rows that
-choose a member; a single pass has no such inputs.
+to rounding, in an order of its own, so that no channel counts for more than its share. That is for
+whole channels: a site of elements has so many that they average out. A site of noise draws
+standard normal numbers in the same way; those of `direct` are the same in every pass, so that what
+differs between passes is the masks' doing. For a deep ensemble they are the rows that choose a
+member; a single pass has no such inputs.
 
 Masks of whole channels are a few kB. Those of single elements are as large as the feature maps, in
 each pass: they can be had as `LazyRows`, which draw the passes that are read, so that memory does
@@ -77,26 +76,10 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
     """
     Return what the head of a bundle is given beside the image, for T passes.
 
-    Raises ConfigError if `passes` or `seed` is out of range, does not fit the number of members,
-    is not the 1 of a method without dropout, or gives other masks than were trained with.
-
-    Parameters
-    ----------
-    card : ModelCard
-        Its method and sites.
-    passes : int
-        T, at least 1; for an ensemble the number of its members, or a multiple where they have
-        dropout; 1 where no dropout makes passes differ.
-    seed : int
-        At least 0; an ensemble without dropout has no randomness and ignores it. It is the
-        card's `mask_seed` where there is one.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (T, *site.shape)
-        Masks and noise, and for an ensemble `member`: one row a pass with a single 1, members by
-        turns.
-
+    Masks and noise (T, *site.shape), and for an ensemble `member`: one row a pass with a single 1,
+    members by turns. T is the number of members, or a multiple where they have dropout; 1 where no
+    dropout makes passes differ. Raises ConfigError if `passes` or `seed` is out of range, or does
+    not fit the card.
     """
     return {name: rows[:] for name, rows in lazy_inputs(card, passes, seed).items()}
 
@@ -149,29 +132,12 @@ def make_masks(
     mask_draw: str = 'independent',
 ) -> PassInputs:
     """
-    Draw the masks and the noise of T passes.
+    Draw the masks and the noise of T passes, float32 (T, *site.shape), the same on every machine.
 
-    Raises ConfigError if `passes` is below 1 or `seed` below 0.
-
-    Parameters
-    ----------
-    sites : iterable of DropoutSite
-        The card's sites.
-    passes : int
-        T, at least 1.
-    seed : int
-        At least 0; the same seed gives the same numbers on every machine.
-    balanced : bool
-        Keep exactly `kept_channels` channels in each pass, at the sites that drop channels.
-    mask_draw : str
-        One of `MASK_DRAWS`, for the sites that drop channels and are not balanced.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (T, *site.shape)
-        0 where dropped, else 1 / (1 - p); C / K at a balanced site, so that the mean is 1.
-        Standard normal numbers at a site of noise.
-
+    A mask is 0 where dropped, else 1 / (1 - p), or C / K at a `balanced` site, which keeps exactly
+    `kept_channels` channels in each pass. `mask_draw` is one of `MASK_DRAWS`, for the sites that
+    drop channels and are not balanced. Raises ConfigError if `passes` is below 1 or `seed` below
+    0.
     """
     _require(passes, seed)
     drawn = _drawn(sites, passes, seed, balanced, mask_draw)
@@ -300,16 +266,10 @@ def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.f
     """
     Drop each channel in p T passes, rounded up or down by chance so that the mean is right.
 
-    Which passes these are is the order of the channel's words, independent of other channels. At
-    a rate of a half up to T - 1 channels are columns of a Hadamard matrix where one is known: any
-    two are dropped together in a quarter of the passes.
-
+    Which passes these are is the order of the channel's words, independent of other channels.
     """
     channels = site.shape[0]
     words = _stream(site, seed).random_raw((passes + 1) * channels).reshape(-1, channels)
-    signs = _hadamard(passes) if site.p == 0.5 and channels < passes else None
-    if signs is not None:
-        return _paired(signs, words).reshape(passes, *site.shape)
     least, rest = divmod(site.p * passes, 1.0)
     dropped = int(least) + (words[0] < np.uint64(int(rest * 2.0**64)))
     order = np.argsort(words[1:], axis=0, kind='stable')
@@ -319,42 +279,9 @@ def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.f
     return masks.reshape(passes, *site.shape)
 
 
-def _paired(signs: NDArray[np.int8], words: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """Return masks (T, C) of a rate of a half from the columns of a Hadamard matrix (T, T)."""
-    order = np.argsort(words[1:, 0], kind='stable')
-    part = signs[order, 1:1 + words.shape[1]]  # the first column is all ones
-    return 2 * ((part > 0) ^ (words[0] >= np.uint64(2**63))).astype(np.float32)
-
-
-def _hadamard(order: int) -> NDArray[np.int8] | None:
-    """
-    Return a matrix of 1 and -1 whose columns are orthogonal, the first of ones; None if unknown.
-
-    It is Paley's where order - 1 is a prime of the form 4 n - 1, or two of half the order.
-
-    """
-    if order == 1:
-        return np.ones((1, 1), np.int8)
-    prime = order - 1
-    if order % 4 == 0 and all(prime % n for n in range(2, math.isqrt(prime) + 1)):
-        squares = {n * n % prime for n in range(1, prime)}
-        row = np.array([0] + [1 if n in squares else -1 for n in range(1, prime)])
-        signs = np.eye(order, dtype=np.int8)
-        signs[0, 1:], signs[1:, 0] = 1, -1
-        rolled = [np.roll(row[::-1], n + 1) for n in range(prime)]
-        signs[1:, 1:] += np.stack(rolled).astype(np.int8)
-        return signs * signs[:, :1]
-    half = _hadamard(order // 2) if order % 2 == 0 else None
-    return None if half is None else np.block([[half, half], [half, -half]]).astype(np.int8)
-
-
 def _samples(site: DropoutSite, passes: int, seed: int) -> PassInputs:
-    """
-    Draw the S samples of `direct`, the same in every pass: only masks make passes differ.
-
-    The second half is the first with the other sign, which leaves no class a favourite.
-
-    """
+    """Draw the S samples of `direct`, the same in every pass: only masks make passes differ."""
+    # The second half is the first with the other sign, which leaves no class a favourite.
     drawn = _noise(site, 1, seed)
     half = (site.shape[0] + 1) // 2
     pairs = np.concatenate([drawn[:, :half], -drawn[:, :half]], axis=1)[:, :site.shape[0]]
@@ -365,10 +292,8 @@ def _noise(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
     """
     Draw standard normal numbers; the distribution function is right to 4e-4.
 
-    Three words of 64 bits are twelve uniform numbers, whose sum is nearly normal and made so by
-    Teichroew's polynomial (Knuth, The Art of Computer Programming, vol. 2, 3.4.1). It takes sums
-    and products only: a logarithm or a cosine is rounded in another way by other processors.
-
+    The sum of twelve uniform numbers is made normal by Teichroew's polynomial (Knuth, vol. 2,
+    3.4.1). It takes sums and products only: other processors round a logarithm in another way.
     """
     size = passes * math.prod(site.shape)
     words = _stream(site, seed).random_raw(3 * size).reshape(size, 3)

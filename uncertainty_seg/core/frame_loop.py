@@ -28,19 +28,9 @@ class Outcome:
     """
     What came of a frame.
 
-    Attributes
-    ----------
-    verdict : Verdict
-        The flag and why.
-    image_bgr : ndarray of uint8, shape (H, W, 3), or None
-        The decoded image.
-    result : FrameResult or None
-        What was measured, with the verdict; None if the frame could not be used.
-    thresholds : mapping of str to float
-        Limits that it was judged by.
-    doubt : str
-        Why its stamp or its pixels make it unusable, although it was measured; else empty.
-
+    `result` is what was measured, with the verdict, and None if the frame could not be used;
+    `image_bgr` the decoded image; `thresholds` are those that it was judged by; `doubt` says why
+    its stamp or pixels make it unusable although it was measured, else it is empty.
     """
 
     verdict: Verdict

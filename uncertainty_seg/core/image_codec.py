@@ -37,17 +37,9 @@ class Encoding:
     """
     How one encoding lays out a pixel.
 
-    Attributes
-    ----------
-    dtype : str
-        'u1', 'u2' or 'f4'.
-    channels : int
-        Values a pixel in a row of the image; chroma that lies elsewhere is not counted.
-    conversion : str
-        OpenCV's conversion to BGR, such as 'RGB2BGR'; empty where the values are BGR already.
-    family : str
-        'plain', or what needs more care: 'bayer', 'yuv422', 'yuv420', 'yuv444'.
-
+    `dtype` is 'u1', 'u2' or 'f4'; `channels` values a pixel in a row, chroma in a plane of its own
+    not counted; `conversion` OpenCV's to BGR, empty where the values are BGR already; `family`
+    'plain', or what needs more care: 'bayer', 'yuv422', 'yuv420', 'yuv444'.
     """
 
     dtype: str
@@ -154,15 +146,9 @@ _shown.maxstring = _shown.maxother = 60
 @dataclass(frozen=True)
 class ImageFile:
     """
-    An image as a compressed message carries it.
+    An image file as a compressed message carries it.
 
-    Attributes
-    ----------
-    data : buffer of bytes
-        The whole file.
-    format : str
-        As in sensor_msgs/CompressedImage: 'jpeg', or 'rgb8; jpeg compressed bgr8'.
-
+    `format` is that of sensor_msgs/CompressedImage: 'jpeg', or 'rgb8; jpeg compressed bgr8'.
     """
 
     data: bytes | bytearray | memoryview | NDArray[np.uint8]
@@ -189,23 +175,11 @@ class ImageFile:
 @dataclass(frozen=True)
 class FileHeader:
     """
-    What a file says of itself, checked.
+    What a JPEG or PNG file says of itself, checked.
 
-    Attributes
-    ----------
-    kind : str
-        'jpeg' or 'png'.
-    height, width : int
-        H, W as stored.
-    pixel_bytes : float
-        Bytes of a pixel as stored, uncompressed.
-    is_grey : bool
-        One value a pixel, which may be of a mosaic.
-    num_scans : int
-        Times that a decoder visits the pixels.
-    data : bytes
-        What is to be decoded: of a PNG, the chunks that make its pixels.
-
+    `pixel_bytes` are those of a pixel as stored, uncompressed; `num_scans` the times that a
+    decoder visits the pixels; `data` is what is to be decoded: of a PNG, the chunks that make its
+    pixels.
     """
 
     kind: str
@@ -364,24 +338,11 @@ def _too_short(header: FileHeader, data: bytes) -> ImageError:
 @dataclass(frozen=True)
 class RawImage:
     """
-    An image as a message carries it.
+    An image as a message carries it: rows from the top, `step` bytes each, padding included.
 
-    Attributes
-    ----------
-    data : buffer of bytes
-        Rows from the top, `step` bytes each.
-    height, width : int
-        In pixels.
-    encoding : str
-        As in sensor_msgs/image_encodings.
-    step : int
-        Bytes a row, padding included.
-    is_bigendian : bool
-        Byte order of values of more than one byte.
-    values : ndarray, shape (H, W, channels), or None
-        What `data` holds, where somebody has read it already: in this machine's byte order, of
-        the encoding's type.
-
+    `encoding` is one of sensor_msgs/image_encodings. `values` (H, W, channels) is what `data`
+    holds, where cv_bridge has read it already, in this machine's byte order and of the encoding's
+    type.
     """
 
     data: bytes | bytearray | memoryview | NDArray[np.uint8]

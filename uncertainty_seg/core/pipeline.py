@@ -145,34 +145,17 @@ class Epoch:
     What a frame is measured and judged by.
 
     It is replaced as a whole, so that no frame sees half of a change.
-
-    Attributes
-    ----------
-    number : int
-        Grows with every event that a frame in work does not outlive: a fault that is no score, a
-        restart, a change of the gate or of T.
-    settings : Settings
-        The settings.
-    masks : Masks
-        Of the mask policy 'fixed'.
-    passes : int
-        T.
-    scorer : ScoreVector
-        Computes what the gate needs.
-    request : MapRequest
-        Maps that scores, publishers or the caller need besides the usual ones.
-    thresholds : mapping of str to float
-        Limit of each gated score; empty without a gate.
-
     """
 
+    # Grows with every event that a frame in work does not outlive: a fault that is no score, a
+    # restart, a change of the gate or of T.
     number: int
     settings: Settings
-    masks: Masks
-    passes: int
+    masks: Masks  # of the mask policy 'fixed'
+    passes: int  # T
     scorer: ScoreVector
-    request: MapRequest
-    thresholds: Mapping[str, float]
+    request: MapRequest  # what scores, publishers or the caller need besides the usual maps
+    thresholds: Mapping[str, float]  # of each gated score; empty without a gate
 
 
 class Pipeline:
@@ -195,19 +178,17 @@ class Pipeline:
     settings : Settings
         Checked settings.
     temperature : float, optional
-        Overrides the calibration's. Only for fitting one: the gate then stays shut.
+        Overrides the calibration's, to fit one: the gate then stays shut.
     ignore : ndarray of bool, shape of any image, optional
         True where a pixel is left out of every score; stretched to the camera image.
     scorer : ScoreVector, optional
-        Computes the scores; else the usual six (`score_names`: cheap, and what people compare)
-        and the gate's.
+        Computes the scores; else the usual six and the gate's, or with `all_scores` all.
     clock : callable, optional
         Seconds for the timings.
     source : PassSource, optional
         Shared by the pipelines of several cameras.
     maps : collection of str
-        Maps that every frame shall have, besides the usual ones and those that the settings and
-        the scores need.
+        Maps that every frame shall have, besides those that settings and scores need.
     all_scores : bool
         Compute every score that the bundle has.
 
@@ -390,25 +371,13 @@ class Pipeline:
         self, image_bgr: ImageU8, stamp_ns: int = 0, epoch: Epoch | None = None
     ) -> FrameResult:
         """
-        Run the network and compute scores, without the gate.
+        Run the network on a BGR image (H, W, 3) and compute scores, without the gate.
 
         Raises ImageError if the image has no pixels or cannot be fitted; ShapeError if it is not a
         BGR image of bytes; BackendError if the runtime failed, or returned what cannot be.
 
-        Parameters
-        ----------
-        image_bgr : ndarray of uint8, shape (H, W, 3)
-            Any size.
-        stamp_ns : int
-            Its stamp; seeds the masks under the policy 'per_frame'.
-        epoch : Epoch, optional
-            From `begin`; what is in force now if it is left out.
-
-        Returns
-        -------
-        FrameResult
-            With the verdict `NOT_JUDGED`.
-
+        `epoch` comes from `begin`; what is in force now if it is left out. `stamp_ns` seeds the
+        masks under the policy 'per_frame'. The verdict of the result is `NOT_JUDGED`.
         """
         require_shape('image', image_bgr, (None, None, 3), np.uint8)
         epoch = epoch or self.begin()

@@ -1,141 +1,210 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every setting of the package, with its meaning, unit and range: the one source.
+Every setting of the package, with its meaning, unit, range and when to change it: the one source.
 
-The node's parameters, config/uncertainty_seg.yaml and the list in docs/ros_interface.md are
-made from these classes. What a field accepts is checked by `core.parameters`; what two fields
-must agree on is checked here.
+A setting is a dataclass field made by `parameter`. The node's parameters,
+config/uncertainty_seg.yaml and the list in docs/ros_interface.md are made from these fields. What
+a field accepts is checked one by one, what two must agree on in `Settings`.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
+import dataclasses
 from dataclasses import dataclass, field
 import re
+from typing import Any, get_type_hints, TypeVar
 
 from uncertainty_seg.core.model_card import ModelCard, PRECISIONS
-from uncertainty_seg.core.parameters import from_dict, iter_parameters, parameter, to_dict, Value
 from uncertainty_seg.core.uncertainty import MAP_NAMES, REDUCTIONS
 from uncertainty_seg.errors import ConfigError
 
-# -------------------------------------------------------------------------------------------------
-# Settings of the frame log: what is kept, as what, and how much of it.
-# Nested as `log` in `core.settings.Settings`.
-
-IMAGE_FORMATS = ('received', 'png', 'jpeg')
-MEGABYTE = 10**6
+Value = bool | int | float | str | tuple[str, ...] | tuple[float, ...]
+_T = TypeVar('_T')
 
 
 @dataclass(frozen=True)
-class LogSettings:
-    """Which frames are kept on disk."""
+class Parameter:
+    """
+    One setting: what it means and what it may be.
 
-    folder: str = parameter(
-        '', 'Folder of the frame log, created if it is missing; empty switches the log off.',
-    )
-    dive: str = parameter(
-        '', 'Name of the dive in every frame; empty takes the time of the start, or continues '
-        'the dive of the log if its newest frame was written within the last 10 minutes. The '
-        'random control frames are drawn from a hash of this name, so the same dive under the '
-        'same name keeps the same control frames.', live=True,
-    )
-    image_format: str = parameter(
-        'received', 'received keeps the bytes of compressed images and writes raw images as png; '
-        'png and jpeg encode every image in that format.', choices=IMAGE_FORMATS, live=True,
-    )
-    before_s: float = parameter(
-        2.0, 'Frames up to this long before a flagged frame are kept with it.', unit='s',
-        lower=0.0, upper=60.0, live=True,
-    )
-    after_s: float = parameter(
-        2.0, 'Frames up to this long after a flagged frame are kept with it.', unit='s',
-        lower=0.0, upper=3600.0, live=True,
-    )
-    min_interval_s: float = parameter(
-        2.0, 'Least time between two kept frames of a camera; control frames are exempt.',
-        unit='s', lower=0.0, upper=86400.0, live=True,
-    )
-    control_share: float = parameter(
-        0.005, 'Share of all frames that is kept at random, whatever the flag: an unbiased '
-        'control.',
-        lower=0.0, upper=1.0, live=True,
-    )
-    duplicate_bits: int = parameter(
-        4, 'A frame is skipped if its perceptual hash differs in fewer than this many of 64 bits '
-        'from that of a recently kept frame; 0 skips none.',
-        unit='bits', lower=0, upper=32, live=True,
-    )
-    quota_mb: float = parameter(
-        4096.0, 'Largest size of the log on disk.', unit='MB', lower=0.001, upper=1e9,
-        live=True,
-    )
-    free_disk_mb: float = parameter(
-        1024.0, 'The log does not grow while less than this is free on its disk.', unit='MB',
-        lower=0.0, upper=1e9, live=True,
-    )
-    memory_mb: float = parameter(
-        256.0, 'Memory for waiting frames: half for those to be written, half for those from '
-        'before a flagged frame, of which fewer are held if memory is short.', unit='MB',
-        lower=1.0, upper=1e6, live=True,
-    )
+    Attributes
+    ----------
+    name : str
+        Dotted name, as in ROS.
+    default : bool, int, float, str, tuple of str or tuple of float
+        The default value; it decides the type. An empty tuple is a tuple of texts.
+    description, unit : str
+        Human-readable.
+    lower, upper : float or None
+        Bounds, both allowed.
+    choices : tuple of str
+        The words allowed; empty for any.
+    live, idle : bool
+        May change while the node runs; while it is not configured.
+
+    """
+
+    name: str
+    default: Value
+    description: str
+    unit: str = ''
+    lower: float | None = None
+    upper: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    idle: bool = False
+
+    @property
+    def is_numbers(self) -> bool:
+        """Whether it is a list of numbers."""
+        return isinstance(self.default, tuple) and bool(self.default) and isinstance(
+            self.default[0], float)
+
+    def checked(self, value: object) -> Value:
+        """Return `value` in the setting's type, or raise ConfigError with what is wrong."""
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)  # `rate: 7` in a YAML file is meant as 7.0
+        if kind is tuple and isinstance(value, (list, tuple)):
+            value = tuple(float(v) if self.is_numbers and type(v) is int else v for v in value)
+        if type(value) is not kind or not self._accepts(value):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f'{self.name} is {shown!r}', self.wanted())
+        return value
+
+    def _accepts(self, value: object) -> bool:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return self._inside(value)
+        words = value if isinstance(value, tuple) else (value,)
+        if self.is_numbers:
+            return bool(words) and all(type(v) is float and self._inside(v) for v in words)
+        if isinstance(value, tuple) and not all(isinstance(word, str) for word in words):
+            return False
+        return not self.choices or all(word in self.choices for word in words)
+
+    def _inside(self, value: float) -> bool:
+        # Written so that NaN, for which every comparison is false, is refused.
+        low = -float('inf') if self.lower is None else self.lower
+        high = float('inf') if self.upper is None else self.upper
+        return low <= value <= high and abs(value) != float('inf')
+
+    def wanted(self) -> str:
+        """Say in words what is accepted."""
+        if self.choices:
+            return ('any of ' if isinstance(self.default, tuple) else 'one of ') + ', '.join(
+                self.choices)
+        kind = {bool: 'true or false', int: 'a whole number', float: 'a finite number',
+                str: 'a text', tuple: 'a list of texts'}[type(self.default)]
+        kind = 'a list of finite numbers' if self.is_numbers else kind
+        if self.lower is None or self.upper is None:
+            return kind
+        return f'{kind} from {self.lower:.10g} to {self.upper:.10g}'
+
+
+def parameter(
+    default: _T, description: str, *, unit: str = '', lower: float | None = None,
+    upper: float | None = None, choices: tuple[str, ...] = (), live: bool = False,
+    idle: bool = False,
+) -> _T:
+    """Declare a dataclass field together with all that `Parameter` holds."""
+    facts = {'description': description, 'unit': unit, 'lower': lower, 'upper': upper,
+             'choices': choices, 'live': live, 'idle': idle}
+    return dataclasses.field(default=default, metadata=facts)
+
+
+def iter_parameters(cls: Any, prefix: str = '') -> Iterator[Parameter]:
+    """
+    Yield the settings of a dataclass and of the dataclasses inside it, in the order of fields.
+
+    `prefix` is put before each name.
+    """
+    hints = get_type_hints(cls)
+    for one in dataclasses.fields(cls):
+        kind: Any = hints[one.name]
+        if dataclasses.is_dataclass(kind):
+            yield from iter_parameters(kind, f'{prefix}{one.name}.')
+        else:
+            default: Any = one.default
+            yield Parameter(f'{prefix}{one.name}', default, **one.metadata)
+
+
+def from_ros(setting: Parameter, value: object) -> object:
+    """Return the value of a ROS parameter as the settings want it, unchecked."""
+    if not isinstance(setting.default, tuple):
+        return value
+    # `scores: []` in a YAML file arrives as no value at all.
+    if setting.is_numbers:
+        return tuple(value) if isinstance(value, (list, tuple, array)) else value
+    words = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    return tuple(word for word in words if word != '')
+
+
+def from_dict(cls: type[_T], values: Mapping[str, object]) -> _T:
+    """
+    Build settings from dotted names, checked as a whole; names left out keep their default.
+
+    Raises ConfigError if a name is unknown, or a value is of another type, out of range or NaN.
+    """
+    known = {p.name: p for p in iter_parameters(cls)}
+    strange = sorted(set(values) - set(known))
+    if strange:
+        raise ConfigError(f'unknown parameter {strange[0]!r}', f'one of {", ".join(known)}')
+    return _build(cls, {name: known[name].checked(value) for name, value in values.items()}, '')
+
+
+def _build(cls: type[_T], values: Mapping[str, Value], prefix: str) -> _T:
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    shape: Any = cls  # any dataclass; typing has no name for that before Python 3.11
+    for one in dataclasses.fields(shape):
+        name = f'{prefix}{one.name}'
+        if dataclasses.is_dataclass(hints[one.name]):
+            arguments[one.name] = _build(hints[one.name], values, f'{name}.')
+        elif name in values:
+            arguments[one.name] = values[name]
+    return cls(**arguments)
+
+
+def to_dict(settings: Any, prefix: str = '') -> dict[str, Value]:
+    """Return dotted name to value of every setting, in the order of the fields."""
+    flat: dict[str, Value] = {}
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(to_dict(value, f'{prefix}{one.name}.'))
+        else:
+            flat[f'{prefix}{one.name}'] = value
+    return flat
+
 
 # -------------------------------------------------------------------------------------------------
-# Which precision a bundle is computed in: what its card and the settings say together.
-# Which of them a runtime can do is the backends' own. The reduction is float32 in all of them.
+# The settings.
 
-BUNDLE_PRECISION = 'bundle'
+IMAGE_FORMATS = ('received', 'png', 'jpeg')
+MEGABYTE = 10**6
+BUNDLE_PASSES, BUNDLE_PRECISION = -1, 'bundle'
 # What graphs may be computed in. No graph is written in tf32: the factors of each product of
 # float32 are rounded to 10 bits on the way.
 COMPUTED = (*PRECISIONS, 'tf32')
-# Precision of the card -> what its graphs may be computed in. What was rounded to 16 or 8 bits
-# when the bundle was made cannot become float32 again.
-_ALLOWED = {
-    'fp32': ('fp32', 'tf32', 'bf16'),
-    'bf16': ('bf16',),
-    'fp16': ('fp16',),
-    'int8': ('int8', 'bf16'),
-}
-
-
-def precision_of(card: ModelCard, wanted: str) -> str:
-    """
-    Return the precision to compute in, one of `COMPUTED`.
-
-    `wanted` is the setting: 'bundle' for what the card says, or a precision by name. 'bf16' of an
-    'int8' card computes in bf16 what is not quantised; 'tf32' is of GPUs only. A calibration holds
-    for one precision only. Raises ConfigError if the graphs cannot be computed in it.
-    """
-    if wanted == BUNDLE_PRECISION:
-        return card.precision
-    allowed = _ALLOWED[card.precision]
-    if wanted not in allowed:
-        raise ConfigError(
-            f'precision is {wanted}, but the graphs of {card.name!r} are {card.precision}',
-            ' or '.join(allowed), f'set precision to {BUNDLE_PRECISION}, or compile a bundle '
-            f'with --precision {wanted}',
-        )
-    return wanted
-
-
-# -------------------------------------------------------------------------------------------------
-# Which reduction runs where nothing else is said: that of the calibration, or without one this.
-
 AUTO_REDUCTION, NEW_REDUCTION = 'auto', 'coarse'
-
-
-# -------------------------------------------------------------------------------------------------
-# What an image may cost before it is decoded.
-
 # Twice an 8K frame; 200 MB as BGR. No file is decoded above it, whatever the settings.
 MAX_PIXELS = 2**26
-OVERSIZED = ('refuse', 'reduce')
+MASK_POLICIES = ('fixed', 'per_frame')
+REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
+SHORTEST_STUCK_S = 1.0
+# What stands for the camera in the path of an ignore mask.
+CAMERA_PLACE = '{camera}'
+# A token of a ROS topic name.
+_CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
     """
-    How large an image may be to be decoded.
+    How large an image may be to be decoded: by default every image that some node may take.
 
     Attributes
     ----------
@@ -150,20 +219,51 @@ class DecodeLimits:
     is_reducing: bool = False
 
 
-# For what comes without settings: every image that some node may have taken.
 WIDEST = DecodeLimits()
 
-BUNDLE_PASSES = -1
-MASK_POLICIES = ('fixed', 'per_frame')
-REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
-RELIABILITIES = ('best_effort', 'reliable')
-IMAGE_TRANSPORTS = ('raw', 'compressed')
-STAMPS = ('camera', 'receipt')
-SHORTEST_STUCK_S = 1.0
-# What stands for the camera in the path of an ignore mask.
-CAMERA_PLACE = '{camera}'
-# A token of a ROS topic name.
-_CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Which frames are kept on disk."""
+
+    folder: str = parameter(
+        '', 'Folder of the frame log, created if it is missing; empty switches the log off. Set '
+        'it to keep flagged frames for labelling.')
+    dive: str = parameter(
+        '', 'Name of the dive in every frame. Empty takes the time of the start, or continues the '
+        'dive of the log if its newest frame was written within the last 10 minutes. Control '
+        'frames are drawn from a hash of this name: set it to keep the same ones in a replay.',
+        live=True)
+    image_format: str = parameter(
+        'received', 'received keeps the bytes of compressed images and writes raw images as png; '
+        'png and jpeg encode every image in that format. Take jpeg where raw images fill the '
+        'disk.', choices=IMAGE_FORMATS, live=True)
+    before_s: float = parameter(
+        2.0, 'Frames up to this long before a flagged frame are kept with it. Raise it to see how '
+        'an event began.', unit='s', lower=0.0, upper=60.0, live=True)
+    after_s: float = parameter(
+        2.0, 'Frames up to this long after a flagged frame are kept with it. Raise it to see how '
+        'an event ended.', unit='s', lower=0.0, upper=3600.0, live=True)
+    min_interval_s: float = parameter(
+        2.0, 'Least time between two kept frames of a camera; control frames are exempt. Lower it '
+        'on a fast vehicle.', unit='s', lower=0.0, upper=86400.0, live=True)
+    control_share: float = parameter(
+        0.005, 'Share of all frames kept at random, whatever the flag: an unbiased control. Raise '
+        'it on short dives, to have a hundred of them.', lower=0.0, upper=1.0, live=True)
+    duplicate_bits: int = parameter(
+        4, 'A frame is skipped if its perceptual hash differs in fewer than this many of 64 bits '
+        'from that of a recently kept frame; 0 skips none. Raise it if kept frames look alike.',
+        unit='bits', lower=0, upper=32, live=True)
+    quota_mb: float = parameter(
+        4096.0, 'Largest size of the log on disk. Set it to what a dive may take.', unit='MB',
+        lower=0.001, upper=1e9, live=True)
+    free_disk_mb: float = parameter(
+        1024.0, 'The log does not grow while less than this is free on its disk. Raise it where '
+        'other recordings share the disk.', unit='MB', lower=0.0, upper=1e9, live=True)
+    memory_mb: float = parameter(
+        256.0, 'Memory for waiting frames: half for those to be written, half for those from '
+        'before a flagged frame. Lower it on small boards.', unit='MB', lower=1.0, upper=1e6,
+        live=True)
 
 
 @dataclass(frozen=True)
@@ -172,34 +272,29 @@ class GateSettings:
 
     scores: tuple[str, ...] = parameter(
         (), "Scores that the gate compares, of those for which the bundle's calibration has a "
-        "threshold; empty takes the calibration's choice.", live=True,
-    )
+        "threshold; empty takes the calibration's choice. Other scores void the promise.",
+        live=True)
     alpha: float = parameter(
         0.0, 'Promise of the calibration to keep: the chance that a frame is accepted and bad is '
-        'at most this; 0 takes the strictest promise of the calibration.',
-        lower=0.0, upper=1.0, live=True,
-    )
+        'at most this; 0 takes the strictest. Raise it to accept more frames at a higher risk.',
+        lower=0.0, upper=1.0, live=True)
     threshold_scale: float = parameter(
-        1.0, 'Factor on every calibrated threshold; below 1 is stricter.',
-        lower=0.01, upper=100.0, live=True,
-    )
+        1.0, 'Factor on every calibrated threshold. Lower it for a stricter gate; above 1 voids '
+        'the promise.', lower=0.01, upper=100.0, live=True)
     rise_frames: int = parameter(
-        3, 'Good frames in a row before the flag rises.', unit='frames',
-        lower=1, upper=10000, live=True,
-    )
+        3, 'Good frames in a row before the flag rises. Raise it if the flag flickers.',
+        unit='frames', lower=1, upper=10000, live=True)
     fall_frames: int = parameter(
-        1, 'Bad frames among the last fall_window that make the flag fall.', unit='frames',
-        lower=1, upper=100, live=True,
-    )
+        1, 'Bad frames among the last fall_window that make the flag fall. Above 1 single bad '
+        'frames are tolerated, for a second at most, and the promise is void.', unit='frames',
+        lower=1, upper=100, live=True)
     fall_window: int = parameter(
-        1, 'Number of latest frames among which fall_frames are counted.', unit='frames',
-        lower=1, upper=100, live=True,
-    )
+        1, 'Number of latest frames among which fall_frames are counted. Set it with '
+        'fall_frames.', unit='frames', lower=1, upper=100, live=True)
     hold_s: float = parameter(
         0.0, 'Least time that the flag stays false after the last bad frame or fault, by the '
-        'stamps.',
-        unit='s', lower=0.0, upper=3600.0, live=True,
-    )
+        'stamps. Raise it if the mission needs longer to react.', unit='s', lower=0.0,
+        upper=3600.0, live=True)
 
 
 @dataclass(frozen=True)
@@ -207,146 +302,124 @@ class Settings:
     """All settings of a run."""
 
     model: str = parameter(
-        '', "A shipped model's name, or the folder of a bundle. There is no default: one must be "
-        'named.', idle=True,
-    )
+        '', "A shipped model's name, or the folder of a bundle. There is no default: set it.",
+        idle=True)
     trusted_keys: tuple[str, ...] = parameter(
         (), 'Public keys (Ed25519), one of which must have signed the model: PEM files, or the '
-        'base64 line inside of one. Empty: the model may be unsigned.',
-    )
+        'base64 line inside of one. Set them where others can write to the model folder; empty: '
+        'the model may be unsigned.')
     uncalibrated: str = parameter(
-        REFUSE_UNCALIBRATED, 'What becomes of a model that nobody calibrated. refuse: it is not '
-        'opened. run: its scores and maps are real, at temperature 1, and there is no promise: '
-        'the flag is always false, so that a new network can choose frames for labelling.',
-        choices=(REFUSE_UNCALIBRATED, RUN_UNCALIBRATED),
-    )
+        REFUSE_UNCALIBRATED, 'What becomes of a model without a calibration. refuse: it is not '
+        'opened. run: scores and maps are real, at temperature 1, and the flag is always false. '
+        'Take run to let a new network choose frames for labelling.',
+        choices=(REFUSE_UNCALIBRATED, RUN_UNCALIBRATED))
     cameras: tuple[str, ...] = parameter(
         (), 'Names of several cameras that share the model: front listens to front/image and '
-        'publishes under ~/front/. Empty: one camera on image.',
-    )
+        'publishes under ~/front/. Empty: one camera on image.')
     max_rate_hz: tuple[float, ...] = parameter(
-        (0.0,), 'Largest number of frames a second taken from a camera, to leave time for the '
-        'others; one number for all cameras or one for each; 0 is no limit.',
-        unit='Hz', lower=0.0, upper=1000.0,
-        live=True,
-    )
+        (0.0,), 'Largest number of frames a second taken from a camera; one number for all '
+        'cameras or one for each; 0 is no limit. Set it to leave time for other cameras or '
+        'programs.', unit='Hz', lower=0.0, upper=1000.0, live=True)
     backend: str = parameter(
         'auto', 'Runtime that executes the network; auto takes the first of tensorrt, openvino '
-        'and onnxruntime that works on this machine.',
-        choices=('auto', 'tensorrt', 'openvino', 'onnxruntime'), idle=True,
-    )
+        'and onnxruntime that works on this machine. Name one to compare runtimes, or to be told '
+        'when it does not work.',
+        choices=('auto', 'tensorrt', 'openvino', 'onnxruntime'), idle=True)
     precision: str = parameter(
         BUNDLE_PRECISION,
-        "Precision of the network; bundle takes that of the bundle's card. bf16 is faster on "
-        'processors that support it (backend openvino only; tensorrt takes a bundle compiled in '
-        'bf16), tf32 on GPUs of NVIDIA from Ampere on; each needs its own calibration.',
-        choices=(BUNDLE_PRECISION, *COMPUTED), idle=True,
-    )
+        "Precision of the network; bundle takes that of the bundle's card. For speed take bf16 "
+        '(openvino on processors that support it) or tf32 (GPUs of NVIDIA from Ampere on); each '
+        'needs its own calibration.',
+        choices=(BUNDLE_PRECISION, *COMPUTED), idle=True)
     reduction: str = parameter(
         AUTO_REDUCTION,
         'How the passes become maps: exact upsamples the logits of every pass; coarse sums the '
         'passes at the size of the logits and upsamples the logarithm of their mean, at a third '
-        "of the time; auto takes what the bundle's calibration was made with. Limits hold for "
-        'one of them only.',
-        choices=(AUTO_REDUCTION, *REDUCTIONS), idle=True,
-    )
+        'of the time; auto takes that of the calibration. Name one only to calibrate for it.',
+        choices=(AUTO_REDUCTION, *REDUCTIONS), idle=True)
     threads: int = parameter(
-        0, 'Threads of the backend; 0 uses every core that this process may use.',
-        lower=0, upper=256, idle=True,
-    )
+        0, 'Threads of the backend; 0 uses every core that this process may use. Lower it to '
+        'leave cores to other programs.', lower=0, upper=256, idle=True)
     memory_budget_mb: int = parameter(
-        64, 'Memory for the passes that run at once; more passes run in chunks.', unit='MB',
-        lower=1, upper=65536,
-    )
+        64, 'Memory for the passes that run at once; more passes run in chunks. Raise it where '
+        'memory is plentiful and a frame runs in several chunks.', unit='MB', lower=1, upper=65536)
     passes: int = parameter(
-        BUNDLE_PASSES, "T, the number of dropout passes a frame; -1 takes the bundle's own. "
-        'With a T that the bundle was not calibrated for, the node does not start; after such a '
-        'change of a running node the flag stays false.',
-        unit='passes', lower=-1, upper=1000, live=True,
-    )
-    seed: int = parameter(0, 'Seed of the dropout masks.', lower=0, upper=2**31 - 1)
+        BUNDLE_PASSES, "T, the number of dropout passes a frame; -1 takes the bundle's own. Set "
+        'it only with a calibration for that T: with another the node does not start, and after '
+        'a change of a running node the flag stays false.',
+        unit='passes', lower=-1, upper=1000, live=True)
+    seed: int = parameter(
+        0, 'Seed of the dropout masks. Set it to that of the calibration.', lower=0,
+        upper=2**31 - 1)
     mask_policy: str = parameter(
-        'fixed', 'fixed: one set of masks for the whole run; per_frame: drawn from seed and '
-        'stamp.',
-        choices=MASK_POLICIES,
-    )
+        'fixed', 'fixed: one set of masks for the whole run, so that maps move with the scene '
+        'only; per_frame: drawn from seed and stamp. Take per_frame where errors of one draw '
+        'should average out over frames; it needs its own calibration.', choices=MASK_POLICIES)
     map: str = parameter(  # noqa: A003
-        'entropy', 'The uncertainty map that is published and drawn: where the mask may be wrong.',
-        choices=MAP_NAMES, live=True,
-    )
+        'entropy', 'The uncertainty map that is published and drawn. Take mutual_information to '
+        'see only where the passes disagree.', choices=MAP_NAMES, live=True)
     ignore_mask: str = parameter(
-        '', 'Image file whose non-zero pixels are left out of every score (hull, vignette), '
-        'stretched to the camera image. {camera} in the path stands for the name of the camera.',
-    )
+        '', 'Image file whose non-zero pixels are left out of every score, stretched to the '
+        'camera image; {camera} in the path stands for the name of the camera. Set it where the '
+        'hull or a vignette is in view, and calibrate with it.')
     damage_scale: float = parameter(
         1.0, 'Factor on the limits beyond which an image counts as damaged (rows that are missing '
         'or repeat, a tear, alternating rows, channels that are stuck or swapped); such a frame '
-        'is not confident. Above 1 is more tolerant; 0 switches the check off.',
-        lower=0.0, upper=100.0,
-    )
+        'is not confident. Raise it if good images of this camera are refused; 0 switches the '
+        'check off.', lower=0.0, upper=100.0)
     stale_timeout_s: float = parameter(
-        1.0, 'Without a frame for this long the flag falls; also the deadline of ~/confident.',
-        unit='s', lower=0.05, upper=3600.0, live=True,
-    )
+        1.0, 'Without a frame for this long the flag falls; also the deadline of ~/confident. Set '
+        'it to what the mission can wait for.', unit='s', lower=0.05, upper=3600.0, live=True)
     stamps: str = parameter(
         'camera', 'Which time of an image counts: camera takes the stamp of its header; receipt '
-        'takes the time at which the node received it, for drivers that send no stamps or whose '
-        'clock is another one. How old an image was when it arrived is not known then.',
-        choices=STAMPS,
-    )
+        'the time at which the node received it. Take receipt for drivers that send no stamps or '
+        'whose clock is another one; how old an image was when it arrived is not known then.',
+        choices=('camera', 'receipt'))
     max_age_s: float = parameter(
         1.0, "A frame whose stamp is older than this by the node's clock when its flag is "
-        'published is not confident; 0 compares no clocks.', unit='s', lower=0.0, upper=3600.0,
-    )
+        'published is not confident; 0 compares no clocks. Lower it on fast vehicles.', unit='s',
+        lower=0.0, upper=3600.0)
     max_skew_s: float = parameter(
         0.5, "A frame that is stamped further than this in the future of the node's clock is not "
-        'confident, unless max_age_s is 0.', unit='s', lower=0.0, upper=60.0,
-    )
+        'confident, unless max_age_s is 0. Raise it if the clocks are only roughly synchronised.',
+        unit='s', lower=0.0, upper=60.0)
     max_repeats: int = parameter(
-        2, 'Images in a row whose pixels came before, to the last bit, that are allowed before '
-        'the camera counts as frozen; none is until it has shown two different images. Every '
-        'fourth row is compared; -1 compares none (rendered scenes that stand still).',
-        unit='frames', lower=-1, upper=1000,
-    )
+        2, 'Images in a row whose pixels came before, to the last bit, before the camera counts '
+        'as frozen; none until it has shown two different images. -1 compares none: for rendered '
+        'scenes that stand still.', unit='frames', lower=-1, upper=1000)
     stuck_timeout_s: float = parameter(
         10.0, 'A frame in work, or a callback, that takes this long ends the process with the '
         'cause and exit code 3, so that systemd or launch starts it again; at least twice '
-        'stale_timeout_s is waited. 0 never ends it. Raise it if a frame may take that long.',
-        unit='s', lower=0.0, upper=86400.0, live=True,
-    )
+        'stale_timeout_s is waited, 0 never ends it. Raise it if a frame may take that long.',
+        unit='s', lower=0.0, upper=86400.0, live=True)
     latency_budget_ms: float = parameter(
         0.0, 'Time from the arrival of a frame to its flag above which /diagnostics warns; 0 '
-        'takes half of stale_timeout_s.', unit='ms', lower=0.0, upper=3.6e6, live=True,
-    )
+        'takes half of stale_timeout_s. Set it to what the mission was planned with.', unit='ms',
+        lower=0.0, upper=3.6e6, live=True)
     reliability: str = parameter(
-        'best_effort', 'Reliability requested from the camera; best_effort accepts both.',
-        choices=RELIABILITIES,
-    )
+        'best_effort', 'Reliability requested from the camera; best_effort accepts both. Take '
+        'reliable if images are lost on the way.', choices=('best_effort', 'reliable'))
     image_transport: str = parameter(
         'raw', 'raw takes sensor_msgs/Image from image; compressed takes CompressedImage (jpeg or '
-        'png) from image/compressed.', choices=IMAGE_TRANSPORTS,
-    )
+        'png) from image/compressed. Take what the camera publishes.',
+        choices=('raw', 'compressed'))
     max_image_px: int = parameter(
         2**25, 'Largest image that is decoded; a larger one is a fault of the frame. A pixel of '
-        'more than 4 bytes (16-bit colour) counts as several.', unit='pixels',
-        lower=1, upper=MAX_PIXELS, live=True,
-    )
+        'more than 4 bytes (16-bit colour) counts as several. Raise it for larger cameras.',
+        unit='pixels', lower=1, upper=MAX_PIXELS, live=True)
     oversized_images: str = parameter(
         'refuse', 'What is done with an image above max_image_px. reduce decodes a baseline jpeg '
         'at 1/2, 1/4 or 1/8 of its sides; masks, maps and camera_info then have the reduced size. '
-        'All other images are refused.', choices=OVERSIZED, live=True,
-    )
+        'Take it for still cameras; all other images are refused.',
+        choices=('refuse', 'reduce'), live=True)
     lock_gate: bool = parameter(
         False, 'Once the node is configured, nobody can change gate.*, passes, stale_timeout_s '
-        'or use_sim_time until it is cleaned up.',
-    )
+        'or use_sim_time until it is cleaned up. Set it on missions.')
     autostart: bool = parameter(
-        True, 'Configure and activate at the start; false leaves it to a lifecycle manager.',
-    )
+        True, 'Configure and activate at the start; set false where a lifecycle manager does.')
     bond: bool = parameter(
-        False, "Beat on the topic bond while active, for Nav2's lifecycle manager (its "
-        'bond_timeout above 0). Needs the ROS package bond.',
-    )
+        False, "Beat on the topic bond while active. Set it under Nav2's lifecycle manager with a "
+        'bond_timeout above 0; needs the ROS package bond.')
     gate: GateSettings = field(default_factory=GateSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
@@ -357,8 +430,7 @@ class Settings:
         require_no_history(self)
         if self.passes == 0:
             raise ConfigError(
-                'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T"
-            )
+                'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T")
         if 0 < self.stuck_timeout_s < SHORTEST_STUCK_S:
             raise ConfigError(
                 f'stuck_timeout_s is {self.stuck_timeout_s:g}',
@@ -368,8 +440,7 @@ class Settings:
             raise ConfigError(
                 f'gate.fall_frames is {self.gate.fall_frames}',
                 f'at most gate.fall_window, {self.gate.fall_window}',
-                'a flag that needs more bad frames than it looks at would never fall',
-            )
+                'a flag that needs more bad frames than it looks at would never fall')
 
     @property
     def decode_limits(self) -> DecodeLimits:
@@ -449,6 +520,25 @@ def require_no_history(settings: Settings, depth: int = 1, is_latched: bool = Fa
             'after a pause the node could not tell images that waited from new ones')
 
 
+def precision_of(card: ModelCard, wanted: str) -> str:
+    """
+    Return the precision to compute in, one of `COMPUTED`, by the card and the setting.
+
+    What was rounded to 16 or 8 bits when the bundle was made cannot become float32 again. Raises
+    ConfigError if the graphs cannot be computed in it.
+    """
+    if wanted == BUNDLE_PRECISION:
+        return card.precision
+    allowed = {'fp32': ('fp32', 'tf32', 'bf16'), 'int8': ('int8', 'bf16')}.get(
+        card.precision, (card.precision,))
+    if wanted not in allowed:
+        raise ConfigError(
+            f'precision is {wanted}, but the graphs of {card.name!r} are {card.precision}',
+            ' or '.join(allowed),
+            f'set precision to {BUNDLE_PRECISION}, or compile a bundle in {wanted}')
+    return wanted
+
+
 def passes_of(card: ModelCard, settings: Settings) -> int:
     """Return T: of the settings, or the card's where they leave it to it."""
     return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
@@ -483,7 +573,7 @@ def locked_error(name: str) -> ConfigError:
 
 
 def settings_from_dict(values: Mapping[str, object]) -> Settings:
-    """Build checked settings from dotted names; see `core.parameters.from_dict`."""
+    """Build checked settings from dotted names; see `from_dict`."""
     return from_dict(Settings, values)
 
 

@@ -27,15 +27,8 @@ class Status:
     """
     One entry of a diagnostics message.
 
-    Attributes
-    ----------
-    level : int
-        0 ok, 1 warning, 2 error, 3 stale.
-    name, message, hardware_id : str
-        Its source, its text, the device it is about.
-    values : mapping of str to str
-        Its numbers, in order.
-
+    `level` is 0 ok, 1 warning, 2 error, 3 stale; `name` its source, `hardware_id` the device it is
+    about, `values` its numbers in order.
     """
 
     level: int

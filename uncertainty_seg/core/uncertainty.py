@@ -40,15 +40,9 @@ LEAST_PROBABILITY = 2.0**-126
 @dataclass(frozen=True)
 class MapRequest:
     """
-    Which maps are wanted besides those that every frame has.
+    Which maps of `MORE_MAPS` are wanted besides those that every frame has.
 
-    Attributes
-    ----------
-    names : frozenset of str
-        Among `MORE_MAPS`.
-    unknown_temperature : float
-        Of the map 'unknown', 1 or more.
-
+    `unknown_temperature` is that of the map 'unknown', 1 or more.
     """
 
     names: frozenset[str] = field(default_factory=frozenset)

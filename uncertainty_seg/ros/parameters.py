@@ -25,8 +25,15 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from uncertainty_seg.core.parameters import from_ros, iter_parameters, Parameter, Value
-from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
+from uncertainty_seg.core.settings import (
+    from_ros,
+    iter_parameters,
+    Parameter,
+    Settings,
+    settings_from_dict,
+    settings_to_dict,
+    Value,
+)
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.governor.policy import SpeedSettings
 

@@ -26,8 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.opening import open_pipeline
-from uncertainty_seg.core.arrays import ImageU8, LabelMap
-from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.preprocess import fit_image
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.core.arrays import ConfusionMatrix
 from uncertainty_seg.core.model_card import EPOCH_CHOSEN, InputSpec
 from uncertainty_seg.core.preprocess import fit_image, Geometry, unfit_label
 from uncertainty_seg.errors import TrainingError

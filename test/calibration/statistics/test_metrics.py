@@ -16,7 +16,7 @@ from uncertainty_seg.calibration.statistics.metrics import (
     Ranking,
     TopLabelBrier,
 )
-from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.core.arrays import ConfusionMatrix
 from uncertainty_seg.errors import ShapeError
 
 

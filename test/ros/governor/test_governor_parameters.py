@@ -26,9 +26,8 @@ if not HAS_ROS:
 import rclpy  # noqa: I100
 from rclpy.parameter import Parameter
 
-from uncertainty_seg.core.parameters import iter_parameters
-from uncertainty_seg.core.parameters import Parameter as Setting
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import iter_parameters, Settings
+from uncertainty_seg.core.settings import Parameter as Setting
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.governor.node import declared_settings
 from uncertainty_seg.ros.governor.policy import SpeedSettings

@@ -10,7 +10,7 @@ from typing import Any
 from launch_stand_ins import actions_of, launch_arguments, stand_ins
 import pytest
 
-from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.settings import iter_parameters
 from uncertainty_seg.ros.governor.policy import SpeedSettings
 
 __all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every test here

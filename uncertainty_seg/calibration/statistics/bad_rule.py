@@ -16,8 +16,7 @@ import re
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import LabelMap
-from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.core.arrays import ConfusionMatrix, LabelMap
 from uncertainty_seg.errors import ConfigError, DatasetError, ShapeError
 
 # A class may have an "or" in its name: only one outside of brackets separates terms.

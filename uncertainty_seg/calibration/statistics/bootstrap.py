@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError, Floats
-from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.core.arrays import ConfusionMatrix
 from uncertainty_seg.errors import ConfigError, ShapeError
 
 

@@ -22,9 +22,8 @@ from uncertainty_seg.calibration.statistics.bad_rule import BadRule
 from uncertainty_seg.calibration.statistics.bootstrap import block_interval, Interval
 from uncertainty_seg.calibration.statistics.frame_table import FrameTable
 from uncertainty_seg.calibration.statistics.selective import aurc, excess_aurc
-from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.calibration import Column
-from uncertainty_seg.core.confusion import ConfusionMatrix
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline, ROUNDING
 from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ImageError

@@ -127,13 +127,9 @@ class ScoreDensity:
         """
         Return how unusual a frame is, in 0..1, growing; NaN if a score is not finite.
 
-        Notes
-        -----
-        With s the surprise above the least that any frame could have (all components at their
-        peak at once), the score is (s / (s + d / 2)) ** 8. For one Gaussian the mean of s is
-        d / 2, so that an ordinary frame is near 0.004, and one as far again near 0.04. The
-        mapping keeps the order.
-
+        With s the surprise above the least that any frame could have (all components at their peak
+        at once), it is (s / (s + d / 2)) ** 8. For one Gaussian the mean of s is d / 2, so that an
+        ordinary frame is near 0.004, and one as far again near 0.04.
         """
         above = self.surprise_nats(scores) + _log_sum(self._log_peaks())
         if math.isnan(above):

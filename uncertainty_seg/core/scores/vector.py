@@ -57,21 +57,10 @@ _IMAGE, _CLASS = 'image.', 'class.<class>'
 @dataclass(frozen=True)
 class ScoreKind:
     """
-    One kind of score.
+    One kind of score: its meaning, what it sees, what it misses, and the reason to keep it.
 
-    Attributes
-    ----------
-    name : str
-        ``<map>`` stands for each of `maps`, ``<class>`` for each class.
-    meaning : str
-        How it is computed.
-    sees, misses : str
-        What raises it, and what does not although it should.
-    reason : str
-        Why it is kept.
-    maps : tuple of str
-        Maps that have it; empty for a score that is of no map.
-
+    In `name`, ``<map>`` stands for each of `maps` and ``<class>`` for each class; `maps` is empty
+    for a score that is of no map.
     """
 
     name: str
@@ -264,15 +253,8 @@ class Windows:
     """
     Where the windows of a frame lie, for any map of it.
 
-    Attributes
-    ----------
-    side : int
-        Of the square, in pixels.
-    ignore : ndarray of bool, shape (h, w), or None
-        True where a pixel is left out.
-    scale : ndarray of float32, shape (h - side + 1, w - side + 1), or None
-        One over the share of the window's pixels that count; 0 where too few do.
-
+    `side` is that of the square in pixels. `scale` (h - side + 1, w - side + 1) is one over the
+    share of a window's pixels that count, 0 where too few do; None without an ignore mask.
     """
 
     side: int
@@ -370,15 +352,9 @@ class Parts:
     """
     How the pixels of a frame are divided, for any map of it.
 
-    Attributes
-    ----------
-    starts : ndarray of int, shape (r,)
-        Where each run of pixels of one part begins, row after row.
-    index : ndarray of int, shape (r,)
-        Part of each run: its class, plus C if it lies at a border, or 2 C if left out.
-    counts : ndarray of int, shape (2, C)
-        Pixels inside and at the border of each class.
-
+    `starts` (r,) says where each run of pixels of one part begins, row after row; `index` (r,) its
+    part: the class, plus C if it lies at a border, or 2 C if left out. `counts` (2, C) are the
+    pixels inside and at the border of each class.
     """
 
     starts: NDArray[np.intp]
@@ -513,26 +489,12 @@ class ScoreVector:
         self, maps: UncertaintyMaps, image: ImageU8, ignore: NDArray[np.bool_] | None = None
     ) -> dict[str, float]:
         """
-        Score one frame.
+        Score one frame, in the order of `names`, each in 0..1 and growing with uncertainty.
 
-        Raises ShapeError if the maps are empty, or image or mask is not of their size.
-
-        Parameters
-        ----------
-        maps : UncertaintyMaps
-            Cut to the image, without padding; (h, w) each.
-        image : ndarray of uint8, shape (h, w, 3)
-            As the network saw it, in the card's colour order, cut alike.
-        ignore : ndarray of bool, shape (h, w), optional
-            True where a pixel is left out.
-
-        Returns
-        -------
-        dict of str to float
-            In the order of `names`, each in 0..1 and growing with uncertainty. NaN throughout if
-            a pixel that counts has no finite uncertainty, or none counts; NaN for the scores of a
-            map that was not computed.
-
+        Maps (h, w), `image` (h, w, 3) as the network saw it, and `ignore` (h, w) are cut to the
+        image, without padding. NaN throughout if a pixel that counts has no finite uncertainty, or
+        none counts; NaN for the scores of a map that was not computed. Raises ShapeError if the
+        maps are empty, or image or mask is not of their size.
         """
         size = maps.entropy.shape
         if maps.entropy.size == 0:

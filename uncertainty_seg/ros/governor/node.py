@@ -31,7 +31,7 @@ from rclpy.subscription import Subscription
 from rclpy.time import Time
 from std_msgs.msg import Bool, Float32, Header
 
-from uncertainty_seg.core.parameters import from_ros, iter_parameters
+from uncertainty_seg.core.settings import from_ros, iter_parameters
 from uncertainty_seg.core.status import OK, Status, WARN
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.governor.policy import (

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 import math
 
-from uncertainty_seg.core.parameters import from_dict, parameter
+from uncertainty_seg.core.settings import from_dict, parameter
 from uncertainty_seg.errors import ConfigError
 
 # -------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class SpeedSettings:
 
 
 def speed_settings_from_dict(values: Mapping[str, object]) -> SpeedSettings:
-    """Build checked settings from names; see `core.parameters.from_dict`."""
+    """Build checked settings from names; see `core.settings.from_dict`."""
     return from_dict(SpeedSettings, values)
 
 

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import ImageU8, LabelMap
-from uncertainty_seg.core.confusion import ConfusionMatrix
+from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.core.status import NODE_NAME, VERDICT_NAME
 from uncertainty_seg.errors import BagError

@@ -35,8 +35,7 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_sha
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import decode, decode_unchanged, ImageFile
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.parameters import Value
-from uncertainty_seg.core.settings import MASK_POLICIES
+from uncertainty_seg.core.settings import MASK_POLICIES, Value
 from uncertainty_seg.errors import FrameLogError, ImageError
 from uncertainty_seg.storage import whole_files
 from uncertainty_seg.storage.foreign_files import parse_json, plain_name, read_bytes, why
