@@ -194,6 +194,7 @@ AUTO_REDUCTION, NEW_REDUCTION = 'auto', 'coarse'
 MAX_PIXELS = 2**26
 MASK_POLICIES = ('fixed', 'per_frame')
 REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
+RELIABILITIES = ('best_effort', 'reliable')
 SHORTEST_STUCK_S = 1.0
 # What stands for the camera in the path of an ignore mask.
 CAMERA_PLACE = '{camera}'
@@ -398,7 +399,7 @@ class Settings:
         lower=0.0, upper=3.6e6, live=True)
     reliability: str = parameter(
         'best_effort', 'Reliability requested from the camera; best_effort accepts both. Take '
-        'reliable if images are lost on the way.', choices=('best_effort', 'reliable'))
+        'reliable if images are lost on the way.', choices=RELIABILITIES)
     image_transport: str = parameter(
         'raw', 'raw takes sensor_msgs/Image from image; compressed takes CompressedImage (jpeg or '
         'png) from image/compressed. Take what the camera publishes.',
