@@ -32,8 +32,7 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from uncertainty_seg.backends.opening import open_pipeline
-    from uncertainty_seg.cli.calibrate import calibrate
-    from uncertainty_seg.cli.evaluate import evaluate
+    from uncertainty_seg.calibration.api import calibrate, evaluate
     from uncertainty_seg.cli.replay import replay
     from uncertainty_seg.cli.score import score
     from uncertainty_seg.cli.select import select
@@ -54,9 +53,9 @@ __all__ = [
 # Name -> the module that has it, and its name there if it is another one.
 _PLACES = {
     'GateSettings': 'core.settings', 'Settings': 'core.settings',
-    'UncertaintySegError': 'errors', 'calibrate': 'cli.calibrate',
+    'UncertaintySegError': 'errors', 'calibrate': 'calibration.api',
     'compile': 'compiler.request:compile_network', 'convert': 'compiler.request',
-    'evaluate': 'cli.evaluate', 'heatmap': 'core.render',
+    'evaluate': 'calibration.api', 'heatmap': 'core.render',
     'load_bundle': 'storage.model_bundle', 'open_pipeline': 'backends.opening',
     'overlay': 'core.render', 'replay': 'cli.replay', 'score': 'cli.score',
     'select': 'cli.select', 'self_check': 'compiler.self_check',

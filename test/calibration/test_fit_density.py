@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import math
-import sys
 
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from uncertainty_seg.calibration import calibration_run as fit_module
-from uncertainty_seg.calibration.calibration_run import fit_density
+from uncertainty_seg.calibration import calibrate as fit_module
+from uncertainty_seg.calibration.calibrate import fit_density
 from uncertainty_seg.core.scores.density import ScoreDensity
-from uncertainty_seg.errors import BackendUnavailableError, CalibrationError
+from uncertainty_seg.errors import CalibrationError
 
 NAMES = ('a', 'b')
 
@@ -89,8 +88,7 @@ def test_the_same_frames_give_the_same_density() -> None:
 def test_frames_that_are_no_number_are_left_out() -> None:
     frames = frames_of(two_clusters())
     broken = [{'a': math.nan, 'b': 0.5}, *frames, {'a': 0.5, 'b': math.inf}]
-    assert fit_density(broken, NAMES).to_facts() == fit_density(
-        frames, NAMES).to_facts()
+    assert fit_density(broken, NAMES).to_facts() == fit_density(frames, NAMES).to_facts()
 
 
 @pytest.mark.usefixtures('sklearn_mixture')
@@ -119,15 +117,3 @@ def test_too_few_frames_are_refused_with_the_number_needed() -> None:
         fit_density(frames_of(two_clusters(9)), NAMES)
     with pytest.raises(CalibrationError, match='0 frames'):
         fit_density([], NAMES)
-
-
-def test_a_score_that_any_frame_lacks_is_named() -> None:
-    frames = [*frames_of(two_clusters(20)), {'a': 0.5}]
-    with pytest.raises(CalibrationError, match="a frame without a score 'b'"):
-        fit_density(frames, NAMES)
-
-
-def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, 'sklearn.mixture', None)
-    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[calibrate\]'"):
-        fit_density(frames_of(two_clusters(20)), NAMES)

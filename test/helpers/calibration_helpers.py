@@ -1,35 +1,47 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Folders of small labelled images for the tiny network, of which it is known which are bad."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pytest
+
+from uncertainty_seg.cli.main import main
 
 COLORS_BGR = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.float32)
 CLASSES = ['blue', 'green', 'red']
 
 
-def few_draws(patch: pytest.MonkeyPatch) -> None:
-    """
-    Let intervals over blocks be of 40 draws, not 500 or 1000: most of the time of `evaluate`.
+RUN = ['--set', 'backend=onnxruntime', '--set', 'threads=1']
+BASE = {'backend': 'onnxruntime', 'threads': 1}
+RULE = 'accuracy<0.6'
 
-    The intervals themselves are held against known answers in test_bootstrap.
 
-    """
-    from uncertainty_seg.calibration import evaluation_run
-    from uncertainty_seg.calibration.statistics import bootstrap, evaluation, nested
+def call_json(*words: str | Path) -> tuple[int, dict[str, Any], str]:
+    """Run the command line; return its code, its line for scripts, and what it said."""
+    out, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+        code = main([str(words[0]), *RUN, *map(str, words[1:])])
+    return code, json.loads(out.getvalue().splitlines()[-1]) if code == 0 else {}, said.getvalue()
 
-    block_interval = bootstrap.block_interval
 
-    def interval(*args: Any, draws: int = 0, **more: Any) -> bootstrap.Interval:
-        return block_interval(*args, draws=40, **more)
+def write_folders(root: Path) -> Path:
+    """Write frames to train on, to calibrate on, and fresh ones; return their root."""
+    for seed, (name, count) in enumerate((('train', 120), ('val', 150), ('fresh', 150)), 1):
+        write_folder(root / name, count, seed)
+    return root
 
-    for module in (bootstrap, evaluation, nested, evaluation_run):
-        patch.setattr(module, 'block_interval', interval)
+
+def calibrate_on(bundle: Path, root: Path, *words: str | Path) -> dict[str, Any]:
+    """Calibrate a bundle on such folders; return the line for scripts."""
+    code, found, said = call_json('calibrate', bundle, '--train', root / 'train', '--val',
+                                  root / 'val', '--bad', RULE, *words)
+    assert code == 0, said
+    return found
 
 
 def picture(rng: np.random.Generator, greyness: float) -> tuple[np.ndarray, np.ndarray]:

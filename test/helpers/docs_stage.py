@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 import shutil
 
-from calibration_helpers import few_draws, picture, write_folder
+from calibration_helpers import picture, write_folder
 from conftest import make_tiny_bundle
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -30,7 +30,7 @@ import onnx
 from onnx import numpy_helper
 import pytest
 
-from uncertainty_seg.calibration import calibration_run
+from uncertainty_seg.calibration import calibrate as calibration_run
 from uncertainty_seg.storage import model_bundle
 from uncertainty_seg.storage.bags.writer import BagWriter
 
@@ -104,6 +104,5 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(model_bundle, 'models_folders', lambda: [folder / 'models'])
     monkeypatch.setattr(calibration_run, 'TEMPERATURES', (0.9, 1.0, 1.1))
-    few_draws(monkeypatch)
     monkeypatch.setenv('XDG_CACHE_HOME', str(folder / 'cache'))
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(folder / 'cache' / 'engines'))

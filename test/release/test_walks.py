@@ -63,7 +63,7 @@ with open(os.path.expanduser('~/ran'), 'a') as file:
 if words[:2] == ['simulate', 'scenes']:
     words = [scenes.get(word, word) for word in words]
 if words[0] == 'calibrate':
-    from uncertainty_seg.calibration import calibration_run
+    from uncertainty_seg.calibration import calibrate as calibration_run
     calibration_run.TEMPERATURES = (0.9, 1.0, 1.1)
 more = smaller.get(' '.join(words[:2]), smaller.get(words[0], ''))
 sys.exit(main(words + more.split()))

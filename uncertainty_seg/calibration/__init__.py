@@ -1,1 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What a bundle is worth, and where its flag begins: calibrate, evaluate, compare.
+
+``calibrate`` fits temperature and thresholds with a promise, ``carried_over`` takes them to
+another precision; ``evaluate`` measures one bundle and ``compare`` several. ``statistics`` are the
+figures, ``report`` the pages.
+
+"""
+
+__all__ = [
+    'api', 'labelled_pairs', 'report.page', 'report.pictures', 'statistics.bad_rule',
+    'statistics.evaluation', 'statistics.metrics',
+]

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Carry the limits of a bundle over to the same network in another precision, without labels.
+Carry the thresholds of a bundle over to the same network in another precision, without labels.
 
-Each limit is lowered, so that a frame which the variant accepts would have been accepted by the
-bundle too, but for a stated share of the frames. Every second image says in which proportion the
-limits fall: by what each score differs, as a root mean square. The others say how far: by the
-least at which the share is kept (conformal risk control, Angelopoulos et al. 2022,
+Each threshold is lowered, so that a frame which the variant accepts would have been accepted by
+the bundle too, but for a stated share of the frames. Every second image says in which proportion
+the thresholds fall: by what each score differs, as a root mean square. The others say how far: by
+the least at which the share is kept (conformal risk control, Angelopoulos et al. 2022,
 arXiv:2208.02814; its loss is 1 for a frame that the variant accepts, and the bundle not, or whose
 mask is another one).
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.calibration import (
     Calibration,
     CarriedFrom,
+    image_digest,
     LOWEST_LIMIT,
     mask_digest,
     Promise,
@@ -54,14 +54,14 @@ _SAME = ('method', 'class_names', 'input', 'dropout_sites', 'logits_shape', 'mas
 @dataclass(frozen=True)
 class CarriedOver:
     """
-    Limits that were carried over, and what that took.
+    Thresholds that were carried over, and what that took.
 
     Attributes
     ----------
     calibration : Calibration
         Of the variant, to be written.
     margins : mapping of float to mapping of str to float
-        By alpha, how far the limit of each score was lowered.
+        By alpha, how far the threshold of each score was lowered.
     num_images : int
         Images that both were run on.
     accepted : mapping of float to (float, float)
@@ -93,7 +93,7 @@ def carry_over(
     error: float = ERROR,
 ) -> CarriedOver:
     """
-    Lower the limits of `source` by what the scores of `variant` differ on images; write nothing.
+    Lower the thresholds of `source` by what the scores of `variant` differ; write nothing.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def carry_over(
     Returns
     -------
     CarriedOver
-        The calibration has the source's promises with lower limits and without the shares that
+        The calibration has the source's promises with lower thresholds and without the shares that
         were measured of the source, `carried_error`, to which that of the source is added, and
         `carried_from`.
 
@@ -124,7 +124,7 @@ def carry_over(
         precision.
     CalibrationError
         If the source has no promise for these settings, there are too few images for the error,
-        the bundle or the variant accepts hardly any of them, or the limits fall to nothing.
+        the bundle or the variant accepts hardly any of them, or the thresholds fall to nothing.
     DatasetError
         If there is no image, or one cannot be read.
 
@@ -135,13 +135,12 @@ def carry_over(
     if made is None or not made.promises:
         raise CalibrationError(f'{source.card.name!r} promises nothing that could be carried over',
                                'a calibrated bundle', 'run uncertainty_seg calibrate on it')
-    precision = precision_of(variant.card, settings.precision)
-    described = replace(
-        made, precision=precision, model_sha256=model_digest(variant.card),
-        reductions=(reduction_of(source, settings),))
     if made.ignore_sha256 != mask_digest(load_ignore_mask(settings.ignore_mask)):
         raise CalibrationError(f'{source.card.name!r} was calibrated with another ignore mask',
-                               fix='give that one with --ignore-mask')
+                               fix='set that one as ignore_mask')
+    described = replace(
+        made, precision=precision_of(variant.card, settings.precision),
+        model_sha256=model_digest(variant.card), reductions=(reduction_of(source, settings),))
     images = distinct(images_in(folder).values())
     original, masks = _measured(source, images, replace(
         settings, precision=BUNDLE_PRECISION if made.precision == source.card.precision
@@ -159,12 +158,7 @@ def carry_over(
     accepted = {old.alpha: (float(accepted_by(original, old.limits).mean()),
                             float(accepted_by(changed, new.limits).mean()))
                 for old, new in zip(made.promises, promises, strict=True)}
-    for alpha, (before, after) in accepted.items():
-        if after < _LEAST_ACCEPTED * before:
-            raise CalibrationError(
-                f'at alpha {alpha:g} the variant would accept {after:.1%} of the images, and '
-                f'{source.card.name!r} accepts {before:.1%}', 'nearly the same network',
-                'calibrate the variant on labelled images')
+    _require_same_share(accepted, source.card.name)
     carried = replace(
         described, promises=promises, carried_error=made.carried_error + error,
         thresholds={**made.thresholds, **promises[-1].limits}, carried_from=CarriedFrom(
@@ -175,8 +169,16 @@ def carry_over(
 
 def distinct(images: Iterable[ImageU8]) -> list[ImageU8]:
     """Return each image once, in their order."""
-    return list({(image.shape, hashlib.sha256(image.tobytes()).digest()): image
-                 for image in images}.values())
+    return list({image_digest(image): image for image in images}.values())
+
+
+def _require_same_share(accepted: Mapping[float, tuple[float, float]], name: str) -> None:
+    for alpha, (before, after) in accepted.items():
+        if after < _LEAST_ACCEPTED * before:
+            raise CalibrationError(
+                f'at alpha {alpha:g} the variant would accept {after:.1%} of the images, and '
+                f'{name!r} accepts {before:.1%}', 'nearly the same network',
+                'calibrate the variant on labelled images')
 
 
 def _require_accepted(promise: Promise, made: Calibration, share: float) -> None:
@@ -192,10 +194,10 @@ def _require_accepted(promise: Promise, made: Calibration, share: float) -> None
 
 def margins_of(
     limits: Mapping[str, float], original: Columns, changed: Columns, error: float,
-    is_other: NDArray[np.bool_] | None = None,
+    is_other: NDArray[np.bool_],
 ) -> dict[str, float]:
     """
-    Return how far to lower each limit, so that hardly a frame passes that did not before.
+    Return how far to lower each threshold, so that hardly a frame passes that did not before.
 
     Parameters
     ----------
@@ -204,9 +206,9 @@ def margins_of(
     original, changed : mapping of str to ndarray of float64, shape (n,)
         Scores of the same frames, by name; growing with uncertainty.
     error : float
-        In (0, 1): the largest probability that a further frame is within the lowered limits by its
-        changed scores, and over the limits by its original ones, or another one.
-    is_other : ndarray of bool, shape (n,), optional
+        In (0, 1): the largest probability that a further frame is within the lowered thresholds by
+        its changed scores, and over the thresholds by its original ones, or another one.
+    is_other : ndarray of bool, shape (n,)
         Frames that must not count as the same, whatever their scores.
 
     Returns
@@ -223,15 +225,14 @@ def margins_of(
     apart = {name: (original[name] - changed[name])[::2] for name in limits}
     scales = {name: float(np.sqrt(np.mean(value ** 2))) for name, value in apart.items()}
     checked = {name: changed[name][1::2] for name in limits}
-    refused = ~accepted_by({name: original[name][1::2] for name in limits}, limits)
-    if is_other is not None:
-        refused |= is_other[1::2]
+    refused = is_other[1::2] | ~accepted_by(
+        {name: original[name][1::2] for name in limits}, limits)
     num_frames, most = len(refused), int(np.floor(error * (len(refused) + 1) + 1e-9)) - 1
     if most < 0:
         raise CalibrationError(f'{2 * num_frames} images for an error of {error:g}',
                                f'at least {2 * int(np.ceil(1 / error - 1 - 1e-9))}',
-                               'take more images, or a larger --error')
-    # Of each frame, the least radius at which a limit refuses it; 0 where one does already.
+                               'take more images, or a larger error')
+    # Of each frame, the least radius at which a threshold refuses it; 0 where one does already.
     reach = np.min([_reach(limit, checked[name], scales[name])
                     for name, limit in limits.items()], axis=0)
     wrong = np.sort(np.where(refused, reach, 0.0))[::-1]
@@ -242,7 +243,7 @@ def margins_of(
 
 
 def _reach(limit: float, scores: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    if scale == 0:  # its limit does not move
+    if scale == 0:  # its threshold does not move
         return np.where(scores > limit, 0.0, np.inf)
     return np.where(scores > limit, 0.0, (limit - scores) / scale)
 
@@ -280,11 +281,11 @@ def _lowered(promise: Promise, margins: Mapping[str, float]) -> Promise:
     wrong = [name for name, limit in limits.items() if limit < LOWEST_LIMIT]
     if wrong:
         raise CalibrationError(
-            f'the limit {promise.limits[wrong[0]]:.3g} of {wrong[0]} would have to fall by '
+            f'the threshold {promise.limits[wrong[0]]:.3g} of {wrong[0]} would have to fall by '
             f'{margins[wrong[0]]:.3g}', 'less', 'calibrate the variant on labelled images')
     return without_shares(replace(promise, limits=limits))
 
 
 def accepted_by(scores: Columns, limits: Mapping[str, float]) -> NDArray[np.bool_]:
-    """Say of each frame whether all its scores are within their limits."""
+    """Say of each frame whether all its scores are within their thresholds."""
     return np.all([scores[name] <= limit for name, limit in limits.items()], axis=0)

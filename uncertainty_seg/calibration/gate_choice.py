@@ -1,12 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Which scores and which guards a gate is made of, chosen on frames that the network never saw.
+Which scores and which guards a gate is made of, chosen on the training frames.
 
 The *order* is made of scores that tell bad frames from good ones. A *guard* watches for what bad
 frames do not show, such as foreign water; it is low for most frames, so that its rank counts in
-the tail alone (see `RankFamily`). Both are chosen by cross-validation over blocks within the
-frames that are given: ranks and limits come from four fifths, and what they are worth is measured
-on the last fifth, for each fifth in turn.
+the tail alone (see `RankFamily`). Where there are foreign frames, both are chosen by
+cross-validation over blocks: ranks and thresholds come from four fifths, and what they are worth
+is measured on the last fifth, for each fifth in turn. Without them the density of the scores is
+the guard, and the order is what lowers the risk on all frames.
 
 """
 
@@ -23,51 +24,78 @@ from uncertainty_seg.calibration.statistics.conformal import (
     mean_block_share,
     promised_limit,
 )
-from uncertainty_seg.calibration.statistics.frame_table import FrameTable
-from uncertainty_seg.calibration.statistics.selective import all_alike, aurc, SMALLEST_GAIN
+from uncertainty_seg.calibration.statistics.evaluation import FrameTable
+from uncertainty_seg.calibration.statistics.metrics import aurc
 from uncertainty_seg.core.calibration import Column, Columns, has_ranks, RankFamily
-from uncertainty_seg.errors import CalibrationError
+from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Scores of the photograph, of features and of the density say how unusual a frame is, and not
 # whether its mask is good; those of single maps may do either.
 GUARD_ROOMS = ('density.', 'features.', 'image.')
 GUARD_SCORES = ('mutual_information.top', 'energy.mean')
 GUARD_POWER = 8.0
-# Taken without proof where there are no foreign frames that could give one; the first there is.
-UNPROVEN_GUARDS = ('features.knn', 'density.scores')
+# The guard that is taken without proof where there are no foreign frames that could give one: for
+# water. It says nothing of most frames.
+UNPROVEN_GUARD = 'density.scores'
 MOST_ORDER, MOST_SCORES = 3, 5
-INNER_FOLDS = 5
-# A guard has to bring this much: the share of good-looking frames it lets in (by a looser limit at
-# the same promise) plus the share of foreign frames it keeps out, one against the other.
+_FIFTHS = 5
+# A guard has to bring this much: the share of good-looking frames it lets in (by a looser
+# threshold at the same promise) plus the share of foreign frames it keeps out.
 SMALLEST_GUARD_GAIN = 0.01
 # What a foreign frame that is accepted costs, in accepted frames of the calibration's own kind.
 FOREIGN_PRICE = 1.0
 # A guard that refuses by lot refuses both alike. One that earns its place refuses this many times
 # as large a part of the accepted foreign frames as of the accepted familiar ones.
 LEAST_FAVOUR = 2.0
+# A score has to take this share off the area under risk and coverage to be added.
+SMALLEST_GAIN = 0.02
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class GateChoice:
-    """Scores that order the frames, and guards, each in the order of their choice."""
+def gate_of(
+    frames: FrameTable, alphas: Sequence[float], foreign: FrameTable | None,
+    named: Sequence[str],
+) -> tuple[RankFamily, tuple[str, ...]]:
+    """
+    Return the scores of a gate, and the family that moves their thresholds.
 
-    order: tuple[str, ...]
-    guards: tuple[str, ...]
+    Parameters
+    ----------
+    frames : FrameTable
+        Labelled training frames.
+    alphas : sequence of float
+        That will be promised.
+    foreign : FrameTable or None
+        Frames of another kind, on which guards prove their worth.
+    named : sequence of str
+        Scores of a user who chose; none are chosen then, and what can only guard is a guard.
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Scores of the gate."""
-        return (*self.order, *self.guards)
+    Raises
+    ------
+    CalibrationError
+        If all frames are bad or all good, or no score changes.
+    ConfigError
+        If a named score is not there.
 
-    @property
-    def powers(self) -> dict[str, float]:
-        """Return what `RankFamily` raises the ranks of the guards to."""
-        return dict.fromkeys(self.guards, GUARD_POWER)
-
-    def family(self, frames: FrameTable) -> RankFamily:
-        """Take the ranks of these scores among some frames; errors are those of `RankFamily`."""
-        return RankFamily.fit({name: frames.scores[name] for name in self.names}, self.powers)
+    """
+    if named:
+        missing = [name for name in named if name not in frames.scores]
+        if missing:
+            raise ConfigError(f'no score {missing[0]!r}', f'one of {", ".join(frames.scores)}')
+        powers = {name: GUARD_POWER for name in named if not is_order(name)}
+        return RankFamily.fit({name: frames.scores[name] for name in named}, powers), tuple(named)
+    if frames.is_bad.all() or not frames.is_bad.any():
+        word, fix = ('bad', 'train the network on, or take a rule that some frames keep') \
+            if frames.is_bad.all() else ('good', 'take a rule that some frames break')
+        raise CalibrationError(f'all {len(frames)} frames to choose scores on are {word}',
+                               'some of each', f'{fix}, or name the scores of the gate')
+    if foreign is not None:
+        order, guards = choose_gate(frames, alphas, foreign)
+        return RankFamily.fit({name: frames.scores[name] for name in (*order, *guards)},
+                              dict.fromkeys(guards, GUARD_POWER)), (*order, *guards)
+    family = RankFamily.fit({name: column for name, column in frames.scores.items()
+                             if has_ranks(column)}, {UNPROVEN_GUARD: GUARD_POWER})
+    return family, choose_scores(family, frames)
 
 
 def is_guard(name: str) -> bool:
@@ -80,17 +108,47 @@ def is_order(name: str) -> bool:
     return not name.startswith(GUARD_ROOMS)
 
 
-def named_choice(names: Sequence[str]) -> GateChoice:
-    """Return the choice of a user who named the scores; what only guards is a guard."""
-    return GateChoice(tuple(n for n in names if is_order(n)),
-                      tuple(n for n in names if not is_order(n)))
+def choose_scores(family: RankFamily, frames: FrameTable) -> tuple[str, ...]:
+    """
+    Choose scores by the area under their curve of risk and coverage; bad is the loss.
+
+    First is `UNPROVEN_GUARD`, if the family has it; then one after the other that which lowers
+    the area most, up to `MOST_SCORES`, as long as it takes `SMALLEST_GAIN` of it away. Raises
+    CalibrationError if there is no score.
+    """
+    losses = frames.is_bad.astype(np.float64)
+    columns = {name: family.ranks(name, frames.scores[name]) for name in family.names}
+    chosen = [name for name in (UNPROVEN_GUARD,) if name in columns]
+
+    def area(names: Sequence[str]) -> float:
+        return aurc(np.max([columns[name] for name in names], axis=0), losses)
+
+    now = area(chosen) if chosen else np.inf
+    while len(chosen) < MOST_SCORES:
+        areas = {name: area([*chosen, name]) for name in columns if name not in chosen}
+        best = min(areas, key=lambda name: areas[name], default='')
+        if not best or areas[best] > now * (1 - SMALLEST_GAIN):
+            break
+        chosen, now = [*chosen, best], areas[best]
+    if not chosen:
+        raise _nothing_changes()
+    return tuple(chosen)
+
+
+def _nothing_changes() -> CalibrationError:
+    return CalibrationError('no score of these frames takes enough different values',
+                            'scores that differ', 'take more frames')
+
+
+# -------------------------------------------------------------------------------------------------
+# With foreign frames.
 
 
 def choose_gate(
-    frames: FrameTable, alphas: Sequence[float], foreign: FrameTable | None = None
-) -> GateChoice:
+    frames: FrameTable, alphas: Sequence[float], foreign: FrameTable
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
-    Choose order and guards.
+    Choose the scores that order the frames, and guards, each in the order of their choice.
 
     The order begins with the score of the least mean area under risk and coverage (bad is the
     loss), and takes another one, up to `MOST_ORDER`, as long as the largest rank of all has an
@@ -99,37 +157,15 @@ def choose_gate(
     What it gains is the share of frames accepted at the same promise less `FOREIGN_PRICE` times
     the share of foreign frames accepted, mean over the alphas.
 
-    Parameters
-    ----------
-    frames : FrameTable
-        Labelled, scored by networks that never saw them.
-    alphas : sequence of float
-        That will be promised.
-    foreign : FrameTable, optional
-        Frames of another kind. Without them the first of `UNPROVEN_GUARDS` is taken in any case.
-
-    Returns
-    -------
-    GateChoice
-        At least one score that orders.
-
-    Raises
-    ------
-    CalibrationError
-        If all frames are bad or all good, or no score changes.
-
+    Raises CalibrationError if no score changes. See `gate_of` for the parameters.
     """
-    if frames.is_bad.all() or not frames.is_bad.any():
-        raise all_alike(len(frames), bool(frames.is_bad.all()))
     parts = list(_parts(frames, foreign))
     order = _choose_order(parts)
-    guards = [name for name in UNPROVEN_GUARDS if name in parts[0].guards][:1] \
-        if foreign is None else []
-    return GateChoice(order, _choose_guards(parts, order, guards, alphas))
+    return order, _choose_guards(parts, order, alphas)
 
 
 @dataclass(frozen=True)
-class _FoldShare:
+class _Fifth:
     """
     One fifth, with ranks among the other four: of those, of itself and of the foreign frames.
 
@@ -159,28 +195,24 @@ class _FoldShare:
     def accepts(
         self, order: Sequence[str], guards: Sequence[str], alphas: Sequence[float]
     ) -> tuple[float, float]:
-        """Return the shares of own and of foreign frames accepted, with limits of the others."""
+        """Return the shares of own and foreign frames accepted, with thresholds of the others."""
         rest, own, foreign = (_largest(pair, order, guards)
                               for pair in (self.rest, self.own, self.foreign))
         found = []
         for alpha in alphas:
-            limit = rank_limit(rest, self.rest_bad, self.rest_blocks, alpha)
+            limit = _rank_limit(rest, self.rest_bad, self.rest_blocks, alpha)
             found.append((mean_block_share(own <= limit, self.own_blocks),
-                          float((foreign <= limit).mean()) if foreign.size else 0.0))
+                          float((foreign <= limit).mean())))
         accepted, strange = np.mean(found, axis=0)
         return float(accepted), float(strange)
 
 
-def rank_limit(
+def _rank_limit(
     ranks: Column, is_bad: NDArray[np.bool_], blocks: NDArray[np.generic], alpha: float
 ) -> float:
-    """
-    Return the largest rank that keeps a promise, at most `HIGHEST_RANK`.
-
-    Minus infinity, which accepts nothing, where no limit or no number of blocks can keep it.
-    """
+    """Return the largest rank that keeps a promise; minus infinity if none does."""
     try:
-        return min(promised_limit(ranks, is_bad, blocks, alpha).limit, HIGHEST_RANK)
+        return min(promised_limit(ranks, is_bad, blocks, alpha), HIGHEST_RANK)
     except CalibrationError:
         return -np.inf
 
@@ -190,15 +222,15 @@ def _largest(pair: tuple[Columns, Columns], order: Sequence[str], guards: Sequen
                              axis=0))
 
 
-def block_folds(blocks: NDArray[np.str_], num_folds: int) -> NDArray[np.intp]:
+def _block_folds(blocks: NDArray[np.str_], num_folds: int) -> NDArray[np.intp]:
     """Deal whole blocks out to folds by lot, the same lot every time; (n,) of 0..num_folds-1."""
     names, index = np.unique(blocks, return_inverse=True)
     dealt = np.random.default_rng(_SEED).permutation(len(names)) % num_folds
     return np.asarray(dealt[index])
 
 
-def _parts(frames: FrameTable, foreign: FrameTable | None) -> Iterator[_FoldShare]:
-    folds = block_folds(frames.blocks, INNER_FOLDS)
+def _parts(frames: FrameTable, foreign: FrameTable) -> Iterator[_Fifth]:
+    folds = _block_folds(frames.blocks, _FIFTHS)
     pairs = [(frames.select(folds != fold), frames.select(folds == fold))
              for fold in np.unique(folds)]
     # A score must have ranks in all of them: it is the same candidate everywhere.
@@ -206,28 +238,26 @@ def _parts(frames: FrameTable, foreign: FrameTable | None) -> Iterator[_FoldShar
              if all(has_ranks(rest.scores[name]) for rest, _ in pairs)]
     orders, guards = [n for n in names if is_order(n)], [n for n in names if is_guard(n)]
     if not orders:
-        raise CalibrationError('no score of these frames changes', 'scores that differ',
-                               'take more frames')
+        raise _nothing_changes()
     for rest, own in pairs:
         plain = RankFamily.fit({n: rest.scores[n] for n in orders})
         guard = RankFamily.fit({n: rest.scores[n] for n in guards},
                                dict.fromkeys(guards, GUARD_POWER))
-        yield _FoldShare(
+        yield _Fifth(
             _ranks(plain, guard, rest), _ranks(plain, guard, own), _ranks(plain, guard, foreign),
             rest.is_bad, np.unique(rest.blocks, return_inverse=True)[1],
             own.is_bad, np.unique(own.blocks, return_inverse=True)[1])
 
 
 def _ranks(
-    plain: RankFamily, guard: RankFamily, frames: FrameTable | None
+    plain: RankFamily, guard: RankFamily, frames: FrameTable
 ) -> tuple[Columns, Columns]:
-    none = np.empty(0)
-    one, other = ({name: none if frames is None else family.ranks(name, frames.scores[name])
-                   for name in family.names} for family in (plain, guard))
+    one, other = ({name: family.ranks(name, frames.scores[name]) for name in family.names}
+                  for family in (plain, guard))
     return one, other
 
 
-def _choose_order(parts: Sequence[_FoldShare]) -> tuple[str, ...]:
+def _choose_order(parts: Sequence[_Fifth]) -> tuple[str, ...]:
     chosen: tuple[str, ...] = ()
     now = np.full(len(parts), np.inf)
     while len(chosen) < MOST_ORDER:
@@ -244,10 +274,9 @@ def _choose_order(parts: Sequence[_FoldShare]) -> tuple[str, ...]:
 
 
 def _choose_guards(
-    parts: Sequence[_FoldShare], order: tuple[str, ...], required: Sequence[str],
-    alphas: Sequence[float],
+    parts: Sequence[_Fifth], order: tuple[str, ...], alphas: Sequence[float]
 ) -> tuple[str, ...]:
-    chosen = tuple(required)
+    chosen: tuple[str, ...] = ()
     now = _accepted(parts, order, chosen, alphas)
     while len(order) + len(chosen) < MOST_SCORES:
         found = {name: _accepted(parts, order, (*chosen, name), alphas)
@@ -262,7 +291,7 @@ def _choose_guards(
 
 
 def _accepted(
-    parts: Sequence[_FoldShare], order: Sequence[str], guards: Sequence[str],
+    parts: Sequence[_Fifth], order: Sequence[str], guards: Sequence[str],
     alphas: Sequence[float],
 ) -> Column:
     return np.array([part.accepts(order, guards, alphas) for part in parts])

@@ -1,14 +1,16 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Open a bundle's pipeline over a folder of images, for the verbs that measure.
+Labelled and foreign images as this room measures them, and a pipeline that runs over them.
 
-It joins what the rooms below may not join: folders on disk, a runtime, and the pipeline.
+What would make a figure or a promise worth less than it says is left aside or refused here:
+frames that were selected by their scores, frames of which no pixel is known, copies of an image
+under another name, and images on both sides of a comparison.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import hashlib
@@ -21,10 +23,11 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation, mean_nll
+from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.dropout_masks import PassSource
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
@@ -69,25 +72,9 @@ def drawn_frames(data: LabelledFolder, folder: Path) -> LabelledFolder:
     Return the frames that stand for a dive: those that were drawn by chance.
 
     Frames that were selected by their scores are the hard ones, so that shares of bad or accepted
-    ones among them are not those of a dive.
-
-    Parameters
-    ----------
-    data : LabelledFolder
-        What was read.
-    folder : Path
-        Where it was read; its ``review.json`` says how frames were chosen.
-
-    Returns
-    -------
-    LabelledFolder
-        All frames if none is known to be selected; a warning counts those that are left aside.
-
-    Raises
-    ------
-    DatasetError
-        If every frame was selected.
-
+    ones among them are not those of a dive. The ``review.json`` of the folder says how each was
+    chosen; without it all count as drawn. A warning counts those that are left aside. Raises
+    DatasetError if every frame was selected.
     """
     drawn, remark = without_selected(data, folder)
     if drawn is data and remark:
@@ -95,8 +82,7 @@ def drawn_frames(data: LabelledFolder, folder: Path) -> LabelledFolder:
             f'all {len(data.stems)} frames of {folder} were selected by their scores',
             'frames that were drawn by chance, since the share of bad masks among selected ones '
             'is not that of a dive',
-            'label control frames of the frame log (export-labels --reasons control) or of a '
-            'random selection (select --strategy random --min-distance 0)')
+            'label control frames of the frame log, or a random selection')
     if remark:
         _log.warning('%s', remark)
     return drawn
@@ -129,34 +115,20 @@ class KnownFrames:
     pairs: list[Pair]
     stems: list[str]
 
+    def take(self, rows: Iterable[int]) -> KnownFrames:
+        """Return some of the frames, in this order."""
+        picked = list(rows)
+        return KnownFrames([self.pairs[i] for i in picked], [self.stems[i] for i in picked])
+
 
 def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) -> KnownFrames:
     """
     Return the frames of a folder that can be judged.
 
-    Parameters
-    ----------
-    bundle : ModelBundle
-        Has the classes of the folder.
-    data : LabelledFolder
-        What was read.
-    ignore_mask : str
-        Picture of what counts nowhere, as the node has it: the true masks then know nothing
-        there. Empty for none.
-
-    Returns
-    -------
-    KnownFrames
-        Without those of which no pixel is known, which a warning counts: they would pass for
-        good ones, and a promise on them would be worth less than it says.
-
-    Raises
-    ------
-    DatasetError
-        See `bgr_pairs`; or if no frame is left.
-    ConfigError
-        If the ignore mask cannot be read.
-
+    Under the ignore mask (a path, empty for none) the true masks know nothing. Frames of which no
+    pixel is known are left out, which a warning counts: they would pass for good ones. Raises
+    DatasetError as `bgr_pairs`, or if no frame is left; ConfigError if the ignore mask cannot be
+    read.
     """
     ignore, unknown = load_ignore_mask(ignore_mask), bundle.card.ignore_index
     pairs = [(image, without_ignored(mask, ignore, unknown))
@@ -167,7 +139,7 @@ def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) ->
     if len(kept) < len(pairs):
         _log.warning('%d of %d frames are left out: no pixel of their masks is known',
                      len(pairs) - len(kept), len(pairs))
-    return KnownFrames([pairs[i] for i in kept], [data.stems[i] for i in kept])
+    return KnownFrames(pairs, data.stems).take(kept)
 
 
 def without_twins(
@@ -176,26 +148,10 @@ def without_twins(
     """
     Leave out images that another block has already, pixel for pixel, and say so.
 
-    A promise counts blocks as independent of each other, and an interval draws them so; an image
-    under two names is one. Within a block it may come again, as from a camera that stands still.
-
-    Parameters
-    ----------
-    known : KnownFrames
-        n frames.
-    blocks : ndarray of str, shape (n,)
-        Their blocks.
-
-    Returns
-    -------
-    tuple of KnownFrames and ndarray of str
-        Those that are left, and their blocks.
-
-    Raises
-    ------
-    DatasetError
-        If such an image has two masks.
-
+    A promise counts blocks, (n,), as independent of each other, and an interval draws them so; an
+    image under two names is one. Within a block it may come again, as from a camera that stands
+    still. Returns the frames that are left, and their blocks. Raises DatasetError if such an image
+    has two masks.
     """
     first: dict[str, int] = {}
     kept, again = [], []
@@ -212,8 +168,7 @@ def without_twins(
     if again:
         _log.warning('%d of %d frames are there under another name already, and count once: %s',
                      len(again), len(known.stems), some_of(again, 3))
-    left = KnownFrames([known.pairs[i] for i in kept], [known.stems[i] for i in kept])
-    return left, blocks[kept]
+    return known.take(kept), blocks[kept]
 
 
 def without_ignored(
@@ -262,52 +217,46 @@ def refuse_familiar(foreign: Mapping[str, ImageU8], known: KnownFrames) -> None:
             if (digest := mask_sha256(image)) in stems]
     if both:
         raise DatasetError(
-            f'{len(both)} of {len(foreign)} images of --ood are labelled frames too, pixel for '
+            f'{len(both)} of {len(foreign)} foreign images are labelled frames too, pixel for '
             f'pixel (the first is {both[0][0]!r}, which is {both[0][1]!r})',
             'images of another kind, that should be refused',
             'take them out of one of the two')
 
 
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many of the rows 0..count-1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
+
+
+def every_score(bundle: ModelBundle) -> ScoreVector:
+    """Return what computes all scores that a bundle can give."""
+    made = bundle.calibration
+    return ScoreVector(bundle.card, made.pixel_limits if made else None,
+                       made.density if made else None, features=bundle.features)
+
+
 @contextmanager
 def opened(
     bundle: ModelBundle, settings: Settings, temperature: float | None = None,
-    scorer: ScoreVector | None = None,
+    scorer: ScoreVector | None = None, source: PassSource | None = None,
 ) -> Iterator[Pipeline]:
     """Open a pipeline with the ignore mask of the settings, and close it at the end."""
     backend = open_backend(settings.backend, bundle, settings)
     try:
         yield Pipeline(bundle, backend, settings, temperature, scorer=scorer,
-                       ignore=load_ignore_mask(settings.ignore_mask), maps=MAPS_OF_MEANS)
+                       ignore=load_ignore_mask(settings.ignore_mask), source=source,
+                       maps=MAPS_OF_MEANS)
     finally:
         backend.close()
 
 
 def measure(
-    pipeline: Pipeline, pairs: Sequence[Pair], title: str, rule: BadRule | None = None
+    pipeline: Pipeline, pairs: Sequence[Pair], title: str, rule: BadRule | None = None,
+    by_frame: bool = False,
 ) -> Evaluation:
     """Evaluate pairs, with a progress bar."""
     bar = progress(pairs, desc=title)
-    return evaluate(pipeline, bar, pipeline.card.ignore_index, rule)
-
-
-def likelihood(pipeline: Pipeline, pairs: Sequence[Pair], title: str) -> float:
-    """Return the mean negative log-likelihood of pairs, in nats, with a progress bar."""
-    return mean_nll(pipeline, progress(pairs, desc=title), pipeline.card.ignore_index)
-
-
-def pixel_limits(
-    pipeline: Pipeline, pairs: Sequence[Pair], names: Sequence[str], quantile: float
-) -> dict[str, float]:
-    """Return the value of each map that a share of the pixels does not exceed."""
-    values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    for image, _ in pairs:
-        result = pipeline.measure(image, 0)
-        maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
-        for name, parts in values.items():
-            # Neighbours tell the same.
-            parts.append(getattr(maps, name)[::3, ::3].ravel())
-    return {name: float(np.nanquantile(np.concatenate(parts), quantile))
-            for name, parts in values.items()}
+    return evaluate(pipeline, bar, pipeline.card.ignore_index, rule, by_frame)
 
 
 def count_fitted(

@@ -41,10 +41,8 @@ VERBS = {
     'train': ('train', 'train a network by a recipe and write its bundle'),
     'compile': ('compile', 'compile a network to a bundle, make variants of it, sign it'),
     'calibrate': ('calibrate', 'fit temperature and thresholds of a bundle, with a promise'),
-    'evaluate': ('evaluate', 'measure masks, uncertainty and flag of a bundle on labelled '
-                 'images'),
-    'compare': ('compare', 'compare bundles with one deterministic pass: cost, '
-                'and what each is better in'),
+    'evaluate': ('evaluate', 'measure masks, uncertainty and flag on labelled images, or compare '
+                 'bundles'),
     'score': ('score', 'score the frames of bags, folders and logs into a table, here or '
               'on a Ray cluster'),
     'self-check': ('self_check', 'check a backend on this machine; build its engines'),

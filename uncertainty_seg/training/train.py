@@ -24,7 +24,6 @@ import onnx
 import torch
 from torch import nn
 
-from uncertainty_seg.calibration.report.curves import write_curves
 from uncertainty_seg.compiler.capture.export import export_marked, load_weights
 from uncertainty_seg.compiler.compile import (
     compile_ensemble,
@@ -47,6 +46,7 @@ from uncertainty_seg.storage.labelled_folder import (
 from uncertainty_seg.storage.model_bundle import require_place, write_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.batches import Augmentation, IMAGENET_MEAN, IMAGENET_STD, Mix
+from uncertainty_seg.training.curves import write_curves
 from uncertainty_seg.training.encoders import encoder_kind
 from uncertainty_seg.training.fit import (
     best_epoch,

@@ -1,151 +1,261 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The frames of a report: small pictures that show what the arrays hold, within a budget."""
+"""What plots and pictures of a report show is what they were given, where it was, and legible."""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
+from collections.abc import Callable
+import itertools
+import re
 from typing import Any
+import warnings
 
 import cv2
 import numpy as np
 import pytest
-from report_sample import PALETTE, sample_frame
+from report_sample import LEGEND, PALETTE, sample_frame, sample_orders, sample_plots, sample_tiles
 
-from uncertainty_seg.calibration.report.data import FrameGroup, Legend, ReportFrame
-from uncertainty_seg.calibration.report.pictures import (
-    frame_tiles,
-    heat_bar,
-    IGNORED_RGB,
-    NAN_COLOR_BGR,
-    paint_heat,
-    Tile,
+pytest.importorskip('matplotlib', reason='matplotlib is not installed: no report is drawn')
+
+from matplotlib.figure import Figure  # noqa: E402, I100
+from matplotlib.text import Text  # noqa: E402
+
+from uncertainty_seg.calibration.report import pictures  # noqa: E402
+from uncertainty_seg.calibration.statistics.metrics import (  # noqa: E402
+    ExpectedCalibrationError,
+    risk_coverage,
 )
-from uncertainty_seg.errors import ShapeError
-
-LEGEND = Legend(('a', 'b', 'c'), PALETTE, 255, 'entropy', 0.4)
 
 
-def pixels(address: str | None) -> np.ndarray[Any, Any]:
-    assert address is not None
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures as they are before they become SVG, laid out."""
+    figures: list[Figure] = []
+    real = pictures.picture
+
+    def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) -> str:
+        def kept(figure: Figure) -> None:
+            paint(figure)
+            figures.append(figure)
+
+        return real(kept, width_in, height_in)
+
+    monkeypatch.setattr(pictures, 'picture', picture)
+    return figures
+
+
+def has_line(axes: Any, x: Any, y: Any) -> bool:
+    wanted = np.column_stack([np.asarray(x, float), np.asarray(y, float)])
+    lines = [np.column_stack(line.get_data()) for line in axes.get_lines()]
+    return any(line.shape == wanted.shape and np.allclose(line, wanted, equal_nan=True)
+               for line in lines)
+
+
+def legend_words(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_risk_coverage_draws_each_order_from_5_percent_on_and_names_it(
+    drawn: list[Figure],
+) -> None:
+    orders, bad = sample_orders()
+    pictures.plot_risk_coverage(orders, bad, 'the gate')
+    axes = drawn[0].axes[0]
+    shown = dict(zip([words.split('\n')[0] for words in legend_words(drawn[0])],
+                     drawn[0].legends[0].get_lines(), strict=True))
+    assert list(shown)[0] == 'the gate'
+    for name, values in orders.items():
+        curve = risk_coverage(values, bad)
+        kept = curve.coverage >= 0.05
+        assert has_line(axes, curve.coverage[kept], curve.risk[kept])
+        # A name in the legend has the colour and dashes of its line.
+        line, = [line for line in axes.get_lines()
+                 if np.array_equal(np.asarray(line.get_ydata()), curve.risk[kept])]
+        assert line.get_color() == shown[name].get_color()
+        assert line.get_linestyle() == shown[name].get_linestyle()
+
+
+def test_the_edge_of_the_hatched_part_is_where_accepted_and_bad_is_alpha(
+    drawn: list[Figure],
+) -> None:
+    orders, bad = sample_orders()
+    pictures.plot_risk_coverage(orders, bad, 'the gate', (0.6, 0.031), 0.05)
+    lines = [np.column_stack(line.get_data()) for line in drawn[0].axes[0].get_lines()]
+    edge = next(line for line in lines if line.shape[0] == 500)
+    assert np.allclose(edge[edge[:, 1] < 1].prod(axis=1), 0.05)
+    assert edge[-1] == pytest.approx([1, 0.05])
+    assert has_line(drawn[0].axes[0], [0.6], [0.031])
+    assert any('60.0 % accepted' in words and '3.1 %' in words for words in legend_words(drawn[0]))
+
+
+def test_reliability_draws_the_bins_that_hold_pixels(drawn: list[Figure]) -> None:
+    count, confidence, hits = np.zeros(15), np.zeros(15), np.zeros(15)
+    count[[4, 7, 13]], confidence[[4, 7, 13]], hits[[4, 7, 13]] = \
+        (10, 20, 70), (3, 10, 63), (2, 11, 56)
+    pictures.plot_reliability({'before': ExpectedCalibrationError(count, hits, confidence)})
+    line = drawn[0].axes[0].get_lines()[0]
+    known = np.isfinite(line.get_ydata())
+    assert np.asarray(line.get_xdata())[known] == pytest.approx([0.3, 0.5, 0.9])
+    assert np.asarray(line.get_ydata())[known] == pytest.approx([0.2, 0.55, 0.8])
+    # 0.1 * 0.1 + 0.2 * 0.05 + 0.7 * 0.1
+    assert legend_words(drawn[0]) == ['before\nECE 0.090']
+
+
+def test_every_frame_is_in_a_bin_of_its_set(drawn: list[Figure]) -> None:
+    val = np.r_[np.full(100, 0.1), np.full(99, 0.5), 99.0]
+    train = np.r_[np.full(5, 0.1), np.nan, np.inf]
+    pictures.plot_spread('s', {'validation': val, 'training': train}, 0.7)
+    axes = drawn[0].axes[0]
+    patches: list[Any] = list(axes.patches)
+    steps = {p.get_label(): p.get_data() for p in patches}
+    assert legend_words(drawn[0])[:2] == list(steps) == ['validation (200)', 'training (5)']
+    assert all(one.values.sum() == pytest.approx(1) for one in steps.values())
+    bins = steps['validation (200)']
+    assert bins.values[np.searchsorted(bins.edges, 0.1, 'right') - 1] == pytest.approx(0.5)
+    assert bins.values[-1] == pytest.approx(0.005)
+    assert has_line(axes, [0.7, 0.7], [0, 1])
+
+
+def test_a_ladder_draws_its_steps(drawn: list[Figure]) -> None:
+    steps = [(0.7 - k / 10, 0.6 - k / 10, 0.01 * k, 0.8 + k) for k in range(6)]
+    pictures.plot_ladder('turbidity', steps)
+    top, bottom = drawn[0].axes
+    for axes, column in ((top, 0), (top, 1), (top, 2), (bottom, 3)):
+        assert has_line(axes, range(6), [step[column] for step in steps])
+    assert top.get_title(loc='left') == 'turbidity'
+
+
+def text_boxes(figure: Figure) -> list[tuple[str, Any]]:
+    """Words that are shown, each with its rectangle in pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).draw()
+    hidden = {label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
+              for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2)
+              if not min(axis.get_view_interval()) <= tick.get_loc() <= max(
+                  axis.get_view_interval())}
+    found: list[Any] = list(dict.fromkeys(figure.findobj(Text)))
+    return [(t.get_text(), t.get_window_extent()) for t in found
+            if t.get_text().strip() and t.get_visible() and t not in hidden]
+
+
+def test_no_word_lies_on_another_or_leaves_its_plot(drawn: list[Figure]) -> None:
+    sample_plots_of(pictures)
+    for figure in drawn:
+        boxes = text_boxes(figure)
+        width, height = figure.get_size_inches() * figure.dpi
+        assert not [words for words, box in boxes if box.x0 < -0.5 or box.y0 < -0.5
+                    or box.x1 > width + 0.5 or box.y1 > height + 0.5]
+        assert not [(one, other) for (one, a), (other, b) in itertools.combinations(boxes, 2)
+                    if min(a.x1, b.x1) - max(a.x0, b.x0) > 1
+                    and min(a.y1, b.y1) - max(a.y0, b.y0) > 1]
+
+
+def sample_plots_of(module: Any) -> None:
+    """Draw a plot of each kind, through the names of the module."""
+    rng, (orders, bad) = np.random.default_rng(1), sample_orders()
+    module.plot_risk_coverage(orders, bad, 'the gate', (0.6, 0.04), 0.05)
+    module.plot_spread('entropy.class.aquatic plants', {
+        'validation': rng.beta(2, 18, 300), 'training': rng.beta(2.3, 16, 200),
+        'foreign': rng.beta(5, 12, 80)}, 0.28)
+    module.plot_ladder('turbidity', [(0.6, 0.5, 0.01, 1.0)] * 6)
+    assert len(sample_plots()) == 4
+
+
+NAN, EMPTY = float('nan'), np.zeros(0)
+ODD: list[Callable[[], str]] = [
+    lambda: pictures.plot_risk_coverage({'a': np.ones(1)}, np.zeros(1), 'a', (1.0, 0.0), 0.1),
+    lambda: pictures.plot_reliability({'x': ExpectedCalibrationError()}),
+    lambda: pictures.plot_spread('s', {'validation': EMPTY, 'training': np.full(4, np.nan)}),
+    lambda: pictures.plot_spread('$', {'validation': np.zeros(4)}, 0.0),
+    lambda: pictures.plot_spread('_s', {'validation': np.ones(4)}, np.inf),
+    lambda: pictures.plot_ladder('one', [(0.5, NAN, NAN, NAN)]),
+    # Not a formula, and none that could be read.
+    lambda: pictures.plot_ladder('$\\frac$', [(0.5, 0.0, 0.0, float('inf'))]),
+]
+
+
+@pytest.mark.parametrize('case', range(len(ODD)))
+def test_odd_data_are_drawn_without_a_warning(case: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        address = ODD[case]()
+    svg = base64.b64decode(address.removeprefix('data:image/svg+xml;base64,'))
+    assert b'</svg>' in svg
+    assert not re.search(rb'\bnan\b|\binf\b', svg)
+
+
+def linear(color: str) -> np.ndarray[Any, Any]:
+    value = np.array([int(color[k:k + 2], 16) for k in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize('name', ['INK', 'QUIET', 'BLUE', 'RED', 'PLUM'])
+def test_words_have_the_contrast_that_wcag_asks_for(name: str) -> None:
+    luminance = linear(getattr(pictures, name)) @ [0.2126, 0.7152, 0.0722]
+    assert 1.05 / (luminance + 0.05) >= 4.5
+
+
+# -------------------------------------------------------------------------------------------------
+# Photographs.
+
+
+def pixels(address: str) -> np.ndarray[Any, Any]:
     raw = base64.b64decode(address.split(',')[1])
     decoded = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     return decoded
 
 
-def tiles_of(*frames: ReportFrame, budget: int = 10**7) -> list[tuple[Tile, ...]]:
-    return frame_tiles([FrameGroup(frames, len(frames))], LEGEND, budget)[0]
-
-
 def test_four_pictures_stand_in_order_and_show_what_they_are_called() -> None:
-    frame = sample_frame(3)
-    image, truth, predicted, heat = tiles_of(frame)[0]
-    assert [t.caption for t in (image, truth, predicted, heat)] == [
-        'image', 'truth', 'prediction', 'entropy']
-    assert np.abs(pixels(image.address).astype(int) - frame.image_bgr).mean() < 3
-    colours = np.array(PALETTE, np.uint8)[:, ::-1][frame.predicted]
-    np.testing.assert_array_equal(pixels(predicted.address), colours)
-    hottest = np.unravel_index(pixels(heat.address).sum(-1).argmax(), frame.heat.shape)
-    assert frame.heat[hottest] > 0.9 * LEGEND.heat_upper
+    source, _, label, heat = sample_frame(3)
+    tiles = sample_tiles(3)
+    assert [t.caption for t in tiles] == ['image', 'truth', 'prediction', 'entropy']
+    assert np.abs(pixels(tiles[0].address).astype(int) - source).mean() < 4
+    colours = np.array(PALETTE, np.uint8)[:, ::-1][label]
+    np.testing.assert_array_equal(pixels(tiles[2].address), colours)
+    hottest = np.unravel_index(pixels(tiles[3].address).sum(-1).argmax(), heat.shape)
+    assert heat[hottest] > 0.9 * LEGEND.heat_upper
 
 
 def test_truth_and_prediction_are_not_mixed_up_and_ignored_is_grey() -> None:
-    frame = sample_frame(3)
-    assert frame.truth is not None
-    truth = frame.truth.copy()
-    truth[:10] = 255
-    truth[10:20] = 1
-    _, shown, predicted, _ = tiles_of(replace(frame, truth=truth))[0]
-    assert (pixels(shown.address)[:10] == IGNORED_RGB[::-1]).all()
+    source, truth, label, heat = sample_frame(3)
+    truth[:10], truth[10:20] = 255, 1
+    _, shown, predicted, _ = pictures.frame_tiles(source, truth, label, heat, LEGEND)
+    assert (pixels(shown.address)[:10] == pictures.IGNORED_RGB[::-1]).all()
     assert (pixels(shown.address)[10:20] == PALETTE[1][::-1]).all()
     assert (pixels(predicted.address)[:20] == PALETTE[0][::-1]).all()
 
 
-def test_a_smaller_mask_has_no_colour_of_its_own() -> None:
-    mask = tiles_of(sample_frame(3, height=960, width=1280))[0][2]
-    shown = pixels(mask.address)
-    assert shown.shape == (270, 360, 3)
-    colours = {tuple(int(v) for v in c) for c in shown.reshape(-1, 3)}
-    assert colours == {PALETTE[0][::-1], PALETTE[2][::-1]}
-
-
 @pytest.mark.parametrize(('height', 'width', 'shape'), [
-    (480, 640, (270, 360)), (640, 480, (270, 202)), (90, 1280, (25, 360)), (60, 80, (60, 80)),
-    (1, 5000, (1, 360)),
+    (480, 640, (180, 240)), (640, 480, (180, 135)), (90, 1280, (17, 240)), (60, 80, (60, 80)),
+    (1, 5000, (1, 240)),
 ])
-def test_pictures_keep_their_form_fit_a_box_and_are_never_made_larger(
+def test_pictures_keep_their_form_fit_a_box_and_their_masks_have_no_other_colour(
     height: int, width: int, shape: tuple[int, int]
 ) -> None:
-    for tile in tiles_of(sample_frame(1, height=height, width=width)
-                         if min(height, width) > 8 else blank(height, width))[0]:
-        assert pixels(tile.address).shape[:2] == shape
+    tiles = pictures.frame_tiles(*sample_frame(1, height, width), LEGEND)
+    assert {pixels(tile.address).shape[:2] for tile in tiles} == {shape}
+    colours = {tuple(int(v) for v in c) for c in pixels(tiles[2].address).reshape(-1, 3)}
+    assert colours <= {PALETTE[0][::-1], PALETTE[2][::-1]}
 
 
-def blank(height: int, width: int) -> ReportFrame:
-    label = np.zeros((height, width), np.uint8)
-    return ReportFrame('x', np.zeros((height, width, 3), np.uint8), label, label,
-                       np.zeros((height, width), np.float32), 1.0, 1.0)
+def test_24_frames_of_noise_stay_below_4_megabytes() -> None:
+    rng = np.random.default_rng(1)
+    frame = (rng.integers(0, 256, (480, 640, 3), np.uint8),
+             *(rng.integers(0, 3, (480, 640)).astype(np.uint8) for _ in range(2)),
+             rng.random((480, 640), np.float32))
+    size = sum(len(tile.address) for tile in pictures.frame_tiles(*frame, LEGEND))
+    assert 24 * size < 4_000_000
 
 
-def test_brightness_of_the_heat_grows_with_the_value() -> None:
+def test_brightness_of_the_heat_grows_with_the_value_and_nan_is_seen() -> None:
     ramp = np.linspace(0, 0.4, 256, dtype=np.float32)[None]
-    luminance = paint_heat(ramp, 0.4)[0].astype(float) @ [0.0722, 0.7152, 0.2126]
-    assert (np.diff(luminance) > -1).all()
-    assert luminance[-1] - luminance[0] > 200
-    bar = pixels(heat_bar())[0].astype(float) @ [0.0722, 0.7152, 0.2126]
+    luminance = pictures.paint_heat(ramp, 0.4)[0].astype(float) @ [0.0722, 0.7152, 0.2126]
+    assert (np.diff(luminance) > -1).all() and luminance[-1] - luminance[0] > 200
+    bar = pixels(pictures.heat_bar())[0].astype(float) @ [0.0722, 0.7152, 0.2126]
     assert bar[0] < 5 and bar[-1] > 200
-
-
-def test_nan_is_seen_and_what_lies_above_the_range_is_brightest() -> None:
-    painted = paint_heat(np.array([[np.nan, 0.4, 7.0, -1.0, 0.0]], np.float32), 0.4)[0]
-    assert tuple(painted[0]) == NAN_COLOR_BGR
+    painted = pictures.paint_heat(np.array([[np.nan, 0.4, 7.0, -1.0, 0.0]], np.float32), 0.4)[0]
+    assert tuple(painted[0]) == pictures.NAN_COLOR_BGR
     np.testing.assert_array_equal(painted[1], painted[2])
     np.testing.assert_array_equal(painted[3], painted[4])
-
-
-def noise(seed: int) -> ReportFrame:
-    rng = np.random.default_rng(seed)
-    frame = sample_frame(seed, height=240, width=320)
-    return replace(frame, image_bgr=rng.integers(0, 256, (240, 320, 3), np.uint8),
-                   heat=rng.random((240, 320), np.float32))
-
-
-def size_of(rows: list[tuple[Tile, ...]]) -> int:
-    return sum(len(tile.address or '') for row in rows for tile in row)
-
-
-@pytest.mark.parametrize('budget', [10_000_000, 400_000, 250_000, 120_000])
-def test_pictures_fit_the_budget_and_use_it(budget: int) -> None:
-    rows = tiles_of(*(noise(k) for k in range(4)), budget=budget)
-    assert len(rows) == 4
-    assert size_of(rows) <= budget
-    # The next larger size, if there is one, would not have fitted.
-    widths = {pixels(row[0].address).shape[1] for row in rows}
-    assert len(widths) == 1
-    assert budget > 1_000_000 or size_of(rows) > budget / 4
-
-
-def test_a_budget_that_nothing_fits_still_shows_all_frames() -> None:
-    rows = tiles_of(noise(1), noise(2), budget=10)
-    assert [pixels(row[0].address).shape[1] for row in rows] == [120, 120]
-
-
-def test_the_first_twelve_are_shown_and_groups_are_kept_apart() -> None:
-    many = FrameGroup(tuple(sample_frame(k) for k in range(15)), 40)
-    few = FrameGroup((sample_frame(20),), 1)
-    assert [len(rows) for rows in frame_tiles([many, few], LEGEND)] == [12, 1]
-    alone = frame_tiles([few], LEGEND)
-    assert frame_tiles([many, few], LEGEND)[1] == alone[0]
-
-
-def test_no_truth_is_no_picture() -> None:
-    tiles = tiles_of(sample_frame(1, has_truth=False))[0]
-    assert [tile.address is None for tile in tiles] == [False, True, False, False]
-
-
-@pytest.mark.parametrize('part', ['truth', 'predicted', 'heat'])
-def test_a_map_of_another_size_is_refused_by_name(part: str) -> None:
-    frame = replace(sample_frame(1), **{part: getattr(sample_frame(1), part)[:-1]})
-    with pytest.raises(ShapeError, match=r"'dive/frame 1' has shape \(119, 160\), expected \(120"):
-        tiles_of(frame)

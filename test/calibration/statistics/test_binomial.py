@@ -53,10 +53,10 @@ def test_frames_and_blocks_as_units() -> None:
     assert frames.share == pytest.approx(1 / 3)
     assert frames.upper == upper_bound(2, 6)
     # Block b has a bad frame, but not an accepted one; c has no accepted frame at all.
-    of_blocks = bad_share(accepted, bad, blocks, 0.9)
+    of_blocks = bad_share(accepted, bad, blocks)
     assert (of_blocks.num_accepted, of_blocks.num_bad, of_blocks.unit) == (3, 1, 'block')
-    assert of_blocks.upper == upper_bound(1, 3, 0.9)
-    assert bad_share(accepted, bad, blocks, 0.9, 2).upper == upper_bound(1, 3, 0.95)
+    assert of_blocks.upper == upper_bound(1, 3)
+    assert bad_share(accepted, bad, blocks, 2).upper == upper_bound(1, 3, num_tries=2)
 
 
 def test_nothing_accepted_has_no_share() -> None:

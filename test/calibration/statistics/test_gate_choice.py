@@ -8,10 +8,18 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.statistics.frame_table import FrameTable
-from uncertainty_seg.calibration.statistics.selective import choose_scores, excess_aurc
+from uncertainty_seg.calibration.gate_choice import (
+    choose_gate,
+    gate_of,
+    is_earned,
+    is_guard,
+    is_order,
+)
+from uncertainty_seg.calibration.statistics.conformal import fit_promise
+from uncertainty_seg.calibration.statistics.evaluation import FrameTable
+from uncertainty_seg.calibration.statistics.metrics import excess_aurc
 from uncertainty_seg.core.calibration import GUARD_CEILING, has_ranks, RankFamily
-from uncertainty_seg.errors import CalibrationError
+from uncertainty_seg.errors import CalibrationError, ConfigError
 
 RNG = np.random.default_rng(0)
 REFERENCE = {
@@ -105,34 +113,158 @@ def sample(n: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return scores, (one | other).astype(float)
 
 
+def as_frames(scores: dict[str, np.ndarray], losses: np.ndarray) -> FrameTable:
+    names = np.array([str(i) for i in range(len(losses))])
+    return FrameTable(tuple(names), names, scores, np.zeros(len(losses)), losses > 0)
+
+
 def test_the_scores_that_see_the_faults_are_chosen_and_together_beat_each_alone() -> None:
     scores, losses = sample(2000, 1)
-    family = RankFamily.fit(scores)
-    chosen = choose_scores(family, scores, losses)
+    family, chosen = gate_of(as_frames(scores, losses), (0.1,), None, ())
     assert set(chosen) == {'one', 'other'}
     fresh, new_losses = sample(2000, 2)
     both = excess_aurc(family.frame_ranks(fresh, chosen), new_losses)
     assert all(both < 0.8 * excess_aurc(fresh[name], new_losses) for name in scores)
 
 
-def test_required_scores_come_first_and_the_number_is_bounded() -> None:
+def test_the_density_guards_without_proof_and_the_number_of_scores_is_bounded() -> None:
     scores, losses = sample(2000, 1)
-    family = RankFamily.fit(scores)
-    assert choose_scores(family, scores, losses, ('noise',), most=2)[0] == 'noise'
-    assert len(choose_scores(family, scores, losses, ('noise',), most=2)) == 2
-    assert choose_scores(family, scores, losses, ('noise',), most=1) == ('noise',)
-    assert len(choose_scores(family, scores, losses, most=1)) == 1
+    rng = np.random.default_rng(0)
+    scores |= {'density.scores': rng.uniform(0.1, 0.9, 2000), **{
+        f'more {i}': np.clip(0.3 * (losses * (rng.uniform(size=2000) < 0.4)) + rng.normal(
+            0.3, 0.1, 2000), 0.01, 0.99) for i in range(6)}}
+    family, chosen = gate_of(as_frames(scores, losses), (0.1,), None, ())
+    assert chosen[0] == 'density.scores' and family.powers == {'density.scores': 8}
+    assert len(chosen) <= 5
 
 
-@pytest.mark.parametrize(('value', 'word'), [(0.0, 'good.* that some frames break'),
-                                             (1.0, 'bad.* train .* that some frames keep')])
+def test_named_scores_are_taken_and_what_can_only_guard_is_a_guard() -> None:
+    scores, losses = sample(200, 1)
+    frames = as_frames({**scores, 'image.blur': scores['noise']}, losses)
+    family, names = gate_of(frames, (0.1,), None, ('one', 'image.blur'))
+    assert names == ('one', 'image.blur') and family.powers == {'image.blur': 8}
+    with pytest.raises(ConfigError, match='features.knn'):
+        gate_of(frames, (0.1,), None, ('features.knn',))
+
+
+@pytest.mark.parametrize(('value', 'word'), [(0.0, 'good'), (1.0, 'bad')])
 def test_frames_that_are_all_alike_choose_nothing(value: float, word: str) -> None:
     scores, _ = sample(100, 1)
-    with pytest.raises(CalibrationError, match=f'all 100 frames to choose scores on are {word}'):
-        choose_scores(RankFamily.fit(scores), scores, np.full(100, value))
+    with pytest.raises(CalibrationError, match=f'all 100 .* are {word}'):
+        gate_of(as_frames(scores, np.full(100, value)), (0.1,), None, ())
 
 
 def test_frames_without_a_score_that_differs_choose_nothing() -> None:
-    losses = np.array([0.0, 1.0])
-    with pytest.raises(CalibrationError, match='no score of 2 frames .* take more frames'):
-        choose_scores(RankFamily.fit({}), {}, losses)
+    still = as_frames({'still': np.full(40, 0.5)}, np.arange(40) % 2)
+    for foreign in (None, still):
+        with pytest.raises(CalibrationError, match='no score'):
+            gate_of(still, (0.1,), foreign, ())
+
+
+# -------------------------------------------------------------------------------------------------
+# With foreign frames: scores and guards earn their place on planted frames.
+
+ALPHAS = (0.05, 0.1)
+
+
+def table(scores: dict[str, np.ndarray], is_bad: np.ndarray | None = None,
+          blocks: np.ndarray | None = None) -> FrameTable:
+    count = len(next(iter(scores.values())))
+    names = np.array([f'{i:04}' for i in range(count)])
+    return FrameTable(tuple(names), names if blocks is None else blocks, scores,
+                      np.zeros(count), np.zeros(count, bool) if is_bad is None else is_bad)
+
+
+def planted(count: int, seed: int, foreign: int = 0) -> FrameTable:
+    """
+    Draw frames: a fifth is bad, which `margin.class_mean` sees and `entropy.mean` sees less well.
+
+    `features.knn` is high on foreign frames alone, `image.blur` and `mutual_information.top` on
+    nothing that matters. A foreign frame looks good to all but `features.knn`.
+    """
+    rng = np.random.default_rng(seed)
+    total = count + foreign
+    is_foreign = np.arange(total) >= count
+    is_bad = (rng.uniform(size=total) < 0.2) & ~is_foreign
+    scores = {
+        'margin.class_mean': np.clip(rng.normal(0.2, 0.06, total) + 0.2 * is_bad, 0.01, 0.99),
+        'entropy.mean': np.clip(rng.normal(0.2, 0.1, total) + 0.1 * is_bad, 0.01, 0.99),
+        'mutual_information.top': rng.uniform(0.01, 0.5, total),
+        'features.knn': np.clip(rng.gamma(4, 0.02, total) + 0.4 * is_foreign, 0.001, 0.99),
+        'image.blur': rng.uniform(0.1, 0.9, total),
+    }
+    return table(scores, is_bad)
+
+
+def with_foreign(count: int, foreign: int, seed: int) -> tuple[FrameTable, FrameTable]:
+    both = planted(count, seed, foreign)
+    rows = np.arange(len(both)) < count
+    return both.select(rows), both.select(~rows)
+
+
+def test_the_best_score_leads_and_only_the_useful_guard_is_kept() -> None:
+    """Over ten sets: the guard that sees foreign frames always, one that sees nothing hardly."""
+    kept = []
+    for seed in range(10):
+        frames, foreign = with_foreign(400, 200, seed)
+        order, guards = choose_gate(frames, ALPHAS, foreign)
+        assert (order[0], guards[0]) == ('margin.class_mean', 'features.knn')
+        family, names = gate_of(frames, ALPHAS, foreign, ())
+        assert names == (*order, *guards) and family.powers['features.knn'] == 8
+        blind = foreign.with_scores({
+            'features.knn': np.random.default_rng(seed + 50).gamma(4, 0.02, 200)})
+        kept += choose_gate(frames, ALPHAS, blind)[1]
+    assert len(kept) <= 4  # of thirty
+
+
+def test_a_guard_that_catches_bad_frames_needs_no_foreign_ones() -> None:
+    """Half of the bad frames look good to the order; the guard is high on these alone."""
+    frames, foreign = with_foreign(600, 200, 2)
+    rng = np.random.default_rng(3)
+    is_hidden = frames.is_bad & (rng.uniform(size=600) < 0.5)
+    scores = {
+        'margin.class_mean': np.where(is_hidden, 0.1, frames.scores['margin.class_mean']),
+        'features.knn': frames.scores['features.knn'],
+        'image.blur': np.clip(rng.uniform(0.1, 0.4, 600) + 0.5 * is_hidden, 0, 0.99),
+    }
+    caught = FrameTable(frames.sources, frames.blocks, scores, frames.mean_iou, frames.is_bad)
+    blind = foreign.with_scores({'features.knn': rng.gamma(4, 0.02, 200)})
+    assert choose_gate(caught, ALPHAS, blind)[1] == ('image.blur',)
+
+
+@pytest.mark.parametrize(('after', 'earned'), [
+    ((0.65, 0.05), True), ((0.65, 0.45), False), ((0.58, 0.36), False), ((0.72, 0.5), True),
+    ((0.705, 0.5), False), ((0.70, 0.45), True),
+])
+def test_what_a_guard_must_bring(after: tuple[float, float], earned: bool) -> None:
+    """Before it, 70 % of the familiar frames and 50 % of the foreign ones are accepted."""
+    before = np.tile([0.7, 0.5], (5, 1))
+    assert is_earned(before, np.tile(after, (5, 1))) is earned
+    one_part = before.copy()
+    one_part[0] = np.array(after) * 1.0
+    assert not is_earned(before, one_part)
+
+
+@pytest.mark.parametrize(('name', 'orders', 'guards'), [
+    ('margin.class_mean', True, False), ('mutual_information.top', True, True),
+    ('density.scores', False, True), ('image.blur', False, True), ('energy.mean', True, True),
+    ('features.knn', False, True),
+])
+def test_what_a_score_may_be(name: str, orders: bool, guards: bool) -> None:
+    assert (is_order(name), is_guard(name)) == (orders, guards)
+
+
+@pytest.mark.parametrize('is_foreign_known', [True, False])
+def test_the_promise_is_kept_on_new_frames(is_foreign_known: bool) -> None:
+    """Mean over simulated sets: chosen on some frames, fitted on others, judged on new ones."""
+    lost = []
+    for seed in range(8):
+        train, foreign = with_foreign(240, 80, 100 + seed)
+        family, names = gate_of(train, ALPHAS, foreign if is_foreign_known else None, ())
+        val, fresh = planted(240, 500 + seed), planted(3000, 900 + seed)
+        lost.append([float((fresh.accepted(fit_promise(family, val, names, alpha, 'r').limits)
+                            & fresh.is_bad).mean()) for alpha in ALPHAS])
+    means, errors = np.mean(lost, 0), np.std(lost, 0) / np.sqrt(len(lost))
+    assert (means < np.array(ALPHAS) + 2 * errors).all()
+    # Nor does it keep the promise by accepting nothing.
+    assert (means > 0.4 * np.array(ALPHAS)).all()

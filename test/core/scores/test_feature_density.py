@@ -7,7 +7,7 @@ from cases import for_each
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.feature_fit import fit_feature_density
+from uncertainty_seg.calibration.calibrate import fit_feature_density
 from uncertainty_seg.core.scores.density import (
     FeatureDensity,
     pooled,

@@ -13,7 +13,7 @@ from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.calibration_run import limits_of_images
+from uncertainty_seg.calibration.calibrate import limits_of_images
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.pipeline import Pipeline

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from calibration_helpers import few_draws, write_folder
+from calibration_helpers import write_folder
 from conftest import make_tiny_bundle
 from label_sample import CLASSES, write_log
 import numpy as np
@@ -57,7 +57,6 @@ def test_calibrate_and_evaluate_take_the_dives_of_a_dataset_for_blocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip('sklearn', reason='scikit-learn fits the density')
-    few_draws(monkeypatch)
     data, val = tmp_path / 'data', write_folder(tmp_path / 'val', 150, 2)
     stems = sorted(path.stem for path in (val / 'images').iterdir())
     (val / 'blocks.json').write_text(json.dumps(

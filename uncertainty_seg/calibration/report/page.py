@@ -1,53 +1,156 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The report as one page that needs nothing else: no network, no script, no font.
+Pages that need nothing else: no network, no script, no font; and the one builder of reports.
 
-Its words and tables are in templates/report.html, whose every value is escaped by jinja2. Equal
-data give equal bytes.
+A report is a list of sections, a section a list of parts: facts, tiles, tables of rows, plots,
+frames and notes. templates/report.html draws each kind once, and jinja2 escapes every value. Equal
+values give equal bytes.
 
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 import math
 import os
 from pathlib import Path
-from typing import Any, TYPE_CHECKING, TypeGuard
+from typing import Any, ClassVar, Literal, NamedTuple, TYPE_CHECKING, TypeGuard
 
-from uncertainty_seg.calibration.report.data import ReportData, ScoreEntry
-from uncertainty_seg.calibration.report.pictures import frame_tiles, heat_bar, IGNORED_RGB
-from uncertainty_seg.calibration.report.plots import (
-    plot_ladder,
-    plot_reliability,
-    plot_risk_coverage,
-    plot_spread,
-)
+from uncertainty_seg.calibration.report.pictures import Tile
+from uncertainty_seg.calibration.statistics.intervals import Interval
 from uncertainty_seg.errors import ConfigError, require_libraries
 from uncertainty_seg.storage.whole_files import replace_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# Rows of scores that are not folded away, and small plots of scores: the gate's scores first.
-SHOWN_SCORES, MAX_SPREADS = 24, 12
-# Of the bound of P(bad | accepted) that a promise carries.
-CONFIDENCE = 0.95
+Color = tuple[int, int, int]
 
 
-def write_report(path: Path, data: ReportData) -> None:
+@dataclass(frozen=True)
+class Facts:
+    """Names and values."""
+
+    kind: ClassVar[str] = 'facts'
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Figures that a reader looks for first: value and what it is."""
+
+    kind: ClassVar[str] = 'tiles'
+    pairs: Sequence[tuple[str, str]]
+
+
+class Row(NamedTuple):
+    """A row of a table: its cells, whether it is highlighted, and a colour (RGB) to show."""
+
+    cells: Sequence[str]
+    is_marked: bool = False
+    color: Color | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; one with a title is folded away under it."""
+
+    kind: ClassVar[str] = 'table'
+    heads: Sequence[str]
+    rows: Sequence[Row]
+    title: str = ''
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Plots as (``data:`` address, what it shows), small or of a size."""
+
+    kind: ClassVar[str] = 'plots'
+    pictures: Sequence[tuple[str, str]]
+    size: Literal['', 'large', 'middle'] = ''
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames as (caption, pictures), with the colours of their masks and of the heatmap."""
+
+    kind: ClassVar[str] = 'frames'
+    rows: Sequence[tuple[str, Sequence[Tile]]]
+    legend: Sequence[tuple[str, Color]]
+    heat_name: str
+    heat_upper: str
+    heat_bar: str
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A sentence or two each: what the report does not show, what was odd."""
+
+    kind: ClassVar[str] = 'notes'
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Section:
     """
-    Write a report, whole or not at all, into a folder that exists.
+    A section of a report.
 
-    Raises ConfigError if the file cannot be written; ShapeError if a mask or map of a frame has
-    not the size of its image.
+    Attributes
+    ----------
+    name, title : str
+        Its id in the page, and its heading.
+    parts : sequence of Facts, Tiles, Table, Plots, Frames or Notes
+        In the order of showing.
+    look : str
+        How to read it.
+
     """
-    page = report_page(data)
+
+    name: str
+    title: str
+    parts: Sequence[Facts | Tiles | Table | Plots | Frames | Notes]
+    look: str = ''
+
+
+@dataclass(frozen=True)
+class Report:
+    """
+    A whole report.
+
+    Attributes
+    ----------
+    title : str
+        The heading.
+    sections : sequence of Section
+        In the order of showing.
+    leads, warnings : sequence of str
+        What a reader has to know before all else, below the heading.
+
+    """
+
+    title: str
+    sections: Sequence[Section]
+    leads: Sequence[str] = field(default_factory=tuple)
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+    def page(self) -> str:
+        """Return the page."""
+        return render_page('report.html', title=self.title, report=self)
+
+
+# -------------------------------------------------------------------------------------------------
+# Files.
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a file, whole or not at all, into a folder that exists; or raise ConfigError."""
     try:
         replace_file(path, page)
     except OSError as err:
-        raise ConfigError(f'report {path} cannot be written ({err.strerror})',
-                          'a folder that exists and may be written to') from err
+        raise ConfigError(f'{path} cannot be written ({err.strerror})',
+                          'a file in a folder that exists and may be written to') from err
 
 
 def require_report_place(path: Path) -> None:
@@ -70,34 +173,8 @@ def require_place(path: Path, what: str) -> None:
                           'a file in a folder that exists and may be written to')
 
 
-def report_page(data: ReportData) -> str:
-    """Return the page of a report; see `write_report`."""
-    groups = {'accepted': data.worst_accepted, 'refused': data.wrongly_refused}
-    tiles, legend = {}, []
-    if data.legend is not None:
-        legend = [*zip(data.legend.class_names, data.legend.palette, strict=False),
-                  ('ignored', IGNORED_RGB)]
-        given = {name: group for name, group in groups.items() if group is not None}
-        rows = frame_tiles(tuple(given.values()), data.legend)
-        tiles = {name: list(zip(group.frames, tiles_of, strict=False))
-                 for (name, group), tiles_of in zip(given.items(), rows, strict=True)}
-    return render_page(
-        'report.html', title=data.title, data=data, confidence=CONFIDENCE, tiles=tiles,
-        legend=legend, scores=sorted(data.scores or (), key=_by_gate_and_excess),
-        num_shown=max(SHOWN_SCORES, sum(score.is_gated for score in data.scores or ())),
-        spreads=sorted(data.spreads or (), key=lambda spread: not spread.is_gated),
-        max_spreads=MAX_SPREADS, heat_bar=heat_bar, plot_ladder=plot_ladder,
-        plot_reliability=plot_reliability, plot_risk_coverage=plot_risk_coverage,
-        plot_spread=plot_spread)
-
-
-def _by_gate_and_excess(score: ScoreEntry) -> tuple[bool, float, str]:
-    excess = math.nan if score.ranking is None else score.ranking.excess_aurc.value
-    return not score.is_gated, excess if is_known(excess) else math.inf, score.name
-
-
 # -------------------------------------------------------------------------------------------------
-# Templates, and how they write numbers: a dash stands for what is not known.
+# Templates, and how numbers are written: a dash stands for what is not known.
 
 NOTHING = '–'
 # A number and its unit stay on one line.
@@ -145,3 +222,20 @@ def percent(share: float | None, digits: int = 1) -> str:
 def whole_percent(share: float) -> str:
     """Write a chosen share, such as alpha, without decimals that nobody chose."""
     return f'{100 * share:.4g}{PERCENT}'
+
+
+def interval_text(found: Interval | None, digits: int, is_gain: bool = False) -> str:
+    """Write a figure with its interval in brackets; a gain with signs."""
+    write = _signed if is_gain else number
+    if found is None or not is_known(found.value):
+        return NOTHING
+    if not (is_known(found.lower) and is_known(found.upper)):
+        return write(found.value, digits)
+    ends = (write(found.lower, digits), write(found.upper, digits))
+    return f'{write(found.value, digits)} [{ends[0]}, {ends[1]}]'
+
+
+def _signed(value: float, digits: int) -> str:
+    """Write a number with its sign; what rounds to zero has none."""
+    text = f'{value:+.{digits}f}'
+    return text if float(text) else text[1:]

@@ -1,32 +1,279 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Pictures as text that a page holds, and the frames of a report as such pictures.
+Plots and photographs as text that a page holds: ``data:`` addresses.
 
-Photographs and heatmaps are JPEG, masks PNG, whose edges stay sharp. The frames of a report are
-made smaller together until they fit into a budget.
+Plots are SVG whose letters are outlines: sharp in print, the same on every machine, and no font is
+fetched; the bytes depend on the data only. Photographs and heatmaps are JPEG, masks PNG, whose
+edges stay sharp.
 
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+import io
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.calibration.report.data import FrameGroup, Legend, MAX_FRAMES, ReportFrame
+from uncertainty_seg.calibration.statistics.metrics import (
+    aurc,
+    ExpectedCalibrationError,
+    risk_coverage,
+)
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.core.render import color_mask
-from uncertainty_seg.errors import ShapeError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Told apart with any kind of colour blindness, and dark enough for words on white; the last three
+# are for lines of many, which differ in their dashes too.
+BLUE, RED, PLUM = '#0072B2', '#C44E00', '#6B0F4F'
+GREEN, SKY, SAND = '#007A5A', '#4FA3D1', '#C9A227'
+INK, QUIET, GRID = '#1b1f24', '#59636e', '#d8dde3'
+SERIES = (BLUE, RED, PLUM, SKY, SAND, GREEN)
+# Lines differ in form too: for print in grey.
+DASHES: tuple[Any, ...] = ('-', (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 2)),
+                           (0, (1, 1)))
+
+_STYLE = {
+    'svg.hashsalt': 'uncertainty_seg', 'svg.fonttype': 'path', 'text.parse_math': False,
+    'font.family': 'DejaVu Sans', 'font.size': 9.5, 'axes.titlesize': 10.5,
+    'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'axes.labelsize': 9.5,
+    'axes.labelcolor': INK, 'text.color': INK, 'axes.edgecolor': QUIET, 'axes.linewidth': 0.8,
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
+    'axes.axisbelow': True, 'grid.color': GRID, 'grid.linewidth': 0.6, 'xtick.color': QUIET,
+    'ytick.color': QUIET, 'xtick.labelcolor': INK, 'ytick.labelcolor': INK,
+    'xtick.labelsize': 8.5, 'ytick.labelsize': 8.5, 'lines.linewidth': 1.8,
+    'legend.frameon': False, 'legend.fontsize': 8.5, 'legend.labelspacing': 0.9,
+    'figure.facecolor': 'white', 'hatch.linewidth': 0.6,
+}
+# Below the first, a risk is the share among a handful of frames, and no curve is drawn; what lies
+# below the second does not stretch the axis.
+_DRAWN_COVERAGE, _STEADY_COVERAGE = 0.05, 0.15
+_NUM_BINS = 28
+# The axis of a score ends at this quantile: with a long tail on it, the rest could not be told
+# apart.
+_SHOWN_QUANTILE = 0.99
 
 
 def data_address(kind: str, content: bytes) -> str:
     """Return content of a media type as an address that a page can hold."""
     return f'data:{kind};base64,{base64.b64encode(content).decode("ascii")}'
+
+
+def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) -> str:
+    """
+    Draw with `paint` on an empty figure of this size in inches; a ``data:`` address of an SVG.
+
+    A page shows about 96 pixels an inch; the layout keeps axes apart.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    with style.context(['default', _STYLE]):
+        figure = Figure(figsize=(width_in, height_in), layout='constrained')
+        paint(figure)
+        file = io.BytesIO()
+        # No date and no version: equal data are equal bytes.
+        nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
+        figure.savefig(file, format='svg', metadata=nothing)
+    return data_address('image/svg+xml', file.getvalue())
+
+
+def percent_axis(axis: Any) -> None:
+    """Write the ticks of an axis of shares as per cent."""
+    axis.set_major_formatter(lambda share, _: f'{100 * share:.6g} %')
+
+
+def plot_risk_coverage(
+    orders: Mapping[str, Column], losses: Column, gate: str = '',
+    point: tuple[float, float] | None = None, alpha: float | None = None,
+) -> str:
+    """
+    Draw the share of bad frames among the accepted over the share accepted; a ``data:`` address.
+
+    Parameters
+    ----------
+    orders : mapping of str to ndarray of float64, shape (n,)
+        By name, at most six and the gate: values that grow with uncertainty.
+    losses : ndarray of float64, shape (n,)
+        1 for a bad frame, else 0.
+    gate : str
+        Name of the order that is drawn in black and in front.
+    point : (float, float), optional
+        Coverage and risk that the gate works at.
+    alpha : float, optional
+        The promise: above it accepted and bad is hatched.
+
+    """
+
+    def paint(figure: Figure) -> None:
+        axes, top = figure.add_subplot(), 0.02
+        others = sorted((name for name in orders if name != gate),
+                        key=lambda name: aurc(orders[name], losses))
+        for rank, name in enumerate([gate, *others] if gate in orders else others):
+            curve = risk_coverage(orders[name], losses)
+            drawn = curve.coverage >= _DRAWN_COVERAGE
+            steady = curve.risk[curve.coverage >= _STEADY_COVERAGE]
+            top = max(top, 1.12 * float(steady.max(initial=0.0)))
+            form: dict[str, Any] = {'color': INK, 'linewidth': 2.6, 'zorder': 5} \
+                if name == gate else {'color': SERIES[rank % 6], 'linestyle': DASHES[rank % 6]}
+            axes.plot(curve.coverage[drawn], curve.risk[drawn], **form,
+                      label=f'{name}\nAURC {aurc(orders[name], losses):.4f}')
+        top = min(max(top, 1.12 * (alpha or 0), 1.12 * point[1] if point else 0), 1.02)
+        if alpha is not None:
+            _paint_promise(axes, alpha, top)
+        if point is not None:
+            axes.plot([point[0], point[0], 0], [0, point[1], point[1]], color=INK, linewidth=0.9,
+                      linestyle=(0, (1, 2)), zorder=6)
+            words = f'the thresholds are here:\n{point[0]:.1%} accepted,\n{point[1]:.1%} of ' \
+                'these bad'
+            axes.plot([point[0]], [point[1]], marker='o', markersize=9, color='white',
+                      markeredgecolor=INK, markeredgewidth=2.4, linestyle='', zorder=7,
+                      clip_on=False, label=words.replace('%', ' %'))
+        axes.set(xlim=(0, 1), ylim=(0, top), xlabel='coverage: share of frames accepted',
+                 ylabel='risk: share of the accepted that is bad')
+        percent_axis(axes.xaxis)
+        percent_axis(axes.yaxis)
+        figure.legend(loc='outside right center')
+
+    return picture(paint, 8.4, 4.4)
+
+
+def _paint_promise(axes: Axes, alpha: float, top: float) -> None:
+    # Accepted and bad is coverage times risk: the promise is a hyperbola.
+    coverage = np.linspace(1e-3, 1, 500)
+    edge = np.minimum(alpha / coverage, 10)
+    axes.fill_between(coverage, edge, 10, facecolor='#f3f4f6', edgecolor='#c9d0d7',
+                      hatch='////', linewidth=0, zorder=0.5)
+    axes.plot(coverage, edge, color=QUIET, linewidth=1.1, zorder=1)
+    axes.annotate(f'accepted and bad above {100 * alpha:.4g} %', (0.985, top), (0, -6),
+                  textcoords='offset points', ha='right', va='top', color=QUIET, fontsize=8.5,
+                  bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 1.5, 'alpha': 0.9},
+                  zorder=4)
+
+
+def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
+    """
+    Draw accuracy over confidence, and below it where the pixels lie; a ``data:`` address.
+
+    The errors are by name, such as 'before' and 'after'; the last one is solid and in front.
+    """
+
+    def paint(figure: Figure) -> None:
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+        for rank, (name, error) in enumerate(reversed(list(errors.items()))):
+            confidence, accuracy, share = error.diagram()
+            form: dict[str, Any] = {'color': SERIES[rank], 'linestyle': DASHES[rank],
+                                    'marker': 'os^Dvp'[rank], 'zorder': 5 - rank}
+            top.plot(confidence, accuracy, **form, label=f'{name}\nECE {error.value():.3f}')
+            bottom.plot(confidence, share, markersize=3.5, linewidth=1.2, **form)
+        top.plot([0, 1], [0, 1], color=QUIET, linewidth=1, zorder=1)
+        for x, y, words in ((0.30, 0.80, 'underconfident'), (0.72, 0.16, 'overconfident')):
+            top.text(x, y, words, color=QUIET, ha='center', style='italic')
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy: share that is right')
+        bottom.set(xlabel='confidence of the pixel', ylabel='pixels', ylim=(0, None))
+        for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
+            percent_axis(axis)
+        bottom.locator_params(axis='y', nbins=3)
+        figure.legend(loc='outside right upper')
+
+    return picture(paint, 6.4, 5.0)
+
+
+def plot_spread(name: str, sets: Mapping[str, Column], threshold: float | None = None) -> str:
+    """
+    Draw the histograms of a score on at most three sets of frames; a ``data:`` address.
+
+    Values that are not finite are left out; those beyond the axis are in the last bin.
+    """
+    known = {of: values[np.isfinite(values)] for of, values in sets.items()}
+    at = threshold if threshold is not None and math.isfinite(threshold) else None
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        upper = 1.03 * max([1e-6, 1.3 * (at or 0), *(
+            float(np.quantile(values, _SHOWN_QUANTILE)) for values in known.values()
+            if values.size)])
+        edges = np.linspace(0, upper, _NUM_BINS + 1)
+        for rank, (of, values) in enumerate(known.items()):
+            counts, _ = np.histogram(np.clip(values, 0, upper), edges)
+            axes.stairs(counts / max(values.size, 1), edges, color=SERIES[rank],
+                        linestyle=DASHES[rank], linewidth=1.5, zorder=3,
+                        label=f'{of} ({values.size})')
+        if at is not None:
+            axes.axvline(at, color=INK, linewidth=1.3, zorder=4, label=f'threshold {at:.3g}')
+        axes.set(xlim=(0, upper), xlabel=name, ylabel='share of frames')
+        axes.locator_params(axis='x', nbins=6)
+        axes.locator_params(axis='y', nbins=4)
+        percent_axis(axes.yaxis)
+        figure.legend(loc='outside upper left', ncols=2, labelspacing=0.3)
+
+    return picture(paint, 4.4, 2.9)
+
+
+def plot_ladder(kind: str, steps: Sequence[tuple[float, float, float, float]]) -> str:
+    """
+    Draw the effect of a corruption by severity, from 0 on; a ``data:`` address.
+
+    Each step is (mean IoU, accepted, accepted and bad, mean ratio of score to threshold); the last
+    three are NaN without a gate.
+    """
+
+    def paint(figure: Figure) -> None:
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
+        columns = list(zip(*steps, strict=True)) or [()] * 4
+        severity = range(len(steps))
+        for place, name in enumerate(('mean IoU', 'accepted', 'accepted and bad')):
+            if not all(map(math.isnan, columns[place])):
+                top.plot(severity, columns[place], color=SERIES[place], marker='os^'[place],
+                         markersize=5, clip_on=False, label=name)
+        top.set(ylim=(0, 1), title=kind, ylabel='share, IoU')
+        finite = [ratio for ratio in columns[3] if math.isfinite(ratio)]
+        if finite:
+            bottom.plot(severity, columns[3], color=INK, marker='D', markersize=4)
+        bottom.axhline(1, color=QUIET, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+        bottom.set(xlabel='severity', ylabel='ratio', ylim=(0, 1.15 * max([1.5, *finite])))
+        bottom.set_xticks(severity)
+        figure.legend(loc='outside lower center', ncols=3)
+
+    return picture(paint, 4.4, 3.9)
+
+
+# -------------------------------------------------------------------------------------------------
+# Photographs.
+
+# Of the frames of a report; the longest is fitted into the box.
+_WIDTH_PX, _HEIGHT_PX, _QUALITY = 240, 180, 75
+IGNORED_RGB = (150, 150, 150)
+NAN_COLOR_BGR = (255, 255, 0)
+
+
+@dataclass(frozen=True)
+class Legend:
+    """How masks are painted (RGB per class), and over what range the heatmap is."""
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    heat_name: str = 'uncertainty'
+    heat_upper: float = 0.5
+
+
+class Tile(NamedTuple):
+    """A picture's caption and its ``data:`` address."""
+
+    caption: str
+    address: str
 
 
 def jpeg_address(picture_bgr: ImageU8, quality: int) -> str:
@@ -41,105 +288,25 @@ def png_address(picture_bgr: ImageU8) -> str:
     return data_address('image/png', content.tobytes())
 
 
-def fitted_size(image: ImageU8, width_px: int, height_px: float) -> tuple[int, int]:
+def fitted_size(image: NDArray[Any], width_px: int, height_px: float) -> tuple[int, int]:
     """Fit an image into a box without making it larger; (width, height) for OpenCV."""
     height, width = image.shape[:2]
     scale = min(width_px / width, height_px / height, 1.0)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-# -------------------------------------------------------------------------------------------------
-# The frames of a report.
-
-# Of all pictures of frames, as they stand in the page.
-BUDGET_BYTES = 3_000_000
-IGNORED_RGB = (150, 150, 150)
-NAN_COLOR_BGR = (255, 255, 0)
-# Width in px and JPEG quality; the last is taken however large it is.
-_SIZES = ((360, 85), (300, 80), (240, 75), (180, 65), (120, 55))
-_ASPECT = 0.75
-
-
-class Tile(NamedTuple):
-    """A picture's caption and its ``data:`` address; no address where nothing is known."""
-
-    caption: str
-    address: str | None
-
-
 def frame_tiles(
-    groups: Sequence[FrameGroup], legend: Legend, budget_bytes: int = BUDGET_BYTES
-) -> list[list[tuple[Tile, ...]]]:
-    """
-    Encode the frames of all groups at the largest size that fits.
-
-    Raises ShapeError if a mask or map has not the size of its image.
-
-    Parameters
-    ----------
-    groups : sequence of FrameGroup
-        The first `MAX_FRAMES` of each are shown.
-    legend : Legend
-        Colours and range.
-    budget_bytes : int
-        Of all addresses together.
-
-    Returns
-    -------
-    list of list of tuple of Tile
-        By group and frame: image, truth, prediction, heatmap.
-
-    """
-    for group in groups:
-        for frame in group.frames:
-            _require_fit(frame)
-    for width_px, quality in _SIZES[:-1]:
-        tiles = _encode(groups, legend, width_px, quality, budget_bytes)
-        if tiles is not None:
-            return tiles
-    return _encode(groups, legend, *_SIZES[-1], math.inf) or []
-
-
-def _encode(
-    groups: Sequence[FrameGroup], legend: Legend, width_px: int, quality: int, budget: float
-) -> list[list[tuple[Tile, ...]]] | None:
-    """Encode all frames at one size; None as soon as they are too large."""
-    tiles: list[list[tuple[Tile, ...]]] = []
-    for group in groups:
-        tiles.append([])
-        for frame in group.frames[:MAX_FRAMES]:
-            row = _tiles(frame, legend, width_px, quality)
-            budget -= sum(len(tile.address or '') for tile in row)
-            if budget < 0:
-                return None
-            tiles[-1].append(row)
-    return tiles
-
-
-def _require_fit(frame: ReportFrame) -> None:
-    height, width = frame.image_bgr.shape[:2]
-    maps: tuple[NDArray[Any] | None, ...] = (frame.truth, frame.predicted, frame.heat)
-    for name, array in zip(('truth', 'prediction', 'heatmap'), maps, strict=True):
-        if array is not None and array.shape != (height, width):
-            raise ShapeError(f'{name} of {frame.source!r} has shape {array.shape}',
-                             f'({height}, {width}) as its image')
-
-
-def _tiles(
-    frame: ReportFrame, legend: Legend, width_px: int, quality: int
+    image_bgr: ImageU8, truth: LabelMap, predicted: LabelMap, heat: FloatMap, legend: Legend
 ) -> tuple[Tile, ...]:
-    size = fitted_size(frame.image_bgr, width_px, width_px * _ASPECT)
-    small = np.asarray(cv2.resize(frame.image_bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
-    heat = cv2.resize(frame.heat, size, interpolation=cv2.INTER_AREA)
-    truth, predicted = (
-        None if label is None else
-        png_address(paint_mask(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST), legend))
-        for label in (frame.truth, frame.predicted))
-    return (
-        Tile('image', jpeg_address(small, quality)), Tile('truth', truth),
-        Tile('prediction', predicted),
-        Tile(legend.heat_name, jpeg_address(paint_heat(heat, legend.heat_upper), quality)),
-    )
+    """Return image, truth, prediction and heatmap of a frame, all (H, W), as small pictures."""
+    size = fitted_size(image_bgr, _WIDTH_PX, _HEIGHT_PX)
+    small = np.asarray(cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
+    warm = cv2.resize(heat, size, interpolation=cv2.INTER_AREA)
+    masks = (Tile(name, png_address(paint_mask(
+        cv2.resize(label, size, interpolation=cv2.INTER_NEAREST), legend)))
+        for name, label in (('truth', truth), ('prediction', predicted)))
+    return (Tile('image', jpeg_address(small, _QUALITY)), *masks,
+            Tile(legend.heat_name, jpeg_address(paint_heat(warm, legend.heat_upper), _QUALITY)))
 
 
 def paint_mask(label: LabelMap, legend: Legend) -> ImageU8:

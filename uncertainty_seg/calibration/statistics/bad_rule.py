@@ -19,6 +19,7 @@ import numpy as np
 from uncertainty_seg.core.arrays import ConfusionMatrix, LabelMap
 from uncertainty_seg.errors import ConfigError, DatasetError, ShapeError
 
+DEFAULT_RULE = 'iou<0.5'
 # A class may have an "or" in its name: only one outside of brackets separates terms.
 _OR = re.compile(r'\s+or\s+(?![^\[\]]*\])')
 _TERM = re.compile(r'\s*(iou|accuracy)\s*(?:\[([^\[\]]*)\])?\s*<\s*([0-9.eE+-]+)\s*')

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A limit with a promise: on a new block of frames, at most alpha is accepted and bad, on average.
+A threshold with a promise: on a new block of frames, at most alpha is accepted and bad on average.
 
 Conformal risk control asks for exchangeable samples, and neighbouring frames of a dive are not:
 they share water, light and place. A *block* (a dive, a track, a minute of video, a site) is the
@@ -13,57 +13,22 @@ void for blocks that the scores or their thresholds were chosen on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.calibration.statistics.frame_table import FrameTable, split_blocks
+from uncertainty_seg.calibration.statistics.evaluation import FrameTable
+from uncertainty_seg.calibration.statistics.intervals import Draws
+from uncertainty_seg.calibration.statistics.metrics import Floats
 from uncertainty_seg.core.calibration import Column, Promise, RankFamily
-from uncertainty_seg.errors import (
-    BackendUnavailableError,
-    CalibrationError,
-    ConfigError,
-    install_command,
-    ShapeError,
-)
+from uncertainty_seg.errors import CalibrationError, ConfigError, ShapeError
 
+# That of the most uncertain reference frame.
+HIGHEST_RANK = 1.0
 _ROUNDING = 1e-12
-_NOTE_ALL_GOOD = ('no calibration frame is bad, so nothing is known of how bad frames score: the '
-                  'limit is the largest ratio seen')
-
-
-@dataclass(frozen=True)
-class PromisedLimit:
-    """
-    What was promised, and on what it stands.
-
-    Attributes
-    ----------
-    limit : float
-        A frame is accepted when its ratio is at or below; 0 or more, a ratio that was seen.
-    alpha : float
-        The promise: expected share of a new block that is accepted and bad.
-    num_blocks : int
-        n.
-    bound : float
-        n/(n+1) times the share seen, plus 1/(n+1); at most alpha.
-    accepted_share, accepted_and_bad_share : float
-        Means over the calibration blocks at the limit.
-    note : str
-        What a reader must know besides; empty if nothing.
-
-    """
-
-    limit: float
-    alpha: float
-    num_blocks: int
-    bound: float
-    accepted_share: float
-    accepted_and_bad_share: float
-    note: str
 
 
 def blocks_needed(alpha: float) -> int:
@@ -77,38 +42,27 @@ def blocks_needed(alpha: float) -> int:
     return math.ceil(1 / alpha - 1e-9) - 1
 
 
-def smallest_alpha(num_blocks: int) -> float:
-    """Return the least alpha that so many blocks can carry, if no accepted one is bad."""
-    return math.ceil(1e4 / (num_blocks + 1) - 1e-9) / 1e4
-
-
 def blocks_buy(num_blocks: int) -> str:
     """Say what so many blocks can promise, and what more would."""
     more = ', '.join(f'{blocks_needed(alpha)} for {alpha:g}' for alpha in (0.1, 0.05, 0.02)
                      if blocks_needed(alpha) > num_blocks)
-    mine = f'{num_blocks} blocks promise alpha {smallest_alpha(num_blocks):g} at best, if no ' \
-        'bad frame is accepted' if num_blocks else 'no block promises anything'
+    least = math.ceil(1e4 / (num_blocks + 1) - 1e-9) / 1e4
+    mine = f'{num_blocks} blocks promise alpha {least:g} at best, if no bad frame is accepted' \
+        if num_blocks else 'no block promises anything'
     return f'{mine}; it takes {more}' if more else mine
-
-
-def block_shares(
-    chosen: ArrayLike, blocks: ArrayLike
-) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
-    """Return the names of the blocks, and the share of each one's frames that are chosen, 0..1."""
-    names, (index, sizes) = np.unique(np.asarray(blocks)), _index(blocks)
-    return names, np.bincount(index, np.asarray(chosen, np.float64)) / sizes
 
 
 def mean_block_share(chosen: ArrayLike, blocks: ArrayLike) -> float:
     """Return the mean over blocks of the share of a block's frames that are chosen, 0..1."""
-    return float(block_shares(chosen, blocks)[1].mean())
+    index, sizes = _index(blocks)
+    return float((np.bincount(index, np.asarray(chosen, np.float64)) / sizes).mean())
 
 
 def promised_limit(
-    ratios: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike, alpha: float
-) -> PromisedLimit:
+    ranks: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike, alpha: float
+) -> float:
     """
-    Find the loosest limit that keeps the promise.
+    Find the loosest threshold that keeps the promise.
 
     Raises ConfigError if `alpha` is not between 0 and 1; ShapeError if the three differ in length,
     or there is no frame; CalibrationError if there are too few blocks for this alpha, all frames
@@ -116,8 +70,8 @@ def promised_limit(
 
     Parameters
     ----------
-    ratios : array of float, shape (n,)
-        Largest score over threshold of each frame; NaN and infinity are never accepted.
+    ranks : array of float, shape (n,)
+        Grow with the uncertainty of each frame; NaN and infinity are never accepted.
     is_bad : array of bool, shape (n,)
         Whether its mask is bad.
     blocks : array of int or str, shape (n,)
@@ -127,8 +81,9 @@ def promised_limit(
 
     Returns
     -------
-    PromisedLimit
-        A seen ratio: what lies between two seen ones was not tried.
+    float
+        A rank that was seen: what lies between two seen ones was not tried. With n blocks,
+        n/(n+1) times the share accepted and bad, plus 1/(n+1), is at most alpha.
 
     References
     ----------
@@ -136,20 +91,25 @@ def promised_limit(
     bound 1 of the loss.
 
     """
-    ratio, bad = np.asarray(ratios, np.float64), np.asarray(is_bad, bool)
-    ratio = np.where(np.isnan(ratio), np.inf, ratio)
-    if not ratio.shape == bad.shape == np.shape(blocks) or ratio.ndim != 1 or not ratio.size:
-        raise ShapeError(f'ratios {ratio.shape}, is_bad {bad.shape}, blocks {np.shape(blocks)}',
+    rank, bad = np.asarray(ranks, np.float64), np.asarray(is_bad, bool)
+    rank = np.where(np.isnan(rank), np.inf, rank)
+    if not rank.shape == bad.shape == np.shape(blocks) or rank.ndim != 1 or not rank.size:
+        raise ShapeError(f'ranks {rank.shape}, is_bad {bad.shape}, blocks {np.shape(blocks)}',
                          'one of each a frame, and at least one frame')
-    _, sizes = _index(blocks)
+    index, sizes = _index(blocks)
     _refuse_hopeless(bad, len(sizes), alpha)
-    limit = _largest_limit(ratio, bad, blocks, alpha)
-    accepted = ratio <= limit
-    lost = mean_block_share(accepted & bad, blocks)
-    return PromisedLimit(
-        limit, alpha, len(sizes), float(_bound(lost, len(sizes))),
-        mean_block_share(accepted, blocks), lost, '' if bad.any() else _NOTE_ALL_GOOD,
-    )
+    # Ordered by rank: what each frame adds to the mean share, if accepted.
+    order = np.argsort(rank, kind='stable')
+    ranked = rank[order]
+    lost = np.cumsum(np.where(bad, 1 / sizes[index], 0.0)[order]) / len(sizes)
+    # Frames of equal rank come in together: only the last of them is a threshold.
+    is_last = np.append(ranked[1:] > ranked[:-1], True) & np.isfinite(ranked)
+    fits = is_last & (_bound(lost, len(sizes)) <= alpha + _ROUNDING)
+    if not fits.any():
+        raise CalibrationError(
+            f'no frame can be accepted at alpha {alpha:g}: bad frames have the smallest scores',
+            fix='take a larger alpha, other scores or a better network')
+    return float(ranked[fits].max())
 
 
 def _refuse_hopeless(bad: NDArray[np.bool_], num_blocks: int, alpha: float) -> None:
@@ -157,34 +117,13 @@ def _refuse_hopeless(bad: NDArray[np.bool_], num_blocks: int, alpha: float) -> N
     if num_blocks < needed:
         raise CalibrationError(
             f'{num_blocks} blocks for alpha {alpha:g}', f'at least {needed} blocks',
-            f'add blocks, or ask for alpha {smallest_alpha(num_blocks):g} or more: '
-            f'{blocks_buy(num_blocks)}',
-        )
+            f'add blocks, or promise a larger alpha: {blocks_buy(num_blocks)}')
     if bad.all():
         raise CalibrationError('every calibration frame is bad', 'a network that is often right',
                                'nothing can be accepted: look at the rule and the masks')
 
 
-def _largest_limit(
-    ratio: NDArray[np.float64], bad: NDArray[np.bool_], blocks: ArrayLike, alpha: float
-) -> float:
-    index, sizes = _index(blocks)
-    # Ordered by ratio: what each frame adds to the mean share, if accepted.
-    order = np.argsort(ratio, kind='stable')
-    ranked = ratio[order]
-    lost = np.cumsum(np.where(bad, 1 / sizes[index], 0.0)[order]) / len(sizes)
-    # Frames of equal ratio come in together: only the last of them is a limit.
-    is_last = np.append(ranked[1:] > ranked[:-1], True) & np.isfinite(ranked)
-    fits = is_last & (_bound(lost, len(sizes)) <= alpha + _ROUNDING)
-    if not fits.any():
-        raise CalibrationError(
-            f'no frame can be accepted at alpha {alpha:g}: bad frames have the smallest scores',
-            fix='take a larger alpha, other scores or a better network',
-        )
-    return float(ranked[fits].max())
-
-
-def _bound(lost: NDArray[np.float64] | float, num_blocks: int) -> NDArray[np.float64] | float:
+def _bound(lost: Floats | float, num_blocks: Floats | int) -> Floats | float:
     return (num_blocks * lost + 1) / (num_blocks + 1)
 
 
@@ -194,48 +133,16 @@ def _index(blocks: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 # -------------------------------------------------------------------------------------------------
-# From measured frames to limits with a promise, and the rehearsal that shows what it is worth.
-# The family of limits and the choice of scores are given; here the one number that is left, the
-# rank, is set by conformal risk control on frames that neither of them was fitted to.
-
-# That of the most uncertain reference frame.
-HIGHEST_RANK = 1.0
-# From accepted, bad and blocks, (n,) each, to an upper bound of P(bad | accepted).
-Bound = Callable[[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_]], float]
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """
-    The promise made on one half of the blocks and held against the other, many times.
-
-    Attributes
-    ----------
-    alpha : float
-        Promised.
-    num_splits : int
-        Draws of the halves.
-    accepted_and_bad, accepted : float
-        Mean over the draws of the shares on the half that was not fitted on.
-    share_above : float
-        Part of the draws in which accepted-and-bad exceeded alpha; near a half is expected, since
-        the promise is about the mean.
-
-    """
-
-    alpha: float
-    num_splits: int
-    accepted_and_bad: float
-    accepted: float
-    share_above: float
+# From measured frames to thresholds with a promise.
+# The family of thresholds and the choice of scores are given; here the one number that is left,
+# the rank, is set by conformal risk control on frames that neither of them was fitted to.
 
 
 def fit_promise(
-    family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float, bad: str,
-    bound: Bound,
+    family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float, bad: str
 ) -> Promise:
     """
-    Set the limits of some scores.
+    Set the thresholds of some scores.
 
     Raises CalibrationError if there are too few blocks, or no frame can be accepted.
 
@@ -251,124 +158,48 @@ def fit_promise(
         Promised share.
     bad : str
         The rule by which `frames.is_bad` was found.
-    bound : callable
-        Gives the upper bound of P(bad | accepted), whatever limit was chosen.
 
     Returns
     -------
     Promise
-        Its shares are those of the limits as they are written down.
+        Its shares are those of the thresholds as they are written down.
 
     """
     limits = family.limits(_rank(family, frames, names, alpha), names)
     num_blocks = len(np.unique(frames.blocks))
-    for factor in (1.0, 1 - 1e-9):  # the second where the last digits of a limit break the promise
+    for factor in (1.0, 1 - 1e-9):  # the second where a threshold's last digits break the promise
         limits = {name: value * factor for name, value in limits.items()}
         accepted = frames.accepted(limits)
         lost = mean_block_share(accepted & frames.is_bad, frames.blocks)
         reached = float(_bound(lost, num_blocks))
         if reached <= alpha:
             break
-    return Promise(
-        alpha, limits, bad, num_blocks, len(frames), reached,
-        mean_block_share(accepted, frames.blocks), lost,
-        bound(accepted, frames.is_bad, frames.blocks))
-
-
-def rehearse(
-    family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float,
-    num_splits: int = 200, share: float = 0.5,
-) -> Rehearsal | None:
-    """
-    Make the promise on half of the blocks and hold it against the other half, `num_splits` times.
-
-    The other parameters are those of `fit_promise`; `share` of the blocks may be another one than
-    a half. None if they are too few for the promise, or leave no block. Blocks on which no frame
-    could be accepted count as ones that accept none.
-    """
-    count = len(np.unique(frames.blocks))
-    if not 0 < round(share * count) < count or round(share * count) < blocks_needed(alpha):
-        return None
-    lost, taken = [], []
-    for seed in range(num_splits):
-        fitted, held_out = (frames.select(rows)
-                            for rows in split_blocks(frames.blocks, share, seed))
-        try:
-            limit = _rank(family, fitted, names, alpha)
-        except CalibrationError:
-            limit = -np.inf  # bad frames come first in this half: it would accept nothing
-        accepted = family.frame_ranks(held_out.scores, names) <= limit
-        lost.append(mean_block_share(accepted & held_out.is_bad, held_out.blocks))
-        taken.append(mean_block_share(accepted, held_out.blocks))
-    return Rehearsal(alpha, num_splits, float(np.mean(lost)), float(np.mean(taken)),
-                     float(np.mean(np.array(lost) > alpha)))
-
-
-@dataclass(frozen=True)
-class BlocksBuy:
-    """
-    What a number of blocks would have given.
-
-    Attributes
-    ----------
-    num_blocks : int
-        So many of the blocks, drawn many times.
-    alpha : float
-        Promised on them.
-    accepted : float
-        Mean share accepted of the blocks that were not drawn.
-
-    """
-
-    num_blocks: int
-    alpha: float
-    accepted: float
-
-
-_CURVE = (0.125, 0.25, 0.5, 0.75)
-
-
-def what_more_buys(
-    family: RankFamily, frames: FrameTable, names: Sequence[str], alphas: Sequence[float],
-    num_splits: int = 50,
-) -> tuple[BlocksBuy, ...]:
-    """
-    Rehearse on parts of the blocks: how the accepted share grows with their number.
-
-    Parameters are those of `fit_promise`; parts that are too few for an alpha are left out.
-    """
-    count, found = len(np.unique(frames.blocks)), []
-    for alpha in alphas:
-        for share in _CURVE:
-            rehearsed = rehearse(family, frames, names, alpha, num_splits, share)
-            if rehearsed is not None:
-                found.append(BlocksBuy(round(share * count), alpha, rehearsed.accepted))
-    return tuple(found)
+    # Every frame is a threshold that could have been chosen.
+    upper = bad_share(accepted, frames.is_bad, frames.blocks, num_tries=len(frames)).upper
+    return Promise(alpha, limits, bad, num_blocks, len(frames), reached,
+                   mean_block_share(accepted, frames.blocks), lost, upper)
 
 
 def _rank(family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float) -> float:
     ranks = family.frame_ranks(frames.scores, names)
-    limit = promised_limit(ranks, frames.is_bad, frames.blocks, alpha).limit
     # Where few frames are bad the promise alone would let everything pass; but of what exceeds
     # all reference frames nothing is known.
-    return min(limit, HIGHEST_RANK)
+    return min(promised_limit(ranks, frames.is_bad, frames.blocks, alpha), HIGHEST_RANK)
 
 
 def ks_distance(one: Column, other: Column) -> float:
     """Return the Kolmogorov-Smirnov distance of two samples, 0..1; values not finite left out."""
-    one, other = (np.sort(values[np.isfinite(values)]) for values in (one, other))
-    if not one.size or not other.size:
-        return float('nan')
-    at = np.concatenate([one, other])
-    shares = [np.searchsorted(values, at, side='right') / values.size for values in (one, other)]
-    return float(np.abs(shares[0] - shares[1]).max())
+    from scipy.stats import ks_2samp
+
+    one, other = (values[np.isfinite(values)] for values in (one, other))
+    return float(ks_2samp(one, other).statistic) if one.size and other.size else float('nan')
 
 
 def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapping[str, float]:
     """
     Return for each score the value that a share of the frames does not exceed.
 
-    A score that is 0 there, or at `highest` or above, or not finite, has no limit.
+    A score that is 0 there, or at `highest` or above, or not finite, has none.
     """
     limits = {}
     for name, column in frames.scores.items():
@@ -397,9 +228,7 @@ class BadShare:
     share : float
         Seen, 0..1; NaN if nothing was accepted.
     upper : float
-        Not above this, with the confidence; 1 if nothing was accepted.
-    confidence : float
-        In (0, 1).
+        Not above this, with 95 % confidence; 1 if nothing was accepted.
     unit : str
         'frame' or 'block'.
 
@@ -409,31 +238,15 @@ class BadShare:
     num_bad: int
     share: float
     upper: float
-    confidence: float
     unit: str
 
 
 def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int = 1) -> float:
     """
-    Bound a share from above.
+    Bound the share of bad units from above, one-sided; 1 if there is none. It needs scipy.
 
-    Raises ConfigError if the numbers contradict each other or the confidence is not between 0 and
-    1; BackendUnavailableError if scipy is not installed.
-
-    Parameters
-    ----------
-    num_bad, num : int
-        Bad units among all.
-    confidence : float
-        In (0, 1).
-    num_tries : int
-        How many limits or scores the same units were used for; the error is shared among them
-        (Bonferroni).
-
-    Returns
-    -------
-    float
-        0..1, one-sided; 1 if `num` is 0.
+    The error is shared among the thresholds that the same units were tried for (Bonferroni).
+    Raises ConfigError if the numbers contradict each other.
 
     References
     ----------
@@ -443,45 +256,24 @@ def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int
     if not (0 <= num_bad <= num and 0 < confidence < 1 and num_tries >= 1):
         raise ConfigError(
             f'{num_bad} bad of {num} at confidence {confidence:g} in {num_tries} tries',
-            'at most all bad, a confidence between 0 and 1, and a try',
-        )
+            'at most all bad, a confidence between 0 and 1, and a try')
     if num_bad == num:
         return 1.0
-    try:
-        from scipy.stats import beta
-    except ImportError as err:
-        raise BackendUnavailableError('scipy is not installed', 'it, for the bound of a share',
-                                      install_command('scipy')) from err
+    from scipy.stats import beta
 
     return float(beta.ppf(1 - (1 - confidence) / num_tries, num_bad + 1, num - num_bad))
 
 
 def bad_share(
-    accepted: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike | None = None,
-    confidence: float = 0.95, num_tries: int = 1,
+    accepted: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike | None = None, num_tries: int = 1
 ) -> BadShare:
     """
-    Bound P(bad | accepted) by the frames, or by blocks of them; see `upper_bound`.
+    Bound P(bad | accepted) by the frames, (n,), or by blocks of them; see `upper_bound`.
 
-    Parameters
-    ----------
-    accepted, is_bad : array of bool, shape (n,)
-        Of each frame.
-    blocks : array of int or str, shape (n,), optional
-        The block of each frame. Frames of one block are alike, and n of them prove less than n
-        others do: with blocks, a unit is a block with an accepted frame, bad if any accepted one
-        is. The bound is of "a block has a bad accepted frame", and so of "an accepted frame is
-        bad" where each block with an accepted frame counts alike, however many it has.
-    confidence, num_tries : float, int
-        See there.
-
-    Raises
-    ------
-    ShapeError
-        If the arrays differ in length.
-    ConfigError
-        See `upper_bound`.
-
+    Frames of one block are alike, and n of them prove less than n others do: with blocks, a unit
+    is a block with an accepted frame, bad if any accepted one is. The bound is of "a block has a
+    bad accepted frame", and so of "an accepted frame is bad" where each block with an accepted
+    frame counts alike, however many it has. Raises ShapeError if the arrays differ in length.
     """
     taken, bad = np.asarray(accepted, bool), np.asarray(is_bad, bool)
     names = np.arange(taken.size) if blocks is None else np.asarray(blocks)
@@ -489,8 +281,87 @@ def bad_share(
         raise ShapeError(f'accepted {taken.shape}, is_bad {bad.shape}, blocks {names.shape}',
                          'one of each a frame')
     num, num_bad = len(np.unique(names[taken])), len(np.unique(names[taken & bad]))
-    return BadShare(
-        num, num_bad, num_bad / num if num else float('nan'),
-        upper_bound(num_bad, num, confidence, num_tries), confidence,
-        'frame' if blocks is None else 'block',
-    )
+    return BadShare(num, num_bad, num_bad / num if num else float('nan'),
+                    upper_bound(num_bad, num, num_tries=num_tries),
+                    'frame' if blocks is None else 'block')
+
+
+# -------------------------------------------------------------------------------------------------
+# What share of the frames a promise accepts, over many draws of the blocks at once.
+
+
+def promised_coverage(
+    ranks: Column, is_bad: NDArray[np.bool_], draws: Draws, alpha: float, halvings: int, seed: int
+) -> tuple[Floats, Floats]:
+    """
+    Return which share of frames a promised threshold accepts, and which is accepted and bad.
+
+    In each draw the blocks are cut in two halves, again and again. One half sets the threshold by
+    conformal risk control (`promised_limit`), the other is judged by it, then the other
+    way round; copies of a block stay in one half.
+
+    Parameters
+    ----------
+    ranks : ndarray of float64, shape (n,)
+        Growing with uncertainty; what is not finite is never accepted.
+    is_bad : ndarray of bool, shape (n,)
+        Whether the mask is bad.
+    draws : Draws
+        Of the frames' blocks.
+    alpha : float
+        The promise, in (0, 1).
+    halvings : int
+        How often the blocks are cut in halves.
+    seed : int
+        Of the cuts, which do not depend on the ranks: methods share them.
+
+    Returns
+    -------
+    tuple of ndarray of float64
+        Means over all halves, (d,) both; every block counts alike. NaN where a half has too few
+        blocks for this alpha. Zero where no frame can be accepted.
+
+    """
+    rng, count = np.random.default_rng(seed), draws.num_blocks
+    known = np.where(np.isnan(ranks), np.inf, ranks)
+    order = np.argsort(known, kind='stable')
+    ranked, block = known[order], draws.block[order]
+    # Frames of equal rank come in together: only the last of them is a threshold.
+    last = np.flatnonzero(np.append(ranked[1:] > ranked[:-1], True) & np.isfinite(ranked))
+    shares = draws.counts[:, block] / np.bincount(draws.block)[block]
+    found = []
+    for _ in range(halvings):
+        first = np.isin(np.arange(count), rng.permutation(count)[:count // 2])
+        one, other = (_half(shares, is_bad[order], last, block, draws.counts, part)
+                      for part in (first, ~first))
+        found += [_judged(one, other, alpha), _judged(other, one, alpha)]
+    accepted, bad = np.mean(found, axis=0)
+    return accepted, bad
+
+
+# Of one half of the blocks: how many (d, 1), and their mean shares accepted, and accepted and bad,
+# at each threshold (d, k).
+_HalfShares = tuple[Floats, Floats, Floats]
+
+
+def _half(
+    shares: Floats, is_bad: NDArray[np.bool_], last: NDArray[np.intp], block: NDArray[np.intp],
+    counts: Floats, part: NDArray[np.bool_],
+) -> _HalfShares:
+    number = counts[:, part].sum(1, keepdims=True)
+    kept = shares * part[block] / np.maximum(number, 1)
+    return number, np.cumsum(kept, 1)[:, last], np.cumsum(kept * is_bad, 1)[:, last]
+
+
+def _judged(fitted: _HalfShares, judged: _HalfShares, alpha: float) -> tuple[Floats, Floats]:
+    """Return what the other half accepts, and what of it is bad, at this half's threshold."""
+    number, taken, lost = fitted
+    # A threshold is a rank that the half has seen.
+    fits = (np.diff(taken, prepend=0.0) > 0) & (_bound(lost, number) <= alpha + _ROUNDING)
+    # Before the first threshold nothing is accepted.
+    place = np.where(fits.any(1), fits.shape[1] - np.argmax(fits[:, ::-1], axis=1), 0) \
+        if fits.size else np.zeros(len(fits), np.intp)
+    missing = (number[:, 0] < blocks_needed(alpha)) | (judged[0][:, 0] < 1)
+    accepted, bad = (np.where(missing, np.nan, np.pad(part, ((0, 0), (1, 0)))[
+        np.arange(len(fits)), place]) for part in judged[1:])
+    return accepted, bad

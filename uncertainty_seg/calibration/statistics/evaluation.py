@@ -10,57 +10,195 @@ as a user of the node sees it: pixels, each frame, and how well scores rank whol
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.calibration.statistics import metrics
 from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.bootstrap import block_interval, Interval
-from uncertainty_seg.calibration.statistics.frame_table import FrameTable
-from uncertainty_seg.calibration.statistics.selective import aurc, excess_aurc
+from uncertainty_seg.calibration.statistics.intervals import (
+    Draws,
+    Interval,
+    weighted_auroc,
+    weighted_excess_aurc,
+)
+from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError, Ranking
 from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline, ROUNDING
 from uncertainty_seg.core.uncertainty import MAP_NAMES
-from uncertainty_seg.errors import ImageError
+from uncertainty_seg.errors import ImageError, ShapeError
 
-DRAWS = 500
-_FOREIGN = 'foreign '
+# Of two kinds of pixels, how many of each frame are in each bin of a map, (n, bins) each.
+Histograms = tuple[NDArray[np.number], NDArray[np.number]]
 _SMALLEST_CHANCE = 1e-6
-
-_M = TypeVar('_M')
 
 
 @dataclass(frozen=True)
-class FrameMeasure:
+class FrameTable:
     """
-    What one frame tells.
+    Frames that were measured, one row each.
 
     Attributes
     ----------
-    scores : mapping of str to float
-        The frame's scores.
-    nll_nats : float
-        Mean negative log-likelihood of "the most likely class is right", in nats; NaN without a
-        known pixel.
-    accuracy : float
-        Share of known pixels that are right; 1 without a known pixel.
-    mean_iou : float
-        Over the classes that occur in truth or prediction; NaN without a known pixel.
-    is_bad : bool
-        By the rule that was given; false without one.
+    sources : tuple of str, length n
+        Where each frame came from.
+    blocks : ndarray of str, shape (n,)
+        Frames of one block (a dive, a site) are not independent of each other.
+    scores : mapping of str to ndarray of float64, shape (n,)
+        Grow with uncertainty; NaN where nothing is known.
+    mean_iou : ndarray of float64, shape (n,)
+        Of each frame over the classes that occur; NaN without a true mask.
+    is_bad : ndarray of bool, shape (n,)
+        Whether its mask is bad by the rule; false without a true mask.
 
     """
 
-    scores: Mapping[str, float]
-    nll_nats: float = float('nan')
-    accuracy: float = 1.0
-    mean_iou: float = float('nan')
-    is_bad: bool = False
+    sources: tuple[str, ...]
+    blocks: NDArray[np.str_]
+    scores: Mapping[str, Column]
+    mean_iou: Column
+    is_bad: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        """Refuse columns of different length."""
+        lengths = {len(c) for c in (self.blocks, self.mean_iou, self.is_bad,
+                                    *self.scores.values())}
+        if lengths - {len(self.sources)}:
+            raise ShapeError(f'{len(self.sources)} frames with columns of {sorted(lengths)}',
+                             'one value a frame')
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def select(self, rows: NDArray[np.bool_]) -> FrameTable:
+        """Return the rows of a mask of shape (n,)."""
+        return FrameTable(
+            tuple(s for s, keep in zip(self.sources, rows, strict=True) if keep),
+            self.blocks[rows], {k: v[rows] for k, v in self.scores.items()},
+            self.mean_iou[rows], self.is_bad[rows])
+
+    def with_scores(self, scores: Mapping[str, Column]) -> FrameTable:
+        """Return a table with more scores, or other columns for them."""
+        return dataclasses.replace(self, scores={**self.scores, **scores})
+
+    def only(self, names: Iterable[str]) -> FrameTable:
+        """Return a table with these scores alone."""
+        return dataclasses.replace(self, scores={name: self.scores[name] for name in names})
+
+    def rows(self) -> list[dict[str, float]]:
+        """Return the scores of each frame."""
+        return [{name: float(column[i]) for name, column in self.scores.items()}
+                for i in range(len(self))]
+
+    def accepted(self, limits: Mapping[str, float]) -> NDArray[np.bool_]:
+        """Return which frames are within all thresholds, (n,); NaN is within none."""
+        return np.all([self.scores[name] <= limit for name, limit in limits.items()], axis=0)
+
+    def ratios(self, limits: Mapping[str, float]) -> Column:
+        """Return the largest score over threshold of each frame, (n,); infinite for NaN."""
+        ratios = np.max([self.scores[name] / limit for name, limit in limits.items()], axis=0)
+        return np.where(np.isnan(ratios), np.inf, ratios)
+
+
+def split_blocks(
+    blocks: NDArray[np.str_], share: float, seed: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Draw a share of the blocks, rounded to whole ones: its frames, and the others; (n,) each."""
+    names = np.unique(blocks)
+    count = round(share * len(names))
+    drawn = np.isin(blocks, np.random.default_rng(seed).permutation(names)[:count])
+    return drawn, ~drawn
+
+
+# -------------------------------------------------------------------------------------------------
+# Pixels and frames.
+
+
+@dataclass
+class PixelMeasures:
+    """
+    Measures over any number of images; pixels of unknown class are left out.
+
+    Attributes
+    ----------
+    num_classes : int
+        C.
+    confusion : ConfusionMatrix
+        True against predicted class.
+    calibration : ExpectedCalibrationError
+        Confidence against accuracy.
+    rankings : dict of str to Ranking
+        Of each map that there was, how well it ranks wrong pixels.
+    class_entropy : ndarray of float64, shape (C,)
+        Summed entropy over the pixels of each true class.
+
+    """
+
+    num_classes: int
+    confusion: ConfusionMatrix = field(init=False)
+    calibration: ExpectedCalibrationError = field(default_factory=ExpectedCalibrationError)
+    rankings: dict[str, Ranking] = field(default_factory=dict)
+    class_entropy: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start from nothing."""
+        self.confusion = ConfusionMatrix(self.num_classes)
+        self.class_entropy = np.zeros(self.num_classes)
+
+    def add(self, result: FrameResult, truth: LabelMap, ignore_index: int) -> None:
+        """Count one image; `truth` has true class ids, `ignore_index` where none is known."""
+        label = result.label_at_source()
+        self.confusion.add(truth, label, ignore_index)
+        known = truth != ignore_index
+        is_right = (label == truth)[known]
+        self.calibration.add(result.map_at_source('confidence')[known], is_right)
+        for name in MAP_NAMES:
+            if getattr(result.maps, name) is not None:
+                self.rankings.setdefault(name, Ranking()).add(
+                    result.map_at_source(name)[known], ~is_right)
+        self.class_entropy += np.bincount(
+            truth[known], weights=result.map_at_source('entropy')[known].astype(np.float64),
+            minlength=self.num_classes)[:self.num_classes]
+
+    def merge(self, other: PixelMeasures) -> None:
+        """Add what another one counted, of the same classes."""
+        self.confusion.counts += other.confusion.counts
+        self.class_entropy += other.class_entropy
+        pairs: list[tuple[object, object]] = [(self.calibration, other.calibration)]
+        pairs += [(self.rankings.setdefault(name, Ranking()), ranking)
+                  for name, ranking in other.rankings.items()]
+        for mine, theirs in pairs:
+            for name, sums in vars(theirs).items():
+                setattr(mine, name, getattr(mine, name) + sums)
+
+    @property
+    def telling(self) -> dict[str, Ranking]:
+        """
+        Rankings by the maps that are somewhere above what rounding makes of zero.
+
+        One pass has no disagreement: the order of its mutual information is that of rounding.
+        """
+        return {name: ranking for name, ranking in self.rankings.items()
+                if ranking.is_above(ROUNDING)}
+
+    def is_rounding(self, score: str) -> bool:
+        """Say whether a score of frames is of a map that tells nothing."""
+        name = score.split('.')[0]
+        return name in self.rankings and name not in self.telling
+
+    def totals(self) -> NDArray[np.float64]:
+        """Return the sums that IoU, accuracy and calibration error are made of, (C * C + 45,)."""
+        bins = self.calibration
+        return np.concatenate([self.confusion.counts.ravel(), bins.count, bins.hits,
+                               bins.confidence])
+
+    def mean_entropy(self) -> NDArray[np.float64]:
+        """Return the mean entropy over the pixels of each true class, (C,); NaN without one."""
+        pixels = self.confusion.counts.sum(1)
+        return np.where(pixels > 0, self.class_entropy / np.maximum(pixels, 1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -72,19 +210,26 @@ class Evaluation:
     ----------
     pixels : PixelMeasures
         Over all known pixels.
-    frames : tuple of FrameMeasure
-        In the order of the images.
-    mi_share : float
-        Mean mutual information over mean entropy: how much of the uncertainty is the passes'.
+    scores : mapping of str to ndarray of float64, shape (n,)
+        Of each image.
+    frame_iou : ndarray of float64, shape (n,)
+        Of each image, over the classes that occur in truth or prediction; NaN without a known
+        pixel.
+    is_bad : ndarray of bool, shape (n,)
+        By the rule that was given; false without one.
     totals : ndarray of float64, shape (n, C * C + 45)
-        What each image added to `pixels.totals()`.
+        What each image added to `pixels.totals()`, by which images are drawn.
+    maps : mapping of str to two ndarray of uint32, shape (n, 1024)
+        Where they were asked for: of each image, histograms of a map over wrong and right pixels.
 
     """
 
     pixels: PixelMeasures
-    frames: tuple[FrameMeasure, ...]
-    mi_share: float
-    totals: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    scores: Mapping[str, Column]
+    frame_iou: Column
+    is_bad: NDArray[np.bool_]
+    totals: NDArray[np.float64]
+    maps: Mapping[str, Histograms] = field(default_factory=dict)
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -112,14 +257,20 @@ class Evaluation:
         return {name: ranking.auroc() for name, ranking in self.pixels.telling.items()}
 
     @property
-    def nll_nats(self) -> float:
-        """Mean of the frames' negative log-likelihood."""
-        return float(np.nanmean([frame.nll_nats for frame in self.frames]))
+    def mi_share(self) -> float:
+        """Mean mutual information over mean entropy: how much of it is the passes'."""
+        information, entropy = (float(self.scores[f'{name}.mean'].sum())
+                                for name in ('mutual_information', 'entropy'))
+        return information / max(entropy, 1e-12)
+
+    def table(self, sources: Sequence[str], blocks: NDArray[np.str_]) -> FrameTable:
+        """Return the frames with where they came from, and their blocks."""
+        return FrameTable(tuple(sources), blocks, self.scores, self.frame_iou, self.is_bad)
 
 
 def evaluate(
     pipeline: Pipeline, pairs: Iterable[tuple[ImageU8, LabelMap]], ignore_index: int,
-    rule: BadRule | None = None,
+    rule: BadRule | None = None, by_frame: bool = False,
 ) -> Evaluation:
     """
     Measure labelled images.
@@ -134,6 +285,8 @@ def evaluate(
         Id of pixels of unknown class.
     rule : BadRule, optional
         Says which masks are bad.
+    by_frame : bool
+        Keep the histograms of each image, 8 kB a map.
 
     Raises
     ------
@@ -142,337 +295,148 @@ def evaluate(
 
     """
     pixels = PixelMeasures(pipeline.card.num_classes)
-    frames, information, entropy, totals = [], 0.0, 0.0, [pixels.totals()]
+    scores, frame_iou, bad, totals, kept = [], [], [], [], []
     for index, (image, truth) in enumerate(pairs):
-        result = pipeline.measure(image, index)
-        pixels.add(result, truth, ignore_index)
-        totals.append(pixels.totals())
-        frames.append(_measure(result, truth, ignore_index, pipeline.card.num_classes, rule))
-        information += result.scores['mutual_information.mean']
-        entropy += result.scores['entropy.mean']
-    return Evaluation(pixels, tuple(frames), information / max(entropy, 1e-12),
-                      np.diff(totals, axis=0))
+        result, one = pipeline.measure(image, index), PixelMeasures(pipeline.card.num_classes)
+        one.add(result, truth, ignore_index)
+        pixels.merge(one)
+        totals.append(one.totals())
+        scores.append(result.scores)
+        frame_iou.append(one.confusion.mean_iou() if one.confusion.counts.any() else np.nan)
+        bad.append(rule is not None and rule.is_bad(truth, result.label_at_source(), ignore_index))
+        if by_frame:
+            kept.append({name: ranking.merged() for name, ranking in one.rankings.items()})
+    return Evaluation(pixels, _columns(scores), np.array(frame_iou), np.array(bad, np.bool_),
+                      np.array(totals), _stacked(kept))
 
 
-def join_evaluations(parts: Sequence[Evaluation]) -> Evaluation:
-    """Return one evaluation over the images of at least one other, of the same classes."""
-    pixels = PixelMeasures(parts[0].pixels.num_classes)
-    for part in parts:
-        pixels.merge(part.pixels)
-    frames = tuple(frame for part in parts for frame in part.frames)
-    information, entropy = (sum(frame.scores[f'{name}.mean'] for frame in frames)
-                            for name in ('mutual_information', 'entropy'))
-    return Evaluation(pixels, frames, information / max(entropy, 1e-12),
-                      np.concatenate([part.totals for part in parts]))
+def _stacked(rows: Sequence[Mapping[str, Histograms]]) -> dict[str, Histograms]:
+    return {name: (np.stack([row[name][0] for row in rows]),
+                   np.stack([row[name][1] for row in rows])) for name in (rows[0] if rows else ())}
 
 
-def _measure(
-    result: FrameResult, truth: LabelMap, ignore_index: int, num_classes: int,
-    rule: BadRule | None,
-) -> FrameMeasure:
-    known = truth != ignore_index
-    if not known.any():
-        return FrameMeasure(result.scores)
-    label = result.label_at_source()
-    is_right = (label == truth)[known]
-    counts = ConfusionMatrix(num_classes)
-    counts.add(truth, label, ignore_index)
-    is_bad = rule is not None and rule.is_bad(truth, label, ignore_index)
-    return FrameMeasure(result.scores, _nll(result, is_right, known), float(is_right.mean()),
-                        counts.mean_iou(), is_bad)
-
-
-def score_frames(pipeline: Pipeline, images: Iterable[ImageU8]) -> tuple[FrameMeasure, ...]:
-    """Measure images without masks: their scores alone."""
-    return tuple(FrameMeasure(pipeline.measure(image, index).scores)
-                 for index, image in enumerate(images))
-
-
-def frame_table(
-    frames: Iterable[FrameMeasure], sources: Iterable[str], blocks: NDArray[np.str_]
-) -> FrameTable:
-    """
-    Put frames, all with the same scores, into columns; see `FrameTable` for these.
-
-    Raises ImageError if there is no frame.
-    """
-    rows = tuple(frames)
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Column]:
     if not rows:
         raise ImageError('no frame was measured', 'at least one')
-    scores = {name: np.array([row.scores[name] for row in rows], np.float64)
-              for name in rows[0].scores}
-    return FrameTable(tuple(sources), blocks, scores, np.array([row.mean_iou for row in rows]),
-                      np.array([row.is_bad for row in rows], np.bool_))
+    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+
+
+def score_frames(pipeline: Pipeline, images: Mapping[str, ImageU8]) -> FrameTable:
+    """Measure images without masks, by name: their scores alone, each image its own block."""
+    scores = _columns([pipeline.measure(image, index).scores
+                       for index, image in enumerate(images.values())])
+    return FrameTable(tuple(images), np.array(list(images), np.str_), scores,
+                      np.full(len(images), np.nan), np.zeros(len(images), np.bool_))
+
+
+# -------------------------------------------------------------------------------------------------
+# The temperature of the logits.
 
 
 def mean_nll(
     pipeline: Pipeline, pairs: Iterable[tuple[ImageU8, LabelMap]], ignore_index: int
 ) -> float:
-    """Return `Evaluation.nll_nats` of pairs as `evaluate` takes, without measuring the rest."""
+    """
+    Return the mean negative log-likelihood of "the most likely class is right", in nats.
+
+    `pairs` are as `evaluate` takes them; each frame with a known pixel counts alike.
+    """
     found = []
     for index, (image, truth) in enumerate(pairs):
         result, known = pipeline.measure(image, index), truth != ignore_index
-        found.append(_nll(result, (result.label_at_source() == truth)[known], known))
-    return float(np.nanmean(found))
+        if known.any():
+            is_right = (result.label_at_source() == truth)[known]
+            confidence = result.map_at_source('confidence')[known]
+            chance = np.clip(np.where(is_right, confidence, 1 - confidence), _SMALLEST_CHANCE, 1)
+            found.append(-np.log(chance).mean())
+    return float(np.mean(found))
 
 
-def _nll(result: FrameResult, is_right: NDArray[np.bool_], known: NDArray[np.bool_]) -> float:
-    """Return the mean over the known pixels, in nats; NaN without one."""
-    if not known.any():
-        return float('nan')
-    confidence = result.map_at_source('confidence')[known]
-    chance = np.clip(np.where(is_right, confidence, 1 - confidence), _SMALLEST_CHANCE, 1)
-    return float(-np.log(chance).mean())
-
-
-def try_temperatures(
-    grid: Sequence[float], measured: Callable[[float], _M], is_worse: Callable[[_M, _M], bool]
-) -> dict[float, _M]:
+def best_temperature(grid: Sequence[float], measured: Callable[[float], float]) -> float:
     """
-    Measure the temperatures of a grid from the one nearest to 1 on, in both directions.
+    Return the temperature of a growing grid with the least value of `measured`.
 
-    The likelihood has one maximum over the temperature, so that each way ends at the first value
-    that is worse than the one before.
-
-    Parameters
-    ----------
-    grid : sequence of float
-        Growing, above 0.
-    measured : callable
-        Measures a temperature; called once for each that is tried.
-    is_worse : callable
-        Whether its first argument, of the next temperature, is worse than its second.
-
-    Returns
-    -------
-    dict of float
-        What was measured, by temperature.
-
+    They are tried from the one nearest to 1 on, in both directions: the likelihood has one maximum
+    over the temperature, so that each way ends at the first value that is worse than the one
+    before.
     """
     start = min(range(len(grid)), key=lambda place: abs(np.log(grid[place])))
     found = {grid[start]: measured(grid[start])}
     for way in (grid[start:], grid[start::-1]):
         for before, value in pairwise(way):
             found[value] = measured(value)
-            if is_worse(found[value], found[before]):
+            if found[value] > found[before]:
                 break
-    return found
-
-
-@dataclass
-class PixelMeasures:
-    """
-    Measures over any number of images; pixels of unknown class are left out.
-
-    Attributes
-    ----------
-    num_classes : int
-        C.
-    confusion : ConfusionMatrix
-        True against predicted class.
-    calibration, adaptive, brier : ExpectedCalibrationError and others
-        Confidence against accuracy.
-    patches : PatchUncertainty
-        Entropy of patches against their accuracy.
-    rankings : dict of str to Ranking
-        Of each map, how well it ranks wrong pixels.
-    class_entropy : ndarray of float64, shape (C,)
-        Summed entropy over the pixels of each true class.
-
-    """
-
-    num_classes: int
-    confusion: ConfusionMatrix = field(init=False)
-    calibration: metrics.ExpectedCalibrationError = field(init=False)
-    adaptive: metrics.AdaptiveCalibrationError = field(init=False)
-    brier: metrics.TopLabelBrier = field(init=False)
-    patches: metrics.PatchUncertainty = field(init=False)
-    rankings: dict[str, metrics.Ranking] = field(init=False)
-    class_entropy: NDArray[np.float64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Start from nothing."""
-        self.confusion = ConfusionMatrix(self.num_classes)
-        self.calibration = metrics.ExpectedCalibrationError()
-        self.adaptive = metrics.AdaptiveCalibrationError()
-        self.brier = metrics.TopLabelBrier()
-        self.patches = metrics.PatchUncertainty()
-        self.rankings = {name: metrics.Ranking() for name in MAP_NAMES}
-        self.class_entropy = np.zeros(self.num_classes)
-
-    def add(self, result: FrameResult, truth: LabelMap, ignore_index: int) -> None:
-        """Count one image; `truth` has true class ids, `ignore_index` where none is known."""
-        label = result.label_at_source()
-        self.confusion.add(truth, label, ignore_index)
-        known = truth != ignore_index
-        is_right = label == truth
-        confidence, entropy = (result.map_at_source(name) for name in ('confidence', 'entropy'))
-        for measure in (self.calibration, self.adaptive, self.brier):
-            measure.add(confidence[known], is_right[known])
-        self.patches.add(entropy, is_right, known)
-        for name, ranking in self.rankings.items():
-            if getattr(result.maps, name) is not None:
-                ranking.add(result.map_at_source(name)[known], ~is_right[known])
-        self.class_entropy += np.bincount(
-            truth[known], weights=entropy[known].astype(np.float64),
-            minlength=self.num_classes)[:self.num_classes]
-
-    @property
-    def given(self) -> dict[str, metrics.Ranking]:
-        """Rankings by the maps that there were; those that nobody asked for have no pixel."""
-        return {name: ranking for name, ranking in self.rankings.items()
-                if ranking.positive.any() or ranking.negative.any()}
-
-    @property
-    def telling(self) -> dict[str, metrics.Ranking]:
-        """
-        Rankings by the maps that are somewhere above what rounding makes of zero.
-
-        One pass has no disagreement: the order of its mutual information is that of rounding.
-        """
-        return {name: ranking for name, ranking in self.given.items()
-                if ranking.is_above(ROUNDING)}
-
-    def is_rounding(self, score: str) -> bool:
-        """Say whether a score of frames is of a map that tells nothing."""
-        name = score.split('.')[0]
-        return name in self.given and name not in self.telling
-
-    def totals(self) -> NDArray[np.float64]:
-        """
-        Return the sums that IoU, accuracy and calibration error are made of, (C * C + 45,).
-
-        What one image adds to them is its own, by which `bootstrap.pixel_intervals` draws images.
-        """
-        bins = self.calibration
-        return np.concatenate([self.confusion.counts.ravel(), bins.count, bins.hits,
-                               bins.confidence])
-
-    def merge(self, other: PixelMeasures) -> None:
-        """Add what another one counted, of the same classes."""
-        for name, mine in vars(self).items():
-            theirs = getattr(other, name)
-            pairs = [(mine[key], theirs[key]) for key in mine] if isinstance(mine, dict) else \
-                [(mine, theirs)] if is_dataclass(mine) else []
-            for one, another in pairs:
-                for part in set(vars(one)) - {'num_classes'}:
-                    setattr(one, part, getattr(one, part) + getattr(another, part))
-        self.class_entropy += other.class_entropy
-
-    def mean_entropy(self) -> NDArray[np.float64]:
-        """Return the mean entropy over the pixels of each true class, (C,); NaN without one."""
-        pixels = self.confusion.counts.sum(1)
-        return np.where(pixels > 0, self.class_entropy / np.maximum(pixels, 1), np.nan)
+    return min(found, key=lambda temperature: found[temperature])
 
 
 # -------------------------------------------------------------------------------------------------
 # How well scores rank whole frames: bad ones above good ones, foreign ones above familiar ones.
-# Every figure has a 95 % interval over the blocks. Two orders are compared on the same draws, so
-# that the interval of their difference is not widened by what both have in common.
 
 
 @dataclass(frozen=True)
 class FrameRanking:
     """
-    What one order of the frames is worth.
+    What one order of the frames is worth, or how much better it is than another.
 
     Attributes
     ----------
-    aurc : float
-        Area under the curve of risk over coverage, smaller is better.
     excess_aurc : Interval
-        That less the area of the best possible order.
+        Area under the curve of risk over coverage less that of the best possible order, smaller is
+        better; of a comparison the other's less the one's, above 0 the one is better.
     ood_auroc : Interval or None
         Chance that a foreign frame is above a familiar one; None without foreign frames.
 
     """
 
-    aurc: float
     excess_aurc: Interval
     ood_auroc: Interval | None
 
 
-@dataclass(frozen=True)
-class RankingGain:
+class FrameRanker:
     """
-    One order against another, on the same draws.
-
-    Attributes
-    ----------
-    excess_aurc : Interval
-        The other's less the one's: above 0 the one is better.
-    ood_auroc : Interval or None
-        The one's less the other's: above 0 the one is better.
-
-    """
-
-    excess_aurc: Interval
-    ood_auroc: Interval | None
-
-
-def rank_frames(
-    values: Column, frames: FrameTable, foreign: Column | None = None, draws: int = DRAWS
-) -> FrameRanking:
-    """
-    Measure an order of frames.
+    Measures orders of the same frames, all on the same draws.
 
     Parameters
     ----------
-    values : ndarray of float64, shape (n,)
-        Grows with uncertainty; NaN counts as the largest.
     frames : FrameTable
         Gives blocks and which frames are bad.
-    foreign : ndarray of float64, shape (m,), optional
-        The same of frames the network was not made for, each its own block.
-    draws : int
-        Of the bootstrap.
+    num_foreign : int
+        Frames that the network was not made for, each its own block; 0 for none.
 
     """
-    losses = frames.is_bad.astype(np.float64)
-    excess = block_interval(lambda rows: excess_aurc(rows[:, 0], rows[:, 1]),
-                            np.stack([values, losses], 1), frames.blocks, draws=draws)
-    ood = None
-    if foreign is not None:
-        rows, blocks = _with_foreign([values], [foreign], frames)
-        ood = block_interval(_auroc(0), rows, blocks, draws=draws)
-    return FrameRanking(aurc(values, losses), excess, ood)
 
+    def __init__(self, frames: FrameTable, num_foreign: int = 0) -> None:
+        self._losses = frames.is_bad.astype(np.float64)
+        self._draws = Draws.of(frames.blocks)
+        self._foreign = Draws.of(np.arange(num_foreign), seed=1) if num_foreign else None
 
-def compare_rankings(
-    one: Column, other: Column, frames: FrameTable,
-    foreign: tuple[Column, Column] | None = None, draws: int = DRAWS,
-) -> RankingGain:
-    """
-    Measure how much better one order is than another; parameters as in `rank_frames`.
+    def rank(self, values: Column, foreign: Column | None = None) -> FrameRanking:
+        """Measure an order; `values` are (n,) and grow with uncertainty, NaN is the largest."""
+        excess, ood = self._figures(values, foreign)
+        return self._ranking(excess, ood)
 
-    `foreign` is a pair, both orders' values of foreign frames.
-    """
-    losses = frames.is_bad.astype(np.float64)
-    excess = block_interval(
-        lambda rows: excess_aurc(rows[:, 1], rows[:, 2]) - excess_aurc(rows[:, 0], rows[:, 2]),
-        np.stack([one, other, losses], 1), frames.blocks, draws=draws)
-    if foreign is None:
-        return RankingGain(excess, None)
-    rows, blocks = _with_foreign([one, other], list(foreign), frames)
-    first, second = _auroc(0), _auroc(1)
-    return RankingGain(excess, block_interval(lambda r: first(r) - second(r), rows, blocks,
-                                              draws=draws))
+    def compare(
+        self, one: Column, other: Column, foreign: tuple[Column, Column] | None = None
+    ) -> FrameRanking:
+        """Measure how much better one order is than another; `foreign` are both orders' values."""
+        first, second = foreign or (None, None)
+        excess, ood = self._figures(one, first)
+        other_excess, other_ood = self._figures(other, second)
+        return self._ranking(other_excess - excess,
+                             None if ood is None or other_ood is None else ood - other_ood)
 
+    def _ranking(
+        self, excess: NDArray[np.float64], ood: NDArray[np.float64] | None
+    ) -> FrameRanking:
+        interval = self._draws.interval
+        return FrameRanking(interval(excess), None if ood is None else interval(ood))
 
-def _with_foreign(
-    familiar: list[Column], foreign: list[Column], frames: FrameTable
-) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """Return rows (n + m, k + 1) of values and whether foreign, and their blocks."""
-    count = len(foreign[0])
-    is_foreign = np.concatenate([np.zeros(len(frames)), np.ones(count)])
-    columns = [np.concatenate(pair) for pair in zip(familiar, foreign, strict=True)]
-    names = np.array([f'{_FOREIGN}{i}' for i in range(count)], dtype=np.str_)
-    return np.stack([*columns, is_foreign], 1), np.concatenate([frames.blocks, names])
-
-
-def _auroc(column: int) -> Callable[[NDArray[np.float64]], float]:
-    def measured(rows: NDArray[np.float64]) -> float:
-        is_foreign = rows[:, -1] > 0
-        return metrics.auroc(rows[is_foreign, column], rows[~is_foreign, column])
-
-    return measured
+    def _figures(
+        self, values: Column, foreign: Column | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        weights = self._draws.weights
+        excess = weighted_excess_aurc(values, self._losses, weights)
+        if foreign is None or self._foreign is None:
+            return excess, None
+        return excess, weighted_auroc(foreign, values, self._foreign.weights, weights)

@@ -2,8 +2,9 @@
 """
 How good a mask and its uncertainty are, against a mask that a person drew.
 
-Each measure takes image after image and keeps sums only, so that a data set of any size fits. Of a
-confidence only that of the most likely class is looked at: the maps keep no other.
+Measures of pixels take image after image and keep sums only, so that a data set of any size fits.
+Of a confidence only that of the most likely class is looked at: the maps keep no other. For whole
+frames, risk over coverage says how much is still bad when the most uncertain ones are refused.
 
 """
 
@@ -12,42 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, require_shape
+from uncertainty_seg.core.arrays import FloatMap
+from uncertainty_seg.errors import ShapeError
 
 Floats = NDArray[np.float64]
 _BINS = 4096
-_PAVPU_BINS = 1024
-PATCH_PX = 4
 
 
 def _zeros(count: int) -> Floats:
     return field(default_factory=lambda: np.zeros(count))
-
-
-# -------------------------------------------------------------------------------------------------
-# Whether a confidence means what it states. In every `add`, `confidence` and `is_right` have the
-# same shape, and a confidence of NaN counts as 0.
-
-
-@dataclass(frozen=True)
-class ReliabilityDiagram:
-    """
-    Confidence against accuracy, n bins.
-
-    Attributes
-    ----------
-    confidence, accuracy : ndarray of float64, shape (n,)
-        Mean confidence and share of right pixels of each bin, 0..1; NaN in an empty one.
-    share : ndarray of float64, shape (n,)
-        Share of all pixels in it.
-
-    """
-
-    confidence: Floats
-    accuracy: Floats
-    share: Floats
 
 
 @dataclass
@@ -71,7 +47,7 @@ class ExpectedCalibrationError:
     confidence: Floats = _zeros(15)
 
     def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
-        """Count pixels."""
+        """Count pixels; both arrays have the same shape, and a confidence of NaN counts as 0."""
         values = np.nan_to_num(confidence, nan=0.0).ravel()
         bins = np.clip((values * 15).astype(np.int64), 0, 14)
         self.count += np.bincount(bins, minlength=15)
@@ -82,206 +58,15 @@ class ExpectedCalibrationError:
         """Return the mean gap between confidence and accuracy, 0..1."""
         return float(np.abs(self.confidence - self.hits).sum() / max(self.count.sum(), 1.0))
 
-    def diagram(self) -> ReliabilityDiagram:
-        """Return what a reliability diagram draws."""
+    def diagram(self) -> tuple[Floats, Floats, Floats]:
+        """
+        Return mean confidence, share of right pixels, and share of all pixels of each bin, (15,).
+
+        The first two are NaN in an empty bin.
+        """
         known = np.where(self.count > 0, self.count, np.nan)
         share = self.count / max(self.count.sum(), 1.0)
-        return ReliabilityDiagram(self.confidence / known, self.hits / known, share)
-
-
-@dataclass
-class AdaptiveCalibrationError:
-    """
-    Calibration error in bins that hold equally many pixels, over any number of images.
-
-    Equal bins of confidence put most pixels of a sure network into the last one. Kept as a fine
-    histogram; a fine bin that two coarse ones share is divided between them.
-
-    Attributes
-    ----------
-    count, hits, confidence : ndarray of float64, shape (4097,)
-        Pixels, right pixels, and summed confidence of each fine bin.
-
-    References
-    ----------
-    Nguyen and O'Connor, 2015, arXiv:1508.05154; Nixon et al., 2019, arXiv:1904.01685.
-
-    """
-
-    count: Floats = _zeros(_BINS + 1)
-    hits: Floats = _zeros(_BINS + 1)
-    confidence: Floats = _zeros(_BINS + 1)
-
-    def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
-        """Count pixels."""
-        values = np.clip(np.nan_to_num(confidence, nan=0.0), 0, 1).astype(np.float64).ravel()
-        # The square root puts more bins near 1, where most pixels of a sure network are.
-        bins = _BINS - (np.sqrt(1 - values) * _BINS).astype(np.int64)
-        self.count += np.bincount(bins, minlength=_BINS + 1)
-        self.hits += np.bincount(bins, weights=is_right.ravel(), minlength=_BINS + 1)
-        self.confidence += np.bincount(bins, weights=values, minlength=_BINS + 1)
-
-    def diagram(self, num_bins: int = 15) -> ReliabilityDiagram:
-        """Return the coarse bins, from the least confident pixels to the most."""
-        total = self.count.sum()
-        before = np.append(0, np.cumsum(self.count))
-        edges = np.linspace(0, total, num_bins + 1)
-        hits, confidence = (
-            np.diff(np.interp(edges, before, np.append(0, np.cumsum(sums))))
-            for sums in (self.hits, self.confidence)
-        )
-        size = total / num_bins if total else np.nan
-        return ReliabilityDiagram(confidence / size, hits / size, np.full(num_bins, 1 / num_bins))
-
-    def value(self, num_bins: int = 15) -> float:
-        """Return the mean gap between confidence and accuracy, 0..1; NaN without a pixel."""
-        found = self.diagram(num_bins)
-        return float(np.abs(found.confidence - found.accuracy).mean())
-
-
-@dataclass
-class TopLabelBrier:
-    """
-    Brier score of "the most likely class is right", over any number of images.
-
-    This is the squared error of that one statement, not the sum over all classes that some papers
-    call by the same name. A confidence of 0.5 throughout has a score of 0.25.
-
-    Attributes
-    ----------
-    total, count : float
-        Summed squared error, and pixels.
-
-    """
-
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
-        """Count pixels."""
-        gap = np.nan_to_num(confidence, nan=0.0).astype(np.float64) - is_right
-        self.total += float((gap * gap).sum())
-        self.count += gap.size
-
-    def value(self) -> float:
-        """Return the mean squared error, 0..1, smaller is better; NaN without a pixel."""
-        return self.total / self.count if self.count else float('nan')
-
-
-# -------------------------------------------------------------------------------------------------
-# Patch accuracy against patch uncertainty: is what is wrong unsure, and what is sure right.
-# The value depends on where "unsure" begins, so it is kept as a curve over that limit.
-
-
-@dataclass(frozen=True)
-class PavpuCurve:
-    """
-    One point a limit; a patch is uncertain above it.
-
-    Attributes
-    ----------
-    limits : ndarray of float64, shape (1024,)
-        Growing, 0..1.
-    accurate_if_certain : ndarray of float64, shape (1024,)
-        p(accurate | certain); NaN where no patch is certain.
-    uncertain_if_inaccurate : ndarray of float64, shape (1024,)
-        p(uncertain | inaccurate); NaN without an inaccurate patch.
-    pavpu : ndarray of float64, shape (1024,)
-        Share of patches that are accurate and certain, or neither.
-    median : int
-        Index of the limit at the median uncertainty of the patches, a default that needs no
-        choice.
-
-    """
-
-    limits: Floats
-    accurate_if_certain: Floats
-    uncertain_if_inaccurate: Floats
-    pavpu: Floats
-    median: int
-
-
-@dataclass
-class PatchUncertainty:
-    """
-    Patches of 4 x 4 pixels over any number of images.
-
-    A patch is accurate if more than half of its known pixels are right, and its uncertainty is
-    their mean. Patches at the right and lower edge may be smaller; one without a known pixel is
-    left out.
-
-    Attributes
-    ----------
-    accurate, inaccurate : ndarray of float64, shape (1024,)
-        Histograms of the uncertainty.
-
-    References
-    ----------
-    Mukhoti and Gal, 2018, arXiv:1811.12709.
-
-    """
-
-    accurate: Floats = _zeros(_PAVPU_BINS)
-    inaccurate: Floats = _zeros(_PAVPU_BINS)
-
-    def add(
-        self, uncertainty: FloatMap, is_right: NDArray[np.bool_], known: NDArray[np.bool_]
-    ) -> None:
-        """
-        Count the patches of one image.
-
-        Raises ShapeError if the three differ in size.
-
-        Parameters
-        ----------
-        uncertainty : ndarray of float32, shape (H, W)
-            0..1; NaN counts as 1.
-        is_right : ndarray of bool, shape (H, W)
-            Whether the predicted class is the true one.
-        known : ndarray of bool, shape (H, W)
-            Whether the true class is known.
-
-        """
-        require_shape('is_right', is_right, uncertainty.shape, np.bool_)
-        require_shape('known', known, uncertainty.shape, np.bool_)
-        counts = _patch_sums(known)
-        kept = counts > 0
-        counts = counts[kept]
-        values = np.where(known, np.nan_to_num(uncertainty, nan=1.0), 0.0)
-        mean = np.clip(_patch_sums(values)[kept] / counts, 0, 1)
-        is_accurate = _patch_sums(is_right & known)[kept] > 0.5 * counts
-        # Bin k holds what is above limit k - 1 and at or below limit k; limits are squares.
-        bins = np.clip(
-            np.ceil(np.sqrt(mean) * (_PAVPU_BINS - 1)).astype(np.int64), 0, _PAVPU_BINS - 1
-        )
-        self.accurate += np.bincount(bins[is_accurate], minlength=_PAVPU_BINS)
-        self.inaccurate += np.bincount(bins[~is_accurate], minlength=_PAVPU_BINS)
-
-    def curve(self) -> PavpuCurve:
-        """Return the three measures at every limit; all NaN without a patch."""
-        sure_right, sure_wrong = np.cumsum(self.accurate), np.cumsum(self.inaccurate)
-        unsure_wrong = sure_wrong[-1] - sure_wrong
-        total = sure_right[-1] + sure_wrong[-1]
-        sure = sure_right + sure_wrong
-        return PavpuCurve(
-            np.linspace(0, 1, _PAVPU_BINS) ** 2, _share(sure_right, sure),
-            _share(unsure_wrong, sure_wrong[-1:]), _share(sure_right + unsure_wrong, total),
-            int(np.searchsorted(sure, total / 2)),
-        )
-
-
-def _patch_sums(values: NDArray[np.bool_] | Floats) -> Floats:
-    rows, columns = (np.arange(0, size, PATCH_PX) for size in values.shape)
-    summed = np.add.reduceat(values.astype(np.float64), rows, axis=0)
-    return np.add.reduceat(summed, columns, axis=1)
-
-
-def _share(part: Floats, whole: Floats) -> Floats:
-    return part / np.where(whole > 0, whole, np.nan)
-
-
-# -------------------------------------------------------------------------------------------------
-# How well a score tells yes from no.
+        return self.confidence / known, self.hits / known, share
 
 
 @dataclass
@@ -323,34 +108,14 @@ class Ranking:
         wins = (self.positive * (below + 0.5 * self.negative)).sum()
         return float(wins / (self.positive.sum() * self.negative.sum()))
 
-    def average_precision(self) -> float:
-        """
-        Return the area under the precision-recall curve (AUPR), by steps; NaN without a yes.
-
-        Of a random score it is the share of yes, `prevalence`.
-        """
-        if not self.positive.sum():
-            return float('nan')
-        found, alarms = self._from_the_top()
-        precision = found / np.maximum(found + alarms, 1)
-        return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
-
-    def prevalence(self) -> float:
-        """Return the share of yes; NaN without a pixel."""
-        yes, total = self.positive.sum(), self.positive.sum() + self.negative.sum()
-        return float(yes / total) if total else float('nan')
-
-    def fpr_at_tpr(self, tpr: float = 0.95) -> float:
-        """Return the share of no that is alarmed when `tpr` of the yes are (FPR95); or NaN."""
-        if not self.positive.sum() or not self.negative.sum():
-            return float('nan')
-        found, alarms = self._from_the_top()
-        first = np.searchsorted(found, tpr * found[-1] - 1e-6)
-        return float(alarms[first] / alarms[-1])
-
-    def _from_the_top(self) -> tuple[Floats, Floats]:
-        """Return yes and no at or above each bin, from the highest bin down."""
-        return np.cumsum(self.positive[::-1]), np.cumsum(self.negative[::-1])
+    def merged(self, bins: int = 1024) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Return both histograms in fewer bins, which take less room; `bins` divides 4096."""
+        both = []
+        for fine in (self.positive, self.negative):
+            whole = fine[:-1].copy()
+            whole[-1] += fine[-1]  # the last fine bin, of the value 1 alone
+            both.append(whole.reshape(bins, -1).sum(1).astype(np.uint32))
+        return both[0], both[1]
 
 
 def auroc(scores_yes: NDArray[np.floating], scores_no: NDArray[np.floating]) -> float:
@@ -364,3 +129,82 @@ def auroc(scores_yes: NDArray[np.floating], scores_no: NDArray[np.floating]) -> 
     yes = np.nan_to_num(scores_yes, nan=np.inf)[:, None]
     no = np.nan_to_num(scores_no, nan=np.inf)[None]
     return float(((yes > no) + 0.5 * (yes == no)).mean())
+
+
+# -------------------------------------------------------------------------------------------------
+# One frame is one sample, with a score that grows with uncertainty and a loss in 0..1 (bad or not,
+# or one minus its IoU). Frames of equal score are accepted together: no threshold separates them.
+# Scores and losses have the shape (n,); a score of NaN is refused first, with infinity.
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """
+    One point a threshold, from strict to loose.
+
+    Attributes
+    ----------
+    coverage : ndarray of float64, shape (k,)
+        Share of frames accepted; ends at 1.
+    risk : ndarray of float64, shape (k,)
+        Mean loss of those.
+
+    References
+    ----------
+    Geifman and El-Yaniv, 2017, arXiv:1705.08500.
+
+    """
+
+    coverage: Floats
+    risk: Floats
+
+
+def risk_coverage(scores: ArrayLike, losses: ArrayLike) -> RiskCoverage:
+    """
+    Refuse frames from the most uncertain on, and compute the risk of the rest, in 1 to n points.
+
+    Raises ShapeError if there is no frame, or scores and losses differ in length.
+    """
+    ranks, loss = _checked(scores, losses)
+    _, index = np.unique(ranks, return_inverse=True)
+    counts = np.cumsum(np.bincount(index))
+    return RiskCoverage(counts / len(loss), np.cumsum(np.bincount(index, loss)) / counts)
+
+
+def aurc(scores: ArrayLike, losses: ArrayLike) -> float:
+    """
+    Return the area under the curve, the mean risk over the coverages 1/n .. 1; smaller is better.
+
+    Where scores are equal it is the mean over every order of those frames, so that the order of
+    the data never counts. Errors are those of `risk_coverage`.
+    """
+    ranks, loss = _checked(scores, losses)
+    _, index = np.unique(ranks, return_inverse=True)
+    of_tie = np.bincount(index, loss) / np.bincount(index)
+    return _mean_risk(of_tie[np.sort(index)])
+
+
+def excess_aurc(scores: ArrayLike, losses: ArrayLike) -> float:
+    """
+    Return E-AURC: `aurc` less that of a score that knew the losses; 0 for a perfect order.
+
+    It compares scores of one network, not networks. Errors are those of `risk_coverage`.
+
+    References
+    ----------
+    Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206.
+
+    """
+    return aurc(scores, losses) - _mean_risk(np.sort(_checked(scores, losses)[1]))
+
+
+def _mean_risk(losses: Floats) -> float:
+    return float((np.cumsum(losses) / np.arange(1, len(losses) + 1)).mean())
+
+
+def _checked(scores: ArrayLike, losses: ArrayLike) -> tuple[Floats, Floats]:
+    ranks, loss = np.asarray(scores, np.float64), np.asarray(losses, np.float64)
+    if ranks.shape != loss.shape or ranks.ndim != 1 or not ranks.size:
+        raise ShapeError(f'scores of shape {ranks.shape} and losses of {loss.shape}',
+                         'one of each a frame, and at least one frame')
+    return np.where(np.isnan(ranks), np.inf, ranks), loss

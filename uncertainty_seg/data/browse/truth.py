@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from uncertainty_seg.calibration.labelled_pairs import without_ignored
-from uncertainty_seg.calibration.report.data import Legend
-from uncertainty_seg.calibration.report.pictures import paint_mask
+from uncertainty_seg.calibration.report.pictures import Legend, paint_mask
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.render import overlay

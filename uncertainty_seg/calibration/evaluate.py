@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The steps of ``evaluate``: labelled frames, foreign frames, and the ladder of corruptions."""
+"""Measure the masks, the uncertainty and the flag of a bundle on labelled images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from uncertainty_seg.backends.opening import offline_settings
 from uncertainty_seg.calibration.labelled_pairs import (
     count_fitted,
     data_digest,
+    evenly,
+    every_score,
     images_in,
     known_frames,
     measure,
@@ -26,41 +28,33 @@ from uncertainty_seg.calibration.labelled_pairs import (
     without_selected,
     without_twins,
 )
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.bootstrap import (
-    block_interval,
-    Interval,
-    pixel_intervals,
-)
-from uncertainty_seg.calibration.statistics.conformal import bad_share, BadShare, block_shares
+from uncertainty_seg.calibration.statistics.bad_rule import BadRule, DEFAULT_RULE
+from uncertainty_seg.calibration.statistics.conformal import bad_share, BadShare
 from uncertainty_seg.calibration.statistics.evaluation import (
-    compare_rankings,
     Evaluation,
-    frame_table,
+    FrameRanker,
     FrameRanking,
-    rank_frames,
-    RankingGain,
+    FrameTable,
     score_frames,
 )
-from uncertainty_seg.calibration.statistics.frame_table import FrameTable
+from uncertainty_seg.calibration.statistics.intervals import Draws, Interval, weighted_totals
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Column, Promise
 from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.sim.corruptions import corrupt, KINDS, MAX_SEVERITY
-from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
+from uncertainty_seg.storage.labelled_folder import (
+    LabelledFolder,
+    load_folder,
+    read_blocks,
+)
 
 # What the gate is compared with: the score of the papers this project starts from, and what
 # stands for it where passes do not disagree.
 PLAIN_SCORE, PLAIN_OF_ONE_PASS = 'mutual_information.mean', 'entropy.mean'
-# One in 31 of the 1 024 limits of the curve, the ends among them.
-_PAVPU_STEP = 31
 _log = logging.getLogger(__name__)
-_PAVPU = ('limits', 'accurate_if_certain', 'uncertain_if_inaccurate', 'pavpu')
-_DEFAULT_RULE = 'iou<0.5'
 # What stands in the place of the figures of the flag.
 NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no figures of it; '
            'masks and uncertainty are measured at temperature 1')
@@ -68,7 +62,7 @@ NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no f
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to measure; `tools.evaluate_bundle.evaluate` describes the fields."""
+    """What to measure; `evaluate` describes the fields."""
 
     bundle: ModelBundle
     settings: Settings
@@ -88,22 +82,22 @@ class FlagFigures:
     Attributes
     ----------
     limits : mapping of str to float
-        Of the gate.
+        Thresholds of the gate.
     promise : Promise or None
-        What these limits promise.
+        What these promise.
     order : ndarray of float64, shape (n,)
         The gate's order of the frames.
     ranking : FrameRanking
         Of this order.
     plain : str
         The score that it is compared with: `PLAIN_SCORE`, or `PLAIN_OF_ONE_PASS`.
-    gain : RankingGain
+    gain : FrameRanking
         Of this order over that of `plain`.
     accepted_and_bad, accepted : Interval
         Shares of the frames; every block counts alike, as in the promise.
     bad_if_accepted : BadShare
-        With its upper bound; over blocks if there is a file of them. On images that the limits
-        were fitted on it is shared among all limits that these could have chosen.
+        With its upper bound; over blocks if there is a file of them. On images that the thresholds
+        were fitted on it is shared among all that these could have chosen.
     foreign_accepted : float or None
         Share of the frames of another kind, if there are any.
 
@@ -114,7 +108,7 @@ class FlagFigures:
     order: Column
     ranking: FrameRanking
     plain: str
-    gain: RankingGain
+    gain: FrameRanking
     accepted_and_bad: Interval
     accepted: Interval
     bad_if_accepted: BadShare
@@ -149,11 +143,11 @@ class Evaluated:
     rankings : mapping of str to FrameRanking
         Of every score.
     flag : FlagFigures or None
-        None of a bundle that nobody calibrated: it has no limits and no promise.
+        None of a bundle that is not calibrated: it has no thresholds and no promise.
     ladders : tuple of Ladder
         One a kind of corruption.
     is_fitted : bool
-        Whether these are the images that the limits were fitted on.
+        Whether some of these are images that the thresholds were fitted on.
     passes, precision : int, str
         T, and what the network computed in.
     selected : str
@@ -177,18 +171,13 @@ class Evaluated:
 
     def summary(self) -> dict[str, Any]:
         """Return the line for scripts."""
-        found, pixels = self.evaluation, self.evaluation.pixels
-        curve, promise = pixels.patches.curve(), self.flag.promise if self.flag else None
+        found = self.evaluation
+        promise = self.flag.promise if self.flag else None
         return {
             'intervals': {k: asdict(v) for k, v in self.pixel_intervals.items()},
             'mean_iou': found.mean_iou, 'accuracy': found.accuracy, 'iou': found.iou.tolist(),
-            'ece': found.ece, 'adaptive_ece': pixels.adaptive.value(),
-            'brier': pixels.brier.value(), 'pavpu_at_median': float(curve.pavpu[curve.median]),
-            'pavpu': {name: getattr(curve, name)[::_PAVPU_STEP].tolist() for name in _PAVPU},
-            'maps': {name: {'error_auroc': ranking.auroc(),
-                            'error_aupr': ranking.average_precision(),
-                            'error_fpr95': ranking.fpr_at_tpr()}
-                     for name, ranking in pixels.telling.items()},
+            'ece': found.ece,
+            'error_auroc': found.error_auroc,
             'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
             'gate': self.flag.summary() if self.flag else None, 'is_fitted': self.is_fitted,
             'promise': asdict(promise) if promise else None,
@@ -200,36 +189,31 @@ class Evaluated:
 
 def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     """
-    Measure a bundle, with intervals where frames are counted.
+    Measure one bundle, with intervals where frames are counted.
 
-    Without a calibration masks, maps and scores are measured at temperature 1, and no flag.
-    Raises CalibrationError if the calibration is one for other settings;
-    ConfigError if the rule cannot be read, or there is no such promise; DatasetError if the
-    folders or the file of blocks are wrong.
+    Without a calibration masks, maps and scores are measured at temperature 1, and no flag. Raises
+    what `evaluate` raises.
     """
     bundle, calibration = request.bundle, request.bundle.calibration
     settings = offline_settings(bundle, request.settings)
     promise = calibration.promise_of(settings.gate.alpha) if calibration else None
-    text = request.bad or (promise.bad if promise else _DEFAULT_RULE)
-    rule = BadRule.parse(text, bundle.card.class_names)
+    rule = BadRule.parse(request.bad or (promise.bad if promise else DEFAULT_RULE),
+                         bundle.card.class_names)
     read = load_folder(request.data, request.split)
     data, selected = without_selected(read, request.data)
     if selected:
         _log.warning('%s', selected)
     known = known_frames(bundle, data, settings.ignore_mask)
     known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
-    pairs = known.pairs
     foreign_images = images_in(request.ood) if request.ood else {}
     refuse_familiar(foreign_images, known)
-    is_fitted = _is_fitted(calibration, data, pairs)
-    scorer = ScoreVector(bundle.card, calibration.pixel_limits if calibration else None,
-                         calibration.density if calibration else None, features=bundle.features)
-    with opened(bundle, settings, scorer=scorer) as pipeline:
+    is_fitted = _is_fitted(calibration, data, known.pairs)
+    with opened(bundle, settings, scorer=every_score(bundle)) as pipeline:
         limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
-        evaluation = measure(pipeline, pairs, f'{request.split} frames', rule)
-        foreign = _foreign(pipeline, foreign_images)
-        ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
-    frames = frame_table(evaluation.frames, known.stems, blocks)
+        evaluation = measure(pipeline, known.pairs, f'{request.split} frames', rule)
+        foreign = score_frames(pipeline, foreign_images) if foreign_images else None
+        ladders = climb(pipeline, known.pairs, rule, limits, request.corrupt_frames)
+    frames = evaluation.table(known.stems, blocks)
     told = [name for name in frames.scores
             if name in limits or not evaluation.pixels.is_rounding(name)]
     frames, foreign = frames.only(told), foreign and foreign.only(told)
@@ -237,12 +221,15 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     # that were all selected are others than those that it was promised for.
     is_dive = not selected or data is not read
     kept = promise if promise and rule.text == promise.bad and is_dive else None
+    draws, ranker = Draws.of(blocks), FrameRanker(frames, len(foreign_images))
     flag = None if calibration is None else _flag(
-        calibration, kept, limits, frames, foreign, blocks if request.blocks else None, is_fitted)
+        calibration, kept, limits, frames, foreign, ranker, draws,
+        blocks if request.blocks else None, is_fitted)
+    figures = weighted_totals(evaluation.totals, bundle.card.num_classes, draws.weights)
     return Evaluated(
-        evaluation, pixel_intervals(evaluation.totals, blocks, bundle.card.num_classes),
-        frames, foreign, pairs, rule.text,
-        {name: rank_frames(values, frames, foreign.scores[name] if foreign else None)
+        evaluation, {name: draws.interval(values) for name, values in figures.items()},
+        frames, foreign, known.pairs, rule.text,
+        {name: ranker.rank(values, foreign.scores[name] if foreign else None)
          for name, values in frames.scores.items()},
         flag, ladders, is_fitted, passes, precision, selected)
 
@@ -250,41 +237,33 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
 def _is_fitted(
     calibration: Calibration | None, data: LabelledFolder, pairs: Sequence[Pair]
 ) -> bool:
-    """Say whether limits were fitted on any of these images, and warn that it proves nothing."""
+    """Say whether thresholds were fitted on any of these images, and warn: it proves nothing."""
     if calibration is None:
         return False
     count = count_fitted(calibration, data_digest(data), [image for image, _ in pairs])
     if count:
         some = '' if count == len(pairs) else f'{count} of '
-        leave = '; leave those out' * bool(some)
         _log.warning('the limits were fitted on %sthese images: what is accepted and bad here '
-                     'proves nothing%s', some, leave)
+                     'proves nothing%s', some, '; leave those out' * bool(some))
     return count > 0
 
 
 def _flag(
     calibration: Calibration, promise: Promise | None, limits: Mapping[str, float],
-    frames: FrameTable, foreign: FrameTable | None, blocks: NDArray[np.str_] | None,
-    is_fitted: bool,
+    frames: FrameTable, foreign: FrameTable | None, ranker: FrameRanker, draws: Draws,
+    blocks: NDArray[np.str_] | None, is_fitted: bool,
 ) -> FlagFigures:
     """Return what the gate makes of the frames; `blocks` are those of a file."""
-    accepted = frames.accepted(limits)
-    order = _order(calibration, frames, limits)
-    foreign_order = None if foreign is None else _order(calibration, foreign, limits)
+    accepted, order = frames.accepted(limits), _order(calibration, frames, limits)
+    strange = None if foreign is None else _order(calibration, foreign, limits)
     plain = PLAIN_SCORE if PLAIN_SCORE in frames.scores else PLAIN_OF_ONE_PASS
+    both = None if foreign is None or strange is None else (strange, foreign.scores[plain])
     return FlagFigures(
-        limits, promise, order, rank_frames(order, frames, foreign_order),
-        plain, _gain(order, foreign_order, frames, foreign, plain),
-        _share(accepted & frames.is_bad, frames), _share(accepted, frames),
+        limits, promise, order, ranker.rank(order, strange), plain,
+        ranker.compare(order, frames.scores[plain], both),
+        draws.share(accepted & frames.is_bad), draws.share(accepted),
         bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),
         None if foreign is None else float(foreign.accepted(limits).mean()))
-
-
-def _foreign(pipeline: Pipeline, images: Mapping[str, Any]) -> FrameTable | None:
-    if not images:
-        return None
-    return frame_table(score_frames(pipeline, images.values()), images,
-                       np.array(list(images), np.str_))
 
 
 def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, float]) -> Column:
@@ -293,22 +272,6 @@ def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, fl
     if family is None or not set(limits) <= set(family.names):
         return frames.ratios(limits)
     return family.frame_ranks(frames.scores, tuple(limits))
-
-
-def _gain(
-    order: Column, foreign_order: Column | None, frames: FrameTable, foreign: FrameTable | None,
-    plain: str,
-) -> RankingGain:
-    pair = None
-    if foreign is not None and foreign_order is not None:
-        pair = foreign_order, foreign.scores[plain]
-    return compare_rankings(order, frames.scores[plain], frames, pair)
-
-
-def _share(chosen: Any, frames: FrameTable) -> Interval:
-    """Return the mean over blocks of the share chosen, which is what is promised."""
-    names, shares = block_shares(chosen, frames.blocks)
-    return block_interval(lambda rows: float(rows.mean()), shares, names)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -327,9 +290,9 @@ class Step:
     mean_iou : float
         Of the masks, over all pixels.
     accepted, accepted_and_bad : float
-        Shares of the frames; NaN without limits.
+        Shares of the frames; NaN without thresholds.
     ratio : float
-        Mean of the largest score over its limit; NaN without limits.
+        Mean of the largest score over its threshold; NaN without thresholds.
 
     """
 
@@ -354,31 +317,14 @@ def climb(
     most: int,
 ) -> tuple[Ladder, ...]:
     """
-    Measure every kind at every severity.
+    Measure every kind of `sim.corruptions.KINDS` at every severity.
 
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Its gate is not asked.
-    pairs : sequence of (image, mask)
-        Clear images.
-    rule : BadRule
-        When a mask is bad.
-    limits : mapping of str to float
-        Of the gate; empty without a calibration.
-    most : int
-        Images to take, evenly spread; 0 for no ladder.
-
-    Returns
-    -------
-    tuple of Ladder
-        In the order of `synthetic.corruptions.KINDS`.
-
+    Takes at most so many of the pairs, evenly spread; none for no ladder. `limits` are those of
+    the gate, empty without a calibration.
     """
     if not most:
         return ()
-    picked = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
-    taken = [pairs[i] for i in picked]
+    taken = [pairs[i] for i in evenly(len(pairs), most)]
     clear = _step(pipeline, taken, rule, limits, KINDS[0], 0)
     return tuple(
         Ladder(kind, len(taken), (clear, *(_step(pipeline, taken, rule, limits, kind, severity)
@@ -394,7 +340,7 @@ def _step(
     if not limits:
         return Step(severity, found.mean_iou, math.nan, math.nan, math.nan)
     names = [str(i) for i in range(len(pairs))]
-    frames = frame_table(found.frames, names, np.array(names, np.str_))
+    frames = found.table(names, np.array(names, np.str_))
     accepted = frames.accepted(limits)
     return Step(severity, found.mean_iou, float(accepted.mean()),
                 float((accepted & frames.is_bad).mean()), float(frames.ratios(limits).mean()))

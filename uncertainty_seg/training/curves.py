@@ -51,14 +51,23 @@ def _text(value: Any) -> str:
 
 
 def _page(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    from uncertainty_seg.calibration.report.page import render_page
+    from uncertainty_seg.calibration.report.page import number, Plots, Report, Row, Section, Table
 
-    return render_page('curves.html', title=f'Training of {name}', rows=rows,
-                       plot=_plot(rows), notes=[row for row in rows if row['note']])
+    table = [Row([f'{row["epoch"]}', number(row['loss']), number(row['val_mean_iou']),
+                  f'{row["learning_rate"]:.2g}', number(row['seconds'], 1)]) for row in rows]
+    return Report(f'Training of {name}', [
+        Section('curves', 'Curves', [Plots([(_plot(rows), 'loss and mean IoU over epochs')],
+                                           'large')], (
+            'The loss is of augmented training images with dropout. Where it falls and the IoU of '
+            'images that are not trained on no longer rises, the network learns its images by '
+            'heart: take more of them, or stop earlier.')),
+        Section('epochs', 'Epochs', [Table(
+            ['epoch', 'loss', 'mean IoU', 'learning rate', 'seconds'], table)]),
+    ], warnings=[f'Epoch {row["epoch"]}: {row["note"]}.' for row in rows if row['note']]).page()
 
 
 def _plot(rows: Sequence[Mapping[str, Any]]) -> str:
-    from uncertainty_seg.calibration.report.plots import BLUE, picture, RED
+    from uncertainty_seg.calibration.report.pictures import BLUE, picture, RED
 
     def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)

@@ -7,18 +7,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uncertainty_seg.calibration.compare.cost import MeasuredCost
-from uncertainty_seg.calibration.compare.frames import MeasuredFrames
-from uncertainty_seg.calibration.compare.run import Comparison
-from uncertainty_seg.calibration.compare.table import TableMaker
+from uncertainty_seg.calibration.compare import Comparison, MeasuredCost
+from uncertainty_seg.calibration.comparison_rows import Contended, FigureRow, rows_of
 
 COUNT, BINS, FOREIGN = 90, 64, 40
-COST = MeasuredCost(1.5, 1.4, 30.0, 20.0, 1.1, 0.3, 300.0)
+COST = MeasuredCost(1.5, 30.0, 20.0, 1.1)
 
 
 def planted(
     skill: float = 0.0, accuracy: float = 0.7, seed: int = 1, more_maps: tuple[str, ...] = ()
-) -> MeasuredFrames:
+) -> Contended:
     """Return frames whose maps and scores tell wrong, bad and foreign better by `skill`."""
     rng, plan = np.random.default_rng(seed), np.random.default_rng(0)
     bad = plan.uniform(size=COUNT) < 0.35
@@ -43,20 +41,17 @@ def planted(
               'entropy.top': squashed(rng.normal(size=COUNT))}
     foreign = {'entropy.mean': squashed(0.8 + 2 * skill + rng.normal(size=FOREIGN)),
                'entropy.top': squashed(rng.normal(size=FOREIGN))}
-    return MeasuredFrames(
-        bad, np.concatenate([confusion, bins], 1).astype(float), scores,
-        {name: pixels(skill) for name in ('entropy', *more_maps)},
-        {'entropy': pixels(skill)}, {'reefs': foreign})
+    return Contended(bad, np.concatenate([confusion, bins], 1).astype(float), scores,
+                     {name: pixels(skill) for name in ('entropy', *more_maps)}, foreign, 1.5)
 
 
-def maker(folds: int = 3) -> TableMaker:
-    return TableMaker.of(2, np.array([f'f{i}' for i in range(COUNT)]), {'reefs': FOREIGN}, folds,
-                         200, (0.1, 0.15))
+def rows(contended: Mapping[str, Contended]) -> tuple[FigureRow, ...]:
+    """Return the rows of planted frames, each its own block."""
+    return rows_of(contended, np.array([f'f{i}' for i in range(COUNT)]), 2, (0.1, 0.15), 200)
 
 
-def comparison(measured: Mapping[str, MeasuredFrames]) -> Comparison:
+def comparison(contended: Mapping[str, Contended]) -> Comparison:
     """Return the comparison of planted frames."""
-    rows = maker().rows(measured, dict.fromkeys(measured, COST))
-    return Comparison(rows, {label: f'{label} <as planted>.' for label in measured},
-                      dict.fromkeys(measured, COST.describe()), {'frames': str(COUNT)},
+    return Comparison(rows(contended), {label: f'{label} <as planted>.' for label in contended},
+                      dict.fromkeys(contended, COST.describe()), {'frames': str(COUNT)},
                       ('the frames are <planted>.',))

@@ -1,0 +1,246 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Intervals over draws of blocks: by hand, and equal to plain figures of the rows of each draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calibration_helpers import picture
+from fake_backend import FakeBackend
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from uncertainty_seg.calibration.statistics import metrics
+from uncertainty_seg.calibration.statistics.conformal import (
+    mean_block_share,
+    promised_coverage,
+    promised_limit,
+)
+from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation
+from uncertainty_seg.calibration.statistics.intervals import (
+    Draws,
+    Interval,
+    weighted_auroc,
+    weighted_excess_aurc,
+    weighted_pixel_auroc,
+    weighted_totals,
+)
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import CalibrationError, ConfigError, ShapeError
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+
+def mean_interval(values: Any, blocks: Any, **more: int) -> Interval:
+    """Return the interval of a mean over rows."""
+    draws = Draws.of(blocks, **more)
+    return draws.interval(draws.weights @ np.asarray(values, float) / draws.weights.sum(1))
+
+
+def test_two_blocks_by_hand() -> None:
+    # Means of the draws: 0, 1/2, 1/2, 1, equally often.
+    wide = mean_interval([0, 1], ['a', 'b'])
+    assert (wide.value, wide.lower, wide.upper, wide.num_blocks) == (0.5, 0, 1, 2)
+
+
+def test_many_blocks_have_the_interval_of_the_normal() -> None:
+    rows = np.random.default_rng(0).standard_normal(400)
+    got = mean_interval(rows, np.arange(400), draws=4000)
+    half = 1.96 * rows.std() / 20
+    assert got.lower == pytest.approx(rows.mean() - half, abs=0.05 * half)
+    assert got.upper == pytest.approx(rows.mean() + half, abs=0.05 * half)
+
+
+def test_copies_within_a_block_add_no_certainty() -> None:
+    values = np.random.default_rng(1).random(30)
+    one = mean_interval(values, np.arange(30))
+    copied = mean_interval(values.repeat(10), np.arange(30).repeat(10))
+    assert (copied.lower, copied.upper) == pytest.approx((one.lower, one.upper))
+    by_frame = mean_interval(values.repeat(10), np.arange(300))
+    assert by_frame.upper - by_frame.lower < 0.5 * (one.upper - one.lower)
+
+
+def test_the_seed_decides_and_the_names_of_the_blocks_do_not() -> None:
+    rows, blocks = np.random.default_rng(2).random(50), np.arange(50) // 5
+    first = mean_interval(rows, blocks, seed=3)
+    assert first == mean_interval(rows, [f'dive {block}' for block in blocks], seed=3)
+    assert first != mean_interval(rows, blocks, seed=4)
+
+
+def test_a_difference_is_narrower_than_its_parts_where_they_move_together() -> None:
+    rng = np.random.default_rng(5)
+    water = rng.standard_normal(60)
+    other = water + 0.1 + 0.05 * rng.standard_normal(60)
+    apart, gain = mean_interval(other, np.arange(60)), mean_interval(other - water, np.arange(60))
+    assert apart.lower < 0 < gain.lower
+    assert gain.upper - gain.lower < 0.2 * (apart.upper - apart.lower)
+
+
+def test_draws_without_a_value_are_left_out() -> None:
+    draws = Draws.of(np.arange(4), 1000)
+    values = np.where(draws.weights[:, 0] > 0, 1.0, np.nan)
+    assert draws.interval(values).lower == 1
+    nothing = draws.interval(np.full(1001, np.nan))
+    assert np.isnan([nothing.value, nothing.lower, nothing.upper]).all()
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    held = 0
+    for draw in range(200):
+        rng = np.random.default_rng((9, draw))
+        rows = rng.standard_normal(40).repeat(3) + 0.3 * rng.standard_normal(120)
+        got = mean_interval(rows, np.arange(40).repeat(3), draws=200, seed=draw)
+        held += got.lower <= 0 <= got.upper
+    assert 0.89 <= held / 200 <= 0.99
+
+
+def test_shares_are_means_over_blocks_of_any_size() -> None:
+    draws = Draws.of(['a', 'a', 'a', 'a', 'b'])
+    found = draws.share([True, False, False, False, True])
+    assert (found.value, found.lower, found.upper) == (0.625, 0.25, 1)
+
+
+@pytest.mark.parametrize('blocks', [[], [[1, 2]]])
+def test_blocks_that_are_none_are_refused(blocks: Any) -> None:
+    with pytest.raises(ShapeError):
+        Draws.of(blocks)
+    with pytest.raises(ConfigError, match='0'):
+        Draws.of([1], draws=0)
+
+
+# -------------------------------------------------------------------------------------------------
+# Each figure of a draw is that of its rows.
+
+RNG = np.random.default_rng(3)
+BLOCKS = np.array([f'dive {i}' for i in RNG.integers(0, 13, 60)])
+BAD = RNG.uniform(size=60) < 0.3
+# Coarse, so that frames tie, and with what is not known.
+SCORES = np.where(np.arange(60) % 19 == 7, np.nan, np.round(RNG.uniform(size=60) + 0.4 * BAD, 1))
+DRAWS = Draws.of(BLOCKS, 40, 5)
+
+
+def rows_of(draw: int) -> NDArray[np.intp]:
+    """Return the frames of a draw, each as often as it was drawn."""
+    return np.repeat(np.arange(60), DRAWS.weights[draw].astype(int))
+
+
+@pytest.mark.parametrize('draw', [0, 1, 17, 40])
+def test_frame_figures_of_a_draw_are_those_of_its_rows(draw: int) -> None:
+    rows, loss = rows_of(draw), BAD.astype(float)
+    weights = DRAWS.weights
+    assert (weights[0] == 1).all() and (DRAWS.counts.sum(1) == 13).all()
+    assert weighted_excess_aurc(SCORES, loss, weights)[draw] == pytest.approx(
+        metrics.excess_aurc(SCORES[rows], loss[rows]))
+    found = weighted_auroc(SCORES[BAD], SCORES[~BAD], weights[:, BAD], weights[:, ~BAD])
+    drawn, bad = SCORES[rows], BAD[rows]
+    assert found[draw] == pytest.approx(metrics.auroc(drawn[bad], drawn[~bad]))
+    missing = weighted_auroc(SCORES[:0], SCORES, weights[:, :0], weights)
+    assert np.isnan(missing).all()
+
+
+@pytest.mark.parametrize('draw', [0, 9])
+def test_pixel_figures_of_a_draw_are_those_of_a_ranking_of_its_frames(draw: int) -> None:
+    yes, no = (RNG.integers(0, 50, (60, 4097)) for _ in range(2))
+    rows = rows_of(draw)
+    ranking = metrics.Ranking(yes[rows].sum(0).astype(float), no[rows].sum(0).astype(float))
+    assert weighted_pixel_auroc(yes, no, DRAWS.weights)[draw] == pytest.approx(ranking.auroc())
+    assert np.isnan(weighted_pixel_auroc(np.zeros((60, 5)), no[:, :5], DRAWS.weights)).all()
+
+
+@pytest.fixture(scope='module')
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    from conftest import make_tiny_bundle
+
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path_factory.mktemp('b') / 'tiny')))
+    return Pipeline(bundle, FakeBackend(bundle.card), Settings())
+
+
+@pytest.fixture(scope='module')
+def found(pipeline: Pipeline) -> Evaluation:
+    rng = np.random.default_rng(0)
+    return evaluate(pipeline, [picture(rng, grey) for grey in np.linspace(0, 0.9, 12)], 255)
+
+
+def intervals_of(found: Evaluation, blocks: Any) -> dict[str, Interval]:
+    draws = Draws.of(blocks)
+    figures = weighted_totals(found.totals, 3, draws.weights)
+    return {name: draws.interval(values) for name, values in figures.items()}
+
+
+def test_what_the_images_add_is_the_whole(found: Evaluation) -> None:
+    assert found.totals.shape == (12, 9 + 45)
+    np.testing.assert_allclose(found.totals.sum(0), found.pixels.totals())
+    intervals = intervals_of(found, np.arange(12))
+    for name in ('mean_iou', 'accuracy', 'ece'):
+        assert intervals[name].value == pytest.approx(getattr(found, name))
+        assert 0 <= intervals[name].lower < intervals[name].value < intervals[name].upper <= 1
+
+
+def test_a_draw_is_as_if_these_images_had_been_measured(pipeline: Pipeline) -> None:
+    """Of two images, a draw has twice the one, twice the other, or both."""
+    rng = np.random.default_rng(1)
+    pairs = [picture(rng, 0.0), picture(rng, 0.9)]
+    alone = [evaluate(pipeline, [pair], 255) for pair in pairs]
+    for name, interval in intervals_of(evaluate(pipeline, pairs, 255), ['a', 'b']).items():
+        ends = sorted(getattr(one, name) for one in alone)
+        assert [interval.lower, interval.upper] == pytest.approx(ends)
+
+
+def test_of_one_block_there_is_no_interval(found: Evaluation) -> None:
+    """It was as wide as a point: of one dive, as if every other one were the same."""
+    intervals = intervals_of(found, ['dive'] * 12)
+    assert all(np.isnan([i.lower, i.upper]).all() and i.num_blocks == 1
+               for i in intervals.values())
+    assert intervals['accuracy'].value == pytest.approx(found.accuracy)
+    # Of the same figure in each of two there is one, as wide as a point.
+    same = mean_interval([1, 1, 1], ['a', 'a', 'b'])
+    assert (same.lower, same.upper, same.num_blocks) == (1, 1, 2)
+
+
+# -------------------------------------------------------------------------------------------------
+# What a promise accepts, by draws and by halves.
+
+
+@pytest.mark.parametrize(('alpha', 'draw'), [(0.2, 0), (0.35, 0), (0.3, 7), (0.25, 31)])
+def test_coverage_of_a_draw_is_that_of_the_promise_on_each_half(alpha: float, draw: int) -> None:
+    names = np.unique(BLOCKS)
+    order = np.random.default_rng(2).permutation(len(names))
+    in_first = np.isin(names, names[order[:len(names) // 2]])
+    # Each copy of a block is a block of its own, and all of them are in one half.
+    rows, copies, first = [], [], []
+    for index, name in enumerate(names):
+        for copy in range(int(DRAWS.counts[draw, index])):
+            frames = np.flatnonzero(name == BLOCKS)
+            rows += frames.tolist()
+            copies += [f'{name} {copy}'] * len(frames)
+            first += [bool(in_first[index])] * len(frames)
+    ranks = np.where(np.isnan(SCORES), np.inf, SCORES)[rows]
+    bad, blocks, on = BAD[rows], np.array(copies), np.array(first)
+    expected = []
+    for half in (on, ~on):
+        try:
+            limit = promised_limit(ranks[half], bad[half], blocks[half], alpha)
+        except CalibrationError:
+            limit = -np.inf
+        taken = ranks[~half] <= limit
+        expected.append([mean_block_share(part, blocks[~half])
+                         for part in (taken, taken & bad[~half])])
+    found = promised_coverage(SCORES, BAD, DRAWS, alpha, 1, 2)
+    assert [part[draw] for part in found] == pytest.approx(np.mean(expected, axis=0).tolist())
+
+
+def test_the_promise_holds_over_halves_and_a_better_order_accepts_more() -> None:
+    rng = np.random.default_rng(0)
+    bad = rng.uniform(size=400) < 0.3
+    draws = Draws.of(np.arange(400), 1, 0)
+    good, poor = (promised_coverage(gain * bad + rng.normal(size=400), bad, draws, 0.1, 40, 0)
+                  for gain in (3.0, 0.0))
+    assert good[1][0] < 0.105 and poor[1][0] < 0.105
+    assert good[0][0] > poor[0][0] + 0.3
+
+
+def test_too_few_blocks_have_no_coverage_and_what_is_not_known_is_not_accepted() -> None:
+    assert np.isnan(promised_coverage(SCORES, BAD, DRAWS, 0.05, 3, 0)).all()
+    accepted, bad = promised_coverage(np.full(60, np.nan), BAD, DRAWS, 0.3, 3, 0)
+    assert accepted[0] == bad[0] == 0

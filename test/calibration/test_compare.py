@@ -1,0 +1,224 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""`evaluate` of several bundles, from bundles to the line for scripts, and on wrong input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+from calibration_helpers import call_json, CLASSES, write_folder
+from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('matplotlib', reason='matplotlib is not installed: no page is written')
+
+from uncertainty_seg.calibration import compare as it  # noqa: E402
+from uncertainty_seg.calibration.api import compare  # noqa: E402
+from uncertainty_seg.calibration.compare import (  # noqa: E402
+    ComparedFrames,
+    Contender,
+    contenders_of,
+    measure_cost,
+    MeasuredCost,
+)
+from uncertainty_seg.calibration.comparison_rows import Contended  # noqa: E402
+from uncertainty_seg.calibration.labelled_pairs import data_digest, KnownFrames  # noqa: E402
+from uncertainty_seg.calibration.statistics.bad_rule import BadRule  # noqa: E402
+from uncertainty_seg.core.calibration import image_digest  # noqa: E402
+from uncertainty_seg.core.settings import Settings  # noqa: E402
+from uncertainty_seg.core.uncertainty import maps_from_logits  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.storage.model_bundle import (  # noqa: E402
+    load_bundle,
+    write_bundle,
+    write_calibration,
+)
+from uncertainty_seg.storage.review_record import (  # noqa: E402
+    CONTROL,
+    FrameReview,
+    SELECTED,
+    write_review,
+)
+
+SETTINGS = Settings(backend='onnxruntime', threads=1)
+COST = MeasuredCost(1.5, 30.0, 20.0, 1.1)
+
+
+def call(*words: str | Path) -> tuple[int, dict[str, Any], str]:
+    return call_json('evaluate', *words)
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('compare')
+    make_tiny_bundle(root / 'tiny')
+    write_folder(root / 'val', 30, 2)
+    write_folder(root / 'other', 8, 5)
+    # The same network with far more dropout: passes that differ more and say less.
+    card = tiny_card(name='loud', passes=20)
+    card = replace(card, dropout_sites=(replace(card.dropout_sites[0], p=0.7),))
+    write_bundle(root / 'loud', card, {'trunk.onnx': tiny_trunk().SerializeToString(),
+                                       'head.onnx': tiny_head().SerializeToString()})
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _free(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be timed, but where time is what is tested."""
+    if 'time' not in request.node.name:
+        monkeypatch.setattr(it, 'measure_cost', lambda *_: COST)
+
+
+def rows(found: dict[str, Any], figure: str) -> dict[str, Any]:
+    return {row['bundle']: row for row in found['rows'] if row['figure'] == figure}
+
+
+def test_passes_are_compared_with_none_of_the_same_network(place: Path, tmp_path: Path) -> None:
+    code, found, said = call(place / 'tiny', place / 'loud', place / 'val', '--ood',
+                             place / 'other', '--report', tmp_path / 'page.html')
+    assert code == 0, said
+    assert found['baseline'] == 'single' and list(found['bundles']) == ['single', 'tiny', 'loud']
+    assert found['bundles']['single'].startswith("the deterministic pass of 'tiny'")
+    # Without dropout the tiny network is right wherever colour says so; with seven in ten
+    # dropped it is not.
+    iou = rows(found, 'mean_iou')
+    assert iou['loud']['gain']['upper'] < 0
+    assert rows(found, 'ood_auroc').keys() == {'single', 'tiny', 'loud'}
+    assert rows(found, 'cost_ratio')['loud']['value']['value'] == 1.5
+    assert any('loud has no calibration' in note for note in found['notes'])
+    assert '<h1>Comparison with single</h1>' in (tmp_path / 'page.html').read_text()
+
+
+def test_a_bundle_beside_its_own_copy_gains_exactly_nothing(place: Path) -> None:
+    shutil.copytree(place / 'tiny', place / 'copy', dirs_exist_ok=True)
+    found = compare([place / 'copy'], place / 'val', baseline=place / 'tiny',
+                    settings=SETTINGS, alphas=(0.2,))
+    assert list(found.contenders) == ['tiny', 'copy']
+    judged = [row for row in found.rows if row.gain]
+    assert len(judged) >= 5
+    for row in judged:
+        assert row.gain is not None and (row.gain.value == 0 or np.isnan(row.gain.value))
+    assert found.verdicts()['copy'] == 'not better than tiny in anything.'
+
+
+def test_selected_frames_are_left_aside_where_others_were_drawn_by_chance(
+    place: Path, tmp_path: Path
+) -> None:
+    mixed = shutil.copytree(place / 'val', tmp_path / 'mixed')
+    drawn = {path.stem for path in (mixed / 'images').iterdir()}
+    write_folder(mixed, 20, 3, bad_share=0.9)
+    stems = {path.stem for path in (mixed / 'images').iterdir()}
+    write_review(mixed, {stem: FrameReview(True, 'corrected', CONTROL if stem in drawn else
+                                           SELECTED) for stem in stems})
+    alone, both = (compare([place / 'tiny'], data, settings=SETTINGS).summary()
+                   for data in (place / 'val', mixed))
+    assert both['facts']['frames'].startswith('30 in ')
+    assert json.dumps(both['rows']) == json.dumps(alone['rows'])
+    assert '20 of 50 frames of' in both['notes'][0]
+    assert both['notes'][1:] == alone['notes']
+    # Whoever gets the page alone reads it too, as a warning.
+    write_review(mixed, {stem: FrameReview(True, 'corrected', SELECTED) for stem in stems})
+    page = tmp_path / 'page.html'
+    every = compare([place / 'tiny'], mixed, settings=SETTINGS, report=page)
+    assert every.facts['frames'].startswith('50 in ')
+    assert '<p class="warning">All 50 frames of ' in page.read_text()
+
+
+def test_a_bundle_that_was_calibrated_on_these_images_says_so(
+    place: Path, tmp_path: Path
+) -> None:
+    fitted = shutil.copytree(place / 'tiny', tmp_path / 'fitted')
+    bundle = load_bundle(fitted)
+    assert bundle.calibration is not None
+    digest = data_digest(load_folder(place / 'val', 'val'))
+    write_calibration(bundle, replace(bundle.calibration, data_sha256=digest))
+    write_folder(tmp_path / 'others', 30, 7)
+
+    def notes(data: Path) -> list[str]:
+        found = compare([fitted], data, settings=SETTINGS)
+        return [note for note in found.notes if 'was calibrated on' in note]
+
+    assert len(notes(place / 'val')) == 2 and notes(tmp_path / 'others') == []
+    # Of some it is known by their pixels.
+    some = [image_digest(cv2.imread(str(path)))
+            for path in sorted((tmp_path / 'others' / 'images').iterdir())[:4]]
+    write_calibration(bundle, replace(bundle.calibration, seen_images=tuple(sorted(some))))
+    assert all('4 of these images' in note for note in notes(tmp_path / 'others'))
+
+
+def test_the_deterministic_pass_has_no_disagreement_and_the_masks_of_none(place: Path) -> None:
+    bundle = load_bundle(str(place / 'tiny'))
+    image = cv2.imread(str(next((place / 'val' / 'images').iterdir())))
+    with Contender('single', bundle, is_still=True).opened(SETTINGS) as pipeline:
+        still = pipeline.measure(image)
+        assert not pipeline.thresholds
+    assert still.passes == 1
+    assert float(still.maps.mutual_information.max()) < 1e-5
+    # The network by hand, with no dropout anywhere.
+    logits = 8 * image.reshape(12, 4, 16, 4, 3).mean((1, 3)).transpose(2, 0, 1)[None] / 255
+    np.testing.assert_allclose(still.maps.confidence, maps_from_logits(logits, 48, 64).confidence,
+                               atol=1e-4)
+
+
+def test_the_baseline_is_named_or_single_or_the_first_without_its_passes(place: Path) -> None:
+    tiny, loud = (load_bundle(str(place / name)) for name in ('tiny', 'loud'))
+    assert [(c.label, c.is_still) for c in contenders_of([tiny, loud], None)] == [
+        ('single', True), ('tiny', False), ('loud', False)]
+    assert [c.label for c in contenders_of([tiny], loud)] == ['loud', 'tiny']
+    assert [c.label for c in contenders_of([tiny, loud], loud)] == ['loud', 'tiny']
+    named = replace(tiny, card=replace(tiny.card, name='single'))
+    assert [c.label for c in contenders_of([named], None)] == ['single single', 'single']
+    twin = replace(tiny, folder=place / 'twin')
+    assert [c.label for c in contenders_of([tiny, twin], tiny)] == ['tiny', 'twin']
+
+
+def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / 'val', tmp_path / 'one')
+    stem = sorted(path.stem for path in (place / 'val' / 'images').iterdir())[0]
+    (tmp_path / 'one' / 'splits.json').write_text(json.dumps({'val': [stem], 'test': []}))
+    other = tiny_card(name='other', class_names=('a', 'b', 'c'))
+    write_bundle(tmp_path / 'other', other, {'trunk.onnx': tiny_trunk().SerializeToString(),
+                                             'head.onnx': tiny_head().SerializeToString()})
+    (tmp_path / 'none').mkdir()
+    tiny, loud, val = place / 'tiny', place / 'loud', place / 'val'
+    for words, named in (
+        ((tiny, tmp_path / 'other', val), "'other'"), ((tiny, tiny, val), 'given twice'),
+        ((tiny, loud, tmp_path / 'one'), '1 blocks'),
+        ((tiny, loud, tmp_path / 'one', '--split', 'test'), 'test'),
+        ((tiny, loud, val, '--ood', tmp_path / 'none'), 'no image in'),
+        ((tiny, loud, val, '--bad', 'sharpness<1'), 'sharpness<1'),
+        ((tiny, loud, val, '--report', tmp_path / 'no' / 'page.html'), 'no such folder'),
+        ((tiny, loud, val, '--corrupt'), '--corrupt'),
+    ):
+        code, _, said = call(*words)
+        assert code == 2 and named in said, (words, said)
+        assert len(said.strip().splitlines()) == 1, said
+
+
+def test_another_input_size_and_a_busy_machine_are_said_and_not_refused(place: Path) -> None:
+    tiny, loud = (Contender(name, load_bundle(str(place / name))) for name in ('tiny', 'loud'))
+    wide = replace(loud.bundle.card, input=replace(loud.bundle.card.input, width=128))
+    loud = replace(loud, bundle=replace(loud.bundle, card=wide))
+    none = np.zeros(0)
+    found = Contended(np.array([True, False]), none, {}, {}, {})
+    frames = ComparedFrames(KnownFrames([], []), np.array([], np.str_), {},
+                            BadRule.parse('iou<0.5', CLASSES), '', ())
+    notes = it._notes(frames, [tiny, loud], {'tiny': found, 'loud': found},
+                      {'tiny': COST, 'loud': replace(COST, spread=1.6)})
+    assert any('loud sees 128x48 and tiny 64x48' in note for note in notes)
+    assert any('the machine was busy' in note.lower() for note in notes)
+
+
+def test_time_is_measured_in_pairs(place: Path) -> None:
+    bundle = load_bundle(str(place / 'tiny'))
+    images = [cv2.imread(str(p)) for p in sorted((place / 'val' / 'images').iterdir())[:2]]
+    still, passes = Contender('single', bundle, True), Contender('tiny', bundle)
+    cost = measure_cost(still, passes, images, SETTINGS, rounds=2)
+    assert cost.ratio > 0 and cost.spread >= 1 and cost.time_ms > 0
+    assert f'{cost.ratio:.2f}' in cost.describe()
+    assert not COST.is_busy and replace(COST, spread=1.6).is_busy

@@ -1,0 +1,270 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Rows with known answers: what is equal, better or worse is called so, and no choice flatters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+import json
+
+from comparison_sample import comparison, COUNT, planted, rows
+import numpy as np
+import pytest
+
+pytest.importorskip('jinja2', reason='jinja2 is not installed: no page is written')
+
+from uncertainty_seg.calibration.compare import Comparison  # noqa: E402
+from uncertainty_seg.calibration.comparison_rows import (  # noqa: E402
+    FigureRow,
+    folds_of,
+    pick,
+    picked_column,
+    picked_histograms,
+    verdict_of,
+)
+from uncertainty_seg.calibration.report.page import interval_text, number  # noqa: E402
+from uncertainty_seg.calibration.report.reports import comparison_page  # noqa: E402
+from uncertainty_seg.calibration.statistics.intervals import Interval  # noqa: E402
+from uncertainty_seg.calibration.statistics.metrics import auroc, Ranking  # noqa: E402
+from uncertainty_seg.errors import DatasetError  # noqa: E402
+
+OWN = {'mean_iou', 'ece', 'error_auroc', 'bad_auroc', 'excess_aurc', 'accepted@0.1',
+       'accepted@0.15', 'ood_auroc'}
+
+
+def rows_of(found: Comparison, label: str) -> dict[str, FigureRow]:
+    return {row.figure: row for row in found.rows if row.label == label}
+
+
+@pytest.fixture(scope='module')
+def found() -> Comparison:
+    # Disagreement, which the baseline does not have.
+    return comparison({
+        'single': planted(), 'twin': planted(), 'better': planted(0.8, 0.9, 1),
+        'worse': planted(-1.0, 0.6, 2, ('mutual_information',))})
+
+
+def test_a_twin_of_the_baseline_gains_exactly_nothing_and_is_not_better(
+    found: Comparison
+) -> None:
+    rows = [row for row in found.rows if row.label == 'twin' and row.gain]
+    assert {row.figure for row in rows} == OWN
+    for row in rows:
+        assert row.gain is not None
+        assert (row.gain.value, row.gain.lower, row.gain.upper) == (0, 0, 0)
+        assert row.verdict == 'not better than single'
+    assert found.verdicts()['twin'] == 'not better than single in anything.'
+
+
+def test_what_was_planted_better_has_an_interval_above_zero(found: Comparison) -> None:
+    rows = rows_of(found, 'better')
+    for key in OWN - {'ece'}:
+        gain = rows[key].gain
+        assert gain is not None and gain.lower > 0, key
+        assert rows[key].verdict == 'better than single'
+    # An accuracy of 0.9 at a confidence of 0.83 is farther off than one of 0.7 is not.
+    assert rows['ece'].value.value == pytest.approx(0.07, abs=0.01)
+    assert found.verdicts()['better'].startswith('better than single in mean IoU')
+
+
+def test_what_was_planted_worse_says_not_better_and_worse(found: Comparison) -> None:
+    rows = rows_of(found, 'worse')
+    for key in ('mean_iou', 'error_auroc', 'bad_auroc', 'excess_aurc', 'ood_auroc'):
+        assert rows[key].verdict == 'not better than single: worse', key
+    assert ', and worse in mean IoU' in found.verdicts()['worse']
+    assert 'not better than single in anything' in found.verdicts()['worse']
+
+
+def test_the_baseline_has_figures_and_no_verdict(found: Comparison) -> None:
+    rows = [row for row in found.rows if row.label == 'single']
+    assert rows and all(row.gain is None and row.verdict == '' for row in rows)
+    assert found.baseline == 'single'
+
+
+def test_a_cost_and_a_check_of_the_promise_are_not_judged(found: Comparison) -> None:
+    rows = rows_of(found, 'better')
+    for key in ('cost_ratio', 'accepted_and_bad@0.1'):
+        assert rows[key].gain is None and rows[key].verdict == ''
+    assert rows['cost_ratio'].value.value == 1.5
+    assert rows['accepted_and_bad@0.1'].value.value <= 0.11
+
+
+def test_maps_and_scores_that_say_nothing_are_not_picked() -> None:
+    flat = planted()
+    yes, _ = flat.errors['entropy']
+    nothing = np.zeros_like(yes)
+    nothing[:, 0] = 5
+    flat = replace(
+        flat, errors={**flat.errors, 'mutual_information': (nothing, nothing)},
+        scores={**flat.scores, 'mutual_information.mean': np.full(COUNT, 1e-9)},
+        foreign={**flat.foreign, 'mutual_information.mean': np.full(40, 1e-9)})
+    assert flat.told_maps() == ('entropy',)
+    assert flat.told_scores() == ('entropy.mean', 'entropy.top')
+
+
+def test_the_picked_score_of_noise_is_not_flattered() -> None:
+    values = []
+    for seed in range(6):
+        rng, plain = np.random.default_rng(seed), planted(seed=seed)
+        noise = replace(plain, scores={f's.{i}': rng.uniform(size=COUNT) for i in range(60)},
+                        foreign={f's.{i}': rng.uniform(size=40) for i in range(60)})
+        values += [row.value.value for row in rows({'single': noise})
+                   if row.figure in ('bad_auroc', 'ood_auroc')]
+    assert len(values) == 12 and np.mean(values) < 0.55
+
+
+def test_frames_that_are_all_good_leave_bad_frames_out() -> None:
+    good = replace(planted(), is_bad=np.zeros(COUNT, bool))
+    keys = {row.figure for row in rows({'single': good})}
+    assert {'mean_iou', 'error_auroc', 'ood_auroc'} <= keys
+    assert not keys & {'bad_auroc', 'excess_aurc', 'accepted@0.1'}
+
+
+def test_an_interval_that_is_not_known_is_no_verdict() -> None:
+    nan = float('nan')
+    assert verdict_of(Interval(nan, nan, nan, 3), 'single').startswith('not known')
+
+
+class _Cells(HTMLParser):
+    """The rows of all tables of a page, as lists of text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self._is_cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag == 'tr':
+            self.rows.append([])
+        if tag in ('td', 'th'):
+            self._is_cell = True
+            self.rows[-1].append('')
+
+    def handle_endtag(self, tag: str) -> None:
+        self._is_cell = self._is_cell and tag not in ('td', 'th')
+
+    def handle_data(self, data: str) -> None:
+        if self._is_cell:
+            self.rows[-1][-1] += data
+
+
+def test_terminal_page_and_line_show_the_same_rows(found: Comparison) -> None:
+    page = comparison_page(found)
+    shown, lines = _Cells(page).rows, found.text().splitlines()
+    facts = json.loads(json.dumps(found.summary()['rows']))
+    assert len(facts) == len(found.rows)
+    for row, fact in zip(found.rows, facts, strict=True):
+        assert (fact['figure'], fact['bundle']) == (row.figure, row.label)
+        assert fact['value']['value'] == pytest.approx(row.value.value, nan_ok=True)
+        gain = interval_text(row.gain, 3, is_gain=True) if row.gain else ''
+        cells = [row.label, interval_text(row.value, 3), gain, row.verdict, row.name]
+        assert any(cells == one[1:6] for one in shown), cells
+        assert any(row.label in one and number(row.value.value) in one and gain in one
+                   and row.verdict in one for one in lines), cells
+    assert '<planted>' not in page and '&lt;planted&gt;' in page
+
+
+def test_signs_are_those_of_the_gain() -> None:
+    gain = Interval(0.0123, -0.0004, 0.025, 9)
+    assert interval_text(gain, 3, is_gain=True) == '+0.012 [0.000, +0.025]'
+    assert interval_text(gain, 2) == '0.01 [-0.00, 0.03]'
+    assert interval_text(None, 3, is_gain=True) == '–'
+
+
+# -------------------------------------------------------------------------------------------------
+# What is chosen on some folds and reported on the others is not flattered by the choice.
+
+
+def test_folds_keep_blocks_whole_and_are_nearly_equal() -> None:
+    blocks = np.repeat(np.arange(23), 3)
+    folds = folds_of(blocks, 5, 1)
+    assert all(len(set(folds[blocks == block])) == 1 for block in range(23))
+    assert sorted(np.bincount(folds[::3])) == [4, 4, 5, 5, 5]
+    assert (folds == folds_of(blocks, 5, 1)).all()
+    assert (folds != folds_of(blocks, 5, 2)).any()
+
+
+def test_fewer_blocks_than_folds_are_refused() -> None:
+    with pytest.raises(DatasetError, match='4 blocks .* 5 folds'):
+        folds_of(np.arange(4), 5, 0)
+
+
+def test_the_best_of_many_scores_of_noise_is_not_better_than_noise() -> None:
+    flattered, honest = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        bad = rng.uniform(size=80) < 0.3
+        scores = {f's{i}': rng.uniform(size=80) for i in range(100)}
+
+        def merit(name: str, rows: np.ndarray, bad=bad, scores=scores) -> float:
+            values = scores[name]
+            return auroc(values[rows & bad], values[rows & ~bad])
+
+        folds = folds_of(np.arange(80), 5, seed)
+        flattered.append(max(merit(name, np.ones(80, bool)) for name in scores))
+        values = picked_column(scores, pick(tuple(scores), merit, folds), folds)
+        honest.append(auroc(values[bad], values[~bad]))
+    assert np.mean(flattered) > 0.62
+    assert np.mean(honest) < 0.53
+
+
+def test_one_choice_leaves_the_values_as_they_are_and_two_become_ranks() -> None:
+    folds = np.array([0, 0, 0, 1, 1, 1])
+    columns = {'a': np.array([1.0, 2, 3, 4, 5, 6]), 'b': np.array([60.0, 10, 20, 30, 40, 50])}
+    assert picked_column(columns, ('a', 'a'), folds) is columns['a']
+    values = picked_column(columns, ('a', 'b'), folds)
+    # Fold 0 by a, all below those of fold 1; fold 1 by b among 60, 10, 20.
+    assert (values[:3] < 1 / 6 + 1e-9).all() and (np.diff(values[:3]) > 0).all()
+    assert (values[3:] > 0.5).all() and (np.diff(values[3:]) > 0).all()
+    assert values[5] < 5 / 6
+    unknown = {**columns, 'b': np.array([1.0, 2, 3, np.nan, 2, 9])}
+    assert picked_column(unknown, ('a', 'b'), folds)[3] == np.inf
+
+
+def test_the_choice_sees_the_other_folds_only_and_nan_is_the_least() -> None:
+    folds = np.array([0, 1, 2])
+    seen = []
+
+    def merit(name: str, rows: np.ndarray) -> float:
+        seen.append(rows.tolist())
+        return {'a': 1.0, 'b': np.nan, 'c': 2.0 - rows[0]}[name]
+
+    assert pick(('b', 'a', 'c'), merit, folds) == ('c', 'a', 'a')
+    assert seen[0] == [False, True, True]
+
+
+def test_pixels_of_two_maps_on_other_scales_are_ranked_alike() -> None:
+    rng = np.random.default_rng(0)
+    low, high = np.zeros((20, 101), int), np.zeros((20, 101), int)
+    for frame in range(20):
+        low[frame, :20] = rng.multinomial(500, np.linspace(2, 0, 20) / 20)
+        high[frame, :20] = rng.multinomial(500, np.linspace(0, 2, 20) / 20)
+    stretched = tuple(np.repeat(part[:, :20], 5, 1)[:, :101] // 5 for part in (high, low))
+    maps = {'narrow': (high, low), 'wide': stretched}
+    folds = np.arange(20) % 2
+    alone = Ranking(high.sum(0), low.sum(0)).auroc()
+    mixed = picked_histograms(maps, ('narrow', 'wide'), folds)
+    assert Ranking(*(part.sum(0) for part in mixed)).auroc() == pytest.approx(alone, abs=0.03)
+    assert mixed[0][folds == 0].sum() == high[folds == 0].sum()
+    assert picked_histograms(maps, ('wide', 'wide'), folds) is stretched
+
+
+def test_beyond_the_other_folds_the_order_is_kept() -> None:
+    folds = np.array([0, 0, 0, 1, 1, 1])
+    columns = {'a': np.array([1, 2, 3, 7, 8, 9]) / 100, 'b': np.array([1, 2, 3, 9, 8, 7]) / 100}
+    values = picked_column(columns, ('a', 'b'), folds)
+    # Fold 1 lies above all of fold 0 by b, which no rank below 1 may say.
+    assert (values[:3] < 1 / 6).all() and (values[3:] > 1).all()
+    assert values.argsort().tolist() == [0, 1, 2, 5, 4, 3]
+
+
+def test_bins_of_a_map_become_shares_of_the_other_folds_alone() -> None:
+    ones = np.ones((2, 4), int)
+    # Of fold 1 all pixels of the map b are in its last bin; those of fold 0 in its first.
+    b = np.array([[8, 0, 0, 0], [0, 0, 0, 8]])
+    yes, _ = picked_histograms({'a': (ones, ones), 'b': (b, b)}, ('a', 'b'), np.array([0, 1]))
+    assert yes[1].tolist() == [0, 0, 0, 8]
+    yes, _ = picked_histograms({'a': (ones, ones), 'b': (b, b)}, ('b', 'a'), np.array([0, 1]))
+    # None of fold 1's pixels is below: the rank is 0, and not the quarter that its own make it.
+    assert yes[0].tolist() == [8, 0, 0, 0]

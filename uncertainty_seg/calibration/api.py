@@ -1,0 +1,312 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Calibrate, evaluate and compare: the functions of the verbs and of the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import math
+import os
+from pathlib import Path
+
+from uncertainty_seg.backends.opening import as_bundle, checked_settings
+from uncertainty_seg.calibration.calibrate import (
+    ALPHAS,
+    CalibrationOutcome,
+    CalibrationRequest,
+    fit_calibration,
+)
+from uncertainty_seg.calibration.carried_over import CarriedOver, carry_over, ERROR
+from uncertainty_seg.calibration.compare import (
+    compare_on,
+    Comparison,
+    contenders_of,
+    read_frames,
+)
+from uncertainty_seg.calibration.evaluate import (
+    evaluate_bundle,
+    Evaluated,
+    EvaluationRequest,
+)
+from uncertainty_seg.calibration.report.page import require_report_place, write_page
+from uncertainty_seg.calibration.report.reports import (
+    comparison_page,
+    write_calibration_report,
+    write_evaluation_report,
+)
+from uncertainty_seg.calibration.statistics.bad_rule import DEFAULT_RULE
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import ConfigError, require_libraries
+from uncertainty_seg.storage.labelled_folder import blocks_path
+from uncertainty_seg.storage.model_bundle import sign_bundle, update_metrics, write_calibration
+from uncertainty_seg.storage.signatures import read_private_key, SigningKey
+
+_MOST = 10**9
+
+
+def calibrate(
+    bundle: ModelBundle | Path | str,
+    train: Path | str,
+    val: Path | str,
+    *,
+    settings: Settings | None = None,
+    ood: Path | str | None = None,
+    blocks: Path | str | None = None,
+    bad: str = DEFAULT_RULE,
+    alphas: Sequence[float] = ALPHAS,
+    scores: Sequence[str] = (),
+    report: Path | str | None = None,
+    sign: Path | str | None = None,
+) -> CalibrationOutcome:
+    """
+    Fit temperature and thresholds, and write calibration.json and figures into the bundle.
+
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        Shipped name or folder; its old calibration is not looked at.
+    train, val : Path or str
+        Folders of labelled images (images/, masks/, classes.json); the splits 'train' and 'val'
+        where they have a splits.json. The network must not have seen the images of `val`.
+    settings : Settings, optional
+        Backend, T, seed, mask policy, precision, reduction and ignore mask, as the node will run.
+    ood : Path or str, optional
+        Folder of images of another kind: guards prove on them that they refuse more of those than
+        of the training frames. Without it the density is the guard.
+    blocks : Path or str, optional
+        File with the block of each validation image; without it each image is a block.
+    bad : str
+        When a mask is bad: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', joined by 'or'.
+    alphas : sequence of float
+        P(accepted and bad) to promise.
+    scores : sequence of str
+        Scores of the gate; chosen on the training frames if empty.
+    report : Path or str, optional
+        HTML file to write.
+    sign : Path or str, optional
+        Private key to sign the bundle with. Without it a signature of before is removed.
+
+    Returns
+    -------
+    CalibrationOutcome
+        The calibration, and what it was made from.
+
+    Raises
+    ------
+    CalibrationError
+        If there are too few blocks, or nothing to choose or promise on.
+    ConfigError
+        If the rule cannot be read, a score does not exist, or a file cannot be written.
+    DatasetError
+        If the folders or the file of blocks are wrong, or an image is in both folders.
+    BackendUnavailableError
+        If a library is not installed.
+
+    """
+    request = CalibrationRequest(
+        bundle=as_bundle(bundle, has_calibration=False), settings=checked_settings(settings),
+        train=Path(train), val=Path(val), ood=None if ood is None else Path(ood),
+        blocks=blocks_path(val, blocks), bad=bad, alphas=tuple(sorted(set(alphas))),
+        scores=tuple(scores))
+    key = _checked_key(request.bundle, report, sign)
+    found = fit_calibration(request)
+    write_calibration(request.bundle, found.calibration, found.features)
+    # Of frames without a bad one there is no AUROC of bad frames, for one.
+    update_metrics(request.bundle, {name: value for name, value in found.metrics().items()
+                                    if math.isfinite(value)})
+    if key is not None:
+        sign_bundle(request.bundle.folder, key)
+    if report:
+        write_calibration_report(Path(report), request, found)
+    return found
+
+
+def calibrate_like(
+    bundle: ModelBundle | Path | str,
+    like: ModelBundle | Path | str,
+    data: Path | str,
+    *,
+    settings: Settings | None = None,
+    error: float = ERROR,
+    sign: Path | str | None = None,
+) -> CarriedOver:
+    """
+    Carry the thresholds of a bundle over to the same network in another precision, and write them.
+
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        The variant; shipped name or folder. Its old calibration is not looked at.
+    like : ModelBundle, Path or str
+        The calibrated bundle that it was made of.
+    data : Path or str
+        Folder of images like those that `like` was calibrated on; no masks are needed.
+    error : float
+        Largest share of frames that `bundle` may accept and `like` not, added to each alpha; 0.005
+        needs 398 images.
+    settings, sign
+        See `calibrate`.
+
+    Returns
+    -------
+    CarriedOver
+        The calibration as written, and how far the thresholds were lowered.
+
+    Raises
+    ------
+    UncertaintySegError
+        If the two are not the same network, `like` promises nothing, there are too few images, or
+        the scores lie too far apart.
+
+    """
+    variant, source = as_bundle(bundle, has_calibration=False), as_bundle(like)
+    key = _checked_key(variant, None, sign)
+    found = carry_over(variant, source, Path(data), checked_settings(settings), error)
+    write_calibration(variant, found.calibration, source.features)
+    if key is not None:
+        sign_bundle(variant.folder, key)
+    return found
+
+
+def _checked_key(
+    bundle: ModelBundle, report: Path | str | None, sign: Path | str | None
+) -> SigningKey | None:
+    """Refuse before minutes of work what could not be written at their end."""
+    require_libraries('scipy', 'sklearn')
+    if report:
+        require_report_place(Path(report))
+    key = None if sign is None else read_private_key(sign)
+    if not os.access(bundle.folder, os.W_OK):
+        raise ConfigError(f'bundle {bundle.folder} may not be written to', 'a folder that may',
+                          'calibrate a copy of it')
+    return key
+
+
+def evaluate(
+    bundle: ModelBundle | Path | str,
+    data: Path | str,
+    *,
+    settings: Settings | None = None,
+    split: str = 'val',
+    ood: Path | str | None = None,
+    blocks: Path | str | None = None,
+    bad: str | None = None,
+    corrupt_frames: int = 0,
+    report: Path | str | None = None,
+) -> Evaluated:
+    """
+    Measure a bundle on labelled images; `compare` measures several.
+
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        Shipped name or folder.
+    data : Path or str
+        Folder of labelled images (images/, masks/, classes.json).
+    settings : Settings, optional
+        Backend, T, seed, mask policy, precision, reduction, ignore mask and ``gate.alpha``.
+    split : str
+        Split of `data`, if it has a splits.json.
+    ood : Path or str, optional
+        Folder of images of another kind, which should be refused.
+    blocks : Path or str, optional
+        File with the block of each image; without it each image is a block.
+    bad : str, optional
+        When a mask is bad; as it was calibrated, or 'iou<0.5'.
+    corrupt_frames : int
+        Images on each step of the ladder of corruptions; 0 for no ladder.
+    report : Path or str, optional
+        HTML file to write.
+
+    Returns
+    -------
+    Evaluated
+        What was measured; ``summary()`` gives all figures as a dictionary. Its ``flag`` is None
+        if the bundle has no calibration.
+
+    Raises
+    ------
+    CalibrationError
+        If the bundle has a calibration for other settings.
+    ConfigError
+        If the rule cannot be read, there is no such promise, or the report cannot be written.
+    DatasetError
+        If the folders or the file of blocks are wrong.
+    BackendUnavailableError
+        If a library is not installed.
+
+    """
+    request = EvaluationRequest(as_bundle(bundle), checked_settings(settings), Path(data), split,
+                                None if ood is None else Path(ood), corrupt_frames,
+                                blocks_path(data, blocks), bad)
+    require_libraries('scipy')
+    if report:
+        require_report_place(Path(report))
+    found = evaluate_bundle(request)
+    if report:
+        write_evaluation_report(Path(report), request, found)
+    return found
+
+
+def compare(
+    bundles: Sequence[ModelBundle | Path | str],
+    data: Path | str,
+    *,
+    settings: Settings | None = None,
+    split: str = 'val',
+    ood: Path | str | None = None,
+    blocks: Path | str | None = None,
+    bad: str | None = None,
+    report: Path | str | None = None,
+    baseline: ModelBundle | Path | str | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    max_frames: int = _MOST,
+) -> Comparison:
+    """
+    Compare bundles on labelled images.
+
+    Parameters
+    ----------
+    bundles : sequence of ModelBundle, Path or str
+        Shipped names or folders, all with the classes of the first.
+    data, split, ood, blocks, bad, report
+        See `evaluate`; without `bad`, as the first bundle was calibrated.
+    settings : Settings, optional
+        Backend, threads, seed, precision, reduction and ignore mask; T is each bundle's own.
+    baseline : ModelBundle, Path or str, optional
+        What all are compared with; by default the first bundle of method 'single', or else the
+        deterministic pass of the first bundle.
+    alphas : sequence of float
+        Shares that may be accepted and bad.
+    max_frames : int
+        Labelled images to look at, at most, evenly spread.
+
+    Returns
+    -------
+    Comparison
+        Its rows; ``summary()`` gives them as a dictionary.
+
+    Raises
+    ------
+    ModelBundleError
+        If the bundles do not belong together.
+    DatasetError
+        If the folders or the file of blocks are wrong, or there are too few frames.
+    ConfigError
+        If the rule cannot be read, or a file cannot be written.
+    BackendUnavailableError
+        If a library is not installed.
+
+    """
+    if not bundles:
+        raise ConfigError('no bundle to compare', 'at least one')
+    if report:
+        require_report_place(Path(report))
+    given, used = [as_bundle(bundle) for bundle in bundles], checked_settings(settings)
+    contenders = contenders_of(given, None if baseline is None else as_bundle(baseline))
+    frames = read_frames(given[0], used, Path(data), split, None if ood is None else Path(ood),
+                         blocks_path(data, blocks), bad, max_frames)
+    found = compare_on(contenders, frames, used, alphas)
+    if report:
+        write_page(Path(report), comparison_page(found))
+    return found

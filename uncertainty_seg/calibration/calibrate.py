@@ -1,0 +1,589 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Fit temperature and thresholds of a bundle, with a promise on accepted bad frames.
+
+Training frames give the densities and the scores of the gate. A part of the validation blocks
+gives the temperature. The rest, which nothing else has seen, gives the thresholds.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.registry import require_rounding
+from uncertainty_seg.calibration.gate_choice import gate_of
+from uncertainty_seg.calibration.labelled_pairs import (
+    data_digest,
+    drawn_frames,
+    evenly,
+    images_in,
+    known_frames,
+    KnownFrames,
+    measure,
+    opened,
+    Pair,
+    refuse_familiar,
+    without_twins,
+)
+from uncertainty_seg.calibration.statistics.bad_rule import BadRule
+from uncertainty_seg.calibration.statistics.conformal import (
+    blocks_buy,
+    blocks_needed,
+    fit_promise,
+    ks_distance,
+    quantile_limits,
+)
+from uncertainty_seg.calibration.statistics.evaluation import (
+    best_temperature,
+    Evaluation,
+    FrameTable,
+    mean_nll,
+    score_frames,
+    split_blocks,
+)
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.bundle import ModelBundle, reduction_of
+from uncertainty_seg.core.calibration import (
+    Calibration,
+    HIGHEST_SCORE,
+    image_digest,
+    mask_digest,
+    Promise,
+    RankFamily,
+)
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.preprocess import fit_ignore
+from uncertainty_seg.core.scores.density import (
+    DENSITY_INPUTS,
+    DENSITY_SCORE,
+    dominant,
+    FEATURE_SCORES,
+    FeatureDensity,
+    pooled,
+    ScoreDensity,
+)
+from uncertainty_seg.core.scores.image import damage_limits, image_statistics, KeptPoints
+from uncertainty_seg.core.scores.vector import ScoreVector, USUAL_SCORED
+from uncertainty_seg.core.settings import passes_of, precision_of, Settings
+from uncertainty_seg.errors import (
+    CalibrationError,
+    ConfigError,
+    DatasetError,
+)
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
+from uncertainty_seg.storage.labelled_folder import (
+    LabelledFolder,
+    load_folder,
+    read_blocks,
+)
+from uncertainty_seg.storage.model_bundle import (
+    features_file,
+    model_digest,
+)
+from uncertainty_seg.storage.progress import progress
+
+# Shares that may be accepted and bad.
+ALPHAS = (0.05, 0.10)
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
+# Part of the validation blocks that the temperature is fitted on.
+TUNE_SHARE = 1 / 3
+# Share of frames that the threshold of a score outside of the gate lets pass.
+QUANTILE = 0.98
+# Training frames to look at, at most, evenly spread.
+MAX_TRAIN = 2000
+# A pixel above this share of the training pixels counts as uncertain.
+PIXEL_QUANTILE = 0.9
+LIMITED_MAPS = ('entropy',)
+_BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
+_SEED = 0
+_log = logging.getLogger(__name__)
+_T = TypeVar('_T')
+
+
+# -------------------------------------------------------------------------------------------------
+# The steps, in order, and on which frames each is done.
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What to fit, and on what; `calibrate` describes the fields."""
+
+    bundle: ModelBundle
+    settings: Settings
+    train: Path
+    val: Path
+    ood: Path | None
+    blocks: Path | None
+    bad: str
+    alphas: tuple[float, ...]
+    scores: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CalibrationOutcome:
+    """
+    A calibration, and what it was made from.
+
+    Attributes
+    ----------
+    calibration : Calibration
+        To be written.
+    before, after : Evaluation
+        Of the validation frames that thresholds were fitted on, at temperature 1 and at the
+        fitted.
+    seen : Evaluation
+        Of the training frames.
+    train, val : FrameTable
+        Training frames, and the validation frames that thresholds were fitted on.
+    pairs : list of (image, mask)
+        Of `val`.
+    features : FeatureDensity or None
+        What features are compared with, where the trunk gives some.
+
+    """
+
+    calibration: Calibration
+    before: Evaluation
+    after: Evaluation
+    seen: Evaluation
+    train: FrameTable
+    val: FrameTable
+    pairs: list[Pair]
+    features: FeatureDensity | None
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures of the card; the validation frames are those not tuned on."""
+        values = {
+            'val_mean_iou': self.after.mean_iou, 'val_pixel_accuracy': self.after.accuracy,
+            'val_ece': self.after.ece, 'val_ece_before_scaling': self.before.ece,
+            # Of one pass mutual information is not there.
+            **{f'val_error_auroc_{name}': self.after.error_auroc[name] for name in USUAL_SCORED
+               if name in self.after.error_auroc},
+            'val_mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
+        }
+        return {name: round(value, 4) for name, value in values.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts."""
+        made = self.calibration
+        return {
+            'temperature': made.temperature, **self.metrics(), 'gate_scores': made.gate_scores,
+            'promises': [dict(vars(promise)) for promise in made.promises],
+            'bad_share': float(self.val.is_bad.mean()), 'num_train': made.num_train,
+            'num_val': made.num_val, 'thresholds': made.thresholds,
+            'train_thresholds': made.train_thresholds, 'distances': made.distances,
+        }
+
+
+@dataclass(frozen=True)
+class _ReadFrames:
+    """
+    What was read: validation frames with their blocks, training frames, foreign images.
+
+    `looked_at` are those of `train` that are measured, `is_tuned` says which of `known` the
+    temperature is fitted on, and `data` has the frames of which nothing is known too.
+    """
+
+    data: LabelledFolder
+    known: KnownFrames
+    train: KnownFrames
+    looked_at: KnownFrames
+    blocks: NDArray[np.str_]
+    is_tuned: NDArray[np.bool_]
+    foreign: dict[str, ImageU8]
+
+    @property
+    def tuned(self) -> list[Pair]:
+        return _where(self.known.pairs, self.is_tuned)
+
+    @property
+    def held(self) -> list[Pair]:
+        return _where(self.known.pairs, ~self.is_tuned)
+
+
+def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
+    """
+    Fit temperature, densities, choice and thresholds; nothing is written yet.
+
+    Raises what `calibrate` raises.
+    """
+    bundle, settings = request.bundle, request.settings
+    rule = BadRule.parse(request.bad, bundle.card.class_names)
+    require_rounding(settings.backend, bundle, settings)
+    require_scores(bundle.card, request.scores)
+    read = _read(request)
+    temperature = _temperature(request, read.tuned)
+    with opened(bundle, settings, 1.0) as pipeline:
+        before = measure(pipeline, read.held, 'validation, temperature 1', rule)
+    with opened(bundle, settings, temperature) as pipeline:
+        limits = _pixel_limits(pipeline, read.looked_at.pairs[::10])
+        features = _features_of(pipeline, read.looked_at.pairs, settings)
+    with opened(replace(bundle, features=features), settings, temperature,
+                ScoreVector(bundle.card, limits, features=features)) as pipeline:
+        seen = measure(pipeline, read.looked_at.pairs, 'training', rule)
+        after = measure(pipeline, read.held, 'validation', rule)
+        foreign = score_frames(pipeline, read.foreign) if read.foreign else None
+    stems = read.looked_at.stems
+    train = seen.table(stems, np.array(stems, np.str_))
+    # Distances of the training frames are from each other: one is nearest to itself.
+    train = train.with_scores(features.held_out_scores() if features else {})
+    val = after.table(_where(read.known.stems, ~read.is_tuned), read.blocks[~read.is_tuned])
+    density = _density_of(train)
+    train, val = (_told(table, density, bundle.card) for table in (train, val))
+    family, chosen = gate_of(train, request.alphas,
+                             foreign and _told(foreign, density, bundle.card), request.scores)
+    promises = tuple(fit_promise(family, val, chosen, alpha, rule.text)
+                     for alpha in request.alphas)
+    made = _calibration(request, read, temperature, limits, density, features,
+                        family.only(chosen), train, val, promises)
+    return CalibrationOutcome(made, before, after, seen, train, val, read.held, features)
+
+
+def _read(request: CalibrationRequest) -> _ReadFrames:
+    """Read all images, and refuse what could promise nothing."""
+    bundle, ignore = request.bundle, request.settings.ignore_mask
+    if request.ood and request.scores:
+        raise ConfigError('foreign frames with named scores',
+                          'one of them: foreign frames choose the guards',
+                          'measure foreign frames with evaluate')
+    foreign = images_in(request.ood) if request.ood else {}
+    data = drawn_frames(load_folder(request.val, 'val'), request.val)
+    known = known_frames(bundle, data, ignore)
+    if bundle.card.has_chosen_epoch:
+        _log.warning('by its card the epoch of %s was chosen on held-out images: if the '
+                     'validation images are these, the promise is worth less than it says; take '
+                     'images that chose nothing', bundle.card.name)
+    if request.blocks is None:
+        _log.warning('no blocks: every validation image counts as independent of the others, '
+                     'which frames of one video are not')
+    known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
+    tuned, kept = split_blocks(blocks, TUNE_SHARE, _SEED)
+    require_blocks(blocks, kept, request.alphas)
+    train = known_frames(bundle, load_folder(request.train, 'train'), ignore)
+    refuse_shared(train, known)
+    for familiar in (train, known):
+        refuse_familiar(foreign, familiar)
+    looked_at = train.take(evenly(len(train.pairs), MAX_TRAIN))
+    return _ReadFrames(data, known, train, looked_at, blocks, tuned, foreign)
+
+
+def _where(items: Sequence[_T], rows: NDArray[np.bool_]) -> list[_T]:
+    return [item for item, keep in zip(items, rows, strict=True) if keep]
+
+
+def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
+    def measured(temperature: float) -> float:
+        with opened(request.bundle, request.settings, temperature) as pipeline:
+            bar = progress(pairs, desc=f'temperature {temperature:g}')
+            return mean_nll(pipeline, bar, pipeline.card.ignore_index)
+
+    best = best_temperature(TEMPERATURES, measured)
+    if best in (TEMPERATURES[0], TEMPERATURES[-1]):
+        _log.warning('the temperature %g is the end of what is tried: the confidence may be '
+                     'farther off than it can mend', best)
+    return best
+
+
+def _pixel_limits(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, float]:
+    """Return the value of each limited map that a share of the pixels does not exceed."""
+    values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in LIMITED_MAPS}
+    for image, _ in pairs:
+        result = pipeline.measure(image, 0)
+        maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
+        for name, parts in values.items():
+            # Neighbours tell the same.
+            parts.append(getattr(maps, name)[::3, ::3].ravel())
+    return {name: float(np.nanquantile(np.concatenate(parts), PIXEL_QUANTILE))
+            for name, parts in values.items()}
+
+
+def _features_of(
+    pipeline: Pipeline, pairs: Sequence[Pair], settings: Settings
+) -> FeatureDensity | None:
+    """Fit what features are compared with on training frames; None if the trunk gives none."""
+    card = pipeline.card
+    if card.feature_shape is None:
+        return None
+    ignore = load_ignore_mask(settings.ignore_mask)
+
+    def described() -> Iterator[FeatureFrame]:
+        for image, _ in progress(pairs, desc='features'):
+            result = pipeline.measure(image)
+            geometry = result.geometry
+            maps = result.maps.cut(geometry.rows, geometry.columns)
+            assert maps.features is not None  # by the card
+            yield (maps.features, maps.label,
+                   None if ignore is None else fit_ignore(ignore, geometry))
+
+    try:
+        return fit_feature_density(described())
+    except CalibrationError as err:
+        _log.warning('no distances of the features: %s', err)
+        return None
+
+
+def _density_of(train: FrameTable) -> ScoreDensity | None:
+    """Fit the density to training frames; None, with a warning, if they are too few."""
+    try:
+        return fit_density(train.rows(), seed=_SEED)
+    except CalibrationError as err:
+        _log.warning('no density of the scores: %s', err)
+        return None
+
+
+def _told(table: FrameTable, density: ScoreDensity | None, card: ModelCard) -> FrameTable:
+    """Return a table with the score of the density, and without mere rounding."""
+    if density is not None:
+        table = table.with_scores({DENSITY_SCORE: np.array(
+            [density.score(row) for row in table.rows()])})
+    return table.only(name for name in table.scores if not is_rounding(card, name))
+
+
+def is_rounding(card: ModelCard, name: str) -> bool:
+    """
+    Say whether a score is nothing but rounding: what differs between passes, where all are equal.
+
+    Rounding ranks frames as entropy does, in one runtime; in another it may be none at all.
+    """
+    return card.has_one_pass and name.split('.')[0] in _BETWEEN_PASSES
+
+
+def _calibration(
+    request: CalibrationRequest, read: _ReadFrames, temperature: float, limits: dict[str, float],
+    density: ScoreDensity | None, features: FeatureDensity | None, family: RankFamily,
+    train: FrameTable, val: FrameTable, promises: tuple[Promise, ...],
+) -> Calibration:
+    """Put together what was fitted."""
+    bundle, settings = request.bundle, request.settings
+    of_val, of_train = (quantile_limits(table, QUANTILE, HIGHEST_SCORE) for table in (val, train))
+    # A gate score needs one whatever its quantile is.
+    thresholds = {**promises[-1].limits, **of_val}
+    ignore = load_ignore_mask(settings.ignore_mask)
+    images = [image for image, _ in (*read.looked_at.pairs, *read.known.pairs)]
+    given = [image for image, _ in (*read.train.pairs, *read.known.pairs)]
+    return Calibration(
+        passes=passes_of(bundle.card, settings), seed=settings.seed,
+        mask_policy=settings.mask_policy,
+        mask_draw=bundle.card.mask_draw, precision=precision_of(bundle.card, settings.precision),
+        reductions=(reduction_of(bundle, settings),), temperature=temperature,
+        thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
+        train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
+        quantile=QUANTILE, num_train=len(train), num_val=len(val),
+        model_sha256=model_digest(bundle.card), data_sha256=data_digest(read.data),
+        promises=promises, pixel_limits=limits, density=density, family=family,
+        ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
+        features_sha256='' if features is None else
+        hashlib.sha256(features_file(features)).hexdigest(),
+        distances={name: distance for name in val.scores
+                   if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
+        floors={name: least for name in val.scores if name in thresholds
+                and 0 < (least := float(np.nanmin(val.scores[name]))) < HIGHEST_SCORE},
+        seen_images=tuple(sorted(set(map(image_digest, given)))),
+    )
+
+
+def limits_of_images(
+    images: Sequence[ImageU8], ignore: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
+    """Return the damage limits that BGR images give, without what the mask leaves out."""
+    return damage_limits([
+        image_statistics(image, None if ignore is None else
+                         KeptPoints.of(ignore, image.shape[0], image.shape[1]))
+        for image in images])
+
+
+# -------------------------------------------------------------------------------------------------
+# What is refused before anything is measured, since measuring takes minutes.
+
+
+def require_scores(card: ModelCard, names: Sequence[str]) -> None:
+    """
+    Refuse scores that cannot be there.
+
+    Raises ConfigError if a name is no score of the bundle, or nothing but rounding in it.
+    """
+    # The value of the limits decides which pixels count, and not which scores there are.
+    possible = (*ScoreVector(card, {'entropy': 0.5}).names,
+                DENSITY_SCORE, *(FEATURE_SCORES if card.feature_shape else ()))
+    unknown = [name for name in names if name not in possible]
+    if unknown:
+        raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')
+    rounding = [name for name in names if is_rounding(card, name)]
+    if rounding:
+        raise ConfigError(f'{rounding[0]!r} of a bundle whose passes are all equal',
+                          'a score that says something of one pass, as of entropy or margin')
+
+
+def require_blocks(
+    blocks: NDArray[np.str_], kept: NDArray[np.bool_], alphas: Sequence[float]
+) -> None:
+    """
+    Refuse blocks that cannot carry the promise, or leave none for the temperature.
+
+    `blocks` are those of the validation frames, (n,); `kept` are the frames that the thresholds
+    are fitted on. Raises CalibrationError, which says how many blocks are needed.
+    """
+    count, alpha = len(np.unique(blocks[kept])), min(alphas)
+    needed = blocks_needed(alpha)
+    if count < needed:
+        total = max(int(np.ceil(needed / (1 - TUNE_SHARE))), needed + 1)
+        raise CalibrationError(
+            f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
+            f'have {total} validation blocks in all (a part is for the temperature), or promise '
+            f'a larger alpha ({blocks_buy(count)}), or run it without a calibration: score '
+            'ranks frames all the same')
+    if kept.all():
+        raise CalibrationError(f'no block to fit the temperature on, with {count} in all',
+                               'at least 1', 'have more blocks')
+
+
+def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
+    """
+    Refuse to promise on frames that density and choice have seen, whatever they are called.
+
+    Raises DatasetError if an image is in both.
+    """
+    seen = {image_digest(image): stem
+            for (image, _), stem in zip(train.pairs, train.stems, strict=True)}
+    for (image, _), stem in zip(val.pairs, val.stems, strict=True):
+        twin = seen.get(image_digest(image))
+        if twin is not None:
+            raise DatasetError(
+                f'the validation image {stem!r} is the training image {twin!r}',
+                'validation images that nothing was trained or chosen on',
+                'give different folders for training and validation, or the folder a splits.json')
+
+
+# -------------------------------------------------------------------------------------------------
+# What is usual on frames of the training set: of features, and of scores together.
+
+NEIGHBOURS = 5
+# Scores are made of float32 maps in 0..1.
+_ROUNDING = 1e-6
+# Features (1, D, hf, wf) and predicted classes (h, w) of a frame, and pixels left out (h, w).
+FeatureFrame: TypeAlias = tuple[FloatMap, LabelMap, 'NDArray[np.bool_] | None']
+_Rows: TypeAlias = 'NDArray[np.float64]'
+
+
+def fit_feature_density(
+    frames: Iterable[FeatureFrame], neighbours: int = NEIGHBOURS
+) -> FeatureDensity:
+    """
+    Keep the pooled features of some frames.
+
+    Parameters
+    ----------
+    frames : iterable of (ndarray, ndarray, ndarray or None)
+        Float32 (1, D, hf, wf) features, uint8 (h, w) predicted class ids, both without padding,
+        and bool (h, w), True where a pixel is left out.
+    neighbours : int
+        k of 'features.knn'.
+
+    Returns
+    -------
+    FeatureDensity
+        Rows of its bank in the order of the frames.
+
+    Raises
+    ------
+    CalibrationError
+        If there is no frame, or features are not finite: a row of the bank would be missing.
+
+    """
+    bank: list[_Rows] = []
+    classes: list[int] = []
+    for features, label, ignore in frames:
+        bank.append(pooled(features, ignore))
+        classes.append(dominant(label, ignore))
+    if not bank:
+        raise CalibrationError('no training frame with features', 'more frames than neighbours',
+                               'take more training frames')
+    stored = np.array(bank)
+    if not np.isfinite(stored).all():
+        raise CalibrationError('features of a training frame that are not finite', 'numbers',
+                               'compile it with features of another layer')
+    return FeatureDensity(_halved(stored), np.array(classes, np.uint8), neighbours)
+
+
+def _halved(rows: _Rows) -> NDArray[np.float16]:
+    """
+    Round rows to float16, each times a power of two by which its largest value is below 2^15.
+
+    Their directions alone are compared, and features may be of any size: below 6e-5 float16 has
+    fewer digits, below 3e-8 it is zero, and above 65504 infinite. So a value has all its digits
+    unless it is less than 2e-9 of the largest of its row.
+    """
+    _, exponents = np.frexp(np.abs(rows).max(1, keepdims=True))
+    return np.ldexp(rows, 15 - exponents).astype(np.float16)
+
+
+# -------------------------------------------------------------------------------------------------
+# The Gaussian mixture of `core.scores.density`, by scikit-learn.
+# The number of components, and whether each has a full or a diagonal covariance, is what has the
+# least Bayesian information criterion: on few frames that is one plain Gaussian.
+
+COMPONENTS = range(1, 7)
+FORMS = ('full', 'diag')
+# Added to variances, which are 1 on the whole: frames of one video fall into thin sheets.
+FLOOR = 1e-3
+STARTS = 3
+# A covariance of d scores needs more frames than d, by far.
+FRAMES_A_SCORE = 5
+
+
+def fit_density(
+    frames: Sequence[Mapping[str, float]], names: Sequence[str] = DENSITY_INPUTS, seed: int = 0
+) -> ScoreDensity:
+    """
+    Fit a density over some scores; the one with the least Bayesian information criterion.
+
+    Frames where one of the scores is not finite are left out. Raises CalibrationError if
+    there are fewer than five frames a score. It needs scikit-learn.
+    """
+    table = _table(frames, names)
+    centre, scale = table.mean(0), table.std(0)
+    # A score that moves by rounding alone, as disagreement does with one pass, must not be
+    # divided by that: another processor rounds in another way.
+    scale = np.where(scale > _ROUNDING, scale, 1.0)
+    mixture, form = _best_mixture((table - centre) / scale, seed)
+    factors = mixture.precisions_cholesky_
+    if form == 'diag':
+        factors = np.stack([np.diag(row) for row in factors])
+    return ScoreDensity(tuple(names), centre, scale, np.asarray(mixture.weights_),
+                        np.asarray(mixture.means_), np.asarray(factors))
+
+
+def _table(
+    frames: Sequence[Mapping[str, float]], names: Sequence[str]
+) -> NDArray[np.float64]:
+    table = np.array([[frame[name] for name in names] for frame in frames], np.float64)
+    table = table.reshape(len(frames), len(names))
+    table = table[np.isfinite(table).all(1)]
+    if len(table) < FRAMES_A_SCORE * len(names):
+        raise CalibrationError(
+            f'{len(table)} frames for a density over {len(names)} scores',
+            f'at least {FRAMES_A_SCORE * len(names)}', 'take more frames or fewer scores',
+        )
+    return table
+
+
+def _best_mixture(table: NDArray[np.float64], seed: int) -> tuple[Any, str]:
+    """Return the fitted mixture of least criterion, and its form."""
+    from sklearn.mixture import GaussianMixture
+
+    fitted = [
+        (GaussianMixture(count, covariance_type=form, reg_covar=FLOOR, n_init=STARTS,
+                         random_state=seed).fit(table), form)
+        for form in FORMS for count in COMPONENTS if count <= len(table) // 2
+    ]
+    return min(fitted, key=lambda pair: pair[0].bic(table))

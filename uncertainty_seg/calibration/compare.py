@@ -1,0 +1,439 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Compare bundles with one deterministic pass: what each costs, and what it is better in.
+
+The deterministic pass of a bundle is the same two graphs, given inputs under which all passes are
+equal, once: dropout switched off, an ensemble by its first member. Time is measured frame by frame
+in turn with the baseline: another program on the machine slows both sides of a pair alike, so that
+the ratio is steadier than any millisecond.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+import logging
+from pathlib import Path
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.calibration.comparison_rows import Contended, FigureRow, rows_of
+from uncertainty_seg.calibration.labelled_pairs import (
+    count_fitted,
+    data_digest,
+    evenly,
+    every_score,
+    images_in,
+    known_frames,
+    KnownFrames,
+    measure,
+    opened,
+    refuse_familiar,
+    without_selected,
+    without_twins,
+)
+from uncertainty_seg.calibration.report.page import (
+    interval_text,
+    number,
+)
+from uncertainty_seg.calibration.statistics.bad_rule import BadRule, DEFAULT_RULE
+from uncertainty_seg.calibration.statistics.evaluation import score_frames
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.dropout_masks import Masks, PassSource, still_inputs
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.errors import ModelBundleError
+from uncertainty_seg.storage.labelled_folder import load_folder, read_blocks
+
+SINGLE = 'single'
+ROUNDS = 15
+# Until the threads of the call before have stopped to spin.
+_PAUSE_S = 0.05
+# The least of several equal passes is what the machine can do; so far above it the median may be.
+_CALM_SPREAD = 1.25
+_NOT_NETWORK = ('preprocess', 'scores')
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    What was found.
+
+    Attributes
+    ----------
+    rows : tuple of FigureRow
+        Figure by figure; in each, the baseline first.
+    contenders : mapping of str to str
+        Label -> what it is, in a sentence; the baseline first.
+    timings : mapping of str to str
+        Label -> how its time was measured, in a sentence.
+    facts : mapping of str to str
+        What was measured, on what.
+    notes : tuple of str
+        Sentences that a reader of the table must know.
+
+    """
+
+    rows: tuple[FigureRow, ...]
+    contenders: Mapping[str, str]
+    timings: Mapping[str, str]
+    facts: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def baseline(self) -> str:
+        """Label of what all others are compared with."""
+        return next(iter(self.contenders))
+
+    def groups(self) -> list[tuple[str, list[FigureRow]]]:
+        """Return each figure's title and rows."""
+        return [(title, list(rows)) for title, rows in groupby(self.rows, lambda row: row.title)]
+
+    def verdicts(self) -> dict[str, str]:
+        """Say in a sentence what each contender is better in."""
+        return {label: self._verdict(label) for label in self.contenders if label != self.baseline}
+
+    def _verdict(self, label: str) -> str:
+        own = [row for row in self.rows if row.label == label and row.gain]
+        better = [row.title for row in own if row.gain and row.gain.lower > 0]
+        worse = [row.title for row in own if row.gain and row.gain.upper < 0]
+        text = f'better than {self.baseline} in {"; ".join(better)}' if better else \
+            f'not better than {self.baseline} in anything'
+        return text + (f', and worse in {"; ".join(worse)}.' if worse else '.')
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts."""
+        return {
+            'baseline': self.baseline, 'bundles': dict(self.contenders),
+            'verdicts': self.verdicts(), 'timings': dict(self.timings),
+            'facts': dict(self.facts), 'notes': list(self.notes),
+            'rows': [row.facts() for row in self.rows],
+        }
+
+    def text(self) -> str:
+        """Return the table for a terminal."""
+        lines = [*(f'{label}: {words}' for label, words in self.contenders.items()), '']
+        width = max(map(len, self.contenders))
+        for title, rows in self.groups():
+            lines.append(title)
+            lines += [_line(row, width) for row in rows]
+        lines += ['', *(f'{label}: {words}' for label, words in self.verdicts().items())]
+        lines += [f'{label}: {words}' for label, words in self.timings.items()]
+        return '\n'.join([*lines, *self.notes])
+
+def _line(row: FigureRow, width: int) -> str:
+    words = f'  {row.label:{width}}  {number(row.value.value):>8}'
+    if row.gain is not None:
+        words += f'  {interval_text(row.gain, 3, is_gain=True)}  {row.verdict}'
+    return words + (f'  ({row.name})' if row.name else '')
+
+
+def compare_on(
+    contenders: Sequence[Contender], frames: ComparedFrames, settings: Settings,
+    alphas: Sequence[float],
+) -> Comparison:
+    """Measure all contenders, the baseline first, and make the rows; raises as `compare`."""
+    contended: dict[str, Contended] = {}
+    costs: dict[str, MeasuredCost] = {}
+    images = [image for image, _ in frames.known.pairs]
+    for one in contenders:
+        costs[one.label] = measure_cost(contenders[0], one, images, settings)
+        contended[one.label] = measure_contender(one, frames, settings, costs[one.label])
+    rows = rows_of(contended, frames.blocks, contenders[0].bundle.card.num_classes, alphas)
+    return Comparison(
+        rows, {one.label: one.describe() for one in contenders},
+        {label: cost.describe() for label, cost in costs.items()},
+        _facts(frames, contended),
+        (*frames.remarks, *_notes(frames, contenders, contended, costs)))
+
+
+# -------------------------------------------------------------------------------------------------
+# What is compared.
+
+
+@dataclass(frozen=True)
+class Contender:
+    """
+    A bundle, and how it is run.
+
+    Attributes
+    ----------
+    label : str
+        Its name in the table.
+    bundle : ModelBundle
+        With or without a calibration.
+    is_still : bool
+        One pass with nothing random in it, instead of the bundle's own.
+
+    """
+
+    label: str
+    bundle: ModelBundle
+    is_still: bool = False
+
+    def describe(self) -> str:
+        """Say in one sentence what it is."""
+        card, size = self.bundle.card, self.bundle.card.input
+        if self.is_still and card.members:
+            how = f'the first member of {card.name!r} alone'
+        elif self.is_still and card.is_balanced:
+            how = (f'one pass of {card.name!r} with one of its masks, since this head cannot '
+                   'switch them off')
+        elif self.is_still:
+            how = f'the deterministic pass of {card.name!r}: every mask is one, and T is 1'
+        else:
+            how = f'{card.method} with T={card.passes}'
+        made = self.bundle.calibration
+        heat = f'temperature {made.temperature:.3g}' if made else \
+            'temperature 1, since it has no calibration'
+        return f'{how}; {size.width}x{size.height}, {heat}.'
+
+    @contextmanager
+    def opened(self, settings: Settings) -> Iterator[Pipeline]:
+        """Open its pipeline with all scores, and close it at the end of the block."""
+        used = replace(settings, passes=1 if self.is_still else BUNDLE_PASSES,
+                       mask_policy='fixed')
+        made = self.bundle.calibration
+        # Not to a bit the calibration's: with that, limits for other passes would be looked for.
+        temperature = float(np.nextafter(made.temperature if made else 1.0, np.inf))
+        source = _StillSource(self.bundle.card) if self.is_still else None
+        with opened(self.bundle, used, temperature, every_score(self.bundle), source) as pipeline:
+            yield pipeline
+
+
+class _StillSource(PassSource):
+    """Inputs without anything random, always the same object, as backends want it."""
+
+    def of(self, passes: int, seed: int) -> Masks:
+        if self._drawn is None:
+            self._drawn = (passes, seed), still_inputs(self._card, passes)
+        return self._drawn[1]
+
+
+def contenders_of(
+    bundles: Sequence[ModelBundle], baseline: ModelBundle | None
+) -> tuple[Contender, ...]:
+    """
+    Return what is compared, the baseline first.
+
+    It is the one that is named; else the first of one pass (method 'single'); else the
+    deterministic pass of the first. Raises ModelBundleError if one has other classes than the
+    first, or is given twice.
+    """
+    given = list(bundles)
+    places = [one.folder.resolve() for one in given]
+    if baseline is not None and baseline.folder.resolve() not in places:
+        given, places = [baseline, *given], [baseline.folder.resolve(), *places]
+    _refuse_strangers(given)
+    labels = _labels(given)
+    made = [Contender(label, one) for label, one in zip(labels, given, strict=True)]
+    first = next((one for one in made if one.bundle.card.method == SINGLE), None)
+    if baseline is not None:
+        first = made[places.index(baseline.folder.resolve())]
+    if first is None:
+        # The network that is first by itself, so that passes and no passes of it are compared.
+        label = next(name for name in (SINGLE, f'{labels[0]} {SINGLE}', f'{labels[0]} one pass')
+                     if name not in labels)
+        first = replace(made[0], label=label, is_still=True)
+    return (first, *(one for one in made if one is not first))
+
+
+def _refuse_strangers(given: Sequence[ModelBundle]) -> None:
+    first, seen = given[0].card, set()
+    for one in given:
+        if one.card.class_names != first.class_names:
+            raise ModelBundleError(
+                f'{one.card.name!r} has the classes {one.card.class_names}',
+                f'those of {first.name!r}, {first.class_names}',
+                'compare networks that answer the same question')
+        if one.folder.resolve() in seen:
+            raise ModelBundleError(f'{one.folder} is given twice', 'each bundle once')
+        seen.add(one.folder.resolve())
+
+
+def _labels(given: Sequence[ModelBundle]) -> list[str]:
+    """Name bundles by their cards, or where these repeat by their folders."""
+    names = [one.card.name for one in given]
+    folders = [name if names.count(name) == 1 else one.folder.name
+               for name, one in zip(names, given, strict=True)]
+    return [name if folders.count(name) == 1 else f'{name} {index + 1}'
+            for index, name in enumerate(folders)]
+
+
+# -------------------------------------------------------------------------------------------------
+# On which frames.
+
+
+@dataclass(frozen=True)
+class ComparedFrames:
+    """
+    The frames of a comparison, the same for every contender.
+
+    Labelled ones with their blocks, (n,), foreign images by name, the rule by which masks are bad,
+    the digest of what was read, and sentences on how the frames were chosen.
+    """
+
+    known: KnownFrames
+    blocks: NDArray[np.str_]
+    foreign: Mapping[str, ImageU8]
+    rule: BadRule
+    data_sha256: str
+    remarks: tuple[str, ...]
+
+
+def read_frames(
+    first: ModelBundle, settings: Settings, data: Path, split: str, ood: Path | None,
+    blocks: Path | None, bad: str | None, max_frames: int,
+) -> ComparedFrames:
+    """
+    Read the labelled frames and the foreign images.
+
+    Frames that were selected by their scores are left aside where others were drawn by chance.
+    Raises DatasetError if a folder is wrong; ConfigError if the rule cannot be read.
+    """
+    promises = first.calibration.promises if first.calibration else ()
+    rule = BadRule.parse(bad or (promises[0].bad if promises else DEFAULT_RULE),
+                         first.card.class_names)
+    read, remark = without_selected(load_folder(data, split), data)
+    if remark:
+        _log.warning('%s', remark)
+    known = known_frames(first, read, settings.ignore_mask)
+    known, names = without_twins(known, read_blocks(blocks, known.stems))
+    foreign = images_in(ood) if ood else {}
+    refuse_familiar(foreign, known)
+    rows = evenly(len(known.stems), max_frames)
+    return ComparedFrames(known.take(rows), names[rows], foreign, rule, data_digest(read),
+                          (f'{remark[:1].upper()}{remark[1:]}.',) if remark else ())
+
+
+def measure_contender(
+    contender: Contender, frames: ComparedFrames, settings: Settings, cost: MeasuredCost
+) -> Contended:
+    """Run a contender over all frames, with a progress bar; raises what the pipeline raises."""
+    with contender.opened(settings) as pipeline:
+        found = measure(pipeline, frames.known.pairs, contender.label, frames.rule, by_frame=True)
+        foreign = score_frames(pipeline, frames.foreign) if frames.foreign else None
+    return Contended(found.is_bad, found.totals, found.scores, found.maps,
+                     foreign.scores if foreign else {},
+                     cost.ratio)
+
+
+# -------------------------------------------------------------------------------------------------
+# What it costs.
+
+
+@dataclass(frozen=True)
+class MeasuredCost:
+    """
+    Of one contender.
+
+    Attributes
+    ----------
+    ratio : float
+        Median over pairs of its time for network and maps over the baseline's.
+    time_ms, baseline_ms : float
+        Medians.
+    spread : float
+        Median over least of the baseline's times: 1 on a machine that does nothing else.
+
+    """
+
+    ratio: float
+    time_ms: float
+    baseline_ms: float
+    spread: float
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the machine did other things besides."""
+        return self.spread > _CALM_SPREAD
+
+    def describe(self) -> str:
+        """Say how the time was measured, and on how busy a machine."""
+        state = 'The machine was busy' if self.is_busy else 'The machine was calm'
+        return (f'{state} (one pass took {self.spread:.2f} times its least): {self.time_ms:.1f} '
+                f'ms against {self.baseline_ms:.1f} ms, ratio {self.ratio:.2f} by medians.')
+
+
+def measure_cost(
+    baseline: Contender, contender: Contender, images: Sequence[ImageU8], settings: Settings,
+    rounds: int = ROUNDS,
+) -> MeasuredCost:
+    """
+    Time a contender and the baseline in turn on the same images.
+
+    Raises what opening the bundles raises.
+    """
+    with baseline.opened(settings) as first, contender.opened(settings) as second:
+        for image in images[:2]:
+            _network_ms(first, image)
+            _network_ms(second, image)
+        times = []
+        for index in range(rounds):
+            image, order = images[index % len(images)], (first, second)[::1 - 2 * (index % 2)]
+            measured = {one: _network_ms(one, image) for one in order}
+            times.append((measured[first], measured[second]))
+    one, other = np.array(times).T
+    return MeasuredCost(float(np.median(other / one)), float(np.median(other)),
+                        float(np.median(one)), float(np.median(one) / one.min()))
+
+
+def _network_ms(pipeline: Pipeline, image: ImageU8) -> float:
+    time.sleep(_PAUSE_S)
+    stages = pipeline.measure(image).timings_ms
+    return sum(value for name, value in stages.items() if name not in _NOT_NETWORK)
+
+
+# -------------------------------------------------------------------------------------------------
+# What a reader of the table must know.
+
+
+def _facts(frames: ComparedFrames, contended: Mapping[str, Contended]) -> dict[str, str]:
+    shares = ', '.join(f'{label} {found.is_bad.mean():.1%}'.replace('%', ' %')
+                       for label, found in contended.items())
+    facts = {
+        'frames': f'{len(frames.known.pairs)} in {len(np.unique(frames.blocks))} blocks',
+        'bad frame': frames.rule.text, 'share of bad frames': shares,
+    }
+    if frames.foreign:
+        facts['foreign frames'] = f'{len(frames.foreign)}'
+    return facts
+
+
+def _notes(
+    frames: ComparedFrames, contenders: Sequence[Contender],
+    contended: Mapping[str, Contended], costs: Mapping[str, MeasuredCost],
+) -> tuple[str, ...]:
+    first, notes = contenders[0], []
+    images = [image for image, _ in frames.known.pairs]
+    for one in contenders:
+        made = one.bundle.calibration
+        if made is None:
+            notes.append(f'{one.label} has no calibration: its temperature is 1, and scores that '
+                         'a calibration adds are missing.')
+        elif count := count_fitted(made, frames.data_sha256, images):
+            some = '' if count == len(images) else f'{count} of '
+            notes.append(f'{one.label} was calibrated on {some}these images: its '
+                         'temperature and the scores that a calibration adds were fitted to them, '
+                         'so that its figures are too good.')
+        own, other = one.bundle.card.input, first.bundle.card.input
+        if (own.width, own.height) != (other.width, other.height):
+            notes.append(f'{one.label} sees {own.width}x{own.height} and {first.label} '
+                         f'{other.width}x{other.height}: its figures and its time are of another '
+                         'input size as well.')
+        bad = contended[one.label].is_bad
+        if bad.all() or not bad.any():
+            notes.append(f'{"every" if bad.all() else "no"} frame of {one.label} is bad by the '
+                         f'rule {frames.rule.text!r}: nothing is said of bad frames or a promise.')
+    if any(cost.is_busy for cost in costs.values()):
+        notes.append('The machine was busy when times were measured: compare ratios, and not '
+                     'milliseconds.')
+    return tuple(notes)

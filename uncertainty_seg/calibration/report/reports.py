@@ -1,0 +1,480 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The reports of a calibration, of an evaluation and of a comparison, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.calibration.calibrate import CalibrationOutcome, CalibrationRequest
+from uncertainty_seg.calibration.compare import Comparison
+from uncertainty_seg.calibration.evaluate import (
+    Evaluated,
+    EvaluationRequest,
+    FlagFigures,
+    Ladder,
+    NO_FLAG,
+)
+from uncertainty_seg.calibration.labelled_pairs import opened, Pair
+from uncertainty_seg.calibration.report.page import (
+    Facts,
+    Frames,
+    interval_text,
+    is_known,
+    limit,
+    Notes,
+    number,
+    percent,
+    Plots,
+    Report,
+    Row,
+    Section,
+    Table,
+    Tiles,
+    whole_percent,
+    write_page,
+)
+from uncertainty_seg.calibration.report.pictures import (
+    frame_tiles,
+    heat_bar,
+    IGNORED_RGB,
+    Legend,
+    plot_ladder,
+    plot_reliability,
+    plot_risk_coverage,
+    plot_spread,
+)
+from uncertainty_seg.calibration.statistics.conformal import mean_block_share
+from uncertainty_seg.calibration.statistics.evaluation import (
+    Evaluation,
+    FrameRanker,
+    FrameRanking,
+    FrameTable,
+)
+from uncertainty_seg.calibration.statistics.intervals import CONFIDENCE
+from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Calibration, Column, Promise
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.settings import Settings
+
+# Single scores that are drawn beside the gate.
+COMPARED = ('entropy.mean', 'mutual_information.mean')
+HEAT_MAP, GATE = 'entropy', 'the gate'
+# Frames of a kind, and rows of scores that are not folded away.
+MAX_FRAMES, SHOWN_SCORES = 12, 24
+
+
+def write_calibration_report(
+    path: Path, request: CalibrationRequest, found: CalibrationOutcome
+) -> None:
+    """
+    Write the report of a calibration: what the thresholds were fitted on, and what they cost.
+
+    Raises ConfigError if the file cannot be written.
+    """
+    made, card = found.calibration, request.bundle.card
+    promise, family = made.promises[0], made.family
+    assert family is not None  # calibrate makes one
+    # The pipeline of `found` had no thresholds yet.
+    calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
+    ranker, order = FrameRanker(found.val), family.frame_ranks(found.val.scores, made.gate_scores)
+    drawn = _drawn(found.val, promise.limits)
+    write_page(path, Report(f'Calibration of {card.name}', [
+        _promise_section(promise, 'the frames the thresholds were fitted on'),
+        _facts_section({
+            **_bundle_facts(card, made), 'Training frames': f'{made.num_train}',
+            'Validation frames': f'{made.num_val}',
+            'Bad validation frames': f'{found.val.is_bad.mean():.0%}',
+            'Scores of the gate': ', '.join(made.gate_scores)}),
+        _risk_section(found.val, order, promise),
+        _scores_section({name: ranker.rank(values) for name, values in found.val.scores.items()},
+                        made, promise.limits),
+        _spreads_section({name: {'validation': found.val.scores[name],
+                                 'training': found.train.scores[name]} for name in drawn},
+                         {**made.thresholds, **promise.limits}),
+        _reliability_section({'temperature 1': found.before.pixels.calibration,
+                              f'temperature {made.temperature:g}':
+                              found.after.pixels.calibration}),
+        _classes_section(found.after, card, promise.limits),
+        *_frame_sections(calibrated, request.settings, found.pairs, found.val, promise.limits),
+        Section('notes', 'Notes', [Notes(_calibration_notes(found))]),
+    ], leads=[_lead(promise)]).page())
+
+
+def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evaluated) -> None:
+    """
+    Write the report of an evaluation: what the bundle is worth on frames of the user's choice.
+
+    Raises ConfigError if the file cannot be written.
+    """
+    bundle, flag = request.bundle, found.flag
+    made, promise = bundle.calibration, _held_against(found)
+    limits = flag.limits if flag else {}
+    temperature = f'temperature {made.temperature:g}' if made else 'temperature 1'
+    foreign = found.foreign.scores if found.foreign else {}
+    facts = _bundle_facts(bundle.card, made) if made else {
+        'bundle': bundle.card.name, 'method': bundle.card.method, 'passes T': f'{found.passes}',
+        'precision': found.precision, 'temperature': '1 (no calibration)',
+        'date': f'{datetime.now():%Y-%m-%d}'}
+    spreads = {name: {'validation': found.frames.scores[name],
+                      **({'foreign': foreign[name]} if foreign else {})}
+               for name in _drawn(found.frames, limits)}
+    sections = [
+        *([_promise_section(promise, _measured_on(found))] if promise else []),
+        _facts_section({**facts, **_evaluation_facts(found)}),
+        _risk_section(found.frames, flag.order if flag else None, promise),
+        _scores_section(found.rankings, made, limits), _spreads_section(spreads, limits),
+        _reliability_section({temperature: found.evaluation.pixels.calibration}),
+        _classes_section(found.evaluation, bundle.card, limits),
+        *([_ladders_section(found.ladders)] if found.ladders else []),
+    ]
+    if made and flag:
+        sections += _frame_sections(bundle, request.settings, found.pairs, found.frames, limits)
+        sections.append(Section('notes', 'Notes', [
+            Notes([*_carried_notes(made), *_evaluation_notes(flag)])]))
+    write_page(path, Report(
+        f'Evaluation of {bundle.card.name}', sections, [_lead(promise)] if promise else [],
+        [*_broken(promise), *([] if flag else [
+            f'{_sentence(NO_FLAG)} uncertainty_seg calibrate fits thresholds.']),
+         *([_sentence(found.selected)] if found.selected else [])]).page())
+
+
+def comparison_page(found: Comparison) -> str:
+    """Return the page of a comparison."""
+    rows = [
+        Row([title if index == 0 else '', row.label, interval_text(row.value, 3),
+             interval_text(row.gain, 3, is_gain=True) if row.gain else '', row.verdict, row.name],
+            bool(row.gain and row.gain.lower > 0))
+        for title, group in found.groups() for index, row in enumerate(group)]
+    return Report(f'Comparison with {found.baseline}', [
+        Section('contenders', 'What was compared', [
+            Table(['', 'what it is', 'time'], [Row([label, words, found.timings[label]])
+                                               for label, words in found.contenders.items()]),
+            Facts([*found.facts.items()])], f'Everything is compared with {found.baseline}.'),
+        Section('table', 'The table', [Table(
+            ['figure', 'bundle', 'value', f'gain over {found.baseline}', '', 'of'], rows)], (
+            'Maps and scores are those that five folds of the blocks picked, measured on the '
+            'frames that had no part in the choice. A gain above 0 is better, whatever the '
+            'figure; it is better only if its interval excludes 0.')),
+        Section('notes', 'How to read it', [Notes([
+            'Intervals are 95 %, by drawing blocks of frames with replacement; all bundles share '
+            'the draws, so that the interval of a gain is that of the difference. The choice of '
+            'the folds is not repeated in each draw.',
+            "Wrong pixels and bad frames are each network's own: how well it ranks them says "
+            'nothing of how many there are. A network that is right more often has harder errors '
+            'left. Mean IoU and the accepted share count everything.',
+            'Accepted at a promise: on one half of the blocks conformal risk control sets a '
+            'threshold of the picked score, so that at most that share of frames is accepted and '
+            'bad; the other half is judged, over random halves that all bundles share. Below it '
+            'stands the share that was accepted and bad.',
+            f'Time is that of network and maps, frame by frame in turn with {found.baseline} in '
+            'one process.'])]),
+    ], [f'{label}: {words}' for label, words in found.verdicts().items()], found.notes).page()
+
+
+# -------------------------------------------------------------------------------------------------
+# The promise.
+
+
+def _lead(promise: Promise) -> str:
+    upper = promise.bad_if_accepted_upper
+    first = (f'When the flag is true, the mask is bad in at most {percent(upper)} of the frames, '
+             f'with {whole_percent(CONFIDENCE)} confidence. What is promised:') \
+        if is_known(upper) else 'When the flag is true, the frame is accepted:'
+    return (f'{first} at most {whole_percent(promise.alpha)} of all frames are both accepted and '
+            'bad, on average over blocks of frames like those of the calibration.')
+
+
+def _broken(promise: Promise | None) -> list[str]:
+    # Written so that NaN is a warning too.
+    if promise is None or (promise.accepted_and_bad or 0.0) <= promise.alpha:
+        return []
+    return [f'The promise did not hold on these frames: {percent(promise.accepted_and_bad)} were '
+            f'accepted and bad, and at most {whole_percent(promise.alpha)} was promised. Either '
+            'the frames are unlike those of the calibration, or it is chance: a promise on '
+            'average can be missed by one set of frames.']
+
+
+def _held_against(found: Evaluated) -> Promise | None:
+    """Return the promise with the shares of these frames, of which every block counts alike."""
+    if found.flag is None or found.flag.promise is None:
+        return None
+    accepted = found.frames.accepted(found.flag.promise.limits)
+    return replace(
+        found.flag.promise, accepted=mean_block_share(accepted, found.frames.blocks),
+        accepted_and_bad=mean_block_share(accepted & found.frames.is_bad, found.frames.blocks),
+        bad_if_accepted_upper=found.flag.bad_if_accepted.upper)
+
+
+def _measured_on(found: Evaluated) -> str:
+    if found.is_fitted:
+        return ('the frames of this evaluation, some of which the thresholds were fitted on: '
+                'it proves nothing')
+    return ('the frames of this evaluation, which are not the set that the thresholds were '
+            'fitted on')
+
+
+def _promise_section(promise: Promise, measured_on: str) -> Section:
+    return Section('promise', 'What the flag promises', [
+        Tiles([
+            (percent(promise.accepted), 'of frames accepted'),
+            (percent(promise.accepted_and_bad), 'of frames accepted and bad'),
+            (whole_percent(promise.alpha), 'accepted and bad at most: the promise'),
+            (percent(promise.bound, 2), 'bound that the thresholds reach'),
+            (percent(promise.bad_if_accepted_upper), 'bad among accepted, at most '
+             f'({whole_percent(CONFIDENCE)} confidence)'),
+            (f'{promise.num_blocks}', f'blocks, {promise.num_frames} frames')]),
+        Notes([
+            '“Accepted and bad” counts among all frames; “bad among accepted” counts among the '
+            'frames with the flag true, and is the larger of the two. The first is promised.',
+            'The bound of the second treats blocks as independent of each other, and without a '
+            'file of blocks all frames, which neighbours in a video are not. Neither says '
+            'anything about water, light or objects unlike those of the calibration.']),
+    ], f'Measured on {measured_on}. A frame is bad if {promise.bad}.')
+
+
+# -------------------------------------------------------------------------------------------------
+# Facts and notes.
+
+
+def _bundle_facts(card: ModelCard, made: Calibration) -> dict[str, str]:
+    return {
+        'bundle': card.name, 'method': card.method, 'passes T': f'{made.passes}',
+        'seed': f'{made.seed}', 'precision': made.precision,
+        'temperature': f'{made.temperature:.4g}', 'date': f'{datetime.now():%Y-%m-%d}',
+        'hash of the model': made.model_sha256, 'hash of the validation data': made.data_sha256,
+    }
+
+
+def _facts_section(facts: Mapping[str, str]) -> Section:
+    return Section('bundle', 'What was measured', [Facts([*facts.items()])])
+
+
+def _evaluation_facts(found: Evaluated) -> dict[str, str]:
+    facts = {
+        'Frames': f'{len(found.frames)}', 'Bad frames': f'{found.frames.is_bad.mean():.0%}',
+        'Mean IoU': interval_text(found.pixel_intervals['mean_iou'], 3),
+        'Pixel accuracy': interval_text(found.pixel_intervals['accuracy'], 3),
+        'Calibration error': interval_text(found.pixel_intervals['ece'], 4),
+    }
+    facts |= {f'Wrong pixels by {name}': f'AUROC {value:.3f}'
+              for name, value in found.evaluation.error_auroc.items()}
+    if found.foreign is not None:
+        facts['Foreign frames'] = f'{len(found.foreign)}'
+    return facts
+
+
+def _calibration_notes(found: CalibrationOutcome) -> list[str]:
+    return [f'At alpha {p.alpha:g} the gate accepts {p.accepted:.0%} of the frames, '
+            f'{p.accepted_and_bad:.1%} are accepted and bad.' for p in found.calibration.promises]
+
+
+def _carried_notes(made: Calibration) -> list[str]:
+    """Say what is of another network, where thresholds were carried over."""
+    if not made.carried_error:
+        return []
+    source, shares = made.carried_from, ''
+    if source is not None:
+        shares = f' On {source.num_images} images without labels ' + ', and '.join(
+            f'{source.bundle} accepted {before:.1%} and this one {after:.1%} at alpha {alpha}'
+            for alpha, (before, after) in source.accepted.items()) + '.'
+    name = 'another precision of this network' if source is None else \
+        f'{source.bundle} in {source.precision}'
+    return [f'The thresholds were carried over from {name}: {made.carried_error:.2g} is to be '
+            'added to what is promised, and blocks and bound of the promise, temperature and '
+            'thresholds outside of the gate are those of the labels that were seen there.'
+            f'{shares}']
+
+
+def _evaluation_notes(flag: FlagFigures) -> list[str]:
+    notes = ['The E-AURC of the gate is lower than that of '
+             f'{flag.plain} by {interval_text(flag.gain.excess_aurc, 4)}.']
+    if flag.ranking.ood_auroc is not None and flag.foreign_accepted is not None:
+        notes.append(
+            f'The gate ranks foreign frames with AUROC {flag.ranking.ood_auroc.value:.3f}, above '
+            f'{flag.plain} by {interval_text(flag.gain.ood_auroc, 3)}; it accepts '
+            f'{flag.foreign_accepted:.0%} of them.')
+    return notes
+
+
+def _sentence(text: str) -> str:
+    return f'{text[0].upper()}{text[1:]}.'
+
+
+# -------------------------------------------------------------------------------------------------
+# Scores, classes and plots.
+
+
+def _drawn(frames: FrameTable, limits: Iterable[str]) -> list[str]:
+    """Name the scores that are drawn: those of the gate, then some that people know."""
+    return [*limits, *(name for name in COMPARED if name in frames.scores and
+                       name not in set(limits))]
+
+
+def _risk_section(frames: FrameTable, gate: Column | None, promise: Promise | None) -> Section:
+    """Return the curve of the gate, made stricter by its one number, if any, and of scores."""
+    orders = {name: frames.scores[name] for name in COMPARED if name in frames.scores}
+    orders |= {} if gate is None else {GATE: gate}
+    point = None
+    if promise is not None:
+        accepted = frames.accepted(promise.limits)
+        risk = float(frames.is_bad[accepted].mean()) if accepted.any() else 0.0
+        point = float(accepted.mean()), risk
+    plot = plot_risk_coverage(orders, frames.is_bad.astype(np.float64), GATE, point,
+                              promise.alpha if promise else None)
+    return Section('risk', 'Risk against coverage', [
+        Plots([(plot, f'Risk over coverage of {", ".join(orders)}')], 'large')], (
+        'From right to left the gate gets stricter. The line of a good score falls steeply at '
+        'once: the first frames that it rejects are the bad ones. A flat line is no better than '
+        'rejecting frames at random. Left of about 15 % few frames are left, and the lines are '
+        'mostly chance. In the hatched area more frames than promised are accepted and bad.'))
+
+
+def _scores_section(
+    rankings: Mapping[str, FrameRanking], made: Calibration | None, limits: Mapping[str, float]
+) -> Section:
+    def row(name: str) -> Row:
+        ranking = rankings[name]
+        return Row([
+            name, 'yes' if name in limits else '',
+            limit(limits.get(name, made.thresholds.get(name) if made else None)),
+            limit(made.train_thresholds.get(name) if made else None),
+            number(made.distances.get(name) if made else None, 2),
+            interval_text(ranking.excess_aurc, 4), interval_text(ranking.ood_auroc, 3),
+        ], name in limits)
+
+    heads = ['score', 'gate', 'threshold', 'of training', 'KS', 'E-AURC', 'OOD AUROC']
+    rows = [row(name) for name in sorted(rankings, key=lambda name: (
+        name not in limits, np.nan_to_num(rankings[name].excess_aurc.value, nan=np.inf), name))]
+    shown = max(SHOWN_SCORES, len(limits))
+    tables = [Table(heads, rows[:shown])]
+    if rows[shown:]:
+        tables.append(Table(heads, rows[shown:], f'{len(rows[shown:])} more scores'))
+    gate = 'The gate uses the scores of the highlighted rows; a frame is accepted only if each ' \
+        'of them is within its threshold. ' if limits else ''
+    return Section('scores', 'Scores and thresholds', tables, (
+        f'{gate}Thresholds come from the validation and from the training frames, KS is the '
+        'distance between the two sets of values, and intervals are in brackets. Small is good '
+        'for E-AURC, the area under risk and coverage minus that of the best possible order; near '
+        '1 is good for OOD AUROC. A large KS distance, or a training threshold far below the '
+        'validation threshold, means that the network has overfitted its training frames, and '
+        'that only the validation threshold counts.'))
+
+
+def _spreads_section(
+    spreads: Mapping[str, Mapping[str, Column]], limits: Mapping[str, float]
+) -> Section:
+    return Section('spreads', 'Values of the scores', [Plots([
+        (plot_spread(name, sets, limits.get(name)), f'Values of {name}')
+        for name, sets in spreads.items()])], (
+        'Frames to the right of the threshold are rejected. Training and validation should lie '
+        'on each other, and foreign frames, where there are any, to the right of the threshold. '
+        'The last bin also holds what lies beyond it.'))
+
+
+def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Section:
+    alt = ', '.join(f'{name}: ECE {error.value():.3f}' for name, error in errors.items())
+    return Section('reliability', 'Reliability of the confidence', [
+        Plots([(plot_reliability(errors), f'Accuracy over confidence, {alt}')], 'middle')], (
+        'On the diagonal, a confidence of 80 % is right for 80 % of the pixels. Below it the '
+        'network is overconfident. The lower plot shows how many pixels each point stands for: '
+        'a point far off that stands for few matters little.'))
+
+
+def _classes_section(
+    found: Evaluation, card: ModelCard, limits: Mapping[str, float]
+) -> Section:
+    pixels, entropy = found.pixels.confusion.counts.sum(1), found.pixels.mean_entropy()
+    total = max(int(pixels.sum()), 1)
+    rows = [Row([name, number(float(found.iou[i])), f'{int(pixels[i]):,}',
+                 percent(float(pixels[i]) / total), number(float(entropy[i])),
+                 limit(limits.get(f'entropy.class.{name}'))], color=card.palette[i])
+            for i, name in enumerate(card.class_names)]
+    return Section('classes', 'Classes', [Table(
+        ['class', 'IoU', 'true pixels', 'share', 'mean entropy over ln C', 'threshold'], rows)], (
+        'A class with a low IoU and a low entropy is the one to worry about: there the network '
+        'is wrong and confident.'))
+
+
+def _ladders_section(ladders: Sequence[Ladder]) -> Section:
+    plots = [(plot_ladder(ladder.kind, [
+        (step.mean_iou, step.accepted, step.accepted_and_bad, step.ratio)
+        for step in ladder.steps]), f'Mean IoU, accepted frames and ratio under {ladder.kind}')
+        for ladder in ladders]
+    rows = [Row([ladder.kind, f'{step.severity}', number(step.mean_iou), percent(step.accepted),
+                 percent(step.accepted_and_bad), number(step.ratio, 2)])
+            for ladder in ladders for step in ladder.steps]
+    heads = ['corruption', 'severity', 'mean IoU', 'accepted', 'accepted and bad', 'mean ratio']
+    return Section('ladders', 'Corruption by severity', [
+        Plots(plots), Table(heads, rows, 'All figures')], (
+        'As the IoU falls, the share of accepted frames should fall before it, and the share '
+        'that is accepted and bad should stay low all along. Below: the mean of the largest '
+        'score over its threshold, which should rise.'))
+
+
+# -------------------------------------------------------------------------------------------------
+# Frames worth looking at.
+
+
+def _frame_sections(
+    bundle: ModelBundle, settings: Settings, pairs: Sequence[Pair], frames: FrameTable,
+    limits: Mapping[str, float],
+) -> list[Section]:
+    """Return accepted frames with bad masks by growing IoU, rejected good ones by falling IoU."""
+    accepted = frames.accepted(limits)
+    return [
+        _frames_section('accepted', 'Worst frames that were accepted', bundle, settings, pairs,
+                        frames, limits, accepted & frames.is_bad, frames.mean_iou,
+                        'The flag was true and the mask is bad: what did the scores miss? Compare '
+                        'prediction and truth, and check whether the heatmap is bright where they '
+                        'differ.'),
+        _frames_section('refused', 'Good frames that were rejected', bundle, settings, pairs,
+                        frames, limits, ~accepted & ~frames.is_bad, -frames.mean_iou,
+                        'The flag was false and the mask is good. The reason names the score that '
+                        'was furthest above its threshold.'),
+    ]
+
+
+def _frames_section(
+    name: str, title: str, bundle: ModelBundle, settings: Settings, pairs: Sequence[Pair],
+    frames: FrameTable, limits: Mapping[str, float], rows: NDArray[np.bool_], order: Column,
+    look: str,
+) -> Section:
+    found = sorted(np.flatnonzero(rows).tolist(), key=lambda row: float(order[row]))
+    if not found:
+        return Section(name, title, [Notes(['There is none.'])])
+    legend, shown = _legend(bundle.card, frames), []
+    # At the temperature alone there is no gate, which may refuse frames of other settings.
+    heat = bundle.calibration.temperature if bundle.calibration else 1.0
+    with opened(bundle, settings, heat) as pipeline:
+        for row in found[:MAX_FRAMES]:
+            image, truth = pairs[row]
+            result = pipeline.measure(image, 0)
+            tiles = frame_tiles(image, truth, result.label_at_source(),
+                                result.map_at_source(HEAT_MAP), legend)
+            shown.append((_caption(frames, limits, row), tiles))
+    colors = [*zip(legend.class_names, legend.palette, strict=False), ('ignored', IGNORED_RGB)]
+    return Section(name, title, [
+        Notes([f'{len(shown)} of {len(found)} such frames.']),
+        Frames(shown, colors, HEAT_MAP, f'{legend.heat_upper:.3g}', heat_bar())], look)
+
+
+def _caption(frames: FrameTable, limits: Mapping[str, float], row: int) -> str:
+    ratios = {name: float(frames.scores[name][row]) / at for name, at in limits.items()}
+    worst = max(ratios, key=lambda name: ratios[name])
+    return (f'{frames.sources[row]}: IoU {frames.mean_iou[row]:.2f}, score over threshold '
+            f'{ratios[worst]:.2f}; {worst} {frames.scores[worst][row]:.3g}, threshold '
+            f'{limits[worst]:.3g}')
+
+
+def _legend(card: ModelCard, frames: FrameTable) -> Legend:
+    # The heatmap is brightest where the most uncertain parts of most frames are.
+    upper = float(np.nanquantile(frames.scores[f'{HEAT_MAP}.top'], 0.9))
+    return Legend(card.class_names, card.palette, card.ignore_index, HEAT_MAP,
+                  min(max(upper, 0.05), 1.0))
