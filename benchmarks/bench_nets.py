@@ -6,8 +6,6 @@ Each network is compiled by the command line and then run interleaved, round by 
 process, with the same image and T:
 
 * ``torch``: torch eager, dropout on, T passes one after the other, the maps in numpy.
-* ``baal``: the same by baal's ModelWrapper, if baal is installed. It finds Dropout and Dropout2d;
-  stochastic depth and attention dropout it leaves off.
 * ``one``: the network without dropout as one graph, uint8 image to class ids, upsampling and
   argmax inside, by ONNX Runtime, OpenVINO in float32 and OpenVINO in bfloat16.
 * ``ours``: the bundle with T passes and all maps, by the same three.
@@ -15,18 +13,13 @@ process, with the same image and T:
 Read the ratios of one run, not the milliseconds. CPU time with ``--threads 1`` is the steadier
 measure on a busy machine. Weights are random: time does not care.
 
-A name with ``+skip`` behind it is compiled with ``--skip-dropped``: dropped channels are not
-computed, which is another distribution of masks (docs/balanced_masks.md).
-
-    python benchmarks/bench_nets.py [--nets fpn,unet_dropout+skip] [--threads N] [--rounds 7]
-        [--no-baal]
+    python benchmarks/bench_nets.py [--nets fpn,unet_dropout] [--threads N] [--rounds 7]
 
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
 import contextlib
 from dataclasses import dataclass
 import io
@@ -39,9 +32,8 @@ import time
 from typing import Any
 import warnings
 
-from bench_passes import machine, measure, numpy_maps
+from common import Call, graph_pass, machine, measure, numpy_maps
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn, Tensor
 
@@ -57,10 +49,7 @@ from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 
 SMALL = {'fc_densenet56': ((320, 256), 8)}  # nothing of it is the same in all passes
-SIZE, PASSES = (512, 384), 20
-SLOW = ('torch', 'baal')
-SKIP = '+skip'
-Call = Callable[[], object]
+SIZE, PASSES, TORCH_ROUNDS = (512, 384), 20, 2
 
 
 @dataclass(frozen=True)
@@ -73,14 +62,9 @@ class Case:
     threads: int
 
     @property
-    def net(self) -> str:
-        """Its name in the zoo."""
-        return self.name.removesuffix(SKIP)
-
-    @property
     def recipe(self) -> zoo.Recipe:
         """Its entry in the zoo."""
-        return zoo.NETS[self.net]
+        return zoo.NETS[self.name]
 
 
 def compile_case(case: Case, folder: Path) -> tuple[ModelBundle, float, dict[str, Any]]:
@@ -89,12 +73,10 @@ def compile_case(case: Case, folder: Path) -> tuple[ModelBundle, float, dict[str
     classes.write_text(json.dumps({'classes': [
         {'id': i, 'name': f'class {i}', 'rgb': [40 * i, 0, 0]} for i in range(zoo.NUM_CLASSES)]}))
     out = folder / case.name
-    words = ['compile', f'zoo:{case.net}', '--input', '{}x{}'.format(*case.size),
+    words = ['compile', f'zoo:{case.name}', '--input', '{}x{}'.format(*case.size),
              '--classes', str(classes), '-o', str(out), '--passes', str(case.passes)]
     if case.recipe.inject:
         words += ['--inject-dropout', str(case.recipe.inject), '--at', case.recipe.at]
-    if case.name != case.net:
-        words.append('--skip-dropped')
     start_s = time.perf_counter()
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
@@ -163,100 +145,43 @@ def torch_loop(net: Deployed, image: Tensor, passes: int) -> Call:
     return run
 
 
-def baal_loop(net: Deployed, image: Tensor, passes: int) -> Call | None:
-    """Return the same through baal, or None where it is missing."""
-    try:
-        from baal.bayesian.dropout import patch_module
-        from baal.modelwrapper import ModelWrapper, TrainingArgs
-    except ImportError:
-        return None
-
-    class Logits(nn.Module):
-        """Baal wants a network of one output."""
-
-        def forward(self, x: Tensor) -> Tensor:
-            return net.logits(x)
-
-    net.net = patch_module(net.net, inplace=True)
-    wrapper = ModelWrapper(Logits(), TrainingArgs(use_cuda=False, replicate_in_memory=False))
-
-    def run() -> object:
-        stacked = wrapper.predict_on_batch(image, iterations=passes)  # (1, C, H, W, T)
-        return numpy_maps(np.ascontiguousarray(np.moveaxis(stacked.softmax(1)[0].numpy(), -1, 0)))
-
-    return run
-
-
-def onnxruntime_pass(graph: bytes, image: Any, threads: int) -> Call:
-    """Return a call of the deployed graph in ONNX Runtime."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: image})
-
-
-def openvino_pass(graph: bytes, image: Any, threads: int, precision: str) -> Call | None:
-    """Return a call of the deployed graph in OpenVINO, or None where it cannot."""
-    try:
-        import openvino
-    except ImportError:
-        return None
-    core = openvino.Core()
-    if precision == 'bf16' and 'BF16' not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
-        return None
-    options = {'INFERENCE_PRECISION_HINT': precision, 'INFERENCE_NUM_THREADS': threads,
-               'NUM_STREAMS': 1, 'PERFORMANCE_HINT': 'LATENCY', 'ENABLE_CPU_PINNING': False}
-    call = core.compile_model(core.read_model(graph), 'CPU', options).create_infer_request()
-    return lambda: call.infer([image])
-
-
-def contenders(case: Case, bundle: ModelBundle, has_baal: bool) -> tuple[
-        dict[str, Call | None], dict[str, Any]]:
-    """Make every call of a case; None for what is not installed. And the backends."""
+def contenders(case: Case, bundle: ModelBundle) -> tuple[dict[str, Call], dict[str, Any]]:
+    """Make every call of a case that can be had here; and the backends."""
     width, height = case.size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     tensor = torch.from_numpy(image[None])
 
     def net() -> Deployed:
-        return Deployed(zoo.build_with_dropout(case.net), bundle).eval()
+        return Deployed(zoo.build_with_dropout(case.name), bundle).eval()
 
     graph = export_deployed(net(), tensor)
-    calls: dict[str, Call | None] = {
-        'torch': torch_loop(net(), tensor, case.passes),
-        'baal': baal_loop(net(), tensor, case.passes) if has_baal else None,
-        'one ort': onnxruntime_pass(graph, image[None], case.threads),
-        'one ov': openvino_pass(graph, image[None], case.threads, 'f32'),
-        'one ov bf16': openvino_pass(graph, image[None], case.threads, 'bf16'),
-    }
+    calls: dict[str, Call] = {'torch': torch_loop(net(), tensor, case.passes)}
     masks = pass_inputs(bundle.card, case.passes, 0)
     backends: dict[str, Any] = {}
-    for name, runtime, precision in (('ours ort', 'onnxruntime', 'fp32'),
-                                     ('ours ov', 'openvino', 'fp32'),
-                                     ('ours ov bf16', 'openvino', 'bf16')):
+    for name, runtime, precision in (('ort', 'onnxruntime', 'fp32'), ('ov', 'openvino', 'fp32'),
+                                     ('ov bf16', 'openvino', 'bf16')):
         try:
             settings = Settings(threads=case.threads, precision=precision)
-            backends[name] = open_backend(runtime, bundle, settings)
+            backends[f'ours {name}'] = open_backend(runtime, bundle, settings)
         except UncertaintySegError as err:
             print(f'{name} is left out: {err}', file=sys.stderr)
             continue
-        calls[name] = lambda backend=backends[name]: backend.run(image, masks, 1.0)
+        calls[f'one {name}'] = graph_pass(graph, image, case.threads, runtime, precision)
+        calls[f'ours {name}'] = lambda backend=backends[f'ours {name}']: (
+            backend.run(image, masks, 1.0))
     return calls, backends
 
 
-def run_case(case: Case, rounds: int, slow_rounds: int, has_baal: bool) -> dict[str, Any]:
+def run_case(case: Case, rounds: int) -> dict[str, Any]:
     """Compile and measure one network."""
     with tempfile.TemporaryDirectory() as folder:
         bundle, compile_s, said = compile_case(case, Path(folder))
-        calls, backends = contenders(case, bundle, has_baal)
-        times: dict[str, list[tuple[float, float]]] = {n: [] for n, call in calls.items() if call}
-        stages: dict[str, list[Mapping[str, float]]] = {name: [] for name in backends}
+        calls, backends = contenders(case, bundle)
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
         for index in range(rounds + 1):  # the first warms up
             for name, call in calls.items():
-                if call and not (name in SLOW and index > slow_rounds):
+                if name != 'torch' or index <= TORCH_ROUNDS:
                     times[name].append(measure(call))
-            for name, backend in backends.items():
-                stages[name].append(backend.timings_ms)
         for backend in backends.values():
             backend.close()
     wall, cpu = ({name: round(float(np.median([v[k] for v in values[1:]])), 2)
@@ -266,49 +191,35 @@ def run_case(case: Case, rounds: int, slow_rounds: int, has_baal: bool) -> dict[
         'sites': len(bundle.card.dropout_sites), 'trunk_share': said['trunk_share'],
         'gflops': said['gflops'], 'compile_s': round(compile_s, 1),
         'wall_ms': wall, 'cpu_ms': cpu,
-        'stages_ms': {name: {part: round(float(np.median([s[part] for s in seen[1:]])), 1)
-                             for part in seen[0]} for name, seen in stages.items()},
-        'torch_over': _ratios('torch', wall, cpu), 'baal_over': _ratios('baal', wall, cpu),
+        'torch_over': {name: [round(t['torch'] / t[name], 1) for t in (wall, cpu)]
+                       for name in backends},
         'over_one_pass': {name: [round(t[name] / t[name.replace('ours', 'one')], 2)
                                  for t in (wall, cpu)]
-                          for name in backends if name.replace('ours', 'one') in wall},
+                          for name in backends},
     }
 
 
-def _ratios(base: str, wall: Mapping[str, float], cpu: Mapping[str, float]) -> dict[str, Any]:
-    """Say how many times longer `base` took than each of ours, by wall and by CPU time."""
-    if base not in wall:
-        return {}
-    return {name: [round(times[base] / times[name], 1) for times in (wall, cpu)]
-            for name in wall if name.startswith('ours')}
-
-
-COLUMNS = ('torch', 'baal', 'one ort', 'ours ort', 'one ov', 'ours ov', 'one ov bf16',
-           'ours ov bf16')
+COLUMNS = ('torch', 'one ort', 'ours ort', 'one ov', 'ours ov', 'one ov bf16', 'ours ov bf16')
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Write medians and ratios as tables of Markdown."""
+    ours = [c for c in COLUMNS if c.startswith('ours')]
     lines = ['| net | ' + ' | '.join(f'{c} ms' for c in COLUMNS) + ' | compile s |',
              '|---' * (len(COLUMNS) + 2) + '|']
+    ratios = ['', 'Ratios by wall clock (by CPU time in brackets).', '',
+              '| net | ' + ' | '.join([f'torch / {c}' for c in ours]
+                                      + [f'{c} / one pass' for c in ours]) + ' |',
+              '|---' * (2 * len(ours) + 1) + '|']
     for result in results:
+        title = f'{result["net"]}, {result["size"]}, T={result["passes"]}'
         cells = [f'{result["wall_ms"][c]:.0f} ({result["cpu_ms"][c]:.0f})'
                  if c in result['wall_ms'] else '-' for c in COLUMNS]
-        lines.append(f'| {_title(result)} | ' + ' | '.join(cells) + f' | {result["compile_s"]} |')
-    lines += ['', 'Ratios by wall clock (by CPU time in brackets).', '']
-    ours = [c for c in COLUMNS if c.startswith('ours')]
-    lines += ['| net | ' + ' | '.join(f'{what} / {c}' for what in ('torch', 'baal') for c in ours)
-              + ' | ' + ' | '.join(f'{c} / one pass' for c in ours) + ' |',
-              '|---' * (3 * len(ours) + 1) + '|']
-    for result in results:
+        lines.append(f'| {title} | ' + ' | '.join(cells) + f' | {result["compile_s"]} |')
         cells = ['{} ({})'.format(*result[key][c]) if c in result[key] else '-'
-                 for key in ('torch_over', 'baal_over', 'over_one_pass') for c in ours]
-        lines.append(f'| {_title(result)} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
-
-
-def _title(result: Mapping[str, Any]) -> str:
-    return f'{result["net"]}, {result["size"]}, T={result["passes"]}'
+                 for key in ('torch_over', 'over_one_pass') for c in ours]
+        ratios.append(f'| {title} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines + ratios)
 
 
 def main() -> None:
@@ -318,15 +229,13 @@ def main() -> None:
     parser.add_argument('--nets', default=','.join(zoo.NETS), help='names, with commas between')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--slow-rounds', type=int, default=2, help='of torch and baal [2]')
-    parser.add_argument('--no-baal', action='store_true', help='leave baal out')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     where, results = machine(args.threads), []
     for name in args.nets.split(','):
         size, passes = SMALL.get(name, (SIZE, PASSES))
         case = Case(name, size, passes, args.threads)
-        results.append(run_case(case, args.rounds, args.slow_rounds, not args.no_baal))
+        results.append(run_case(case, args.rounds))
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     print(f'{where}, torch {torch.__version__}\n\n{table(results)}\n')
     print(json.dumps({'what': where, 'nets': results}))

@@ -5,27 +5,22 @@ Measure the ways to T dropout passes that a user has, all in one run and interle
 Every way has a process of its own, so that peak memory and threads are its own, and computes all
 maps from the same image of the network's size. Where torch builds the network it is that of
 `pipeline`, with random weights: time does not care. Of other bundles only the runtimes are
-measured. The parent asks one after the other, round by round, so that a busy minute hits all of
-them.
+measured. The parent asks one after the other, round by round: a busy minute hits all of them.
 
-* ``ours``: the backend that the node takes by itself, T passes and all maps.
-* ``ours, onnxruntime``, ``ours, openvino``, ``ours, openvino bf16``: the same by name.
-* ``onnxruntime, one pass``, ``openvino, one pass``, ``openvino bf16, one pass``: trunk, head,
-  upsampling and argmax as one graph, dropout off: what is deployed without uncertainty.
-* ``torch, one pass``: the same in torch.
+* ``ours``: the backend that the node takes by itself, T passes and all maps; with a runtime's
+  name behind it that one.
+* ``one pass``, by four runtimes: trunk, head, upsampling and argmax as one graph, dropout off:
+  what is deployed without uncertainty.
 * ``torch loop``: T passes of the whole network one after the other.
-* ``torch.compile loop``: the same, compiled by TorchInductor, which wants a C++ compiler.
-* ``torch, trunk once``: what is before the first dropout once, the rest T times, as one batch:
-  fifteen lines that anybody can write (`trunk_once`).
+* ``torch, trunk once``: what is before the first dropout once, the rest T times, as one batch.
 * ``baal`` and ``torch-uncertainty``: their wrapper of the network, its own loop or batch.
-* ``onnxruntime, batch of T``: the exported network with dropout left on, the image T times.
 
 The ratios of one run count, and of these the ones of CPU time on one thread are the steadiest.
 With more threads those of ONNX Runtime and of OpenMP spin between their tasks, which counts as
 CPU time.
 
-    python benchmarks/bench_peers.py [BUNDLE] [--passes 20] [--reduction auto] [--threads 1 2]
-        [--rounds 7] [--only WAY...] [--json FILE] [--plot FILE.png]
+    python benchmarks/bench_peers.py [BUNDLE] [--passes 20] [--threads 1 2] [--rounds 7]
+        [--only WAY...]
 
 """
 
@@ -36,18 +31,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import json
 import os
-from pathlib import Path
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from typing import Any
 
-from bench_passes import machine, numpy_maps, one_pass
+from common import Call, graph_pass, machine, numpy_maps, picture
 import numpy as np
 
 from uncertainty_seg.backends.registry import AUTO, open_backend
+from uncertainty_seg.compiler.head_graphs import deterministic_graph
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import BUNDLE_PRECISION, Settings
@@ -56,7 +50,6 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 PAUSE_S = 0.03
 # A way that takes longer than this is asked less often.
 SLOW_S, SLOW_ROUNDS = 2.0, 3
-Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -66,29 +59,31 @@ class Task:
     bundle: ModelBundle
     passes: int
     threads: int
-    reduction: str = 'auto'
 
     @property
     def image(self) -> Any:
-        """Return the image, uint8 (h, w, 3), the same in every process."""
-        spec = self.bundle.card.input
-        return np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
+        """Return the image, the same in every process."""
+        return picture(self.bundle)
 
 
 def ours(name: str = AUTO, precision: str = BUNDLE_PRECISION) -> Callable[[Task], Call]:
     """Return a way: a backend of the package."""
     def way(task: Task) -> Call:
-        settings = Settings(threads=task.threads, reduction=task.reduction, precision=precision)
+        settings = Settings(threads=task.threads, precision=precision)
         backend = open_backend(name, task.bundle, settings)
-        masks = pass_inputs(task.bundle.card, task.passes, 0)
-        return lambda: backend.run(task.image, masks, 1.0)
+        masks, image = pass_inputs(task.bundle.card, task.passes, 0), task.image
+        return lambda: backend.run(image, masks, 1.0)
 
     return way
 
 
 def one_pass_of(backend: str, precision: str) -> Callable[[Task], Call]:
     """Return a way: one pass of a runtime, dropout off."""
-    return lambda task: one_pass(task.bundle, None, task.image, task.threads, backend, precision)
+    def way(task: Task) -> Call:
+        graph = deterministic_graph(task.bundle).SerializeToString()
+        return graph_pass(graph, task.image, task.threads, backend, precision)
+
+    return way
 
 
 def torch_net(task: Task) -> tuple[Any, Any]:
@@ -135,23 +130,17 @@ def torch_one_pass(task: Task) -> Call:
     return run
 
 
-def torch_loop(task: Task, is_compiled: bool = False) -> Call:
+def torch_loop(task: Task) -> Call:
     """Return a way: the whole network T times, one after the other."""
     torch, net = torch_net(task)
-    call = torch.compile(net) if is_compiled else net
 
     def run() -> object:
         image = torch_image(task)
         with torch.inference_mode():
-            probs = [full_probabilities(torch, call(image), task)[0] for _ in range(task.passes)]
+            probs = [full_probabilities(torch, net(image), task)[0] for _ in range(task.passes)]
         return numpy_maps(torch.stack(probs).numpy())
 
     return run
-
-
-def torch_compiled_loop(task: Task) -> Call:
-    """Return a way: `torch_loop` through torch.compile."""
-    return torch_loop(task, is_compiled=True)
 
 
 def trunk_once(task: Task) -> Call:
@@ -207,44 +196,6 @@ def torch_uncertainty_way(task: Task) -> Call:
     return run
 
 
-def batch_of_passes(task: Task) -> Call:
-    """Return a way: the network exported with dropout on, in ONNX Runtime, T images at once."""
-    torch, net = torch_net(task)
-    import onnxruntime
-
-    class Channels(torch.nn.Module):
-        """Dropout2d in the words that the exporter knows."""
-
-        def forward(self, features: Any) -> Any:
-            ones = torch.ones(features.shape[0], features.shape[1], 1, 1)
-            return features * torch.nn.functional.dropout(ones, 0.5, training=True)
-
-    for name, module in list(net.named_modules()):
-        if isinstance(module, torch.nn.Dropout2d):
-            net.set_submodule(name, Channels() if module.p else torch.nn.Identity())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, 'net.onnx')
-        torch.onnx.export(
-            net, (torch_image(task),), str(path), input_names=['image'], output_names=['logits'],
-            dynamic_axes={'image': {0: 'n'}, 'logits': {0: 'n'}}, dynamo=False, opset_version=17,
-            training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = task.threads
-        # Without this the runtime removes dropout, though the graph says that it trains.
-        session = onnxruntime.InferenceSession(str(path), options,
-                                               providers=['CPUExecutionProvider'],
-                                               disabled_optimizers=['EliminateDropout'])
-
-    def run() -> object:
-        images = torch_image(task).repeat(task.passes, 1, 1, 1).contiguous().numpy()
-        logits = torch.from_numpy(session.run(None, {'image': images})[0])
-        if task.passes > 1 and torch.equal(logits[0], logits[1]):
-            raise RuntimeError('the passes do not differ: dropout is off in the exported graph')
-        return numpy_maps(full_probabilities(torch, logits, task).numpy())
-
-    return run
-
-
 WAYS: dict[str, Callable[[Task], Call]] = {
     'ours': ours(),
     'ours, onnxruntime': ours('onnxruntime'),
@@ -256,10 +207,8 @@ WAYS: dict[str, Callable[[Task], Call]] = {
     'torch, one pass': torch_one_pass,
     'torch, trunk once': trunk_once,
     'torch loop': torch_loop,
-    'torch.compile loop': torch_compiled_loop,
     'baal': baal_way,
     'torch-uncertainty': torch_uncertainty_way,
-    'onnxruntime, batch of T': batch_of_passes,
 }
 
 
@@ -269,7 +218,6 @@ WAYS: dict[str, Callable[[Task], Call]] = {
 
 def serve(way: str, task: Task) -> None:
     """Build a way, say so, and time one call for every line that comes."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
     try:
         call = WAYS[way](task)
         call()
@@ -277,9 +225,7 @@ def serve(way: str, task: Task) -> None:
         print(json.dumps({'why_not': f'{type(err).__name__}: {err}'.splitlines()[0][:200]}),
               flush=True)
         return
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps({'start_s': after.ru_utime + after.ru_stime
-                      - before.ru_utime - before.ru_stime}), flush=True)
+    print('{}', flush=True)
     for _ in sys.stdin:
         wall_s, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
         call()
@@ -302,9 +248,7 @@ class Way:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True, env=env)
-        ready = self._answer()
-        self.why_not = str(ready.get('why_not', ''))
-        self._start_s = float(ready.get('start_s', 0.0))
+        self.why_not = str(self._answer().get('why_not', ''))
 
     def _answer(self) -> dict[str, Any]:
         """Return the next line of JSON; libraries print others."""
@@ -329,10 +273,9 @@ class Way:
             self.times.append(answer)
 
     def medians(self) -> dict[str, float]:
-        """Return the median of every figure, the peak of memory, and CPU seconds of the start."""
+        """Return the median of every figure, and the peak of memory."""
         found = {key: float(np.median([t[key] for t in self.times])) for key in self.times[0]}
-        return {**found, 'peak_mb': max(t['peak_mb'] for t in self.times),
-                'start_s': self._start_s}
+        return {**found, 'peak_mb': max(t['peak_mb'] for t in self.times)}
 
     def close(self) -> None:
         """End the process."""
@@ -357,12 +300,10 @@ def measured(
 def print_table(found: Mapping[str, Mapping[str, float]], why_not: Mapping[str, str]) -> None:
     """Print milliseconds, memory, and each as a multiple of ours."""
     own = found['ours']
-    print(f'{"":>25} {"wall ms":>9} {"CPU ms":>9} {"peak MB":>8} {"it / ours":>10} {"by CPU":>8} '
-          f'{"start, CPU s":>13}')
+    print(f'{"":>25} {"wall ms":>9} {"CPU ms":>9} {"peak MB":>8} {"it / ours":>10} {"by CPU":>8}')
     for name, way in found.items():
         print(f'{name:>25} {way["wall_ms"]:9.1f} {cpu_ms(way):9.1f} {way["peak_mb"]:8.0f} '
-              f'{way["wall_ms"] / own["wall_ms"]:10.2f} {cpu_ms(way) / cpu_ms(own):8.2f} '
-              f'{way["start_s"]:13.1f}')
+              f'{way["wall_ms"] / own["wall_ms"]:10.2f} {cpu_ms(way) / cpu_ms(own):8.2f}')
     for name, reason in why_not.items():
         print(f'{name:>25} not measured: {reason}')
 
@@ -372,54 +313,30 @@ def cpu_ms(way: Mapping[str, float]) -> float:
     return way['user_ms'] + way['system_ms']
 
 
-def plot(path: Path, title: str, found: Mapping[str, Mapping[str, float]]) -> None:
-    """Draw the CPU time of every way as a bar, ours first, on a logarithmic axis."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    names = sorted(found, key=lambda name: cpu_ms(found[name]))
-    figure, axes = plt.subplots(figsize=(8, 0.4 * len(names) + 1.2), layout='constrained')
-    bars = axes.barh(names, [cpu_ms(found[name]) for name in names],
-                     color=['#d95f02' if name.startswith('ours') else '#7f8c99' for name in names])
-    axes.bar_label(bars, fmt='%.0f', padding=3)
-    axes.set(xscale='log', xlabel='CPU time a frame, ms', title=title)
-    axes.invert_yaxis()
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
     """Run the rounds for every number of threads, and print a table of each."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bundle', nargs='?', default='pipeline')
     parser.add_argument('--passes', type=int, default=20)
-    parser.add_argument('--reduction', default='auto', help='of ours [auto]')
     parser.add_argument('--threads', type=int, nargs='+', default=[1])
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--only', nargs='+', choices=tuple(WAYS), default=tuple(WAYS))
-    parser.add_argument('--json', type=Path, help='write the figures here')
-    parser.add_argument('--plot', type=Path, help='draw those of the first number of threads')
     parser.add_argument('--way', choices=tuple(WAYS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        serve(args.way, Task(load_bundle(args.bundle), args.passes, args.threads[0],
-                             args.reduction))
+        serve(args.way, Task(load_bundle(args.bundle), args.passes, args.threads[0]))
         return
     names = tuple(dict.fromkeys(('ours', *args.only)))
-    words = (args.bundle, '--passes', str(args.passes), '--reduction', args.reduction)
+    words = (args.bundle, '--passes', str(args.passes))
     results = []
     for threads in args.threads:
-        title = f'{args.bundle}, T={args.passes}, {args.reduction}, {machine(threads)}'
+        title = f'{args.bundle}, T={args.passes}, {machine(threads)}'
         print(title)
         found, why_not = measured(words, threads, args.rounds, names)
         print_table(found, why_not)
         results.append({'what': title, 'threads': threads, 'ways': found, 'why_not': why_not})
-        if args.plot and threads == args.threads[0]:
-            plot(args.plot, title, found)
     print(json.dumps(results))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -2,10 +2,10 @@
 """
 What the frame log keeps of a dive with known events, and how many bytes that takes.
 
-`uncertainty_seg simulate dive DIVE` makes the dive. Pipeline and log run over it as in the node,
+A verb of `uncertainty_seg simulate` makes the dive. Pipeline and log run over it as in the node,
 offline, so that no frame is lost; beside the log another one keeps every frame in the same form.
 
-    python benchmarks/frame_log_dive.py DIVE [--set before_s=2.0 ...]
+    python benchmarks/frame_log_dive.py DIVE
 
 """
 
@@ -15,7 +15,6 @@ import argparse
 from collections.abc import Iterator
 from contextlib import closing
 import functools
-import json
 from pathlib import Path
 import tempfile
 import time
@@ -23,9 +22,14 @@ import time
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import from_dict, LogSettings, Settings, settings_to_dict
-from uncertainty_seg.sim.demo.timeline import find_events, FlagEvent, Moment
-from uncertainty_seg.sim.dive import EVENT_TOPIC, IMAGE_TOPIC
+from uncertainty_seg.core.settings import LogSettings, Settings, settings_to_dict
+from uncertainty_seg.sim.demo.timeline import (
+    EVENT_TOPIC,
+    find_events,
+    FlagEvent,
+    IMAGE_TOPIC,
+    Moment,
+)
 from uncertainty_seg.storage.bags.reader import BadMessage, BagReader, header_stamp_ns
 from uncertainty_seg.storage.frame_log.format import about_run, iter_frames, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
@@ -65,13 +69,6 @@ def frames_of(dive: Path, pipeline: Pipeline) -> Iterator[LogFrame]:
                 functools.partial(result.map_at_source, MAP))
 
 
-def offer(log: FrameLog, frame: LogFrame) -> None:
-    """Offer a frame when there is room for it and its window."""
-    while log.state().num_waiting:
-        time.sleep(0.001)
-    log.offer(frame)
-
-
 def table(events: list[FlagEvent], start_ns: int, log: Path) -> list[bool]:
     """Print each event and its frames; return for each whether there are any."""
     kept = [(frame.sidecar['stamp_ns'], frame.sidecar['reason']) for frame in iter_frames(log)]
@@ -89,26 +86,23 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
     parser.add_argument('dive', type=Path)
-    parser.add_argument('--model', default='pipeline')
-    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='given',
-                        help='a setting of the log, as JSON')
     args = parser.parse_args()
-    given = dict(text.split('=', 1) for text in args.given)
-    settings = from_dict(LogSettings, {name: json.loads(text) for name, text in given.items()})
-    keep_all = from_dict(LogSettings, {'control_share': 1.0})
     moments = moments_of(args.dive)
-    run = Settings(model=args.model)
+    run = Settings(model='pipeline')
     pipeline = open_pipeline(load_bundle(run.model), run, None)
     about = about_run(args.dive.name, pipeline.card, pipeline.passes, settings_to_dict(run))
     num_flagged = 0
     with tempfile.TemporaryDirectory() as name, closing(pipeline):
         folder = Path(name)
-        log = FrameLog(folder / 'log', settings, about)
-        everything = FrameLog(folder / 'all', keep_all, about)
+        log = FrameLog(folder / 'log', LogSettings(), about)
+        everything = FrameLog(folder / 'all', LogSettings(
+            min_interval_s=0.0, before_s=0.0, duplicate_bits=0, control_share=1.0), about)
         for frame in frames_of(args.dive, pipeline):
             num_flagged += frame.is_flagged
-            offer(log, frame)
-            offer(everything, frame)
+            for one in (log, everything):
+                while one.state().num_waiting:  # so that there is room for it and its window
+                    time.sleep(0.001)
+                one.offer(frame)
         log.close(60.0)
         everything.close(60.0)
         state, all_state = log.state(), everything.state()

@@ -7,20 +7,14 @@ pipeline works on each: a matrix product (a runtime's, without the GIL) and some
 Blocks with and without the log take turns in one run, so that both see the same machine.
 
     python benchmarks/frame_log_latency.py [--mode received|png|jpeg] [--seconds 1] [--blocks 30]
-        [--hogs 4] [--niceness 5]
 
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 import functools
 import os
-from pathlib import Path
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -31,7 +25,6 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.settings import LogSettings
-from uncertainty_seg.storage.frame_log import log as frame_log
 from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
@@ -121,19 +114,6 @@ def wait_until_written(log: FrameLog) -> None:
     time.sleep(0.2)
 
 
-@contextmanager
-def hogs(number: int) -> Iterator[None]:
-    """Keep processors busy meanwhile."""
-    running = [subprocess.Popen([sys.executable, '-c', 'while True: pass'])
-               for _ in range(number)]
-    try:
-        yield
-    finally:
-        for one in running:
-            one.kill()
-            one.wait()
-
-
 def row(name: str, values_ms: list[float]) -> str:
     """Write mean, median, 99 % quantile and largest."""
     median, high = np.quantile(values_ms, [0.5, 0.99])
@@ -149,12 +129,7 @@ def main() -> None:
     parser.add_argument('--seconds', type=float, default=1.0, help='length of a block [1]')
     parser.add_argument('--blocks', type=int, default=30, help='blocks of each kind [30]')
     parser.add_argument('--busy-ms', type=float, default=15.0, help='work of a frame [15]')
-    parser.add_argument('--folder', type=Path, help='a folder on the disk to measure')
-    parser.add_argument('--hogs', type=int, default=0, help='busy processes beside [0]')
-    parser.add_argument('--niceness', type=int, default=frame_log.NICENESS,
-                        help="of the log's thread [as shipped]")
     args = parser.parse_args()
-    frame_log.NICENESS = args.niceness
     cv2.setNumThreads(1)
     settings = LogSettings(
         image_format=args.mode, min_interval_s=0.0, duplicate_bits=0, control_share=0.0,
@@ -166,7 +141,7 @@ def main() -> None:
     without_ms: list[float] = []
     offers_ms: list[float] = []
     load_before = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder, hogs(args.hogs):
+    with tempfile.TemporaryDirectory() as folder:
         log = FrameLog(folder, settings, about)
         block(camera, load, None, RATE_HZ)
         for _ in range(args.blocks):
@@ -177,7 +152,7 @@ def main() -> None:
         log.close(60.0)
         state = log.state()
     print(f'{WIDTH}x{HEIGHT} at {RATE_HZ} Hz, {len(with_ms)} flagged frames, image {args.mode}, '
-          f'niceness {args.niceness}, {args.hogs} hogs, load before {load_before:.1f}')
+          f'load before {load_before:.1f}')
     print(f'{"ms":28s} {"mean":>8s} {"median":>8s} {"p99":>8s} {"max":>8s}')
     print(row('frame without the log', without_ms))
     print(row('frame with the log', with_ms))
@@ -189,8 +164,7 @@ def main() -> None:
     print(f'added to the median frame: {middle:.2f} ms (quartiles of {len(pairs)} pairs of blocks '
           f'{low:.2f} to {high:.2f}); ratio of medians '
           f'{np.median(with_ms) / np.median(without_ms):.3f}; budget {BUDGET_MS:g} ms')
-    dropped = ', '.join(f'{n} {cause}' for cause, n in state.dropped.items() if n) or '0'
-    print(f'kept {sum(state.kept.values())}, dropped {dropped}, '
+    print(f'kept {sum(state.kept.values())}, dropped {sum(state.dropped.values())}, '
           f'{state.num_bytes / max(state.num_frames, 1) / 1e6:.2f} MB a frame, '
           f'the last written in {state.write_ms:.0f} ms')
 

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 import sys
 import threading
 import time
 from typing import Any
+
+from common import camera_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = os.sep + 'uncertainty_seg' + os.sep
@@ -45,10 +48,24 @@ def use_fake_backend() -> str:
     """Put the fake backend of the tests in the place of ONNX Runtime; return its name there."""
     sys.path.insert(0, str(ROOT / 'test' / 'helpers'))
     from fake_backend import FakeBackend
+    import numpy as np
 
     from uncertainty_seg.backends import registry
 
-    registry.OPENERS['onnxruntime'] = lambda bundle, settings: FakeBackend(bundle.card)
+    class WithFeatures(FakeBackend):
+        """Gives the features that the bundle's calibration asks for."""
+
+        def run(self, *args: Any, **more: Any) -> Any:
+            maps, shape = super().run(*args, **more), self.feature_shape
+            return maps if shape is None else maps.with_features(
+                np.zeros((1, *shape), np.float32))
+
+    def opened(bundle: Any, settings: Any) -> Any:
+        backend = WithFeatures(bundle.card)
+        backend.feature_shape = bundle.card.feature_shape
+        return backend
+
+    registry.OPENERS['onnxruntime'] = opened
     return 'onnxruntime'
 
 
@@ -60,18 +77,17 @@ def main() -> int:
     args = parser.parse_args()
     path = FramePath()
     threading.setprofile(path)
-    import numpy as np
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image
-    from std_msgs.msg import Bool
+    from std_msgs.msg import Bool, Float32
 
     from uncertainty_seg.ros.conversions import image_to_msg
     from uncertainty_seg.ros.node import UncertaintySegNode
 
     backend = use_fake_backend() if args.backend == 'fake' else args.backend
     rclpy.init(args=['--ros-args', '-p', f'model:={args.model}', '-p', f'backend:={backend}',
-                     '-p', 'stale_timeout_s:=60.0'])
+                     '-p', 'stale_timeout_s:=60.0', '-p', 'max_age_s:=60.0'])
     node = UncertaintySegNode()
     assert node.autostart()
     camera = rclpy.create_node('camera')
@@ -83,14 +99,17 @@ def main() -> int:
     flags: list[bool] = []
     camera.create_subscription(
         Bool, '/uncertainty_seg/confident', lambda msg: flags.append(msg.data), 5)
+    scores: list[float] = []
+    camera.create_subscription(
+        Float32, '/uncertainty_seg/score', lambda msg: scores.append(msg.data), 5)
     while not publisher.get_subscription_count():
         executor.spin_once(timeout_sec=0.1)
     header = Image().header
-    pixels = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    pictures = camera_pictures(WARM_UP_FRAMES, 240, 320)
 
     def send(second: int) -> None:
-        header.stamp.sec = second
-        publisher.publish(image_to_msg(header, pixels, 'bgr8'))
+        header.stamp = camera.get_clock().now().to_msg()
+        publisher.publish(image_to_msg(header, pictures[second - 1], 'bgr8'))
         num_before, end_s = len(flags), time.monotonic() + 60
         while len(flags) == num_before and time.monotonic() < end_s:
             executor.spin_once(timeout_sec=0.05)
@@ -109,6 +128,8 @@ def main() -> int:
     path.is_on = False
     sys.setprofile(None)
     files = list(dict.fromkeys(path.calls))
+    listener.spin_once(timeout_sec=1.0)
+    assert scores and math.isfinite(scores[-1]), 'the frame was refused, and its path is short'
     changes = sum(a != b for a, b in zip(path.calls, path.calls[1:], strict=False))
     print(*files, sep='\n')
     print(json.dumps({'files': len(files), 'calls': len(path.calls), 'changes_of_file': changes}))

@@ -11,7 +11,7 @@ verdict with its status, and what a picture takes only if its topic has a subscr
 the size of the image, made a message and handed to the middleware. Sending wants ROS.
 
     python benchmarks/frame_steps.py [--models pipeline suim] [--backends onnxruntime openvino]
-        [--reduction auto] [--precision bundle] [--frames 40] [--threads 1]
+        [--frames 40] [--threads 1]
 
 Medians in ms; the last line is one JSON object.
 
@@ -212,8 +212,7 @@ def print_table(columns: Mapping[str, Mapping[str, float]]) -> None:
     steps = list(dict.fromkeys(step for column in columns.values() for step in column))
     print(' ' * 22, *(f'{title:>30}' for title in columns))
     for step in steps:
-        print(f'{step:>22}', *(f'{column[step]:30.2f}' if step in column else ' ' * 30
-                               for column in columns.values()))
+        print(f'{step:>22}', *(f'{column.get(step, np.nan):30.2f}' for column in columns.values()))
 
 
 def main() -> None:
@@ -222,13 +221,11 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--models', nargs='+', default=['pipeline', 'suim'])
     parser.add_argument('--backends', nargs='+', default=['onnxruntime'])
-    parser.add_argument('--reduction', default='auto')
-    parser.add_argument('--precision', default=Settings().precision)
     parser.add_argument('--frames', type=int, default=40)
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
     cv2.setNumThreads(args.threads)
-    settings = Settings(threads=args.threads, reduction=args.reduction, precision=args.precision)
+    settings = Settings(threads=args.threads)
     sender, columns = Sender(), {}
     for backend in args.backends:
         for model in args.models:

@@ -15,8 +15,7 @@ camera_to_flag  an image in memory to its verdict at camera rate, without ROS: p
 node            the same over ROS 2 from another process (bench_node_latency), where ROS is
 
 Exit code: 0 if every part passed, 1 if one did not, 2 without a GPU or TensorRT. The file names
-the GPU, the driver and the versions, and no host or user; a path is in it only where a sentence
-about a failure names one.
+the GPU, the driver and the versions, no host or user, and a path only where a failure names one.
 
 """
 
@@ -38,7 +37,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 FORMAT = 1
 PARITY_PASSES = (1, 7, 20, 33)
 TIMED_PASSES = (1, 20, 100)
@@ -48,17 +47,7 @@ _PACKAGES = ('numpy', 'onnxruntime', 'cuda-bindings')
 
 
 class Check:
-    """
-    A bundle on the GPU of this machine.
-
-    Parameters
-    ----------
-    options : Namespace
-        As `parsed` gives it.
-    device : CudaDevice
-        The GPU.
-
-    """
+    """A bundle on the GPU of this machine, by the options of `parsed`."""
 
     def __init__(self, options: argparse.Namespace, device: Any) -> None:
         from uncertainty_seg.core.settings import Settings
@@ -165,9 +154,11 @@ class Check:
 
     def camera_to_flag(self) -> dict[str, Any]:
         """Pass images at camera rate through all that the node does between image and verdict."""
+        from common import camera_pictures
+
         from uncertainty_seg.backends.registry import open_pipeline
 
-        images = _pictures(8)
+        images = camera_pictures(8, *CAMERA)
         calibration = self.bundle.calibration
         period_s = 1.0 / self.options.rate
         temperature = calibration.temperature if calibration else 1.0
@@ -226,14 +217,6 @@ PARTS = ('engines', 'self_check', 'parity', 'passes', 'camera_to_flag', 'node')
 def _spread(times: Sequence[float]) -> dict[str, float]:
     points = {f'p{p}': round(float(np.percentile(times, p)), 3) for p in (50, 90, 99)}
     return {**points, 'max': round(max(times), 3), 'runs': len(times)}
-
-
-def _pictures(count: int) -> list[Any]:
-    """Return smooth coloured noise in camera size, no two alike."""
-    import cv2
-
-    coarse = np.random.default_rng(0).integers(0, 256, (count, 12, 16, 3), np.uint8)
-    return [cv2.resize(one, CAMERA[::-1], interpolation=cv2.INTER_CUBIC) for one in coarse]
 
 
 def _version(name: str) -> str:

@@ -7,7 +7,7 @@ limit of time and memory; its result is a line of JSON in the file, so that a ru
 off goes on where it was. The networks are in test/helpers/nets/zoo_list.py, and what is compared
 in test/helpers/nets/zoo_check.py.
 
-    python benchmarks/net_zoo.py [--only PATTERN] [--again] [--out FILE] [--list] [--table]
+    python benchmarks/net_zoo.py [--only PATTERN] [--again] [--out FILE] [--table]
 
 """
 
@@ -50,9 +50,6 @@ def main() -> int:
 
     chosen = [name for name in ROWS if any(fnmatch(name.lower(), f'*{p.lower()}*') for p in
                                            args.only or ['*'])]
-    if args.list:
-        print('\n'.join(chosen))
-        return 0
     if not args.table:
         run_all(chosen, args)
     results = read(args.out)
@@ -70,7 +67,6 @@ def arguments() -> argparse.Namespace:
                         help='networks whose name contains it, * and ? allowed; may be repeated')
     parser.add_argument('--again', action='store_true', help='also those that the file has')
     parser.add_argument('--out', type=Path, default=ROOT / 'zoo.jsonl', help='[zoo.jsonl]')
-    parser.add_argument('--list', action='store_true', help='print the names and end')
     parser.add_argument('--table', action='store_true',
                         help='write the table of the file into docs/nets.md and end')
     parser.add_argument('--seconds', type=float, default=240, help='of one network [240]')
@@ -164,12 +160,8 @@ def _work(name: str, args: argparse.Namespace, pipe: Any) -> None:
 
 def line(result: Mapping[str, Any]) -> str:
     """Return the line of one network for a person who watches."""
-    figures = ''
-    if 'logits' in result:
-        figures = (f' logits {result["logits"]:.0e} labels {result["labels"]:.2%} '
-                   f'MI {result["mi"][0]:.4f}/{result["mi"][1]:.4f} chance {result["chance"]:.0e}'
-                   f' T={result["passes"]} compile {result["compile_s"]} s'
-                   f' cost {result.get("over_one", 0)} gain {result.get("gain", 0)}')
+    figures = ''.join(f' {name} {result[name]:.2g}' for name in ('logits', 'labels', 'compile_s')
+                      if name in result)
     return (f'{result["name"]}: {result["outcome"]}{figures} {result.get("why", "")} '
             f'({result["wall_s"]} s)')
 

@@ -1,26 +1,35 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks take from the package is there, late imports too; none of them is run."""
+"""The benchmarks can be run, and the one table of figures is what the results say."""
+
+from __future__ import annotations
 
 import ast
 import importlib
 from pathlib import Path
+import re
+import subprocess
+import sys
 
-FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
+import pytest
+
+from uncertainty_seg.cli.main import VERBS
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / 'benchmarks'
+sys.path.insert(0, str(FOLDER))
+import table  # noqa: E402
+
+PROGRAMS = sorted(path for path in FOLDER.glob('*.py') if path.name != 'common.py')
 
 
-def imported(file: Path) -> list[tuple[str, str]]:
+def imported(file: Path) -> set[tuple[str, str]]:
     """Return module and name of every import from the package, wherever it stands."""
-    found = []
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and _is_ours(node.module or ''):
-            found += [(node.module or '', alias.name) for alias in node.names]
-        if isinstance(node, ast.Import):
-            found += [(alias.name, '') for alias in node.names if _is_ours(alias.name)]
-    return found
-
-
-def _is_ours(module: str) -> bool:
-    return module.split('.')[0] == 'uncertainty_seg'
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding='utf-8'))))
+    found = {(node.module or '', alias.name) for node in nodes
+             if isinstance(node, ast.ImportFrom) for alias in node.names}
+    found |= {(alias.name, '') for node in nodes if isinstance(node, ast.Import)
+              for alias in node.names}
+    return {pair for pair in found if pair[0].split('.')[0] == 'uncertainty_seg'}
 
 
 def missing(module: str, name: str) -> str:
@@ -30,17 +39,62 @@ def missing(module: str, name: str) -> str:
         if name and not hasattr(found, name):
             importlib.import_module(f'{module}.{name}')
     except ModuleNotFoundError as err:
-        return str(err) if _is_ours(err.name or '') else ''
+        return str(err) if (err.name or '').startswith('uncertainty_seg') else ''
     return ''
 
 
-def test_what_the_benchmarks_import_is_there() -> None:
-    pairs = {(file.name, *pair) for file in FOLDER.glob('*.py') for pair in imported(file)}
-    assert 'bench_node_latency.py' in {name for name, _, _ in pairs}
-    assert {(file, what) for file, *pair in pairs if (what := missing(*pair))} == set()
+@pytest.mark.parametrize('file', [*PROGRAMS, FOLDER / 'common.py'], ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_is_there(file: Path) -> None:
+    assert {what for pair in imported(file) if (what := missing(*pair))} == set()
 
 
 def test_a_name_that_is_gone_is_noticed() -> None:
     assert 'seabass' in missing('uncertainty_seg.core.gate', 'seabass')
-    assert 'seabass' in missing('uncertainty_seg.seabass', '')
     assert missing('uncertainty_seg.core', 'gate') == missing('no_such_library', 'x') == ''
+
+
+@pytest.mark.parametrize('words', [
+    ('bench_memory.py', '--passes', '1', '2', '--frames', '1', '--threads', '1'),
+    ('bench_peers.py', '--passes', '2', '--rounds', '1', '--only', 'onnxruntime, one pass'),
+    ('frame_log_latency.py', '--seconds', '0.1', '--blocks', '1', '--busy-ms', '1'),
+    pytest.param(('frame_steps.py', '--models', 'pipeline', '--frames', '1'),
+                 marks=pytest.mark.release),
+], ids=['memory', 'peers', 'log', 'steps'])
+def test_a_benchmark_runs_on_little(words: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, str(FOLDER / words[0]), *words[1:]], cwd=ROOT,
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip()
+
+
+def test_the_table_of_the_page_is_what_the_results_say() -> None:
+    text = table.PAGE.read_text(encoding='utf-8')
+    assert table.written(text, table.table()) == text
+
+
+def exists(command: str) -> bool:
+    program = table.program(command)
+    first, _, verb = program.partition(' ')
+    return verb in VERBS if first == 'uncertainty_seg' else (ROOT / program).is_file()
+
+
+FIGURES = [one for topic in table.topics() for one in topic.figures]
+
+
+@pytest.mark.parametrize('one', FIGURES, ids=lambda one: one.figure[:40])
+def test_a_figure_can_be_measured_here_or_says_at_which_commit(one: table.Figure) -> None:
+    assert exists(one.command) or re.fullmatch('[0-9a-f]{7,40}', one.commit)
+    assert not one.again or exists(one.again)
+
+
+def test_what_is_wrong_with_results_is_noticed(tmp_path: Path) -> None:
+    assert not exists('uncertainty_seg cook') and not exists('python benchmarks/none.py')
+    (tmp_path / 'machines.json').write_text('{"A": "a machine"}')
+    for machine, date in (('B', '2026-11-25'), ('A', 'today')):
+        (tmp_path / 'one.json').write_text(
+            '{"title": "t", "figures": [{"figure": "f", "value": 1, "unit": "ms", "date": '
+            f'"{date}", "machine": "{machine}", "command": "scripts/soak"}}]}}')
+        with pytest.raises(ValueError, match=machine if machine == 'B' else date):
+            table.topics(tmp_path)
+    with pytest.raises(ValueError, match='once'):
+        table.written('a page without markers', 'x')
