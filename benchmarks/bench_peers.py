@@ -39,9 +39,9 @@ from typing import Any
 
 from common import Call, graph_pass, machine, numpy_maps, picture
 import numpy as np
+from plain_graph import deterministic_graph
 
 from uncertainty_seg.backends.registry import AUTO, open_backend
-from uncertainty_seg.compiler.head_graphs import deterministic_graph
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import BUNDLE_PRECISION, Settings

@@ -15,21 +15,10 @@ from uncertainty_seg.core.model_card import FEATURE_MAP
 
 def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
     """
-    Merge a bundle's graphs, dropout off, upsampling and argmax inside.
+    Merge a checked bundle's graphs, dropout off, upsampling and argmax inside.
 
-    This is what a user without uncertainty would deploy, and so the yardstick for the cost of T.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-
-    Returns
-    -------
-    ModelProto
-        uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of one pass of ones is a
-        constant, which runtimes fold into the weights; noise is zero.
-
+    uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of ones is a constant,
+    which runtimes fold into the weights; noise is zero.
     """
     trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
     refill(trunk.graph.output, [o for o in trunk.graph.output if o.name != FEATURE_MAP])
@@ -56,13 +45,7 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
 def upsample_nodes(
     source: str, target: str, height: int, width: int, upsampling: str = 'half_pixel'
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """
-    Make the Resize that the reduction stands for: nodes and initializers to add to a graph.
-
-    It brings `source` (N, C, hl, wl) to `target` (N, C, h, w); `upsampling` is one of
-    `core.model_card.UPSAMPLINGS`.
-
-    """
+    """Make the nodes and initializers that bring (N, C, hl, wl) to (N, C, h, w)."""
     front, shape, cut = f'{target}_shape', f'{target}_nc', f'{target}_range'
     size = numpy_helper.from_array(np.array([height, width], np.int64), f'{target}_hw')
     bounds = [numpy_helper.from_array(np.array([v], np.int64), f'{cut}_{v}') for v in (0, 2)]

@@ -19,8 +19,6 @@ FOLDER = ROOT / 'benchmarks'
 sys.path.insert(0, str(FOLDER))
 import table  # noqa: E402
 
-PROGRAMS = sorted(path for path in FOLDER.glob('*.py') if path.name != 'common.py')
-
 
 def imported(file: Path) -> set[tuple[str, str]]:
     """Return module and name of every import from the package, wherever it stands."""
@@ -43,7 +41,7 @@ def missing(module: str, name: str) -> str:
     return ''
 
 
-@pytest.mark.parametrize('file', [*PROGRAMS, FOLDER / 'common.py'], ids=lambda path: path.stem)
+@pytest.mark.parametrize('file', sorted(FOLDER.glob('*.py')), ids=lambda path: path.stem)
 def test_what_a_benchmark_imports_is_there(file: Path) -> None:
     assert {what for pair in imported(file) if (what := missing(*pair))} == set()
 
