@@ -21,7 +21,7 @@ from uncertainty_seg.sim.scene import render_scene
 PICTURES = Path(__file__).parent / 'pictures'
 TILE = (320, 240)
 SCENES = (100, 105, 109, 118, 131, 203, 211, 214)
-UNKNOWNS = (('diver', 4), ('diver', 5), ('wreck', 3), ('wreck', 6), ('fish', 1), ('fish', 6))
+UNKNOWNS = (('diver', 4), ('diver', 5), ('fish', 1), ('fish', 6))
 TURBIDITIES = (0.0, 0.2, 0.4, 0.6, 0.8)
 DIVE_SECONDS = (2, 6, 10.5, 13, 14.8, 15.5, 17.5, 20, 22.5, 25, 26.5, 27.5, 29, 31, 34, 38)
 

@@ -379,11 +379,7 @@ def test_child_is_interrupted_and_its_last_line_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('name', ['pipeline', 'suim'])
-def test_the_legend_has_room_for_both_scales_whatever_the_classes_are_called(
-    name: str
-) -> None:
-    width = 2 * pictures._EDGE + pictures._NAMES + \
-        pictures.MAX_COLUMNS * (pictures.CELL_WIDTH + pictures._GAP) - pictures._GAP
-    canvas = np.zeros((60, width, 3), np.uint8)
-    pictures._draw_legend(canvas, 30, load_bundle(name).card)
-    assert not canvas[:, -20:].any()  # all of it ends before the edge
+def test_the_legend_keeps_to_its_room_whatever_the_classes_are_called(name: str) -> None:
+    canvas = np.zeros((60, 1000, 3), np.uint8)
+    pictures.draw_legend(canvas, load_bundle(name).card, 20, 30, 14, 900)
+    assert canvas[:, :920].any() and not canvas[:, 920:].any()

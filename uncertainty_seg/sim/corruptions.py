@@ -2,10 +2,8 @@
 """
 Degrade a photograph in steps, until the mask breaks or the flag falls.
 
-The water of the dives (`water`, `sensor`) needs the distance of everything. A photograph does not
-give it, so the whole image is taken to be at one distance. That is enough to ask whether
-uncertainty grows with the damage; it does not simulate a place. The photograph's mask stays valid,
-because nothing is moved.
+A photograph does not give the distance of everything, so all of it is taken to be at one. That is
+enough to ask whether uncertainty grows with the damage. The mask stays valid: nothing is moved.
 
 """
 

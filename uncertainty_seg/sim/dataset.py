@@ -25,7 +25,8 @@ from uncertainty_seg.storage.progress import progress
 SPLITS: Mapping[str, float] = {'train': 0.89, 'val': 0.11}
 JPEG_QUALITY = 92
 SEEDS_A_SET = 1_000_000
-OOD_KINDS = ('turbid', 'wreck', 'diver', 'fish')
+# Each kind has seeds of its own.
+OOD_KINDS = {'turbid': 0, 'diver': 2, 'fish': 3}
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,18 @@ class _Job:
     split: str
 
 
-def _write_one(job: _Job) -> tuple[str, str, list[int]]:
-    """Render and write one scene; return its stem, its split and its pixels a class id."""
+def _write_one(job: _Job) -> tuple[str, str]:
+    """Render and write one scene; return its stem and its split."""
     cv2.setNumThreads(1)
     scene = render_scene(job.seed, size=job.size, turbidity=job.turbidity, unknown=job.unknown)
-    folder = Path(job.folder)
-    files: list[tuple[Path, np.ndarray, list[int]]] = [
-        (folder / 'images' / f'{job.stem}.jpg', scene.image,
-         [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
-        (folder / 'masks' / f'{job.stem}.png', scene.mask, [])]
+    pictures = [('images', '.jpg', scene.image), ('masks', '.png', scene.mask)]
     if job.split == 'ood':
-        files.append((folder / 'unknown' / f'{job.stem}.png',
-                      scene.unknown.astype(np.uint8) * 255, []))
-    for path, picture, options in files:
-        if not cv2.imwrite(str(path), picture, options):
-            raise ConfigError(f'{path} could not be written', 'a folder with room',
-                              'choose another folder or free some space')
-    split = job.stem.split('_')[0] if job.split == 'ood' else job.split
-    return job.stem, split, np.bincount(scene.mask.ravel(), minlength=256).tolist()
+        pictures.append(('unknown', '.png', scene.unknown.astype(np.uint8) * 255))
+    for part, ending, picture in pictures:
+        path = Path(job.folder) / part / (job.stem + ending)
+        if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+            raise ConfigError(f'{path} could not be written', 'a folder with room')
+    return job.stem, job.stem.split('_')[0] if job.split == 'ood' else job.split
 
 
 def _split_of(index: int, count: int, splits: Mapping[str, float]) -> str:
@@ -81,23 +76,16 @@ def _run(place: Path, jobs: Sequence[_Job], name: str, splits: Iterable[str], wo
     _describe(place, name, done, splits)
 
 
-def _describe(folder: Path, name: str, done: Iterable[tuple[str, str, list[int]]],
+def _describe(folder: Path, name: str, done: Iterable[tuple[str, str]],
               split_names: Iterable[str]) -> None:
     """Write classes.json and splits.json."""
     splits: dict[str, list[str]] = {split: [] for split in split_names}
-    pixels = np.zeros(256, np.int64)
-    for stem, split, counts in done:
-        splits.setdefault(split, []).append(stem)
-        pixels += counts
-    share = pixels / max(int(pixels.sum()), 1)
-    ids = [*range(len(CLASS_NAMES)), IGNORE]
+    for stem, split in done:
+        splits[split].append(stem)
     facts = {
         'dataset': name, 'ignore_index': IGNORE,
         'classes': [{'id': i, 'code': label, 'name': label.replace('_', ' '), 'rgb': list(rgb)}
-                    for i, (label, rgb) in enumerate(zip(CLASS_NAMES, PALETTE, strict=True))],
-        'pixel_share': {str(i): round(float(share[i]), 5) for i in ids},
-        'n_images': sum(len(stems) for stems in splits.values()),
-    }
+                    for i, (label, rgb) in enumerate(zip(CLASS_NAMES, PALETTE, strict=True))]}
     (folder / 'classes.json').write_text(json.dumps(facts, indent=1) + '\n')
     (folder / 'splits.json').write_text(json.dumps(splits, indent=0) + '\n')
 
@@ -138,7 +126,7 @@ def write_dataset(folder: Path | str, count: int, seed: int = 0,
                  _split_of(i, count, SPLITS)) for i in range(count)]
     _run(place, jobs, 'synthetic pipeline scenes', SPLITS, workers)
     jobs = []
-    for k, kind in enumerate(OOD_KINDS):
+    for kind, k in OOD_KINDS.items():
         for i in range(ood):
             # From the end of the set's own seeds, so that no background occurs twice.
             scene_seed = (seed + 1) * SEEDS_A_SET - 1 - (k * ood + i)

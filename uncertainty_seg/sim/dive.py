@@ -62,23 +62,9 @@ class DiveEvent:
 @dataclass(frozen=True, eq=False)
 class DiveFrame:
     """
-    One frame of a dive.
+    One frame of a dive: its number, its stamp, the BGR image and what is known about it.
 
-    Parameters
-    ----------
-    index : int
-        0 .. `num_frames` - 1.
-    stamp_ns : int
-        Nanoseconds since 1970; the first frame's is the same in all dives.
-    image : ndarray of uint8, shape (H, W, 3)
-        BGR.
-    mask : ndarray of uint8, shape (H, W)
-        Class ids; 255 on unknown objects.
-    unknown : ndarray of bool, shape (H, W)
-        Visible pixels of objects never shown in training.
-    event : str
-        Kind of the event, 'inspection' between them.
-
+    The first frame's stamp is the same in all dives; `event` is 'inspection' between the events.
     """
 
     index: int
@@ -91,21 +77,9 @@ class DiveFrame:
 
 class Dive:
     """
-    A dive that can be rendered frame by frame, in any order.
+    A dive of some seconds (up to 600) that can be rendered frame by frame, in any order.
 
     Raises ConfigError if an argument is out of its range.
-
-    Parameters
-    ----------
-    seed : int
-        Not negative.
-    duration_s : float, optional
-        Seconds, up to 600.
-    rate_hz : float, optional
-        Frames a second, up to 120.
-    size : tuple of int, optional
-        Width and height in pixels.
-
     """
 
     def __init__(self, seed: int, *, duration_s: float = 40.0, rate_hz: float = 8.0,
@@ -274,31 +248,10 @@ def write_dive(
     path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = False, workers: int = 0,
 ) -> int:
     """
-    Render a dive into a rosbag2 bag: image, camera info, true mask and event of each frame.
+    Render a dive into a rosbag2 bag, 'mcap' or 'sqlite3': image, camera, true mask and event.
 
-    Parameters
-    ----------
-    path : Path
-        Bag to write.
-    dive : Dive
-        What to render.
-    storage : str
-        'mcap' or 'sqlite3'.
-    overwrite : bool
-        Replace `path` if it is a bag.
-    workers : int
-        Processes that render; 0 chooses them.
-
-    Returns
-    -------
-    int
-        Frames written.
-
-    Raises
-    ------
-    BagError
-        If the bag cannot be written.
-
+    Returns the number of frames. Raises BagError if the bag cannot be written, or is there already
+    and not to be replaced.
     """
     camera = PinholeCamera(*dive.size, dive.focal_px)
     with BagWriter(path, storage, overwrite=overwrite) as writer:

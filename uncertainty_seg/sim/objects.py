@@ -2,9 +2,8 @@
 """
 What lies and moves in the scenes: debris, and objects that training never shows.
 
-Debris are boxes, drums and tyres, placed without regard to each other. A diver, the bow of a wreck
-and a shoal of fish share nothing with their shapes: they are signed distances of round-ended limbs
-and boxes. A diver kicks and fish swim with time.
+Debris are boxes, drums and tyres, placed without regard to each other. A diver and a shoal of fish
+share nothing with their shapes: limbs are signed distances, fish ellipsoids. They move with time.
 
 """
 
@@ -20,8 +19,7 @@ from uncertainty_seg.sim.basics import Camera, FloatArray, sample_rows, stream
 
 Distance = Callable[[FloatArray], FloatArray]
 MOST_STEPS, BLOCK_PX = 48, 6
-REACH_M = {'diver': 1.9, 'wreck': 2.75, 'fish': 0.29}
-HULL_LENGTH, HULL_HEIGHT, HULL_WIDTH = 3.8, 1.55, 0.95
+REACH_M = {'diver': 1.9, 'fish': 0.29}
 Met = tuple[NDArray[np.intp], FloatArray, FloatArray, FloatArray]
 # The parts of a diver: name of the paint, start, stop, radii. Prone, head to +x, tank up.
 _BODY = (
@@ -161,10 +159,10 @@ def hit_prop(prop: Prop, origin: FloatArray, rays: FloatArray
 @dataclass(frozen=True, eq=False)
 class Thing:
     """
-    An object never shown in training: a 'diver', a 'wreck' or one 'fish'.
+    An object never shown in training: a 'diver' or one 'fish'.
 
     `centre` is that of a ball of `REACH_M`; `axes` has the columns forward, left, up; the time
-    moves fins and tails, the seed sets colours and damage.
+    moves fins and tails, the seed sets colours.
     """
 
     kind: str
@@ -196,7 +194,7 @@ def meet(thing: Thing, camera: Camera, rays: FloatArray, tile: FloatArray
         return None
     local = rays[box] @ thing.axes
     origin = ((camera.position - thing.centre) @ thing.axes).astype(np.float32)
-    find = {'diver': _diver, 'wreck': _wreck, 'fish': _fish}[thing.kind]
+    find = {'diver': _diver, 'fish': _fish}[thing.kind]
     index, t, normal, albedo = find(thing, origin, local, camera.focal_px, tile)
     return box, (index, t, (normal @ thing.axes.T).astype(np.float32), albedo)
 
@@ -252,60 +250,6 @@ def _limbs(time_s: float) -> tuple[tuple[str, ...], Limbs, tuple[Slab, ...]]:
                   ('skin', hand, hand + np.array([.09, -.01 * side, 0]), (.045, .03))]
     names, start, stop, radii = zip(*parts, strict=True)
     return names, Limbs(*(np.array(v, np.float32) for v in (start, stop, radii))), tuple(slabs)
-
-
-def _wreck(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
-           tile: FloatArray) -> Met:
-    """Meet the bow of a wreck."""
-    rng = stream(thing.seed, 72)
-    bites = np.stack([rng.uniform(-1.6, 1.2, 5), rng.choice([-.8, .8], 5),
-                      rng.uniform(-.4, .7, 5), rng.uniform(.16, .4, 5)], 1).astype(np.float32)
-    index, t, p = march(lambda p: _hull(p, bites), origin, rays, REACH_M['wreck'], focal_px, 0.8)
-    normal = slope(lambda p: _hull(p, bites), p)
-    rows = tile.shape[0]
-    u, v = (p[:, 0] + 0.3 * p[:, 1]) % 2 / 2, (p[:, 2] + 0.2 * p[:, 1]) % 2 / 2
-    blotch = sample_rows(tile, (u * rows)[None], (v * (rows - 1))[None])
-    streak = sample_rows(tile, (u * 4 % 1 * rows)[None], (v * 0.3 * (rows - 1))[None])
-    rust = np.clip(0.7 + 0.2 * blotch + 0.3 * streak, 0.1, 1)[:, None]
-    plate = np.array([[.16, .18, .19], [.20, .18, .15], [.11, .15, .15]])[rng.integers(3)]
-    albedo = plate + (np.array([.06, .14, .30]) - plate) * rust
-    seam = np.minimum(np.abs(np.mod(p[:, 0], 0.63) - 0.3), np.abs(np.mod(p[:, 2], 0.42) - 0.2))
-    albedo = albedo * np.where(seam < 0.012, 0.4, 1)[:, None]
-    pane = np.hypot(np.mod(p[:, 0], 0.8) - 0.4, p[:, 2] - 0.25)
-    albedo[pane < 0.13] = [.30, .36, .38]
-    albedo[pane < 0.095] = [.01, .01, .01]
-    white = np.clip((blotch - 1.1) * 0.9, 0, 0.8)[:, None]
-    albedo = albedo + (np.array([.30, .38, .40]) - albedo) * white
-    return index, t, normal, albedo.astype(np.float32)
-
-
-def _hull(points: FloatArray, bites: FloatArray) -> FloatArray:
-    """Return the distance to the bow of a wreck; its ground is at z = -0.7."""
-    x, y, z = points[:, 0] + HULL_LENGTH / 2, np.abs(points[:, 1]), points[:, 2] + 0.7
-    along = np.clip(x / HULL_LENGTH, 0, 1)
-    height = HULL_HEIGHT * (0.86 + 0.2 * along * along)
-    belly = 0.4 + 0.6 * np.sqrt(np.clip(z / HULL_HEIGHT, 0.02, 1))
-    aside = y - HULL_WIDTH * (1 - along * along) * belly
-    ends = np.maximum(x - HULL_LENGTH, -x + 0.12 * np.sin(9 * z) + 0.08 * np.sin(23 * z + 2))
-    box = np.maximum(ends, np.maximum(z - height, -0.4 - z))
-    shell = np.maximum(np.abs(aside) - 0.03, box)
-    frame = np.abs(np.mod(x, 0.42) - 0.21) - 0.03
-    ribs = np.maximum(np.maximum(frame, np.abs(aside + 0.08) - 0.07), box)
-    deck = np.maximum(np.maximum(np.abs(z - 0.8 * height) - 0.025, aside),
-                      np.maximum(box, 1.5 - x + 0.2 * np.sin(11 * y)))
-    torn = np.minimum(shell, deck)
-    for bite in bites:
-        hole = bite[3] - np.sqrt(np.sum((points - bite[:3]) ** 2, axis=1))
-        torn = np.maximum(torn, hole)
-    rail_z = z - height - 0.3
-    inside = np.maximum(x - HULL_LENGTH + 0.15, 0.5 - x)
-    rail = np.maximum(np.sqrt(aside * aside + rail_z * rail_z) - 0.022, inside)
-    post = np.abs(np.mod(x, 0.55) - 0.275)
-    posts = np.maximum(np.sqrt(aside * aside + post * post) - 0.018,
-                       np.maximum(np.abs(rail_z + 0.15) - 0.16, inside))
-    mast = np.sqrt((x - 2.1 + 0.25 * (z - 1)) ** 2 + points[:, 1] ** 2) - 0.07
-    mast = np.maximum(mast, np.maximum(z - 2.75, 1.0 - z))
-    return np.minimum.reduce([torn, ribs, rail, posts, mast]).astype(np.float32)
 
 
 def _fish(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,

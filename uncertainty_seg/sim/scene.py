@@ -38,7 +38,7 @@ from uncertainty_seg.sim.water import (
 from uncertainty_seg.sim.world import build_world, place, World
 
 MAX_TRAINING_TURBIDITY = 0.6
-UNKNOWN_KINDS = ('wreck', 'diver', 'fish')
+UNKNOWN_KINDS = ('diver', 'fish')
 # Starting processes takes longer than to render so few pictures.
 _FEW_JOBS = 24
 _Job = TypeVar('_Job')
@@ -48,21 +48,11 @@ _Done = TypeVar('_Done')
 @dataclass(frozen=True, eq=False)
 class Scene:
     """
-    A picture and all that is known about it.
+    A BGR picture and all that is known about it.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-        BGR.
-    mask : ndarray of uint8, shape (H, W)
-        Class ids; 255 on unknown objects; seabed where nothing can be seen.
-    unknown : ndarray of bool, shape (H, W)
-        Visible pixels of objects never shown in training.
-    depth_m : ndarray of float32, shape (H, W)
-        Along the line of sight, infinite for open water.
-    turbidity : float
-        0 clear .. 1 opaque.
-
+    `mask` holds class ids, 255 on unknown objects and seabed where nothing can be seen; `unknown`
+    the visible pixels of objects never shown in training; `depth_m` is along the line of sight,
+    infinite for open water.
     """
 
     image: NDArray[np.uint8]
@@ -159,7 +149,7 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
     turbidity : float, optional
         0 clear .. 1 opaque; drawn below `MAX_TRAINING_TURBIDITY` when left out.
     unknown : str, optional
-        Put an object into view that training never shows: 'wreck', 'diver' or 'fish'.
+        Put what training never shows into view: a 'diver' or 'fish'.
 
     """
     check_scene(seed, size, turbidity, unknown)
@@ -181,24 +171,10 @@ def render_all(work: Callable[[_Job], _Done], jobs: Sequence[_Job], workers: int
                prepare: Callable[..., None] | None = None, facts: tuple[object, ...] = ()
                ) -> Iterator[_Done]:
     """
-    Do jobs in order, in several processes where there are enough of them.
+    Yield what `work`, a function of a module, makes of jobs, in order, in several processes.
 
-    Parameters
-    ----------
-    work : callable
-        A function of a module.
-    jobs : sequence
-        What it is called with.
-    workers : int, optional
-        Processes; 0 for as many as the computer has cores, and 1 for few jobs.
-    prepare, facts : callable, tuple, optional
-        Called with the facts in each process, before.
-
-    Yields
-    ------
-    any
-        What `work` returns.
-
+    With 0 `workers` they are as many as the computer has cores, and one for few jobs. In each one
+    `prepare` is called with the facts before.
     """
     if workers < 0:
         raise ConfigError(f'workers is {workers!r}', 'at least 0')

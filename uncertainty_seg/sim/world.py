@@ -256,21 +256,10 @@ def place(kind: str, seed: int, rng: np.random.Generator, world: World, camera: 
         middle = _lift(world, _ahead(camera, right, down, rng.uniform(1.6, 2.3)), 0.45)
         side = looking + rng.choice([-1, 1]) * rng.uniform(0.7, 2.2)
         return shoal(seed, rng, middle, side, int(rng.integers(22, 45)), rng.uniform(0, 9))
-    if kind == 'diver':
-        point = _lift(world, _ahead(camera, right, down, rng.uniform(2.1, 3.0)), 0.35)
-        axes = thing_axes(looking + rng.uniform(-math.pi, math.pi), rng.normal(-0.1, 0.25),
-                          rng.normal(0, 0.3))
-        return (Thing('diver', point, axes, rng.uniform(0, 9), seed),)
-    level = math.hypot(camera.axes[0, 2], camera.axes[1, 2])
-    away = rng.uniform(2.9, 3.7) if level > 0.5 else 1.2
-    sideways = looking + rng.choice([-1, 1]) * rng.uniform(0.1, 0.42)
-    spot = camera.position + np.array([math.cos(sideways), math.sin(sideways), 0]) * away
-    ground = world.seabed.height_at(float(spot[0]), float(spot[1]))
-    centre = np.array([spot[0], spot[1], ground + rng.uniform(0.45, 0.65)], np.float32)
-    axes = thing_axes(looking + rng.uniform(-math.pi, math.pi), rng.normal(0.05, 0.08),
-                      rng.normal(0, 0.16))
-    return (Thing('wreck', centre, axes, 0.0, seed),)
-
+    point = _lift(world, _ahead(camera, right, down, rng.uniform(2.1, 3.0)), 0.35)
+    axes = thing_axes(looking + rng.uniform(-math.pi, math.pi), rng.normal(-0.1, 0.25),
+                      rng.normal(0, 0.3))
+    return (Thing('diver', point, axes, rng.uniform(0, 9), seed),)
 
 def shoal(seed: int, rng: np.random.Generator, middle: FloatArray, heading: float, count: int,
           time_s: float) -> tuple[Thing, ...]:

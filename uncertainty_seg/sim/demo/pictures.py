@@ -24,7 +24,7 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.render import AMBER_BGR, BLUE_BGR, color_mask, overlay
+from uncertainty_seg.core.render import color_mask, overlay
 from uncertainty_seg.errors import install_command, UncertaintySegError
 from uncertainty_seg.sim.demo.timeline import (
     Accuracy,
@@ -48,19 +48,10 @@ DIM: Color = (170, 160, 152)
 GRID: Color = (84, 74, 66)
 LINE: Color = (255, 205, 120)
 FLAG_COLORS: dict[str, Color] = {
-    'confident': (88, 160, 40),
-    'uncertain': (0, 122, 230),
-    'recovering': (40, 170, 235),
-    'fault': (50, 50, 205),
-    'dropped': (95, 88, 80),
-}
-FLAG_WORDS = {
-    'confident': 'CONFIDENT',
-    'uncertain': 'NOT CONFIDENT',
-    'recovering': 'RECOVERING',
-    'fault': 'FAULT',
-    'dropped': 'NOT PROCESSED',
-}
+    'confident': (88, 160, 40), 'uncertain': (0, 122, 230), 'recovering': (40, 170, 235),
+    'fault': (50, 50, 205), 'dropped': (95, 88, 80)}
+FLAG_WORDS = {'confident': 'CONFIDENT', 'uncertain': 'NOT CONFIDENT', 'recovering': 'RECOVERING',
+              'fault': 'FAULT', 'dropped': 'NOT PROCESSED'}
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 # Height of a capital letter of the font at scale 1.
 _CAP_PX = 21.0
@@ -102,12 +93,9 @@ def fill(canvas: ImageU8, box: Box, color: Color, alpha: float = 1.0) -> None:
 
 def paste(canvas: ImageU8, box: Box, picture: ImageU8) -> None:
     """Put a picture into a rectangle, scaled to it."""
-    is_shrinking = picture.shape[1] > box.width
-    scaled = cv2.resize(
-        picture, (box.width, box.height),
-        interpolation=cv2.INTER_AREA if is_shrinking else cv2.INTER_NEAREST,
-    )
-    canvas[box.top:box.bottom, box.left:box.right] = scaled
+    how = cv2.INTER_AREA if picture.shape[1] > box.width else cv2.INTER_NEAREST
+    canvas[box.top:box.bottom, box.left:box.right] = cv2.resize(
+        picture, (box.width, box.height), interpolation=how)
 
 
 def text_width(text: str, cap_px: float, weight: int = 1) -> int:
@@ -115,11 +103,11 @@ def text_width(text: str, cap_px: float, weight: int = 1) -> int:
     return int(cv2.getTextSize(text, _FONT, cap_px / _CAP_PX, weight)[0][0])
 
 
-def fit_text(text: str, cap_px: float, room: int, weight: int = 1) -> str:
+def fit_text(text: str, cap_px: float, room: int) -> str:
     """Cut a line with an ellipsis so that it is not wider than `room` pixels."""
-    if text_width(text, cap_px, weight) <= room:
+    if text_width(text, cap_px) <= room:
         return text
-    while text and text_width(f'{text}...', cap_px, weight) > room:
+    while text and text_width(f'{text}...', cap_px) > room:
         text = text[:-1]
     return f'{text.rstrip()}...'
 
@@ -135,31 +123,22 @@ def write(
     cv2.putText(canvas, text, origin, _FONT, cap_px / _CAP_PX, color, weight, cv2.LINE_AA)
 
 
-def plate(canvas: ImageU8, box: Box, kind: str, cap_px: float, weight: int = 2) -> None:
-    """Draw the flag as its name on its colour."""
-    fill(canvas, box, FLAG_COLORS[kind])
-    middle = (box.left + box.right) // 2, (box.top + box.bottom) // 2
-    write(canvas, FLAG_WORDS[kind], *middle, cap_px, (255, 255, 255), weight, 'centre')
-
-
-def legend(
-    canvas: ImageU8, names: Sequence[str], palette: Sequence[Color], left: int, middle: int,
-    cap_px: float,
-) -> int:
-    """Draw a row of class colours with their names; return the column where it ends."""
-    side = round(cap_px * 1.7)
-    for name, (red, green, blue) in zip(names, palette, strict=True):
+def draw_legend(
+    canvas: ImageU8, card: ModelCard, left: int, middle: int, cap_px: float, room: int
+) -> None:
+    """Draw a row of class colours with their names, cut to the room that each has."""
+    side, step = round(cap_px * 1.7), room // card.num_classes
+    for name, (red, green, blue) in zip(card.class_names, card.palette, strict=True):
         swatch = Box(left, middle - side // 2, side, side)
         fill(canvas, swatch, (blue, green, red))
         cv2.rectangle(canvas, (swatch.left, swatch.top), (swatch.right, swatch.bottom), DIM, 1)
-        words = name.replace('_', ' ')
+        words = fit_text(name.replace('_', ' '), cap_px, max(step - 3 * side, 0))
         write(canvas, words, swatch.right + side // 2, middle, cap_px)
-        left = swatch.right + side // 2 + text_width(words, cap_px) + side * 3 // 2
-    return left
+        left += step
 
 
 EVENT_TINT: Color = (190, 150, 120)
-_TICKS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+_TICKS, _STEPS_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0), (0.5, 1, 2, 5, 10, 20, 60, 120)
 
 
 class ScorePlot:
@@ -174,9 +153,7 @@ class ScorePlot:
         unit = round(cap_px)
         self._band = Box(box.left, box.bottom - 5 * unit, box.width, 2 * unit)
         top = box.top + 3 * unit
-        self._area = Box(
-            self._band.left, top, self._band.width, self._band.top - unit // 2 - top
-        )
+        self._area = Box(box.left, top, box.width, self._band.top - unit // 2 - top)
         self._span_s = max(timeline.duration_s, 1e-6)
         ratios = [m.ratio for m in timeline.moments if math.isfinite(m.ratio)]
         self._upper = max(2.0, min(1.1 * max(ratios, default=0.0), 9.0))
@@ -198,7 +175,10 @@ class ScorePlot:
             self._draw_event(canvas, event)
         self._draw_axes(canvas)
         self._draw_band(canvas)
-        self._draw_line(canvas)
+        points = [(self.x_of(m.time_s), self.y_of(m.ratio)) for m in self._timeline.taken]
+        if points:
+            polyline = np.array(points, np.int32).reshape(-1, 1, 2)
+            cv2.polylines(canvas, [polyline], False, LINE, 2, cv2.LINE_AA)
 
     def mark(self, canvas: ImageU8, time_s: float, name: str = '') -> None:
         """Draw a vertical mark at a time, with a letter on top."""
@@ -227,7 +207,7 @@ class ScorePlot:
         write(canvas, 'threshold', area.right - unit // 2, self.y_of(1) - unit, self._cap_px, INK,
               1, 'right')
         row = self._band.bottom + round(1.2 * self._cap_px)
-        step_s = _round_step(self._span_s / 8)
+        step_s = next((s for s in _STEPS_S if s >= self._span_s / 8), _STEPS_S[-1])
         for k in range(int(self._span_s / step_s) + 1):
             x = self.x_of(k * step_s)
             write(canvas, f'{k * step_s:g} s', x, row, self._cap_px, DIM, 1, 'centre')
@@ -245,19 +225,6 @@ class ScorePlot:
             right = self.x_of(later.time_s) if later else self._band.right
             box = Box(left, self._band.top, max(right - left, 1), self._band.height)
             fill(canvas, box, FLAG_COLORS[kind])
-
-    def _draw_line(self, canvas: ImageU8) -> None:
-        points = [(self.x_of(m.time_s), self.y_of(m.ratio)) for m in self._timeline.taken]
-        if points:
-            polyline = np.array(points, np.int32).reshape(-1, 1, 2)
-            cv2.polylines(canvas, [polyline], False, LINE, 2, cv2.LINE_AA)
-
-
-def _round_step(wanted_s: float) -> float:
-    for step_s in (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300):
-        if step_s >= wanted_s:
-            return step_s
-    return 600.0
 
 
 def make_pictures(
@@ -293,33 +260,21 @@ CELL_WIDTH = 400
 MAX_COLUMNS = 6
 _NUM_REASONS = 3
 # In pixels: the edge, between columns, for the names of the rows; heights from top to bottom.
-# Of the legend: both scales with their words, and what a class takes beside its name.
-_SCALES, _SWATCH = 540, 72
 _EDGE, _GAP, _NAMES = 28, 10, 150
 _HEADER, _TITLE, _PLATE, _REASON, _CURVE, _KEY = 96, 44, 48, 84, 420, 56
 
 
 def choose_moments(timeline: Timeline) -> list[Moment]:
-    """Choose a plain moment, the worst of each event, and the recovery, in order of time."""
-    taken = timeline.taken
-    plain = [m for m in taken if m.event == PLAIN_EVENT and m.is_confident]
+    """Choose a plain moment, the worst of each event, and two after it, in order of time."""
+    plain = [m for m in timeline.taken if m.event == PLAIN_EVENT and m.is_confident]
     chosen = plain[len(plain) // 8:][:1]
     for event in timeline.events:
-        inside = [m for m in taken if event.start_s <= m.time_s < event.stop_s]
-        chosen += sorted(inside, key=_uncertainty)[-1:]
-    fallen = [event.stop_s for event in timeline.events if math.isfinite(event.fell_after_s)]
-    # Between the first fall and the next event, to show that the flag recovers.
-    later = [e.start_s for e in timeline.events if fallen and e.start_s > fallen[0]]
-    calm = [m for m in plain if fallen and fallen[0] <= m.time_s < (later or [math.inf])[0]]
-    chosen += calm[len(calm) // 2:][:1]
-    if len(chosen) < MAX_COLUMNS:
-        chosen += plain[-1:]
+        inside = [m for m in timeline.taken if event.start_s <= m.time_s < event.stop_s
+                  and not math.isnan(m.ratio)]
+        chosen += sorted(inside, key=lambda m: m.ratio)[-1:]
+    chosen += plain[len(plain) // 2:][:1] + plain[-1:]
     unique = {m.stamp_ns: m for m in chosen[:MAX_COLUMNS]}
     return sorted(unique.values(), key=lambda m: m.stamp_ns)
-
-
-def _uncertainty(moment: Moment) -> float:
-    return -math.inf if math.isnan(moment.ratio) else moment.ratio
 
 
 def draw_sheet(
@@ -332,7 +287,8 @@ def draw_sheet(
     width = 2 * _EDGE + _NAMES + columns_width
     rows_height = _TITLE + 3 * (cell_height + _GAP) + _PLATE + _REASON
     canvas = blank(width, _HEADER + rows_height + _CURVE + _KEY + _EDGE)
-    _draw_header(canvas, subtitle)
+    write(canvas, 'What the vehicle sees, and how far to trust it', _EDGE, 38, 24, weight=2)
+    write(canvas, subtitle, _EDGE, 76, 14, DIM)
     for k, frame in enumerate(frames):
         left = _EDGE + _NAMES + k * (CELL_WIDTH + _GAP)
         _draw_column(canvas, left, cell_height, chr(ord('A') + k), frame, card)
@@ -344,13 +300,8 @@ def draw_sheet(
         write(canvas, name, _EDGE, plot_top + 70 + 26 * k, 13, DIM)
     for k, frame in enumerate(frames):
         plot.mark(canvas, frame.moment.time_s, chr(ord('A') + k))
-    _draw_legend(canvas, plot_top + _CURVE + _KEY // 2, card)
+    draw_legend(canvas, card, _EDGE + _NAMES, plot_top + _CURVE + _KEY // 2, 14, columns_width)
     return canvas
-
-
-def _draw_header(canvas: ImageU8, subtitle: str) -> None:
-    write(canvas, 'What the vehicle sees, and how far to trust it', _EDGE, 38, 24, weight=2)
-    write(canvas, subtitle, _EDGE, 76, 14, DIM)
 
 
 def _draw_column(
@@ -358,8 +309,7 @@ def _draw_column(
 ) -> None:
     moment = frame.moment
     words = moment.event.replace('_', ' ')
-    write(canvas, f'{letter}  {moment.time_s:.1f} s  {words}', left, _HEADER + 20, 15,
-               weight=2)
+    write(canvas, f'{letter}  {moment.time_s:.1f} s  {words}', left, _HEADER + 20, 15, weight=2)
     pictures = (
         frame.image,
         None if frame.label is None else color_mask(frame.label, card.palette),
@@ -372,7 +322,9 @@ def _draw_column(
         if picture is not None:
             paste(canvas, box, picture)
         top += height + _GAP
-    plate(canvas, Box(left, top, CELL_WIDTH, _PLATE), moment.kind, 17)
+    fill(canvas, Box(left, top, CELL_WIDTH, _PLATE), FLAG_COLORS[moment.kind])
+    write(canvas, FLAG_WORDS[moment.kind], left + CELL_WIDTH // 2, top + _PLATE // 2, 17,
+          (255, 255, 255), 2, 'centre')
     for line, reason in enumerate(moment.reason.split('; ')[:_NUM_REASONS]):
         text = fit_text(reason, 9, CELL_WIDTH)
         write(canvas, text, left, top + _PLATE + 18 + 22 * line, 9, INK)
@@ -380,28 +332,12 @@ def _draw_column(
 
 def _draw_row_names(canvas: ImageU8, height: int) -> None:
     top = _HEADER + _TITLE
-    for name, more in (('camera', ''), ('classes', ''), ('uncertain', 'amber, blue')):
-        write(canvas, name, _EDGE, top + height // 2, 16, weight=1)
+    for name, more in (('camera', ''), ('classes', ''), ('unsure', 'blue: unknown')):
+        write(canvas, name, _EDGE, top + height // 2, 16)
         write(canvas, more, _EDGE, top + height // 2 + 26, 11, DIM)
         top += height + _GAP
     write(canvas, 'flag', _EDGE, top + _PLATE // 2, 16)
     write(canvas, 'why', _EDGE, top + _PLATE + 18, 16)
-
-
-def _draw_legend(canvas: ImageU8, middle: int, card: ModelCard) -> None:
-    # Of the width that two scales leave, each class has the same for swatch and name, if tight.
-    room = canvas.shape[1] - 2 * _EDGE - _NAMES - _SCALES
-    names = [name.replace('_', ' ') for name in card.class_names]
-    if sum(text_width(name, 14) + _SWATCH for name in names) > room:
-        names = [fit_text(name, 14, max(room // len(names) - _SWATCH, 0)) for name in names]
-    left = legend(canvas, names, card.palette, _EDGE + _NAMES, middle, 14) + 60
-    for color, words in ((AMBER_BGR, 'unsure'), (BLUE_BGR, 'never shown')):
-        scale = Box(left, middle - 12, 110, 24)
-        shares = np.linspace(0, 1, scale.width, dtype=np.float32)[:, None]
-        ramp = shares * np.array(color, np.float32)
-        paste(canvas, scale, np.tile(ramp.astype(np.uint8), (scale.height, 1, 1)))
-        write(canvas, words, scale.right + 12, middle, 14)
-        left = scale.right + 130
 
 
 # -------------------------------------------------------------------------------------------------
@@ -485,8 +421,6 @@ class DiveVideo:
         for k, picture in enumerate(pictures):
             if picture is not None:
                 paste(canvas, self._panel(k), picture)
-        for k in range(3):
-            self._draw_edge(canvas, self._panel(k), verdict.kind)
         self._plot.mark(canvas, frame.moment.time_s)
         return canvas
 
@@ -500,8 +434,8 @@ class DiveVideo:
             fill(self._base, box, PANEL)
             write(self._base, name, box.left, box.top - _LABELS // 2, 12)
         self._plot.draw(self._base)
-        legend(self._base, self._card.class_names, self._card.palette, _MARGIN + _GUTTER,
-                    self._base.shape[0] - _LEGEND // 2 - 4, 11)
+        draw_legend(self._base, self._card, _MARGIN + _GUTTER,
+                    self._base.shape[0] - _LEGEND // 2 - 4, 11, 3 * PANEL_WIDTH)
 
     def _draw_banner(self, canvas: ImageU8, now: Moment, verdict: Moment) -> None:
         box = Box(_MARGIN, _MARGIN, canvas.shape[1] - 2 * _MARGIN, _BANNER)
@@ -517,7 +451,3 @@ class DiveVideo:
             write(canvas, text, box.left + 400, row, 13, white)
         words = f'{now.event.replace("_", " ")}   {now.time_s:5.1f} s'
         write(canvas, words, box.right - 24, middle, 16, white, 1, 'right')
-
-    def _draw_edge(self, canvas: ImageU8, box: Box, kind: str) -> None:
-        color = FLAG_COLORS[kind]
-        cv2.rectangle(canvas, (box.left, box.top), (box.right - 1, box.bottom - 1), color, 3)

@@ -50,23 +50,10 @@ _MARKS = {'confident': '#', 'uncertain': '.', 'recovering': '-', 'fault': 'x', '
 @dataclass(frozen=True)
 class Moment:
     """
-    One frame of the dive.
+    One frame of the dive: its stamp, its event, and the verdict.
 
-    Attributes
-    ----------
-    stamp_ns, time_s : int, float
-        Its stamp; seconds since the first frame.
-    event : str
-        Name of the event, `PLAIN_EVENT` where nothing happens.
-    kind : str
-        Kind of the verdict; 'dropped' if the node did not process the frame.
-    reason : str
-        Of the verdict.
-    ratio : float
-        Largest score over its threshold; NaN if dropped, infinite after a fault.
-    latency_ms : float
-        Time of the pipeline for the frame; NaN if the bag does not have it.
-
+    The kind is 'dropped' if the node did not process it; then `ratio`, the largest score over its
+    threshold, is NaN. After a fault it is infinite.
     """
 
     stamp_ns: int
@@ -88,19 +75,8 @@ class FlagEvent:
     """
     An event of the dive, and how the flag reacted to it.
 
-    Attributes
-    ----------
-    name : str
-        As in the bag of the dive.
-    start_s, stop_s : float
-        Since the first frame of the dive.
-    fell_after_s, recovered_after_s : float
-        When the flag became false, since the start, and true again, since the stop; infinite if
-        it did not. The second is negative if the flag was true again before the event was over,
-        and 0 if it never became false.
-    was_up_before : bool
-        Whether the flag was true at some time between the event before and this one.
-
+    `fell_after_s` is since the start, `recovered_after_s` since the stop, which is negative if the
+    flag was true again before; each infinite if it never did.
     """
 
     name: str
@@ -118,17 +94,7 @@ class FlagEvent:
 
 @dataclass(frozen=True)
 class Timeline:
-    """
-    The whole dive.
-
-    Attributes
-    ----------
-    moments : tuple of Moment
-        Every frame of the dive, in order.
-    events : tuple of FlagEvent
-        Every run of frames that are not plain inspection.
-
-    """
+    """Every frame of the dive, and every run of frames that are not plain inspection."""
 
     moments: tuple[Moment, ...]
     events: tuple[FlagEvent, ...]
@@ -240,17 +206,7 @@ class DemoFrame:
     """
     One frame with its pictures; what is not in the bags is None.
 
-    Attributes
-    ----------
-    moment : Moment
-        Event and verdict.
-    image : ndarray of uint8, shape (H, W, 3)
-        Camera, BGR.
-    truth, label : ndarray of uint8, shape (H, W), or None
-        True and predicted class ids.
-    uncertainty : ndarray of uint8, shape (H, W, 3), or None
-        Both maps in colours, BGR.
-
+    `truth` and `label` are class ids, `uncertainty` is both maps in colours.
     """
 
     moment: Moment
@@ -309,16 +265,13 @@ class Accuracy:
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         self._ignore_index = ignore_index
-        self._all = ConfusionMatrix(num_classes)
-        self._confident = ConfusionMatrix(num_classes)
+        self._all, self._confident = ConfusionMatrix(num_classes), ConfusionMatrix(num_classes)
 
     def add(self, frame: DemoFrame) -> None:
         """Count a frame that has both masks."""
-        if frame.truth is None or frame.label is None:
-            return
-        self._all.add(frame.truth, frame.label, self._ignore_index)
-        if frame.moment.is_confident:
-            self._confident.add(frame.truth, frame.label, self._ignore_index)
+        if frame.truth is not None and frame.label is not None:
+            for table in (self._all, self._confident)[:1 + frame.moment.is_confident]:
+                table.add(frame.truth, frame.label, self._ignore_index)
 
     @property
     def mean_iou(self) -> float:
