@@ -28,7 +28,6 @@ from uncertainty_seg.sim.demo.pictures import (
     blank,
     Box,
     choose_moments,
-    fill,
     fit_text,
     FLAG_COLORS,
     make_pictures,
@@ -142,10 +141,6 @@ def test_events_know_when_the_flag_fell_and_rose(
     )
 
 
-def test_good_flag_has_no_problem() -> None:
-    assert problems_of(timeline_of(*GOOD)) == []
-
-
 @pytest.mark.parametrize(('events', 'kinds', 'said'), [
     (GOOD[0], 'rccccccccccccuurrccc', 'fall at the silt cloud at 2.0 s'),
     (GOOD[0], 'rcccuuuucccccccccccc', 'fall at the diver at 6.0 s'),
@@ -168,11 +163,6 @@ def test_strip_shows_the_worst_of_each_column() -> None:
     assert flag_strip(timeline.moments) == '##..x  #'
     assert flag_strip(timeline.moments, 4) == '#.x#'
     assert event_strip(timeline, 8) == '  |silt cloud'
-
-
-def test_share_of_confident_frames_counts_plain_inspection_only() -> None:
-    assert timeline_of('....ssss', 'cccuuuuu').plain_share == 0.75
-    assert math.isnan(timeline_of('ssss', 'uuuu').plain_share)
 
 
 def test_pictures_and_summary_of_a_dive(tmp_path: Path) -> None:
@@ -260,13 +250,6 @@ def test_text_is_cut_to_its_room() -> None:
     cut = fit_text(text, 12, 200)
     assert cut.endswith('...') and text_width(cut, 12) <= 200
     assert fit_text('short', 12, 200) == 'short'
-
-
-def test_fill_mixes() -> None:
-    canvas = np.zeros((4, 4, 3), np.uint8)
-    fill(canvas, Box(1, 1, 2, 2), (100, 50, 10), 0.5)
-    assert canvas[1, 1].tolist() == [50, 25, 5]
-    assert canvas[0, 0].tolist() == [0, 0, 0]
 
 
 def test_without_pyav_there_is_a_sheet_and_a_warning(

@@ -78,16 +78,6 @@ def test_the_burial_hides_part_of_the_pipe(dive: Dive):
     assert min(pipe(s) for s in (9.5, 10.5, 11.5)) < 0.75 * plain
 
 
-@pytest.mark.parametrize('second', [2.0, 10.0, 23.0, 37.0])
-def test_neighbouring_frames_overlap(dive: Dive, second: float):
-    first, second_ = at(dive, second), at(dive, second + 1 / dive.rate_hz)
-    a, b = (np.isin(f.mask, (1, 2, 3, 4)) for f in (first, second_))
-    assert (a & b).sum() / (a | b).sum() > 0.6
-    far = at(dive, second + 1.5)
-    near = np.abs(first.image.astype(int) - second_.image).mean()
-    assert near < np.abs(first.image.astype(int) - far.image).mean()
-
-
 def test_the_vehicle_moves_smoothly_along_the_pipe(dive: Dive):
     times = np.arange(0, 40, 0.125)
     places = np.array([dive._camera(float(t)).position for t in times])
