@@ -33,14 +33,14 @@ from typing import Any, TYPE_CHECKING
 if TYPE_CHECKING:
     from uncertainty_seg.backends.opening import open_pipeline
     from uncertainty_seg.calibration.api import calibrate, evaluate
-    from uncertainty_seg.cli.replay import replay
-    from uncertainty_seg.cli.score import score
-    from uncertainty_seg.cli.select import select
     from uncertainty_seg.compiler.request import compile_network as compile  # noqa: A004
     from uncertainty_seg.compiler.request import convert
     from uncertainty_seg.compiler.self_check import self_check
     from uncertainty_seg.core.render import heatmap, overlay
     from uncertainty_seg.core.settings import GateSettings, Settings
+    from uncertainty_seg.data.replay import replay
+    from uncertainty_seg.data.scoring import score
+    from uncertainty_seg.data.selection import select
     from uncertainty_seg.errors import UncertaintySegError
     from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -57,8 +57,8 @@ _PLACES = {
     'compile': 'compiler.request:compile_network', 'convert': 'compiler.request',
     'evaluate': 'calibration.api', 'heatmap': 'core.render',
     'load_bundle': 'storage.model_bundle', 'open_pipeline': 'backends.opening',
-    'overlay': 'core.render', 'replay': 'cli.replay', 'score': 'cli.score',
-    'select': 'cli.select', 'self_check': 'compiler.self_check',
+    'overlay': 'core.render', 'replay': 'data.replay', 'score': 'data.scoring',
+    'select': 'data.selection', 'self_check': 'compiler.self_check',
 }
 # From 1.29 on ONNX Runtime's wheels report each model that is opened to its vendor, unless this is
 # set before they are loaded. Whoever wants that sets it to 0.

@@ -19,7 +19,6 @@ import shlex
 import shutil
 
 from docs_stage import enter, make_stage
-from public_samples import write_marinapipe, write_subpipe
 import pytest
 
 from uncertainty_seg.cli.main import build_parser, main, VERBS
@@ -40,7 +39,7 @@ SMALLER = {
     'self-check': '--backend onnxruntime --frames 1 --runs 4',
     'select': '-n 2',
     'browse': '--most 4 --force',
-    'import-labels': '--accept-unchanged',
+    'labels import': '--accept-unchanged',
 }
 # (part of a command, why it is parsed and not run).
 PARSED_ONLY = (
@@ -48,18 +47,16 @@ PARSED_ONLY = (
     (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
     (r'^crossfit |^calibrate .*--folds', 'needs networks of folds: test_crossfit runs both'),
     (r'^active-learn ', 'trains networks for hours: test_active_learning runs it'),
-    (r'^import-labels STUDY', 'what active-learn exported: test_active_learning runs it'),
+    (r'^labels import STUDY', 'what active-learn exported: test_active_learning runs it'),
     (r'^train ', 'needs torch, a network connection for the weights, and hours'),
 )
 # Verb -> package without which it cannot run here.
 PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'select': 'pyarrow',
-            'browse': 'pyarrow', 'export-labels': 'pycocotools', 'import-labels': 'pycocotools'}
+            'browse': 'pyarrow', 'labels': 'pycocotools'}
 # Written by a command of a page; removed before it runs, as a reader would give a new name.
 OUTPUTS = ('OUT', 'OUT_BAG', 'VARIANT', 'BAG', 'TABLE_OUT', 'demo')
 WORDS = {'NET': 'NET.onnx', 'LABELS': 'EXPORT', 'NAME': 'dive_1', 'N': '2', 'TABLE': 'TABLE',
          'FOLDER': 'OTHER', 'IMAGES': 'DATA/images'}
-# Format of a public dataset -> what writes such a folder.
-PUBLIC = {'subpipe': write_subpipe, 'marinapipe': write_marinapipe}
 
 
 def lines_of(page: Path) -> Iterator[str]:
@@ -143,18 +140,14 @@ def prepare(words: list[str], folder: Path) -> None:
     takes_table = 'TABLE' in words and words[0] in ('select', 'browse')
     if takes_table or any('tables/*' in word for word in words):
         if not (folder / 'tables').exists():
-            assert main(['score', 'IN_BAG', '--out', 'TABLE', '--model', 'pipeline']) == 0
+            assert main(['score', 'IN_BAG', '--out', 'TABLE', '--set', 'model=pipeline']) == 0
             shutil.copytree(folder / 'TABLE', folder / 'tables' / 'one')
     if 'EXPORT' in words and not (folder / 'EXPORT').exists():
-        assert main(['export-labels', 'LOG', 'EXPORT', '--format', 'coco']) == 0
+        assert main(['labels', 'export', 'LOG', 'EXPORT', '--format', 'coco']) == 0
     if '--like' in words:  # it takes over a promise
         like = words[words.index('--like') + 1]
         assert main(['calibrate', like, '--train', 'train', '--val', 'val', '--bad',
                      'accuracy<0.6', *shlex.split(SMALLER['calibrate'])]) == 0
-    for dataset, write in PUBLIC.items():
-        if dataset in words:
-            shutil.rmtree(folder / words[1], ignore_errors=True)
-            write(folder / words[1])
     if words[0] == 'compile':
         for seed, name in enumerate(('w.pt', 'a.pt', 'b.pt', 'c.pt')):
             if name in words:
@@ -175,8 +168,6 @@ def smaller(words: list[str]) -> list[str]:
         words += [] if '--classes' in words else ['--classes', 'classes.yaml']
     if words[:2] == ['simulate', 'scenes']:
         words[2] += '_rendered'  # of other classes than the tiny network
-    if any(word in words for word in PUBLIC):
-        return words
     if '--like' in words:
         return words + shlex.split('--backend onnxruntime --threads 1 --error 0.1')
     return words + shlex.split(SMALLER.get(' '.join(words[:2]), SMALLER.get(verb, '')))
@@ -242,7 +233,7 @@ def test_every_verb_is_shown_somewhere() -> None:
 
 
 @pytest.mark.parametrize(('line', 'words'), [
-    ('export-labels LOG... OUT --format coco|cvat|mcap', 'export-labels LOG OUT --format coco'),
+    ('labels export LOG... OUT --format coco|folder', 'labels export LOG OUT --format coco'),
     ('score INPUT... --out TABLE [--stride N] [--workers N | --ray auto|ADDRESS]',
      'score INPUT --out TABLE --stride 2 --workers 2'),
     ('calibrate BUNDLE --bad "iou<0.5"', 'calibrate BUNDLE --bad iou<0.5'),

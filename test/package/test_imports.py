@@ -63,16 +63,13 @@ EXCEPTIONS = {
     # Histograms, box sums, connected components and filters, within the budget of a frame.
     'core.scores.vector': ({'cv2'}, set()),
     'core.scores.image': ({'cv2'}, set()),
-    'data.selection.frame_features': ({'cv2'}, set()),
-    # Connected regions, and masks without their edges.
-    'data.browse.label_errors': ({'cv2'}, set()),
     'storage.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
     # Ed25519, only where a bundle is signed or keys are trusted.
     'storage.signatures': (set(), {'cryptography'}),
     # Packs run lengths and draws polygons as COCO's own reader does.
-    'data.labels.coco': (set(), {'pycocotools'}),
-    'data.labels.regions': (set(), {'pycocotools'}),
+    'data.label_formats': (set(), {'pycocotools'}),
+    'data.label_frames': (set(), {'pycocotools'}),
     # Reads a layout in the Python of `ros2 launch`, which needs it itself.
     'ros.launching.checks': (set(), {'yaml'}),
     # Asks the NVIDIA driver for heat and throttling, where it is installed.
@@ -91,7 +88,6 @@ EXCEPTIONS = {
 # Module -> modules of another room that it may import though the table does not allow that room.
 NEIGHBOURS = {
     # Goes with the limits of folds.
-    'calibration.fold_tasks': ('data.scoring',),
 }
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'backends.cpu.reduction_kernels', 'compiler.checks.pass_checks',

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from score_tables import write_rows
 
-from uncertainty_seg.data.selection.sheet import write_whole
+from uncertainty_seg.data.selection import write_whole
 from uncertainty_seg.storage.score_rows import ScoreRow, TableInfo
 from uncertainty_seg.storage.whole_files import lock_file, move_up, whole_file, whole_folder
 

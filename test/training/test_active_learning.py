@@ -94,8 +94,7 @@ def test_a_strategy_takes_the_frames_that_its_score_is_high_of(
     assert rows[0]['mean_iou'] == pytest.approx(rows[1]['mean_iou'])  # it hardly learns
 
 
-@pytest.mark.parametrize('strategy', ['random', 'power-bald', 'k-centre', 'class-balanced',
-                                      'uncertainty-diversity'])
+@pytest.mark.parametrize('strategy', ['random', 'k-centre', 'uncertainty-diversity'])
 def test_every_strategy_runs_and_takes_what_was_not_taken(here: Path, strategy: str) -> None:
     rows, waiting = go(here, plan(strategy=strategy))
     first, second = (picks(here, number)['frames'] for number in (0, 1))

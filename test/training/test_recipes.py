@@ -78,7 +78,7 @@ def test_what_cannot_be_is_refused_with_its_name_and_value(
 
 @pytest.mark.parametrize('changes, words', [
     ({'strategy': 'mi'}, 'mi'), ({'labels': [0.5, 0.1]}, 'labels'), ({'labels': [0]}, 'labels'),
-    ({'labels': [0.1, 40]}, 'labels'), ({'steps': 0}, 'steps'), ({'beta': -1}, 'beta'),
+    ({'labels': [0.1, 40]}, 'labels'), ({'steps': 0}, 'steps'),
     ({'train.epoch': 1}, 'epoch'), ({'epochs': 1}, 'epochs'), ({'train': 5}, '5')])
 def test_rounds_that_cannot_be_are_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):

@@ -54,6 +54,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _replay(bag: Path, out_bag: Path, settings: Settings, topic: str) -> None:
-    from uncertainty_seg.data.replay import OutputChoice, replay_bag
+    from uncertainty_seg.data.replay import replay
 
-    replay_bag(bag, out_bag, settings, topic, choice=OutputChoice(has_views=True), overwrite=True)
+    replay(bag, out_bag, settings=settings, topic=topic, views=True, force=True)

@@ -46,16 +46,12 @@ VERBS = {
     'score': ('score', 'score the frames of bags, folders and logs into a table, here or '
               'on a Ray cluster'),
     'self-check': ('self_check', 'check a backend on this machine; build its engines'),
-    'export-labels': ('export_labels', 'write frames and masks for a labelling tool: COCO, CVAT, '
-                      'Label Studio, LabelMe, bags ...'),
-    'import-labels': ('import_labels', 'bring corrected labels back into a training folder, no '
-                      'dive in two splits'),
-    'dataset': ('dataset', 'keep labelled frames in a dataset that grows: versions, '
-                'splits by dive'),
+    'labels': ('labels', 'hand frames to a labelling tool (COCO, Label Studio, FiftyOne, a '
+               'folder), and bring labels back'),
+    'dataset': ('dataset', 'add reviewed labels to a dataset that grows, no dive in two splits'),
     'active-learn': ('active_learn', 'choose what to label, train and measure, round by round'),
     'select': ('select', 'choose the frames of a score table that are worth a label'),
-    'browse': ('browse', 'write one page to look through a score table: filters, '
-               'embedding plot, masks, label errors'),
+    'browse': ('browse', 'write one page to look through a score table: filters, masks'),
 }
 EXIT_FAILED = 1
 EXIT_MISUSE = 2

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import (
     add_settings,
@@ -24,58 +23,6 @@ from uncertainty_seg.cli.arguments import (
     settings_from_args,
 )
 from uncertainty_seg.errors import BagError
-
-if TYPE_CHECKING:
-    from uncertainty_seg.core.settings import Settings
-    from uncertainty_seg.data.replay import ReplayReport
-
-
-
-def replay(
-    in_bag: Path | str,
-    out_bag: Path | str,
-    *,
-    settings: Settings | None = None,
-    topic: str | None = None,
-    storage: str = 'mcap',
-    maps: bool = False,
-    views: bool = False,
-    force: bool = False,
-) -> ReplayReport:
-    """
-    Run the model over a recorded bag and write what the node would have published.
-
-    Parameters
-    ----------
-    in_bag, out_bag : Path or str
-        Bag with images; bag to write.
-    settings : Settings, optional
-        Model, backend, T, seed and so on; the node's defaults without.
-    topic : str, optional
-        Image topic, if the bag has several.
-    storage : str
-        Format of `out_bag`: 'mcap' or 'sqlite3'.
-    maps, views : bool
-        Write uncertainty and confidence maps too; heatmap and overlay too.
-    force : bool
-        Replace `out_bag` if it is a bag.
-
-    Returns
-    -------
-    ReplayReport
-        Counts, and the reasons of bad frames.
-
-    Raises
-    ------
-    UncertaintySegError
-        If a bag, the model or a setting cannot be used. Nothing is written then.
-
-    """
-    from uncertainty_seg.backends.opening import checked_settings
-    from uncertainty_seg.data.replay import OutputChoice, replay_bag
-
-    return replay_bag(Path(in_bag), Path(out_bag), checked_settings(settings), topic, storage,
-                      OutputChoice(maps, views), overwrite=force)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
                         help='format of OUT_BAG [mcap]')
     parser.add_argument('--maps', action='store_true',
-                        help='write the uncertainty map (32FC1) and the confidence (mono8) too')
-    parser.add_argument('--views', action='store_true', help='write heatmap and overlay too')
+                        help='write the uncertainty maps (32FC1) and the confidence (mono8) too')
+    parser.add_argument('--views', action='store_true', help='write heatmap and overlays too')
     parser.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
     add_settings(parser)
 
@@ -99,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     Returns 0, bad frames or not: they are in the output as not confident. Raises
     UncertaintySegError if a bag, the model or a setting cannot be used, or the input broke off.
     """
+    from uncertainty_seg.data.replay import replay
+
     start_s = time.perf_counter()
     report = call_with(replay, args, settings=settings_from_args(args))
     for problem in report.problems:

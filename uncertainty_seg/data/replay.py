@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-import logging
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.opening import offline_settings
+from uncertainty_seg.backends.opening import checked_settings, offline_settings
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
@@ -39,105 +38,8 @@ from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
 
-# -------------------------------------------------------------------------------------------------
-# Write the result of one frame to a bag under the topics of the node.
-# No clock is read and no latency is written, so that a replay's bytes depend on its input alone.
-# Knows nothing of where frames come from.
-
-
-
-@dataclass(frozen=True)
-class OutputChoice:
-    """
-    What to write beside mask, flag, numbers, score and status.
-
-    Attributes
-    ----------
-    has_maps : bool
-        Both uncertainty maps (32FC1) and the confidence (mono8).
-    has_views : bool
-        Heatmap and overlays, for people.
-
-    """
-
-    has_maps: bool = False
-    has_views: bool = False
-
-
-MASKS_ONLY = OutputChoice()
-
-
-def write_view(
-    writer: BagWriter, item: BagImage, view: FrameView, choice: OutputChoice
-) -> None:
-    """
-    Write the images of a frame.
-
-    Parameters
-    ----------
-    writer : BagWriter
-        Where to.
-    item : BagImage
-        The message, for its stamp and frame.
-    view : FrameView
-        The pictures.
-    choice : OutputChoice
-        Which of them.
-
-    """
-    def write(name: str, array: NDArray[Any], encoding: str) -> None:
-        writer.write_image(
-            f'{NODE_NAME}/{name}', item.stamp_ns, item.frame_id, array, encoding,
-            item.received_ns)
-
-    write('mask', view.mask, 'mono8')
-    if choice.has_maps:
-        write('uncertainty', view.uncertainty, '32FC1')
-        write('unknown', view.unknown, '32FC1')
-        write('confidence', view.confidence, 'mono8')
-    if choice.has_views:
-        write('heatmap', view.heatmap, 'bgr8')
-        write('uncertainty_overlay', view.uncertainty_overlay, 'bgr8')
-        write('overlay', view.overlay, 'bgr8')
-
-
-def write_verdict(
-    writer: BagWriter, outcome: Outcome, pipeline: Pipeline, item: BagImage | BadMessage
-) -> None:
-    """
-    Write flag, numbers, score and status of a frame, usable or not.
-
-    As in the node the numbers say no more than the flag: they rise after it and fall before it.
-    The header of a message that cannot be read is lost with it: the time of its arrival is the
-    stamp that is left, and the numbers are said to be of no frame.
-    """
-    is_of_frame = isinstance(item, BagImage)
-    stamp_ns, frame_id = ((item.stamp_ns, item.frame_id) if isinstance(item, BagImage)
-                          else (item.received_ns, ''))
-    verdict, received_ns = outcome.verdict, item.received_ns
-    numbers = verdict_numbers(verdict, outcome.result, is_of_frame, pipeline.weakened_by)
-    steps = ('flag', 'numbers') if verdict.is_confident else ('numbers', 'flag')
-    for step in steps:
-        if step == 'flag':
-            flag = value_message(verdict.is_confident)
-            writer.write(f'{NODE_NAME}/confident', flag, received_ns)
-        else:
-            writer.write(f'{NODE_NAME}/verdict', numbers_message(stamp_ns, frame_id, numbers),
-                         received_ns)
-    writer.write(f'{NODE_NAME}/score', value_message(verdict.score_ratio), received_ns)
-    status = verdict_status(verdict, outcome.result, pipeline.thresholds, has_latency=False,
-                            weakened_by=pipeline.weakened_by, stamps=pipeline.settings.stamps)
-    writer.write(f'{NODE_NAME}/status', diagnostics_message(stamp_ns, (status,), frame_id),
-                 received_ns)
-
-
-# -------------------------------------------------------------------------------------------------
-# Run the pipeline over every image of a bag.
-# It drops no frame. One that cannot be used is counted and written as not confident, with the
-# reason. If the input breaks off, the frames before it are kept and the report says so.
-
-_LOG = logging.getLogger(__name__)
-NUM_PROBLEMS_KEPT = 5
+# Reasons of bad frames that a report holds.
+_PROBLEMS_KEPT = 5
 
 
 @dataclass
@@ -171,45 +73,50 @@ class ReplayReport:
     broke_off: str = ''
 
 
-def replay_bag(
-    in_bag: Path,
-    out_bag: Path,
-    settings: Settings,
+def replay(
+    in_bag: Path | str,
+    out_bag: Path | str,
+    *,
+    settings: Settings | None = None,
     topic: str | None = None,
     storage: str = 'mcap',
-    choice: OutputChoice = MASKS_ONLY,
-    *,
-    overwrite: bool = False,
+    maps: bool = False,
+    views: bool = False,
+    force: bool = False,
 ) -> ReplayReport:
     """
-    Replay a bag into another one.
-
-    Raises UncertaintySegError if a bag or the model cannot be used. Nothing is written then.
+    Run the model over a recorded bag and write what the node would have published.
 
     Parameters
     ----------
-    in_bag, out_bag : Path
-        Input and output.
-    settings : Settings
-        Model, backend, T, seed and so on.
-    topic : str or None
-        Image topic; None if the bag has only one.
+    in_bag, out_bag : Path or str
+        Bag with images; bag to write.
+    settings : Settings, optional
+        Model, backend, T, seed and so on; the node's defaults without.
+    topic : str, optional
+        Image topic, if the bag has several.
     storage : str
-        'mcap' or 'sqlite3'.
-    choice : OutputChoice
-        What to write beside mask, flag, numbers, score and status.
-    overwrite : bool
+        Format of `out_bag`: 'mcap' or 'sqlite3'.
+    maps, views : bool
+        Write uncertainty and confidence maps too; heatmap and overlay too.
+    force : bool
         Replace `out_bag` if it is a bag.
 
     Returns
     -------
     ReplayReport
-        Counts, for people and scripts.
+        Counts, and the reasons of bad frames.
+
+    Raises
+    ------
+    UncertaintySegError
+        If a bag, the model or a setting cannot be used. Nothing is written then.
 
     """
+    settings, in_bag, out_bag = checked_settings(settings), Path(in_bag), Path(out_bag)
     if out_bag.resolve() == in_bag.resolve():
         raise BagError(f'{out_bag} is both input and output', 'two bags', 'name another output')
-    writer = BagWriter(out_bag, storage, overwrite=overwrite)
+    writer = BagWriter(out_bag, storage, overwrite=force)
     with BagReader(in_bag) as bag:
         topic = bag.image_topic(topic)
         if bag.count(topic) == 0:
@@ -217,10 +124,10 @@ def replay_bag(
         bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
         pipeline = open_pipeline(bundle, offline_settings(bundle, settings),
                                  load_ignore_mask(settings.ignore_mask))
-        if choice.has_maps or choice.has_views:
+        if maps or views:
             pipeline.want((UNKNOWN_MAP,))
         with pipeline, writer:
-            replay = _Replay(writer, pipeline, choice, topic)
+            replay = _Replay(writer, pipeline, topic, maps, views)
             bar = progress(replay.frames(bag.images(topic)), desc='replay',
                            total=bag.count(topic))
             for _ in bar:
@@ -232,9 +139,10 @@ class _Replay:
     """The frames of a bag through the frame loop, and what is counted."""
 
     def __init__(
-        self, writer: BagWriter, pipeline: Pipeline, choice: OutputChoice, topic: str
+        self, writer: BagWriter, pipeline: Pipeline, topic: str, has_maps: bool, has_views: bool
     ) -> None:
-        self._writer, self._pipeline, self._choice = writer, pipeline, choice
+        self._writer, self._pipeline = writer, pipeline
+        self._has_maps, self._has_views = has_maps, has_views
         self._loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings))
         self.report = ReplayReport(
             topic, pipeline.card.name, pipeline.backend_name, pipeline.passes
@@ -269,7 +177,7 @@ class _Replay:
             assert outcome.image_bgr is not None
             view = FrameView(outcome.image_bgr, outcome.result, pipeline.card, pipeline.settings,
                              pipeline.calibrated)
-            write_view(self._writer, item, view, self._choice)
+            self._write_view(item, view)
         self._write(outcome, item)
 
     def _write(self, outcome: Outcome | None, item: BagImage | BadMessage) -> None:
@@ -278,6 +186,52 @@ class _Replay:
         report.num_confident += outcome.verdict.is_confident
         if outcome.problem:
             report.num_bad += 1
-            if len(report.problems) < NUM_PROBLEMS_KEPT:
+            if len(report.problems) < _PROBLEMS_KEPT:
                 report.problems.append(f'frame {report.num_frames}: {outcome.problem}')
         write_verdict(self._writer, outcome, self._pipeline, item)
+
+    def _write_view(self, item: BagImage, view: FrameView) -> None:
+        def write(name: str, array: NDArray[Any], encoding: str) -> None:
+            self._writer.write_image(
+                f'{NODE_NAME}/{name}', item.stamp_ns, item.frame_id, array, encoding,
+                item.received_ns)
+
+        write('mask', view.mask, 'mono8')
+        if self._has_maps:
+            write('uncertainty', view.uncertainty, '32FC1')
+            write('unknown', view.unknown, '32FC1')
+            write('confidence', view.confidence, 'mono8')
+        if self._has_views:
+            write('heatmap', view.heatmap, 'bgr8')
+            write('uncertainty_overlay', view.uncertainty_overlay, 'bgr8')
+            write('overlay', view.overlay, 'bgr8')
+
+
+def write_verdict(
+    writer: BagWriter, outcome: Outcome, pipeline: Pipeline, item: BagImage | BadMessage
+) -> None:
+    """
+    Write flag, numbers, score and status of a frame, usable or not.
+
+    As in the node the numbers say no more than the flag: they rise after it and fall before it.
+    The header of a message that cannot be read is lost with it: the time of its arrival is the
+    stamp that is left, and the numbers are said to be of no frame.
+    """
+    is_of_frame = isinstance(item, BagImage)
+    stamp_ns, frame_id = ((item.stamp_ns, item.frame_id) if isinstance(item, BagImage)
+                          else (item.received_ns, ''))
+    verdict, received_ns = outcome.verdict, item.received_ns
+    numbers = verdict_numbers(verdict, outcome.result, is_of_frame, pipeline.weakened_by)
+    steps = ('flag', 'numbers') if verdict.is_confident else ('numbers', 'flag')
+    for step in steps:
+        if step == 'flag':
+            flag = value_message(verdict.is_confident)
+            writer.write(f'{NODE_NAME}/confident', flag, received_ns)
+        else:
+            writer.write(f'{NODE_NAME}/verdict', numbers_message(stamp_ns, frame_id, numbers),
+                         received_ns)
+    writer.write(f'{NODE_NAME}/score', value_message(verdict.score_ratio), received_ns)
+    status = verdict_status(verdict, outcome.result, pipeline.thresholds, has_latency=False,
+                            weakened_by=pipeline.weakened_by, stamps=pipeline.settings.stamps)
+    writer.write(f'{NODE_NAME}/status', diagnostics_message(stamp_ns, (status,), frame_id),
+                 received_ns)

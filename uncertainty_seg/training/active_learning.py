@@ -4,7 +4,7 @@ Active learning: choose frames, have them labelled, train, measure, and again.
 
 Where the pool has masks these play the labeller; else each round is exported for people and
 waits. A round is a training and a bundle as any other: the bundle of a round scores the pool of
-the next one, and the strategies are those of `data.selection`. What is finished is kept, so that
+the next one, and the strategies are those of `data.strategies`. What is finished is kept, so that
 the same call goes on with a run that was stopped or waits.
 
 """
@@ -30,9 +30,8 @@ from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.preprocess import fit_image
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.data.selection.frame_features import frame_features
-from uncertainty_seg.data.selection.pool import Candidates, SelectionRequest
-from uncertainty_seg.data.selection.strategies import select
+from uncertainty_seg.data.likeness import frame_features
+from uncertainty_seg.data.strategies import Candidates, select, SelectionRequest
 from uncertainty_seg.errors import ConfigError, DatasetError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.labelled_folder import (
@@ -260,7 +259,7 @@ class _Rounds:
             pool = self.scored(number - 1, stems)
             limit = self.threshold(pool.scores[~is_open])
             request = SelectionRequest(self.recipe.strategy, wanted, self.recipe.score, seed,
-                                       self.recipe.beta, limit)
+                                       limit)
         rest = pool.cut(is_open)
         found = select(rest, request, pool.cut(~is_open) if number else None)
         rows = list(found.rows)
@@ -279,16 +278,14 @@ class _Rounds:
         keys = class_keys(self.card(number))
         names = [self.recipe.score, *(f'{kind}.{key}' for kind in ('entropy', _MI)
                                       for key in keys)]
-        scores, features, shares = [], [], []
+        scores, features = [], []
         for _, image, label, found in self.judged(number, self.images, names):
             share = np.bincount(label.ravel(), minlength=len(keys)) / label.size
             scores.append(found[self.recipe.score])
-            shares.append(share)
             features.append(frame_features(
                 image, share.tolist(), [found[f'entropy.{key}'] for key in keys],
                 [found[f'{_MI}.{key}'] for key in keys]))
-        return _candidates(stems, np.array(scores), features=np.stack(features),
-                           shares=np.stack(shares), class_names=self.classes.names)
+        return _candidates(stems, np.array(scores), features=np.stack(features))
 
     def judged(
         self, number: int, images: Iterable[tuple[str, ImageU8]], names: Sequence[str] = ()

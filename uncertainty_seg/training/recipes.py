@@ -24,8 +24,7 @@ from uncertainty_seg.storage.whole_files import replace_file
 RECIPE_FILE = 'recipe.yaml'
 METHODS = ('mc_dropout', 'deep_ensemble', 'single', 'direct', 'error_propagation')
 SPLITS = {'train': ('train',), 'all': ('train', 'val')}
-STRATEGIES = ('random', 'top-k', 'threshold', 'power-bald', 'k-centre', 'uncertainty-diversity',
-              'class-balanced')
+STRATEGIES = ('random', 'top-k', 'threshold', 'k-centre', 'uncertainty-diversity')
 DEFAULT_ENCODER, DEFAULT_PASSES = 'mobilenet_v2', 20
 _WITH_DROPOUT = ('mc_dropout', 'direct', 'error_propagation')
 _LICENSE = ('Apache-2.0; encoder {licence}; the licence of the training images is not known to '
@@ -179,7 +178,6 @@ class ActiveRecipe:
     strategy: str = key('uncertainty-diversity', f'how frames are chosen: {", ".join(STRATEGIES)}')
     score: str = key('mutual_information.mean', 'of a frame, larger for a less certain one; any '
                      'score of a score table')
-    beta: float = key(1.0, 'power of the score in power-bald and uncertainty-diversity')
     threshold_sigma: float = key(0.0, 'the strategy threshold takes frames above the mean score '
                                  'of the labelled ones and so many standard deviations')
     labels: tuple[float, ...] = key((0.05, 0.125, 0.25), 'labelled frames after each round, the '
@@ -193,7 +191,6 @@ class ActiveRecipe:
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
         _require_one_of('strategy', self.strategy, STRATEGIES)
-        _require('beta', self.beta, self.beta >= 0, '0 or above')
         _require('labels', self.labels, bool(self.labels) and self.labels[0] > 0 and all(
             one < two for one, two in zip(self.labels, self.labels[1:], strict=False)),
             'rising numbers above 0, shares or counts')

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import LabelMap
-from uncertainty_seg.data.labels.formats import write_export
-from uncertainty_seg.data.labels.frames import LabelFrame, read_mask, safe_name
+from uncertainty_seg.data.label_formats import write_export
+from uncertainty_seg.data.label_frames import FrameRow, LabelFrame, read_mask, safe_name
 from uncertainty_seg.errors import ConfigError, DatasetError
 from uncertainty_seg.storage.foreign_files import read_bytes
 from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
@@ -28,6 +28,7 @@ from uncertainty_seg.storage.review_record import (
     is_prediction,
     read_review,
     refuse_export,
+    SELECTED,
     TABLE_FILE,
 )
 
@@ -100,8 +101,9 @@ def _frames(
         ending = '.png' if path.suffix.lower() == '.png' else '.jpg'
         # Each is a dive of its own, so that an import may divide them.
         stem = f'{number:04d}_{safe_name(frame)}'  # no two alike, whatever their capitals
-        yield LabelFrame(stem, frame, frame, 0, '', read_bytes(path, _MOST_IMAGE_BYTES), ending,
-                         mask, None, reason, score if math.isfinite(score) else math.nan)
+        row = FrameRow(stem, stem + ending, frame, frame, 0, mask.shape[0], mask.shape[1], reason,
+                       score if math.isfinite(score) else None, SELECTED)
+        yield LabelFrame(row, read_bytes(path, _MOST_IMAGE_BYTES), mask)
 
 
 def read_labelled(

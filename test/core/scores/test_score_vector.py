@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Collection
 import dataclasses
 import fnmatch
-from pathlib import Path
 from typing import Any
 
 from conftest import tiny_card
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 import numpy as np
 from numpy.typing import NDArray
 import pytest
+from scores_page import BEGIN, END, PAGE, with_list
 
 from uncertainty_seg.core.gate import Gate
 from uncertainty_seg.core.scores import vector as module
@@ -36,10 +36,8 @@ from uncertainty_seg.core.uncertainty import (
     maps_from_probabilities,
     UncertaintyMaps,
 )
-from uncertainty_seg.data.scoring.table import LIST_BEGIN, LIST_END, with_list
 from uncertainty_seg.errors import ConfigError, ShapeError
 
-PAGE = Path(__file__).resolve().parents[3] / 'docs' / 'scores.md'
 ROWS, COLUMNS = 40, 56
 LIMITS = {'entropy': 0.5}
 
@@ -324,8 +322,8 @@ def test_every_score_has_one_row_and_every_row_a_reason() -> None:
 
 def test_the_list_of_the_page_is_that_of_the_scores() -> None:
     page = PAGE.read_text(encoding='utf-8')
-    assert page == with_list(page), 'run python -m uncertainty_seg.data.scoring.table'
-    assert page.count(LIST_BEGIN) == page.count(LIST_END) == 1
+    assert page == with_list(page), 'run python test/helpers/scores_page.py'
+    assert page.count(BEGIN) == page.count(END) == 1
 
 
 def test_margin_by_class_counts_each_predicted_class_once() -> None:

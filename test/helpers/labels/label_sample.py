@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 import json
 from pathlib import Path
@@ -16,38 +16,32 @@ import numpy as np
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import ImageFile
-from uncertainty_seg.core.settings import LogSettings
-from uncertainty_seg.data.labels.formats import READERS
-from uncertainty_seg.data.labels.frames import LabelFrame, read_table
-from uncertainty_seg.data.labels.regions import Labelled
-from uncertainty_seg.data.labels.review import ReviewRules, Unchanged
-from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
+from uncertainty_seg.data.label_formats import READERS
+from uncertainty_seg.data.label_frames import FrameRow, LabelFrame, read_table
 from uncertainty_seg.storage.frame_log.format import decode_frame, frame_files, LogAbout, LogFrame
 from uncertainty_seg.storage.labelled_folder import ClassTable
 
 # A name with everything that XML, JSON and file names may trip over.
 CLASSES = ClassTable(('sea-floor / rocks', 'pipe', 'a "diver" & <fish>'),
                      ((0, 0, 0), (255, 0, 0), (0, 200, 100)), 255)
-# As if the user said that a person looked at every mask.
-ACCEPT = ReviewRules(Unchanged.ACCEPT)
 REASON = 'flagged: entropy.mean 0.9 > 0.7 & "more" <here>'
 
 
 def make_frame(
-    index: int, size: tuple[int, int], dive: str = 'dive.1', mask: ImageU8 | None = None
+    index: int, size: tuple[int, int], dive: str = 'dive.1', mask: ImageU8 | None = None,
+    **facts: Any,
 ) -> LabelFrame:
     """Return a frame of random pixels, (H, W); every second one is a JPEG."""
     rng = np.random.default_rng(index)
     if mask is None:
         mask = rng.choice(np.array([0, 1, 2, 255], np.uint8), size)
-    ending = '.jpg' if index % 2 else '.png'
+    stem, ending = f'{dive}_{index:04d}.raw', '.jpg' if index % 2 else '.png'
     _, data = cv2.imencode(ending, rng.integers(0, 255, (*size, 3), np.uint8))
-    return LabelFrame(
-        stem=f'{dive}_{index:04d}.raw', key=f'key {index}', dive=dive,
-        stamp_ns=1_700_000_000_123_456_789 + index, frame_id='camera', image_file=data.tobytes(),
-        ending=ending, mask=mask, uncertainty=rng.random(size, np.float32), reason=REASON,
-        score=1.25, embedding=np.array([0.6, 0.8, index], np.float32),
-        features=np.array([0.5, index], np.float32))
+    known = {'stem': stem, 'file': stem + ending, 'key': f'key {index}', 'dive': dive,
+             'stamp_ns': 1_700_000_000_123_456_789 + index, 'height': size[0], 'width': size[1],
+             'reason': REASON, 'score': 1.25, 'origin': 'selected'}
+    return LabelFrame(FrameRow(**{**known, **facts}), data.tobytes(), mask,
+                      rng.random(size, np.float32), np.array([0.6, 0.8, index], np.float32))
 
 
 def corrected(folder: Path, kind: str) -> Path:
@@ -68,12 +62,6 @@ def read_back(folder: Path, kind: str) -> dict[str, ImageU8]:
     """Return the masks of an export by stem, through the format's own reader."""
     return {one.stem: one.mask for one in
             READERS[kind](corrected(folder, kind), read_table(folder))}
-
-
-def labels_of(folder: Path, kind: str) -> Iterator[tuple[str, Labelled]]:
-    """Yield the labels of an export as `write_training_folder` takes them."""
-    for one in READERS[kind](corrected(folder, kind), read_table(folder)):
-        yield str(folder), one
 
 
 def write_log(
@@ -101,7 +89,7 @@ def write_log(
         facts = {'frame_id': frame_id, 'reason': ('control', 'flagged')[ratio > 1]}
         place = folder / 'frames' / frame_id
         place.mkdir(parents=True)
-        files = frame_files(frame, decode_frame(frame), about, LogSettings(), facts)
+        files = frame_files(frame, decode_frame(frame)[0], about, 'received', facts)
         for name, data in files.items():
             (place / name).write_bytes(data)
     return folder
@@ -114,16 +102,6 @@ def turned(jpeg: bytes, orientation: int, order: str = '<') -> bytes:
     tiff += struct.pack(f'{order}HHIHH', 0x0112, 3, 1, orientation, 0) + bytes(4)
     body = b'Exif\0\0' + tiff
     return jpeg[:2] + b'\xff\xe1' + struct.pack('>H', len(body) + 2) + body + jpeg[2:]
-
-
-def messages_of(bag: Path) -> dict[str, list[Any]]:
-    """Return the decoded messages of a bag by topic."""
-    found: dict[str, list[Any]] = {}
-    with BagReader(bag) as reader:
-        for item in reader.messages(*reader.topics()):
-            assert isinstance(item, BagMessage), item
-            found.setdefault(item.topic, []).append(item.message)
-    return found
 
 
 def _same(array: Any) -> Any:

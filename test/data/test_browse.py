@@ -1,0 +1,160 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The verb browse: what is in the page, what is left out, a sentence a fault."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+import re
+import shutil
+
+from browse_sample import page_values, picture, scored
+from conftest import make_tiny_bundle
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('pyarrow', reason='pyarrow is not installed: no score table')
+pytest.importorskip('jinja2', reason='jinja2 is not installed: no page')
+
+from uncertainty_seg.backends.opening import open_pipeline  # noqa: E402
+from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.core.render import FrameView, overlay  # noqa: E402
+from uncertainty_seg.data.browse import rows_of_page, script_text  # noqa: E402
+from uncertainty_seg.data.selection import select  # noqa: E402
+from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
+
+# What a page must not take for its own: names of folders and dives are anybody's.
+HOSTILE = '</script><script>document.title=1</script><img src=x onerror=document.title=2>&"\''
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('sample')
+    return scored(folder, make_tiny_bundle(folder / 'tiny'), [picture(k) for k in range(8)])
+
+
+def browsed(table: Path, out: Path, *words: object) -> dict:
+    assert main(['browse', str(table), '-o', str(out), *map(str, words)]) == 0
+    return page_values(out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    assert main(['browse', *map(str, words)]) == 2
+    got = capsys.readouterr()
+    assert got.out == '' and got.err.count('\n') == 1 and got.err.endswith('.\n'), got.err
+    return got.err
+
+
+def decoded(address: str) -> np.ndarray:
+    kind, _, content = address.partition(',')
+    assert kind == 'data:image/jpeg;base64'
+    found = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
+    assert found is not None
+    return found
+
+
+def test_the_page_holds_the_rows_of_the_table_and_three_pictures_of_each(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = browsed(table, tmp_path / 'page.html')
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (facts['num_frames'], facts['num_shown'], facts['pictures_missing']) == (8, 8, 0)
+    rows = read_rows(table)
+    assert [frame['key'] for frame in values['frames']] == rows.column('frame_key').to_pylist()
+    for name in ('entropy.mean', 'mutual_information.top'):
+        assert values['scores'][name] == pytest.approx(
+            rows.column(f'score.{name}').to_pylist(), rel=1e-4)
+    assert values['shares'][1] == pytest.approx(rows.column('share.green').to_pylist(), rel=1e-4)
+    with open_pipeline(table.parent / 'tiny') as pipeline:
+        for index, frame in enumerate(values['frames']):
+            image = picture(index)
+            view = FrameView(image, pipeline.measure(image), pipeline.card, pipeline.settings,
+                             pipeline.calibrated)
+            drawn = (image, overlay(image, view.mask, pipeline.card.palette), view.heatmap)
+            for found, wanted in zip(map(decoded, frame['pictures']), drawn, strict=True):
+                assert np.abs(found.mean((0, 1)) - wanted.mean((0, 1))).max() < 8
+
+
+def test_which_frames_are_taken(table: Path, tmp_path: Path) -> None:
+    keys = [f'k{k}' for k in range(100)]
+    scores = np.arange(100.0)
+    scores[5] = np.nan
+    rows = rows_of_page(scores, keys, 12, {'k50', 'k7', 'gone'})
+    assert len(rows) == 12 and (np.diff(rows) > 0).all()
+    # The selected, half of the other ten by score, NaN first, and the rest by lot.
+    assert {7, 50, 5, 99, 98, 97, 96} <= set(rows.tolist())
+    assert rows_of_page(scores, keys, 500, ()).tolist() == list(range(100))
+    assert len(browsed(table, tmp_path / 'page.html', '--most', 3)['frames']) == 3
+    assert '5 more in the table are not' in (tmp_path / 'page.html').read_text()
+
+
+@pytest.mark.parametrize('text', [HOSTILE, '<!--<script>', ']]>', '\u2028\u2029', '&lt;', '\x00'])
+def test_nothing_in_a_name_can_end_the_script_element(text: str) -> None:
+    written = script_text({text: [text]})
+    assert json.loads(written) == {text: [text]}
+    assert not set('<>&\u2028') & set(written) and written.isascii()
+
+
+def test_the_page_is_the_same_bytes_again_and_allows_only_its_own_script(
+    table: Path, tmp_path: Path
+) -> None:
+    for name in ('a', 'b'):
+        browsed(table, tmp_path / f'{name}.html')
+    assert (tmp_path / 'a.html').read_bytes() == (tmp_path / 'b.html').read_bytes()
+    text = (tmp_path / 'a.html').read_text(encoding='utf-8')
+    script = text[text.rindex('<script>') + len('<script>'):text.rindex('</script>')]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text and "default-src 'none'" in text
+    assert not re.search(r'(?:src|href)="(?!data:)', text) and 'http' not in script
+
+
+def test_a_selection_is_marked(table: Path, tmp_path: Path) -> None:
+    select(table, 2, tmp_path / 'sel', strategy='top-k', min_distance=0)
+    values = browsed(table, tmp_path / 'page.html', '--selection', tmp_path / 'sel')
+    reasons = [frame['selected'] for frame in values['frames'] if frame['selected']]
+    assert len(reasons) == 2 and all(reason.startswith('top-k: ') for reason in reasons)
+    assert values['hasSelection']
+
+
+def test_pictures_that_come_and_go_move_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = scored(tmp_path, make_tiny_bundle(tmp_path / 'tiny'), [picture(k) for k in range(4)])
+    before = browsed(table, tmp_path / 'before.html')
+    cv2.imwrite(str(tmp_path / 'seen' / '0000.png'), picture(20))
+    (tmp_path / 'seen' / '002.png').unlink()
+    after = browsed(table, tmp_path / 'after.html')
+    assert not after['frames'][2]['pictures'][0]
+    assert [after['frames'][k] for k in (0, 1, 3)] == [before['frames'][k] for k in (0, 1, 3)]
+    # Without the model, and without the sources.
+    shutil.move(tmp_path / 'tiny', tmp_path / 'moved')
+    shutil.move(tmp_path / 'seen', tmp_path / 'else' / 'seen')
+    capsys.readouterr()
+    bare = browsed(table, tmp_path / 'bare.html')
+    err = capsys.readouterr().err
+    assert 'Without masks' in err and f'{tmp_path}/seen' in err
+    assert not any(any(frame['pictures']) for frame in bare['frames'])
+    found = browsed(table, tmp_path / 'found.html', '--root', tmp_path / 'else')
+    assert [len(frame['pictures']) for frame in found['frames']] == [1, 1, 1, 1]
+    # Another model in its place is none of the table.
+    make_tiny_bundle(tmp_path / 'tiny', words='another')
+    browsed(table, tmp_path / 'other.html')
+    assert 'digest' in capsys.readouterr().err
+
+
+def test_faults_are_one_sentence(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'page.html'
+    assert "'nothing'" in refused(capsys, table, '-o', out, '--score', 'nothing')
+    assert 'no table at' in refused(capsys, tmp_path / 'none', '-o', out)
+    assert 'no such folder' in refused(capsys, table, '-o', tmp_path / 'no' / 'page.html')
+    out.write_text('mine')
+    assert 'already' in refused(capsys, table, '-o', out)
+    assert out.read_text() == 'mine'
+    assert main(['browse', str(table), '-o', str(out), '--force']) == 0
+    assert not list(tmp_path.glob('.*'))

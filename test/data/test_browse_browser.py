@@ -1,0 +1,117 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The page of browse in a real browser: whole, harmless, and its filters at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from browse_sample import page_values, picture, scored
+from conftest import make_tiny_bundle
+import numpy as np
+import pytest
+
+pytest.importorskip('pyarrow', reason='pyarrow is not installed: no score table')
+pytest.importorskip('jinja2', reason='jinja2 is not installed: no page')
+pytest.importorskip('matplotlib', reason='matplotlib is not installed, which the browser needs')
+
+from test_browse import HOSTILE  # noqa: E402
+from test_report_browser import (  # noqa: E402, F401
+    Browser,
+    browser,
+    complaints,
+    OVERFLOWING,
+)
+
+from uncertainty_seg.cli.main import main  # noqa: E402
+
+FOLDER = '<img src=x onerror=document.title=3>&amp;"\'<!--'
+# More frames than are shown at once.
+COUNT = 30
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a page of a table whose folder and dive have hostile names."""
+    folder = tmp_path_factory.mktemp('hostile')
+    table = scored(folder, make_tiny_bundle(folder / 'tiny'), [picture(k) for k in range(COUNT)],
+                   '--dive', HOSTILE, name=FOLDER)
+    assert main(['browse', str(table), '-o', str(folder / 'page.html')]) == 0
+    yield folder / 'page.html'
+
+
+def choose(browser: Browser, name: str, value: object) -> None:  # noqa: F811
+    """Set a filter as a user does."""
+    browser.run(f"""(() => {{ const one = document.getElementById('{name}');
+        one.value = '{value}';
+        one.dispatchEvent(new Event('input', {{ bubbles: true }})); }})()""")
+
+
+def fitting(browser: Browser) -> int:  # noqa: F811
+    """Return how many frames the page says fit."""
+    count, _, total, *_ = browser.run("document.getElementById('count').textContent").split()
+    assert int(total) == COUNT
+    return int(count)
+
+
+@pytest.mark.parametrize('width_px', [1280, 400])
+def test_the_page_is_whole_fits_and_asks_for_nothing(
+    browser: Browser, page: Path, width_px: int  # noqa: F811
+) -> None:
+    browser.open(page, width_px)
+    assert complaints(browser) == []
+    asked = {event['request']['url'].split(',')[0][:60]
+             for event in browser.of('Network.requestWillBeSent')}
+    assert all(url.startswith('data:') or url == page.as_uri()[:60] for url in asked)
+    assert browser.run('document.documentElement.scrollWidth') == width_px
+    assert browser.run(OVERFLOWING) == []
+    sizes = browser.run("""Promise.all([...document.images].map(i => { i.loading = 'eager';
+        return i.decode().then(() => [i.naturalWidth, i.naturalHeight]); }))""")
+    assert len(sizes) == 24 * 3 and all(size == [64, 48] for size in sizes)
+
+
+def test_hostile_names_are_shown_and_do_nothing(
+    browser: Browser, page: Path  # noqa: F811
+) -> None:
+    browser.open(page, 1280)
+    assert browser.run('document.title') == f'{COUNT} of {COUNT} frames'
+    words = browser.run("document.querySelector('.card .words').textContent")
+    assert HOSTILE in words and FOLDER in words
+    assert browser.run('document.scripts.length') == 2
+    # Nor would a script run that had got in: the policy of the page allows its own alone.
+    browser.run("""(() => { const script = document.createElement('script');
+        script.textContent = 'document.title = "ran"'; document.body.append(script);
+        const box = document.createElement('div'); document.body.append(box);
+        box.innerHTML = '<img src="data:," onerror="document.title = 5">'; })()""")
+    assert browser.run("""new Promise(done => setTimeout(() => done(document.title), 200))""") \
+        == f'{COUNT} of {COUNT} frames'
+
+
+def test_filters_leave_the_frames_that_the_table_says(
+    browser: Browser, page: Path  # noqa: F811
+) -> None:
+    values = page_values(page)
+    browser.open(page, 1280)
+    assert fitting(browser) == COUNT
+    scores = np.array(values['scores']['entropy.mean'])
+    limit = float(np.median(scores))
+    choose(browser, 'score', 'entropy.mean')
+    choose(browser, 'value-least', limit)
+    assert fitting(browser) == (scores >= limit).sum() < COUNT
+    choose(browser, 'value-least', '')
+    choose(browser, 'class', 1)
+    green = np.array(values['shares'][1])
+    assert fitting(browser) == (green > 0).sum() < COUNT
+    choose(browser, 'share-least', 50)
+    assert fitting(browser) == (100 * green >= 50).sum()
+    choose(browser, 'class', '')
+    flags = np.array([frame['flag'] for frame in values['frames']])
+    for value, wanted in (('1', flags.sum()), ('0', (~flags).sum()), ('', COUNT)):
+        choose(browser, 'flag', value)
+        assert fitting(browser) == wanted
+    order = """[...document.querySelectorAll('.card')].map(c => Number(c.id.split('-')[1]))"""
+    choose(browser, 'order', 'up')
+    shown = browser.run(order)
+    assert len(shown) == 24 and (np.diff(scores[shown]) >= 0).all()
+    browser.run("document.getElementById('more').click()")
+    assert len(browser.run(order)) == COUNT

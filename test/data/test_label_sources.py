@@ -1,0 +1,467 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The verb labels from logs and selections and back; one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import cv2
+from label_sample import CLASSES, corrected, read_back, write_log
+import numpy as np
+import pytest
+from score_tables import write_rows
+
+pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
+pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no selection')
+import pyarrow as pa  # noqa: E402
+
+from uncertainty_seg.cli import labels as labels_verb  # noqa: E402
+from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
+from uncertainty_seg.data.label_formats import READERS, WRITERS  # noqa: E402
+from uncertainty_seg.data.label_frames import read_mask, read_table  # noqa: E402
+from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
+from uncertainty_seg.storage.frame_log import format as frame_log_format  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash  # noqa: E402
+from uncertainty_seg.storage.score_rows import (  # noqa: E402
+    read_rows,
+    ScoreRow,
+    short_digest,
+    TableInfo,
+)
+
+
+def random_masks(count: int, seed: int = 0) -> list[ImageU8]:
+    """Return masks of odd and mixed sizes; log masks have no pixel without a class."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 3, (9 + 4 * i, 23 - 2 * i)).astype(np.uint8) for i in range(count)]
+
+
+@pytest.fixture
+def masks() -> list[ImageU8]:
+    return random_masks(4)
+
+
+@pytest.fixture
+def log(tmp_path: Path, masks: list[ImageU8]) -> Path:
+    return write_log(tmp_path / 'log', masks)
+
+
+def export(*words: object, kind: str = 'folder') -> int:
+    return main(['labels', 'export', *map(str, words), '--format', kind])
+
+
+def bring(*words: object, kind: str = 'folder') -> int:
+    return main(['labels', 'import', *map(str, words), '--format', kind])
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """Return the one sentence that a misuse is answered with, behind what was left out."""
+    assert code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].endswith('.')
+    return lines[-1]
+
+
+def test_the_verb_names_the_formats_there_are() -> None:
+    assert labels_verb.FORMATS == tuple(WRITERS) == tuple(READERS)
+    assert labels_verb.REASONS == frame_log_format.REASONS
+
+
+@pytest.mark.parametrize('kind', labels_verb.FORMATS)
+def test_two_dives_go_out_and_come_back_to_training(
+    kind: str, log: Path, masks: list[ImageU8], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = write_log(tmp_path / 'log_8', random_masks(2, seed=1), dive='dive 8')
+    assert export(log, other, tmp_path / 'out', kind=kind) == 0
+    said = last_line(capsys)
+    assert said['frames'] == 6 and said['dives'] == {'dive_7': 4, 'dive 8': 2}
+    assert bring(corrected(tmp_path / 'out', kind), tmp_path / 'train', '--accept-unchanged',
+                 kind=kind) == 0
+    assert last_line(capsys)['splits'] == {'train': 4, 'val': 2}
+    data = load_folder(tmp_path / 'train', 'train')
+    assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)
+    assert data.stems == [f'dive_7_{10**18 + i}_front' for i in range(4)]
+    for mask, found in zip(masks, data.masks, strict=True):
+        np.testing.assert_array_equal(found, mask)
+    assert load_folder(tmp_path / 'train', 'val').stems[0].startswith('dive_8_')
+    received = (log / 'frames' / f'{10**18 + 1}_front' / 'image.jpg').read_bytes()
+    assert (tmp_path / 'train' / 'images' / f'{data.stems[1]}.jpg').read_bytes() == received
+
+
+def test_a_turned_image_goes_out_and_comes_back_as_the_node_saw_it(
+    masks: list[ImageU8], tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / 'log', masks, orientation=6)
+    logged = list(frame_log_format.iter_frames(log))
+    assert export(log, tmp_path / 'out') == 0
+    assert bring(tmp_path / 'out', tmp_path / 'train', '--accept-unchanged', '--shares',
+                 'train=1') == 0
+    data = load_folder(tmp_path / 'train', 'train')
+    for file, image, mask, frame in zip(
+            sorted((tmp_path / 'out' / 'images').iterdir()), data.images, data.masks, logged,
+            strict=True):
+        shown = cv2.imread(str(file), cv2.IMREAD_COLOR)  # as tools do that follow a tag
+        np.testing.assert_array_equal(shown, frame.read_image())
+        np.testing.assert_array_equal(image[..., ::-1], shown)
+        np.testing.assert_array_equal(mask, frame.read_mask())
+
+
+def test_only_the_reasons_that_are_asked_for(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(log, tmp_path / 'out', '--reasons', 'control') == 0
+    (row,) = read_table(tmp_path / 'out').rows.values()
+    assert (row.reason, row.score, row.origin) == ('control: within limits', 0.5, 'control')
+    assert export(log, tmp_path / 'all') == 0
+    assert [row.origin for row in read_table(tmp_path / 'all').rows.values()] == [
+        'control', 'selected', 'selected', 'selected']
+    assert 'window' in refused(capsys, export(log, tmp_path / 'no', '--reasons', 'window'))
+
+
+def test_what_is_damaged_or_not_finished_is_left_out_and_said(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = sorted((log / 'frames').iterdir())
+    (folders[0] / 'mask.png').unlink()
+    cv2.imwrite(str(folders[1] / 'mask.png'), np.zeros((3, 3), np.uint8))
+    (folders[2] / 'frame.json').write_text('{"version": 1, "frame')
+    shutil.copytree(folders[3], log / 'frames' / '.tmp_half')  # as while it is being written
+    assert export(log, tmp_path / 'out', kind='coco') == 0
+    output = capsys.readouterr()
+    said = json.loads(output.out.splitlines()[-1])
+    assert (said['frames'], said['left_out']) == (1, 3)
+    for word in ('mask.png', '3x3', 'frame.json'):
+        assert word in output.err
+    (folders[3] / 'mask.png').unlink()
+    assert 'no frame' in refused(capsys, export(log, tmp_path / 'no'))
+    assert not (tmp_path / 'no').exists()
+
+
+def test_misuse_is_one_sentence(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    new = tmp_path / 'new'
+    (tmp_path / 'empty' / 'frames').mkdir(parents=True)
+    squid = write_log(tmp_path / 'squid', random_masks(1), names=('a', 'b', 'squid'))
+    twins = write_log(tmp_path / 'twins', random_masks(1), names=('a', 'b', 'a'))
+    for inputs, options, named in (
+            (['empty'], [], 'no frame'), ([tmp_path], [], 'neither'), (['nowhere'], [], 'nowhere'),
+            ([log, squid], [], 'other classes'), ([twins], [], 'each name once'),
+            ([log], ['--image-prefix', '/x/'], 'label-studio'),
+            ([log], ['--model', 'x'], 'selection'), ([log], ['--root', tmp_path], 'selection'),
+            ([log], ['--reasons', 'odd'], "'odd'")):
+        assert named in refused(capsys, export(*inputs, new, *options, kind='coco'))
+    sidecar = next((squid / 'frames').iterdir()) / 'frame.json'
+    for old, new_text in (('"id": 0', '"id": 5'), ('"name"', '"nom"')):
+        whole = sidecar.read_text()
+        sidecar.write_text(whole.replace(old, new_text))
+        refused(capsys, export(squid, new))
+        sidecar.write_text(whole)
+    assert 'not empty' in refused(capsys, export(log, log))
+    assert "'squid'" in refused(capsys, export(log, new, kind='squid'))
+    assert not new.exists()
+
+
+def test_misuse_of_import_is_one_sentence(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, new = tmp_path / 'out', tmp_path / 'new'
+    assert export(log, out) == 0
+    assert "'mcap'" in refused(capsys, bring(out, new, kind='mcap'))
+    assert 'nowhere' in refused(capsys, bring(tmp_path / 'nowhere', new))
+    assert 'frames.json' in refused(capsys, bring(log, new))
+    for shares in (('train=0.5', 'val=0.2'), ('a=0.5', 'a=0.5'), ('train',), ('a=2',)):
+        refused(capsys, bring(out, new, '--shares', *shares))
+    first = min((out / 'images').iterdir())
+    content = first.read_bytes()
+    cv2.imwrite(str(first), np.zeros((9, 10, 3), np.uint8))
+    assert '10x9' in refused(capsys, bring(out, new))
+    first.unlink()
+    assert first.name in refused(capsys, bring(out, new))
+    first.write_bytes(content)
+    for file in (out / 'masks').iterdir():
+        cv2.imwrite(str(file), np.full(read_mask(file).shape, 255, np.uint8))
+    assert 'none of the 4' in refused(capsys, bring(out, new))
+    assert not new.exists()
+
+
+def test_one_dive_alone_is_all_training_and_a_warning(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(log, tmp_path / 'out') == 0
+    assert bring(tmp_path / 'out', tmp_path / 'train', '--accept-unchanged') == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out.splitlines()[-1])['splits'] == {'train': 4, 'val': 0}
+    assert 'val is empty' in output.err
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from uncertainty_seg.cli.main import main
+disk, log, export = map(Path, sys.argv[1:4])
+for kind in sys.argv[4:]:
+    print(kind, main(['labels', 'export', str(log), str(disk / 'out'), '--format', kind]),
+          list(disk.iterdir()))
+print('import', main(['labels', 'import', str(export), str(disk / 'out'), '--format', 'folder',
+                      '--accept-unchanged']), list(disk.iterdir()))
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    disk, sent = tmp_path / 'disk', tmp_path / 'export'
+    disk.mkdir()
+    probe = ['unshare', '-m', 'mount', '-t', 'tmpfs', 'tmpfs', str(disk)]
+    if shutil.which('unshare') is None or \
+            subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip('may not mount a small disk here')
+    log = write_log(tmp_path / 'log', [np.zeros((120, 160), np.uint8)] * 4)
+    assert export(log, sent) == 0
+    shell = 'mount -t tmpfs -o size=64k tmpfs "$1" && shift && exec "$@"'
+    kinds = labels_verb.FORMATS
+    done = subprocess.run(
+        ['unshare', '-m', 'sh', '-c', shell, 'sh', disk, sys.executable, '-c', FULL_DISK, disk,
+         log, sent, *kinds], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [*(f'{kind} 2 []' for kind in kinds), 'import 2 []']
+    said = done.stderr.splitlines()
+    assert len(said) == len(kinds) + 1
+    assert all('No space left' in line and str(disk) in line for line in said)
+
+
+# --- selections --------------------------------------------------------------------------------
+
+
+def row_of(
+    source: Path, kind: str, topic: str, index: int, image: ImageU8 | None = None, **facts: Any
+) -> ScoreRow:
+    """Return a row of a score table as `score` makes it of an image."""
+    height, width = (48, 64) if image is None else image.shape[:2]
+    phash = 0 if image is None else perceptual_hash(image)
+    stamp_ns = 1000 + index if kind == 'bag' else index * 10**9
+    row = ScoreRow('dive 9', str(source), kind, topic, index, stamp_ns, height, width, False,
+                   'uncertain', 1.5, (0.9,), (1.0, 0.0, 0.0), phash,
+                   np.array([0, 0.5], np.float32))
+    return dataclasses.replace(row, **facts)
+
+
+def make_selection(
+    folder: Path, bundle: Path, rows: list[ScoreRow], strategy: str = 'top-k',
+    num_embedding: int = 0,
+) -> Path:
+    """Write a selection, as `select` leaves it."""
+    card = load_bundle(str(bundle)).card
+    info = TableInfo(str(bundle), model_digest(card), card.class_names, card.palette, 8, 3,
+                     ('entropy.mean',), 2, {'passes': 8, 'seed': 3, 'backend': 'onnxruntime'},
+                     num_embedding)
+    folder.mkdir()
+    write_rows(folder / 'part.parquet', info, rows)
+    chosen = read_rows(folder / 'part.parquet')
+    origin = 'control' if strategy == 'random' else 'selected'
+    for name, text in (('reason', 'rank 1 of 9'), ('strategy', strategy), ('origin', origin)):
+        chosen = chosen.append_column(name, pa.array([text] * len(rows), pa.string()))
+    (folder / 'part.parquet').rename(folder / 'scores')
+    pq.write_table(chosen, folder / 'selection.parquet')
+    return folder
+
+
+def write_bag(bag: Path, images: list[ImageU8], topic: str = '/cam/image_raw') -> Path:
+    """Write each image with the stamps 1000, 1001 and so on."""
+    with BagWriter(bag) as writer:
+        for index, image in enumerate(images):
+            writer.write_image(topic, 1000 + index, 'cam', image, 'bgr8')
+    return bag
+
+
+def random_images(count: int, seed: int = 0) -> list[ImageU8]:
+    """Return images that look nothing like each other."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (count, 6, 8, 3), np.uint8)
+    return [np.asarray(cv2.resize(image, (64, 48)), np.uint8) for image in coarse]
+
+
+def bag_rows(bag: Path, images: list[ImageU8], **facts: Any) -> list[ScoreRow]:
+    return [row_of(bag, 'bag', '/cam/image_raw', index, image, **facts)
+            for index, image in enumerate(images)]
+
+
+def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The tiny network answers blue, green, red by colour.
+    images = [np.zeros((48, 64, 3), np.uint8) for _ in range(3)]
+    for index, image in enumerate(images):
+        image[:, :32, index] = 255
+        image[:, 32:, (index + 1) % 3] = 255
+    bag = write_bag(tmp_path / 'dive.bag', images)
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    cv2.imwrite(str(pictures / 'a.png'), images[0])
+    where = [row_of(bag, 'bag', '/cam/image_raw', 2, images[2]),
+             row_of(pictures, 'folder', '', 0, images[0], run=str(bag), file='a.png'),
+             row_of(bag, 'bag', '/cam/image_raw', 1, images[1]),
+             row_of(bag, 'bag', '/cam/image_raw', 7),
+             *(row_of(tmp_path / 'gone', 'bag', '/x', index, run=str(bag)) for index in range(3))]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, where)
+    assert export(selection, tmp_path / 'out') == 0
+    output = capsys.readouterr()
+    said = json.loads(output.out.splitlines()[-1])
+    assert (said['frames'], said['left_out']) == (3, 4)
+    assert '#7 is not' in output.err and f'3 frames of {tmp_path / "gone"}' in output.err
+    found = read_back(tmp_path / 'out', 'folder')
+    of_bag, of_pictures = (short_digest(str(place)) for place in (bag, pictures))
+    expected = {f'dive_9_cam_image_raw_{of_bag}_000001': (1, 2),
+                f'dive_9_cam_image_raw_{of_bag}_000002': (2, 0),
+                f'dive_9_{of_pictures}_000000': (0, 1)}
+    assert set(found) == set(expected)
+    for stem, mask in found.items():
+        assert (set(mask[:, :30].flat), set(mask[:, 34:].flat)) == tuple(
+            {value} for value in expected[stem])
+    row = read_table(tmp_path / 'out').rows[f'dive_9_cam_image_raw_{of_bag}_000002']
+    assert (row.reason, row.dive, row.score) == ('rank 1 of 9', 'dive 9', 1.5)
+    assert row.key == 'dive.bag#/cam/image_raw#2'
+
+
+def test_an_image_that_is_not_the_one_that_was_scored_is_left_out(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = random_images(5)
+    bag = write_bag(tmp_path / 'bag', images)
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    rows = bag_rows(bag, images)
+    rows[1] = dataclasses.replace(rows[1], stamp_ns=rows[1].stamp_ns + 1)
+    rows[2] = dataclasses.replace(rows[2], height=24, width=32)
+    rows[3] = dataclasses.replace(rows[3], phash=rows[3].phash ^ 0b111)
+    rows[4] = dataclasses.replace(rows[4], phash=rows[4].phash ^ 0b11)  # another JPEG decoder
+    for index, image in enumerate(images):
+        cv2.imwrite(str(pictures / f'{index}.png'), image)
+        rows.append(row_of(pictures, 'folder', '', index, image, file=f'{index}.png'))
+    # One is gone, one comes before all others, one is another picture now.
+    (pictures / '1.png').unlink()
+    cv2.imwrite(str(pictures / '00.png'), images[0])
+    cv2.imwrite(str(pictures / '3.png'), images[0])
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    assert export(selection, tmp_path / 'out') == 0
+    output = capsys.readouterr()
+    said = json.loads(output.out.splitlines()[-1])
+    assert (said['frames'], said['left_out']) == (5, 5)
+    assert 'bag#/cam/image_raw#1' in output.err and '##1.png' in output.err
+    assert {row.key for row in read_table(tmp_path / 'out').rows.values()} == {
+        'bag#/cam/image_raw#0', 'bag#/cam/image_raw#4', 'pictures##0.png', 'pictures##2.png',
+        'pictures##4.png'}
+
+
+@pytest.mark.parametrize('strategy', ['random', 'uncertainty-diversity'])
+def test_only_what_was_drawn_of_all_frames_is_a_control(
+    strategy: str, log: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    images = random_images(2)
+    bag = write_bag(tmp_path / 'dive', images)
+    rows = bag_rows(bag, images)
+    rows[0] = dataclasses.replace(rows[0], embedding=np.array([0.6, 0.0, -0.8], np.float32))
+    # Of a log only what it drew itself: the other frames are there because of their scores.
+    rows += [row_of(log, 'log', 'front', index, frame.read_image(), run=str(log),
+                    stamp_ns=int(frame.sidecar['stamp_ns']))
+             for index, frame in enumerate(frame_log_format.iter_frames(log))]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows, strategy, 3)
+    assert export(selection, tmp_path / 'out') == 0
+    found = {row.key: row.origin for row in read_table(tmp_path / 'out').rows.values()}
+    drawn = {'dive#/cam/image_raw#0', 'dive#/cam/image_raw#1', 'log#front#0'}
+    assert len(found) == 6
+    assert {key for key, origin in found.items() if origin == 'control'} == (
+        drawn if strategy == 'random' else set())
+    assert export(selection, tmp_path / 'seen', kind='fiftyone') == 0
+    first, *others = json.loads((tmp_path / 'seen' / 'samples.json').read_text())['samples']
+    assert first['embedding'] == [0.6, 0.0, -0.8]
+    for sample in others:
+        assert 'embedding' not in sample  # none is known
+        assert (tmp_path / 'seen' / sample['uncertainty']['map_path']).is_file()
+
+
+def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = random_images(4)
+    bags = [write_bag(tmp_path / place, [image]) for place, image in
+            zip(('june/dive_a', 'may/rec_0', 'july/dive_a', 'may/rec_1'), images, strict=True)]
+    runs = [str(bags[0]), str(tmp_path / 'may'), str(bags[2]), str(tmp_path / 'may')]
+    rows = [bag_rows(bag, [image], dive=name, run=of)[0] for bag, image, name, of in
+            zip(bags, images, ('dive_a', 'may', 'dive_a', 'may'), runs, strict=True)]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    out = tmp_path / 'out'
+    assert export(selection, out, kind='label-studio') == 0
+    dives = {f'dive_a_{short_digest(of)}': 1 for of in runs[::2]}
+    assert last_line(capsys)['dives'] == {**dives, 'may': 2}
+    stems = {f'{dive}_cam_image_raw_000000' for dive in dives} | {
+        f'may_cam_image_raw_{short_digest(str(bag))}_000000' for bag in bags[1::2]}
+    assert set(read_table(out).rows) == stems
+    for file in out.glob('*.json'):
+        assert str(tmp_path) not in file.read_text()
+
+
+def test_a_selection_is_exported_where_its_sources_are_now(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = random_images(2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'else').mkdir()
+    rows = []
+    for name, image in zip('ab', images, strict=True):
+        bag = write_bag(Path('fleet') / name / 'bag', [image])
+        rows += bag_rows(bag, [image], dive=name)
+    make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    absolute = [dataclasses.replace(row, source=str(tmp_path / row.source)) for row in rows]
+    make_selection(tmp_path / 'selection_2', tiny_bundle, absolute)
+    monkeypatch.chdir(tmp_path / 'else')
+    out = tmp_path / 'out'
+
+    def sent(name: str, *words: object) -> dict[str, Any]:
+        assert export(tmp_path / name, out, *words) == 0
+        said = last_line(capsys)
+        shutil.rmtree(out)
+        return said
+
+    assert sent('selection')['dives'] == {'a': 1, 'b': 1}
+    (tmp_path / 'fleet').rename(tmp_path / 'disk')
+    for name in ('selection', 'selection_2'):
+        assert 'no frame' in refused(capsys, export(tmp_path / name, out))
+        assert sent(name, '--root', tmp_path / 'disk')['dives'] == {'a': 1, 'b': 1}
+    (tmp_path / 'disk' / 'a').rename(tmp_path / 'disk' / 'c')
+    # A bag of the same name is not taken for it: its pictures are others.
+    shutil.copytree(tmp_path / 'disk' / 'b' / 'bag', tmp_path / 'disk' / 'bag')
+    said = sent('selection', '--root', tmp_path / 'disk')
+    assert (said['dives'], said['left_out']) == ({'b': 1}, 1)
+    assert 'nowhere' in refused(capsys, export(tmp_path / 'selection', out, '--root', 'nowhere'))
+
+
+def test_another_bundle_or_a_table_is_one_sentence(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    selection = make_selection(tmp_path / 'selection', tiny_bundle,
+                               [row_of(Path('x'), 'bag', '/x', 0)])
+    out, scores = tmp_path / 'out', tmp_path / 'scores.parquet'
+    assert re.search('digest [0-9a-f]{12}', refused(capsys, export(
+        selection, out, '--model', 'pipeline')))
+    assert 'selection' in refused(capsys, export(selection, out, '--reasons', 'control'))
+    (selection / 'scores').rename(scores)
+    assert 'score table' in refused(capsys, export(scores, out))
+    scores.write_bytes(b'no table')
+    assert scores.name in refused(capsys, export(scores, out))
+    assert 'one selection' in refused(capsys, export(scores, scores, out))

@@ -1,0 +1,232 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Features and embeddings of a frame, and near duplicates against comparing all pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+
+import cv2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.data import likeness
+from uncertainty_seg.data.likeness import (
+    bits_apart,
+    embedding_length,
+    frame_embedding,
+    frame_features,
+    Hashes,
+    MOST_VALUES,
+    num_features,
+    Rows,
+    stand_ins,
+    Vectors,
+)
+from uncertainty_seg.errors import ConfigError, ShapeError
+from uncertainty_seg.sim.scene import render_scene
+
+C = 4
+EVEN, CALM, KNOWN = [1 / C] * C, [0.1] * C, [0.02] * C
+
+
+def features(image: ImageU8, shares: list[float] = EVEN, entropies: list[float] = CALM,
+             informations: list[float] = KNOWN) -> NDArray[np.float32]:
+    return frame_features(image, shares, entropies, informations)
+
+
+def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(a.astype(np.float64) - b))
+
+
+@pytest.fixture(scope='module')
+def scenes() -> list[ImageU8]:
+    return [render_scene(seed, size=(192, 144)).image for seed in range(8)]
+
+
+@given(
+    image=arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))),
+    values=st.lists(st.tuples(*[st.floats(0, 1) | st.just(math.nan)] * 2, st.floats(0, 1)),
+                    min_size=1, max_size=5),
+)
+@settings(max_examples=30, deadline=None)
+def test_any_frame_has_a_finite_vector_of_unit_length(
+    image: ImageU8, values: list[tuple[float, float, float]]
+) -> None:
+    entropies, informations, shares = (list(column) for column in zip(*values, strict=True))
+    found = frame_features(image, shares, entropies, informations)
+    assert found.shape == (num_features(len(values)),) and np.isfinite(found).all()
+    assert math.isclose(float(np.linalg.norm(found)), 1, abs_tol=1e-5)
+
+
+def as_jpeg(image: ImageU8, quality: int) -> ImageU8:
+    _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+
+
+SAME: dict[str, tuple[Callable[[ImageU8], ImageU8], float]] = {
+    'half the size': (lambda i: cv2.resize(i, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA),
+                      0.03),
+    'jpeg of quality 50': (lambda i: as_jpeg(i, 50), 0.05),
+    'noise': (lambda i: np.clip(i + np.random.default_rng(0).normal(0, 5, i.shape), 0, 255)
+              .astype(np.uint8), 0.05),
+    'shift by 2 %': (lambda i: np.roll(i, (i.shape[0] // 50, i.shape[1] // 50), (0, 1)), 0.10),
+}
+
+
+def test_the_same_sight_is_near_and_others_are_farther(scenes: list[ImageU8]) -> None:
+    found = [features(image) for image in scenes]
+    for change, most in SAME.values():
+        assert max(distance(features(change(i)), f)
+                   for i, f in zip(scenes, found, strict=True)) < most
+    apart = [distance(a, b) for k, a in enumerate(found) for b in found[:k]]
+    assert min(apart) > 2 * max(most for _, most in SAME.values())
+    dim = [distance(features((i * 0.5).astype(np.uint8)), f)
+           for i, f in zip(scenes, found, strict=True)]
+    turned = [distance(features(np.ascontiguousarray(i[:, ::-1])), f)
+              for i, f in zip(scenes, found, strict=True)]
+    assert min(dim) > 0.1 and max(turned) > 0.2
+
+
+def test_what_the_network_made_of_a_frame_is_in_its_features(scenes: list[ImageU8]) -> None:
+    image = scenes[0]
+    found = [features(image, np.eye(C)[k].tolist()) for k in range(C)]
+    # Two unit vectors at right angles, of a part whose weight squared is 0.3; the thumbnail and
+    # the edges may be a little short of theirs.
+    assert all(math.isclose(distance(found[0], found[k]), math.sqrt(0.6), rel_tol=0.1)
+               for k in range(1, C))
+    steps = [distance(features(image, entropies=[v, *CALM[1:]]), features(image))
+             for v in (0.2, 0.5, 0.9)]
+    assert 0 < steps[0] < steps[1] < steps[2]
+    np.testing.assert_array_equal(features(image, entropies=[math.nan] * C),
+                                  features(image, entropies=[1.0] * C))
+
+
+def test_even_pictures_have_no_direction_made_of_rounding_or_noise() -> None:
+    # Half-way grey is the middle of Lab: a step of grey to either side must not be an opposite.
+    even = [np.full((120, 160, 3), grey, np.uint8) for grey in (117, 119, 121)]
+    assert max(distance(features(even[1]), features(other)) for other in even) < 0.1
+    noise = np.random.default_rng(0).normal(0, 1, even[0].shape)
+    assert distance(features(even[1]), features(np.rint(even[1] + noise).astype(np.uint8))) < 0.15
+
+
+def test_what_is_no_frame_is_refused() -> None:
+    with pytest.raises(ShapeError):
+        frame_features(np.zeros((2, 2, 3), np.uint8), [0.5], [0.1, 0.2], [0.5])
+    with pytest.raises(ShapeError):
+        features(np.zeros((2, 2), np.uint8))
+
+
+def test_an_embedding_is_mean_and_deviation_of_each_channel_at_unit_length() -> None:
+    planes = np.array([[[1, 3], [1, 3]], [[0, 0], [0, 0]]], np.float32)[None]
+    # Means 2 and 0, deviations 1 and 0.
+    np.testing.assert_allclose(frame_embedding(planes), np.array([2, 0, 1, 0]) / 5**0.5)
+    assert embedding_length(2) == 4 and embedding_length(0) == 0
+    for value in (np.nan, np.inf, 0.0):
+        assert np.isnan(frame_embedding(np.full((1, 3, 2, 2), value, np.float32))).all()
+
+
+def test_many_channels_are_mixed_to_fewer_and_their_angles_stay() -> None:
+    rng = np.random.default_rng(0)
+    frames = [rng.gamma(1.0, size=(1, 900, 3, 4)).astype(np.float32) * rng.gamma(
+        0.3, size=(1, 900, 1, 1)).astype(np.float32) for _ in range(12)]
+    mixed = np.stack([frame_embedding(frame) for frame in frames])
+    assert mixed.shape == (12, embedding_length(900)) == (12, MOST_VALUES)
+    flat = [np.concatenate([f[0].mean((1, 2)), f[0].std((1, 2))]) for f in frames]
+    whole = np.stack([vector / np.linalg.norm(vector) for vector in flat])
+    above = np.triu_indices(12, 1)
+    near, far = ((1 - vectors @ vectors.T)[above] for vectors in (mixed, whole))
+    assert 0.85 < np.median(near / far) < 1.15
+
+
+def by_all_pairs(
+    hashes: Hashes, order: Rows, bits: int, vectors: Vectors, angle: float
+) -> list[int]:
+    """Go down the list and compare with all that stay, as the definition says, in float64."""
+    staying: list[int] = []
+    owners = list(range(len(hashes)))
+    for row in order:
+        alike = [k for k in staying if bin(int(hashes[k]) ^ int(hashes[row])).count('1') < bits
+                 or angle and 1 - float(vectors[k].astype(float) @ vectors[row]) < angle]
+        if alike:
+            owners[row] = alike[0]
+        else:
+            staying.append(int(row))
+    return owners
+
+
+def dive(seed: int, count: int, scenes: int, flips: int) -> tuple[Hashes, Vectors]:
+    """Frames of a camera that stands still before each of some scenes, by two sights of them."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, scenes, np.uint64)[rng.integers(0, scenes, count)]
+    for _ in range(flips):
+        hashes = hashes ^ (np.uint64(1) << rng.integers(0, 64, count).astype(np.uint64))
+    angles = rng.choice(rng.uniform(0, np.pi / 2, 6), count) + rng.normal(0, 0.01, count)
+    return hashes, np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize('block', [3, 1024])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 60), flips=st.integers(0, 6),
+       bits=st.sampled_from([0, 1, 2, 9, 18]), angle=st.sampled_from([0.0, 1e-4, 0.01, 0.2]))
+def test_near_duplicates_are_what_comparing_all_pairs_finds(
+    block: int, seed: int, count: int, flips: int, bits: int, angle: float
+) -> None:
+    hashes, vectors = dive(seed, count, 6, flips)
+    order = np.random.default_rng(seed + 1).permutation(count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeness, '_BLOCK', block)
+        patch.setattr(likeness, '_PAIRS', 4 * block)
+        found = stand_ins(hashes, order, bits, vectors, angle)
+    # A pair at the very limit may fall on either side in float32.
+    cosines = (vectors.astype(float) @ vectors.T.astype(float))[np.triu_indices(count, 1)]
+    if not (abs(1 - cosines - angle) < 1e-6).any() or not angle:
+        assert found.tolist() == by_all_pairs(hashes, order, bits, vectors, angle)
+
+
+def test_near_duplicates_by_hand() -> None:
+    words = np.array([0, 1, 0b1011, 2**63, 2**64 - 1], np.uint64)
+    assert bits_apart(words, np.uint64(0)).tolist() == [0, 1, 3, 1, 64]
+    # 0 to 4 bits: each is one bit from the next, and a chain is not one group.
+    chain = np.array([0, 1, 3, 7, 15], np.uint64)
+    assert stand_ins(chain, np.array([2, 0, 4, 1, 3]), 2).tolist() == [0, 2, 2, 2, 4]
+    assert stand_ins(chain, np.array([2, 0, 4, 1, 3]), 3).tolist() == [2, 2, 2, 2, 2]
+    equal, order = np.array([5, 7, 5, 5], np.uint64), np.array([3, 1, 0, 2])
+    assert stand_ins(equal, order, 1).tolist() == [3, 1, 3, 3]
+    assert stand_ins(equal, order, 0).tolist() == [0, 1, 2, 3]
+    assert len(stand_ins(np.empty(0, np.uint64), np.empty(0, np.int64), 8)) == 0
+    vectors = np.array([[1, 0], [np.nan, np.nan], [1, 0], [np.nan, np.nan]], np.float32)
+    assert stand_ins(np.arange(4, dtype=np.uint64), np.arange(4), 0, vectors, 0.1).tolist() == [
+        0, 1, 0, 3]
+
+
+def test_a_large_pool_keeps_none_that_are_alike_and_drops_none_that_is_not() -> None:
+    hashes, _ = dive(3, 20_000, 900, 4)
+    order = np.random.default_rng(4).permutation(20_000)
+    owners = stand_ins(hashes, order, 8)
+    staying = np.flatnonzero(owners == np.arange(len(owners)))
+    assert set(owners) == set(staying)
+    assert bits_apart(hashes, hashes[owners]).max() < 8
+    apart = bits_apart(hashes[staying, None], hashes[staying])
+    assert apart[~np.eye(len(staying), dtype=bool)].min() >= 8
+    wish = np.argsort(order)
+    assert (wish[owners] <= wish).all()
+
+
+@pytest.mark.parametrize(('bits', 'angle', 'size', 'error'), [
+    (-1, 0.0, 3, ConfigError), (33, 0.0, 3, ConfigError), (1, 1.5, 3, ConfigError),
+    (1, 0.5, 2, ShapeError),
+])
+def test_what_cannot_be_asked_is_refused(
+    bits: int, angle: float, size: int, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        stand_ins(np.arange(3, dtype=np.uint64), np.arange(3), bits,
+                  np.zeros((size, 2), np.float32), angle)
+    with pytest.raises(ShapeError):
+        stand_ins(np.zeros(2, np.uint64), np.arange(3), 4)

@@ -1,0 +1,250 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The rosbag replay tests: the live node, fed by a player, and the offline replay agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from ros_helpers import Client, needs_ros, own_domain, Process, ros_environment
+
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.data.replay import replay
+from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.sim.demo import live
+from uncertainty_seg.sim.demo.live import ros_arguments, run_live
+from uncertainty_seg.sim.demo.timeline import read_timeline
+from uncertainty_seg.sim.dive import IMAGE_TOPIC
+from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, header_stamp_ns
+from uncertainty_seg.storage.bags.writer import BagWriter
+
+NODE = '/uncertainty_seg'
+START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    with own_domain() as number:
+        for name, value in ros_environment(number).items():
+            monkeypatch.setenv(name, value)
+        yield number
+
+
+def noisy_bag(path: Path, count: int = 24, height: int = 90, width: int = 120) -> Path:
+    """Write pictures that fade from red to grey, no two alike; the flag falls on the way."""
+    generator = np.random.default_rng(7)
+    with BagWriter(path) as bag:
+        for k in range(count):
+            share = k / (count - 1)
+            color = (1 - share) * np.array([0, 0, 255]) + share * 128
+            noise = generator.integers(-40, 40, (height, width, 3))
+            pixels = np.clip(color + noise, 0, 255).astype(np.uint8)
+            bag.write_image(IMAGE_TOPIC, START_NS + k * STEP_NS, 'cam', pixels, 'bgr8')
+    return path
+
+
+def images_of(bag: Path, name: str) -> dict[int, tuple[Any, ...]]:
+    """Return stamp to everything an image message says."""
+    with BagReader(bag) as reader:
+        return {
+            item.stamp_ns: (item.frame_id, item.raw.encoding, item.raw.height, item.raw.width,
+                            bytes(item.raw.data))
+            for item in reader.images(f'{NODE}/{name}')
+        }
+
+
+def statuses_of(bag: Path) -> dict[int, dict[str, str]]:
+    """Return stamp to the values of each measured frame that do not come from a clock."""
+    found = {}
+    with BagReader(bag) as reader:
+        for item in reader.messages(f'{NODE}/status'):
+            assert isinstance(item, BagMessage)
+            status = item.message.status[0]
+            values = {v.key: v.value for v in status.values
+                      if not v.key.startswith(('latency.', 'frame_age_ms'))}
+            if 'passes' in values:  # a status of no frame may have the same time of the bag
+                found[header_stamp_ns(item.message)] = {**values, 'message': status.message}
+    return found
+
+
+def numbers_of(bag: Path) -> dict[int, tuple[bytes, bytes, bytes]]:
+    """
+    Return stamp to the serialised `~/verdict` of each frame: before the age, the age, after it.
+
+    The last fields are six float64 values, of which the age is the fourth, and two empty lists.
+    """
+    from rosbags.highlevel import AnyReader
+
+    found = {}
+    with AnyReader([bag]) as reader:
+        wanted = [one for one in reader.connections if one.topic == f'{NODE}/verdict']
+        for connection, _, data in reader.messages(connections=wanted):
+            message: Any = reader.deserialize(data, connection.msgtype)
+            if dict(zip(message.name, message.position, strict=True))['of_frame']:
+                assert len(message.position) == 6 and message.name[3] == 'age_s'
+                found[header_stamp_ns(message)] = data[:-32], data[-32:-24], data[-24:]
+    return found
+
+
+def require_agreement(live: Path, offline: Path, num_least: int) -> list[int]:
+    """
+    Compare masks, uncertainties and scores of the frames the node took.
+
+    Returns the stamps of those that it judged by their scores. On a busy machine its clock, which
+    a replay does not have, may refuse others: an image that is too old, or one that was in work
+    when the flag fell.
+    """
+    for name in ('mask', 'uncertainty_overlay'):
+        theirs, ours = images_of(live, name), images_of(offline, name)
+        assert len(theirs) >= num_least
+        assert set(theirs) <= set(ours)
+        for stamp, message in theirs.items():
+            assert message == ours[stamp], f'{name} at {stamp} differs'
+    theirs, ours = statuses_of(live), statuses_of(offline)
+    taken = sorted(set(theirs) & set(ours))
+    judged = [stamp for stamp in taken if theirs[stamp]['score_ratio'] != 'inf']
+    assert len(judged) >= num_least
+    for stamp in taken:
+        scores = {k: v for k, v in theirs[stamp].items() if k.startswith(('score', 'thresh'))}
+        assert len(scores) >= 7
+        if stamp not in judged:
+            assert theirs[stamp]['confident'] == 'false'
+            del scores['score_ratio']
+        assert scores.items() <= ours[stamp].items()
+    return judged
+
+
+class TestLive:
+    """Three processes over DDS."""
+
+    pytestmark = needs_ros
+
+    def test_node_and_replay_agree_to_the_byte(
+        self, tmp_path: Path, tiny_bundle: Path, domain: int
+    ) -> None:
+        settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
+        bag = noisy_bag(tmp_path / 'in')
+        played = run_live(bag, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 2.4)
+        assert played == 24
+        replay(bag, tmp_path / 'offline', settings=settings, views=True)
+        judged = require_agreement(tmp_path / 'live', tmp_path / 'offline', 12)
+        theirs, ours = statuses_of(tmp_path / 'live'), statuses_of(tmp_path / 'offline')
+        said, replayed = numbers_of(tmp_path / 'live'), numbers_of(tmp_path / 'offline')
+        assert set(judged) <= set(said) <= set(replayed)
+        for t in judged:  # the last before the age
+            assert said[t][0][-8:] == replayed[t][0][-8:]
+        if len(judged) == 24:  # with no frame dropped, the gate went the same way, too
+            assert [theirs[t] for t in judged] == [ours[t] for t in judged]
+            assert [(said[t][0], said[t][2]) for t in judged] \
+                == [(replayed[t][0], replayed[t][2]) for t in judged]
+        kinds = {ours[t]['kind'] for t in ours}
+        assert {'confident', 'uncertain'} <= kinds  # else the agreement proves little
+
+    @pytest.mark.release
+    def test_node_and_replay_agree_to_the_byte_with_the_same_parameter_file(
+        self, tmp_path: Path, tiny_bundle: Path, domain: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bag, file = noisy_bag(tmp_path / 'in'), tmp_path / 'node.yaml'
+        file.write_text(
+            f'/**:\n  ros__parameters:\n    model: {tiny_bundle}\n    backend: onnxruntime\n'
+            '    use_sim_time: true\n    reliability: reliable\n    stale_timeout_s: 4\n'
+            '    gate:\n      scores: [entropy.top, mutual_information.mean]\n'
+            '      threshold_scale: 9e-1\n    gate.rise_frames: 2\n    gate.hold_s: 0.15\n')
+        monkeypatch.setattr(live, 'ros_arguments', lambda *_: [
+            '--ros-args', '-r', f'image:={IMAGE_TOPIC}', '--params-file', str(file)])
+        assert run_live(bag, tmp_path / 'live', tmp_path / 'logs', Settings(), 0.5, 2.4) == 24
+        assert main(['replay', str(bag), str(tmp_path / 'offline'), '--views', '--params-file',
+                     str(file)]) == 0
+        judged = require_agreement(tmp_path / 'live', tmp_path / 'offline', 12)
+        theirs, ours = statuses_of(tmp_path / 'live'), statuses_of(tmp_path / 'offline')
+        assert float(theirs[judged[0]]['threshold.entropy.top']) == pytest.approx(0.81)
+        if len(judged) == 24:
+            assert [theirs[t] for t in judged] == [ours[t] for t in judged]
+        assert {'confident', 'uncertain'} <= {ours[t]['kind'] for t in ours}
+
+    @pytest.mark.release
+    def test_shipped_model_agrees_on_a_dive(self, tmp_path: Path, domain: int) -> None:
+        from uncertainty_seg.sim.dive import Dive, write_dive
+
+        settings = Settings(model='pipeline')
+        dive = tmp_path / 'dive'
+        write_dive(dive, Dive(3, duration_s=5.0, rate_hz=2.0, size=(320, 240)))
+        run_live(dive, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 5.0)
+        replay(dive, tmp_path / 'offline', settings=settings, views=True)
+        require_agreement(tmp_path / 'live', tmp_path / 'offline', 5)
+        # The demo reads both alike.
+        live = read_timeline(dive, tmp_path / 'live')
+        offline = read_timeline(dive, tmp_path / 'offline')
+        assert len(offline.taken) == len(live.moments) == 10
+        assert len(live.taken) >= 5
+        assert all(m.latency_ms > 0 for m in live.taken)
+
+    def test_the_first_image_is_played_when_a_new_node_withholds_its_flag_no_more(self) -> None:
+        from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD_S
+
+        # Then live and replay agree from the first frame on, if none is dropped.
+        assert live.WITHHELD_S >= WITHHELD_S
+
+    def test_node_that_cannot_start_is_said_in_its_own_words(
+        self, tmp_path: Path, domain: int
+    ) -> None:
+        settings = settings_from_dict({'model': str(tmp_path / 'nothing')})
+        with pytest.raises(UncertaintySegError, match=r'the node ended too early .*no model'):
+            run_live(noisy_bag(tmp_path / 'in', 3), tmp_path / 'live', tmp_path / 'logs',
+                     settings, 1.0, 0.3)
+        assert not (tmp_path / 'live').exists()
+
+    def test_a_recording_that_never_heard_every_topic_is_not_kept(
+        self, tmp_path: Path, domain: int
+    ) -> None:
+        # A node that cannot start publishes its flag, a false one, before it ends.
+        from rclpy.qos import DurabilityPolicy, QoSProfile
+        from std_msgs.msg import Bool
+
+        client, log = Client(domain), tmp_path / 'log'
+        flag = client.node.create_publisher(
+            Bool, '/flag', QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        flag.publish(Bool(data=False))
+        recorder = Process(['-m', 'uncertainty_seg.ros.recorder', '/flag', '/mask', '--out',
+                            str(tmp_path / 'bag')], domain, log)
+        try:
+            client.watched = recorder
+            client.wait_until(flag.get_subscription_count, 'the recorder to subscribe')
+            client.spin(0.5)  # for the latched flag to arrive, which nothing tells
+            assert recorder.interrupt() == 1
+        finally:
+            recorder.end()
+            client.close()
+        assert 'nothing was published on /mask: no bag is kept' in recorder.output
+        assert {path.name for path in tmp_path.iterdir()} == {'log'}
+
+    def test_recorder_refuses_what_it_cannot_write(self, tmp_path: Path, domain: int) -> None:
+        (tmp_path / 'file').write_text('')
+        done = subprocess.run(
+            [sys.executable, '-m', 'uncertainty_seg.ros.recorder', '/flag', '--out',
+             str(tmp_path / 'file' / 'bag')],
+            capture_output=True, text=True, check=False,
+        )
+        assert done.returncode == 1
+        assert 'cannot be written' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_slowed_dive_does_not_look_like_a_dead_camera() -> None:
+    words = ros_arguments(Settings(), 0.1)
+    assert 'stale_timeout_s:=20.0' in words
+    assert 'stale_timeout_s:=2.0' in ros_arguments(Settings(), 1.0)
+
+
+def test_settings_reach_the_node_as_yaml() -> None:
+    settings = settings_from_dict({'model': '/a b/c', 'gate.scores': ('entropy.mean',),
+                                   'gate.rise_frames': 4})
+    words = ros_arguments(settings, 1.0)
+    assert {'model:="/a b/c"', 'gate.scores:=["entropy.mean"]', 'gate.rise_frames:=4',
+            'reliability:="reliable"'} <= set(words)
+    assert not any(word.startswith('seed') for word in words)

@@ -1,0 +1,571 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Replay: twice the same bytes, every frame has a verdict, bad input is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+from conftest import calibrate_for, make_tiny_bundle
+import numpy as np
+import pytest
+
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.data.replay import replay
+from uncertainty_seg.errors import BackendError
+from uncertainty_seg.storage.bags.reader import (
+    BagMessage,
+    BagReader,
+    header_stamp_ns,
+    IMAGE_TYPE,
+    read_images,
+    typestore,
+)
+from uncertainty_seg.storage.bags.writer import (
+    BagWriter,
+    image_message,
+    STORAGES,
+    value_message,
+)
+
+CAMERA = '/camera/image_raw'
+START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
+ZSTD_MAGIC = re.escape(b'\x28\xb5\x2f\xfd')
+
+
+def solid(color: tuple[int, int, int], height: int = 48, width: int = 64) -> np.ndarray:
+    return np.full((height, width, 3), color, np.uint8)
+
+
+BLUE, GREEN, GREY = solid((255, 0, 0)), solid((0, 255, 0)), solid((128, 128, 128))
+# Of the tiny network's scores, red's are well within the limits and grey's are not.
+RED = solid((0, 0, 255))
+
+
+def numbered(pixels: np.ndarray, number: int) -> np.ndarray:
+    """Return a picture that differs from the others in one pixel: the camera is not frozen."""
+    copy = pixels.copy()
+    copy[..., -1, -1] = number
+    return copy
+
+
+def write_bag(path: Path, pictures: list[np.ndarray], storage: str = 'mcap') -> Path:
+    with BagWriter(path, storage) as bag:
+        for k, picture in enumerate(pictures):
+            t, pixels = START_NS + k * STEP_NS, numbered(picture, k)
+            bag.write_image(CAMERA, t, f'cam_{k}', pixels, 'bgr8', t + 7)
+    return path
+
+
+def broken_message(**changes: Any) -> bytes:
+    message = image_message(START_NS + STEP_NS, 'cam', GREEN, 'bgr8')
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return bytes(typestore().serialize_cdr(message, IMAGE_TYPE))
+
+
+def nan_message() -> bytes:
+    values = np.full((48, 64), 0.5, np.float32)
+    values[3, 4] = np.nan
+    message = image_message(START_NS + STEP_NS, 'cam', values, '32FC1')
+    return bytes(typestore().serialize_cdr(message, IMAGE_TYPE))
+
+
+BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
+    'nan': (nan_message, 'float image with 1 values that are NaN'),
+    'encoding': (lambda: broken_message(encoding='yuv999'), "image encoding 'yuv999'"),
+    'step': (lambda: broken_message(step=100), 'image step 100 for 64 pixels'),
+    'cut': (lambda: broken_message(data=np.zeros(99, np.uint8)), 'image with 99 bytes'),
+    'empty': (lambda: broken_message(height=0, width=0), 'image of 0x0 pixels'),
+    'garbage': (lambda: b'\0\1\0\0\7\7\7', 'sensor_msgs/msg/Image of 7 bytes cannot be read'),
+}
+
+
+def setting(**values: object) -> list[str]:
+    """Return the words that set parameters of the node; a dot in a name is written __."""
+    return [word for name, value in values.items()
+            for word in ('--set', f'{name.replace("__", ".")}={value}')]
+
+
+def run_replay(in_bag: Path, out_bag: Path, bundle: Path, *words: str) -> int:
+    return main(['replay', str(in_bag), str(out_bag), *setting(model=bundle), *words])
+
+
+def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+
+def messages(bag: Path, name: str) -> list[BagMessage]:
+    with BagReader(bag) as reader:
+        found = list(reader.messages(f'/uncertainty_seg/{name}'))
+    assert all(isinstance(item, BagMessage) for item in found)
+    return found
+
+
+def flags(bag: Path) -> list[bool]:
+    return [item.message.data for item in messages(bag, 'confident')]
+
+
+def files_of(bag: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in bag.iterdir()}
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_twice_the_same_bytes(tmp_path: Path, tiny_bundle: Path, storage: str) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, GREY, solid((7, 200, 99), 60, 90)])
+    words = (*setting(backend='onnxruntime'), '--storage', storage, '--maps', '--views')
+    for name in ('first', 'second'):
+        assert run_replay(in_bag, tmp_path / name, tiny_bundle, *words) == 0
+    first, second = files_of(tmp_path / 'first'), files_of(tmp_path / 'second')
+    assert len(first) == 2
+    assert first == second
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_both_formats_of_a_bag_give_the_same_outputs(
+    tmp_path: Path, tiny_bundle: Path, storage: str
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN], storage)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    reference = write_bag(tmp_path / 'reference_in', [BLUE, GREEN], 'mcap')
+    assert run_replay(reference, tmp_path / 'reference', tiny_bundle) == 0
+    assert files_of(tmp_path / 'out') == files_of(tmp_path / 'reference')
+
+
+def test_a_bundle_that_nobody_calibrated_is_replayed_without_a_promise(tmp_path: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 5)
+    cold = make_tiny_bundle(tmp_path / 'cold', calibrated=False)
+    warm = make_tiny_bundle(tmp_path / 'warm')
+    for name, bundle in (('out', cold), ('other', warm)):
+        assert run_replay(in_bag, tmp_path / name, bundle,
+                          *setting(damage_scale=0, reduction='coarse')) == 0
+    assert flags(tmp_path / 'out') == [False] * 5 and any(flags(tmp_path / 'other'))
+    said, other = ([{pair.key: pair.value for pair in item.message.status[0].values}
+                    for item in messages(tmp_path / name, 'status')] for name in ('out', 'other'))
+    for one, two in zip(said, other, strict=True):
+        assert 'no calibration' in one['promise']
+        assert (one['kind'], one['score.entropy.mean']) == ('unknown', two['score.entropy.mean'])
+    mask = [files[0].message.data.tobytes() for files in (
+        messages(tmp_path / name, 'mask') for name in ('out', 'other'))]
+    assert mask[0] == mask[1]
+
+
+def test_another_seed_gives_other_scores(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [GREY])
+    scores = []
+    for seed in ('0', '1'):
+        calibrate_for(tiny_bundle, seed=int(seed))
+        assert run_replay(in_bag, tmp_path / seed, tiny_bundle, *setting(seed=seed)) == 0
+        scores.append(messages(tmp_path / seed, 'score')[0].message.data)
+    assert scores[0] != scores[1]
+
+
+def test_masks_of_another_seed_than_the_limits_are_refused_in_a_sentence(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [GREY])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *setting(seed=7)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'seed is 7' in line and "'tiny'" in line
+    calibrate_for(tiny_bundle, mask_policy='per_frame')
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle,
+                      *setting(seed=7, mask_policy='per_frame')) == 0
+
+
+def test_number_of_threads_changes_nothing(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREY])
+    for threads in ('1', '2'):
+        assert run_replay(in_bag, tmp_path / threads, tiny_bundle, *setting(threads=threads),
+                          '--maps') == 0
+    assert files_of(tmp_path / '1') == files_of(tmp_path / '2')
+
+
+def test_answers_are_those_that_can_be_worked_out(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, RED])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    labels = [np.unique(i.raw.data).tolist()
+              for i in read_images(tmp_path / 'out', '/uncertainty_seg/mask')]
+    assert labels == [[0], [1], [2]]
+
+
+def test_outputs_carry_stamp_frame_and_time_of_their_image(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, GREY])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--maps', '--views') == 0
+    stamps = [START_NS + k * STEP_NS for k in range(3)]
+    kinds = {'mask': 'mono8', 'uncertainty': '32FC1', 'confidence': 'mono8', 'heatmap': 'bgr8',
+             'overlay': 'bgr8'}
+    for name, encoding in kinds.items():
+        images = list(read_images(tmp_path / 'out', f'/uncertainty_seg/{name}'))
+        assert [i.stamp_ns for i in images] == stamps
+        assert [i.received_ns for i in images] == [t + 7 for t in stamps]
+        assert [i.frame_id for i in images] == ['cam_0', 'cam_1', 'cam_2']
+        assert {(i.raw.encoding, i.raw.height, i.raw.width) for i in images} == {
+            (encoding, 48, 64)
+        }
+    for name in ('confident', 'score', 'status', 'verdict'):
+        assert [i.received_ns for i in messages(tmp_path / 'out', name)] == [t + 7 for t in stamps]
+    status = messages(tmp_path / 'out', 'status')
+    for headed in (status, messages(tmp_path / 'out', 'verdict')):
+        assert [header_stamp_ns(i.message) for i in headed] == stamps
+        assert [i.message.header.frame_id for i in headed] == ['cam_0', 'cam_1', 'cam_2']
+    assert not any('latency' in v.key for i in status for v in i.message.status[0].values)
+
+
+def test_masks_alone_unless_more_is_asked(tmp_path: Path, tiny_bundle: Path) -> None:
+    assert run_replay(write_bag(tmp_path / 'in', [BLUE]), tmp_path / 'out', tiny_bundle) == 0
+    with BagReader(tmp_path / 'out') as bag:
+        assert [t.rpartition('/')[2] for t in bag.topics()] == [
+            'confident', 'mask', 'score', 'status', 'verdict'
+        ]
+
+
+def test_flag_rises_on_red_and_falls_on_grey(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY] + [RED] * 4)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    assert flags(tmp_path / 'out') == [False, False, True, True, False, False, False, True, True]
+    words = [i.message.status[0].message for i in messages(tmp_path / 'out', 'status')]
+    assert words[4].startswith('entropy.mean') and ' over 0.7' in words[4]
+    assert words[2] == 'all scores within limits'
+
+
+def numbers_of(message: Any) -> dict[str, float]:
+    return dict(zip(message.name, message.position.tolist(), strict=True))
+
+
+def test_numbers_say_what_flag_and_score_say(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY] + [RED] * 4)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    found = [numbers_of(i.message) for i in messages(tmp_path / 'out', 'verdict')]
+    assert [one['confident'] == 1 for one in found] == flags(tmp_path / 'out')
+    scores = [i.message.data for i in messages(tmp_path / 'out', 'score')]
+    assert np.float32([one['score_ratio'] for one in found]).tolist() == scores
+    # 0 confident, 1 uncertain, 2 recovering: docs/ros_interface.md.
+    assert [one['kind'] for one in found] == [2, 2, 0, 0, 1, 2, 2, 0, 0]
+    assert {one['age_s'] for one in found} == {7e-9}  # the bag received each after 7 ns
+    assert {(one['of_frame'], one['promise_void']) for one in found} == {(1, 0)}
+
+
+def test_numbers_rise_after_the_flag_and_fall_before_it(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    names = ('/uncertainty_seg/confident', '/uncertainty_seg/verdict')
+    said = []
+    with BagReader(tmp_path / 'out') as reader:
+        for item in reader.messages(*names):
+            assert isinstance(item, BagMessage)
+            said.append((names.index(item.topic), item.received_ns))
+    assert len(said) == 10
+    first = [said[2 * k][0] for k in range(5)]
+    assert first == [1, 1, 0, 0, 1]  # as the flag: false, false, true, true, false
+
+
+@pytest.mark.parametrize('kind', BROKEN)
+def test_bad_frame_is_counted_and_published_as_false(
+    tmp_path: Path, tiny_bundle: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, reason = BROKEN[kind]
+    with BagWriter(tmp_path / 'in') as bag:
+        for k in range(8):
+            t = START_NS + k * STEP_NS
+            if k == 4:
+                bag.write_serialized(CAMERA, IMAGE_TYPE, t, make())
+            else:
+                bag.write_image(CAMERA, t, 'cam', numbered(RED, k), 'bgr8')
+    assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle) == 0
+    said = capsys.readouterr()
+    facts = json.loads(said.out.splitlines()[-1])
+    assert (facts['num_frames'], facts['num_bad']) == (8, 1)
+    assert f'bad frame 5: {reason}' in said.err
+    assert flags(tmp_path / 'out') == [False, False, True, True, False, False, False, True]
+    scores = [i.message.data for i in messages(tmp_path / 'out', 'score')]
+    assert np.isinf(scores[4]) and np.isfinite(scores[3])
+    status = messages(tmp_path / 'out', 'status')[4].message.status[0]
+    assert status.level == 2 and status.message.startswith(reason)
+    numbers = numbers_of(messages(tmp_path / 'out', 'verdict')[4].message)
+    assert (numbers['confident'], numbers['kind'], numbers['score_ratio']) == (0, 3, np.inf)
+    # A message that cannot be read has no header.
+    assert numbers['of_frame'] == (kind != 'garbage') and np.isnan(numbers['age_s'])
+    assert len(messages(tmp_path / 'out', 'mask')) == 7
+
+
+def test_an_image_above_the_limit_is_a_bad_frame_as_in_the_node(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / 'in') as bag:
+        for k, pixels in enumerate((RED, solid((0, 0, 255), 49))):
+            bag.write_image(CAMERA, START_NS + k * STEP_NS, 'cam', pixels, 'bgr8')
+    assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle,
+                      *setting(max_image_px=48 * 64)) == 0
+    assert 'bad frame 2: image of 64x49' in capsys.readouterr().err
+    assert [i.message.height for i in messages(tmp_path / 'out', 'mask')] == [48]
+
+
+def test_failing_backend_is_published_as_false_frame_by_frame(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from uncertainty_seg.core.pipeline import Pipeline
+
+    def fail(self: Pipeline, *args: object) -> None:
+        raise BackendError('the device is gone')
+
+    monkeypatch.setattr(Pipeline, 'measure', fail)
+    in_bag = write_bag(tmp_path / 'in', [BLUE] * 3)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    assert last_json(capsys)['num_bad'] == 3
+    assert flags(tmp_path / 'out') == [False] * 3
+
+
+def test_size_may_change_in_mid_stream(tmp_path: Path, tiny_bundle: Path) -> None:
+    sizes = [(48, 64), (30, 90), (480, 640), (1, 1), (48, 64)]
+    in_bag = write_bag(tmp_path / 'in', [solid((255, 0, 0), *size) for size in sizes])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--maps', '--views') == 0
+    for name in ('mask', 'uncertainty', 'heatmap'):
+        images = read_images(tmp_path / 'out', f'/uncertainty_seg/{name}')
+        assert [(i.raw.height, i.raw.width) for i in images] == sizes
+
+
+def test_input_that_breaks_off_keeps_the_frames_before(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Noise does not compress, so that each chunk of the file holds one frame.
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    in_bag = write_bag(tmp_path / 'in', [noise] * 6)
+    data = bytearray((in_bag / 'bag_0.mcap').read_bytes())
+    fourth_chunk = [m.start() for m in re.finditer(ZSTD_MAGIC, data)][3]
+    data[fourth_chunk:fourth_chunk + 4] = bytes(4)
+    (in_bag / 'bag_0.mcap').write_bytes(data)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 1
+    said = capsys.readouterr()
+    facts = json.loads(said.out.splitlines()[-1])
+    assert facts['num_frames'] == 3
+    assert len(flags(tmp_path / 'out')) == facts['num_frames']
+    assert f'the {facts["num_frames"]} frames before it are in {tmp_path / "out"}' in said.err
+
+
+@pytest.mark.parametrize(('words', 'code', 'said'), [
+    ((), 1, 'has no image topic, only /flag (std_msgs/msg/Bool)'),
+    (('--topic', '/flag'), 1, 'has no images on /flag'),
+    (('--set', 'passes=0'), 2, 'passes is 0'),
+])
+def test_bag_without_images(
+    tmp_path: Path, tiny_bundle: Path, words: tuple[str, ...], code: int, said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with BagWriter(tmp_path / 'in') as bag:
+        bag.write('/flag', value_message(True), START_NS)
+    assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle, *words) == code
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_unreadable_bag(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE])
+    (in_bag / 'bag_0.mcap').write_bytes(b'this is no bag')
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 1
+    assert 'cannot be read' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_existing_output_stays_unless_forced(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag, out = write_bag(tmp_path / 'in', [BLUE]), write_bag(tmp_path / 'out', [GREY])
+    before = files_of(out)
+    assert run_replay(in_bag, out, tiny_bundle) == 1
+    assert f'{out} exists' in capsys.readouterr().err
+    assert files_of(out) == before
+    assert run_replay(in_bag, out, tiny_bundle, '--force') == 0
+    assert len(flags(out)) == 1
+
+
+def test_input_is_never_the_output(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE])
+    before = files_of(in_bag)
+    os.symlink(in_bag, tmp_path / 'link')
+    assert run_replay(in_bag, tmp_path / 'link', tiny_bundle, '--force') == 1
+    assert 'is both input and output' in capsys.readouterr().err
+    assert files_of(in_bag) == before
+
+
+@pytest.mark.parametrize(('words', 'said'), [
+    (('--set', 'passes=3'), 'passes is 3'), (('--set', 'mask_policy=per_frame'), 'mask_policy'),
+])
+def test_thresholds_of_another_setting_are_refused(
+    tmp_path: Path, tiny_bundle: Path, words: tuple[str, ...], said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *words) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_status_is_that_of_the_node_without_latencies(tmp_path: Path, tiny_bundle: Path) -> None:
+    # One function makes both; what is left to prove is that replay leaves the latencies out.
+    bag = write_bag(tmp_path / 'in', [RED, GREY])
+    settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
+    replay(bag, tmp_path / 'out', settings=settings)
+    with BagReader(tmp_path / 'out') as out:
+        found = [m.message.status[0] for m in out.messages('/uncertainty_seg/status')
+                 if isinstance(m, BagMessage)]
+    keys = [{pair.key for pair in status.values} for status in found]
+    assert len(keys) == 2
+    for names in keys:
+        assert {'confident', 'score.entropy.mean', 'threshold.entropy.mean', 'passes'} <= names
+        assert not [name for name in names if name.startswith('latency.')]
+
+
+# --- stamps and pixels by the bag's own time -----------------------------------------------------
+
+
+def write_timed_bag(path: Path, times: list[tuple[int, int]], pictures: Any = None) -> Path:
+    """Write red frames of these stamps and times of receipt in ns from `START_NS`; 0 stays 0."""
+    with BagWriter(path) as bag:
+        for k, (stamp_ns, received_ns) in enumerate(times):
+            pixels = numbered(RED, k) if pictures is None else pictures[k]
+            bag.write_image(CAMERA, stamp_ns and START_NS + stamp_ns, 'cam', pixels, 'bgr8',
+                            START_NS + received_ns)
+    return path
+
+
+def judged(tmp_path: Path, bundle: Path, bag: Path, *words: str) -> tuple[list[bool], list[str]]:
+    assert run_replay(bag, tmp_path / 'out', bundle, '--force', *words) == 0
+    told = [i.message.status[0].message for i in messages(tmp_path / 'out', 'status')]
+    return flags(tmp_path / 'out'), told
+
+
+STEPS = [(k + 1) * STEP_NS for k in range(6)]
+# What is wrong with the stamps, from the fourth frame on -> words of the reason.
+BAD_STAMPS: dict[str, tuple[Callable[[int], int], str]] = {
+    'an hour old': (lambda t: t - 3600 * 10**9, 'the image is 3600.0 s old'),
+    'a day ahead': (lambda t: t + 86400 * 10**9, 'stamped 86400.0 s in the future'),
+    'none': (lambda _: 0, 'the stamp of the image is 0'),
+    'the same': (lambda _: STEPS[2], 'came before'),
+}
+
+
+@pytest.mark.parametrize('kind', BAD_STAMPS)
+def test_replay_judges_stamps_by_the_time_of_the_bag(
+    tmp_path: Path, tiny_bundle: Path, kind: str
+) -> None:
+    change, words = BAD_STAMPS[kind]
+    times = [(t, t) for t in STEPS[:3]] + [(change(t), t) for t in STEPS[3:]]
+    seen, told = judged(tmp_path, tiny_bundle, write_timed_bag(tmp_path / 'in', times))
+    assert seen == [False, False, True, False, False, False]
+    assert all(words in text for text in told[3:])
+
+
+def test_the_time_of_receipt_counts_where_the_driver_sends_none(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bag = write_timed_bag(tmp_path / 'in', [(0, t) for t in STEPS])
+    assert judged(tmp_path, tiny_bundle, bag)[0] == [False] * 6
+    seen, _ = judged(tmp_path, tiny_bundle, bag, *setting(stamps='receipt'))
+    assert seen == [False] * 2 + [True] * 4
+
+
+def test_a_bag_of_a_frozen_camera_is_not_confident_and_counted(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_timed_bag(tmp_path / 'in', [(t, t) for t in STEPS], [RED] * 6)
+    seen, told = judged(tmp_path, tiny_bundle, bag)
+    assert not any(seen)
+    assert 'frozen' in told[5]
+    assert last_json(capsys)['num_bad'] == 5
+    seen, _ = judged(tmp_path, tiny_bundle, bag, *setting(max_repeats=-1))
+    assert seen == [False] * 2 + [True] * 4
+
+
+def test_a_bag_that_was_stamped_anew_can_be_replayed_without_comparing_clocks(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bag = write_timed_bag(tmp_path / 'in', [(t, t + 7200 * 10**9) for t in STEPS])
+    seen, told = judged(tmp_path, tiny_bundle, bag)
+    assert not any(seen) and 'the image is 7200.0 s old' in told[0]
+    assert judged(tmp_path, tiny_bundle, bag, *setting(max_age_s=0))[0] == [False] * 2 + [True] * 4
+
+
+PARAMETERS = """\
+/**:
+  ros__parameters:
+    model: {model}
+    backend: onnxruntime
+    use_sim_time: true
+    qos_overrides./image.subscription.depth: 1
+    cameras: ['']
+    gate:
+      threshold_scale: 1
+      hold_s: 1.5e-1
+    gate.rise_frames: 1
+/auv/uncertainty_seg:
+  ros__parameters:
+    gate.rise_frames: 4
+"""
+
+
+def parameters_of(folder: Path, model: object, name: str = 'p.yaml') -> str:
+    (folder / name).write_text(PARAMETERS.format(model=model))
+    return str(folder / name)
+
+
+def test_replay_takes_the_parameters_of_the_node_from_its_file_or_one_by_one(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY] + [RED] * 5)
+    given = {'model': str(tiny_bundle), 'backend': 'onnxruntime', 'gate.hold_s': 0.15}
+    file = ['--params-file', parameters_of(tmp_path, tiny_bundle)]
+    one_by_one = [word for name, value in {**given, 'gate.rise_frames': 1}.items()
+                  for word in ('--set', f'{name}={value}')]
+    later = setting(gate__rise_frames=4)
+    for words, rise_frames in ((file, 1), (one_by_one, 1), ([*later, *file], 4)):
+        out, wanted = tmp_path / f'{len(words)}', tmp_path / f'wanted_{rise_frames}'
+        assert main(['replay', str(in_bag), str(out), '--force', *words]) == 0
+        replay(in_bag, wanted, force=True,
+               settings=settings_from_dict({**given, 'gate.rise_frames': rise_frames}))
+        assert files_of(out) == files_of(wanted)
+    rose = [flags(tmp_path / f'wanted_{count}') for count in (1, 4)]
+    # Held for 0.15 s after the first frame, and after the grey one at 0.4 s.
+    assert rose[0] == [False, False, True, True, False, False, True, True, True, True]
+    assert rose[1] == [False] * 3 + [True] + [False] * 4 + [True] * 2
+
+
+@pytest.mark.parametrize(('words', 'named'), [
+    (['--set', 'gate.alhpa=0.1'], 'gate.alpha'), (['--set', 'gate.alpha=much'], "'much'"),
+    (['--set', 'gate.alpha'], "'gate.alpha'"), (['--set', 'gate.scores=[a'], 'gate.scores'),
+    (['--set', 'gate.alpha=0.2'], '0.2'), (['--params-file', 'absent.yaml'], 'absent.yaml'),
+    (['--params-file', 'typo.yaml'], "'treads'"), (['--params-file', 'other.yaml'], "'/other'"),
+])
+def test_parameters_that_the_node_would_not_take_are_refused_in_a_sentence(
+    tmp_path: Path, tiny_bundle: Path, words: list[str], named: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED])
+    monkeypatch.chdir(tmp_path)
+    Path('typo.yaml').write_text('/**:\n  ros__parameters:\n    treads: 1\n')
+    Path('other.yaml').write_text('/other:\n  ros__parameters:\n    threads: 1\n')
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
+    assert not (tmp_path / 'out').exists()
+
+
+def test_every_parameter_of_the_shipped_file_can_be_given_to_replay(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    shipped = Path(__file__).parents[2] / 'config' / 'uncertainty_seg.yaml'
+    in_bag = write_bag(tmp_path / 'in', [RED, GREY])
+    assert run_replay(in_bag, tmp_path / 'with', tiny_bundle, '--params-file', str(shipped)) == 0
+    assert run_replay(in_bag, tmp_path / 'without', tiny_bundle) == 0
+    assert files_of(tmp_path / 'with') == files_of(tmp_path / 'without')

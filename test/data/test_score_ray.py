@@ -1,0 +1,171 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Score on a Ray cluster of two nodes with a worker each: the rows of one process; nothing is lost.
+
+One cluster for all of it, since starting one takes most of the time.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+import signal
+import threading
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.score_rows import list_parts
+
+ROOT = Path(__file__).resolve().parents[2]
+CAMERA = '/camera/image_raw'
+
+pytestmark = [
+    pytest.mark.release,
+    pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='ray is not installed'),
+    pytest.mark.skipif(importlib.util.find_spec('pyarrow') is None,
+                       reason='pyarrow is not installed'),
+]
+
+
+@pytest.fixture(scope='module')
+def address() -> Iterator[str]:
+    """Start two nodes of one core each on this machine; the address of the first."""
+    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
+    from ray.cluster_utils import Cluster
+
+    # The workers inherit it.
+    before = os.environ.get('PYTHONPATH')
+    os.environ['PYTHONPATH'] = str(ROOT)
+    node = {'num_cpus': 1, 'num_gpus': 0, 'object_store_memory': 80 * 2**20,
+            'include_dashboard': False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**{k: v for k, v in node.items() if k != 'include_dashboard'})
+    yield str(cluster.address)
+    cluster.shutdown()
+    if before is None:
+        del os.environ['PYTHONPATH']
+    else:
+        os.environ['PYTHONPATH'] = before
+
+
+def fleet_of(path: Path, num_bags: int = 4, num_frames: int = 6) -> Path:
+    rng = np.random.default_rng(0)
+    for k in range(num_bags):
+        with BagWriter(path / f'dive_{k}') as bag:
+            for n in range(num_frames):
+                pixels = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48))
+                bag.write_image(CAMERA, 10**18 + n * 10**8, 'cam', pixels, 'bgr8')
+    return path
+
+
+def feed(pipe: Path, data: bytes) -> None:
+    """Write into a pipe if someone waits at its other end."""
+    try:
+        handle = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return
+    with contextlib.suppress(OSError), os.fdopen(handle, 'wb') as file:
+        file.write(data)
+
+
+def score(*words: object) -> int:
+    return main(['score', *map(str, words), '--set', 'backend=onnxruntime'])
+
+
+def parts_of(table: Path) -> dict[str, bytes]:
+    return {part.name: part.read_bytes() for part in list_parts(table)}
+
+
+@pytest.mark.timeout(120)
+def test_a_cluster_gives_the_bytes_of_one_process_though_a_worker_is_killed(
+    tmp_path: Path, tiny_bundle: Path, address: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Relative paths mean the same in a worker that was started elsewhere.
+    monkeypatch.chdir(tmp_path)
+    fleet_of(tmp_path / 'fleet')
+    fleet, model = Path('fleet'), tiny_bundle.relative_to(tmp_path)
+    # Who reads the second photograph waits, until it is mended.
+    photos = fleet / 'photos'
+    photos.mkdir()
+    (photos / '1.png').write_bytes(bytes(cv2.imencode('.png', np.zeros((9, 9, 3), np.uint8))[1]))
+    pipe = photos / '2.png'
+    os.mkfifo(pipe)
+    os.utime(pipe, ns=(1, 1))
+    table, killed, is_over = Path('table'), [], threading.Event()
+
+    def kill_the_reader() -> None:
+        while len(list_parts(table)) < 4 or not list(table.glob('.photos*.tmp')):
+            time.sleep(0.01)
+        (draft,) = [path for path in table.glob('.photos*.tmp') if '.count.' not in path.name]
+        killed.append(int(draft.name.split('.')[-2]))
+        os.kill(killed[0], signal.SIGKILL)
+        # The one that is begun again opens the pipe and gets a picture; the dying may too.
+        while not is_over.is_set():
+            feed(pipe, (photos / '1.png').read_bytes())
+            time.sleep(0.01)
+
+    table.mkdir()
+    killer = threading.Thread(target=kill_the_reader, daemon=True)
+    killer.start()
+    assert score(fleet, '--out', table, '--set', f'model={model}', '--ray', address) == 0
+    is_over.set()
+    killer.join()
+    summary: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(killed) == 1
+    assert (summary['num_sources'], summary['num_scored'], summary['broken']) == (5, 26, [])
+
+    os.utime(pipe, ns=(1, 1))  # as if nothing had been written to it
+    assert score(fleet, '--out', table, '--set', f'model={model}', '--ray', address) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])['num_kept'] == 5
+    # A pipe can be read once; all but it here.
+    assert score(*sorted(fleet.glob('dive_*')), '--out', tmp_path / 'here', '--set',
+                 f'model={model}') == 0
+    cluster = parts_of(table)
+    assert {name: data for name, data in cluster.items() if name.startswith('dive')} == parts_of(
+        tmp_path / 'here')
+
+
+def test_an_error_in_a_worker_is_one_sentence(
+    tmp_path: Path, tiny_bundle: Path, address: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uncertainty_seg.data.scoring import table as score_table
+
+    # As on a machine that does not see the folder: no lock lies where the worker looks.
+    monkeypatch.setattr(score_table, 'LOCK_FILE', '.elsewhere')
+    fleet = fleet_of(tmp_path / 'fleet', 1)
+    assert score(fleet, '--out', tmp_path / 'table', '--set', f'model={tiny_bundle}',
+                 '--ray', address) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith('uncertainty_seg score: ')
+    assert 'is not there on a machine of the cluster, expected a folder that all of them' in line
+
+
+def test_no_cluster_at_the_address_is_one_sentence(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError('Could not find any running Ray instance. Please specify')
+
+    monkeypatch.setattr(ray, 'init', refuse)
+    fleet = fleet_of(tmp_path / 'fleet', 1)
+    assert score(fleet, '--out', tmp_path / 'table', '--set', f'model={tiny_bundle}',
+                 '--ray', 'auto') == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "no Ray cluster at 'auto' (Could not find any running Ray instance)" in line
+    assert 'ray start --head' in line

@@ -1,0 +1,592 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Score: rows are those of replay, a second run makes what is missing, mistakes one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, TypeAlias
+
+from conftest import make_tiny_bundle
+import cv2
+import numpy as np
+import pytest
+
+from uncertainty_seg.cli.main import main
+from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.data.scoring import locked_table
+from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, IMAGE_TYPE
+from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.model_bundle import load_bundle, model_digest, write_calibration
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
+from uncertainty_seg.storage.score_rows import (
+    info_of,
+    list_parts,
+    read_rows,
+    short_digest,
+    unique_dives,
+)
+
+pytest.importorskip('pyarrow', reason='pyarrow is not installed')
+
+CAMERA = '/camera/image_raw'
+START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ('--set', 'backend=onnxruntime', '--set')
+Start: TypeAlias = Callable[..., 'subprocess.Popen[str]']
+
+
+def solid(color: tuple[int, int, int], height: int = 48, width: int = 64) -> np.ndarray:
+    return np.full((height, width, 3), color, np.uint8)
+
+
+BLUE, GREEN, RED, GREY = (solid(c) for c in (
+    (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)))
+HALVES = np.concatenate([solid((255, 0, 0), 30, 90), solid((0, 0, 255), 10, 90)])
+
+
+def textured(seed: int) -> np.ndarray:
+    """Return a picture as of a camera, which shows no sign of damage."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
+    smooth = cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def write_bag(path: Path, pictures: list[np.ndarray], topic: str = CAMERA) -> Path:
+    with BagWriter(path) as bag:
+        for k, picture in enumerate(pictures):
+            # A picture that comes again differs in a pixel, or the camera were frozen.
+            pixels = picture.copy()
+            pixels[0, -1, 1] += k if k and np.array_equal(picture, pictures[k - 1]) else 0
+            bag.write_image(topic, START_NS + k * STEP_NS, 'cam', pixels, 'bgr8')
+    return path
+
+
+def score(bundle: Path, table: Path, *words: object) -> int:
+    return main(['score', *map(str, words), '--out', str(table), *RUN, f'model={bundle}'])
+
+
+def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+
+def parts_of(table: Path) -> dict[str, bytes]:
+    return {part.name: part.read_bytes() for part in list_parts(table)}
+
+
+def test_rows_say_what_replay_says(tmp_path: Path, tiny_bundle: Path) -> None:
+    bag = write_bag(tmp_path / 'bag', [RED, GREY, RED, RED, RED, BLUE, HALVES])
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+    assert main(['replay', str(bag), str(tmp_path / 'out'), *RUN, f'model={tiny_bundle}']) == 0
+    with BagReader(tmp_path / 'out') as reader:
+        items = [i.message for i in reader.messages('/uncertainty_seg/status')
+                 if isinstance(i, BagMessage)]
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    assert len(rows) == len(items) == 7
+    for row, status in zip(rows, items, strict=True):
+        said = {pair.key: pair.value for pair in status.status[0].values}
+        assert (str(row['confident']).lower(), row['verdict']) == (said['confident'], said['kind'])
+        assert f'{row["score_ratio"]:.4g}' == f'{float(said["score_ratio"]):.4g}'
+        for name, text in said.items():
+            if name.startswith('score.'):
+                assert row[name] == pytest.approx(float(text), rel=1e-5, abs=1e-7)
+    assert {row['verdict'] for row in rows} >= {'confident', 'uncertain', 'recovering'}
+
+
+def test_a_row_says_where_its_frame_is_and_what_is_in_it(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bag = write_bag(tmp_path / 'dive_07', [RED, HALVES])
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+    table = read_rows(tmp_path / 'table')
+    row = table.to_pylist()[1]
+    expected = {
+        'frame_key': f'{bag}#{CAMERA}#1', 'dive': 'dive_07', 'source': str(bag), 'kind': 'bag',
+        'topic': CAMERA, 'index': 1, 'stamp_ns': START_NS + STEP_NS, 'height': 40, 'width': 90,
+        'phash': perceptual_hash(HALVES)}
+    assert {key: row[key] for key in expected} == expected
+    # Three quarters are blue; the letterbox of the network is not in the mask.
+    assert row['share.blue'] == pytest.approx(0.75, abs=0.05)
+    assert row['share.blue'] + row['share.red'] == pytest.approx(1, abs=1e-6)
+    assert row['share.green'] == 0
+    assert np.linalg.norm(row['features']) == pytest.approx(1, abs=1e-5)
+    info = info_of(table.schema)
+    assert info.model_sha256 == model_digest(load_bundle(str(tiny_bundle)).card)
+    assert (info.model, info.class_names, info.passes) == (
+        str(tiny_bundle), ('blue', 'green', 'red'), 8)
+    assert info.settings['backend'] == 'onnxruntime'
+    assert {f'score.{name}' for name in info.score_names} <= set(table.schema.names)
+    assert {'image.blur', 'entropy.class.red', 'mutual_information.worst_window'} & set(
+        info.score_names)
+
+
+def test_a_second_run_makes_nothing_and_changes_nothing(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('a', 'b'):
+        write_bag(tmp_path / 'fleet' / name, [RED, GREY])
+    table = tmp_path / 'table'
+    assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
+    first, summary = parts_of(table), last_json(capsys)
+    times = {part: part.stat().st_mtime_ns for part in list_parts(table)}
+    assert (summary['num_sources'], summary['num_kept'], summary['num_scored']) == (2, 0, 4)
+    assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
+    summary = last_json(capsys)
+    assert (summary['num_kept'], summary['num_scored'], summary['num_frames']) == (2, 0, 4)
+    assert {part: part.stat().st_mtime_ns for part in list_parts(table)} == times
+    assert parts_of(table) == first
+
+
+def test_only_what_changed_is_made_again(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bags = [write_bag(tmp_path / 'fleet' / name, [RED, GREY]) for name in ('a', 'b')]
+    table = tmp_path / 'table'
+    assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
+    shutil.rmtree(bags[0])
+    write_bag(bags[0], [RED, GREY, BLUE])
+    capsys.readouterr()
+    assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
+    summary = last_json(capsys)
+    assert (summary['num_kept'], summary['num_scored'], summary['num_frames']) == (1, 3, 5)
+    assert len(parts_of(table)) == 2
+
+
+@pytest.mark.parametrize('words', [['--set', 'damage_scale=2'], ['--stride', '2']])
+def test_other_settings_make_every_part_again(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    bag = write_bag(tmp_path / 'bag', [RED, GREY])
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+    before = parts_of(tmp_path / 'table')
+    capsys.readouterr()
+    assert score(tiny_bundle, tmp_path / 'table', bag, *words) == 0
+    assert last_json(capsys)['num_kept'] == 0
+    after = parts_of(tmp_path / 'table')
+    assert after.keys() == before.keys() and after != before
+
+
+def test_another_calibration_makes_every_part_again(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / 'bag', [RED, GREY])
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+    bundle = load_bundle(str(tiny_bundle))
+    limits = {'entropy.mean': 1e-6}
+    write_calibration(bundle, Calibration(
+        8, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
+        model_digest(bundle.card), 'none',
+        damage_limits=bundle.calibration.damage_limits))
+    capsys.readouterr()
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+    assert last_json(capsys)['num_kept'] == 0
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path, tiny_bundle: Path) -> None:
+    bag = write_bag(tmp_path / 'bag', [RED, GREY])
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+    before = parts_of(tmp_path / 'table')
+    (part,) = list_parts(tmp_path / 'table')
+    os.truncate(part, 100)
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+    assert parts_of(tmp_path / 'table') == before
+
+
+def test_a_table_of_another_model_is_not_mixed_with(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = (write_bag(tmp_path / name, [RED]) for name in ('a', 'b'))
+    assert score(tiny_bundle, tmp_path / 'table', a) == 0
+    assert score(tiny_bundle, tmp_path / 'table', b, '--set', 'damage_scale=2') == 2
+    assert 'holds 1 parts of other sources, scored with another model' in capsys.readouterr().err
+    assert score(tiny_bundle, tmp_path / 'table', a, b, '--set', 'damage_scale=2') == 0
+    assert read_rows(tmp_path / 'table').num_rows == 2
+
+
+def test_a_frame_that_is_bad_is_counted_left_out_and_shuts_the_gate(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        for k in range(8):
+            stamp = START_NS + k * STEP_NS
+            if k == 4:
+                bag.write_serialized(CAMERA, IMAGE_TYPE, stamp, b'\0\1\0\0\7')
+            else:
+                pixels = RED.copy()
+                pixels[0, -1, 1] += k
+                bag.write_image(CAMERA, stamp, 'cam', pixels, 'bgr8')
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'bag') == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out.splitlines()[-1])
+    assert (summary['num_frames'], summary['num_bad']) == (7, 1)
+    assert 'frame 4: sensor_msgs/msg/Image of 5 bytes cannot be read' in captured.err
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    assert [row['index'] for row in rows] == [0, 1, 2, 3, 5, 6, 7]
+    flags = [row['confident'] for row in rows]
+    assert flags[3] and not flags[4]
+
+
+def test_each_shard_has_a_gate_of_its_own(tmp_path: Path, tiny_bundle: Path) -> None:
+    write_bag(tmp_path / 'fleet' / 'a', [RED] * 5)
+    write_bag(tmp_path / 'fleet' / 'b', [RED] * 5)
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'fleet') == 0
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    first, second = ([r['verdict'] for r in rows if r['dive'] == dive] for dive in ('a', 'b'))
+    assert first == second and first[0] == 'recovering' and first[-1] == 'confident'
+
+
+def write_logged(log: Path, k: int, camera: str, dive: str, is_whole: bool = True) -> None:
+    stamp = START_NS + k * STEP_NS
+    frame = log / 'frames' / f'{stamp}_{camera}_{dive}'
+    frame.mkdir(parents=True)
+    data = bytes(cv2.imencode('.png', RED)[1])
+    (frame / 'image.png').write_bytes(data if is_whole else data[:40])
+    (frame / 'frame.json').write_text(json.dumps({
+        'version': 1, 'frame_id': frame.name, 'stamp_ns': stamp, 'camera': camera, 'dive': dive,
+        'image': {'file': 'image.png'}}))
+
+
+def test_each_camera_and_dive_of_a_log_has_a_gate_of_its_own(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    for k in range(6):
+        write_logged(tmp_path / 'log', k, 'front', 'monday')
+        # A blind camera, and another vehicle whose frames come at the same time.
+        write_logged(tmp_path / 'log', k, 'side', 'monday', is_whole=False)
+        write_logged(tmp_path / 'log', k, 'front', 'tuesday', is_whole=k % 2 == 0)
+    write_bag(tmp_path / 'bag', [RED] * 6)
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'log', tmp_path / 'bag') == 0
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    seen = {name: [row['verdict'] for row in rows if row['dive'] == name]
+            for name in ('bag', 'monday', 'tuesday')}
+    assert seen['monday'] == seen['bag'] and seen['bag'][-1] == 'confident'
+    assert len(seen['tuesday']) == 3 and 'confident' not in seen['tuesday']
+
+
+def test_a_logged_frame_of_nobody_knows_which_camera_shuts_every_gate(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    for k in range(6):
+        for camera in ('front', 'side'):
+            write_logged(tmp_path / 'log', k, camera, 'monday')
+    (sidecar,) = (tmp_path / 'log' / 'frames').glob(f'{START_NS + 4 * STEP_NS}_front_*/frame.json')
+    sidecar.write_text('{')
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'log') == 0
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    for camera in ('front', 'side'):
+        flags = {(row['stamp_ns'] - START_NS) // STEP_NS: row['confident']
+                 for row in rows if row['topic'] == camera}
+        assert flags[3] and not flags[5]
+
+
+def test_an_image_above_the_limit_is_reduced_or_bad_as_in_the_node(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'in').mkdir()
+    for name in ('1.png', '2.jpg'):
+        cv2.imwrite(str(tmp_path / 'in' / name), solid((0, 0, 255)))
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'in', '--set',
+                 'max_image_px=3000', '--set', 'oversized_images=reduce') == 0
+    assert 'png image of 64x48 pixels, expected at most 3000' in capsys.readouterr().err
+    (found,) = read_rows(tmp_path / 'table').to_pylist()
+    assert (found['index'], found['height'], found['width']) == (1, 24, 32)
+
+
+def test_every_kind_of_input_and_every_size_fits_one_table(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    write_bag(tmp_path / 'in' / 'bag', [RED, solid((0, 0, 255), 7, 9)])
+    (tmp_path / 'in' / 'photos').mkdir()
+    cv2.imwrite(str(tmp_path / 'in' / 'photos' / '1.png'), GREY)
+    frame = tmp_path / 'in' / 'log' / 'frames' / 'one'
+    frame.mkdir(parents=True)
+    cv2.imwrite(str(frame / 'image.png'), HALVES)
+    (frame / 'frame.json').write_text(json.dumps({
+        'version': 1, 'frame_id': 'one', 'stamp_ns': 17, 'camera': 'front', 'dive': 'monday',
+        'image': {'file': 'image.png'}}))
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'in') == 0
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    assert sorted((r['kind'], r['dive'], r['topic'], r['stamp_ns'], r['height'], r['width'])
+                  for r in rows) == [
+        ('bag', 'bag', CAMERA, START_NS, 48, 64), ('bag', 'bag', CAMERA, START_NS + STEP_NS, 7, 9),
+        ('folder', 'photos', '', 0, 48, 64), ('log', 'monday', 'front', 17, 40, 90)]
+
+
+def test_bags_of_a_dive_that_is_named_are_one_dive_in_the_table(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bags = [write_bag(tmp_path / name / 'bag', [RED]) for name in ('north', 'south')]
+    places = []
+    for k, words in enumerate(([], ['--dive', '2026_dive7'])):
+        for bag in bags:
+            assert score(tiny_bundle, tmp_path / f'{k}' / bag.parent.name, bag, *words) == 0
+        table = read_rows([tmp_path / f'{k}' / bag.parent.name for bag in bags])
+        places.append([(row['dive'], row['run'], name) for row, name in zip(
+            table.to_pylist(), unique_dives(table), strict=True)])
+    names = [f'bag_{short_digest(str(bag))}' for bag in bags]
+    assert places == [
+        [('bag', str(bag), name) for bag, name in zip(bags, names, strict=True)],
+        [('2026_dive7', '2026_dive7', '2026_dive7')] * 2]
+
+
+def test_a_source_that_breaks_off_keeps_its_rows_and_is_told(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 480, 640, 3), np.uint8)
+    bag = write_bag(tmp_path / 'fleet' / 'cut', list(noise))
+    write_bag(tmp_path / 'fleet' / 'whole', [RED])
+    (file,) = bag.glob('*.mcap')
+    os.truncate(file, file.stat().st_size * 2 // 3)
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'fleet') == 1
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out.splitlines()[-1])
+    assert 'breaks off after' in captured.err and 'that could be read are in' in captured.err
+    assert captured.err.strip().count('\n') == 0
+    assert 1 < summary['num_frames'] < 41
+    assert summary['num_frames'] + summary['num_lost'] == 41
+    # Nothing has changed, so that nothing is made again; the sentence stays.
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'fleet') == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])['num_kept'] == 2
+    assert 'breaks off after' in captured.err
+
+
+def nothing(path: Path) -> Path:
+    return path
+
+
+def bag_of_garbage(path: Path) -> Path:
+    with BagWriter(path) as bag:
+        bag.write_serialized(CAMERA, IMAGE_TYPE, START_NS, b'\0\1\0\0\7')
+    return path
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], int, str]] = {
+    'no input': (nothing, [], 1, 'no input at'),
+    'missing topic': (lambda p: write_bag(p, [RED]), ['--topic', '/rear'], 1,
+                      'no images on /rear, only /camera/image_raw'),
+    'zero frames': (bag_of_garbage, [], 1, 'has no frame that can be used'),
+    'no model': (lambda p: write_bag(p, [RED]), ['--set', 'model=nosuch'], 1, "'nosuch'"),
+    'wrong passes': (lambda p: write_bag(p, [RED]), ['--set', 'passes=3'], 1, '8'),
+    'zero passes': (lambda p: write_bag(p, [RED]), ['--set', 'passes=0'], 2, 'passes is 0'),
+}
+
+
+@pytest.mark.parametrize('what', MISTAKES)
+def test_a_mistake_is_one_sentence(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    make, words, code, expected = MISTAKES[what]
+    path = make(tmp_path / 'input')
+    assert main(['score', str(path), '--out', str(tmp_path / 'table'), *RUN,
+                 f'model={tiny_bundle}', *words]) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert expected in lines[-1] and lines[-1].startswith('uncertainty_seg score: ')
+    assert [line for line in lines[:-1] if not line.startswith('bad ')] == []
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / 'bag', [RED])
+    (tmp_path / 'thesis').mkdir()
+    (tmp_path / 'thesis' / 'thesis.tex').write_text('ten years of work')
+    assert score(tiny_bundle, tmp_path / 'thesis', bag) == 1
+    assert 'thesis is no score table (it holds thesis.tex)' in capsys.readouterr().err
+    assert os.listdir(tmp_path / 'thesis') == ['thesis.tex']
+    (tmp_path / 'file').write_text('')
+    assert score(tiny_bundle, tmp_path / 'file', bag) == 1
+    assert 'is a file, expected a folder' in capsys.readouterr().err
+
+
+def test_two_runs_do_not_write_to_one_table(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / 'bag', [RED])
+    with locked_table(tmp_path / 'table'):
+        assert score(tiny_bundle, tmp_path / 'table', bag) == 1
+    assert 'another run is writing to' in capsys.readouterr().err
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+
+
+def fleet_of(path: Path) -> Path:
+    """Make two bags, and photographs of which the second is a pipe: who reads it waits."""
+    for k in range(2):
+        write_bag(path / f'dive_{k}', [np.roll(HALVES, k + n, 1) for n in range(5)])
+    photos = path / 'photos'
+    photos.mkdir()
+    (photos / '1.png').write_bytes(bytes(cv2.imencode('.png', HALVES)[1]))
+    os.mkfifo(photos / '2.png')
+    return path
+
+
+def mend(fleet: Path) -> None:
+    pipe = fleet / 'photos' / '2.png'
+    pipe.unlink()
+    shutil.copy(pipe.with_name('1.png'), pipe)
+
+
+def heed_interrupts() -> None:
+    """Undo an ignored SIGINT, which a child of a command that a shell put behind `&` inherits."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def started() -> Iterator[Start]:
+    """Return what starts a run in a group of its own; what is left of it ends with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, waits_for: Callable[[], bool]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'uncertainty_seg', 'score', *map(str, arguments)], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)}, preexec_fn=heed_interrupts)
+        processes.append(process)
+        while process.poll() is None and not waits_for():
+            time.sleep(0.01)
+        assert process.poll() is None, process.communicate()
+        return process
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def require_nobody_left(process: subprocess.Popen[str]) -> None:
+    """Wait until no process of a group lives, which is soon."""
+    for _ in range(1000):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    pytest.fail('a process outlived its run by 20 s')
+
+
+def has_parts(table: Path, count: int) -> bool:
+    return table.is_dir() and len(list_parts(table)) >= count and bool(
+        list(table.glob('.photos*.tmp')))
+
+
+@pytest.mark.parametrize('workers', [1, pytest.param(2, marks=pytest.mark.release)])
+def test_a_run_that_is_killed_loses_one_shard_and_another_goes_on(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], workers: int,
+    started: Start,
+) -> None:
+    fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
+    process = started(
+        fleet, '--out', table, *RUN, f'model={tiny_bundle}', '--workers', workers,
+        waits_for=lambda: has_parts(table, 2))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = {part: part.stat().st_mtime_ns for part in list_parts(table)}
+    assert len(kept) == 2 and read_rows(table).num_rows == 10
+    mend(fleet)
+    assert score(tiny_bundle, table, fleet) == 0
+    assert last_json(capsys)['num_kept'] == 2
+    assert {part: part.stat().st_mtime_ns for part in kept} == kept
+    assert [path.name for path in table.glob('.*')] == ['.lock']
+    assert score(tiny_bundle, tmp_path / 'whole', fleet) == 0
+    assert parts_of(table) == parts_of(tmp_path / 'whole')
+
+
+@pytest.mark.release
+def test_a_worker_that_dies_is_one_sentence_and_costs_its_shard_only(
+    tmp_path: Path, tiny_bundle: Path, started: Start
+) -> None:
+    fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
+    process = started(
+        fleet, '--out', table, *RUN, f'model={tiny_bundle}', '--workers', 2,
+        waits_for=lambda: has_parts(table, 2))
+    (draft,) = table.glob('.photos*.tmp')
+    os.kill(int(draft.name.split('.')[-2]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert 'a worker process died' in err and '2 of 3 shards are finished' in err
+    assert len(list_parts(table)) == 2
+
+
+@pytest.mark.release
+def test_an_interrupt_stops_the_workers_too(
+    tmp_path: Path, tiny_bundle: Path, started: Start
+) -> None:
+    fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
+    process = started(
+        fleet, '--out', table, *RUN, f'model={tiny_bundle}', '--workers', 2,
+        waits_for=lambda: has_parts(table, 2))
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, 'stopped')
+    require_nobody_left(process)
+
+
+@pytest.mark.release
+def test_workers_end_with_a_run_that_is_killed_alone(
+    tmp_path: Path, tiny_bundle: Path, started: Start
+) -> None:
+    fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
+    process = started(
+        fleet, '--out', table, *RUN, f'model={tiny_bundle}', '--workers', 2,
+        waits_for=lambda: has_parts(table, 2))
+    process.kill()  # not its group: one of its workers waits for the next shard, one for a pipe
+    process.wait()
+    require_nobody_left(process)
+
+
+def test_processes_give_the_bytes_of_one(tmp_path: Path, tiny_bundle: Path) -> None:
+    fleet = fleet_of(tmp_path / 'fleet')
+    mend(fleet)
+    assert score(tiny_bundle, tmp_path / 'one', fleet) == 0
+    assert score(tiny_bundle, tmp_path / 'two', fleet, '--workers', 2) == 0
+    assert parts_of(tmp_path / 'one') == parts_of(tmp_path / 'two')
+
+
+def test_a_bundle_that_nobody_calibrated_ranks_frames_and_none_is_confident(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cold = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    bag = write_bag(tmp_path / 'bag', [textured(k) for k in range(6)])
+    assert score(cold, tmp_path / 'table', bag) == 0
+    assert 'no calibration' in caplog.text
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    assert [(row['confident'], row['verdict']) for row in rows] == [(False, 'unknown')] * 6
+    # The scores are those of the same network with a calibration of temperature 1.
+    warm = make_tiny_bundle(tmp_path / 'warm')
+    assert score(warm, tmp_path / 'other', bag, '--set', 'reduction=coarse') == 0
+    for row, other in zip(rows, read_rows(tmp_path / 'other').to_pylist(), strict=True):
+        for name in ('score.entropy.mean', 'score.mutual_information.mean'):
+            assert row[name] == other[name] > 0
+    capsys.readouterr()
+    words = ['select', str(tmp_path / 'table'), '-n', '3', '--strategy', 'top-k',
+             '--min-distance', '0', '-o', str(tmp_path / 'out')]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert 'of a bundle without a calibration' in said.err
+    assert json.loads(said.out.splitlines()[-1])['score_name'] == 'entropy.mean'
+    expected = sorted(rows, key=lambda row: -row['score.entropy.mean'])[:3]
+    assert read_rows(tmp_path / 'out').column('index').to_pylist() == [
+        row['index'] for row in expected]
+
+
+def test_tables_with_and_without_a_calibration_are_not_mixed(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / 'bag', [textured(k) for k in range(3)])
+    assert score(tiny_bundle, tmp_path / 'warm', bag) == 0
+    make_tiny_bundle(tiny_bundle, calibrated=False)
+    assert score(tiny_bundle, tmp_path / 'cold', bag) == 0
+    capsys.readouterr()
+    assert main(['select', str(tmp_path / 'warm'), str(tmp_path / 'cold'), '-n', '1', '-o',
+                 str(tmp_path / 'out')]) == 2
+    assert 'another model or settings' in capsys.readouterr().err

@@ -1,0 +1,427 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The verb select: from tables on disk to a selection and its sheet, a sentence a fault."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import json
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+from browse_sample import page_values, scored
+from conftest import make_tiny_bundle
+import cv2
+import numpy as np
+import pytest
+from score_tables import write_rows
+
+pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no score table')
+
+from uncertainty_seg.cli import select as select_verb  # noqa: E402
+from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.data import selection  # noqa: E402
+from uncertainty_seg.data.strategies import STRATEGIES  # noqa: E402
+from uncertainty_seg.errors import ConfigError  # noqa: E402
+from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash  # noqa: E402
+from uncertainty_seg.storage.score_rows import (  # noqa: E402
+    info_of,
+    read_rows,
+    ScoreRow,
+    TableInfo,
+    unique_dives,
+)
+
+INFO = TableInfo('suim', 'ab' * 32, ('water', 'robot'), ((0, 0, 9), (9, 0, 0)), 20, 0,
+                 ('entropy.mean', 'mutual_information.top'), 3)
+
+
+def row(index: int, ratio: float, dive: str = 'dive 1', source: str = '/nowhere',
+        kind: str = 'bag', topic: str = '/cam', phash: int | None = None) -> ScoreRow:
+    """Return a frame of its own kind, unless a hash is given."""
+    rng = np.random.default_rng(index)
+    share = float(rng.random())
+    return ScoreRow(dive, source, kind, topic, index, 10**12 + index * 10**9, 48, 64, ratio <= 1,
+                    'scores', ratio, [ratio / 10, -ratio], [share, 1 - share],
+                    int(rng.integers(0, 2**64, dtype=np.uint64)) if phash is None else phash,
+                    rng.normal(size=3).astype(np.float32))
+
+
+def table(path: Path, rows: list[ScoreRow], info: TableInfo = INFO) -> Path:
+    write_rows(path / 'part.parquet', info, rows)
+    return path
+
+
+@pytest.fixture
+def ten(tmp_path: Path) -> Path:
+    """Ten frames of two dives, scores 0.3 to 3."""
+    return table(tmp_path / 'ten', [row(k, 0.3 * (k + 1), f'dive {k % 2}') for k in range(10)])
+
+
+def run(*words: object) -> int:
+    return main(['select', *map(str, words)])
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+    """Return the JSON line and what went to stderr, but that there is no model here."""
+    got = capsys.readouterr()
+    lines = [line for line in got.err.splitlines(True)
+             if 'Without masks' not in line and 'it is not here' not in line]
+    return json.loads(got.out.splitlines()[-1]), ''.join(lines)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Run with a fault in it; return the one sentence."""
+    capsys.readouterr()
+    assert run(*words) == 2
+    got = capsys.readouterr()
+    assert got.out == ''
+    assert got.err.count('\n') == 1 and got.err.endswith('.\n'), got.err
+    return got.err
+
+
+def indices(folder: Path) -> list[int]:
+    return list(pq.read_table(folder / 'selection.parquet').column('index').to_pylist())
+
+
+def test_the_choices_of_the_help_are_those_of_the_room() -> None:
+    assert select_verb.STRATEGIES == tuple(STRATEGIES)
+    assert select_verb.DISTANCES == selection.DISTANCES
+
+
+def test_what_is_written_is_the_chosen_rows_with_rank_and_reason(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    assert run(ten, '-n', 3, '--strategy', 'top-k', '-o', out) == 0
+    facts, err = said(capsys)
+    assert err == ''
+    assert (facts['chosen'], facts['candidates'], facts['dives_chosen']) == (3, 10, 2)
+    chosen, whole = pq.read_table(out / 'selection.parquet'), read_rows(ten)
+    assert indices(out) == [9, 8, 7]
+    assert chosen.select(whole.column_names).equals(whole.take([9, 8, 7]))
+    added = chosen.drop_columns(whole.column_names).to_pylist()
+    assert [one['rank'] for one in added] == [1, 2, 3]
+    assert {(one['strategy'], one['origin'], one['stands_for']) for one in added} == {
+        ('top-k', 'selected', 0)}
+    assert 'score_ratio 3, above 95 % of 10' in added[0]['reason']
+    # The next step reads it as a table, and finds what made it.
+    assert info_of(read_rows(out).schema) == INFO
+    kept = json.loads(chosen.schema.metadata[b'uncertainty_seg.selection'])
+    assert (kept['strategy'], kept['seed'], kept['count']) == ('top-k', 0, 3)
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_order_of_the_tables(
+    tmp_path: Path
+) -> None:
+    rows = [row(k, 1.0 + k % 3, f'dive {k % 4}') for k in range(40)]
+    one, two = table(tmp_path / 'one', rows[:25]), table(tmp_path / 'two', rows[25:])
+    for out, tables in (('a', (one, two)), ('b', (two, one))):
+        assert run(*tables, '-n', 12, '--strategy', 'random', '-o', tmp_path / out) == 0
+    for name in ('selection.parquet', 'contact_sheet.html'):
+        assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(('options', 'want'), [
+    (['--strategy', 'threshold', '-n', '10'], [9, 8, 7, 6, 5, 4, 3]),  # above 1
+    (['--strategy', 'threshold', '-n', '10', '--limit', '2.5'], [9, 8]),
+    (['--strategy', 'top-k', '-n', '4', '--per-dive', '1'], [9, 8]),
+    (['--strategy', 'top-k', '-n', '4', '--per-dive', '50%'], [9, 8, 7, 6]),
+    (['--strategy', 'top-k', '-n', '4', '--per-dive', '0.3'], [9, 8, 7, 6]),
+    (['--strategy', 'top-k', '-n', '3', '--min-gap', '4'], [9, 8, 5]),  # a second apart each
+    (['--strategy', 'top-k', '-n', '2', '--score', 'score.mutual_information.top'], [0, 1]),
+])
+def test_options_choose(options: list[str], want: list[int], ten: Path, tmp_path: Path) -> None:
+    assert run(ten, '-o', tmp_path / 'out', *options) == 0
+    assert indices(tmp_path / 'out') == want
+
+
+def test_fewer_than_asked_for_is_said_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alike = table(tmp_path / 'alike', [row(k, float(k), phash=7) for k in range(5)])
+    assert run(alike, '-n', 3, '-o', tmp_path / 'out') == 0
+    facts, err = said(capsys)
+    assert '1 of the 3' in err and '4 look like' in err
+    assert (facts['chosen'], facts['near_duplicates']) == (1, 4)
+    chosen = pq.read_table(tmp_path / 'out' / 'selection.parquet')
+    assert chosen.column('stands_for').to_pylist() == [4]
+    assert run(alike, '-n', 3, '--min-distance', 0, '--force', '-o', tmp_path / 'out') == 0
+    assert len(indices(tmp_path / 'out')) == 3
+    nan = table(tmp_path / 'nan', [row(0, 1.0), row(1, float('nan')), row(2, 2.0)])
+    capsys.readouterr()
+    assert run(nan, '-n', 2, '--force', '-o', tmp_path / 'out') == 0
+    facts, err = said(capsys)
+    assert indices(tmp_path / 'out') == [1, 2] and facts['unscored'] == 1 and '1 of' in err
+
+
+def test_what_is_labelled_is_not_chosen_again(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    words = ('--strategy', 'top-k', '-o')
+    assert run(ten, '-n', 3, *words, first) == 0
+    assert run(ten, '-n', 3, *words, second, '--labelled', first) == 0
+    assert indices(second) == [6, 5, 4]
+    # Of the network before it was trained again: frame 9, the most uncertain, and a frame of
+    # another dive that looks like frame 8.
+    alike = pq.read_table(ten / 'part.parquet').column('phash').to_pylist()[8]
+    before = table(tmp_path / 'before', [row(9, 0.1, 'dive 1'), row(70, 9.0, 'old', phash=alike)],
+                   replace(INFO, model_sha256='cd' * 32))
+    capsys.readouterr()
+    assert run(ten, '-n', 2, *words, tmp_path / 'out', '--labelled', before) == 0
+    assert sorted(indices(tmp_path / 'out')) == [6, 7]
+    assert '2 labelled frames' in said(capsys)[1]
+
+
+def origins(out: Path, capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    """Return how the frames of a selection came about; what is said of them must agree."""
+    capsys.readouterr()
+    assert run(*words, '--force', '-o', out) == 0
+    facts, err = said(capsys)
+    found: list[str] = pq.read_table(out / 'selection.parquet').column('origin').to_pylist()
+    assert facts['control'] == found.count('control')
+    assert ('drawn by chance' in err) == ('random' in words and 'selected' in found)
+    return found
+
+
+RANDOM = ('--strategy', 'random')
+
+
+@pytest.mark.parametrize('words, is_drawn', [
+    ((), True), (('--min-gap', '0'), True), (('--per-dive', '2'), False),
+    (('--per-dive', '100%'), False), (('--min-gap', '0.5'), False)])
+def test_a_draw_is_a_control_if_every_frame_had_the_same_chance(
+    words: tuple[str, ...], is_drawn: bool, ten: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = origins(tmp_path / 'out', capsys, ten, '-n', 4, *RANDOM, *words)
+    assert found == ['control' if is_drawn else 'selected'] * 4
+
+
+def test_a_draw_of_what_others_left_is_none(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, top, drawn = tmp_path / 'out', tmp_path / 'top', tmp_path / 'drawn'
+    # Two that look alike, and one without a score.
+    odd = table(tmp_path / 'odd', [row(20, 1.0, phash=7), row(21, 2.0, phash=7),
+                                   row(22, float('nan'))])
+    assert origins(out, capsys, odd, '-n', 2, *RANDOM) == ['selected'] * 2
+    whole = (*RANDOM, '--min-distance', 0)
+    assert origins(out, capsys, odd, '-n', 2, *whole) == ['control'] * 2
+    assert origins(top, capsys, ten, '-n', 5, '--strategy', 'top-k') == ['selected'] * 5
+    assert origins(out, capsys, ten, '-n', 2, *whole, '--labelled', top) == ['selected'] * 2
+    # Labelled frames of other dives keep nothing out.
+    assert origins(out, capsys, odd, '-n', 2, *whole, '--labelled', top) == ['control'] * 2
+    # Frames that were selected once are never drawn by chance.
+    assert origins(out, capsys, top, '-n', 3, *RANDOM) == ['selected'] * 3
+    assert origins(tmp_path / 'again', capsys, out, '-n', 2, *RANDOM) == ['selected'] * 2
+    # Beside the whole table a selection takes nothing from the draw.
+    assert origins(out, capsys, top, ten, '-n', 5, *RANDOM) == ['control'] * 5
+    assert origins(drawn, capsys, ten, '-n', 6, *RANDOM) == ['control'] * 6
+    assert origins(out, capsys, drawn, '-n', 3, *RANDOM, '--seed', 1) == ['control'] * 3
+
+
+def test_dives_of_one_name_are_two_for_the_cap_and_in_what_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    north, south = (
+        table(tmp_path / name, [row(10 * k + n, 3 - 0.1 * n, 'bag', f'/{name}/bag')
+                                for n in range(4)])
+        for k, name in enumerate(('north', 'south')))
+    # sha256sum of '/north/bag' and so on.
+    names = {'/north/bag': 'bag_f1d93c', '/south/bag': 'bag_802f93'}
+    words = ['--strategy', 'top-k', '--per-dive', '2', '-n', '4']
+    assert run(north, south, *words, '-o', tmp_path / 'out') == 0
+    facts, err = said(capsys)
+    assert (facts['chosen'], facts['dives'], facts['dives_chosen']) == (4, 2, 2)
+    assert '2 dives' in err
+    chosen = pq.read_table(tmp_path / 'out' / 'selection.parquet')
+    assert [names[one] for one in chosen.column('run').to_pylist()] == \
+        chosen.column('dive').to_pylist() == unique_dives(chosen)
+
+
+def test_frames_that_are_there_twice_or_without_stamps_are_said(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(ten, ten, '-n', 10, '-o', tmp_path / 'out') == 0
+    facts, err = said(capsys)
+    assert (facts['candidates'], facts['near_duplicates']) == (10, 0) and '10 rows' in err
+    still = table(tmp_path / 'still', [replace(row(k, 1.0 + k), stamp_ns=0) for k in range(12)])
+    assert run(still, '-n', 6, '--min-gap', 2, '--strategy', 'top-k', '-o', tmp_path / 'two') == 0
+    assert '1 s apart' in said(capsys)[1]
+    assert indices(tmp_path / 'two') == [11, 9, 7, 5, 3, 1]
+
+
+@pytest.mark.parametrize(('options', 'named'), [
+    (['-n', '11'], '10'), (['-n', '2', '--score', 'entropy.max'], 'mutual_information.top'),
+    (['-n', '2', '--strategy', 'threshold', '--limit', '3.5'], 'largest is 3'),
+    (['-n', '2', '--strategy', 'threshold', '--score', 'entropy.mean'], 'entropy.mean'),
+    (['-n', '2', '--score', 'mutual_information.top'], '-3'),
+    (['-n', '2', '--labelled', '/no/such'], '/no/such'),
+    (['-n', '0'], '-n 0'), (['-n', 'all'], "'all'"), (['-n', '1', '--per-dive', '0'], '0'),
+    (['-n', '1', '--per-dive', '120%'], '120%'), (['-n', '1', '--per-dive', '1.5'], '1.5'),
+    (['-n', '1', '--min-gap', '-1'], '-1'), (['-n', '1', '--min-distance', '33'], '33'),
+    (['-n', '1', '--limit', 'high'], "'high'"), (['-n', '1', '--seed', '-1'], '-1'),
+    (['-n', '1', '--min-feature-distance', '2'], '2'),
+])
+def test_an_option_that_does_not_fit_is_one_sentence(
+    options: list[str], named: str, ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert named in refused(capsys, ten, '-o', tmp_path / 'out', *options)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_table_that_cannot_be_used_is_one_sentence(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ['-n', '1', '-o', tmp_path / 'out']
+    broken, plain = tmp_path / 'broken.parquet', tmp_path / 'plain.parquet'
+    broken.write_bytes((ten / 'part.parquet').read_bytes()[:-200])
+    (tmp_path / 'hollow').mkdir()
+    pq.write_table(pq.read_table(ten / 'part.parquet').replace_schema_metadata({}), plain)
+    for path in (tmp_path / 'none', broken, table(tmp_path / 'empty', []), tmp_path / 'hollow'):
+        assert path.name in refused(capsys, path, *out)
+    assert 'metadata' in refused(capsys, plain, *out)
+    other = table(tmp_path / 'other', [row(50, 1.0)], replace(INFO, model_sha256='cd' * 32))
+    assert 'another model' in refused(capsys, ten, other, *out)
+
+
+@pytest.mark.parametrize(('column', 'options'), [
+    ('dive', []), ('frame_key', []), ('phash', []), ('features', []),
+    ('score.entropy.mean', ['--score', 'entropy.mean'])])
+def test_a_missing_column_is_named(
+    column: str, options: list[str], ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = pq.read_table(ten / 'part.parquet')
+    pq.write_table(whole.drop_columns([column]), tmp_path / 'less.parquet')
+    words = ['-n', 1, '-o', tmp_path / 'out', *options]
+    assert f'no column {column}' in refused(capsys, tmp_path / 'less.parquet', *words)
+    assert 'different columns' in refused(capsys, ten, tmp_path / 'less.parquet', *words)
+
+
+def test_a_selection_is_replaced_only_if_asked_and_whole_or_not_at_all(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    assert run(ten, '-n', 1, '-o', out) == 0
+    before = (out / 'selection.parquet').read_bytes()
+    assert 'already' in refused(capsys, ten, '-n', 2, '-o', out)
+    refused(capsys, ten, '-n', 11, '-o', out, '--force')
+    assert (out / 'selection.parquet').read_bytes() == before
+    assert run(ten, '-n', 2, '-o', out, '--force') == 0
+    assert len(indices(out)) == 2
+    (tmp_path / 'file').write_text('')
+    assert 'is a file' in refused(capsys, ten, '-n', 2, '-o', tmp_path / 'file')
+    assert 'cannot be made' in refused(capsys, ten, '-n', 2, '-o', tmp_path / 'file' / 'below')
+    (tmp_path / 'no' / 'selection.parquet').mkdir(parents=True)
+    assert 'cannot be written' in refused(capsys, ten, '-n', 1, '--force', '-o', tmp_path / 'no')
+    assert not list((tmp_path / 'no').glob('.*'))
+
+
+def textured(color: tuple[int, int, int], height: int, width: int, seed: int) -> np.ndarray:
+    """Return a picture of that mean colour whose hash is its own."""
+    blocks = np.random.default_rng(seed).uniform(-30, 30, (6, 8)).astype(np.float32)
+    waves = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+    return np.clip(np.array(color) + waves - waves.mean(), 0, 255).round().astype(np.uint8)
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    """Three frames of a bag, two pictures of a folder, one of a bag that is gone."""
+    red = [textured((60, 60, 60 + 30 * k), 48, 64, k) for k in range(5)]
+    blue = [textured((60 + 60 * k, 60, 60), 900, 600, 9 + k) for k in range(3)]
+    with BagWriter(tmp_path / 'bag') as bag:
+        for k, image in enumerate(red):
+            bag.write_image('/cam', 10**12 + k * 10**9, 'cam', image, 'bgr8')
+    (tmp_path / 'pictures').mkdir()
+    for k, image in enumerate(blue):
+        cv2.imwrite(str(tmp_path / 'pictures' / f'{k}.png'), image)
+    bag_at, folder_at = str(tmp_path / 'bag'), str(tmp_path / 'pictures')
+
+    def of_bag(k: int, ratio: float) -> ScoreRow:
+        return row(k, ratio, source=bag_at, phash=perceptual_hash(red[k]))
+
+    def of_folder(k: int, ratio: float, dive: str) -> ScoreRow:
+        made = row(k, ratio, dive, folder_at, 'folder', '', perceptual_hash(blue[k]))
+        return replace(made, stamp_ns=k * 10**9, height=900, width=600, file=f'{k}.png')
+
+    return table(tmp_path / 'seen', [
+        of_bag(0, 0.1), of_bag(1, 5.0), of_bag(4, 3.0), of_folder(2, 4.0, '<dive & 2>'),
+        of_folder(1, 2.0, 'dive 2'), row(3, 1.0, 'gone', str(tmp_path / 'gone'))])
+
+
+def test_the_sheet_shows_the_pictures_that_are_still_what_was_scored(
+    seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    words = [seen, '-n', 5, '--strategy', 'top-k', '-o', out]
+    assert run(*words) == 0
+    got = capsys.readouterr()
+    facts = json.loads(got.out.splitlines()[-1])
+    assert (facts['pictures_missing'], facts['pictures_changed']) == (1, 0)
+    assert str(tmp_path / 'gone') in got.err
+    shown = page_values(out / 'contact_sheet.html')['frames']
+    assert [bool(frame['pictures'][0]) for frame in shown] == [True, True, True, True, False]
+    assert all(frame['selected'].startswith('top-k: ') for frame in shown)
+    # Another picture under a name, one that is damaged, and sources that have moved.
+    cv2.imwrite(str(tmp_path / 'pictures' / '1.png'), textured((9, 9, 9), 900, 600, 77))
+    (tmp_path / 'pictures' / '2.png').write_bytes(b'no picture')
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'pictures').rename(tmp_path / 'disk' / 'pictures')
+    (tmp_path / 'bag').rename(tmp_path / 'disk' / 'bag')
+    assert run(*words, '--force', '--root', tmp_path / 'disk') == 0
+    facts, err = said(capsys)
+    assert (facts['pictures_missing'], facts['pictures_changed']) == (3, 1)
+    assert 'another image' in err and '2.png' in err
+    assert str(tmp_path / 'nowhere') in refused(capsys, *words, '--force', '--root',
+                                                tmp_path / 'nowhere')
+
+
+def test_without_pyarrow_it_says_what_to_install(ten: Path, tmp_path: Path) -> None:
+    code = ('import sys\nsys.modules["pyarrow"] = None\nsys.modules["pyarrow.parquet"] = None\n'
+            'from uncertainty_seg.cli.main import main\nsys.exit(main(sys.argv[1:]))\n')
+    done = subprocess.run(
+        [sys.executable, '-c', code, 'select', str(ten), '-n', '1', '-o', str(tmp_path / 'out')],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count('\n') == 1 and "pip install '.[score]'" in done.stderr
+
+
+# --- by what the network sees --------------------------------------------------------------------
+
+
+def mirrored(count: int) -> list[np.ndarray]:
+    """Return scenes, each beside its mirror image: to the tiny network they are one."""
+    made = []
+    for k in range(count):
+        rng = np.random.default_rng(k)
+        scene = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48),
+                           interpolation=cv2.INTER_CUBIC)
+        made += [scene, np.ascontiguousarray(scene[:, ::-1])]
+    return made
+
+
+def test_mirrored_frames_are_one_to_the_network_and_two_to_the_hash(tmp_path: Path) -> None:
+    given = scored(tmp_path, make_tiny_bundle(tmp_path / 'tiny'), mirrored(4))
+
+    def chosen(count: int, **words: Any) -> list[int]:
+        return sorted(selection.select(given, count, **words).selection.rows.tolist())
+
+    assert chosen(8, strategy='top-k') == list(range(8))
+    kept = chosen(8, strategy='top-k', min_feature_distance=1e-5)
+    assert [k // 2 for k in kept] == list(range(4))
+    drawn = selection.select(given, 4, strategy='random', min_distance=0,
+                             min_feature_distance=1e-5)
+    assert drawn.origins == ('selected',) * 4
+    # Features tell all apart, the network pairs.
+    spread = chosen(4, strategy='k-centre', min_gap=0, distances='embedding')
+    assert [k // 2 for k in spread] == list(range(4))
+    bare = tmp_path / 'bare'
+    bare.mkdir()
+    pq.write_table(read_rows(given).drop_columns(['embedding']), bare / 'part.parquet')
+    for words in ({'distances': 'embedding'}, {'min_feature_distance': 0.1}):
+        with pytest.raises(ConfigError, match='no embeddings'):
+            selection.select(bare, 2, **words)

@@ -1,0 +1,46 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Pictures that the tiny bundle scores, and what the script of a page for browsing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.cli.main import main
+
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+
+
+def picture(index: int) -> np.ndarray:
+    """Return an image of two halves of a frame, with noise on it."""
+    mask = np.full((48, 64), index % 3, np.uint8)
+    mask[:, 20 + 4 * (index % 5):] = (index + 1) % 3
+    image = np.array(COLOURS, np.uint8)[mask]
+    noise = np.random.default_rng(index).integers(-9, 10, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def scored(
+    folder: Path, bundle: Path, pictures: Sequence[np.ndarray], *words: object,
+    name: str = 'seen',
+) -> Path:
+    """Write pictures into a folder and score it; return the table."""
+    (folder / name).mkdir(parents=True)
+    for k, image in enumerate(pictures):
+        cv2.imwrite(str(folder / name / f'{k:03}.png'), image)
+    assert main(['score', str(folder / name), '--out', str(folder / 'table'), '--set',
+                 f'model={bundle}', '--set', 'backend=onnxruntime', *map(str, words)]) == 0
+    return folder / 'table'
+
+
+def page_values(page: Path) -> dict[str, Any]:
+    """Return what the script of a page reads."""
+    text = page.read_text(encoding='utf-8')
+    start = text.index('id="data">') + len('id="data">')
+    values: dict[str, Any] = json.loads(text[start:text.index('</script>', start)])
+    return values

@@ -1,0 +1,172 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Hand frames and the model's masks to a labelling tool, and bring corrected labels back.
+
+``export`` takes frame logs, as the vehicle kept them, or a selection, whose images are read from
+their bags and whose masks the model makes again. ``import`` takes what the tool exported, of one
+labeller or several, and writes a folder that train, calibrate and evaluate read. A dive is never
+split. A mask that came back as it was exported is refused unless the tool marks its frame as
+finished: a mask that nobody corrected proves nothing. Formats: coco, label-studio, folder (images
+and masks), fiftyone; datumaro converts COCO from and to the formats of other tools.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+import dataclasses
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+from uncertainty_seg.cli.arguments import call_with, print_json, rate
+from uncertainty_seg.errors import (
+    ConfigError,
+    DatasetError,
+    FrameLogError,
+    ModelBundleError,
+    TableError,
+)
+
+if TYPE_CHECKING:
+    from uncertainty_seg.data.label_review import ImportSummary
+
+MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError)
+# As data.label_formats and the frame log have them, which import OpenCV; a test compares.
+FORMATS = ('coco', 'label-studio', 'folder', 'fiftyone')
+REASONS = ('flagged', 'window', 'control', 'trigger')
+_PROBLEMS_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
+    export = actions.add_parser('export', help='write frames and masks for a labelling tool')
+    export.add_argument('inputs', metavar='INPUT', nargs='+', type=Path,
+                        help='frame logs, or one selection (selection.parquet or its folder)')
+    export.add_argument('out', metavar='OUT', type=Path, help='new folder to write')
+    # Not `choices`: argparse would print its usage before the sentence.
+    export.add_argument('--format', required=True, dest='kind', metavar='FORMAT',
+                        help=f'what to write: {", ".join(FORMATS)}')
+    export.add_argument('--reasons', nargs='+', default=(), metavar='REASON',
+                        help='logs: only frames that were kept for these: '
+                        f'{", ".join(REASONS)} [all]')
+    export.add_argument('--image-prefix', default='', metavar='TEXT',
+                        help='label-studio: address of the images up to their names, such as '
+                        '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
+    export.add_argument('--model', metavar='BUNDLE',
+                        help='selection: where the bundle that scored it is now')
+    export.add_argument('--root', type=Path, metavar='DIR',
+                        help='selection: folder that holds the bags, folders and logs now, if '
+                        'they were moved since they were scored')
+    back = actions.add_parser('import', help='bring corrected labels back')
+    back.add_argument('labels', metavar='LABELS', type=Path, nargs='+',
+                      help='file or folder that the labelling tool exported')
+    back.add_argument('out', metavar='OUT', type=Path, help='new training folder to write')
+    back.add_argument('--format', required=True, dest='kind', metavar='FORMAT',
+                      help=f'what LABELS is: {", ".join(FORMATS)}')
+    back.add_argument('--frames', type=Path, metavar='DIR',
+                      help='folder that was exported [LABELS, or the folder around it]')
+    unchanged = back.add_mutually_exclusive_group()
+    unchanged.add_argument('--accept-unchanged', dest='unchanged', action='store_const',
+                           const='accept', default='refuse',
+                           help='masks that came back as they were exported: a person looked at '
+                           'each of them')
+    unchanged.add_argument('--skip-unchanged', dest='unchanged', action='store_const',
+                           const='skip', help='leave those frames out')
+    back.add_argument('--shares', nargs='+', metavar='SPLIT=SHARE',
+                      default=['train=0.8', 'val=0.2'],
+                      help='splits and their shares of the frames [train=0.8 val=0.2]')
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Export or import; see the module. Returns 0.
+
+    Raises UncertaintySegError if an input is of no known kind, labels do not fit to the export,
+    nothing is there to write, or OUT is not empty.
+    """
+    _require_known('the format', [args.kind], FORMATS)
+    {'export': _export, 'import': _import}[args.action](args)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    from uncertainty_seg.data.label_sources import export_labels
+    from uncertainty_seg.data.selection import LeftOut
+
+    _require_known('the reason', args.reasons, REASONS)
+    if args.image_prefix and args.kind != 'label-studio':
+        raise ConfigError(f'--image-prefix with the format {args.kind}', 'label-studio')
+    left_out = LeftOut()
+    try:
+        rows = call_with(export_labels, args, left_out=left_out)
+    finally:
+        _show(left_out.sentences)
+    print(f'{len(rows)} frames, {left_out.frames} left out -> {args.out}')
+    print_json({
+        'verb': 'labels', 'action': 'export', 'format': args.kind, 'out': args.out,
+        'frames': len(rows), 'left_out': left_out.frames,
+        'dives': dict(Counter(row.dive for row in rows))})
+
+
+def _require_known(what: str, words: Sequence[str], known: Sequence[str]) -> None:
+    strange = [word for word in words if word not in known]
+    if strange:
+        raise ConfigError(f'{what} {strange[0]!r}', f'one of {", ".join(known)}')
+
+
+def _show(problems: Sequence[str]) -> None:
+    for problem in problems[:_PROBLEMS_SHOWN]:
+        print(f'left out: {" ".join(problem.split())}', file=sys.stderr)
+    if len(problems) > _PROBLEMS_SHOWN:
+        print(f'and {len(problems) - _PROBLEMS_SHOWN} more', file=sys.stderr)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from uncertainty_seg.data.label_review import import_labels
+
+    done = call_with(import_labels, args, shares=read_shares(args.shares))
+    _warn(done)
+    counts = ', '.join(f'{name} {count}' for name, count in done.splits.items())
+    how = ', '.join(f'{count} {name}' for name, count in sorted(done.reviewed.items()))
+    skipped = f' ({done.skipped} of them came back unchanged)' if done.skipped else ''
+    print(f'{done.frames} frames of {done.dives} dives ({counts}): {how}; {done.control} drawn by '
+          f'chance; {done.unlabelled} not labelled{skipped} -> {args.out}')
+    print_json({'verb': 'labels', 'action': 'import', 'format': args.kind, 'out': args.out,
+                **dataclasses.asdict(done)})
+
+
+def _warn(done: ImportSummary) -> None:
+    empty = [name for name, count in done.splits.items() if count == 0]
+    if empty:
+        print(f'warning: {done.dives} dives for {len(done.splits)} splits, so {", ".join(empty)} '
+              'is empty: label frames of another dive.', file=sys.stderr)
+    if done.control_skipped:
+        print(f'warning: {done.control_skipped} control frames came back unchanged and were left '
+              'out: the others are no longer drawn by chance, since the model was wrong on them, '
+              'and all count as selected. Mark frames whose masks are right as finished, or give '
+              '--accept-unchanged.', file=sys.stderr)
+    if done.control_unlabelled:
+        print(f'warning: {done.control_unlabelled} frames that were drawn by chance have no '
+              f'label. If that is because of what they show, the {done.control} others do not '
+              'stand for the dive, and calibrate promises too much on them: label these too, with '
+              'unknown pixels where nobody can tell.', file=sys.stderr)
+
+
+def read_shares(texts: Sequence[str]) -> dict[str, float]:
+    """Read words of the form ``split=share``; ConfigError if one is none, or comes twice."""
+    shares: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.partition('=')
+        try:
+            share = 1.0 if number in ('1', '1.0') else rate(number)
+        except argparse.ArgumentTypeError:
+            raise ConfigError(f'--shares {text}',
+                              'a split and its share, such as train=0.8') from None
+        if name in shares:
+            raise ConfigError(f'--shares names {name!r} twice', 'each split once')
+        shares[name] = share
+    return shares

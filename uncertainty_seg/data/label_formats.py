@@ -1,0 +1,615 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The label formats: COCO, Label Studio, FiftyOne and a plain folder; other tools by way of COCO.
+
+Of each format one function writes frames into an empty folder, and one reads corrected labels.
+The reader yields the `Labelled` of each frame, and more than one if more than one labeller had it.
+It raises a DatasetError if a file is damaged, or a frame, class or size is not that of the export,
+which the table of exported frames lists.
+
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.data.label_frames import (
+    BoolMask,
+    CLASSES_FILE,
+    damage,
+    DATA,
+    encoded_png,
+    ExportedFrames,
+    FrameRow,
+    IMAGES,
+    LabelCanvas,
+    LabelFrame,
+    Labelled,
+    listed,
+    MALFORMED,
+    MASKS,
+    PREDICTIONS,
+    read_json,
+    read_mask,
+    write_classes,
+    write_image,
+    write_prediction,
+    write_table,
+)
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.foreign_files import plain_name, why
+from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
+from uncertainty_seg.storage.review_record import TABLE_FILE
+from uncertainty_seg.storage.whole_files import whole_folder
+
+# Where datumaro and others look for it in a folder; tools also export it under the second name.
+COCO_FILE, OTHER_COCO_FILE = 'annotations/instances_default.json', 'annotations.json'
+TASKS_FILE, CONFIG_FILE = 'tasks.json', 'config.xml'
+SAMPLES_FILE, ABOUT_FILE = 'samples.json', 'metadata.json'
+# COCO itself has no mark: a field of an image, or of the attributes of all its annotations.
+MARK = 'reviewed'
+
+
+def write_export(
+    out: Path, kind: str, frames: Iterable[LabelFrame], classes: ClassTable,
+    image_prefix: str = '',
+) -> list[FrameRow]:
+    """
+    Write an export of a kind in `WRITERS` into a new folder, whole or not at all.
+
+    Frames are read once, one at a time; their rows are returned. For Label Studio `image_prefix`
+    precedes the name of an image in its address, such as ``/data/local-files/?d=dive_7/images/``;
+    if it is empty the task contains the image. Raises DatasetError if the folder is not empty, two
+    frames share a name, or there is none.
+    """
+    rows: list[FrameRow] = []
+    with new_folder(out) as work:
+        every = _remembered(work, listed(frames, rows))
+        if kind == 'label-studio':
+            write_label_studio(work, every, classes, image_prefix)
+        else:
+            WRITERS[kind](work, every, classes)
+        if not rows:
+            raise DatasetError('no frame to export', 'at least one that can be read')
+        write_table(work, classes, rows, kind)
+    return rows
+
+
+def _remembered(folder: Path, frames: Iterable[LabelFrame]) -> Iterator[LabelFrame]:
+    """Keep the mask of each frame, with which the corrected one is compared."""
+    for frame in frames:
+        write_prediction(folder / PREDICTIONS, frame.row.stem, frame.mask)
+        yield frame
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """
+    Yield a folder to write into, which becomes `out` at the end of the block.
+
+    `DatasetError` if `out` exists and is not an empty folder, or the disk refuses: then nothing of
+    it is left.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DatasetError(f'{out} exists and is not empty', 'a new folder',
+                           'give another name')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Thousands of small files, which can be exported again.
+        with whole_folder(out, is_synced=False) as work:
+            yield work
+    except OSError as err:
+        raise DatasetError(f'{out} cannot be written ({why(err)})',
+                           'a disk with room and a folder that this user may write to',
+                           'make room, or name another folder; nothing was written') from err
+
+
+def find_table(labels: Path, frames: Path | None) -> Path:
+    """Return the folder with frames.json: `frames`, or else the labels or one around them."""
+    if frames is not None:
+        return frames
+    around = (labels, labels.parent, labels.parent.parent)
+    return next((place for place in around if (place / TABLE_FILE).is_file()), labels.parent)
+
+
+# -------------------------------------------------------------------------------------------------
+# COCO: one lossless annotation in run lengths for each class in a frame. Category ids are one more
+# than class ids, since many tools take 0 for background; categories and frames come back by name.
+
+
+def write_coco(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
+    """Write frames into an empty folder; `images[]` carries dive, reason, score and stamp."""
+    import pycocotools.mask  # noqa: F401  (fails before an image is written)
+
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for frame in frames:
+        write_image(folder / IMAGES, frame)
+        row = frame.row
+        images.append({'id': len(images) + 1, 'file_name': row.file, 'width': row.width,
+                       'height': row.height, MARK: False, **row.facts()})
+        annotations += [
+            {'id': len(annotations) + number, 'image_id': len(images), **item}
+            for number, item in enumerate(_annotations(frame.mask, len(classes.names)), start=1)]
+    categories = [{'id': index + 1, 'name': name, 'supercategory': '', 'color': list(rgb)}
+                  for index, (name, rgb) in
+                  enumerate(zip(classes.names, classes.palette, strict=True))]
+    content = {'info': {'description': 'exported by uncertainty_seg'}, 'licenses': [],
+               'images': images, 'annotations': annotations, 'categories': categories}
+    (folder / COCO_FILE).parent.mkdir()
+    (folder / COCO_FILE).write_text(json.dumps(content), encoding='utf-8')
+
+
+def read_coco(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
+    """
+    Read COCO: the JSON file, or a folder with it.
+
+    Polygons are read too, as pycocotools draws them, and what datumaro makes of labels of other
+    tools. A frame is marked as finished by
+    ``"reviewed": true`` of its image, or in the attributes of all its annotations.
+    """
+    file = _coco_file(path)
+    content = read_json(file)
+    try:
+        names = {item['id']: str(item['name']) for item in content['categories']}
+        by_image: dict[Any, list[dict[str, Any]]] = {}
+        for item in content['annotations']:
+            by_image.setdefault(item['image_id'], []).append(item)
+        for image in content['images']:
+            canvas = LabelCanvas(table.row_of(str(image['file_name']), file), table.classes)
+            canvas.require_size(int(image['height']), int(image['width']))
+            items = by_image.get(image['id'], [])
+            for item in items:
+                name = names.get(item['category_id'], str(item['category_id']))
+                _paint_coco(canvas, name, item['segmentation'])
+            yield from canvas.labelled(_coco_mark(image, items))
+    except MALFORMED as err:
+        raise DatasetError(f'{file} is no COCO file ({damage(err)})',
+                           'images, annotations and categories') from err
+
+
+def _coco_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    # The first is none of the export, so that it is what came back.
+    return next((path / name for name in (OTHER_COCO_FILE, COCO_FILE) if (path / name).is_file()),
+                path / COCO_FILE)
+
+
+def _coco_mark(image: dict[str, Any], items: list[dict[str, Any]]) -> str:
+    """Return what says that an image is finished: its own field, or one of all annotations."""
+    flags = [(item.get('attributes') or {}).get(MARK) for item in items]
+    is_marked = image.get(MARK) is True or bool(flags) and all(flag is True for flag in flags)
+    return f'{MARK} in COCO' if is_marked else ''
+
+
+def _annotations(mask: LabelMap, num_classes: int) -> Iterator[dict[str, Any]]:
+    from pycocotools import mask as coco_mask
+
+    for class_id in np.unique(mask[mask < num_classes]).tolist():
+        packed = coco_mask.encode(np.asfortranarray(mask == class_id, np.uint8))
+        yield {'category_id': class_id + 1, 'iscrowd': 0, 'area': int(coco_mask.area(packed)),
+               'bbox': [int(side) for side in coco_mask.toBbox(packed)],
+               'segmentation': {'size': [int(n) for n in packed['size']],
+                                'counts': packed['counts'].decode('ascii')}}
+
+
+def _paint_coco(canvas: LabelCanvas, name: str, segmentation: Any) -> None:
+    """Paint a segmentation of COCO: polygons, or run lengths as a list or packed as text."""
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, list):
+        canvas.paint_polygons(name, segmentation)
+        return
+    height, width = (int(n) for n in segmentation['size'])
+    canvas.require_size(height, width)
+    packed = segmentation if isinstance(segmentation['counts'], (str, bytes)) else \
+        coco_mask.frPyObjects(segmentation, height, width)
+    pixels = np.asarray(coco_mask.decode(packed), np.uint8)
+    # pycocotools leaves memory uninitialised where run lengths end before the image does.
+    if pixels.max(initial=0) > 1 or int(pixels.sum()) != int(coco_mask.area(packed)):
+        raise DatasetError(f'run lengths of {canvas.row.file} do not fill {width}x{height}',
+                           'those of all pixels of its image')
+    canvas.paint(name, pixels.astype(bool))
+
+
+# -------------------------------------------------------------------------------------------------
+# A plain folder: images, masks of class ids and classes.json, for a painting program.
+
+
+def write_folder(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
+    """Write frames into an empty folder; dive, reason and score are only in frames.json."""
+    for frame in frames:
+        write_image(folder / IMAGES, frame)
+        write_prediction(folder / MASKS, frame.row.stem, frame.mask)
+    write_classes(folder, classes)
+
+
+def read_folder(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
+    """Read a folder of ``STEM.png``, or one with such a folder ``masks``; no frame is marked."""
+    _require_same_classes(path, table.classes)
+    place = path / MASKS if (path / MASKS).is_dir() else path
+    files = sorted(place.glob('*.png'))
+    if not files:
+        raise DatasetError(f'{place} holds no masks', 'files STEM.png')
+    for file in files:
+        row = table.row_of(file.name, place)
+        canvas = LabelCanvas(row, table.classes)
+        canvas.paint_ids(read_mask(file))
+        yield from canvas.labelled()
+
+
+def _require_same_classes(path: Path, classes: ClassTable) -> None:
+    """Refuse masks of a folder whose own list gives the ids other names."""
+    file = path / CLASSES_FILE
+    if file.is_file() and (names := read_classes(file).names) != classes.names:
+        raise DatasetError(f'{file} has the classes {", ".join(names)}',
+                           f'those of the export, {", ".join(classes.names)}',
+                           'keep the list as it was exported, or export with a bundle of the new '
+                           'classes')
+
+
+# -------------------------------------------------------------------------------------------------
+# FiftyOne: a FiftyOneDataset, in the form without a version in its metadata, which every release
+# since 0.7 loads. Read back is what ``dataset.export`` writes, with masks in files.
+
+FIELD, HEATMAP = 'prediction', 'uncertainty'
+# A field of the labeller's own has precedence over our corrected one.
+FIELDS = ('ground_truth', FIELD)
+# FiftyOne takes the paths of a field below `fields` as relative to the data set.
+PLACE = 'fields'
+# Before the dive in its tag, so that no dive has the name of the mark.
+_DIVE_TAG = 'dive:'
+
+
+def write_fiftyone(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
+    """Write frames into an empty folder; its facts are fields, its dive is also a tag."""
+    (folder / PLACE).mkdir()
+    samples = []
+    for frame in frames:
+        write_image(folder / DATA, frame)
+        write_prediction(folder / PLACE / FIELD, frame.row.stem, frame.mask)
+        if frame.uncertainty is not None:
+            place = folder / PLACE / HEATMAP
+            place.mkdir(exist_ok=True)
+            (place / f'{frame.row.stem}.png').write_bytes(encoded_png(_grey(frame.uncertainty)))
+        samples.append(_sample(frame))
+    (folder / SAMPLES_FILE).write_text(json.dumps({'samples': samples}), encoding='utf-8')
+    (folder / ABOUT_FILE).write_text(json.dumps(_metadata(classes), indent=1), encoding='utf-8')
+
+
+def read_fiftyone(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
+    """
+    Read a folder that ``dataset.export`` wrote.
+
+    The masks are those of the field `ground_truth` where a sample has it, or
+    else of `prediction`. A frame is marked as finished by the tag `reviewed`.
+    """
+    file = path / SAMPLES_FILE if path.is_dir() else path
+    _require_targets(file.parent / ABOUT_FILE, table.classes)
+    try:
+        for sample in read_json(file)['samples']:
+            row = table.row_of(str(sample['filepath']), file)
+            canvas = LabelCanvas(row, table.classes)
+            field = next((name for name in FIELDS if sample.get(name)), '')
+            if field:
+                canvas.paint_ids(_mask(sample[field], field, row, (file.parent, table.folder)))
+            yield from canvas.labelled(f'{MARK} in FiftyOne' if MARK in sample['tags'] else '')
+    except MALFORMED as err:
+        raise DatasetError(f'{file} is no FiftyOneDataset ({damage(err)})',
+                           'what dataset.export writes as fo.types.FiftyOneDataset') from err
+
+
+def _sample(frame: LabelFrame) -> dict[str, Any]:
+    row, name = frame.row, f'{frame.row.stem}.png'
+    found: dict[str, Any] = {
+        'filepath': f'{DATA}/{row.file}', 'tags': [_DIVE_TAG + row.dive], **row.facts(),
+        FIELD: {'_cls': 'Segmentation', 'tags': [], 'mask_path': f'{PLACE}/{FIELD}/{name}'}}
+    if frame.uncertainty is not None:
+        found[HEATMAP] = {'_cls': 'Heatmap', 'tags': [], 'map_path': f'{PLACE}/{HEATMAP}/{name}'}
+    if frame.embedding is not None:
+        found['embedding'] = [round(float(value), 6) for value in frame.embedding]
+    return found
+
+
+def _grey(uncertainty: FloatMap) -> ImageU8:
+    """Return a map as 0..255; what could not be computed counts as most uncertain."""
+    values = np.nan_to_num(uncertainty, nan=1.0).clip(0, 1)
+    return np.asarray((values * 255).round(), np.uint8)
+
+
+def _metadata(classes: ClassTable) -> dict[str, Any]:
+    targets = {str(index): name for index, name in enumerate(classes.names)}
+    colors = {name: _hex_color(rgb) for name, rgb in
+              zip(classes.names, classes.palette, strict=True)}
+    return {'media_type': 'image', 'info': {
+        'description': 'exported by uncertainty_seg', 'default_mask_targets': targets,
+        'colors': colors, 'ignore_index': classes.ignore_index}}
+
+
+def _require_targets(file: Path, classes: ClassTable) -> None:
+    """Refuse a data set whose masks have other names for the ids."""
+    if not file.is_file():
+        return
+    about = read_json(file)
+    about = about if isinstance(about, dict) else {}
+    # FiftyOne writes them at the top, the form that we write under `info`.
+    targets = about.get('default_mask_targets') or (about.get('info') or {}).get(
+        'default_mask_targets')
+    wanted = {str(index): name for index, name in enumerate(classes.names)}
+    if isinstance(targets, dict) and targets and targets != wanted:
+        raise DatasetError(
+            f'{file} has the classes {", ".join(map(str, targets.values()))}',
+            f'those of the export, {", ".join(classes.names)}',
+            'keep default_mask_targets, or export with a bundle of the new classes')
+
+
+def _mask(
+    label: dict[str, Any], field: str, row: FrameRow, folders: Iterable[Path]
+) -> LabelMap:
+    """Return the mask of a label, from a file of its name where masks of its field are."""
+    if 'mask_path' not in label:
+        raise DatasetError(f'the mask of {row.file} is not in a file', 'a mask_path',
+                           'call export_mask(path, update=True) of its Segmentation in FiftyOne, '
+                           'and export again')
+    # Only the name counts: a path of another machine is none here.
+    name = plain_name(str(label['mask_path']).replace('\\', '/').rpartition('/')[2])
+    places = [folder / PLACE / field / name for folder in folders]
+    return read_mask(next((place for place in places if place.is_file()), places[0]))
+
+
+# -------------------------------------------------------------------------------------------------
+# Label Studio: an image is contained in its task as a data URL, so that nothing has to be served;
+# or its address is a prefix and its name.
+
+# Names in the labelling config.
+_BRUSH, _IMAGE = 'mask', 'image'
+_TYPES = {'.jpg': 'jpeg', '.png': 'png'}
+# The run lengths of the brush are a stream of bits over RGBA bytes, the format of the JavaScript
+# package ``@thi.ng/rle-pack``. Label Studio's SDK has a codec in Python, but pins OpenCV below
+# 4.13 and needs 70 packages; tests compare this codec with it in both directions.
+_WORD_BITS = 8
+# Bits of a length; an index into these precedes it.
+_SIZES = np.array([3, 4, 8, 16])
+_LONGEST = 1 << 16
+# Alpha from which a pixel is painted: the rim of a brush may be transparent.
+_PAINTED = 128
+
+
+def write_label_studio(
+    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, image_prefix: str = ''
+) -> None:
+    """Write frames into an empty folder, reading them one at a time; see `write_export`."""
+    (folder / CONFIG_FILE).write_text(labelling_config(classes), encoding='utf-8')
+    # One task at a time: with images, the whole list may not fit into memory.
+    with (folder / TASKS_FILE).open('w', encoding='utf-8') as file:
+        before = '['
+        for frame in frames:
+            write_image(folder / IMAGES, frame)
+            file.write(f'{before}\n{json.dumps(_task(frame, classes, image_prefix))}')
+            before = ','
+        file.write('[]\n' if before == '[' else '\n]\n')
+
+
+def read_label_studio(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
+    """
+    Read an export as "JSON", or a folder with it as ``tasks.json``; regions in order.
+
+    Of each labeller
+    the newest annotation that was not cancelled. It is marked as finished if it was submitted in
+    the editor, which measures the time, or has the star of a ground truth; not if it was made of
+    the prediction in bulk.
+    """
+    file = path / TASKS_FILE if path.is_dir() else path
+    try:
+        for task in read_json(file):
+            if 'annotations' not in task and 'predictions' in task:
+                continue  # as it was sent
+            for labeller, annotation in _newest(task['annotations']).items():
+                canvas = LabelCanvas(table.row_of(_name(task['data']), file), table.classes)
+                for region in annotation['result']:
+                    _paint_brush(canvas, region)
+                yield from canvas.labelled(_studio_mark(annotation), labeller)
+    except MALFORMED as err:
+        raise DatasetError(f'{file} is no export of Label Studio ({damage(err)})',
+                           'its format "JSON"',
+                           'export again as JSON, not as JSON-MIN or CSV') from err
+
+
+def _newest(annotations: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the newest annotation that was not cancelled of each labeller."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in sorted(annotations, key=lambda a: (str(a.get('updated_at') or ''),
+                                                  a.get('id') or 0)):
+        if not one.get('was_cancelled'):
+            found[_labeller(one)] = one
+    return found
+
+
+def _labeller(annotation: dict[str, Any]) -> str:
+    who = annotation.get('completed_by')
+    if isinstance(who, dict):
+        who = who.get('email') or who.get('id')
+    return '' if who is None else str(who)
+
+
+def _studio_mark(annotation: dict[str, Any]) -> str:
+    if annotation.get('ground_truth') is True:
+        return 'ground truth in Label Studio'
+    # "Create Annotations From Predictions" leaves no time.
+    time_s = annotation.get('lead_time')
+    is_timed = isinstance(time_s, (int, float)) and time_s is not True and time_s > 0
+    is_seen = is_timed and not annotation.get('bulk_created')
+    return 'submitted in Label Studio' if is_seen else ''
+
+
+def labelling_config(classes: ClassTable) -> str:
+    """Return the XML for "Labeling interface, code": the classes with their colours."""
+    view = ElementTree.Element('View')
+    ElementTree.SubElement(view, 'Header', value='$dive: $reason', size='5')
+    ElementTree.SubElement(view, 'Image', name=_IMAGE, value='$image', zoom='true',
+                           zoomControl='true')
+    brush = ElementTree.SubElement(view, 'BrushLabels', name=_BRUSH, toName=_IMAGE)
+    for name, rgb in zip(classes.names, classes.palette, strict=True):
+        ElementTree.SubElement(brush, 'Label', value=name, background=_hex_color(rgb))
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, 'unicode') + '\n'
+
+
+def _task(frame: LabelFrame, classes: ClassTable, prefix: str) -> dict[str, Any]:
+    kind = _TYPES[Path(frame.row.file).suffix]
+    inline = f'data:image/{kind};base64,'
+    image = prefix + frame.row.file if prefix else \
+        inline + base64.b64encode(frame.image_file).decode('ascii')
+    ids = np.unique(frame.mask[frame.mask < len(classes.names)]).tolist()
+    regions = [_result(class_id, frame, classes) for class_id in ids]
+    # Not as score of the prediction, which Label Studio takes for a confidence.
+    return {'data': {_IMAGE: image, 'frame': frame.row.stem, **frame.row.facts()},
+            'predictions': [{'model_version': 'uncertainty_seg', 'result': regions}]}
+
+
+def _result(class_id: int, frame: LabelFrame, classes: ClassTable) -> dict[str, Any]:
+    return {
+        'id': f'class{class_id}', 'type': 'brushlabels', 'from_name': _BRUSH,
+        'to_name': _IMAGE, 'original_width': frame.row.width, 'original_height': frame.row.height,
+        'image_rotation': 0,
+        'value': {'format': 'rle', 'rle': encode_brush(frame.mask == class_id),
+                  'brushlabels': [classes.names[class_id]]},
+    }
+
+
+def _name(data: dict[str, Any]) -> str:
+    """Return the name of the frame: our own field, or the end of its image's address."""
+    return str(data.get('frame') or str(data[_IMAGE]).rpartition('=')[2])
+
+
+def _paint_brush(canvas: LabelCanvas, region: dict[str, Any]) -> None:
+    kind = region.get('type')
+    if kind != 'brushlabels':
+        raise DatasetError(f'{canvas.row.file} has a region of type {kind!r} in Label Studio',
+                           'brushlabels', 'draw with the brush, as config.xml offers it')
+    height, width = int(region['original_height']), int(region['original_width'])
+    canvas.require_size(height, width)
+    packed = region['value']['rle']
+    if not isinstance(packed, list):  # a number would become as many zeros
+        raise DatasetError(f'{canvas.row.file} has an rle that is no list in Label Studio',
+                           'the bytes of a brush')
+    pixels = decode_brush(packed, height, width)
+    for name in region['value']['brushlabels']:
+        canvas.paint(str(name), pixels)
+
+
+def encode_brush(pixels: BoolMask) -> list[int]:
+    """Pack a painted region, bool (H, W), to the bytes of Label Studio's JSON."""
+    lengths = np.array(_run_lengths(pixels.ravel()), np.int64) * 4
+    values = np.arange(lengths.size) % 2 * 255
+    # A run whose length exceeds 16 bits is split.
+    parts = -(-lengths // _LONGEST)
+    chunks = np.repeat(np.where(parts > 0, _LONGEST, 0), parts)
+    last = np.cumsum(parts)[parts > 0] - 1
+    chunks[last] = lengths[parts > 0] - (parts[parts > 0] - 1) * _LONGEST
+    body = _run_bits(chunks, np.repeat(values, parts))
+    header = _bits(pixels.size * 4, 32) + _bits(_WORD_BITS - 1, 5)
+    header += [bit for size in _SIZES for bit in _bits(int(size) - 1, 4)]
+    return np.packbits(np.concatenate((np.array(header, np.uint8), body))).tolist()
+
+
+def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
+    """
+    Unpack a region of an image of this size, bool (H, W): True where alpha is at least half.
+
+    The inverse of `encode_brush`. Raises DatasetError if the bytes end early or are of an image of
+    another size.
+    """
+    try:
+        values = _unpacked(_BitReader(bytes(packed)), height * width * 4)
+    except (ValueError, IndexError, TypeError, OverflowError) as err:
+        raise DatasetError(f'a brush of {width}x{height} pixels cannot be unpacked ({err})',
+                           'the rle of a region of Label Studio') from err
+    return values.reshape(height, width, 4)[..., 3] >= _PAINTED
+
+
+class _BitReader:
+    """Reads unsigned integers from a stream of bits, the highest bit first."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data + bytes(4)  # so that the last number can be cut from 5 bytes
+        self._end, self._at = len(data) * 8, 0
+
+    def read(self, count: int) -> int:
+        """Return the next number of up to 32 bits."""
+        start, self._at = self._at, self._at + count
+        if self._at > self._end:
+            raise ValueError(f'it ends at byte {self._end // 8}')
+        block = int.from_bytes(self._data[start >> 3:(start >> 3) + 5], 'big')
+        return block >> (40 - (start & 7) - count) & ((1 << count) - 1)
+
+
+def _unpacked(bits: _BitReader, expected: int) -> NDArray[np.uint8]:
+    num, word = bits.read(32), bits.read(5) + 1
+    sizes = [bits.read(4) + 1 for _ in range(4)]
+    if num != expected:
+        raise ValueError(f'it has {num} values for {expected}')
+    values, at = np.zeros(num, np.uint8), 0
+    while at < num:
+        is_run = bits.read(1)
+        end = at + 1 + bits.read(sizes[bits.read(2)])
+        if end > num:
+            raise ValueError(f'a run ends at {end} of {num}')
+        values[at:end] = bits.read(word) if is_run else [bits.read(word) for _ in range(at, end)]
+        at = end
+    return values
+
+
+def _run_lengths(flat: NDArray[Any]) -> list[int]:
+    """Return the lengths of runs in a flat mask; the first is of False and may be 0."""
+    steps = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
+    lengths = np.diff(np.concatenate(([0], steps, [flat.size]))).tolist()
+    return [0, *lengths] if flat.size and flat[0] else lengths
+
+
+def _run_bits(lengths: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return the bits of runs: 1, which size, the length less 1, the value."""
+    which = np.searchsorted(1 << _SIZES, lengths)
+    size = _SIZES[which]
+    code = ((0b100 | which) << size | (lengths - 1)) << _WORD_BITS | values
+    used = 3 + size + _WORD_BITS
+    left = (code << (32 - used)).astype('>u4')
+    table = np.unpackbits(left.view(np.uint8)).reshape(-1, 32)
+    bits: NDArray[np.uint8] = table[np.arange(32) < used[:, None]]
+    return bits
+
+
+def _bits(value: int, count: int) -> list[int]:
+    return [value >> shift & 1 for shift in reversed(range(count))]
+
+
+def _hex_color(rgb: tuple[int, int, int]) -> str:
+    return '#' + bytes(rgb).hex()
+
+
+WRITERS: dict[str, Callable[[Path, Iterable[LabelFrame], ClassTable], None]] = {
+    'coco': write_coco, 'label-studio': write_label_studio, 'folder': write_folder,
+    'fiftyone': write_fiftyone,
+}
+READERS: dict[str, Callable[[Path, ExportedFrames], Iterator[Labelled]]] = {
+    'coco': read_coco, 'label-studio': read_label_studio, 'folder': read_folder,
+    'fiftyone': read_fiftyone,
+}
+# How a labeller marks a frame as finished, for a sentence; a folder of masks has no place for it.
+HOW_TO_MARK = {
+    'coco': 'set "reviewed" to true in its entry of "images"',
+    'label-studio': 'open and submit them in Label Studio',
+    'folder': '',
+    'fiftyone': 'tag them "reviewed" in FiftyOne',
+}

@@ -1,0 +1,487 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Frames that go to a labelling tool, the table of an export, and what a tool gives back as a mask.
+
+The table, ``frames.json``, is beside every export. It contains what labelling tools do not give
+back: the classes, and the dive, stamp and reason of each file. Corrected labels refer to it. The
+class of a pixel that a tool left without region is unknown; of overlapping regions the last one
+counts, so that a labeller may paint over a region without erasing it.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import re
+import struct
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.image_codec import decode, decode_unchanged, ImageFile
+from uncertainty_seg.core.settings import MAX_PIXELS
+from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.storage.foreign_files import (
+    json_fault,
+    MAX_JSON_BYTES,
+    parse_json,
+    plain_name,
+    read_bytes,
+    read_image_file,
+    why,
+)
+from uncertainty_seg.storage.labelled_folder import ClassTable, ENDINGS, read_classes
+from uncertainty_seg.storage.review_record import (
+    marked,
+    mask_sha256,
+    ORIGINS,
+    require_texts,
+    TABLE_FILE,
+)
+
+TABLE_VERSION = 3
+IMAGES, MASKS, CLASSES_FILE = 'images', 'masks', 'classes.json'
+# What FiftyOne calls the images.
+DATA = 'data'
+# The masks as they were exported, to tell what was corrected; nobody edits these.
+PREDICTIONS = 'predictions'
+_FIX = 'name the folder that was exported'
+_PNG_START = b'\x89PNG\r\n\x1a\n'
+# Chunks of a PNG with texts, EXIF or XMP.
+_PNG_METADATA = (b'eXIf', b'tEXt', b'zTXt', b'iTXt')
+
+BoolMask = NDArray[np.bool_]
+# The class of Pascal VOC's void, as datumaro calls it: a label of this name is of unknown pixels.
+VOID_NAME = 'ignored'
+# Each takes as long as painting the whole image may.
+MAX_REGIONS = 10_000
+# 150 MB in pycocotools.
+MAX_OUTLINE_PX = 2**20
+# What is raised by a file that has another form than that of its format.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+
+
+@dataclass(frozen=True)
+class FrameRow:
+    """
+    A row of the table of an export.
+
+    Attributes
+    ----------
+    stem, file : str
+        Name of its files without ending, unique within an export; name of its image.
+    key : str
+        Its id in the source: that of a log, or ``SOURCE#TOPIC#INDEX`` with only the last name of
+        the source's path.
+    dive : str
+        Its run; frames of a dive are never split.
+    stamp_ns : int
+        Stamp of the image in nanoseconds.
+    height, width : int
+        H, W in pixels.
+    reason : str
+        Why it was kept or chosen.
+    score : float or None
+        Worst score over its threshold; above 1 is not confident. None if there is none.
+    origin : str
+        How it came to be labelled, one of `review_record.ORIGINS`.
+    mask_sha256 : str
+        Digest of the exported mask.
+
+    """
+
+    stem: str
+    file: str
+    key: str
+    dive: str
+    stamp_ns: int
+    height: int
+    width: int
+    reason: str
+    score: float | None
+    origin: str
+    mask_sha256: str = ''
+
+    def __post_init__(self) -> None:
+        """Refuse names that leave the folder, and sizes that no image has, by a ValueError."""
+        for name in (self.stem, self.file):
+            plain_name(name)
+        require_texts(self, 'key', 'dive', 'reason', 'mask_sha256')
+        if Path(self.file).suffix not in ENDINGS:
+            raise ValueError(f'{self.file!r} ends with none of {", ".join(ENDINGS[:3])}')
+        if not (type(self.height) is type(self.width) is int
+                and min(self.height, self.width) > 0 and self.height * self.width <= MAX_PIXELS):
+            raise ValueError(f'{self.file} is {self.width!s:.20}x{self.height!s:.20} pixels, '
+                             f'at most {MAX_PIXELS} in all')
+        if self.origin not in ORIGINS:
+            raise ValueError(f'the origin of {self.file} is none of {", ".join(ORIGINS)}')
+        if type(self.stamp_ns) is not int or type(self.score) not in (float, int, type(None)):
+            raise ValueError(f'the stamp or score of {self.file} is no number')
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a format may store beside the labels."""
+        return {name: getattr(self, name)
+                for name in ('key', 'dive', 'stamp_ns', 'reason', 'score', 'origin')}
+
+
+@dataclass(frozen=True)
+class LabelFrame:
+    """
+    A frame with the mask predicted by the model.
+
+    Attributes
+    ----------
+    row : FrameRow
+        What the table says of it.
+    image_file : bytes
+        The image as a file; as received if it was compressed.
+    mask : ndarray of uint8, shape (H, W)
+        Class ids; the table's `ignore_index` if unknown.
+    uncertainty : ndarray of float32, shape (H, W), or None
+        0..1, growing with uncertainty; NaN where it could not be computed.
+    embedding : ndarray of float32, shape (D,), or None
+        What the network made of it, where a score table has that.
+
+    """
+
+    row: FrameRow
+    image_file: bytes
+    mask: LabelMap
+    uncertainty: FloatMap | None = None
+    embedding: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class ExportedFrames:
+    """The table of an export in `folder`: its format, classes, and rows by stem in order."""
+
+    folder: Path
+    kind: str
+    classes: ClassTable
+    rows: dict[str, FrameRow]
+
+    def row_of(self, name: str, source: object) -> FrameRow:
+        """
+        Find a frame by a file name, with or without folders and ending.
+
+        `DatasetError`, which names the `source` of the name, if the export has no such frame.
+        """
+        base = re.split(r'[/\\]', name)[-1]
+        # Stems may contain points, so the part after the last one need not be an ending.
+        for stem in (base, base.rpartition('.')[0]):
+            if stem in self.rows:
+                return self.rows[stem]
+        raise DatasetError(f'{source} has labels of {name!r}, which is not in '
+                           f'{self.folder / TABLE_FILE}', 'frames of that export', _FIX)
+
+    def image_file(self, row: FrameRow) -> bytes:
+        """Read the image of a frame; `DatasetError` if it is missing."""
+        places = [self.folder / name / row.file for name in (IMAGES, DATA)]
+        try:
+            return read_bytes(next((place for place in places if place.is_file()), places[0]))
+        except (OSError, ValueError) as err:
+            raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({why(err)})',
+                               'the images of the export') from err
+
+
+def write_image(folder: Path, frame: LabelFrame) -> None:
+    """Write the image file of a frame into `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / frame.row.file).write_bytes(frame.image_file)
+
+
+def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[LabelFrame]:
+    """
+    Yield frames without the metadata of their images, and append the row of each to `rows`.
+
+    `DatasetError` if two have the same stem, so that one file would overwrite the other.
+    """
+    seen: set[str] = set()
+    for frame in frames:
+        if frame.row.stem in seen:
+            raise DatasetError(f'two frames are called {frame.row.stem!r}',
+                               'a name of its own each', 'export their logs one by one')
+        seen.add(frame.row.stem)
+        row = dataclasses.replace(frame.row, mask_sha256=mask_sha256(frame.mask))
+        yield dataclasses.replace(frame, row=row, image_file=without_metadata(frame.image_file))
+        rows.append(row)
+
+
+def write_table(
+    folder: Path, classes: ClassTable, rows: Iterable[FrameRow], kind: str
+) -> None:
+    """Write ``frames.json``; `kind` is the format of the export."""
+    content = {'version': TABLE_VERSION, 'format': kind, **classes_as_json(classes),
+               'frames': [dataclasses.asdict(row) for row in rows]}
+    (folder / TABLE_FILE).write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+
+
+def read_table(folder: Path) -> ExportedFrames:
+    """Read ``frames.json``; `DatasetError` if it is missing, damaged, or of another version."""
+    path = folder / TABLE_FILE
+    if not path.is_file():
+        raise DatasetError(f'{folder} has no {TABLE_FILE}', 'the folder of an export', _FIX)
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get('version') != TABLE_VERSION:
+        raise DatasetError(f'{path} is of another version', str(TABLE_VERSION), 'export again')
+    try:
+        if not isinstance(content.get('frames'), list):
+            raise ValueError('"frames" is no list')
+        rows = {row.stem: row for row in map(_frame_row, content['frames'])}
+    except (TypeError, ValueError) as err:
+        raise DatasetError(f'{path} is damaged ({err})', 'it as it was exported') from err
+    return ExportedFrames(folder, str(content.get('format', '')), read_classes(path), rows)
+
+
+def _frame_row(item: Any) -> FrameRow:
+    """Make a row of what JSON has of it; ValueError or TypeError with the reason."""
+    if not isinstance(item, dict):
+        raise ValueError('a frame is no object of names and values')
+    known = [field.name for field in dataclasses.fields(FrameRow)]
+    strange = sorted(set(item) - set(known))
+    missing = [name for name in known if name not in item]
+    if strange or missing:
+        raise ValueError(f'a frame has the field "{strange[0]:.40}"' if strange else
+                         f'"{missing[0]}" of a frame is missing')
+    return FrameRow(**item)
+
+
+def classes_as_json(classes: ClassTable) -> dict[str, Any]:
+    """Return the content of a classes.json, as `labelled_folder.read_classes` reads it."""
+    entries = [{'id': index, 'name': name, 'rgb': list(rgb)} for index, (name, rgb) in
+               enumerate(zip(classes.names, classes.palette, strict=True))]
+    return {'classes': entries, 'ignore_index': classes.ignore_index}
+
+
+def safe_name(text: str) -> str:
+    """Return a text as part of a file name that every tool and archive accepts."""
+    return re.sub(r'[^A-Za-z0-9._-]+', '_', text).strip('._') or 'frame'
+
+
+def write_classes(folder: Path, classes: ClassTable) -> None:
+    """Write classes.json into a folder."""
+    text = json.dumps(classes_as_json(classes), indent=1)
+    (folder / CLASSES_FILE).write_text(text + '\n', encoding='utf-8')
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON; `DatasetError` if it is none."""
+    try:
+        return parse_json(read_bytes(path, MAX_JSON_BYTES).decode('utf-8'))
+    except (OSError, ValueError) as err:
+        raise DatasetError(f'{path} cannot be read as JSON ({json_fault(err)})',
+                           'an export of labels') from err
+
+
+def encoded_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode a mask as PNG."""
+    return cv2.imencode('.png', pixels)[1].tobytes()
+
+
+def read_mask(file: Path) -> LabelMap:
+    """Read a mask of class ids, (H, W) uint8; `DatasetError` if it is none."""
+    wanted = 'a PNG of one channel of 8 bits: class ids'
+    try:
+        mask = decode_unchanged(read_image_file(file))
+    except (OSError, ValueError, ImageError) as err:
+        raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        came = '16 bits' if mask.dtype != np.uint8 else \
+            f'{mask.shape[2]} channels, or a palette'
+        raise DatasetError(f'mask {file} has {came}', wanted,
+                           'save the ids themselves, not their colours')
+    return np.asarray(mask, np.uint8)
+
+
+def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
+    """Write a mask of class ids, (H, W) uint8, as ``STEM.png`` into `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / f'{stem}.png').write_bytes(encoded_png(mask))
+
+
+def write_prediction(folder: Path, stem: str, mask: LabelMap) -> None:
+    """Write a mask that nobody looked at, with the mark that says so; see `prediction_mark`."""
+    folder.mkdir(exist_ok=True)
+    (folder / f'{stem}.png').write_bytes(marked(encoded_png(mask), mask))
+
+
+def decoded(data: bytes, name: str) -> ImageU8:
+    """Decode an image file to BGR, (H, W, 3); `DatasetError` if that fails."""
+    try:
+        return decode(ImageFile(data))
+    except ImageError as err:
+        raise DatasetError(f'{name} is no image that can be read ({why(err)})',
+                           'JPEG or PNG') from err
+
+
+def without_metadata(data: bytes) -> bytes:
+    """
+    Remove EXIF, XMP and texts from a JPEG or PNG, without decoding it.
+
+    The node, the log and every reader here use pixels as stored, as CameraInfo describes them.
+    Labelling tools and browsers rotate them by an orientation in EXIF or XMP, and the mask would
+    no longer match.
+    """
+    if data.startswith(_PNG_START):
+        return _png_without_metadata(data)
+    return _jpeg_without_metadata(data) if data.startswith(b'\xff\xd8') else data
+
+
+def _jpeg_without_metadata(data: bytes) -> bytes:
+    """Leave out APP1, in which EXIF and XMP are, of the segments before the pixels."""
+    found, at = bytearray(data[:2]), 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        is_fill = data[at + 1] == 0xFF
+        end = at + 1 if is_fill else at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+        if data[at + 1] != 0xE1:
+            found += data[at:end]
+        at = end
+    return bytes(found + data[at:])
+
+
+def _png_without_metadata(data: bytes) -> bytes:
+    found, at = bytearray(_PNG_START), len(_PNG_START)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from('>I4s', data, at)
+        if kind not in _PNG_METADATA:
+            found += data[at:at + 12 + length]
+        at += 12 + length
+    return bytes(found + data[at:])
+
+
+# -------------------------------------------------------------------------------------------------
+# What a tool gives back.
+
+
+def damage(err: Exception) -> str:
+    """Return what is wrong with a file in words: Python's message names its own types."""
+    if isinstance(err, KeyError) and err.args:
+        return f'"{err.args[0]!s:.40}" is missing'
+    return 'a value is of another type, or out of range'
+
+
+class Labelled(NamedTuple):
+    """
+    The labels of a frame, as a tool gives them back.
+
+    Attributes
+    ----------
+    stem : str
+        Name of the frame's files.
+    mask : ndarray of uint8, shape (H, W)
+        Class ids, and the ignore index where the class is unknown.
+    mark : str
+        What in the file says that a person has finished the frame; empty if nothing does.
+    labeller : str
+        Who labelled it; empty if the file does not say.
+    has_polygons : bool
+        Whether outlines were drawn, so that the same mask may differ by their pixels.
+
+    """
+
+    stem: str
+    mask: LabelMap
+    mark: str = ''
+    labeller: str = ''
+    has_polygons: bool = False
+
+
+class LabelCanvas:
+    """The mask of a frame, into which the regions of a tool are painted by names of classes."""
+
+    def __init__(self, row: FrameRow, classes: ClassTable) -> None:
+        self.row = row
+        self._num_regions = 0
+        self._has_polygons = False
+        self._ids = {name: index for index, name in enumerate(classes.names)}
+        self._ignore_index = classes.ignore_index
+        self._mask = np.full((row.height, row.width), classes.ignore_index, np.uint8)
+
+    @property
+    def mask(self) -> LabelMap | None:
+        """Return the mask; None if every pixel is unknown: the frame was not labelled."""
+        return self._mask if (self._mask != self._ignore_index).any() else None
+
+    def labelled(self, mark: str = '', labeller: str = '') -> Iterator[Labelled]:
+        """Yield the frame with what the file says of it, unless it was not labelled."""
+        if self.mask is not None:
+            yield Labelled(self.row.stem, self.mask, mark, labeller, self._has_polygons)
+
+    def paint(self, name: str, pixels: BoolMask) -> None:
+        """
+        Assign pixels of the frame, bool (H, W), to a class.
+
+        Raises DatasetError if the name or the size is another one, or there are too many regions.
+        """
+        class_id = self.class_id(name)
+        self.require_size(*pixels.shape)
+        self._num_regions += 1
+        if self._num_regions > MAX_REGIONS:
+            raise DatasetError(f'{self.row.file} has more than {MAX_REGIONS} regions', 'fewer',
+                               'merge those of a class')
+        self._mask[pixels] = class_id
+
+    def paint_ids(self, mask: LabelMap) -> None:
+        """
+        Take a whole mask of class ids, (H, W) uint8, with the ignore index where nobody knows.
+
+        Raises DatasetError if it has another size than the frame, or an id that is no class.
+        """
+        self.require_size(*mask.shape)
+        unknown = self._ignore_index
+        strange = (mask >= len(self._ids)) & (mask != unknown)
+        if strange.any():
+            raise DatasetError(f'the mask of {self.row.file} has the id {mask[strange][0]}',
+                               f'0 to {len(self._ids) - 1} ({", ".join(self._ids)}), or {unknown} '
+                               'for unknown')
+        self._mask[:] = mask
+
+    def paint_polygons(self, name: str, polygons: Sequence[ArrayLike]) -> None:
+        """
+        Assign the inside of polygons, as pycocotools draws them, to a class by its name.
+
+        Each is (n, 2) of x, y, or the same flat; pixel i reaches from i to i + 1. Raises
+        DatasetError if the name is unknown, a polygon has fewer than 3 corners, or their outlines
+        are longer than pycocotools, which makes a point for each fifth of a pixel, can bear.
+        """
+        from pycocotools import mask as coco_mask
+
+        corners = [np.asarray(points, np.float64).reshape(-1) for points in polygons]
+        if any(flat.size < 6 or flat.size % 2 or not np.isfinite(flat).all() for flat in corners):
+            raise DatasetError(f'a polygon of {self.row.file} has less than 3 corners',
+                               'corners that are finite')
+        rings = [flat.reshape(-1, 2) for flat in corners]
+        length_px = sum(len(ring) + float(np.abs(ring - np.roll(ring, 1, 0)).max(1).sum())
+                        for ring in rings)
+        if length_px > MAX_OUTLINE_PX:
+            raise DatasetError(f'a region of {self.row.file} has an outline of {length_px:.0f} '
+                               'pixels', f'at most {MAX_OUTLINE_PX}',
+                               'label the images of the export in their own size, or export masks')
+        self._has_polygons = True
+        packed = coco_mask.frPyObjects([flat.tolist() for flat in corners], self.row.height,
+                                       self.row.width)
+        self.paint(name, np.asarray(coco_mask.decode(coco_mask.merge(packed)), bool))
+
+    def class_id(self, name: str) -> int:
+        """Return the id of a class, or of unknown pixels; `DatasetError` if there is none."""
+        if name not in self._ids and name == VOID_NAME:
+            return self._ignore_index
+        if name not in self._ids:
+            raise DatasetError(f'{self.row.file} has the class {name!r}',
+                               f'one of {", ".join(self._ids)}',
+                               'rename the label, or export with a bundle that knows it')
+        return self._ids[name]
+
+    def require_size(self, height: int, width: int) -> None:
+        """Refuse labels of an image of another size, with `DatasetError`."""
+        if (height, width) != (self.row.height, self.row.width):
+            raise DatasetError(f'the labels of {self.row.file} are {width}x{height}',
+                               f'the {self.row.width}x{self.row.height} of its image',
+                               'label the images of the export in their own size')

@@ -1,0 +1,402 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Bring corrected labels back as a folder to train on, with what is known of who looked at them.
+
+A mask that equals the exported one was corrected by nobody, and counts only if the tool marks the
+frame as finished or the user says so. Tools change masks by themselves: they make outlines of
+them, work at another size, or lose a class. So neither pixels next to an outline nor pixels that
+are unknown in one of the two count as a difference.
+
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.data.label_formats import find_table, HOW_TO_MARK, new_folder, READERS
+from uncertainty_seg.data.label_frames import (
+    decoded,
+    ExportedFrames,
+    FrameRow,
+    IMAGES,
+    Labelled,
+    MASKS,
+    PREDICTIONS,
+    read_mask,
+    read_table,
+    write_classes,
+    write_mask,
+)
+from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.storage.progress import progress
+from uncertainty_seg.storage.review_record import (
+    CONTROL,
+    FrameReview,
+    mask_sha256,
+    SELECTED,
+    write_review,
+)
+from uncertainty_seg.storage.whole_files import replace_file
+
+CORRECTED, ACCEPTED = 'corrected', 'accepted unchanged'
+# Not reviewed: equal to what was exported.
+_UNTOUCHED = 'untouched'
+SHARES = {'train': 0.8, 'val': 0.2}
+# How far a tool moves an outline: half a pixel to draw it, and more to save corners.
+_OUTLINE_PX = 2
+# Smaller regions may be lost when a tool makes outlines of them, and are no correction.
+_LEAST_PART_PX = 9
+# Masks are edited at a quarter of their size at least.
+_MOST_BLOCK_PX = 4
+# What to do with frames that nobody corrected or marked as finished.
+REFUSE, ACCEPT, SKIP = 'refuse', 'accept', 'skip'
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """
+    How many frames were written, of how many dives, by split and by what shows a person's look.
+
+    `unlabelled` are the other frames of the export; of them `skipped` were corrected by nobody.
+    `control` are labelled frames that were drawn by chance: none if `control_skipped` of those
+    drawn were skipped. `control_unlabelled` of them came back without any label.
+    """
+
+    frames: int
+    unlabelled: int
+    dives: int
+    splits: Mapping[str, int]
+    control: int = 0
+    skipped: int = 0
+    reviewed: Mapping[str, int] = field(default_factory=dict)
+    control_skipped: int = 0
+    control_unlabelled: int = 0
+
+
+def import_labels(
+    labels: Sequence[Path], out: Path, kind: str, *, frames: Path | None = None,
+    unchanged: str = REFUSE, shares: Mapping[str, float] = SHARES,
+) -> ImportSummary:
+    """
+    Write corrected labels, with the images of their export, as a folder to train on.
+
+    `labels` are what the tool exported, of one labeller or several, in a format that is a key of
+    `label_formats.READERS`; `frames` the folder of the export, by default that of the first labels
+    or one around it. Frames that nobody corrected or marked as finished are refused, all of them;
+    with `unchanged` 'accept' they count, since a person looked at each, and with 'skip' they are
+    left out. `shares` are those of the frames by name of the split, and add up to 1.
+
+    Raises DatasetError if labels do not fit to the export, are refused, or none is there, or `out`
+    is not empty; ConfigError if the shares are invalid.
+    """
+    for place in labels:
+        if not place.exists():
+            raise DatasetError(f'no labels at {place}', 'what the labelling tool exported')
+    require_shares(shares)
+    table = read_table(find_table(labels[0], frames))
+    read = ((str(place), one) for place in labels for one in READERS[kind](place, table))
+    review = LabelReview(table, unchanged, HOW_TO_MARK[kind])
+    with new_folder(out) as work:
+        return _write(work, table, progress(read, desc='import', total=len(table.rows)), review,
+                      shares)
+
+
+def _write(
+    folder: Path, table: ExportedFrames, labels: Iterable[tuple[str, Labelled]],
+    review: LabelReview, shares: Mapping[str, float],
+) -> ImportSummary:
+    (folder / IMAGES).mkdir()
+    seen = set[str]()
+    for source, one in labels:
+        row = table.rows[one.stem]
+        if one.stem not in seen:
+            (folder / IMAGES / row.file).write_bytes(_checked_image(table, row))
+        if review.add(one, source):
+            write_mask(folder / MASKS, one.stem, one.mask)
+        seen.add(one.stem)
+    reviews = review.finish()
+    if not reviews:
+        skipped = f' ({len(seen)} came back unchanged)' if seen else ''
+        raise DatasetError(
+            f'none of the {len(table.rows)} frames of {table.folder} is labelled{skipped}',
+            'at least one', 'submit annotations in the tool, then export again')
+    for stem in seen - set(reviews):
+        (folder / IMAGES / table.rows[stem].file).unlink()
+        (folder / MASKS / f'{stem}.png').unlink()
+    dive_of = {stem: table.rows[stem].dive for stem in sorted(reviews)}
+    splits = split_by_dive(dive_of, shares)
+    write_classes(folder, table.classes)
+    write_json(folder / 'splits.json', splits)
+    write_json(folder / 'blocks.json', dive_of)
+    write_review(folder, reviews)
+    control = sum(one.origin == CONTROL for one in reviews.values())
+    return ImportSummary(
+        len(dive_of), len(table.rows) - len(dive_of), len(set(dive_of.values())),
+        {name: len(stems) for name, stems in splits.items()},
+        control, len(seen) - len(reviews), dict(Counter(one.evidence for one in reviews.values())),
+        sum(table.rows[stem].origin == CONTROL for stem in seen - set(reviews)),
+        sum(row.origin == CONTROL and stem not in seen for stem, row in table.rows.items())
+        if control else 0)
+
+
+def _checked_image(table: ExportedFrames, row: FrameRow) -> bytes:
+    data = table.image_file(row)
+    height, width = decoded(data, row.file).shape[:2]
+    if (height, width) != (row.height, row.width):
+        raise DatasetError(f'image {row.file} of {table.folder} is {width}x{height}',
+                           f'{row.width}x{row.height}, as it was sent')
+    return data
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a value as JSON, whole or not at all."""
+    replace_file(path, json.dumps(content, indent=1) + '\n')
+
+
+def require_shares(shares: Mapping[str, float]) -> None:
+    """Raise ConfigError if shares of splits are not above 0 or do not add up to 1."""
+    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        listed = ' '.join(f'{name}={share:g}' for name, share in shares.items())
+        raise ConfigError(f'shares {listed or "of nothing"}', 'some above 0 that add up to 1')
+
+
+def split_by_dive(
+    dive_of: Mapping[str, str], shares: Mapping[str, float]
+) -> dict[str, list[str]]:
+    """
+    Assign every dive to one split; return the stems of each split, sorted.
+
+    Neighbouring frames of a dive look alike: with one in training and one in validation, a network
+    is tested on what it has memorised. The largest dive goes first, each where most is missing of
+    the share, and no split stays empty while there are enough dives. Raises ConfigError if the
+    shares are not above 0 or do not add up to 1.
+
+    Parameters
+    ----------
+    dive_of : mapping of str to str
+        Dive of each frame, by stem.
+    shares : mapping of str to float
+        Share of the frames by name of the split; they add up to 1.
+
+    """
+    require_shares(shares)
+    stems: dict[str, list[str]] = {}
+    for stem, dive in sorted(dive_of.items()):
+        stems.setdefault(dive, []).append(stem)
+    splits: dict[str, list[str]] = {name: [] for name in shares}
+    order = sorted(stems, key=lambda dive: (-len(stems[dive]), dive))
+    for left, dive in zip(range(len(order), 0, -1), order, strict=True):
+        empty = [name for name in splits if not splits[name]]
+        places = empty if len(empty) >= left else list(splits)
+        missing = {name: shares[name] * len(dive_of) - len(splits[name]) for name in places}
+        splits[max(places, key=lambda name: missing[name])] += stems[dive]
+    return {name: sorted(members) for name, members in splits.items()}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A mask of a frame, without its pixels."""
+
+    digest: str
+    evidence: str
+    source: str
+    labeller: str
+
+    @property
+    def is_reviewed(self) -> bool:
+        return self.evidence != _UNTOUCHED
+
+
+class LabelReview:
+    """
+    Judges labels one by one, as they come back.
+
+    Parameters
+    ----------
+    table : ExportedFrames
+        What was exported.
+    unchanged : str
+        As of `import_labels`.
+    how_to_mark : str
+        How the labelling tool marks a frame as finished; empty if it cannot.
+
+    """
+
+    def __init__(
+        self, table: ExportedFrames, unchanged: str = REFUSE, how_to_mark: str = ''
+    ) -> None:
+        self._table, self._unchanged, self._how_to_mark = table, unchanged, how_to_mark
+        self._found: dict[str, _Found] = {}
+        self._disputes: dict[str, str] = {}
+        self._exported = {row.mask_sha256: stem for stem, row in table.rows.items()}
+        self._swapped: dict[str, str] = {}
+
+    def add(self, one: Labelled, source: str = '') -> bool:
+        """Judge the labels of a frame; returns whether its mask is the one to keep so far."""
+        found = _Found(mask_sha256(one.mask), self._evidence(one), source, one.labeller)
+        old = self._found.setdefault(one.stem, found)
+        if old is found:
+            return True
+        if found.digest != old.digest and found.is_reviewed and old.is_reviewed:
+            names = [mask.labeller or mask.source for mask in (old, found)]
+            self._disputes.setdefault(one.stem, f'of {names[0]} and {names[1]}')
+        # Of outlines of the same untouched mask the first one stays.
+        if found.is_reviewed and not old.is_reviewed:
+            self._found[one.stem] = found
+        return self._found[one.stem] is found
+
+    def finish(self) -> dict[str, FrameReview]:
+        """
+        Return what is known of the labels of each frame, by stem.
+
+        Raises DatasetError if labellers disagree, masks came back as they were sent, or are those
+        of other frames.
+        """
+        self._refuse_swapped()
+        if self._disputes:
+            stem, names = next(iter(self._disputes.items()))
+            raise DatasetError(
+                f'{len(self._disputes)} frames have masks that differ (the first is {stem!r}, '
+                f'{names})', 'one mask a frame',
+                'let the labellers agree, or import the labels of one of them')
+        unseen = [stem for stem, found in self._found.items() if not found.is_reviewed]
+        if unseen and self._unchanged == REFUSE:
+            raise self._refusal(unseen)
+        kept = set(self._found) - (set(unseen) if self._unchanged == SKIP else set())
+        reviews = {stem: _reviewed(self._table.rows[stem], found)
+                   for stem, found in self._found.items() if stem in kept}
+        if any(self._table.rows[stem].origin == CONTROL for stem in set(self._found) - kept):
+            # Whether one is left depends on its mask: on those that are, the model was wrong.
+            return {stem: replace(one, origin=SELECTED) for stem, one in reviews.items()}
+        return reviews
+
+    def _evidence(self, one: Labelled) -> str:
+        row = self._table.rows[one.stem]
+        digest = mask_sha256(one.mask)
+        if digest == row.mask_sha256:
+            return one.mark or _UNTOUCHED
+        unknown = self._table.classes.ignore_index
+        # Of one class only, it may be a correction that happens to be the mask of another frame.
+        if digest in self._exported and not one.mark and len(np.unique(one.mask)) > 1:
+            self._swapped[one.stem] = self._exported[digest]
+        exported = _exported(self._table, row)
+        if is_redrawn(exported, one.mask, unknown, may_fill=one.has_polygons):
+            return one.mark or _UNTOUCHED
+        return CORRECTED
+
+    def _refuse_swapped(self) -> None:
+        if not self._swapped:
+            return
+        stem, other = next(iter(self._swapped.items()))
+        mark = self._how_to_mark
+        raise DatasetError(
+            f'{len(self._swapped)} of {len(self._found)} masks are those that were exported for '
+            f'other frames (the first is that of {stem!r}, which is the one of {other!r})',
+            'each mask under the name of its frame',
+            f'give the masks their names back{f", or {mark} if that is meant" if mark else ""}')
+
+    def _refusal(self, unseen: list[str]) -> DatasetError:
+        mark = self._how_to_mark
+        return DatasetError(
+            f'{len(unseen)} of {len(self._found)} masks came back as they were exported '
+            f'(the first is {unseen[0]!r})',
+            f'masks that a person corrected by more than {_OUTLINE_PX} pixels along their '
+            'outlines, or marked as finished, since a mask that nobody '
+            'corrected agrees with the model whatever the image shows, and limits fitted on it '
+            'promise too much',
+            f'correct them, {f"{mark}, " if mark else ""}leave them out (skip what is unchanged), '
+            'or say that a person looked at each of them (accept what is unchanged)')
+
+
+def _reviewed(row: FrameRow, found: _Found) -> FrameReview:
+    evidence = found.evidence if found.is_reviewed else ACCEPTED
+    return FrameReview(True, evidence, row.origin, row.dive, row.key, row.reason, row.score,
+                       found.labeller)
+
+
+def _exported(table: ExportedFrames, row: FrameRow) -> LabelMap:
+    file = table.folder / PREDICTIONS / f'{row.stem}.png'
+    mask = read_mask(file)
+    if mask_sha256(mask) != row.mask_sha256:
+        raise DatasetError(f'{file} is not the mask that was exported',
+                           'it as it was exported',
+                           f'correct masks in the labelling tool, and leave {PREDICTIONS}/ alone')
+    return mask
+
+
+def is_redrawn(
+    exported: LabelMap, mask: LabelMap, ignore_index: int, may_fill: bool = True
+) -> bool:
+    """
+    Say whether a mask is another one that a tool has changed by itself.
+
+    Only pixels that are known in both are compared. Those that differ are within 2 pixels of an
+    outline or the rim, or in regions of less than 9 pixels, and no region of a class of 9 pixels
+    or more is lost or new. With `may_fill` holes may be filled too, as outlines have none. A mask
+    of blocks went through a smaller size: outlines moved by a block, and what was narrower than a
+    block may be lost.
+    """
+    bases = (exported, _without_holes(exported)) if may_fill else (exported,)
+    block = block_of(mask) if block_of(exported) < _OUTLINE_PX else 1
+    return any(_is_near(base, mask, ignore_index, block) for base in bases)
+
+
+def block_of(mask: LabelMap) -> int:
+    """Return the size of the blocks that a mask is made of, up to `_MOST_BLOCK_PX`; 1 for none."""
+    gaps = [np.diff(np.flatnonzero((mask.take(range(1, size), axis)
+                                    != mask.take(range(size - 1), axis)).any(1 - axis)))
+            for axis, size in enumerate(mask.shape)]
+    # Of one or two straight outlines nothing can be said.
+    if any(len(gap) < 2 for gap in gaps):
+        return 1
+    return min(int(min(gap.min() for gap in gaps)), _MOST_BLOCK_PX)
+
+
+def _is_near(base: LabelMap, mask: LabelMap, ignore_index: int, block: int = 1) -> bool:
+    is_known = (base != ignore_index) & (mask != ignore_index)
+    if not is_known.any():
+        return False  # all that is known is new
+    edge = max(_OUTLINE_PX, block)
+    rim = cv2.copyMakeBorder(base, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=[254])
+    kernel = np.ones((2 * edge + 1, 2 * edge + 1), np.uint8)
+    is_outline = (cv2.dilate(rim, kernel) != cv2.erode(rim, kernel))[edge:-edge, edge:-edge]
+    differs = (base != mask) & is_known & ~is_outline
+    if not _has_parts(differs, ~differs):
+        return False
+    ids = np.unique(np.concatenate([base[is_known], mask[is_known]]))
+    return all(_has_parts(_wide((base == i) & is_known, block), mask == i)
+               and _has_parts(_wide((mask == i) & is_known, block), base == i) for i in ids)
+
+
+def _wide(whole: NDArray[np.bool_], block: int) -> NDArray[np.bool_]:
+    """Return what of a region is wider than a block: one alone comes and goes."""
+    if block == 1:
+        return whole
+    kernel = np.ones((block + 1, block + 1), np.uint8)
+    return cv2.morphologyEx(whole.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
+
+
+def _has_parts(whole: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    """Whether each region of `whole` that is not tiny has a pixel of `other`."""
+    count, parts = cv2.connectedComponents(whole.astype(np.uint8), connectivity=8)
+    areas = np.bincount(parts.ravel(), minlength=count)
+    hits = np.bincount(parts[other].ravel(), minlength=count)
+    return bool(((hits > 0) | (areas < _LEAST_PART_PX))[1:].all())
+
+
+def _without_holes(mask: LabelMap) -> LabelMap:
+    filled = mask.copy()
+    for class_id in np.unique(mask):
+        outlines, _ = cv2.findContours((mask == class_id).astype(np.uint8), cv2.RETR_EXTERNAL,
+                                       cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(filled, outlines, -1, int(class_id), cv2.FILLED)
+    return filled

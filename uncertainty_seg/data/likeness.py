@@ -1,0 +1,309 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Which frames look alike: two vectors and a hash of a frame, and near duplicates by them.
+
+`frame_features` describes what is seen and what the network made of it, `frame_embedding` what the
+trunk of the network sees. Of frames that look alike the first in order stays and represents all
+that are closer to it than a distance, so no two that stay are closer, and each that goes has one
+that stays close by, which groups by chains of neighbours (a slow pan) do not promise.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
+from uncertainty_seg.core.scores.density import pooled
+from uncertainty_seg.errors import ConfigError, ShapeError
+
+Hashes = NDArray[np.uint64]
+Rows = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+
+ROWS, COLUMNS = 4, 6
+_DIRECTIONS, _COLORS = 3, 5
+# Where gradients and colours are looked for; an image of any size is averaged to it.
+_HEIGHT, _WIDTH = 96, 144
+# Squares sum to 1; what is seen counts as much as what the network made of it.
+_WEIGHTS = np.sqrt([0.25, 0.15, 0.10, 0.30, 0.20])
+# Of the thumbnail, how far grey weighs against colour and light, lest noise on an even picture
+# become a direction; and the least mean gradient, in grey values a pixel, that is one.
+_GREY, _FLAT = 0.1, 1.0
+MOST_VALUES = 256
+
+# Random hashes differ in 32 bits of 64: farther apart, nothing is alike any more.
+MAX_DISTANCE = 32
+# Embeddings of frames that have nothing in common are 1 apart at most: no channel is negative.
+MAX_ANGLE = 1.0
+_HASH_BITS = 64
+# Rows that are compared with each other at once, and pairs held in memory at once.
+_BLOCK, _PAIRS = 1024, 1 << 23
+
+
+def num_features(num_classes: int) -> int:
+    """Return the length of the vector for C classes."""
+    return ROWS * COLUMNS * (3 + _DIRECTIONS) + _COLORS**2 + 5 * num_classes
+
+
+def frame_features(
+    image_bgr: ImageU8,
+    shares: Sequence[float],
+    entropies: Sequence[float],
+    informations: Sequence[float],
+) -> NDArray[np.float32]:
+    """
+    Describe a frame by five parts of unit length, each with a fixed weight.
+
+    ====================  ===========  =======================================================
+    part                  length       what it holds
+    ====================  ===========  =======================================================
+    thumbnail             4 x 6 x 3    Lab colours of the image, averaged over cells
+    edges                 4 x 6 x 3    size of the gradient along three directions, a cell
+    colours               5 x 5        histogram of a and b of Lab
+    classes               C            share of each class
+    uncertainty           4 C          entropy and mutual information of each class
+    ====================  ===========  =======================================================
+
+    Histograms, shares and uncertainties enter by their square root, so that a distance is a
+    Hellinger distance. The size of the image, the quality of a JPEG, noise and small shifts move
+    the vector little; a mirror, a turn or other light do.
+
+    Raises ShapeError if it is no BGR image of bytes, or the lists differ in length.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        Any size from 1x1.
+    shares : sequence of float, length C
+        Share of each class among the pixels of the mask, 0..1.
+    entropies, informations : sequence of float, length C
+        Mean entropy and mean mutual information of each class, 0..1. What is not a number
+        counts as 1, the least certain.
+
+    Returns
+    -------
+    ndarray of float32, shape (num_features(C),)
+        Of unit length; the dot product of two is their cosine.
+
+    """
+    require_shape('image', image_bgr, (None, None, 3), np.uint8)
+    if not len(shares) == len(entropies) == len(informations) > 0:
+        raise ShapeError(f'{len(shares)} shares, {len(entropies)} entropies and '
+                         f'{len(informations)} of information', 'one of each a class')
+    small = cv2.resize(image_bgr, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
+    lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB)
+    parts = (_thumbnail(lab), _edges(lab[..., 0]), _colors(lab),
+             _roots(np.asarray(shares, np.float64)), _certainty(entropies, informations))
+    vector = np.concatenate([w * part for w, part in zip(_WEIGHTS, parts, strict=True)])
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _cells(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Average (h, w) or (h, w, n) over the cells of the grid, and flatten."""
+    cells = cv2.resize(values, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
+    return np.asarray(cells, np.float64).ravel()
+
+
+def _thumbnail(lab: ImageU8) -> NDArray[np.float64]:
+    values = _cells(lab.astype(np.float32)) / 127.5 - 1
+    padded = np.append(values, _GREY * np.sqrt(values.size))
+    return values / np.linalg.norm(padded)
+
+
+def _edges(light: NDArray[np.uint8]) -> NDArray[np.float64]:
+    smooth = cv2.GaussianBlur(light, (0, 0), 1.5).astype(np.float32)
+    across, down = (cv2.Sobel(smooth, cv2.CV_32F, *order, ksize=3, scale=1 / 8)
+                    for order in ((1, 0), (0, 1)))
+    size, angle = cv2.cartToPolar(across, down)
+    # Soft bins of the direction without its sign: neighbours share what lies between them.
+    centres = np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
+    nearness = np.cos(angle[..., None] - centres) ** 2 * (2 / _DIRECTIONS)
+    cells = _cells((size[..., None] * nearness).astype(np.float32))
+    return np.sqrt(cells / (cells.sum() + _FLAT * ROWS * COLUMNS))
+
+
+def _colors(lab: ImageU8) -> NDArray[np.float64]:
+    """Return the histogram of a and b, each pixel shared among its four nearest bins."""
+    # Bins are 16 grey values wide around neutral; stronger colours fall into the outer ones.
+    at = np.clip((lab[..., 1:].reshape(-1, 2).astype(np.float64) - 128) / 16 + _COLORS // 2,
+                 0, _COLORS - 1)
+    low = np.minimum(at.astype(np.int64), _COLORS - 2)
+    part = at - low
+    found = np.zeros((_COLORS, _COLORS))
+    for da in (0, 1):
+        for db in (0, 1):
+            weight = (np.abs(1 - da - part[:, 0])) * (np.abs(1 - db - part[:, 1]))
+            index = (low[:, 0] + da) * _COLORS + low[:, 1] + db
+            found += np.bincount(index, weight, _COLORS**2).reshape(_COLORS, _COLORS)
+    return _roots(found.ravel())
+
+
+def _certainty(*kinds: Sequence[float]) -> NDArray[np.float64]:
+    values = np.nan_to_num(np.concatenate([np.asarray(kind, np.float64) for kind in kinds]),
+                           nan=1.0)
+    values = np.clip(values, 0, 1)
+    # With its complement each is a unit vector, so that its size is kept.
+    return np.sqrt(np.concatenate([values, 1 - values]) / values.size)
+
+
+def _roots(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = values.sum()
+    return np.sqrt(values / total) if total > 0 else np.full(values.size, values.size**-0.5)
+
+
+def embedding_length(num_channels: int) -> int:
+    """Return the length of the embedding of features with D channels; 0 without any."""
+    return min(2 * num_channels, MOST_VALUES)
+
+
+def frame_embedding(features: FloatMap) -> Vectors:
+    """
+    Return mean and standard deviation of every channel of a frame, of unit length together.
+
+    Many channels are mixed to fewer by fixed random weights, which keeps distances (Johnson and
+    Lindenstrauss, 1984).
+
+    Parameters
+    ----------
+    features : ndarray of float32, shape (1, D, hf, wf)
+        Of the trunk, without the padding.
+
+    Returns
+    -------
+    ndarray of float32, shape (embedding_length(D),)
+        Of unit length, so that 1 less the dot product of two is their cosine distance, 0 to 2.
+        NaN where a feature is not finite, or none differs from 0.
+
+    """
+    vector = pooled(features)
+    if len(vector) > MOST_VALUES:
+        vector = _mixing(len(vector)) @ vector
+    with np.errstate(all='ignore'):
+        return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _mixing(length: int) -> NDArray[np.float64]:
+    drawn = np.random.default_rng(0).standard_normal((MOST_VALUES, length))
+    return np.asarray(drawn / np.sqrt(MOST_VALUES))
+
+
+def bits_apart(one: Hashes, other: Hashes) -> NDArray[np.int64]:
+    """Return the Hamming distance of hashes, broadcast; 0 to 64 bits."""
+    words = np.ascontiguousarray(np.bitwise_xor(one, other))
+    # numpy 2 counts bits itself; Humble has numpy 1.21.
+    return np.asarray(np.bitwise_count(words) if hasattr(np, 'bitwise_count')
+                      else _bits(words).sum(-1), np.int64)
+
+
+def _bits(words: Hashes) -> NDArray[np.uint8]:
+    return np.unpackbits(words[..., None].view(np.uint8), axis=-1)
+
+
+def stand_ins(
+    hashes: Hashes, order: Rows, min_distance: int, vectors: Vectors | None = None,
+    min_angle: float = 0.0,
+) -> Rows:
+    """
+    Find for every frame the one that represents it.
+
+    Raises ConfigError if a distance is not from 0 to `MAX_DISTANCE` or `MAX_ANGLE`; ShapeError if
+    the order is not one of these rows, or vectors are of other rows.
+
+    Parameters
+    ----------
+    hashes : ndarray of uint64, shape (n,)
+        Perceptual hashes.
+    order : ndarray of int64, shape (n,)
+        The rows from the most to the least wanted.
+    min_distance : int
+        Frames that differ in fewer bits are alike; 0 takes all for different, 1 joins equal ones.
+    vectors : ndarray of float32, shape (n, D), or None
+        Embeddings of unit length; one that is not finite is like no other.
+    min_angle : float
+        Frames whose embeddings have a smaller cosine distance are alike too; 0 for none.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        The row that represents each: its own number where it stays, and else the first in order
+        of the rows that stay and are alike.
+
+    """
+    if not 0 <= min_distance <= MAX_DISTANCE:
+        raise ConfigError(f'a least distance of {min_distance} bits', f'0 to {MAX_DISTANCE}')
+    if not 0 <= min_angle <= MAX_ANGLE:
+        raise ConfigError(f'a least distance of embeddings of {min_angle:g}',
+                          f'0 to {MAX_ANGLE:g}')
+    if order.shape != hashes.shape or hashes.ndim != 1 \
+            or vectors is not None and len(vectors) != len(hashes):
+        raise ShapeError(f'an order of shape {order.shape} for hashes of {hashes.shape}',
+                         'one place a hash, and one embedding')
+    has_angle = vectors is not None and min_angle > 0
+    if not len(hashes) or not (min_distance or has_angle):
+        return np.arange(len(hashes), dtype=np.int64)
+    ordered = np.asarray(hashes, np.uint64)[order]
+    if has_angle:
+        assert vectors is not None
+        owners = _greedy(ordered, min_distance, np.asarray(vectors, np.float32)[order], min_angle)
+    else:
+        # Distinct hashes, by the place of the most wanted frame that has them.
+        _, first, inverse = np.unique(ordered, return_index=True, return_inverse=True)
+        places = np.sort(first)
+        distinct = places[_greedy(ordered[places], min_distance)]
+        owners = distinct[np.searchsorted(places, first)[inverse.ravel()]]
+    result = np.empty(len(hashes), np.int64)
+    result[order] = order[owners]
+    return result
+
+
+def _greedy(
+    hashes: Hashes, min_distance: int, units: Vectors | None = None, min_angle: float = 0.0
+) -> Rows:
+    """Return for each place, the first in order first, that of the one that represents it."""
+    kinds: list[tuple[Vectors, float]] = []
+    if min_distance:
+        # As vectors of -1 and 1, whose product falls by 2 with each bit that differs.
+        kinds.append((2 * _bits(hashes).astype(np.float32) - 1, _HASH_BITS - 2 * min_distance))
+    if units is not None:
+        kinds.append((units, float(np.float32(1 - min_angle))))
+    owners = np.full(len(hashes), -1, np.int64)
+    while len(left := np.flatnonzero(owners < 0)):
+        block, rest = left[:_BLOCK], left[_BLOCK:]
+        owners[block] = block[_greedy_block(_alike(kinds, block, block))]
+        staying = block[owners[block] == block]
+        step = max(1, _PAIRS // len(staying))
+        for start in range(0, len(rest), step):
+            part = rest[start:start + step]
+            near = _alike(kinds, part, staying)
+            first = near.argmax(1)
+            is_hit = near[np.arange(len(part)), first]
+            owners[part[is_hit]] = staying[first[is_hit]]
+    return owners
+
+
+def _alike(
+    kinds: Sequence[tuple[Vectors, float]], some: Rows, others: Rows
+) -> NDArray[np.bool_]:
+    """Return which places are alike by any kind of vector; NaN is like nothing."""
+    with np.errstate(invalid='ignore'):
+        return np.logical_or.reduce([vectors[some] @ vectors[others].T > least
+                                     for vectors, least in kinds])
+
+
+def _greedy_block(near: NDArray[np.bool_]) -> Rows:
+    owners = np.arange(len(near))
+    is_open = np.ones(len(near), np.bool_)
+    # A row without neighbours owns itself.
+    for row in np.flatnonzero(near.sum(1) > 1):
+        if is_open[row]:
+            mine = near[row] & is_open
+            owners[mine] = row
+            is_open[mine] = False
+    return owners

@@ -1,0 +1,657 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Score the frames of bags, folders and frame logs into a table, one row a frame.
+
+A shard is one source: a topic of a bag, a folder, a log. It is scored in order into one part of
+the table, here, in processes of this machine or as a task of a Ray cluster; the bytes are the same
+wherever that is. A part appears under its name only when it is whole, so a run that is killed
+loses the shards in progress and no others.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+import hashlib
+import json
+import multiprocessing
+from multiprocessing.process import BaseProcess
+import os
+from pathlib import Path
+import re
+import signal
+import threading
+from typing import Any
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.backends.opening import checked_settings, offline_settings
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.arrays import FloatMap, ImageU8
+from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
+from uncertainty_seg.core.frame_guard import FrameGuard
+from uncertainty_seg.core.frame_loop import FrameLoop
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
+from uncertainty_seg.core.settings import Settings, settings_to_dict
+from uncertainty_seg.data.likeness import (
+    embedding_length,
+    frame_embedding,
+    frame_features,
+    num_features,
+    Vectors,
+)
+from uncertainty_seg.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BagError,
+    ConfigError,
+    FrameLogError,
+    ModelBundleError,
+    require_libraries,
+    TableError,
+    UncertaintySegError,
+)
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
+from uncertainty_seg.storage.frame_sources import (
+    BadFrame,
+    find_sources,
+    FrameSource,
+    read_source,
+    SourceFrame,
+)
+from uncertainty_seg.storage.model_bundle import lasting_name, load_bundle, model_digest
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
+from uncertainty_seg.storage.progress import progress
+from uncertainty_seg.storage.score_rows import (
+    list_parts,
+    PART_ENDING,
+    read_facts,
+    read_info,
+    ScoreRow,
+    ScoreWriter,
+    TableInfo,
+)
+from uncertainty_seg.storage.whole_files import lock_file
+
+LOCK_FILE = '.lock'
+# Times that Ray begins a shard again after its process died.
+RETRIES = 5
+_PROBLEMS_SHOWN, _PROBLEMS_KEPT = 10, 5
+# Settings that move no row.
+_OF_THE_MACHINE = ('threads',)
+
+
+@dataclass
+class ScoreSummary:
+    """
+    What a run did, and what the table holds of the sources asked for.
+
+    Attributes
+    ----------
+    model, backend, passes : str, str, int
+        What judged the frames.
+    num_sources, num_kept : int
+        Shards; those of them that were finished before.
+    num_scored : int
+        Rows of this run.
+    num_frames, num_bad, num_lost, num_confident : int
+        Of all: rows, unusable frames, frames cut off with the end of a bag, rows with the flag up.
+    problems, broken : list of str
+        Reasons of some bad frames; sources that cannot be read or broke off.
+
+    """
+
+    model: str
+    backend: str
+    passes: int
+    num_sources: int = 0
+    num_kept: int = 0
+    num_scored: int = 0
+    num_frames: int = 0
+    num_bad: int = 0
+    num_lost: int = 0
+    num_confident: int = 0
+    problems: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def add(self, report: ShardReport) -> None:
+        """Count a shard."""
+        self.num_frames += report.num_frames
+        self.num_bad += report.num_bad
+        self.num_lost += report.num_lost
+        self.num_confident += report.num_confident
+        room = _PROBLEMS_SHOWN - len(self.problems)
+        self.problems += [f'{report.source}: {text}' for text in report.problems[:room]]
+        if report.broke_off:
+            self.broken.append(report.broke_off)
+        elif not report.num_frames:
+            why = f' ({report.problems[0]})' if report.problems else ''
+            self.broken.append(f'{report.source} has no frame that can be used{why}')
+
+
+def score(
+    inputs: Path | str | Sequence[Path | str],
+    table: Path | str,
+    *,
+    settings: Settings | None = None,
+    topics: Sequence[str] = (),
+    dive: str = '',
+    stride: int = 1,
+    workers: int = 1,
+    ray: str | None = None,
+) -> ScoreSummary:
+    """
+    Score the frames of bags, folders of pictures and frame logs into a table, one row a frame.
+
+    Parameters
+    ----------
+    inputs : Path, str or sequence of them
+        Bags, folders of pictures, frame logs, or folders of such.
+    table : Path or str
+        Folder of the table; what is finished in it is kept.
+    settings : Settings, optional
+        Model, backend, T, seed, mask policy, precision, reduction and ignore mask; every
+        score is computed.
+    topics : sequence of str
+        Image topics of the bags; needed where a bag has several.
+    dive : str
+        Name of the dive that all inputs are of; empty takes the name of each folder.
+    stride : int
+        Score each `stride`-th frame only.
+    workers : int
+        Processes on this machine.
+    ray : str, optional
+        Address of a Ray cluster ('auto' for the one of this machine), instead of `workers`.
+
+    Returns
+    -------
+    ScoreSummary
+        Counts; sources that could not be read are in ``broken``.
+
+    Raises
+    ------
+    UncertaintySegError
+        If nothing is found, or the model, the table or a setting cannot be used. What is finished
+        by then is kept.
+
+    """
+    require_libraries('pyarrow', *(['ray'] if ray else []))
+    paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    settings = _shared_out(checked_settings(settings), workers, is_cluster=bool(ray))
+    table, broken = Path(table), list[str]()
+    sources = find_sources([Path(path) for path in paths], topics, broken, dive.strip())
+    with closing(ShardEngine(settings)) as engine, locked_table(table):
+        jobs, finished = plan_jobs(table, sources, engine, stride)
+        summary = ScoreSummary(engine.info.model, engine.settings.backend, engine.info.passes,
+                               len(sources), len(finished), broken=broken)
+        for report in finished:
+            summary.add(report)
+        for report in _run(jobs, engine, workers, ray):
+            summary.num_scored += report.num_frames
+            summary.add(report)
+    return summary
+
+
+def _shared_out(settings: Settings, workers: int, *, is_cluster: bool) -> Settings:
+    """Give each process its share of the cores, unless threads were asked for."""
+    if settings.threads or (workers == 1 and not is_cluster):
+        return settings
+    # On a cluster a core is what a task asks for.
+    return replace(settings, threads=1 if is_cluster else max(1, _num_cores() // workers))
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+
+
+def _run(
+    jobs: Sequence[ShardJob], engine: ShardEngine, workers: int, ray: str | None
+) -> Iterator[ShardReport]:
+    total = sum(-(-job.source.num_frames // job.stride) for job in jobs)
+    with progress(desc='score', total=total) as bar:
+        if not ray and (workers == 1 or len(jobs) == 1):
+            for job in jobs:
+                yield score_shard(job, engine, bar.update)
+            return
+        # The longest first, so that none of them is left over at the end.
+        ordered = sorted(jobs, key=lambda job: -job.source.num_frames)
+        for report in _run_on_ray(ordered, ray) if ray else _run_in_processes(ordered, workers):
+            bar.update(report.num_frames + report.num_bad)
+            yield report
+
+
+def _run_in_processes(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardReport]:
+    # Not fork: runtimes hold threads and locks.
+    context = multiprocessing.get_context('spawn')
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, begin_worker)
+    num_finished = 0
+    try:
+        # Within the block: an interrupt may come while the processes start.
+        for future in as_completed([pool.submit(score_in_worker, job) for job in jobs]):
+            report = future.result()
+            num_finished += 1
+            yield report
+    except BrokenProcessPool as err:
+        raise BackendError(
+            'a worker process died, by want of memory or by a signal', 'all to live',
+            f'run the same command again: {num_finished} of {len(jobs)} shards are finished and '
+            'will be kept') from err
+    except BaseException:
+        # Not to wait for hours until their shards are finished.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# -------------------------------------------------------------------------------------------------
+# A process that scores shards for another one, on this machine or a cluster; it keeps its model
+# open.
+
+
+def begin_worker() -> None:
+    """Make a process of this machine end with the one that asked, and not before."""
+    # Ctrl-C reaches the whole group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    # A parent that is killed tells nobody: its workers would wait for the next shard for ever.
+    parent.join()
+    os._exit(1)
+
+
+def score_in_worker(job: ShardJob) -> ShardReport:
+    """Score a shard with the engine of this process; errors as of `score_shard`."""
+    # A worker of a cluster was started elsewhere; absolute paths need no such folder.
+    if Path(job.folder).is_dir():
+        os.chdir(job.folder)
+    if not (job.part.parent / LOCK_FILE).exists():
+        raise TableError(f'{job.part.parent} is not there on a machine of the cluster',
+                         'a folder that all of them share', 'share the disk of table and inputs')
+    return score_shard(job, _engine(job.settings, job.info.model_sha256))
+
+
+@lru_cache(maxsize=1)
+def _engine(settings: Settings, model_sha256: str) -> ShardEngine:
+    # One model a process; the hash tells another bundle under the same name.
+    cv2.setNumThreads(max(1, settings.threads))
+    return ShardEngine(settings)
+
+
+# -------------------------------------------------------------------------------------------------
+# On a Ray cluster a shard is one task: Ray runs a task again elsewhere when its process or machine
+# dies. Sources, table and a bundle of one's own lie under the same path on every machine.
+
+
+def _run_on_ray(jobs: Sequence[ShardJob], address: str) -> Iterator[ShardReport]:
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    import ray
+
+    connect_ray(ray, address)
+    try:
+        task = ray.remote(score_in_worker)
+        pending = {
+            task.options(
+                num_cpus=max(1, job.settings.threads), max_retries=RETRIES, name=job.part.stem,
+                # Without asking for one, a task does not see the GPU of its machine.
+                num_gpus=1 if job.settings.backend == 'tensorrt' else 0,
+            ).remote(job): job
+            for job in jobs
+        }
+        while pending:
+            done, _ = ray.wait(list(pending))
+            for reference in done:
+                yield _report(ray, reference, pending.pop(reference))
+    finally:
+        ray.shutdown()
+
+
+def connect_ray(ray: Any, address: str) -> None:
+    """
+    Join a cluster, of the module `ray`; BackendUnavailableError if there is none.
+
+    `address` is 'auto' for the cluster of this machine, HOST:PORT, or 'local' for one that is
+    started here and ends with the run.
+    """
+    try:
+        # What workers print must not follow the last line on stdout.
+        ray.init(address=address, log_to_driver=False, logging_level='error',
+                 include_dashboard=False if address == 'local' else None)
+    except (ConnectionError, ValueError, RuntimeError) as err:
+        raise BackendUnavailableError(
+            f'no Ray cluster at {address!r} ({str(err).split(".")[0]})', 'one that runs',
+            'start it with ray start --head, or score without a cluster') from err
+
+
+def _report(ray: Any, reference: Any, job: ShardJob) -> ShardReport:
+    try:
+        report: ShardReport = ray.get(reference)
+        return report
+    except ray.exceptions.RayTaskError as err:
+        if isinstance(err.cause, UncertaintySegError):
+            raise err.cause from None
+        raise
+    except ray.exceptions.RayError as err:
+        return ShardReport(
+            job.source.path, job.fingerprint, broke_off=f'{job.source.path}: its process died '
+            f'{RETRIES + 1} times ({type(err).__name__})')
+
+
+# -------------------------------------------------------------------------------------------------
+# The folder of a table. What made a part stands in the part.
+
+
+@contextmanager
+def locked_table(table: Path) -> Iterator[None]:
+    """Hold a table for one run, and make its folder; TableError if that cannot be."""
+    _require_table(table)
+    try:
+        table.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(table / LOCK_FILE)
+    except BlockingIOError as err:
+        raise TableError(f'another run is writing to {table}', 'one at a time',
+                         'wait for it, or name another table') from err
+    except OSError as err:
+        raise TableError(f'{table} cannot be written ({err.strerror})',
+                         'a folder that this user may write to') from err
+    try:
+        # What a run that was killed left behind.
+        for draft in table.glob('.*.tmp'):
+            draft.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(lock)
+
+
+def plan_jobs(
+    table: Path, sources: Sequence[FrameSource], engine: ShardEngine, stride: int
+) -> tuple[list[ShardJob], list[ShardReport]]:
+    """
+    Return the shards to score, and the reports of those that are finished.
+
+    Raises ConfigError if the table has parts of other sources that were made with another model or
+    settings: nothing could be compared with them.
+    """
+    jobs, finished = [], []
+    for source in sources:
+        job = ShardJob(source, table / part_name(source), stride, engine.settings, engine.info,
+                       engine.fingerprint(source, stride), os.getcwd())
+        done = _report_of(job.part)
+        if done is not None and done.fingerprint == job.fingerprint:
+            finished.append(done)
+        else:
+            jobs.append(job)
+    mine = {part_name(source) for source in sources}
+    foreign = [part for part in list_parts(table)
+               if part.name not in mine and read_info(part) != engine.info]
+    if foreign:
+        raise ConfigError(
+            f'{table} holds {len(foreign)} parts of other sources, scored with another model or '
+            f'settings ({foreign[0].name})', 'one model and one set of settings a table',
+            'give their sources too, or name another table')
+    return jobs, finished
+
+
+def part_name(source: FrameSource) -> str:
+    """Return the file name of a source's part: the same however its path is written."""
+    path = Path(source.path).resolve()
+    digest = hashlib.sha256(os.fsencode(f'{path}#{source.topic}')).hexdigest()[:12]
+    return f'{re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)}-{digest}{PART_ENDING}'
+
+
+def _require_table(table: Path) -> None:
+    """Refuse a folder of something else, where parts would get lost among it."""
+    if not table.exists():
+        return
+    if not table.is_dir():
+        raise TableError(f'{table} is a file', 'a folder for the table', 'name another one')
+    others = [path.name for path in table.iterdir()
+              if path.name != LOCK_FILE and not path.name.endswith((PART_ENDING, '.tmp'))]
+    if others and not (table / LOCK_FILE).exists():
+        raise TableError(f'{table} is no score table (it holds {sorted(others)[0]})',
+                         'a new or empty folder', 'name another table')
+
+
+def _report_of(part: Path) -> ShardReport | None:
+    """Return what a part says of itself; None for one that is missing or damaged."""
+    if not part.is_file():
+        return None
+    try:
+        return ShardReport(**read_facts(part))
+    except (TableError, TypeError):
+        return None
+
+
+# -------------------------------------------------------------------------------------------------
+# One shard. A gate starts anew with each shard, and for each dive and camera of a log; it sees its
+# frames one after the other. Nothing of another shard moves a row.
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """
+    One shard to score: each `stride`-th frame of a source, into a part of the table.
+
+    `fingerprint` is that of all that moves a row; relative paths begin at `folder` everywhere.
+    """
+
+    source: FrameSource
+    part: Path
+    stride: int
+    settings: Settings
+    info: TableInfo
+    fingerprint: str
+    folder: str = '.'
+
+
+@dataclass
+class ShardReport:
+    """
+    What became of a shard; it is written into the part, which there is none of without rows.
+
+    `num_lost` frames are in the index of a bag and were not there; `broke_off` says why the source
+    ended early.
+    """
+
+    source: str
+    fingerprint: str
+    num_frames: int = 0
+    num_bad: int = 0
+    num_lost: int = 0
+    num_confident: int = 0
+    problems: list[str] = field(default_factory=list)
+    broke_off: str = ''
+
+
+class ShardEngine:
+    """The opened model, for shard after shard."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
+        self.card = self._bundle.card
+        settings = offline_settings(self._bundle, settings)
+        self._ignore = load_ignore_mask(settings.ignore_mask)
+        calibration = self._bundle.calibration
+        self._scorer = ScoreVector(
+            self._bundle.card, calibration.pixel_limits if calibration else None,
+            calibration.density if calibration else None, features=self._bundle.features)
+        self._backend = open_backend(settings.backend, self._bundle, settings)
+        # What `auto` found here holds for every shard of the table.
+        self.settings = replace(settings, backend=self._backend.name)
+        try:
+            pipeline = self.pipeline()
+            pipeline.check_masks()
+            self.info = self._info(pipeline)
+        except BaseException:
+            self.close()
+            raise
+
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline whose gate has seen nothing."""
+        return Pipeline(self._bundle, self._backend, self.settings, ignore=self._ignore,
+                        scorer=self._scorer)
+
+    def fingerprint(self, source: FrameSource, stride: int) -> str:
+        """Return a digest of all that moves a row of a source."""
+        calibration = self._bundle.calibration
+        says = {
+            'source': asdict(source), 'stride': stride,
+            'info': asdict(replace(self.info, model='')),
+            'calibration': calibration_to_json(calibration) if calibration else '',
+            'ignore': mask_digest(self._ignore),
+        }
+        return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:32]
+
+    def embedding(self, result: FrameResult) -> Vectors | None:
+        """Return that of the frame that was measured last, without its padding."""
+        features = self._last_features() if result.maps.features is None else result.maps.features
+        if features is None:
+            return None
+        part = result.maps.with_features(features).cut(
+            result.geometry.rows, result.geometry.columns)
+        assert part.features is not None  # as given
+        return frame_embedding(part.features)
+
+    def _last_features(self) -> FloatMap | None:
+        """Return what the trunk made of the last frame, where the runtime keeps it."""
+        last: Callable[[], FloatMap | None] = getattr(
+            self._backend, 'last_features', lambda: None)
+        return last()
+
+    def close(self) -> None:
+        """Close the backend."""
+        self._backend.close()
+
+    def _info(self, pipeline: Pipeline) -> TableInfo:
+        card = pipeline.card
+        settings = {name: value for name, value in settings_to_dict(self.settings).items()
+                    if name not in _OF_THE_MACHINE}
+        del settings['model']  # it has a field of its own
+        if self._bundle.calibration is not None:
+            del settings['uncalibrated']  # it changes nothing then
+        return TableInfo(
+            lasting_name(self.settings.model), model_digest(card), card.class_names, card.palette,
+            pipeline.passes, self.settings.seed, self._scorer.names,
+            num_features(card.num_classes),
+            # As they come back from JSON: tuples become lists.
+            json.loads(json.dumps(settings)), embedding_length(self._num_channels()))
+
+    def _num_channels(self) -> int:
+        """Return D of the trunk's features, 0 if there are none; after a first frame."""
+        if self.card.feature_shape is not None:
+            return self.card.feature_shape[0]
+        found = self._last_features()
+        return 0 if found is None else found.shape[1]
+
+
+def score_shard(
+    job: ShardJob, engine: ShardEngine, on_frame: Callable[[], object] = lambda: None
+) -> ShardReport:
+    """
+    Score the frames of a source and write its part; call `on_frame` after each.
+
+    Raises ModelBundleError if the engine is of another model than the job: another machine has
+    other files; TableError if the part cannot be written.
+    """
+    if engine.fingerprint(job.source, job.stride) != job.fingerprint:
+        raise ModelBundleError(
+            f'model {job.settings.model!r} or its calibration is another one in this process',
+            'the same files on every machine', 'install the same bundle, or give a shared path')
+    report = ShardReport(job.source.path, job.fingerprint)
+    with suppress(_NoRowsError), ScoreWriter(job.part, job.info) as writer:
+        _Shard(engine, job, report, writer).read(on_frame)
+        if not report.num_frames:
+            raise _NoRowsError
+        writer.note(asdict(report))
+    return report
+
+
+class _NoRowsError(Exception):
+    """Leaves the part unwritten."""
+
+
+class _Shard:
+    """The frames of a source; a loop for each camera of each dive, since a log mixes them."""
+
+    def __init__(
+        self, engine: ShardEngine, job: ShardJob, report: ShardReport, writer: ScoreWriter
+    ) -> None:
+        self._engine, self._job, self._report = engine, job, report
+        self._writer = writer
+        self._loops: dict[tuple[str, str], FrameLoop] = {}
+        self._keys = class_keys(engine.card)
+
+    def read(self, on_frame: Callable[[], object]) -> None:
+        report, source = self._report, self._job.source
+        num_seen = 0
+        try:
+            for item in read_source(source, self._job.stride):
+                num_seen = item.index + 1
+                self._take(item)
+                on_frame()
+        except (BagError, FrameLogError, OSError) as err:
+            report.broke_off = ' '.join(str(err).split())
+            report.num_lost = max(0, source.num_frames - num_seen)
+
+    def _take(self, item: SourceFrame | BadFrame) -> None:
+        if isinstance(item, BadFrame):
+            # The flag falls, as it does in the node; of every camera if nobody knows of which.
+            loops = list(self._loops.values())
+            if item.dive is not None and item.topic is not None:
+                loops = [self._loop_of(item.dive, item.topic)]
+            for loop in loops:
+                loop.refuse(item.reason)
+            self._count_bad(item, item.reason)
+            return
+        received_ns, stamp_ns = item.received_ns, item.stamp_ns
+        if received_ns is not None and self._engine.settings.stamps == 'receipt':
+            stamp_ns = received_ns
+        outcome = self._loop_of(item.dive, item.topic).take(
+            lambda: decode(item.raw, self._job.settings.decode_limits), stamp_ns,
+            clock_ns=None if received_ns is None else lambda: received_ns)
+        assert outcome is not None  # nobody stops this judge
+        if outcome.result is None or outcome.image_bgr is None:
+            self._count_bad(item, outcome.problem)
+            return
+        self._report.num_frames += 1
+        self._report.num_confident += outcome.verdict.is_confident
+        self._writer.add(self._row(item, outcome.image_bgr, outcome.result))
+
+    def _loop_of(self, dive: str, topic: str) -> FrameLoop:
+        if (dive, topic) not in self._loops:
+            self._loops[dive, topic] = FrameLoop(
+                self._engine.pipeline(), guard=FrameGuard(self._engine.settings))
+        return self._loops[dive, topic]
+
+    def _count_bad(self, item: SourceFrame | BadFrame, reason: str) -> None:
+        self._report.num_bad += 1
+        if len(self._report.problems) < _PROBLEMS_KEPT:
+            self._report.problems.append(f'frame {item.index}: {" ".join(reason.split())}')
+
+    def _row(self, item: SourceFrame, image: ImageU8, result: FrameResult) -> ScoreRow:
+        source, scores, verdict = self._job.source, result.scores, result.verdict
+        label = result.label_at_source()
+        height, width = label.shape
+        counts = np.bincount(label.ravel(), minlength=len(self._keys))
+        shares = (counts / label.size).tolist()
+        features = frame_features(image, shares, [scores[f'entropy.{key}'] for key in self._keys],
+                                  [scores[f'mutual_information.{key}'] for key in self._keys])
+        return ScoreRow(
+            item.dive, source.path, source.kind, item.topic, item.index, item.stamp_ns,
+            height, width, verdict.is_confident, verdict.kind, verdict.score_ratio,
+            [scores[name] for name in self._job.info.score_names], shares,
+            perceptual_hash(image), features, source.run, self._engine.embedding(result),
+            item.file)

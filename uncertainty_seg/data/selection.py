@@ -1,0 +1,647 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Choose frames of score tables that are worth a label, and find the frames behind rows of a table.
+
+The strategies are in `strategies`.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import (
+    DecodeLimits,
+    MAX_PIXELS,
+    RUN_UNCALIBRATED,
+    settings_from_dict,
+)
+from uncertainty_seg.data.strategies import (
+    Candidates,
+    looks_like_video,
+    Selection,
+    SelectionRequest,
+    STRATEGIES,
+)
+from uncertainty_seg.data.strategies import (
+    select as choose,
+)
+from uncertainty_seg.errors import (
+    ConfigError,
+    ImageError,
+    ModelBundleError,
+    TableError,
+    UncertaintySegError,
+)
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
+from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame, Whereabouts
+from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash
+from uncertainty_seg.storage.review_record import CONTROL, SELECTED
+from uncertainty_seg.storage.score_rows import (
+    FILE_COLUMN,
+    info_of,
+    list_parts,
+    read_info,
+    read_rows,
+    schema_of,
+    SCORE_PREFIX,
+    TableInfo,
+    unique_dives,
+)
+from uncertainty_seg.storage.whole_files import json_text, whole_file
+
+RATIO = 'score_ratio'
+# What ranks the frames of a bundle without a calibration, which has no limits for a ratio.
+COLD_SCORE = 'entropy.mean'
+# Columns of vectors in a table.
+DISTANCES = ('features', 'embedding')
+PARQUET = 'selection.parquet'
+METADATA_KEY = b'uncertainty_seg.selection'
+# What a table has at least.
+_NEEDED = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns',
+           'score_ratio', 'phash', 'features', FILE_COLUMN)
+# Bits of a picture's hash: another release of a JPEG decoder rounds in another way.
+_DECODERS_DIFFER = 2
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SelectionOutcome:
+    """
+    What was chosen, from what, and how.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        All rows; dives of one name are told apart.
+    info : TableInfo
+        Of the table.
+    candidates, request, selection : Candidates, SelectionRequest, Selection
+        The same rows, what was asked for, and what was chosen.
+    origins : tuple of str
+        Of each chosen frame, one of `review_record.ORIGINS`.
+    remarks : list of str
+        Sentences for who asked.
+    files : tuple of str
+        What was written.
+
+    """
+
+    table: Any
+    info: TableInfo
+    candidates: Candidates
+    request: SelectionRequest
+    selection: Selection
+    origins: tuple[str, ...]
+    remarks: list[str]
+    files: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts, and what the written table remembers."""
+        chosen = self.selection
+        return {**asdict(self.request), 'model': self.info.model,
+                'model_sha256': self.info.model_sha256, 'chosen': len(chosen.rows),
+                'candidates': chosen.num_candidates, 'near_duplicates': chosen.num_duplicates,
+                'unscored': chosen.num_unscored, 'over_limit': chosen.num_over_limit,
+                'control': self.origins.count(CONTROL),
+                'dives': len(set(self.candidates.dives)),
+                'dives_chosen': len(set(self.candidates.dives[chosen.rows]))}
+
+
+def select(
+    tables: Path | str | Sequence[Path | str],
+    count: int,
+    out: Path | str | None = None,
+    *,
+    strategy: str = next(iter(STRATEGIES)),
+    score: str | None = None,
+    seed: int = 0,
+    limit: float | None = None,
+    labelled: Path | str | Sequence[Path | str] = (),
+    per_dive: int | float | None = None,
+    min_gap: float | None = None,
+    min_distance: int = 12,
+    min_feature_distance: float = 0.0,
+    distances: str = DISTANCES[0],
+    force: bool = False,
+) -> SelectionOutcome:
+    """
+    Choose the frames of score tables that are worth a label, with a reason for each.
+
+    Parameters
+    ----------
+    tables : Path, str or sequence of them
+        Score tables (folders or parts), of one model and its settings.
+    count : int
+        Frames wanted.
+    out : Path or str, optional
+        Folder to write the selection to; nothing is written without.
+    strategy : str
+        A key of `strategies.STRATEGIES`.
+    score : str, optional
+        Score to choose by; without it 'score_ratio', or 'entropy.mean' of a bundle without a
+        calibration.
+    seed : int
+        Of the random choices.
+    limit : float, optional
+        Of the strategy 'threshold'; 1, where the flag falls, for 'score_ratio'.
+    labelled : Path, str or sequence of them
+        Tables or selections of frames that have labels. They and frames like them are left out;
+        distances count from them.
+    per_dive : int or float, optional
+        Frames that a dive may give, at most: a number, or (a float up to 1) a share of `count`.
+    min_gap : float, optional
+        Least time between two frames chosen from one dive, in seconds. Without it the strategies
+        with distances spread over the time of videos: half the time that a dive has for each of
+        its frames, and less where that leaves too few.
+    min_distance : int
+        Frames whose perceptual hashes differ in fewer of their 64 bits are duplicates; 0: none.
+    min_feature_distance : float
+        So are frames whose embeddings by the network have a smaller cosine distance; 0: none.
+    distances : str
+        Vectors of the table that strategies with distances use, one of `DISTANCES`.
+    force : bool
+        Replace a selection that is in `out`.
+
+    Returns
+    -------
+    SelectionOutcome
+        Rows, reasons and counts; remarks are sentences worth reading.
+
+    Raises
+    ------
+    TableError
+        If a table cannot be read, or is of another model.
+    ConfigError
+        If an option does not fit the table, no frame is left to choose, or `out` is taken.
+
+    """
+    if out is not None:
+        _require_place(Path(out), force)
+    remarks: list[str] = []
+    table = read_table(as_paths(tables), remarks)
+    if count > len(table):
+        raise ConfigError(f'{count} frames were asked of {len(table)}', f'at most {len(table)}',
+                          'ask for fewer, or give more tables')
+    info = info_of(table.schema)
+    column = score_column(score or first_score(info), info)
+    if column == SCORE_PREFIX + COLD_SCORE and not score:
+        remarks.append(f'The table is of a bundle without a calibration: it has no {RATIO}, and '
+                       f'{COLD_SCORE} ranks the frames.')
+    known = read_table(as_paths(labelled), remarks) if labelled else None
+    table, known = name_dives(table, known, remarks)
+    pool = candidates_of(table, column, remarks, distances)
+    labels = None if known is None else _labelled(known, info, column, remarks, distances)
+    if isinstance(per_dive, float):
+        per_dive = max(1, math.ceil(per_dive * count - 1e-9))
+    request = SelectionRequest(
+        strategy, count, column.removeprefix(SCORE_PREFIX), seed,
+        _limit(column, limit) if strategy == 'threshold' else None, per_dive, min_gap,
+        min_distance, min_feature_distance)
+    chosen = choose(pool, request, labels)
+    if not len(chosen.rows):
+        raise _nothing_left(pool, request, chosen)
+    num_known = 0 if labels is None else len(set(pool.keys) & set(labels.keys))
+    origins = _origins(pool, request, chosen, num_known, selected_keys(as_paths(tables)), remarks)
+    found = SelectionOutcome(table, info, pool, request, chosen, origins,
+                             [*remarks, *_remarks(request, chosen)])
+    return found if out is None else _write(Path(out), found)
+
+
+def as_paths(places: Path | str | Sequence[Path | str]) -> list[Path]:
+    """Return one path or several as a list."""
+    return [Path(path) for path in ([places] if isinstance(places, (str, Path)) else places)]
+
+
+def _origins(
+    pool: Candidates, request: SelectionRequest, chosen: Selection, num_known: int,
+    before: set[str], remarks: list[str],
+) -> tuple[str, ...]:
+    """
+    Return how each chosen frame came to be labelled, and remark on draws that do not count.
+
+    A random draw stands for its dives only if every frame had the same chance: nothing was left
+    out, and no frame is only in an earlier selection by a score, as those in `before` are.
+    """
+    if request.strategy != 'random':
+        return (SELECTED,) * len(chosen.rows)
+    why = []
+    if chosen.num_duplicates:
+        why.append(f'{chosen.num_duplicates} near duplicates were left out')
+    if num_known:
+        why.append(f'{num_known} labelled frames were left out')
+    if request.per_dive is not None:
+        why.append('a dive had a limit')
+    if request.min_gap_s:
+        why.append('frames had to be apart in time')
+    origins = tuple(SELECTED if why or key in before else CONTROL
+                    for key in pool.keys[chosen.rows])
+    if SELECTED in origins:
+        why = why or ['the tables are selections by a score']
+        remarks.append(
+            f'{origins.count(SELECTED)} of the {len(origins)} frames do not count as drawn by '
+            f'chance, since {" and ".join(why)}: they train a network, and calibrate leaves them '
+            'aside.')
+    return origins
+
+
+def _labelled(
+    table: Any, info: TableInfo, column: str, remarks: list[str], distances: str
+) -> Candidates:
+    """Return the frames that have labels; of another model, by what the images say alone."""
+    if info_of(table.schema) == info:
+        return candidates_of(table, column, [], distances)
+    remarks.append(f'{len(table)} labelled frames were scored with another model or settings: '
+                   'they and what looks like them are left out, and their scores do not count.')
+    return Candidates(_objects(table, 'frame_key'), _objects(table, 'dive'),
+                      np.full(len(table), np.nan), _hashes(table))
+
+
+def first_score(info: TableInfo) -> str:
+    """Return the score that ranks the frames of a table unless another one is named."""
+    is_cold = info.settings.get('uncalibrated') == RUN_UNCALIBRATED
+    return COLD_SCORE if is_cold else RATIO
+
+
+def _limit(column: str, limit: float | None) -> float:
+    if limit is None and column != RATIO:
+        raise ConfigError(f'the strategy threshold has no limit for {column}', 'a number')
+    return 1.0 if limit is None else limit  # where the gate's own limit is
+
+
+def _nothing_left(pool: Candidates, request: SelectionRequest, chosen: Selection) -> ConfigError:
+    if request.strategy == 'threshold' and chosen.num_candidates > chosen.num_duplicates:
+        known = pool.scores[np.isfinite(pool.scores)]
+        largest = f'the largest is {known.max():.6g}' if len(known) else 'none has one'
+        return ConfigError(f'no frame has a {request.score_name} above the limit '
+                           f'{request.limit:.6g}: {largest}', '', 'give a lower limit')
+    return ConfigError(
+        f'no frame is left of {chosen.num_candidates}: {chosen.num_duplicates} look like others',
+        'some', 'score more dives')
+
+
+def _remarks(request: SelectionRequest, chosen: Selection) -> list[str]:
+    said = []
+    if len(chosen.rows) < request.count:
+        why = [f'{chosen.num_duplicates} look like others']
+        if request.limit is not None:
+            why.append(f'{chosen.num_over_limit} are above the limit {request.limit:.6g}')
+        if chosen.is_capped:
+            why.append(f'no dive may give more than {request.per_dive}')
+        if request.min_gap_s:
+            why.append(f'those of a dive are {request.min_gap_s:g} s apart')
+        said.append(f'only {len(chosen.rows)} of the {request.count} frames asked for were left '
+                    f'of {chosen.num_candidates}: {", ".join(why)}.')
+    if chosen.num_unscored:
+        said.append(f'{chosen.num_unscored} of the frames could not be scored: '
+                    + ('drawn as any other.' if request.strategy == 'random'
+                       else 'first to be chosen.'))
+    return said
+
+
+# -------------------------------------------------------------------------------------------------
+# From a score table to the candidates of a selection.
+
+
+def read_table(paths: Sequence[Path], remarks: list[str]) -> Any:
+    """
+    Read score tables, their parts or earlier selections as one `pyarrow.Table`.
+
+    Each frame is there once, the first of several, which is remarked on. Raises TableError if one
+    cannot be read, has no row or lacks a column, or they are of different models.
+    """
+    listed = ', '.join(str(path) for path in paths)
+    parts = [part for path in paths for part in list_parts(path)]
+    # A selection has more columns, which are left out: it may be read beside a table.
+    columns = schema_of(read_info(parts[0])).names if parts else None
+    try:
+        table = read_rows(paths, columns)
+    except ValueError as err:  # of pyarrow, joining parts
+        raise TableError(f'{listed} have different columns', 'tables of the same version',
+                         'score the sources again') from err
+    lacking = [name for name in _NEEDED if name not in table.column_names]
+    if lacking:
+        raise TableError(f'{listed} has no column {", ".join(lacking)}',
+                         'a table of uncertainty_seg score', 'score the sources again')
+    if not len(table):
+        raise TableError(f'{listed} has no frame', 'at least one', 'score a source with frames')
+    keys = table.column('frame_key').to_pylist()
+    first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())
+    if len(first) < len(keys):
+        remarks.append(f'{len(keys) - len(first)} rows of {listed} are of frames that are there '
+                       'already and were left out.')
+        table = table.take(np.sort(first))
+    return table
+
+
+def selected_keys(paths: Sequence[Path]) -> set[str]:
+    """
+    Return the keys of frames that are only in earlier selections, where no chance drew them.
+
+    What is drawn of them is drawn of those with a high score.
+    """
+    selected, others = set[str](), set[str]()
+    for part in (part for path in paths for part in list_parts(path)):
+        rows = read_rows(part, ['frame_key', 'rank', 'origin'])
+        keys = rows.column('frame_key').to_pylist()
+        if 'rank' not in rows.column_names:
+            others.update(keys)
+            continue
+        for key, origin in zip(keys, rows.column('origin').to_pylist(), strict=True):
+            (others if origin == CONTROL else selected).add(key)
+    return selected - others
+
+
+def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]:
+    """
+    Name the dives of one or two tables so that two runs of one name are two dives.
+
+    `dive` becomes what `unique_dives` says of both together, which is remarked on if it changes.
+    """
+    import pyarrow as pa
+
+    together = pa.concat_tables([one.select(['dive', 'source', 'run'])
+                                 for one in (table, labelled) if one is not None])
+    names = unique_dives(together)
+    changed = {new for old, new in zip(together.column('dive').to_pylist(), names, strict=True)
+               if (old or '') != new}
+    if changed:
+        remarks.append(f'{len(changed)} dives of different paths share a name and are told apart '
+                       f'by 6 digits ({", ".join(sorted(changed)[:3])}); name files of one dive '
+                       'alike when they are scored.')
+    own, others = names[:len(table)], names[len(table):]
+    return _with_dives(table, own), None if labelled is None else _with_dives(labelled, others)
+
+
+def _with_dives(table: Any, names: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    return table.set_column(table.column_names.index('dive'), 'dive', pa.array(names, pa.string()))
+
+
+def score_column(name: str, info: TableInfo) -> str:
+    """
+    Find the column of a score.
+
+    Raises ConfigError if the table has no such score; the sentence lists those it has.
+    """
+    short = name.removeprefix(SCORE_PREFIX)
+    if short in info.score_names:
+        return f'{SCORE_PREFIX}{short}'
+    if name == 'score_ratio':
+        return name
+    raise ConfigError(f'the table has no score {name!r}',
+                      f'one of {", ".join(("score_ratio", *info.score_names))}')
+
+
+def candidates_of(
+    table: Any, column: str, remarks: list[str], distances: str = DISTANCES[0]
+) -> Candidates:
+    """
+    Return the rows of a table as candidates, with the score of a column.
+
+    `distances` is the column of the vectors whose distances spread a choice, one of `DISTANCES`;
+    `remarks` takes a sentence for dives without stamps. Raises TableError if the column of the
+    score is missing; ConfigError if that of the distances is.
+    """
+    if column not in table.column_names:
+        raise TableError(f'the table has no column {column}', 'one for each of its scores',
+                         'score the sources again')
+    dives, features = _objects(table, 'dive'), vectors_of(table, 'features')
+    embeddings = vectors_of(table, 'embedding')
+    if distances == 'embedding' and embeddings is None:
+        raise ConfigError('the table has no embeddings of the network', 'a column embedding for '
+                          'the distances', 'score the frames again on the processor, or take the '
+                          'distances of the features')
+    times_s = _times_s(table, dives, remarks)
+    return Candidates(
+        _objects(table, 'frame_key'), dives, _floats(table, column), _hashes(table),
+        embeddings if distances == 'embedding' else features, times_s,
+        _is_video(table, dives, times_s, features), embeddings)
+
+
+def _times_s(table: Any, dives: NDArray[np.object_], remarks: list[str]) -> NDArray[np.float64]:
+    """Return the time of each row; of a dive whose stamps say nothing its index, in seconds."""
+    stamps = np.asarray(table.column('stamp_ns').to_numpy(), np.int64)
+    times_s, without = stamps / 1e9, []
+    for name in dict.fromkeys(dives):
+        rows = np.flatnonzero(dives == name)
+        if len(rows) > 1 and 2 * len(np.unique(stamps[rows])) <= len(rows):
+            times_s[rows] = np.asarray(table.column('index').to_numpy(), np.int64)[rows]
+            without.append(str(name))
+    if without:
+        remarks.append(f'{len(without)} dives have no stamps, or hardly any that differ '
+                       f'({", ".join(sorted(without)[:3])}): their frames count as 1 s apart.')
+    return times_s
+
+
+def _is_video(
+    table: Any, dives: NDArray[np.object_], times_s: NDArray[np.float64],
+    features: NDArray[np.float32] | None,
+) -> NDArray[np.bool_]:
+    kinds = _objects(table, 'kind')
+    is_video = kinds != 'folder'
+    for name in dict.fromkeys(dives[~is_video]):
+        rows = np.flatnonzero((dives == name) & (kinds == 'folder'))
+        rows = rows[np.argsort(times_s[rows], kind='stable')]
+        is_video[rows] = looks_like_video(None if features is None else features[rows])
+    return is_video
+
+
+def _objects(table: Any, name: str) -> NDArray[np.object_]:
+    values = table.column(name).to_numpy()
+    return np.array(['' if value is None else value for value in values], object)
+
+
+def _floats(table: Any, name: str) -> NDArray[np.float64]:
+    # A null is not a number either.
+    return np.asarray(table.column(name).to_numpy(), np.float64)
+
+
+def _hashes(table: Any) -> NDArray[np.uint64]:
+    column = table.column('phash')
+    if column.null_count:
+        raise TableError(f'{column.null_count} frames have no phash', 'one each',
+                         'score the sources again')
+    return np.asarray(column.to_numpy(), np.uint64)
+
+
+def vectors_of(table: Any, name: str) -> NDArray[np.float32] | None:
+    """Return a column of vectors, (n, D); None where the table has none for every row."""
+    if name not in table.column_names:
+        return None
+    column = table.column(name).combine_chunks()
+    width = column.type.list_size
+    if column.null_count or not width:
+        return None
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values, np.float32).reshape(-1, width)
+
+
+# -------------------------------------------------------------------------------------------------
+# The frames behind the rows of a table: their images, and the model that scored them.
+
+
+@dataclass
+class LeftOut:
+    """Frames that cannot be had: why, how many, and how many are other pictures now."""
+
+    sentences: list[str] = field(default_factory=list)
+    frames: int = 0
+    changed: int = 0
+
+    def add(self, sentence: object, frames: int = 1) -> None:
+        """Note why some frames are left out."""
+        self.sentences.append(' '.join(str(sentence).split()))
+        self.frames += frames
+
+
+def scored_frames(
+    rows: Iterable[Row], where: Whereabouts, limits: DecodeLimits, left_out: LeftOut,
+) -> Iterator[tuple[Row, SourceFrame, ImageU8]]:
+    """
+    Read the frames of rows of a table, source by source, if they are still what was scored.
+
+    Each source is read once, from its start to the last of the frames. A source may have changed,
+    and then another picture is in the same place: its stamp, size and hash tell.
+    """
+    by_source: dict[tuple[str, ...], dict[int, Row]] = {}
+    for row in rows:
+        place = row['dive'], row['source'], row['kind'], row['topic']
+        by_source.setdefault(place, {})[row['index']] = row
+    for (_, source, kind, topic), wanted in by_source.items():
+        path, missing = where.find(source), dict(wanted)
+        if not Path(path).exists():
+            left_out.add(f'{len(missing)} frames of {path}: it is not here; name the folder that '
+                         'holds it now.', len(missing))
+            continue
+        files = {index: row[FILE_COLUMN] or '' for index, row in wanted.items()}
+        try:
+            for frame in frames_at(path, kind, topic, wanted, files):
+                row = missing.pop(frame.index)
+                image = _scored_image(frame, row, limits, left_out)
+                if image is not None and isinstance(frame, SourceFrame):
+                    yield row, frame, image
+        except (UncertaintySegError, OSError) as err:
+            left_out.add(f'{len(missing)} frames of {path}: {err}', len(missing))
+        else:
+            for row in missing.values():
+                left_out.add(f'{row["frame_key"]} is not in its source any more.')
+
+
+def _scored_image(
+    frame: SourceFrame | BadFrame, row: Row, limits: DecodeLimits, left_out: LeftOut
+) -> ImageU8 | None:
+    if isinstance(frame, BadFrame):
+        left_out.add(f'{row["frame_key"]}: {frame.reason}')
+        return None
+    try:
+        image = decode(frame.raw, limits)
+    except ImageError as err:
+        left_out.add(f'{row["frame_key"]}: {err}')
+        return None
+    if frame.stamp_ns != row['stamp_ns'] or not is_same_picture(row['phash'], image) \
+            or image.shape[:2] != (row['height'], row['width']):
+        left_out.changed += 1
+        left_out.add(f'{row["frame_key"]}: another image is in its place, expected the one that '
+                     'was scored: score its source again.')
+        return None
+    return image
+
+
+def is_same_picture(phash: int, image_bgr: ImageU8) -> bool:
+    """Say whether an image is the one of this perceptual hash."""
+    return hash_distance(phash, perceptual_hash(image_bgr)) <= _DECODERS_DIFFER
+
+
+def decode_limits(info: TableInfo) -> DecodeLimits:
+    """Return the limits of images that the frames of a table were scored with."""
+    return DecodeLimits(int(info.settings.get('max_image_px', MAX_PIXELS)),
+                        info.settings.get('oversized_images') == 'reduce')
+
+
+def open_model(info: TableInfo, model: str) -> Pipeline:
+    """
+    Open the bundle that scored a table, where it is now, with the settings of the table.
+
+    Its gate stays shut. Raises ModelBundleError if the bundle is missing or another one.
+    """
+    bundle = load_bundle(model)
+    found = model_digest(bundle.card)
+    if found != info.model_sha256:
+        raise ModelBundleError(
+            f'bundle {model} has the digest {found[:12]}',
+            f'{info.model_sha256[:12]}, the one that scored the table',
+            'name that bundle, or score and select again')
+    settings = replace(settings_from_dict(dict(info.settings)), backend='auto', model=model)
+    # As it was scored, also with masks of a seed that its limits are not for: nothing is judged.
+    temperature = bundle.calibration.temperature if bundle.calibration else 1.0
+    return open_pipeline(bundle, settings, load_ignore_mask(settings.ignore_mask), temperature)
+
+
+# -------------------------------------------------------------------------------------------------
+# The table of a selection.
+
+
+def _require_place(folder: Path, is_replacing: bool) -> None:
+    """Refuse a file, or a folder with a selection, unless it may be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f'{folder} is a file', 'a folder for the selection')
+    if (folder / PARQUET).exists() and not is_replacing:
+        raise ConfigError(f'{folder} holds a selection already', 'a new folder',
+                          'name another one, or say that it may be replaced')
+
+
+def _write(folder: Path, found: SelectionOutcome) -> SelectionOutcome:
+    """Write the table of a selection, whole or not at all."""
+    from pyarrow.parquet import write_table
+
+    rows = chosen_rows(found)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f'{folder} cannot be made ({err.strerror})',
+                          'a folder that may be written to') from err
+    write_whole(folder / PARQUET, lambda draft: write_table(rows, draft, compression='zstd'))
+    return replace(found, files=(PARQUET,))
+
+
+def chosen_rows(found: SelectionOutcome) -> Any:
+    """Return the chosen rows with rank, strategy, origin, reason and so on, a `pyarrow.Table`."""
+    import pyarrow as pa
+
+    selection = found.selection
+    rows = found.table.take(pa.array(selection.rows))
+    ends = {
+        'rank': pa.array(range(1, len(rows) + 1), pa.int32()),
+        'strategy': pa.array([found.request.strategy] * len(rows), pa.string()),
+        'origin': pa.array(found.origins, pa.string()),
+        'reason': pa.array(selection.reasons, pa.string()),
+        'stands_for': pa.array(selection.stands_for, pa.int64()),
+    }
+    for name, values in ends.items():
+        rows = rows.append_column(name, values)
+    return rows.replace_schema_metadata({
+        **(found.table.schema.metadata or {}), METADATA_KEY: json_text(found.summary()).encode()})
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all; ConfigError if it cannot be written."""
+    try:
+        with whole_file(path) as draft:
+            write(draft)
+    except OSError as err:
+        raise ConfigError(f'{path} cannot be written ({err.strerror})',
+                          'a folder with room that may be written to') from err

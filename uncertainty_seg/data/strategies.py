@@ -1,0 +1,613 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Choose the frames that are worth a label, and give the reason for each.
+
+First the pool is thinned: of frames that look alike the most uncertain one stays. Then comes what
+could not be scored, since its content is unknown; then the strategy. The same frames and the
+same seed give the same choice, in whatever order the rows come.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+import hashlib
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.calibration import Column
+from uncertainty_seg.data.likeness import Hashes, Rows, stand_ins, Vectors
+from uncertainty_seg.errors import ConfigError, ShapeError
+
+# Of an even spread in time; with a whole one the strategy would have no choice.
+_GAP_SHARE = 0.5
+# Of frames of a folder: neighbours in a video are nearer than this share of any two.
+_VIDEO_SHARE = 0.6
+_FEWEST_OF_A_VIDEO = 8
+# Rows whose distance is computed at once: they stay in the processor's cache.
+_BLOCK = 4096
+# Rows compared with all before them at once, for the reasons.
+_REASONS_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """
+    Frames to choose from, a row each.
+
+    Attributes
+    ----------
+    keys : ndarray of str, shape (n,)
+        What each frame is known by; the lots are drawn from them.
+    dives : ndarray of str, shape (n,)
+        The dive of each.
+    scores : ndarray of float64, shape (n,)
+        Grow with uncertainty; NaN where a frame could not be scored.
+    hashes : ndarray of uint64, shape (n,), or None
+        Perceptual hashes.
+    features : ndarray of float32, shape (n, D), or None
+        Of the network's trunk; NaN where there are none.
+    times_s : ndarray of float64, shape (n,), or None
+        When each was taken, in seconds of its dive's clock.
+    is_video : ndarray of bool, shape (n,), or None
+        Whether it is of a video, in which neighbours look alike; None where all are.
+    embeddings : ndarray of float32, shape (n, E), or None
+        Of unit length, by which near duplicates are found beside the hashes; NaN where unknown.
+
+    """
+
+    keys: NDArray[np.object_]
+    dives: NDArray[np.object_]
+    scores: Column
+    hashes: Hashes | None = None
+    features: Vectors | None = None
+    times_s: Column | None = None
+    is_video: NDArray[np.bool_] | None = None
+    embeddings: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            if array is not None and len(array) != len(self.keys):
+                raise ShapeError(f'{len(array)} {name} of {len(self.keys)} frames',
+                                 'one a frame')
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def cut(self, rows: Rows | NDArray[np.bool_]) -> Candidates:
+        """Return some of the rows, in the order given."""
+        def part(array: NDArray[np.generic] | None) -> NDArray[np.generic] | None:
+            return None if array is None else array[rows]
+
+        arrays = {name: part(getattr(self, name)) for name in _ARRAYS}
+        return Candidates(**arrays)  # type: ignore[arg-type]
+
+
+_ARRAYS = tuple(entry.name for entry in fields(Candidates))
+
+
+@dataclass(frozen=True)
+class SelectionRequest:
+    """
+    How to choose.
+
+    Attributes
+    ----------
+    strategy : str
+        A key of `STRATEGIES`.
+    count : int
+        Frames wanted; at least 1.
+    score_name : str
+        What to call the score in a reason.
+    seed : int
+        Of the lots.
+    limit : float or None
+        Of the strategy threshold: frames above it are chosen.
+    per_dive : int or None
+        Frames that a dive may give; at least 1.
+    min_gap_s : float or None
+        Frames of one dive are chosen at least so far apart in time; 0 for any. None: half of what
+        an even spread of the frames wanted over all videos would have, see `auto_gaps`.
+    min_distance : int
+        Frames whose hashes differ in fewer bits are one; 0 leaves them all.
+    min_feature_distance : float
+        Frames whose embeddings have a smaller cosine distance are one too; 0 leaves them all.
+
+    """
+
+    strategy: str
+    count: int
+    score_name: str = 'score_ratio'
+    seed: int = 0
+    limit: float | None = None
+    per_dive: int | None = None
+    min_gap_s: float | None = 0.0
+    min_distance: int = 0
+    min_feature_distance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(f'the strategy {self.strategy!r}', f'one of {", ".join(STRATEGIES)}')
+        if self.count < 1 or (self.per_dive is not None and self.per_dive < 1):
+            raise ConfigError(f'{self.count} frames, {self.per_dive} a dive', 'at least 1')
+        gap_s = self.min_gap_s
+        if gap_s is not None and not (math.isfinite(gap_s) and gap_s >= 0):
+            raise ConfigError(f'min_gap_s {gap_s:g}', 'a number from 0 up')
+        if self.strategy == 'threshold' and (self.limit is None or math.isnan(self.limit)):
+            raise ConfigError('the strategy threshold has no limit', 'a number')
+
+
+def lots(keys: Iterable[str], seed: int) -> Column:
+    """
+    Draw a number for every frame, float64 (n,), uniform in (0, 1) without the ends.
+
+    It depends on the seed and the frame's own key, and on nothing else: in another order of the
+    rows, or beside other frames, a frame draws the same.
+    """
+    salt = str(seed).encode()
+    drawn = b''.join(hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=8,
+                                     key=salt).digest() for key in keys)
+    # 52 bits and a half: the largest is still below 1.
+    return ((np.frombuffer(drawn, '<u8') >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def percentiles(scores: Column) -> Column:
+    """Return the share of frames that each score exceeds, equals counted half; NaN stays NaN."""
+    known = np.sort(scores[~np.isnan(scores)])
+    below = np.searchsorted(known, scores, 'left') + np.searchsorted(known, scores, 'right')
+    return np.where(np.isnan(scores), np.nan, below / (2.0 * max(1, len(known))))
+
+
+def auto_gaps(pool: Candidates, count: int) -> dict[str, float]:
+    """
+    Return the gap of each dive that spreads a choice over its time, in seconds; 0 if no video.
+
+    One long event of high scores would take the whole choice. With a gap of half the time that a
+    dive has for each of its frames, if these were spread evenly, every event of that length is
+    seen, and the strategy still has as many times to choose from as frames to choose.
+    """
+    if pool.times_s is None:
+        return {}
+    gaps = {}
+    for name in dict.fromkeys(pool.dives):
+        rows = pool.dives == name
+        if pool.is_video is not None:
+            rows &= pool.is_video
+        num = int(rows.sum())
+        span_s = float(np.ptp(pool.times_s[rows])) if num > 1 else 0.0
+        share = max(1.0, count * num / len(pool))
+        gaps[name] = _GAP_SHARE * span_s / share if math.isfinite(span_s) else 0.0
+    return gaps
+
+
+def looks_like_video(features: NDArray[np.float32] | None) -> bool:
+    """
+    Say whether frames, in their order, are of a video, shape (n, D).
+
+    Their neighbours are then much nearer than any two of them: 0.25 to 0.45 of it at 2 to 4 frames
+    a second of the synthetic dives, and about 1 of photographs. False if it cannot be known.
+    """
+    if features is None or len(features) < _FEWEST_OF_A_VIDEO:
+        return False
+    one, other = np.random.default_rng(0).integers(0, len(features), (2, 1000))
+    near = np.linalg.norm(features[1:] - features[:-1], axis=1)
+    far = np.linalg.norm(features[one] - features[other], axis=1)[one != other]
+    return bool(np.nanmedian(near) < _VIDEO_SHARE * np.nanmedian(far))
+
+
+class Quota:
+    """
+    What was chosen so far, and what may still be.
+
+    The pool gives the dive of every row, and its time if there is a gap to keep; the request how
+    many rows are wanted, how many may come from a dive, and how far apart. Raises ConfigError if
+    there is a gap to keep and no time.
+    """
+
+    def __init__(self, pool: Candidates, request: SelectionRequest) -> None:
+        gaps = auto_gaps(pool, request.count) if request.min_gap_s is None else {}
+        if request.min_gap_s and pool.times_s is None:
+            raise ConfigError(f'a gap of {request.min_gap_s:g} s and frames without a time',
+                              'stamps for the gap')
+        self.is_open = np.ones(len(pool), np.bool_)
+        self.chosen: list[int] = []
+        self.whys: list[str] = []
+        self._request = request
+        self._times_s = pool.times_s if request.min_gap_s or any(gaps.values()) else None
+        names = {name: code for code, name in enumerate(dict.fromkeys(pool.dives))}
+        self._codes = np.array([names[name] for name in pool.dives], np.int64)
+        self._taken = np.zeros(len(names), np.int64)
+        self._gaps_s = np.array([gaps.get(name, request.min_gap_s or 0.0) for name in names])
+        self._can_loosen = any(gaps.values())
+        self._closed = np.zeros(len(pool), np.bool_)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is wanted."""
+        return len(self.chosen) >= self._request.count
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether a dive had to give less than it could have."""
+        cap = self._request.per_dive
+        return cap is not None and bool((self._taken >= cap).any())
+
+    def take(self, row: int, why: str) -> None:
+        """Choose a row for a reason, and close the rows that may not be chosen after it."""
+        self.chosen.append(int(row))
+        self.whys.append(why)
+        self.is_open[row] = False
+        code = self._codes[row]
+        self._taken[code] += 1
+        if self._taken[code] == self._request.per_dive:
+            self.is_open[self._codes == code] = False
+        else:
+            self._close_near(row)
+
+    def _close_near(self, row: int) -> None:
+        if self._times_s is not None:
+            code = self._codes[row]
+            near = np.abs(self._times_s - self._times_s[row]) < self._gaps_s[code]
+            self.is_open[near & (self._codes == code)] = False
+
+    def close(self, rows: NDArray[np.bool_]) -> None:
+        """Close rows for good, whatever the gap."""
+        self._closed |= rows
+        self.is_open[rows] = False
+
+    def loosen(self) -> bool:
+        """
+        Halve the gaps that nobody asked for; return whether that opened a row.
+
+        The last time there is none.
+        """
+        while self._can_loosen and not self.is_full:
+            smallest = self._smallest_step()
+            self._gaps_s = np.where(self._gaps_s > smallest, self._gaps_s / 2, 0.0)
+            self._can_loosen = bool(self._gaps_s.any())
+            cap = self._request.per_dive
+            is_used_up = np.zeros(len(self._taken), np.bool_) if cap is None else \
+                self._taken >= cap
+            self.is_open = ~self._closed & ~is_used_up[self._codes]
+            self.is_open[self.chosen] = False
+            for row in self.chosen:
+                self._close_near(row)
+            if self.is_open.any():
+                return True
+        return False
+
+    def _smallest_step(self) -> float:
+        assert self._times_s is not None
+        steps = np.diff(np.unique(self._times_s[np.isfinite(self._times_s)]))
+        return float(steps.min()) if steps.size else math.inf
+
+    def take_in_order(self, order: Rows, why: str) -> None:
+        """Choose rows that are open, the first first, until nothing more is wanted."""
+        for row in order:
+            if self.is_full:
+                return
+            if self.is_open[row]:
+                self.take(row, why)
+
+
+# -------------------------------------------------------------------------------------------------
+# The strategies. A row that could not be scored is taken before or closed, but for `random`, which
+# ignores the score.
+
+
+def falling(values: Column) -> Rows:
+    """Return the rows from the largest to the smallest value; NaN first, equals as they stand."""
+    return np.argsort(np.where(np.isnan(values), -np.inf, -values), kind='stable')
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a strategy works on: the pool in the order of its lots, and the quota it fills."""
+
+    pool: Candidates
+    request: SelectionRequest
+    quota: Quota
+    drawn: Column
+    labelled: Candidates | None
+
+
+def threshold(choice: Choice) -> None:
+    """
+    Take every frame above a limit, the most uncertain first.
+
+    Source: Ribeiro Marnet et al., "Uncertainty Driven Active Learning for Image Segmentation in
+    Underwater Inspection", ROBOVIS 2024 (arXiv 2403.14002): a limit, not a number of frames,
+    decides what is labelled.
+    """
+    limit = np.inf if choice.request.limit is None else choice.request.limit
+    scores = choice.pool.scores
+    order = falling(scores)
+    choice.quota.take_in_order(order[scores[order] > limit], f'above the limit {limit:.6g}')
+
+
+def top_k(choice: Choice) -> None:
+    """Take the most uncertain frames."""
+    choice.quota.take_in_order(falling(choice.pool.scores), 'one of the most uncertain')
+
+
+def uniform(choice: Choice) -> None:
+    """Draw by lot, whatever the score."""
+    choice.quota.take_in_order(np.argsort(choice.drawn, kind='stable'),
+                               f'drawn by lot, seed {choice.request.seed}')
+
+
+def k_centre(choice: Choice) -> None:
+    """
+    Take the frame whose features are farthest from all chosen, again and again.
+
+    It begins with what is labelled or chosen already, or else with the most uncertain frame.
+    Sources: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
+    Approach", ICLR 2018; Gonzalez, "Clustering to minimize the maximum intercluster distance",
+    1985: no frame is farther from a chosen one than twice what is possible.
+    """
+    _spread(choice, np.ones(len(choice.pool)), 'farthest from all chosen')
+
+
+def uncertainty_diversity(choice: Choice) -> None:
+    """
+    Take the frame of the largest ``score * distance to the nearest chosen``, again and again.
+
+    Source: Dyer and Frieze, "A simple heuristic for the p-centre problem", Operations Research
+    Letters 3, 1985: with weights w the largest w * distance is at most min(3, 1 + max w / min w)
+    times what is possible.
+    """
+    if (choice.pool.scores < 0).any():
+        raise ConfigError(
+            f'{choice.request.score_name} goes down to {np.nanmin(choice.pool.scores):.6g}',
+            f'scores from 0 up as the weights of {choice.request.strategy}',
+            'choose another score or strategy')
+    _spread(choice, choice.pool.scores, 'largest score times the distance to all chosen')
+
+
+# Strategy -> what takes rows from the pool until the quota is full; the first one is the default.
+STRATEGIES: dict[str, Callable[[Choice], None]] = {
+    'uncertainty-diversity': uncertainty_diversity, 'k-centre': k_centre, 'top-k': top_k,
+    'threshold': threshold, 'random': uniform,
+}
+_SPREAD = ('k-centre', 'uncertainty-diversity')
+
+
+def _spread(choice: Choice, weights: Column, why: str) -> None:
+    pool, quota, labelled = choice.pool, choice.quota, choice.labelled
+    if pool.features is None:
+        raise ConfigError('the table has no features', 'a column of them for the distances',
+                          'choose a strategy without distances, or score the frames again')
+    nearest = Nearest(pool.features)
+    if labelled is not None and labelled.features is not None:
+        for centre in labelled.features[np.isfinite(labelled.features).all(1)]:
+            nearest.add(centre)
+    for row in quota.chosen:
+        if np.isfinite(pool.features[row]).all():
+            nearest.add(pool.features[row])
+    # As squares, which are in the same order.
+    squares = np.square(weights)
+    while not quota.is_full and quota.is_open.any():
+        with np.errstate(invalid='ignore'):  # of rows that are closed
+            worth = pool.scores if nearest.is_empty else squares * nearest.squared
+        row = int(np.argmax(np.where(quota.is_open, worth, -np.inf)))
+        quota.take(row, 'the most uncertain, as a start' if nearest.is_empty else why)
+        nearest.add(pool.features[row])
+
+
+class Nearest:
+    """
+    The distance of every row to the nearest of the centres, while centres are added.
+
+    A row closer to its centre than half the distance of that centre to the new one cannot be
+    closer to the new one (triangle inequality) and is not looked at.
+    """
+
+    def __init__(self, features: NDArray[np.float32]) -> None:
+        self.squared = np.full(len(features), np.inf)
+        self._features = features
+        self._owners = np.zeros(len(features), np.int64)
+        self._centres = np.empty((0, features.shape[1]), np.float32)
+        self._num_centres = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no centre yet."""
+        return self._num_centres == 0
+
+    def add(self, centre: NDArray[np.float32]) -> None:
+        """Add a centre, shape (D,)."""
+        if self._num_centres == len(self._centres):
+            room = np.empty((max(16, 2 * self._num_centres), len(centre)), np.float32)
+            room[:self._num_centres] = self._centres
+            self._centres = room
+        apart = _squared(self._centres[:self._num_centres], centre)
+        rows = np.arange(len(self.squared)) if self.is_empty else \
+            np.flatnonzero(4 * self.squared > apart[self._owners])
+        self._centres[self._num_centres] = centre
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start:start + _BLOCK]
+            found = _squared(self._features[block], centre)
+            closer = found < self.squared[block]
+            self.squared[block[closer]] = found[closer]
+            self._owners[block[closer]] = self._num_centres
+        self._num_centres += 1
+
+
+def _squared(rows: NDArray[np.float32], centre: NDArray[np.float32]) -> Column:
+    apart = rows - centre
+    return np.einsum('ij,ij->i', apart, apart).astype(np.float64)
+
+
+# -------------------------------------------------------------------------------------------------
+# The sentence that says why a frame was chosen.
+
+
+def reason(
+    why: str, score_name: str, score: float, rank: float, count: int, gap: str, stands_for: int
+) -> str:
+    """Join what is known of a chosen frame to one sentence."""
+    value = f'{score_name} {score:.4g}' if math.isfinite(score) else f'no {score_name}'
+    # Rounded down: nothing is above all frames, itself among them.
+    above = '' if math.isnan(rank) else \
+        f', above {math.floor(1e4 * rank) / 100:g} % of {count} frames'
+    alike = 'no other frame looks like it' if not stands_for else \
+        f'it stands for {stands_for} near duplicate{"s" if stands_for > 1 else ""}'
+    return '; '.join(part for part in (why, value + above, gap, alike) if part) + '.'
+
+
+def nearest_before(features: Vectors | None, count: int) -> list[str]:
+    """Say of chosen frames how far each is from the nearest one that was chosen before it."""
+    if features is None:
+        return [''] * count
+    # In float64: the difference of squares loses half of the digits.
+    rows = features.astype(np.float64)
+    squares, gaps = np.square(rows).sum(1), list[float]()
+    for start in range(0, len(rows), _REASONS_BLOCK):
+        part = slice(start, start + _REASONS_BLOCK)
+        apart = squares[part, None] + squares - 2 * rows[part] @ rows.T
+        gaps += _smallest_before(np.where(np.isnan(apart), np.inf, np.maximum(apart, 0)), start)
+    return [f'{math.sqrt(gap):.4g} from the nearest chosen before it' if math.isfinite(gap)
+            else '' for gap in gaps]
+
+
+def _smallest_before(apart: NDArray[np.float64], start: int) -> list[float]:
+    """Return the smallest of each row left of the diagonal; inf if there is none."""
+    rows, columns = np.arange(len(apart))[:, None] + start, np.arange(apart.shape[1])
+    return np.where(columns < rows, apart, np.inf).min(1).tolist()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    What was chosen: rows of the candidates, the first choice first, with a reason for each.
+
+    Each `stands_for` so many near duplicates. `num_duplicates` of the candidates were left out
+    since they look like another one or a labelled frame; `num_unscored` of the others could not be
+    scored, and `num_over_limit` are above the limit, if there is one. `is_capped` says that a dive
+    gave all that one may.
+    """
+
+    rows: Rows
+    reasons: tuple[str, ...]
+    stands_for: Rows
+    num_candidates: int
+    num_duplicates: int
+    num_unscored: int
+    num_over_limit: int | None
+    is_capped: bool
+
+
+def select(
+    candidates: Candidates, request: SelectionRequest, labelled: Candidates | None = None
+) -> Selection:
+    """
+    Choose at most `request.count` frames; fewer, even none, if there are no more to offer.
+
+    Frames that are `labelled` already are not chosen, nor what looks like them, and the strategies
+    that spread go on from them. Raises ConfigError if the strategy needs what the candidates do
+    not have (features, scores from 0 up), or frames that look alike are to be found without hashes
+    or embeddings.
+    """
+    drawn = lots(candidates.keys, request.seed)
+    order = np.argsort(drawn, kind='stable')
+    pool, drawn = candidates.cut(order), drawn[order]
+    names = set(labelled.keys) if labelled is not None else set()
+    is_known = np.array([key in names for key in pool.keys], np.bool_)
+    owners = _owners(pool, request, is_known, labelled)
+    stays = np.flatnonzero((owners == np.arange(len(pool))) & ~is_known)
+    counts = np.bincount(owners[owners >= 0], minlength=len(pool))[stays] - 1
+    order, pool, drawn = order[stays], pool.cut(stays), drawn[stays]
+    if request.min_gap_s is None and request.strategy not in _SPREAD:
+        request = replace(request, min_gap_s=0.0)
+    quota = Quota(pool, request)
+    unscored = _unscored(pool, request)
+    _take_unscored(unscored, request, quota)
+    choice = Choice(pool, request, quota, drawn, labelled)
+    STRATEGIES[request.strategy](choice)
+    while quota.loosen():
+        STRATEGIES[request.strategy](choice)
+    chosen = np.array(quota.chosen, np.int64)
+    return Selection(
+        rows=order[chosen], reasons=_reasons(pool, quota, counts, request),
+        stands_for=counts[chosen], num_candidates=len(candidates),
+        num_duplicates=int(len(candidates) - is_known.sum() - len(pool)),
+        num_unscored=int(unscored.sum()),
+        num_over_limit=None if request.limit is None else
+        int((pool.scores > request.limit).sum()),
+        is_capped=quota.is_capped)
+
+
+def _owners(
+    pool: Candidates,
+    request: SelectionRequest,
+    is_known: NDArray[np.bool_],
+    labelled: Candidates | None,
+) -> Rows:
+    """Return the row that represents each; -1 if a labelled frame does."""
+    if not request.min_distance and not request.min_feature_distance:
+        return np.arange(len(pool))
+    if request.min_distance and pool.hashes is None:
+        raise ConfigError('the table has no hashes', 'a column phash to find near duplicates',
+                          'score the frames again, or look for none (0 bits)')
+    if request.min_feature_distance and pool.embeddings is None:
+        raise ConfigError('the table has no embeddings of the network', 'a column embedding to '
+                          'find near duplicates', 'score the frames again on the processor, or '
+                          'look for near duplicates by their hashes alone')
+    # By lot, the one that stays is a fair draw from those that look like it.
+    order = np.arange(len(pool)) if request.strategy == 'random' else falling(
+        np.where(np.isfinite(pool.scores), pool.scores, np.nan))
+    order = order[~is_known[order]]
+    hashes, vectors, before = _hashes_of(pool), pool.embeddings, 0
+    if labelled is not None and (labelled.hashes is not None or not request.min_distance):
+        before = len(labelled)
+        hashes = np.concatenate([_hashes_of(labelled), hashes])
+        vectors = None if vectors is None else np.concatenate(
+            [_embeddings_of(labelled, vectors.shape[1]), vectors])
+    places = np.concatenate([np.arange(before), order + before,
+                             np.flatnonzero(is_known) + before])
+    owners = stand_ins(hashes, places, request.min_distance, vectors,
+                       request.min_feature_distance)[before:] - before
+    return np.maximum(owners, -1)
+
+
+def _hashes_of(frames: Candidates) -> NDArray[np.uint64]:
+    return np.zeros(len(frames), np.uint64) if frames.hashes is None else frames.hashes
+
+
+def _embeddings_of(labelled: Candidates, length: int) -> NDArray[np.float32]:
+    """Return those of labelled frames; of another model they say nothing."""
+    if labelled.embeddings is None or labelled.embeddings.shape[1] != length:
+        return np.full((len(labelled), length), np.nan, np.float32)
+    return labelled.embeddings
+
+
+def _unscored(pool: Candidates, request: SelectionRequest) -> NDArray[np.bool_]:
+    unscored = ~np.isfinite(pool.scores)
+    if request.strategy in _SPREAD and pool.features is not None:
+        unscored |= ~np.isfinite(pool.features).all(1)
+    return unscored
+
+
+def _take_unscored(unscored: NDArray[np.bool_], request: SelectionRequest, quota: Quota) -> None:
+    if request.strategy != 'random':
+        quota.take_in_order(np.flatnonzero(unscored),
+                            'it could not be scored, which counts as most uncertain')
+        quota.close(unscored)
+
+
+def _reasons(
+    pool: Candidates, quota: Quota, counts: Rows, request: SelectionRequest
+) -> tuple[str, ...]:
+    chosen = np.array(quota.chosen, np.int64)
+    is_scored = np.isfinite(pool.scores)
+    ranks: Column = percentiles(np.where(is_scored, pool.scores, np.nan))
+    features = None if pool.features is None else pool.features[chosen]
+    apart = nearest_before(features, len(chosen))
+    return tuple(
+        reason(f'{request.strategy}: {why}', request.score_name, float(pool.scores[row]),
+               float(ranks[row]), int(is_scored.sum()), gap, int(counts[row]))
+        for row, why, gap in zip(chosen, quota.whys, apart, strict=True))
