@@ -13,7 +13,6 @@ from typing import Any
 
 from cases import for_each
 from conftest import tiny_card, TINY_HEIGHT, TINY_WIDTH
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -22,7 +21,7 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.plausibility import CheckedBackend
-from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
+from uncertainty_seg.core.preprocess import Geometry, unfit_label
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import MapRequest, UncertaintyMaps
 from uncertainty_seg.errors import ImageError
@@ -118,27 +117,6 @@ def test_the_mask_is_the_checkerboard_but_for_one_pixel_of_the_network_at_its_ed
                                   board[is_sure] == 1)
 
 
-@pytest.mark.parametrize('fit', FITS)
-@pytest.mark.parametrize('factor', [1, 2, 3, 4, 8])
-def test_an_image_that_is_a_multiple_of_the_network_comes_back_exactly(
-    fit: str, factor: int
-) -> None:
-    pipeline = pipeline_of(fit)
-    for cell in (1, 3, 5):
-        board = checkerboard(TINY_HEIGHT * factor, TINY_WIDTH * factor, cell * factor,
-                             cell * factor)
-        np.testing.assert_array_equal(run(pipeline, board).label_at_source(), board)
-
-
-@pytest.mark.parametrize('fit', FITS)
-@pytest.mark.parametrize('divisor', [1, 2, 4, 8])
-def test_an_image_the_network_is_a_multiple_of_comes_back_exactly(fit: str, divisor: int) -> None:
-    pipeline = pipeline_of(fit)
-    for cell in (1, 2, 3):
-        board = checkerboard(TINY_HEIGHT // divisor, TINY_WIDTH // divisor, cell, cell)
-        np.testing.assert_array_equal(run(pipeline, board).label_at_source(), board)
-
-
 @pytest.mark.parametrize('size', [(12, 64), (24, 128), (48, 20), (96, 40)])
 def test_a_letterboxed_image_comes_back_exactly_and_its_padding_is_not_seen(
     size: tuple[int, int]
@@ -154,27 +132,6 @@ def test_a_letterboxed_image_comes_back_exactly_and_its_padding_is_not_seen(
     np.testing.assert_array_equal(result.label_at_source(), board)
     for name in MAPS:
         assert np.isfinite(result.map_at_source(name)).all()
-
-
-# Sizes where no pixel's centre lies on the border of two of the network's pixels.
-@pytest.mark.parametrize('fit', FITS)
-@pytest.mark.parametrize('size', [(48, 64), (144, 192), (481, 641), (97, 131), (720, 1280),
-                                  (1280, 720), (47, 63), (20, 1000), (7, 5)])
-def test_a_mirrored_scene_gives_mirrored_outputs_so_nothing_is_shifted(
-    fit: str, size: tuple[int, int]
-) -> None:
-    pipeline = pipeline_of(fit)
-    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    noise = cv2.GaussianBlur(noise, (0, 0), max(1, max(size) / 60)).astype(np.uint8)
-    plain = pipeline.measure(noise, 1)
-    for axis in (0, 1):
-        mirrored = pipeline.measure(np.ascontiguousarray(np.flip(noise, axis)), 1)
-        # OpenCV rounds to whole levels on the way in.
-        for name in MAPS:
-            back = np.flip(mirrored.map_at_source(name), axis)
-            assert np.abs(back - plain.map_at_source(name)).max() <= 1.01 / 255
-        differs = np.flip(mirrored.label_at_source(), axis) != plain.label_at_source()
-        assert differs.mean() < 0.005  # those a level from the threshold
 
 
 def indices(length: int, inner: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -203,31 +160,3 @@ def test_a_class_is_that_of_the_pixel_that_holds_the_centre(
     is_clear = rows_clear[:, None] & columns_clear
     got, want = unfit_label(label, geometry), inner[rows][:, columns]
     np.testing.assert_array_equal(got[is_clear], want[is_clear])
-
-
-def weights(length: int, inner: int) -> NDArray[np.float64]:
-    """Return the matrix that interpolates between centres, the border repeated."""
-    place = np.clip((np.arange(length) + 0.5) * inner / length - 0.5, 0, inner - 1)
-    low = np.floor(place).astype(int)
-    matrix = np.zeros((length, inner))
-    matrix[np.arange(length), low] += 1 - (place - low)
-    matrix[np.arange(length), np.minimum(low + 1, inner - 1)] += place - low
-    return matrix
-
-
-@for_each('network', [(48, 64), (47, 65), (1, 1)])
-@for_each('fit', FITS)
-@for_each('size', SIZES)
-def test_a_map_is_interpolated_between_centres(
-    size: tuple[int, int], fit: str, network: tuple[int, int]
-) -> None:
-    spec = InputSpec(network[1], network[0], fit, 'bgr', (0, 0, 0), (1, 1, 1))
-    try:
-        geometry = Geometry.of(*size, spec)
-    except ImageError:
-        assert fit == 'letterbox'
-        return
-    values = np.random.default_rng(2).random(network, np.float32)
-    inner = values[geometry.rows, geometry.columns].astype(np.float64)
-    want = weights(size[0], inner.shape[0]) @ inner @ weights(size[1], inner.shape[1]).T
-    np.testing.assert_allclose(unfit_map(values, geometry), want, atol=2e-5)

@@ -2,13 +2,12 @@
 """Images and files in messages: pixels come out right, damage and lies get one sentence."""
 
 import struct
-from types import SimpleNamespace
 from typing import Any
 
 from bombs import black_jpeg, black_png, chunk, text_bomb
 from cases import for_each
 import cv2
-from image_oracle import answer, BAYER, EVERY, MOSAICS, PAIRS, PLAIN
+from image_oracle import answer, EVERY, MOSAICS, PAIRS
 import numpy as np
 import pytest
 
@@ -17,9 +16,7 @@ from uncertainty_seg.core.image_codec import (
     decode,
     decode_unchanged,
     ImageFile,
-    KNOWN_ENCODINGS,
     MAX_CHUNKS,
-    MAX_SCANS,
     MAX_SEGMENTS,
     RawImage,
 )
@@ -48,10 +45,6 @@ def noise(encoding: str, height: int, width: int, pad: int = 0, big: bool = Fals
     step = width * 8 + pad
     data = RNG.integers(0, 256, (rows.get(encoding, height), step), np.uint8)
     return RawImage(data.tobytes(), height, width, encoding, step, big)
-
-
-def test_the_table_has_every_encoding_of_a_picture() -> None:
-    assert sorted(KNOWN_ENCODINGS) == sorted(EVERY)
 
 
 @for_each('big', [False, True])
@@ -86,17 +79,6 @@ def test_colour_orders_come_out_as_bgr_padded_or_not(
 
 
 @pytest.mark.parametrize('big', [False, True])
-@pytest.mark.parametrize('encoding, order', [
-    ('bgr16', [0, 1, 2]), ('rgb16', [2, 1, 0]), ('bgra16', [0, 1, 2, 0]),
-    ('rgba16', [2, 1, 0, 0]), ('16UC3', [0, 1, 2]), ('16UC4', [0, 1, 2, 0])])
-def test_deep_colours_keep_their_upper_byte(
-    encoding: str, order: list[int], big: bool
-) -> None:
-    values = (BGR[..., order].astype(np.uint16) << 8) + 200
-    np.testing.assert_array_equal(decode(raw(values, encoding, 6, big)), BGR)
-
-
-@pytest.mark.parametrize('big', [False, True])
 @pytest.mark.parametrize('encoding', ['mono16', '16UC1'])
 def test_sixteen_bits_keep_their_upper_byte_in_both_byte_orders(encoding: str, big: bool) -> None:
     values = (BGR[..., 0].astype(np.uint16) << 8) + 200
@@ -104,29 +86,10 @@ def test_sixteen_bits_keep_their_upper_byte_in_both_byte_orders(encoding: str, b
     np.testing.assert_array_equal(image, np.repeat(BGR[..., :1], 3, 2))
 
 
-def test_mono_becomes_grey() -> None:
-    np.testing.assert_array_equal(
-        decode(raw(BGR[..., :1], 'mono8', 3)), np.repeat(BGR[..., :1], 3, 2))
-
-
 @pytest.mark.parametrize('big', [False, True])
 def test_float_images_are_zero_to_one(big: bool) -> None:
     np.testing.assert_array_equal(
         decode(raw((BGR / 255).astype(np.float32), '32FC3', 0, big)), BGR)
-
-
-@pytest.mark.parametrize('bits', [8, 16])
-@pytest.mark.parametrize('pattern', BAYER)
-def test_a_coloured_scene_through_each_bayer_pattern_keeps_its_colour(
-    pattern: str, bits: int
-) -> None:
-    color = {'b': 40, 'g': 90, 'r': 200}
-    dtype = np.uint8 if bits == 8 else np.uint16
-    mosaic = np.zeros((15, 17, 1), dtype)
-    for place, name in enumerate(pattern):
-        mosaic[place // 2::2, place % 2::2] = color[name] << (bits - 8)
-    image = decode(raw(mosaic, f'bayer_{pattern}{bits}', 2, big=bits == 16))
-    np.testing.assert_array_equal(image, np.broadcast_to([40, 90, 200], image.shape))
 
 
 @for_each('encoding', MOSAICS)
@@ -156,15 +119,6 @@ def test_yuv_in_planes_equals_opencv_padded_or_not(encoding: str, code: int) -> 
         data = np.hstack([planes, np.full((9, pad), 7, np.uint8)]).tobytes()
         image = decode(RawImage(data, 6, 8, encoding, 8 + pad))
         np.testing.assert_array_equal(image, cv2.cvtColor(planes, code))
-
-
-def test_chroma_for_every_pixel_or_for_four_is_the_same_where_the_four_are_equal() -> None:
-    luma, chroma = RNG.integers(0, 256, (6, 8), np.uint8), RNG.integers(0, 256, (3, 4, 2),
-                                                                        np.uint8)
-    dense = chroma.repeat(2, 0).repeat(2, 1)
-    np.testing.assert_array_equal(
-        decode(RawImage(luma.tobytes() + dense.tobytes(), 6, 8, 'nv24', 8)),
-        decode(RawImage(luma.tobytes() + chroma.tobytes(), 6, 8, 'nv12', 8)))
 
 
 def test_what_is_left_out_after_the_last_row_is_not_missed() -> None:
@@ -215,24 +169,6 @@ def test_a_float_image_with_strange_values_is_refused(value: float, words: str) 
     pixels[2, 1] = value
     with pytest.raises(ImageError, match=words):
         decode(raw(pixels, '32FC1'))
-
-
-# To values without colours (8UC3, 32FC1) it gives none.
-@for_each('encoding', [*MOSAICS, *PAIRS, *(n for n in PLAIN if n[0].islower())])
-def test_rosbags_image_sees_the_same_where_it_can(encoding: str) -> None:
-    """It knows no padding, no NV24, and scales 16 bits by 255/65535 instead of cutting them."""
-    library = pytest.importorskip('rosbags.image', reason='rosbags-image is not installed')
-    is_deep = encoding.endswith('16')
-    pixel_bytes = {'mono8': 1, 'mono16': 2, **dict.fromkeys(PAIRS, 2),
-                   **{name: bits // 8 for name, (bits, _) in MOSAICS.items()}}.get(
-        encoding, (4 if 'a' in encoding else 3) * (2 if is_deep else 1))
-    data = RNG.integers(0, 256, 6 * 8 * pixel_bytes, np.uint8)
-    for big in (False, True) if is_deep else (False,):
-        msg = SimpleNamespace(height=6, width=8, encoding=encoding, step=8 * pixel_bytes,
-                              is_bigendian=big, data=data)
-        other = library.image_to_cvimage(msg, 'bgr8')
-        ours = decode(RawImage(data, 6, 8, encoding, msg.step, big))
-        assert np.abs(ours.astype(int) - other).max() <= is_deep
 
 
 # --- JPEG and PNG files --------------------------------------------------------------------------
@@ -310,13 +246,6 @@ def test_a_mosaic_that_was_packed_as_it_is_gets_its_colours(text: str, is_mosaic
     np.testing.assert_array_equal(decode(ImageFile(packed(mosaic), text)), decode(message))
 
 
-def test_a_deep_mosaic_in_a_png_gets_its_colours() -> None:
-    mosaic = RNG.integers(0, 2**16, (7, 9), np.uint16)
-    message = RawImage(mosaic.astype('<u2').tobytes(), 7, 9, 'bayer_rggb16', 18)
-    np.testing.assert_array_equal(
-        decode(ImageFile(packed(mosaic), 'bayer_rggb16; png compressed ')), decode(message))
-
-
 def test_an_orientation_in_the_metadata_does_not_turn_the_image() -> None:
     # TIFF block, one entry: tag 0x112 (orientation) = 6, a quarter turn.
     tiff = b'II*\0' + struct.pack('<IHHHIHHI', 8, 1, 0x112, 3, 1, 6, 0, 0)
@@ -373,13 +302,6 @@ def test_a_bit_that_was_flipped_in_a_png_is_noticed() -> None:
 def test_what_is_no_image_gets_one_sentence(data: bytes, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         decode(ImageFile(data, 'jpeg'))
-
-
-@pytest.mark.parametrize('text', ['16UC1; compressedDepth png', '32FC1; compressedDepth rvl',
-                                  '16UC1; compressedDepth'])
-def test_depth_is_no_picture(text: str) -> None:
-    with pytest.raises(ImageError, match='depth is no picture'):
-        decode(ImageFile(bytes(12) + packed(PIXELS), text))
 
 
 @pytest.mark.parametrize('data, words', [
@@ -465,14 +387,6 @@ def test_a_file_that_is_expensive_does_not_reach_the_decoder(make: Any, words: s
         decode(ImageFile(make(), 'jpeg'))
 
 
-def test_as_many_scans_as_encoders_write_are_decoded() -> None:
-    data = black_jpeg(40, 48, MAX_SCANS)
-    assert check_file(ImageFile(data)).num_scans == MAX_SCANS
-    np.testing.assert_array_equal(decode(ImageFile(data)), np.zeros((40, 48, 3), np.uint8))
-    # Of a picture behind the end, as stereo cameras add it, the scans count too.
-    assert check_file(ImageFile(packed(SMOOTH, '.jpg') * 2)).num_scans == 2
-
-
 def test_only_what_makes_the_pixels_of_a_png_reaches_the_decoder(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,22 +457,6 @@ def test_where_reducing_saves_nothing_or_spoils_the_picture_it_is_refused(
 ) -> None:
     with pytest.raises(ImageError, match='at most 1000 pixels .max_image_px.: [^;]*higher[.]'):
         decode(image, REDUCE)
-
-
-def test_an_orientation_does_not_turn_a_reduced_image() -> None:
-    tiff = b'II*\0' + struct.pack('<IHHHIHHI', 8, 1, 0x112, 3, 1, 6, 0, 0)
-    block = b'Exif\0\0' + tiff
-    data = packed(SMOOTH, '.jpg')
-    turned = data[:2] + b'\xff\xe1' + struct.pack('>H', len(block) + 2) + block + data[2:]
-    assert decode(ImageFile(turned), REDUCE).shape == (20, 24, 3)
-
-
-def test_what_a_message_says_of_itself_does_not_flood_the_reason() -> None:
-    for image in (ImageFile(b'x', 'f' * 10**6), RawImage(b'', 1, 1, 'e' * 10**6, 3),
-                  ImageFile(b'x', 'compressedDepth ' + 'f' * 10**6)):
-        with pytest.raises(ImageError) as caught:
-            decode(image)
-        assert len(str(caught.value)) < 900
 
 
 def test_values_that_are_no_colours_come_out_unchanged() -> None:

@@ -37,7 +37,8 @@ def changed_card(path: str, value: Any) -> str:
     ('input.mean', [0, 1], 'three finite numbers each'),
     ('passes', 10**6, '1000000 passes, expected 0 to 1000'),
     ('passes', 0, 'at least 1'),
-    ('chunk', 10**6, 'passes in a chunk, expected 0 to 1000'),
+    ('chunk', 2, 'chunk 2, which there is no more'), ('is_balanced', True, 'is_balanced True'),
+    ('mask_seed', 0, 'mask_seed 0'), ('reduction', 'low', "reduction 'low'"),
     ('members', -1, '-1 members, expected 0 to 1000'),
     ('opset', 10**4, 'opset 10000, expected 1 to 100'),
     ('logits_shape', [3, 100_000, 100_000], 'at most 268435456 values a pass'),
@@ -81,15 +82,6 @@ def test_a_field_beyond_its_bounds_is_one_sentence(path: str, value: Any, words:
         card_from_json(changed_card(path, value))
 
 
-@for_each('path, value', [
-    ('training', 'Two lines,\nand a tab\tin one.'), ('class_names.0', 'récif à corail'),
-    ('logits_shape', [3, 2048, 4096]), ('dropout_sites.0.shape', [64, 384, 512]),
-    ('class_names.0', 'green'), ('passes', 1000), ('input.std', [1, 1, 1]), ('ignore_index', 3),
-])
-def test_what_a_large_network_needs_is_allowed(path: str, value: Any) -> None:
-    card_from_json(changed_card(path, value))
-
-
 MASK = DropoutSite('drop', (3, 1, 1), 0.5)
 SAMPLES = DropoutSite('noise', (20, 3, 1, 1), 0.0, 'noise')
 PROPAGATED = DropoutSite('noise', (3, 1, 1), 0.0, 'noise')
@@ -115,7 +107,6 @@ def test_a_card_of_each_method_is_read_as_it_was_written(
     ('single', (SAMPLES,), {}, 'noise of the shapes .* for single, expected none'),
     ('single', (), {'passes': 5}, '5 passes of single without dropout, expected 1'),
     ('single', (), {'members': 2}, '2 members for single'),
-    ('single', (), {'chunk': 2}, 'chunks of 2 passes'),
     ('mc_dropout', (), {}, 'no dropout site'),
     ('mc_dropout', (SAMPLES,), {}, 'no dropout site'),
     ('mc_dropout', (MASK, SAMPLES), {}, 'for mc_dropout, expected none'),
@@ -143,40 +134,5 @@ def test_the_shipped_cards_are_read_as_they_are_written() -> None:
     for folder in shipped_bundles().values():
         text = (folder / 'card.json').read_text()
         assert card_to_json(card_from_json(text)) == text
-
-
-def test_a_card_of_the_reduction_that_is_gone_is_refused_and_one_of_the_full_is_read() -> None:
-    raw = json.loads(card_to_json(tiny_card()))
-    with pytest.raises(ModelBundleError, match="reduction 'low', which there is no more, expected "
-                       'none: compile and calibrate the bundle again'):
-        card_from_json(json.dumps({**raw, 'reduction': 'low'}))
-    assert card_from_json(json.dumps({**raw, 'reduction': 'full'})) == tiny_card()
-
-
-def test_passes_and_trained_masks_fit_the_method() -> None:
-    member = DropoutSite('member', (3,), 2 / 3)
-    for sites, passes in (((member,), 3), ((MASK, member), 3), ((MASK, member), 9)):
-        tiny_card(method='deep_ensemble', members=3, dropout_sites=sites, passes=passes)
-    for sites, passes in (((member,), 6), ((MASK, member), 4), ((MASK, member), 2)):
-        with pytest.raises(ModelBundleError, match=f'{passes} passes of 3 members'):
-            tiny_card(method='deep_ensemble', members=3, dropout_sites=sites, passes=passes)
-    card = tiny_card(mask_seed=3)
-    assert card_from_json(card_to_json(card)).mask_seed == 3
-    assert tiny_card().mask_seed is None
-    with pytest.raises(ModelBundleError, match='trained masks for single, expected mc_dropout'):
-        tiny_card(method='single', dropout_sites=(), passes=1, mask_seed=0)
-    with pytest.raises(ModelBundleError, match='mask_seed -1, expected 0 or more'):
-        tiny_card(mask_seed=-1)
-
-
-def test_a_card_of_independent_masks_is_written_as_before_there_were_others() -> None:
-    assert 'mask_draw' not in card_to_json(tiny_card())
-    card = tiny_card(mask_draw='stratified')
-    assert json.loads(card_to_json(card))['mask_draw'] == 'stratified'
-    assert card_from_json(card_to_json(card)) == card
-    assert card_from_json(card_to_json(tiny_card())).mask_draw == 'independent'
-    with pytest.raises(ModelBundleError, match="mask_draw 'lucky', expected one of"):
-        tiny_card(mask_draw='lucky')
-    for others in ({'is_balanced': True}, {'mask_seed': 3}):
-        with pytest.raises(ModelBundleError, match='stratified masks that are balanced, or'):
-            tiny_card(mask_draw='stratified', **others)
+        older = {**json.loads(text), 'reduction': 'full', 'chunk': 0, 'is_balanced': False}
+        assert card_from_json(json.dumps(older)) == card_from_json(text)

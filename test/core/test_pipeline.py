@@ -14,7 +14,6 @@ from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, reduct
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import NEW_REDUCTION, Settings, settings_from_dict
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
     CalibrationError,
@@ -116,10 +115,6 @@ def test_the_size_may_change_from_frame_to_frame(tiny_bundle: Path) -> None:
         assert pipeline.process(image, 0).label_at_source().shape == (height, width)
 
 
-def test_live_masks_pass_the_check(tiny_bundle: Path) -> None:
-    open_tiny(tiny_bundle).check_masks()
-
-
 class DeafBackend(FakeBackend):
     """Ignores its masks."""
 
@@ -211,13 +206,6 @@ def test_without_dropout_the_mask_policy_is_no_reason_to_refuse_the_limits(
     card = dataclasses.replace(bundle.card, dropout_sites=(), method='single', passes=1)
     of_one = with_calibration(dataclasses.replace(bundle, card=card), passes=1)
     assert fitting_calibration(of_one, settings, 1, 'fp32', None) is of_one.calibration
-
-
-def test_limits_of_other_masks_are_refused(tiny_bundle: Path) -> None:
-    bundle = with_calibration(load_bundle(str(tiny_bundle)), mask_draw='stratified')
-    with pytest.raises(CalibrationError, match="masks of 'tiny' are independent, but it was "
-                       'calibrated with stratified ones: calibrate the bundle again'):
-        Pipeline(bundle, FakeBackend(bundle.card), Settings())
 
 
 def with_calibration(bundle: ModelBundle, **changes: object) -> ModelBundle:
@@ -331,18 +319,6 @@ def test_what_makes_passes_differ_is_proven_for_every_method(
     assert pipeline.measure(GREY, 0).passes == passes
 
 
-def test_balanced_masks_keep_the_same_number_in_every_pass(tiny_bundle: Path) -> None:
-    bundle = load_bundle(str(tiny_bundle))
-    site = DropoutSite('drop', (8, 1, 1), 0.5)
-    card = dataclasses.replace(bundle.card, is_balanced=True, dropout_sites=(site,))
-    backend = TellingBackend(card)
-    Pipeline(dataclasses.replace(bundle, card=card), backend, Settings()).check_masks()
-    assert set((backend.given[8]['drop'] > 0).sum((1, 2, 3))) == {4}
-    still = backend.given[2]['drop']
-    np.testing.assert_array_equal(still[0], still[1])
-    assert (still[0] > 0).sum() == 4
-
-
 def test_a_bundle_without_calibration_is_refused_unless_one_is_being_made(
     tiny_bundle: Path
 ) -> None:
@@ -443,12 +419,6 @@ def test_a_gate_score_without_a_threshold_is_refused(tiny_bundle: Path) -> None:
                  settings_from_dict({'gate.scores': ['entropy.top']}))
 
 
-def test_maps_can_be_cut() -> None:
-    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
-    maps = UncertaintyMaps(rows.astype(np.uint8), *([rows] * 6))
-    assert maps.cut(slice(1, 2), slice(2, 4)).aleatoric.tolist() == [[6, 7]]
-
-
 def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bundle: Path) -> None:
     pipeline = open_tiny(tiny_bundle)
     before = last(pipeline, BLUE)
@@ -517,19 +487,6 @@ def test_cameras_share_the_network_and_its_masks_but_not_the_gate(tiny_bundle: P
     # The very same object: a GPU knows by that that they are in its memory already.
     assert all(backend.given[8][name] is mask for name, mask in front_masks.items())
     assert front.verdict.is_confident and not down.verdict.is_confident
-
-
-def test_masks_that_were_trained_with_are_not_drawn_anew_for_each_frame(tiny_bundle: Path) -> None:
-    bundle = load_bundle(str(tiny_bundle))
-    trained = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, mask_seed=0))
-    pipeline = Pipeline(trained, FakeBackend(trained.card), EASY)
-    for name, value, words in (('mask_policy', 'per_frame', "mask_policy is 'per_frame'.*trained"),
-                               ('seed', 4, 'seed is 4 and.*expected seed 0')):
-        other = dataclasses.replace(EASY, **{name: value})
-        with pytest.raises(ConfigError, match=words):
-            pipeline.reconfigure(other)
-        with pytest.raises(ConfigError, match=words):
-            Pipeline(trained, FakeBackend(trained.card), other)
 
 
 def test_a_map_is_there_for_the_frames_after_it_was_asked_for_and_no_longer(

@@ -1,9 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The way to the network's size and back lines up to the pixel."""
 
-import math
 
-import cv2
 import numpy as np
 import pytest
 
@@ -104,36 +102,3 @@ def test_rows_that_shrink_far_are_averaged_though_the_columns_are_not() -> None:
     image[4::10] = image[5::10] = 200  # stripes finer than the network sees
     fitted = fit_image(image, Geometry.of(960, 128, spec('stretch')), spec('stretch'))
     assert (np.abs(fitted.astype(int) - 40) <= 1).all()
-
-
-@pytest.mark.parametrize(('size', 'inner'), [
-    ((1080, 1920), (288, 512)), ((720, 1280), (288, 512)), ((600, 800), (240, 320)),
-    ((720, 960), (240, 320)), ((96, 72), (36, 27)), ((96, 60), (36, 25)),
-    ((90, 1250), (72, 500)), ((64, 500), (64, 64)), ((331, 640), (97, 96)),
-])
-def test_an_image_that_shrinks_far_is_averaged_by_area(
-        size: tuple[int, int], inner: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    whole = InputSpec(*inner[::-1], 'stretch', 'bgr', (0, 0, 0), (1, 1, 1))
-    fitted = fit_image(image, Geometry.of(*size, whole), whole)
-    wanted = image.astype(np.float64)
-    for axis, (length, count) in enumerate(zip(size, inner, strict=True)):
-        # Pixels of the result, each made of as many equal parts of pixels of the image.
-        parts = math.lcm(length, count)
-        wanted = np.add.reduceat(
-            wanted.repeat(parts // length, axis), np.arange(0, parts, parts // count), axis)
-        wanted /= parts // count
-    assert np.abs(fitted - wanted).max() <= 0.501
-    # As all versions before did, so that no calibration changes.
-    if 2 * inner[1] < size[1] and inner[0] <= size[0]:
-        shrunk = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_AREA)
-        np.testing.assert_array_equal(fitted, shrunk)
-
-
-def test_averaging_takes_any_memory_layout_and_leaves_the_image_alone() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    small = InputSpec(48, 36, 'stretch', 'bgr', (0, 0, 0), (1, 1, 1))
-    geometry, before = Geometry.of(90, 120, small), image.copy()
-    fitted = fit_image(image[::-1], geometry, small)
-    np.testing.assert_array_equal(fitted, fit_image(image[::-1].copy(), geometry, small))
-    np.testing.assert_array_equal(image, before)

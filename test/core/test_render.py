@@ -11,7 +11,6 @@ from uncertainty_seg.core.preprocess import Geometry
 from uncertainty_seg.core.render import (
     AMBER_BGR,
     BLUE_BGR,
-    color_mask,
     draw_legend,
     heatmap,
     NAN_COLOR_BGR,
@@ -22,11 +21,6 @@ from uncertainty_seg.core.render import (
 PALETTE = ((10, 20, 30), (200, 100, 50))
 
 
-def test_a_class_gets_its_palette_colour_as_bgr_and_an_unknown_id_is_black() -> None:
-    picture = color_mask(np.array([[0, 1, 9]], np.uint8), PALETTE)
-    assert picture.tolist() == [[[30, 20, 10], [50, 100, 200], [0, 0, 0]]]
-
-
 def test_the_heatmap_has_a_fixed_range_and_saturates_above_it() -> None:
     values = np.array([[0.0, 0.1, 0.2, 0.9]], np.float32)
     picture = heatmap(values, 0.2)
@@ -34,12 +28,6 @@ def test_the_heatmap_has_a_fixed_range_and_saturates_above_it() -> None:
     assert picture[0].tolist() == table[[0, 127, 255, 255]].tolist()
     # The same value looks the same whatever else is in the frame.
     assert heatmap(values[:, :2], 0.2)[0, 1].tolist() == picture[0, 1].tolist()
-
-
-def test_nan_is_painted_in_a_colour_of_its_own() -> None:
-    picture = heatmap(np.array([[np.nan, 0.0]], np.float32), 0.5)
-    assert tuple(picture[0, 0]) == NAN_COLOR_BGR
-    assert tuple(picture[0, 1]) != NAN_COLOR_BGR
 
 
 def test_the_overlay_mixes_by_alpha_and_leaves_class_zero_clear() -> None:

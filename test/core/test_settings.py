@@ -89,11 +89,6 @@ def test_a_wrong_value_is_answered_with_what_would_be_right(
         settings_from_dict(values)
 
 
-def test_settings_that_fit_only_together_are_judged_together() -> None:
-    gate = settings_from_dict({'gate.fall_frames': 3, 'gate.fall_window': 5}).gate
-    assert (gate.fall_frames, gate.fall_window) == (3, 5)
-
-
 def test_without_an_age_fewer_images_may_wait_than_raise_the_flag() -> None:
     receipt, ageless = (settings_from_dict({name: value, 'gate.rise_frames': 3})
                         for name, value in (('stamps', 'receipt'), ('max_age_s', 0.0)))
@@ -152,11 +147,6 @@ def test_left_alone_it_is_what_the_card_says_and_its_name_is_accepted_too(card: 
 def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allowed: str) -> None:
     with pytest.raises(ConfigError, match=f'expected {allowed}:'):
         precision_of(tiny_card(precision=card), wanted)
-
-
-@pytest.mark.parametrize('card', ['fp32', 'int8'])
-def test_bf16_may_be_asked_for_where_there_is_float32_to_compute(card: str) -> None:
-    assert precision_of(tiny_card(precision=card), 'bf16') == 'bf16'
 
 
 def test_tf32_is_a_precision_of_float32_graphs_and_of_no_card() -> None:

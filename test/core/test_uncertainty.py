@@ -96,11 +96,6 @@ def test_one_nan_in_one_pass_makes_every_map_nan_at_that_pixel_only() -> None:
         assert broken.sum() == 1, name
 
 
-def test_upsampling_follows_half_pixel_centres() -> None:
-    row = upsample_bilinear(np.array([[0.0, 1.0]]), 1, 4)
-    np.testing.assert_allclose(row, [[0, 0.25, 0.75, 1]])
-
-
 def test_upsampling_equals_torch() -> None:
     torch = pytest.importorskip('torch')
     values = np.random.default_rng(1).normal(size=(2, 3, 5, 7))
@@ -108,13 +103,6 @@ def test_upsampling_equals_torch() -> None:
     theirs = torch.nn.functional.interpolate(
         torch.from_numpy(values), (13, 28), mode='bilinear', align_corners=False).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
-
-
-def test_a_low_temperature_sharpens() -> None:
-    logits = np.random.default_rng(2).normal(size=(3, 4, 2, 2))
-    sharp = maps_from_logits(logits, 4, 4, temperature=0.5)
-    plain = maps_from_logits(logits, 4, 4)
-    assert (sharp.aleatoric < plain.aleatoric).all()
 
 
 @pytest.mark.parametrize('shape', [(3, 2, 4), (0, 2, 4, 4), (3, 1, 4, 4)])
@@ -128,13 +116,6 @@ ALL = MapRequest.of(MAP_NAMES)
 
 def all_maps(probs: np.ndarray) -> UncertaintyMaps:
     return maps_from_logits(np.log(probs), *probs.shape[2:], request=ALL)
-
-
-def test_what_nobody_asked_for_is_not_there() -> None:
-    probs = random_probs(0, 4, 3)
-    assert maps_from_probabilities(probs).present == ('label', 'confidence', *USUAL_MAPS)
-    some = maps_from_probabilities(probs, MapRequest.of(['entropy', 'margin']))
-    assert set(some.present) - {'label', 'confidence', *USUAL_MAPS} == {'margin'}
 
 
 def test_more_maps_of_known_probabilities() -> None:
@@ -199,16 +180,6 @@ def test_coarse_maps_of_one_pass_are_the_exact_ones(upsampling: str) -> None:
     assert_maps_close(*coarse_and_exact(z, 17, 28, upsampling), 1e-6)
 
 
-def test_coarse_maps_where_nothing_is_upsampled_are_the_exact_ones() -> None:
-    z = np.random.default_rng(5).normal(0, 4, (9, 5, 6, 8))
-    assert_maps_close(*coarse_and_exact(z, 6, 8), 1e-6)
-
-
-def test_coarse_maps_of_logits_that_are_the_same_everywhere_are_the_exact_ones() -> None:
-    z = np.broadcast_to(np.random.default_rng(6).normal(0, 4, (9, 5, 1, 1)), (9, 5, 4, 6))
-    assert_maps_close(*coarse_and_exact(z, 16, 24), 1e-6)
-
-
 def test_a_coarse_mean_is_the_geometric_one_of_its_neighbours() -> None:
     p = np.array([[0.8, 0.2], [0.1, 0.9]])  # class, column
     z = np.log(np.stack([p, p[::-1]], 0).mean(0))[None, :, None]  # (1, C, 1, 2) of the mean
@@ -235,16 +206,6 @@ def test_coarse_maps_stay_in_their_ranges_and_mi_below_entropy(seed: int, t: int
     assert (maps.variation_ratio <= 1 - 1 / min(c, t) + eps).all()
     np.testing.assert_allclose(
         maps.entropy, maps.mutual_information + maps.aleatoric, atol=2e-6)
-
-
-def test_a_coarse_pixel_between_certain_and_disputed_has_no_more_mi_than_entropy() -> None:
-    z = np.zeros((2, 2, 1, 2))
-    z[:, 0, 0, 0] = 80  # certain
-    z[0, 0, 0, 1] = z[1, 1, 0, 1] = 80  # disputed
-    maps = maps_from_coarse_logits(z, 1, 4)
-    assert maps.mutual_information[0, 3] == pytest.approx(1)
-    assert maps.entropy[0, 1] < 1e-6
-    assert maps.mutual_information[0, 1] <= maps.entropy[0, 1]
 
 
 def test_an_edge_that_the_passes_agree_on_is_unsure_and_not_disputed() -> None:

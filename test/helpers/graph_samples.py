@@ -150,10 +150,10 @@ def run_split(
 
 
 def parts(
-    model: onnx.ModelProto, sites: Sequence[DropoutSite], passes: int = 5, balanced: bool = False
+    model: onnx.ModelProto, sites: Sequence[DropoutSite], passes: int = 5
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, PassInputs, np.ndarray]:
     """Split a masked graph; return trunk, head, masks, and what the whole graph computes."""
-    masks = make_masks(sites, passes, 3, balanced)
+    masks = make_masks(sites, passes, 3)
     trunk, head = split_trunk_head(model, sites)
     return trunk, head, masks, run(model, {'x': X, **masks})[0]
 

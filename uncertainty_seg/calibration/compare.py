@@ -184,9 +184,6 @@ class Contender:
         card, size = self.bundle.card, self.bundle.card.input
         if self.is_still and card.members:
             how = f'the first member of {card.name!r} alone'
-        elif self.is_still and card.is_balanced:
-            how = (f'one pass of {card.name!r} with one of its masks, since this head cannot '
-                   'switch them off')
         elif self.is_still:
             how = f'the deterministic pass of {card.name!r}: every mask is one, and T is 1'
         else:

@@ -399,7 +399,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
         logits_shape=compiled.logits_shape, training=training, license=licence,
         not_good_for=not_good_for, metrics={}, sha256={}, precision=options.precision,
         members=members, upsampling=compiled.upsampling, feature_shape=compiled.feature_shape,
-        mask_draw=fitting_draw('stratified', compiled.sites, False),
+        mask_draw=fitting_draw(compiled.sites),
     )
 
 

@@ -90,21 +90,17 @@ def lazy_inputs(card: ModelCard, passes: int, seed: int) -> dict[str, Rows]:
     if card.has_one_pass and passes != 1:
         raise ConfigError(f'passes is {passes}', f'1: {card.name!r} has no dropout, so that all '
                           'passes would be equal', 'leave passes at -1')
-    if card.mask_seed is not None and (seed != card.mask_seed or passes > card.passes):
-        raise ConfigError(f'seed is {seed} and passes is {passes}',
-                          f'seed {card.mask_seed} and at most {card.passes} passes: '
-                          f'{card.name!r} was trained with these masks', 'set both to that')
     if card.method == 'direct':
-        return {**_drawn(card.mask_sites, passes, seed, card.is_balanced, card.mask_draw),
+        return {**_drawn(card.mask_sites, passes, seed, card.mask_draw),
                 **_samples(card.noise_sites[0], passes, seed)}
     if card.method != 'deep_ensemble':
-        return _drawn(card.dropout_sites, passes, seed, card.is_balanced, card.mask_draw)
+        return _drawn(card.dropout_sites, passes, seed, card.mask_draw)
     dropout = [site for site in card.dropout_sites if site.name != MEMBER]
     if passes % card.members or (passes > card.members and not dropout):
         raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}'
                           + ', or a multiple' * bool(dropout), 'leave passes at -1')
     members = np.eye(card.members, dtype=np.float32)
-    return {**_drawn(dropout, passes, seed, False, card.mask_draw),
+    return {**_drawn(dropout, passes, seed, card.mask_draw),
             MEMBER: np.tile(members, (passes // card.members, 1))}
 
 
@@ -113,13 +109,9 @@ def still_inputs(card: ModelCard, passes: int) -> PassInputs:
     Return inputs, float32 (passes, *site.shape), under which all passes are the same.
 
     Noise is zero. Masks are ones where dropout can be switched off, and the member is the first.
-    It cannot be in a head that computes kept channels only: there every pass is the same one.
     """
     _require(passes, 0)
     still = {site.name: np.zeros((passes, *site.shape), np.float32) for site in card.noise_sites}
-    if card.is_balanced and not card.members:
-        first = pass_inputs(card, 1, card.mask_seed or 0)
-        return {**{name: _repeated(rows[:1], passes) for name, rows in first.items()}, **still}
     ones = ones_masks(card.mask_sites, passes)
     if card.members:
         first_member = np.eye(1, card.members, dtype=np.float32)
@@ -128,19 +120,16 @@ def still_inputs(card: ModelCard, passes: int) -> PassInputs:
 
 
 def make_masks(
-    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool = False,
-    mask_draw: str = 'independent',
+    sites: Iterable[DropoutSite], passes: int, seed: int, mask_draw: str = 'independent',
 ) -> PassInputs:
     """
     Draw the masks and the noise of T passes, float32 (T, *site.shape), the same on every machine.
 
-    A mask is 0 where dropped, else 1 / (1 - p), or C / K at a `balanced` site, which keeps exactly
-    `kept_channels` channels in each pass. `mask_draw` is one of `MASK_DRAWS`, for the sites that
-    drop channels and are not balanced. Raises ConfigError if `passes` is below 1 or `seed` below
-    0.
+    A mask is 0 where dropped, else 1 / (1 - p). `mask_draw` is one of `MASK_DRAWS`, for the sites
+    that drop channels. Raises ConfigError if `passes` is below 1 or `seed` below 0.
     """
     _require(passes, seed)
-    drawn = _drawn(sites, passes, seed, balanced, mask_draw)
+    drawn = _drawn(sites, passes, seed, mask_draw)
     return {name: rows[:] for name, rows in drawn.items()}
 
 
@@ -160,38 +149,19 @@ def num_passes(inputs: Masks) -> int:
     return len(next(iter(inputs.values()), (0,)))
 
 
-def kept_channels(site: DropoutSite) -> int:
-    """
-    Return how many channels of a site are not zero in one pass of balanced masks.
-
-    At a site of whole channels (C, 1, ..., 1) that is K = round((1 - p) C), at least 1. It is all
-    of `shape[0]` at any other site, and where rounding would leave nothing to drop: those sites
-    are drawn independently.
-    """
-    channels = site.shape[0]
-    if not drops_channels(site):
-        return channels
-    return max(1, round((1 - site.p) * channels))
-
-
 def has_free_seed(card: ModelCard) -> bool:
     """Say whether another seed gives other inputs: not of an ensemble's members alone."""
-    return card.mask_seed is None and any(site.name != MEMBER for site in card.dropout_sites)
+    return any(site.name != MEMBER for site in card.dropout_sites)
 
 
 def drops_channels(site: DropoutSite) -> bool:
-    """Say whether a site drops whole channels: its masks can be balanced or stratified."""
+    """Say whether a site drops whole channels: its masks can be stratified."""
     return site.kind == 'mask' and site.name != MEMBER and all(n == 1 for n in site.shape[1:])
 
 
-def fitting_draw(wanted: str, sites: Iterable[DropoutSite], is_fixed: bool) -> str:
-    """
-    Return the `mask_draw` of a new card: the one wanted, where it makes a difference.
-
-    It makes none where no site drops channels, or `is_fixed`: masks are balanced or trained with.
-    """
-    can_stratify = not is_fixed and any(map(drops_channels, sites))
-    return wanted if can_stratify else 'independent'
+def fitting_draw(sites: Iterable[DropoutSite]) -> str:
+    """Return the `mask_draw` of a new card: 'stratified' where a site drops whole channels."""
+    return 'stratified' if any(map(drops_channels, sites)) else 'independent'
 
 
 def frame_seed(seed: int, stamp_ns: int) -> int:
@@ -208,25 +178,19 @@ def _repeated(
 
 
 def _drawn(
-    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool, mask_draw: str
+    sites: Iterable[DropoutSite], passes: int, seed: int, mask_draw: str
 ) -> dict[str, Rows]:
-    return {site.name: _rows(site, passes, seed, balanced, mask_draw) for site in sites}
+    return {site.name: _rows(site, passes, seed, mask_draw) for site in sites}
 
 
-def _rows(site: DropoutSite, passes: int, seed: int, balanced: bool, mask_draw: str) -> Rows:
+def _rows(site: DropoutSite, passes: int, seed: int, mask_draw: str) -> Rows:
     if site.kind == 'noise':
         return _noise(site, passes, seed)
-    if balanced and _is_balanced(site):
-        return _balanced_masks(site, passes, seed)
     if mask_draw == 'stratified' and drops_channels(site):
         return _stratified_masks(site, passes, seed)
     if LazyRows.dtype.itemsize * passes * math.prod(site.shape) > LAZY_BYTES:
         return LazyRows(site, passes, seed)
     return _independent_masks(site, 0, passes, seed)
-
-
-def _is_balanced(site: DropoutSite) -> bool:
-    return kept_channels(site) < site.shape[0]
 
 
 def _stream(site: DropoutSite, seed: int) -> np.random.Philox:
@@ -250,16 +214,6 @@ def _independent_masks(
         block = flat[first:first + _BLOCK]
         np.multiply(stream.random_raw(block.size) >= limit, scale, out=block)
     return masks
-
-
-def _balanced_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
-    """Keep the K channels with the largest words: those that independent masks keep first."""
-    channels, kept = site.shape[0], kept_channels(site)
-    words = _stream(site, seed).random_raw(passes * channels).reshape(passes, channels)
-    chosen = np.argsort(words, axis=1, kind='stable')[:, channels - kept:]
-    masks = np.zeros((passes, channels), np.float32)
-    np.put_along_axis(masks, chosen, np.float32(channels / kept), axis=1)
-    return masks.reshape(passes, *site.shape)
 
 
 def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:

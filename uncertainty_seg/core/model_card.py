@@ -26,6 +26,7 @@ SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 # What `training` says of images that chose the epoch; `train` writes it.
 EPOCH_CHOSEN = 'on which epoch'
+_GONE = {'reduction': 'full', 'chunk': 0, 'is_balanced': False, 'mask_seed': None}
 UPSAMPLINGS = ('half_pixel', 'align_corners')
 MASK_DRAWS = ('independent', 'stratified')
 # What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
@@ -180,18 +181,11 @@ class ModelCard:
     precision : str
         What the graphs compute in: 'fp32', 'fp16', 'bf16', or 'int8' for a quantised trunk.
         What follows the logits is always float32.
-    chunk : int
-        Passes that the head takes at once, exactly; 0 if it takes any number.
-    is_balanced : bool
-        Every pass keeps the same number of channels at each channel site.
     members : int
         Networks of a deep ensemble, which are its passes by turns; 0 for dropout.
     upsampling : str
         How (hl, wl) becomes (h, w): bilinear, where the corners of the outer pixels meet
         ('half_pixel') or their centres ('align_corners').
-    mask_seed : int or None
-        The network was trained with the masks that this seed gives for its passes, and runs with
-        no others; None where any will do.
     feature_shape : tuple of int, or None
         (D, hf, wf) of the trunk's output `feature_map`; None if it has none.
     mask_draw : str
@@ -217,11 +211,8 @@ class ModelCard:
     metrics: Mapping[str, float]
     sha256: Mapping[str, str]
     precision: str = 'fp32'
-    chunk: int = 0
-    is_balanced: bool = False
     members: int = 0
     upsampling: str = 'half_pixel'
-    mask_seed: int | None = None
     feature_shape: tuple[int, int, int] | None = None
     mask_draw: str = 'independent'
 
@@ -255,17 +246,12 @@ class ModelCard:
              f'one of {UPSAMPLINGS}'),
             (self.mask_draw not in MASK_DRAWS, f'mask_draw {self.mask_draw!r}',
              f'one of {MASK_DRAWS}'),
-            (self.mask_draw == 'stratified' and (self.is_balanced or self.mask_seed is not None),
-             'stratified masks that are balanced, or trained with', 'independent ones'),
-            (self.chunk < 0, f'chunks of {self.chunk}', '0 or more'),
             ((self.method == 'deep_ensemble') != (self.members >= 2),
              f'{self.members} members for {self.method}', '2 or more for deep_ensemble, else 0'),
             (self.members > 0 and (self.passes % self.members > 0 or self.passes > self.members
                                    and len(self.dropout_sites) < 2),
              f'{self.passes} passes of {self.members} members',
              'one pass a member, or several where members have dropout'),
-            (self.mask_seed is not None and self.method != 'mc_dropout',
-             f'trained masks for {self.method}', 'mc_dropout'),
             (bool(bad_sites), f'sites {bad_sites}',
              'a mask with p between 0 and 1 or noise with p 0, and a shape'),
             (self.passes < 1, f'{self.passes} passes', 'at least 1'),
@@ -288,16 +274,14 @@ class ModelCard:
              f'one of {text}' if axes else 'none'),
             (self.has_one_pass and self.passes != 1,
              f'{self.passes} passes of {self.method} without dropout', '1: all would be equal'),
-            (self.has_one_pass and self.chunk > 0, f'chunks of {self.chunk} passes',
-             '0, for a method of one pass'),
         ]
 
     def _beyond_bounds(self) -> list[tuple[bool, str, str]]:
         """Return what of the card is of another type or beyond its bounds."""
         spec, sites = self.input, self.dropout_sites
-        counts = {'passes': self.passes, 'chunk': self.chunk, 'members': self.members,
+        counts = {'passes': self.passes, 'members': self.members,
                   'width': spec.width, 'height': spec.height, 'opset': self.opset,
-                  'ignore_index': self.ignore_index, 'mask_seed': self.mask_seed or 0}
+                  'ignore_index': self.ignore_index}
         features = self.feature_shape or ()
         whole = [*counts.values(), *self.logits_shape, *features,
                  *(n for s in sites for n in s.shape),
@@ -332,10 +316,9 @@ class ModelCard:
              f'masks of {masks} values', f'1 to {_MOST_MASKS} in all passes together'),
             *((not 0 <= counts[key] <= MOST_PASSES, f'{counts[key]} {words}',
                f'0 to {MOST_PASSES}') for key, words in (
-                   ('passes', 'passes'), ('chunk', 'passes in a chunk'), ('members', 'members'))),
+                   ('passes', 'passes'), ('members', 'members'))),
             *((count > _MOST_ENTRIES, f'{count} {words}', f'at most {_MOST_ENTRIES}')
               for words, count in lengths.items()),
-            (counts['mask_seed'] < 0, f'mask_seed {self.mask_seed}', '0 or more'),
             (self.opset not in _OPSETS, f'opset {self.opset}', '1 to 100'),
             (not self.num_classes <= self.ignore_index <= 255,
              f'ignore_index {self.ignore_index}', f'{self.num_classes} to 255'),
@@ -383,8 +366,7 @@ def card_to_json(card: ModelCard) -> str:
     for site in raw['dropout_sites']:
         if site['kind'] == 'mask':  # as cards were before there was noise
             del site['kind']
-    for name, default in (('mask_seed', None), ('feature_shape', None),
-                          ('mask_draw', 'independent')):
+    for name, default in (('feature_shape', None), ('mask_draw', 'independent')):
         if raw[name] == default:
             del raw[name]
     return json.dumps(raw, indent=2) + '\n'
@@ -404,12 +386,11 @@ def card_from_json(text: str | bytes) -> ModelCard:
                 f'card.json has schema {raw.get("schema")!r}', str(SCHEMA_VERSION),
                 'use a bundle compiled for this version of uncertainty_seg',
             )
-        # Before the settings chose it, the card did; what is left of 'low' is refused.
-        if (reduction := raw.pop('reduction', 'full')) != 'full':
-            raise ModelBundleError(
-                f'card.json asks for the reduction {reduction!r}, which there is no more', 'none',
-                'compile and calibrate the bundle again, with the setting reduction at coarse',
-            )
+        # Cards of older releases have these; only what they mean now is read.
+        for name, value in _GONE.items():
+            if (found := raw.pop(name, value)) != value:
+                raise ModelBundleError(f'card.json has {name} {found!r}, which there is no more',
+                                       f'{value!r}', 'compile the bundle again')
         return _card(raw)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
         raise ModelBundleError(

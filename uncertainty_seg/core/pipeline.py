@@ -213,7 +213,7 @@ class Pipeline:
         self._backend = backend if isinstance(backend, CheckedBackend) else CheckedBackend(
             backend, bundle.card.num_classes)
         self._source = source or PassSource(bundle.card)
-        passes = self._passes_of(settings)
+        passes = passes_of(self.card, settings)
         self.precision = precision_of(bundle.card, settings.precision)
         self._temperature, self._is_judging = temperature, temperature is None
         if temperature is None and _runs_cold(bundle, settings):
@@ -457,7 +457,7 @@ class Pipeline:
         """
         if self._is_judging:
             require_seed(self._bundle, settings)
-        gate, passes = self._gate, self._passes_of(settings)
+        gate, passes = self._gate, passes_of(self.card, settings)
         for name in ('mask_policy', 'precision', 'reduction'):
             old, new = getattr(self.settings, name), getattr(settings, name)
             if old != new:
@@ -528,12 +528,6 @@ class Pipeline:
             self._fitted_ignore = geometry, fitted
         return fitted
 
-    def _passes_of(self, settings: Settings) -> int:
-        if self.card.mask_seed is not None and settings.mask_policy != 'fixed':
-            raise ConfigError(f'mask_policy is {settings.mask_policy!r}',
-                              f"'fixed': {self.card.name!r} was trained with its masks")
-        return passes_of(self.card, settings)
-
     def _masks_of(self, passes: int, seed: int) -> Masks:
         return self._source.of(passes, seed)
 
@@ -560,9 +554,9 @@ class Pipeline:
                          '; '.join(weakened))
         if unmet := cannot_rise(calibration, settings.gate, limits):
             _log.warning('the flag may never rise: %s', unmet)
-        if self._passes_of(settings) != calibration.passes:
+        if passes_of(self.card, settings) != calibration.passes:
             _log.warning('passes is %s and the limits are for %s: the flag is down until it is '
-                         'that again', self._passes_of(settings), calibration.passes)
+                         'that again', passes_of(self.card, settings), calibration.passes)
             return None
         promise = promise_text(calibration, settings.gate)
         return Gate(settings.gate, limits, promise, calibration.floors)

@@ -351,9 +351,8 @@ def _require_same_logits(net: nn.Module, bundle: ModelBundle) -> None:
     names = [output.name for output in sessions[0].get_outputs()]
     features = dict(zip(names, sessions[0].run(None, {
         sessions[0].get_inputs()[0].name: pixels}), strict=True))
-    passes = card.chunk or 1
     given = {**features, **{name: np.asarray(rows) for name, rows in
-                            still_inputs(card, passes).items()}}
+                            still_inputs(card, 1).items()}}
     logits = sessions[1].run(None, {entry.name: given[entry.name]
                                     for entry in sessions[1].get_inputs()})[0][:1]
     with torch.no_grad():

@@ -510,7 +510,7 @@ def make_bundle(
         license=recipe.license.replace('{licence}', licence or 'of your own'),
         not_good_for=recipe.not_good_for, metrics={}, sha256={},
         members=recipe.members if recipe.is_ensemble else 0, feature_shape=graphs.feature_shape,
-        mask_draw=fitting_draw('stratified', graphs.sites, False),
+        mask_draw=fitting_draw(graphs.sites),
     )
     return write_bundle(folder, card, graphs.files)
 

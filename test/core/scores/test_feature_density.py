@@ -91,12 +91,6 @@ def test_the_covariance_is_that_of_scikit_learn() -> None:
         np.testing.assert_allclose(factor @ factor.T @ found, np.eye(size), atol=1e-6)
 
 
-def test_length_does_not_count(density: FeatureDensity) -> None:
-    features, label, _ = frame(2, 3)
-    short = density.scores(pooled(features / 8), 2)
-    assert short == pytest.approx(density.scores(pooled(features), 2), rel=1e-4)
-
-
 @for_each('scale', [1e-12, 1e-8, 1e-6, 1.0, 1e6, 1e12])
 def test_what_is_stored_gives_the_distances_of_what_was_fitted(
     density: FeatureDensity, scale: float
@@ -113,18 +107,6 @@ def test_what_is_stored_gives_the_distances_of_what_was_fitted(
         for name, value in stored.scores(other * scale, i % 3).items():
             assert value == pytest.approx(exact.scores(other, i % 3)[name], rel=3e-3)
             assert value == pytest.approx(density.scores(other, i % 3)[name], rel=3e-3)
-
-
-def test_one_small_channel_of_large_ones_is_kept() -> None:
-    """The Gaussian is of standardised channels: one that moves by little counts as any other."""
-    size = np.array([1, 1, 1, 1, 1, 1e-7], np.float32)[:, None, None]
-    scaled = [(f * size, label, None) for f, label, _ in (frame(i % 3, i) for i in range(90))]
-    found = fit_feature_density(scaled)
-    exact = dataclasses.replace(found, bank=np.array([pooled(f) for f, _, _ in scaled]))
-    for i in range(20):
-        other = pooled(frame(i % 3, 1000 + i, 0.5)[0] * size)
-        ours, theirs = (one.scores(other, i % 3) for one in (found, exact))
-        assert ours == pytest.approx(theirs, rel=3e-3)
 
 
 def test_features_too_large_to_be_squared_are_no_ordinary_ones(density: FeatureDensity) -> None:
@@ -157,13 +139,6 @@ def test_padding_is_cut_off_features_as_off_maps() -> None:
     np.testing.assert_array_equal(cut.features, features[:, :, 1:3])
     assert maps.cut(slice(0, 1), slice(19, 20)).features.shape == (1, 1, 1, 1)
     assert maps_from_probabilities(probs).cut(slice(0, 8), slice(0, 8)).features is None
-
-
-@for_each('count, words', [
-    (5, '5 training frames for 5 neighbours'), (0, 'no training frame')])
-def test_too_few_frames_are_one_sentence(count: int, words: str) -> None:
-    with pytest.raises(CalibrationError, match=words):
-        fit_feature_density([frame(0, i) for i in range(count)])
 
 
 def test_a_singular_covariance_is_one_sentence() -> None:

@@ -13,7 +13,6 @@ from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.calibrate import limits_of_images
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.pipeline import Pipeline
@@ -223,17 +222,6 @@ def test_the_limits_are_what_the_frames_show_with_a_margin() -> None:
     assert limits['still_rows'] == FIXED_LIMITS['still_rows'] == 0.16
 
 
-def test_no_mask_and_a_mask_of_nothing_give_the_same() -> None:
-    kept = KeptPoints.of(np.zeros((5, 5), np.bool_), HEIGHT, WIDTH)
-    assert image_statistics(FRESH[0], kept) == image_statistics(FRESH[0])
-
-
-def test_a_camera_with_bars_is_calibrated_with_them() -> None:
-    barred = [last_rows(0.25, 0)(image, image) for image in SCENES]
-    limits = limits_of_images(barred[:16])
-    assert [damage(image_statistics(image), limits) for image in barred[16:]] == [''] * 8
-
-
 def test_a_few_damaged_calibration_frames_do_not_lift_a_limit() -> None:
     frames = [image_statistics(scene(seed, 64, 64)) for seed in range(250)]
     broken = image_statistics(np.concatenate([scene(1, 32, 64), scene(2, 32, 64)]))
@@ -243,13 +231,6 @@ def test_a_few_damaged_calibration_frames_do_not_lift_a_limit() -> None:
 @pytest.mark.parametrize('shape', [(1, 1, 3), (15, 400, 3), (400, 15, 3)])
 def test_of_an_image_too_small_nothing_is_said(shape: tuple[int, int, int]) -> None:
     assert image_statistics(np.zeros(shape, np.uint8)) == NONE
-
-
-@pytest.mark.parametrize('shape', [(16, 16, 3), (17, 1000, 3), (1080, 1920, 3), (47, 49, 3)])
-def test_every_size_is_measured(shape: tuple[int, int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    values = dataclasses.astuple(image_statistics(image))
-    assert np.isfinite(values).all() and min(values) >= 0
 
 
 def test_no_image_is_refused() -> None:
@@ -323,8 +304,3 @@ def test_the_shipped_bundle_refuses_damaged_photographs_and_no_others(shared_dat
         fields = np.concatenate([image[::2], image[1::2]])
         for broken in (quarter, woven, fields):
             assert damage(image_statistics(broken), pipeline_limits) != ''
-
-
-@pytest.mark.parametrize('name', ['suim', 'pipeline'])
-def test_the_shipped_bundles_have_every_limit(name: str) -> None:
-    assert set(load_bundle(name).calibration.damage_limits) == set(STATISTICS)

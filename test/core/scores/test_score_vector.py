@@ -141,60 +141,6 @@ def test_a_gate_of_few_scores_pays_for_these_only(
     assert tuple(ScoreVector(tiny_card(), LIMITS, DENSITY, names).compute(maps, image)) == names
 
 
-@pytest.mark.parametrize('map_name', SCORED_MAPS)
-@hypothesis.given(st.integers(0, 2**31))
-@hypothesis.settings(max_examples=30, deadline=None)
-def test_for_one_mask_raising_uncertainty_anywhere_lowers_no_score_of_a_map(
-        map_name: str, seed: int) -> None:
-    maps, image = frame()
-    rng = np.random.default_rng(seed)
-    values = getattr(maps, map_name)
-    more = values + (rng.random(values.shape) < rng.random()) * np.float32(0.2 * rng.random())
-    low = FULL.compute(maps, image)
-    high = FULL.compute(changed(maps, **{map_name: more.astype(np.float32)}), image)
-    for name in FULL.names:
-        if name != DENSITY_SCORE:
-            assert high[name] >= low[name] - 1e-6, name
-
-
-def test_where_the_mask_changes_too_a_class_mean_may_fall() -> None:
-    maps, image = frame()
-    one_class = changed(maps, label=np.zeros_like(maps.label),
-                        entropy=np.full_like(maps.entropy, 0.5))
-    label, entropy = one_class.label.copy(), one_class.entropy.copy()
-    label[:10], entropy[:10], entropy[10:] = 1, 0.1, 0.6
-    low, high = (FULL.compute(m, image) for m in
-                 (one_class, changed(one_class, label=label, entropy=entropy)))
-    assert high['entropy.class_mean'] < low['entropy.class_mean']
-
-
-def test_the_density_may_fall_where_uncertainty_rises() -> None:
-    maps, image = frame()
-    mean = FULL.compute(maps, image)['entropy.mean']
-    density = dataclasses.replace(some_density('entropy.mean'), centre=np.array([mean + 0.1]),
-                                  scale=np.array([0.05]))
-    vector = ScoreVector(tiny_card(), density=density, names=[DENSITY_SCORE])
-    more = changed(maps, entropy=maps.entropy + np.float32(0.1))
-    assert vector.compute(more, image)[DENSITY_SCORE] < 1e-6
-    assert vector.compute(maps, image)[DENSITY_SCORE] > 0.1
-
-
-@pytest.mark.parametrize('seed', range(4))
-def test_a_mask_equals_cutting_out(seed: int) -> None:
-    maps, image = frame(seed)
-    ignore = np.zeros((ROWS, COLUMNS), np.bool_)
-    ignore[:, 40:] = True
-    under = FULL.compute(maps, image, ignore)
-    cut = FULL.compute(maps.cut(slice(None), slice(0, 40)), image[:, :40].copy())
-    # A window may hang over; what is beside the mask is left out.
-    for name in set(FULL.names) - {DENSITY_SCORE, 'image.blur', 'image.low_contrast',
-                                   'image.specks'}:
-        if name.endswith('worst_window'):
-            assert under[name] >= cut[name] - 1e-6
-        else:
-            assert under[name] == pytest.approx(cut[name], abs=1e-6), name
-
-
 @hypothesis.given(st.integers(0, 2**31))
 @hypothesis.settings(max_examples=25, deadline=None)
 def test_what_lies_under_the_mask_changes_no_score(seed: int) -> None:
@@ -211,16 +157,6 @@ def test_what_lies_under_the_mask_changes_no_score(seed: int) -> None:
     mixed_image = np.where(ignore[..., None], other_image, image)
     assert FULL.compute(mixed, mixed_image, ignore) == pytest.approx(
         FULL.compute(maps, image, ignore), rel=1e-9, nan_ok=True)
-
-
-def test_a_class_that_is_not_predicted_lets_the_frame_pass() -> None:
-    maps, image = frame()
-    maps = changed(maps, label=np.minimum(maps.label, 1))
-    names = ['entropy.class.red', 'entropy.class.green']
-    scores = ScoreVector(tiny_card(), names=names).compute(maps, image)
-    assert scores['entropy.class.red'] == 0 < scores['entropy.class.green']
-    gate = Gate(GateSettings(rise_frames=1), {'entropy.class.red': 0.01})
-    assert gate.update(scores).is_confident
 
 
 def test_without_foreground_its_scores_are_zero() -> None:
@@ -253,15 +189,6 @@ def test_a_frame_with_one_pixel_that_is_no_number_is_never_confident(
 def test_a_frame_that_is_left_out_whole_is_never_confident() -> None:
     scores = FULL.compute(*frame(), np.ones((ROWS, COLUMNS), np.bool_))
     assert np.isnan(list(scores.values())).all()
-
-
-def test_views_of_padded_maps_give_the_same_as_copies() -> None:
-    maps, image = frame(columns=72)
-    cut = maps.cut(slice(None), slice(8, 64))
-    copied = UncertaintyMaps(**{name: np.ascontiguousarray(getattr(cut, name))
-                                for name in cut.present})
-    view = image[:, 8:64]
-    assert FULL.compute(cut, view) == FULL.compute(copied, np.ascontiguousarray(view))
 
 
 def test_all_scores_lie_in_0_to_1() -> None:

@@ -98,8 +98,7 @@ def check_compiled(
     soft = smooth_image(spec.height, spec.width)
     try:
         runner = NetworkRunner(compiled, card, network, exact, untouched)
-        if not card.is_balanced:
-            still = max(runner.still(image) for image in (*images, soft))
+        still = max(runner.still(image) for image in (*images, soft))
         for image in (*images, soft):
             if image is soft and not runner.unclear:
                 break  # it would show no more
@@ -185,7 +184,7 @@ class NetworkRunner:
         wanted = {info.name for info in head.get_inputs()}
         given = {'image': image, **tensors}
         passes = num_passes(masks)
-        step = self._card.chunk or passes
+        step = passes
         parts = [
             head.run(['logits'], {**{k: v for k, v in given.items() if k in wanted},
                                   **{k: v[at:at + step] for k, v in masks.items()}})[0]
@@ -230,7 +229,7 @@ class NetworkRunner:
 
     def masked(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
         """Compare pass by pass; return error, spread, and how far the passes differ."""
-        passes = self._card.members or max(_PASSES, self._card.chunk)
+        passes = self._card.members or _PASSES
         sites = {site.name for site in self._card.mask_sites}
         drawn = pass_inputs(self._card, passes, 1)
         masks = _different({name: rows for name, rows in drawn.items() if name in sites},
@@ -250,7 +249,7 @@ class NetworkRunner:
 
     def sampled(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
         """Compare noise with samples in numpy; return error, spread, and what the noise moves."""
-        passes = 1 if self._card.has_one_pass else max(_PASSES, self._card.chunk)
+        passes = 1 if self._card.has_one_pass else _PASSES
         given = pass_inputs(self._card, passes, 1)
         noise = given['noise']
         ours = self.ours(image, given)
