@@ -18,7 +18,6 @@ import tempfile
 import time
 import traceback
 from typing import Any
-import warnings
 
 sys.path.append(sys.argv[1])
 
@@ -35,14 +34,6 @@ from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 
 TARGET = EngineTarget('tensorrt_rtx', '1', 'none', '0.0', '0', 1)
-
-
-class WithTimingCache(TensorRt):
-    """TensorRT-RTX, whose timing cache does nothing, asked for one as TensorRT is."""
-
-    @property
-    def has_timing_cache(self) -> bool:
-        return True
 
 
 def bundle(
@@ -84,19 +75,6 @@ def stopped(trt: TensorRt, path: str) -> dict[str, Any]:
                                                    EngineSpec('fp32')).plan)}
 
 
-def timing(trt: TensorRt, path: str) -> dict[str, Any]:
-    """Build with a timing cache, with that of the first, and with one that is none."""
-    trt = WithTimingCache(trt.module)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)
-        caches = [b'']
-        for given in (b'', None, b'no cache'):
-            caches.append(build_engine(
-                trt, 'trunk', Path(path).read_bytes(), EngineSpec('fp32'),
-                timing_cache=caches[-1] if given is None else given).timing_cache)
-    return {'sizes': [len(data) for data in caches]}
-
-
 def version(trt: TensorRt) -> dict[str, Any]:
     """Say what was imported."""
     return {'version': trt.version, 'is_rtx': trt.is_rtx,
@@ -104,7 +82,7 @@ def version(trt: TensorRt) -> dict[str, Any]:
                        for name in ('FLOAT', 'HALF', 'UINT8', 'INT32', 'INT64', 'BOOL')]}
 
 
-JOBS = {job.__name__: job for job in (bundle, graph, stopped, timing, version)}
+JOBS = {job.__name__: job for job in (bundle, graph, stopped, version)}
 
 
 def main() -> None:

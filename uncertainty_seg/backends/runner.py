@@ -29,7 +29,7 @@ from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
 from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import ConfigError, ModelBundleError, ShapeError
+from uncertainty_seg.errors import ModelBundleError, ShapeError
 from uncertainty_seg.storage.onnx_nodes import every_tensor
 
 if TYPE_CHECKING:
@@ -495,10 +495,20 @@ class MemoryEstimate:
                 'runtime itself is not in it')
 
 
-def _estimate(
-    card: ModelCard, trunk: onnx.ModelProto, head: onnx.ModelProto, settings: Settings
-) -> MemoryEstimate:
-    """Estimate what a bundle takes on a CPU, from its graphs, if nothing is fused."""
+def memory_of_files(card: ModelCard, files: Mapping[str, bytes]) -> MemoryEstimate:
+    """
+    Estimate what a bundle takes on a CPU if nothing is fused, before it is written.
+
+    Parameters
+    ----------
+    card, files : ModelCard, mapping of str to bytes
+        Of the bundle to be.
+
+    """
+    import onnx
+
+    trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, HEAD_FILE))
+    settings = Settings()
     passes, a_pass = passes_of(card, settings), _bytes_a_pass(head)
     chunk = choose_chunk(passes, a_pass, settings.memory_budget_mb).passes
     weights = sum(_FLOAT_BYTES * math.prod(tensor.dims) for model in (trunk, head)
@@ -508,52 +518,6 @@ def _estimate(
         passes, chunk, a_pass, _FLOAT_BYTES * sum(math.prod(s.shape) for s in card.dropout_sites),
         weights + max(_peak_bytes(trunk, 1), _peak_bytes(head, chunk)) + _FLOAT_BYTES * maps,
         settings.memory_budget_mb)
-
-
-def memory_of_files(
-    card: ModelCard, files: Mapping[str, bytes], most_mb: int | None = None
-) -> MemoryEstimate:
-    """
-    Estimate what files of a bundle take before they are written.
-
-    Parameters
-    ----------
-    card, files : ModelCard, mapping of str to bytes
-        Of the bundle to be.
-    most_mb : int, optional
-        What the tensors of a frame may take, with weights, trunk and sums.
-
-    Returns
-    -------
-    MemoryEstimate
-        With the default budget of a chunk, or the largest with which a frame takes no more than
-        `most_mb`.
-
-    Raises
-    ------
-    ConfigError
-        If a frame takes more even with the smallest chunk.
-
-    """
-    import onnx
-
-    trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, HEAD_FILE))
-    found = _estimate(card, trunk, head, Settings())
-    if most_mb is None:
-        return found
-    for chunk in range(found.chunk - 1, 0, -1):
-        if found.total <= most_mb * MEGABYTE:
-            break
-        budget = max(1, math.ceil(chunk * found.bytes_a_pass / MEGABYTE))
-        if budget < found.budget_mb:
-            found = _estimate(card, trunk, head, Settings(memory_budget_mb=budget))
-    if found.total > most_mb * MEGABYTE:
-        raise ConfigError(
-            f'a frame takes {found.total / MEGABYTE:.1f} MB with {found.chunk} of '
-            f'{found.passes} passes at once, {found.chunk_bytes / MEGABYTE:.1f} MB of it theirs',
-            f'at most {most_mb} MB, as was asked for',
-            'compile for a smaller input; fewer passes do not help, since they run in chunks')
-    return found
 
 
 def head_bytes_a_pass(head_path: Path) -> int:

@@ -80,11 +80,7 @@ def assert_parity(bundle: ModelBundle, passes: int, settings: Settings = SETTING
 def test_the_same_masks_give_the_maps_of_onnxruntime(
     any_bundle: ModelBundle, passes: int
 ) -> None:
-    assert_parity(any_bundle, passes)
-
-
-def test_two_threads_give_the_same_maps(any_bundle: ModelBundle) -> None:
-    assert_parity(any_bundle, 5, Settings(threads=2))
+    assert_parity(any_bundle, passes, dataclasses.replace(SETTINGS, threads=1 + passes % 2))
 
 
 def options(backend: OpenVinoBackend) -> dict[str, object]:

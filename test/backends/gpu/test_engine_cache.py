@@ -188,12 +188,6 @@ def test_a_result_holds_for_nothing_else(tmp_path: Path, change: dict[str, str])
     assert read_record(CHECKED, tmp_path) == record(False)
 
 
-def test_another_graph_is_another_key() -> None:
-    for trunk, head in (('aa', 'bc'), ('bb', 'aa')):
-        other = tiny_card(sha256={'trunk.onnx': trunk * 32, 'head.onnx': head * 32})
-        assert SelfCheckKey.of(other, 'tensorrt', '10.3.0', 'fp16', 'Orin') != CHECKED
-
-
 @pytest.mark.parametrize('content', ['', '{"a"', '[]', '"x"', '{"KEY": {"is_passed": "yes"}}',
                                      '{"KEY": 3}'])
 def test_a_damaged_file_proves_nothing_and_is_written_anew(

@@ -32,7 +32,7 @@ from tensorrt_rig import (
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.gpu.nvidia import CudaMemory, find_device
 from uncertainty_seg.backends.gpu.tensorrt import MaskBank, split_passes
-from uncertainty_seg.core.dropout_masks import pass_inputs, still_inputs
+from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS
 
 __all__ = ['bundles', 'rigs']  # fixtures
@@ -80,14 +80,6 @@ def test_every_map_is_the_one_of_the_processor(
                                    atol=5e-3 if kind == 'fp16' else TOLERANCE, err_msg=name)
     assert (ours.label != theirs.label).mean() <= (5e-2 if kind == 'fp16' else 1e-3)
     assert not set(MORE_MAPS) & set(plain.present)
-
-
-def test_a_coarse_head_is_another_engine_with_room_for_more_passes(rigs: Rigs) -> None:
-    exact, coarse = (rigs('pipeline', reduction=name) for name in ('exact', 'coarse'))
-    keys = [[needed.key(rig.target) for needed in rig.engines().all] for rig in (exact, coarse)]
-    assert keys[0][0] == keys[1][0]  # the trunk
-    assert keys[0][1] != keys[1][1]
-    assert coarse.engines().chunking.passes >= 3 * exact.engines().chunking.passes
 
 
 @pytest.mark.parametrize('is_recorded', [False, True])
@@ -253,16 +245,6 @@ def test_masks_that_failed_half_way_are_not_taken_for_those_before(
             rig.gpu.at(name, buffers[name].address, buffers[name].shape, np.dtype(np.float32))
             for buffers in bank.buffers])
         np.testing.assert_array_equal(rows, expected)
-
-
-@pytest.mark.parametrize('kind', ['channels', 'ensemble'])
-def test_equal_passes_agree(rigs: Rigs, bundles: dict[str, Path], kind: str) -> None:
-    rig = rigs(bundles[kind])
-    rig.build()
-    with rig.open() as backend:
-        maps = backend.run(IMAGE, still_inputs(rig.card, 4), 1.0)
-    assert 0 <= maps.mutual_information.min() <= maps.mutual_information.max() < 1e-6
-    assert not maps.variation_ratio.any()
 
 
 def test_every_pass_is_run_once_in_calls_of_one_size_where_that_costs_few() -> None:

@@ -160,32 +160,22 @@ def test_it_computes_and_a_graph_writes_to_the_addresses_it_was_recorded_with(
 
 
 def test_no_is_said_where_tensorrt_says_it(summer: Summer) -> None:
-    assert not summer.context.execute_async_v3(STREAM)  # neither shape nor address
-    assert summer.context.infer_shapes() == ['x']
-    assert not summer.context.set_input_shape('x', (5, 2))
-    assert not summer.context.set_input_shape('x', (1, 2, 1))
-    assert not summer.context.set_input_shape('y', (1, 2))
-    assert not summer.context.set_tensor_address('x', summer.x.address + 64)
-    assert not summer.context.set_tensor_address('x', 0)
-    assert not summer.context.set_tensor_address('z', summer.x.address)
+    context = summer.context
+    assert not context.execute_async_v3(STREAM)  # neither shape nor address
+    assert context.infer_shapes() == ['x']
+    assert not any(context.set_input_shape(*one) for one in (
+        ('x', (5, 2)), ('x', (1, 2, 1)), ('y', (1, 2))))
+    assert not any(context.set_tensor_address(*one) for one in (
+        ('x', summer.x.address + 64), ('x', 0), ('z', summer.x.address)))
     assert summer.runtime.deserialize_cuda_engine(summer.plan[:-1] + b'x') is None
-    assert summer.runtime.deserialize_cuda_engine(b'') is None
     summer.gpu.faults.contexts_up_to = 3
     assert summer.engine.create_execution_context() is None
-    assert len(summer.said) == 10
-    assert summer.gpu.violations == []
+    assert len(summer.said) == 9 and summer.gpu.violations == []
 
 
 def free_a_buffer(summer: Summer) -> None:
     summer.x = None
     gc.collect()
-    summer.run()
-    summer.memory.wait()
-
-
-def bind_a_smaller(summer: Summer) -> None:
-    summer.x = summer.memory.empty((2, 2), np.float32)
-    summer.context.set_tensor_address('x', summer.x.address)
     summer.run()
     summer.memory.wait()
 
@@ -202,24 +192,6 @@ def free_the_engine(summer: Summer) -> None:
 
 def record_cold(summer: Summer) -> None:
     summer.recorded()
-
-
-def replay_without_a_context(summer: Summer) -> None:
-    summer.run()
-    replay = summer.recorded()
-    summer.context = None
-    gc.collect()
-    replay()
-    summer.memory.wait()
-
-
-def replay_without_a_buffer(summer: Summer) -> None:
-    summer.run()
-    replay = summer.recorded()
-    summer.y = None
-    gc.collect()
-    replay()
-    summer.memory.wait()
 
 
 def use_two_threads(summer: Summer) -> None:
@@ -241,21 +213,11 @@ def use_two_threads(summer: Summer) -> None:
     raise raised[0]
 
 
-def forget_the_base_of_the_logger(summer: Summer) -> None:
-    class Bad(summer.module.ILogger):  # type: ignore[name-defined,misc]
-
-        def __init__(self) -> None:
-            pass
-
-    summer.module.Runtime(Bad())
-
-
 @pytest.mark.parametrize(('harm', 'says'), [
-    (free_a_buffer, 'not allocated'), (bind_a_smaller, '24 bytes of memory that is not'),
+    (free_a_buffer, 'not allocated'),
     (take_the_default_stream, 'stream 0'), (free_the_engine, 'engine is gone'),
-    (record_cold, 'before it ran'), (replay_without_a_context, 'context is gone'),
-    (replay_without_a_buffer, 'not allocated'), (use_two_threads, 'two threads'),
-    (forget_the_base_of_the_logger, 'base of the logger'),
+    (record_cold, 'before it ran'),
+    (use_two_threads, 'two threads'),
 ])
 def test_what_would_crash_is_a_violation(
     summer: Summer, harm: Callable[[Summer], None], says: str
@@ -266,39 +228,19 @@ def test_what_would_crash_is_a_violation(
     assert len(summer.gpu.violations) == 1
 
 
-def configured(strategy: str, specialisation: str) -> Summer:
-    """Make an engine of TensorRT-RTX whose context follows a configuration."""
-    summer = Summer('1.7.1.116')
+def test_rtx_works_in_the_memory_that_it_is_given_and_lazy_kernels_are_not_recorded() -> None:
+    summer = Summer(RTX)
     config = summer.engine.create_runtime_config()
-    config.set_execution_context_allocation_strategy(
-        summer.module.ExecutionContextAllocationStrategy[strategy])
-    config.dynamic_shapes_kernel_specialization_strategy = (
-        summer.module.DynamicShapesKernelSpecializationStrategy[specialisation])
     summer.context = summer.engine.create_execution_context(config)
+    assert not summer.context.is_stream_capturable(STREAM)  # it would allocate
+    config.set_execution_context_allocation_strategy(
+        summer.module.ExecutionContextAllocationStrategy.USER_MANAGED)
+    assert summer.context.is_stream_capturable(STREAM)
     summer.bind()
-    return summer
-
-
-def test_rtx_works_in_the_memory_that_it_is_given_and_in_no_less() -> None:
-    summer = configured('USER_MANAGED', 'EAGER')
-    with pytest.raises(ViolationError, match='runs with 0 bytes to work in, of 3000'):
-        summer.context.execute_async_v3(STREAM)
-    size = summer.context.update_device_memory_size_for_shapes()
-    assert (size, summer.engine.device_memory_size_v2) == (3000, 4000)
-    gone = summer.memory.empty((size,), np.uint8)
-    summer.context.set_device_memory(gone.address, size)
-    del gone
-    with pytest.raises(ViolationError, match='the working memory'):
+    with pytest.raises(ViolationError, match='0 bytes to work in, of 3000'):
         summer.run()
-    kept = summer.memory.empty((size,), np.uint8)
-    summer.context.set_device_memory(kept.address, size)
+    kept = summer.memory.empty((summer.context.update_device_memory_size_for_shapes(),), np.uint8)
+    summer.context.set_device_memory(kept.address, kept.nbytes)
     summer.run()
-
-
-def test_rtx_that_allocates_cannot_be_recorded_and_slow_kernels_must_not_be() -> None:
-    assert not configured('STATIC', 'EAGER').context.is_stream_capturable(STREAM)
-    assert configured('USER_MANAGED', 'EAGER').context.is_stream_capturable(STREAM)
-    summer = configured('STATIC', 'LAZY')
-    assert summer.context.execute_async_v3(STREAM)
     with pytest.raises(ViolationError, match='kernels that are not those of these shapes'):
         summer.recorded()

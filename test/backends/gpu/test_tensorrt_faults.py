@@ -12,9 +12,7 @@ by what has ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import dataclasses
 import gc
-import math
 from pathlib import Path
 import threading
 from typing import Any
@@ -22,7 +20,6 @@ from typing import Any
 from fake_tensorrt import plan_of
 import numpy as np
 import onnx
-from onnx import numpy_helper
 import pytest
 from tensorrt_rig import (
     assert_close,
@@ -52,10 +49,8 @@ from uncertainty_seg.backends.gpu.tensorrt import (
     Runtime,
     TensorRtBackend,
 )
-from uncertainty_seg.backends.runner import STATISTICS
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.dropout_masks import pass_inputs
-from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import (
@@ -231,12 +226,6 @@ def test_an_engine_of_another_graph_is_refused(
     assert not rig.gpu.contexts
 
 
-def test_the_key_in_the_cache_is_that_of_the_place(rig: Rig) -> None:
-    needed = rig.engines().trunk
-    other = dataclasses.replace(rig.target, driver='12.7')
-    assert needed.key(other) != needed.key(rig.target)
-
-
 # One engine -------------------------------------------------------------------------------------
 
 
@@ -250,15 +239,6 @@ def head(rig: Rig) -> tuple[Engine, CudaMemory, dict[str, CudaBuffer]]:
     buffers = {name: memory.empty(tuple(5 if n < 0 else n for n in shape), dtype)
                for name, (shape, dtype) in {**engine.inputs, **engine.outputs}.items()}
     return engine, memory, buffers
-
-
-def test_an_engine_knows_its_tensors(rig: Rig, head: tuple[Engine, CudaMemory, Any]) -> None:
-    engine, _, _ = head
-    sites = {site.name: ((-1, *site.shape), np.dtype(np.float32))
-             for site in rig.card.dropout_sites}
-    assert sites.items() <= engine.inputs.items()
-    assert set(engine.outputs) == {*STATISTICS, 'sum_logits'}
-    assert engine.outputs['sum_p'] == ((3, 48, 64), np.dtype(np.float32))
 
 
 def test_what_does_not_fit_an_engine_is_refused_before_it_runs(
@@ -349,10 +329,10 @@ def test_one_error_is_mended_after_a_while_and_the_second_is_final(
         rig.faults.meanwhile = lambda n: fail_next(rig, error) if n == 3 else None
     else:
         fail_next(rig, error)
-    with pytest.raises(BackendError, match=f'tensorrt failed on 5 passes of .bank. .*({says})'):
+    with pytest.raises(BackendError, match=f'bank.*({says})'):
         backend.run(IMAGE, masks_of(rig), 1.0)
     calls = rig.gpu.enqueued
-    with pytest.raises(BackendError, match=f'opens again in 1.0 s after an error .*({says})'):
+    with pytest.raises(BackendError, match=f'1.0 s.*({says})'):
         backend.run(IMAGE, masks_of(rig), 1.0)
     assert rig.gpu.enqueued == calls  # nothing was tried
     clock.now_s += BACK_OFF_S
@@ -363,35 +343,22 @@ def test_one_error_is_mended_after_a_while_and_the_second_is_final(
         backend.run(IMAGE, masks_of(rig), 1.0)
     for _ in range(2):
         clock.now_s += 1000
-        with pytest.raises(BackendError, match=f'gave up after a second error .*({says}).*'
-                           'restart the process.*self-check'):
+        with pytest.raises(BackendError, match=f'second error.*({says})'):
             backend.run(IMAGE, masks_of(rig), 1.0)
     assert_nothing_held(rig)
     backend.close()
 
 
-def test_an_error_that_somebody_keeps_holds_nothing_of_the_gpu(rig: Rig) -> None:
-    backend = rig.open()
-    for seed in range(2):
-        assert_answers(rig, backend, seed)
-    assert rig.gpu.live_bytes() > 0
-    rig.gpu.failing['cudaStreamSynchronize'] = 700
-    with pytest.raises(BackendError, match='illegal memory') as caught:
-        backend.run(IMAGE, masks_of(rig), 1.0)
-    assert caught.value.__cause__ is not None
-    rig.gpu.pending.clear()  # a device with an error does nothing more
-    assert_nothing_held(rig)
-    backend.close()
-
-
-def test_an_error_that_comes_out_before_a_recording_is_the_frames(
+def test_an_error_that_somebody_keeps_holds_nothing_and_is_no_failed_recording(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = rig.open()
     rig.gpu.failing['cudaStreamSynchronize'] = 700
-    with pytest.raises(BackendError, match='illegal memory'):
+    with pytest.raises(BackendError, match='illegal memory') as caught:
         backend.run(IMAGE, masks_of(rig), 1.0)
-    assert 'no CUDA graphs' not in caplog.text
+    assert caught.value.__cause__ is not None and 'no CUDA graphs' not in caplog.text
+    rig.gpu.pending.clear()  # a device with an error does nothing more
+    assert_nothing_held(rig)
     backend.close()
 
 
@@ -403,10 +370,10 @@ def test_what_cannot_be_opened_again_stays_shut(rig: Rig) -> None:
         backend.run(IMAGE, masks_of(rig), 1.0)
     rig.cache.discard(rig.engines().trunk.key(rig.target), 'a test')
     clock.now_s += BACK_OFF_S
-    with pytest.raises(BackendError, match='cannot be opened again .*illegal memory.*no engine'):
+    with pytest.raises(BackendError, match='illegal memory.*no engine'):
         backend.run(IMAGE, masks_of(rig), 1.0)
     rig.build()
-    with pytest.raises(BackendError, match='gave up after a second error .*no engine'):
+    with pytest.raises(BackendError, match='second error.*no engine'):
         backend.run(IMAGE, masks_of(rig), 1.0)
     backend.close()
 
@@ -441,22 +408,11 @@ def test_a_second_thread_is_refused_and_the_first_undisturbed(rig: Rig) -> None:
     rig.faults.meanwhile = meanwhile
     assert_answers(rig, backend)
     assert isinstance(refusals[0], BackendError)
-    assert "run from thread 'second' while 'MainThread' is in it" in str(refusals[0])
+    assert 'second' in str(refusals[0]) and 'MainThread' in str(refusals[0])
     # One after the other is no harm.
     assert_same_bits(elsewhere(lambda: backend.run(IMAGE, masks, 1.0)),
                      backend.run(IMAGE, masks, 1.0))
     backend.close()
-
-
-def test_closed_twice_is_closed_and_a_run_says_so(rig: Rig) -> None:
-    backend = rig.open()
-    assert_answers(rig, backend)
-    backend.close()
-    assert_nothing_held(rig)
-    backend.close()
-    assert not backend.is_recorded
-    with pytest.raises(BackendError, match='run of a closed backend'):
-        backend.run(IMAGE, masks_of(rig), 1.0)
 
 
 def test_closed_during_a_run_it_frees_when_the_frame_ends(rig: Rig) -> None:
@@ -465,6 +421,8 @@ def test_closed_during_a_run_it_frees_when_the_frame_ends(rig: Rig) -> None:
     rig.faults.meanwhile = lambda _: elsewhere(backend.close)
     assert_close(backend.run(IMAGE, masks, 1.0), expected, rig.passes)
     assert_nothing_held(rig)
+    backend.close()  # twice
+    assert not backend.is_recorded
     with pytest.raises(BackendError, match='closed'):
         backend.run(IMAGE, masks, 1.0)
 
@@ -473,9 +431,7 @@ def test_what_does_not_fit_the_card_is_refused_and_is_no_fault(rig: Rig) -> None
     backend, masks = rig.open(), masks_of(rig)
     name = next(iter(masks))
     wrong: tuple[tuple[Any, Any, str], ...] = (
-        (IMAGE[:-1], masks, 'image'), (IMAGE.astype(np.float32), masks, 'image'),
-        (IMAGE, {}, 'masks for'),
-        (IMAGE, {**masks, name: masks[name][:2]}, 'the same T'),
+        (IMAGE[:-1], masks, 'image'), (IMAGE, {}, name),
         (IMAGE, {**masks, name: masks[name][:, :1]}, name))
     for image, given, says in wrong:
         with pytest.raises(ShapeError, match=says):
@@ -488,26 +444,16 @@ def test_what_does_not_fit_the_card_is_refused_and_is_no_fault(rig: Rig) -> None
 # Through the pipeline --------------------------------------------------------------------------
 
 
-def calibrated(source: Path, folder: Path, trunk: bytes = b'') -> Path:
-    """Copy a bundle, with limits that every answer of numbers is below."""
+def calibrated(source: Path, folder: Path) -> Path:
+    """Copy a bundle, with thresholds that every answer of numbers is below."""
     bundle = load_bundle(str(source))
-    files = {name: (source / name).read_bytes() for name in bundle.card.sha256}
-    card = write_bundle(folder, bundle.card, {**files, **({'trunk.onnx': trunk} if trunk else {})})
+    card = write_bundle(folder, bundle.card, {
+        name: (source / name).read_bytes() for name in bundle.card.sha256})
     limits = {f'{name}.mean': 0.99 for name in ('entropy', 'mutual_information')}
     write_calibration(load_bundle(str(folder)), Calibration(
         card.passes, 0, 'fixed', 'fp32', 1.3, limits, limits, ('entropy.mean',), 0.95, 10, 10,
         model_digest(card), 'none'))
     return folder
-
-
-def with_nan(path: Path) -> bytes:
-    """Make one weight of a graph NaN."""
-    model = onnx.load(str(path))
-    tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
-    values = numpy_helper.to_array(tensor).copy()
-    values[0, 0, 0, 0] = math.nan
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return bytes(model.SerializeToString())
 
 
 def test_the_flag_falls_with_an_error_and_rises_after_the_reopening(
@@ -531,18 +477,3 @@ def test_the_flag_falls_with_an_error_and_rises_after_the_reopening(
     assert flags == [False, False, True, True]
     pipeline.close()
     assert_nothing_held(rig)
-
-
-def test_a_weight_that_is_no_number_is_no_confident_frame(
-    rigs: Rigs, bundles: dict[str, Path], tmp_path: Path
-) -> None:
-    source = bundles['channels']
-    rig = rigs(calibrated(source, tmp_path / 'bundle', with_nan(source / 'trunk.onnx')))
-    rig.build()
-    pipeline = Pipeline(rig.bundle, rig.open(), Settings(threads=1))
-    loop = FrameLoop(pipeline)
-    for number in range(4):
-        outcome = loop.take(lambda: IMAGE, number * 10**8)
-        assert not outcome.verdict.is_confident
-        assert 'the network returned entropy nan' in outcome.problem
-    pipeline.close()
