@@ -54,7 +54,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
     with contextlib.redirect_stdout(out):
         code = main(['calibrate', str(root / 'tiny'), '--train', str(root / 'train'), '--val',
                      str(root / 'val'), '--bad', 'accuracy<0.6', '--alpha', '0.1', '--scores',
-                     *SCORES, '--neighbours', '3', *RUN])
+                     *SCORES, *RUN])
     assert code == 0
     return root / 'tiny', root / 'train' / 'images', json.loads(out.getvalue().splitlines()[-1])
 
@@ -83,7 +83,6 @@ def test_training_frames_are_held_out_of_their_own_bank(
     folder, _, values = calibrated
     density = load_bundle(str(folder)).features
     assert density is not None and len(density.bank) == values['num_train'] == 60
-    assert density.neighbours == 3
     held = density.held_out_scores()['features.knn']
     inside = [density.scores(row.astype(np.float64), 0)['features.knn'] for row in density.bank]
     assert (held >= np.array(inside) - 1e-12).all() and held.mean() > np.mean(inside)

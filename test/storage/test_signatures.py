@@ -85,7 +85,7 @@ def test_an_unsigned_bundle_is_taken_unless_keys_are_named(
     load_bundle(tiny_bundle)
     with pytest.raises(ModelBundleError, match='is not signed, expected a signature of one of'):
         load_bundle(tiny_bundle, trusted_keys=(keys.line,))
-    (tiny_bundle / 'SHA256SUMS').unlink()  # one of before the list
+    (tiny_bundle / 'SHA256SUMS').unlink()
     with pytest.raises(ModelBundleError, match='is not signed'):
         load_bundle(tiny_bundle, trusted_keys=(keys.line,))
 
@@ -213,7 +213,7 @@ def test_openssl_makes_the_keys_and_checks_the_signature(
 
     openssl('genpkey', '-algorithm', 'ed25519', '-out', 'key.pem')
     openssl('pkey', '-in', 'key.pem', '-pubout', '-out', 'key.pub.pem')
-    assert main(['sign', str(tiny_bundle), str(tmp_path / 'key.pem')]) == 0
+    assert main(['compile', str(tiny_bundle), '--sign', str(tmp_path / 'key.pem')]) == 0
     line = (tmp_path / 'key.pub.pem').read_text().splitlines()[1]
     assert line in capsys.readouterr().out
     load_bundle(tiny_bundle, trusted_keys=(str(tmp_path / 'key.pub.pem'),))
@@ -226,7 +226,7 @@ def test_openssl_makes_the_keys_and_checks_the_signature(
 def test_the_verb_refuses_in_one_sentence(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(['sign', str(tiny_bundle), str(tmp_path / 'nowhere.pem')]) == 2
+    assert main(['compile', str(tiny_bundle), '--sign', str(tmp_path / 'nowhere.pem')]) == 2
     said = capsys.readouterr().err
     assert said.count('\n') == 1
     assert 'openssl genpkey -algorithm ed25519' in said
