@@ -45,8 +45,7 @@ from uncertainty_seg.storage.frame_log.log import (
     RETRY_S,
     SAME_DIVE_S,
 )
-from uncertainty_seg.storage.frame_log.reservoir import gumbel_key, stable_uniforms
-from uncertainty_seg.storage.frame_log.store import FrameStore
+from uncertainty_seg.storage.frame_log.store import FrameStore, gumbel_key, stable_uniforms
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 
 

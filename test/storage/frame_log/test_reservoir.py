@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.storage.frame_log.reservoir import (
+from uncertainty_seg.storage.frame_log.store import (
     Capacity,
     gumbel_key,
     Reservoir,

@@ -35,9 +35,8 @@ from uncertainty_seg.storage.frame_log.format import (
     read_sidecar,
     REASONS,
 )
-from uncertainty_seg.storage.frame_log.reservoir import gumbel_key
 from uncertainty_seg.storage.frame_log.ring import Candidate, FrameRing
-from uncertainty_seg.storage.frame_log.store import CONTROL, Entry, FrameStore, MAIN
+from uncertainty_seg.storage.frame_log.store import CONTROL, Entry, FrameStore, gumbel_key, MAIN
 from uncertainty_seg.storage.perceptual_hash import hash_distance
 
 # A node that is back within this time was restarted under water.

@@ -16,7 +16,7 @@ import math
 
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
-from uncertainty_seg.storage.frame_log.reservoir import stable_uniforms
+from uncertainty_seg.storage.frame_log.store import stable_uniforms
 
 # Tolerance for the rate of a camera.
 _SLACK_S = 1e-3
