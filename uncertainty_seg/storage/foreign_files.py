@@ -16,7 +16,6 @@ import json
 import math
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 import zipfile
 import zlib
 
@@ -31,12 +30,8 @@ from uncertainty_seg.errors import ConfigError, ImageError, UncertaintySegError
 MAX_IMAGE_BYTES = 2**29
 # An export of Label Studio contains the images of its tasks.
 MAX_JSON_BYTES = 2**30
-# 10 000 frames with ten regions each.
-MAX_XML_BYTES, MAX_XML_ITEMS = 2**27, 2**20
 MAX_YAML_BYTES, MAX_YAML_DEPTH = 2**18, 20
-# Images are compressed already; annotations of a few frames are a few megabytes of text.
-MAX_ZIP_BYTES, MAX_ZIP_RATIO = 2**28, 20
-# What read_entry may raise for a damaged, encrypted or unknown archive.
+# What reading a damaged, encrypted or unknown archive may raise.
 ZIP_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile,
               zlib.error)
 assert MAX_IMAGE_BYTES >= 4 * MAX_PIXELS
@@ -46,36 +41,6 @@ def read_bytes(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes:
     """Read a file; ValueError if it has more than `limit` bytes, OSError if it cannot be read."""
     with path.open('rb') as file:
         return _at_most(file, path.name, limit)
-
-
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """
-    Open a zip archive for `read_entry`.
-
-    One of `ZIP_ERRORS`: ValueError if its entries together expand to more than images and labels
-    do. They cannot be larger than the archive says: what follows is not read.
-    """
-    archive = zipfile.ZipFile(path)
-    total, limit = sum(item.file_size for item in archive.infolist()), \
-        MAX_ZIP_BYTES + MAX_ZIP_RATIO * path.stat().st_size
-    if total > limit:
-        archive.close()
-        raise ValueError(f'it expands to {total} bytes, at most {limit}')
-    return archive
-
-
-def read_entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """
-    Read an entry of a zip archive; nothing is ever unpacked to a path of its choice.
-
-    One of `ZIP_ERRORS`: ValueError if the entry expands to more than `limit` bytes, KeyError if
-    there is none.
-    """
-    # The other methods may expand a few bytes without bound before a limit can act.
-    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f'{name} is compressed in another way than deflate')
-    with archive.open(name) as file:
-        return _at_most(file, name, limit)
 
 
 def read_arrays(content: bytes, kinds: Mapping[str, str], limit: int) -> dict[str, NDArray[Any]]:
@@ -88,7 +53,12 @@ def read_arrays(content: bytes, kinds: Mapping[str, str], limit: int) -> dict[st
     found = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name, kind in kinds.items():
-            data = io.BytesIO(read_entry(archive, f'{name}.npy', limit))
+            entry = archive.getinfo(f'{name}.npy')
+            # The other methods may expand a few bytes without bound before a limit can act.
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f'{name} is compressed in another way than deflate')
+            with archive.open(entry) as file:
+                data = io.BytesIO(_at_most(file, name, limit))
             version = np.lib.format.read_magic(data)
             header = {(1, 0): np.lib.format.read_array_header_1_0,
                       (2, 0): np.lib.format.read_array_header_2_0}
@@ -186,32 +156,6 @@ def parse_yaml(path: Path) -> Any:
         raise ValueError(f'{where} is not understood') from err
 
 
-class _XmlBuilder(ElementTree.TreeBuilder):
-    """Builds the tree of a file without a document type, which may define unbounded entities."""
-
-    _items = 0
-
-    def doctype(self, *_: str | None) -> None:
-        raise ValueError('it defines a document type')
-
-    def start(self, tag: Any, attrs: Any, /) -> Any:
-        self._items += 1 + len(attrs)
-        if self._items > MAX_XML_ITEMS:
-            raise ValueError(f'it has more than {MAX_XML_ITEMS} elements and attributes')
-        return super().start(tag, attrs)
-
-
-def parse_xml(content: bytes) -> ElementTree.Element:
-    """Parse XML; ValueError if it is none, defines a document type, or has too many elements."""
-    parser = ElementTree.XMLParser(target=_XmlBuilder())
-    try:
-        parser.feed(content)
-        root: ElementTree.Element = parser.close()
-    except ElementTree.ParseError as err:
-        raise ValueError(str(err)) from err
-    return root
-
-
 def plain_name(name: Any) -> str:
     """Return a name of a file in its folder; ValueError if it is a path, or no name."""
     if not isinstance(name, str) or name in ('', '.', '..') or len(name.encode()) > 255 \
@@ -228,20 +172,3 @@ def is_text(name: str) -> bool:
     which no table can hold.
     """
     return not any('\ud800' <= character <= '\udfff' for character in name)
-
-
-# -------------------------------------------------------------------------------------------------
-# Texts in a CSV file. A spreadsheet computes what begins like a formula, also one that came with
-# the name of a dive or a file; behind an apostrophe it is a text (OWASP, CSV injection).
-
-_FORMULA = ('=', '+', '-', '@', '\t', '\r')
-
-
-def csv_text(text: str) -> str:
-    """Return a text for a field of a CSV file; not for numbers, whose sign is none."""
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
-
-
-def from_csv_text(field: str) -> str:
-    """Undo `csv_text`."""
-    return field[1:] if field[:1] == "'" and field.lstrip("'").startswith(_FORMULA) else field

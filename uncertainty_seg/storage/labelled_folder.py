@@ -28,7 +28,6 @@ from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.core.image_codec import decode, decode_unchanged
 from uncertainty_seg.errors import DatasetError, ImageError, install_command, some_of
 from uncertainty_seg.storage.foreign_files import (
-    from_csv_text,
     is_text,
     json_fault,
     MAX_JSON_BYTES,
@@ -414,15 +413,6 @@ def require_apart(
                            wanted, fix)
 
 
-def require_classes(part: LabelledFolder, whole: LabelledFolder, what: str) -> None:
-    """Raise DatasetError if a part of a data set lacks a class that the whole has."""
-    has, had = (data.pixel_counts().sum(0) > 0 for data in (part, whole))
-    lost = [whole.class_names[c] for c in np.flatnonzero(had & ~has)]
-    if lost:
-        raise DatasetError(f'{what} hold no pixel of {", ".join(map(repr, lost))}',
-                           'every class in every training set', 'take another seed or more data')
-
-
 def has_split(folder: Path, split: str) -> bool:
     """Say whether a labelled folder sets a split aside that is not empty."""
     return bool(split and listed_splits(folder).get(split))
@@ -545,7 +535,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
                 continue
             if len(line) != 2:
                 raise ValueError(f'a line of {len(line)} fields')
-            yield from_csv_text(line[0].strip()), from_csv_text(line[1].strip())
+            yield line[0].strip(), line[1].strip()
         return
     # As pairs, because a dict would lose a repeated key.
     raw = parse_json(text, object_pairs_hook=_Pairs)

@@ -138,11 +138,6 @@ def frame_key(source: str, topic: str, index: int, file: str | None = '') -> str
     return f'{source}#{topic}#{file or index}'
 
 
-def files_of(table: Any) -> list[str]:
-    """Return the file names of a table's pictures, empty for other frames."""
-    return [name or '' for name in table.column(FILE_COLUMN).to_pylist()]
-
-
 def info_of(schema: Any) -> TableInfo:
     """Read the metadata of a `pyarrow.Schema`; TableError if it is of no score table."""
     raw = (schema.metadata or {}).get(TABLE_KEY)

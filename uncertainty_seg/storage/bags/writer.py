@@ -37,22 +37,12 @@ ENCODINGS = {'mono8': ('u1', 1), 'bgr8': ('u1', 3), 'rgb8': ('u1', 3), '32FC1': 
 
 class BagWriter:
     """
-    A bag under construction; use it with `with`.
+    A bag under construction, in a folder whose parents are made; use it with `with`.
 
-    Raises BagError if the path exists, is not writable, or the storage is unknown.
-
-    Parameters
-    ----------
-    path : Path or str
-        Folder of the bag; its parents are made.
-    storage : str
-        'mcap' (chunks compressed by zstd) or 'sqlite3'.
-    overwrite : bool
-        Replace an older bag at the end; anything that is no bag is left untouched.
-
-    Notes
-    -----
-    An exception in the `with` block removes what was written.
+    The storage is 'mcap' (chunks compressed by zstd) or 'sqlite3'. An exception in the block
+    removes what was written. `overwrite` replaces an older bag at the end; anything that is no bag
+    is left untouched. Raises BagError if the path exists, is not writable, or the storage is
+    unknown.
 
     """
 

@@ -102,10 +102,8 @@ class FrameLog:
 
     Parameters
     ----------
-    folder : Path or str
-        Made if missing; an existing log is continued. One process at a time.
-    settings : LogSettings
-        What to keep.
+    folder, settings : Path or str, LogSettings
+        Made if missing; an existing log is continued. One process at a time. What to keep.
     about : LogAbout
         The run; its `dive` is the `fallback` of `dive_name`.
     on_kept : callable, optional
@@ -330,25 +328,19 @@ class LogState:
 
     def as_dict(self) -> dict[str, str]:
         """Return key and text for a diagnostic status, without causes that never occurred."""
-        return {
-            'log.folder': self.folder,
-            'log.writing': str(self.is_writing).lower(),
-            'log.error': self.error,
-            'log.seen': str(self.num_seen),
-            **{f'log.kept.{name}': str(n) for name, n in self.kept.items()},
-            **{f'log.skipped.{name}': str(n) for name, n in self.skipped.items() if n},
-            **{f'log.dropped.{name}': str(n) for name, n in self.dropped.items() if n},
-            'log.frames': str(self.num_frames),
-            'log.mb': f'{self.num_bytes / MEGABYTE:.1f}',
-            'log.quota_mb': f'{self.quota_mb:g}',
-            'log.free_mb': f'{self.free_mb:.0f}',
-            'log.evicted': str(self.num_evicted),
-            'log.leftovers': str(self.num_leftovers),
-            'log.waiting': str(self.num_waiting),
-            'log.in_ring': str(self.num_in_ring),
-            'log.pushed_out': str(self.num_pushed_out),
-            'log.write_ms': f'{self.write_ms:.1f}',
+        texts = {
+            'folder': self.folder, 'writing': str(self.is_writing).lower(), 'error': self.error,
+            'seen': self.num_seen,
+            **{f'kept.{name}': n for name, n in self.kept.items()},
+            **{f'skipped.{name}': n for name, n in self.skipped.items() if n},
+            **{f'dropped.{name}': n for name, n in self.dropped.items() if n},
+            'frames': self.num_frames, 'mb': f'{self.num_bytes / MEGABYTE:.1f}',
+            'quota_mb': f'{self.quota_mb:g}', 'free_mb': f'{self.free_mb:.0f}',
+            'evicted': self.num_evicted, 'leftovers': self.num_leftovers,
+            'waiting': self.num_waiting, 'in_ring': self.num_in_ring,
+            'pushed_out': self.num_pushed_out, 'write_ms': f'{self.write_ms:.1f}',
         }
+        return {f'log.{name}': str(value) for name, value in texts.items()}
 
 
 class FrameLogWriter:
@@ -427,7 +419,8 @@ class FrameLogWriter:
             self.state.dropped[self._cause] += 1
             return
         reservoir = CONTROL if item.reason == 'control' else MAIN
-        log_weight = self._log_weight(item)
+        log_weight = {'control': 0.0, 'trigger': _TRIGGER_LOG_WEIGHT}.get(
+            item.reason, item.frame.log_weight)
         key = gumbel_key(log_weight, item.uniforms[1])
         if not store.would_take(reservoir, key):
             self.state.skipped['outranked'] += 1
@@ -454,13 +447,6 @@ class FrameLogWriter:
             recent = self._recent.setdefault(item.frame.camera, deque(maxlen=_NUM_RECENT))
             recent.append((phash, item.frame.is_flagged))
         self._kept(item)
-
-    def _log_weight(self, item: Candidate) -> float:
-        if item.reason == 'control':
-            return 0.0
-        if item.reason == 'trigger':
-            return _TRIGGER_LOG_WEIGHT
-        return item.frame.log_weight
 
     def _is_repeated(self, item: Candidate, phash: int) -> bool:
         # The control is chosen by chance alone, and a requested frame is always wanted.

@@ -440,7 +440,7 @@ def gumbel_key(log_weight: float, uniform: float) -> float:
 
 
 def stable_uniforms(*parts: str | int) -> tuple[float, float]:
-    """Draw two independent uniform numbers in (0, 1) that depend on `parts` alone, at any replay."""
+    """Draw two independent uniform numbers in (0, 1) that depend on `parts` alone."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
     # 52 bits and a half step: neither 0 nor 1 after rounding.
     low, high = (int.from_bytes(digest[k:k + 8], 'big') >> 12 for k in (0, 8))
