@@ -80,6 +80,16 @@ def test_a_file_that_nothing_reads_is_ignored_and_named(
     assert 'DS_Store' not in caplog.text
 
 
+def test_a_truncated_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
+    folder = make_tiny_bundle(tmp_path / 'tiny')
+    (folder / 'trunk.onnx').write_bytes((folder / 'trunk.onnx').read_bytes()[:50])
+    with pytest.raises(ModelBundleError, match=r'trunk\.onnx.*50 bytes'):
+        load_bundle(folder)
+    (folder / 'trunk.onnx').unlink()
+    with pytest.raises(ModelBundleError, match=r'trunk\.onnx'):
+        load_bundle(folder)
+
+
 def test_a_listed_file_that_is_gone_is_refused(tiny_bundle: Path) -> None:
     (tiny_bundle / 'notes.txt').write_text('of dive 12')
     update_metrics(load_bundle(tiny_bundle), {})  # lists it
