@@ -90,10 +90,10 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            'speed_governor = uncertainty_seg.ros.launching.entry:governor',
+            'speed_governor = uncertainty_seg.ros.entry:governor',
             'uncertainty_seg = uncertainty_seg.__main__:main',
-            'uncertainty_seg_node = uncertainty_seg.ros.launching.entry:node',
-            'uncertainty_seg_play = uncertainty_seg.ros.launching.entry:player',
+            'uncertainty_seg_node = uncertainty_seg.ros.entry:node',
+            'uncertainty_seg_play = uncertainty_seg.ros.entry:player',
         ],
     },
 )

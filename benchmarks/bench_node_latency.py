@@ -48,8 +48,8 @@ def publish_on_command() -> int:
     from std_msgs.msg import Header
 
     from uncertainty_seg.ros.conversions import image_to_msg
-    from uncertainty_seg.ros.graph_watch.qos import camera_qos
-    from uncertainty_seg.ros.main import keep_frames_on_the_heap
+    from uncertainty_seg.ros.node import keep_frames_on_the_heap
+    from uncertainty_seg.ros.topics import camera_qos
 
     keep_frames_on_the_heap()
     rclpy.init()
@@ -133,7 +133,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run both kinds in turns."""
     from uncertainty_seg.backends.registry import open_pipeline
     from uncertainty_seg.core.settings import settings_from_dict
-    from uncertainty_seg.ros.main import keep_frames_on_the_heap
+    from uncertainty_seg.ros.node import keep_frames_on_the_heap
     from uncertainty_seg.storage.model_bundle import load_bundle
 
     keep_frames_on_the_heap()  # as the node does, or the pipeline alone would be the slower one
@@ -144,7 +144,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     period_s = max(3 * first * 1e-3, 0.1)
     per_block = max(args.frames // NUM_BLOCKS, 1)
     node_arguments = [
-        '-m', 'uncertainty_seg.ros.main', '--ros-args', '-r', f'image:={CAMERA}',
+        '-m', 'uncertainty_seg.ros.node', '--ros-args', '-r', f'image:={CAMERA}',
         '-p', f'model:={args.model}', '-p', f'backend:={args.backend}',
         '-p', 'stale_timeout_s:=60.0', '--log-level', 'warn',
     ]

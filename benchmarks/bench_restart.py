@@ -122,7 +122,7 @@ def measure_faults(tries: int, domain: int, folder: Path) -> dict[str, list[floa
     return found
 
 
-ENTRY = ['-c', 'from uncertainty_seg.ros.launching import entry; entry.node()', '--ros-args']
+ENTRY = ['-c', 'from uncertainty_seg.ros import entry; entry.node()', '--ros-args']
 # The latest instant of the signal, in seconds, and the line that it follows.
 STOPS = {'starting': (3.0, ''), 'active': (2.0, 'active, waiting')}
 

@@ -141,7 +141,7 @@ class Sender:
         from std_msgs.msg import Header
 
         from uncertainty_seg.ros.conversions import image_to_msg
-        from uncertainty_seg.ros.main import keep_frames_on_the_heap
+        from uncertainty_seg.ros.node import keep_frames_on_the_heap
         from uncertainty_seg.ros.publishers import VerdictPublishers
 
         keep_frames_on_the_heap()

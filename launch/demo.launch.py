@@ -16,7 +16,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.launching import checks
+from uncertainty_seg.ros import launch_checks as checks
 
 # Handed on to the launch file of the node as they are.
 HANDED_ON = ('model', 'image', 'params_file', 'namespace', 'use_sim_time', 'rviz', 'log_level')
@@ -32,7 +32,8 @@ def processes(context: LaunchContext) -> list:
     bag = LaunchConfiguration('bag').perform(context)
     if not os.path.exists(os.path.expanduser(bag)):
         raise ConfigError(f'bag is {bag!r}, and nothing is there', 'a folder or file of a bag')
-    rate = checks.positive('rate', LaunchConfiguration('rate').perform(context))
+    rate = checks.require_number(
+        'rate', LaunchConfiguration('rate').perform(context), is_positive=True)
     # Ages go by the time of the bag, which passes at this rate; staleness goes by a steady clock.
     times = {'stale_timeout_s': str(min(max(1.0, 2.0 / rate), MOST_S)),
              'max_age_s': str(min(max(1.0, rate), MOST_S))}
@@ -63,7 +64,7 @@ def player_of(bag: str, topic: str) -> Node:
         arguments=[os.path.expanduser(bag), '--rate', LaunchConfiguration('rate'), *chosen,
                    '--clock'],
         remappings=[('image', LaunchConfiguration('image'))],
-        on_exit=checks.stop_after_failure('uncertainty_seg_play'),
+        on_exit=checks.end_with('uncertainty_seg_play', only_misuse=False),
     )
 
 

@@ -14,7 +14,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from uncertainty_seg.ros.launching import checks
+from uncertainty_seg.ros import launch_checks as checks
 
 NODE_NAME = 'speed_governor'
 TOPICS = ('confident', 'cmd_vel', 'cmd_vel_limited')
@@ -47,7 +47,7 @@ def node_of(context: LaunchContext) -> list:
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         respawn=True,
         respawn_delay=1.0,
-        on_exit=checks.stop_after_misuse(NODE_NAME),
+        on_exit=checks.end_with(NODE_NAME, only_misuse=True),
     )]
 
 

@@ -20,7 +20,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from uncertainty_seg.ros.launching import checks
+from uncertainty_seg.ros import launch_checks as checks
 
 # Humble and Jazzy read the first, Kilted and later the second.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
@@ -35,6 +35,7 @@ FRAME_MEMORY = {
 PARAMETERS = {'model': str, 'use_sim_time': bool, 'autostart': bool, 'stale_timeout_s': float,
               'max_age_s': float}
 RVIZ = ('rviz2', 'rviz2')
+SHOWN = ('overlay', 'uncertainty_overlay', 'mask_color')
 
 
 def processes(context: LaunchContext) -> list:
@@ -53,7 +54,7 @@ def processes(context: LaunchContext) -> list:
     if said['rviz'] == 'true':
         checks.require_package(*RVIZ, os.environ.get('AMENT_PREFIX_PATH', ''), 'rviz:=true')
         cameras = list(topics) or [name for name in file.value(full, 'cameras') or () if name]
-        made.append(rviz_of(share, cameras, topics))
+        made += [rviz_of(share, camera, topics) for camera in cameras or ('',)]
     return made
 
 
@@ -67,10 +68,9 @@ def node_of(context: LaunchContext, topics: dict) -> Node:
             given[name] = ParameterValue(LaunchConfiguration(name), value_type=kind)
     if topics:
         given['cameras'] = list(topics)
-    delay_s = checks.positive(
-        'respawn_delay', LaunchConfiguration('respawn_delay').perform(context))
+    delay_s = checks.require_number(
+        'respawn_delay', LaunchConfiguration('respawn_delay').perform(context), is_positive=True)
     respawn = LaunchConfiguration('respawn').perform(context) == 'true'
-    on_exit = checks.stop_after_misuse if respawn else checks.stop_after_failure
     return Node(
         package='uncertainty_seg',
         executable='uncertainty_seg_node',
@@ -83,21 +83,23 @@ def node_of(context: LaunchContext, topics: dict) -> Node:
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         respawn=respawn,
         respawn_delay=delay_s,
-        on_exit=on_exit(checks.NODE_NAME),
+        on_exit=checks.end_with(checks.NODE_NAME, only_misuse=respawn),
     )
 
 
-def rviz_of(share: str, cameras: list, topics: dict) -> Node:
-    """Make RViz, which shows every camera."""
-    shipped = os.path.join(share, 'config', 'uncertainty_seg.rviz')
+def rviz_of(share: str, camera: str, topics: dict) -> Node:
+    """Make an RViz that shows one camera; the layout is that of a node with a single one."""
+    shown = [(f'{checks.NODE_NAME}/{name}', f'{checks.NODE_NAME}/{camera}/{name}')
+             for name in SHOWN if camera]
+    image = topics.get(camera) or (f'{camera}/image' if camera else LaunchConfiguration('image'))
     package, executable = RVIZ
     return Node(
         package=package,
         executable=executable,
-        name='rviz',
+        name=f'rviz_{camera}' if camera else 'rviz',
         namespace=LaunchConfiguration('namespace'),
-        arguments=['-d', checks.rviz_layout(shipped, cameras)],
-        remappings=[('image', LaunchConfiguration('image')), *remappings_of(topics)],
+        arguments=['-d', os.path.join(share, 'config', 'uncertainty_seg.rviz')],
+        remappings=[('image', image), *shown],
     )
 
 
@@ -155,7 +157,7 @@ def generate_launch_description() -> LaunchDescription:
             'respawn_delay', default_value='2.0', description='seconds until then'),
         DeclareLaunchArgument(
             'rviz', default_value='false', choices=['true', 'false'],
-            description='start RViz with a layout for the cameras'),
+            description='start RViz, one for each camera'),
         DeclareLaunchArgument(
             'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
             description='from which severity on lines are logged'),

@@ -186,7 +186,7 @@ class TestLive:
         assert all(m.latency_ms > 0 for m in live.taken)
 
     def test_the_first_image_is_played_when_a_new_node_withholds_its_flag_no_more(self) -> None:
-        from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD_S
+        from uncertainty_seg.ros.rivals import WITHHELD_S
 
         # Then live and replay agree from the first frame on, if none is dropped.
         assert live.WITHHELD_S >= WITHHELD_S

@@ -70,10 +70,6 @@ EXCEPTIONS = {
     # Packs run lengths and draws polygons as COCO's own reader does.
     'data.label_formats': (set(), {'pycocotools'}),
     'data.label_frames': (set(), {'pycocotools'}),
-    # Reads a layout in the Python of `ros2 launch`, which needs it itself.
-    'ros.launching.checks': (set(), {'yaml'}),
-    # Asks the NVIDIA driver for heat and throttling, where it is installed.
-    'ros.board_state': (set(), {'pynvml'}),
     # Reads what the files declare, and the sizes of their tensors.
     'backends.runner': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).

@@ -132,14 +132,13 @@ def test_rviz_shows_every_camera(
         arguments['params_file'] = parameters(tmp_path, '/**', 'cameras: [front, down]')
     else:
         arguments['cameras'] = 'front=/cam1/image_raw,down'
-    _, rviz = actions_of('uncertainty_seg.launch.py')['Node']
-    topics = [d['Topic']['Value'] for d in displays(Path(rviz.arguments[1]))]
-    Path(rviz.arguments[1]).unlink()
-    assert topics == [
-        topic for name in ('front', 'down') for topic in (
+    _, *windows = actions_of('uncertainty_seg.launch.py')['Node']
+    shown = [d['Topic']['Value'] for d in displays(Path(windows[0].arguments[1]))]
+    front = 'front/image' if by_file else '/cam1/image_raw'
+    for rviz, name, image in zip(windows, ('front', 'down'), (front, 'down/image'), strict=True):
+        assert [dict(rviz.remappings)[topic] for topic in shown] == [
             f'uncertainty_seg/{name}/overlay', f'uncertainty_seg/{name}/uncertainty_overlay',
-            f'uncertainty_seg/{name}/mask_color', f'{name}/image')]
-    assert rviz.remappings[1:] == ([] if by_file else [('front/image', '/cam1/image_raw')])
+            f'uncertainty_seg/{name}/mask_color', image]
 
 
 @pytest.mark.parametrize(('given', 'sentence'), [

@@ -20,7 +20,7 @@ import pytest
 from ros_helpers import needs_ros, own_domain, ros_environment
 
 pytestmark = needs_ros
-ENTRY = 'from uncertainty_seg.ros.launching import entry; entry.{}()'
+ENTRY = 'from uncertainty_seg.ros import entry; entry.{}()'
 NAMES = 'expected letters, digits and _, a letter first'
 
 

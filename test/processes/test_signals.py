@@ -35,7 +35,7 @@ WAITING = (
     'replay_bag.run = run\n'
     'sys.exit(main.main(["replay", "in", "out"]))\n'
 )
-PROCESSES = ('ros.main', 'ros.recorder', 'ros.bag_player')
+PROCESSES = ('ros.node', 'ros.recorder', 'ros.bag_player')
 # A shell that starts the tests behind `&` has them ignore some, and so do their processes.
 HEEDED = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
           if signal.getsignal(number) is not signal.SIG_IGN]

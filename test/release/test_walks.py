@@ -110,7 +110,7 @@ def home(folder: Path, walk: Walk) -> Path:
     smaller = {**SMALLER, **IN_WALK.get(walk.name, {})}
     shim.write_text(SHIM.format(smaller=json.dumps(smaller), scenes=json.dumps(SCENES)))
     for name, target in {'uncertainty_seg': str(shim), 'python3': '',
-                         'uncertainty_seg_node': '-m uncertainty_seg.ros.main',
+                         'uncertainty_seg_node': '-m uncertainty_seg.ros.node',
                          'uncertainty_seg_play': '-m uncertainty_seg.ros.bag_player'}.items():
         program = folder / 'bin' / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {target} "$@"\n')

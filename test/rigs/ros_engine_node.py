@@ -24,8 +24,8 @@ from fake_backend import FakeBackend
 
 from uncertainty_seg.backends import registry
 from uncertainty_seg.errors import BackendError, EngineMissingError
-from uncertainty_seg.ros import engine_builder
-from uncertainty_seg.ros.main import main
+from uncertainty_seg.ros import node
+from uncertainty_seg.ros.node import main
 
 FOLDER = Path(os.environ['UNCERTAINTY_SEG_TEST_BUILD'])
 
@@ -83,5 +83,5 @@ def follow(progress: Callable[[float, str], None]) -> None:
 
 if __name__ == '__main__':
     registry.OPENERS['tensorrt'] = open_if_built
-    engine_builder.build_here = build_on_command
+    node.build_here = build_on_command
     sys.exit(main())

@@ -31,12 +31,11 @@ from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.ros import camera_station, publishers
-from uncertainty_seg.ros.board_state import BoardReader
+from uncertainty_seg.ros import node, publishers, topics
 from uncertainty_seg.ros.frame_scheduler import Slot
-from uncertainty_seg.ros.graph_watch.qos_events import RivalWatch, TopicWatch
-from uncertainty_seg.ros.health import FrameStatistics, HealthPublisher
-from uncertainty_seg.ros.main import main
+from uncertainty_seg.ros.health import FrameStatistics
+from uncertainty_seg.ros.node import main
+from uncertainty_seg.ros.rivals import RivalWatch
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 FAILURES_VARIABLE = 'UNCERTAINTY_SEG_TEST_FAILURES'
@@ -44,16 +43,13 @@ FAILURES_VARIABLE = 'UNCERTAINTY_SEG_TEST_FAILURES'
 PARTS: Mapping[str, tuple[Any, str]] = {
     'heatmap.render': (FrameView, 'heatmap'),
     'camera_info.fit': (publishers, 'fit_camera_info'),
-    'label_info.publish': (publishers.LabelInfoPublisher, 'publish'),
     'label_info.import': (publishers, '_message_types'),
     'frame_log.offer': (FrameLog, 'offer'),
     'statistics.add': (FrameStatistics, 'add_frame'),
     'statistics.latency': (FrameStatistics, 'add_latency'),
-    'diagnostics.publish': (HealthPublisher, 'publish'),
-    'board_watch.read': (BoardReader, 'read'),
-    'topic_watch.report': (TopicWatch, 'report'),
-    'topic_watch.note': (TopicWatch, 'note_silence'),
-    'silence_hint.look': (camera_station, 'why_silent'),
+    'diagnostics.publish': (node, 'health_message'),
+    'topic_watch.report': (topics.TopicWatch, 'report'),
+    'silence_hint.look': (topics, 'why_silent'),
     'rival_watch.look': (RivalWatch, '_look'),
 }
 

@@ -3,9 +3,8 @@
 Publishes class names as the node does, or listens to them; run as a process.
 
 ``publish`` is a lifecycle node with two cameras. It is configured with one model, cleaned up, and
-configured with another, says so, and spins. ``--without`` hides vision_msgs from it. ``listen
-TOPIC`` joins late, writes each message as a line of JSON until SIGINT, with what the publishers
-on the topic offer.
+configured with another, says so, and spins. ``listen TOPIC`` joins late, and writes each message
+as a line of JSON until SIGINT, with what the publishers on the topic offer.
 
 """
 
@@ -15,16 +14,14 @@ import json
 import sys
 from typing import Any
 
-if '--without' in sys.argv:
-    sys.modules['vision_msgs'] = None  # type: ignore[assignment]
-
-from conftest import tiny_card  # noqa: I100
+from conftest import tiny_card
 import rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
 from uncertainty_seg.ros.node_life import ros_logging
-from uncertainty_seg.ros.publishers import label_qos, LabelInfoPublisher
+from uncertainty_seg.ros.publishers import LabelInfoPublisher
+from uncertainty_seg.ros.topics import label_qos
 
 CAMERAS = ('front', 'down')
 MODELS = (('mud', 'rock', 'weed'), ('seabed', 'pipeline', 'Bewuchs, grün'))
@@ -39,14 +36,12 @@ class TwoCameras(LifecycleNode):  # type: ignore[misc]
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         card = tiny_card(class_names=self.models.pop(0))
-        self.labels = [LabelInfoPublisher(self, f'~/{name}/label_info') for name in CAMERAS]
-        said = [labels.publish(card) for labels in self.labels]
-        print('published', said, flush=True)
+        self.labels = [
+            LabelInfoPublisher(self, f'~/{name}/label_info', card) for name in CAMERAS]
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         for labels in self.labels:
-            labels.close()
             labels.close()
         return TransitionCallbackReturn.SUCCESS
 

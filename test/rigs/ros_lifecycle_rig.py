@@ -161,7 +161,7 @@ def run_failing_node(arguments: Sequence[str]) -> int:
     """Run the real node; its calls of rclpy fail while their file says so."""
     from rclpy.node import Node
 
-    from uncertainty_seg.ros.main import main
+    from uncertainty_seg.ros.node import main
 
     folder = Path(os.environ[FAILURES_VARIABLE])
     for call, topic_of in CALLS.items():
@@ -195,7 +195,7 @@ class LeakRig:
         from sensor_msgs.msg import Image
         from std_msgs.msg import Bool
 
-        from uncertainty_seg.ros.graph_watch import name_claim
+        from uncertainty_seg.ros import rivals as name_claim
         from uncertainty_seg.ros.node import UncertaintySegNode
 
         parameters = node_arguments(bundle, autostart=False, stale_timeout_s=60,
@@ -333,20 +333,7 @@ class LeakRig:
         for _ in range(times):
             self._executor.spin_once(timeout_sec=0)
 
-    def _finish_diagnostics(self) -> None:
-        # The node reads the board once a second in a thread, and holds the state that it read
-        # last and the one before. On a busy machine a cycle may take longer than that, so a
-        # count could see a reading in progress. After two more, both states are fresh ones.
-        for _ in range(2):
-            self.node._on_diagnostics()
-            for thread in threading.enumerate():
-                if thread.name == 'board-watch':  # that of a node that has ended, too
-                    thread.join()
-                    while Path(f'/proc/self/task/{thread.native_id}').exists():
-                        time.sleep(0.001)
-
     def _count(self) -> dict[str, int]:
-        self._finish_diagnostics()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         kinds = ('publishers', 'subscriptions', 'timers', 'services', 'clients', 'guards',

@@ -21,7 +21,7 @@ import rclpy
 from rclpy.node import Node
 from std_msgs.msg import Bool, Float32
 
-from uncertainty_seg.ros.graph_watch.qos import flag_qos
+from uncertainty_seg.ros.topics import flag_qos
 
 PERIOD_S = 0.05
 

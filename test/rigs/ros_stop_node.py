@@ -11,7 +11,7 @@ import sys
 from typing import NoReturn
 
 from uncertainty_seg.ros import node
-from uncertainty_seg.ros.main import main
+from uncertainty_seg.ros.node import main
 
 ROUNDS = 2**31 - 1  # half an hour
 

@@ -18,6 +18,7 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
 from uncertainty_seg.ros.publishers import CameraInfoRelay, fit_camera_info
+from uncertainty_seg.ros.topics import camera_info_topic, image_topic
 
 pytestmark = pytest.mark.ros
 
@@ -65,7 +66,7 @@ def test_a_calibration_of_the_images_is_relayed_as_it_is_under_the_frames_header
     assert info.header != FRAME
 
 
-@pytest.mark.parametrize('size', [(320, 240), (960, 720), (427, 320), (1280, 960), (1, 1)])
+@pytest.mark.parametrize('size', [(320, 240), (427, 320), (1280, 960), (1, 1)])
 def test_a_calibration_of_another_size_projects_to_the_same_place_of_the_picture(
     size: tuple[int, int]
 ) -> None:
@@ -83,12 +84,6 @@ def test_a_calibration_of_another_size_projects_to_the_same_place_of_the_picture
                                (np.array([CX, CY]) + 0.5) * [width / 640, height / 480])
     assert list(fitting.d) == list(info.d)
     assert list(info.p)[2] == CX
-
-
-def test_an_upright_image_that_was_reduced_keeps_its_calibration() -> None:
-    # 17 x 1001 at an eighth of the sides, rounded up.
-    fitting = fit_camera_info(calibration(17, 1001), FRAME, 126, 3)
-    assert fitting is not None and (fitting.width, fitting.height) == (3, 126)
 
 
 def test_an_uncalibrated_camera_of_another_size_stays_so() -> None:
@@ -129,33 +124,21 @@ def test_the_newest_calibration_goes_out_with_each_frame_if_somebody_listens(
     assert (msg.header, msg.k[0]) == (FRAME, 2.0)
 
 
-def test_why_a_calibration_is_not_relayed_is_said_once(
-    node: StubNode, caplog: pytest.LogCaptureFixture
-) -> None:
-    relay = relay_of(node)
-    node.topics['~/camera_info'].num_subscribers = 1
-    node.callbacks['/camera_info'](calibration(640, 400))
-    with caplog.at_level(logging.WARNING):
-        assert [relay.publish(FRAME, 480, 640) for _ in range(3)] == [False] * 3
-    (line,) = caplog.messages
-    assert line.startswith('camera_info of 640x400 is not relayed')
-
-
-@pytest.mark.parametrize(('info', 'sentence'), [
-    (calibration(1, 0), 'camera_info of 1x0 is not relayed: a size of zero has no pixels'),
-    (calibration(0, 480), 'camera_info of 0x480 is not relayed: a size of zero has no pixels'),
-    (calibration(k=[math.nan] * 9), 'k holds nan, expected finite numbers'),
-    (calibration(p=[math.inf] * 12), 'p holds inf, expected finite numbers'),
-    (calibration(d=[0.1, -math.inf]), 'd holds -inf, expected finite numbers'),
-    (calibration(r=[math.nan] * 9), 'r holds nan, expected finite numbers'),
-    (calibration(roi=RegionOfInterest(x_offset=1, width=640, height=480)),
-     'its roi of 640x480 at 1, 0 reaches over the image'),
-    (calibration(roi=RegionOfInterest(width=2**32 - 1, height=2**32 - 1)), 'reaches over'),
-    (calibration(binning_x=641), 'a binning of 641x0 leaves no pixel'),
-    (calibration(binning_y=2**32 - 1), 'leaves no pixel'),
+@pytest.mark.parametrize(('info', 'named'), [
+    (calibration(640, 400), '640x400'),
+    (calibration(1, 0), '1x0'),
+    (calibration(0, 480), '0x480'),
+    (calibration(k=[math.nan] * 9), 'k holds nan'),
+    (calibration(p=[math.inf] * 12), 'p holds inf'),
+    (calibration(d=[0.1, -math.inf]), 'd holds -inf'),
+    (calibration(r=[math.nan] * 9), 'r holds nan'),
+    (calibration(roi=RegionOfInterest(x_offset=1, width=640, height=480)), 'roi of 640x480'),
+    (calibration(roi=RegionOfInterest(width=2**32 - 1, height=2**32 - 1)), 'roi'),
+    (calibration(binning_x=641), 'binning of 641x0'),
+    (calibration(binning_y=2**32 - 1), 'binning'),
 ])
-def test_a_calibration_that_fits_no_image_is_refused_in_one_sentence(
-    node: StubNode, caplog: pytest.LogCaptureFixture, info: CameraInfo, sentence: str
+def test_why_a_calibration_is_not_relayed_is_said_once(
+    node: StubNode, caplog: pytest.LogCaptureFixture, info: CameraInfo, named: str
 ) -> None:
     relay = relay_of(node)
     node.topics['~/camera_info'].num_subscribers = 1
@@ -163,9 +146,45 @@ def test_a_calibration_that_fits_no_image_is_refused_in_one_sentence(
     with caplog.at_level(logging.WARNING):
         assert [relay.publish(FRAME, 480, 640) for _ in range(3)] == [False] * 3
     (line,) = caplog.messages
-    assert sentence in line
+    assert named in line
 
 
 def test_closing_leaves_nothing_behind(node: StubNode) -> None:
     relay_of(node).close()
     assert (node.topics, node.callbacks) == ({}, {})
+
+
+# --- where image_transport puts them -------------------------------------------------------------
+
+
+def node_with(**remaps: str) -> Any:
+    node = StubNode()
+    node.remaps = remaps
+    return node
+
+
+@pytest.mark.parametrize(('remap', 'raw', 'compressed'), [
+    (None, '/image', '/image/compressed'),
+    ('/cam/image_raw', '/cam/image_raw', '/cam/image_raw/compressed'),
+    ('/cam/image_raw/compressed', '/cam/image_raw/compressed', '/cam/image_raw/compressed'),
+])
+def test_a_compressed_image_is_below_the_image(
+    remap: str | None, raw: str, compressed: str
+) -> None:
+    node = node_with(**({'image': remap} if remap else {}))
+    assert image_topic(node, 'raw') == raw
+    assert image_topic(node, 'compressed') == compressed
+
+
+@pytest.mark.parametrize(('remaps', 'topic'), [
+    ({}, '/camera_info'),
+    ({'image': '/front/image_raw'}, '/front/camera_info'),
+    ({'image': '/front/image_raw/compressed'}, '/front/camera_info'),
+    ({'image': '/cam'}, '/camera_info'),
+    ({'image': '/front/image_raw', 'camera_info': '/other'}, '/other'),
+    ({'camera_info': '/other'}, '/other'),
+])
+def test_the_calibration_is_beside_the_image_unless_it_is_remapped(
+    remaps: dict[str, str], topic: str
+) -> None:
+    assert camera_info_topic(node_with(**remaps)) == topic

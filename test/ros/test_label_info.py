@@ -88,18 +88,6 @@ def test_a_late_subscriber_in_another_process_hears_the_names_of_the_model_of_no
         assert heard['offers'] == [['RELIABLE', 'TRANSIENT_LOCAL']]
 
 
-def test_without_vision_msgs_a_node_configures_and_says_once_what_is_missing(
-    start: Start
-) -> None:
-    node = start('publish', '--without')
-    wait_for('ready', node)
-    assert node.output.count('published [False, False]') == 2
-    line, = [line for line in node.output.splitlines() if 'label_info' in line]
-    assert '[INFO]' in line
-    assert 'install vision_msgs 4.1 or newer' in line
-    assert node.is_running
-
-
 @pytest.fixture
 def no_message(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, 'vision_msgs', None)
@@ -113,8 +101,8 @@ def test_without_vision_msgs_nothing_is_created_and_one_line_says_so(
 ) -> None:
     stub: Any = StubNode()
     with caplog.at_level(logging.DEBUG, 'uncertainty_seg'):
-        cameras = [label_info.LabelInfoPublisher(stub, f'~/{name}') for name in 'ab']
-        assert not any(camera.publish(tiny_card()) for camera in cameras)
+        cameras = [label_info.LabelInfoPublisher(stub, f'~/{name}', tiny_card())
+                   for name in 'ab']
         for camera in cameras:
             camera.close()
     assert not stub.topics
@@ -130,4 +118,4 @@ def test_a_vision_msgs_that_is_broken_in_another_way_is_not_hidden(
     (tmp_path / 'vision_msgs' / '__init__.py').write_text('1 / 0')
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ZeroDivisionError):
-        label_info.LabelInfoPublisher(StubNode(), '~/label_info')
+        label_info.LabelInfoPublisher(StubNode(), '~/label_info', tiny_card())

@@ -3,11 +3,7 @@
 
 from pathlib import Path
 
-import pytest
-from ruamel.yaml import YAML
-
-from uncertainty_seg.core.settings import iter_parameters, Settings, settings_from_dict
-from uncertainty_seg.ros.parameters import (
+from parameter_pages import (
     LIST_BEGIN,
     LIST_END,
     PAGES,
@@ -16,9 +12,13 @@ from uncertainty_seg.ros.parameters import (
     with_list,
     YAML_PATH,
 )
+import pytest
+from ruamel.yaml import YAML
+
+from uncertainty_seg.core.settings import iter_parameters, Settings, settings_from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
-RENEW = 'run python -m uncertainty_seg.ros.parameters'
+RENEW = 'run python test/helpers/ros/parameter_pages.py'
 
 
 def _flat(tree: dict[str, object], prefix: str = '') -> dict[str, object]:
@@ -53,8 +53,8 @@ def test_an_entry_says_name_default_unit_range_and_whether_it_is_live() -> None:
     text = parameters_list(Settings).replace('\n  ', ' ')
     entries = dict(line.removeprefix('- ').split(' = ', 1) for line in text.splitlines())
     assert len(entries) == len(list(iter_parameters(Settings)))
-    entry = entries['**`stale_timeout_s`**']
-    assert entry.startswith('`1.0`, live. Without a frame for this long the flag falls;')
-    assert entry.endswith('Accepts a finite number from 0.05 to 3600, in s.')
+    assert entries['**`stale_timeout_s`**'] == (
+        '`1.0`, live. Without a frame for this long the flag falls; also the deadline of '
+        '~/confident. Accepts a finite number from 0.05 to 3600, in s.')
     assert entries['**`reliability`**'].startswith("`'best_effort'`. ")
     assert entries['**`reliability`**'].endswith(' Accepts one of `best_effort`, `reliable`.')

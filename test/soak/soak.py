@@ -457,7 +457,7 @@ class Soak:
         """Publish the flag, too."""
         from std_msgs.msg import Bool
 
-        from uncertainty_seg.ros.graph_watch.qos import flag_qos
+        from uncertainty_seg.ros.topics import flag_qos
 
         node = self.client.node
         with self.span('noticing'):
@@ -533,7 +533,7 @@ class Soak:
         """Send frames, each when the one before was answered."""
         from soak_camera import message
 
-        from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD_S
+        from uncertainty_seg.ros.rivals import WITHHELD_S
 
         self.client.wait_for_camera_match()
         self.spin(WITHHELD_S)  # until then no flag is true, and nothing would be asked of it

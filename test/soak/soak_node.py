@@ -10,7 +10,7 @@ from soak_backend import MisbehavingBackend
 
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.ros.main import main
+from uncertainty_seg.ros.node import main
 
 
 def open_misbehaving(name: str, bundle: Any, settings: Any) -> MisbehavingBackend:

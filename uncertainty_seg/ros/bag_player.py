@@ -5,7 +5,7 @@ Publishes the images of a bag as a camera would: `uncertainty_seg_play BAG`.
 Needs no rosbag2, so that the demo runs with ROS from wheels too. It plays every bag that `replay`
 reads. The images go out on `image` (remap it with ``--ros-args -r image:=/cam``) with the stamps
 they were recorded with, at the pace of the recording. The first one waits for a subscriber.
-CompressedImage goes out as it is on `image/compressed` and, if anybody listens there, decoded on
+CompressedImage goes out as it is on `image/compressed` and, if it has a subscriber, decoded on
 `image`.
 
 """
@@ -13,7 +13,7 @@ CompressedImage goes out as it is on `image/compressed` and, if anybody listens 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import json
 import sys
 import threading
@@ -35,9 +35,13 @@ from uncertainty_seg.errors import (
     some_of,
     UncertaintySegError,
 )
-from uncertainty_seg.ros.camera_link import COMPRESSED
-from uncertainty_seg.ros.launching.start import own_words, start_ros
-from uncertainty_seg.ros.node_life import ignore_signals, interrupt_on_signals
+from uncertainty_seg.ros.node_life import (
+    ignore_signals,
+    interrupt_on_signals,
+    own_words,
+    start_ros,
+)
+from uncertainty_seg.ros.topics import COMPRESSED
 from uncertainty_seg.storage.bags.reader import (
     BadMessage,
     bag_image,
@@ -86,21 +90,13 @@ class BagPlayer:
             CompressedImage, f'{self._images.topic_name}{COMPRESSED}', qos,
         ) if is_compressed else None
         self._clock = node.create_publisher(Clock, '/clock', 10) if has_clock else None
-        self.num_played = 0
-        self.num_damaged = 0
+        self.num_played = self.num_damaged = 0
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
-        """
-        Wait for a subscriber, so that the first frames are not lost.
-
-        Raises
-        ------
-        BagError
-            If none comes in time.
-
-        """
+        """Wait so that the first frames are not lost; BagError if no subscriber comes in time."""
+        topics = [self._images] + ([self._files] if self._files is not None else [])
         start_s, silent_s = time.monotonic(), SILENT_S
-        while not any(topic.get_subscription_count() for topic in self._topics()):
+        while not any(topic.get_subscription_count() for topic in topics):
             waited_s = time.monotonic() - start_s
             if waited_s >= timeout_s:
                 raise BagError(
@@ -120,7 +116,10 @@ class BagPlayer:
         # A node that takes its time from here must have it before it gets the first image.
         start_s = time.monotonic() + (MATCH_S if self._clock is not None else 0.0)
         first_ns = None
-        for item in self._items(bag, topic):
+        for item in bag.messages(topic):
+            if isinstance(item, BadMessage):
+                self.num_damaged += 1
+                continue
             received_ns = item.received_ns
             first_ns = received_ns if first_ns is None else first_ns
             due_s = start_s + (received_ns - first_ns) * 1e-9 / self._rate
@@ -135,20 +134,6 @@ class BagPlayer:
             stamp = Time(sec=time_ns // 10**9, nanosec=time_ns % 10**9)
             self._clock.publish(Clock(clock=stamp))
 
-    def linger(self) -> None:
-        """Give the last image time to arrive before the publisher goes."""
-        self._pause.wait(LINGER_S)
-
-    def _topics(self) -> list[Any]:
-        return [self._images] + ([self._files] if self._files is not None else [])
-
-    def _items(self, bag: BagReader, topic: str) -> Iterator[BagMessage]:
-        for item in bag.messages(topic):
-            if isinstance(item, BadMessage):
-                self.num_damaged += 1
-            else:
-                yield item
-
     def _publish(self, item: BagMessage) -> bool:
         if self._files is None:
             self._images.publish(bytes(typestore().serialize_cdr(item.message, IMAGE_TYPE)))
@@ -156,34 +141,17 @@ class BagPlayer:
         self._files.publish(bytes(typestore().serialize_cdr(item.message, COMPRESSED_TYPE)))
         try:
             if self._images.get_subscription_count():
-                self._images.publish(_decoded(item))
+                image = bag_image(item)
+                message = image_message(image.stamp_ns, image.frame_id, decode(image.raw), 'bgr8')
+                self._images.publish(bytes(typestore().serialize_cdr(message, IMAGE_TYPE)))
         except ImageError:  # its file went out as it is; who decodes that says what is wrong
             self.num_damaged += 1
             return False
         return True
 
 
-def _decoded(item: BagMessage) -> bytes:
-    image = bag_image(item)
-    message = image_message(image.stamp_ns, image.frame_id, decode(image.raw), 'bgr8')
-    return bytes(typestore().serialize_cdr(message, IMAGE_TYPE))
-
-
 def main(args: Sequence[str] | None = None) -> int:
-    """
-    Play a bag.
-
-    Parameters
-    ----------
-    args : sequence of str or None
-        Arguments as after the program's name; those of the process if None.
-
-    Returns
-    -------
-    int
-        Exit code: 0 also when interrupted, 1 for a bag that cannot be played, 2 for misuse.
-
-    """
+    """Play a bag; returns 0 also when interrupted, 1 for an unusable bag, 2 for misuse."""
     interrupt_on_signals()
     words = list(sys.argv[1:] if args is None else args)
     options = _parser().parse_args(own_words(words))
@@ -213,28 +181,20 @@ def _play(options: Any, words: Sequence[str]) -> BagPlayer:
         player.play(bag, topic)
         while options.loop:
             player.play(bag, topic)
-        player.linger()
+        time.sleep(LINGER_S)  # for the last image to arrive before the publisher goes
         node.destroy_node()
     return player
 
 
 def _require_no_parameters(node: Node, words: Sequence[str]) -> None:
-    """
-    Refuse parameters of ROS that this program does not have, which would change nothing.
-
-    Those of a file may be for other nodes too: they are named once. Raises ConfigError.
-    """
-    unknown = [name for name in sorted(getattr(node, '_parameter_overrides', {}))
-               if not node.has_parameter(name)]
+    """Refuse parameters that this program does not have; those of a file may be for others."""
     of_files = {name for path in given_files(words)
                 for name in read_parameter_file(path).values(node.get_fully_qualified_name())}
-    given = [name for name in unknown if name not in of_files]
-    how = 'its own options are in front of --ros-args, such as --rate 2: see --help'
+    given = [name for name in sorted(getattr(node, '_parameter_overrides', {}))
+             if not node.has_parameter(name) and name not in of_files]
     if given:
-        raise ConfigError(f'there is no parameter {some_of(given)}', 'use_sim_time alone', how)
-    if unknown:
-        print(f'uncertainty_seg_play: there is no parameter {some_of(unknown)}, ignored: {how}',
-              file=sys.stderr)
+        raise ConfigError(f'there is no parameter {some_of(given)}', 'use_sim_time alone',
+                          'options such as --rate 2 are in front of --ros-args: see --help')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -244,16 +204,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog='ROS arguments follow --ros-args, such as -r image:=/cam.',
     )
     parser.add_argument('bag', metavar='BAG', help='rosbag2 folder, .mcap, .db3, or rosbag1 file')
-    parser.add_argument('--rate', type=_rate, default=1.0, help='pace; 1 as recorded [1]')
+    parser.add_argument('--rate', type=_positive, default=1.0, help='pace; 1 as recorded [1]')
     parser.add_argument('--topic', help="image topic of the bag [the camera's]")
     parser.add_argument('--loop', action='store_true', help='start again at the end')
     parser.add_argument('--clock', action='store_true', help="publish the bag's time on /clock")
-    parser.add_argument('--wait-s', type=_rate, default=300.0,
+    parser.add_argument('--wait-s', type=_positive, default=300.0,
                         help='seconds to wait for a subscriber before the first image [300]')
     return parser
 
 
-def _rate(text: str) -> float:
+def _positive(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

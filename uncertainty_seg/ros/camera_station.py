@@ -13,29 +13,25 @@ from __future__ import annotations
 from collections.abc import Callable
 import logging
 import math
+from typing import Any
 
-from sensor_msgs.msg import JointState
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool
 
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros.camera_link import Arrival, CameraLink, input_topic, output_topic
+from uncertainty_seg.core.settings import RELIABILITIES, require_no_history, Settings
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros import topics
 from uncertainty_seg.ros.conversions import AnyImage, as_image, stamp_ns
 from uncertainty_seg.ros.frame_log_link import MessageFrame
-from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
+from uncertainty_seg.ros.frame_processor import Arrival, FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
-from uncertainty_seg.ros.graph_watch.qos_events import RivalWatch, WatchedTopicsNode
-from uncertainty_seg.ros.graph_watch.qos_sentences import full_name
-from uncertainty_seg.ros.graph_watch.transport_hints import several_cameras, why_silent
-from uncertainty_seg.ros.health import (
-    FrameCounts,
-    FrameStatistics,
-    Health,
-    NodeHealth,
-    PartFaults,
-)
+from uncertainty_seg.ros.health import FrameStatistics, Health, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import steady_s
 from uncertainty_seg.ros.publishers import LabelInfoPublisher, PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.rivals import RivalWatch
+from uncertainty_seg.ros.topics import WatchedTopicsNode
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
@@ -43,6 +39,20 @@ SILENCE_HINT_S = 5.0
 # A driver that was killed and started again is two of them for 20 s.
 CROWD_S = 25.0
 _log = logging.getLogger(__name__)
+
+
+def profile_fault(profile: QoSProfile, settings: Settings) -> str:
+    """Say why images cannot be requested so, such as old ones that would raise the flag."""
+    for name, accepted in (('history', ('keep_last',)), ('reliability', RELIABILITIES),
+                           ('durability', ('volatile', 'transient_local'))):
+        value = getattr(profile, name).name.lower()
+        if value not in accepted:
+            return f'{name} is {value}, expected {" or ".join(accepted)}'
+    try:
+        require_no_history(settings, profile.depth, profile.durability.name == 'TRANSIENT_LOCAL')
+    except ConfigError as err:
+        return str(err)
+    return ''
 
 
 class CameraStation:
@@ -55,10 +65,8 @@ class CameraStation:
         Owns the topics.
     settings : callable
         Returns the settings in force.
-    index : int
-        Which of the cameras of the settings it is.
-    name : str
-        Of the camera; empty if it is the only one.
+    index, name : int, str
+        Which of the cameras of the settings it is; no name if it is the only one.
     doubt : callable, optional
         Returns why no flag of the node may be true, whatever the camera; empty if one may.
 
@@ -87,7 +95,7 @@ class CameraStation:
         self._labels: LabelInfoPublisher | None = None
         self._processor: FrameProcessor | None = None
         self._slot: Slot[Arrival] | None = None
-        self._link: CameraLink | None = None
+        self._subscription: Any = None
         self._hint, self._alone_s = '', -math.inf
         self._crowd, self._single_s = '', 0.0
 
@@ -105,7 +113,7 @@ class CameraStation:
     @property
     def topic(self) -> str:
         """Return the topic listened to, after remapping; empty while it does not listen."""
-        return self._link.topic if self._link is not None else ''
+        return str(self._subscription.topic_name) if self._subscription is not None else ''
 
     def fall(self, reason: str) -> None:
         """Publish the flag as false, and repeat it while nothing better is known."""
@@ -117,8 +125,8 @@ class CameraStation:
         self._owner.take_over(pipeline)
         self._pictures = PicturePublishers(self._node, self.name, self._faults)
         with self._faults.alone('label_info'):
-            self._labels = LabelInfoPublisher(self._node, output_topic('label_info', self.name))
-            self._labels.publish(pipeline.card)
+            self._labels = LabelInfoPublisher(
+                self._node, topics.output_topic('label_info', self.name), pipeline.card)
 
     def listen(
         self, scheduler: FrameScheduler[Arrival], log: FrameLog | None = None
@@ -133,7 +141,13 @@ class CameraStation:
             self._settings, self._now_ns)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
-        self._link = CameraLink(self._node, settings, self._on_image, self.name)
+        transport = settings.image_transport
+        self._subscription = self._node.create_subscription(
+            CompressedImage if transport == 'compressed' else Image,
+            topics.image_topic(self._node, transport, self.name), self._on_image,
+            topics.camera_qos(settings.reliability),
+            qos_overriding_options=topics.overridable(
+                lambda profile: profile_fault(profile, settings)))
         self._single_s = steady_s()
 
     def _now_ns(self) -> int:
@@ -160,9 +174,9 @@ class CameraStation:
 
     def stop_listening(self) -> None:
         """Unsubscribe."""
-        if self._link is not None:
-            self._link.close()
-        self._link = self._processor = None
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+        self._subscription = self._processor = None
 
     def free(self) -> None:
         """Take the pictures off the graph and forget the pipeline, which is not closed here."""
@@ -187,19 +201,12 @@ class CameraStation:
 
     def require(self, settings: Settings) -> None:
         """Raise ConfigError if settings contradict how the camera is listened to."""
-        if self._link is not None:
-            self._link.require(settings)
+        if self._subscription is not None and (
+                fault := profile_fault(self._subscription.qos_profile, settings)):
+            raise ConfigError(f'images cannot be received: {fault}')
 
     def reconfigure(self, settings: Settings) -> None:
-        """
-        Take over live settings.
-
-        Raises
-        ------
-        ConfigError
-            If the gate cannot have them; nothing is changed then.
-
-        """
+        """Take over live settings; ConfigError, and no change, if the gate cannot have them."""
         self._owner.reconfigure(settings)
         if self._slot is not None:
             self._slot.limit(settings.rate_of(self._index))
@@ -214,22 +221,8 @@ class CameraStation:
                 part.clear_counts()
 
     def tick(self, holder: str, worker_end: str = '') -> None:
-        """
-        Let the flag fall if its time is over, and repeat a false.
-
-        Parameters
-        ----------
-        holder : str
-            Whose frame the network has in work; empty for none.
-        worker_end : str, optional
-            What has ended the worker; empty while it runs.
-
-        """
+        """Let the flag fall if its time is over, and repeat a false."""
         self._owner.tick(lambda: self._why_stale(holder, worker_end))
-
-    def flag(self) -> tuple[str, float]:
-        """Return the topic of the flag, and for how long it has been silent in seconds."""
-        return self._verdicts.topic, self._verdicts.silence_s()
 
     def check_graph(self) -> None:
         """Look in the graph, once a second, why no frame comes and who else publishes the flag."""
@@ -252,31 +245,33 @@ class CameraStation:
         """Return how it is."""
         return Health(
             camera=self.name, node=node,
-            is_stale=self._link is not None and self._owner.is_stale(),
+            is_stale=self._subscription is not None and self._owner.is_stale(),
             is_confident=self._owner.is_confident, why_down=self._owner.why_down, hint=self._hint,
             rival=self._rival(), statistics=self._statistics, counts=self._counts(),
             faults=self._faults, crowd=self._crowd,
         )
 
-    def _counts(self) -> FrameCounts:
+    def _counts(self) -> dict[str, int]:
+        slot, watch = self._slot, self._node.watch
         published = self._pictures.counts if self._pictures is not None else {}
-        if self._slot is None:
-            return FrameCounts(published=published)
-        return FrameCounts(self._slot.num_received, self._slot.num_dropped,
-                           self._slot.num_over_rate, self._num_lost(), published)
-
-    def _num_lost(self) -> int:
-        watch = self._node.watch
-        return watch.num_lost.get(self.topic, 0) if watch is not None else 0
+        return {
+            'frames_received': slot.num_received if slot is not None else 0,
+            'frames_dropped': slot.num_dropped if slot is not None else 0,
+            'frames_over_rate': slot.num_over_rate if slot is not None else 0,
+            'frames_lost_in_transport':
+                watch.num_lost.get(self.topic, 0) if watch is not None else 0,
+            **{f'published.{name}': number for name, number in published.items()},
+        }
 
     def _why_no_message(self) -> str:
         # By the messages, and not by the verdicts: where frames come and the worker gives no
         # verdict, nothing is wrong with the way to here.
-        if self._link is None or self._has_company() or self._owner.silence_s() < SILENCE_HINT_S:
+        if self._subscription is None or self._has_company() or \
+                self._owner.silence_s() < SILENCE_HINT_S:
             return ''
         assert self._node.watch is not None
         topic = self._node.watch.subscription(self.topic)
-        return why_silent(self._node, topic, input_topic('image', self.name))
+        return topics.why_silent(self._node, topic, topics.input_topic('image', self.name))
 
     def _has_company(self) -> bool:
         """Tell whether the first publisher has just come, which may be about to speak."""
@@ -286,15 +281,17 @@ class CameraStation:
         return self._alone_s < now_s < self._alone_s + SILENCE_HINT_S
 
     def _who_else_shows_images(self) -> str:
-        if self._link is None:
+        if self._subscription is None:
             return ''
         assert self._node.watch is not None
         topic, now_s = self._node.watch.subscription(self.topic), steady_s()
-        found = [full_name(info) for info in self._node.get_publishers_info_by_topic(topic.name)
+        publishers = self._node.get_publishers_info_by_topic(topic.name)
+        found = [topics.full_name(info) for info in publishers
                  if info.topic_type == topic.type_name]
         if len(found) < 2:
             self._single_s = now_s
-        return several_cameras(topic.name, found) if now_s - self._single_s >= CROWD_S else ''
+        return (topics.several_cameras(topic.name, found)
+                if now_s - self._single_s >= CROWD_S else '')
 
     def _why_stale(self, holder: str, worker_end: str) -> str:
         silence_s, unjudged_s = self._owner.silence_s(), self._owner.unjudged_s()

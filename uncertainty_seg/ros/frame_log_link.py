@@ -36,16 +36,10 @@ NOT_LOGGING = 'nothing is logged: log.folder is empty, or the node is not config
 @dataclass(frozen=True)
 class MessageFrame(LogFrame):
     """
-    A frame of the log that remembers its message.
+    A frame of the log that remembers its message as received.
 
-    Attributes
-    ----------
-    message : Image or CompressedImage or None
-        As received.
-    is_doubtful : bool
-        Its stamp or its pixels make it unusable, such as those of a frozen camera: the frame may
-        be a control, and is worth no label.
-
+    One that is doubtful has an unusable stamp or unusable pixels, such as those of a frozen
+    camera: it may be a control, and is worth no label.
     """
 
     message: AnyImage | None = None
@@ -70,33 +64,9 @@ def message_frame(
     camera: str, msg: AnyImage, image_bgr: ImageU8, result: FrameResult,
     thresholds: Mapping[str, float], map_name: str, is_doubtful: bool = False,
 ) -> MessageFrame:
-    """
-    Describe a processed message for the log.
-
-    Parameters
-    ----------
-    camera : str
-        Its name; empty if it is the only one.
-    msg : Image or CompressedImage
-        As received.
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        The decoded image.
-    result : FrameResult
-        What came of it, with the verdict as it was published.
-    thresholds : mapping of str to float
-        Limits that it was judged by.
-    map_name : str
-        The uncertainty map to keep.
-    is_doubtful : bool
-        The image is unusable by its stamp or its pixels.
-
-    Returns
-    -------
-    MessageFrame
-        Keeps copies of the two maps, since a backend may write into them with the next frame.
-
-    """
-    # Nothing else of the result is held on to: the other maps are ten times as large.
+    """Describe a processed message and its result, with the verdict as published, for the log."""
+    # Copies, since a backend may write into them with the next frame. Nothing else of the result
+    # is held on to: the other maps are ten times as large.
     label, chosen = result.maps.label.copy(), getattr(result.maps, map_name).copy()
     geometry = result.geometry
     # A camera image is kept as it was decoded, a file as it was received, unless it was decoded
@@ -119,22 +89,10 @@ def message_frame(
 
 class RunLog:
     """
-    The frame log of a run, or none: from configure to cleanup.
+    The frame log of a run, from configure to cleanup; none if `log.folder` is empty.
 
-    Parameters
-    ----------
-    settings : Settings
-        `log.folder` empty is no log.
-    pipeline : Pipeline
-        Of any camera.
-    on_kept : callable
-        Called with a frame once it is on disk, from the log's thread.
-
-    Raises
-    ------
-    FrameLogError, ConfigError
-        If nothing can be kept there.
-
+    `on_kept` is called with a frame once it is on disk, from the log's thread. Raises
+    FrameLogError or ConfigError if nothing can be kept there.
     """
 
     def __init__(

@@ -22,7 +22,6 @@ from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.render import FrameView, UNKNOWN_MAP
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros.camera_link import Arrival
 from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg
 from uncertainty_seg.ros.frame_log_link import message_frame
 from uncertainty_seg.ros.health import FrameStatistics, PartFaults
@@ -33,6 +32,14 @@ from uncertainty_seg.storage.frame_log.log import FrameLog
 _log = logging.getLogger(__name__)
 # Between two frames on `~/flagged` while nothing is logged.
 FLAGGED_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An image message as it waits for the network, and when it was taken."""
+
+    msg: AnyImage
+    stamp_ns: int
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,8 @@ class FrameProcessor:
     """
     Handle frames one after the other.
 
-    Parameters
-    ----------
-    activation : Activation
-        Judges, and publishes the verdict; its pipeline runs the network.
-    outputs : Outputs
-        Gets what came of it.
-    settings : callable
-        Returns the settings in force.
-    clock_ns : callable
-        The time that stamps are compared with.
-
+    The activation judges a frame and publishes the verdict, the outputs get the rest. `settings`
+    returns those in force, and stamps are compared with `clock_ns`.
     """
 
     def __init__(

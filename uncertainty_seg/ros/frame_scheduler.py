@@ -1,12 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A slot for the newest frame of each camera, between the callbacks that store and the worker.
+A slot for the newest frame of each camera, and the worker's thread that takes frames from them.
 
 A network slower than the cameras must not work through a queue of old frames: what waits is
 replaced by what comes, and counted. Of the cameras that have a frame the one that was served
 longest ago is next, so that a fast camera takes no turn from a slow one. A camera with a rate cap
-waits until its time has come; with its newest frame, not with the one that came first. Knows
-nothing of messages or ROS.
+waits until its time has come; with its newest frame, not with the one that came first. There is
+one worker, since there is one network; callbacks never wait for it. Knows nothing of ROS.
 
 """
 
@@ -27,15 +27,9 @@ class Slot(Generic[T]):
     """
     The newest frame of one camera; made by `FrameScheduler.add`.
 
-    Attributes
-    ----------
-    handle : callable
-        What the worker calls with a frame and the seconds it waited for the network; it must not
-        raise.
-    num_received, num_dropped, num_over_rate : int
-        Frames put so far; those replaced by a newer one, or left behind at the end, because the
-        network was busy; and those replaced because the rate cap had them wait.
-
+    The worker calls `handle` with a frame and the seconds it waited for the network. Frames are
+    dropped if a newer one replaced them, or at the end, because the network was busy, and are over
+    the rate if they were replaced while the rate cap had them wait.
     """
 
     def __init__(
@@ -45,7 +39,7 @@ class Slot(Generic[T]):
         self.handle = handle
         self._changed, self._clock = changed, clock
         self._min_interval_s = 0.0
-        self._item: tuple[T, float] | None = None
+        self.item: tuple[T, float] | None = None
         self._is_closed = False
         self.served_s = -math.inf
         self.num_received = self.num_dropped = self.num_over_rate = 0
@@ -57,11 +51,11 @@ class Slot(Generic[T]):
                 return
             self.num_received += 1
             now_s = self._clock()
-            if self._item is not None:
+            if self.item is not None:
                 is_early = now_s < self.due_s
                 self.num_over_rate += is_early
                 self.num_dropped += not is_early
-            self._item = item, now_s
+            self.item = item, now_s
             self._changed.notify()
 
     def limit(self, max_rate_hz: float) -> None:
@@ -79,37 +73,24 @@ class Slot(Generic[T]):
         """When the rate cap allows the next frame, on the clock of the scheduler."""
         return self.served_s + self._min_interval_s
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there is a frame."""
-        return self._item is not None
-
     def take(self, now_s: float) -> tuple[T, float]:
         """Remove the frame; returns it and the seconds since it was due. For the scheduler."""
-        assert self._item is not None
-        item, put_s = self._item
+        assert self.item is not None
+        item, put_s = self.item
         # Waiting for its own rate cap is wanted, and is no latency.
         waited_s = now_s - max(put_s, self.due_s)
-        self._item, self.served_s = None, now_s
+        self.item, self.served_s = None, now_s
         return item, waited_s
 
     def close(self) -> None:
         """Take nothing more; what waited counts as dropped. Only for the scheduler."""
         self._is_closed = True
-        self.num_dropped += self._item is not None
-        self._item = None
+        self.num_dropped += self.item is not None
+        self.item = None
 
 
 class FrameScheduler(Generic[T]):
-    """
-    Hand out the frames of several cameras in fair turns.
-
-    Parameters
-    ----------
-    clock : callable, optional
-        Seconds that never stand still or go back.
-
-    """
+    """Hand out the frames of several cameras in fair turns."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -127,23 +108,14 @@ class FrameScheduler(Generic[T]):
         """
         Wait for the next frame and remove it.
 
-        Parameters
-        ----------
-        timeout_s : float
-            How long to wait.
-
-        Returns
-        -------
-        (Slot, T, float) or None
-            Whose turn it is, its newest frame and the seconds that waited; None after the time
-            or once the scheduler is closed.
-
+        Returns whose turn it is, its newest frame and the seconds that waited; None after the time
+        or once the scheduler is closed.
         """
         end_s = self._clock() + timeout_s
         with self._changed:
             while not self._is_closed:
                 now_s = self._clock()
-                waiting = [slot for slot in self._slots if slot.is_waiting]
+                waiting = [slot for slot in self._slots if slot.item is not None]
                 due = [slot for slot in waiting if slot.due_s <= now_s]
                 if due:
                     slot = min(due, key=lambda slot: slot.served_s)
@@ -168,12 +140,6 @@ class FrameScheduler(Generic[T]):
             self._changed.notify_all()
 
 
-# -------------------------------------------------------------------------------------------------
-# The thread that takes frames from the scheduler, so that callbacks never wait for the network.
-# There is one for all cameras, since there is one network. What is done with a frame is its
-# handler's; see `frame_processor`.
-
-
 # How often a worker without a frame shows that it is alive.
 BEAT_S = 0.25
 
@@ -182,21 +148,11 @@ class Worker(Generic[T]):
     """
     Handle one frame after the other in an own thread.
 
-    Parameters
-    ----------
-    scheduler : FrameScheduler
-        Hands out the frames with their handlers; closed by `stop`.
-
-    Attributes
-    ----------
-    num_beats : int
-        Grows with each frame, and every `BEAT_S` while there is none.
-
+    `num_beats` grows with each frame, and every `BEAT_S` while there is none.
     """
 
     def __init__(self, scheduler: FrameScheduler[T]) -> None:
-        self._scheduler = scheduler
-        self._cause = ''
+        self._scheduler, self._cause = scheduler, ''
         self.num_beats = 0
         # A daemon: an engine that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name='frame-worker', daemon=True)
@@ -206,20 +162,7 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """
-        Take no more frames and wait for the one in work.
-
-        Parameters
-        ----------
-        timeout_s : float
-            How long to wait.
-
-        Returns
-        -------
-        bool
-            False if the handler did not come back in time.
-
-        """
+        """Take no more frames, wait for the one in work, and return whether it ended in time."""
         self._scheduler.close()
         if self._thread.is_alive():
             self._thread.join(timeout_s)

@@ -21,7 +21,6 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.node import Node
 from std_msgs.msg import Header
 
 from uncertainty_seg.backends.gpu.engine_build import BuildState
@@ -29,8 +28,6 @@ from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import Status
-from uncertainty_seg.ros.board_state import BoardState
-from uncertainty_seg.ros.graph_watch import qos
 
 
 def diagnostics_message(header: Any, *statuses: Status) -> DiagnosticArray:
@@ -51,8 +48,6 @@ def diagnostic_status(status: Status) -> DiagnosticStatus:
 
 # A part that failed is reported for as long after, so that one that fails now and then is seen.
 FAULT_MEMORY_S = 10.0
-# Over the latency budget for so long is an error.
-LATENCY_ERROR_S = 3.0
 _log = logging.getLogger(__name__)
 
 
@@ -73,12 +68,6 @@ class PartFaults:
     Pictures, relayed calibrations, the frame log, counts and diagnostics must not change the flag,
     stop frames or end the node. Each is used within `alone`, from any thread. A part is reported
     from its first fault until it has worked again and `FAULT_MEMORY_S` have passed.
-
-    Parameters
-    ----------
-    clock : callable, optional
-        Seconds that never stand still or go back.
-
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -134,18 +123,12 @@ class PartFaults:
 # What the node counts about one camera: frames, faults, rate, time a stage, its budget.
 
 WINDOW_FRAMES = 100
+# Time over the latency budget after which the warning becomes an error.
+LATENCY_ERROR_S = 3.0
 
 
 class FrameStatistics:
-    """
-    Remember the last frames; written by the worker, read by the timer.
-
-    Parameters
-    ----------
-    clock : callable, optional
-        Seconds that never stand still or go back.
-
-    """
+    """Remember the last frames; written by the worker, read by the timer."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -155,23 +138,18 @@ class FrameStatistics:
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._forget()
-
-    def _forget(self) -> None:
-        self._timings: dict[str, deque[float]] = {}
-        self._done_s: deque[float] = deque(maxlen=WINDOW_FRAMES)
-        self._ages_s: deque[float] = deque(maxlen=WINDOW_FRAMES)
-        self.num_processed = 0
-        self.num_faulty = 0
-        self.last_fault = ''
-        self.is_faulty = False
-        self._latest_ms = 0.0
-        self._over_since_s: float | None = None
+            self._timings: dict[str, deque[float]] = {}
+            self._done_s: deque[float] = deque(maxlen=WINDOW_FRAMES)
+            self._ages_s: deque[float] = deque(maxlen=WINDOW_FRAMES)
+            self.num_processed = self.num_faulty = 0
+            self.last_fault, self.is_faulty = '', False
+            self.latest_ms = 0.0
+            self._over_since_s: float | None = None
 
     def add_latency(self, to_flag_ms: float, budget_ms: float) -> None:
         """Note how long a frame took to its flag, and since when that has been too long."""
         with self._lock:
-            self._latest_ms = to_flag_ms
+            self.latest_ms = to_flag_ms
             if to_flag_ms <= budget_ms:
                 self._over_since_s = None
             elif self._over_since_s is None:
@@ -187,11 +165,6 @@ class FrameStatistics:
         with self._lock:
             return None if self._over_since_s is None else self._clock() - self._over_since_s
 
-    @property
-    def latest_ms(self) -> float:
-        """How long the newest frame took to its flag."""
-        return self._latest_ms
-
     def add_frame(self, timings_ms: Mapping[str, float], age_s: float = math.nan) -> None:
         """Count a frame that went through, with the time of each stage and its age."""
         with self._lock:
@@ -202,20 +175,7 @@ class FrameStatistics:
                 self._timings.setdefault(stage, deque(maxlen=WINDOW_FRAMES)).append(value_ms)
 
     def add_fault(self, reason: str) -> bool:
-        """
-        Count a frame that could not be used.
-
-        Parameters
-        ----------
-        reason : str
-            Why.
-
-        Returns
-        -------
-        bool
-            True if the reason is another one than last time: worth a line in the log.
-
-        """
+        """Count a frame that could not be used; tell whether the reason is another than before."""
         with self._lock:
             self.num_faulty += 1
             self.is_faulty = True
@@ -254,60 +214,8 @@ class FrameStatistics:
 
 
 @dataclass(frozen=True)
-class FrameCounts:
-    """
-    What became of the messages of a camera.
-
-    Attributes
-    ----------
-    num_received, num_dropped, num_over_rate, num_lost : int
-        Frames that came; those replaced by newer ones before their turn because the network was
-        busy, and because of the rate cap; those the middleware lost on the way.
-    published : mapping of str to int
-        Pictures made of each topic.
-
-    """
-
-    num_received: int = 0
-    num_dropped: int = 0
-    num_over_rate: int = 0
-    num_lost: int = 0
-    published: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class NodeHealth:
-    """
-    What is the same for every camera.
-
-    Attributes
-    ----------
-    state : str
-        Lifecycle state.
-    settings : Settings
-        Those in force.
-    pipeline : Pipeline or None
-        Of any camera; None until configured.
-    model_source, model_folder : str
-        Who named the model, and where it is.
-    build : BuildState or None
-        How far the engine is that is being built; None if none is.
-    conflicts : tuple of str
-        A sentence for everything that is wrong with a topic now, see `qos_events`.
-    deadlines_missed : mapping of str to int
-        How often the node was late, a topic.
-    board : BoardState
-        Temperature and throttling.
-    extra : mapping of str to str
-        Of the frame log.
-    trouble : str
-        What is wrong with the frame log, in a sentence; else empty.
-    image_codec : str
-        What reads and writes images: 'cv_bridge' or 'own codec'.
-    faults : PartFaults
-        Of the parts that belong to no camera.
-
-    """
+    """What is the same for every camera; `extra` and `trouble` are of the frame log."""
 
     state: str
     settings: Settings
@@ -317,7 +225,6 @@ class NodeHealth:
     build: BuildState | None = None
     conflicts: tuple[str, ...] = ()
     deadlines_missed: Mapping[str, int] = field(default_factory=dict)
-    board: BoardState = field(default_factory=BoardState)
     extra: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ''
     image_codec: str = 'own codec'
@@ -331,8 +238,6 @@ class NodeHealth:
         if self.pipeline is not None and self.pipeline.weakened_by:
             found.append('the settings weaken what the calibration promises: '
                          + '; '.join(self.pipeline.weakened_by))
-        if self.board.is_throttled:
-            found.append(self.board.why)
         found += self.faults.sentences()
         return [*found, self.trouble] if self.trouble else found
 
@@ -349,7 +254,6 @@ class NodeHealth:
         if self.build is not None:
             values['engine_build_percent'] = f'{self.build.share * 100:.0f}'
             values['engine_build_phase'] = self.build.phase
-        values |= self.board.values
         values |= {f'deadline_missed.{name}': str(n) for name, n in self.deadlines_missed.items()}
         values |= {f'topic.{i}': text for i, text in enumerate(self.conflicts, start=1)}
         return values | self.faults.values() | dict(self.extra)
@@ -358,27 +262,10 @@ class NodeHealth:
 @dataclass(frozen=True)
 class Health:
     """
-    The state of one camera.
+    The state of one camera, counted since the last activation.
 
-    Attributes
-    ----------
-    camera : str
-        Its name; empty if it is the only one.
-    node : NodeHealth
-        What is the same for all.
-    is_stale, is_confident : bool
-        Active without a verdict for too long; the flag as published last.
-    why_down, hint : str
-        Why the flag is down; why no frame comes, where that is known, else empty.
-    rival, crowd : str
-        Who else publishes the flag, or who its images, in a sentence; else empty.
-    statistics : FrameStatistics
-        Since the last activation.
-    counts : FrameCounts
-        Since the last activation.
-    faults : PartFaults
-        Of the parts that belong to it.
-
+    `hint` says why no frame comes, where that is known, `rival` and `crowd` who else publishes the
+    flag, or its images; else they are empty.
     """
 
     camera: str
@@ -389,7 +276,7 @@ class Health:
     hint: str
     rival: str
     statistics: FrameStatistics
-    counts: FrameCounts
+    counts: Mapping[str, int]
     faults: PartFaults = field(default_factory=PartFaults)
     crowd: str = ''
 
@@ -407,12 +294,11 @@ class Health:
         over_s = self.statistics.over_budget_s() if self.is_active else None
         if over_s is None:
             return DiagnosticStatus.OK, ''
-        settings = self.node.settings
         is_long = over_s >= LATENCY_ERROR_S
         lasting = f', for {over_s:.1f} s now' if is_long else ''
         return (DiagnosticStatus.ERROR if is_long else DiagnosticStatus.WARN,
                 f'{self.statistics.latest_ms:.0f} ms to the flag, over the budget of '
-                f'{settings.budget_ms:g} ms{lasting}')
+                f'{self.node.settings.budget_ms:g} ms{lasting}')
 
     @property
     def level(self) -> bytes:
@@ -448,56 +334,28 @@ class Health:
 
     def values(self) -> dict[str, str]:
         """List the numbers."""
-        stats, counts = self.statistics, self.counts
+        stats = self.statistics
         values = {
             'confident': str(self.is_confident).lower(),
             'stamps': self.node.settings.stamps,
-            'frames_received': str(counts.num_received),
-            'frames_dropped': str(counts.num_dropped),
-            'frames_over_rate': str(counts.num_over_rate),
-            'frames_lost_in_transport': str(counts.num_lost),
             'frames_processed': str(stats.num_processed),
             'frames_faulty': str(stats.num_faulty),
             'rate_hz': f'{stats.rate_hz():.2f}',
             'latency_budget_ms': f'{self.node.settings.budget_ms:g}',
             'last_fault': stats.last_fault,
+            **{name: str(count) for name, count in self.counts.items()},
         }
         if (ages := stats.ages_ms()) is not None:
             values['frame_age_ms'] = f'median {ages[0]:.1f}, max {ages[1]:.1f}'
         for stage, (median, largest) in stats.latencies_ms().items():
             values[f'latency.{stage}_ms'] = f'median {median:.2f}, max {largest:.2f}'
-        values |= {f'published.{name}': str(n) for name, n in counts.published.items()}
         values |= self.faults.values()
         return {**({'camera': self.camera} if self.camera else {}), **self.node.values(), **values}
 
 
-class HealthPublisher:
-    """
-    Publish to /diagnostics for as long as the node lives.
-
-    Parameters
-    ----------
-    node : Node
-        Owns the publisher.
-
-    """
-
-    def __init__(self, node: Node) -> None:
-        self._clock = node.get_clock()
-        # Two nodes must not write under one name: an aggregator would mix them.
-        self._name = node.get_fully_qualified_name().lstrip('/')
-        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', qos.report_qos())
-
-    def publish(self, cameras: Iterable[Health]) -> None:
-        """Say how each camera is, in one message."""
-        self._publisher.publish(DiagnosticArray(
-            header=Header(stamp=self._clock.now().to_msg()),
-            status=[self._status(health) for health in cameras],
-        ))
-
-    def _status(self, health: Health) -> DiagnosticStatus:
-        camera = f' {health.camera}' if health.camera else ''
-        return diagnostic_status(Status(
-            health.level[0], f'{self._name}: health{camera}', health.message, health.values(),
-            health.node.settings.model,
-        ))
+def health_message(header: Header, name: str, cameras: Iterable[Health]) -> DiagnosticArray:
+    """Say how each camera of a node is; its full name keeps two nodes apart for an aggregator."""
+    return diagnostics_message(header, *(
+        Status(health.level[0], f'{name}: health{" " * bool(health.camera)}{health.camera}',
+               health.message, health.values(), health.node.settings.model)
+        for health in cameras))

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The lifecycle node: wiring and callbacks only.
+The lifecycle node: wiring, callbacks, and its program.
 
 configure opens the model, activate listens, deactivate stops, cleanup frees. In every state but
 active, and whenever no verdict was reached for too long, the flag is published as false with the
@@ -12,38 +12,75 @@ in the worker's. What belongs to one camera is in its `CameraStation`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import ctypes
+import faulthandler
+from functools import partial
+import logging
+import sys
 import time
 from types import MappingProxyType
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
+import numpy as np
+from numpy.typing import NDArray
 from rcl_interfaces.msg import SetParametersResult
+import rclpy
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from uncertainty_seg.backends.gpu.engine_build import BuildState
+from uncertainty_seg.backends.gpu.engine_build import (
+    build_here,
+    BuildState,
+    EngineBuild,
+    Progress,
+)
+from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import locked_error, require_idle, require_unlocked, Settings
-from uncertainty_seg.errors import BackendError, ConfigError
-from uncertainty_seg.ros.board_state import BoardState, BoardWatch
-from uncertainty_seg.ros.camera_link import Arrival
+from uncertainty_seg.errors import (
+    BackendError,
+    ConfigError,
+    EngineMissingError,
+    UncertaintySegError,
+    UnknownModelError,
+)
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_bridge
-from uncertainty_seg.ros.engine_builder import open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
+from uncertainty_seg.ros.frame_processor import Arrival
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
-from uncertainty_seg.ros.graph_watch.bond import LifecycleBond
-from uncertainty_seg.ros.graph_watch.name_claim import NameClaim
-from uncertainty_seg.ros.graph_watch.qos_events import WatchedTopicsNode
-from uncertainty_seg.ros.health import HealthPublisher, NodeHealth, PartFaults
-from uncertainty_seg.ros.node_life import report_errors, SoundLifecycleNode
+from uncertainty_seg.ros.health import health_message, NodeHealth, PartFaults
+from uncertainty_seg.ros.node_life import (
+    clock_fault,
+    ignore_signals,
+    report_errors,
+    ros_logging,
+    SoundLifecycleNode,
+    spin_until,
+    start_node,
+    stop_on_signals,
+)
 from uncertainty_seg.ros.parameters import ParameterServer
-from uncertainty_seg.ros.process_watch import LifeSigns
+from uncertainty_seg.ros.process_watch import (
+    LifecycleBond,
+    LifeSigns,
+    ProcessWatch,
+    ServiceManager,
+)
+from uncertainty_seg.ros.rivals import NameClaim
+from uncertainty_seg.ros.topics import report_qos, WatchedTopicsNode
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import find_bundle, load_bundle
 from uncertainty_seg.storage.parameter_files import require_files_for, source_of
 
+_log = logging.getLogger(__name__)
 NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 5.0
@@ -60,13 +97,13 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     is_stopping : callable, optional
         Whether the process is ending; checked where a transition takes minutes.
     words : sequence of str, optional
-        The command line, for what its parameter files say.
+        The command line, for its parameter files.
 
     Raises
     ------
     ConfigError
-        If a parameter is out of range at the start, a parameter file says nothing to this node, or
-        another node of its name runs.
+        If a parameter is out of range, a parameter file says nothing to this node, or another node
+        of its name runs.
 
     """
 
@@ -79,7 +116,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._is_stopping = is_stopping
         self._build: BuildState | None = None
         self._diagnosed_s = 0.0
-        self._condition: tuple[object, ...] = ()
+        self._condition: list[object] = []
         self._folder = ''
         self._pipelines: list[Pipeline] = []
         self._stations: list[CameraStation] = []
@@ -99,9 +136,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             CameraStation(self, self._settings, index, name, lambda: self._claim.doubt)
             for index, name in enumerate(self._settings().cameras or ('',))
         ]
-        self._board, self._board_state = BoardWatch(), BoardState()
         self._faults = PartFaults()
-        self._health = HealthPublisher(self)
+        self._health = self.create_publisher(DiagnosticArray, '/diagnostics', report_qos())
         self._health_text = ''
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._tick_timer = self._make_tick_timer(self._settings())
@@ -109,18 +145,12 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_service(Trigger, '~/trigger_log', self._on_trigger_log)
         self.fall('the node is unconfigured')
-        bridge, logger = image_bridge(), self.get_logger()
-        if bridge.is_fault:
-            logger.warning(bridge.sentence)
-        else:
-            logger.info(bridge.sentence)
+        bridge = image_bridge()
+        say = self.get_logger().warning if bridge.is_fault else self.get_logger().info
+        say(bridge.sentence)
 
     def autostart(self) -> bool:
-        """
-        Configure and activate unless a lifecycle manager does; False if that failed.
-
-        UnknownModelError if no model is named, or none of that name is there.
-        """
+        """Configure and activate unless a manager does; False, or UnknownModelError, if not."""
         if not self._settings().autostart or self._is_stopping():
             return True
         find_bundle(self._settings().model)
@@ -147,7 +177,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         )
 
     def destroy_node(self) -> None:
-        """Leave the graph; the name is free then."""
+        """Leave the ROS graph, which frees the node name."""
         self._claim.close()
         super().destroy_node()
 
@@ -208,7 +238,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     @report_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen no more."""
+        """Unsubscribe from the cameras."""
         self._stop_listening()
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
@@ -282,9 +312,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _listen(self) -> None:
         if not self._pipelines:
-            raise BackendError(
-                'the engine is gone', fix='clean the node up and configure it again'
-            )
+            raise BackendError('the engine is gone', fix='clean up and configure the node again')
         scheduler: FrameScheduler[Arrival] = FrameScheduler()
         self._worker = Worker(scheduler)
         for station in self._stations:
@@ -380,39 +408,30 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _on_tick(self) -> None:
         worker = self._worker
         for station in self._stations:
-            with self._faults.alone('topic_watch'):
-                self._topics.note_silence(*station.flag())
-            station.tick(self._holder(station), '' if worker is None else worker.end_cause)
+            # The camera whose frame keeps the network from this one's.
+            holder = next((s.name for s in self._stations if s is not station and s.is_stuck), '')
+            station.tick(holder, '' if worker is None else worker.end_cause)
         with self._faults.alone('diagnostics'):
-            if self._look() != self._condition:
+            node = self._node_health()
+            if [station.health(node).condition for station in self._stations] != self._condition:
                 self._report_health()
-
-    def _holder(self, station: CameraStation) -> str:
-        """Return the camera whose frame keeps the network from this one's; empty for none."""
-        others = (s.name for s in self._stations if s is not station and s.is_stuck)
-        return next(others, '')
 
     def _on_diagnostics(self) -> None:
         for station in self._stations:
             station.check_graph()
         with self._faults.alone('topic_watch'):
             self._topics.report()
-        with self._faults.alone('board_watch'):
-            self._board_state = self._board.look()
         with self._faults.alone('diagnostics'):
             self._report_health()
 
     def _report_health(self) -> None:
-        self._diagnosed_s = time.monotonic()
-        self._condition = self._look()
         node = self._node_health(self._log.values() if self._log is not None else {})
         cameras = [station.health(node) for station in self._stations]
+        self._diagnosed_s, self._condition = time.monotonic(), [c.condition for c in cameras]
         self._health_text = max(cameras, key=lambda health: health.level).message
-        self._health.publish(cameras)
-
-    def _look(self) -> tuple[object, ...]:
-        node = self._node_health()
-        return tuple(station.health(node).condition for station in self._stations)
+        header = Header(stamp=self.get_clock().now().to_msg())
+        name = self.get_fully_qualified_name().lstrip('/')
+        self._health.publish(health_message(header, name, cameras))
 
     def _node_health(self, extra: Mapping[str, str] = MappingProxyType({})) -> NodeHealth:
         return NodeHealth(
@@ -420,7 +439,142 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             model_folder=self._folder if self._pipelines else '',
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=(*self._other_clock, *self.conflicts),
-            deadlines_missed=self._topics.num_missed,
-            board=self._board_state, extra=extra, image_codec=image_bridge().name,
+            deadlines_missed=self._topics.num_missed, extra=extra,
+            image_codec=image_bridge().name,
             trouble=self._log.trouble() if self._log is not None else '', faults=self._faults,
         )
+
+
+# -------------------------------------------------------------------------------------------------
+# A build of engines takes minutes and does not return meanwhile, so it runs in a thread, and the
+# thread that waits for it reports its progress.
+
+
+def open_or_build(
+    bundle: ModelBundle, settings: Settings, report: Callable[[BuildState], None],
+    is_stopping: Callable[[], bool], ignore: NDArray[np.bool_] | None = None,
+) -> Pipeline:
+    """Open a pipeline as `open_pipeline` does; if its engine was never built here, build first."""
+    try:
+        return open_pipeline(bundle, settings, ignore)
+    except EngineMissingError as err:
+        _log.warning('%s Building it now, which may take minutes.', err)
+    # Often enough for subscribers that ask for the deadline of the flag.
+    period_s = min(settings.stale_timeout_s / 4, 0.25)
+    wait_for_build(partial(build_here, bundle, settings), report, is_stopping, period_s)
+    return open_pipeline(bundle, settings, ignore)
+
+
+def wait_for_build(
+    build: Callable[[Progress], None], report: Callable[[BuildState], None],
+    is_stopping: Callable[[], bool], period_s: float,
+) -> None:
+    """
+    Build in a thread, and report the progress from this one, at once and then every period.
+
+    Raises BackendError if `is_stopping` gave it up, and what the build raised.
+    """
+    start_s = time.monotonic()
+    running = EngineBuild(build)
+    report(running.state)
+    while not running.wait(period_s):
+        if is_stopping():
+            if not running.stop():
+                _log.warning('the build of the engine does not stop; it is left behind')
+            raise BackendError('the node is stopping before its engine was built',
+                               fix='build the engines before the node is started')
+        report(running.state)
+    _log.info('engine built in %.0f s', time.monotonic() - start_s)
+
+
+# -------------------------------------------------------------------------------------------------
+# Entry point of `uncertainty_seg_node`. A fault at the start is reported in one sentence: exit
+# code 2 for a parameter, a name or an argument, 1 for anything else. A signal ends it in order,
+# with a last false flag, and exit code 0; after a second one nothing is waited for but that flag.
+# Exit code 3 is a thread that has ended or hangs, see `process_watch`.
+
+PROGRAM = 'uncertainty_seg_node'
+ABOUT = ('The segmentation node. Its parameters: config/uncertainty_seg.yaml and '
+         'docs/ros_interface.md; model must be given.')
+EXIT_FAILED, EXIT_MISUSE = 1, 2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_HEAP_BYTES = 32 << 20
+
+
+def keep_frames_on_the_heap() -> None:
+    """
+    Tell glibc to reuse memory of a camera frame's size instead of mapping it anew each time.
+
+    Measured to cut the subscriber's processor time two to four times.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _HEAP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _HEAP_BYTES)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until a signal ends it, with the process's arguments if none; its exit code."""
+    keep_frames_on_the_heap()
+    faulthandler.enable()  # what each thread did, where systemd's watchdog aborts the process
+    try:
+        return _run(start_node(PROGRAM, ABOUT, args))
+    except (ConfigError, UnknownModelError, InvalidParameterTypeException) as err:
+        return _fail(str(err), EXIT_MISUSE)
+    except UncertaintySegError as err:
+        return _fail(str(err), EXIT_FAILED)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run(words: Sequence[str]) -> int:
+    stop = stop_on_signals()
+    node = UncertaintySegNode(stop.is_set, words)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    systemd = ServiceManager()
+    watch = ProcessWatch(node, systemd, is_stopping=stop.is_set)
+
+    def on_fault(err: Exception) -> None:
+        if sentence := clock_fault(err):
+            node.get_logger().warning(sentence, once=True)
+            return
+        _log.exception('a callback failed')
+        node.fall('internal error, see the log')
+
+    try:
+        with ros_logging(node.get_logger()):
+            with watch:
+                try:
+                    if not node.autostart() and not stop.is_set():  # why is in the log already
+                        return EXIT_FAILED
+                    systemd.tell('READY=1')
+                    spin_until(stop, executor, on_fault, watch.turn)
+                except (ExternalShutdownException, UncertaintySegError):
+                    raise
+                except BaseException as err:
+                    if stop.is_set():  # a second signal
+                        raise
+                    watch.end(f'a callback has ended the node: {type(err).__name__}: {err}')
+            node.stop()
+        return 0
+    except KeyboardInterrupt:
+        ignore_signals()
+        watch.leave('the node was told to stop twice')
+    finally:
+        executor.shutdown()
+        try:
+            node.destroy_node()
+        except Exception as err:  # the process ends anyway
+            node.get_logger().warning(f'the node cannot be taken apart: {err}')
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f'{PROGRAM}: {sentence}', file=sys.stderr)
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())

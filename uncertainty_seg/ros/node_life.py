@@ -1,52 +1,147 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What rclpy leaves to its users in the life of a node: log lines, signals, failed transitions.
+What rclpy leaves to its users in the life of a node: its start, log lines, signals, transitions.
 
-Code outside of `ros` logs with Python's `logging`, a signal ends the node in order, a fault of a
-callback does not end it, and an error inside a transition is reported in one sentence.
+What is wrong with the command line or the surroundings is one sentence. Code outside of `ros` logs
+with Python's `logging`, a signal ends the node in order, a fault of a callback does not end it,
+and an error inside a transition is reported in one sentence.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 from contextlib import contextmanager
 from functools import wraps
 import logging
+import os
 from pathlib import Path
+import re
 import signal
 import socket
+import sys
+import tempfile
 import threading
 import time
 import traceback
 from types import FrameType
 from typing import Any, TypeVar
 
+import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger_effective_level
+from rclpy.signals import SignalHandlerOptions
 
-from uncertainty_seg.errors import UncertaintySegError
-from uncertainty_seg.ros.launching.entry import stop_signals
+from uncertainty_seg.errors import ConfigError, some_of, UncertaintySegError
+from uncertainty_seg.ros.entry import stop_signals
+from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
 # -------------------------------------------------------------------------------------------------
-# Passes the log lines of the package from Python's `logging` to the ROS logger.
-# Code outside `ros` never imports rclpy; its lines still reach the console and /rosout.
+# The start. ROS passes over words that are not for it, DDS ends the process itself where the
+# domain is out of range, and runs without ever finding anybody where no network interface is up.
 
-PACKAGE_LOGGER = 'uncertainty_seg'
+LARGEST_DOMAIN = 232
+_REACHED = (('127.0.0.1', 7400), ('239.255.0.1', 7400))
+_SOURCE_LINE = re.compile(r',? at /[^\s,]+:\d+')
+# rcl takes others, and fails when it makes the node.
+_NAMESPACE = re.compile(r'(\w+:)?__ns:=(/|(/[A-Za-z_]\w*)+)', re.ASCII)
+
+
+def start_node(program: str, about: str, args: Sequence[str] | None = None) -> list[str]:
+    """
+    Start rclpy as `start_ros` does, for a program that takes arguments of ROS only, or --help.
+
+    Raises ConfigError also for each other word: ROS would run the node without what it was to say.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog=program, description=about,
+        usage=f'{program} --ros-args [-p NAME:=VALUE] [-r FROM:=TO] [--params-file FILE] ...')
+    _, strays = parser.parse_known_args(own_words(words))
+    if strays:
+        raise ConfigError(f'arguments cannot be used: {some_of(map(repr, strays))}',
+                          'arguments of ROS behind --ros-args',
+                          f'{program} --ros-args -p NAME:=VALUE')
+    return start_ros(words)
+
+
+def own_words(words: Sequence[str]) -> list[str]:
+    """Return the words that are not for ROS: not between --ros-args and --."""
+    found, is_for_ros = [], False
+    for word in words:
+        if word == '--ros-args':
+            is_for_ros = True
+        elif is_for_ros:
+            is_for_ros = word != '--'
+        else:
+            found.append(word)
+    return found
+
+
+def start_ros(args: Sequence[str] | None = None) -> list[str]:
+    """
+    Start rclpy without its signal handlers, which would close the context before the last flag.
+
+    Takes arguments as after the program's name, those of the process if None, and returns them.
+    Raises ConfigError if a parameter file, another argument or ROS_DOMAIN_ID cannot be used, and
+    UncertaintySegError if no network interface is up.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    for path in given_files(words):
+        read_parameter_file(path)
+    for word in words:
+        if '__ns:=' in word and not _NAMESPACE.fullmatch(word):
+            raise ConfigError(f'arguments cannot be used: {word!r}',
+                              'names of letters, digits and _ with a / before each')
+    _require_domain(os.environ.get('ROS_DOMAIN_ID', ''))
+    _require_network()
+    _find_log_folder()
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as err:  # of rcl
+        raise ConfigError(
+            f'arguments cannot be used: {_SOURCE_LINE.sub("", str(err))}') from err
+    return words
+
+
+def _require_domain(text: str) -> None:
+    if text and not (text.isdecimal() and int(text) <= LARGEST_DOMAIN):
+        raise ConfigError(f'ROS_DOMAIN_ID is {text!r}', f'a whole number from 0 to '
+                          f'{LARGEST_DOMAIN}', 'the ports of DDS end there')
+
+
+def _require_network() -> None:
+    # Nothing is sent: the system looks for an interface that it would take.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        if all(link.connect_ex(address) for address in _REACHED):
+            raise UncertaintySegError('no network interface is up', 'the loopback at least',
+                                      'DDS finds nobody without one: ip link set lo up')
+
+
+def _find_log_folder() -> None:
+    """Let ROS write its log elsewhere where the home cannot be written, as in a container."""
+    if os.environ.get('ROS_LOG_DIR') or os.environ.get('ROS_HOME'):
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # the latter: there is no home
+        folder = Path.home() / '.ros' / 'log'
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+    os.environ['ROS_LOG_DIR'] = tempfile.mkdtemp(prefix='ros_log_')
+    print(f'the home cannot be written: the log of ROS is in {os.environ["ROS_LOG_DIR"]}; '
+          'ROS_LOG_DIR names another folder', file=sys.stderr)
+
+
+# -------------------------------------------------------------------------------------------------
+# The log: lines of the package's modules reach the console and /rosout.
 
 
 class RosLogHandler(logging.Handler):
-    """
-    Write each record to a ROS logger.
-
-    Parameters
-    ----------
-    logger : RcutilsLogger
-        The node's.
-
-    """
+    """Write each record to the logger of a node."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         super().__init__()
@@ -75,20 +170,8 @@ class RosLogHandler(logging.Handler):
 
 @contextmanager
 def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
-    """
-    Send the package's log lines to a ROS logger while the block runs.
-
-    Parameters
-    ----------
-    logger : RcutilsLogger
-        The node's; its level, as set by --log-level, holds for the package too.
-
-    Yields
-    ------
-    None
-
-    """
-    package = logging.getLogger(PACKAGE_LOGGER)
+    """Send the package's log lines to a node's logger, at its level, while the block runs."""
+    package = logging.getLogger('uncertainty_seg')
     before = package.level, package.propagate
     handler = RosLogHandler(logger)
     package.addHandler(handler)
@@ -104,7 +187,10 @@ def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------------------------------
-# The clock of everything that must notice silence.
+# Run a node until a signal ends it in order, past faults of its callbacks.
+
+# A terminal and launch may both send the first signal; later than that, it is a second one.
+SAME_SIGNAL_S = 0.5
 
 
 def steady_s() -> float:
@@ -114,38 +200,18 @@ def steady_s() -> float:
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
-# -------------------------------------------------------------------------------------------------
-# Run a node until a signal ends it in order, past faults of its callbacks.
-
-
-# A terminal and launch may both send the first signal; later than that, it is a second one.
-SAME_SIGNAL_S = 0.5
-
-
 def stop_on_signals() -> threading.Event:
     """
     Turn the first signal into an event; each that comes later is a KeyboardInterrupt.
 
-    ROS's own handlers must be off: they would close the context before the node could publish its
-    last flag. A second signal does not wait for an engine that does not return. The event is set
-    at once, by a thread: Python's own handlers wait until the main thread returns from C, and a
-    compiler or a runtime that loads a network may stay there for many seconds.
+    ROS's own handlers must be off. A second signal does not wait for an engine that does not
+    return. The event is set at once, by a thread: Python's own handlers wait until the main thread
+    returns from C, and a compiler or a runtime that loads a network may stay there for long.
 
     """
-    stop = threading.Event()
-    numbers = stop_signals()
-    noted_s: list[float] = []
+    stop, numbers = threading.Event(), stop_signals()
     here, there = socket.socketpair()
     there.setblocking(False)
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        now_s = time.monotonic()
-        if noted_s and now_s - noted_s[-1] <= SAME_SIGNAL_S:
-            return
-        noted_s.append(now_s)
-        if len(noted_s) > 1:
-            raise KeyboardInterrupt
 
     def listen() -> None:
         while number := here.recv(1):
@@ -154,19 +220,22 @@ def stop_on_signals() -> threading.Event:
 
     signal.set_wakeup_fd(there.detach(), warn_on_full_buffer=False)
     threading.Thread(target=listen, name='signals', daemon=True).start()
-    for number in numbers:
-        signal.signal(number, on_signal)
+    interrupt_on_signals(stop)
     return stop
 
 
-def interrupt_on_signals() -> None:
-    """Turn a signal into a KeyboardInterrupt; what a terminal and launch both send into one."""
+def interrupt_on_signals(stop: threading.Event | None = None) -> None:
+    """Turn a signal into a KeyboardInterrupt; the first one sets the event where one is given."""
     noted_s: list[float] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop is not None:
+            stop.set()
         now_s = time.monotonic()
-        if not noted_s or now_s - noted_s[-1] > SAME_SIGNAL_S:
-            noted_s.append(now_s)
+        if noted_s and now_s - noted_s[-1] <= SAME_SIGNAL_S:
+            return
+        noted_s.append(now_s)
+        if stop is None or len(noted_s) > 1:
             raise KeyboardInterrupt
 
     for number in stop_signals():
@@ -193,25 +262,11 @@ def spin_until(
     on_fault: Callable[[Exception], None], on_turn: Callable[[], None] = lambda: None,
 ) -> None:
     """
-    Run callbacks until the event.
+    Run callbacks until the event, which is looked at several times a second.
 
-    Parameters
-    ----------
-    stop : Event
-        Looked at several times a second.
-    executor : SingleThreadedExecutor
-        With the node.
-    on_fault : callable
-        Given what a callback raised; called inside the except block. A bug in one
-        callback must not take the node from the vehicle.
-    on_turn : callable, optional
-        Called before each turn, several times a second.
-
-    Raises
-    ------
-    ExternalShutdownException
-        If the context was closed elsewhere.
-
+    `on_fault` is given what a callback raised, inside the except block: a bug in one callback must
+    not take the node from the vehicle. `on_turn` is called before each turn. Raises
+    ExternalShutdownException if the context was closed elsewhere.
     """
     while not stop.is_set():
         on_turn()
@@ -231,18 +286,10 @@ _Transition = Callable[[_NodeT, LifecycleState], TransitionCallbackReturn]
 
 def report_errors(transition: _Transition[_NodeT]) -> _Transition[_NodeT]:
     """
-    Turn what a transition raises into a sentence in the log; rclpy swallows it.
+    Turn what an `on_...` method raises into a sentence in the log; rclpy swallows it.
 
-    Parameters
-    ----------
-    transition : callable
-        An `on_...` method of a `SoundLifecycleNode`.
-
-    Returns
-    -------
-    callable
-        FAILURE for an error of the package, which leaves the state as it was; ERROR for others.
-
+    It returns FAILURE for an error of the package, which leaves the state as it was, and ERROR for
+    others.
     """
 
     @wraps(transition)
@@ -268,13 +315,8 @@ class SoundLifecycleNode(LifecycleNode):
     """
     A lifecycle node that survives a transition its state does not allow.
 
-    Attributes
-    ----------
-    error : str
-        What the last transition raised that is no error of the package.
-    transition : str
-        The one that is running, in the executor's thread; empty for none.
-
+    `error` is what the last transition raised that is no error of the package, `transition` the
+    one that is running, in the executor's thread; empty for none.
     """
 
     error = ''

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Whether the process still works: told to systemd while it does, ended when it does not.
+Whether the process still works: told to systemd and to Nav2's manager while it does, else ended.
 
 A thread of its own observes two others by counters that grow while they work: the worker, which
 counts each frame and, without one, four times a second; and the executor, which counts each
@@ -26,7 +26,16 @@ import socket
 import sys
 import threading
 import time
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
+import uuid
+
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.health import PartFaults
 
 EXIT_REFUSED, EXIT_WATCH = 2, 3
 # The watch looks as often, and counts at most this much more for a look that came late.
@@ -42,26 +51,14 @@ LEAVE_AFTER_S, LEAVE_S = 0.5, 0.5
 LAST_WORDS_S, FLUSH_S = 5.0, 1.0
 
 # -------------------------------------------------------------------------------------------------
-# What is told to systemd: datagrams to the socket NOTIFY_SOCKET, as sd_notify(3) specifies them.
-# Own code, since that page promises the protocol to be stable and prints an implementation to
-# copy. sdnotify on PyPI was last released in 2017; systemd-python and cysystemd are C extensions
-# around libsystemd, for the same datagram.
+# Who is told. systemd takes datagrams at the socket NOTIFY_SOCKET, as sd_notify(3) specifies them.
 
 
 class ServiceManager:
     """
     Tell systemd how the service is; does nothing where it did not start this process.
 
-    Parameters
-    ----------
-    environment : mapping of str to str, optional
-        NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID.
-
-    Attributes
-    ----------
-    feed_every_s : float
-        How often the watchdog is to be fed, a third of its time; 0 if there is none.
-
+    `feed_every_s` is how often the watchdog is to be fed, a third of its time; 0 if there is none.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -87,6 +84,62 @@ class ServiceManager:
         return True
 
 
+# What Nav2's own nodes take.
+BOND_PERIOD_S, BOND_TIMEOUT_S = 0.1, 4.0
+
+
+class LifecycleBond:
+    """
+    The bond by which Nav2's lifecycle manager notices that an active node has died.
+
+    The node publishes on the topic `bond` under its name; the manager takes its nodes down when
+    one has been silent for its `bond_timeout`. Raises ConfigError if the package bond is missing.
+    The beats come from a timer of the executor. bondpy's come from a thread, with which a node
+    whose callbacks hang looks alive, and end for good where no manager answers for 10 s.
+    """
+
+    def __init__(self, node: Node, faults: PartFaults) -> None:
+        self._node, self._faults = node, faults
+        try:
+            from bond.msg import Status
+        except ImportError as err:
+            raise ConfigError(
+                f'bond is true and the messages of the ROS package bond are missing ({err})',
+                fix='install it, as with apt install ros-$ROS_DISTRO-bond, or set bond to false',
+            ) from err
+        self._status: Any = Status
+        self._ends: tuple[Any, ...] = ()
+
+    def start(self) -> None:
+        """Beat from now on, as a new end."""
+        self.stop()
+        self._me = str(uuid.uuid4())
+        self._ends = (
+            self._node.create_publisher(self._status, 'bond', QoSProfile(depth=5)),  # as bondcpp
+            self._node.create_timer(BOND_PERIOD_S, lambda: self._publish(True), clock=Clock(
+                clock_type=ClockType.STEADY_TIME)))
+
+    def stop(self) -> None:
+        """Say that the bond is given up, which is no fault, and beat no more."""
+        if self._ends:
+            self._publish(False)
+            publisher, timer = self._ends
+            self._ends = ()
+            self._node.destroy_timer(timer)
+            self._node.destroy_publisher(publisher)
+
+    def _publish(self, is_active: bool) -> None:
+        with self._faults.alone('bond'):
+            msg = self._status(
+                id=self._node.get_name(), instance_id=self._me, active=is_active,
+                heartbeat_timeout=BOND_TIMEOUT_S, heartbeat_period=BOND_PERIOD_S)
+            msg.header.stamp = self._node.get_clock().now().to_msg()
+            publisher = self._ends[0]
+            publisher.publish(msg)
+            if not is_active and hasattr(publisher, 'wait_for_all_acked'):
+                publisher.wait_for_all_acked(Duration(seconds=0.2))
+
+
 # -------------------------------------------------------------------------------------------------
 
 
@@ -100,19 +153,13 @@ class LifeSigns:
     stale_s, stuck_s : float
         Without a turn for `stale_s` no frame can arrive, and the flag falls; a thread that stands
         still for `stuck_s` ends the process, never if that is 0.
-    worker : object
-        Equal to that of the look before if the worker stood still since; None if there is none.
-    worker_end : str
-        What ended the worker; empty while it runs.
-    in_work : str
-        What the worker has in work, in words.
-    transition : str
-        The lifecycle transition that is running; empty for none.
-    status : str
-        How the node is, for people.
+    worker, worker_end : object, str
+        Equal to that of the look before if the worker stood still since, None if there is none;
+        what ended it, empty while it runs.
+    in_work, transition, status : str
+        What the worker has in work, the running transition, and the state, in words.
     refusal : str
-        Why the process must end whatever it does, since a restart would not help; empty if it may
-        go on.
+        Why the process must end though a restart would not help; empty if it may go on.
 
     """
 
@@ -127,23 +174,15 @@ class LifeSigns:
 
 
 class WatchedNode(Protocol):
-    """What the watch needs of a node; called from the thread of the watch."""
+    """What the watch calls from its thread; `life_signs` takes no lock."""
 
-    def life_signs(self) -> LifeSigns:
-        """Return the current ones; takes no lock."""
-        ...
+    def life_signs(self) -> LifeSigns: ...  # noqa: D102
 
-    def fall(self, reason: str) -> None:
-        """Publish every flag as false."""
-        ...
+    def fall(self, reason: str) -> None: ...  # noqa: D102
 
-    def last_words(self, cause: str) -> None:
-        """Publish every flag as false for good, log the cause, and finish the frame log."""
-        ...
+    def last_words(self, cause: str) -> None: ...  # noqa: D102
 
-    def leave(self, cause: str) -> None:
-        """Publish every flag as false for good, and leave the graph, whatever a thread does."""
-        ...
+    def leave(self, cause: str) -> None: ...  # noqa: D102
 
 
 class _Stillness:
@@ -165,16 +204,12 @@ class ProcessWatch:
 
     Parameters
     ----------
-    node : WatchedNode
-        Tells how its threads are.
-    systemd : ServiceManager
-        Told that the process works, a third of the watchdog's time apart.
+    node, systemd : WatchedNode, ServiceManager
+        Tells how its threads are; is told that the process works.
     exit_process : callable, optional
         Ends the process without waiting for any thread.
-    clock : callable, optional
-        Seconds that never stand still or go back.
-    is_stopping : callable, optional
-        Whether the process was told to stop.
+    clock, is_stopping : callable, optional
+        Seconds that never stand still or go back; whether the process was told to stop.
 
     """
 
@@ -240,17 +275,8 @@ class ProcessWatch:
             self._feed(signs, now_s)
 
     def end(self, cause: str) -> NoReturn:
-        """
-        End the process with the cause as the last reason of the flag; never returns.
-
-        Parameters
-        ----------
-        cause : str
-            One sentence.
-
-        """
-        if not self._ending.acquire(blocking=False):
-            threading.Event().wait()  # another thread is at it
+        """End the process with the cause as the last reason of the flag; never returns."""
+        self._begin_to_end()
         _attempt(lambda: self._node.last_words(cause), LAST_WORDS_S)
         self._systemd.tell('STOPPING=1', f'STATUS={cause}')
         _attempt(lambda: _report(cause), FLUSH_S)
@@ -261,16 +287,9 @@ class ProcessWatch:
         """
         End the process in order though a transition or a callback does not; never returns.
 
-        Parameters
-        ----------
-        cause : str
-            One sentence.
-        code : int, optional
-            Exit code; the sentence goes to stderr, too, if it is not 0.
-
+        The cause, one sentence, goes to stderr, too, if the exit code is not 0.
         """
-        if not self._ending.acquire(blocking=False):
-            threading.Event().wait()  # another thread is at it
+        self._begin_to_end()
         self._systemd.tell('STOPPING=1', f'STATUS={cause}')
         _attempt(lambda: self._node.leave(cause), LEAVE_S)
         if code:
@@ -278,6 +297,10 @@ class ProcessWatch:
         _attempt(_flush, LEAVE_S)
         self._exit(code)
         raise SystemExit(code)
+
+    def _begin_to_end(self) -> None:
+        if not self._ending.acquire(blocking=False):
+            threading.Event().wait()  # another thread is at it
 
     def _judge_executor(self, still_s: float, signs: LifeSigns) -> None:
         sentence = f'the callbacks of the node have not run for {still_s:.1f} s'

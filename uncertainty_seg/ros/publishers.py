@@ -18,9 +18,8 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock
+from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Float32, Header
 
@@ -29,102 +28,68 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.status import verdict_numbers, verdict_status
-from uncertainty_seg.ros.camera_link import camera_info_topic, COMPRESSED, output_topic
+from uncertainty_seg.ros import topics
 from uncertainty_seg.ros.conversions import image_to_msg, jpeg_to_msg
-from uncertainty_seg.ros.graph_watch import qos
 from uncertainty_seg.ros.health import diagnostics_message, PartFaults
 from uncertainty_seg.ros.node_life import steady_s
-
-# -------------------------------------------------------------------------------------------------
-# The camera's calibration, relayed beside the mask so that its pixels can be projected.
-# The mask has the size of the image, so the relay is the input itself, under the header of the
-# frame it stands with. Only a driver that publishes the calibration of another size has it scaled.
+from uncertainty_seg.ros.topics import COMPRESSED, output_topic
 
 _log = logging.getLogger(__name__)
 
+# -------------------------------------------------------------------------------------------------
+# The camera's calibration, relayed beside the mask so that its pixels can be projected.
+# The mask has the size of the decoded image, so the relay is the input itself, under the header of
+# the frame. It is scaled where a frame was decoded reduced, or the driver tells another size.
+
 
 class CameraInfoRelay:
-    """
-    Publish `~/camera_info` with each frame, from the newest message of `camera_info`.
-
-    Parameters
-    ----------
-    node : Node
-        Owns subscription and publisher.
-    camera : str, optional
-        Name of one of several.
-
-    """
+    """Publish `~/camera_info` with each frame of a camera, from the newest `camera_info`."""
 
     def __init__(self, node: Node, camera: str = '') -> None:
         self._node = node
         self._newest: CameraInfo | None = None
         self._reported = ''
         self._publisher = node.create_publisher(
-            CameraInfo, output_topic('camera_info', camera), qos.picture_qos(),
-            qos_overriding_options=qos.overridable())
+            CameraInfo, output_topic('camera_info', camera), topics.picture_qos(),
+            qos_overriding_options=topics.overridable())
         try:
             # Best effort matches every camera.
             self._subscription = node.create_subscription(
-                CameraInfo, camera_info_topic(node, camera), self._on_info,
-                qos.camera_qos('best_effort'))
+                CameraInfo, topics.camera_info_topic(node, camera), self._on_info,
+                topics.camera_qos('best_effort'))
         except BaseException:
             node.destroy_publisher(self._publisher)
             raise
 
     def publish(self, header: Any, height: int, width: int) -> bool:
-        """
-        Publish the calibration that fits a frame, if there is one and it has a subscriber.
-
-        Parameters
-        ----------
-        header : std_msgs/Header
-            Of the frame.
-        height, width : int
-            H, W of the mask.
-
-        Returns
-        -------
-        bool
-            Whether it was published.
-
-        """
+        """Publish the calibration that fits a frame, if there is one and it has a subscriber."""
         info = self._newest
         if info is None or not self._publisher.get_subscription_count():
             return False
         problem = camera_info_problem(info)
-        if problem:
-            self._report(f'camera_info of {info.width}x{info.height} is not relayed: {problem}')
-            return False
-        fitting = fit_camera_info(info, header, height, width)
+        fitting = None if problem else fit_camera_info(info, header, height, width)
         if fitting is None:
-            self._report(f'camera_info of {info.width}x{info.height} is not relayed: it does not '
-                         f'belong to images of {width}x{height}, which have another shape')
+            problem = problem or (f'it does not belong to images of {width}x{height}, which have '
+                                  'another shape')
+            if problem != self._reported:
+                self._reported = problem
+                _log.warning('camera_info of %dx%d is not relayed: %s', info.width, info.height,
+                             problem)
             return False
         self._publisher.publish(fitting)
         return True
 
     def close(self) -> None:
-        """Listen no more and take the topic off the graph."""
+        """Unsubscribe and take the topic off the graph."""
         self._node.destroy_subscription(self._subscription)
         self._node.destroy_publisher(self._publisher)
 
     def _on_info(self, msg: CameraInfo) -> None:
         self._newest = msg
 
-    def _report(self, sentence: str) -> None:
-        if sentence != self._reported:
-            self._reported = sentence
-            _log.warning(sentence)
-
 
 def camera_info_problem(info: CameraInfo) -> str:
-    """
-    Return why no image can belong to a calibration; empty if one can.
-
-    An uncalibrated camera, all of whose numbers are zeros, is sound.
-
-    """
+    """Return why no image can belong to a calibration; empty if one can, as to all zeros."""
     if (info.width == 0) != (info.height == 0):
         return 'a size of zero has no pixels; correct what the driver publishes'
     for name in ('d', 'k', 'r', 'p'):
@@ -132,14 +97,11 @@ def camera_info_problem(info: CameraInfo) -> str:
         if odd:
             return f'{name} holds {odd[0]}, expected finite numbers; calibrate the camera anew'
     roi = info.roi
-    has_size = info.width > 0
-    if has_size and (roi.x_offset + roi.width > info.width
-                     or roi.y_offset + roi.height > info.height):
+    if info.width and (roi.x_offset + roi.width > info.width
+                       or roi.y_offset + roi.height > info.height or 0 in _described_size(info)):
         return (f'its roi of {roi.width}x{roi.height} at {roi.x_offset}, {roi.y_offset} reaches '
-                'over the image; correct what the driver publishes')
-    if has_size and 0 in _described_size(info):
-        return (f'a binning of {info.binning_x}x{info.binning_y} leaves no pixel of its region; '
-                'correct what the driver publishes')
+                f'over the image, or a binning of {info.binning_x}x{info.binning_y} leaves no '
+                'pixel; correct what the driver publishes')
     return ''
 
 
@@ -147,25 +109,12 @@ def fit_camera_info(
     info: CameraInfo, header: Any, height: int, width: int
 ) -> CameraInfo | None:
     """
-    Return a calibration for images of a size.
+    Return a calibration for images of a size, under another header.
 
-    Parameters
-    ----------
-    info : sensor_msgs/CameraInfo
-        As received, without a problem; it is not changed.
-    header : std_msgs/Header
-        Put in place of its own.
-    height, width : int
-        H, W of the image.
-
-    Returns
-    -------
-    sensor_msgs/CameraInfo or None
-        Equal to `info` if it describes images of that size (its own, or that of its region and
-        binning) or none at all (an uncalibrated camera). Scaled if the image has its shape, to a
-        pixel: pixel centres are whole numbers, so c becomes (c + 0.5) s - 0.5. None if the shape
-        is another, for then it is not known what was cut off.
-
+    It is equal to `info` if that describes images of the size (its own, or that of its region and
+    binning) or none at all (an uncalibrated camera). It is scaled if the image has its shape, to a
+    pixel: pixel centres are whole numbers, so c becomes (c + 0.5) s - 0.5. None if the shape is
+    another, for then it is not known what was cut off.
     """
     if (width, height) in ((info.width, info.height), _described_size(info)) or info.width == 0:
         return _copy(info, header=header)
@@ -202,58 +151,24 @@ def _copy(info: CameraInfo, **changes: Any) -> CameraInfo:
 
 
 # -------------------------------------------------------------------------------------------------
-# The names of the classes in the mask, latched, as `vision_msgs/LabelInfo`.
-# vision_msgs is optional: without it the node runs and the topic is missing. Its `LabelInfo` came
-# with 4.1.0 and has not changed since; Humble and all later distributions take the branch `ros2`.
-
-
-# The message wants the confidence below which a pixel was withheld; the mask withholds none.
-NO_THRESHOLD = 0.0
+# The names of the classes in the mask, latched, as `vision_msgs/LabelInfo` (4.1.0 and later).
+# vision_msgs is optional: without it the node runs and the topic is missing.
 
 
 class LabelInfoPublisher:
     """
     Publish once, latched, what the ids of a mask mean.
 
-    Parameters
-    ----------
-    node : Node
-        Owns the publisher.
-    topic : str
-        Beside the mask: '~/label_info', or '~/front/label_info' for a camera.
-
-    Notes
-    -----
     Where vision_msgs cannot be imported nothing is published, and one line of the process's log
     says so, however many cameras there are.
-
     """
 
-    def __init__(self, node: Node, topic: str) -> None:
+    def __init__(self, node: Node, topic: str, card: ModelCard) -> None:
         self._node = node
-        types = _message_types()
-        self._publisher = None if types is None else node.create_publisher(
-            types[0], topic, label_qos())
-
-    def publish(self, card: ModelCard) -> bool:
-        """
-        Publish the names of a model's classes, stamped with the node's time.
-
-        Parameters
-        ----------
-        card : ModelCard
-            Of the model that makes the masks.
-
-        Returns
-        -------
-        bool
-            Whether it was published.
-
-        """
-        if self._publisher is None:
-            return False
-        self._publisher.publish(label_message(card, self._node.get_clock().now().to_msg()))
-        return True
+        self._publisher: Any = None
+        if (types := _message_types()) is not None:
+            self._publisher = node.create_publisher(types[0], topic, topics.label_qos())
+            self._publisher.publish(label_message(card, node.get_clock().now().to_msg()))
 
     def close(self) -> None:
         """Take the topic and its latched message off the graph."""
@@ -262,38 +177,18 @@ class LabelInfoPublisher:
         self._publisher = None
 
 
-def label_qos() -> QoSProfile:
-    """Offer the newest names to everybody, also late: reliable, transient local, depth 1."""
-    return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST, depth=1,
-        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
-        reliability=QoSReliabilityPolicy.RELIABLE,
-    )
-
-
 def label_message(card: ModelCard, stamp: Any) -> Any:
     """
-    Build the message; needs vision_msgs.
+    Build the vision_msgs/LabelInfo with a name for each id of the mask, in the order of the ids.
 
-    Parameters
-    ----------
-    card : ModelCard
-        Of the model that makes the masks.
-    stamp : builtin_interfaces/Time
-        When this was published. It belongs to no image and no frame.
-
-    Returns
-    -------
-    vision_msgs/LabelInfo
-        A name for each id of the mono8 mask, in the order of the ids. 255 is "unlabelled" by the
-        convention of vision_msgs and of the card; it is not listed, for no mask has it, and a
-        consumer such as Nav2's semantic layer takes each entry for a class it must know.
-
+    255, "unlabelled" by convention, is not listed: no mask has it, and a consumer such as Nav2's
+    semantic layer takes each entry for a class it must know.
     """
     label_info, vision_class = _message_types()
     class_map = [vision_class(class_id=number, class_name=name)
                  for number, name in enumerate(card.class_names)]
-    return label_info(header=Header(stamp=stamp), class_map=class_map, threshold=NO_THRESHOLD)
+    # The threshold is the confidence below which a pixel was withheld; the mask withholds none.
+    return label_info(header=Header(stamp=stamp), class_map=class_map, threshold=0.0)
 
 
 @functools.cache
@@ -320,8 +215,6 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
     'overlay': ('bgr8', lambda view: view.overlay),
     'mask_color': ('bgr8', lambda view: view.mask_color),
 }
-
-
 # Where image_transport's subscribers look for the overlay as JPEG.
 OVERLAY_JPEG = f'overlay{COMPRESSED}'
 # Pictures that need the second map, which is computed only while one of them has a subscriber.
@@ -338,12 +231,10 @@ class VerdictPublishers:
 
     Parameters
     ----------
-    node : Node
-        Owns the publishers.
+    node, camera : Node, str
+        Owns the publishers; name of one of several cameras.
     stale_timeout_s : float
         The deadline the flag is offered with.
-    camera : str, optional
-        Name of one of several.
     stamps : str, optional
         What the age of an image is counted from, for the status.
     faults : PartFaults, optional
@@ -351,10 +242,8 @@ class VerdictPublishers:
 
     Attributes
     ----------
-    is_confident : bool
-        The flag as it was published last.
-    num_sent : int
-        Flags published so far.
+    is_confident, num_sent : bool, int
+        The flag as it was published last, and how many were.
     weakened_by : tuple of str
         Settings that weaken the promise, for the status; set by the owner of the verdict.
 
@@ -374,11 +263,11 @@ class VerdictPublishers:
         self.weakened_by: tuple[str, ...] = ()
         self._flag, self._numbers = self._make_flag(stale_timeout_s)
         self._score = node.create_publisher(
-            Float32, output_topic('score', camera), qos.report_qos(),
-            qos_overriding_options=qos.overridable(is_verdict=True))
+            Float32, output_topic('score', camera), topics.report_qos(),
+            qos_overriding_options=topics.overridable(is_verdict=True))
         self._status = node.create_publisher(
-            DiagnosticArray, output_topic('status', camera), qos.report_qos(),
-            qos_overriding_options=qos.overridable(is_verdict=True))
+            DiagnosticArray, output_topic('status', camera), topics.report_qos(),
+            qos_overriding_options=topics.overridable(is_verdict=True))
 
     @property
     def topic(self) -> str:
@@ -403,29 +292,15 @@ class VerdictPublishers:
         self._flag, self._numbers = self._make_flag(stale_timeout_s)
 
     def _make_flag(self, stale_timeout_s: float) -> tuple[Any, Any]:
-        flag_qos = qos.flag_qos(stale_timeout_s)
-        return (self._node.create_publisher(Bool, self._flag_topic, flag_qos),
-                self._node.create_publisher(JointState, self._numbers_topic, flag_qos))
+        qos = topics.flag_qos(stale_timeout_s)
+        return (self._node.create_publisher(Bool, self._flag_topic, qos),
+                self._node.create_publisher(JointState, self._numbers_topic, qos))
 
     def publish(
         self, verdict: Verdict, thresholds: Mapping[str, float],
         header: Header | None = None, result: FrameResult | None = None,
     ) -> None:
-        """
-        Say what holds from now on.
-
-        Parameters
-        ----------
-        verdict : Verdict
-            The flag and why.
-        thresholds : mapping of str to float
-            Limit of each gated score.
-        header : Header or None
-            Of the frame; the node's time if there is no frame.
-        result : FrameResult or None
-            The frame's scores and timings.
-
-        """
+        """Say what holds from now on, under the frame's header, or the node's time without one."""
         is_of_frame = header is not None
         header = header or Header(stamp=self._clock.now().to_msg())
 
@@ -468,8 +343,6 @@ class VerdictPublishers:
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the last verdict has reached its subscribers, where ROS reports that."""
-        from rclpy.duration import Duration
-
         if hasattr(self._flag, 'wait_for_all_acked'):
             end_s = time.monotonic() + timeout_s
             for publisher in (self._flag, self._numbers):
@@ -479,49 +352,34 @@ class VerdictPublishers:
 
 def numbers_message(header: Header, numbers: Mapping[str, float]) -> JointState:
     """
-    Build a message of named numbers under a header.
+    Build a message of named numbers.
 
-    Of the interfaces that every ROS 2 has, only `sensor_msgs/JointState` carries them: names and
-    float64 values of any number, and every plotting tool shows them by name.
+    Of the interfaces that every ROS 2 has, only `sensor_msgs/JointState` carries them, and every
+    plotting tool shows them by name.
     """
     return JointState(header=header, name=list(numbers),
                       position=array.array('d', numbers.values()))
 
 
 class PicturePublishers:
-    """
-    The images of a frame and their calibration, made only for topics with subscribers.
-
-    Each of them fails alone.
-
-    Parameters
-    ----------
-    node : Node
-        Owns the publishers.
-    camera : str, optional
-        Name of one of several.
-    faults : PartFaults, optional
-        Counts their faults.
-
-    """
+    """The images of a frame and their calibration, if subscribed to; each of them fails alone."""
 
     def __init__(
         self, node: Node, camera: str = '', faults: PartFaults | None = None
     ) -> None:
-        self._node = node
+        self._node, self._clock = node, node.get_clock()
         self._faults = faults or PartFaults()
-        self._clock: Clock = node.get_clock()
         self._publishers: dict[str, Any] = {}
         self._camera_info: CameraInfoRelay | None = None
         self._flagged_ns: int | None = None
         try:
             for name in (*PICTURES, 'flagged'):
                 self._publishers[name] = node.create_publisher(
-                    Image, output_topic(name, camera), qos.picture_qos(),
-                    qos_overriding_options=qos.overridable())
+                    Image, output_topic(name, camera), topics.picture_qos(),
+                    qos_overriding_options=topics.overridable())
             self._publishers[OVERLAY_JPEG] = node.create_publisher(
-                CompressedImage, output_topic(OVERLAY_JPEG, camera), qos.picture_qos(),
-                qos_overriding_options=qos.overridable())
+                CompressedImage, output_topic(OVERLAY_JPEG, camera), topics.picture_qos(),
+                qos_overriding_options=topics.overridable())
             self._camera_info = CameraInfoRelay(node, camera)
         except BaseException:
             self.close()  # what was made would stay on the node
@@ -558,16 +416,9 @@ class PicturePublishers:
 
     def publish_flagged(self, msg: Image, min_interval_s: float) -> None:
         """
-        Republish an image that is worth a label, at a limited rate.
+        Republish an image that is worth a label, at a limited rate by the node's clock.
 
-        Parameters
-        ----------
-        msg : Image
-            As received.
-        min_interval_s : float
-            Least time on the node's clock since the one before. A clock that was set back, as by
-            a bag that starts again, begins a new interval.
-
+        A clock that was set back, as by a bag that starts again, begins a new interval.
         """
         if not self.wants_flagged:
             return

@@ -29,7 +29,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
-from uncertainty_seg.ros.launching.entry import stop_signals
+from uncertainty_seg.ros.entry import stop_signals
 from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
 
 LOOK_EVERY_S = 0.1
@@ -38,36 +38,21 @@ QUEUE_DEPTH = 50
 
 
 class RecorderNode(Node):
-    """
-    Subscribes to each topic as soon as it has a publisher.
-
-    Parameters
-    ----------
-    topics : sequence of str
-        Absolute names.
-    writer : BagWriter
-        An open bag.
-
-    """
+    """Subscribes to each topic, given by its absolute name, as soon as it has a publisher."""
 
     def __init__(self, topics: Sequence[str], writer: BagWriter) -> None:
         super().__init__('uncertainty_seg_recorder', namespace='/')
         self._writer = writer
-        self._waiting = list(topics)
+        self.missing = list(topics)
         self.create_timer(LOOK_EVERY_S, self._look)
 
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Return the topics that have had no publisher yet."""
-        return tuple(self._waiting)
-
     def _look(self) -> None:
-        for topic in list(self._waiting):
+        for topic in list(self.missing):
             publishers = self.get_publishers_info_by_topic(topic)
             if publishers:
-                self._waiting.remove(topic)
+                self.missing.remove(topic)
                 self._record(topic, publishers)
-                if not self._waiting:
+                if not self.missing:
                     print(json.dumps({'recorder': 'ready'}), flush=True)
 
     def _record(self, topic: str, publishers: Sequence[Any]) -> None:
@@ -101,15 +86,7 @@ def _qos_that_hears(publishers: Sequence[Any]) -> QoSProfile:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """
-    Record until stopped.
-
-    Returns
-    -------
-    int
-        0, or 1 with a sentence on stderr if the bag cannot be written.
-
-    """
+    """Record until stopped; returns 1 with a sentence on stderr if the bag cannot be written."""
     arguments = list(sys.argv if argv is None else ['recorder', *argv])
     parser = argparse.ArgumentParser(prog='uncertainty_seg.ros.recorder', description=__doc__)
     parser.add_argument('topics', nargs='+', metavar='TOPIC')
@@ -117,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--storage', choices=STORAGES, default='mcap')
     parser.add_argument('--force', action='store_true', help='replace an older bag')
     args = parser.parse_args(remove_ros_args(arguments)[1:])
-    stop = _stop_on_signals()
+    stop = threading.Event()
+    for number in stop_signals():
+        signal.signal(number, lambda *_: stop.set())
     # ROS's own handlers would close the context under the bag that is being finished.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
@@ -139,13 +118,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
     print(json.dumps({'recorder': 'closed', 'messages': writer.num_messages}), flush=True)
     return 0
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for number in stop_signals():
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 if __name__ == '__main__':

@@ -34,9 +34,9 @@ from uncertainty_seg.core.frame_loop import Doubt
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import Epoch, FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD
 from uncertainty_seg.ros.node_life import steady_s
 from uncertainty_seg.ros.publishers import VerdictPublishers
+from uncertainty_seg.ros.rivals import WITHHELD
 
 _log = logging.getLogger(__name__)
 
@@ -60,13 +60,6 @@ class VerdictOwner:
     clock : callable, optional
         Seconds that never stand still or go back, also while the machine or the process sleeps.
 
-    Attributes
-    ----------
-    timeout_s : float
-        See above.
-    why_down : str
-        What a false flag is repeated with: why it fell, if that was not a frame.
-
     """
 
     def __init__(
@@ -80,6 +73,7 @@ class VerdictOwner:
         self.timeout_s = timeout_s
         # When the newest frame came, and when the last verdict about one was reached.
         self._arrived_s = self._judged_s = clock()
+        # What a false flag is repeated with: why it fell, if that was not a frame.
         self.why_down = ''
 
     # --- called by the worker, through its activation ------------------------------------------
@@ -194,11 +188,7 @@ class VerdictOwner:
         """
         Take over live settings; the flag falls if they change what it stands for.
 
-        Raises
-        ------
-        ConfigError
-            If the gate cannot have them; nothing is changed then.
-
+        Raises ConfigError, and changes nothing, if the gate cannot have them.
         """
         with self._lock:
             if self._pipeline is not None:
@@ -222,15 +212,7 @@ class VerdictOwner:
                 self.fall('the node was reset')
 
     def tick(self, why_stale: Callable[[], str]) -> None:
-        """
-        Let the flag fall if its time is over, and repeat a false.
-
-        Parameters
-        ----------
-        why_stale : callable
-            Returns why no verdict was reached.
-
-        """
+        """Let the flag fall if its time is over, for the reason asked for, and repeat a false."""
         with self._lock:
             if self._activation is not None:
                 veto = self._veto() if self._publishers.is_confident else ''
@@ -270,14 +252,6 @@ class Activation:
 
     An engine that hangs may come back when the node has long been activated anew: its frame
     belongs to an activation that has ended, and is not published.
-
-    Parameters
-    ----------
-    owner : VerdictOwner
-        Decides.
-    pipeline : Pipeline
-        Has the gate.
-
     """
 
     def __init__(self, owner: VerdictOwner, pipeline: Pipeline) -> None:

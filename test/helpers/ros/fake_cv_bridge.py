@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import Image
 
 from uncertainty_seg.core.image_codec import ENCODINGS
 
@@ -27,7 +26,7 @@ class CvBridge:
     """Read and write messages without colours; `desired_encoding` is always 'passthrough'."""
 
     def __init__(self) -> None:
-        self.num_read = self.num_written = 0
+        self.num_read = 0
 
     def imgmsg_to_cv2(self, msg: Any, desired_encoding: str = 'passthrough') -> Any:
         assert desired_encoding == 'passthrough'
@@ -37,18 +36,3 @@ class CvBridge:
             raise CvBridgeError(f'Unrecognized image encoding [{msg.encoding}]')
         shape = (msg.height, msg.width, kind.channels)
         return np.ndarray(shape if kind.channels > 1 else shape[:2], kind.dtype, msg.data)
-
-    def cv2_to_imgmsg(self, pixels: Any, encoding: str, header: Any = None) -> Any:
-        self.num_written += 1
-        kind = ENCODINGS.get(encoding)
-        if kind is None or encoding in UNKNOWN:
-            raise CvBridgeError(f'Unrecognized image encoding [{encoding}]')
-        channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        if (pixels.dtype, channels) != (np.dtype(kind.dtype), kind.channels):
-            raise CvBridgeError(f'encoding specified as {encoding}, but the image is another')
-        msg = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
-        if header is not None:
-            msg.header = header
-        msg.data.frombytes(pixels.tobytes())
-        msg.step = len(msg.data) // msg.height
-        return msg

@@ -33,7 +33,7 @@ from uncertainty_seg.errors import BackendUnavailableError
 
 ROOT = Path(__file__).resolve().parents[3]
 FAULT_NODE = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_fault_node.py')]
-NODE = ['-m', 'uncertainty_seg.ros.main']
+NODE = ['-m', 'uncertainty_seg.ros.node']
 TIMEOUT_S = 60.0  # ten times and more what a loaded machine needs
 HAS_ROS = find_spec('rclpy') is not None
 SKIP_REASON = 'rclpy is missing: source ROS 2, or install the wheels as scripts/test does'
@@ -344,8 +344,8 @@ def image_message(
 
 def arrival(msg: Any) -> Any:
     """Return a camera message as it waits for the network."""
-    from uncertainty_seg.ros.camera_link import Arrival
     from uncertainty_seg.ros.conversions import stamp_ns
+    from uncertainty_seg.ros.frame_processor import Arrival
 
     return Arrival(msg, stamp_ns(msg.header))
 

@@ -21,7 +21,7 @@ from ros_helpers import Client, own_domain, Process
 
 GOVERNOR = ['-m', 'uncertainty_seg.ros.governor.node']
 PEER = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_speed_peer.py')]
-SLOW, DEADLINE_S, RATE_HZ = 0.25, 0.5, 40.0
+SLOW, DEADLINE_S, RATE_HZ = 0.25, 0.5, 10.0
 # Ten times and more what was measured on a busy machine; far below the 20 s after which Fast DDS
 # gives up a participant by itself.
 LATE_S = 8.0
@@ -40,7 +40,7 @@ PROFILE = f"""<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profi
 def governor_arguments(*words: str, **parameters: Any) -> list[str]:
     """Return the arguments that run a governor which settles and rises in seconds."""
     values = {'slow_factor': SLOW, 'deadline_s': DEADLINE_S, 'settle_s': DEADLINE_S,
-              'rise_per_s': 1.0, 'rate_hz': RATE_HZ, 'command_timeout_s': 600, **parameters}
+              'rise_per_s': 1.0, 'command_timeout_s': 600, **parameters}
     words = (*GOVERNOR, '--ros-args', *words)
     for name, value in values.items():
         words += ('-p', f'{name}:={str(value).lower() if isinstance(value, bool) else value}')
@@ -119,7 +119,7 @@ class SpeedRig:
     def wait_for_slow(self) -> None:
         self.wait(lambda: self.factor == SLOW, 'the slow factor')
 
-    def hear(self, num_more: int = 20) -> list[float]:
+    def hear(self, num_more: int = 5) -> list[float]:
         """Return the next factors, half a second of them."""
         num_before = len(self.factors)
         self.wait(lambda: len(self.factors) >= num_before + num_more, 'more factors')

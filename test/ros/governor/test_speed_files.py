@@ -52,7 +52,8 @@ def test_every_parameter_is_described_ranged_and_read_only() -> None:
     rclpy: Any = pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2')
     from rclpy.parameter import Parameter
 
-    from uncertainty_seg.ros.governor.node import declared_settings
+    from uncertainty_seg.ros.governor.policy import speed_settings_from_dict
+    from uncertainty_seg.ros.parameters import declared_settings
 
     context = rclpy.Context()
     rclpy.init(context=context, args=[])
@@ -60,7 +61,8 @@ def test_every_parameter_is_described_ranged_and_read_only() -> None:
         node = rclpy.create_node(
             'described', context=context, enable_rosout=False, start_parameter_services=False,
             parameter_overrides=[Parameter('rise_per_s', value=2)])
-        assert declared_settings(node) == SpeedSettings(rise_per_s=2.0)
+        settings = declared_settings(node, SpeedSettings, speed_settings_from_dict)
+        assert settings == SpeedSettings(rise_per_s=2.0)
         for setting in iter_parameters(SpeedSettings):
             descriptor = node.describe_parameter(setting.name)
             assert setting.description in descriptor.description

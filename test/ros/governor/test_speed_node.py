@@ -27,6 +27,7 @@ from rclpy.qos import QoSHistoryPolicy, QoSReliabilityPolicy
 from std_msgs.msg import Bool
 
 from uncertainty_seg.ros import node_life
+from uncertainty_seg.ros import rivals as name_claim
 from uncertainty_seg.ros.governor import node as governor_node
 from uncertainty_seg.ros.governor.node import (
     FlagLink,
@@ -37,8 +38,7 @@ from uncertainty_seg.ros.governor.node import (
     steady_s,
     velocity_of,
 )
-from uncertainty_seg.ros.governor.policy import STALE
-from uncertainty_seg.ros.graph_watch import name_claim
+from uncertainty_seg.ros.governor.policy import SpeedSettings, STALE
 
 pytestmark = pytest.mark.ros
 SLOW, DEADLINE_S = 0.25, 0.5
@@ -254,8 +254,8 @@ class Ears:
 
 def link(compare_clocks: bool = True) -> tuple[Ears, FlagLink, list[Any], list[str]]:
     ears, heard, lost = Ears(), [], []
-    return ears, FlagLink(ears, DEADLINE_S, compare_clocks,
-                          lambda *words: heard.append(words), lost.append,
+    settings = SpeedSettings(deadline_s=DEADLINE_S, compare_clocks=compare_clocks)
+    return ears, FlagLink(ears, settings, lambda *words: heard.append(words), lost.append,
                           lambda: 0.0), heard, lost
 
 
@@ -334,7 +334,7 @@ def test_a_middleware_without_events_is_listened_to_without_them() -> None:
             return super().create_subscription(*words)
 
     ears, heard = Deaf(), []
-    FlagLink(ears, DEADLINE_S, True, lambda *words: heard.append(words), heard.append,
+    FlagLink(ears, SpeedSettings(), lambda *words: heard.append(words), heard.append,
              lambda: 0.0)
     ears.take(Bool(data=True), {'source_timestamp': 10**9})
     assert heard == [(True, 1.0)]
@@ -598,16 +598,6 @@ def test_stopping_leaves_the_slow_factor_and_one_zero_where_a_command_was_in_for
                                  ('/cmd_vel_limited', 500_000_000)]
 
 
-def test_stopping_does_not_wait_for_a_slow_fall(domain: int) -> None:
-    with governor(domain, fall_per_s=0.1) as one:
-        one.rise()
-        one.hear(False)
-        one.tick()
-        assert 0.9 < one.factors[-1] < 1.0
-        one.node.stop()
-        assert one.factors[-1] == SLOW
-
-
 def test_the_start_names_the_topics_and_a_misspelt_parameter(domain: int) -> None:
     of_ros = {'qos_overrides./confident.subscription.depth': 3}
     with governor(domain, slow_facter=0.5, **of_ros) as one:
@@ -618,7 +608,7 @@ def test_the_start_names_the_topics_and_a_misspelt_parameter(domain: int) -> Non
 
 
 def test_the_factor_is_offered_with_a_deadline_of_five_periods(domain: int) -> None:
-    with governor(domain, rate_hz=20) as one:
+    with governor(domain, deadline_s=0.1) as one:
         (factors,) = [p for p in one.node.publishers
                       if p.topic_name == '/speed_governor/speed_factor']
         assert factors.qos_profile.deadline.nanoseconds == 250_000_000

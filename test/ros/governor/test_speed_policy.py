@@ -3,14 +3,13 @@
 The speed factor and limited commands, with a clock that the test turns, in exact steps of 1/64 s.
 
 The oracle of the factor knows no state machine: it searches the whole past for the last series of
-true flags without a gap. With a fall that is immediate, the factor must be exactly what that
-series has earned.
+true flags without a gap. The factor must be exactly what that series has earned.
 
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import math
 from typing import Any
 
@@ -33,7 +32,6 @@ from uncertainty_seg.ros.governor.policy import (
 SLOW, RISE, DEADLINE_S, SETTLE_S = 0.25, 0.125, 1.0, 2.0
 SETTINGS = SpeedSettings(slow_factor=SLOW, deadline_s=DEADLINE_S, settle_s=SETTLE_S,
                          rise_per_s=RISE)
-FALLING = replace(SETTINGS, fall_per_s=0.5)
 START_S = 1000.0
 
 
@@ -98,11 +96,11 @@ def test_the_factor_is_what_the_last_run_of_trues_has_earned(story: list[Event])
         assert apply(policy, event.kind, now_s, event.age_s) == earned(past, now_s)
 
 
-@given(events(low=-100), st.sampled_from([SETTINGS, FALLING]))
+@given(events(low=-100))
 def test_it_stays_in_range_and_rises_only_at_a_true_by_no_more_than_the_rate(
-    story: list[Event], settings: SpeedSettings
+    story: list[Event]
 ) -> None:
-    policy, now_s, before = SpeedPolicy(settings, START_S), START_S, SLOW
+    policy, now_s, before = SpeedPolicy(SETTINGS, START_S), START_S, SLOW
     true_s = -math.inf
     for event in story:
         now_s += event.step_s
@@ -119,29 +117,11 @@ def test_it_stays_in_range_and_rises_only_at_a_true_by_no_more_than_the_rate(
             true_s = max(true_s, now_s - max(event.age_s, 0.0))
 
 
-@given(events(), st.lists(steps(0, 64), min_size=2, max_size=10),
-       st.sampled_from([SETTINGS, FALLING]))
-def test_after_the_last_true_it_only_falls_and_ends_slow(
-    story: list[Event], later: list[float], settings: SpeedSettings
-) -> None:
-    policy, now_s = SpeedPolicy(settings, START_S), START_S
-    for event in story:
-        now_s += event.step_s
-        apply(policy, event.kind, now_s, event.age_s)
-    factors = [policy.factor]
-    for step_s in later:
-        now_s += step_s
-        factors.append(policy.factor_at(now_s))
-    assert factors == sorted(factors, reverse=True)
-    # The deadline, and the slowest fall after it.
-    assert policy.factor_at(now_s + DEADLINE_S + (1 - SLOW) / FALLING.fall_per_s) == SLOW
-
-
 @given(events(), steps(1, 400))
 def test_a_clock_that_goes_back_leaves_it_slow_and_not_settled(
     story: list[Event], back_s: float
 ) -> None:
-    policy, now_s = SpeedPolicy(FALLING, START_S), START_S
+    policy, now_s = SpeedPolicy(SETTINGS, START_S), START_S
     for event in story:
         now_s += event.step_s
         apply(policy, event.kind, now_s, event.age_s)
@@ -155,7 +135,7 @@ def test_a_clock_that_goes_back_leaves_it_slow_and_not_settled(
 
 
 def test_a_clock_that_stands_still_lets_it_fall_at_the_next_tick() -> None:
-    policy = risen(FALLING)
+    policy = risen()
     now_s = START_S + 7.0
     assert policy.tick(now_s) > SLOW
     assert policy.take_flag(now_s, True) > SLOW
@@ -166,10 +146,10 @@ def test_a_clock_that_stands_still_lets_it_fall_at_the_next_tick() -> None:
     assert policy.tick(now_s) == SLOW
 
 
-def risen(settings: SpeedSettings, until_s: float = 7.0) -> SpeedPolicy:
-    """Return a policy that heard a true every half second from the start on."""
-    policy = SpeedPolicy(settings, START_S)
-    for n in range(int(until_s * 2) + 1):
+def risen() -> SpeedPolicy:
+    """Return a policy that heard a true every half second from the start on, for 7 s."""
+    policy = SpeedPolicy(SETTINGS, START_S)
+    for n in range(15):
         policy.take_flag(START_S + n / 2, True)
     return policy
 
@@ -192,7 +172,7 @@ def test_it_starts_slow_settles_rises_and_arrives() -> None:
     ('lost', 'its publisher is gone'),
 ])
 def test_what_makes_it_fall_does_so_at_once_and_is_said(kind: str, reason: str) -> None:
-    policy = risen(SETTINGS)
+    policy = risen()
     assert policy.factor > SLOW
     assert apply(policy, kind, START_S + 7.25) == SLOW
     assert (policy.reason, policy.state, policy.num_falls) == (reason, 'slow', 1)
@@ -201,7 +181,7 @@ def test_what_makes_it_fall_does_so_at_once_and_is_said(kind: str, reason: str) 
 
 
 def test_the_first_cause_is_said_and_how_long_nothing_came() -> None:
-    policy = risen(SETTINGS)
+    policy = risen()
     policy.lose_flag(START_S + 7.25, 'its publisher is gone')
     assert policy.reason == 'its publisher is gone'
     policy.lose_flag(START_S + 8.5, STALE)
@@ -211,7 +191,7 @@ def test_the_first_cause_is_said_and_how_long_nothing_came() -> None:
 
 
 def test_it_is_stale_at_the_deadline_and_not_before() -> None:
-    policy = risen(SETTINGS)
+    policy = risen()
     assert policy.factor_at(START_S + 7.984375) == SLOW + RISE * 5
     assert policy.tick(START_S + 8.0) == SLOW
     assert policy.reason == 'the flag is stale, last heard 1.0 s ago'
@@ -219,13 +199,13 @@ def test_it_is_stale_at_the_deadline_and_not_before() -> None:
 
 @pytest.mark.parametrize('age_s', [-1.5, 1.0, 1.5, math.inf, math.nan])
 def test_a_flag_from_another_time_is_none(age_s: float) -> None:
-    policy = risen(SETTINGS)
+    policy = risen()
     assert policy.take_flag(START_S + 7.5, True, age_s) == SLOW
 
 
 def test_old_flags_taken_slowly_one_after_the_other_raise_nothing() -> None:
     # They lay in the queue of a process that was starved, half a second apart.
-    policy = risen(SETTINGS)
+    policy = risen()
     sent_s = [START_S + 7.5 + n / 2 for n in range(10)]
     for n, at_s in enumerate(sent_s):
         now_s = START_S + 13.0 + n / 2
@@ -233,7 +213,7 @@ def test_old_flags_taken_slowly_one_after_the_other_raise_nothing() -> None:
 
 
 def test_a_flag_on_its_way_for_a_while_is_stale_a_deadline_after_it_was_sent() -> None:
-    policy = risen(SETTINGS)
+    policy = risen()
     assert policy.take_flag(START_S + 7.75, True, 0.25) == SLOW + RISE * 5.5
     assert policy.factor_at(START_S + 8.484375) == SLOW + RISE * 5.5
     assert policy.factor_at(START_S + 8.5) == SLOW
@@ -249,42 +229,32 @@ def test_a_first_flag_that_was_on_its_way_for_a_while_grows_old_from_its_sending
 
 
 def test_old_flags_that_arrive_at_once_after_a_cut_raise_nothing() -> None:
-    policy = risen(SETTINGS)
+    policy = risen()
     now_s = START_S + 20.0
     assert [policy.take_flag(now_s + n / 1024, True) for n in range(10)] == [SLOW] * 10
     for n in range(400):
         assert policy.factor_at(now_s + n / 64) == SLOW
 
 
-def test_with_a_rate_it_falls_from_the_deadline_on_and_through_a_flag_that_comes_back() -> None:
-    policy = risen(FALLING, until_s=8.0)
-    assert policy.factor == 1.0
-    assert policy.factor_at(START_S + 9.5) == 0.75  # half a second after the deadline
-    assert policy.take_flag(START_S + 9.75, True) == 0.625
-    assert policy.factor_at(START_S + 10.0) == 0.5
-    assert policy.take_flag(START_S + 10.25, False) == 0.375
-    assert policy.factor_at(START_S + 60.0) == SLOW
-
-
 @pytest.mark.parametrize(('values', 'sentence'), [
-    ({'settle_s': 0.5}, 'settle_s is 0.5, expected at least deadline_s, 1'),
-    ({'rate_hz': 1}, 'rate_hz is 1, expected at least 2 / deadline_s, 2'),
-    ({'rate_hz': 3, 'deadline_s': 0.5}, 'rate_hz is 3, expected at least 2 / deadline_s, 4'),
-    ({'slow_factor': 1.5}, 'slow_factor is 1.5, expected a finite number from 0 to 1'),
+    ({'settle_s': 0.5}, 'settle_s is 0.5'), ({'slow_factor': 1.5}, 'slow_factor is 1.5'),
     ({'slow_factor': math.nan}, 'slow_factor is nan'),
     ({'deadline_s': math.inf, 'settle_s': math.inf}, 'deadline_s is inf'),
-    ({'stamped': 'yes'}, "stamped is 'yes', expected true or false"),
-    ({'dead_line_s': 1.0}, "unknown parameter 'dead_line_s'"),
+    ({'stamped': 'yes'}, "stamped is 'yes'"), ({'dead_line_s': 1.0}, "'dead_line_s'"),
 ])
 def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=sentence):
         speed_settings_from_dict(values)
-    assert str(caught.value).startswith(sentence)
 
 
 def test_settings_at_the_borders_of_each_other_are_accepted() -> None:
-    settings = speed_settings_from_dict({'settle_s': 0.5, 'deadline_s': 0.5, 'rate_hz': 4})
-    assert settings == SpeedSettings(settle_s=0.5, deadline_s=0.5, rate_hz=4.0)
+    settings = speed_settings_from_dict({'settle_s': 0.5, 'deadline_s': 0.5})
+    assert settings == SpeedSettings(settle_s=0.5, deadline_s=0.5)
+
+
+@pytest.mark.parametrize(('deadline_s', 'period_s'), [(1.0, 0.1), (0.2, 0.1), (0.1, 0.05)])
+def test_the_deadline_is_looked_at_twice_within_itself(deadline_s: float, period_s: float) -> None:
+    assert SpeedSettings(deadline_s=deadline_s).period_s == period_s
 
 
 # --- velocity commands ---------------------------------------------------------------------------

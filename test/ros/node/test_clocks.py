@@ -70,7 +70,7 @@ class ClockRig:
 
 @pytest.fixture(scope='module')
 def rig(tmp_path_factory: Any) -> Iterator[ClockRig]:
-    from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD_S
+    from uncertainty_seg.ros.rivals import WITHHELD_S
 
     folder: Path = tmp_path_factory.mktemp('clocks')
     bundle = make_tiny_bundle(folder / 'tiny')
@@ -94,21 +94,6 @@ def test_a_bag_that_loops_lets_the_flag_fall_once_with_every_jump(rig: ClockRig)
              for _ in range(2)]
     assert flags == [[False] * 3 + [True] * (MEMORY_FRAMES - 2)] * 2
     assert not any(rig.flag_of(second) for second in range(161, 165))  # too short a loop
-
-
-def test_a_frozen_camera_is_false_after_its_time_and_recovers_from_nothing(rig: ClockRig) -> None:
-    rig.rise()
-    last = rig.next_second()
-    assert rig.flag_of(last)
-    node = rig.rig
-
-    def has_fallen() -> bool:
-        node.send(last)
-        node.client.spin(0.05)
-        return not node.flags[-1].data
-    node.wait(has_fallen, 'the flag to fall')
-    assert f'the stamp {last}.000 came before' in node.status[-1].status[0].message
-    assert [rig.flag_of(rig.next_second()) for _ in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +121,7 @@ def test_frames_without_stamps_are_never_confident_and_what_to_set_is_said(rig: 
     for _ in range(6):  # each is waited for: the newest replaces one that waits
         assert not rig.flag_of(0)
     status = rig.rig.answer(0)
-    assert 'if the driver sends none, set stamps to receipt' in status.status[0].message
+    assert 'receipt' in status.status[0].message
 
 
 def test_a_hold_counts_from_the_jump_back_and_never_ends_early(rig: ClockRig) -> None:
@@ -154,19 +139,6 @@ def test_a_hold_counts_from_the_jump_back_and_never_ends_early(rig: ClockRig) ->
         assert client.set_together(gate__hold_s=0.0, gate__rise_frames=3).successful
 
 
-def test_a_hold_that_began_in_the_future_ends_in_the_present(rig: ClockRig) -> None:
-    client = rig.rig.client
-    rig.rise()
-    assert client.set_together(gate__hold_s=5.0, gate__rise_frames=1).successful
-    try:
-        assert not rig.flag_of(INT32_MAX, pixels=BAD)
-        told = {second: rig.flag_of(second) for second in range(60_000, 60_010)}
-        assert not any(told[second] for second in range(60_000, 60_005))
-        assert all(told[second] for second in range(60_007, 60_010))
-    finally:
-        assert client.set_together(gate__hold_s=0.0, gate__rise_frames=3).successful
-
-
 # --- the clock of the node -----------------------------------------------------------------------
 
 
@@ -177,29 +149,15 @@ def test_flagged_frames_keep_their_distance_on_the_nodes_clock(rig: ClockRig) ->
     assert rig.num_flagged_of(3) == 0
     rig.be_at(7202)
     assert rig.num_flagged_of(3) == 1
-
-
-def test_a_clock_that_jumps_back_an_hour_silences_nothing(rig: ClockRig) -> None:
-    rig.be_at(7200)
-    rig.num_flagged_of(1)
-    rig.be_at(3600)  # diagnostics go on, stamped with the new time
+    rig.be_at(3600)  # set back by an hour: diagnostics go on, stamped with the new time
     assert rig.num_flagged_of(3) == 1
 
 
 def test_a_clock_that_jumps_does_not_touch_the_flag(rig: ClockRig) -> None:
     rig.rise()
-    flags = []
-    for now in (INT32_MAX, 1, 86_400, 0, 10):
-        rig.set_clock(now)
-        flags.append(rig.flag_of(rig.next_second()))
-    assert all(flags)
-
-
-def test_simulated_time_that_runs_fast_does_not_let_the_flag_fall(rig: ClockRig) -> None:
     # An hour of a bag's time between two frames is no hour without frames.
-    rig.rise()
-    for hour in range(5):
-        rig.set_clock(100_000 + 3600 * hour)
+    for now in (INT32_MAX, 1, 86_400, 0, 10, 100_000, 103_600):
+        rig.set_clock(now)
         assert rig.flag_of(rig.next_second())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import needs_ros, values_of
+from ros_helpers import needs_ros
 from ros_lifecycle_rig import FAILING_NODE, node_rig, NodeRig
 
 pytestmark = needs_ros
@@ -76,7 +76,6 @@ def serve(manager: Manager) -> None:
     manager.rig.raise_flag()
 
 
-@pytest.mark.release
 def test_startup_pause_resume_reset_and_startup_again(manager: Manager) -> None:
     rig = manager.rig
     rig.wait_for_reason('the node is unconfigured')
@@ -110,16 +109,15 @@ def test_startup_pause_resume_reset_and_startup_again(manager: Manager) -> None:
 
 
 @pytest.mark.parametrize(
-    ('file', 'damage', 'sentence'),
+    ('file', 'damage'),
     [
-        ('trunk.onnx', lambda data: data[: len(data) // 2], 'was truncated or changed'),
-        ('head.onnx', lambda data: None, 'head.onnx is missing'),
-        ('calibration.json', lambda data: b'{"schema":', 'calibration.json'),
-        ('card.json', lambda data: b'\xff\xfe', 'card.json'),
+        ('trunk.onnx', lambda data: data[: len(data) // 2]),
+        ('calibration.json', lambda data: b'{"schema":'),
+        ('card.json', lambda data: None),
     ],
 )
 def test_a_bundle_that_is_repaired_on_disk_can_be_configured_then(
-    manager: Manager, folder: Path, file: str, damage: Any, sentence: str
+    manager: Manager, folder: Path, file: str, damage: Any
 ) -> None:
     path = folder / 'tiny' / file
     sound = path.read_bytes()
@@ -129,7 +127,7 @@ def test_a_bundle_that_is_repaired_on_disk_can_be_configured_then(
         for _ in range(2):  # a manager may try again
             assert not manager.startup()
             assert manager.state == 'unconfigured'
-            manager.rig.wait_for_reason(sentence)
+            manager.rig.wait_for_reason(file)
             assert manager.rig.status[-1].status[0].level == b'\x02'
     finally:
         path.write_bytes(sound)
@@ -153,61 +151,25 @@ def test_an_error_in_a_transition_is_said_and_the_node_can_be_started_again(
         assert not manager.startup()
         manager.rig.wait_for_reason('the node is unconfigured after an error')
         assert manager.state == 'unconfigured'
-        assert f'on_{transition}: OSError: {call} fails on command' in manager.rig.process.output
+        assert f'on_{transition}: OSError: {call}' in manager.rig.process.output
+        assert 'fails on command' in manager.rig.status[-1].status[0].message
     finally:
         failure.unlink()
     assert manager.startup()
     serve(manager)
 
 
-def test_status_says_which_error_it_was(manager: Manager, folder: Path) -> None:
-    failure = folder / 'failures' / 'create_subscription'
-    failure.write_text('/cam')
-    try:
-        assert not manager.startup()
-        manager.rig.wait_for_reason('unconfigured')
-    finally:
-        failure.unlink()
-    assert 'fails on command' in manager.rig.status[-1].status[0].message
-
-
-def test_after_a_fault_of_a_callback_the_flag_rises_from_nothing(
-    manager: Manager, folder: Path
-) -> None:
-    from rcl_interfaces.srv import SetParameters
-    from rclpy.parameter import Parameter
-
-    rig = manager.rig
-    assert manager.startup()
-    serve(manager)
-    failure = folder / 'failures' / 'create_subscription'
-    failure.write_text('/clock')
-    try:
-        change = Parameter('use_sim_time', value=True).to_parameter_msg()
-        rig.client.ask('/uncertainty_seg/set_parameters', SetParameters,
-                       SetParameters.Request(parameters=[change]))
-        rig.wait_for_reason('internal error, see the log')
-    finally:
-        failure.unlink()
-    if 'create_subscription fails on command' not in rig.process.output:
-        raise RuntimeError(rig.process.output)
-    told = [values_of(rig.answer(9000 + second))['confident'] for second in range(3)]
-    assert told == ['false', 'false', 'true']
-
-
-@pytest.mark.parametrize('word', [None, 'configure', 'activate'])
+@pytest.mark.parametrize('word', [None, 'activate'])
 def test_what_a_state_does_not_allow_is_refused_and_changes_nothing(
     manager: Manager, word: str | None
 ) -> None:
-    if word is not None:
-        assert manager.rig.client.change_state('configure')
     if word == 'activate':
-        assert manager.rig.client.change_state('activate')
+        assert manager.startup()
     state = manager.state
     allowed = {'unconfigured': (1, 5), 'inactive': (2, 3, 6), 'active': (4, 7)}[state]
     for number in {*range(12), 30, 60, 97, 255} - {*allowed}:
         assert not manager.told(number), number
-    for label in ('nonsense', 'CONFIGURE', 'transition_success', 'create', 'destroy', 'x' * 1000):
+    for label in ('nonsense', 'CONFIGURE', 'create', 'x' * 1000):
         assert not manager.told(label=label), label
     assert manager.state == state
     if state == 'active':

@@ -102,8 +102,7 @@ def rig(tmp_path_factory: Any) -> Iterator[Rig]:
 @pytest.mark.parametrize(
     ('command', 'reason'),
     [(FAILS, 'the engine failed on command'),
-     (GIVES_NAN, 'the network returned entropy nan, expected finite numbers'),
-     (SURPRISES, 'internal error ZeroDivisionError: nobody expected this')],
+     (GIVES_NAN, 'entropy nan'), (SURPRISES, 'ZeroDivisionError: nobody expected this')],
 )
 def test_an_engine_fault_is_false_with_its_reason_and_the_node_recovers(
     rig: Rig, command: int, reason: str
@@ -113,27 +112,15 @@ def test_an_engine_fault_is_false_with_its_reason_and_the_node_recovers(
     assert reason in status.status[0].message
     assert values_of(status)['kind'] == 'fault'
     rig.wait_for_flag(False)
+
+    def is_an_error() -> bool:
+        rig.send(command)
+        rig.client.spin(0.2)  # often enough for the watchdog
+        told = rig.health[-1].status[0]
+        return told.level == b'\x02' and reason in told.message
+    rig.wait(is_an_error, 'an error in the diagnostics')
     rig.recover()
     assert rig.counts('frames_faulty') > 0
-
-
-@pytest.mark.parametrize(
-    ('command', 'reason'),
-    [(FAILS, 'the engine failed on command'), (GIVES_NAN, 'the network returned entropy nan')],
-)
-def test_diagnostics_are_an_error_while_every_frame_fails(
-    rig: Rig, command: int, reason: str
-) -> None:
-    def says(level: bytes, text: str, green: int, red: int) -> bool:
-        rig.send(green, red)
-        rig.client.spin(0.2)  # often enough for the watchdog
-        status = rig.health[-1].status[0] if rig.health else None
-        return bool(status and status.level == level and text in status.message)
-
-    rig.recover()
-    rig.wait(lambda: says(b'\x02', reason, command, 0), 'an error in the diagnostics')
-    assert values_of(rig.health[-1])['state'] == 'active'
-    rig.wait(lambda: says(b'\x00', 'active', 0, 255), 'its end')
 
 
 def test_a_result_that_cannot_be_is_not_shown(rig: Rig) -> None:

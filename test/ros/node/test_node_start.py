@@ -235,7 +235,7 @@ def test_a_parameter_that_does_not_fit_the_calibration_is_one_sentence(
 
 
 def test_a_parameter_file_that_is_missing_is_exit_code_2(tmp_path: Path, domain: int) -> None:
-    arguments = ['-m', 'uncertainty_seg.ros.main', '--ros-args', '--params-file',
+    arguments = ['-m', 'uncertainty_seg.ros.node', '--ros-args', '--params-file',
                  str(tmp_path / 'none.yaml')]
     code, output = run(arguments, domain, tmp_path)
     assert code == 2

@@ -29,7 +29,7 @@ from uncertainty_seg.storage.bags.writer import BagWriter
 
 pytestmark = needs_ros
 RIGS = Path(__file__).resolve().parents[2] / 'rigs'
-ENTRY = 'from uncertainty_seg.ros.launching import entry; entry.{}()'
+ENTRY = 'from uncertainty_seg.ros import entry; entry.{}()'
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # A shell that starts the tests behind `&` has them ignore some, and so do their processes.
 ALL_NUMBERS = [*NUMBERS, *(number for number in (signal.SIGHUP, signal.SIGQUIT)

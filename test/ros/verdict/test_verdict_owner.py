@@ -31,9 +31,9 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
-from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.rivals import WITHHELD
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.model_bundle import load_bundle
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
-from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
@@ -31,9 +30,9 @@ from rclpy.subscription import Subscription
 from rclpy.time import Time
 from std_msgs.msg import Bool, Float32, Header
 
-from uncertainty_seg.core.settings import from_ros, iter_parameters
 from uncertainty_seg.core.status import OK, Status, WARN
 from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.ros import topics
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
     PublisherWatch,
@@ -43,26 +42,19 @@ from uncertainty_seg.ros.governor.policy import (
     STALE,
     Velocity,
 )
-from uncertainty_seg.ros.graph_watch import qos
-from uncertainty_seg.ros.graph_watch.name_claim import NameClaim
-from uncertainty_seg.ros.graph_watch.qos import flag_qos
-from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
 from uncertainty_seg.ros.health import diagnostics_message
-from uncertainty_seg.ros.launching.start import start_node
 from uncertainty_seg.ros.node_life import (
     clock_fault,
     ignore_signals,
     spin_until,
+    start_node,
     steady_s,
     stop_on_signals,
 )
-from uncertainty_seg.ros.parameters import descriptor_of, to_ros
+from uncertainty_seg.ros.parameters import declared_settings
+from uncertainty_seg.ros.rivals import NameClaim
+from uncertainty_seg.ros.topics import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from uncertainty_seg.storage.parameter_files import require_files_for
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 # -------------------------------------------------------------------------------------------------
 # The subscription to the flag, and all events by which the middleware reports its loss.
@@ -81,44 +73,32 @@ class FlagLink:
     """
     Subscribe to the topic `confident`.
 
-    Parameters
-    ----------
-    node : Node
-        Owns the subscription.
-    deadline_s : float
-        Requested of the publisher.
-    compare_clocks : bool
-        Whether to pass on when a flag was sent.
-    on_flag : callable
-        Called with the flag and the time at which it was sent, in seconds of the publisher's
-        system clock, or None where that is not known.
-    on_lost : callable
-        Called with a reason when the middleware reports that the flag is lost, and for each flag
-        while it cannot be attributed to one publisher.
-    clock : callable
-        Seconds that never stand still or go back.
+    `on_flag` is called with the flag and the time at which it was sent, in seconds of the
+    publisher's system clock, or None where that is not known; `on_lost` with a reason when the
+    middleware reports that the flag is lost, and for each flag while it cannot be attributed to
+    one publisher.
 
     Attributes
     ----------
-    fault : str
-        Why the flag cannot be attributed to one publisher; empty if it can.
-    num_publishers : int
-        Of the topic, when the graph was last looked at.
+    fault, num_publishers : str, int
+        At the last look at the graph: why the flag cannot be attributed to one publisher, empty if
+        it can, and how many there are.
 
     """
 
     def __init__(
-        self, node: Node, deadline_s: float, compare_clocks: bool,
+        self, node: Node, settings: SpeedSettings,
         on_flag: Callable[[bool, float | None], None], on_lost: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
-        self._node, self._deadline_s, self._is_compared = node, deadline_s, compare_clocks
+        self._node, self._settings = node, settings
         self._on_flag, self._on_lost, self._steady_s = on_flag, on_lost, clock
-        self._watch = PublisherWatch(deadline_s)
+        self._watch = PublisherWatch(settings.deadline_s)
         self.fault, self.num_publishers = '', 0
-        take = self._take_with_info if TELLS_WHEN_SENT else self._take
-        qos = flag_qos(deadline_s)
-        if not (TELLS_WHEN_SENT and compare_clocks):  # old flags could not be told from new ones
+        take = self._take if TELLS_WHEN_SENT else lambda msg: self._take(msg, {})
+        qos = topics.flag_qos(settings.deadline_s)
+        # Old flags could not be told from new ones then.
+        if not (TELLS_WHEN_SENT and settings.compare_clocks):
             qos.depth = 1
         events = SubscriptionEventCallbacks(
             deadline=lambda event: on_lost(STALE), liveliness=self._on_liveliness,
@@ -135,16 +115,13 @@ class FlagLink:
         """Return the name of the topic, after remapping."""
         return str(self._subscription.topic_name)
 
-    def _take(self, msg: Bool) -> None:
-        self._take_with_info(msg, {})
-
-    def _take_with_info(self, msg: Bool, info: Any) -> None:
+    def _take(self, msg: Bool, info: Any) -> None:
         self._look()
         self._watch.hear(self._steady_s(), info.get('publication_sequence_number'))
         if self.fault:
             self._on_lost(self.fault)
             return
-        sent_ns = info.get('source_timestamp', 0) if self._is_compared else 0
+        sent_ns = info.get('source_timestamp', 0) if self._settings.compare_clocks else 0
         self._on_flag(msg.data, sent_ns * 1e-9 if sent_ns > 0 else None)
 
     def check_graph(self) -> None:
@@ -175,54 +152,8 @@ class FlagLink:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         self._node.get_logger().error(
             f'a publisher on {self.topic} offers another {policy} than is asked for, its flag is '
-            f'not taken: asked are reliable and a deadline of {self._deadline_s:g} s; set '
-            'deadline_s to at least the stale_timeout_s of the node that publishes it')
-
-
-# -------------------------------------------------------------------------------------------------
-# The settings of the speed governor as ROS parameters, which cannot change after the start.
-
-
-def declared_settings(node: Node) -> SpeedSettings:
-    """
-    Declare every setting on a node, described and read-only.
-
-    Parameters
-    ----------
-    node : Node
-        Gets the parameters.
-
-    Returns
-    -------
-    SpeedSettings
-        As given at the start.
-
-    Raises
-    ------
-    ConfigError
-        If a value is of another type, out of range or NaN, or values contradict each other.
-
-    """
-    known = list(iter_parameters(SpeedSettings))
-    values = {}
-    for setting in known:
-        # ROS accepts any type here, so that the settings can say what is wrong with a value.
-        anything = ParameterDescriptor(name=setting.name, dynamic_typing=True)
-        value = node.declare_parameter(setting.name, to_ros(setting.default), anything).value
-        values[setting.name] = from_ros(setting, value)
-    settings = speed_settings_from_dict(values)
-    for setting in known:
-        node.set_descriptor(setting.name, descriptor_of(setting))
-    _warn_of_strangers(node)
-    return settings
-
-
-def _warn_of_strangers(node: Node) -> None:
-    # ROS ignores a misspelt parameter silently. The attribute is private; on a release without it
-    # there is no warning.
-    for name in sorted(getattr(node, '_parameter_overrides', {})):
-        if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
-            node.get_logger().warning(f'there is no parameter {name}, it is ignored')
+            f'not taken: asked are reliable and a deadline of {self._settings.deadline_s:g} s; '
+            'set deadline_s to at least the stale_timeout_s of the node that publishes it')
 
 
 # -------------------------------------------------------------------------------------------------
@@ -231,7 +162,7 @@ NODE_NAME = 'speed_governor'
 ABOUT = 'Limits the speed of a vehicle by a flag. Its parameters: docs/speed_governor.md.'
 DIAGNOSTICS_PERIOD_S = 1.0
 REFUSAL_REPORT_PERIOD_S = 5.0
-# The deadline that the factor is offered with, in publishing periods: room for a busy machine.
+# The deadline the factor is offered with, in publishing periods: room for a busy machine.
 DEADLINE_PERIODS = 5
 
 
@@ -263,26 +194,26 @@ class SpeedGovernorNode(Node):
         super().__init__(NODE_NAME)
         require_files_for(words, self.get_fully_qualified_name())
         self._steady_s = clock
-        settings = self._settings = declared_settings(self)
+        settings = self._settings = declared_settings(
+            self, SpeedSettings, speed_settings_from_dict)
         self._claim = NameClaim(self)
         self._claim.wait(is_stopping)
         self._policy = SpeedPolicy(settings, clock())
         self._limiter = CommandLimiter(settings.command_timeout_s)
         self._state, self._frame_id = 'slow', ''
         self._factors = self.create_publisher(
-            Float32, '~/speed_factor', qos.flag_qos(DEADLINE_PERIODS / settings.rate_hz))
+            Float32, '~/speed_factor', topics.flag_qos(DEADLINE_PERIODS * settings.period_s))
         kind = TwistStamped if settings.stamped else Twist
         self._limited = self.create_publisher(kind, 'cmd_vel_limited', command_qos())
         # Two governors must not write under one name: an aggregator would mix them.
         self._status_name = f'{self.get_fully_qualified_name().lstrip("/")}: speed'
         self._diagnostics = self.create_publisher(
-            DiagnosticArray, '/diagnostics', qos.report_qos())
-        take = self._on_command_with_info if TELLS_WHEN_SENT else self._on_command
+            DiagnosticArray, '/diagnostics', topics.report_qos())
+        take = self._on_command if TELLS_WHEN_SENT else lambda msg: self._on_command(msg, {})
         self._commands = self.create_subscription(kind, 'cmd_vel', take, command_qos())
-        self._flag = FlagLink(
-            self, settings.deadline_s, settings.compare_clocks, self._on_flag, self.fall, clock)
+        self._flag = FlagLink(self, settings, self._on_flag, self.fall, clock)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(1 / settings.rate_hz, self._on_tick, clock=steady)
+        self.create_timer(settings.period_s, self._on_tick, clock=steady)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
         self.get_logger().info(
             f'waiting for {self._flag.topic}, {self._commands.topic_name} -> '
@@ -293,7 +224,7 @@ class SpeedGovernorNode(Node):
         self._claim.require()
 
     def destroy_node(self) -> None:
-        """Leave the graph; the name is free then."""
+        """Leave the ROS graph, which frees the node name."""
         self._claim.close()
         super().destroy_node()
 
@@ -319,17 +250,14 @@ class SpeedGovernorNode(Node):
         if factor < before:  # at once: the next tick may be too late
             self._publish_factor(factor)
 
-    def _on_command_with_info(self, msg: Any, info: Any) -> None:
-        self._on_command(msg, info['source_timestamp'])
-
-    def _on_command(self, msg: Any, sent_ns: int = 0) -> None:
+    def _on_command(self, msg: Any, info: Any) -> None:
         now_s = self._steady_s()  # before the age, as in _on_flag
         limiter = self._limiter
         if self._settings.stamped:
             self._frame_id = msg.header.frame_id
         factor = self._policy.factor_at(now_s)
         self._publish(limiter.take(now_s, velocity_of(self._twist_in(msg)), factor,
-                                   self._age_of(msg, sent_ns)))
+                                   self._age_of(msg, info.get('source_timestamp', 0))))
         if limiter.reason:
             self.get_logger().warning(
                 f'{self._commands.topic_name} {limiter.reason}, zero goes out '
@@ -379,11 +307,10 @@ class SpeedGovernorNode(Node):
         self._state = state
 
     def _type_conflicts(self) -> list[str]:
-        heard = {self._flag.topic: 'std_msgs/msg/Bool',
-                 str(self._commands.topic_name):
-                 f'geometry_msgs/msg/{self._commands.msg_type.__name__}'}
-        return [type_sentence(name, kind, self.get_fully_qualified_name(),
-                              self.get_publishers_info_by_topic(name))
+        heard = {self._flag.topic: FLAG_TYPE,
+                 str(self._commands.topic_name): topics.type_name(self._commands.msg_type)}
+        return [topics.type_sentence(name, kind, self.get_fully_qualified_name(),
+                                     self.get_publishers_info_by_topic(name))
                 for name, kind in heard.items()]
 
     def _on_diagnostics(self) -> None:
@@ -434,20 +361,7 @@ EXIT_FAILED, EXIT_MISUSE = 1, 2
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """
-    Run the node until it is told to stop.
-
-    Parameters
-    ----------
-    args : sequence of str or None
-        Arguments as after the program's name; those of the process if None.
-
-    Returns
-    -------
-    int
-        Exit code.
-
-    """
+    """Run the node until it is told to stop; arguments as after the program's name; exit code."""
     try:
         return _run(start_node(NODE_NAME, ABOUT, args))
     except (UncertaintySegError, InvalidParameterTypeException) as err:  # of rclpy's own

@@ -26,121 +26,7 @@ from uncertainty_seg.core.settings import from_dict, parameter
 from uncertainty_seg.errors import ConfigError
 
 # -------------------------------------------------------------------------------------------------
-# Scales velocity commands, and publishes zero when they stop coming. Reads no clock.
-# A driver may send a command once and rely on it for a while. If the factor falls meanwhile, the
-# command is republished, scaled down: the vehicle must not wait for the driver's next command.
-# The age of a command is the time since it was sent: a process that was stopped, or a network that
-# was cut, may deliver a command that the driver gave up long ago.
-
-Velocity = tuple[float, ...]
-
-
-class CommandLimiter:
-    """
-    Scale velocity commands by the speed factor. Not thread-safe.
-
-    Parameters
-    ----------
-    timeout_s : float
-        A command is valid for this long.
-
-    Attributes
-    ----------
-    num_refused : int
-        Commands with NaN or infinity; zero was published for each of them.
-    num_late : int
-        Commands that were too old when they arrived; zero was published for each of them.
-    reason : str
-        Why zero was published for the last command; empty if it was passed on.
-
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._command: Velocity | None = None
-        self._taken_s = -math.inf
-        self._factor = 1.0
-        self.num_refused = self.num_late = 0
-        self.reason = ''
-
-    def take(
-        self, now_s: float, command: Sequence[float], factor: float, age_s: float | None = None
-    ) -> Velocity:
-        """
-        Limit a command that arrived.
-
-        Parameters
-        ----------
-        now_s : float
-            The time.
-        command : sequence of float
-            Velocities along and around the axes, m/s and rad/s.
-        factor : float
-            0 to 1.
-        age_s : float or None
-            How long ago it was sent, by the system clocks; NaN is too old. None if that is not
-            known: the command then counts as sent now.
-
-        Returns
-        -------
-        tuple of float
-            Each times the factor; all zero if one of them is not finite, or if the command is as
-            old as the timeout or as far in the future.
-
-        """
-        age_s = 0.0 if age_s is None else age_s
-        self.reason = ''
-        if not all(math.isfinite(value) for value in command):
-            self.num_refused += 1
-            self.reason = 'is not finite'
-        elif not abs(age_s) < self._timeout_s:
-            self.num_late += 1
-            self.reason = (f'was sent {age_s:.1f} s ago, expected less than {self._timeout_s:g} '
-                           's: held up, or the clocks differ (compare_clocks)')
-        self._command = (0.0,) * len(command) if self.reason else tuple(command)
-        # The timeout counts from the sending; a command from the future counts as sent now.
-        self._taken_s = now_s if self.reason else now_s - max(age_s, 0.0)
-        return self._scaled(self._command, factor)
-
-    def tick(self, now_s: float, factor: float) -> Velocity | None:
-        """
-        Check whether the command in force has timed out or is too fast for the factor.
-
-        Parameters
-        ----------
-        now_s : float
-            The time; if it went back, the command has timed out.
-        factor : float
-            0 to 1.
-
-        Returns
-        -------
-        tuple of float or None
-            What to publish: zero, once, after a timeout; None for nothing.
-
-        """
-        if self._command is None:
-            return None
-        if not 0 <= now_s - self._taken_s < self._timeout_s:
-            return self.stop()
-        # Only slower: a faster command must come from the driver.
-        return self._scaled(self._command, factor) if factor < self._factor else None
-
-    def stop(self) -> Velocity | None:
-        """End the command in force; return zero to publish, or None if there was no command."""
-        command, self._command = self._command, None
-        return None if command is None else (0.0,) * len(command)
-
-    def _scaled(self, command: Velocity, factor: float) -> Velocity:
-        self._factor = factor
-        return tuple(value * factor for value in command)
-
-
-# -------------------------------------------------------------------------------------------------
-# Every setting of the speed governor, with its meaning, unit and range. The node's parameters and
-# the list in docs/speed_governor.md are made from this class.
-
-TICKS_A_DEADLINE = 2.0
+# The settings. The node's parameters and the list in docs/speed_governor.md are made from them.
 
 
 @dataclass(frozen=True)
@@ -164,18 +50,10 @@ class SpeedSettings:
     rise_per_s: float = parameter(
         0.1, 'Rate at which the factor rises after that.', unit='1/s', lower=0.001, upper=100.0,
     )
-    fall_per_s: float = parameter(
-        0.0, 'Rate at which the factor falls; 0 means at once.',
-        unit='1/s', lower=0.0, upper=100.0,
-    )
     compare_clocks: bool = parameter(
         True, 'Count the age of a flag and of a command from the time it was sent, by the system '
         'clocks of both machines; false counts from its arrival, for clocks that are not '
         'synchronised.',
-    )
-    rate_hz: float = parameter(
-        10.0, 'How often the factor is published and the deadline checked; at least '
-        f'{TICKS_A_DEADLINE:g} / deadline_s.', unit='Hz', lower=1.0, upper=1000.0,
     )
     command_timeout_s: float = parameter(
         0.5, 'A command is valid for this long after it was sent. If none follows, one zero '
@@ -193,13 +71,11 @@ class SpeedSettings:
                 f'settle_s is {self.settle_s:g}', f'at least deadline_s, {self.deadline_s:g}',
                 'with less, a flag from before a cut could raise the speed after it',
             )
-        if self.rate_hz * self.deadline_s < TICKS_A_DEADLINE:
-            raise ConfigError(
-                f'rate_hz is {self.rate_hz:g}',
-                f'at least {TICKS_A_DEADLINE:g} / deadline_s, '
-                f'{TICKS_A_DEADLINE / self.deadline_s:g}',
-                'else a stale flag is noticed too late',
-            )
+
+    @property
+    def period_s(self) -> float:
+        """How often the factor is published: 10 times a second, and twice within the deadline."""
+        return min(0.1, self.deadline_s / 2)
 
 
 def speed_settings_from_dict(values: Mapping[str, object]) -> SpeedSettings:
@@ -208,7 +84,83 @@ def speed_settings_from_dict(values: Mapping[str, object]) -> SpeedSettings:
 
 
 # -------------------------------------------------------------------------------------------------
-# Decides whether the flag can be attributed to one publisher.
+# A driver may send a command once and rely on it for a while. If the factor falls meanwhile, the
+# command is republished, scaled down: the vehicle must not wait for the driver's next command.
+# The age of a command is the time since it was sent: a process that was stopped, or a network that
+# was cut, may deliver a command that the driver gave up long ago.
+
+Velocity = tuple[float, ...]
+
+
+class CommandLimiter:
+    """
+    Scale velocity commands, each valid for `timeout_s`, by the speed factor. Not thread-safe.
+
+    Attributes
+    ----------
+    num_refused, num_late : int
+        Commands with NaN or infinity, and those that were too old when they arrived.
+    reason : str
+        Why zero was published for the last command; empty if it was passed on.
+
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._command: Velocity | None = None
+        self._taken_s = -math.inf
+        self._factor = 1.0
+        self.num_refused = self.num_late = 0
+        self.reason = ''
+
+    def take(
+        self, now_s: float, command: Sequence[float], factor: float, age_s: float | None = None
+    ) -> Velocity:
+        """
+        Return a command, in m/s and rad/s, times the factor, 0 to 1.
+
+        All zero if one of its velocities is not finite, or if it was sent as long ago as the
+        timeout by the system clocks, or as far in the future. A NaN age is too old; one that is
+        None is not known, and the command counts as sent now.
+        """
+        age_s = 0.0 if age_s is None else age_s
+        self.reason = ''
+        if not all(math.isfinite(value) for value in command):
+            self.num_refused += 1
+            self.reason = 'is not finite'
+        elif not abs(age_s) < self._timeout_s:
+            self.num_late += 1
+            self.reason = (f'was sent {age_s:.1f} s ago, expected less than {self._timeout_s:g} '
+                           's: held up, or the clocks differ (compare_clocks)')
+        self._command = (0.0,) * len(command) if self.reason else tuple(command)
+        # The timeout counts from the sending; a command from the future counts as sent now.
+        self._taken_s = now_s if self.reason else now_s - max(age_s, 0.0)
+        return self._scaled(self._command, factor)
+
+    def tick(self, now_s: float, factor: float) -> Velocity | None:
+        """
+        Return what to publish now, None for nothing: the command in force where it must be slower.
+
+        After its timeout, or if the time went back, that is zero, once.
+        """
+        if self._command is None:
+            return None
+        if not 0 <= now_s - self._taken_s < self._timeout_s:
+            return self.stop()
+        # Only slower: a faster command must come from the driver.
+        return self._scaled(self._command, factor) if factor < self._factor else None
+
+    def stop(self) -> Velocity | None:
+        """End the command in force; return zero to publish, or None if there was no command."""
+        command, self._command = self._command, None
+        return None if command is None else (0.0,) * len(command)
+
+    def _scaled(self, command: Velocity, factor: float) -> Velocity:
+        self._factor = factor
+        return tuple(value * factor for value in command)
+
+
+# -------------------------------------------------------------------------------------------------
 # rclpy does not say who sent a message. While the graph shows more than one publisher, the lower
 # of the flags holds: it counts as false. A killed publisher stays in the graph for a while (20 s
 # with Fast DDS) and cannot be told from a silent one.
@@ -226,12 +178,8 @@ class PublisherWatch:
     """
     Watch which publishers the flag has. Not thread-safe.
 
-    Parameters
-    ----------
-    deadline_s : float
-        A publisher that was alone for this long is the one to rely on when another one appears. A
-        flag that arrived this long ago no longer shows that its publisher is alive.
-
+    A publisher that was alone for `deadline_s` is the one to rely on when another one appears. A
+    flag that arrived this long ago no longer shows that its publisher is alive.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -249,21 +197,10 @@ class PublisherWatch:
 
     def look(self, now_s: float, present: Collection[bytes]) -> str:
         """
-        Look at the publishers on the graph; to be called before each flag is taken.
+        Look at the publishers on the graph before each flag, by identifiers never used again.
 
-        Parameters
-        ----------
-        now_s : float
-            The time.
-        present : collection of bytes
-            Identifier of each publisher, never used again by another one.
-
-        Returns
-        -------
-        str
-            Why no flag can be relied on; empty if there is at most one publisher, and that one did
-            not publish beside another one.
-
+        Returns why no flag can be relied on; empty if there is at most one publisher, and that one
+        did not publish beside another one.
         """
         self._present = frozenset(present)
         if self._present - self._known and len(self._present) > 1:
@@ -316,15 +253,10 @@ class SpeedPolicy:
     Times are seconds of one clock that also runs while the machine sleeps. If that clock stands
     still or goes back, the factor falls. It starts slow. Not thread-safe.
 
-    Parameters
-    ----------
-    settings : SpeedSettings
-        Limits, rates and times.
-    now_s : float
-        The time.
-
     Attributes
     ----------
+    factor : float
+        The share of the commanded speed that is allowed, `slow_factor` to 1.
     num_falls : int
         How often a series of true flags ended.
 
@@ -334,7 +266,7 @@ class SpeedPolicy:
         self._settings = settings
         self._now_s = now_s
         self._ticked_s: float | None = None
-        self._factor = settings.slow_factor
+        self.factor = settings.slow_factor
         # Of the present series of true flags: when the first arrived, when the last was sent.
         self._since_s: float | None = None
         self._true_s = now_s
@@ -343,18 +275,13 @@ class SpeedPolicy:
         self.num_falls = 0
 
     @property
-    def factor(self) -> float:
-        """Return the share of the commanded speed that is allowed, `slow_factor` to 1."""
-        return self._factor
-
-    @property
     def state(self) -> str:
         """One of slow (no true flag), settling (true, for less than settle_s), rising and full."""
         if self._since_s is None:
             return 'slow'
-        if not self._is_settled():
+        if self._now_s - self._since_s < self._settings.settle_s:
             return 'settling'
-        return 'full' if self._factor >= FULL else 'rising'
+        return 'full' if self.factor >= FULL else 'rising'
 
     @property
     def reason(self) -> str:
@@ -368,25 +295,12 @@ class SpeedPolicy:
 
     def take_flag(self, now_s: float, is_confident: bool, age_s: float | None = None) -> float:
         """
-        Handle a flag that arrived.
+        Handle a flag that arrived; only a true one that is not stale can have raised the factor.
 
-        Parameters
-        ----------
-        now_s : float
-            The time.
-        is_confident : bool
-            The flag.
-        age_s : float or None
-            How long ago it was sent, by the system clocks; NaN is stale. None if that is not
-            known: the flag then counts as sent now.
-
-        Returns
-        -------
-        float
-            The factor; only a true flag that is not stale can have raised it.
-
+        `age_s` is how long ago it was sent, by the system clocks; NaN is stale. None is not known:
+        the flag then counts as sent now.
         """
-        self._advance(now_s)
+        self.factor_at(now_s)
         self._heard_s = now_s
         age_s = 0.0 if age_s is None else age_s
         if not is_confident:
@@ -396,34 +310,37 @@ class SpeedPolicy:
         else:
             # The clocks may differ a little: a flag from the future counts as sent now.
             self._rise(now_s - max(age_s, 0.0))
-        return self._factor
+        return self.factor
 
     def lose_flag(self, now_s: float, reason: str) -> float:
         """Handle the loss of the flag; the reason `STALE` adds nothing to an earlier reason."""
-        self._advance(now_s)
+        self.factor_at(now_s)
         self._lose(reason)
-        return self._factor
+        return self.factor
 
     def factor_at(self, now_s: float) -> float:
         """Return the factor at this time; it has fallen if the flag has become stale."""
-        self._advance(now_s)
-        return self._factor
+        before_s, self._now_s = self._now_s, now_s
+        if now_s < before_s:
+            self._lose(_BAD_CLOCK)
+        elif self._since_s is not None and now_s - self._true_s >= self._settings.deadline_s:
+            self._lose(STALE)
+        return self.factor
 
     def tick(self, now_s: float) -> float:
         """Return the factor at a tick of a timer; the clock must have moved since the last."""
-        self._advance(now_s)
+        self.factor_at(now_s)
         if self._ticked_s is not None and now_s <= self._ticked_s:
             self._lose(_BAD_CLOCK)
-            self._factor = self._settings.slow_factor
         self._ticked_s = now_s
-        return self._factor
+        return self.factor
 
     def _rise(self, sent_s: float) -> None:
         if self._since_s is None:
             self._since_s, self._true_s = self._now_s, sent_s
         start_s = max(self._true_s, self._since_s + self._settings.settle_s)
         risen = self._settings.rise_per_s * max(sent_s - start_s, 0.0)
-        self._factor = min(self._factor + risen, FULL)
+        self.factor = min(self.factor + risen, FULL)
         self._true_s = max(self._true_s, sent_s)
         self._why = ''
 
@@ -433,26 +350,4 @@ class SpeedPolicy:
         if reason != STALE or self._since_s is not None:
             self._why = reason
         self._since_s = None
-        if not self._settings.fall_per_s:
-            self._factor = self._settings.slow_factor
-
-    def _advance(self, now_s: float) -> None:
-        passed_s = now_s - self._now_s
-        self._now_s = now_s
-        if passed_s < 0:
-            self._lose(_BAD_CLOCK)
-            self._factor = self._settings.slow_factor
-            return
-        silence_s = now_s - self._true_s
-        if self._since_s is not None and silence_s >= self._settings.deadline_s:
-            self._lose(STALE)
-            passed_s = silence_s - self._settings.deadline_s
-        # A factor that has begun to fall goes on falling until the flag has settled again.
-        if not self._is_settled():
-            fallen = self._factor - self._settings.fall_per_s * passed_s
-            self._factor = max(fallen, self._settings.slow_factor)
-
-    def _is_settled(self) -> bool:
-        if self._since_s is None:
-            return False
-        return self._now_s - self._since_s >= self._settings.settle_s
+        self.factor = self._settings.slow_factor

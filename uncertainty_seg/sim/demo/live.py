@@ -52,7 +52,7 @@ RECORDED = (
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 # The first start with the exact reduction compiles it, which takes minutes on a small computer.
 START_TIMEOUT_S = 240.0
-# A new node withholds its flag for so long (ros/graph_watch/name_claim.py), and a replay does not.
+# A new node withholds its flag for so long (ros/rivals.py), and a replay does not.
 WITHHELD_S = 2.0
 SETTLE_S = 2.0
 STOP_TIMEOUT_S = 30.0
@@ -164,7 +164,7 @@ def run_live(
     logs.mkdir(parents=True, exist_ok=True)
     environment = ros_environment(os.environ)
     node = ChildProcess(
-        'node', 'uncertainty_seg.ros.main', ros_arguments(settings, pace), logs, environment
+        'node', 'uncertainty_seg.ros.node', ros_arguments(settings, pace), logs, environment
     )
     recorder = ChildProcess(
         'recorder', 'uncertainty_seg.ros.recorder',

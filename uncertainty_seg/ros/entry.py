@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from functools import partial
 import gc
 from importlib import import_module
 import os
@@ -29,31 +30,15 @@ from uncertainty_seg.errors import UncertaintySegError
 # Set by the launch files: the process of `ros2 launch`.
 LAUNCHED_BY = 'UNCERTAINTY_SEG_LAUNCHED_BY'
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
-_ALWAYS = (signal.SIGINT, signal.SIGTERM)
-# A closed terminal or a lost SSH session, and Ctrl-\: unless the process was told to ignore them,
-# as by nohup or by a shell that starts it in the background.
-_UNLESS_IGNORED = (signal.SIGHUP, signal.SIGQUIT)
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
     """Return the signals that end a program in order."""
-    return (*_ALWAYS, *(number for number in _UNLESS_IGNORED
-                        if signal.getsignal(number) is not signal.SIG_IGN))
-
-
-def node() -> NoReturn:
-    """Run `uncertainty_seg_node`."""
-    _run('uncertainty_seg.ros.main')
-
-
-def governor() -> NoReturn:
-    """Run `speed_governor`."""
-    _run('uncertainty_seg.ros.governor.node')
-
-
-def player() -> NoReturn:
-    """Run `uncertainty_seg_play`."""
-    _run('uncertainty_seg.ros.bag_player')
+    # A closed terminal or a lost SSH session, and Ctrl-\: unless the process was told to ignore
+    # them, as by nohup or by a shell that starts it in the background.
+    return (signal.SIGINT, signal.SIGTERM, *(
+        number for number in (signal.SIGHUP, signal.SIGQUIT)
+        if signal.getsignal(number) is not signal.SIG_IGN))
 
 
 def _run(module: str) -> NoReturn:
@@ -103,3 +88,9 @@ def _end_with(launch: str) -> None:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(0)
+
+
+# The entry points of the programs.
+node = partial(_run, 'uncertainty_seg.ros.node')
+governor = partial(_run, 'uncertainty_seg.ros.governor.node')
+player = partial(_run, 'uncertainty_seg.ros.bag_player')

@@ -10,23 +10,17 @@ imports neither launch nor rclpy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-import copy
+from collections.abc import Callable, Collection
 import os
 from pathlib import Path
 import re
 import sys
-import tempfile
 from typing import Any
 
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.launching.entry import LAUNCHED_BY
-from uncertainty_seg.storage.parameter_files import (
-    full_name,
-    ParameterFile,
-    read_parameter_file,
-)
+from uncertainty_seg.ros.entry import LAUNCHED_BY
+from uncertainty_seg.storage.parameter_files import full_name, ParameterFile, read_parameter_file
 
 NODE_NAME = 'uncertainty_seg'
 NODE_ARGUMENTS = (
@@ -62,25 +56,15 @@ def require_known(context: Any, names: Collection[str], file: str) -> None:
                           'give parameters of the node in params_file')
 
 
-def positive(argument: str, text: str) -> float:
-    """Return an argument that is a finite number above 0."""
-    value = _number(text)
-    if not 0 < value < float('inf'):
-        raise ConfigError(f'{argument} is {text!r}', 'a number above 0')
-    return value
-
-
-def require_number(argument: str, text: str) -> None:
-    """Refuse what is no number; its range is for the node to judge."""
-    if _number(text) != _number(text):
-        raise ConfigError(f'{argument} is {text!r}', 'a number')
-
-
-def _number(text: str) -> float:
+def require_number(argument: str, text: str, is_positive: bool = False) -> float:
+    """Return a number; the range is judged here only for one that must be finite and above 0."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        return float('nan')
+        value = float('nan')
+    if value != value or is_positive and not 0 < value < float('inf'):
+        raise ConfigError(f'{argument} is {text!r}', f'a number{" above 0" * is_positive}')
+    return value
 
 
 def parameter_file(path: str, namespace: str, node: str) -> ParameterFile:
@@ -127,68 +111,18 @@ def ends_with_launch() -> dict[str, str]:
     return {LAUNCHED_BY: str(os.getpid())}
 
 
-def stop_after_misuse(name: str) -> Callable[[Any, Any], None]:
+def end_with(name: str, only_misuse: bool) -> Callable[[Any, Any], None]:
     """
-    Return an `on_exit` for a node: a wrong parameter ends the launch, since starting is no help.
+    Return an `on_exit` by which the failure of a process ends the launch.
 
-    Without it a node that is respawned says the same sentence every two seconds for ever.
+    Of a node that is respawned only a wrong parameter does: it would be refused for ever.
     """
 
     def on_exit(event: Any, context: Any) -> None:
-        if event.returncode == EXIT_MISUSE and not context.is_shutdown:
-            raise ConfigError(f'{name} cannot use what it was given (exit code {EXIT_MISUSE})',
-                              fix='its own sentence is above; it is not started again')
+        code = event.returncode
+        if context.is_shutdown or not code or only_misuse and code != EXIT_MISUSE:
+            return
+        raise ConfigError(f'{name} has failed with exit code {code}',
+                          fix='its own sentence is above; it is not started again')
 
     return on_exit
-
-
-def stop_after_failure(name: str) -> Callable[[Any, Any], None]:
-    """Return an `on_exit` for a process that others wait for: a failure ends the launch."""
-
-    def on_exit(event: Any, context: Any) -> None:
-        if event.returncode and not context.is_shutdown:
-            raise ConfigError(f'{name} has failed with exit code {event.returncode}',
-                              fix='its own sentence is above')
-
-    return on_exit
-
-
-# -------------------------------------------------------------------------------------------------
-# The layout of RViz: the shipped one shows one camera.
-
-
-def rviz_layout(shipped: str, cameras: Iterable[str]) -> str:
-    """Return the path of a layout for these cameras; the shipped one for a single camera."""
-    import yaml
-
-    names = list(cameras)
-    if not names:
-        return shipped
-    layout = layout_of(yaml.safe_load(Path(shipped).read_text(encoding='utf-8')), names)
-    with tempfile.NamedTemporaryFile('w', prefix='uncertainty_seg_', suffix='.rviz',
-                                     encoding='utf-8', delete=False) as file:
-        yaml.safe_dump(layout, file, sort_keys=False)
-    return file.name
-
-
-def layout_of(layout: Mapping[str, Any], cameras: Iterable[str]) -> dict[str, Any]:
-    """Return a layout with each display once for each camera."""
-    made = copy.deepcopy(dict(layout))
-    manager = made['Visualization Manager']
-    before = manager['Displays']
-    manager['Displays'] = [_display_of(display, camera) for camera in cameras
-                           for display in before]
-    geometry = made['Window Geometry']
-    for display in before:
-        geometry.pop(display['Name'], None)
-    for display in manager['Displays']:
-        geometry[display['Name']] = {'collapsed': False}
-    return made
-
-
-def _display_of(display: Mapping[str, Any], camera: str) -> dict[str, Any]:
-    made = copy.deepcopy(dict(display))
-    made['Name'] = f'{camera}: {display["Name"]}'
-    above, _, name = display['Topic']['Value'].rpartition('/')
-    made['Topic']['Value'] = '/'.join(part for part in (above, camera, name) if part)
-    return made

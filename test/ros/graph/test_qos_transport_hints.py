@@ -13,9 +13,7 @@ if not HAS_ROS:
 
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: I100
 
-from uncertainty_seg.ros.graph_watch.qos import camera_qos
-from uncertainty_seg.ros.graph_watch.qos_sentences import Topic
-from uncertainty_seg.ros.graph_watch.transport_hints import silence_reason, Transport, why_silent
+from uncertainty_seg.ros.topics import camera_qos, silence_reason, Topic, Transport, why_silent
 
 pytestmark = pytest.mark.ros
 
@@ -52,40 +50,29 @@ def test_nobody_there_is_told_with_domain_and_middleware() -> None:
     assert 'looking on this computer only' in silence_reason(topic(), ME, [], local)
 
 
-def test_images_elsewhere_are_what_to_remap_to() -> None:
-    said = silence_reason(topic(), ME, [], FAST, {
-        '/down/image_raw': IMAGE, '/front/image_raw': IMAGE, '/down/image_raw/compressed': JPEG})
-    assert said == ('no publisher on /cam, but images are on /down/image_raw, /front/image_raw: '
-                    'remap image to the one that is meant')
+WAITING = dataclasses.replace(topic(), type_name=JPEG, name='/cam/compressed')
 
 
-def test_images_of_another_kind_are_what_to_change_the_transport_to() -> None:
-    said = silence_reason(topic(), ME, [], FAST, {'/down/image_raw/compressed': JPEG})
-    assert said == (
-        'no publisher on /cam, but sensor_msgs/msg/CompressedImage on /down/image_raw/compressed: '
-        'set the parameter image_transport to compressed and remap image to /down/image_raw')
+@pytest.mark.parametrize(('waiting', 'elsewhere', 'own', 'named'), [
+    (topic(), {'/down/image_raw': IMAGE, '/front/image_raw': IMAGE, '/a/compressed': JPEG},
+     'image', ['images are on /down/image_raw, /front/image_raw:', 'remap image']),
+    (topic(), {'/down/image_raw/compressed': JPEG}, 'image',
+     ['image_transport to compressed', 'remap image to /down/image_raw']),
+    (WAITING, {'/down/image_raw/compressed': JPEG}, 'down/image',
+     ['images are on /down/image_raw:', 'remap down/image']),
+])
+def test_images_elsewhere_are_what_to_remap_to(
+    waiting: Topic, elsewhere: dict[str, str], own: str, named: list[str]
+) -> None:
+    said = silence_reason(waiting, ME, [], FAST, elsewhere, own)
+    assert all(words in said for words in named), said
 
 
-def test_a_compressed_topic_is_named_as_it_is_remapped_and_by_the_camera_that_waits() -> None:
-    waiting = dataclasses.replace(topic(), type_name=JPEG, name='/cam/compressed')
-    said = silence_reason(waiting, ME, [], FAST, {'/down/image_raw/compressed': JPEG},
-                          'down/image')
-    assert said == ('no publisher on /cam/compressed, but images are on /down/image_raw: '
-                    'remap down/image to the one that is meant')
-
-
-def test_another_type_is_named_with_who_publishes_it() -> None:
+def test_another_type_and_a_conflict_are_named_with_who_publishes() -> None:
     said = silence_reason(topic(), ME, [publisher(kind='std_msgs/msg/String')], FAST)
-    assert said == ('/cam carries std_msgs/msg/String from /front/cam, expected '
-                    'sensor_msgs/msg/Image: remap image to a topic of that type')
-
-
-def test_a_conflict_names_both_sides_and_the_parameter() -> None:
+    assert 'std_msgs/msg/String from /front/cam' in said and IMAGE in said
     said = silence_reason(topic('reliable'), ME, [publisher()], FAST)
-    assert said == (
-        '/cam: /front/cam offers best effort and /auv/uncertainty_seg asks for reliable, so '
-        'nothing passes between them; set the parameter reliability of /auv/uncertainty_seg to '
-        'best_effort, or let /front/cam offer reliable')
+    assert '/front/cam' in said and f'reliability of {ME}' in said
 
 
 def test_a_conflict_with_one_camera_does_not_hide_the_other() -> None:
@@ -98,12 +85,11 @@ def test_a_conflict_with_one_camera_does_not_hide_the_other() -> None:
     ('gid', 'changes', 'sentence'),
     [
         (SAME_COMPUTER, {}, 'start its driver, too, with FASTRTPS_DEFAULT_PROFILES_FILE'),
-        (SAME_COMPUTER, {'has_profile': False}, 'start its driver and this node with FASTRTPS'),
-        (SAME_COMPUTER, {'identifier': b''}, 'start its driver, too, with'),
-        (OTHER_COMPUTER, {}, 'on another computer, where best effort loses a frame'),
-        (CYCLONE, {}, 'it speaks Cyclone DDS and this node rmw_fastrtps_cpp: give both the same'),
-        (STRANGER, {}, 'it speaks another middleware and this node'),
-        (CYCLONE, {'rmw': 'rmw_cyclonedds_cpp'}, 'raise net.core.rmem_max'),
+        (SAME_COMPUTER, {'has_profile': False}, 'start its driver and this node'),
+        (SAME_COMPUTER, {'identifier': b''}, 'FASTRTPS_DEFAULT_PROFILES_FILE'),
+        (OTHER_COMPUTER, {}, 'on another computer'),
+        (CYCLONE, {}, 'Cyclone DDS'), (STRANGER, {}, 'another middleware'),
+        (CYCLONE, {'rmw': 'rmw_cyclonedds_cpp'}, 'net.core.rmem_max'),
     ],
 )
 def test_frames_lost_on_the_way_are_explained_by_the_way_they_take(

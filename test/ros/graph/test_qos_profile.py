@@ -87,17 +87,13 @@ class TestOverDds:
     pytestmark = [*needs_ros, only_fast_dds]
 
     @pytest.mark.release
-    def test_some_hundred_frames_all_arrive(self, tmp_path: Path) -> None:
-        assert send_to_reader(400, tmp_path, OUR_WAY) == (400, 400)
+    @pytest.mark.timeout(600)
+    def test_all_frames_arrive(self, tmp_path: Path) -> None:
+        assert send_to_reader(4000, tmp_path, OUR_WAY) == (4000, 4000)
 
     def test_without_it_frames_are_lost(self, tmp_path: Path) -> None:
         sent, seen = send_to_reader(40, tmp_path, NO_WAY, patience_s=0.1)
         assert seen < sent
-
-    @pytest.mark.release
-    @pytest.mark.timeout(600)
-    def test_ten_thousand_frames_all_arrive(self, tmp_path: Path) -> None:
-        assert send_to_reader(10_000, tmp_path, OUR_WAY) == (10_000, 10_000)
 
     @pytest.mark.release
     def test_the_node_gives_a_verdict_on_every_frame(self, tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-One running node for each name: a second one refuses itself, and the first goes on.
+One running node for each name, and one publisher for each flag.
 
 ROS allows two nodes of one name without a word, and then nobody can tell their flags apart. Each
-node therefore claims its name on the hidden topic `~/_claim`: it publishes who it is there, ten
-times a second while it is new and later only while somebody listens. The graph alone proves
-nothing, since a node that was killed stays in it for 20 s; a claim that is heard does. A claim
-that was played from a bag comes from a node of another name.
+node therefore claims its name on the hidden topic `~/_claim`: it publishes who it is, ten times a
+second while it is new and later only while somebody listens. The graph alone proves nothing, since
+a node that was killed stays in it for 20 s; a claim that is heard does. A claim that was played
+from a bag comes from a node of another name.
 
-Who gives way is decided by the same rule on both sides: a new node to a settled one, and of two
-new ones that which started later. A settled node never does, so two that could not hear each other
-for `SETTLE_S` both go on, with the flag of both false (`RivalWatch`).
+Both sides decide by the same rule: a new node gives way to a settled one, and of two new ones that
+which started later. A settled node never does, so two that could not hear each other for
+`NAME_SETTLE_S` both go on, with the flag of both false (`RivalWatch`).
 
 Anybody in the domain can forge a claim, unless SROS2 keeps them out: it keeps a new node from
 starting, which is the safe direction, does nothing to a settled one, and raises no flag.
@@ -21,23 +21,25 @@ The claims come from a thread of their own, since the executor stands still duri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 import json
 import os
 import socket
 import threading
 import time
+from typing import Any
 import uuid
 
 from rclpy.node import Node
-from std_msgs.msg import String
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from std_msgs.msg import Bool, String
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.graph_watch import qos
-from uncertainty_seg.ros.graph_watch.qos_sentences import full_name
+from uncertainty_seg.ros import topics
+from uncertainty_seg.ros.topics import full_name, SubscriptionEventCallbacks
 
-TOPIC = '~/_claim'
+CLAIM_TOPIC = '~/_claim'
 PERIOD_S = 0.1
 # Before anything is published: how long to listen, and how long while the graph has somebody of
 # this name, alive or dead. Discovery and two claims take 0.2 s on one machine.
@@ -45,9 +47,9 @@ LOOK_S, LOOK_AT_GHOST_S = 0.5, 1.5
 # And so many turns of the thread, which take longer where the machine is busy.
 LOOK_TURNS = 5
 # Until then no flag is true, and until then a node gives way.
-WITHHELD_S, SETTLE_S = 2.0, 10.0
+WITHHELD_S, NAME_SETTLE_S = 2.0, 10.0
 WITHHELD = 'the node has just started, and another one of its name may not have been heard yet'
-# Names of hosts are far shorter; whatever else comes is no claim.
+# Whatever is longer is no claim.
 LONGEST_TEXT, LONGEST_HOST = 1000, 255
 # Of claimants that are remembered, and seconds between two lines about newcomers: a forger may
 # take a new identity for each claim.
@@ -59,18 +61,8 @@ class Claim:
     """
     What a node says about itself.
 
-    Attributes
-    ----------
-    started_ns : int
-        By the clock of its computer.
-    identity : str
-        Of this run of the program.
-    number : int
-        How many it has sent.
-    is_settled : bool
-        Whether it stays whoever comes.
-    process, host : int, str
-        For people.
+    When it started by the clock of its computer, which run of the program it is, the number of the
+    claim, whether it stays whoever comes, and where it runs.
 
     """
 
@@ -95,14 +87,12 @@ class Claim:
         except (ValueError, TypeError, RecursionError):
             return None
         kinds = {'int': int, 'str': str, 'bool': bool}
-        fields = cls.__dataclass_fields__.values()
         is_sound = claim is not None and all(
-            type(getattr(claim, field.name)) is kinds[str(field.type)] for field in fields)
-        return claim if is_sound and claim is not None and claim._is_for_logs() else None
-
-    def _is_for_logs(self) -> bool:
-        """Tell whether the name of the host may be shown: it goes to logs and terminals."""
-        return self.host.isprintable() and len(self.host) <= LONGEST_HOST
+            type(getattr(claim, field.name)) is kinds[str(field.type)]
+            for field in cls.__dataclass_fields__.values())
+        # The name of the host goes to logs and terminals.
+        return claim if is_sound and claim is not None and claim.host.isprintable() and \
+            len(claim.host) <= LONGEST_HOST else None
 
     def text(self) -> str:
         """Return it as it is sent."""
@@ -115,22 +105,9 @@ class Claim:
 
 class Contest:
     """
-    Decide by the claims that are heard whether a node gives way; knows no ROS.
+    Decide by the claims that are heard to whom the node gives way, the `winner`; knows no ROS.
 
-    Parameters
-    ----------
-    mine : Claim
-        The node's own.
-    clock : callable, optional
-        Seconds that never stand still or go back.
-
-    Attributes
-    ----------
-    winner : Claim or None
-        To whom the node gives way.
-    other : Claim or None
-        The newest claim of somebody else.
-
+    `other` is the newest claim of somebody else.
     """
 
     def __init__(self, mine: Claim, clock: Callable[[], float] = time.monotonic) -> None:
@@ -147,7 +124,7 @@ class Contest:
     @property
     def is_settled(self) -> bool:
         """Tell whether the node keeps its name whoever comes."""
-        return self.winner is None and self.age_s >= SETTLE_S
+        return self.winner is None and self.age_s >= NAME_SETTLE_S
 
     def hear(self, claim: Claim) -> None:
         """Take note of a claim; one alone may come from a process that has just been killed."""
@@ -163,15 +140,7 @@ class Contest:
 
 
 class NameClaim:
-    """
-    Claim the name of a node from now on.
-
-    Parameters
-    ----------
-    node : Node
-        Owns the topic.
-
-    """
+    """Claim the name of a node from now on, on a topic that the node owns."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -180,9 +149,9 @@ class NameClaim:
         self._contest = Contest(self._mine)
         self._lost, self._closed, self._reported = threading.Event(), threading.Event(), ''
         self._num_turns = 0
-        self._publisher = node.create_publisher(String, TOPIC, qos.report_qos())
+        self._publisher = node.create_publisher(String, CLAIM_TOPIC, topics.report_qos())
         self._subscription = node.create_subscription(
-            String, TOPIC, self._on_claim, qos.report_qos())
+            String, CLAIM_TOPIC, self._on_claim, topics.report_qos())
         self._thread = threading.Thread(target=self._run, name='name-claim', daemon=True)
         self._thread.start()
 
@@ -252,7 +221,6 @@ class NameClaim:
 
     def _on_claim(self, msg: String) -> None:
         claim = Claim.read(msg.data)
-        # A claim that is played from a bag comes from a node of another name.
         if claim is None or claim.identity == self._mine.identity or self._num_named() < 2:
             return
         self._contest.hear(claim)
@@ -283,3 +251,113 @@ class NameClaim:
             f'{winner.host}', 'a name of its own for each',
             'start this one with -r __node:=NAME, or -r __ns:=/NAMESPACE (namespace:=NAMESPACE of '
             'the launch file), or stop the other one')
+
+
+# -------------------------------------------------------------------------------------------------
+# Another publisher on the topic of the flag: a node elsewhere, or a bag that is played with the
+# flag in it. The graph only raises the suspicion, since a node that was killed stays in it:
+# messages received beyond those sent are the proof. How long to listen follows from the deadline
+# that the other publisher offers; one that offers best effort cannot be received reliably, and
+# counts as long as it is there.
+
+# How long to listen, at least and at most: what is dead leaves the graph by then.
+PROBE_S, LONGEST_PROBE_S = 3.0, 20.0
+# A node repeats its flag every half of the deadline it offers: this many deadlines are enough.
+PROBE_DEADLINES = 2
+# No deadline reads as centuries.
+UNLIMITED_S = 1e6
+# Own flags that were on the way when counting began.
+MAX_ON_THE_WAY = 2
+
+
+class RivalWatch:
+    """
+    Look at the flag's topic, about once a second.
+
+    What cannot be checked is not known to be right: after `PROBE_S` of looks that raise, the
+    reason says so, and no flag is true. Until then the last answer stands, as it does between two
+    looks.
+
+    `reason` says why the flag must not be trusted; it is empty while there is no rival. `num_sent`
+    returns how many flags this node has published.
+    """
+
+    def __init__(
+        self, node: Any, topic: str, num_sent: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic, kind: Any = Bool,
+    ) -> None:
+        self._node, self._topic, self._kind = node, topic, kind
+        self._num_sent, self._clock = num_sent, clock
+        self._subscription: Any = None
+        self._num_heard = self._excess = 0
+        self._since_s = 0.0
+        self._failing_since_s: float | None = None
+        self.reason = ''
+
+    def look(self) -> None:
+        """Look at the graph and at what was received; raises what the look raised."""
+        try:
+            self._look()
+        except Exception as err:
+            if self._failing_since_s is None:
+                self._failing_since_s = self._clock()
+            if self._clock() - self._failing_since_s >= PROBE_S:
+                self.reason = (f'it cannot be checked whether somebody else publishes '
+                               f'{self._topic} ({type(err).__name__}: {err})')
+            raise
+        self._failing_since_s = None
+
+    def _look(self) -> None:
+        speakers = [info.qos_profile for info in
+                    self._node.get_publishers_info_by_topic(self._topic)
+                    if info.topic_type == topics.type_name(self._kind)]
+        if len(speakers) <= 1:
+            self.close()
+            return
+        if any(one.reliability == QoSReliabilityPolicy.BEST_EFFORT for one in speakers):
+            self.reason = self._sentence()
+            return
+        if self._subscription is None:
+            self._listen()
+            # Until it is known whether the other publisher is alive, the flag cannot be trusted.
+            self.reason = self._sentence()
+            return
+        gain = self._num_heard - self._num_sent() - self._excess
+        if gain > MAX_ON_THE_WAY:
+            self.reason = self._sentence()
+        elif self._clock() - self._since_s < _probe_s(speakers):
+            return
+        else:
+            self.reason = ''
+        self._begin()
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+        self._subscription, self.reason = None, ''
+
+    def _listen(self) -> None:
+        self._num_heard = 0
+        self._subscription = self._node.create_subscription(
+            self._kind, self._topic, self._on_flag, topics.rival_qos(),
+            # None of the node's own: users cannot change the quality of service of this one.
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._excess = self._num_heard - self._num_sent()
+        self._since_s = self._clock()
+
+    def _on_flag(self, msg: Any) -> None:
+        self._num_heard += 1
+
+    def _sentence(self) -> str:
+        return (f'somebody else publishes {self._topic}: nobody can tell whose flag it is; give '
+                'each node its own name or namespace, and play no flag from a bag')
+
+
+def _probe_s(speakers: Sequence[QoSProfile]) -> float:
+    deadlines_s = [speaker.deadline.nanoseconds / 1e9 for speaker in speakers]
+    longest_s = max((s for s in deadlines_s if 0 < s < UNLIMITED_S), default=0.0)
+    return min(max(PROBE_S, PROBE_DEADLINES * longest_s), LONGEST_PROBE_S)

@@ -2,9 +2,7 @@
 """
 The bond with Nav2's lifecycle manager: beats of the real node, in the real message, over DDS.
 
-The manager is played by the test as bond_core's documentation has it: alive until it parts, under
-the id of the node and an instance of its own. (docs/ros_interface.md says what bondpy made of it,
-which is in no wheel.)
+Nav2's manager hears the beats of the node; what it publishes itself changes nothing.
 
 """
 
@@ -37,11 +35,10 @@ from ros_stubs import StubNode
 import ros_vision_msgs
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.graph_watch.bond import LifecycleBond
 from uncertainty_seg.ros.health import PartFaults
+from uncertainty_seg.ros.process_watch import LifecycleBond
 
 pytestmark = needs_ros
-MANAGER = 'the-manager'
 
 
 def test_without_the_package_it_is_refused_with_what_to_install(
@@ -50,35 +47,18 @@ def test_without_the_package_it_is_refused_with_what_to_install(
     monkeypatch.setitem(sys.modules, 'bond', None)
     monkeypatch.setitem(sys.modules, 'bond.msg', None)
     any_node: Any = StubNode()
-    with pytest.raises(ConfigError, match=r'bond is true and .* bond are missing .*: install it, '
-                                          r'as with apt install ros-\$ROS_DISTRO-bond, or set '):
+    with pytest.raises(ConfigError, match='ros-[$]ROS_DISTRO-bond'):
         LifecycleBond(any_node, PartFaults())
 
 
 class Bonded(NodeRig):
-    """The node with its bond, and the messages of both ends."""
+    """The node with its bond, and the messages of it."""
 
     def __init__(self, domain: int, process: Process, client: Client) -> None:
         super().__init__(domain, process, client)
         from bond.msg import Status
 
-        self._type = Status
-        self.heard = client.listen('/bond', Status, 100)
-        self._speaker = client.node.create_publisher(Status, '/bond', 5)
-
-    @property
-    def beats(self) -> list[Any]:
-        """Return what the node has said."""
-        return [beat for beat in self.heard if beat.instance_id != MANAGER]
-
-    def be_active(self) -> None:
-        """Bring the node there from wherever the test before left it."""
-        self.client.change_state('configure')
-        self.client.change_state('activate')
-
-    def say(self, active: bool, name: str = 'uncertainty_seg') -> None:
-        self._speaker.publish(self._type(id=name, instance_id=MANAGER, active=active,
-                                         heartbeat_timeout=4.0, heartbeat_period=0.1))
+        self.beats = client.listen('/bond', Status, 100)
 
     def wait_for_beats(self, count: int = 3) -> list[Any]:
         num_before = len(self.beats)
@@ -132,23 +112,8 @@ def test_it_beats_while_active_under_the_nodes_name_and_parts_with_a_word(rig: B
     assert [len(found) for found in ids] == [1, 2]
 
 
-def test_it_notices_the_manager_and_goes_on_without_it(rig: Bonded) -> None:
-    rig.be_active()
-    rig.client.wait_for_camera_match()
-    rig.say(True, 'controller_server')  # the bond of another node
-    rig.say(False, 'controller_server')
-    rig.wait(lambda: rig.say(True) or 'watches this node' in rig.process.output,
-             'the manager to be noticed')
-    assert 'has given up' not in rig.process.output
-    rig.say(False)
-    rig.wait(lambda: 'the lifecycle manager has given up its bond' in rig.process.output,
-             'the end of the bond to be noticed')
-    rig.raise_flag()
-    assert all(beat.active for beat in rig.wait_for_beats())
-
-
 def test_a_node_whose_callbacks_stand_still_does_not_beat(rig: Bonded) -> None:
-    rig.be_active()
+    rig.client.change_state('activate')
     rig.wait_for_beats()
     rig.process.send_signal(signal.SIGSTOP)
     try:

@@ -1,1 +1,0 @@
-# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0

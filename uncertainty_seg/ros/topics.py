@@ -1,0 +1,522 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The node's topics: their names, their quality of service, and why nothing passes on them.
+
+The middleware reports that the quality of service of some endpoint does not fit, but neither which
+endpoint nor what to do. That event only triggers a look at the graph, which names the other side
+and what it offers or requests. A conflict is reported for as long as the graph shows it.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+import os
+import time
+import types
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import CallbackGroup
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import (
+    qos_check_compatible,
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    QoSReliabilityPolicy,
+)
+from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
+from rclpy.utilities import get_rmw_implementation_identifier
+
+from uncertainty_seg.errors import ConfigError
+
+try:
+    from rclpy import event_handler as _events
+except ImportError:  # Humble
+    from rclpy import qos_event as _events
+SubscriptionEventCallbacks = _events.SubscriptionEventCallbacks
+UnsupportedEventTypeError = _events.UnsupportedEventTypeError
+
+# -------------------------------------------------------------------------------------------------
+# Names. rclpy has no image_transport, so its two conventions are kept here: a compressed image is
+# below the topic of the image, and the calibration beside it. With several cameras, `front/image`
+# comes in and `~/front/mask` goes out.
+
+COMPRESSED = '/compressed'
+
+
+def input_topic(name: str, camera: str = '') -> str:
+    """Return where an input is taken from: `name`, or `<camera>/name`."""
+    return f'{camera}/{name}' if camera else name
+
+
+def output_topic(name: str, camera: str = '') -> str:
+    """Return where an output is published: `~/name`, or `~/<camera>/name`."""
+    return f'~/{camera}/{name}' if camera else f'~/{name}'
+
+
+def image_topic(node: Node, transport: str, camera: str = '') -> str:
+    """Return where images come from after remapping; 'compressed' is below the raw topic."""
+    topic = str(node.resolve_topic_name(input_topic('image', camera)))
+    if transport == 'compressed' and not topic.endswith(COMPRESSED):
+        return f'{topic}{COMPRESSED}'
+    return topic
+
+
+def camera_info_topic(node: Node, camera: str = '') -> str:
+    """Return `camera_info` where it is remapped, else the one beside the image."""
+    own = input_topic('camera_info', camera)
+    topic = str(node.resolve_topic_name(own))
+    if topic != node.resolve_topic_name(own, only_expand=True):
+        return topic
+    base = str(node.resolve_topic_name(input_topic('image', camera))).removesuffix(COMPRESSED)
+    return f'{base.rpartition("/")[0]}/camera_info'
+
+
+def full_name(info: Any) -> str:
+    """Return a node's name with its namespace, in words where the middleware knows none."""
+    if info.node_name == UNKNOWN_NAME:
+        return 'a node that does not tell its name'
+    return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+
+
+def type_name(msg_type: Any) -> str:
+    """Return the name of a message class as the graph has it: 'std_msgs/msg/Bool'."""
+    return f'{msg_type.__module__.partition(".")[0]}/msg/{msg_type.__name__}'
+
+
+# -------------------------------------------------------------------------------------------------
+# Quality of service.
+
+
+def _keep_last(depth: int, **policies: Any) -> QoSProfile:
+    policies = {'reliability': QoSReliabilityPolicy.RELIABLE,
+                'durability': QoSDurabilityPolicy.VOLATILE, **policies}
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, **policies)
+
+
+def camera_qos(reliability: str) -> QoSProfile:
+    """Request the newest frame; 'best_effort' matches every camera, 'reliable' fewer."""
+    return _keep_last(1, reliability=QoSReliabilityPolicy.RELIABLE if reliability == 'reliable'
+                      else QoSReliabilityPolicy.BEST_EFFORT)
+
+
+def flag_qos(stale_timeout_s: float) -> QoSProfile:
+    """Offer the flag: no old one for late subscribers, and a deadline even if the node dies."""
+    return _keep_last(10, deadline=Duration(seconds=stale_timeout_s))
+
+
+def rival_qos() -> QoSProfile:
+    """Request every flag there is."""
+    return _keep_last(100)
+
+
+def report_qos() -> QoSProfile:
+    """Offer scores and status."""
+    return _keep_last(10)
+
+
+def picture_qos() -> QoSProfile:
+    """Offer images: reliable, so that every subscriber matches; old ones make room for new."""
+    return _keep_last(2)
+
+
+def label_qos() -> QoSProfile:
+    """Offer the newest class names to late subscribers too."""
+    return _keep_last(1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+
+
+# What ROS's parameters qos_overrides may change. Deadlines are promises of the settings.
+_OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY,
+                QoSPolicyKind.DURABILITY)
+
+
+def overridable(
+    check: Callable[[QoSProfile], str] = lambda profile: '', is_verdict: bool = False,
+) -> QoSOverridingOptions:
+    """
+    Let the standard parameters `qos_overrides.TOPIC.publisher.depth` and so on change a topic.
+
+    `check` returns why a profile cannot be. Messages that say whether a frame was confident stay
+    volatile, so that a late subscriber reads no old verdict.
+    """
+    def judge(profile: QoSProfile) -> SetParametersResult:
+        reason = check(profile)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    kinds = tuple(kind for kind in _OVERRIDABLE
+                  if not (is_verdict and kind == QoSPolicyKind.DURABILITY))
+    return QoSOverridingOptions(kinds, callback=judge)
+
+
+# -------------------------------------------------------------------------------------------------
+# Which two ends do not meet, and the fix.
+
+UNKNOWN_NAME = '_NODE_NAME_UNKNOWN_'
+# What rmw calls infinite; a duration of nothing means the same there.
+INFINITE_NS = 9223372036854775807
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One of the node's own ends: name after remapping, type, direction and its profile."""
+
+    name: str
+    type_name: str
+    is_publisher: bool
+    qos: QoSProfile
+
+
+def conflict_sentences(
+    topic: Topic, me: str, others: Sequence[Any], is_settled: bool = True
+) -> list[str]:
+    """
+    Name both sides of each conflict between the node's own end and others, and the fix.
+
+    The others are `rclpy.topic_endpoint_info.TopicEndpointInfo`; those whose node is not known yet
+    are reported if settled.
+    """
+    found = []
+    for info in others:
+        if info.node_name == UNKNOWN_NAME and not is_settled:
+            continue
+        ends = (topic.qos, info.qos_profile) if topic.is_publisher else (
+            info.qos_profile, topic.qos)
+        found += [_sentence(topic, me, info, part.removeprefix('ERROR: '))
+                  for part in qos_check_compatible(*ends)[1].split(';')
+                  if part.startswith('ERROR: ')]
+    return found
+
+
+def _sentence(topic: Topic, me: str, info: Any, reason: str) -> str:
+    other = full_name(info)
+    publisher, subscriber = (me, other) if topic.is_publisher else (other, me)
+    fix = f'change the quality of service of {other}'
+    if not topic.is_publisher and 'eliab' in reason:
+        fix = f'set the parameter reliability of {me} to best_effort, or {fix}'
+    if topic.is_publisher and 'deadline' in reason:  # only the flag has one
+        asked_s = info.qos_profile.deadline.nanoseconds / 1e9
+        fix = f'set the parameter stale_timeout_s of {me} to {asked_s:g} or less, or {fix}'
+    return (f'{topic.name}: nothing passes from {publisher} to {subscriber}: '
+            f'{reason[:1].lower()}{reason[1:]}; {fix}')
+
+
+def type_sentence(name: str, kind: str, me: str, others: Sequence[Any]) -> str:
+    """Report publishers of another type on a topic that the node listens to; empty for none."""
+    strange = [info for info in others if info.topic_type != kind]
+    if not strange:
+        return ''
+    kinds = ', '.join(sorted({info.topic_type for info in strange}))
+    who = ', '.join(sorted({full_name(info) for info in strange}))
+    return (f'{name} carries {kinds} from {who}, of which {me} hears nothing: it expects '
+            f'{kind} there; remap one of them')
+
+
+# -------------------------------------------------------------------------------------------------
+# Why no image comes. A subscriber that receives nothing looks the same whether the camera is off,
+# the topic is misspelt, the quality of service does not match, or large frames are lost on the
+# way. The graph shows which, and the publisher's identifier shows its middleware and whether it
+# runs on this computer.
+
+# Humble and Jazzy read the first, Kilted and later the second.
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+# An identifier begins with its vendor (RTPS 2.3, section 8.3.3.1.3); Fast DDS adds its computer.
+VENDORS = {b'\x01\x0f': 'Fast DDS', b'\x01\x10': 'Cyclone DDS', b'\x01\x01': 'Connext'}
+VENDOR_BYTES, HOST_BYTES = slice(0, 2), slice(2, 4)
+# What the parameter image_transport calls them.
+IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
+
+
+@dataclass(frozen=True)
+class Transport:
+    """
+    The transport of this process.
+
+    The middleware, such as 'rmw_fastrtps_cpp', the ROS domain, whether it looks for others on this
+    computer only, whether a Fast DDS profile is set, and the identifier of an end of its own.
+    """
+
+    rmw: str
+    domain: str
+    is_local: bool
+    has_profile: bool
+    identifier: bytes = b''
+
+    @classmethod
+    def of_node(cls, node: Any, environment: Mapping[str, str] = os.environ) -> Transport:
+        """Look at the process a node runs in."""
+        own = [info for info in node.get_publishers_info_by_topic('/diagnostics')
+               if full_name(info) == node.get_fully_qualified_name()]
+        return cls(
+            rmw=str(get_rmw_implementation_identifier()),
+            domain=str(node.context.get_domain_id()),
+            is_local=(environment.get('ROS_AUTOMATIC_DISCOVERY_RANGE') == 'LOCALHOST'
+                      or environment.get('ROS_LOCALHOST_ONLY') == '1'),
+            has_profile=any(environment.get(name) for name in PROFILE_VARIABLES),
+            identifier=bytes(own[0].endpoint_gid) if own else b'',
+        )
+
+
+def several_cameras(topic: str, publishers: Sequence[str]) -> str:
+    """Say that the images on a topic come from several nodes, three of which are named."""
+    named = ', '.join(sorted(publishers)[:3])
+    return (f'{len(publishers)} publishers of images on {topic} ({named}), expected one: each '
+            'image is judged by itself, and the flag is about whichever came last; give each '
+            'camera a topic of its own (parameter cameras), or stop one of them')
+
+
+def why_silent(node: Any, topic: Topic, own: str = 'image') -> str:
+    """Explain from what the graph shows why nothing comes through a subscription to `own`."""
+    publishers = node.get_publishers_info_by_topic(topic.name)
+    me = node.get_fully_qualified_name()
+    names = [name for name, kinds in node.get_topic_names_and_types()
+             if not publishers and set(kinds) & set(IMAGE_TYPES)]
+    found = {name: info.topic_type for name in sorted(names)
+             for info in node.get_publishers_info_by_topic(name) if full_name(info) != me}
+    return silence_reason(topic, me, publishers, Transport.of_node(node), found, own)
+
+
+def silence_reason(
+    topic: Topic, me: str, publishers: Sequence[Any], transport: Transport,
+    elsewhere: Mapping[str, str] = types.MappingProxyType({}), own: str = 'image',
+) -> str:
+    """
+    Explain why no message comes through a subscription, with the fix.
+
+    Parameters
+    ----------
+    topic, me, transport : Topic, str, Transport
+        The subscription, the node's full name, and the transport of this process.
+    publishers : sequence of rclpy.topic_endpoint_info.TopicEndpointInfo
+        Those on the topic.
+    elsewhere : mapping of str to str
+        Topics with images, and their types; named if there is no publisher here.
+    own : str, optional
+        What is to be remapped.
+
+    """
+    if not publishers:
+        return _nobody(topic, transport, elsewhere, own)
+    fitting = [info for info in publishers if info.topic_type == topic.type_name]
+    if not fitting:
+        kinds = ', '.join(sorted({info.topic_type for info in publishers}))
+        return (f'{topic.name} carries {kinds} from {full_name(publishers[0])}, expected '
+                f'{topic.type_name}: remap {own} to a topic of that type')
+    apart = {id(info): conflict_sentences(topic, me, [info]) for info in fitting}
+    if all(apart.values()):
+        return apart[id(fitting[0])][0]
+    matched = [info for info in fitting if not apart[id(info)]]
+    return (f'{len(matched)} publisher(s) on {topic.name} but no frame: if '
+            f'{full_name(matched[0])} runs, its frames are lost in transport; '
+            + _way(bytes(matched[0].endpoint_gid), transport))
+
+
+def _nobody(
+    topic: Topic, transport: Transport, elsewhere: Mapping[str, str], own: str
+) -> str:
+    usable = [_base(name, kind) for name, kind in elsewhere.items() if kind == topic.type_name]
+    if usable:
+        return (f'no publisher on {topic.name}, but images are on {", ".join(usable)}: '
+                f'remap {own} to the one that is meant')
+    if elsewhere:
+        name, kind = next(iter(elsewhere.items()))
+        return (f'no publisher on {topic.name}, but {kind} on {", ".join(elsewhere)}: set the '
+                f'parameter image_transport to {IMAGE_TYPES[kind]} and remap {own} to '
+                f'{_base(name, kind)}')
+    scope = ', looking on this computer only' if transport.is_local else ''
+    return (f'no publisher on {topic.name} in ROS domain {transport.domain} ({transport.rmw}'
+            f'{scope}): start the camera, remap {own} to its topic, or give both the same '
+            'ROS_DOMAIN_ID and RMW_IMPLEMENTATION')
+
+
+def _base(name: str, kind: str) -> str:
+    """Return what to remap to: the node itself adds the suffix of a compressed topic."""
+    return name.removesuffix(COMPRESSED) if IMAGE_TYPES.get(kind) == 'compressed' else name
+
+
+def _way(publisher: bytes, transport: Transport) -> str:
+    if not transport.rmw.startswith('rmw_fastrtps'):
+        return ('raise net.core.rmem_max to hold a frame on both computers, '
+                'or take compressed images')
+    vendor = VENDORS.get(publisher[VENDOR_BYTES])
+    if vendor != 'Fast DDS':
+        return (f'it speaks {vendor or "another middleware"} and this node {transport.rmw}: '
+                'give both the same RMW_IMPLEMENTATION')
+    own = transport.identifier
+    if own and own[HOST_BYTES] != publisher[HOST_BYTES]:
+        return ('it is on another computer, where best effort loses a frame with any one '
+                'fragment: raise net.core.rmem_max on both, set reliability to reliable if the '
+                'camera offers it, or take compressed images')
+    who = 'start its driver, too,' if transport.has_profile else 'start its driver and this node'
+    return (f'{who} with {PROFILE_VARIABLES[0]} (from Kilted on {PROFILE_VARIABLES[1]}) set to '
+            'config/fastdds_profile.xml of uncertainty_seg, since the default shared memory '
+            'segment is smaller than a frame')
+
+
+# -------------------------------------------------------------------------------------------------
+
+# Endpoints are known before the node that owns them: its name comes with a later message.
+SETTLE_S = 3.0
+# Heard by rclpy itself.
+CLOCK = '/clock', 'rosgraph_msgs/msg/Clock'
+NOT_SIMULATED = Parameter('use_sim_time', value=False)
+
+
+class TopicWatch:
+    """
+    What is wrong with a node's topics, asked of the graph.
+
+    Attributes
+    ----------
+    num_missed, num_lost : dict of str to int
+        By name of the topic: deadlines missed, and messages the middleware reports as lost.
+    reported : tuple of str
+        What `report` returned last.
+
+    """
+
+    def __init__(self, node: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        self._node, self._clock = node, clock
+        self._topics: dict[tuple[str, bool], Topic] = {}
+        self._alarmed_s: dict[tuple[str, bool], float] = {}
+        self.num_missed: dict[str, int] = {}
+        self.num_lost: dict[str, int] = {}
+        self.reported: tuple[str, ...] = ()
+
+    def events(self, topic: Topic) -> Any:
+        """Return the event callbacks that an end of a topic is created with."""
+        self._topics[topic.name, topic.is_publisher] = topic
+        if not topic.is_publisher:
+            return SubscriptionEventCallbacks(
+                incompatible_qos=lambda event: self._on_alarm(topic),
+                message_lost=lambda event: _add(
+                    self.num_lost, topic.name, event.total_count_change))
+        has_deadline = 0 < topic.qos.deadline.nanoseconds < INFINITE_NS
+        return _events.PublisherEventCallbacks(
+            incompatible_qos=lambda event: self._on_alarm(topic),
+            deadline=(lambda event: _add(self.num_missed, topic.name)) if has_deadline else None)
+
+    def subscription(self, name: str) -> Topic:
+        """Return what was subscribed under a name, as it is after remapping."""
+        return self._topics[name, False]
+
+    def sentences(self) -> tuple[str, ...]:
+        """Return a sentence for each conflict that the graph shows."""
+        now_s = self._clock()
+        found = []
+        for end, alarmed_s in list(self._alarmed_s.items()):
+            topic = self._topics[end]
+            is_settled = now_s - alarmed_s >= SETTLE_S
+            others = self._others(topic) if self._has(topic) else []
+            here = conflict_sentences(topic, self._me(), others, is_settled)
+            found += here
+            if is_settled and not here:
+                del self._alarmed_s[end]  # the next one gives a new event
+        return tuple(sorted({*found, *self._of_other_types()}))
+
+    def report(self) -> tuple[str, ...]:
+        """Log what is newly wrong, once, and return all that is wrong now."""
+        found = self.sentences()
+        for sentence in found:
+            if sentence not in self.reported:
+                self._node.get_logger().warning(sentence)
+        self.reported = found
+        return found
+
+    def _of_other_types(self) -> list[str]:
+        listened = {(topic.name, topic.type_name) for topic in list(self._topics.values())
+                    if not topic.is_publisher and self._has(topic)}
+        if self._node.get_parameter_or('use_sim_time', NOT_SIMULATED).value is True:
+            listened.add(CLOCK)
+        found = [type_sentence(name, kind, self._me(),
+                               self._node.get_publishers_info_by_topic(name))
+                 for name, kind in listened]
+        return [sentence for sentence in found if sentence]
+
+    def _on_alarm(self, topic: Topic) -> None:
+        self._alarmed_s[topic.name, topic.is_publisher] = self._clock()
+
+    def _me(self) -> str:
+        return str(self._node.get_fully_qualified_name())
+
+    def _has(self, topic: Topic) -> bool:
+        ends = self._node.publishers if topic.is_publisher else self._node.subscriptions
+        return any(end.topic_name == topic.name for end in ends)
+
+    def _others(self, topic: Topic) -> list[Any]:
+        look = (self._node.get_subscriptions_info_by_topic if topic.is_publisher
+                else self._node.get_publishers_info_by_topic)
+        return [info for info in look(topic.name) if info.topic_type == topic.type_name]
+
+
+def _add(counts: dict[str, int], name: str, more: int = 1) -> None:
+    counts[name] = counts.get(name, 0) + more
+
+
+class WatchedTopicsNode(LifecycleNode):
+    """A lifecycle node of which every topic made after `watch_topics` is watched."""
+
+    watch: TopicWatch | None = None
+    # The callback group of new topics unless another is given; None is the node's own.
+    topic_group: CallbackGroup | None = None
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """Return what is wrong with the topics, as it was reported last."""
+        return self.watch.reported if self.watch is not None else ()
+
+    def watch_topics(self) -> TopicWatch:
+        """Watch what is created from now on."""
+        self.watch = TopicWatch(self)
+        return self.watch
+
+    def create_publisher(
+        self, msg_type: Any, topic: str, qos_profile: Any, *args: Any, **options: Any
+    ) -> Any:
+        """Create a publisher as rclpy does, with our events where none are given."""
+        return self._create(super().create_publisher, True, (msg_type, topic),
+                            (qos_profile, *args), options)
+
+    def create_subscription(
+        self, msg_type: Any, topic: str, callback: Any, qos_profile: Any, *args: Any,
+        **options: Any,
+    ) -> Any:
+        """Create a subscription as rclpy does, with our events where none are given."""
+        return self._create(super().create_subscription, False, (msg_type, topic, callback),
+                            (qos_profile, *args), options)
+
+    def _create(
+        self, create: Callable[..., Any], is_publisher: bool, what: tuple[Any, ...],
+        how: tuple[Any, ...], options: dict[str, Any],
+    ) -> Any:
+        if self.topic_group is not None:
+            options = {'callback_group': self.topic_group, **options}
+        name = self.resolve_topic_name(what[1])
+        events: dict[str, Any] = {}
+        if self.watch is not None and 'event_callbacks' not in options \
+                and isinstance(how[0], QoSProfile):
+            topic = Topic(name, type_name(what[0]), is_publisher, how[0])
+            events = {'event_callbacks': self.watch.events(topic)}
+        try:
+            try:
+                return create(*what, *how, **events, **options)
+            except UnsupportedEventTypeError:  # of a middleware without events: then without
+                return create(*what, *how, **options)
+        except _OVERRIDE_ERRORS as err:
+            is_of_override = type(err) is not RuntimeError or 'QoS override' in str(err)
+            if 'qos_overriding_options' not in options or not is_of_override:
+                raise
+            raise ConfigError(f'qos_overrides of {name} cannot be used ({err})',
+                              'values of rmw_qos_profile', 'see docs/ros_interface.md') from err
+
+
+# What rclpy raises for a word, a type or a number that is no policy, and if our check refuses it.
+_OVERRIDE_ERRORS = (RuntimeError, InvalidQosOverridesError, InvalidParameterTypeException,
+                    AssertionError)
