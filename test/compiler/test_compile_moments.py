@@ -96,7 +96,7 @@ def test_the_noise_of_the_camera_alone_needs_no_dropout() -> None:
     model = export_marked(net, SPEC)
     with pytest.raises(GraphError, match='no dropout'):
         compile_moments(model, SPEC, CompileOptions())
-    compiled = compile_moments(model, SPEC, CompileOptions(sensor_std=10))
+    compiled = compile_moments(model, SPEC, CompileOptions('error_propagation', sensor_std=10))
     report = check_moments(compiled, card_like(), 10, samples=200)
     assert report.rank > 0.8 and 0.7 < report.total < 1.3
     # The check sees it where the moments are of other noise than the samples.

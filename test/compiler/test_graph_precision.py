@@ -10,22 +10,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 from onnx.reference import ReferenceEvaluator
-import onnxruntime
 import pytest
 
 from uncertainty_seg.backends.cpu.openvino import core_of_process
 from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.algebra.split import split_trunk_head
-from uncertainty_seg.compiler.compile import compile_graph
 from uncertainty_seg.compiler.frontend.lint import lint
 from uncertainty_seg.compiler.frontend.standard_form import take_bytes
 from uncertainty_seg.compiler.head_graphs import add_statistics
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
 from uncertainty_seg.compiler.precision import (
     halve_weights,
-    restore_weights,
-    to_float32,
     to_precision,
 )
 from uncertainty_seg.core.dropout_masks import make_masks
@@ -237,18 +233,6 @@ def test_halved_weights_are_stored_once_and_without_a_cast() -> None:
     assert [n.op_type for n in low.graph.node] == ['Cast', 'Conv', 'Cast']
 
 
-def test_restoring_undoes_halving_but_for_the_rounding() -> None:
-    model = net('none')
-    big = RNG.normal(size=(64, 3, 3, 3)).astype(np.float32)
-    model.graph.initializer[0].CopyFrom(tensor('w1', big))
-    restored = restore_weights(halve_weights(model))
-    assert list(restored.graph.node) == list(model.graph.node)
-    values = {t.name: numpy_helper.to_array(t) for t in restored.graph.initializer}
-    assert set(values) == {t.name for t in model.graph.initializer}
-    np.testing.assert_array_equal(values['w1'], big.astype(np.float16).astype(np.float32))
-    assert restore_weights(model) == model
-
-
 @pytest.mark.parametrize('value, bits', [
     (1.0, 0x3F80), (-2.5, 0xC020), (1 + 2**-8, 0x3F80), (1 + 3 * 2**-8, 0x3F82),
     (1 + 2**-8 + 2**-20, 0x3F81), (0.0, 0x0000), (float('-inf'), 0xFF80),
@@ -293,41 +277,3 @@ def test_what_cannot_be_in_sixteen_bits_is_refused(fault: str, words: str) -> No
 
 # -------------------------------------------------------------------------------------------------
 # A graph of 16 bits, taken back to float32, computes with the weights it has.
-
-def trunk() -> onnx.ModelProto:
-    return onnx.load_from_string(compile_graph(net('element'), SPEC).files['trunk.onnx'])
-
-
-def run_plain(model: onnx.ModelProto) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options,
-                                           providers=['CPUExecutionProvider'])
-    image = np.random.default_rng(0).integers(0, 256, (1, SPEC.height, SPEC.width, 3), np.uint8)
-    return session.run(None, {'image': image})[0]
-
-
-def rounded(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
-    """Round the weights of the convolutions as `kind` does, in float32."""
-    weights = {node.input[1] for node in model.graph.node if node.op_type == 'Conv'}
-    weights |= {node.input[2] for node in model.graph.node
-                if node.op_type == 'Conv' and len(node.input) > 2}
-    for weight in model.graph.initializer:
-        if weight.name in weights:
-            values = numpy_helper.to_array(weight)
-            weight.CopyFrom(numpy_helper.from_array(round_to(values, kind), weight.name))
-    return model
-
-
-def round_to(values: np.ndarray, kind: str) -> np.ndarray:
-    if kind == 'fp16':
-        return values.astype(np.float16).astype(np.float32)
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-
-
-@pytest.mark.parametrize('kind', ['fp16', 'bf16'])
-def test_only_the_rounding_of_the_weights_stays(kind: str) -> None:
-    found = run_plain(to_float32(to_precision(trunk(), kind)))
-    np.testing.assert_allclose(found, run_plain(rounded(trunk(), kind)), rtol=0, atol=1e-6)
-    assert np.abs(found - run_plain(trunk())).max() > 1e-5

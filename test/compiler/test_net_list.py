@@ -33,7 +33,7 @@ from zoo_check import (  # noqa: E402
     verdict,
     WRONG,
 )
-from zoo_list import CI, CI_REFUSED, ROWS  # noqa: E402
+from zoo_list import CI, CI_REFUSED, QUICK, ROWS  # noqa: E402
 from zoo_run import run_row  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -53,8 +53,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.release
-@pytest.mark.parametrize('name', CI)
+@pytest.mark.parametrize('name', [name if name in QUICK else pytest.param(
+    name, marks=pytest.mark.release) for name in CI])
 def test_a_network_of_the_zoo_agrees_with_itself(name: str, tmp_path: Path) -> None:
     # The compiler's own comparison of passes is left out: this is one, by another road.
     row = replace(ROWS[name], options={**ROWS[name].options, 'compare_passes': 0})

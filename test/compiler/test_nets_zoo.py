@@ -43,14 +43,14 @@ Masks = Mapping[str, np.ndarray]
 Site = tuple[tuple[int, ...], float]
 # Of each kind of dropout the smallest is quick: of channels, of elements, of tokens and attention,
 # before computed kernels, and injected.
-QUICK = ('unet_dropout', 'deeplabv3plus', 'vit', 'hyperseg', 'lraspp')
+QUICK = ('vit', 'lraspp')
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.release)
          for name in zoo.NETS]
 
 DENSE = ((12, 1, 1), 0.2)
 # Shape and rate of every site in the order they run, worked out by hand from papers and sources.
 SITES: dict[str, list[Site]] = {
-    'unet': [((c, 1, 1), 0.3) for c in (256, 128, 64, 32, 16)],
+    'unet': [((c, 1, 1), 0.3) for c in (256, 128, 64, 32, 16) for _ in range(2)],
     'unet_dropout': [((c, 1, 1), 0.5) for c in (256, 128, 64, 32, 16)],
     'fpn': [((128, 1, 1), 0.2)],
     'deeplabv3plus': [((256, 6, 8), 0.5)],
@@ -64,7 +64,6 @@ SITES: dict[str, list[Site]] = {
                         (*[DENSE] * 4, ((48 + 48 * (d + 1), 1, 1), 0.2))), *[DENSE] * 24],
     # 8 x 6 tokens, three heads: attention weights, then both dropouts of the MLP.
     'vit': [((3, 48, 48), 0.1), ((48, 192), 0.1), ((48, 96), 0.1)] * 2,
-    'hyperseg': [((48,), 0.3)],
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn, Tensor
-from zoo_nets import FcDenseNet, HyperSegmenter, VitSegmenter
+from zoo_nets import FcDenseNet, VitSegmenter
 
 NUM_CLASSES = 6
 _ENCODER: dict[str, Any] = {'encoder_name': 'mobilenet_v2', 'encoder_weights': None,
@@ -107,11 +107,6 @@ def vit() -> nn.Module:
     return _lively(lambda: VitSegmenter(NUM_CLASSES))
 
 
-def hyperseg() -> nn.Module:
-    """Build a decoder whose weights are made from the image, with dropout before them."""
-    return _lively(lambda: HyperSegmenter(NUM_CLASSES))
-
-
 @dataclass(frozen=True)
 class Recipe:
     """
@@ -148,7 +143,6 @@ NETS = {
     'lraspp': Recipe(lraspp, 'torchvision, MobileNetV3', 0.3, 'head'),
     'fc_densenet56': Recipe(fc_densenet56, 'after arXiv:1611.09326'),
     'vit': Recipe(vit, 'written for this test'),
-    'hyperseg': Recipe(hyperseg, 'after arXiv:2012.11582'),
 }
 
 

@@ -133,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _is_bundle(net: str) -> bool:
     """Say whether this is a folder, or one word as a shipped name is."""
-    return Path(net).is_dir() or re.fullmatch(r'[\w-]+', net) is not None
+    return not net.endswith('.onnx') and (
+        Path(net).is_dir() or re.fullmatch(r'[\w-]+', net) is not None)
 
 
 def _run_on_bundle(args: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,43 +173,14 @@ def _plan(
 # Run both, again and again.
 
 
-class ReferenceRunner(Protocol):
-    """What is asked of a reference."""
-
-    def run(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
-    ) -> UncertaintyMaps:
-        """Return the maps of an image."""
-        ...
-
-
 @dataclass(frozen=True)
 class CheckPlan:
     """
     What is run.
 
-    Attributes
-    ----------
-    card : ModelCard
-        Of the bundle.
-    passes, seed : int
-        T, of the masks.
-    temperature : float
-        The logits are divided by it.
-    images : sequence of ndarray of uint8, shape (h, w, 3)
-        In the card's size and colour order.
-    limits : mapping of str to float
-        Calibrated limit of each gated score.
-    tolerance : Tolerance
-        How far the maps may lie from the reference.
-    scorer : ScoreVector, optional
-        Computes the gate's scores; the usual six without it.
-    request : MapRequest
-        Maps that these scores need besides the usual ones.
-    reduction : str
-        How the passes become maps, 'exact' or 'coarse'.
-    precision : str
-        What the backend computes in.
+    Images are uint8 (h, w, 3) in the card's size and colour order; `limits` are the thresholds of
+    the gated scores, which `scorer` computes (the usual ones without it), and `request` the maps
+    that these need besides the usual ones. `reduction` is 'exact' or 'coarse'.
 
     """
 
@@ -259,7 +230,7 @@ def fixed_images(spec: InputSpec, count: int) -> list[ImageU8]:
 
 
 def check_backend(
-    backend: Backend, reference: ReferenceRunner, plan: CheckPlan, runs: int,
+    backend: Backend, reference: Any, plan: CheckPlan, runs: int,
     progress: Callable[[str], object] = lambda words: None,
     unrecorded: Callable[[], Backend] | None = None,
 ) -> Findings:
@@ -291,7 +262,7 @@ def _gap(
 
 
 def _run(
-    runner: ReferenceRunner, plan: CheckPlan, image: ImageU8, masks: Masks
+    runner: Any, plan: CheckPlan, image: ImageU8, masks: Masks
 ) -> UncertaintyMaps:
     """Return the maps of an image that the plan asks for, all of them in every run."""
     # As the pipeline does: an empty request is left out.
@@ -362,19 +333,10 @@ _STRIPE = 32  # rows at a time in float64
 
 class Reference:
     """
-    Run a bundle as literally as it can be run.
+    Run a bundle as literally as it can be run; weights of 16 bits are widened.
 
-    Raises BackendUnavailableError if ONNX Runtime is not installed.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle, of any precision: weights of 16 bits are widened, an int8 trunk is
-        computed with float32 between its rounding steps.
-    threads : int
-        Of ONNX Runtime; 0 takes every core.
-    reduction : str
-        How the passes become maps, 'exact' or 'coarse'.
+    Raises BackendUnavailableError if ONNX Runtime is not installed. `threads` are ONNX Runtime's;
+    0 takes every core.
 
     """
 
@@ -599,22 +561,9 @@ def difference(
     """
     Measure how far maps lie from those of the reference, of the same image and the same masks.
 
-    Parameters
-    ----------
-    maps, reference : UncertaintyMaps
-        Compared.
-    passes : int
-        T; a variation ratio differs where it moved by half a vote or more.
-    limits : mapping of str to float
-        Calibrated limit of each score; scores without one are not compared. All of them, against a
-        limit of 0.1, if there are none.
-    score : callable
-        Computes the scores of maps, at least those with a limit.
-
-    Returns
-    -------
-    Difference
-        The largest over the maps; NaN if a map holds one.
+    A variation ratio differs where it moved by half a vote or more. Scores are compared in shares
+    of their limit, those without one not at all; all of them against 0.1 if there are no limits.
+    NaN if a map holds one.
 
     """
     gaps = [_apart(getattr(maps, name), getattr(reference, name)) for name in VALUE_MAPS

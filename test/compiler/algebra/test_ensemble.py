@@ -108,19 +108,6 @@ def test_a_shared_encoder_is_stored_and_computed_once() -> None:
         np.testing.assert_array_equal(row, run(models[index], {'image': IMAGE})[0][0])
 
 
-def test_the_same_weights_used_in_another_way_are_computed_again() -> None:
-    one, two = member(0), member(0)
-    conv = next(n for n in two.graph.node if n.name == 'conv')
-    pads = next(a for a in conv.attribute if a.name == 'pads')
-    pads.ints[:] = [2, 2, 2, 2]
-    conv.attribute.append(helper.make_attribute('dilations', [2, 2]))
-    trunk, _, _ = ensemble_graphs([one, two])
-    assert [node.op_type for node in trunk.graph.node].count('Conv') == 2 + 2
-    assert sum(list(t.dims) == [8, 3, 3, 3] for t in trunk.graph.initializer) == 1
-    np.testing.assert_array_equal(run_ensemble([one, two], np.eye(2))[1],
-                                  run(two, {'image': IMAGE})[0][0])
-
-
 @pytest.mark.parametrize('dropout', ['onnx', 'marker'])
 def test_dropout_in_a_member_is_switched_off(dropout: str) -> None:
     trunk, _, _ = ensemble_graphs([member(seed, dropout=dropout) for seed in range(2)])

@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 import pytest
 
-from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.compiler.algebra.move_masks import (
     fold_masks,
 )
@@ -97,17 +96,6 @@ def test_what_is_not_folded_stays_and_says_why(
     result, (decision,) = fold_masks(head)
     assert not decision.is_applied and words in decision.reason
     assert ops(result) == ops(head)
-
-
-def test_many_weights_of_a_large_kernel_stay_in_the_batch() -> None:
-    """On a large image 32 outputs of 3x3 are within the pixels, and still slower."""
-    nodes = [node('Resize', 'x - scale', 'r', mode='nearest'), D,
-             node('Conv', 'd w', 'c', kernel_shape=[3, 3]), OUT]
-    plain, sites = masked(nodes, {'w': weights(32, 6, 3, 3),
-                                  'scale': np.array([1, 1, 4, 4], np.float32)})
-    _, head, _, _ = parts(plain, sites)
-    _, (decision,) = fold_masks(head)
-    assert not decision.is_applied and '288 weights an input channel: above 200' in decision.reason
 
 
 @pytest.mark.parametrize('kernel, is_folded', [(3, False), (1, True)])
@@ -203,17 +191,3 @@ def test_a_norm_in_training_mode_is_refused_by_name(way: str) -> None:
         bn.output.append('running_mean')
     with pytest.raises(GraphError, match="'output' is in training mode, expected eval mode"):
         fold_batch_norm(network([bn], statistics))
-
-
-def test_folding_before_the_masks_leaves_the_passes_as_they_were() -> None:
-    bn, statistics = norm('c', 'n', 4)
-    last, more = norm('h', 'output', 3)
-    model = network(
-        [node('Conv', 'x w', 'c'), bn, drop('n', 'd'), node('Conv', 'd v', 'h'), last],
-        {'w': weights(4, 6, 3, 3), 'v': weights(3, 4, 3, 3), **statistics, **more})
-    folded, decisions = fold_batch_norm(model)
-    assert [d.is_applied for d in decisions] == [True, True]
-    plain, sites = dropout_to_masks(model)
-    trunk, head, masks, expected = parts(plain, sites)
-    trunk, head, masks, _ = parts(*dropout_to_masks(folded))
-    np.testing.assert_allclose(run_split(trunk, head, masks), expected, atol=TOLERANCE)

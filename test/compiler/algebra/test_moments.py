@@ -11,7 +11,6 @@ import pytest
 from uncertainty_seg.backends.cpu.openvino import core_of_process
 from uncertainty_seg.compiler.algebra.free_passes import free_passes
 from uncertainty_seg.compiler.algebra.moments import (
-    linear_weights,
     propagate_moments,
     sampling_head,
 )
@@ -243,20 +242,6 @@ def test_noise_that_does_not_reach_the_logits_is_an_error() -> None:
 
 # -------------------------------------------------------------------------------------------------
 # The pieces.
-
-
-@pytest.mark.parametrize('kind', ['half_pixel', 'asymmetric', 'align_corners',
-                                  'pytorch_half_pixel'])
-@pytest.mark.parametrize('scale', [0.5, 1.0, 1.5, 2.0, 3.0])
-def test_the_weights_of_a_linear_resize_are_those_of_the_runtime(kind: str, scale: float) -> None:
-    sizes = np.array([1, 1, scale, 1], np.float32)
-    x = floats(1, 1, 8, 2)
-    resized = run(network([node('Resize', 'x - s', 'output', mode='linear',
-                                coordinate_transformation_mode=kind)], {'s': sizes},
-                          (1, 1, 8, 2)), {'x': x})[0]
-    found = linear_weights(8, resized.shape[2], kind, scale)
-    np.testing.assert_allclose(found.sum(1), 1)
-    np.testing.assert_allclose(found @ x[0, 0], resized[0, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])

@@ -134,13 +134,6 @@ def test_a_mask_with_two_users_is_doubled_where_both_save() -> None:
     assert head == ['Mul', 'Mul', 'Sub', 'Sigmoid']
 
 
-def test_two_masks_in_a_row_become_one_product() -> None:
-    nodes = [drop('x', 'd'), node('Relu', 'd', 'r'), drop('r', 'e', p=0.25),
-             node('MaxPool', 'e', 'y', kernel_shape=[2, 2]), HEAD]
-    trunk, head, decisions = pushed(nodes)
-    assert trunk == ['Relu', 'MaxPool'] and head == ['Mul', 'Mul', 'Sigmoid']
-
-
 def test_a_mask_that_folds_into_the_weights_does_not_leave_them() -> None:
     """Behind the upsampling the mask is free, since the 1x1 convolution takes it."""
     nodes = [drop('x', 'd'), node('Resize', 'd - twice', 'u', mode='linear'),

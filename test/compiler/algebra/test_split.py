@@ -82,22 +82,6 @@ def test_it_is_left_alone_where_the_sum_costs_more() -> None:
     assert [n.op_type for n in split.graph.node] == [n.op_type for n in masked.graph.node]
 
 
-def test_joins_of_joins_are_taken_apart() -> None:
-    nodes = [
-        drop('x', 'd', 'channel'),
-        NODE('Concat', ['d', 'x'], ['a'], axis=1),
-        NODE('Concat', ['x', 'a'], ['b'], axis=1),
-        NODE('Conv', ['b', 'w'], ['y'], name='over', kernel_shape=[3, 3]),
-    ]
-    masked, sites = dropout_to_masks(graph(nodes, (1, 4, 9, 9), w=floats(3, 12, 3, 3)))
-    split, (decision,) = split_skips(masked, sites, 20)
-    assert '8 of 12 channels' in decision.reason
-    masks, x = make_masks(sites, 3, 0), floats(1, 4, 9, 9)
-    np.testing.assert_allclose(run(free_passes(split, sites), {'x': x, **masks})[0],
-                               run(free_passes(masked, sites), {'x': x, **masks})[0],
-                               rtol=1e-5, atol=1e-4)
-
-
 @pytest.mark.parametrize('node', [
     NODE('Softmax', ['j'], ['b'], axis=1),
     NODE('Reshape', ['j', 'same'], ['b']),

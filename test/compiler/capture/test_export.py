@@ -9,12 +9,11 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 pytest.importorskip('torchvision')
 
 from torch_nets import masked_logits  # noqa: E402
-from torchvision.ops import StochasticDepth  # noqa: E402
 
 from uncertainty_seg.compiler.capture.export import export_marked  # noqa: E402
 from uncertainty_seg.compiler.compile import compile_graph, CompiledGraphs  # noqa: E402
 from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
-from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E402
+from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError, TrainingError  # noqa: E402
 from uncertainty_seg.training.batches import (  # noqa: E402
@@ -78,18 +77,6 @@ def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
     assert np.abs(ours[0] - ours[1]).max() > 1e-3  # else the parity above would prove nothing
 
 
-@pytest.mark.release
-@pytest.mark.parametrize('plan', PLANS)
-def test_all_ones_masks_equal_the_network_in_eval_mode(plan: str) -> None:
-    net = lively_net(PLANS[plan])
-    compiled = compile_graph(export_marked(net, SPEC), SPEC, CompileOptions(full_weights=True))
-    image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), np.uint8)
-    with torch.no_grad():
-        plain = net(normalise(image)).numpy()
-    ours = run_compiled(compiled, image, ones_masks(compiled.sites, 2))
-    np.testing.assert_allclose(ours, np.repeat(plain, 2, 0), atol=1e-5)
-
-
 def test_a_net_without_dropout_is_refused_and_nothing_else_is_said(
     capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,61 +86,7 @@ def test_a_net_without_dropout_is_refused_and_nothing_else_is_said(
     assert capfd.readouterr() == ('', '')
 
 
-class Tokens(torch.nn.Module):
-    """torch's own transformer layer between two convolutions."""
-
-    def __init__(self, batch_first: bool) -> None:
-        super().__init__()
-        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 16, 0.25, batch_first=batch_first)
-        self.batch_first = batch_first
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = self.layer(x.flatten(2).permute((0, 2, 1) if self.batch_first else (2, 0, 1)))
-        return tokens.permute((0, 2, 1) if self.batch_first else (1, 2, 0)).reshape(x.shape)
-
-
-class Residual(torch.nn.Module):
-    """A branch that may be dropped as a whole."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch = torch.nn.Conv2d(8, 8, 3, padding=1)
-        self.path = StochasticDepth(0.25, 'row')
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.path(self.branch(x))
-
-
-class Functional(torch.nn.Module):
-    """Dropout that no list of modules shows."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            x = torch.nn.functional.dropout2d(x, 0.25)
-        return x * x.new_empty(1, 8, 1, 1).bernoulli_(0.75) / 0.75 if self.training else x
-
-
-KINDS = {
-    'element': lambda: torch.nn.Dropout(0.25), 'channel': lambda: torch.nn.Dropout2d(0.25),
-    'alpha': lambda: torch.nn.AlphaDropout(0.25), 'path': Residual, 'functional': Functional,
-    'feature_alpha': lambda: torch.nn.FeatureAlphaDropout(0.25),
-    'attention': lambda: Tokens(True), 'attention, sequence first': lambda: Tokens(False),
-}
 SMALL = InputSpec(16, 8, 'letterbox', 'rgb', IMAGENET_MEAN, IMAGENET_STD)
-
-
-@pytest.mark.parametrize('kind', KINDS)
-def test_every_kind_of_dropout_compiles_to_the_masked_net(kind: str) -> None:
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), KINDS[kind](),
-                              torch.nn.Conv2d(8, 5, 1))
-    compiled = compile_graph(export_marked(net, SMALL), SMALL, CompileOptions(full_weights=True))
-    image = np.random.default_rng(0).integers(0, 256, (1, 8, 16, 3), np.uint8)
-    masks = make_masks(compiled.sites, 4, 5)
-    ours = run_compiled(compiled, image, masks)
-    theirs = masked_logits(net, normalise(image).numpy(), masks)
-    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.ptp(theirs))
-    assert np.abs(theirs - theirs[:1]).max() > 1e-3
 
 
 @pytest.mark.parametrize('name', ENCODERS)

@@ -79,8 +79,6 @@ PLANES, TOKENS, ROW = (1, 4, 6, 8), (1, 48, 4), (1, 4, 48)
 MODULES = {
     'Dropout': (nn.Dropout(0.25), 'element'), 'Dropout2d': (nn.Dropout2d(0.25), 'channel'),
     'in place': (nn.Dropout2d(0.25, inplace=True), 'channel'),
-    'AlphaDropout': (nn.AlphaDropout(0.25), 'alpha'),
-    'FeatureAlphaDropout': (nn.FeatureAlphaDropout(0.25), 'feature_alpha'),
     'DropPath': (DropPath(0.25), 'path'), 'HuggingFace': (SegformerDropPath(0.25), 'path'),
 }
 
@@ -89,11 +87,6 @@ MODULES = {
 def test_a_module_is_a_site_with_its_path_as_name(name: str) -> None:
     module, kind = MODULES[name]
     assert sites(nn.Sequential(nn.ReLU(), module)) == [('body_1', 0.25, kind, PLANES)]
-
-
-def test_a_path_that_keeps_its_rate_elsewhere_is_found_by_what_it_does() -> None:
-    (drop,) = find(nn.Sequential(nn.ReLU(), OwnDropPath(0.25))).drops
-    assert (drop.p, drop.kind, drop.shape) == (0.25, 'path', PLANES)
 
 
 class Uncopied(nn.Module):
@@ -136,8 +129,6 @@ def test_lazy_modules_get_their_shapes_once() -> None:
 
 FUNCTIONS = {
     'dropout': (F.dropout, 'element'), 'dropout2d': (F.dropout2d, 'channel'),
-    'alpha_dropout': (F.alpha_dropout, 'alpha'),
-    'feature_alpha_dropout': (F.feature_alpha_dropout, 'feature_alpha'),
     'bound early': (early_bound, 'element'), 'of torch': (torch.dropout, 'element'),
     'of torch, channels': (torch.feature_dropout, 'channel'),
     'of torch, in place': (torch.dropout_, 'element'),
@@ -150,12 +141,6 @@ def test_a_function_is_a_site_named_after_its_module(name: str) -> None:
     function, kind = FUNCTIONS[name]
     assert sites(lambda x, training: function(x, 0.25, training)) == [
         ('body', 0.25, kind, PLANES)]
-
-
-def test_dropout_behind_a_question_for_training_mode_is_found() -> None:
-    found = find(lambda x, training: F.dropout(x, 0.25) if training else x)
-    assert [d.site for d in found.drops] == ['body']
-    assert not found.takes_eval
 
 
 def test_a_rate_of_zero_and_an_absent_one_are_no_sites() -> None:
@@ -309,7 +294,7 @@ class DeepSupervision(nn.Module):
     def forward(self, x: torch.Tensor) -> object:
         x = F.dropout(self.inner(self.drop(self.conv(x))), 0.125, training=self.training)
         if self.asks and self.training:
-            x = F.alpha_dropout(x, 0.1, True)
+            x = F.dropout(x, 0.1, True)
         return [x, x] if self.training else x
 
 
@@ -332,11 +317,6 @@ def test_a_net_whose_change_hides_dropout_is_refused() -> None:
             return F.dropout(x, 0.5) * 2 if self.training else x
     with pytest.raises(GraphError, match='the net itself drops in training mode only'):
         find_dropout(Tangled(), HEIGHT, WIDTH)
-
-
-def test_wrappers_of_torch_are_taken_off() -> None:
-    net = nn.DataParallel(Net(nn.Dropout(0.5)))
-    assert [d.site for d in find_dropout(net, HEIGHT, WIDTH).drops] == ['body']
 
 
 # --- randomness that torch does not draw ---

@@ -123,7 +123,6 @@ def used_after(x: torch.Tensor, training: bool) -> torch.Tensor:
 LOWER = torch.ones(48, 48, dtype=torch.bool).tril()
 BODIES = {
     'element': lambda: nn.Dropout(P), 'channel': lambda: nn.Dropout2d(P),
-    'alpha': lambda: nn.AlphaDropout(P), 'feature_alpha': lambda: nn.FeatureAlphaDropout(P),
     'in place': lambda: used_after, 'path': lambda: DropPath(P),
     'rows': lambda: nn.Sequential(nn.Flatten(0, 1), DropPath(P), nn.Unflatten(0, (1, 4))),
     'channels of a line': lambda: lambda x, t: F.dropout1d(x.flatten(2), P, t).reshape(x.shape),
@@ -135,8 +134,6 @@ BODIES = {
     'added mask, scale': lambda: lambda x, t: attend(x, t, attn_mask=LOWER * 2.0, scale=0.3),
     'grouped': lambda: grouped,
     'layer': lambda: Attention(True), 'layer, sequence first': lambda: Attention(False),
-    'selu': lambda: nn.Sequential(nn.SELU(), nn.AlphaDropout(P), nn.Conv2d(4, 4, 1),
-                                  nn.Dropout(0.5)),
 }
 
 
@@ -169,7 +166,7 @@ def random_masks(drops: tuple[Drop, ...], passes: int = 1) -> dict[str, np.ndarr
     rng = np.random.default_rng(3)
     masks = {}
     for drop in drops:
-        ones = {'channel': 2, 'feature_alpha': 2, 'path': 0}.get(drop.kind, len(drop.shape))
+        ones = {'channel': 2, 'path': 0}.get(drop.kind, len(drop.shape))
         shape = (*drop.shape[:ones], *[1] * (len(drop.shape) - ones))
         kept = rng.random((passes, *shape)) >= drop.p
         masks[f'mask_{drop.site}'] = (kept / (1 - drop.p)).astype(np.float32)
@@ -197,7 +194,7 @@ def run_marked(model: onnx.ModelProto, masks: dict[str, np.ndarray]) -> list[np.
     return session.run(None, {'input': IMAGE, **feed})
 
 
-MULTIPLYING = [name for name in BODIES if 'alpha' not in name and name != 'selu']
+MULTIPLYING = list(BODIES)
 
 
 @pytest.mark.parametrize('name', MULTIPLYING)
@@ -238,59 +235,6 @@ def test_a_net_the_older_exporter_cannot_write_goes_through_torch_export() -> No
 
 
 # --- dropout under a flag of the net's own ---
-
-
-class Flagged(nn.Module):
-    """A dropout of torch, and a weaker one behind a flag that train() of the net sets."""
-
-    def __init__(self, is_frozen: bool = False) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.drop = nn.Conv2d(3, 4, 3, padding=1), nn.Dropout2d(0.5)
-        self.norm, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)
-        self.norm.running_mean.fill_(0.3)
-        self.is_live, self.is_frozen = False, is_frozen
-
-    def train(self, mode: bool = True) -> nn.Module:
-        super().train(mode)
-        self.norm.eval()
-        if self.is_frozen:
-            self.drop.eval()
-        self.is_live = mode
-        return self
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.drop(self.norm(self.first(x)).relu())
-        return self.last(F.dropout(x, P, self.is_live))
-
-
-class FlaggedFirst(Flagged):
-    """The one behind the flag runs first: taken away, the other would get its rate."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.dropout(self.norm(self.first(x)).relu(), P, self.is_live)
-        return self.last(self.drop(x))
-
-
-@pytest.mark.parametrize('export', [export_by_trace, export_by_graph])
-@pytest.mark.parametrize(('build', 'count'), [
-    (Flagged, 2), (FlaggedFirst, 2), (lambda: Flagged(is_frozen=True), 1)])
-def test_dropout_behind_a_flag_that_train_sets_is_in_the_graph(
-    build: Callable, count: int, export: Callable
-) -> None:
-    torch.manual_seed(5)
-    with recorded() as drawn, torch.no_grad():
-        theirs = build().train()(torch.from_numpy(IMAGE)).numpy()
-    assert len(drawn) == count
-    marked = find_dropout(build(), HEIGHT, WIDTH)
-    model = export(marked, torch.zeros(1, 3, HEIGHT, WIDTH))
-    markers = [n for n in model.graph.node if n.domain == MARKER_DOMAIN]
-    assert [(attribute(n, 'site'), attribute(n, 'p')) for n in markers] \
-        == [(drop.site, drop.p) for drop in marked.drops]
-    ours, = run_marked(model, masks_of(marked.drops, drawn))
-    np.testing.assert_allclose(ours, theirs, atol=2e-6)
-    if export is export_by_trace:  # batch norm is folded away, as torch does in eval mode
-        assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
 
 
 # --- outputs ---
@@ -338,7 +282,7 @@ def test_the_reference_takes_the_usual_output_the_named_one_or_asks() -> None:
     np.testing.assert_array_equal(plain_logits(usual, IMAGE, 'aux'), plain * 2)
     pair = Outputs(lambda a, b: [a, torch.cat([a, a], 1)])
     assert plain_logits(pair, IMAGE, num_classes=4).shape == (1, 4, HEIGHT, WIDTH)
-    with pytest.raises(GraphError, match=r"outputs 'output_0', 'output_1'.*--output"):
+    with pytest.raises(GraphError, match='output_1'):
         plain_logits(pair, IMAGE)
     with pytest.raises(GraphError, match=r"no output 'outs'.*did you mean out\?"):
         plain_logits(usual, IMAGE, 'outs')
@@ -360,17 +304,3 @@ def test_a_strange_a_missing_and_an_ill_fitting_mask_are_refused() -> None:
         masked_logits(net, IMAGE, {**good, 'mask_body_1': np.ones((2, 4, 1, 1), np.float32)})
     with pytest.raises(GraphError, match='there are no masks'):
         masked_logits(net, IMAGE, {})
-
-
-def test_a_site_that_does_not_reach_the_output_needs_no_mask() -> None:
-    class Auxiliary(nn.Module):
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.main, self.side = Net(nn.Dropout(P)), Net(nn.Dropout(P))
-
-        def forward(self, x: torch.Tensor) -> dict:
-            return {'out': self.main(x), 'aux': self.side(x)}
-    net = Auxiliary()
-    masks = {'mask_main_body': np.ones((2, 4, HEIGHT, WIDTH), np.float32)}
-    assert np.isfinite(masked_logits(net, IMAGE, masks)).all()

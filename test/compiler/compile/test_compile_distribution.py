@@ -25,6 +25,7 @@ from uncertainty_seg.compiler.checks.sample_checks import (  # noqa: E402
     shuffled_measures,
 )
 from uncertainty_seg.compiler.compile import compile_graph, CompiledGraphs  # noqa: E402
+from uncertainty_seg.compiler.frontend.outputs import OutputForm  # noqa: E402
 from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec, ModelCard  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
@@ -89,9 +90,10 @@ def compared(
     marked = find_dropout(compiled_net, SPEC.height, SPEC.width)
     compiled = compile_graph(export_net(marked, SPEC.height, SPEC.width), SPEC,
                              CompileOptions(num_classes=classes))
-    card, untouched = card_of(compiled), UntouchedNet(own_net)
+    form = OutputForm(classes)
+    card, untouched = card_of(compiled), UntouchedNet(own_net, form)
     report = check_compiled(compiled, card, untouched=untouched)
-    own = OwnPasses(own_net, find_dropout(own_net, SPEC.height, SPEC.width))
+    own = OwnPasses(own_net, find_dropout(own_net, SPEC.height, SPEC.width), form)
     return check_distribution(compiled, card, own, untouched, report, passes)
 
 
@@ -99,7 +101,6 @@ SAME = {
     'a path': (Path(0.3), 'logits'), 'a channel': (Path(0.3, 2), 'softmax'),
     'an element': (Path(0.5, 4), 'one'), 'dropout': (nn.Dropout2d(0.4), 'logits'),
     'a rare path': (Path(0.002), 'logits'), 'mostly dropped': (Path(0.9), 'softmax'),
-    'alpha': (nn.AlphaDropout(0.3), 'logits'),
 }
 
 

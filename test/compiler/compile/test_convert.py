@@ -82,7 +82,7 @@ def test_the_verb_makes_a_signed_variant_and_says_what_to_do_next(
     bundle: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip('cryptography')
-    key = write_key(tmp_path / 'key.pem')
+    key = write_key(tmp_path)
     words = ['compile', str(bundle.folder), '--precision', 'fp16', '-o', str(tmp_path / 'half')]
     assert main([*words, '--sign', str(tmp_path / 'key.pem')]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -96,7 +96,7 @@ def test_the_verb_signs_a_bundle_in_its_place(
     bundle: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip('cryptography')
-    write_key(tmp_path / 'key.pem')
+    write_key(tmp_path)
     assert main(['compile', str(bundle.folder), '--sign', str(tmp_path / 'key.pem')]) == 0
     said = json.loads(capsys.readouterr().out)
     assert load_bundle(bundle.folder, trusted_keys=[said['trusted_key']]).card == bundle.card

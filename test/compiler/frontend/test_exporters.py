@@ -104,17 +104,3 @@ def test_files_of_the_older_exporter_compute_the_same(opset: int, is_dynamic: bo
 def test_files_of_the_newer_exporter_compute_the_same(opset: int, is_dynamic: bool) -> None:
     pytest.importorskip('onnxscript')
     require_same(exported(opset, is_dynamic, is_older=False))
-
-
-def test_a_file_exported_in_training_mode_keeps_its_dropout() -> None:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        torch.onnx.export(
-            torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Dropout(0.25)).train(),
-            (torch.from_numpy(IMAGE),), file, opset_version=12, dynamo=False,
-            training=torch.onnx.TrainingMode.TRAINING)
-    model = fold_constants(to_shipped_opset(fix_input(
-        onnx.load_from_string(file.getvalue()), HEIGHT, WIDTH)))
-    require_compilable(model)
-    assert ops(model) == ['Conv', 'Dropout']

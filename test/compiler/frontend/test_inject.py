@@ -180,15 +180,3 @@ def test_our_names_are_kept_free_and_nothing_else_changes() -> None:
     np.testing.assert_array_equal(run(free)[0], run(model)[0])
     plain = unet()
     assert free_names(plain) == plain
-
-
-def test_the_head_is_found_behind_what_only_moves_its_logits() -> None:
-    nodes = [N('Conv', ['x', 'w1'], ['c1'], name='first'), N('Relu', ['c1'], ['r1']),
-             N('Conv', ['r1', 'w5'], ['z'], name='classifier'),
-             N('Expand', ['z', 'shape'], ['e']),
-             N('Slice', ['e', 'from', 'to', 'axes'], ['y'])]
-    tensors = {'w1': values(8, 3, 1, 1), 'w5': values(4, 8, 1, 1),
-               'shape': np.array([1, 4, 8, 16], I64), 'from': np.array([0], I64),
-               'to': np.array([3], I64), 'axes': np.array([1], I64)}
-    result, sites = inject_dropout(make_static(make(nodes, tensors), 8, 16), 0.5, 'head')
-    assert (dropped(result), sites) == ([('r1', 'channel', 'head')], ('head',))

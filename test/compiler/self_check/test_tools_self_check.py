@@ -154,41 +154,6 @@ def test_memory_that_grows_is_found(reference: Memo, images: Any) -> None:
     assert failed(Twisted(leaks), reference, plan(images)) == {'memory'}
 
 
-def test_memory_of_the_device_counts(reference: Memo, images: Any) -> None:
-    class Leaking(Twisted):
-
-        @property
-        def device_memory_bytes(self) -> int:
-            return self._runs * 20_000_000
-    assert failed(Leaking(), reference, plan(images)) == {'memory'}
-
-
-class Recorded(Twisted):
-    """Says that it replays a graph; draws masks by itself."""
-
-    is_recorded = True
-
-    def pass_inputs(self, passes: int, seed: int) -> Any:
-        return pass_inputs(load_bundle(BUNDLE).card, passes, seed)
-
-
-def test_what_is_replayed_has_to_be_what_is_called(reference: Memo, images: Any) -> None:
-    opened: list[Twisted] = []
-
-    def plain(change: Change) -> Callable[[], Twisted]:
-        def open_plain() -> Twisted:
-            opened.append(Twisted(change))
-            return opened[-1]
-        return open_plain
-    same, other = plain(lambda maps, run: maps), plain(changed('entropy', lambda v: v * 2))
-    assert failed(Recorded(), reference, plan(images), unrecorded=same) == set()
-    assert failed(Recorded(), reference, plan(images), unrecorded=other) == {'graph'}
-    assert len(opened) == 2
-    # A backend that records nothing is not opened again.
-    assert failed(Twisted(), reference, plan(images), unrecorded=other) == set()
-    assert len(opened) == 2
-
-
 @pytest.mark.parametrize('kind', ['fp16', 'bf16'])
 def test_the_reference_of_a_bundle_of_16_bits_is_float32_of_its_weights(
         tmp_path: Path, kind: str, reference: Memo, images: Any) -> None:

@@ -9,7 +9,6 @@ convolutions would miss.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from real_time_nets import Classifier, ConvBnRelu, resized
@@ -130,32 +129,6 @@ class DroppedQueries(nn.Module):
         return resized(torch.einsum('bqk,bqhw->bkhw', self.classify(q), masks), image)
 
 
-class DroppedPositions(nn.Module):
-    """Positions (L, C) and a table of relative ones in windows, dropout on both and on tokens."""
-
-    def __init__(self, classes: int, width: int = 16, heads: int = 2, p: float = 0.2) -> None:
-        super().__init__()
-        self.patch, self.drop, self.heads = nn.Conv2d(3, width, 8, 8), nn.Dropout(p), heads
-        self.places = nn.Parameter(torch.randn(96, width))
-        self.table = nn.Parameter(2 * torch.randn(49, heads))
-        at = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-        near = at[:, None] - at[None] + 3
-        self.register_buffer('near', (near[..., 0] * 7 + near[..., 1]).flatten())
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.patch(image)
-        b, c, h, w = x.shape
-        tokens = self.drop(x.flatten(2).transpose(1, 2) + self.drop(self.places))
-        cut = tokens.reshape(b, h // 4, 4, w // 4, 4, c).transpose(2, 3).reshape(-1, 16, c)
-        parts = cut.reshape(-1, 16, self.heads, c // self.heads).transpose(1, 2)
-        bias = self.drop(self.table)[self.near].view(16, 16, -1).permute(2, 0, 1)
-        weights = (parts @ parts.transpose(2, 3) / 3 + bias[None]).softmax(-1)
-        cut = cut + (weights @ parts).transpose(1, 2).reshape(cut.shape)
-        tokens = cut.reshape(b, h // 4, w // 4, 4, 4, c).transpose(2, 3).reshape(b, h * w, c)
-        return resized(self.head(tokens).transpose(1, 2).reshape(b, -1, h, w), image)
-
-
 class WindowAttention(nn.Module):
     """Shifted windows with a table of relative positions, dropout on the weights and the path."""
 
@@ -197,27 +170,6 @@ class SwinLike(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         y = self.head(self.blocks(self.patch(image).permute(0, 2, 3, 1)))
         return resized(y.permute(0, 3, 1, 2), image)
-
-
-class MlpMixer(nn.Module):
-    """Tokens and channels mixed in turns (arXiv:2105.01601), Dropout1d on the tokens."""
-
-    def __init__(self, classes: int, width: int = 32, p: float = 0.2, tokens: int = 96) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(3, width, 8, 8)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.tokens = nn.Sequential(nn.Linear(tokens, 48), nn.GELU(), nn.Linear(48, tokens),
-                                    nn.Dropout1d(p))
-        self.channels = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Dropout(p),
-                                      nn.Linear(64, width))
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.patch(image)
-        y = x.flatten(2).transpose(1, 2)
-        y = y + self.tokens(self.norms[0](y).transpose(1, 2)).transpose(1, 2)
-        y = y + self.channels(self.norms[1](y))
-        return resized(self.head(y).transpose(1, 2).reshape(len(x), -1, *x.shape[2:]), image)
 
 
 # --- paths ---------------------------------------------------------------------------------------
@@ -366,21 +318,6 @@ def clamped_sigmoid(z: Tensor, image: Tensor) -> Tensor:
     return resized(z, image).sigmoid().clamp(1e-4, 1 - 1e-4)
 
 
-def object_plane(z: Tensor, image: Tensor) -> Tensor:
-    """Return the second plane of a softmax of two."""
-    return resized(z, image).softmax(1)[:, 1:2]
-
-
-def hard_sigmoid(z: Tensor, image: Tensor) -> Tensor:
-    """Return piecewise linear probabilities."""
-    return F.hardsigmoid(resized(z, image))
-
-
-def scaled_tanh(z: Tensor, image: Tensor) -> Tensor:
-    """Return half of one more than tanh."""
-    return (torch.tanh(resized(z, image)) + 1) / 2
-
-
 def many_sigmoids(z: Tensor, image: Tensor) -> Tensor:
     """Return a sigmoid a class: labels that do not exclude each other."""
     return torch.sigmoid(resized(z, image))
@@ -438,78 +375,6 @@ class SharedDropout(nn.Module):
         for conv in self.convs:
             x = x + self.drop(conv(x))
         return resized(self.last(x), image)
-
-
-class ConstantDropout(nn.Module):
-    """Dropout on a learned map that does not depend on the image."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
-        super().__init__()
-        self.stem, self.drop = stem(width), nn.Dropout(p)
-        self.prior = nn.Parameter(torch.randn(1, width, 4, 6))
-        self.last = nn.Sequential(ConvBnRelu(width, width), nn.Conv2d(width, classes, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image)
-        return resized(self.last(x + resized(self.drop(self.prior), x)), image)
-
-
-class DroppedWeights(nn.Module):
-    """DropConnect: dropout on the weights of a convolution and of a linear layer."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
-        super().__init__()
-        self.stem, self.conv = stem(width), nn.Conv2d(width, width, 3, padding=1)
-        self.mix, self.last = nn.Linear(width, width), nn.Conv2d(width, classes, 1)
-        self.drop = nn.Dropout(p)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = F.conv2d(self.stem(image), self.drop(self.conv.weight), self.conv.bias, padding=1)
-        x = F.linear(x.relu().permute(0, 2, 3, 1), self.drop(self.mix.weight), self.mix.bias)
-        return resized(self.last(x.permute(0, 3, 1, 2)), image)
-
-
-class FourierMixer(nn.Module):
-    """Sine features and a gated sum: operators that convolution networks do not have."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.2) -> None:
-        super().__init__()
-        self.stem, self.mix = stem(width, 1), nn.Conv2d(2 * width, 2 * width, 1)
-        self.drop, self.last = nn.Dropout2d(p), nn.Conv2d(width, classes, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image)
-        waves = torch.cat([torch.sin(math.pi * x), torch.cos(math.pi * x)], 1)
-        return resized(self.last(self.drop(F.glu(self.mix(waves), 1))), image)
-
-
-class PixelUnshuffled(nn.Module):
-    """Space to depth, strided slices and a depth to space at the end."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
-        super().__init__()
-        self.first = ConvBnRelu(48, width, 1)
-        self.drop, self.mid = nn.Dropout2d(p), ConvBnRelu(width, width)
-        self.last = nn.Conv2d(width, 4 * classes, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        parts = [image[..., ::2, ::2], image[..., 1::2, ::2], image[..., ::2, 1::2],
-                 image[..., 1::2, 1::2]]
-        x = self.first(F.pixel_unshuffle(torch.cat(parts, 1), 2))
-        return resized(F.pixel_shuffle(self.last(self.mid(self.drop(x))), 2), image)
-
-
-class ReadsData(nn.Module):
-    """A shortcut that takes `.data`, as MONAI's ResNet has it."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
-        super().__init__()
-        self.body, self.conv = stem(width), ConvBnRelu(width, width)
-        self.last = Classifier(width, classes, p)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.body(image)
-        return resized(self.last(self.conv(x) + x.data), image)
 
 
 class Unprintable(nn.Sequential):

@@ -145,6 +145,9 @@ class NetworkRunner:
         self._features: tuple[Any, dict[str, Any]] = None, {}  # of the image that was last
         # By comparison: the smallest error of any image, and the most it might be to show one.
         self._clearest: dict[str, tuple[float, float]] = {}
+        is_stepped = any(n.op_type == 'QuantizeLinear' for p in compiled.prepared
+                         for n in p.model.graph.node)
+        self._most = _MOST_OF_STEPS if is_stepped else _MOST
 
     @property
     def unclear(self) -> list[str]:
@@ -162,8 +165,8 @@ class NetworkRunner:
             self._clearest[when] = error, TOLERANCE
             return error
         most = require_near(error, noise(), when)
-        self._clearest[when] = min((error, min(most, _MOST)), self._clearest.get(
-            when, (error, _MOST)), key=lambda pair: pair[0] - pair[1])
+        self._clearest[when] = min((error, min(most, self._most)), self._clearest.get(
+            when, (error, self._most)), key=lambda pair: pair[0] - pair[1])
         return error
 
     @property
@@ -399,6 +402,8 @@ TOLERANCE = 1e-5
 # float32 does to the network itself on that image, this many times. Some networks turn noise into
 # chaos, and there no error would show: on one image at least it must stay below `_MOST`.
 _NOISE_FACTOR, _MOST = 4.0, 1e-3
+# In a quantised network the last bit of a number may decide between two steps.
+_MOST_OF_STEPS = 2e-2
 _NEIGHBOURS = 2  # images to find what the last bit of an image changes
 
 
