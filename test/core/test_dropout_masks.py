@@ -11,13 +11,11 @@ import pytest
 
 from uncertainty_seg.core.dropout_masks import (
     fitting_draw,
-    frame_seed,
     has_free_seed,
     lazy_inputs,
     LazyRows,
     make_masks,
     MEMBER,
-    ones_masks,
     pass_inputs,
     still_inputs,
 )
@@ -105,15 +103,6 @@ def test_values_are_zero_or_the_inverse_of_the_kept_share() -> None:
         assert set(np.unique(values)) == {np.float32(0), np.float32(1 / (1 - site.p))}
         assert (values == 0).mean() == pytest.approx(site.p, abs=0.01)
         assert values.mean() == pytest.approx(1, abs=0.02)
-
-
-def test_ones_masks_switch_dropout_off() -> None:
-    assert all((m == 1).all() and m.shape[0] == 2 for m in ones_masks(SITES, 2).values())
-
-
-def test_a_frame_seed_depends_on_seed_and_stamp() -> None:
-    assert frame_seed(1, 5) == frame_seed(1, 5)
-    assert len({frame_seed(1, 5), frame_seed(2, 5), frame_seed(1, 6)}) == 3
 
 
 @pytest.mark.parametrize('passes, seed, words', [(0, 0, 'passes is 0'), (2, -1, 'seed is -1')])
@@ -242,14 +231,6 @@ def test_stratified_masks_of_two_channels_or_two_sites_are_independent() -> None
 def test_the_stratified_masks_of_a_seed_never_change() -> None:
     digest = hashlib.sha256(np.packbits(dropped(20, 7)).tobytes()).hexdigest()
     assert digest.startswith('96ea12963e684312')
-
-
-@pytest.mark.parametrize('site', [
-    DropoutSite('elements', (3, 8, 8), 0.2), LARGE, NOISE, DropoutSite('columns', (8, 1, 4), 0.5),
-], ids=lambda site: site.name)
-def test_only_masks_of_channels_are_stratified(site: DropoutSite) -> None:
-    np.testing.assert_array_equal(make_masks([site], 9, 1, mask_draw='stratified')[site.name],
-                                  make_masks([site], 9, 1)[site.name])
 
 
 def test_a_card_says_how_its_masks_are_drawn() -> None:

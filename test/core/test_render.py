@@ -13,8 +13,6 @@ from uncertainty_seg.core.render import (
     BLUE_BGR,
     draw_legend,
     heatmap,
-    NAN_COLOR_BGR,
-    overlay,
     two_maps,
 )
 
@@ -28,25 +26,6 @@ def test_the_heatmap_has_a_fixed_range_and_saturates_above_it() -> None:
     assert picture[0].tolist() == table[[0, 127, 255, 255]].tolist()
     # The same value looks the same whatever else is in the frame.
     assert heatmap(values[:, :2], 0.2)[0, 1].tolist() == picture[0, 1].tolist()
-
-
-def test_the_overlay_mixes_by_alpha_and_leaves_class_zero_clear() -> None:
-    image = np.full((1, 2, 3), 100, np.uint8)
-    mixed = overlay(image, np.array([[0, 1]], np.uint8), PALETTE, 0.25)
-    assert mixed[0, 0].tolist() == [100, 100, 100]
-    assert mixed[0, 1].tolist() == [88, 100, 125]
-    assert (image == 100).all()
-
-
-def test_two_maps_have_two_colours_and_leave_the_image_where_both_are_low() -> None:
-    image = np.full((1, 5, 3), 100, np.uint8)
-    unsure = np.array([[0, 0.5, 0, 0.9, np.nan]], np.float32)
-    unknown = np.array([[0.12, 0, 0.2, 0.9, 0]], np.float32)  # its colour begins at 0.12
-    picture = two_maps(image, unsure, unknown, (0.5, 0.2))[0]
-    mixed = [(a + b) // 2 for a, b in zip(AMBER_BGR, BLUE_BGR, strict=True)]
-    wanted = [[60] * 3, list(AMBER_BGR), list(BLUE_BGR), mixed, list(NAN_COLOR_BGR)]
-    assert np.abs(picture.astype(int) - wanted).max() <= 1
-    assert (image == 100).all()
 
 
 def test_two_maps_are_the_same_pixel_by_pixel_in_a_picture_of_any_height() -> None:

@@ -141,17 +141,6 @@ def test_padding_is_cut_off_features_as_off_maps() -> None:
     assert maps_from_probabilities(probs).cut(slice(0, 8), slice(0, 8)).features is None
 
 
-def test_a_singular_covariance_is_one_sentence() -> None:
-    with pytest.raises(CalibrationError, match='covariance of the features is singular, expected '
-                       'one that is not: take more training frames'):
-        whitening(np.ones((2, 2)))
-    # What a fit has is not, however few directions its frames lie in: shrinking fills the others.
-    line = np.outer(np.linspace(-1, 1, 9), [1.0, 2.0, 0.0])
-    assert np.linalg.matrix_rank(line.T @ line) == 1
-    factor = whitening(shrunk(line)[2])
-    np.testing.assert_allclose(factor @ factor.T @ shrunk(line)[2], np.eye(3), atol=1e-9)
-
-
 def test_features_that_never_vary_are_one_sentence() -> None:
     features, label, _ = frame(0, 1)
     for same in (np.ones_like(features), np.zeros_like(features)):

@@ -27,7 +27,7 @@ from uncertainty_seg.core.scores.image import (
     STATISTICS,
 )
 from uncertainty_seg.core.settings import settings_from_dict
-from uncertainty_seg.errors import CalibrationError, ShapeError
+from uncertainty_seg.errors import CalibrationError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 HEIGHT, WIDTH = 240, 320
@@ -220,22 +220,6 @@ def test_the_limits_are_what_the_frames_show_with_a_margin() -> None:
     assert limits['dead_bits'] == 1.5
     # What the frames do not show keeps the least limit.
     assert limits['still_rows'] == FIXED_LIMITS['still_rows'] == 0.16
-
-
-def test_a_few_damaged_calibration_frames_do_not_lift_a_limit() -> None:
-    frames = [image_statistics(scene(seed, 64, 64)) for seed in range(250)]
-    broken = image_statistics(np.concatenate([scene(1, 32, 64), scene(2, 32, 64)]))
-    assert damage_limits([*frames, broken])['row_seam'] < broken.row_seam
-
-
-@pytest.mark.parametrize('shape', [(1, 1, 3), (15, 400, 3), (400, 15, 3)])
-def test_of_an_image_too_small_nothing_is_said(shape: tuple[int, int, int]) -> None:
-    assert image_statistics(np.zeros(shape, np.uint8)) == NONE
-
-
-def test_no_image_is_refused() -> None:
-    with pytest.raises(ShapeError, match='image has shape'):
-        image_statistics(np.zeros((64, 64), np.uint8))
 
 
 @pytest.mark.parametrize('limits', [{'bogus': 1.0}, {'row_seam': 0.0}, {'row_seam': float('nan')},

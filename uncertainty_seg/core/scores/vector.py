@@ -463,7 +463,9 @@ class ScoreVector:
         names: Collection[str] | None = None,
         features: FeatureDensity | None = None,
     ) -> None:
-        self._card, self._limits = card, _checked_limits(pixel_limits or {})
+        # Kept as they are: a frame asks the card for nothing.
+        self._num_classes, self._color_order = card.num_classes, card.input.color_order
+        self._limits = _checked_limits(pixel_limits or {})
         self._class_keys = class_keys(card)
         possible = self._possible(features is not None)
         _require_names(density.names if density else (), possible)
@@ -506,7 +508,7 @@ class ScoreVector:
         sums = {name: value_sum(values) for name, values in kept.items()}
         if not all(np.isfinite(total) for total in sums.values()):
             return dict.fromkeys(self.names, _NAN)
-        parts = Parts.of(maps.label, self._card.num_classes, ignore) if self._needs_parts else None
+        parts = Parts.of(maps.label, self._num_classes, ignore) if self._needs_parts else None
         windows = Windows.of(size, ignore=ignore if self._needs_windows else None)
         found: dict[str, float] = {}
         for name in looked_at:
@@ -515,7 +517,7 @@ class ScoreVector:
             of_map = one.compute(self._kinds[name], self._class_keys)
             found |= {f'{name}.{kind}': value for kind, value in of_map.items()}
         if self._needs_image:
-            of_image = image_scores(image, self._card.input.color_order, ignore)
+            of_image = image_scores(image, self._color_order, ignore)
             found |= {f'{_IMAGE}{name}': value for name, value in of_image.items()}
         if self._features:
             found |= self._features.frame_scores(maps, ignore)
