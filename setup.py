@@ -77,9 +77,9 @@ setup(
     # Not tests_require: with that, colcon test runs no test and passes.
     extras_require={
         **{extra: requirements(*names) for extra, names in EXTRAS.items()},
-        # For a desktop: on a Jetson TensorRT and torch are NVIDIA's builds, see docs/jetson.md.
-        'tensorrt': ['tensorrt>=8.6,<12', 'torch'],
-        'tensorrt_rtx': ['tensorrt-rtx', 'torch'],
+        # For a desktop: on a Jetson TensorRT comes with JetPack, see docs/jetson.md.
+        'tensorrt': ['tensorrt>=10.3,<12', 'cuda-bindings'],
+        'tensorrt_rtx': ['tensorrt-rtx', 'cuda-bindings'],
     },
     zip_safe=True,
     python_requires='>=3.10',

@@ -1,1 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run a bundle's graphs: ONNX Runtime and OpenVINO in cpu/, TensorRT in gpu/.
+
+``opening`` starts from a name or a folder, ``registry`` from a loaded bundle; ``runner`` is what
+every runtime offers and requires. Engines are built and kept by ``gpu.engine_build`` and
+``gpu.engine_cache``.
+
+"""
+
+__all__ = ['gpu.engine_build', 'gpu.engine_cache', 'gpu.tensorrt', 'opening', 'registry', 'runner']

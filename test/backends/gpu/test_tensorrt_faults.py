@@ -144,8 +144,7 @@ def test_an_engine_that_was_not_built_is_named_with_what_to_do(rig: Rig) -> None
 
 
 @pytest.mark.parametrize(('role', 'how'), [
-    ('trunk', 'flipped'), ('trunk', 'noise'), ('head_stats', 'cut'),
-    ('head_stats', 'other_version')])
+    ('trunk', 'flipped'), ('trunk', 'noise'), ('head_stats', 'other_version')])
 def test_a_damaged_plan_is_taken_out_of_the_cache_and_missed(
     rig: Rig, role: str, how: str
 ) -> None:
@@ -154,8 +153,8 @@ def test_a_damaged_plan_is_taken_out_of_the_cache_and_missed(
     if how == 'flipped':  # on the disk: its digest tells
         rig.cache.plan_path(key).write_bytes(plan[:-1] + bytes([plan[-1] ^ 1]))
     else:  # as it was stored: TensorRT tells
-        rig.cache.store(key, {'cut': plan[:-9], 'noise': b'noise', 'other_version':
-                              plan.replace(b'10.3.0', b'10.3.1')}[how], {})
+        other = b'noise' if how == 'noise' else plan.replace(b'10.3.0', b'10.3.1')
+        rig.cache.store(key, other, {})
     with pytest.raises(EngineMissingError, match=f'{role}.onnx'):
         rig.open()
     assert not rig.cache.has(key)
@@ -199,19 +198,13 @@ def drop_votes(graph: Any) -> None:
     graph.output.remove(next(o for o in graph.output if o.name == 'votes'))
 
 
-def shrink_sum(graph: Any) -> None:
-    output = next(o for o in graph.output if o.name == 'sum_p')
-    output.type.tensor_type.shape.dim[0].dim_value = 2
-
-
 def rename_mask(graph: Any) -> None:
     masks = [info for info in graph.input if info.type.tensor_type.shape.dim[0].dim_param]
     masks[0].name = 'other'
 
 
 @pytest.mark.parametrize(('change', 'says'), [
-    (drop_votes, 'votes'), (shrink_sum, r"'sum_p'.*2, 48, 64.*\(3, 48, 64\)"),
-    (rename_mask, "'other'"),
+    (drop_votes, 'votes'), (rename_mask, "'other'"),
 ])
 def test_an_engine_of_another_graph_is_refused(
     rig: Rig, change: Callable[[Any], None], says: str

@@ -56,7 +56,6 @@ class ILogger:
         self._is_base_called = True
 
     def log(self, severity: Any, msg: str) -> None:
-        """Overridden."""
         raise NotImplementedError
 
 
@@ -73,12 +72,10 @@ class Runtime:
     _gpu: FakeCuda
 
     def __init__(self, logger: ILogger) -> None:
-        if not getattr(logger, '_is_base_called', False):
-            self._gpu.violation('the base of the logger was not initialised')
+        assert logger._is_base_called  # pybind11 needs it
         self._logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
-        """Return an engine; None, and a message, for what is no plan of this version."""
         start, stop = len(_MAGIC), len(_MAGIC) + 32
         digest, body = serialized_engine[start:stop], serialized_engine[stop:]
         if hashlib.sha256(body).digest() == digest:
@@ -108,39 +105,31 @@ class ICudaEngine:
 
     @property
     def num_io_tensors(self) -> int:
-        """How many tensors go in and out."""
         return len(self._tensors)
 
     def get_tensor_name(self, index: int) -> str:
-        """Return the name of one."""
         return list(self._tensors)[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
-        """Say which way it goes."""
         return self._tensors[name][0]
 
     def get_tensor_dtype(self, name: str) -> Any:
-        """Return its type."""
         return self._tensors[name][1]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """Return its shape; -1 where an axis is open."""
         return self._tensors[name][2]
 
     @property
     def device_memory_size_v2(self) -> int:
-        """Return what a context needs for its largest shapes."""
         return _SCRATCH_BYTES * self._most_passes
 
     def create_runtime_config(self) -> IRuntimeConfig:
-        """Return what `create_execution_context` takes."""
         gpu = self._runtime._gpu
         return IRuntimeConfig(f'{self._runtime._module.__version__} {gpu.faults.driver}')
 
     def create_execution_context(
         self, runtime_config: IRuntimeConfig | None = None
     ) -> IExecutionContext | None:
-        """Return a context; None, and a message, where memory is full."""
         if self._most_passes > self._runtime._gpu.faults.contexts_up_to:
             self._runtime._error('Error Code 1: Cuda Runtime (out of memory)')
             return None
@@ -173,7 +162,6 @@ class IExecutionContext:
         self._gpu.contexts.add(self)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Take the shape of an input, if it is in the profile."""
         with self._alone() as engine:
             mode, _, declared = engine._tensors.get(name, (TensorIOMode.NONE, None, ()))
             low, _, high = engine._profiles.get(name, (declared,) * 3)
@@ -186,7 +174,6 @@ class IExecutionContext:
             return True
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
-        """Take an address, if it is aligned."""
         with self._alone() as engine:
             if name not in engine._tensors or memory == 0 or memory % ALIGNMENT:
                 self._error(f'address {memory:#x} of {name} is not valid')
@@ -195,13 +182,11 @@ class IExecutionContext:
             return True
 
     def infer_shapes(self) -> list[str]:
-        """Return the names of inputs without a shape."""
         with self._alone() as engine:
             return [name for name, (mode, _, _) in engine._tensors.items()
                     if mode == TensorIOMode.INPUT and name not in self._shapes]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        """Run, or say no."""
         gpu = self._gpu
         with self._alone() as engine:
             gpu.enqueued += 1
@@ -225,16 +210,13 @@ class IExecutionContext:
             return True
 
     def update_device_memory_size_for_shapes(self) -> int:
-        """Return what it needs for the shapes of now."""
         with self._alone() as engine:
             return self._needed(engine)
 
     def set_device_memory(self, memory: int, size: int) -> None:
-        """Take the memory that it works in."""
         self._scratch = (memory, size)
 
     def is_stream_capturable(self, stream: int) -> bool:
-        """Say whether it may be recorded: it must not allocate."""
         is_given = self._config is None or self._config._is_given
         return is_given and not self._gpu.faults.is_uncapturable
 
@@ -266,7 +248,6 @@ class IExecutionContext:
         self._ran = {shapes}
 
     def _work(self, engine: ICudaEngine) -> Callable[[], None]:
-        """Return a call with the shapes and addresses of now."""
         shapes, addresses = dict(self._shapes), dict(self._addresses)
         context, gpu, tensors = weakref.ref(self), self._gpu, engine._tensors
         session = _session(engine._graph)
@@ -320,11 +301,9 @@ class IRuntimeCache:
         self._kernels: set[str] = set()
 
     def serialize(self) -> bytes:
-        """Return all of them."""
         return json.dumps([self._stamp, sorted(self._kernels)]).encode()
 
     def deserialize(self, blob: bytes) -> bool:
-        """Take those of this version and driver."""
         try:
             stamp, kernels = json.loads(blob)
         except ValueError:
@@ -351,15 +330,12 @@ class IRuntimeConfig:
     def set_execution_context_allocation_strategy(
         self, strategy: ExecutionContextAllocationStrategy
     ) -> None:
-        """Say who gives it memory."""
         self._allocation = strategy
 
     def create_runtime_cache(self) -> IRuntimeCache:
-        """Return an empty one."""
         return IRuntimeCache(self._stamp)
 
     def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
-        """Look for kernels there, and put new ones there."""
         self._cache = cache
         return True
 
