@@ -10,10 +10,8 @@ import pytest
 
 openvino = pytest.importorskip('openvino')
 from uncertainty_seg.backends.cpu.openvino import (  # noqa: E402
-    channels_last,
     core_of_process,
     import_openvino,
-    planes_between,
     transpose_upsampled,
 )
 
@@ -105,44 +103,3 @@ def test_everything_else_is_left_alone(
     model = network({'mode': 'nearest', **resize}, conv, **more)
     assert transpose_upsampled(OV, model) == 0
     assert 'Interpolate' in kinds(model) and 'ConvolutionBackpropData' not in kinds(model)
-
-
-def two_graphs(has_convolution: bool) -> tuple[Any, Any]:
-    """Trunk: image to planes f and a row g. Head: both and a mask to logits."""
-    def model(nodes: list[Any], inputs: dict[str, Any], outputs: list[str]) -> Any:
-        weights = numpy_helper.from_array(RNG.normal(size=(C, C, 1, 1)).astype(np.float32), 'w')
-        infos = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in inputs.items()]
-        results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
-        graph = helper.make_graph(nodes, 'part', infos, results, [weights])
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-        return core_of_process().read_model(made.SerializeToString())
-
-    node = helper.make_node
-    trunk = model([node('Relu', ['x'], ['f']), node('ReduceMean', ['x'], ['g'], axes=[2, 3],
-                                                    keepdims=0)],
-                  {'x': [1, C, H, W]}, ['f', 'g'])
-    step = node('Conv', ['m', 'w'], ['c']) if has_convolution else node('Neg', ['m'], ['c'])
-    head = model([node('Mul', ['f', 'mask'], ['m']), step, node('ReduceMean', ['g'], ['k']),
-                  node('Add', ['c', 'k'], ['logits'])],
-                 {'f': [1, C, H, W], 'g': [1, C], 'mask': [3, C, 1, 1]}, ['logits'])
-    return trunk, head
-
-
-def test_planes_cross_with_their_channels_last() -> None:
-    trunk, head = two_graphs(True)
-    assert planes_between(trunk, head) == {'f'}
-    image = RNG.normal(size=(1, C, H, W)).astype(np.float32)
-    mask = RNG.random((3, C, 1, 1)).astype(np.float32)
-    planes, row = run(trunk, image)
-    expected, = run(head, planes, row, mask)
-    last, same = run(channels_last(OV, trunk, {'f'}), image)
-    np.testing.assert_array_equal(last, planes.transpose(0, 2, 3, 1))
-    np.testing.assert_array_equal(same, row)
-    turned = channels_last(OV, head, {'f'})
-    assert {n for port in turned.inputs for n in port.get_names()} == {'f', 'g', 'mask'}
-    found, = run(turned, last, row, mask)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-def test_a_head_without_convolutions_takes_planes_as_they_are() -> None:
-    assert planes_between(*two_graphs(False)) == frozenset()

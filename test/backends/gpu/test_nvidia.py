@@ -196,14 +196,6 @@ def test_a_version_before_jetpack_6_1_is_refused(version: str) -> None:
         load_tensorrt(lambda _: module_of(version))
 
 
-def test_types_are_those_of_numpy() -> None:
-    trt = TensorRt(fake_tensorrt(FakeCuda()))
-    for kind, name in (('FLOAT', 'float32'), ('HALF', 'float16'), ('UINT8', 'uint8')):
-        assert trt.numpy_dtype(trt.module.DataType[kind]) == np.dtype(name)
-    with pytest.raises(BackendError, match='BF16|7'):
-        trt.numpy_dtype(trt.module.DataType.BF16)
-
-
 def test_errors_are_kept_for_the_exception_and_warnings_are_not(
     caplog: pytest.LogCaptureFixture
 ) -> None:

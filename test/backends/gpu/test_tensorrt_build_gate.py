@@ -190,13 +190,6 @@ def test_a_graph_that_tensorrt_cannot_compute_is_refused_by_node(
     assert words in found['text']
 
 
-def test_what_is_no_graph_is_refused(builder: Builder, tmp_path: Path) -> None:
-    path = tmp_path / 'broken.onnx'
-    path.write_bytes(b'\x12\xff\xff')
-    found = builder.graph(path)
-    assert found['error'] == 'GraphError' and 'broken.onnx' in found['text']
-
-
 # Between them: channel, element and token dropout, attention, skips, dropout in every layer.
 ZOO = [('deeplabv3', ''), ('unet_dropout', ''), ('fpn', 'fp16'), ('fc_densenet56', ''),
        ('segformer', ''), ('vit', 'bf16'), ('lraspp', 'bf16')]

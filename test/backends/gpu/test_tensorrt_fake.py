@@ -106,13 +106,12 @@ class Summer:
         self.plan = plan_of(model.SerializeToString(), {'x': ((1, 2), (4, 2), (4, 2))}, version)
         self.gpu = FakeCuda()
         self.memory = CudaMemory(cuda=self.gpu)
-        self.said: list[str] = []
         self.module = fake_tensorrt(self.gpu, version)
 
         class Logger(self.module.ILogger):  # type: ignore[name-defined,misc]
 
             def log(logger, severity: Any, msg: str) -> None:  # noqa: N805
-                self.said.append(msg)
+                pass
 
         self.runtime = self.module.Runtime(Logger())
         self.engine: Any = self.runtime.deserialize_cuda_engine(self.plan)
@@ -159,29 +158,11 @@ def test_it_computes_and_a_graph_writes_to_the_addresses_it_was_recorded_with(
     assert np.isnan(summer.at(other)).all()
 
 
-def test_no_is_said_where_tensorrt_says_it(summer: Summer) -> None:
-    context = summer.context
-    assert not context.execute_async_v3(STREAM)  # neither shape nor address
-    assert context.infer_shapes() == ['x']
-    assert not any(context.set_input_shape(*one) for one in (
-        ('x', (5, 2)), ('x', (1, 2, 1)), ('y', (1, 2))))
-    assert not any(context.set_tensor_address(*one) for one in (
-        ('x', summer.x.address + 64), ('x', 0), ('z', summer.x.address)))
-    assert summer.runtime.deserialize_cuda_engine(summer.plan[:-1] + b'x') is None
-    summer.gpu.faults.contexts_up_to = 3
-    assert summer.engine.create_execution_context() is None
-    assert len(summer.said) == 9 and summer.gpu.violations == []
-
-
 def free_a_buffer(summer: Summer) -> None:
     summer.x = None
     gc.collect()
     summer.run()
     summer.memory.wait()
-
-
-def take_the_default_stream(summer: Summer) -> None:
-    summer.context.execute_async_v3(0)
 
 
 def free_the_engine(summer: Summer) -> None:
@@ -215,7 +196,7 @@ def use_two_threads(summer: Summer) -> None:
 
 @pytest.mark.parametrize(('harm', 'says'), [
     (free_a_buffer, 'not allocated'),
-    (take_the_default_stream, 'stream 0'), (free_the_engine, 'engine is gone'),
+    (free_the_engine, 'engine is gone'),
     (record_cold, 'before it ran'),
     (use_two_threads, 'two threads'),
 ])
