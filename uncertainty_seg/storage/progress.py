@@ -24,18 +24,18 @@ _LINE_OPEN = '{desc}: {n_fmt} {unit}s, {elapsed} passed'
 
 def progress(
     items: Iterable[Any] | None = None, *, desc: str, total: float | None = None,
-    unit: str = 'frame', leave: bool = True,
+    unit: str = 'frame',
 ) -> tqdm[Any]:
     """
     Return a bar, or what prints lines, to iterate over; without items ``update`` counts.
 
-    `desc` is the work in a word, `unit` what is counted, singular; `leave` keeps the bar at the
-    end. `total` is by default the length of the items where that is known.
+    `desc` is the work in a word, `unit` what is counted, singular. `total` is by default the
+    length of the items where that is known.
     """
     from tqdm import tqdm
 
     if sys.stderr.isatty():
-        return tqdm(items, desc=desc, total=total, unit=unit, leave=leave, file=sys.stderr)
+        return tqdm(items, desc=desc, total=total, unit=unit, file=sys.stderr)
     if total is None and hasattr(items, '__len__'):
         total = len(items)  # type: ignore[arg-type]
     return tqdm(items, desc=desc, total=total, unit=unit, file=_Lines(), delay=LINE_S,

@@ -64,17 +64,9 @@ def whole_folder(
 
     Raises OSError if the disk refuses; an older folder stays as it was.
 
-    Parameters
-    ----------
-    path : Path
-        The folder, or a link to it; its parent exists. An older one is replaced at the end.
-    draft_name : str, optional
-        Name of the draft beside it; by default a random hidden one.
-    is_synced : bool
-        Flush every file to the disk before the rename. False is for thousands of small files that
-        can be made again, where it would take longer than writing them.
-    is_replacing : bool
-        Take the place of an older folder; False refuses one that is not empty.
+    The path may be a link; its parent exists. The draft has a random hidden name beside it, or the
+    given one. An older folder is replaced at the end, or refused if it is not empty. Without
+    `is_synced` no file is flushed to the disk: for thousands that can be made again.
 
     """
     path = path.resolve()
