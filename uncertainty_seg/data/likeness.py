@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+import math
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.scores.density import pooled
 from uncertainty_seg.errors import ConfigError, ShapeError
 
@@ -49,6 +50,14 @@ _BLOCK, _PAIRS = 1024, 1 << 23
 def num_features(num_classes: int) -> int:
     """Return the length of the vector for C classes."""
     return ROWS * COLUMNS * (3 + _DIRECTIONS) + _COLORS**2 + 5 * num_classes
+
+
+def class_means(values: FloatMap, label: LabelMap, num_classes: int) -> list[float]:
+    """Return the mean of a map (h, w) over the pixels of each predicted class, NaN without any."""
+    counts = np.bincount(label.ravel(), minlength=num_classes)
+    sums = np.bincount(label.ravel(), values.ravel(), num_classes)
+    return [float(total / count) if count else math.nan
+            for total, count in zip(sums, counts, strict=True)]
 
 
 def frame_features(

@@ -39,9 +39,10 @@ from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
-from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
+from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.data.likeness import (
+    class_means,
     embedding_length,
     frame_embedding,
     frame_features,
@@ -592,7 +593,7 @@ class _Shard:
         self._engine, self._job, self._report = engine, job, report
         self._writer = writer
         self._loops: dict[tuple[str, str], FrameLoop] = {}
-        self._keys = class_keys(engine.card)
+        self._num_classes = engine.card.num_classes
 
     def read(self, on_frame: Callable[[], object]) -> None:
         report, source = self._report, self._job.source
@@ -645,10 +646,12 @@ class _Shard:
         source, scores, verdict = self._job.source, result.scores, result.verdict
         label = result.label_at_source()
         height, width = label.shape
-        counts = np.bincount(label.ravel(), minlength=len(self._keys))
+        counts = np.bincount(label.ravel(), minlength=self._num_classes)
         shares = (counts / label.size).tolist()
-        features = frame_features(image, shares, [scores[f'entropy.{key}'] for key in self._keys],
-                                  [scores[f'mutual_information.{key}'] for key in self._keys])
+        maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
+        features = frame_features(
+            image, shares, *(class_means(values, maps.label, self._num_classes)
+                             for values in (maps.entropy, maps.mutual_information)))
         return ScoreRow(
             item.dive, source.path, source.kind, item.topic, item.index, item.stamp_ns,
             height, width, verdict.is_confident, verdict.kind, verdict.score_ratio,

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.backends.opening import open_pipeline
 from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
+from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.preprocess import fit_image
-from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
+from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.data.likeness import frame_features
+from uncertainty_seg.data.likeness import class_means, frame_features
 from uncertainty_seg.data.strategies import Candidates, select, SelectionRequest
 from uncertainty_seg.errors import ConfigError, DatasetError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
@@ -67,7 +68,6 @@ from uncertainty_seg.training.train import (
 )
 
 TABLE_FILE, IMAGES_FILE, LOCK = 'rounds.csv', 'images.json', '.lock'
-_MI = 'mutual_information'
 
 
 @dataclass(frozen=True)
@@ -275,24 +275,22 @@ class _Rounds:
 
     def scored(self, number: int, stems: NDArray[np.object_]) -> Candidates:
         """Score the pool with the network of a round; features where the strategy needs them."""
-        keys = class_keys(self.card(number))
-        names = [self.recipe.score, *(f'{kind}.{key}' for kind in ('entropy', _MI)
-                                      for key in keys)]
-        scores, features = [], []
-        for _, image, label, found in self.judged(number, self.images, names):
-            share = np.bincount(label.ravel(), minlength=len(keys)) / label.size
-            scores.append(found[self.recipe.score])
+        num, scores, features = len(self.classes.names), [], []
+        for _, image, result, score in self.judged(number, self.images, self.recipe.score):
+            maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
+            share = np.bincount(maps.label.ravel(), minlength=num) / maps.label.size
+            scores.append(score)
             features.append(frame_features(
-                image, share.tolist(), [found[f'entropy.{key}'] for key in keys],
-                [found[f'{_MI}.{key}'] for key in keys]))
+                image, share.tolist(), *(class_means(values, maps.label, num)
+                                         for values in (maps.entropy, maps.mutual_information))))
         return _candidates(stems, np.array(scores), features=np.stack(features))
 
     def judged(
-        self, number: int, images: Iterable[tuple[str, ImageU8]], names: Sequence[str] = ()
-    ) -> Iterator[tuple[str, ImageU8, LabelMap, Mapping[str, float]]]:
-        """Yield name, BGR image, predicted classes and scores of images, by a round's network."""
+        self, number: int, images: Iterable[tuple[str, ImageU8]], score: str = ''
+    ) -> Iterator[tuple[str, ImageU8, FrameResult, float]]:
+        """Yield name, BGR image, result and score of images, by the network of a round."""
         bundle = load_bundle(self.bundle(number), has_calibration=False)
-        vector = ScoreVector(bundle.card, names=names)
+        vector = ScoreVector(bundle.card, names=[score] if score else [])
         settings = Settings(threads=self.threads)
         with open_pipeline(bundle, settings, temperature=1.0) as pipeline:
             pipeline.want(vector.maps)
@@ -301,8 +299,8 @@ class _Rounds:
                 result = pipeline.measure(image)
                 where = result.geometry.rows, result.geometry.columns
                 fitted = fit_image(image, result.geometry, bundle.card.input)[where]
-                scores = vector.compute(result.maps.cut(*where), fitted) if names else {}
-                yield stem, image, result.label, scores
+                found = vector.compute(result.maps.cut(*where), fitted) if score else {}
+                yield stem, image, result, found.get(score, math.nan)
 
     def labelled(self, number: int) -> LabelledFolder:
         """Return all frames that have labels in this round, whichever round asked for them."""
@@ -346,9 +344,9 @@ class _Rounds:
         """Measure the network of a round, and write its row: it is finished."""
         table = ConfusionMatrix(self.test.num_classes)
         pairs = zip(self.test.stems, self.test.images, strict=True)
-        for truth, (_, _, label, _) in zip(self.test.masks, self.judged(number, pairs),
-                                           strict=True):
-            table.add(truth, label, self.test.ignore_index)
+        for truth, (_, _, result, _) in zip(self.test.masks, self.judged(number, pairs),
+                                            strict=True):
+            table.add(truth, result.label, self.test.ignore_index)
         known = [(mask != labelled.ignore_index).sum() for mask in labelled.masks]
         replace_file(self.result(number), json_text({
             'round': number, 'labelled': len(labelled.stems),
@@ -364,11 +362,7 @@ class _Rounds:
         if not number:
             yield from (np.zeros(image.shape[:2], np.uint8) for _, image in files)
             return
-        yield from (label for _, _, label, _ in self.judged(number - 1, files))
-
-    def card(self, number: int) -> Any:
-        """Return the card of a round's bundle."""
-        return load_bundle(self.bundle(number), has_calibration=False).card
+        yield from (result.label for _, _, result, _ in self.judged(number - 1, files))
 
     @property
     def paths(self) -> dict[str, Path]:
