@@ -53,7 +53,7 @@ def twin_under_another_name(train: Path, val: Path) -> None:
     (['--scores', 'entropy.median'], None, 'entropy.median'),
     (['--report', 'missing/r.html'], None, 'missing/r.html'),
     (['--report', '.'], None, 'it is a folder'),
-    ([], twin_under_another_name, "'frame_2_005' is the training image 'frame_1_007'"),
+    ([], twin_under_another_name, "'frame_2_005', which is 'frame_1_007'"),
 ])
 @pytest.mark.usefixtures('no_run')
 def test_it_is_said_before_anything_is_measured(
@@ -84,7 +84,7 @@ def test_an_option_that_would_not_be_used_is_refused_and_not_passed_over(
 
 
 @pytest.mark.parametrize(('verb', 'library', 'package'), [
-    ('calibrate', 'sklearn', 'scikit-learn'), ('calibrate', 'scipy', 'scipy'),
+    ('calibrate', 'sklearn', 'sklearn'), ('calibrate', 'scipy', 'scipy'),
     ('calibrate', 'matplotlib', 'matplotlib'), ('evaluate', 'scipy', 'scipy'),
     ('evaluate', 'matplotlib', 'matplotlib'), ('calibrate', 'jinja2', 'jinja2'),
     ('evaluate', 'jinja2', 'jinja2'),

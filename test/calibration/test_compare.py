@@ -20,19 +20,17 @@ pytest.importorskip('matplotlib', reason='matplotlib is not installed: no page i
 from uncertainty_seg.calibration import compare as it  # noqa: E402
 from uncertainty_seg.calibration.api import compare  # noqa: E402
 from uncertainty_seg.calibration.compare import (  # noqa: E402
-    ComparedFrames,
     Contender,
     contenders_of,
     measure_cost,
     MeasuredCost,
 )
 from uncertainty_seg.calibration.comparison_rows import Contended  # noqa: E402
-from uncertainty_seg.calibration.labelled_pairs import data_digest, KnownFrames  # noqa: E402
+from uncertainty_seg.calibration.labelled_pairs import KnownFrames, LabelledFrames  # noqa: E402
 from uncertainty_seg.calibration.statistics.bad_rule import BadRule  # noqa: E402
 from uncertainty_seg.core.calibration import image_digest  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits  # noqa: E402
-from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.model_bundle import (  # noqa: E402
     load_bundle,
     write_bundle,
@@ -135,19 +133,21 @@ def test_a_bundle_that_was_calibrated_on_these_images_says_so(
     fitted = shutil.copytree(place / 'tiny', tmp_path / 'fitted')
     bundle = load_bundle(fitted)
     assert bundle.calibration is not None
-    digest = data_digest(load_folder(place / 'val', 'val'))
-    write_calibration(bundle, replace(bundle.calibration, data_sha256=digest))
     write_folder(tmp_path / 'others', 30, 7)
+
+    def seen(data: Path, most: int) -> None:
+        found = [image_digest(cv2.imread(str(path)))
+                 for path in sorted((data / 'images').iterdir())[:most]]
+        write_calibration(bundle, replace(
+            bundle.calibration, seen_images=tuple(sorted(found))))  # type: ignore[arg-type]
 
     def notes(data: Path) -> list[str]:
         found = compare([fitted], data, settings=SETTINGS)
         return [note for note in found.notes if 'was calibrated on' in note]
 
+    seen(place / 'val', 30)
     assert len(notes(place / 'val')) == 2 and notes(tmp_path / 'others') == []
-    # Of some it is known by their pixels.
-    some = [image_digest(cv2.imread(str(path)))
-            for path in sorted((tmp_path / 'others' / 'images').iterdir())[:4]]
-    write_calibration(bundle, replace(bundle.calibration, seen_images=tuple(sorted(some))))
+    seen(tmp_path / 'others', 4)
     assert all('4 of these images' in note for note in notes(tmp_path / 'others'))
 
 
@@ -206,9 +206,9 @@ def test_another_input_size_and_a_busy_machine_are_said_and_not_refused(place: P
     loud = replace(loud, bundle=replace(loud.bundle, card=wide))
     none = np.zeros(0)
     found = Contended(np.array([True, False]), none, {}, {}, {})
-    frames = ComparedFrames(KnownFrames([], []), np.array([], np.str_), {},
-                            BadRule.parse('iou<0.5', CLASSES), '', ())
-    notes = it._notes(frames, [tiny, loud], {'tiny': found, 'loud': found},
+    frames = LabelledFrames(KnownFrames([], []), np.array([], np.str_), {}, '', True)
+    rule = BadRule.parse('iou<0.5', CLASSES)
+    notes = it._notes(frames, rule, [tiny, loud], {'tiny': found, 'loud': found},
                       {'tiny': COST, 'loud': replace(COST, spread=1.6)})
     assert any('loud sees 128x48 and tiny 64x48' in note for note in notes)
     assert any('the machine was busy' in note.lower() for note in notes)

@@ -66,7 +66,7 @@ def test_all_but_the_flag_is_what_the_calibrated_bundle_has(
         for name in ('bundle', *OF_THE_FLAG):
             del values[name]
     assert found == warm
-    assert 0.3 < found['mean_iou'] < 0.9 and len(found['scores']) > 30
+    assert 0.3 < found['mean_iou'] < 0.9 and len(found['scores']) > 20
 
 
 def test_masks_and_maps_are_measured_as_numpy_and_scikit_learn_measure_them(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 import math
 import os
 from pathlib import Path
@@ -20,20 +21,20 @@ from uncertainty_seg.calibration.compare import (
     compare_on,
     Comparison,
     contenders_of,
-    read_frames,
 )
 from uncertainty_seg.calibration.evaluate import (
     evaluate_bundle,
     Evaluated,
     EvaluationRequest,
 )
+from uncertainty_seg.calibration.labelled_pairs import evenly, labelled_frames
 from uncertainty_seg.calibration.report.page import require_report_place, write_page
 from uncertainty_seg.calibration.report.reports import (
     comparison_page,
     write_calibration_report,
     write_evaluation_report,
 )
-from uncertainty_seg.calibration.statistics.bad_rule import DEFAULT_RULE
+from uncertainty_seg.calibration.statistics.bad_rule import BadRule, DEFAULT_RULE
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, require_libraries
@@ -304,9 +305,14 @@ def compare(
         require_report_place(Path(report))
     given, used = [as_bundle(bundle) for bundle in bundles], checked_settings(settings)
     contenders = contenders_of(given, None if baseline is None else as_bundle(baseline))
-    frames = read_frames(given[0], used, Path(data), split, None if ood is None else Path(ood),
-                         blocks_path(data, blocks), bad, max_frames)
-    found = compare_on(contenders, frames, used, alphas)
+    made = given[0].calibration
+    rule = BadRule.parse(bad or (made.promises[0].bad if made and made.promises else DEFAULT_RULE),
+                         given[0].card.class_names)
+    frames = labelled_frames(given[0], used, Path(data), split, blocks_path(data, blocks),
+                             None if ood is None else Path(ood))
+    rows = evenly(len(frames.blocks), max_frames)
+    found = compare_on(contenders, replace(
+        frames, known=frames.known.take(rows), blocks=frames.blocks[rows]), rule, used, alphas)
     if report:
         write_page(Path(report), comparison_page(found))
     return found

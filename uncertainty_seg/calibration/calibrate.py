@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ from uncertainty_seg.calibration.statistics.evaluation import (
     best_temperature,
     Evaluation,
     FrameTable,
+    is_rounding,
     mean_nll,
     score_frames,
     split_blocks,
@@ -78,7 +79,6 @@ from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import (
     CalibrationError,
     ConfigError,
-    DatasetError,
 )
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import (
@@ -104,10 +104,8 @@ MAX_TRAIN = 2000
 # A pixel above this share of the training pixels counts as uncertain.
 PIXEL_QUANTILE = 0.9
 LIMITED_MAPS = ('entropy',)
-_BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
 _SEED = 0
 _log = logging.getLogger(__name__)
-_T = TypeVar('_T')
 
 
 # -------------------------------------------------------------------------------------------------
@@ -134,22 +132,9 @@ class CalibrationOutcome:
     """
     A calibration, and what it was made from.
 
-    Attributes
-    ----------
-    calibration : Calibration
-        To be written.
-    before, after : Evaluation
-        Of the validation frames that thresholds were fitted on, at temperature 1 and at the
-        fitted.
-    seen : Evaluation
-        Of the training frames.
-    train, val : FrameTable
-        Training frames, and the validation frames that thresholds were fitted on.
-    pairs : list of (image, mask)
-        Of `val`.
-    features : FeatureDensity or None
-        What features are compared with, where the trunk gives some.
-
+    `before` and `after` are of the validation frames that thresholds were fitted on, at
+    temperature 1 and at the fitted; `val` is their table and `pairs` their images and masks.
+    `seen` and `train` are of the training frames. `features` are there where the trunk gives some.
     """
 
     calibration: Calibration
@@ -203,12 +188,12 @@ class _ReadFrames:
     foreign: dict[str, ImageU8]
 
     @property
-    def tuned(self) -> list[Pair]:
-        return _where(self.known.pairs, self.is_tuned)
+    def tuned(self) -> KnownFrames:
+        return self.known.take(np.flatnonzero(self.is_tuned))
 
     @property
-    def held(self) -> list[Pair]:
-        return _where(self.known.pairs, ~self.is_tuned)
+    def held(self) -> KnownFrames:
+        return self.known.take(np.flatnonzero(~self.is_tuned))
 
 
 def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
@@ -222,22 +207,22 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     require_rounding(settings.backend, bundle, settings)
     require_scores(bundle.card, request.scores)
     read = _read(request)
-    temperature = _temperature(request, read.tuned)
+    temperature = _temperature(request, read.tuned.pairs)
     with opened(bundle, settings, 1.0) as pipeline:
-        before = measure(pipeline, read.held, 'validation, temperature 1', rule)
+        before = measure(pipeline, read.held.pairs, 'validation, temperature 1', rule)
     with opened(bundle, settings, temperature) as pipeline:
         limits = _pixel_limits(pipeline, read.looked_at.pairs[::10])
         features = _features_of(pipeline, read.looked_at.pairs, settings)
     with opened(replace(bundle, features=features), settings, temperature,
                 ScoreVector(bundle.card, limits, features=features)) as pipeline:
         seen = measure(pipeline, read.looked_at.pairs, 'training', rule)
-        after = measure(pipeline, read.held, 'validation', rule)
+        after = measure(pipeline, read.held.pairs, 'validation', rule)
         foreign = score_frames(pipeline, read.foreign) if read.foreign else None
     stems = read.looked_at.stems
     train = seen.table(stems, np.array(stems, np.str_))
     # Distances of the training frames are from each other: one is nearest to itself.
     train = train.with_scores(features.held_out_scores() if features else {})
-    val = after.table(_where(read.known.stems, ~read.is_tuned), read.blocks[~read.is_tuned])
+    val = after.table(read.held.stems, read.blocks[~read.is_tuned])
     density = _density_of(train)
     train, val = (_told(table, density, bundle.card) for table in (train, val))
     family, chosen = gate_of(train, request.alphas,
@@ -246,7 +231,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
                      for alpha in request.alphas)
     made = _calibration(request, read, temperature, limits, density, features,
                         family.only(chosen), train, val, promises)
-    return CalibrationOutcome(made, before, after, seen, train, val, read.held, features)
+    return CalibrationOutcome(made, before, after, seen, train, val, read.held.pairs, features)
 
 
 def _read(request: CalibrationRequest) -> _ReadFrames:
@@ -270,15 +255,13 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
     tuned, kept = split_blocks(blocks, TUNE_SHARE, _SEED)
     require_blocks(blocks, kept, request.alphas)
     train = known_frames(bundle, load_folder(request.train, 'train'), ignore)
-    refuse_shared(train, known)
+    # Density and choice have seen the training frames.
+    val = {stem: image for stem, (image, _) in zip(known.stems, known.pairs, strict=True)}
+    refuse_familiar(val, train, 'validation images', 'training images')
     for familiar in (train, known):
         refuse_familiar(foreign, familiar)
     looked_at = train.take(evenly(len(train.pairs), MAX_TRAIN))
     return _ReadFrames(data, known, train, looked_at, blocks, tuned, foreign)
-
-
-def _where(items: Sequence[_T], rows: NDArray[np.bool_]) -> list[_T]:
-    return [item for item, keep in zip(items, rows, strict=True) if keep]
 
 
 def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
@@ -300,8 +283,7 @@ def _pixel_limits(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, float]
     for image, _ in pairs:
         result = pipeline.measure(image, 0)
         maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
-        for name, parts in values.items():
-            # Neighbours tell the same.
+        for name, parts in values.items():  # neighbours tell the same
             parts.append(getattr(maps, name)[::3, ::3].ravel())
     return {name: float(np.nanquantile(np.concatenate(parts), PIXEL_QUANTILE))
             for name, parts in values.items()}
@@ -347,15 +329,6 @@ def _told(table: FrameTable, density: ScoreDensity | None, card: ModelCard) -> F
         table = table.with_scores({DENSITY_SCORE: np.array(
             [density.score(row) for row in table.rows()])})
     return table.only(name for name in table.scores if not is_rounding(card, name))
-
-
-def is_rounding(card: ModelCard, name: str) -> bool:
-    """
-    Say whether a score is nothing but rounding: what differs between passes, where all are equal.
-
-    Rounding ranks frames as entropy does, in one runtime; in another it may be none at all.
-    """
-    return card.has_one_pass and name.split('.')[0] in _BETWEEN_PASSES
 
 
 def _calibration(
@@ -447,23 +420,6 @@ def require_blocks(
                                'at least 1', 'have more blocks')
 
 
-def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
-    """
-    Refuse to promise on frames that density and choice have seen, whatever they are called.
-
-    Raises DatasetError if an image is in both.
-    """
-    seen = {image_digest(image): stem
-            for (image, _), stem in zip(train.pairs, train.stems, strict=True)}
-    for (image, _), stem in zip(val.pairs, val.stems, strict=True):
-        twin = seen.get(image_digest(image))
-        if twin is not None:
-            raise DatasetError(
-                f'the validation image {stem!r} is the training image {twin!r}',
-                'validation images that nothing was trained or chosen on',
-                'give different folders for training and validation, or the folder a splits.json')
-
-
 # -------------------------------------------------------------------------------------------------
 # What is usual on frames of the training set: of features, and of scores together.
 
@@ -481,24 +437,8 @@ def fit_feature_density(
     """
     Keep the pooled features of some frames.
 
-    Parameters
-    ----------
-    frames : iterable of (ndarray, ndarray, ndarray or None)
-        Float32 (1, D, hf, wf) features, uint8 (h, w) predicted class ids, both without padding,
-        and bool (h, w), True where a pixel is left out.
-    neighbours : int
-        k of 'features.knn'.
-
-    Returns
-    -------
-    FeatureDensity
-        Rows of its bank in the order of the frames.
-
-    Raises
-    ------
-    CalibrationError
-        If there is no frame, or features are not finite: a row of the bank would be missing.
-
+    Rows of its bank are in the order of the frames; k of 'features.knn' is `neighbours`. Raises
+    CalibrationError if there is no frame, or features are not finite: a row would be missing.
     """
     bank: list[_Rows] = []
     classes: list[int] = []
@@ -570,10 +510,8 @@ def _table(
     table = table.reshape(len(frames), len(names))
     table = table[np.isfinite(table).all(1)]
     if len(table) < FRAMES_A_SCORE * len(names):
-        raise CalibrationError(
-            f'{len(table)} frames for a density over {len(names)} scores',
-            f'at least {FRAMES_A_SCORE * len(names)}', 'take more frames or fewer scores',
-        )
+        raise CalibrationError(f'{len(table)} frames for a density over {len(names)} scores',
+                               f'at least {FRAMES_A_SCORE * len(names)}', 'take more frames')
     return table
 
 

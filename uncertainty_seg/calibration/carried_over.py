@@ -56,19 +56,9 @@ class CarriedOver:
     """
     Thresholds that were carried over, and what that took.
 
-    Attributes
-    ----------
-    calibration : Calibration
-        Of the variant, to be written.
-    margins : mapping of float to mapping of str to float
-        By alpha, how far the threshold of each score was lowered.
-    num_images : int
-        Images that both were run on.
-    accepted : mapping of float to (float, float)
-        Shares of these images that the bundle and the variant accept, by alpha.
-    labels_differ : float
-        Mean share of the pixels that have another class.
-
+    `margins` say by alpha how far the threshold of each score was lowered, `accepted` which shares
+    of the images bundle and variant accept, `labels_differ` the mean share of the pixels that have
+    another class.
     """
 
     calibration: Calibration
@@ -113,9 +103,7 @@ def carry_over(
     Returns
     -------
     CarriedOver
-        The calibration has the source's promises with lower thresholds and without the shares that
-        were measured of the source, `carried_error`, to which that of the source is added, and
-        `carried_from`.
+        With the source's promises, without the shares that were measured of the source.
 
     Raises
     ------

@@ -16,33 +16,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 import logging
-from pathlib import Path
 import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.calibration.comparison_rows import Contended, FigureRow, rows_of
 from uncertainty_seg.calibration.labelled_pairs import (
-    count_fitted,
-    data_digest,
-    evenly,
     every_score,
-    images_in,
-    known_frames,
-    KnownFrames,
+    LabelledFrames,
     measure,
     opened,
-    refuse_familiar,
-    without_selected,
-    without_twins,
 )
 from uncertainty_seg.calibration.report.page import (
     interval_text,
     number,
 )
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule, DEFAULT_RULE
+from uncertainty_seg.calibration.statistics.bad_rule import BadRule
 from uncertainty_seg.calibration.statistics.evaluation import score_frames
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -50,7 +40,6 @@ from uncertainty_seg.core.dropout_masks import Masks, PassSource, still_inputs
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.errors import ModelBundleError
-from uncertainty_seg.storage.labelled_folder import load_folder, read_blocks
 
 SINGLE = 'single'
 ROUNDS = 15
@@ -65,21 +54,10 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Comparison:
     """
-    What was found.
+    What was found: rows, figure by figure, the baseline first in each.
 
-    Attributes
-    ----------
-    rows : tuple of FigureRow
-        Figure by figure; in each, the baseline first.
-    contenders : mapping of str to str
-        Label -> what it is, in a sentence; the baseline first.
-    timings : mapping of str to str
-        Label -> how its time was measured, in a sentence.
-    facts : mapping of str to str
-        What was measured, on what.
-    notes : tuple of str
-        Sentences that a reader of the table must know.
-
+    `contenders` and `timings` say by label what each is and how its time was measured, `notes`
+    what a reader of the table must know.
     """
 
     rows: tuple[FigureRow, ...]
@@ -137,7 +115,7 @@ def _line(row: FigureRow, width: int) -> str:
 
 
 def compare_on(
-    contenders: Sequence[Contender], frames: ComparedFrames, settings: Settings,
+    contenders: Sequence[Contender], frames: LabelledFrames, rule: BadRule, settings: Settings,
     alphas: Sequence[float],
 ) -> Comparison:
     """Measure all contenders, the baseline first, and make the rows; raises as `compare`."""
@@ -146,13 +124,12 @@ def compare_on(
     images = [image for image, _ in frames.known.pairs]
     for one in contenders:
         costs[one.label] = measure_cost(contenders[0], one, images, settings)
-        contended[one.label] = measure_contender(one, frames, settings, costs[one.label])
+        contended[one.label] = measure_contender(one, frames, rule, settings, costs[one.label])
     rows = rows_of(contended, frames.blocks, contenders[0].bundle.card.num_classes, alphas)
     return Comparison(
         rows, {one.label: one.describe() for one in contenders},
         {label: cost.describe() for label, cost in costs.items()},
-        _facts(frames, contended),
-        (*frames.remarks, *_notes(frames, contenders, contended, costs)))
+        _facts(frames, rule, contended), _notes(frames, rule, contenders, contended, costs))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -164,15 +141,7 @@ class Contender:
     """
     A bundle, and how it is run.
 
-    Attributes
-    ----------
-    label : str
-        Its name in the table.
-    bundle : ModelBundle
-        With or without a calibration.
-    is_still : bool
-        One pass with nothing random in it, instead of the bundle's own.
-
+    `is_still` is one pass with nothing random in it, instead of the bundle's own.
     """
 
     label: str
@@ -266,57 +235,16 @@ def _labels(given: Sequence[ModelBundle]) -> list[str]:
 
 
 # -------------------------------------------------------------------------------------------------
-# On which frames.
-
-
-@dataclass(frozen=True)
-class ComparedFrames:
-    """
-    The frames of a comparison, the same for every contender.
-
-    Labelled ones with their blocks, (n,), foreign images by name, the rule by which masks are bad,
-    the digest of what was read, and sentences on how the frames were chosen.
-    """
-
-    known: KnownFrames
-    blocks: NDArray[np.str_]
-    foreign: Mapping[str, ImageU8]
-    rule: BadRule
-    data_sha256: str
-    remarks: tuple[str, ...]
-
-
-def read_frames(
-    first: ModelBundle, settings: Settings, data: Path, split: str, ood: Path | None,
-    blocks: Path | None, bad: str | None, max_frames: int,
-) -> ComparedFrames:
-    """
-    Read the labelled frames and the foreign images.
-
-    Frames that were selected by their scores are left aside where others were drawn by chance.
-    Raises DatasetError if a folder is wrong; ConfigError if the rule cannot be read.
-    """
-    promises = first.calibration.promises if first.calibration else ()
-    rule = BadRule.parse(bad or (promises[0].bad if promises else DEFAULT_RULE),
-                         first.card.class_names)
-    read, remark = without_selected(load_folder(data, split), data)
-    if remark:
-        _log.warning('%s', remark)
-    known = known_frames(first, read, settings.ignore_mask)
-    known, names = without_twins(known, read_blocks(blocks, known.stems))
-    foreign = images_in(ood) if ood else {}
-    refuse_familiar(foreign, known)
-    rows = evenly(len(known.stems), max_frames)
-    return ComparedFrames(known.take(rows), names[rows], foreign, rule, data_digest(read),
-                          (f'{remark[:1].upper()}{remark[1:]}.',) if remark else ())
+# What it makes of the frames.
 
 
 def measure_contender(
-    contender: Contender, frames: ComparedFrames, settings: Settings, cost: MeasuredCost
+    contender: Contender, frames: LabelledFrames, rule: BadRule, settings: Settings,
+    cost: MeasuredCost,
 ) -> Contended:
     """Run a contender over all frames, with a progress bar; raises what the pipeline raises."""
     with contender.opened(settings) as pipeline:
-        found = measure(pipeline, frames.known.pairs, contender.label, frames.rule, by_frame=True)
+        found = measure(pipeline, frames.known.pairs, contender.label, rule, by_frame=True)
         foreign = score_frames(pipeline, frames.foreign) if frames.foreign else None
     return Contended(found.is_bad, found.totals, found.scores, found.maps,
                      foreign.scores if foreign else {},
@@ -330,17 +258,10 @@ def measure_contender(
 @dataclass(frozen=True)
 class MeasuredCost:
     """
-    Of one contender.
+    Of one contender: the median ratio of its time for network and maps to the baseline's.
 
-    Attributes
-    ----------
-    ratio : float
-        Median over pairs of its time for network and maps over the baseline's.
-    time_ms, baseline_ms : float
-        Medians.
-    spread : float
-        Median over least of the baseline's times: 1 on a machine that does nothing else.
-
+    `spread` is the median over the least of the baseline's times: 1 on a machine that does nothing
+    else.
     """
 
     ratio: float
@@ -393,12 +314,14 @@ def _network_ms(pipeline: Pipeline, image: ImageU8) -> float:
 # What a reader of the table must know.
 
 
-def _facts(frames: ComparedFrames, contended: Mapping[str, Contended]) -> dict[str, str]:
+def _facts(
+    frames: LabelledFrames, rule: BadRule, contended: Mapping[str, Contended]
+) -> dict[str, str]:
     shares = ', '.join(f'{label} {found.is_bad.mean():.1%}'.replace('%', ' %')
                        for label, found in contended.items())
     facts = {
         'frames': f'{len(frames.known.pairs)} in {len(np.unique(frames.blocks))} blocks',
-        'bad frame': frames.rule.text, 'share of bad frames': shares,
+        'bad frame': rule.text, 'share of bad frames': shares,
     }
     if frames.foreign:
         facts['foreign frames'] = f'{len(frames.foreign)}'
@@ -406,17 +329,18 @@ def _facts(frames: ComparedFrames, contended: Mapping[str, Contended]) -> dict[s
 
 
 def _notes(
-    frames: ComparedFrames, contenders: Sequence[Contender],
+    frames: LabelledFrames, rule: BadRule, contenders: Sequence[Contender],
     contended: Mapping[str, Contended], costs: Mapping[str, MeasuredCost],
 ) -> tuple[str, ...]:
-    first, notes = contenders[0], []
+    first = contenders[0]
+    notes = [f'{frames.remark[0].upper()}{frames.remark[1:]}.'] if frames.remark else []
     images = [image for image, _ in frames.known.pairs]
     for one in contenders:
         made = one.bundle.calibration
         if made is None:
             notes.append(f'{one.label} has no calibration: its temperature is 1, and scores that '
                          'a calibration adds are missing.')
-        elif count := count_fitted(made, frames.data_sha256, images):
+        elif count := made.count_seen(images):
             some = '' if count == len(images) else f'{count} of '
             notes.append(f'{one.label} was calibrated on {some}these images: its '
                          'temperature and the scores that a calibration adds were fitted to them, '
@@ -429,7 +353,7 @@ def _notes(
         bad = contended[one.label].is_bad
         if bad.all() or not bad.any():
             notes.append(f'{"every" if bad.all() else "no"} frame of {one.label} is bad by the '
-                         f'rule {frames.rule.text!r}: nothing is said of bad frames or a promise.')
+                         f'rule {rule.text!r}: nothing is said of bad frames or a promise.')
     if any(cost.is_busy for cost in costs.values()):
         notes.append('The machine was busy when times were measured: compare ratios, and not '
                      'milliseconds.')

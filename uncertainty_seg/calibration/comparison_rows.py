@@ -66,21 +66,9 @@ class Contended:
     """
     What one contender makes of n labelled frames, and of m foreign ones.
 
-    Attributes
-    ----------
-    is_bad : ndarray of bool, shape (n,)
-        By the rule.
-    totals : ndarray of float64, shape (n, C * C + 45)
-        As `Evaluation` has them.
-    scores : mapping of str to ndarray of float64, shape (n,)
-        Of all scores that the bundle gives.
-    errors : mapping of str to two ndarray, shape (n, bins)
-        By map: histograms of its values over wrong, and over right pixels.
-    foreign : mapping of str to ndarray of float64, shape (m,)
-        Scores of the images of another kind; empty without any.
-    cost_ratio : float
-        Its time over that of the baseline; NaN if it was not measured.
-
+    `totals` and `errors` are as an `Evaluation` has them, the histograms of each map; `foreign`
+    are scores of images of another kind, empty without any. `cost_ratio` is its time over that of
+    the baseline.
     """
 
     is_bad: NDArray[np.bool_]
@@ -111,21 +99,10 @@ class FigureRow:
     """
     One figure of one contender.
 
-    Attributes
-    ----------
-    figure : str
-        Its name in JSON, such as 'mean_iou' or 'accepted@0.05'.
-    label : str
-        Of the contender.
-    name : str
-        The map or score that the folds chose; empty where there is no choice.
-    value : Interval
-        The figure; only a value for a cost.
-    gain : Interval or None
-        How much better than the baseline on the same draws; None for the baseline and for a cost.
-    verdict : str
-        In words; empty for the baseline and for a cost.
-
+    `figure` is its name in JSON, such as 'mean_iou' or 'accepted@0.05', `name` the map or score
+    that the folds chose, empty where there is no choice. `gain` says how much better it is than
+    the baseline on the same draws, `verdict` the same in words; neither is there for the baseline
+    and for a cost.
     """
 
     figure: str
@@ -159,24 +136,9 @@ def rows_of(
     """
     Return all rows, figure by figure, with the same draws and folds for every contender.
 
-    Parameters
-    ----------
-    contended : mapping of str to Contended
-        By label; the first is the baseline.
-    blocks : ndarray of str, shape (n,)
-        Of each labelled frame. Each foreign frame is a block of its own.
-    num_classes : int
-        C.
-    alphas : sequence of float
-        To promise.
-    draws : int
-        Of the bootstrap.
-
-    Raises
-    ------
-    DatasetError
-        If there are fewer blocks, or fewer foreign images, than folds.
-
+    `contended` is by label, the baseline first; `blocks` are those of the labelled frames, (n,),
+    while each foreign frame is a block of its own. Raises DatasetError if there are fewer blocks,
+    or fewer foreign images, than folds.
     """
     count = len(next(iter(next(iter(contended.values())).foreign.values()), ()))
     own = Draws.of(blocks, draws, _SEED)

@@ -15,18 +15,12 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.backends.opening import offline_settings
 from uncertainty_seg.calibration.labelled_pairs import (
-    count_fitted,
-    data_digest,
     evenly,
     every_score,
-    images_in,
-    known_frames,
+    labelled_frames,
     measure,
     opened,
     Pair,
-    refuse_familiar,
-    without_selected,
-    without_twins,
 )
 from uncertainty_seg.calibration.statistics.bad_rule import BadRule, DEFAULT_RULE
 from uncertainty_seg.calibration.statistics.conformal import bad_share, BadShare
@@ -35,6 +29,7 @@ from uncertainty_seg.calibration.statistics.evaluation import (
     FrameRanker,
     FrameRanking,
     FrameTable,
+    is_rounding,
     score_frames,
 )
 from uncertainty_seg.calibration.statistics.intervals import Draws, Interval, weighted_totals
@@ -45,11 +40,6 @@ from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.sim.corruptions import corrupt, KINDS, MAX_SEVERITY
-from uncertainty_seg.storage.labelled_folder import (
-    LabelledFolder,
-    load_folder,
-    read_blocks,
-)
 
 # What the gate is compared with: the score of the papers this project starts from, and what
 # stands for it where passes do not disagree.
@@ -79,28 +69,10 @@ class FlagFigures:
     """
     What the flag of a calibrated bundle came to on the labelled frames.
 
-    Attributes
-    ----------
-    limits : mapping of str to float
-        Thresholds of the gate.
-    promise : Promise or None
-        What these promise.
-    order : ndarray of float64, shape (n,)
-        The gate's order of the frames.
-    ranking : FrameRanking
-        Of this order.
-    plain : str
-        The score that it is compared with: `PLAIN_SCORE`, or `PLAIN_OF_ONE_PASS`.
-    gain : FrameRanking
-        Of this order over that of `plain`.
-    accepted_and_bad, accepted : Interval
-        Shares of the frames; every block counts alike, as in the promise.
-    bad_if_accepted : BadShare
-        With its upper bound; over blocks if there is a file of them. On images that the thresholds
-        were fitted on it is shared among all that these could have chosen.
-    foreign_accepted : float or None
-        Share of the frames of another kind, if there are any.
-
+    `order` is the gate's order of the frames, (n,), and `gain` what it is better by than that of
+    `plain`, a single score. Shares count every block alike, as in the promise; `bad_if_accepted`
+    is over blocks if there is a file of them, and on images that the thresholds were fitted on it
+    is shared among all that these could have chosen.
     """
 
     limits: Mapping[str, float]
@@ -126,33 +98,12 @@ class FlagFigures:
 @dataclass(frozen=True)
 class Evaluated:
     """
-    What was measured.
+    What was measured on labelled frames, and on those of another kind if there are any.
 
-    Attributes
-    ----------
-    evaluation : Evaluation
-        Of the labelled frames.
-    pixel_intervals : mapping of str to Interval
-        Of its mean IoU, accuracy and calibration error.
-    frames, foreign : FrameTable
-        Labelled ones, and those of another kind if there are any.
-    pairs : list of (image, mask)
-        Of `frames`.
-    rule : str
-        When a frame is bad.
-    rankings : mapping of str to FrameRanking
-        Of every score.
-    flag : FlagFigures or None
-        None of a bundle that is not calibrated: it has no thresholds and no promise.
-    ladders : tuple of Ladder
-        One a kind of corruption.
-    is_fitted : bool
-        Whether some of these are images that the thresholds were fitted on.
-    passes, precision : int, str
-        T, and what the network computed in.
-    selected : str
-        What is to be known of frames that were selected by their scores; empty without any.
-
+    `rankings` are of every score. `flag` is None of a bundle that is not calibrated: it has no
+    thresholds and no promise. `is_fitted` says whether some of these are images that the
+    thresholds were fitted on, `selected` what is to be known of frames that were selected by their
+    scores. `precision` is what the network computed in.
     """
 
     evaluation: Evaluation
@@ -199,29 +150,22 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     promise = calibration.promise_of(settings.gate.alpha) if calibration else None
     rule = BadRule.parse(request.bad or (promise.bad if promise else DEFAULT_RULE),
                          bundle.card.class_names)
-    read = load_folder(request.data, request.split)
-    data, selected = without_selected(read, request.data)
-    if selected:
-        _log.warning('%s', selected)
-    known = known_frames(bundle, data, settings.ignore_mask)
-    known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
-    foreign_images = images_in(request.ood) if request.ood else {}
-    refuse_familiar(foreign_images, known)
-    is_fitted = _is_fitted(calibration, data, known.pairs)
+    read = labelled_frames(bundle, settings, request.data, request.split, request.blocks,
+                           request.ood)
+    known, blocks = read.known, read.blocks
+    is_fitted = _is_fitted(calibration, known.pairs)
     with opened(bundle, settings, scorer=every_score(bundle)) as pipeline:
         limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
         evaluation = measure(pipeline, known.pairs, f'{request.split} frames', rule)
-        foreign = score_frames(pipeline, foreign_images) if foreign_images else None
+        foreign = score_frames(pipeline, read.foreign) if read.foreign else None
         ladders = climb(pipeline, known.pairs, rule, limits, request.corrupt_frames)
     frames = evaluation.table(known.stems, blocks)
-    told = [name for name in frames.scores
-            if name in limits or not evaluation.pixels.is_rounding(name)]
+    told = [name for name in frames.scores if not is_rounding(bundle.card, name)]
     frames, foreign = frames.only(told), foreign and foreign.only(told)
     # A rule of the user's own is another question than the one that was promised on, and frames
     # that were all selected are others than those that it was promised for.
-    is_dive = not selected or data is not read
-    kept = promise if promise and rule.text == promise.bad and is_dive else None
-    draws, ranker = Draws.of(blocks), FrameRanker(frames, len(foreign_images))
+    kept = promise if promise and rule.text == promise.bad and read.is_dive else None
+    draws, ranker = Draws.of(blocks), FrameRanker(frames, len(read.foreign))
     flag = None if calibration is None else _flag(
         calibration, kept, limits, frames, foreign, ranker, draws,
         blocks if request.blocks else None, is_fitted)
@@ -231,16 +175,14 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
         frames, foreign, known.pairs, rule.text,
         {name: ranker.rank(values, foreign.scores[name] if foreign else None)
          for name, values in frames.scores.items()},
-        flag, ladders, is_fitted, passes, precision, selected)
+        flag, ladders, is_fitted, passes, precision, read.remark)
 
 
-def _is_fitted(
-    calibration: Calibration | None, data: LabelledFolder, pairs: Sequence[Pair]
-) -> bool:
+def _is_fitted(calibration: Calibration | None, pairs: Sequence[Pair]) -> bool:
     """Say whether thresholds were fitted on any of these images, and warn: it proves nothing."""
     if calibration is None:
         return False
-    count = count_fitted(calibration, data_digest(data), [image for image, _ in pairs])
+    count = calibration.count_seen(image for image, _ in pairs)
     if count:
         some = '' if count == len(pairs) else f'{count} of '
         _log.warning('the limits were fitted on %sthese images: what is accepted and bad here '
@@ -281,19 +223,10 @@ def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, fl
 @dataclass(frozen=True)
 class Step:
     """
-    One severity.
+    One severity, 0 for the image as it is: mean IoU over all pixels, shares of the frames.
 
-    Attributes
-    ----------
-    severity : int
-        0 for the image as it is.
-    mean_iou : float
-        Of the masks, over all pixels.
-    accepted, accepted_and_bad : float
-        Shares of the frames; NaN without thresholds.
-    ratio : float
-        Mean of the largest score over its threshold; NaN without thresholds.
-
+    `ratio` is the mean of the largest score over its threshold; what needs thresholds is NaN
+    without.
     """
 
     severity: int

@@ -59,24 +59,10 @@ def gate_of(
     """
     Return the scores of a gate, and the family that moves their thresholds.
 
-    Parameters
-    ----------
-    frames : FrameTable
-        Labelled training frames.
-    alphas : sequence of float
-        That will be promised.
-    foreign : FrameTable or None
-        Frames of another kind, on which guards prove their worth.
-    named : sequence of str
-        Scores of a user who chose; none are chosen then, and what can only guard is a guard.
-
-    Raises
-    ------
-    CalibrationError
-        If all frames are bad or all good, or no score changes.
-    ConfigError
-        If a named score is not there.
-
+    `frames` are labelled training frames; on `foreign` ones guards prove their worth. Scores that
+    a user named are taken as they are, and of these what can only guard is a guard. Raises
+    CalibrationError if all frames are bad or all good, or no score changes; ConfigError if a named
+    score is not there.
     """
     if named:
         missing = [name for name in named if name not in frames.scores]
@@ -222,15 +208,10 @@ def _largest(pair: tuple[Columns, Columns], order: Sequence[str], guards: Sequen
                              axis=0))
 
 
-def _block_folds(blocks: NDArray[np.str_], num_folds: int) -> NDArray[np.intp]:
-    """Deal whole blocks out to folds by lot, the same lot every time; (n,) of 0..num_folds-1."""
-    names, index = np.unique(blocks, return_inverse=True)
-    dealt = np.random.default_rng(_SEED).permutation(len(names)) % num_folds
-    return np.asarray(dealt[index])
-
-
 def _parts(frames: FrameTable, foreign: FrameTable) -> Iterator[_Fifth]:
-    folds = _block_folds(frames.blocks, _FIFTHS)
+    # Whole blocks are dealt out by lot, the same lot every time.
+    blocks, index = np.unique(frames.blocks, return_inverse=True)
+    folds = (np.random.default_rng(_SEED).permutation(len(blocks)) % _FIFTHS)[index]
     pairs = [(frames.select(folds != fold), frames.select(folds == fold))
              for fold in np.unique(folds)]
     # A score must have ranks in all of them: it is the same candidate everywhere.
@@ -305,18 +286,10 @@ def is_earned(before: Column, after: Column) -> bool:
     """
     Say whether a guard has earned its place.
 
-    Parameters
-    ----------
-    before, after : ndarray of float64, shape (n, 2)
-        Shares of familiar and of foreign frames accepted at the same promise, without and with
-        the guard, on each of n parts of the frames.
-
-    Returns
-    -------
-    bool
-        Whether it gains `SMALLEST_GUARD_GAIN` on average, gains on most parts, and refuses foreign
-        frames `LEAST_FAVOUR` times as readily as familiar ones.
-
+    `before` and `after` are the shares of familiar and of foreign frames accepted at the same
+    promise, without and with the guard, on each of n parts of the frames, (n, 2). It must gain
+    `SMALLEST_GUARD_GAIN` on average, gain on most parts, and refuse foreign frames `LEAST_FAVOUR`
+    times as readily as familiar ones.
     """
     gain, (own, strange) = _worth(after - before), before.mean(0)
     refused, caught = ((before - after).mean(0) / np.maximum([own, strange], 1e-9)).tolist()

@@ -26,7 +26,7 @@ from uncertainty_seg.calibration.statistics.bad_rule import BadRule
 from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.core.dropout_masks import PassSource
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
@@ -35,9 +35,14 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import MAPS_OF_MEANS
 from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.foreign_files import load_ignore_mask, read_image_file, why
-from uncertainty_seg.storage.labelled_folder import LabelledFolder, subset
+from uncertainty_seg.storage.labelled_folder import (
+    LabelledFolder,
+    load_folder,
+    read_blocks,
+    subset,
+)
 from uncertainty_seg.storage.progress import progress
-from uncertainty_seg.storage.review_record import CONTROL, mask_sha256, read_review
+from uncertainty_seg.storage.review_record import CONTROL, read_review
 
 Pair = tuple[ImageU8, LabelMap]
 _log = logging.getLogger(__name__)
@@ -156,7 +161,7 @@ def without_twins(
     first: dict[str, int] = {}
     kept, again = [], []
     for row, ((image, mask), stem) in enumerate(zip(known.pairs, known.stems, strict=True)):
-        other = first.setdefault(mask_sha256(image), row)
+        other = first.setdefault(image_digest(image), row)
         if blocks[other] == blocks[row]:
             kept.append(row)
             continue
@@ -204,23 +209,60 @@ def images_in(folder: Path) -> dict[str, ImageU8]:
     return images
 
 
-def refuse_familiar(foreign: Mapping[str, ImageU8], known: KnownFrames) -> None:
+def refuse_familiar(
+    images: Mapping[str, ImageU8], known: KnownFrames, what: str = 'foreign images',
+    whose: str = 'labelled frames',
+) -> None:
     """
-    Raise DatasetError if foreign images are labelled frames too, pixel for pixel.
+    Raise DatasetError if images are known frames too, pixel for pixel, whatever they are called.
 
-    A guard that is chosen to refuse them, or a figure of how well they are told apart, would mean
-    nothing.
+    Neither a guard that is chosen to refuse them nor a promise on them would mean anything.
     """
-    stems = {mask_sha256(image): stem
+    stems = {image_digest(image): stem
              for (image, _), stem in zip(known.pairs, known.stems, strict=True)}
-    both = [(name, stems[digest]) for name, image in foreign.items()
-            if (digest := mask_sha256(image)) in stems]
+    both = [(name, stems[digest]) for name, image in images.items()
+            if (digest := image_digest(image)) in stems]
     if both:
         raise DatasetError(
-            f'{len(both)} of {len(foreign)} foreign images are labelled frames too, pixel for '
-            f'pixel (the first is {both[0][0]!r}, which is {both[0][1]!r})',
-            'images of another kind, that should be refused',
-            'take them out of one of the two')
+            f'{len(both)} of {len(images)} {what} are {whose} too, pixel for pixel (the first is '
+            f'{both[0][0]!r}, which is {both[0][1]!r})', 'other images',
+            'take them out of one of the two, or give a folder of both a splits.json')
+
+
+@dataclass(frozen=True)
+class LabelledFrames:
+    """
+    What figures are of: labelled frames with their blocks, (n,), and foreign images by name.
+
+    `remark` says which frames were selected by their scores, if any; `is_dive` is false if all
+    were, so that nothing here is a share of a dive.
+    """
+
+    known: KnownFrames
+    blocks: NDArray[np.str_]
+    foreign: dict[str, ImageU8]
+    remark: str
+    is_dive: bool
+
+
+def labelled_frames(
+    bundle: ModelBundle, settings: Settings, folder: Path, split: str, blocks: Path | None,
+    ood: Path | None,
+) -> LabelledFrames:
+    """
+    Read what a bundle is measured on, without selected frames where others were drawn by chance.
+
+    Raises DatasetError if a folder is wrong, or foreign images are labelled frames too.
+    """
+    read = load_folder(folder, split)
+    data, remark = without_selected(read, folder)
+    if remark:
+        _log.warning('%s', remark)
+    known = known_frames(bundle, data, settings.ignore_mask)
+    known, names = without_twins(known, read_blocks(blocks, known.stems))
+    foreign = images_in(ood) if ood else {}
+    refuse_familiar(foreign, known)
+    return LabelledFrames(known, names, foreign, remark, not remark or data is not read)
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:
@@ -257,15 +299,6 @@ def measure(
     """Evaluate pairs, with a progress bar."""
     bar = progress(pairs, desc=title)
     return evaluate(pipeline, bar, pipeline.card.ignore_index, rule, by_frame)
-
-
-def count_fitted(
-    calibration: Calibration, data_sha256: str, images: Sequence[NDArray[np.uint8]]
-) -> int:
-    """Count the BGR images that were calibrated on, of a set with the given `data_digest`."""
-    if calibration.seen_images:
-        return calibration.count_seen(images)
-    return len(images) * (data_sha256 == calibration.data_sha256)
 
 
 def data_digest(data: LabelledFolder) -> str:

@@ -65,12 +65,12 @@ def test_risk_coverage_draws_each_order_from_5_percent_on_and_names_it(
                      drawn[0].legends[0].get_lines(), strict=True))
     assert list(shown)[0] == 'the gate'
     for name, values in orders.items():
-        curve = risk_coverage(values, bad)
-        kept = curve.coverage >= 0.05
-        assert has_line(axes, curve.coverage[kept], curve.risk[kept])
+        coverage, risk = risk_coverage(values, bad)
+        kept = coverage >= 0.05
+        assert has_line(axes, coverage[kept], risk[kept])
         # A name in the legend has the colour and dashes of its line.
         line, = [line for line in axes.get_lines()
-                 if np.array_equal(np.asarray(line.get_ydata()), curve.risk[kept])]
+                 if np.array_equal(np.asarray(line.get_ydata()), risk[kept])]
         assert line.get_color() == shown[name].get_color()
         assert line.get_linestyle() == shown[name].get_linestyle()
 

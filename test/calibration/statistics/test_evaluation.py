@@ -16,7 +16,7 @@ from uncertainty_seg.calibration.statistics.evaluation import (
 )
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.errors import ImageError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 BLUE = np.zeros((96, 128, 3), np.uint8)
@@ -64,12 +64,6 @@ def test_a_frame_nobody_labelled_counts_nowhere_and_does_no_harm(pipeline: Pipel
     found = evaluate(pipeline, [(BLUE, UNKNOWN), (BLUE, ALL_BLUE)], 255, rule)
     assert found.accuracy == 1 and not found.is_bad.any()
     assert np.isnan(found.frame_iou[0]) and found.frame_iou[1] == 1
-
-
-def test_an_id_that_is_no_class_is_refused(pipeline: Pipeline) -> None:
-    rule = BadRule.parse('iou<0.5', pipeline.card.class_names)
-    with pytest.raises(DatasetError, match='3'):
-        evaluate(pipeline, [(BLUE, np.full((96, 128), 3, np.uint8))], 255, rule)
 
 
 def test_foreign_frames_have_scores_and_nothing_else(pipeline: Pipeline) -> None:

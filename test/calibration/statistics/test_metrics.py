@@ -123,24 +123,24 @@ def test_nan_ranks_as_the_most_uncertain() -> None:
 # Risk and coverage: by hand, against a slow implementation, and against torch-uncertainty.
 
 def test_the_curve_by_hand() -> None:
-    curve = risk_coverage([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1])
-    assert curve.coverage == pytest.approx([0.25, 0.5, 0.75, 1])
-    assert curve.risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
+    coverage, risk = risk_coverage([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1])
+    assert coverage == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
     assert aurc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]) == pytest.approx((0 + 1/2 + 1/3 + 1/2) / 4)
     # A score that knew the losses: 0, 0, 1/3, 1/2.
     assert excess_aurc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]) == pytest.approx((1/2 + 0) / 4)
 
 
 def test_equal_scores_are_accepted_together() -> None:
-    curve = risk_coverage([0.5, 0.1, 0.5, 0.5], [1, 0, 0, 1])
-    assert curve.coverage == pytest.approx([0.25, 1])
-    assert curve.risk == pytest.approx([0, 0.5])
+    coverage, risk = risk_coverage([0.5, 0.1, 0.5, 0.5], [1, 0, 0, 1])
+    assert coverage == pytest.approx([0.25, 1])
+    assert risk == pytest.approx([0, 0.5])
 
 
 @pytest.mark.parametrize('score', [np.nan, np.inf])
 def test_a_score_that_is_no_number_is_refused_first(score: float) -> None:
-    curve = risk_coverage([score, 0.1, 99], [1, 0, 0])
-    assert curve.risk == pytest.approx([0, 0, 1 / 3])
+    coverage, risk = risk_coverage([score, 0.1, 99], [1, 0, 0])
+    assert risk == pytest.approx([0, 0, 1 / 3])
     assert aurc([score, 0.1, 99], [1, 0, 0]) == pytest.approx(1 / 9)
     assert excess_aurc([score, 0.1, 99], [1, 0, 0]) == pytest.approx(0)
 
@@ -168,9 +168,9 @@ def plain_point(scores: np.ndarray, losses: np.ndarray, limit: float) -> tuple[f
 def test_each_point_equals_the_plain_count(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     scores, losses = rng.integers(0, 20, count) / 20, rng.random(count)
-    curve = risk_coverage(scores, losses)
-    for limit, coverage, risk in zip(np.unique(scores), curve.coverage, curve.risk, strict=True):
-        assert (coverage, risk) == pytest.approx(plain_point(scores, losses, limit))
+    coverage, risk = risk_coverage(scores, losses)
+    for limit, *point in zip(np.unique(scores), coverage, risk, strict=True):
+        assert point == pytest.approx(plain_point(scores, losses, limit))
 
 
 @hypothesis.given(st.integers(0, 10**6), st.integers(1, 60))
@@ -192,16 +192,16 @@ def test_the_curve_is_that_of_torch_uncertainty() -> None:
     rng = np.random.default_rng(3)
     wrong = rng.random(400) < 0.3
     confidence = np.clip(0.7 - 0.1 * wrong + 0.12 * rng.standard_normal(400), 0.501, 0.999)
-    curve = risk_coverage(1 - confidence, wrong)
+    coverage, risk = risk_coverage(1 - confidence, wrong)
     probs = torch.tensor(np.stack([confidence, 1 - confidence], -1))
     truth = torch.tensor(wrong.astype(np.int64))
-    assert len(curve.risk) == len(np.unique(confidence))
+    assert len(risk) == len(np.unique(confidence))
     # The peer ranks equal scores by the order of the data: keep one of each.
     _, kept = np.unique(confidence, return_index=True)
-    curve = risk_coverage(1 - confidence[kept], wrong[kept])
+    coverage, risk = risk_coverage(1 - confidence[kept], wrong[kept])
     peer = peers.AURC()
     peer.update(probs[kept], truth[kept])
-    area = (np.diff(curve.coverage) * (curve.risk[1:] + curve.risk[:-1]) / 2).sum()
+    area = (np.diff(coverage) * (risk[1:] + risk[:-1]) / 2).sum()
     area /= 1 - 1 / len(kept)  # the peer leaves out coverage below 1/n
     assert float(peer.compute()) == pytest.approx(area, abs=1e-9)
 

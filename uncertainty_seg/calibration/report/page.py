@@ -97,15 +97,7 @@ class Section:
     """
     A section of a report.
 
-    Attributes
-    ----------
-    name, title : str
-        Its id in the page, and its heading.
-    parts : sequence of Facts, Tiles, Table, Plots, Frames or Notes
-        In the order of showing.
-    look : str
-        How to read it.
-
+    `name` is its id in the page, `look` says how to read it.
     """
 
     name: str
@@ -119,15 +111,7 @@ class Report:
     """
     A whole report.
 
-    Attributes
-    ----------
-    title : str
-        The heading.
-    sections : sequence of Section
-        In the order of showing.
-    leads, warnings : sequence of str
-        What a reader has to know before all else, below the heading.
-
+    `leads` and `warnings` are what a reader has to know before all else, below the heading.
     """
 
     title: str

@@ -121,13 +121,13 @@ def plot_risk_coverage(
         others = sorted((name for name in orders if name != gate),
                         key=lambda name: aurc(orders[name], losses))
         for rank, name in enumerate([gate, *others] if gate in orders else others):
-            curve = risk_coverage(orders[name], losses)
-            drawn = curve.coverage >= _DRAWN_COVERAGE
-            steady = curve.risk[curve.coverage >= _STEADY_COVERAGE]
+            coverage, risk = risk_coverage(orders[name], losses)
+            drawn = coverage >= _DRAWN_COVERAGE
+            steady = risk[coverage >= _STEADY_COVERAGE]
             top = max(top, 1.12 * float(steady.max(initial=0.0)))
             form: dict[str, Any] = {'color': INK, 'linewidth': 2.6, 'zorder': 5} \
                 if name == gate else {'color': SERIES[rank % 6], 'linestyle': DASHES[rank % 6]}
-            axes.plot(curve.coverage[drawn], curve.risk[drawn], **form,
+            axes.plot(coverage[drawn], risk[drawn], **form,
                       label=f'{name}\nAURC {aurc(orders[name], losses):.4f}')
         top = min(max(top, 1.12 * (alpha or 0), 1.12 * point[1] if point else 0), 1.02)
         if alpha is not None:
@@ -213,8 +213,7 @@ def plot_spread(name: str, sets: Mapping[str, Column], threshold: float | None =
         if at is not None:
             axes.axvline(at, color=INK, linewidth=1.3, zorder=4, label=f'threshold {at:.3g}')
         axes.set(xlim=(0, upper), xlabel=name, ylabel='share of frames')
-        axes.locator_params(axis='x', nbins=6)
-        axes.locator_params(axis='y', nbins=4)
+        axes.locator_params(nbins=5)
         percent_axis(axes.yaxis)
         figure.legend(loc='outside upper left', ncols=2, labelspacing=0.3)
 

@@ -164,17 +164,13 @@ def comparison_page(found: Comparison) -> str:
             'figure; it is better only if its interval excludes 0.')),
         Section('notes', 'How to read it', [Notes([
             'Intervals are 95 %, by drawing blocks of frames with replacement; all bundles share '
-            'the draws, so that the interval of a gain is that of the difference. The choice of '
-            'the folds is not repeated in each draw.',
-            "Wrong pixels and bad frames are each network's own: how well it ranks them says "
-            'nothing of how many there are. A network that is right more often has harder errors '
-            'left. Mean IoU and the accepted share count everything.',
+            'the draws. The choice of the folds is not repeated in each draw.',
+            "Wrong pixels and bad frames are each network's own: a network that is right more "
+            'often has harder errors left. Mean IoU and the accepted share count everything.',
             'Accepted at a promise: on one half of the blocks conformal risk control sets a '
-            'threshold of the picked score, so that at most that share of frames is accepted and '
-            'bad; the other half is judged, over random halves that all bundles share. Below it '
-            'stands the share that was accepted and bad.',
-            f'Time is that of network and maps, frame by frame in turn with {found.baseline} in '
-            'one process.'])]),
+            'threshold of the picked score; the other half is judged, over random halves that all '
+            'bundles share.',
+            f'Time is that of network and maps, in turn with {found.baseline}.'])]),
     ], [f'{label}: {words}' for label, words in found.verdicts().items()], found.notes).page()
 
 
@@ -231,11 +227,10 @@ def _promise_section(promise: Promise, measured_on: str) -> Section:
              f'({whole_percent(CONFIDENCE)} confidence)'),
             (f'{promise.num_blocks}', f'blocks, {promise.num_frames} frames')]),
         Notes([
-            '“Accepted and bad” counts among all frames; “bad among accepted” counts among the '
-            'frames with the flag true, and is the larger of the two. The first is promised.',
-            'The bound of the second treats blocks as independent of each other, and without a '
-            'file of blocks all frames, which neighbours in a video are not. Neither says '
-            'anything about water, light or objects unlike those of the calibration.']),
+            '“Accepted and bad” counts among all frames and is promised; “bad among accepted” '
+            'counts among the frames with the flag true. Its bound takes blocks, and without a '
+            'file of blocks all frames, for independent, which neighbours in a video are not. '
+            'Neither holds for water, light or objects unlike those of the calibration.']),
     ], f'Measured on {measured_on}. A frame is bad if {promise.bad}.')
 
 
@@ -277,19 +272,16 @@ def _calibration_notes(found: CalibrationOutcome) -> list[str]:
 
 def _carried_notes(made: Calibration) -> list[str]:
     """Say what is of another network, where thresholds were carried over."""
-    if not made.carried_error:
+    source = made.carried_from
+    if source is None:
         return []
-    source, shares = made.carried_from, ''
-    if source is not None:
-        shares = f' On {source.num_images} images without labels ' + ', and '.join(
-            f'{source.bundle} accepted {before:.1%} and this one {after:.1%} at alpha {alpha}'
-            for alpha, (before, after) in source.accepted.items()) + '.'
-    name = 'another precision of this network' if source is None else \
-        f'{source.bundle} in {source.precision}'
-    return [f'The thresholds were carried over from {name}: {made.carried_error:.2g} is to be '
-            'added to what is promised, and blocks and bound of the promise, temperature and '
-            'thresholds outside of the gate are those of the labels that were seen there.'
-            f'{shares}']
+    shares = ', and '.join(
+        f'{source.bundle} accepted {before:.1%} and this one {after:.1%} at alpha {alpha}'
+        for alpha, (before, after) in source.accepted.items())
+    return [f'The thresholds were carried over from {source.bundle} in {source.precision}: '
+            f'{made.carried_error:.2g} is to be added to what is promised, and blocks and bound '
+            'of the promise, temperature and thresholds outside of the gate are those of the '
+            f'labels that were seen there. On {source.num_images} images without labels {shares}.']
 
 
 def _evaluation_notes(flag: FlagFigures) -> list[str]:

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import math
 import re
+from typing import NamedTuple
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import ConfusionMatrix, LabelMap
-from uncertainty_seg.errors import ConfigError, DatasetError, ShapeError
+from uncertainty_seg.core.arrays import ConfusionMatrix
+from uncertainty_seg.errors import ConfigError
 
 DEFAULT_RULE = 'iou<0.5'
 # A class may have an "or" in its name: only one outside of brackets separates terms.
@@ -25,21 +26,8 @@ _OR = re.compile(r'\s+or\s+(?![^\[\]]*\])')
 _TERM = re.compile(r'\s*(iou|accuracy)\s*(?:\[([^\[\]]*)\])?\s*<\s*([0-9.eE+-]+)\s*')
 
 
-@dataclass(frozen=True)
-class Term:
-    """
-    One comparison of a rule.
-
-    Attributes
-    ----------
-    measure : str
-        'iou' or 'accuracy'.
-    class_id : int or None
-        The class whose IoU is meant; None for the mean over those that occur.
-    limit : float
-        A frame below it is bad; in (0, 1].
-
-    """
+class Term(NamedTuple):
+    """One comparison: 'iou' (of a class, or the mean over those that occur) or 'accuracy'."""
 
     measure: str
     class_id: int | None
@@ -64,15 +52,12 @@ class BadRule:
     text : str
         As it was written.
     terms : tuple of Term
-        The frame is bad if any holds.
-    num_classes : int
-        C.
+        A frame below the limit of any is bad.
 
     """
 
     text: str
     terms: tuple[Term, ...]
-    num_classes: int
 
     @classmethod
     def parse(cls, text: str, class_names: Sequence[str]) -> BadRule:
@@ -84,43 +69,16 @@ class BadRule:
         ConfigError if a term cannot be read, names an unknown class, or its limit is not in (0,
         1].
         """
-        terms = tuple(_term(part, text, class_names) for part in _OR.split(text))
-        return cls(text.strip(), terms, len(class_names))
+        return cls(text.strip(), tuple(_term(part, text, class_names) for part in _OR.split(text)))
 
-    def values(
-        self, truth: LabelMap, predicted: LabelMap, ignore_index: int
-    ) -> tuple[float, ...]:
+    def is_bad(self, counts: ConfusionMatrix) -> bool:
         """
-        Measure what each term compares, 0..1; NaN where its class occurs in neither mask.
+        Say whether a mask is bad, by the counts of its frame.
 
-        All are NaN if no pixel is known: those of `ignore_index` in `truth` are left out. Raises
-        ShapeError if the masks, uint8 (H, W), differ in size; DatasetError if `truth` has an id
-        that is no class.
+        A frame without the class of a term, in truth and prediction, is good for that term. So is
+        one without a known pixel: leave such out.
         """
-        if truth.shape != predicted.shape:
-            raise ShapeError(f'the true mask is {truth.shape}', f'{predicted.shape} as predicted')
-        strange = (truth != ignore_index) & (truth >= self.num_classes)
-        if strange.any():
-            raise DatasetError(
-                f'class id {int(truth[strange][0])} in a mask',
-                f'less than {self.num_classes}, or {ignore_index} where the class is unknown',
-            )
-        counts = ConfusionMatrix(self.num_classes)
-        counts.add(truth, predicted, ignore_index)
-        return tuple(term.value(counts) for term in self.terms)
-
-    def holds(self, values: Sequence[float]) -> bool:
-        """Say whether a frame with these `values` is bad; a NaN speaks neither way."""
-        return any(v < term.limit for v, term in zip(values, self.terms, strict=True))
-
-    def is_bad(self, truth: LabelMap, predicted: LabelMap, ignore_index: int) -> bool:
-        """
-        Say whether a predicted mask is bad.
-
-        Parameters and errors are those of `values`. A frame without the class of a term, in truth
-        and prediction, is good for that term. So is one without a known pixel: leave such out.
-        """
-        return self.holds(self.values(truth, predicted, ignore_index))
+        return any(term.value(counts) < term.limit for term in self.terms)
 
 
 def _term(part: str, text: str, class_names: Sequence[str]) -> Term:

@@ -142,28 +142,11 @@ def fit_promise(
     family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float, bad: str
 ) -> Promise:
     """
-    Set the thresholds of some scores.
+    Set the thresholds of some scores, by the rule `bad`, on calibration frames.
 
-    Raises CalibrationError if there are too few blocks, or no frame can be accepted.
-
-    Parameters
-    ----------
-    family : RankFamily
-        Fitted on other frames.
-    frames : FrameTable
-        Calibration frames.
-    names : sequence of str
-        Scores of the gate.
-    alpha : float
-        Promised share.
-    bad : str
-        The rule by which `frames.is_bad` was found.
-
-    Returns
-    -------
-    Promise
-        Its shares are those of the thresholds as they are written down.
-
+    The family was fitted on other frames. The shares of the promise are those of the thresholds as
+    they are written down. Raises CalibrationError if there are too few blocks, or no frame can be
+    accepted.
     """
     limits = family.limits(_rank(family, frames, names, alpha), names)
     num_blocks = len(np.unique(frames.blocks))
@@ -221,17 +204,8 @@ class BadShare:
     """
     Bad ones among the accepted.
 
-    Attributes
-    ----------
-    num_accepted, num_bad : int
-        Units: frames, or blocks with an accepted frame.
-    share : float
-        Seen, 0..1; NaN if nothing was accepted.
-    upper : float
-        Not above this, with 95 % confidence; 1 if nothing was accepted.
-    unit : str
-        'frame' or 'block'.
-
+    Units are frames, or blocks with an accepted frame. The share is NaN if nothing was accepted;
+    with 95 % confidence it is not above `upper`, which is 1 then.
     """
 
     num_accepted: int
@@ -300,27 +274,10 @@ def promised_coverage(
     conformal risk control (`promised_limit`), the other is judged by it, then the other
     way round; copies of a block stay in one half.
 
-    Parameters
-    ----------
-    ranks : ndarray of float64, shape (n,)
-        Growing with uncertainty; what is not finite is never accepted.
-    is_bad : ndarray of bool, shape (n,)
-        Whether the mask is bad.
-    draws : Draws
-        Of the frames' blocks.
-    alpha : float
-        The promise, in (0, 1).
-    halvings : int
-        How often the blocks are cut in halves.
-    seed : int
-        Of the cuts, which do not depend on the ranks: methods share them.
-
-    Returns
-    -------
-    tuple of ndarray of float64
-        Means over all halves, (d,) both; every block counts alike. NaN where a half has too few
-        blocks for this alpha. Zero where no frame can be accepted.
-
+    Ranks are float64 (n,), growing with uncertainty; what is not finite is never accepted. The
+    seed is that of the cuts, which do not depend on the ranks: methods share them. Returns means
+    over all halves, (d,) both; every block counts alike. They are NaN where a half has too few
+    blocks for this alpha, and zero where no frame can be accepted.
     """
     rng, count = np.random.default_rng(seed), draws.num_blocks
     known = np.where(np.isnan(ranks), np.inf, ranks)

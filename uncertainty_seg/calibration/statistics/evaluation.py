@@ -27,13 +27,15 @@ from uncertainty_seg.calibration.statistics.intervals import (
 from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError, Ranking
 from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.calibration import Column
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline, ROUNDING
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ImageError, ShapeError
 
 # Of two kinds of pixels, how many of each frame are in each bin of a map, (n, bins) each.
 Histograms = tuple[NDArray[np.number], NDArray[np.number]]
 _SMALLEST_CHANCE = 1e-6
+_BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,8 @@ class PixelMeasures:
 
     Attributes
     ----------
-    num_classes : int
-        C.
     confusion : ConfusionMatrix
-        True against predicted class.
+        True against predicted class, of C classes.
     calibration : ExpectedCalibrationError
         Confidence against accuracy.
     rankings : dict of str to Ranking
@@ -173,21 +173,6 @@ class PixelMeasures:
         for mine, theirs in pairs:
             for name, sums in vars(theirs).items():
                 setattr(mine, name, getattr(mine, name) + sums)
-
-    @property
-    def telling(self) -> dict[str, Ranking]:
-        """
-        Rankings by the maps that are somewhere above what rounding makes of zero.
-
-        One pass has no disagreement: the order of its mutual information is that of rounding.
-        """
-        return {name: ranking for name, ranking in self.rankings.items()
-                if ranking.is_above(ROUNDING)}
-
-    def is_rounding(self, score: str) -> bool:
-        """Say whether a score of frames is of a map that tells nothing."""
-        name = score.split('.')[0]
-        return name in self.rankings and name not in self.telling
 
     def totals(self) -> NDArray[np.float64]:
         """Return the sums that IoU, accuracy and calibration error are made of, (C * C + 45,)."""
@@ -253,8 +238,8 @@ class Evaluation:
 
     @property
     def error_auroc(self) -> dict[str, float]:
-        """How well each map that tells something ranks wrong pixels above right ones."""
-        return {name: ranking.auroc() for name, ranking in self.pixels.telling.items()}
+        """How well each map ranks wrong pixels above right ones."""
+        return {name: ranking.auroc() for name, ranking in self.pixels.rankings.items()}
 
     @property
     def mi_share(self) -> float:
@@ -288,11 +273,6 @@ def evaluate(
     by_frame : bool
         Keep the histograms of each image, 8 kB a map.
 
-    Raises
-    ------
-    DatasetError
-        If a mask has an id that is no class.
-
     """
     pixels = PixelMeasures(pipeline.card.num_classes)
     scores, frame_iou, bad, totals, kept = [], [], [], [], []
@@ -303,11 +283,22 @@ def evaluate(
         totals.append(one.totals())
         scores.append(result.scores)
         frame_iou.append(one.confusion.mean_iou() if one.confusion.counts.any() else np.nan)
-        bad.append(rule is not None and rule.is_bad(truth, result.label_at_source(), ignore_index))
+        bad.append(rule is not None and rule.is_bad(one.confusion))
         if by_frame:
             kept.append({name: ranking.merged() for name, ranking in one.rankings.items()})
+    pixels.rankings = {name: ranking for name, ranking in pixels.rankings.items()
+                       if not is_rounding(pipeline.card, name)}
     return Evaluation(pixels, _columns(scores), np.array(frame_iou), np.array(bad, np.bool_),
                       np.array(totals), _stacked(kept))
+
+
+def is_rounding(card: ModelCard, name: str) -> bool:
+    """
+    Say whether a map or score is nothing but rounding: of passes that are all equal.
+
+    Rounding ranks frames as entropy does, in one runtime; in another it may be none at all.
+    """
+    return card.has_one_pass and name.split('.')[0] in _BETWEEN_PASSES
 
 
 def _stacked(rows: Sequence[Mapping[str, Histograms]]) -> dict[str, Histograms]:
@@ -379,14 +370,9 @@ class FrameRanking:
     """
     What one order of the frames is worth, or how much better it is than another.
 
-    Attributes
-    ----------
-    excess_aurc : Interval
-        Area under the curve of risk over coverage less that of the best possible order, smaller is
-        better; of a comparison the other's less the one's, above 0 the one is better.
-    ood_auroc : Interval or None
-        Chance that a foreign frame is above a familiar one; None without foreign frames.
-
+    `excess_aurc` is the area under the curve of risk over coverage less that of the best possible
+    order, smaller is better; of a comparison the other's less the one's. `ood_auroc` is the chance
+    that a foreign frame is above a familiar one, None without foreign frames.
     """
 
     excess_aurc: Interval
@@ -397,13 +383,8 @@ class FrameRanker:
     """
     Measures orders of the same frames, all on the same draws.
 
-    Parameters
-    ----------
-    frames : FrameTable
-        Gives blocks and which frames are bad.
-    num_foreign : int
-        Frames that the network was not made for, each its own block; 0 for none.
-
+    The table gives blocks and which frames are bad; foreign frames, which the network was not made
+    for, are each their own block.
     """
 
     def __init__(self, frames: FrameTable, num_foreign: int = 0) -> None:

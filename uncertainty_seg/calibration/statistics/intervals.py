@@ -117,13 +117,8 @@ def weighted_auroc(yes: Column, no: Column, yes_weights: Floats, no_weights: Flo
     """
     Return the chance that a yes outranks a no in each draw, (d,); NaN where one is missing.
 
-    Parameters
-    ----------
-    yes, no : ndarray of float64, shape (n,) and (m,)
-        Scores that grow with "yes"; NaN counts as infinite.
-    yes_weights, no_weights : ndarray of float64, shape (d, n) and (d, m)
-        How often each is in a draw.
-
+    `yes` (n,) and `no` (m,) are scores that grow with "yes", NaN counts as infinite; the weights,
+    (d, n) and (d, m), say how often each is in a draw.
     """
     above, below = (np.where(np.isnan(v), np.inf, v) for v in (yes, no))
     wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)

@@ -31,10 +31,7 @@ class ExpectedCalibrationError:
     """
     Expected calibration error in 15 equal bins of confidence, over any number of images.
 
-    Attributes
-    ----------
-    count, hits, confidence : ndarray of float64, shape (15,)
-        Pixels, right pixels, and summed confidence a bin.
+    Kept are pixels, right pixels and summed confidence a bin, (15,) each.
 
     References
     ----------
@@ -74,14 +71,8 @@ class Ranking:
     """
     How well a score in 0..1 tells yes from no, over any number of pixels.
 
-    Kept as two histograms; scores of one bin count as equal, and NaN as the largest score. For
-    errors, yes is "this pixel is wrong".
-
-    Attributes
-    ----------
-    positive, negative : ndarray of float64, shape (4097,)
-        Histogram of the score where the answer is yes, and no.
-
+    Kept as two histograms, (4097,) each, of the score where the answer is yes, and no; scores of
+    one bin count as equal, and NaN as the largest score. For errors, yes is "this pixel is wrong".
     """
 
     positive: Floats = _zeros(_BINS + 1)
@@ -94,11 +85,6 @@ class Ranking:
         bins = scaled.astype(np.int64)
         self.positive += np.bincount(bins[is_positive], minlength=_BINS + 1)
         self.negative += np.bincount(bins[~is_positive], minlength=_BINS + 1)
-
-    def is_above(self, score: float) -> bool:
-        """Say whether any pixel has a larger score, up to the width of a bin."""
-        first = int(np.sqrt(score) * _BINS) + 1
-        return bool(self.positive[first:].any() or self.negative[first:].any())
 
     def auroc(self) -> float:
         """Return the chance that a yes outranks a no, ties half; NaN if either is missing."""
@@ -137,38 +123,22 @@ def auroc(scores_yes: NDArray[np.floating], scores_no: NDArray[np.floating]) -> 
 # Scores and losses have the shape (n,); a score of NaN is refused first, with infinity.
 
 
-@dataclass(frozen=True)
-class RiskCoverage:
+def risk_coverage(scores: ArrayLike, losses: ArrayLike) -> tuple[Floats, Floats]:
     """
-    One point a threshold, from strict to loose.
+    Refuse frames from the most uncertain on; return shares accepted and mean losses of those.
 
-    Attributes
-    ----------
-    coverage : ndarray of float64, shape (k,)
-        Share of frames accepted; ends at 1.
-    risk : ndarray of float64, shape (k,)
-        Mean loss of those.
+    One point, of 1 to n, a threshold, from strict to loose; the last accepts all. Raises
+    ShapeError if there is no frame, or scores and losses differ in length.
 
     References
     ----------
     Geifman and El-Yaniv, 2017, arXiv:1705.08500.
 
     """
-
-    coverage: Floats
-    risk: Floats
-
-
-def risk_coverage(scores: ArrayLike, losses: ArrayLike) -> RiskCoverage:
-    """
-    Refuse frames from the most uncertain on, and compute the risk of the rest, in 1 to n points.
-
-    Raises ShapeError if there is no frame, or scores and losses differ in length.
-    """
     ranks, loss = _checked(scores, losses)
     _, index = np.unique(ranks, return_inverse=True)
     counts = np.cumsum(np.bincount(index))
-    return RiskCoverage(counts / len(loss), np.cumsum(np.bincount(index, loss)) / counts)
+    return counts / len(loss), np.cumsum(np.bincount(index, loss)) / counts
 
 
 def aurc(scores: ArrayLike, losses: ArrayLike) -> float:
