@@ -19,8 +19,6 @@ from uncertainty_seg.calibration.carried_over import carry_over, distinct, margi
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.compiler.request import convert
 from uncertainty_seg.core.calibration import (
-    calibration_from_json,
-    calibration_to_json,
     CarriedFrom,
 )
 from uncertainty_seg.core.model_card import card_from_json
@@ -146,19 +144,6 @@ def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promi
                  str(page), *RUN]) == 0
     assert 'carried over from tiny in fp32: 0.02 is to be added' in \
         page.read_text()
-
-
-def test_shares_that_an_older_release_kept_of_the_other_network_are_not_read(made: Path) -> None:
-    facts = json.loads((made / 'tiny/calibration.json').read_text())
-    assert facts['promises'][0]['accepted'] > 0
-    bundle = load_bundle(str(made / 'tiny'))
-    assert bundle.calibration is not None
-    older = calibration_to_json(replace(bundle.calibration, carried_error=0.01))
-    read = calibration_from_json(older)
-    assert json.loads(older)['promises'][0]['accepted'] > 0 and read.carried_from is None
-    assert read.promises == tuple(replace(promise, accepted=None, accepted_and_bad=None,
-                                          bad_if_accepted_upper=None)
-                                  for promise in bundle.calibration.promises)
 
 
 def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
