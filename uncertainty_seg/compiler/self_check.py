@@ -384,17 +384,9 @@ class Reference:
         wanted = {info.name for info in self._head.get_inputs()}
         given = {name: value for name, value in {'image': image[None], **found}.items()
                  if name in wanted}
-        passes, step = num_passes(masks), 1
         return np.concatenate([
-            self._head.run(['logits'], {**given, **_rows(masks, first, step)})[0][:passes - first]
-            for first in range(0, passes, step)])
-
-
-def _rows(masks: Masks, first: int, count: int) -> dict[str, NDArray[np.float32]]:
-    """Cut some passes out of the masks; the last is repeated where there are too few."""
-    rows = np.arange(min(count, num_passes(masks) - first))
-    rows = np.append(rows, np.repeat(rows[-1:], count - len(rows)))
-    return {name: mask[first:first + count][rows] for name, mask in masks.items()}
+            self._head.run(['logits'], {**given, **{n: m[t:t + 1] for n, m in masks.items()}})[0]
+            for t in range(num_passes(masks))])
 
 
 def _session(path: Path, threads: int) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from real_time_nets import Classifier, ConvBnRelu, resized
+from paper_nets import Classifier, ConvBnRelu, resized
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F  # noqa: N812

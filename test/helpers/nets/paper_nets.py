@@ -11,10 +11,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from real_time_nets import ConvBnRelu, resized
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F  # noqa: N812
+
+
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    """Return x at the size of another tensor, bilinear."""
+    return F.interpolate(x, like.shape[2:], mode='bilinear', align_corners=False)
+
+
+class ConvBnRelu(nn.Sequential):
+    """A convolution that keeps the size (over the stride), batch norm, ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int | tuple[int, int] = 3, stride: int = 1,
+        dilation: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        k = (kernel, kernel) if isinstance(kernel, int) else kernel
+        pads = tuple(dilation * (n - 1) // 2 for n in k)
+        super().__init__(nn.Conv2d(inputs, outputs, k, stride, pads, dilation, groups, bias=False),
+                         nn.BatchNorm2d(outputs), act())
+
+
+class Classifier(nn.Sequential):
+    """Dropout2d and a 1x1 convolution."""
+
+    def __init__(self, inputs: int, classes: int, p: float = 0.2) -> None:
+        super().__init__(nn.Dropout2d(p), nn.Conv2d(inputs, classes, 1))
 
 
 def double(inputs: int, outputs: int) -> nn.Sequential:
