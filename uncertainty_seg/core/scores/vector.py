@@ -120,8 +120,9 @@ SCORES = (
         f'<map>.{_CLASS}', 'mean over the pixels predicted as one class',
         'an uncertain class, with a threshold of its own',
         'that the class was missed: the score is 0 where it is not predicted',
-        'in the gate of `pipeline` (seabed, energy); reports list the classes by entropy',
-        ('entropy', 'energy')),
+        'in the gate of `pipeline` (seabed, energy); reports list the classes by entropy, `score` '
+        'describes a frame by entropy and mutual information',
+        ('entropy', 'mutual_information', 'energy')),
     ScoreKind(
         'image.darkness', 'one minus the mean of the brightest channel',
         'night, a lamp that has failed', 'a dark half beside a bright one',
