@@ -167,7 +167,7 @@ class TestAgainstTheNode:
             QoSReliabilityPolicy,
         )
 
-        from uncertainty_seg.ros.topics import picture_qos
+        from uncertainty_seg.ros.topics import PICTURE_QOS
 
         names = [f'/{display["Topic"]["Value"]}' for display in rviz_displays()]
         assert len(names) == len(set(names))
@@ -183,7 +183,7 @@ class TestAgainstTheNode:
                                  display['Topic']['Reliability Policy']],
                 durability={'Volatile': QoSDurabilityPolicy.VOLATILE}[
                     display['Topic']['Durability Policy']])
-            level, why = qos_check_compatible(picture_qos(), asked)
+            level, why = qos_check_compatible(PICTURE_QOS, asked)
             assert level != QoSCompatibility.ERROR, why
 
     def test_foxglove_shows_pictures_and_diagnostics_that_are_published(

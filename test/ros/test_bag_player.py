@@ -257,7 +257,7 @@ def test_a_signal_that_a_terminal_and_launch_both_send_is_one(
 ) -> None:
     bag, players = write_bag(tmp_path / 'bag'), []
     try:
-        for k in range(4):
+        for k in range(2):
             players.append(Process([*PLAYER, str(bag), '--ros-args', '-r', f'image:=/nobody{k}'],
                                    domain, tmp_path / f'log{k}'))
         for k, player in enumerate(players):
@@ -266,7 +266,7 @@ def test_a_signal_that_a_terminal_and_launch_both_send_is_one(
                 assert player.is_running and time.monotonic() < end_s, player.output
                 time.sleep(0.01)
             player.send_signal(signal.SIGINT)
-            time.sleep((0.0, 0.002, 0.03, 0.2)[k])
+            time.sleep((0.0, 0.03)[k])
             player.send_signal(signal.SIGINT)
             assert player.wait() == 0, player.output
             assert player.output.count('\n') == 1
@@ -275,8 +275,3 @@ def test_a_signal_that_a_terminal_and_launch_both_send_is_one(
             player.end()
 
 
-@pytest.mark.parametrize('rate', ['0', '-1', 'nan', 'fast'])
-def test_a_rate_that_is_none_is_misuse(tmp_path: Path, domain: int, rate: str) -> None:
-    code, output = _run(['bag', '--rate', rate], domain, tmp_path)
-    assert code == 2
-    assert 'Traceback' not in output

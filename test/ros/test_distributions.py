@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-import ctypes
 import importlib.util
 from pathlib import Path
 import sys
-import time
 from types import ModuleType, SimpleNamespace
 from typing import Any
 import warnings
@@ -34,7 +32,6 @@ with warnings.catch_warnings():
 from ros_stubs import Publisher, StubNode
 from std_msgs.msg import Bool
 
-from uncertainty_seg.ros import node as main
 from uncertainty_seg.ros import parameters, publishers
 from uncertainty_seg.ros.governor import node as speed_governor
 from uncertainty_seg.ros.governor.policy import SpeedSettings
@@ -150,21 +147,6 @@ def test_a_flag_is_taken_by_a_callback_of_one_argument_on_humble(humble: SimpleN
     assert isinstance(events, humble.SubscriptionEventCallbacks)
 
 
-def test_where_no_event_is_supported_the_flag_is_taken_without(humble: SimpleNamespace) -> None:
-    made: list[Any] = []
-
-    class Node(StubNode):
-
-        def create_subscription(self, *arguments: Any, event_callbacks: Any = None) -> Any:
-            if event_callbacks is not None:
-                raise humble.UnsupportedEventTypeError
-            made.append(arguments)
-            return SimpleNamespace(topic_name='/confident')
-
-    speed_governor.FlagLink(Node(), SpeedSettings(), print, print, lambda: 0.0)
-    assert len(made) == 1
-
-
 class Acknowledging(Publisher):
     """A publisher that is told what has arrived."""
 
@@ -185,18 +167,6 @@ def test_a_flag_is_waited_for_only_where_ros_can_tell(monkeypatch: pytest.Monkey
     assert 0.25 >= waited_s['~/confident'] >= waited_s['~/verdict'] >= 0.2
 
 
-@pytest.mark.parametrize('kind', [Publisher, Acknowledging])
-def test_a_governor_stops_with_and_without_acknowledgements(kind: type[Publisher]) -> None:
-    factors, limited = kind(Bool, 'a', 1), kind(Bool, 'b', 1)
-    governor: Any = SimpleNamespace(
-        fall=lambda reason: None, _factors=factors, _limited=limited, _publish=limited.publish,
-        _settings=SimpleNamespace(slow_factor=0.25), _limiter=SimpleNamespace(stop=lambda: 'stop'))
-    speed_governor.SpeedGovernorNode.stop(governor)
-    assert [msg.data for msg in factors.sent] == [0.25]
-    assert limited.sent == ['stop']
-    assert hasattr(factors, 'waited_s') is (kind is Acknowledging)
-
-
 def test_without_the_private_list_of_parameters_none_is_called_strange() -> None:
     said: list[str] = []
     logger = SimpleNamespace(warning=said.append)
@@ -211,14 +181,3 @@ def test_without_the_private_list_of_parameters_none_is_called_strange() -> None
     assert 'tresholds' in said[0]
 
 
-def test_another_c_library_keeps_its_own_heap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, 'CDLL', lambda name: SimpleNamespace())
-    main.keep_frames_on_the_heap()
-
-
-def test_where_no_clock_counts_sleep_the_steady_one_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delattr(time, 'CLOCK_BOOTTIME')
-    monkeypatch.setattr(time, 'monotonic', lambda: 12.5)
-    assert speed_governor.steady_s() == 12.5

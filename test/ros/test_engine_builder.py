@@ -11,7 +11,7 @@ import pytest
 
 from uncertainty_seg.backends.gpu.engine_build import BuildState
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import BackendError, EngineMissingError, GraphError
+from uncertainty_seg.errors import BackendError, EngineMissingError
 from uncertainty_seg.ros import node
 from uncertainty_seg.ros.node import open_or_build, wait_for_build
 
@@ -42,16 +42,6 @@ def test_it_is_said_at_once_and_as_it_goes_on() -> None:
     wait_for_build(build, say, lambda: False, 0.001)
     assert said[0] == BuildState(0.0, '')
     assert said[-1] == BuildState(0.5, 'trunk: parsing')
-
-
-def test_an_error_of_ours_comes_as_it_is_and_any_other_as_a_sentence() -> None:
-    for error in (GraphError('node 3 is unknown'), BackendError('no memory')):
-        with pytest.raises(type(error)) as caught:
-            wait_for_build(raising(error), lambda state: None, lambda: False, 0.01)
-        assert caught.value is error
-    with pytest.raises(BackendError, match='disk full') as caught:
-        wait_for_build(raising(OSError('disk full')), lambda state: None, lambda: False, 0.01)
-    assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_what_is_told_to_stop_stops_at_its_next_report() -> None:

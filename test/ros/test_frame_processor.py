@@ -25,7 +25,6 @@ from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import DecodeLimits, settings_from_dict
-from uncertainty_seg.ros import camera_station
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_from_msg
 from uncertainty_seg.ros.frame_log_link import message_frame
@@ -143,49 +142,6 @@ def test_a_station_that_was_freed_holds_on_to_no_model(rig: Rig) -> None:
     assert model() is None
 
 
-def test_two_cameras_on_one_topic_are_a_warning_that_names_them_and_no_restart_is(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    any_node: Any = rig.node
-    now_s, found = 1000.0, ['/front']
-    monkeypatch.setattr(camera_station, 'steady_s', lambda: now_s)
-    any_node.conflicts = ()
-    any_node.watch = SimpleNamespace(num_lost={}, subscription=lambda name: SimpleNamespace(
-        name=name, type_name='sensor_msgs/msg/Image'))
-    any_node.create_subscription = lambda *_, **__: SimpleNamespace(
-        topic_name='/front/image')
-    any_node.destroy_subscription = lambda subscription: None
-    any_node.get_publishers_info_by_topic = lambda name: [SimpleNamespace(
-        topic_type='sensor_msgs/msg/Image', node_name=one[1:], node_namespace='/') for one in found
-    ] if name == '/front/image' else []
-    station = CameraStation(any_node, lambda: rig.settings, 0, 'front')
-    station.configure(rig.open())
-    station.listen(FrameScheduler())
-
-    def told(seconds: int) -> set[str]:
-        nonlocal now_s
-        said = set()
-        for _ in range(seconds):
-            now_s += 1
-            station.check_graph()
-            said.add(station.health(SimpleNamespace()).crowd)  # type: ignore[arg-type]
-        return said
-
-    assert told(100) == {''}
-    found.append('/front')  # killed, and started again
-    assert told(20) == {''}
-    found.pop()
-    assert told(2) == {''}
-    found.append('/down')
-    (sentence,) = told(60) - {''}
-    assert sentence.startswith('2 publishers of images on /front/image (/down, /front), expected')
-    assert [one.message for one in caplog.records if 'publishers of' in one.message] == [sentence]
-    found.pop()
-    assert told(1) == {''}
-    station.stop_listening()
-    station.free()
-
-
 def test_a_frame_counts_its_wait_into_its_latency(rig: Rig) -> None:
     rig.settings = dataclasses.replace(rig.settings, latency_budget_ms=5000.0)
     rig.process(arrival(image_message(solid(0, 0, 255), 1)), waited_s=4.0)
@@ -230,32 +186,6 @@ def test_what_was_decoded_reduced_is_logged_as_it_was_decoded(rig: Rig) -> None:
         assert is_whole or frame.image is image
         # Texts of a message do not make a sidecar that nobody may read.
         assert (len(frame.ros_frame), len(frame.encoding)) == (256, 256)
-
-
-def test_latencies_before_and_after_a_gap_are_not_one_row(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cleared: list[float] = []
-    monkeypatch.setattr(rig.statistics, 'clear_latency', lambda: cleared.append(rig.now_s))
-    rig.send_good()
-    rig.now_s += 0.9 * TIMEOUT_S
-    rig.send_good()
-    assert cleared == []
-    rig.now_s += TIMEOUT_S
-    rig.send_good()
-    assert cleared == [rig.now_s]
-
-
-def test_a_line_is_logged_for_another_kind_of_verdict_only(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, 'uncertainty_seg.ros.frame_processor'):
-        for _ in range(3):
-            rig.send_good()
-        for second in (10, 11):
-            rig.process(arrival(image_message(solid(128, 128, 128), second * 10**9)))
-    kinds = [record.getMessage().split(':')[0] for record in caplog.records]
-    assert kinds == ['confident, was unknown', 'uncertain, was confident']
 
 
 def test_with_a_log_it_decides_alone_what_is_flagged(rig: Rig) -> None:

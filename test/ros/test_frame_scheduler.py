@@ -39,17 +39,6 @@ def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
     assert (slot.num_received, slot.num_dropped, slot.num_over_rate) == (5, 4, 0)
 
 
-def test_the_wait_for_its_own_cap_is_not_counted() -> None:
-    rig = Rig('one')
-    rig.slots['one'].limit(1.0)
-    rig.slots['one'].put('first')
-    assert rig.take() == 'first'
-    rig.slots['one'].put('second')
-    rig.now_s += 1.25
-    turn = rig.scheduler.take(timeout_s=0)
-    assert turn is not None and turn[2] == pytest.approx(0.25)
-
-
 @given(st.lists(st.sets(st.sampled_from('abc')), min_size=1, max_size=40))
 def test_no_camera_with_a_frame_is_passed_over_for_more_than_a_round(
     puts: list[set[str]]
@@ -156,23 +145,6 @@ def test_a_busy_worker_skips_to_the_newest_frame_of_each_camera() -> None:
     assert handled == [0, -20, 20]
     assert (front.num_received, front.num_dropped) == (21, 19)
     assert (down.num_received, down.num_dropped) == (20, 19)
-
-
-def test_stop_tells_when_the_handler_does_not_come_back() -> None:
-    scheduler: FrameScheduler[int] = FrameScheduler()
-    release, entered = threading.Event(), threading.Event()
-
-    def handle(item: int, waited_s: float) -> None:
-        entered.set()
-        release.wait(10)
-
-    worker = Worker(scheduler)
-    scheduler.add(handle).put(0)
-    worker.start()
-    assert entered.wait(10)
-    assert not worker.stop(0.01)
-    release.set()
-    assert worker.stop(10)
 
 
 @pytest.mark.parametrize('error', [SystemExit('3'), KeyboardInterrupt(), GeneratorExit(),

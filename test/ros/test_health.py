@@ -23,7 +23,6 @@ from uncertainty_seg.ros.health import (
     LATENCY_ERROR_S,
     NodeHealth,
     PartFaults,
-    WINDOW_FRAMES,
 )
 
 pytestmark = pytest.mark.ros
@@ -120,22 +119,6 @@ def test_the_rate_counts_frames_a_second_and_fades_when_they_stop(camera: Camera
     assert stats.rate_hz() == pytest.approx(10 / 1.1)
     camera.now_s += 98.9
     assert stats.rate_hz() == pytest.approx(0.1)
-
-
-def test_latency_is_median_and_largest_of_the_last_frames() -> None:
-    stats = FrameStatistics()
-    stats.add_frame({'head': 1e9})
-    for value in range(WINDOW_FRAMES):
-        stats.add_frame({'head': float(value)})
-    assert stats.latencies_ms() == {'head': (49.5, 99.0)}
-    assert stats.num_processed == WINDOW_FRAMES + 1
-
-
-def test_a_fault_is_new_only_when_its_reason_changes() -> None:
-    stats = FrameStatistics()
-    is_new = [stats.add_fault(reason) for reason in ('a', 'a', 'b', 'a')]
-    assert is_new == [True, False, True, True]
-    assert (stats.num_faulty, stats.last_fault) == (4, 'a')
 
 
 # --- the parts that fail alone -------------------------------------------------------------------

@@ -107,24 +107,6 @@ def test_values_that_contradict_each_other_are_judged_together(context: Any) -> 
     assert 'would never fall' in result.reason
 
 
-def test_what_the_pipeline_refuses_is_refused_and_not_stored(context: Any) -> None:
-    served = Served(context, {})
-    served.refusal = ConfigError('gate.scores names a score without a threshold')
-    result = served.set(gate__scores=['entropy.top'])
-    assert not result.successful
-    assert 'without a threshold' in result.reason
-    assert served.node.get_parameter('gate.scores').value == ['']
-    assert served.server.settings.gate.scores == ()
-
-
-def test_a_list_can_be_emptied_again(context: Any) -> None:
-    served = Served(context, {})
-    assert served.set(gate__scores=['entropy.top']).successful
-    assert served.server.settings.gate.scores == ('entropy.top',)
-    assert served.set(gate__scores=['']).successful
-    assert served.server.settings.gate.scores == ()
-
-
 @pytest.mark.parametrize(('given', 'rates'), [
     ([12.5], (12.5,)), ([3], (3.0,)), ([3.0, 4.0], (3.0, 4.0)),
 ])

@@ -3,13 +3,11 @@
 Try to make the flag of the real node lie, over DDS and at camera rate, and count how often it did.
 
     scripts/soak [--seconds 300] [--seed 0] [--rate 30] [--stale-timeout 1.0] [--only NAME ...]
-    scripts/soak --frames 20000
 
-Node, governor and camera are processes of their own; the node logs to a small disk. This process
-does what another node or an operator could do to them, one thing after the other as the seed has
-it, and hears flag, numbers, status and factor. `soak_oracle` judges them. With --frames there is
-no rate: a frame is sent when the one before was answered. A line tells the progress; the last is
-one JSON object. The exit code is 0 if there was no lie, good frames were true, and nothing grew.
+Node, governor and camera are processes of their own. This process does what another node or an
+operator could do to them, one thing after the other as the seed has it, and hears flag, numbers,
+status and factor. `soak_oracle` judges them. A line tells the progress; the last is one JSON
+object. The exit code is 0 if there was no lie, good frames were true, and nothing grew.
 
 """
 
@@ -39,7 +37,7 @@ from typing import Any
 from conftest import make_tiny_bundle
 import pytest
 from ros_helpers import Client, node_arguments, own_domain, Process, ros_environment
-from soak_frames import FAULTS, FaultyCamera, MAX_AGE_S, MAX_REPEATS
+from soak_frames import FAULTS, MAX_AGE_S, MAX_REPEATS
 from soak_oracle import (
     Answer,
     Event,
@@ -59,7 +57,7 @@ SLOW = 0.2
 SCALE = 0.5
 # Events are judged when none of before can come any more.
 PATIENCE_S = 4.0
-SAMPLE_S, DISK_MB = 1.0, 4
+SAMPLE_S = 1.0
 # The graph is looked at once a second; then the node has to ask for the other's flag.
 NOTICE_S = 2.5
 # Memory may grow by this in a second, as the lower end of the interval; handles not at all.
@@ -137,15 +135,14 @@ class Soak:
         self._sampled_s, self._answered = 0.0, ''
         self.done: Counter[str] = Counter()
         self.camera: Camera | None = None
-        self._disk = self._mount(folder / 'disk', stack)
         bundle = make_tiny_bundle(folder / 'tiny')
         parameters = {
             'max_age_s': MAX_AGE_S, 'max_repeats': MAX_REPEATS,
             # Between red and red with a grey half: of the content, the tiny network sees that.
             'gate__threshold_scale': SCALE,
             'reliability': 'reliable',
-            'stale_timeout_s': args.stale_timeout, 'log__folder': str(self._disk / 'log'),
-            'log__quota_mb': DISK_MB * 0.75, 'log__free_disk_mb': 0.25,
+            'stale_timeout_s': args.stale_timeout, 'log__folder': str(folder / 'log'),
+            'log__quota_mb': 3.0, 'log__free_disk_mb': 0.25,
             'log__control_share': 0.2, 'log__min_interval_s': 0.0, 'log__duplicate_bits': 0,
             **dict(word.split(':=') for word in args.parameter),
         }
@@ -157,22 +154,12 @@ class Soak:
             ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args',
              '-r', 'confident:=/uncertainty_seg/confident', '-p', f'slow_factor:={SLOW}',
              '-p', f'deadline_s:={deadline_s}', '-p', f'settle_s:={deadline_s}',
-             '-p', 'rise_per_s:=1.0', '-p', 'rate_hz:=20.0'], domain, folder / 'governor.log')
+             '-p', 'rise_per_s:=1.0'], domain, folder / 'governor.log')
         stack.callback(self.governor.end)
         stack.callback(self._let_go)
         self.client = Client(domain, self.node)
         stack.callback(self.client.close)
         self._listen()
-
-    def _mount(self, folder: Path, stack: ExitStack) -> Path:
-        folder.mkdir()
-        mount = ['mount', '-t', 'tmpfs', '-o', f'size={DISK_MB}m', 'tmpfs', str(folder)]
-        # Only in a mount namespace of our own, see scripts/soak.
-        self.has_disk = bool(os.environ.get('UNCERTAINTY_SEG_OWN_MOUNTS')) and not subprocess.run(
-            mount, capture_output=True, check=False).returncode
-        if self.has_disk:
-            stack.callback(subprocess.run, ['umount', '-l', str(folder)], check=False)
-        return folder
 
     def _let_go(self) -> None:
         for process in (self.node, self.governor):
@@ -369,7 +356,7 @@ class Soak:
     def weaken(self) -> None:
         """Set what undoes the calibration, and back."""
         name, value, back = self.random.choice((
-            ('gate__threshold_scale', 1.4, SCALE), ('gate__fall_frames', 5, 1)))
+            ('gate__threshold_scale', 1.3, SCALE), ('gate__fall_frames', 5, 1)))
         assert self.camera is not None
         with self.span('weakening'):
             if name == 'gate__fall_frames':
@@ -438,21 +425,6 @@ class Soak:
         assert self.client.change_state('activate')
         self.note(Span(time.time(), 'activated', False))
 
-    def fill_disk(self) -> None:
-        """Leave no room on the disk of the log."""
-        if not self.has_disk:
-            self.spin(0.1)
-            return
-        filler = self._disk / 'filler'
-        try:
-            with filler.open('wb') as file:
-                for _ in range(DISK_MB * 16):
-                    file.write(bytes(65536))
-        except OSError:
-            pass
-        self.spin(3.0)
-        filler.unlink()
-
     def speak_up(self) -> None:
         """Publish the flag, too."""
         from std_msgs.msg import Bool
@@ -479,23 +451,6 @@ class Soak:
             self._rival_s.append((before_s, time.time()))
             self.spin(0.1)
 
-    def simulate_time(self) -> None:
-        """Let the node follow /clock, which jumps and stands still, and then the system again."""
-        assert self.camera is not None
-        self.camera.tell(sim=True)
-        self.client.set_parameters(use_sim_time=True)
-        self.calm()
-        for jump_s in self.random.sample((10.0, -10.0, 3600.0, -0.3), 2):
-            self.camera.tell(jump_s=jump_s)
-            self.calm()
-        self.camera.tell(still=True)
-        self.spin(2.5)
-        self.camera.tell(still=False)
-        self.calm()
-        self.camera.tell(sim=False)
-        self.client.set_parameters(use_sim_time=False)
-        self.calm()
-
     # --- the runs ---------------------------------------------------------------------------
 
     def run(self, seconds: float, only: Sequence[str]) -> None:
@@ -515,49 +470,11 @@ class Soak:
             if passed_s - told_s > 15:
                 told_s = passed_s
                 print(self.progress(passed_s), flush=True)
-                # Of a long run that is ended by force, this remains.
-                self._write_report()
         if not self.is_whole:
             output = self.node.output + self.governor.output
             self.errors.append(f'a process ended: {output[-2000:]}')
             return
         self.calm()
-
-    def _write_report(self) -> None:
-        part = self._folder / 'report.part'
-        part.write_text(json.dumps({**self.report(), 'lies': self.oracle.lies}), encoding='utf-8')
-        part.rename(part.with_suffix('.json'))
-        (self._folder / 'samples.json').write_text(json.dumps(self.samples), encoding='utf-8')
-
-    def run_frames(self, number: int) -> None:
-        """Send frames, each when the one before was answered."""
-        from soak_camera import message
-
-        from uncertainty_seg.ros.rivals import WITHHELD_S
-
-        self.client.wait_for_camera_match()
-        self.spin(WITHHELD_S)  # until then no flag is true, and nothing would be asked of it
-        camera, start_s = FaultyCamera(self._args.seed), time.monotonic()
-        for k in itertools.takewhile(lambda _: self.is_whole, range(number)):
-            now_s = time.time()
-            shot = camera.draw(int(now_s * 1e9))
-            lead_s = (shot.stamp_ns - int(now_s * 1e9)) / 1e9
-            self.note(Frame(now_s, f'f{k}', shot.kind, shot.is_good, lead_s))
-            self.client.camera.publish(message(shot, f'f{k}'))
-            self.wait_for_answer(f'f{k}')
-            self._sample()
-            if k % 1000 == 999:
-                self.judge(time.time() - PATIENCE_S)
-                print(self.progress(time.monotonic() - start_s), flush=True)
-        self.spin(1.0)
-
-    def wait_for_answer(self, name: str, timeout_s: float = 5.0) -> None:
-        """Hear until a frame was answered, or was lost."""
-        end_s = time.monotonic() + timeout_s
-        while time.monotonic() < end_s:
-            self.client.spin_once(0.05)
-            if self._answered == name:
-                return
 
     def progress(self, passed_s: float) -> str:
         """Return a line."""
@@ -578,14 +495,13 @@ class Soak:
             'ready': oracle.ready, 'excused': oracle.num_excused,
             'late_but_corrected': oracle.num_corrected, 'factors_above_slow': oracle.num_fast,
             'calms': self.calms, 'calms_fast': self.calms_fast,
-            'errors': self.errors, 'has_disk': self.has_disk,
+            'errors': self.errors,
             'done': dict(sorted(self.done.items())),
             'sent': dict(sorted(oracle.sent.items())),
             'false_after_ms': {
                 kind: {'n': len(times), 'median': round(1e3 * statistics.median(times), 1),
                        'max': round(1e3 * max(times), 1)}
                 for kind, times in sorted(oracle.false_after_s.items())},
-            'latency_ms': thirds([one for _, one in oracle.latencies]),
             'growth': growth(self.samples),
         }
 
@@ -595,18 +511,8 @@ DEEDS: dict[str, Callable[[Soak], None]] = {
     'camera_lost': Soak.lose_camera, 'node_stopped': Soak.stop_node,
     'governor_stopped': Soak.stop_governor, 'weakened': Soak.weaken, 'misused': Soak.misuse,
     'timeout': Soak.change_timeout, 'passes': Soak.change_passes, 'reset': Soak.reset,
-    'lifecycle': Soak.deactivate, 'disk_full': Soak.fill_disk, 'rival': Soak.speak_up,
-    'clock': Soak.simulate_time,
+    'lifecycle': Soak.deactivate, 'rival': Soak.speak_up,
 }
-
-
-def thirds(seconds: Sequence[float]) -> list[float]:
-    """Return the median milliseconds of the first, the second and the last third."""
-    third = len(seconds) // 3
-    if not third:
-        return []
-    return [round(1e3 * statistics.median(seconds[k * third:(k + 1) * third]), 2)
-            for k in range(3)]
 
 
 def growth(samples: Sequence[dict[str, float]], num_blocks: int = 8) -> dict[str, Any]:
@@ -656,9 +562,6 @@ def faults_of(report: dict[str, Any]) -> list[str]:
             is_step = is_memory and grown['last'] - grown['first'] < LEAST_GROWN_KB
             if grown['interval'][0] > limit and not is_step:
                 found.append(f'{name} grows by {grown["slope"]} a second')
-    thirds_ms = report['latency_ms']
-    if thirds_ms and thirds_ms[2] > 2 * thirds_ms[0] + 20:
-        found.append(f'the latency grew from {thirds_ms[0]} to {thirds_ms[2]} ms')
     return found
 
 
@@ -669,31 +572,20 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--rate', type=float, default=30.0, help='frames a second [30]')
     parser.add_argument('--stale-timeout', type=float, default=1.0, help='of the node [1]')
-    parser.add_argument('--frames', type=int, default=0,
-                        help='send so many, each when the one before was answered')
     parser.add_argument('--only', nargs='+', default=[], choices=(*FAULTS, *DEEDS),
                         help='what to do [everything]', metavar='NAME')
     parser.add_argument('--parameter', nargs='*', default=[], metavar='NAME:=VALUE',
                         help='of the node, to see what the oracle says of it')
-    parser.add_argument('--out', type=Path,
-                        help='keep logs, samples and the report so far below this folder')
     args = parser.parse_args(words)
     start_s = time.monotonic()
     with ExitStack() as stack:
         domain = stack.enter_context(own_domain())
-        if args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f'seed_{args.seed}_', dir=args.out))
-        else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         soak = Soak(args, domain, folder, stack)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         try:
-            if args.frames:
-                soak.run_frames(args.frames)
-            else:
-                soak.run(args.seconds, args.only)
+            soak.run(args.seconds, args.only)
         except KeyboardInterrupt:
             print('interrupted: the report is of what was done', flush=True)
         soak.spin(PATIENCE_S + 0.5)

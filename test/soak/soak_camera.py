@@ -3,11 +3,9 @@
 The camera of the soak, a process: sends frames at its rate, and says of each what was done to it.
 
 A line of standard input is a command, one JSON object: {"plan": KIND} sends that kind next,
-{"storm": true} mixes all kinds, {"silence_s": S} sends nothing for a while, {"sim": true} stamps
-by a clock of its own, which it publishes on /clock, {"jump_s": S} sets that clock, {"still": true}
-lets what it publishes stand still. A line of standard output is a frame, written before it is
-sent: its time, its name, its kind, whether a flag about it may be true, and by how much it is
-stamped later than that time.
+{"storm": true} mixes all kinds, {"silence_s": S} sends nothing for a while. A line of standard
+output is a frame, written before it is sent: its time, its name, its kind, whether a flag about it
+may be true, and by how much it is stamped later than that time.
 
 """
 
@@ -23,13 +21,8 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 import rclpy
-from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
-from soak_frames import FaultyCamera, FINE, MAX_SKEW_S, Shot
-
-START_S, CLOCK_PERIOD_S = 1_600_000_000.0, 0.01
-# After a change of a clock, nobody knows by which the node judges.
-UNSURE_S = 0.5
+from soak_frames import FaultyCamera, Shot
 
 
 def message(shot: Shot, name: str) -> Image:
@@ -49,21 +42,16 @@ class SoakCamera:
         self._prefix, self._period_s = prefix, 1 / rate_hz
         self._frames = FaultyCamera(seed)
         self._commands: deque[dict[str, Any]] = deque()
-        self._is_storm = self._is_sim = False
-        self._offset_s = 0.0
-        self._still_s: float | None = None  # since when what is published stands still
-        self._changed_s = 0.0
+        self._is_storm = False
         self._silent_until_s = 0.0
         rclpy.init()
         self._node = rclpy.create_node(f'camera_{prefix.rstrip(".")}')
         self._images = self._node.create_publisher(Image, '/cam', 30)
-        self._clock = self._node.create_publisher(Clock, '/clock', 10)
 
     def run(self) -> None:
         """Send frames until standard input ends."""
         reader = threading.Thread(target=self._read, daemon=True)
         reader.start()
-        threading.Thread(target=self._tick, daemon=True).start()
         number, due_s = 0, time.monotonic()
         while reader.is_alive():
             due_s = max(due_s + self._period_s, time.monotonic() - self._period_s)
@@ -84,38 +72,12 @@ class SoakCamera:
         self._is_storm = command.get('storm', self._is_storm)
         if 'silence_s' in command:
             self._silent_until_s = time.monotonic() + command['silence_s']
-        if {'sim', 'jump_s', 'still'} & set(command):
-            self._changed_s = time.time()
-        if 'sim' in command:
-            self._is_sim = command['sim']
-            self._offset_s = START_S - time.time() if self._is_sim else 0.0
-        self._offset_s += command.get('jump_s', 0.0)
-        if 'still' in command:
-            self._still_s = time.time() if command['still'] else None
-
-    def _tick(self) -> None:
-        while True:
-            time.sleep(CLOCK_PERIOD_S)
-            if self._is_sim:
-                now_s = (self._still_s or time.time()) + self._offset_s
-                msg = Clock()
-                msg.clock.sec, msg.clock.nanosec = int(now_s), int(now_s % 1 * 1e9)
-                self._clock.publish(msg)
-
     def _send(self, name: str) -> None:
         now_s = time.time()
-        taken_ns = int((now_s + self._offset_s) * 1e9)
+        taken_ns = int(now_s * 1e9)
         shot = self._frames.draw(taken_ns, is_storm=self._is_storm)
-        is_good, lead_s = shot.is_good, (shot.stamp_ns - taken_ns) / 1e9
-        if now_s - self._changed_s < UNSURE_S:
-            is_good = None
-        elif self._still_s is not None and is_good is not False:
-            lead_s += now_s - self._still_s
-            is_good = None if abs(lead_s - MAX_SKEW_S) < UNSURE_S / 2 else lead_s < MAX_SKEW_S
-        kind = shot.kind
-        if self._still_s is not None and kind in FINE and not is_good:
-            kind = 'clock_stands_still'
-        print(json.dumps([now_s, name, kind, is_good, lead_s]), flush=True)
+        lead_s = (shot.stamp_ns - taken_ns) / 1e9
+        print(json.dumps([now_s, name, shot.kind, shot.is_good, lead_s]), flush=True)
         self._images.publish(message(shot, name))
 
 

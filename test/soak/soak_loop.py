@@ -2,26 +2,19 @@
 """
 Faulty frames through the frame loop, as many as you like, against an oracle that is exact.
 
-    scripts/soak loop [--frames 1000000] [--seed 0]
-
 No ROS and no runtime: the frames of `soak_frames` go through decoding, guard, pipeline,
 plausibility and gate, under a clock that the frames move. Between and amid them the gate is
 restarted and reconfigured. A verdict must be true if and only if the last `rise_frames` frames
-were good and nothing came between. The last line is one JSON object.
+were good and nothing came between.
 
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-import json
 from pathlib import Path
 import random
-import sys
-import tempfile
-import time
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -160,13 +153,6 @@ class LoopSoak:
                     f'{self._num_good} good of {self._rise_frames}')
             (self.lies if outcome.verdict.is_confident else self.blind).append(text)
 
-    def report(self) -> dict[str, Any]:
-        """Return the figures."""
-        return {'frames': self.sent.total(), 'faulty': self.sent.total() - self.sent['good'],
-                'true': self.num_true, 'lies': len(self.lies), 'blind': len(self.blind),
-                'sent': dict(sorted(self.sent.items()))}
-
-
 def _maps_of(bundle: Any) -> tuple[UncertaintyMaps, UncertaintyMaps]:
     """Return the maps of a red and of a grey image, as the fake backend computes them."""
     spec = bundle.card.input
@@ -177,28 +163,3 @@ def _maps_of(bundle: Any) -> tuple[UncertaintyMaps, UncertaintyMaps]:
     first, second = (FakeBackend(bundle.card).run(image, masks, temperature)
                      for image in (red, grey))
     return first, second
-
-
-def main() -> int:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
-    parser.add_argument('--frames', type=int, default=10**6)
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
-    start_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        soak = LoopSoak(Path(folder), args.seed)
-        for number in range(1, args.frames + 1):
-            soak.step()
-            if number % 50_000 == 0:
-                print(f'{number} frames, {soak.num_true} true, {len(soak.lies)} lies, '
-                      f'{len(soak.blind)} blind, {time.monotonic() - start_s:.0f} s', flush=True)
-    for text in (*soak.lies[:20], *soak.blind[:20]):
-        print(text)
-    print(json.dumps({**soak.report(), 'seed': args.seed,
-                      'seconds': round(time.monotonic() - start_s)}))
-    return bool(soak.lies or soak.blind or not soak.num_true)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -155,7 +155,6 @@ class Oracle:
     num_fast: int = 0
     ready: int = 0
     blind: int = 0
-    latencies: list[tuple[float, float]] = field(default_factory=list)
     false_after_s: dict[str, list[float]] = field(
         default_factory=lambda: defaultdict(list))
 
@@ -302,7 +301,6 @@ class Oracle:
             self._pending = None  # the fault was never seen: its frame was lost
         if flag is not None and is_first and flag.value:
             self._check_true(flag, frame)
-            self.latencies.append((flag.time_s, flag.time_s - frame.time_s))
         if not is_good:
             self._lie(answer.time_s, f'true about a frame that is {frame.kind}')
         elif self._run < self.rise_frames:

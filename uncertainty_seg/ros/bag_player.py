@@ -63,19 +63,9 @@ CLOCK_PERIOD_S = 0.025
 
 class BagPlayer:
     """
-    Publish one topic of a bag.
+    Publish one topic of a bag, as images or files, at a pace, 1 being that of the recording.
 
-    Parameters
-    ----------
-    node : Node
-        Owns the publishers.
-    rate : float
-        1 for the pace of the recording.
-    has_clock : bool
-        Publish the bag's time on /clock, with each image and 40 times a second between them.
-    is_compressed : bool
-        Whether the bag has CompressedImage.
-
+    With a clock, the bag's time is on /clock, with each image and 40 times a second between them.
     """
 
     def __init__(

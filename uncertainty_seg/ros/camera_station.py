@@ -29,15 +29,13 @@ from uncertainty_seg.ros.frame_processor import Arrival, FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
 from uncertainty_seg.ros.health import FrameStatistics, Health, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import steady_s
-from uncertainty_seg.ros.publishers import LabelInfoPublisher, PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.publishers import PicturePublishers, publish_labels, VerdictPublishers
 from uncertainty_seg.ros.rivals import RivalWatch
 from uncertainty_seg.ros.topics import WatchedTopicsNode
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 SILENCE_HINT_S = 5.0
-# A driver that was killed and started again is two of them for 20 s.
-CROWD_S = 25.0
 _log = logging.getLogger(__name__)
 
 
@@ -57,19 +55,10 @@ def profile_fault(profile: QoSProfile, settings: Settings) -> str:
 
 class CameraStation:
     """
-    One camera of a node.
+    One camera of a node: which of the settings it is, and its name, empty for the only one.
 
-    Parameters
-    ----------
-    node : WatchedTopicsNode
-        Owns the topics.
-    settings : callable
-        Returns the settings in force.
-    index, name : int, str
-        Which of the cameras of the settings it is; no name if it is the only one.
-    doubt : callable, optional
-        Returns why no flag of the node may be true, whatever the camera; empty if one may.
-
+    `settings` returns those in force; `doubt` why no flag of the node may be true, whatever the
+    camera, empty if one may.
     """
 
     def __init__(
@@ -85,19 +74,17 @@ class CameraStation:
         # Nobody else may speak on the topic of the flag, nor on that of the same as numbers.
         self._rivals = tuple(
             RivalWatch(node, topic, lambda: self._verdicts.num_sent, kind=kind)
-            for topic, kind in ((self._verdicts.topic, Bool),
-                                (self._verdicts.numbers_topic, JointState)))
+            for topic, kind in zip(self._verdicts.topics, (Bool, JointState), strict=True))
         self._owner = VerdictOwner(
             self._verdicts, timeout_s, lambda: doubt() or self._rival())
         self._statistics = FrameStatistics()
         self._pipeline: Pipeline | None = None
         self._pictures: PicturePublishers | None = None
-        self._labels: LabelInfoPublisher | None = None
+        self._labels: Any = None
         self._processor: FrameProcessor | None = None
         self._slot: Slot[Arrival] | None = None
         self._subscription: Any = None
         self._hint, self._alone_s = '', -math.inf
-        self._crowd, self._single_s = '', 0.0
 
     @property
     def busy_s(self) -> float:
@@ -125,7 +112,7 @@ class CameraStation:
         self._owner.take_over(pipeline)
         self._pictures = PicturePublishers(self._node, self.name, self._faults)
         with self._faults.alone('label_info'):
-            self._labels = LabelInfoPublisher(
+            self._labels = publish_labels(
                 self._node, topics.output_topic('label_info', self.name), pipeline.card)
 
     def listen(
@@ -148,7 +135,6 @@ class CameraStation:
             topics.camera_qos(settings.reliability),
             qos_overriding_options=topics.overridable(
                 lambda profile: profile_fault(profile, settings)))
-        self._single_s = steady_s()
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
@@ -183,7 +169,7 @@ class CameraStation:
         if self._pictures is not None:
             self._pictures.close()
         if self._labels is not None:
-            self._labels.close()
+            self._node.destroy_publisher(self._labels)
         for rival in self._rivals:
             rival.close()
         self._owner.take_over(None)
@@ -231,9 +217,6 @@ class CameraStation:
             self._hint = self._why_no_message()
             if self._hint and self._hint not in (hint, *self._node.conflicts):
                 _log.warning(self._hint)
-            crowd, self._crowd = self._crowd, self._who_else_shows_images()
-            if self._crowd and self._crowd != crowd:
-                _log.warning(self._crowd)
         with self._faults.alone('rival_watch'):
             for rival in self._rivals:
                 rival.look()
@@ -248,7 +231,7 @@ class CameraStation:
             is_stale=self._subscription is not None and self._owner.is_stale(),
             is_confident=self._owner.is_confident, why_down=self._owner.why_down, hint=self._hint,
             rival=self._rival(), statistics=self._statistics, counts=self._counts(),
-            faults=self._faults, crowd=self._crowd,
+            faults=self._faults,
         )
 
     def _counts(self) -> dict[str, int]:
@@ -279,19 +262,6 @@ class CameraStation:
         if not self._node.count_publishers(self.topic):
             self._alone_s = now_s
         return self._alone_s < now_s < self._alone_s + SILENCE_HINT_S
-
-    def _who_else_shows_images(self) -> str:
-        if self._subscription is None:
-            return ''
-        assert self._node.watch is not None
-        topic, now_s = self._node.watch.subscription(self.topic), steady_s()
-        publishers = self._node.get_publishers_info_by_topic(topic.name)
-        found = [topics.full_name(info) for info in publishers
-                 if info.topic_type == topic.type_name]
-        if len(found) < 2:
-            self._single_s = now_s
-        return (topics.several_cameras(topic.name, found)
-                if now_s - self._single_s >= CROWD_S else '')
 
     def _why_stale(self, holder: str, worker_end: str) -> str:
         silence_s, unjudged_s = self._owner.silence_s(), self._owner.unjudged_s()

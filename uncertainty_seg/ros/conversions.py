@@ -50,17 +50,9 @@ _INSTEAD = "images are read by the package's own codec"
 @dataclass(frozen=True)
 class ImageBridge:
     """
-    What a cv_bridge is used for.
+    What a cv_bridge is used for: the encodings that it reads; none where `bridge` is None.
 
-    Attributes
-    ----------
-    sentence, is_fault : str, bool
-        For the log: what is used and why, and whether an installed cv_bridge is unusable.
-    reads : frozenset of str
-        The encodings that it reads.
-    bridge : CvBridge or None
-        None where the package's codec does everything.
-
+    The sentence is for the log; it is a fault if an installed cv_bridge is unusable.
     """
 
     sentence: str

@@ -53,8 +53,6 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _PartFault:
-    """What became of a part that has raised."""
-
     num: int = 0
     sentence: str = ''
     failed_s: float = 0.0
@@ -157,13 +155,12 @@ class FrameStatistics:
 
     def clear_latency(self) -> None:
         """Forget how long frames took: those before and after a gap are not one row."""
-        with self._lock:
-            self._over_since_s = None
+        self._over_since_s = None
 
     def over_budget_s(self) -> float | None:
         """Return since how many seconds every frame was over its budget; None if it is not."""
-        with self._lock:
-            return None if self._over_since_s is None else self._clock() - self._over_since_s
+        since_s = self._over_since_s
+        return None if since_s is None else self._clock() - since_s
 
     def add_frame(self, timings_ms: Mapping[str, float], age_s: float = math.nan) -> None:
         """Count a frame that went through, with the time of each stage and its age."""
@@ -264,8 +261,7 @@ class Health:
     """
     The state of one camera, counted since the last activation.
 
-    `hint` says why no frame comes, where that is known, `rival` and `crowd` who else publishes the
-    flag, or its images; else they are empty.
+    `hint` says why no frame comes, where that is known, `rival` who else publishes the flag.
     """
 
     camera: str
@@ -278,11 +274,10 @@ class Health:
     statistics: FrameStatistics
     counts: Mapping[str, int]
     faults: PartFaults = field(default_factory=PartFaults)
-    crowd: str = ''
 
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
-        return [*filter(None, [self.crowd]), *self.node.warnings(), *self.faults.sentences()]
+        return [*self.node.warnings(), *self.faults.sentences()]
 
     @property
     def is_active(self) -> bool:

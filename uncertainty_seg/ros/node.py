@@ -58,7 +58,6 @@ from uncertainty_seg.ros.frame_processor import Arrival
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
 from uncertainty_seg.ros.health import health_message, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import (
-    clock_fault,
     ignore_signals,
     report_errors,
     ros_logging,
@@ -75,7 +74,7 @@ from uncertainty_seg.ros.process_watch import (
     ServiceManager,
 )
 from uncertainty_seg.ros.rivals import NameClaim
-from uncertainty_seg.ros.topics import report_qos, WatchedTopicsNode
+from uncertainty_seg.ros.topics import REPORT_QOS, WatchedTopicsNode
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import find_bundle, load_bundle
 from uncertainty_seg.storage.parameter_files import require_files_for, source_of
@@ -92,19 +91,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     """
     Segment images, and publish how far the result can be trusted.
 
-    Parameters
-    ----------
-    is_stopping : callable, optional
-        Whether the process is ending; checked where a transition takes minutes.
-    words : sequence of str, optional
-        The command line, for its parameter files.
-
-    Raises
-    ------
-    ConfigError
-        If a parameter is out of range, a parameter file says nothing to this node, or another node
-        of its name runs.
-
+    `is_stopping` is asked where a transition takes minutes; `words` are the command line, for its
+    parameter files. Raises ConfigError if a parameter is out of range, a parameter file says
+    nothing to this node, or another node of its name runs.
     """
 
     def __init__(
@@ -137,7 +126,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             for index, name in enumerate(self._settings().cameras or ('',))
         ]
         self._faults = PartFaults()
-        self._health = self.create_publisher(DiagnosticArray, '/diagnostics', report_qos())
+        self._health = self.create_publisher(DiagnosticArray, '/diagnostics', REPORT_QOS)
         self._health_text = ''
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._tick_timer = self._make_tick_timer(self._settings())
@@ -482,7 +471,7 @@ def wait_for_build(
             if not running.stop():
                 _log.warning('the build of the engine does not stop; it is left behind')
             raise BackendError('the node is stopping before its engine was built',
-                               fix='build the engines before the node is started')
+                               fix='build it beforehand by uncertainty_seg self-check')
         report(running.state)
     _log.info('engine built in %.0f s', time.monotonic() - start_s)
 
@@ -538,9 +527,6 @@ def _run(words: Sequence[str]) -> int:
     watch = ProcessWatch(node, systemd, is_stopping=stop.is_set)
 
     def on_fault(err: Exception) -> None:
-        if sentence := clock_fault(err):
-            node.get_logger().warning(sentence, once=True)
-            return
         _log.exception('a callback failed')
         node.fall('internal error, see the log')
 

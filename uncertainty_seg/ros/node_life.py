@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-import contextlib
 from contextlib import contextmanager
 from functools import wraps
 import logging
 import os
-from pathlib import Path
 import re
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
-import traceback
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -41,11 +37,10 @@ from uncertainty_seg.ros.entry import stop_signals
 from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
 # -------------------------------------------------------------------------------------------------
-# The start. ROS passes over words that are not for it, DDS ends the process itself where the
-# domain is out of range, and runs without ever finding anybody where no network interface is up.
+# The start. ROS passes over words that are not for it, and DDS ends the process itself where the
+# domain is out of range.
 
 LARGEST_DOMAIN = 232
-_REACHED = (('127.0.0.1', 7400), ('239.255.0.1', 7400))
 _SOURCE_LINE = re.compile(r',? at /[^\s,]+:\d+')
 # rcl takes others, and fails when it makes the node.
 _NAMESPACE = re.compile(r'(\w+:)?__ns:=(/|(/[A-Za-z_]\w*)+)', re.ASCII)
@@ -87,8 +82,7 @@ def start_ros(args: Sequence[str] | None = None) -> list[str]:
     Start rclpy without its signal handlers, which would close the context before the last flag.
 
     Takes arguments as after the program's name, those of the process if None, and returns them.
-    Raises ConfigError if a parameter file, another argument or ROS_DOMAIN_ID cannot be used, and
-    UncertaintySegError if no network interface is up.
+    Raises ConfigError if a parameter file, another argument or ROS_DOMAIN_ID cannot be used.
     """
     words = list(sys.argv[1:] if args is None else args)
     for path in given_files(words):
@@ -97,43 +91,16 @@ def start_ros(args: Sequence[str] | None = None) -> list[str]:
         if '__ns:=' in word and not _NAMESPACE.fullmatch(word):
             raise ConfigError(f'arguments cannot be used: {word!r}',
                               'names of letters, digits and _ with a / before each')
-    _require_domain(os.environ.get('ROS_DOMAIN_ID', ''))
-    _require_network()
-    _find_log_folder()
+    domain = os.environ.get('ROS_DOMAIN_ID', '')
+    if domain and not (domain.isdecimal() and int(domain) <= LARGEST_DOMAIN):
+        raise ConfigError(f'ROS_DOMAIN_ID is {domain!r}', f'a whole number from 0 to '
+                          f'{LARGEST_DOMAIN}', 'the ports of DDS end there')
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as err:  # of rcl
         raise ConfigError(
             f'arguments cannot be used: {_SOURCE_LINE.sub("", str(err))}') from err
     return words
-
-
-def _require_domain(text: str) -> None:
-    if text and not (text.isdecimal() and int(text) <= LARGEST_DOMAIN):
-        raise ConfigError(f'ROS_DOMAIN_ID is {text!r}', f'a whole number from 0 to '
-                          f'{LARGEST_DOMAIN}', 'the ports of DDS end there')
-
-
-def _require_network() -> None:
-    # Nothing is sent: the system looks for an interface that it would take.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
-        if all(link.connect_ex(address) for address in _REACHED):
-            raise UncertaintySegError('no network interface is up', 'the loopback at least',
-                                      'DDS finds nobody without one: ip link set lo up')
-
-
-def _find_log_folder() -> None:
-    """Let ROS write its log elsewhere where the home cannot be written, as in a container."""
-    if os.environ.get('ROS_LOG_DIR') or os.environ.get('ROS_HOME'):
-        return
-    with contextlib.suppress(OSError, RuntimeError):  # the latter: there is no home
-        folder = Path.home() / '.ros' / 'log'
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return
-    os.environ['ROS_LOG_DIR'] = tempfile.mkdtemp(prefix='ros_log_')
-    print(f'the home cannot be written: the log of ROS is in {os.environ["ROS_LOG_DIR"]}; '
-          'ROS_LOG_DIR names another folder', file=sys.stderr)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -248,15 +215,6 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def clock_fault(err: Exception) -> str:
-    """Return a sentence if it was rclpy that could not use a message on /clock, else nothing."""
-    codes = [frame.f_code for frame, _ in traceback.walk_tb(err.__traceback__)]
-    if any(code.co_name == 'clock_callback' and Path(code.co_filename).name == 'time_source.py'
-           for code in codes):
-        return f'a time on /clock cannot be used and is passed over: {err}'
-    return ''
-
-
 def spin_until(
     stop: threading.Event, executor: SingleThreadedExecutor,
     on_fault: Callable[[Exception], None], on_turn: Callable[[], None] = lambda: None,
@@ -327,9 +285,8 @@ class SoundLifecycleNode(LifecycleNode):
         raise NotImplementedError
 
     def destroy_node(self) -> None:
-        """Destroy the node, and what rclpy keeps of it until the process ends."""
+        """Destroy the node, and what rclpy keeps of it: else it stays in the graph."""
         super().destroy_node()
-        # It holds the node, so the participant and its shared memory (32 MB) would stay behind.
         machine: Any = getattr(self, '_state_machine', None)
         if hasattr(machine, 'destroy_when_not_in_use'):
             machine.destroy_when_not_in_use()

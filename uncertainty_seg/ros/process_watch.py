@@ -148,19 +148,9 @@ class LifeSigns:
     """
     What the watch is told about a node.
 
-    Attributes
-    ----------
-    stale_s, stuck_s : float
-        Without a turn for `stale_s` no frame can arrive, and the flag falls; a thread that stands
-        still for `stuck_s` ends the process, never if that is 0.
-    worker, worker_end : object, str
-        Equal to that of the look before if the worker stood still since, None if there is none;
-        what ended it, empty while it runs.
-    in_work, transition, status : str
-        What the worker has in work, the running transition, and the state, in words.
-    refusal : str
-        Why the process must end though a restart would not help; empty if it may go on.
-
+    Without a turn for `stale_s` the flag falls; a thread that stands still for `stuck_s` ends the
+    process, never if that is 0. `worker` is equal to that of the look before if the worker stood
+    still since, None if there is none. A refusal ends the process: a restart would not help.
     """
 
     stale_s: float = 1.0
@@ -200,17 +190,9 @@ class _Stillness:
 
 class ProcessWatch:
     """
-    Watch a node's threads while the block runs.
+    Watch a node's threads while the block runs, and tell systemd while they work.
 
-    Parameters
-    ----------
-    node, systemd : WatchedNode, ServiceManager
-        Tells how its threads are; is told that the process works.
-    exit_process : callable, optional
-        Ends the process without waiting for any thread.
-    clock, is_stopping : callable, optional
-        Seconds that never stand still or go back; whether the process was told to stop.
-
+    `exit_process` ends the process without waiting for any thread.
     """
 
     def __init__(
@@ -284,11 +266,7 @@ class ProcessWatch:
         raise SystemExit(EXIT_WATCH)
 
     def leave(self, cause: str, code: int = 0) -> NoReturn:
-        """
-        End the process in order though a transition or a callback does not; never returns.
-
-        The cause, one sentence, goes to stderr, too, if the exit code is not 0.
-        """
+        """End the process in order though a transition or a callback does not; never returns."""
         self._begin_to_end()
         self._systemd.tell('STOPPING=1', f'STATUS={cause}')
         _attempt(lambda: self._node.leave(cause), LEAVE_S)

@@ -50,7 +50,7 @@ class CameraInfoRelay:
         self._newest: CameraInfo | None = None
         self._reported = ''
         self._publisher = node.create_publisher(
-            CameraInfo, output_topic('camera_info', camera), topics.picture_qos(),
+            CameraInfo, output_topic('camera_info', camera), topics.PICTURE_QOS,
             qos_overriding_options=topics.overridable())
         try:
             # Best effort matches every camera.
@@ -99,9 +99,7 @@ def camera_info_problem(info: CameraInfo) -> str:
     roi = info.roi
     if info.width and (roi.x_offset + roi.width > info.width
                        or roi.y_offset + roi.height > info.height or 0 in _described_size(info)):
-        return (f'its roi of {roi.width}x{roi.height} at {roi.x_offset}, {roi.y_offset} reaches '
-                f'over the image, or a binning of {info.binning_x}x{info.binning_y} leaves no '
-                'pixel; correct what the driver publishes')
+        return 'its roi reaches over the image, or its binning leaves no pixel of it'
     return ''
 
 
@@ -155,26 +153,17 @@ def _copy(info: CameraInfo, **changes: Any) -> CameraInfo:
 # vision_msgs is optional: without it the node runs and the topic is missing.
 
 
-class LabelInfoPublisher:
+def publish_labels(node: Node, topic: str, card: ModelCard) -> Any:
     """
-    Publish once, latched, what the ids of a mask mean.
+    Publish once, latched, what the ids of a mask mean; returns the publisher that keeps it.
 
-    Where vision_msgs cannot be imported nothing is published, and one line of the process's log
-    says so, however many cameras there are.
+    None where vision_msgs cannot be imported: one line of the process's log says so.
     """
-
-    def __init__(self, node: Node, topic: str, card: ModelCard) -> None:
-        self._node = node
-        self._publisher: Any = None
-        if (types := _message_types()) is not None:
-            self._publisher = node.create_publisher(types[0], topic, topics.label_qos())
-            self._publisher.publish(label_message(card, node.get_clock().now().to_msg()))
-
-    def close(self) -> None:
-        """Take the topic and its latched message off the graph."""
-        if self._publisher is not None:
-            self._node.destroy_publisher(self._publisher)
-        self._publisher = None
+    if (types := _message_types()) is None:
+        return None
+    publisher = node.create_publisher(types[0], topic, topics.LABEL_QOS)
+    publisher.publish(label_message(card, node.get_clock().now().to_msg()))
+    return publisher
 
 
 def label_message(card: ModelCard, stamp: Any) -> Any:
@@ -205,6 +194,7 @@ def _message_types() -> Any:
 
 # -------------------------------------------------------------------------------------------------
 
+# Name -> encoding and pixels.
 PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
     'mask': ('mono8', lambda view: view.mask),
     'confidence': ('mono8', lambda view: view.confidence),
@@ -229,24 +219,10 @@ class VerdictPublishers:
     published as false even if they cannot be. Both have the same quality of service, so a late
     subscriber of either receives no old true.
 
-    Parameters
-    ----------
-    node, camera : Node, str
-        Owns the publishers; name of one of several cameras.
-    stale_timeout_s : float
-        The deadline the flag is offered with.
-    stamps : str, optional
-        What the age of an image is counted from, for the status.
-    faults : PartFaults, optional
-        Counts faults of the topics beside the flag.
-
-    Attributes
-    ----------
-    is_confident, num_sent : bool, int
-        The flag as it was published last, and how many were.
-    weakened_by : tuple of str
-        Settings that weaken the promise, for the status; set by the owner of the verdict.
-
+    The flag is offered with the deadline `stale_timeout_s`; `stamps` is what the age of an image
+    is counted from, and `faults` counts those of the topics beside the flag. `is_confident` is the
+    flag as it was published last, `num_sent` how many were; the owner of the verdict sets
+    `weakened_by`, the settings that weaken the promise.
     """
 
     def __init__(
@@ -263,21 +239,17 @@ class VerdictPublishers:
         self.weakened_by: tuple[str, ...] = ()
         self._flag, self._numbers = self._make_flag(stale_timeout_s)
         self._score = node.create_publisher(
-            Float32, output_topic('score', camera), topics.report_qos(),
+            Float32, output_topic('score', camera), topics.REPORT_QOS,
             qos_overriding_options=topics.overridable(is_verdict=True))
         self._status = node.create_publisher(
-            DiagnosticArray, output_topic('status', camera), topics.report_qos(),
+            DiagnosticArray, output_topic('status', camera), topics.REPORT_QOS,
             qos_overriding_options=topics.overridable(is_verdict=True))
 
     @property
-    def topic(self) -> str:
-        """Return the topic of the flag, after remapping."""
-        return str(self._node.resolve_topic_name(self._flag_topic))
-
-    @property
-    def numbers_topic(self) -> str:
-        """Return the topic of the verdict as numbers, after remapping."""
-        return str(self._node.resolve_topic_name(self._numbers_topic))
+    def topics(self) -> tuple[str, str]:
+        """Return the topics of the flag and of the verdict as numbers, after remapping."""
+        return (str(self._node.resolve_topic_name(self._flag_topic)),
+                str(self._node.resolve_topic_name(self._numbers_topic)))
 
     def promise(self, stale_timeout_s: float) -> None:
         """
@@ -351,12 +323,7 @@ class VerdictPublishers:
 
 
 def numbers_message(header: Header, numbers: Mapping[str, float]) -> JointState:
-    """
-    Build a message of named numbers.
-
-    Of the interfaces that every ROS 2 has, only `sensor_msgs/JointState` carries them, and every
-    plotting tool shows them by name.
-    """
+    """Build the message that every ROS 2 has for named numbers, which plotting tools show."""
     return JointState(header=header, name=list(numbers),
                       position=array.array('d', numbers.values()))
 
@@ -373,13 +340,10 @@ class PicturePublishers:
         self._camera_info: CameraInfoRelay | None = None
         self._flagged_ns: int | None = None
         try:
-            for name in (*PICTURES, 'flagged'):
+            for name in (*PICTURES, 'flagged', OVERLAY_JPEG):
                 self._publishers[name] = node.create_publisher(
-                    Image, output_topic(name, camera), topics.picture_qos(),
-                    qos_overriding_options=topics.overridable())
-            self._publishers[OVERLAY_JPEG] = node.create_publisher(
-                CompressedImage, output_topic(OVERLAY_JPEG, camera), topics.picture_qos(),
-                qos_overriding_options=topics.overridable())
+                    CompressedImage if name == OVERLAY_JPEG else Image, output_topic(name, camera),
+                    topics.PICTURE_QOS, qos_overriding_options=topics.overridable())
             self._camera_info = CameraInfoRelay(node, camera)
         except BaseException:
             self.close()  # what was made would stay on the node

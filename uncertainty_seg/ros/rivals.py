@@ -58,13 +58,7 @@ MOST_CLAIMANTS, REPORT_PERIOD_S = 64, 5.0
 
 @dataclass(frozen=True)
 class Claim:
-    """
-    What a node says about itself.
-
-    When it started by the clock of its computer, which run of the program it is, the number of the
-    claim, whether it stays whoever comes, and where it runs.
-
-    """
+    """What a node says about itself; the first field by the clock of its computer."""
 
     started_ns: int
     identity: str
@@ -149,9 +143,9 @@ class NameClaim:
         self._contest = Contest(self._mine)
         self._lost, self._closed, self._reported = threading.Event(), threading.Event(), ''
         self._num_turns = 0
-        self._publisher = node.create_publisher(String, CLAIM_TOPIC, topics.report_qos())
+        self._publisher = node.create_publisher(String, CLAIM_TOPIC, topics.REPORT_QOS)
         self._subscription = node.create_subscription(
-            String, CLAIM_TOPIC, self._on_claim, topics.report_qos())
+            String, CLAIM_TOPIC, self._on_claim, topics.REPORT_QOS)
         self._thread = threading.Thread(target=self._run, name='name-claim', daemon=True)
         self._thread.start()
 
@@ -340,7 +334,7 @@ class RivalWatch:
     def _listen(self) -> None:
         self._num_heard = 0
         self._subscription = self._node.create_subscription(
-            self._kind, self._topic, self._on_flag, topics.rival_qos(),
+            self._kind, self._topic, self._on_flag, topics.RIVAL_QOS,
             # None of the node's own: users cannot change the quality of service of this one.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self._begin()

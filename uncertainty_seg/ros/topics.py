@@ -96,41 +96,28 @@ def type_name(msg_type: Any) -> str:
 # Quality of service.
 
 
-def _keep_last(depth: int, **policies: Any) -> QoSProfile:
+def keep_last(depth: int, **policies: Any) -> QoSProfile:
+    """Return a reliable, volatile profile, but for the policies that are given."""
     policies = {'reliability': QoSReliabilityPolicy.RELIABLE,
                 'durability': QoSDurabilityPolicy.VOLATILE, **policies}
     return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, **policies)
 
 
+# Every flag there is; scores and status; images, of which old ones make room for new; class names
+# for late subscribers, too.
+RIVAL_QOS, REPORT_QOS, PICTURE_QOS = keep_last(100), keep_last(10), keep_last(2)
+LABEL_QOS = keep_last(1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+
+
 def camera_qos(reliability: str) -> QoSProfile:
     """Request the newest frame; 'best_effort' matches every camera, 'reliable' fewer."""
-    return _keep_last(1, reliability=QoSReliabilityPolicy.RELIABLE if reliability == 'reliable'
-                      else QoSReliabilityPolicy.BEST_EFFORT)
+    return keep_last(1, reliability=QoSReliabilityPolicy.RELIABLE if reliability == 'reliable'
+                     else QoSReliabilityPolicy.BEST_EFFORT)
 
 
 def flag_qos(stale_timeout_s: float) -> QoSProfile:
     """Offer the flag: no old one for late subscribers, and a deadline even if the node dies."""
-    return _keep_last(10, deadline=Duration(seconds=stale_timeout_s))
-
-
-def rival_qos() -> QoSProfile:
-    """Request every flag there is."""
-    return _keep_last(100)
-
-
-def report_qos() -> QoSProfile:
-    """Offer scores and status."""
-    return _keep_last(10)
-
-
-def picture_qos() -> QoSProfile:
-    """Offer images: reliable, so that every subscriber matches; old ones make room for new."""
-    return _keep_last(2)
-
-
-def label_qos() -> QoSProfile:
-    """Offer the newest class names to late subscribers too."""
-    return _keep_last(1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+    return keep_last(10, deadline=Duration(seconds=stale_timeout_s))
 
 
 # What ROS's parameters qos_overrides may change. Deadlines are promises of the settings.
@@ -236,12 +223,7 @@ IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage'
 
 @dataclass(frozen=True)
 class Transport:
-    """
-    The transport of this process.
-
-    The middleware, such as 'rmw_fastrtps_cpp', the ROS domain, whether it looks for others on this
-    computer only, whether a Fast DDS profile is set, and the identifier of an end of its own.
-    """
+    """Middleware, domain, reach, Fast DDS profile and an identifier of this process's own."""
 
     rmw: str
     domain: str
@@ -264,14 +246,6 @@ class Transport:
         )
 
 
-def several_cameras(topic: str, publishers: Sequence[str]) -> str:
-    """Say that the images on a topic come from several nodes, three of which are named."""
-    named = ', '.join(sorted(publishers)[:3])
-    return (f'{len(publishers)} publishers of images on {topic} ({named}), expected one: each '
-            'image is judged by itself, and the flag is about whichever came last; give each '
-            'camera a topic of its own (parameter cameras), or stop one of them')
-
-
 def why_silent(node: Any, topic: Topic, own: str = 'image') -> str:
     """Explain from what the graph shows why nothing comes through a subscription to `own`."""
     publishers = node.get_publishers_info_by_topic(topic.name)
@@ -290,17 +264,8 @@ def silence_reason(
     """
     Explain why no message comes through a subscription, with the fix.
 
-    Parameters
-    ----------
-    topic, me, transport : Topic, str, Transport
-        The subscription, the node's full name, and the transport of this process.
-    publishers : sequence of rclpy.topic_endpoint_info.TopicEndpointInfo
-        Those on the topic.
-    elsewhere : mapping of str to str
-        Topics with images, and their types; named if there is no publisher here.
-    own : str, optional
-        What is to be remapped.
-
+    `elsewhere` are topics with images, and their types, named if there is no publisher here; `own`
+    is what is to be remapped.
     """
     if not publishers:
         return _nobody(topic, transport, elsewhere, own)
@@ -373,13 +338,8 @@ class TopicWatch:
     """
     What is wrong with a node's topics, asked of the graph.
 
-    Attributes
-    ----------
-    num_missed, num_lost : dict of str to int
-        By name of the topic: deadlines missed, and messages the middleware reports as lost.
-    reported : tuple of str
-        What `report` returned last.
-
+    By name of the topic, it counts deadlines missed and messages that the middleware lost;
+    `reported` is what `report` returned last.
     """
 
     def __init__(self, node: Any, clock: Callable[[], float] = time.monotonic) -> None:

@@ -49,17 +49,8 @@ class VerdictOwner:
     still while a bag is paused or its player has died, and the flag would stay up. The price is
     that a bag played so slowly that frames are further apart than the timeout is never confident.
 
-    Parameters
-    ----------
-    publishers : VerdictPublishers
-        No other object publishes with them.
-    timeout_s : float
-        After this long without a frame, or without a verdict about one, the flag falls.
-    veto : callable, optional
-        Returns why no flag may be true now, whatever the frame; empty if it may.
-    clock : callable, optional
-        Seconds that never stand still or go back, also while the machine or the process sleeps.
-
+    No other object uses its publishers. The flag falls after `timeout_s` without a frame, or
+    without a verdict about one. `veto` returns why no flag may be true now, empty if one may.
     """
 
     def __init__(

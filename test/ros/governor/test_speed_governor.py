@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-import math
 from pathlib import Path
 import re
 import signal
@@ -16,13 +15,12 @@ from ros_helpers import (
     image_message,
     needs_ros,
     node_arguments,
-    own_domain,
     Process,
     ROOT,
     solid,
     values_of,
 )
-from ros_speed_rig import DEADLINE_S, governor_arguments, now_s, SLOW, speed_rig, SpeedRig
+from ros_speed_rig import DEADLINE_S, now_s, SLOW, speed_rig, SpeedRig
 
 pytestmark = needs_ros
 
@@ -72,12 +70,6 @@ def pass_on(rig: SpeedRig, command: Any, is_passed_on: Callable[[Any], bool]) ->
     rig.wait(is_answered, 'the command to be passed on')
 
 
-def test_without_a_flag_it_is_slow_and_says_what_is_missing(rig: SpeedRig) -> None:
-    assert set(rig.hear()) == {SLOW}
-    rig.wait_for_reason('no flag yet; no publisher on /confident: '
-                        'start the node, or remap confident')
-
-
 def test_a_flag_that_is_false_is_slow_at_once_and_a_true_one_rises_again(rig: SpeedRig) -> None:
     peer = rig.speak('true')
     rig.wait_for_rise()
@@ -108,22 +100,6 @@ def test_a_killed_publisher_slows_the_vehicle_and_the_command_it_has(rig: SpeedR
     rig.assert_slow_in_time(now_s())
     rig.wait(lambda: rig.limited[-1].linear.x == 2.0 * SLOW, 'the command to be slowed down')
     assert rig.limited[-1].angular.z == -SLOW
-
-
-@pytest.mark.release
-def test_a_publisher_that_hangs_is_slow_until_it_has_settled_again(rig: SpeedRig) -> None:
-    peer = rig.speak('true')
-    rig.wait_for_rise()
-    peer.send_signal(signal.SIGSTOP)
-    rig.assert_slow_in_time(now_s())
-    assert set(rig.hear(10)) == {SLOW}
-    num_before = len(rig.factors)
-    woken_s = now_s()
-    peer.send_signal(signal.SIGCONT)
-    rig.wait_for_rise()
-    rise_s = next(sent_s for sent_s, factor in rig.factors[num_before:] if factor > SLOW)
-    assert rise_s - woken_s >= DEADLINE_S  # and settle_s
-    peer.end()
 
 
 def test_a_publisher_that_only_stops_talking_slows_the_vehicle(rig: SpeedRig) -> None:
@@ -186,17 +162,6 @@ def test_a_second_publisher_is_slow_whatever_it_says_and_is_never_relied_on(
     rig.wait_for_rise()
 
 
-@pytest.mark.release
-def test_the_node_is_relied_on_again_when_a_second_publisher_has_left(rig: SpeedRig) -> None:
-    rig.speak('true')
-    rig.wait_for_rise()
-    rogue = rig.speak_beside('true')
-    rig.wait_for_reason('2 publishers of the flag, expected one')
-    assert rig.factor == SLOW
-    rogue.end()
-    rig.wait_for_rise()
-
-
 def test_a_command_that_waited_for_a_governor_that_slept_is_zero(tmp_path: Path) -> None:
     with speed_rig(tmp_path, command_timeout_s=0.5) as rig:
         pass_on(rig, twist(1.0), lambda msg: msg.linear.x == SLOW)
@@ -214,16 +179,6 @@ def test_a_command_that_waited_for_a_governor_that_slept_is_zero(tmp_path: Path)
         assert re.search(r'/cmd_vel was sent \d+\.\d s ago, expected less than 0.5 s',
                          rig.governor.output)
         pass_on(rig, twist(1.0), lambda msg: msg.linear.x == SLOW)
-
-
-def test_a_command_that_is_not_finite_is_zero_counted_and_said(rig: SpeedRig) -> None:
-    for bad in (math.nan, math.inf):
-        num_before = len(rig.limited)
-        rig.commands.publish(twist(1.0, bad))
-        msg = rig.wait(lambda n=num_before: rig.limited[n:], 'an answer')[0]
-        assert (msg.linear.x, msg.angular.z) == (0.0, 0.0)
-    rig.wait(lambda: values_of(rig.health[-1])['commands_refused'] == '2', 'the count')
-    assert '/cmd_vel is not finite, zero goes out (1 so far)' in rig.governor.output
 
 
 def test_whoever_needs_the_factor_learns_that_the_governor_hangs(rig: SpeedRig) -> None:
@@ -249,19 +204,6 @@ def test_whoever_needs_the_factor_learns_that_the_governor_hangs(rig: SpeedRig) 
     finally:
         rig.governor.send_signal(signal.SIGCONT)
     rig.hear()
-
-
-@pytest.mark.release
-def test_a_signal_leaves_the_vehicle_slow_and_standing(tmp_path: Path) -> None:
-    # And flags are taken where clocks are not compared.
-    with speed_rig(tmp_path, compare_clocks=False) as rig:
-        rig.speak('true')
-        rig.wait_for_rise()
-        rig.commands.publish(twist(1.0))
-        rig.wait(lambda: rig.limited, 'the limited command')
-        assert rig.governor.interrupt(signal.SIGTERM) == 0
-        rig.client.watched = None
-        rig.wait(lambda: rig.factor == SLOW and rig.limited[-1].linear.x == 0, 'the last words')
 
 
 def test_commands_that_stop_coming_end_in_one_zero_stamped_ones_too(tmp_path: Path) -> None:
@@ -294,20 +236,6 @@ def flag_without_a_deadline() -> tuple[Any, str, int]:
     from std_msgs.msg import Bool
 
     return Bool, '/auv/confident', 10
-
-
-@pytest.mark.parametrize(('parameters', 'sentence'), [
-    ({'settle_s': 0.25}, 'settle_s is 0.25, expected at least deadline_s, 0.5'),
-    ({'slow_factor': 'fast'}, "slow_factor is 'fast', expected a finite number from 0 to 1"),
-])
-def test_parameters_that_cannot_be_used_are_said_with_exit_code_2(
-    tmp_path: Path, parameters: dict[str, Any], sentence: str
-) -> None:
-    with own_domain() as domain:
-        process = Process(governor_arguments(**parameters), domain, tmp_path / 'log')
-        assert process.wait() == 2
-    assert f'speed_governor: {sentence}' in process.output
-    assert 'Traceback' not in process.output
 
 
 def test_the_real_node_killed_with_its_flag_up_slows_the_vehicle(tmp_path: Path) -> None:

@@ -3,19 +3,15 @@
 The SROS2 policy: exactly what the nodes use, and what a DDS with security makes of it.
 
 A DDS without security, such as the one in ROS's wheels, refuses to start with keys. Where ROS's
-middleware has it (the distributions' packages), two nodes speak by their enclaves. Where Cyclone
-DDS is installed with its plugins (Debian: cyclonedds-dev, cyclonedds-tools), the same files
-are tried without ROS.
+middleware has it (the distributions' packages), two nodes speak by their enclaves.
 
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-import os
 from pathlib import Path
 import shutil
-import subprocess
 import time
 from typing import Any
 
@@ -27,7 +23,6 @@ from ros_helpers import (
     node_arguments,
     own_domain,
     Process,
-    ROOT,
     SKIP_REASON,
     TIMEOUT_S,
 )
@@ -139,6 +134,7 @@ def test_the_policy_fits_the_schema_of_sros2_and_becomes_the_same_permissions() 
 NO_SECURITY = ("doesn't have the security libraries", 'does not have security support')
 
 
+@pytest.mark.release
 @pytest.mark.ros
 @needs_openssl
 @pytest.mark.skipif(not HAS_ROS, reason=SKIP_REASON)
@@ -182,89 +178,3 @@ def test_the_node_is_heard_by_its_enclave_and_a_process_without_one_is_not(tmp_p
         finally:
             for process in running:
                 process.end()
-
-
-IDL = ('module std_msgs { module msg { module dds_ { @final struct Bool_ { boolean data; }; }; }; '
-       '};')
-
-
-@pytest.fixture(scope='module')
-def cyclone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the program that speaks and hears without ROS; return it."""
-    prefix = Path(os.environ.get('UNCERTAINTY_SEG_TEST_CYCLONE', '/usr'))
-    idlc = prefix / 'bin' / 'idlc'
-    if not (idlc.exists() and shutil.which('cc') and list(prefix.glob(AUTHENTICATION))):
-        pytest.skip('Cyclone DDS with security is not here (Debian: cyclonedds-dev '
-                    'cyclonedds-tools)')
-    folder = tmp_path_factory.mktemp('cyclone')
-    (folder / 'Flag.idl').write_text(IDL + '\n')
-    library = next(prefix.glob(AUTHENTICATION)).parents[1]
-    environment = {**os.environ, 'LD_LIBRARY_PATH': str(library)}
-    subprocess.run([idlc, 'Flag.idl'], cwd=folder, check=True, env=environment)
-    include = [f'-I{path}' for path in (folder, prefix / 'include',
-                                        prefix / 'include' / library.name)]
-    subprocess.run(['cc', *include, str(ROOT / 'test' / 'rigs' / 'sros2_flag.c'), 'Flag.c', '-o',
-                    'flag', f'-L{library}', '-lddsc', f'-Wl,-rpath-link,{library}'],
-                   cwd=folder, check=True, env=environment)
-    (folder / 'library').symlink_to(library)
-    return folder / 'flag'
-
-
-AUTHENTICATION = 'lib/*/*/libdds_security_auth.so'
-
-
-def configuration(program: Path, enclave: Path | None) -> str:
-    """Return the configuration of Cyclone DDS, with the files of an enclave."""
-    plain = ('<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="lo"/></Interfaces>'
-             '</General>{}</Domain></CycloneDDS>')
-    if enclave is None:
-        return plain.format('')
-    (folder,) = {path.parent for path in (program.parent / 'library').glob('*/libdds_security_*')}
-
-    def plugin(short: str, long: str) -> str:
-        return (f'<Library path="{folder}/libdds_security_{short}.so" '
-                f'initFunction="init_{long}" finalizeFunction="finalize_{long}"/>')
-
-    def files(**names: str) -> str:
-        return ''.join(f'<{tag}>file:{enclave}/{name}</{tag}>' for tag, name in names.items())
-
-    return plain.format(
-        '<Security><Authentication>' + plugin('auth', 'authentication') + files(
-            IdentityCertificate='cert.pem', IdentityCA='identity_ca.cert.pem',
-            PrivateKey='key.pem')
-        + '</Authentication><Cryptographic>' + plugin('crypto', 'crypto')
-        + '</Cryptographic><AccessControl>' + plugin('ac', 'access_control') + files(
-            PermissionsCA='permissions_ca.cert.pem', Governance='governance.p7s',
-            Permissions='permissions.p7s') + '</AccessControl></Security>')
-
-
-@needs_openssl
-def test_a_dds_with_security_lets_the_node_alone_publish_the_flag(
-    cyclone: Path, tmp_path: Path
-) -> None:
-    with own_domain() as domain:
-        keys = make_keystore(tmp_path / 'keys', domain)
-
-        def start(word: str, enclave: str, topic: str) -> subprocess.Popen[str]:
-            place = keys / 'enclaves' / enclave if enclave else None
-            environment = {**os.environ, 'CYCLONEDDS_URI': configuration(cyclone, place),
-                           'LD_LIBRARY_PATH': str(cyclone.parent / 'library')}
-            return subprocess.Popen([cyclone, word, str(domain), topic], env=environment,
-                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-        def last_words(*talk: tuple[str, str], topic: str = 'rt' + FLAG) -> list[str]:
-            running = [start(word, enclave, topic) for word, enclave in talk]
-            return [process.communicate()[0].splitlines()[-1] for process in running]
-
-        # Each of them is refused by itself, or published and was not heard.
-        assert last_words(
-            ('sub', 'speed_governor'), ('sub', 'mission'), ('sub', ''), ('pub', 'mission'),
-            ('pub', 'speed_governor'), ('pub', '')) == [
-                'heard 0', 'heard 0', 'heard 1', 'writer: Not Allowed By Security',
-                'writer: Not Allowed By Security', 'published']
-        assert last_words(
-            ('sub', 'speed_governor'), ('sub', 'mission'), ('sub', ''),
-            ('pub', 'uncertainty_seg')) == ['heard 1', 'heard 1', 'heard 0', 'published']
-        # What it is not allowed to hear it cannot even name.
-        assert last_words(('sub', 'mission'), topic='rt/cmd_vel_limited') == [
-            'topic: Not Allowed By Security']

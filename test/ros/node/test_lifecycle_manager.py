@@ -205,21 +205,3 @@ def test_shutdown_is_the_end_and_a_signal_ends_the_process(manager: Manager) -> 
     assert 'Traceback' not in rig.process.output[num_before:]
 
 
-@pytest.mark.release
-def test_an_error_that_cannot_be_handled_finalizes_the_node_in_order(
-    folder: Path, tmp_path: Path
-) -> None:
-    with node_rig(tmp_path, folder / 'tiny', FAILING_NODE, autostart=False) as rig:
-        manager = Manager(rig)
-        assert manager.startup()
-        serve(manager)
-        (tmp_path / 'failures' / 'destroy_subscription').write_text('/cam')
-        if manager.told(label='deactivate') or manager.state != 'finalized':
-            raise RuntimeError(rig.process.output)
-        num_before = len(rig.flags)
-        state = rig.next_health()['state']
-        assert not any(flag.data for flag in rig.flags[num_before:])
-        rig.client.watched = None
-        assert rig.process.interrupt() == 0
-        assert 'Traceback' not in rig.process.output
-        assert state == 'finalized'

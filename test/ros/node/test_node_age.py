@@ -134,47 +134,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.release
-def test_no_stamp_but_a_new_one_of_now_is_confident(start: Start) -> None:
-    rig = start(**PATIENT)
-    rig.raise_flag()
-    age_ms = float(values_of(rig.frames[-1])['frame_age_ms'])
-    assert 0 < age_ms < 1000 * PATIENT['max_age_s']
-    wrong: dict[str, Callable[[], int]] = {
-        'the image is 3600.': lambda: time.time_ns() - 3600 * SECOND,
-        'the image is stamped 86': lambda: time.time_ns() + 86400 * SECOND,
-        'the stamp of the image is 0,': lambda: 0,
-        'the stamp of the image is -5,': lambda: -5 * SECOND,
-    }
-    for words, stamp_ns in wrong.items():
-        assert not rig.judged(stamp_ns())
-        assert words in rig.reason
-        assert not rig.judged() and not rig.judged()  # the way back takes three
-        rig.raise_flag()
-    old = time.time_ns()
-    assert rig.judged(old)
-    assert not rig.judged(old)
-    assert 'came before' in rig.reason
-    rig.raise_flag()
-    assert not rig.judged(time.time_ns() - SECOND // 2)
-    assert 'the stamp went back by' in rig.reason
-    pair = [time.time_ns(), time.time_ns() + SECOND // 100]
-    flags = [rig.judged(stamp_ns) for _ in range(6) for stamp_ns in pair]
-    assert not any(flags[2:])
-
-
-@pytest.mark.release
-def test_frames_of_an_hour_ago_are_never_confident_and_the_clock_is_named(start: Start) -> None:
-    rig = start()
-    flags = [rig.judged(time.time_ns() - 3600 * SECOND) for _ in range(51)]
-    assert not any(flags)
-    assert 'set stamps to receipt' in rig.reason
-    # Not in silence: who looks at /diagnostics reads the parameter to set.
-    report = rig.diagnosed("the camera's clock and the node's differ")
-    assert report.status[0].level == b'\x02'
-    assert float(values_of(report)['frame_age_ms'].split()[1].rstrip(',')) > 3.5e6
-
-
-@pytest.mark.release
 def test_with_stamps_of_receipt_a_driver_without_stamps_can_be_used(start: Start) -> None:
     from uncertainty_seg.ros.rivals import WITHHELD_S
 
@@ -223,27 +182,6 @@ def test_a_frozen_camera_is_a_fault_under_new_stamps_and_under_none(start: Start
     assert 'the camera is frozen: the pixels of the last 11 images came before' in rig.reason
     rig.diagnosed('the camera is frozen')
     assert not any(rig.judged(0, still) for _ in range(55))
-
-
-def test_images_that_waited_while_the_node_was_stopped_are_never_confident(start: Start) -> None:
-    rig = start(reliability='reliable')
-    rig.raise_flag()
-    rig.client.spin(0.3)  # what it is at is judged
-    rig.process.send_signal(signal.SIGSTOP)
-    for _ in range(20):
-        rig.send()
-        time.sleep(0.1)
-    time.sleep(1.5)
-    rig.client.spin(0.1)
-    num_before = len(rig.frames)
-    rig.process.send_signal(signal.SIGCONT)
-    # How many of them it judges is its own affair: newer ones replace those that wait.
-    rig.wait_for_frame(num_before)
-    rig.client.spin(1.0)
-    old = rig.frames[num_before:]
-    assert all(float(values_of(status)['frame_age_ms']) > 1000 for status in old)
-    assert not any(map(is_confident, old))
-    rig.raise_flag()
 
 
 @pytest.mark.release

@@ -126,37 +126,3 @@ def test_an_override_that_cannot_be_is_one_sentence(
         assert 'Traceback' not in process.output
 
 
-@pytest.mark.release
-def test_a_live_change_is_judged_by_the_override_in_force(tmp_path: Path, domain: int) -> None:
-    words = ['depth:=50', 'durability:=transient_local']
-    given = [word for one in words for word in ('-p', f'qos_overrides./cam.subscription.{one}')]
-    with running(tmp_path, domain, *given, gate__rise_frames=60) as (client, process):
-        client.wait_until(lambda: 'active, waiting' in process.output, 'it to be active')
-        low, at, over = client.set_parameters(gate__rise_frames=2), client.set_parameters(
-            gate__rise_frames=50), client.set_parameters(gate__rise_frames=51)
-        for (refused,), frames in ((low, 2), (at, 50)):
-            assert not refused.successful
-            assert 'transient_local' in refused.reason
-            assert f'gate.rise_frames is {frames}' in refused.reason
-        assert over[0].successful, over[0].reason
-        # While it does not listen nothing waits; the next activation judges again.
-        assert client.change_state('deactivate')
-        assert client.set_parameters(gate__rise_frames=2)[0].successful
-        assert not client.change_state('activate')
-        assert 'transient_local' in process.output
-
-
-@pytest.mark.release
-def test_what_one_camera_refuses_no_camera_takes_over(tmp_path: Path, domain: int) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-
-    words = ['-p', 'qos_overrides./down/image.subscription.depth:=9']
-    with running(tmp_path, domain, *words, cameras='[front, down]', stamps='receipt',
-                 gate__rise_frames=10, stale_timeout_s=2.0) as (client, process):
-        status = client.listen('/uncertainty_seg/front/status', DiagnosticArray)
-        client.wait_until(lambda: 'active, waiting' in process.output, 'it to be active')
-        status.clear()
-        (refused,) = client.set_parameters(gate__rise_frames=9)
-        assert not refused.successful and '9 images may wait' in refused.reason
-        client.wait_until(lambda: len(status) > 1, 'a status after it')
-        assert all('gate' not in one.status[0].message for one in status)

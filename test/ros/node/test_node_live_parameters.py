@@ -89,13 +89,6 @@ def test_a_stricter_threshold_lets_the_flag_fall_without_another_frame(rig: Rig)
     assert rig.verdict()['confident'] == 'true'
 
 
-def test_other_scores_can_be_gated_and_taken_back(rig: Rig) -> None:
-    assert rig.client.set_parameters(gate__scores=['mutual_information.top'])[0].successful
-    assert 'threshold.mutual_information.top' in rig.verdict()
-    assert rig.client.set_parameters(gate__scores=[''])[0].successful
-    assert 'threshold.entropy.mean' in rig.verdict()
-
-
 @pytest.mark.parametrize(
     ('change', 'reason'),
     [

@@ -2,7 +2,6 @@
 """The frame log behind the real node: what it keeps, says and republishes."""
 
 from collections.abc import Iterator
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -173,65 +172,3 @@ def test_without_a_folder_nothing_is_logged_and_the_service_says_so(tmp_path: Pa
             process.end()
 
 
-@pytest.mark.release
-def test_a_folder_that_cannot_be_written_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
-    in_the_way = tmp_path / 'file'
-    in_the_way.write_text('x')
-    with own_domain() as domain:
-        process = Process(node_arguments(make_tiny_bundle(tmp_path / 'tiny'),
-                                         log__folder=in_the_way), domain, tmp_path / 'output')
-        assert process.wait() == 1
-        assert str(in_the_way) in process.output
-        assert 'Traceback' not in process.output
-
-
-@pytest.mark.release
-def test_each_camera_logs_what_came_compressed_as_it_came_and_republishes_it_on_its_own_topic(
-    tmp_path: Path, folder: Path
-) -> None:
-    from builtin_interfaces.msg import Time
-    from sensor_msgs.msg import CompressedImage, Image
-    from std_msgs.msg import Float32, Header
-    from std_srvs.srv import Trigger
-
-    colors = {'front': (255, 0, 0), 'down': (0, 0, 255)}
-    files = {name: cv2.imencode('.png', solid(*color))[1].tobytes()
-             for name, color in colors.items()}
-    with own_domain() as domain:
-        process = Process(node_arguments(
-            make_tiny_bundle(tmp_path / 'tiny'), cameras='[front, down]',
-            image_transport='compressed', stale_timeout_s=600, log__folder=folder,
-            log__control_share=0.0, log__free_disk_mb=0.0), domain, tmp_path / 'output')
-        client = Client(domain, process)
-        try:
-            flagged = {name: client.listen(f'/uncertainty_seg/{name}/flagged', Image)
-                       for name in files}
-            flags = {name: client.listen(f'/uncertainty_seg/{name}/score', Float32)
-                     for name in files}
-            seconds = itertools.count(1)
-            for name, data in files.items():
-                camera = client.node.create_publisher(CompressedImage, f'/{name}/image/compressed',
-                                                      10)
-                client.wait_until(camera.get_subscription_count, 'the node to subscribe')
-
-                def has_verdict() -> bool:  # a stamp of its own: one that was not heard is lost
-                    header = Header(stamp=Time(sec=next(seconds)))
-                    camera.publish(CompressedImage(  # noqa: B023
-                        header=header, format='png', data=data))  # noqa: B023
-                    client.spin(0.05)
-                    return any(m.data < 2 for m in flags[name])  # noqa: B023
-                client.wait_until(has_verdict, 'a verdict')
-            answer = client.call('/uncertainty_seg/trigger_log', Trigger, Trigger.Request())
-            assert answer.success and answer.message.startswith('2 frame(s)')
-            places = client.wait_until(
-                lambda: len(found := list((folder / 'frames').glob('[!.]*'))) >= 2 and found,
-                'both frames')
-            for place in places:
-                name = json.loads((place / 'frame.json').read_text())['camera']
-                assert (place / 'image.png').read_bytes() == files[name]
-                client.wait_until(lambda: flagged[name], 'the kept frame')  # noqa: B023
-                kept = flagged[name][-1]
-                assert kept.encoding == 'bgr8' and tuple(kept.data[:3]) == colors[name]
-        finally:
-            client.close()
-            process.end()

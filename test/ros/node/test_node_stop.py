@@ -4,9 +4,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import random
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from typing import Any
@@ -190,7 +188,8 @@ def confident(tmp_path: Path, domain: int) -> Iterator[Confident]:
         one.close()
 
 
-@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize('number', [
+    signal.SIGHUP, pytest.param(signal.SIGQUIT, marks=pytest.mark.release)])
 def test_a_closed_terminal_ends_the_node_with_a_last_false(
     confident: Confident, number: int
 ) -> None:
@@ -213,95 +212,14 @@ def test_a_second_signal_during_a_callback_that_hangs_ends_it_with_a_last_false(
     assert 'the node was told to stop twice' in confident.process.output
 
 
-@pytest.mark.parametrize('program', ['node', 'governor'])
-def test_a_hangup_that_nohup_ignores_stays_ignored(
-    tmp_path: Path, domain: int, program: str
-) -> None:
-    if shutil.which('nohup') is None:
-        pytest.skip('nohup is not installed')
-    words = {'node': node_arguments(make_tiny_bundle(tmp_path / 'tiny'), []),
-             'governor': []}[program]
-    process = Process([sys.executable, *entry_words(program, words)], domain, tmp_path / 'log',
-                      python='nohup')
-    try:
-        wait_until(lambda: catches(process, signal.SIGQUIT), process)
-        assert not catches(process, signal.SIGHUP)
-        process.send_signal(signal.SIGHUP)
-        assert process.interrupt(signal.SIGQUIT) == 0
-    finally:
-        process.end()
-
-
-def test_a_signal_that_a_terminal_and_launch_both_send_is_one(
-    tmp_path: Path, domain: int
-) -> None:
-    process = Process(node_arguments(make_tiny_bundle(tmp_path / 'tiny')), domain,
-                      tmp_path / 'log')
-    try:
-        wait_until(lambda: 'active, waiting' in process.output, process)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait() == 0
-        assert 'Traceback' not in process.output
-    finally:
-        process.end()
-
-
-@pytest.mark.release
-@pytest.mark.parametrize('program', ['node', 'governor', 'player'])
-@pytest.mark.parametrize('number', ['233', '-1', 'two', '7.5'])
+@pytest.mark.parametrize('number', ['233', 'two'])
 def test_a_domain_out_of_range_is_one_sentence(
-    tmp_path: Path, domain: int, program: str, number: str
+    tmp_path: Path, domain: int, number: str
 ) -> None:
-    words = ['somewhere'] if program == 'player' else []
-    process = Process(entry_words(program, words), domain, tmp_path / 'log',
+    process = Process(entry_words('governor', []), domain, tmp_path / 'log',
                       {'ROS_DOMAIN_ID': number})
-    try:
-        assert process.wait() == 2, process.output
-        assert f"ROS_DOMAIN_ID is '{number}', expected a whole number" in process.output
-        assert process.output.count('\n') == 1
-    finally:
-        process.end()
-
-
-def can_have_no_network() -> bool:
-    if shutil.which('unshare') is None:
-        return False
-    done = subprocess.run(['unshare', '-n', 'true'], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-@pytest.mark.parametrize('program', ['node', 'governor', 'player'])
-def test_no_network_interface_is_one_sentence(
-    tmp_path: Path, domain: int, program: str
-) -> None:
-    if not can_have_no_network():
-        pytest.skip('unshare -n is not allowed here')
-    words = ['somewhere'] if program == 'player' else []
-    process = Process(['-n', sys.executable, *entry_words(program, words)], domain,
-                      tmp_path / 'log', python='unshare')
-    try:
-        assert process.wait() == 1, process.output
-        assert 'no network interface is up' in process.output
-        assert process.output.count('\n') == 1
-    finally:
-        process.end()
-
-
-def test_a_home_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path, domain: int) -> None:
-    (tmp_path / 'home').write_text('a file, in which not even root can make a folder')
-    process = Process(
-        node_arguments(make_tiny_bundle(tmp_path / 'tiny'), ['-c', ENTRY.format('node')]), domain,
-        tmp_path / 'log', {'HOME': str(tmp_path / 'home'), 'TMPDIR': str(tmp_path),
-                           'ROS_LOG_DIR': '', 'ROS_HOME': ''})
-    try:
-        wait_until(lambda: 'active, waiting' in process.output, process)
-        assert process.interrupt() == 0
-        assert 'the home cannot be written' in process.output
-        (folder,) = tmp_path.glob('ros_log_*')
-        assert list(folder.iterdir())
-    finally:
-        process.end()
+    assert process.wait() == 2, process.output
+    assert number in process.output and process.output.count('\n') == 1
 
 
 # As ros2 launch, which leaves its processes running when it gets SIGTERM or is killed.
@@ -316,8 +234,8 @@ LAUNCH = (
 @pytest.mark.release
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='prctl is of Linux')
 @pytest.mark.parametrize(('program', 'sign', 'number'), [
-    ('node', 'active, waiting', signal.SIGKILL), ('node', 'active, waiting', signal.SIGTERM),
-    ('node', 'child', signal.SIGKILL), ('governor', 'waiting for', signal.SIGTERM)])
+    ('node', 'active, waiting', signal.SIGKILL), ('node', 'child', signal.SIGKILL),
+    ('governor', 'waiting for', signal.SIGTERM)])
 def test_what_a_launch_started_ends_with_it(
     tmp_path: Path, domain: int, program: str, sign: str, number: int
 ) -> None:
@@ -333,13 +251,3 @@ def test_what_a_launch_started_ends_with_it(
         assert time.monotonic() < end_s, launch.output
         time.sleep(0.01)
     assert 'Traceback' not in launch.output
-
-
-def test_a_program_whose_launch_has_ended_before_it_began_does_not_begin(
-    tmp_path: Path, domain: int
-) -> None:
-    with subprocess.Popen([sys.executable, '-c', '']) as gone:
-        gone.wait()
-    process = Process(entry_words('governor', []), domain, tmp_path / 'log',
-                      {'UNCERTAINTY_SEG_LAUNCHED_BY': str(gone.pid)})
-    assert process.wait() == 0 and process.output == ''

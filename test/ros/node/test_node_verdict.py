@@ -98,14 +98,6 @@ def test_a_flag_falls_even_if_its_numbers_cannot_and_is_tried_again() -> None:
     assert not sent.verdicts.is_confident
 
 
-def test_numbers_that_cannot_be_published_are_no_silent_true() -> None:
-    sent = Sent()
-    sent.broken = 'verdict'
-    with pytest.raises(OSError, match='on command'):
-        sent.verdicts.publish(GOOD_VERDICT, {})
-    assert sent.verdicts.is_confident  # the flag is out, and its owner knows
-
-
 def test_the_numbers_have_the_flags_quality_of_service_with_every_deadline() -> None:
     sent = Sent()
     for deadline_s in (2.5, 0.5):
@@ -122,13 +114,6 @@ def test_the_number_of_a_kind_is_the_documented_one(kind: str) -> None:
     assert found, kind
     numbers = verdict_numbers(Verdict(kind == 'confident', (), 0.5, kind), None, False)
     assert numbers['kind'] == int(found[1])
-
-
-def test_an_unknown_kind_counts_as_a_fault_and_numbers_that_are_none_stay_so() -> None:
-    numbers = verdict_numbers(Verdict(False, (), math.nan, 'odd'), None, True, ('a reason',))
-    assert numbers['kind'] == KINDS.index('fault')
-    assert math.isnan(numbers['score_ratio']) and math.isnan(numbers['age_s'])
-    assert (numbers['of_frame'], numbers['promise_void']) == (1, 1)
 
 
 # --- the real node over DDS ----------------------------------------------------------------------
@@ -187,25 +172,6 @@ def test_it_falls_with_the_flag_when_frames_stop(rig: NodeRig) -> None:
     assert KINDS[int(numbers['kind'])] == 'fault'
     assert numbers['score_ratio'] == math.inf and math.isnan(numbers['age_s'])
     assert last.header.frame_id == ''
-
-
-def test_an_image_that_cannot_be_used_has_numbers_under_its_own_stamp(rig: NodeRig) -> None:
-    num_before = len(rig.client.received[VERDICT])
-    rig.raise_flag()
-    numbers = verdict_of(rig, rig.answer(1, pixels=solid(0, 0, 255)))  # a stamp of the past
-    assert (numbers['confident'], numbers['of_frame']) == (0, 1)
-    assert KINDS[int(numbers['kind'])] == 'fault'
-    told = [numbers_of(m)['confident'] for m in rig.client.received[VERDICT][num_before:]]
-    assert {0.0, 1.0} == set(told)
-
-
-def test_a_late_subscriber_receives_no_old_verdict(rig: NodeRig) -> None:
-    from rclpy.qos import QoSDurabilityPolicy
-
-    (info,) = rig.client.node.get_publishers_info_by_topic(VERDICT)
-    (flag,) = rig.client.node.get_publishers_info_by_topic(FLAG)
-    assert info.qos_profile.durability == QoSDurabilityPolicy.VOLATILE
-    assert info.qos_profile.deadline == flag.qos_profile.deadline
 
 
 def test_every_key_of_a_status_is_documented_and_has_its_type(rig: NodeRig) -> None:

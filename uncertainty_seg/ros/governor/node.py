@@ -44,7 +44,6 @@ from uncertainty_seg.ros.governor.policy import (
 )
 from uncertainty_seg.ros.health import diagnostics_message
 from uncertainty_seg.ros.node_life import (
-    clock_fault,
     ignore_signals,
     spin_until,
     start_node,
@@ -170,21 +169,8 @@ class SpeedGovernorNode(Node):
     """
     Publish a speed factor, and limit velocity commands by it.
 
-    Parameters
-    ----------
-    clock : callable, optional
-        Seconds that never stand still or go back.
-    words : sequence of str, optional
-        The command line, for its parameter files.
-    is_stopping : callable, optional
-        Whether the process is ending.
-
-    Raises
-    ------
-    ConfigError
-        If a parameter is out of range, a parameter file says nothing to this node, or another node
-        of its name runs.
-
+    `words` are the command line, for its parameter files. Raises ConfigError if a parameter is out
+    of range, a parameter file says nothing to this node, or another node of its name runs.
     """
 
     def __init__(
@@ -208,7 +194,7 @@ class SpeedGovernorNode(Node):
         # Two governors must not write under one name: an aggregator would mix them.
         self._status_name = f'{self.get_fully_qualified_name().lstrip("/")}: speed'
         self._diagnostics = self.create_publisher(
-            DiagnosticArray, '/diagnostics', topics.report_qos())
+            DiagnosticArray, '/diagnostics', topics.REPORT_QOS)
         take = self._on_command if TELLS_WHEN_SENT else lambda msg: self._on_command(msg, {})
         self._commands = self.create_subscription(kind, 'cmd_vel', take, command_qos())
         self._flag = FlagLink(self, settings, self._on_flag, self.fall, clock)
@@ -379,9 +365,6 @@ def _run(words: Sequence[str]) -> int:
     executor.add_node(node)
 
     def on_fault(err: Exception) -> None:
-        if sentence := clock_fault(err):
-            node.get_logger().warning(sentence, once=True)
-            return
         node.get_logger().error(f'a callback failed: {type(err).__name__}: {err}')
         node.fall('internal error, see the log')
 
