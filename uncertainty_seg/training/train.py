@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import copy
+import csv
 from dataclasses import dataclass, replace
 import logging
 import math
@@ -46,7 +47,6 @@ from uncertainty_seg.storage.labelled_folder import (
 from uncertainty_seg.storage.model_bundle import require_place, write_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.batches import Augmentation, IMAGENET_MEAN, IMAGENET_STD, Mix
-from uncertainty_seg.training.curves import write_curves
 from uncertainty_seg.training.encoders import encoder_kind
 from uncertainty_seg.training.fit import (
     best_epoch,
@@ -127,8 +127,8 @@ def train(
     """
     Train a network and write its bundle, not yet calibrated.
 
-    Beside the bundle OUT stand its weights OUT.pt, the recipe that ran, the curves, the facts, and
-    the progress, from which a run that was stopped goes on.
+    Beside the bundle OUT stand its weights OUT.pt, the recipe that ran, a row an epoch, the facts,
+    and the progress, from which a run that was stopped goes on.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def train(
     if not compile_only:
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_recipe(out.with_name(f'{out.name}.{RECIPE_FILE}'), recipe)
-        train_weights(recipe, images, weights, taken, threads, write_curves)
+        train_weights(recipe, images, weights, taken, threads, _write_curves)
     card = make_bundle(recipe, images.train, weights, out)
     done: dict[str, Any] = {
         'images': len(images.train.stems), 'weights': str(weights), 'bundle': str(out),
@@ -235,6 +235,16 @@ def warn_of_absent_classes(data: LabelledFolder) -> None:
     if absent:
         _log.warning('no image to train on shows %s: the network will not know %s',
                      some_of(absent), 'it' if len(absent) == 1 else 'them')
+
+
+def _write_curves(weights: Path, rows: Sequence[Row]) -> None:
+    """Write loss, rate, IoU and seconds of each epoch; what was not measured is empty."""
+    with whole_file(weights.with_suffix('.curves.csv')) as draft, \
+            draft.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows({name: '' if value != value else value for name, value in row.items()}
+                         for row in rows)
 
 
 # -------------------------------------------------------------------------------------------------
