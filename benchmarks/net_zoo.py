@@ -7,7 +7,7 @@ limit of time and memory; its result is a line of JSON in the file, so that a ru
 off goes on where it was. The networks are in test/helpers/nets/zoo_list.py, and what is compared
 in test/helpers/nets/zoo_check.py.
 
-    python benchmarks/net_zoo.py [--only PATTERN] [--again] [--out FILE] [--table]
+    python benchmarks/net_zoo.py [--only PATTERN] [--again] [--out FILE]
 
 """
 
@@ -26,7 +26,6 @@ from pathlib import Path
 import resource
 import sys
 import tempfile
-import textwrap
 import time
 from typing import Any
 import warnings
@@ -34,8 +33,6 @@ import warnings
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), *(str(ROOT / 'test' / name) for name in ('helpers', 'helpers/nets'))]
 
-PAGE = ROOT / 'docs' / 'nets.md'
-BEGIN, END = '<!-- zoo: scripts/zoo --table -->', '<!-- end of zoo -->'
 # Imported once, before the processes are forked; what is missing is said in its rows.
 PRELOADED = ('torch', 'torchvision', 'timm', 'segmentation_models_pytorch', 'transformers',
              'uncertainty_seg.compiler.request',
@@ -50,11 +47,8 @@ def main() -> int:
 
     chosen = [name for name in ROWS if any(fnmatch(name.lower(), f'*{p.lower()}*') for p in
                                            args.only or ['*'])]
-    if not args.table:
-        run_all(chosen, args)
+    run_all(chosen, args)
     results = read(args.out)
-    if args.table:
-        write_table({name: results[name] for name in ROWS if name in results}, len(ROWS))
     print(json.dumps(summary({name: results[name] for name in chosen if name in results})))
     return 0
 
@@ -67,8 +61,6 @@ def arguments() -> argparse.Namespace:
                         help='networks whose name contains it, * and ? allowed; may be repeated')
     parser.add_argument('--again', action='store_true', help='also those that the file has')
     parser.add_argument('--out', type=Path, default=ROOT / 'zoo.jsonl', help='[zoo.jsonl]')
-    parser.add_argument('--table', action='store_true',
-                        help='write the table of the file into docs/nets.md and end')
     parser.add_argument('--seconds', type=float, default=240, help='of one network [240]')
     parser.add_argument('--eager-seconds', type=float, default=4,
                         help="CPU time of torch's passes [4]")
@@ -170,43 +162,6 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Count the outcomes."""
     counts = Counter(str(result['outcome']) for result in results.values())
     return {'networks': len(results), **{name: counts[name] for name in ORDER if counts[name]}}
-
-
-def write_table(results: Mapping[str, Mapping[str, Any]], listed: int) -> None:
-    """Put the table between its markers in docs/nets.md."""
-    text = PAGE.read_text(encoding='utf-8')
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f'{before}{BEGIN}\n{table(results, listed)}\n{END}{after}', encoding='utf-8')
-
-
-def table(results: Mapping[str, Mapping[str, Any]], listed: int) -> str:
-    """Return counts, a row for each network that was compiled, and what became of the others."""
-    counts = summary(results)
-    said = ', '.join(f'{number} {name}' for name, number in counts.items() if name != 'networks')
-    lines = [f'{counts["networks"]} of the {listed} networks in the list were run: {said}.', '',
-             '| network | logits | labels | MI, ours | MI, torch | T=20 / one pass | 20 passes of '
-             'torch / ours | compile |', '|---' * 8 + '|']
-    lines += [_row(name, result) for name, result in results.items() if 'logits' in result]
-    for outcome in ORDER[1:]:
-        others = [f'{name}: {_plain(result["why"])}' for name, result in results.items()
-                  if result['outcome'] == outcome]
-        lines += ['', f'{outcome.capitalize()}:', ''] if others else []
-        lines += [line for text in others for line in textwrap.wrap(
-            text, 116, initial_indent='* ', subsequent_indent='  ', break_long_words=False)]
-    return '\n'.join(lines)
-
-
-def _row(name: str, result: Mapping[str, Any]) -> str:
-    ours, theirs = result['mi']
-    cost = [f'{result[key]:.2g}' if key in result else '' for key in ('over_one', 'gain')]
-    return (f'| {name} | {result["logits"]:.0e} | {result["labels"]:.2%} | {ours:.3g} | '
-            f'{theirs:.3g} | {cost[0]} | {cost[1]} | {result["compile_s"]:.0f} s |')
-
-
-def _plain(why: str) -> str:
-    """Return one line of at most 300 characters without what Markdown would read."""
-    return ' '.join(why.split())[:300].replace('<', '&lt;').replace('*', '&#42;')
 
 
 if __name__ == '__main__':
