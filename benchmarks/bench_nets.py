@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test' / 'helpers'))
 import zoo  # noqa: E402
 
 from uncertainty_seg.backends.registry import open_backend  # noqa: E402, I100

@@ -90,7 +90,7 @@ def missing_names(text: str) -> list[str]:
     rooms = '|'.join(ROOMS)
     named = re.findall(rf'(?:\buncertainty_seg\.|`)((?:{rooms})(?:\.\w+)+)', text)
     return [name for name in named
-            if not name.endswith('.py') and not _is_there(name.split('.'))]
+            if not name.endswith(('.py', '.json')) and not _is_there(name.split('.'))]
 
 
 def _is_there(words: list[str]) -> bool:
