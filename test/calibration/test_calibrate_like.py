@@ -162,7 +162,7 @@ def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
     files = {name: (tmp_path / 'rolled' / name).read_bytes() for name in card.sha256}
     files['head.onnx'] = head.SerializeToString()
     write_bundle(tmp_path / 'rolled', card, files)
-    with pytest.raises(CalibrationError, match='the variant would accept 0.0% of'):
+    with pytest.raises(CalibrationError, match='the variant would accept'):
         carry_over(load_bundle(str(tmp_path / 'rolled')), tiny, made / 'val',
                    settings_from_dict(BASE), 0.02)
     grey = tmp_path / 'grey'
