@@ -545,8 +545,8 @@ def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
         with torch.no_grad():
             alone = load_net(file, 3, NO_DROPOUT, 'lite0')(normalise(IMAGE)).numpy()
         # The graphs have weights of 16 bits, whose rounding a network of two steps magnifies.
-        assert np.abs(logits[index] - alone[0]).mean() < 0.02 * alone.std()
-    assert np.abs(logits[0] - logits[1]).mean() > 0.1 * logits.std()
+        assert np.abs(logits[index] - alone[0]).mean() < 0.1 * alone.std()
+    assert np.abs(logits[0] - logits[1]).mean() > 0.2 * logits.std()
     torch.save(PyramidNet(4, NO_DROPOUT, 'lite0').state_dict(), tmp_path / 'net.1.pt')
     with pytest.raises(TrainingError, match=r'decoder\.classifier'):
         make_bundle(recipe, DATA.train, tmp_path / 'net.pt', tmp_path / 'other')
