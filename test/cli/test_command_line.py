@@ -81,7 +81,7 @@ def test_only_the_parse_layer_knows_argparse() -> None:
     verbs = {name for name, _ in command_line.VERBS.values()}
     allowed = {f'cli/{name.replace(".", "/")}.py' for name in verbs} | {
         'cli/main.py', 'cli/arguments.py',
-        'ros/bag_player.py', 'ros/recorder.py', 'ros/launching/start.py'}
+        'ros/bag_player.py', 'ros/recorder.py', 'ros/node_life.py'}
     source = ROOT / 'uncertainty_seg'
     found = {path.relative_to(source).as_posix() for path in source.rglob('*.py')
              if 'argparse' in path.read_text(encoding='utf-8')}
@@ -115,10 +115,8 @@ def test_a_missing_package_that_nobody_knows_is_named(
 
 
 @pytest.mark.parametrize('words', [
-    (), ('fly',), ('replay',), ('replay', 'a', 'b', '--passes', 'many'),
-    ('replay', 'a', 'b', '--passes', '1001'), ('replay', 'a', 'b', '--backend', 'abacus'),
-    ('replay', 'a', 'b', '--seed', '-3'), ('replay', 'a', 'b', '--map', 'treasure'),
-    ('simulate', 'dive', 'a', '--duration', '0'), ('simulate', 'dive', 'a', '--duration', 'nan'),
+    (), ('fly',), ('replay',), ('simulate', 'dive', 'a', '--duration', '0'),
+    ('simulate', 'dive', 'a', '--duration', 'nan'),
     ('simulate', 'dive', 'a', '--rate', 'inf'), ('simulate', 'dive', 'a', '--size', '640'),
     ('simulate',), ('demo', '--seed', '-1'),
 ])
@@ -129,12 +127,16 @@ def test_misuse_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFixtu
     assert 'error: ' in capsys.readouterr().err
 
 
-def test_no_pass_at_all_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(['replay', 'in', 'out', '--passes', '0']) == 2
+@pytest.mark.parametrize('setting', [
+    'passes=many', 'passes=1001', 'passes=0', 'backend=abacus', 'seed=-3', 'map=treasure',
+    'speed=3', '=3', 'passes', 'passes=[',
+])
+def test_a_setting_that_cannot_be_is_misuse_and_named(
+    setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main(['replay', 'in', 'out', '--set', setting]) == 2
     said = capsys.readouterr()
-    assert said.err == ('uncertainty_seg replay: passes is 0, expected at least 1: '
-                        "set -1 to take the bundle's own T.\n")
-    assert said.out == ''
+    assert setting.partition('=')[0] in said.err and said.out == ''
 
 
 def test_failure_is_one_sentence_and_exit_code_1() -> None:
@@ -178,7 +180,7 @@ def test_last_line_is_json(tiny_bundle: Path, tmp_path: Path) -> None:
     with BagWriter(tmp_path / 'in') as bag:
         bag.write_image('/camera', 5, 'cam', np.zeros((48, 64, 3), np.uint8), 'bgr8')
     done = call('replay', str(tmp_path / 'in'), str(tmp_path / 'out'), '--model',
-                str(tiny_bundle), '--backend', 'onnxruntime')
+                str(tiny_bundle), '--set', 'backend=onnxruntime')
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert (facts['verb'], facts['num_frames'], facts['model']) == ('replay', 1, 'tiny')
@@ -192,17 +194,18 @@ def test_json_line_knows_no_infinity(capsys: pytest.CaptureFixture[str]) -> None
     }
 
 
-def test_settings_of_the_command_line_are_those_of_the_node() -> None:
+def test_settings_of_the_command_line_are_those_of_the_node(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
-    names = ('model', 'passes', 'mask_policy', 'stale_timeout_s')
-    add_settings(parser, names)
-    assert settings_from_args(parser.parse_args([]), names) == Settings()
-    words = ['--model', 'm', '--passes', '7', '--mask-policy', 'per_frame',
-             '--stale-timeout-s', '3']
-    settings = settings_from_args(parser.parse_args(words), names)
-    assert (settings.model, settings.passes, settings.mask_policy, settings.stale_timeout_s) == (
-        'm', 7, 'per_frame', 3.0
-    )
+    add_settings(parser, names_model=True)
+    assert settings_from_args(parser.parse_args([])) == Settings()
+    assert settings_from_args(parser.parse_args([]), seed=3).seed == 3
+    file = tmp_path / 'node.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    seed: 5\n    passes: 8\n    gate.alpha: 0.1\n')
+    settings = settings_from_args(parser.parse_args(
+        ['--params-file', str(file), '--set', 'passes=7', '--set', 'mask_policy=per_frame',
+         '--model', 'm']), seed=3)
+    assert (settings.model, settings.passes, settings.mask_policy) == ('m', 7, 'per_frame')
+    assert (settings.seed, settings.gate.alpha) == (5, 0.1)
 
 
 def test_argument_types_know_their_bounds() -> None:

@@ -93,7 +93,8 @@ def test_a_signal_while_a_verb_is_imported_is_answered_in_a_word(
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((48, 64, 3), np.uint8))
     process = subprocess.Popen(
         [sys.executable, '-c', IMPORTING, where, hides or 'shows', 'score', str(tmp_path),
-         '--model', 'suim', '--backend', 'onnxruntime', '--out', str(tmp_path / 'table.parquet')],
+         '--set', 'model=suim', '--set', 'backend=onnxruntime', '--out',
+         str(tmp_path / 'table.parquet')],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert process.stdout is not None and process.stdout.readline() == 'running\n'
@@ -153,9 +154,8 @@ class TestProcesses:
         bundle = make_tiny_bundle(tmp_path / 'tiny')
         with (tmp_path / 'log').open('w') as log:
             demo = subprocess.Popen(
-                [sys.executable, '-m', 'uncertainty_seg', 'demo', '--model', str(bundle), '--out',
-                 str(tmp_path / 'out'), '--duration', '3', '--size', '64x48', '--pace', '0.01',
-                 '--workers', '1'],
+                [sys.executable, '-m', 'uncertainty_seg', 'demo', '--set', f'model={bundle}',
+                 '--out', str(tmp_path / 'out'), '--duration', '300', '--size', '64x48'],
                 cwd=ROOT, stdout=log, stderr=log, env=ros_environment(domain))
         try:
             end_s = time.monotonic() + 120

@@ -53,10 +53,17 @@ def call_with(function: Callable[..., _T], args: argparse.Namespace, **more: Any
                     | more)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Offer every parameter of the node, as a file or one by one; the same in every verb."""
+def add_settings(parser: argparse.ArgumentParser, *, names_model: bool = False) -> None:
+    """
+    Offer every parameter of the node, as a file or one by one; the same in every verb.
+
+    `names_model` adds an option for the model, where no argument of the verb names it.
+    """
     group = parser.add_argument_group(
         'settings of the pipeline: the parameters of the node, docs/ros_interface.md')
+    if names_model:
+        group.add_argument('--model', metavar='BUNDLE',
+                           help="a shipped model's name, or the folder of a bundle")
     group.add_argument('--params-file', metavar='FILE',
                        help='parameter file of the node, such as config/uncertainty_seg.yaml')
     group.add_argument('--set', dest='assignments', action='append', default=[],
@@ -80,7 +87,7 @@ def settings_from_args(args: argparse.Namespace, **defaults: Value) -> Settings:
     Returns
     -------
     Settings
-        The defaults, then those of the file, then those given one by one.
+        The defaults, then those of the file, then the model, then those given one by one.
 
     Raises
     ------
@@ -90,6 +97,8 @@ def settings_from_args(args: argparse.Namespace, **defaults: Value) -> Settings:
     """
     of_file = _values_of_file(args.params_file) if args.params_file else {}
     given = read_assignments(args.assignments)
+    if getattr(args, 'model', None):
+        given = {'model': args.model} | given
     return settings_from_dict(defaults | _as_parameters(of_file, args.params_file)
                               | _as_parameters(given, '--set'))
 

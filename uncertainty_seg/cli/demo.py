@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-check', action='store_true',
                         help='do not fail when the flag did not do its job')
     add_dive_arguments(parser)
-    add_settings(parser)
+    add_settings(parser, names_model=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write the uncertainty maps (32FC1) and the confidence (mono8) too')
     parser.add_argument('--views', action='store_true', help='write heatmap and overlays too')
     parser.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
-    add_settings(parser)
+    add_settings(parser, names_model=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                           help='processes on this machine, a shard each [1]')
     machines.add_argument('--ray', metavar='auto|ADDRESS',
                           help='score on a Ray cluster; its machines must share all paths')
-    add_settings(parser)
+    add_settings(parser, names_model=True)
 
 
 def run(args: argparse.Namespace) -> int:
