@@ -147,6 +147,8 @@ def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> I
     try:
         if not (folder / DATASET_FILE).is_file():
             _write(Dataset(folder, shares or SHARES))
+        for draft in folder.rglob('.*.tmp'):
+            draft.unlink()
         dataset = read_dataset(folder)
         if shares is not None and shares != dataset.shares:
             raise DatasetError(f'{folder} has the shares {dict(dataset.shares)}', 'the same',
