@@ -14,7 +14,6 @@ import json
 from pathlib import Path
 import sys
 from typing import Any
-import zipfile
 
 import numpy as np
 
@@ -62,64 +61,33 @@ def repack(folder: Path, masks: dict[str, Any], brush: Any) -> None:
     (folder / 'packed_by_sdk.json').write_text(json.dumps(packed))
 
 
-def datumaro_cvat(folder: Path) -> Found:
-    """Read the archive for CVAT; a frame's reason is an attribute of its tag."""
-    place = folder / 'unpacked'
-    with zipfile.ZipFile(folder / 'cvat.zip') as archive:
-        archive.extractall(place)
-    return by_datumaro(place, 'cvat')
-
-
-def datumaro_coco(folder: Path) -> Found:
-    """Read COCO as it was exported, by a format that datumaro finds itself."""
-    return by_datumaro(folder, None)
-
-
-def datumaro_voc(folder: Path) -> Found:
-    """Read VOC, whose last class is that of unknown pixels, and write it as COCO."""
+def round_trips(folder: Path) -> Found:
+    """Go by datumaro to the formats of other tools and back, as docs/labels.md shows it."""
     import datumaro
 
-    masks, _ = by_datumaro(folder, 'voc_segmentation')
-    datumaro.Dataset.import_from(str(folder), 'voc_segmentation').export(
-        str(folder / 'back'), 'coco_instances')
-    count = len((folder / 'labelmap.txt').read_text().splitlines()) - 1
-    for mask in masks.values():
-        mask[mask == count - 1] = 255
-    return masks, {}
+    for kind in ('cvat', 'voc_segmentation', 'label_me', 'polygons'):
+        data = datumaro.Dataset.import_from(str(folder), 'coco')
+        if kind == 'polygons':
+            data.transform('masks_to_polygons')
+        there = folder.parent / 'there' / kind
+        form = kind if kind != 'polygons' else 'cvat'
+        data.export(str(there), form, save_media=True)
+        back = datumaro.Dataset.import_from(str(there), form)
+        back.export(str(folder.parent / 'back' / kind), 'coco_instances', segmentation_mode='mask')
+    return by_datumaro(folder)
 
 
-def by_datumaro(place: Path, kind: str | None) -> Found:
+def by_datumaro(folder: Path) -> Found:
     """Paint what datumaro finds; its label ids go by the order in the file."""
     import datumaro
 
-    masks, reasons = {}, {}
-    data = datumaro.Dataset.import_from(str(place), kind)
-    for item in data:
-        height, width = item.media.size
-        mask = np.full((height, width), 255, np.uint8)
+    masks = {}
+    for item in datumaro.Dataset.import_from(str(folder), 'coco'):
+        masks[item.id] = np.full(item.media.size, 255, np.uint8)
         for shape in item.annotations:
             if shape.type == datumaro.AnnotationType.mask:
-                mask[np.asarray(shape.image).astype(bool)] = shape.label
-            elif shape.type == datumaro.AnnotationType.label:
-                reasons[item.id] = shape.attributes['reason']
-        masks[item.id] = mask
-    return masks, reasons
-
-
-def labelme(folder: Path) -> Found:
-    """Read by LabelMe's class for its files, and draw by its own function."""
-    from labelme import LabelFile, utils
-
-    names = (folder / 'labels.txt').read_text().splitlines()
-    masks, reasons = {}, {}
-    for path in sorted((folder / 'images').glob('*.json')):
-        file = LabelFile(str(path))
-        image = utils.img_data_to_arr(file.image_data)
-        values = {name: index + 1 for index, name in enumerate(names)}
-        drawn, _ = utils.shapes_to_label(image.shape, file.shapes, values)
-        masks[path.stem] = (drawn - 1).astype(np.uint8)  # 0, which is nothing, becomes 255
-        reasons[path.stem] = file.other_data['reason']
-    return masks, reasons
+                masks[item.id][np.asarray(shape.image).astype(bool)] = shape.label
+    return masks, {}
 
 
 def fiftyone(folder: Path) -> Found:
@@ -158,10 +126,8 @@ def give_back(data: Any, folder: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], Found]] = {
-    'label-studio': label_studio, 'cvat': datumaro_cvat, 'coco': datumaro_coco,
-    'labelme': labelme, 'fiftyone': fiftyone, 'voc': datumaro_voc}
-PACKAGES = {'label-studio': 'label_studio_sdk', 'cvat': 'datumaro', 'coco': 'datumaro',
-            'labelme': 'labelme', 'fiftyone': 'fiftyone', 'voc': 'datumaro'}
+    'label-studio': label_studio, 'coco': round_trips, 'fiftyone': fiftyone}
+PACKAGES = {'label-studio': 'label_studio_sdk', 'coco': 'datumaro', 'fiftyone': 'fiftyone'}
 
 if __name__ == '__main__':
     _, root, *kinds = sys.argv

@@ -169,7 +169,12 @@ def read_coco(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
             canvas = LabelCanvas(table.row_of(str(image['file_name']), file), table.classes)
             canvas.require_size(int(image['height']), int(image['width']))
             items = by_image.get(image['id'], [])
-            for item in items:
+            # datumaro gives boxes beside the masks; alone they say nothing of pixels.
+            regions = [item for item in items if item['segmentation']]
+            if items and not regions:
+                raise DatasetError(f'{canvas.row.file} has boxes only', 'polygons or run lengths',
+                                   'take a format with masks on the way here')
+            for item in regions:
                 name = names.get(item['category_id'], str(item['category_id']))
                 _paint_coco(canvas, name, item['segmentation'])
             yield from canvas.labelled(_coco_mark(image, items))
