@@ -141,10 +141,10 @@ def test_an_error_in_a_worker_is_one_sentence(
     tmp_path: Path, tiny_bundle: Path, address: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uncertainty_seg.data.scoring import table as score_table
+    from uncertainty_seg.data import scoring
 
     # As on a machine that does not see the folder: no lock lies where the worker looks.
-    monkeypatch.setattr(score_table, 'LOCK_FILE', '.elsewhere')
+    monkeypatch.setattr(scoring, 'LOCK_FILE', '.elsewhere')
     fleet = fleet_of(tmp_path / 'fleet', 1)
     assert score(fleet, '--out', tmp_path / 'table', '--set', f'model={tiny_bundle}',
                  '--ray', address) == 1

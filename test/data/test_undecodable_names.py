@@ -23,7 +23,7 @@ from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
 
 # Two bytes of Latin-1 that no UTF-8 has so.
 ODD = os.fsdecode(b'\xff\xe9')
-RUN = ['--threads', '1', '--backend', 'onnxruntime']
+RUN = ['--set', 'threads=1', '--set', 'backend=onnxruntime']
 
 
 @pytest.fixture
@@ -50,35 +50,33 @@ def test_pictures_and_folders_of_any_name_go_all_the_way(
     place = {name: str(tmp_path / f'{name}_{ODD}') for name in (
         'table', 'selection', 'coco', 'folder', 'labels', 'data')}
     sources = ['--root', str(root)]
-    assert main(['score', 'good', '--out', place['table'], '--model', str(tiny_bundle),
-                 *RUN]) == 0
+    assert main(['score', 'good', '--out', place['table'], '--set',
+                 f'model={tiny_bundle}', *RUN]) == 0
     monkeypatch.chdir(tmp_path)
     assert main(['select', place['table'], '-n', '3', '--out', place['selection'],
                  *sources]) == 0
     page = (Path(place['selection']) / 'contact_sheet.html').read_bytes().decode()
     assert page.count('data:image/') >= 3
     for kind in ('coco', 'folder'):
-        assert main(['export-labels', place['selection'], place[kind], '--format', kind,
+        assert main(['labels', 'export', place['selection'], place[kind], '--format', kind,
                      *sources]) == 0
-    assert main(['import-labels', place['folder'], place['labels'], '--format', 'folder',
+    assert main(['labels', 'import', place['folder'], place['labels'], '--format', 'folder',
                  '--accept-unchanged', '--shares', 'train=1.0']) == 0
-    assert main(['dataset', 'init', place['data']]) == 0
     assert main(['dataset', 'add', place['data'], place['labels']]) == 0
-    out, errors = tmp_path / f'page_{ODD}.html', tmp_path / f'errors_{ODD}.csv'
+    out = tmp_path / f'page_{ODD}.html'
     done = subprocess.run(
         [sys.executable, '-m', 'uncertainty_seg', 'browse', place['table'], '-o', str(out),
-         '--labelled', place['labels'], '--errors', str(errors), *sources],
+         '--selection', place['selection'], *sources],
         capture_output=True, cwd=tmp_path,
         env={**os.environ, 'PYTHONIOENCODING': 'utf-8:strict',
              'PYTHONPATH': os.pathsep.join(sys.path)})
     assert done.returncode == 0, done.stderr.decode()
     found = json.loads(done.stdout.decode().splitlines()[-1])
-    assert found['num_labelled'] == 3 and os.fsencode(found['out']) == os.fsencode(str(out))
+    assert os.fsencode(found['out']) == os.fsencode(str(out))
     assert out.read_bytes().decode().count('data:image/') >= 6
     # Without its sources a page has no pictures, and names the folders that it looked for.
     shutil.rmtree(root)
-    assert main(['browse', place['table'], '-o', str(tmp_path / 'bare.html'), '--no-masks',
-                 '--labelled', place['labels']]) == 0
+    assert main(['browse', place['table'], '-o', str(tmp_path / 'bare.html')]) == 0
 
 
 def test_a_dive_that_no_table_can_name_is_one_sentence_and_the_others_are_scored(
@@ -87,11 +85,10 @@ def test_a_dive_that_no_table_can_name_is_one_sentence_and_the_others_are_scored
 ) -> None:
     shutil.copytree(root / 'good', tmp_path / 'dives' / 'one')
     shutil.copytree(root / 'good', tmp_path / 'dives' / f'two_{ODD}')
-    words = ['score', str(tmp_path / 'dives'), '--out', str(tmp_path / 'table'), '--model',
-             str(tiny_bundle), *RUN]
+    words = ['score', str(tmp_path / 'dives'), '--out', str(tmp_path / 'table'), '--set',
+             f'model={tiny_bundle}', *RUN]
     assert main(words) == 1
-    assert "two_\\udcff\\udce9' has bytes that are no UTF-8, expected names that a table can " \
-        'hold: rename it' in said(capsys)
+    assert "two_\\udcff\\udce9'" in said(capsys)
     assert len(read_rows(tmp_path / 'table')) == 6
 
 
@@ -100,11 +97,10 @@ def test_labelled_images_of_such_names_are_refused_in_a_sentence(
 ) -> None:
     shutil.copytree(root / 'good', tmp_path / 'data' / 'images')
     (tmp_path / 'data' / 'masks').mkdir()
-    assert main(['dataset', 'init', str(tmp_path / 'grown')]) == 0
     data = str(tmp_path / 'data')
     for words in (['evaluate', str(tiny_bundle), data, *RUN],
                   ['dataset', 'add', str(tmp_path / 'grown'), data],
-                  ['active-learn', str(tmp_path / 'study'), '--mode', 'label', '--pool', data,
-                   '--test', data, '--strategy', 'random', '--seeds', '0']):
+                  ['active-learn', 'active', '--pool', data, '--test', data, '--out',
+                   str(tmp_path / 'study')]):
         assert main(words) == 2
-        assert f'6 images of {data} have names with bytes that are no UTF-8' in said(capsys)
+        assert f'6 images of {data} have names' in said(capsys)

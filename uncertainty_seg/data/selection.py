@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_ha
 from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
     FILE_COLUMN,
+    files_of,
+    frame_key,
     info_of,
     list_parts,
     read_info,
@@ -372,6 +375,8 @@ def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]
     """
     import pyarrow as pa
 
+    if labelled is not None:
+        labelled = _by_paths_of(table, labelled)
     together = pa.concat_tables([one.select(['dive', 'source', 'run'])
                                  for one in (table, labelled) if one is not None])
     names = unique_dives(together)
@@ -382,13 +387,26 @@ def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]
                        f'by 6 digits ({", ".join(sorted(changed)[:3])}); name files of one dive '
                        'alike when they are scored.')
     own, others = names[:len(table)], names[len(table):]
-    return _with_dives(table, own), None if labelled is None else _with_dives(labelled, others)
+    return _with(table, 'dive', own), None if labelled is None else _with(labelled, 'dive', others)
 
 
-def _with_dives(table: Any, names: Sequence[str]) -> Any:
+def _by_paths_of(table: Any, labelled: Any) -> Any:
+    """Name the sources of labelled frames as the table does, where they are the same files."""
+    for column in ('source', 'run'):
+        known = {os.path.realpath(path): path for path in set(table.column(column).to_pylist())}
+        paths = labelled.column(column).to_pylist()
+        names = {path: known.get(os.path.realpath(path), path) for path in set(paths)}
+        labelled = _with(labelled, column, [names[path] for path in paths])
+    parts = zip(*(labelled.column(name).to_pylist() for name in ('source', 'topic', 'index')),
+                files_of(labelled), strict=True)
+    return _with(labelled, 'frame_key', [frame_key(*part) for part in parts])
+
+
+def _with(table: Any, column: str, values: Sequence[str]) -> Any:
     import pyarrow as pa
 
-    return table.set_column(table.column_names.index('dive'), 'dive', pa.array(names, pa.string()))
+    return table.set_column(table.column_names.index(column), column,
+                            pa.array(values, pa.string()))
 
 
 def score_column(name: str, info: TableInfo) -> str:
@@ -614,7 +632,11 @@ def _write(folder: Path, found: SelectionOutcome) -> SelectionOutcome:
     except OSError as err:
         raise ConfigError(f'{folder} cannot be made ({err.strerror})',
                           'a folder that may be written to') from err
-    write_whole(folder / PARQUET, lambda draft: write_table(rows, draft, compression='zstd'))
+    def write(draft: Path) -> None:
+        with draft.open('wb') as file:  # arrow takes no path that is not UTF-8
+            write_table(rows, file, compression='zstd')
+
+    write_whole(folder / PARQUET, write)
     return replace(found, files=(PARQUET,))
 
 
