@@ -52,7 +52,6 @@ from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_ha
 from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
     FILE_COLUMN,
-    files_of,
     frame_key,
     info_of,
     list_parts,
@@ -397,8 +396,8 @@ def _by_paths_of(table: Any, labelled: Any) -> Any:
         paths = labelled.column(column).to_pylist()
         names = {path: known.get(os.path.realpath(path), path) for path in set(paths)}
         labelled = _with(labelled, column, [names[path] for path in paths])
-    parts = zip(*(labelled.column(name).to_pylist() for name in ('source', 'topic', 'index')),
-                files_of(labelled), strict=True)
+    parts = zip(*(labelled.column(name).to_pylist()
+                  for name in ('source', 'topic', 'index', FILE_COLUMN)), strict=True)
     return _with(labelled, 'frame_key', [frame_key(*part) for part in parts])
 
 
