@@ -77,7 +77,7 @@ def main() -> None:
 
     objects = [(kind, render_scene(seed, unknown=kind)) for kind, seed in UNKNOWNS]
     save('unknown', [titled(s.image, f'{kind}: {s.unknown.mean():.0%} of the image')
-                     for kind, s in objects], 3)
+                     for kind, s in objects], 4)
 
     murk = [render_scene(211, turbidity=v) for v in TURBIDITIES]
     save('turbidity', [titled(s.image, f'turbidity {s.turbidity:.1f}') for s in murk]

@@ -18,7 +18,6 @@ from onnx import helper, TensorProto
 import pytest
 
 from uncertainty_seg.backends.registry import open_pipeline
-from uncertainty_seg.calibration.calibrate import held_out_scores
 from uncertainty_seg.calibration.gate_choice import GUARD_POWER
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.bundle import FEATURES_FILE
@@ -34,7 +33,7 @@ from uncertainty_seg.storage.model_bundle import (
 )
 
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
-SCORES = ['entropy.mean', 'features.knn']
+SCORES = ['entropy.mean', 'features.knn', 'features.gaussian']
 RUN = ['--set', 'backend=onnxruntime', '--set', 'threads=1']
 SETTINGS = settings_from_dict({'backend': 'onnxruntime', 'threads': 1})
 
@@ -68,7 +67,7 @@ def test_the_gate_judges_by_features_and_refuses_a_picture_of_another_kind(
     made = load_bundle(str(folder)).calibration
     # Named scores that only guard are guards, with a split as with folds.
     assert made is not None and made.family is not None
-    assert made.family['powers'] == dict.fromkeys(SCORES[1:], GUARD_POWER)
+    assert made.family.powers == dict.fromkeys(SCORES[1:], GUARD_POWER)
     pipeline = open_pipeline(load_bundle(str(folder)), SETTINGS)
     with pipeline:
         known = pipeline.measure(cv2.imread(str(next(images.iterdir()))))
@@ -84,8 +83,8 @@ def test_training_frames_are_held_out_of_their_own_bank(
     folder, _, values = calibrated
     density = load_bundle(str(folder)).features
     assert density is not None and len(density.bank) == values['num_train'] == 60
-    held = held_out_scores(density)
-    inside = [density.score(row.astype(np.float64)) for row in density.bank]
+    held = density.held_out_scores()['features.knn']
+    inside = [density.scores(row.astype(np.float64), 0)['features.knn'] for row in density.bank]
     assert (held >= np.array(inside) - 1e-12).all() and held.mean() > np.mean(inside)
     assert values['train_thresholds']['features.knn'] == pytest.approx(
         np.quantile(held, 0.98), rel=0.2)
@@ -99,7 +98,8 @@ def test_the_file_is_read_as_it_was_written_and_small(
     assert density is not None
     assert features_file(density) == (folder / FEATURES_FILE).read_bytes()
     assert FEATURES_FILE in (folder / 'SHA256SUMS').read_text()
-    large = FeatureDensity(np.random.default_rng(0).normal(size=(1200, 256)).astype(np.float16))
+    large = FeatureDensity(np.random.default_rng(0).normal(size=(1200, 256)).astype(np.float16),
+                           np.zeros(1200, np.uint8))
     assert len(features_file(large)) < 1_000_000
 
 

@@ -407,7 +407,7 @@ def _digest_of(path: Path) -> str:
 # What the files say.
 
 
-_FEATURE_ARRAYS = {'bank': 'float16', 'neighbours': 'int64'}
+_FEATURE_ARRAYS = {'bank': 'float16', 'classes': 'uint8', 'neighbours': 'int64'}
 
 
 def features_file(density: FeatureDensity) -> bytes:
@@ -438,7 +438,8 @@ def _read_features(
              CALIBRATION_FILE)
     try:
         arrays = read_arrays(data, _FEATURE_ARRAYS, _MOST_BYTES[FEATURES_FILE])
-        density = FeatureDensity(arrays['bank'], int(arrays['neighbours']))
+        density = FeatureDensity(
+            arrays['bank'], arrays['classes'], int(arrays['neighbours']))
     except (*ZIP_ERRORS, TypeError) as err:
         raise CalibrationError(f'{path} cannot be read ({why(err)})', 'what was written with '
                                'it', _RECALIBRATE) from err
