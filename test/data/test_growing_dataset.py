@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 import errno
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 import shutil
@@ -111,14 +109,6 @@ def test_the_split_of_a_dive_is_the_documented_formula() -> None:
         place = int(hashlib.sha256(f'dive {number}'.encode()).hexdigest()[:16], 16) / 16**16
         expected = 'train' if place < 0.7 else 'val' if place < 0.85 else 'limits'
         assert dataset.split_of(f'dive {number}') == expected
-
-
-def test_shares_of_many_dives_are_within_what_chance_allows() -> None:
-    dataset, count = Dataset(Path('data'), SHARES), 2000
-    found = Counter(dataset.split_of(f'dive run_{i}') for i in range(count))
-    for split, share in SHARES.items():
-        # Four standard deviations of a binomial count.
-        assert abs(found[split] - share * count) < 4 * math.sqrt(count * share * (1 - share))
 
 
 def test_splits_stay_and_dives_are_whole_while_200_dives_are_added(
@@ -241,18 +231,6 @@ def test_an_image_is_in_one_split_and_one_that_looks_the_same_is_said(
     assert main(['dataset', 'add', str(data), str(source), '--split', 'val']) == 0
     warning = capsys.readouterr().err
     assert '1 new frames' in warning and 'train' in warning
-
-
-def test_datasets_are_merged_by_adding_one_to_another(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = tmp_path / 'other'
-    said(capsys, 'add', other, tmp_path / 'source_b', '--split', 'limits')
-    found = said(capsys, 'add', other, data)
-    assert (found['added'], found['same']) == (6, 3)
-    assert splits_of(other)['b_0'] == 'limits'  # where the dive is already
-    assert {stem: one['review'] for stem, one in frames_of(other).items()} == {
-        stem: one['review'] for stem, one in frames_of(data).items()}
 
 
 def killed_at(step: int, data: Path, source: Path) -> bool:

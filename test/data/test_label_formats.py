@@ -40,7 +40,7 @@ from uncertainty_seg.data.label_frames import (  # noqa: E402
     without_metadata,
 )
 from uncertainty_seg.errors import DatasetError  # noqa: E402
-from uncertainty_seg.storage.labelled_folder import ClassTable, load_folder  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import ClassTable  # noqa: E402
 
 HEIGHT, WIDTH = 8, 10
 PIPE = CLASSES.names[1]
@@ -164,23 +164,6 @@ def test_tasks_carry_their_images_or_where_they_are(
     config = ElementTree.parse(tmp_path / 'inside' / 'config.xml').getroot()
     labels = [(item.get('value'), item.get('background')) for item in config.iter('Label')]
     assert labels == list(zip(CLASSES.names, ('#000000', '#ff0000', '#00c864'), strict=True))
-
-
-def test_a_folder_is_what_training_reads_once_it_is_no_export(
-    tmp_path: Path, frames: list[LabelFrame]
-) -> None:
-    write_export(tmp_path / 'out', 'folder', frames, CLASSES)
-    with pytest.raises(DatasetError, match='export'):
-        load_folder(tmp_path / 'out', 'train')
-    (tmp_path / 'out' / 'frames.json').unlink()
-    for frame in frames:  # as a program writes them that keeps no texts
-        file = tmp_path / 'out' / 'masks' / f'{frame.row.stem}.png'
-        cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
-    data = load_folder(tmp_path / 'out', 'train')
-    by_stem = dict(zip(data.stems, data.masks, strict=True))
-    assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)
-    for frame in frames:
-        np.testing.assert_array_equal(by_stem[frame.row.stem], frame.mask)
 
 
 @pytest.mark.parametrize('kind', WRITERS)

@@ -206,15 +206,6 @@ def test_the_user_may_say_that_somebody_looked_and_the_record_says_so(
     assert reviews[frames[1].row.stem].origin == 'selected'
 
 
-def test_a_dive_with_the_name_of_the_mark_marks_nothing(out: Path) -> None:
-    frames = [make_frame(i, (HEIGHT, WIDTH), 'reviewed', scene(i)) for i in range(2)]
-    write_export(out, 'fiftyone', frames, CLASSES)
-    assert bring(out, 'fiftyone') == 2
-    for frame in frames:
-        mark_fiftyone(out, frame.row.stem)
-    assert bring(out, 'fiftyone') == 0
-
-
 @pytest.mark.parametrize('num_painted, num_control', [(1, 0), (2, 2)])
 def test_controls_of_which_the_right_ones_are_left_out_are_none(
     num_painted: int, num_control: int, out: Path, capsys: pytest.CaptureFixture[str]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,6 @@ import pyarrow as pa  # noqa: E402
 from uncertainty_seg.cli import labels as labels_verb  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
-from uncertainty_seg.data.label_formats import READERS, WRITERS  # noqa: E402
 from uncertainty_seg.data.label_frames import read_mask, read_table  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.frame_log import format as frame_log_format  # noqa: E402
@@ -75,11 +73,6 @@ def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].endswith('.')
     return lines[-1]
-
-
-def test_the_verb_names_the_formats_there_are() -> None:
-    assert labels_verb.FORMATS == tuple(WRITERS) == tuple(READERS)
-    assert labels_verb.REASONS == frame_log_format.REASONS
 
 
 @pytest.mark.parametrize('kind', labels_verb.FORMATS)
@@ -449,19 +442,3 @@ def test_a_selection_is_exported_where_its_sources_are_now(
     said = sent('selection', '--root', tmp_path / 'disk')
     assert (said['dives'], said['left_out']) == ({'b': 1}, 1)
     assert 'nowhere' in refused(capsys, export(tmp_path / 'selection', out, '--root', 'nowhere'))
-
-
-def test_another_bundle_or_a_table_is_one_sentence(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    selection = make_selection(tmp_path / 'selection', tiny_bundle,
-                               [row_of(Path('x'), 'bag', '/x', 0)])
-    out, scores = tmp_path / 'out', tmp_path / 'scores.parquet'
-    assert re.search('digest [0-9a-f]{12}', refused(capsys, export(
-        selection, out, '--model', 'pipeline')))
-    assert 'selection' in refused(capsys, export(selection, out, '--reasons', 'control'))
-    (selection / 'scores').rename(scores)
-    assert 'score table' in refused(capsys, export(scores, out))
-    scores.write_bytes(b'no table')
-    assert scores.name in refused(capsys, export(scores, out))
-    assert 'one selection' in refused(capsys, export(scores, scores, out))

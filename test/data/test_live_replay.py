@@ -239,12 +239,3 @@ def test_a_slowed_dive_does_not_look_like_a_dead_camera() -> None:
     words = ros_arguments(Settings(), 0.1)
     assert 'stale_timeout_s:=20.0' in words
     assert 'stale_timeout_s:=2.0' in ros_arguments(Settings(), 1.0)
-
-
-def test_settings_reach_the_node_as_yaml() -> None:
-    settings = settings_from_dict({'model': '/a b/c', 'gate.scores': ('entropy.mean',),
-                                   'gate.rise_frames': 4})
-    words = ros_arguments(settings, 1.0)
-    assert {'model:="/a b/c"', 'gate.scores:=["entropy.mean"]', 'gate.rise_frames:=4',
-            'reliability:="reliable"'} <= set(words)
-    assert not any(word.startswith('seed') for word in words)

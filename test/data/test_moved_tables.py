@@ -57,16 +57,6 @@ def test_what_is_labelled_is_known_by_whatever_path_it_was_scored(
     assert 'share a name' not in capsys.readouterr().err
 
 
-def test_another_bag_of_that_name_is_not_labelled(work: Path) -> None:
-    with BagWriter(work / 'elsewhere' / 'dives' / 'one') as bag:
-        for index, image in enumerate(random_images(6, seed=1)):
-            bag.write_image('/cam/image_raw', 10**9 * (index + 1), 'cam', image, 'bgr8')
-    assert main(['score', 'elsewhere', '--out', 'other', '--set', 'model=models/mine']) == 0
-    assert select('table', 'first', '-n', 6) == 0
-    assert select('other', 'second', '-n', 6, '--min-distance', 0, '--labelled', 'first') == 0
-    assert chosen(work / 'second') == list(range(6))
-
-
 def test_a_dive_that_begins_as_another_one_is_not_labelled_with_it(work: Path) -> None:
     black = np.zeros((48, 64, 3), np.uint8)
     for dive in ('north', 'south'):
@@ -142,13 +132,3 @@ def test_another_bundle_in_its_place_is_refused(
     (work / 'models' / 'mine' / 'SHA256SUMS').unlink()
     assert main(['labels', 'export', 'picks', 'out', '--format', 'folder']) == 2
     assert capsys.readouterr().err.count('\n') == 1
-
-
-def test_tables_scored_by_two_paths_of_one_bundle_go_together(work: Path) -> None:
-    with BagWriter(work / 'more' / 'two') as bag:
-        bag.write_image('/cam/image_raw', 10**9, 'cam', random_images(1, seed=2)[0], 'bgr8')
-    shutil.copytree(work / 'models', work / 'copied')
-    assert main(['score', 'more', '--out', 'next', '--set', 'model=copied/mine']) == 0
-    assert main(['select', 'table', 'next', '-n', '7', '-o', 'both', '--min-gap', '0',
-                 '--min-distance', '0', '--strategy', 'top-k']) == 0
-    assert len(chosen(work / 'both')) == 7

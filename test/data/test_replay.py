@@ -126,17 +126,6 @@ def test_twice_the_same_bytes(tmp_path: Path, tiny_bundle: Path, storage: str) -
     assert first == second
 
 
-@pytest.mark.parametrize('storage', STORAGES)
-def test_both_formats_of_a_bag_give_the_same_outputs(
-    tmp_path: Path, tiny_bundle: Path, storage: str
-) -> None:
-    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN], storage)
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
-    reference = write_bag(tmp_path / 'reference_in', [BLUE, GREEN], 'mcap')
-    assert run_replay(reference, tmp_path / 'reference', tiny_bundle) == 0
-    assert files_of(tmp_path / 'out') == files_of(tmp_path / 'reference')
-
-
 def test_a_bundle_that_nobody_calibrated_is_replayed_without_a_promise(tmp_path: Path) -> None:
     in_bag = write_bag(tmp_path / 'in', [RED] * 5)
     cold = make_tiny_bundle(tmp_path / 'cold', calibrated=False)
@@ -155,16 +144,6 @@ def test_a_bundle_that_nobody_calibrated_is_replayed_without_a_promise(tmp_path:
     assert mask[0] == mask[1]
 
 
-def test_another_seed_gives_other_scores(tmp_path: Path, tiny_bundle: Path) -> None:
-    in_bag = write_bag(tmp_path / 'in', [GREY])
-    scores = []
-    for seed in ('0', '1'):
-        calibrate_for(tiny_bundle, seed=int(seed))
-        assert run_replay(in_bag, tmp_path / seed, tiny_bundle, *setting(seed=seed)) == 0
-        scores.append(messages(tmp_path / seed, 'score')[0].message.data)
-    assert scores[0] != scores[1]
-
-
 def test_masks_of_another_seed_than_the_limits_are_refused_in_a_sentence(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,14 +154,6 @@ def test_masks_of_another_seed_than_the_limits_are_refused_in_a_sentence(
     calibrate_for(tiny_bundle, mask_policy='per_frame')
     assert run_replay(in_bag, tmp_path / 'out', tiny_bundle,
                       *setting(seed=7, mask_policy='per_frame')) == 0
-
-
-def test_number_of_threads_changes_nothing(tmp_path: Path, tiny_bundle: Path) -> None:
-    in_bag = write_bag(tmp_path / 'in', [BLUE, GREY])
-    for threads in ('1', '2'):
-        assert run_replay(in_bag, tmp_path / threads, tiny_bundle, *setting(threads=threads),
-                          '--maps') == 0
-    assert files_of(tmp_path / '1') == files_of(tmp_path / '2')
 
 
 def test_answers_are_those_that_can_be_worked_out(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -237,19 +208,6 @@ def test_flag_rises_on_red_and_falls_on_grey(tmp_path: Path, tiny_bundle: Path) 
 
 def numbers_of(message: Any) -> dict[str, float]:
     return dict(zip(message.name, message.position.tolist(), strict=True))
-
-
-def test_numbers_say_what_flag_and_score_say(tmp_path: Path, tiny_bundle: Path) -> None:
-    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY] + [RED] * 4)
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
-    found = [numbers_of(i.message) for i in messages(tmp_path / 'out', 'verdict')]
-    assert [one['confident'] == 1 for one in found] == flags(tmp_path / 'out')
-    scores = [i.message.data for i in messages(tmp_path / 'out', 'score')]
-    assert np.float32([one['score_ratio'] for one in found]).tolist() == scores
-    # 0 confident, 1 uncertain, 2 recovering: docs/ros_interface.md.
-    assert [one['kind'] for one in found] == [2, 2, 0, 0, 1, 2, 2, 0, 0]
-    assert {one['age_s'] for one in found} == {7e-9}  # the bag received each after 7 ns
-    assert {(one['of_frame'], one['promise_void']) for one in found} == {(1, 0)}
 
 
 def test_numbers_rise_after_the_flag_and_fall_before_it(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -321,15 +279,6 @@ def test_failing_backend_is_published_as_false_frame_by_frame(
     assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
     assert last_json(capsys)['num_bad'] == 3
     assert flags(tmp_path / 'out') == [False] * 3
-
-
-def test_size_may_change_in_mid_stream(tmp_path: Path, tiny_bundle: Path) -> None:
-    sizes = [(48, 64), (30, 90), (480, 640), (1, 1), (48, 64)]
-    in_bag = write_bag(tmp_path / 'in', [solid((255, 0, 0), *size) for size in sizes])
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--maps', '--views') == 0
-    for name in ('mask', 'uncertainty', 'heatmap'):
-        images = read_images(tmp_path / 'out', f'/uncertainty_seg/{name}')
-        assert [(i.raw.height, i.raw.width) for i in images] == sizes
 
 
 def test_input_that_breaks_off_keeps_the_frames_before(
@@ -488,15 +437,6 @@ def test_a_bag_of_a_frozen_camera_is_not_confident_and_counted(
     assert seen == [False] * 2 + [True] * 4
 
 
-def test_a_bag_that_was_stamped_anew_can_be_replayed_without_comparing_clocks(
-    tmp_path: Path, tiny_bundle: Path
-) -> None:
-    bag = write_timed_bag(tmp_path / 'in', [(t, t + 7200 * 10**9) for t in STEPS])
-    seen, told = judged(tmp_path, tiny_bundle, bag)
-    assert not any(seen) and 'the image is 7200.0 s old' in told[0]
-    assert judged(tmp_path, tiny_bundle, bag, *setting(max_age_s=0))[0] == [False] * 2 + [True] * 4
-
-
 PARAMETERS = """\
 /**:
   ros__parameters:
@@ -559,13 +499,3 @@ def test_parameters_that_the_node_would_not_take_are_refused_in_a_sentence(
     (line,) = capsys.readouterr().err.splitlines()
     assert named in line
     assert not (tmp_path / 'out').exists()
-
-
-def test_every_parameter_of_the_shipped_file_can_be_given_to_replay(
-    tmp_path: Path, tiny_bundle: Path
-) -> None:
-    shipped = Path(__file__).parents[2] / 'config' / 'uncertainty_seg.yaml'
-    in_bag = write_bag(tmp_path / 'in', [RED, GREY])
-    assert run_replay(in_bag, tmp_path / 'with', tiny_bundle, '--params-file', str(shipped)) == 0
-    assert run_replay(in_bag, tmp_path / 'without', tiny_bundle) == 0
-    assert files_of(tmp_path / 'with') == files_of(tmp_path / 'without')

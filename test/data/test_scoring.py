@@ -31,8 +31,6 @@ from uncertainty_seg.storage.score_rows import (
     info_of,
     list_parts,
     read_rows,
-    short_digest,
-    unique_dives,
 )
 
 pytest.importorskip('pyarrow', reason='pyarrow is not installed')
@@ -319,23 +317,6 @@ def test_every_kind_of_input_and_every_size_fits_one_table(
                   for r in rows) == [
         ('bag', 'bag', CAMERA, START_NS, 48, 64), ('bag', 'bag', CAMERA, START_NS + STEP_NS, 7, 9),
         ('folder', 'photos', '', 0, 48, 64), ('log', 'monday', 'front', 17, 40, 90)]
-
-
-def test_bags_of_a_dive_that_is_named_are_one_dive_in_the_table(
-    tmp_path: Path, tiny_bundle: Path
-) -> None:
-    bags = [write_bag(tmp_path / name / 'bag', [RED]) for name in ('north', 'south')]
-    places = []
-    for k, words in enumerate(([], ['--dive', '2026_dive7'])):
-        for bag in bags:
-            assert score(tiny_bundle, tmp_path / f'{k}' / bag.parent.name, bag, *words) == 0
-        table = read_rows([tmp_path / f'{k}' / bag.parent.name for bag in bags])
-        places.append([(row['dive'], row['run'], name) for row, name in zip(
-            table.to_pylist(), unique_dives(table), strict=True)])
-    names = [f'bag_{short_digest(str(bag))}' for bag in bags]
-    assert places == [
-        [('bag', str(bag), name) for bag, name in zip(bags, names, strict=True)],
-        [('2026_dive7', '2026_dive7', '2026_dive7')] * 2]
 
 
 def test_a_source_that_breaks_off_keeps_its_rows_and_is_told(

@@ -289,19 +289,6 @@ def test_a_table_that_cannot_be_used_is_one_sentence(
     assert 'another model' in refused(capsys, ten, other, *out)
 
 
-@pytest.mark.parametrize(('column', 'options'), [
-    ('dive', []), ('frame_key', []), ('phash', []), ('features', []),
-    ('score.entropy.mean', ['--score', 'entropy.mean'])])
-def test_a_missing_column_is_named(
-    column: str, options: list[str], ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = pq.read_table(ten / 'part.parquet')
-    pq.write_table(whole.drop_columns([column]), tmp_path / 'less.parquet')
-    words = ['-n', 1, '-o', tmp_path / 'out', *options]
-    assert f'no column {column}' in refused(capsys, tmp_path / 'less.parquet', *words)
-    assert 'different columns' in refused(capsys, ten, tmp_path / 'less.parquet', *words)
-
-
 def test_a_selection_is_replaced_only_if_asked_and_whole_or_not_at_all(
     ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

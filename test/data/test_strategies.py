@@ -160,23 +160,6 @@ def test_what_is_labelled_and_what_looks_like_it_is_left_out() -> None:
     assert set(choose('top-k', pool(12), 12, pool(2))) == set(range(2, 12))
 
 
-def test_reasons_name_score_rank_and_distance() -> None:
-    among = replace(pool(4), scores=np.array([4.0, 1, 3, 2]), features=np.array(
-        [[0, 0], [9, 9], [3, 4], [3, 5]], np.float32))
-    found = select(among, request('top-k', 3, score_name='entropy.mean'))
-    for reason, words in zip(found.reasons, (
-            ('entropy.mean 4', '87.5 % of 4'), ('entropy.mean 3', '62.5 %', '5 from the nearest'),
-            ('entropy.mean 2', '37.5 %', '1 from the nearest')), strict=True):
-        assert reason.startswith('top-k: ') and all(word in reason for word in words)
-    # Far from zero they keep their digits.
-    features = (np.arange(20_000, 20_600).reshape(300, 2) / 2).astype(np.float32)
-    far = select(replace(pool(300, 1), features=features), request('top-k', 300))
-    rows = features[far.rows].astype(float)
-    for rank in (1, 7, 255, 256, 299):
-        nearest = min(np.linalg.norm(rows[rank] - other) for other in rows[:rank])
-        assert f'; {nearest:.4g} from the nearest' in far.reasons[rank]
-
-
 @pytest.mark.parametrize(('strategy', 'without'), [
     ('k-centre', 'features'), ('uncertainty-diversity', 'features'), ('top-k', 'hashes')])
 def test_a_column_that_is_needed_is_asked_for(strategy: str, without: str) -> None:
