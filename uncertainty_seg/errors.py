@@ -129,7 +129,7 @@ EXTRAS = {
                      'yaml'), 'runtime'),
     **dict.fromkeys(('matplotlib', 'scipy', 'sklearn'), 'calibrate'),
     **dict.fromkeys(('jinja2', 'pyarrow'), 'score'),
-    **dict.fromkeys(('nncf', 'safetensors'), 'nets'),
+    'safetensors': 'nets',
     **dict.fromkeys(('torch', 'torchvision', 'onnxscript'), 'train'),
     'av': 'demo', 'cryptography': 'sign', 'openvino': 'openvino', 'pycocotools': 'labels',
     'ray': 'ray',
