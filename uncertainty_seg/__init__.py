@@ -11,18 +11,19 @@ The names below are the Python API; docs/python_api.md has an example of each::
     print(result.verdict.is_confident, result.scores)
 
 Each name is imported when it is first used: ``import uncertainty_seg`` loads neither torch nor a
-runtime nor numpy. The folders, in the order in which a frame passes them:
+runtime nor numpy. The folders, each a room with its own imports (test/package/test_imports.py):
 
-``errors``     every exception of the package
-``core``       arrays in, arrays out: settings, preprocess, uncertainty, scores, gate, pipeline
-``analysis``   what a vehicle never loads: metrics, calibration, evaluation, selection
-``graph``      ONNX in, ONNX out: dropout becomes an input, the graph is split in trunk and head
-``backends``   what runs the graphs: ONNX Runtime, OpenVINO or TensorRT
-``storage``    formats on disk: model bundles, bags, frame logs, score tables, labels
-``synthetic``  procedural pipeline-inspection dives
-``training``   the only place that imports torch
-``ros``        the only place that imports rclpy
-``tools``      the command line: a module for each verb, with the function that does its work
+``errors``       every exception of the package
+``core``         arrays in, arrays out: settings, preprocess, uncertainty, scores, gate, pipeline
+``storage``      formats on disk: model bundles, bags, frame logs, score tables, labelled folders
+``backends``     what runs the graphs: ONNX Runtime, OpenVINO or TensorRT
+``ros``          the only place that imports rclpy
+``sim``          procedural pipeline-inspection dives and scenes
+``calibration``  thresholds and their promise: calibrate, evaluate, compare
+``data``         from dives to labels: replay, score, select, browse, labels, data sets
+``compiler``     a network becomes a bundle: dropout becomes an input, the graph trunk and head
+``training``     the only place that imports torch to train
+``cli``          the command line: a thin module for each verb
 
 """
 
