@@ -65,8 +65,18 @@ def heatmap(values: FloatMap, upper: float) -> ImageU8:
     """
     Paint a map (H, W) from cold to warm over a fixed range, so that two frames can be compared.
 
-    `upper` is the value of the warmest colour; values above it look the same. Returns BGR, uint8
-    (H, W, 3), magenta where the map is NaN.
+    Parameters
+    ----------
+    values : ndarray of float32, shape (H, W)
+        The map.
+    upper : float
+        Value of the warmest colour; values above it look the same.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        BGR, magenta where the map is NaN.
+
     """
     is_whole = not np.isnan(values.max(initial=0.0))
     filled = values if is_whole else np.nan_to_num(values, nan=0.0)
@@ -148,7 +158,22 @@ def overlay(
     """
     Lay class colours (RGB `palette`) over a BGR image (H, W, 3); class 0 stays clear.
 
-    `label` are class ids (H, W), `alpha` is the share of the colour, 0..1.
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        The image.
+    label : ndarray of uint8, shape (H, W)
+        Class ids.
+    palette : sequence of (int, int, int)
+        RGB colour of each class.
+    alpha : float
+        Share of the colour, 0..1.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        BGR.
+
     """
     mixed = cv2.addWeighted(image_bgr, 1 - alpha, color_mask(label, palette), alpha, 0)
     return np.asarray(cv2.copyTo(mixed, label, image_bgr.copy()), np.uint8)
