@@ -27,28 +27,24 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])
 
 # Verb -> options that replace those of the page: less of the same.
+ONE_THREAD = '--set backend=onnxruntime --set threads=1'
 SMALLER = {
     'simulate dive': '--duration 2 --rate 2 --size 64x48',
     'demo': '--duration 4 --rate 2 --size 64x48 --no-check --out demo',
     'simulate scenes': '--count 4 --ood 2 --size 64x48',
     'compile': '--input 16x8 -o compiled --compare-passes 16',
-    'calibrate': '--backend onnxruntime --threads 1 --frames 40',
-    'calibrate-passes': '--backend onnxruntime --threads 1 --steps 1 --error 0.4',
-    'evaluate': '--backend onnxruntime --threads 1 --corrupt-frames 2',
-    'compare': '--backend onnxruntime --threads 1 --draws 20 --folds 3 --cache compare_cache',
-    'self-check': '--backend onnxruntime --frames 1 --runs 4',
-    'select': '-n 2',
-    'browse': '--most 4 --force',
-    'labels import': '--accept-unchanged',
+    'calibrate': ONE_THREAD, 'evaluate': ONE_THREAD,
+    'self-check': '--set backend=onnxruntime --frames 1 --runs 4',
+    'select': '-n 2', 'browse': '--most 4 --force', 'labels import': '--accept-unchanged',
 }
 # (part of a command, why it is parsed and not run).
 PARSED_ONLY = (
-    (r'^self-check .*--backend tensorrt', 'needs an NVIDIA GPU'),
+    (r'^self-check .*(backend=tensorrt|--compute-capability)', 'needs TensorRT'),
     (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
-    (r'^crossfit |^calibrate .*--folds', 'needs networks of folds: test_crossfit runs both'),
     (r'^active-learn ', 'trains networks for hours: test_active_learning runs it'),
-    (r'^labels import STUDY', 'what active-learn exported: test_active_learning runs it'),
-    (r'^train ', 'needs torch, a network connection for the weights, and hours'),
+    (r'^labels import .*round', 'what active-learn exported: test_active_learning runs it'),
+    (r'^train ', 'needs torch and hours'),
+    (r'--ray', 'needs a cluster: test_scoring runs one'),
 )
 # Verb -> package without which it cannot run here.
 PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'select': 'pyarrow',
@@ -81,7 +77,8 @@ def verbs_of(page: Path) -> list[str]:
     found = []
     for line in lines_of(page):
         for match in re.finditer(r'(?<![\w.-])uncertainty_seg (?=[a-z-]+)(.*)', line):
-            words = match[1].strip().rstrip("'")
+            # One command of a line of shell, the first round of a loop.
+            words = re.split(r' && |;', match[1])[0].replace('$i', '1').strip().rstrip("'")
             if words.split()[0].rstrip(',') in (*VERBS, '--help', '--version'):
                 found.append(words)
     return found
@@ -169,7 +166,7 @@ def smaller(words: list[str]) -> list[str]:
     if words[:2] == ['simulate', 'scenes']:
         words[2] += '_rendered'  # of other classes than the tiny network
     if '--like' in words:
-        return words + shlex.split('--backend onnxruntime --threads 1 --error 0.1')
+        return words + shlex.split(f'{ONE_THREAD} --error 0.1')
     return words + shlex.split(SMALLER.get(' '.join(words[:2]), SMALLER.get(verb, '')))
 
 
@@ -213,22 +210,18 @@ def parsed_by_its_verb(words: list[str]) -> None:
     try:
         build_parser(words[0]).parse_args(words)
     except SystemExit as end:  # of --help
-        assert not end.code
+        assert not end.code, words
 
 
-def test_what_is_only_parsed_is_the_exception() -> None:
-    commands = [example(text) for page in PAGES_WITH_COMMANDS for text in verbs_of(page)
-                if not is_list(text)]
-    parsed = [words for words in commands if reason_to_parse(words)]
-    # Most of them train networks; test_walks and test_tutorial_loop train some.
-    assert len(commands) > 40 and len(parsed) < len(commands) / 3
-    for pattern, _ in PARSED_ONLY[:3]:
-        assert any(re.search(pattern, ' '.join(words) + ' ') for words in commands), pattern
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_one_that_its_verb_takes(page: Path) -> None:
+    for command in verbs_of(page):
+        if not is_list(command):
+            parsed_by_its_verb(example(command))
 
 
 def test_every_verb_is_shown_somewhere() -> None:
-    shown = {word for page in PAGES for text in verbs_of(page)
-             for word in (text.split(', ') if is_list(text) else [text.split()[0]])}
+    shown = {text.split()[0] for page in PAGES for text in verbs_of(page) if not is_list(text)}
     assert set(VERBS) <= shown
 
 
