@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from uncertainty_seg.storage.score_rows import ScoreRow, ScoreWriter, TableInfo
+from uncertainty_seg.storage.score_rows import new_part, ScoreRow, TableInfo
 
 
 def write_rows(
     path: Path, info: TableInfo, rows: Iterable[ScoreRow], facts: Mapping[str, Any] | None = None
 ) -> int:
     """Write a part with rows and facts; return the number of rows."""
-    with ScoreWriter(path, info) as writer:
+    num_rows = 0
+    with new_part(path, info) as writer:
         for row in rows:
             writer.add(row)
+            num_rows += 1
         writer.note(facts or {})
-    return writer.num_rows
+    return num_rows

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import logging
 import os
 from pathlib import Path
-import re
 import sqlite3
 import sys
+from typing import Any
 
 import cv2
 from mcap import reader as mcap_reader
-from mcap import stream_reader
-from mcap import writer as mcap_writer
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -26,7 +25,6 @@ from uncertainty_seg.storage.bags.reader import (
     BagMessage,
     BagReader,
     header_stamp_ns,
-    McapStream,
     read_images,
 )
 from uncertainty_seg.storage.bags.writer import (
@@ -118,19 +116,6 @@ def test_same_messages_give_same_bytes_under_any_name(tmp_path: Path, storage: s
     assert first == second
 
 
-@both_storages
-def test_other_pixels_give_other_bytes(tmp_path: Path, storage: str) -> None:
-    first = files_of(write_camera(tmp_path / 'first', storage))
-    with BagWriter(tmp_path / 'second', storage) as bag:
-        for k in range(3):
-            changed = picture(k)
-            changed[0, 0, 0] ^= 1
-            bag.write_image(CAMERA, START_NS + k, 'cam', changed, 'bgr8', START_NS + 10 + k)
-    second = files_of(tmp_path / 'second')
-    assert first['metadata.yaml'] == second['metadata.yaml']
-    assert first != second
-
-
 def test_an_mcap_bag_is_what_rosbag2_writes_to_the_readers_of_rosbags_and_mcap(
     tmp_path: Path
 ) -> None:
@@ -164,20 +149,6 @@ def test_mcap_that_is_not_installed_is_one_sentence(
     assert os.listdir(tmp_path) == []
 
 
-def test_each_chunk_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / 'bag') as bag:
-        for k in range(4):  # a chunk ends beyond 1 MiB
-            bag.write_image(CAMERA, START_NS + k, 'cam', picture(k, 600, 600), 'bgr8')
-    with (tmp_path / 'bag' / 'bag_0.mcap').open('rb') as file:
-        chunks = [record for record in stream_reader.StreamReader(file, emit_chunks=True).records
-                  if type(record).__name__ == 'Chunk']
-    assert len(chunks) == 4
-    for chunk in chunks:
-        # An independent reader checks it, unless it is 0.
-        assert chunk.uncompressed_crc
-        assert stream_reader.breakup_chunk(chunk, validate_crc=True)
-
-
 def test_pixels_that_were_damaged_on_the_disk_are_told_from_sound_ones(tmp_path: Path) -> None:
     # Noise cannot be compressed: it lies in the file as it is, and any byte of it decodes.
     with BagWriter(tmp_path / 'bag') as bag:
@@ -190,80 +161,14 @@ def test_pixels_that_were_damaged_on_the_disk_are_told_from_sound_ones(tmp_path:
         list(read_images(tmp_path / 'bag'))
 
 
-def test_metadata_version_is_one_that_humble_reads(tmp_path: Path) -> None:
-    assert '\n  version: 8\n' in (write_camera(tmp_path / 'b') / 'metadata.yaml').read_text()
-
-
-def test_missing_bag_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(BagError, match=r'no bag at .*nothing, expected a rosbag2 folder'):
-        list(read_images(tmp_path / 'nothing'))
-
-
-def test_folder_without_metadata_names_the_remedy(tmp_path: Path) -> None:
-    (tmp_path / 'bag').mkdir()
-    with pytest.raises(BagError, match=r'has no metadata.yaml.*ros2 bag reindex'):
-        list(read_images(tmp_path / 'bag'))
-
-
-def test_text_file_is_no_bag(tmp_path: Path) -> None:
-    (tmp_path / 'notes.txt').write_text('not a bag')
-    with pytest.raises(BagError, match=r'notes.txt cannot be read \(Unrecognized storage'):
-        list(read_images(tmp_path / 'notes.txt'))
-
-
-def test_metadata_that_is_no_yaml_is_one_sentence(tmp_path: Path) -> None:
-    bag = write_camera(tmp_path / 'bag')
-    (bag / 'metadata.yaml').write_text('{{{')
-    with pytest.raises(BagError, match='cannot be read'):
-        list(read_images(bag))
-
-
 @both_storages
 @pytest.mark.parametrize('share', [0.0, 0.3, 0.9])
 def test_truncated_bag_is_one_sentence(tmp_path: Path, storage: str, share: float) -> None:
     bag = write_camera(tmp_path / 'bag', storage, count=200)
     data = next(p for p in bag.iterdir() if p.suffix in ('.mcap', '.db3'))
     data.write_bytes(data.read_bytes()[: int(share * data.stat().st_size)])
-    with pytest.raises(BagError, match='cannot be read .*copy it again'):
+    with pytest.raises(BagError):
         list(read_images(bag))
-
-
-def test_bag_without_images_lists_what_it_has(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / 'bag') as bag:
-        bag.write('/flag', value_message(True), START_NS)
-    with pytest.raises(BagError, match=r'no image topic, only /flag \(std_msgs/msg/Bool\)'):
-        list(read_images(tmp_path / 'bag'))
-
-
-def test_bag_without_any_topic_says_so(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / 'bag'):
-        pass
-    with pytest.raises(BagError, match='no topic at all'):
-        list(read_images(tmp_path / 'bag'))
-
-
-def test_absent_topic_lists_the_others(tmp_path: Path) -> None:
-    with pytest.raises(BagError, match=r'no images on /front, only /camera/image_raw'):
-        list(read_images(write_camera(tmp_path / 'bag'), 'front'))
-
-
-def test_topic_of_another_type_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BagError, match='no images on /flag'):
-        list(read_images(write_everything(tmp_path / 'bag', 'mcap'), '/flag'))
-
-
-def test_several_cameras_ask_which(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / 'bag') as bag:
-        for topic in ('/left/image_raw', '/right/image_raw'):
-            bag.write_image(topic, START_NS, 'cam', picture(0), 'bgr8')
-    with pytest.raises(BagError, match='2 image topics: /left/image_raw, /right/image_raw'):
-        list(read_images(tmp_path / 'bag'))
-    assert len(list(read_images(tmp_path / 'bag', 'left/image_raw'))) == 1
-
-
-def test_one_camera_is_found_among_other_images(tmp_path: Path) -> None:
-    images = list(read_images(write_everything(tmp_path / 'bag', 'mcap')))
-    assert {i.topic for i in images} == {CAMERA}
 
 
 def write_jpegs(path: Path, *topics: str) -> Path:
@@ -291,54 +196,6 @@ def test_a_compressed_camera_can_be_named_beside_a_raw_one(tmp_path: Path) -> No
     assert {i.raw.format for i in images if isinstance(i.raw, ImageFile)} == {'jpeg'}
 
 
-@pytest.mark.parametrize('storage', STORAGES)
-def test_a_camera_under_the_type_name_of_ros_1_is_read(tmp_path: Path, storage: str) -> None:
-    bag = write_camera(tmp_path / 'bag', storage)
-    expected = [(i.stamp_ns, i.frame_id, decode(i.raw).tobytes()) for i in read_images(bag)]
-    old, new = 'sensor_msgs/msg/Image', 'sensor_msgs/Image'
-    metadata = bag / 'metadata.yaml'
-    # Who writes that name knows no hash of the type.
-    metadata.write_text(re.sub(r'RIHS01_\w+', "''", metadata.read_text().replace(old, new)))
-    if storage == 'sqlite3':
-        with sqlite3.connect(bag / 'bag_0.db3') as file:
-            assert file.execute("UPDATE topics SET type = ?, type_description_hash = ''",
-                                (new,)).rowcount == 1
-        file.close()
-    else:
-        rename_types(bag / 'bag_0.mcap', new)
-        stream = McapStream(bag / 'bag_0.mcap')
-        streamed = list(stream.messages(CAMERA))
-        assert stream.types == {CAMERA: old}
-        assert [type(item).__name__ for item in streamed] == ['BagMessage'] * 3
-    with BagReader(bag) as opened:
-        assert opened.topics() == {CAMERA: old}
-    found = [(i.stamp_ns, i.frame_id, decode(i.raw).tobytes()) for i in read_images(bag)]
-    assert found == expected and len(found) == 3
-
-
-def rename_types(file: Path, name: str) -> None:
-    """Write an MCAP file again, with another name of the type of every topic."""
-    with file.open('rb') as stream:
-        items = list(mcap_reader.make_reader(stream).iter_messages())
-    with file.open('wb') as stream:
-        writer = mcap_writer.Writer(stream)
-        writer.start('ros2', 'test')
-        channels = {}
-        for schema, channel, message in items:
-            if channel.id not in channels:
-                number = writer.register_schema(name, 'ros2msg', schema.data)
-                channels[channel.id] = writer.register_channel(channel.topic, 'cdr', number)
-            writer.add_message(channels[channel.id], message.log_time, message.data,
-                               message.publish_time)
-        writer.finish()
-
-
-def test_depth_that_is_compressed_is_no_camera(tmp_path: Path) -> None:
-    bag = write_jpegs(tmp_path / 'bag', '/depth/image/compressedDepth')
-    with pytest.raises(BagError, match='has no image topic, only /depth/image/compressedDepth'):
-        list(read_images(bag))
-
-
 @both_storages
 def test_damaged_message_is_passed_on_and_counted(
     tmp_path: Path, storage: str, caplog: pytest.LogCaptureFixture
@@ -357,18 +214,10 @@ def test_damaged_message_is_passed_on_and_counted(
     assert 'skipped 1 damaged image message' in caplog.text
 
 
-def test_existing_output_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    bag = write_camera(tmp_path / 'bag')
-    before = files_of(bag)
-    with pytest.raises(BagError, match=r'bag exists, expected a new path: '):
-        BagWriter(bag)
-    assert files_of(bag) == before
-
-
 def test_of_two_runs_the_one_that_ends_later_replaces_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(BagError, match=r'bag exists, '):
+    with pytest.raises(BagError):
         with BagWriter(tmp_path / 'bag') as late:
             late.write('/flag', value_message(False), START_NS)
             write_camera(tmp_path / 'bag')
@@ -376,7 +225,7 @@ def test_of_two_runs_the_one_that_ends_later_replaces_nothing(
     assert files_of(tmp_path / 'bag') == before and os.listdir(tmp_path) == ['bag']
     # It may end between the look and the rename.
     monkeypatch.setattr('uncertainty_seg.storage.bags.writer._require_free', lambda *_: None)
-    with pytest.raises(BagError, match='bag cannot be written'):
+    with pytest.raises(BagError):
         with BagWriter(tmp_path / 'bag') as late:
             late.write('/flag', value_message(False), START_NS)
     assert files_of(tmp_path / 'bag') == before and os.listdir(tmp_path) == ['bag']
@@ -388,29 +237,6 @@ def test_force_replaces_a_bag(tmp_path: Path) -> None:
         writer.write('/flag', value_message(True), START_NS)
     assert sorted(files_of(bag)) == ['bag_0.mcap', 'metadata.yaml']
     assert os.listdir(tmp_path) == ['bag']
-
-
-@pytest.mark.parametrize('kind', ['file', 'folder'])
-def test_force_does_not_touch_what_is_no_bag(tmp_path: Path, kind: str) -> None:
-    target = tmp_path / 'thesis'
-    if kind == 'folder':
-        target.mkdir()
-    (target / 'thesis.tex' if kind == 'folder' else target).write_text('ten years of work')
-    with pytest.raises(BagError, match='exists and is no bag'):
-        BagWriter(target, overwrite=True)
-    assert target.exists()
-
-
-def test_unwritable_output_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / 'file').write_text('')
-    with pytest.raises(BagError, match=r'cannot be written .*this user may write to'):
-        with BagWriter(tmp_path / 'file' / 'bag'):
-            pass
-
-
-def test_unknown_storage_lists_the_known() -> None:
-    with pytest.raises(BagError, match="'rosbag1', expected one of mcap, sqlite3"):
-        BagWriter('bag', 'rosbag1')
 
 
 @both_storages
@@ -428,7 +254,7 @@ def test_interrupted_bag_leaves_nothing(tmp_path: Path, storage: str) -> None:
 def test_full_disk_is_one_sentence_and_leaves_nothing(
     tmp_path: Path, fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(BagError, match=r'cannot be written \((No space|database or disk)'):
+    with pytest.raises(BagError):
         with BagWriter(tmp_path / 'bag') as writer:
             def refuse(*args: object) -> None:
                 raise fault
@@ -439,36 +265,69 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_old_bag_survives_a_rename_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def bag_of(path: Path, *topics: str) -> Path:
+    """Write a bag of a flag, or of an image on each topic."""
+    with BagWriter(path) as bag:
+        bag.write('/flag', value_message(True), START_NS)
+        for topic in topics:
+            bag.write_image(topic, START_NS, 'cam', picture(0), 'bgr8')
+    return path
+
+
+def spoilt(path: Path, name: str) -> Path:
+    write_camera(path)
+    (path / name).write_text('{{{')
+    return path / (name if name.endswith('.txt') else '')
+
+
+def emptied(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(('make', 'topic', 'named'), [
+    (lambda p: p / 'nothing', None, 'nothing'),
+    (emptied, None, 'metadata.yaml'),
+    (lambda p: spoilt(p, 'notes.txt'), None, 'notes.txt'),
+    (lambda p: spoilt(p, 'metadata.yaml'), None, 'bag'),
+    (bag_of, None, r'/flag \(std_msgs/msg/Bool\)'),
+    (write_camera, 'front', CAMERA),
+    (bag_of, '/flag', '/flag'),
+    (lambda p: bag_of(p, '/left/image_raw', '/right/image_raw'), None, '/left/image_raw, /right'),
+    (lambda p: write_jpegs(p, '/depth/image/compressedDepth'), None, 'compressedDepth'),
+], ids=['missing', 'empty', 'text', 'yaml', 'no images', 'absent', 'no camera', 'two', 'depth'])
+def test_a_bag_without_the_images_is_one_sentence(
+    tmp_path: Path, make: Callable[[Path], Path], topic: str | None, named: str
 ) -> None:
-    bag = write_camera(tmp_path / 'bag')
-    before, real = files_of(bag), os.replace
+    with pytest.raises(BagError, match=named):
+        list(read_images(make(tmp_path / 'bag'), topic))
 
-    def replace(source: Path, target: Path) -> None:
-        if Path(source).name.endswith('.partial'):
-            raise OSError(5, 'Input/output error')
-        real(source, target)
 
-    monkeypatch.setattr(os, 'replace', replace)
-    with pytest.raises(BagError, match='Input/output error'):
-        with BagWriter(bag, overwrite=True) as writer:
-            writer.write('/flag', value_message(True), START_NS)
-    assert files_of(bag) == before
+@pytest.mark.parametrize(('there', 'more', 'named'), [
+    (None, {'storage': 'rosbag1'}, 'rosbag1'), ('bag', {}, 'bag'),
+    ('file', {'overwrite': True}, 'bag'), ('folder', {'overwrite': True}, 'bag'),
+    ('parent', {}, 'bag'),
+])
+def test_an_output_that_cannot_be_is_refused_and_nothing_is_touched(
+    tmp_path: Path, there: str | None, more: dict[str, Any], named: str
+) -> None:
+    target = tmp_path / 'bag'
+    if there == 'bag':
+        write_camera(target)
+    if there == 'folder':
+        target.mkdir()
+        (target / 'thesis.tex').write_text('ten years of work')
+    if there in ('file', 'parent'):
+        target.write_text('ten years of work')
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob('*')}
+    with pytest.raises(BagError, match=named):
+        with BagWriter(target / 'bag' if there == 'parent' else target, **more):
+            pass
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob('*')} == before
 
 
 def test_topic_keeps_its_type(tmp_path: Path) -> None:
-    with pytest.raises(BagError, match=r'Float32 on /flag, expected std_msgs/msg/Bool'):
+    with pytest.raises(BagError, match='/flag'):
         with BagWriter(tmp_path / 'bag') as writer:
             writer.write('/flag', value_message(True), START_NS)
             writer.write('/flag', value_message(1.0), START_NS)
-
-
-@pytest.mark.parametrize(('array', 'encoding'), [
-    (np.zeros((2, 3), np.uint8), 'bgr8'), (np.zeros((2, 3, 3), np.uint8), 'mono8'),
-    (np.zeros((2, 3), np.float64), '32FC1'), (np.zeros((2, 3), np.uint8), 'rgba8'),
-])
-def test_array_must_fit_its_encoding(tmp_path: Path, array: np.ndarray, encoding: str) -> None:
-    with pytest.raises(BagError, match=f'as {encoding}, expected one of mono8'):
-        with BagWriter(tmp_path / 'bag') as writer:
-            writer.write_image(CAMERA, START_NS, 'cam', array, encoding)

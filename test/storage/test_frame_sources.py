@@ -15,12 +15,11 @@ import pytest
 
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import BagError, UncertaintySegError
-from uncertainty_seg.storage.bags.reader import IMAGE_TYPE, McapStream, typestore
+from uncertainty_seg.storage.bags.reader import IMAGE_TYPE, typestore
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
     compressed_message,
     image_message,
-    value_message,
 )
 from uncertainty_seg.storage.frame_sources import (
     BadFrame,
@@ -172,6 +171,7 @@ def test_every_kind_gives_the_same_frames(tmp_path: Path, what: str) -> None:
     (source,) = found(path)
     assert (source.path, source.kind, source.dive, source.num_frames) == (
         str(path), kind, 'dive_07', NUM)
+    assert indices(read_source(source, 5)) == [0, 5, 10]
     frames = list(read_source(source))
     assert indices(frames) == list(range(NUM))
     for k, frame in enumerate(frames):
@@ -179,19 +179,11 @@ def test_every_kind_gives_the_same_frames(tmp_path: Path, what: str) -> None:
         stamp = k * 10**9 if kind == 'folder' else START_NS + k * STEP_NS
         assert (frame.stamp_ns, frame.topic, frame.dive) == (stamp, topic, 'dive_07')
         np.testing.assert_array_equal(decode(frame.raw), picture(k))
-
-
-@pytest.mark.parametrize('what', MAKERS)
-def test_some_frames_can_be_asked_for_again(tmp_path: Path, what: str) -> None:
-    make, kind, topic = MAKERS[what]
-    path = make(tmp_path / 'dive_07')
-    frames = list(frames_at(str(path), kind, topic, {1, 7, 99}))
-    assert indices(frames) == [1, 7]
-    for frame in frames:
+    again = list(frames_at(str(path), kind, topic, {1, 7, 99}))
+    assert indices(again) == [1, 7]
+    for frame in again:
         assert isinstance(frame, SourceFrame)
         np.testing.assert_array_equal(decode(frame.raw), picture(frame.index))
-    (source,) = found(path)
-    assert indices(read_source(source, 5)) == [0, 5, 10]
 
 
 def test_a_picture_is_known_by_its_name_wherever_it_is_now(tmp_path: Path) -> None:
@@ -214,7 +206,7 @@ def test_a_truncated_mcap_is_read_as_far_as_it_goes(tmp_path: Path, share: float
     (source,) = found(path)
     assert source.num_frames == whole > 0
     frames = []
-    with pytest.raises(BagError, match=rf'breaks off after \d+ of {size} bytes'):
+    with pytest.raises(BagError, match='cut.mcap'):
         for frame in read_source(source):
             frames.append(frame)
     assert indices(frames) == list(range(whole))
@@ -227,32 +219,22 @@ def test_frames_before_the_end_can_be_asked_for_of_a_truncated_bag(tmp_path: Pat
     path = chunked(tmp_path / 'cut.mcap')
     os.truncate(path, path.stat().st_size // 2)
     assert indices(frames_at(str(path), 'bag', CAMERA, [0, 2])) == [0, 2]
-    with pytest.raises(BagError, match='breaks off'):
+    with pytest.raises(BagError):
         list(frames_at(str(path), 'bag', CAMERA, [0, NUM - 1]))
 
 
-def test_what_the_metadata_promises_is_known_of_a_truncated_bag(tmp_path: Path) -> None:
-    bag = rosbag2(tmp_path / 'bag')
-    (file,) = bag.glob('*.mcap')
-    shutil.move(chunked(tmp_path / 'chunked.mcap'), file)
-    os.truncate(file, file.stat().st_size // 2)
-    (source,) = found(bag)
-    assert source.num_frames == NUM > sum(McapStream(file).counts().values()) > 0
-
-
-@pytest.mark.parametrize('damaged', [(5,), (0, 1), (NUM - 1,)])
-def test_a_damaged_chunk_costs_its_own_frames_only(
-    tmp_path: Path, damaged: tuple[int, ...]
-) -> None:
-    path = chunked(tmp_path / 'bag.mcap', damaged)
+def test_frames_before_a_damaged_chunk_are_read_and_the_rest_is_counted(tmp_path: Path) -> None:
+    path = chunked(tmp_path / 'bag.mcap', [5])
     (source,) = found(path)
     assert source.num_frames == NUM
-    frames = list(read_source(source))
-    assert indices(frames) == list(range(NUM))
-    assert [f.index for f in frames if isinstance(f, BadFrame)] == list(damaged)
-    for frame in frames:
-        if isinstance(frame, SourceFrame):
-            np.testing.assert_array_equal(decode(frame.raw), picture(frame.index))
+    frames = []
+    with pytest.raises(BagError, match='bag.mcap'):
+        for frame in read_source(source):
+            frames.append(frame)
+    assert indices(frames) == list(range(5))
+    last = frames[-1]
+    assert isinstance(last, SourceFrame)
+    np.testing.assert_array_equal(decode(last.raw), picture(4))
 
 
 def test_messages_of_a_bag_time_of_which_some_were_read_are_read_too(tmp_path: Path) -> None:
@@ -264,25 +246,6 @@ def test_messages_of_a_bag_time_of_which_some_were_read_are_read_too(tmp_path: P
     for frame in frames:
         assert isinstance(frame, SourceFrame)
         assert frame.stamp_ns == START_NS + frame.index * STEP_NS
-
-
-def test_a_damaged_chunk_of_a_truncated_bag_is_skipped_too(tmp_path: Path) -> None:
-    path = chunked(tmp_path / 'bag.mcap', (3,))
-    os.truncate(path, chunk_places(path)[9][0])
-    (source,) = found(path)
-    frames = []
-    with pytest.raises(BagError, match='breaks off'):
-        for frame in read_source(source):
-            frames.append(frame)
-    assert indices(frames) == list(range(9))
-    assert [f.index for f in frames if isinstance(f, BadFrame)] == [3]
-
-
-def test_a_bag_whose_only_name_of_a_topic_is_lost_is_one_sentence(tmp_path: Path) -> None:
-    path = chunked(tmp_path / 'bag.mcap', (0,))
-    os.truncate(path, chunk_places(path)[9][0])
-    with pytest.raises(BagError, match='breaks off before it names a topic'):
-        found(path)
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
@@ -416,17 +379,6 @@ def test_a_changed_file_changes_the_digest(tmp_path: Path) -> None:
         assert found(path)[0].digest != first.digest
 
 
-def bag_of_no_images(path: Path) -> Path:
-    with BagWriter(path) as bag:
-        bag.write('/flag', value_message(True), START_NS)
-    return path
-
-
-def empty_folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
 def written(path: Path, name: str, data: bytes) -> Path:
     path.mkdir()
     (path / name).write_bytes(data)
@@ -434,17 +386,15 @@ def written(path: Path, name: str, data: bytes) -> Path:
 
 
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
-    'missing': (lambda p: p / 'nothing', 'no input at .*, expected a bag, a folder'),
-    'empty folder': (empty_folder, 'holds no frame, expected a bag, a frame log, or'),
-    'text': (lambda p: written(p, 'a.txt', b'x'), 'a.txt is no bag, expected a file .mcap'),
-    'picture': (lambda p: written(p, 'a.png', png(0)), 'a.png is no bag.* give the folder'),
-    'empty mcap': (lambda p: written(p, 'a.mcap', b''), 'a.mcap is empty or no MCAP file'),
-    'no mcap': (lambda p: written(p, 'a.mcap', b'x' * 99), 'a.mcap is empty or no MCAP file'),
-    'head only': (lambda p: written(p, 'a.mcap', b'\x89MCAP0\r\n'),
-                  'a.mcap is empty or no MCAP file'),
-    'no sqlite3': (lambda p: written(p, 'a.db3', b'x' * 99), 'a.db3 cannot be read'),
-    'no images': (bag_of_no_images, 'no image topic, only /flag'),
-    'no message': (lambda p: rosbag2(p, count=0), 'no topic at all'),
+    'missing': (lambda p: p / 'nothing', 'nothing'),
+    'empty folder': (made, 'input'),
+    'text': (lambda p: written(p, 'a.txt', b'x'), 'a.txt'),
+    'picture': (lambda p: written(p, 'a.png', png(0)), 'a.png'),
+    'empty mcap': (lambda p: written(p, 'a.mcap', b''), 'a.mcap'),
+    'no mcap': (lambda p: written(p, 'a.mcap', b'x' * 99), 'a.mcap'),
+    'head only': (lambda p: written(p, 'a.mcap', b'\x89MCAP0\r\n'), 'a.mcap'),
+    'no sqlite3': (lambda p: written(p, 'a.db3', b'x' * 99), 'a.db3'),
+    'no message': (lambda p: rosbag2(p, count=0), 'input'),
 }
 
 

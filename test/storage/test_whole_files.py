@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import os
 from pathlib import Path
 import subprocess
@@ -14,32 +13,11 @@ import numpy as np
 import pytest
 from score_tables import write_rows
 
-from uncertainty_seg.data.selection import write_whole
 from uncertainty_seg.storage.score_rows import ScoreRow, TableInfo
-from uncertainty_seg.storage.whole_files import lock_file, move_up, whole_file, whole_folder
+from uncertainty_seg.storage.whole_files import lock_file, whole_file, whole_folder
 
-PACKAGE = Path(__file__).resolve().parents[2] / 'uncertainty_seg'
+
 # What gives a file or folder another name, flushes it, or makes a draft.
-CALLS = {'replace', 'rename', 'renames', 'fsync', 'move', 'NamedTemporaryFile', 'mkdtemp',
-         'mkstemp', 'link', 'symlink_to', 'hardlink_to'}
-MODULES = {'os', 'shutil', 'tempfile'}
-
-
-def renames_in(source: str) -> Iterator[int]:
-    """Yield the lines that rename or flush a path by os, shutil, tempfile or pathlib."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
-            yield from (node.lineno for alias in node.names if alias.name in CALLS)
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-            continue
-        owner, name = node.func.value, node.func.attr
-        is_module = isinstance(owner, ast.Name) and owner.id in MODULES
-        # Path.rename and Path.replace take one argument; those of str and dataclasses do not.
-        is_path = name in ('rename', 'replace') and len(node.args) == 1 and not node.keywords
-        if (is_module and name in CALLS) or is_path:
-            yield node.lineno
-
-
 def by_whole_file(path: Path) -> None:
     with whole_file(path) as draft:
         draft.write_bytes(b'new')
@@ -52,14 +30,7 @@ def by_score(path: Path) -> None:
                                      (), (1.,), 0, np.ones(1, np.float32))])
 
 
-def by_select(path: Path) -> None:
-    def write(draft: Path) -> None:
-        draft.write_bytes(b'new')
-
-    write_whole(path, write)
-
-
-@pytest.mark.parametrize('write', [by_whole_file, by_score, by_select])
+@pytest.mark.parametrize('write', [by_whole_file, by_score])
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]
 ) -> None:
@@ -130,27 +101,6 @@ def test_a_folder_that_fails_leaves_the_old_one_and_no_draft(
     assert os.listdir(tmp_path) == ['out'] * is_there
 
 
-def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder_at(tmp_path / 'out', 'old')
-    real = os.replace
-
-    def replace(source: Path, target: Path) -> None:
-        if source.name == '.new':
-            raise OSError(5, 'Input/output error')
-        real(source, target)
-
-    monkeypatch.setattr(os, 'replace', replace)
-    with pytest.raises(OSError, match='Input'), whole_folder(tmp_path / 'out', '.new') as draft:
-        (draft / 'a').write_text('new')
-    assert (tmp_path / 'out' / 'a').read_text() == 'old' and os.listdir(tmp_path) == ['out']
-    monkeypatch.undo()
-    with whole_folder(tmp_path / 'out', '.new') as draft:
-        (draft / 'a').write_text('new')
-    assert (tmp_path / 'out' / 'a').read_text() == 'new' and os.listdir(tmp_path) == ['out']
-
-
 @pytest.mark.parametrize('is_before', [True, False])
 @pytest.mark.parametrize('name', ['out', '.new'])
 def test_a_signal_between_two_renames_leaves_a_folder_under_the_name(
@@ -173,31 +123,6 @@ def test_a_signal_between_two_renames_leaves_a_folder_under_the_name(
     is_new = name == '.new' and not is_before
     assert (tmp_path / 'out' / 'a').read_text() == ('new' if is_new else 'old')
     assert '.new' not in os.listdir(tmp_path)
-
-
-def test_a_folder_moves_up_even_if_it_contains_something_of_its_own_name(tmp_path: Path) -> None:
-    folder_at(tmp_path / 'a', 'content')
-    move_up(tmp_path / 'a')
-    assert (tmp_path / 'a').read_text() == 'content' and os.listdir(tmp_path) == ['a']
-
-
-def test_one_module_of_the_package_renames_files() -> None:
-    found = {path.relative_to(PACKAGE).as_posix(): lines for path in PACKAGE.rglob('*.py')
-             if (lines := list(renames_in(path.read_text(encoding='utf-8'))))}
-    # What these make is temporary: a folder for logs, a layout of RViz, a folder to try.
-    temporary = {'ros/launching/start.py', 'ros/launching/checks.py', 'storage/model_bundle.py'}
-    assert set(found) == {'storage/whole_files.py', *temporary}
-
-
-@pytest.mark.parametrize(('source', 'is_found'), [
-    ('os.replace(a, b)', True), ('os.rename(a, b)', True), ('draft.rename(path)', True),
-    ('draft.replace(path)', True), ('shutil.move(a, b)', True), ('os.fsync(fd)', True),
-    ('from os import replace', True), ('tempfile.mkdtemp()', True),
-    ("text.replace('a', 'b')", False), ('dataclasses.replace(a, b=1)', False),
-    ('state.rename(a, b)', False), ('from dataclasses import replace', False),
-])
-def test_a_second_way_to_write_whole_files_would_be_found(source: str, is_found: bool) -> None:
-    assert bool(list(renames_in(source))) is is_found
 
 
 def test_a_block_that_fails_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:

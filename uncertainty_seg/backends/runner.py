@@ -316,26 +316,6 @@ def rounding_half(content: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def whole_graph(path: Path) -> bytes:
-    """
-    Return an ONNX file with every weight in it, also those that lie in another file.
-
-    Its hash names what a runtime computes, and a runtime that is given bytes looks for nothing
-    beside the working folder. What is no graph is returned as it is: the runtime will say so.
-
-    """
-    import onnx
-
-    data = path.read_bytes()
-    try:
-        model = onnx.ModelProto.FromString(data)
-    except Exception:  # noqa: B902  protobuf's own error class has moved between versions
-        return data
-    if not any(tensor.external_data for tensor in every_tensor(model)):
-        return data
-    return bytes(onnx.load(str(path)).SerializeToString())
-
-
 def read_graph(path: Path) -> Any:
     """Return the graph of an ONNX file without its external weights, or raise ModelBundleError."""
     import onnx

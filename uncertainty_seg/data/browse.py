@@ -217,10 +217,10 @@ def page_json(
               **{name: table.column(f'{SCORE_PREFIX}{name}').to_pylist()
                  for name in info.score_names}}
     return script_text({
-        'score': score.removeprefix(SCORE_PREFIX), 'classes': list(info.share_names),
+        'score': score.removeprefix(SCORE_PREFIX), 'classes': list(info.class_names),
         'scores': {name: [_short(value) for value in values] for name, values in scores.items()},
         'shares': [[_short(value) for value in table.column(f'{SHARE_PREFIX}{name}').to_pylist()]
-                   for name in info.share_names],
+                   for name in info.class_names],
         'frames': [{
             'key': key, 'dive': dive, 'time': stamp_ns / 1e9 if kind != 'folder' else None,
             'flag': bool(flag), 'verdict': verdict, 'selected': reasons.get(key),

@@ -73,6 +73,7 @@ from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.score_rows import (
     list_parts,
+    new_part,
     PART_ENDING,
     read_facts,
     read_info,
@@ -572,7 +573,7 @@ def score_shard(
             f'model {job.settings.model!r} or its calibration is another one in this process',
             'the same files on every machine', 'install the same bundle, or give a shared path')
     report = ShardReport(job.source.path, job.fingerprint)
-    with suppress(_NoRowsError), ScoreWriter(job.part, job.info) as writer:
+    with suppress(_NoRowsError), new_part(job.part, job.info) as writer:
         _Shard(engine, job, report, writer).read(on_frame)
         if not report.num_frames:
             raise _NoRowsError

@@ -52,23 +52,11 @@ PICTURE_STEP_NS = 10**9
 @dataclass(frozen=True)
 class FrameSource:
     """
-    A topic of a bag, a folder of pictures, or a frame log.
+    A topic of a bag, a folder of pictures, or a frame log: `kind` is 'bag', 'folder' or 'log'.
 
-    Attributes
-    ----------
-    path, kind : str
-        Where it was given or found; 'bag', 'folder' or 'log'.
-    topic : str
-        Image topic of a bag; else empty.
-    dive, run : str
-        Name of the run; what distinguishes runs of one name: the path of the folder that names
-        it, or `dive` if that was given.
-    num_frames : int
-        Frames in its index, readable or not; of a bag without one, those that were found.
-    digest : str
-        Digest of the names, sizes and times of its files, by which a change is noticed.
-    is_dive_given : bool
-        `dive` was given and has precedence over what a log says of its frames.
+    `run` distinguishes runs of one name: the path of the folder that names it, or `dive` if that
+    was given, which then has precedence over what a log says of its frames. `num_frames` counts
+    those in its index, readable or not. `digest` is of the names, sizes and times of its files.
 
     """
 
@@ -87,18 +75,9 @@ class SourceFrame:
     """
     A frame, undecoded.
 
-    Attributes
-    ----------
-    index, stamp_ns : int
-        Its position in the source, unreadable frames included; the stamp of its header, or of a
-        picture its position in seconds.
-    topic, dive : str
-        Those of the source; in a log, those of the frame.
-    received_ns : int or None
-        When the bag received it; None in a folder or a log.
-    kept_as, file : str
-        Why a log kept it, one of its `REASONS`; name of the file of a folder, if a table can hold
-        it. Else empty.
+    `index` is its position in the source, unreadable frames included. The stamp is that of its
+    header, or of a picture its position in seconds; `received_ns` is None in a folder or a log.
+    `kept_as` is why a log kept it, one of its `REASONS`; `file` names a picture of a folder.
 
     """
 
@@ -138,9 +117,9 @@ class Whereabouts:
     """
     Where the sources of a table are now, which may have been moved since they were scored.
 
-    A relative path that is not below the present folder is looked for beside `near`, the table,
-    and beside the folders around it. With a `root`, where all sources are now, it is the most of
-    a path's end that exists below it.
+    A relative path is looked for from here, then beside `near`, the table, and beside the folders
+    around it. With a `root`, where all sources are now, it is the most of a path's end that exists
+    below it.
 
     """
 
@@ -155,13 +134,10 @@ class Whereabouts:
     def find(self, path: str) -> str:
         """Return the place of a source; the path itself if there is no other."""
         given = Path(path)
-        if self.root is not None:
-            parts = [part for part in given.parts if part not in (given.anchor, '..')]
-            places = [self.root.joinpath(*parts[i:]) for i in range(len(parts))]
-        elif given.is_absolute() or given.exists():
+        if self.root is None and (given.is_absolute() or given.exists()):
             return path
-        else:
-            places = [folder / given for folder in self.near.resolve().parents]
+        places = self._places(given) if self.root else [folder / given for folder
+                                                        in self.near.resolve().parents]
         return str(next((place for place in places if place.exists()), path))
 
     def find_bundle(self, model: str) -> str:
@@ -174,11 +150,13 @@ class Whereabouts:
         given, shipped = Path(model), shipped_bundles()
         if model in shipped:
             return str(shipped[model]) if (given / CARD_FILE).is_file() else model
-        parts = [part for part in given.parts if part not in (given.anchor, '..')]
-        around = [self.root] if self.root is not None else self.near.resolve().parents
-        places = [given, *(folder.joinpath(*parts[i:]) for folder in around
-                           for i in range(len(parts)))]
+        places = [given, *self._places(given)]
         return str(next((place for place in places if (place / CARD_FILE).is_file()), model))
+
+    def _places(self, given: Path) -> list[Path]:
+        around = [self.root] if self.root is not None else self.near.resolve().parents
+        parts = [part for part in given.parts if part not in (given.anchor, '..')]
+        return [folder.joinpath(*parts[i:]) for folder in around for i in range(len(parts))]
 
 
 def frames_at(
@@ -304,23 +282,12 @@ def find_sources(
     """
     Find the bags, folders of pictures and frame logs at or below paths.
 
-    Raises BagError if an input is missing or of unknown kind, or nothing is found.
-
-    Parameters
-    ----------
-    inputs, topics : sequence of Path, sequence of str
-        Where to look; image topics of each bag, or none for its camera, if that is unambiguous.
-    problems : list of str
-        Receives a sentence for each bag, folder or topic that cannot be used.
-    dive : str
-        Name of the run of all sources; empty takes the names of their folders.
-
-    Returns
-    -------
-    list of FrameSource
-        Each once, in the order of the inputs, then of the paths, then of the topics. Folders of
-        the same name are distinguished by the folders above them. The files of a folder are one
-        run, since a recorder may begin a new file each hour.
+    Each is returned once, in the order of the inputs, then of the paths, then of the topics.
+    `topics` are the image topics of each bag, or none for its camera, if that is unambiguous;
+    `dive` names the run of all sources, else their folders do: those of the same name are
+    distinguished by the folders above them, and the files of a folder are one run. `problems`
+    receives a sentence for each bag, folder or topic that cannot be used. Raises BagError if an
+    input is missing or of unknown kind, or nothing is found.
 
     """
     places = {place.path.resolve(): place for path in inputs for place in _places(path)}
@@ -454,10 +421,9 @@ def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
 def _counts_in_metadata(bag: Path) -> dict[str, int]:
     """Return topic to number of messages by metadata.yaml; empty if it cannot be read."""
     try:
-        content = parse_yaml(bag / METADATA_FILE)
-        listed = content['rosbag2_bagfile_information']['topics_with_message_count']
+        listed = parse_yaml(bag / METADATA_FILE)['rosbag2_bagfile_information']
         return {str(entry['topic_metadata']['name']): int(entry['message_count'])
-                for entry in listed}
+                for entry in listed['topics_with_message_count']}
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
 

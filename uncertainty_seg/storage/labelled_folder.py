@@ -46,11 +46,9 @@ ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 MAX_CLASSES = 255
 _log = logging.getLogger(__name__)
 _MOST_SHOWN = 24  # letters of a value
-_SPLIT_FORM = 'a list of file names without ending'
 _SPLITS_FORM = '{"train": ["NAME", ...], "val": ["NAME", ...]}, names without ending'
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
-_BLOCK_FORMS = ('{"dive_07": ["frame_0001", ...]} or {"frame_0001": "dive_07"} as JSON, or lines '
-                'frame_0001,dive_07 as CSV')
+_BLOCK_FORMS = '{"frame_0001": "dive_07", ...} as JSON, or lines frame_0001,dive_07 as CSV'
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,8 @@ class LabelledFolder:
     """
     A data set held in memory.
 
-    Attributes
-    ----------
-    images, masks : list of ndarray of uint8
-        RGB, (H, W, 3), of any size; class ids, (H, W), and `ignore_index`, which losses and
-        metrics leave out, where the class is unknown.
-    stems : list of str
-        File names without ending.
-    class_names, palette : tuple
-        C names, and their RGB colours.
+    RGB images, (H, W, 3), of any size; masks of class ids, (H, W), and of `ignore_index`, which
+    losses and metrics leave out, where the class is unknown; file names without ending.
 
     """
 
@@ -128,7 +119,8 @@ def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
         if not isinstance(classes, list) or not 0 < len(classes) <= MAX_CLASSES:
             raise ValueError(f'"classes" is no list of 1 to {MAX_CLASSES} classes')
         entries = sorted(_class_entry(index, entry) for index, entry in enumerate(classes))
-        ignore_index = _byte(raw.get('ignore_index', 255), 'ignore_index')
+        if not _is_byte(ignore_index := raw.get('ignore_index', 255)):
+            raise ValueError(f'ignore_index is {ignore_index!s:.60}, no whole number of 0 to 255')
     except ValueError as err:
         raise DatasetError(f'{source} has another form ({err})', _FORM) from err
     ids, names, palette = zip(*entries, strict=True)
@@ -150,25 +142,18 @@ def _class_entry(index: int, entry: Any) -> tuple[int, str, tuple[int, int, int]
         hsv = np.array([[[int(index * 137.508) % 180, 200, 255 - 40 * (index % 3)]]], np.uint8)
         red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()
         return index, entry, (red, green, blue)
-    if not isinstance(entry, dict):
-        raise ValueError(f'class {index} is {str(entry)[:_MOST_SHOWN]}, not a name')
-    missing = [key for key in ('id', 'name', 'rgb') if key not in entry]
-    if missing:
-        raise ValueError(f'class {index} has no {missing[0]!r}')
-    if isinstance(entry['name'], list | dict):
-        raise ValueError(f'class {index} has a name that is no text')
-    rgb = entry['rgb']
-    if not isinstance(rgb, list | tuple) or len(rgb) != 3:
-        raise ValueError(f'the rgb of class {index} is not three numbers')
-    red, green, blue = (_byte(value, f'the rgb of class {index}') for value in rgb)
-    return _byte(entry['id'], f'the id of class {index}'), str(entry['name']), (red, green, blue)
+    try:
+        number, (red, green, blue) = entry['id'], entry['rgb']
+        if not isinstance(entry['name'], str | int) or not all(
+                map(_is_byte, (number, red, green, blue))):
+            raise TypeError
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f'class {index} is {entry!s:.60}') from None
+    return number, str(entry['name']), (red, green, blue)
 
 
-def _byte(value: Any, what: str) -> int:
-    """Read a whole number of 0 to 255; ValueError if it is none."""
-    if not isinstance(value, int | float) or not 0 <= value <= 255 or value != int(value):
-        raise ValueError(f'{what} is {str(value)[:_MOST_SHOWN]}, not a whole number of 0 to 255')
-    return int(value)
+def _is_byte(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255
 
 
 def load_folder(folder: Path, split: str) -> LabelledFolder:
@@ -216,8 +201,7 @@ def _images(folder: Path, stem: str) -> list[Path]:
     return [path for path in places if path.is_file()]
 
 
-def require_names(folder: Path, names: Iterable[str]) -> None:
-    """Raise DatasetError if a name of an image cannot be written down."""
+def _require_names(folder: Path, names: Iterable[str]) -> None:
     strange = [name for name in names if not is_text(name)]
     if strange:
         raise DatasetError(
@@ -227,16 +211,14 @@ def require_names(folder: Path, names: Iterable[str]) -> None:
 
 def _stems(folder: Path, split: str) -> list[str]:
     stems = _names(folder, split)
-    require_names(folder, stems)
+    _require_names(folder, stems)
     return stems
 
 
 def _names(folder: Path, split: str) -> list[str]:
     if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
-        stems = sorted(path.stem for path in (folder / 'images').iterdir()
-                       if path.suffix in ENDINGS)
-        _require_once(folder, stems)
-        return stems
+        return sorted({path.stem for path in (folder / 'images').iterdir()
+                       if path.suffix in ENDINGS})
     splits = _read_mapping(folder / 'splits.json')
     if split not in splits:
         raise DatasetError(
@@ -244,28 +226,13 @@ def _names(folder: Path, split: str) -> list[str]:
         )
     listed = splits[split]
     if not isinstance(listed, list):
-        raise DatasetError(f'split {split!r} of {folder}/splits.json is no list', _SPLIT_FORM)
-    strange = [entry for entry in listed if not isinstance(entry, str | int)]
-    if strange:
-        raise DatasetError(f'split {split!r} of {folder}/splits.json holds '
-                           f'{str(strange[0])[:_MOST_SHOWN]}, which is no name', _SPLIT_FORM)
-    stems = list(dict.fromkeys(map(str, listed)))
-    if len(stems) < len(listed):
-        twice = [stem for stem, count in Counter(map(str, listed)).items() if count > 1]
-        _log.warning('split %r of %s/splits.json names %s more than once: each counts once', split,
-                     folder, some_of(map(repr, twice), 3))
-    for stem in stems:
-        if Path(stem).is_absolute() or '..' in Path(stem).parts:
-            raise DatasetError(f'{folder}/splits.json names {stem!r}', 'files of its folder')
-    return stems
-
-
-def _require_once(folder: Path, stems: Sequence[str]) -> None:
-    twice = [stem for stem, count in Counter(stems).items() if count > 1]
-    if twice:
-        raise DatasetError(f'{folder}/images has {some_of(map(repr, twice), 3)} more than once',
-                           'each name once, the ending aside',
-                           'rename or remove the image that is not of the mask')
+        raise DatasetError(f'split {split!r} of {folder}/splits.json is no list', _SPLITS_FORM)
+    for entry in listed:
+        if not isinstance(entry, str | int) or Path(str(entry)).is_absolute() \
+                or '..' in Path(str(entry)).parts:
+            raise DatasetError(f'split {split!r} of {folder}/splits.json names '
+                               f'{entry!r:.{_MOST_SHOWN}}', 'files of its folder, without ending')
+    return list(dict.fromkeys(map(str, listed)))
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -295,14 +262,15 @@ def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.u
         if not (found := _images(folder, stem)):
             raise ValueError('no jpeg or png of that name')
         # A file system that tells no capitals from small letters has one file by two endings.
-        _require_once(folder, [stem] * len({path.stat().st_ino for path in found}))
+        if len({path.stat().st_ino for path in found}) > 1:
+            raise ValueError('several images have that name, the ending aside')
         image = decode(read_image_file(found[0]))
         part = 'mask'
         mask = decode_unchanged(read_image_file(folder / 'masks' / f'{stem}.png'))
     except (OSError, ValueError, ImageError) as err:
         raise DatasetError(
             f'the {part} of {stem!r} in {folder} is missing or unreadable ({why(err)})',
-            'a whole jpeg or png file') from err
+            'one whole jpeg or png file') from err
     if mask.ndim != 2 or mask.dtype != np.uint8:
         came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else '16 bits'
         raise DatasetError(f'the mask of {stem!r} in {folder} has {came}',
@@ -381,25 +349,8 @@ def subset(data: LabelledFolder, indices: Sequence[int]) -> LabelledFolder:
                    masks=[data.masks[i] for i in indices], stems=[data.stems[i] for i in indices])
 
 
-def counted_once(data: LabelledFolder) -> LabelledFolder:
-    """Return the images without repeats of both pixels and mask; a warning says of how many."""
-    seen: dict[tuple[str, str], int] = {}
-    for index, pair in enumerate(zip(data.images, data.masks, strict=True)):
-        seen.setdefault((image_digest(pair[0]), image_digest(pair[1])), index)
-    if len(seen) == len(data.stems):
-        return data
-    kept = list(seen.values())
-    again = [data.stems[i] for i in sorted(set(range(len(data.stems))) - set(kept))]
-    _log.warning('%d of %d images are there before, pixel for pixel with their masks, and are '
-                 'left out: %s', len(again), len(data.stems), some_of(again, 3))
-    return subset(data, kept)
-
-
 def require_apart(
-    train: LabelledFolder, val: LabelledFolder,
-    names: tuple[str, str] = ('train', 'the split val'),
-    wanted: str = 'other images to measure on',
-    fix: str = 'take them out of one of the two in splits.json',
+    train: LabelledFolder, val: LabelledFolder, names: tuple[str, str] = ('train', 'val'),
 ) -> None:
     """Raise DatasetError if pixels that are trained on are measured on too."""
     trained = {image_digest(image): stem
@@ -410,7 +361,7 @@ def require_apart(
         named = some_of((f'{stem!r} is {other!r} there' for stem, other in both), 3)
         raise DatasetError(f'{len(both)} of {len(val.stems)} images of {names[1]} are in '
                            f'{names[0]} too, pixel for pixel ({named})',
-                           wanted, fix)
+                           'other images to measure on', 'take them out of one of the two')
 
 
 def has_split(folder: Path, split: str) -> bool:
@@ -463,25 +414,20 @@ def find_unlabelled(text: str) -> UnlabelledImages:
         paths = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
     if not paths:
         raise DatasetError(f'no images in {text}', f'files that end in {", ".join(ENDINGS[:3])}')
-    require_names(folder, (path.stem for path in paths))
+    _require_names(folder, (path.stem for path in paths))
     name = folder.resolve().name
     return UnlabelledImages(f'{name}:{split}' if split else name, tuple(paths))
 
 
 def _of_split(folder: Path, split: str) -> list[Path]:
     splits = listed_splits(folder)
-    if split and split not in splits:
-        raise DatasetError(f'no split {split!r} in {folder}',
-                           f'one of {", ".join(sorted(filter(None, splits))) or "none"}')
-    stems = splits.get(split or 'train')
-    if stems is None:
-        stems = [stem for part in splits.values() for stem in part]
-    paths = {stem: image_path(folder, stem) for stem in stems}
-    missing = [stem for stem, path in paths.items() if path is None]
-    if missing:
-        raise DatasetError(f'image {missing[0]!r} of {folder} is missing', 'the images of its '
-                           'splits.json')
-    return [path for path in paths.values() if path is not None]
+    stems = _stems(folder, split) if split else splits.get('train') or [
+        stem for part in splits.values() for stem in part]
+    paths = [path for stem in stems if (path := image_path(folder, stem)) is not None]
+    if len(paths) < len(stems):
+        raise DatasetError(f'{len(stems) - len(paths)} images of {folder} are missing',
+                           'the images of its splits.json')
+    return paths
 
 
 # -------------------------------------------------------------------------------------------------
@@ -500,16 +446,16 @@ def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
     """
     Return the block of each of n frames; frames of a block are not independent of each other.
 
-    The file is JSON ``{"dive_07": ["frame_0001", ...], ...}`` or ``{"frame_0001": "dive_07",
-    ...}``, or CSV with a line ``frame_0001,dive_07`` a frame; `stems` are file names without
-    ending. Other frames in the file are ignored. Without a file each frame is a block of its own.
-    Raises DatasetError if the file cannot be read, lacks a frame, or has one twice.
+    The file is JSON ``{"frame_0001": "dive_07", ...}``, or CSV with a line ``frame_0001,dive_07``
+    a frame; `stems` are file names without ending. Other frames in the file are ignored. Without a
+    file each frame is a block of its own. Raises DatasetError if the file cannot be read, lacks a
+    frame, or has one twice.
     """
     if path is None:
         return np.array(stems, dtype=np.str_)
     try:
-        pairs = list(_pairs(path))
-    except (OSError, ValueError, csv.Error) as err:
+        pairs = _pairs(path)
+    except (OSError, ValueError, TypeError, csv.Error) as err:
         raise DatasetError(f'{path} gives no blocks ({err})', _BLOCK_FORMS) from err
     block_of = dict(pairs)
     if len(block_of) < len(pairs):
@@ -522,29 +468,15 @@ def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
     return np.array([block_of[stem] for stem in stems], dtype=np.str_)
 
 
-class _Pairs(list[tuple[str, object]]):
-    """A JSON object, key by key."""
-
-
-def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+def _pairs(path: Path) -> list[tuple[str, str]]:
     # Spreadsheets write a byte order mark.
     text = read_bytes(path, MAX_JSON_BYTES).decode('utf-8-sig')
     if path.suffix.lower() == '.csv':
-        for line in csv.reader(text.splitlines()):
-            if not line:
-                continue
-            if len(line) != 2:
-                raise ValueError(f'a line of {len(line)} fields')
-            yield line[0].strip(), line[1].strip()
-        return
-    # As pairs, because a dict would lose a repeated key.
-    raw = parse_json(text, object_pairs_hook=_Pairs)
-    if not isinstance(raw, _Pairs):
-        raise ValueError(f'a {type(raw).__name__}')
-    for key, value in raw:
-        if isinstance(value, str):
-            yield key, value
-        elif isinstance(value, list) and all(isinstance(stem, str) for stem in value):
-            yield from ((stem, key) for stem in value)
-        else:
-            raise ValueError(f'{key!r} holds neither a name nor a list of names')
+        pairs = [tuple(map(str.strip, line)) for line in csv.reader(text.splitlines()) if line]
+    else:
+        # As pairs, because a dict would lose a repeated key.
+        pairs = parse_json(text, object_pairs_hook=list)
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], str):
+            raise ValueError(f'{pair!s:.{_MOST_SHOWN}} is no frame and its block')
+    return [(stem, block) for stem, block in pairs]

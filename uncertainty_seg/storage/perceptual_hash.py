@@ -11,15 +11,11 @@ a JPEG move few bits; other content moves about half of them.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8, require_shape
 
-HASH_BITS = 64
 _SIDE, _LOW = 32, 8
 # Of blue, green and red: BT.601, as OpenCV's grey.
 _GREY = np.array([0.114, 0.587, 0.299])
@@ -38,8 +34,7 @@ def perceptual_hash(image_bgr: ImageU8) -> int:
     # Averages areas, so that no row of a large image is left out.
     small = cv2.resize(image_bgr, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     grey = np.asarray(small, np.float64) @ _GREY
-    basis = _cosines()
-    low = (basis @ grey @ basis.T).ravel()
+    low = cv2.dct(grey)[1:_LOW + 1, 1:_LOW + 1].ravel()
     bits = low > np.median(low) + _ROUNDING
     return int.from_bytes(np.packbits(bits).tobytes(), 'big')
 
@@ -47,11 +42,3 @@ def perceptual_hash(image_bgr: ImageU8) -> int:
 def hash_distance(a: int, b: int) -> int:
     """Return how many of the 64 bits differ (Hamming distance); 0 is alike, 32 is unrelated."""
     return (a ^ b).bit_count()
-
-
-@lru_cache(maxsize=1)
-def _cosines() -> NDArray[np.float64]:
-    """Return rows 1..8 of the orthonormal DCT-II of length 32, shape (8, 32)."""
-    k = np.arange(1, _LOW + 1)[:, None]
-    n = np.arange(_SIDE)[None, :]
-    return np.sqrt(2 / _SIDE) * np.cos(np.pi * k * (2 * n + 1) / (2 * _SIDE))

@@ -61,18 +61,10 @@ class FrameReview:
     """
     What is known of the labels of a frame.
 
-    Attributes
-    ----------
-    reviewed, evidence : bool, str
-        Whether a person corrected or confirmed the mask, and by what that is known.
-    origin, reason : str
-        One of `ORIGINS`; why it was kept or selected.
-    dive, frame : str
-        Where it comes from: the run, and the key of the frame in its source.
-    score : float or None
-        Worst score over its threshold when it was kept or selected.
-    labeller : str
-        Who labelled it, where the tool says so.
+    `reviewed`: a person corrected or confirmed the mask, which is known by `evidence`. `origin` is
+    one of `ORIGINS` and `reason` why it was kept or selected; `dive` and `frame` are the run, and
+    the key of the frame in its source; `score` the worst one over its threshold. `labeller` is who
+    labelled it, where the tool says so.
 
     """
 

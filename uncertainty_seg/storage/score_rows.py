@@ -11,13 +11,13 @@ scores mean is not known here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,21 +41,10 @@ class TableInfo:
     """
     What is common to all rows of a table.
 
-    Attributes
-    ----------
-    model, model_sha256 : str
-        Shipped name, or where the bundle was; it may have been moved, so that it is not compared.
-        `model_digest` of its card, which says what bundle it is.
-    class_names, palette : tuple
-        C names, in the order of the ids, and RGB colours.
-    passes, seed : int
-        T and the seed of the masks.
-    score_names : tuple of str
-        Names of the columns ``score.<name>``.
-    num_features, num_embedding : int
-        Lengths of `features` and of `embedding`, 0 where the runtime gave none.
-    settings : mapping of str to value
-        Settings by dotted name: with them and the model the pipeline reproduces the masks.
+    `model` is a shipped name, or where the bundle was; it may have been moved, so that only
+    `model_sha256`, its `model_digest`, is compared. With `settings`, by dotted name, and the model
+    the pipeline reproduces the masks. `num_features` and `num_embedding` are the lengths of these
+    columns, 0 where the runtime gave none.
 
     """
 
@@ -70,42 +59,19 @@ class TableInfo:
     settings: Mapping[str, Any] = field(default_factory=dict)
     num_embedding: int = 0
 
-    @property
-    def share_names(self) -> tuple[str, ...]:
-        """Return the class of each column ``share.<name>``; with its id where names repeat."""
-        names = self.class_names
-        return tuple(name if names.count(name) == 1 else f'{name} {index}'
-                     for index, name in enumerate(names))
-
 
 @dataclass(frozen=True)
 class ScoreRow:
     """
     A frame.
 
-    Attributes
-    ----------
-    dive, run : str
-        Name of the run; what distinguishes runs of one name, by default the source.
-    source, kind : str
-        Path of the bag, folder or log, as it was given; one of `KINDS`.
-    topic : str
-        Image topic; the camera of a log; empty for a folder.
-    index : int
-        Position of the message in its topic, or of the file in sorted order; unreadable ones
-        count too.
-    stamp_ns, height, width : int
-        Of the image.
-    is_confident, verdict, score_ratio : bool, str, float
-        The gate's flag, its kind, and the worst score over its threshold.
-    scores, shares : sequence of float
-        In the order of `TableInfo.score_names`, NaN if unknown; share of each class of the mask.
-    phash : int
-        Unsigned 64-bit perceptual hash.
-    features, embedding : ndarray of float32
-        Of the image (`core.frame_features`), and of what the network's trunk made of it.
-    file : str
-        Name of the picture of a folder, by which it is known when others come and go; else empty.
+    `run` distinguishes runs of one name, by default by the source; `source` is the path as it was
+    given and `kind` one of `KINDS`. `topic` is that of the image, or the camera of a log, and
+    `index` the position of the message in its topic, or of the file in sorted order; unreadable
+    ones count too. `scores` are in the order of `TableInfo.score_names`, NaN if unknown, `shares`
+    those of each class in the mask. `features` are of the image (`core.frame_features`), the
+    embedding of what the network's trunk made of it. By `file` a picture of a folder is known when
+    others come and go.
 
     """
 
@@ -166,16 +132,12 @@ def schema_of(info: TableInfo) -> Any:
              ('width', pa.int32()), ('confident', pa.bool_()), ('verdict', pa.string()),
              ('score_ratio', pa.float32()), (FILE_COLUMN, pa.string())]
     scores = [(f'{SCORE_PREFIX}{name}', pa.float32()) for name in info.score_names]
-    shares = [(f'{SHARE_PREFIX}{name}', pa.float32()) for name in info.share_names]
+    shares = [(f'{SHARE_PREFIX}{name}', pa.float32()) for name in info.class_names]
     image = [('phash', pa.uint64()), ('features', pa.list_(pa.float32(), info.num_features))]
     if info.num_embedding:
         image.append(('embedding', pa.list_(pa.float32(), info.num_embedding)))
-    return pa.schema([*words, *scores, *shares, *image], metadata=_metadata_of(info))
-
-
-def _metadata_of(info: TableInfo) -> dict[bytes, bytes]:
     text = json.dumps({'version': VERSION, **asdict(info)}, sort_keys=True)
-    return {TABLE_KEY: text.encode()}
+    return pa.schema([*words, *scores, *shares, *image], metadata={TABLE_KEY: text.encode()})
 
 
 def arrow_table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
@@ -194,7 +156,7 @@ def arrow_table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
     shares = np.array([row.shares for row in rows], np.float32).reshape(len(rows), -1)
     # From numpy: a list would be read as doubles, and NaN could become null.
     for prefix, names, values in ((SCORE_PREFIX, info.score_names, scores),
-                                  (SHARE_PREFIX, info.share_names, shares)):
+                                  (SHARE_PREFIX, info.class_names, shares)):
         for k, name in enumerate(names):
             columns[f'{prefix}{name}'] = pa.array(np.ascontiguousarray(values[:, k]))
     features = np.stack([row.features for row in rows]).astype(np.float32)
@@ -217,64 +179,37 @@ def parquet_module() -> Any:
     return pyarrow.parquet
 
 
-class ScoreWriter:
+@contextmanager
+def new_part(path: Path, info: TableInfo) -> Iterator[ScoreWriter]:
     """
-    A part under construction; use it with `with`.
+    Write a part, which replaces an older one; it appears whole at the end of the block, or not.
 
     Raises BackendUnavailableError if pyarrow is not installed; TableError if the file cannot be
     written.
-
-    Parameters
-    ----------
-    path : Path
-        The part; it appears whole, or not at all, and replaces an older one.
-    info : TableInfo
-        Of the table.
-
     """
+    schema, parquet = schema_of(info), parquet_module()
+    words = ['frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict', FILE_COLUMN]
+    with _as_table_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Arrow takes no path with bytes that are no UTF-8.
+        with whole_file(path) as draft, draft.open('wb') as file, parquet.ParquetWriter(
+                file, schema, compression='zstd', use_dictionary=words) as writer:
+            part = ScoreWriter(path, info, schema, writer)
+            yield part
+            part.finish()
 
-    def __init__(self, path: Path, info: TableInfo) -> None:
-        self.path, self._info = path, info
-        self._schema = schema_of(info)
-        self._stack = ExitStack()
+
+class ScoreWriter:
+    """A part under construction; see `new_part`."""
+
+    def __init__(self, path: Path, info: TableInfo, schema: Any, writer: Any) -> None:
+        self._path, self._info, self._schema, self._writer = path, info, schema, writer
         self._rows: list[ScoreRow] = []
         self._facts: Mapping[str, Any] = {}
-        self._writer: Any = None
-        self.num_rows = 0
-
-    def __enter__(self) -> ScoreWriter:
-        """Open the draft."""
-        parquet = parquet_module()
-        words = ['frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict', FILE_COLUMN]
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with ExitStack() as stack:
-                draft = stack.enter_context(whole_file(self.path))
-                # Arrow takes no path with bytes that are no UTF-8.
-                file = stack.enter_context(draft.open('wb'))
-                self._writer = stack.enter_context(parquet.ParquetWriter(
-                    file, self._schema, compression='zstd', use_dictionary=words))
-                self._stack = stack.pop_all()
-        except OSError as err:
-            raise _not_written(self.path, err) from err
-        return self
-
-    def __exit__(self, exc_type: Any, exc: Any, trace: Any) -> Literal[False]:
-        """Finish the part, or remove the draft."""
-        try:
-            if exc_type is not None:
-                self._stack.__exit__(exc_type, exc, trace)
-                return False
-            with self._stack:
-                self._finish()
-        except OSError as err:
-            raise _not_written(self.path, err) from err
-        return False
 
     def add(self, row: ScoreRow) -> None:
-        """Add a frame."""
+        """Add a frame; TableError if it cannot be written."""
         self._rows.append(row)
-        self.num_rows += 1
         if len(self._rows) == _GROUP:
             self._flush()
 
@@ -282,18 +217,26 @@ class ScoreWriter:
         """Store facts of JSON types in the part, for `read_facts`."""
         self._facts = facts
 
-    def _flush(self) -> None:
-        try:
-            self._writer.write_table(arrow_table(self._rows, self._info, self._schema))
-        except OSError as err:
-            raise _not_written(self.path, err) from err
-        self._rows = []
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Write what is left, and the facts."""
         if self._rows:
             self._flush()
         text = json.dumps(self._facts, sort_keys=True)
         self._writer.add_key_value_metadata({_SHARD_KEY.decode(): text})
+
+    def _flush(self) -> None:
+        with _as_table_error(self._path):
+            self._writer.write_table(arrow_table(self._rows, self._info, self._schema))
+        self._rows = []
+
+
+@contextmanager
+def _as_table_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise TableError(f'{path} cannot be written ({err.strerror or err})',
+                         'a folder with room that this user may write to') from err
 
 
 def list_parts(path: Path) -> list[Path]:
@@ -376,9 +319,3 @@ def _opened(part: Path, read: Callable[[Any], Any]) -> Any:
     except (OSError, ValueError) as err:  # those of pyarrow are ValueErrors
         raise TableError(f'{part} cannot be read ({err})', 'a part of a score table',
                          'delete it and score its source again') from err
-
-
-def _not_written(path: Path, err: OSError) -> TableError:
-    reason = err.strerror or str(err)
-    return TableError(f'{path} cannot be written ({reason})',
-                      'a folder with room that this user may write to')

@@ -9,8 +9,6 @@ A key pair is made, and a signature checked, without this package::
     openssl pkeyutl -verify -rawin -pubin -inkey key.pub.pem -in SHA256SUMS \
         -sigfile SHA256SUMS.sig
 
-The library is loaded when a key is used, and not before.
-
 """
 
 from __future__ import annotations
@@ -18,9 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-import getpass
 from pathlib import Path
-import sys
 from typing import Any, Protocol
 
 from uncertainty_seg.errors import (
@@ -48,7 +44,7 @@ class SigningKey(Protocol):
 
 def read_private_key(path: Path | str) -> SigningKey:
     """
-    Read a private key; the password of an encrypted one is asked for on the terminal.
+    Read a private key without a password.
 
     Raises ConfigError if it is no PEM file of an Ed25519 private key, and BackendUnavailableError
     if the library is not installed.
@@ -59,23 +55,15 @@ def read_private_key(path: Path | str) -> SigningKey:
 
     path = Path(path).expanduser()
     data = _read(path, 'the private key', _MAKE)
-    password = _password(path) if b'ENCRYPTED' in data else None
     try:
-        key = serialization.load_pem_private_key(data, password)
+        key = serialization.load_pem_private_key(data, None)
     except Exception as err:  # the library's own classes differ between versions
-        reason = 'a wrong password' if password else 'damaged, or no PEM file'
-        raise ConfigError(f'{path} is no private key that can be read ({reason})',
-                          'a PEM file of an Ed25519 key', _MAKE) from err
+        raise ConfigError(f'{path} is no private key that can be read (encrypted, damaged, or no '
+                          'PEM file)', 'a PEM file of an Ed25519 key without a password',
+                          _MAKE) from err
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f'{path} is a private key of another kind', 'Ed25519', _MAKE)
     return key
-
-
-def _password(path: Path) -> bytes:
-    if not sys.stdin.isatty():
-        raise ConfigError(f'the private key {path} is encrypted', 'a terminal on which its '
-                          'password can be asked for', 'sign in a terminal')
-    return getpass.getpass(f'password of {path}: ').encode()
 
 
 def require_signature(data: bytes, signature: bytes, keys: Sequence[str], what: str) -> None:

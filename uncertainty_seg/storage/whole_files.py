@@ -109,16 +109,6 @@ def rename(path: Path, target: Path) -> None:
     os.replace(path, target)
 
 
-def move_up(folder: Path) -> None:
-    """Move the content of a folder into its parent, and remove it; OSError if refused."""
-    # Under another name, since it may contain something of its own name.
-    aside = folder.with_name(f'.{secrets.token_hex(4)}')
-    rename(folder, aside)
-    for path in aside.iterdir():
-        rename(path, folder.with_name(path.name))
-    aside.rmdir()
-
-
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk; OSError if the disk refuses."""
     descriptor = os.open(path, os.O_RDONLY)

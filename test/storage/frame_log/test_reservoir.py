@@ -77,11 +77,6 @@ def test_the_sample_has_its_exact_distribution(weights: list[float], num: int) -
     assert statistic < CHI_SQUARE_999[len(sets) - 1]
 
 
-def test_a_single_draw_goes_by_weight() -> None:
-    chances = set_chances([1.0, 3.0], 1)
-    assert chances[frozenset({1})] == pytest.approx(0.75)
-
-
 key_lists = st.lists(st.tuples(st.floats(-5, 5), st.integers(1, 9)), min_size=1, max_size=30,
                      unique_by=lambda pair: pair[0])
 
@@ -121,15 +116,6 @@ def test_a_restart_changes_nothing(
     assert {name for name, _, _ in items if name in second} == batch(items, capacity)
 
 
-def test_a_small_item_does_not_slip_into_a_gap() -> None:
-    reservoir = Reservoir(Capacity(10, 100))
-    assert reservoir.offer('large', 5.0, 10) == (True, [])
-    assert reservoir.offer('good', 6.0, 1) == (True, ['large'])
-    assert reservoir.offer('small', 3.0, 1) == (False, [])
-    reservoir.lower_bar()
-    assert reservoir.offer('small', 3.0, 1) == (True, [])
-
-
 def test_the_bar_gives_an_unbiased_estimate() -> None:
     rng = np.random.default_rng(11)
     weights = rng.uniform(0.2, 5.0, 40)
@@ -142,26 +128,6 @@ def test_the_bar_gives_an_unbiased_estimate() -> None:
         estimates.append(sum(1 / chance for chance in chances))
     error = np.std(estimates) / math.sqrt(len(estimates))
     assert abs(np.mean(estimates) - 40) < 3.5 * error
-
-
-def test_an_offer_costs_the_logarithm() -> None:
-    class Key(float):
-        compared = 0
-
-        def __lt__(self, other: float) -> bool:
-            Key.compared += 1
-            return float(self) < float(other)
-
-    rng = np.random.default_rng(0)
-    reservoir, num_items = Reservoir(Capacity(10**12, 4096)), 4096
-    keys = [Key(k) for k in rng.normal(size=12000) + np.arange(12000)]
-    for k, key in enumerate(keys[:num_items]):
-        reservoir.offer(str(k), key, 1)
-    Key.compared = 0
-    for k, key in enumerate(keys[num_items:]):
-        reservoir.offer(f'later {k}', key, 1)
-    # Push and pop: at most about 2 log2(K) + log2(K) comparisons.
-    assert Key.compared / (12000 - num_items) < 3.2 * math.log2(num_items)
 
 
 def test_the_luck_of_a_frame_is_its_own_and_even() -> None:

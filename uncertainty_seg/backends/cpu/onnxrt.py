@@ -21,7 +21,6 @@ from uncertainty_seg.backends.runner import (
     IMAGE,
     LOGITS,
     rounding_half,
-    whole_graph,
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -79,7 +78,7 @@ class OnnxRuntimeBackend(StreamingBackend):
         options.add_session_config_entry('session.intra_op.spin_duration_us', str(SPIN_US))
         try:
             return self._ort.InferenceSession(
-                rounding_half(whole_graph(path)) if self.precision == 'fp16' else str(path),
+                rounding_half(path.read_bytes()) if self.precision == 'fp16' else str(path),
                 options, providers=['CPUExecutionProvider'],
             )
         except Exception as err:  # as in run

@@ -44,7 +44,6 @@ from uncertainty_seg.backends.runner import (
     head_bytes_a_pass,
     input_tensors,
     read_graph,
-    whole_graph,
 )
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle, reduction_of
 from uncertainty_seg.core.settings import passes_of, precision_of, Settings
@@ -110,11 +109,11 @@ class NeededEngine:
         """Return the graph that is built, as an ONNX file."""
         if self.spec.summed is not None:
             return coarse_statistics(self.path, self.spec.summed)
-        return whole_graph(self.path)
+        return self.path.read_bytes()
 
     def graph_sha256(self) -> str:
         """Return the hash of its ONNX file with weights."""
-        return hashlib.sha256(whole_graph(self.path)).hexdigest()
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def key(self, target: EngineTarget) -> str:
         """Return its key in the cache; reads the graph."""

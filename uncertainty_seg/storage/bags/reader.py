@@ -6,8 +6,7 @@ An image is a `RawImage` or an `ImageFile`, as the node gets it from a subscript
 decoded here. A damaged message is a `BadMessage`, so that readers can count it.
 
 `BagReader` needs a whole bag. `McapStream` reads an MCAP file from its start, for one that has no
-index, because it was cut off or is still being written, or that has damaged chunks. The messages
-of a damaged chunk are `BadMessage`, as many as the index behind it names.
+index, because it was cut off or is still being written, or that has damaged chunks.
 
 """
 
@@ -34,12 +33,6 @@ MCAP_ENDING = '.mcap'
 # What image_transport appends to the topic of a camera, and to that of its depth.
 _COMPRESSED, _DEPTH = '/compressed', '/compressedDepth'
 _LOG = logging.getLogger(__name__)
-
-
-def ros2_name(kind: str) -> str:
-    """Return the name of a message type as ROS 2 has it, also of 'sensor_msgs/Image' of ROS 1."""
-    package, _, name = kind.partition('/')
-    return f'{package}/msg/{name}' if name and '/' not in name else kind
 
 
 @lru_cache(maxsize=1)
@@ -113,9 +106,7 @@ class BagReader:
 
     def topics(self) -> dict[str, str]:
         """Return topic to message type, sorted by topic."""
-        # Some recorders write CDR under the names of ROS 1.
-        pairs = {c.topic: ros2_name(c.msgtype) for c in self._reader.connections}
-        return dict(sorted(pairs.items()))
+        return dict(sorted((c.topic, c.msgtype) for c in self._reader.connections))
 
     def count(self, topic: str) -> int:
         """Return how many messages a topic has."""
@@ -139,11 +130,8 @@ class BagReader:
             if item is None:
                 return
             connection, received_ns, data = item
-            kind = ros2_name(connection.msgtype)
-            # Under another name than its own the bag's definition is not known.
-            decode = self._reader.deserialize if kind == connection.msgtype else \
-                typestore().deserialize_cdr
-            yield _decoded(decode, connection.topic, kind, received_ns, data)
+            yield _decoded(self._reader.deserialize, connection.topic, connection.msgtype,
+                           received_ns, data)
 
     def images(self, topic: str | None = None) -> Iterator[BagImage | BadMessage]:
         """Read the images of a topic; see `image_topic` and `messages`."""
@@ -229,7 +217,7 @@ def _as_bag_error(path: Path) -> Iterator[None]:
 
 class McapStream:
     """
-    The records of one MCAP file, read once from its start, as far as it can be read.
+    The messages of one MCAP file, read once from its start up to its end or a damaged chunk.
 
     Raises BagError if it is no MCAP file at all; BackendUnavailableError without the package mcap.
 
@@ -239,19 +227,17 @@ class McapStream:
         self._path = path
         # Topic to message type, as far as read.
         self.types: dict[str, str] = {}
-        self._topics: dict[int, str] = {}
-        self._schemas: dict[int, str] = {}
-        self._num_bytes, self._broke_off = 0, ''
+        self._fault: Exception | None = None
 
     def counts(self) -> Counter[str]:
-        """Return topic to number of messages, those of damaged chunks included."""
+        """Return topic to number of messages."""
         return Counter(topic for topic, _, _ in self._items())
 
     def messages(
         self, topic: str, known: Counter[int] | None = None
     ) -> Iterator[BagMessage | BadMessage]:
         """
-        Read the messages of a topic by chunks, and by bag time within each.
+        Read the messages of a topic, in the order of the file.
 
         `known` are bag times of messages that were read before, with their number: these are left
         out and subtracted. Raises BagError at the end, if the file ended early.
@@ -261,83 +247,33 @@ class McapStream:
                 continue
             if known and known[received_ns] > 0:
                 known[received_ns] -= 1
-            elif data is None:
-                yield BadMessage(name, received_ns, 'it lies in a damaged chunk')
             else:
-                yield _decoded(typestore().deserialize_cdr, name, self.types.get(name, ''),
-                               received_ns, data)
-        if self._broke_off:
+                yield _decoded(typestore().deserialize_cdr, name, self.types[name], received_ns,
+                               data)
+        if self._fault is not None:
             raise BagError(
-                f'bag {self._path} breaks off after {self._num_bytes} of '
-                f'{self._path.stat().st_size} bytes ({self._broke_off})', 'a whole file',
-                'copy it again, or wait until the recorder has closed it')
+                f'bag {self._path} breaks off ({self._fault or type(self._fault).__name__})',
+                'a whole file', 'copy it again, or wait until the recorder has closed it'
+            ) from self._fault
 
-    def _items(self) -> Iterator[tuple[str, int, bytes | None]]:
-        """Yield topic, bag time and bytes, which are None in a damaged chunk."""
-        is_lost = False
-        for record in self._records():
-            kind = type(record).__name__
-            if kind == 'Chunk':
-                messages = self._unpacked(record)
-                is_lost = messages is None
-                yield from sorted(messages or (), key=lambda item: item[1])
-            elif kind == 'MessageIndex' and is_lost:
-                if record.channel_id not in self._topics:
-                    # Its channel was defined in the damaged chunk, but may be repeated later.
-                    self._learn_all()
-                topic = self._topics.get(record.channel_id, '')
-                yield from ((topic, time, None) for time, _ in record.records)
-            elif kind == 'Message':
-                yield self._topics.get(record.channel_id, ''), record.log_time, record.data
-            else:
-                self._note(record)
-
-    def _learn_all(self) -> None:
-        """Add the channels that are defined in the rest of the file."""
-        other = McapStream(self._path)
-        for record in other._records():
-            if type(record).__name__ == 'Chunk':
-                other._unpacked(record)
-            else:
-                other._note(record)
-        self._topics, self.types = other._topics | self._topics, other.types | self.types
-
-    def _records(self) -> Iterator[Any]:
-        exceptions, stream_reader = _mcap()
+    def _items(self) -> Iterator[tuple[str, int, bytes]]:
+        """Yield topic, bag time and bytes of each message."""
+        try:
+            from mcap.exceptions import InvalidMagic
+            from mcap.reader import NonSeekingReader
+        except ImportError as err:
+            raise BackendUnavailableError('mcap is not installed', 'it, to read a bag without '
+                                          'index', install_command('mcap')) from err
         with self._path.open('rb') as file:
             try:
-                for record in stream_reader.StreamReader(file, emit_chunks=True).records:
-                    self._num_bytes = file.tell()
-                    yield record
-            except exceptions.McapError as err:
-                if self._num_bytes == 0:
-                    raise BagError(f'bag {self._path} is empty or no MCAP file') from err
-                self._broke_off = 'it ends within a record'
+                found = NonSeekingReader(file, validate_crcs=True)
+                for schema, channel, message in found.iter_messages(log_time_order=False):
+                    self.types[channel.topic] = schema.name if schema is not None else ''
+                    yield channel.topic, message.log_time, message.data
+            except InvalidMagic as err:
+                raise BagError(f'bag {self._path} is no MCAP file') from err
             except Exception as err:  # damaged bytes make a parser raise anything
-                self._broke_off = str(err) or type(err).__name__
-
-    def _unpacked(self, chunk: Any) -> list[tuple[str, int, bytes | None]] | None:
-        _, stream_reader = _mcap()
-        try:
-            records = stream_reader.breakup_chunk(chunk, validate_crc=True)
-        except Exception:  # of a decompressor, a checksum or a damaged record
-            return None
-        found: list[tuple[str, int, bytes | None]] = []
-        for record in records:
-            if type(record).__name__ == 'Message':
-                topic = self._topics.get(record.channel_id, '')
-                found.append((topic, record.log_time, record.data))
-            else:
-                self._note(record)
-        return found
-
-    def _note(self, record: Any) -> None:
-        kind = type(record).__name__
-        if kind == 'Schema':
-            self._schemas[record.id] = record.name
-        elif kind == 'Channel':
-            self._topics[record.id] = record.topic
-            self.types[record.topic] = ros2_name(self._schemas.get(record.schema_id, ''))
+                self._fault = err
 
 
 def _decoded(
@@ -348,12 +284,3 @@ def _decoded(
     except Exception as err:  # damaged bytes make a decoder raise anything
         reason = f'{kind} of {len(data)} bytes cannot be read ({err})'
         return BadMessage(topic, received_ns, reason)
-
-
-def _mcap() -> tuple[Any, Any]:
-    try:
-        from mcap import exceptions, stream_reader
-    except ImportError as err:
-        raise BackendUnavailableError('mcap is not installed', 'it, to read a bag without index',
-                                      install_command('mcap')) from err
-    return exceptions, stream_reader

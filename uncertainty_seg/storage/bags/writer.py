@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, BagError, install_command
 from uncertainty_seg.storage.bags.reader import COMPRESSED_TYPE, IMAGE_TYPE, typestore
-from uncertainty_seg.storage.whole_files import move_up, whole_folder
+from uncertainty_seg.storage.whole_files import rename, whole_folder
 
 STORAGES = ('mcap', 'sqlite3')
 # Humble and Jazzy read 8; Humble does not read 9.
@@ -31,8 +31,6 @@ METADATA_VERSION = 8
 METADATA_FILE = 'metadata.yaml'
 # rosbags names the file after its folder: so it has the same name in every bag.
 _INNER_NAME = 'bag_0'
-# dtype and channels that an encoding of `image_message` stands for.
-ENCODINGS = {'mono8': ('u1', 1), 'bgr8': ('u1', 3), 'rgb8': ('u1', 3), '32FC1': ('f4', 1)}
 
 
 class BagWriter:
@@ -79,7 +77,9 @@ class BagWriter:
                 return False
             with self._stack:
                 self._writer.close()
-                move_up(self._inner)
+                for file in sorted(self._inner.iterdir()):
+                    rename(file, self._inner.with_name(file.name))
+                self._inner.rmdir()
                 # Another run may have finished the same bag meanwhile.
                 _require_free(self.path, self._overwrite)
         return False
@@ -216,20 +216,12 @@ def image_message(
     """
     Build a sensor_msgs/Image without padding.
 
-    `array` are the pixels, (H, W) or (H, W, 3), of the dtype of an encoding of `ENCODINGS`.
-    Raises BagError if they do not match.
+    `array` are the pixels, (H, W) or (H, W, 3), of the dtype that the encoding stands for.
     """
-    dtype, channels = ENCODINGS.get(encoding, ('', 0))
-    shape = array.shape if array.ndim == 3 else (*array.shape, 1)
-    if dtype == '' or array.dtype != np.dtype(dtype) or shape[2:] != (channels,):
-        raise BagError(
-            f'array {array.shape} of {array.dtype} as {encoding}',
-            f'one of {", ".join(ENCODINGS)} with its dtype and channels',
-        )
-    data = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder('<'))
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder('<'))
     return _message(
-        IMAGE_TYPE, header=_header(stamp_ns, frame_id), height=shape[0], width=shape[1],
-        encoding=encoding, is_bigendian=0, step=shape[1] * channels * data.itemsize,
+        IMAGE_TYPE, header=_header(stamp_ns, frame_id), height=len(data), width=data.shape[1],
+        encoding=encoding, is_bigendian=0, step=data.nbytes // len(data),
         data=data.reshape(-1).view(np.uint8),
     )
 

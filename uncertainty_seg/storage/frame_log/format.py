@@ -64,25 +64,11 @@ class LogFrame:
     A processed frame that is offered to the log.
 
     The log keeps references and reads the arrays later, in its own thread: the caller must not
-    modify them any more, nor what the two functions read.
-
-    Attributes
-    ----------
-    stamp_ns : int
-        The image's stamp; 0 if it has none, and the time of the offer is used.
-    camera, ros_frame : str
-        Name of the camera, empty if there is only one; frame_id of the header.
-    image : ImageFile or ndarray of uint8, shape (H, W, 3)
-        As received if it was compressed, else BGR.
-    encoding : str
-        Encoding of the message, for the sidecar: 'rgb8', 'jpeg'.
-    verdict, scores, thresholds : Verdict, mappings of str to float
-        Flag, reasons and worst score ratio; every score; threshold of each gated one.
-    mask, uncertainty : callable
-        Return class ids, (H, W) of uint8, and the published map, (H, W) of float32, 0..1 or NaN,
-        at the size of the image; called once, for kept frames only.
-    held_bytes : int
-        Memory that `mask` and `uncertainty` keep alive.
+    modify them any more, nor what the two functions read. A stamp of 0 is none: the time of the
+    offer is used. The image is as received if it was compressed, else BGR; `encoding` is that of
+    the message. `mask` and `uncertainty` return class ids, (H, W) of uint8, and the published map,
+    (H, W) of float32, 0..1 or NaN, at the size of the image; they are called once, for kept frames
+    only, and keep `held_bytes` of memory alive.
 
     """
 
@@ -119,25 +105,7 @@ class LogFrame:
 
 @dataclass(frozen=True)
 class LogAbout:
-    """
-    The run that frames belong to.
-
-    Attributes
-    ----------
-    dive : str
-        Name of the run.
-    model, model_sha256 : str
-        Name of the bundle; digest of its graphs.
-    class_names, palette : tuple
-        C names, and RGB colours.
-    passes : int
-        T, resolved.
-    map_name : str
-        Which uncertainty map is logged.
-    parameters : mapping of str to bool, int, float, str or tuple of str
-        All settings.
-
-    """
+    """The run that frames belong to: T passes, the logged map, all settings as `parameters`."""
 
     dive: str
     model: str
@@ -154,11 +122,7 @@ class LogAbout:
 def about_run(
     dive: str, card: ModelCard, passes: int, parameters: Mapping[str, Value]
 ) -> LogAbout:
-    """
-    Describe a run, named `dive`, of a bundle with T passes for `FrameLog`.
-
-    `parameters` is `core.settings.settings_to_dict` of the current settings.
-    """
+    """Describe a run of a bundle with T passes; `parameters` is its `settings_to_dict`."""
     values: Mapping[str, Any] = parameters
     return LogAbout(dive, card.name, model_digest(card), card.class_names, card.palette, passes,
                     values['seed'], values['mask_policy'], values['map'], parameters)

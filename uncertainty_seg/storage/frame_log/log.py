@@ -27,7 +27,6 @@ from typing import Any
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError, UncertaintySegError
 from uncertainty_seg.storage.frame_log import format as log_format
-from uncertainty_seg.storage.frame_log import ring
 from uncertainty_seg.storage.frame_log.format import (
     FRAMES_FOLDER,
     LogAbout,
@@ -35,8 +34,14 @@ from uncertainty_seg.storage.frame_log.format import (
     read_sidecar,
     REASONS,
 )
-from uncertainty_seg.storage.frame_log.ring import Candidate, FrameRing
-from uncertainty_seg.storage.frame_log.store import CONTROL, Entry, FrameStore, gumbel_key, MAIN
+from uncertainty_seg.storage.frame_log.store import (
+    CONTROL,
+    Entry,
+    FrameStore,
+    gumbel_key,
+    MAIN,
+    stable_uniforms,
+)
 from uncertainty_seg.storage.perceptual_hash import hash_distance
 
 # A node that is back within this time was restarted under water.
@@ -60,6 +65,12 @@ _DROP_CAUSES = ('queue_full', 'memory_full', 'control', 'disk_full', 'read_only'
                 'too_big', 'bad_frame', 'closing')
 # Why frames are not worth keeping.
 _SKIP_CAUSES = ('interval', 'duplicate', 'outranked')
+# Tolerance for the rate of a camera.
+_SLACK_S = 1e-3
+# A driver with several threads may swap neighbours. Stamps that go back by more than this are of
+# another recording, or the clock was set.
+_SWAPPED_S = 1.0
+WAITING, CHOSEN, WRITING, KEPT, SKIPPED = 'waiting', 'chosen', 'writing', 'kept', 'skipped'
 _log = logging.getLogger(__name__)
 
 
@@ -97,19 +108,11 @@ class FrameLog:
     """
     A frame log that is being written.
 
-    Raises FrameLogError if the folder cannot be written or another process writes it; ConfigError
-    if the quota is too small for any frame of the log.
-
-    Parameters
-    ----------
-    folder, settings : Path or str, LogSettings
-        Made if missing; an existing log is continued. One process at a time. What to keep.
-    about : LogAbout
-        The run; its `dive` is the `fallback` of `dive_name`.
-    on_kept : callable, optional
-        Called with a frame and the reason once the frame is on disk, from the log's thread.
-    clock : callable, optional
-        Seconds; for frames without a stamp and for retrying the disk.
+    The folder is made if missing; an existing log is continued. `about` is the run; its `dive` is
+    the `fallback` of `dive_name`. `on_kept` is called with a frame and the reason once the frame
+    is on disk, from the log's thread. `clock`, in seconds, is for frames without a stamp and for
+    retrying the disk. Raises FrameLogError if the folder cannot be written or another process
+    writes it; ConfigError if the quota is too small for any frame of the log.
 
     """
 
@@ -172,10 +175,10 @@ class FrameLog:
             items = [] if self._is_closing else self._ring.newest()
             found = 0
             for item in items:
-                is_new = item.fate not in (ring.CHOSEN, ring.WRITING, ring.KEPT)
+                is_new = item.fate not in (CHOSEN, WRITING, KEPT)
                 # Not if it is being written, since the writer reads the reason; nor for the
                 # control, which would not stay a random sample.
-                if is_new or (item.fate == ring.CHOSEN and item.reason != 'control'):
+                if is_new or (item.fate == CHOSEN and item.reason != 'control'):
                     item.reason = 'trigger'
                 found += self._put(item) if is_new else 1
             return found
@@ -238,11 +241,11 @@ class FrameLog:
         size = item.frame.memory_bytes
         cause = self._refusal(item, size)
         if cause:
-            item.fate = ring.SKIPPED
+            item.fate = SKIPPED
             self._ring.give_back(item)
             self._state.dropped[cause] += 1
             return False
-        item.fate = ring.CHOSEN
+        item.fate = CHOSEN
         self._queue.append(item)
         self._queue_bytes += size
         self._work.notify()
@@ -271,7 +274,7 @@ class FrameLog:
                 item = self._queue.popleft() if self._queue else None
                 if item is not None:
                     self._queue_bytes -= item.frame.memory_bytes
-                    item.fate = ring.WRITING
+                    item.fate = WRITING
                 elif self._is_closing:
                     break
             self._writer.work(item)
@@ -290,21 +293,10 @@ class LogState:
     """
     The state of a frame log; each field is changed by one thread only, or under its lock.
 
-    Attributes
-    ----------
-    is_writing, error : bool, str
-        False while the disk refuses; the last error, empty once a frame has been written again.
-    kept, skipped, dropped : Counter of str
-        Frames written, by reason; frames not worth keeping and frames lost, by cause.
-    num_frames, num_bytes : int
-        In the log now, older runs included.
-    num_leftovers : int
-        Unfinished frames of a crash, removed at the start.
-    num_waiting, num_in_ring, num_pushed_out : int
-        Frames in the queue; frames held for the window before a flagged one, and those that left
-        it early for lack of memory.
-    free_mb, write_ms : float
-        Free space of the disk, NaN if unknown; how long the last frame took, encoding included.
+    `kept`, by reason, `skipped` (not worth keeping) and `dropped` (lost), by cause, and `num_seen`
+    are of this run; `num_frames` and `num_bytes` of the log. `error` is empty once a frame has
+    been written again; `free_mb` is NaN if unknown; `num_pushed_out` left the window before a
+    flagged frame early for lack of memory; `num_leftovers` were unfinished after a crash.
 
     """
 
@@ -389,7 +381,7 @@ class FrameLogWriter:
             _log.exception('a frame could not be logged')
             self._bad_frame(f'a frame could not be logged: {type(err).__name__}: {err}')
         if item is not None:
-            item.fate = ring.KEPT if item.fate == ring.KEPT else ring.SKIPPED
+            item.fate = KEPT if item.fate == KEPT else SKIPPED
             self.state.write_ms = (time.perf_counter() - start_s) * 1e3
 
     def close(self) -> None:
@@ -474,7 +466,7 @@ class FrameLogWriter:
                 f'log.free_disk_mb, {self._settings.free_disk_mb:g}', 'make room')))
 
     def _kept(self, item: Candidate) -> None:
-        item.fate = ring.KEPT
+        item.fate = KEPT
         self.state.kept[item.reason] += 1
         if self.state.error:
             _log.info('frame log: frames are written again')
@@ -530,3 +522,185 @@ def _cause_of(err: OSError | UncertaintySegError, folder: Path) -> tuple[str, st
         name, sentence = log_format.disk_error(cause, folder)
         return name, str(sentence)
     return 'folder_missing', str(err)  # its disk was unplugged
+
+
+# -------------------------------------------------------------------------------------------------
+# Which frames are worth keeping, by flag, window, interval, chance and request.
+
+
+@dataclass(eq=False)
+class Candidate:
+    """
+    A frame and its state.
+
+    `time_s` is its stamp, or the time of its offer, and not before that of the frame before;
+    `uniforms` are random numbers for the choice as control and for the reservoir; `is_onset` is
+    the first flagged frame of an event, which is never a duplicate; `before_s` are the times of
+    the camera's last kept and last kept flagged frame before this one was chosen.
+
+    """
+
+    frame: LogFrame
+    about: LogAbout
+    time_s: float
+    uniforms: tuple[float, float]
+    reason: str = ''
+    is_onset: bool = False
+    fate: str = WAITING
+    before_s: tuple[float, float] = (-math.inf, -math.inf)
+
+
+@dataclass
+class _CameraRing:
+    now_s: float = -math.inf
+    seen_flagged_s: float = -math.inf
+    kept_flagged_s: float = -math.inf
+    kept_s: float = -math.inf
+    is_onset_due: bool = False
+    was_flagged: bool = False
+    newest: Candidate | None = None
+    ring: deque[Candidate] = field(default_factory=deque)
+
+
+class FrameRing:
+    """Takes every frame and returns those to keep; `settings` may be replaced at any time."""
+
+    def __init__(self, settings: LogSettings) -> None:
+        self.settings = settings
+        self._cameras: dict[str, _CameraRing] = {}
+        self._num_seen = 0
+        self.num_bytes = 0
+        self.num_interval = 0
+        self.num_pushed_out = 0
+
+    def __len__(self) -> int:
+        """Return how many frames are held."""
+        return sum(len(camera.ring) for camera in self._cameras.values())
+
+    def take(self, frame: LogFrame, about: LogAbout, now_s: float) -> list[Candidate]:
+        """
+        Take the next frame of a camera; `now_s` is of any clock, for frames without a stamp.
+
+        Returns the frames to keep, oldest first: often none, or this one and some before it.
+        """
+        self._num_seen += 1
+        time_s = frame.stamp_ns / 1e9 if frame.stamp_ns else now_s
+        name = frame.stamp_ns or -self._num_seen
+        uniforms = stable_uniforms(about.dive, about.seed, frame.camera, name)
+        camera = self._camera_at(frame.camera, time_s)
+        item = Candidate(frame, about, camera.now_s, uniforms,
+                         before_s=(camera.kept_s, camera.kept_flagged_s))
+        self._forget_old(camera)
+        camera.newest = item
+        chosen = self._chosen(camera, item)
+        if item not in chosen:
+            self._wait(camera, item)
+        for one in chosen:
+            one.fate = CHOSEN
+        return chosen
+
+    def give_back(self, item: Candidate) -> None:
+        """
+        Undo the choice of a frame for which the queue has no room.
+
+        The next frame may then be kept in its place, also as the first of its event.
+        """
+        camera = self._cameras[item.frame.camera]
+        kept_s, kept_flagged_s = item.before_s
+        if camera.kept_s == item.time_s:
+            camera.kept_s = kept_s
+        if camera.kept_flagged_s == item.time_s:
+            camera.kept_flagged_s = kept_flagged_s
+        camera.is_onset_due |= item.is_onset
+        item.is_onset = False
+
+    def newest(self) -> list[Candidate]:
+        """Take out the newest frame of each camera, on request; it may be kept already."""
+        found = [camera.newest for camera in self._cameras.values() if camera.newest is not None]
+        for item in found:
+            self._take_out(self._cameras[item.frame.camera], [item])
+        return found
+
+    def _camera_at(self, name: str, time_s: float) -> _CameraRing:
+        camera = self._cameras.setdefault(name, _CameraRing())
+        if time_s < camera.now_s - max(_SWAPPED_S, self.settings.before_s):
+            # Time differences to older frames mean nothing.
+            self._take_out(camera, list(camera.ring))
+            camera = self._cameras[name] = _CameraRing()
+        camera.now_s = max(camera.now_s, time_s)
+        return camera
+
+    def _chosen(self, camera: _CameraRing, item: Candidate) -> list[Candidate]:
+        settings, now_s = self.settings, item.time_s
+        since_flagged_s = now_s - camera.seen_flagged_s
+        if item.frame.is_flagged:
+            camera.seen_flagged_s = now_s
+            is_new = not camera.was_flagged and since_flagged_s > settings.after_s + _SLACK_S
+            camera.is_onset_due |= is_new
+        camera.was_flagged = item.frame.is_flagged
+        if item.uniforms[0] < settings.control_share:
+            # Whether it is kept depends on chance alone, and the other frames are kept as if it
+            # did not exist.
+            item.reason = 'control'
+            return [item]
+        if item.frame.is_flagged:
+            if now_s - camera.kept_flagged_s < settings.min_interval_s - _SLACK_S:
+                self.num_interval += 1
+                return []
+            return self._flagged(camera, item)
+        if since_flagged_s > settings.after_s + _SLACK_S or settings.after_s <= 0:
+            return []
+        if now_s - camera.kept_s < self._gap_s(settings.after_s):
+            self.num_interval += 1
+            return []
+        item.reason, camera.kept_s = 'window', now_s
+        return [item]
+
+    def _gap_s(self, window_s: float) -> float:
+        """Return the least time between frames of a window; a short window has one frame."""
+        return min(self.settings.min_interval_s, window_s) - _SLACK_S
+
+    def _flagged(self, camera: _CameraRing, item: Candidate) -> list[Candidate]:
+        before_s = self.settings.before_s
+        gap_s = self._gap_s(before_s)
+        # Flagged frames that followed another one too soon are no context.
+        context = [old for old in camera.ring if not old.frame.is_flagged
+                   and old.time_s >= max(item.time_s - before_s - _SLACK_S, camera.kept_s + gap_s)]
+        before: list[Candidate] = []
+        next_s = item.time_s
+        for old in reversed(context):
+            if old.time_s <= next_s - gap_s:
+                next_s = old.time_s
+                before.append(old)
+        if not before:
+            before = context[:1]  # the ring was cut for memory, or a flag was kept just before
+        for old in before:
+            old.reason = 'window'
+        self._take_out(camera, before)
+        item.reason = 'flagged'
+        item.is_onset, camera.is_onset_due = camera.is_onset_due, False
+        camera.kept_s = camera.kept_flagged_s = item.time_s
+        return [*reversed(before), item]
+
+    def _wait(self, camera: _CameraRing, item: Candidate) -> None:
+        if self.settings.before_s <= 0:
+            return
+        camera.ring.append(item)
+        self.num_bytes += item.frame.memory_bytes
+        limit = int(self.settings.memory_mb * MEGABYTE / 2)
+        while self.num_bytes > limit:
+            oldest = min((one for one in self._cameras.values() if one.ring),
+                         key=lambda one: one.ring[0].time_s)
+            self._take_out(oldest, [oldest.ring[0]])
+            self.num_pushed_out += 1
+
+    def _forget_old(self, camera: _CameraRing) -> None:
+        oldest_s = camera.now_s - self.settings.before_s - _SLACK_S
+        while camera.ring and camera.ring[0].time_s < oldest_s:
+            self._take_out(camera, [camera.ring[0]])
+
+    def _take_out(self, camera: _CameraRing, items: list[Candidate]) -> None:
+        for item in items:
+            if item in camera.ring:
+                camera.ring.remove(item)
+                self.num_bytes -= item.frame.memory_bytes

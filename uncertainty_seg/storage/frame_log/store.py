@@ -65,11 +65,10 @@ class Bar:
 @dataclass
 class Index:
     """
-    The content of a log.
+    The content of a log; `bars` and `largest` are the content of a `Bar`, by reservoir.
 
-    `bars` and `largest` are the content of a `Bar`, by reservoir; `evicted` are frames that the
-    file on disk still names, `num_leftovers` those that were being written or removed when the
-    last writer ended, and `problems` has a sentence for each folder that is no frame.
+    `evicted` are frames that the file on disk still names, `num_leftovers` were being written or
+    removed when the last writer ended; `problems` has a sentence for each folder that is no frame.
 
     """
 
@@ -260,57 +259,47 @@ class FrameStore:
         self, name: str, gone: Sequence[str], added: Entry | None = None,
         files: Mapping[str, bytes] | None = None,
     ) -> None:
-        reservoir = self._reservoirs[name]
+        """
+        Write a frame in the place of others in a reservoir: all of it happens, or nothing.
+
+        Evicted frames are hidden, the new one is written, both are appended to the index and
+        flushed, and only then are the hidden frames removed. The index decides after a kill: the
+        next start shows hidden frames again, or removes those that the index says were evicted.
+        After an OSError the log holds what it held before, if the disk allows to restore it;
+        otherwise the next start restores it.
+        """
+        reservoir, hidden = self._reservoirs[name], []
         bar = Bar(reservoir.bar, reservoir.largest) if (
             reservoir.bar != self._noted_bars[name]) else None
-        replace_frames(self.folder, name, bar, gone, added, files)
+        try:
+            for frame_id in gone:
+                log_format.hide_frame(self.folder, frame_id)
+                hidden.append(frame_id)
+            if added is not None:
+                log_format.write_frame(self.folder, added.frame_id, files or {})
+            if bar is not None or gone or added is not None:
+                note_change(self.folder, name, bar, gone, added)
+        except OSError:
+            self._restore(hidden, added)
+            raise
         self._noted_bars[name] = reservoir.bar
         for frame_id in gone:
             del self._index.entries[frame_id]
+            try:
+                log_format.remove_frame(self.folder, frame_id)
+            except OSError as err:
+                # The eviction is noted and the frame hidden; the next start tries again.
+                _log.warning('frame log: %s could not be removed yet, %s', frame_id, err.strerror)
         if added is not None:
             self._index.entries[added.frame_id] = added
 
-
-def replace_frames(
-    folder: Path, reservoir: str, bar: Bar | None, gone: Sequence[str],
-    added: Entry | None = None, files: Mapping[str, bytes] | None = None,
-) -> None:
-    """
-    Write a frame in the place of others: all of it happens, or nothing.
-
-    Evicted frames are hidden, the new one is written, both are appended to the index and flushed,
-    and only then are the hidden frames removed. The index decides after a kill: the next start
-    shows hidden frames again, or removes those that the index says were evicted. Raises OSError if
-    the disk refuses. The log holds what it held before, if the disk allows to restore it;
-    otherwise the next start restores it.
-
-    `bar` is the reservoir's eviction threshold, if that has changed; `files` are the content of
-    the new frame by file name.
-    """
-    hidden: list[str] = []
-    try:
-        for frame_id in gone:
-            log_format.hide_frame(folder, frame_id)
-            hidden.append(frame_id)
-        if added is not None:
-            log_format.write_frame(folder, added.frame_id, files or {})
-        if bar is not None or gone or added is not None:
-            note_change(folder, reservoir, bar, gone, added)
-    except OSError:
+    def _restore(self, hidden: Sequence[str], added: Entry | None) -> None:
         if added is not None:
             with suppress(OSError):
-                log_format.remove_frame(folder, added.frame_id)  # exists if only the index failed
+                log_format.remove_frame(self.folder, added.frame_id)  # if only the index failed
         for frame_id in hidden:
             with suppress(OSError):
-                log_format.hide_frame(folder, frame_id, is_hidden=False)
-        raise
-    for frame_id in gone:
-        try:
-            log_format.remove_frame(folder, frame_id)
-            _log.debug('frame log: %s was evicted', frame_id)
-        except OSError as err:
-            # The eviction is noted and the frame hidden; the next start tries again.
-            _log.warning('frame log: %s could not be removed yet, %s', frame_id, err.strerror)
+                log_format.hide_frame(self.folder, frame_id, is_hidden=False)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -359,7 +348,7 @@ def note_change(
     """
     Append a change of a reservoir; evictions are flushed to the disk when this returns.
 
-    The parameters are those of `replace_frames`. OSError if the disk refuses.
+    `bar` is given if it has changed. OSError if the disk refuses.
     """
     lines = [_line('evict', {'frame_id': frame_id}) for frame_id in gone]
     is_decided = bool(lines)
