@@ -116,9 +116,10 @@ def class_table(names: Sequence[str]) -> ClassTable:
 def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
     classes = raw.get('classes')
     try:
-        if not isinstance(classes, list) or not 0 < len(classes) <= MAX_CLASSES:
-            raise ValueError(f'"classes" is no list of 1 to {MAX_CLASSES} classes')
-        entries = sorted(_class_entry(index, entry) for index, entry in enumerate(classes))
+        count = len(classes) if isinstance(classes, list) else 0
+        if not 0 < count <= MAX_CLASSES:
+            raise ValueError(f'"classes" is no list of 1 to {MAX_CLASSES}, but of {count}')
+        entries = sorted(_class_entry(*pair) for pair in enumerate(classes or ()))
         if not _is_byte(ignore_index := raw.get('ignore_index', 255)):
             raise ValueError(f'ignore_index is {ignore_index!s:.60}, no whole number of 0 to 255')
     except ValueError as err:
