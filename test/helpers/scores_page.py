@@ -16,7 +16,7 @@ from uncertainty_seg.core.scores.vector import SCORES
 PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'scores.md'
 BEGIN = '<!-- scores: made by python test/helpers/scores_page.py -->'
 END = '<!-- end of scores -->'
-COLUMNS = 110
+COLUMNS = 119
 
 
 def scores_list() -> str:
