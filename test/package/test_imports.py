@@ -9,10 +9,12 @@ a function or under TYPE_CHECKING is *late*: it does not run when the module is 
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+import re
 import sys
 
-from house import Import, imports_of, PACKAGE, SOURCE
+from house import Import, import_graph, imports_of, modules, PACKAGE, SOURCE
 import pytest
 
 # Room -> the other rooms it may import. errors and its own room are everybody's.
@@ -81,10 +83,6 @@ EXCEPTIONS = {
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.cpu.reduction_kernels': ({'numba'}, set()),
 }
-# Module -> modules of another room that it may import though the table does not allow that room.
-NEIGHBOURS = {
-    # Goes with the limits of folds.
-}
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'backends.cpu.reduction_kernels', 'compiler.checks.pass_checks',
                 'compiler.checks.sample_checks',
@@ -97,8 +95,7 @@ def complaint(module: str, found: Import) -> str:
     first, *rest = found.name.split('.')
     if first == PACKAGE:
         target = rest[0] if rest else ''
-        is_neighbour = '.'.join(rest).startswith(NEIGHBOURS.get(module, ('-',)))
-        if target in ROOMS and target not in {'errors', room, *ROOMS[room]} and not is_neighbour:
+        if target in ROOMS and target not in {'errors', room, *ROOMS[room]}:
             return f'{room} may not import {target}'
         is_heavy = any('.'.join(rest).startswith(late) for late in LATE_MODULES)
         if is_heavy and not found.is_late and module not in LATE_MODULES:
@@ -137,6 +134,28 @@ def complaints(root: Path) -> list[str]:
 
 def test_every_module_keeps_to_the_table() -> None:
     assert complaints(SOURCE) == []
+
+
+def borrowed(room: str) -> set[str]:
+    """Return the modules of a room that others import, by their names in it."""
+    known = modules()
+    found = set()
+    for module, imported in import_graph().items():
+        if module.split('.')[0] not in ('', room):
+            found |= {name.removeprefix(f'{room}.') for name in imported
+                      if name.startswith(f'{room}.') and known[name].name != '__init__.py'}
+    return found
+
+
+@pytest.mark.parametrize('room', sorted(set(ROOMS) - {'errors', 'cli', '__main__'}))
+def test_a_room_exports_just_what_others_import(room: str) -> None:
+    # The package's own __init__ names the Python API by strings, which import nothing.
+    source = (SOURCE / '__init__.py').read_text(encoding='utf-8')
+    of_api = {place.partition('.')[2].partition(':')[0]
+              for place in re.findall(r"'([a-z_]+\.[\w.:]+)'", source)
+              if place.startswith(f'{room}.')}
+    exported = set(import_module(f'{PACKAGE}.{room}').__all__)
+    assert exported == borrowed(room) | of_api
 
 
 def test_every_room_is_there() -> None:

@@ -8,7 +8,4 @@ figures, ``report`` the pages.
 
 """
 
-__all__ = [
-    'api', 'labelled_pairs', 'report.page', 'report.pictures', 'statistics.bad_rule',
-    'statistics.evaluation', 'statistics.metrics',
-]
+__all__ = ['api', 'report.page', 'report.pictures']

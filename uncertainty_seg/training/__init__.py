@@ -7,4 +7,4 @@ of the compiler import torch.
 
 """
 
-__all__ = ['active_learning', 'encoders', 'recipes', 'train']
+__all__ = ['active_learning', 'recipes', 'train']
