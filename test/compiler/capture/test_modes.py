@@ -131,7 +131,7 @@ def masked_passes(net: nn.Module, count: int) -> np.ndarray:
         shape = (*drop.shape[:{'channel': 2, 'path': 0}[drop.kind]], 1, 1)
         kept = rng.random((count, *shape)) >= drop.p
         masks[f'mask_{drop.site}'] = (kept / (1 - drop.p)).astype(np.float32)
-    return run_masked(marked, IMAGE, masks)
+    return run_masked(marked, IMAGE, masks, OutputForm(2))
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], list[str], tuple[str, ...]]] = {

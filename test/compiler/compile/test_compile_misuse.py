@@ -128,7 +128,7 @@ LINES: dict[str, tuple[dict, str]] = {
     'two thirds of a colour': ({'--classes': 'rgb.yaml'}, 'class 0'),
     'a name for an id': ({'--classes': 'id.yaml'}, 'class 0'),
     'a large ignore_index': ({'--classes': 'ignored.yaml'}, 'ignore_index is 300'),
-    'many classes': ({'--classes': 'many.yaml'}, '300'),
+    'many classes': ({'--classes': 'many.yaml'}, '1 to 255'),
     'no file of classes': ({'--classes': 'no.yaml'}, 'no.yaml is missing.*table of classes'),
     'a folder of classes': ({'--classes': 'folder.onnx'}, 'is a folder.*table of classes'),
     'a file for a bundle': ({'-o': 'classes.yaml'}, 'classes.yaml is a file'),

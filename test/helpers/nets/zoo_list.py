@@ -291,8 +291,8 @@ QUICK = ('paper: U-Net, everywhere', 'paper: DeepLabLargeFov', 'attention: SETR'
 CI = (
     *QUICK, 'paper: BayesianSegNet', 'paper: FCN8s', 'paper: R2UNet', 'paper: DANet',
     'paper: ConvMixer', 'paper: InstanceNormNet', 'attention: Segmenter',
-    'attention: query decoder', 'attention: dropped queries', 'attention: shifted windows',
-    'attention: tokens (1, HW, C)', 'paths: DropPath 0.9', 'paths: DropPath, a channel each',
+    'attention: query decoder', 'attention: shifted windows', 'attention: tokens (1, HW, C)',
+    'paths: DropPath 0.9', 'paths: DropPath, a channel each',
     'paths: StochasticDepth, p keeps', 'paths: torchvision row', 'outputs: channels last',
     'outputs: half size', 'outputs: scale 3.7', 'outputs: dict of several', 'outputs: softmax',
     'outputs: sigmoid', 'outputs: clamped sigmoid, declared', 'forms: lazy layers',
@@ -303,5 +303,5 @@ CI = (
 CI_REFUSED = {
     'paths: StochasticDepth, holds its branch': 'StochasticDepth',
     'outputs: clamped sigmoid': 'activation', 'outputs: sigmoid a class': 'sigmoid',
-    "forms: Python's random": 'randomness',
+    "forms: Python's random": 'randomness', 'attention: dropped queries': 'a batch on axis 0',
 }
