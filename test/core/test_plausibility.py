@@ -124,8 +124,7 @@ WRONG: dict[str, tuple[Callable[[UncertaintyMaps], UncertaintyMaps], str]] = {
 
 
 @for_each('name, value, words', [
-    ('margin', 0.0, 'a margin of 0'), ('unknown', 0.0, 'unknown of 0'),
-    ('energy', 1.0, 'an energy of 1 where max_logit')])
+    ('margin', 0.0, 'a margin of 0'), ('unknown', 0.0, 'unknown of 0')])
 def test_maps_on_request_that_contradict_the_others_are_named(
     name: str, value: float, words: str
 ) -> None:

@@ -51,7 +51,8 @@ from uncertainty_seg.calibration.statistics.evaluation import (
     score_frames,
     split_blocks,
 )
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.calibration import (
     Calibration,
@@ -59,7 +60,6 @@ from uncertainty_seg.core.calibration import (
     image_digest,
     mask_digest,
     Promise,
-    RankFamily,
 )
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import Pipeline
@@ -67,9 +67,8 @@ from uncertainty_seg.core.preprocess import fit_ignore
 from uncertainty_seg.core.scores.density import (
     DENSITY_INPUTS,
     DENSITY_SCORE,
-    dominant,
-    FEATURE_SCORES,
     FeatureDensity,
+    KNN_SCORE,
     pooled,
     ScoreDensity,
 )
@@ -221,7 +220,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     stems = read.looked_at.stems
     train = seen.table(stems, np.array(stems, np.str_))
     # Distances of the training frames are from each other: one is nearest to itself.
-    train = train.with_scores(features.held_out_scores() if features else {})
+    train = train.with_scores({KNN_SCORE: held_out_scores(features)} if features else {})
     val = after.table(read.held.stems, read.blocks[~read.is_tuned])
     density = _density_of(train)
     train, val = (_told(table, density, bundle.card) for table in (train, val))
@@ -304,8 +303,7 @@ def _features_of(
             geometry = result.geometry
             maps = result.maps.cut(geometry.rows, geometry.columns)
             assert maps.features is not None  # by the card
-            yield (maps.features, maps.label,
-                   None if ignore is None else fit_ignore(ignore, geometry))
+            yield maps.features, None if ignore is None else fit_ignore(ignore, geometry)
 
     try:
         return fit_feature_density(described())
@@ -353,7 +351,7 @@ def _calibration(
         train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
         quantile=QUANTILE, num_train=len(train), num_val=len(val),
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(read.data),
-        promises=promises, pixel_limits=limits, density=density, family=family,
+        promises=promises, pixel_limits=limits, density=density, family=family.to_facts(),
         ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
         features_sha256='' if features is None else
         hashlib.sha256(features_file(features)).hexdigest(),
@@ -387,7 +385,7 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     """
     # The value of the limits decides which pixels count, and not which scores there are.
     possible = (*ScoreVector(card, {'entropy': 0.5}).names,
-                DENSITY_SCORE, *(FEATURE_SCORES if card.feature_shape else ()))
+                DENSITY_SCORE, *((KNN_SCORE,) if card.feature_shape else ()))
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')
@@ -426,8 +424,8 @@ def require_blocks(
 NEIGHBOURS = 5
 # Scores are made of float32 maps in 0..1.
 _ROUNDING = 1e-6
-# Features (1, D, hf, wf) and predicted classes (h, w) of a frame, and pixels left out (h, w).
-FeatureFrame: TypeAlias = tuple[FloatMap, LabelMap, 'NDArray[np.bool_] | None']
+# Features (1, D, hf, wf) of a frame, and pixels left out (h, w).
+FeatureFrame: TypeAlias = tuple[FloatMap, 'NDArray[np.bool_] | None']
 _Rows: TypeAlias = 'NDArray[np.float64]'
 
 
@@ -440,11 +438,7 @@ def fit_feature_density(
     Rows of its bank are in the order of the frames; k of 'features.knn' is `neighbours`. Raises
     CalibrationError if there is no frame, or features are not finite: a row would be missing.
     """
-    bank: list[_Rows] = []
-    classes: list[int] = []
-    for features, label, ignore in frames:
-        bank.append(pooled(features, ignore))
-        classes.append(dominant(label, ignore))
+    bank = [pooled(features, ignore) for features, ignore in frames]
     if not bank:
         raise CalibrationError('no training frame with features', 'more frames than neighbours',
                                'take more training frames')
@@ -452,7 +446,14 @@ def fit_feature_density(
     if not np.isfinite(stored).all():
         raise CalibrationError('features of a training frame that are not finite', 'numbers',
                                'compile it with features of another layer')
-    return FeatureDensity(_halved(stored), np.array(classes, np.uint8), neighbours)
+    return FeatureDensity(_halved(stored), neighbours)
+
+
+def held_out_scores(density: FeatureDensity) -> _Rows:
+    """Return the score (n,) of each training frame against all the others."""
+    cosines = density.units @ density.units.T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.clip((1 - np.sort(cosines, 1)[:, -density.neighbours]) / 2, 0, 1)
 
 
 def _halved(rows: _Rows) -> NDArray[np.float16]:

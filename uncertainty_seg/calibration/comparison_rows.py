@@ -33,7 +33,7 @@ from uncertainty_seg.calibration.statistics.intervals import (
     weighted_totals,
 )
 from uncertainty_seg.calibration.statistics.metrics import Floats
-from uncertainty_seg.core.calibration import Column, Columns
+from uncertainty_seg.core.arrays import Column, Columns
 from uncertainty_seg.core.pipeline import ROUNDING
 from uncertainty_seg.errors import DatasetError
 

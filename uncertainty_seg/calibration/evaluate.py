@@ -33,9 +33,10 @@ from uncertainty_seg.calibration.statistics.evaluation import (
     score_frames,
 )
 from uncertainty_seg.calibration.statistics.intervals import Draws, Interval, weighted_totals
-from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.core.arrays import Column, ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration, Column, Promise
+from uncertainty_seg.core.calibration import Calibration, Promise
 from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
@@ -210,7 +211,8 @@ def _flag(
 
 def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, float]) -> Column:
     """Return how strict the gate must be made for each frame to be refused."""
-    family = calibration.family
+    facts = calibration.family
+    family = RankFamily.from_facts(facts) if facts else None
     if family is None or not set(limits) <= set(family.names):
         return frames.ratios(limits)
     return family.frame_ranks(frames.scores, tuple(limits))

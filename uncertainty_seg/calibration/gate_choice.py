@@ -26,7 +26,8 @@ from uncertainty_seg.calibration.statistics.conformal import (
 )
 from uncertainty_seg.calibration.statistics.evaluation import FrameTable
 from uncertainty_seg.calibration.statistics.metrics import aurc
-from uncertainty_seg.core.calibration import Column, Columns, has_ranks, RankFamily
+from uncertainty_seg.calibration.statistics.ranks import has_ranks, RankFamily
+from uncertainty_seg.core.arrays import Column, Columns
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Scores of the photograph, of features and of the density say how unusual a frame is, and not

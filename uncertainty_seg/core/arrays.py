@@ -8,6 +8,7 @@ Axis letters everywhere: T passes, C classes, H W source image, h w network, hl 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -17,6 +18,9 @@ from numpy.typing import DTypeLike, NDArray
 from uncertainty_seg.errors import ShapeError
 
 ImageU8: TypeAlias = NDArray[np.uint8]
+# Of a score: one value a frame.
+Column: TypeAlias = NDArray[np.float64]
+Columns: TypeAlias = Mapping[str, Column]
 LabelMap: TypeAlias = NDArray[np.uint8]
 FloatMap: TypeAlias = NDArray[np.float32]
 

@@ -10,9 +10,9 @@ scores.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import hashlib
 import json
 from typing import Any
@@ -33,155 +33,6 @@ _SCHEMA_VERSION = 2
 _SCHEMA, _DIGEST = 'schema', 'sha256'
 # Of a digest: among a million images two agree by chance once in 40 million sets.
 SEEN_DIGITS = 16
-
-# -------------------------------------------------------------------------------------------------
-# Many thresholds moved by one number.
-# A promise needs one parameter that makes the gate stricter. Here it is the rank: how large a
-# share of the reference frames a score exceeds. Each threshold is the same rank of its own score,
-# so that no score counts for more because its unit is larger; a frame's rank is the largest of its
-# scores'.
-
-Column = NDArray[np.float64]
-Columns = Mapping[str, Column]
-# A threshold on a score that hardly ever moves would be no knob.
-FEWEST_VALUES = 20
-MOST_KNOTS = 101
-# A guard watches for what bad reference frames do not show, so that a promise about these must not
-# loosen it: what exceeds this share of the reference frames is refused at every alpha.
-GUARD_CEILING = 0.98
-# The largest limit that a score in 0..1 can still exceed, and the least that is above 0.
-HIGHEST_LIMIT, LOWEST_LIMIT = 1 - 2.0**-24, 2.0**-126
-
-
-@dataclass(frozen=True)
-class RankFamily:
-    """
-    The ranks of scores among reference frames.
-
-    Attributes
-    ----------
-    knots : mapping of str to ndarray of float64, shape (k,)
-        Of each score, its values at growing shares of the reference frames, strictly growing.
-    shares : mapping of str to ndarray of float64, shape (k,)
-        These shares; the last is 1.
-    powers : mapping of str to float
-        A *guard* is a score that is low for most frames and telling for a few. Its rank is
-        raised to this power, which leaves it small but in the tail; 1 for all others. Its last
-        knot is at `GUARD_CEILING` of the frames, so that no promise lifts its limit above.
-
-    """
-
-    knots: Columns
-    shares: Columns
-    powers: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def fit(cls, reference: Columns, powers: Mapping[str, float] | None = None) -> RankFamily:
-        """
-        Take the ranks among reference frames, float64 (n,) by score; NaN and inf are left out.
-
-        `powers` are those of guards; a score gets at most `MOST_KNOTS` knots. Raises
-        CalibrationError if a score has fewer than `FEWEST_VALUES` different values above 0.
-        """
-        guards = powers or {}
-        pairs = {name: _knots(name, values, GUARD_CEILING if name in guards else 1.0)
-                 for name, values in reference.items()}
-        return cls({name: pair[0] for name, pair in pairs.items()},
-                   {name: pair[1] for name, pair in pairs.items()}, dict(powers or {}))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Scores that have ranks."""
-        return tuple(self.knots)
-
-    def ranks(self, name: str, values: Column) -> Column:
-        """
-        Return the ranks of values of a score, both float64 (n,); they grow with the values.
-
-        A rank is the share of reference frames below, linear between knots, to the score's power;
-        beyond the last knot the ratio to it, above 1. It is infinite for a value that is not
-        finite.
-        """
-        knots = self.knots[name]
-        inside = np.interp(values, [0.0, *knots], [0.0, *self.shares[name]])
-        ranks = np.where(values > knots[-1], values / knots[-1], inside ** self._power(name))
-        return np.where(np.isfinite(values), ranks, np.inf)
-
-    def frame_ranks(self, scores: Columns, names: Collection[str]) -> Column:
-        """Return the largest rank of each frame among some scores, (n,)."""
-        return np.max([self.ranks(name, scores[name]) for name in names], axis=0)
-
-    def limits(self, rank: float, names: Collection[str]) -> dict[str, float]:
-        """
-        Return the threshold of each of these scores, in (0, 1), at a rank above 0.
-
-        A frame is within all of them if its rank is at most `rank`, but for the last digits of a
-        float.
-        """
-        return {name: self._limit(rank, name) for name in names}
-
-    def only(self, names: Collection[str]) -> RankFamily:
-        """Return the family of some of the scores."""
-        return RankFamily({n: self.knots[n] for n in names}, {n: self.shares[n] for n in names},
-                          {n: p for n, p in self.powers.items() if n in names})
-
-    def to_facts(self) -> dict[str, object]:
-        """Return what `from_facts` reads, as plain lists."""
-        return {'knots': {n: v.tolist() for n, v in self.knots.items()},
-                'shares': {n: v.tolist() for n, v in self.shares.items()},
-                'powers': dict(self.powers)}
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> RankFamily:
-        """
-        Build a family from plain lists.
-
-        Raises CalibrationError if knots or shares do not grow, or do not belong together.
-        """
-        knots, shares = ({n: np.array(v, np.float64) for n, v in facts[key].items()}
-                         for key in ('knots', 'shares'))
-        for name, values in knots.items():
-            given = shares.get(name, np.empty(0))
-            if values.shape != given.shape or not values.size or (np.diff(values) <= 0).any() \
-                    or (np.diff(given) <= 0).any() or not values[0] > 0 or given[-1] != 1:
-                raise CalibrationError(f'the ranks of {name!r} do not grow',
-                                       'what calibrate wrote', 'calibrate the bundle again')
-        return cls(knots, shares, {n: float(p) for n, p in facts['powers'].items()})
-
-    def _power(self, name: str) -> float:
-        return self.powers.get(name, 1.0)
-
-    def _limit(self, rank: float, name: str) -> float:
-        knots = self.knots[name]
-        if rank > 1:
-            return min(rank * float(knots[-1]), HIGHEST_LIMIT)
-        share = rank ** (1 / self._power(name))
-        inside = float(np.interp(share, [0.0, *self.shares[name]], [0.0, *knots]))
-        return min(max(inside, LOWEST_LIMIT), HIGHEST_LIMIT)
-
-
-def _knots(name: str, values: Column, ceiling: float) -> tuple[Column, Column]:
-    if not has_ranks(values):
-        raise CalibrationError(f'score {name!r} hardly ever changes',
-                               f'at least {FEWEST_VALUES} different values above 0',
-                               'leave it out, or take more frames')
-    finite = np.sort(values[np.isfinite(values)])
-    knots, counts = np.unique(finite, return_counts=True)
-    shares = np.cumsum(counts) / len(finite)
-    picked = np.unique(np.searchsorted(shares, np.linspace(0, 1, MOST_KNOTS) - 1e-12))
-    # A knot at 0 would give every frame of 0 a rank of its own.
-    picked = picked[knots[picked] > 0]
-    knots, shares = knots[picked], shares[picked]
-    if ceiling == 1:
-        return knots, shares
-    last = float(np.interp(ceiling, shares, knots))
-    below = (knots < last) & (shares < ceiling)
-    return np.append(knots[below], last), np.append(shares[below] / ceiling, 1.0)
-
-
-def has_ranks(values: Column) -> bool:
-    """Say whether a score moves enough to have a threshold; see `RankFamily`."""
-    return len(np.unique(values[np.isfinite(values) & (values > 0)])) >= FEWEST_VALUES
 
 
 @dataclass(frozen=True)
@@ -341,7 +192,7 @@ class Calibration:
     pixel_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
     distances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     density: ScoreDensity | None = None
-    family: RankFamily | None = None
+    family: Mapping[str, Any] | None = None
     ignore_sha256: str = ''
     damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
     features_sha256: str = ''
@@ -422,8 +273,7 @@ def calibration_to_json(calibration: Calibration) -> str:
         f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
     facts['seen_images'] = ''.join(calibration.seen_images)
     facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
-    for name in ('density', 'family'):
-        facts[name] = facts[name] and facts[name].to_facts()
+    facts['density'] = calibration.density and calibration.density.to_facts()
     facts['carried_from'] = calibration.carried_from and dataclasses.asdict(
         calibration.carried_from)
     lines = (f'  "{key}": {_value_text(key, value)}'
@@ -462,14 +312,13 @@ def _value_text(key: str, value: object) -> str:
 
 
 def _from_facts(raw: dict[str, Any]) -> Calibration:
-    density, family, source = raw['density'], raw['family'], raw['carried_from']
+    density, source = raw['density'], raw['carried_from']
     del raw[_SCHEMA]
     return Calibration(**{
         **raw, 'gate_scores': tuple(raw['gate_scores']),
         'promises': tuple(Promise(**promise) for promise in raw['promises']),
         'reductions': tuple(raw['reductions']),
         'density': density and ScoreDensity.from_facts(density),
-        'family': family and RankFamily.from_facts(family),
         'carried_from': source and _carried_from(source),
         'seen_images': _cut(raw['seen_images']),
     })

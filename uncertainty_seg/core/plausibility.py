@@ -207,9 +207,6 @@ def _more_contradiction(
     if 'unknown' in more and more['unknown'] < entropy - LOOSE:
         return (f'unknown of {more["unknown"]:.4g} where the entropy is {entropy:.4g}, expected '
                 'no less: it is that of softened probabilities')
-    if {'energy', 'max_logit'} <= set(more) and more['energy'] > more['max_logit'] + LOOSE:
-        return (f'an energy of {more["energy"]:.4g} where max_logit is {more["max_logit"]:.4g}, '
-                'expected no more')
     return ''
 
 

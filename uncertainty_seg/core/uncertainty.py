@@ -24,7 +24,7 @@ USUAL_MAPS = (
     'entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric',
 )
 # Computed where somebody asks: of the mean probabilities, and of the mean logits.
-MAPS_OF_MEANS, MAPS_OF_LOGITS = ('margin', 'unknown'), ('energy', 'max_logit')
+MAPS_OF_MEANS, MAPS_OF_LOGITS = ('margin', 'unknown'), ('energy',)
 MORE_MAPS = MAPS_OF_MEANS + MAPS_OF_LOGITS
 MAP_NAMES = (*USUAL_MAPS, 'least_confidence', *MORE_MAPS)
 UNKNOWN_TEMPERATURE = 2.5
@@ -103,15 +103,13 @@ class UncertaintyMaps:
     energy : ndarray of float32, optional
         1 / (1 + exp(E / 8)), 0..1, where E is the logarithm of the sum of exp(z) over the classes
         and z are the logits' means over the passes, before any temperature.
-    max_logit : ndarray of float32, optional
-        1 / (1 + exp(max z / 8)), 0..1.
     features : ndarray of float32, shape (1, D, hf, wf), optional
         No map: the trunk's output `feature_map`, where it has one.
 
     References
     ----------
-    Liu et al., 2020, arXiv:2010.03759 (energy); Hendrycks et al., 2019, arXiv:1911.11132 (largest
-    logit); Liang et al., 2017, arXiv:1706.02690 (softened probabilities).
+    Liu et al., 2020, arXiv:2010.03759 (energy); Liang et al., 2017, arXiv:1706.02690 (softened
+    probabilities).
 
     """
 
@@ -125,7 +123,6 @@ class UncertaintyMaps:
     margin: FloatMap | None = None
     unknown: FloatMap | None = None
     energy: FloatMap | None = None
-    max_logit: FloatMap | None = None
     features: FloatMap | None = None
 
     @property
@@ -202,7 +199,7 @@ def _maps(
               (entropy - mutual_nats) * scale)
     more = _maps_of_means(mean, request)
     if mean_logits is not None:
-        more |= _maps_of_logits(mean_logits)
+        more['energy'] = _energy(mean_logits)
     label = mean.argmax(0).astype(np.uint8)
     return UncertaintyMaps(label, *(f.astype(np.float32) for f in floats), **{
         name: more[name].astype(np.float32) for name in request.names & set(more)})
@@ -219,12 +216,12 @@ def _maps_of_means(
             'unknown': _entropy(softened, 0) / np.log(len(mean))}
 
 
-def _maps_of_logits(mean: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _energy(mean: NDArray[np.float64]) -> NDArray[np.float64]:
     z = np.where(np.isfinite(mean), mean, np.nan)
     largest = z.max(0)
-    both = {'energy': largest + np.log(np.exp(z - largest).sum(0)), 'max_logit': largest}
+    x = largest + np.log(np.exp(z - largest).sum(0))
     # 1 / (1 + exp(x)), without an overflow.
-    return {name: 0.5 - 0.5 * np.tanh(0.5 * x / LOGIT_SCALE) for name, x in both.items()}
+    return 0.5 - 0.5 * np.tanh(0.5 * x / LOGIT_SCALE)
 
 
 def _entropy(p: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -284,8 +281,7 @@ def maps_from_coarse_logits(
     being below `LEAST_PROBABILITY`: of one pass these are those of `maps_from_logits`, and of
     several nearly so. Label, confidence, entropy, margin and `unknown` follow from them. Mutual
     information, at most the entropy, variation ratio and variance are upsampled as they are; the
-    aleatoric part is what entropy leaves. Energy and largest logit follow from the upsampled mean
-    logits.
+    aleatoric part is what entropy leaves. Energy follows from the upsampled mean logits.
     """
     z = logits.astype(np.float64)
     p = _softmax(z, temperature)

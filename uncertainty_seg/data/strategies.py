@@ -18,7 +18,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.calibration import Column
+from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.data.likeness import Hashes, Rows, stand_ins, Vectors
 from uncertainty_seg.errors import ConfigError, ShapeError
 

@@ -20,7 +20,7 @@ from uncertainty_seg.calibration.statistics.conformal import (
     quantile_limits,
 )
 from uncertainty_seg.calibration.statistics.evaluation import FrameTable, split_blocks
-from uncertainty_seg.core.calibration import RankFamily
+from uncertainty_seg.calibration.statistics.ranks import RankFamily
 from uncertainty_seg.errors import CalibrationError, ConfigError, ShapeError
 
 

@@ -18,7 +18,7 @@ from uncertainty_seg.calibration.gate_choice import (
 from uncertainty_seg.calibration.statistics.conformal import fit_promise
 from uncertainty_seg.calibration.statistics.evaluation import FrameTable
 from uncertainty_seg.calibration.statistics.metrics import excess_aurc
-from uncertainty_seg.core.calibration import GUARD_CEILING, has_ranks, RankFamily
+from uncertainty_seg.calibration.statistics.ranks import GUARD_CEILING, has_ranks, RankFamily
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 RNG = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from scores_page import BEGIN, END, PAGE, with_list
 
 from uncertainty_seg.core.gate import Gate
 from uncertainty_seg.core.scores import vector as module
-from uncertainty_seg.core.scores.density import DENSITY_SCORE, FEATURE_SCORES, ScoreDensity
+from uncertainty_seg.core.scores.density import DENSITY_SCORE, KNN_SCORE, ScoreDensity
 from uncertainty_seg.core.scores.image import image_scores
 from uncertainty_seg.core.scores.vector import (
     boundary_mask,
@@ -225,7 +225,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 def test_every_score_has_one_row_and_every_row_a_reason() -> None:
     rows = [kind.name.replace('<map>', of).replace('<class>', '*')
             for kind in SCORES for of in kind.maps or ('',)]
-    names = (*FULL.names, *FEATURE_SCORES)
+    names = (*FULL.names, KNN_SCORE)
     for name in names:
         assert sum(fnmatch.fnmatchcase(name, row) for row in rows) == 1, name
     for row in rows:

@@ -40,7 +40,6 @@ from uncertainty_seg.core.uncertainty import (
     LEAST_PROBABILITY,
     LOGIT_SCALE,
     MapRequest,
-    MAPS_OF_LOGITS,
     MAPS_OF_MEANS,
     NO_MORE,
     UncertaintyMaps,
@@ -386,7 +385,7 @@ class Reduction:
         """Name the maps, add those of the mean logits, and forget the passes."""
         named = {} if more is None else dict(zip(MAPS_OF_MEANS, more, strict=False))
         if self._sum_logits is not None:
-            named |= zip(MAPS_OF_LOGITS, self._squashed(plan, labels.shape), strict=True)
+            named['energy'] = self._squashed(plan, labels.shape)[0]
         found = {name: values for name, values in named.items() if name in self._request.names}
         self.reset()
         return UncertaintyMaps(labels, *maps, **found)
@@ -394,7 +393,7 @@ class Reduction:
     def _squashed(self, plan: ReductionPlan, shape: tuple[int, ...]) -> FloatMap:
         assert self._sum_logits is not None
         means = (self._sum_logits / self._count).astype(np.float32)[None]
-        maps = np.empty((2, *shape), np.float32)
+        maps = np.empty((1, *shape), np.float32)
         self._threads.run(load_squasher(), plan.num_tiles, (
             means, plan.rows, plan.columns, plan.sums.probs, maps,
             np.float32(math.log2(math.e)), np.float32(1 / LOGIT_SCALE)))
@@ -546,7 +545,7 @@ def load_squasher() -> Callable[..., None]:
     plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
     return _load('squash_tiles', (
         np.zeros((1, 2, 1, 1), np.float32), plan.rows, plan.columns, plan.sums.probs,
-        np.empty((2, 1, 1), np.float32), one, one, 0, 1))
+        np.empty((1, 1, 1), np.float32), one, one, 0, 1))
 
 
 def _load(name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
@@ -957,7 +956,7 @@ def _finish_bands(
                     softened = below / np.float32(unknown_temperature)
                     _write_entropy(softened, values[rows], rest[1], rest)
                 else:
-                    values[rows] = _squashed(full[num_classes + len(_SPREAD):], name)
+                    values[rows] = _energy(full[num_classes + len(_SPREAD):])
     scratch.give_back(memory)
 
 
@@ -1006,10 +1005,9 @@ def _margin(below: Floats, largest: FloatMap) -> Floats:
     return _ONE - (largest - np.exp(second) * largest)
 
 
-def _squashed(logits: Floats, name: str) -> Floats:
-    """Return the map 'energy' or 'max_logit' of mean logits."""
+def _energy(logits: Floats) -> Floats:
+    """Return the map 'energy' of mean logits."""
     x = np.maximum.reduce(logits, 0)
-    if name == 'energy':
-        x = x + np.log(np.exp(logits - x).sum(0))
+    x = x + np.log(np.exp(logits - x).sum(0))
     half = np.float32(0.5)
     return half - half * np.tanh(x * (half / np.float32(LOGIT_SCALE)))

@@ -505,12 +505,10 @@ def _falling(x: Any) -> Any:
 
 @_inner
 def _squash(best: Any, norm: Any, scale: Any) -> None:
-    """Turn the largest logit and the sum of exponentials into both maps; NaN stays."""
+    """Turn the largest logit and the sum of exponentials into the energy; NaN stays."""
     for i in range(best.size):
         broken = norm[i] * _ZERO
-        largest, total = best[i], best[i] + _log2(norm[i])
-        best[i] = _falling(largest * scale) + broken
-        norm[i] = _falling(total * scale) + broken
+        norm[i] = _falling((best[i] + _log2(norm[i])) * scale) + broken
 
 
 def squash_tiles(
@@ -518,7 +516,7 @@ def squash_tiles(
     tile_first: Any, tile_stop: Any,
 ) -> None:
     """
-    Compute energy and largest logit from mean logits, in some tiles.
+    Compute the energy from mean logits, in some tiles.
 
     Parameters
     ----------
@@ -528,8 +526,8 @@ def squash_tiles(
         Where an output pixel comes from.
     slots : ndarray of float32, shape (tiles, phases, C, n)
         Only its shape is looked at.
-    maps : ndarray of float32, shape (2, h, w)
-        Energy and largest logit.
+    maps : ndarray of float32, shape (1, h, w)
+        Energy.
     per_nat, scale : float32
         log2(e), and what logits are multiplied by before they are squashed.
     tile_first, tile_stop : int

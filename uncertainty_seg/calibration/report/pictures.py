@@ -26,8 +26,7 @@ from uncertainty_seg.calibration.statistics.metrics import (
     ExpectedCalibrationError,
     risk_coverage,
 )
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
-from uncertainty_seg.core.calibration import Column
+from uncertainty_seg.core.arrays import Column, FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.render import color_mask
 
 if TYPE_CHECKING:

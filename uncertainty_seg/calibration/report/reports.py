@@ -58,8 +58,10 @@ from uncertainty_seg.calibration.statistics.evaluation import (
 )
 from uncertainty_seg.calibration.statistics.intervals import CONFIDENCE
 from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError
+from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration, Column, Promise
+from uncertainty_seg.core.calibration import Calibration, Promise
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import Settings
 
@@ -79,8 +81,8 @@ def write_calibration_report(
     Raises ConfigError if the file cannot be written.
     """
     made, card = found.calibration, request.bundle.card
-    promise, family = made.promises[0], made.family
-    assert family is not None  # calibrate makes one
+    assert made.family is not None  # calibrate makes one
+    promise, family = made.promises[0], RankFamily.from_facts(made.family)
     # The pipeline of `found` had no thresholds yet.
     calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
     ranker, order = FrameRanker(found.val), family.frame_ranks(found.val.scores, made.gate_scores)

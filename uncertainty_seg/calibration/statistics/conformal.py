@@ -23,7 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from uncertainty_seg.calibration.statistics.evaluation import FrameTable
 from uncertainty_seg.calibration.statistics.intervals import Draws
 from uncertainty_seg.calibration.statistics.metrics import Floats
-from uncertainty_seg.core.calibration import Column, Promise, RankFamily
+from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.core.arrays import Column
+from uncertainty_seg.core.calibration import Promise
 from uncertainty_seg.errors import CalibrationError, ConfigError, ShapeError
 
 # That of the most uncertain reference frame.

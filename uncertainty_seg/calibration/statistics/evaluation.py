@@ -25,8 +25,7 @@ from uncertainty_seg.calibration.statistics.intervals import (
     weighted_excess_aurc,
 )
 from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError, Ranking
-from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
-from uncertainty_seg.core.calibration import Column
+from uncertainty_seg.core.arrays import Column, ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.uncertainty import MAP_NAMES

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uncertainty_seg.calibration.statistics.metrics import Floats
-from uncertainty_seg.core.calibration import Column
+from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.errors import ConfigError, ShapeError
 
 CONFIDENCE = 0.95

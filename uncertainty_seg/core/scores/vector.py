@@ -26,9 +26,7 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_sha
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import (
     DENSITY_SCORE,
-    FEATURE_SCORES,
     FeatureDensity,
-    GAUSSIAN_SCORE,
     KNN_SCORE,
     ScoreDensity,
 )
@@ -157,10 +155,6 @@ SCORES = (
         KNN_SCORE, 'distance of the features to those of the fifth nearest training frame',
         'frames unlike all training frames', 'a small unknown object in a usual scene',
         'guards the gate of `suim`'),
-    ScoreKind(
-        GAUSSIAN_SCORE, 'Mahalanobis distance of the features from the training frames of its '
-        'largest class', 'frames unlike the average training frame',
-        'rare frames that were trained on', 'the parametric counterpart of the nearest frames'),
     ScoreKind(
         DENSITY_SCORE, 'how rare the combination of several scores is, by a Gaussian mixture '
         'fitted on training frames',
@@ -443,7 +437,7 @@ class ScoreVector:
     density : ScoreDensity, optional
         Gives 'density.scores'.
     features : FeatureDensity, optional
-        Gives 'features.knn' and 'features.gaussian'; the maps must then have features.
+        Gives 'features.knn'; the maps must then have features.
     names : collection of str, optional
         Scores to compute; all that there are if None.
 
@@ -477,7 +471,7 @@ class ScoreVector:
         self._density = density if DENSITY_SCORE in self.names else None
         wanted = {*self.names, *(self._density.names if self._density else ())}
         self._needs_image = any(name.startswith(_IMAGE) for name in wanted)
-        self._features = features if wanted.intersection(FEATURE_SCORES) else None
+        self._features = features if KNN_SCORE in wanted else None
         self._kinds = {
             map_name: frozenset(name.removeprefix(f'{map_name}.') for name in wanted
                                 if name.startswith(f'{map_name}.'))
@@ -521,7 +515,7 @@ class ScoreVector:
             of_image = image_scores(image, self._color_order, ignore)
             found |= {f'{_IMAGE}{name}': value for name, value in of_image.items()}
         if self._features:
-            found |= self._features.frame_scores(maps, ignore)
+            found[KNN_SCORE] = self._features.frame_score(maps, ignore)
         if self._density:
             found[DENSITY_SCORE] = self._density.score(found)
         return {name: found.get(name, _NAN) for name in self.names}
@@ -532,7 +526,7 @@ class ScoreVector:
             if kind != 'largest_region' or name in self._limits
             for key in (self._class_keys if kind == _CLASS else (kind,)))
         of_image = (f'{_IMAGE}{name}' for name in IMAGE_SCORES)
-        return (*of_maps, *of_image, *(FEATURE_SCORES if has_features else ()))
+        return (*of_maps, *of_image, *((KNN_SCORE,) if has_features else ()))
 
 
 def _checked_limits(limits: Mapping[str, float]) -> dict[str, float]:
