@@ -91,7 +91,7 @@ class Clocks:
             (CheckedBackend, '_check', 'plausibility', thread),
             (ScoreVector, 'compute', 'scores', thread),
             (FeatureDensity, 'described', 'features', thread),
-            (FeatureDensity, 'frame_scores', 'features', thread),
+            (FeatureDensity, 'frame_score', 'features', thread),
             (PlainJudge, 'judge', 'gate', thread),
         ]
         before = [(place, name, getattr(place, name)) for place, name, _, _ in places]

@@ -166,7 +166,7 @@ def test_what_evaluate_counts_is_what_a_loop_over_the_pipeline_counts(
         result = pipeline.measure(cv2.imread(str(path)), 0)
         truth = cv2.imread(str(folders / 'fresh' / 'masks' / path.name), cv2.IMREAD_UNCHANGED)
         accepted.append(all(result.scores[name] <= limit for name, limit in limits.items()))
-        bad.append((result.label_at_source() == truth).mean() < 0.6)
+        bad.append((result.label == truth).mean() < 0.6)
     assert code == 0 and found['bad'] == RULE
     assert found['bad_share'] == pytest.approx(np.mean(bad))
     assert found['gate']['accepted']['value'] == pytest.approx(np.mean(accepted))
@@ -303,7 +303,7 @@ def test_every_block_counts_alike_where_the_promise_is_held_against_frames(
         result = pipeline.measure(cv2.imread(str(folders / 'fresh' / 'images' / name)), 0)
         truth = cv2.imread(str(folders / 'fresh' / 'masks' / name), cv2.IMREAD_UNCHANGED)
         taken.append(all(result.scores[n] <= v for n, v in pipeline.thresholds.items()))
-        lost.append(taken[-1] and (result.label_at_source() == truth).mean() < 0.6)
+        lost.append(taken[-1] and (result.label == truth).mean() < 0.6)
     for key, column in (('accepted', taken), ('accepted_and_bad', lost)):
         alike = np.mean([np.mean(column[:100]), *column[100:]])
         assert by_block['gate'][key]['value'] == pytest.approx(alike)

@@ -78,7 +78,7 @@ def test_masks_and_maps_are_measured_as_numpy_and_scikit_learn_measure_them(
         for path in sorted((folder / 'images').iterdir()):
             result = pipeline.process(cv2.imread(str(path)), 0)
             assert not result.verdict.is_confident
-            labels.append(result.label_at_source())
+            labels.append(result.label)
             entropies.append(result.map_at_source('entropy'))
             truths.append(cv2.imread(str(folder / 'masks' / path.name), cv2.IMREAD_UNCHANGED))
     label, truth, entropy = (np.stack(part).ravel() for part in (labels, truths, entropies))

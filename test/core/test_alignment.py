@@ -99,7 +99,7 @@ def test_the_mask_is_the_checkerboard_but_for_one_pixel_of_the_network_at_its_ed
     cells = [max(2, -(-4 * n // inner)) for n, inner in ((height, inner_h), (width, inner_w))]
     board = checkerboard(height, width, *cells)
     result = run(pipeline, board)
-    mask = result.label_at_source()
+    mask = result.label
     assert mask.shape == size
     is_sure = np.ones(size, bool)
     for axis, (n, inner, cell) in enumerate(((height, inner_h, cells[0]),
@@ -129,7 +129,7 @@ def test_a_letterboxed_image_comes_back_exactly_and_its_padding_is_not_seen(
     for name in MAPS:
         getattr(result.maps, name)[:] = np.nan  # the padding must not be looked at
         getattr(result.maps, name)[result.geometry.rows, result.geometry.columns] = inner
-    np.testing.assert_array_equal(result.label_at_source(), board)
+    np.testing.assert_array_equal(result.label, board)
     for name in MAPS:
         assert np.isfinite(result.map_at_source(name)).all()
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from cases import for_each
 import numpy as np
 import pytest
 
@@ -41,7 +42,7 @@ def test_a_calibration_of_an_older_release_is_to_be_made_again() -> None:
     facts = json.loads(calibration_to_json(GOOD))
     assert facts.pop('schema') == 2
     for old in (facts, {**facts, 'pass_steps': None, 'num_folds': 3}, {**facts, 'schema': 1}):
-        with pytest.raises(CalibrationError, match='schema 1.* calibrate the bundle again'):
+        with pytest.raises(CalibrationError, match='schema 1'):
             calibration_from_json(signed(old))
 
 
@@ -72,20 +73,21 @@ def test_cut_digests_of_images_are_refused() -> None:
         calibration_from_json(signed(facts))
 
 
-@pytest.mark.parametrize('change, words', [
-    ({'floors': {'entropy.mean': float('nan')}}, "the floor of 'entropy.mean' is nan"),
-    ({'floors': {'entropy.mean': -0.1}}, 'expected 0 to 1'),
-    ({'floors': {'entropy.mean': 1.1}}, 'expected 0 to 1'),
-    ({'gate_scores': ()}, 'names no gate score'),
-    ({'gate_scores': ('entropy.top',)}, 'have no threshold'),
-    ({'thresholds': {'entropy.mean': float('nan')}}, 'out of range'),
-    ({'thresholds': {'entropy.mean': 0.0}}, 'out of range'),
-    ({'thresholds': {'entropy.mean': 1.0}}, 'out of range'),
-    ({'temperature': float('nan')}, 'out of range'),
+NAN, INF = float('nan'), float('inf')
+
+
+@for_each('name, values', [
+    ('floors', [{'entropy.mean': value} for value in (NAN, -0.1, 1.1)]),
+    ('gate_scores', [(), ('entropy.top',)]), ('temperature', [NAN, 0.0, 100.0]),
+    ('thresholds', [{'entropy.mean': value} for value in (NAN, 0.0, 1.0)]),
+    ('unknown_temperature', [NAN, 0.9, 100.0]), ('reductions', [(), ('fine',)]),
+    ('carried_error', [NAN, -0.1, 1.0]),
+    ('damage_limits', [{'bogus': 1.0}, *({'row_seam': value} for value in (0.0, NAN, INF))]),
 ])
-def test_limits_that_cannot_judge_are_refused(change: dict[str, object], words: str) -> None:
-    with pytest.raises(CalibrationError, match=words):
-        dataclasses.replace(GOOD, **change)
+def test_limits_that_cannot_judge_are_refused(name: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(CalibrationError):
+            dataclasses.replace(GOOD, **{name: value})
 
 
 @pytest.mark.parametrize('text', ['', '{}', '[1]', '{"passes": 20}', '{"schema": 2}'])
@@ -100,11 +102,10 @@ DENSITY = ScoreDensity(('a', 'b'), np.array([0.1, 0.2]), np.array([1.0, 2.0]), n
 
 
 def test_promises_and_density_come_back_from_the_file() -> None:
-    full = dataclasses.replace(GOOD, promises=(PROMISE,), pixel_limits={'entropy': 0.4},
-                               distances={'entropy.mean': 0.25}, density=DENSITY)
+    full = dataclasses.replace(GOOD, promises=(PROMISE,), distances={'entropy.mean': 0.25},
+                               density=DENSITY)
     back = calibration_from_json(calibration_to_json(full))
-    assert back.promises == (PROMISE,) and back.pixel_limits == {'entropy': 0.4}
-    assert back.distances == {'entropy.mean': 0.25}
+    assert back.promises == (PROMISE,) and back.distances == {'entropy.mean': 0.25}
     scores = {'a': 0.7, 'b': 0.1}
     assert back.density is not None and back.density.score(scores) == DENSITY.score(scores)
 
@@ -114,11 +115,11 @@ def test_promises_and_density_come_back_from_the_file() -> None:
     {'limits': {'entropy.mean': 1.0}}, {'limits': {'entropy.mean': 0.0}},
 ])
 def test_a_promise_that_is_none_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(CalibrationError, match='a promise of'):
+    with pytest.raises(CalibrationError, match='promise'):
         dataclasses.replace(PROMISE, **changes)
 
 
 def test_a_promise_for_other_scores_than_the_gates_is_refused() -> None:
     other = dataclasses.replace(PROMISE, limits={'entropy.top': 0.1})
-    with pytest.raises(CalibrationError, match='promise of 0.05 is for other scores'):
+    with pytest.raises(CalibrationError, match='0.05'):
         dataclasses.replace(GOOD, promises=(other,))

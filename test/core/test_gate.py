@@ -5,8 +5,11 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
+import re
 from typing import Any
+from unittest import mock
 
+from cases import for_each
 from fake_backend import FakeBackend
 import hypothesis
 from hypothesis import stateful
@@ -61,6 +64,7 @@ def test_a_frame_is_worth_a_label_if_it_was_over_a_limit_or_could_not_be_judged(
 
 def test_it_rises_after_the_asked_number_of_good_frames() -> None:
     it = gate(rise_frames=3)
+    assert (it.last.is_confident, it.last.kind) == (False, 'unknown')
     assert [it.update(GOOD).is_confident for _ in range(4)] == [False, False, True, True]
 
 
@@ -106,9 +110,12 @@ def test_n_of_m_bad_frames_are_needed_when_asked_for() -> None:
     assert not it.update(BAD).is_confident
 
 
-def test_bad_frames_from_before_it_rose_count_among_the_last_m() -> None:
+@pytest.mark.parametrize('has_fault', [False, True])
+def test_bad_frames_from_before_it_rose_count_among_the_last_m(has_fault: bool) -> None:
     it = gate(rise_frames=1, fall_frames=2, fall_window=4)
     it.update(BAD)
+    if has_fault:
+        it.fault('x')
     assert it.update(GOOD).is_confident
     assert not it.update(BAD).is_confident
 
@@ -156,74 +163,77 @@ def test_each_score_has_its_own_floor() -> None:
     assert it.update({'a': 0.405, 'b': 0.19}).is_confident
 
 
-def flags_at(it: Gate, times: list[float]) -> list[bool]:
-    return [it.update(GOOD, time).is_confident for time in times]
+STEPS = st.integers(-3, 3)
 
 
-def test_a_fallen_flag_stays_down_for_the_hold() -> None:
-    it = gate(rise_frames=1, hold_s=2.0)
+@hypothesis.given(
+    st.floats(2.0**-126, 1, exclude_max=True), st.floats(0, 1) | STEPS,
+    st.floats(0, 1, exclude_min=True, exclude_max=True), st.floats(0, 1) | st.integers(1, 3))
+@hypothesis.settings(max_examples=1000, deadline=None)
+def test_the_flag_neither_rises_nor_stays_above_a_threshold_whatever_floor_ratio_and_rounding(
+    limit: float, floor: float | int, ratio: float, over: float | int
+) -> None:
+    """Where floor and score are whole numbers, they lie as many floats beside the threshold."""
+    floor, over = (
+        max(limit + n * math.ulp(limit), 0.0) if isinstance(n, int) else n
+        for n in (floor, over))
+    hypothesis.assume(over > limit)
+    with mock.patch('uncertainty_seg.core.gate.RISE_RATIO', ratio):
+        once, twice = (Gate(GateSettings(rise_frames=n), {'a': limit, 'b': 0.5},
+                            floors={'a': floor}) for n in (1, 2))
+        above, least = {'a': over, 'b': 0.0}, {'a': 0.0, 'b': 0.0}
+        assert [once.update(scores).is_confident for scores in (above, least, above)] == [
+            False, True, False]
+        # Nor does such a frame count as one of the good ones.
+        assert [twice.update(scores).is_confident for scores in (least, above, least, least)] == [
+            False, False, False, True]
+
+
+HELD = {'a fault': None, 'bad': BAD, 'good': GOOD}
+
+
+@for_each('hold_s, before, times, flags', [
+    (2.0, [('bad', 10.0)], [10.5, 11.9, 12.0], [False, False, True]),
+    # From the last bad frame; two frames of one stamp do not begin it again.
+    (2.0, [('bad', 10.0), ('bad', 11.0)], [12.5, 12.5, 13.0], [False, False, True]),
+    # A fault without a time holds from the next frame, one with a time from then.
+    (1.0, [('good', 0.0), ('good', 1.0), ('a fault', None)], [50.0, 50.9, 51.0],
+     [False, False, True]),
+    (1.0, [('good', 0.0), ('good', 1.0), ('a fault', 1.5)], [2.0, 2.5], [False, True]),
+    # Before the first frame it counts as fallen at whatever time.
+    (1.0, [], [7.0, 7.75, 8.0], [False, False, True]),
+    (1.0, [], [-7.0, -6.25, -6.0], [False, False, True]),
+    # A late or broken stamp never ends it early.
+    *((5.0, [('bad', 10.0)], [late, 10.1, 15.0, 15.1], [False, False, False, True])
+      for late in (0.0, 9.0, math.nan, math.inf, -math.inf)),
+    # A clock that is set back for good begins it again once; one that stands still never ends it.
+    (2.0, [('bad', 1000.0)], [0.0, 0.5, 2.4, 2.5], [False, False, False, True]),
+    (0.1, [], [0.0] * 100, [False] * 100),
+])
+def test_a_fallen_flag_stays_down_for_the_hold(
+    hold_s: float, before: list[tuple[str, Any]], times: list[float], flags: list[bool]
+) -> None:
+    it = gate(rise_frames=1, hold_s=hold_s)
+    for what, now_s in before:
+        scores = HELD[what]
+        assert it.fault('x', now_s) if scores is None else it.update(scores, now_s)
+    assert [it.update(GOOD, now_s).is_confident for now_s in times] == flags
+
+
+def test_good_frames_and_the_hold_are_both_needed_and_what_is_left_is_said() -> None:
+    it = gate(rise_frames=3, hold_s=2.5)
+    it.update(BAD, 0.0)
+    verdicts = [it.update(GOOD, now_s) for now_s in (0.5, 1.0, 2.0, 2.5)]
+    assert [one.is_confident for one in verdicts] == [False, False, False, True]
+    assert verdicts[2].kind == 'recovering' and '0.5 s' in verdicts[2].reasons[0]
     it.update(BAD, 10.0)
-    assert flags_at(it, [10.5, 11.9, 12.0]) == [False, False, True]
-
-
-def test_the_hold_is_counted_from_the_last_bad_frame_and_named() -> None:
-    it = gate(rise_frames=1, hold_s=2.0)
-    it.update(BAD, 10.0)
-    it.update(BAD, 11.0)
-    verdict = it.update(GOOD, 12.5)
-    assert verdict.reasons == ('held down for another 0.5 s',)
-    assert verdict.kind == 'recovering'
-    assert it.update(GOOD, 13.0).is_confident
-
-
-def test_a_fault_without_a_time_holds_from_the_next_frame() -> None:
-    it = gate(rise_frames=1, hold_s=1.0)
-    flags_at(it, [0.0, 1.0])
-    it.fault('frames had stopped')
-    assert flags_at(it, [50.0, 50.9, 51.0]) == [False, False, True]
-
-
-def test_a_fault_with_a_time_holds_from_then() -> None:
-    it = gate(rise_frames=1, hold_s=1.0)
-    flags_at(it, [0.0, 1.0])
-    it.fault('engine error', 1.5)
-    assert flags_at(it, [2.0, 2.5]) == [False, True]
-
-
-def test_before_the_first_frame_it_counts_as_fallen_at_whatever_time() -> None:
-    for start in (7.0, -7.0):
-        it = gate(rise_frames=1, hold_s=1.0)
-        assert flags_at(it, [start, start + 0.75, start + 1.0]) == [False, False, True]
+    assert [it.update(GOOD, now_s).is_confident for now_s in (15.0, 16.0, 17.0)] == [
+        False, False, True]
 
 
 def test_a_verdict_that_was_given_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         gate().last.is_confident = True
-
-
-@pytest.mark.parametrize('late', [0.0, 9.0, math.nan, math.inf, -math.inf])
-def test_a_late_or_broken_stamp_never_ends_the_hold_early(late: float) -> None:
-    it = gate(rise_frames=1, hold_s=5.0)
-    it.update(BAD, 10.0)
-    assert flags_at(it, [late, 10.1, 15.0]) == [False, False, False]
-    assert flags_at(it, [15.1]) == [True]
-
-
-def test_two_frames_of_one_stamp_do_not_restart_the_hold() -> None:
-    it = gate(rise_frames=1, hold_s=2.0)
-    it.update(BAD, 10.0)
-    assert flags_at(it, [11.0, 11.0, 12.0]) == [False, False, True]
-
-
-def test_a_clock_set_back_for_good_restarts_the_hold_once() -> None:
-    it = gate(rise_frames=1, hold_s=2.0)
-    it.update(BAD, 1000.0)
-    assert flags_at(it, [0.0, 0.5, 2.4, 2.5]) == [False, False, False, True]
-
-
-def test_without_a_clock_a_held_flag_stays_down() -> None:
-    it = gate(rise_frames=1, hold_s=0.1)
-    assert not any(it.update(GOOD).is_confident for _ in range(100))
 
 
 EVENTS = st.lists(st.sampled_from(['good', 'bad', 'nan', 'fault']), max_size=40)
@@ -374,11 +384,9 @@ TestGateMachine.settings = hypothesis.settings(
     max_examples=150, stateful_step_count=40, deadline=None)
 
 
-@pytest.mark.parametrize(('limits', 'words'), [
-    ({}, 'thresholds missing'), ({'a': 0.0, 'b': 1.0}, r"thresholds {'a': 0.0}"),
-    ({'a': math.nan}, "thresholds {'a': nan}"), ({'a': math.inf}, "thresholds {'a': inf}")])
-def test_limits_that_cannot_judge_are_refused(limits: dict[str, float], words: str) -> None:
-    with pytest.raises(ConfigError, match=f'{words}, expected finite numbers above 0'):
+@for_each('limits', [{}, {'a': 0.0, 'b': 1.0}, {'a': math.nan}, {'a': math.inf}])
+def test_limits_that_cannot_judge_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match='a' if limits else None):
         Gate(GateSettings(), limits)
 
 
@@ -401,10 +409,9 @@ def test_the_promise_asked_for_gives_the_limits_and_0_is_the_strictest(
 
 
 def test_an_alpha_nobody_calibrated_is_refused_with_those_there_are() -> None:
-    words = r'gate.alpha is 0.2, expected 0 or one of \[0.1, 0.05\]: calibrate .* --alpha 0.2'
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=r'0\.2.*\[0.1, 0.05\]'):
         gate_limits(WITH, GateSettings(alpha=0.2))
-    with pytest.raises(ConfigError, match=r'0 or one of \[\]'):
+    with pytest.raises(ConfigError, match=r'\[\]'):
         gate_limits(WITHOUT, GateSettings(alpha=0.05))
 
 
@@ -416,44 +423,33 @@ def test_other_scores_have_thresholds_and_no_promise() -> None:
 
 @pytest.mark.parametrize(('settings', 'with_promise', 'without'), [
     (GateSettings(), [], []), (GateSettings(threshold_scale=0.5), [], []),
-    (GateSettings(threshold_scale=1.5), ['gate.threshold_scale is 1.5, above 1'],
-     ['gate.threshold_scale is 1.5, above 1']),
-    (GateSettings(fall_frames=2, fall_window=3),
-     ['gate.fall_frames is 2, above 1: the flag stays true on frames over their limits'],
-     ['gate.fall_frames is 2, above 1: the flag stays true on frames over their limits']),
+    (GateSettings(threshold_scale=1.5), ['threshold_scale'], ['threshold_scale']),
+    (GateSettings(fall_frames=2, fall_window=3), ['fall_frames'], ['fall_frames']),
     (GateSettings(scores=('b', 'a')), [], []),
-    (GateSettings(scores=('a',)), ['gate.scores are not those of the calibration (a, b)'],
-     ['gate.scores are not those of the calibration (a, b)']),
+    (GateSettings(scores=('a',)), ['scores'], ['scores']),
     # More scores only make a gate stricter; the promise is of its own limits.
-    (GateSettings(scores=('a', 'b', 'c')), ['gate.scores are not those of the calibration (a, b)'],
-     []),
-    (GateSettings(alpha=0.05), [], None),
-    (GateSettings(alpha=0.1), ['gate.alpha is 0.1: only accepted and bad (iou<0.5) in at most 0.1 '
-                               'of the frames'], None),
-    (GateSettings(alpha=0.1, threshold_scale=2.0),
-     ['gate.threshold_scale is 2, above 1',
-      'gate.alpha is 0.1: only accepted and bad (iou<0.5) in at most 0.1 of the frames'], None),
+    (GateSettings(scores=('a', 'b', 'c')), ['scores'], []),
+    (GateSettings(alpha=0.05), [], None), (GateSettings(alpha=0.1), ['alpha'], None),
+    (GateSettings(alpha=0.1, threshold_scale=2.0), ['threshold_scale', 'alpha'], None),
 ])
 def test_each_setting_that_weakens_the_gate_is_named_with_and_without_a_promise(
     settings: GateSettings, with_promise: list[str], without: list[str] | None
 ) -> None:
-    assert list(weakened_by(WITH, settings)) == with_promise
-    if without is not None:
-        assert list(weakened_by(WITHOUT, settings)) == without
+    for calibration, wanted in ((WITH, with_promise), (WITHOUT, without)):
+        if wanted is not None:
+            found = weakened_by(calibration, settings)
+            assert [words.split()[0] for words in found] == [f'gate.{name}' for name in wanted]
 
 
 def test_a_score_without_a_threshold_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"gate.scores names 'd', expected one of a, b, c"):
+    with pytest.raises(ConfigError, match="'d'.*a, b, c"):
         gate_limits(WITH, GateSettings(scores=('a', 'd', 'e')))
     many = dataclasses.replace(WITHOUT, thresholds=THRESHOLDS | dict.fromkeys(
         ('margin.mean', 'u', 'v', 'w'), 0.5))
-    for wrong, known in (
-        (('margin.meen', 'b', 'zz'), 'margin.mean (6 more are in calibration.json)'),
-        (('zz', 'margin.meen'), 'a, b, c, margin.mean, u (2 more are in calibration.json)'),
-    ):
-        with pytest.raises(ConfigError) as caught:
+    for wrong, known in ((('margin.meen', 'b', 'zz'), 'margin.mean .6 more'),
+                         (('zz', 'margin.meen'), 'a, b, c, margin.mean, u .2 more')):
+        with pytest.raises(ConfigError, match=f'{wrong[0]!r}.* {known}'):
             gate_limits(many, GateSettings(scores=wrong))
-        assert f'gate.scores names {wrong[0]!r}, expected one of {known}: ' in str(caught.value)
 
 
 def test_the_scale_moves_every_limit_and_may_not_lift_one_past_all_scores(
@@ -461,7 +457,7 @@ def test_the_scale_moves_every_limit_and_may_not_lift_one_past_all_scores(
 ) -> None:
     caplog.set_level(logging.WARNING)
     assert gate_limits(WITH, GateSettings(threshold_scale=0.5)) == {'a': 0.05, 'b': 0.1}
-    with pytest.raises(ConfigError, match='scale 5 makes the limit of b 1, expected below 1'):
+    with pytest.raises(ConfigError, match='scale 5 .* b '):
         gate_limits(WITH, GateSettings(threshold_scale=5.0))
 
 
@@ -510,17 +506,16 @@ TIGHT = dataclasses.replace(
 @pytest.mark.parametrize(('calibration', 'settings', 'says'), [
     (WITH, GateSettings(), ''), (WITHOUT, GateSettings(), ''),  # nothing is known of any frame
     (TIGHT, GateSettings(), ''), (TIGHT, GateSettings(scores=('b', 'c')), ''),
-    (TIGHT, GateSettings(threshold_scale=0.9), 'no frame of the calibration is below the '
-     'threshold 0.369 of a, the least is 0.4; take a gate.threshold_scale nearer to 1'),
+    (TIGHT, GateSettings(threshold_scale=0.9), '0.369 of a.* 0.4; .*gate.threshold_scale'),
     (dataclasses.replace(TIGHT, floors={'a': 0.41}), GateSettings(),
-     'no frame of the calibration is below the threshold 0.41 of a, the least is 0.41; take a '
-     'larger gate.alpha, or other scores for the calibration'),
+     '0.41 of a.* 0.41; .*gate.alpha'),
     (dataclasses.replace(TIGHT, floors={'c': 0.69}), GateSettings(scores=('c',)), ''),
 ])
 def test_a_limit_that_no_frame_could_rise_at_is_said_with_what_to_do(
     calibration: Calibration, settings: GateSettings, says: str
 ) -> None:
-    assert cannot_rise(calibration, settings, gate_limits(calibration, settings)) == says
+    found = cannot_rise(calibration, settings, gate_limits(calibration, settings))
+    assert bool(found) == bool(says) and re.search(says, found)
 
 
 def test_the_pipeline_takes_the_floors_of_the_calibration_and_warns_of_a_flag_that_stays_down(
@@ -548,7 +543,7 @@ def test_the_pipeline_takes_the_floors_of_the_calibration_and_warns_of_a_flag_th
 PATIENT = GateSettings(rise_frames=1, fall_frames=100, fall_window=100)
 
 
-@pytest.mark.parametrize(('bad_at_s', 'flags'), [
+@for_each('bad_at_s, flags', [
     # The third is 1 s after the first.
     ([10.0, 10.5, 11.0], [True, True, False]),
     ([10.0, 10.999], [True, True]),
@@ -561,15 +556,9 @@ def test_bad_frames_in_a_row_are_overlooked_for_a_second_at_most(
     bad_at_s: list[float], flags: list[bool]
 ) -> None:
     gate = Gate(PATIENT, {'a': 0.5})
-    assert gate.update({'a': 0.1}, 9.9).is_confident
+    assert gate.update({'a': 0.1}, 9.0).is_confident
+    assert gate.update({'a': 0.9}, 9.8).is_confident
+    assert gate.update({'a': 0.1}, 9.9).is_confident  # a good frame begins it again
     assert [gate.update({'a': 0.9}, now_s).is_confident for now_s in bad_at_s] == flags
 
 
-def test_a_good_frame_between_begins_the_time_of_bad_frames_again() -> None:
-    gate = Gate(PATIENT, {'a': 0.5})
-    gate.update({'a': 0.1}, 9.0)
-    for now_s in (10.0, 10.9):
-        assert gate.update({'a': 0.9}, now_s).is_confident
-    assert gate.update({'a': 0.1}, 11.0).is_confident
-    assert gate.update({'a': 0.9}, 11.9).is_confident
-    assert not gate.update({'a': 0.9}, 12.9).is_confident

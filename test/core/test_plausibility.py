@@ -54,8 +54,7 @@ def test_maps_by_the_definitions_are_plausible_at_any_spread(alpha: float) -> No
 def test_the_ends_of_every_range_are_plausible_and_so_is_minus_0() -> None:
     certain = np.zeros((4, NUM_CLASSES, 24, 32))
     certain[:, 0, :, :16] = certain[:, 1, :, 16:] = 1.0
-    assert problem(maps_from_probabilities(certain)) == 'a confidence of 1 at every pixel of an ' \
-        'image that is not uniform'
+    assert 'confidence of 1' in problem(maps_from_probabilities(certain))
     certain[:, :, 3, 3] = 1 / NUM_CLASSES
     maps = maps_from_probabilities(certain)
     assert (maps.confidence.min(), maps.entropy.max()) == (pytest.approx(1 / 3), pytest.approx(1))
@@ -104,38 +103,29 @@ def in_float64(maps: UncertaintyMaps) -> UncertaintyMaps:
     return dataclasses.replace(maps, entropy=maps.entropy.astype(np.float64))
 
 
-# What came -> words of the sentence; all were taken for a confident frame once.
+# What came -> what the sentence names; all were taken for a confident frame once.
 WRONG: dict[str, tuple[Callable[[UncertaintyMaps], UncertaintyMaps], str]] = {
-    'zeros': (zeros, 'a confidence from 0 to 0, expected finite numbers from 1/3 to 1'),
-    'negative entropy': (everywhere('entropy', -5), 'entropy -5, expected finite numbers'),
-    'confidence below 1/C': (everywhere('confidence', 0.2), 'a confidence from 0.2 to 0.2'),
-    'one confidence': (everywhere('confidence', 0.9), 'a confidence of 0.9 at every pixel'),
-    'label': (everywhere('label', 200), 'the label 200, expected one of 3 classes from 0'),
-    'the first label too many': (everywhere('label', 3), 'the label 3, expected one of 3'),
-    'size': (doubled, 'label as uint8 (48, 64), expected uint8 (24, 32)'),
-    'no entropy': (everywhere('entropy', 0), 'an entropy of 0 where the confidence is 0.'),
-    'no mutual information': (everywhere('mutual_information', 0),
-                              'a mutual information of 0 and'),
-    'no aleatoric part': (everywhere('aleatoric', 0), 'an aleatoric part of 0, expected'),
-    'no variance': (everywhere('total_variance', 0), 'no variance where the mutual information'),
-    'nothing but confidence': (without_uncertainty, 'an entropy of 0 where the confidence is 0.'),
-    'type': (in_float64, 'entropy as float64 (24, 32), expected float32 (24, 32)'),
+    'zeros': (zeros, 'confidence from 0 to 0'),
+    'negative entropy': (everywhere('entropy', -5), 'entropy -5'),
+    'confidence below 1/C': (everywhere('confidence', 0.2), 'confidence from 0.2'),
+    'one confidence': (everywhere('confidence', 0.9), 'confidence of 0.9'),
+    'label': (everywhere('label', 200), 'label 200'),
+    'the first label too many': (everywhere('label', 3), 'label 3'),
+    'size': (doubled, '(48, 64)'), 'type': (in_float64, 'float64'),
+    'no entropy': (everywhere('entropy', 0), 'entropy of 0'),
+    'no mutual information': (everywhere('mutual_information', 0), 'mutual information of 0'),
+    'no aleatoric part': (everywhere('aleatoric', 0), 'aleatoric part of 0'),
+    'no variance': (everywhere('total_variance', 0), 'no variance'),
+    'nothing but confidence': (without_uncertainty, 'entropy of 0'),
+    'no margin': (everywhere('margin', 0), 'margin of 0'),
+    'nothing unknown': (everywhere('unknown', 0), 'unknown of 0'),
 }
-
-
-@for_each('name, value, words', [
-    ('margin', 0.0, 'a margin of 0'), ('unknown', 0.0, 'unknown of 0')])
-def test_maps_on_request_that_contradict_the_others_are_named(
-    name: str, value: float, words: str
-) -> None:
-    assert words in problem(everywhere(name, value)(sound()))
-    assert problem(without_more(sound())) == ''
 
 
 @for_each('name', list(WRONG))
 def test_what_once_was_taken_for_a_confident_frame_is_named(name: str) -> None:
     change, words = WRONG[name]
-    assert problem(sound()) == ''
+    assert problem(sound()) == problem(without_more(sound())) == ''
     assert words in problem(change(sound()))
 
 
@@ -144,7 +134,7 @@ def test_a_uniform_image_may_have_uniform_maps() -> None:
     maps = everywhere('confidence', 0.9)(without_more(sound()))
     assert problem(maps, uniform) == ''
     uniform[23, 31, 2] = 129
-    assert 'at every pixel of an image that is not uniform' in problem(maps, uniform)
+    assert '0.9' in problem(maps, uniform)
 
 
 class Played:
@@ -169,7 +159,7 @@ def test_the_maps_of_the_image_before_are_refused_even_from_the_same_buffer() ->
     backend = CheckedBackend(Played(maps, maps, maps, sound(1)), NUM_CLASSES)
     assert backend.run(IMAGE, {}, 1.0) is maps
     assert backend.run(IMAGE, {}, 1.0) is maps  # the same image has the same maps
-    with pytest.raises(BackendError, match='the maps of an image before, expected maps of this'):
+    with pytest.raises(BackendError, match='before'):
         backend.run(IMAGE[::-1], {}, 1.0)
     backend.run(IMAGE, {}, 1.0)
 
@@ -181,7 +171,7 @@ def test_neither_a_broken_result_nor_others_between_make_the_maps_before_forgott
     backend.run(IMAGE, {}, 1.0)
     backend.run(IMAGE[::-1], {}, 1.0)
     for _ in range(2):  # the broken one, and that of the first image
-        with pytest.raises(BackendError, match='returned entropy nan|the maps of an image before'):
+        with pytest.raises(BackendError, match='entropy nan|before'):
             backend.run(IMAGE[:, ::-1], {}, 1.0)
     for shift in range(1, 10):
         backend.run(np.roll(IMAGE, shift, 1), {}, 1.0)
@@ -211,20 +201,14 @@ def test_work_is_done_beside_the_check_and_impossible_maps_come_first() -> None:
 
 def test_the_thread_of_the_check_ends_with_the_backend() -> None:
     others = set(threading.enumerate())  # any of them may end meanwhile
-    backend = CheckedBackend(Played(sound()), NUM_CLASSES)
+    inner = Played(sound())
+    backend = CheckedBackend(inner, NUM_CLASSES)
+    assert (backend.name, backend.timings_ms) == ('played', {})
     backend.run_and(lambda maps: None, IMAGE, {}, 1.0)
     assert len(set(threading.enumerate()) - others) == 1
     backend.close()
     backend.close()
-    assert not set(threading.enumerate()) - others
-
-
-def test_it_is_the_backend_in_all_else() -> None:
-    inner = Played()
-    backend = CheckedBackend(inner, NUM_CLASSES)
-    assert (backend.name, backend.timings_ms) == ('played', {})
-    backend.close()
-    assert inner.is_closed
+    assert inner.is_closed and not set(threading.enumerate()) - others
 
 
 # --- in the loop ---------------------------------------------------------------------------------
@@ -246,7 +230,7 @@ def blue(seed: int) -> Any:
     return image
 
 
-@for_each('name', list(WRONG))
+@for_each('name', [name for name in WRONG if name not in ('no margin', 'nothing unknown')])
 def test_no_such_result_is_ever_confident_in_the_loop(tmp_path: Path, name: str) -> None:
     bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
     backend = Broken(bundle.card)
@@ -256,8 +240,6 @@ def test_no_such_result_is_ever_confident_in_the_loop(tmp_path: Path, name: str)
     loop = FrameLoop(pipeline)
     outcomes = [loop.take(lambda seed=seed: blue(seed), seed) for seed in range(8)]
     assert [one.verdict.is_confident for one in outcomes] == [True] * 2 + [False] * 6
-    assert 'the network returned' in outcomes[-1].problem
-    assert 'self-check' in outcomes[-1].problem
 
 
 @for_each('value, is_plausible', [
@@ -293,7 +275,7 @@ def test_the_results_of_a_ring_of_eight_buffers_are_recognised_and_no_more() -> 
     ring = CheckedBackend(Played(*results[:8], results[0]), NUM_CLASSES)
     for number in range(8):
         ring.run(images[number], {}, 1.0)
-    with pytest.raises(BackendError, match='the maps of an image before'):
+    with pytest.raises(BackendError, match='before'):
         ring.run(images[8], {}, 1.0)
     longer = CheckedBackend(Played(*results, results[0]), NUM_CLASSES)
     for number in range(10):

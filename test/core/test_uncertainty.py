@@ -54,17 +54,17 @@ def test_identical_passes_give_no_mutual_information_and_keep_their_entropy() ->
 @hypothesis.given(st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 7))
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_maps_stay_in_their_ranges_and_mi_below_entropy(seed: int, t: int, c: int) -> None:
-    maps = maps_from_probabilities(random_probs(seed, t, c))
-    eps = 1e-6
-    assert (maps.mutual_information >= 0).all()
-    assert (maps.mutual_information <= maps.entropy + eps).all()
-    assert (maps.entropy <= 1 + eps).all()
-    bound = 1 - 1 / min(c, t)
-    assert (maps.variation_ratio <= bound + eps).all()
-    assert (maps.total_variance <= bound + eps).all()
-    assert (maps.confidence >= 1 / c - eps).all()
-    np.testing.assert_allclose(
-        maps.entropy, maps.mutual_information + maps.aleatoric, atol=2e-6)
+    z = np.random.default_rng(seed).normal(0, 1 + seed % 40, (t, c, 3, 4))
+    eps, bound = 1e-6, 1 - 1 / min(c, t)
+    for maps in (maps_from_probabilities(random_probs(seed, t, c)),
+                 maps_from_coarse_logits(z, 11, 16)):
+        assert (maps.mutual_information >= 0).all() and (maps.aleatoric >= -eps).all()
+        assert (maps.mutual_information <= maps.entropy + eps).all()
+        assert (maps.entropy <= 1 + eps).all() and (maps.confidence >= 1 / c - eps).all()
+        assert (maps.variation_ratio <= bound + eps).all()
+        assert (maps.total_variance <= bound + eps).all()
+        np.testing.assert_allclose(
+            maps.entropy, maps.mutual_information + maps.aleatoric, atol=2e-6)
 
 
 def test_one_nan_in_one_pass_makes_every_map_nan_at_that_pixel_only() -> None:
@@ -89,15 +89,11 @@ def test_upsampling_equals_torch() -> None:
 
 @pytest.mark.parametrize('shape', [(3, 2, 4), (0, 2, 4, 4), (3, 1, 4, 4)])
 def test_other_shapes_are_refused_in_words(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match=r'expected \(T >= 1, C >= 2, H, W\)'):
+    with pytest.raises(ShapeError):
         maps_from_probabilities(np.zeros(shape))
 
 
 ALL = MapRequest.of(MAP_NAMES)
-
-
-def all_maps(probs: np.ndarray) -> UncertaintyMaps:
-    return maps_from_logits(np.log(probs), *probs.shape[2:], request=ALL)
 
 
 def test_more_maps_of_known_probabilities() -> None:
@@ -111,9 +107,7 @@ def test_more_maps_of_known_probabilities() -> None:
 
 
 @pytest.mark.parametrize('define', [maps_from_logits, maps_from_coarse_logits])
-def test_energy_of_known_logits(
-    define: Callable[..., UncertaintyMaps]
-) -> None:
+def test_energy_of_known_logits(define: Callable[..., UncertaintyMaps]) -> None:
     z = np.array([[8.0, -8.0], [0.0, 16.0]])[:, :, None, None]  # two passes, means 4 and 4
     maps = define(z, 1, 1, request=ALL)
     assert maps.energy[0, 0] == pytest.approx(1 / (1 + np.exp((4 + np.log(2)) / 8)))
@@ -170,22 +164,6 @@ def test_a_coarse_mean_is_the_geometric_one_of_its_neighbours() -> None:
         mean = (mean / mean.sum(1, keepdims=True)).mean(0)[:, 0]  # (C, 2)
         weighted = mean[:, 0] ** 0.75 * mean[:, 1] ** 0.25
         assert maps.confidence[0, 1] == pytest.approx(weighted.max() / weighted.sum())
-
-
-@hypothesis.given(st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 7))
-@hypothesis.settings(max_examples=60, deadline=None)
-def test_coarse_maps_stay_in_their_ranges_and_mi_below_entropy(seed: int, t: int, c: int) -> None:
-    z = np.random.default_rng(seed).normal(0, 1 + seed % 40, (t, c, 3, 4))
-    maps = maps_from_coarse_logits(z, 11, 16)
-    eps = 1e-6
-    assert (maps.mutual_information >= 0).all()
-    assert (maps.mutual_information <= maps.entropy).all()
-    assert (maps.aleatoric >= 0).all()
-    assert (maps.entropy <= 1 + eps).all()
-    assert (maps.confidence >= 1 / c - eps).all()
-    assert (maps.variation_ratio <= 1 - 1 / min(c, t) + eps).all()
-    np.testing.assert_allclose(
-        maps.entropy, maps.mutual_information + maps.aleatoric, atol=2e-6)
 
 
 def test_a_nan_logit_makes_coarse_maps_nan_around_it() -> None:

@@ -29,7 +29,7 @@ PLAIN = {
 MOSAICS = {f'bayer_{pattern}{bits}': (bits, pattern) for pattern in BAYER for bits in (8, 16)}
 # Encoding -> where Y, U and V of a pair of pixels lie among its four bytes.
 PAIRS = {'uyvy': (1, 0, 2), 'yuv422': (1, 0, 2), 'yuyv': (0, 1, 3), 'yuv422_yuy2': (0, 1, 3)}
-PLANES = ('nv12', 'nv21', 'nv24')
+PLANES = ('nv12', 'nv21')
 EVERY = (*PLAIN, *MOSAICS, *PAIRS, *PLANES)
 
 
@@ -138,18 +138,13 @@ def _pairs(raw: RawImage) -> Answer | None:
 
 def _planes(raw: RawImage) -> Answer | None:
     height, width, step, data = raw.height, raw.width, raw.step, bytes(raw.data)
-    if raw.encoding == 'nv24':
-        length = step * height + 2 * step * (height - 1) + 2 * width
-        scale, chroma_step = 1, 2 * step
-    else:
-        length = step * (height + height // 2 - 1) + width
-        scale, chroma_step = 2, step
-    if not _fits(raw, width, length) or (scale == 2 and (height % 2 or width % 2)):
+    length = step * (height + height // 2 - 1) + width
+    if not _fits(raw, width, length) or height % 2 or width % 2:
         return None
     out = np.zeros((height, width, 3))
     for y in range(height):
         for x in range(width):
-            at = step * height + y // scale * chroma_step + x // scale * 2
+            at = step * height + y // 2 * step + x // 2 * 2
             first, second = data[at], data[at + 1]
             blue, red = (second, first) if raw.encoding == 'nv21' else (first, second)
             out[y, x] = _bgr(data[y * step + x], blue, red)

@@ -174,7 +174,7 @@ def test_the_live_node_gives_the_masks_and_scores_of_the_pipeline(
     stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in masks]
     assert stamps == sorted(set(stamps))
     for stamp_ns, mask in zip(stamps, masks, strict=True):
-        assert bytes(mask.data) == expected[stamp_ns].label_at_source().tobytes()
+        assert bytes(mask.data) == expected[stamp_ns].label.tobytes()
     for msg in status:
         result = expected.get(msg.header.stamp.sec * 10**9 + msg.header.stamp.nanosec)
         values = values_of(msg)

@@ -21,7 +21,7 @@ from uncertainty_seg.core.settings import (
     RUN_UNCALIBRATED,
     Settings,
     settings_from_dict,
-    settings_to_dict,
+    to_dict,
 )
 from uncertainty_seg.errors import CalibrationError
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
@@ -122,4 +122,4 @@ def checked_settings(settings: Settings | None = None, **parameters: object) -> 
         If a name is unknown, or a value is of another type or out of range.
 
     """
-    return settings_from_dict({**settings_to_dict(settings or Settings()), **parameters})
+    return settings_from_dict({**to_dict(settings or Settings()), **parameters})

@@ -65,14 +65,18 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.preprocess import fit_ignore
 from uncertainty_seg.core.scores.density import (
-    DENSITY_INPUTS,
     DENSITY_SCORE,
     FeatureDensity,
     KNN_SCORE,
     pooled,
     ScoreDensity,
 )
-from uncertainty_seg.core.scores.image import damage_limits, image_statistics, KeptPoints
+from uncertainty_seg.core.scores.image import (
+    FIXED_LIMITS,
+    image_statistics,
+    ImageStatistics,
+    KeptPoints,
+)
 from uncertainty_seg.core.scores.vector import ScoreVector, USUAL_SCORED
 from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import (
@@ -100,9 +104,6 @@ TUNE_SHARE = 1 / 3
 QUANTILE = 0.98
 # Training frames to look at, at most, evenly spread.
 MAX_TRAIN = 2000
-# A pixel above this share of the training pixels counts as uncertain.
-PIXEL_QUANTILE = 0.9
-LIMITED_MAPS = ('entropy',)
 _SEED = 0
 _log = logging.getLogger(__name__)
 
@@ -210,10 +211,9 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     with opened(bundle, settings, 1.0) as pipeline:
         before = measure(pipeline, read.held.pairs, 'validation, temperature 1', rule)
     with opened(bundle, settings, temperature) as pipeline:
-        limits = _pixel_limits(pipeline, read.looked_at.pairs[::10])
         features = _features_of(pipeline, read.looked_at.pairs, settings)
     with opened(replace(bundle, features=features), settings, temperature,
-                ScoreVector(bundle.card, limits, features=features)) as pipeline:
+                ScoreVector(bundle.card, features=features)) as pipeline:
         seen = measure(pipeline, read.looked_at.pairs, 'training', rule)
         after = measure(pipeline, read.held.pairs, 'validation', rule)
         foreign = score_frames(pipeline, read.foreign) if read.foreign else None
@@ -228,7 +228,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
                              foreign and _told(foreign, density, bundle.card), request.scores)
     promises = tuple(fit_promise(family, val, chosen, alpha, rule.text)
                      for alpha in request.alphas)
-    made = _calibration(request, read, temperature, limits, density, features,
+    made = _calibration(request, read, temperature, density, features,
                         family.only(chosen), train, val, promises)
     return CalibrationOutcome(made, before, after, seen, train, val, read.held.pairs, features)
 
@@ -276,18 +276,6 @@ def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
     return best
 
 
-def _pixel_limits(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, float]:
-    """Return the value of each limited map that a share of the pixels does not exceed."""
-    values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in LIMITED_MAPS}
-    for image, _ in pairs:
-        result = pipeline.measure(image, 0)
-        maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
-        for name, parts in values.items():  # neighbours tell the same
-            parts.append(getattr(maps, name)[::3, ::3].ravel())
-    return {name: float(np.nanquantile(np.concatenate(parts), PIXEL_QUANTILE))
-            for name, parts in values.items()}
-
-
 def _features_of(
     pipeline: Pipeline, pairs: Sequence[Pair], settings: Settings
 ) -> FeatureDensity | None:
@@ -330,7 +318,7 @@ def _told(table: FrameTable, density: ScoreDensity | None, card: ModelCard) -> F
 
 
 def _calibration(
-    request: CalibrationRequest, read: _ReadFrames, temperature: float, limits: dict[str, float],
+    request: CalibrationRequest, read: _ReadFrames, temperature: float,
     density: ScoreDensity | None, features: FeatureDensity | None, family: RankFamily,
     train: FrameTable, val: FrameTable, promises: tuple[Promise, ...],
 ) -> Calibration:
@@ -351,7 +339,7 @@ def _calibration(
         train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
         quantile=QUANTILE, num_train=len(train), num_val=len(val),
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(read.data),
-        promises=promises, pixel_limits=limits, density=density, family=family.to_facts(),
+        promises=promises, density=density, family=family.to_facts(),
         ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
         features_sha256='' if features is None else
         hashlib.sha256(features_file(features)).hexdigest(),
@@ -361,6 +349,33 @@ def _calibration(
                 and 0 < (least := float(np.nanmin(val.scores[name]))) < HIGHEST_SCORE},
         seen_images=tuple(sorted(set(map(image_digest, given)))),
     )
+
+
+# A limit is what this share of the calibration frames does not exceed, times the margin. The few
+# above are left out because some are not ordinary frames: black bars, a porthole, a wrong file.
+CALIBRATION_SHARE = 0.995
+MARGIN = 1.5
+# Shares of a line are close to their end at 1; colours vary most from place to place.
+_MARGINS = {'row_seam': 1.25, 'column_seam': 1.25, 'colourless': 2.0, 'dead_bits': 1.0,
+            'channel_mismatch': 2.0, 'red_over_blue': 2.0}
+# The least that a calibration sets, so that a few frames that are alike make no narrow limits.
+_LEAST_LIMITS = {
+    **FIXED_LIMITS, 'row_seam': 0.3, 'column_seam': 0.3, 'channel_mismatch': 0.2,
+    'stuck_channel': 0.99, 'red_over_blue': 1.25, 'colourless': 0.5, 'byte_shift': 2.0,
+    'dead_bits': 0.5,
+}
+
+
+def damage_limits(frames: Sequence[ImageStatistics]) -> dict[str, float]:
+    """Return the limits that frames without damage give, by name; at least one frame."""
+    limits = {}
+    for name, least in _LEAST_LIMITS.items():
+        values = [getattr(frame, name) for frame in frames]
+        usual = float(np.quantile(values, CALIBRATION_SHARE, method='higher'))
+        # A bit more than usual is one too many.
+        room = 0.5 if name == 'dead_bits' else 0.0
+        limits[name] = max(least, _MARGINS.get(name, MARGIN) * usual + room)
+    return limits
 
 
 def limits_of_images(
@@ -384,7 +399,7 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     Raises ConfigError if a name is no score of the bundle, or nothing but rounding in it.
     """
     # The value of the limits decides which pixels count, and not which scores there are.
-    possible = (*ScoreVector(card, {'entropy': 0.5}).names,
+    possible = (*ScoreVector(card).names,
                 DENSITY_SCORE, *((KNN_SCORE,) if card.feature_shape else ()))
     unknown = [name for name in names if name not in possible]
     if unknown:
@@ -422,6 +437,13 @@ def require_blocks(
 # What is usual on frames of the training set: of features, and of scores together.
 
 NEIGHBOURS = 5
+# Few, since a mixture of many dimensions fits its own frames only; each smooth, since one that
+# is 0 on most frames (a region, a rare class) has no density there.
+DENSITY_INPUTS = (
+    'entropy.mean', 'entropy.class_mean', 'mutual_information.mean',
+    'mutual_information.interior', 'image.darkness', 'image.blur', 'image.low_contrast',
+    'image.specks', 'image.haze', 'image.flat_color', 'image.green_cast', 'image.blue_cast',
+)
 # Scores are made of float32 maps in 0..1.
 _ROUNDING = 1e-6
 # Features (1, D, hf, wf) of a frame, and pixels left out (h, w).

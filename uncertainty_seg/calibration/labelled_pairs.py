@@ -273,8 +273,7 @@ def evenly(count: int, most: int) -> NDArray[np.int64]:
 def every_score(bundle: ModelBundle) -> ScoreVector:
     """Return what computes all scores that a bundle can give."""
     made = bundle.calibration
-    return ScoreVector(bundle.card, made.pixel_limits if made else None,
-                       made.density if made else None, features=bundle.features)
+    return ScoreVector(bundle.card, made.density if made else None, features=bundle.features)
 
 
 @contextmanager

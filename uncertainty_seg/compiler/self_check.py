@@ -161,8 +161,7 @@ def _plan(
         return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
                          reduction=reduction, precision=precision)
     limits = gate_limits(calibration, settings.gate)
-    scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits,
-                         bundle.features)
+    scorer = ScoreVector(card, calibration.density, limits, bundle.features)
     return CheckPlan(
         card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
         MapRequest.of(scorer.maps, calibration.unknown_temperature), reduction, precision,

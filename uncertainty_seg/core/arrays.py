@@ -60,17 +60,7 @@ def require_shape(
 
 @dataclass
 class ConfusionMatrix:
-    """
-    Counts of (true, predicted) class over any number of images.
-
-    Attributes
-    ----------
-    num_classes : int
-        C.
-    counts : ndarray of int64, shape (C, C)
-        Rows are true classes.
-
-    """
+    """Counts (C, C) of (true, predicted) class over any number of images."""
 
     num_classes: int
     counts: NDArray[np.int64] = field(init=False)

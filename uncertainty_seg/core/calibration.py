@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import hashlib
 import json
 from typing import Any
@@ -44,26 +44,12 @@ class Promise:
     block that is like them (conformal risk control). It is no statement about one frame, about
     water that the blocks do not have, or about the share of bad frames among the accepted ones.
 
-    Attributes
-    ----------
-    alpha : float
-        Promised bound, in (0, 1).
-    limits : mapping of str to float
-        Limit of each gate score.
-    bad : str
-        What a bad frame is, as `core.bad_rule` reads it.
-    num_blocks, num_frames : int
-        Blocks that count as independent, and the frames in them.
-    bound : float
-        What conformal risk control found, at most alpha.
-    accepted, accepted_and_bad : float, optional
-        Shares of the calibration frames. None where the limits were carried over, since nobody
-        measured them of this network.
-    bad_if_accepted_upper : float, optional
-        P(bad | accepted) is not above this, with 95 % confidence (Clopper-Pearson, shared among
-        all the limits that the same frames could have chosen, where they did). Of blocks with an
-        accepted frame, it is the share that has a bad one, so that each such block counts alike.
-
+    `bad` is what a bad frame is (see `BadRule`); blocks count as independent; `bound` is what
+    conformal risk control found. `accepted` and `accepted_and_bad` are shares of the calibration
+    frames, None where the limits were carried over. P(bad | accepted) is not above
+    `bad_if_accepted_upper`, with 95 % confidence (Clopper-Pearson, shared among all the limits
+    that the same frames could have chosen, where they did); of blocks with an accepted frame it
+    is the share that has a bad one, so that each such block counts alike.
     """
 
     alpha: float
@@ -96,17 +82,9 @@ class CarriedFrom:
     """
     Where limits were carried over from, and what that was measured on.
 
-    Attributes
-    ----------
-    bundle, precision, model_sha256 : str
-        Name of the calibrated bundle, its precision and digest. What its labels gave is its own:
-        frames and blocks of the promises, temperature, distances, limits of scores outside the
-        gate.
-    num_images : int
-        Images without labels that both were run on.
-    accepted : mapping of str to (float, float)
-        Shares of these that the bundle and this network accept, by alpha as text.
-
+    What the labels of that bundle gave is its own: frames and blocks of the promises, temperature,
+    distances, limits of scores outside the gate. `num_images` have no labels, and both were run on
+    them; `accepted` are the shares that the bundle and this network accept, by alpha as text.
     """
 
     bundle: str
@@ -121,120 +99,88 @@ class Calibration:
     """
     Limits of the scores, fitted on frames where the network may be trusted.
 
-    Attributes
-    ----------
-    passes, seed, mask_policy, precision : int, int, str, str
-        What the scores were computed with; other settings are refused.
-    temperature : float
-        The logits are divided by it.
-    thresholds : mapping of str to float
-        Limit of each score, from the validation set.
-    train_thresholds : mapping of str to float
-        The same from the training set; far lower values mean that the network overfits.
-    gate_scores : tuple of str
-        Scores that the gate uses by default.
-    quantile : float
-        Share of validation frames at or below each limit.
-    num_train, num_val : int
-        Frames the limits come from.
-    model_sha256, data_sha256 : str
-        Digest over the graphs and their entries in the card, and over the validation images.
-    promises : tuple of Promise
-        Limits of the gate scores for each alpha, the strictest first; may be empty.
-    pixel_limits : mapping of str to float
-        Value of a map above which a pixel counts as uncertain, for the scores that need one.
-    distances : mapping of str to float
-        Of each score, how far training and validation lie apart (Kolmogorov and Smirnov), 0..1.
-    density : ScoreDensity, optional
-        What the scores of ordinary frames look like together.
-    family : RankFamily, optional
-        How the limits of the gate scores move together when the gate is made stricter.
-    ignore_sha256 : str
-        `mask_digest` of the pixels that were left out.
-    damage_limits : mapping of str to float
-        Limits of the statistics of `core.scores.image`; empty for the fixed ones alone.
-    features_sha256 : str
-        Digest of the file with the features of the training frames; empty if there is none.
-    unknown_temperature : float
-        Of the map 'unknown', 1 or more and below 100.
-    mask_draw : str
-        The card's, see `core.model_card`.
-    reductions : tuple of str
-        What the scores may be computed with: the one they were, or several that were shown to give
-        the same verdicts. The first runs where the settings leave it open.
-    carried_error : float
-        In [0, 1), what is to be added to each alpha, since the limits were carried over from
-        another precision of the network.
-    carried_from : CarriedFrom, optional
-        That network.
-    floors : mapping of str to float
-        Of each score, its least value on the validation frames, where the way to the limit begins
-        that `core.gate.RISE_RATIO` is a share of.
-    seen_images : tuple of str
-        `image_digest` of every image that was calibrated on, sorted.
-
+    Other settings than `passes`, `seed`, `mask_policy`, `precision`, `mask_draw` and one of the
+    `reductions` are refused. Raises CalibrationError if the limits could never be judged.
     """
 
     passes: int
     seed: int
     mask_policy: str
     precision: str
+    # The logits are divided by it.
     temperature: float
+    # Limit of each score, from the validation and from the training set; far lower values of the
+    # second mean that the network overfits.
     thresholds: Mapping[str, float]
     train_thresholds: Mapping[str, float]
+    # Those that the gate uses by default.
     gate_scores: tuple[str, ...]
+    # Share of validation frames at or below each limit.
     quantile: float
     num_train: int
     num_val: int
+    # Over the graphs and their entries in the card, and over the validation images.
     model_sha256: str
     data_sha256: str
+    # Limits of the gate scores for each alpha.
     promises: tuple[Promise, ...] = ()
-    pixel_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    distances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Of each score, how far training and validation lie apart (Kolmogorov and Smirnov), 0..1.
+    distances: Mapping[str, float] = field(default_factory=dict)
+    # What the scores of ordinary frames look like together.
     density: ScoreDensity | None = None
+    # How the limits move together when the gate is made stricter; the room `calibration` reads it.
     family: Mapping[str, Any] | None = None
+    # `mask_digest` of the pixels that were left out.
     ignore_sha256: str = ''
-    damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Of the statistics of `core.scores.image`; empty for the fixed ones alone.
+    damage_limits: Mapping[str, float] = field(default_factory=dict)
+    # Of the file with the features of the training frames; empty if there is none.
     features_sha256: str = ''
+    # Of the map 'unknown'.
     unknown_temperature: float = UNKNOWN_TEMPERATURE
     mask_draw: str = 'independent'
+    # One, or several that were shown to give the same verdicts; the first runs where the settings
+    # leave it open.
     reductions: tuple[str, ...] = ('exact',)
+    # To be added to each alpha where the limits were carried over from another precision.
     carried_error: float = 0.0
     carried_from: CarriedFrom | None = None
-    floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Of each score its least value on the validation frames: `core.gate.RISE_RATIO` is a share of
+    # the way from there to the limit.
+    floors: Mapping[str, float] = field(default_factory=dict)
+    # `image_digest` of every image that was calibrated on, sorted.
     seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
-        if not self.gate_scores:
-            raise CalibrationError('calibration names no gate score', 'at least one', _FIX)
-        missing = [name for name in self.gate_scores if name not in self.thresholds]
-        if missing:
-            raise CalibrationError(f'gate scores {missing} have no threshold', 'limits', _FIX)
-        bad = [k for k, v in self.thresholds.items() if not 0 < v < HIGHEST_SCORE]
-        if bad or not 0 < self.temperature < 100:
-            raise CalibrationError(
-                f'thresholds of {bad} or temperature {self.temperature} are out of range',
-                'thresholds between 0 and 1, which no score exceeds', _FIX,
-            )
-        if not 1 <= self.unknown_temperature < 100:
-            raise CalibrationError(f'unknown_temperature is {self.unknown_temperature}',
-                                   '1 or more and below 100', _FIX)
-        if not self.reductions or not {*self.reductions} <= {*REDUCTIONS}:
-            raise CalibrationError(f'reductions are {self.reductions}', f'some of {REDUCTIONS}',
-                                   _FIX)
-        if not 0 <= self.carried_error < 1:
-            raise CalibrationError(f'carried_error is {self.carried_error}', '0 or more, below 1',
-                                   _FIX)
-        low = [name for name, floor in self.floors.items() if not 0 <= floor <= HIGHEST_SCORE]
-        if low:
-            raise CalibrationError(f'the floor of {low[0]!r} is {self.floors[low[0]]}',
-                                   '0 to 1, as the score', _FIX)
-        _require_damage_limits(self.damage_limits)
+        thresholds, floors = self.thresholds, self.floors
+        bad = [k for k, v in thresholds.items() if not 0 < v < HIGHEST_SCORE]
+        low = {k: v for k, v in floors.items() if not 0 <= v <= HIGHEST_SCORE}
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
-        if others:
-            raise CalibrationError(f'the promise of {others[0]} is for other scores',
-                                   f'the gate scores {self.gate_scores}', _FIX)
+        for is_wrong, came, expected in (
+            (not self.gate_scores, 'calibration names no gate score', 'at least one'),
+            (not {*self.gate_scores} <= {*thresholds},
+             f'gate scores {self.gate_scores}', f'some of {list(thresholds)}'),
+            (bad, f'thresholds of {bad}', 'numbers between 0 and 1, which no score exceeds'),
+            (not 0 < self.temperature < 100, f'temperature is {self.temperature}',
+             'above 0 and below 100'),
+            (not 1 <= self.unknown_temperature < 100,
+             f'unknown_temperature is {self.unknown_temperature}', '1 or more and below 100'),
+            (not self.reductions or not {*self.reductions} <= {*REDUCTIONS},
+             f'reductions are {self.reductions}', f'some of {REDUCTIONS}'),
+            (not 0 <= self.carried_error < 1, f'carried_error is {self.carried_error}',
+             '0 or more, below 1'),
+            (low, f'floors are {low}', '0 to 1, as the score'),
+            (others, f'the promise of {others[:1]} is for other scores',
+             f'the gate scores {self.gate_scores}'),
+        ):
+            if is_wrong:
+                raise CalibrationError(came, expected, _FIX)
+        if self.damage_limits:
+            # Not at the top: it needs OpenCV, which the help of a command must not load.
+            from uncertainty_seg.core.scores.image import require_limits
+
+            require_limits(self.damage_limits)
 
     def promise_of(self, alpha: float) -> Promise | None:
         """
@@ -254,16 +200,6 @@ class Calibration:
         """Count the BGR images that were calibrated on; 0 where that was not written down."""
         seen = frozenset(self.seen_images)
         return sum(image_digest(image) in seen for image in images) if seen else 0
-
-
-
-def _require_damage_limits(limits: Mapping[str, float]) -> None:
-    if not limits:
-        return
-    # Not at the top: it needs OpenCV, which the help of a command must not load.
-    from uncertainty_seg.core.scores.image import require_limits
-
-    require_limits(limits)
 
 
 def calibration_to_json(calibration: Calibration) -> str:
@@ -319,7 +255,9 @@ def _from_facts(raw: dict[str, Any]) -> Calibration:
         'promises': tuple(Promise(**promise) for promise in raw['promises']),
         'reductions': tuple(raw['reductions']),
         'density': density and ScoreDensity.from_facts(density),
-        'carried_from': source and _carried_from(source),
+        'carried_from': source and CarriedFrom(**{**source, 'accepted': {
+            alpha: (float(one), float(other))
+            for alpha, (one, other) in source['accepted'].items()}}),
         'seen_images': _cut(raw['seen_images']),
     })
 
@@ -328,12 +266,6 @@ def _cut(text: str) -> tuple[str, ...]:
     if len(text) % SEEN_DIGITS:
         raise ValueError(f'seen_images has {len(text)} digits, no multiple of {SEEN_DIGITS}')
     return tuple(text[at:at + SEEN_DIGITS] for at in range(0, len(text), SEEN_DIGITS))
-
-
-def _carried_from(facts: Mapping[str, Any]) -> CarriedFrom:
-    shares = {alpha: (float(first), float(second))
-              for alpha, (first, second) in facts['accepted'].items()}
-    return CarriedFrom(**{**facts, 'accepted': shares})
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:

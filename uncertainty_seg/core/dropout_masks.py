@@ -140,8 +140,8 @@ def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
     Those of many elements are views of one value, which cannot be written to.
     """
     _require(passes, 0)
-    return {site.name: _repeated(np.ones((1,) * (len(site.shape) + 1), np.float32), passes,
-                                 site.shape) for site in sites}
+    ones = {site.name: np.broadcast_to(np.float32(1), (passes, *site.shape)) for site in sites}
+    return {name: rows if rows.nbytes > LAZY_BYTES else rows.copy() for name, rows in ones.items()}
 
 
 def num_passes(inputs: Masks) -> int:
@@ -167,14 +167,6 @@ def fitting_draw(sites: Iterable[DropoutSite]) -> str:
 def frame_seed(seed: int, stamp_ns: int) -> int:
     """Mix the seed with a frame's stamp, for the mask policy 'per_frame'."""
     return zlib.crc32(f'{seed}:{stamp_ns}'.encode())
-
-
-def _repeated(
-    row: NDArray[np.float32], passes: int, shape: tuple[int, ...] = ()
-) -> NDArray[np.float32]:
-    """Repeat one pass; without taking memory for each, where it is large."""
-    rows = np.broadcast_to(row, (passes, *(shape or row.shape[1:])))
-    return rows if rows.nbytes > LAZY_BYTES else rows.copy()
 
 
 def _drawn(

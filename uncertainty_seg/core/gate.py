@@ -253,7 +253,7 @@ class Gate:
         worst = max(ratios.values())
         over = [
             f'{name} {values[name]:.4g} over {self._thresholds[name]:.4g}'
-            for name, ratio in ratios.items() if ratio > 1.0
+            for name, limit in self._thresholds.items() if values[name] > limit
         ]
         self._bad_frames.append(bool(over))
         lasts = self._bad_for_too_long(bool(over), now_s)

@@ -39,7 +39,7 @@ class Encoding:
 
     `dtype` is 'u1', 'u2' or 'f4'; `channels` values a pixel in a row, chroma in a plane of its own
     not counted; `conversion` OpenCV's to BGR, empty where the values are BGR already; `family`
-    'plain', or what needs more care: 'bayer', 'yuv422', 'yuv420', 'yuv444'.
+    'plain', or what needs more care: 'bayer', 'yuv422', 'yuv420'.
     """
 
     dtype: str
@@ -65,9 +65,6 @@ class Encoding:
         """
         if self.family == 'yuv420':
             return step * (height + height // 2 - 1) + width
-        if self.family == 'yuv444':
-            # A row of chroma has two bytes a pixel, and so twice the step (V4L2, NV24).
-            return step * height + 2 * step * (height - 1) + 2 * width
         return step * (height - 1) + self.row_bytes(width)
 
 
@@ -105,8 +102,6 @@ ENCODINGS = {
     'yuv422_yuy2': _YUYV,  # the older name
     'nv12': Encoding('u1', 1, 'YUV2BGR_NV12', 'yuv420'),
     'nv21': Encoding('u1', 1, 'YUV2BGR_NV21', 'yuv420'),
-    # OpenCV does not convert NV24.
-    'nv24': Encoding('u1', 1, 'YUV2BGR_NV12', 'yuv444'),
 }
 
 
@@ -356,7 +351,6 @@ class RawImage:
 
 # OpenCV silently makes smaller mosaics black.
 MIN_BAYER_PX = 3
-KNOWN_ENCODINGS = tuple(ENCODINGS)
 
 
 def decode(raw: RawImage | ImageFile, limits: DecodeLimits = WIDEST) -> ImageU8:
@@ -417,12 +411,13 @@ def _decode_raw(raw: RawImage) -> ImageU8:
     kind = ENCODINGS.get(raw.encoding)
     if kind is None:
         raise ImageError(
-            f'image encoding {_shown.repr(raw.encoding)}', f'one of {", ".join(KNOWN_ENCODINGS)}',
+            f'image encoding {_shown.repr(raw.encoding)}', f'one of {", ".join(ENCODINGS)}',
             'set the camera driver to bgr8 or rgb8',
         )
     buffer = _checked(raw, kind)
-    if kind.family in ('yuv420', 'yuv444'):
-        return _decode_planes(buffer, raw, kind)
+    if kind.family == 'yuv420':
+        planes = _strided(buffer, raw.height + raw.height // 2, raw.width, raw.step)
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(planes), _code(kind)), np.uint8)
     pixels = _rows(buffer, raw, kind) if raw.values is None else raw.values
     if kind.dtype == 'f4':
         pixels = _bytes_of_floats(pixels)
@@ -482,19 +477,6 @@ def _strided(
     return np.lib.stride_tricks.as_strided(buffer, (rows, row_bytes), (step, 1), writeable=False)
 
 
-def _decode_planes(buffer: NDArray[np.uint8], raw: RawImage, kind: Encoding) -> ImageU8:
-    height, width, step = raw.height, raw.width, raw.step
-    if kind.family == 'yuv420':
-        planes = np.ascontiguousarray(_strided(buffer, height + height // 2, width, step))
-        return np.asarray(cv2.cvtColor(planes, _code(kind)), np.uint8)
-    # Chroma as dense as luma is what an image twice as large has in NV12, so OpenCV converts
-    # that, and each second pixel is kept.
-    luma = np.repeat(np.repeat(_strided(buffer, height, width, step), 2, 0), 2, 1)
-    chroma = _strided(buffer[step * height:], height, 2 * width, 2 * step)
-    large = cv2.cvtColor(np.ascontiguousarray(np.vstack([luma, chroma])), _code(kind))
-    return np.ascontiguousarray(large[::2, ::2], np.uint8)
-
-
 def _encoding_in(file: ImageFile, channels: int, dtype: np.dtype[Any]) -> str:
     """Return what the values in a file are, as image_transport takes them."""
     bits = 8 * dtype.itemsize
@@ -508,10 +490,7 @@ def _encoding_in(file: ImageFile, channels: int, dtype: np.dtype[Any]) -> str:
 
 def _bytes_of_floats(pixels: NDArray[Any]) -> NDArray[Any]:
     values = pixels.astype(np.float32)
-    if not np.isfinite(values).all():
-        count = int((~np.isfinite(values)).sum())
-        raise ImageError(f'float image with {count} values that are NaN or infinite', '0 to 1')
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
+    low, high = float(values.min()), float(values.max())  # NaN if any is
+    if not (low >= 0 and high <= 1):
         raise ImageError(f'float image with values from {low:g} to {high:g}', '0 to 1')
     return np.rint(values * 255).astype(np.uint8)

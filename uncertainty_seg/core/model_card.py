@@ -26,7 +26,6 @@ SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 # What `training` says of images that chose the epoch; `train` writes it.
 EPOCH_CHOSEN = 'on which epoch'
-_GONE = {'reduction': 'full', 'chunk': 0, 'is_balanced': False, 'mask_seed': None}
 UPSAMPLINGS = ('half_pixel', 'align_corners')
 MASK_DRAWS = ('independent', 'stratified')
 # What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
@@ -61,7 +60,7 @@ def load_object(text: str | bytes) -> dict[str, Any]:
     """
     try:
         raw = json.loads(text.decode() if isinstance(text, bytes) else text,
-                         object_pairs_hook=_without_twins, parse_constant=_refuse,
+                         object_pairs_hook=_without_twins, parse_constant=_finite,
                          parse_float=_finite)
     except RecursionError:
         raise ValueError('it is nested too deeply') from None
@@ -79,14 +78,10 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse(word: str) -> float:
-    raise ValueError(f'{word} is no number of JSON')
-
-
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f'{text[:40]} is beyond the range of a float')
+        raise ValueError(f'{text[:40]} is no number of JSON, or beyond the range of a float')
     return value
 
 
@@ -98,18 +93,10 @@ class DropoutSite:
     """
     One input of the head that differs from pass to pass.
 
-    Attributes
-    ----------
-    name : str
-        Name of the input.
-    shape : tuple of int
-        Of one pass: (C, 1, 1) for a mask of channels, (C, H, W) for one of elements; (S, C, 1, 1)
-        for the S samples of `direct`, (C, 1, 1) for the noise of `error_propagation`.
-    p : float
-        Chance that an element of a mask is dropped, in (0, 1); 0 for noise.
-    kind : str
-        'mask', which is multiplied in, or 'noise': standard normal numbers.
-
+    `shape` is that of one pass: (C, 1, 1) for a mask of channels, (C, H, W) for one of elements;
+    (S, C, 1, 1) for the S samples of `direct`, (C, 1, 1) for the noise of `error_propagation`. `p`
+    is the chance that an element of a mask is dropped, in (0, 1), and 0 for noise. `kind` is
+    'mask', which is multiplied in, or 'noise': standard normal numbers.
     """
 
     name: str
@@ -124,17 +111,8 @@ class InputSpec:
     """
     What the network wants to see.
 
-    Attributes
-    ----------
-    width, height : int
-        Network size w, h in pixels.
-    fit : str
-        'letterbox' keeps the aspect and pads, 'stretch' does not.
-    color_order : str
-        'rgb' or 'bgr'.
-    mean, std : tuple of float
-        Normalisation of values scaled to 0..1; it is already inside the graph.
-
+    The size is in pixels. The fit 'letterbox' keeps the aspect and pads, 'stretch' does not.
+    `mean` and `std` normalise values scaled to 0..1; that is already inside the graph.
     """
 
     width: int
@@ -150,70 +128,47 @@ class ModelCard:
     """
     Everything a runtime or a reader needs of a bundle.
 
-    Attributes
-    ----------
-    schema : int
-        Version of this format.
-    name, method : str
-        Name of the bundle; how its passes come about, one of `METHODS`.
-    class_names : tuple of str
-        C names, in the order of the class ids.
-    palette : tuple of (int, int, int)
-        RGB colour of each class.
-    ignore_index : int
-        Pixel value in masks for "not known".
-    input : InputSpec
-        Size and fit of the image.
-    dropout_sites : tuple of DropoutSite
-        Inputs of the head beside features: masks and noise; none for `single`.
-    passes : int
-        T the bundle is meant to run with.
-    opset : int
-        ONNX opset of the graphs.
-    logits_shape : tuple of int
-        (C, hl, wl) of the head's output for one pass.
-    training, license, not_good_for : str
-        Data and recipe; licence; where not to use it.
-    metrics : mapping of str to float
-        Measured on validation data, named in `training`.
-    sha256 : mapping of str to str
-        Digest of each file beside the card.
-    precision : str
-        What the graphs compute in: 'fp32', 'fp16', 'bf16', or 'int8' for a quantised trunk.
-        What follows the logits is always float32.
-    members : int
-        Networks of a deep ensemble, which are its passes by turns; 0 for dropout.
-    upsampling : str
-        How (hl, wl) becomes (h, w): bilinear, where the corners of the outer pixels meet
-        ('half_pixel') or their centres ('align_corners').
-    feature_shape : tuple of int, or None
-        (D, hf, wf) of the trunk's output `feature_map`; None if it has none.
-    mask_draw : str
-        How the masks of whole channels are drawn over the passes: 'independent', or 'stratified',
-        where each channel is dropped in the same number of passes up to rounding.
-
+    Raises ModelBundleError if it contradicts itself, or is beyond any bounds.
     """
 
     schema: int
     name: str
+    # How the passes come about, one of `METHODS`.
     method: str
+    # C names, in the order of the class ids, and an RGB colour of each.
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    # Pixel value in masks for "not known".
     ignore_index: int
     input: InputSpec  # noqa: A003
+    # Inputs of the head beside features: masks and noise; none for `single`.
     dropout_sites: tuple[DropoutSite, ...]
+    # T the bundle is meant to run with.
     passes: int
+    # Of the graphs.
     opset: int
+    # (C, hl, wl) of the head's output for one pass.
     logits_shape: tuple[int, int, int]
+    # Data and recipe; licence; where not to use it.
     training: str
     license: str  # noqa: A003
     not_good_for: str
+    # Measured on validation data, named in `training`.
     metrics: Mapping[str, float]
+    # Of each file beside the card.
     sha256: Mapping[str, str]
+    # What the graphs compute in; 'int8' for a quantised trunk. What follows the logits is always
+    # float32.
     precision: str = 'fp32'
+    # Networks of a deep ensemble, which are its passes by turns; 0 for dropout.
     members: int = 0
+    # How (hl, wl) becomes (h, w): bilinear, where the corners of the outer pixels meet
+    # ('half_pixel') or their centres ('align_corners').
     upsampling: str = 'half_pixel'
+    # (D, hf, wf) of the trunk's output `feature_map`; None if it has none.
     feature_shape: tuple[int, int, int] | None = None
+    # How the masks of whole channels are drawn over the passes: 'independent', or 'stratified',
+    # where each channel is dropped in the same number of passes up to rounding.
     mask_draw: str = 'independent'
 
     def __post_init__(self) -> None:
@@ -230,22 +185,18 @@ class ModelCard:
                      or not (0.0 < s.p < 1.0 if s.kind == 'mask' else s.p == 0.0)]
         return [
             (self.schema != SCHEMA_VERSION, f'schema {self.schema}', str(SCHEMA_VERSION)),
-            (self.method not in METHODS, f'method {self.method!r}', f'one of {METHODS}'),
+            *((word not in words, f'{name} {word!r}', f'one of {words}') for name, word, words in (
+                ('method', self.method, METHODS), ('fit', spec.fit, FIT_RULES),
+                ('color_order', spec.color_order, COLOR_ORDERS),
+                ('precision', self.precision, PRECISIONS),
+                ('upsampling', self.upsampling, UPSAMPLINGS),
+                ('mask_draw', self.mask_draw, MASK_DRAWS))),
             (not 2 <= num <= 255, f'{num} classes', '2 to 255'),
             (len(self.palette) != num, f'{len(self.palette)} colours', f'{num}'),
             (self.logits_shape[0] != num, f'{self.logits_shape[0]} logits', f'{num}'),
-            (spec.fit not in FIT_RULES, f'fit {spec.fit!r}', f'one of {FIT_RULES}'),
-            (spec.color_order not in COLOR_ORDERS, f'colour order {spec.color_order!r}',
-             f'one of {COLOR_ORDERS}'),
             (min(spec.width, spec.height) < 8, f'input {spec.width}x{spec.height}',
              'at least 8 pixels a side'),
             *self._unlike_the_method(),
-            (self.precision not in PRECISIONS, f'precision {self.precision!r}',
-             f'one of {PRECISIONS}'),
-            (self.upsampling not in UPSAMPLINGS, f'upsampling {self.upsampling!r}',
-             f'one of {UPSAMPLINGS}'),
-            (self.mask_draw not in MASK_DRAWS, f'mask_draw {self.mask_draw!r}',
-             f'one of {MASK_DRAWS}'),
             ((self.method == 'deep_ensemble') != (self.members >= 2),
              f'{self.members} members for {self.method}', '2 or more for deep_ensemble, else 0'),
             (self.members > 0 and (self.passes % self.members > 0 or self.passes > self.members
@@ -386,11 +337,6 @@ def card_from_json(text: str | bytes) -> ModelCard:
                 f'card.json has schema {raw.get("schema")!r}', str(SCHEMA_VERSION),
                 'use a bundle compiled for this version of uncertainty_seg',
             )
-        # Cards of older releases have these; only what they mean now is read.
-        for name, value in _GONE.items():
-            if (found := raw.pop(name, value)) != value:
-                raise ModelBundleError(f'card.json has {name} {found!r}, which there is no more',
-                                       f'{value!r}', 'compile the bundle again')
         return _card(raw)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
         raise ModelBundleError(

@@ -78,25 +78,9 @@ class FrameResult:
     """
     All that is known of one frame.
 
-    Attributes
-    ----------
-    stamp_ns : int
-        The image's stamp.
-    geometry : Geometry
-        Where the image lies in the maps.
-    maps : UncertaintyMaps
-        At network resolution, padding included.
-    scores : mapping of str to float
-        Without the padding.
-    verdict : Verdict
-        The flag and why.
-    timings_ms : mapping of str to float
-        Time a stage.
-    passes : int
-        T.
-    age_s : float
-        How old the image was when it was judged; NaN if it was compared with no clock.
-
+    `geometry` is where the image lies in the maps, which are at network resolution, padding
+    included; the scores are without it. `passes` is T. `age_s` is how old the image was when it
+    was judged; NaN if it was compared with no clock.
     """
 
     stamp_ns: int
@@ -110,17 +94,13 @@ class FrameResult:
 
     @property
     def label(self) -> LabelMap:
-        """Return class ids (H, W) at the size of the image."""
-        return self.label_at_source()
+        """Return class ids (H, W) at the size of the image, letterbox undone."""
+        return unfit_label(self.maps.label, self.geometry)
 
     @property
     def confidence(self) -> FloatMap:
         """Return the largest mean probability (H, W), 1/C..1, at the size of the image."""
         return self.map_at_source('confidence')
-
-    def label_at_source(self) -> LabelMap:
-        """Return class ids (H, W), letterbox undone."""
-        return unfit_label(self.maps.label, self.geometry)
 
     def confidence_at_source(self) -> NDArray[np.uint8]:
         """Return confidence (H, W) as 0..255; 0 where it is not a number."""
@@ -216,7 +196,8 @@ class Pipeline:
         passes = passes_of(self.card, settings)
         self.precision = precision_of(bundle.card, settings.precision)
         self._temperature, self._is_judging = temperature, temperature is None
-        if temperature is None and _runs_cold(bundle, settings):
+        if temperature is None and bundle.calibration is None \
+                and settings.uncalibrated == RUN_UNCALIBRATED:
             self._temperature = PLAIN_TEMPERATURE
         elif temperature is None:
             self._temperature = fitting_calibration(
@@ -227,7 +208,7 @@ class Pipeline:
         self._shown_maps: frozenset[str] = frozenset()
         scorer = scorer or self._new_scorer(settings, self._gate)
         self._epoch = Epoch(
-            0, settings, self._masks_of(passes, settings.seed), passes, scorer,
+            0, settings, self._source.of(passes, settings.seed), passes, scorer,
             self._new_request(settings, scorer), self.thresholds)
         self.cause = ''
         self._ignore = ignore
@@ -396,8 +377,8 @@ class Pipeline:
                 maps.cut(geometry.rows, geometry.columns),
                 fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
 
-        maps, scores = self._backend.run_and(
-            score, fitted, masks, self._temperature, self._request_of(epoch))
+        request = replace(epoch.request, names=epoch.request.names | self._shown_maps)
+        maps, scores = self._backend.run_and(score, fitted, masks, self._temperature, request)
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
@@ -467,7 +448,7 @@ class Pipeline:
         is_other = has_other_passes or settings.gate != self.settings.gate
         if is_other:
             gate = self._new_gate(settings)
-        masks = self._masks_of(passes, settings.seed)
+        masks = self._source.of(passes, settings.seed)
         scorer = self._given_scorer or self._new_scorer(settings, gate)
         self._epoch = replace(
             self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
@@ -503,21 +484,14 @@ class Pipeline:
         calibration = self._bundle.calibration
         gated = gate.thresholds if gate else ()
         names = None if self._has_all_scores else {*score_names(), *gated}
-        limits = calibration.pixel_limits if calibration else None
         density = calibration.density if calibration else None
-        return ScoreVector(self.card, limits, density, names, self._bundle.features)
+        return ScoreVector(self.card, density, names, self._bundle.features)
 
     def _new_request(self, settings: Settings, scorer: ScoreVector) -> MapRequest:
-        names = {settings.map, *scorer.maps, *self._wanted_maps}
-        calibration = self._bundle.calibration
-        if calibration is None:
-            return MapRequest.of(names)
-        return MapRequest.of(names, calibration.unknown_temperature)
-
-    def _request_of(self, epoch: Epoch) -> MapRequest:
-        names = epoch.request.names | self._shown_maps
-        return epoch.request if names == epoch.request.names else replace(
-            epoch.request, names=names)
+        names, calibration = {settings.map, *scorer.maps, *self._wanted_maps}, \
+            self._bundle.calibration
+        return MapRequest.of(names) if calibration is None else MapRequest.of(
+            names, calibration.unknown_temperature)
 
     def _ignore_at(self, geometry: Geometry) -> NDArray[np.bool_] | None:
         if self._ignore is None:
@@ -527,9 +501,6 @@ class Pipeline:
             fitted = fit_ignore(self._ignore, geometry)
             self._fitted_ignore = geometry, fitted
         return fitted
-
-    def _masks_of(self, passes: int, seed: int) -> Masks:
-        return self._source.of(passes, seed)
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration
@@ -560,10 +531,6 @@ class Pipeline:
             return None
         promise = promise_text(calibration, settings.gate)
         return Gate(settings.gate, limits, promise, calibration.floors)
-
-
-def _runs_cold(bundle: ModelBundle, settings: Settings) -> bool:
-    return bundle.calibration is None and settings.uncalibrated == RUN_UNCALIBRATED
 
 
 def _no_limits(reason: str) -> Verdict:

@@ -49,16 +49,11 @@ def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
     return min(2 * thresholds.get(f'{settings.map}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
 
 
-def palette_table(palette: Sequence[tuple[int, int, int]]) -> ImageU8:
-    """Return the (256, 1, 3) BGR table of an RGB palette; ids beyond it are black."""
+def color_mask(label: LabelMap, palette: Sequence[tuple[int, int, int]]) -> ImageU8:
+    """Paint class ids (H, W) in the RGB colours of a palette, those beyond it black; BGR."""
     table = np.zeros((256, 1, 3), np.uint8)
     table[: len(palette), 0] = np.asarray(palette, np.uint8)[:, ::-1]
-    return table
-
-
-def color_mask(label: LabelMap, palette: Sequence[tuple[int, int, int]]) -> ImageU8:
-    """Paint class ids, uint8 (H, W), in the RGB colours of the palette; BGR, uint8 (H, W, 3)."""
-    return np.asarray(cv2.applyColorMap(label, palette_table(palette)), np.uint8)
+    return np.asarray(cv2.applyColorMap(label, table), np.uint8)
 
 
 def heatmap(values: FloatMap, upper: float) -> ImageU8:
@@ -146,36 +141,16 @@ def draw_legend(
         picture_bgr[-band:, left:left + half] = ramp.astype(np.uint8)
         begin = uppers[index] * (0, UNKNOWN_BEGIN)[index]
         text = f'{("unsure", "unknown")[index]}: {names[index]} {begin:.2g}..{uppers[index]:.2g}'
-        _write_fitting(picture_bgr, text, (left + 4, height - band // 3), half - 8,
-                       (255, 255, 255))
+        _write(picture_bgr, text, (left + 4, height - band // 3), half - 8, (255, 255, 255))
     return picture_bgr
 
 
 def overlay(
-    image_bgr: ImageU8, label: LabelMap, palette: Sequence[tuple[int, int, int]],
-    alpha: float = OVERLAY_ALPHA,
+    image_bgr: ImageU8, label: LabelMap, palette: Sequence[tuple[int, int, int]]
 ) -> ImageU8:
-    """
-    Lay class colours (RGB `palette`) over a BGR image (H, W, 3); class 0 stays clear.
-
-    Parameters
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        The image.
-    label : ndarray of uint8, shape (H, W)
-        Class ids.
-    palette : sequence of (int, int, int)
-        RGB colour of each class.
-    alpha : float
-        Share of the colour, 0..1.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        BGR.
-
-    """
-    mixed = cv2.addWeighted(image_bgr, 1 - alpha, color_mask(label, palette), alpha, 0)
+    """Lay class colours (RGB `palette`) over a BGR image (H, W, 3); class 0 stays clear."""
+    mixed = cv2.addWeighted(
+        image_bgr, 1 - OVERLAY_ALPHA, color_mask(label, palette), OVERLAY_ALPHA, 0)
     return np.asarray(cv2.copyTo(mixed, label, image_bgr.copy()), np.uint8)
 
 
@@ -195,23 +170,16 @@ def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:
     text = 'CONFIDENT'
     if not verdict.is_confident:
         text = f'NOT CONFIDENT: {verdict.reasons[0] if verdict.reasons else verdict.kind}'
-    _write(picture_bgr, text, color, border)
-    return picture_bgr
-
-
-def _write(
-    picture_bgr: ImageU8, text: str, color: tuple[int, int, int], border: int
-) -> None:
     (_, text_height), _ = cv2.getTextSize(text, _FONT, _font_scale(picture_bgr), 1)
-    _write_fitting(picture_bgr, text, (2 * border, 2 * border + text_height),
-                   picture_bgr.shape[1] - 4 * border, color)
+    _write(picture_bgr, text, (2 * border, 2 * border + text_height), width - 4 * border, color)
+    return picture_bgr
 
 
 def _font_scale(picture_bgr: ImageU8) -> float:
     return max(0.35, picture_bgr.shape[0] / 900)
 
 
-def _write_fitting(
+def _write(
     picture_bgr: ImageU8, text: str, corner: tuple[int, int], room: int,
     color: tuple[int, int, int],
 ) -> None:
@@ -223,10 +191,6 @@ def _write_fitting(
     # A dark outline keeps the words legible on any image.
     cv2.putText(picture_bgr, text, corner, _FONT, scale, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(picture_bgr, text, corner, _FONT, scale, color, 1, cv2.LINE_AA)
-
-
-# -------------------------------------------------------------------------------------------------
-# The pictures of one frame, each rendered on first use and only once.
 
 
 class FrameView:
@@ -252,7 +216,7 @@ class FrameView:
     @cached_property
     def mask(self) -> LabelMap:
         """Class ids (H, W)."""
-        return self._result.label_at_source()
+        return self._result.label
 
     @cached_property
     def confidence(self) -> NDArray[np.uint8]:

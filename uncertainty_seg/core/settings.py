@@ -30,21 +30,9 @@ class Parameter:
     """
     One setting: what it means and what it may be.
 
-    Attributes
-    ----------
-    name : str
-        Dotted name, as in ROS.
-    default : bool, int, float, str, tuple of str or tuple of float
-        The default value; it decides the type. An empty tuple is a tuple of texts.
-    description, unit : str
-        Human-readable.
-    lower, upper : float or None
-        Bounds, both allowed.
-    choices : tuple of str
-        The words allowed; empty for any.
-    live, idle : bool
-        May change while the node runs; while it is not configured.
-
+    `name` is dotted, as in ROS. The default decides the type; an empty tuple is one of texts. Both
+    bounds are allowed; no `choices` allow any word. `live` may change while the node runs, `idle`
+    while it is not configured.
     """
 
     name: str
@@ -207,13 +195,8 @@ class DecodeLimits:
     """
     How large an image may be to be decoded: by default every image that some node may take.
 
-    Attributes
-    ----------
-    max_px : int
-        Most pixels, of up to 4 bytes each.
-    is_reducing : bool
-        Decode a larger JPEG at 1/2, 1/4 or 1/8 of its sides instead of refusing it.
-
+    `max_px` are pixels of up to 4 bytes each; `is_reducing` decodes a larger JPEG at 1/2, 1/4 or
+    1/8 of its sides instead of refusing it.
     """
 
     max_px: int = MAX_PIXELS
@@ -547,18 +530,18 @@ def passes_of(card: ModelCard, settings: Settings) -> int:
 
 def require_unlocked(before: Settings, after: Settings) -> None:
     """Raise ConfigError if settings that `lock_gate` holds would change."""
-    locked = [name for name, value in settings_to_dict(before).items()
-              if (name.startswith('gate.') or name in ('passes', 'stale_timeout_s'))
-              and settings_to_dict(after)[name] != value]
-    if before.lock_gate and locked:
-        raise locked_error(locked[0])
+    new = to_dict(after)
+    for name, value in to_dict(before).items():
+        is_locked = name.startswith('gate.') or name in ('passes', 'stale_timeout_s')
+        if before.lock_gate and is_locked and new[name] != value:
+            raise locked_error(name)
 
 
 def require_idle(before: Settings, after: Settings) -> None:
     """Raise ConfigError if settings would change that a configured node has used already."""
-    changed = settings_to_dict(after)
+    changed = to_dict(after)
     for setting in iter_parameters(Settings):
-        if setting.idle and changed[setting.name] != settings_to_dict(before)[setting.name]:
+        if setting.idle and changed[setting.name] != to_dict(before)[setting.name]:
             raise ConfigError(
                 f'{setting.name} cannot be changed while the node is configured',
                 'a node that is unconfigured',
@@ -576,8 +559,3 @@ def locked_error(name: str) -> ConfigError:
 def settings_from_dict(values: Mapping[str, object]) -> Settings:
     """Build checked settings from dotted names; see `from_dict`."""
     return from_dict(Settings, values)
-
-
-def settings_to_dict(settings: Settings) -> dict[str, Value]:
-    """Return dotted name to value of every setting."""
-    return to_dict(settings)

@@ -77,35 +77,6 @@ class UncertaintyMaps:
     Every map but `label` and `confidence` grows with uncertainty. NaN means that a pass gave
     no number there; it is never replaced.
 
-    Attributes
-    ----------
-    label : ndarray of uint8
-        Class with the largest mean probability; the lowest id of equals.
-    confidence : ndarray of float32
-        Largest mean probability, 1/C..1.
-    entropy : ndarray of float32
-        Of the mean probabilities over ln C, 0..1.
-    mutual_information : ndarray of float32
-        Entropy minus the mean entropy of the passes, over ln C, 0..1.
-    variation_ratio : ndarray of float32
-        Share of passes that do not vote for the most voted class.
-    total_variance : ndarray of float32
-        Sum over classes of the population variance over passes.
-    aleatoric : ndarray of float32
-        Mean entropy of the passes over ln C, 0..1.
-    margin : ndarray of float32, optional
-        1 less the distance of the two largest mean probabilities, 0..1. This and what follows is
-        None where nobody asked for it.
-    unknown : ndarray of float32, optional
-        Entropy over ln C of the mean probabilities to the power 1 / tau, divided by their sum,
-        0..1. A tau of 2 to 3 finds things that were never shown best: it looks at how the small
-        probabilities are spread.
-    energy : ndarray of float32, optional
-        1 / (1 + exp(E / 8)), 0..1, where E is the logarithm of the sum of exp(z) over the classes
-        and z are the logits' means over the passes, before any temperature.
-    features : ndarray of float32, shape (1, D, hf, wf), optional
-        No map: the trunk's output `feature_map`, where it has one.
-
     References
     ----------
     Liu et al., 2020, arXiv:2010.03759 (energy); Liang et al., 2017, arXiv:1706.02690 (softened
@@ -113,16 +84,31 @@ class UncertaintyMaps:
 
     """
 
+    # Class with the largest mean probability; the lowest id of equals.
     label: LabelMap
+    # Largest mean probability, 1/C..1.
     confidence: FloatMap
+    # Of the mean probabilities over ln C, 0..1.
     entropy: FloatMap
+    # Entropy minus the mean entropy of the passes, over ln C, 0..1.
     mutual_information: FloatMap
+    # Share of passes that do not vote for the most voted class.
     variation_ratio: FloatMap
+    # Sum over classes of the population variance over passes.
     total_variance: FloatMap
+    # Mean entropy of the passes over ln C, 0..1.
     aleatoric: FloatMap
+    # 1 less the distance of the two largest mean probabilities, 0..1. This and what follows is
+    # None where nobody asked for it.
     margin: FloatMap | None = None
+    # Entropy over ln C of the mean probabilities to the power 1 / tau, divided by their sum, 0..1.
+    # A tau of 2 to 3 finds things that were never shown best: it looks at how the small
+    # probabilities are spread.
     unknown: FloatMap | None = None
+    # 1 / (1 + exp(E / 8)), 0..1, where E is the logarithm of the sum of exp(z) over the classes
+    # and z are the logits' means over the passes, before any temperature.
     energy: FloatMap | None = None
+    # No map: the trunk's output `feature_map` (1, D, hf, wf), where it has one.
     features: FloatMap | None = None
 
     @property

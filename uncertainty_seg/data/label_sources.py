@@ -299,7 +299,7 @@ def _frame(
     is_whole = isinstance(raw, ImageFile) and check_file(raw).size == image.shape[:2]
     data = bytes(raw.data) if is_whole else _png(image)
     vector = np.asarray(row.get('embedding') or (), np.float32)
-    mask = result.label_at_source()
+    mask = result.label
     listed = FrameRow(
         *_files_of(row['dive'], row['name'], data), dive=row['dive'], stamp_ns=row['stamp_ns'],
         key=frame_key(Path(row['source']).name, row['topic'], row['index'], row[FILE_COLUMN]),

@@ -40,7 +40,7 @@ from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
-from uncertainty_seg.core.settings import Settings, settings_to_dict
+from uncertainty_seg.core.settings import Settings, to_dict
 from uncertainty_seg.data.likeness import (
     class_means,
     embedding_length,
@@ -488,8 +488,8 @@ class ShardEngine:
         self._ignore = load_ignore_mask(settings.ignore_mask)
         calibration = self._bundle.calibration
         self._scorer = ScoreVector(
-            self._bundle.card, calibration.pixel_limits if calibration else None,
-            calibration.density if calibration else None, features=self._bundle.features)
+            self._bundle.card, calibration.density if calibration else None,
+            features=self._bundle.features)
         self._backend = open_backend(settings.backend, self._bundle, settings)
         # What `auto` found here holds for every shard of the table.
         self.settings = replace(settings, backend=self._backend.name)
@@ -539,7 +539,7 @@ class ShardEngine:
 
     def _info(self, pipeline: Pipeline) -> TableInfo:
         card = pipeline.card
-        settings = {name: value for name, value in settings_to_dict(self.settings).items()
+        settings = {name: value for name, value in to_dict(self.settings).items()
                     if name not in _OF_THE_MACHINE}
         del settings['model']  # it has a field of its own
         if self._bundle.calibration is not None:
@@ -645,7 +645,7 @@ class _Shard:
 
     def _row(self, item: SourceFrame, image: ImageU8, result: FrameResult) -> ScoreRow:
         source, scores, verdict = self._job.source, result.scores, result.verdict
-        label = result.label_at_source()
+        label = result.label
         height, width = label.shape
         counts = np.bincount(label.ravel(), minlength=self._num_classes)
         shares = (counts / label.size).tolist()

@@ -21,7 +21,7 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import check_file, ImageFile
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.preprocess import unfit_label, unfit_map
-from uncertainty_seg.core.settings import MEGABYTE, Settings, settings_to_dict
+from uncertainty_seg.core.settings import MEGABYTE, Settings, to_dict
 from uncertainty_seg.ros.conversions import AnyImage, image_from_msg
 from uncertainty_seg.storage.frame_log.format import about_run, LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
@@ -149,7 +149,7 @@ class RunLog:
         self.log = None
 
     def _about(self, settings: Settings, pipeline: Pipeline) -> LogAbout:
-        return about_run(self._dive, pipeline.card, pipeline.passes, settings_to_dict(settings))
+        return about_run(self._dive, pipeline.card, pipeline.passes, to_dict(settings))
 
     def _tell(self, frame: LogFrame, reason: str) -> None:
         assert isinstance(frame, MessageFrame)

@@ -29,7 +29,7 @@ from uncertainty_seg.core.settings import (
     Parameter,
     Settings,
     settings_from_dict,
-    settings_to_dict,
+    to_dict,
     Value,
 )
 from uncertainty_seg.errors import UncertaintySegError
@@ -70,7 +70,7 @@ class ParameterServer:
         if not own:
             return SetParametersResult(successful=True)
         try:
-            settings = settings_from_dict({**settings_to_dict(self._settings), **own})
+            settings = settings_from_dict({**to_dict(self._settings), **own})
             self._apply(settings)
         except UncertaintySegError as err:
             return SetParametersResult(successful=False, reason=str(err))

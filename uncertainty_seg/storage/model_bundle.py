@@ -4,7 +4,7 @@ Model bundles on disk: find, check, read, write, sign.
 
 A bundle is checked as a whole before the first frame. SHA256SUMS lists every file of its folder;
 what the list does not name is never opened. The graphs contain no random operators of their own
-and no weights outside of the listed files. What they compute is not known here.
+and have every weight inside. What they compute is not known here.
 
 A bundle without that list, which a killed process may leave, has the hashes of its graphs in its
 card alone. It is loaded, with a warning, unless trusted keys are named.
@@ -25,7 +25,6 @@ import re
 import sys
 import tempfile
 from typing import Any
-import zipfile
 
 import numpy as np
 
@@ -117,11 +116,9 @@ def find_bundle(name_or_path: str | Path) -> Path:
     if name in shipped:
         return shipped[name]
     what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {name!r}'
-    what = what if name else 'no model is named'
-    names = ', '.join(shipped) or 'none found'
     raise UnknownModelError(
-        what, f"a bundle's folder or a shipped name ({names})", 'set model to one of them'
-    )
+        what if name else 'no model is named', "a bundle's folder or a shipped name "
+        f'({", ".join(shipped) or "none found"})', 'set model to one of them')
 
 
 def lasting_name(name_or_path: str | Path) -> str:
@@ -136,6 +133,11 @@ def load_bundle(
     """
     Read and check a bundle.
 
+    Raises UnknownModelError if there is none of that name; ModelBundleError if a file is missing,
+    truncated, modified, of another schema, has random operators, or is not signed by a trusted
+    key; CalibrationError if its calibration was made for other graphs; ConfigError if a trusted
+    key cannot be read, BackendUnavailableError if the library for it is not installed.
+
     Parameters
     ----------
     name_or_path : str or Path
@@ -144,24 +146,7 @@ def load_bundle(
         False leaves the calibration unread, as when a new one is made.
     trusted_keys : sequence of str
         Public keys (PEM files, or the line inside of one), one of which must have signed the
-        bundle. None: it may be unsigned, and a signature is not looked at.
-
-    Returns
-    -------
-    ModelBundle
-        Card and calibration; every file's hash has been compared.
-
-    Raises
-    ------
-    UnknownModelError
-        If there is none of that name, or none was named.
-    ModelBundleError
-        If a file is missing, truncated, modified, of another schema, has random operators, or is
-        not signed by a trusted key.
-    CalibrationError
-        If its calibration was made for other graphs.
-    ConfigError, BackendUnavailableError
-        If a trusted key cannot be read, or the library for it is not installed.
+        bundle. Without any it may be unsigned, and a signature is not looked at.
 
     """
     folder = find_bundle(name_or_path)
@@ -176,7 +161,7 @@ def load_bundle(
         _compare(folder / name, files.digest(name), digest, 'the card')
     for name in card.sha256:  # not before every hash is known to be right
         if name.endswith(_GRAPH_ENDING):
-            _check_graph(folder, name, files.read(name), card)
+            _check_graph(folder, name, files.read(name))
     calibration = _read_calibration(files, card) if has_calibration else None
     return ModelBundle(folder, card, calibration, _read_features(files, card, calibration))
 
@@ -186,13 +171,10 @@ def model_digest(card: ModelCard) -> str:
     files = [f'{name} {card.sha256[name]}' for name in sorted(card.sha256)]
     fields = (card.method, card.class_names, card.input, card.dropout_sites, card.logits_shape)
     # Included only if not the default, so that older calibrations stay valid.
+    defaults = {field.name: field.default for field in dataclasses.fields(card)}
     fields += tuple((name, getattr(card, name)) for name in _LATER_FIELDS
-                    if getattr(card, name) != _default(name))
+                    if getattr(card, name) != defaults[name])
     return hashlib.sha256('\n'.join([*files, repr(fields)]).encode()).hexdigest()
-
-
-def _default(name: str) -> object:
-    return next(f.default for f in dataclasses.fields(ModelCard) if f.name == name)
 
 
 def _require_own(folder: Path) -> None:
@@ -331,11 +313,6 @@ class _Files:
         for name in sorted(self._listed.keys() - set(unread)):
             self._require(name)
             _compare(folder / name, _digest_of(folder / name), self._listed[name], HASHES_FILE)
-        ignored = sorted(p.name for p in folder.iterdir() if p.name not in self._listed
-                         and p.name not in (HASHES_FILE, SIGNATURE_FILE) and p.name[0] != '.')
-        if ignored:
-            _log.info('%s: not in %s and never opened: %s', folder, HASHES_FILE,
-                      ', '.join(ignored))
 
     def digest(self, name: str) -> str:
         """Return the sha256 of a file."""
@@ -412,14 +389,10 @@ _FEATURE_ARRAYS = {'bank': 'float16', 'neighbours': 'int64'}
 
 def features_file(density: FeatureDensity) -> bytes:
     """Return the file of what features are compared with; the same bytes for the same values."""
-    arrays = {name: np.array(getattr(density, name), kind, order='C')
+    arrays: dict[str, Any] = {name: np.array(getattr(density, name), kind, order='C')
               for name, kind in _FEATURE_ARRAYS.items()}
     out = io.BytesIO()
-    with zipfile.ZipFile(out, 'w') as archive:
-        for name, array in arrays.items():
-            data = io.BytesIO()
-            np.lib.format.write_array(data, array, (1, 0), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f'{name}.npy'), data.getvalue())
+    np.savez(out, **arrays)
     return out.getvalue()
 
 
@@ -430,9 +403,6 @@ def _read_features(
     if calibration is None or not calibration.features_sha256:
         return None
     path = files.folder / FEATURES_FILE
-    if card.feature_shape is None:
-        raise CalibrationError(f'{path.parent} is calibrated with features, and its trunk gives '
-                               'none', 'a calibration of this bundle', _RECALIBRATE)
     data = files.read(FEATURES_FILE)
     _compare(path, hashlib.sha256(data).hexdigest(), calibration.features_sha256,
              CALIBRATION_FILE)
@@ -442,25 +412,23 @@ def _read_features(
     except (*ZIP_ERRORS, TypeError) as err:
         raise CalibrationError(f'{path} cannot be read ({why(err)})', 'what was written with '
                                'it', _RECALIBRATE) from err
-    if density.num_channels != card.feature_shape[0]:
+    if density.num_channels != (card.feature_shape or [0])[0]:
         raise CalibrationError(f'{path} has {density.num_channels} channels',
-                               f'{card.feature_shape[0]}', _RECALIBRATE)
+                               f'{(card.feature_shape or [0])[0]}', _RECALIBRATE)
     return density
 
 
-def _check_graph(folder: Path, name: str, data: bytes, card: ModelCard) -> None:
+def _check_graph(folder: Path, name: str, data: bytes) -> None:
     try:
         import onnx
+
+        model = onnx.ModelProto.FromString(data)
     except ImportError as err:
         raise BackendUnavailableError(
             f'onnx cannot be imported ({err})', 'it, to check the graphs of a bundle',
-            install_command('onnx'),
-        ) from err
-    path = folder / name
-    try:
-        model = onnx.ModelProto.FromString(data)
+            install_command('onnx')) from err
     except Exception as err:  # protobuf's own error class has moved between versions
-        raise ModelBundleError(f'{path} is no ONNX file ({err})', fix=_COMPILE) from err
+        raise ModelBundleError(f'{folder / name} is no ONNX file ({err})', fix=_COMPILE) from err
     random = sorted({node.op_type for node in every_node(model)} & RANDOM_OPS)
     if random:
         raise ModelBundleError(
@@ -469,18 +437,8 @@ def _check_graph(folder: Path, name: str, data: bytes, card: ModelCard) -> None:
         )
     for tensor in every_tensor(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            _check_external(folder, name, tensor, card)
-
-
-def _check_external(folder: Path, graph: str, tensor: Any, card: ModelCard) -> None:
-    places = [entry.value for entry in tensor.external_data if entry.key == 'location']
-    what = f'the weight {tensor.name!r:.80} of {graph} lies in {", ".join(places)!r:.120}'
-    if len(places) != 1 or places[0] not in card.sha256 or places[0].endswith(_GRAPH_ENDING):
-        raise ModelBundleError(what, "a file of the bundle's own folder whose hash is in the card",
-                               _COMPILE)
-    if (folder / places[0]).is_symlink():
-        raise ModelBundleError(f'{what}, which is a link', 'the file itself', 'copy the bundle '
-                               'with what its links point to (cp -rL)')
+            raise ModelBundleError(f'the weight {tensor.name!r:.80} of {name} lies elsewhere',
+                                   'every weight in its graph', _COMPILE)
 
 
 def _read_calibration(files: _Files, card: ModelCard) -> Calibration | None:

@@ -15,7 +15,7 @@ import numpy as np
 from uncertainty_seg.core.image_codec import ENCODINGS
 
 # As Debian's 1.16.
-UNKNOWN = ('uyvy', 'yuyv', 'yuv422_yuy2', 'nv12', 'nv21', 'nv24')
+UNKNOWN = ('uyvy', 'yuyv', 'yuv422_yuy2', 'nv12', 'nv21')
 
 
 class CvBridgeError(TypeError):

@@ -450,7 +450,7 @@ def _frames_section(
         for row in found[:MAX_FRAMES]:
             image, truth = pairs[row]
             result = pipeline.measure(image, 0)
-            tiles = frame_tiles(image, truth, result.label_at_source(),
+            tiles = frame_tiles(image, truth, result.label,
                                 result.map_at_source(HEAT_MAP), legend)
             shown.append((_caption(frames, limits, row), tiles))
     colors = [*zip(legend.class_names, legend.palette, strict=False), ('ignored', IGNORED_RGB)]

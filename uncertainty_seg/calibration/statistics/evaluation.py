@@ -149,7 +149,7 @@ class PixelMeasures:
 
     def add(self, result: FrameResult, truth: LabelMap, ignore_index: int) -> None:
         """Count one image; `truth` has true class ids, `ignore_index` where none is known."""
-        label = result.label_at_source()
+        label = result.label
         self.confusion.add(truth, label, ignore_index)
         known = truth != ignore_index
         is_right = (label == truth)[known]
@@ -335,7 +335,7 @@ def mean_nll(
     for index, (image, truth) in enumerate(pairs):
         result, known = pipeline.measure(image, index), truth != ignore_index
         if known.any():
-            is_right = (result.label_at_source() == truth)[known]
+            is_right = (result.label == truth)[known]
             confidence = result.map_at_source('confidence')[known]
             chance = np.clip(np.where(is_right, confidence, 1 - confidence), _SMALLEST_CHANCE, 1)
             found.append(-np.log(chance).mean())

@@ -35,13 +35,6 @@ from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError
 
 DENSITY_SCORE = 'density.scores'
-# Few, since a mixture of many dimensions fits its own frames only; each smooth, since one that
-# is 0 on most frames (a region, a rare class) has no density there.
-DENSITY_INPUTS = (
-    'entropy.mean', 'entropy.class_mean', 'mutual_information.mean',
-    'mutual_information.interior', 'image.darkness', 'image.blur', 'image.low_contrast',
-    'image.specks', 'image.haze', 'image.flat_color', 'image.green_cast', 'image.blue_cast',
-)
 KNN_SCORE = 'features.knn'
 _FIX = 'calibrate the bundle again'
 # Beyond this distance the square of a score carries no more information.

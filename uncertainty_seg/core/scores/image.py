@@ -20,7 +20,7 @@ each, red and blue swapped where the picture is nearly grey.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import cv2
@@ -185,23 +185,10 @@ COARSE_COLUMNS, COARSE_ROWS = 16, 48
 NOISE = 6.0
 # Difference of the channels, as a share of their level, of a picture that is half grey.
 GREY_CHROMA = 0.01
-# A limit is what this share of the calibration frames does not exceed, times the margin. The few
-# above are left out because some are not ordinary frames: black bars, a porthole, a wrong file.
-CALIBRATION_SHARE = 0.995
-MARGIN = 1.5
-# Shares of a line are close to their end at 1; colours vary most from place to place.
-_MARGINS = {'row_seam': 1.25, 'column_seam': 1.25, 'colourless': 2.0, 'dead_bits': 1.0,
-            'channel_mismatch': 2.0, 'red_over_blue': 2.0}
 # Hold for any camera: noise has a comb of 1, and a wide picture in a 4:3 frame bars of 0.125.
 FIXED_LIMITS: Mapping[str, float] = {
     'still_rows': 0.16, 'still_columns': 0.16, 'row_comb': 1.15, 'column_comb': 1.15,
     'repeated_half': 1.8,
-}
-# The least that a calibration sets, so that a few frames that are alike make no narrow limits.
-_LEAST_LIMITS = {
-    **FIXED_LIMITS, 'row_seam': 0.3, 'column_seam': 0.3, 'channel_mismatch': 0.2,
-    'stuck_channel': 0.99, 'red_over_blue': 1.25, 'colourless': 0.5, 'byte_shift': 2.0,
-    'dead_bits': 0.5,
 }
 _ONE = np.uint8(1)
 _FROM_GREEN = np.array([[1, 0], [-1, -1], [0, 1]], np.float32)
@@ -212,52 +199,36 @@ _FIX = ('check the camera, its cable and its driver; if this camera is meant to 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """
-    Signs of damage; each grows with it, and is 0 where nothing can be said.
+    """Signs of damage; each grows with it, and is 0 where nothing can be said."""
 
-    Attributes
-    ----------
-    still_rows, still_columns : float
-        Longest run of lines that equal the line before, as a share of all: a part that is black,
-        grey, or one line over and over.
-    row_seam, column_seam : float
-        Largest share of the points of a line at which the step to the next line is more than the
-        steps before and after it together, by `SEAM_LEVELS`: a tear, a rolled buffer, a border.
-    row_comb, column_comb : float
-        Differences to the next line over those to the one after it; 1 for noise, below for a
-        picture, above where lines alternate between two pictures.
-    repeated_half : float
-        Differences of rows an eighth of the height apart over those between upper and lower half:
-        large where the halves are the fields of one picture.
-    channel_mismatch : float
-        One minus the correlation of coarse vertical steps between blue and green, or green and
-        red if that is less: channels that are shifted, or not colours at all.
-    stuck_channel : float
-        1 where a channel has the same value everywhere.
-    red_over_blue : float
-        Ratio of the means: swapped channels, where the picture is coloured.
-    colourless : float
-        1 for a grey picture; small for a colourful one.
-    byte_shift : float
-        Mismatch of neighbouring bytes inside a pixel over that across pixels; above 1 where
-        pixels do not start at every third byte.
-    dead_bits : float
-        Lowest bits that are the same in all samples: values that were shifted.
-
-    """
-
+    # Longest run of lines that equal the line before, as a share of all: a part that is black,
+    # grey, or one line over and over.
     still_rows: float
     still_columns: float
+    # Largest share of the points of a line at which the step to the next line is more than the
+    # steps before and after it together, by `SEAM_LEVELS`: a tear, a rolled buffer, a border.
     row_seam: float
     column_seam: float
+    # Differences to the next line over those to the one after it; 1 for noise, below for a
+    # picture, above where lines alternate between two pictures.
     row_comb: float
     column_comb: float
+    # Differences of rows an eighth of the height apart over those between upper and lower half:
+    # large where the halves are the fields of one picture.
     repeated_half: float
+    # One minus the correlation of coarse vertical steps between blue and green, or green and red
+    # if that is less: channels that are shifted, or not colours at all.
     channel_mismatch: float
+    # 1 where a channel has the same value everywhere.
     stuck_channel: float
+    # Ratio of the means: swapped channels, where the picture is coloured.
     red_over_blue: float
+    # 1 for a grey picture; small for a colourful one.
     colourless: float
+    # Mismatch of neighbouring bytes inside a pixel over that across pixels; above 1 where pixels
+    # do not start at every third byte.
     byte_shift: float
+    # Lowest bits that are the same in all samples: values that were shifted.
     dead_bits: float
 
 
@@ -344,18 +315,6 @@ def damage(
             return str(ImageError(f'the image is damaged: {words.format(value)}',
                                   f'at most {limit * scale:{unit}}', _FIX))
     return ''
-
-
-def damage_limits(frames: Sequence[ImageStatistics]) -> dict[str, float]:
-    """Return the limits that frames without damage give, by name; at least one frame."""
-    limits = {}
-    for name, least in _LEAST_LIMITS.items():
-        values = [getattr(frame, name) for frame in frames]
-        usual = float(np.quantile(values, CALIBRATION_SHARE, method='higher'))
-        # A bit more than usual is one too many.
-        room = 0.5 if name == 'dead_bits' else 0.0
-        limits[name] = max(least, _MARGINS.get(name, MARGIN) * usual + room)
-    return limits
 
 
 def require_limits(limits: Mapping[str, float]) -> None:

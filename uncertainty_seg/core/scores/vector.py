@@ -15,7 +15,7 @@ fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -87,16 +87,6 @@ SCORES = (
         'a compact uncertain object, however certain the rest is',
         'objects that are thin or smaller than the square', 'finds single objects',
         USUAL_SCORED),
-    ScoreKind(
-        '<map>.largest_region',
-        'share of the pixels in the largest connected region above the pixel threshold',
-        'one uncertain object of any shape', 'many small ones; anything below the threshold',
-        'the only score of extent', ('entropy',)),
-    ScoreKind(
-        '<map>.foreground', 'mean over the pixels of any class but the first',
-        'uncertain objects on a large and certain background',
-        'an object that was labelled as background; 0 without foreground',
-        'a mean that a large background does not dilute', ('entropy',)),
     ScoreKind(
         '<map>.foreground_top',
         'mean of the most uncertain pixels, as many as there are foreground pixels (QFR)',
@@ -176,15 +166,14 @@ def score_names() -> tuple[str, ...]:
 
 def frame_scores(maps: UncertaintyMaps) -> dict[str, float]:
     """Return the scores of `score_names` of maps without padding; NaN where a map holds one."""
-    if maps.entropy.size == 0:
-        raise ShapeError('maps without a pixel', 'at least 1x1')
-    kinds, windows = frozenset(USUAL_KINDS), Windows.of(maps.entropy.shape)
+    windows = Windows.of(maps.entropy.shape)
     found: dict[str, float] = {}
     for name in USUAL_SCORED:
         values = getattr(maps, name)
         flat = kept_values(values)
-        of_map = _MapScores(values, flat, value_sum(flat), None, None, windows, 1.0)
-        found |= {f'{name}.{kind}': value for kind, value in of_map.compute(kinds, ()).items()}
+        one = _MapScores(values, flat, value_sum(flat), None, windows)
+        found |= {f'{name}.{kind}': value
+                  for kind, value in one.compute(frozenset(USUAL_KINDS), ()).items()}
     return {name: found[name] for name in score_names()}
 
 
@@ -301,29 +290,6 @@ def _box_means(values: FloatMap | NDArray[np.uint8], side: int) -> FloatMap:
     return np.asarray(boxes[: rows - side + 1, : columns - side + 1], np.float32)
 
 
-def largest_region(
-    values: FloatMap, threshold: float, ignore: NDArray[np.bool_] | None = None
-) -> float:
-    """
-    Measure the largest connected region of a map (h, w) above a threshold; corners connect.
-
-    Returns its share of the pixels that count; NaN if any of these is NaN, or none counts. What is
-    left out connects nothing.
-    """
-    above, unknown = values > np.float32(threshold), np.isnan(values)
-    num_kept = values.size
-    if ignore is not None:
-        require_shape('ignore mask', ignore, values.shape, np.bool_)
-        above &= ~ignore
-        unknown &= ~ignore
-        num_kept -= int(np.count_nonzero(ignore))
-    if not num_kept or unknown.any():
-        return _NAN
-    _, region = cv2.connectedComponents(above.view(np.uint8), connectivity=8)
-    sizes = np.bincount(region[above])
-    return int(sizes.max()) / num_kept if len(sizes) else 0.0
-
-
 def boundary_mask(
     label: LabelMap, width_px: int = BOUNDARY_PX, ignore: NDArray[np.bool_] | None = None
 ) -> NDArray[np.bool_]:
@@ -390,21 +356,19 @@ class Parts:
         """
         Score a map (h, w) of the frame, whose pixels that count are finite, by class.
 
-        Returns 'foreground', 'class_mean' and 'interior' as `SCORES` says, 0 where there is no
-        such pixel, and the mean of each class by its id; all NaN if no pixel counts.
+        Returns 'class_mean' and 'interior' as `SCORES` says, 0 where there is no such pixel, and
+        the mean of each class by its id; all NaN if no pixel counts.
         """
         of_class = self.counts.sum(0)
         if not of_class.any():
-            names = ('foreground', 'class_mean', 'interior', *range(len(of_class)))
+            names = ('class_mean', 'interior', *range(len(of_class)))
             return dict.fromkeys(map(str, names), _NAN)
         runs = np.add.reduceat(values.ravel(), self.starts, dtype=np.float64)
         sums = _sums_of(self.index, runs, self.counts.size).reshape(self.counts.shape)
         means = sums.sum(0) / np.maximum(of_class, 1)
-        is_front = np.arange(len(means)) != BACKGROUND
         return {
-            'foreground': _ratio(sums[:, is_front], self.counts[:, is_front]),
             'class_mean': float(means[of_class > 0].mean()),
-            'interior': _ratio(sums[0], self.counts[0]),
+            'interior': float(sums[0].sum() / max(int(self.counts[0].sum()), 1)),
             **{str(index): float(mean) for index, mean in enumerate(means)},
         }
 
@@ -416,51 +380,25 @@ def _sums_of(
     return np.asarray(np.bincount(index, values, minlength=size)[:size], np.float64)
 
 
-def _ratio(sums: NDArray[np.float64], counts: NDArray[np.intp]) -> float:
-    return float(sums.sum() / max(int(counts.sum()), 1))
-
-
 class ScoreVector:
     """
     Compute the scores of frame after frame.
 
-    Raises ConfigError if a name is not among the scores there are, the density looks at one that
-    is not, or a pixel threshold is for another map or out of range.
-
-    Parameters
-    ----------
-    card : ModelCard
-        Names of the classes, colour order of the image.
-    pixel_limits : mapping of str to float, optional
-        For a map with the score `largest_region`, the value in [0, 1) above which a pixel counts
-        as unsure; without it the score is not there.
-    density : ScoreDensity, optional
-        Gives 'density.scores'.
-    features : FeatureDensity, optional
-        Gives 'features.knn'; the maps must then have features.
-    names : collection of str, optional
-        Scores to compute; all that there are if None.
-
-    Attributes
-    ----------
-    names : tuple of str
-        Scores that are computed, in their order.
-    maps : frozenset of str
-        Maps that they look at.
-
+    'density.scores' are not there without a `density`, nor 'features.knn' without `features`, with
+    which the maps must have some. `names` are the scores to compute, all that there are if None;
+    then they are in their order, and `maps` those that they look at. Raises ConfigError if a name
+    is not among the scores there are, or the density looks at one that is not.
     """
 
     def __init__(
         self,
         card: ModelCard,
-        pixel_limits: Mapping[str, float] | None = None,
         density: ScoreDensity | None = None,
         names: Collection[str] | None = None,
         features: FeatureDensity | None = None,
     ) -> None:
         # Kept as they are: a frame asks the card for nothing.
         self._num_classes, self._color_order = card.num_classes, card.input.color_order
-        self._limits = _checked_limits(pixel_limits or {})
         self._class_keys = class_keys(card)
         possible = self._possible(features is not None)
         _require_names(density.names if density else (), possible)
@@ -478,7 +416,7 @@ class ScoreVector:
             for map_name in SCORED_MAPS
         }
         self.maps = frozenset(name for name, kinds in self._kinds.items() if kinds)
-        of_parts = {'foreground_top', 'foreground', 'class_mean', 'interior', *self._class_keys}
+        of_parts = {'foreground_top', 'class_mean', 'interior', *self._class_keys}
         self._needs_windows = any('worst_window' in kinds for kinds in self._kinds.values())
         self._needs_parts = any(of_parts & kinds for kinds in self._kinds.values())
 
@@ -507,8 +445,7 @@ class ScoreVector:
         windows = Windows.of(size, ignore=ignore if self._needs_windows else None)
         found: dict[str, float] = {}
         for name in looked_at:
-            one = _MapScores(getattr(maps, name), kept[name], sums[name], ignore, parts,
-                             windows, self._limits.get(name, 1.0))
+            one = _MapScores(getattr(maps, name), kept[name], sums[name], parts, windows)
             of_map = one.compute(self._kinds[name], self._class_keys)
             found |= {f'{name}.{kind}': value for kind, value in of_map.items()}
         if self._needs_image:
@@ -523,18 +460,9 @@ class ScoreVector:
     def _possible(self, has_features: bool) -> tuple[str, ...]:
         of_maps = (
             f'{name}.{key}' for name, kinds in _KINDS.items() for kind in kinds
-            if kind != 'largest_region' or name in self._limits
             for key in (self._class_keys if kind == _CLASS else (kind,)))
         of_image = (f'{_IMAGE}{name}' for name in IMAGE_SCORES)
         return (*of_maps, *of_image, *((KNN_SCORE,) if has_features else ()))
-
-
-def _checked_limits(limits: Mapping[str, float]) -> dict[str, float]:
-    for name, limit in limits.items():
-        if 'largest_region' not in _KINDS.get(name, ()) or not 0 <= limit < 1:
-            raise ConfigError(f'pixel threshold {limit} of {name!r}',
-                              '0 or more and below 1, of a map with the score largest_region')
-    return dict(limits)
 
 
 def _require_names(names: Collection[str], possible: Collection[str]) -> None:
@@ -550,21 +478,17 @@ class _MapScores:
     values: FloatMap
     kept: FloatMap
     total: float
-    ignore: NDArray[np.bool_] | None
     parts: Parts | None
     windows: Windows
-    limit: float
 
     def compute(self, kinds: frozenset[str], keys: tuple[str, ...]) -> dict[str, float]:
         """Return the scores of these kinds; of the classes all, if one of them is asked for."""
-        scores: dict[str, Callable[[], float]] = {
-            'mean': lambda: self.total / self.kept.size,
-            'worst_window': lambda: self.windows.worst(self.values),
-            'largest_region': lambda: largest_region(self.values, self.limit, self.ignore),
-        }
-        found = {kind: score() for kind, score in scores.items() if kind in kinds}
-        found |= self._top(kinds)
-        if self.parts is not None and kinds & {'foreground', 'class_mean', 'interior', *keys}:
+        found = self._top(kinds)
+        if 'mean' in kinds:
+            found['mean'] = self.total / self.kept.size
+        if 'worst_window' in kinds:
+            found['worst_window'] = self.windows.worst(self.values)
+        if self.parts is not None and kinds & {'class_mean', 'interior', *keys}:
             of_parts = self.parts.scores(self.values)
             found |= {**of_parts, **{key: of_parts[str(index)] for index, key in enumerate(keys)}}
         return found

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 import uncertainty_seg
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.settings import Settings, settings_to_dict
+from uncertainty_seg.core.settings import Settings, to_dict
 from uncertainty_seg.core.status import NODE_NAME
 from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
 from uncertainty_seg.sim.demo.pictures import make_pictures
@@ -187,8 +187,8 @@ def run_live(
 
 def ros_arguments(settings: Settings, pace: float) -> list[str]:
     """Return the arguments of the node: every setting that is not the default, and the topic."""
-    defaults = settings_to_dict(Settings())
-    changed = {k: v for k, v in settings_to_dict(settings).items() if v != defaults[k]}
+    defaults = to_dict(Settings())
+    changed = {k: v for k, v in to_dict(settings).items() if v != defaults[k]}
     # The longer frame interval of a slowed dive must not count as a stale camera.
     changed.setdefault('stale_timeout_s', max(settings.stale_timeout_s, 2.0 / pace))
     changed['reliability'] = 'reliable'

@@ -344,7 +344,6 @@ def _draw_row_names(canvas: ImageU8, height: int) -> None:
 # The video.
 
 PANEL_WIDTH = 512
-OVERLAY_ALPHA = 0.5
 # In pixels: heights from top to bottom, and the room for the numbers left of the plot.
 _MARGIN, _BANNER, _LABELS, _PLOT, _LEGEND, _GUTTER = 16, 76, 34, 230, 44, 50
 
@@ -416,7 +415,7 @@ class DiveVideo:
         self._draw_banner(canvas, frame.moment, verdict)
         pictures = [frame.image, None, None]
         if shown is not None and shown.label is not None:
-            pictures[1] = overlay(frame.image, shown.label, self._card.palette, OVERLAY_ALPHA)
+            pictures[1] = overlay(frame.image, shown.label, self._card.palette)
             pictures[2] = shown.uncertainty
         for k, picture in enumerate(pictures):
             if picture is not None:

@@ -122,7 +122,7 @@ class LogAbout:
 def about_run(
     dive: str, card: ModelCard, passes: int, parameters: Mapping[str, Value]
 ) -> LogAbout:
-    """Describe a run of a bundle with T passes; `parameters` is its `settings_to_dict`."""
+    """Describe a run of a bundle with T passes; `parameters` is its `to_dict`."""
     values: Mapping[str, Any] = parameters
     return LogAbout(dive, card.name, model_digest(card), card.class_names, card.palette, passes,
                     values['seed'], values['mask_policy'], values['map'], parameters)
