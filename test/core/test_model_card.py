@@ -26,61 +26,29 @@ def changed_card(path: str, value: Any) -> str:
     return json.dumps(raw)
 
 
-@for_each('path, value, words', [
-    ('input.width', 10**6, 'at most 8192 pixels a side'),
-    ('input.height', 8193, 'at most 8192 pixels a side'),
-    ('input.width', 10**15, 'whole number belongs'),
-    ('input.width', 64.5, '64.5. where a whole number belongs'),
-    ('input.width', '64', "'64'. where a whole number|cannot be read"),
-    ('input.width', True, 'at least 8 pixels|whole number'),
-    ('input.std', [0, 1, 1], 'std above 0'),
-    ('input.mean', [0, 1], 'three finite numbers each'),
-    ('passes', 10**6, '1000000 passes, expected 0 to 1000'),
-    ('passes', 0, 'at least 1'),
-    ('chunk', 2, 'chunk'), ('precision', 'tf32', "'tf32'"), ('method', 'x', "'x'"),
-    ('input.fit', 'x', "'x'"), ('input.color_order', 'x', "'x'"), ('upsampling', 'x', "'x'"),
-    ('mask_draw', 'x', "'x'"),
-    ('members', -1, '-1 members, expected 0 to 1000'),
-    ('opset', 10**4, 'opset 10000, expected 1 to 100'),
-    ('logits_shape', [3, 100_000, 100_000], 'at most 268435456 values a pass'),
-    ('logits_shape', [3, 0, 16], 'at most 268435456 values a pass'),
-    ('logits_shape', [3, -12, -16], 'at most 268435456 values a pass'),
-    ('logits_shape', [3, '12', 16], 'whole number belongs'),
-    ('dropout_sites.0.shape', [2**20, 2**20], 'expected 1 to 2147483648 in all passes'),
-    ('dropout_sites.0.shape', [-3, -1, 1], 'expected 1 to 2147483648 in all passes'),
-    ('dropout_sites.0.shape', [0], 'expected 1 to 2147483648 in all passes'),
-    ('dropout_sites.0.shape', [1] * 100, 'more than 8 axes'),
-    ('dropout_sites.0.p', 1.5, 'p between 0 and 1'),
-    ('dropout_sites.0.name', '', 'characters that can be printed'),
-    ('dropout_sites', [{'name': f's{k}', 'shape': [1], 'p': 0.5} for k in range(1001)],
-     '1001 dropout sites, expected at most 1000'),
-    ('metrics', {f'm{k}': 0.5 for k in range(1001)}, '1001 metrics'),
-    ('sha256', {f'f{k}': '0' * 64 for k in range(1001)}, '1001 files'),
-    ('sha256', {'trunk.onnx': 'abc'}, "no sha256 of .'trunk.onnx'."),
-    ('sha256', {'trunk.onnx': '0' * 63 + '\n'}, "no sha256 of .'trunk.onnx'."),
-    ('palette.0', [0, 0, 256], 'a colour outside of 0 to 255'),
-    ('palette.0', [0, 0, -1], 'a colour outside of 0 to 255'),
-    ('palette.0', [0, 0.5, 0], 'whole number belongs'),
-    ('palette.0', [0, 0], 'cannot be read'),
-    ('ignore_index', 2, 'ignore_index 2, expected 3 to 255'),
-    ('ignore_index', 256, 'ignore_index 256, expected 3 to 255'),
-    ('class_names.0', '\x1b[2J', 'characters that can be printed'),
-    ('class_names.0', 'a\nb', 'characters that can be printed'),
-    ('class_names.0', '\u202eder', 'characters that can be printed'),
-    ('class_names.0', 'x' * 201, '1 to 200 characters'),
-    ('class_names.0', '', 'characters that can be printed'),
-    ('name', '\x07', 'characters that can be printed'),
-    ('name', 7, 'cannot be read'),
-    ('training', 'x' * 20_001, 'at most 20000 characters'),
-    ('license', '\x1b]0;x\x07', 'characters that can be printed'),
-    ('metrics', {'\x1b': 1.0}, 'characters that can be printed'),
-    ('class_names', [f'c{k}' for k in range(256)], '256 classes, expected 2 to 255'),
-    ('input', None, 'cannot be read'),
-    ('sha256', [], 'cannot be read'),
+@for_each('path, values', [
+    ('input.width', [10**6, 10**15, 64.5, '64', True, 7]), ('input.height', [8193]),
+    ('input.std', [[0, 1, 1], [float('nan'), 1, 1]]), ('input.mean', [[0, 1]]), ('input', [None]),
+    ('input.fit', ['x']), ('input.color_order', ['x']), ('method', ['x']), ('upsampling', ['x']),
+    ('mask_draw', ['x']), ('precision', ['tf32']), ('chunk', [0]), ('schema', [2, '1']),
+    ('passes', [10**6, 0, -1]), ('members', [-1]), ('opset', [10**4, 0]),
+    ('logits_shape', [[3, 100_000, 100_000], [3, 0, 16], [3, -12, -16], [3, '12', 16]]),
+    ('dropout_sites.0.shape', [[2**20, 2**20], [-3, -1, 1], [0], [1] * 100]),
+    ('dropout_sites.0.p', [1.5]), ('dropout_sites.0.name', ['']),
+    ('dropout_sites', [[{'name': f's{k}', 'shape': [1], 'p': 0.5} for k in range(1001)]]),
+    ('metrics', [{f'm{k}': 0.5 for k in range(1001)}, {'\x1b': 1.0}]),
+    ('sha256', [{f'f{k}': '0' * 64 for k in range(1001)}, {'trunk.onnx': 'abc'}, [],
+                {'trunk.onnx': '0' * 63 + '\n'}]),
+    ('palette.0', [[0, 0, 256], [0, 0, -1], [0, 0.5, 0], [0, 0]]), ('ignore_index', [2, 256]),
+    ('class_names.0', ['\x1b[2J', 'a\nb', '\u202eder', 'x' * 201, '']),
+    ('class_names', [[f'c{k}' for k in range(256)]]), ('name', ['\x07', 7]),
+    ('training', ['x' * 20_001]), ('license', ['\x1b]0;x\x07']),
 ])
-def test_a_field_beyond_its_bounds_is_one_sentence(path: str, value: Any, words: str) -> None:
-    with pytest.raises(ModelBundleError, match=words):
-        card_from_json(changed_card(path, value))
+def test_a_field_beyond_its_bounds_is_one_sentence(path: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ModelBundleError) as caught:
+            card_from_json(changed_card(path, value))
+        assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
 
 
 MASK = DropoutSite('drop', (3, 1, 1), 0.5)
@@ -103,31 +71,22 @@ def test_a_card_of_each_method_is_read_as_it_was_written(
         tuple(s for s in sites if s is MASK), tuple(s for s in sites if s is not MASK))
 
 
-@for_each('method, sites, changes, words', [
-    ('single', (MASK,), {}, '1 dropout sites for single, expected none'),
-    ('single', (SAMPLES,), {}, 'noise of the shapes .* for single, expected none'),
-    ('single', (), {'passes': 5}, '5 passes of single without dropout, expected 1'),
-    ('single', (), {'members': 2}, '2 members for single'),
-    ('mc_dropout', (), {}, 'no dropout site'),
-    ('mc_dropout', (SAMPLES,), {}, 'no dropout site'),
-    ('mc_dropout', (MASK, SAMPLES), {}, 'for mc_dropout, expected none'),
-    ('direct', (), {}, r'noise of the shapes \[\] for direct'),
-    ('direct', (MASK,), {}, r'noise of the shapes \[\] for direct'),
-    ('direct', (PROPAGATED,), {}, r'one of \(S, C, 1, 1\)'),
-    ('direct', (DropoutSite('n', (20, 4, 1, 1), 0.0, 'noise'),), {}, 'for direct'),
-    ('direct', (SAMPLES, SAMPLES), {}, 'for direct'),
-    ('direct', (SAMPLES,), {'passes': 2}, '2 passes of direct without dropout'),
-    ('error_propagation', (MASK, PROPAGATED), {}, '1 dropout sites for error_propagation'),
-    ('error_propagation', (SAMPLES,), {}, r'one of \(C, 1, 1\)'),
-    ('direct', (DropoutSite('noise', (20, 3, 1, 1), 0.5, 'noise'),), {}, 'noise with p 0'),
-    ('mc_dropout', (DropoutSite('drop', (3, 1, 1), 0.0),), {}, 'p between 0 and 1'),
-    ('mc_dropout', (DropoutSite('drop', (3, 1, 1), 0.5, 'bogus'), MASK), {},
-     r"sites .'drop'."),
+@for_each('method, sites, changes', [
+    ('single', (MASK,), {}), ('single', (SAMPLES,), {}), ('single', (), {'passes': 5}),
+    ('single', (), {'members': 2}), ('mc_dropout', (), {}), ('mc_dropout', (SAMPLES,), {}),
+    ('mc_dropout', (MASK, SAMPLES), {}), ('direct', (), {}), ('direct', (MASK,), {}),
+    ('direct', (PROPAGATED,), {}), ('direct', (SAMPLES, SAMPLES), {}),
+    ('direct', (DropoutSite('n', (20, 4, 1, 1), 0.0, 'noise'),), {}),
+    ('direct', (SAMPLES,), {'passes': 2}), ('error_propagation', (MASK, PROPAGATED), {}),
+    ('error_propagation', (SAMPLES,), {}),
+    ('direct', (DropoutSite('noise', (20, 3, 1, 1), 0.5, 'noise'),), {}),
+    ('mc_dropout', (DropoutSite('drop', (3, 1, 1), 0.0),), {}),
+    ('mc_dropout', (DropoutSite('drop', (3, 1, 1), 0.5, 'bogus'), MASK), {}),
 ])
-def test_sites_that_contradict_the_method_are_one_sentence(
-    method: str, sites: tuple[DropoutSite, ...], changes: dict[str, int], words: str,
+def test_sites_that_contradict_the_method_are_refused(
+    method: str, sites: tuple[DropoutSite, ...], changes: dict[str, int],
 ) -> None:
-    with pytest.raises(ModelBundleError, match=words):
+    with pytest.raises(ModelBundleError):
         tiny_card(**{'method': method, 'dropout_sites': sites, 'passes': 1, **changes})
 
 

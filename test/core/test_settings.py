@@ -104,21 +104,17 @@ def test_a_rate_is_one_for_all_cameras_or_one_for_each() -> None:
     assert Settings().rate_of(0) == 0
 
 
-def test_the_place_of_the_camera_in_a_path_is_filled_in() -> None:
-    settings = settings_from_dict({'ignore_mask': '/masks/hull_{camera}.png'})
-    assert settings.ignore_mask_of('front') == '/masks/hull_front.png'
-    assert Settings().ignore_mask_of('front') == ''
-
-
-def test_without_a_budget_of_its_own_it_is_half_of_the_timeout() -> None:
-    assert settings_from_dict({'stale_timeout_s': 0.8}).budget_ms == pytest.approx(400)
-    assert settings_from_dict({'latency_budget_ms': 30}).budget_ms == 30
-
-
-def test_the_flag_has_fallen_long_before_a_process_counts_as_stuck() -> None:
-    assert Settings().stuck_s == 10.0
-    assert settings_from_dict({'stale_timeout_s': 30}).stuck_s == 60.0
-    assert settings_from_dict({'stuck_timeout_s': 0, 'stale_timeout_s': 30}).stuck_s == 0.0
+def test_what_follows_from_other_settings() -> None:
+    assert (Settings().stuck_s, Settings().checks_off) == (10.0, ())
+    assert Settings(stale_timeout_s=0.8).budget_ms == pytest.approx(400)
+    assert Settings(latency_budget_ms=30.0).budget_ms == 30
+    # The flag has fallen long before a process counts as stuck.
+    assert Settings(stale_timeout_s=30.0).stuck_s == 60.0
+    assert Settings(stale_timeout_s=30.0, stuck_timeout_s=0.0).stuck_s == 0.0
+    off = Settings(max_age_s=0.0, max_repeats=-1, damage_scale=0.0, stuck_timeout_s=0.0)
+    assert off.checks_off == ('max_age_s', 'max_repeats', 'damage_scale', 'stuck_timeout_s')
+    mask = Settings(ignore_mask='/masks/hull_{camera}.png')
+    assert mask.ignore_mask_of('front') == '/masks/hull_front.png'
 
 
 # --- what a bundle may be computed in, by its card and by the setting ----------------------------
@@ -142,7 +138,3 @@ def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allow
         precision_of(tiny_card(precision=card), wanted)
 
 
-def test_each_check_that_is_switched_off_is_named() -> None:
-    assert Settings().checks_off == ()
-    off = Settings(max_age_s=0.0, max_repeats=-1, damage_scale=0.0, stuck_timeout_s=0.0)
-    assert off.checks_off == ('max_age_s', 'max_repeats', 'damage_scale', 'stuck_timeout_s')
