@@ -112,7 +112,7 @@ def test_what_label_studio_packs_is_unpacked(root: Path) -> None:
 def test_masks_go_by_datumaro_to_other_tools_and_back(
     kind: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Formats with masks keep every pixel; polygons fill holes and move borders by a pixel."""
+    """Formats with masks keep every pixel; polygons fill holes and move borders by two pixels."""
     back = root / 'back' / kind
     if not back.is_dir():
         pytest.skip('datumaro is not installed in UNCERTAINTY_SEG_LABEL_TOOLS')
@@ -129,7 +129,7 @@ def test_masks_go_by_datumaro_to_other_tools_and_back(
         if kind != 'polygons':
             np.testing.assert_array_equal(mask, frame.mask)
         elif frame.row.stem == BANDS:
-            wrong, cross = mask != frame.mask, np.ones((3, 3), np.uint8)
+            wrong, cross = mask != frame.mask, np.ones((5, 5), np.uint8)
             border = cv2.dilate(frame.mask, cross) != cv2.erode(frame.mask, cross)
             border[[0, -1]] = border[:, [0, -1]] = True
             assert 0 < wrong.mean() < 0.02 and not (wrong & ~border).any()
