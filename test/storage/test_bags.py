@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
-from uncertainty_seg.core.image_codec import decode, ImageFile, RawImage
+from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, BagError
 from uncertainty_seg.storage.bags.reader import (
@@ -189,13 +189,6 @@ def test_a_compressed_camera_is_read_where_there_is_no_other(tmp_path: Path) -> 
     np.testing.assert_array_equal(decode(image.raw), picture(0))
 
 
-def test_a_compressed_camera_can_be_named_beside_a_raw_one(tmp_path: Path) -> None:
-    bag = write_everything(tmp_path / 'bag', 'mcap')
-    images = list(read_images(bag, '/jpeg'))
-    assert [bytes(i.raw.data) for i in images] == [bytes([1, 2, k]) for k in range(3)]
-    assert {i.raw.format for i in images if isinstance(i.raw, ImageFile)} == {'jpeg'}
-
-
 @both_storages
 def test_damaged_message_is_passed_on_and_counted(
     tmp_path: Path, storage: str, caplog: pytest.LogCaptureFixture
@@ -229,14 +222,6 @@ def test_of_two_runs_the_one_that_ends_later_replaces_nothing(
         with BagWriter(tmp_path / 'bag') as late:
             late.write('/flag', value_message(False), START_NS)
     assert files_of(tmp_path / 'bag') == before and os.listdir(tmp_path) == ['bag']
-
-
-def test_force_replaces_a_bag(tmp_path: Path) -> None:
-    bag = write_camera(tmp_path / 'bag', 'sqlite3')
-    with BagWriter(bag, overwrite=True) as writer:
-        writer.write('/flag', value_message(True), START_NS)
-    assert sorted(files_of(bag)) == ['bag_0.mcap', 'metadata.yaml']
-    assert os.listdir(tmp_path) == ['bag']
 
 
 @both_storages

@@ -69,14 +69,6 @@ def test_a_truncated_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
         load_bundle(folder)
 
 
-def test_a_listed_file_that_is_gone_is_refused(tiny_bundle: Path) -> None:
-    (tiny_bundle / 'notes.txt').write_text('of dive 12')
-    update_metrics(load_bundle(tiny_bundle), {})  # lists it
-    (tiny_bundle / 'notes.txt').unlink()
-    with pytest.raises(ModelBundleError, match='notes.txt'):
-        load_bundle(tiny_bundle)
-
-
 @for_each('change', [
     lambda text: text.partition('\n')[2],
     lambda text: text.partition('\n')[0],

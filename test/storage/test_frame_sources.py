@@ -350,14 +350,6 @@ def test_links_in_a_circle_come_to_an_end(tmp_path: Path) -> None:
     assert [s.path for s in found(tmp_path / 'fleet')] == [str(tmp_path / 'fleet' / 'bag')]
 
 
-def test_each_topic_is_a_source(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / 'bag') as bag:
-        for topic in ('/left/image_raw', '/right/image_raw'):
-            bag.write_image(topic, START_NS, 'cam', picture(0), 'bgr8')
-    sources = found(tmp_path / 'bag', topics=['left/image_raw', '/right/image_raw'])
-    assert [s.topic for s in sources] == ['/left/image_raw', '/right/image_raw']
-
-
 def test_a_topic_that_one_bag_lacks_does_not_stop_the_others(tmp_path: Path) -> None:
     rosbag2(tmp_path / 'a', topic='/front', count=2)
     rosbag2(tmp_path / 'b', topic='/rear', count=2)
@@ -405,12 +397,3 @@ def test_nothing_to_read_is_one_sentence(tmp_path: Path, what: str) -> None:
     with pytest.raises(UncertaintySegError, match=expected) as caught:
         find_sources([path], [], [])
     assert str(caught.value).count('. ') == 0
-
-
-def test_a_source_that_went_away_is_one_sentence(tmp_path: Path) -> None:
-    for make in (rosbag2, log):
-        path = make(tmp_path / make.__name__)
-        (source,) = found(path)
-        shutil.rmtree(path)
-        with pytest.raises(UncertaintySegError):
-            list(read_source(source))

@@ -49,18 +49,6 @@ def test_a_key_matches_as_rclpy_says(tmp_path: Path, namespace: str) -> None:
         assert any(key_matches(entry, full) for entry in entries) == theirs
 
 
-def test_names_may_be_nested_and_values_too(tmp_path: Path) -> None:
-    file = read_parameter_file(written(
-        tmp_path, '/auv:\n  n:\n    ros__parameters:\n      gate:\n        alpha: 0.1\n'
-                  '/**:\n  ros__parameters:\n    gate.hold_s: 2.0\n    model: suim\n'))
-    assert file.value('/auv/n', 'gate.alpha') == 0.1
-    assert file.value('/auv/n', 'gate.hold_s') == 2.0
-    assert file.value('/other', 'gate.alpha') is None
-    assert file.value('/other', 'model') == 'suim'
-    assert full_name('auv/', 'n') == full_name('/auv', 'n') == '/auv/n'
-    assert full_name('', 'n') == full_name('/', 'n') == '/n'
-
-
 def test_all_values_of_a_node_have_dotted_names_and_the_later_key_wins(tmp_path: Path) -> None:
     file = read_parameter_file(written(
         tmp_path, '/**:\n  ros__parameters:\n    gate:\n      alpha: 0.1\n      hold_s: 2.0\n'

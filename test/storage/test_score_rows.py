@@ -110,14 +110,6 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_parts_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name, index in (('b', 2), ('a', 1), ('.hidden', 9)):
-        write_rows(tmp_path / f'{name}.parquet', INFO, [row(index)])
-    assert read_rows(tmp_path)['index'].to_pylist() == [1, 2]
-    both = [tmp_path / 'b.parquet', tmp_path]
-    assert read_rows(both)['index'].to_pylist() == [2, 1, 2]
-
-
 def test_two_runs_of_one_name_are_two_dives_and_files_of_one_run_one(tmp_path: Path) -> None:
     write_rows(tmp_path / 'a.parquet', INFO, [
         row(0, dive='bag', source='/north/bag'),

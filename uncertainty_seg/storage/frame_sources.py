@@ -105,8 +105,8 @@ def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | 
     """
     Read every frame of a source, or those whose index is a multiple of `stride`, in order.
 
-    MCAP bags without an index or with a damaged part are read too. Raises UncertaintySegError if
-    the source is missing; after all readable frames, if a bag ends early.
+    Raises UncertaintySegError if the source is missing; after all readable frames, if a bag ends
+    early or is damaged.
     """
     yield from (_frame(index, item, source) for index, item in enumerate(_items(source))
                 if index % stride == 0)

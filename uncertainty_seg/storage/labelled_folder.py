@@ -211,15 +211,11 @@ def _require_names(folder: Path, names: Iterable[str]) -> None:
 
 
 def _stems(folder: Path, split: str) -> list[str]:
-    stems = _names(folder, split)
-    _require_names(folder, stems)
-    return stems
-
-
-def _names(folder: Path, split: str) -> list[str]:
     if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
-        return sorted({path.stem for path in (folder / 'images').iterdir()
-                       if path.suffix in ENDINGS})
+        stems = sorted({path.stem for path in (folder / 'images').iterdir()
+                        if path.suffix in ENDINGS})
+        _require_names(folder, stems)
+        return stems
     splits = _read_mapping(folder / 'splits.json')
     if split not in splits:
         raise DatasetError(
@@ -348,6 +344,20 @@ def subset(data: LabelledFolder, indices: Sequence[int]) -> LabelledFolder:
     """Return these images, in this order; one may come more than once."""
     return replace(data, images=[data.images[i] for i in indices],
                    masks=[data.masks[i] for i in indices], stems=[data.stems[i] for i in indices])
+
+
+def counted_once(data: LabelledFolder) -> LabelledFolder:
+    """Return the images without repeats of both pixels and mask; a warning says of how many."""
+    seen: dict[tuple[str, str], int] = {}
+    for index, pair in enumerate(zip(data.images, data.masks, strict=True)):
+        seen.setdefault((image_digest(pair[0]), image_digest(pair[1])), index)
+    if len(seen) == len(data.stems):
+        return data
+    kept = list(seen.values())
+    again = [data.stems[i] for i in sorted(set(range(len(data.stems))) - set(kept))]
+    _log.warning('%d of %d images are there before, pixel for pixel with their masks, and are '
+                 'left out: %s', len(again), len(data.stems), some_of(again, 3))
+    return subset(data, kept)
 
 
 def require_apart(

@@ -98,10 +98,9 @@ def find_bundle(name_or_path: str | Path) -> Path:
     """
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
-    UnknownModelError if there is no folder with a card, or nothing was named: there is no default,
-    since a network for other water would run in silence. A name of both a shipped bundle and of
-    another one in the working folder is refused too; a `Path`, or a text with a separator, is
-    never a name.
+    UnknownModelError if there is no folder with a card, nothing was named (there is no default),
+    or a name is that of a shipped bundle and of another one in the working folder; a `Path`, or a
+    text with a separator, is never a name.
     """
     path, name = Path(name_or_path).expanduser(), str(name_or_path)
     is_there, shipped = bool(name) and (path / CARD_FILE).is_file(), shipped_bundles()
@@ -183,11 +182,7 @@ def _require_own(folder: Path) -> None:
 
 
 def require_place(folder: Path) -> None:
-    """
-    Refuse a folder that no bundle can be written to, before minutes of work.
-
-    Raises ModelBundleError if it is a file or no bundle, or may not be made.
-    """
+    """Raise ModelBundleError, before minutes of work, if no bundle can be written to a folder."""
     if folder.is_file():
         raise ModelBundleError(f'{folder} is a file', _NEW, _ELSEWHERE)
     _require_own(folder)
@@ -221,11 +216,7 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
 def write_calibration(
     bundle: ModelBundle, calibration: Calibration, features: FeatureDensity | None = None
 ) -> None:
-    """
-    Write calibration.json into a bundle; see `update_metrics`.
-
-    `features` is what features are compared with, the digest of whose file the calibration has.
-    """
+    """Write a calibration, and the features whose digest it has, as `update_metrics` does."""
     with _changed(bundle.folder):
         if features is None:
             (bundle.folder / FEATURES_FILE).unlink(missing_ok=True)

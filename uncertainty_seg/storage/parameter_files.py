@@ -87,16 +87,12 @@ def read_parameter_file(path: str) -> ParameterFile:
                           'params_file and --params-file take its path')
     try:
         content = _plain(yaml.compose(place.read_text(encoding='utf-8'), yaml.SafeLoader))
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
         mark = getattr(err, 'problem_mark', None)
         where = f' in line {mark.line + 1}' if mark is not None else ''
-        what = getattr(err, 'problem', None) or 'it cannot be read'
-        raise ConfigError(f'parameter file {path} is no YAML{where} ({what})') from err
-    except UnicodeDecodeError as err:
-        raise ConfigError(
-            f'parameter file {path} is no text in UTF-8 (byte {err.start + 1})', 'YAML') from err
-    except OSError as err:
-        raise ConfigError(f'parameter file {path} cannot be read ({err.strerror})') from err
+        what = getattr(err, 'problem', None) or getattr(err, 'strerror', None) or 'no text'
+        raise ConfigError(f'parameter file {path} cannot be read{where} ({what})', 'YAML in UTF-8'
+                          ) from err
     entries = dict(_entries(content, ''))
     if not entries:
         raise ConfigError(f'parameter file {path} holds no parameters of any node',

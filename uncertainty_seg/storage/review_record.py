@@ -97,14 +97,9 @@ def require_texts(owner: object, *names: str) -> None:
 
 def write_review(folder: Path, reviews: Mapping[str, FrameReview]) -> None:
     """Write ``review.json`` of a folder, by the stems of its frames."""
-    replace_file(folder / REVIEW_FILE, review_text(reviews))
-
-
-def review_text(reviews: Mapping[str, FrameReview]) -> str:
-    """Return the content of ``review.json``."""
     frames = {stem: dataclasses.asdict(one) for stem, one in sorted(reviews.items())}
     content = {'version': REVIEW_VERSION, 'frames': frames}
-    return json.dumps(content, indent=1) + '\n'
+    replace_file(folder / REVIEW_FILE, json.dumps(content, indent=1) + '\n')
 
 
 def read_review(folder: Path) -> dict[str, FrameReview] | None:
@@ -114,27 +109,11 @@ def read_review(folder: Path) -> dict[str, FrameReview] | None:
         return None
     content = _read(path)
     try:
-        frames = _object(_object(content, 'it').get('frames'), '"frames"')
-        if content.get('version') != REVIEW_VERSION:
-            raise ValueError(f'version {content.get("version")!s:.20}')
-        return {stem: _frame_review(stem, one) for stem, one in frames.items()}
-    except ValueError as err:
+        if content['version'] != REVIEW_VERSION:
+            raise ValueError(f'version {content["version"]!s:.20}')
+        return {stem: FrameReview(**one) for stem, one in content['frames'].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
         raise DatasetError(f'{path} has another form ({err})', _FORM) from err
-
-
-def _object(content: Any, name: str) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise ValueError(f'{name} is no object of names and values')
-    return content
-
-
-def _frame_review(stem: str, content: Any) -> FrameReview:
-    fields = _object(content, f'what {stem!r} has')
-    names = {one.name for one in dataclasses.fields(FrameReview)}
-    if not {'reviewed', 'evidence'} <= fields.keys() <= names:
-        raise ValueError(f'{stem!r} has the fields {", ".join(fields)[:200]}, not reviewed, '
-                         f'evidence and any of {", ".join(sorted(names))}')
-    return FrameReview(**fields)
 
 
 def require_reviewed(folder: Path, stems: Sequence[str]) -> None:

@@ -64,9 +64,9 @@ def whole_folder(
 
     Raises OSError if the disk refuses; an older folder stays as it was.
 
-    The path may be a link; its parent exists. The draft has a random hidden name beside it, or the
-    given one. An older folder is replaced at the end, or refused if it is not empty. Without
-    `is_synced` no file is flushed to the disk: for thousands that can be made again.
+    The path may be a link; its parent exists. An older folder is replaced at the end, or refused
+    if it is not empty. Without `is_synced` no file is flushed to the disk: for thousands that can
+    be made again.
 
     """
     path = path.resolve()

@@ -38,6 +38,7 @@ from uncertainty_seg.core.dropout_masks import fitting_draw
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.labelled_folder import (
+    counted_once,
     has_split,
     LabelledFolder,
     load_folders,
@@ -192,13 +193,13 @@ def read_images(
     both = {path.resolve() for path in mix} & {path.resolve() for path in once}
     if both:
         raise ConfigError(f'{both.pop()} to train on and to mix in', 'each folder in one of them')
-    images = load_folders(once, splits)
-    mixed = load_folders(mix, splits) if mix else None
+    images = counted_once(load_folders(once, splits))
+    mixed = counted_once(load_folders(mix, splits)) if mix else None
     if mixed is not None:
         images = _together(images, mixed)
     held = [folder for folder in once if has_split(folder, 'val')] \
         if recipe.split == 'train' else []
-    val = load_folders(held, ('val',)) if held else None
+    val = counted_once(load_folders(held, ('val',))) if held else None
     if recipe.patience and val is None:
         raise ConfigError(f'patience {recipe.patience} without images to measure on',
                           'a split val in splits.json, and the split train')

@@ -215,12 +215,6 @@ def test_news_in_a_known_scene_is_no_duplicate_of_the_scene(folder: Path) -> Non
     assert reasons(folder) == {0: 'flagged', 1: 'window', 2: 'flagged'}
 
 
-def test_the_log_weight_is_that_of_the_score() -> None:
-    ratios = {0.5: 0.5, 1e-9: 0.01, 3.0: 3.0, float('inf'): 100.0, float('nan'): 100.0}
-    for ratio, weight in ratios.items():
-        assert log_frame(0, ratio).log_weight == pytest.approx(np.log(weight))
-
-
 def test_a_bad_frame_is_counted_and_the_next_is_kept(folder: Path) -> None:
     def broken() -> Any:
         raise RuntimeError('no such map')
@@ -549,3 +543,32 @@ def test_a_name_given_while_it_runs_holds_for_the_frames_to_come(tmp_path: Path)
         log.offer(log_frame(number))
     assert log.close(20)
     assert dives(tmp_path) == {0: 'start', 2: 'pier', 4: 'start'}
+
+
+def test_the_log_weight_is_that_of_the_score() -> None:
+    ratios = {0.5: 0.5, 1e-9: 0.01, 3.0: 3.0, float('inf'): 100.0, float('nan'): 100.0}
+    for ratio, weight in ratios.items():
+        assert log_frame(0, ratio).log_weight == pytest.approx(np.log(weight))
+
+
+def test_a_restart_under_water_is_the_same_dive(tmp_path: Path) -> None:
+    assert write(tmp_path, 1, 'monday', settings()) == 'monday'
+    assert write(tmp_path, 3, 'monday, a minute later', settings(), first=2) == 'monday'
+    for path in (tmp_path / 'frames').iterdir():
+        os.utime(path, (0, 0))
+    assert write(tmp_path, 5, 'tuesday', settings(), first=4) == 'tuesday'
+    assert dives(tmp_path) == {0: 'monday', 2: 'monday', 4: 'tuesday'}
+
+
+def test_the_newest_frame_tells_though_the_quota_throws_it_out(tmp_path: Path) -> None:
+    write(tmp_path, 1, '', settings(dive='asked for'))
+    old, = (tmp_path / 'frames').iterdir()
+    sidecar = json.loads((old / 'frame.json').read_text())
+    sidecar['reservoir']['key'] = 1e6  # outlasts all
+    (old / 'frame.json').write_text(json.dumps(sidecar))
+    os.utime(old, (0, 0))
+    (tmp_path / 'manifest.jsonl').unlink()
+    write(tmp_path, 3, '', settings(dive='now'), first=2)
+    log = FrameLog(tmp_path, room_for(1), ABOUT)
+    assert log.dive == 'now' and log.close(20)
+    assert dives(tmp_path) == {0: 'asked for'}

@@ -89,3 +89,9 @@ def test_a_damaged_file_is_one_sentence(log: Path, name: str, damage: str) -> No
         return
     with pytest.raises(FrameLogError, match=name):
         readers[name]()
+
+
+def test_hidden_folders_are_not_frames(log: Path) -> None:
+    for name in ('.new-1', '.gone-2'):
+        (log / 'frames' / name).mkdir()
+    assert len(list(iter_frames(log))) == 3

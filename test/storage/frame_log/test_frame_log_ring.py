@@ -199,3 +199,15 @@ def test_frames_without_a_stamp_are_timed_as_they_come() -> None:
     lengths = [len(ring.take(log_frame(0, stamp_ns=0), ABOUT, now_s))
                for now_s in (5.0, 5.5, 6.0, 6.5, 7.1)]
     assert lengths == [1, 0, 1, 0, 1]
+
+
+def test_the_newest_frame_of_each_camera_is_taken_out() -> None:
+    ring = FrameRing(settings(before_s=1.0))
+    assert ring.newest() == []
+    for number in range(5):
+        ring.take(log_frame(number, 0.5, camera='a'), ABOUT, 0.0)
+        ring.take(log_frame(number, 0.5, camera='b'), ABOUT, 0.0)
+    found = ring.newest()
+    assert [(i.frame.camera, i.frame.stamp_ns % 10**9 // 10**8) for i in found] == [
+        ('a', 4), ('b', 4)]
+    assert len(ring) == 8

@@ -87,14 +87,6 @@ def test_the_control_has_a_quota_of_its_own(
                                *(f'main{k}' for k in range(5, 12))}
 
 
-def test_a_frame_larger_than_the_quota_takes_nobody_along(tmp_path: Path) -> None:
-    with opened(tmp_path, quota(2)) as store:
-        add(store, 'small', 1.0)
-        assert add(store, 'large', 9.0, num_bytes=9 * BLOCK) == ('too_big', 0)
-        assert '0.041 MB' in store.quota_sentence(10 * BLOCK, 'main')
-    assert names(tmp_path) == {'small'}
-
-
 def test_a_quota_below_the_frames_that_are_there_is_refused_at_the_start(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         add(store, 'a', 1.0)
@@ -124,11 +116,6 @@ def test_a_disk_that_others_fill_stops_the_growth_and_deletes_nothing(
         # There is room again: not refused for what had to go when there was none.
         assert store.would_take('main', 0.1) and add(store, 'e', 0.1) == ('', 0)
     assert names(tmp_path) == {'b', 'c', 'e'}
-
-
-def test_no_room_for_the_first_frame(tmp_path: Path) -> None:
-    with opened(tmp_path, settings(free_disk_mb=1e9)) as store:
-        assert add(store, 'a', 1.0) == ('no_room', 0)
 
 
 def test_a_smaller_quota_holds_at_once_and_a_larger_one_lets_all_in(tmp_path: Path) -> None:
@@ -364,3 +351,17 @@ def test_another_disk_in_the_place_of_the_log_is_refused(tmp_path: Path) -> None
         FrameStore(tmp_path / 'log', settings(), device + 1)
     assert not (tmp_path / 'log').exists()
     FrameStore(tmp_path / 'log', settings(), device).close()
+
+
+def test_no_room_for_the_first_frame(tmp_path: Path) -> None:
+    with opened(tmp_path, settings(free_disk_mb=1e9)) as store:
+        assert add(store, 'a', 1.0) == ('no_room', 0)
+
+
+def test_names_of_frames_sort_by_stamp_and_are_new(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        first = store.new_id(17, '/front cam/../x')
+        assert first == '0000000000000000017-_front_cam____x'
+        add(store, first, 1.0)
+        assert store.new_id(17, '/front cam/../x') == f'{first}.2'
+        assert store.new_id(9, '') < store.new_id(10, '') < store.new_id(10**18, '')

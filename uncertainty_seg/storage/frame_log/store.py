@@ -6,10 +6,9 @@ Two reservoirs share the quota: frames kept for what they show, weighted by thei
 random control, whose frames have equal weights, so that it stays a uniform sample of the dive.
 For one thread; after an OSError the object is closed and a new one reads the folder again.
 
-The index has one JSON line for each frame that was added or evicted. It saves reading every
-`frame.json` at the start and stores the eviction thresholds. The folders have precedence: where
-the index is missing, truncated or wrong, it is rebuilt from them. Only for hidden frames does the
-index decide: they are removed if it says that they were evicted.
+The index has one JSON line for each frame that was added or evicted, and the eviction thresholds.
+The folders have precedence: where the index is missing, truncated or wrong, it is rebuilt from
+them. Only for hidden frames does the index decide: they are removed if it says so.
 
 """
 
@@ -452,12 +451,11 @@ class Reservoir:
     That is sampling without replacement in which each draw takes an item with a probability
     proportional to its weight (Efraimidis and Spirakis 2006; Gumbel-top-k, Kool et al. 2019).
 
-    Items have sizes too. Once an item has been evicted, none with a smaller key is admitted:
-    otherwise a small one could fill the gap that a large one left. So the order of the stream does
-    not matter: the sample is the largest keys, in falling order, until the first that does not
-    fit. `bar` is the largest evicted key: an item of weight w is in the sample with the
-    probability 1 - exp(-w exp(-bar)), by which an estimate divides (threshold sampling; Duffield
-    et al. 2007). `largest` is the size of the largest item that was ever admitted.
+    Items have sizes too: the sample is the largest keys, in falling order, until the first that
+    does not fit, whatever the order of the stream. So once an item has been evicted, none with a
+    smaller key is admitted. `bar` is the largest evicted key: an item of weight w is in the sample
+    with the probability 1 - exp(-w exp(-bar)), by which an estimate divides (threshold sampling;
+    Duffield et al. 2007). `largest` is the size of the largest item that was ever admitted.
 
     """
 
