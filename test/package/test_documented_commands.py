@@ -86,7 +86,7 @@ def verbs_of(page: Path) -> list[str]:
 
 def example(synopsis: str) -> list[str]:
     """Turn a synopsis into one command: every optional part, the first of alternatives."""
-    text = re.sub(r' \| [^\]]*', '', synopsis).replace('[', '').replace(']', '')
+    text = re.sub(r' (?:\| [^\]]*|> \S+$)', '', synopsis).replace('[', '').replace(']', '')
     words = [word.removesuffix('...') for word in shlex.split(text)]
     words = [word.split('|')[0] if re.fullmatch(r'[\w-]+(\|[\w-]+)+', word) else word
              for word in words]
