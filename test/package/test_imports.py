@@ -9,6 +9,7 @@ a function or under TYPE_CHECKING is *late*: it does not run when the module is 
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
 from pathlib import Path
 import re
@@ -249,3 +250,24 @@ def test_an_allowed_import_is_left_alone(tmp_path: Path, module: str, source: st
     path.parent.mkdir(exist_ok=True)
     path.write_text(source, encoding='utf-8')
     assert complaints(tmp_path) == []
+
+
+# Options of ROS and pip, which a sentence may name anywhere.
+FOREIGN_OPTIONS = {'--ros-args', '--params-file', '--param', '--system-site-packages', '--upgrade',
+                   '--head'}
+
+
+def options_named(source: str) -> set[str]:
+    """Return the options of a command line that the texts of a module name, docstrings too."""
+    texts = [node.value for node in ast.walk(ast.parse(source))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return {word for text in texts for word in re.findall(r'(?<![\w-])--[a-z][\w-]*', text)}
+
+
+def test_no_inner_room_names_an_option_of_the_command_line() -> None:
+    # Rooms with programs of their own, and the demo, which starts those.
+    outer = ('ros', 'cli', '__main__', 'sim.demo.live')
+    found = {module: options_named(path.read_text(encoding='utf-8')) - FOREIGN_OPTIONS
+             for module, path in modules().items() if not module.startswith(outer)}
+    assert {module: named for module, named in found.items() if named} == {}
+    assert options_named('"""Give --seed."""\nf"see --alpha {3}"') == {'--seed', '--alpha'}

@@ -45,7 +45,7 @@ def test_sourcing_setup_puts_the_command_on_path(prefix: Path) -> None:
 
 def test_a_verb_runs_and_finds_a_shipped_model(prefix: Path, tmp_path: Path) -> None:
     done = clean(f'source {prefix}/setup.bash; '
-                 f'uncertainty_seg convert pipeline -o {tmp_path}/half --precision fp16')
+                 f'uncertainty_seg compile pipeline -o {tmp_path}/half --precision fp16')
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'half' / 'card.json').is_file()
 

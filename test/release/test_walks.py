@@ -49,7 +49,7 @@ SCENES = {'400': '72', '100': '76', '60': '20'}
 NOT_RUN = re.compile(r'\s+# not run: (.+)$')
 REASONS = {
     'needs a Jetson': r'sudo ',
-    'needs an NVIDIA GPU': r'uncertainty_seg build-engines|uncertainty_seg .* --backend tensorrt',
+    'needs an NVIDIA GPU': r'uncertainty_seg .*backend=tensorrt',
     'needs a ROS workspace': r'cp ',
     'needs rclcpp': r'colcon build ',
 }

@@ -235,9 +235,7 @@ def test_people_who_label_like_the_masks_get_what_these_get(here: Path) -> None:
 
 
 def import_labels(export: Path) -> None:
-    from uncertainty_seg.cli.main import VERBS
-
-    verb = ['labels', 'import'] if 'labels' in VERBS else ['import-labels']
+    verb = ['labels', 'import']
     assert main([*verb, str(export), str(export.with_name('labelled')), '--format',
                  'folder']) == 0
 

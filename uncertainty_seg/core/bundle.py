@@ -140,4 +140,4 @@ def require_seed(bundle: ModelBundle, settings: Settings) -> None:
     raise CalibrationError(
         f'seed is {settings.seed} and the masks are the same in every frame',
         f'{calibration.seed}, the seed of the masks that {card.name!r} was calibrated with',
-        f'set seed to {calibration.seed}, or calibrate the bundle with --seed {settings.seed}')
+        f'set seed to {calibration.seed}, or calibrate the bundle with seed {settings.seed}')

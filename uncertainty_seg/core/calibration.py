@@ -193,7 +193,7 @@ class Calibration:
             return self.promises[alphas.index(min(alphas))] if alphas else None
         if alpha not in alphas:
             raise ConfigError(f'gate.alpha is {alpha:g}', f'0 or one of {alphas}',
-                              f'calibrate the bundle with --alpha {alpha:g}')
+                              f'calibrate the bundle for alpha {alpha:g}')
         return self.promises[alphas.index(alpha)]
 
     def count_seen(self, images: Iterable[NDArray[np.uint8]]) -> int:

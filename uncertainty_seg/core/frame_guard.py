@@ -25,7 +25,7 @@ MEMORY_FRAMES = 64
 STEADY_FRAMES, STEADY_S = 10, 0.2
 ROW_STEP = 4
 _NO_CLOCK = ("the node's clock stands at 0: use_sim_time is true and nobody publishes /clock; "
-             'play the bag with --clock')
+             'play the bag with its clock')
 _T = TypeVar('_T', bound=Hashable)
 
 
@@ -98,7 +98,7 @@ class FrameGuard:
         late = ', or every image is held back as long' if age_s > 0 else ''
         return (f"the last {STEADY_FRAMES} were as far off: the camera's clock and the node's "
                 f'differ{late}; synchronise them, set stamps to receipt, or play a bag with '
-                '--clock and use_sim_time')
+                'its clock and use_sim_time')
 
     def pixel_fault(self, image: ImageU8) -> str:
         """
