@@ -11,7 +11,9 @@ import math
 import os
 from pathlib import Path
 import signal
+import subprocess
 import threading
+from typing import Any
 
 from conftest import tiny_card
 import cv2
@@ -340,6 +342,24 @@ def test_a_second_signal_leaves_no_child_that_is_slow_to_end(tmp_path: Path) -> 
     pid = json.loads((tmp_path / 'diver.out').read_text())['ready']
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_signal_while_a_child_is_started_leaves_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'child.py').write_text('import time\ntime.sleep(120)\n')
+    started, real = [], subprocess.Popen
+
+    def popen(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*args, **kwargs))
+        signal.raise_signal(signal.SIGUSR1)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, 'Popen', popen)
+    child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
+    with interrupting(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+        child.__enter__()
+    assert started[0].poll() is not None
 
 
 def test_child_is_interrupted_and_its_last_line_read(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ reads what they print, and stops them in an order in which no frame is lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 import importlib.util
 from itertools import islice
@@ -21,6 +21,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, TextIO
 
@@ -242,6 +243,25 @@ def find_pace(settings: Settings, dive: Path, rate_hz: float) -> float:
     return min(1.0, HEADROOM / (statistics.median(seconds) * rate_hz))
 
 
+@contextmanager
+def _later_signals() -> Iterator[None]:
+    """Let what Python does at a signal wait for the end of the block."""
+    noted: list[int] = []
+    # Only the main thread may set handlers, and only it is interrupted by one.
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals() if is_main}
+    held = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, lambda number, _: noted.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for number in noted:
+            signal.raise_signal(number)
+
+
 class ChildProcess:
     """
     A module that runs in a process of its own, and is stopped at the end of the `with` block.
@@ -266,10 +286,11 @@ class ChildProcess:
         """Start the process."""
         self._files = [path.open('w') for path in (self._out_path, self._log_path)]
         try:
-            # In a session of its own it does not get Ctrl-C: the order of stopping is kept.
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=self._files[0],
-                stderr=self._files[1], env=self._environment, start_new_session=True)
+            with _later_signals():
+                # In a session of its own it does not get Ctrl-C: the order of stopping is kept.
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.DEVNULL, stdout=self._files[0],
+                    stderr=self._files[1], env=self._environment, start_new_session=True)
         except KeyboardInterrupt:  # a block that was not entered has no end either
             self.__exit__()
             raise
