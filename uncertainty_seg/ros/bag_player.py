@@ -1,12 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Publishes the images of a bag as a camera would: `uncertainty_seg_play BAG`.
+Publishes the images of a bag as a camera would: `uncertainty_seg_play BAG`, without rosbag2.
 
-Needs no rosbag2, so that the demo runs with ROS from wheels too. It plays every bag that `replay`
-reads. The images go out on `image` (remap it with ``--ros-args -r image:=/cam``) with the stamps
-they were recorded with, at the pace of the recording. The first one waits for a subscriber.
-CompressedImage goes out as it is on `image/compressed` and, if it has a subscriber, decoded on
-`image`.
+The images go out on `image` with the stamps they were recorded with, at the pace of the recording.
+The first one waits for a subscriber. CompressedImage goes out as it is on `image/compressed` and,
+if it has a subscriber, decoded on `image`.
 
 """
 

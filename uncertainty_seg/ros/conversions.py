@@ -2,17 +2,15 @@
 """
 From messages to what the core takes, and back.
 
-cv_bridge, where it is installed and right, reads the values of a message as they lie there
-('passthrough'). What it does not know or would misread is read by the package's own codec, which
-also refuses. Colours are always converted by the codec, so that node and `replay` see the same
-pixels. The codec writes all messages: some cv_bridge take 60 times as long, none is faster.
+cv_bridge, where it is installed and right, reads the values of a message as they lie there. What
+it does not know or would misread is read by the package's own codec, which also converts colours,
+so that node and `replay` see the same pixels, and writes: some cv_bridge take 60 times as long.
 
 """
 
 from __future__ import annotations
 
 import array
-from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 import functools
@@ -27,7 +25,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from uncertainty_seg.core.image_codec import decode, Encoding, ENCODINGS, ImageFile, RawImage
+from uncertainty_seg.core.image_codec import decode, ENCODINGS, ImageFile, RawImage
 from uncertainty_seg.core.settings import DecodeLimits
 
 AnyImage: TypeAlias = Image | CompressedImage
@@ -36,14 +34,6 @@ _log = logging.getLogger(__name__)
 # Which images cv_bridge reads; docs/cameras.md has the same table.
 BRIDGE_READS = tuple(name for name, kind in ENCODINGS.items()
                      if kind.family in ('plain', 'bayer', 'yuv422'))
-# What the codec reads although cv_bridge knows the encoding.
-CODEC_READS: Mapping[str, Callable[[Image, Encoding], bool]] = {
-    'padded or short rows': lambda msg, kind: msg.step != kind.row_bytes(msg.width),
-    'the byte order of another machine':
-        lambda msg, kind: msg.is_bigendian != (sys.byteorder == 'big'),
-    'no pixels, or too few bytes':
-        lambda msg, kind: not 0 < msg.height * msg.step <= len(msg.data),
-}
 _INSTEAD = "images are read by the package's own codec"
 
 
@@ -70,7 +60,10 @@ class ImageBridge:
         if msg.encoding not in self.reads:
             return None
         kind = ENCODINGS[msg.encoding]
-        if any(is_left(msg, kind) for is_left in CODEC_READS.values()):
+        # Padded or short rows, another machine's byte order, no pixels: cv_bridge misreads them.
+        if (msg.step != kind.row_bytes(msg.width)
+                or msg.is_bigendian != (sys.byteorder == 'big')
+                or not 0 < msg.height * msg.step <= len(msg.data)):
             return None
         try:
             values = np.asarray(self.bridge.imgmsg_to_cv2(msg, 'passthrough'))
@@ -123,8 +116,7 @@ def _checked_bridge() -> ImageBridge:
     if not reads:
         raise ValueError('it knows none of the encodings')
     unknown = [name for name in BRIDGE_READS if name not in reads]
-    rest = (f"; it does not know {', '.join(unknown)}, which the package's codec reads"
-            if unknown else '')
+    rest = f"; it does not know {', '.join(unknown)}, read by our codec" if unknown else ''
     return ImageBridge(f'images are read by cv_bridge{rest}', False, frozenset(reads), bridge)
 
 
@@ -134,9 +126,6 @@ def _known_values(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     if dtype == 'f4':
         return (numbers / numbers.size).astype(np.float32)
     return (numbers * 0x0101 + 0x0100 * (dtype == 'u2')).astype(dtype)
-
-
-# -------------------------------------------------------------------------------------------------
 
 
 def image_from_msg(msg: AnyImage) -> RawImage | ImageFile:
@@ -151,19 +140,7 @@ def image_from_msg(msg: AnyImage) -> RawImage | ImageFile:
 
 
 def image_to_msg(header: Header, pixels: NDArray[Any], encoding: str) -> Image:
-    """
-    Make an image message: rows without padding, little endian, under the header as it is.
-
-    Parameters
-    ----------
-    header : std_msgs/Header
-        Stamp and frame of the image the pixels come from.
-    pixels : ndarray, shape (H, W) or (H, W, 3)
-        uint8 for 'mono8' and 'bgr8', float32 for '32FC1'.
-    encoding : str
-        One of those.
-
-    """
+    """Make a message, without padding, of uint8 'mono8' or 'bgr8', or of float32 '32FC1'."""
     kind = np.dtype('f4' if encoding == '32FC1' else 'u1').newbyteorder('<')
     return _message(header, np.ascontiguousarray(pixels, kind), encoding)
 

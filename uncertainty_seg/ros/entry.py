@@ -2,9 +2,8 @@
 """
 Where the installed programs begin: a signal ends them in order from the first moment to the last.
 
-To import ROS takes a second, in which Python would answer a signal with a traceback or be killed
-by it; so would it at the end, after the last line of `main`. In both nothing is running that has
-to be stopped, and the exit code is 0. What happens in between is up to each program.
+While ROS is imported, and after the last line of `main`, nothing is running that has to be
+stopped, and the exit code is 0. What happens in between is up to each program.
 
 `ros2 launch` leaves its processes running where it is ended by SIGTERM or killed. The launch files
 therefore name its process in `LAUNCHED_BY`, and the programs end in order when that has gone.

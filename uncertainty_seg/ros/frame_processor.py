@@ -2,10 +2,9 @@
 """
 Takes one image message through the frame loop, and publishes and logs what came of it.
 
-Runs in the worker's thread. The verdict is out before anything else is done: its owner has
-published it. Whatever goes wrong before ends as a flag that is down, with the reason; the next
-frame is a new chance. Whatever goes wrong after it, with a picture, the log or a count, is counted
-for its part and changes no flag.
+Runs in the worker's thread. Whatever goes wrong before the verdict ends as a flag that is down,
+with the reason. Whatever goes wrong after it, with a picture, the log or a count, is counted for
+its part and changes no flag.
 
 """
 

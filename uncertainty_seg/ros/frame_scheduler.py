@@ -2,11 +2,9 @@
 """
 A slot for the newest frame of each camera, and the worker's thread that takes frames from them.
 
-A network slower than the cameras must not work through a queue of old frames: what waits is
-replaced by what comes, and counted. Of the cameras that have a frame the one that was served
-longest ago is next, so that a fast camera takes no turn from a slow one. A camera with a rate cap
-waits until its time has come; with its newest frame, not with the one that came first. There is
-one worker, since there is one network; callbacks never wait for it. Knows nothing of ROS.
+What waits is replaced by what comes, and counted. Of the cameras that have a frame the one that
+was served longest ago is next. A camera with a rate cap waits until its time has come, with its
+newest frame. There is one worker, and callbacks never wait for it. Knows nothing of ROS.
 
 """
 

@@ -43,7 +43,6 @@ def diagnostic_status(status: Status) -> DiagnosticStatus:
         hardware_id=status.hardware_id, values=pairs)
 
 
-# -------------------------------------------------------------------------------------------------
 # The parts that the flag does not depend on: they fail alone.
 
 # A part that failed is reported for as long after, so that one that fails now and then is seen.
@@ -116,9 +115,6 @@ class PartFaults:
         if is_new:
             _log.error('%s; not logged again', sentence, exc_info=err)
 
-
-# -------------------------------------------------------------------------------------------------
-# What the node counts about one camera: frames, faults, rate, time a stage, its budget.
 
 WINDOW_FRAMES = 100
 # Time over the latency budget after which the warning becomes an error.
@@ -205,9 +201,6 @@ class FrameStatistics:
                 stage: (statistics.median(values), max(values))
                 for stage, values in self._timings.items()
             }
-
-
-# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

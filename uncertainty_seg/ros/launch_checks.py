@@ -2,9 +2,7 @@
 """
 What the launch files ask before they start a process, so that nothing half started stays behind.
 
-`ros2 launch` leaves processes running that it started before a later action raised, and starts a
-node again whatever its exit code says. Everything here raises ConfigError with one sentence, and
-imports neither launch nor rclpy.
+Everything here raises ConfigError with one sentence, and imports neither launch nor rclpy.
 
 """
 

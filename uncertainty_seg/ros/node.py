@@ -25,10 +25,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 from numpy.typing import NDArray
 from rcl_interfaces.msg import SetParametersResult
-import rclpy
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header
@@ -49,7 +47,6 @@ from uncertainty_seg.errors import (
     ConfigError,
     EngineMissingError,
     UncertaintySegError,
-    UnknownModelError,
 )
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_bridge
@@ -61,9 +58,9 @@ from uncertainty_seg.ros.node_life import (
     ignore_signals,
     report_errors,
     ros_logging,
+    run_program,
     SoundLifecycleNode,
     spin_until,
-    start_node,
     stop_on_signals,
 )
 from uncertainty_seg.ros.parameters import ParameterServer
@@ -434,7 +431,6 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         )
 
 
-# -------------------------------------------------------------------------------------------------
 # A build of engines takes minutes and does not return meanwhile, so it runs in a thread, and the
 # thread that waits for it reports its progress.
 
@@ -476,16 +472,14 @@ def wait_for_build(
     _log.info('engine built in %.0f s', time.monotonic() - start_s)
 
 
-# -------------------------------------------------------------------------------------------------
-# Entry point of `uncertainty_seg_node`. A fault at the start is reported in one sentence: exit
-# code 2 for a parameter, a name or an argument, 1 for anything else. A signal ends it in order,
-# with a last false flag, and exit code 0; after a second one nothing is waited for but that flag.
-# Exit code 3 is a thread that has ended or hangs, see `process_watch`.
+# Entry point of `uncertainty_seg_node`. A signal ends it in order, with a last false flag; after a
+# second one nothing is waited for but that flag. Exit code 3 is a thread that has ended or hangs,
+# see `process_watch`.
 
 PROGRAM = 'uncertainty_seg_node'
 ABOUT = ('The segmentation node. Its parameters: config/uncertainty_seg.yaml and '
          'docs/ros_interface.md; model must be given.')
-EXIT_FAILED, EXIT_MISUSE = 1, 2
+EXIT_FAILED = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _HEAP_BYTES = 32 << 20
 
@@ -506,16 +500,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the node until a signal ends it, with the process's arguments if none; its exit code."""
     keep_frames_on_the_heap()
     faulthandler.enable()  # what each thread did, where systemd's watchdog aborts the process
-    try:
-        return _run(start_node(PROGRAM, ABOUT, args))
-    except (ConfigError, UnknownModelError, InvalidParameterTypeException) as err:
-        return _fail(str(err), EXIT_MISUSE)
-    except UncertaintySegError as err:
-        return _fail(str(err), EXIT_FAILED)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    finally:
-        rclpy.try_shutdown()
+    return run_program(PROGRAM, ABOUT, args, _run)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -555,11 +540,6 @@ def _run(words: Sequence[str]) -> int:
             node.destroy_node()
         except Exception as err:  # the process ends anyway
             node.get_logger().warning(f'the node cannot be taken apart: {err}')
-
-
-def _fail(sentence: str, code: int) -> int:
-    print(f'{PROGRAM}: {sentence}', file=sys.stderr)
-    return code
 
 
 if __name__ == '__main__':

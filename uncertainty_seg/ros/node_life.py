@@ -1,12 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""
-What rclpy leaves to its users in the life of a node: its start, log lines, signals, transitions.
-
-What is wrong with the command line or the surroundings is one sentence. Code outside of `ros` logs
-with Python's `logging`, a signal ends the node in order, a fault of a callback does not end it,
-and an error inside a transition is reported in one sentence.
-
-"""
+"""What rclpy leaves to its users in the life of a node: start, log, signals, transitions."""
 
 from __future__ import annotations
 
@@ -26,17 +19,22 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import rclpy
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger_effective_level
 from rclpy.signals import SignalHandlerOptions
 
-from uncertainty_seg.errors import ConfigError, some_of, UncertaintySegError
+from uncertainty_seg.errors import (
+    ConfigError,
+    some_of,
+    UncertaintySegError,
+    UnknownModelError,
+)
 from uncertainty_seg.ros.entry import stop_signals
 from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
-# -------------------------------------------------------------------------------------------------
 # The start. ROS passes over words that are not for it, and DDS ends the process itself where the
 # domain is out of range.
 
@@ -62,6 +60,28 @@ def start_node(program: str, about: str, args: Sequence[str] | None = None) -> l
                           'arguments of ROS behind --ros-args',
                           f'{program} --ros-args -p NAME:=VALUE')
     return start_ros(words)
+
+
+def run_program(
+    program: str, about: str, args: Sequence[str] | None, run: Callable[[list[str]], int]
+) -> int:
+    """
+    Run a node's program from `start_node` to its end; returns the exit code.
+
+    A fault at the start is one sentence: code 2 for a parameter, a name or an argument, else 1.
+    """
+    try:
+        return run(start_node(program, about, args))
+    except (ConfigError, UnknownModelError, InvalidParameterTypeException) as err:
+        print(f'{program}: {err}', file=sys.stderr)
+        return 2
+    except UncertaintySegError as err:
+        print(f'{program}: {err}', file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        rclpy.try_shutdown()
 
 
 def own_words(words: Sequence[str]) -> list[str]:
@@ -103,7 +123,6 @@ def start_ros(args: Sequence[str] | None = None) -> list[str]:
     return words
 
 
-# -------------------------------------------------------------------------------------------------
 # The log: lines of the package's modules reach the console and /rosout.
 
 
@@ -153,7 +172,6 @@ def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
         package.propagate = before[1]
 
 
-# -------------------------------------------------------------------------------------------------
 # Run a node until a signal ends it in order, past faults of its callbacks.
 
 # A terminal and launch may both send the first signal; later than that, it is a second one.
@@ -235,8 +253,6 @@ def spin_until(
         except Exception as err:
             on_fault(err)
 
-
-# -------------------------------------------------------------------------------------------------
 
 _NodeT = TypeVar('_NodeT', bound='SoundLifecycleNode')
 _Transition = Callable[[_NodeT, LifecycleState], TransitionCallbackReturn]

@@ -2,9 +2,8 @@
 """
 Settings as ROS parameters: declared with description and range, judged as a whole.
 
-What a value may be is known by `core.settings` alone. ROS's own checks of type and range come
-first where they can say the same; whole numbers for floating-point parameters (`rate: 7`), which
-ROS refuses, are accepted, and the judgement over all values together is made here.
+What a value may be is known by `core.settings` alone. Whole numbers for floating-point parameters
+(`rate: 7`), which ROS refuses, are accepted, and all values are judged together.
 
 """
 

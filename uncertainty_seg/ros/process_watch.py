@@ -2,15 +2,14 @@
 """
 Whether the process still works: told to systemd and to Nav2's manager while it does, else ended.
 
-A thread of its own observes two others by counters that grow while they work: the worker, which
-counts each frame and, without one, four times a second; and the executor, which counts each
-turn. A node without a camera, or one that is not active, therefore works. When one of the two
-ends or stands still for too long, nothing inside the process can bring it back: the flag is
-published as false with the cause for the last time, and the process ends with an exit code of its
-own even if the thread never returns, so that systemd or `ros2 launch` starts a new one.
+A thread of its own observes two others by counters that grow while they work: the worker's, which
+also beats without a frame, and the executor's turns. When one of the two ends or stands still for
+too long, nothing inside the process can bring it back: the flag is published as false with the
+cause for the last time, and the process ends with an exit code of its own, so that systemd or
+`ros2 launch` starts a new one.
 
-Time is summed up over the looks and is not the difference of two clock readings. A process that
-was stopped and continued (SIGSTOP, a suspended computer, a debugger) has not hung meanwhile.
+Time is summed up over the looks: a process that was stopped and continued (SIGSTOP, a suspended
+computer, a debugger) has not hung meanwhile.
 
 """
 
@@ -49,9 +48,6 @@ UNINTERRUPTED = ('configure',)
 LEAVE_AFTER_S, LEAVE_S = 0.5, 0.5
 # For the last false, the frame log and the log lines; a thread that hangs may hold their locks.
 LAST_WORDS_S, FLUSH_S = 5.0, 1.0
-
-# -------------------------------------------------------------------------------------------------
-# Who is told. systemd takes datagrams at the socket NOTIFY_SOCKET, as sd_notify(3) specifies them.
 
 
 class ServiceManager:
@@ -138,9 +134,6 @@ class LifecycleBond:
             publisher.publish(msg)
             if not is_active and hasattr(publisher, 'wait_for_all_acked'):
                 publisher.wait_for_all_acked(Duration(seconds=0.2))
-
-
-# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

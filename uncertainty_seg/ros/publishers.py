@@ -2,8 +2,8 @@
 """
 Everything the node publishes, and only where there are subscribers.
 
-The topics of the verdict exist as long as the node, so that their silence is never mistaken for a
-state of the node; those of the pictures exist from configure to cleanup.
+The topics of the verdict exist as long as the node; those of the pictures from configure to
+cleanup.
 
 """
 
@@ -36,10 +36,8 @@ from uncertainty_seg.ros.topics import COMPRESSED, output_topic
 
 _log = logging.getLogger(__name__)
 
-# -------------------------------------------------------------------------------------------------
-# The camera's calibration, relayed beside the mask so that its pixels can be projected.
-# The mask has the size of the decoded image, so the relay is the input itself, under the header of
-# the frame. It is scaled where a frame was decoded reduced, or the driver tells another size.
+# The camera's calibration, relayed so that pixels of the mask can be projected: the input itself,
+# or scaled where a frame was decoded reduced, or the driver tells another size.
 
 
 class CameraInfoRelay:
@@ -69,8 +67,7 @@ class CameraInfoRelay:
         problem = camera_info_problem(info)
         fitting = None if problem else fit_camera_info(info, header, height, width)
         if fitting is None:
-            problem = problem or (f'it does not belong to images of {width}x{height}, which have '
-                                  'another shape')
+            problem = problem or f'images of {width}x{height} have another shape'
             if problem != self._reported:
                 self._reported = problem
                 _log.warning('camera_info of %dx%d is not relayed: %s', info.width, info.height,
@@ -148,7 +145,6 @@ def _copy(info: CameraInfo, **changes: Any) -> CameraInfo:
     return CameraInfo(**{**fields, **changes})
 
 
-# -------------------------------------------------------------------------------------------------
 # The names of the classes in the mask, latched, as `vision_msgs/LabelInfo` (4.1.0 and later).
 # vision_msgs is optional: without it the node runs and the topic is missing.
 
@@ -157,27 +153,20 @@ def publish_labels(node: Node, topic: str, card: ModelCard) -> Any:
     """
     Publish once, latched, what the ids of a mask mean; returns the publisher that keeps it.
 
-    None where vision_msgs cannot be imported: one line of the process's log says so.
+    255, "unlabelled" by convention, is not listed: no mask has it, and a consumer such as Nav2's
+    semantic layer takes each entry for a class it must know. None, and one line of the process's
+    log, where vision_msgs cannot be imported.
     """
     if (types := _message_types()) is None:
         return None
-    publisher = node.create_publisher(types[0], topic, topics.LABEL_QOS)
-    publisher.publish(label_message(card, node.get_clock().now().to_msg()))
-    return publisher
-
-
-def label_message(card: ModelCard, stamp: Any) -> Any:
-    """
-    Build the vision_msgs/LabelInfo with a name for each id of the mask, in the order of the ids.
-
-    255, "unlabelled" by convention, is not listed: no mask has it, and a consumer such as Nav2's
-    semantic layer takes each entry for a class it must know.
-    """
-    label_info, vision_class = _message_types()
-    class_map = [vision_class(class_id=number, class_name=name)
-                 for number, name in enumerate(card.class_names)]
+    label_info, vision_class = types
+    publisher = node.create_publisher(label_info, topic, topics.LABEL_QOS)
     # The threshold is the confidence below which a pixel was withheld; the mask withholds none.
-    return label_info(header=Header(stamp=stamp), class_map=class_map, threshold=0.0)
+    publisher.publish(label_info(
+        header=Header(stamp=node.get_clock().now().to_msg()), threshold=0.0,
+        class_map=[vision_class(class_id=number, class_name=name)
+                   for number, name in enumerate(card.class_names)]))
+    return publisher
 
 
 @functools.cache
@@ -191,8 +180,6 @@ def _message_types() -> Any:
         return None
     return LabelInfo, VisionClass
 
-
-# -------------------------------------------------------------------------------------------------
 
 # Name -> encoding and pixels.
 PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
@@ -216,13 +203,11 @@ class VerdictPublishers:
     The flag, the verdict as numbers, score and reasons; published by the owner of the verdict.
 
     The numbers say no more than the flag: they rise after it and fall before it, and a flag is
-    published as false even if they cannot be. Both have the same quality of service, so a late
-    subscriber of either receives no old true.
+    published as false even if they cannot be. A late subscriber of either receives no old true.
 
-    The flag is offered with the deadline `stale_timeout_s`; `stamps` is what the age of an image
-    is counted from, and `faults` counts those of the topics beside the flag. `is_confident` is the
-    flag as it was published last, `num_sent` how many were; the owner of the verdict sets
-    `weakened_by`, the settings that weaken the promise.
+    The flag is offered with the deadline `stale_timeout_s`. `is_confident` is the flag as it was
+    published last, `num_sent` how many were; the owner sets `weakened_by`, the settings that
+    weaken the promise.
     """
 
     def __init__(
@@ -277,8 +262,11 @@ class VerdictPublishers:
         header = header or Header(stamp=self._clock.now().to_msg())
 
         def numbers() -> JointState:
-            return numbers_message(
-                header, verdict_numbers(verdict, result, is_of_frame, self.weakened_by))
+            # What every ROS 2 has for named numbers, and plotting tools show.
+            values = verdict_numbers(verdict, result, is_of_frame, self.weakened_by)
+            return JointState(header=header, name=list(values),
+                              position=array.array('d', values.values()))
+
         # First: a process that is stopped between the two must find its silence afterwards.
         self._sent_s = steady_s()
         self._send(verdict.is_confident, numbers)
@@ -320,12 +308,6 @@ class VerdictPublishers:
             for publisher in (self._flag, self._numbers):
                 left_s = max(end_s - time.monotonic(), 0.0)
                 publisher.wait_for_all_acked(Duration(seconds=left_s))
-
-
-def numbers_message(header: Header, numbers: Mapping[str, float]) -> JointState:
-    """Build the message that every ROS 2 has for named numbers, which plotting tools show."""
-    return JointState(header=header, name=list(numbers),
-                      position=array.array('d', numbers.values()))
 
 
 class PicturePublishers:

@@ -2,10 +2,8 @@
 """
 Record topics into a bag, as small as the demo and the replay tests need it.
 
-Run as ``python -m uncertainty_seg.ros.recorder TOPIC... --out BAG``; it prints one JSON line when
-every topic is subscribed and one when the bag is closed, after a signal that ends the node, too. A
-recording that is stopped before every topic is subscribed is not kept. For real recordings use
-ros2 bag, which the ROS 2 wheels do not have. Messages are not decoded here.
+``python -m uncertainty_seg.ros.recorder TOPIC... --out BAG`` prints one JSON line when every topic
+is subscribed and one when the bag is closed. A recording that is stopped before is not kept.
 
 """
 
@@ -19,18 +17,17 @@ from pathlib import Path
 import signal
 import sys
 import threading
-from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
+from uncertainty_seg.ros import topics
 from uncertainty_seg.ros.entry import stop_signals
-from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
+from uncertainty_seg.storage.bags.writer import BagWriter
 
 LOOK_EVERY_S = 0.1
 # Enough for the burst that waits while a chunk of the bag is compressed.
@@ -40,10 +37,10 @@ QUEUE_DEPTH = 50
 class RecorderNode(Node):
     """Subscribes to each topic, given by its absolute name, as soon as it has a publisher."""
 
-    def __init__(self, topics: Sequence[str], writer: BagWriter) -> None:
+    def __init__(self, names: Sequence[str], writer: BagWriter) -> None:
         super().__init__('uncertainty_seg_recorder', namespace='/')
         self._writer = writer
-        self.missing = list(topics)
+        self.missing = list(names)
         self.create_timer(LOOK_EVERY_S, self._look)
 
     def _look(self) -> None:
@@ -51,19 +48,17 @@ class RecorderNode(Node):
             publishers = self.get_publishers_info_by_topic(topic)
             if publishers:
                 self.missing.remove(topic)
-                self._record(topic, publishers)
+                self._record(topic, publishers[0].topic_type)
                 if not self.missing:
                     print(json.dumps({'recorder': 'ready'}), flush=True)
 
-    def _record(self, topic: str, publishers: Sequence[Any]) -> None:
-        kind = publishers[0].topic_type
-
+    def _record(self, topic: str, kind: str) -> None:
         def write(data: bytes) -> None:
             self._writer.write_serialized(topic, kind, self.get_clock().now().nanoseconds, data)
 
+        # Reliable and volatile, as the node publishes.
         self.create_subscription(
-            _message_class(kind), topic, write, _qos_that_hears(publishers), raw=True
-        )
+            _message_class(kind), topic, write, topics.keep_last(QUEUE_DEPTH), raw=True)
 
 
 def _message_class(kind: str) -> type:
@@ -73,25 +68,12 @@ def _message_class(kind: str) -> type:
     return found
 
 
-def _qos_that_hears(publishers: Sequence[Any]) -> QoSProfile:
-    # A reliable subscription hears no best-effort publisher, a latched one no volatile.
-    profiles = [p.qos_profile for p in publishers]
-    is_reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
-    is_latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
-    return QoSProfile(
-        depth=QUEUE_DEPTH,
-        reliability=ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if is_latched else DurabilityPolicy.VOLATILE,
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Record until stopped; returns 1 with a sentence on stderr if the bag cannot be written."""
     arguments = list(sys.argv if argv is None else ['recorder', *argv])
     parser = argparse.ArgumentParser(prog='uncertainty_seg.ros.recorder', description=__doc__)
     parser.add_argument('topics', nargs='+', metavar='TOPIC')
     parser.add_argument('--out', type=Path, required=True, help='bag to write')
-    parser.add_argument('--storage', choices=STORAGES, default='mcap')
     parser.add_argument('--force', action='store_true', help='replace an older bag')
     args = parser.parse_args(remove_ros_args(arguments)[1:])
     stop = threading.Event()
@@ -100,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ROS's own handlers would close the context under the bag that is being finished.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        with BagWriter(args.out, args.storage, overwrite=args.force) as writer:
+        with BagWriter(args.out, overwrite=args.force) as writer:
             node, executor = RecorderNode(args.topics, writer), SingleThreadedExecutor()
             executor.add_node(node)
             while not stop.is_set():

@@ -3,18 +3,13 @@
 One running node for each name, and one publisher for each flag.
 
 ROS allows two nodes of one name without a word, and then nobody can tell their flags apart. Each
-node therefore claims its name on the hidden topic `~/_claim`: it publishes who it is, ten times a
-second while it is new and later only while somebody listens. The graph alone proves nothing, since
-a node that was killed stays in it for 20 s; a claim that is heard does. A claim that was played
-from a bag comes from a node of another name.
+node therefore claims its name on the hidden topic `~/_claim`, ten times a second while it is new
+and later only while somebody listens. The graph alone proves nothing, since a node that was killed
+stays in it for 20 s; a claim does, unless it was played from a bag, by a node of another name.
 
-Both sides decide by the same rule: a new node gives way to a settled one, and of two new ones that
-which started later. A settled node never does, so two that could not hear each other for
-`NAME_SETTLE_S` both go on, with the flag of both false (`RivalWatch`).
-
-Anybody in the domain can forge a claim, unless SROS2 keeps them out: it keeps a new node from
-starting, which is the safe direction, does nothing to a settled one, and raises no flag.
-
+A new node gives way to a settled one, and of two new ones that which started later. A settled node
+never does, so two that could not hear each other for `NAME_SETTLE_S` both go on, with the flag of
+both false (`RivalWatch`). A forged claim keeps a new node from starting and raises no flag.
 The claims come from a thread of their own, since the executor stands still during configure.
 
 """
@@ -247,12 +242,9 @@ class NameClaim:
             'the launch file), or stop the other one')
 
 
-# -------------------------------------------------------------------------------------------------
-# Another publisher on the topic of the flag: a node elsewhere, or a bag that is played with the
-# flag in it. The graph only raises the suspicion, since a node that was killed stays in it:
-# messages received beyond those sent are the proof. How long to listen follows from the deadline
-# that the other publisher offers; one that offers best effort cannot be received reliably, and
-# counts as long as it is there.
+# Another publisher on the topic of the flag: a node elsewhere, or a bag with the flag in it. The
+# graph only raises the suspicion: messages received beyond those sent are the proof. One that
+# offers best effort cannot be received reliably, and counts as long as it is there.
 
 # How long to listen, at least and at most: what is dead leaves the graph by then.
 PROBE_S, LONGEST_PROBE_S = 3.0, 20.0

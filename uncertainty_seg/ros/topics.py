@@ -2,9 +2,8 @@
 """
 The node's topics: their names, their quality of service, and why nothing passes on them.
 
-The middleware reports that the quality of service of some endpoint does not fit, but neither which
-endpoint nor what to do. That event only triggers a look at the graph, which names the other side
-and what it offers or requests. A conflict is reported for as long as the graph shows it.
+The middleware reports that some endpoint does not fit, but neither which nor what to do. That
+event only triggers a look at the graph, which names the other side and what it offers or requests.
 
 """
 
@@ -23,7 +22,6 @@ from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.qos import (
     qos_check_compatible,
     QoSDurabilityPolicy,
@@ -44,10 +42,8 @@ except ImportError:  # Humble
 SubscriptionEventCallbacks = _events.SubscriptionEventCallbacks
 UnsupportedEventTypeError = _events.UnsupportedEventTypeError
 
-# -------------------------------------------------------------------------------------------------
-# Names. rclpy has no image_transport, so its two conventions are kept here: a compressed image is
-# below the topic of the image, and the calibration beside it. With several cameras, `front/image`
-# comes in and `~/front/mask` goes out.
+# rclpy has no image_transport: a compressed image is below the topic of the image, and the
+# calibration beside it.
 
 COMPRESSED = '/compressed'
 
@@ -92,7 +88,6 @@ def type_name(msg_type: Any) -> str:
     return f'{msg_type.__module__.partition(".")[0]}/msg/{msg_type.__name__}'
 
 
-# -------------------------------------------------------------------------------------------------
 # Quality of service.
 
 
@@ -143,7 +138,6 @@ def overridable(
     return QoSOverridingOptions(kinds, callback=judge)
 
 
-# -------------------------------------------------------------------------------------------------
 # Which two ends do not meet, and the fix.
 
 UNKNOWN_NAME = '_NODE_NAME_UNKNOWN_'
@@ -206,11 +200,8 @@ def type_sentence(name: str, kind: str, me: str, others: Sequence[Any]) -> str:
             f'{kind} there; remap one of them')
 
 
-# -------------------------------------------------------------------------------------------------
-# Why no image comes. A subscriber that receives nothing looks the same whether the camera is off,
-# the topic is misspelt, the quality of service does not match, or large frames are lost on the
-# way. The graph shows which, and the publisher's identifier shows its middleware and whether it
-# runs on this computer.
+# Why no image comes: the graph shows it, and the publisher's identifier shows its middleware and
+# whether it runs on this computer.
 
 # Humble and Jazzy read the first, Kilted and later the second.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
@@ -325,13 +316,8 @@ def _way(publisher: bytes, transport: Transport) -> str:
             'segment is smaller than a frame')
 
 
-# -------------------------------------------------------------------------------------------------
-
 # Endpoints are known before the node that owns them: its name comes with a later message.
 SETTLE_S = 3.0
-# Heard by rclpy itself.
-CLOCK = '/clock', 'rosgraph_msgs/msg/Clock'
-NOT_SIMULATED = Parameter('use_sim_time', value=False)
 
 
 class TopicWatch:
@@ -393,8 +379,6 @@ class TopicWatch:
     def _of_other_types(self) -> list[str]:
         listened = {(topic.name, topic.type_name) for topic in list(self._topics.values())
                     if not topic.is_publisher and self._has(topic)}
-        if self._node.get_parameter_or('use_sim_time', NOT_SIMULATED).value is True:
-            listened.add(CLOCK)
         found = [type_sentence(name, kind, self._me(),
                                self._node.get_publishers_info_by_topic(name))
                  for name, kind in listened]

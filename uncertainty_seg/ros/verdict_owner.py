@@ -2,21 +2,17 @@
 """
 The one owner of a camera's verdict: its gate, the time since its last verdict, its publication.
 
-Two threads decide about a flag. The worker judges frames; the executor's thread brings faults,
-settings, resets, the timer of staleness and the end of listening. Each of these is one method
-here, and each method holds the one lock from its question to the last message it publishes. So
-they happen one after the other, in some order, and nothing can make a verdict untrue between the
-moment it is reached and the moment it is published. No other class of the package locks anything
-about the verdict, and no other caller uses the methods of a pipeline that change its gate.
+The worker judges frames; the executor's thread brings faults, settings, resets, the timer of
+staleness and the end of listening. Each is one method here, which holds the one lock from its
+question to the last message it publishes, so nothing can make a verdict untrue between the moment
+it is reached and the moment it is published. No other class locks anything about the verdict.
 
-What happens while a frame is in work does not wait for it: the network runs without the lock.
-Instead the frame is begun under an epoch of the pipeline, which every such event ends. When the
-frame is ready in another epoch it is published as not confident, with the event as the reason: it
-was measured for limits, for a T or for a past that no longer hold. It counts as no fault itself.
+The network runs without the lock. A frame is begun under an epoch of the pipeline, which every
+such event ends; one that is ready in another epoch is published as not confident, with the event
+as the reason, and counts as no fault itself.
 
-A process can be paused at any instruction. The time of a verdict is therefore noted before it is
-published, never after, and once a true is out it is looked at again: if it went out late, a false
-follows at once.
+A process can be paused at any instruction: the time of a verdict is noted before it is published,
+and once a true is out it is looked at again. If it went out late, a false follows at once.
 
 """
 

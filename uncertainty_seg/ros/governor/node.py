@@ -2,11 +2,10 @@
 """
 The node `speed_governor`: slows the vehicle down when the flag is false, late or gone.
 
-It runs in a process of its own, so that it outlives the perception node, and needs no model and no
-image. `SpeedPolicy` decides the speed factor, `PublisherWatch` whether the flag has one publisher,
-and `CommandLimiter` scales the commands; this module connects them to topics. They use a steady
-clock instead of the node's clock, because simulated time may stand still and a flag would never
-become stale.
+It runs in a process of its own, so that it outlives the perception node. `SpeedPolicy` decides the
+speed factor, `PublisherWatch` whether the flag has one publisher, and `CommandLimiter` scales the
+commands; this module connects them to topics. They use a steady clock, because simulated time may
+stand still and a flag would never become stale.
 
 """
 
@@ -19,11 +18,9 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
-import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.exceptions import InvalidParameterTypeException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_policy_name_from_kind, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -31,7 +28,6 @@ from rclpy.time import Time
 from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.status import OK, Status, WARN
-from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros import topics
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
@@ -45,8 +41,8 @@ from uncertainty_seg.ros.governor.policy import (
 from uncertainty_seg.ros.health import diagnostics_message
 from uncertainty_seg.ros.node_life import (
     ignore_signals,
+    run_program,
     spin_until,
-    start_node,
     steady_s,
     stop_on_signals,
 )
@@ -55,11 +51,9 @@ from uncertainty_seg.ros.rivals import NameClaim
 from uncertainty_seg.ros.topics import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from uncertainty_seg.storage.parameter_files import require_files_for
 
-# -------------------------------------------------------------------------------------------------
-# The subscription to the flag, and all events by which the middleware reports its loss.
-# The subscription requests the deadline that the publisher should offer. A publisher without that
-# deadline does not match, because its loss could not be detected in time. No true is passed on
-# before the graph has been looked at: a second publisher is on it before its first message.
+# The subscription requests the deadline that the publisher should offer: without it, the loss of a
+# publisher could not be detected in time. No true is passed on before the graph has been looked
+# at: a second publisher is on it before its first message.
 
 FLAG_TOPIC = 'confident'
 GONE = 'the publisher of the flag is gone'
@@ -72,17 +66,10 @@ class FlagLink:
     """
     Subscribe to the topic `confident`.
 
-    `on_flag` is called with the flag and the time at which it was sent, in seconds of the
-    publisher's system clock, or None where that is not known; `on_lost` with a reason when the
-    middleware reports that the flag is lost, and for each flag while it cannot be attributed to
-    one publisher.
-
-    Attributes
-    ----------
-    fault, num_publishers : str, int
-        At the last look at the graph: why the flag cannot be attributed to one publisher, empty if
-        it can, and how many there are.
-
+    `on_flag` is called with the flag and the time at which it was sent, by the publisher's system
+    clock, or None where that is not known; `on_lost` with a reason when the middleware reports
+    that the flag is lost, and for each flag while it cannot be attributed to one publisher:
+    `fault` says why, at the last look at the graph.
     """
 
     def __init__(
@@ -154,8 +141,6 @@ class FlagLink:
             f'not taken: asked are reliable and a deadline of {self._settings.deadline_s:g} s; '
             'set deadline_s to at least the stale_timeout_s of the node that publishes it')
 
-
-# -------------------------------------------------------------------------------------------------
 
 NODE_NAME = 'speed_governor'
 ABOUT = 'Limits the speed of a vehicle by a flag. Its parameters: docs/speed_governor.md.'
@@ -337,25 +322,13 @@ def set_velocity(twist: Twist, velocity: Velocity) -> None:
             setattr(part, axis, next(values))
 
 
-# -------------------------------------------------------------------------------------------------
-# Entry point of `speed_governor`.
-# An argument, a parameter or a name that cannot be used gives one sentence and exit code 2. A
-# signal ends the node in order: it publishes the slow factor, and zero if a command was in force;
-# exit code 0.
-
-EXIT_FAILED, EXIT_MISUSE = 1, 2
-
-
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until it is told to stop; arguments as after the program's name; exit code."""
-    try:
-        return _run(start_node(NODE_NAME, ABOUT, args))
-    except (UncertaintySegError, InvalidParameterTypeException) as err:  # of rclpy's own
-        return _refuse(err)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    finally:
-        rclpy.try_shutdown()
+    """
+    Run the node until a signal ends it, with the process's arguments if none; its exit code.
+
+    It publishes the slow factor then, and zero if a command was in force.
+    """
+    return run_program(NODE_NAME, ABOUT, args, _run)
 
 
 def _run(words: Sequence[str]) -> int:
@@ -379,12 +352,6 @@ def _run(words: Sequence[str]) -> int:
     finally:
         executor.shutdown()
         node.destroy_node()
-
-
-def _refuse(err: Exception) -> int:
-    print(f'speed_governor: {err}', file=sys.stderr)
-    # What is wrong with the surroundings may be right at the next start.
-    return EXIT_FAILED if type(err) is UncertaintySegError else EXIT_MISUSE
 
 
 if __name__ == '__main__':

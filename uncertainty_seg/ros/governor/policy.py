@@ -2,17 +2,13 @@
 """
 The speed factor: a state machine that turns the flag into a share of the speed. Imports no ROS.
 
-`SpeedPolicy` decides the factor, `PublisherWatch` whether the flag can be attributed to one
-publisher, and `CommandLimiter` scales the commands.
-
-The state machine reads no clock: each call says what time it is. The factor rises in one place
-only, when a true flag arrives, and only by the time since the previous true flag. No timer and no
-silence can therefore make the vehicle faster; every other event holds the factor or lowers it.
+It reads no clock: each call says what time it is. The factor rises in one place only, when a true
+flag arrives, and only by the time since the previous true flag. No timer and no silence can
+therefore make the vehicle faster; every other event holds the factor or lowers it.
 
 The age of a flag is the time since it was sent, because a process that got no processor time finds
-old flags in its queue and takes them one after the other. After a network cut many flags arrive at
-once. The flag must therefore have been true for `settle_s`, counted from the first arrival. That
-is at least the deadline, so a burst of old flags is stale before the factor may rise.
+old flags in its queue. After a network cut many flags arrive at once: the flag must have been true
+for `settle_s`, at least the deadline, so a burst of old flags is stale before the factor may rise.
 
 """
 
@@ -25,7 +21,6 @@ import math
 from uncertainty_seg.core.settings import from_dict, parameter
 from uncertainty_seg.errors import ConfigError
 
-# -------------------------------------------------------------------------------------------------
 # The settings. The node's parameters and the list in docs/speed_governor.md are made from them.
 
 
@@ -83,7 +78,6 @@ def speed_settings_from_dict(values: Mapping[str, object]) -> SpeedSettings:
     return from_dict(SpeedSettings, values)
 
 
-# -------------------------------------------------------------------------------------------------
 # A driver may send a command once and rely on it for a while. If the factor falls meanwhile, the
 # command is republished, scaled down: the vehicle must not wait for the driver's next command.
 # The age of a command is the time since it was sent: a process that was stopped, or a network that
@@ -96,13 +90,8 @@ class CommandLimiter:
     """
     Scale velocity commands, each valid for `timeout_s`, by the speed factor. Not thread-safe.
 
-    Attributes
-    ----------
-    num_refused, num_late : int
-        Commands with NaN or infinity, and those that were too old when they arrived.
-    reason : str
-        Why zero was published for the last command; empty if it was passed on.
-
+    Commands are refused for NaN or infinity, and late if too old when they arrived; `reason` says
+    why zero was published for the last one, empty if it was passed on.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -160,15 +149,12 @@ class CommandLimiter:
         return tuple(value * factor for value in command)
 
 
-# -------------------------------------------------------------------------------------------------
-# rclpy does not say who sent a message. While the graph shows more than one publisher, the lower
-# of the flags holds: it counts as false. A killed publisher stays in the graph for a while (20 s
-# with Fast DDS) and cannot be told from a silent one.
-# When one of two leaves, the other may be the restarted node or a second publisher. Each publisher
-# numbers its messages. Where a restarted node takes over, the numbers change once, and the dead
-# one had fallen silent before. If they go on from flag to flag while another publisher appears, or
-# go back once more, both publish: the one that was there before is relied on after the other has
-# left, and the other never is.
+# rclpy does not say who sent a message. While the graph shows more than one publisher the flag
+# counts as false; a killed one stays there for a while (20 s with Fast DDS).
+# When one of two leaves, the other may be the restarted node or a second publisher. Each numbers
+# its messages. Where a restarted node takes over, the numbers change once, and the dead one had
+# fallen silent before. If they go on from flag to flag, or go back once more, both publish: the
+# one that was there before is relied on after the other has left, and the other never is.
 
 # Publishers that have left are forgotten when more than this many are known.
 MOST_KNOWN = 256
@@ -239,8 +225,6 @@ class PublisherWatch:
         return self._num_changes > 1 or not self._num_changes and self._was_alive
 
 
-# -------------------------------------------------------------------------------------------------
-
 FULL = 1.0
 STALE = 'the flag is stale'
 _BAD_CLOCK = 'the clock stands still or went back'
@@ -251,15 +235,8 @@ class SpeedPolicy:
     Turn the flag, or its absence, into a speed factor.
 
     Times are seconds of one clock that also runs while the machine sleeps. If that clock stands
-    still or goes back, the factor falls. It starts slow. Not thread-safe.
-
-    Attributes
-    ----------
-    factor : float
-        The share of the commanded speed that is allowed, `slow_factor` to 1.
-    num_falls : int
-        How often a series of true flags ended.
-
+    still or goes back, the factor falls. It starts slow; `num_falls` counts the series of true
+    flags that ended. Not thread-safe.
     """
 
     def __init__(self, settings: SpeedSettings, now_s: float) -> None:

@@ -258,8 +258,8 @@ def _later_signals() -> Iterator[None]:
     finally:
         for number, handler in held.items():
             signal.signal(number, handler)
-        for number in noted:
-            signal.raise_signal(number)
+        for one in noted:
+            signal.raise_signal(one)
 
 
 class ChildProcess:
