@@ -31,7 +31,8 @@ from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.ros import node, publishers, topics
+from uncertainty_seg.ros import publishers, topics
+from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.frame_scheduler import Slot
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.node import main
@@ -42,14 +43,12 @@ FAILURES_VARIABLE = 'UNCERTAINTY_SEG_TEST_FAILURES'
 # The name of a part in /diagnostics, a point, anything -> where it raises.
 PARTS: Mapping[str, tuple[Any, str]] = {
     'heatmap.render': (FrameView, 'heatmap'),
+    'camera_info.make': (publishers, 'CameraInfoRelay'),
     'camera_info.fit': (publishers, 'fit_camera_info'),
-    'label_info.import': (publishers, '_message_types'),
+    'camera.listen': (CameraStation, 'listen'),
     'frame_log.offer': (FrameLog, 'offer'),
-    'statistics.add': (FrameStatistics, 'add_frame'),
     'statistics.latency': (FrameStatistics, 'add_latency'),
-    'diagnostics.publish': (node, 'health_message'),
     'topic_watch.report': (topics.TopicWatch, 'report'),
-    'silence_hint.look': (topics, 'why_silent'),
     'rival_watch.look': (RivalWatch, '_look'),
 }
 
@@ -92,8 +91,6 @@ def put_faultily(slot: Any, item: Any) -> None:
     if item.msg.encoding == 'hang':
         print('the callback hangs on command', flush=True)
         threading.Event().wait()
-    if item.msg.encoding == 'exit':
-        sys.exit('the callback ends the node on command')
     _put(slot, item)
 
 

@@ -1,11 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Stands in for the perception node, or listens to the speed governor; run as a process.
+Stands in for the perception node; run as a process.
 
-``flag`` publishes `confident` as the node does, 20 times a second; what it says is the content of
-the file UNCERTAINTY_SEG_TEST_FLAG, true, false or nothing, read each time. ``listen`` writes what
-`/speed_governor/speed_factor` says, with the time, to UNCERTAINTY_SEG_TEST_HEARD, a line each.
-The time is that of the whole machine, in seconds, also in another network.
+It publishes `confident` as the node does, 20 times a second; what it says is the content of the
+file UNCERTAINTY_SEG_TEST_FLAG, true, false or nothing, read each time.
 
 """
 
@@ -13,13 +11,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-import sys
-import time
-from typing import Any
 
 import rclpy
 from rclpy.node import Node
-from std_msgs.msg import Bool, Float32
+from std_msgs.msg import Bool
 
 from uncertainty_seg.ros.topics import flag_qos
 
@@ -39,19 +34,10 @@ def speak(node: Node) -> None:
     node.create_timer(PERIOD_S, on_tick)
 
 
-def listen(node: Node) -> None:
-    out = Path(os.environ['UNCERTAINTY_SEG_TEST_HEARD']).open('a', buffering=1)
-
-    def on_factor(msg: Any) -> None:
-        out.write(f'{time.monotonic()} {msg.data}\n')
-
-    node.create_subscription(Float32, '/speed_governor/speed_factor', on_factor, 10)
-
-
 if __name__ == '__main__':
     rclpy.init()
-    peer = rclpy.create_node('perception_stand_in' if sys.argv[1] == 'flag' else 'listener')
-    (speak if sys.argv[1] == 'flag' else listen)(peer)
+    peer = rclpy.create_node('perception_stand_in')
+    speak(peer)
     try:
         rclpy.spin(peer)
     except (KeyboardInterrupt, rclpy.executors.ExternalShutdownException):

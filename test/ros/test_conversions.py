@@ -7,6 +7,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from cases import for_each
 import numpy as np
 import pytest
 from ros_helpers import HAS_ROS, SKIP_REASON
@@ -32,17 +33,7 @@ pytestmark = pytest.mark.ros
 HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id='camera_optical')
 
 
-def test_the_pixels_of_a_message_are_not_copied() -> None:
-    msg = Image(height=2, width=3, encoding='mono8', step=3, data=array.array('B', range(6)))
-    raw = image_from_msg(msg)
-    msg.data[4] = 200
-    assert np.asarray(raw.data)[4] == 200
-
-
-@pytest.mark.parametrize(
-    ('encoding', 'shape', 'dtype'),
-    [('mono8', (4, 5), 'u1'), ('bgr8', (4, 5, 3), 'u1'), ('32FC1', (4, 5), 'f4')],
-)
+@for_each('encoding, shape, dtype', [('bgr8', (4, 5, 3), 'u1'), ('32FC1', (4, 5), 'f4')])
 def test_pixels_go_out_with_header_step_and_values(
     encoding: str, shape: tuple[int, ...], dtype: str
 ) -> None:
@@ -57,7 +48,6 @@ def test_pixels_go_out_with_header_step_and_values(
     np.testing.assert_array_equal(back, pixels)
 
 
-# -------------------------------------------------------------------------------------------------
 # cv_bridge. The real one is in test_cv_bridge.py; here are the faults that it does not have.
 
 
@@ -139,10 +129,7 @@ def test_no_cv_bridge_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(('source', 'reason'), [
     ("import sys; print('a page'); print('of advice', file=sys.stderr); "
      "raise ImportError('numpy.core.multiarray failed to import')", 'numpy.core.multiarray'),
-    ("raise AttributeError('_ARRAY_API\\n not found')", '_ARRAY_API not found'),
-    ('import no_such_module_of_cv_bridge', 'no_such_module_of_cv_bridge'),
-    ('import sys; sys.exit(3)', 'SystemExit: 3'),
-    ('', 'CvBridge'),
+    ('import sys; sys.exit(3)', 'SystemExit: 3'), ('', 'CvBridge'),
 ])
 def test_a_cv_bridge_that_cannot_be_imported_is_left_aside(
     source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -177,11 +164,9 @@ def other_type(self: Any, msg: Any, desired: str) -> Any:
 fake_cv_bridge_read = fake_cv_bridge.CvBridge.imgmsg_to_cv2
 # What is wrong with a cv_bridge -> why it is left aside.
 FAULTS: list[tuple[dict[str, Callable[..., Any]], str]] = [
-    ({'__init__': raising(KeyError('CV_8U'))}, 'CV_8U'),
     ({'imgmsg_to_cv2': raising(KeyError(64))}, '64'),
     ({'imgmsg_to_cv2': swapped}, '16UC1'),
     ({'imgmsg_to_cv2': other_type}, 'bgr8'),
-    ({'imgmsg_to_cv2': lambda *_: None}, 'NoneType'),
     ({'imgmsg_to_cv2': raising(fake_cv_bridge.CvBridgeError())}, 'none of the encodings'),
 ]
 

@@ -11,7 +11,7 @@ import pytest
 
 from uncertainty_seg.backends.gpu.engine_build import BuildState
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import BackendError, EngineMissingError
+from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros import node
 from uncertainty_seg.ros.node import open_or_build, wait_for_build
 
@@ -67,27 +67,3 @@ def test_only_a_missing_engine_is_built(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(BackendError) as caught:
         open_or_build(BUNDLE, SETTINGS, lambda state: None, lambda: False)
     assert caught.value is error
-
-
-def test_what_is_still_missing_after_the_build_is_not_built_again(
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(node, 'open_pipeline', raising(EngineMissingError('missing')))
-    monkeypatch.setattr(node, 'build_here', lambda *given: built.append(given[:2]))
-    with pytest.raises(EngineMissingError):
-        open_or_build(BUNDLE, SETTINGS, lambda state: None, lambda: False)
-    assert built == [(BUNDLE, SETTINGS)]
-
-
-def test_it_is_said_several_times_within_the_deadline_of_the_flag(
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    periods: list[float] = []
-    monkeypatch.setattr(node, 'open_pipeline', raising(EngineMissingError('missing')))
-    monkeypatch.setattr(node, 'wait_for_build',
-                        lambda build, say, stop, period_s: periods.append(period_s))
-    for timeout_s in (0.05, 1.0, 100.0):
-        with pytest.raises(EngineMissingError):
-            open_or_build(BUNDLE, Settings(stale_timeout_s=timeout_s), lambda state: None,
-                          lambda: False)
-        assert periods[-1] <= timeout_s / 3
-    assert max(periods) <= 0.25

@@ -84,20 +84,6 @@ def test_the_worst_is_said_first(camera: Camera) -> None:
     assert '50 %' in camera.look(building).message
 
 
-def test_numbers_are_no_change_and_everything_else_is(camera: Camera) -> None:
-    before = camera.look().condition
-    camera.statistics.add_frame({'total': 5.0})
-    camera.statistics.add_latency(5.0, 100.0)
-    assert camera.look().condition == before
-    for changed in (camera.look(is_stale=True), camera.look(hint='no publisher'),
-                    camera.look(rival='somebody'),
-                    camera.look(dataclasses.replace(NODE, state='inactive')),
-                    camera.look(dataclasses.replace(NODE, trouble='a full disk'))):
-        assert changed.condition != before
-    camera.statistics.add_latency(500.0, 100.0)
-    assert camera.look().condition != before
-
-
 def test_each_camera_of_each_node_has_a_status_of_its_own(camera: Camera) -> None:
     msg = health_message(
         Header(), 'auv/seg', [camera.look(camera=name) for name in ('front', 'down')])
@@ -105,20 +91,6 @@ def test_each_camera_of_each_node_has_a_status_of_its_own(camera: Camera) -> Non
         'auv/seg: health front', 'auv/seg: health down']
     values = {pair.key: pair.value for pair in msg.status[1].values}
     assert (values['camera'], values['frames_over_rate']) == ('down', '3')
-
-
-# --- the numbers that the node keeps about its frames --------------------------------------------
-
-
-def test_the_rate_counts_frames_a_second_and_fades_when_they_stop(camera: Camera) -> None:
-    stats = camera.statistics
-    assert stats.rate_hz() == 0.0
-    for _ in range(11):
-        stats.add_frame({'trunk': 1.0})
-        camera.now_s += 0.1
-    assert stats.rate_hz() == pytest.approx(10 / 1.1)
-    camera.now_s += 98.9
-    assert stats.rate_hz() == pytest.approx(0.1)
 
 
 # --- the parts that fail alone -------------------------------------------------------------------

@@ -1,11 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A network that returns what cannot be, on command of the green value amid the image."""
+"""
+The real node with a network that returns what cannot be, run by the soak as a process.
+
+The green value amid the image commands. Other modules take the commands from here.
+
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+import sys
 import time
 from typing import Any
 
@@ -70,25 +76,14 @@ _NAMES = {code: name for name, code in COMMANDS.items()}
 
 
 class MisbehavingBackend:
-    """
-    Run another backend, and spoil what it returns if the image says so.
+    """Run another backend, and spoil what it returns if the image says so."""
 
-    Parameters
-    ----------
-    inner : Backend
-        Runs the network.
-    sleep : callable, optional
-        Lets seconds pass.
-
-    """
-
-    def __init__(self, inner: Any, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._inner, self._sleep = inner, sleep
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
         self._before: deque[UncertaintyMaps] = deque(maxlen=3)
         self.name = f'misbehaving {inner.name}'
 
     def run(self, image: ImageU8, masks: Any, temperature: float) -> UncertaintyMaps:
-        """Return maps, or something like them."""
         command = _NAMES.get(int(image[image.shape[0] // 2, image.shape[1] // 2, 1]), '')
         if command in ('repeats', 'repeats_older') and self._before:
             return self._before[-1 if command == 'repeats' else 0]
@@ -97,14 +92,21 @@ class MisbehavingBackend:
             return CHANGES[command](maps)
         self._before.append(maps)
         if command in ('slow', 'hang'):
-            self._sleep(HANG_S if command == 'hang' else SLOW_S)
+            time.sleep(HANG_S if command == 'hang' else SLOW_S)
         return maps
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
-        """How long each stage took."""
         return self._inner.timings_ms
 
     def close(self) -> None:
-        """Close the backend."""
         self._inner.close()
+
+
+if __name__ == '__main__':
+    from uncertainty_seg.backends import registry
+    from uncertainty_seg.ros.node import main
+
+    open_sound = registry.open_backend
+    registry.open_backend = lambda *given: MisbehavingBackend(open_sound(*given))
+    sys.exit(main())

@@ -4,19 +4,18 @@ A camera whose frames are good or faulty by construction, from a seed.
 
 Each frame says itself whether a flag about it may be true. That is decided here from what was made
 of the frame, and from the rules that the documentation states about stamps and repeated pixels;
-nothing of the package is asked. The same camera feeds the frame loop without ROS and the node over
-DDS. What the network does wrong is commanded by the green value in the middle of the image, which
-`soak_backend` reads.
+nothing of the package is asked. What the network does wrong is commanded by the green value in the
+middle of the image, which `soak_backend` reads.
 
 """
 
 from __future__ import annotations
 
+import array
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-import itertools
 import random
+from typing import Any
 
 import numpy as np
 from soak_backend import COMMANDS
@@ -32,12 +31,9 @@ STAMP_FAULTS = ('hour_old', 'too_old', 'day_ahead', 'too_far_ahead', 'back', 'ze
 PIXEL_FAULTS = ('frozen', 'ring')
 IMAGE_FAULTS = ('unknown_encoding', 'short_step', 'short_data', 'no_pixels', 'huge', 'nan_pixels')
 CONTENT_FAULTS = ('grey', 'quarter_black', 'half_grey')
-# A frame of one pixel is decoded and judged; whether it should be is not said anywhere.
-UNJUDGED = ('one_pixel',)
 FINE = ('good', 'other_size', 'slow')
 NETWORK_FAULTS = tuple(name for name in COMMANDS if name not in FINE)
-FAULTS = (*STAMP_FAULTS, *PIXEL_FAULTS, *IMAGE_FAULTS, *CONTENT_FAULTS, *UNJUDGED,
-          *NETWORK_FAULTS)
+FAULTS = (*STAMP_FAULTS, *PIXEL_FAULTS, *IMAGE_FAULTS, *CONTENT_FAULTS, *NETWORK_FAULTS)
 # Faults that need several frames to be one; of a steady offset the first goes back, too.
 _LENGTHS = {**dict.fromkeys(('hour_old', 'too_old', 'day_ahead', 'too_far_ahead'), (6, 9)),
             'alternating': (4, 9), 'frozen': (4, 9), 'ring': (6, 12), 'hang': (1, 1),
@@ -47,62 +43,32 @@ _MEMORY = 60  # stamps that may be repeated; far fewer than are remembered
 
 @dataclass(frozen=True)
 class Shot:
-    """
-    A frame.
-
-    Attributes
-    ----------
-    image : RawImage
-        As a message carries it.
-    stamp_ns : int
-        Of its header.
-    kind : str
-        What was done to it.
-    is_good : bool or None
-        Whether a flag about it may be true; None where nobody says.
-
-    """
+    """A frame, what was done to it, and whether it may be true."""
 
     image: RawImage
     stamp_ns: int
     kind: str
-    is_good: bool | None
+    is_good: bool
 
 
 class FaultyCamera:
-    """
-    Frames from a seed.
+    """Frames from a seed; the same one gives the same frames, for the same times."""
 
-    Parameters
-    ----------
-    seed : int
-        The same one gives the same frames, for the same times.
-    faults : sequence of str
-        Kinds to choose from.
-    good_frames : (int, int)
-        Least and most good frames between two faults.
-
-    """
-
-    def __init__(
-        self, seed: int, faults: Sequence[str] = FAULTS, good_frames: tuple[int, int] = (0, 9)
-    ) -> None:
+    def __init__(self, seed: int) -> None:
         self._random, self._noise = random.Random(seed), np.random.default_rng(seed)
-        self._faults, self._good_frames = faults, good_frames
         self._plan: deque[str] = deque()
         self._stamps: deque[int] = deque(maxlen=_MEMORY)  # all those that were sent
         self._before_ns = 0
         self._images: deque[ImageU8] = deque(maxlen=3)  # those that may be sent again
         self._num_repeats = 0
-        self._pixels_sent = itertools.count()
 
-    def draw(self, now_ns: int, is_storm: bool = True) -> Shot:
+    def draw(self, now_ns: int, is_storm: bool) -> Shot:
         """Return a frame that is sent at a time; a good one, unless planned or in a storm."""
         if not self._plan and not is_storm:
             return self.shoot('good', now_ns)
         if not self._plan:
-            self._plan.extend(['good'] * self._random.randint(*self._good_frames))
-            self.plan(self._random.choice((*self._faults, 'other_size', 'slow')))
+            self._plan.extend(['good'] * self._random.randint(0, 9))
+            self.plan(self._random.choice((*FAULTS, 'other_size', 'slow')))
         return self.shoot(self._plan.popleft(), now_ns)
 
     def plan(self, kind: str) -> None:
@@ -114,15 +80,13 @@ class FaultyCamera:
         pixels = self._pixels(kind)
         image, is_readable = self._image(kind, pixels)
         stamp_ns = self._stamp(kind, now_ns)
-        is_good: bool | None = kind not in (*IMAGE_FAULTS, *CONTENT_FAULTS, *NETWORK_FAULTS)
+        is_good = kind not in (*IMAGE_FAULTS, *CONTENT_FAULTS, *NETWORK_FAULTS)
         if not self._is_stamp_good(stamp_ns, now_ns):
             is_good = False
             if kind in FINE:  # as after one of tomorrow, or if two were sent at once
                 kind = 'back'
         if is_readable and not self._are_pixels_new(pixels, kind):
             is_good = False
-        if kind in UNJUDGED and is_good:
-            is_good = None
         return Shot(image, stamp_ns, kind, is_good)
 
     # --- pixels ------------------------------------------------------------------------------
@@ -131,10 +95,6 @@ class FaultyCamera:
         if kind in PIXEL_FAULTS and self._images:
             at = -1 if kind == 'frozen' else self._num_repeats % len(self._images)
             return self._images[at]
-        if kind == 'one_pixel':
-            number = next(self._pixels_sent)  # no two are alike
-            return np.array([[[number % 97, number // 97 % 97, 200 + number // 9409 % 55]]],
-                            np.uint8)
         height, width = self._random.choice(SIZES) if kind == 'other_size' else (HEIGHT, WIDTH)
         # Red, which the tiny network is sure of, with the noise of a camera.
         pixels = self._noise.integers(0, 9, (height, width, 3), np.uint8)
@@ -204,3 +164,16 @@ class FaultyCamera:
         age_s = (now_ns - stamp_ns) / 1e9
         return is_new and stamp_ns > 0 and stamp_ns >= before_ns and (
             -MAX_SKEW_S <= age_s <= MAX_AGE_S)
+
+
+def message(shot: Shot, name: str) -> Any:
+    """Return a frame as a message that tells its name."""
+    from builtin_interfaces.msg import Time
+    from sensor_msgs.msg import Image
+
+    image = shot.image
+    msg = Image(height=image.height, width=image.width, encoding=image.encoding, step=image.step)
+    msg.header.stamp = Time(sec=shot.stamp_ns // 10**9, nanosec=shot.stamp_ns % 10**9)
+    msg.header.frame_id = name
+    msg.data = array.array('B', bytes(image.data))
+    return msg

@@ -4,7 +4,7 @@ Decides from outside when a flag may be true, and counts what was said otherwise
 
 It knows what was sent and when, and what was heard and when it was published, all by the system
 clock; it asks neither the node nor the package. A pure function of events in the order of their
-times: known sequences have known answers, see `test_soak_oracle`.
+times.
 
 A true flag is a lie
 
@@ -12,11 +12,7 @@ A true flag is a lie
 * when fewer than `rise_frames` good frames in a row were answered since the gate was restarted;
 * about a frame that is older than `max_age_s`, unless a false follows within `CORRECTED_S`;
 * when no flag follows it within `stale_timeout_s`, and the process was not stopped meanwhile;
-* while the node is inactive, uncalibrated, or has another publisher of its flag beside it;
-* while settings that weaken the calibration are in force, unless its status says so.
-
-The numbers of `~/verdict` lie where they are true before the flag is or still when it falls, where
-they say another thing of a frame than its status, or nothing of settings that weaken.
+* while the node is inactive, uncalibrated, or has another publisher of its flag beside it.
 
 A factor of the governor above the slow one is a lie unless true flags, and they alone, were sent
 for `settle_s` and up to `deadline_s` ago. `MARGIN_S` is added to all times: a busy machine.
@@ -25,11 +21,11 @@ for `settle_s` and up to `deadline_s` ago. `MARGIN_S` is added to all times: a b
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from soak_frames import CONTENT_FAULTS, MAX_AGE_S, MAX_SKEW_S
+from soak_frames import MAX_AGE_S, MAX_SKEW_S
 
 MARGIN_S, CORRECTED_S, SETTLED_S = 0.5, 0.1, 0.02
 # Faults that are one only if the frames before were seen, and how many of those are looked at.
@@ -45,7 +41,7 @@ class Frame:
     time_s: float
     name: str
     kind: str
-    is_good: bool | None
+    is_good: bool
     lead_s: float = 0.0
 
 
@@ -59,16 +55,6 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """The verdict was published as numbers; `name` is the frame's, empty for no frame."""
-
-    time_s: float
-    name: str
-    value: bool
-    is_void: bool = False
-
-
-@dataclass(frozen=True)
 class Answer:
     """The status of a flag was published; `name` is the frame's, empty for no frame."""
 
@@ -76,7 +62,6 @@ class Answer:
     name: str
     value: bool
     kind: str = ''
-    promise: str = ''
 
 
 @dataclass(frozen=True)
@@ -90,11 +75,10 @@ class Factor:
 @dataclass(frozen=True)
 class Span:
     """
-    Something began or ended.
+    Something began or ended; good frames need not be true meanwhile.
 
-    'paused': the node's process was stopped; 'weakened': settings were; 'restarting': asked for,
-    and done; 'activated': the node forgets what it saw; and those of `DOWN`. Whatever else it is
-    called, good frames need not be true meanwhile.
+    'paused': the node's process was stopped; 'restarting': asked for, and done; 'activated': the
+    node forgets what it saw; and those of `DOWN`.
     """
 
     time_s: float
@@ -102,23 +86,7 @@ class Span:
     is_on: bool
 
 
-@dataclass(frozen=True)
-class Timeout:
-    """The timeout of the flag is about to be changed, or was; the larger of both holds."""
-
-    time_s: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A fault that is no frame began; measured is the time to the false flag."""
-
-    time_s: float
-    kind: str
-
-
-Event = Frame | Flag | Numbers | Answer | Factor | Span | Timeout | Mark
+Event = Frame | Flag | Answer | Factor | Span
 
 
 @dataclass
@@ -126,37 +94,24 @@ class Oracle:
     """
     Judge events in the order of their times.
 
-    Attributes
-    ----------
-    lies : list of str
-        What was true and may not have been.
-    ready, blind : int
-        Answers to good frames after enough of them, and those of them that were false.
-    false_after_s : mapping of str to list of float
-        By kind, the time from a fault to the next false flag.
-
+    `lies` says what was true and may not have been; `ready` counts answers to good frames after
+    enough of them, `blind` those of them that were false. One time is the timeout of the flag, and
+    of the governor the deadline and how long it settles.
     """
 
+    slow_factor: float
+    timeout_s: float
     rise_frames: int = 3
-    stale_timeout_s: float = 1.0
-    slow_factor: float = 0.2
-    deadline_s: float = 1.0
-    settle_s: float = 1.0
-    max_age_s: float = MAX_AGE_S
-    max_skew_s: float = MAX_SKEW_S
 
     lies: list[str] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     num_true: int = 0
-    num_numbers: int = 0
     num_excused: int = 0
     num_corrected: int = 0
     num_fast: int = 0
     ready: int = 0
     blind: int = 0
-    false_after_s: dict[str, list[float]] = field(
-        default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         """Start from nothing."""
@@ -166,16 +121,12 @@ class Oracle:
         self._spans: set[str] = set()
         self._run = self._run_since = 0
         self._flag: Flag | None = None
-        self._numbers: Numbers | None = None
         self._is_paired = True
         self._late: tuple[float, str] | None = None
         self._alive_s = 0.0  # when the node last came back from a pause
         # Of the true flags in a row that the governor can have heard; and when the last were.
         self._true_since_s: float | None = None
         self._broken_s = 0.0
-        self._pending: tuple[str, float] | None = None
-        self._is_fast = False
-        self._stopped_s: float | None = None  # when the node was, while the governor was fast
         self._calm = 0
 
     def feed(self, events: Iterable[Event]) -> None:
@@ -197,38 +148,21 @@ class Oracle:
             self._unseen.discard(self._recent[0])
         self._recent.append(frame.name)
         self._unseen.add(frame.name)
-        if frame.is_good is False:
-            self._begin(frame.kind, frame.time_s)
-
-    def _on_mark(self, mark: Mark) -> None:
-        self._calm = 0
-        self._begin(mark.kind, mark.time_s)
-
-    def _begin(self, kind: str, time_s: float) -> None:
-        if self._pending is None and self._flag is not None and self._flag.value:
-            self._pending = kind, time_s
-
-    def _on_timeout(self, timeout: Timeout) -> None:
-        self.stale_timeout_s, self._calm = timeout.seconds, 0
 
     def _on_span(self, span: Span) -> None:
         self._calm = 0
         (self._spans.add if span.is_on else self._spans.discard)(span.what)
         if span.what == 'paused':
-            self._stopped_s = span.time_s if span.is_on and self._is_fast else None
             self._alive_s = self._alive_s if span.is_on else span.time_s
-        elif span.what == 'restarting':
-            if span.is_on:
+        elif span.what in ('restarting', 'activated'):
+            # The answer of the service may come after the first frames that count.
+            if not span.is_on:
+                self._run = min(self._run, self._run_since)
+            else:
                 self._run_since = 0
-            else:
-                self._run = min(self._run, self._run_since)
-        elif span.what == 'activated':
-            # The answer of the service may come after the first frames of the new activation.
-            if span.is_on:
-                self._run = self._run_since = 0
-            else:
-                self._run = min(self._run, self._run_since)
-            self._unseen |= set(self._recent)  # known to the node no more
+                self._run = self._run if span.what == 'restarting' else 0
+            if span.what == 'activated':
+                self._unseen |= set(self._recent)  # known to the node no more
 
     # --- what was heard ------------------------------------------------------------------------
 
@@ -244,41 +178,22 @@ class Oracle:
                 self._lie(*self._late)
             self._late = None
         self._alive_s = min(self._alive_s, flag.time_s)
-        if not flag.value and self._numbers is not None and self._numbers.value:
-            self._lie(flag.time_s, 'the numbers are true when the flag falls')
         if flag.value:
             self._note_true(flag)
-        elif self._pending is not None:
-            kind, time_s = self._pending
-            self.false_after_s[kind].append(flag.time_s - time_s)
-            self._pending = None
         self._flag, self._is_paired = flag, False
 
     def _note_true(self, flag: Flag) -> None:
         self.num_true += 1
         before_s = self._flag.time_s if self._flag is not None else flag.time_s
-        if flag.time_s - before_s > self.deadline_s:
-            self._broken_s, self._true_since_s = before_s + self.deadline_s, None
+        if flag.time_s - before_s > self.timeout_s:
+            self._broken_s, self._true_since_s = before_s + self.timeout_s, None
         if self._true_since_s is None:
             self._true_since_s = flag.time_s
         for what in DOWN:
             if what in self._spans:
                 self._lie(flag.time_s, f'true while {what}')
 
-    def _on_numbers(self, numbers: Numbers) -> None:
-        self.num_numbers += 1
-        self._numbers = numbers
-        if not numbers.value:
-            return
-        if self._flag is None or not self._flag.value:
-            self._lie(numbers.time_s, 'the numbers are true while the flag is false')
-        if 'weakened' in self._spans and not numbers.is_void:
-            self._lie(numbers.time_s, 'the numbers do not say that the promise is void')
-
     def _on_answer(self, answer: Answer) -> None:
-        said = self._numbers
-        if said is not None and said.name == answer.name and said.value != answer.value:
-            self._lie(answer.time_s, f'the numbers say {said.value} and the status {answer.value}')
         flag, is_first = self._flag, not self._is_paired
         self._is_paired = True
         frame = self._frames.get(answer.name)
@@ -297,30 +212,24 @@ class Oracle:
             self.blind += not answer.value
         if not answer.value:
             return
-        if is_good and self._pending is not None and frame.time_s > self._pending[1]:
-            self._pending = None  # the fault was never seen: its frame was lost
         if flag is not None and is_first and flag.value:
             self._check_true(flag, frame)
         if not is_good:
             self._lie(answer.time_s, f'true about a frame that is {frame.kind}')
         elif self._run < self.rise_frames:
             self._lie(answer.time_s, f'true after {self._run} good frames ({frame.kind})')
-        if 'weakened' in self._spans and answer.promise != 'void':
-            self._lie(answer.time_s, f'the promise is said to be {answer.promise!r}')
 
     def _check_true(self, flag: Flag, frame: Frame) -> None:
         age_s = flag.time_s - frame.time_s
-        if self.max_age_s and age_s > self.max_age_s + CORRECTED_S:
+        if age_s > MAX_AGE_S + CORRECTED_S:
             self._late = flag.time_s, f'true about a frame of {age_s:.2f} s ago'
 
     def _is_good(self, frame: Frame, answer: Answer) -> bool:
         """Say whether a flag about a frame may be true; what nobody knows is what it was said."""
         is_excused = (
-            frame.is_good is None
-            or ('weakened' in self._spans and frame.kind in CONTENT_FAULTS)
-            or (frame.kind in RELATIVE and self._has_gaps(frame))
+            (frame.kind in RELATIVE and self._has_gaps(frame))
             or (frame.kind == 'too_far_ahead'
-                and frame.lead_s - (answer.time_s - frame.time_s) <= self.max_skew_s))
+                and frame.lead_s - (answer.time_s - frame.time_s) <= MAX_SKEW_S))
         if not is_excused or frame.is_good:
             return bool(frame.is_good)
         self.num_excused += 1
@@ -335,12 +244,7 @@ class Oracle:
         return False
 
     def _on_factor(self, factor: Factor) -> None:
-        self._is_fast = factor.value > self.slow_factor + 1e-6
-        if not self._is_fast:
-            if self._stopped_s is not None:
-                self.false_after_s['node stopped, until the governor is slow'].append(
-                    factor.time_s - self._stopped_s)
-                self._stopped_s = None
+        if factor.value <= self.slow_factor + 1e-6:
             return
         self.num_fast += 1
         flag, since_s = self._flag, self._true_since_s
@@ -348,10 +252,10 @@ class Oracle:
             return  # what ended the series may still be on its way to the governor
         if flag is None or since_s is None:
             self._lie(factor.time_s, f'factor {factor.value:.2f} without a true flag')
-        elif factor.time_s - since_s < self.settle_s - SETTLED_S:
+        elif factor.time_s - since_s < self.timeout_s - SETTLED_S:
             self._lie(factor.time_s, f'factor {factor.value:.2f} after '
                       f'{factor.time_s - since_s:.2f} s of true')
-        elif factor.time_s - flag.time_s > self.deadline_s + MARGIN_S:
+        elif factor.time_s - flag.time_s > self.timeout_s + MARGIN_S:
             self._lie(factor.time_s, f'factor {factor.value:.2f} on a flag of '
                       f'{factor.time_s - flag.time_s:.2f} s ago')
 
@@ -359,7 +263,7 @@ class Oracle:
         flag = self._flag
         if flag is None or not flag.value or 'paused' in self._spans:
             return  # a stopped process cannot take its flag back; the governor can
-        allowed_s = max(flag.time_s + self.stale_timeout_s, self._alive_s) + MARGIN_S
+        allowed_s = max(flag.time_s + self.timeout_s, self._alive_s) + MARGIN_S
         if now_s > allowed_s:
             self._lie(now_s, f'no flag for {now_s - flag.time_s:.2f} s after a true')
             self._alive_s = now_s + 1e9  # once

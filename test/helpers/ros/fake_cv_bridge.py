@@ -1,10 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""
-What stands for cv_bridge where a test needs a fault that the installed one does not have.
-
-`test_cv_bridge.py` compares it with the real one, encoding by encoding and in both directions.
-
-"""
+"""What stands for cv_bridge where a test needs a fault that the installed one does not have."""
 
 from __future__ import annotations
 

@@ -99,32 +99,16 @@ def _local_only() -> tuple[str, str]:
 
 
 class Process:
-    """
-    A Python process of ours whose output is kept.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        After the interpreter.
-    domain : int
-        ROS domain.
-    log : Path
-        Where stdout and stderr go.
-    environment : mapping of str to str
-        Over ours.
-    python : str
-        The interpreter.
-
-    """
+    """A Python process of ours in a ROS domain, whose output is kept."""
 
     def __init__(
         self, arguments: Sequence[str], domain: int, log: Path,
-        environment: Mapping[str, str] | None = None, python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._log = log
         with log.open('w') as out:
             self._process = subprocess.Popen(
-                [python, *arguments], stdout=out, stderr=subprocess.STDOUT,
+                [sys.executable, *arguments], stdout=out, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, env={**ros_environment(domain), **(environment or {})},
             )
 
@@ -174,8 +158,7 @@ def compile_loops() -> None:
 
 
 def node_arguments(
-    bundle: Path, program: Sequence[str] = NODE, remaps: Mapping[str, str] | None = None,
-    **parameters: Any,
+    bundle: Path, program: Sequence[str] = NODE, **parameters: Any
 ) -> list[str]:
     """
     Return the arguments that run the node on a bundle, with its image on /cam.
@@ -186,8 +169,6 @@ def node_arguments(
     values = {'model': bundle, 'backend': 'onnxruntime', 'max_age_s': 0.0, 'max_repeats': -1,
               **parameters}
     words = [*program, '--ros-args', '-r', 'image:=/cam']
-    for source, target in (remaps or {}).items():
-        words += ['-r', f'{source}:={target}']
     for name, value in values.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         words += ['-p', f'{name.replace("__", ".")}:={text}']
@@ -198,13 +179,7 @@ class Client:
     """
     A node of the test: publishes images, collects what comes back.
 
-    Parameters
-    ----------
-    domain : int
-        ROS domain.
-    process : Process or None
-        Waiting fails at once when it ends, with its output.
-
+    Waiting fails at once when the process ends, with its output.
     """
 
     def __init__(self, domain: int, process: Process | None = None) -> None:
@@ -251,10 +226,6 @@ class Client:
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left_s)
-
-    def spin_once(self, timeout_s: float) -> None:
-        """Handle the next thing that arrives."""
-        self._executor.spin_once(timeout_sec=timeout_s)
 
     def wait_for_topics(self, *topics: str) -> None:
         """Wait until the node publishes each of the topics listened to."""

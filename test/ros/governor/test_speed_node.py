@@ -173,9 +173,6 @@ def twist(x: float, yaw: float = 0.0) -> Any:
     return msg
 
 
-# --- the flag ------------------------------------------------------------------------------------
-
-
 def test_a_flag_is_as_old_as_the_time_since_it_was_sent(domain: int) -> None:
     with governor(domain) as one:
         one.rise()
@@ -388,9 +385,6 @@ def test_a_jump_of_the_system_clock_raises_nothing_and_is_over_with_the_next_fla
         one.rise()
 
 
-# --- commands ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(('age_s', 'speed'), [
     (-0.6, 0.0), (-0.5, 0.0), (-0.4, 1.0), (0.0, 1.0), (0.4, 1.0), (0.5, 0.0), (3.0, 0.0)])
 def test_a_command_that_is_as_old_as_the_timeout_or_as_new_is_zero_said_and_counted(
@@ -508,9 +502,6 @@ def test_a_stamped_command_keeps_its_frame(domain: int) -> None:
         assert slowed.header.stamp.sec > 0
 
 
-# --- what it reports -----------------------------------------------------------------------------
-
-
 def test_only_what_the_vehicle_feels_is_logged(domain: int) -> None:
     with governor(domain) as one:
         one.tick()
@@ -607,9 +598,6 @@ def test_its_clock_counts_while_the_machine_sleeps_where_there_is_such_a_clock(
     del clocks['CLOCK_BOOTTIME']
     monkeypatch.setattr(node_life, 'time', SimpleNamespace(**clocks))
     assert steady_s() == 1.0
-
-
-# --- its entry point -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(('words', 'sentence'), [

@@ -6,28 +6,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 import json
 from pathlib import Path
-import signal
-from typing import Any
 
+from cases import for_each
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import (
-    Client,
-    HAS_ROS,
-    image_message,
-    needs_ros,
-    node_arguments,
-    own_domain,
-    Process,
-    SKIP_REASON,
-    solid,
-)
-from ros_speed_rig import governor_arguments
+from ros_helpers import HAS_ROS, needs_ros, node_arguments, Process, SKIP_REASON
+from ros_node_rig import node_rig, NodeRig
 
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from std_msgs.msg import Bool, Float32, String  # noqa: I100
+from std_msgs.msg import String  # noqa: I100
 
 from uncertainty_seg.ros.rivals import (
     Claim,
@@ -82,7 +71,7 @@ def test_of_nodes_that_hear_each_other_the_first_stays(starts_s: tuple[float, ..
     assert race.stay() == [0]
 
 
-@pytest.mark.parametrize('deaf_s', [0.5, 9.8])
+@for_each('deaf_s', [0.5, 9.8])
 def test_one_stays_too_where_they_hear_each_other_late(deaf_s: float) -> None:
     for second_s in (0, 0.3, 5, 30):
         race = Race(0, second_s)
@@ -116,7 +105,7 @@ def test_one_claim_that_was_on_the_way_when_its_sender_died_is_no_proof() -> Non
     assert contest.winner is not None
 
 
-@pytest.mark.parametrize('text', [
+@for_each('text', [
     '', 'x', '[]', '{}', '7', 'null', '[' * 900, '{"started_ns": 1}', 'x' * 2000,
     *[json.dumps({**json.loads(OLDER.text()), name: value}) for name, value in (
         ('number', '7'), ('number', None), ('number', 1.0), ('is_settled', 1),
@@ -141,73 +130,30 @@ def test_a_forger_of_many_identities_takes_no_memory() -> None:
 # --- processes -----------------------------------------------------------------------------------
 
 
-class Rig:
-    """Nodes of a test, a camera, and what is heard of their flag."""
-
-    def __init__(self, domain: int, folder: Path) -> None:
-        self.domain, self.folder = domain, folder
-        self.bundle = make_tiny_bundle(folder / 'tiny')
-        self.client = Client(domain)
-        self.flags = self.client.listen(FLAG, Bool)
-        self.processes: list[Process] = []
-        self._seconds = iter(range(1000, 10**6))
-
-    def start(self, *words: str) -> Process:
-        arguments = [*node_arguments(self.bundle, gate__rise_frames=1), *words]
-        return self.run(arguments)
-
-    def run(self, arguments: list[str]) -> Process:
-        process = Process(arguments, self.domain, self.folder / str(len(self.processes)))
-        self.processes.append(process)
-        return process
-
-    def feed_until(self, condition: Callable[[], Any], what: str) -> None:
-        def feed() -> None:
-            self.client.camera.publish(image_message(
-                solid(0, 0, 255), next(self._seconds) * 10**9))
-            self.client.spin(0.05)
-
-        self.client.wait_until(lambda: feed() or condition(), what)
-
-    def wait_for_flag(self) -> None:
-        self.feed_until(lambda: self.flags and self.flags[-1].data, 'the flag')
-
-    def names(self) -> list[str]:
-        return [name for name in self.client.node.get_node_names() if name != 'test_client']
-
-    @contextmanager
-    def other(self, name: str, is_settled: bool = True) -> Iterator[Claim]:
-        """Claim the node's name ten times a second, from a node of this process."""
-        import rclpy
-
-        node = rclpy.create_node(
-            name, context=self.client.node.context, start_parameter_services=False)
-        publisher = node.create_publisher(String, CLAIMS, 10)
-        claim = replace(YOUNGER, is_settled=is_settled, started_ns=2**62)
-
-        def tell() -> None:
-            nonlocal claim
-            claim = replace(claim, number=claim.number + 1)
-            publisher.publish(String(data=claim.text()))
-
-        self.client.node.create_timer(0.1, tell)
-        yield claim
-
-    def end(self) -> None:
-        self.client.close()
-        for process in self.processes:
-            process.send_signal(signal.SIGCONT)
-            process.end()
-
-
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with own_domain() as domain:
-        one = Rig(domain, tmp_path)
-        try:
-            yield one
-        finally:
-            one.end()
+def rig(tmp_path: Path) -> Iterator[NodeRig]:
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    with node_rig(tmp_path, bundle, gate__rise_frames=1) as one:
+        yield one
+
+
+@contextmanager
+def other(rig: NodeRig) -> Iterator[Claim]:
+    """Claim the node's name ten times a second, from a node of this process."""
+    import rclpy
+
+    node = rclpy.create_node('uncertainty_seg', context=rig.client.node.context,
+                             start_parameter_services=False)
+    publisher = node.create_publisher(String, CLAIMS, 10)
+    claim = replace(YOUNGER, is_settled=True, started_ns=2**62)
+
+    def tell() -> None:
+        nonlocal claim
+        claim = replace(claim, number=claim.number + 1)
+        publisher.publish(String(data=claim.text()))
+
+    rig.client.node.create_timer(0.1, tell)
+    yield claim
 
 
 def sentences(process: Process) -> list[str]:
@@ -216,83 +162,33 @@ def sentences(process: Process) -> list[str]:
             if '[INFO]' not in line and 'not confident: ' not in line]
 
 
-def test_the_second_ends_itself_and_the_first_keeps_flag_and_graph(rig: Rig) -> None:
-    first = rig.start()
-    rig.wait_for_flag()
-    for _ in range(2):
-        speakers = set()
-        second = rig.start()
-        rig.feed_until(lambda speakers=speakers, second=second: speakers.add(
-            rig.client.node.count_publishers(FLAG)) or not second.is_running, 'the refusal')
+def test_the_second_ends_itself_and_the_first_keeps_flag_and_graph(
+    rig: NodeRig, tmp_path: Path
+) -> None:
+    node = rig.client.node
+    rig.raise_flag()
+    arguments = node_arguments(tmp_path / 'tiny', gate__rise_frames=1)
+    second, speakers = Process(arguments, rig.domain, tmp_path / 'second'), set()
+    try:
+        rig.wait(lambda: rig.verdict() and speakers.add(node.count_publishers(FLAG))
+                 or not second.is_running, 'the refusal')
         assert second.wait() == 2, second.output
-        assert len(sentences(second)) == 1, second.output
         (sentence,) = sentences(second)
-        assert ME in sentence and f'process {first.pid} on ' in sentence
+        assert ME in sentence and f'process {rig.process.pid} on ' in sentence
         if 'cv_bridge' not in second.output:  # it heard the first before it was up itself
             assert speakers == {1}
         # It has left the graph, too, and not only when Fast DDS gives it up.
-        rig.feed_until(lambda: rig.names() == ['uncertainty_seg'], 'the second to leave the graph')
-    rig.wait_for_flag()
-    assert first.is_running
-    told = [line for line in sentences(first) if 'under the name of this node' in line]
-    assert all(line.endswith('it is to end itself') for line in told)
+        rig.wait(lambda: node.get_node_names().count('uncertainty_seg') == 1, 'it to be gone')
+    finally:
+        second.end()
+    rig.raise_flag()
 
 
-@pytest.mark.release
-def test_one_that_was_killed_does_not_keep_the_next_away(rig: Rig) -> None:
-    first = rig.start()
-    rig.wait_for_flag()
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    rig.flags.clear()
-    second = rig.start()
-    rig.client.watched = second
-    assert rig.names() == ['uncertainty_seg']  # the dead one is in the graph
-    rig.wait_for_flag()
-    assert sentences(second) == []
-
-
-@pytest.mark.parametrize('autostart', [
-    'true', pytest.param('false', marks=pytest.mark.release)])
-def test_one_that_is_heard_only_after_the_look_still_ends_the_new_one(
-    rig: Rig, autostart: str
-) -> None:
-    process = rig.start('-p', f'autostart:={autostart}')
-    rig.client.watched = process
-    rig.client.wait_until(lambda: rig.flags, 'the first flag')  # comes after the look
+def test_one_that_is_heard_only_after_the_look_still_ends_the_new_one(rig: NodeRig) -> None:
+    rig.wait(lambda: rig.flags, 'the first flag')  # comes after the look
     rig.client.watched = None
-    with rig.other('uncertainty_seg') as claim:
-        rig.client.wait_until(lambda: not process.is_running, 'the refusal')
-    assert process.wait() == 2, process.output
-    assert f'process {claim.process} on {claim.host}' in sentences(process)[-1]
-    assert process.output.count('runs already') == 1
-    assert not any(flag.data for flag in rig.flags) and 'Traceback' not in process.output
-
-
-@pytest.mark.release
-def test_claims_that_are_played_from_a_bag_are_no_node(rig: Rig) -> None:
-    with rig.other('rosbag2_player'):
-        process = rig.start()
-        rig.client.watched = process
-        rig.wait_for_flag()
-        assert sentences(process) == []
-
-
-def test_a_second_governor_ends_itself_and_drives_nobody(rig: Rig) -> None:
-    from geometry_msgs.msg import Twist
-
-    topic = '/speed_governor/speed_factor'
-    factors = rig.client.listen(topic, Float32)
-    rig.client.listen('/cmd_vel_limited', Twist)
-    first = rig.run(governor_arguments())
-    rig.client.wait_until(lambda: factors, 'the first governor')
-    second, speakers = rig.run(governor_arguments()), set()
-    rig.client.wait_until(lambda: speakers.add(
-        rig.client.node.count_publishers('/cmd_vel_limited')) or not second.is_running, 'its end')
-    assert second.wait() == 2
-    if 'waiting for' not in second.output:
-        assert speakers == {1}
-    (sentence,) = sentences(second)
-    assert '/speed_governor' in sentence and f'process {first.pid} on ' in sentence
-    factors.clear()
-    rig.client.wait_until(lambda: factors, 'the first to go on')
+    with other(rig) as claim:
+        rig.wait(lambda: not rig.process.is_running, 'the refusal')
+    assert rig.process.wait() == 2, rig.process.output
+    assert f'process {claim.process} on {claim.host}' in sentences(rig.process)[-1]
+    assert not any(flag.data for flag in rig.flags) and 'Traceback' not in rig.process.output

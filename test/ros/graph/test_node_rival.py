@@ -8,17 +8,8 @@ from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import (
-    Client,
-    HAS_ROS,
-    image_message,
-    needs_ros,
-    node_arguments,
-    own_domain,
-    Process,
-    SKIP_REASON,
-    solid,
-)
+from ros_helpers import HAS_ROS, needs_ros, node_arguments, Process, SKIP_REASON
+from ros_node_rig import node_rig
 
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
@@ -160,40 +151,21 @@ def test_our_own_flags_on_the_way_are_no_other_voice() -> None:
 
 @pytest.mark.release
 def test_two_nodes_with_one_flag_are_both_not_confident_until_one_is_gone(tmp_path: Path) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-    from std_msgs.msg import Bool
-
     bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with own_domain() as domain:
-        arguments = node_arguments(bundle, gate__rise_frames=1)
-        one = Process(arguments, domain, tmp_path / 'one')
-        client, other = Client(domain, one), None
+    with node_rig(tmp_path, bundle, gate__rise_frames=1) as rig:
+        rig.client.wait_for_camera_match()
+        rig.raise_flag()
+        remaps = ['-r', '__node:=other', '-r', f'~/confident:={TOPIC}']
+        other = Process([*node_arguments(bundle, gate__rise_frames=1), *remaps], rig.domain,
+                        tmp_path / 'other')
         try:
-            flags = client.listen(TOPIC, Bool)
-            health = client.listen('/diagnostics', DiagnosticArray)
-            client.wait_for_camera_match()
-            seconds = iter(range(1000, 10**6))
-
-            def feed() -> None:
-                msg = image_message(solid(0, 0, 255), next(seconds) * 10**9)
-                client.camera.publish(msg)
-                client.spin(0.05)
-
-            client.wait_until(lambda: feed() or (flags and flags[-1].data), 'the flag')
-            remaps = ['-r', '__node:=other', '-r', f'~/confident:={TOPIC}']
-            other = Process([*arguments, *remaps], domain, tmp_path / 'other')
-            client.wait_until(lambda: feed() or any(
+            rig.wait(lambda: rig.verdict() and any(
                 'somebody else publishes' in s.status[0].message and s.status[0].level == b'\x02'
-                for s in health), 'the node to notice')
-            client.wait_until(
-                lambda: feed() or client.node.count_publishers(TOPIC) == 2, 'the second node')
-            client.wait_until(lambda: feed() or not any(f.data for f in flags[-20:]),
-                              'both to be down')
+                for s in rig.health), 'the node to notice')
+            rig.wait(lambda: rig.verdict() and rig.client.node.count_publishers(TOPIC) == 2
+                     and not any(f.data for f in rig.flags[-20:]), 'both to be down')
             # Killed, it stays in the graph for 20 s: what is still heard is the proof of life.
             other.send_signal(signal.SIGKILL)
-            client.wait_until(lambda: feed() or flags[-1].data, 'the flag to come back')
+            rig.wait(lambda: rig.verdict() and rig.flags[-1].data, 'the flag to come back')
         finally:
-            client.close()
-            one.end()
-            if other is not None:
-                other.end()
+            other.end()

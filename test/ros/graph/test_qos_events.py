@@ -7,31 +7,20 @@ from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import (
-    Client,
-    HAS_ROS,
-    image_message,
-    node_arguments,
-    own_domain,
-    Process,
-    SKIP_REASON,
-    solid,
-    values_of,
-)
+from ros_helpers import HAS_ROS, SKIP_REASON, values_of
 
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: I100
-from rclpy.duration import Duration
+from rclpy.duration import Duration  # noqa: I100
 from rclpy.qos import (
     QoSDurabilityPolicy,
     QoSHistoryPolicy,
     QoSProfile,
     QoSReliabilityPolicy,
 )
+from ros_node_rig import node_rig, NodeRig
 from sensor_msgs.msg import Image
-from std_msgs.msg import Bool
 
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.ros.camera_station import profile_fault
@@ -63,14 +52,10 @@ class StubGraph:
         self.ends: dict[str, list[Any]] = {}
         self.publishers = [SimpleNamespace(topic_name=FLAG.name)]
         self.subscriptions = [SimpleNamespace(topic_name=CAMERA.name)]
-        self.is_simulated = False
         self.log: list[str] = []
 
     def get_fully_qualified_name(self) -> str:
         return '/uncertainty_seg'
-
-    def get_parameter_or(self, name: str, alternative: Any) -> Any:
-        return SimpleNamespace(value=self.is_simulated)
 
     def get_logger(self) -> Any:
         return SimpleNamespace(warning=self.log.append)
@@ -127,32 +112,13 @@ def test_a_node_without_a_name_is_waited_for_and_then_told_without_one() -> None
     assert 'a node that does not tell its name' in rig.watch.report()[0]
 
 
-def test_an_end_of_another_type_is_no_conflict_of_qos() -> None:
-    rig = Watched()
-    rig.put(CAMERA, BEST_EFFORT, topic_type='std_msgs/msg/String')
-    rig.alarm(CAMERA)
-    (sentence,) = rig.watch.report()
-    assert 'std_msgs/msg/String' in sentence and '/other' in sentence
-    rig.node.subscriptions = []
-    assert rig.watch.report() == ()
-
-
-def test_another_type_is_told_beside_the_right_one_and_on_the_clock_that_is_followed() -> None:
+def test_another_type_is_told_beside_the_right_one() -> None:
     rig = Watched()
     rig.put(CAMERA, camera_qos('reliable'))
-    clock = Topic('/clock', 'std_msgs/msg/String', False, camera_qos('reliable'))
-    rig.put(clock, BEST_EFFORT, 'stranger')
     assert rig.watch.report() == ()
-    rig.node.is_simulated = True
+    rig.put(CAMERA, BEST_EFFORT, 'stranger', topic_type='std_msgs/msg/String')
     (sentence,) = rig.watch.report()
-    assert sentence.startswith('/clock carries std_msgs/msg/String from /stranger')
-
-
-def test_what_the_middleware_lost_is_counted_by_topic() -> None:
-    rig = Watched()
-    for count in (2, 3):
-        rig.events[CAMERA.name].message_lost(SimpleNamespace(total_count_change=count))
-    assert rig.watch.num_lost == {CAMERA.name: 5}
+    assert 'std_msgs/msg/String' in sentence and '/stranger' in sentence
 
 
 def test_missed_deadlines_are_counted_where_there_is_one() -> None:
@@ -210,69 +176,34 @@ def test_images_are_requested_so_that_no_old_one_raises_the_flag(
 # --- the node, over real DDS ---------------------------------------------------------------------
 
 
-class Rig:
-
-    def __init__(self, process: Process, client: Client) -> None:
-        self.process, self.client = process, client
-        self.health = client.listen('/diagnostics', DiagnosticArray)
-
-    def topics_told(self) -> list[str]:
-        """Return the sentences of the newest diagnostics."""
-        if not self.health:
-            return []
-        return [v for k, v in values_of(self.health[-1]).items() if k.startswith('topic.')]
-
-    def wait_for(self, sentence: str) -> None:
-        self.client.wait_until(lambda: any(sentence in told for told in self.topics_told()),
-                               f'{sentence!r} in the diagnostics')
-        assert self.process.output.count(sentence) == 1
-
-
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRig]:
     folder = tmp_path_factory.mktemp('qos')
-    bundle = make_tiny_bundle(folder / 'tiny')
-    with own_domain() as domain:
-        arguments = node_arguments(
-            bundle, reliability='reliable', stale_timeout_s=STALE_TIMEOUT_S)
-        process = Process(arguments, domain, folder / 'log')
-        client = Client(domain, process)
-        try:
-            client.wait_for_camera_match()
-            yield Rig(process, client)
-        finally:
-            client.close()
-            process.end()
+    with node_rig(folder, make_tiny_bundle(folder / 'tiny'), reliability='reliable') as rig:
+        rig.client.wait_for_camera_match()
+        yield rig
 
 
-def test_a_camera_that_offers_less_is_named_until_it_is_gone(rig: Rig) -> None:
+def topics_told(rig: NodeRig) -> list[str]:
+    """Return the sentences of the newest diagnostics."""
+    values = values_of(rig.health[-1]) if rig.health else {}
+    return [text for key, text in values.items() if key.startswith('topic.')]
+
+
+def test_a_camera_that_offers_less_is_named_until_it_is_gone(rig: NodeRig) -> None:
     node = rig.client.node
     camera = node.create_publisher(Image, '/cam', BEST_EFFORT)
-    rig.wait_for('/cam: nothing passes from /test_client to /uncertainty_seg')
+    sentence = '/cam: nothing passes from /test_client to /uncertainty_seg'
+    rig.wait(lambda: any(sentence in told for told in topics_told(rig)), 'the sentence')
+    assert rig.process.output.count(sentence) == 1
     # A camera that does match is heard meanwhile, and the conflict is a warning beside it.
-
-    def is_warned() -> bool:
-        rig.client.camera.publish(image_message(solid(0, 0, 255), len(rig.health) * 10**9 + 10**9))
-        rig.client.spin(0.05)
-        return rig.health[-1].status[0].level == b'\x01'
-    rig.client.wait_until(is_warned, 'a warning')
+    rig.wait(lambda: rig.verdict() and rig.health[-1].status[0].level == b'\x01', 'a warning')
     assert 'nothing passes' in rig.health[-1].status[0].message
     node.destroy_publisher(camera)
-    rig.client.wait_until(lambda: not rig.topics_told(), 'the conflict to be gone')
+    rig.wait(lambda: not topics_told(rig), 'the conflict to be gone')
 
 
-def test_a_subscriber_that_asks_for_more_is_named_with_every_policy(rig: Rig) -> None:
-    node = rig.client.node
-    asked = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
-                       deadline=Duration(seconds=0.125))
-    subscription = node.create_subscription(Bool, FLAG.name, lambda msg: None, asked)
-    rig.wait_for('volatile publisher and transient local')
-    rig.wait_for('set the parameter stale_timeout_s of /uncertainty_seg to 0.125 or less')
-    node.destroy_subscription(subscription)
-    rig.client.wait_until(lambda: not rig.topics_told(), 'the conflict to be gone')
-
-
-def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: Rig) -> None:
+def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: NodeRig) -> None:
     # From here on nobody is on /cam.
     node = rig.client.node
     node.destroy_publisher(rig.client.camera)
@@ -282,5 +213,3 @@ def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: Rig) -> Non
         lambda: rig.health and sentence in rig.health[-1].status[0].message, 'the hint')
     assert rig.process.output.count(sentence) == 1
     node.destroy_publisher(camera)
-
-

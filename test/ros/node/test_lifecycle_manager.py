@@ -7,8 +7,8 @@ from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import needs_ros
-from ros_lifecycle_rig import FAILING_NODE, node_rig, NodeRig
+from ros_helpers import FAULT_NODE, needs_ros
+from ros_node_rig import node_rig, NodeRig
 
 pytestmark = needs_ros
 
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope='module')
 def shared(folder: Path) -> Iterator[Manager]:
-    with node_rig(folder, folder / 'tiny', FAILING_NODE, autostart=False) as rig:
+    with node_rig(folder, folder / 'tiny', FAULT_NODE, autostart=False) as rig:
         yield Manager(rig)
 
 
@@ -108,14 +108,8 @@ def test_startup_pause_resume_reset_and_startup_again(manager: Manager) -> None:
         'configuring', 'inactive', 'activating', 'active'], 'every transition to be told')
 
 
-@pytest.mark.parametrize(
-    ('file', 'damage'),
-    [
-        ('trunk.onnx', lambda data: data[: len(data) // 2]),
-        ('calibration.json', lambda data: b'{"schema":'),
-        ('card.json', lambda data: None),
-    ],
-)
+@pytest.mark.parametrize(('file', 'damage'), [
+    ('trunk.onnx', lambda data: data[: len(data) // 2]), ('card.json', lambda data: None)])
 def test_a_bundle_that_is_repaired_on_disk_can_be_configured_then(
     manager: Manager, folder: Path, file: str, damage: Any
 ) -> None:
@@ -135,45 +129,33 @@ def test_a_bundle_that_is_repaired_on_disk_can_be_configured_then(
     serve(manager)
 
 
-@pytest.mark.parametrize(
-    ('call', 'topic', 'transition'),
-    [
-        ('create_publisher', 'mask', 'configure'),
-        ('create_subscription', '/cam', 'activate'),
-    ],
-)
+@pytest.mark.parametrize(('part', 'transition'), [
+    ('camera_info.make', 'configure'), ('camera.listen', 'activate')])
 def test_an_error_in_a_transition_is_said_and_the_node_can_be_started_again(
-    manager: Manager, folder: Path, call: str, topic: str, transition: str
+    manager: Manager, folder: Path, part: str, transition: str
 ) -> None:
-    failure = folder / 'failures' / call
-    failure.write_text(topic)
+    failure = folder / 'failures' / part
+    failure.touch()
     try:
         assert not manager.startup()
         manager.rig.wait_for_reason('the node is unconfigured after an error')
         assert manager.state == 'unconfigured'
-        assert f'on_{transition}: OSError: {call}' in manager.rig.process.output
-        assert 'fails on command' in manager.rig.status[-1].status[0].message
+        assert f'on_{transition}: RuntimeError' in manager.rig.process.output
     finally:
         failure.unlink()
     assert manager.startup()
     serve(manager)
 
 
-@pytest.mark.parametrize('word', [None, 'activate'])
-def test_what_a_state_does_not_allow_is_refused_and_changes_nothing(
-    manager: Manager, word: str | None
-) -> None:
-    if word == 'activate':
-        assert manager.startup()
-    state = manager.state
-    allowed = {'unconfigured': (1, 5), 'inactive': (2, 3, 6), 'active': (4, 7)}[state]
-    for number in {*range(12), 30, 60, 97, 255} - {*allowed}:
-        assert not manager.told(number), number
-    for label in ('nonsense', 'CONFIGURE', 'create', 'x' * 1000):
-        assert not manager.told(label=label), label
-    assert manager.state == state
-    if state == 'active':
-        serve(manager)
+def test_what_a_state_does_not_allow_is_refused_and_changes_nothing(manager: Manager) -> None:
+    for state, allowed in (('unconfigured', (1, 5)), ('active', (4, 7))):
+        for number in {*range(9), 60, 255} - {*allowed}:
+            assert not manager.told(number), number
+        for label in ('nonsense', 'CONFIGURE', 'x' * 1000):
+            assert not manager.told(label=label), label
+        assert manager.state == state
+        manager.startup()
+    serve(manager)
 
 
 def test_two_managers_at_once_are_answered_one_after_the_other(manager: Manager) -> None:
@@ -203,5 +185,3 @@ def test_shutdown_is_the_end_and_a_signal_ends_the_process(manager: Manager) -> 
     assert rig.next_health()['state'] == 'finalized'
     assert rig.process.interrupt() == 0
     assert 'Traceback' not in rig.process.output[num_before:]
-
-

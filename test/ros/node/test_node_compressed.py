@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bombs import black_jpeg, black_png
+from bombs import black_jpeg
 from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
-from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process, solid
+from ros_helpers import needs_ros, solid
+from ros_node_rig import node_rig, NodeRig
 
 pytestmark = needs_ros
 
@@ -21,14 +22,11 @@ HALVES = np.hstack([solid(255, 0, 0, width=64), solid(0, 0, 255, width=64)])
 
 class Rig:
 
-    def __init__(self, process: Process, client: Client) -> None:
-        from diagnostic_msgs.msg import DiagnosticArray
-        from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+    def __init__(self, rig: NodeRig) -> None:
+        from sensor_msgs.msg import CameraInfo, CompressedImage
 
-        self.process, self.client = process, client
-        self.status = client.listen('/uncertainty_seg/status', DiagnosticArray)
-        self.masks = client.listen('/uncertainty_seg/mask', Image)
-        self.flagged = client.listen('/uncertainty_seg/flagged', Image)
+        self.client, self.status, self.masks = rig.client, rig.status, rig.masks
+        client = rig.client
         self.infos = client.listen('/uncertainty_seg/camera_info', CameraInfo)
         self.camera = client.node.create_publisher(CompressedImage, '/cam/compressed', 10)
         self.calibration = client.node.create_publisher(CameraInfo, '/camera_info', 10)
@@ -41,7 +39,7 @@ class Rig:
         def primed() -> bool:
             self.calibration.publish(CameraInfo(width=128, height=96, k=k))
             self.send(self.packed(grey))
-            return all((self.status, self.masks, self.flagged, self.infos))
+            return all((self.status, self.masks, self.infos))
         client.wait_until(primed, 'the first answers')
 
     @staticmethod
@@ -69,21 +67,12 @@ class Rig:
 def rig(tmp_path_factory: Any) -> Iterator[Rig]:
     folder: Path = tmp_path_factory.mktemp('compressed')
     bundle = make_tiny_bundle(folder / 'tiny')
-    with own_domain() as domain:
-        arguments = node_arguments(bundle, stale_timeout_s=600.0,
-                                   image_transport='compressed')
-        process = Process(arguments, domain, folder / 'log')
-        client = Client(domain, process)
-        try:
-            yield Rig(process, client)
-        finally:
-            client.close()
-            process.end()
+    with node_rig(folder, bundle, stale_timeout_s=600.0, image_transport='compressed') as rig:
+        yield Rig(rig)
 
 
-@pytest.mark.parametrize('kind', ['.png', '.jpg'])
-def test_a_compressed_frame_gets_its_mask(rig: Rig, kind: str) -> None:
-    msg = rig.send(rig.packed(HALVES, kind))
+def test_a_compressed_frame_gets_its_mask(rig: Rig) -> None:
+    msg = rig.send(rig.packed(HALVES, '.jpg'))
     mask = rig.of(rig.masks, msg)
     assert (mask.height, mask.width, mask.header) == (96, 128, msg.header)
     info = rig.of(rig.infos, msg)
@@ -93,26 +82,15 @@ def test_a_compressed_frame_gets_its_mask(rig: Rig, kind: str) -> None:
     assert (ids[:, :60] == 0).all() and (ids[:, 68:] == 2).all()
 
 
-def test_a_file_that_was_cut_lets_the_flag_fall_with_a_sentence_and_the_next_one_is_good(
+def test_a_file_that_was_cut_or_is_expensive_lets_the_flag_fall_and_the_next_one_is_good(
     rig: Rig
 ) -> None:
-    data = rig.packed(HALVES, '.jpg')
-    status = rig.of(rig.status, rig.send(data[:-2])).status[0]
-    assert status.level == b'\x02' and 'was cut' in status.message
-    assert rig.of(rig.masks, rig.send(data)).height == 96
-
-
-@pytest.mark.parametrize('data, named', [
-    (black_jpeg(2000, 2000, 3000), '3000 scans'),
-    (black_png(5800, 5800, color=0), '5800x5800 pixels'),
-], ids=['scans', 'pixels'])
-def test_a_file_that_is_expensive_lets_the_flag_fall_with_a_sentence_and_the_next_one_is_good(
-    rig: Rig, data: bytes, named: str
-) -> None:
-    status = rig.of(rig.status, rig.send(data)).status[0]
-    assert status.level == b'\x02' and named in status.message
-    assert {v.key: v.value for v in status.values}['confident'] == 'false'
-    assert rig.of(rig.masks, rig.send(rig.packed(HALVES))).height == 96
+    whole = rig.packed(HALVES, '.jpg')
+    for data, named in ((whole[:-2], 'was cut'), (black_jpeg(2000, 2000, 3000), '3000 scans')):
+        status = rig.of(rig.status, rig.send(data)).status[0]
+        assert status.level == b'\x02' and named in status.message
+        assert {v.key: v.value for v in status.values}['confident'] == 'false'
+        assert rig.of(rig.masks, rig.send(whole)).height == 96
 
 
 def test_a_reduced_image_has_a_mask_and_a_calibration_of_its_size(
@@ -132,14 +110,3 @@ def test_a_reduced_image_has_a_mask_and_a_calibration_of_its_size(
     finally:
         assert rig.client.set_together(
             max_image_px=2**25, oversized_images='refuse').successful
-
-
-def test_what_is_flagged_goes_on_as_an_image(rig: Rig) -> None:
-    grey = solid(128, 127, 126)
-
-    def is_flagged() -> bool:  # one a second
-        msg = rig.send(rig.packed(grey))
-        rig.client.spin(0.2)
-        return any((m.header, m.encoding, bytes(m.data)) == (msg.header, 'bgr8', grey.tobytes())
-                   for m in rig.flagged)
-    rig.client.wait_until(is_flagged, 'the flagged image')

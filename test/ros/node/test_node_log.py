@@ -10,30 +10,18 @@ from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
-from ros_helpers import (
-    Client,
-    image_message,
-    needs_ros,
-    node_arguments,
-    own_domain,
-    Process,
-    solid,
-)
+from ros_helpers import needs_ros, solid
+from ros_node_rig import node_rig, NodeRig
 
 pytestmark = needs_ros
 GOOD, BAD = (0, 0, 255), (120, 120, 120)
 
 
 class Rig:
+    """A node with a frame log, and what is in its folder."""
 
-    def __init__(self, process: Process, client: Client, folder: Path) -> None:
-        from diagnostic_msgs.msg import DiagnosticArray
-        from sensor_msgs.msg import Image
-
-        self.process, self.client, self.folder = process, client, folder
-        self.flagged = client.listen('/uncertainty_seg/flagged', Image)
-        self.masks = client.listen('/uncertainty_seg/mask', Image)
-        self.health = client.listen('/diagnostics', DiagnosticArray)
+    def __init__(self, rig: NodeRig, folder: Path) -> None:
+        self.node, self.client, self.folder = rig, rig.client, folder
         self._second = 1000
 
     def send(self, color: tuple[int, int, int]) -> int:
@@ -43,23 +31,17 @@ class Rig:
         rng = np.random.default_rng(self._second)
         pixels[..., 2 if color == GOOD else 0] -= rng.integers(
             0, 9, (12, 16), np.uint8).repeat(8, 0).repeat(8, 1)
-        self.client.camera.publish(image_message(pixels, self._second * 10**9))
+        self.node.send(self._second, pixels=pixels)
         self.client.spin(0.05)
         return self._second
 
     def send_until_seen(self, color: tuple[int, int, int], count: int = 1) -> None:
         start = self.value('log.seen')
-        self.client.wait_until(
+        self.node.wait(
             lambda: self.send(color) and self.value('log.seen') >= start + count, 'frames')
 
-    def send_and_wait(self, color: tuple[int, int, int]) -> None:
-        """Send a frame that no newer one replaces while it waits for the network."""
-        second = self.send(color)
-        self.client.wait_until(
-            lambda: [m for m in self.masks if m.header.stamp.sec == second], 'its mask')
-
     def value(self, key: str) -> int:
-        values = {p.key: p.value for msg in self.health for p in msg.status[0].values}
+        values = {p.key: p.value for msg in self.node.health for p in msg.status[0].values}
         return int(values.get(key, 0))
 
     def sidecars(self) -> list[dict[str, Any]]:
@@ -73,26 +55,13 @@ class Rig:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / 'log'
-
-
-@pytest.fixture
-def rig(tmp_path: Path, folder: Path) -> Iterator[Rig]:
-    bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with own_domain() as domain:
-        arguments = node_arguments(
-            bundle, stale_timeout_s=600, log__folder=folder, log__control_share=0.0,
-            log__before_s=1.5, log__after_s=0.5, log__min_interval_s=0.0, log__free_disk_mb=0.0,
-            log__duplicate_bits=0)
-        process = Process(arguments, domain, tmp_path / 'output')
-        client = Client(domain, process)
-        try:
-            client.wait_for_camera_match()
-            yield Rig(process, client, folder)
-        finally:
-            client.close()
-            process.end()
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    bundle, folder = make_tiny_bundle(tmp_path / 'tiny'), tmp_path / 'frame_log'
+    with node_rig(tmp_path, bundle, stale_timeout_s=600, log__folder=folder,
+                  log__control_share=0.0, log__before_s=1.5, log__after_s=0.5,
+                  log__min_interval_s=0.0, log__free_disk_mb=0.0, log__duplicate_bits=0) as rig:
+        rig.client.wait_for_camera_match()
+        yield Rig(rig, folder)
 
 
 @pytest.mark.release
@@ -100,9 +69,10 @@ def test_a_bad_frame_and_the_one_before_it_are_kept_with_mask_map_and_reason(rig
     rig.send_until_seen(GOOD, 4)
     before = {s['stamp_ns'] for s in rig.sidecars()}
     assert before == set()
-    rig.send_and_wait(GOOD)
+    second = rig.send(GOOD)
+    rig.node.wait(lambda: [m for m in rig.node.masks if m.header.stamp.sec == second], 'its mask')
     bad = rig.send(BAD)
-    rig.client.wait_until(lambda: len(rig.sidecars()) >= 2, 'two frames on disk')
+    rig.node.wait(lambda: len(rig.sidecars()) >= 2, 'two frames on disk')
     rig.send_until_seen(GOOD, 3)
     earlier, flagged = rig.sidecars()
     assert [s['reason'] for s in (earlier, flagged)] == ['window', 'flagged']
@@ -117,9 +87,9 @@ def test_a_bad_frame_and_the_one_before_it_are_kept_with_mask_map_and_reason(rig
     assert mask.shape == (96, 128) and mask.max() <= 2
     assert cv2.imread(str(place / 'uncertainty.png'), cv2.IMREAD_UNCHANGED).dtype == np.uint16
     # What was kept, and nothing else, is republished as it came.
-    rig.client.wait_until(lambda: len(rig.flagged) >= 2, 'the kept frames')
-    assert [m.header.stamp.sec for m in rig.flagged] == [bad - 1, bad]
-    assert {m.encoding for m in rig.flagged} == {'bgr8'}
+    rig.node.wait(lambda: len(rig.node.flagged) >= 2, 'the kept frames')
+    assert [m.header.stamp.sec for m in rig.node.flagged] == [bad - 1, bad]
+    assert {m.encoding for m in rig.node.flagged} == {'bgr8'}
 
 
 def test_a_frame_is_kept_on_request_whatever_it_shows(rig: Rig) -> None:
@@ -128,9 +98,9 @@ def test_a_frame_is_kept_on_request_whatever_it_shows(rig: Rig) -> None:
     rig.send_until_seen(GOOD)
     answer = rig.trigger()
     assert answer.success and str(rig.folder) in answer.message
-    (sidecar,) = rig.client.wait_until(rig.sidecars, 'the frame')
+    (sidecar,) = rig.node.wait(rig.sidecars, 'the frame')
     assert sidecar['reason'] == 'trigger'
-    rig.client.wait_until(lambda: rig.value('log.kept.trigger') == 1, 'the count')
+    rig.node.wait(lambda: rig.value('log.kept.trigger') == 1, 'the count')
 
 
 @pytest.mark.release
@@ -141,11 +111,11 @@ def test_a_log_that_cannot_write_is_told_and_the_node_lives_on(rig: Rig) -> None
     shutil.rmtree(rig.folder)
     rig.folder.write_text('in the way')
     rig.send_until_seen(BAD)
-    rig.client.wait_until(lambda: any(
-        str(rig.folder) in status.message for msg in rig.health for status in msg.status
+    rig.node.wait(lambda: any(
+        str(rig.folder) in status.message for msg in rig.node.health for status in msg.status
         if status.level == b'\x01'), 'a warning that names the folder')
     rig.send_until_seen(GOOD, 3)
-    assert rig.process.is_running
+    assert rig.node.process.is_running
 
 
 def test_log_settings_change_live_and_the_folder_does_not(rig: Rig) -> None:
@@ -153,22 +123,5 @@ def test_log_settings_change_live_and_the_folder_does_not(rig: Rig) -> None:
     assert not result.successful and 'read-only' in result.reason
     assert rig.client.set_parameters(log__control_share=1.0)[0].successful
     rig.send_until_seen(GOOD)
-    sidecars = rig.client.wait_until(rig.sidecars, 'the control frame')
+    sidecars = rig.node.wait(rig.sidecars, 'the control frame')
     assert {s['reason'] for s in sidecars} == {'control'}
-
-
-def test_without_a_folder_nothing_is_logged_and_the_service_says_so(tmp_path: Path) -> None:
-    from std_srvs.srv import Trigger
-
-    with own_domain() as domain:
-        process = Process(node_arguments(make_tiny_bundle(tmp_path / 'tiny')), domain,
-                          tmp_path / 'output')
-        client = Client(domain, process)
-        try:
-            answer = client.call('/uncertainty_seg/trigger_log', Trigger, Trigger.Request())
-            assert not answer.success and 'log.folder is empty' in answer.message
-        finally:
-            client.close()
-            process.end()
-
-

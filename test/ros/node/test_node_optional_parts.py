@@ -4,12 +4,11 @@
 from collections.abc import Iterator
 import itertools
 from pathlib import Path
-from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
 from ros_helpers import FAULT_NODE, needs_ros, values_of
-from ros_lifecycle_rig import node_rig, NodeRig
+from ros_node_rig import node_rig, NodeRig
 
 pytestmark = needs_ros
 FRAMES = 8
@@ -42,11 +41,6 @@ def failures(rig: NodeRig, folder: Path) -> Iterator[Path]:
     yield folder / 'failures'
     for file in (folder / 'failures').iterdir():
         file.unlink()
-
-
-def health(rig: NodeRig) -> Any:
-    rig.next_health()
-    return rig.health[-1].status[0]
 
 
 def reset(rig: NodeRig) -> None:
@@ -94,36 +88,6 @@ def test_good_frames_stay_true_while_a_part_fails_which_is_a_warning_and_one_lin
     rig.client.node.destroy_publisher(camera_info)
 
 
-def test_diagnostics_that_cannot_be_published_are_told_in_the_log_and_later(
-    rig: NodeRig, failures: Path
-) -> None:
-    reset(rig)
-    first_flag = len(rig.flags)
-    (failures / 'diagnostics.publish').touch()
-    rig.wait(lambda: 'diagnostics failed with RuntimeError' in rig.process.output, 'the line')
-    assert send_good_frames(rig) == ['true'] * FRAMES
-    (failures / 'diagnostics.publish').unlink()
-    assert int(rig.next_health()['failed.diagnostics']) > 0
-    assert all(flag.data for flag in rig.flags[first_flag:])
-    assert rig.process.output.count('diagnostics failed with RuntimeError') == 1
-
-
-def test_a_status_that_cannot_be_published_takes_no_flag_down(
-    rig: NodeRig, failures: Path
-) -> None:
-    reset(rig)
-    first_flag = len(rig.flags)
-    (failures / 'status.publish').touch()
-    for _ in range(FRAMES):
-        num_before = len(rig.flags)
-        rig.send(next(SECONDS))
-        rig.wait(lambda seen=num_before: len(rig.flags) > seen, 'the flag')
-    # The flag goes out first, so the last status may not have been tried yet.
-    rig.wait(lambda: int(rig.next_health()['failed.status']) >= FRAMES, 'every status to fail')
-    (failures / 'status.publish').unlink()
-    assert [flag.data for flag in rig.flags[first_flag:]] == [True] * FRAMES
-
-
 def test_a_check_for_rivals_that_fails_is_a_warning_and_after_a_while_a_veto(
     rig: NodeRig, failures: Path
 ) -> None:
@@ -134,25 +98,4 @@ def test_a_check_for_rivals_that_fails_is_a_warning_and_after_a_while_a_veto(
     rig.wait_for_reason('it cannot be checked whether somebody else publishes')
     assert values_of(rig.answer(next(SECONDS)))['confident'] == 'false'
     (failures / 'rival_watch.look').unlink()
-    rig.raise_flag()
-
-
-def test_class_names_that_cannot_be_published_keep_no_node_from_its_flag(
-    rig: NodeRig, failures: Path
-) -> None:
-    reset(rig)
-    (failures / 'label_info.import').touch()
-    for transition in ('deactivate', 'cleanup', 'configure', 'activate'):
-        assert rig.client.change_state(transition)
-    rig.client.wait_for_camera_match()
-    rig.raise_flag()
-    status = health(rig)
-    assert 'label_info failed with RuntimeError' in status.message
-    assert status.level == b'\x01'
-
-
-@pytest.mark.release
-def test_a_hint_that_fails_takes_nothing_down(rig: NodeRig, failures: Path) -> None:
-    (failures / 'silence_hint.look').touch()
-    rig.wait(lambda: 'silence_hint failed with RuntimeError' in rig.process.output, 'the hint')
     rig.raise_flag()

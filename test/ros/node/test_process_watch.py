@@ -11,24 +11,23 @@ import socket
 import threading
 from typing import Any
 
+from cases import for_each
 from conftest import make_tiny_bundle
 import pytest
 from ros_fault_node_commands import ENDS, WAITS
 from ros_helpers import (
-    Client,
     FAULT_NODE,
     HAS_ROS,
     image_message,
     needs_ros,
-    node_arguments,
-    own_domain,
-    Process,
     SKIP_REASON,
     solid,
 )
 
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from ros_node_rig import node_rig, NodeRig  # noqa: I100
 
 from uncertainty_seg.ros import process_watch
 from uncertainty_seg.ros.process_watch import (
@@ -70,9 +69,6 @@ def listener() -> Iterator[Listener]:
     one.link.close()
 
 
-# --- what is told to systemd ---------------------------------------------------------------------
-
-
 def test_systemd_gets_each_message_as_one_datagram_of_lines(tmp_path: Path) -> None:
     listener = Listener(str(tmp_path / 's'))
     systemd = ServiceManager(listener.environment)
@@ -83,17 +79,12 @@ def test_systemd_gets_each_message_as_one_datagram_of_lines(tmp_path: Path) -> N
     listener.link.close()
 
 
-@pytest.mark.parametrize('environment', [
-    {}, {'NOTIFY_SOCKET': '/no/such/socket'}, {'NOTIFY_SOCKET': 'vsock:2:1'},
-    {'NOTIFY_SOCKET': '/' + 'x' * 500}, {'NOTIFY_SOCKET': '/a\0b'},
-])
-def test_without_a_socket_that_works_nothing_is_told_and_nothing_raises(
-    environment: dict[str, str]
-) -> None:
-    assert not ServiceManager(environment).tell('READY=1')
+@for_each('address', ['', '/no/such/socket', 'vsock:2:1', '/' + 'x' * 500, '/a\0b'])
+def test_without_a_socket_that_works_nothing_is_told_and_nothing_raises(address: str) -> None:
+    assert not ServiceManager({'NOTIFY_SOCKET': address}).tell('READY=1')
 
 
-@pytest.mark.parametrize('change', [
+@for_each('change', [
     {'WATCHDOG_USEC': ''}, {'WATCHDOG_USEC': 'soon'}, {'WATCHDOG_USEC': '0'},
     {'WATCHDOG_PID': '1'}, {'NOTIFY_SOCKET': ''},
 ])
@@ -102,9 +93,6 @@ def test_a_watchdog_that_is_none_or_of_another_process_is_not_fed(change: dict[s
                    'WATCHDOG_PID': str(os.getpid())}
     assert ServiceManager(environment).feed_every_s == pytest.approx(1.0)
     assert ServiceManager({**environment, **change}).feed_every_s == 0.0
-
-
-# --- the watch, looked through by a clock of the test --------------------------------------------
 
 
 class Node:
@@ -170,13 +158,12 @@ class Rig:
         return self.node.said[-1]
 
 
-@pytest.mark.parametrize('transition', ['', 'configure'])
 def test_a_node_that_is_refused_leaves_at_once_with_its_sentence_and_exit_code_2(
-    transition: str, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig = Rig()
     rig.run(1.0)
-    rig.change(refusal='the name is taken', transition=transition)
+    rig.change(refusal='the name is taken', transition='configure')
     with pytest.raises(SystemExit):
         rig.look()
     assert rig.codes == [EXIT_REFUSED] == [2]
@@ -201,26 +188,6 @@ def test_a_worker_that_has_ended_ends_the_process_at_once(listener: Listener) ->
     rig.change(worker_end='SystemExit: 3')
     assert rig.ends(rig.watch.look) == 'last: the worker has ended: SystemExit: 3'
     assert listener.heard() == ['STOPPING=1', 'STATUS=the worker has ended: SystemExit: 3']
-
-
-def test_a_worker_that_stands_still_ends_the_process_after_the_timeout(
-    listener: Listener
-) -> None:
-    rig = Rig(listener)
-    rig.run(1)
-    rig.change(in_work='a frame of front')
-    rig.run(9.8, beats=False)
-    assert rig.codes == []
-    said = rig.ends(lambda: rig.run(0.5, beats=False))
-    assert 'a frame of front' in said and 'stuck_timeout_s' in said
-    assert listener.heard() == ['STOPPING=1', f'STATUS={said.removeprefix("last: ")}']
-
-
-def test_zero_ends_no_process_for_a_thread_that_stands_still() -> None:
-    rig = Rig()
-    rig.change(stuck_s=0.0, worker=7)
-    rig.run(1000, beats=False)
-    assert rig.codes == []
 
 
 def test_a_process_that_was_stopped_and_continued_has_not_hung() -> None:
@@ -264,6 +231,19 @@ def test_a_transition_may_take_an_hour_and_then_the_watchdog_is_not_fed(
     assert (rig.codes, rig.heard) == ([], [])
 
 
+def test_a_worker_that_stands_still_ends_the_process_after_the_timeout(
+    listener: Listener
+) -> None:
+    rig = Rig(listener)
+    rig.run(1)
+    rig.change(in_work='a frame of front')
+    rig.run(9.8, beats=False)
+    assert rig.codes == []
+    said = rig.ends(lambda: rig.run(0.5, beats=False))
+    assert 'a frame of front' in said and 'stuck_timeout_s' in said
+    assert listener.heard() == ['STOPPING=1', f'STATUS={said.removeprefix("last: ")}']
+
+
 def test_last_words_that_hang_do_not_keep_the_process(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,134 +276,58 @@ def test_a_watch_that_fails_ends_the_process(monkeypatch: pytest.MonkeyPatch) ->
     assert 'the watch of the process failed: ZeroDivisionError' in rig.node.said[-1]
 
 
-# --- the node, in a process of its own -----------------------------------------------------------
-
-
-class NodeProcess:
-
-    def __init__(self, process: Process, client: Client) -> None:
-        from diagnostic_msgs.msg import DiagnosticArray
-        from std_msgs.msg import Bool
-
-        self.process, self.client = process, client
-        self.heard: list[str] = []
-        self.flags = client.listen('/uncertainty_seg/confident', Bool)
-        self.status = client.listen('/uncertainty_seg/status', DiagnosticArray)
-        self.health = client.listen('/diagnostics', DiagnosticArray)
-        self._seconds = itertools.count(1000)
-
-    def send(self, green: int = 0, red: int = 255, encoding: str = 'bgr8') -> None:
-        self.client.camera.publish(image_message(
-            solid(0, green, red), next(self._seconds) * 10**9, encoding))
-
-    def raise_flag(self) -> None:
-        self.client.wait_for_camera_match()
-
-        def is_up() -> bool:
-            self.send()
-            self.client.spin(0.05)
-            return bool(self.flags and self.flags[-1].data and self.status)
-        self.client.wait_until(is_up, 'the flag to be up')
-
-    def end(self, *sent: Any, listener: Listener | None = None) -> list[str]:
-        """Send such frames until the process has ended; returns every reason from then on."""
-        first, first_health = len(self.status), len(self.health)
-        self.client.watched = None
-
-        def has_ended() -> bool:
-            self.heard += listener.heard() if listener is not None else []
-            self.send(*sent)
-            self.client.spin(0.05)
-            return not self.process.is_running
-        self.client.wait_until(has_ended, 'the process to end')
-        self.client.spin(0.3)
-        assert self.process.wait() == EXIT_WATCH
-        assert not self.flags[-1].data
-        reasons = [s.status[0].message for s in self.status[first:]]
-        # Before the first frame it was right to say that there was none.
-        told = reasons + [s.status[0].message for s in self.health[first_health:]]
-        assert not [text for text in told if 'lost in transport' in text or 'no frame on' in text]
-        return reasons
-
-
 @contextmanager
-def running(folder: Path, listener: Listener | None = None, **parameters: Any
-            ) -> Iterator[NodeProcess]:
+def running(folder: Path, **parameters: Any) -> Iterator[NodeRig]:
     bundle = make_tiny_bundle(folder / 'tiny')
-    environment = {'UNCERTAINTY_SEG_TEST_RELEASE': str(folder / 'release'),
-                   **(listener.environment if listener else {})}
-    with own_domain() as domain:
-        process = Process(node_arguments(bundle, FAULT_NODE, gate__rise_frames=1, **parameters),
-                          domain, folder / 'log', environment)
-        client = Client(domain, process)
-        try:
-            yield NodeProcess(process, client)
-        finally:
-            client.close()
-            process.end()
+    with node_rig(folder, bundle, FAULT_NODE, gate__rise_frames=1, **parameters) as rig:
+        rig.client.wait_for_camera_match()
+        rig.raise_flag()
+        yield rig
 
 
-@pytest.mark.release
-def test_systemd_hears_of_a_node_from_its_start_to_its_end(
-    tmp_path: Path, listener: Listener
-) -> None:
-    lines: list[str] = []
+def ends(rig: NodeRig, green: int, red: int = 255, encoding: str = 'bgr8') -> list[str]:
+    """Send such frames until the process has ended; returns every reason from then on."""
+    first, seconds = len(rig.status), itertools.count(10**6)
+    rig.client.watched = None
 
-    def hears(*texts: str) -> Callable[[], bool]:
-        def has_heard() -> bool:
-            lines.extend(listener.heard())
-            return all(any(text in line for line in lines) for text in texts)
-        return has_heard
-
-    with running(tmp_path, listener, stale_timeout_s=0.5) as node:
-        node.client.wait_until(hears('READY=1', 'no frame on /cam'), 'a node without a camera')
-        lines.clear()
-        node.client.wait_until(
-            lambda: hears()() and lines.count('WATCHDOG=1') > 8, 'food while it is idle')
-        node.raise_flag()
-        node.client.change_state('deactivate')
-        lines.clear()
-        node.client.wait_until(
-            lambda: hears('inactive')() and lines.count('WATCHDOG=1') > 4, 'food while inactive')
-        lines.clear()
-        assert node.process.interrupt() == 0
-        assert hears('STOPPING=1')()
+    def has_ended() -> bool:
+        rig.client.camera.publish(image_message(
+            solid(0, green, red), next(seconds) * 10**9, encoding))
+        rig.client.spin(0.05)
+        return not rig.process.is_running
+    rig.wait(has_ended, 'the process to end')
+    rig.client.spin(0.3)
+    assert rig.process.wait() == EXIT_WATCH
+    assert not rig.flags[-1].data
+    return [s.status[0].message for s in rig.status[first:]]
 
 
 def test_a_worker_that_ends_takes_the_process_with_it_and_says_so(tmp_path: Path) -> None:
-    with running(tmp_path) as node:
-        node.raise_flag()
-        reasons = node.end(ENDS)
+    with running(tmp_path) as rig:
+        reasons = ends(rig, ENDS)
         assert reasons[-1] == 'the worker has ended: SystemExit: the worker ends on command'
-        assert '[FATAL]' in node.process.output
-        assert f'the process ends with exit code {EXIT_WATCH}' in node.process.output
+        assert '[FATAL]' in rig.process.output
 
 
 @pytest.mark.release
 def test_a_worker_that_hangs_ends_the_process_with_its_log_whole(tmp_path: Path) -> None:
     from uncertainty_seg.storage.frame_log.format import read_sidecar
 
-    log, listener = tmp_path / 'frames', Listener(str(tmp_path / 's'))
+    log = tmp_path / 'frames'
     # Longer than a silent camera needs to be explained: five seconds.
-    with running(tmp_path, listener, stale_timeout_s=0.5, stuck_timeout_s=6.0, log__folder=log,
-                 log__control_share=1.0) as node:
-        node.raise_flag()
-        reasons = node.end(WAITS, 0, listener=listener)
+    with running(tmp_path, stale_timeout_s=0.5, stuck_timeout_s=6.0, log__folder=log,
+                 log__control_share=1.0) as rig:
+        reasons = ends(rig, WAITS, 0)
         assert any('a frame has been in work too long' in reason for reason in reasons)
-        assert 'the worker hangs: it has stood still for 6.' in reasons[-1]
-        assert 'with a frame in work, and stuck_timeout_s allows 6 s' in reasons[-1]
-        assert 'ros_fault_node.py' in node.process.output  # where it hangs
-        assert [*node.heard, *listener.heard()][-2:] == ['STOPPING=1', f'STATUS={reasons[-1]}']
-    listener.link.close()
+        assert 'the worker hangs' in reasons[-1]
+        assert not any('lost in transport' in text or 'no frame on' in text for text in reasons)
+        assert 'ros_fault_node.py' in rig.process.output  # where it hangs
     folders = list((log / 'frames').iterdir())
     assert folders and all(read_sidecar(folder) for folder in folders)
 
 
 def test_a_callback_that_hangs_lets_the_flag_fall_and_ends_the_process(tmp_path: Path) -> None:
-    with running(tmp_path, stale_timeout_s=0.5, stuck_timeout_s=3.0) as node:
-        node.raise_flag()
-        reasons = node.end(0, 255, 'hang')
+    with running(tmp_path, stale_timeout_s=0.5, stuck_timeout_s=3.0) as rig:
+        reasons = ends(rig, 0, 255, 'hang')
         assert any('the callbacks of the node have not run for 0.' in r for r in reasons)
-        assert 'a callback hangs: the callbacks of the node have not run for 3.' in reasons[-1]
-
-
+        assert 'a callback hangs' in reasons[-1]

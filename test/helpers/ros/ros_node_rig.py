@@ -1,21 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""
-A rig around the node's process for the lifecycle, clock and topic tests, and a program.
-
-`ros_lifecycle_rig.py ARGUMENTS` is the real node in which a call of rclpy raises while a file of
-that call's name lies in the folder UNCERTAINTY_SEG_TEST_FAILURES; what the file says is the end of
-the topic's name it raises for.
-
-"""
+"""A node in a process, what it says, and a camera to talk to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 import itertools
-import os
 from pathlib import Path
-import sys
 from typing import Any
 
 from ros_helpers import (
@@ -30,22 +21,7 @@ from ros_helpers import (
 )
 
 FAILURES_VARIABLE = 'UNCERTAINTY_SEG_TEST_FAILURES'
-FAILING_NODE = [str(Path(__file__))]
 GOOD, BAD = solid(0, 0, 255), solid(128, 128, 128)
-# Calls of rclpy.node.Node and how they tell their topic.
-CALLS: Mapping[str, Callable[[tuple[Any, ...]], str]] = {
-    'create_publisher': lambda args: str(args[1]),
-    'create_subscription': lambda args: str(args[1]),
-    'destroy_publisher': lambda args: _topic_of(args[0]),
-    'destroy_subscription': lambda args: _topic_of(args[0]),
-}
-
-
-def _topic_of(end: Any) -> str:
-    try:
-        return str(end.topic_name)
-    except Exception:  # InvalidHandle, which is elsewhere in each release: destroyed before
-        return ''
 
 
 class NodeRig:
@@ -85,6 +61,17 @@ class NodeRig:
         self.send(sec, nanosec, pixels)
         return self.wait(answered, f'the status of the frame {sec}.{nanosec:09d}')
 
+    def verdict(self, pixels: Any = GOOD) -> dict[str, str]:
+        """Send frames until one is answered, and return what is said of it."""
+        num_before, first = len(self.status), next(self._seconds)
+
+        def answered() -> Any:
+            self.send(next(self._seconds), pixels=pixels)
+            self.client.spin(0.05)
+            return [s for s in self.status[num_before:]
+                    if s.header.frame_id and s.header.stamp.sec > first]
+        return values_of(self.wait(answered, 'the status of a frame')[-1])
+
     def raise_flag(self) -> None:
         """Send good frames until the flag is up."""
         first = len(self.flags)
@@ -116,36 +103,11 @@ def node_rig(
         failures = folder / 'failures'
         failures.mkdir(exist_ok=True)
         process = Process(node_arguments(bundle, program, **parameters), domain, folder / 'log',
-                          {FAILURES_VARIABLE: str(failures)})
+                          {FAILURES_VARIABLE: str(failures),
+                           'UNCERTAINTY_SEG_TEST_RELEASE': str(folder / 'release')})
         client = Client(domain, process)
         try:
             yield NodeRig(domain, process, client)
         finally:
             client.close()
             process.end()
-
-
-def run_failing_node(arguments: Sequence[str]) -> int:
-    """Run the real node; its calls of rclpy fail while their file says so."""
-    from rclpy.node import Node
-
-    from uncertainty_seg.ros.node import main
-
-    folder = Path(os.environ[FAILURES_VARIABLE])
-    for call, topic_of in CALLS.items():
-        setattr(Node, call, _failing_by_file(getattr(Node, call), folder / call, topic_of))
-    return main(list(arguments))
-
-
-def _failing_by_file(
-    real: Callable[..., Any], file: Path, topic_of: Callable[[tuple[Any, ...]], str]
-) -> Callable[..., Any]:
-    def run(node: Any, *args: Any, **options: Any) -> Any:
-        if file.exists() and topic_of(args).endswith(file.read_text()):
-            raise OSError(f'{file.name} fails on command')
-        return real(node, *args, **options)
-    return run
-
-
-if __name__ == '__main__':
-    sys.exit(run_failing_node(sys.argv[1:]))
