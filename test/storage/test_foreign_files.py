@@ -32,8 +32,9 @@ def test_what_is_too_deep_is_a_reason() -> None:
 
 
 @pytest.mark.parametrize('text', [
-    '[' * 2000 + ']' * 2000, 'a: [', 'a: !!python/object/apply:os.system [ls]', 'x' * 2**18 + 'x',
-], ids=['deep', 'cut', 'call', 'large'])
+    '[' * 10_000 + ']' * 10_000, 'a: [', 'a: !!python/object/apply:os.system [ls]',
+    'x' * 2**18 + 'x', 'a: &a [1]\nb: [*a, *a]',
+], ids=['deep', 'cut', 'call', 'large', 'aliases'])
 def test_a_file_of_yaml_that_would_do_harm_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / 'classes.yaml').write_text(text)
     with pytest.raises(ValueError):

@@ -132,3 +132,14 @@ def test_who_named_a_value_is_the_last_that_did(tmp_path: Path, monkeypatch: Any
     (tmp_path / 'p.yaml').rename(tmp_path / 'launch_params_ab12')
     words = ['--ros-args', '--params-file', str(tmp_path / 'launch_params_ab12')]
     assert source_of(words, '/n', 'model', 'suim') == 'the argument model'
+
+
+@pytest.mark.parametrize('value', ['[' * 10_000 + ']' * 10_000, '&a [1, *a]', '[&a [1], *a]'],
+                         ids=['deep', 'circle', 'alias'])
+def test_yaml_that_costs_without_bound_is_refused_at_once(value: str, tmp_path: Path) -> None:
+    path = tmp_path / 'node.yaml'
+    path.write_text(f'/**:\n  ros__parameters:\n    seed: {value}\n')
+    with pytest.raises(ConfigError, match='node.yaml'):
+        read_parameter_file(str(path))
+    with pytest.raises(ValueError):
+        read_value(value)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.errors import ConfigError, ImageError, UncertaintySegError
+from uncertainty_seg.storage.parameter_files import require_plain_yaml
 
 # Above an uncompressed image of the largest size.
 MAX_IMAGE_BYTES = 2**29
@@ -111,17 +112,22 @@ def parse_json(content: bytes | str, **options: Any) -> Any:
 
 
 def parse_yaml(path: Path) -> Any:
-    """Read a file of YAML; ValueError if it is none or too deep, ImportError without PyYAML."""
+    """
+    Read a file of YAML.
+
+    ValueError if it is none, is too deep, or repeats parts of itself by aliases, which may expand
+    without bound; ImportError without PyYAML.
+    """
     import yaml
 
+    text = read_bytes(path, MAX_YAML_BYTES).decode('utf-8')
     try:
-        return yaml.safe_load(read_bytes(path, MAX_YAML_BYTES).decode('utf-8'))
+        require_plain_yaml(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as err:
         mark = getattr(err, 'problem_mark', None)
         where = 'its text' if mark is None else f'line {mark.line + 1}'
         raise ValueError(f'{where} is not understood') from err
-    except RecursionError:
-        raise ValueError('it is nested too deeply') from None
 
 
 def plain_name(name: Any) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 from uncertainty_seg.errors import ConfigError, some_of
 
 PARAMETERS_KEY = 'ros__parameters'
+MAX_YAML_DEPTH = 20
 # launch writes parameters that are given to a node in Python into files of this name.
 _LAUNCH_PREFIX = 'launch_params_'
 _EXPONENT = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')
@@ -86,11 +87,15 @@ def read_parameter_file(path: str) -> ParameterFile:
         raise ConfigError(f'parameter file {path} is {is_what}', 'a file',
                           'params_file and --params-file take its path')
     try:
-        content = _plain(yaml.compose(place.read_text(encoding='utf-8'), yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
+        text = place.read_text(encoding='utf-8')
+        require_plain_yaml(text)
+        content = _plain(yaml.compose(text, yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, OSError) as err:
         mark = getattr(err, 'problem_mark', None)
         where = f' in line {mark.line + 1}' if mark is not None else ''
-        what = getattr(err, 'problem', None) or getattr(err, 'strerror', None) or 'no text'
+        is_bytes = isinstance(err, UnicodeDecodeError)
+        what = getattr(err, 'problem', None) or getattr(err, 'strerror', None) or (
+            'no text' if is_bytes else err)
         raise ConfigError(f'parameter file {path} cannot be read{where} ({what})', 'YAML in UTF-8'
                           ) from err
     entries = dict(_entries(content, ''))
@@ -105,9 +110,30 @@ def read_value(text: str) -> Any:
     import yaml
 
     try:
+        require_plain_yaml(text)
         return _plain(yaml.compose(text, yaml.SafeLoader))
     except yaml.YAMLError as err:
         raise ValueError(getattr(err, 'problem', None) or 'it cannot be read') from err
+
+
+def require_plain_yaml(text: str) -> None:
+    """
+    Refuse YAML that costs without bound, before anything is made of it.
+
+    Raises ValueError if it is too deep or repeats parts of itself by aliases, which may expand
+    without bound, and yaml.YAMLError if it is none.
+    """
+    import yaml
+
+    depth = 0
+    # PyYAML's time grows with the square of the depth: 10 000 brackets take ten minutes.
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError('it is nested too deeply')
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError('it has aliases')
 
 
 def _plain(node: Any) -> Any:
