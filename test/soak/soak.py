@@ -225,7 +225,6 @@ class Soak:
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether node and governor run."""
         return self.node.is_running and self.governor.is_running
 
     def do(self, name: str) -> None:
@@ -241,7 +240,6 @@ class Soak:
         self.done[name] += 1
 
     def storm(self) -> None:
-        """Send all kinds of frames mixed."""
         self.camera.is_storm = True
         self.spin(self.random.uniform(2, 5))
         self.camera.is_storm = False

@@ -118,7 +118,7 @@ def test_a_frame_that_is_not_confident_is_republished_as_it_came(rig: Rig) -> No
 BAD_FRAMES = {
     'unknown encoding': (RED, 'h264', {}, 'h264'),
     'cut data': (RED, 'bgr8', {'height': 97}, '36864 bytes'),
-    'nan': (np.full((96, 128), np.nan, np.float32), '32FC1', {}, '12288 values'),
+    'nan': (np.full((96, 128), np.nan, np.float32), '32FC1', {}, 'nan'),
 }
 
 
