@@ -108,7 +108,8 @@ def _is_there(words: list[str]) -> bool:
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
 def test_every_file_and_module_that_is_named_exists(page: Path) -> None:
-    text = page.read_text()
+    # A figure may have been measured by a program that is gone, which its row says.
+    text = re.sub(r'`[^`]*` at [0-9a-f]{7}', '', page.read_text())
     assert missing_files(text) + missing_names(text) == []
 
 
@@ -124,7 +125,8 @@ def test_every_anchor_is_a_heading(page: Path) -> None:
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
 def test_lines_are_below_120_characters(page: Path) -> None:
-    lines = page.read_text().splitlines()
+    # A row of a table cannot be wrapped.
+    lines = [line for line in page.read_text().splitlines() if not line.startswith('|')]
     assert [line for line in lines if len(line) >= 120] == []
 
 

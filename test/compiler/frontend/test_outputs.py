@@ -165,7 +165,7 @@ RESIZED = {'s': np.array([1, 1, 2, 2], np.float32), 'n': np.array([1, 16, 32], I
      "ArgMax 'best', which keeps no probabilities.*output.z"),
     ([N('ArgMax', ['z'], ['i'], axis=1), N('Cast', ['i'], ['y'], to=1)], 4, 'ArgMax'),
     ([N('Softmax', ['z'], ['p'], name='soft', axis=1),
-      N('Resize', ['p', '', 's'], ['y'], mode='linear')], 4, "'soft', which is resized.*output z"),
+      N('Resize', ['p', '', 's'], ['y'], mode='linear')], 4, "'soft'.*output=z"),
     ([N('Sigmoid', ['z'], ['y'])], 4, 'sigmoid of 4 channels'),
     ([N('Softmax', ['z'], ['y'], name='soft', axis=3)], 4, "'soft' runs along axis 3"),
     ([N('Flatten', ['z'], ['f'], axis=1), N('Softmax', ['f'], ['p'], name='soft'),

@@ -202,7 +202,7 @@ def twisted_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_shipped_runtimes_pass(
         tmp_path: Path, cache: Path, backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip(backend)
-    assert call('--backend', backend, '--report', str(tmp_path / 'report.json')) == 0
+    assert call('--set', f'backend={backend}', '--report', str(tmp_path / 'report.json')) == 0
     lines = capsys.readouterr().out.splitlines()
     values = json.loads(lines[-1])
     assert (values['is_passed'], values['failed'], values['backend']) == (True, [], backend)
@@ -217,14 +217,14 @@ def test_the_shipped_runtimes_pass(
 
 def test_a_failure_is_exit_code_1_and_kept(
         cache: Path, twisted_registry: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call('--backend', 'onnxruntime') == 1
+    assert call('--set', 'backend=onnxruntime') == 1
     said = capsys.readouterr().out
     assert 'FAILED' in said and 'mean' in json.loads(said.splitlines()[-1])['failed']
     records = json.loads((cache / RECORD_FILE).read_text())
     assert [(record['is_passed'], record['key']['backend']) for record in records.values()] == [
         (False, 'onnxruntime')]
     # What failed is not refused when it is checked again.
-    assert call('--backend', 'onnxruntime') == 1
+    assert call('--set', 'backend=onnxruntime') == 1
 
 
 def test_a_backend_that_cannot_open_is_said_and_nothing_is_kept(
@@ -233,7 +233,7 @@ def test_a_backend_that_cannot_open_is_said_and_nothing_is_kept(
     def missing(bundle: Any, settings: Any) -> Any:
         raise BackendUnavailableError('no GPU here', fix='take another')
     monkeypatch.setitem(registry.OPENERS, 'openvino', missing)
-    assert call('--backend', 'openvino') == 1
+    assert call('--set', 'backend=openvino') == 1
     assert capsys.readouterr().err.endswith('no GPU here: take another.\n')
     assert not cache.exists()
 
