@@ -3,7 +3,7 @@
 Choose the frames of a score table that are worth a label, with a reason for each.
 
 Of frames that look alike only the most uncertain one can be chosen. The folder OUT gets
-selection.parquet and selection.csv (the chosen rows, their rank and reason) and contact_sheet.html
+selection.parquet (the chosen rows, their rank and reason) and contact_sheet.html
 (pictures of them, in one file). The same table, options and seed give the same choice. Strategies:
 
   uncertainty-diversity  largest score x distance to the nearest frame chosen before
