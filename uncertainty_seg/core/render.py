@@ -148,7 +148,24 @@ def draw_legend(
 def overlay(
     image_bgr: ImageU8, label: LabelMap, palette: Sequence[tuple[int, int, int]]
 ) -> ImageU8:
-    """Lay class colours (RGB `palette`) over a BGR image (H, W, 3); class 0 stays clear."""
+    """
+    Lay class colours over an image; class 0 stays clear.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        The image.
+    label : ndarray of uint8, shape (H, W)
+        Class ids.
+    palette : sequence of (int, int, int)
+        RGB colour of each class.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        BGR.
+
+    """
     mixed = cv2.addWeighted(
         image_bgr, 1 - OVERLAY_ALPHA, color_mask(label, palette), OVERLAY_ALPHA, 0)
     return np.asarray(cv2.copyTo(mixed, label, image_bgr.copy()), np.uint8)
