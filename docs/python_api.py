@@ -87,7 +87,7 @@ for name, image in scenes.items():
     flag = 'confident' if result.verdict.is_confident else 'not confident'
     rows.append(np.hstack([
         caption(image.copy(), name),
-        caption(us.overlay(image, result.label, card.palette, 0.5), f'classes: {flag}'),
+        caption(us.overlay(image, result.label, card.palette), f'classes: {flag}'),
         caption(us.heatmap(entropy, 0.5), 'entropy, 0 to 0.5'),
         caption(np.where((entropy < 0.25)[..., None], image, 0).astype(np.uint8),
                 'pixels with an entropy below 0.25'),

@@ -161,6 +161,8 @@ def smaller(words: list[str]) -> list[str]:
     """Return the command with small values, and with what a '...' of the page leaves out."""
     verb = words[0]
     words = [word for part in words for word in (glob(part) if '*' in part else [part])]
+    if verb == 'compile' and not words[1].endswith('.onnx') and ':' not in words[1]:
+        return words  # of a bundle: a variant, a signature
     if verb == 'compile':
         words += [] if '--classes' in words else ['--classes', 'classes.yaml']
     if words[:2] == ['simulate', 'scenes']:
