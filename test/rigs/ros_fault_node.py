@@ -7,7 +7,9 @@ give NaN, wait until the file named by UNCERTAINTY_SEG_TEST_RELEASE exists (and 
 the suffix .waits), raise what nobody expected, or end the worker's thread. Anything else goes to
 the backend that was asked for. The encoding of an image commands the subscription's callback:
 'raise', 'hang' for good, or 'exit'. While a file of its name lies in the folder
-UNCERTAINTY_SEG_TEST_FAILURES, an optional part raises, see `PARTS`.
+UNCERTAINTY_SEG_TEST_FAILURES, an optional part raises, see `PARTS`. What is made at the size of an
+image is noted in the file `made` there, waits while there is one `wait`, and ends its thread if
+there is one `end`.
 
 """
 
@@ -28,6 +30,7 @@ from ros_fault_node_commands import ENDS, FAILS, GIVES_NAN, SURPRISES, WAITS
 
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError
@@ -51,6 +54,10 @@ PARTS: Mapping[str, tuple[Any, str]] = {
     'topic_watch.report': (topics.TopicWatch, 'report'),
     'rival_watch.look': (RivalWatch, '_look'),
 }
+
+
+# What brings a map to the size of the image.
+PICTURES = ('label', 'confidence_at_source', 'map_at_source')
 
 
 class FaultyBackend:
@@ -104,6 +111,25 @@ def break_parts(folder: Path) -> None:
     Publisher.publish = _breaking_publish(Publisher.publish, folder)  # type: ignore[method-assign]
 
 
+def note_pictures(folder: Path) -> None:
+    for name in PICTURES:
+        real = getattr(FrameResult, name)
+        noting = _noting(real.fget if isinstance(real, property) else real, name, folder)
+        setattr(FrameResult, name, property(noting) if isinstance(real, property) else noting)
+
+
+def _noting(real: Callable[..., Any], name: str, folder: Path) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        with (folder / 'made').open('a') as file:
+            file.write(f'{name}\n')
+        while (folder / 'wait').exists():
+            threading.Event().wait(0.01)
+        if (folder / 'end').exists():
+            raise SystemExit('a picture ends its thread on command')
+        return real(*args)
+    return run
+
+
 def _breaking(real: Callable[..., Any], file: Path) -> Callable[..., Any]:
     def run(*args: Any, **options: Any) -> Any:
         if file.exists():
@@ -130,4 +156,5 @@ if __name__ == '__main__':
     Slot.put = put_faultily  # type: ignore[method-assign]
     if FAILURES_VARIABLE in os.environ:
         break_parts(Path(os.environ[FAILURES_VARIABLE]))
+        note_pictures(Path(os.environ[FAILURES_VARIABLE]))
     sys.exit(main())

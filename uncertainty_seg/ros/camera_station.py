@@ -11,6 +11,7 @@ configure to cleanup, the subscription from activate to deactivate.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 import logging
 import math
 from typing import Any
@@ -25,7 +26,13 @@ from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros import topics
 from uncertainty_seg.ros.conversions import AnyImage, as_image, stamp_ns
 from uncertainty_seg.ros.frame_log_link import MessageFrame
-from uncertainty_seg.ros.frame_processor import Arrival, FrameProcessor, Outputs
+from uncertainty_seg.ros.frame_processor import (
+    Arrival,
+    FrameProcessor,
+    JudgedFrame,
+    Outputs,
+    show_frame,
+)
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
 from uncertainty_seg.ros.health import FrameStatistics, Health, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import steady_s
@@ -83,6 +90,7 @@ class CameraStation:
         self._labels: Any = None
         self._processor: FrameProcessor | None = None
         self._slot: Slot[Arrival] | None = None
+        self._shown: Slot[JudgedFrame] | None = None
         self._subscription: Any = None
         self._hint, self._alone_s = '', -math.inf
 
@@ -116,16 +124,22 @@ class CameraStation:
                 self._node, topics.output_topic('label_info', self.name), pipeline.card)
 
     def listen(
-        self, scheduler: FrameScheduler[Arrival], log: FrameLog | None = None
+        self, scheduler: FrameScheduler[Arrival], painter: FrameScheduler[JudgedFrame],
+        log: FrameLog | None = None,
     ) -> None:
-        """Subscribe to the camera; the gate and all counts start from nothing."""
+        """
+        Subscribe to the camera; the gate and all counts start from nothing.
+
+        Frames wait for the network in `scheduler`, and those judged for their pictures in
+        `painter`.
+        """
         assert self._pipeline is not None and self._pictures is not None
         settings = self._settings()
         self._statistics = FrameStatistics()
+        outputs = Outputs(self._pictures, self._statistics, log, self.name, self._faults)
+        self._shown = painter.add(partial(show_frame, outputs, self._settings))
         self._processor = FrameProcessor(
-            self._owner.start(),
-            Outputs(self._pictures, self._statistics, log, self.name, self._faults),
-            self._settings, self._now_ns)
+            self._owner.start(), outputs, self._settings, self._now_ns, self._shown.put)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
         transport = settings.image_transport
@@ -174,7 +188,7 @@ class CameraStation:
             rival.close()
         self._owner.take_over(None)
         # The slot holds on to the processor, that is to the model and the log.
-        self._pipeline = self._pictures = self._labels = self._slot = None
+        self._pipeline = self._pictures = self._labels = self._slot = self._shown = None
 
     def last_words(self, cause: str) -> None:
         """Publish the flag as false for good, from any thread."""
@@ -202,7 +216,7 @@ class CameraStation:
         self._owner.reset()
         self._statistics.clear()
         self._faults.clear()
-        for part in (self._slot, self._pictures):
+        for part in (self._slot, self._shown, self._pictures):
             if part is not None:
                 part.clear_counts()
 
@@ -241,6 +255,7 @@ class CameraStation:
             'frames_received': slot.num_received if slot is not None else 0,
             'frames_dropped': slot.num_dropped if slot is not None else 0,
             'frames_over_rate': slot.num_over_rate if slot is not None else 0,
+            'frames_not_shown': self._shown.num_dropped if self._shown is not None else 0,
             'frames_lost_in_transport':
                 watch.num_lost.get(self.topic, 0) if watch is not None else 0,
             **{f'published.{name}': number for name, number in published.items()},

@@ -1,10 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Takes one image message through the frame loop, and publishes and logs what came of it.
+Takes one image message through the frame loop; what is made of its result comes after the verdict.
 
-Runs in the worker's thread. Whatever goes wrong before the verdict ends as a flag that is down,
-with the reason. Whatever goes wrong after it, with a picture, the log or a count, is counted for
-its part and changes no flag.
+The worker's thread judges, publishes the verdict, and offers the frame to the log. Whatever goes
+wrong before the verdict ends as a flag that is down, with the reason. Pictures are made in a
+thread of their own, of the newest judged frame, and only if somebody listens: one that is slow or
+fails holds up no verdict. Whatever goes wrong after a verdict, with a picture, the log or a count,
+is counted for its part and changes no flag.
 
 """
 
@@ -42,6 +44,15 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class JudgedFrame:
+    """A frame whose verdict is out: its message, its pictures, and whether it is worth a label."""
+
+    msg: AnyImage
+    view: FrameView
+    is_flagged: bool
+
+
+@dataclass(frozen=True)
 class Outputs:
     """Where the outcome of a frame goes, beside its verdict."""
 
@@ -57,15 +68,16 @@ class FrameProcessor:
     Handle frames one after the other.
 
     The activation judges a frame and publishes the verdict, the outputs get the rest. `settings`
-    returns those in force, and stamps are compared with `clock_ns`.
+    returns those in force, stamps are compared with `clock_ns`, and `show` takes what there is to
+    show of a judged frame, at once.
     """
 
     def __init__(
         self, activation: Activation, outputs: Outputs, settings: Callable[[], Settings],
-        clock_ns: Callable[[], int],
+        clock_ns: Callable[[], int], show: Callable[[JudgedFrame], None],
     ) -> None:
         self._activation, self._outputs, self._settings = activation, outputs, settings
-        self._pipeline, self._clock_ns = activation.pipeline, clock_ns
+        self._pipeline, self._clock_ns, self._show = activation.pipeline, clock_ns, show
         self._loop = FrameLoop(activation.pipeline, activation, FrameGuard(settings()))
         self._kind = 'unknown'
         self._busy_since_s = math.nan
@@ -107,17 +119,14 @@ class FrameProcessor:
             return
         with alone('statistics'):
             self._outputs.statistics.add_latency(to_flag_ms, self._settings().budget_ms)
-        with alone('pictures'):
-            self._show(msg, outcome)
-        with alone('flagged'):
-            self._flag(msg, outcome)
-        with alone('frame_log'):
-            self._log(msg, outcome)
         with alone('statistics'):
-            total_ms = (time.perf_counter() - came_s) * 1e3
             self._outputs.statistics.add_frame({
                 'wait': waited_ms, **outcome.result.timings_ms, 'to_flag': to_flag_ms,
-                'total': total_ms}, outcome.result.age_s)
+            }, outcome.result.age_s)
+        with alone('pictures'):
+            self._hand_on(msg, outcome)
+        with alone('frame_log'):
+            self._log(msg, outcome)
 
     def _refuse(self, msg: AnyImage, reason: str) -> None:
         try:
@@ -139,18 +148,16 @@ class FrameProcessor:
             _log.warning('not confident: %s', reasons)
         self._kind = verdict.kind
 
-    def _show(self, msg: AnyImage, outcome: Outcome) -> None:
-        pipeline, settings, pictures = self._pipeline, self._settings(), self._outputs.pictures
+    def _hand_on(self, msg: AnyImage, outcome: Outcome) -> None:
+        if not self._outputs.pictures.are_watched:
+            return
         assert outcome.image_bgr is not None and outcome.result is not None
-        pictures.publish(msg.header, FrameView(
-            outcome.image_bgr, outcome.result, pipeline.card, settings, pipeline.calibrated))
-
-    def _flag(self, msg: AnyImage, outcome: Outcome) -> None:
-        settings, pictures = self._settings(), self._outputs.pictures
+        view = FrameView(outcome.image_bgr, outcome.result, self._pipeline.card,
+                         self._settings(), self._pipeline.calibrated)
         # With a log, `~/flagged` has what the log keeps.
-        if self._outputs.log is None and outcome.verdict.is_worth_a_label and not outcome.doubt \
-                and pictures.wants_flagged:
-            pictures.publish_flagged(as_image(msg, settings.decode_limits), FLAGGED_INTERVAL_S)
+        is_flagged = self._outputs.log is None and outcome.verdict.is_worth_a_label \
+            and not outcome.doubt
+        self._show(JudgedFrame(msg, view, is_flagged))
 
     def _log(self, msg: AnyImage, outcome: Outcome) -> None:
         outputs = self._outputs
@@ -159,3 +166,18 @@ class FrameProcessor:
             outputs.log.offer(message_frame(
                 outputs.camera, msg, outcome.image_bgr, outcome.result,
                 outcome.thresholds, self._settings().map, bool(outcome.doubt)))
+
+
+def show_frame(
+    outputs: Outputs, settings: Callable[[], Settings], frame: JudgedFrame, waited_s: float = 0.0
+) -> None:
+    """Make and publish the pictures of a judged frame that have subscribers."""
+    start_s, pictures = time.perf_counter(), outputs.pictures
+    with outputs.faults.alone('pictures'):
+        pictures.publish(frame.msg.header, frame.view)
+    with outputs.faults.alone('flagged'):
+        if frame.is_flagged and pictures.wants_flagged:
+            pictures.publish_flagged(
+                as_image(frame.msg, settings().decode_limits), FLAGGED_INTERVAL_S)
+    with outputs.faults.alone('statistics'):
+        outputs.statistics.add_timings({'pictures': (time.perf_counter() - start_s) * 1e3})

@@ -11,8 +11,10 @@ newest frame. There is one worker, and callbacks never wait for it. Knows nothin
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 import logging
 import math
+import os
 import threading
 import time
 from typing import Generic, TypeVar
@@ -144,16 +146,18 @@ BEAT_S = 0.25
 
 class Worker(Generic[T]):
     """
-    Handle one frame after the other in an own thread.
+    Handle one frame after the other in an own thread, of less priority if `niceness` is above 0.
 
     `num_beats` grows with each frame, and every `BEAT_S` while there is none.
     """
 
-    def __init__(self, scheduler: FrameScheduler[T]) -> None:
-        self._scheduler, self._cause = scheduler, ''
+    def __init__(
+        self, scheduler: FrameScheduler[T], name: str = 'frame-worker', niceness: int = 0
+    ) -> None:
+        self._scheduler, self._cause, self._niceness = scheduler, '', niceness
         self.num_beats = 0
         # A daemon: an engine that never returns must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name='frame-worker', daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to take frames."""
@@ -180,9 +184,14 @@ class Worker(Generic[T]):
         except BaseException as err:
             # SystemExit and its like pass every handler of faults, and nothing restarts a thread.
             self._cause = f'{type(err).__name__}: {err}'
-            _log.exception('the worker has ended')
+            _log.exception('%s has ended', self._thread.name)
 
     def _take_turns(self) -> None:
+        if self._niceness:
+            with suppress(OSError, AttributeError):  # threads have their own on Linux alone
+                own = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(
+                    os.PRIO_PROCESS, threading.get_native_id(), max(own, self._niceness))
         while not self._scheduler.is_closed:
             turn = self._scheduler.take(BEAT_S)
             self.num_beats += 1

@@ -164,6 +164,11 @@ class FrameStatistics:
             self.num_processed += 1
             self._done_s.append(self._clock())
             self._ages_s.append(age_s)
+        self.add_timings(timings_ms)
+
+    def add_timings(self, timings_ms: Mapping[str, float]) -> None:
+        """Note how long stages of a frame took."""
+        with self._lock:
             for stage, value_ms in timings_ms.items():
                 self._timings.setdefault(stage, deque(maxlen=WINDOW_FRAMES)).append(value_ms)
 

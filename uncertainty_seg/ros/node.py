@@ -4,8 +4,9 @@ The lifecycle node: wiring, callbacks, and its program.
 
 configure opens the model, activate listens, deactivate stops, cleanup frees. In every state but
 active, and whenever no verdict was reached for too long, the flag is published as false with the
-reason. Callbacks run in one executor thread and never wait for the network; frames are worked on
-in the worker's. What belongs to one camera is in its `CameraStation`.
+reason. Callbacks run in one executor thread and never wait for the network; frames are judged in
+the worker's, and their pictures are made in the painter's. What belongs to one camera is in its
+`CameraStation`.
 
 """
 
@@ -51,7 +52,7 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_bridge
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
-from uncertainty_seg.ros.frame_processor import Arrival
+from uncertainty_seg.ros.frame_processor import Arrival, JudgedFrame
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
 from uncertainty_seg.ros.health import health_message, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import (
@@ -79,7 +80,8 @@ from uncertainty_seg.storage.parameter_files import require_files_for, source_of
 _log = logging.getLogger(__name__)
 NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S, STOP_PICTURES_S = 5.0, 1.0
+PICTURE_NICENESS = 5  # as that of the frame log: what judges has priority for the processor
 OTHER_CLOCK = ('use_sim_time was changed while the node is configured: the age of images is '
                'counted by another clock; lock_gate refuses that, cleanup and configure accept it')
 
@@ -107,6 +109,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._pipelines: list[Pipeline] = []
         self._stations: list[CameraStation] = []
         self._worker: Worker[Arrival] | None = None
+        self._painter: Worker[JudgedFrame] | None = None
         self._log: RunLog | None = None
         self._bond: LifecycleBond | None = None
         self._other_clock: tuple[str, ...] = ()
@@ -300,10 +303,13 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         if not self._pipelines:
             raise BackendError('the engine is gone', fix='clean up and configure the node again')
         scheduler: FrameScheduler[Arrival] = FrameScheduler()
+        judged: FrameScheduler[JudgedFrame] = FrameScheduler()
         self._worker = Worker(scheduler)
+        self._painter = Worker(judged, 'painter', PICTURE_NICENESS)
         for station in self._stations:
-            station.listen(scheduler, self._log.log if self._log is not None else None)
+            station.listen(scheduler, judged, self._log.log if self._log is not None else None)
         self._worker.start()
+        self._painter.start()
         if self._bond is not None:
             self._bond.start()
 
@@ -319,6 +325,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             # A thread is still inside the engine: to free it now would end the process.
             self.get_logger().error('the engine does not return; its memory is kept')
             self._pipelines = []
+        painter, self._painter = self._painter, None
+        if painter is not None and not painter.stop(STOP_PICTURES_S):
+            self.get_logger().warning('a picture is still being made, and is left behind')
         for station in self._stations:
             station.stop_listening()
 
@@ -426,9 +435,13 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=(*self._other_clock, *self.conflicts),
             deadlines_missed=self._topics.num_missed, extra=extra,
-            image_codec=image_bridge().name,
-            trouble=self._log.trouble() if self._log is not None else '', faults=self._faults,
+            image_codec=image_bridge().name, trouble=self._trouble(), faults=self._faults,
         )
+
+    def _trouble(self) -> str:
+        if self._painter is not None and (cause := self._painter.end_cause):
+            return f'no picture is made any more: {cause}; deactivate and activate the node'
+        return self._log.trouble() if self._log is not None else ''
 
 
 # A build of engines takes minutes and does not return meanwhile, so it runs in a thread, and the

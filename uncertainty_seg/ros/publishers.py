@@ -59,10 +59,15 @@ class CameraInfoRelay:
             node.destroy_publisher(self._publisher)
             raise
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether the relayed calibration has a subscriber."""
+        return bool(self._publisher.get_subscription_count())
+
     def publish(self, header: Any, height: int, width: int) -> bool:
         """Publish the calibration that fits a frame, if there is one and it has a subscriber."""
         info = self._newest
-        if info is None or not self._publisher.get_subscription_count():
+        if info is None or not self.is_watched:
             return False
         problem = camera_info_problem(info)
         fitting = None if problem else fit_camera_info(info, header, height, width)
@@ -346,6 +351,12 @@ class PicturePublishers:
         with self._faults.alone('camera_info'):
             if self._camera_info is not None:
                 self._camera_info.publish(header, *view.size)
+
+    @property
+    def are_watched(self) -> bool:
+        """Whether anything that is made of a judged frame has a subscriber."""
+        return any(map(self._is_wanted, self._publishers)) or (
+            self._camera_info is not None and self._camera_info.is_watched)
 
     @property
     def wants_unknown(self) -> bool:

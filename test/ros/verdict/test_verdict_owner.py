@@ -30,7 +30,7 @@ from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
+from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs, show_frame
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.rivals import WITHHELD
@@ -86,9 +86,12 @@ class Rig:
         self.second = 0
 
     def start(self) -> None:
-        self.process = FrameProcessor(
-            self.owner.start(), Outputs(self.pictures, self.statistics),
-            lambda: self.settings, lambda: self.second * 10**9)
+        self.process = self.processor(Outputs(self.pictures, self.statistics))
+
+    def processor(self, outputs: Outputs) -> FrameProcessor:
+        return FrameProcessor(
+            self.owner.start(), outputs, lambda: self.settings, lambda: self.second * 10**9,
+            lambda frame: show_frame(outputs, lambda: self.settings, frame))
 
     @property
     def flags(self) -> list[bool]:
@@ -525,9 +528,7 @@ def test_a_good_frame_under_a_veto_is_worth_no_label_and_a_bad_one_is(
 ) -> None:
     told: list[Any] = []
     log: Any = SimpleNamespace(offer=told.append)
-    rig.process = FrameProcessor(
-        rig.owner.start(), Outputs(rig.pictures, rig.statistics, log), lambda: rig.settings,
-        lambda: rig.second * 10**9)
+    rig.process = rig.processor(Outputs(rig.pictures, rig.statistics, log))
     rig.veto = veto
     rig.send(RISE_FRAMES + 1)
     rig.send(color=GREY)
