@@ -13,7 +13,7 @@ How many passes run at once, on how many threads, and what memory they take is d
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 import math
@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
-from uncertainty_seg.core.bundle import HEAD_FILE, ModelBundle, TRUNK_FILE
+from uncertainty_seg.core.bundle import ModelBundle, PASSES_FILE, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
 from uncertainty_seg.core.settings import passes_of, Settings
-from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import ModelBundleError, ShapeError
 from uncertainty_seg.storage.onnx_nodes import every_tensor
 
@@ -51,11 +52,9 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
     _timings_ms: Mapping[str, float] = {}
 
     @abc.abstractmethod
-    def run(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
-    ) -> UncertaintyMaps:
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> PassSums:
         """
-        Compute the maps of one image.
+        Run T passes of one image, and return their sums at the grid.
 
         Parameters
         ----------
@@ -66,13 +65,11 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
             given: a runtime may keep the masks of the same object where they are.
         temperature : float
             The logits are divided by it.
-        request : MapRequest
-            What is wanted besides the maps that every frame has.
 
         Returns
         -------
-        UncertaintyMaps
-            Of shape (h, w); NaN where a logit that counts was NaN or infinite.
+        PassSums
+            NaN where a logit was NaN or infinite.
 
         Raises
         ------
@@ -80,8 +77,6 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
             If image or masks do not fit the card.
         BackendError
             If the runtime or the device fails, or the backend is closed.
-        ModelBundleError
-            If the graphs do not give what a map of the request is made of.
 
         """
 
@@ -90,13 +85,13 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
         Return what the trunk made of the last image, float32 (1, D, hf, wf).
 
         It is the output `feature_map` of a bundle that has one, and else the coarsest plane that
-        the head takes. None before the first image, and where the runtime keeps none.
+        the passes take. None before the first image, and where the runtime keeps none.
         """
         return None
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
-        """Milliseconds of each stage of the last run: 'trunk', 'head', 'reduction'."""
+        """Milliseconds of each stage of the last run: 'trunk' and 'passes'."""
         return self._timings_ms
 
     @abc.abstractmethod
@@ -148,15 +143,13 @@ def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
 # -------------------------------------------------------------------------------------------------
 # Graphs.
 
-IMAGE, LOGITS = 'image', 'logits'
-# Of head_stats.onnx, as `graph.head_stats` names them, which `backends` may not import; a test
+IMAGE = 'image'
+# Of passes.onnx, as `compiler.head_graphs` names them, which `backends` may not import; a test
 # compares both.
 INV_TEMPERATURE = 'inv_temperature'
-STATISTICS = ('sum_p', 'sum_entropy', 'sum_p2', 'votes')
-# Bundles from before the maps of logits do not give it.
+SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
 SUM_LOGITS = 'sum_logits'
-# What the logits become there before anything is summed.
-_FULL = 'stats_full'
+SUMS = (SUM_P, SUM_ENTROPY, SUM_P2, VOTES, SUM_LOGITS)
 COMPILE = 'compile the bundle again'
 _FLOAT, _BYTE = 'tensor(float)', 'tensor(uint8)'
 _Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
@@ -165,21 +158,21 @@ _Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
 @dataclass(frozen=True)
 class GraphNames:
     """
-    Names of the tensors that pass from trunk to head, in the order of the files.
+    Names of the tensors that go from trunk to passes, in the order of the files.
 
     Attributes
     ----------
     frontier : tuple of str
-        Outputs of the trunk that the head takes.
-    head_inputs : tuple of str
-        Inputs of the head: frontier and masks, and the image if it needs it.
+        Outputs of the trunk that the passes take.
+    inputs : tuple of str
+        Inputs of passes.onnx: frontier, masks, temperature, and the image if it needs it.
     features : tuple of str
-        The output of features that the head does not take; empty if the card has none.
+        The output of features that the passes do not take; empty if the card has none.
 
     """
 
     frontier: tuple[str, ...]
-    head_inputs: tuple[str, ...]
+    inputs: tuple[str, ...]
     features: tuple[str, ...] = ()
 
     @property
@@ -195,7 +188,7 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
     Returns
     -------
     GraphNames
-        What to pass from trunk to head.
+        What to pass from one to the other.
 
     Raises
     ------
@@ -204,7 +197,7 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
 
     """
     card, spec = bundle.card, bundle.card.input
-    trunk, head = read_graph(bundle.trunk_path), read_graph(bundle.head_path)
+    trunk, head = read_graph(bundle.trunk_path), read_graph(bundle.passes_path)
     passes = None if card.dropout_sites else 1
     image: _Tensors = {IMAGE: (_BYTE, [1, spec.height, spec.width, 3])}
     features = _tensors(trunk.output)
@@ -217,53 +210,32 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
     _require_tensors('trunk.onnx takes', input_tensors(trunk), image)
     inputs = input_tensors(head)
     direct = image if IMAGE in inputs else {}
-    _require_tensors('head.onnx takes', inputs, {**direct, **features, **sites})
-    _require_tensors('head.onnx gives', _tensors(head.output),
-                     {LOGITS: (_FLOAT, [passes, *card.logits_shape])})
+    _require_tensors('passes.onnx takes', inputs, {
+        **direct, **features, **sites, INV_TEMPERATURE: (_FLOAT, [1])})
+    planes: dict[str, list[int | None]] = {
+        name: [*card.logits_shape[1:]] for name in (SUM_ENTROPY, SUM_P2)}
+    planes |= {name: [*card.logits_shape] for name in (SUM_P, VOTES, SUM_LOGITS)}
+    _require_tensors('passes.onnx gives', _tensors(head.output),
+                     {name: (_FLOAT, shape) for name, shape in planes.items()})
     return GraphNames(tuple(features), tuple(inputs), tuple(described))
 
 
-def given_statistics(outputs: Collection[str]) -> tuple[str, ...]:
-    """Return what a head with these outputs sums over the passes."""
-    return STATISTICS + ((SUM_LOGITS,) if SUM_LOGITS in outputs else ())
-
-
-def require_statistics(card: ModelCard, request: MapRequest, names: Collection[str]) -> None:
-    """Refuse maps of logits whose sum a head does not give; raises ModelBundleError."""
-    if request.of_logits and SUM_LOGITS not in names:
-        raise ModelBundleError(
-            f'head_stats.onnx of {card.name!r} gives no sum of the logits for '
-            f'{" and ".join(request.of_logits)}', fix=COMPILE)
-
-
-def coarse_statistics(path: Path, size: tuple[int, int]) -> bytes:
+def added_sums(
+    chunks: Iterable[Mapping[str, NDArray[np.float32]]], passes: int
+) -> PassSums:
     """
-    Return head_stats.onnx as an ONNX file that sums over the passes at the size of the logits.
+    Add the sums of several chunks of passes, each by the names of `SUMS`, in their order.
 
-    Nothing is left out of it but the upsampling: its outputs have the same names, and `size`,
-    which is (hl, wl).
-    Raises ModelBundleError if it does not upsample its logits once.
-
+    The arrays of the first chunk are written to.
     """
-    import onnx
-
-    model = onnx.load(str(path))
-    graph = model.graph
-    upsamplings = [n for n in graph.node if n.op_type == 'Resize' and _FULL in n.output]
-    if len(upsamplings) != 1:
-        raise ModelBundleError(f'{path} has {len(upsamplings)} upsamplings of logits', 'one',
-                               COMPILE)
-    graph.node.remove(upsamplings[0])
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == _FULL:
-                node.input[index] = upsamplings[0].input[0]
-    for info in graph.output:
-        sides = info.type.tensor_type.shape.dim[-2:]
-        for dim, value in zip(sides, size, strict=True):
-            dim.dim_value = value
-    del graph.value_info[:]
-    return bytes(model.SerializeToString())
+    found: dict[str, NDArray[np.float32]] = {}
+    for chunk in chunks:
+        if not found:
+            found = {name: np.asarray(chunk[name]) for name in SUMS}
+            continue
+        for name, values in found.items():
+            values += chunk[name]
+    return PassSums(passes, *(found[name] for name in SUMS))
 
 
 # Operators that give what they were given, or a part of it, so that nothing is left to round.
@@ -487,7 +459,7 @@ def memory_of_files(card: ModelCard, files: Mapping[str, bytes]) -> MemoryEstima
     """
     import onnx
 
-    trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, HEAD_FILE))
+    trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, PASSES_FILE))
     settings = Settings()
     passes, a_pass = passes_of(card, settings), _bytes_a_pass(head)
     chunk = choose_chunk(passes, a_pass, settings.memory_budget_mb).passes
@@ -500,13 +472,13 @@ def memory_of_files(card: ModelCard, files: Mapping[str, bytes]) -> MemoryEstima
         settings.memory_budget_mb)
 
 
-def head_bytes_a_pass(head_path: Path) -> int:
+def bytes_a_pass(passes_path: Path) -> int:
     """
-    Estimate how much memory one more pass takes in the head.
+    Estimate how much memory one more pass takes in passes.onnx.
 
     Parameters
     ----------
-    head_path : Path
+    passes_path : Path
         A graph whose only symbolic axis is the pass.
 
     Returns
@@ -518,7 +490,7 @@ def head_bytes_a_pass(head_path: Path) -> int:
     """
     import onnx
 
-    return _bytes_a_pass(onnx.load(str(head_path)))
+    return _bytes_a_pass(onnx.load(str(passes_path)))
 
 
 def _bytes_a_pass(model: onnx.ModelProto) -> int:

@@ -53,7 +53,7 @@ from uncertainty_seg.calibration.statistics.evaluation import (
 )
 from uncertainty_seg.calibration.statistics.ranks import RankFamily
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
-from uncertainty_seg.core.bundle import ModelBundle, reduction_of
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import (
     Calibration,
     HIGHEST_SCORE,
@@ -334,7 +334,7 @@ def _calibration(
         passes=passes_of(bundle.card, settings), seed=settings.seed,
         mask_policy=settings.mask_policy,
         mask_draw=bundle.card.mask_draw, precision=precision_of(bundle.card, settings.precision),
-        reductions=(reduction_of(bundle, settings),), temperature=temperature,
+        temperature=temperature,
         thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
         train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
         quantile=QUANTILE, num_train=len(train), num_val=len(val),

@@ -25,7 +25,7 @@ from uncertainty_seg.backends.registry import require_rounding
 from uncertainty_seg.calibration.labelled_pairs import images_in, opened
 from uncertainty_seg.calibration.statistics.ranks import LOWEST_LIMIT
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
-from uncertainty_seg.core.bundle import ModelBundle, reduction_of
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import (
     Calibration,
     CarriedFrom,
@@ -128,7 +128,7 @@ def carry_over(
                                fix='set that one as ignore_mask')
     described = replace(
         made, precision=precision_of(variant.card, settings.precision),
-        model_sha256=model_digest(variant.card), reductions=(reduction_of(source, settings),))
+        model_sha256=model_digest(variant.card))
     images = distinct(images_in(folder).values())
     original, masks = _measured(source, images, replace(
         settings, precision=BUNDLE_PRECISION if made.precision == source.card.precision

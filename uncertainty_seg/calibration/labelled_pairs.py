@@ -32,7 +32,6 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import MAPS_OF_MEANS
 from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.foreign_files import load_ignore_mask, read_image_file, why
 from uncertainty_seg.storage.labelled_folder import (
@@ -285,8 +284,7 @@ def opened(
     backend = open_backend(settings.backend, bundle, settings)
     try:
         yield Pipeline(bundle, backend, settings, temperature, scorer=scorer,
-                       ignore=load_ignore_mask(settings.ignore_mask), source=source,
-                       maps=MAPS_OF_MEANS)
+                       ignore=load_ignore_mask(settings.ignore_mask), source=source)
     finally:
         backend.close()
 

@@ -10,7 +10,7 @@ together. It imports no runtime: that the result computes the same is checked by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import logging
 
@@ -46,7 +46,7 @@ from uncertainty_seg.compiler.frontend.standard_form import (
     to_shipped_opset,
 )
 from uncertainty_seg.compiler.frontend.unpooling import write_unpooling
-from uncertainty_seg.compiler.head_graphs import add_samples, add_statistics
+from uncertainty_seg.compiler.head_graphs import add_samples, add_sums
 from uncertainty_seg.compiler.onnx_tools import shapes
 from uncertainty_seg.compiler.plan import (
     CompileOptions,
@@ -57,7 +57,7 @@ from uncertainty_seg.compiler.plan import (
     graph_cost,
 )
 from uncertainty_seg.compiler.precision import halve_weights, to_precision, widen_network
-from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
+from uncertainty_seg.core.bundle import PASSES_FILE, TRUNK_FILE
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
 
@@ -74,24 +74,28 @@ class CompiledGraphs:
     Attributes
     ----------
     files : dict of str to bytes
-        Trunk, head, and head with statistics, by file name, as they ship.
+        Trunk and passes, by file name, as they ship.
     sites : tuple of DropoutSite
-        Inputs of the head beside features: masks, and the noise of 'direct'.
+        Inputs of the passes beside features: masks, and the noise of 'direct'.
     logits_shape : (int, int, int)
         (C, hl, wl).
     upsampling : str
-        How the reduction upsamples the logits.
+        How the reader upsamples what is at the grid of the logits.
     plan : CompilePlan
         Costs and decisions.
     trunk, head : ModelProto
         In float32 with float32 weights: exactly the network, for the checks.
-    stats_head : ModelProto
-        The head in front of the statistics, in the same way: `head`, or one that TensorRT takes.
     prepared : tuple of Prepared
         The network before the algebra; one for each member of an ensemble. That of 'direct' has
         2C channels, logits and log-variance.
     feature_shape : tuple of int, or None
         (D, hf, wf) of the trunk's output `feature_map`.
+    grid_offset : (float, float)
+        Where the passes are summed, in cells beside the centres of the logits.
+    precision : str
+        What trunk and head compute in as files: 'fp32', 'fp16' or 'bf16'.
+    is_halved : bool
+        Whether the files store large weights of float32 in 16 bits.
 
     """
 
@@ -102,9 +106,11 @@ class CompiledGraphs:
     plan: CompilePlan
     trunk: onnx.ModelProto
     head: onnx.ModelProto
-    stats_head: onnx.ModelProto
     prepared: tuple[Prepared, ...]
     feature_shape: tuple[int, int, int] | None = None
+    grid_offset: tuple[float, float] = (0.0, 0.0)
+    precision: str = 'fp32'
+    is_halved: bool = True
 
     @property
     def folded(self) -> tuple[str, ...]:
@@ -146,18 +152,17 @@ def compile_graph(
     prepared = prepare(model, spec, options)
     if options.method == 'single' or options.method == 'direct' and not has_dropout(
             prepared.model):
-        return _still(prepared, spec, options)
-    return _finished(_with_masks(prepared.model, prepared.decisions, options), spec, options,
+        return _still(prepared, options)
+    return _finished(_with_masks(prepared.model, prepared.decisions, options), options,
                      (prepared,))
 
 
 @dataclass(frozen=True)
 class _Halves:
-    """Trunk, head and head in front of the statistics, and what is told of them."""
+    """Trunk and head, and what is told of them."""
 
     trunk: onnx.ModelProto
     head: onnx.ModelProto
-    stats_head: onnx.ModelProto
     plan: CompilePlan
 
 
@@ -171,12 +176,11 @@ def _with_masks(
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
     # Before folding, which moves work into tensors of T x C.
     cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
-    stats_head, _ = fold_masks(head, options.num_passes, into_kernels=False)
     head, folded = fold_masks(head, options.num_passes)
     decisions = [*before, *pushed, *skips, *folded]
     plan = CompilePlan(options.num_passes, network, graph_cost(trunk.graph.node, shapes(trunk)),
                        cost, sites, tuple(decisions))
-    return _Halves(trunk, head, stats_head, plan)
+    return _Halves(trunk, head, plan)
 
 
 def compile_ensemble(
@@ -204,16 +208,16 @@ def compile_ensemble(
     decisions = tuple(d for p in prepared for d in p.decisions)
     if keeps_dropout:
         parts = _with_masks(joined_members(graphs), decisions, options)
-        heads = [choose_members(head, len(graphs)) for head in (parts.head, parts.stats_head)]
-        plan = replace(parts.plan, sites=(*parts.plan.sites, heads[0][1]))
-        parts = _Halves(parts.trunk, heads[0][0], heads[1][0], plan)
+        head, member = choose_members(parts.head, len(graphs))
+        plan = replace(parts.plan, sites=(*parts.plan.sites, member))
+        parts = _Halves(parts.trunk, head, plan)
     else:
         trunk, head, sites = ensemble_graphs(graphs)
         plan = CompilePlan(
             len(models), graph_cost(graphs[0].graph.node, shapes(graphs[0])),
             graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
-        parts = _Halves(trunk, head, head, plan)
-    return _finished(parts, spec, options, prepared)
+        parts = _Halves(trunk, head, plan)
+    return _finished(parts, options, prepared)
 
 
 def _member(
@@ -254,68 +258,56 @@ def compile_moments(
                        graph_cost(trunk.graph.node, shapes(trunk)),
                        graph_cost(head.graph.node, shapes(one_pass(head, sites))), sites,
                        (*prepared.decisions, *moves, *skips))
-    return _finished(_Halves(trunk, head, head, plan), spec, options, (prepared,))
+    return _finished(_Halves(trunk, head, plan), options, (prepared,))
 
 
-def _still(
-    prepared: Prepared, spec: InputSpec, options: CompileOptions
-) -> CompiledGraphs:
+def _still(prepared: Prepared, options: CompileOptions) -> CompiledGraphs:
     """Compile a network whose dropout is switched off."""
     network = without_dropout(prepared.model)
     trunk, head = split_trunk_head(network, ())
     whole, once, last = (graph_cost(m.graph.node, shapes(m)) for m in (network, trunk, head))
     plan = CompilePlan(1, whole, once, last, (), prepared.decisions)
-    return _finished(_Halves(trunk, head, head, plan), spec, options, (prepared,))
+    return _finished(_Halves(trunk, head, plan), options, (prepared,))
 
 
 def _finished(
-    made: _Halves, spec: InputSpec, options: CompileOptions, prepared: tuple[Prepared, ...]
+    made: _Halves, options: CompileOptions, prepared: tuple[Prepared, ...]
 ) -> CompiledGraphs:
-    trunk, head, stats_head, plan = made.trunk, made.head, made.stats_head, made.plan
+    trunk, head, plan = made.trunk, made.head, made.plan
     sites = plan.sites
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
     if options.method == 'direct':
         axis = shape[0] if sites and shape[0] else PASSES_AXIS
-        samples = options.samples or DEFAULT_SAMPLES
-        stats_head, _ = add_samples(stats_head, samples, axis)
-        head, noise = add_samples(head, samples, axis)
+        head, noise = add_samples(head, options.samples or DEFAULT_SAMPLES, axis)
         sites, shape = (*sites, noise), (shape[0], shape[1] // 2, *shape[2:])
     upsampling = prepared[0].upsampling
     trunk, features, chosen = add_feature_map(trunk, options.features)
     plan = replace(plan, decisions=(*plan.decisions, *chosen))
-    result = CompiledGraphs({}, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
-                            head, stats_head, prepared, features)
-    # The precision last: statistics are checked by onnx, whose Conv has no bf16.
-    parts = _parts(result, spec)
-    if options.precision in ('fp16', 'bf16'):
-        parts = {name: to_precision(part, options.precision) for name, part in parts.items()}
-    elif not options.full_weights:
-        parts = {name: halve_weights(part) for name, part in parts.items()}
     _log.info(
         '%d dropout sites (%s), trunk %d nodes, head %d nodes', len(sites),
         ', '.join(f'{s.name} p={s.p:g}' for s in sites), len(trunk.graph.node),
         len(head.graph.node),
     )
-    return replace(result, files=_files(parts))
+    return with_files(CompiledGraphs(
+        {}, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk, head, prepared,
+        features, precision=options.precision, is_halved=not options.full_weights))
 
 
-def _parts(compiled: CompiledGraphs, spec: InputSpec) -> dict[str, onnx.ModelProto]:
-    """Return the graphs of the files, with float32 weights."""
-    stats = add_statistics(compiled.stats_head, spec, compiled.upsampling)
-    return {TRUNK_FILE: compiled.trunk, HEAD_FILE: compiled.head, HEAD_STATS_FILE: stats}
-
-
-def _files(parts: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
+def with_files(compiled: CompiledGraphs) -> CompiledGraphs:
+    """Write the files anew, after a change of the grid or of how weights are stored."""
+    parts = {TRUNK_FILE: compiled.trunk,
+             PASSES_FILE: add_sums(compiled.head, compiled.grid_offset)}
+    # The precision last: the sums are checked by onnx, whose Conv has no bf16.
+    if compiled.precision in ('fp16', 'bf16'):
+        parts = {name: to_precision(part, compiled.precision) for name, part in parts.items()}
+    elif compiled.is_halved:
+        parts = {name: halve_weights(part) for name, part in parts.items()}
     for part in parts.values():
         require_clean(part)
-    return {name: part.SerializeToString() for name, part in parts.items()}
-
-
-def with_full_weights(compiled: CompiledGraphs, spec: InputSpec) -> CompiledGraphs:
-    """Write the files of what computes in float32 anew, with weights in 32 bits."""
-    return replace(compiled, files=_files(_parts(compiled, spec)))
+    return replace(compiled, files={
+        name: part.SerializeToString() for name, part in parts.items()})
 
 
 @dataclass(frozen=True)
@@ -334,7 +326,7 @@ class Prepared:
         Normalised floats to logits as the network makes them, upsampled and all: what the result
         is compared with.
     upsampling : str
-        Of the bilinear resize to the image's size that was taken off, for the reduction.
+        Of the bilinear resize to the image's size that was taken off, and is left to the reader.
     injected : tuple of str
         Sites that were put in.
     decisions : tuple of Decision

@@ -297,6 +297,7 @@ class CompileOutcome:
 def _compiled(request: CompileRequest) -> CompileOutcome:
     """Compile, check and write a bundle; nothing is written where anything does not fit."""
     from uncertainty_seg.backends.runner import memory_of_files
+    from uncertainty_seg.compiler.checks.grid_checks import choose_grid
     from uncertainty_seg.compiler.checks.output_checks import require_logits, store_weights
     from uncertainty_seg.compiler.compile import (
         compile_ensemble,
@@ -321,6 +322,8 @@ def _compiled(request: CompileRequest) -> CompileOutcome:
         require_logits(prepared.float_model, image, options.activation)
     report = _checked(request, compiled, card, loaded)
     distribution = _compared(request, compiled, card, loaded, report)
+    compiled, grid_error = choose_grid(compiled, card)
+    card = replace(card, grid_offset=compiled.grid_offset, grid_error=grid_error)
     compiled, stored = store_weights(compiled, card, options)
     memory = memory_of_files(card, compiled.files)
     card = write_bundle(request.out, card, compiled.files)

@@ -22,10 +22,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+import onnx
 from tqdm import tqdm
 
+from uncertainty_seg.compiler.head_graphs import logits_of
+from uncertainty_seg.compiler.onnx_tools import load_model
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.bundle import ModelBundle, reduction_of
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import lazy_inputs, Masks, num_passes
 from uncertainty_seg.core.gate import gate_limits
 from uncertainty_seg.core.model_card import FEATURE_MAP, InputSpec, ModelCard
@@ -34,13 +37,11 @@ from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.core.scores.vector import frame_scores, ScoreVector
 from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.core.uncertainty import (
+    grid_maps,
     MAP_NAMES,
-    MapRequest,
-    maps_from_coarse_logits,
-    maps_from_logits,
-    NO_MORE,
+    PassSums,
+    sums_of_logits,
     UncertaintyMaps,
-    upsample_bilinear,
 )
 from uncertainty_seg.errors import BackendUnavailableError, install_command
 from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
@@ -125,7 +126,7 @@ def self_check(
     try:
         plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), precision)
         key = key_of(bundle.card, backend, precision)
-        reference = Reference(bundle, settings.threads, plan.reduction)
+        reference = Reference(bundle, settings.threads)
         facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
                  'precision': precision, 'device': key.device,
                  'passes': plan.passes, 'frames': frames}
@@ -156,16 +157,15 @@ def _plan(
 ) -> CheckPlan:
     card, calibration = bundle.card, bundle.calibration
     passes = passes_of(card, settings)
-    tolerance, reduction = TOLERANCES[precision], reduction_of(bundle, settings)
+    tolerance = TOLERANCES[precision]
     if calibration is None:
         return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
-                         reduction=reduction, precision=precision)
+                         precision=precision)
     limits = gate_limits(calibration, settings.gate)
     scorer = ScoreVector(card, calibration.density, limits, bundle.features)
     return CheckPlan(
         card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
-        MapRequest.of(scorer.maps, calibration.unknown_temperature), reduction, precision,
-    )
+        precision)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -178,8 +178,7 @@ class CheckPlan:
     What is run.
 
     Images are uint8 (h, w, 3) in the card's size and colour order; `limits` are the thresholds of
-    the gated scores, which `scorer` computes (the usual ones without it), and `request` the maps
-    that these need besides the usual ones. `reduction` is 'exact' or 'coarse'.
+    the gated scores, which `scorer` computes (the usual ones without it).
 
     """
 
@@ -191,8 +190,6 @@ class CheckPlan:
     limits: Mapping[str, float]
     tolerance: Tolerance
     scorer: ScoreVector | None = None
-    request: MapRequest = NO_MORE
-    reduction: str = 'exact'
     precision: str = 'fp32'
 
     def masks(self, seed: int) -> Masks:
@@ -235,14 +232,13 @@ def check_backend(
 ) -> Findings:
     """Run all checks."""
     masks, others = plan.masks(plan.seed), plan.masks(plan.seed + 1)
-    has_steps = plan.reduction == 'exact'
     firsts, gaps, sane = [], [], []
     # The first image comes again with other masks: a backend that keeps masks must notice.
     for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
         maps = _run(backend, plan, image, chosen)
         right = _run(reference, plan, image, chosen)
         gaps.append(_gap(maps, right, plan, image))
-        sane += sanity_checks(maps, plan.passes, has_steps)
+        sane += sanity_checks(maps, plan.passes)
         firsts.append(maps)
         progress('reference')
     found = Findings([*closeness_checks(worst(gaps), plan.tolerance), *worst_checks(sane)])
@@ -263,10 +259,8 @@ def _gap(
 def _run(
     runner: Any, plan: CheckPlan, image: ImageU8, masks: Masks
 ) -> UncertaintyMaps:
-    """Return the maps of an image that the plan asks for, all of them in every run."""
-    # As the pipeline does: an empty request is left out.
-    request = (plan.request,) if plan.request.names else ()
-    return runner.run(image, masks, plan.temperature, *request)
+    """Return the maps of an image at the grid."""
+    return grid_maps(runner.run(image, masks, plan.temperature))
 
 
 def _device_checks(
@@ -325,9 +319,7 @@ def _device_mb(backend: Backend) -> float:
 # -------------------------------------------------------------------------------------------------
 # What a backend is held against: ONNX Runtime on the CPU in float32, and the definitions in numpy.
 # It shares no line with the backends but the files of the bundle: sessions that fuse nothing, one
-# pass after the other, and `core.uncertainty` in float64 for what follows. Slow, and simple.
-
-_STRIPE = 32  # rows at a time in float64
+# pass after the other, and the sums of `core.uncertainty` in float64. Slow, and simple.
 
 
 class Reference:
@@ -339,38 +331,17 @@ class Reference:
 
     """
 
-    def __init__(
-        self, bundle: ModelBundle, threads: int = 0, reduction: str = 'exact'
-    ) -> None:
-        self._card, self._reduction = bundle.card, reduction
-        self._trunk = _session(bundle.trunk_path, threads)
-        self._head = _session(bundle.head_path, threads)
+    def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
+        self._card = bundle.card
+        self._trunk = _session(load_model(str(bundle.trunk_path)), threads)
+        self._head = _session(logits_of(load_model(str(bundle.passes_path))), threads)
 
-    def run(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
-    ) -> UncertaintyMaps:
-        """Return the maps of an image; as `Backend.run`."""
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> PassSums:
+        """Return the sums over the passes of an image, in float64; as `Backend.run`."""
         found = self._trunk_of(image)
         logits = self._logits(image, found, masks)
-        maps = self._maps(logits, temperature, request)
-        return maps.with_features(found[FEATURE_MAP]) if self._card.feature_shape else maps
-
-    def _maps(
-        self, logits: NDArray[np.floating], temperature: float, request: MapRequest
-    ) -> UncertaintyMaps:
-        card, spec = self._card, self._card.input
-        if self._reduction == 'coarse':
-            return maps_from_coarse_logits(
-                logits, spec.height, spec.width, temperature, card.upsampling, request)
-        full = np.stack([upsample_bilinear(one, spec.height, spec.width, card.upsampling)
-                         .astype(np.float32) for one in logits])
-        stripes = [
-            maps_from_logits(part, part.shape[2], part.shape[3], temperature, request=request)
-            for part in (full[:, :, row:row + _STRIPE] for row in range(0, spec.height, _STRIPE))
-        ]
-        return UncertaintyMaps(**{
-            name: np.concatenate([getattr(part, name) for part in stripes])
-            for name in stripes[0].present})
+        sums = sums_of_logits(logits, temperature, self._card.grid_offset)
+        return replace(sums, features=found[FEATURE_MAP]) if self._card.feature_shape else sums
 
     def _trunk_of(self, image: ImageU8) -> dict[str, NDArray[np.float32]]:
         names = [info.name for info in self._trunk.get_outputs()]
@@ -388,8 +359,7 @@ class Reference:
             for t in range(num_passes(masks))])
 
 
-def _session(path: Path, threads: int) -> Any:
-    from uncertainty_seg.compiler.onnx_tools import load_model
+def _session(model: onnx.ModelProto, threads: int) -> Any:
     from uncertainty_seg.compiler.precision import to_float32
 
     try:
@@ -403,7 +373,7 @@ def _session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     # Fuses nothing, and leaves the rounding steps of an int8 trunk where they are.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    content = to_float32(load_model(str(path))).SerializeToString()
+    content = to_float32(model).SerializeToString()
     return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
 
 
@@ -557,8 +527,7 @@ def difference(
     NaN if a map holds one.
 
     """
-    gaps = [_apart(getattr(maps, name), getattr(reference, name)) for name in VALUE_MAPS
-            if getattr(reference, name) is not None]
+    gaps = [_apart(maps.of(name), reference.of(name)) for name in VALUE_MAPS]
     votes = _apart(maps.variation_ratio, reference.variation_ratio)
     return Difference(
         label_share=float((maps.label != reference.label).mean()),
@@ -592,35 +561,26 @@ def closeness_checks(found: Difference, tolerance: Tolerance) -> list[Check]:
             for name, text in about.items()]
 
 
-def sanity_checks(maps: UncertaintyMaps, passes: int, has_steps: bool) -> list[Check]:
-    """
-    Check what holds for the maps of any network: finite, within 0..1, variation ratio k / T.
-
-    `has_steps` says whether the variation ratio moves in steps of 1 / T; it does not where maps
-    are upsampled.
-    """
-    floats = {name: getattr(maps, name) for name in ('confidence', *MAP_NAMES)
-              if getattr(maps, name) is not None}
+def sanity_checks(maps: UncertaintyMaps, passes: int) -> list[Check]:
+    """Check what holds at the grid of any network: finite, within 0..1, variation ratio k / T."""
+    floats = {name: maps.of(name) for name in ('confidence', *MAP_NAMES)}
     broken = sum(int((~np.isfinite(values)).sum()) for values in floats.values())
     # Total variance is at most 1 - 1/C, so that 0..1 holds for all of them.
     beyond = _largest(max(0.0, -float(v.min()), float(v.max()) - 1.0) for v in floats.values())
-    checks = [
+    votes = maps.variation_ratio.astype(np.float64) * passes
+    off = float(np.abs(votes - np.rint(votes)).max())
+    return [
         Check('finite', broken, 0, 'values that are not finite'),
         Check('mutual_information', _largest([max(0.0, -float(maps.mutual_information.min()))]),
               0, 'how far mutual information goes below zero'),
         Check('range', beyond, _SLACK, 'how far a map goes beyond 0..1'),
+        Check('votes', off, 1e-3, 'how far T times variation ratio is from whole'),
     ]
-    if has_steps:
-        votes = maps.variation_ratio.astype(np.float64) * passes
-        off = float(np.abs(votes - np.rint(votes)).max())
-        checks.append(Check('votes', off, 1e-3, 'how far T times variation ratio is from whole'))
-    return checks
 
 
 def same_check(name: str, first: UncertaintyMaps, again: UncertaintyMaps, about: str) -> Check:
     """Count the values of two runs that are not the same bits; NaN equals NaN."""
-    moved = sum(int((_bits(getattr(first, name)) != _bits(getattr(again, name))).sum())
-                for name in first.present)
+    moved = sum(int((_bits(first.of(name)) != _bits(again.of(name))).sum()) for name in MAP_NAMES)
     return Check(name, moved, 0, about)
 
 

@@ -19,16 +19,11 @@ from uncertainty_seg.core.calibration import Calibration, mask_digest
 from uncertainty_seg.core.dropout_masks import has_free_seed
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import FeatureDensity
-from uncertainty_seg.core.settings import (
-    AUTO_REDUCTION,
-    NEW_REDUCTION,
-    Settings,
-)
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import CalibrationError
 
 TRUNK_FILE = 'trunk.onnx'
-HEAD_FILE = 'head.onnx'
-HEAD_STATS_FILE = 'head_stats.onnx'
+PASSES_FILE = 'passes.onnx'
 CARD_FILE = 'card.json'
 CALIBRATION_FILE = 'calibration.json'
 # What the features of a frame are compared with; its digest is in the calibration.
@@ -58,27 +53,15 @@ class ModelBundle:
         return self.folder / TRUNK_FILE
 
     @property
-    def head_path(self) -> Path:
-        """Return the graph that runs T times a frame."""
-        return self.folder / HEAD_FILE
+    def passes_path(self) -> Path:
+        """Return the graph that runs T passes and sums over them."""
+        return self.folder / PASSES_FILE
 
 
 # -------------------------------------------------------------------------------------------------
 # Whether the calibration of a bundle is one for what is about to run.
 
 _log = logging.getLogger(__name__)
-
-
-def reduction_of(bundle: ModelBundle, settings: Settings) -> str:
-    """
-    Return how the passes become maps, 'exact' or 'coarse'.
-
-    The setting 'auto' takes what the calibration was made with, and of a bundle without one
-    `NEW_REDUCTION`.
-    """
-    if settings.reduction != AUTO_REDUCTION:
-        return settings.reduction
-    return bundle.calibration.reductions[0] if bundle.calibration else NEW_REDUCTION
 
 
 def fitting_calibration(
@@ -88,8 +71,8 @@ def fitting_calibration(
     """
     Return the calibration of a bundle if it is for these settings.
 
-    Raises CalibrationError if there is none, or it is for another T, mask policy, precision, kind
-    of masks or reduction, or for masks of another seed where these are the same in every frame.
+    Raises CalibrationError if there is none, or it is for another T, mask policy, precision or kind
+    of masks, or for masks of another seed where these are the same in every frame.
     Another ignore mask is logged; without dropout seed and mask policy change nothing.
     """
     calibration = bundle.calibration
@@ -110,8 +93,6 @@ def fitting_calibration(
     for name, calibrated, wanted in pairs:
         if calibrated != wanted:
             raise _unfit(bundle, name, calibrated, wanted)
-    if (reduction := reduction_of(bundle, settings)) not in calibration.reductions:
-        raise _unfit(bundle, 'reduction', ' or '.join(calibration.reductions), reduction)
     require_seed(bundle, settings)
     if calibration.ignore_sha256 != mask_digest(ignore):
         _log.warning('%r was calibrated with another ignore mask than this one: its limits '

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.model_card import load_object
 from uncertainty_seg.core.scores.density import ScoreDensity
-from uncertainty_seg.core.uncertainty import REDUCTIONS, UNKNOWN_TEMPERATURE
+from uncertainty_seg.core.uncertainty import UNKNOWN_TEMPERATURE
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
 HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
 # Version of the file: 1 held what folds and early stops needed.
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA, _DIGEST = 'schema', 'sha256'
 # Of a digest: among a million images two agree by chance once in 40 million sets.
 SEEN_DIGITS = 16
@@ -99,8 +99,8 @@ class Calibration:
     """
     Limits of the scores, fitted on frames where the network may be trusted.
 
-    Other settings than `passes`, `seed`, `mask_policy`, `precision`, `mask_draw` and one of the
-    `reductions` are refused. Raises CalibrationError if the limits could never be judged.
+    Other settings than `passes`, `seed`, `mask_policy`, `precision` and `mask_draw` are refused.
+    Raises CalibrationError if the limits could never be judged.
     """
 
     passes: int
@@ -139,9 +139,6 @@ class Calibration:
     # Of the map 'unknown'.
     unknown_temperature: float = UNKNOWN_TEMPERATURE
     mask_draw: str = 'independent'
-    # One, or several that were shown to give the same verdicts; the first runs where the settings
-    # leave it open.
-    reductions: tuple[str, ...] = ('exact',)
     # To be added to each alpha where the limits were carried over from another precision.
     carried_error: float = 0.0
     carried_from: CarriedFrom | None = None
@@ -166,8 +163,6 @@ class Calibration:
              'above 0 and below 100'),
             (not 1 <= self.unknown_temperature < 100,
              f'unknown_temperature is {self.unknown_temperature}', '1 or more and below 100'),
-            (not self.reductions or not {*self.reductions} <= {*REDUCTIONS},
-             f'reductions are {self.reductions}', f'some of {REDUCTIONS}'),
             (not 0 <= self.carried_error < 1, f'carried_error is {self.carried_error}',
              '0 or more, below 1'),
             (low, f'floors are {low}', '0 to 1, as the score'),
@@ -253,7 +248,6 @@ def _from_facts(raw: dict[str, Any]) -> Calibration:
     return Calibration(**{
         **raw, 'gate_scores': tuple(raw['gate_scores']),
         'promises': tuple(Promise(**promise) for promise in raw['promises']),
-        'reductions': tuple(raw['reductions']),
         'density': density and ScoreDensity.from_facts(density),
         'carried_from': source and CarriedFrom(**{**source, 'accepted': {
             alpha: (float(one), float(other))

@@ -16,9 +16,10 @@ import math
 import re
 from typing import Any
 
+from uncertainty_seg.core.grid import Grid, UPSAMPLINGS
 from uncertainty_seg.errors import ModelBundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FIT_RULES = ('letterbox', 'stretch')
 COLOR_ORDERS = ('rgb', 'bgr')
 METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
@@ -26,7 +27,6 @@ SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 # What `training` says of images that chose the epoch; `train` writes it.
 EPOCH_CHOSEN = 'on which epoch'
-UPSAMPLINGS = ('half_pixel', 'align_corners')
 MASK_DRAWS = ('independent', 'stratified')
 # What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
 # must not make the node ask for terabytes, or a terminal obey its text.
@@ -141,13 +141,13 @@ class ModelCard:
     # Pixel value in masks for "not known".
     ignore_index: int
     input: InputSpec  # noqa: A003
-    # Inputs of the head beside features: masks and noise; none for `single`.
+    # Inputs of passes.onnx beside the trunk's outputs: masks and noise; none for `single`.
     dropout_sites: tuple[DropoutSite, ...]
     # T the bundle is meant to run with.
     passes: int
     # Of the graphs.
     opset: int
-    # (C, hl, wl) of the head's output for one pass.
+    # (C, hl, wl) of one pass, and of what is summed over the passes.
     logits_shape: tuple[int, int, int]
     # Data and recipe; licence; where not to use it.
     training: str
@@ -165,6 +165,12 @@ class ModelCard:
     # How (hl, wl) becomes (h, w): bilinear, where the corners of the outer pixels meet
     # ('half_pixel') or their centres ('align_corners').
     upsampling: str = 'half_pixel'
+    # How far the sums over the passes are taken beside the centres of the logits, down and right,
+    # in cells; see `core.grid`.
+    grid_offset: tuple[float, float] = (0.0, 0.0)
+    # The largest share by which mean mutual information, variance or variation ratio at the grid
+    # differs from that over the image, as measured when the bundle was compiled.
+    grid_error: float = 0.0
     # (D, hf, wf) of the trunk's output `feature_map`; None if it has none.
     feature_shape: tuple[int, int, int] | None = None
     # How the masks of whole channels are drawn over the passes: 'independent', or 'stratified',
@@ -241,7 +247,7 @@ class ModelCard:
         if odd or any(len(s.shape) > _MOST_AXES for s in sites):
             return [(True, f'{odd[:1]!r:.60} where a whole number belongs, or a mask of more '
                      f'than {_MOST_AXES} axes', 'what compile writes')]
-        floats = [*spec.mean, *spec.std, *(s.p for s in sites)]
+        floats = [*spec.mean, *spec.std, *self.grid_offset, self.grid_error, *(s.p for s in sites)]
         masks = sum(math.prod(s.shape) for s in sites) * max(self.passes, 1)
         names = [self.name, *self.class_names, *(s.name for s in sites), *self.metrics,
                  *self.sha256]
@@ -254,6 +260,8 @@ class ModelCard:
         lengths = {'dropout sites': len(sites), 'metrics': len(self.metrics),
                    'files': len(self.sha256)}
         return [
+            (len(self.grid_offset) != 2 or not all(0 <= v < 0.5 for v in self.grid_offset),
+             f'grid_offset {self.grid_offset}', 'two numbers from 0 to below 0.5'),
             (max(spec.width, spec.height) > LONGEST_SIDE, f'input {spec.width}x{spec.height}',
              f'at most {LONGEST_SIDE} pixels a side'),
             (min(self.logits_shape) < 1 or math.prod(self.logits_shape) > _MOST_LOGITS,
@@ -291,6 +299,12 @@ class ModelCard:
         return len(self.class_names)
 
     @property
+    def grid(self) -> Grid:
+        """Return where the sums over the passes lie in the network's image."""
+        return Grid(*self.logits_shape[1:], self.input.height, self.input.width, self.upsampling,
+                    self.grid_offset)
+
+    @property
     def mask_sites(self) -> tuple[DropoutSite, ...]:
         """Return the sites of kind 'mask'."""
         return tuple(site for site in self.dropout_sites if site.kind == 'mask')
@@ -317,7 +331,8 @@ def card_to_json(card: ModelCard) -> str:
     for site in raw['dropout_sites']:
         if site['kind'] == 'mask':  # as cards were before there was noise
             del site['kind']
-    for name, default in (('feature_shape', None), ('mask_draw', 'independent')):
+    for name, default in (('feature_shape', None), ('mask_draw', 'independent'),
+                          ('grid_offset', (0.0, 0.0)), ('grid_error', 0.0)):
         if raw[name] == default:
             del raw[name]
     return json.dumps(raw, indent=2) + '\n'
@@ -335,7 +350,7 @@ def card_from_json(text: str | bytes) -> ModelCard:
         if raw.get('schema') != SCHEMA_VERSION:
             raise ModelBundleError(
                 f'card.json has schema {raw.get("schema")!r}', str(SCHEMA_VERSION),
-                'use a bundle compiled for this version of uncertainty_seg',
+                'compile or train it again, with this version of uncertainty_seg',
             )
         return _card(raw)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
@@ -359,6 +374,7 @@ def _card(raw: dict[str, Any]) -> ModelCard:
         'class_names': tuple(str(n) for n in raw['class_names']),
         'palette': tuple((r, g, b) for r, g, b in raw['palette']),
         'logits_shape': (channels, rows, columns),
+        'grid_offset': tuple(float(v) for v in raw.get('grid_offset', (0.0, 0.0))),
         'feature_shape': tuple(raw['feature_shape']) if raw.get('feature_shape') else None,
     }
     return ModelCard(**{**raw, **changed})

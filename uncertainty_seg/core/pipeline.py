@@ -10,8 +10,9 @@ nor the pipeline on a runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 import logging
 import math
 import time
@@ -39,6 +40,7 @@ from uncertainty_seg.core.gate import (
     VOID,
     weakened_by,
 )
+from uncertainty_seg.core.grid import Grid
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.plausibility import Backend, CheckedBackend
 from uncertainty_seg.core.preprocess import (
@@ -62,7 +64,12 @@ from uncertainty_seg.core.settings import (
     RUN_UNCALIBRATED,
     Settings,
 )
-from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    grid_maps,
+    image_maps,
+    UncertaintyMaps,
+    UNKNOWN_TEMPERATURE,
+)
 from uncertainty_seg.errors import ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
@@ -78,19 +85,27 @@ class FrameResult:
     """
     All that is known of one frame.
 
-    `geometry` is where the image lies in the maps, which are at network resolution, padding
-    included; the scores are without it. `passes` is T. `age_s` is how old the image was when it
-    was judged; NaN if it was compared with no clock.
+    `at_grid` are the maps at the `grid`, which the scores looked at; `maps`, at network
+    resolution, and what is at the size of the image are made of them when first asked for.
+    `geometry` is where the image lies in both, padding included; the scores are without it.
+    `passes` is T. `age_s` is how old the image was when it was judged; NaN if it was compared with
+    no clock.
     """
 
     stamp_ns: int
     geometry: Geometry
-    maps: UncertaintyMaps
+    grid: Grid
+    at_grid: UncertaintyMaps
     scores: Mapping[str, float]
     verdict: Verdict
     timings_ms: Mapping[str, float]
     passes: int
     age_s: float = math.nan
+
+    @cached_property
+    def maps(self) -> UncertaintyMaps:
+        """Return the maps (h, w) at network resolution, each computed when first asked for."""
+        return image_maps(self.at_grid, self.grid)
 
     @property
     def label(self) -> LabelMap:
@@ -110,13 +125,9 @@ class FrameResult:
         """
         Return a map of `maps` by its name, at the size (H, W) of the image; NaN is kept.
 
-        Raises ConfigError if it was not asked for when the frame was measured.
+        Raises ConfigError if there is no such map.
         """
-        values = getattr(self.maps, name)
-        if values is None:
-            raise ConfigError(f'the map {name!r} was not computed for this frame',
-                              fix=f'name it in the setting map, or as Pipeline(maps=[{name!r}])')
-        return unfit_map(values, self.geometry)
+        return unfit_map(self.maps.of(name), self.geometry)
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,6 @@ class Epoch:
     masks: Masks  # of the mask policy 'fixed'
     passes: int  # T
     scorer: ScoreVector
-    request: MapRequest  # what scores, publishers or the caller need besides the usual maps
     thresholds: Mapping[str, float]  # of each gated score; empty without a gate
 
 
@@ -142,11 +152,11 @@ class Pipeline:
     """
     One model and one gate, for one frame after the other.
 
-    Only `damage`, `begin`, `want` and `measure` may run in a thread of their own. All other
+    Only `damage`, `begin` and `measure` may run in a thread of their own. All other
     methods change the gate: one owner calls them, and takes care that no two run at once. A frame
     that was begun before such a change is not judged by what holds after it; `judge` refuses it.
     Raises CalibrationError if the bundle has no calibration and `settings.uncalibrated` is not
-    'run', or one for another T, mask policy, precision, reduction or seed of fixed masks;
+    'run', or one for another T, mask policy, precision or seed of fixed masks;
     ConfigError if the graphs cannot be computed in the precision of the settings.
 
     Parameters
@@ -167,8 +177,6 @@ class Pipeline:
         Seconds for the timings.
     source : PassSource, optional
         Shared by the pipelines of several cameras.
-    maps : collection of str
-        Maps that every frame shall have, besides those that settings and scores need.
     all_scores : bool
         Compute every score that the bundle has.
 
@@ -184,14 +192,13 @@ class Pipeline:
         scorer: ScoreVector | None = None,
         clock: Callable[[], float] = time.perf_counter,
         source: PassSource | None = None,
-        maps: Collection[str] = (),
         all_scores: bool = False,
     ) -> None:
         self._bundle, self._clock = bundle, clock
         self._first_stale_s = settings.stale_timeout_s
         # One check for all cameras: the maps before may be those of another.
         self._backend = backend if isinstance(backend, CheckedBackend) else CheckedBackend(
-            backend, bundle.card.num_classes)
+            backend, bundle.card)
         self._source = source or PassSource(bundle.card)
         passes = passes_of(self.card, settings)
         self.precision = precision_of(bundle.card, settings.precision)
@@ -203,13 +210,11 @@ class Pipeline:
             self._temperature = fitting_calibration(
                 bundle, settings, passes, self.precision, ignore).temperature
         self._gate = self._new_gate(settings)
-        self._given_scorer, self._wanted_maps = scorer, maps
+        self._given_scorer = scorer
         self._has_all_scores = all_scores
-        self._shown_maps: frozenset[str] = frozenset()
         scorer = scorer or self._new_scorer(settings, self._gate)
         self._epoch = Epoch(
-            0, settings, self._source.of(passes, settings.seed), passes, scorer,
-            self._new_request(settings, scorer), self.thresholds)
+            0, settings, self._source.of(passes, settings.seed), passes, scorer, self.thresholds)
         self.cause = ''
         self._ignore = ignore
         self._has_other_ignore = bundle.calibration is not None \
@@ -234,7 +239,7 @@ class Pipeline:
         closes both.
         """
         return Pipeline(self._bundle, self._backend, self.settings, ignore=ignore,
-                        clock=self._clock, source=self._source, maps=self._wanted_maps,
+                        clock=self._clock, source=self._source,
                         all_scores=self._has_all_scores)
 
     @property
@@ -305,11 +310,9 @@ class Pipeline:
         """
         spec = self.card.input
         noise = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
-        assert self._temperature is not None
         equal = still_inputs(self.card, 1 if self.passes == 1 else 2)
-        still = self._backend.run(noise, equal, self._temperature)
-        drawn = self._backend.run(
-            noise, self._epoch.masks, self._temperature, self._epoch.request)
+        still = self._maps(noise, equal)
+        drawn = self._maps(noise, self._epoch.masks)
         fix = 'compile the bundle again from the network with its dropout'
         mutual = float(still.mutual_information.max())
         if not mutual < 1e-4:
@@ -322,7 +325,7 @@ class Pipeline:
             zeros = still_inputs(self.card, self.passes)
             only_masks = {name: rows for name, rows in self._epoch.masks.items()
                           if name not in {site.name for site in self.card.noise_sites}}
-            quiet = self._backend.run(noise, {**zeros, **only_masks}, self._temperature)
+            quiet = self._maps(noise, {**zeros, **only_masks})
             if not float(abs(drawn.confidence - quiet.confidence).max()) > ROUNDING:
                 raise ModelBundleError(
                     'the noise changes nothing', 'a log-variance above that of rounding',
@@ -367,24 +370,26 @@ class Pipeline:
         geometry = Geometry.of(image_bgr.shape[0], image_bgr.shape[1], self.card.input)
         fitted = fit_image(image_bgr, geometry, self.card.input)
         fitted_s = self._clock()
-        assert self._temperature is not None
-        run_s = fitted_s
-
-        def score(maps: UncertaintyMaps) -> dict[str, float]:
-            nonlocal run_s
-            run_s = self._clock()
-            return epoch.scorer.compute(
-                maps.cut(geometry.rows, geometry.columns),
-                fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
-
-        request = replace(epoch.request, names=epoch.request.names | self._shown_maps)
-        maps, scores = self._backend.run_and(score, fitted, masks, self._temperature, request)
+        maps = self._maps(fitted, masks)
+        run_s = self._clock()
+        scores = epoch.scorer.compute(
+            maps.cut(*self.card.grid.part(geometry.rows, geometry.columns)),
+            fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
             'scores': (self._clock() - run_s) * 1e3,
         }
-        return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, epoch.passes)
+        return FrameResult(stamp_ns, geometry, self.card.grid, maps, scores, NOT_JUDGED, timings,
+                           epoch.passes)
+
+    def _maps(self, fitted: ImageU8, masks: Masks) -> UncertaintyMaps:
+        """Return the maps of a fitted image at the grid."""
+        assert self._temperature is not None
+        calibration = self._bundle.calibration
+        return grid_maps(
+            self._backend.run(fitted, masks, self._temperature),
+            calibration.unknown_temperature if calibration else UNKNOWN_TEMPERATURE)
 
     def masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
         """Return the masks of a frame: those of the epoch, or of the stamp under 'per_frame'."""
@@ -433,13 +438,13 @@ class Pipeline:
         Take over the live settings; return whether the gate changed.
 
         If so, the flag starts again from unknown. Raises ConfigError if a gated score has no
-        threshold or the limits are for another mask policy, precision or reduction,
+        threshold or the limits are for another mask policy or precision,
         CalibrationError if the seed is another than the limits are for; nothing is changed then.
         """
         if self._is_judging:
             require_seed(self._bundle, settings)
         gate, passes = self._gate, passes_of(self.card, settings)
-        for name in ('mask_policy', 'precision', 'reduction'):
+        for name in ('mask_policy', 'precision'):
             old, new = getattr(self.settings, name), getattr(settings, name)
             if old != new:
                 raise ConfigError(f'{name} is {new}', f'{old}, as at the start',
@@ -452,20 +457,11 @@ class Pipeline:
         scorer = self._given_scorer or self._new_scorer(settings, gate)
         self._epoch = replace(
             self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
-            request=self._new_request(settings, scorer),
             thresholds=gate.thresholds if gate else {})
         self._gate = gate
         if is_other:
             self._next_epoch(f'{"passes" if has_other_passes else "the gate"} was changed')
         return is_other
-
-    def want(self, maps: Collection[str]) -> None:
-        """
-        Compute these maps too for the frames to come, instead of those of the call before.
-
-        It may be called by the thread that measures: what judges frames is left alone.
-        """
-        self._shown_maps = frozenset(MORE_MAPS).intersection(maps)
 
     def restart(self, cause: str = 'the gate was reset') -> None:
         """Start the gate from nothing; a frame in work counts no more."""
@@ -486,12 +482,6 @@ class Pipeline:
         names = None if self._has_all_scores else {*score_names(), *gated}
         density = calibration.density if calibration else None
         return ScoreVector(self.card, density, names, self._bundle.features)
-
-    def _new_request(self, settings: Settings, scorer: ScoreVector) -> MapRequest:
-        names, calibration = {settings.map, *scorer.maps, *self._wanted_maps}, \
-            self._bundle.calibration
-        return MapRequest.of(names) if calibration is None else MapRequest.of(
-            names, calibration.unknown_temperature)
 
     def _ignore_at(self, geometry: Geometry) -> NDArray[np.bool_] | None:
         if self._ignore is None:

@@ -250,11 +250,6 @@ class FrameView:
         """Return the chosen map in colours (H, W, 3); warm is uncertain."""
         return heatmap(self.uncertainty, heatmap_upper(self._settings, self._thresholds))
 
-    @property
-    def has_unknown(self) -> bool:
-        """Whether the second map was computed for this frame."""
-        return getattr(self._result.maps, UNKNOWN_MAP) is not None
-
     @cached_property
     def unknown(self) -> FloatMap:
         """Return the second map (H, W), 0..1, NaN kept."""

@@ -18,7 +18,7 @@ import re
 from typing import Any, get_type_hints, TypeVar
 
 from uncertainty_seg.core.model_card import ModelCard, PRECISIONS
-from uncertainty_seg.core.uncertainty import MAP_NAMES, REDUCTIONS
+from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ConfigError
 
 Value = bool | int | float | str | tuple[str, ...] | tuple[float, ...]
@@ -177,7 +177,6 @@ BUNDLE_PASSES, BUNDLE_PRECISION = -1, 'bundle'
 # What graphs may be computed in. No graph is written in tf32: the factors of each product of
 # float32 are rounded to 10 bits on the way.
 COMPUTED = (*PRECISIONS, 'tf32')
-AUTO_REDUCTION, NEW_REDUCTION = 'auto', 'coarse'
 # Twice an 8K frame; 200 MB as BGR. No file is decoded above it, whatever the settings.
 MAX_PIXELS = 2**26
 MASK_POLICIES = ('fixed', 'per_frame')
@@ -315,12 +314,6 @@ class Settings:
         '(openvino on processors that support it) or tf32 (GPUs of NVIDIA from Ampere on); each '
         'needs its own calibration.',
         choices=(BUNDLE_PRECISION, *COMPUTED), idle=True)
-    reduction: str = parameter(
-        AUTO_REDUCTION,
-        'How the passes become maps: exact upsamples the logits of every pass; coarse sums the '
-        'passes at the size of the logits and upsamples the logarithm of their mean, at a third '
-        'of the time; auto takes that of the calibration. Name one only to calibrate for it.',
-        choices=(AUTO_REDUCTION, *REDUCTIONS), idle=True)
     threads: int = parameter(
         0, 'Threads of the backend; 0 uses every core that this process may use. Lower it to '
         'leave cores to other programs.', lower=0, upper=256, idle=True)

@@ -1,329 +1,297 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From T passes to maps: the definitions, in plain numpy and float64.
+From T passes to maps: sums over the passes, and what follows from them.
 
-This is the oracle. Backends compute the same sums in one fused pass over memory, chunk by
-chunk; their tests hold them to this file.
+`sums_of_logits` defines the sums, in float64: it is the oracle of the tests, which hold the graph
+`passes.onnx` to it on every runtime. Everything else is computed here, for all runtimes alike:
+maps at the grid of the sums (`grid_maps`), which scores and gate look at, and maps of the image
+(`image_maps`), which are made when somebody asks for one.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap
-from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.core.grid import cells, Grid, sample_beside
+from uncertainty_seg.errors import ConfigError, ShapeError
 
-# Computed for every frame.
-USUAL_MAPS = (
+Floats = NDArray[np.floating]
+MAP_NAMES = (
     'entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric',
+    'least_confidence', 'margin', 'unknown', 'energy',
 )
-# Computed where somebody asks: of the mean probabilities, and of the mean logits.
-MAPS_OF_MEANS, MAPS_OF_LOGITS = ('margin', 'unknown'), ('energy',)
-MORE_MAPS = MAPS_OF_MEANS + MAPS_OF_LOGITS
-MAP_NAMES = (*USUAL_MAPS, 'least_confidence', *MORE_MAPS)
 UNKNOWN_TEMPERATURE = 2.5
-# How T passes become maps: `maps_from_logits`, `maps_from_coarse_logits`.
-REDUCTIONS = ('exact', 'coarse')
 # Logits are divided by it before they are squashed into 0..1: those of trained networks lie
 # within about 30 of each other, and without it nearly all would become 0.
 LOGIT_SCALE = 8.0
 # The smallest normal float32: a smaller mean counts as this where logarithms are upsampled.
 LEAST_PROBABILITY = 2.0**-126
+_Of = TypeVar('_Of', bound=np.generic)
 
 
 @dataclass(frozen=True)
-class MapRequest:
+class PassSums:
     """
-    Which maps of `MORE_MAPS` are wanted besides those that every frame has.
+    Sums over T passes at the grid (hg, wg) of C classes, float32; NaN where a logit was no number.
 
-    `unknown_temperature` is that of the map 'unknown', 1 or more.
+    `p` and `votes` (C, hg, wg): the probabilities, and how many passes hold each class for the
+    likeliest (each of equals). `entropy_nats` and `p_squared` (hg, wg): of the passes, and summed
+    over the classes too. `logits` (C, hg, wg): before any temperature. `features` is the trunk's
+    output `feature_map` (1, D, hf, wf), where it has one.
     """
 
-    names: frozenset[str] = field(default_factory=frozenset)
-    unknown_temperature: float = UNKNOWN_TEMPERATURE
-
-    @classmethod
-    def of(
-        cls, names: Iterable[str], unknown_temperature: float = UNKNOWN_TEMPERATURE
-    ) -> MapRequest:
-        """Ask for some maps; those that every frame has need no asking."""
-        return cls(frozenset(MORE_MAPS).intersection(names), unknown_temperature)
-
-    @property
-    def of_means(self) -> tuple[str, ...]:
-        """Return those that are computed of the mean probabilities, in a fixed order."""
-        return tuple(name for name in MAPS_OF_MEANS if name in self.names)
-
-    @property
-    def of_logits(self) -> tuple[str, ...]:
-        """Return those that are computed of the mean logits, in a fixed order."""
-        return tuple(name for name in MAPS_OF_LOGITS if name in self.names)
+    passes: int
+    p: FloatMap
+    entropy_nats: FloatMap
+    p_squared: FloatMap
+    votes: FloatMap
+    logits: FloatMap
+    features: FloatMap | None = None
 
 
-NO_MORE = MapRequest()
-
-
-@dataclass(frozen=True)
 class UncertaintyMaps:
     """
-    All maps of one frame at network resolution, each of shape (h, w).
+    All maps of one frame, each (h, w) and computed when it is first asked for.
 
     Every map but `label` and `confidence` grows with uncertainty. NaN means that a pass gave
     no number there; it is never replaced.
 
+    Parameters
+    ----------
+    mean : ndarray of floats, shape (C, h, w)
+        The mean probabilities of the passes.
+    mutual_information, variation_ratio, total_variance, energy : ndarray of floats, shape (h, w)
+        As the properties of these names.
+    features : ndarray of float32, shape (1, D, hf, wf), optional
+        No map: the trunk's output `feature_map`.
+    unknown_temperature : float
+        Of the map `unknown`, 1 or more.
+
     References
     ----------
-    Liu et al., 2020, arXiv:2010.03759 (energy); Liang et al., 2017, arXiv:1706.02690 (softened
-    probabilities).
+    Gal, Islam and Ghahramani, 2017, arXiv:1703.02910 (mutual information); Liu et al., 2020,
+    arXiv:2010.03759 (energy); Liang et al., 2017, arXiv:1706.02690 (softened probabilities).
 
     """
 
-    # Class with the largest mean probability; the lowest id of equals.
-    label: LabelMap
-    # Largest mean probability, 1/C..1.
-    confidence: FloatMap
-    # Of the mean probabilities over ln C, 0..1.
-    entropy: FloatMap
-    # Entropy minus the mean entropy of the passes, over ln C, 0..1.
-    mutual_information: FloatMap
-    # Share of passes that do not vote for the most voted class.
-    variation_ratio: FloatMap
-    # Sum over classes of the population variance over passes.
-    total_variance: FloatMap
-    # Mean entropy of the passes over ln C, 0..1.
-    aleatoric: FloatMap
-    # 1 less the distance of the two largest mean probabilities, 0..1. This and what follows is
-    # None where nobody asked for it.
-    margin: FloatMap | None = None
-    # Entropy over ln C of the mean probabilities to the power 1 / tau, divided by their sum, 0..1.
-    # A tau of 2 to 3 finds things that were never shown best: it looks at how the small
-    # probabilities are spread.
-    unknown: FloatMap | None = None
-    # 1 / (1 + exp(E / 8)), 0..1, where E is the logarithm of the sum of exp(z) over the classes
-    # and z are the logits' means over the passes, before any temperature.
-    energy: FloatMap | None = None
-    # No map: the trunk's output `feature_map` (1, D, hf, wf), where it has one.
-    features: FloatMap | None = None
+    def __init__(
+        self, mean: Floats, mutual_information: Floats, variation_ratio: Floats,
+        total_variance: Floats, logits: Floats, features: FloatMap | None = None,
+        unknown_temperature: float = UNKNOWN_TEMPERATURE,
+    ) -> None:
+        self.mean, self.logits, self.features = mean, logits, features
+        self._mutual, self._variation = mutual_information, variation_ratio
+        self._variance = total_variance
+        self.unknown_temperature = unknown_temperature
 
-    @property
+    @cached_property
+    def label(self) -> LabelMap:
+        """Class with the largest mean probability, uint8; the lowest id of equals."""
+        return self.mean.argmax(0).astype(np.uint8)
+
+    @cached_property
+    def confidence(self) -> FloatMap:
+        """Largest mean probability, 1/C..1."""
+        return _float32(self.mean.max(0))
+
+    @cached_property
+    def entropy(self) -> FloatMap:
+        """Of the mean probabilities over ln C, 0..1."""
+        return _float32(_entropy(self.mean, 0) / np.log(len(self.mean)))
+
+    @cached_property
+    def mutual_information(self) -> FloatMap:
+        """Entropy minus the mean entropy of the passes, over ln C, 0..1."""
+        return _float32(self._mutual)
+
+    @cached_property
+    def variation_ratio(self) -> FloatMap:
+        """Share of passes that do not vote for the most voted class."""
+        return _float32(self._variation)
+
+    @cached_property
+    def total_variance(self) -> FloatMap:
+        """Sum over classes of the population variance over passes."""
+        return _float32(self._variance)
+
+    @cached_property
+    def aleatoric(self) -> FloatMap:
+        """Mean entropy of the passes over ln C, 0..1: what mutual information leaves of entropy."""
+        return np.maximum(self.entropy - self.mutual_information, np.float32(0))
+
+    @cached_property
     def least_confidence(self) -> FloatMap:
         """1 less the largest mean probability, 0..1 - 1/C."""
         return np.float32(1) - self.confidence
 
-    @property
-    def present(self) -> tuple[str, ...]:
-        """Names of the arrays that there are, in the order of the fields."""
-        return tuple(f.name for f in fields(self)
-                     if f.name != 'features' and getattr(self, f.name) is not None)
+    @cached_property
+    def margin(self) -> FloatMap:
+        """1 less the distance of the two largest mean probabilities, 0..1."""
+        # Sorting puts NaN last, so that the largest is NaN if any is.
+        second, first = np.partition(self.mean, len(self.mean) - 2, 0)[-2:]
+        return _float32(1 - (first - second))
+
+    @cached_property
+    def unknown(self) -> FloatMap:
+        """
+        Entropy over ln C of the mean probabilities to the power 1 / tau, made to sum to 1; 0..1.
+
+        A tau of 2 to 3 finds things that were never shown best: it looks at how the small
+        probabilities are spread.
+        """
+        softened = self.mean ** self.mean.dtype.type(1 / self.unknown_temperature)
+        softened /= softened.sum(0)
+        return _float32(_entropy(softened, 0) / np.log(len(self.mean)))
+
+    @cached_property
+    def energy(self) -> FloatMap:
+        """
+        1 / (1 + exp(E / 8)), 0..1.
+
+        E is the logarithm of the sum of exp(z) over the classes, and z are the logits' means over
+        the passes, before any temperature.
+        """
+        z = np.where(np.isfinite(self.logits), self.logits, np.nan)
+        largest = z.max(0)
+        x = largest + np.log(np.exp(z - largest).sum(0))
+        # 1 / (1 + exp(x)), without an overflow.
+        return _float32(0.5 - 0.5 * np.tanh(0.5 * x / LOGIT_SCALE))
+
+    def of(self, name: str) -> FloatMap:
+        """Return a map by its name, one of `MAP_NAMES` or 'confidence'; raises ConfigError."""
+        if name not in (*MAP_NAMES, 'confidence'):
+            raise ConfigError(f'no map {name!r}', f'one of {", ".join(MAP_NAMES)}')
+        values: FloatMap = getattr(self, name)
+        return values
 
     def cut(self, rows: slice, columns: slice) -> UncertaintyMaps:
-        """Return views of a part of every map, and of the features whose centres lie in it."""
+        """Return a part of every map, and of the features whose centres lie in it."""
+        height, width = self.mean.shape[-2:]
+        if rows.indices(height) == (0, height, 1) and columns.indices(width) == (0, width, 1):
+            return self
         features = self.features
         if features is not None:
-            height, width = self.label.shape
             features = features[..., cells(rows, height, features.shape[-2]),
                                 cells(columns, width, features.shape[-1])]
-        return UncertaintyMaps(**{name: getattr(self, name)[rows, columns]
-                                  for name in self.present}, features=features)
-
-    def with_features(self, features: FloatMap | None) -> UncertaintyMaps:
-        """Return these maps with the trunk's `feature_map`."""
-        return replace(self, features=features)
+        where = (..., rows, columns)
+        return UncertaintyMaps(
+            self.mean[where], self.mutual_information[where], self.variation_ratio[where],
+            self.total_variance[where], self.logits[where], features, self.unknown_temperature)
 
 
-def cells(pixels: slice, size: int, count: int) -> slice:
-    """Return those of `count` cells along `size` pixels whose centres lie in a part; 1 or more."""
-    first, stop, _ = pixels.indices(size)
-    low = min(math.ceil(first * count / size - 0.5), count - 1)
-    return slice(low, max(math.ceil(stop * count / size - 0.5), low + 1))
+class SpreadMaps(UncertaintyMaps):
+    """
+    Maps at a grid, as maps of the image (h, w).
+
+    The mean probabilities of the image are the softmax of the upsampled logarithms of those at the
+    grid, so that of one pass they are the network's own. Mutual information, variation ratio,
+    variance and mean logits are upsampled as they are.
+    """
+
+    def __init__(self, of: UncertaintyMaps, grid: Grid) -> None:
+        self._of, self._grid = of, grid
+        self.features, self.unknown_temperature = of.features, of.unknown_temperature
+
+    @cached_property
+    def _log_mean(self) -> Floats:
+        least = self._of.mean.dtype.type(LEAST_PROBABILITY)
+        return self._grid.spread(np.log(np.maximum(self._of.mean, least)))
+
+    @cached_property
+    def mean(self) -> Floats:  # type: ignore[override]
+        """The mean probabilities (C, h, w)."""
+        return _softmax(self._log_mean[None], 1.0)[0]
+
+    @cached_property
+    def label(self) -> LabelMap:
+        """Class with the largest mean probability, uint8; the lowest id of equals."""
+        return self._log_mean.argmax(0).astype(np.uint8)
+
+    @cached_property
+    def logits(self) -> Floats:  # type: ignore[override]
+        """The mean logits (C, h, w)."""
+        return self._grid.spread(self._of.logits)
+
+    @cached_property
+    def mutual_information(self) -> FloatMap:
+        """Entropy minus the mean entropy of the passes, over ln C, 0..1."""
+        return _float32(self._grid.spread(self._of.mutual_information))
+
+    @cached_property
+    def variation_ratio(self) -> FloatMap:
+        """Share of passes that do not vote for the most voted class."""
+        return _float32(self._grid.spread(self._of.variation_ratio))
+
+    @cached_property
+    def total_variance(self) -> FloatMap:
+        """Sum over classes of the population variance over passes."""
+        return _float32(self._grid.spread(self._of.total_variance))
 
 
-def maps_from_probabilities(
-    probs: NDArray[np.floating], request: MapRequest = NO_MORE
+def grid_maps(
+    sums: PassSums, unknown_temperature: float = UNKNOWN_TEMPERATURE
 ) -> UncertaintyMaps:
+    """Return the maps (hg, wg) of sums over T passes; NaN where a sum is."""
+    passes = sums.p.dtype.type(sums.passes)
+    mean = sums.p / passes
+    nats = mean.dtype.type(np.log(len(mean)))
+    # np.maximum passes NaN on; rounding alone can take these below zero.
+    mutual = np.maximum(_entropy(mean, 0) - sums.entropy_nats / passes, 0) / nats
+    variation = np.maximum(1 - sums.votes.max(0) / passes, 0)
+    variation = np.where(np.isnan(sums.entropy_nats), np.nan, variation)
+    variance = np.maximum(sums.p_squared / passes - (mean * mean).sum(0), 0)
+    return UncertaintyMaps(mean, mutual, variation, variance, sums.logits / passes,
+                           sums.features, unknown_temperature)
+
+
+def image_maps(maps: UncertaintyMaps, grid: Grid) -> UncertaintyMaps:
+    """Return maps of the image from maps at a grid, each computed when it is asked for."""
+    return maps if grid.is_image else SpreadMaps(maps, grid)
+
+
+def sums_of_logits(
+    logits: Floats, temperature: float = 1.0, offset: tuple[float, float] = (0.0, 0.0)
+) -> PassSums:
     """
-    Measure how unsure and how divided T passes are, pixel by pixel; NaN in, NaN out.
+    Return the sums over passes of logits (T, C, hl, wl), at an offset beside their centres.
 
-    `probs` (T, C, H, W) is the softmax of each pass. Maps of logits stay None. Raises ShapeError
-    if it has not four axes, no pass, or fewer than two classes. After Gal, Islam and Ghahramani,
-    2017, arXiv:1703.02910.
+    In float64. Raises ShapeError if there is no pass, or there are fewer than two classes.
     """
-    if probs.ndim != 4 or probs.shape[0] < 1 or probs.shape[1] < 2:
-        raise ShapeError(f'probabilities have shape {probs.shape}', '(T >= 1, C >= 2, H, W)')
-    p = probs.astype(np.float64)
-    return _maps(p.mean(0), *_disagreement(p), request=request)
-
-
-def _disagreement(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Return mutual information in nats, variation ratio and total variance, (H, W) each."""
-    passes, num_classes = p.shape[:2]
-    mean_entropy = _entropy(p, 1).mean(0)  # (T, C, H, W) -> (H, W)
-    votes = (p.argmax(1)[:, None] == np.arange(num_classes)[:, None, None]).sum(0)
-    broken = np.isnan(p).any((0, 1))  # (H, W)
-    return (
-        # np.maximum passes NaN on; rounding alone can take this below zero.
-        np.maximum(_entropy(p.mean(0), 0) - mean_entropy, 0.0),
-        np.where(broken, np.nan, 1.0 - votes.max(0) / passes),
-        p.var(0).sum(0),
-    )
-
-
-def _maps(
-    mean: NDArray[np.float64], mutual_nats: NDArray[np.float64],
-    variation: NDArray[np.float64], variance: NDArray[np.float64], *,
-    request: MapRequest, mean_logits: NDArray[np.float64] | None = None,
-) -> UncertaintyMaps:
-    entropy = _entropy(mean, 0)  # (C, H, W) -> (H, W)
-    scale = 1.0 / np.log(len(mean))
-    floats = (mean.max(0), entropy * scale, mutual_nats * scale, variation, variance,
-              (entropy - mutual_nats) * scale)
-    more = _maps_of_means(mean, request)
-    if mean_logits is not None:
-        more['energy'] = _energy(mean_logits)
-    label = mean.argmax(0).astype(np.uint8)
-    return UncertaintyMaps(label, *(f.astype(np.float32) for f in floats), **{
-        name: more[name].astype(np.float32) for name in request.names & set(more)})
-
-
-def _maps_of_means(
-    mean: NDArray[np.float64], request: MapRequest
-) -> dict[str, NDArray[np.float64]]:
-    second, first = np.sort(mean, 0)[-2:]
-    softened = mean ** (1.0 / request.unknown_temperature)
-    softened /= softened.sum(0)
-    # Sorting puts NaN last, so that the largest is NaN if any is.
-    return {'margin': 1.0 - (first - second),
-            'unknown': _entropy(softened, 0) / np.log(len(mean))}
-
-
-def _energy(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    z = np.where(np.isfinite(mean), mean, np.nan)
-    largest = z.max(0)
-    x = largest + np.log(np.exp(z - largest).sum(0))
-    # 1 / (1 + exp(x)), without an overflow.
-    return 0.5 - 0.5 * np.tanh(0.5 * x / LOGIT_SCALE)
-
-
-def _entropy(p: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    safe = np.where(p == 0, 1.0, p)
-    return -(p * np.log(safe)).sum(axis)
-
-
-def maps_from_sums(
-    sums: Mapping[str, NDArray[np.floating]], passes: int, plane: tuple[int, int],
-    upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
-) -> UncertaintyMaps:
-    """
-    Compute the maps (h, w) = `plane` from sums over all T passes; NaN where a sum is.
-
-    `sums` are 'sum_p', 'votes' (C, h, w), 'sum_entropy' in nats, 'sum_p2' (h, w), and 'sum_logits'
-    (C, hl, wl) if there is one; all of size (hl, wl) if the reduction is coarse.
-    """
-    # Sums of which a part was subtracted again may be a hair below zero.
-    mean = np.maximum(sums['sum_p'].astype(np.float64) / passes, 0.0)
-    mutual = np.maximum(_entropy(mean, 0) - sums['sum_entropy'] / passes, 0.0)
-    variation = np.maximum(1.0 - sums['votes'].max(0) / passes, 0.0)
-    variation = np.where(np.isnan(sums['sum_entropy']), np.nan, variation)
-    variance = np.maximum(sums['sum_p2'] / passes - (mean * mean).sum(0), 0.0)
-    if mean.shape[1:] != plane:
-        mean, mutual, variation, variance = _spread(
-            mean, (mutual, variation, variance), plane, upsampling)
-    logits = sums.get('sum_logits') if request.of_logits else None
-    return _maps(
-        mean, mutual, variation, variance, request=request,
-        mean_logits=None if logits is None else upsample_bilinear(
-            logits / passes, *plane, upsampling))
+    if logits.ndim != 4 or logits.shape[0] < 1 or logits.shape[1] < 2:
+        raise ShapeError(f'logits have shape {logits.shape}', '(T >= 1, C >= 2, hl, wl)')
+    z = sample_beside(logits.astype(np.float64), offset)
+    p = _softmax(z, temperature)
+    votes = (z == z.max(1, keepdims=True)).sum(0, dtype=np.float64)
+    return PassSums(len(z), p.sum(0), _entropy(p, 1).sum(0), (p * p).sum((0, 1)), votes, z.sum(0))
 
 
 def maps_from_logits(
-    logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0,
-    upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
+    logits: Floats, grid: Grid, temperature: float = 1.0,
+    unknown_temperature: float = UNKNOWN_TEMPERATURE,
 ) -> UncertaintyMaps:
-    """
-    Upsample logits (T, C, hl, wl) to (height, width), take the softmax of each pass, and measure.
-
-    `upsampling` is one of `core.model_card.UPSAMPLINGS`.
-    """
-    full = upsample_bilinear(logits, height, width, upsampling)
-    p = _softmax(full, temperature)
-    return _maps(p.mean(0), *_disagreement(p), request=request,
-                 mean_logits=full.mean(0))
+    """Return the image's maps from logits (T, C, hl, wl) of a grid, in float64: the definition."""
+    sums = sums_of_logits(logits, temperature, grid.offset)
+    return image_maps(grid_maps(sums, unknown_temperature), grid)
 
 
-def maps_from_coarse_logits(
-    logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0,
-    upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
-) -> UncertaintyMaps:
-    """
-    Reduce the passes at the logits' size, and upsample the logarithm of their mean.
-
-    The mean probabilities at (h, w) are the softmax of the upsampled ``log p*``, no probability
-    being below `LEAST_PROBABILITY`: of one pass these are those of `maps_from_logits`, and of
-    several nearly so. Label, confidence, entropy, margin and `unknown` follow from them. Mutual
-    information, at most the entropy, variation ratio and variance are upsampled as they are; the
-    aleatoric part is what entropy leaves. Energy follows from the upsampled mean logits.
-    """
-    z = logits.astype(np.float64)
-    p = _softmax(z, temperature)
-    mean, mutual, variation, variance = _spread(
-        p.mean(0), _disagreement(p), (height, width), upsampling)
-    mean_logits = upsample_bilinear(z.mean(0), height, width, upsampling)
-    return _maps(mean, mutual, variation, variance, request=request, mean_logits=mean_logits)
+def _entropy(p: NDArray[_Of], axis: int) -> NDArray[_Of]:
+    safe = np.where(p == 0, p.dtype.type(1), p)
+    return -(p * np.log(safe)).sum(axis)  # type: ignore[operator]
 
 
-def _spread(
-    mean: NDArray[np.float64], others: tuple[NDArray[np.float64], ...], plane: tuple[int, int],
-    upsampling: str,
-) -> tuple[NDArray[np.float64], ...]:
-    """Upsample means by their logarithm, and mutual information in nats, variation, variance."""
-    log_mean = np.log(np.maximum(mean, LEAST_PROBABILITY))
-    full, mutual, variation, variance = (
-        upsample_bilinear(values, *plane, upsampling) for values in (log_mean, *others))
-    mean = _softmax(full[None], 1.0)[0]
-    return mean, np.minimum(mutual, _entropy(mean, 0)), variation, variance
-
-
-def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    z = logits / temperature
+def _softmax(logits: Floats, temperature: float) -> Floats:
+    z = logits / logits.dtype.type(temperature)
     exponentials = np.exp(z - z.max(1, keepdims=True))
-    return exponentials / exponentials.sum(1, keepdims=True)
+    exponentials /= exponentials.sum(1, keepdims=True)
+    return exponentials
 
 
-def upsample_bilinear(
-    values: NDArray[np.floating], height: int, width: int, upsampling: str = 'half_pixel'
-) -> NDArray[np.float64]:
-    """
-    Resize the last two axes to (height, width), edges clamped, float64.
-
-    As torch's interpolate(mode='bilinear'); 'align_corners' is its align_corners.
-    """
-    rows, columns = values.shape[-2:]
-    y0, y1, fy = bilinear_taps(rows, height, upsampling)
-    x0, x1, fx = bilinear_taps(columns, width, upsampling)
-    v = values.astype(np.float64)
-    v = v[..., y0, :] * (1 - fy)[:, None] + v[..., y1, :] * fy[:, None]
-    return v[..., x0] * (1 - fx) + v[..., x1] * fx
-
-
-def bilinear_taps(
-    old: int, new: int, upsampling: str
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """
-    Return where each of `new` pixels of a line comes from: both sources, share of the second.
-
-    These are int, int and float64 of shape (new,); `upsampling` is 'half_pixel' or
-    'align_corners'.
-    """
-    centre: NDArray[np.float64]
-    if upsampling == 'align_corners':
-        centre = np.arange(new, dtype=np.float64) * ((old - 1) / max(new - 1, 1))
-    else:
-        centre = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0.0)
-    low = np.minimum(centre.astype(np.intp), old - 1)
-    return low, np.minimum(low + 1, old - 1), centre - low
+def _float32(values: Floats) -> FloatMap:
+    return values.astype(np.float32, copy=False)

@@ -23,7 +23,7 @@ from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.render import FrameView, UNKNOWN_MAP
+from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import NODE_NAME, verdict_numbers, verdict_status
 from uncertainty_seg.errors import BagError
@@ -124,8 +124,6 @@ def replay(
         bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
         pipeline = open_pipeline(bundle, offline_settings(bundle, settings),
                                  load_ignore_mask(settings.ignore_mask))
-        if maps or views:
-            pipeline.want((UNKNOWN_MAP,))
         with pipeline, writer:
             replay = _Replay(writer, pipeline, topic, maps, views)
             bar = progress(replay.frames(bag.images(topic)), desc='replay',

@@ -38,6 +38,7 @@ from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.grid import cells
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings, to_dict
@@ -519,13 +520,15 @@ class ShardEngine:
 
     def embedding(self, result: FrameResult) -> Vectors | None:
         """Return that of the frame that was measured last, without its padding."""
-        features = self._last_features() if result.maps.features is None else result.maps.features
+        features = result.at_grid.features
+        if features is None:
+            features = self._last_features()
         if features is None:
             return None
-        part = result.maps.with_features(features).cut(
-            result.geometry.rows, result.geometry.columns)
-        assert part.features is not None  # as given
-        return frame_embedding(part.features)
+        rows, columns = features.shape[-2:]
+        grid, geometry = result.grid, result.geometry
+        return frame_embedding(features[..., cells(geometry.rows, grid.height, rows),
+                                        cells(geometry.columns, grid.width, columns)])
 
     def _last_features(self) -> FloatMap | None:
         """Return what the trunk made of the last frame, where the runtime keeps it."""

@@ -33,8 +33,8 @@ from uncertainty_seg.core.bundle import (
     CARD_FILE,
     FEATURES_FILE,
     HASHES_FILE,
-    HEAD_FILE,
     ModelBundle,
+    PASSES_FILE,
     SIGNATURE_FILE,
     TRUNK_FILE,
 )
@@ -153,7 +153,7 @@ def load_bundle(
     unread = () if has_calibration else (CALIBRATION_FILE, FEATURES_FILE)
     files = _Files(folder, trusted_keys, unread)
     card = card_from_json(files.read(CARD_FILE))
-    for name in (TRUNK_FILE, HEAD_FILE):
+    for name in (TRUNK_FILE, PASSES_FILE):
         if name not in card.sha256:
             raise ModelBundleError(f'card of {card.name!r} has no sha256 of {name}', fix=_COMPILE)
     for name, digest in card.sha256.items():

@@ -293,13 +293,13 @@ class _Rounds:
         vector = ScoreVector(bundle.card, names=[score] if score else [])
         settings = Settings(threads=self.threads)
         with open_pipeline(bundle, settings, temperature=1.0) as pipeline:
-            pipeline.want(vector.maps)
             for stem, rgb in progress(images, desc=f'judge by round {number}', unit='image'):
                 image = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
                 result = pipeline.measure(image)
                 where = result.geometry.rows, result.geometry.columns
                 fitted = fit_image(image, result.geometry, bundle.card.input)[where]
-                found = vector.compute(result.maps.cut(*where), fitted) if score else {}
+                found = vector.compute(
+                    result.at_grid.cut(*result.grid.part(*where)), fitted) if score else {}
                 yield stem, image, result, found.get(score, math.nan)
 
     def labelled(self, number: int) -> LabelledFolder:

@@ -147,7 +147,7 @@ def read_bundle(bundle: ModelBundle) -> Taken:
         raise TrainingError(f'the members of {card.name!r} keep their dropout, and are computed '
                             'together', 'an ensemble without dropout', _FIX)
     layers = [*_layers(_first_member(onnx.load(str(bundle.trunk_path)))),
-              *_layers(onnx.load(str(bundle.head_path)))]
+              *_layers(onnx.load(str(bundle.passes_path)))]
     for encoder in ENCODERS:
         net = PyramidNet(card.num_classes, NO_DROPOUT, encoder).eval()
         if _fill(net, layers):
@@ -347,7 +347,7 @@ def _require_same_logits(net: nn.Module, bundle: ModelBundle) -> None:
     image = nn.functional.interpolate(coarse, (spec.height, spec.width), mode='bicubic')
     pixels = image.clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
     sessions = [InferenceSession(str(path), providers=['CPUExecutionProvider'])
-                for path in (bundle.trunk_path, bundle.head_path)]
+                for path in (bundle.trunk_path, bundle.passes_path)]
     names = [output.name for output in sessions[0].get_outputs()]
     features = dict(zip(names, sessions[0].run(None, {
         sessions[0].get_inputs()[0].name: pixels}), strict=True))

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from uncertainty_seg.compiler.capture.export import export_marked, load_weights
+from uncertainty_seg.compiler.checks.grid_checks import choose_grid
 from uncertainty_seg.compiler.compile import (
     compile_ensemble,
     compile_graph,
@@ -522,6 +523,8 @@ def make_bundle(
         members=recipe.members if recipe.is_ensemble else 0, feature_shape=graphs.feature_shape,
         mask_draw=fitting_draw(graphs.sites),
     )
+    graphs, grid_error = choose_grid(graphs, card)
+    card = replace(card, grid_offset=graphs.grid_offset, grid_error=grid_error)
     return write_bundle(folder, card, graphs.files)
 
 

@@ -8,6 +8,7 @@ The file is not called onnxruntime, because it would hide the package of that na
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import logging
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
 from uncertainty_seg.backends.runner import (
     COMPILE,
     IMAGE,
-    LOGITS,
     rounding_half,
+    SUMS,
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -58,10 +59,8 @@ class OnnxRuntimeBackend(StreamingBackend):
 
     def _open(self, bundle: ModelBundle) -> None:
         self._trunk: Any = self._open_session(bundle.trunk_path)
-        self._head_path = bundle.head_path
-        self._head: Any = self._open_session(bundle.head_path)
+        self._passes: Any = self._open_session(bundle.passes_path)
         self._tensors: dict[str, Any] = {}
-        self._buffer = np.empty((0, *self._card.logits_shape), np.float32)
         _log.info('onnxruntime %s, %d threads%s', self._ort.__version__, self._threads,
                   ', fp16 simulated' if self.precision == 'fp16' else '')
 
@@ -71,7 +70,7 @@ class OnnxRuntimeBackend(StreamingBackend):
         options.inter_op_num_threads = 1
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         # Spinning between operators avoids waking the threads (trunk 14 -> 11 ms on two cores);
-        # after the last operator it would keep the cores from the reduction (5.5 -> 9 ms).
+        # after the last operator it would keep the cores from the rest of the frame.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         # For as long as operators are apart and no longer: where other programs want the cores,
         # threads that spin for a millisecond keep each other from the work that they wait for.
@@ -90,23 +89,18 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._tensors = {
             IMAGE: image, **dict(zip(self._names.trunk_outputs, features, strict=True))}
 
-    def _run_head(self, parts: PassInputs, passes: int) -> NDArray[np.float32]:
-        binding = self._head.io_binding()
-        for name in self._names.head_inputs:
-            if name in parts:
-                binding.bind_cpu_input(name, parts[name])
-            else:
-                binding.bind_ortvalue_input(name, self._tensors[name])
-        if len(self._buffer) < passes:
-            self._buffer = np.empty((passes, *self._card.logits_shape), np.float32)
-        logits = self._buffer[:passes]
-        binding.bind_ortvalue_output(LOGITS, self._ort.OrtValue.ortvalue_from_numpy(logits))
-        self._head.run_with_iobinding(binding)
-        return logits
+    def _run_passes(
+        self, parts: PassInputs, passes: int
+    ) -> Mapping[str, NDArray[np.float32]]:
+        values = {name: self._ort.OrtValue.ortvalue_from_numpy(part)
+                  for name, part in parts.items()}
+        values |= {name: self._tensors[name] for name in self._names.inputs if name not in parts}
+        found = self._passes.run_with_ort_values(SUMS, values)
+        return {name: value.numpy() for name, value in zip(SUMS, found, strict=True)}
 
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
         return np.array(self._tensors[name].numpy())
 
     def _free(self) -> None:
-        self._trunk = self._head = None
+        self._trunk = self._passes = None
         self._tensors = {}

@@ -3,7 +3,7 @@
 OpenVINO on the CPU, the fastest of the runtimes on x86.
 
 By itself it computes in bf16 on processors that have it, so the precision is always set
-explicitly. A head with a fixed number of passes takes a quarter less time and half the memory of
+explicitly. A graph for a fixed number of passes takes a quarter less time and half the memory of
 one that takes any number, so one is compiled for each chunk size. Nothing is written to disk or
 sent: `import openvino` does both unless it is prevented.
 
@@ -18,7 +18,7 @@ Runtime gets slower by either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import functools
 import logging
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
-from uncertainty_seg.backends.runner import COMPILE, IMAGE, LOGITS
+from uncertainty_seg.backends.runner import COMPILE, IMAGE, SUMS
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import PassInputs
@@ -38,8 +38,8 @@ from uncertainty_seg.errors import BackendUnavailableError, install_command, Mod
 
 _DEVICE = 'CPU'
 _TELEMETRY = 'openvino_telemetry'
-# For the frames, and for the two passes which check the masks before the first frame.
-_MAX_HEADS = 2
+# For the frames, a last chunk that is smaller, and the two passes that check the masks first.
+_MOST_SIZES = 3
 # With fewer channels the processor's vectors are mostly empty either way.
 _FEWEST_CHANNELS = 8
 # Ways to say that the output pixels 2i and 2i+1 are the input pixel i.
@@ -64,7 +64,6 @@ class OpenVinoBackend(StreamingBackend):
 
     name = 'openvino'
     refused = {'tf32': GPU_ONLY}
-    is_padded = True
 
     def _import(self) -> None:
         self._ov: Any = import_openvino()
@@ -75,12 +74,12 @@ class OpenVinoBackend(StreamingBackend):
                             'bf16': 'this processor has no bf16: set precision to fp32'}
 
     def _open(self, bundle: ModelBundle) -> None:
-        self._head_path = bundle.head_path
-        trunk, self._head = (self._read(path) for path in (bundle.trunk_path, bundle.head_path))
-        self._planes = planes_between(trunk, self._head)
+        self._path = bundle.passes_path
+        trunk, self._passes = (self._read(path) for path in (bundle.trunk_path, self._path))
+        self._planes = planes_between(trunk, self._passes)
         self._trunk: Any = self._compile(bundle.trunk_path, trunk)
         self._trunk_call: Any = self._trunk.create_infer_request()
-        self._head_calls: dict[int, Any] = {}
+        self._calls: dict[int, Any] = {}
         _log.info('openvino %s, %d threads, %s', self._ov.__version__, self._threads,
                   self.precision)
 
@@ -100,40 +99,42 @@ class OpenVinoBackend(StreamingBackend):
         self._trunk_call.set_tensor(IMAGE, self._batch)
         self._trunk_call.infer()
 
-    def _run_head(self, parts: PassInputs, passes: int) -> NDArray[np.float32]:
-        call = self._head_call(passes)
-        for name in self._names.head_inputs:
+    def _run_passes(
+        self, parts: PassInputs, passes: int
+    ) -> Mapping[str, NDArray[np.float32]]:
+        call = self._call(passes)
+        for name in self._names.inputs:
             if name in parts:
                 tensor = self._shared(parts[name])
             else:
                 tensor = self._batch if name == IMAGE else self._trunk_call.get_tensor(name)
             call.set_tensor(name, tensor)
         call.infer()
-        return call.get_tensor(LOGITS).data
+        return {name: np.array(call.get_tensor(name).data) for name in SUMS}
 
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
         data = self._trunk_call.get_tensor(name).data
         return np.array(np.moveaxis(data, -1, 1) if name in self._planes else data)
 
-    def _head_call(self, passes: int) -> Any:
-        """Return the call of a head for a number of passes; compile it when first needed."""
-        if passes not in self._head_calls:
-            while len(self._head_calls) >= _MAX_HEADS:
-                del self._head_calls[next(iter(self._head_calls))]
-            model = self._head.clone()
+    def _call(self, passes: int) -> Any:
+        """Return the call for a number of passes; compile it when first needed."""
+        if passes not in self._calls:
+            while len(self._calls) >= _MOST_SIZES:
+                del self._calls[next(iter(self._calls))]
+            model = self._passes.clone()
             if self._card.dropout_sites:
                 model.reshape({site.name: [passes, *site.shape]
                                for site in self._card.dropout_sites})
-            self._head_calls[passes] = self._compile(self._head_path, model).create_infer_request()
-        return self._head_calls[passes]
+            self._calls[passes] = self._compile(self._path, model).create_infer_request()
+        return self._calls[passes]
 
     def _shared(self, values: NDArray[Any]) -> Any:
         """Return a tensor on the memory of an array, which it keeps alive."""
         return self._ov.Tensor(values, shared_memory=True)
 
     def _free(self) -> None:
-        self._trunk = self._trunk_call = self._head = self._batch = None
-        self._head_calls = {}
+        self._trunk = self._trunk_call = self._passes = self._batch = None
+        self._calls = {}
 
 
 def import_openvino() -> Any:

@@ -37,15 +37,14 @@ from uncertainty_seg.backends.gpu.nvidia import (
     TensorRt,
 )
 from uncertainty_seg.backends.runner import (
+    bytes_a_pass,
     choose_chunk,
     Chunking,
-    coarse_statistics,
     COMPILE,
-    head_bytes_a_pass,
     input_tensors,
     read_graph,
 )
-from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle, reduction_of
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import (
     BackendError,
@@ -58,10 +57,7 @@ from uncertainty_seg.errors import (
 if TYPE_CHECKING:
     import tensorrt
 
-TRUNK, HEAD_STATS = 'trunk', 'head_stats'
-# float32 planes (C, h, w) of one pass that live at once in the reduction if nothing is fused:
-# log p, p, and their product.
-_PLANES = 3
+TRUNK, PASSES = 'trunk', 'passes'
 _FITTING = 'min <= opt <= max, and shapes that the graph allows'
 # Called with the share of the work that is done, 0..1, never falling, and the phase.
 Progress: TypeAlias = Callable[[float, str], None]
@@ -99,7 +95,7 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class NeededEngine:
-    """An engine of a bundle: its role, 'trunk' or 'head_stats', its graph, and what it is for."""
+    """An engine of a bundle: its role, 'trunk' or 'passes', its graph, and what it is for."""
 
     role: str
     path: Path
@@ -136,13 +132,13 @@ class BundleEngines:
     """
 
     trunk: NeededEngine
-    head_stats: NeededEngine
+    passes: NeededEngine
     chunking: Chunking
 
     @property
     def all(self) -> tuple[NeededEngine, NeededEngine]:  # noqa: A003
         """Both, in the order they run."""
-        return self.trunk, self.head_stats
+        return self.trunk, self.passes
 
 
 def engines_of(
@@ -156,7 +152,7 @@ def engines_of(
     bundle : ModelBundle
         A checked bundle.
     settings : Settings
-        Gives passes, precision, reduction and memory budget.
+        Gives passes, precision and memory budget.
     compute_capabilities : tuple of str
         For TensorRT-RTX, to build for GPUs that are not here.
 
@@ -168,28 +164,19 @@ def engines_of(
         If the bundle has no head with statistics, or one of an unknown form.
 
     """
-    card, path = bundle.card, bundle.folder / HEAD_STATS_FILE
+    card, path = bundle.card, bundle.passes_path
     precision = precision_of(card, settings.precision)
     if precision not in (card.precision, 'tf32'):
         raise BackendUnavailableError(
             f'TensorRT computes a graph in the types it is written in, and {card.name!r} is '
             f'written in {card.precision}, not {precision}',
             fix=f'compile a variant of it in {precision}')
-    if HEAD_STATS_FILE not in card.sha256:
-        raise ModelBundleError(f'{card.name!r} has no {HEAD_STATS_FILE}',
-                               'the head with its reduction, which TensorRT runs', COMPILE)
-    is_coarse = reduction_of(bundle, settings) == 'coarse'
-    plane = card.logits_shape if is_coarse else (
-        card.num_classes, card.input.height, card.input.width)
-    # The head's tensors are freed when the reduction's are largest.
-    bytes_a_pass = max(head_bytes_a_pass(bundle.head_path), 4 * _PLANES * math.prod(plane))
-    chunking = choose_chunk(passes_of(card, settings), bytes_a_pass, settings.memory_budget_mb)
+    chunking = choose_chunk(passes_of(card, settings), bytes_a_pass(path),
+                            settings.memory_budget_mb)
     spec = EngineSpec(precision, {}, compute_capabilities)
-    head_spec = dataclasses.replace(
-        spec, profiles=_profiles(path, chunking.passes),
-        summed=card.logits_shape[1:] if is_coarse else None)
+    head_spec = dataclasses.replace(spec, profiles=_profiles(path, chunking.passes))
     return BundleEngines(NeededEngine(TRUNK, bundle.trunk_path, spec),
-                         NeededEngine(HEAD_STATS, path, head_spec), chunking)
+                         NeededEngine(PASSES, path, head_spec), chunking)
 
 
 def _profiles(path: Path, chunk: int) -> dict[str, tuple[Shape, Shape, Shape]]:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 import threading
 import time
@@ -33,7 +33,6 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.reduction import CoarseReduction
 from uncertainty_seg.backends.gpu.engine_build import engines_of, NeededEngine
 from uncertainty_seg.backends.gpu.engine_cache import (
     EngineCache,
@@ -55,29 +54,22 @@ from uncertainty_seg.backends.gpu.nvidia import (
     TensorRt,
 )
 from uncertainty_seg.backends.runner import (
-    given_statistics,
     GraphNames,
     IMAGE,
     INV_TEMPERATURE,
     require_graphs,
     require_inputs,
-    require_statistics,
     Runner,
-    STATISTICS,
-    SUM_LOGITS,
-    usable_threads,
+    SUMS,
+    SUM_ENTROPY,
+    SUM_P2,
 )
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.bundle import ModelBundle, reduction_of
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import precision_of, Settings
-from uncertainty_seg.core.uncertainty import (
-    MapRequest,
-    maps_from_sums,
-    NO_MORE,
-    UncertaintyMaps,
-)
+from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import (
     BackendError,
     EngineMissingError,
@@ -166,23 +158,20 @@ class TensorRtBackend(Runner):
         self._open()
         _log.info('TensorRT %s on %s, %s', self.version, self.device_name, self.precision)
 
-    def run(
-        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
-    ) -> UncertaintyMaps:
-        """Compute the maps of one image; see `Runner.run`; one thread at a time."""
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> PassSums:
+        """Return the sums over the passes of one image; see `Runner.run`; one thread at a time."""
         with self._alone():
             passes = require_inputs(self._card, image, masks)
             runner = self._ready()
-            runner.require(request)
             try:
-                maps = runner.run(image, masks, passes, temperature, request)
+                sums = runner.run(image, masks, passes, temperature)
             except MemoryError as err:  # which is no error of the device
                 runner.forget()
                 raise NoMemoryError(self._card.name, err) from err
             except Exception as err:  # TensorRT's errors derive from nothing narrower
                 raise self._failed(err, passes) from err
             self._timings_ms = runner.timings_ms
-            return maps
+            return sums
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
@@ -408,13 +397,13 @@ class HostSums:
             self._memory.copy(landed, statistics[name])
         self._num_calls += 1
 
-    def totals(self) -> dict[str, NDArray[np.float64]]:
+    def totals(self, passes: int) -> PassSums:
         """Return the sums over all passes."""
         sums = {name: np.zeros(shape) for name, shape in self.shapes.items()}
         for landed in self._landed[:self._num_calls]:
             for name, total in sums.items():
                 total += landed[name].numpy()
-        return sums
+        return PassSums(passes, *(sums[name].astype(np.float32) for name in SUMS))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -454,9 +443,9 @@ class FrameRunner:
         self._card = card = bundle.card
         self._memory, self._trunk, self._head, self._chunk = memory, trunk, head, chunk
         self.recording = Recording(is_recorded)
-        self._maps = _MapMaker(card, reduction_of(bundle, settings), settings.threads)
-        statistics = given_statistics(head.outputs)
-        self._sums = HostSums(_statistics_shapes(card, self._maps.plane, statistics), memory)
+        self._sums = HostSums({
+            name: card.logits_shape[1:] if name in (SUM_ENTROPY, SUM_P2) else card.logits_shape
+            for name in SUMS}, memory)
         self._require_engines(names)
         # The host's buffers are read until the frame was waited for, and not afterwards.
         spec = card.input
@@ -465,7 +454,7 @@ class FrameRunner:
         planes = {name: memory.empty(*trunk.outputs[name]) for name in names.trunk_outputs}
         self._features = [(planes[name], memory.host(planes[name].shape, np.float32))
                           for name in names.features]
-        self._statistics = {name: memory.empty(*head.outputs[name]) for name in statistics}
+        self._statistics = {name: memory.empty(*head.outputs[name]) for name in SUMS}
         self._trunk_call = _Call(trunk, {IMAGE: self._image, **planes}, self.recording)
         given = {IMAGE: self._image, INV_TEMPERATURE: self._scale, **planes}
         self._fixed = {**{name: given[name] for name in head.inputs if name in given},
@@ -473,10 +462,8 @@ class FrameRunner:
         self._plans: dict[int, _HeadCalls] = {}
         self.timings_ms: dict[str, float] = {}
 
-    def run(
-        self, image: ImageU8, masks: Masks, passes: int, temperature: float, request: MapRequest
-    ) -> UncertaintyMaps:
-        """Compute the maps of a checked image; see `Runner.run`."""
+    def run(self, image: ImageU8, masks: Masks, passes: int, temperature: float) -> PassSums:
+        """Return the sums over the passes of a checked image; see `Runner.run`."""
         memory = self._memory
         memory.activate()
         plan = self._plan(passes)
@@ -497,21 +484,15 @@ class FrameRunner:
         marks.append(memory.mark())
         memory.wait()
         self.timings_ms = {name: memory.elapsed_ms(marks[i], marks[i + 1])
-                           for i, name in enumerate(('trunk', 'head'))}
+                           for i, name in enumerate(('trunk', 'passes'))}
         if not plan.has_run:
             plan.has_run = True
             self._trunk.keep_kernels()
             self._head.keep_kernels()
-        start_s = time.perf_counter()
-        maps = self._maps.of(self._sums.totals(), passes, request)
+        sums = self._sums.totals(passes)
         for _, host in self._features:
-            maps = maps.with_features(host.numpy().copy())
-        self.timings_ms['reduction'] = (time.perf_counter() - start_s) * 1e3
-        return maps
-
-    def require(self, request: MapRequest) -> None:
-        """Refuse maps that the head cannot give; raises ModelBundleError."""
-        require_statistics(self._card, request, self._statistics)
+            sums = replace(sums, features=host.numpy().copy())
+        return sums
 
     def forget(self) -> None:
         """Release what belongs to a number of passes, after memory was full."""
@@ -560,41 +541,6 @@ class FrameRunner:
         _require_tensors(self._trunk, 'the trunk', {IMAGE}, set(names.trunk_outputs), {}, set())
         _require_tensors(self._head, 'the head', sites, set(shapes), shapes,
                          {IMAGE, INV_TEMPERATURE, *names.frontier})
-
-
-class _MapMaker:
-    """Maps from the sums over all passes, as the processor's backends compute them."""
-
-    def __init__(self, card: ModelCard, reduction: str, threads: int) -> None:
-        self._card = card
-        self._size = card.input.height, card.input.width
-        self._coarse = CoarseReduction(
-            card.logits_shape, *self._size, usable_threads(threads), card.upsampling) \
-            if reduction == 'coarse' else None
-        # Size of the sums.
-        self.plane = self._size if self._coarse is None else card.logits_shape[1:]
-
-    def of(
-        self, sums: Mapping[str, NDArray[np.float64]], passes: int, request: MapRequest
-    ) -> UncertaintyMaps:
-        if self._coarse is not None:
-            return self._coarse.maps_of_sums(sums, passes, request)
-        return maps_from_sums(sums, passes, self._size, self._card.upsampling, request)
-
-    def close(self) -> None:
-        if self._coarse is not None:
-            self._coarse.close()
-
-
-def _statistics_shapes(
-    card: ModelCard, plane: tuple[int, int], statistics: Sequence[str]
-) -> dict[str, Shape]:
-    """Return what a head gives and in which shape."""
-    sum_p, sum_entropy, sum_p2, votes = STATISTICS
-    shapes: dict[str, Shape] = {
-        sum_p: (card.num_classes, *plane), sum_entropy: plane, sum_p2: plane,
-        votes: (card.num_classes, *plane)}
-    return {**shapes, SUM_LOGITS: card.logits_shape} if SUM_LOGITS in statistics else shapes
 
 
 class _HeadCalls:

@@ -155,9 +155,8 @@ class PixelMeasures:
         is_right = (label == truth)[known]
         self.calibration.add(result.map_at_source('confidence')[known], is_right)
         for name in MAP_NAMES:
-            if getattr(result.maps, name) is not None:
-                self.rankings.setdefault(name, Ranking()).add(
-                    result.map_at_source(name)[known], ~is_right)
+            self.rankings.setdefault(name, Ranking()).add(
+                result.map_at_source(name)[known], ~is_right)
         self.class_entropy += np.bincount(
             truth[known], weights=result.map_at_source('entropy')[known].astype(np.float64),
             minlength=self.num_classes)[:self.num_classes]

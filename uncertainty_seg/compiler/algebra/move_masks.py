@@ -130,18 +130,16 @@ def _is_symbolic(info: onnx.ValueInfoProto) -> bool:
 # weights into, at about two thirds of the speed. On one core (ONNX Runtime 1.32 and OpenVINO
 # 2026.4, T of 4 and 20) 6 to 21 outputs of 3x3 took 0.2 to 0.7 of the time of the masked batch,
 # 32 outputs up to 1.7 times as long: the number of weights an input channel decides.
-_MOST_WEIGHTS = 200
 
 
 def fold_masks(
-    head: onnx.ModelProto, passes: int = 20, into_kernels: bool = True
+    head: onnx.ModelProto, passes: int = 20
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
-    Fold every mask of channels that stands before linear operations, where it is cheaper.
+    Fold every mask of channels that stands before products, where it is cheaper.
 
-    `into_kernels` allows convolutions with T times the outputs. TensorRT takes none of a symbolic
-    number of outputs; products it does. Decisions are one a mask that is applied to a tensor of
-    batch 1.
+    Into no convolution with T times the outputs: TensorRT takes none of a symbolic number of them.
+    Decisions are one a mask that is applied to a tensor of batch 1.
 
     """
     result = copy_of(head)
@@ -154,8 +152,6 @@ def fold_masks(
         data, mask = found
         users = consumers(graph.node, mul.output[0])
         reason = obstacle(mul.output[0], mask, users, view)
-        if not (reason or into_kernels) and any(_form(u) is _one_convolution for u in users):
-            reason = 'a convolution of a symbolic number of outputs would follow'
         if reason:
             decisions.append(Decision('fold_masks', mask, False, reason))
             continue
@@ -207,9 +203,8 @@ def _obstacle_at(masked: str, mask: str, user: onnx.NodeProto, view: MaskedView)
     per_input, pixels = weights[0] * math.prod(weights[2:]), math.prod(shape[2:])
     if per_input > pixels:
         return f'{name} has {per_input} weights an input channel for {pixels} pixels'
-    if not _is_plain_1x1(user) and per_input > _MOST_WEIGHTS:
-        return (f'{name} has {per_input} weights an input channel: above {_MOST_WEIGHTS} '
-                'computed weights cost more than they save')
+    if not _is_plain_1x1(user):
+        return f'{name} would become a convolution of a symbolic number of outputs'
     return ''
 
 
@@ -235,21 +230,6 @@ def _one_product(
     _unstack(conv, product, view, write)
 
 
-def _one_convolution(
-    conv: onnx.NodeProto, data: str, mask: str, view: MaskedView, write: NodeWriter
-) -> None:
-    weights = view.constants[conv.input[1]]
-    _, channels, *kernel = weights.shape
-    stored = write.constant('weights', weights[None])
-    row = write.node('Reshape', [mask, write.shape('mask_shape', -1, 1, channels, 1, 1)],
-                     'mask_row')
-    masked = write.node('Mul', [row, stored], 'masked')  # (T, K, C, k, k)
-    stack = write.node('Reshape', [masked, write.shape('rows', -1, channels, *kernel)], 'stack')
-    product = write.node('Conv', [data, stack], 'product')  # (1, T * K, h, w)
-    write.nodes[-1].attribute.extend(conv.attribute)
-    _unstack(conv, product, view, write)
-
-
 def _unstack(conv: onnx.NodeProto, product: str, view: MaskedView, write: NodeWriter) -> None:
     """Bring T * K planes to (T, K, h, w) and add the bias."""
     planes = write.shape('planes', -1, *view.shapes[conv.output[0]][1:])
@@ -271,9 +251,7 @@ def _batched_product(
 
 
 def _form(user: onnx.NodeProto) -> Callable[..., None]:
-    if user.op_type == 'MatMul':
-        return _batched_product
-    return _one_product if _is_plain_1x1(user) else _one_convolution
+    return _batched_product if user.op_type == 'MatMul' else _one_product
 
 
 # -------------------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ import onnx
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import without_dropout
 from uncertainty_seg.compiler.checks.pass_checks import distance, run_graph
-from uncertainty_seg.compiler.compile import CompiledGraphs, with_full_weights
+from uncertainty_seg.compiler.compile import CompiledGraphs, with_files
 from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
-from uncertainty_seg.compiler.head_graphs import INV_TEMPERATURE, SUM_LOGITS
+from uncertainty_seg.compiler.head_graphs import logits_of
 from uncertainty_seg.compiler.onnx_tools import attribute, constants, producer
 from uncertainty_seg.compiler.plan import CompileOptions, Decision
 from uncertainty_seg.compiler.precision import unhalvable
-from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
+from uncertainty_seg.core.bundle import PASSES_FILE, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import InputSpec, ModelCard
 from uncertainty_seg.errors import GraphError
@@ -261,7 +261,7 @@ def store_weights(
         decisions = [Decision(_STEP, 'all weights', False,
                               f'16 bits show: they move a logit by {report.logit_error:.2g} of '
                               f'the spread, and {report.label_error:.2g} of the labels')]
-        compiled = with_full_weights(compiled, card.input)
+        compiled = with_files(replace(compiled, is_halved=False))
         report = StorageReport(_megabytes(compiled.files), ('all weights',))
     plan = replace(compiled.plan, decisions=(*compiled.plan.decisions, *decisions))
     return replace(compiled, plan=plan), report
@@ -281,28 +281,24 @@ def _compared(
     exact = _logits(compiled.trunk.SerializeToString(), compiled.head.SerializeToString(), given,
                     images)
     files = compiled.files
-    ours = _logits(files[TRUNK_FILE], files[HEAD_FILE], given, images)
-    sums = _logits(files[TRUNK_FILE], files[HEAD_STATS_FILE],
-                   {**given, INV_TEMPERATURE: np.ones(1, np.float32)}, images, SUM_LOGITS)
+    passes_only = logits_of(onnx.load_model_from_string(files[PASSES_FILE]))
+    ours = _logits(files[TRUNK_FILE], passes_only.SerializeToString(), given, images)
     pairs = list(zip(ours, exact, strict=True))
-    means = [(total[None] / np.float32(len(logits)), logits.mean(0, keepdims=True))
-             for total, logits in zip(sums, exact, strict=True)]
     return StorageReport(
-        _megabytes(files), outside, max(distance(a, b) for a, b in (*pairs, *means)),
+        _megabytes(files), outside, max(distance(a, b) for a, b in pairs),
         max(float((a.argmax(1) != b.argmax(1)).mean()) for a, b in pairs),
         max(float(abs(_softmax(a) - _softmax(b)).max()) for a, b in pairs))
 
 
 def _logits(
     trunk: bytes, head: bytes, given: Mapping[str, Any], images: list[NDArray[np.uint8]],
-    output: str = 'logits',
 ) -> Logits:
     sessions, found = (_session(trunk), _session(head)), []
     names = [info.name for info in sessions[0].get_outputs()]
     for image in images:
         tensors = dict(zip(names, sessions[0].run(names, {'image': image}), strict=True))
         feed = {'image': image, **tensors, **given}
-        found.append(sessions[1].run([output], {
+        found.append(sessions[1].run(['logits'], {
             info.name: feed[info.name] for info in sessions[1].get_inputs()})[0])
     return found
 

@@ -23,8 +23,8 @@ from uncertainty_seg.compiler.algebra.free_passes import one_pass
 from uncertainty_seg.compiler.compile import CompiledGraphs
 from uncertainty_seg.compiler.head_graphs import LARGEST_LOG_VARIANCE
 from uncertainty_seg.core.dropout_masks import num_passes, pass_inputs, still_inputs
+from uncertainty_seg.core.grid import upsample_bilinear
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
-from uncertainty_seg.core.uncertainty import upsample_bilinear
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     GraphError,
@@ -130,6 +130,14 @@ def smooth_image(height: int, width: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rint(smooth), np.uint8)
 
 
+def soft_image(height: int, width: int) -> NDArray[np.uint8]:
+    """Return uint8 (1, h, w, 3): noise of coarse patches and of pixels, as photographs have."""
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(20, 235, (1, 3, 6, 8)).astype(np.float32)
+    smooth = np.moveaxis(upsample_bilinear(coarse, height, width), 1, -1)
+    return np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
+
+
 class NetworkRunner:
     """Sessions of one compiled network and of what it is compared with."""
 
@@ -140,8 +148,6 @@ class NetworkRunner:
         self._compiled, self._card = compiled, card
         self._network, self._exact, self._untouched = network, exact, untouched
         self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
-        self._stats_head = self._head if compiled.stats_head == compiled.head \
-            else _session(compiled.stats_head)
         self._features: tuple[Any, dict[str, Any]] = None, {}  # of the image that was last
         # By comparison: the smallest error of any image, and the most it might be to show one.
         self._clearest: dict[str, tuple[float, float]] = {}
@@ -174,11 +180,9 @@ class NetworkRunner:
         """Return how the logits become as large as the network's own."""
         return self._compiled.upsampling
 
-    def ours(
-        self, image: NDArray[np.uint8], masks: Masks, head: Any = None
-    ) -> NDArray[np.float32]:
+    def ours(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
         """Return the logits of T passes, at the resolution of the network's own output."""
-        head = head or self._head
+        head = self._head
         if self._features[0] is not image:
             names = [info.name for info in self._trunk.get_outputs()]
             values = self._trunk.run(names, {'image': image})
@@ -240,10 +244,7 @@ class NetworkRunner:
             return 0.0, spread, moved
         theirs = self._network(self.floats(image), masks) if self._network \
             else self._each(image, masks)
-        results = [ours]
-        if self._stats_head is not self._head:
-            results.append(self.ours(image, given, self._stats_head))
-        return max(self._error(r, theirs, image, masks) for r in results), spread, moved
+        return self._error(ours, theirs, image, masks), spread, moved
 
     def sampled(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
         """Compare noise with samples in numpy; return error, spread, and what the noise moves."""

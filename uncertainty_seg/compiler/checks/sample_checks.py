@@ -31,12 +31,13 @@ from uncertainty_seg.compiler.checks.pass_checks import (
     NetworkRunner,
     run_graph,
     smooth_image,
+    soft_image,
     Untouched,
 )
 from uncertainty_seg.compiler.compile import CompiledGraphs
 from uncertainty_seg.core.dropout_masks import make_masks, still_inputs
+from uncertainty_seg.core.grid import bilinear_taps
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.uncertainty import bilinear_taps, upsample_bilinear
 from uncertainty_seg.errors import GraphError
 
 COMPARED, FEWEST_COMPARED = 256, 16
@@ -298,7 +299,7 @@ def check_moments(
     with the samples.
 
     """
-    image = _soft_image(card.input.height, card.input.width)
+    image = soft_image(card.input.height, card.input.width)
     ((mean, variance),) = run_graph(compiled.trunk, [{'image': image}])
     drawn = _samples(compiled.prepared[0].model, image, sensor_std, samples)
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and np.isfinite(drawn).all()):
@@ -341,14 +342,6 @@ def rank_correlation(one: NDArray[np.floating[Any]], two: NDArray[np.floating[An
 def _ranks(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     _, inverse, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse.reshape(-1)]
-
-
-def _soft_image(height: int, width: int) -> NDArray[np.uint8]:
-    """Return uint8 (1, h, w, 3): noise of coarse patches and of pixels, as photographs have."""
-    rng = np.random.default_rng(0)
-    coarse = rng.uniform(20, 235, (1, 3, 6, 8)).astype(np.float32)
-    smooth = np.moveaxis(upsample_bilinear(coarse, height, width), 1, -1)
-    return np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def _samples(

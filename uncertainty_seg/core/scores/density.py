@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, require_shape
+from uncertainty_seg.core.grid import at_cells
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError
 
@@ -205,10 +206,7 @@ def pooled(features: FloatMap, ignore: NDArray[np.bool_] | None = None) -> Vecto
     """
     places = features[0].reshape(features.shape[1], -1).astype(np.float64)
     if ignore is not None:
-        rows, columns = ((np.arange(count) + 0.5) * size / count
-                         for count, size in zip(features.shape[-2:], ignore.shape, strict=True))
-        left_out = ignore[rows.astype(np.intp)[:, None], columns.astype(np.intp)]
-        places = places[:, ~left_out.ravel()]
+        places = places[:, ~at_cells(ignore, *features.shape[-2:]).ravel()]
     if not places.size:
         return np.full(2 * len(places), np.nan)
     with np.errstate(all='ignore'):

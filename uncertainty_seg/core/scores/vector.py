@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
+from uncertainty_seg.core.grid import at_cells
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import (
     DENSITY_SCORE,
@@ -324,10 +325,11 @@ class Parts:
 
     @classmethod
     def of(
-        cls, label: LabelMap, num_classes: int, ignore: NDArray[np.bool_] | None = None
+        cls, label: LabelMap, num_classes: int, ignore: NDArray[np.bool_] | None = None,
+        border_px: int = BOUNDARY_PX,
     ) -> Parts:
         """
-        Divide a frame by its predicted class ids (h, w).
+        Divide a frame by its predicted class ids (h, w), with borders of some width.
 
         Raises ShapeError if one is not below C, or the mask is not of the map's size.
         """
@@ -337,7 +339,7 @@ class Parts:
         # In bytes as long as they last.
         kind = np.uint8 if num_classes <= 127 else np.uint16
         index = label.astype(kind)
-        index += boundary_mask(label, ignore=ignore).view(np.uint8) * kind(num_classes)
+        index += boundary_mask(label, border_px, ignore).view(np.uint8) * kind(num_classes)
         if ignore is not None:
             np.copyto(index, kind(2 * num_classes), where=ignore)
         # Neighbours are mostly of one part: a map is summed by runs, and these by parts.
@@ -400,6 +402,8 @@ class ScoreVector:
         # Kept as they are: a frame asks the card for nothing.
         self._num_classes, self._color_order = card.num_classes, card.input.color_order
         self._class_keys = class_keys(card)
+        # The width of a border at the grid of the maps.
+        self._border_px = max(1, round(BOUNDARY_PX * card.grid.rows / card.grid.height))
         possible = self._possible(features is not None)
         _require_names(density.names if density else (), possible)
         if density:
@@ -426,33 +430,37 @@ class ScoreVector:
         """
         Score one frame, in the order of `names`, each in 0..1 and growing with uncertainty.
 
-        Maps (h, w), `image` (h, w, 3) as the network saw it, and `ignore` (h, w) are cut to the
-        image, without padding. NaN throughout if a pixel that counts has no finite uncertainty, or
-        none counts; NaN for the scores of a map that was not computed. Raises ShapeError if the
-        maps are empty, or image or mask is not of their size.
+        `maps` (hg, wg) are at the grid or finer, `image` (h, w, 3) is what the network saw, and
+        `ignore` is (h, w); all are cut to the image, without padding. A cell counts if the pixel
+        at its centre does. NaN throughout if a cell that counts has no finite uncertainty, or none
+        counts. Raises ShapeError if the maps are empty, or the mask is not of the image's size.
         """
         size = maps.entropy.shape
         if maps.entropy.size == 0:
-            raise ShapeError('maps without a pixel', 'at least 1x1')
-        require_shape('image', image, (*size, 3), np.uint8)
-        looked_at = [name for name, kinds in self._kinds.items()
-                     if (kinds or name in USUAL_SCORED) and getattr(maps, name) is not None]
-        kept = {name: kept_values(getattr(maps, name), ignore) for name in looked_at}
+            raise ShapeError('maps without a cell', 'at least 1x1')
+        require_shape('image', image, (None, None, 3), np.uint8)
+        pixels = ignore
+        if ignore is not None:
+            require_shape('ignore mask', ignore, image.shape[:2], np.bool_)
+            ignore = at_cells(ignore, *size)
+        looked_at = [name for name, kinds in self._kinds.items() if kinds or name in USUAL_SCORED]
+        kept = {name: kept_values(maps.of(name), ignore) for name in looked_at}
         sums = {name: value_sum(values) for name, values in kept.items()}
         if not all(np.isfinite(total) for total in sums.values()):
             return dict.fromkeys(self.names, _NAN)
-        parts = Parts.of(maps.label, self._num_classes, ignore) if self._needs_parts else None
+        parts = Parts.of(maps.label, self._num_classes, ignore, self._border_px) \
+            if self._needs_parts else None
         windows = Windows.of(size, ignore=ignore if self._needs_windows else None)
         found: dict[str, float] = {}
         for name in looked_at:
-            one = _MapScores(getattr(maps, name), kept[name], sums[name], parts, windows)
+            one = _MapScores(maps.of(name), kept[name], sums[name], parts, windows)
             of_map = one.compute(self._kinds[name], self._class_keys)
             found |= {f'{name}.{kind}': value for kind, value in of_map.items()}
         if self._needs_image:
-            of_image = image_scores(image, self._color_order, ignore)
+            of_image = image_scores(image, self._color_order, pixels)
             found |= {f'{_IMAGE}{name}': value for name, value in of_image.items()}
         if self._features:
-            found[KNN_SCORE] = self._features.frame_score(maps, ignore)
+            found[KNN_SCORE] = self._features.frame_score(maps, pixels)
         if self._density:
             found[DENSITY_SCORE] = self._density.score(found)
         return {name: found.get(name, _NAN) for name in self.names}
