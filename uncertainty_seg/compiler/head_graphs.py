@@ -2,9 +2,9 @@
 """
 What is built behind the logits: samples, and the sums over the passes.
 
-`passes.onnx` takes a chunk of passes and returns sums over them, at the grid of the logits, so that
-every runtime computes them alike and no tensor of all passes leaves it. Everything behind the
-logits stays in float32: half precision made 93 % of entropies NaN.
+`passes.onnx` takes a chunk of passes and returns sums over them, at the grid of the logits, so
+that every runtime computes them alike and no tensor of all passes leaves it. Everything behind
+the logits stays in float32: half precision made 93 % of entropies NaN.
 
 """
 

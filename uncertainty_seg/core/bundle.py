@@ -71,9 +71,9 @@ def fitting_calibration(
     """
     Return the calibration of a bundle if it is for these settings.
 
-    Raises CalibrationError if there is none, or it is for another T, mask policy, precision or kind
-    of masks, or for masks of another seed where these are the same in every frame.
-    Another ignore mask is logged; without dropout seed and mask policy change nothing.
+    Raises CalibrationError if there is none, or it is for another T, mask policy, precision or
+    kind of masks, or for masks of another seed where these are the same in every frame. Another
+    ignore mask is logged; without dropout seed and mask policy change nothing.
     """
     calibration = bundle.calibration
     if calibration is None:

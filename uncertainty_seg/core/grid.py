@@ -126,7 +126,8 @@ def upsample_bilinear(
 
     As torch's interpolate(mode='bilinear'); 'align_corners' is its align_corners.
     """
-    grid = Grid(*values.shape[-2:], height, width, upsampling)
+    rows, columns = values.shape[-2:]
+    grid = Grid(rows, columns, height, width, upsampling)
     return np.asarray(grid.spread(values.astype(np.float64)), np.float64)
 
 

@@ -301,7 +301,8 @@ class ModelCard:
     @property
     def grid(self) -> Grid:
         """Return where the sums over the passes lie in the network's image."""
-        return Grid(*self.logits_shape[1:], self.input.height, self.input.width, self.upsampling,
+        _, rows, columns = self.logits_shape
+        return Grid(rows, columns, self.input.height, self.input.width, self.upsampling,
                     self.grid_offset)
 
     @property

@@ -127,8 +127,8 @@ def _contradiction(sums: PassSums) -> str:
     entropy = -(mean * np.log(np.maximum(mean, np.float32(1e-30)))).sum(0)
     above = float((sums.entropy_nats / sums.passes - entropy).max())
     if above > LOOSE_NATS:
-        return (f'passes whose mean entropy is {above:.4g} nats above that of their mean, expected '
-                'none above it')
+        return (f'passes whose mean entropy is {above:.4g} nats above that of their mean, '
+                'expected none above it')
     squares = sums.p_squared / sums.passes
     short = float(((mean * mean).sum(0) - squares).max())
     if short > TOLERANCE:

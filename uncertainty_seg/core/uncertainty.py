@@ -123,7 +123,7 @@ class UncertaintyMaps:
 
     @cached_property
     def aleatoric(self) -> FloatMap:
-        """Mean entropy of the passes over ln C, 0..1: what mutual information leaves of entropy."""
+        """Mean entropy of the passes over ln C, 0..1: the rest of the entropy."""
         return np.maximum(self.entropy - self.mutual_information, np.float32(0))
 
     @cached_property
@@ -283,7 +283,7 @@ def maps_from_logits(
 
 def _entropy(p: NDArray[_Of], axis: int) -> NDArray[_Of]:
     safe = np.where(p == 0, p.dtype.type(1), p)
-    return -(p * np.log(safe)).sum(axis)  # type: ignore[operator]
+    return -(p * np.log(safe)).sum(axis)
 
 
 def _softmax(logits: Floats, temperature: float) -> Floats:

@@ -37,8 +37,8 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop
-from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.grid import cells
+from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings, to_dict

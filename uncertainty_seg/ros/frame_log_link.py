@@ -67,7 +67,7 @@ def message_frame(
     """Describe a processed message and its result, with the verdict as published, for the log."""
     # Copies, since a backend may write into them with the next frame. Nothing else of the result
     # is held on to: the other maps are ten times as large.
-    label, chosen = result.maps.label.copy(), getattr(result.maps, map_name).copy()
+    label, chosen = result.maps.label.copy(), result.maps.of(map_name).copy()
     geometry = result.geometry
     # A camera image is kept as it was decoded, a file as it was received, unless it was decoded
     # reduced: the mask has the size of what was decoded.

@@ -21,7 +21,7 @@ import time
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.render import FrameView, UNKNOWN_MAP
+from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg
 from uncertainty_seg.ros.frame_log_link import message_frame
@@ -103,9 +103,6 @@ class FrameProcessor:
         msg = arrival.msg
         waited_ms = (time.perf_counter() - came_s) * 1e3
         alone = self._outputs.faults.alone
-        with alone('pictures'):
-            shown = self._outputs.pictures.wants_unknown
-            self._pipeline.want((UNKNOWN_MAP,) if shown else ())
         with alone('statistics'):
             if self._activation.is_late():
                 self._outputs.statistics.clear_latency()

@@ -341,7 +341,7 @@ class PicturePublishers:
         """Render and publish the pictures that have subscribers, under the image's own header."""
         for name, (encoding, make) in PICTURES.items():
             with self._faults.alone(name):
-                if self._is_wanted(name) and (name not in _OF_TWO_MAPS or view.has_unknown):
+                if self._is_wanted(name):
                     self._publishers[name].publish(image_to_msg(header, make(view), encoding))
                     self.counts[name] += 1
         with self._faults.alone(OVERLAY_JPEG):
@@ -357,11 +357,6 @@ class PicturePublishers:
         """Whether anything that is made of a judged frame has a subscriber."""
         return any(map(self._is_wanted, self._publishers)) or (
             self._camera_info is not None and self._camera_info.is_watched)
-
-    @property
-    def wants_unknown(self) -> bool:
-        """Whether a picture of the second map has a subscriber; it comes with the next frame."""
-        return any(self._is_wanted(name) for name in _OF_TWO_MAPS)
 
     @property
     def wants_flagged(self) -> bool:

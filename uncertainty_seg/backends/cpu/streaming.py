@@ -2,7 +2,8 @@
 """
 What the CPU's runtimes share: trunk once, and chunks of passes whose sums are added.
 
-No tensor of all passes exists at any time, so that memory does not grow with T. Each runtime's file says how a graph is opened and run; this file imports no runtime.
+No tensor of all passes exists at any time, so that memory does not grow with T. Each runtime's
+file says how a graph is opened and run; this file imports no runtime.
 
 """
 

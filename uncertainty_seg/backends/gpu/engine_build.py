@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 import hashlib
 import logging
-import math
 from pathlib import Path
 import threading
 import time
@@ -82,15 +81,12 @@ class EngineSpec:
         Shapes of each input that has a symbolic axis; the others are left out.
     compute_capabilities : tuple of str
         Of GPUs that are not here, for TensorRT-RTX, as ('8.6', '8.9'); empty for any.
-    summed : (int, int), optional
-        (hl, wl) for a head that is to sum its passes at the size of the logits.
 
     """
 
     precision: str
     profiles: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
     compute_capabilities: tuple[str, ...] = ()
-    summed: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,6 @@ class NeededEngine:
 
     def content(self) -> bytes:
         """Return the graph that is built, as an ONNX file."""
-        if self.spec.summed is not None:
-            return coarse_statistics(self.path, self.spec.summed)
         return self.path.read_bytes()
 
     def graph_sha256(self) -> str:

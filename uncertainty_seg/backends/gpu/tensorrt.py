@@ -31,7 +31,6 @@ import time
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.backends.gpu.engine_build import engines_of, NeededEngine
 from uncertainty_seg.backends.gpu.engine_cache import (
@@ -60,9 +59,9 @@ from uncertainty_seg.backends.runner import (
     require_graphs,
     require_inputs,
     Runner,
-    SUMS,
     SUM_ENTROPY,
     SUM_P2,
+    SUMS,
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -507,7 +506,6 @@ class FrameRunner:
         self._trunk_call.clear()
         self._head.close()
         self._trunk.close()
-        self._maps.close()
         # One by one, because an exception that is kept keeps this object by its traceback.
         for name in ('_image', '_scale', '_host_image', '_host_scale', '_sums'):
             delattr(self, name)
