@@ -20,7 +20,7 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
     uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of ones is a constant,
     which runtimes fold into the weights; noise is zero.
     """
-    trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
+    trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.passes_path))
     refill(trunk.graph.output, [o for o in trunk.graph.output if o.name != FEATURE_MAP])
     sites = bundle.card.dropout_sites
     still = [numpy_helper.from_array(np.full((1, *site.shape), site.kind == 'mask', np.float32),

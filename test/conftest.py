@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.calibration import Calibration
-from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard
+from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.core.scores.image import STATISTICS
 from uncertainty_seg.storage.model_bundle import (
     load_bundle,
@@ -46,6 +46,8 @@ collect_ignore = [path for path in (file.relative_to(TEST).as_posix()
 if not MISSING:
     import onnx
     from onnx import helper, numpy_helper, TensorProto
+
+    from uncertainty_seg.compiler.head_graphs import add_sums
 
 
 def pytest_report_header() -> str:
@@ -123,7 +125,7 @@ def tiny_trunk() -> onnx.ModelProto:
     features = helper.make_tensor_value_info('features', TensorProto.FLOAT, [1, 3, 12, 16])
     scale = numpy_helper.from_array(np.array(1 / 255, np.float32), 'scale')
     graph = helper.make_graph(nodes, 'trunk', [image], [features], [scale])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 20)], ir_version=9)
 
 
 def tiny_head() -> onnx.ModelProto:
@@ -139,19 +141,25 @@ def tiny_head() -> onnx.ModelProto:
     logits = helper.make_tensor_value_info('logits', TensorProto.FLOAT, ['T', 3, 12, 16])
     gain = numpy_helper.from_array(np.array(8, np.float32), 'gain')
     graph = helper.make_graph(nodes, 'head', inputs, [logits], [gain])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 20)], ir_version=9)
+
+
+def tiny_files(trunk: onnx.ModelProto, head: onnx.ModelProto) -> dict[str, bytes]:
+    """Return the files of a bundle."""
+    return {'trunk.onnx': trunk.SerializeToString(),
+            'passes.onnx': add_sums(head).SerializeToString()}
 
 
 def tiny_card(**changes: object) -> ModelCard:
     """Return the card of the tiny network."""
     facts = {
-        'schema': 1, 'name': 'tiny', 'method': 'mc_dropout',
+        'schema': SCHEMA_VERSION, 'name': 'tiny', 'method': 'mc_dropout',
         'class_names': ('blue', 'green', 'red'),
         'palette': ((0, 0, 255), (0, 255, 0), (255, 0, 0)), 'ignore_index': 255,
         'input': InputSpec(TINY_WIDTH, TINY_HEIGHT, 'letterbox', 'bgr', (0.0, 0.0, 0.0),
                            (1.0, 1.0, 1.0)),
         'dropout_sites': (DropoutSite('drop', (3, 1, 1), TINY_P),), 'passes': TINY_PASSES,
-        'opset': 17, 'logits_shape': (3, 12, 16), 'training': 'none: written by hand',
+        'opset': 20, 'logits_shape': (3, 12, 16), 'training': 'none: written by hand',
         'license': 'Apache-2.0', 'not_good_for': 'anything but tests', 'metrics': {},
         'sha256': {},
     }
@@ -166,7 +174,7 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> 
     """
     trunk = tiny_trunk()
     trunk.doc_string = words
-    files = {'trunk.onnx': trunk.SerializeToString(), 'head.onnx': tiny_head().SerializeToString()}
+    files = tiny_files(trunk, tiny_head())
     card = write_bundle(folder, tiny_card(), files)
     if calibrated:
         limits = {'entropy.mean': 0.72, 'entropy.top': 0.9, 'entropy.worst_window': 0.9,
@@ -176,7 +184,7 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> 
             TINY_PASSES, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
             model_digest(card), 'none',
             # Tests show it plain pictures, which are damaged ones to a camera's calibration.
-            damage_limits=dict.fromkeys(STATISTICS, 1e9), reductions=('exact', 'coarse')))
+            damage_limits=dict.fromkeys(STATISTICS, 1e9)))
     return folder
 
 
@@ -188,7 +196,7 @@ def make_single_bundle(folder: Path, words: str = '') -> Path:
     head.graph.node[0].input[0] = 'features'
     head.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
     write_bundle(folder, tiny_card(method='single', passes=1, dropout_sites=()),
-                 {'trunk.onnx': trunk.SerializeToString(), 'head.onnx': head.SerializeToString()})
+                 tiny_files(trunk, head))
     return folder
 
 

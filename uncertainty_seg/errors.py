@@ -125,7 +125,7 @@ class DivergedError(TrainingError):
 
 # A package as it is imported -> the extra of setup.py that installs it; a test compares them.
 EXTRAS = {
-    **dict.fromkeys(('cv2', 'mcap', 'numba', 'numpy', 'onnx', 'onnxruntime', 'rosbags', 'tqdm',
+    **dict.fromkeys(('cv2', 'mcap', 'numpy', 'onnx', 'onnxruntime', 'rosbags', 'tqdm',
                      'yaml'), 'runtime'),
     **dict.fromkeys(('matplotlib', 'scipy', 'sklearn'), 'calibrate'),
     **dict.fromkeys(('jinja2', 'pyarrow'), 'score'),

@@ -162,7 +162,7 @@ def test_where_no_runtime_works_auto_gives_every_reason(
 def test_auto_does_not_hide_a_bundle_that_does_not_fit(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle.trunk_path.write_bytes(bundle.head_path.read_bytes())
+    bundle.trunk_path.write_bytes(bundle.passes_path.read_bytes())
     monkeypatch.setattr(registry, 'AUTO_ORDER', ('onnxruntime', 'openvino'))
     with pytest.raises(ModelBundleError, match='trunk.onnx'):
         open_backend('auto', bundle, SETTINGS)

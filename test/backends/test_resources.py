@@ -49,7 +49,7 @@ def test_the_reason_says_what_bound_the_chunk(
 
 
 def save(folder: Path, model: onnx.ModelProto) -> Path:
-    path = folder / 'head.onnx'
+    path = folder / 'passes.onnx'
     onnx.save(model, str(path))
     return path
 
@@ -60,7 +60,8 @@ def test_memory_of_a_pass_is_what_lives_at_the_same_time(tmp_path: Path) -> None
 
 
 def memory(head: onnx.ModelProto, passes: int) -> MemoryEstimate:
-    files = {'trunk.onnx': tiny_trunk().SerializeToString(), 'head.onnx': head.SerializeToString()}
+    files = {'trunk.onnx': tiny_trunk().SerializeToString(),
+             'passes.onnx': head.SerializeToString()}
     return memory_of_files(tiny_card(passes=passes), files)
 
 

@@ -165,7 +165,7 @@ def test_a_closed_backend_closes_again_and_refuses_to_run(kind: Kind, bundle: Mo
 
 def write(folder: Path, trunk: onnx.ModelProto, head: onnx.ModelProto) -> ModelBundle:
     write_bundle(folder, tiny_card(), {'trunk.onnx': trunk.SerializeToString(),
-                                       'head.onnx': head.SerializeToString()})
+                                       'passes.onnx': head.SerializeToString()})
     return load_bundle(str(folder))
 
 
@@ -226,7 +226,7 @@ def test_graphs_that_do_not_fit_the_card_are_refused_at_open(
 
 
 def test_a_graph_that_the_runtime_cannot_open_is_named(kind: Kind, bundle: ModelBundle) -> None:
-    bundle.head_path.write_bytes(b'no graph')
+    bundle.passes_path.write_bytes(b'no graph')
     with pytest.raises(ModelBundleError, match=rf'{kind.name}.*head\.onnx'):
         kind(bundle, SETTINGS)
 
@@ -256,7 +256,7 @@ def test_masks_per_element_are_cut_in_chunks_like_the_others(kind: Kind, tmp_pat
         head.graph.input[1].type.tensor_type.shape.dim[axis].dim_value = size
     card = tiny_card(dropout_sites=(DropoutSite('drop', (3, 12, 16), 0.5),))
     write_bundle(tmp_path / 'b', card, {'trunk.onnx': tiny_trunk().SerializeToString(),
-                                        'head.onnx': head.SerializeToString()})
+                                        'passes.onnx': head.SerializeToString()})
     bundle = load_bundle(str(tmp_path / 'b'))
     masks = make_masks(card.dropout_sites, 30, 0)
     maps = kind(bundle, SETTINGS).run(plain(251, 199, 101), masks, 1.0)
@@ -283,7 +283,7 @@ def quantised_trunk() -> onnx.ModelProto:
 def test_a_quantised_trunk_runs_as_it_is(kind: Kind, tmp_path: Path) -> None:
     write_bundle(tmp_path / 'b', tiny_card(precision='int8'), {
         'trunk.onnx': quantised_trunk().SerializeToString(),
-        'head.onnx': tiny_head().SerializeToString()})
+        'passes.onnx': tiny_head().SerializeToString()})
     backend = kind(load_bundle(str(tmp_path / 'b')), SETTINGS)
     assert backend.precision == 'int8'
     masks = make_masks(tiny_card().dropout_sites, 5, 0)

@@ -152,7 +152,7 @@ def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
     tiny = load_bundle(str(made / 'tiny'))
     shutil.copytree(made / 'half', tmp_path / 'rolled')
     card = card_from_json((tmp_path / 'rolled/card.json').read_bytes())
-    head = onnx.load(str(made / 'half/head.onnx'))
+    head = onnx.load(str(made / 'half/passes.onnx'))
     rolled = helper.make_node('Gather', ['before', 'order'], [head.graph.output[0].name], axis=1)
     for node in head.graph.node:
         node.output[:] = ['before' if name == head.graph.output[0].name else name
@@ -160,7 +160,7 @@ def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
     head.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 0]), 'order'))
     head.graph.node.append(rolled)
     files = {name: (tmp_path / 'rolled' / name).read_bytes() for name in card.sha256}
-    files['head.onnx'] = head.SerializeToString()
+    files['passes.onnx'] = head.SerializeToString()
     write_bundle(tmp_path / 'rolled', card, files)
     with pytest.raises(CalibrationError, match='the variant would accept'):
         carry_over(load_bundle(str(tmp_path / 'rolled')), tiny, made / 'val',

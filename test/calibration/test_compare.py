@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = tiny_card(name='loud', passes=20)
     card = replace(card, dropout_sites=(replace(card.dropout_sites[0], p=0.7),))
     write_bundle(root / 'loud', card, {'trunk.onnx': tiny_trunk().SerializeToString(),
-                                       'head.onnx': tiny_head().SerializeToString()})
+                                       'passes.onnx': tiny_head().SerializeToString()})
     return root
 
 
@@ -183,7 +183,7 @@ def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path) -> 
     (tmp_path / 'one' / 'splits.json').write_text(json.dumps({'val': [stem], 'test': []}))
     other = tiny_card(name='other', class_names=('a', 'b', 'c'))
     write_bundle(tmp_path / 'other', other, {'trunk.onnx': tiny_trunk().SerializeToString(),
-                                             'head.onnx': tiny_head().SerializeToString()})
+                                             'passes.onnx': tiny_head().SerializeToString()})
     (tmp_path / 'none').mkdir()
     tiny, loud, val = place / 'tiny', place / 'loud', place / 'val'
     for words, named in (

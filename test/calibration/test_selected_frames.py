@@ -163,7 +163,7 @@ def test_images_that_may_have_chosen_the_epoch_are_named(
     chosen = ', on which epoch 5 was chosen' * is_chosen
     write_bundle(tmp_path / 'own', tiny_card(training=f'Mean IoU 0.400 on 60 others{chosen}.'),
                  {'trunk.onnx': tiny_trunk().SerializeToString(),
-                  'head.onnx': tiny_head().SerializeToString()})
+                  'passes.onnx': tiny_head().SerializeToString()})
     assert main(['calibrate', str(tmp_path / 'own'), '--train', str(folders / 'train'), '--val',
                  str(folders / 'drawn'), '--bad', RULE, '--alpha', '0.001', *RUN]) == 2
     assert ('was chosen on held-out images: if the validation' in caplog.text) == is_chosen

@@ -30,7 +30,7 @@ from uncertainty_seg.errors import BagError, ConfigError
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.progress import progress
 
-HEAVY = ('onnxruntime', 'numba', 'cv2', 'rosbags', 'torch', 'onnx', 'rclpy', 'tqdm')
+HEAVY = ('onnxruntime', 'cv2', 'rosbags', 'torch', 'onnx', 'rclpy', 'tqdm')
 BLANKED = (
     'import sys\n'
     f'sys.modules.update(dict.fromkeys({HEAVY!r}))\n'

@@ -23,7 +23,7 @@ def test_auto_takes_the_end_of_the_stage_of_stride_16_and_not_what_is_inside_of_
                                     for m in (made, compiled('s16'))))
     plain = compiled('none')
     assert plain.feature_shape is None and b'feature_map' not in plain.files['trunk.onnx']
-    assert plain.files['head.onnx'] == made.files['head.onnx']
+    assert plain.files['passes.onnx'] == made.files['passes.onnx']
 
 
 def test_more_channels_are_mixed_and_distances_stay() -> None:

@@ -114,7 +114,7 @@ def compiled(name: str) -> Compiled:
             assert main([*words, *recipe.words]) == 0
         bundle = load_bundle(f'{folder}/{name}')
         return Compiled(bundle, json.loads(said.getvalue().splitlines()[-1]),
-                        session(bundle.trunk_path), session(bundle.head_path))
+                        session(bundle.trunk_path), session(bundle.passes_path))
 
 
 def picture() -> np.ndarray:

@@ -18,7 +18,8 @@ from uncertainty_seg.compiler.frontend.standard_form import take_bytes
 from uncertainty_seg.compiler.head_graphs import add_statistics
 from uncertainty_seg.compiler.precision import halve_weights, unhalvable
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
-from uncertainty_seg.core.uncertainty import maps_from_logits, upsample_bilinear
+from uncertainty_seg.core.grid import upsample_bilinear
+from uncertainty_seg.core.uncertainty import maps_from_logits
 from uncertainty_seg.errors import GraphError
 
 RNG = np.random.default_rng(0)

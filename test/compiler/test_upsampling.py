@@ -13,8 +13,8 @@ import pytest
 from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
 from uncertainty_seg.compiler.head_graphs import add_statistics
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
+from uncertainty_seg.core.grid import upsample_bilinear
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, InputSpec, UPSAMPLINGS
-from uncertainty_seg.core.uncertainty import upsample_bilinear
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import model_digest
 

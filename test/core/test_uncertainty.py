@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from uncertainty_seg.core.grid import upsample_bilinear
 from uncertainty_seg.core.uncertainty import (
     MAP_NAMES,
     MapRequest,
@@ -16,7 +17,6 @@ from uncertainty_seg.core.uncertainty import (
     maps_from_probabilities,
     MAPS_OF_LOGITS,
     UncertaintyMaps,
-    upsample_bilinear,
     USUAL_MAPS,
 )
 from uncertainty_seg.errors import ShapeError

@@ -10,6 +10,7 @@ tested with known answers. It looks at no graph, and what it says about an image
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 import time
 
 import numpy as np
@@ -18,13 +19,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.backends.runner import require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.uncertainty import (
-    MapRequest,
-    maps_from_coarse_logits,
-    maps_from_logits,
-    NO_MORE,
-    UncertaintyMaps,
-)
+from uncertainty_seg.core.uncertainty import PassSums, sums_of_logits
 from uncertainty_seg.errors import BackendError
 
 GAIN = 8.0
@@ -45,8 +40,6 @@ class FakeBackend(Runner):
         The run whose first logit is NaN; 0 for none.
     delay_s : float
         Every run takes this much longer.
-    reduction : str
-        'exact' or 'coarse'.
 
     Notes
     -----
@@ -61,18 +54,15 @@ class FakeBackend(Runner):
 
     def __init__(
         self, card: ModelCard, fail_on_run: int = 0, nan_on_run: int = 0, delay_s: float = 0.0,
-        reduction: str = 'exact',
     ) -> None:
         self._card = card
-        self._reduce = maps_from_coarse_logits if reduction == 'coarse' else maps_from_logits
         self._fail_on_run, self._nan_on_run, self._delay_s = fail_on_run, nan_on_run, delay_s
         self._num_runs = 0
         self._is_closed = False
 
     def run(
         self, image: ImageU8, masks: Mapping[str, NDArray[np.float32]], temperature: float,
-        request: MapRequest = NO_MORE,
-    ) -> UncertaintyMaps:
+    ) -> PassSums:
         if self._is_closed:
             raise BackendError('run of a closed backend', fix='open it again')
         passes = require_inputs(self._card, image, masks)
@@ -86,16 +76,11 @@ class FakeBackend(Runner):
         logits = features[None] * self._factors(masks, passes)[:, :, None, None]
         if self._num_runs == self._nan_on_run:
             logits[0, 0, 0, 0] = np.nan
-        head_s = time.perf_counter()
-        spec = self._card.input
-        maps = self._reduce(
-            logits, spec.height, spec.width, temperature, self._card.upsampling, request)
-        self._timings_ms = {
-            'trunk': (trunk_s - start_s) * 1e3,
-            'head': (head_s - trunk_s) * 1e3,
-            'reduction': (time.perf_counter() - head_s) * 1e3,
-        }
-        return maps
+        sums = sums_of_logits(logits, temperature, self._card.grid_offset)
+        self._timings_ms = {'trunk': (trunk_s - start_s) * 1e3,
+                            'passes': (time.perf_counter() - trunk_s) * 1e3}
+        names = ('p', 'entropy_nats', 'p_squared', 'votes', 'logits')
+        return replace(sums, **{name: getattr(sums, name).astype(np.float32) for name in names})
 
     def close(self) -> None:
         self._is_closed = True

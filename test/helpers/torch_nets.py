@@ -15,7 +15,7 @@ from uncertainty_seg.compiler.capture.masked_reference import run_exact, run_mas
 from uncertainty_seg.compiler.frontend.outputs import OutputForm
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import ones_masks
-from uncertainty_seg.core.uncertainty import upsample_bilinear
+from uncertainty_seg.core.grid import upsample_bilinear
 
 
 class Net(nn.Module):
@@ -52,7 +52,7 @@ def logits_of(net: nn.Module, image: np.ndarray) -> np.ndarray:
 def logits_written(bundle: ModelBundle, image: np.ndarray) -> np.ndarray:
     """Run the two files of a bundle with masks of ones; logits upsampled to the image's size."""
     trunk, head = (onnxruntime.InferenceSession(str(path))
-                   for path in (bundle.trunk_path, bundle.head_path))
+                   for path in (bundle.trunk_path, bundle.passes_path))
     feed = dict(zip([o.name for o in trunk.get_outputs()], trunk.run(None, {'image': image}),
                     strict=True), image=image, **ones_masks(bundle.card.mask_sites, 1))
     logits, = head.run(['logits'], {i.name: feed[i.name] for i in head.get_inputs()})

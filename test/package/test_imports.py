@@ -45,7 +45,7 @@ LIBRARIES = {
     'core': ({'numpy'}, set()),
     'storage': ({'numpy', 'cv2'}, {'rosbags', 'yaml', 'mcap', 'pyarrow', 'tqdm'}),
     # tensorrt: its classes, for the types alone; the module itself is looked for by name.
-    'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'numba', 'tensorrt'}),
+    'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'tensorrt'}),
     'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
     'calibration': ({'numpy', 'cv2'}, {'sklearn', 'scipy', 'matplotlib', 'jinja2', 'ray'}),
     'data': ({'numpy', 'cv2', 'tqdm'}, {'pyarrow', 'ray', 'scipy', 'jinja2', 'matplotlib'}),
@@ -78,16 +78,12 @@ EXCEPTIONS = {
     # Runs what was compiled; imported late (see LATE_MODULES).
     'compiler.checks.pass_checks': ({'onnx'}, set()),
     'compiler.checks.sample_checks': ({'onnx'}, set()),
-    # Upsamples planes.
-    'backends.cpu.reduction': ({'cv2'}, set()),
     'compiler.checks.output_checks': ({'onnx'}, set()),
-    # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
-    'backends.cpu.reduction_kernels': ({'numba'}, set()),
 }
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
-LATE_MODULES = {'backends.cpu.reduction_kernels', 'compiler.checks.pass_checks',
+LATE_MODULES = {'compiler.checks.pass_checks',
                 'compiler.checks.sample_checks',
-                'compiler.checks.output_checks'}
+                'compiler.checks.output_checks', 'compiler.checks.grid_checks'}
 
 
 def complaint(module: str, found: Import) -> str:
@@ -191,11 +187,12 @@ def test_the_package_itself_imports_only_the_standard_library_at_once() -> None:
         ),
         ('ros.node', 'import uncertainty_seg.training.fit.loop', 'ros may not import training'),
         ('ros.node', 'import torch', 'ros.node may not import torch'),
-        ('backends.registry', 'import numba', 'numba may be imported inside a function only'),
+        ('backends.registry', 'import openvino',
+         'openvino may be imported inside a function only'),
         (
-            'backends.registry',
-            'from uncertainty_seg.backends.cpu import reduction_kernels',
-            'reduction_kernels may be imported inside a function only',
+            'training.train',
+            'from uncertainty_seg.compiler.checks import pass_checks',
+            'pass_checks may be imported inside a function only',
         ),
         (
             'backends.registry',
@@ -239,7 +236,7 @@ def test_a_forbidden_import_is_found(
     ('core.gate', 'from . import aggregate\nfrom ..errors import ConfigError\nimport math'),
     ('backends.onnxrt', 'def open():\n    import onnxruntime'),
     ('backends.registry',
-     'def f():\n    from uncertainty_seg.backends.cpu import reduction_kernels'),
+     'def f():\n    from uncertainty_seg.backends.cpu import openvino'),
     ('storage.model_bundle', 'def f():\n    import onnx'),
     ('backends.openvino', 'def open():\n    import openvino'),
     ('ros.node', 'import rclpy\nfrom uncertainty_seg.core import gate'),

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = 'uncertainty_seg'
 ROS = ('rclpy', 'sensor_msgs', 'std_msgs', 'diagnostic_msgs', 'lifecycle_msgs', 'cv_bridge')
-HEAVY = (*ROS, 'torch', 'torchvision', 'onnxruntime', 'numba', 'onnx', 'rosbags', 'tensorrt',
+HEAVY = (*ROS, 'torch', 'torchvision', 'onnxruntime', 'onnx', 'rosbags', 'tensorrt',
          'tensorrt_rtx', 'tensorrt_rtx_bindings', 'openvino', 'nncf', 'safetensors', 'sklearn',
          'pyarrow', 'ray', 'mcap', 'pycocotools')
 # Room -> what must not be needed to import it.
@@ -28,7 +28,7 @@ BLANKED = {
     'storage': HEAVY,
     'backends': HEAVY,
     'cli': (*HEAVY, 'av', 'jinja2', 'matplotlib'),
-    'compiler': (*ROS, 'torch', 'onnxruntime', 'numba', 'rosbags'),
+    'compiler': (*ROS, 'torch', 'onnxruntime', 'rosbags'),
     'sim': HEAVY,
 }
 # Imported late only, which test_package_imports proves.

@@ -133,7 +133,7 @@ def our_maps(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) -> 
 
 def head_logits(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) -> torch.Tensor:
     trunk, head = (onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-                   for path in (bundle.trunk_path, bundle.head_path))
+                   for path in (bundle.trunk_path, bundle.passes_path))
     features = dict(zip([o.name for o in trunk.get_outputs()],
                         trunk.run(None, {'image': image[None]}), strict=True))
     masks = pass_inputs(bundle.card, passes, seed)

@@ -48,7 +48,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
     trunk.graph.output.append(helper.make_tensor_value_info(
         'feature_map', TensorProto.FLOAT, [1, 3, 12, 16]))
     write_bundle(root / 'tiny', tiny_card(feature_shape=(3, 12, 16)), {
-        'trunk.onnx': trunk.SerializeToString(), 'head.onnx': tiny_head().SerializeToString()})
+        'trunk.onnx': trunk.SerializeToString(), 'passes.onnx': tiny_head().SerializeToString()})
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = main(['calibrate', str(root / 'tiny'), '--train', str(root / 'train'), '--val',

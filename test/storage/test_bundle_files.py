@@ -24,13 +24,13 @@ from uncertainty_seg.storage.model_bundle import (
     write_bundle,
 )
 
-FILES = ('card.json', 'calibration.json', 'trunk.onnx', 'head.onnx')
+FILES = ('card.json', 'calibration.json', 'trunk.onnx', 'passes.onnx')
 
 
 def bundle_of(folder: Path, head: onnx.ModelProto, **more: bytes) -> Path:
     """Write a bundle with another head, and files whose dots are written as two underscores."""
     files = {'trunk.onnx': tiny_trunk().SerializeToString(),
-             'head.onnx': head.SerializeToString()}
+             'passes.onnx': head.SerializeToString()}
     write_bundle(folder, tiny_card(), files | {
         name.replace('__', '.'): data for name, data in more.items()})
     return folder
@@ -184,7 +184,7 @@ def test_weights_outside_of_their_graph_are_refused(tmp_path: Path, where: str) 
     tensors[0].ClearField('raw_data')
     tensors[0].data_location = TensorProto.EXTERNAL
     tensors[0].external_data.add(key='location', value='trunk.onnx')
-    with pytest.raises(ModelBundleError, match='head.onnx'):
+    with pytest.raises(ModelBundleError, match='passes.onnx'):
         load_bundle(bundle_of(tmp_path / 'b', head))
 
 

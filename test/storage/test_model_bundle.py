@@ -81,7 +81,7 @@ def test_a_card_that_is_wrong_is_refused(
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
-    files = {'trunk.onnx': b'hello', 'head.onnx': tiny_head().SerializeToString()}
+    files = {'trunk.onnx': b'hello', 'passes.onnx': tiny_head().SerializeToString()}
     write_bundle(tmp_path / 'b', tiny_card(), files)
     with pytest.raises(ModelBundleError):
         load_bundle(str(tmp_path / 'b'))
@@ -137,7 +137,7 @@ def test_the_shipped_bundles_load_calibrated_and_stay_small(name: str) -> None:
         assert 0 < bundle.card.metrics[key] < 1
     for text in (bundle.card.training, bundle.card.license, bundle.card.not_good_for):
         assert len(text) > 10
-    for path in (bundle.trunk_path, bundle.head_path):
+    for path in (bundle.trunk_path, bundle.passes_path):
         assert onnx.load(str(path)).opset_import[0].version == 17
 
 

@@ -95,7 +95,7 @@ def test_a_byte_changed_anywhere_stops_the_start(
 ) -> None:
     names = sorted(path.name for path in signed.iterdir())
     assert names == ['SHA256SUMS', 'SHA256SUMS.sig', 'calibration.json', 'card.json',
-                     'head.onnx', 'trunk.onnx']
+                     'passes.onnx', 'trunk.onnx']
     for name in names:
         folder = shutil.copytree(signed, tmp_path / f'changed {name}')
         data = bytearray((folder / name).read_bytes())
@@ -127,8 +127,8 @@ def test_no_stale_signature_is_left_by_what_changes_a_bundle(
 
 
 def test_a_damaged_bundle_is_not_signed(tiny_bundle: Path, keys: KeyPair) -> None:
-    (tiny_bundle / 'head.onnx').write_bytes(b'other')
-    with pytest.raises(ModelBundleError, match='head.onnx'):
+    (tiny_bundle / 'passes.onnx').write_bytes(b'other')
+    with pytest.raises(ModelBundleError, match='passes.onnx'):
         sign_bundle(tiny_bundle, signatures.read_private_key(keys.private))
     assert not (tiny_bundle / 'SHA256SUMS.sig').exists()
 

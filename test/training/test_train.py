@@ -520,7 +520,7 @@ def run(model: bytes, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def logits_of(folder: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     features = run((folder / 'trunk.onnx').read_bytes(), {'image': IMAGE})
-    head = (folder / 'head.onnx').read_bytes()
+    head = (folder / 'passes.onnx').read_bytes()
     taken = {entry.name for entry in onnx.load_from_string(head).graph.input}
     return run(head, {name: value for name, value in {**features, **inputs}.items()
                       if name in taken})['logits']

@@ -8,6 +8,6 @@ One frame: image in, maps, scores and verdict out, in numpy (OpenCV where images
 
 __all__ = [
     'arrays', 'bundle', 'calibration', 'dropout_masks', 'frame_guard', 'frame_loop', 'gate',
-    'image_codec', 'model_card', 'pipeline', 'plausibility', 'preprocess', 'render',
+    'grid', 'image_codec', 'model_card', 'pipeline', 'plausibility', 'preprocess', 'render',
     'scores.density', 'scores.image', 'scores.vector', 'settings', 'status', 'uncertainty',
 ]

@@ -26,7 +26,6 @@ import torch
 from torch import nn
 
 from uncertainty_seg.compiler.capture.export import export_marked, load_weights
-from uncertainty_seg.compiler.checks.grid_checks import choose_grid
 from uncertainty_seg.compiler.compile import (
     compile_ensemble,
     compile_graph,
@@ -508,6 +507,8 @@ def make_bundle(
         If weights are missing or those of another network.
 
     """
+    from uncertainty_seg.compiler.checks.grid_checks import choose_grid
+
     files, spec = weights_files(recipe, weights), input_of(recipe)
     graphs = _compiled(recipe, data.num_classes, [
         export_marked(_finished_net(recipe, data.num_classes, file), spec) for file in files])

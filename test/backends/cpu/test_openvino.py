@@ -136,7 +136,7 @@ def test_bf16_is_refused_where_the_processor_would_quietly_do_without(
 def test_graphs_of_16_bits_run(tmp_path: Path, precision: str, most: float) -> None:
     exact = load_bundle('pipeline')
     files = {path.name: to_precision(onnx.load(str(path)), precision).SerializeToString()
-             for path in (exact.trunk_path, exact.head_path)}
+             for path in (exact.trunk_path, exact.passes_path)}
     write_bundle(tmp_path / 'b', dataclasses.replace(exact.card, precision=precision), files)
     bundle = load_bundle(str(tmp_path / 'b'))
     plain = closed(OpenVinoBackend(exact, SETTINGS), exact, 20)

@@ -153,7 +153,7 @@ def test_a_lock_keeps_another_process_out(cache: EngineCache) -> None:
 
 # Results of the self-check ----------------------------------------------------------------------
 
-CARD = tiny_card(sha256={'trunk.onnx': 'aa' * 32, 'head.onnx': 'bb' * 32})
+CARD = tiny_card(sha256={'trunk.onnx': 'aa' * 32, 'passes.onnx': 'bb' * 32})
 CHECKED = SelfCheckKey.of(CARD, 'tensorrt', '10.3.0', 'fp16', 'Orin')
 
 

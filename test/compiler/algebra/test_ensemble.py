@@ -127,7 +127,7 @@ def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
     card = tiny_card(method='deep_ensemble', members=3, passes=3, dropout_sites=sites,
                      input=SPEC, logits_shape=(3, 24, 32))
     write_bundle(tmp_path / 'tiny', card, {'trunk.onnx': trunk.SerializeToString(),
-                                           'head.onnx': head.SerializeToString()})
+                                           'passes.onnx': head.SerializeToString()})
     settings = Settings(threads=1, reduction='exact')
     backend = OnnxRuntimeBackend(load_bundle(str(tmp_path / 'tiny')), settings)
     try:

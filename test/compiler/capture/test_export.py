@@ -58,7 +58,7 @@ def session(data: bytes) -> onnxruntime.InferenceSession:
 def run_compiled(
     compiled: CompiledGraphs, image: np.ndarray, masks: dict[str, np.ndarray]
 ) -> np.ndarray:
-    trunk, head = session(compiled.files['trunk.onnx']), session(compiled.files['head.onnx'])
+    trunk, head = session(compiled.files['trunk.onnx']), session(compiled.files['passes.onnx'])
     names = [o.name for o in trunk.get_outputs()]
     features = dict(zip(names, trunk.run(None, {'image': image}), strict=True))
     return head.run(None, {**features, **masks})[0]

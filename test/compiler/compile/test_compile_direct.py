@@ -109,7 +109,7 @@ def test_a_log_variance_that_overflows_is_finite_or_not_confident(
     from onnx import helper
 
     # What the net cannot be trained to, a broken device may still hand over.
-    trunk = onnx.load(str(bundle.head_path))
+    trunk = onnx.load(str(bundle.passes_path))
     split = next(n for n in trunk.graph.node if 'noise_s' in n.output)
     split.output[1] = 'noise_before'
     value = helper.make_tensor('noise_broken', 1, [1, 1, 1, 1], [log_variance])
@@ -118,7 +118,7 @@ def test_a_log_variance_that_overflows_is_finite_or_not_confident(
     trunk.graph.node.insert(at, helper.make_node('Expand', ['noise_broken', 'noise_size'],
                                                  ['noise_s']))
     trunk.graph.node.insert(at, helper.make_node('Shape', ['noise_before'], ['noise_size']))
-    onnx.save(trunk, str(bundle.head_path))
+    onnx.save(trunk, str(bundle.passes_path))
     with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
         maps = backend.run(IMAGE, pass_inputs(bundle.card, 1, 0), 1.0)
     is_nan = np.isnan(maps.confidence).all()

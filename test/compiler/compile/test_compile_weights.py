@@ -49,7 +49,7 @@ def compiled(net: nn.Module, folder: Path, **options: object) -> object:
 
 
 def halves(bundle: ModelBundle) -> set[str]:
-    parts = [onnx.load(str(path)) for path in (bundle.trunk_path, bundle.head_path)]
+    parts = [onnx.load(str(path)) for path in (bundle.trunk_path, bundle.passes_path)]
     return {t.name for part in parts for t in part.graph.initializer
             if t.data_type == onnx.TensorProto.FLOAT16}
 

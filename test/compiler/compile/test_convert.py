@@ -62,7 +62,7 @@ def test_all_three_graphs_are_of_sixteen_bits_and_claim_nothing(
     assert (made.card.name, made.card.precision, made.card.metrics) == ('variant', precision, {})
     assert made.calibration is None
     kind = {'fp16': onnx.TensorProto.FLOAT16, 'bf16': onnx.TensorProto.BFLOAT16}[precision]
-    for name in ('trunk.onnx', 'head.onnx', 'head_stats.onnx'):
+    for name in ('trunk.onnx', 'passes.onnx', 'head_stats.onnx'):
         graph = onnx.load(str(tmp_path / 'variant' / name)).graph
         assert kind in {tensor.data_type for tensor in graph.initializer}, name
 

@@ -25,8 +25,8 @@ from scipy import stats
 
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks, pass_inputs
+from uncertainty_seg.core.grid import upsample_bilinear
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import upsample_bilinear
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -131,7 +131,7 @@ class Written:
 
     def __init__(self, bundle: ModelBundle) -> None:
         self.bundle, self.card = bundle, bundle.card
-        self._trunk, self._head = _session(bundle.trunk_path), _session(bundle.head_path)
+        self._trunk, self._head = _session(bundle.trunk_path), _session(bundle.passes_path)
         self._wanted = {info.name for info in self._head.get_inputs()}
 
     def logits(self, image: Array, masks: Mapping[str, Array]) -> Array:

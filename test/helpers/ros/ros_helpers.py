@@ -11,9 +11,8 @@ publisher and subscriber have found each other, publishes, and waits for what mu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 import fcntl
-import functools
 from importlib import import_module
 from importlib.util import find_spec
 import os
@@ -27,9 +26,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from uncertainty_seg.backends.cpu.reduction import load_kernels
-from uncertainty_seg.errors import BackendUnavailableError
 
 ROOT = Path(__file__).resolve().parents[3]
 FAULT_NODE = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_fault_node.py')]
@@ -146,17 +142,6 @@ class Process:
                 self._process.wait()
 
 
-@functools.lru_cache(maxsize=1)
-def compile_loops() -> None:
-    """
-    Have numba's cache filled before a node of the tiny bundle is started, and waited for.
-
-    Where it is empty and the machine is busy, a start takes longer than any test waits for one.
-    """
-    with suppress(BackendUnavailableError):  # then the node says so
-        load_kernels()
-
-
 def node_arguments(
     bundle: Path, program: Sequence[str] = NODE, **parameters: Any
 ) -> list[str]:
@@ -165,7 +150,6 @@ def node_arguments(
 
     The tests send the same images under stamps that they count; those of age and freeze say so.
     """
-    compile_loops()
     values = {'model': bundle, 'backend': 'onnxruntime', 'max_age_s': 0.0, 'max_repeats': -1,
               **parameters}
     words = [*program, '--ros-args', '-r', 'image:=/cam']
