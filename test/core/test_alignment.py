@@ -23,7 +23,7 @@ from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.preprocess import Geometry, unfit_label
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import MapRequest, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import ImageError
 
 FITS = ('letterbox', 'stretch')
@@ -31,14 +31,14 @@ FITS = ('letterbox', 'stretch')
 SIZES = [(48, 64), (96, 128), (480, 640), (720, 1280), (1280, 720), (481, 641), (97, 131),
          (47, 63), (49, 65), (24, 32), (10, 7), (7, 10), (3, 3), (2, 2), (1, 1), (20, 1000),
          (1000, 20), (1, 40), (33, 1), (45, 3000)]
-MAPS = ('entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric')
+MAPS = ('entropy', 'mutual_information', 'variation_ratio', 'total_variance')
 
 
 class Brightness(CheckedBackend):
     """
-    Says of each pixel of the network whether it is bright; every map is the brightness.
+    Three passes are sure of class 0 where a pixel is dark, and all differ where it is bright.
 
-    Maps that are all the same contradict each other, so it counts as checked and is not.
+    One image may have the sums of another here, so it counts as checked and is not.
     """
 
     name = 'brightness'
@@ -47,16 +47,15 @@ class Brightness(CheckedBackend):
     def __init__(self) -> None:
         pass
 
-    def run_and(
-        self, work: Any, image: Any, masks: Any, temperature: float, request: MapRequest
-    ) -> Any:
-        maps = self.run(image, masks, temperature)
-        return maps, work(maps)
+    def run(self, image: Any, masks: Any, temperature: float) -> PassSums:
+        is_bright = image[..., 0] > 127
 
-    def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
-        values = (image[..., 0] / 255).astype(np.float32)
-        label = (image[..., 0] > 127).astype(np.uint8)
-        return UncertaintyMaps(label, *(values.copy() for _ in range(6)))
+        def planes(bright: Any, dark: Any) -> Any:
+            return np.where(is_bright, *(np.float32(v).reshape(-1, 1, 1) for v in (bright, dark)))
+
+        still = np.zeros(is_bright.shape, np.float32)
+        return PassSums(3, planes([0.9, 1.2, 0.9], [3, 0, 0]), still, still + 3,
+                        planes([1, 1, 1], [3, 0, 0]), planes([0, 0, 0], [0, 0, 0]))
 
     def close(self) -> None:
         return None
@@ -64,7 +63,8 @@ class Brightness(CheckedBackend):
 
 def pipeline_of(fit: str, width: int = TINY_WIDTH, height: int = TINY_HEIGHT) -> Pipeline:
     spec = InputSpec(width, height, fit, 'bgr', (0, 0, 0), (1, 1, 1))
-    bundle = ModelBundle(folder=Path(), card=tiny_card(input=spec), calibration=None)
+    bundle = ModelBundle(folder=Path(), card=tiny_card(
+        input=spec, logits_shape=(3, height, width)), calibration=None)
     return Pipeline(bundle, Brightness(), Settings(), temperature=1.0)
 
 
@@ -114,7 +114,7 @@ def test_the_mask_is_the_checkerboard_but_for_one_pixel_of_the_network_at_its_ed
         assert values.shape == size
         np.testing.assert_array_equal(values[is_sure] > 0.5, board[is_sure] == 1)
     np.testing.assert_array_equal(result.confidence_at_source()[is_sure] > 127,
-                                  board[is_sure] == 1)
+                                  board[is_sure] == 0)
 
 
 @pytest.mark.parametrize('size', [(12, 64), (24, 128), (48, 20), (96, 40)])

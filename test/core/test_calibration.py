@@ -33,14 +33,14 @@ def signed(facts: dict[str, Any]) -> str:
 
 def test_a_calibration_makes_the_round_trip() -> None:
     other = dataclasses.replace(GOOD, mask_draw='stratified', floors={'entropy.mean': 0.1},
-                                carried_error=0.005, reductions=('coarse',))
+                                carried_error=0.005)
     for made in (GOOD, other):
         assert calibration_from_json(calibration_to_json(made)) == made
 
 
 def test_a_calibration_of_an_older_release_is_to_be_made_again() -> None:
     facts = json.loads(calibration_to_json(GOOD))
-    assert facts.pop('schema') == 2
+    assert facts.pop('schema') == 3
     for old in (facts, {**facts, 'pass_steps': None, 'num_folds': 3}, {**facts, 'schema': 1}):
         with pytest.raises(CalibrationError, match='schema 1'):
             calibration_from_json(signed(old))
@@ -80,7 +80,7 @@ NAN, INF = float('nan'), float('inf')
     ('floors', [{'entropy.mean': value} for value in (NAN, -0.1, 1.1)]),
     ('gate_scores', [(), ('entropy.top',)]), ('temperature', [NAN, 0.0, 100.0]),
     ('thresholds', [{'entropy.mean': value} for value in (NAN, 0.0, 1.0)]),
-    ('unknown_temperature', [NAN, 0.9, 100.0]), ('reductions', [(), ('fine',)]),
+    ('unknown_temperature', [NAN, 0.9, 100.0]),
     ('carried_error', [NAN, -0.1, 1.0]),
     ('damage_limits', [{'bogus': 1.0}, *({'row_seam': value} for value in (0.0, NAN, INF))]),
 ])
@@ -90,7 +90,7 @@ def test_limits_that_cannot_judge_are_refused(name: str, values: list[object]) -
             dataclasses.replace(GOOD, **{name: value})
 
 
-@pytest.mark.parametrize('text', ['', '{}', '[1]', '{"passes": 20}', '{"schema": 2}'])
+@pytest.mark.parametrize('text', ['', '{}', '[1]', '{"passes": 20}', '{"schema": 3}'])
 def test_a_damaged_file_is_refused(text: str) -> None:
     with pytest.raises(CalibrationError, match=r'calibration\.json'):
         calibration_from_json(text)

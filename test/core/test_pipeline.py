@@ -12,10 +12,11 @@ from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, reduction_of
+from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
-from uncertainty_seg.core.settings import NEW_REDUCTION, Settings, settings_from_dict
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import (
     BackendError,
     CalibrationError,
@@ -53,20 +54,20 @@ def test_the_padding_of_the_letterbox_counts_in_no_score(tiny_bundle: Path) -> N
     wide = np.zeros((40, 400, 3), np.uint8)
     wide[..., 0] = 255
     narrow, full = last(open_tiny(tiny_bundle), wide), last(open_tiny(tiny_bundle), BLUE)
-    inside = narrow.maps.cut(narrow.geometry.rows, narrow.geometry.columns).entropy
-    assert narrow.maps.entropy.mean() > inside.mean() + 0.05  # the grey padding is less certain
+    inside = narrow.at_grid.cut(*narrow.grid.part(
+        narrow.geometry.rows, narrow.geometry.columns)).entropy
+    assert narrow.at_grid.entropy.mean() > inside.mean() + 0.05  # grey padding is less certain
     assert narrow.scores['entropy.mean'] == pytest.approx(inside.mean(), rel=1e-5)
     assert narrow.scores['entropy.top'] <= inside.max()
-    assert full.scores['entropy.mean'] == pytest.approx(full.maps.entropy.mean(), rel=1e-5)
+    assert full.scores['entropy.mean'] == pytest.approx(full.at_grid.entropy.mean(), rel=1e-5)
 
 
 def test_the_same_frame_twice_gives_the_same_bytes(tiny_bundle: Path) -> None:
-    pipeline = open_tiny(tiny_bundle, dataclasses.replace(EASY, map='unknown'))
+    pipeline = open_tiny(tiny_bundle)
     one, two = pipeline.process(GREY, 1), pipeline.process(GREY, 2)
-    assert 'unknown' in one.maps.present and 'energy' not in one.maps.present
-    assert one.maps.present == two.maps.present
-    for name in one.maps.present:
-        assert getattr(one.maps, name).tobytes() == getattr(two.maps, name).tobytes()
+    for name in ('confidence', *MAP_NAMES):
+        assert one.maps.of(name).tobytes() == two.maps.of(name).tobytes()
+    assert one.label.tobytes() == two.label.tobytes()
 
 
 def test_per_frame_masks_depend_on_the_stamp_alone(tiny_bundle: Path) -> None:
@@ -121,17 +122,18 @@ class RoundingBackend(DeafBackend):
     """Computes equal passes in float32: their variance is not quite 0."""
 
     def run(self, image, masks, temperature):
-        maps = super().run(image, masks, temperature)
-        return dataclasses.replace(maps, total_variance=maps.total_variance + np.float32(2.4e-7))
+        sums = super().run(image, masks, temperature)
+        return dataclasses.replace(
+            sums, p_squared=sums.p_squared + np.float32(2.4e-7) * sums.passes)
 
 
 class RandomBackend(FakeBackend):
     """Is random by itself."""
 
     def run(self, image, masks, temperature):
-        maps = super().run(image, masks, temperature)
-        noise = np.random.default_rng().random(maps.entropy.shape, np.float32) * 0.01
-        return dataclasses.replace(maps, mutual_information=maps.mutual_information + noise)
+        sums = super().run(image, masks, temperature)
+        noise = np.random.default_rng().random(sums.entropy_nats.shape, np.float32) * 0.01
+        return dataclasses.replace(sums, entropy_nats=sums.entropy_nats - noise)
 
 
 def test_masks_that_are_not_what_makes_passes_differ_are_refused(tiny_bundle: Path) -> None:
@@ -146,7 +148,6 @@ def test_masks_that_are_not_what_makes_passes_differ_are_refused(tiny_bundle: Pa
     ({'passes': 9}, {}, 'passes is 9.* 8'), ({'precision': 'bf16'}, {}, 'bf16.* fp32'),
     ({'mask_policy': 'per_frame'}, {}, 'per_frame.* fixed'), ({'seed': 5}, {}, 'seed is 5.* 0'),
     ({}, {'mask_draw': 'stratified'}, 'independent.* stratified'),
-    ({'reduction': 'exact'}, {'reductions': ('coarse',)}, 'exact.* coarse'),
     ({}, {'precision': 'bf16'}, 'fp32.* bf16'),
     ({'precision': 'fp32'}, {'precision': 'bf16'}, 'fp32.* bf16'),
 ])
@@ -171,7 +172,7 @@ def test_another_seed_is_refused_while_it_runs_where_there_is_a_gate(tiny_bundle
 
 
 @pytest.mark.parametrize(('name', 'other'), [
-    ('mask_policy', 'per_frame'), ('precision', 'bf16'), ('reduction', 'coarse')])
+    ('mask_policy', 'per_frame'), ('precision', 'bf16')])
 def test_what_the_limits_are_for_cannot_be_changed_while_it_runs(
     tiny_bundle: Path, name: str, other: str
 ) -> None:
@@ -212,21 +213,6 @@ def test_a_calibration_made_in_bf16_holds_for_bf16(
     bundle = with_calibration(load_bundle(str(tiny_bundle)), precision='bf16')
     pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings(precision='bf16'))
     assert pipeline.precision == 'bf16'
-
-
-def test_the_reduction_is_the_calibrations_unless_it_is_named(tiny_bundle: Path) -> None:
-    bundle = load_bundle(str(tiny_bundle))
-    coarse = with_calibration(bundle, reductions=('coarse',))
-    assert reduction_of(bundle, Settings()) == 'exact'
-    assert reduction_of(coarse, Settings()) == 'coarse'
-    assert reduction_of(coarse, Settings(reduction='exact')) == 'exact'
-    assert reduction_of(dataclasses.replace(coarse, calibration=None),
-                        Settings()) == NEW_REDUCTION
-    Pipeline(coarse, FakeBackend(bundle.card), Settings(reduction='coarse'))
-    both = with_calibration(bundle, reductions=('coarse', 'exact'))
-    assert reduction_of(both, Settings()) == 'coarse'
-    for reduction in ('auto', 'coarse', 'exact'):
-        Pipeline(both, FakeBackend(bundle.card), Settings(reduction=reduction))
 
 
 class TellingBackend(FakeBackend):
@@ -441,15 +427,11 @@ def test_cameras_share_the_network_and_its_masks_but_not_the_gate(tiny_bundle: P
     assert front.verdict.is_confident and not down.verdict.is_confident
 
 
-def test_a_map_is_there_for_the_frames_after_it_was_asked_for_and_no_longer(
-    tiny_bundle: Path,
-) -> None:
-    pipeline = open_tiny(tiny_bundle)
-    assert pipeline.measure(GREY).maps.unknown is None
-    begun = pipeline.begin()
-    pipeline.want(('unknown', 'entropy'))
-    result = pipeline.measure(GREY, epoch=begun)
-    assert result.maps.unknown is not None and result.maps.margin is None
-    assert pipeline.begin() is begun  # what judges is left alone
-    pipeline.want(())
-    assert pipeline.measure(GREY).maps.unknown is None
+def test_every_map_may_be_asked_for_afterwards_and_none_is_made_before(tiny_bundle: Path) -> None:
+    result = open_tiny(tiny_bundle).process(GREY)
+    assert 'maps' not in vars(result) and not {'unknown', 'energy'} & set(vars(result.at_grid))
+    for name in MAP_NAMES:
+        assert result.map_at_source(name).shape == GREY.shape[:2]
+    assert result.maps.entropy.shape == (48, 64) and result.at_grid.entropy.shape == (12, 16)
+    with pytest.raises(ConfigError, match='entropie'):
+        result.map_at_source('entropie')

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
+from uncertainty_seg.core.grid import Grid
 from uncertainty_seg.core.pipeline import FrameResult, NOT_JUDGED
 from uncertainty_seg.core.preprocess import Geometry
 from uncertainty_seg.core.render import (
@@ -46,7 +47,8 @@ def test_two_maps_are_the_same_pixel_by_pixel_in_a_picture_of_any_height() -> No
 def test_confidence_is_rounded_to_bytes_and_what_is_no_number_is_zero() -> None:
     values = np.array([[0, 0.3333, 0.5, 0.999, 1, np.nan]], np.float32)
     geometry = Geometry(1, 6, slice(0, 1), slice(0, 6))
-    result = FrameResult(0, geometry, SimpleNamespace(confidence=values), {}, NOT_JUDGED, {}, 1)
+    result = FrameResult(0, geometry, Grid(1, 6, 1, 6), SimpleNamespace(confidence=values), {},
+                         NOT_JUDGED, {}, 1)
     assert result.confidence_at_source().tolist() == [[0, 85, 128, 255, 255, 0]]
     assert np.isnan(values[0, -1])  # the map itself stays as it is
 

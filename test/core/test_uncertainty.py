@@ -1,25 +1,24 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The definitions of the maps: known answers, bounds, and what NaN does."""
 
-from collections.abc import Callable
-
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from some_maps import maps_of_probabilities
 
-from uncertainty_seg.core.grid import upsample_bilinear
+from uncertainty_seg.core.grid import Grid
 from uncertainty_seg.core.uncertainty import (
+    grid_maps,
+    image_maps,
     MAP_NAMES,
-    MapRequest,
-    maps_from_coarse_logits,
     maps_from_logits,
-    maps_from_probabilities,
-    MAPS_OF_LOGITS,
-    UncertaintyMaps,
-    USUAL_MAPS,
+    PassSums,
+    sums_of_logits,
 )
-from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.errors import ConfigError, ShapeError
+
+FLOAT_MAPS = ('confidence', *MAP_NAMES)
 
 
 def random_probs(seed: int, passes: int, num_classes: int) -> np.ndarray:
@@ -30,8 +29,7 @@ def random_probs(seed: int, passes: int, num_classes: int) -> np.ndarray:
 
 @pytest.mark.parametrize('num_classes', [2, 3, 8])
 def test_full_disagreement_of_c_passes_gives_one_everywhere(num_classes: int) -> None:
-    probs = np.eye(num_classes)[:, :, None, None]
-    maps = maps_from_probabilities(probs)
+    maps = maps_of_probabilities(np.eye(num_classes)[:, :, None, None])
     assert maps.mutual_information[0, 0] == pytest.approx(1)
     assert maps.entropy[0, 0] == pytest.approx(1)
     assert maps.aleatoric[0, 0] == 0
@@ -42,63 +40,98 @@ def test_full_disagreement_of_c_passes_gives_one_everywhere(num_classes: int) ->
 
 def test_identical_passes_give_no_mutual_information_and_keep_their_entropy() -> None:
     one = np.array([0.7, 0.2, 0.1])
-    maps = maps_from_probabilities(np.tile(one[None, :, None, None], (5, 1, 2, 2)))
+    maps = maps_of_probabilities(np.tile(one[None, :, None, None], (5, 1, 2, 2)))
     expected = -(one * np.log(one)).sum() / np.log(3)
     assert maps.mutual_information == pytest.approx(0, abs=1e-7)
     assert maps.entropy == pytest.approx(expected, abs=1e-6)
     assert maps.aleatoric == pytest.approx(expected, abs=1e-6)
     assert not maps.variation_ratio.any()
-    assert not maps.total_variance.any()
+    assert maps.total_variance == pytest.approx(0, abs=1e-12)
+
+
+def test_the_sums_of_passes_equal_plain_numpy() -> None:
+    z = np.random.default_rng(3).normal(0, 3, (7, 4, 5, 6))
+    p = np.exp(z / 1.5) / np.exp(z / 1.5).sum(1, keepdims=True)
+    sums = sums_of_logits(z, 1.5)
+    np.testing.assert_allclose(sums.p, p.sum(0))
+    np.testing.assert_allclose(sums.entropy_nats, -(p * np.log(p)).sum((0, 1)))
+    np.testing.assert_allclose(sums.p_squared, (p**2).sum((0, 1)))
+    np.testing.assert_allclose(sums.logits, z.sum(0))
+    votes = np.stack([(p.argmax(1) == c).sum(0) for c in range(4)])
+    np.testing.assert_array_equal(sums.votes, votes)
+    maps = grid_maps(sums)
+    np.testing.assert_allclose(maps.total_variance, p.var(0).sum(0), rtol=1e-6)
+    tie = sums_of_logits(np.zeros((2, 3, 1, 1)))
+    assert tie.votes.ravel().tolist() == [2, 2, 2]  # each of equals
 
 
 @hypothesis.given(st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 7))
 @hypothesis.settings(max_examples=60, deadline=None)
-def test_maps_stay_in_their_ranges_and_mi_below_entropy(seed: int, t: int, c: int) -> None:
+def test_maps_stay_in_their_ranges_and_fit_together(seed: int, t: int, c: int) -> None:
     z = np.random.default_rng(seed).normal(0, 1 + seed % 40, (t, c, 3, 4))
-    eps, bound = 1e-6, 1 - 1 / min(c, t)
-    for maps in (maps_from_probabilities(random_probs(seed, t, c)),
-                 maps_from_coarse_logits(z, 11, 16)):
-        assert (maps.mutual_information >= 0).all() and (maps.aleatoric >= -eps).all()
-        assert (maps.mutual_information <= maps.entropy + eps).all()
-        assert (maps.entropy <= 1 + eps).all() and (maps.confidence >= 1 / c - eps).all()
+    eps, bound = 2e-6, 1 - 1 / min(c, t)
+    for maps in (maps_of_probabilities(random_probs(seed, t, c)),
+                 maps_from_logits(z, Grid(3, 4, 11, 16)),
+                 maps_from_logits(z, Grid(3, 4, 11, 16, 'align_corners', (0.2, 0.3)))):
+        for name in FLOAT_MAPS if maps.logits.shape[1] > 3 else FLOAT_MAPS[:-1]:
+            values = maps.of(name)
+            assert ((-1e-6 <= values) & (values <= 1 + eps)).all(), name
+        assert (maps.confidence >= 1 / c - eps).all()
         assert (maps.variation_ratio <= bound + eps).all()
         assert (maps.total_variance <= bound + eps).all()
-        np.testing.assert_allclose(
-            maps.entropy, maps.mutual_information + maps.aleatoric, atol=2e-6)
+        rest = maps.least_confidence
+        assert (maps.margin >= rest * c / (c - 1) - 1e-5).all()
+        assert (maps.margin <= np.minimum(2 * rest, 1) + 1e-5).all()
+        assert (maps.unknown >= maps.entropy - 1e-5).all()
+    assert maps.label.dtype == np.uint8 and maps.entropy.dtype == np.float32
+
+
+@hypothesis.given(st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 7))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_at_the_grid_mutual_information_and_the_aleatoric_part_are_the_entropy(
+    seed: int, t: int, c: int
+) -> None:
+    maps = maps_of_probabilities(random_probs(seed, t, c))
+    np.testing.assert_allclose(
+        maps.entropy, maps.mutual_information + maps.aleatoric, atol=2e-6)
 
 
 def test_one_nan_in_one_pass_makes_every_map_nan_at_that_pixel_only() -> None:
     probs = random_probs(0, 4, 3)
     probs[2, 1, 1, 2] = np.nan
-    maps = maps_from_probabilities(probs, ALL)
-    # What is made of logits is interpolated, and its neighbours have a share of it.
-    for name in {*MAP_NAMES, 'confidence'} - set(MAPS_OF_LOGITS):
-        broken = np.isnan(getattr(maps, name))
+    maps = maps_of_probabilities(probs)
+    for name in FLOAT_MAPS:
+        broken = np.isnan(maps.of(name))
         assert broken[1, 2], name
         assert broken.sum() == 1, name
 
 
-def test_upsampling_equals_torch() -> None:
-    torch = pytest.importorskip('torch')
-    values = np.random.default_rng(1).normal(size=(2, 3, 5, 7))
-    ours = upsample_bilinear(values, 13, 28)
-    theirs = torch.nn.functional.interpolate(
-        torch.from_numpy(values), (13, 28), mode='bilinear', align_corners=False).numpy()
-    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+def test_a_nan_at_the_grid_makes_the_maps_of_the_image_nan_around_it() -> None:
+    z = np.random.default_rng(7).normal(size=(4, 3, 4, 6))
+    z[2, 1, 1, 2] = np.nan
+    grid = Grid(4, 6, 16, 24)
+    touched = np.isnan(grid.spread(z)).any((0, 1))
+    assert 0 < touched.sum() < touched.size
+    maps = maps_from_logits(z, grid)
+    for name in FLOAT_MAPS:
+        np.testing.assert_array_equal(np.isnan(maps.of(name)), touched, err_msg=name)
 
 
 @pytest.mark.parametrize('shape', [(3, 2, 4), (0, 2, 4, 4), (3, 1, 4, 4)])
-def test_other_shapes_are_refused_in_words(shape: tuple[int, ...]) -> None:
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError):
-        maps_from_probabilities(np.zeros(shape))
+        sums_of_logits(np.zeros(shape))
 
 
-ALL = MapRequest.of(MAP_NAMES)
+def test_an_unknown_map_is_refused() -> None:
+    maps = maps_of_probabilities(random_probs(0, 2, 3))
+    with pytest.raises(ConfigError, match='entropie'):
+        maps.of('entropie')
 
 
 def test_more_maps_of_known_probabilities() -> None:
     one = np.array([[0.7, 0.3], [0.5, 0.5]]).T[None, :, None]  # (1, 2, 1, 2)
-    maps = maps_from_probabilities(one, MapRequest.of(MAP_NAMES, 2.0))
+    maps = maps_of_probabilities(one, 2.0)
     np.testing.assert_allclose(maps.margin, [[0.6, 1.0]], atol=1e-6)
     np.testing.assert_allclose(maps.least_confidence, [[0.3, 0.5]], atol=1e-6)
     soft = 0.7 ** 0.5 / (0.7 ** 0.5 + 0.3 ** 0.5)
@@ -106,71 +139,67 @@ def test_more_maps_of_known_probabilities() -> None:
     np.testing.assert_allclose(maps.unknown, [[known, 1.0]], atol=1e-6)
 
 
-@pytest.mark.parametrize('define', [maps_from_logits, maps_from_coarse_logits])
-def test_energy_of_known_logits(define: Callable[..., UncertaintyMaps]) -> None:
+def test_energy_of_known_logits() -> None:
     z = np.array([[8.0, -8.0], [0.0, 16.0]])[:, :, None, None]  # two passes, means 4 and 4
-    maps = define(z, 1, 1, request=ALL)
+    grid = Grid(1, 1, 1, 1)
+    maps = maps_from_logits(z, grid)
     assert maps.energy[0, 0] == pytest.approx(1 / (1 + np.exp((4 + np.log(2)) / 8)))
-    hot = define(z, 1, 1, 3.0, request=ALL)  # no temperature counts
-    assert hot.energy == maps.energy
-    assert define(z + 5, 1, 1, request=ALL).energy < maps.energy
-
-
-@hypothesis.given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 9))
-@hypothesis.settings(max_examples=40, deadline=None)
-def test_more_maps_lie_in_0_to_1_and_fit_together(seed: int, t: int, c: int) -> None:
-    z = np.random.default_rng(seed).normal(size=(t, c, 3, 4)) * (1 + seed % 20)
-    for reduce in (maps_from_logits, maps_from_coarse_logits):
-        maps = reduce(z, 6, 8, request=ALL)
-        for name in MAP_NAMES:
-            values = getattr(maps, name)
-            assert ((-1e-6 <= values) & (values <= 1 + 1e-6)).all(), name
-        rest = maps.least_confidence
-        assert (maps.margin >= rest * c / (c - 1) - 1e-5).all()
-        assert (maps.margin <= np.minimum(2 * rest, 1) + 1e-5).all()
-        assert (maps.unknown >= maps.entropy - 1e-5).all()
-
-
-FLOAT_MAPS = ('confidence', *USUAL_MAPS)
-
-
-def coarse_and_exact(
-    z: np.ndarray, height: int, width: int, upsampling: str = 'half_pixel'
-) -> tuple[UncertaintyMaps, UncertaintyMaps]:
-    return (maps_from_coarse_logits(z, height, width, 1.25, upsampling),
-            maps_from_logits(z, height, width, 1.25, upsampling))
-
-
-def assert_maps_close(one: UncertaintyMaps, other: UncertaintyMaps, tolerance: float) -> None:
-    for name in FLOAT_MAPS:
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=0,
-                                   atol=tolerance, err_msg=name)
-    assert (one.label == other.label).all()
+    assert maps_from_logits(z, grid, 3.0).energy == maps.energy  # no temperature counts
+    assert maps_from_logits(z + 5, grid).energy < maps.energy
 
 
 @pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
-def test_coarse_maps_of_one_pass_are_the_exact_ones(upsampling: str) -> None:
+def test_the_image_s_maps_of_one_pass_are_those_of_its_upsampled_logits(upsampling: str) -> None:
     z = np.random.default_rng(4).normal(0, 5, (1, 4, 5, 7))
-    assert_maps_close(*coarse_and_exact(z, 17, 28, upsampling), 1e-6)
+    grid = Grid(5, 7, 17, 28, upsampling)
+    full = grid.spread(z) / 1.25
+    p = np.exp(full) / np.exp(full).sum(1, keepdims=True)
+    ours, wanted = maps_from_logits(z, grid, 1.25), maps_of_probabilities(p)
+    for name in ('confidence', 'entropy', 'margin', 'unknown'):
+        np.testing.assert_allclose(ours.of(name), wanted.of(name), atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(ours.label, wanted.label)
+    assert ours.mutual_information.max() < 1e-6
 
 
-def test_a_coarse_mean_is_the_geometric_one_of_its_neighbours() -> None:
+def test_the_image_s_mean_is_the_geometric_one_of_its_neighbours() -> None:
     p = np.array([[0.8, 0.2], [0.1, 0.9]])  # class, column
-    z = np.log(np.stack([p, p[::-1]], 0).mean(0))[None, :, None]  # (1, C, 1, 2) of the mean
     both = np.log(np.stack([p, p[::-1]], 0))[:, :, None]  # (2, C, 1, 2): two passes
-    for logits in (both, z):
-        maps = maps_from_coarse_logits(logits, 1, 4)
-        mean = np.exp(logits)
-        mean = (mean / mean.sum(1, keepdims=True)).mean(0)[:, 0]  # (C, 2)
-        weighted = mean[:, 0] ** 0.75 * mean[:, 1] ** 0.25
-        assert maps.confidence[0, 1] == pytest.approx(weighted.max() / weighted.sum())
+    mean = np.exp(both)
+    mean = (mean / mean.sum(1, keepdims=True)).mean(0)[:, 0]  # (C, 2)
+    weighted = mean[:, 0] ** 0.75 * mean[:, 1] ** 0.25
+    maps = maps_from_logits(both, Grid(1, 2, 1, 4))
+    assert maps.confidence[0, 1] == pytest.approx(weighted.max() / weighted.sum())
 
 
-def test_a_nan_logit_makes_coarse_maps_nan_around_it() -> None:
-    z = np.random.default_rng(7).normal(size=(4, 3, 4, 6))
-    z[2, 1, 1, 2] = np.nan
-    maps = maps_from_coarse_logits(z, 16, 24)
-    touched = np.isnan(upsample_bilinear(z, 16, 24)).any((0, 1))
-    assert 0 < touched.sum() < touched.size
+def test_where_each_cell_is_a_pixel_the_maps_are_those_of_the_grid() -> None:
+    maps = maps_of_probabilities(random_probs(1, 3, 3))
+    assert image_maps(maps, Grid(3, 4, 3, 4)) is maps
+
+
+def test_a_map_of_the_image_is_computed_when_it_is_asked_for_and_no_other() -> None:
+    z = np.random.default_rng(5).normal(0, 2, (3, 4, 5, 7))
+    maps = image_maps(grid_maps(sums_of_logits(z)), Grid(5, 7, 20, 28))
+    assert maps.mutual_information.shape == (20, 28)
+    assert not {'_log_mean', 'mean', 'label'} & set(vars(maps))
+    assert maps.label.shape == (20, 28)
+    assert 'mean' not in vars(maps)  # no softmax for the label alone
+
+
+def test_parts_of_maps_are_those_of_parts() -> None:
+    z = np.random.default_rng(6).normal(0, 2, (3, 4, 5, 7))
+    for maps in (grid_maps(sums_of_logits(z)), maps_from_logits(z, Grid(5, 7, 5, 14))):
+        rows, columns = slice(1, 4), slice(2, 6)
+        part = maps.cut(rows, columns)
+        for name in FLOAT_MAPS:
+            np.testing.assert_allclose(part.of(name), maps.of(name)[rows, columns], atol=1e-6)
+        assert maps.cut(slice(None), slice(0, None)) is maps
+
+
+def test_float32_sums_give_the_maps_of_float64() -> None:
+    z = np.random.default_rng(8).normal(0, 4, (20, 6, 30, 40))
+    sums = sums_of_logits(z)
+    names = ('p', 'entropy_nats', 'p_squared', 'votes', 'logits')
+    single = grid_maps(PassSums(20, *(getattr(sums, name).astype(np.float32) for name in names)))
     for name in FLOAT_MAPS:
-        np.testing.assert_array_equal(np.isnan(getattr(maps, name)), touched, err_msg=name)
+        np.testing.assert_allclose(single.of(name), grid_maps(sums).of(name), atol=2e-6,
+                                   err_msg=name)

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-import dataclasses
 import fnmatch
-from typing import Any
 
 from conftest import tiny_card
 import hypothesis
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 from scores_page import BEGIN, END, PAGE, with_list
+from some_maps import maps_of_probabilities, with_maps
 
 from uncertainty_seg.core.gate import Gate
 from uncertainty_seg.core.scores.density import DENSITY_SCORE, KNN_SCORE, ScoreDensity
@@ -28,13 +27,7 @@ from uncertainty_seg.core.scores.vector import (
     ScoreVector,
 )
 from uncertainty_seg.core.settings import GateSettings
-from uncertainty_seg.core.uncertainty import (
-    MAP_NAMES,
-    MapRequest,
-    maps_from_logits,
-    maps_from_probabilities,
-    UncertaintyMaps,
-)
+from uncertainty_seg.core.uncertainty import grid_maps, sums_of_logits, UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ShapeError
 
 ROWS, COLUMNS = 40, 56
@@ -57,12 +50,7 @@ def frame(seed: int = 0, rows: int = ROWS, columns: int = COLUMNS) \
     rng = np.random.default_rng(seed)
     blobs = np.kron(rng.normal(size=(3, rows // 8, columns // 8)), np.ones((1, 8, 8)))
     logits = 3 * blobs + rng.normal(size=(5, 3, rows, columns))
-    maps = maps_from_logits(logits, rows, columns, request=MapRequest.of(MAP_NAMES))
-    return maps, rng.integers(0, 256, (rows, columns, 3), np.uint8)
-
-
-def changed(maps: UncertaintyMaps, **values: Any) -> UncertaintyMaps:
-    return dataclasses.replace(maps, **values)
+    return grid_maps(sums_of_logits(logits)), rng.integers(0, 256, (rows, columns, 3), np.uint8)
 
 
 def test_the_names_are_unique_complete_and_in_a_fixed_order() -> None:
@@ -97,7 +85,7 @@ def test_scores_equal_plain_numpy() -> None:
             'foreground_top': ordered[:int(front.sum())].mean(),
             'class.green': values[maps.label == 1].mean(),
             'class_mean': np.mean([values[maps.label == c].mean() for c in range(3)]),
-            'interior': values[~boundary_mask(maps.label)].mean(),
+            'interior': values[~boundary_mask(maps.label, 1)].mean(),  # two pixels of the image
         }
         for kind, value in expected.items():
             if f'{name}.{kind}' in FULL.names:
@@ -130,9 +118,8 @@ def test_what_lies_under_the_mask_changes_no_score(seed: int) -> None:
     top, left = rng.integers(0, 30, 2)
     ignore[top:top + rng.integers(1, 25), left:left + rng.integers(1, 25)] = True
     other, other_image = frame(seed % 1000 + 1)
-    mixed = UncertaintyMaps(**{
-        name: np.where(ignore, getattr(other, name), getattr(maps, name))
-        for name in maps.present})
+    mixed = with_maps(maps, **{name: np.where(ignore, getattr(other, name), getattr(maps, name))
+                               for name in ('label', 'confidence', *SCORED_MAPS)})
     mixed.entropy[ignore] = np.nan
     mixed_image = np.where(ignore[..., None], other_image, image)
     assert FULL.compute(mixed, mixed_image, ignore) == pytest.approx(
@@ -146,7 +133,7 @@ def test_a_frame_with_one_pixel_that_is_no_number_is_never_confident(
     maps, image = frame()
     values = getattr(maps, broken).copy()
     values[3, 50] = value
-    maps = changed(maps, **{broken: values})
+    maps = with_maps(maps, **{broken: values})
     scores = FULL.compute(maps, image)
     assert tuple(scores) == FULL.names
     assert np.isnan(list(scores.values())).all()
@@ -159,6 +146,18 @@ def test_a_frame_with_one_pixel_that_is_no_number_is_never_confident(
     assert np.isfinite(list(FULL.compute(maps, image, ignore).values())).all()
     ignore[:] = True  # nothing is left
     assert np.isnan(list(FULL.compute(*frame(), ignore).values())).all()
+
+
+def test_scores_at_a_grid_leave_out_the_cells_whose_centres_the_mask_covers() -> None:
+    maps, _ = frame()
+    image = np.random.default_rng(1).integers(0, 256, (4 * ROWS, 4 * COLUMNS, 3), np.uint8)
+    ignore = np.zeros(image.shape[:2], np.bool_)
+    ignore[:41, :] = True  # ten rows of cells; the next one's centre lies below
+    scores = FULL.compute(maps, image, ignore)
+    assert scores['entropy.mean'] == pytest.approx(maps.entropy[10:].mean(), abs=1e-6)
+    assert scores['image.darkness'] == image_scores(image, 'bgr', ignore)['darkness']
+    parted = FULL.compute(maps.cut(slice(10, ROWS), slice(0, COLUMNS)), image[40:])
+    assert scores['mutual_information.top'] == pytest.approx(parted['mutual_information.top'])
 
 
 def test_classes_of_one_name_are_told_apart_by_their_ids() -> None:
@@ -187,7 +186,7 @@ def test_a_density_of_unknown_scores_is_refused(name: str) -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     maps, image = frame()
     with pytest.raises(ShapeError):
-        FULL.compute(maps, image[:-1])
+        FULL.compute(maps, image[..., 0])
     with pytest.raises(ShapeError):
         FULL.compute(maps, image, np.zeros((ROWS, COLUMNS + 1), np.bool_))
     with pytest.raises(ShapeError):
@@ -218,8 +217,6 @@ def test_margin_by_class_counts_each_predicted_class_once() -> None:
     probs[0, :, :, 6:] = np.array([0.3, 0.6, 0.1])[:, None, None]  # 0.7 on 8
     vector = ScoreVector(tiny_card(), names=['margin.class_mean'])
     assert vector.maps == {'margin'}
-    maps = maps_from_probabilities(probs, MapRequest.of(vector.maps))
+    maps = maps_of_probabilities(probs)
     image = np.zeros((4, 8, 3), np.uint8)
     assert vector.compute(maps, image)['margin.class_mean'] == pytest.approx((0.4 + 0.7) / 2)
-    # A map that was not computed is not taken for a certain one.
-    assert np.isnan(list(vector.compute(maps_from_probabilities(probs), image).values())).all()

@@ -1,0 +1,23 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Maps that a test gives by hand: of probabilities, and with single maps replaced."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from uncertainty_seg.core.uncertainty import grid_maps, sums_of_logits, UncertaintyMaps
+
+
+def maps_of_probabilities(probs: np.ndarray, unknown_temperature: float = 2.5) -> UncertaintyMaps:
+    """Return the maps of passes (T, C, h, w) of probabilities."""
+    with np.errstate(divide='ignore'):
+        return grid_maps(sums_of_logits(np.log(probs)), unknown_temperature)
+
+
+def with_maps(maps: UncertaintyMaps, **values: np.ndarray) -> UncertaintyMaps:
+    """Return maps of which some are others."""
+    changed = copy.copy(maps)
+    vars(changed).update(values)
+    return changed
