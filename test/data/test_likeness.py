@@ -28,7 +28,7 @@ from uncertainty_seg.data.likeness import (
     stand_ins,
     Vectors,
 )
-from uncertainty_seg.errors import ConfigError, ShapeError
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.sim.scene import render_scene
 
 C = 4
@@ -115,13 +115,6 @@ def test_even_pictures_have_no_direction_made_of_rounding_or_noise() -> None:
     assert distance(features(even[1]), features(np.rint(even[1] + noise).astype(np.uint8))) < 0.15
 
 
-def test_what_is_no_frame_is_refused() -> None:
-    with pytest.raises(ShapeError):
-        frame_features(np.zeros((2, 2, 3), np.uint8), [0.5], [0.1, 0.2], [0.5])
-    with pytest.raises(ShapeError):
-        features(np.zeros((2, 2), np.uint8))
-
-
 def test_an_embedding_is_mean_and_deviation_of_each_channel_at_unit_length() -> None:
     planes = np.array([[[1, 3], [1, 3]], [[0, 0], [0, 0]]], np.float32)[None]
     # Means 2 and 0, deviations 1 and 0.
@@ -173,7 +166,7 @@ def dive(seed: int, count: int, scenes: int, flips: int) -> tuple[Hashes, Vector
 @pytest.mark.parametrize('block', [3, 1024])
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 60), flips=st.integers(0, 6),
-       bits=st.sampled_from([0, 1, 2, 9, 18]), angle=st.sampled_from([0.0, 1e-4, 0.01, 0.2]))
+       bits=st.sampled_from([0, 1, 2, 9, 12]), angle=st.sampled_from([0.0, 1e-4, 0.01, 0.2]))
 def test_near_duplicates_are_what_comparing_all_pairs_finds(
     block: int, seed: int, count: int, flips: int, bits: int, angle: float
 ) -> None:
@@ -218,15 +211,8 @@ def test_a_large_pool_keeps_none_that_are_alike_and_drops_none_that_is_not() -> 
     assert (wish[owners] <= wish).all()
 
 
-@pytest.mark.parametrize(('bits', 'angle', 'size', 'error'), [
-    (-1, 0.0, 3, ConfigError), (33, 0.0, 3, ConfigError), (1, 1.5, 3, ConfigError),
-    (1, 0.5, 2, ShapeError),
-])
-def test_what_cannot_be_asked_is_refused(
-    bits: int, angle: float, size: int, error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        stand_ins(np.arange(3, dtype=np.uint64), np.arange(3), bits,
-                  np.zeros((size, 2), np.float32), angle)
-    with pytest.raises(ShapeError):
-        stand_ins(np.zeros(2, np.uint64), np.arange(3), 4)
+@pytest.mark.parametrize(('bits', 'angle'), [(-1, 0.0), (13, 0.0), (1, 1.5)])
+def test_a_distance_that_says_nothing_is_refused(bits: int, angle: float) -> None:
+    with pytest.raises(ConfigError):
+        stand_ins(np.arange(3, dtype=np.uint64), np.arange(3), bits, np.zeros((3, 2), np.float32),
+                  angle)

@@ -11,17 +11,18 @@ that stays close by, which groups by chains of neighbours (a slow pan) do not pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import combinations
 import math
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.scores.density import pooled
-from uncertainty_seg.errors import ConfigError, ShapeError
+from uncertainty_seg.errors import ConfigError
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -38,13 +39,14 @@ _WEIGHTS = np.sqrt([0.25, 0.15, 0.10, 0.30, 0.20])
 _GREY, _FLAT = 0.1, 1.0
 MOST_VALUES = 256
 
-# Random hashes differ in 32 bits of 64: farther apart, nothing is alike any more.
-MAX_DISTANCE = 32
+# Random hashes differ in 32 bits of 64, and hardly two in fewer than 12.
+MAX_DISTANCE = 12
 # Embeddings of frames that have nothing in common are 1 apart at most: no channel is negative.
 MAX_ANGLE = 1.0
-_HASH_BITS = 64
 # Rows that are compared with each other at once, and pairs held in memory at once.
-_BLOCK, _PAIRS = 1024, 1 << 23
+_BLOCK, _PAIRS = 1024, 1 << 18
+# Of hashes that differ in k bits one band of 16 differs in a quarter of k at most.
+_BANDS, _BAND_BITS = 4, 16
 
 
 def num_features(num_classes: int) -> int:
@@ -83,8 +85,6 @@ def frame_features(
     Hellinger distance. The size of the image, the quality of a JPEG, noise and small shifts move
     the vector little; a mirror, a turn or other light do.
 
-    Raises ShapeError if it is no BGR image of bytes, or the lists differ in length.
-
     Parameters
     ----------
     image_bgr : ndarray of uint8, shape (H, W, 3)
@@ -101,10 +101,6 @@ def frame_features(
         Of unit length; the dot product of two is their cosine.
 
     """
-    require_shape('image', image_bgr, (None, None, 3), np.uint8)
-    if not len(shares) == len(entropies) == len(informations) > 0:
-        raise ShapeError(f'{len(shares)} shares, {len(entropies)} entropies and '
-                         f'{len(informations)} of information', 'one of each a class')
     small = cv2.resize(image_bgr, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB)
     parts = (_thumbnail(lab), _edges(lab[..., 0]), _colors(lab),
@@ -203,16 +199,12 @@ def _mixing(length: int) -> NDArray[np.float64]:
     return np.asarray(drawn / np.sqrt(MOST_VALUES))
 
 
-def bits_apart(one: Hashes, other: Hashes) -> NDArray[np.int64]:
+def bits_apart(one: Hashes, other: Hashes) -> NDArray[np.uint8]:
     """Return the Hamming distance of hashes, broadcast; 0 to 64 bits."""
     words = np.ascontiguousarray(np.bitwise_xor(one, other))
     # numpy 2 counts bits itself; Humble has numpy 1.21.
-    return np.asarray(np.bitwise_count(words) if hasattr(np, 'bitwise_count')
-                      else _bits(words).sum(-1), np.int64)
-
-
-def _bits(words: Hashes) -> NDArray[np.uint8]:
-    return np.unpackbits(words[..., None].view(np.uint8), axis=-1)
+    return np.asarray(np.bitwise_count(words) if hasattr(np, 'bitwise_count') else
+                      np.unpackbits(words[..., None].view(np.uint8), axis=-1).sum(-1), np.uint8)
 
 
 def stand_ins(
@@ -222,8 +214,7 @@ def stand_ins(
     """
     Find for every frame the one that represents it.
 
-    Raises ConfigError if a distance is not from 0 to `MAX_DISTANCE` or `MAX_ANGLE`; ShapeError if
-    the order is not one of these rows, or vectors are of other rows.
+    Raises ConfigError if a distance is not from 0 to `MAX_DISTANCE` or `MAX_ANGLE`.
 
     Parameters
     ----------
@@ -250,60 +241,45 @@ def stand_ins(
     if not 0 <= min_angle <= MAX_ANGLE:
         raise ConfigError(f'a least distance of embeddings of {min_angle:g}',
                           f'0 to {MAX_ANGLE:g}')
-    if order.shape != hashes.shape or hashes.ndim != 1 \
-            or vectors is not None and len(vectors) != len(hashes):
-        raise ShapeError(f'an order of shape {order.shape} for hashes of {hashes.shape}',
-                         'one place a hash, and one embedding')
-    has_angle = vectors is not None and min_angle > 0
-    if not len(hashes) or not (min_distance or has_angle):
-        return np.arange(len(hashes), dtype=np.int64)
-    ordered = np.asarray(hashes, np.uint64)[order]
-    if has_angle:
-        assert vectors is not None
-        owners = _greedy(ordered, min_distance, np.asarray(vectors, np.float32)[order], min_angle)
-    else:
-        # Distinct hashes, by the place of the most wanted frame that has them.
-        _, first, inverse = np.unique(ordered, return_index=True, return_inverse=True)
-        places = np.sort(first)
-        distinct = places[_greedy(ordered[places], min_distance)]
-        owners = distinct[np.searchsorted(places, first)[inverse.ravel()]]
+    units = None if vectors is None or not min_angle else np.asarray(vectors, np.float32)[order]
+    owners = _greedy(np.asarray(hashes, np.uint64)[order], min_distance, units, min_angle)
     result = np.empty(len(hashes), np.int64)
     result[order] = order[owners]
     return result
 
 
 def _greedy(
-    hashes: Hashes, min_distance: int, units: Vectors | None = None, min_angle: float = 0.0
+    hashes: Hashes, min_distance: int, units: Vectors | None, min_angle: float
 ) -> Rows:
     """Return for each place, the first in order first, that of the one that represents it."""
-    kinds: list[tuple[Vectors, float]] = []
-    if min_distance:
-        # As vectors of -1 and 1, whose product falls by 2 with each bit that differs.
-        kinds.append((2 * _bits(hashes).astype(np.float32) - 1, _HASH_BITS - 2 * min_distance))
-    if units is not None:
-        kinds.append((units, float(np.float32(1 - min_angle))))
-    owners = np.full(len(hashes), -1, np.int64)
+    count, least = len(hashes), 1 - min_angle
+    owners, known = np.full(count, -1, np.int64), np.empty(0, np.int64)
     while len(left := np.flatnonzero(owners < 0)):
+        if not len(known) or 2 * len(left) < len(known):
+            known, buckets = left, _Buckets(hashes[left], min_distance - 1)
         block, rest = left[:_BLOCK], left[_BLOCK:]
-        owners[block] = block[_greedy_block(_alike(kinds, block, block))]
+        near = bits_apart(hashes[block, None], hashes[block]) < min_distance
+        if units is not None:
+            near |= _are_near(units, block, block, least)
+        owners[block] = block[_greedy_block(near)]
         staying = block[owners[block] == block]
-        step = max(1, _PAIRS // len(staying))
-        for start in range(0, len(rest), step):
-            part = rest[start:start + step]
-            near = _alike(kinds, part, staying)
-            first = near.argmax(1)
-            is_hit = near[np.arange(len(part)), first]
-            owners[part[is_hit]] = staying[first[is_hit]]
+        first = np.full(count, count)
+        for asked, hit in buckets.near(hashes[staying]):
+            np.minimum.at(first, known[hit], staying[asked])
+        if units is not None:
+            step = max(1, _PAIRS // len(staying))
+            for part in (rest[start:start + step] for start in range(0, len(rest), step)):
+                asked, hit = np.nonzero(_are_near(units, staying, part, least))
+                np.minimum.at(first, part[hit], staying[asked])
+        is_hit = (owners < 0) & (first < count)
+        owners[is_hit] = first[is_hit]
     return owners
 
 
-def _alike(
-    kinds: Sequence[tuple[Vectors, float]], some: Rows, others: Rows
-) -> NDArray[np.bool_]:
-    """Return which places are alike by any kind of vector; NaN is like nothing."""
+def _are_near(units: Vectors, some: Rows, others: Rows, least: float) -> NDArray[np.bool_]:
+    """Return which rows have a cosine above the least; NaN is like nothing."""
     with np.errstate(invalid='ignore'):
-        return np.logical_or.reduce([vectors[some] @ vectors[others].T > least
-                                     for vectors, least in kinds])
+        return np.asarray(units[some] @ units[others].T > np.float32(least))
 
 
 def _greedy_block(near: NDArray[np.bool_]) -> Rows:
@@ -316,3 +292,41 @@ def _greedy_block(near: NDArray[np.bool_]) -> Rows:
             owners[mine] = row
             is_open[mine] = False
     return owners
+
+
+class _Buckets:
+    """Hashes by the bits of each of their bands, where those that differ in few bits are found."""
+
+    def __init__(self, hashes: Hashes, most: int) -> None:
+        self._hashes, self._most = hashes, most
+        keys = _keys(hashes)
+        self._orders = [np.argsort(key, kind='stable') for key in keys]
+        # Where the hashes of each bucket begin and end in that order.
+        self._edges = [np.searchsorted(np.sort(key), np.arange(2**_BAND_BITS + 1)) for key in keys]
+        self._flips = np.array([
+            sum(1 << bit for bit in bits) for count in range(most // _BANDS + 1)
+            for bits in combinations(range(_BAND_BITS), count)], np.int64)
+
+    def near(self, wanted: Hashes) -> Iterator[tuple[Rows, Rows]]:
+        """Yield pairs of a place in `wanted` and one of the hashes that is near; some twice."""
+        keys = _keys(wanted)
+        for band, (order, edges) in enumerate(zip(self._orders, self._edges, strict=True)):
+            buckets = (keys[band][:, None] ^ self._flips).ravel()
+            starts, counts = edges[buckets], edges[buckets + 1] - edges[buckets]
+            ends = np.cumsum(counts)
+            # Parts of the buckets, each of at most so many pairs, or of one bucket.
+            cuts = np.unique(np.searchsorted(ends, np.arange(0, counts.sum() + _PAIRS, _PAIRS)))
+            for low, high in zip(cuts, [*cuts[1:], len(ends)], strict=True):
+                part = counts[low:high]
+                before = np.cumsum(part) - part
+                within = np.arange(part.sum()) + np.repeat(starts[low:high] - before, part)
+                found = order[within]
+                asked = np.repeat(np.arange(low, high) // len(self._flips), part)
+                is_near = bits_apart(wanted[asked], self._hashes[found]) <= self._most
+                yield asked[is_near], found[is_near]
+
+
+def _keys(hashes: Hashes) -> NDArray[np.int64]:
+    """Return the number that each band of each hash is, shape (bands, n)."""
+    parts = np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, _BANDS)
+    return parts.T.astype(np.int64)
