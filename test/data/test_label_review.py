@@ -33,7 +33,6 @@ from uncertainty_seg.data.label_frames import (  # noqa: E402
 )
 from uncertainty_seg.data.label_review import is_redrawn, split_by_dive  # noqa: E402
 from uncertainty_seg.errors import ConfigError, DatasetError  # noqa: E402
-from uncertainty_seg.sim.dive import Dive  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.review_record import (  # noqa: E402
     is_prediction,
@@ -394,28 +393,6 @@ def test_the_masks_of_the_export_are_not_for_editing(
         assert bring(out, 'coco') == 2
         assert file.name in capsys.readouterr().err
         file.unlink(missing_ok=True)
-
-
-@pytest.fixture(scope='module')
-def seen() -> list[LabelMap]:
-    """Masks of a made dive, with thin ropes and small anodes."""
-    dive = Dive(7, duration_s=12.0, rate_hz=1.0, size=(160, 128))
-    return [dive.frame(index).mask for index in range(12)]
-
-
-@pytest.mark.parametrize('how', [cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT])
-@pytest.mark.parametrize('part', [2, 3, 4])
-def test_a_mask_that_went_through_a_smaller_size_is_no_correction_and_what_is_painted_there_is(
-    part: int, how: int, seen: list[LabelMap]
-) -> None:
-    for mask in seen:
-        height, width = mask.shape
-        small = cv2.resize(mask, (round(width / part), round(height / part)), interpolation=how)
-        other = np.asarray(cv2.resize(small, (width, height), interpolation=how), np.uint8)
-        assert is_redrawn(mask, other, 255)
-        if how == cv2.INTER_NEAREST:
-            other[52:76, 60:84] = (mask[64, 64] + 1) % 6 if mask[64, 64] != 255 else 0
-            assert not is_redrawn(mask, other, 255)
 
 
 # --- two labellers, splits -----------------------------------------------------------------------

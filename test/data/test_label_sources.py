@@ -24,10 +24,10 @@ import pyarrow as pa  # noqa: E402
 from uncertainty_seg.cli import labels as labels_verb  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
-from uncertainty_seg.data.label_frames import read_mask, read_table  # noqa: E402
+from uncertainty_seg.data.label_frames import read_table  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.frame_log import format as frame_log_format  # noqa: E402
-from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import load_folder, read_mask  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
@@ -156,10 +156,9 @@ def test_misuse_is_one_sentence(
     twins = write_log(tmp_path / 'twins', random_masks(1), names=('a', 'b', 'a'))
     for inputs, options, named in (
             (['empty'], [], 'no frame'), ([tmp_path], [], 'neither'), (['nowhere'], [], 'nowhere'),
-            ([log, squid], [], 'other classes'), ([twins], [], 'each name once'),
+            ([log, squid], [], 'other classes'), ([twins], [], "'a'"),
             ([log], ['--image-prefix', '/x/'], 'label-studio'),
-            ([log], ['--model', 'x'], 'selection'), ([log], ['--root', tmp_path], 'selection'),
-            ([log], ['--reasons', 'odd'], "'odd'")):
+            ([log], ['--root', tmp_path], 'selection'), ([log], ['--reasons', 'odd'], "'odd'")):
         assert named in refused(capsys, export(*inputs, new, *options, kind='coco'))
     sidecar = next((squid / 'frames').iterdir()) / 'frame.json'
     for old, new_text in (('"id": 0', '"id": 5'), ('"name"', '"nom"')):
@@ -193,16 +192,6 @@ def test_misuse_of_import_is_one_sentence(
         cv2.imwrite(str(file), np.full(read_mask(file).shape, 255, np.uint8))
     assert 'none of the 4' in refused(capsys, bring(out, new))
     assert not new.exists()
-
-
-def test_one_dive_alone_is_all_training_and_a_warning(
-    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert export(log, tmp_path / 'out') == 0
-    assert bring(tmp_path / 'out', tmp_path / 'train', '--accept-unchanged') == 0
-    output = capsys.readouterr()
-    assert json.loads(output.out.splitlines()[-1])['splits'] == {'train': 4, 'val': 0}
-    assert 'val is empty' in output.err
 
 
 FULL_DISK = """
@@ -255,14 +244,12 @@ def row_of(
 
 
 def make_selection(
-    folder: Path, bundle: Path, rows: list[ScoreRow], strategy: str = 'top-k',
-    num_embedding: int = 0,
+    folder: Path, bundle: Path, rows: list[ScoreRow], strategy: str = 'top-k'
 ) -> Path:
     """Write a selection, as `select` leaves it."""
     card = load_bundle(str(bundle)).card
     info = TableInfo(str(bundle), model_digest(card), card.class_names, card.palette, 8, 3,
-                     ('entropy.mean',), 2, {'passes': 8, 'seed': 3, 'backend': 'onnxruntime'},
-                     num_embedding)
+                     ('entropy.mean',), 2, {'passes': 8, 'seed': 3, 'backend': 'onnxruntime'})
     folder.mkdir()
     write_rows(folder / 'part.parquet', info, rows)
     chosen = read_rows(folder / 'part.parquet')
@@ -367,24 +354,17 @@ def test_only_what_was_drawn_of_all_frames_is_a_control(
     images = random_images(2)
     bag = write_bag(tmp_path / 'dive', images)
     rows = bag_rows(bag, images)
-    rows[0] = dataclasses.replace(rows[0], embedding=np.array([0.6, 0.0, -0.8], np.float32))
     # Of a log only what it drew itself: the other frames are there because of their scores.
     rows += [row_of(log, 'log', 'front', index, frame.read_image(), run=str(log),
                     stamp_ns=int(frame.sidecar['stamp_ns']))
              for index, frame in enumerate(frame_log_format.iter_frames(log))]
-    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows, strategy, 3)
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows, strategy)
     assert export(selection, tmp_path / 'out') == 0
     found = {row.key: row.origin for row in read_table(tmp_path / 'out').rows.values()}
     drawn = {'dive#/cam/image_raw#0', 'dive#/cam/image_raw#1', 'log#front#0'}
     assert len(found) == 6
     assert {key for key, origin in found.items() if origin == 'control'} == (
         drawn if strategy == 'random' else set())
-    assert export(selection, tmp_path / 'seen', kind='fiftyone') == 0
-    first, *others = json.loads((tmp_path / 'seen' / 'samples.json').read_text())['samples']
-    assert first['embedding'] == [0.6, 0.0, -0.8]
-    for sample in others:
-        assert 'embedding' not in sample  # none is known
-        assert (tmp_path / 'seen' / sample['uncertainty']['map_path']).is_file()
 
 
 def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(

@@ -144,11 +144,6 @@ def test_fiftyone_imports_its_data_set(tmp_path: Path) -> None:
     require_equal(tmp_path, 'fiftyone', frames)
     targets = json.loads((tmp_path / 'fiftyone' / 'targets.json').read_text())
     assert targets == {str(index): name for index, name in enumerate(CLASSES.names)}
-    with np.load(tmp_path / 'fiftyone' / 'maps.npz') as maps:
-        for frame in frames:
-            assert frame.uncertainty is not None
-            np.testing.assert_allclose(
-                maps[frame.row.stem] / 255, frame.uncertainty, atol=1 / 500)
     # Its own export to a plain folder copies the files of masks, with what they say.
     plain = sorted((tmp_path / 'fiftyone' / 'plain' / 'labels').iterdir())
     assert len(plain) == len(frames) and all(map(is_prediction, plain))

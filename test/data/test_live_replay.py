@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from ros_helpers import Client, needs_ros, own_domain, Process, ros_environment
 
-from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.data.replay import replay
 from uncertainty_seg.errors import UncertaintySegError
@@ -145,28 +144,6 @@ class TestLive:
                 == [(replayed[t][0], replayed[t][2]) for t in judged]
         kinds = {ours[t]['kind'] for t in ours}
         assert {'confident', 'uncertain'} <= kinds  # else the agreement proves little
-
-    @pytest.mark.release
-    def test_node_and_replay_agree_to_the_byte_with_the_same_parameter_file(
-        self, tmp_path: Path, tiny_bundle: Path, domain: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        bag, file = noisy_bag(tmp_path / 'in'), tmp_path / 'node.yaml'
-        file.write_text(
-            f'/**:\n  ros__parameters:\n    model: {tiny_bundle}\n    backend: onnxruntime\n'
-            '    use_sim_time: true\n    reliability: reliable\n    stale_timeout_s: 4\n'
-            '    gate:\n      scores: [entropy.top, mutual_information.mean]\n'
-            '      threshold_scale: 9e-1\n    gate.rise_frames: 2\n    gate.hold_s: 0.15\n')
-        monkeypatch.setattr(live, 'ros_arguments', lambda *_: [
-            '--ros-args', '-r', f'image:={IMAGE_TOPIC}', '--params-file', str(file)])
-        assert run_live(bag, tmp_path / 'live', tmp_path / 'logs', Settings(), 0.5, 2.4) == 24
-        assert main(['replay', str(bag), str(tmp_path / 'offline'), '--views', '--params-file',
-                     str(file)]) == 0
-        judged = require_agreement(tmp_path / 'live', tmp_path / 'offline', 12)
-        theirs, ours = statuses_of(tmp_path / 'live'), statuses_of(tmp_path / 'offline')
-        assert float(theirs[judged[0]]['threshold.entropy.top']) == pytest.approx(0.81)
-        if len(judged) == 24:
-            assert [theirs[t] for t in judged] == [ours[t] for t in judged]
-        assert {'confident', 'uncertain'} <= {ours[t]['kind'] for t in ours}
 
     @pytest.mark.release
     def test_shipped_model_agrees_on_a_dive(self, tmp_path: Path, domain: int) -> None:

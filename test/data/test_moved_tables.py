@@ -120,15 +120,3 @@ def test_the_shipped_model_of_a_table_is_never_a_folder_of_that_name(
     said = capsys.readouterr().err
     assert "'net' is a shipped model and a bundle in the working folder" in said
     assert main(['score', 'dives', '--out', 'new', '--set', f'model=./{other.name}']) == 0
-
-
-def test_another_bundle_in_its_place_is_refused(
-    work: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert select('table', 'picks', '-n', 3) == 0
-    card = work / 'models' / 'mine' / 'card.json'
-    content = json.loads(card.read_text())
-    card.write_text(json.dumps({**content, 'training_data': 'another one'}))
-    (work / 'models' / 'mine' / 'SHA256SUMS').unlink()
-    assert main(['labels', 'export', 'picks', 'out', '--format', 'folder']) == 2
-    assert capsys.readouterr().err.count('\n') == 1

@@ -144,18 +144,6 @@ def test_a_bundle_that_nobody_calibrated_is_replayed_without_a_promise(tmp_path:
     assert mask[0] == mask[1]
 
 
-def test_masks_of_another_seed_than_the_limits_are_refused_in_a_sentence(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    in_bag = write_bag(tmp_path / 'in', [GREY])
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *setting(seed=7)) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert 'seed is 7' in line and "'tiny'" in line
-    calibrate_for(tiny_bundle, mask_policy='per_frame')
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle,
-                      *setting(seed=7, mask_policy='per_frame')) == 0
-
-
 def test_answers_are_those_that_can_be_worked_out(tmp_path: Path, tiny_bundle: Path) -> None:
     in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, RED])
     assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
@@ -300,8 +288,7 @@ def test_input_that_breaks_off_keeps_the_frames_before(
 
 
 @pytest.mark.parametrize(('words', 'code', 'said'), [
-    ((), 1, 'has no image topic, only /flag (std_msgs/msg/Bool)'),
-    (('--topic', '/flag'), 1, 'has no images on /flag'),
+    ((), 1, '/flag (std_msgs/msg/Bool)'), (('--topic', '/flag'), 1, '/flag'),
     (('--set', 'passes=0'), 2, 'passes is 0'),
 ])
 def test_bag_without_images(
@@ -315,65 +302,43 @@ def test_bag_without_images(
     assert not (tmp_path / 'out').exists()
 
 
-def test_unreadable_bag(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_bag(tmp_path: Path, tiny_bundle: Path) -> None:
     in_bag = write_bag(tmp_path / 'in', [BLUE])
     (in_bag / 'bag_0.mcap').write_bytes(b'this is no bag')
     assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 1
-    assert 'cannot be read' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 
-def test_existing_output_stays_unless_forced(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_existing_output_stays_unless_forced(tmp_path: Path, tiny_bundle: Path) -> None:
     in_bag, out = write_bag(tmp_path / 'in', [BLUE]), write_bag(tmp_path / 'out', [GREY])
     before = files_of(out)
     assert run_replay(in_bag, out, tiny_bundle) == 1
-    assert f'{out} exists' in capsys.readouterr().err
     assert files_of(out) == before
     assert run_replay(in_bag, out, tiny_bundle, '--force') == 0
     assert len(flags(out)) == 1
 
 
-def test_input_is_never_the_output(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_input_is_never_the_output(tmp_path: Path, tiny_bundle: Path) -> None:
     in_bag = write_bag(tmp_path / 'in', [BLUE])
     before = files_of(in_bag)
     os.symlink(in_bag, tmp_path / 'link')
     assert run_replay(in_bag, tmp_path / 'link', tiny_bundle, '--force') == 1
-    assert 'is both input and output' in capsys.readouterr().err
     assert files_of(in_bag) == before
 
 
-@pytest.mark.parametrize(('words', 'said'), [
-    (('--set', 'passes=3'), 'passes is 3'), (('--set', 'mask_policy=per_frame'), 'mask_policy'),
-])
+@pytest.mark.parametrize('changed', [{'passes': 3}, {'mask_policy': 'per_frame'}, {'seed': 7}])
 def test_thresholds_of_another_setting_are_refused(
-    tmp_path: Path, tiny_bundle: Path, words: tuple[str, ...], said: str,
+    tmp_path: Path, tiny_bundle: Path, changed: dict[str, object],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     in_bag = write_bag(tmp_path / 'in', [BLUE])
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *words) == 1
-    assert said in capsys.readouterr().err
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *setting(**changed)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert next(iter(changed)) in line
     assert not (tmp_path / 'out').exists()
-
-
-def test_status_is_that_of_the_node_without_latencies(tmp_path: Path, tiny_bundle: Path) -> None:
-    # One function makes both; what is left to prove is that replay leaves the latencies out.
-    bag = write_bag(tmp_path / 'in', [RED, GREY])
-    settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
-    replay(bag, tmp_path / 'out', settings=settings)
-    with BagReader(tmp_path / 'out') as out:
-        found = [m.message.status[0] for m in out.messages('/uncertainty_seg/status')
-                 if isinstance(m, BagMessage)]
-    keys = [{pair.key for pair in status.values} for status in found]
-    assert len(keys) == 2
-    for names in keys:
-        assert {'confident', 'score.entropy.mean', 'threshold.entropy.mean', 'passes'} <= names
-        assert not [name for name in names if name.startswith('latency.')]
+    calibrate_for(tiny_bundle, mask_policy='per_frame')  # then the seed is anybody's
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle,
+                      *setting(seed=7, mask_policy='per_frame')) == 0
 
 
 # --- stamps and pixels by the bag's own time -----------------------------------------------------

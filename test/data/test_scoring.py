@@ -127,76 +127,52 @@ def test_a_row_says_where_its_frame_is_and_what_is_in_it(
         info.score_names)
 
 
-def test_a_second_run_makes_nothing_and_changes_nothing(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ('a', 'b'):
-        write_bag(tmp_path / 'fleet' / name, [RED, GREY])
-    table = tmp_path / 'table'
-    assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
-    first, summary = parts_of(table), last_json(capsys)
-    times = {part: part.stat().st_mtime_ns for part in list_parts(table)}
-    assert (summary['num_sources'], summary['num_kept'], summary['num_scored']) == (2, 0, 4)
-    assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
-    summary = last_json(capsys)
-    assert (summary['num_kept'], summary['num_scored'], summary['num_frames']) == (2, 0, 4)
-    assert {part: part.stat().st_mtime_ns for part in list_parts(table)} == times
-    assert parts_of(table) == first
-
-
-def test_only_what_changed_is_made_again(
+def test_a_second_run_makes_only_what_is_missing_changed_or_damaged(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bags = [write_bag(tmp_path / 'fleet' / name, [RED, GREY]) for name in ('a', 'b')]
     table = tmp_path / 'table'
-    assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
+
+    def run() -> tuple[int, int, int]:
+        assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
+        said = last_json(capsys)
+        return said['num_kept'], said['num_scored'], said['num_frames']
+
+    assert run() == (0, 4, 4)
+    first, times = parts_of(table), [part.stat().st_mtime_ns for part in list_parts(table)]
+    assert run() == (2, 0, 4)
+    assert [part.stat().st_mtime_ns for part in list_parts(table)] == times
+    os.truncate(list_parts(table)[1], 100)
+    assert run() == (1, 2, 4) and parts_of(table) == first
     shutil.rmtree(bags[0])
     write_bag(bags[0], [RED, GREY, BLUE])
-    capsys.readouterr()
-    assert score(tiny_bundle, table, tmp_path / 'fleet') == 0
-    summary = last_json(capsys)
-    assert (summary['num_kept'], summary['num_scored'], summary['num_frames']) == (1, 3, 5)
-    assert len(parts_of(table)) == 2
+    assert run() == (1, 3, 5) and len(parts_of(table)) == 2
 
 
-@pytest.mark.parametrize('words', [['--set', 'damage_scale=2'], ['--stride', '2']])
-def test_other_settings_make_every_part_again(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str]
-) -> None:
-    bag = write_bag(tmp_path / 'bag', [RED, GREY])
-    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
-    before = parts_of(tmp_path / 'table')
-    capsys.readouterr()
-    assert score(tiny_bundle, tmp_path / 'table', bag, *words) == 0
-    assert last_json(capsys)['num_kept'] == 0
-    after = parts_of(tmp_path / 'table')
-    assert after.keys() == before.keys() and after != before
-
-
-def test_another_calibration_makes_every_part_again(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bag = write_bag(tmp_path / 'bag', [RED, GREY])
-    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
-    bundle = load_bundle(str(tiny_bundle))
+def calibrated_anew(folder: Path) -> list[str]:
+    bundle = load_bundle(str(folder))
     limits = {'entropy.mean': 1e-6}
     write_calibration(bundle, Calibration(
         8, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
         model_digest(bundle.card), 'none',
         damage_limits=bundle.calibration.damage_limits))
-    capsys.readouterr()
-    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
-    assert last_json(capsys)['num_kept'] == 0
+    return []
 
 
-def test_a_damaged_part_is_made_again(tmp_path: Path, tiny_bundle: Path) -> None:
+@pytest.mark.parametrize('change', [
+    lambda _: ['--set', 'damage_scale=2'], lambda _: ['--stride', '2'], calibrated_anew])
+def test_other_settings_or_limits_make_every_part_again(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], list[str]],
+) -> None:
     bag = write_bag(tmp_path / 'bag', [RED, GREY])
     assert score(tiny_bundle, tmp_path / 'table', bag) == 0
     before = parts_of(tmp_path / 'table')
-    (part,) = list_parts(tmp_path / 'table')
-    os.truncate(part, 100)
-    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
-    assert parts_of(tmp_path / 'table') == before
+    capsys.readouterr()
+    assert score(tiny_bundle, tmp_path / 'table', bag, *change(tiny_bundle)) == 0
+    assert last_json(capsys)['num_kept'] == 0
+    after = parts_of(tmp_path / 'table')
+    assert after.keys() == before.keys() and after != before
 
 
 def test_a_table_of_another_model_is_not_mixed_with(
@@ -205,7 +181,7 @@ def test_a_table_of_another_model_is_not_mixed_with(
     a, b = (write_bag(tmp_path / name, [RED]) for name in ('a', 'b'))
     assert score(tiny_bundle, tmp_path / 'table', a) == 0
     assert score(tiny_bundle, tmp_path / 'table', b, '--set', 'damage_scale=2') == 2
-    assert 'holds 1 parts of other sources, scored with another model' in capsys.readouterr().err
+    assert str(tmp_path / 'table') in capsys.readouterr().err
     assert score(tiny_bundle, tmp_path / 'table', a, b, '--set', 'damage_scale=2') == 0
     assert read_rows(tmp_path / 'table').num_rows == 2
 
@@ -231,15 +207,6 @@ def test_a_frame_that_is_bad_is_counted_left_out_and_shuts_the_gate(
     assert [row['index'] for row in rows] == [0, 1, 2, 3, 5, 6, 7]
     flags = [row['confident'] for row in rows]
     assert flags[3] and not flags[4]
-
-
-def test_each_shard_has_a_gate_of_its_own(tmp_path: Path, tiny_bundle: Path) -> None:
-    write_bag(tmp_path / 'fleet' / 'a', [RED] * 5)
-    write_bag(tmp_path / 'fleet' / 'b', [RED] * 5)
-    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'fleet') == 0
-    rows = read_rows(tmp_path / 'table').to_pylist()
-    first, second = ([r['verdict'] for r in rows if r['dive'] == dive] for dive in ('a', 'b'))
-    assert first == second and first[0] == 'recovering' and first[-1] == 'confident'
 
 
 def write_logged(log: Path, k: int, camera: str, dive: str, is_whole: bool = True) -> None:
@@ -341,21 +308,15 @@ def test_a_source_that_breaks_off_keeps_its_rows_and_is_told(
     assert 'breaks off' in captured.err
 
 
-def nothing(path: Path) -> Path:
-    return path
-
-
-def bag_of_garbage(path: Path) -> Path:
+def bag_of_garbage(path: Path) -> None:
     with BagWriter(path) as bag:
         bag.write_serialized(CAMERA, IMAGE_TYPE, START_NS, b'\0\1\0\0\7')
-    return path
 
 
-MISTAKES: dict[str, tuple[Callable[[Path], Path], list[str], int, str]] = {
-    'no input': (nothing, [], 1, 'no input at'),
-    'missing topic': (lambda p: write_bag(p, [RED]), ['--topic', '/rear'], 1,
-                      'no images on /rear, only /camera/image_raw'),
-    'zero frames': (bag_of_garbage, [], 1, 'has no frame that can be used'),
+MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], int, str]] = {
+    'no input': (lambda _: None, [], 1, 'input'),
+    'missing topic': (lambda p: write_bag(p, [RED]), ['--topic', '/rear'], 1, '/rear'),
+    'zero frames': (bag_of_garbage, [], 1, 'input'),
     'no model': (lambda p: write_bag(p, [RED]), ['--set', 'model=nosuch'], 1, "'nosuch'"),
     'wrong passes': (lambda p: write_bag(p, [RED]), ['--set', 'passes=3'], 1, '8'),
     'zero passes': (lambda p: write_bag(p, [RED]), ['--set', 'passes=0'], 2, 'passes is 0'),
@@ -367,8 +328,8 @@ def test_a_mistake_is_one_sentence(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     make, words, code, expected = MISTAKES[what]
-    path = make(tmp_path / 'input')
-    assert main(['score', str(path), '--out', str(tmp_path / 'table'), *RUN,
+    make(tmp_path / 'input')
+    assert main(['score', str(tmp_path / 'input'), '--out', str(tmp_path / 'table'), *RUN,
                  f'model={tiny_bundle}', *words]) == code
     lines = capsys.readouterr().err.strip().splitlines()
     assert expected in lines[-1] and lines[-1].startswith('uncertainty_seg score: ')
@@ -382,11 +343,10 @@ def test_a_folder_of_something_else_is_left_alone(
     (tmp_path / 'thesis').mkdir()
     (tmp_path / 'thesis' / 'thesis.tex').write_text('ten years of work')
     assert score(tiny_bundle, tmp_path / 'thesis', bag) == 1
-    assert 'thesis is no score table (it holds thesis.tex)' in capsys.readouterr().err
+    assert 'thesis.tex' in capsys.readouterr().err
     assert os.listdir(tmp_path / 'thesis') == ['thesis.tex']
     (tmp_path / 'file').write_text('')
     assert score(tiny_bundle, tmp_path / 'file', bag) == 1
-    assert 'is a file, expected a folder' in capsys.readouterr().err
 
 
 def test_two_runs_do_not_write_to_one_table(
@@ -395,7 +355,7 @@ def test_two_runs_do_not_write_to_one_table(
     bag = write_bag(tmp_path / 'bag', [RED])
     with locked_table(tmp_path / 'table'):
         assert score(tiny_bundle, tmp_path / 'table', bag) == 1
-    assert 'another run is writing to' in capsys.readouterr().err
+    assert str(tmp_path / 'table') in capsys.readouterr().err
     assert score(tiny_bundle, tmp_path / 'table', bag) == 0
 
 
@@ -558,16 +518,3 @@ def test_a_bundle_that_nobody_calibrated_ranks_frames_and_none_is_confident(
     expected = sorted(rows, key=lambda row: -row['score.entropy.mean'])[:3]
     assert read_rows(tmp_path / 'out').column('index').to_pylist() == [
         row['index'] for row in expected]
-
-
-def test_tables_with_and_without_a_calibration_are_not_mixed(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bag = write_bag(tmp_path / 'bag', [textured(k) for k in range(3)])
-    assert score(tiny_bundle, tmp_path / 'warm', bag) == 0
-    make_tiny_bundle(tiny_bundle, calibrated=False)
-    assert score(tiny_bundle, tmp_path / 'cold', bag) == 0
-    capsys.readouterr()
-    assert main(['select', str(tmp_path / 'warm'), str(tmp_path / 'cold'), '-n', '1', '-o',
-                 str(tmp_path / 'out')]) == 2
-    assert 'another model or settings' in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_the_oracle_labels_by_the_truth(
     assert main('simulate dive pool/one --seed 3 --duration 3 --rate 1 --size 96x64'.split()) == 0
     for words in (f'score pool --out table --set model={tiny_bundle}',
                   'select table -n 3 --strategy random --min-distance 0 -o picks',
-                  'labels export picks to_label --format folder --model ' + str(tiny_bundle)):
+                  'labels export picks to_label --format folder'):
         assert main(words.split()) == 0
     # Of other classes than the dive: the ids are what is compared.
     table = tmp_path / 'to_label' / 'frames.json'

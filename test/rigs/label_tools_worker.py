@@ -95,17 +95,13 @@ def fiftyone(folder: Path) -> Found:
     import fiftyone as fo
 
     data = fo.Dataset.from_dir(str(folder), dataset_type=fo.types.FiftyOneDataset)
-    masks, reasons, maps = {}, {}, {}
+    masks, reasons = {}, {}
     targets = (folder / 'targets.json')
     targets.write_text(json.dumps(data.default_mask_targets))
     for sample in data:
         stem = Path(sample.filepath).name.rpartition('.')[0]
         assert Path(sample.filepath).is_file()
         masks[stem], reasons[stem] = sample.prediction.get_mask(), sample.reason
-        maps[stem] = sample.uncertainty.get_map()
-    np.savez(folder / 'maps.npz', **maps)
-    assert all(len(values) == 3 for values in data.values('embedding'))
-    assert all(len(values) == 2 for values in data.values('features'))
     data.export(export_dir=str(folder / 'plain'), label_field='prediction',
                 dataset_type=fo.types.ImageSegmentationDirectory)
     give_back(data, folder / 'back')

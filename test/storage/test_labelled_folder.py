@@ -50,8 +50,8 @@ def test_what_is_wrong_with_a_file_is_said(
 
 
 @pytest.mark.parametrize(('mask', 'words'), [
-    (np.zeros((6, 8, 3), np.uint8), "'a' .*3 channels"),
-    (np.zeros((6, 8), np.uint16), "'a' .*16 bits"), (np.zeros((3, 8), np.uint8), '8x6.*8x3'),
+    (np.zeros((6, 8, 3), np.uint8), 'a.png .*3 channels'),
+    (np.zeros((6, 8), np.uint16), 'a.png .*16 bits'), (np.zeros((3, 8), np.uint8), '8x6.*8x3'),
 ])
 def test_a_mask_that_holds_no_ids_is_said(
     tmp_path: Path, mask: np.ndarray, words: str

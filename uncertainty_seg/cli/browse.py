@@ -33,8 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--score', metavar='NAME',
                         help='score to sort and colour by at first [score_ratio; entropy.mean of '
                         'a bundle without a calibration]')
-    parser.add_argument('--selection', nargs='+', type=Path, default=[], metavar='TABLE',
-                        help='selections, whose frames are marked')
     parser.add_argument('--root', type=Path, metavar='DIR',
                         help='folder that holds the bags, folders and logs now, and the model, if '
                              'they were moved since they were scored')

@@ -21,7 +21,6 @@ from typing import Any, TYPE_CHECKING
 from uncertainty_seg.cli.arguments import print_json
 from uncertainty_seg.cli.labels import read_shares
 from uncertainty_seg.errors import ConfigError, DatasetError
-from uncertainty_seg.storage.progress import progress
 
 if TYPE_CHECKING:
     from uncertainty_seg.data.dataset import Dataset
@@ -64,8 +63,7 @@ def _add(args: argparse.Namespace) -> None:
     shares = read_shares(args.shares) if args.shares else None
     with locked_dataset(args.folder, shares) as dataset:
         grown = add_folder(dataset, args.source, dive=args.dive, split=args.split,
-                           replace=args.replace,
-                           watch=lambda stems: progress(stems, desc='dataset add'))
+                           replace=args.replace)
     for remark in grown.remarks:
         print(f'warning: {remark}.', file=sys.stderr)
     splits = Counter(dataset.frames[stem].split for stem in grown.added)

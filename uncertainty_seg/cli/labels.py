@@ -56,11 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument('--image-prefix', default='', metavar='TEXT',
                         help='label-studio: address of the images up to their names, such as '
                         '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
-    export.add_argument('--model', metavar='BUNDLE',
-                        help='selection: where the bundle that scored it is now')
     export.add_argument('--root', type=Path, metavar='DIR',
-                        help='selection: folder that holds the bags, folders and logs now, if '
-                        'they were moved since they were scored')
+                        help='selection: folder that holds the bags, folders and logs now, and '
+                        'the model, if they were moved since they were scored')
     back = actions.add_parser('import', help='bring corrected labels back')
     back.add_argument('labels', metavar='LABELS', type=Path, nargs='+',
                       help='file or folder that the labelling tool exported')

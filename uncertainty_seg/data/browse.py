@@ -2,16 +2,15 @@
 """
 One page to look through the frames of a score table, in one file that needs no network.
 
-A page has a limited number of frames, since their pictures are in it: first those that were
-selected, then half of the rest by score and half by lot, so that the page shows the usual beside
-the worst.
+A page has a limited number of frames, since their pictures are in it: half of them by score and
+half by lot, so that the page shows the usual beside the worst.
 
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 import hashlib
@@ -56,8 +55,6 @@ from uncertainty_seg.storage.whole_files import replace_file
 
 # Sentences on the page about frames that cannot be shown.
 _MAX_PROBLEMS = 20
-# Of all frames of a page, those that a selection may take.
-_FIRST_SHARE = 3
 _WIDTH_PX, _HEIGHT_PX, _QUALITY = 256, 192, 75
 _SCRIPT = Path(__file__).parents[1] / 'calibration' / 'report' / 'templates' / 'browse.js'
 
@@ -67,15 +64,13 @@ class BrowsePage:
     """
     What was written: how many frames of how many, and sentences for who asked.
 
-    `pictures_missing` have no picture, `pictures_changed` of them since another one is in its
-    place now.
+    `pictures_missing` have no picture.
     """
 
     out: Path
     num_frames: int
     num_shown: int
     pictures_missing: int
-    pictures_changed: int
     remarks: list[str]
 
 
@@ -85,16 +80,15 @@ def browse(
     *,
     most: int = 300,
     score: str | None = None,
-    selection: Path | str | Sequence[Path | str] = (),
     root: Path | str | None = None,
     force: bool = False,
 ) -> BrowsePage:
     """
     Write one page to look through the frames of score tables or selections of one model.
 
-    The page has `most` frames, whose pictures are in it; it is sorted by `score` at first. Frames
-    of a `selection` are marked. `root` is the folder that holds the sources and the model now, if
-    they were moved; `force` replaces a page that is there.
+    The page has `most` frames, whose pictures are in it; it is sorted by `score` at first. `root`
+    is the folder that holds the sources and the model now, if they were moved; `force` replaces a
+    page that is there.
 
     Raises TableError if a table cannot be read, or they are of different models; ConfigError if an
     option does not fit, or the page is there or cannot be written.
@@ -110,9 +104,9 @@ def browse(
     column = score_column(score or first_score(info), info)
     table, _ = name_dives(table, None, remarks)
     where = Whereabouts(paths[0], None if root is None else Path(root))
-    reasons = _reasons(as_paths(selection))
+    reasons = _reasons(paths)
     rows = rows_of_page(np.asarray(table.column(column).to_numpy(), np.float64),
-                        table.column('frame_key').to_pylist(), most, reasons)
+                        table.column('frame_key').to_pylist(), most)
     shown = table.take(rows)
     pictures, why_not, left_out = _pictures(shown, info, where)
     if why_not:
@@ -130,38 +124,30 @@ def browse(
     except OSError as err:
         raise ConfigError(f'{out} cannot be written ({err.strerror})',
                           'a folder with room that may be written to') from err
-    return BrowsePage(out, len(table), len(rows), left_out.frames, left_out.changed,
+    return BrowsePage(out, len(table), len(rows), left_out.frames,
                       [*remarks, *left_out.sentences])
 
 
-def _reasons(selections: Sequence[Path]) -> dict[str, str]:
-    """Return frame key -> why it was selected."""
+def _reasons(tables: Sequence[Path]) -> dict[str, str]:
+    """Return frame key -> why it was selected, of the tables that are selections."""
     found: dict[str, str] = {}
-    for part in (part for path in selections for part in list_parts(path)):
-        rows = read_rows(part)
-        keys = rows.column('frame_key').to_pylist()
-        texts = rows.column('reason').to_pylist() if 'reason' in rows.column_names else \
-            ['selected'] * len(keys)
-        found.update(zip(keys, texts, strict=True))
+    for part in (part for path in tables for part in list_parts(path)):
+        rows = read_rows(part, ['frame_key', 'reason'])
+        if 'reason' in rows.column_names:
+            found.update(zip(*(rows.column(name).to_pylist() for name in ('frame_key', 'reason')),
+                             strict=True))
     return found
 
 
 def rows_of_page(
-    scores: NDArray[np.float64], keys: Sequence[str], most: int, selected: Collection[str],
+    scores: NDArray[np.float64], keys: Sequence[str], most: int
 ) -> NDArray[np.int64]:
     """Return the rows that are in the page, at most so many, in the order of the table."""
-    place = {key: row for row, key in enumerate(keys)}
-    first = [place[key] for key in sorted(selected) if key in place]
-    taken = dict.fromkeys(first[:max(1, most // _FIRST_SHARE)])
-    by_score = np.argsort(np.where(np.isnan(scores), -np.inf, -scores), kind='stable').tolist()
-    by_lot = np.argsort(lots(keys, 0), kind='stable').tolist()
-    left = max(0, most - len(taken))
-    for order, end in ((by_score, len(taken) + math.ceil(left / 2)), (by_lot, most)):
-        for row in order:
-            if len(taken) >= end:
-                break
-            taken[row] = None
-    return np.array(sorted(list(taken)[:most]), np.int64)
+    by_score = np.argsort(np.where(np.isnan(scores), -np.inf, -scores), kind='stable')
+    by_lot = np.argsort(lots(keys, 0), kind='stable')
+    first = by_score[:math.ceil(most / 2)]
+    others = by_lot[~np.isin(by_lot, first)]
+    return np.sort(np.concatenate([first, others[:most - len(first)]]))
 
 
 def _pictures(

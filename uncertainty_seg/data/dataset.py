@@ -12,7 +12,7 @@ that dies in between leaves the rest to the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import dataclasses
 from dataclasses import dataclass, field
@@ -24,17 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.data.label_frames import (
     CLASSES_FILE,
     IMAGES,
     MASKS,
-    read_mask,
     write_classes,
 )
 from uncertainty_seg.data.label_review import require_shares, write_json
 from uncertainty_seg.data.likeness import bits_apart
-from uncertainty_seg.errors import ConfigError, DatasetError, ImageError, some_of
+from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.foreign_files import (
     MAX_JSON_BYTES,
     parse_json,
@@ -50,8 +48,11 @@ from uncertainty_seg.storage.labelled_folder import (
     listed_splits,
     read_blocks,
     read_classes,
+    read_pair,
+    require_ids,
 )
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash
+from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.review_record import (
     CONTROL,
     FrameReview,
@@ -71,7 +72,6 @@ NO_RECORD = 'no record'
 _NEAR_BITS = 12
 # What a plain file name has none of.
 _NO_NAME = re.compile(r'[/\\:\x00-\x1f]')
-Watch = Callable[[Sequence[str]], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -205,8 +205,7 @@ def _write_tables(dataset: Dataset) -> None:
 
 
 def add_folder(
-    dataset: Dataset, folder: Path, *, dive: str = '', split: str = '', replace: bool = False,
-    watch: Watch = iter,
+    dataset: Dataset, folder: Path, *, dive: str = '', split: str = '', replace: bool = False
 ) -> Growth:
     """
     Add the frames of a labelled folder, such as an import.
@@ -214,7 +213,7 @@ def add_folder(
     An image is the same as another if all their pixels are; it is in the dataset once. `dive` is
     that of frames whose dive is not known; without it each stands alone. New dives go to `split`,
     or where their name says. With `replace` the new mask of an image is taken, where another one
-    is there. `watch` goes through the stems, to show progress.
+    is there.
 
     Raises DatasetError, and leaves the dataset as it was, if the folder is empty, has other
     classes, frames that nobody reviewed or files that are missing, masks of an image differ, or an
@@ -232,7 +231,7 @@ def add_folder(
     require_reviewed(folder, stems)
     reviews = _reviews(folder, stems, dive)
     addition = _Addition(dataset, folder, split, is_replacing=replace)
-    for stem in watch(stems):
+    for stem in progress(stems, desc='dataset add'):
         addition.judge(stem, reviews[stem], classes)
     addition.refuse()
     return addition.write(classes)
@@ -283,12 +282,12 @@ class _Addition:
 
     def judge(self, stem: str, review: FrameReview, classes: ClassTable) -> None:
         """Decide what becomes of a frame."""
+        picture, ids = read_pair(self._folder, stem)
         image, mask = image_path(self._folder, stem), self._folder / MASKS / f'{stem}.png'
-        if image is None or not mask.is_file():
-            what = 'image' if image is None else 'mask'
-            raise DatasetError(f'the {what} of {stem!r} in {self._folder} is missing', 'both',
-                               f'add it, or take the frame out of {SPLITS_FILE}')
-        facts = file_facts(image, mask, classes)
+        assert image is not None  # it was read
+        require_ids(ids, len(classes.names), classes.ignore_index, f'mask {mask}')
+        facts = {'pixels_sha256': mask_sha256(picture), 'ids_sha256': mask_sha256(ids),
+                 'phash': f'{perceptual_hash(picture):016x}'}
         there = self._by_pixels.get(facts['pixels_sha256'])
         if there is None:
             split = self._split_for(stem, review.dive, facts['pixels_sha256'])
@@ -390,28 +389,3 @@ def _remarks(dataset: Dataset, new: Sequence[str]) -> Iterator[str]:
         places = [f'{stem!r} in {dataset.frames[stem].split}' for stem in pairs[0]]
         yield f'{len(pairs)} new frames look like one in another split (the first is ' \
             f'{places[0]}, as {places[1]}): if they are of one dive, give both one name'
-
-
-def file_facts(image: Path, mask: Path, classes: ClassTable) -> dict[str, str]:
-    """
-    Return the digests and the hash that `DatasetFrame` has of a frame's files.
-
-    Raises DatasetError if one cannot be read, they differ in size, or an id is no class.
-    """
-    try:
-        picture = decode(ImageFile(read_bytes(image)))
-    except (OSError, ValueError, ImageError) as err:
-        raise DatasetError(f'{image} is no image that can be read ({why(err)})',
-                           'JPEG or PNG') from err
-    ids = read_mask(mask)
-    if ids.shape != picture.shape[:2]:
-        sizes = [f'{part.shape[1]}x{part.shape[0]}' for part in (ids, picture)]
-        raise DatasetError(f'mask {mask} is {sizes[0]}, its image {sizes[1]}', 'equal sizes',
-                           'save the mask in the size of the image')
-    strange = set(np.unique(ids).tolist()) - {*range(len(classes.names)), classes.ignore_index}
-    if strange:
-        raise DatasetError(
-            f'mask {mask} has the class id {min(strange)}', f'ids from 0 to '
-            f'{len(classes.names) - 1}, or {classes.ignore_index} where nothing is known')
-    return {'pixels_sha256': mask_sha256(picture), 'ids_sha256': mask_sha256(ids),
-            'phash': f'{perceptual_hash(picture):016x}'}

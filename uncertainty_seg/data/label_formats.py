@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 import json
 from pathlib import Path
 from typing import Any
@@ -22,25 +23,22 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.data.label_frames import (
     BoolMask,
     CLASSES_FILE,
     damage,
     DATA,
-    encoded_png,
     ExportedFrames,
     FrameRow,
     IMAGES,
     LabelCanvas,
     LabelFrame,
     Labelled,
-    listed,
     MALFORMED,
     MASKS,
     PREDICTIONS,
-    read_json,
-    read_mask,
+    without_metadata,
     write_classes,
     write_image,
     write_prediction,
@@ -48,8 +46,8 @@ from uncertainty_seg.data.label_frames import (
 )
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.foreign_files import plain_name, why
-from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
-from uncertainty_seg.storage.review_record import TABLE_FILE
+from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes, read_mask
+from uncertainty_seg.storage.review_record import mask_sha256, read_json, TABLE_FILE
 from uncertainty_seg.storage.whole_files import whole_folder
 
 # Where datumaro and others look for it in a folder; tools also export it under the second name.
@@ -74,7 +72,7 @@ def write_export(
     """
     rows: list[FrameRow] = []
     with new_folder(out) as work:
-        every = _remembered(work, listed(frames, rows))
+        every = _listed(work, frames, rows)
         if kind == 'label-studio':
             write_label_studio(work, every, classes, image_prefix)
         else:
@@ -85,11 +83,24 @@ def write_export(
     return rows
 
 
-def _remembered(folder: Path, frames: Iterable[LabelFrame]) -> Iterator[LabelFrame]:
-    """Keep the mask of each frame, with which the corrected one is compared."""
+def _listed(
+    folder: Path, frames: Iterable[LabelFrame], rows: list[FrameRow]
+) -> Iterator[LabelFrame]:
+    """
+    Yield frames without the metadata of their images, and append the row of each to `rows`.
+
+    The mask of each is written too, with which the corrected one is compared.
+    """
+    seen: set[str] = set()
     for frame in frames:
-        write_prediction(folder / PREDICTIONS, frame.row.stem, frame.mask)
-        yield frame
+        stem = frame.row.stem
+        if stem in seen:
+            raise DatasetError(f'two frames are called {stem!r}', 'a name of its own each',
+                               'export their logs one by one')
+        seen.add(stem)
+        rows.append(replace(frame.row, mask_sha256=mask_sha256(frame.mask)))
+        write_prediction(folder / PREDICTIONS, stem, frame.mask)
+        yield replace(frame, row=rows[-1], image_file=without_metadata(frame.image_file))
 
 
 @contextmanager
@@ -268,7 +279,7 @@ def _require_same_classes(path: Path, classes: ClassTable) -> None:
 # FiftyOne: a FiftyOneDataset, in the form without a version in its metadata, which every release
 # since 0.7 loads. Read back is what ``dataset.export`` writes, with masks in files.
 
-FIELD, HEATMAP = 'prediction', 'uncertainty'
+FIELD = 'prediction'
 # A field of the labeller's own has precedence over our corrected one.
 FIELDS = ('ground_truth', FIELD)
 # FiftyOne takes the paths of a field below `fields` as relative to the data set.
@@ -284,10 +295,6 @@ def write_fiftyone(folder: Path, frames: Iterable[LabelFrame], classes: ClassTab
     for frame in frames:
         write_image(folder / DATA, frame)
         write_prediction(folder / PLACE / FIELD, frame.row.stem, frame.mask)
-        if frame.uncertainty is not None:
-            place = folder / PLACE / HEATMAP
-            place.mkdir(exist_ok=True)
-            (place / f'{frame.row.stem}.png').write_bytes(encoded_png(_grey(frame.uncertainty)))
         samples.append(_sample(frame))
     (folder / SAMPLES_FILE).write_text(json.dumps({'samples': samples}), encoding='utf-8')
     (folder / ABOUT_FILE).write_text(json.dumps(_metadata(classes), indent=1), encoding='utf-8')
@@ -316,21 +323,11 @@ def read_fiftyone(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
 
 
 def _sample(frame: LabelFrame) -> dict[str, Any]:
-    row, name = frame.row, f'{frame.row.stem}.png'
-    found: dict[str, Any] = {
+    row = frame.row
+    return {
         'filepath': f'{DATA}/{row.file}', 'tags': [_DIVE_TAG + row.dive], **row.facts(),
-        FIELD: {'_cls': 'Segmentation', 'tags': [], 'mask_path': f'{PLACE}/{FIELD}/{name}'}}
-    if frame.uncertainty is not None:
-        found[HEATMAP] = {'_cls': 'Heatmap', 'tags': [], 'map_path': f'{PLACE}/{HEATMAP}/{name}'}
-    if frame.embedding is not None:
-        found['embedding'] = [round(float(value), 6) for value in frame.embedding]
-    return found
-
-
-def _grey(uncertainty: FloatMap) -> ImageU8:
-    """Return a map as 0..255; what could not be computed counts as most uncertain."""
-    values = np.nan_to_num(uncertainty, nan=1.0).clip(0, 1)
-    return np.asarray((values * 255).round(), np.uint8)
+        FIELD: {'_cls': 'Segmentation', 'tags': [],
+                'mask_path': f'{PLACE}/{FIELD}/{row.stem}.png'}}
 
 
 def _metadata(classes: ClassTable) -> dict[str, Any]:
@@ -383,10 +380,10 @@ _TYPES = {'.jpg': 'jpeg', '.png': 'png'}
 # The run lengths of the brush are a stream of bits over RGBA bytes, the format of the JavaScript
 # package ``@thi.ng/rle-pack``. Label Studio's SDK has a codec in Python, but pins OpenCV below
 # 4.13 and needs 70 packages; tests compare this codec with it in both directions.
-_WORD_BITS = 8
-# Bits of a length; an index into these precedes it.
-_SIZES = np.array([3, 4, 8, 16])
-_LONGEST = 1 << 16
+# The stream begins with the number of bytes and the bits of a byte and of four kinds of lengths,
+# each less one: 8, and 3, 4, 8, 16. We write runs of the longest kind only.
+_HEADER = '00111' + '0010' + '0011' + '0111' + '1111'
+_LONG, _LONGEST = 3, 1 << 16
 # Alpha from which a pixel is painted: the rim of a brush may be transparent.
 _PAINTED = 128
 
@@ -516,17 +513,17 @@ def _paint_brush(canvas: LabelCanvas, region: dict[str, Any]) -> None:
 
 def encode_brush(pixels: BoolMask) -> list[int]:
     """Pack a painted region, bool (H, W), to the bytes of Label Studio's JSON."""
-    lengths = np.array(_run_lengths(pixels.ravel()), np.int64) * 4
-    values = np.arange(lengths.size) % 2 * 255
-    # A run whose length exceeds 16 bits is split.
-    parts = -(-lengths // _LONGEST)
-    chunks = np.repeat(np.where(parts > 0, _LONGEST, 0), parts)
-    last = np.cumsum(parts)[parts > 0] - 1
-    chunks[last] = lengths[parts > 0] - (parts[parts > 0] - 1) * _LONGEST
-    body = _run_bits(chunks, np.repeat(values, parts))
-    header = _bits(pixels.size * 4, 32) + _bits(_WORD_BITS - 1, 5)
-    header += [bit for size in _SIZES for bit in _bits(int(size) - 1, 4)]
-    return np.packbits(np.concatenate((np.array(header, np.uint8), body))).tolist()
+    flat = pixels.ravel()
+    edges = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
+    bits = [f'{4 * flat.size:032b}', _HEADER]
+    for start, end in zip(edges, edges[1:], strict=False):
+        value = 255 if flat[start] else 0
+        for first in range(4 * start, 4 * end, _LONGEST):
+            length = min(_LONGEST, 4 * end - first)
+            bits.append(f'1{_LONG:02b}{length - 1:016b}{value:08b}')
+    text = ''.join(bits)
+    text += '0' * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, 'big'))
 
 
 def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
@@ -537,66 +534,36 @@ def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
     another size.
     """
     try:
-        values = _unpacked(_BitReader(bytes(packed)), height * width * 4)
+        values = _unpacked(bytes(packed), height * width * 4)
     except (ValueError, IndexError, TypeError, OverflowError) as err:
         raise DatasetError(f'a brush of {width}x{height} pixels cannot be unpacked ({err})',
                            'the rle of a region of Label Studio') from err
     return values.reshape(height, width, 4)[..., 3] >= _PAINTED
 
 
-class _BitReader:
-    """Reads unsigned integers from a stream of bits, the highest bit first."""
+def _unpacked(data: bytes, expected: int) -> NDArray[np.uint8]:
+    text, place = ''.join(f'{byte:08b}' for byte in data), 0
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data + bytes(4)  # so that the last number can be cut from 5 bytes
-        self._end, self._at = len(data) * 8, 0
+    def read(count: int) -> int:
+        nonlocal place
+        start, place = place, place + count
+        if place > len(text):
+            raise ValueError(f'it ends at byte {len(data)}')
+        return int(text[start:place], 2)
 
-    def read(self, count: int) -> int:
-        """Return the next number of up to 32 bits."""
-        start, self._at = self._at, self._at + count
-        if self._at > self._end:
-            raise ValueError(f'it ends at byte {self._end // 8}')
-        block = int.from_bytes(self._data[start >> 3:(start >> 3) + 5], 'big')
-        return block >> (40 - (start & 7) - count) & ((1 << count) - 1)
-
-
-def _unpacked(bits: _BitReader, expected: int) -> NDArray[np.uint8]:
-    num, word = bits.read(32), bits.read(5) + 1
-    sizes = [bits.read(4) + 1 for _ in range(4)]
+    num, word = read(32), read(5) + 1
+    sizes = [read(4) + 1 for _ in range(4)]
     if num != expected:
         raise ValueError(f'it has {num} values for {expected}')
     values, at = np.zeros(num, np.uint8), 0
     while at < num:
-        is_run = bits.read(1)
-        end = at + 1 + bits.read(sizes[bits.read(2)])
+        is_run = read(1)
+        end = at + 1 + read(sizes[read(2)])
         if end > num:
             raise ValueError(f'a run ends at {end} of {num}')
-        values[at:end] = bits.read(word) if is_run else [bits.read(word) for _ in range(at, end)]
+        values[at:end] = read(word) if is_run else [read(word) for _ in range(at, end)]
         at = end
     return values
-
-
-def _run_lengths(flat: NDArray[Any]) -> list[int]:
-    """Return the lengths of runs in a flat mask; the first is of False and may be 0."""
-    steps = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
-    lengths = np.diff(np.concatenate(([0], steps, [flat.size]))).tolist()
-    return [0, *lengths] if flat.size and flat[0] else lengths
-
-
-def _run_bits(lengths: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return the bits of runs: 1, which size, the length less 1, the value."""
-    which = np.searchsorted(1 << _SIZES, lengths)
-    size = _SIZES[which]
-    code = ((0b100 | which) << size | (lengths - 1)) << _WORD_BITS | values
-    used = 3 + size + _WORD_BITS
-    left = (code << (32 - used)).astype('>u4')
-    table = np.unpackbits(left.view(np.uint8)).reshape(-1, 32)
-    bits: NDArray[np.uint8] = table[np.arange(32) < used[:, None]]
-    return bits
-
-
-def _bits(value: int, count: int) -> list[int]:
-    return [value >> shift & 1 for shift in reversed(range(count))]
 
 
 def _hex_color(rgb: tuple[int, int, int]) -> str:

@@ -17,31 +17,31 @@ from dataclasses import dataclass
 import json
 from pathlib import Path
 import re
-import struct
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
-from uncertainty_seg.core.image_codec import decode, decode_unchanged, ImageFile
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.core.settings import MAX_PIXELS
 from uncertainty_seg.errors import DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import (
-    json_fault,
-    MAX_JSON_BYTES,
-    parse_json,
     plain_name,
     read_bytes,
-    read_image_file,
     why,
 )
-from uncertainty_seg.storage.labelled_folder import ClassTable, ENDINGS, read_classes
+from uncertainty_seg.storage.labelled_folder import (
+    ClassTable,
+    ENDINGS,
+    read_classes,
+    require_ids,
+)
 from uncertainty_seg.storage.review_record import (
     marked,
-    mask_sha256,
     ORIGINS,
+    read_json,
     require_texts,
     TABLE_FILE,
 )
@@ -53,10 +53,6 @@ DATA = 'data'
 # The masks as they were exported, to tell what was corrected; nobody edits these.
 PREDICTIONS = 'predictions'
 _FIX = 'name the folder that was exported'
-_PNG_START = b'\x89PNG\r\n\x1a\n'
-# Chunks of a PNG with texts, EXIF or XMP.
-_PNG_METADATA = (b'eXIf', b'tEXt', b'zTXt', b'iTXt')
-
 BoolMask = NDArray[np.bool_]
 # The class of Pascal VOC's void, as datumaro calls it: a label of this name is of unknown pixels.
 VOID_NAME = 'ignored'
@@ -144,18 +140,12 @@ class LabelFrame:
         The image as a file; as received if it was compressed.
     mask : ndarray of uint8, shape (H, W)
         Class ids; the table's `ignore_index` if unknown.
-    uncertainty : ndarray of float32, shape (H, W), or None
-        0..1, growing with uncertainty; NaN where it could not be computed.
-    embedding : ndarray of float32, shape (D,), or None
-        What the network made of it, where a score table has that.
 
     """
 
     row: FrameRow
     image_file: bytes
     mask: LabelMap
-    uncertainty: FloatMap | None = None
-    embedding: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -195,23 +185,6 @@ def write_image(folder: Path, frame: LabelFrame) -> None:
     """Write the image file of a frame into `folder`."""
     folder.mkdir(exist_ok=True)
     (folder / frame.row.file).write_bytes(frame.image_file)
-
-
-def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[LabelFrame]:
-    """
-    Yield frames without the metadata of their images, and append the row of each to `rows`.
-
-    `DatasetError` if two have the same stem, so that one file would overwrite the other.
-    """
-    seen: set[str] = set()
-    for frame in frames:
-        if frame.row.stem in seen:
-            raise DatasetError(f'two frames are called {frame.row.stem!r}',
-                               'a name of its own each', 'export their logs one by one')
-        seen.add(frame.row.stem)
-        row = dataclasses.replace(frame.row, mask_sha256=mask_sha256(frame.mask))
-        yield dataclasses.replace(frame, row=row, image_file=without_metadata(frame.image_file))
-        rows.append(row)
 
 
 def write_table(
@@ -271,33 +244,9 @@ def write_classes(folder: Path, classes: ClassTable) -> None:
     (folder / CLASSES_FILE).write_text(text + '\n', encoding='utf-8')
 
 
-def read_json(path: Path) -> Any:
-    """Read a file of JSON; `DatasetError` if it is none."""
-    try:
-        return parse_json(read_bytes(path, MAX_JSON_BYTES).decode('utf-8'))
-    except (OSError, ValueError) as err:
-        raise DatasetError(f'{path} cannot be read as JSON ({json_fault(err)})',
-                           'an export of labels') from err
-
-
 def encoded_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode a mask as PNG."""
+    """Encode a mask, or an image in BGR, as PNG."""
     return cv2.imencode('.png', pixels)[1].tobytes()
-
-
-def read_mask(file: Path) -> LabelMap:
-    """Read a mask of class ids, (H, W) uint8; `DatasetError` if it is none."""
-    wanted = 'a PNG of one channel of 8 bits: class ids'
-    try:
-        mask = decode_unchanged(read_image_file(file))
-    except (OSError, ValueError, ImageError) as err:
-        raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        came = '16 bits' if mask.dtype != np.uint8 else \
-            f'{mask.shape[2]} channels, or a palette'
-        raise DatasetError(f'mask {file} has {came}', wanted,
-                           'save the ids themselves, not their colours')
-    return np.asarray(mask, np.uint8)
 
 
 def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
@@ -323,19 +272,15 @@ def decoded(data: bytes, name: str) -> ImageU8:
 
 def without_metadata(data: bytes) -> bytes:
     """
-    Remove EXIF, XMP and texts from a JPEG or PNG, without decoding it.
+    Remove EXIF, XMP and texts from a JPEG, without decoding it, or from a PNG.
 
     The node, the log and every reader here use pixels as stored, as CameraInfo describes them.
     Labelling tools and browsers rotate them by an orientation in EXIF or XMP, and the mask would
     no longer match.
     """
-    if data.startswith(_PNG_START):
-        return _png_without_metadata(data)
-    return _jpeg_without_metadata(data) if data.startswith(b'\xff\xd8') else data
-
-
-def _jpeg_without_metadata(data: bytes) -> bytes:
-    """Leave out APP1, in which EXIF and XMP are, of the segments before the pixels."""
+    if not data.startswith(b'\xff\xd8'):
+        return encoded_png(decoded(data, 'an image'))
+    # APP1, in which EXIF and XMP are, is left out of the segments before the pixels.
     found, at = bytearray(data[:2]), 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         is_fill = data[at + 1] == 0xFF
@@ -343,16 +288,6 @@ def _jpeg_without_metadata(data: bytes) -> bytes:
         if data[at + 1] != 0xE1:
             found += data[at:end]
         at = end
-    return bytes(found + data[at:])
-
-
-def _png_without_metadata(data: bytes) -> bytes:
-    found, at = bytearray(_PNG_START), len(_PNG_START)
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from('>I4s', data, at)
-        if kind not in _PNG_METADATA:
-            found += data[at:at + 12 + length]
-        at += 12 + length
     return bytes(found + data[at:])
 
 
@@ -435,12 +370,7 @@ class LabelCanvas:
         Raises DatasetError if it has another size than the frame, or an id that is no class.
         """
         self.require_size(*mask.shape)
-        unknown = self._ignore_index
-        strange = (mask >= len(self._ids)) & (mask != unknown)
-        if strange.any():
-            raise DatasetError(f'the mask of {self.row.file} has the id {mask[strange][0]}',
-                               f'0 to {len(self._ids) - 1} ({", ".join(self._ids)}), or {unknown} '
-                               'for unknown')
+        require_ids(mask, len(self._ids), self._ignore_index, f'the mask of {self.row.file}')
         self._mask[:] = mask
 
     def paint_polygons(self, name: str, polygons: Sequence[ArrayLike]) -> None:

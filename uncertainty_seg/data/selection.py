@@ -8,7 +8,7 @@ The strategies are in `strategies`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 import math
 import os
@@ -48,7 +48,7 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame, Whereabouts
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
-from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
     FILE_COLUMN,
@@ -67,13 +67,8 @@ from uncertainty_seg.storage.whole_files import json_text, whole_file
 RATIO = 'score_ratio'
 # What ranks the frames of a bundle without a calibration, which has no limits for a ratio.
 COLD_SCORE = 'entropy.mean'
-# Columns of vectors in a table.
-DISTANCES = ('features', 'embedding')
 PARQUET = 'selection.parquet'
 METADATA_KEY = b'uncertainty_seg.selection'
-# What a table has at least.
-_NEEDED = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns',
-           'score_ratio', 'phash', 'features', FILE_COLUMN)
 # Bits of a picture's hash: another release of a JPEG decoder rounds in another way.
 _DECODERS_DIFFER = 2
 Row = dict[str, Any]
@@ -96,8 +91,6 @@ class SelectionOutcome:
         Of each chosen frame, one of `review_record.ORIGINS`.
     remarks : list of str
         Sentences for who asked.
-    files : tuple of str
-        What was written.
 
     """
 
@@ -108,7 +101,6 @@ class SelectionOutcome:
     selection: Selection
     origins: tuple[str, ...]
     remarks: list[str]
-    files: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Return the line for scripts, and what the written table remembers."""
@@ -116,8 +108,7 @@ class SelectionOutcome:
         return {**asdict(self.request), 'model': self.info.model,
                 'model_sha256': self.info.model_sha256, 'chosen': len(chosen.rows),
                 'candidates': chosen.num_candidates, 'near_duplicates': chosen.num_duplicates,
-                'unscored': chosen.num_unscored, 'over_limit': chosen.num_over_limit,
-                'control': self.origins.count(CONTROL),
+                'unscored': chosen.num_unscored, 'control': self.origins.count(CONTROL),
                 'dives': len(set(self.candidates.dives)),
                 'dives_chosen': len(set(self.candidates.dives[chosen.rows]))}
 
@@ -132,11 +123,10 @@ def select(
     seed: int = 0,
     limit: float | None = None,
     labelled: Path | str | Sequence[Path | str] = (),
-    per_dive: int | float | None = None,
+    per_dive: int | None = None,
     min_gap: float | None = None,
     min_distance: int = 12,
     min_feature_distance: float = 0.0,
-    distances: str = DISTANCES[0],
     force: bool = False,
 ) -> SelectionOutcome:
     """
@@ -162,8 +152,8 @@ def select(
     labelled : Path, str or sequence of them
         Tables or selections of frames that have labels. They and frames like them are left out;
         distances count from them.
-    per_dive : int or float, optional
-        Frames that a dive may give, at most: a number, or (a float up to 1) a share of `count`.
+    per_dive : int, optional
+        Frames that a dive may give, at most.
     min_gap : float, optional
         Least time between two frames chosen from one dive, in seconds. Without it the strategies
         with distances spread over the time of videos: half the time that a dive has for each of
@@ -172,8 +162,6 @@ def select(
         Frames whose perceptual hashes differ in fewer of their 64 bits are duplicates; 0: none.
     min_feature_distance : float
         So are frames whose embeddings by the network have a smaller cosine distance; 0: none.
-    distances : str
-        Vectors of the table that strategies with distances use, one of `DISTANCES`.
     force : bool
         Replace a selection that is in `out`.
 
@@ -204,21 +192,20 @@ def select(
                        f'{COLD_SCORE} ranks the frames.')
     known = read_table(as_paths(labelled), remarks) if labelled else None
     table, known = name_dives(table, known, remarks)
-    pool = candidates_of(table, column, remarks, distances)
-    labels = None if known is None else _labelled(known, info, column, remarks, distances)
-    if isinstance(per_dive, float):
-        per_dive = max(1, math.ceil(per_dive * count - 1e-9))
+    pool = candidates_of(table, column)
+    labels = None if known is None else _labelled(known, info, column, remarks)
     request = SelectionRequest(
         strategy, count, column.removeprefix(SCORE_PREFIX), seed,
         _limit(column, limit) if strategy == 'threshold' else None, per_dive, min_gap,
         min_distance, min_feature_distance)
     chosen = choose(pool, request, labels)
     if not len(chosen.rows):
-        raise _nothing_left(pool, request, chosen)
+        raise ConfigError(f'no frame is left of {chosen.num_candidates}: '
+                          f'{_why_fewer(pool, request, chosen)}', 'some', 'score more dives')
     num_known = 0 if labels is None else len(set(pool.keys) & set(labels.keys))
     origins = _origins(pool, request, chosen, num_known, selected_keys(as_paths(tables)), remarks)
     found = SelectionOutcome(table, info, pool, request, chosen, origins,
-                             [*remarks, *_remarks(request, chosen)])
+                             [*remarks, *_remarks(pool, request, chosen)])
     return found if out is None else _write(Path(out), found)
 
 
@@ -260,11 +247,11 @@ def _origins(
 
 
 def _labelled(
-    table: Any, info: TableInfo, column: str, remarks: list[str], distances: str
+    table: Any, info: TableInfo, column: str, remarks: list[str]
 ) -> Candidates:
     """Return the frames that have labels; of another model, by what the images say alone."""
     if info_of(table.schema) == info:
-        return candidates_of(table, column, [], distances)
+        return candidates_of(table, column)
     remarks.append(f'{len(table)} labelled frames were scored with another model or settings: '
                    'they and what looks like them are left out, and their scores do not count.')
     return Candidates(_objects(table, 'frame_key'), _objects(table, 'dive'),
@@ -283,29 +270,24 @@ def _limit(column: str, limit: float | None) -> float:
     return 1.0 if limit is None else limit  # where the gate's own limit is
 
 
-def _nothing_left(pool: Candidates, request: SelectionRequest, chosen: Selection) -> ConfigError:
-    if request.strategy == 'threshold' and chosen.num_candidates > chosen.num_duplicates:
+def _why_fewer(pool: Candidates, request: SelectionRequest, chosen: Selection) -> str:
+    why = [f'{chosen.num_duplicates} look like others']
+    if request.limit is not None:
         known = pool.scores[np.isfinite(pool.scores)]
-        largest = f'the largest is {known.max():.6g}' if len(known) else 'none has one'
-        return ConfigError(f'no frame has a {request.score_name} above the limit '
-                           f'{request.limit:.6g}: {largest}', '', 'give a lower limit')
-    return ConfigError(
-        f'no frame is left of {chosen.num_candidates}: {chosen.num_duplicates} look like others',
-        'some', 'score more dives')
+        why.append(f'the limit of {request.score_name} is {request.limit:.6g} and the largest '
+                   f'{known.max() if len(known) else math.nan:.6g}')
+    if request.per_dive is not None:
+        why.append(f'no dive may give more than {request.per_dive}')
+    if request.min_gap_s:
+        why.append(f'those of a dive are {request.min_gap_s:g} s apart')
+    return ', '.join(why)
 
 
-def _remarks(request: SelectionRequest, chosen: Selection) -> list[str]:
+def _remarks(pool: Candidates, request: SelectionRequest, chosen: Selection) -> list[str]:
     said = []
     if len(chosen.rows) < request.count:
-        why = [f'{chosen.num_duplicates} look like others']
-        if request.limit is not None:
-            why.append(f'{chosen.num_over_limit} are above the limit {request.limit:.6g}')
-        if chosen.is_capped:
-            why.append(f'no dive may give more than {request.per_dive}')
-        if request.min_gap_s:
-            why.append(f'those of a dive are {request.min_gap_s:g} s apart')
         said.append(f'only {len(chosen.rows)} of the {request.count} frames asked for were left '
-                    f'of {chosen.num_candidates}: {", ".join(why)}.')
+                    f'of {chosen.num_candidates}: {_why_fewer(pool, request, chosen)}.')
     if chosen.num_unscored:
         said.append(f'{chosen.num_unscored} of the frames could not be scored: '
                     + ('drawn as any other.' if request.strategy == 'random'
@@ -328,12 +310,8 @@ def read_table(paths: Sequence[Path], remarks: list[str]) -> Any:
     parts = [part for path in paths for part in list_parts(path)]
     # A selection has more columns, which are left out: it may be read beside a table.
     columns = schema_of(read_info(parts[0])).names if parts else None
-    try:
-        table = read_rows(paths, columns)
-    except ValueError as err:  # of pyarrow, joining parts
-        raise TableError(f'{listed} have different columns', 'tables of the same version',
-                         'score the sources again') from err
-    lacking = [name for name in _NEEDED if name not in table.column_names]
+    table = read_rows(paths, columns)
+    lacking = [name for name in columns or () if name not in table.column_names]
     if lacking:
         raise TableError(f'{listed} has no column {", ".join(lacking)}',
                          'a table of uncertainty_seg score', 'score the sources again')
@@ -414,54 +392,21 @@ def score_column(name: str, info: TableInfo) -> str:
 
     Raises ConfigError if the table has no such score; the sentence lists those it has.
     """
-    short = name.removeprefix(SCORE_PREFIX)
-    if short in info.score_names:
-        return f'{SCORE_PREFIX}{short}'
-    if name == 'score_ratio':
+    if name == RATIO:
         return name
-    raise ConfigError(f'the table has no score {name!r}',
-                      f'one of {", ".join(("score_ratio", *info.score_names))}')
+    if name not in info.score_names:
+        raise ConfigError(f'the table has no score {name!r}',
+                          f'one of {", ".join((RATIO, *info.score_names))}')
+    return f'{SCORE_PREFIX}{name}'
 
 
-def candidates_of(
-    table: Any, column: str, remarks: list[str], distances: str = DISTANCES[0]
-) -> Candidates:
-    """
-    Return the rows of a table as candidates, with the score of a column.
-
-    `distances` is the column of the vectors whose distances spread a choice, one of `DISTANCES`;
-    `remarks` takes a sentence for dives without stamps. Raises TableError if the column of the
-    score is missing; ConfigError if that of the distances is.
-    """
-    if column not in table.column_names:
-        raise TableError(f'the table has no column {column}', 'one for each of its scores',
-                         'score the sources again')
+def candidates_of(table: Any, column: str) -> Candidates:
+    """Return the rows of a table as candidates, with the score of a column."""
     dives, features = _objects(table, 'dive'), vectors_of(table, 'features')
-    embeddings = vectors_of(table, 'embedding')
-    if distances == 'embedding' and embeddings is None:
-        raise ConfigError('the table has no embeddings of the network', 'a column embedding for '
-                          'the distances', 'score the frames again on the processor, or take the '
-                          'distances of the features')
-    times_s = _times_s(table, dives, remarks)
+    times_s = np.asarray(table.column('stamp_ns').to_numpy(), np.int64) / 1e9
     return Candidates(
-        _objects(table, 'frame_key'), dives, _floats(table, column), _hashes(table),
-        embeddings if distances == 'embedding' else features, times_s,
-        _is_video(table, dives, times_s, features), embeddings)
-
-
-def _times_s(table: Any, dives: NDArray[np.object_], remarks: list[str]) -> NDArray[np.float64]:
-    """Return the time of each row; of a dive whose stamps say nothing its index, in seconds."""
-    stamps = np.asarray(table.column('stamp_ns').to_numpy(), np.int64)
-    times_s, without = stamps / 1e9, []
-    for name in dict.fromkeys(dives):
-        rows = np.flatnonzero(dives == name)
-        if len(rows) > 1 and 2 * len(np.unique(stamps[rows])) <= len(rows):
-            times_s[rows] = np.asarray(table.column('index').to_numpy(), np.int64)[rows]
-            without.append(str(name))
-    if without:
-        remarks.append(f'{len(without)} dives have no stamps, or hardly any that differ '
-                       f'({", ".join(sorted(without)[:3])}): their frames count as 1 s apart.')
-    return times_s
+        _objects(table, 'frame_key'), dives, _floats(table, column), _hashes(table), features,
+        times_s, _is_video(table, dives, times_s, features), vectors_of(table, 'embedding'))
 
 
 def _is_video(
@@ -513,11 +458,10 @@ def vectors_of(table: Any, name: str) -> NDArray[np.float32] | None:
 
 @dataclass
 class LeftOut:
-    """Frames that cannot be had: why, how many, and how many are other pictures now."""
+    """Frames that cannot be had: why, and how many."""
 
     sentences: list[str] = field(default_factory=list)
     frames: int = 0
-    changed: int = 0
 
     def add(self, sentence: object, frames: int = 1) -> None:
         """Note why some frames are left out."""
@@ -569,18 +513,13 @@ def _scored_image(
     except ImageError as err:
         left_out.add(f'{row["frame_key"]}: {err}')
         return None
-    if frame.stamp_ns != row['stamp_ns'] or not is_same_picture(row['phash'], image) \
+    bits_apart = (row['phash'] ^ perceptual_hash(image)).bit_count()
+    if frame.stamp_ns != row['stamp_ns'] or bits_apart > _DECODERS_DIFFER \
             or image.shape[:2] != (row['height'], row['width']):
-        left_out.changed += 1
         left_out.add(f'{row["frame_key"]}: another image is in its place, expected the one that '
                      'was scored: score its source again.')
         return None
     return image
-
-
-def is_same_picture(phash: int, image_bgr: ImageU8) -> bool:
-    """Say whether an image is the one of this perceptual hash."""
-    return hash_distance(phash, perceptual_hash(image_bgr)) <= _DECODERS_DIFFER
 
 
 def decode_limits(info: TableInfo) -> DecodeLimits:
@@ -628,15 +567,13 @@ def _write(folder: Path, found: SelectionOutcome) -> SelectionOutcome:
     rows = chosen_rows(found)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise ConfigError(f'{folder} cannot be made ({err.strerror})',
-                          'a folder that may be written to') from err
-    def write(draft: Path) -> None:
-        with draft.open('wb') as file:  # arrow takes no path that is not UTF-8
+        # Arrow takes no path that is not UTF-8.
+        with whole_file(folder / PARQUET) as draft, draft.open('wb') as file:
             write_table(rows, file, compression='zstd')
-
-    write_whole(folder / PARQUET, write)
-    return replace(found, files=(PARQUET,))
+    except OSError as err:
+        raise ConfigError(f'{folder} cannot be written ({err.strerror})',
+                          'a folder with room that may be written to') from err
+    return found
 
 
 def chosen_rows(found: SelectionOutcome) -> Any:
@@ -656,13 +593,3 @@ def chosen_rows(found: SelectionOutcome) -> Any:
         rows = rows.append_column(name, values)
     return rows.replace_schema_metadata({
         **(found.table.schema.metadata or {}), METADATA_KEY: json_text(found.summary()).encode()})
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all; ConfigError if it cannot be written."""
-    try:
-        with whole_file(path) as draft:
-            write(draft)
-    except OSError as err:
-        raise ConfigError(f'{path} cannot be written ({err.strerror})',
-                          'a folder with room that may be written to') from err

@@ -20,17 +20,13 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.data.likeness import Hashes, Rows, stand_ins, Vectors
-from uncertainty_seg.errors import ConfigError, ShapeError
+from uncertainty_seg.errors import ConfigError
 
 # Of an even spread in time; with a whole one the strategy would have no choice.
 _GAP_SHARE = 0.5
 # Of frames of a folder: neighbours in a video are nearer than this share of any two.
 _VIDEO_SHARE = 0.6
 _FEWEST_OF_A_VIDEO = 8
-# Rows whose distance is computed at once: they stay in the processor's cache.
-_BLOCK = 4096
-# Rows compared with all before them at once, for the reasons.
-_REASONS_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -67,13 +63,6 @@ class Candidates:
     times_s: Column | None = None
     is_video: NDArray[np.bool_] | None = None
     embeddings: Vectors | None = None
-
-    def __post_init__(self) -> None:
-        for name in _ARRAYS:
-            array = getattr(self, name)
-            if array is not None and len(array) != len(self.keys):
-                raise ShapeError(f'{len(array)} {name} of {len(self.keys)} frames',
-                                 'one a frame')
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -229,12 +218,6 @@ class Quota:
     def is_full(self) -> bool:
         """Whether nothing more is wanted."""
         return len(self.chosen) >= self._request.count
-
-    @property
-    def is_capped(self) -> bool:
-        """Whether a dive had to give less than it could have."""
-        cap = self._request.per_dive
-        return cap is not None and bool((self._taken >= cap).any())
 
     def take(self, row: int, why: str) -> None:
         """Choose a row for a reason, and close the rows that may not be chosen after it."""
@@ -399,47 +382,19 @@ def _spread(choice: Choice, weights: Column, why: str) -> None:
 
 
 class Nearest:
-    """
-    The distance of every row to the nearest of the centres, while centres are added.
+    """The squared distance of every row to the nearest of the centres, while centres are added."""
 
-    A row closer to its centre than half the distance of that centre to the new one cannot be
-    closer to the new one (triangle inequality) and is not looked at.
-    """
-
-    def __init__(self, features: NDArray[np.float32]) -> None:
+    def __init__(self, features: Vectors) -> None:
         self.squared = np.full(len(features), np.inf)
+        self.is_empty = True
         self._features = features
-        self._owners = np.zeros(len(features), np.int64)
-        self._centres = np.empty((0, features.shape[1]), np.float32)
-        self._num_centres = 0
+        self._norms = np.einsum('ij,ij->i', features, features)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no centre yet."""
-        return self._num_centres == 0
-
-    def add(self, centre: NDArray[np.float32]) -> None:
-        """Add a centre, shape (D,)."""
-        if self._num_centres == len(self._centres):
-            room = np.empty((max(16, 2 * self._num_centres), len(centre)), np.float32)
-            room[:self._num_centres] = self._centres
-            self._centres = room
-        apart = _squared(self._centres[:self._num_centres], centre)
-        rows = np.arange(len(self.squared)) if self.is_empty else \
-            np.flatnonzero(4 * self.squared > apart[self._owners])
-        self._centres[self._num_centres] = centre
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start:start + _BLOCK]
-            found = _squared(self._features[block], centre)
-            closer = found < self.squared[block]
-            self.squared[block[closer]] = found[closer]
-            self._owners[block[closer]] = self._num_centres
-        self._num_centres += 1
-
-
-def _squared(rows: NDArray[np.float32], centre: NDArray[np.float32]) -> Column:
-    apart = rows - centre
-    return np.einsum('ij,ij->i', apart, apart).astype(np.float64)
+    def add(self, centre: Vectors) -> None:
+        """Add a centre, shape (D,); a row that is not finite is near to none."""
+        apart = self._norms - 2 * (self._features @ centre) + centre @ centre
+        np.fmin(self.squared, np.maximum(apart, 0), out=self.squared)
+        self.is_empty = False
 
 
 # -------------------------------------------------------------------------------------------------
@@ -447,7 +402,7 @@ def _squared(rows: NDArray[np.float32], centre: NDArray[np.float32]) -> Column:
 
 
 def reason(
-    why: str, score_name: str, score: float, rank: float, count: int, gap: str, stands_for: int
+    why: str, score_name: str, score: float, rank: float, count: int, stands_for: int
 ) -> str:
     """Join what is known of a chosen frame to one sentence."""
     value = f'{score_name} {score:.4g}' if math.isfinite(score) else f'no {score_name}'
@@ -456,28 +411,7 @@ def reason(
         f', above {math.floor(1e4 * rank) / 100:g} % of {count} frames'
     alike = 'no other frame looks like it' if not stands_for else \
         f'it stands for {stands_for} near duplicate{"s" if stands_for > 1 else ""}'
-    return '; '.join(part for part in (why, value + above, gap, alike) if part) + '.'
-
-
-def nearest_before(features: Vectors | None, count: int) -> list[str]:
-    """Say of chosen frames how far each is from the nearest one that was chosen before it."""
-    if features is None:
-        return [''] * count
-    # In float64: the difference of squares loses half of the digits.
-    rows = features.astype(np.float64)
-    squares, gaps = np.square(rows).sum(1), list[float]()
-    for start in range(0, len(rows), _REASONS_BLOCK):
-        part = slice(start, start + _REASONS_BLOCK)
-        apart = squares[part, None] + squares - 2 * rows[part] @ rows.T
-        gaps += _smallest_before(np.where(np.isnan(apart), np.inf, np.maximum(apart, 0)), start)
-    return [f'{math.sqrt(gap):.4g} from the nearest chosen before it' if math.isfinite(gap)
-            else '' for gap in gaps]
-
-
-def _smallest_before(apart: NDArray[np.float64], start: int) -> list[float]:
-    """Return the smallest of each row left of the diagonal; inf if there is none."""
-    rows, columns = np.arange(len(apart))[:, None] + start, np.arange(apart.shape[1])
-    return np.where(columns < rows, apart, np.inf).min(1).tolist()
+    return f'{why}; {value}{above}; {alike}.'
 
 
 @dataclass(frozen=True)
@@ -487,8 +421,7 @@ class Selection:
 
     Each `stands_for` so many near duplicates. `num_duplicates` of the candidates were left out
     since they look like another one or a labelled frame; `num_unscored` of the others could not be
-    scored, and `num_over_limit` are above the limit, if there is one. `is_capped` says that a dive
-    gave all that one may.
+    scored.
     """
 
     rows: Rows
@@ -497,8 +430,6 @@ class Selection:
     num_candidates: int
     num_duplicates: int
     num_unscored: int
-    num_over_limit: int | None
-    is_capped: bool
 
 
 def select(
@@ -535,10 +466,7 @@ def select(
         rows=order[chosen], reasons=_reasons(pool, quota, counts, request),
         stands_for=counts[chosen], num_candidates=len(candidates),
         num_duplicates=int(len(candidates) - is_known.sum() - len(pool)),
-        num_unscored=int(unscored.sum()),
-        num_over_limit=None if request.limit is None else
-        int((pool.scores > request.limit).sum()),
-        is_capped=quota.is_capped)
+        num_unscored=int(unscored.sum()))
 
 
 def _owners(
@@ -602,12 +530,9 @@ def _take_unscored(unscored: NDArray[np.bool_], request: SelectionRequest, quota
 def _reasons(
     pool: Candidates, quota: Quota, counts: Rows, request: SelectionRequest
 ) -> tuple[str, ...]:
-    chosen = np.array(quota.chosen, np.int64)
     is_scored = np.isfinite(pool.scores)
     ranks: Column = percentiles(np.where(is_scored, pool.scores, np.nan))
-    features = None if pool.features is None else pool.features[chosen]
-    apart = nearest_before(features, len(chosen))
     return tuple(
         reason(f'{request.strategy}: {why}', request.score_name, float(pool.scores[row]),
-               float(ranks[row]), int(is_scored.sum()), gap, int(counts[row]))
-        for row, why, gap in zip(chosen, quota.whys, apart, strict=True))
+               float(ranks[row]), int(is_scored.sum()), int(counts[row]))
+        for row, why in zip(quota.chosen, quota.whys, strict=True))

@@ -12,7 +12,7 @@ orientation in the metadata of an image is ignored. The file that says what fram
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 from dataclasses import dataclass, field, replace
 import logging
@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.core.image_codec import decode, decode_unchanged
-from uncertainty_seg.errors import DatasetError, ImageError, install_command, some_of
+from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.foreign_files import (
     is_text,
     json_fault,
@@ -104,13 +104,16 @@ def read_classes(path: Path) -> ClassTable:
     return _class_table(_read_mapping(path), str(path))
 
 
-def class_table(names: Sequence[str]) -> ClassTable:
+def class_table(
+    classes: Sequence[str | Mapping[str, Any]], source: str = 'the list of classes'
+) -> ClassTable:
     """
-    Make a table of classes from their names; each class gets a colour.
+    Make a table of classes from their names, or from entries as `read_classes` reads them.
 
-    Raises DatasetError if a name is repeated.
+    Raises DatasetError, which names the `source`, if an entry is damaged or a name is repeated.
     """
-    return _class_table({'classes': [str(name) for name in names]}, 'the list of classes')
+    entries = [one if isinstance(one, Mapping) else str(one) for one in classes]
+    return _class_table({'classes': entries}, source)
 
 
 def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
@@ -168,10 +171,10 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
     if not stems:
         raise DatasetError(f'split {split!r} of {folder} is empty', 'at least one image')
     require_reviewed(folder, stems)
-    pairs = [_read_pair(folder, stem) for stem in stems]
+    pairs = [read_pair(folder, stem) for stem in stems]
     table = read_classes(folder / 'classes.json')
     return LabelledFolder(
-        images=[image for image, _ in pairs],
+        images=[_rgb(image) for image, _ in pairs],
         masks=[mask for _, mask in pairs],
         stems=stems,
         class_names=table.names, palette=table.palette, ignore_index=table.ignore_index,
@@ -241,9 +244,6 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     form = _SPLITS_FORM if path.name == 'splits.json' else _FORM
     try:
         content = parse_yaml(path) if is_yaml else parse_json(read_bytes(path, MAX_JSON_BYTES))
-    except ImportError as err:
-        raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
-                           install_command('yaml')) from err
     except ValueError as err:
         kind = 'YAML' if is_yaml else 'JSON'
         raise DatasetError(f'{path} is no {kind} ({json_fault(err)})', form) from err
@@ -253,31 +253,54 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    part = 'image'
-    try:
-        if not (found := _images(folder, stem)):
-            raise ValueError('no jpeg or png of that name')
-        # A file system that tells no capitals from small letters has one file by two endings.
-        if len({path.stat().st_ino for path in found}) > 1:
-            raise ValueError('several images have that name, the ending aside')
-        image = decode(read_image_file(found[0]))
-        part = 'mask'
-        mask = decode_unchanged(read_image_file(folder / 'masks' / f'{stem}.png'))
-    except (OSError, ValueError, ImageError) as err:
-        raise DatasetError(
-            f'the {part} of {stem!r} in {folder} is missing or unreadable ({why(err)})',
-            'one whole jpeg or png file') from err
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else '16 bits'
-        raise DatasetError(f'the mask of {stem!r} in {folder} has {came}',
-                           'a PNG of one channel of 8 bits, whose values are the class ids',
-                           'save the ids themselves, not their colours')
+def read_pair(folder: Path, stem: str) -> tuple[ImageU8, LabelMap]:
+    """
+    Read an image of a labelled folder, BGR (H, W, 3), and its mask of class ids (H, W).
+
+    DatasetError if one is missing, ambiguous or unreadable, or they differ in size.
+    """
+    found = _images(folder, stem)
+    # A file system that tells no capitals from small letters has one file by two endings.
+    if len({path.stat().st_ino for path in found}) != 1:
+        raise DatasetError(f'{len(found)} images of {folder} are called {stem!r}, whatever they '
+                           'end in', 'one jpeg or png')
+    image, mask = read_image(found[0]), read_mask(folder / 'masks' / f'{stem}.png')
     if image.shape[:2] != mask.shape:
         raise DatasetError(
             f'image {stem!r} in {folder} is {image.shape[1]}x{image.shape[0]}, its mask '
             f'{mask.shape[1]}x{mask.shape[0]}', 'equal sizes')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask
+    return image, mask
+
+
+def read_image(file: Path) -> ImageU8:
+    """Read an image, BGR (H, W, 3); DatasetError if it is missing or unreadable."""
+    try:
+        return decode(read_image_file(file))
+    except (OSError, ValueError, ImageError) as err:
+        raise DatasetError(f'image {file} is missing or unreadable ({why(err)})',
+                           'a whole jpeg or png file') from err
+
+
+def read_mask(file: Path) -> LabelMap:
+    """Read a mask of class ids, (H, W) uint8; DatasetError if it is none."""
+    wanted = 'a PNG of one channel of 8 bits, whose values are the class ids'
+    try:
+        mask = decode_unchanged(read_image_file(file))
+    except (OSError, ValueError, ImageError) as err:
+        raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else '16 bits'
+        raise DatasetError(f'mask {file} has {came}', wanted,
+                           'save the ids themselves, not their colours')
+    return np.asarray(mask, np.uint8)
+
+
+def require_ids(mask: LabelMap, num_classes: int, ignore_index: int, what: str) -> None:
+    """Raise DatasetError, which names the mask, if it has an id that is no class."""
+    strange = mask[(mask >= num_classes) & (mask != ignore_index)]
+    if strange.size:
+        raise DatasetError(f'{what} has the class id {int(strange[0])}',
+                           f'ids from 0 to {num_classes - 1}, or {ignore_index} for unknown')
 
 
 def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFolder:
@@ -295,7 +318,9 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
                 f'{folder} has the classes {", ".join(part.class_names)} (ignored: '
                 f'{part.ignore_index}), and {folders[0]} {", ".join(parts[0].class_names)} '
                 f'(ignored: {parts[0].ignore_index})', 'the same classes.json in every folder')
-        _require_ids(part, folder)
+        for stem, mask in zip(part.stems, part.masks, strict=True):
+            require_ids(mask, part.num_classes, part.ignore_index,
+                        f'the mask of {stem!r} in {folder}')
     if not any((mask != part.ignore_index).any() for part in parts for mask in part.masks):
         raise DatasetError(
             f'no pixel of the {sum(len(part.stems) for part in parts)} masks in '
@@ -308,16 +333,6 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
         names = [f'{index}_{name}' for index, name in enumerate(names)]
     return _joined(parts, [f'{name}/{stem}' for name, part in zip(names, parts, strict=True)
                            for stem in part.stems])
-
-
-def _require_ids(data: LabelledFolder, folder: Path) -> None:
-    for stem, mask in zip(data.stems, data.masks, strict=True):
-        strange = mask[(mask >= data.num_classes) & (mask != data.ignore_index)]
-        if strange.size:
-            raise DatasetError(
-                f'the mask of {stem!r} in {folder} has the class id {int(strange[0])}',
-                f'ids from 0 to {data.num_classes - 1}, or {data.ignore_index} where nothing is '
-                'known')
 
 
 def load_splits(folder: Path, splits: Sequence[str]) -> LabelledFolder:
@@ -394,12 +409,11 @@ class UnlabelledImages:
     def __iter__(self) -> Iterator[tuple[str, ImageU8]]:
         """Yield name and RGB pixels (H, W, 3); DatasetError if one cannot be read."""
         for path in self.paths:
-            try:
-                image = decode(read_image_file(path))
-            except (OSError, ValueError, ImageError) as err:
-                raise DatasetError(f'{path} cannot be read ({why(err)})',
-                                   'a whole jpeg or png file') from err
-            yield path.stem, np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+            yield path.stem, _rgb(read_image(path))
+
+
+def _rgb(image_bgr: ImageU8) -> ImageU8:
+    return np.asarray(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def find_unlabelled(text: str) -> UnlabelledImages:

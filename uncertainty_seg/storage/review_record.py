@@ -107,7 +107,7 @@ def read_review(folder: Path) -> dict[str, FrameReview] | None:
     path = folder / REVIEW_FILE
     if not path.is_file():
         return None
-    content = _read(path)
+    content = read_json(path)
     try:
         if content['version'] != REVIEW_VERSION:
             raise ValueError(f'version {content["version"]!s:.20}')
@@ -151,7 +151,7 @@ def refuse_export(folder: Path) -> None:
     path = folder / TABLE_FILE
     if not path.is_file():
         return
-    content = _read(path)
+    content = read_json(path)
     if isinstance(content, dict) and {'version', 'format', 'frames'} <= set(content):
         raise DatasetError(
             f'{folder} is an export for labelling, so that its masks may be those of the model',
@@ -159,7 +159,8 @@ def refuse_export(folder: Path) -> None:
             f'import its labels, of the format {content["format"]}, into a new folder')
 
 
-def _read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Read a file of JSON; DatasetError if it is none."""
     try:
         return parse_json(read_bytes(path, MAX_JSON_BYTES))
     except (OSError, ValueError) as err:

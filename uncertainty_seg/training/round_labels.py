@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.data.label_formats import write_export
-from uncertainty_seg.data.label_frames import FrameRow, LabelFrame, read_mask, safe_name
+from uncertainty_seg.data.label_frames import FrameRow, LabelFrame, safe_name
 from uncertainty_seg.errors import ConfigError, DatasetError
 from uncertainty_seg.storage.foreign_files import read_bytes
-from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
+from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes, read_mask
 from uncertainty_seg.storage.review_record import (
     is_prediction,
     read_review,

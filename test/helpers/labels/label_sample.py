@@ -40,8 +40,7 @@ def make_frame(
     known = {'stem': stem, 'file': stem + ending, 'key': f'key {index}', 'dive': dive,
              'stamp_ns': 1_700_000_000_123_456_789 + index, 'height': size[0], 'width': size[1],
              'reason': REASON, 'score': 1.25, 'origin': 'selected'}
-    return LabelFrame(FrameRow(**{**known, **facts}), data.tobytes(), mask,
-                      rng.random(size, np.float32), np.array([0.6, 0.8, index], np.float32))
+    return LabelFrame(FrameRow(**{**known, **facts}), data.tobytes(), mask)
 
 
 def corrected(folder: Path, kind: str) -> Path:
