@@ -27,7 +27,8 @@ pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labe
 
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.data.label_formats import decode_brush, READERS, write_export  # noqa: E402
-from uncertainty_seg.data.label_frames import LabelFrame, read_mask, read_table  # noqa: E402
+from uncertainty_seg.data.label_frames import LabelFrame, read_table  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import read_mask  # noqa: E402
 from uncertainty_seg.storage.review_record import is_prediction  # noqa: E402
 
 pytestmark = pytest.mark.release
