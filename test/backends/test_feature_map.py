@@ -48,7 +48,7 @@ def test_every_runtime_gives_the_features_of_its_frame_or_else_what_the_head_tak
         rig.build()
         backend: Any = rig.open()
     else:
-        backend = kind(bundle, Settings(threads=1, reduction='exact'))
+        backend = kind(bundle, Settings(threads=1))
     with backend:
         assert backend.last_features() is None
         for image in (IMAGE[::-1], IMAGE):

@@ -13,8 +13,8 @@ import pytest
 
 from uncertainty_seg.backends import runner
 from uncertainty_seg.backends.runner import (
+    bytes_a_pass,
     choose_chunk,
-    head_bytes_a_pass,
     MAX_CHUNK,
     MEGABYTE,
     memory_of_files,
@@ -56,7 +56,7 @@ def save(folder: Path, model: onnx.ModelProto) -> Path:
 
 def test_memory_of_a_pass_is_what_lives_at_the_same_time(tmp_path: Path) -> None:
     # Input and output of the last product, 3 x 12 x 16 each; the mask is no longer needed then.
-    assert head_bytes_a_pass(save(tmp_path, tiny_head())) == 4 * 2 * 3 * 12 * 16
+    assert bytes_a_pass(save(tmp_path, tiny_head())) == 4 * 2 * 3 * 12 * 16
 
 
 def memory(head: onnx.ModelProto, passes: int) -> MemoryEstimate:
@@ -88,7 +88,7 @@ def test_tensors_that_are_no_longer_needed_do_not_count(tmp_path: Path) -> None:
              for n in ('drop', 'logits')]
     graph = helper.make_graph(nodes, 'chain', infos[:1], infos[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    assert head_bytes_a_pass(save(tmp_path, model)) == 4 * 2 * 5 * 7 * 9
+    assert bytes_a_pass(save(tmp_path, model)) == 4 * 2 * 5 * 7 * 9
 
 
 def test_threads_are_those_asked_for_or_those_of_the_affinity(

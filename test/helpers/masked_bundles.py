@@ -14,7 +14,7 @@ from onnx import helper
 from uncertainty_seg.compiler.compile import compile_ensemble, compile_graph
 from uncertainty_seg.compiler.onnx_tools import OPSET
 from uncertainty_seg.compiler.plan import CompileOptions
-from uncertainty_seg.core.model_card import InputSpec, ModelCard
+from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.storage.model_bundle import write_bundle
 
 SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
@@ -90,7 +90,8 @@ def plain_member(seed: int, outputs: int = 3, rate: float = 0.0) -> onnx.ModelPr
 def card_of(made: Any, method: str, **facts: Any) -> ModelCard:
     facts = {'passes': 20, 'name': method, **facts}
     return ModelCard(
-        schema=1, method=method, class_names=('a', 'b', 'c'),
+        schema=SCHEMA_VERSION, method=method, class_names=('a', 'b', 'c'),
         palette=((0, 0, 0),) * 3, ignore_index=255, input=SPEC, dropout_sites=made.sites,
         opset=OPSET, logits_shape=made.logits_shape, training='', license='', not_good_for='',
-        metrics={}, sha256={}, upsampling=made.upsampling, **facts)
+        metrics={}, sha256={}, upsampling=made.upsampling,
+        grid_offset=made.grid_offset, **facts)

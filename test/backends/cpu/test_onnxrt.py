@@ -19,10 +19,11 @@ from uncertainty_seg.backends.runner import rounding_half
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.uncertainty import grid_maps
 from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
-SETTINGS = Settings(threads=1, reduction='exact')
+SETTINGS = Settings(threads=1)
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_bf16_is_refused_by_setting_and_by_card(
 ) -> None:
     bundle = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, precision=card))
     with pytest.raises(BackendUnavailableError, match="'tiny' in bf16.*openvino"):
-        OnnxRuntimeBackend(bundle, Settings(threads=1, reduction='exact', precision=precision))
+        OnnxRuntimeBackend(bundle, Settings(threads=1, precision=precision))
 
 
 @pytest.mark.skipif(tuple(map(int, onnxruntime.__version__.split('.')[:2])) < (1, 26),
@@ -150,11 +151,11 @@ def test_a_bundle_in_fp16_is_simulated_and_says_so(caplog: pytest.LogCaptureFixt
     image = RNG.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
     masks = pass_inputs(half.card, 2, 0)
     with caplog.at_level('INFO'), OnnxRuntimeBackend(half, SETTINGS) as backend:
-        maps = backend.run(image, masks, 1.0)
+        maps = grid_maps(backend.run(image, masks, 1.0))
     assert 'fp16 simulated' in caplog.text
     caplog.clear()
     with caplog.at_level('INFO'), OnnxRuntimeBackend(whole, SETTINGS) as backend:
-        plain = backend.run(image, masks, 1.0)
+        plain = grid_maps(backend.run(image, masks, 1.0))
     assert 'fp16' not in caplog.text
     gap = abs(maps.entropy - plain.entropy)
     assert 1e-5 < gap.mean() < 2e-3

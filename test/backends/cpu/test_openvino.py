@@ -18,14 +18,14 @@ from uncertainty_seg.compiler.precision import to_precision
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import grid_maps, MAP_NAMES, UncertaintyMaps
 from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle, shipped_bundles, write_bundle
 
 openvino = pytest.importorskip('openvino')
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = Settings(threads=1, reduction='exact')
-BF16 = Settings(threads=1, reduction='exact', precision='bf16')
+SETTINGS = Settings(threads=1)
+BF16 = Settings(threads=1, precision='bf16')
 needs_bf16 = pytest.mark.skipif(
     not backend_file.has_bf16(backend_file.core_of_process()), reason='this processor has no bf16')
 
@@ -55,14 +55,14 @@ def picture(bundle: ModelBundle) -> np.ndarray:
 
 def differences(one: UncertaintyMaps, other: UncertaintyMaps) -> dict[str, np.ndarray]:
     return {name: np.abs(getattr(one, name).astype(np.float64) - getattr(other, name))
-            for name in one.present}
+            for name in ('label', 'confidence', *MAP_NAMES)}
 
 
 def closed(backend: OpenVinoBackend | OnnxRuntimeBackend, bundle: ModelBundle,
            passes: int) -> UncertaintyMaps:
-    maps = backend.run(picture(bundle), make_masks(bundle.card.dropout_sites, passes, 0), 1.0)
+    sums = backend.run(picture(bundle), make_masks(bundle.card.dropout_sites, passes, 0), 1.0)
     backend.close()
-    return maps
+    return grid_maps(sums)
 
 
 def assert_parity(bundle: ModelBundle, passes: int, settings: Settings = SETTINGS) -> None:
@@ -84,10 +84,10 @@ def test_the_same_masks_give_the_maps_of_onnxruntime(
 
 
 def options(backend: OpenVinoBackend) -> dict[str, object]:
-    """Return what the runtime says of the trunk and of the heads it has compiled."""
+    """Return what the runtime says of the trunk and of the passes it has compiled."""
     names = ('INFERENCE_PRECISION_HINT', 'INFERENCE_NUM_THREADS', 'NUM_STREAMS',
              'ENABLE_CPU_PINNING')
-    calls = [backend._trunk_call, *backend._head_calls.values()]
+    calls = [backend._trunk_call, *backend._calls.values()]
     found = [{name: call.get_compiled_model().get_property(name) for name in names}
              for call in calls]
     assert len(found) > 1
@@ -109,11 +109,12 @@ def test_bf16_is_computed_in_by_name_and_lies_within_the_noise_of_the_sampler() 
     backend = OpenVinoBackend(bundle, BF16)
     assert backend.precision == 'bf16'
     masks = make_masks(bundle.card.dropout_sites, 20, 0)
-    maps = backend.run(picture(bundle), masks, 1.0)
+    maps = grid_maps(backend.run(picture(bundle), masks, 1.0))
     assert options(backend)['INFERENCE_PRECISION_HINT'] == openvino.Type.bf16
     exact = OpenVinoBackend(bundle, SETTINGS)
-    plain = exact.run(picture(bundle), masks, 1.0)
-    redrawn = exact.run(picture(bundle), make_masks(bundle.card.dropout_sites, 20, 1), 1.0)
+    plain = grid_maps(exact.run(picture(bundle), masks, 1.0))
+    redrawn = grid_maps(
+        exact.run(picture(bundle), make_masks(bundle.card.dropout_sites, 20, 1), 1.0))
     moved, noise = differences(maps, plain), differences(redrawn, plain)
     assert 0 < moved['entropy'].mean() < 2e-2
     assert 0 < moved['mutual_information'].mean() < 4e-3
@@ -144,15 +145,18 @@ def test_graphs_of_16_bits_run(tmp_path: Path, precision: str, most: float) -> N
     assert moved['entropy'].mean() < most
 
 
-def test_one_head_is_compiled_for_a_size_of_chunk_and_two_are_kept(bundle: ModelBundle) -> None:
+def test_a_graph_is_compiled_for_each_size_of_chunk_and_three_are_kept(
+    bundle: ModelBundle
+) -> None:
     backend = OpenVinoBackend(bundle, SETTINGS)
     sites = bundle.card.dropout_sites
     kept = []
-    for passes in (2, 50, 51, 50, 5):  # 50 and 51 go in chunks of 17
+    for passes in (2, 50, 51, 50, 5):  # 50 goes in chunks of 17, 17 and 16, and 51 in those of 17
         backend.run(picture(bundle), ones_masks(sites, passes), 1.0)
-        kept.append((list(backend._head_calls), backend._head_calls.get(17)))
-    assert [sizes for sizes, _ in kept] == [[2], [2, 17], [2, 17], [2, 17], [17, 5]]
-    assert kept[1][1] is kept[3][1]
+        kept.append((list(backend._calls), backend._calls.get(17)))
+    assert [sizes for sizes, _ in kept] == [
+        [2], [2, 17, 16], [2, 17, 16], [2, 17, 16], [17, 16, 5]]
+    assert kept[1][1] is kept[4][1]
 
 
 def test_missing_openvino_is_named_with_its_remedy(
@@ -173,7 +177,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.model_bundle import load_bundle
 bundle = load_bundle(sys.argv[1])
 assert 'openvino' not in sys.modules
-backend = OpenVinoBackend(bundle, Settings(threads=1, reduction='exact'))
+backend = OpenVinoBackend(bundle, Settings(threads=1))
 backend.run(np.zeros((48, 64, 3), np.uint8), make_masks(bundle.card.dropout_sites, 3, 0), 1.0)
 print(threading.active_count(), getattr(sys.modules.get('openvino_telemetry'), '__name__', None))
 """
@@ -221,7 +225,7 @@ from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.model_bundle import load_bundle
 
-bundle, settings = load_bundle(sys.argv[1]), Settings(threads=1, reduction='exact')
+bundle, settings = load_bundle(sys.argv[1]), Settings(threads=1)
 first, second = OpenVinoBackend(bundle, settings), OpenVinoBackend(bundle, settings)
 first.close()
 del first
