@@ -24,8 +24,9 @@ sys.path.append(sys.argv[1])
 from uncertainty_seg.backends.gpu.engine_build import (  # noqa: E402
     build_engine,
     engines_of,
-    EngineSpec,
     EngineWork,
+    key_of_graph,
+    work_ahead,
 )
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget  # noqa: E402
 from uncertainty_seg.backends.gpu.nvidia import load_tensorrt, TensorRt  # noqa: E402
@@ -33,56 +34,51 @@ from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 
+# Of no GPU in particular.
 TARGET = EngineTarget('tensorrt_rtx', '1', 'none', '0.0', '0', 1)
 
 
 def bundle(
-    trt: TensorRt, folder: str, passes: int, capabilities: list[str], **settings: Any
+    trt: TensorRt, folder: str, passes: int, capability: str, **settings: Any
 ) -> dict[str, Any]:
     """Build what a bundle needs, into a cache that is thrown away."""
-    made = load_bundle(folder)
-    engines = engines_of(made, Settings(passes=passes, **settings), tuple(capabilities))
-    work = EngineWork(trt, engines, TARGET)
+    asked = load_bundle(folder), Settings(passes=passes, **settings)
+    work = work_ahead(*asked, capability, trt) if capability \
+        else EngineWork(trt, engines_of(*asked, trt, TARGET))
     shares: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         cache = EngineCache(Path(temporary))
         built = work.build(cache, lambda share, _: shares.append(share))
         again = work.build(cache)
-        plans = {engine.role: cache.load(engine.key(TARGET)) or b'' for engine in built}
-    return {'sizes': {role: len(plan) for role, plan in plans.items()}, 'again': len(again),
-            'shares': shares, 'chunk': engines.chunking.passes,
-            'profiles': engines.head_stats.spec.profiles}
+        sizes = {engine.role: cache.plan_path(engine.key.digest).stat().st_size
+                 for engine in work.engines.all}
+    return {'sizes': sizes, 'built': built, 'again': again, 'shares': shares,
+            'chunk': work.engines.calls[0].stop, 'profiles': work.engines.passes.key.profiles}
 
 
-def graph(trt: TensorRt, path: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Build one graph."""
-    built = build_engine(trt, Path(path).name, Path(path).read_bytes(), EngineSpec(**spec))
-    return {'size': len(built.plan)}
-
-
-def stopped(trt: TensorRt, path: str) -> dict[str, Any]:
-    """Stop a build from its progress, and build again."""
+def graph(
+    trt: TensorRt, path: str, profiles: dict[str, Any], precision: str = 'fp32',
+    is_stopped: bool = False,
+) -> dict[str, Any]:
+    """Build one graph, or stop as soon as it is told of progress."""
     def stop(share: float, phase: str) -> None:
-        if share > 0:
-            raise ValueError(f'stop in {phase}')
+        if is_stopped and share > 0:
+            raise InterruptedError(phase)
 
     content = Path(path).read_bytes()
+    key = key_of_graph(trt, TARGET, content, precision, profiles)
     try:
-        build_engine(trt, 'trunk', content, EngineSpec('fp32'), stop)
-    except ValueError as err:
-        said = str(err)
-    return {'said': said, 'size': len(build_engine(trt, 'trunk', content,
-                                                   EngineSpec('fp32')).plan)}
+        return {'size': len(build_engine(trt, Path(path).name, content, key, stop))}
+    except InterruptedError as err:
+        return {'stopped_in': str(err)}
 
 
 def version(trt: TensorRt) -> dict[str, Any]:
     """Say what was imported."""
-    return {'version': trt.version, 'is_rtx': trt.is_rtx,
-            'dtypes': [str(trt.numpy_dtype(getattr(trt.module.DataType, name)))
-                       for name in ('FLOAT', 'HALF', 'UINT8', 'INT32', 'INT64', 'BOOL')]}
+    return {'version': trt.version, 'is_rtx': trt.is_rtx}
 
 
-JOBS = {job.__name__: job for job in (bundle, graph, stopped, version)}
+JOBS = {job.__name__: job for job in (bundle, graph, version)}
 
 
 def main() -> None:

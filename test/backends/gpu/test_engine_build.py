@@ -1,21 +1,25 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Which engines a bundle needs, how a build is configured, how far it is, and what stops it.
+Which engines a bundle needs, what their keys depend on, how far a build is, and what stops it.
 
-No TensorRT builds here: its builder is played. test_tensorrt_build_gate asks the real one.
+No TensorRT builds here: test_tensorrt_build_gate asks the real one.
 
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 import time
 from types import SimpleNamespace
 from typing import Any
 
+from fake_cuda import FakeCuda
+from fake_tensorrt import fake_tensorrt
 import pytest
+from tensorrt_rig import played_build
 
 from uncertainty_seg.backends.gpu import engine_build
 from uncertainty_seg.backends.gpu.engine_build import (
@@ -23,27 +27,24 @@ from uncertainty_seg.backends.gpu.engine_build import (
     build_engines,
     build_here,
     BuildState,
-    BuiltEngine,
     EngineBuild,
     engines_of,
-    EngineSpec,
     is_building,
+    key_of_graph,
     limit_memory,
     Progress,
     progress_monitor,
+    split_passes,
+    work_here,
 )
-from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
+from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineKey, EngineTarget
 from uncertainty_seg.backends.gpu.nvidia import CudaDevice, TensorRt
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import (
-    BackendError,
-    BackendUnavailableError,
-    GraphError,
-    ModelBundleError,
-)
+from uncertainty_seg.errors import BackendError, BackendUnavailableError, GraphError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
-ORIN = CudaDevice('Orin', '8.7', '12.6', 16, 16 * 2**30, True)
+ORIN = CudaDevice('Orin', '8.7', '12.6 R36.4.3', 16, 16 * 2**30, True)
 
 
 class Base:
@@ -52,149 +53,98 @@ class Base:
     Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3, VERBOSE=4)
 
 
-class Config:
-    """Remembers flags; TF32 is on, as in TensorRT."""
-
-    def __init__(self, taken: tuple[bytes, ...] = (b'',)) -> None:
-        self.flags = {'TF32'}
-        self.limits: dict[str, int] = {}
-        self._taken = taken
-        self.set_flag, self.clear_flag = self.flags.add, self.flags.discard
-        self.set_memory_pool_limit = self.limits.__setitem__
-
-    def create_timing_cache(self, data: bytes) -> Any:
-        return SimpleNamespace(data=data, serialize=lambda: data + b'+')
-
-    def set_timing_cache(self, cache: Any, ignore: bool) -> bool:
-        return cache.data in self._taken
-
-
-class Builder:
-    """Builds what it is told; `monitored` plays the phases that TensorRT reports."""
-
-    memory: bytes | None = b'plan'
-
-    def __init__(self, logger: Any) -> None:
-        self.logger = logger
-        self.config = Config()
-
-    def create_network(self, flags: int) -> Any:
-        return SimpleNamespace(num_inputs=0)
-
-    def create_builder_config(self) -> Any:
-        return self.config
-
-    def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
-        config.progress_monitor.phase_start('build', None, 2)
-        for step in range(2):
-            if not config.progress_monitor.step_complete('build', step):
-                return None
-        if self.memory is None:
-            self.logger.log(1, 'no kernel for node 7')
-        return self.memory
-
-
-def tensorrt(name: str = 'tensorrt', version: str = '10.3.0', **more: Any) -> TensorRt:
-    facts = {'Builder': Builder, 'OnnxParser': lambda *_: SimpleNamespace(parse=lambda _: True)}
-    return TensorRt(SimpleNamespace(
-        __name__=name, __version__=version, ILogger=Base, IProgressMonitor=Base,
-        BuilderFlag=SimpleNamespace(TF32='TF32'),
-        MemoryPoolType=SimpleNamespace(WORKSPACE='WORKSPACE', TACTIC_DRAM='TACTIC_DRAM'),
-        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1), **{**facts, **more}))
-
-
-def build(trt: TensorRt | None = None, precision: str = 'fp32', **more: Any) -> BuiltEngine:
-    return build_engine(trt or tensorrt(), 'graph.onnx', b'', EngineSpec(precision), **more)
+def tensorrt(version: str = '10.3.0') -> TensorRt:
+    return TensorRt(fake_tensorrt(FakeCuda(), version))
 
 
 # One engine -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(('precision', 'flags'), [('tf32', {'TF32'}), ('fp32', set())])
-def test_factors_are_rounded_where_tf32_was_asked_for_and_nowhere_else(
-    precision: str, flags: set[str]
-) -> None:
-    made: list[Builder] = []
-
-    class Kept(Builder):
-
-        def __init__(self, logger: Any) -> None:
-            super().__init__(logger)
-            made.append(self)
-
-    build(tensorrt(Builder=Kept), precision, available_bytes=2**32)
-    assert made[0].config.flags == flags
-    # Memory that is shared is left to the rest of the machine.
-    assert made[0].config.limits == {'WORKSPACE': 2**30, 'TACTIC_DRAM': 2**31}
-    config = Config()
-    limit_memory(tensorrt(), config, 0)  # type: ignore[arg-type]
-    assert not config.limits
+def test_memory_that_is_shared_is_left_to_the_rest_of_the_machine() -> None:
+    limits: dict[str, int] = {}
+    trt: Any = SimpleNamespace(module=SimpleNamespace(
+        MemoryPoolType=SimpleNamespace(WORKSPACE='WORKSPACE', TACTIC_DRAM='TACTIC_DRAM')))
+    config: Any = SimpleNamespace(set_memory_pool_limit=limits.__setitem__)
+    limit_memory(trt, config, 0)
+    assert not limits
+    limit_memory(trt, config, 2**32)
+    assert limits == {'WORKSPACE': 2**30, 'TACTIC_DRAM': 2**31}
 
 
-def test_measurements_are_given_back_and_what_fits_no_more_is_measured_again() -> None:
-    assert build().timing_cache == b'+'
-    assert build(timing_cache=b'stale').timing_cache == b'+'
-    assert build(tensorrt('tensorrt_rtx', '1.7')).timing_cache == b''
-
-
-def test_a_build_tells_how_far_it_is_and_what_it_raises_stops_it() -> None:
-    told: list[tuple[float, str]] = []
-    build(progress=lambda *one: told.append(one))
-    assert told == [(0, 'build'), (0.5, 'build'), (0.99, 'build'), (1, 'built')]
-
-    def stop(share: float, phase: str) -> None:
-        if share > 0:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(progress=stop)
-
-
-def test_a_failed_build_says_what_tensorrt_said() -> None:
-    failing = type('Failing', (Builder,), {'memory': None})
-    with pytest.raises(BackendError, match=r'graph.onnx in fp32 .*no kernel for node 7'):
-        build(tensorrt(Builder=failing))
-
+def test_a_machine_without_a_builder_says_so() -> None:
     def none(logger: Any) -> Any:
+        logger.log(1, 'CUDA initialization failure')
         raise TypeError('pybind11::init(): factory function returned nullptr')
 
-    with pytest.raises(BackendUnavailableError, match='10.3.0'):
-        build(tensorrt(Builder=none))
+    trt = TensorRt(SimpleNamespace(__name__='tensorrt', __version__='10.3.0', ILogger=Base,
+                                   Builder=none))
+    with pytest.raises(BackendUnavailableError, match='10.3.0.*CUDA initialization failure'):
+        build_engine(trt, 'graph.onnx', b'', KEY)
 
 
-def test_a_graph_that_cannot_be_read_is_refused_with_its_nodes() -> None:
-    def error(operator: str) -> Any:
-        return SimpleNamespace(desc=lambda: 'no\n importer', node_name=lambda: 'here',
-                               node_operator=lambda: operator)
-
-    parser = SimpleNamespace(parse=lambda _: False, num_errors=2,
-                             get_error=[error('Sorcery'), error('')].__getitem__)
-    with pytest.raises(GraphError, match=r"node 'here' \(Sorcery\): no importer; no importer"):
-        build(tensorrt(OnnxParser=lambda *_: parser))
-
-
-def monitor(progress: Progress) -> Any:
-    return progress_monitor(tensorrt(), progress)
-
-
-def test_a_phase_inside_another_counts_as_part_of_its_step() -> None:
+def test_a_share_never_falls_and_what_is_raised_ends_the_build() -> None:
     told: list[tuple[float, str]] = []
-    tracker = monitor(lambda share, phase: told.append((share, phase)))
-    tracker.phase_start('build', None, 4)
-    assert tracker.step_complete('build', 0)
-    tracker.phase_start('tactics', 'build', 2)
-    tracker.step_complete('tactics', 0)
-    tracker.phase_start('timing', 'tactics', 5)
-    tracker.step_complete('timing', 3)
-    for name in ('timing', 'tactics', 'ghost'):
-        tracker.phase_finish(name)
-    tracker.step_complete('build', 1)
-    assert tracker.step_complete('ghost', 3)
-    tracker.phase_start('next', None, 1)
-    tracker.step_complete('next', 0)
-    assert told.pop() == (0.99, 'next')  # never 1, which is for the built engine
-    assert told == [(0, 'build'), (0.25, 'build'), (pytest.approx(0.375), 'tactics'),
-                    (pytest.approx(0.475), 'timing'), (0.5, 'build')]
+
+    def tell(share: float, phase: str) -> None:
+        told.append((share, phase))
+        if phase == 'last':
+            raise KeyboardInterrupt
+
+    trt: Any = SimpleNamespace(module=SimpleNamespace(IProgressMonitor=Base))
+    monitor = progress_monitor(trt, tell)
+    monitor.phase_start('build', None, 4)
+    assert monitor.step_complete('build', 0)
+    monitor.phase_start('tactics', 'build', 4)  # 1 of 8 are done now
+    assert all(monitor.step_complete('tactics', step) for step in range(4))
+    monitor.phase_finish('tactics')
+    assert all(monitor.step_complete('build', step) for step in range(1, 4))
+    assert told == [(0, 'build'), (0.25, 'build'), (0.375, 'tactics'), (0.5, 'tactics'),
+                    (0.625, 'tactics'), (0.75, 'build'), (0.875, 'build'), (0.99, 'build')]
+    monitor = progress_monitor(trt, tell)
+    monitor.phase_start('last', None, 1)
+    assert not monitor.step_complete('last', 0) and isinstance(monitor.error, KeyboardInterrupt)
+
+
+# What an engine depends on ----------------------------------------------------------------------
+
+TARGET = EngineTarget('tensorrt', '10.3.0', 'Orin', '8.7', '12.6', 16)
+PROFILES = {'m': ((1, 8), (4, 8), (4, 8))}
+KEY = key_of_graph(tensorrt(), TARGET, b'graph', 'fp16', PROFILES)
+# Of each field of a key another value.
+OTHERS: dict[str, Any] = {
+    'module': 'tensorrt_rtx', 'version': '10.3.1', 'gpu': 'Orin Nano', 'compute_capability': '8.6',
+    'driver': '12.6 R36.4.4', 'multiprocessors': 8, 'graph': 'f' * 64, 'precision': 'fp32',
+    'profiles': {'m': ((1, 8), (4, 8), (5, 8))}, 'flags': ('TF32',), 'recipe': 0}
+
+
+@pytest.mark.parametrize('name', [field.name for field in dataclasses.fields(EngineKey)])
+def test_an_engine_of_other_facts_has_another_key(name: str) -> None:
+    assert dataclasses.replace(KEY).digest == KEY.digest
+    assert dataclasses.replace(KEY, **{name: OTHERS[name]}).digest != KEY.digest
+
+
+def test_every_fact_of_graph_card_settings_and_machine_is_in_the_key() -> None:
+    """From where they come to the key, so that none is left behind on the way."""
+    def digest(trt: str = '10.3.0', graph: bytes = b'graph', precision: str = 'fp32',
+               profiles: Any = PROFILES, **device: Any) -> str:
+        made = tensorrt(trt)
+        target = EngineTarget.of(made, dataclasses.replace(ORIN, **device))
+        return key_of_graph(made, target, graph, precision, profiles).digest
+
+    others = [digest(**one) for one in (
+        {'trt': '10.3.1'}, {'trt': '1.7.1.116'}, {'graph': b'weights'}, {'precision': 'tf32'},
+        {'profiles': {'m': ((1, 8), (5, 8), (5, 8))}}, {'name': 'Orin Nano'},
+        {'compute_capability': '8.6'}, {'driver': '12.6 R36.4.4'}, {'multiprocessors': 8})]
+    assert len({digest(), *others}) == 1 + len(others)
+    assert digest() == digest(memory_bytes=1)  # which differs from start to start
+
+
+def test_factors_are_rounded_where_tf32_was_asked_for_and_nowhere_else() -> None:
+    rtx = tensorrt('1.7.1.116')
+    flags = [key_of_graph(trt, TARGET, b'', precision, {}).flags
+             for trt in (tensorrt(), rtx) for precision in ('fp32', 'tf32')]
+    user = 'REQUIRE_USER_ALLOCATION'
+    assert flags == [(), ('TF32',), (user,), ('TF32', user)]
 
 
 # A build in its thread --------------------------------------------------------------------------
@@ -233,25 +183,34 @@ def test_what_a_build_raises_is_raised_where_it_is_waited_for(
 # What a bundle needs ----------------------------------------------------------------------------
 
 
-def test_a_bundle_needs_a_fixed_trunk_and_a_head_of_one_to_a_chunk_of_passes() -> None:
-    bundle = load_bundle('pipeline')
-    # 3 planes (6, 384, 512) of float32 are 13.5 MB, more than the head's own tensors.
-    exact = Settings(memory_budget_mb=64, reduction='exact', passes=20)
-    engines = engines_of(bundle, exact)
-    assert engines.trunk.spec == EngineSpec('fp32') and engines.chunking.passes == 4
-    assert engines.head_stats.spec.profiles == {
-        'mask_decoder_drop_head': ((1, 96, 1, 1), (4, 96, 1, 1), (4, 96, 1, 1))}
-    coarse = engines_of(bundle, dataclasses.replace(exact, reduction='coarse'))
-    assert coarse.chunking.passes == 20 and coarse.head_stats.spec.summed == (96, 128)
-    wide = engines_of(bundle, dataclasses.replace(exact, memory_budget_mb=1000))
-    assert wide.chunking.passes == 20
+def test_a_bundle_needs_a_fixed_trunk_and_passes_of_one_to_a_call(bundle: ModelBundle) -> None:
+    few = engines_of(bundle, Settings(memory_budget_mb=64, passes=50), tensorrt(), TARGET)
+    most = few.calls[0].stop
+    assert 50 % most == 0 and 1 < most <= 20 and len(few.calls) == 50 // most
+    assert few.trunk.key.profiles == {}
+    shape = bundle.card.dropout_sites[0].shape
+    assert few.passes.key.profiles == {
+        'mask_decoder_drop_head': ((1, *shape), (most, *shape), (most, *shape))}
+    # What runs is what it was made fastest for, whatever the budget would allow.
+    odd = engines_of(bundle, Settings(memory_budget_mb=4000, passes=37), tensorrt(), TARGET)
+    assert odd.calls == [slice(0, 19), slice(19, 37)]
 
 
-def test_what_tensorrt_cannot_run_is_refused(tiny_bundle: Path) -> None:
+def test_what_tensorrt_cannot_run_is_refused(bundle: ModelBundle) -> None:
     with pytest.raises(BackendUnavailableError, match='fp32, not bf16'):
-        engines_of(load_bundle('pipeline'), Settings(precision='bf16'))
-    with pytest.raises(ModelBundleError, match='head_stats.onnx'):
-        engines_of(load_bundle(str(tiny_bundle)), Settings())
+        engines_of(bundle, Settings(precision='bf16'), tensorrt(), TARGET)
+
+
+def test_every_pass_is_run_once_in_calls_of_one_size_where_that_costs_few() -> None:
+    for passes, limit in itertools.product((1, 2, 7, 20, 37, 50), (1, 2, 7, 20)):
+        calls = split_passes(passes, limit)
+        rows = [row for call in calls for row in range(call.start, call.stop)]
+        assert rows == list(range(passes))
+        sizes = [call.stop - call.start for call in calls]
+        assert max(sizes) == sizes[0] <= limit
+    sizes = [[call.stop - call.start for call in split_passes(*one)]
+             for one in ((50, 17), (20, 20), (37, 20))]
+    assert sizes == [[10] * 5, [20], [19, 18]]
 
 
 class Machine:
@@ -259,24 +218,19 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trt, self.device = tensorrt(), ORIN
-        self.built: list[tuple[str, EngineSpec]] = []
-        self.available: list[int] = []
+        self.built: list[tuple[str, EngineKey, int]] = []
         self.failing: Exception | None = None
         monkeypatch.setattr(engine_build, 'find_device', lambda: self.device)
         monkeypatch.setattr(engine_build, 'load_tensorrt', lambda: self.trt)
         monkeypatch.setattr(engine_build, 'build_engine', self._build)
         monkeypatch.setattr(engine_build, 'available_bytes', lambda: 5 * 2**30)
 
-    def _build(self, trt: Any, name: str, graph: bytes, spec: EngineSpec, progress: Any,
-               timing_cache: bytes, available_bytes: int) -> BuiltEngine:
-        if self.failing is not None and name == 'head_stats.onnx':
+    def _build(self, trt: Any, name: str, graph: bytes, key: EngineKey, progress: Any,
+               available_bytes: int) -> bytes:
+        if self.failing is not None and name == 'passes.onnx':
             raise self.failing
-        if progress is not None:
-            progress(0.5, 'parsing')
-            progress(1.0, 'built')
-        self.built.append((name, spec))
-        self.available.append(available_bytes)
-        return BuiltEngine(f'plan of {name} for {spec}'.encode(), timing_cache + b'+', 1.0)
+        self.built.append((name, key, available_bytes))
+        return played_build(trt, name, graph, key, progress)
 
 
 @pytest.fixture
@@ -284,61 +238,70 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
-def test_what_is_built_is_what_the_backend_looks_for(machine: Machine, tmp_path: Path) -> None:
-    bundle, settings = load_bundle('pipeline'), Settings(passes=12, memory_budget_mb=100)
+@pytest.fixture
+def bundle() -> ModelBundle:
+    return load_bundle('pipeline')
+
+
+def test_what_is_built_is_what_the_backend_looks_for(
+    machine: Machine, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    settings = Settings(passes=12, memory_budget_mb=100)
     said = build_engines(bundle, settings, folder=tmp_path)
-    engines, cache = engines_of(bundle, settings), EngineCache(tmp_path)
-    target = EngineTarget.of(machine.trt, ORIN)
+    work, cache = work_here(bundle, settings), EngineCache(tmp_path)
     assert [entry['path'] for entry in said] == [
-        str(cache.plan_path(engine.key(target))) for engine in engines.all]
-    assert all(cache.load(engine.key(target)) for engine in engines.all)
+        str(cache.plan_path(engine.key.digest)) for engine in work.engines.all]
+    assert all(cache.load(engine.key.digest) for engine in work.engines.all)
     for entry in said:
         assert (entry['gpu'], entry['precision'], entry['tensorrt']) == (
             'Orin', 'fp32', 'tensorrt 10.3.0')
-        assert entry['chunk'] == engines.chunking.passes and entry['is_built']
-    assert cache.timing_cache(target) == b'++'  # the second build was given the first's
-    facts = json.loads(cache.facts_path(engines.head_stats.key(target)).read_text())
-    assert facts['target']['gpu'] == 'Orin' and facts['role'] == 'head_stats'
+        assert entry['chunk'] == 12 and entry['is_built']
+    facts = json.loads(cache.facts_path(work.engines.passes.key.digest).read_text())
+    assert facts['key']['gpu'] == 'Orin' and facts['role'] == 'passes'
     # What is there is not built again.
     Path(said[1]['path']).unlink()
     assert [entry['is_built'] for entry in build_engines(bundle, settings, folder=tmp_path)] == [
         False, True]
-    assert [name for name, _ in machine.built] == ['trunk.onnx'] + ['head_stats.onnx'] * 2
-    assert machine.available == [5 * 2**30] * 3
+    assert [name for name, _, _ in machine.built] == ['trunk.onnx'] + ['passes.onnx'] * 2
+    assert [available for *_, available in machine.built] == [5 * 2**30] * 3
+    # An update of the driver, which may keep CUDA's version, builds both again.
+    machine.device = dataclasses.replace(ORIN, driver='12.6 R36.4.4')
+    assert all(one['is_built'] for one in build_engines(bundle, settings, folder=tmp_path))
 
 
 def test_the_node_builds_the_same_engines(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path))
     machine.device = dataclasses.replace(ORIN, is_integrated=False)
     told: list[tuple[float, str]] = []
-    build_here(load_bundle('pipeline'), Settings(), lambda *one: told.append(one))
+    build_here(bundle, Settings(), lambda *one: told.append(one))
     assert told == [(0.25, 'trunk: parsing'), (0.5, 'trunk: built'),
-                    (0.75, 'head_stats: parsing'), (1.0, 'head_stats: built')]
-    assert machine.available == [0, 0]
-    assert not any(one['is_built'] for one in build_engines(load_bundle('pipeline'), Settings()))
+                    (0.75, 'passes: parsing'), (1.0, 'passes: built')]
+    assert [available for *_, available in machine.built] == [0, 0]
+    assert not any(one['is_built'] for one in build_engines(bundle, Settings()))
 
 
 def test_each_compute_capability_has_its_engines_and_they_name_no_gpu(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_build, 'find_device', lambda: pytest.fail('the driver was asked'))
-    asked: Any = (load_bundle('pipeline'), Settings(), ('8.6', '8.9'), tmp_path)
+    asked: Any = (bundle, Settings(), ('8.6', '8.9'), tmp_path)
     with pytest.raises(BackendUnavailableError, match='10.3.0 builds for the GPU of this machine'):
         build_engines(*asked)
     assert not machine.built
-    machine.trt = tensorrt('tensorrt_rtx', '1.7.1.116')
+    machine.trt = tensorrt('1.7.1.116')
     said = build_engines(*asked)
     assert [(entry['role'], entry['compute_capability'], entry['gpu']) for entry in said] == [
-        (role, one, '') for one in ('8.6', '8.9') for role in ('trunk', 'head_stats')]
+        (role, one, '') for one in ('8.6', '8.9') for role in ('trunk', 'passes')]
     assert len({entry['path'] for entry in said}) == 4
-    assert [spec.compute_capabilities for _, spec in machine.built] == [
-        ('8.6',), ('8.6',), ('8.9',), ('8.9',)]
+    assert [key.compute_capability for _, key, _ in machine.built] == ['8.6', '8.6', '8.9', '8.9']
+    assert all(key.is_ahead for _, key, _ in machine.built)
 
 
-def test_a_build_that_fails_keeps_what_was_built_before(machine: Machine, tmp_path: Path) -> None:
-    bundle = load_bundle('pipeline')
+def test_a_build_that_fails_keeps_what_was_built_before(
+    machine: Machine, bundle: ModelBundle, tmp_path: Path
+) -> None:
     for machine.failing, kind in ((BackendError('no memory for tactics'), BackendError),
                                   (OSError('disk full'), OSError)):
         with pytest.raises(kind, match='no memory|disk full'):

@@ -33,7 +33,6 @@ from uncertainty_seg.backends.gpu.nvidia import (
     CudaMemory,
     find_device,
     load_tensorrt,
-    Messages,
     TensorRt,
 )
 from uncertainty_seg.errors import BackendError, BackendUnavailableError
@@ -42,7 +41,7 @@ VALUES = ('cudaError_t.cudaSuccess', 'cudaError_t.cudaErrorMemoryAllocation',
           'cudaError_t.cudaErrorStreamCaptureUnsupported', 'cudaHostAllocDefault',
           'cudaError_t.cudaErrorStreamCaptureInvalidated', 'cudaHostAllocMapped',
           'cudaError_t.cudaErrorInsufficientDriver', 'cudaStreamNonBlocking',
-          'cudaMemcpyKind.cudaMemcpyDefault',
+          'cudaMemcpyKind.cudaMemcpyDefault', 'cudaEventBlockingSync',
           'cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal')
 LOOK = """
 import json, sys
@@ -88,7 +87,22 @@ def test_the_stand_in_is_what_cuda_python_is() -> None:
 def test_what_the_driver_says_is_what_is_given() -> None:
     cuda = FakeCuda()
     cuda.is_integrated = True
-    assert find_device(cuda) == CudaDevice('Fake', '8.6', '12.6', 20, 8 * 10**9, True)
+    assert find_device(cuda, []) == CudaDevice('Fake', '8.6', '12.6', 20, 8 * 10**9, True)
+
+
+@pytest.mark.parametrize(('texts', 'found'), [
+    (['NVRM version: NVIDIA UNIX x86_64 Kernel Module  560.35.03  Fri Aug 16 21:39:15 UTC 2024\n'
+      'GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)'], '12.6 560.35.03'),
+    (['NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build',
+      '# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic'], '12.6 540.4.0 R36.4.3'),
+    (['nothing of the kind'], '12.6')])
+def test_an_update_of_the_driver_is_seen_where_cuda_stays_the_same(
+    tmp_path: Path, texts: list[str], found: str
+) -> None:
+    paths = [tmp_path / str(index) for index in range(3)]  # the last is missing
+    for path, text in zip(paths, texts, strict=False):
+        path.write_text(text)
+    assert find_device(FakeCuda(), paths).driver == found
 
 
 def test_no_library_is_no_driver_and_no_package_is_another_thing(
@@ -151,8 +165,18 @@ def test_what_is_enqueued_is_done_later_and_a_stream_survives_a_failed_recording
     assert np.isnan(other.numpy()).all()  # not before the stream was waited for
     memory.wait()
     assert (other.numpy() == 7).all()
-    device, host = CudaMemory(True, cuda).inlet((3,), np.float32)
-    assert device is host
+
+
+def test_what_the_host_fills_is_what_engines_read_and_no_more_of_it_than_was_filled() -> None:
+    for is_mapped in (False, True):
+        cuda = FakeCuda()
+        memory = CudaMemory(is_mapped, cuda)
+        inlet = memory.inlet((3, 2), np.float32)
+        inlet.fill(np.ones((2, 2), np.float32))
+        memory.wait()
+        found = cuda.at('x', inlet.buffer.address, (3, 2), np.dtype(np.float32))
+        assert (found[:2] == 1).all() and np.isnan(found[2]).all()
+        assert len(cuda.live) == (1 if is_mapped else 2) and cuda.copied == 16 * (not is_mapped)
 
 
 def test_memory_that_is_full_is_told_from_other_errors() -> None:
@@ -163,12 +187,12 @@ def test_memory_that_is_full_is_told_from_other_errors() -> None:
         memory.empty((200,), np.float32)
     del kept
     memory.empty((200,), np.float32)
-    cuda.failing['cudaStreamSynchronize'] = 700
-    with pytest.raises(BackendError, match='cudaStreamSynchronize gave 700: an illegal'):
+    cuda.failing['cudaEventSynchronize'] = 700
+    with pytest.raises(BackendError, match='cudaEventSynchronize gave 700: an illegal'):
         memory.wait()
     with pytest.raises(BackendError, match='read by the host'):
         memory.empty((2,), np.float32).numpy()
-    with pytest.raises(BackendError, match='8 bytes into 16'):
+    with pytest.raises(BackendError, match=r'\(2,\) into float32 \(4,\)'):
         memory.copy(memory.host((4,), np.float32), memory.host((2,), np.float32))
 
 
@@ -199,16 +223,16 @@ def test_a_version_before_jetpack_6_1_is_refused(version: str) -> None:
 def test_errors_are_kept_for_the_exception_and_warnings_are_not(
     caplog: pytest.LogCaptureFixture
 ) -> None:
-    messages, module = Messages(), fake_tensorrt(FakeCuda())
-    logger = TensorRt(module).logger(messages)
+    module = fake_tensorrt(FakeCuda())
+    logger = TensorRt(module).logger()
     with caplog.at_level(logging.DEBUG):
         for severity, text in (('ERROR', 'no room\n'), ('WARNING', 'slow'), ('INFO', 'chat'),
                                ('INTERNAL_ERROR', 'worse'), ('ERROR', 'no room')):
             logger.log(module.ILogger.Severity[severity], text)
     assert [record.levelname for record in caplog.records] == [
         'WARNING', 'INFO', 'DEBUG', 'WARNING', 'WARNING']
-    assert messages.reason() == 'no room; worse'
-    assert messages.reason() == 'TensorRT gave no reason'
+    assert logger.reason() == 'no room; worse'
+    assert logger.reason() == 'TensorRT gave no reason'
 
 
 def test_tensorrt_comes_before_rtx_and_what_is_missing_is_said() -> None:
@@ -227,7 +251,7 @@ def test_tensorrt_comes_before_rtx_and_what_is_missing_is_said() -> None:
     assert load('tensorrt', 'tensorrt_rtx') == 'tensorrt'
     assert load('tensorrt_rtx') == 'tensorrt_rtx'
     rtx = TensorRt(module_of('1.7.1.116', 'tensorrt_rtx_bindings.tensorrt_rtx'))
-    assert rtx.is_rtx and not rtx.has_timing_cache and '.' not in rtx.name
+    assert rtx.is_rtx and '.' not in rtx.name
     with pytest.raises(BackendUnavailableError, match='tensorrt_rtx.*JetPack'):
         load()
     with pytest.raises(BackendUnavailableError, match='libnvinfer.so.10'):

@@ -17,7 +17,7 @@ from pathlib import Path
 import threading
 from typing import Any
 
-from fake_tensorrt import plan_of
+from fake_tensorrt import fake_tensorrt, plan_of
 import numpy as np
 import onnx
 import pytest
@@ -37,16 +37,14 @@ from uncertainty_seg.backends.gpu import nvidia, tensorrt
 from uncertainty_seg.backends.gpu.engine_build import work_ahead
 from uncertainty_seg.backends.gpu.engine_cache import (
     checking,
+    EngineTarget,
     SelfCheckKey,
     SelfCheckRecord,
     write_record,
 )
-from uncertainty_seg.backends.gpu.nvidia import CudaBuffer, CudaMemory
+from uncertainty_seg.backends.gpu.nvidia import TensorRt
 from uncertainty_seg.backends.gpu.tensorrt import (
-    BACK_OFF_S,
-    Engine,
     NoMemoryError,
-    Runtime,
     TensorRtBackend,
 )
 from uncertainty_seg.core.calibration import Calibration
@@ -57,7 +55,6 @@ from uncertainty_seg.errors import (
     BackendError,
     BackendUnavailableError,
     EngineMissingError,
-    ModelBundleError,
     ShapeError,
 )
 from uncertainty_seg.storage.model_bundle import (
@@ -72,23 +69,13 @@ ILLEGAL = RuntimeError('CUDA error: an illegal memory access was encountered')
 RTX = '1.7.1.116'
 
 
-class Clock:
-    """Seconds, as told."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def masks_of(rig: Rig, seed: int = 0) -> Mapping[str, np.ndarray]:
     return pass_inputs(rig.card, rig.passes, seed)
 
 
 def assert_answers(rig: Rig, backend: TensorRtBackend, seed: int = 0) -> None:
     masks = masks_of(rig, seed)
-    assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), rig.passes)
+    assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks))
 
 
 def assert_nothing_held(rig: Rig) -> None:
@@ -137,18 +124,18 @@ def test_a_precision_that_failed_its_self_check_is_refused_until_it_passes(
 
 
 def test_an_engine_that_was_not_built_is_named_with_what_to_do(rig: Rig) -> None:
-    rig.cache.discard(rig.engines().head_stats.key(rig.target), 'a test')
-    with pytest.raises(EngineMissingError, match='head_stats.onnx.*10.3.0.*Fake.*self-check'):
+    rig.cache.discard(rig.key('passes'), 'a test')
+    with pytest.raises(EngineMissingError, match='passes.onnx.*10.3.0.*Fake.*self-check'):
         rig.open()
     assert not rig.gpu.contexts
 
 
 @pytest.mark.parametrize(('role', 'how'), [
-    ('trunk', 'flipped'), ('trunk', 'noise'), ('head_stats', 'other_version')])
+    ('trunk', 'flipped'), ('trunk', 'noise'), ('passes', 'other_version')])
 def test_a_damaged_plan_is_taken_out_of_the_cache_and_missed(
     rig: Rig, role: str, how: str
 ) -> None:
-    key = getattr(rig.engines(), role).key(rig.target)
+    key = rig.key(role)
     plan = rig.cache.plan_path(key).read_bytes()
     if how == 'flipped':  # on the disk: its digest tells
         rig.cache.plan_path(key).write_bytes(plan[:-1] + bytes([plan[-1] ^ 1]))
@@ -164,14 +151,10 @@ def test_a_damaged_plan_is_taken_out_of_the_cache_and_missed(
 
 
 def build_ahead(rig: Rig, compute_capability: str) -> list[str]:
-    """Store engines as for another compute capability; return their keys."""
+    """Store engines for another compute capability; return their keys."""
     work = work_ahead(rig.bundle, rig.settings, compute_capability, rig.trt)
-    keys = []
-    for needed in work.engines.all:
-        plan = plan_of(needed.path.read_bytes(), needed.spec.profiles, rig.trt.version)
-        keys.append(needed.key(work.target))
-        rig.cache.store(keys[-1], plan, {})
-    return keys
+    work.build(rig.cache)
+    return [needed.key.digest for needed in work.engines.all]
 
 
 def test_engines_of_rtx_that_were_built_ahead_are_found_after_those_of_this_gpu(
@@ -194,75 +177,35 @@ def test_engines_of_rtx_that_were_built_ahead_are_found_after_those_of_this_gpu(
         assert_answers(rig, backend)
 
 
-def drop_votes(graph: Any) -> None:
+def change_output(graph: Any) -> None:
     graph.output.remove(next(o for o in graph.output if o.name == 'votes'))
 
 
-def rename_mask(graph: Any) -> None:
+def change_mask(graph: Any) -> None:
     masks = [info for info in graph.input if info.type.tensor_type.shape.dim[0].dim_param]
-    masks[0].name = 'other'
+    masks[0].type.tensor_type.shape.dim[1].dim_value += 1
 
 
-@pytest.mark.parametrize(('change', 'says'), [
-    (drop_votes, 'votes'), (rename_mask, "'other'"),
-])
+@pytest.mark.parametrize(('change', 'says'), [(change_output, 'votes'), (change_mask, '33')])
 def test_an_engine_of_another_graph_is_refused(
     rig: Rig, change: Callable[[Any], None], says: str
 ) -> None:
-    needed = rig.engines().head_stats
-    model = onnx.load(str(needed.path))
+    needed = rig.engines().passes
+    model = onnx.load_model_from_string(needed.graph)
     change(model.graph)
-    plan = plan_of(model.SerializeToString(), needed.spec.profiles, rig.trt.version)
-    rig.cache.store(needed.key(rig.target), plan, {})
-    with pytest.raises(ModelBundleError, match=says):
+    rig.cache.store(rig.key('passes'), plan_of(
+        model.SerializeToString(), needed.key.profiles, rig.trt.version), {})
+    with pytest.raises(BackendError, match=says) as caught:
         rig.open()
-    assert not rig.gpu.contexts
-
-
-# One engine -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def head(rig: Rig) -> tuple[Engine, CudaMemory, dict[str, CudaBuffer]]:
-    """Open the head of a bundle with a buffer for each tensor, for up to 5 passes."""
-    needed, runtime, memory = rig.engines().head_stats, Runtime(rig.trt), CudaMemory(cuda=rig.gpu)
-    plan = plan_of(needed.path.read_bytes(), needed.spec.profiles, rig.trt.version)
-    opened: Any = runtime.open_plan(plan)
-    engine = Engine(runtime, opened, memory, 'head')
-    buffers = {name: memory.empty(tuple(5 if n < 0 else n for n in shape), dtype)
-               for name, (shape, dtype) in {**engine.inputs, **engine.outputs}.items()}
-    return engine, memory, buffers
-
-
-def test_what_does_not_fit_an_engine_is_refused_before_it_runs(
-    rig: Rig, head: tuple[Engine, CudaMemory, dict[str, CudaBuffer]]
-) -> None:
-    engine, memory, buffers = head
-    with pytest.raises(BackendError, match=r"no buffer for \['votes'\]"):
-        engine.bind({name: one for name, one in buffers.items() if name != 'votes'})
-    engine.bind(buffers)
-    site = rig.card.dropout_sites[0]
-    odd = CudaBuffer((48, 64), np.float32, buffers['sum_p'].address + 4, int, False)
-    wrong = (
-        ('votes', memory.empty((2, 48, 64), np.float32), r'votes is float32 \(2, 48, 64\)'),
-        ('votes', memory.empty((3, 48, 64), np.int32), 'votes is int32'),
-        ('sum_entropy', odd, 'cut out of another'), ('nobody', odd, "'nobody'"),
-        (site.name, memory.empty((6, *site.shape), np.float32), r'\(6, .*the profile'))
-    for name, buffer, says in wrong:
-        with pytest.raises(BackendError, match=says):
-            engine.bind({name: buffer})
-    for _ in range(2):  # closed twice, as after an error
-        engine.close()
-    for use in (engine.enqueue, engine.capture, lambda: engine.bind(buffers)):
-        with pytest.raises(BackendError, match='^head is closed'):
-            use()
+    del caught  # which holds the frames of the stand-in
+    assert_nothing_held(rig)
 
 
 def test_a_runtime_that_does_not_start_says_so(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rig.trt.module, 'Runtime', lambda logger: logger.log(
         rig.trt.module.ILogger.Severity.ERROR, 'CUDA initialization failure'))
     with pytest.raises(BackendError, match='10.3.0.*CUDA initialization failure'):
-        Runtime(rig.trt)
+        rig.open()
 
 
 # Memory -----------------------------------------------------------------------------------------
@@ -281,14 +224,16 @@ def test_memory_that_is_full_is_a_clear_stop_that_holds_nothing(rig: Rig, limit:
 
 
 def test_memory_that_fills_later_is_said_and_is_no_fault(rig: Rig) -> None:
-    backend = rig.open()
-    masks = masks_of(rig)
+    rig.trt = TensorRt(fake_tensorrt(rig.gpu, RTX))  # whose contexts work in our memory
+    rig.target = EngineTarget.of(rig.trt, DEVICE)
+    rig.build()
+    backend = rig.open(is_recorded=False)
     room, rig.gpu.room = rig.gpu.room, rig.gpu.live_bytes()
     for _ in range(2):
         with pytest.raises(NoMemoryError, match='out of memory') as caught:
-            backend.run(IMAGE, masks, 1.0)
+            backend.run(IMAGE, pass_inputs(rig.card, 2, 0), 1.0)
         assert isinstance(caught.value.__cause__, MemoryError)
-    rig.gpu.room = room
+    rig.gpu.room, masks = room, masks_of(rig)
     rig.faults.refused[rig.gpu.enqueued + 1] = 'Error Code 1: Cuda Runtime (out of memory)'
     with pytest.raises(NoMemoryError, match='out of memory'):
         backend.run(IMAGE, masks, 1.0)
@@ -310,32 +255,25 @@ def fail_next(rig: Rig, error: Exception | str) -> None:
 
 @pytest.mark.parametrize('is_head', [False, True])
 @pytest.mark.parametrize('error', [ILLEGAL, 'Error Code 1: Myelin (device-side fault)'])
-def test_one_error_is_mended_after_a_while_and_the_second_is_final(
+def test_one_error_is_mended_and_the_second_is_final(
     rig: Rig, error: Exception | str, is_head: bool
 ) -> None:
-    clock = Clock()
-    # Not recorded, so that the calls are two in each frame: trunk and head.
-    backend = rig.open(clock=clock, is_recorded=False)
+    # Not recorded, so that the calls are two in each frame: trunk and passes.
+    backend = rig.open(is_recorded=False)
     assert_answers(rig, backend)
-    says = 'illegal memory access|(trunk|head_stats) refused to run .*Myelin'
+    says = 'illegal memory access|(trunk|passes) refused to run .*Myelin'
     if is_head:
-        rig.faults.meanwhile = lambda n: fail_next(rig, error) if n == 3 else None
+        rig.faults.meanwhile = lambda n: fail_next(rig, error) if n == 5 else None
     else:
         fail_next(rig, error)
     with pytest.raises(BackendError, match=f'bank.*({says})'):
         backend.run(IMAGE, masks_of(rig), 1.0)
-    calls = rig.gpu.enqueued
-    with pytest.raises(BackendError, match=f'1.0 s.*({says})'):
-        backend.run(IMAGE, masks_of(rig), 1.0)
-    assert rig.gpu.enqueued == calls  # nothing was tried
-    clock.now_s += BACK_OFF_S
     for seed in range(2):
         assert_answers(rig, backend, seed)
     fail_next(rig, error)
     with pytest.raises(BackendError, match='tensorrt failed'):
         backend.run(IMAGE, masks_of(rig), 1.0)
     for _ in range(2):
-        clock.now_s += 1000
         with pytest.raises(BackendError, match=f'second error.*({says})'):
             backend.run(IMAGE, masks_of(rig), 1.0)
     assert_nothing_held(rig)
@@ -346,7 +284,7 @@ def test_an_error_that_somebody_keeps_holds_nothing_and_is_no_failed_recording(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = rig.open()
-    rig.gpu.failing['cudaStreamSynchronize'] = 700
+    rig.gpu.failing['cudaEventSynchronize'] = 700
     with pytest.raises(BackendError, match='illegal memory') as caught:
         backend.run(IMAGE, masks_of(rig), 1.0)
     assert caught.value.__cause__ is not None and 'no CUDA graphs' not in caplog.text
@@ -356,13 +294,11 @@ def test_an_error_that_somebody_keeps_holds_nothing_and_is_no_failed_recording(
 
 
 def test_what_cannot_be_opened_again_stays_shut(rig: Rig) -> None:
-    clock = Clock()
-    backend = rig.open(clock=clock)
+    backend = rig.open(is_recorded=False)
     fail_next(rig, ILLEGAL)
     with pytest.raises(BackendError, match='tensorrt failed'):
         backend.run(IMAGE, masks_of(rig), 1.0)
-    rig.cache.discard(rig.engines().trunk.key(rig.target), 'a test')
-    clock.now_s += BACK_OFF_S
+    rig.cache.discard(rig.key('trunk'), 'a test')
     with pytest.raises(BackendError, match='illegal memory.*no engine'):
         backend.run(IMAGE, masks_of(rig), 1.0)
     rig.build()
@@ -374,45 +310,36 @@ def test_what_cannot_be_opened_again_stays_shut(rig: Rig) -> None:
 # Used wrongly ----------------------------------------------------------------------------------
 
 
-def elsewhere(call: Any) -> Any:
-    """Call in another thread, to its end; return what came or was raised."""
-    found: list[Any] = []
-
-    def work() -> None:
-        try:
-            found.append(call())
-        except Exception as err:
-            found.append(err)
-
-    thread = threading.Thread(target=work, name='second')
-    thread.start()
-    thread.join()
-    return found[0]
-
-
-def test_a_second_thread_is_refused_and_the_first_undisturbed(rig: Rig) -> None:
-    backend, masks = rig.open(), masks_of(rig)
-    refusals = []
+def test_a_second_thread_waits_for_the_first(rig: Rig) -> None:
+    backend, masks = rig.open(is_recorded=False), masks_of(rig)
+    right, others = reference(rig, masks), []
+    second = threading.Thread(target=lambda: others.append(backend.run(IMAGE, masks, 1.0)))
 
     def meanwhile(number: int) -> None:
-        if number == 1:
-            refusals.append(elsewhere(lambda: backend.run(IMAGE, masks, 1.0)))
+        if not others and not second.is_alive():
+            second.start()
+            second.join(0.1)
+            assert second.is_alive()
 
     rig.faults.meanwhile = meanwhile
-    assert_answers(rig, backend)
-    assert isinstance(refusals[0], BackendError)
-    assert 'second' in str(refusals[0]) and 'MainThread' in str(refusals[0])
-    # One after the other is no harm.
-    assert_same_bits(elsewhere(lambda: backend.run(IMAGE, masks, 1.0)),
-                     backend.run(IMAGE, masks, 1.0))
+    first = backend.run(IMAGE, masks, 1.0)
+    second.join()
+    assert_same_bits(first, others[0])
+    assert_close(first, right)
     backend.close()
 
 
 def test_closed_during_a_run_it_frees_when_the_frame_ends(rig: Rig) -> None:
-    backend = rig.open()
+    backend = rig.open(is_recorded=False)
     masks, expected = masks_of(rig), reference(rig, masks_of(rig))
-    rig.faults.meanwhile = lambda _: elsewhere(backend.close)
-    assert_close(backend.run(IMAGE, masks, 1.0), expected, rig.passes)
+
+    def close_elsewhere(number: int) -> None:
+        thread = threading.Thread(target=backend.close)
+        thread.start()
+        thread.join()
+
+    rig.faults.meanwhile = close_elsewhere
+    assert_close(backend.run(IMAGE, masks, 1.0), expected)
     assert_nothing_held(rig)
     backend.close()  # twice
     assert not backend.is_recorded
@@ -426,10 +353,11 @@ def test_what_does_not_fit_the_card_is_refused_and_is_no_fault(rig: Rig) -> None
     wrong: tuple[tuple[Any, Any, str], ...] = (
         (IMAGE[:-1], masks, 'image'), (IMAGE, {}, name),
         (IMAGE, {**masks, name: masks[name][:, :1]}, name))
+    rig.gpu.launched = 0
     for image, given, says in wrong:
         with pytest.raises(ShapeError, match=says):
             backend.run(image, given, 1.0)
-    assert rig.gpu.enqueued == 0
+    assert rig.gpu.launched == 0
     assert_answers(rig, backend)
     backend.close()
 
@@ -452,9 +380,9 @@ def calibrated(source: Path, folder: Path) -> Path:
 def test_the_flag_falls_with_an_error_and_rises_after_the_reopening(
     rigs: Rigs, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    rig, clock = rigs(calibrated(bundles['channels'], tmp_path / 'bundle')), Clock()
+    rig = rigs(calibrated(bundles['channels'], tmp_path / 'bundle'))
     rig.build()
-    pipeline = Pipeline(rig.bundle, rig.open(clock=clock, is_recorded=False), Settings(threads=1))
+    pipeline = Pipeline(rig.bundle, rig.open(is_recorded=False), Settings(threads=1))
     pipeline.check_masks()
     flags = [pipeline.process(IMAGE, n * 10**8).verdict.is_confident for n in range(4)]
     assert flags == [False, False, True, True]
@@ -465,7 +393,6 @@ def test_the_flag_falls_with_an_error_and_rises_after_the_reopening(
     del caught  # which holds the frames of the stand-in
     assert not verdict.is_confident
     assert 'illegal memory access' in verdict.reasons[0]
-    clock.now_s += BACK_OFF_S
     flags = [pipeline.process(IMAGE, n * 10**8).verdict.is_confident for n in range(5, 9)]
     assert flags == [False, False, True, True]
     pipeline.close()

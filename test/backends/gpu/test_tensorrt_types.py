@@ -23,13 +23,11 @@ BACKENDS = Path(__file__).resolve().parents[3] / 'uncertainty_seg' / 'backends'
 # The files that touch TensorRT.
 FILES = ('engine_build.py', 'nvidia.py', 'tensorrt.py')
 CLASSES = ('Builder', 'OnnxParser', 'ParserError', 'IBuilderConfig', 'INetworkDefinition',
-           'ITensor', 'IOptimizationProfile', 'ITimingCache', 'Runtime', 'ICudaEngine',
+           'ITensor', 'IOptimizationProfile', 'Runtime', 'ICudaEngine',
            'IExecutionContext', 'IRuntimeConfig', 'IRuntimeCache')
 # Names that the package looks up by string, or that are no attributes.
 BY_STRING = {
     'BuilderFlag.TF32', 'BuilderFlag.REQUIRE_USER_ALLOCATION', 'ComputeCapability',
-    *(f'DataType.{name}' for name in
-      ('FLOAT', 'HALF', 'INT8', 'INT32', 'INT64', 'UINT8', 'BOOL')),
     'NetworkDefinitionCreationFlag.STRONGLY_TYPED',
     *(f'ILogger.Severity.{name}' for name in
       ('INTERNAL_ERROR', 'ERROR', 'WARNING', 'INFO', 'VERBOSE')),
@@ -56,8 +54,6 @@ SIGNATURES = {
     'Builder.build_serialized_network': ['network', 'config'],
     'OnnxParser.parse': ['model'],
     'IBuilderConfig.add_optimization_profile': ['profile'],
-    'IBuilderConfig.create_timing_cache': ['serialized_timing_cache'],
-    'IBuilderConfig.set_timing_cache': ['cache', 'ignore_mismatch'],
     'IBuilderConfig.set_flag': ['flag'],
     'IBuilderConfig.clear_flag': ['flag'],
     'IBuilderConfig.set_memory_pool_limit': ['pool', 'pool_size'],

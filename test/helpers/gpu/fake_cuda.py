@@ -90,6 +90,7 @@ class FakeCuda:
     cudaStreamCaptureMode = IntEnum('cudaStreamCaptureMode', [
         ('cudaStreamCaptureModeThreadLocal', 1)])
     cudaStreamNonBlocking, cudaHostAllocDefault, cudaHostAllocMapped = 1, 0, 2
+    cudaEventBlockingSync = 1
 
     def __init__(self, room: int = 2**30) -> None:
         self.room, self.devices, self.is_integrated = room, 1, False
@@ -154,14 +155,6 @@ class FakeCuda:
     def cudaStreamDestroy(self, stream: Handle) -> tuple[Any, ...]:  # noqa: N802
         return self._gone(stream)
 
-    def cudaStreamSynchronize(self, stream: Handle) -> tuple[Any, ...]:  # noqa: N802
-        if self.recorded is not None:
-            self.is_invalid = True
-            return (self.cudaError_t.cudaErrorStreamCaptureUnsupported,)
-        while self.pending:
-            self.pending.pop(0)()
-        return self._answer('cudaStreamSynchronize')
-
     def cudaMalloc(self, size: int) -> tuple[Any, ...]:  # noqa: N802
         return self._allocate(size, -1)
 
@@ -190,12 +183,26 @@ class FakeCuda:
         self.submit(copy)
         return self._answer('cudaMemcpyAsync')
 
-    def cudaEventCreate(self) -> tuple[Any, ...]:  # noqa: N802
-        return self._made('event')
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        return self._made(f'event {flags}')
 
     def cudaEventRecord(self, event: Handle, stream: Handle) -> tuple[Any, ...]:  # noqa: N802
+        event.work.clear()
         self.submit(lambda: event.work.append(int))
         return self._answer('cudaEventRecord')
+
+    def cudaEventSynchronize(self, event: Handle) -> tuple[Any, ...]:  # noqa: N802
+        if event.kind != f'event {self.cudaEventBlockingSync}':
+            self.violation('a core spins until an event')
+        if self.recorded is not None:
+            self.is_invalid = True
+            return (self.cudaError_t.cudaErrorStreamCaptureUnsupported,)
+        while not event.work and self.pending:
+            self.pending.pop(0)()
+        return self._answer('cudaEventSynchronize')
+
+    def cudaMemGetInfo(self) -> tuple[Any, ...]:  # noqa: N802
+        return (*self._answer('cudaMemGetInfo'), self.room - self.live_bytes(), self.room)
 
     def cudaEventElapsedTime(self, start: Handle, end: Handle) -> tuple[Any, ...]:  # noqa: N802
         if not start.work or not end.work:

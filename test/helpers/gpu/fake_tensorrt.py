@@ -31,10 +31,9 @@ from fake_cuda import FakeCuda
 import numpy as np
 import onnx
 
-from uncertainty_seg.backends.gpu.nvidia import ALIGNMENT
-
 Profiles = Mapping[str, tuple[tuple[int, ...], ...]]
 RTX = '1.7.1.116'
+ALIGNMENT = 256  # bytes, which TensorRT wants of every address
 _MAGIC = b'fake plan'
 _SCRATCH_BYTES = 1000  # that a context needs for a pass
 _NUMPY = {'FLOAT': np.float32, 'HALF': np.float16, 'INT8': np.int8, 'INT32': np.int32,
@@ -43,6 +42,7 @@ _NUMPY = {'FLOAT': np.float32, 'HALF': np.float16, 'INT8': np.int8, 'INT32': np.
 _ONNX = {'FLOAT16': 'HALF', 'BFLOAT16': 'BF16'}
 DataType = IntEnum('DataType', {'FLOAT': 0, 'HALF': 1, 'INT8': 2, 'INT32': 3, 'BOOL': 4,
                                 'UINT8': 5, 'BF16': 7, 'INT64': 8})
+BuilderFlag = IntEnum('BuilderFlag', {'TF32': 6, 'REQUIRE_USER_ALLOCATION': 28})
 NetworkDefinitionCreationFlag = IntEnum('NetworkDefinitionCreationFlag', {'STRONGLY_TYPED': 0})
 
 
@@ -158,6 +158,7 @@ class IExecutionContext:
                         if -1 not in shape}
         self._addresses: dict[str, int] = {}
         self._ran: set[tuple[tuple[int, ...], ...]] = set()
+        self._changes = 0
         self._lock = threading.Lock()
         self._gpu.contexts.add(self)
 
@@ -171,6 +172,7 @@ class IExecutionContext:
                 self._error(f'{name} {tuple(shape)} is not in the profile {low} to {high}')
                 return False
             self._shapes[name] = tuple(shape)
+            self._changes += 1
             return True
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
@@ -179,6 +181,7 @@ class IExecutionContext:
                 self._error(f'address {memory:#x} of {name} is not valid')
                 return False
             self._addresses[name] = memory
+            self._changes += 1
             return True
 
     def infer_shapes(self) -> list[str]:
@@ -215,6 +218,7 @@ class IExecutionContext:
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self._scratch = (memory, size)
+        self._changes += 1
 
     def is_stream_capturable(self, stream: int) -> bool:
         is_given = self._config is None or self._config._is_given
@@ -250,11 +254,15 @@ class IExecutionContext:
     def _work(self, engine: ICudaEngine) -> Callable[[], None]:
         shapes, addresses = dict(self._shapes), dict(self._addresses)
         context, gpu, tensors = weakref.ref(self), self._gpu, engine._tensors
+        changes = None if gpu.recorded is None else self._changes
         session = _session(engine._graph)
 
         def run() -> None:
-            if context() is None:
+            now = context()
+            if now is None:
                 gpu.violation('a graph is replayed whose context is gone')
+            if changes not in (None, now._changes):
+                gpu.violation('a graph is replayed whose context has changed')
             views = {name: gpu.at(name, addresses[name], shapes[name],
                                   np.dtype(_NUMPY[kind.name]))
                      for name, (_, kind, _) in tensors.items()}
@@ -345,9 +353,10 @@ def fake_tensorrt(gpu: FakeCuda, version: str = RTX) -> Any:
     module = SimpleNamespace(
         __name__='tensorrt_rtx' if version.startswith('1.') else 'tensorrt', __version__=version,
         **{kind.__name__: kind for kind in (
-            DataType, DynamicShapesKernelSpecializationStrategy,
+            BuilderFlag, DataType, DynamicShapesKernelSpecializationStrategy,
             ExecutionContextAllocationStrategy, ICudaEngine, IExecutionContext, ILogger,
             IRuntimeCache, IRuntimeConfig, NetworkDefinitionCreationFlag, TensorIOMode)})
+    module.nptype = lambda kind: _NUMPY[kind.name]
     module.Runtime = type('Runtime', (Runtime,), {'_module': module, '_gpu': gpu})
     return module
 

@@ -2,10 +2,10 @@
 """
 Which TensorRT engines a bundle needs, and how the missing ones are built.
 
-There are two: the trunk, whose shapes are all fixed, and the head with its reduction inside, which
-takes from one pass to a chunk of them. The backend only looks them up. Building takes minutes, so
-only the self-check and the node do it, and report it; both use this file, so that they build what
-the backend looks for.
+There are two: the trunk, whose shapes are all fixed, and the graph of the passes, which takes from
+one pass to those of a call and gives their sums. The backend only looks them up. Building takes
+minutes, so only the self-check and the node do it, and report it; both use this file, so that they
+build what the backend looks for.
 
 Networks are strongly typed: the graph says what is 16 bits and what is float32, as the compiler
 wrote it. The parser owns the weights and the network points at them: both live until the build
@@ -15,7 +15,9 @@ has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from concurrent.futures import Future
 import dataclasses
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -26,19 +28,21 @@ import threading
 import time
 from typing import Any, TYPE_CHECKING, TypeAlias
 
-from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget, key_of_facts
+from uncertainty_seg.backends.gpu.engine_cache import (
+    EngineCache,
+    EngineKey,
+    EngineTarget,
+    Profiles,
+)
 from uncertainty_seg.backends.gpu.nvidia import (
     available_bytes,
     find_device,
     load_tensorrt,
-    Messages,
-    Shape,
     TensorRt,
 )
 from uncertainty_seg.backends.runner import (
     bytes_a_pass,
     choose_chunk,
-    Chunking,
     COMPILE,
     input_tensors,
     read_graph,
@@ -60,6 +64,7 @@ TRUNK, PASSES = 'trunk', 'passes'
 _FITTING = 'min <= opt <= max, and shapes that the graph allows'
 # Called with the share of the work that is done, 0..1, never falling, and the phase.
 Progress: TypeAlias = Callable[[float, str], None]
+Calls: TypeAlias = Sequence[slice]
 _LEAST_STEP = 0.001  # of the share, to be worth a report
 # How long to wait for a build that was stopped.
 STOP_TIMEOUT_S = 5.0
@@ -67,67 +72,32 @@ _POLL_S = 0.1
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EngineSpec:
-    """
-    What an engine is built for, besides its graph.
-
-    Attributes
-    ----------
-    precision : str
-        What the graph computes in, one of `core.settings.COMPUTED`. In 'tf32' products of float32
-        may round their factors to 10 bits, which is TensorRT's own default and not this one.
-    profiles : mapping of str to (min, opt, max)
-        Shapes of each input that has a symbolic axis; the others are left out.
-    compute_capabilities : tuple of str
-        Of GPUs that are not here, for TensorRT-RTX, as ('8.6', '8.9'); empty for any.
-
-    """
-
-    precision: str
-    profiles: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
-    compute_capabilities: tuple[str, ...] = ()
+def _untold(share: float, phase: str) -> None:
+    """Take no notice of progress."""
 
 
 @dataclass(frozen=True)
 class NeededEngine:
-    """An engine of a bundle: its role, 'trunk' or 'passes', its graph, and what it is for."""
+    """An engine: its role, 'trunk' or 'passes', the name and bytes of its graph, and its key."""
 
     role: str
-    path: Path
-    spec: EngineSpec
-
-    def content(self) -> bytes:
-        """Return the graph that is built, as an ONNX file."""
-        return self.path.read_bytes()
-
-    def graph_sha256(self) -> str:
-        """Return the hash of its ONNX file with weights."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
-
-    def key(self, target: EngineTarget) -> str:
-        """Return its key in the cache; reads the graph."""
-        return key_of_facts(self.graph_sha256(), dataclasses.asdict(self.spec), target)
-
-    def key_ahead(self, trt: TensorRt, compute_capability: str) -> str:
-        """Return the key of its twin for every GPU of a compute capability."""
-        spec = dataclasses.replace(self.spec, compute_capabilities=(compute_capability,))
-        return dataclasses.replace(self, spec=spec).key(
-            EngineTarget.ahead(trt, compute_capability))
+    name: str
+    graph: bytes = field(repr=False)
+    key: EngineKey
 
 
 @dataclass(frozen=True)
 class BundleEngines:
     """
-    The engines of a bundle: the trunk runs once a frame, the head once a chunk of passes.
+    The engines of a bundle: the trunk runs once a frame, the other once a call of some passes.
 
-    `chunking` says how many passes a call of the head takes at most.
+    `calls` says which passes each call of a frame takes; no call takes more than the first.
 
     """
 
     trunk: NeededEngine
     passes: NeededEngine
-    chunking: Chunking
+    calls: Calls
 
     @property
     def all(self) -> tuple[NeededEngine, NeededEngine]:  # noqa: A003
@@ -136,7 +106,7 @@ class BundleEngines:
 
 
 def engines_of(
-    bundle: ModelBundle, settings: Settings, compute_capabilities: tuple[str, ...] = (),
+    bundle: ModelBundle, settings: Settings, trt: TensorRt, target: EngineTarget
 ) -> BundleEngines:
     """
     Decide which engines a bundle needs.
@@ -147,15 +117,15 @@ def engines_of(
         A checked bundle.
     settings : Settings
         Gives passes, precision and memory budget.
-    compute_capabilities : tuple of str
-        For TensorRT-RTX, to build for GPUs that are not here.
+    trt, target : TensorRt, EngineTarget
+        What builds and runs them, and where.
 
     Raises
     ------
     BackendUnavailableError
         If the graphs are of another precision than that of the settings.
     ModelBundleError
-        If the bundle has no head with statistics, or one of an unknown form.
+        If the graph of the passes is of an unknown form.
 
     """
     card, path = bundle.card, bundle.passes_path
@@ -165,26 +135,62 @@ def engines_of(
             f'TensorRT computes a graph in the types it is written in, and {card.name!r} is '
             f'written in {card.precision}, not {precision}',
             fix=f'compile a variant of it in {precision}')
-    chunking = choose_chunk(passes_of(card, settings), bytes_a_pass(path),
-                            settings.memory_budget_mb)
-    spec = EngineSpec(precision, {}, compute_capabilities)
-    head_spec = dataclasses.replace(spec, profiles=_profiles(path, chunking.passes))
-    return BundleEngines(NeededEngine(TRUNK, bundle.trunk_path, spec),
-                         NeededEngine(PASSES, path, head_spec), chunking)
+    passes = passes_of(card, settings)
+    chunk = choose_chunk(passes, bytes_a_pass(path), settings.memory_budget_mb).passes
+    calls = split_passes(passes, chunk)
+    engines = []
+    for role, graph, profiles in ((TRUNK, bundle.trunk_path, {}),
+                                  (PASSES, path, _profiles(path, calls[0].stop))):
+        content = graph.read_bytes()
+        key = key_of_graph(trt, target, content, precision, profiles)
+        engines.append(NeededEngine(role, graph.name, content, key))
+    return BundleEngines(engines[0], engines[1], calls)
 
 
-def _profiles(path: Path, chunk: int) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """Return the shapes of each input with a row for each pass: from one to a chunk."""
+def key_of_graph(
+    trt: TensorRt, target: EngineTarget, graph: bytes, precision: str, profiles: Profiles,
+) -> EngineKey:
+    """Return everything that the engine of a graph, an ONNX file, depends on."""
+    # What allocates when it runs cannot be in a CUDA graph. RTX 1.4 has no such flag.
+    wanted = {'TF32': precision == 'tf32', 'REQUIRE_USER_ALLOCATION': trt.is_rtx}
+    flags = tuple(name for name, is_wanted in wanted.items()
+                  if is_wanted and hasattr(trt.module.BuilderFlag, name))
+    return EngineKey(**dataclasses.asdict(target), graph=hashlib.sha256(graph).hexdigest(),
+                     precision=precision, profiles=profiles, flags=flags)
+
+
+def split_passes(passes: int, limit: int) -> list[slice]:
+    """
+    Split T passes into calls of at most `limit` passes.
+
+    All calls have one size, unless T has no divisor between half of `limit` and `limit`: calls of
+    two sizes cannot be recorded. The first is the largest.
+
+    """
+    limit = max(1, min(limit, passes))
+    divisors = [n for n in range(limit // 2 + 1, limit + 1) if passes % n == 0]
+    size = divisors[-1] if divisors else -(-passes // -(-passes // limit))
+    return [slice(first, min(first + size, passes)) for first in range(0, passes, size)]
+
+
+def _profiles(path: Path, most: int) -> Profiles:
+    """
+    Return the shapes of each input with a row for each pass.
+
+    No call takes more passes than the calls of a frame do, so that the engine is made fastest for
+    these, and takes no memory for more. Less than that is run too: a single pass, or two that are
+    compared when the bundle is opened.
+
+    """
     profiles = {}
     for name, (_, dims) in input_tensors(read_graph(path)).items():
-        rest = tuple(dims[1:])
         if None not in dims:
             continue
-        if dims[0] is not None or None in rest:
+        rest = tuple(n for n in dims[1:] if n is not None)
+        if dims[0] is not None or len(rest) + 1 < len(dims):
             raise ModelBundleError(f'{path.name} takes {name!r} of shape {dims}',
                                    'passes as its only symbolic axis, and the first', COMPILE)
-        full = (chunk, *(int(n) for n in rest if n is not None))
-        profiles[name] = ((1, *full[1:]), full, full)
+        profiles[name] = ((1, *rest), (most, *rest), (most, *rest))
     return profiles
 
 
@@ -199,14 +205,9 @@ class EngineWork:
 
     trt: TensorRt
     engines: BundleEngines
-    target: EngineTarget
     available_bytes: int = 0
 
-    def missing(self, cache: EngineCache) -> list[NeededEngine]:
-        """List what the cache does not hold, in the order they run."""
-        return [engine for engine in self.engines.all if not cache.has(engine.key(self.target))]
-
-    def build(self, cache: EngineCache, progress: Progress | None = None) -> list[NeededEngine]:
+    def build(self, cache: EngineCache, progress: Progress = _untold) -> list[str]:
         """
         Build what the cache does not hold; minutes on a Jetson.
 
@@ -219,8 +220,9 @@ class EngineWork:
 
         Returns
         -------
-        list of NeededEngine
-            Those that were built; one that another process built meanwhile is not among them.
+        list of str
+            The roles of what was built; one that another process built meanwhile is not among
+            them.
 
         Raises
         ------
@@ -228,41 +230,30 @@ class EngineWork:
             As `build_engine`; what was built before stays.
 
         """
-        wanted = self.missing(cache)
+        wanted = [one for one in self.engines.all if not cache.has(one.key.digest)]
         built = []
         for index, engine in enumerate(wanted):
-            key = engine.key(self.target)
-            with cache.lock(key):
-                if not cache.has(key):
-                    self._build(engine, key, cache,
-                                _part(progress, index, len(wanted), engine.role))
-                    built.append(engine)
+            with cache.lock(engine.key.digest):
+                if not cache.has(engine.key.digest):
+                    self._build(engine, cache, _part(progress, index, len(wanted), engine.role))
+                    built.append(engine.role)
         return built
 
-    def _build(
-        self, engine: NeededEngine, key: str, cache: EngineCache, progress: Progress | None
-    ) -> None:
-        made = build_engine(self.trt, engine.path.name, engine.content(), engine.spec, progress,
-                            cache.timing_cache(self.target), self.available_bytes)
-        cache.store(key, made.plan, {
+    def _build(self, engine: NeededEngine, cache: EngineCache, progress: Progress) -> None:
+        start_s = time.monotonic()
+        plan = build_engine(self.trt, engine.name, engine.graph, engine.key, progress,
+                            self.available_bytes)
+        cache.store(engine.key.digest, plan, {
             'role': engine.role,
-            'graph': str(engine.path),
-            'graph_sha256': engine.graph_sha256(),
-            'spec': dataclasses.asdict(engine.spec),
-            'target': dataclasses.asdict(self.target),
+            'key': dataclasses.asdict(engine.key),
             'available_bytes': self.available_bytes,
-            'build_s': round(made.build_s, 3),
+            'build_s': round(time.monotonic() - start_s, 3),
             'built': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         })
-        if made.timing_cache:
-            cache.store_timing_cache(self.target, made.timing_cache)
 
 
-def _part(progress: Progress | None, index: int, count: int, role: str = '') -> Progress | None:
+def _part(progress: Progress, index: int, count: int, role: str = '') -> Progress:
     """Turn the progress of one of several engines or targets into that of all."""
-    if progress is None:
-        return None
-
     def tell(share: float, phase: str) -> None:
         progress((index + share) / count, f'{role}: {phase}' if role else phase)
 
@@ -279,7 +270,7 @@ def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
     """
     device = find_device()  # before TensorRT is touched
     trt = load_tensorrt()
-    return EngineWork(trt, engines_of(bundle, settings), EngineTarget.of(trt, device),
+    return EngineWork(trt, engines_of(bundle, settings, trt, EngineTarget.of(trt, device)),
                       available_bytes() if device.is_integrated else 0)
 
 
@@ -300,8 +291,8 @@ def work_ahead(
             fix='name no compute capability on the machine that runs the engines, or build with '
                 'TensorRT-RTX',
         )
-    return EngineWork(trt, engines_of(bundle, settings, (compute_capability,)),
-                      EngineTarget.ahead(trt, compute_capability))
+    target = EngineTarget.ahead(trt, compute_capability)
+    return EngineWork(trt, engines_of(bundle, settings, trt, target))
 
 
 def build_here(bundle: ModelBundle, settings: Settings, progress: Progress) -> None:
@@ -311,7 +302,7 @@ def build_here(bundle: ModelBundle, settings: Settings, progress: Progress) -> N
 
 def build_engines(
     bundle: ModelBundle, settings: Settings, compute_capabilities: Sequence[str] = (),
-    folder: Path | None = None, progress: Progress | None = None,
+    folder: Path | None = None, progress: Progress = _untold,
 ) -> list[dict[str, Any]]:
     """
     Build the engines of a bundle that are missing, and say which there are.
@@ -348,17 +339,16 @@ def build_engines(
     works = [work_ahead(bundle, settings, one) for one in compute_capabilities] \
         or [work_here(bundle, settings)]
     cache = EngineCache(folder)
-    built: list[NeededEngine] = []
+    built: list[list[str]] = []
 
     def build(tell: Progress) -> None:
         for index, work in enumerate(works):
-            built.extend(work.build(cache, _part(tell, index, len(works))))
+            built.append(work.build(cache, _part(tell, index, len(works))))
 
     running = EngineBuild(build)
     try:
         while not running.wait(_POLL_S):
-            if progress is not None:
-                progress(running.state.share, running.state.phase)
+            progress(running.state.share, running.state.phase)
     except BackendError as err:
         if isinstance(err.__cause__, OSError):  # such as a full disk
             raise err.__cause__ from None
@@ -366,19 +356,15 @@ def build_engines(
     except BaseException:
         running.stop(_POLL_S * 5)
         raise
-    return [_entry(engine, work, cache, engine in built)
-            for work in works for engine in work.engines.all]
-
-
-def _entry(
-    engine: NeededEngine, work: EngineWork, cache: EngineCache, is_built: bool
-) -> dict[str, Any]:
-    path = cache.plan_path(engine.key(work.target))
-    return {'role': engine.role, 'compute_capability': work.target.compute_capability,
-            'gpu': work.target.gpu, 'precision': engine.spec.precision,
-            'chunk': work.engines.chunking.passes,
-            'tensorrt': f'{work.trt.name} {work.trt.version}', 'path': str(path),
-            'mb': round(path.stat().st_size / 1e6, 2), 'is_built': is_built}
+    return [
+        {'role': engine.role, 'compute_capability': engine.key.compute_capability,
+         'gpu': engine.key.gpu, 'precision': engine.key.precision,
+         'chunk': work.engines.calls[0].stop,
+         'tensorrt': f'{engine.key.module} {engine.key.version}',
+         'path': str(cache.plan_path(engine.key.digest)),
+         'mb': round(cache.plan_path(engine.key.digest).stat().st_size / 1e6, 2),
+         'is_built': engine.role in roles}
+        for work, roles in zip(works, built, strict=True) for engine in work.engines.all]
 
 
 # -------------------------------------------------------------------------------------------------
@@ -424,21 +410,19 @@ class EngineBuild:
     build : callable
         Given a function to report progress to, from any thread; returns when it is built.
 
+    Attributes
+    ----------
+    state : BuildState
+        How far it is.
+
     """
 
     def __init__(self, build: Callable[[Progress], None]) -> None:
-        self._build = build
-        self._state = BuildState()
-        self._error: Exception | None = None
-        self._is_stopped = False
-        self._done = threading.Event()
+        self.state = BuildState()
+        self._build, self._is_stopped = build, False
+        self._end: Future[None] = Future()
         # A build that cannot be stopped must not keep the process.
         threading.Thread(target=self._run, name=_THREAD, daemon=True).start()
-
-    @property
-    def state(self) -> BuildState:
-        """How far it is."""
-        return self._state
 
     def wait(self, timeout_s: float) -> bool:
         """
@@ -447,35 +431,37 @@ class EngineBuild:
         Raises UncertaintySegError as the build did, BackendError for any other of its errors.
 
         """
-        if not self._done.wait(timeout_s):
+        if not self._has_ended(timeout_s):
             return False
-        if self._error is not None:
-            raise self._error
+        self._end.result()
         return True
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         """End it at the next report of progress; False if none came for too long."""
         self._is_stopped = True
-        return self._done.wait(timeout_s)
+        return self._has_ended(timeout_s)
+
+    def _has_ended(self, timeout_s: float) -> bool:
+        return bool(futures.wait([self._end], timeout_s).done)
 
     def _tell(self, share: float, phase: str) -> None:
         if self._is_stopped:
             raise _Stopped
-        self._state = BuildState(share, phase)
+        self.state = BuildState(share, phase)
 
     def _run(self) -> None:
         try:
             self._build(self._tell)
         except _Stopped:
-            self._error = BackendError('the build was stopped')
+            self._end.set_exception(BackendError('the build was stopped'))
         except UncertaintySegError as err:
-            self._error = err
+            self._end.set_exception(err)
         except Exception as err:  # TensorRT's and the system's own; the thread must report them
-            self._error = BackendError(
-                f'the engine cannot be built ({type(err).__name__}: {err})')
-            self._error.__cause__ = err
-        finally:
-            self._done.set()
+            error = BackendError(f'the engine cannot be built ({type(err).__name__}: {err})')
+            error.__cause__ = err
+            self._end.set_exception(error)
+        else:
+            self._end.set_result(None)
 
 
 def is_building() -> bool:
@@ -487,31 +473,10 @@ def is_building() -> bool:
 # One engine.
 
 
-@dataclass(frozen=True)
-class BuiltEngine:
-    """
-    A serialised engine.
-
-    Attributes
-    ----------
-    plan : bytes
-        What `Runtime.deserialize_cuda_engine` takes.
-    timing_cache : bytes
-        What the build measured, the given cache included; empty if there is none.
-    build_s : float
-        How long it took.
-
-    """
-
-    plan: bytes
-    timing_cache: bytes
-    build_s: float
-
-
 def build_engine(
-    trt: TensorRt, name: str, graph: bytes, spec: EngineSpec, progress: Progress | None = None,
-    timing_cache: bytes = b'', available_bytes: int = 0,
-) -> BuiltEngine:
+    trt: TensorRt, name: str, graph: bytes, key: EngineKey, progress: Progress = _untold,
+    available_bytes: int = 0,
+) -> bytes:
     """
     Build an engine; minutes on a Jetson.
 
@@ -521,59 +486,58 @@ def build_engine(
         What builds it.
     name, graph : str, bytes
         Of an ONNX file, and its content.
-    spec : EngineSpec
-        What for.
+    key : EngineKey
+        What for, as `key_of_graph`.
     progress : callable, optional
         Called with the share that is done and the phase. What it raises stops the build and is
         raised here.
-    timing_cache : bytes
-        Measurements of earlier builds of this TensorRT on this GPU; makes the build faster.
     available_bytes : int
         Free memory of a machine whose GPU shares it; 0 where the GPU has its own, or for no limit.
+
+    Returns
+    -------
+    bytes
+        The plan: what `Runtime.deserialize_cuda_engine` takes.
 
     Raises
     ------
     GraphError
         If TensorRT cannot read the graph; names the node.
     BackendError
-        If the spec does not fit graph or version, or the build failed; says why.
+        If the key does not fit graph or version, or the build failed; says why.
     BackendUnavailableError
         If there is no builder on this machine, as without a GPU (TensorRT-RTX needs none).
 
     """
     start_s = time.monotonic()
-    messages = Messages()
-    logger = trt.logger(messages)
+    logger = trt.logger()
     try:
         builder = trt.module.Builder(logger)
     except TypeError as err:  # "factory function returned nullptr": pybind11 has no other word
         raise BackendUnavailableError(
-            f'TensorRT {trt.version} has no builder here ({messages.reason()})',
+            f'TensorRT {trt.version} has no builder here ({logger.reason()})',
             fix='build engines on the machine with the GPU they are for') from err
     network = builder.create_network(trt.creation_flags())
     parser = trt.module.OnnxParser(network, logger)
     if not parser.parse(graph):
-        raise _unreadable(trt, parser, name, spec.precision)
+        raise _unreadable(trt, parser, name, key.precision)
     config = builder.create_builder_config()
-    _configure(trt, config, spec)
-    _set_profiles(builder, config, network, spec, name)
+    _configure(trt, config, key)
+    _set_profiles(builder, config, network, key.profiles, name)
     limit_memory(trt, config, available_bytes)
-    cache = _set_timing_cache(trt, config, timing_cache)
-    monitor = progress_monitor(trt, progress or (lambda share, phase: None))
+    monitor = progress_monitor(trt, progress)
     config.progress_monitor = monitor
     memory = builder.build_serialized_network(network, config)
     if monitor.error is not None:
         raise monitor.error
     if memory is None:
-        raise BackendError(f'TensorRT {trt.version} cannot build {name} in {spec.precision} '
-                           f'({messages.reason()})')
-    built = BuiltEngine(bytes(memory), b'' if cache is None else bytes(cache.serialize()),
-                        time.monotonic() - start_s)
-    if progress is not None:
-        progress(1.0, 'built')
-    _log.info('TensorRT %s built %s in %s: %.1f MB in %.1f s', trt.version, name, spec.precision,
-              len(built.plan) / 1e6, built.build_s)
-    return built
+        raise BackendError(f'TensorRT {trt.version} cannot build {name} in {key.precision} '
+                           f'({logger.reason()})')
+    plan = bytes(memory)
+    progress(1.0, 'built')
+    _log.info('TensorRT %s built %s in %s: %.1f MB in %.1f s', trt.version, name, key.precision,
+              len(plan) / 1e6, time.monotonic() - start_s)
+    return plan
 
 
 def _unreadable(
@@ -594,27 +558,19 @@ def _sentence(error: tensorrt.ParserError) -> str:
     return f'node {node!r} ({operator}): {text}' if operator else text
 
 
-def _configure(trt: TensorRt, config: tensorrt.IBuilderConfig, spec: EngineSpec) -> None:
-    tf32 = trt.module.BuilderFlag.TF32
-    if spec.precision == 'tf32':
-        config.set_flag(tf32)
-    else:
-        config.clear_flag(tf32)
-    if trt.is_rtx:
-        # What allocates when it runs cannot be in a CUDA graph. 1.4 has no such flag.
-        flag = getattr(trt.module.BuilderFlag, 'REQUIRE_USER_ALLOCATION', None)
-        if flag is not None:
-            config.set_flag(flag)
-    if not spec.compute_capabilities:
+def _configure(trt: TensorRt, config: tensorrt.IBuilderConfig, key: EngineKey) -> None:
+    config.clear_flag(trt.module.BuilderFlag.TF32)  # which is on by itself
+    for name in key.flags:
+        config.set_flag(getattr(trt.module.BuilderFlag, name))
+    if not key.is_ahead:
         return
     members = trt.module.ComputeCapability.__members__
-    config.num_compute_capabilities = len(spec.compute_capabilities)
-    for index, number in enumerate(spec.compute_capabilities):
-        name = f'SM{number.replace(".", "")}'
-        if name not in members or not config.set_compute_capability(members[name], index):
-            raise BackendError(f'TensorRT-RTX {trt.version} cannot build for {number!r}',
-                               ', '.join(f'{key[2:-1]}.{key[-1]}' for key in members
-                                         if key.startswith('SM')))
+    name = f'SM{key.compute_capability.replace(".", "")}'
+    config.num_compute_capabilities = 1
+    if name not in members or not config.set_compute_capability(members[name], 0):
+        raise BackendError(
+            f'TensorRT-RTX {trt.version} cannot build for {key.compute_capability!r}',
+            ', '.join(f'{one[2:-1]}.{one[-1]}' for one in members if one.startswith('SM')))
 
 
 def limit_memory(
@@ -635,107 +591,68 @@ def limit_memory(
 
 def _set_profiles(
     builder: tensorrt.Builder, config: tensorrt.IBuilderConfig,
-    network: tensorrt.INetworkDefinition, spec: EngineSpec, name: str,
+    network: tensorrt.INetworkDefinition, profiles: Profiles, name: str,
 ) -> None:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     dynamic = {t.name for t in inputs if -1 in tuple(t.shape)}
-    if dynamic != set(spec.profiles):
+    if dynamic != set(profiles):
         raise BackendError(
             f'{name} has symbolic axes in {sorted(dynamic)}, and profiles are given for '
-            f'{sorted(spec.profiles)}', 'a profile for each of them')
+            f'{sorted(profiles)}', 'a profile for each of them')
     if not dynamic:
         return
     profile = builder.create_optimization_profile()
     try:
-        for tensor, shapes in spec.profiles.items():
+        for tensor, shapes in profiles.items():
             profile.set_shape(tensor, *shapes)
         is_taken = config.add_optimization_profile(profile) >= 0
     except ValueError as err:
-        raise BackendError(f'profile {dict(spec.profiles)} of {name} ({err})',
-                           _FITTING) from err
+        raise BackendError(f'profile {dict(profiles)} of {name} ({err})', _FITTING) from err
     if not is_taken:
-        raise BackendError(f'TensorRT refuses the profile {dict(spec.profiles)} of {name}',
-                           _FITTING)
-
-
-def _set_timing_cache(
-    trt: TensorRt, config: tensorrt.IBuilderConfig, data: bytes
-) -> tensorrt.ITimingCache | None:
-    """Give earlier measurements to the config; None where this TensorRT keeps none."""
-    if not trt.has_timing_cache:
-        return None
-    cache = config.create_timing_cache(data)
-    if cache is not None and config.set_timing_cache(cache, False):
-        return cache
-    if not data:
-        return None
-    _log.info('timing cache of %d bytes does not fit: measuring again', len(data))
-    return _set_timing_cache(trt, config, b'')
-
-
-@dataclass
-class _Phase:
-    parent: str | None
-    steps: int
-    done: int = 0
+        raise BackendError(f'TensorRT refuses the profile {dict(profiles)} of {name}', _FITTING)
 
 
 def progress_monitor(trt: TensorRt, progress: Progress) -> Any:
     """
     Return the object that TensorRT calls, from several threads; keep it until the build has ended.
 
-    A phase has steps; a phase that starts inside one is part of its parent's current step.
-    TensorRT does not know in advance how long a step takes, so the share counts steps and not
-    time, and it never falls. `error` is what `progress` raised, which stops the build.
+    Phases have steps, and more phases begin as it goes on. The share is that of the steps which
+    are known, never falls, and is not one of time. `error` is what `progress` raised, which stops
+    the build.
 
     """
-    if TYPE_CHECKING:
-        from tensorrt import IProgressMonitor as base  # the checker must know it by name
-    else:
-        base = trt.module.IProgressMonitor
+    base = trt.module.IProgressMonitor
 
-    class Monitor(base):  # type: ignore[misc]
+    class Monitor(base):  # type: ignore[misc, valid-type]
 
         def __init__(self) -> None:
             base.__init__(self)  # pybind11 wants the base named
             self.error: BaseException | None = None
-            self._phases: dict[str, _Phase] = {}
             self._lock = threading.Lock()
-            self._share, self._last = 0.0, -1.0
+            self._known = self._done = 0
+            self._last = -1.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._lock:
-                self._phases[phase_name] = _Phase(parent_phase or None, max(num_steps, 1))
-                self._tell(phase_name)
+            self._tell(phase_name, num_steps, 0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            with self._lock:
-                if phase_name in self._phases:
-                    self._phases[phase_name].done = step + 1
-                    self._tell(phase_name)
-                return self.error is None
+            self._tell(phase_name, 0, 1)
+            return self.error is None
 
         def phase_finish(self, phase_name: str) -> None:
-            with self._lock:
-                self._phases.pop(phase_name, None)
+            pass
 
-        def _tell(self, name: str) -> None:
+        def _tell(self, name: str, known: int, done: int) -> None:
             """Report a change; never a share of 1, which is for the built engine."""
-            roots = [key for key, one in self._phases.items() if one.parent not in self._phases]
-            share = max((self._share_of(key) for key in roots), default=0.0)
-            self._share = max(self._share, min(share, 0.99))
-            if self.error is not None or self._share < self._last + _LEAST_STEP:
-                return
-            self._last = self._share
-            try:
-                progress(self._share, name)
-            except BaseException as err:  # an interrupt too must not unwind through TensorRT
-                self.error = err
-
-        def _share_of(self, name: str) -> float:
-            phase = self._phases[name]
-            inside = [self._share_of(key) for key, other in self._phases.items()
-                      if other.parent == name and key != name]
-            return min(1.0, (phase.done + max(inside, default=0.0)) / phase.steps)
+            with self._lock:
+                self._known, self._done = self._known + known, self._done + done
+                share = min(self._done / max(self._known, 1), 0.99)
+                if self.error is not None or share < self._last + _LEAST_STEP:
+                    return
+                self._last = share
+                try:
+                    progress(share, name)
+                except BaseException as err:  # an interrupt too must not unwind through TensorRT
+                    self.error = err
 
     return Monitor()

@@ -4,7 +4,8 @@ What is kept of this machine on disk: engines, each under a key of everything it
 
 A plan can be read only by the TensorRT that built it, on the GPU it was built on: some versions
 report anything else and some crash. So all of that is in the key, and what does not fit is never
-opened. Next to each plan is a JSON file with the same facts in words and the plan's hash.
+opened. Next to each plan is a JSON file with the same facts in words. A plan begins with its
+digest.
 
 TensorRT-RTX compiles the kernels of an engine when it first runs. What it compiled is kept beside
 the engine, under the same key, so that the next start compiles nothing.
@@ -20,7 +21,7 @@ A plan is code: the folder belongs to the user, and nothing is downloaded into i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 import dataclasses
 from dataclasses import dataclass
@@ -31,20 +32,22 @@ import logging
 import os
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, TypeAlias
 
-from uncertainty_seg.backends.gpu.nvidia import CudaDevice, TensorRt
+from uncertainty_seg.backends.gpu.nvidia import CudaDevice, Shape, TensorRt
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.errors import BackendError, BackendUnavailableError
 from uncertainty_seg.storage.whole_files import replace_file
 
 FOLDER_VARIABLE = 'UNCERTAINTY_SEG_ENGINE_CACHE'
-# Increased when engines are built differently from the same spec, so that old ones are not used.
-_RECIPE = 3
+# Increased when engines are built differently from the same facts, so that old ones are not used.
+RECIPE = 4
 # Beyond this, the engines that were not used for the longest time are removed.
 MAX_BYTES = 4 * 10**9
-_DIGEST_BYTES = 32  # of sha256, in front of compiled kernels
+_DIGEST_BYTES = 32  # of sha256, in front of plans and compiled kernels
+# Name of an input -> its shapes, the least, those it is made fastest for, and the largest.
+Profiles: TypeAlias = Mapping[str, tuple[Shape, Shape, Shape]]
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +61,7 @@ class EngineTarget:
     module, version : str
         Of TensorRT, as `TensorRt.name` and `TensorRt.version`.
     gpu, compute_capability, driver : str
-        As 'Orin', '8.7', '12.6'.
+        As in `CudaDevice`; without a GPU and a driver for any of that compute capability.
     multiprocessors : int
         A Jetson has fewer in some power modes.
 
@@ -82,12 +85,43 @@ class EngineTarget:
         """Return the target of every GPU of a compute capability, for TensorRT-RTX."""
         return EngineTarget(trt.name, trt.version, '', compute_capability, '', 0)
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether it is for every GPU of a compute capability."""
+        return not self.gpu
 
-def key_of_facts(graph_sha256: str, spec: Mapping[str, Any], target: EngineTarget) -> str:
-    """Return an engine's name: sha256 over that of its ONNX file, its spec and its target."""
-    facts = {'recipe': _RECIPE, 'graph': graph_sha256, 'spec': spec,
-             'target': dataclasses.asdict(target)}
-    return _digest(facts)
+
+@dataclass(frozen=True)
+class EngineKey(EngineTarget):
+    """
+    Everything that an engine is built from and for; two that differ in anything are two engines.
+
+    Attributes
+    ----------
+    graph : str
+        Digest of the bytes that TensorRT parses, weights included.
+    precision : str
+        What the graph computes in, one of `core.settings.COMPUTED`.
+    profiles : mapping of str to (min, opt, max)
+        Shapes of each input with a row for each pass.
+    flags : tuple of str
+        Names of TensorRT's flags that the engine is built with.
+    recipe : int
+        `RECIPE`.
+
+    """
+
+    graph: str
+    precision: str
+    profiles: Profiles
+    flags: tuple[str, ...]
+    recipe: int = RECIPE
+
+    @property
+    def digest(self) -> str:
+        """Return the engine's name in the cache."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cache_folder() -> Path:
@@ -148,31 +182,41 @@ class EngineCache:
 
     def has(self, key: str) -> bool:
         """Say whether an engine is there; it may still be damaged."""
-        return self.plan_path(key).is_file() and self.facts_path(key).is_file()
+        return self.plan_path(key).is_file()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep all engines where they are, between a look at what is there and its loading."""
+        if not os.access(self.folder, os.W_OK):  # it is not there, or nothing leaves it
+            yield
+            return
+        with self._flock('.folder.lock', fcntl.LOCK_SH):
+            yield
 
     def load(self, key: str) -> bytes | None:
         """Return the plan of a key; None if there is none, or a damaged one, which is removed."""
-        with self._usable():
+        with self._usable(), self.reading():
             if not self.has(key):
                 return None
-            plan = self.plan_path(key).read_bytes()
-            if hashlib.sha256(plan).hexdigest() != _read(self.facts_path(key)).get('sha256'):
-                self.discard(key, 'plan and JSON do not belong together')
+            plan = _unsealed(self.plan_path(key))
+            if plan is None:
+                self.discard(key, 'it is damaged')
                 return None
-            os.utime(self.plan_path(key))
+            with suppress(OSError):  # in a folder that is only read, nothing is removed
+                os.utime(self.plan_path(key))
             return plan
 
     def store(self, key: str, plan: bytes, facts: Mapping[str, object]) -> Path:
         """
-        Write an engine and facts about it as JSON, for a reader; return the path of the plan.
+        Write an engine, and facts about it as JSON, for a reader; return the path of the plan.
 
-        A power cut leaves the whole of it, or nothing that would be loaded.
+        Engines that are removed to make room for it are none that another process is about to
+        load.
 
         """
-        says = {**facts, 'sha256': hashlib.sha256(plan).hexdigest(), 'bytes': len(plan)}
-        with self._usable():
-            self.write(self.facts_path(key), (json.dumps(says, indent=2) + '\n').encode())
-            self.write(self.plan_path(key), plan)
+        with self._usable(), self._flock('.folder.lock', fcntl.LOCK_EX):
+            self.write(self.facts_path(key), (json.dumps(facts, indent=2) + '\n').encode())
+            self.write(self.plan_path(key), _sealed(plan))
             self._evict(key)
         return self.plan_path(key)
 
@@ -187,52 +231,26 @@ class EngineCache:
         """Return the compiled kernels of an engine; empty if there are none, or damaged ones."""
         path = self.kernels_path(key)
         with self._usable():
-            content = path.read_bytes() if path.exists() else b''
-        digest, kernels = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if not content or hashlib.sha256(kernels).digest() == digest:
-            return kernels
-        _log.warning('%s is damaged and is ignored: kernels are compiled again', path)
-        return b''
+            kernels = _unsealed(path) if path.exists() else b''
+        if kernels is None:
+            _log.warning('%s is damaged and is ignored: kernels are compiled again', path)
+        return kernels or b''
 
     def store_kernels(self, key: str, kernels: bytes) -> None:
-        """Write the compiled kernels of an engine in place of older ones, with their digest."""
+        """Write the compiled kernels of an engine in place of older ones."""
         with self._usable():
-            self.write(self.kernels_path(key), hashlib.sha256(kernels).digest() + kernels)
+            self.write(self.kernels_path(key), _sealed(kernels))
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Keep other processes and threads from the same work, named by a key or a unique word."""
-        with self._usable():
-            self._make_folder()
-            handle = os.open(self.folder / f'.{name}.lock', os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.info('waiting for another process that works on %s', name)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+        with self._flock(f'.{name}.lock', fcntl.LOCK_EX):
             yield
-        finally:
-            os.close(handle)  # which unlocks; another process may wait for the file, so it stays
-
-    def timing_cache(self, target: EngineTarget) -> bytes:
-        """Return the measurements of earlier builds on a target; empty if there are none."""
-        with self._usable():
-            path = self._timing_path(target)
-            return path.read_bytes() if path.exists() else b''
-
-    def store_timing_cache(self, target: EngineTarget, measured: bytes) -> None:
-        """Keep what a build measured, which includes what it was given."""
-        with self._usable():
-            self.write(self._timing_path(target), measured)
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file of the folder, whole or not at all; OSError if the disk refuses."""
         self._make_folder()
         replace_file(path, data)
-
-    def _timing_path(self, target: EngineTarget) -> Path:
-        return self.folder / f'timing-{_digest(dataclasses.asdict(target))[:16]}.cache'
 
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -248,6 +266,21 @@ class EngineCache:
                 self.discard(path.stem, f'the cache holds more than {self._max_bytes / 1e9:g} GB')
 
     @contextmanager
+    def _flock(self, name: str, kind: int) -> Iterator[None]:
+        with self._usable():
+            self._make_folder()
+            handle = os.open(self.folder / name, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _log.info('waiting for another process that holds %s', self.folder / name)
+                fcntl.flock(handle, kind)
+            yield
+        finally:
+            os.close(handle)  # which unlocks; another process may wait for the file, so it stays
+
+    @contextmanager
     def _usable(self) -> Iterator[None]:
         try:
             yield
@@ -257,8 +290,15 @@ class EngineCache:
                 fix=f'set {FOLDER_VARIABLE} to a folder that can be written') from err
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _sealed(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest() + content
+
+
+def _unsealed(path: Path) -> bytes | None:
+    """Return what follows the digest in a file; None where it is not of what follows."""
+    found = path.read_bytes()
+    content = found[_DIGEST_BYTES:]
+    return content if _sealed(content) == found else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ is looked up by name, and what a version lacks is found by asking it. Only `load
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import ctypes
 from dataclasses import dataclass
 import importlib
@@ -24,7 +24,7 @@ import logging
 import math
 from pathlib import Path
 import re
-from typing import Any, Protocol, TYPE_CHECKING, TypeAlias
+from typing import Any, TYPE_CHECKING, TypeAlias
 import weakref
 
 import numpy as np
@@ -33,10 +33,13 @@ from numpy.typing import DTypeLike, NDArray
 from uncertainty_seg.errors import BackendError, BackendUnavailableError
 
 if TYPE_CHECKING:
-    import tensorrt
+    pass
 
 _LIBRARY = 'libcuda.so.1'
-ALIGNMENT = 256  # bytes, which TensorRT wants of every address
+# Of the kernel module of a desktop, and of the system of a Jetson, whose driver comes with it.
+RELEASES = (Path('/proc/driver/nvidia/version'), Path('/etc/nv_tegra_release'))
+# '... Kernel Module  560.35.03 ...', '# R36 (release), REVISION: 4.3, ...'
+_RELEASE = re.compile(r'Module.*?\s\s+(\d[\d.]+)|(R\d+) \(release\), REVISION: ([\d.]+)')
 Replay: TypeAlias = Callable[[], None]
 # How CUDA and TensorRT say that memory is full, where no class of exception does.
 _FULL = ('out of memory', 'outofmemory', 'could not be allocated')
@@ -54,7 +57,8 @@ class CudaDevice:
     compute_capability : str
         '8.7'.
     driver : str
-        The CUDA version that the driver supports, '12.6'.
+        The CUDA version that the driver supports, and the driver's own release where the system
+        tells it: '12.6', '12.6 560.35.03'.
     multiprocessors : int
         Boards of one name are sold with different numbers of them.
     memory_bytes : int
@@ -72,7 +76,7 @@ class CudaDevice:
     is_integrated: bool
 
 
-def find_device(cuda: Any = None) -> CudaDevice:
+def find_device(cuda: Any = None, releases: Sequence[Path] = RELEASES) -> CudaDevice:
     """
     Return the first GPU of those that CUDA_VISIBLE_DEVICES leaves.
 
@@ -80,6 +84,8 @@ def find_device(cuda: Any = None) -> CudaDevice:
     ----------
     cuda : module, optional
         By default `load_cuda()`.
+    releases : sequence of Path
+        Files in which the system names the release of the driver.
 
     Raises
     ------
@@ -101,10 +107,22 @@ def find_device(cuda: Any = None) -> CudaDevice:
         raise BackendUnavailableError(
             'the NVIDIA driver is here, but no GPU', 'one that may be used',
             'see CUDA_VISIBLE_DEVICES and, in a container, NVIDIA_VISIBLE_DEVICES')
+    driver = (f'{version // 1000}.{version % 1000 // 10}', *_driver_releases(releases))
     return CudaDevice(
         found.name.decode(errors='replace').rstrip('\0'), f'{found.major}.{found.minor}',
-        f'{version // 1000}.{version % 1000 // 10}', found.multiProcessorCount,
-        found.totalGlobalMem, bool(found.integrated))
+        ' '.join(driver), found.multiProcessorCount, found.totalGlobalMem,
+        bool(found.integrated))
+
+
+def _driver_releases(paths: Sequence[Path]) -> Iterator[str]:
+    """Yield what the system says of the driver's release; an update may keep CUDA's version."""
+    for path in paths:
+        try:
+            found = _RELEASE.search(path.read_text(encoding='ascii', errors='replace'))
+        except OSError:  # each kind of system has some of them
+            continue
+        if found:
+            yield '.'.join(filter(None, found.groups()))
 
 
 def available_bytes(meminfo: Path = Path('/proc/meminfo')) -> int:
@@ -149,6 +167,11 @@ def call_cuda(cuda: Any, name: str, *arguments: Any) -> Any:
             raise MemoryError(f'{name}: {words}')
         raise BackendError(f'{name} gave {int(code)}: {words}')
     return given[0] if given else None
+
+
+def free_bytes(cuda: Any = None) -> int:
+    """Return the memory of the GPU that nobody holds."""
+    return int(call_cuda(cuda or load_cuda(), 'cudaMemGetInfo'))
 
 
 def says_full(text: str) -> bool:
@@ -206,6 +229,7 @@ class CudaMemory:
         except BackendError as err:
             raise BackendUnavailableError(f'cuda-python finds no GPU that works ({err})') from err
         weakref.finalize(self, self._cuda.cudaStreamDestroy, self._handle).atexit = False
+        self._end = self.event()
 
     @property
     def stream(self) -> int:
@@ -224,18 +248,25 @@ class CudaMemory:
         address = int(self._call('cudaHostAlloc', max(1, _bytes_of(shape, dtype)), kind))
         return CudaBuffer(shape, dtype, address, self._cuda.cudaFreeHost, True)
 
-    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[CudaBuffer, CudaBuffer]:
-        """Allocate what engines read and what the host fills: one buffer if memory is mapped."""
-        filled = self.host(shape, dtype)
-        return (filled if self._is_mapped else self.empty(shape, dtype)), filled
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> Inlet:
+        """Allocate what the host fills and engines read."""
+        host = self.host(shape, dtype)
+        return Inlet(self, host, host if self._is_mapped else self.empty(shape, dtype))
 
-    def copy(self, target: CudaBuffer, source: CudaBuffer) -> None:
-        """Enqueue a copy; CUDA sees by the addresses which way it goes."""
+    def copy(self, target: CudaBuffer, source: CudaBuffer, rows: int | None = None) -> None:
+        """
+        Enqueue a copy of all, or of the first rows, between buffers of one shape.
+
+        CUDA sees by the addresses which way it goes.
+        """
         if target is source:
             return
-        if target.nbytes != source.nbytes:
-            raise BackendError(f'a copy of {source.nbytes} bytes into {target.nbytes}')
-        self._call('cudaMemcpyAsync', target.address, source.address, source.nbytes,
+        if (target.shape, target.dtype) != (source.shape, source.dtype):
+            raise BackendError(f'a copy of {source.dtype} {source.shape} into '
+                               f'{target.dtype} {target.shape}')
+        shape = source.shape if rows is None else (rows, *source.shape[1:])
+        self._call('cudaMemcpyAsync', target.address, source.address,
+                   _bytes_of(shape, source.dtype),
                    self._cuda.cudaMemcpyKind.cudaMemcpyDefault, self._handle)
 
     def activate(self) -> None:
@@ -243,16 +274,25 @@ class CudaMemory:
         self._call('cudaSetDevice', 0)
 
     def wait(self) -> None:
-        """Wait for everything that was enqueued; errors of the device are raised here."""
-        self._call('cudaStreamSynchronize', self._handle)
+        """
+        Wait for everything that was enqueued; errors of the device are raised here.
 
-    def mark(self) -> _Handle:
+        The thread sleeps meanwhile. By itself CUDA spins, and a core is busy with it.
+
+        """
+        self.mark(self._end)
+        self._call('cudaEventSynchronize', self._end.value)
+
+    def event(self) -> Handle:
+        """Return a mark of time, to be set again and again."""
+        return Handle(self._call('cudaEventCreateWithFlags', self._cuda.cudaEventBlockingSync),
+                      self._cuda.cudaEventDestroy)
+
+    def mark(self, event: Handle) -> None:
         """Enqueue a mark of time."""
-        event = _Handle(self._call('cudaEventCreate'), self._cuda.cudaEventDestroy)
         self._call('cudaEventRecord', event.value, self._handle)
-        return event
 
-    def elapsed_ms(self, start: _Handle, end: _Handle) -> float:
+    def elapsed_ms(self, start: Handle, end: Handle) -> float:
         """Return the time between two marks that were waited for."""
         return float(self._call('cudaEventElapsedTime', start.value, end.value))
 
@@ -273,17 +313,29 @@ class CudaMemory:
             self._cuda.cudaStreamEndCapture(self._handle)
             self._cuda.cudaGetLastError()
             raise
-        graph = _Handle(self._call('cudaStreamEndCapture', self._handle),
-                        self._cuda.cudaGraphDestroy)
-        made = _Handle(self._call('cudaGraphInstantiate', graph.value, 0),
-                       self._cuda.cudaGraphExecDestroy)
+        graph = Handle(self._call('cudaStreamEndCapture', self._handle),
+                       self._cuda.cudaGraphDestroy)
+        made = Handle(self._call('cudaGraphInstantiate', graph.value, 0),
+                      self._cuda.cudaGraphExecDestroy)
         return lambda: self._call('cudaGraphLaunch', made.value, self._handle)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return call_cuda(self._cuda, name, *arguments)
 
 
-class _Handle:
+class Inlet:
+    """What the host fills and engines read: one buffer where memory is mapped, else two."""
+
+    def __init__(self, memory: CudaMemory, host: CudaBuffer, buffer: CudaBuffer) -> None:
+        self._memory, self._host, self.buffer = memory, host, buffer
+
+    def fill(self, rows: NDArray[Any]) -> None:
+        """Take the first rows, and enqueue their copy; what was filled before must be read."""
+        self._host.numpy()[:len(rows)] = rows
+        self._memory.copy(self.buffer, self._host, len(rows))
+
+
+class Handle:
     """An object of CUDA that is destroyed with this one."""
 
     def __init__(self, value: Any, destroy: Callable[[Any], object]) -> None:
@@ -306,57 +358,7 @@ _KEPT = 20  # errors kept for the sentence of an exception
 # engine) by the caller, so that it is a warning here.
 _LEVELS = {'INTERNAL_ERROR': logging.WARNING, 'ERROR': logging.WARNING, 'WARNING': logging.INFO,
            'INFO': logging.DEBUG, 'VERBOSE': logging.DEBUG}
-# TensorRT's name -> numpy's. It has more types; numpy has no bfloat16.
-_DTYPES = {'FLOAT': 'float32', 'HALF': 'float16', 'INT8': 'int8', 'INT32': 'int32',
-           'INT64': 'int64', 'UINT8': 'uint8', 'BOOL': 'bool'}
 _log = logging.getLogger(__name__)
-
-
-class TensorRtModule(Protocol):
-    """
-    The names of `tensorrt`, `tensorrt_rtx` or `tensorrt_rtx_bindings` that the package uses.
-
-    TensorRT ships no types, and its classes are named in annotations only. test_tensorrt_types
-    makes stubs of the real modules and checks every call of the package against them.
-
-    """
-
-    __name__: str
-    __version__: str
-    Builder: type[tensorrt.Builder]
-    BuilderFlag: type[tensorrt.BuilderFlag]
-    ComputeCapability: type[tensorrt.ComputeCapability]  # TensorRT-RTX only
-    DataType: type[tensorrt.DataType]
-    # TensorRT-RTX only, as what `create_runtime_config` returns is of use there only
-    DynamicShapesKernelSpecializationStrategy: type[
-        tensorrt.DynamicShapesKernelSpecializationStrategy]
-    ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
-    ILogger: type[tensorrt.ILogger]
-    IProgressMonitor: type[tensorrt.IProgressMonitor]
-    MemoryPoolType: type[tensorrt.MemoryPoolType]
-    NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
-    OnnxParser: type[tensorrt.OnnxParser]
-    Runtime: type[tensorrt.Runtime]
-    TensorIOMode: type[tensorrt.TensorIOMode]
-
-
-class Messages:
-    """TensorRT's messages, from any of its threads: for the log, and errors for an exception."""
-
-    def __init__(self) -> None:
-        self._errors: deque[str] = deque(maxlen=_KEPT)
-
-    def take(self, severity: str, text: str) -> None:
-        """Keep an error, and log any message under its level."""
-        if severity in ('INTERNAL_ERROR', 'ERROR'):
-            self._errors.append(text.strip())
-        _log.log(_LEVELS.get(severity, logging.INFO), 'TensorRT: %s', text.strip())
-
-    def reason(self) -> str:
-        """Return the errors as one text for an exception, and clear them."""
-        text = '; '.join(dict.fromkeys(self._errors))
-        self._errors.clear()
-        return text or 'TensorRT gave no reason'
 
 
 class TensorRt:
@@ -388,7 +390,7 @@ class TensorRt:
     """
 
     def __init__(self, module: Any) -> None:
-        self.module: TensorRtModule = module
+        self.module = module
         self.name: str = module.__name__.split('.')[0]
         self.version: str = str(module.__version__)
         self.is_rtx = self.name.startswith('tensorrt_rtx')
@@ -398,66 +400,51 @@ class TensorRt:
                 f'TensorRT is {self.version}', '10.3 or newer', 'on a Jetson update to JetPack '
                 '6.1 or newer; on a desktop: pip install --upgrade tensorrt')
 
-    @property
-    def has_timing_cache(self) -> bool:
-        """Whether measurements of one build help the next; TensorRT-RTX measures when it runs."""
-        return not self.is_rtx
-
     def creation_flags(self) -> int:
         """Return the bits for `Builder.create_network`: keep exactly the types of the graph."""
         # From 11 on there is no other way, and the flag may go.
         flag = getattr(self.module.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED', None)
         return 0 if flag is None else 1 << int(flag)
 
-    def logger(self, messages: Messages) -> tensorrt.ILogger:
+    def logger(self) -> Any:
         """
-        Make a logger for `Builder`, `OnnxParser` or `Runtime` that gives all to `messages`.
+        Make a logger for `Builder`, `OnnxParser` or `Runtime`; keep it as long as what it is for.
 
-        Keep it as long as what was made with it.
+        It takes messages from any of TensorRT's threads. Its `reason()` returns the errors since
+        the last call, as one text for an exception.
 
         """
-        if TYPE_CHECKING:
-            # the checker must know a base class by name
-            from tensorrt import ILogger as base  # noqa: I100
-        else:
-            base = self.module.ILogger
+        base = self.module.ILogger
         names = {getattr(base.Severity, name): name for name in _LEVELS}
 
-        class Bridge(base):  # type: ignore[misc]
+        class Logger(base):  # type: ignore[misc, valid-type]
 
             def __init__(self) -> None:
                 base.__init__(self)  # pybind11 wants the base named
+                self._errors: deque[str] = deque(maxlen=_KEPT)
 
-            def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
-                messages.take(names.get(severity, 'ERROR'), msg)
+            def log(self, severity: Any, msg: str) -> None:
+                name = names.get(severity, 'ERROR')
+                if name in ('INTERNAL_ERROR', 'ERROR'):
+                    self._errors.append(msg.strip())
+                _log.log(_LEVELS[name], 'TensorRT: %s', msg.strip())
 
-        return Bridge()
+            def reason(self) -> str:
+                text = '; '.join(dict.fromkeys(self._errors))
+                self._errors.clear()
+                return text or 'TensorRT gave no reason'
 
-    def numpy_dtype(self, data_type: tensorrt.DataType) -> np.dtype[Any]:
-        """Return numpy's type of the same bits; raises BackendError if there is none."""
-        for name, dtype in _DTYPES.items():
-            if getattr(self.module.DataType, name, None) == data_type:
-                return np.dtype(dtype)
-        raise BackendError(f'a tensor of type {data_type}', f'one of {", ".join(_DTYPES)}',
-                           'compile the bundle again: its borders are float32 and uint8')
+        return Logger()
 
 
 def load_tensorrt(import_module: Callable[[str], Any] = importlib.import_module) -> TensorRt:
     """
-    Import TensorRT, or else TensorRT-RTX.
-
-    Touches no GPU. Call `find_device` first: without a driver, TensorRT 11 returns a `Runtime`
-    that ends the process when it is used.
+    Import TensorRT, or else TensorRT-RTX; touches no GPU, for which `find_device` looked before.
 
     Parameters
     ----------
     import_module : callable
         Imports a module by its name.
-
-    Returns
-    -------
-    TensorRt
-        The first that is installed.
 
     Raises
     ------

@@ -2,13 +2,13 @@
 """
 TensorRT on an NVIDIA GPU, from 10.3 on, and TensorRT-RTX.
 
-The trunk runs once and the head with its reduction inside runs in chunks of passes; their sums
-are copied to the host, which computes the maps. No engine is built here: both are taken from the
-cache.
+The trunk runs once; the passes run in calls of some of them, each of which gives their sums, and
+the host adds these up. No engine is built here: both are taken from the cache.
 
-All of a frame is enqueued on one stream and waited for once. What is enqueued the same way in
-every frame is recorded as a CUDA graph when it first runs; where that does not work it is
-enqueued.
+What is enqueued the same way in every frame is recorded as CUDA graphs when the backend is opened,
+and enqueued where that does not work. What TensorRT recorded of an execution context is undefined
+when the context changes afterwards: here a context keeps its shapes and addresses to its end, and
+calls of another size have another context.
 
 TensorRT-RTX compiles kernels when shapes first come. By default it does so in the background and
 runs slower ones meanwhile, which a graph would then keep for good: here they are compiled at once.
@@ -22,17 +22,21 @@ each of these is an exception with what TensorRT logged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import contextlib
-from dataclasses import dataclass, replace
+import dataclasses
 import logging
 import threading
-import time
-from typing import Any, TYPE_CHECKING
+from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from uncertainty_seg.backends.gpu.engine_build import engines_of, NeededEngine
+from uncertainty_seg.backends.gpu.engine_build import (
+    Calls,
+    engines_of,
+    NeededEngine,
+    split_passes,
+)
 from uncertainty_seg.backends.gpu.engine_cache import (
     EngineCache,
     EngineTarget,
@@ -40,13 +44,11 @@ from uncertainty_seg.backends.gpu.engine_cache import (
     SelfCheckKey,
 )
 from uncertainty_seg.backends.gpu.nvidia import (
-    ALIGNMENT,
     CudaBuffer,
     CudaDevice,
     CudaMemory,
     find_device,
     load_tensorrt,
-    Messages,
     Replay,
     says_full,
     Shape,
@@ -72,16 +74,17 @@ from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import (
     BackendError,
     EngineMissingError,
-    ModelBundleError,
     UncertaintySegError,
 )
 
 if TYPE_CHECKING:
     import tensorrt
 
-Spec = tuple[Shape, 'np.dtype[Any]']
-# How long after an error of the device everything is opened again, at the earliest.
-BACK_OFF_S = 1.0
+Spec: TypeAlias = 'tuple[Shape, np.dtype[Any]]'
+Copy: TypeAlias = tuple[CudaBuffer, CudaBuffer]  # to, from
+
+CLOSE_TIMEOUT_S = 0.5
+_BUILD = 'compile the bundle and build its engines again'
 _log = logging.getLogger(__name__)
 
 
@@ -103,13 +106,11 @@ class TensorRtBackend(Runner):
     bundle : ModelBundle
         A checked bundle.
     settings : Settings
-        Gives passes, memory budget, precision, reduction and threads.
+        Gives passes, memory budget and precision.
     trt, cuda, device, cache : optional
         By default what is installed, the first GPU, and this user's cache of engines.
     is_recorded : bool
-        Whether to record what is the same in every frame as CUDA graphs.
-    clock : callable, optional
-        Seconds, for the back-off.
+        Whether to record what is enqueued in every frame as CUDA graphs.
 
     Raises
     ------
@@ -121,15 +122,15 @@ class TensorRtBackend(Runner):
     ConfigError
         If the graphs cannot be computed in the precision of the settings.
     ModelBundleError
-        If a graph or an engine does not fit the card.
+        If a graph does not fit the card.
     BackendError
-        If the GPU has no memory for the engines.
+        If the GPU has no memory for the engines, or an engine does not fit the card.
 
     Notes
     -----
-    A second thread in `run` is refused, because a context that two threads use computes wrong
-    results. After an error of the device everything is opened again, once; after the next error
-    the backend stays closed.
+    A second thread in `run` waits for the first, because a context that two threads use computes
+    wrong results. After an error of the device everything is opened again, once; after the next
+    error the backend stays closed.
 
     """
 
@@ -138,7 +139,7 @@ class TensorRtBackend(Runner):
     def __init__(
         self, bundle: ModelBundle, settings: Settings, trt: TensorRt | None = None,
         cuda: Any = None, device: CudaDevice | None = None, cache: EngineCache | None = None,
-        is_recorded: bool = True, clock: Callable[[], float] = time.monotonic,
+        is_recorded: bool = True,
     ) -> None:
         self._bundle, self._card, self._settings = bundle, bundle.card, settings
         self.precision = precision_of(bundle.card, settings.precision)
@@ -148,10 +149,9 @@ class TensorRtBackend(Runner):
         require_not_failed(SelfCheckKey.of(self._card, self.name, self.version, self.precision,
                                            self.device_name), self._cache.folder)
         self._names = require_graphs(bundle)
-        self._has_graphs, self._clock = is_recorded, clock
+        self._has_graphs = is_recorded
         self._lock = threading.Lock()
-        self._user = ''
-        self._fault, self._retry_s, self._is_last_try = '', 0.0, False
+        self._fault, self._is_last_try = '', False
         self._runner: FrameRunner | None = None
         self._is_open = True
         self._open()
@@ -159,18 +159,15 @@ class TensorRtBackend(Runner):
 
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> PassSums:
         """Return the sums over the passes of one image; see `Runner.run`; one thread at a time."""
-        with self._alone():
+        with self._lock:
+            if not self._is_open:
+                raise BackendError('run of a closed backend', fix='open it again')
             passes = require_inputs(self._card, image, masks)
-            runner = self._ready()
             try:
-                sums = runner.run(image, masks, passes, temperature)
-            except MemoryError as err:  # which is no error of the device
-                runner.forget()
-                raise NoMemoryError(self._card.name, err) from err
-            except Exception as err:  # TensorRT's errors derive from nothing narrower
-                raise self._failed(err, passes) from err
-            self._timings_ms = runner.timings_ms
-            return sums
+                return self._run(image, masks, passes, temperature)
+            finally:
+                if not self._is_open:  # closed meanwhile
+                    self._free()
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
@@ -180,7 +177,12 @@ class TensorRtBackend(Runner):
     def close(self) -> None:
         """Free engines and buffers, now or when the running frame ends; may be called twice."""
         self._is_open = False
-        self._free_if_idle()
+        # A frame that has passed its last look at the line above is waited for.
+        if self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
+            try:
+                self._free()
+            finally:
+                self._lock.release()
 
     @property
     def version(self) -> str:
@@ -195,7 +197,21 @@ class TensorRtBackend(Runner):
     @property
     def is_recorded(self) -> bool:
         """Whether CUDA graphs are in use; false where one could not be recorded."""
-        return self._runner is not None and self._runner.recording.is_on
+        return self._runner is not None and self._runner.is_recorded
+
+    def _run(
+        self, image: ImageU8, masks: Masks, passes: int, temperature: float
+    ) -> PassSums:
+        runner = self._ready()
+        try:
+            sums = runner.run(image, masks, passes, temperature)
+        except MemoryError as err:  # which is no error of the device
+            runner.forget()
+            raise NoMemoryError(self._card.name, err) from err
+        except Exception as err:  # TensorRT's errors derive from nothing narrower
+            raise self._failed(err, passes) from err
+        self._timings_ms = runner.timings_ms
+        return sums
 
     def _open(self) -> None:
         try:
@@ -204,108 +220,79 @@ class TensorRtBackend(Runner):
         except MemoryError as err:
             # As text: the error itself would keep alive what was opened so far.
             reason = str(err)
+        except UncertaintySegError:
+            raise
+        except Exception as err:  # as in run
+            raise BackendError(f'tensorrt does not open {self._card.name!r} '
+                               f'({type(err).__name__}: {err})') from err
         raise NoMemoryError(self._card.name, reason)
 
     def _new_runner(self) -> FrameRunner:
         memory = CudaMemory(self._device.is_integrated, self._cuda)
-        engines = engines_of(self._bundle, self._settings)
-        # Both are loaded before one is opened.
-        found = [self._plan(needed) for needed in engines.all]
+        target = EngineTarget.of(self._trt, self._device)
+        engines = engines_of(self._bundle, self._settings, self._trt, target)
+        with self._cache.reading():  # both, before one is opened
+            found = [self._plan(needed) for needed in engines.all]
         runtime = Runtime(self._trt)
-        trunk, head = (self._engine(runtime, needed, *one, memory)
-                       for needed, one in zip(engines.all, found, strict=True))
-        return FrameRunner(self._bundle, self._settings, self._names, trunk, head, memory,
-                           engines.chunking.passes, self._has_graphs)
+        trunk, passes = (self._engine(runtime, needed, *one, memory)
+                         for needed, one in zip(engines.all, found, strict=True))
+        return FrameRunner(self._card, self._names, trunk, passes, memory, engines.calls,
+                           self._has_graphs)
 
     def _plan(self, needed: NeededEngine) -> tuple[str, bytes]:
-        """Return an engine that was built here, or one for all GPUs like this, with its key."""
-        keys = [needed.key(self._target)]
+        """Return an engine that was built here, or one for all GPUs like this, with its name."""
+        keys = [needed.key]
         if self._trt.is_rtx:
-            keys.append(needed.key_ahead(self._trt, self._device.compute_capability))
+            ahead = EngineTarget.ahead(self._trt, self._device.compute_capability)
+            keys.append(dataclasses.replace(needed.key, **dataclasses.asdict(ahead)))
         for key in keys:
-            plan = self._cache.load(key)
+            plan = self._cache.load(key.digest)
             if plan is not None:
-                return key, plan
+                return key.digest, plan
         raise self._missing(needed)
 
     def _engine(
-        self, runtime: Runtime, needed: NeededEngine, key: str, plan: bytes, memory: CudaMemory
+        self, runtime: Runtime, needed: NeededEngine, name: str, plan: bytes, memory: CudaMemory
     ) -> Engine:
         engine = runtime.open_plan(plan)
         if engine is None:
-            self._cache.discard(key, runtime.messages.reason())
+            self._cache.discard(name, runtime.logger.reason())
             raise self._missing(needed)
         # Of this machine, also where the engine was built for every GPU of its kind.
-        own = needed.key(self._target)
-        return Engine(runtime, engine, memory, needed.role,
-                      Kernels(self._cache, own) if self._trt.is_rtx else None)
-
-    @property
-    def _target(self) -> EngineTarget:
-        return EngineTarget.of(self._trt, self._device)
+        kernels = Kernels(self._cache, needed.key.digest) if self._trt.is_rtx else None
+        return Engine(runtime, engine, memory, needed.role, kernels)
 
     def _missing(self, needed: NeededEngine) -> EngineMissingError:
         return EngineMissingError(
-            f'no engine for {needed.path.name} of {self._card.name!r} in '
-            f'{needed.spec.precision}, TensorRT {self.version}, {self.device_name}',
+            f'no engine for {needed.name} of {self._card.name!r} in '
+            f'{needed.key.precision}, TensorRT {self.version}, {self.device_name}',
             'one built on this machine',
             f'run uncertainty_seg self-check {self._bundle.folder}, which builds it')
 
     def _failed(self, err: Exception, passes: int) -> BackendError:
         """Record an error of the device, and return what to raise."""
         says = str(err) if isinstance(err, UncertaintySegError) else f'{type(err).__name__}: {err}'
-        self._fault, self._retry_s = says, self._clock() + BACK_OFF_S
+        self._fault = says
         self._free()
         return BackendError(f'tensorrt failed on {passes} passes of {self._card.name!r} ({says})')
 
     def _ready(self) -> FrameRunner:
-        """Return what runs frames; after an error, open it again, once and after a delay."""
-        if self._fault:
-            self._reopen()
-        assert self._runner is not None
-        return self._runner
-
-    def _reopen(self) -> None:
-        if self._is_last_try:
+        """Return what runs frames; after an error of the device, open it again, once."""
+        if self._fault and self._is_last_try:
             raise BackendError(f'tensorrt gave up after a second error ({self._fault})',
                                fix='restart the process: an error can spoil all later work on '
                                'the GPU; if it comes back, run uncertainty_seg self-check')
-        wait_s = self._retry_s - self._clock()
-        if wait_s > 0:
-            raise BackendError(f'tensorrt opens again in {wait_s:.1f} s after an error '
-                               f'({self._fault})')
-        self._is_last_try = True
-        _log.warning('opening tensorrt again after an error: %s', self._fault)
-        try:
-            self._open()
-        except Exception as err:  # as in run
-            self._fault = f'{self._fault}; opening again: {err}'
-            raise BackendError(f'tensorrt cannot be opened again ({self._fault})') from err
-        self._fault = ''
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        thread = threading.current_thread().name
-        if not self._lock.acquire(blocking=False):
-            raise BackendError(f'run from thread {thread!r} while {self._user!r} is in it',
-                               'one thread', 'open a backend for each thread')
-        try:
-            self._user = thread
-            if not self._is_open:
-                raise BackendError('run of a closed backend', fix='open it again')
-            yield
-        finally:
-            self._lock.release()
-            if not self._is_open:
-                self._free_if_idle()
-
-    def _free_if_idle(self) -> None:
-        """Free everything, unless a frame runs, whose end does it."""
-        if self._lock.acquire(blocking=False):
+        if self._fault:
+            self._is_last_try = True
+            _log.warning('opening tensorrt again after an error: %s', self._fault)
             try:
-                self._free()
-            finally:
-                self._lock.release()
+                self._open()
+            except Exception as err:  # as in run
+                self._fault = f'{self._fault}; opening again: {err}'
+                raise BackendError(f'tensorrt cannot be opened again ({self._fault})') from err
+            self._fault = ''
+        assert self._runner is not None
+        return self._runner
 
     def _free(self) -> None:
         runner, self._runner = self._runner, None
@@ -318,94 +305,6 @@ class TensorRtBackend(Runner):
 
 
 # -------------------------------------------------------------------------------------------------
-# How T passes become calls of the head, their masks, and their sums.
-
-
-def split_passes(passes: int, limit: int) -> list[slice]:
-    """
-    Split T passes into calls of at most `limit` passes.
-
-    All parts have one size, unless T has no divisor between half of `limit` and `limit`: a call of
-    another size would have to be recorded again in every frame.
-
-    """
-    limit = max(1, min(limit, passes))
-    divisors = [n for n in range(limit // 2 + 1, limit + 1) if passes % n == 0]
-    size = divisors[-1] if divisors else -(-passes // -(-passes // limit))
-    return [slice(first, min(first + size, passes)) for first in range(0, passes, size)]
-
-
-class MaskBank:
-    """
-    Buffers for the masks of T passes, which keep their addresses: CUDA graphs hold them.
-
-    Masks are copied when others come. Each part has a buffer for each site, because an engine
-    takes aligned addresses only.
-
-    """
-
-    def __init__(self, card: ModelCard, parts: Sequence[slice], memory: CudaMemory) -> None:
-        self._parts, self._memory = parts, memory
-        self._both = [{site.name: memory.inlet((part.stop - part.start, *site.shape), np.float32)
-                       for site in card.dropout_sites} for part in parts]
-        self.buffers = [{name: buffer for name, (buffer, _) in both.items()}
-                        for both in self._both]
-        # Kept, so that no other object can get the same identity.
-        self._loaded: Masks | None = None
-
-    def load(self, masks: Masks) -> None:
-        """Enqueue the masks' way to the device, unless this same object was loaded last."""
-        if masks is self._loaded:
-            return
-        self._loaded = None
-        for part, both in zip(self._parts, self._both, strict=True):
-            for name, (buffer, filled) in both.items():
-                filled.numpy()[...] = masks[name][part]
-                self._memory.copy(buffer, filled)
-        self._loaded = masks
-
-    def clear(self) -> None:
-        """Release all buffers; nothing can be loaded afterwards."""
-        self.buffers, self._both, self._loaded = [], [], None
-
-
-class HostSums:
-    """
-    The sums of a frame's calls of the head, added up on the host.
-
-    Those of each call are copied to a place of their own; what they add up to is computed when
-    the stream was waited for.
-
-    """
-
-    def __init__(self, shapes: Mapping[str, Shape], memory: CudaMemory) -> None:
-        self.shapes, self._memory = shapes, memory
-        self._landed: list[dict[str, CudaBuffer]] = []  # for each call of a frame
-        self._num_calls = 0
-
-    def reset(self) -> None:
-        """Begin a frame."""
-        self._num_calls = 0
-
-    def add(self, statistics: Mapping[str, CudaBuffer]) -> None:
-        """Enqueue copies of the sums of a call."""
-        if self._num_calls == len(self._landed):
-            self._landed.append({name: self._memory.host(shape, np.float32)
-                                 for name, shape in self.shapes.items()})
-        for name, landed in self._landed[self._num_calls].items():
-            self._memory.copy(landed, statistics[name])
-        self._num_calls += 1
-
-    def totals(self, passes: int) -> PassSums:
-        """Return the sums over all passes."""
-        sums = {name: np.zeros(shape) for name, shape in self.shapes.items()}
-        for landed in self._landed[:self._num_calls]:
-            for name, total in sums.items():
-                total += landed[name].numpy()
-        return PassSums(passes, *(sums[name].astype(np.float32) for name in SUMS))
-
-
-# -------------------------------------------------------------------------------------------------
 # One frame through the two engines.
 
 
@@ -415,208 +314,168 @@ class FrameRunner:
 
     Parameters
     ----------
-    bundle, settings, names : ModelBundle, Settings, GraphNames
-        What is run, and how.
-    trunk, head : Engine
-        Opened; `head` is the one with statistics.
+    card, names : ModelCard, GraphNames
+        What is run.
+    trunk, passes : Engine
+        Opened.
     memory : CudaMemory
         Holds all buffers.
-    chunk : int
-        Passes of a call of the head, at most.
+    calls : sequence of slice
+        Which passes each call of a usual frame takes.
     is_recorded : bool
         Whether to record CUDA graphs.
 
     Raises
     ------
-    ModelBundleError
+    BackendError
         If the engines do not fit the card.
     MemoryError
         If there is no room for the buffers.
 
+    Notes
+    -----
+    No memory grows with the passes of a frame: masks are sent for one call after the other. Those
+    of a frame of one call stay where they are as long as they are the same object.
+
     """
 
     def __init__(
-        self, bundle: ModelBundle, settings: Settings, names: GraphNames, trunk: Engine,
-        head: Engine, memory: CudaMemory, chunk: int, is_recorded: bool,
+        self, card: ModelCard, names: GraphNames, trunk: Engine, passes: Engine,
+        memory: CudaMemory, calls: Calls, is_recorded: bool,
     ) -> None:
-        self._card = card = bundle.card
-        self._memory, self._trunk, self._head, self._chunk = memory, trunk, head, chunk
-        self.recording = Recording(is_recorded)
-        self._sums = HostSums({
-            name: card.logits_shape[1:] if name in (SUM_ENTROPY, SUM_P2) else card.logits_shape
-            for name in SUMS}, memory)
-        self._require_engines(names)
-        # The host's buffers are read until the frame was waited for, and not afterwards.
+        self._memory, self._trunk, self._passes, self._most = memory, trunk, passes, calls[0].stop
         spec = card.input
-        self._image, self._host_image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
-        self._scale, self._host_scale = memory.inlet((1,), np.float32)
-        planes = {name: memory.empty(*trunk.outputs[name]) for name in names.trunk_outputs}
-        self._features = [(planes[name], memory.host(planes[name].shape, np.float32))
-                          for name in names.features]
-        self._statistics = {name: memory.empty(*head.outputs[name]) for name in SUMS}
-        self._trunk_call = _Call(trunk, {IMAGE: self._image, **planes}, self.recording)
-        given = {IMAGE: self._image, INV_TEMPERATURE: self._scale, **planes}
-        self._fixed = {**{name: given[name] for name in head.inputs if name in given},
-                       **self._statistics}
-        self._plans: dict[int, _HeadCalls] = {}
+        self._image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
+        self._scale = memory.inlet((1,), np.float32)
+        self._masks = {site.name: memory.inlet((self._most, *site.shape), np.float32)
+                       for site in card.dropout_sites}
+        self._loaded: tuple[Masks, slice] | None = None  # kept, so that no other gets its identity
+        planes = {name: memory.empty(*trunk.outputs[name]) for name in names.trunk_outputs
+                  if name in trunk.outputs}
+        sums = {name: memory.empty(
+            card.logits_shape[1:] if name in (SUM_ENTROPY, SUM_P2) else card.logits_shape,
+            np.float32) for name in SUMS}
+        self._features = self._landing({name: planes[name] for name in names.features})
+        self._sums = self._landing(sums)
+        given = {IMAGE: self._image.buffer, INV_TEMPERATURE: self._scale.buffer, **planes}
+        self._fixed = {**{name: given[name] for name in passes.inputs if name in given}, **sums}
+        self._trunk_call = trunk.context({IMAGE: self._image.buffer, **planes},
+                                         self._features.values())
+        self._calls = {size: self._new_call(size) for size in _sizes(calls)}
+        self._others: dict[int, EngineCall] = {}
+        self._marks = [memory.event() for _ in range(3)]
         self.timings_ms: dict[str, float] = {}
+        self._warm_up()
+        self.is_recorded = is_recorded and self._record()
 
     def run(self, image: ImageU8, masks: Masks, passes: int, temperature: float) -> PassSums:
         """Return the sums over the passes of a checked image; see `Runner.run`."""
-        memory = self._memory
+        memory, (begin, middle, end) = self._memory, self._marks
         memory.activate()
-        plan = self._plan(passes)
-        marks = [memory.mark()]
-        np.copyto(self._host_image.numpy()[0], image)
-        self._host_scale.numpy()[0] = 1 / temperature
-        memory.copy(self._image, self._host_image)
-        memory.copy(self._scale, self._host_scale)
-        plan.bank.load(masks)
+        calls = split_passes(passes, self._most)
+        contexts = self._contexts_for(calls)
+        memory.mark(begin)
+        self._image.fill(image[None])
+        self._scale.fill(np.array([1 / temperature], np.float32))
         self._trunk_call.enqueue()
-        marks.append(memory.mark())
-        self._sums.reset()
-        for call in plan.calls:
-            call.enqueue()
-            self._sums.add(self._statistics)
-        for planes, host in self._features:
-            memory.copy(host, planes)
-        marks.append(memory.mark())
-        memory.wait()
-        self.timings_ms = {name: memory.elapsed_ms(marks[i], marks[i + 1])
-                           for i, name in enumerate(('trunk', 'passes'))}
-        if not plan.has_run:
-            plan.has_run = True
-            self._trunk.keep_kernels()
-            self._head.keep_kernels()
-        sums = self._sums.totals(passes)
-        for _, host in self._features:
-            sums = replace(sums, features=host.numpy().copy())
+        memory.mark(middle)
+        totals = {name: np.zeros(landed.shape) for name, (landed, _) in self._sums.items()}
+        for call in calls:
+            self._load(masks, call)
+            contexts[call.stop - call.start].enqueue()
+            memory.mark(end)
+            memory.wait()
+            for name, (landed, _) in self._sums.items():
+                totals[name] += landed.numpy()
+        self.timings_ms = {'trunk': memory.elapsed_ms(begin, middle),
+                           'passes': memory.elapsed_ms(middle, end)}
+        sums = PassSums(passes, *(totals[name].astype(np.float32) for name in SUMS))
+        for landed, _ in self._features.values():
+            sums = dataclasses.replace(sums, features=landed.numpy().copy())
         return sums
 
     def forget(self) -> None:
-        """Release what belongs to a number of passes, after memory was full."""
+        """Release what an unusual number of passes needed, after memory was full."""
         self._settle()
-        self._plans = {}
+        self._others = {}
 
     def close(self) -> None:
-        """Release everything: what was recorded, engines, buffers."""
+        """Release everything: what was recorded, contexts, engines, buffers."""
         self._settle()
-        for plan in self._plans.values():
-            plan.clear()
-        self._trunk_call.clear()
-        self._head.close()
+        for context in (*self._usual, *self._others.values()):
+            context.close()
+        self._passes.close()
         self._trunk.close()
-        # One by one, because an exception that is kept keeps this object by its traceback.
-        for name in ('_image', '_scale', '_host_image', '_host_scale', '_sums'):
-            delattr(self, name)
-        self._plans, self._statistics, self._fixed, self._features = {}, {}, {}, []
+        vars(self).clear()  # an exception that is kept keeps this object by its traceback
+
+    def _warm_up(self) -> None:
+        """Run once on nothing, so that no frame waits for what is done once."""
+        for inlet in (self._image, self._scale, *self._masks.values()):
+            inlet.fill(np.zeros(inlet.buffer.shape, inlet.buffer.dtype))
+        for context in self._usual:
+            context.enqueue()
+        self._memory.wait()
+        self._trunk.keep_kernels()
+        self._passes.keep_kernels()
+
+    @property
+    def _usual(self) -> list[EngineCall]:
+        return [self._trunk_call, *self._calls.values()]
+
+    def _record(self) -> bool:
+        """Record CUDA graphs; where that does not work, say so and do without."""
+        try:
+            for context in self._usual:
+                context.record()
+        except Exception as err:  # TensorRT's errors derive from nothing narrower
+            _log.warning('no CUDA graphs, which only costs time: %s', err)
+            for context in self._usual:
+                context.forget()
+            return False
+        return True
+
+    def _contexts_for(self, calls: Calls) -> Mapping[int, EngineCall]:
+        """Return a context for each size of call; those of earlier frames that are unused go."""
+        unusual = _sizes(calls) - set(self._calls)
+        self._others = {size: one for size, one in self._others.items() if size in unusual}
+        for size in unusual - set(self._others):
+            _log.info('calls of %d passes are not recorded', size)
+            self._others[size] = self._new_call(size)
+        return {**self._calls, **self._others}
+
+    def _new_call(self, size: int) -> EngineCall:
+        masks = {name: inlet.buffer for name, inlet in self._masks.items()}
+        return self._passes.context({**self._fixed, **masks}, self._sums.values(), size)
+
+    def _load(self, masks: Masks, call: slice) -> None:
+        """Enqueue the masks' way to the device, unless this same object was loaded last."""
+        if self._loaded is not None and self._loaded[0] is masks and self._loaded[1] == call:
+            return
+        self._loaded = None
+        for name, inlet in self._masks.items():
+            inlet.fill(masks[name][call])
+        self._loaded = masks, call
+
+    def _landing(self, buffers: Mapping[str, CudaBuffer]) -> dict[str, Copy]:
+        """Allocate where the host reads what engines wrote."""
+        return {name: (self._memory.host(buffer.shape, buffer.dtype), buffer)
+                for name, buffer in buffers.items()}
 
     def _settle(self) -> None:
         """Wait for what was enqueued, which uses the buffers that are about to be freed."""
         with contextlib.suppress(BackendError):
             self._memory.wait()
 
-    def _plan(self, passes: int) -> _HeadCalls:
-        """Return the calls for T passes, which replace those for another T."""
-        if passes not in self._plans:
-            self._plans = {}
-            parts = split_passes(passes, self._chunk)
-            bank = MaskBank(self._card, parts, self._memory)
-            # A context has one shape at a time, and what was recorded holds for that shape.
-            sizes = [part.stop - part.start for part in parts]
-            is_uniform = len(set(sizes)) == 1
-            recording = self.recording if is_uniform else Recording(False)
-            calls = [_Call(self._head, {**self._fixed, **buffers}, recording)
-                     for buffers in bank.buffers]
-            self._plans[passes] = _HeadCalls(bank, calls)
-            _log.info('T=%d in calls of %s passes%s', passes, '+'.join(map(str, sizes)),
-                      '' if recording.is_on else ', not recorded')
-        return self._plans[passes]
 
-    def _require_engines(self, names: GraphNames) -> None:
-        sites = {site.name for site in self._card.dropout_sites}
-        shapes = self._sums.shapes
-        _require_tensors(self._trunk, 'the trunk', {IMAGE}, set(names.trunk_outputs), {}, set())
-        _require_tensors(self._head, 'the head', sites, set(shapes), shapes,
-                         {IMAGE, INV_TEMPERATURE, *names.frontier})
-
-
-class _HeadCalls:
-    """The calls of the head for T passes, and the masks they read."""
-
-    def __init__(self, bank: MaskBank, calls: list[_Call]) -> None:
-        self.bank, self.calls = bank, calls
-        self.has_run = False
-
-    def clear(self) -> None:
-        for call in self.calls:
-            call.clear()
-        self.bank.clear()
-
-
-class _Call:
-    """An engine with buffers; recorded when it has run once, if it may be."""
-
-    def __init__(
-        self, engine: Engine, buffers: Mapping[str, CudaBuffer], recording: Recording
-    ) -> None:
-        self._engine, self._buffers, self._recording = engine, buffers, recording
-        self._replay: Replay | None = None
-
-    def enqueue(self) -> None:
-        if self._replay is not None:
-            self._replay()
-            return
-        self._engine.bind(self._buffers)
-        self._engine.enqueue()
-        if self._recording.is_on:
-            # An error of this run belongs to the frame and not to the recording.
-            self._engine.wait()
-            try:
-                self._replay = self._engine.capture()
-            except Exception as err:  # TensorRT's errors derive from nothing narrower
-                self._recording.is_on = False
-                _log.warning('no CUDA graphs, which only costs time: %s', err)
-
-    def clear(self) -> None:
-        self._buffers, self._replay = {}, None
-
-
-@dataclass
-class Recording:
-    """Whether calls are recorded as CUDA graphs; not any more once one could not be."""
-
-    is_on: bool
-
-
-def _require_tensors(
-    engine: Engine, role: str, inputs: set[str], outputs: set[str], shapes: Mapping[str, Shape],
-    known: set[str],
-) -> None:
-    """
-    Refuse an engine that does not fit the card, with ModelBundleError.
-
-    It must take `inputs` and may take `known`, must give `outputs`, and of these those in `shapes`
-    as float32 of that shape.
-
-    """
-    fix = 'compile the bundle and build its engines again'
-    taken, given = set(engine.inputs), set(engine.outputs)
-    if not inputs <= taken <= inputs | known or given != outputs:
-        raise ModelBundleError(f'the engine of {role} takes {sorted(taken)}, gives '
-                               f'{sorted(given)}', f'{sorted(inputs)}, {sorted(outputs)}', fix)
-    for name, shape in shapes.items():
-        if engine.outputs[name] != (shape, np.dtype(np.float32)):
-            raise ModelBundleError(f'the engine of {role} gives {name!r} as '
-                                   f'{engine.outputs[name]}', f'float32 {shape}', fix)
+def _sizes(calls: Calls) -> set[int]:
+    return {call.stop - call.start for call in calls}
 
 
 class Engine:
     """
-    An engine and its one context, on the stream of a memory.
+    An opened engine, of which execution contexts are made, on the stream of a memory.
 
-    Raises MemoryError if there is no room for the context's own buffers. `role` is for messages;
-    `kernels` is where TensorRT-RTX finds those it has compiled.
+    `role` is for messages; `kernels` is where TensorRT-RTX finds those it has compiled.
 
     """
 
@@ -624,59 +483,38 @@ class Engine:
         self, runtime: Runtime, engine: tensorrt.ICudaEngine, memory: CudaMemory, role: str,
         kernels: Kernels | None = None,
     ) -> None:
-        self._runtime, self._memory, self._role = runtime, memory, role
+        self.runtime, self.memory, self.role = runtime, memory, role
         self._engine: tensorrt.ICudaEngine | None = engine
         self.inputs, self.outputs = _tensors(runtime.trt, engine)
         self._kernels = kernels
-        self._opened = self._new_context(engine)
-        if self._opened is None:
-            raise MemoryError(f'no context for {role}: {runtime.messages.reason()}')
-        self._bound: dict[str, CudaBuffer] = {}
-        self._shapes: dict[str, Shape] = {}
-        self._scratch: CudaBuffer | None = None
-        self._has_scratch = False  # for these shapes
+        if kernels is not None:
+            kernels.give(self._new_config(engine), role)
 
-    def bind(self, buffers: Mapping[str, CudaBuffer]) -> None:
+    def context(
+        self, buffers: Mapping[str, CudaBuffer], copies: Iterable[Copy], passes: int = 0
+    ) -> EngineCall:
         """
-        Set where the engine reads and writes.
+        Return a new context for a number of passes, each buffer having room for as many.
 
-        Each buffer is kept until another is bound in its place, because the engine knows its
-        address only.
+        Raises MemoryError if there is no room for what the context works in.
 
         """
-        for name, buffer in buffers.items():
-            if self._bound.get(name) is not buffer:
-                self._bind(name, buffer)
-        unbound = {*self.inputs, *self.outputs} - set(self._bound)
-        if unbound:
-            raise BackendError(f'{self._role} has no buffer for {sorted(unbound)}')
-        unknown = self._context.infer_shapes()
-        if unknown:
-            raise BackendError(f'{self._role} does not know the shapes of {sorted(unknown)}')
-        if self._kernels is not None and not self._has_scratch:
-            self._give_scratch()
-
-    def enqueue(self) -> None:
-        """Enqueue on the memory's stream."""
-        is_done = self._context.execute_async_v3(stream_handle=self._memory.stream)
-        self._require(is_done, 'refused to run')
-
-    def wait(self) -> None:
-        """Wait for everything that was enqueued; errors of the device are raised here."""
-        self._memory.wait()
-
-    def capture(self) -> Replay:
-        """Record `enqueue` as a CUDA graph; it must have run once with the same buffers."""
-        is_capturable = getattr(self._context, 'is_stream_capturable', None)  # TensorRT-RTX only
-        if is_capturable is not None and not is_capturable(self._memory.stream):
-            raise BackendError(f'{self._role} cannot be recorded on a stream')
-        return self._memory.capture(self.enqueue)
+        if self._engine is None:
+            raise BackendError(f'{self.role} is closed')
+        opened = self._engine.create_execution_context(
+            *(() if self._kernels is None else (self._kernels.config,)))
+        if opened is None:
+            raise MemoryError(f'no context for {self.role}: {self.runtime.logger.reason()}')
+        context = EngineCall(self, opened, buffers, copies, passes)
+        if self._kernels is not None:
+            # The first is 0 where it fails; the second suffices for all shapes.
+            context.give_memory(opened.update_device_memory_size_for_shapes()
+                                or self._engine.device_memory_size_v2)
+        return context
 
     def close(self) -> None:
-        """Release context and engine, in this order."""
-        self._opened = None
+        """Release the engine; its contexts were closed before."""
         self._engine = None
-        self._bound, self._scratch = {}, None
         if self._kernels is not None:
             self._kernels.clear()
 
@@ -685,67 +523,105 @@ class Engine:
         if self._kernels is not None:
             self._kernels.store()
 
-    def _new_context(self, engine: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext | None:
-        """Return a context; TensorRT-RTX compiles at once, allocates nothing, finds kernels."""
-        if self._kernels is None:
-            return engine.create_execution_context()
-        module = self._runtime.trt.module
-        config = engine.create_runtime_config()
+    def require(self, is_done: bool, what: str) -> None:
+        """Raise what TensorRT said when it did not do something."""
+        if is_done:
+            return
+        reason = self.runtime.logger.reason()
+        if says_full(reason):
+            raise MemoryError(f'{self.role} {what}: {reason}')
+        raise BackendError(f'{self.role} {what} ({reason})')
+
+    def _new_config(self, engine: tensorrt.ICudaEngine) -> tensorrt.IRuntimeConfig:
+        """Return how contexts of TensorRT-RTX work: kernels at once, memory from outside."""
+        module, config = self.runtime.trt.module, engine.create_runtime_config()
         config.dynamic_shapes_kernel_specialization_strategy = (
             module.DynamicShapesKernelSpecializationStrategy.EAGER)
         config.set_execution_context_allocation_strategy(
             module.ExecutionContextAllocationStrategy.USER_MANAGED)
-        self._kernels.give(config, self._role)
-        return engine.create_execution_context(config)
+        return config
 
-    def _give_scratch(self) -> None:
-        """Give the context the memory that it works in, for the shapes of now."""
-        assert self._engine is not None, 'scratch of a closed engine'
-        # The first is 0 where it fails; the second suffices for all shapes.
-        size = (self._context.update_device_memory_size_for_shapes()
-                or self._engine.device_memory_size_v2)
-        if self._scratch is None or self._scratch.nbytes < size:
-            self._scratch = None  # before as much again is asked for
-            self._scratch = self._memory.empty((max(size, 1),), np.uint8)
+
+class EngineCall:
+    """
+    An execution context and the copies after it; replayed once they were recorded.
+
+    Shapes and addresses are set once, when `Engine.context` makes it.
+
+    """
+
+    def __init__(
+        self, engine: Engine, opened: tensorrt.IExecutionContext,
+        buffers: Mapping[str, CudaBuffer], copies: Iterable[Copy], passes: int,
+    ) -> None:
+        self._engine, self._memory, self._passes = engine, engine.memory, passes
+        self._opened: tensorrt.IExecutionContext | None = opened
+        self._buffers = dict(buffers)  # kept: TensorRT knows their addresses only
+        self._copies = tuple(copies)
+        self._scratch: CudaBuffer | None = None
+        self._replay: Replay | None = None
+        tensors = {**engine.inputs, **engine.outputs}
+        if set(buffers) != set(tensors):
+            raise BackendError(f'the engine of {engine.role} has {sorted(tensors)}',
+                               f'{sorted(buffers)} as the card says', _BUILD)
+        for name, buffer in buffers.items():
+            self._bind(opened, name, buffer, *tensors[name])
+        unknown = opened.infer_shapes()
+        engine.require(not unknown, f'does not know the shapes of {sorted(unknown)}')
+
+    def give_memory(self, size: int) -> None:
+        """Give it the memory that it works in, where it allocates none."""
+        self._scratch = self._memory.empty((max(size, 1),), np.uint8)
         self._context.set_device_memory(self._scratch.address, size)
-        self._has_scratch = True
+
+    def enqueue(self) -> None:
+        """Enqueue on the memory's stream."""
+        (self._replay or self._enqueue)()
+
+    def record(self) -> None:
+        """Record what is enqueued as a CUDA graph; it must have run once."""
+        is_capturable = getattr(self._context, 'is_stream_capturable', None)  # TensorRT-RTX only
+        if is_capturable is not None and not is_capturable(self._memory.stream):
+            raise BackendError(f'{self._engine.role} cannot be recorded on a stream')
+        self._replay = self._memory.capture(self._enqueue)
+
+    def forget(self) -> None:
+        """Enqueue from now on what was recorded."""
+        self._replay = None
+
+    def close(self) -> None:
+        """Release the context, what was recorded of it, and its hold on buffers."""
+        self._replay = self._opened = self._scratch = None
+        self._buffers, self._copies = {}, ()
+
+    def _enqueue(self) -> None:
+        is_done = self._context.execute_async_v3(stream_handle=self._memory.stream)
+        self._engine.require(is_done, 'refused to run')
+        for target, source in self._copies:
+            self._memory.copy(target, source)
 
     @property
     def _context(self) -> tensorrt.IExecutionContext:
         if self._opened is None:
-            raise BackendError(f'{self._role} is closed')
+            raise BackendError(f'{self._engine.role} is closed')
         return self._opened
 
-    def _bind(self, name: str, buffer: CudaBuffer) -> None:
-        if name not in self.inputs and name not in self.outputs:
-            raise BackendError(f'{self._role} has no tensor {name!r}')
-        self._require_fit(name, buffer)
-        if name in self.inputs and self._shapes.get(name) != buffer.shape:
-            is_set = self._context.set_input_shape(name, buffer.shape)
-            self._require(is_set, f'takes no {name} of shape {buffer.shape}')
-            self._shapes[name] = buffer.shape
-            self._has_scratch = False
-        is_set = self._context.set_tensor_address(name, buffer.address)
-        self._require(is_set, f'takes no address for {name}')
-        self._bound[name] = buffer
-
-    def _require_fit(self, name: str, buffer: CudaBuffer) -> None:
-        wanted, dtype = {**self.inputs, **self.outputs}[name]
-        is_shape = len(buffer.shape) == len(wanted) and all(
-            n in (-1, m) for n, m in zip(wanted, buffer.shape, strict=True))
-        if not is_shape or buffer.dtype != dtype:
-            raise BackendError(f'{self._role}: buffer {name} is {buffer.dtype} {buffer.shape}',
-                               f'{dtype} {wanted}')
-        if buffer.address % ALIGNMENT:
-            raise BackendError(f'{self._role}: buffer {name} is cut out of another', 'its own')
-
-    def _require(self, is_done: bool, what: str) -> None:
-        if is_done:
-            return
-        reason = self._runtime.messages.reason()
-        if says_full(reason):
-            raise MemoryError(f'{self._role} {what}: {reason}')
-        raise BackendError(f'{self._role} {what} ({reason})')
+    def _bind(
+        self, opened: tensorrt.IExecutionContext, name: str, buffer: CudaBuffer, shape: Shape,
+        dtype: np.dtype[Any],
+    ) -> None:
+        engine = self._engine
+        is_open = -1 in shape  # in its first axis, the passes
+        if buffer.shape[is_open:] != shape[is_open:] or buffer.dtype != dtype \
+                or (is_open and buffer.shape[0] < self._passes):
+            raise BackendError(
+                f'the engine of {engine.role} has {name} as {dtype} {shape}',
+                f'{buffer.dtype} {buffer.shape} for {self._passes} passes', _BUILD)
+        if name in engine.inputs:
+            wanted = (self._passes, *shape[1:]) if is_open else shape
+            engine.require(opened.set_input_shape(name, wanted), f'takes no {name} of {wanted}')
+        engine.require(opened.set_tensor_address(name, buffer.address),
+                       f'takes no address for {name}')
 
 
 class Kernels:
@@ -754,23 +630,21 @@ class Kernels:
     def __init__(self, cache: EngineCache, key: str) -> None:
         self._cache, self._key = cache, key
         self._held: tensorrt.IRuntimeCache | None = None
-        self._config: tensorrt.IRuntimeConfig | None = None  # kept as long as the context
+        self.config: tensorrt.IRuntimeConfig | None = None  # of every context of the engine
         self._stored = b''
 
     def give(self, config: tensorrt.IRuntimeConfig, role: str) -> None:
-        """Let a context take kernels from the cache, and collect what it compiles."""
-        held = config.create_runtime_cache()
-        if held is None:
+        """Let contexts take kernels from the cache, and collect what they compile."""
+        self.config, held = config, config.create_runtime_cache()
+        if held is None or not config.set_runtime_cache(held):
             _log.warning('TensorRT-RTX keeps no kernels of %s: each start compiles them', role)
             return
-        found = self._found()
+        self._held, found = held, self._found()
         if found and held.deserialize(found):
             self._stored = found
         elif found:
             _log.warning('compiled kernels of %s do not fit this GPU and driver and are ignored: '
                          '%s', role, self._cache.kernels_path(self._key))
-        if config.set_runtime_cache(held):
-            self._held, self._config = held, config
 
     def store(self) -> None:
         """Write what was compiled, if it is not what was found; a full disk only costs time."""
@@ -785,7 +659,7 @@ class Kernels:
 
     def clear(self) -> None:
         """Release what TensorRT holds."""
-        self._held = self._config = None
+        self._held = self.config = None
 
     def _found(self) -> bytes:
         try:
@@ -805,7 +679,7 @@ def _tensors(
         name = engine.get_tensor_name(index)
         is_input = engine.get_tensor_mode(name) == trt.module.TensorIOMode.INPUT
         spec = (tuple(engine.get_tensor_shape(name)),
-                trt.numpy_dtype(engine.get_tensor_dtype(name)))
+                np.dtype(trt.module.nptype(engine.get_tensor_dtype(name))))
         (inputs if is_input else outputs)[name] = spec
     return inputs, outputs
 
@@ -814,12 +688,11 @@ class Runtime:
     """TensorRT's runtime with its logger."""
 
     def __init__(self, trt: TensorRt) -> None:
-        self.trt, self.messages = trt, Messages()
-        self._logger = trt.logger(self.messages)
+        self.trt, self.logger = trt, trt.logger()
         # TensorRT may give None for whatever it makes, which its own signatures do not say.
-        self._runtime: tensorrt.Runtime | None = trt.module.Runtime(self._logger)
+        self._runtime: tensorrt.Runtime | None = trt.module.Runtime(self.logger)
         if self._runtime is None:
-            raise BackendError(f'TensorRT {trt.version} does not start ({self.messages.reason()})')
+            raise BackendError(f'TensorRT {trt.version} does not start ({self.logger.reason()})')
 
     def open_plan(self, plan: bytes) -> tensorrt.ICudaEngine | None:
         """Return the engine of a plan, or None if this TensorRT and GPU cannot use it."""
