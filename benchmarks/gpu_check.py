@@ -1,21 +1,20 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Everything that needs an NVIDIA GPU to be known, in one run, written to one JSON file to send back.
+Everything that needs an NVIDIA GPU to be known, in one run of at most ten minutes, on one page.
 
-    scripts/gpu_check [BUNDLE] [--precision tf32] [--frames 300] [--out gpu_check.json]
+    scripts/gpu_check [BUNDLE] [--precision tf32] [--minutes 10] [--only PART...] [--json FILE]
 
-Parts, each of which fails alone, with a sentence in the file:
+engines     build what is missing, and how long it took
+parity      sums of T = 1, 7, 20 and 33 passes against ONNX Runtime on the same masks
+self_check  the package's own check, whose result is kept for the node
+graph       CUDA graphs against enqueued calls: the same bits, after other T too; the first frame
+times       milliseconds of T = 1, 20 and 100 passes, stage by stage, and the processor's share
+memory      of the GPU while the backend is open, and whether it grows
+frames      frames a second from image to verdict, and p50 and p99 at a camera's rate
 
-engines         build what is missing (minutes the first time), and how long each took
-self_check      `uncertainty_seg self-check`: maps against ONNX Runtime on the processor, CUDA
-                graph against enqueued, repeatability, memory
-parity          the same comparison for other T: one pass, chunks of two sizes, more than a chunk
-passes          milliseconds of T = 1, 20 and 100 passes, stage by stage, taking turns
-camera_to_flag  an image in memory to its verdict at camera rate, without ROS: p50, p99, largest
-node            the same over ROS 2 from another process (bench_node_latency), where ROS is
-
-Exit code: 0 if every part passed, 1 if one did not, 2 without a GPU or TensorRT. The file names
-the GPU, the driver and the versions, no host or user, and a path only where a failure names one.
+Each part fails alone, with a sentence; what no time is left for is a failure too. Without a GPU
+TensorRT-RTX still builds the engines. Exit code: 0 all passed, 1 something failed, 2 no GPU or
+TensorRT. The page names GPU, driver and versions, and no host or user.
 
 """
 
@@ -23,14 +22,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+import dataclasses
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 import json
-import math
 from pathlib import Path
 import platform
-import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -38,192 +38,214 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
-FORMAT = 1
 PARITY_PASSES = (1, 7, 20, 33)
 TIMED_PASSES = (1, 20, 100)
 CAMERA = (480, 640)
-_NODE_TIMEOUT_S = 900.0
+RATE_HZ = 30.0
+FRAMES = 300
+_WARM = 3  # frames that are not counted
+# Of a GPU that is not here, to build for.
+AHEAD = '8.6'
+GROWTH_MB = 8.0
 _PACKAGES = ('numpy', 'onnxruntime', 'cuda-bindings')
+
+
+@dataclass
+class Part:
+    """What a part found: figures by name, and why it failed."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    failed: str = ''
+    took_s: float = 0.0
+
+    def require(self, is_right: bool, sentence: str) -> None:
+        """Note a failure."""
+        if not is_right:
+            self.failed = '; '.join(filter(None, (self.failed, sentence)))
 
 
 class Check:
     """A bundle on the GPU of this machine, by the options of `parsed`."""
 
-    def __init__(self, options: argparse.Namespace, device: Any) -> None:
-        from uncertainty_seg.core.settings import Settings
+    def __init__(self, options: argparse.Namespace, deadline_s: float) -> None:
+        from uncertainty_seg.core.settings import passes_of, precision_of, Settings
         from uncertainty_seg.storage.model_bundle import load_bundle
 
-        self.options, self.device = options, device
+        self.deadline_s = deadline_s
         self.bundle = load_bundle(options.bundle)
         self.settings = Settings(backend='tensorrt', precision=options.precision)
+        self.card = self.bundle.card
+        self.passes = passes_of(self.card, self.settings)
+        self.precision = precision_of(self.card, options.precision)
 
-    def facts(self) -> dict[str, Any]:
-        """Say what is measured, on what."""
-        from uncertainty_seg import __version__
-        from uncertainty_seg.backends.gpu.nvidia import load_tensorrt
-        from uncertainty_seg.core.bundle import reduction_of
-        from uncertainty_seg.core.settings import precision_of
-
-        trt = load_tensorrt()
-        card = self.bundle.card
-        return {
-            'format': FORMAT, 'package': __version__,
-            'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-            'gpu': vars(self.device), 'machine': platform.machine(),
-            'python': platform.python_version(), 'tensorrt': f'{trt.name} {trt.version}',
-            'versions': {name: found for name in _PACKAGES if (found := _version(name))},
-            'bundle': card.name, 'precision': precision_of(card, self.options.precision),
-            'files': dict(card.sha256), 'size': [card.input.height, card.input.width],
-            'classes': card.num_classes, 'reduction': reduction_of(self.bundle, self.settings),
-        }
-
-    def engines(self) -> dict[str, Any]:
+    def engines(self, part: Part, work: Any = None) -> None:
         """Build what is missing."""
-        from uncertainty_seg.backends.gpu.engine_build import work_here
+        from uncertainty_seg.backends.gpu.engine_build import EngineBuild, work_here
         from uncertainty_seg.backends.gpu.engine_cache import EngineCache
 
-        work, cache = work_here(self.bundle, self.settings), EngineCache()
-        start_s = time.perf_counter()
-        built = work.build(cache, lambda share, phase: None)
-        build_s = time.perf_counter() - start_s
-        sizes = {one.role: cache.plan_path(one.key(work.target)).stat().st_size
-                 for one in work.engines.all}
-        return {'built': [one.role for one in built], 'build_s': round(build_s, 1),
-                'passes_a_call': work.engines.chunking.passes,
-                'mb': {role: round(size / 1e6, 2) for role, size in sizes.items()}}
+        work, roles = work or work_here(self.bundle, self.settings), []
+        with tempfile.TemporaryDirectory() as folder:
+            cache = EngineCache(Path(folder) if work.engines.trunk.key.is_ahead else None)
+            start_s = time.perf_counter()
+            running = EngineBuild(lambda tell: roles.extend(work.build(cache, tell)))
+            if not running.wait(max(0.0, self.deadline_s - time.monotonic())):
+                running.stop()
+                part.require(False, 'not built in the time that there was')
+                return
+            part.figures = {
+                'built': roles, 's': round(time.perf_counter() - start_s, 1),
+                **{f'{one.role} MB': round(cache.plan_path(one.key.digest).stat().st_size / 1e6, 2)
+                   for one in work.engines.all},
+                'calls': [call.stop - call.start for call in work.engines.calls]}
 
-    def self_check(self) -> dict[str, Any]:
+    def parity(self, part: Part) -> None:
+        """Compare the sums of a pass with those of ONNX Runtime."""
+        from uncertainty_seg.backends.registry import open_backend
+        from uncertainty_seg.compiler.self_check import TOLERANCES
+        from uncertainty_seg.core.dropout_masks import pass_inputs
+
+        allowed, image = TOLERANCES[self.precision], self._image()
+        written = dataclasses.replace(self.settings, precision='bundle')  # as no TF32 is there
+        with self._open() as ours, \
+                open_backend('onnxruntime', self.bundle, written) as theirs:
+            for passes in self._counts(PARITY_PASSES):
+                masks = pass_inputs(self.card, passes, 1)
+                gaps = sum_gaps(ours.run(image, masks, 1.0), theirs.run(image, masks, 1.0), passes)
+                part.figures[f'T={passes}'] = gaps
+                part.require(gaps['mean'] <= allowed.mean and gaps['largest'] <= allowed.largest
+                             and gaps['votes'] <= allowed.vote_share,
+                             f'sums of T={passes} are not those of ONNX Runtime')
+
+    def self_check(self, part: Part) -> None:
         """Run the package's own check, which also keeps its result for the node."""
         from uncertainty_seg.compiler.self_check import self_check
 
-        found = self_check(self.bundle, settings=self.settings, frames=4, runs=40).values
-        return {**found, 'is_passed': found['is_passed']}
+        found = self_check(self.bundle, settings=self.settings, frames=4, runs=20).values
+        part.figures = {name: one['measured'] for name, one in found['checks'].items()}
+        part.require(found['is_passed'], f'failed {", ".join(found["failed"])}')
 
-    def parity(self) -> dict[str, Any]:
-        """Compare with the reference of the self-check for several T."""
-        from uncertainty_seg.compiler.self_check import (
-            closeness_checks,
-            difference,
-            fixed_images,
-            Reference,
-            TOLERANCES,
-        )
-        from uncertainty_seg.core.bundle import reduction_of
+    def graph(self, part: Part) -> None:
+        """Compare recorded graphs with enqueued calls, and the first frame with those after it."""
         from uncertainty_seg.core.dropout_masks import pass_inputs
-        from uncertainty_seg.core.settings import precision_of
 
-        card = self.bundle.card
-        image = fixed_images(card.input, 1)[0]
-        reference = Reference(self.bundle, reduction=reduction_of(self.bundle, self.settings))
-        tolerance = TOLERANCES[precision_of(card, self.options.precision)]
-        found: dict[str, Any] = {}
-        with self._open() as backend:
-            for passes in self._passes(PARITY_PASSES):
-                masks = pass_inputs(card, passes, 1)
-                gap = difference(backend.run(image, masks, 1.0),
-                                 reference.run(image, masks, 1.0), passes, {})
-                checks = [one for one in closeness_checks(gap, tolerance) if one.name != 'score']
-                found[f'T={passes}'] = {
-                    **{one.name: one.measured if math.isfinite(one.measured) else None
-                       for one in checks},
-                    'failed': [one.name for one in checks if not one.is_passed]}
-        return {**found, 'is_passed': not any(one['failed'] for one in found.values())}
+        image, masks = self._image(), pass_inputs(self.card, self.passes, 2)
+        found: list[Any] = []
+        for is_recorded in (True, False):
+            with self._open(is_recorded) as backend:
+                part.require(backend.is_recorded == is_recorded, 'nothing could be recorded')
+                first_ms = self._run_ms(backend, image, masks)
+                times = [self._run_ms(backend, image, masks) for _ in range(30)]
+                for passes in self._counts((2,)):  # in calls of another size
+                    backend.run(image, pass_inputs(self.card, passes, 2), 1.0)
+                found.append(backend.run(image, masks, 1.0))
+            name = 'recorded' if is_recorded else 'enqueued'
+            part.figures[f'{name} ms'] = {'first': round(first_ms, 2), **spread(times)}
+        part.require(sum_gaps(*found, self.passes)['largest'] == 0, 'replayed sums differ')
 
-    def passes(self) -> dict[str, Any]:
+    def times(self, part: Part) -> None:
         """Time T passes, in turns, so that a clock that changes is seen by all."""
-        from uncertainty_seg.compiler.self_check import fixed_images
         from uncertainty_seg.core.dropout_masks import pass_inputs
 
-        card = self.bundle.card
-        image = fixed_images(card.input, 1)[0]
-        counts = self._passes(TIMED_PASSES)
-        masks = {passes: pass_inputs(card, passes, 0) for passes in counts}
+        image, counts = self._image(), self._counts(TIMED_PASSES)
+        masks = {passes: pass_inputs(self.card, passes, 0) for passes in counts}
         times: dict[int, dict[str, list[float]]] = {passes: {} for passes in counts}
         with self._open() as backend:
             for _ in range(4):
                 for passes in counts:
-                    self._timed(backend, image, masks[passes], times[passes])
-            is_recorded = backend.is_recorded
-        found: dict[str, Any] = {
-            f'T={passes}': {stage: _spread(values) for stage, values in stages.items()}
-            for passes, stages in times.items()}
-        medians = {passes: found[f'T={passes}']['total']['p50'] for passes in counts}
-        return {**found, 'is_recorded': is_recorded,
-                'of_one_pass': {f'T={passes}': round(medians[passes] / medians[counts[0]], 3)
-                                for passes in counts}}
+                    for index in range(_WARM + FRAMES // 10):
+                        cpu_s = time.process_time()
+                        total_ms = self._run_ms(backend, image, masks[passes])
+                        cpu_ms = (time.process_time() - cpu_s) * 1e3
+                        stages = {**backend.timings_ms, 'total': total_ms, 'processor': cpu_ms}
+                        for name, ms in stages.items() if index >= _WARM else ():
+                            times[passes].setdefault(name, []).append(ms)
+        for passes, stages in times.items():
+            part.figures[f'T={passes} ms'] = {
+                name: round(float(np.median(ms)), 2) for name, ms in stages.items()}
 
-    def camera_to_flag(self) -> dict[str, Any]:
-        """Pass images at camera rate through all that the node does between image and verdict."""
+    def memory(self, part: Part) -> None:
+        """See what the backend takes of the GPU's memory, and whether it goes on taking."""
+        from uncertainty_seg.backends.gpu.nvidia import free_bytes
+        from uncertainty_seg.core.dropout_masks import pass_inputs
+
+        image = self._image()
+        free = [free_bytes()]
+        with self._open() as backend:
+            for seed in range(2 * _WARM + FRAMES // 3):
+                passes = self._counts((self.passes, 2))[seed % 2 - 1]
+                self._run_ms(backend, image, pass_inputs(self.card, passes, seed))
+                free.append(free_bytes())
+        free.append(free_bytes())
+        grown_mb = (free[_WARM] - min(free[_WARM:-1])) / 1e6
+        part.figures = {'open MB': round((free[0] - free[1]) / 1e6, 1),
+                        'growth MB': round(grown_mb, 1),
+                        'kept MB': round((free[0] - free[-1]) / 1e6, 1)}
+        part.require(grown_mb <= GROWTH_MB, 'memory grows from frame to frame')
+
+    def frames(self, part: Part) -> None:
+        """Pass images through all that the node does between image and verdict."""
         from common import camera_pictures
 
         from uncertainty_seg.backends.registry import open_pipeline
 
-        images = camera_pictures(8, *CAMERA)
-        calibration = self.bundle.calibration
-        period_s = 1.0 / self.options.rate
+        images, calibration = camera_pictures(8, *CAMERA), self.bundle.calibration
         temperature = calibration.temperature if calibration else 1.0
-        times = []
         with open_pipeline(self.bundle, self.settings, temperature=temperature) as pipeline:
-            due_s = time.perf_counter()
-            for index in range(self.options.frames + 10):
-                time.sleep(max(0.0, due_s - time.perf_counter()))
-                due_s += period_s
+            def frame_ms(index: int) -> float:
                 start_s = time.perf_counter()
                 result = pipeline.process(images[index % len(images)], time.time_ns())
-                times.append((time.perf_counter() - start_s) * 1e3)
                 assert result.verdict is not None, 'a frame without a verdict'
-        return {'ms': _spread(times[10:]), 'rate_hz': self.options.rate,
-                'late': sum(ms > period_s * 1e3 for ms in times[10:])}
+                return (time.perf_counter() - start_s) * 1e3
 
-    def node(self) -> dict[str, Any]:
-        """Measure the node over ROS 2, in processes of their own."""
-        import rclpy  # noqa: F401  a machine without ROS says so before anything is started
+            fast = [frame_ms(index) for index in range(_WARM + FRAMES)][_WARM:]
+            paced, due_s = [], time.perf_counter()
+            for index in range(_WARM + FRAMES):
+                time.sleep(max(0.0, due_s - time.perf_counter()))
+                due_s += 1 / RATE_HZ
+                paced.append(frame_ms(index))
+        part.figures = {'frames/s': round(1e3 / float(np.mean(fast)), 1), 'ms': spread(fast),
+                        f'ms at {RATE_HZ:g} Hz': spread(paced[_WARM:])}
 
-        command = [sys.executable, str(ROOT / 'benchmarks' / 'bench_node_latency.py'), '--model',
-                   str(self.options.bundle), '--backend', 'tensorrt', '--frames', '100']
-        done = subprocess.run(command, capture_output=True, text=True, check=False,
-                              timeout=_NODE_TIMEOUT_S)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ['nothing was said'])[-1]
-            raise RuntimeError(f'bench_node_latency ended with {done.returncode}: {last}')
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
+    def _open(self, is_recorded: bool = True) -> Any:
+        from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
 
-    def _open(self) -> Any:
-        from uncertainty_seg.backends.registry import open_backend
+        return TensorRtBackend(self.bundle, self.settings, is_recorded=is_recorded)
 
-        return open_backend('tensorrt', self.bundle, self.settings)
+    def _run_ms(self, backend: Any, image: Any, masks: Any) -> float:
+        """Run once and return the milliseconds; raises TimeoutError where no time is left."""
+        start_s = time.perf_counter()
+        if time.monotonic() > self.deadline_s:
+            raise TimeoutError('no time was left')
+        backend.run(image, masks, 1.0)
+        return (time.perf_counter() - start_s) * 1e3
 
-    def _passes(self, wanted: Sequence[int]) -> list[int]:
+    def _image(self) -> Any:
+        from uncertainty_seg.compiler.self_check import fixed_images
+
+        return fixed_images(self.card.input, 1)[0]
+
+    def _counts(self, wanted: Sequence[int]) -> list[int]:
         """Return the T that this bundle can have; members of an ensemble are what they are."""
-        card = self.bundle.card
-        return list(wanted) if card.method == 'mc_dropout' else [card.passes]
-
-    def _timed(self, backend: Any, image: Any, masks: Any, times: dict[str, list[float]]) -> None:
-        """Warm up for this T, then time some runs."""
-        for _ in range(3):
-            backend.run(image, masks, 1.0)
-        for _ in range(max(1, self.options.frames // 4)):
-            start_s = time.perf_counter()
-            backend.run(image, masks, 1.0)
-            total_ms = (time.perf_counter() - start_s) * 1e3
-            for stage, ms in {**backend.timings_ms, 'total': total_ms}.items():
-                times.setdefault(stage, []).append(ms)
+        return list(wanted) if self.card.method == 'mc_dropout' else [self.passes]
 
 
-PARTS = ('engines', 'self_check', 'parity', 'passes', 'camera_to_flag', 'node')
+PARTS = ('engines', 'parity', 'self_check', 'graph', 'times', 'memory', 'frames')
 
 
-def _spread(times: Sequence[float]) -> dict[str, float]:
-    points = {f'p{p}': round(float(np.percentile(times, p)), 3) for p in (50, 90, 99)}
-    return {**points, 'max': round(max(times), 3), 'runs': len(times)}
+def sum_gaps(ours: Any, theirs: Any, passes: int) -> dict[str, float]:
+    """Return how far the sums of T passes are apart, a pass; votes as the share of other ones."""
+    apart = {name: np.abs(getattr(ours, name) - getattr(theirs, name)) / passes
+             for name in ('p', 'entropy_nats', 'p_squared')}
+    votes = np.abs(ours.votes - theirs.votes).max(axis=0) > 0.5
+    return {'mean': float(max(gap.mean() for gap in apart.values())),
+            'largest': float(max(gap.max() for gap in apart.values())),
+            'votes': float(votes.mean())}
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ''
+def spread(times: Sequence[float]) -> dict[str, float]:
+    """Return median, 99th percentile and maximum."""
+    return {**{f'p{p}': round(float(np.percentile(times, p)), 2) for p in (50, 99)},
+            'max': round(max(times), 2)}
 
 
 def sentence(err: BaseException) -> str:
@@ -235,17 +257,67 @@ def sentence(err: BaseException) -> str:
     return says.replace(str(Path.home()), '~')
 
 
-def run_part(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def run_part(check: Check, work: Callable[[Part], None]) -> Part:
     """Run a part; what goes wrong in it is a sentence in its place."""
     from uncertainty_seg.backends.gpu.engine_cache import checking
 
-    start_s = time.perf_counter()
+    part, start_s = Part(), time.monotonic()
+    if start_s >= check.deadline_s:
+        return Part(failed='no time was left')
     try:
         with checking():  # what failed the self-check is measured nevertheless
-            found = {'is_passed': True, **part()}
+            work(part)
     except Exception as err:  # noqa: B902  whatever it is, the other parts are run
-        found = {'is_passed': False, 'failed': sentence(err)}
-    return {**found, 'took_s': round(time.perf_counter() - start_s, 1)}
+        part.require(False, sentence(err))
+    part.took_s = round(time.monotonic() - start_s, 1)
+    return part
+
+
+def environment(check: Check, device: Any) -> dict[str, str]:
+    """Say what is measured, on what."""
+    from uncertainty_seg import __version__
+    from uncertainty_seg.backends.gpu.nvidia import load_tensorrt
+    from uncertainty_seg.errors import UncertaintySegError
+
+    versions = {'uncertainty_seg': __version__, 'Python': platform.python_version(),
+                **{name: _version(name) for name in _PACKAGES}}
+    try:
+        trt = load_tensorrt()
+        versions[trt.name] = trt.version
+    except UncertaintySegError:
+        versions['TensorRT'] = 'not installed'
+    size = check.card.input
+    return {
+        'date': datetime.now(timezone.utc).isoformat(timespec='minutes'),
+        'machine': platform.machine(),
+        'gpu': ', '.join(f'{name} {value}' for name, value in vars(device).items())
+        if device else 'none',
+        'versions': ', '.join(f'{name} {found}' for name, found in versions.items()),
+        'bundle': f'{check.card.name} in {check.precision}, {size.width}x{size.height}, '
+        f'{check.card.num_classes} classes, T = {check.passes}'}
+
+
+def page(facts: dict[str, str], parts: dict[str, Part]) -> str:
+    """Write everything for a reader."""
+    lines = [f'{name:11}{value}' for name, value in facts.items()]
+    for name, part in parts.items():
+        lines.append(f'{name:11}{"FAILED" if part.failed else "ok"}, {part.took_s:g} s')
+        lines += [f'  {key:20}' + _text(value) for key, value in part.figures.items()]
+    failed = [f'{name}: {part.failed}' for name, part in parts.items() if part.failed]
+    return '\n'.join([*lines, *(f'failed     {one}' for one in failed or ['nothing'])])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ', '.join(f'{name} {_text(one)}' for name, one in value.items())
+    return f'{value:.3g}' if isinstance(value, float) and abs(value) < 0.1 else str(value)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return 'not installed'
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
@@ -254,39 +326,39 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
         prog='gpu_check', description=(__doc__ or '').strip().splitlines()[0])
     parser.add_argument('bundle', nargs='?', default='pipeline', help='shipped name or folder')
     parser.add_argument('--precision', default='bundle', help='as the parameter [bundle]')
-    parser.add_argument('--frames', type=int, default=300, help='frames that are timed [300]')
-    parser.add_argument('--rate', type=float, default=30.0, help='of the camera, in Hz [30]')
+    parser.add_argument('--minutes', type=float, default=10.0, help='at most [10]')
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS, metavar='PART',
                         help=f'of {", ".join(PARTS)}')
-    parser.add_argument('--out', type=Path, default=Path('gpu_check.json'), help='file to write')
+    parser.add_argument('--json', type=Path, help='file to write everything to')
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the parts; the file is written after each."""
+    """Run the parts and print the page."""
+    from uncertainty_seg.backends.gpu.engine_build import work_ahead
     from uncertainty_seg.backends.gpu.nvidia import find_device
     from uncertainty_seg.errors import UncertaintySegError
-    from uncertainty_seg.storage.whole_files import replace_file
 
     options = parsed(words)
+    check = Check(options, time.monotonic() + 60 * options.minutes)
+    device, parts = None, {}
     try:
-        check = Check(options, find_device())
-        report: dict[str, Any] = {**check.facts(), 'parts': {}}
+        device = find_device()
     except UncertaintySegError as err:
-        print(f'gpu_check: {sentence(err)}', file=sys.stderr)
+        parts['engines'] = run_part(check, lambda part: check.engines(
+            part, work_ahead(check.bundle, check.settings, AHEAD)))
+        parts['gpu'] = Part(failed=f'nothing was run on one: {sentence(err)}')
+    for name in options.only if device else ():
+        print(f'{name} ...', file=sys.stderr, flush=True)
+        parts[name] = run_part(check, getattr(check, name))
+    facts = environment(check, device)
+    print(page(facts, parts))
+    if options.json:
+        options.json.write_text(json.dumps(
+            {**facts, 'parts': {name: vars(part) for name, part in parts.items()}}, indent=1))
+    if device is None:
         return 2
-    for name in PARTS:
-        if name not in options.only:
-            continue
-        print(f'{name} ...', end=' ', flush=True)
-        report['parts'][name] = found = run_part(getattr(check, name))
-        print('ok' if found['is_passed'] else f'FAILED: {found.get("failed") or "see the file"}')
-        replace_file(options.out, json.dumps(report, indent=1) + '\n')
-    passed = {name: part['is_passed'] for name, part in report['parts'].items()}
-    print(f'{options.out} is complete: please send it back, whatever it says')
-    print(json.dumps({'is_passed': all(passed.values()), 'parts': passed,
-                      'out': str(options.out)}))
-    return 0 if all(passed.values()) else 1
+    return 1 if any(part.failed for part in parts.values()) else 0
 
 
 if __name__ == '__main__':
