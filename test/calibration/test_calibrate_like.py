@@ -152,15 +152,17 @@ def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
     tiny = load_bundle(str(made / 'tiny'))
     shutil.copytree(made / 'half', tmp_path / 'rolled')
     card = card_from_json((tmp_path / 'rolled/card.json').read_bytes())
-    head = onnx.load(str(made / 'half/passes.onnx'))
-    rolled = helper.make_node('Gather', ['before', 'order'], [head.graph.output[0].name], axis=1)
-    for node in head.graph.node:
-        node.output[:] = ['before' if name == head.graph.output[0].name else name
-                          for name in node.output]
-    head.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 0]), 'order'))
-    head.graph.node.append(rolled)
+    graph = onnx.load(str(made / 'half/passes.onnx'))
+    made_by, = (node for node in graph.graph.node if 'logits' in node.output)
+    made_by.output[0] = 'before'
+    nodes = list(graph.graph.node)
+    nodes.insert(nodes.index(made_by) + 1,
+                 helper.make_node('Gather', ['before', 'order'], ['logits'], axis=1))
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 0]), 'order'))
     files = {name: (tmp_path / 'rolled' / name).read_bytes() for name in card.sha256}
-    files['passes.onnx'] = head.SerializeToString()
+    files['passes.onnx'] = graph.SerializeToString()
     write_bundle(tmp_path / 'rolled', card, files)
     with pytest.raises(CalibrationError, match='the variant would accept'):
         carry_over(load_bundle(str(tmp_path / 'rolled')), tiny, made / 'val',

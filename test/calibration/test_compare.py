@@ -10,7 +10,7 @@ import shutil
 from typing import Any
 
 from calibration_helpers import call_json, CLASSES, write_folder
-from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
+from conftest import make_tiny_bundle, tiny_card, tiny_files, tiny_head, tiny_trunk
 import cv2
 import numpy as np
 import pytest
@@ -60,8 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The same network with far more dropout: passes that differ more and say less.
     card = tiny_card(name='loud', passes=20)
     card = replace(card, dropout_sites=(replace(card.dropout_sites[0], p=0.7),))
-    write_bundle(root / 'loud', card, {'trunk.onnx': tiny_trunk().SerializeToString(),
-                                       'passes.onnx': tiny_head().SerializeToString()})
+    write_bundle(root / 'loud', card, tiny_files(tiny_trunk(), tiny_head()))
     return root
 
 
@@ -161,8 +160,8 @@ def test_the_deterministic_pass_has_no_disagreement_and_the_masks_of_none(place:
     assert float(still.maps.mutual_information.max()) < 1e-5
     # The network by hand, with no dropout anywhere.
     logits = 8 * image.reshape(12, 4, 16, 4, 3).mean((1, 3)).transpose(2, 0, 1)[None] / 255
-    np.testing.assert_allclose(still.maps.confidence, maps_from_logits(logits, 48, 64).confidence,
-                               atol=1e-4)
+    np.testing.assert_allclose(
+        still.maps.confidence, maps_from_logits(logits, still.grid).confidence, atol=1e-4)
 
 
 def test_the_baseline_is_named_or_single_or_the_first_without_its_passes(place: Path) -> None:
@@ -182,8 +181,7 @@ def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path) -> 
     stem = sorted(path.stem for path in (place / 'val' / 'images').iterdir())[0]
     (tmp_path / 'one' / 'splits.json').write_text(json.dumps({'val': [stem], 'test': []}))
     other = tiny_card(name='other', class_names=('a', 'b', 'c'))
-    write_bundle(tmp_path / 'other', other, {'trunk.onnx': tiny_trunk().SerializeToString(),
-                                             'passes.onnx': tiny_head().SerializeToString()})
+    write_bundle(tmp_path / 'other', other, tiny_files(tiny_trunk(), tiny_head()))
     (tmp_path / 'none').mkdir()
     tiny, loud, val = place / 'tiny', place / 'loud', place / 'val'
     for words, named in (

@@ -24,8 +24,6 @@ import uncertainty_seg as us  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 
 RUN = ['--set', 'backend=onnxruntime', '--set', 'threads=1']
-# What runs without a calibration; that of the tiny bundle would take the other.
-COARSE = ['--set', 'reduction=coarse']
 SAID = 'no promise: the bundle has no calibration, so that the flag is never true'
 OF_THE_FLAG = ('gate', 'promise', 'no_promise')
 
@@ -54,10 +52,10 @@ def test_all_but_the_flag_is_what_the_calibrated_bundle_has(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The calibration has temperature 1, so that the maps are the same ones."""
-    warm = evaluated(capsys, make_tiny_bundle(tmp_path / 'tiny'), folder, *COARSE)
+    warm = evaluated(capsys, make_tiny_bundle(tmp_path / 'tiny'), folder)
     assert warm['gate']['accepted']['value'] > 0.3 and warm['no_promise'] is None
     assert not caplog.records
-    found = evaluated(capsys, cold, folder, *COARSE)
+    found = evaluated(capsys, cold, folder)
     assert found['gate'] is None and found['promise'] is None
     assert found['no_promise'].startswith(SAID)
     assert [r.levelno for r in caplog.records] == [logging.WARNING]

@@ -60,7 +60,7 @@ def test_compile_makes_a_bundle_of_an_onnx_file(
     card = load_bundle(str(tmp_path / 'out')).card
     assert (card.passes, card.class_names[3], card.dropout_sites[0].p) == (7, 'c3', 0.5)
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {
-        'card.json', 'trunk.onnx', 'passes.onnx', 'head_stats.onnx', 'SHA256SUMS'}
+        'card.json', 'trunk.onnx', 'passes.onnx', 'SHA256SUMS'}
 
 
 def test_compile_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,8 +32,7 @@ BLANKED = {
     'sim': HEAVY,
 }
 # Imported late only, which test_package_imports proves.
-HEAVY_MODULES = {'backends.cpu.reduction_kernels', 'compiler.checks.pass_checks',
-                 'compiler.checks.sample_checks',
+HEAVY_MODULES = {'compiler.checks.pass_checks', 'compiler.checks.sample_checks',
                  'compiler.checks.output_checks'}
 
 IMPORT_ALL = """

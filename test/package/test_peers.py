@@ -14,6 +14,7 @@ from pathlib import Path
 from conftest import tiny_card
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -39,7 +40,7 @@ from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
-from uncertainty_seg.core.uncertainty import UncertaintyMaps  # noqa: E402
+from uncertainty_seg.core.uncertainty import grid_maps, UncertaintyMaps  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.release,
@@ -72,7 +73,7 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Passes:
-    """One frame: our maps, and probabilities (T, C, h, w) and logits for the peers."""
+    """One frame: our maps at the grid, and probabilities (T, C, hg, wg) and logits for peers."""
 
     maps: UncertaintyMaps
     probs: torch.Tensor
@@ -124,20 +125,20 @@ def photograph() -> np.ndarray:
 
 
 def our_maps(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) -> UncertaintyMaps:
-    backend = OnnxRuntimeBackend(bundle, Settings(threads=1, reduction='exact'))
-    try:
-        return backend.run(image, pass_inputs(bundle.card, passes, seed), 1.0)
-    finally:
-        backend.close()
+    with OnnxRuntimeBackend(bundle, Settings(threads=1)) as backend:
+        return grid_maps(backend.run(image, pass_inputs(bundle.card, passes, seed), 1.0))
 
 
 def head_logits(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) -> torch.Tensor:
-    trunk, head = (onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-                   for path in (bundle.trunk_path, bundle.passes_path))
+    passes_graph = onnx.load(str(bundle.passes_path))
+    del passes_graph.graph.output[:]
+    passes_graph.graph.output.append(onnx.ValueInfoProto(name='logits'))
+    trunk, head = (onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
+                   for graph in (str(bundle.trunk_path), passes_graph.SerializeToString()))
     features = dict(zip([o.name for o in trunk.get_outputs()],
                         trunk.run(None, {'image': image[None]}), strict=True))
     masks = pass_inputs(bundle.card, passes, seed)
-    given = {**features, **masks}
+    given = {**features, **masks, 'inv_temperature': np.ones(1, np.float32)}
     return torch.from_numpy(head.run(None, {i.name: given[i.name] for i in head.get_inputs()})[0])
 
 
@@ -153,8 +154,7 @@ def frame(request: pytest.FixtureRequest) -> Passes:
     else:
         bundle = load_bundle(str(ROOT / 'config' / 'models' / 'pipeline'))
         image, passes = photograph(), 20
-    logits = nn.functional.interpolate(
-        head_logits(bundle, image, passes, 0), size=image.shape[:2], mode='bilinear')
+    logits = head_logits(bundle, image, passes, 0)
     return Passes(our_maps(bundle, image, passes, 0), logits.softmax(1), logits)
 
 
@@ -249,7 +249,7 @@ def test_their_own_random_masks_give_our_means_within_the_noise_of_the_draw(
     with torch.no_grad():
         logits = sample(net, as_tensor(noise()))
     assert logits.shape == (PASSES, len(CLASSES), 16, 24)
-    probs = nn.functional.interpolate(logits, size=(32, 48), mode='bilinear').softmax(1)
+    probs = logits.softmax(1)
     entropy = torch.special.entr(probs.mean(0)).sum(0)
     mutual = entropy - torch.special.entr(probs).sum(1).mean(0)
     theirs = np.array([entropy.mean(), mutual.mean()]) / np.log(len(CLASSES))
@@ -271,7 +271,7 @@ def test_an_ensemble_gives_the_maps_of_their_ensembles(tmp_path: Path) -> None:
     by_baal = wrapper.predict_on_batch(as_tensor(noise()))[0].permute(3, 0, 1, 2)
     by_torch_uncertainty = deep_ensembles(nets, task='segmentation')(as_tensor(noise()))
     for logits in (by_baal, by_torch_uncertainty):
-        probs = nn.functional.interpolate(logits, size=(32, 48), mode='bilinear').softmax(1)
+        probs = logits.softmax(1)
         entropy = torch.special.entr(probs.mean(0)).sum(0) / np.log(len(CLASSES))
         aleatoric = torch.special.entr(probs).sum(1).mean(0) / np.log(len(CLASSES))
         np.testing.assert_allclose(ours.entropy, entropy, atol=1e-5)

@@ -122,7 +122,7 @@ def test_a_bundle_without_calibration_runs_without_a_promise_where_that_is_asked
     found = {}
     for bundle in (cold, warm):
         with us.open_pipeline(bundle, backend='onnxruntime', uncalibrated='run',
-                              reduction='coarse', damage_scale=0.0) as pipeline:
+                              damage_scale=0.0) as pipeline:
             found[bundle] = [pipeline.process(red) for _ in range(4)][-1]
             if bundle == cold:
                 promise = pipeline.promise
@@ -130,8 +130,7 @@ def test_a_bundle_without_calibration_runs_without_a_promise_where_that_is_asked
                 assert pipeline.fault('a fault').promise == promise
                 # No live setting makes a flag of it.
                 pipeline.reconfigure(us.Settings(
-                    backend='onnxruntime', uncalibrated='run', reduction='coarse',
-                    damage_scale=0.0, passes=4))
+                    backend='onnxruntime', uncalibrated='run', damage_scale=0.0, passes=4))
                 assert not any(pipeline.process(red).verdict.is_confident for _ in range(4))
     assert found[cold].scores == found[warm].scores
     assert found[warm].verdict.is_confident
