@@ -132,7 +132,7 @@ def test_a_bundle_that_nobody_calibrated_is_replayed_without_a_promise(tmp_path:
     warm = make_tiny_bundle(tmp_path / 'warm')
     for name, bundle in (('out', cold), ('other', warm)):
         assert run_replay(in_bag, tmp_path / name, bundle,
-                          *setting(damage_scale=0, reduction='coarse')) == 0
+                          *setting(damage_scale=0)) == 0
     assert flags(tmp_path / 'out') == [False] * 5 and any(flags(tmp_path / 'other'))
     said, other = ([{pair.key: pair.value for pair in item.message.status[0].values}
                     for item in messages(tmp_path / name, 'status')] for name in ('out', 'other'))

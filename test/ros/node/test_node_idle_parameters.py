@@ -9,12 +9,12 @@ from ros_helpers import Client, needs_ros, NODE, node_arguments, own_domain, Pro
 from ros_node_rig import node_rig
 
 pytestmark = needs_ros
-IDLE = ('model', 'backend', 'threads', 'precision', 'reduction')
+IDLE = ('model', 'backend', 'threads', 'precision')
 
 
 def test_a_failed_configure_is_mended_by_setting_parameters(tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with node_rig(tmp_path, bundle, autostart=False, model='dolphin', reduction='coarse') as rig:
+    with node_rig(tmp_path, bundle, autostart=False, model='dolphin', precision='bf16') as rig:
         client, health = rig.client, rig.health
         assert not client.change_state('configure')
         assert client.state() == 'unconfigured'
@@ -23,7 +23,7 @@ def test_a_failed_configure_is_mended_by_setting_parameters(tmp_path: Path) -> N
         (refused,) = client.set_parameters(threads=-1)
         assert not refused.successful and 'threads' in refused.reason
         results = client.set_parameters(
-            model=str(bundle), threads=1, backend='onnxruntime', reduction='exact')
+            model=str(bundle), threads=1, backend='onnxruntime', precision='fp32')
         assert all(result.successful for result in results)
         assert client.change_state('configure') and client.change_state('activate')
         client.wait_for_camera_match()
@@ -33,7 +33,7 @@ def test_a_failed_configure_is_mended_by_setting_parameters(tmp_path: Path) -> N
         assert values['model'] == values['model_folder'] == str(bundle)
         assert values['model_source'] == 'a parameter that was set'
         for name in IDLE:
-            values = {'threads': 2, 'precision': 'fp16', 'reduction': 'coarse'}
+            values = {'threads': 2, 'precision': 'fp16'}
             (refused,) = client.set_parameters(**{name: values.get(name, 'openvino')})
             assert not refused.successful
             assert f'{name} cannot be changed while the node is configured' in refused.reason

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import make_tiny_bundle
+from old_bundles import old_bundle
 import pytest
 from ros_helpers import (
     needs_ros,
@@ -44,6 +45,7 @@ def assert_one_sentence(output: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(('change', 'words', 'code', 'named'), [
     (lambda bundle: make_tiny_bundle(bundle, calibrated=False), [], 1, 'calibration.json'),
+    (old_bundle, [], 1, 'schema 1'),
     (None, ['-p', 'passes:=5'], 1, 'passes is 5'),
     (None, ['--params-file', '/none.yaml'], 2, '/none.yaml'),
     (None, ['-p', 'model:=dolphin'], 2, "'dolphin'"),
