@@ -259,7 +259,7 @@ def sentence(err: BaseException) -> str:
 
 def run_part(check: Check, work: Callable[[Part], None]) -> Part:
     """Run a part; what goes wrong in it is a sentence in its place."""
-    from uncertainty_seg.backends.gpu.engine_cache import checking
+    from uncertainty_seg.backends.check_record import checking
 
     part, start_s = Part(), time.monotonic()
     if start_s >= check.deadline_s:

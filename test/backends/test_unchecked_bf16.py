@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from uncertainty_seg.backends import registry
-from uncertainty_seg.backends.gpu.engine_cache import (
+from uncertainty_seg.backends.check_record import (
     checking,
     DIFFERENCES,
     SelfCheckKey,

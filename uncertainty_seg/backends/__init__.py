@@ -3,9 +3,9 @@
 Run a bundle's graphs: ONNX Runtime and OpenVINO in cpu/, TensorRT in gpu/.
 
 ``opening`` starts from a name or a folder, ``registry`` from a loaded bundle; ``runner`` is what
-every runtime offers and requires. Engines are built and kept by ``gpu.engine_build`` and
-``gpu.engine_cache``.
+every runtime offers and requires; ``check_record`` is what the self-check found. Engines are built
+and kept by ``gpu.engine_build`` and ``gpu.engine_cache``.
 
 """
 
-__all__ = ['gpu.engine_build', 'gpu.engine_cache', 'gpu.tensorrt', 'opening', 'registry', 'runner']
+__all__ = ['check_record', 'gpu.engine_build', 'gpu.tensorrt', 'opening', 'registry', 'runner']

@@ -95,7 +95,7 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
 
 def _with_its_check(backend: Backend, bundle: ModelBundle, settings: Settings) -> Backend:
     """Say what the self-check found where that matters; a backend that is refused is closed."""
-    from uncertainty_seg.backends.gpu.engine_cache import warn_of_rough
+    from uncertainty_seg.backends.check_record import warn_of_rough
 
     precision = precision_of(bundle.card, settings.precision)
     try:

@@ -139,7 +139,7 @@ def _is_bundle(net: str) -> bool:
 
 def _run_on_bundle(args: argparse.Namespace) -> int:
     """Write a variant in another precision, or sign; a variant is signed too."""
-    from uncertainty_seg.backends.gpu.engine_cache import unchecked
+    from uncertainty_seg.backends.check_record import unchecked
     from uncertainty_seg.compiler.request import convert
     from uncertainty_seg.storage.model_bundle import find_bundle, sign_bundle
     from uncertainty_seg.storage.signatures import public_line, read_private_key

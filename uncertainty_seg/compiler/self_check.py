@@ -109,7 +109,7 @@ def self_check(
         If the bundle cannot be read or the backend does not work here.
 
     """
-    from uncertainty_seg.backends.gpu.engine_cache import (
+    from uncertainty_seg.backends.check_record import (
         checking,
         key_of,
         SelfCheckRecord,
@@ -145,7 +145,7 @@ def self_check(
 
 def _open_unrecorded(bundle: ModelBundle, settings: Settings) -> Backend:
     """Open the only backend that records CUDA graphs, without them."""
-    from uncertainty_seg.backends.gpu.engine_cache import checking
+    from uncertainty_seg.backends.check_record import checking
     from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
 
     with checking():

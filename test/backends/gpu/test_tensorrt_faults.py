@@ -33,15 +33,15 @@ from tensorrt_rig import (
     rigs,
 )
 
-from uncertainty_seg.backends.gpu import nvidia, tensorrt
-from uncertainty_seg.backends.gpu.engine_build import work_ahead
-from uncertainty_seg.backends.gpu.engine_cache import (
+from uncertainty_seg.backends.check_record import (
     checking,
-    EngineTarget,
     SelfCheckKey,
     SelfCheckRecord,
     write_record,
 )
+from uncertainty_seg.backends.gpu import nvidia, tensorrt
+from uncertainty_seg.backends.gpu.engine_build import work_ahead
+from uncertainty_seg.backends.gpu.engine_cache import EngineTarget
 from uncertainty_seg.backends.gpu.nvidia import TensorRt
 from uncertainty_seg.backends.gpu.tensorrt import (
     NoMemoryError,

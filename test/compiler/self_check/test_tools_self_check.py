@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.backends import registry
+from uncertainty_seg.backends.check_record import RECORD_FILE
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.backends.gpu.engine_cache import RECORD_FILE
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.compiler.request import convert
 from uncertainty_seg.compiler.self_check import (

@@ -31,18 +31,14 @@ from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from uncertainty_seg.backends.check_record import require_not_failed, SelfCheckKey
 from uncertainty_seg.backends.gpu.engine_build import (
     Calls,
     engines_of,
     NeededEngine,
     split_passes,
 )
-from uncertainty_seg.backends.gpu.engine_cache import (
-    EngineCache,
-    EngineTarget,
-    require_not_failed,
-    SelfCheckKey,
-)
+from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.nvidia import (
     CudaBuffer,
     CudaDevice,

@@ -1,0 +1,187 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Results of the self-check, in the folder of the engines.
+
+A model and a precision that failed on this machine are not opened again until they pass. A result
+is valid for these graphs, this version of the runtime, this precision and this device only.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+import hashlib
+import json
+import logging
+from pathlib import Path
+import sys
+from typing import Any
+
+from uncertainty_seg.backends.gpu.engine_cache import cache_folder, EngineCache
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.plausibility import Backend
+from uncertainty_seg.errors import BackendUnavailableError
+
+RECORD_FILE = 'self_check.json'
+# What only says how far the maps lie from those in float32. A network in bf16 is another one: it
+# may fail these, and be calibrated as what it is.
+DIFFERENCES = ('label_share', 'vote_share', 'mean', 'quantile', 'largest', 'score')
+ROUGH = 'bf16'
+# Of the processor: bf16 there is opened with a warning.
+_PROCESSOR = ('openvino', 'onnxruntime')
+_log = logging.getLogger(__name__)
+_is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
+
+
+@dataclass(frozen=True)
+class SelfCheckKey:
+    """
+    What a result is valid for.
+
+    Attributes
+    ----------
+    graphs : str
+        Digest over the files of the bundle.
+    backend, version : str
+        Name of the backend; version of its runtime.
+    precision : str
+        One of `core.model_card.PRECISIONS`.
+    device : str
+        Name of the GPU; empty for a backend of the CPU.
+
+    """
+
+    graphs: str
+    backend: str
+    version: str
+    precision: str
+    device: str = ''
+
+    @staticmethod
+    def of(
+        card: ModelCard, backend: str, version: str, precision: str, device: str = ''
+    ) -> SelfCheckKey:
+        """Make the key of a bundle's card."""
+        files = '\n'.join(f'{name} {card.sha256[name]}' for name in sorted(card.sha256))
+        digest = hashlib.sha256(files.encode()).hexdigest()
+        return SelfCheckKey(digest, backend, version, precision, device)
+
+    @property
+    def text(self) -> str:
+        """Return the key in the file."""
+        return ' '.join((self.graphs, self.backend, self.version, self.precision,
+                         self.device.replace(' ', '_'))).rstrip()
+
+
+@dataclass(frozen=True)
+class SelfCheckRecord:
+    """A result: whether every check passed, the names of those that failed, and the report."""
+
+    key: SelfCheckKey
+    is_passed: bool
+    failed: tuple[str, ...]
+    report: Mapping[str, Any]
+
+
+def key_of(card: ModelCard, backend: Backend, precision: str) -> SelfCheckKey:
+    """
+    Make the key of a backend that is open for a card, in a precision.
+
+    Its attributes `version` and `device_name` say what it runs on, where it has them; the version
+    is else that of the module of its name, or empty.
+
+    """
+    # An open backend has imported it.
+    module = sys.modules.get(backend.name)
+    version = getattr(backend, 'version', None) or getattr(module, '__version__', '')
+    device = str(getattr(backend, 'device_name', ''))
+    return SelfCheckKey.of(card, backend.name, str(version), precision, device)
+
+
+def read_record(key: SelfCheckKey, folder: Path | None = None) -> SelfCheckRecord | None:
+    """Return the result for a key, by default from this user's folder; None if there is none."""
+    found = _read((folder or cache_folder()) / RECORD_FILE).get(key.text)
+    if not isinstance(found, dict) or not isinstance(found.get('is_passed'), bool):
+        return None
+    failed = tuple(str(name) for name in found.get('failed', ()))
+    return SelfCheckRecord(key, found['is_passed'], failed, found.get('report', {}))
+
+
+def write_record(record: SelfCheckRecord, folder: Path | None = None) -> Path:
+    """Write a result in place of an older one of the same key; return the file's path."""
+    cache = EngineCache(folder)
+    path = cache.folder / RECORD_FILE
+    with cache.lock('self_check'):
+        records = _read(path)
+        records[record.key.text] = {'is_passed': record.is_passed, 'failed': list(record.failed),
+                                    'report': record.report}
+        cache.write(path, (json.dumps(records, indent=1, allow_nan=False) + '\n').encode())
+    return path
+
+
+def require_not_failed(key: SelfCheckKey, folder: Path | None = None) -> None:
+    """Refuse, with BackendUnavailableError, what failed its check here; never in `checking`."""
+    record = None if _is_checking.get() else read_record(key, folder)
+    if record is not None and not record.is_passed:
+        raise BackendUnavailableError(
+            f'{key.backend} {key.version} in {key.precision} failed its self-check on this model '
+            f'({", ".join(record.failed)})',
+            fix='choose another precision or backend, or repair it and run uncertainty_seg '
+                'self-check again',
+        )
+
+
+def warn_of_rough(card: ModelCard, backend: Backend, precision: str) -> None:
+    """
+    Say what the self-check found of a backend that computes in bf16 on a processor.
+
+    Raises BackendUnavailableError if it found more than differences from float32, as values that
+    are not finite or change from run to run. Never inside `checking`.
+    """
+    if precision != ROUGH or backend.name not in _PROCESSOR or _is_checking.get():
+        return
+    key = key_of(card, backend, precision)
+    record = read_record(key)
+    if record is None:
+        _log.warning('%s', unchecked(card.name, precision))
+    elif not set(record.failed) <= set(DIFFERENCES):
+        require_not_failed(key)
+    elif not record.is_passed:
+        labels = record.report.get('checks', {}).get('label_share', {}).get('measured')
+        share = f', with other labels at {labels:.1%} of the pixels' \
+            if isinstance(labels, float) else ''
+        _log.warning(
+            '%r failed its self-check in %s on this machine (%s%s): only thresholds that were '
+            'calibrated in %s on labelled images hold for such masks', card.name, precision,
+            ', '.join(record.failed), share, precision)
+
+
+def unchecked(name: str, precision: str) -> str:
+    """Return what to say of a model in a precision that was never checked on this machine."""
+    return (f'{name!r} was never checked in {precision} on this machine, where its masks may '
+            'not be those in float32: run uncertainty_seg self-check before it is relied on')
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Allow everything to be opened: what failed must be opened to be checked again."""
+    token = _is_checking.set(True)
+    try:
+        yield
+    finally:
+        _is_checking.reset(token)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON file of the folder; nothing where it is missing or damaged, which is said."""
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as err:
+        _log.warning('%s cannot be read (%s) and counts for nothing', path, err)
+        return {}
+    return found if isinstance(found, dict) else {}
