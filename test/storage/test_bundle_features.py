@@ -11,14 +11,11 @@ import shutil
 from typing import Any
 
 from calibration_helpers import write_folder
-from conftest import tiny_card, tiny_head, tiny_trunk
-import cv2
+from conftest import tiny_card, tiny_files, tiny_head, tiny_trunk
 import numpy as np
 from onnx import helper, TensorProto
 import pytest
 
-from uncertainty_seg.backends.registry import open_pipeline
-from uncertainty_seg.calibration.gate_choice import GUARD_POWER
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.bundle import FEATURES_FILE
 from uncertainty_seg.core.settings import settings_from_dict
@@ -47,8 +44,8 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
     trunk.graph.node.append(helper.make_node('Identity', ['features'], ['feature_map']))
     trunk.graph.output.append(helper.make_tensor_value_info(
         'feature_map', TensorProto.FLOAT, [1, 3, 12, 16]))
-    write_bundle(root / 'tiny', tiny_card(feature_shape=(3, 12, 16)), {
-        'trunk.onnx': trunk.SerializeToString(), 'passes.onnx': tiny_head().SerializeToString()})
+    write_bundle(root / 'tiny', tiny_card(feature_shape=(3, 12, 16)),
+                 tiny_files(trunk, tiny_head()))
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = main(['calibrate', str(root / 'tiny'), '--train', str(root / 'train'), '--val',
@@ -56,24 +53,6 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
                      *SCORES, *RUN])
     assert code == 0
     return root / 'tiny', root / 'train' / 'images', json.loads(out.getvalue().splitlines()[-1])
-
-
-def test_the_gate_judges_by_features_and_refuses_a_picture_of_another_kind(
-    calibrated: tuple[Path, Path, dict[str, Any]]
-) -> None:
-    folder, images, values = calibrated
-    assert set(values['gate_scores']) == set(SCORES)
-    made = load_bundle(str(folder)).calibration
-    # Named scores that only guard are guards, with a split as with folds.
-    assert made is not None and made.family is not None
-    assert made.family['powers'] == dict.fromkeys(SCORES[1:], GUARD_POWER)
-    pipeline = open_pipeline(load_bundle(str(folder)), SETTINGS)
-    with pipeline:
-        known = pipeline.measure(cv2.imread(str(next(images.iterdir()))))
-        strange = pipeline.measure(np.full((48, 64, 3), (255, 0, 0), np.uint8))
-    for name in SCORES[1:3]:  # one colour everywhere: each place is known, the frame is not
-        assert strange.scores[name] > known.scores[name]
-        assert strange.scores[name] > pipeline.thresholds[name]
 
 
 def test_a_changed_missing_or_foreign_file_is_refused(

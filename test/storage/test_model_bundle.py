@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from conftest import make_tiny_bundle, tiny_card, tiny_head
-import onnx
 import pytest
 
 from uncertainty_seg.errors import CalibrationError, ModelBundleError, UnknownModelError
@@ -137,8 +136,6 @@ def test_the_shipped_bundles_load_calibrated_and_stay_small(name: str) -> None:
         assert 0 < bundle.card.metrics[key] < 1
     for text in (bundle.card.training, bundle.card.license, bundle.card.not_good_for):
         assert len(text) > 10
-    for path in (bundle.trunk_path, bundle.passes_path):
-        assert onnx.load(str(path)).opset_import[0].version == 17
 
 
 @pytest.mark.parametrize('changes', [

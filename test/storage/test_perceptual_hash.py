@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from uncertainty_seg.storage.perceptual_hash import hash_distance, perceptual_hash
+from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 
 Image = NDArray[np.uint8]
 
@@ -44,17 +44,6 @@ def test_the_signs_of_drawn_frequencies_are_the_bits(scale: int) -> None:
     assert f'{perceptual_hash(image):016x}' == f'{expected:016x}'
 
 
-def test_the_same_as_by_scipy() -> None:
-    fft = pytest.importorskip('scipy.fft')
-    for seed in range(20):
-        image = scene(seed)
-        grey = image.reshape(32, 3, 32, 5, 3).mean((1, 3)).round() @ [0.114, 0.587, 0.299]
-        low = fft.dctn(grey, norm='ortho')[1:9, 1:9]
-        bits = ''.join('1' if value > np.median(low) else '0' for value in low.ravel())
-        # A frequency that is the median to within the rounding of the means may differ.
-        assert hash_distance(perceptual_hash(image), int(bits, 2)) <= 2
-
-
 @pytest.mark.parametrize('shape', [(1, 1), (7, 9), (720, 1280)])
 def test_an_even_image_is_zero(shape: tuple[int, int]) -> None:
     assert perceptual_hash(np.full((*shape, 3), (10, 120, 90), np.uint8)) == 0
@@ -77,4 +66,4 @@ def test_a_small_change_moves_few_bits(change: str) -> None:
     for seed in range(10):
         image = scene(seed)
         other = changed(image, change)
-        assert hash_distance(perceptual_hash(image), perceptual_hash(other)) <= 6
+        assert (perceptual_hash(image) ^ perceptual_hash(other)).bit_count() <= 6

@@ -10,9 +10,9 @@ in its own order from the start. Nothing is decoded here.
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 import hashlib
 from itertools import islice
@@ -117,9 +117,8 @@ class Whereabouts:
     """
     Where the sources of a table are now, which may have been moved since they were scored.
 
-    A relative path is looked for from here, then beside `near`, the table, and beside the folders
-    around it. With a `root`, where all sources are now, it is the most of a path's end that exists
-    below it.
+    A path is looked for by its ends, the longest first: below `root`, if that holds all sources
+    now, or else, where the path is missing, in the folders around `near`, the table.
 
     """
 
@@ -131,14 +130,15 @@ class Whereabouts:
         if self.root is not None and not self.root.is_dir():
             raise ConfigError(f'root {self.root}', 'a folder that holds the sources')
 
-    def find(self, path: str) -> str:
-        """Return the place of a source; the path itself if there is no other."""
+    def find(self, path: str, holds: str = '') -> str:
+        """Return the place of a source that `holds` a file; the path if there is no other."""
         given = Path(path)
-        if self.root is None and (given.is_absolute() or given.exists()):
-            return path
-        places = self._places(given) if self.root else [folder / given for folder
-                                                        in self.near.resolve().parents]
-        return str(next((place for place in places if place.exists()), path))
+        parts = [part for part in given.parts if part not in (given.anchor, '..')]
+        around = [self.root] if self.root is not None else self.near.resolve().parents
+        places = [folder.joinpath(*parts[i:]) for folder in around for i in range(len(parts))]
+        if self.root is None:
+            places.insert(0, given)
+        return str(next((place for place in places if (place / holds).exists()), path))
 
     def find_bundle(self, model: str) -> str:
         """
@@ -147,16 +147,10 @@ class Whereabouts:
         Whether it is the same one says its digest. A table has the name of a shipped one for no
         other: `lasting_name`.
         """
-        given, shipped = Path(model), shipped_bundles()
-        if model in shipped:
-            return str(shipped[model]) if (given / CARD_FILE).is_file() else model
-        places = [given, *self._places(given)]
-        return str(next((place for place in places if (place / CARD_FILE).is_file()), model))
-
-    def _places(self, given: Path) -> list[Path]:
-        around = [self.root] if self.root is not None else self.near.resolve().parents
-        parts = [part for part in given.parts if part not in (given.anchor, '..')]
-        return [folder.joinpath(*parts[i:]) for folder in around for i in range(len(parts))]
+        shipped = shipped_bundles()
+        if model not in shipped:
+            return self.find(model, CARD_FILE)
+        return str(shipped[model]) if (Path(model) / CARD_FILE).is_file() else model
 
 
 def frames_at(
@@ -212,21 +206,20 @@ def _frame(index: int, item: _Item, source: FrameSource) -> SourceFrame | BadFra
 
 
 def _bag_items(source: FrameSource) -> Iterator[BagImage | BadMessage]:
-    read = array('q')  # bag times, 8 bytes each
-    try:
-        with BagReader(source.path) as bag:
-            for item in bag.images(source.topic):
-                read.append(item.received_ns)
-                yield item
-        return
-    except BagError:
-        files = mcap_files(Path(source.path))
-        if not files:
-            raise
-    broke_off, known = [], Counter(read)
+    files = mcap_files(Path(source.path))
+    with ExitStack() as stack:
+        try:
+            bag = stack.enter_context(BagReader(source.path))
+        except BagError:
+            if not files:
+                raise
+        else:
+            yield from bag.images(source.topic)
+            return
+    broke_off = []
     for file in files:
         try:
-            for found in McapStream(file).messages(source.topic, known):
+            for found in McapStream(file).messages(source.topic):
                 yield found if isinstance(found, BadMessage) else bag_image(found)
         except BagError as err:
             broke_off.append(err)
@@ -284,14 +277,13 @@ def find_sources(
 
     Each is returned once, in the order of the inputs, then of the paths, then of the topics.
     `topics` are the image topics of each bag, or none for its camera, if that is unambiguous;
-    `dive` names the run of all sources, else their folders do: those of the same name are
-    distinguished by the folders above them, and the files of a folder are one run. `problems`
+    `dive` names the run of all sources, else their folders do; the files of a folder are one run.
+    `problems`
     receives a sentence for each bag, folder or topic that cannot be used. Raises BagError if an
     input is missing or of unknown kind, or nothing is found.
 
     """
     places = {place.path.resolve(): place for path in inputs for place in _places(path)}
-    names = _run_names([place.run for place in places.values()])
     # One spelling for each run; '.' has no name.
     runs = {place.run.absolute(): str(place.run if place.run.name else place.run.absolute())
             for place in places.values()}
@@ -305,8 +297,9 @@ def find_sources(
         except (UncertaintySegError, OSError) as err:
             problems.append(' '.join(str(err).split()))
             continue
-        found += [replace(source, dive=dive or names[place.run], is_dive_given=bool(dive),
-                          run=dive or runs[place.run.absolute()]) for source in sources]
+        run = dive or runs[place.run.absolute()]
+        found += [replace(source, dive=dive or place.run.absolute().name or run,
+                          is_dive_given=bool(dive), run=run) for source in sources]
     if not found:
         more = f' (and {len(problems) - 1} more like it)' if len(problems) > 1 else ''
         raise BagError(problems[0].rstrip('.') + more)
@@ -353,19 +346,6 @@ def _is_log(folder: Path) -> bool:
     frames = folder / FRAMES_FOLDER
     return frames.is_dir() and ((folder / MANIFEST_FILE).exists()
                                 or any(frames.glob(f'*/{SIDECAR_FILE}')))
-
-
-def _run_names(runs: Iterable[Path]) -> dict[Path, str]:
-    """Name each run by its folder, and as many above it as make the name unique."""
-    parts = {run: run.absolute().parts for run in runs}
-    names = {}
-    for run, mine in parts.items():
-        others = [theirs for theirs in parts.values() if theirs != mine]
-        length = 1
-        while any(theirs[-length:] == mine[-length:] for theirs in others):
-            length += 1
-        names[run] = '/'.join(mine[-length:]).removeprefix('//')
-    return names
 
 
 def _sources_of(

@@ -37,8 +37,3 @@ def perceptual_hash(image_bgr: ImageU8) -> int:
     low = cv2.dct(grey)[1:_LOW + 1, 1:_LOW + 1].ravel()
     bits = low > np.median(low) + _ROUNDING
     return int.from_bytes(np.packbits(bits).tobytes(), 'big')
-
-
-def hash_distance(a: int, b: int) -> int:
-    """Return how many of the 64 bits differ (Hamming distance); 0 is alike, 32 is unrelated."""
-    return (a ^ b).bit_count()

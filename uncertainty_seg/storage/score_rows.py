@@ -16,18 +16,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.errors import BackendUnavailableError, install_command, TableError
+from uncertainty_seg.errors import TableError
 from uncertainty_seg.storage.whole_files import whole_file
 
 PART_ENDING = '.parquet'
 VERSION = 1
-KINDS = ('bag', 'folder', 'log')
 SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
 TABLE_KEY = b'uncertainty_seg.table'
 FILE_COLUMN = 'file'
@@ -66,12 +66,12 @@ class ScoreRow:
     A frame.
 
     `run` distinguishes runs of one name, by default by the source; `source` is the path as it was
-    given and `kind` one of `KINDS`. `topic` is that of the image, or the camera of a log, and
-    `index` the position of the message in its topic, or of the file in sorted order; unreadable
-    ones count too. `scores` are in the order of `TableInfo.score_names`, NaN if unknown, `shares`
-    those of each class in the mask. `features` are of the image (`core.frame_features`), the
-    embedding of what the network's trunk made of it. By `file` a picture of a folder is known when
-    others come and go.
+    given and `kind` 'bag', 'folder' or 'log'. `topic` is that of the image, or the camera of a
+    log, and `index` the position of the message in its topic, or of the file in sorted order;
+    unreadable ones count too. `scores` are in the order of `TableInfo.score_names`, NaN if
+    unknown, `shares` those of each class in the mask. `features` are of the image, the embedding
+    of what the network's trunk made of it. By `file` a picture of a folder is known when others
+    come and go.
 
     """
 
@@ -122,8 +122,7 @@ def info_of(schema: Any) -> TableInfo:
 
 
 def schema_of(info: TableInfo) -> Any:
-    """Return the `pyarrow.Schema` of a table; BackendUnavailableError without pyarrow."""
-    parquet_module()
+    """Return the `pyarrow.Schema` of a table."""
     import pyarrow as pa
 
     words = [('frame_key', pa.string()), ('dive', pa.string()), ('run', pa.string()),
@@ -140,43 +139,18 @@ def schema_of(info: TableInfo) -> Any:
     return pa.schema([*words, *scores, *shares, *image], metadata={TABLE_KEY: text.encode()})
 
 
-def arrow_table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
-    """Return rows as a `pyarrow.Table` of the schema of their table."""
-    import pyarrow as pa
-
-    columns: dict[str, Any] = {
-        'frame_key': [frame_key(row.source, row.topic, row.index, row.file) for row in rows],
-        'run': [row.run or row.source for row in rows],
-        'confident': [row.is_confident for row in rows],
+def _record(row: ScoreRow, info: TableInfo) -> dict[str, Any]:
+    """Return the values of a frame by column, and by other names that no column has."""
+    unknown = [math.nan] * info.num_embedding
+    return {
+        **vars(row), 'frame_key': frame_key(row.source, row.topic, row.index, row.file),
+        'run': row.run or row.source, 'confident': row.is_confident,
+        'embedding': unknown if row.embedding is None else row.embedding,
+        **{f'{SCORE_PREFIX}{name}': value
+           for name, value in zip(info.score_names, row.scores, strict=True)},
+        **{f'{SHARE_PREFIX}{name}': value
+           for name, value in zip(info.class_names, row.shares, strict=True)},
     }
-    for name in ('dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height', 'width',
-                 'verdict', 'score_ratio', FILE_COLUMN, 'phash'):
-        columns[name] = [getattr(row, name) for row in rows]
-    scores = np.array([row.scores for row in rows], np.float32).reshape(len(rows), -1)
-    shares = np.array([row.shares for row in rows], np.float32).reshape(len(rows), -1)
-    # From numpy: a list would be read as doubles, and NaN could become null.
-    for prefix, names, values in ((SCORE_PREFIX, info.score_names, scores),
-                                  (SHARE_PREFIX, info.class_names, shares)):
-        for k, name in enumerate(names):
-            columns[f'{prefix}{name}'] = pa.array(np.ascontiguousarray(values[:, k]))
-    features = np.stack([row.features for row in rows]).astype(np.float32)
-    columns['features'] = pa.FixedSizeListArray.from_arrays(features.ravel(), info.num_features)
-    if info.num_embedding:
-        unknown = np.full(info.num_embedding, np.nan, np.float32)
-        vectors = np.stack([unknown if row.embedding is None else row.embedding for row in rows])
-        columns['embedding'] = pa.FixedSizeListArray.from_arrays(
-            vectors.astype(np.float32).ravel(), info.num_embedding)
-    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
-
-
-def parquet_module() -> Any:
-    """Import `pyarrow.parquet`; BackendUnavailableError where it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError as err:
-        raise BackendUnavailableError('pyarrow is not installed', 'it, for the score table',
-                                      install_command('pyarrow')) from err
-    return pyarrow.parquet
 
 
 @contextmanager
@@ -184,15 +158,16 @@ def new_part(path: Path, info: TableInfo) -> Iterator[ScoreWriter]:
     """
     Write a part, which replaces an older one; it appears whole at the end of the block, or not.
 
-    Raises BackendUnavailableError if pyarrow is not installed; TableError if the file cannot be
-    written.
+    Raises TableError if the file cannot be written.
     """
-    schema, parquet = schema_of(info), parquet_module()
+    from pyarrow.parquet import ParquetWriter
+
+    schema = schema_of(info)
     words = ['frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict', FILE_COLUMN]
     with _as_table_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Arrow takes no path with bytes that are no UTF-8.
-        with whole_file(path) as draft, draft.open('wb') as file, parquet.ParquetWriter(
+        with whole_file(path) as draft, draft.open('wb') as file, ParquetWriter(
                 file, schema, compression='zstd', use_dictionary=words) as writer:
             part = ScoreWriter(path, info, schema, writer)
             yield part
@@ -225,8 +200,11 @@ class ScoreWriter:
         self._writer.add_key_value_metadata({_SHARD_KEY.decode(): text})
 
     def _flush(self) -> None:
+        import pyarrow as pa
+
+        records = [_record(row, self._info) for row in self._rows]
         with _as_table_error(self._path):
-            self._writer.write_table(arrow_table(self._rows, self._info, self._schema))
+            self._writer.write_table(pa.Table.from_pylist(records, self._schema))
         self._rows = []
 
 
@@ -313,9 +291,11 @@ def _read(part: Path, columns: Sequence[str] | None) -> Any:
 
 
 def _opened(part: Path, read: Callable[[Any], Any]) -> Any:
+    from pyarrow.parquet import ParquetFile
+
     try:
         with part.open('rb') as file:
-            return read(parquet_module().ParquetFile(file))
+            return read(ParquetFile(file))
     except (OSError, ValueError) as err:  # those of pyarrow are ValueErrors
         raise TableError(f'{part} cannot be read ({err})', 'a part of a score table',
                          'delete it and score its source again') from err

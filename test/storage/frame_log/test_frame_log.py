@@ -40,11 +40,10 @@ from uncertainty_seg.storage.frame_log.log import (
     dive_name,
     FrameLog,
     LogState,
-    NICENESS,
     RETRY_S,
     SAME_DIVE_S,
 )
-from uncertainty_seg.storage.frame_log.store import FrameStore, gumbel_key, stable_uniforms
+from uncertainty_seg.storage.frame_log.store import gumbel_key, stable_uniforms
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 
 
@@ -114,30 +113,19 @@ def test_the_sidecar_tells_everything(folder: Path) -> None:
         ('add', sidecar['frame_id'], key)]
 
 
-def test_a_compressed_image_keeps_its_bytes(folder: Path) -> None:
-    frame = log_frame(1, jpeg=True)
-    with logging_to(folder) as log:
-        log.offer(frame)
-    kept = next(iter_frames(folder))
-    assert isinstance(frame.image, ImageFile)
-    assert kept.image_path.name == 'image.jpg'
-    assert kept.image_path.read_bytes() == frame.image.data
-    assert kept.sidecar['image']['encoding'] == 'jpeg'
-
-
 @pytest.mark.parametrize(('image_format', 'name', 'worst'), [
-    ('png', 'image.png', 0), ('jpeg', 'image.jpg', 4)])
-@pytest.mark.parametrize('jpeg', [False, True])
+    ('png', 'image.png', 0), ('jpeg', 'image.jpg', 4), ('received', 'image.jpg', 0)])
 def test_images_are_written_as_asked(
-        folder: Path, image_format: str, name: str, worst: int, jpeg: bool) -> None:
+        folder: Path, image_format: str, name: str, worst: int) -> None:
     ramp = np.broadcast_to(5 * np.arange(48)[:, None], (36, 48, 3)).astype(np.uint8)
-    data = bytes(cv2.imencode('.jpg', ramp)[1])
+    data = bytes(cv2.imencode('.jpg', ramp, (cv2.IMWRITE_JPEG_QUALITY, 80))[1])
     with logging_to(folder, image_format=image_format) as log:
-        log.offer(log_frame(2, image=ImageFile(data, 'jpeg') if jpeg else ramp))
+        log.offer(log_frame(2, image=ImageFile(data, 'jpeg'), encoding='jpeg'))
     kept = next(iter_frames(folder))
-    assert kept.image_path.name == name
-    expected = cv2.imdecode(np.frombuffer(data, np.uint8), 1) if jpeg else ramp
+    assert (kept.image_path.name, kept.sidecar['image']['encoding']) == (name, 'jpeg')
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), 1)
     assert np.abs(kept.read_image().astype(int) - expected).max() <= worst
+    assert (kept.image_path.read_bytes() == data) == (image_format == 'received')
 
 
 def test_masks_are_made_for_kept_frames_only(folder: Path) -> None:
@@ -237,7 +225,7 @@ def test_a_frame_larger_than_the_quota_is_said(folder: Path) -> None:
         log.offer(log_frame(0))
         state = written(log)
     assert state.dropped['too_big'] == 1
-    assert state.error.startswith('a frame takes 0.0') and 'raise log.quota_mb' in state.error
+    assert 'log.quota_mb' in state.error
 
 
 def test_live_settings_hold_for_the_frames_to_come(folder: Path) -> None:
@@ -324,7 +312,7 @@ def test_a_folder_that_is_removed_comes_back(folder: Path) -> None:
         written(log)
     state = log.state()
     assert not state.is_writing and state.dropped['folder_missing'] == 2
-    assert 'cannot be written, the folder is missing: restore it or mount its disk.' in state.error
+    assert str(folder) in state.error
     clock.now_s += RETRY_S
     log.offer(log_frame(3))
     assert written(log).is_writing
@@ -332,14 +320,10 @@ def test_a_folder_that_is_removed_comes_back(folder: Path) -> None:
     assert numbers(folder) == [3] and log.state().error == ''
 
 
-@pytest.mark.parametrize(('number', 'cause', 'words'), [
-    ('ENOSPC', 'disk_full', 'its disk is full: make room'),
-    ('EROFS', 'read_only', 'its disk is read-only: mount'),
-    ('EACCES', 'not_writable', 'may not write there'),
-    ('EIO', 'disk_error', 'Input/output error'),
-])
+# Full, read-only and taken away: test_frame_log_crash, on a real disk.
+@pytest.mark.parametrize(('number', 'cause'), [('EACCES', 'not_writable'), ('EIO', 'disk_error')])
 def test_a_disk_that_refuses_is_said_and_tried_again(
-        folder: Path, monkeypatch: pytest.MonkeyPatch, number: str, cause: str, words: str
+        folder: Path, monkeypatch: pytest.MonkeyPatch, number: str, cause: str
 ) -> None:
     def refuse(*_: object) -> None:
         code = getattr(errno, number)
@@ -352,7 +336,7 @@ def test_a_disk_that_refuses_is_said_and_tried_again(
         log.offer(log_frame(0))
         state = written(log)
         assert (state.is_writing, state.dropped[cause]) == (False, 1)
-        assert words in state.error
+        assert str(folder) in state.error
         log.offer(log_frame(1))  # too soon to try again
         assert written(log).dropped[cause] == 2
     clock.now_s += 60
@@ -360,34 +344,6 @@ def test_a_disk_that_refuses_is_said_and_tried_again(
     written(log)
     assert log.close(20)
     assert numbers(folder) == [2] and log.state().error == ''
-
-
-def test_what_is_refused_at_the_next_try_is_said_as_it_is(
-        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, 'no room')
-
-    clock = Clock()
-    log = FrameLog(folder, settings(), ABOUT, clock=clock)
-    log.offer(log_frame(0))
-    written(log)
-    with monkeypatch.context() as patch:
-        patch.setattr(log_format, 'write_frame', refuse)
-        log.offer(log_frame(1))
-        written(log)
-    other = FrameStore(folder, settings())
-    clock.now_s += 60
-    log.offer(log_frame(2))
-    state = written(log)
-    assert state.dropped['other_writer'] == 1 and 'written by another process' in state.error
-    other.close()
-    log.reconfigure(settings(quota_mb=0.001))
-    clock.now_s += 60
-    log.offer(log_frame(3))
-    state = written(log)
-    assert state.dropped['too_big'] == 1 and 'log.quota_mb is 0.001, expected room' in state.error
-    assert state.dropped['folder_missing'] == 0
-    assert log.close(20) and numbers(folder) == [0]
 
 
 def test_the_control_knows_no_score(folder: Path) -> None:
@@ -439,48 +395,6 @@ def test_who_asks_takes_nothing_out_of_the_control(folder: Path) -> None:
         gate.may_go_on.set()
     assert reasons(folder) == {0: 'control', 1: 'control'}
     assert log.state().kept == {'flagged': 0, 'window': 0, 'control': 2, 'trigger': 0}
-
-
-def test_a_frame_in_the_hands_of_the_writer_keeps_its_reason(folder: Path) -> None:
-    gate = Gate()
-    with logging_to(folder) as log:
-        log.offer(log_frame(0, mask=gate))
-        assert gate.is_asked.wait(20)
-        assert log.trigger() == 1
-        gate.may_go_on.set()
-        assert written(log).kept['flagged'] == 1
-        log.offer(log_frame(1))
-    assert reasons(folder) == {0: 'flagged', 1: 'flagged'}
-
-
-def test_an_event_without_room_is_kept_with_its_next_frame(
-        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, same = Gate(), image_of(0)
-    monkeypatch.setattr(log_module, 'QUEUE_FRAMES', 1)
-    with logging_to(folder, min_interval_s=1.0, duplicate_bits=4) as log:
-        log.offer(log_frame(0, mask=gate, image=same))
-        assert gate.is_asked.wait(20)
-        log.offer(log_frame(10, image=image_of(10)))  # takes the only place
-        log.offer(log_frame(11, 0.5))
-        log.offer(log_frame(30, image=same))
-        assert log.state().dropped['queue_full'] == 1
-        gate.may_go_on.set()
-        wait_for(lambda: log.state().kept['flagged'] == 2, 'the first two')
-        # Not held to the interval since a frame that was lost, nor taken for a duplicate of 0.
-        log.offer(log_frame(31, image=same))
-    assert numbers(folder) == [0, 10, 31]
-
-
-def test_the_thread_gives_way_but_not_for_long(folder: Path) -> None:
-    found: list[int] = []
-    log = FrameLog(folder, settings(), ABOUT,
-                   lambda *_: found.append(os.getpriority(os.PRIO_PROCESS, 0)))
-    log.offer(log_frame(0))
-    assert log.close(20)
-    # With 19 the tail of a frame is 20 times as long beside others (docs/frame_log.md).
-    assert found == [max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS)] and 0 < NICENESS <= 5
-    # One line: what Python's fast encoder writes.
-    assert next(iter_frames(folder)).folder.joinpath('frame.json').read_text().count('\n') == 1
 
 
 NOW_S = 1_000_000.0
@@ -549,26 +463,3 @@ def test_the_log_weight_is_that_of_the_score() -> None:
     ratios = {0.5: 0.5, 1e-9: 0.01, 3.0: 3.0, float('inf'): 100.0, float('nan'): 100.0}
     for ratio, weight in ratios.items():
         assert log_frame(0, ratio).log_weight == pytest.approx(np.log(weight))
-
-
-def test_a_restart_under_water_is_the_same_dive(tmp_path: Path) -> None:
-    assert write(tmp_path, 1, 'monday', settings()) == 'monday'
-    assert write(tmp_path, 3, 'monday, a minute later', settings(), first=2) == 'monday'
-    for path in (tmp_path / 'frames').iterdir():
-        os.utime(path, (0, 0))
-    assert write(tmp_path, 5, 'tuesday', settings(), first=4) == 'tuesday'
-    assert dives(tmp_path) == {0: 'monday', 2: 'monday', 4: 'tuesday'}
-
-
-def test_the_newest_frame_tells_though_the_quota_throws_it_out(tmp_path: Path) -> None:
-    write(tmp_path, 1, '', settings(dive='asked for'))
-    old, = (tmp_path / 'frames').iterdir()
-    sidecar = json.loads((old / 'frame.json').read_text())
-    sidecar['reservoir']['key'] = 1e6  # outlasts all
-    (old / 'frame.json').write_text(json.dumps(sidecar))
-    os.utime(old, (0, 0))
-    (tmp_path / 'manifest.jsonl').unlink()
-    write(tmp_path, 3, '', settings(dive='now'), first=2)
-    log = FrameLog(tmp_path, room_for(1), ABOUT)
-    assert log.dive == 'now' and log.close(20)
-    assert dives(tmp_path) == {0: 'asked for'}

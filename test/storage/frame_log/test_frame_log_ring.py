@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from frame_log_helpers import ABOUT, image_of, log_frame, settings
 import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.settings import MEGABYTE
 from uncertainty_seg.storage.frame_log.log import Candidate, FrameRing
 
@@ -83,27 +81,6 @@ def test_memory_shortens_the_window() -> None:
     ring = FrameRing(dataclasses.replace(ring.settings, min_interval_s=0.8))
     assert chosen('.......#', ring) == '....w..F'
     assert ring.num_bytes <= 3.5 * FRAME_BYTES
-
-
-@hypothesis.given(st.lists(st.integers(0, 2), max_size=40), st.floats(1.0, 9.0))
-def test_the_ring_never_holds_more_than_its_memory(cameras: list[int], frames: float) -> None:
-    limit = frames * FRAME_BYTES
-    ring = FrameRing(settings(before_s=10.0))
-    ring.settings = dataclasses.replace(ring.settings, memory_mb=2 * limit / MEGABYTE)
-    for number, camera in enumerate(cameras):
-        ring.take(log_frame(number, 0.5, camera=str(camera)), ABOUT, 0.0)
-        assert ring.num_bytes == len(ring) * FRAME_BYTES <= limit
-
-
-def test_what_counts_as_flagged() -> None:
-    def flagged(ratio: float, kind: str) -> bool:
-        return log_frame(0, verdict=Verdict(False, (), ratio, kind)).is_flagged
-
-    assert flagged(1.2, 'uncertain') and flagged(math.inf, 'fault') and flagged(math.nan, 'fault')
-    # While the gate waits for more good frames, and at a limit, a frame is good.
-    assert not flagged(0.9, 'recovering') and not flagged(1.0, 'recovering')
-    # One bad frame that the hysteresis overlooks is worth a label.
-    assert log_frame(0, verdict=Verdict(True, (), 1.3, 'confident')).is_flagged
 
 
 def test_cameras_do_not_mix() -> None:

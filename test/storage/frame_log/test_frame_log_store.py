@@ -248,16 +248,6 @@ def test_a_frame_that_cannot_be_written_costs_no_other(
         assert store.num_frames == 2 and store.bar('main') == 0.0
 
 
-def test_the_bar_is_kept_though_nothing_had_to_go_for_it(tmp_path: Path) -> None:
-    with opened(tmp_path, quota(2)) as store:
-        add(store, 'a', 1.0, num_bytes=BLOCK)
-        add(store, 'b', 2.0)
-        assert add(store, 'c', 0.5) == ('outranked', 0)
-    with opened(tmp_path, quota(2)) as store:
-        # It would fit, and must not come in where a larger key did not.
-        assert store.bar('main') == 0.5 and not store.would_take('main', 0.4)
-
-
 def test_a_large_frame_that_had_to_go_is_remembered(tmp_path: Path) -> None:
     chosen = settings(quota_mb=10 * BLOCK / MEGABYTE)
     with opened(tmp_path, chosen) as store:
@@ -279,30 +269,6 @@ def test_what_was_decided_before_a_kill_is_not_undone(tmp_path: Path) -> None:
     with opened(tmp_path, quota(3)) as store:
         assert names(tmp_path) == {'b'}
         assert store.num_leftovers == 1 and store.bar('main') == 1.0
-
-
-def test_a_small_reservoir_is_the_batch_whatever_the_sizes(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, 'fsync', lambda _: None)
-    rng, num_blocks = np.random.default_rng(12), 10
-    chosen = settings(quota_mb=num_blocks * BLOCK / MEGABYTE)
-    for run in range(40):
-        keys, blocks = rng.normal(size=10), rng.integers(1, 9, 10)
-        expected, used = set(), 0
-        for k in np.argsort(-keys):
-            used += int(blocks[k]) + 1
-            if used > num_blocks:
-                break
-            expected.add(str(k))
-        folder = tmp_path / str(run)
-        with opened(folder, chosen) as store:
-            for k in range(5):
-                add(store, str(k), keys[k], num_bytes=int(blocks[k]) * BLOCK)
-        with opened(folder, chosen) as store:
-            for k in range(5, 10):
-                if store.would_take('main', keys[k]):
-                    add(store, str(k), keys[k], num_bytes=int(blocks[k]) * BLOCK)
-        assert names(folder) == expected
 
 
 def test_a_control_that_is_no_longer_wanted_stays(tmp_path: Path) -> None:

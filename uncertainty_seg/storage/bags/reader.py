@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from uncertainty_seg.core.image_codec import ImageFile, RawImage
-from uncertainty_seg.errors import BackendUnavailableError, BagError, install_command
+from uncertainty_seg.errors import BagError
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
@@ -219,7 +219,7 @@ class McapStream:
     """
     The messages of one MCAP file, read once from its start up to its end or a damaged chunk.
 
-    Raises BagError if it is no MCAP file at all; BackendUnavailableError without the package mcap.
+    Raises BagError if it is no MCAP file at all.
 
     """
 
@@ -233,21 +233,14 @@ class McapStream:
         """Return topic to number of messages."""
         return Counter(topic for topic, _, _ in self._items())
 
-    def messages(
-        self, topic: str, known: Counter[int] | None = None
-    ) -> Iterator[BagMessage | BadMessage]:
+    def messages(self, topic: str) -> Iterator[BagMessage | BadMessage]:
         """
         Read the messages of a topic, in the order of the file.
 
-        `known` are bag times of messages that were read before, with their number: these are left
-        out and subtracted. Raises BagError at the end, if the file ended early.
+        Raises BagError at the end, if the file ended early.
         """
         for name, received_ns, data in self._items():
-            if name != topic:
-                continue
-            if known and known[received_ns] > 0:
-                known[received_ns] -= 1
-            else:
+            if name == topic:
                 yield _decoded(typestore().deserialize_cdr, name, self.types[name], received_ns,
                                data)
         if self._fault is not None:
@@ -258,12 +251,9 @@ class McapStream:
 
     def _items(self) -> Iterator[tuple[str, int, bytes]]:
         """Yield topic, bag time and bytes of each message."""
-        try:
-            from mcap.exceptions import InvalidMagic
-            from mcap.reader import NonSeekingReader
-        except ImportError as err:
-            raise BackendUnavailableError('mcap is not installed', 'it, to read a bag without '
-                                          'index', install_command('mcap')) from err
+        from mcap.exceptions import InvalidMagic
+        from mcap.reader import NonSeekingReader
+
         with self._path.open('rb') as file:
             try:
                 found = NonSeekingReader(file, validate_crcs=True)

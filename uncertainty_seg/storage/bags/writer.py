@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.status import Status
-from uncertainty_seg.errors import BackendUnavailableError, BagError, install_command
+from uncertainty_seg.errors import BagError
 from uncertainty_seg.storage.bags.reader import COMPRESSED_TYPE, IMAGE_TYPE, typestore
 from uncertainty_seg.storage.whole_files import rename, whole_folder
 
@@ -80,8 +80,6 @@ class BagWriter:
                 for file in sorted(self._inner.iterdir()):
                     rename(file, self._inner.with_name(file.name))
                 self._inner.rmdir()
-                # Another run may have finished the same bag meanwhile.
-                _require_free(self.path, self._overwrite)
         return False
 
     def write_image(
@@ -102,7 +100,7 @@ class BagWriter:
         """
         Write a message as CDR, as from a raw subscription, of a type of Humble's interfaces.
 
-        Raises BagError if the type is unknown, the topic has another type, or the disk refuses.
+        Raises BagError if the type is unknown or the disk refuses.
         """
         with _as_bag_error(self.path):
             self._writer.write(self._connection(topic, kind), received_ns, data)
@@ -128,8 +126,6 @@ class BagWriter:
                 raise BagError(f'message type {kind} on {topic}', 'a type of common_interfaces')
             known = self._writer.add_connection(topic, kind, typestore=store)
             self._connections[topic] = known
-        if known.msgtype != kind:
-            raise BagError(f'{kind} on {topic}', f'{known.msgtype}, as before on this topic')
         return known
 
 
@@ -137,12 +133,8 @@ class _McapStorage:
     """The MCAP file of a rosbags `Writer` (its protocol `StorageWriter`), by the package mcap."""
 
     def __init__(self, folder: Path, compression: object) -> None:
-        try:
-            from mcap.writer import Writer
-        except ImportError as err:
-            raise BackendUnavailableError(
-                'mcap is not installed', 'it, to write an MCAP bag',
-                f'{install_command("mcap")}, or use the storage sqlite3') from err
+        from mcap.writer import Writer
+
         self.path = folder / f'{folder.name}.mcap'
         self._file = self.path.open('xb')
         self._writer = Writer(self._file)  # zstd, and a checksum for each chunk

@@ -42,7 +42,6 @@ from uncertainty_seg.storage.frame_log.store import (
     MAIN,
     stable_uniforms,
 )
-from uncertainty_seg.storage.perceptual_hash import hash_distance
 
 # A node that is back within this time was restarted under water.
 SAME_DIVE_S = 600.0
@@ -446,7 +445,7 @@ class FrameLogWriter:
             return False
         # A flagged frame is compared with flagged ones only: what made it so may be small, and
         # then the hash of the scene does not show it.
-        return any(hash_distance(phash, old) < self._settings.duplicate_bits
+        return any((phash ^ old).bit_count() < self._settings.duplicate_bits
                    for old, was_flagged in self._recent.get(item.frame.camera, ())
                    if was_flagged or not item.frame.is_flagged)
 
