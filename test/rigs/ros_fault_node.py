@@ -46,7 +46,7 @@ FAILURES_VARIABLE = 'UNCERTAINTY_SEG_TEST_FAILURES'
 # The name of a part in /diagnostics, a point, anything -> where it raises.
 PARTS: Mapping[str, tuple[Any, str]] = {
     'heatmap.render': (FrameView, 'heatmap'),
-    'camera_info.make': (publishers, 'CameraInfoRelay'),
+    'camera_info.make': (topics, 'camera_info_topic'),
     'camera_info.fit': (publishers, 'fit_camera_info'),
     'camera.listen': (CameraStation, 'listen'),
     'frame_log.offer': (FrameLog, 'offer'),

@@ -92,29 +92,13 @@ def test_a_calibration_of_another_shape_is_not_guessed_at(info: CameraInfo) -> N
     assert fit_camera_info(info, FRAME, 480, 640) is None
 
 
-@pytest.fixture
-def node() -> StubNode:
-    return StubNode()
-
-
-def relay_of(node: StubNode) -> CameraInfoRelay:
-    any_node: Any = node
-    return CameraInfoRelay(any_node)
-
-
-def test_the_newest_calibration_goes_out_with_each_frame_if_somebody_listens(
-    node: StubNode
-) -> None:
-    relay, out = relay_of(node), node.topics['~/camera_info']
-    out.num_subscribers = 1
-    assert not relay.publish(FRAME, 480, 640)
+def test_the_newest_calibration_is_fitted_to_each_frame() -> None:
+    relay = CameraInfoRelay()
+    assert relay.fit(FRAME, 480, 640) is None
     for focal in (1.0, 2.0):
-        node.callbacks['/camera_info'](calibration(k=[focal] * 9))
-    assert relay.publish(FRAME, 480, 640)
-    out.num_subscribers = 0
-    assert not relay.publish(FRAME, 480, 640)
-    (msg,) = out.sent
-    assert (msg.header, msg.k[0]) == (FRAME, 2.0)
+        relay.take(calibration(k=[focal] * 9))
+    fitting = relay.fit(FRAME, 480, 640)
+    assert fitting is not None and (fitting.header, fitting.k[0]) == (FRAME, 2.0)
 
 
 @pytest.mark.parametrize(('info', 'named'), [
@@ -123,13 +107,12 @@ def test_the_newest_calibration_goes_out_with_each_frame_if_somebody_listens(
     (calibration(roi=RegionOfInterest(x_offset=1, width=640, height=480)), 'roi'),
 ])
 def test_why_a_calibration_is_not_relayed_is_said_once(
-    node: StubNode, caplog: pytest.LogCaptureFixture, info: CameraInfo, named: str
+    caplog: pytest.LogCaptureFixture, info: CameraInfo, named: str
 ) -> None:
-    relay = relay_of(node)
-    node.topics['~/camera_info'].num_subscribers = 1
-    node.callbacks['/camera_info'](info)
+    relay = CameraInfoRelay()
+    relay.take(info)
     with caplog.at_level(logging.WARNING):
-        assert [relay.publish(FRAME, 480, 640) for _ in range(3)] == [False] * 3
+        assert [relay.fit(FRAME, 480, 640) for _ in range(3)] == [None] * 3
     (line,) = caplog.messages
     assert named in line
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from uncertainty_seg.backends.gpu.engine_build import BuildState
+from uncertainty_seg.backends.gpu.engine_build import BuildState, EngineBuild
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros import node
@@ -39,7 +39,7 @@ def test_it_is_said_at_once_and_as_it_goes_on() -> None:
         said.append(state)
         goes_on.set()
 
-    wait_for_build(build, say, lambda: False, 0.001)
+    wait_for_build(EngineBuild(build), say, lambda: False, 0.001)
     assert said[0] == BuildState(0.0, '')
     assert said[-1] == BuildState(0.5, 'trunk: parsing')
 
@@ -56,7 +56,7 @@ def test_what_is_told_to_stop_stops_at_its_next_report() -> None:
             ended.set()
 
     with pytest.raises(BackendError, match='stopping'):
-        wait_for_build(build, lambda state: None, lambda: True, 0.01)
+        wait_for_build(EngineBuild(build), lambda state: None, lambda: True, 0.01)
     assert ended.is_set()
 
 

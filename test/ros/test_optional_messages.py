@@ -32,7 +32,9 @@ def made(**fields: Any) -> Any:
 def test_class_names_are_latched_in_the_order_of_their_ids(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishers, '_message_types', lambda: (made, made))
+    monkeypatch.setitem(sys.modules, 'vision_msgs', SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'vision_msgs.msg',
+                        SimpleNamespace(LabelInfo=made, VisionClass=made))
     node: Any = StubNode()
     publisher = publishers.publish_labels(node, '~/label_info', tiny_card())
     (msg,) = publisher.sent
@@ -47,7 +49,6 @@ def test_without_the_packages_no_topic_is_made_and_a_bond_is_refused(
     for package in ('vision_msgs', 'bond'):
         monkeypatch.setitem(sys.modules, package, None)
     node: Any = StubNode()
-    publishers._message_types.cache_clear()
     assert publishers.publish_labels(node, '~/label_info', tiny_card()) is None
     assert not node.topics
     with pytest.raises(ConfigError, match='bond'):

@@ -33,24 +33,10 @@ from uncertainty_seg.errors import (
     some_of,
     UncertaintySegError,
 )
-from uncertainty_seg.ros.node_life import (
-    ignore_signals,
-    interrupt_on_signals,
-    own_words,
-    start_ros,
-)
+from uncertainty_seg.ros import node_life
 from uncertainty_seg.ros.topics import COMPRESSED
-from uncertainty_seg.storage.bags.reader import (
-    BadMessage,
-    bag_image,
-    BagMessage,
-    BagReader,
-    COMPRESSED_TYPE,
-    IMAGE_TYPE,
-    typestore,
-)
+from uncertainty_seg.storage.bags import reader
 from uncertainty_seg.storage.bags.writer import image_message
-from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
 LINGER_S = 0.5
 # So long nothing is said of waiting: a node that starts takes a second or two.
@@ -82,9 +68,9 @@ class BagPlayer:
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
         """Wait so that the first frames are not lost; BagError if no subscriber comes in time."""
-        topics = [self._images] + ([self._files] if self._files is not None else [])
         start_s, silent_s = time.monotonic(), SILENT_S
-        while not any(topic.get_subscription_count() for topic in topics):
+        while not any(topic is not None and topic.get_subscription_count()
+                      for topic in (self._images, self._files)):
             waited_s = time.monotonic() - start_s
             if waited_s >= timeout_s:
                 raise BagError(
@@ -99,13 +85,13 @@ class BagPlayer:
         # We see the subscriber before it sees us; until it does, a frame would be lost.
         self._pause.wait(MATCH_S)
 
-    def play(self, bag: BagReader, topic: str) -> None:
+    def play(self, bag: reader.BagReader, topic: str) -> None:
         """Publish every image of a topic once, at the time it is due."""
         # A node that takes its time from here must have it before it gets the first image.
         start_s = time.monotonic() + (MATCH_S if self._clock is not None else 0.0)
         first_ns = None
         for item in bag.messages(topic):
-            if isinstance(item, BadMessage):
+            if isinstance(item, reader.BadMessage):
                 self.num_damaged += 1
                 continue
             received_ns = item.received_ns
@@ -122,70 +108,28 @@ class BagPlayer:
             stamp = Time(sec=time_ns // 10**9, nanosec=time_ns % 10**9)
             self._clock.publish(Clock(clock=stamp))
 
-    def _publish(self, item: BagMessage) -> bool:
+    def _publish(self, item: reader.BagMessage) -> bool:
+        serialize = reader.typestore().serialize_cdr
         if self._files is None:
-            self._images.publish(bytes(typestore().serialize_cdr(item.message, IMAGE_TYPE)))
+            self._images.publish(bytes(serialize(item.message, reader.IMAGE_TYPE)))
             return True
-        self._files.publish(bytes(typestore().serialize_cdr(item.message, COMPRESSED_TYPE)))
+        self._files.publish(bytes(serialize(item.message, reader.COMPRESSED_TYPE)))
+        if not self._images.get_subscription_count():
+            return True
         try:
-            if self._images.get_subscription_count():
-                image = bag_image(item)
-                message = image_message(image.stamp_ns, image.frame_id, decode(image.raw), 'bgr8')
-                self._images.publish(bytes(typestore().serialize_cdr(message, IMAGE_TYPE)))
+            image = reader.bag_image(item)
+            message = image_message(image.stamp_ns, image.frame_id, decode(image.raw), 'bgr8')
         except ImageError:  # its file went out as it is; who decodes that says what is wrong
             self.num_damaged += 1
             return False
+        self._images.publish(bytes(serialize(message, reader.IMAGE_TYPE)))
         return True
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Play a bag; returns 0 also when interrupted, 1 for an unusable bag, 2 for misuse."""
-    interrupt_on_signals()
+    node_life.interrupt_on_signals()
     words = list(sys.argv[1:] if args is None else args)
-    options = _parser().parse_args(own_words(words))
-    try:
-        start_ros(words)
-        player = _play(options, words)
-    except UncertaintySegError as err:
-        print(f'uncertainty_seg_play: {err}', file=sys.stderr)
-        return 2 if isinstance(err, ConfigError) else 1
-    except KeyboardInterrupt:
-        ignore_signals()
-        return 0
-    finally:
-        rclpy.try_shutdown()
-    print(json.dumps({'played': player.num_played, 'damaged': player.num_damaged}), flush=True)
-    return 0
-
-
-def _play(options: Any, words: Sequence[str]) -> BagPlayer:
-    with BagReader(options.bag) as bag:
-        topic = bag.image_topic(options.topic)
-        node = rclpy.create_node('uncertainty_seg_play')
-        _require_no_parameters(node, words)
-        player = BagPlayer(
-            node, options.rate, options.clock, bag.topics()[topic] == COMPRESSED_TYPE)
-        player.wait_for_subscriber(options.wait_s)
-        player.play(bag, topic)
-        while options.loop:
-            player.play(bag, topic)
-        time.sleep(LINGER_S)  # for the last image to arrive before the publisher goes
-        node.destroy_node()
-    return player
-
-
-def _require_no_parameters(node: Node, words: Sequence[str]) -> None:
-    """Refuse parameters that this program does not have; those of a file may be for others."""
-    of_files = {name for path in given_files(words)
-                for name in read_parameter_file(path).values(node.get_fully_qualified_name())}
-    given = [name for name in sorted(getattr(node, '_parameter_overrides', {}))
-             if not node.has_parameter(name) and name not in of_files]
-    if given:
-        raise ConfigError(f'there is no parameter {some_of(given)}', 'use_sim_time alone',
-                          'options such as --rate 2 are in front of --ros-args: see --help')
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='uncertainty_seg_play',
         description='Publish the images of a bag on the topic image, as a camera would.',
@@ -198,7 +142,45 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--clock', action='store_true', help="publish the bag's time on /clock")
     parser.add_argument('--wait-s', type=_positive, default=300.0,
                         help='seconds to wait for a subscriber before the first image [300]')
-    return parser
+    options = parser.parse_args(node_life.own_words(words))
+    try:
+        node_life.start_ros(words)
+        player = _play(options, words)
+    except UncertaintySegError as err:
+        print(f'uncertainty_seg_play: {err}', file=sys.stderr)
+        return 2 if isinstance(err, ConfigError) else 1
+    except KeyboardInterrupt:
+        node_life.ignore_signals()
+        return 0
+    finally:
+        rclpy.try_shutdown()
+    print(json.dumps({'played': player.num_played, 'damaged': player.num_damaged}), flush=True)
+    return 0
+
+
+def _play(options: Any, words: Sequence[str]) -> BagPlayer:
+    with reader.BagReader(options.bag) as bag:
+        topic = bag.image_topic(options.topic)
+        node = rclpy.create_node('uncertainty_seg_play')
+        _require_no_parameters(node, words)
+        player = BagPlayer(
+            node, options.rate, options.clock, bag.topics()[topic] == reader.COMPRESSED_TYPE)
+        player.wait_for_subscriber(options.wait_s)
+        player.play(bag, topic)
+        while options.loop:
+            player.play(bag, topic)
+        time.sleep(LINGER_S)  # for the last image to arrive before the publisher goes
+        node.destroy_node()
+    return player
+
+
+def _require_no_parameters(node: Node, words: Sequence[str]) -> None:
+    """Refuse parameters that this program does not have; those of a file may be for others."""
+    given = [word.partition(':=')[0] for flag, word in zip(words, words[1:], strict=False)
+             if flag in ('-p', '--param') and not node.has_parameter(word.partition(':=')[0])]
+    if given:
+        raise ConfigError(f'there is no parameter {some_of(given)}', 'use_sim_time alone',
+                          'options such as --rate 2 are in front of --ros-args: see --help')
 
 
 def _positive(text: str) -> float:

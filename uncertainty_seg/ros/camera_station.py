@@ -65,7 +65,7 @@ class CameraStation:
     One camera of a node: which of the settings it is, and its name, empty for the only one.
 
     `settings` returns those in force; `doubt` why no flag of the node may be true, whatever the
-    camera, empty if one may.
+    camera, empty if one may. `owner` decides about its flag, and `verdicts` publish it.
     """
 
     def __init__(
@@ -73,17 +73,19 @@ class CameraStation:
         doubt: Callable[[], str] = str,
     ) -> None:
         self._node, self._settings = node, settings
+        assert node.watch is not None
+        self._watch = node.watch
         self._index, self.name = index, name
         timeout_s = settings().stale_timeout_s
         self._faults = PartFaults()
-        self._verdicts = VerdictPublishers(
+        self.verdicts = VerdictPublishers(
             node, timeout_s, name, settings().stamps, self._faults)
         # Nobody else may speak on the topic of the flag, nor on that of the same as numbers.
         self._rivals = tuple(
-            RivalWatch(node, topic, lambda: self._verdicts.num_sent, kind=kind)
-            for topic, kind in zip(self._verdicts.topics, (Bool, JointState), strict=True))
-        self._owner = VerdictOwner(
-            self._verdicts, timeout_s, lambda: doubt() or self._rival())
+            RivalWatch(node, topic, lambda: self.verdicts.num_sent, kind=kind)
+            for topic, kind in zip(self.verdicts.topics, (Bool, JointState), strict=True))
+        self.owner = VerdictOwner(
+            self.verdicts, timeout_s, lambda: doubt() or self._rival())
         self._statistics = FrameStatistics()
         self._pipeline: Pipeline | None = None
         self._pictures: PicturePublishers | None = None
@@ -103,21 +105,17 @@ class CameraStation:
     @property
     def is_stuck(self) -> bool:
         """Whether a frame of this camera has been in work for a good part of the timeout."""
-        return self.busy_s >= self._owner.timeout_s / 2
+        return self.busy_s >= self.owner.timeout_s / 2
 
     @property
     def topic(self) -> str:
         """Return the topic listened to, after remapping; empty while it does not listen."""
         return str(self._subscription.topic_name) if self._subscription is not None else ''
 
-    def fall(self, reason: str) -> None:
-        """Publish the flag as false, and repeat it while nothing better is known."""
-        self._owner.fall(reason)
-
     def configure(self, pipeline: Pipeline) -> None:
         """Take over a pipeline of its own; the topics of the pictures appear."""
         self._pipeline = pipeline
-        self._owner.take_over(pipeline)
+        self.owner.take_over(pipeline)
         self._pictures = PicturePublishers(self._node, self.name, self._faults)
         with self._faults.alone('label_info'):
             self._labels = publish_labels(
@@ -139,7 +137,7 @@ class CameraStation:
         outputs = Outputs(self._pictures, self._statistics, log, self.name, self._faults)
         self._shown = painter.add(partial(show_frame, outputs, self._settings))
         self._processor = FrameProcessor(
-            self._owner.start(), outputs, self._settings, self._now_ns, self._shown.put)
+            self.owner.start(), outputs, self._settings, self._now_ns, self._shown.put)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
         transport = settings.image_transport
@@ -155,22 +153,18 @@ class CameraStation:
 
     def _on_image(self, msg: AnyImage) -> None:
         if self._slot is not None:
-            self._owner.note_arrival()
+            self.owner.note_arrival()
             is_of_receipt = self._settings().stamps == 'receipt'
             self._slot.put(Arrival(
                 msg, self._now_ns() if is_of_receipt else stamp_ns(msg.header)))
 
     def publish_kept(self, frame: MessageFrame) -> None:
         """Publish what the log has kept, from the log's thread."""
-        pictures = self._pictures
+        pictures, msg = self._pictures, frame.message
         with self._faults.alone('flagged'):
-            if pictures is not None and frame.message is not None and pictures.wants_flagged:
-                limits = self._settings().decode_limits
-                pictures.publish_flagged(as_image(frame.message, limits), 0.0)
-
-    def mute(self, reason: str) -> None:
-        """Let the flag fall for good: no frame in work may raise it any more."""
-        self._owner.stop(reason)
+            if pictures is not None and msg is not None:
+                pictures.publish_flagged(
+                    lambda: as_image(msg, self._settings().decode_limits), 0.0)
 
     def stop_listening(self) -> None:
         """Unsubscribe."""
@@ -186,18 +180,9 @@ class CameraStation:
             self._node.destroy_publisher(self._labels)
         for rival in self._rivals:
             rival.close()
-        self._owner.take_over(None)
+        self.owner.take_over(None)
         # The slot holds on to the processor, that is to the model and the log.
         self._pipeline = self._pictures = self._labels = self._slot = self._shown = None
-
-    def last_words(self, cause: str) -> None:
-        """Publish the flag as false for good, from any thread."""
-        self._owner.stop(cause)
-        self._owner.fall(cause)
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait until the last flag has reached its subscribers."""
-        self._verdicts.flush(timeout_s)
 
     def require(self, settings: Settings) -> None:
         """Raise ConfigError if settings contradict how the camera is listened to."""
@@ -207,13 +192,13 @@ class CameraStation:
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over live settings; ConfigError, and no change, if the gate cannot have them."""
-        self._owner.reconfigure(settings)
+        self.owner.reconfigure(settings)
         if self._slot is not None:
             self._slot.limit(settings.rate_of(self._index))
 
     def reset(self) -> None:
         """Start the gate and all counts from nothing."""
-        self._owner.reset()
+        self.owner.reset()
         self._statistics.clear()
         self._faults.clear()
         for part in (self._slot, self._shown, self._pictures):
@@ -222,14 +207,14 @@ class CameraStation:
 
     def tick(self, holder: str, worker_end: str = '') -> None:
         """Let the flag fall if its time is over, and repeat a false."""
-        self._owner.tick(lambda: self._why_stale(holder, worker_end))
+        self.owner.tick(lambda: self._why_stale(holder, worker_end))
 
     def check_graph(self) -> None:
         """Look in the graph, once a second, why no frame comes and who else publishes the flag."""
         with self._faults.alone('silence_hint'):
             hint, self._hint = self._hint, ''  # empty if the look fails
             self._hint = self._why_no_message()
-            if self._hint and self._hint not in (hint, *self._node.conflicts):
+            if self._hint and self._hint not in (hint, *self._watch.reported):
                 _log.warning(self._hint)
         with self._faults.alone('rival_watch'):
             for rival in self._rivals:
@@ -242,22 +227,21 @@ class CameraStation:
         """Return how it is."""
         return Health(
             camera=self.name, node=node,
-            is_stale=self._subscription is not None and self._owner.is_stale(),
-            is_confident=self._owner.is_confident, why_down=self._owner.why_down, hint=self._hint,
+            is_stale=self._subscription is not None and self.owner.is_stale(),
+            is_confident=self.owner.is_confident, why_down=self.owner.why_down, hint=self._hint,
             rival=self._rival(), statistics=self._statistics, counts=self._counts(),
             faults=self._faults,
         )
 
     def _counts(self) -> dict[str, int]:
-        slot, watch = self._slot, self._node.watch
+        slot = self._slot
         published = self._pictures.counts if self._pictures is not None else {}
         return {
             'frames_received': slot.num_received if slot is not None else 0,
             'frames_dropped': slot.num_dropped if slot is not None else 0,
             'frames_over_rate': slot.num_over_rate if slot is not None else 0,
             'frames_not_shown': self._shown.num_dropped if self._shown is not None else 0,
-            'frames_lost_in_transport':
-                watch.num_lost.get(self.topic, 0) if watch is not None else 0,
+            'frames_lost_in_transport': self._watch.num_lost.get(self.topic, 0),
             **{f'published.{name}': number for name, number in published.items()},
         }
 
@@ -265,11 +249,10 @@ class CameraStation:
         # By the messages, and not by the verdicts: where frames come and the worker gives no
         # verdict, nothing is wrong with the way to here.
         if self._subscription is None or self._has_company() or \
-                self._owner.silence_s() < SILENCE_HINT_S:
+                self.owner.silence_s() < SILENCE_HINT_S:
             return ''
-        assert self._node.watch is not None
-        topic = self._node.watch.subscription(self.topic)
-        return topics.why_silent(self._node, topic, topics.input_topic('image', self.name))
+        return topics.why_silent(self._node, self._watch.topics[self.topic, False],
+                                 topics.input_topic('image', self.name))
 
     def _has_company(self) -> bool:
         """Tell whether the first publisher has just come, which may be about to speak."""
@@ -279,7 +262,7 @@ class CameraStation:
         return self._alone_s < now_s < self._alone_s + SILENCE_HINT_S
 
     def _why_stale(self, holder: str, worker_end: str) -> str:
-        silence_s, unjudged_s = self._owner.silence_s(), self._owner.unjudged_s()
+        silence_s, unjudged_s = self.owner.silence_s(), self.owner.unjudged_s()
         if worker_end:
             return f'the worker has ended: {worker_end}'
         if self.is_stuck:
@@ -287,6 +270,6 @@ class CameraStation:
         if holder:
             return (f'a frame of {holder} has been in work too long, no verdict for '
                     f'{unjudged_s:.1f} s')
-        if silence_s < self._owner.timeout_s / 2:
+        if silence_s < self.owner.timeout_s / 2:
             return f'frames come on {self.topic} and none was judged for {unjudged_s:.1f} s'
         return f'no frame on {self.topic or "image"} for {silence_s:.1f} s'

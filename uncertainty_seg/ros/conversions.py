@@ -15,7 +15,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 import functools
 import io
-import logging
 import math
 import sys
 from typing import Any, TypeAlias
@@ -29,7 +28,6 @@ from uncertainty_seg.core.image_codec import decode, ENCODINGS, ImageFile, RawIm
 from uncertainty_seg.core.settings import DecodeLimits
 
 AnyImage: TypeAlias = Image | CompressedImage
-_log = logging.getLogger(__name__)
 
 # Which images cv_bridge reads; docs/cameras.md has the same table.
 BRIDGE_READS = tuple(name for name, kind in ENCODINGS.items()
@@ -65,20 +63,10 @@ class ImageBridge:
                 or msg.is_bigendian != (sys.byteorder == 'big')
                 or not 0 < msg.height * msg.step <= len(msg.data)):
             return None
-        try:
-            values = np.asarray(self.bridge.imgmsg_to_cv2(msg, 'passthrough'))
-            values = values.reshape(msg.height, msg.width, kind.channels)
-        except Exception as err:  # the codec reads the image, or says why it cannot be read
-            _warn_once(msg.encoding, type(err).__name__)
-            return None
+        values = np.asarray(self.bridge.imgmsg_to_cv2(msg, 'passthrough'))
+        values = values.reshape(msg.height, msg.width, kind.channels)
         values.flags.writeable = False
         return values if values.dtype == kind.dtype else None
-
-
-@functools.cache
-def _warn_once(encoding: str, error: str) -> None:
-    _log.warning(f'cv_bridge could not read an image of encoding {encoding} ({error}); '
-                 "the package's own codec is used for such images")
 
 
 @functools.cache
@@ -102,7 +90,10 @@ def _checked_bridge() -> ImageBridge:
     bridge, reads = CvBridge(), []
     for encoding in BRIDGE_READS:
         kind = ENCODINGS[encoding]
-        values = _known_values((4, 6, kind.channels), kind.dtype)
+        # All different, in each of their bytes where they are whole.
+        numbers = np.arange(1, 1 + 24 * kind.channels).reshape(4, 6, kind.channels)
+        values = (numbers / numbers.size if kind.dtype == 'f4' else
+                  numbers * 0x0101 + 0x0100 * (kind.dtype == 'u2')).astype(kind.dtype)
         msg = _message(Header(), values, encoding)
         msg.is_bigendian = sys.byteorder == 'big'
         try:
@@ -118,14 +109,6 @@ def _checked_bridge() -> ImageBridge:
     unknown = [name for name in BRIDGE_READS if name not in reads]
     rest = f"; it does not know {', '.join(unknown)}, read by our codec" if unknown else ''
     return ImageBridge(f'images are read by cv_bridge{rest}', False, frozenset(reads), bridge)
-
-
-def _known_values(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """Return values that are all different, in each of their bytes where they are whole."""
-    numbers = np.arange(1, 1 + np.prod(shape)).reshape(shape)
-    if dtype == 'f4':
-        return (numbers / numbers.size).astype(np.float32)
-    return (numbers * 0x0101 + 0x0100 * (dtype == 'u2')).astype(dtype)
 
 
 def image_from_msg(msg: AnyImage) -> RawImage | ImageFile:

@@ -45,7 +45,16 @@ def _run(module: str) -> NoReturn:
     for number in numbers:
         signal.signal(number, _leave)
     _end_with(os.environ.pop(LAUNCHED_BY, ''))
-    code = _main_of(module)
+    try:
+        code = int(import_module(module).main())
+    except ImportError as err:
+        if (err.name or '').partition('.')[0] == 'uncertainty_seg':
+            raise
+        print(UncertaintySegError(
+            f'{Path(sys.argv[0]).name}: ROS 2 cannot be used ({str(err).splitlines()[0]})',
+            'a sourced ROS 2, or its wheels',
+            'source /opt/ros/DISTRO/setup.bash, or see docs/installation.md'), file=sys.stderr)
+        code = 1
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
@@ -55,21 +64,6 @@ def _run(module: str) -> NoReturn:
     # All is closed. Libraries would now wait for threads of theirs: Fast DDS up to 1.5 s.
     gc.collect()
     os._exit(code)
-
-
-def _main_of(module: str) -> int:
-    """Run the program; without ROS, one sentence and exit code 1."""
-    try:
-        program = import_module(module)
-    except ImportError as err:
-        if (err.name or '').partition('.')[0] == 'uncertainty_seg':
-            raise
-        print(UncertaintySegError(
-            f'{Path(sys.argv[0]).name}: ROS 2 cannot be used ({str(err).splitlines()[0]})',
-            'a sourced ROS 2, or its wheels',
-            'source /opt/ros/DISTRO/setup.bash, or see docs/installation.md'), file=sys.stderr)
-        return 1
-    return int(program.main())
 
 
 def _end_with(launch: str) -> None:

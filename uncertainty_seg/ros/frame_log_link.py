@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import logging
 import time
+from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage
@@ -96,14 +97,13 @@ class RunLog:
     """
 
     def __init__(
-        self, settings: Settings, pipeline: Pipeline, on_kept: Callable[[MessageFrame], None]
+        self, settings: Settings, pipeline: Pipeline, on_kept: Callable[[Any], None]
     ) -> None:
         self._dive = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())
-        self._on_kept = on_kept
         self.log: FrameLog | None = None
         if settings.log.folder:
             self.log = FrameLog(settings.log.folder, settings.log,
-                                self._about(settings, pipeline), self._tell)
+                                self._about(settings, pipeline), lambda frame, _: on_kept(frame))
             state = self.log.state()
             _log.info('frames are logged in %s, which holds %d of them, %.0f of %g MB',
                       settings.log.folder, state.num_frames, state.num_bytes / MEGABYTE,
@@ -114,12 +114,14 @@ class RunLog:
         if self.log is not None:
             self.log.reconfigure(settings.log, self._about(settings, pipeline))
 
+    def _about(self, settings: Settings, pipeline: Pipeline) -> LogAbout:
+        return about_run(self._dive, pipeline.card, pipeline.passes, to_dict(settings))
+
     def trigger(self) -> tuple[bool, str]:
         """Keep the newest frame of every camera now; returns whether, and a sentence."""
         if self.log is None:
             return False, NOT_LOGGING
-        num_frames = self.log.trigger()
-        state = self.log.state()
+        num_frames, state = self.log.trigger(), self.log.state()
         if not state.is_writing:
             return False, state.error or 'the log cannot write'
         if not num_frames:
@@ -128,18 +130,15 @@ class RunLog:
 
     def values(self) -> dict[str, str]:
         """List the numbers of /diagnostics."""
-        if self.log is None:
-            return {}
-        return {'log.dive': self.log.dive, **self.log.state().as_dict()}
+        return {} if self.log is None else {
+            'log.dive': self.log.dive, **self.log.state().as_dict()}
 
     def trouble(self) -> str:
         """Say what keeps the log from writing; empty if nothing does."""
-        if self.log is None:
-            return ''
-        if self.log.has_ended:
+        if self.log is not None and self.log.has_ended:
             return ('the thread of the frame log has ended, and nothing is logged any more: '
                     'clean the node up and configure it again')
-        return self.log.state().error
+        return '' if self.log is None else self.log.state().error
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -147,10 +146,3 @@ class RunLog:
             _log.warning('the disk of %s does not answer; what waited for it is given up',
                          self.log.settings.folder)
         self.log = None
-
-    def _about(self, settings: Settings, pipeline: Pipeline) -> LogAbout:
-        return about_run(self._dive, pipeline.card, pipeline.passes, to_dict(settings))
-
-    def _tell(self, frame: LogFrame, reason: str) -> None:
-        assert isinstance(frame, MessageFrame)
-        self._on_kept(frame)

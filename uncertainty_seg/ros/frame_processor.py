@@ -105,7 +105,7 @@ class FrameProcessor:
         alone = self._outputs.faults.alone
         with alone('statistics'):
             if self._activation.is_late():
-                self._outputs.statistics.clear_latency()
+                self._outputs.statistics.over_since_s = None  # those before the gap do not count
         outcome = self._loop.take(
             lambda: decode(image_from_msg(msg), self._settings().decode_limits),
             arrival.stamp_ns, msg.header, self._clock_ns)
@@ -138,7 +138,7 @@ class FrameProcessor:
         verdict, statistics = outcome.verdict, self._outputs.statistics
         reasons = '; '.join(verdict.reasons)
         if verdict.kind != 'fault':
-            statistics.clear_fault()
+            statistics.is_faulty = False
             if verdict.kind != self._kind:
                 _log.info('%s, was %s: %s', verdict.kind, self._kind, reasons)
         elif statistics.add_fault(reasons):
@@ -173,8 +173,8 @@ def show_frame(
     with outputs.faults.alone('pictures'):
         pictures.publish(frame.msg.header, frame.view)
     with outputs.faults.alone('flagged'):
-        if frame.is_flagged and pictures.wants_flagged:
+        if frame.is_flagged:
             pictures.publish_flagged(
-                as_image(frame.msg, settings().decode_limits), FLAGGED_INTERVAL_S)
+                lambda: as_image(frame.msg, settings().decode_limits), FLAGGED_INTERVAL_S)
     with outputs.faults.alone('statistics'):
         outputs.statistics.add_timings({'pictures': (time.perf_counter() - start_s) * 1e3})

@@ -40,14 +40,14 @@ class Slot(Generic[T]):
         self._changed, self._clock = changed, clock
         self._min_interval_s = 0.0
         self.item: tuple[T, float] | None = None
-        self._is_closed = False
+        self.is_closed = False
         self.served_s = -math.inf
         self.num_received = self.num_dropped = self.num_over_rate = 0
 
     def put(self, item: T) -> None:
         """Store a frame in place of one that still waits; never blocks on the worker."""
         with self._changed:
-            if self._is_closed:
+            if self.is_closed:
                 return
             self.num_received += 1
             now_s = self._clock()
@@ -73,30 +73,15 @@ class Slot(Generic[T]):
         """When the rate cap allows the next frame, on the clock of the scheduler."""
         return self.served_s + self._min_interval_s
 
-    def take(self, now_s: float) -> tuple[T, float]:
-        """Remove the frame; returns it and the seconds since it was due. For the scheduler."""
-        assert self.item is not None
-        item, put_s = self.item
-        # Waiting for its own rate cap is wanted, and is no latency.
-        waited_s = now_s - max(put_s, self.due_s)
-        self.item, self.served_s = None, now_s
-        return item, waited_s
-
-    def close(self) -> None:
-        """Take nothing more; what waited counts as dropped. Only for the scheduler."""
-        self._is_closed = True
-        self.num_dropped += self.item is not None
-        self.item = None
-
 
 class FrameScheduler(Generic[T]):
-    """Hand out the frames of several cameras in fair turns."""
+    """Hand out the frames of several cameras in fair turns, until it `is_closed`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
         self._slots: list[Slot[T]] = []
-        self._is_closed = False
+        self.is_closed = False
 
     def add(self, handle: Callable[[T, float], None]) -> Slot[T]:
         """Make room for one more camera, whose frames go to `handle`."""
@@ -108,35 +93,37 @@ class FrameScheduler(Generic[T]):
         """
         Wait for the next frame and remove it.
 
-        Returns whose turn it is, its newest frame and the seconds that waited; None after the time
-        or once the scheduler is closed.
+        Returns whose turn it is, its newest frame and the seconds since that was due; None after
+        the time or once the scheduler is closed.
         """
         end_s = self._clock() + timeout_s
         with self._changed:
-            while not self._is_closed:
+            while not self.is_closed:
                 now_s = self._clock()
                 waiting = [slot for slot in self._slots if slot.item is not None]
                 due = [slot for slot in waiting if slot.due_s <= now_s]
                 if due:
                     slot = min(due, key=lambda slot: slot.served_s)
-                    return (slot, *slot.take(now_s))
+                    assert slot.item is not None
+                    item, put_s = slot.item
+                    # Waiting for its own rate cap is wanted, and is no latency.
+                    waited_s = now_s - max(put_s, slot.due_s)
+                    slot.item, slot.served_s = None, now_s
+                    return slot, item, waited_s
                 if now_s >= end_s:
                     return None
                 until_s = min([end_s, *(slot.due_s for slot in waiting)])
                 self._changed.wait(None if until_s == math.inf else until_s - now_s)
         return None
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether it hands out nothing more."""
-        return self._is_closed
-
     def close(self) -> None:
         """Wake the worker, and take nothing more."""
         with self._changed:
-            self._is_closed = True
+            self.is_closed = True
             for slot in self._slots:
-                slot.close()
+                slot.is_closed = True
+                slot.num_dropped += slot.item is not None
+                slot.item = None
             self._changed.notify_all()
 
 

@@ -32,15 +32,11 @@ from uncertainty_seg.core.status import Status
 
 def diagnostics_message(header: Any, *statuses: Status) -> DiagnosticArray:
     """Build a diagnostics message."""
-    return DiagnosticArray(header=header, status=[diagnostic_status(s) for s in statuses])
-
-
-def diagnostic_status(status: Status) -> DiagnosticStatus:
-    """Build one entry of it."""
-    pairs = [KeyValue(key=key, value=str(value)) for key, value in status.values.items()]
-    return DiagnosticStatus(
+    return DiagnosticArray(header=header, status=[DiagnosticStatus(
         level=bytes([status.level]), name=status.name, message=status.message,
-        hardware_id=status.hardware_id, values=pairs)
+        hardware_id=status.hardware_id,
+        values=[KeyValue(key=key, value=str(value)) for key, value in status.values.items()],
+    ) for status in statuses])
 
 
 # The parts that the flag does not depend on: they fail alone.
@@ -117,12 +113,18 @@ class PartFaults:
 
 
 WINDOW_FRAMES = 100
+AGE = 'frame_age'
 # Time over the latency budget after which the warning becomes an error.
 LATENCY_ERROR_S = 3.0
 
 
 class FrameStatistics:
-    """Remember the last frames; written by the worker, read by the timer."""
+    """
+    Remember the last frames; written by the worker, read by the timer.
+
+    `is_faulty` tells whether the newest verdict is of a frame that could not be used, and
+    `over_since_s` since when every frame was over its budget, None if the last was not.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -138,24 +140,20 @@ class FrameStatistics:
             self.num_processed = self.num_faulty = 0
             self.last_fault, self.is_faulty = '', False
             self.latest_ms = 0.0
-            self._over_since_s: float | None = None
+            self.over_since_s: float | None = None
 
     def add_latency(self, to_flag_ms: float, budget_ms: float) -> None:
         """Note how long a frame took to its flag, and since when that has been too long."""
         with self._lock:
             self.latest_ms = to_flag_ms
             if to_flag_ms <= budget_ms:
-                self._over_since_s = None
-            elif self._over_since_s is None:
-                self._over_since_s = self._clock()
-
-    def clear_latency(self) -> None:
-        """Forget how long frames took: those before and after a gap are not one row."""
-        self._over_since_s = None
+                self.over_since_s = None
+            elif self.over_since_s is None:
+                self.over_since_s = self._clock()
 
     def over_budget_s(self) -> float | None:
         """Return since how many seconds every frame was over its budget; None if it is not."""
-        since_s = self._over_since_s
+        since_s = self.over_since_s
         return None if since_s is None else self._clock() - since_s
 
     def add_frame(self, timings_ms: Mapping[str, float], age_s: float = math.nan) -> None:
@@ -180,10 +178,6 @@ class FrameStatistics:
             is_new, self.last_fault = reason != self.last_fault, reason
             return is_new
 
-    def clear_fault(self) -> None:
-        """Note that the newest verdict is of a frame that could be used."""
-        self.is_faulty = False
-
     def rate_hz(self) -> float:
         """Return frames a second over the last frames; 0 once they have stopped for a while."""
         with self._lock:
@@ -193,19 +187,12 @@ class FrameStatistics:
             span_s = max(self._clock() - self._done_s[0], 1e-9)
             return (len(self._done_s) - 1) / span_s
 
-    def ages_ms(self) -> tuple[float, float] | None:
-        """Return median and largest age of the last images when they were judged."""
+    def latencies_ms(self) -> dict[str, tuple[float, float]]:
+        """Return median and largest of each stage, and of the age, over the last frames."""
         with self._lock:
             known = [age_s * 1e3 for age_s in self._ages_s if math.isfinite(age_s)]
-        return (statistics.median(known), max(known)) if known else None
-
-    def latencies_ms(self) -> dict[str, tuple[float, float]]:
-        """Return median and largest time of each stage over the last frames."""
-        with self._lock:
-            return {
-                stage: (statistics.median(values), max(values))
-                for stage, values in self._timings.items()
-            }
+            return {name: (statistics.median(values), max(values))
+                    for name, values in {**self._timings, AGE: known}.items() if values}
 
 
 @dataclass(frozen=True)
@@ -273,18 +260,17 @@ class Health:
     counts: Mapping[str, int]
     faults: PartFaults = field(default_factory=PartFaults)
 
+    @property
+    def _is_active(self) -> bool:
+        return self.node.state == 'active'
+
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
         return [*self.node.warnings(), *self.faults.sentences()]
 
-    @property
-    def is_active(self) -> bool:
-        """Whether frames are expected."""
-        return self.node.state == 'active'
-
     def budget(self) -> tuple[bytes, str]:
         """Return how bad the latency is, and a sentence; empty within the budget."""
-        over_s = self.statistics.over_budget_s() if self.is_active else None
+        over_s = self.statistics.over_budget_s() if self._is_active else None
         if over_s is None:
             return DiagnosticStatus.OK, ''
         is_long = over_s >= LATENCY_ERROR_S
@@ -296,7 +282,7 @@ class Health:
     @property
     def level(self) -> bytes:
         """OK for usable frames in time; WARN while not active; ERROR without usable frames."""
-        if not self.is_active:
+        if not self._is_active:
             return DiagnosticStatus.WARN
         if self.is_stale or self.statistics.is_faulty or self.rival:
             return DiagnosticStatus.ERROR
@@ -309,11 +295,11 @@ class Health:
         """Return the most severe problem, or the state."""
         if self.node.build is not None:
             return str(self.node.build)
-        if self.is_active and self.rival:
+        if self._is_active and self.rival:
             return self.rival
         if self.hint or self.is_stale:
             return self.hint or self.why_down
-        if self.is_active and self.statistics.is_faulty:
+        if self._is_active and self.statistics.is_faulty:
             return self.statistics.last_fault
         texts = [self.budget()[1], *self.warnings()]
         return next((text for text in texts if text), self.node.state)
@@ -338,10 +324,9 @@ class Health:
             'last_fault': stats.last_fault,
             **{name: str(count) for name, count in self.counts.items()},
         }
-        if (ages := stats.ages_ms()) is not None:
-            values['frame_age_ms'] = f'median {ages[0]:.1f}, max {ages[1]:.1f}'
         for stage, (median, largest) in stats.latencies_ms().items():
-            values[f'latency.{stage}_ms'] = f'median {median:.2f}, max {largest:.2f}'
+            name = f'{AGE}_ms' if stage == AGE else f'latency.{stage}_ms'
+            values[name] = f'median {median:.2f}, max {largest:.2f}'
         values |= self.faults.values()
         return {**({'camera': self.camera} if self.camera else {}), **self.node.values(), **values}
 

@@ -33,46 +33,27 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from uncertainty_seg.backends.gpu.engine_build import (
-    build_here,
-    BuildState,
-    EngineBuild,
-    Progress,
-)
+from uncertainty_seg.backends.gpu.engine_build import build_here, BuildState, EngineBuild
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import locked_error, require_idle, require_unlocked, Settings
+from uncertainty_seg.core.settings import require_idle, require_unlocked, Settings
 from uncertainty_seg.errors import (
     BackendError,
     ConfigError,
     EngineMissingError,
     UncertaintySegError,
 )
+from uncertainty_seg.ros import node_life, process_watch
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_bridge
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_processor import Arrival, JudgedFrame
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
 from uncertainty_seg.ros.health import health_message, NodeHealth, PartFaults
-from uncertainty_seg.ros.node_life import (
-    ignore_signals,
-    report_errors,
-    ros_logging,
-    run_program,
-    SoundLifecycleNode,
-    spin_until,
-    stop_on_signals,
-)
 from uncertainty_seg.ros.parameters import ParameterServer
-from uncertainty_seg.ros.process_watch import (
-    LifecycleBond,
-    LifeSigns,
-    ProcessWatch,
-    ServiceManager,
-)
 from uncertainty_seg.ros.rivals import NameClaim
-from uncertainty_seg.ros.topics import REPORT_QOS, WatchedTopicsNode
+from uncertainty_seg.ros.topics import REPORT_QOS, TopicWatch, WatchedTopicsNode
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import find_bundle, load_bundle
 from uncertainty_seg.storage.parameter_files import require_files_for, source_of
@@ -82,11 +63,9 @@ NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S, STOP_PICTURES_S = 5.0, 1.0
 PICTURE_NICENESS = 5  # as that of the frame log: what judges has priority for the processor
-OTHER_CLOCK = ('use_sim_time was changed while the node is configured: the age of images is '
-               'counted by another clock; lock_gate refuses that, cleanup and configure accept it')
 
 
-class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
+class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
     """
     Segment images, and publish how far the result can be trusted.
 
@@ -100,10 +79,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     ) -> None:
         super().__init__(NODE_NAME, namespace='')
         require_files_for(words, self.get_fully_qualified_name())
-        self._topics = self.watch_topics()
+        self.watch = self._topics = TopicWatch(self)
         self._is_stopping = is_stopping
         self._build: BuildState | None = None
-        self._diagnosed_s = 0.0
         self._condition: list[object] = []
         self._folder = ''
         self._pipelines: list[Pipeline] = []
@@ -111,8 +89,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._worker: Worker[Arrival] | None = None
         self._painter: Worker[JudgedFrame] | None = None
         self._log: RunLog | None = None
-        self._bond: LifecycleBond | None = None
-        self._other_clock: tuple[str, ...] = ()
+        self._bond: process_watch.LifecycleBond | None = None
         self._state = 'unconfigured'
         self._served = ParameterServer(self, self._reconfigure)
         model = self._settings().model
@@ -150,14 +127,14 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def fall(self, reason: str) -> None:
         """Publish every flag as false, and go on saying so until the node is active."""
         for station in self._stations:
-            station.fall(reason)
+            station.owner.fall(reason)
 
-    def life_signs(self) -> LifeSigns:
+    def life_signs(self) -> process_watch.LifeSigns:
         """Tell the watch of the process how the threads are."""
         settings, worker = self._settings(), self._worker
         busy = [station.name for station in self._stations if station.busy_s]
         names = f' of {busy[0]}' if busy and busy[0] else ''
-        return LifeSigns(
+        return process_watch.LifeSigns(
             stale_s=settings.stale_timeout_s, stuck_s=settings.stuck_s,
             worker=None if worker is None else (worker, worker.num_beats),
             worker_end='' if worker is None else worker.end_cause,
@@ -172,35 +149,36 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def last_words(self, cause: str) -> None:
         """Publish every flag as false for good, and finish the log; the process ends then."""
-        for station in self._stations:
-            station.last_words(cause)
+        self._fall_for_good(cause, 0.5)
         self.get_logger().fatal(cause)
-        for station in self._stations:
-            station.flush(0.5)
         if self._log is not None:
             self._log.close()
 
     def leave(self, cause: str) -> None:
         """Publish every flag as false for good, and leave the graph, whatever a thread does."""
-        for station in self._stations:
-            station.last_words(cause)
-        for station in self._stations:
-            station.flush(0.1)
+        self._fall_for_good(cause, 0.1)
         if not self._claim.refusal:  # that one the watch itself writes, as at the start
             self.get_logger().info(cause)  # after: it may wait for who reads the log
         self.destroy_node()
 
+    def _fall_for_good(self, cause: str, flush_s: float) -> None:
+        for station in self._stations:
+            station.owner.stop(cause)
+            station.owner.fall(cause)
+        for station in self._stations:
+            station.verdicts.flush(flush_s)
+
     def stop(self) -> None:
         """Shut down from whatever state, with a last false flag."""
         for station in self._stations:
-            station.mute('the node is stopping')
+            station.owner.stop('the node is stopping')
         if self._state != 'finalized':
             self.trigger_shutdown()
         for station in self._stations:
-            station.flush(0.5)
+            station.verdicts.flush(0.5)
 
-    @report_errors
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    @node_life.report_errors
+    def on_configure(self, state: LifecycleState) -> None:
         """Open the model, built first if need be; the topics of the pictures appear."""
         # Of its own: rclpy takes no dead entity's reference from a group, so the group must go.
         self.topic_group = MutuallyExclusiveCallbackGroup()
@@ -210,10 +188,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             self._free()  # nothing half open: it can be configured again
             raise
         self._enter('inactive', 'the node is inactive')
-        return TransitionCallbackReturn.SUCCESS
 
-    @report_errors
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    @node_life.report_errors
+    def on_activate(self, state: LifecycleState) -> None:
         """Listen to the cameras."""
         try:
             self._listen()
@@ -223,31 +200,27 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._enter('active', 'no frame yet')
         topics = ', '.join(station.topic for station in self._stations)
         self.get_logger().info(f'active, waiting for images on {topics}')
-        return TransitionCallbackReturn.SUCCESS
 
-    @report_errors
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    @node_life.report_errors
+    def on_deactivate(self, state: LifecycleState) -> None:
         """Unsubscribe from the cameras."""
         self._stop_listening()
         self._enter('inactive', 'the node is inactive')
-        return TransitionCallbackReturn.SUCCESS
 
-    @report_errors
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+    @node_life.report_errors
+    def on_cleanup(self, state: LifecycleState) -> None:
         """Free the model."""
         self._free()
         self._enter('unconfigured', 'the node is unconfigured')
-        return TransitionCallbackReturn.SUCCESS
 
-    @report_errors
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+    @node_life.report_errors
+    def on_shutdown(self, state: LifecycleState) -> None:
         """Free everything, from any state."""
         self._free()
         self._enter('finalized', 'the node has shut down')
-        return TransitionCallbackReturn.SUCCESS
 
-    @report_errors
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+    @node_life.report_errors
+    def on_error(self, state: LifecycleState) -> None:
         """Free everything; the node can be configured again, unless that fails too."""
         cause = self.error
         try:
@@ -257,7 +230,6 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             self._enter('finalized', f'the node has ended after an error: {cause}')
             raise
         self._enter('unconfigured', f'the node is unconfigured after an error: {cause}')
-        return TransitionCallbackReturn.SUCCESS
 
     def _settings(self) -> Settings:
         return self._served.settings
@@ -265,8 +237,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _report_build(self, state: BuildState) -> None:
         self._build = state
         self.fall(str(state))
-        if time.monotonic() - self._diagnosed_s >= DIAGNOSTICS_PERIOD_S:
-            self._on_diagnostics()
+        self._report_health()
 
     def _enter(self, state: str, why_down: str) -> None:
         self._state = state
@@ -274,7 +245,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _open(self) -> None:
         settings = self._settings()
-        self._bond = LifecycleBond(self, self._faults) if settings.bond else None
+        self._bond = process_watch.LifecycleBond(self, self._faults) if settings.bond else None
         ignore = [load_ignore_mask(settings.ignore_mask_of(s.name)) for s in self._stations]
         bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
         try:
@@ -316,7 +287,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _stop_listening(self) -> None:
         for station in self._stations:
             # Before anything that takes time: no subscriber may be left with a true meanwhile.
-            station.mute('the node is stopping')
+            station.owner.stop('the node is stopping')
         if self._bond is not None:
             self._bond.stop()
         # From now on it is not watched: one that does not return is given up here.
@@ -339,30 +310,23 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             station.free()
         for pipeline in self._pipelines:
             pipeline.close()
-        self._pipelines, self._log, self._other_clock = [], None, ()
+        self._pipelines, self._log = [], None
         self.topic_group = None
 
     def _on_kept(self, frame: MessageFrame) -> None:
-        for station in self._stations:
-            if station.name == frame.camera:
-                station.publish_kept(frame)
+        next(s for s in self._stations if s.name == frame.camera).publish_kept(frame)
 
     def _keep_clock(self, changes: list[Any]) -> SetParametersResult:
-        """Refuse a change of the clock that ages are counted by under `lock_gate`, or say so."""
-        name = 'use_sim_time'
+        """Refuse to change the clock that ages are counted by while the node is configured."""
+        name, reason = 'use_sim_time', ''
         for value in (change.value for change in changes if change.name == name):
-            err: ConfigError | None = None
             if type(value) is not bool:
-                err = ConfigError(f'{name} is {value!r}', 'true or false')
+                reason = str(ConfigError(f'{name} is {value!r}', 'true or false'))
             elif self._is_configured and value != self.get_parameter(name).value:
-                if self._settings().lock_gate:
-                    err = locked_error(name)
-                else:
-                    self._other_clock = OTHER_CLOCK,
-                    self.fall(OTHER_CLOCK)
-            if err is not None:
-                return SetParametersResult(successful=False, reason=str(err))
-        return SetParametersResult(successful=True)
+                reason = str(ConfigError(
+                    f'{name} cannot be changed while the node is {self._state}',
+                    'the clock of the start', 'clean the node up first'))
+        return SetParametersResult(successful=not reason, reason=reason)
 
     @property
     def _is_configured(self) -> bool:
@@ -422,7 +386,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _report_health(self) -> None:
         node = self._node_health(self._log.values() if self._log is not None else {})
         cameras = [station.health(node) for station in self._stations]
-        self._diagnosed_s, self._condition = time.monotonic(), [c.condition for c in cameras]
+        self._condition = [camera.condition for camera in cameras]
         self._health_text = max(cameras, key=lambda health: health.level).message
         header = Header(stamp=self.get_clock().now().to_msg())
         name = self.get_fully_qualified_name().lstrip('/')
@@ -433,7 +397,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             state=self._state, settings=self._settings(), model_source=self._model_source,
             model_folder=self._folder if self._pipelines else '',
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
-            conflicts=(*self._other_clock, *self.conflicts),
+            conflicts=self._topics.reported,
             deadlines_missed=self._topics.num_missed, extra=extra,
             image_codec=image_bridge().name, trouble=self._trouble(), faults=self._faults,
         )
@@ -458,22 +422,21 @@ def open_or_build(
     except EngineMissingError as err:
         _log.warning('%s Building it now, which may take minutes.', err)
     # Often enough for subscribers that ask for the deadline of the flag.
-    period_s = min(settings.stale_timeout_s / 4, 0.25)
-    wait_for_build(partial(build_here, bundle, settings), report, is_stopping, period_s)
+    wait_for_build(EngineBuild(partial(build_here, bundle, settings)), report, is_stopping,
+                   min(settings.stale_timeout_s / 4, 0.25))
     return open_pipeline(bundle, settings, ignore)
 
 
 def wait_for_build(
-    build: Callable[[Progress], None], report: Callable[[BuildState], None],
-    is_stopping: Callable[[], bool], period_s: float,
+    running: EngineBuild, report: Callable[[BuildState], None], is_stopping: Callable[[], bool],
+    period_s: float,
 ) -> None:
     """
-    Build in a thread, and report the progress from this one, at once and then every period.
+    Report the progress of a build in its thread from this one, at once and then every period.
 
     Raises BackendError if `is_stopping` gave it up, and what the build raised.
     """
     start_s = time.monotonic()
-    running = EngineBuild(build)
     report(running.state)
     while not running.wait(period_s):
         if is_stopping():
@@ -513,29 +476,29 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the node until a signal ends it, with the process's arguments if none; its exit code."""
     keep_frames_on_the_heap()
     faulthandler.enable()  # what each thread did, where systemd's watchdog aborts the process
-    return run_program(PROGRAM, ABOUT, args, _run)
+    return node_life.run_program(PROGRAM, ABOUT, args, _run)
 
 
 def _run(words: Sequence[str]) -> int:
-    stop = stop_on_signals()
+    stop = node_life.stop_on_signals()
     node = UncertaintySegNode(stop.is_set, words)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    systemd = ServiceManager()
-    watch = ProcessWatch(node, systemd, is_stopping=stop.is_set)
+    systemd = process_watch.ServiceManager()
+    watch = process_watch.ProcessWatch(node, systemd, is_stopping=stop.is_set)
 
     def on_fault(err: Exception) -> None:
         _log.exception('a callback failed')
         node.fall('internal error, see the log')
 
     try:
-        with ros_logging(node.get_logger()):
+        with node_life.ros_logging(node.get_logger()):
             with watch:
                 try:
                     if not node.autostart() and not stop.is_set():  # why is in the log already
                         return EXIT_FAILED
                     systemd.tell('READY=1')
-                    spin_until(stop, executor, on_fault, watch.turn)
+                    node_life.spin_until(stop, executor, on_fault, watch.turn)
                 except (ExternalShutdownException, UncertaintySegError):
                     raise
                 except BaseException as err:
@@ -545,7 +508,7 @@ def _run(words: Sequence[str]) -> int:
             node.stop()
         return 0
     except KeyboardInterrupt:
-        ignore_signals()
+        node_life.ignore_signals()
         watch.leave('the node was told to stop twice')
     finally:
         executor.shutdown()

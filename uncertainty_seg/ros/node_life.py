@@ -44,34 +44,26 @@ _SOURCE_LINE = re.compile(r',? at /[^\s,]+:\d+')
 _NAMESPACE = re.compile(r'(\w+:)?__ns:=(/|(/[A-Za-z_]\w*)+)', re.ASCII)
 
 
-def start_node(program: str, about: str, args: Sequence[str] | None = None) -> list[str]:
+def run_program(
+    program: str, about: str, args: Sequence[str] | None, run: Callable[[list[str]], int]
+) -> int:
     """
-    Start rclpy as `start_ros` does, for a program that takes arguments of ROS only, or --help.
+    Run a node's program, which takes --help and else arguments of ROS only; returns the exit code.
 
-    Raises ConfigError also for each other word: ROS would run the node without what it was to say.
+    A fault at the start is one sentence: code 2 for a parameter, a name or an argument, else 1.
+    Any other word is one, too: ROS would run the node without what it was to say.
     """
     words = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
         prog=program, description=about,
         usage=f'{program} --ros-args [-p NAME:=VALUE] [-r FROM:=TO] [--params-file FILE] ...')
     _, strays = parser.parse_known_args(own_words(words))
-    if strays:
-        raise ConfigError(f'arguments cannot be used: {some_of(map(repr, strays))}',
-                          'arguments of ROS behind --ros-args',
-                          f'{program} --ros-args -p NAME:=VALUE')
-    return start_ros(words)
-
-
-def run_program(
-    program: str, about: str, args: Sequence[str] | None, run: Callable[[list[str]], int]
-) -> int:
-    """
-    Run a node's program from `start_node` to its end; returns the exit code.
-
-    A fault at the start is one sentence: code 2 for a parameter, a name or an argument, else 1.
-    """
     try:
-        return run(start_node(program, about, args))
+        if strays:
+            raise ConfigError(f'arguments cannot be used: {some_of(map(repr, strays))}',
+                              'arguments of ROS behind --ros-args',
+                              f'{program} --ros-args -p NAME:=VALUE')
+        return run(start_ros(words))
     except (ConfigError, UnknownModelError, InvalidParameterTypeException) as err:
         print(f'{program}: {err}', file=sys.stderr)
         return 2
@@ -135,23 +127,22 @@ class RosLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record in the nearest ROS severity."""
+        level, logger = record.levelno, self._logger
         try:
-            self._write(record.levelno, self.format(record))
+            text = self.format(record)
+            # rclpy ties a severity to the line that calls: each needs a line of its own.
+            if level >= logging.CRITICAL:
+                logger.fatal(text)
+            elif level >= logging.ERROR:
+                logger.error(text)
+            elif level >= logging.WARNING:
+                logger.warning(text)
+            elif level >= logging.INFO:
+                logger.info(text)
+            else:
+                logger.debug(text)
         except Exception:  # who writes a line must not fail for it
             self.handleError(record)
-
-    def _write(self, level: int, text: str) -> None:
-        # rclpy ties a severity to the line that calls: each needs a line of its own.
-        if level >= logging.CRITICAL:
-            self._logger.fatal(text)
-        elif level >= logging.ERROR:
-            self._logger.error(text)
-        elif level >= logging.WARNING:
-            self._logger.warning(text)
-        elif level >= logging.INFO:
-            self._logger.info(text)
-        else:
-            self._logger.debug(text)
 
 
 @contextmanager
@@ -255,22 +246,24 @@ def spin_until(
 
 
 _NodeT = TypeVar('_NodeT', bound='SoundLifecycleNode')
-_Transition = Callable[[_NodeT, LifecycleState], TransitionCallbackReturn]
 
 
-def report_errors(transition: _Transition[_NodeT]) -> _Transition[_NodeT]:
+def report_errors(
+    transition: Callable[[_NodeT, LifecycleState], None]
+) -> Callable[[_NodeT, LifecycleState], TransitionCallbackReturn]:
     """
     Turn what an `on_...` method raises into a sentence in the log; rclpy swallows it.
 
-    It returns FAILURE for an error of the package, which leaves the state as it was, and ERROR for
-    others.
+    It returns SUCCESS, FAILURE for an error of the package, which leaves the state as it was, and
+    ERROR for others.
     """
 
     @wraps(transition)
     def run(node: _NodeT, state: LifecycleState) -> TransitionCallbackReturn:
         node.transition = transition.__name__.removeprefix('on_')
         try:
-            return transition(node, state)
+            transition(node, state)
+            return TransitionCallbackReturn.SUCCESS
         except UncertaintySegError as err:
             node.get_logger().error(str(err))
             node.fall(str(err))

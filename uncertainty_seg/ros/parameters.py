@@ -94,18 +94,15 @@ def descriptor_of(setting: Parameter) -> ParameterDescriptor:
     )
     if setting.lower is None and setting.upper is None:
         return descriptor
-    if isinstance(setting.default, float) or setting.is_numbers:
-        low, high = _bounds(setting, sys.float_info.max)
+    is_float = isinstance(setting.default, float) or setting.is_numbers
+    largest = sys.float_info.max if is_float else 2**63 - 1
+    low = -largest if setting.lower is None else setting.lower
+    high = largest if setting.upper is None else setting.upper
+    if is_float:
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     else:
-        low, high = _bounds(setting, 2**63 - 1)
         descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
     return descriptor
-
-
-def _bounds(setting: Parameter, largest: float) -> tuple[float, float]:
-    return (-largest if setting.lower is None else setting.lower,
-            largest if setting.upper is None else setting.upper)
 
 
 def declared_settings(

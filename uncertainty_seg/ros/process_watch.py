@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 import uuid
 
 from rclpy.clock import Clock, ClockType
@@ -156,18 +156,6 @@ class LifeSigns:
     refusal: str = ''
 
 
-class WatchedNode(Protocol):
-    """What the watch calls from its thread; `life_signs` takes no lock."""
-
-    def life_signs(self) -> LifeSigns: ...  # noqa: D102
-
-    def fall(self, reason: str) -> None: ...  # noqa: D102
-
-    def last_words(self, cause: str) -> None: ...  # noqa: D102
-
-    def leave(self, cause: str) -> None: ...  # noqa: D102
-
-
 class _Stillness:
     """For how long a value has been the same, summed up over looks."""
 
@@ -185,11 +173,12 @@ class ProcessWatch:
     """
     Watch a node's threads while the block runs, and tell systemd while they work.
 
+    The node has `life_signs`, which takes no lock, `fall`, `last_words` and `leave`;
     `exit_process` ends the process without waiting for any thread.
     """
 
     def __init__(
-        self, node: WatchedNode, systemd: ServiceManager,
+        self, node: Any, systemd: ServiceManager,
         exit_process: Callable[[int], object] = os._exit,
         clock: Callable[[], float] = time.monotonic,
         is_stopping: Callable[[], bool] = lambda: False,
@@ -237,16 +226,14 @@ class ProcessWatch:
         executor_s = self._executor.look((self._turns, signs.transition), elapsed_s)
         if signs.transition:
             self._has_fallen = False
-            is_well = executor_s < LONGEST_TRANSITION_S
         else:
             self._judge_executor(executor_s, signs)
-            is_well = True
         if signs.stuck_s and worker_s >= signs.stuck_s:
             what = signs.in_work or 'no frame'
             self.end(f'the worker hangs: it has stood still for {worker_s:.1f} s with {what} in '
                      f'work, and stuck_timeout_s allows {signs.stuck_s:g} s; raise it if a frame '
                      'may take that long')
-        if is_well:
+        if not signs.transition or executor_s < LONGEST_TRANSITION_S:
             self._feed(signs, now_s)
 
     def end(self, cause: str) -> NoReturn:

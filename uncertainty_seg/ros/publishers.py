@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable, Mapping
-import functools
+from functools import partial
 import logging
 import math
 import time
@@ -41,64 +41,40 @@ _log = logging.getLogger(__name__)
 
 
 class CameraInfoRelay:
-    """Publish `~/camera_info` with each frame of a camera, from the newest `camera_info`."""
+    """Keep the newest `camera_info` of a camera, and fit it to frames."""
 
-    def __init__(self, node: Node, camera: str = '') -> None:
-        self._node = node
+    def __init__(self) -> None:
         self._newest: CameraInfo | None = None
         self._reported = ''
-        self._publisher = node.create_publisher(
-            CameraInfo, output_topic('camera_info', camera), topics.PICTURE_QOS,
-            qos_overriding_options=topics.overridable())
-        try:
-            # Best effort matches every camera.
-            self._subscription = node.create_subscription(
-                CameraInfo, topics.camera_info_topic(node, camera), self._on_info,
-                topics.camera_qos('best_effort'))
-        except BaseException:
-            node.destroy_publisher(self._publisher)
-            raise
 
-    @property
-    def is_watched(self) -> bool:
-        """Whether the relayed calibration has a subscriber."""
-        return bool(self._publisher.get_subscription_count())
+    def take(self, msg: CameraInfo) -> None:
+        """Keep the newest calibration."""
+        self._newest = msg
 
-    def publish(self, header: Any, height: int, width: int) -> bool:
-        """Publish the calibration that fits a frame, if there is one and it has a subscriber."""
+    def fit(self, header: Any, height: int, width: int) -> CameraInfo | None:
+        """Return the calibration of a frame; None, with a line of the log, if none fits it."""
         info = self._newest
-        if info is None or not self.is_watched:
-            return False
+        if info is None:
+            return None
         problem = camera_info_problem(info)
         fitting = None if problem else fit_camera_info(info, header, height, width)
-        if fitting is None:
-            problem = problem or f'images of {width}x{height} have another shape'
-            if problem != self._reported:
-                self._reported = problem
-                _log.warning('camera_info of %dx%d is not relayed: %s', info.width, info.height,
-                             problem)
-            return False
-        self._publisher.publish(fitting)
-        return True
-
-    def close(self) -> None:
-        """Unsubscribe and take the topic off the graph."""
-        self._node.destroy_subscription(self._subscription)
-        self._node.destroy_publisher(self._publisher)
-
-    def _on_info(self, msg: CameraInfo) -> None:
-        self._newest = msg
+        problem = problem or f'images of {width}x{height} have another shape'
+        if fitting is None and problem != self._reported:
+            self._reported = problem
+            _log.warning('camera_info of %dx%d is not relayed: %s', info.width, info.height,
+                         problem)
+        return fitting
 
 
 def camera_info_problem(info: CameraInfo) -> str:
     """Return why no image can belong to a calibration; empty if one can, as to all zeros."""
+    roi = info.roi
     if (info.width == 0) != (info.height == 0):
         return 'a size of zero has no pixels; correct what the driver publishes'
     for name in ('d', 'k', 'r', 'p'):
         odd = [value for value in getattr(info, name) if not math.isfinite(value)]
         if odd:
             return f'{name} holds {odd[0]}, expected finite numbers; calibrate the camera anew'
-    roi = info.roi
     if info.width and (roi.x_offset + roi.width > info.width
                        or roi.y_offset + roi.height > info.height or 0 in _described_size(info)):
         return 'its roi reaches over the image, or its binning leaves no pixel of it'
@@ -116,15 +92,17 @@ def fit_camera_info(
     pixel: pixel centres are whole numbers, so c becomes (c + 0.5) s - 0.5. None if the shape is
     another, for then it is not known what was cut off.
     """
-    if (width, height) in ((info.width, info.height), _described_size(info)) or info.width == 0:
-        return _copy(info, header=header)
-    largest = max(info.width, info.height, width, height)
-    has_shape = abs(width * info.height - height * info.width) < largest
-    if not has_shape or _described_size(info) != (info.width, info.height):
-        return None
-    scales = width / info.width, height / info.height
-    return _copy(info, header=header, width=width, height=height,
-                 k=_scaled(info.k, 3, scales), p=_scaled(info.p, 4, scales))
+    changes: dict[str, Any] = {'header': header}
+    own, described = (info.width, info.height), _described_size(info)
+    if (width, height) not in (own, described) and info.width:
+        has_shape = abs(width * info.height - height * info.width) < max(*own, width, height)
+        if not has_shape or described != own:
+            return None
+        scales = width / info.width, height / info.height
+        changes |= {'width': width, 'height': height, 'k': _scaled(info.k, 3, scales),
+                    'p': _scaled(info.p, 4, scales)}
+    fields = {name: getattr(info, name) for name in info.get_fields_and_field_types()}
+    return CameraInfo(**{**fields, **changes})
 
 
 def _described_size(info: CameraInfo) -> tuple[int, int]:
@@ -145,45 +123,27 @@ def _scaled(matrix: Any, columns: int, scales: tuple[float, float]) -> list[floa
     return values
 
 
-def _copy(info: CameraInfo, **changes: Any) -> CameraInfo:
-    fields = {name: getattr(info, name) for name in info.get_fields_and_field_types()}
-    return CameraInfo(**{**fields, **changes})
-
-
-# The names of the classes in the mask, latched, as `vision_msgs/LabelInfo` (4.1.0 and later).
-# vision_msgs is optional: without it the node runs and the topic is missing.
-
-
 def publish_labels(node: Node, topic: str, card: ModelCard) -> Any:
     """
     Publish once, latched, what the ids of a mask mean; returns the publisher that keeps it.
 
     255, "unlabelled" by convention, is not listed: no mask has it, and a consumer such as Nav2's
     semantic layer takes each entry for a class it must know. None, and one line of the process's
-    log, where vision_msgs cannot be imported.
+    log, where vision_msgs 4.1 or later cannot be imported: it is optional.
     """
-    if (types := _message_types()) is None:
-        return None
-    label_info, vision_class = types
-    publisher = node.create_publisher(label_info, topic, topics.LABEL_QOS)
-    # The threshold is the confidence below which a pixel was withheld; the mask withholds none.
-    publisher.publish(label_info(
-        header=Header(stamp=node.get_clock().now().to_msg()), threshold=0.0,
-        class_map=[vision_class(class_id=number, class_name=name)
-                   for number, name in enumerate(card.class_names)]))
-    return publisher
-
-
-@functools.cache
-def _message_types() -> Any:
-    """Return LabelInfo and VisionClass, or None; cached so that their lack is reported once."""
     try:
         from vision_msgs.msg import LabelInfo, VisionClass
     except ImportError as err:
         _log.info(f'class names are not published on label_info: {err}; '
                   'to have them, install vision_msgs 4.1 or newer')
         return None
-    return LabelInfo, VisionClass
+    publisher = node.create_publisher(LabelInfo, topic, topics.LABEL_QOS)
+    # The threshold is the confidence below which a pixel was withheld; the mask withholds none.
+    publisher.publish(LabelInfo(
+        header=Header(stamp=node.get_clock().now().to_msg()), threshold=0.0,
+        class_map=[VisionClass(class_id=number, class_name=name)
+                   for number, name in enumerate(card.class_names)]))
+    return publisher
 
 
 # Name -> encoding and pixels.
@@ -199,8 +159,7 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
 }
 # Where image_transport's subscribers look for the overlay as JPEG.
 OVERLAY_JPEG = f'overlay{COMPRESSED}'
-# Pictures that need the second map, which is computed only while one of them has a subscriber.
-_OF_TWO_MAPS = ('unknown', 'uncertainty_overlay')
+
 
 
 class VerdictPublishers:
@@ -316,7 +275,11 @@ class VerdictPublishers:
 
 
 class PicturePublishers:
-    """The images of a frame and their calibration, if subscribed to; each of them fails alone."""
+    """
+    The images of a frame and their calibration, if subscribed to; each of them fails alone.
+
+    `counts` tells how often each was published.
+    """
 
     def __init__(
         self, node: Node, camera: str = '', faults: PartFaults | None = None
@@ -324,72 +287,75 @@ class PicturePublishers:
         self._node, self._clock = node, node.get_clock()
         self._faults = faults or PartFaults()
         self._publishers: dict[str, Any] = {}
-        self._camera_info: CameraInfoRelay | None = None
+        self._relay, self._calibration = CameraInfoRelay(), None
         self._flagged_ns: int | None = None
+        kinds = {**dict.fromkeys((*PICTURES, 'flagged'), Image), OVERLAY_JPEG: CompressedImage,
+                 'camera_info': CameraInfo}
         try:
-            for name in (*PICTURES, 'flagged', OVERLAY_JPEG):
+            for name, kind in kinds.items():
                 self._publishers[name] = node.create_publisher(
-                    CompressedImage if name == OVERLAY_JPEG else Image, output_topic(name, camera),
-                    topics.PICTURE_QOS, qos_overriding_options=topics.overridable())
-            self._camera_info = CameraInfoRelay(node, camera)
+                    kind, output_topic(name, camera), topics.PICTURE_QOS,
+                    qos_overriding_options=topics.overridable())
+            # Best effort matches every camera.
+            self._calibration = node.create_subscription(
+                CameraInfo, topics.camera_info_topic(node, camera), self._relay.take,
+                topics.camera_qos('best_effort'))
         except BaseException:
             self.close()  # what was made would stay on the node
             raise
-        self.counts = dict.fromkeys(self._publishers, 0)
+        self.clear_counts()
 
     def publish(self, header: Header, view: FrameView) -> None:
         """Render and publish the pictures that have subscribers, under the image's own header."""
-        for name, (encoding, make) in PICTURES.items():
-            with self._faults.alone(name):
-                if self._is_wanted(name):
-                    self._publishers[name].publish(image_to_msg(header, make(view), encoding))
-                    self.counts[name] += 1
-        with self._faults.alone(OVERLAY_JPEG):
-            if self._is_wanted(OVERLAY_JPEG):
-                self._publishers[OVERLAY_JPEG].publish(jpeg_to_msg(header, view.overlay_jpeg))
-                self.counts[OVERLAY_JPEG] += 1
-        with self._faults.alone('camera_info'):
-            if self._camera_info is not None:
-                self._camera_info.publish(header, *view.size)
+        for name in self._publishers:
+            if name != 'flagged':
+                self._publish(name, partial(self._message, name, header, view))
 
-    @property
-    def are_watched(self) -> bool:
-        """Whether anything that is made of a judged frame has a subscriber."""
-        return any(map(self._is_wanted, self._publishers)) or (
-            self._camera_info is not None and self._camera_info.is_watched)
+    def _message(self, name: str, header: Header, view: FrameView) -> Any:
+        if name == 'camera_info':
+            return self._relay.fit(header, *view.size)
+        if name == OVERLAY_JPEG:
+            return jpeg_to_msg(header, view.overlay_jpeg)
+        encoding, make = PICTURES[name]
+        return image_to_msg(header, make(view), encoding)
 
-    @property
-    def wants_flagged(self) -> bool:
-        """Whether the images that are worth a label have a subscriber."""
-        return self._is_wanted('flagged')
-
-    def _is_wanted(self, name: str) -> bool:
-        return bool(self._publishers and self._publishers[name].get_subscription_count())
-
-    def publish_flagged(self, msg: Image, min_interval_s: float) -> None:
+    def publish_flagged(self, make: Callable[[], Image], min_interval_s: float) -> None:
         """
         Republish an image that is worth a label, at a limited rate by the node's clock.
 
         A clock that was set back, as by a bag that starts again, begins a new interval.
         """
-        if not self.wants_flagged:
+        now_ns, before_ns = self._clock.now().nanoseconds, self._flagged_ns
+        if before_ns is not None and 0 <= now_ns - before_ns < min_interval_s * 1e9:
             return
-        now_ns = self._clock.now().nanoseconds
-        if self._flagged_ns is not None:
-            if 0 <= now_ns - self._flagged_ns < min_interval_s * 1e9:
-                return
-        self._flagged_ns = now_ns
-        self._publishers['flagged'].publish(msg)
-        self.counts['flagged'] += 1
+        if self._publish('flagged', make):
+            self._flagged_ns = now_ns
+
+    def _publish(self, name: str, make: Callable[[], Any]) -> bool:
+        """Make and publish a message if there is one and somebody listens."""
+        with self._faults.alone(name):
+            if self._is_wanted(name) and (msg := make()) is not None:
+                self._publishers[name].publish(msg)
+                self.counts[name] += 1
+                return True
+        return False
+
+    @property
+    def are_watched(self) -> bool:
+        """Whether anything that is made of a judged frame has a subscriber."""
+        return any(map(self._is_wanted, self._publishers))
+
+    def _is_wanted(self, name: str) -> bool:
+        return bool(self._publishers and self._publishers[name].get_subscription_count())
 
     def clear_counts(self) -> None:
         """Count from nothing."""
-        self.counts = dict.fromkeys(self.counts, 0)
+        self.counts = dict.fromkeys(self._publishers, 0)
 
     def close(self) -> None:
         """Take the topics off the graph."""
-        if self._camera_info is not None:
-            self._camera_info.close()
+        if self._calibration is not None:
+            self._node.destroy_subscription(self._calibration)
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
         self._publishers = {}

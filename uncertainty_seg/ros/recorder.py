@@ -14,19 +14,15 @@ from collections.abc import Sequence
 from importlib import import_module
 import json
 from pathlib import Path
-import signal
 import sys
-import threading
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
 from uncertainty_seg.ros import topics
-from uncertainty_seg.ros.entry import stop_signals
+from uncertainty_seg.ros.node_life import own_words, start_ros, stop_on_signals
 from uncertainty_seg.storage.bags.writer import BagWriter
 
 LOOK_EVERY_S = 0.1
@@ -56,32 +52,23 @@ class RecorderNode(Node):
         def write(data: bytes) -> None:
             self._writer.write_serialized(topic, kind, self.get_clock().now().nanoseconds, data)
 
+        # 'std_msgs/msg/Bool'; rosidl_runtime_py would do it, but the wheels lack it.
+        package, folder, name = kind.split('/')
         # Reliable and volatile, as the node publishes.
-        self.create_subscription(
-            _message_class(kind), topic, write, topics.keep_last(QUEUE_DEPTH), raw=True)
-
-
-def _message_class(kind: str) -> type:
-    # 'std_msgs/msg/Bool'; rosidl_runtime_py would do it, but the wheels lack it.
-    package, folder, name = kind.split('/')
-    found: type = getattr(import_module(f'{package}.{folder}'), name)
-    return found
+        self.create_subscription(getattr(import_module(f'{package}.{folder}'), name), topic, write,
+                                 topics.keep_last(QUEUE_DEPTH), raw=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Record until stopped; returns 1 with a sentence on stderr if the bag cannot be written."""
-    arguments = list(sys.argv if argv is None else ['recorder', *argv])
     parser = argparse.ArgumentParser(prog='uncertainty_seg.ros.recorder', description=__doc__)
     parser.add_argument('topics', nargs='+', metavar='TOPIC')
     parser.add_argument('--out', type=Path, required=True, help='bag to write')
     parser.add_argument('--force', action='store_true', help='replace an older bag')
-    args = parser.parse_args(remove_ros_args(arguments)[1:])
-    stop = threading.Event()
-    for number in stop_signals():
-        signal.signal(number, lambda *_: stop.set())
-    # ROS's own handlers would close the context under the bag that is being finished.
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, stop = parser.parse_args(own_words(words)), stop_on_signals()
     try:
+        start_ros(words)
         with BagWriter(args.out, overwrite=args.force) as writer:
             node, executor = RecorderNode(args.topics, writer), SingleThreadedExecutor()
             executor.add_node(node)

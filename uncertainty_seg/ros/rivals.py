@@ -63,11 +63,6 @@ class Claim:
     host: str
 
     @classmethod
-    def of_this_process(cls) -> Claim:
-        """Return the first claim of a node that starts now."""
-        return cls(time.time_ns(), uuid.uuid4().hex, 0, False, os.getpid(), socket.gethostname())
-
-    @classmethod
     def read(cls, text: str) -> Claim | None:
         """Return the claim in a message; None if it is none."""
         try:
@@ -82,10 +77,6 @@ class Claim:
         # The name of the host goes to logs and terminals.
         return claim if is_sound and claim is not None and claim.host.isprintable() and \
             len(claim.host) <= LONGEST_HOST else None
-
-    def text(self) -> str:
-        """Return it as it is sent."""
-        return json.dumps(asdict(self))
 
     def goes_before(self, other: Claim) -> bool:
         """Tell whether, of two nodes that are new, this one stays."""
@@ -134,7 +125,8 @@ class NameClaim:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._me = node.get_fully_qualified_name()
-        self._mine = Claim.of_this_process()
+        self._mine = Claim(
+            time.time_ns(), uuid.uuid4().hex, 0, False, os.getpid(), socket.gethostname())
         self._contest = Contest(self._mine)
         self._lost, self._closed, self._reported = threading.Event(), threading.Event(), ''
         self._num_turns = 0
@@ -157,18 +149,15 @@ class NameClaim:
 
     def wait(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Listen before anything is published; if the name is taken, end the node: ConfigError."""
-        while not is_stopping() and not self._has_looked():
-            if self._lost.wait(PERIOD_S / 2):
+        while not is_stopping() and not self._lost.wait(PERIOD_S / 2):
+            look_s = LOOK_AT_GHOST_S if self._num_named() > 1 else LOOK_S
+            if self._contest.age_s >= look_s and self._num_turns >= LOOK_TURNS:
                 break
         try:
             self.require()
         except ConfigError:
             self._node.destroy_node()
             raise
-
-    def _has_looked(self) -> bool:
-        look_s = LOOK_AT_GHOST_S if self._num_named() > 1 else LOOK_S
-        return self._contest.age_s >= look_s and self._num_turns >= LOOK_TURNS
 
     def require(self) -> None:
         """Raise ConfigError if the name is taken."""
@@ -206,7 +195,7 @@ class NameClaim:
             return
         self._mine = replace(
             self._mine, number=self._mine.number + 1, is_settled=self._contest.is_settled)
-        self._publisher.publish(String(data=self._mine.text()))
+        self._publisher.publish(String(data=json.dumps(asdict(self._mine))))
 
     def _on_claim(self, msg: String) -> None:
         claim = Claim.read(msg.data)

@@ -17,19 +17,12 @@ import types
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
+from rclpy import qos
 from rclpy.callback_groups import CallbackGroup
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
-from rclpy.qos import (
-    qos_check_compatible,
-    QoSDurabilityPolicy,
-    QoSHistoryPolicy,
-    QoSPolicyKind,
-    QoSProfile,
-    QoSReliabilityPolicy,
-)
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
 
@@ -91,37 +84,37 @@ def type_name(msg_type: Any) -> str:
 # Quality of service.
 
 
-def keep_last(depth: int, **policies: Any) -> QoSProfile:
+def keep_last(depth: int, **policies: Any) -> qos.QoSProfile:
     """Return a reliable, volatile profile, but for the policies that are given."""
-    policies = {'reliability': QoSReliabilityPolicy.RELIABLE,
-                'durability': QoSDurabilityPolicy.VOLATILE, **policies}
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, **policies)
+    policies = {'reliability': qos.QoSReliabilityPolicy.RELIABLE,
+                'durability': qos.QoSDurabilityPolicy.VOLATILE, **policies}
+    return qos.QoSProfile(history=qos.QoSHistoryPolicy.KEEP_LAST, depth=depth, **policies)
 
 
 # Every flag there is; scores and status; images, of which old ones make room for new; class names
 # for late subscribers, too.
 RIVAL_QOS, REPORT_QOS, PICTURE_QOS = keep_last(100), keep_last(10), keep_last(2)
-LABEL_QOS = keep_last(1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+LABEL_QOS = keep_last(1, durability=qos.QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 
-def camera_qos(reliability: str) -> QoSProfile:
+def camera_qos(reliability: str) -> qos.QoSProfile:
     """Request the newest frame; 'best_effort' matches every camera, 'reliable' fewer."""
-    return keep_last(1, reliability=QoSReliabilityPolicy.RELIABLE if reliability == 'reliable'
-                     else QoSReliabilityPolicy.BEST_EFFORT)
+    return keep_last(1, reliability=qos.QoSReliabilityPolicy.RELIABLE if reliability == 'reliable'
+                     else qos.QoSReliabilityPolicy.BEST_EFFORT)
 
 
-def flag_qos(stale_timeout_s: float) -> QoSProfile:
+def flag_qos(stale_timeout_s: float) -> qos.QoSProfile:
     """Offer the flag: no old one for late subscribers, and a deadline even if the node dies."""
     return keep_last(10, deadline=Duration(seconds=stale_timeout_s))
 
 
 # What ROS's parameters qos_overrides may change. Deadlines are promises of the settings.
-_OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY,
-                QoSPolicyKind.DURABILITY)
+_OVERRIDABLE = (qos.QoSPolicyKind.HISTORY, qos.QoSPolicyKind.DEPTH, qos.QoSPolicyKind.RELIABILITY,
+                qos.QoSPolicyKind.DURABILITY)
 
 
 def overridable(
-    check: Callable[[QoSProfile], str] = lambda profile: '', is_verdict: bool = False,
+    check: Callable[[qos.QoSProfile], str] = lambda profile: '', is_verdict: bool = False,
 ) -> QoSOverridingOptions:
     """
     Let the standard parameters `qos_overrides.TOPIC.publisher.depth` and so on change a topic.
@@ -129,12 +122,12 @@ def overridable(
     `check` returns why a profile cannot be. Messages that say whether a frame was confident stay
     volatile, so that a late subscriber reads no old verdict.
     """
-    def judge(profile: QoSProfile) -> SetParametersResult:
+    def judge(profile: qos.QoSProfile) -> SetParametersResult:
         reason = check(profile)
         return SetParametersResult(successful=not reason, reason=reason)
 
     kinds = tuple(kind for kind in _OVERRIDABLE
-                  if not (is_verdict and kind == QoSPolicyKind.DURABILITY))
+                  if not (is_verdict and kind == qos.QoSPolicyKind.DURABILITY))
     return QoSOverridingOptions(kinds, callback=judge)
 
 
@@ -152,7 +145,7 @@ class Topic:
     name: str
     type_name: str
     is_publisher: bool
-    qos: QoSProfile
+    qos: qos.QoSProfile
 
 
 def conflict_sentences(
@@ -171,7 +164,7 @@ def conflict_sentences(
         ends = (topic.qos, info.qos_profile) if topic.is_publisher else (
             info.qos_profile, topic.qos)
         found += [_sentence(topic, me, info, part.removeprefix('ERROR: '))
-                  for part in qos_check_compatible(*ends)[1].split(';')
+                  for part in qos.qos_check_compatible(*ends)[1].split(';')
                   if part.startswith('ERROR: ')]
     return found
 
@@ -325,12 +318,12 @@ class TopicWatch:
     What is wrong with a node's topics, asked of the graph.
 
     By name of the topic, it counts deadlines missed and messages that the middleware lost;
-    `reported` is what `report` returned last.
+    `reported` is what `report` returned last, `topics` what is watched, by name and direction.
     """
 
     def __init__(self, node: Any, clock: Callable[[], float] = time.monotonic) -> None:
-        self._node, self._clock = node, clock
-        self._topics: dict[tuple[str, bool], Topic] = {}
+        self._node, self._clock, self._me = node, clock, str(node.get_fully_qualified_name())
+        self.topics: dict[tuple[str, bool], Topic] = {}
         self._alarmed_s: dict[tuple[str, bool], float] = {}
         self.num_missed: dict[str, int] = {}
         self.num_lost: dict[str, int] = {}
@@ -338,7 +331,7 @@ class TopicWatch:
 
     def events(self, topic: Topic) -> Any:
         """Return the event callbacks that an end of a topic is created with."""
-        self._topics[topic.name, topic.is_publisher] = topic
+        self.topics[topic.name, topic.is_publisher] = topic
         if not topic.is_publisher:
             return SubscriptionEventCallbacks(
                 incompatible_qos=lambda event: self._on_alarm(topic),
@@ -349,46 +342,32 @@ class TopicWatch:
             incompatible_qos=lambda event: self._on_alarm(topic),
             deadline=(lambda event: _add(self.num_missed, topic.name)) if has_deadline else None)
 
-    def subscription(self, name: str) -> Topic:
-        """Return what was subscribed under a name, as it is after remapping."""
-        return self._topics[name, False]
-
-    def sentences(self) -> tuple[str, ...]:
-        """Return a sentence for each conflict that the graph shows."""
-        now_s = self._clock()
-        found = []
+    def report(self) -> tuple[str, ...]:
+        """Log what is newly wrong in the graph, once, and return a sentence for all of it."""
+        found = set(self._of_other_types())
         for end, alarmed_s in list(self._alarmed_s.items()):
-            topic = self._topics[end]
-            is_settled = now_s - alarmed_s >= SETTLE_S
+            topic = self.topics[end]
+            is_settled = self._clock() - alarmed_s >= SETTLE_S
             others = self._others(topic) if self._has(topic) else []
-            here = conflict_sentences(topic, self._me(), others, is_settled)
-            found += here
+            here = conflict_sentences(topic, self._me, others, is_settled)
+            found.update(here)
             if is_settled and not here:
                 del self._alarmed_s[end]  # the next one gives a new event
-        return tuple(sorted({*found, *self._of_other_types()}))
-
-    def report(self) -> tuple[str, ...]:
-        """Log what is newly wrong, once, and return all that is wrong now."""
-        found = self.sentences()
-        for sentence in found:
-            if sentence not in self.reported:
-                self._node.get_logger().warning(sentence)
-        self.reported = found
-        return found
+        for sentence in sorted(found.difference(self.reported)):
+            self._node.get_logger().warning(sentence)
+        self.reported = tuple(sorted(found))
+        return self.reported
 
     def _of_other_types(self) -> list[str]:
-        listened = {(topic.name, topic.type_name) for topic in list(self._topics.values())
+        listened = {(topic.name, topic.type_name) for topic in list(self.topics.values())
                     if not topic.is_publisher and self._has(topic)}
-        found = [type_sentence(name, kind, self._me(),
+        found = [type_sentence(name, kind, self._me,
                                self._node.get_publishers_info_by_topic(name))
                  for name, kind in listened]
         return [sentence for sentence in found if sentence]
 
     def _on_alarm(self, topic: Topic) -> None:
         self._alarmed_s[topic.name, topic.is_publisher] = self._clock()
-
-    def _me(self) -> str:
-        return str(self._node.get_fully_qualified_name())
 
     def _has(self, topic: Topic) -> bool:
         ends = self._node.publishers if topic.is_publisher else self._node.subscriptions
@@ -405,54 +384,42 @@ def _add(counts: dict[str, int], name: str, more: int = 1) -> None:
 
 
 class WatchedTopicsNode(LifecycleNode):
-    """A lifecycle node of which every topic made after `watch_topics` is watched."""
+    """A lifecycle node of which every topic made after `watch` is set is watched."""
 
     watch: TopicWatch | None = None
     # The callback group of new topics unless another is given; None is the node's own.
     topic_group: CallbackGroup | None = None
 
-    @property
-    def conflicts(self) -> tuple[str, ...]:
-        """Return what is wrong with the topics, as it was reported last."""
-        return self.watch.reported if self.watch is not None else ()
-
-    def watch_topics(self) -> TopicWatch:
-        """Watch what is created from now on."""
-        self.watch = TopicWatch(self)
-        return self.watch
-
     def create_publisher(
-        self, msg_type: Any, topic: str, qos_profile: Any, *args: Any, **options: Any
+        self, msg_type: Any, topic: str, qos_profile: Any, **options: Any
     ) -> Any:
         """Create a publisher as rclpy does, with our events where none are given."""
-        return self._create(super().create_publisher, True, (msg_type, topic),
-                            (qos_profile, *args), options)
+        return self._create(super().create_publisher, True, (msg_type, topic, qos_profile),
+                            options)
 
     def create_subscription(
-        self, msg_type: Any, topic: str, callback: Any, qos_profile: Any, *args: Any,
-        **options: Any,
+        self, msg_type: Any, topic: str, callback: Any, qos_profile: Any, **options: Any
     ) -> Any:
         """Create a subscription as rclpy does, with our events where none are given."""
-        return self._create(super().create_subscription, False, (msg_type, topic, callback),
-                            (qos_profile, *args), options)
+        return self._create(super().create_subscription, False,
+                            (msg_type, topic, callback, qos_profile), options)
 
     def _create(
         self, create: Callable[..., Any], is_publisher: bool, what: tuple[Any, ...],
-        how: tuple[Any, ...], options: dict[str, Any],
+        options: dict[str, Any],
     ) -> Any:
         if self.topic_group is not None:
             options = {'callback_group': self.topic_group, **options}
-        name = self.resolve_topic_name(what[1])
-        events: dict[str, Any] = {}
+        name, events = self.resolve_topic_name(what[1]), {}
         if self.watch is not None and 'event_callbacks' not in options \
-                and isinstance(how[0], QoSProfile):
-            topic = Topic(name, type_name(what[0]), is_publisher, how[0])
+                and isinstance(what[-1], qos.QoSProfile):
+            topic = Topic(name, type_name(what[0]), is_publisher, what[-1])
             events = {'event_callbacks': self.watch.events(topic)}
         try:
             try:
-                return create(*what, *how, **events, **options)
+                return create(*what, **events, **options)
             except UnsupportedEventTypeError:  # of a middleware without events: then without
-                return create(*what, *how, **options)
+                return create(*what, **options)
         except _OVERRIDE_ERRORS as err:
             is_of_override = type(err) is not RuntimeError or 'QoS override' in str(err)
             if 'qos_overriding_options' not in options or not is_of_override:

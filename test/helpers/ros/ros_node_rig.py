@@ -43,11 +43,22 @@ class NodeRig:
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         return self.client.wait_until(condition, what)
 
-    def send(self, sec: int, nanosec: int = 0, pixels: Any = GOOD) -> None:
-        """Publish a frame with any stamp a message can hold."""
-        msg = image_message(pixels, 0)
-        msg.header.stamp.sec, msg.header.stamp.nanosec = sec, nanosec
+    def send(
+        self, sec: int | None = None, nanosec: int = 0, pixels: Any = GOOD, encoding: str = 'bgr8',
+        **changes: Any,
+    ) -> Any:
+        """Publish a frame with any stamp a message can hold, or the next second; returns it."""
+        msg = image_message(pixels, 0, encoding, **changes)
+        msg.header.stamp.sec = next(self._seconds) if sec is None else sec
+        msg.header.stamp.nanosec = nanosec
         self.client.camera.publish(msg)
+        return msg
+
+    def of(self, msg: Any, messages: list[Any] | None = None) -> Any:
+        """Return the status of a frame, or what else was published of it."""
+        found = self.status if messages is None else messages
+        return self.wait(lambda: [m for m in found if m.header.stamp == msg.header.stamp],
+                         f'what is said of the frame {msg.header.stamp}')[0]
 
     def answer(self, sec: int, nanosec: int = 0, pixels: Any = GOOD) -> Any:
         """Publish a frame and return the node's word on it."""

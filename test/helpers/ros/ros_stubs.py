@@ -6,6 +6,8 @@ from typing import Any
 
 from rclpy.time import Time
 
+from uncertainty_seg.ros.topics import TopicWatch
+
 
 class Publisher:
 
@@ -30,6 +32,7 @@ class StubNode:
         self.callbacks: dict[str, Any] = {}
         self.remaps: dict[str, str] = {}
         self.clock = SimpleNamespace(now=lambda: Time(nanoseconds=self.now_ns))
+        self.watch = TopicWatch(self)
 
     def get_clock(self) -> Any:
         return self.clock

@@ -4,14 +4,14 @@ The node `speed_governor`: slows the vehicle down when the flag is false, late o
 
 It runs in a process of its own, so that it outlives the perception node. `SpeedPolicy` decides the
 speed factor, `PublisherWatch` whether the flag has one publisher, and `CommandLimiter` scales the
-commands; this module connects them to topics. They use a steady clock, because simulated time may
-stand still and a flag would never become stale.
+commands. They use a steady clock: simulated time may stand still, and no flag would become stale.
 
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import contextlib
 import sys
 import time
 from typing import Any
@@ -22,33 +22,17 @@ from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import qos_policy_name_from_kind, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import qos_policy_name_from_kind
 from rclpy.subscription import Subscription
 from rclpy.time import Time
 from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.status import OK, Status, WARN
-from uncertainty_seg.ros import topics
-from uncertainty_seg.ros.governor.policy import (
-    CommandLimiter,
-    PublisherWatch,
-    speed_settings_from_dict,
-    SpeedPolicy,
-    SpeedSettings,
-    STALE,
-    Velocity,
-)
+from uncertainty_seg.ros import node_life, topics
+from uncertainty_seg.ros.governor import policy
 from uncertainty_seg.ros.health import diagnostics_message
-from uncertainty_seg.ros.node_life import (
-    ignore_signals,
-    run_program,
-    spin_until,
-    steady_s,
-    stop_on_signals,
-)
 from uncertainty_seg.ros.parameters import declared_settings
 from uncertainty_seg.ros.rivals import NameClaim
-from uncertainty_seg.ros.topics import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from uncertainty_seg.storage.parameter_files import require_files_for
 
 # The subscription requests the deadline that the publisher should offer: without it, the loss of a
@@ -73,27 +57,28 @@ class FlagLink:
     """
 
     def __init__(
-        self, node: Node, settings: SpeedSettings,
+        self, node: Node, settings: policy.SpeedSettings,
         on_flag: Callable[[bool, float | None], None], on_lost: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
         self._node, self._settings = node, settings
         self._on_flag, self._on_lost, self._steady_s = on_flag, on_lost, clock
-        self._watch = PublisherWatch(settings.deadline_s)
+        self._watch = policy.PublisherWatch(settings.deadline_s)
         self.fault, self.num_publishers = '', 0
         take = self._take if TELLS_WHEN_SENT else lambda msg: self._take(msg, {})
         qos = topics.flag_qos(settings.deadline_s)
         # Old flags could not be told from new ones then.
         if not (TELLS_WHEN_SENT and settings.compare_clocks):
             qos.depth = 1
-        events = SubscriptionEventCallbacks(
-            deadline=lambda event: on_lost(STALE), liveliness=self._on_liveliness,
-            incompatible_qos=self._on_incompatible,
+        events = topics.SubscriptionEventCallbacks(
+            deadline=lambda event: on_lost(policy.STALE), incompatible_qos=self._on_incompatible,
+            # Fast DDS reports nothing here if no lease is offered; therefore check_graph, too.
+            liveliness=lambda event: None if event.alive_count else on_lost(GONE),
         )
         try:
             self._subscription = node.create_subscription(
                 Bool, FLAG_TOPIC, take, qos, event_callbacks=events)
-        except UnsupportedEventTypeError:  # only the clock then detects a loss
+        except topics.UnsupportedEventTypeError:  # only the clock then detects a loss
             self._subscription = node.create_subscription(Bool, FLAG_TOPIC, take, qos)
 
     @property
@@ -129,15 +114,10 @@ class FlagLink:
         if self.fault and self.fault != before:
             self._node.get_logger().warning(f'{self.topic}: {self.fault}')
 
-    def _on_liveliness(self, event: Any) -> None:
-        # Fast DDS reports nothing here if no lease is offered; therefore check_graph, too.
-        if not event.alive_count:
-            self._on_lost(GONE)
-
     def _on_incompatible(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        kind = qos_policy_name_from_kind(event.last_policy_kind)
         self._node.get_logger().error(
-            f'a publisher on {self.topic} offers another {policy} than is asked for, its flag is '
+            f'a publisher on {self.topic} offers another {kind} than is asked for, its flag is '
             f'not taken: asked are reliable and a deadline of {self._settings.deadline_s:g} s; '
             'set deadline_s to at least the stale_timeout_s of the node that publishes it')
 
@@ -148,6 +128,7 @@ DIAGNOSTICS_PERIOD_S = 1.0
 REFUSAL_REPORT_PERIOD_S = 5.0
 # The deadline the factor is offered with, in publishing periods: room for a busy machine.
 DEADLINE_PERIODS = 5
+COMMAND_QOS = topics.keep_last(1)  # the newest command only, reliable
 
 
 class SpeedGovernorNode(Node):
@@ -159,29 +140,29 @@ class SpeedGovernorNode(Node):
     """
 
     def __init__(
-        self, clock: Callable[[], float] = steady_s, words: Sequence[str] = (),
+        self, clock: Callable[[], float] = node_life.steady_s, words: Sequence[str] = (),
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(NODE_NAME)
         require_files_for(words, self.get_fully_qualified_name())
         self._steady_s = clock
         settings = self._settings = declared_settings(
-            self, SpeedSettings, speed_settings_from_dict)
+            self, policy.SpeedSettings, policy.speed_settings_from_dict)
         self._claim = NameClaim(self)
         self._claim.wait(is_stopping)
-        self._policy = SpeedPolicy(settings, clock())
-        self._limiter = CommandLimiter(settings.command_timeout_s)
+        self._policy = policy.SpeedPolicy(settings, clock())
+        self._limiter = policy.CommandLimiter(settings.command_timeout_s)
         self._state, self._frame_id = 'slow', ''
         self._factors = self.create_publisher(
             Float32, '~/speed_factor', topics.flag_qos(DEADLINE_PERIODS * settings.period_s))
         kind = TwistStamped if settings.stamped else Twist
-        self._limited = self.create_publisher(kind, 'cmd_vel_limited', command_qos())
+        self._limited = self.create_publisher(kind, 'cmd_vel_limited', COMMAND_QOS)
         # Two governors must not write under one name: an aggregator would mix them.
         self._status_name = f'{self.get_fully_qualified_name().lstrip("/")}: speed'
         self._diagnostics = self.create_publisher(
             DiagnosticArray, '/diagnostics', topics.REPORT_QOS)
         take = self._on_command if TELLS_WHEN_SENT else lambda msg: self._on_command(msg, {})
-        self._commands = self.create_subscription(kind, 'cmd_vel', take, command_qos())
+        self._commands = self.create_subscription(kind, 'cmd_vel', take, COMMAND_QOS)
         self._flag = FlagLink(self, settings, self._on_flag, self.fall, clock)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(settings.period_s, self._on_tick, clock=steady)
@@ -255,7 +236,7 @@ class SpeedGovernorNode(Node):
         self._publish(self._limiter.tick(self._steady_s(), factor))
         self._report_state()
 
-    def _publish(self, velocity: Velocity | None) -> None:
+    def _publish(self, velocity: policy.Velocity | None) -> None:
         if velocity is None:
             return
         msg = TwistStamped() if self._settings.stamped else Twist()
@@ -277,44 +258,36 @@ class SpeedGovernorNode(Node):
             self.get_logger().info('full speed' if state == 'full' else 'speed rises')
         self._state = state
 
-    def _type_conflicts(self) -> list[str]:
-        heard = {self._flag.topic: FLAG_TYPE,
-                 str(self._commands.topic_name): topics.type_name(self._commands.msg_type)}
-        return [topics.type_sentence(name, kind, self.get_fully_qualified_name(),
-                                     self.get_publishers_info_by_topic(name))
-                for name, kind in heard.items()]
-
     def _on_diagnostics(self) -> None:
-        policy = self._policy
-        reason = policy.reason
+        speed, command_topic = self._policy, str(self._commands.topic_name)
+        reason = speed.reason
         if reason and not self._flag.num_publishers:
             reason += f'; no publisher on {self._flag.topic}: start the node, or remap confident'
-        late = self._limiter.reason and f'{self._commands.topic_name} {self._limiter.reason}'
-        reason = '; '.join(text for text in (reason, late, *self._type_conflicts()) if text)
+        late = self._limiter.reason and f'{command_topic} {self._limiter.reason}'
+        heard = {self._flag.topic: FLAG_TYPE,
+                 command_topic: topics.type_name(self._commands.msg_type)}
+        conflicts = [topics.type_sentence(name, kind, self.get_fully_qualified_name(),
+                                          self.get_publishers_info_by_topic(name))
+                     for name, kind in heard.items()]
+        reason = '; '.join(text for text in (reason, late, *conflicts) if text)
         values = {
-            'speed_factor': f'{policy.factor:.3f}',
-            'state': policy.state,
-            'flag_lost': str(policy.num_falls),
+            'speed_factor': f'{speed.factor:.3f}',
+            'state': speed.state,
+            'flag_lost': str(speed.num_falls),
             'commands_refused': str(self._limiter.num_refused),
             'commands_late': str(self._limiter.num_late),
         }
         self._diagnostics.publish(diagnostics_message(
             Header(stamp=self.get_clock().now().to_msg()),
-            Status(WARN if reason else OK, self._status_name, reason or policy.state, values)))
+            Status(WARN if reason else OK, self._status_name, reason or speed.state, values)))
 
 
-def command_qos() -> QoSProfile:
-    """Return a quality of service for the newest command only, reliable."""
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
-                      reliability=QoSReliabilityPolicy.RELIABLE)
-
-
-def velocity_of(twist: Twist) -> Velocity:
+def velocity_of(twist: Twist) -> policy.Velocity:
     """Return the six velocities of a twist, m/s and rad/s."""
     return tuple(getattr(part, axis) for part in (twist.linear, twist.angular) for axis in 'xyz')
 
 
-def set_velocity(twist: Twist, velocity: Velocity) -> None:
+def set_velocity(twist: Twist, velocity: policy.Velocity) -> None:
     """Write six velocities, m/s and rad/s, into a twist."""
     values = iter(velocity)
     for part in (twist.linear, twist.angular):
@@ -328,11 +301,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
     It publishes the slow factor then, and zero if a command was in force.
     """
-    return run_program(NODE_NAME, ABOUT, args, _run)
+    return node_life.run_program(NODE_NAME, ABOUT, args, _run)
 
 
 def _run(words: Sequence[str]) -> int:
-    stop = stop_on_signals()
+    stop = node_life.stop_on_signals()
     node = SpeedGovernorNode(words=words, is_stopping=stop.is_set)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -342,11 +315,9 @@ def _run(words: Sequence[str]) -> int:
         node.fall('internal error, see the log')
 
     try:
-        spin_until(stop, executor, on_fault, node.require_name)
-        node.stop()
-        return 0
-    except KeyboardInterrupt:  # a second signal
-        ignore_signals()
+        with contextlib.suppress(KeyboardInterrupt):  # a second signal
+            node_life.spin_until(stop, executor, on_fault, node.require_name)
+        node_life.ignore_signals()
         node.stop()
         return 0
     finally:

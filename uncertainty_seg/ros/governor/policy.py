@@ -156,9 +156,6 @@ class CommandLimiter:
 # fallen silent before. If they go on from flag to flag, or go back once more, both publish: the
 # one that was there before is relied on after the other has left, and the other never is.
 
-# Publishers that have left are forgotten when more than this many are known.
-MOST_KNOWN = 256
-
 
 class PublisherWatch:
     """
@@ -195,9 +192,6 @@ class PublisherWatch:
             self._was_alive = now_s - self._heard_s < self._deadline_s
             self._num_changes = 0
         self._known |= self._present
-        if len(self._known) > MOST_KNOWN:
-            self._known = set(self._present)
-            self._barred &= self._present
         if len(self._present) > 1:
             return (f'{len(self._present)} publishers of the flag, expected one: nobody can tell '
                     'whose flag it is; stop all but one, or give each its own governor')
