@@ -103,14 +103,6 @@ def test_a_shell_in_which_ros_was_not_sourced(domain: int, program: str, missing
     assert 'source /opt/ros/' in lines[0]
 
 
-@pytest.mark.parametrize(('parameter', 'sentence'), [
-    ('slow_factor:=fast', 'slow_factor'), ('deadline_s:=-1.0', '-1.0')])
-def test_a_parameter_of_the_governor(domain: int, parameter: str, sentence: str) -> None:
-    code, lines = run('governor', ['--ros-args', '-p', parameter], domain)
-    assert (code, len(lines)) == (2, 1), lines
-    assert sentence in lines[0]
-
-
 @pytest.mark.parametrize(('words', 'code', 'sentence'), [
     (['/no/bag'], 1, '/no/bag'), (['x', '--rate', '0'], 2, '0'),
     (['x', '--rate', 'fast'], 2, 'fast'),

@@ -5,13 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 import re
-from typing import Any
 
 from launch_stand_ins import actions_of, launch_arguments, stand_ins
-import pytest
-
-from uncertainty_seg.core.settings import iter_parameters
-from uncertainty_seg.ros.governor.policy import SpeedSettings
 
 __all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every test here
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,30 +40,3 @@ def test_a_parameter_file_is_taken_where_it_is_given(
     arguments['params_file'] = str(mine)
     (node,) = actions_of(LAUNCH)['Node']
     assert [p.words[0] for p in node.parameters] == ['params_file']
-
-
-@pytest.mark.ros
-def test_every_parameter_is_described_ranged_and_read_only() -> None:
-    rclpy: Any = pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2')
-    from rclpy.parameter import Parameter
-
-    from uncertainty_seg.ros.governor.policy import speed_settings_from_dict
-    from uncertainty_seg.ros.parameters import declared_settings
-
-    context = rclpy.Context()
-    rclpy.init(context=context, args=[])
-    try:
-        node = rclpy.create_node(
-            'described', context=context, enable_rosout=False, start_parameter_services=False,
-            parameter_overrides=[Parameter('rise_per_s', value=2)])
-        settings = declared_settings(node, SpeedSettings, speed_settings_from_dict)
-        assert settings == SpeedSettings(rise_per_s=2.0)
-        for setting in iter_parameters(SpeedSettings):
-            descriptor = node.describe_parameter(setting.name)
-            assert setting.description in descriptor.description
-            assert descriptor.additional_constraints == setting.wanted()
-            assert descriptor.read_only
-            assert not node.set_parameters([Parameter(setting.name, value=0.5)])[0].successful
-        node.destroy_node()
-    finally:
-        context.try_shutdown()

@@ -26,6 +26,7 @@ from ros_helpers import (
     own_domain,
     Process,
     solid,
+    values_of,
 )
 
 pytestmark = needs_ros
@@ -128,10 +129,10 @@ def speed_rig(folder: Path, *words: str, deadline_s: float = DEADLINE_S) -> Iter
     """Start a governor which settles and rises in seconds, and listen to it."""
     with own_domain() as domain:
         governor = Process(
-            ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args', *words,
+            ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args',
              '-p', f'slow_factor:={SLOW}', '-p', f'deadline_s:={deadline_s}',
              '-p', f'settle_s:={deadline_s}', '-p', 'rise_per_s:=1.0',
-             '-p', 'command_timeout_s:=600.0'], domain, folder / 'log')
+             '-p', 'command_timeout_s:=600.0', *words], domain, folder / 'log')
         rig = None
         try:
             rig = SpeedRig(domain, folder, governor)
@@ -195,6 +196,50 @@ def test_a_governor_that_slept_does_not_believe_what_waited_for_it(rig: SpeedRig
     finally:
         rig.governor.send_signal(signal.SIGCONT)
     assert set(rig.hear(8)) == {SLOW}
+
+
+def test_a_second_publisher_is_slow_whatever_it_says_until_it_has_left(rig: SpeedRig) -> None:
+    from std_msgs.msg import Bool
+
+    from uncertainty_seg.ros.topics import flag_qos
+
+    rig.speak('true')
+    rig.wait_for_rise()
+    second = rig.client.node.create_publisher(Bool, '/confident', flag_qos(DEADLINE_S))
+    try:
+        rig.wait(lambda: rig.factor == SLOW, 'the slow factor')
+        before = len(rig.factors)
+        for _ in range(20):  # longer than it settles
+            second.publish(Bool(data=True))
+            rig.client.spin(0.05)
+        assert {factor for _, factor in rig.factors[before:]} == {SLOW}
+        rig.wait(lambda: '2 publishers' in rig.health[-1].status[0].message, 'the reason')
+    finally:
+        rig.client.node.destroy_publisher(second)
+    rig.wait_for_rise()  # on the flags of the one that was there before
+
+
+def test_a_command_that_was_held_up_on_its_way_is_zero(tmp_path: Path) -> None:
+    from geometry_msgs.msg import Twist
+
+    command = Twist()
+    command.linear.x = 2.0
+    with speed_rig(tmp_path, '-p', 'command_timeout_s:=0.5') as rig:
+        def is_driven() -> bool:
+            rig.commands.publish(command)
+            rig.client.spin(0.05)
+            return bool(rig.limited and rig.limited[-1].linear.x == 2.0 * SLOW)
+
+        rig.wait(is_driven, 'a command at the slow factor')
+        rig.governor.send_signal(signal.SIGSTOP)
+        rig.client.spin(0.1)  # for what it has sent before
+        rig.limited.clear()
+        rig.commands.publish(command)
+        rig.client.spin(1.0)
+        rig.governor.send_signal(signal.SIGCONT)
+        rig.wait(lambda: rig.health and values_of(rig.health[-1])['commands_late'] != '0',
+                 'the count')
+        assert rig.limited and {msg.linear.x for msg in rig.limited} == {0.0}
 
 
 def test_the_real_node_killed_with_its_flag_up_slows_the_vehicle(tmp_path: Path) -> None:

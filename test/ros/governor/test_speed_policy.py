@@ -18,10 +18,10 @@ from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import pytest
 
+from uncertainty_seg.core.settings import iter_parameters
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
-    MOST_KNOWN,
     PublisherWatch,
     speed_settings_from_dict,
     SpeedPolicy,
@@ -247,6 +247,15 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], sentenc
         speed_settings_from_dict(values)
 
 
+def test_every_setting_has_the_default_and_the_range_that_vehicles_rely_on() -> None:
+    found = {p.name: (p.default, p.lower, p.upper) for p in iter_parameters(SpeedSettings)}
+    assert found == {
+        'slow_factor': (0.2, 0.0, 1.0), 'deadline_s': (1.0, 0.05, 3600.0),
+        'settle_s': (2.0, 0.05, 3600.0), 'rise_per_s': (0.1, 0.001, 100.0),
+        'compare_clocks': (True, None, None), 'command_timeout_s': (0.5, 0.05, 3600.0),
+        'stamped': (False, None, None)}
+
+
 def test_settings_at_the_borders_of_each_other_are_accepted() -> None:
     settings = speed_settings_from_dict({'settle_s': 0.5, 'deadline_s': 0.5})
     assert settings == SpeedSettings(settle_s=0.5, deadline_s=0.5)
@@ -295,8 +304,9 @@ def test_what_is_not_finite_is_zero_in_every_axis_and_counted(bad: float, axis: 
 
 def test_zero_once_when_commands_stop_and_then_nothing_until_the_next() -> None:
     limiter = CommandLimiter(TIMEOUT_S)
-    assert limiter.tick(9.0, 1.0) is None
+    assert limiter.tick(9.0, 1.0) is None and limiter.reason == ''
     limiter.take(10.0, COMMAND, 1.0)
+    assert limiter.tick(10.0, 1.0) is None  # at the same moment
     assert limiter.tick(10.25, 1.0) is None
     assert limiter.tick(10.5, 1.0) == ZERO
     assert [limiter.tick(10.5 + n, 0.1) for n in range(5)] == [None] * 5
@@ -421,17 +431,34 @@ def test_without_numbers_a_publisher_that_appears_while_flags_arrive_is_the_seco
 
 
 def test_a_publisher_that_was_never_heard_shows_nothing() -> None:
-    _, said = watched([(0, [NODE, SECOND], 1), (1, [SECOND], 2)])
-    assert begins(said, TWO, '')
+    for number in (1, None):
+        _, said = watched([(0, [NODE, SECOND], number), (1, [SECOND], number and 2)])
+        assert begins(said, TWO, '')
 
 
-def test_the_publishers_that_have_left_are_forgotten_in_the_end() -> None:
-    watch, _ = watched([(0, [NODE], 7), (0.5, [NODE, ROGUE, SECOND], 8)])
-    for number in range(2 * MOST_KNOWN):
-        watch.look(START_S + 10 + number, [str(number).encode(), ROGUE])
-    assert len(watch._known) <= MOST_KNOWN + 1
-    assert watch._barred == {ROGUE}
-    assert watch.look(START_S + 9999, [ROGUE]).startswith(BARRED)
+def test_one_that_was_alone_for_just_the_deadline_is_relied_on() -> None:
+    both = [NODE, ROGUE]
+    _, said = watched([(0, both, 7), (0.1, both, 3), (0.2, both, 8), (0.3, both, 4),
+                       (5, [NODE]), (6, [ROGUE])], alone_s=DEADLINE_S)
+    assert begins(said, *[TWO] * 4, '', BARRED)
+
+
+def test_one_publisher_alone_is_relied_on_however_its_numbers_go() -> None:
+    _, said = watched([(0.1 * n, [NODE], number) for n, number in enumerate((7, 3, 2, 2, 9, 1))])
+    assert said == [''] * 6
+
+
+def test_a_number_that_comes_twice_is_of_two() -> None:
+    both = [NODE, SECOND]
+    _, said = watched([(0, [NODE], 7), (DEADLINE_S, both, 1), (1.1, both, 1), (20, [SECOND])])
+    assert begins(said, '', TWO, TWO, BARRED)
+
+
+def test_one_that_comes_back_beside_its_successor_is_not_relied_on_either() -> None:
+    both = [NODE, SECOND]
+    _, said = watched([(0, [SECOND], 1), (5, both, 2), (5.1, both, 9), (5.2, both, 3),
+                       (10, [NODE]), (11, [SECOND])])
+    assert begins(said, '', TWO, TWO, TWO, BARRED, BARRED)
 
 
 @given(st.lists(st.sampled_from((NODE, ROGUE)), min_size=2, max_size=30),

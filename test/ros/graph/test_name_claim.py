@@ -3,9 +3,10 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 import json
 from pathlib import Path
+import signal
 
 from cases import for_each
 from conftest import make_tiny_bundle
@@ -107,7 +108,7 @@ def test_one_claim_that_was_on_the_way_when_its_sender_died_is_no_proof() -> Non
 
 @for_each('text', [
     '', 'x', '[]', '{}', '7', 'null', '[' * 900, '{"started_ns": 1}', 'x' * 2000,
-    *[json.dumps({**json.loads(OLDER.text()), name: value}) for name, value in (
+    *[json.dumps({**asdict(OLDER), name: value}) for name, value in (
         ('number', '7'), ('number', None), ('number', 1.0), ('is_settled', 1),
         ('identity', 7), ('started_ns', True), ('host', 'h' * 2000),
         ('host', 'h' * 256), ('host', 'auv\n[INFO] all is well'), ('host', '\x1b[2J'),
@@ -150,7 +151,7 @@ def other(rig: NodeRig) -> Iterator[Claim]:
     def tell() -> None:
         nonlocal claim
         claim = replace(claim, number=claim.number + 1)
-        publisher.publish(String(data=claim.text()))
+        publisher.publish(String(data=json.dumps(asdict(claim))))
 
     rig.client.node.create_timer(0.1, tell)
     yield claim
@@ -192,3 +193,23 @@ def test_one_that_is_heard_only_after_the_look_still_ends_the_new_one(rig: NodeR
     assert rig.process.wait() == 2, rig.process.output
     assert f'process {claim.process} on {claim.host}' in sentences(rig.process)[-1]
     assert not any(flag.data for flag in rig.flags) and 'Traceback' not in rig.process.output
+
+
+@pytest.mark.release
+def test_a_node_that_was_killed_does_not_keep_its_name_from_the_next(
+    rig: NodeRig, tmp_path: Path
+) -> None:
+    rig.raise_flag()
+    rig.client.watched = None
+    rig.process.interrupt(signal.SIGKILL)
+    assert rig.client.node.count_publishers(CLAIMS) == 1  # its ghost, for 20 s
+    rig.flags.clear()
+    next_one = Process(
+        node_arguments(tmp_path / 'tiny', gate__rise_frames=1), rig.domain, tmp_path / 'next')
+    rig.client.watched = next_one
+    try:
+        rig.raise_flag()
+        assert ' runs already' not in next_one.output
+    finally:
+        rig.client.watched = None
+        next_one.end()

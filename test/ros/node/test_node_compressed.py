@@ -3,6 +3,7 @@
 
 import array
 from collections.abc import Iterator
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +26,36 @@ class Rig:
     def __init__(self, rig: NodeRig) -> None:
         from sensor_msgs.msg import CameraInfo, CompressedImage
 
-        self.client, self.status, self.masks = rig.client, rig.status, rig.masks
-        client = rig.client
-        self.infos = client.listen('/uncertainty_seg/camera_info', CameraInfo)
-        self.camera = client.node.create_publisher(CompressedImage, '/cam/compressed', 10)
-        self.calibration = client.node.create_publisher(CameraInfo, '/camera_info', 10)
-        client.wait_until(self.camera.get_subscription_count, 'the node to subscribe')
-        client.wait_until(self.calibration.get_subscription_count, 'the calibration to be wanted')
-        self._second = 0
+        self.client, self.masks, self.of = rig.client, rig.masks, rig.of
+        node, self._seconds = rig.client.node, itertools.count(1)
+        self.infos = rig.client.listen('/uncertainty_seg/camera_info', CameraInfo)
+        self.camera = node.create_publisher(CompressedImage, '/cam/compressed', 10)
+        calibration = node.create_publisher(CameraInfo, '/camera_info', 10)
+        for topic in (self.camera, calibration):
+            rig.wait(topic.get_subscription_count, 'the node to subscribe')
         grey = solid(128, 128, 128)
         k = [100.0, 0.0, 63.5, 0.0, 100.0, 47.5, 0.0, 0.0, 1.0]
 
         def primed() -> bool:
-            self.calibration.publish(CameraInfo(width=128, height=96, k=k))
-            self.send(self.packed(grey))
-            return all((self.status, self.masks, self.infos))
-        client.wait_until(primed, 'the first answers')
+            calibration.publish(CameraInfo(width=128, height=96, k=k))
+            self.send(packed(grey))
+            rig.client.spin(0.05)
+            return all((rig.status, self.masks, self.infos))
+        rig.wait(primed, 'the first answers')
 
-    @staticmethod
-    def packed(pixels: Any, kind: str = '.png') -> bytes:
-        return bytes(cv2.imencode(kind, pixels)[1].tobytes())
-
-    def send(self, data: bytes, text: str = 'bgr8; jpeg compressed bgr8') -> Any:
+    def send(self, data: bytes) -> Any:
         from builtin_interfaces.msg import Time
         from sensor_msgs.msg import CompressedImage
 
-        self._second += 1
-        msg = CompressedImage(format=text, data=array.array('B', data))
-        msg.header.stamp = Time(sec=self._second)
+        msg = CompressedImage(format='bgr8; jpeg compressed bgr8', data=array.array('B', data))
+        msg.header.stamp = Time(sec=next(self._seconds))
         msg.header.frame_id = 'camera_optical'
         self.camera.publish(msg)
         return msg
 
-    def of(self, messages: list[Any], msg: Any) -> Any:
-        def find() -> Any:
-            return [m for m in messages if m.header.stamp == msg.header.stamp]
-        return self.client.wait_until(find, 'what belongs to the frame')[0]
+
+def packed(pixels: Any, kind: str = '.png') -> bytes:
+    return bytes(cv2.imencode(kind, pixels)[1].tobytes())
 
 
 @pytest.fixture(scope='module')
@@ -72,10 +67,10 @@ def rig(tmp_path_factory: Any) -> Iterator[Rig]:
 
 
 def test_a_compressed_frame_gets_its_mask(rig: Rig) -> None:
-    msg = rig.send(rig.packed(HALVES, '.jpg'))
-    mask = rig.of(rig.masks, msg)
+    msg = rig.send(packed(HALVES, '.jpg'))
+    mask = rig.of(msg, rig.masks)
     assert (mask.height, mask.width, mask.header) == (96, 128, msg.header)
-    info = rig.of(rig.infos, msg)
+    info = rig.of(msg, rig.infos)
     assert (info.header, info.width, list(info.k)) == (
         msg.header, 128, [100, 0, 63.5, 0, 100, 47.5, 0, 0, 1])
     ids = np.frombuffer(mask.data, np.uint8).reshape(96, 128)
@@ -85,12 +80,12 @@ def test_a_compressed_frame_gets_its_mask(rig: Rig) -> None:
 def test_a_file_that_was_cut_or_is_expensive_lets_the_flag_fall_and_the_next_one_is_good(
     rig: Rig
 ) -> None:
-    whole = rig.packed(HALVES, '.jpg')
+    whole = packed(HALVES, '.jpg')
     for data, named in ((whole[:-2], 'was cut'), (black_jpeg(2000, 2000, 3000), '3000 scans')):
-        status = rig.of(rig.status, rig.send(data)).status[0]
+        status = rig.of(rig.send(data)).status[0]
         assert status.level == b'\x02' and named in status.message
         assert {v.key: v.value for v in status.values}['confident'] == 'false'
-        assert rig.of(rig.masks, rig.send(whole)).height == 96
+        assert rig.of(rig.send(whole), rig.masks).height == 96
 
 
 def test_a_reduced_image_has_a_mask_and_a_calibration_of_its_size(
@@ -99,13 +94,13 @@ def test_a_reduced_image_has_a_mask_and_a_calibration_of_its_size(
     assert rig.client.set_together(
         max_image_px=4000, oversized_images='reduce').successful
     try:
-        msg = rig.send(rig.packed(HALVES, '.jpg'))
-        mask, info = rig.of(rig.masks, msg), rig.of(rig.infos, msg)
+        msg = rig.send(packed(HALVES, '.jpg'))
+        mask, info = rig.of(msg, rig.masks), rig.of(msg, rig.infos)
         assert (mask.height, mask.width) == (info.height, info.width) == (48, 64)
         ids = np.frombuffer(mask.data, np.uint8).reshape(48, 64)
         assert (ids[:, :30] == 0).all() and (ids[:, 34:] == 2).all()
         assert list(info.k) == [50, 0, 31.5, 0, 50, 23.5, 0, 0, 1]
-        refused = rig.of(rig.status, rig.send(rig.packed(HALVES))).status[0]
+        refused = rig.of(rig.send(packed(HALVES))).status[0]
         assert '128x96' in refused.message and '4000' in refused.message
     finally:
         assert rig.client.set_together(

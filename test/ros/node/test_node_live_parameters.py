@@ -45,6 +45,7 @@ def test_a_stricter_threshold_lets_the_flag_fall_without_another_frame(rig: Node
         ({'map': 'treasure'}, 'treasure'),
         ({'gate__fall_frames': 9}, 'gate.fall_frames'),
         ({'max_age_s': 0.5}, 'read-only'),
+        ({'use_sim_time': True}, 'use_sim_time'),
         ({'model': 'other'}, 'model'),
     ],
 )
