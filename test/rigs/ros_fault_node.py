@@ -8,8 +8,8 @@ the suffix .waits), raise what nobody expected, or end the worker's thread. Anyt
 the backend that was asked for. The encoding of an image commands the subscription's callback:
 'raise', 'hang' for good, or 'exit'. While a file of its name lies in the folder
 UNCERTAINTY_SEG_TEST_FAILURES, an optional part raises, see `PARTS`. What is made at the size of an
-image is noted in the file `made` there, waits while there is one `wait`, and ends its thread if
-there is one `end`.
+image is noted in the file `made` there, waits amid a map while there is one `wait`, and ends its
+thread if there is one `end`.
 
 """
 
@@ -30,9 +30,10 @@ from ros_fault_node_commands import ENDS, FAILS, GIVES_NAN, SURPRISES, WAITS
 
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.grid import Grid
 from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.render import FrameView
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros import publishers, topics
 from uncertainty_seg.ros.camera_station import CameraStation
@@ -56,8 +57,10 @@ PARTS: Mapping[str, tuple[Any, str]] = {
 }
 
 
-# What brings a map to the size of the image.
-PICTURES = ('label', 'confidence_at_source', 'map_at_source')
+# What brings a map to the size of the network's image, or of the camera's.
+PICTURES: tuple[tuple[Any, str], ...] = (
+    (Grid, 'spread'), (FrameResult, 'label'), (FrameResult, 'confidence_at_source'),
+    (FrameResult, 'map_at_source'))
 
 
 class FaultyBackend:
@@ -66,7 +69,7 @@ class FaultyBackend:
         self._inner = inner
         self.name = f'faulty {inner.name}'
 
-    def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
+    def run(self, image: Any, masks: Any, temperature: float) -> PassSums:
         command = int(image[image.shape[0] // 2, image.shape[1] // 2, 1])
         if command == FAILS:
             raise BackendError('the engine failed on command')
@@ -79,10 +82,11 @@ class FaultyBackend:
             release.with_suffix('.waits').touch()
             while not release.exists():
                 threading.Event().wait(0.01)
-        maps = self._inner.run(image, masks, temperature)
+        sums: PassSums = self._inner.run(image, masks, temperature)
         if command == GIVES_NAN:
-            return dataclasses.replace(maps, entropy=np.full_like(maps.entropy, np.nan))
-        return maps
+            nan = np.full_like(sums.entropy_nats, np.nan)
+            return dataclasses.replace(sums, entropy_nats=nan)
+        return sums
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
@@ -112,17 +116,17 @@ def break_parts(folder: Path) -> None:
 
 
 def note_pictures(folder: Path) -> None:
-    for name in PICTURES:
-        real = getattr(FrameResult, name)
+    for owner, name in PICTURES:
+        real = getattr(owner, name)
         noting = _noting(real.fget if isinstance(real, property) else real, name, folder)
-        setattr(FrameResult, name, property(noting) if isinstance(real, property) else noting)
+        setattr(owner, name, property(noting) if isinstance(real, property) else noting)
 
 
 def _noting(real: Callable[..., Any], name: str, folder: Path) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         with (folder / 'made').open('a') as file:
             file.write(f'{name}\n')
-        while (folder / 'wait').exists():
+        while (folder / 'wait').exists() and name == 'spread':
             threading.Event().wait(0.01)
         if (folder / 'end').exists():
             raise SystemExit('a picture ends its thread on command')

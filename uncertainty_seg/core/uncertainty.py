@@ -11,9 +11,9 @@ maps at the grid of the sums (`grid_maps`), which scores and gate look at, and m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,26 @@ LOGIT_SCALE = 8.0
 # The smallest normal float32: a smaller mean counts as this where logarithms are upsampled.
 LEAST_PROBABILITY = 2.0**-126
 _Of = TypeVar('_Of', bound=np.generic)
+_T = TypeVar('_T')
+
+
+class _Lazy(Generic[_T]):
+    """
+    A property that is computed when it is first asked for.
+
+    As functools.cached_property, which before Python 3.12 locks out all instances while one is
+    computed: the verdict of a frame would wait for the pictures of the one before.
+    """
+
+    def __init__(self, compute: Callable[[Any], _T]) -> None:
+        self._compute, self.__doc__ = compute, compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> _T:
+        value = instance.__dict__[self._name] = self._compute(instance)
+        return value
 
 
 @dataclass(frozen=True)
@@ -91,54 +111,54 @@ class UncertaintyMaps:
         self._variance = total_variance
         self.unknown_temperature = unknown_temperature
 
-    @cached_property
+    @_Lazy
     def label(self) -> LabelMap:
         """Class with the largest mean probability, uint8; the lowest id of equals."""
         return self.mean.argmax(0).astype(np.uint8)
 
-    @cached_property
+    @_Lazy
     def confidence(self) -> FloatMap:
         """Largest mean probability, 1/C..1."""
         return _float32(self.mean.max(0))
 
-    @cached_property
+    @_Lazy
     def entropy(self) -> FloatMap:
         """Of the mean probabilities over ln C, 0..1."""
         return _float32(_entropy(self.mean, 0) / np.log(len(self.mean)))
 
-    @cached_property
+    @_Lazy
     def mutual_information(self) -> FloatMap:
         """Entropy minus the mean entropy of the passes, over ln C, 0..1."""
         return _float32(self._mutual)
 
-    @cached_property
+    @_Lazy
     def variation_ratio(self) -> FloatMap:
         """Share of passes that do not vote for the most voted class."""
         return _float32(self._variation)
 
-    @cached_property
+    @_Lazy
     def total_variance(self) -> FloatMap:
         """Sum over classes of the population variance over passes."""
         return _float32(self._variance)
 
-    @cached_property
+    @_Lazy
     def aleatoric(self) -> FloatMap:
         """Mean entropy of the passes over ln C, 0..1: the rest of the entropy."""
         return np.maximum(self.entropy - self.mutual_information, np.float32(0))
 
-    @cached_property
+    @_Lazy
     def least_confidence(self) -> FloatMap:
         """1 less the largest mean probability, 0..1 - 1/C."""
         return np.float32(1) - self.confidence
 
-    @cached_property
+    @_Lazy
     def margin(self) -> FloatMap:
         """1 less the distance of the two largest mean probabilities, 0..1."""
         # Sorting puts NaN last, so that the largest is NaN if any is.
         second, first = np.partition(self.mean, len(self.mean) - 2, 0)[-2:]
         return _float32(1 - (first - second))
 
-    @cached_property
+    @_Lazy
     def unknown(self) -> FloatMap:
         """
         Entropy over ln C of the mean probabilities to the power 1 / tau, made to sum to 1; 0..1.
@@ -150,7 +170,7 @@ class UncertaintyMaps:
         softened /= softened.sum(0)
         return _float32(_entropy(softened, 0) / np.log(len(self.mean)))
 
-    @cached_property
+    @_Lazy
     def energy(self) -> FloatMap:
         """
         1 / (1 + exp(E / 8)), 0..1.
@@ -199,37 +219,37 @@ class SpreadMaps(UncertaintyMaps):
         self._of, self._grid = of, grid
         self.features, self.unknown_temperature = of.features, of.unknown_temperature
 
-    @cached_property
+    @_Lazy
     def _log_mean(self) -> Floats:
         least = self._of.mean.dtype.type(LEAST_PROBABILITY)
         return self._grid.spread(np.log(np.maximum(self._of.mean, least)))
 
-    @cached_property
-    def mean(self) -> Floats:  # type: ignore[override]
-        """The mean probabilities (C, h, w)."""
+    @_Lazy
+    def mean(self) -> Floats:
+        """Return the mean probabilities (C, h, w)."""
         return _softmax(self._log_mean[None], 1.0)[0]
 
-    @cached_property
+    @_Lazy
     def label(self) -> LabelMap:
         """Class with the largest mean probability, uint8; the lowest id of equals."""
         return self._log_mean.argmax(0).astype(np.uint8)
 
-    @cached_property
-    def logits(self) -> Floats:  # type: ignore[override]
-        """The mean logits (C, h, w)."""
+    @_Lazy
+    def logits(self) -> Floats:
+        """Return the mean logits (C, h, w)."""
         return self._grid.spread(self._of.logits)
 
-    @cached_property
+    @_Lazy
     def mutual_information(self) -> FloatMap:
         """Entropy minus the mean entropy of the passes, over ln C, 0..1."""
         return _float32(self._grid.spread(self._of.mutual_information))
 
-    @cached_property
+    @_Lazy
     def variation_ratio(self) -> FloatMap:
         """Share of passes that do not vote for the most voted class."""
         return _float32(self._grid.spread(self._of.variation_ratio))
 
-    @cached_property
+    @_Lazy
     def total_variance(self) -> FloatMap:
         """Sum over classes of the population variance over passes."""
         return _float32(self._grid.spread(self._of.total_variance))

@@ -67,7 +67,7 @@ class Rig:
 def rig(tmp_path_factory: Any) -> Iterator[Rig]:
     folder: Path = tmp_path_factory.mktemp('first')
     with node_rig(folder, make_tiny_bundle(folder / 'tiny'), FAULT_NODE, stale_timeout_s=600.0,
-                  gate__rise_frames=1) as found:
+                  gate__rise_frames=1, map='entropy') as found:
         try:
             yield Rig(found, folder)
         finally:
@@ -87,28 +87,29 @@ def test_nothing_of_the_size_of_an_image_is_made_for_a_frame_that_nobody_watches
 
 
 def test_verdicts_go_on_while_a_picture_takes_long_and_come_before_it(rig: Rig) -> None:
-    rig.subscribe('mask')
-    rig.node.wait(lambda: rig.judged() and rig.sent['mask'], 'a mask')
-    rig.shown('mask', rig.judged())
+    # Of the map whose mean over the grid is a score, too: the two must not wait for each other.
+    rig.subscribe('uncertainty')
+    rig.node.wait(lambda: rig.judged() and rig.sent['uncertainty'], 'a map')
+    rig.shown('uncertainty', rig.judged())
     before = int(rig.node.next_health()['frames_not_shown'])
     rig.made.unlink()
     rig.hold.touch()
     first = rig.judged()
-    rig.node.wait(rig.made.exists, 'the mask to be in work')
+    rig.node.wait(rig.made.exists, 'the map to be in work')
     late = [rig.judged() for _ in range(5)]
-    assert rig.made.read_text().split() == ['label']  # of the first; of this frame nothing else
-    assert not {first, *late} & set(rig.sent['mask'])
+    assert rig.made.read_text().split() == ['map_at_source', 'spread']  # of the first frame
+    assert not {first, *late} & set(rig.sent['uncertainty'])
     assert int(rig.node.next_health()['frames_not_shown']) == before + 4
     rig.hold.unlink()
-    rig.shown('mask', late[-1])
+    rig.shown('uncertainty', late[-1])
     # The frames between were replaced by the newest, as those that wait for the network are.
-    assert {first, *late} & set(rig.sent['mask']) == {first, late[-1]}
+    assert {first, *late} & set(rig.sent['uncertainty']) == {first, late[-1]}
     for second in (first, late[-1]):
         for topic in VERDICT:
-            assert rig.sent[topic][second] < rig.sent['mask'][second]
-    assert rig.sent['mask'][first] > rig.sent['verdict'][late[-1]]
+            assert rig.sent[topic][second] < rig.sent['uncertainty'][second]
+    assert rig.sent['uncertainty'][first] > rig.sent['verdict'][late[-1]]
     assert all(flag.data for flag in rig.node.flags[-5:])
-    assert rig.made.read_text().split() == ['label'] * 2
+    assert 'label' not in rig.made.read_text()  # nobody watches the mask
 
 
 def test_a_picture_that_ends_its_thread_is_a_warning_and_changes_no_verdict(rig: Rig) -> None:
