@@ -18,54 +18,46 @@ from typing import Any
 import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import BackendError
 
 SLOW_S, HANG_S = 0.3, 1.4  # below and above the timeout of a second
-FLOATS = ('confidence', 'entropy', 'mutual_information', 'variation_ratio', 'total_variance',
-          'aleatoric')
-DOUBLE: Any = np.float64  # which no map may have
-_Change = Callable[[UncertaintyMaps], UncertaintyMaps]
+SUMS = ('p', 'entropy_nats', 'p_squared', 'votes', 'logits')
+_Change = Callable[[PassSums], PassSums]
 
 
 def _with(name: str, value: float) -> _Change:
-    """Return a change of one pixel of a map."""
-    def change(maps: UncertaintyMaps) -> UncertaintyMaps:
-        values = getattr(maps, name).copy()
-        values[len(values) // 3, -1] = value
-        return replace(maps, **{name: values})
+    """Return a change of one number of a sum."""
+    def change(sums: PassSums) -> PassSums:
+        values = getattr(sums, name).copy()
+        values.flat[values.size // 3] = value
+        return replace(sums, **{name: values})
     return change
 
 
 def _each(change: Callable[[Any], Any]) -> _Change:
-    """Return a change of every map."""
-    def run(maps: UncertaintyMaps) -> UncertaintyMaps:
-        return UncertaintyMaps(**{name: change(getattr(maps, name))
-                                  for name in ('label', *FLOATS)})
-    return run
+    """Return a change of every sum."""
+    return lambda sums: replace(sums, **{name: change(getattr(sums, name)) for name in SUMS})
 
 
-def _fails(maps: Any) -> UncertaintyMaps:
+def _fails(sums: PassSums) -> PassSums:
     raise BackendError('the engine failed on command')
 
 
-def _surprises(maps: UncertaintyMaps) -> UncertaintyMaps:
+def _surprises(sums: PassSums) -> PassSums:
     raise ZeroDivisionError('nobody expected this')
 
 
 CHANGES: Mapping[str, _Change] = {
     'zeros': _each(np.zeros_like),
-    'entropy_below_0': lambda maps: replace(maps, entropy=np.full_like(maps.entropy, -5)),
-    **{f'nan_in_{name}': _with(name, np.nan) for name in FLOATS},
-    **{f'infinite_{name}': _with(name, np.inf) for name in FLOATS},
-    **{f'{name}_above_1': _with(name, 1.5) for name in FLOATS},
-    'confidence_below_share': _with('confidence', 0.1),
-    'uniform': lambda maps: replace(maps, confidence=np.full_like(maps.confidence, 0.9)),
-    'label_200': _with('label', 200),
-    'double_size': _each(lambda values: values.repeat(2, 0).repeat(2, 1)),
-    'half_size': _each(lambda values: values[::2, ::2]),
-    'double_precision': lambda maps: replace(
-        maps, entropy=maps.entropy.astype(DOUBLE)),
+    **{f'nan_in_{name}': _with(name, np.nan) for name in SUMS},
+    **{f'infinite_{name}': _with(name, np.inf) for name in SUMS},
+    **{f'{name}_above_all_passes': _with(name, 1e3) for name in SUMS[:4]},
+    'entropy_below_0': lambda sums: replace(sums, entropy_nats=np.full_like(
+        sums.entropy_nats, -5)),
+    'double_size': _each(lambda values: values.repeat(2, -2).repeat(2, -1)),
+    'half_size': _each(lambda values: values[..., ::2, ::2]),
+    'double_precision': lambda sums: replace(sums, p=sums.p.astype(np.float64)),  # type: ignore
     'fails': _fails,
     'surprises': _surprises,
 }
@@ -80,20 +72,20 @@ class MisbehavingBackend:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self._before: deque[UncertaintyMaps] = deque(maxlen=3)
+        self._before: deque[PassSums] = deque(maxlen=3)
         self.name = f'misbehaving {inner.name}'
 
-    def run(self, image: ImageU8, masks: Any, temperature: float) -> UncertaintyMaps:
+    def run(self, image: ImageU8, masks: Any, temperature: float) -> PassSums:
         command = _NAMES.get(int(image[image.shape[0] // 2, image.shape[1] // 2, 1]), '')
         if command in ('repeats', 'repeats_older') and self._before:
             return self._before[-1 if command == 'repeats' else 0]
-        maps = self._inner.run(image, masks, temperature)
+        sums = self._inner.run(image, masks, temperature)
         if command in CHANGES:
-            return CHANGES[command](maps)
-        self._before.append(maps)
+            return CHANGES[command](sums)
+        self._before.append(sums)
         if command in ('slow', 'hang'):
             time.sleep(HANG_S if command == 'hang' else SLOW_S)
-        return maps
+        return sums
 
     @property
     def timings_ms(self) -> Mapping[str, float]:

@@ -10,7 +10,7 @@ that topic holds what the log holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 import time
 from typing import Any
@@ -21,8 +21,8 @@ from sensor_msgs.msg import CompressedImage
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import check_file, ImageFile
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
-from uncertainty_seg.core.preprocess import unfit_label, unfit_map
 from uncertainty_seg.core.settings import MEGABYTE, Settings, to_dict
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.ros.conversions import AnyImage, image_from_msg
 from uncertainty_seg.storage.frame_log.format import about_run, LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
@@ -66,10 +66,12 @@ def message_frame(
     thresholds: Mapping[str, float], map_name: str, is_doubtful: bool = False,
 ) -> MessageFrame:
     """Describe a processed message and its result, with the verdict as published, for the log."""
-    # Copies, since a backend may write into them with the next frame. Nothing else of the result
-    # is held on to: the other maps are ten times as large.
-    label, chosen = result.maps.label.copy(), result.maps.of(map_name).copy()
-    geometry = result.geometry
+    # What the maps are made of: the trunk's features may be ten times as large.
+    grid = result.at_grid
+    held = (grid.mean, grid.mutual_information, grid.variation_ratio, grid.total_variance,
+            grid.logits)
+    kept = replace(result, at_grid=UncertaintyMaps(
+        *held, unknown_temperature=grid.unknown_temperature))
     # A camera image is kept as it was decoded, a file as it was received, unless it was decoded
     # reduced: the mask has the size of what was decoded.
     image: ImageFile | ImageU8 = image_bgr
@@ -82,9 +84,8 @@ def message_frame(
         image=image,
         encoding=str(msg.format if is_file else msg.encoding)[:MAX_TEXT], verdict=result.verdict,
         scores=dict(result.scores), thresholds=dict(thresholds),
-        mask=lambda: unfit_label(label, geometry),
-        uncertainty=lambda: unfit_map(chosen, geometry),
-        held_bytes=label.nbytes + chosen.nbytes, message=msg, is_doubtful=is_doubtful,
+        mask=lambda: kept.label, uncertainty=lambda: kept.map_at_source(map_name),
+        held_bytes=sum(part.nbytes for part in held), message=msg, is_doubtful=is_doubtful,
     )
 
 

@@ -64,7 +64,7 @@ def rig(tmp_path_factory: Any) -> Iterator[Rig]:
 @pytest.mark.parametrize(
     ('command', 'reason'),
     [(FAILS, 'the engine failed on command'),
-     (GIVES_NAN, 'entropy nan'), (SURPRISES, 'ZeroDivisionError: nobody expected this')],
+     (GIVES_NAN, 'entropy_nats nan'), (SURPRISES, 'ZeroDivisionError: nobody expected this')],
 )
 def test_an_engine_fault_is_false_with_its_reason_and_the_node_recovers(
     rig: Rig, command: int, reason: str

@@ -31,7 +31,6 @@ class Result:
 
     scores, timings_ms, passes = {'entropy.mean': 0.9}, {'trunk': 1.25}, 8
     age_s = 0.0625
-    maps = SimpleNamespace(unknown=np.zeros((24, 32), np.float32))
     verdict = CONFIDENT
 
     def __init__(self) -> None:
@@ -100,19 +99,6 @@ def test_the_overlay_as_jpeg_is_encoded_only_for_a_subscriber_of_it(node: StubNo
     picture = cv2.imdecode(np.frombuffer(msg.data, np.uint8), cv2.IMREAD_COLOR)
     # Chroma is kept at half the resolution.
     assert np.abs(picture.astype(int) - view.overlay).mean() < 20
-
-
-def test_a_picture_waits_for_the_frame_that_was_computed_for_it(node: StubNode) -> None:
-    pictures, result = pictures_of(node), Result()
-    assert not pictures.wants_unknown
-    node.topics['~/uncertainty_overlay'].num_subscribers = 1
-    assert pictures.wants_unknown
-    result.maps = SimpleNamespace(unknown=None)
-    pictures.publish(Header(), make_view(result))
-    assert node.topics['~/uncertainty_overlay'].sent == []
-    result.maps = Result.maps
-    pictures.publish(Header(), make_view(result))
-    assert len(node.topics['~/uncertainty_overlay'].sent) == 1
 
 
 def test_a_fault_is_false_with_an_infinite_score_and_its_reason(node: StubNode) -> None:
