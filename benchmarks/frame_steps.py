@@ -33,13 +33,17 @@ import cv2
 import numpy as np
 
 from uncertainty_seg.backends.registry import open_pipeline
-from uncertainty_seg.core import pipeline as pipeline_module
+from uncertainty_seg.core import (
+    pipeline as pipeline_module,
+)
+from uncertainty_seg.core import (
+    plausibility as plausibility_module,
+)
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome, PlainJudge
 from uncertainty_seg.core.image_codec import decode, ImageFile, RawImage
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.scores.density import FeatureDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
@@ -85,12 +89,10 @@ class Clocks:
             (Pipeline, 'damage', 'damage', thread),
             (pipeline_module, 'fit_image', 'preprocess', thread),
             (type(backend), '_run_trunk', 'trunk', process),
-            (type(backend), '_run_head', 'head', process),
-            (type(backend._reduction), 'add', 'reduction', process),
-            (type(backend._reduction), 'finish', 'reduction', process),
-            (CheckedBackend, '_check', 'plausibility', thread),
+            (type(backend), '_run_passes', 'passes', process),
+            (plausibility_module, 'implausible', 'plausibility', thread),
+            (plausibility_module, 'fingerprint', 'plausibility', thread),
             (ScoreVector, 'compute', 'scores', thread),
-            (FeatureDensity, 'described', 'features', thread),
             (FeatureDensity, 'frame_score', 'features', thread),
             (PlainJudge, 'judge', 'gate', thread),
         ]
@@ -170,8 +172,9 @@ def shown(outcome: Outcome, pipeline: Pipeline, sender: Sender) -> dict[str, flo
     sender.verdict(outcome)
     found = {'verdict: sent': (time.thread_time_ns() - start_ns) / 1e6}
     for name, encoding in PICTURES.items():
-        view = FrameView(outcome.image_bgr, outcome.result, pipeline.card, pipeline.settings,
-                         pipeline.calibrated)
+        # Of maps of its own, which a picture before has not made.
+        view = FrameView(outcome.image_bgr, replace(outcome.result), pipeline.card,
+                         pipeline.settings, pipeline.calibrated)
         start_ns = time.thread_time_ns()
         pixels = getattr(view, name)
         between_ns = time.thread_time_ns()

@@ -8,7 +8,8 @@ import onnx
 from onnx import compose, helper, numpy_helper, TensorProto
 
 from uncertainty_seg.compiler.algebra.split import LOGITS
-from uncertainty_seg.compiler.onnx_tools import build_model, refill
+from uncertainty_seg.compiler.head_graphs import INV_TEMPERATURE
+from uncertainty_seg.compiler.onnx_tools import build_model, drop_unused, refill
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.model_card import FEATURE_MAP
 
@@ -25,7 +26,8 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
     sites = bundle.card.dropout_sites
     still = [numpy_helper.from_array(np.full((1, *site.shape), site.kind == 'mask', np.float32),
                                      site.name) for site in sites]
-    named = {site.name for site in sites}
+    still.append(numpy_helper.from_array(np.ones(1, np.float32), INV_TEMPERATURE))
+    named = {tensor.name for tensor in still}
     inputs = [info for info in head.graph.input if info.name not in named]
     spec = bundle.card.input
     nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width,
@@ -38,6 +40,7 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
     links = [(info.name, info.name) for info in inputs]
     prefixed = compose.add_prefix(tail, 'head_', rename_inputs=False, rename_outputs=False)
     merged = compose.merge_models(trunk, prefixed, io_map=links)
+    drop_unused(merged.graph)
     merged.graph.name = 'deterministic'
     return merged
 

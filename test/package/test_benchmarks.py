@@ -63,6 +63,7 @@ def test_a_benchmark_runs_on_little(words: tuple[str, ...]) -> None:
                           capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()
+    assert '"why_not": {"' not in done.stdout  # of a peer that could not be measured
 
 
 def test_the_table_of_the_page_is_what_the_results_say() -> None:
