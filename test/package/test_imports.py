@@ -73,6 +73,8 @@ EXCEPTIONS = {
     # Packs run lengths and draws polygons as COCO's own reader does.
     'data.label_formats': (set(), {'pycocotools'}),
     'data.label_frames': (set(), {'pycocotools'}),
+    # Bounds its threads.
+    'backends.registry': ({'cv2'}, set()),
     # Reads what the files declare, and the sizes of their tensors.
     'backends.runner': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import logging
 import platform
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,6 +114,8 @@ def open_pipeline(
     """
     Open the backend of the settings, prove the masks on it, and warm it up.
 
+    A number of threads in the settings bounds those of OpenCV too, which are the whole process's.
+
     Parameters
     ----------
     bundle : ModelBundle
@@ -135,6 +138,8 @@ def open_pipeline(
     """
     if temperature is None and bundle.calibration is not None:
         require_rounding(settings.backend, bundle, settings)
+    if settings.threads:
+        cv2.setNumThreads(settings.threads)
     backend = open_backend(settings.backend, bundle, settings)
     try:
         pipeline = Pipeline(bundle, backend, settings, temperature, ignore, all_scores=all_scores)

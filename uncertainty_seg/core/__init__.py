@@ -4,6 +4,10 @@ One frame: image in, maps, scores and verdict out, in numpy (OpenCV where images
 
 `pipeline` knows the order of the steps, `frame_loop` what is done with each frame of a camera.
 
+Nothing that is done for every frame calls BLAS, here or in another room: products are by
+`np.einsum`, which does not. The threads of a BLAS library wait for more by spinning, 30 ms and
+more after each small product, which is a core that does nothing from one frame to the next.
+
 """
 
 __all__ = [

@@ -315,8 +315,8 @@ class Settings:
         'needs its own calibration.',
         choices=(BUNDLE_PRECISION, *COMPUTED), idle=True)
     threads: int = parameter(
-        0, 'Threads of the backend; 0 uses every core that this process may use. Lower it to '
-        'leave cores to other programs.', lower=0, upper=256, idle=True)
+        0, 'Threads of the backend and of OpenCV; 0 uses every core that this process may use. '
+        'Lower it to leave cores to other programs.', lower=0, upper=256, idle=True)
     memory_budget_mb: int = parameter(
         64, 'Memory for the passes that run at once; more passes run in chunks. Raise it where '
         'memory is plentiful and a frame runs in several chunks.', unit='MB', lower=1, upper=65536)

@@ -106,7 +106,12 @@ def frame_features(
     parts = (_thumbnail(lab), _edges(lab[..., 0]), _colors(lab),
              _roots(np.asarray(shares, np.float64)), _certainty(entropies, informations))
     vector = np.concatenate([w * part for w, part in zip(_WEIGHTS, parts, strict=True)])
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
+    return (vector / _length(vector)).astype(np.float32)
+
+
+def _length(vector: NDArray[np.float64]) -> np.float64:
+    # Not np.linalg.norm, which calls BLAS: see uncertainty_seg.core.
+    return np.sqrt(np.einsum('i,i->', vector, vector))
 
 
 def _cells(values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -118,7 +123,7 @@ def _cells(values: NDArray[np.float32]) -> NDArray[np.float64]:
 def _thumbnail(lab: ImageU8) -> NDArray[np.float64]:
     values = _cells(lab.astype(np.float32)) / 127.5 - 1
     padded = np.append(values, _GREY * np.sqrt(values.size))
-    return values / np.linalg.norm(padded)
+    return values / _length(padded)
 
 
 def _edges(light: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -188,9 +193,9 @@ def frame_embedding(features: FloatMap) -> Vectors:
     """
     vector = pooled(features)
     if len(vector) > MOST_VALUES:
-        vector = _mixing(len(vector)) @ vector
+        vector = np.einsum('ij,j->i', _mixing(len(vector)), vector)
     with np.errstate(all='ignore'):
-        return np.asarray(vector / np.linalg.norm(vector), np.float32)
+        return np.asarray(vector / _length(vector), np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -33,7 +33,7 @@ def perceptual_hash(image_bgr: ImageU8) -> int:
     require_shape('image', image_bgr, (None, None, 3), np.uint8)
     # Averages areas, so that no row of a large image is left out.
     small = cv2.resize(image_bgr, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    grey = np.asarray(small, np.float64) @ _GREY
+    grey = np.einsum('hwc,c->hw', small, _GREY)
     low = cv2.dct(grey)[1:_LOW + 1, 1:_LOW + 1].ravel()
     bits = low > np.median(low) + _ROUNDING
     return int.from_bytes(np.packbits(bits).tobytes(), 'big')

@@ -94,8 +94,7 @@ class ScoreDensity:
         if not np.isfinite(values).all():
             return float('nan')
         standard = np.clip((values - self.centre) / self.scale, -_FARTHEST, _FARTHEST)
-        # (K, 1, d) @ (K, d, d) -> (K, d)
-        whitened = ((standard - self.means)[:, None] @ self.factors)[:, 0]
+        whitened = np.einsum('ki,kij->kj', standard - self.means, self.factors)
         return -_log_sum(self._log_peaks() - 0.5 * (whitened**2).sum(1))
 
     def score(self, scores: Mapping[str, float]) -> float:
@@ -178,7 +177,7 @@ class FeatureDensity:
 
         It lies in 0..1 and grows; NaN if a feature is not finite.
         """
-        cosines = self.units @ unit_rows(vector)
+        cosines = np.einsum('ni,i->n', self.units, unit_rows(vector))
         if not np.isfinite(cosines).all():
             return float('nan')
         nearest = -float(np.partition(-cosines, self.neighbours - 1)[self.neighbours - 1])

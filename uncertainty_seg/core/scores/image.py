@@ -191,7 +191,6 @@ FIXED_LIMITS: Mapping[str, float] = {
     'repeated_half': 1.8,
 }
 _ONE = np.uint8(1)
-_FROM_GREEN = np.array([[1, 0], [-1, -1], [0, 1]], np.float32)
 _FIX = ('check the camera, its cable and its driver; if this camera is meant to look so, '
         'calibrate the bundle on its frames, leave the part out by ignore_mask, or raise '
         'damage_scale')
@@ -398,7 +397,7 @@ def _repeated_half(rows: Bytes, kept: Bytes | None) -> float:
 def _colours(image: ImageU8, kept: Bytes | None) -> tuple[float, float, float, float]:
     """Return channel mismatch, stillness of a channel, red over blue, and greyness."""
     coarse = _coarse(image)
-    levels = coarse.astype(np.float32)
+    levels = coarse.astype(np.float64)
     steps = (levels[1:] - levels[:-1]).reshape(-1, 3)
     levels = levels.reshape(-1, 3)
     if kept is not None:
@@ -408,12 +407,12 @@ def _colours(image: ImageU8, kept: Bytes | None) -> tuple[float, float, float, f
         if not len(levels):
             return 0.0, 0.0, 0.0, 0.0
     # Mean squares, and products between channels.
-    products = (steps.T @ steps / len(steps) + NOISE**2).tolist()
+    products = (np.einsum('ni,nj->ij', steps, steps) / len(steps) + NOISE**2).tolist()
     (blue, blue_green, _), (_, green, green_red), (_, _, red) = products
     mismatch = 1 - min(blue_green / (blue * green) ** 0.5, green_red / (green * red) ** 0.5)
     stillness = 1 / (1 + min(blue, green, red) - NOISE**2)
-    b, g, r = (np.ones(len(levels), np.float32) @ levels / len(levels)).tolist()
-    apart = float(np.abs(levels @ _FROM_GREEN).sum()) / len(levels)
+    b, g, r = levels.mean(0).tolist()
+    apart = float(np.abs(levels[:, ::2] - levels[:, 1:2]).sum()) / len(levels)
     chroma = apart / ((b + g + r) / 3 + NOISE)
     greyness = GREY_CHROMA / (chroma + GREY_CHROMA)
     return mismatch, stillness, (r + NOISE) / (b + NOISE), greyness
