@@ -23,10 +23,15 @@ from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.compiler.request import compile_network
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.dropout_masks import pass_inputs
-from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard
+from uncertainty_seg.core.model_card import (
+    DropoutSite,
+    InputSpec,
+    ModelCard,
+    SCHEMA_VERSION,
+)
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import maps_from_logits
+from uncertainty_seg.core.uncertainty import grid_maps, sums_of_logits
 from uncertainty_seg.errors import ConfigError, GraphError
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest, write_calibration
 
@@ -71,7 +76,7 @@ def network(act: type[nn.Module], place: str) -> nn.Module:
 def card_like(passes: int = 20) -> ModelCard:
     """Return a card of such a network."""
     return ModelCard(
-        schema=1, name='net', method='error_propagation', class_names=tuple('abcd'),
+        schema=SCHEMA_VERSION, name='net', method='error_propagation', class_names=tuple('abcd'),
         palette=((0, 0, 0),) * 4, ignore_index=255, input=SPEC,
         dropout_sites=(DropoutSite('noise', (4, 1, 1), 0.0, 'noise'),), passes=passes, opset=17,
         logits_shape=(4, 24, 32), training='', license='', not_good_for='', metrics={}, sha256={})
@@ -140,10 +145,10 @@ def test_a_bundle_runs_from_image_to_maps(tmp_path: Path) -> None:
     pipeline = Pipeline(bundle, backend, Settings(threads=1))
     pipeline.check_masks()
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    maps = backend.run(image, pass_inputs(card, 20, 0), 1.0)
+    maps = grid_maps(backend.run(image, pass_inputs(card, 20, 0), 1.0))
     mean, variance = run(made.compiled.trunk, {'image': image[None]})
     logits = mean + np.sqrt(variance) * pass_inputs(card, 20, 0)['noise']
-    expected = maps_from_logits(logits, 48, 64)
+    expected = grid_maps(sums_of_logits(logits))
     np.testing.assert_allclose(
         maps.mutual_information, expected.mutual_information, rtol=0.02, atol=2e-5)
     assert maps.mutual_information.max() > 1e-3

@@ -18,7 +18,7 @@ from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.algebra.split import split_trunk_head
 from uncertainty_seg.compiler.frontend.lint import lint
 from uncertainty_seg.compiler.frontend.standard_form import take_bytes
-from uncertainty_seg.compiler.head_graphs import add_statistics
+from uncertainty_seg.compiler.head_graphs import add_sums
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
 from uncertainty_seg.compiler.precision import (
     halve_weights,
@@ -124,13 +124,14 @@ def test_each_convolution_has_weights_of_its_inputs_type(precision: str) -> None
     assert convolutions == 2
 
 
-def test_the_reduction_of_a_head_stays_in_float32() -> None:
+@pytest.mark.parametrize('offset', [(0.0, 0.0), (0.2, 0.2)])
+def test_the_sums_over_the_passes_stay_in_float32(offset: tuple[float, float]) -> None:
     _, head, _ = parts()
-    low = to_precision(add_statistics(head, SPEC), 'fp16')
+    low = to_precision(add_sums(head, offset), 'fp16')
     kinds = types(low)
-    statistics = [name for name in kinds if name.startswith(('stats_', 'sum_', 'votes'))]
-    assert len(statistics) > 12
-    assert TensorProto.FLOAT16 not in {kinds[name] for name in statistics}
+    sums = [name for name in kinds if name.startswith(('sums_', 'sum_', 'votes'))]
+    assert len(sums) > 12
+    assert TensorProto.FLOAT16 not in {kinds[name] for name in sums}
     assert kinds['logits'] == TensorProto.FLOAT
     assert kinds['logits_fp16'] == TensorProto.FLOAT16
 

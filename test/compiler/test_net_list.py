@@ -3,15 +3,14 @@
 Networks that nobody compiled before come out as themselves: the part of the zoo that CI runs.
 
 Each is compiled and what was written is compared with a copy of the network that the package
-never sees, by torch: dropout off on two images, and passes in distribution. `scripts/zoo` does the
-same with all of the list and more passes.
+never sees, by torch: dropout off on two images, and the maps of passes in distribution.
+`scripts/zoo` does the same with all of the list and more passes.
 
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from zoo_check import (  # noqa: E402
     GROUP,
     Groups,
     LEAST_CHANCE,
+    maps_of_passes,
     refusal,
     REFUSED,
     verdict,
@@ -56,11 +56,10 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize('name', [name if name in QUICK else pytest.param(
     name, marks=pytest.mark.release) for name in CI])
 def test_a_network_of_the_zoo_agrees_with_itself(name: str, tmp_path: Path) -> None:
-    # The compiler's own comparison of passes is left out: this is one, by another road.
-    row = replace(ROWS[name], options={**ROWS[name].options, 'compare_passes': 0})
-    said = run_row(row, tmp_path, RARE if name.startswith('paths') else EFFORT)
+    said = run_row(ROWS[name], tmp_path, RARE if name.startswith('paths') else EFFORT)
     assert said['outcome'] == AGREES, said
-    assert said['sites'] > 0 and said['mi'][1] > 1e-4, said  # else equality would prove little
+    # Else equality would prove little.
+    assert said['sites'] > 0 and said['mutual_information'][1] > 1e-4, said
 
 
 @pytest.mark.parametrize('name', CI_REFUSED)
@@ -79,7 +78,7 @@ def passes(seed: int, rate: float = 0.3, channels: int = 8, is_shared: bool = Fa
     for _ in range(32):
         shape = (GROUP, 1 if is_shared else channels)
         masks = (rng.random(shape) >= rate) / (1 - rate) * np.ones((1, channels))
-        groups.add(np.einsum('tc,kchw->tkhw', masks, weights))
+        groups.add(*maps_of_passes(np.einsum('tc,kchw->tkhw', masks, weights)))
     return groups
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import tempfile
 
 import numpy as np
-import onnxruntime
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
@@ -28,18 +27,18 @@ for package in ('torchvision', 'segmentation_models_pytorch', 'timm'):
     pytest.importorskip(package)
 
 from torch_nets import masked_logits  # noqa: E402
+from written import Written  # noqa: E402
 import zoo  # noqa: E402
 
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402, I100
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E402
-from uncertainty_seg.core.uncertainty import upsample_bilinear  # noqa: E402
+from uncertainty_seg.core.grid import upsample_bilinear  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 
 pytestmark = pytest.mark.torch
 WIDTH, HEIGHT, PASSES = 128, 96, 3
 TOLERANCE = 1e-5
-Masks = Mapping[str, np.ndarray]
 Site = tuple[tuple[int, ...], float]
 # Of each kind of dropout the smallest is quick: of channels, of elements, of tokens and attention,
 # before computed kernels, and injected.
@@ -73,15 +72,7 @@ class Compiled:
 
     bundle: ModelBundle
     said: Mapping[str, object]
-    trunk: onnxruntime.InferenceSession
-    head: onnxruntime.InferenceSession
-
-    def logits(self, image: np.ndarray, masks: Masks) -> np.ndarray:
-        names = [o.name for o in self.trunk.get_outputs()]
-        tensors = dict(zip(names, self.trunk.run(None, {'image': image}), strict=True))
-        wanted = {i.name for i in self.head.get_inputs()}
-        feed = {k: v for k, v in {'image': image, **tensors, **masks}.items() if k in wanted}
-        return self.head.run(None, feed)[0]
+    written: Written
 
 
 @pytest.fixture(autouse=True)
@@ -91,12 +82,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
 
 @cache
@@ -113,8 +98,7 @@ def compiled(name: str) -> Compiled:
         with contextlib.redirect_stdout(io.StringIO()) as said:
             assert main([*words, *recipe.words]) == 0
         bundle = load_bundle(f'{folder}/{name}')
-        return Compiled(bundle, json.loads(said.getvalue().splitlines()[-1]),
-                        session(bundle.trunk_path), session(bundle.passes_path))
+        return Compiled(bundle, json.loads(said.getvalue().splitlines()[-1]), Written.of(bundle))
 
 
 def picture() -> np.ndarray:
@@ -155,7 +139,7 @@ def test_passes_equal_torch_with_the_same_masks(name: str) -> None:
     result, image = compiled(name), picture()
     card = result.bundle.card
     masks = make_masks(card.dropout_sites, PASSES, 1)
-    ours = result.logits(image, masks)
+    ours = result.written.logits(image[0], masks)
     given = zoo.build_with_dropout(name), floats(image, result.bundle), masks
     assert ours.shape == (PASSES, *card.logits_shape)
     require_equal(ours, masked_logits(*given),
@@ -175,5 +159,5 @@ def test_masks_of_ones_equal_the_plain_network(name: str) -> None:
             torch.from_numpy(floats(image, result.bundle)))).numpy()
     exact = masked_logits(zoo.build_with_dropout(name), floats(image, result.bundle), masks,
                           is_exact=True)
-    ours = result.logits(image, masks)
+    ours = result.written.logits(image[0], masks)
     require_equal(ours, np.repeat(plain, 2, 0), exact, card.upsampling)

@@ -15,11 +15,9 @@ from uncertainty_seg.compiler.compile import compile_graph
 from uncertainty_seg.compiler.frontend.lint import lint
 from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
 from uncertainty_seg.compiler.frontend.standard_form import take_bytes
-from uncertainty_seg.compiler.head_graphs import add_statistics
 from uncertainty_seg.compiler.precision import halve_weights, unhalvable
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.grid import upsample_bilinear
-from uncertainty_seg.core.uncertainty import maps_from_logits
 from uncertainty_seg.errors import GraphError
 
 RNG = np.random.default_rng(0)
@@ -73,33 +71,11 @@ def test_bytes_are_normalised_inside_the_graph() -> None:
     np.testing.assert_allclose(ours, run(net('none'), {'input': normalised})[0], atol=5e-5)
 
 
-def test_the_last_upsampling_is_what_the_reduction_does_instead() -> None:
+def test_the_last_upsampling_is_what_the_reader_does_instead() -> None:
     full = run(net('none', resize=True), {'input': X})[0]
     low = run(strip_final_resize(net('none', resize=True))[0], {'input': X})[0]
     assert low.shape == (1, 4, 4, 8)
     np.testing.assert_allclose(upsample_bilinear(low, 8, 16), full, atol=1e-5)
-
-
-@pytest.mark.parametrize('temperature', [1.0, 0.7])
-def test_the_sums_of_the_graph_make_the_maps_of_the_oracle(temperature: float) -> None:
-    masked, sites = dropout_to_masks(net('channel'))
-    trunk, head = split_trunk_head(masked, sites)
-    masks = make_masks(sites, 9, 4)
-    features = dict(zip([o.name for o in trunk.graph.output], run(trunk, {'input': X}),
-                        strict=True))
-    logits = run(head, {**features, **masks})[0]
-    oracle = maps_from_logits(logits, 8, 16, temperature)
-    scale = np.array([1 / temperature], np.float32)
-    sum_p, sum_entropy, sum_p2, votes, sum_logits = run(
-        add_statistics(head, SPEC), {**features, **masks, 'inv_temperature': scale})
-    np.testing.assert_allclose(sum_logits, logits.sum(0), atol=1e-5)  # no temperature in it
-    mean = sum_p / 9
-    entropy = -(mean * np.log(np.maximum(mean, 1e-30))).sum(0) / np.log(4)
-    np.testing.assert_array_equal(mean.argmax(0), oracle.label)
-    np.testing.assert_allclose(entropy, oracle.entropy, atol=1e-5)
-    np.testing.assert_allclose(sum_entropy / 9 / np.log(4), oracle.aleatoric, atol=1e-5)
-    np.testing.assert_allclose(1 - votes.max(0) / 9, oracle.variation_ratio, atol=1e-6)
-    np.testing.assert_allclose(sum_p2 / 9 - (mean**2).sum(0), oracle.total_variance, atol=1e-5)
 
 
 def test_half_weights_are_the_rounded_weights_and_half_the_size() -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A last upsampling that aligns corners leaves the graph too, and the reduction does the same."""
+"""A last upsampling that aligns corners leaves the graph too, and the reader puts it on again."""
 
 import dataclasses
 
@@ -11,10 +11,9 @@ import onnxruntime
 import pytest
 
 from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
-from uncertainty_seg.compiler.head_graphs import add_statistics
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
-from uncertainty_seg.core.grid import upsample_bilinear
-from uncertainty_seg.core.model_card import card_from_json, card_to_json, InputSpec, UPSAMPLINGS
+from uncertainty_seg.core.grid import Grid, upsample_bilinear
+from uncertainty_seg.core.model_card import card_from_json, card_to_json, UPSAMPLINGS
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import model_digest
 
@@ -72,22 +71,16 @@ def test_a_resize_by_another_factor_than_the_sizes_stays(transform: str, stays: 
 @pytest.mark.parametrize('size', [(270, 480), (540, 960), (333, 500)])
 @pytest.mark.parametrize('stride', [2, 4, 8, 16])
 @pytest.mark.parametrize('upsampling', UPSAMPLINGS)
-def test_statistics_of_any_size_are_those_of_torch(
+def test_maps_of_any_size_are_upsampled_as_torch_does(
     size: tuple[int, int], stride: int, upsampling: str
 ) -> None:
     torch = pytest.importorskip('torch')
-    low = tuple(-(-n // stride) for n in size)
-    logits = np.random.default_rng(1).normal(size=(2, 2, *low)).astype(np.float32)
-    head = build_model('head', [helper.make_node('Neg', ['x'], ['logits'])],
-                       [float_info('x', ('T', 2, *low))], [float_info('logits', ('T', 2, *low))],
-                       [])
-    stats = add_statistics(head, InputSpec(size[1], size[0], 'letterbox', 'rgb', (0.5,) * 3,
-                                           (0.2,) * 3), upsampling)
-    session = onnxruntime.InferenceSession(stats.SerializeToString())
-    ours, = session.run(['sum_p'], {'x': -logits, 'inv_temperature': np.ones(1, np.float32)})
-    full = torch.nn.functional.interpolate(torch.from_numpy(logits), size, mode='bilinear',
+    low = (-(-size[0] // stride), -(-size[1] // stride))
+    values = np.random.default_rng(1).normal(size=(2, 2, *low)).astype(np.float32)
+    full = torch.nn.functional.interpolate(torch.from_numpy(values), size, mode='bilinear',
                                            align_corners=upsampling == 'align_corners')
-    np.testing.assert_allclose(ours, full.softmax(1).sum(0).numpy(), atol=2e-4)
+    ours = Grid(*low, *size, upsampling).spread(values)
+    np.testing.assert_allclose(ours, full.numpy(), atol=2e-4)
 
 
 def test_the_card_keeps_the_upsampling_and_it_changes_the_digest() -> None:

@@ -6,16 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
+from written import Written
 
 from uncertainty_seg.compiler.capture.marking import find_dropout
 from uncertainty_seg.compiler.capture.masked_reference import run_exact, run_masked
 from uncertainty_seg.compiler.frontend.outputs import OutputForm
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import ones_masks
-from uncertainty_seg.core.grid import upsample_bilinear
 
 
 class Net(nn.Module):
@@ -51,12 +50,8 @@ def logits_of(net: nn.Module, image: np.ndarray) -> np.ndarray:
 
 def logits_written(bundle: ModelBundle, image: np.ndarray) -> np.ndarray:
     """Run the two files of a bundle with masks of ones; logits upsampled to the image's size."""
-    trunk, head = (onnxruntime.InferenceSession(str(path))
-                   for path in (bundle.trunk_path, bundle.passes_path))
-    feed = dict(zip([o.name for o in trunk.get_outputs()], trunk.run(None, {'image': image}),
-                    strict=True), image=image, **ones_masks(bundle.card.mask_sites, 1))
-    logits, = head.run(['logits'], {i.name: feed[i.name] for i in head.get_inputs()})
-    return upsample_bilinear(logits, *image.shape[1:3], bundle.card.upsampling)
+    return Written.of(bundle).logits(image[0], ones_masks(bundle.card.mask_sites, 1),
+                                     image.shape[1:3], bundle.card.upsampling)
 
 
 def masked_logits(

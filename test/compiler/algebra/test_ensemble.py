@@ -15,12 +15,19 @@ from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.compiler.algebra.ensemble import ensemble_graphs
 from uncertainty_seg.compiler.compile import compile_ensemble
 from uncertainty_seg.compiler.frontend.standard_form import take_bytes
+from uncertainty_seg.compiler.head_graphs import add_sums
 from uncertainty_seg.compiler.onnx_tools import float_info, OPSET
 from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.dropout_masks import make_masks, MEMBER, pass_inputs, still_inputs
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import maps_from_logits, USUAL_MAPS
+from uncertainty_seg.core.uncertainty import (
+    grid_maps,
+    image_maps,
+    MAP_NAMES,
+    maps_from_logits,
+    sums_of_logits,
+)
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
@@ -127,18 +134,18 @@ def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
     card = tiny_card(method='deep_ensemble', members=3, passes=3, dropout_sites=sites,
                      input=SPEC, logits_shape=(3, 24, 32))
     write_bundle(tmp_path / 'tiny', card, {'trunk.onnx': trunk.SerializeToString(),
-                                           'passes.onnx': head.SerializeToString()})
-    settings = Settings(threads=1, reduction='exact')
-    backend = OnnxRuntimeBackend(load_bundle(str(tmp_path / 'tiny')), settings)
+                                           'passes.onnx': add_sums(head).SerializeToString()})
+    backend = OnnxRuntimeBackend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1))
     try:
-        maps = backend.run(IMAGE[0], pass_inputs(card, 3, 0), 1.3)
-        still = backend.run(IMAGE[0], still_inputs(card, 2), 1.3)
+        maps = image_maps(grid_maps(backend.run(IMAGE[0], pass_inputs(card, 3, 0), 1.3)),
+                          card.grid)
+        still = grid_maps(backend.run(IMAGE[0], still_inputs(card, 2), 1.3))
     finally:
         backend.close()
     alone = np.concatenate([run(model, {'image': IMAGE})[0] for model in models])
-    oracle = maps_from_logits(alone, 48, 64, 1.3)
-    for name in (*USUAL_MAPS, 'confidence'):
-        np.testing.assert_allclose(getattr(maps, name), getattr(oracle, name), atol=1e-5)
+    oracle = maps_from_logits(alone, card.grid, 1.3)
+    for name in (*MAP_NAMES, 'confidence'):
+        np.testing.assert_allclose(maps.of(name), oracle.of(name), atol=1e-5)
     np.testing.assert_array_equal(maps.label, oracle.label)
     assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
 
@@ -218,7 +225,7 @@ def test_each_pass_is_one_member_with_its_own_mask() -> None:
     assert np.abs(logits[1] - logits[5]).max() > 0.1  # the same member, another mask
 
 
-def test_the_statistics_of_members_with_dropout_are_those_of_their_passes() -> None:
+def test_the_sums_of_members_with_dropout_are_those_of_their_passes() -> None:
     made = compile_ensemble([float_member(seed) for seed in range(2)], SPEC,
                             CompileOptions(passes=4, full_weights=True), keeps_dropout=True)
     masks = make_masks(made.sites[:-1], 4, 1)
@@ -226,8 +233,7 @@ def test_the_statistics_of_members_with_dropout_are_those_of_their_passes() -> N
                         run(made.trunk, {'image': IMAGE}), strict=True))
     rows = np.tile(np.eye(2, dtype=np.float32), (2, 1))
     feeds = {**features, **masks, MEMBER: rows, 'inv_temperature': np.ones(1, np.float32)}
-    sum_p = run(onnx.load_from_string(made.files['head_stats.onnx']), feeds)[0]
+    sum_p = run(onnx.load_from_string(made.files['passes.onnx']), feeds)[0]
     passes = np.stack([masked_by_hand(t % 2, masks[f'mask_member{t % 2}_s'][t])
                        for t in range(4)])
-    oracle = maps_from_logits(passes, 48, 64)
-    np.testing.assert_allclose(sum_p.max(0) / 4, oracle.confidence, atol=1e-4)
+    np.testing.assert_allclose(sum_p, sums_of_logits(passes).p, atol=1e-4)

@@ -18,6 +18,7 @@ from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.pipeline import Pipeline  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import (  # noqa: E402
+    grid_maps,
     maps_from_logits,
     UncertaintyMaps,
 )
@@ -38,7 +39,7 @@ def compiled(net: torch.nn.Module, folder: Path, method: str, **options: object)
 
 def maps_of(bundle: ModelBundle, name: str = 'onnxruntime', **changes: object) -> UncertaintyMaps:
     """Return the maps that the pipeline makes of the image, after its own checks."""
-    settings = Settings(threads=1, reduction='exact', **changes)
+    settings = Settings(threads=1, **changes)
     backend = open_backend(name, bundle, settings)
     with Pipeline(bundle, backend, settings, temperature=1.0) as pipeline:
         pipeline.check_masks()
@@ -70,8 +71,7 @@ def test_direct_gives_the_maps_of_the_net_sampled_in_numpy(
     assert card.logits_shape == (3, 24, 32)
     inputs = pass_inputs(card, card.passes, 0)
     assert inputs['noise'].shape[1] == options.get('samples', 10)
-    oracle = maps_from_logits(np.log(sampled(net, PLANES, inputs)), 48, 64, 1.0,
-                              card.upsampling)
+    oracle = maps_from_logits(np.log(sampled(net, PLANES, inputs)), card.grid)
     ours = maps_of(bundle, runtime)
     assert_maps(ours, oracle)
     assert (ours.mutual_information.max() > 1e-3) == (p > 0)
@@ -82,8 +82,8 @@ def test_noise_is_no_disagreement_between_passes(tmp_path: Path) -> None:
     inputs = pass_inputs(bundle.card, 6, 0)
     ones = {name: np.ones_like(rows) if name != 'noise' else rows
             for name, rows in inputs.items()}
-    with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
-        drawn, still = (backend.run(IMAGE, given, 1.0) for given in (inputs, ones))
+    with open_backend('onnxruntime', bundle, Settings(threads=1)) as backend:
+        drawn, still = (grid_maps(backend.run(IMAGE, given, 1.0)) for given in (inputs, ones))
     assert still.mutual_information.max() < 1e-6 < 1e-3 < drawn.mutual_information.max()
 
 
@@ -95,7 +95,7 @@ def test_single_is_the_softmax_of_the_plain_net(tmp_path: Path, p: float) -> Non
     assert (bundle.card.passes, bundle.card.dropout_sites) == (1, ())
     with torch.no_grad():
         logits = plain.eval()(torch.from_numpy(PLANES)).double().numpy()
-    assert_maps(maps_of(bundle), maps_from_logits(logits, 48, 64, 1.0, 'half_pixel'))
+    assert_maps(maps_of(bundle), maps_from_logits(logits, bundle.card.grid))
 
 
 @pytest.mark.parametrize('log_variance, confidence', [(200.0, 0.75), (1e30, 0.75), (np.inf, 0.75),
@@ -119,8 +119,8 @@ def test_a_log_variance_that_overflows_is_finite_or_not_confident(
                                                  ['noise_s']))
     trunk.graph.node.insert(at, helper.make_node('Shape', ['noise_before'], ['noise_size']))
     onnx.save(trunk, str(bundle.passes_path))
-    with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
-        maps = backend.run(IMAGE, pass_inputs(bundle.card, 1, 0), 1.0)
+    with open_backend('onnxruntime', bundle, Settings(threads=1)) as backend:
+        maps = grid_maps(backend.run(IMAGE, pass_inputs(bundle.card, 1, 0), 1.0))
     is_nan = np.isnan(maps.confidence).all()
     assert is_nan or np.isfinite(maps.confidence).all()
     assert is_nan or maps.confidence.max() < confidence

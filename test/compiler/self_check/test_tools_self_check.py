@@ -30,31 +30,28 @@ from uncertainty_seg.compiler.self_check import (
 )
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import grid_maps, PassSums
 from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 # Of dropout: its passes can be counted, exchanged and repeated one by one.
 BUNDLE = 'pipeline'
 PASSES = 6
-Change = Callable[[UncertaintyMaps, int], UncertaintyMaps]
+Change = Callable[[PassSums, int], PassSums]
 
 
 class Twisted:
     """A real backend whose result is changed; `masks` changes what it is given."""
 
-    def __init__(self, change: Change = lambda maps, run: maps, masks: Any = None) -> None:
-        settings = Settings(threads=1, reduction='exact')
-        self._inner = OnnxRuntimeBackend(load_bundle(BUNDLE), settings)
+    def __init__(self, change: Change = lambda sums, run: sums, masks: Any = None) -> None:
+        self._inner = OnnxRuntimeBackend(load_bundle(BUNDLE), Settings(threads=1))
         self._change, self._masks, self._runs = change, masks, 0
         self.name = 'onnxruntime'
 
-    def run(
-        self, image: Any, masks: Any, temperature: float, *request: Any
-    ) -> UncertaintyMaps:
+    def run(self, image: Any, masks: Any, temperature: float) -> PassSums:
         self._runs += 1
         given = self._masks(masks) if self._masks else masks
-        return self._change(self._inner.run(image, given, temperature, *request), self._runs)
+        return self._change(self._inner.run(image, given, temperature), self._runs)
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
@@ -69,9 +66,9 @@ class Memo:
 
     def __init__(self) -> None:
         self._inner = Reference(load_bundle(BUNDLE), 1)
-        self._known: dict[tuple[bytes, bytes], UncertaintyMaps] = {}
+        self._known: dict[tuple[bytes, bytes], PassSums] = {}
 
-    def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
+    def run(self, image: Any, masks: Any, temperature: float) -> PassSums:
         key = (image.tobytes(), next(iter(masks.values())).tobytes())
         if key not in self._known:
             self._known[key] = self._inner.run(image, masks, temperature)
@@ -100,7 +97,7 @@ def failed(backend: Any, reference: Any, given: CheckPlan, **options: Any) -> se
 
 
 def changed(name: str, change: Callable[[Any], Any]) -> Change:
-    return lambda maps, run: dataclasses.replace(maps, **{name: change(getattr(maps, name))})
+    return lambda sums, run: dataclasses.replace(sums, **{name: change(getattr(sums, name))})
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
@@ -109,12 +106,12 @@ def test_a_sound_backend_passes(reference: Memo, images: Any, precision: str) ->
 
 
 @pytest.mark.parametrize('change, expected', [
-    (changed('entropy', lambda v: np.roll(v, 1, 0)), {'mean', 'quantile', 'largest'}),
-    (changed('label', lambda v: (v + 1).astype(np.uint8)), {'label_share'}),
-    (changed('variation_ratio', lambda v: v * np.float32(0.4)), {'votes', 'vote_share'}),
-    (changed('mutual_information', lambda v: v - np.float32(0.01)),
-     {'mutual_information', 'range'}),
-    (changed('aleatoric', lambda v: np.full_like(v, np.nan)), {'finite', 'largest'}),
+    (changed('entropy_nats', lambda v: np.roll(v, 1, 0)), {'mean', 'quantile', 'largest'}),
+    (changed('p', lambda v: np.roll(v, 1, 0)), {'label_share'}),
+    (changed('votes', lambda v: v * np.float32(0.9)), {'votes', 'vote_share'}),
+    (changed('p_squared', lambda v: v + np.float32(PASSES)), {'range', 'mean'}),
+    (changed('logits', lambda v: v * np.float32(1.5)), {'mean', 'largest'}),
+    (changed('entropy_nats', lambda v: np.full_like(v, np.nan)), {'finite', 'largest'}),
 ])
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
 def test_wrong_maps_fail_their_check(
@@ -140,17 +137,17 @@ def test_masks_that_were_kept_too_long_are_found(reference: Memo, images: Any) -
 
 
 def test_a_result_that_does_not_come_again_is_found(reference: Memo, images: Any) -> None:
-    def drifts(maps: UncertaintyMaps, run: int) -> UncertaintyMaps:
-        return dataclasses.replace(maps, confidence=maps.confidence * np.float32(1 - 1e-7 * run))
+    def drifts(sums: PassSums, run: int) -> PassSums:
+        return dataclasses.replace(sums, p=sums.p * np.float32(1 - 1e-7 * run))
     assert failed(Twisted(drifts), reference, plan(images)) == {'repeatable'}
 
 
 def test_memory_that_grows_is_found(reference: Memo, images: Any) -> None:
     kept: list[Any] = []
 
-    def leaks(maps: UncertaintyMaps, run: int) -> UncertaintyMaps:
+    def leaks(sums: PassSums, run: int) -> PassSums:
         kept.append(np.ones((1 << 20, 30), np.uint8))
-        return maps
+        return sums
     assert failed(Twisted(leaks), reference, plan(images)) == {'memory'}
 
 
@@ -160,14 +157,15 @@ def test_the_reference_of_a_bundle_of_16_bits_is_float32_of_its_weights(
     given, bundle = plan(images), load_bundle(BUNDLE)
     convert(bundle, tmp_path / kind, kind)
     masks = pass_inputs(bundle.card, PASSES, 0)
-    low = Reference(load_bundle(str(tmp_path / kind)), 1).run(images[0], masks, 1.0)
-    gap = difference(low, reference.run(images[0], masks, 1.0), PASSES, given.limits)
+    low, right = (grid_maps(runner.run(images[0], masks, 1.0)) for runner in (
+        Reference(load_bundle(str(tmp_path / kind)), 1), reference))
+    gap = difference(low, right, PASSES, given.limits)
     assert 0 < gap.mean < TOLERANCES[kind].mean
 
 
 def test_a_number_that_is_none_is_null_in_the_report_and_failed(
         reference: Memo, images: Any) -> None:
-    backend = Twisted(changed('entropy', lambda v: np.full_like(v, np.nan)))
+    backend = Twisted(changed('entropy_nats', lambda v: np.full_like(v, np.nan)))
     found = check_backend(backend, reference, plan(images), 4)
     backend.close()
     values = report_values(found, {'backend': 'x'})
@@ -193,7 +191,7 @@ def call(*words: str) -> int:
 @pytest.fixture
 def twisted_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def open_twisted(bundle: Any, settings: Any) -> Any:
-        return Twisted(changed('entropy', lambda v: v + np.float32(0.02)))
+        return Twisted(changed('entropy_nats', lambda v: v + np.float32(0.2 * PASSES)))
     monkeypatch.setitem(registry.OPENERS, 'onnxruntime', open_twisted)
     yield
 
@@ -207,7 +205,7 @@ def test_the_shipped_runtimes_pass(
     values = json.loads(lines[-1])
     assert (values['is_passed'], values['failed'], values['backend']) == (True, [], backend)
     assert values['precision'] == 'fp32'
-    assert set(values['latency_ms']) == {'trunk', 'head', 'reduction', 'total'}
+    assert set(values['latency_ms']) == {'trunk', 'passes', 'total'}
     assert any(line.startswith('score ') and ' ok ' in line for line in lines)
     assert max(len(line) for line in lines[1:-1]) <= 110  # the first has names of any length
     assert values['record'] == str(cache / RECORD_FILE)
