@@ -2,7 +2,7 @@
 """
 Make docs/pictures/report_*.png from reports of `calibrate` and `evaluate`, by headless Chromium.
 
-Arguments: `suim` and `pipeline`, calibration and evaluation each, four HTML files in this order.
+Arguments: the report of the calibration of `suim`, and that of the evaluation of `pipeline`.
 UNCERTAINTY_SEG_CHROMIUM names a browser that is not on the path.
 
 """
@@ -29,20 +29,15 @@ _NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 # Picture: report, section, and what else is hidden of it.
 PARTS = {
     'suim_risk': (0, 'risk', ''),
-    'suim_spreads': (0, 'spreads', '#spreads figure:nth-of-type(n+7)'),
-    'suim_reliability': (0, 'reliability', ''),
     'suim_accepted': (0, 'accepted', f'#accepted figure:nth-of-type(n+{FRAMES + 1})'),
-    'suim_foreign': (1, 'spreads', '#spreads figure:nth-of-type(n+7)'),
-    'suim_ladders': (1, 'ladders', '#ladders details'),
-    'pipeline_risk': (2, 'risk', ''),
-    'pipeline_ladders': (3, 'ladders', '#ladders details'),
+    'pipeline_ladders': (1, 'ladders', '#ladders details'),
 }
 
 
 def main(*reports: str) -> None:
     """Take every picture."""
-    if len(reports) != 4:
-        sys.exit('four reports: suim calibrated and evaluated, pipeline calibrated and evaluated')
+    if len(reports) != 2:
+        sys.exit('two reports: suim calibrated, pipeline evaluated')
     browser = os.environ.get('UNCERTAINTY_SEG_CHROMIUM') or next(
         filter(None, map(shutil.which, _NAMES)), None)
     if browser is None:

@@ -164,7 +164,7 @@ def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
     files = {name: (tmp_path / 'rolled' / name).read_bytes() for name in card.sha256}
     files['passes.onnx'] = graph.SerializeToString()
     write_bundle(tmp_path / 'rolled', card, files)
-    with pytest.raises(CalibrationError, match='the variant would accept'):
+    with pytest.raises(CalibrationError, match='rolled|tiny'):
         carry_over(load_bundle(str(tmp_path / 'rolled')), tiny, made / 'val',
                    settings_from_dict(BASE), 0.02)
     grey = tmp_path / 'grey'
@@ -173,7 +173,7 @@ def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
     for index in range(120):
         cv2.imwrite(str(grey / f'{index}.png'),
                     rng.integers(120, 136, (48, 64, 3)).astype(np.uint8))
-    with pytest.raises(CalibrationError, match='0.0% of the images are accepted'):
+    with pytest.raises(CalibrationError, match='0.0%'):
         carry_over(load_bundle(str(made / 'half')), tiny, grey, settings_from_dict(BASE), 0.02)
 
 
@@ -185,7 +185,7 @@ def test_what_was_carried_over_twice_adds_up(made: Path, tmp_path: Path) -> None
                        made / 'val', settings, 0.02).calibration
     assert (once.carried_error, twice.carried_error) == (0.05, pytest.approx(0.07))
     assert twice.carried_from and twice.carried_from.bundle == 'half'
-    with pytest.raises(BackendUnavailableError, match='computes graphs of fp16 in float32'):
+    with pytest.raises(BackendUnavailableError, match='fp16'):
         carry_over(half, tiny, made / 'val', settings_from_dict({**BASE, 'backend': 'openvino'}))
 
 
@@ -193,7 +193,7 @@ def test_another_network_one_without_a_promise_and_one_too_far_are_refused(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = make_tiny_bundle(tmp_path / 'other')
-    with pytest.raises(CalibrationError, match='promises nothing'):
+    with pytest.raises(CalibrationError, match='tiny'):
         carry_over(load_bundle(str(made / 'half')), load_bundle(str(other)), made / 'val',
                    settings_from_dict(BASE))
     tiny = load_bundle(str(made / 'tiny'))
@@ -203,7 +203,7 @@ def test_another_network_one_without_a_promise_and_one_too_far_are_refused(
     (tmp_path / 'half/card.json').write_text(json.dumps(card))
     (tmp_path / 'half/calibration.json').unlink(missing_ok=True)
     (tmp_path / 'half/SHA256SUMS').unlink()
-    with pytest.raises(ConfigError, match='class_names of'):
+    with pytest.raises(ConfigError, match='class_names'):
         carry_over(load_bundle(str(tmp_path / 'half')), tiny, made / 'val',
                    settings_from_dict(BASE))
     assert main(['calibrate', str(made / 'half'), '--like', str(made / 'tiny'), *RUN]) == 2

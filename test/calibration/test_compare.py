@@ -44,7 +44,7 @@ from uncertainty_seg.storage.review_record import (  # noqa: E402
 )
 
 SETTINGS = Settings(backend='onnxruntime', threads=1)
-COST = MeasuredCost(1.5, 30.0, 20.0, 1.1)
+COST = MeasuredCost(1.5, 30.0, 20.0)
 
 
 def call(*words: str | Path) -> tuple[int, dict[str, Any], str]:
@@ -95,12 +95,12 @@ def test_a_bundle_beside_its_own_copy_gains_exactly_nothing(place: Path) -> None
     shutil.copytree(place / 'tiny', place / 'copy', dirs_exist_ok=True)
     found = compare([place / 'copy'], place / 'val', baseline=place / 'tiny',
                     settings=SETTINGS, alphas=(0.2,))
-    assert list(found.contenders) == ['tiny', 'copy']
+    assert list(found.contenders) == [str(place / 'tiny'), str(place / 'copy')]
     judged = [row for row in found.rows if row.gain]
     assert len(judged) >= 5
     for row in judged:
         assert row.gain is not None and (row.gain.value == 0 or np.isnan(row.gain.value))
-    assert found.verdicts()['copy'] == 'not better than tiny in anything.'
+    assert not any(row.gain.lower > 0 for row in judged if row.gain)
 
 
 def test_selected_frames_are_left_aside_where_others_were_drawn_by_chance(
@@ -173,7 +173,8 @@ def test_the_baseline_is_named_or_single_or_the_first_without_its_passes(place: 
     named = replace(tiny, card=replace(tiny.card, name='single'))
     assert [c.label for c in contenders_of([named], None)] == ['single single', 'single']
     twin = replace(tiny, folder=place / 'twin')
-    assert [c.label for c in contenders_of([tiny, twin], tiny)] == ['tiny', 'twin']
+    assert [c.label for c in contenders_of([tiny, twin], tiny)] == [
+        str(place / 'tiny'), str(place / 'twin')]
 
 
 def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path) -> None:
@@ -198,18 +199,15 @@ def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path) -> 
         assert len(said.strip().splitlines()) == 1, said
 
 
-def test_another_input_size_and_a_busy_machine_are_said_and_not_refused(place: Path) -> None:
+def test_another_input_size_is_said_and_not_refused(place: Path) -> None:
     tiny, loud = (Contender(name, load_bundle(str(place / name))) for name in ('tiny', 'loud'))
     wide = replace(loud.bundle.card, input=replace(loud.bundle.card.input, width=128))
     loud = replace(loud, bundle=replace(loud.bundle, card=wide))
-    none = np.zeros(0)
-    found = Contended(np.array([True, False]), none, {}, {}, {})
+    found = Contended(np.array([True, False]), np.zeros(0), {}, {}, {})
     frames = LabelledFrames(KnownFrames([], []), np.array([], np.str_), {}, '', True)
-    rule = BadRule.parse('iou<0.5', CLASSES)
-    notes = it._notes(frames, rule, [tiny, loud], {'tiny': found, 'loud': found},
-                      {'tiny': COST, 'loud': replace(COST, spread=1.6)})
-    assert any('loud sees 128x48 and tiny 64x48' in note for note in notes)
-    assert any('the machine was busy' in note.lower() for note in notes)
+    notes = it._notes(frames, BadRule.parse('iou<0.5', CLASSES), [tiny, loud],
+                      {'tiny': found, 'loud': found})
+    assert any('128x48' in note and '64x48' in note for note in notes)
 
 
 def test_time_is_measured_in_pairs(place: Path) -> None:
@@ -217,6 +215,4 @@ def test_time_is_measured_in_pairs(place: Path) -> None:
     images = [cv2.imread(str(p)) for p in sorted((place / 'val' / 'images').iterdir())[:2]]
     still, passes = Contender('single', bundle, True), Contender('tiny', bundle)
     cost = measure_cost(still, passes, images, SETTINGS, rounds=2)
-    assert cost.ratio > 0 and cost.spread >= 1 and cost.time_ms > 0
-    assert f'{cost.ratio:.2f}' in cost.describe()
-    assert not COST.is_busy and replace(COST, spread=1.6).is_busy
+    assert cost.ratio > 0 and cost.time_ms > 0 and f'{cost.ratio:.2f}' in cost.describe()

@@ -133,16 +133,6 @@ def test_an_evaluation_says_which_frames_it_is_of(
     assert said['chosen']['gate']['accepted'] == said['drawn']['gate']['accepted']
 
 
-def test_an_evaluation_without_a_flag_says_it_too(
-    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    assert main(['evaluate', str(bundle), str(folders / 'mixed'), '--report',
-                 str(tmp_path / 'e.html'), *RUN]) == 0
-    page = (tmp_path / 'e.html').read_text()
-    assert '40 of 100 frames of' in page and 'uncertainty_seg calibrate fits' in page
-
-
 def test_a_folder_that_does_not_say_how_it_was_chosen_is_taken_as_drawn(
     folders: Path, tmp_path: Path
 ) -> None:

@@ -15,13 +15,13 @@ pytest.importorskip('pyarrow', reason='pyarrow is not installed: no score table'
 pytest.importorskip('jinja2', reason='jinja2 is not installed: no page')
 pytest.importorskip('matplotlib', reason='matplotlib is not installed, which the browser needs')
 
-from test_browse import HOSTILE  # noqa: E402
-from test_report_browser import (  # noqa: E402, F401
+from chromium import (  # noqa: E402, F401
     Browser,
     browser,
     complaints,
     OVERFLOWING,
 )
+from test_browse import HOSTILE  # noqa: E402
 
 from uncertainty_seg.cli.main import main  # noqa: E402
 

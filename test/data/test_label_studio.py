@@ -63,7 +63,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
         filter(None, map(shutil.which, _BROWSERS)), None)
     if binary is None:
         pytest.skip('no Chromium is here (set UNCERTAINTY_SEG_CHROMIUM)')
-    from test_report_browser import Browser
+    from chromium import Browser
 
     opened = Browser(binary, tmp_path / 'profile')
     yield opened

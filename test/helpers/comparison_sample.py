@@ -11,7 +11,7 @@ from uncertainty_seg.calibration.compare import Comparison, MeasuredCost
 from uncertainty_seg.calibration.comparison_rows import Contended, FigureRow, rows_of
 
 COUNT, BINS, FOREIGN = 90, 64, 40
-COST = MeasuredCost(1.5, 30.0, 20.0, 1.1)
+COST = MeasuredCost(1.5, 30.0, 20.0)
 
 
 def planted(

@@ -34,7 +34,7 @@ def suim() -> Pipeline:
 @pytest.fixture(scope='module')
 def found(suim: Pipeline, shared_data: Path) -> Evaluation:
     data = load_folder(shared_data / 'suim_dev', 'val')
-    return evaluate(suim, bgr_pairs(load_bundle('suim'), data), data.ignore_index)
+    return evaluate(suim, bgr_pairs(load_bundle('suim'), data))
 
 
 @pytest.mark.release

@@ -28,15 +28,12 @@ from uncertainty_seg.calibration.labelled_pairs import (
     images_in,
     known_frames,
     KnownFrames,
-    measure,
     opened,
-    Pair,
     refuse_familiar,
     without_twins,
 )
 from uncertainty_seg.calibration.statistics.bad_rule import BadRule
 from uncertainty_seg.calibration.statistics.conformal import (
-    blocks_buy,
     blocks_needed,
     fit_promise,
     ks_distance,
@@ -44,10 +41,12 @@ from uncertainty_seg.calibration.statistics.conformal import (
 )
 from uncertainty_seg.calibration.statistics.evaluation import (
     best_temperature,
+    evaluate,
     Evaluation,
     FrameTable,
     is_rounding,
     mean_nll,
+    Pair,
     score_frames,
     split_blocks,
 )
@@ -209,13 +208,13 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     read = _read(request)
     temperature = _temperature(request, read.tuned.pairs)
     with opened(bundle, settings, 1.0) as pipeline:
-        before = measure(pipeline, read.held.pairs, 'validation, temperature 1', rule)
+        before = evaluate(pipeline, read.held.pairs, rule, 'validation, temperature 1')
     with opened(bundle, settings, temperature) as pipeline:
         features = _features_of(pipeline, read.looked_at.pairs, settings)
     with opened(replace(bundle, features=features), settings, temperature,
                 ScoreVector(bundle.card, features=features)) as pipeline:
-        seen = measure(pipeline, read.looked_at.pairs, 'training', rule)
-        after = measure(pipeline, read.held.pairs, 'validation', rule)
+        seen = evaluate(pipeline, read.looked_at.pairs, rule, 'training')
+        after = evaluate(pipeline, read.held.pairs, rule, 'validation')
         foreign = score_frames(pipeline, read.foreign) if read.foreign else None
     stems = read.looked_at.stems
     train = seen.table(stems, np.array(stems, np.str_))
@@ -266,8 +265,7 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
 def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
     def measured(temperature: float) -> float:
         with opened(request.bundle, request.settings, temperature) as pipeline:
-            bar = progress(pairs, desc=f'temperature {temperature:g}')
-            return mean_nll(pipeline, bar, pipeline.card.ignore_index)
+            return mean_nll(pipeline, pairs, f'temperature {temperature:g}')
 
     best = best_temperature(TEMPERATURES, measured)
     if best in (TEMPERATURES[0], TEMPERATURES[-1]):
@@ -328,7 +326,9 @@ def _calibration(
     # A gate score needs one whatever its quantile is.
     thresholds = {**promises[-1].limits, **of_val}
     ignore = load_ignore_mask(settings.ignore_mask)
-    images = [image for image, _ in (*read.looked_at.pairs, *read.known.pairs)]
+    of_images = [image_statistics(image, None if ignore is None else
+                                  KeptPoints.of(ignore, image.shape[0], image.shape[1]))
+                 for image, _ in (*read.looked_at.pairs, *read.known.pairs)]
     given = [image for image, _ in (*read.train.pairs, *read.known.pairs)]
     return Calibration(
         passes=passes_of(bundle.card, settings), seed=settings.seed,
@@ -340,7 +340,7 @@ def _calibration(
         quantile=QUANTILE, num_train=len(train), num_val=len(val),
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(read.data),
         promises=promises, density=density, family=family.to_facts(),
-        ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
+        ignore_sha256=mask_digest(ignore), damage_limits=damage_limits(of_images),
         features_sha256='' if features is None else
         hashlib.sha256(features_file(features)).hexdigest(),
         distances={name: distance for name in val.scores
@@ -378,36 +378,18 @@ def damage_limits(frames: Sequence[ImageStatistics]) -> dict[str, float]:
     return limits
 
 
-def limits_of_images(
-    images: Sequence[ImageU8], ignore: NDArray[np.bool_] | None = None
-) -> dict[str, float]:
-    """Return the damage limits that BGR images give, without what the mask leaves out."""
-    return damage_limits([
-        image_statistics(image, None if ignore is None else
-                         KeptPoints.of(ignore, image.shape[0], image.shape[1]))
-        for image in images])
-
-
 # -------------------------------------------------------------------------------------------------
 # What is refused before anything is measured, since measuring takes minutes.
 
 
 def require_scores(card: ModelCard, names: Sequence[str]) -> None:
-    """
-    Refuse scores that cannot be there.
-
-    Raises ConfigError if a name is no score of the bundle, or nothing but rounding in it.
-    """
-    # The value of the limits decides which pixels count, and not which scores there are.
-    possible = (*ScoreVector(card).names,
-                DENSITY_SCORE, *((KNN_SCORE,) if card.feature_shape else ()))
+    """Raise ConfigError if a name is no score of the bundle, or nothing but rounding in it."""
+    added = (DENSITY_SCORE, KNN_SCORE) if card.feature_shape else (DENSITY_SCORE,)
+    possible = [name for name in (*ScoreVector(card).names, *added) if not is_rounding(card, name)]
     unknown = [name for name in names if name not in possible]
     if unknown:
-        raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')
-    rounding = [name for name in names if is_rounding(card, name)]
-    if rounding:
-        raise ConfigError(f'{rounding[0]!r} of a bundle whose passes are all equal',
-                          'a score that says something of one pass, as of entropy or margin')
+        raise ConfigError(f'no score {unknown[0]!r} in {card.name!r}',
+                          f'one of {", ".join(possible)}')
 
 
 def require_blocks(
@@ -426,11 +408,10 @@ def require_blocks(
         raise CalibrationError(
             f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
             f'have {total} validation blocks in all (a part is for the temperature), or promise '
-            f'a larger alpha ({blocks_buy(count)}), or run it without a calibration: score '
-            'ranks frames all the same')
+            'a larger alpha, or run it without a calibration: score ranks frames all the same')
     if kept.all():
         raise CalibrationError(f'no block to fit the temperature on, with {count} in all',
-                               'at least 1', 'have more blocks')
+                               'more')
 
 
 # -------------------------------------------------------------------------------------------------

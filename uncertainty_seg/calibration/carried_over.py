@@ -139,7 +139,7 @@ def carry_over(
     differ = np.array([float(np.mean(one != other)) for one, other
                        in zip(masks, other_masks, strict=True)])
     for promise in made.promises:
-        _require_accepted(promise, made, float(accepted_by(original, promise.limits).mean()))
+        _require_accepted(promise, float(accepted_by(original, promise.limits).mean()))
     margins = {promise.alpha: margins_of(promise.limits, original, changed, error,
                                          differ > MOST_LABELS) for promise in made.promises}
     promises = tuple(_lowered(promise, margins[promise.alpha]) for promise in made.promises)
@@ -169,14 +169,11 @@ def _require_same_share(accepted: Mapping[float, tuple[float, float]], name: str
                 'calibrate the variant on labelled images')
 
 
-def _require_accepted(promise: Promise, made: Calibration, share: float) -> None:
-    known = promise.accepted
-    if known is None and made.carried_from is not None:  # what it accepted when it was carried
-        known = made.carried_from.accepted.get(f'{promise.alpha:g}', (0.0, 0.0))[1]
-    if known is not None and share < _LEAST_ACCEPTED * known:
+def _require_accepted(promise: Promise, share: float) -> None:
+    if share < _LEAST_ACCEPTED * (promise.accepted or 0.0):
         raise CalibrationError(
             f'at alpha {promise.alpha:g} {share:.1%} of the images are accepted, and of those of '
-            f'the calibration {known:.1%} were', 'images like those',
+            f'the calibration {promise.accepted:.1%} were', 'images like those',
             'give images of the same water and camera')
 
 

@@ -25,7 +25,6 @@ from uncertainty_seg.calibration.comparison_rows import Contended, FigureRow, ro
 from uncertainty_seg.calibration.labelled_pairs import (
     every_score,
     LabelledFrames,
-    measure,
     opened,
 )
 from uncertainty_seg.calibration.report.page import (
@@ -33,7 +32,7 @@ from uncertainty_seg.calibration.report.page import (
     number,
 )
 from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.evaluation import score_frames
+from uncertainty_seg.calibration.statistics.evaluation import evaluate, score_frames
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks, PassSource, still_inputs
@@ -45,8 +44,6 @@ SINGLE = 'single'
 ROUNDS = 15
 # Until the threads of the call before have stopped to spin.
 _PAUSE_S = 0.05
-# The least of several equal passes is what the machine can do; so far above it the median may be.
-_CALM_SPREAD = 1.25
 _NOT_NETWORK = ('preprocess', 'scores')
 _log = logging.getLogger(__name__)
 
@@ -107,6 +104,7 @@ class Comparison:
         lines += [f'{label}: {words}' for label, words in self.timings.items()]
         return '\n'.join([*lines, *self.notes])
 
+
 def _line(row: FigureRow, width: int) -> str:
     words = f'  {row.label:{width}}  {number(row.value.value):>8}'
     if row.gain is not None:
@@ -123,13 +121,17 @@ def compare_on(
     costs: dict[str, MeasuredCost] = {}
     images = [image for image, _ in frames.known.pairs]
     for one in contenders:
-        costs[one.label] = measure_cost(contenders[0], one, images, settings)
-        contended[one.label] = measure_contender(one, frames, rule, settings, costs[one.label])
+        cost = costs[one.label] = measure_cost(contenders[0], one, images, settings)
+        with one.opened(settings) as pipeline:
+            found = evaluate(pipeline, frames.known.pairs, rule, one.label, by_frame=True)
+            foreign = score_frames(pipeline, frames.foreign).scores if frames.foreign else {}
+        contended[one.label] = Contended(found.is_bad, found.totals, found.scores, found.maps,
+                                         foreign, cost.ratio)
     rows = rows_of(contended, frames.blocks, contenders[0].bundle.card.num_classes, alphas)
     return Comparison(
         rows, {one.label: one.describe() for one in contenders},
         {label: cost.describe() for label, cost in costs.items()},
-        _facts(frames, rule, contended), _notes(frames, rule, contenders, contended, costs))
+        _facts(frames, rule, contended), _notes(frames, rule, contenders, contended))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -228,27 +230,8 @@ def _refuse_strangers(given: Sequence[ModelBundle]) -> None:
 def _labels(given: Sequence[ModelBundle]) -> list[str]:
     """Name bundles by their cards, or where these repeat by their folders."""
     names = [one.card.name for one in given]
-    folders = [name if names.count(name) == 1 else one.folder.name
-               for name, one in zip(names, given, strict=True)]
-    return [name if folders.count(name) == 1 else f'{name} {index + 1}'
-            for index, name in enumerate(folders)]
-
-
-# -------------------------------------------------------------------------------------------------
-# What it makes of the frames.
-
-
-def measure_contender(
-    contender: Contender, frames: LabelledFrames, rule: BadRule, settings: Settings,
-    cost: MeasuredCost,
-) -> Contended:
-    """Run a contender over all frames, with a progress bar; raises what the pipeline raises."""
-    with contender.opened(settings) as pipeline:
-        found = measure(pipeline, frames.known.pairs, contender.label, rule, by_frame=True)
-        foreign = score_frames(pipeline, frames.foreign) if frames.foreign else None
-    return Contended(found.is_bad, found.totals, found.scores, found.maps,
-                     foreign.scores if foreign else {},
-                     cost.ratio)
+    return [name if names.count(name) == 1 else str(one.folder)
+            for name, one in zip(names, given, strict=True)]
 
 
 # -------------------------------------------------------------------------------------------------
@@ -260,25 +243,17 @@ class MeasuredCost:
     """
     Of one contender: the median ratio of its time for network and maps to the baseline's.
 
-    `spread` is the median over the least of the baseline's times: 1 on a machine that does nothing
-    else.
+    Both times, in milliseconds, are medians.
     """
 
     ratio: float
     time_ms: float
     baseline_ms: float
-    spread: float
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the machine did other things besides."""
-        return self.spread > _CALM_SPREAD
 
     def describe(self) -> str:
-        """Say how the time was measured, and on how busy a machine."""
-        state = 'The machine was busy' if self.is_busy else 'The machine was calm'
-        return (f'{state} (one pass took {self.spread:.2f} times its least): {self.time_ms:.1f} '
-                f'ms against {self.baseline_ms:.1f} ms, ratio {self.ratio:.2f} by medians.')
+        """Say what was measured."""
+        return (f'{self.time_ms:.1f} ms against {self.baseline_ms:.1f} ms, ratio '
+                f'{self.ratio:.2f} by medians.')
 
 
 def measure_cost(
@@ -301,7 +276,7 @@ def measure_cost(
             times.append((measured[first], measured[second]))
     one, other = np.array(times).T
     return MeasuredCost(float(np.median(other / one)), float(np.median(other)),
-                        float(np.median(one)), float(np.median(one) / one.min()))
+                        float(np.median(one)))
 
 
 def _network_ms(pipeline: Pipeline, image: ImageU8) -> float:
@@ -330,7 +305,7 @@ def _facts(
 
 def _notes(
     frames: LabelledFrames, rule: BadRule, contenders: Sequence[Contender],
-    contended: Mapping[str, Contended], costs: Mapping[str, MeasuredCost],
+    contended: Mapping[str, Contended],
 ) -> tuple[str, ...]:
     first = contenders[0]
     notes = [f'{frames.remark[0].upper()}{frames.remark[1:]}.'] if frames.remark else []
@@ -354,7 +329,4 @@ def _notes(
         if bad.all() or not bad.any():
             notes.append(f'{"every" if bad.all() else "no"} frame of {one.label} is bad by the '
                          f'rule {rule.text!r}: nothing is said of bad frames or a promise.')
-    if any(cost.is_busy for cost in costs.values()):
-        notes.append('The machine was busy when times were measured: compare ratios, and not '
-                     'milliseconds.')
     return tuple(notes)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 import logging
 import math
@@ -18,23 +18,23 @@ from uncertainty_seg.calibration.labelled_pairs import (
     evenly,
     every_score,
     labelled_frames,
-    measure,
     opened,
-    Pair,
 )
 from uncertainty_seg.calibration.statistics.bad_rule import BadRule, DEFAULT_RULE
 from uncertainty_seg.calibration.statistics.conformal import bad_share, BadShare
 from uncertainty_seg.calibration.statistics.evaluation import (
+    evaluate,
     Evaluation,
     FrameRanker,
     FrameRanking,
     FrameTable,
     is_rounding,
+    Pair,
     score_frames,
 )
 from uncertainty_seg.calibration.statistics.intervals import Draws, Interval, weighted_totals
 from uncertainty_seg.calibration.statistics.ranks import RankFamily
-from uncertainty_seg.core.arrays import Column, ImageU8, LabelMap
+from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Promise
 from uncertainty_seg.core.gate import NO_CALIBRATION
@@ -157,7 +157,7 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     is_fitted = _is_fitted(calibration, known.pairs)
     with opened(bundle, settings, scorer=every_score(bundle)) as pipeline:
         limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
-        evaluation = measure(pipeline, known.pairs, f'{request.split} frames', rule)
+        evaluation = evaluate(pipeline, known.pairs, rule, f'{request.split} frames')
         foreign = score_frames(pipeline, read.foreign) if read.foreign else None
         ladders = climb(pipeline, known.pairs, rule, limits, request.corrupt_frames)
     frames = evaluation.table(known.stems, blocks)
@@ -200,10 +200,10 @@ def _flag(
     accepted, order = frames.accepted(limits), _order(calibration, frames, limits)
     strange = None if foreign is None else _order(calibration, foreign, limits)
     plain = PLAIN_SCORE if PLAIN_SCORE in frames.scores else PLAIN_OF_ONE_PASS
-    both = None if foreign is None or strange is None else (strange, foreign.scores[plain])
+    other = None if foreign is None else foreign.scores[plain]
     return FlagFigures(
         limits, promise, order, ranker.rank(order, strange), plain,
-        ranker.compare(order, frames.scores[plain], both),
+        ranker.rank(order, strange, (frames.scores[plain], other)),
         draws.share(accepted & frames.is_bad), draws.share(accepted),
         bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),
         None if foreign is None else float(foreign.accepted(limits).mean()))
@@ -271,7 +271,9 @@ def _step(
     pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
     kind: str, severity: int,
 ) -> Step:
-    found = measure(pipeline, _Corrupted(pairs, kind, severity), f'{kind} {severity}', rule)
+    worse = [(corrupt(image, kind, severity, seed=index), truth)
+             for index, (image, truth) in enumerate(pairs)]
+    found = evaluate(pipeline, worse, rule, f'{kind} {severity}')
     if not limits:
         return Step(severity, found.mean_iou, math.nan, math.nan, math.nan)
     names = [str(i) for i in range(len(pairs))]
@@ -279,20 +281,3 @@ def _step(
     accepted = frames.accepted(limits)
     return Step(severity, found.mean_iou, float(accepted.mean()),
                 float((accepted & frames.is_bad).mean()), float(frames.ratios(limits).mean()))
-
-
-class _Corrupted(Sequence[Pair]):
-    """The pairs with their images made worse, one at a time; each has its own seed."""
-
-    def __init__(self, pairs: Sequence[Pair], kind: str, severity: int) -> None:
-        self._pairs, self._kind, self._severity = pairs, kind, severity
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> tuple[ImageU8, LabelMap]:  # type: ignore[override]
-        image, truth = self._pairs[index]
-        return corrupt(image, self._kind, self._severity, seed=index), truth
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[i] for i in range(len(self)))

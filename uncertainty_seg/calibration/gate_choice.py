@@ -13,7 +13,7 @@ the guard, and the order is what lowers the risk on all frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from uncertainty_seg.calibration.statistics.conformal import (
     promised_limit,
 )
 from uncertainty_seg.calibration.statistics.evaluation import FrameTable
-from uncertainty_seg.calibration.statistics.metrics import aurc
+from uncertainty_seg.calibration.statistics.intervals import weighted_aurc
 from uncertainty_seg.calibration.statistics.ranks import has_ranks, RankFamily
 from uncertainty_seg.core.arrays import Column, Columns
 from uncertainty_seg.errors import CalibrationError, ConfigError
@@ -100,26 +100,42 @@ def choose_scores(family: RankFamily, frames: FrameTable) -> tuple[str, ...]:
     Choose scores by the area under their curve of risk and coverage; bad is the loss.
 
     First is `UNPROVEN_GUARD`, if the family has it; then one after the other that which lowers
-    the area most, up to `MOST_SCORES`, as long as it takes `SMALLEST_GAIN` of it away. Raises
-    CalibrationError if there is no score.
+    the area most, up to `MOST_SCORES`. Raises CalibrationError if there is no score.
     """
     losses = frames.is_bad.astype(np.float64)
     columns = {name: family.ranks(name, frames.scores[name]) for name in family.names}
-    chosen = [name for name in (UNPROVEN_GUARD,) if name in columns]
-
-    def area(names: Sequence[str]) -> float:
-        return aurc(np.max([columns[name] for name in names], axis=0), losses)
-
-    now = area(chosen) if chosen else np.inf
-    while len(chosen) < MOST_SCORES:
-        areas = {name: area([*chosen, name]) for name in columns if name not in chosen}
-        best = min(areas, key=lambda name: areas[name], default='')
-        if not best or areas[best] > now * (1 - SMALLEST_GAIN):
-            break
-        chosen, now = [*chosen, best], areas[best]
-    if not chosen:
+    if not columns:
         raise _nothing_changes()
-    return tuple(chosen)
+    return _greedily(tuple(name for name in (UNPROVEN_GUARD,) if name in columns), columns,
+                     MOST_SCORES, lambda names: np.array([_area(columns, names, losses)]))
+
+
+def _greedily(
+    chosen: tuple[str, ...], names: Iterable[str], most: int,
+    areas_of: Callable[[tuple[str, ...]], Column],
+) -> tuple[str, ...]:
+    """
+    Add scores one after the other, always that of the least mean area, (n,) over the parts.
+
+    It has to take `SMALLEST_GAIN` off the mean, and be smaller on most parts.
+    """
+    left = [name for name in names if name not in chosen]
+    now = areas_of(chosen) if chosen else np.array([np.inf])
+    while left and len(chosen) < most:
+        areas = {name: areas_of((*chosen, name)) for name in left}
+        best = min(left, key=lambda name: float(areas[name].mean()))
+        is_smaller = areas[best].mean() <= now.mean() * (1 - SMALLEST_GAIN)
+        if not (is_smaller and _on_most(now - areas[best])):
+            break
+        chosen, now = (*chosen, best), areas[best]
+        left.remove(best)
+    return chosen
+
+
+def _area(ranks: Columns, names: Iterable[str], losses: Column) -> float:
+    """Return the area under risk and coverage of the largest rank."""
+    largest = np.max([ranks[name] for name in names], axis=0)
+    return float(weighted_aurc(largest, losses, np.ones((1, len(losses))))[0])
 
 
 def _nothing_changes() -> CalibrationError:
@@ -147,7 +163,8 @@ def choose_gate(
     Raises CalibrationError if no score changes. See `gate_of` for the parameters.
     """
     parts = list(_parts(frames, foreign))
-    order = _choose_order(parts)
+    order = _greedily((), parts[0].orders, MOST_ORDER,
+                      lambda names: np.array([part.area(names) for part in parts]))
     return order, _choose_guards(parts, order, alphas)
 
 
@@ -175,9 +192,9 @@ class _Fifth:
     def guards(self) -> tuple[str, ...]:
         return tuple(self.own[1])
 
-    def area(self, names: Sequence[str]) -> float:
+    def area(self, names: Iterable[str]) -> float:
         """Return the area of the largest rank."""
-        return aurc(np.max([self.own[0][n] for n in names], axis=0), self.own_bad)
+        return _area(self.own[0], names, self.own_bad.astype(np.float64))
 
     def accepts(
         self, order: Sequence[str], guards: Sequence[str], alphas: Sequence[float]
@@ -237,22 +254,6 @@ def _ranks(
     one, other = ({name: family.ranks(name, frames.scores[name]) for name in family.names}
                   for family in (plain, guard))
     return one, other
-
-
-def _choose_order(parts: Sequence[_Fifth]) -> tuple[str, ...]:
-    chosen: tuple[str, ...] = ()
-    now = np.full(len(parts), np.inf)
-    while len(chosen) < MOST_ORDER:
-        areas = {name: np.array([part.area((*chosen, name)) for part in parts])
-                 for name in parts[0].orders if name not in chosen}
-        if not areas:
-            break
-        best = min(areas, key=lambda name: float(areas[name].mean()))
-        is_earned = areas[best].mean() <= now.mean() * (1 - SMALLEST_GAIN)
-        if chosen and not (is_earned and _on_most(now - areas[best])):
-            break
-        chosen, now = (*chosen, best), areas[best]
-    return chosen
 
 
 def _choose_guards(

@@ -10,7 +10,7 @@ under another name, and images on both sides of a comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 import hashlib
@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation
-from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.calibration.statistics.evaluation import Pair
+from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.core.dropout_masks import PassSource
@@ -40,10 +39,8 @@ from uncertainty_seg.storage.labelled_folder import (
     read_blocks,
     subset,
 )
-from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.review_record import CONTROL, read_review
 
-Pair = tuple[ImageU8, LabelMap]
 _log = logging.getLogger(__name__)
 _IMAGES = ('.jpg', '.jpeg', '.png')
 
@@ -135,8 +132,12 @@ def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) ->
     read.
     """
     ignore, unknown = load_ignore_mask(ignore_mask), bundle.card.ignore_index
-    pairs = [(image, without_ignored(mask, ignore, unknown))
-             for image, mask in bgr_pairs(bundle, data)]
+    pairs = bgr_pairs(bundle, data)
+    if ignore is not None:
+        # Whatever the ignore mask touches is left out, as it is from the scores.
+        pairs = [(image, np.where(cv2.resize(
+            ignore.astype(np.float32), mask.shape[::-1], interpolation=cv2.INTER_AREA) > 0,
+            np.uint8(unknown), mask)) for image, mask in pairs]
     kept = [i for i, (_, mask) in enumerate(pairs) if (mask != unknown).any()]
     if not kept:
         raise DatasetError('no mask has a pixel that is known', 'some')
@@ -173,18 +174,6 @@ def without_twins(
         _log.warning('%d of %d frames are there under another name already, and count once: %s',
                      len(again), len(known.stems), some_of(again, 3))
     return known.take(kept), blocks[kept]
-
-
-def without_ignored(
-    mask: LabelMap, ignore: NDArray[np.bool_] | None, unknown: int
-) -> LabelMap:
-    """Return a true mask that knows nothing where an ignore mask touches it."""
-    if ignore is None:
-        return mask
-    # Whatever the ignore mask touches is left out, as it is from the scores.
-    touched = cv2.resize(ignore.astype(np.float32), mask.shape[::-1],
-                         interpolation=cv2.INTER_AREA) > 0
-    return np.where(touched, np.uint8(unknown), mask)
 
 
 def images_in(folder: Path) -> dict[str, ImageU8]:
@@ -287,15 +276,6 @@ def opened(
                        ignore=load_ignore_mask(settings.ignore_mask), source=source)
     finally:
         backend.close()
-
-
-def measure(
-    pipeline: Pipeline, pairs: Sequence[Pair], title: str, rule: BadRule | None = None,
-    by_frame: bool = False,
-) -> Evaluation:
-    """Evaluate pairs, with a progress bar."""
-    bar = progress(pairs, desc=title)
-    return evaluate(pipeline, bar, pipeline.card.ignore_index, rule, by_frame)
 
 
 def data_digest(data: LabelledFolder) -> str:

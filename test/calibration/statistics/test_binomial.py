@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.calibration.statistics.conformal import bad_share, upper_bound
-from uncertainty_seg.errors import ConfigError, ShapeError
 
 pytest.importorskip('scipy', reason='scipy is not installed')
 
@@ -19,29 +18,18 @@ def test_known_answers() -> None:
     assert found == pytest.approx(known, abs=0.05)
 
 
-@pytest.mark.parametrize(('num_bad', 'num', 'confidence'), [
-    (0, 1, 0.9), (3, 40, 0.95), (7, 9, 0.5)])
+@pytest.mark.parametrize(('num_bad', 'num', 'tries'), [(0, 1, 1), (3, 40, 1), (7, 9, 10)])
 def test_at_the_bound_so_few_bad_ones_have_the_chance_left_over(
-    num_bad: int, num: int, confidence: float
+    num_bad: int, num: int, tries: int
 ) -> None:
-    p = upper_bound(num_bad, num, confidence)
+    p = upper_bound(num_bad, num, tries)
     chance = sum(math.comb(num, k) * p**k * (1 - p)**(num - k) for k in range(num_bad + 1))
-    assert chance == pytest.approx(1 - confidence)
+    assert chance == pytest.approx(0.05 / tries)
 
 
 def test_nothing_accepted_or_all_bad_bounds_nothing() -> None:
     assert upper_bound(0, 0) == 1
     assert upper_bound(5, 5) == 1
-
-
-def test_several_tries_share_the_error() -> None:
-    assert upper_bound(2, 50, 0.95, num_tries=5) == pytest.approx(upper_bound(2, 50, 0.99))
-
-
-@pytest.mark.parametrize('case', [(-1, 5), (6, 5), (1, 5, 1.0), (1, 5, 0.0), (1, 5, 0.9, 0)])
-def test_numbers_that_contradict_are_refused(case: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match='at most all bad'):
-        upper_bound(*case)  # type: ignore[arg-type]
 
 
 def test_frames_and_blocks_as_units() -> None:
@@ -68,12 +56,5 @@ def test_nothing_accepted_has_no_share() -> None:
 def test_the_bound_holds_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
     counts = rng.binomial(60, 0.1, 2000)
-    bounds = {k: upper_bound(int(k), 60, 0.9) for k in np.unique(counts)}
-    assert np.mean([bounds[k] >= 0.1 for k in counts]) >= 0.9 - 0.02
-
-
-def test_arrays_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ShapeError, match='one of each a frame'):
-        bad_share([True], [True, False])
-    with pytest.raises(ShapeError, match='one of each a frame'):
-        bad_share([True], [True], [1, 2])
+    bounds = {k: upper_bound(int(k), 60) for k in np.unique(counts)}
+    assert np.mean([bounds[k] >= 0.1 for k in counts]) >= 0.95 - 0.02

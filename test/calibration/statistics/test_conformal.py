@@ -2,7 +2,6 @@
 """The promise on new blocks, and the limits that make it."""
 
 import dataclasses
-import re
 
 import hypothesis
 from hypothesis import strategies as st
@@ -11,7 +10,6 @@ import pytest
 
 from uncertainty_seg.calibration.statistics.conformal import (
     bad_share,
-    blocks_buy,
     blocks_needed,
     fit_promise,
     ks_distance,
@@ -21,19 +19,7 @@ from uncertainty_seg.calibration.statistics.conformal import (
 )
 from uncertainty_seg.calibration.statistics.evaluation import FrameTable, split_blocks
 from uncertainty_seg.calibration.statistics.ranks import RankFamily
-from uncertainty_seg.errors import CalibrationError, ConfigError, ShapeError
-
-
-def test_what_blocks_buy_is_the_least_alpha_that_is_not_refused() -> None:
-    for count in (1, 2, 5, 9, 18, 19, 60):
-        least = float(re.findall('alpha ([0-9.]+)', blocks_buy(count))[0])
-        # No frame is bad but the last, which is not accepted.
-        ranks, blocks = [k / count for k in range(count)], [str(k) for k in range(count)]
-        bad = [False] * (count - 1) + [count > 1]
-        assert promised_limit(ranks, bad, blocks, least) >= 0
-        with pytest.raises(CalibrationError):
-            promised_limit(ranks, bad, blocks, least - 2e-4)
-    assert '19 for 0.05' in blocks_buy(9) and ' for ' not in blocks_buy(99)
+from uncertainty_seg.errors import CalibrationError, ConfigError
 
 
 def test_blocks_needed() -> None:
@@ -88,18 +74,17 @@ def test_a_bound_exactly_at_alpha_is_kept_in_spite_of_rounding() -> None:
 
 
 def test_too_few_blocks_are_refused_with_the_number_needed() -> None:
-    with pytest.raises(CalibrationError, match='at least 19.* alpha 0.0527'):
+    with pytest.raises(CalibrationError, match='19'):
         promised_limit(np.ones(36), np.arange(36) < 1, np.arange(36) // 2, 0.05)
     promised_limit(np.ones(38), np.full(38, False), np.arange(38) // 2, 0.05)
 
 
 def test_all_bad_and_hopeless_sets_are_refused() -> None:
-    with pytest.raises(CalibrationError, match='every calibration frame is bad'):
-        promised_limit(np.arange(20), np.full(20, True), np.arange(20), 0.1)
-    with pytest.raises(CalibrationError, match='no frame can be accepted at alpha 0.1'):
-        promised_limit(np.arange(20), np.arange(20) < 10, np.arange(20) // 2, 0.1)
-    with pytest.raises(CalibrationError, match='no frame can be accepted'):
-        promised_limit(np.full(20, np.nan), np.arange(20) < 10, np.arange(20), 0.1)
+    ranks, bad, blocks = np.arange(20.0), np.arange(20) < 10, np.arange(20)
+    for hopeless in ((ranks, np.full(20, True), blocks), (ranks, bad, blocks // 2),
+                     (np.full(20, np.nan), bad, blocks)):
+        with pytest.raises(CalibrationError):
+            promised_limit(*hopeless, 0.1)
 
 
 def test_an_all_good_set_gets_its_largest_rank() -> None:
@@ -108,15 +93,8 @@ def test_an_all_good_set_gets_its_largest_rank() -> None:
 
 @pytest.mark.parametrize('alpha', [0, 1, -0.1, np.nan, 5])
 def test_an_alpha_that_promises_nothing_is_refused(alpha: float) -> None:
-    with pytest.raises(ConfigError, match='a share above 0 and below 1'):
+    with pytest.raises(ConfigError, match=str(alpha)):
         promised_limit([1.0], [False], [0], alpha)
-
-
-@pytest.mark.parametrize('shapes', [(3, 2, 3), (3, 3, 2), (0, 0, 0)])
-def test_arrays_that_do_not_fit_are_refused(shapes: tuple[int, int, int]) -> None:
-    with pytest.raises(ShapeError, match='one of each a frame'):
-        ratios, bad, blocks = (np.zeros(n) for n in shapes)
-        promised_limit(ratios, bad, blocks, 0.1)
 
 
 def slow_limit(ratios: np.ndarray, bad: np.ndarray, blocks: np.ndarray, alpha: float) -> float:
@@ -229,11 +207,6 @@ def test_a_smaller_alpha_accepts_less() -> None:
     assert all(strict.limits[name] < loose.limits[name] for name in strict.limits)
 
 
-def test_too_few_blocks_are_refused_with_how_many_it_takes() -> None:
-    with pytest.raises(CalibrationError, match='10 blocks for alpha 0.05, expected at least 19'):
-        fit_promise(FAMILY, table(50, 1, 5), ('a',), 0.05, 'rule')
-
-
 def test_the_distance_is_the_largest_gap_of_the_two_distributions() -> None:
     assert ks_distance(np.array([1.0, 2, 3]), np.array([1.0, 2, 3])) == 0
     assert ks_distance(np.array([1.0, 2]), np.array([3.0, 4, np.nan])) == 1
@@ -263,8 +236,6 @@ def test_a_frame_of_which_nothing_is_known_is_within_no_limit() -> None:
     assert frames.accepted({'a': 0.5}).tolist() == [True, False, False]
     assert frames.ratios({'a': 0.5}).tolist() == [0.2, np.inf, 1.8]
     assert frames.rows()[2]['a'] == 0.9
-    with pytest.raises(ShapeError, match='one value a frame'):
-        frames.with_scores({'a': np.zeros(2)})
 
 
 def test_where_few_frames_are_bad_the_gate_still_ends_at_what_was_seen() -> None:

@@ -34,7 +34,7 @@ def pipeline(tiny_bundle: Path) -> Pipeline:
 
 
 def test_a_known_scene(pipeline: Pipeline) -> None:
-    found = evaluate(pipeline, [(BLUE, HALF)], 255)
+    found = evaluate(pipeline, [(BLUE, HALF)])
     assert found.accuracy == pytest.approx(0.5)
     assert found.iou[:2] == pytest.approx([0.5, 0])
     assert found.mean_iou == pytest.approx(0.25)
@@ -46,13 +46,13 @@ def test_a_known_scene(pipeline: Pipeline) -> None:
     assert found.error_auroc['entropy'] == pytest.approx(0.5)
     assert found.pixels.mean_entropy()[:2] == pytest.approx([maps.entropy.mean()] * 2, rel=1e-5)
     assert np.isnan(found.pixels.mean_entropy()[2])
-    assert mean_nll(pipeline, [(BLUE, HALF)], 255) == pytest.approx(
+    assert mean_nll(pipeline, [(BLUE, HALF)]) == pytest.approx(
         -(np.log(confidence) + np.log(1 - confidence)) / 2, rel=1e-3)
 
 
 def test_the_rule_says_which_frames_are_bad(pipeline: Pipeline) -> None:
     rule = BadRule.parse('accuracy<0.6', pipeline.card.class_names)
-    found = evaluate(pipeline, [(BLUE, HALF), (BLUE, ALL_BLUE)], 255, rule)
+    found = evaluate(pipeline, [(BLUE, HALF), (BLUE, ALL_BLUE)], rule)
     table = found.table(['a', 'b'], np.array(['x', 'y']))
     assert table.is_bad.tolist() == [True, False]
     assert table.mean_iou == pytest.approx([0.25, 1.0])
@@ -61,7 +61,7 @@ def test_the_rule_says_which_frames_are_bad(pipeline: Pipeline) -> None:
 
 def test_a_frame_nobody_labelled_counts_nowhere_and_does_no_harm(pipeline: Pipeline) -> None:
     rule = BadRule.parse('accuracy<0.6', pipeline.card.class_names)
-    found = evaluate(pipeline, [(BLUE, UNKNOWN), (BLUE, ALL_BLUE)], 255, rule)
+    found = evaluate(pipeline, [(BLUE, UNKNOWN), (BLUE, ALL_BLUE)], rule)
     assert found.accuracy == 1 and not found.is_bad.any()
     assert np.isnan(found.frame_iou[0]) and found.frame_iou[1] == 1
 
@@ -79,11 +79,11 @@ def test_histograms_of_each_frame_add_up_to_those_of_all(pipeline: Pipeline) -> 
     rng = np.random.default_rng(0)
     pairs = [(rng.integers(0, 256, (96, 128, 3), np.uint8),
               rng.integers(0, 3, (96, 128), np.uint8)) for _ in range(3)]
-    found = evaluate(pipeline, pairs, 255, by_frame=True)
+    found = evaluate(pipeline, pairs, by_frame=True)
     for name, ranking in found.pixels.rankings.items():
         for of_frames, whole in zip(found.maps[name], ranking.merged(), strict=True):
             np.testing.assert_array_equal(of_frames.sum(0), whole)
-    assert not evaluate(pipeline, pairs, 255).maps
+    assert not evaluate(pipeline, pairs).maps
 
 
 def test_the_temperature_is_chosen_by_likelihood(tiny_bundle: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_temperature_is_chosen_by_likelihood(tiny_bundle: Path) -> None:
     def at(temperature: float, truth: np.ndarray) -> float:
         pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings(), temperature)
         pairs = [(BLUE, truth), (BLUE, UNKNOWN)]
-        return mean_nll(pipeline, pairs, 255)
+        return mean_nll(pipeline, pairs)
 
     blue = [at(t, ALL_BLUE) for t in (0.5, 1.0, 2.0)]
     half = [at(t, HALF) for t in (0.5, 1.0, 2.0)]

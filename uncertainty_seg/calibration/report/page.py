@@ -31,18 +31,10 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values."""
+    """Names and values; as 'tiles' figures that a reader looks for first, value and what it is."""
 
-    kind: ClassVar[str] = 'facts'
     pairs: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Figures that a reader looks for first: value and what it is."""
-
-    kind: ClassVar[str] = 'tiles'
-    pairs: Sequence[tuple[str, str]]
+    kind: Literal['facts', 'tiles'] = 'facts'
 
 
 class Row(NamedTuple):
@@ -102,7 +94,7 @@ class Section:
 
     name: str
     title: str
-    parts: Sequence[Facts | Tiles | Table | Plots | Frames | Notes]
+    parts: Sequence[Facts | Table | Plots | Frames | Notes]
     look: str = ''
 
 
@@ -174,11 +166,8 @@ def render_page(template: str, **values: Any) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(loader=PackageLoader('uncertainty_seg.calibration.report'), autoescape=True,
+    return Environment(loader=PackageLoader('uncertainty_seg.calibration.report'), autoescape=True,
                        trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    made.filters.update(number=number, limit=limit, percent=percent, whole_percent=whole_percent)
-    made.tests['known'] = is_known
-    return made
 
 
 def is_known(value: float | None) -> TypeGuard[float]:

@@ -21,11 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.calibration.statistics.metrics import (
-    aurc,
-    ExpectedCalibrationError,
-    risk_coverage,
-)
+from uncertainty_seg.calibration.statistics.intervals import weighted_aurc
+from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError, risk_coverage
 from uncertainty_seg.core.arrays import Column, FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.render import color_mask
 
@@ -33,15 +30,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart with any kind of colour blindness, and dark enough for words on white; the last three
-# are for lines of many, which differ in their dashes too.
-BLUE, RED, PLUM = '#0072B2', '#C44E00', '#6B0F4F'
-GREEN, SKY, SAND = '#007A5A', '#4FA3D1', '#C9A227'
+# Blue, red and plum: told apart with any kind of colour blindness, and dark enough for words on
+# white. Lines differ in form too: for print in grey.
+SERIES = ('#0072B2', '#C44E00', '#6B0F4F')
+DASHES: tuple[Any, ...] = ('-', (0, (6, 2)), (0, (2, 1.5)))
 INK, QUIET, GRID = '#1b1f24', '#59636e', '#d8dde3'
-SERIES = (BLUE, RED, PLUM, SKY, SAND, GREEN)
-# Lines differ in form too: for print in grey.
-DASHES: tuple[Any, ...] = ('-', (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 2)),
-                           (0, (1, 1)))
 
 _STYLE = {
     'svg.hashsalt': 'uncertainty_seg', 'svg.fonttype': 'path', 'text.parse_math': False,
@@ -58,10 +51,6 @@ _STYLE = {
 # Below the first, a risk is the share among a handful of frames, and no curve is drawn; what lies
 # below the second does not stretch the axis.
 _DRAWN_COVERAGE, _STEADY_COVERAGE = 0.05, 0.15
-_NUM_BINS = 28
-# The axis of a score ends at this quantile: with a long tail on it, the rest could not be told
-# apart.
-_SHOWN_QUANTILE = 0.99
 
 
 def data_address(kind: str, content: bytes) -> str:
@@ -103,7 +92,7 @@ def plot_risk_coverage(
     Parameters
     ----------
     orders : mapping of str to ndarray of float64, shape (n,)
-        By name, at most six and the gate: values that grow with uncertainty.
+        By name, at most two and the gate: values that grow with uncertainty.
     losses : ndarray of float64, shape (n,)
         1 for a bad frame, else 0.
     gate : str
@@ -117,17 +106,18 @@ def plot_risk_coverage(
 
     def paint(figure: Figure) -> None:
         axes, top = figure.add_subplot(), 0.02
-        others = sorted((name for name in orders if name != gate),
-                        key=lambda name: aurc(orders[name], losses))
+        areas = {name: float(weighted_aurc(values, losses, np.ones((1, len(losses))))[0])
+                 for name, values in orders.items()}
+        others = sorted((name for name in orders if name != gate), key=lambda name: areas[name])
         for rank, name in enumerate([gate, *others] if gate in orders else others):
             coverage, risk = risk_coverage(orders[name], losses)
             drawn = coverage >= _DRAWN_COVERAGE
             steady = risk[coverage >= _STEADY_COVERAGE]
             top = max(top, 1.12 * float(steady.max(initial=0.0)))
             form: dict[str, Any] = {'color': INK, 'linewidth': 2.6, 'zorder': 5} \
-                if name == gate else {'color': SERIES[rank % 6], 'linestyle': DASHES[rank % 6]}
+                if name == gate else {'color': SERIES[rank], 'linestyle': DASHES[rank]}
             axes.plot(coverage[drawn], risk[drawn], **form,
-                      label=f'{name}\nAURC {aurc(orders[name], losses):.4f}')
+                      label=f'{name}\nAURC {areas[name]:.4f}')
         top = min(max(top, 1.12 * (alpha or 0), 1.12 * point[1] if point else 0), 1.02)
         if alpha is not None:
             _paint_promise(axes, alpha, top)
@@ -165,7 +155,7 @@ def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
     """
     Draw accuracy over confidence, and below it where the pixels lie; a ``data:`` address.
 
-    The errors are by name, such as 'before' and 'after'; the last one is solid and in front.
+    The errors, at most three, are by name, such as 'before'; the last one is solid and in front.
     """
 
     def paint(figure: Figure) -> None:
@@ -173,7 +163,7 @@ def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
         for rank, (name, error) in enumerate(reversed(list(errors.items()))):
             confidence, accuracy, share = error.diagram()
             form: dict[str, Any] = {'color': SERIES[rank], 'linestyle': DASHES[rank],
-                                    'marker': 'os^Dvp'[rank], 'zorder': 5 - rank}
+                                    'marker': 'os^'[rank], 'zorder': 5 - rank}
             top.plot(confidence, accuracy, **form, label=f'{name}\nECE {error.value():.3f}')
             bottom.plot(confidence, share, markersize=3.5, linewidth=1.2, **form)
         top.plot([0, 1], [0, 1], color=QUIET, linewidth=1, zorder=1)
@@ -187,36 +177,6 @@ def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
         figure.legend(loc='outside right upper')
 
     return picture(paint, 6.4, 5.0)
-
-
-def plot_spread(name: str, sets: Mapping[str, Column], threshold: float | None = None) -> str:
-    """
-    Draw the histograms of a score on at most three sets of frames; a ``data:`` address.
-
-    Values that are not finite are left out; those beyond the axis are in the last bin.
-    """
-    known = {of: values[np.isfinite(values)] for of, values in sets.items()}
-    at = threshold if threshold is not None and math.isfinite(threshold) else None
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        upper = 1.03 * max([1e-6, 1.3 * (at or 0), *(
-            float(np.quantile(values, _SHOWN_QUANTILE)) for values in known.values()
-            if values.size)])
-        edges = np.linspace(0, upper, _NUM_BINS + 1)
-        for rank, (of, values) in enumerate(known.items()):
-            counts, _ = np.histogram(np.clip(values, 0, upper), edges)
-            axes.stairs(counts / max(values.size, 1), edges, color=SERIES[rank],
-                        linestyle=DASHES[rank], linewidth=1.5, zorder=3,
-                        label=f'{of} ({values.size})')
-        if at is not None:
-            axes.axvline(at, color=INK, linewidth=1.3, zorder=4, label=f'threshold {at:.3g}')
-        axes.set(xlim=(0, upper), xlabel=name, ylabel='share of frames')
-        axes.locator_params(nbins=5)
-        percent_axis(axes.yaxis)
-        figure.legend(loc='outside upper left', ncols=2, labelspacing=0.3)
-
-    return picture(paint, 4.4, 2.9)
 
 
 def plot_ladder(kind: str, steps: Sequence[tuple[float, float, float, float]]) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +16,10 @@ from uncertainty_seg.calibration.compare import Comparison
 from uncertainty_seg.calibration.evaluate import (
     Evaluated,
     EvaluationRequest,
-    FlagFigures,
     Ladder,
     NO_FLAG,
 )
-from uncertainty_seg.calibration.labelled_pairs import opened, Pair
+from uncertainty_seg.calibration.labelled_pairs import opened
 from uncertainty_seg.calibration.report.page import (
     Facts,
     Frames,
@@ -35,7 +34,6 @@ from uncertainty_seg.calibration.report.page import (
     Row,
     Section,
     Table,
-    Tiles,
     whole_percent,
     write_page,
 )
@@ -47,7 +45,6 @@ from uncertainty_seg.calibration.report.pictures import (
     plot_ladder,
     plot_reliability,
     plot_risk_coverage,
-    plot_spread,
 )
 from uncertainty_seg.calibration.statistics.conformal import mean_block_share
 from uncertainty_seg.calibration.statistics.evaluation import (
@@ -55,13 +52,14 @@ from uncertainty_seg.calibration.statistics.evaluation import (
     FrameRanker,
     FrameRanking,
     FrameTable,
+    Pair,
 )
 from uncertainty_seg.calibration.statistics.intervals import CONFIDENCE
 from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError
 from uncertainty_seg.calibration.statistics.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration, Promise
+from uncertainty_seg.core.calibration import Calibration, CarriedFrom, Promise
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import Settings
 
@@ -86,7 +84,6 @@ def write_calibration_report(
     # The pipeline of `found` had no thresholds yet.
     calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
     ranker, order = FrameRanker(found.val), family.frame_ranks(found.val.scores, made.gate_scores)
-    drawn = _drawn(found.val, promise.limits)
     write_page(path, Report(f'Calibration of {card.name}', [
         _promise_section(promise, 'the frames the thresholds were fitted on'),
         _facts_section({
@@ -97,9 +94,6 @@ def write_calibration_report(
         _risk_section(found.val, order, promise),
         _scores_section({name: ranker.rank(values) for name, values in found.val.scores.items()},
                         made, promise.limits),
-        _spreads_section({name: {'validation': found.val.scores[name],
-                                 'training': found.train.scores[name]} for name in drawn},
-                         {**made.thresholds, **promise.limits}),
         _reliability_section({'temperature 1': found.before.pixels.calibration,
                               f'temperature {made.temperature:g}':
                               found.after.pixels.calibration}),
@@ -119,27 +113,24 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
     made, promise = bundle.calibration, _held_against(found)
     limits = flag.limits if flag else {}
     temperature = f'temperature {made.temperature:g}' if made else 'temperature 1'
-    foreign = found.foreign.scores if found.foreign else {}
     facts = _bundle_facts(bundle.card, made) if made else {
         'bundle': bundle.card.name, 'method': bundle.card.method, 'passes T': f'{found.passes}',
         'precision': found.precision, 'temperature': '1 (no calibration)',
         'date': f'{datetime.now():%Y-%m-%d}'}
-    spreads = {name: {'validation': found.frames.scores[name],
-                      **({'foreign': foreign[name]} if foreign else {})}
-               for name in _drawn(found.frames, limits)}
     sections = [
         *([_promise_section(promise, _measured_on(found))] if promise else []),
         _facts_section({**facts, **_evaluation_facts(found)}),
         _risk_section(found.frames, flag.order if flag else None, promise),
-        _scores_section(found.rankings, made, limits), _spreads_section(spreads, limits),
+        _scores_section(found.rankings, made, limits),
         _reliability_section({temperature: found.evaluation.pixels.calibration}),
         _classes_section(found.evaluation, bundle.card, limits),
         *([_ladders_section(found.ladders)] if found.ladders else []),
     ]
     if made and flag:
         sections += _frame_sections(bundle, request.settings, found.pairs, found.frames, limits)
-        sections.append(Section('notes', 'Notes', [
-            Notes([*_carried_notes(made), *_evaluation_notes(flag)])]))
+        if made.carried_from:
+            sections.append(Section('notes', 'Notes', [
+                Notes([_carried_note(made, made.carried_from)])]))
     write_page(path, Report(
         f'Evaluation of {bundle.card.name}', sections, [_lead(promise)] if promise else [],
         [*_broken(promise), *([] if flag else [
@@ -220,14 +211,14 @@ def _measured_on(found: Evaluated) -> str:
 
 def _promise_section(promise: Promise, measured_on: str) -> Section:
     return Section('promise', 'What the flag promises', [
-        Tiles([
+        Facts([
             (percent(promise.accepted), 'of frames accepted'),
             (percent(promise.accepted_and_bad), 'of frames accepted and bad'),
             (whole_percent(promise.alpha), 'accepted and bad at most: the promise'),
             (percent(promise.bound, 2), 'bound that the thresholds reach'),
             (percent(promise.bad_if_accepted_upper), 'bad among accepted, at most '
              f'({whole_percent(CONFIDENCE)} confidence)'),
-            (f'{promise.num_blocks}', f'blocks, {promise.num_frames} frames')]),
+            (f'{promise.num_blocks}', f'blocks, {promise.num_frames} frames')], 'tiles'),
         Notes([
             '“Accepted and bad” counts among all frames and is promised; “bad among accepted” '
             'counts among the frames with the flag true. Its bound takes blocks, and without a '
@@ -272,29 +263,15 @@ def _calibration_notes(found: CalibrationOutcome) -> list[str]:
             f'{p.accepted_and_bad:.1%} are accepted and bad.' for p in found.calibration.promises]
 
 
-def _carried_notes(made: Calibration) -> list[str]:
+def _carried_note(made: Calibration, source: CarriedFrom) -> str:
     """Say what is of another network, where thresholds were carried over."""
-    source = made.carried_from
-    if source is None:
-        return []
     shares = ', and '.join(
         f'{source.bundle} accepted {before:.1%} and this one {after:.1%} at alpha {alpha}'
         for alpha, (before, after) in source.accepted.items())
-    return [f'The thresholds were carried over from {source.bundle} in {source.precision}: '
+    return (f'The thresholds were carried over from {source.bundle} in {source.precision}: '
             f'{made.carried_error:.2g} is to be added to what is promised, and blocks and bound '
             'of the promise, temperature and thresholds outside of the gate are those of the '
-            f'labels that were seen there. On {source.num_images} images without labels {shares}.']
-
-
-def _evaluation_notes(flag: FlagFigures) -> list[str]:
-    notes = ['The E-AURC of the gate is lower than that of '
-             f'{flag.plain} by {interval_text(flag.gain.excess_aurc, 4)}.']
-    if flag.ranking.ood_auroc is not None and flag.foreign_accepted is not None:
-        notes.append(
-            f'The gate ranks foreign frames with AUROC {flag.ranking.ood_auroc.value:.3f}, above '
-            f'{flag.plain} by {interval_text(flag.gain.ood_auroc, 3)}; it accepts '
-            f'{flag.foreign_accepted:.0%} of them.')
-    return notes
+            f'labels that were seen there. On {source.num_images} images without labels {shares}.')
 
 
 def _sentence(text: str) -> str:
@@ -303,12 +280,6 @@ def _sentence(text: str) -> str:
 
 # -------------------------------------------------------------------------------------------------
 # Scores, classes and plots.
-
-
-def _drawn(frames: FrameTable, limits: Iterable[str]) -> list[str]:
-    """Name the scores that are drawn: those of the gate, then some that people know."""
-    return [*limits, *(name for name in COMPARED if name in frames.scores and
-                       name not in set(limits))]
 
 
 def _risk_section(frames: FrameTable, gate: Column | None, promise: Promise | None) -> Section:
@@ -359,17 +330,6 @@ def _scores_section(
         '1 is good for OOD AUROC. A large KS distance, or a training threshold far below the '
         'validation threshold, means that the network has overfitted its training frames, and '
         'that only the validation threshold counts.'))
-
-
-def _spreads_section(
-    spreads: Mapping[str, Mapping[str, Column]], limits: Mapping[str, float]
-) -> Section:
-    return Section('spreads', 'Values of the scores', [Plots([
-        (plot_spread(name, sets, limits.get(name)), f'Values of {name}')
-        for name, sets in spreads.items()])], (
-        'Frames to the right of the threshold are rejected. Training and validation should lie '
-        'on each other, and foreign frames, where there are any, to the right of the threshold. '
-        'The last bin also holds what lies beyond it.'))
 
 
 def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Section:

@@ -15,15 +15,14 @@ import math
 import re
 from typing import NamedTuple
 
-import numpy as np
-
 from uncertainty_seg.core.arrays import ConfusionMatrix
 from uncertainty_seg.errors import ConfigError
 
 DEFAULT_RULE = 'iou<0.5'
 # A class may have an "or" in its name: only one outside of brackets separates terms.
 _OR = re.compile(r'\s+or\s+(?![^\[\]]*\])')
-_TERM = re.compile(r'\s*(iou|accuracy)\s*(?:\[([^\[\]]*)\])?\s*<\s*([0-9.eE+-]+)\s*')
+_TERM = re.compile(r'\s*(iou|accuracy)\s*(?:\[([^\[\]]*)\])?\s*<\s*'
+                   r'([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*')
 
 
 class Term(NamedTuple):
@@ -83,9 +82,9 @@ class BadRule:
 
 def _term(part: str, text: str, class_names: Sequence[str]) -> Term:
     match = _TERM.fullmatch(part)
-    measure, name, number = match.groups() if match else ('', None, '')
-    limit = _number(number)
-    if not match or (measure == 'accuracy' and name is not None) or not np.isfinite(limit):
+    measure, name, number = match.groups() if match else ('accuracy', '', '0')
+    limit = float(number)
+    if measure == 'accuracy' and name is not None:
         raise ConfigError(
             f'the rule for bad frames has {part.strip()!r} in {text!r}',
             f"terms like 'iou<0.5', 'iou[{class_names[-1]}]<0.5' or 'accuracy<0.7', joined by or",
@@ -100,8 +99,3 @@ def _term(part: str, text: str, class_names: Sequence[str]) -> Term:
     return Term(measure, class_id, limit)
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

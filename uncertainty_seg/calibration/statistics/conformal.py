@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uncertainty_seg.calibration.statistics.evaluation import FrameTable
-from uncertainty_seg.calibration.statistics.intervals import Draws
+from uncertainty_seg.calibration.statistics.intervals import CONFIDENCE, Draws
 from uncertainty_seg.calibration.statistics.metrics import Floats
 from uncertainty_seg.calibration.statistics.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.calibration import Promise
-from uncertainty_seg.errors import CalibrationError, ConfigError, ShapeError
+from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # That of the most uncertain reference frame.
 HIGHEST_RANK = 1.0
@@ -44,16 +44,6 @@ def blocks_needed(alpha: float) -> int:
     return math.ceil(1 / alpha - 1e-9) - 1
 
 
-def blocks_buy(num_blocks: int) -> str:
-    """Say what so many blocks can promise, and what more would."""
-    more = ', '.join(f'{blocks_needed(alpha)} for {alpha:g}' for alpha in (0.1, 0.05, 0.02)
-                     if blocks_needed(alpha) > num_blocks)
-    least = math.ceil(1e4 / (num_blocks + 1) - 1e-9) / 1e4
-    mine = f'{num_blocks} blocks promise alpha {least:g} at best, if no bad frame is accepted' \
-        if num_blocks else 'no block promises anything'
-    return f'{mine}; it takes {more}' if more else mine
-
-
 def mean_block_share(chosen: ArrayLike, blocks: ArrayLike) -> float:
     """Return the mean over blocks of the share of a block's frames that are chosen, 0..1."""
     index, sizes = _index(blocks)
@@ -66,9 +56,8 @@ def promised_limit(
     """
     Find the loosest threshold that keeps the promise.
 
-    Raises ConfigError if `alpha` is not between 0 and 1; ShapeError if the three differ in length,
-    or there is no frame; CalibrationError if there are too few blocks for this alpha, all frames
-    are bad, or none may be accepted.
+    Raises ConfigError if `alpha` is not between 0 and 1; CalibrationError if there are too few
+    blocks for this alpha, all frames are bad, or none may be accepted.
 
     Parameters
     ----------
@@ -95,9 +84,6 @@ def promised_limit(
     """
     rank, bad = np.asarray(ranks, np.float64), np.asarray(is_bad, bool)
     rank = np.where(np.isnan(rank), np.inf, rank)
-    if not rank.shape == bad.shape == np.shape(blocks) or rank.ndim != 1 or not rank.size:
-        raise ShapeError(f'ranks {rank.shape}, is_bad {bad.shape}, blocks {np.shape(blocks)}',
-                         'one of each a frame, and at least one frame')
     index, sizes = _index(blocks)
     _refuse_hopeless(bad, len(sizes), alpha)
     # Ordered by rank: what each frame adds to the mean share, if accepted.
@@ -117,9 +103,9 @@ def promised_limit(
 def _refuse_hopeless(bad: NDArray[np.bool_], num_blocks: int, alpha: float) -> None:
     needed = blocks_needed(alpha)
     if num_blocks < needed:
-        raise CalibrationError(
-            f'{num_blocks} blocks for alpha {alpha:g}', f'at least {needed} blocks',
-            f'add blocks, or promise a larger alpha: {blocks_buy(num_blocks)}')
+        raise CalibrationError(f'{num_blocks} blocks for alpha {alpha:g}',
+                               f'at least {needed} blocks',
+                               'add blocks, or promise a larger alpha')
     if bad.all():
         raise CalibrationError('every calibration frame is bad', 'a network that is often right',
                                'nothing can be accepted: look at the rule and the masks')
@@ -150,7 +136,11 @@ def fit_promise(
     they are written down. Raises CalibrationError if there are too few blocks, or no frame can be
     accepted.
     """
-    limits = family.limits(_rank(family, frames, names, alpha), names)
+    ranks = family.frame_ranks(frames.scores, names)
+    # Where few frames are bad the promise alone would let everything pass; but of what exceeds
+    # all reference frames nothing is known.
+    rank = min(promised_limit(ranks, frames.is_bad, frames.blocks, alpha), HIGHEST_RANK)
+    limits = family.limits(rank, names)
     num_blocks = len(np.unique(frames.blocks))
     for factor in (1.0, 1 - 1e-9):  # the second where a threshold's last digits break the promise
         limits = {name: value * factor for name, value in limits.items()}
@@ -163,13 +153,6 @@ def fit_promise(
     upper = bad_share(accepted, frames.is_bad, frames.blocks, num_tries=len(frames)).upper
     return Promise(alpha, limits, bad, num_blocks, len(frames), reached,
                    mean_block_share(accepted, frames.blocks), lost, upper)
-
-
-def _rank(family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float) -> float:
-    ranks = family.frame_ranks(frames.scores, names)
-    # Where few frames are bad the promise alone would let everything pass; but of what exceeds
-    # all reference frames nothing is known.
-    return min(promised_limit(ranks, frames.is_bad, frames.blocks, alpha), HIGHEST_RANK)
 
 
 def ks_distance(one: Column, other: Column) -> float:
@@ -188,8 +171,8 @@ def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapp
     """
     limits = {}
     for name, column in frames.scores.items():
-        values = np.sort(np.where(np.isfinite(column), column, np.inf))
-        limit = float(values[max(int(np.ceil(quantile * len(values))) - 1, 0)])
+        values = np.where(np.isfinite(column), column, np.inf)
+        limit = float(np.quantile(values, quantile, method='inverted_cdf'))
         if 0 < limit < highest:
             limits[name] = limit
     return limits
@@ -217,27 +200,22 @@ class BadShare:
     unit: str
 
 
-def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int = 1) -> float:
+def upper_bound(num_bad: int, num: int, num_tries: int = 1) -> float:
     """
     Bound the share of bad units from above, one-sided; 1 if there is none. It needs scipy.
 
     The error is shared among the thresholds that the same units were tried for (Bonferroni).
-    Raises ConfigError if the numbers contradict each other.
 
     References
     ----------
     Clopper and Pearson, Biometrika 26 (1934), by the quantile of a beta distribution.
 
     """
-    if not (0 <= num_bad <= num and 0 < confidence < 1 and num_tries >= 1):
-        raise ConfigError(
-            f'{num_bad} bad of {num} at confidence {confidence:g} in {num_tries} tries',
-            'at most all bad, a confidence between 0 and 1, and a try')
     if num_bad == num:
         return 1.0
     from scipy.stats import beta
 
-    return float(beta.ppf(1 - (1 - confidence) / num_tries, num_bad + 1, num - num_bad))
+    return float(beta.ppf(1 - (1 - CONFIDENCE) / num_tries, num_bad + 1, num - num_bad))
 
 
 def bad_share(
@@ -249,13 +227,10 @@ def bad_share(
     Frames of one block are alike, and n of them prove less than n others do: with blocks, a unit
     is a block with an accepted frame, bad if any accepted one is. The bound is of "a block has a
     bad accepted frame", and so of "an accepted frame is bad" where each block with an accepted
-    frame counts alike, however many it has. Raises ShapeError if the arrays differ in length.
+    frame counts alike, however many it has.
     """
     taken, bad = np.asarray(accepted, bool), np.asarray(is_bad, bool)
     names = np.arange(taken.size) if blocks is None else np.asarray(blocks)
-    if not taken.shape == bad.shape == names.shape or taken.ndim != 1:
-        raise ShapeError(f'accepted {taken.shape}, is_bad {bad.shape}, blocks {names.shape}',
-                         'one of each a frame')
     num, num_bad = len(np.unique(names[taken])), len(np.unique(names[taken & bad]))
     return BadShare(num, num_bad, num_bad / num if num else float('nan'),
                     upper_bound(num_bad, num, num_tries=num_tries),

@@ -23,14 +23,18 @@ from uncertainty_seg.calibration.statistics.intervals import (
     Interval,
     weighted_auroc,
     weighted_excess_aurc,
+    weighted_pixel_auroc,
 )
 from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError, Ranking
 from uncertainty_seg.core.arrays import Column, ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.uncertainty import MAP_NAMES
-from uncertainty_seg.errors import ImageError, ShapeError
+from uncertainty_seg.errors import ImageError
+from uncertainty_seg.storage.progress import progress
 
+# BGR image and true class ids.
+Pair = tuple[ImageU8, LabelMap]
 # Of two kinds of pixels, how many of each frame are in each bin of a map, (n, bins) each.
 Histograms = tuple[NDArray[np.number], NDArray[np.number]]
 _SMALLEST_CHANCE = 1e-6
@@ -62,14 +66,6 @@ class FrameTable:
     scores: Mapping[str, Column]
     mean_iou: Column
     is_bad: NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        """Refuse columns of different length."""
-        lengths = {len(c) for c in (self.blocks, self.mean_iou, self.is_bad,
-                                    *self.scores.values())}
-        if lengths - {len(self.sources)}:
-            raise ShapeError(f'{len(self.sources)} frames with columns of {sorted(lengths)}',
-                             'one value a frame')
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -237,7 +233,9 @@ class Evaluation:
     @property
     def error_auroc(self) -> dict[str, float]:
         """How well each map ranks wrong pixels above right ones."""
-        return {name: ranking.auroc() for name, ranking in self.pixels.rankings.items()}
+        return {name: float(weighted_pixel_auroc(ranking.positive[None], ranking.negative[None],
+                                                 np.ones((1, 1)))[0])
+                for name, ranking in self.pixels.rankings.items()}
 
     @property
     def mi_share(self) -> float:
@@ -252,31 +250,32 @@ class Evaluation:
 
 
 def evaluate(
-    pipeline: Pipeline, pairs: Iterable[tuple[ImageU8, LabelMap]], ignore_index: int,
-    rule: BadRule | None = None, by_frame: bool = False,
+    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule | None = None, title: str = 'frames',
+    by_frame: bool = False,
 ) -> Evaluation:
     """
-    Measure labelled images.
+    Measure labelled images, with a progress bar.
 
     Parameters
     ----------
     pipeline : Pipeline
         Its gate is not used.
-    pairs : iterable of (ndarray (H, W, 3), ndarray (H, W))
-        BGR image and true class ids, both uint8.
-    ignore_index : int
-        Id of pixels of unknown class.
+    pairs : sequence of (ndarray (H, W, 3), ndarray (H, W))
+        BGR image and true class ids, both uint8; pixels of unknown class have the card's
+        `ignore_index`.
     rule : BadRule, optional
         Says which masks are bad.
+    title : str
+        Of the progress bar.
     by_frame : bool
         Keep the histograms of each image, 8 kB a map.
 
     """
     pixels = PixelMeasures(pipeline.card.num_classes)
     scores, frame_iou, bad, totals, kept = [], [], [], [], []
-    for index, (image, truth) in enumerate(pairs):
+    for index, (image, truth) in enumerate(progress(pairs, desc=title)):
         result, one = pipeline.measure(image, index), PixelMeasures(pipeline.card.num_classes)
-        one.add(result, truth, ignore_index)
+        one.add(result, truth, pipeline.card.ignore_index)
         pixels.merge(one)
         totals.append(one.totals())
         scores.append(result.scores)
@@ -322,17 +321,15 @@ def score_frames(pipeline: Pipeline, images: Mapping[str, ImageU8]) -> FrameTabl
 # The temperature of the logits.
 
 
-def mean_nll(
-    pipeline: Pipeline, pairs: Iterable[tuple[ImageU8, LabelMap]], ignore_index: int
-) -> float:
+def mean_nll(pipeline: Pipeline, pairs: Sequence[Pair], title: str = 'frames') -> float:
     """
     Return the mean negative log-likelihood of "the most likely class is right", in nats.
 
     `pairs` are as `evaluate` takes them; each frame with a known pixel counts alike.
     """
     found = []
-    for index, (image, truth) in enumerate(pairs):
-        result, known = pipeline.measure(image, index), truth != ignore_index
+    for index, (image, truth) in enumerate(progress(pairs, desc=title)):
+        result, known = pipeline.measure(image, index), truth != pipeline.card.ignore_index
         if known.any():
             is_right = (result.label == truth)[known]
             confidence = result.map_at_source('confidence')[known]
@@ -390,24 +387,21 @@ class FrameRanker:
         self._draws = Draws.of(frames.blocks)
         self._foreign = Draws.of(np.arange(num_foreign), seed=1) if num_foreign else None
 
-    def rank(self, values: Column, foreign: Column | None = None) -> FrameRanking:
-        """Measure an order; `values` are (n,) and grow with uncertainty, NaN is the largest."""
+    def rank(
+        self, values: Column, foreign: Column | None = None,
+        over: tuple[Column, Column | None] | None = None,
+    ) -> FrameRanking:
+        """
+        Measure an order, or how much better it is than another one, `over`.
+
+        `values` are (n,) and grow with uncertainty, NaN is the largest; `foreign` are those of the
+        foreign frames. `over` has both of the other order.
+        """
         excess, ood = self._figures(values, foreign)
-        return self._ranking(excess, ood)
-
-    def compare(
-        self, one: Column, other: Column, foreign: tuple[Column, Column] | None = None
-    ) -> FrameRanking:
-        """Measure how much better one order is than another; `foreign` are both orders' values."""
-        first, second = foreign or (None, None)
-        excess, ood = self._figures(one, first)
-        other_excess, other_ood = self._figures(other, second)
-        return self._ranking(other_excess - excess,
-                             None if ood is None or other_ood is None else ood - other_ood)
-
-    def _ranking(
-        self, excess: NDArray[np.float64], ood: NDArray[np.float64] | None
-    ) -> FrameRanking:
+        if over is not None:
+            other, other_ood = self._figures(*over)
+            excess = other - excess
+            ood = None if ood is None or other_ood is None else ood - other_ood
         interval = self._draws.interval
         return FrameRanking(interval(excess), None if ood is None else interval(ood))
 

@@ -22,7 +22,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from uncertainty_seg.calibration.statistics.metrics import Floats
 from uncertainty_seg.core.arrays import Column
-from uncertainty_seg.errors import ConfigError, ShapeError
 
 CONFIDENCE = 0.95
 DRAWS = 500
@@ -70,17 +69,8 @@ class Draws:
 
     @classmethod
     def of(cls, blocks: ArrayLike, draws: int = DRAWS, seed: int = 0) -> Draws:
-        """
-        Draw the blocks of n frames with replacement, as many as there are.
-
-        Raises ConfigError if there is no draw; ShapeError if there is no frame.
-        """
-        names = np.asarray(blocks)
-        if draws < 1:
-            raise ConfigError(f'{draws} draws', 'at least 1')
-        if names.ndim != 1 or not names.size:
-            raise ShapeError(f'blocks of shape {names.shape}', 'one a frame, and a frame')
-        _, block = np.unique(names, return_inverse=True)
+        """Draw the blocks of n frames, (n,), with replacement, as many as there are."""
+        _, block = np.unique(np.asarray(blocks), return_inverse=True)
         count = int(block.max()) + 1
         chosen = np.random.default_rng(seed).integers(0, count, (draws, count))
         counted = np.stack([np.bincount(row, minlength=count) for row in chosen])
@@ -128,15 +118,27 @@ def weighted_auroc(yes: Column, no: Column, yes_weights: Floats, no_weights: Flo
 
 def weighted_excess_aurc(scores: Column, losses: Column, weights: Floats) -> Floats:
     """
-    Return E-AURC, as `metrics.excess_aurc` has it, of each draw, (d,); smaller is better.
+    Return E-AURC: `weighted_aurc` less that of a score that knew the losses, of each draw, (d,).
 
-    Scores and losses are float64 (n,), the weights whole numbers of shape (d, n).
+    It is 0 for a perfect order, and compares scores of one network, not networks.
+
+    References
+    ----------
+    Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206.
+
+    """
+    return weighted_aurc(scores, losses, weights) - weighted_aurc(losses, losses, weights)
+
+
+def weighted_aurc(scores: Column, losses: Column, weights: Floats) -> Floats:
+    """
+    Return the area under risk and coverage of each draw, (d,); smaller is better.
+
+    It is the mean risk over the coverages 1/n .. 1. Scores and losses are float64 (n,), the
+    weights whole numbers of shape (d, n); a score of NaN is refused first. Where scores are equal
+    it is the mean over every order of those frames, so that the order of the data never counts.
     """
     ranks = np.where(np.isnan(scores), np.inf, scores)
-    return _aurc(ranks, losses, weights) - _aurc(losses, losses, weights)
-
-
-def _aurc(ranks: Column, losses: Column, weights: Floats) -> Floats:
     order = np.argsort(ranks, kind='stable')
     _, first = np.unique(ranks[order], return_index=True)
     count, loss = (np.add.reduceat(column[:, order], first, axis=1)
@@ -154,7 +156,7 @@ def weighted_pixel_auroc(
     yes: NDArray[np.number], no: NDArray[np.number], weights: Floats
 ) -> Floats:
     """
-    Return AUROC of pixels in each draw, (d,); NaN where a kind is missing.
+    Return AUROC of pixels in each draw, (d,), ties half; NaN where a kind is missing.
 
     `yes` and `no` are (n, bins): of each frame, how many pixels of either kind a map has in each
     bin, from low to high; `weights` are (d, n).

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import FloatMap
-from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.core.arrays import Column, FloatMap
 
 Floats = NDArray[np.float64]
 _BINS = 4096
@@ -86,14 +85,6 @@ class Ranking:
         self.positive += np.bincount(bins[is_positive], minlength=_BINS + 1)
         self.negative += np.bincount(bins[~is_positive], minlength=_BINS + 1)
 
-    def auroc(self) -> float:
-        """Return the chance that a yes outranks a no, ties half; NaN if either is missing."""
-        if not self.positive.sum() or not self.negative.sum():
-            return float('nan')
-        below = np.cumsum(self.negative) - self.negative
-        wins = (self.positive * (below + 0.5 * self.negative)).sum()
-        return float(wins / (self.positive.sum() * self.negative.sum()))
-
     def merged(self, bins: int = 1024) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """Return both histograms in fewer bins, which take less room; `bins` divides 4096."""
         both = []
@@ -104,77 +95,25 @@ class Ranking:
         return both[0], both[1]
 
 
-def auroc(scores_yes: NDArray[np.floating], scores_no: NDArray[np.floating]) -> float:
-    """
-    Return the chance that a score of the first group outranks one of the second, ties half.
-
-    Both have one axis. NaN counts as infinite; the result is NaN if a group is empty.
-    """
-    if scores_yes.size == 0 or scores_no.size == 0:
-        return float('nan')
-    yes = np.nan_to_num(scores_yes, nan=np.inf)[:, None]
-    no = np.nan_to_num(scores_no, nan=np.inf)[None]
-    return float(((yes > no) + 0.5 * (yes == no)).mean())
-
-
 # -------------------------------------------------------------------------------------------------
 # One frame is one sample, with a score that grows with uncertainty and a loss in 0..1 (bad or not,
-# or one minus its IoU). Frames of equal score are accepted together: no threshold separates them.
-# Scores and losses have the shape (n,); a score of NaN is refused first, with infinity.
+# or one minus its IoU).
 
 
-def risk_coverage(scores: ArrayLike, losses: ArrayLike) -> tuple[Floats, Floats]:
+def risk_coverage(scores: Column, losses: Column) -> tuple[Floats, Floats]:
     """
     Refuse frames from the most uncertain on; return shares accepted and mean losses of those.
 
-    One point, of 1 to n, a threshold, from strict to loose; the last accepts all. Raises
-    ShapeError if there is no frame, or scores and losses differ in length.
+    Scores and losses are float64 (n,); a score of NaN is refused first, with infinity. One point,
+    of 1 to n, a threshold, from strict to loose; the last accepts all. Frames of equal score are
+    accepted together: no threshold separates them.
 
     References
     ----------
     Geifman and El-Yaniv, 2017, arXiv:1705.08500.
 
     """
-    ranks, loss = _checked(scores, losses)
+    ranks = np.where(np.isnan(scores), np.inf, scores)
     _, index = np.unique(ranks, return_inverse=True)
     counts = np.cumsum(np.bincount(index))
-    return counts / len(loss), np.cumsum(np.bincount(index, loss)) / counts
-
-
-def aurc(scores: ArrayLike, losses: ArrayLike) -> float:
-    """
-    Return the area under the curve, the mean risk over the coverages 1/n .. 1; smaller is better.
-
-    Where scores are equal it is the mean over every order of those frames, so that the order of
-    the data never counts. Errors are those of `risk_coverage`.
-    """
-    ranks, loss = _checked(scores, losses)
-    _, index = np.unique(ranks, return_inverse=True)
-    of_tie = np.bincount(index, loss) / np.bincount(index)
-    return _mean_risk(of_tie[np.sort(index)])
-
-
-def excess_aurc(scores: ArrayLike, losses: ArrayLike) -> float:
-    """
-    Return E-AURC: `aurc` less that of a score that knew the losses; 0 for a perfect order.
-
-    It compares scores of one network, not networks. Errors are those of `risk_coverage`.
-
-    References
-    ----------
-    Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206.
-
-    """
-    return aurc(scores, losses) - _mean_risk(np.sort(_checked(scores, losses)[1]))
-
-
-def _mean_risk(losses: Floats) -> float:
-    return float((np.cumsum(losses) / np.arange(1, len(losses) + 1)).mean())
-
-
-def _checked(scores: ArrayLike, losses: ArrayLike) -> tuple[Floats, Floats]:
-    ranks, loss = np.asarray(scores, np.float64), np.asarray(losses, np.float64)
-    if ranks.shape != loss.shape or ranks.ndim != 1 or not ranks.size:
-        raise ShapeError(f'scores of shape {ranks.shape} and losses of {loss.shape}',
-                         'one of each a frame, and at least one frame')
-    return np.where(np.isnan(ranks), np.inf, ranks), loss
+    return counts / len(losses), np.cumsum(np.bincount(index, losses)) / counts
