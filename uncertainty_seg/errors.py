@@ -120,7 +120,7 @@ class TrainingError(UncertaintySegError):
 
 
 class DivergedError(TrainingError):
-    """The loss of a run is not a number again and again."""
+    """The loss of a run is not a number."""
 
 
 # A package as it is imported -> the extra of setup.py that installs it; a test compares them.

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A fit learns, repeats itself, goes on where it was stopped, and recovers from a lost loss."""
+"""A fit learns, repeats itself, goes on where it was stopped, and ends at a lost loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
-from uncertainty_seg.errors import TrainingError  # noqa: E402
+from uncertainty_seg.errors import DivergedError, TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.training import fit as fit_module  # noqa: E402
 from uncertainty_seg.training.batches import Augmentation, normalise  # noqa: E402
@@ -172,47 +172,15 @@ def test_small_epochs_see_less_of_the_same() -> None:
     assert large is settings.augmentation
 
 
-class Fragile(TinyNet):
-    """Its square root is no number once large steps have moved the scale far."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return super().forward(image) / (1.5 - self.scale.square()).sqrt()
-
-
-def test_a_loss_that_is_no_number_goes_back_and_on_at_a_lower_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[Row] = []
-    watch = Watch(on_rows=lambda all_rows: rows.__setitem__(slice(None), all_rows))
-    settings = FitSettings(epochs=6, batch=4, learning_rate=4.0, seed=1, augmentation=PLAIN)
-    monkeypatch.setattr(fit_module, 'AVERAGING', 0.5)
-    torch.manual_seed(0)
-    net = fit(Fragile(), toy(), settings, progress=tmp_path / 'run.progress', watch=watch)
-    assert all(bool(value.isfinite().all()) for value in net.state_dict().values())
-    noted = [row for row in rows if row['note']]
-    assert noted and 'epoch' in noted[0]['note']
-    assert [row['epoch'] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert all(math.isfinite(float(row['loss'])) for row in rows)
-    # It stays slower, also for who goes on from the file.
-    saved = torch.load(tmp_path / 'run.progress', weights_only=True)
-    assert saved['returns'] >= len(noted)
-    assert max(group['max_lr'] for group in saved['optimiser']['param_groups']) == pytest.approx(
-        4.0 * 0.1 ** saved['returns'])
-
-
 class Hopeless(TinyNet):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return super().forward(image) * (math.nan if self.training else 1.0)
 
 
-def test_a_loss_that_is_never_a_number_ends_in_a_sentence() -> None:
+def test_a_loss_that_is_no_number_ends_in_a_sentence() -> None:
     settings = FitSettings(epochs=2, batch=4, augmentation=PLAIN)
-    with pytest.raises(TrainingError, match='epoch 1 .*5th'):
+    with pytest.raises(DivergedError, match='epoch 1'):
         fit(Hopeless(), toy(), settings)
 
 
@@ -223,8 +191,7 @@ def test_images_without_a_known_pixel_are_no_divergence() -> None:
     settings = FitSettings(epochs=2, batch=1, augmentation=PLAIN)
     rows: list[Row] = []
     fit(TinyNet(), blank, settings, watch=Watch(on_rows=lambda r: rows.extend(r[-1:])))
-    assert [row['note'] for row in rows] == ['', '']
-    assert all(float(row['loss']) > 0 for row in rows)
+    assert len(rows) == 2 and all(row['loss'] > 0 for row in rows)
 
 
 def test_patience_ends_the_run_and_keeps_the_best_epoch() -> None:

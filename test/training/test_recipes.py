@@ -14,7 +14,6 @@ from uncertainty_seg.training.recipes import (
     ActiveRecipe,
     changed,
     describe,
-    dropout_plan,
     read_recipe,
     shipped_recipes,
     TrainRecipe,
@@ -60,13 +59,13 @@ def test_a_value_may_be_written_in_short() -> None:
     ({'method': 'mc_dropuot'}, 'mc_dropuot.*mc_dropout'), ({'split': 'test'}, 'test'),
     ({'mix_share': 0}, 'mix_share'), ({'zoom': [2, 1]}, 'zoom'), ({'crop': [33, 32]}, 'crop'),
     ({'members': 3}, 'members 3 .*mc_dropout'),
-    ({'method': 'single', 'dropout': 'head'}, 'dropout head .*single'),
+    ({'method': 'single', 'dropout': 0.5}, 'dropout 0.5 .*single'), ({'dropout': 1}, 'dropout'),
     ({'method': 'single', 'passes': 3}, 'passes 3'),
     ({'method': 'deep_ensemble', 'passes': 8}, 'passes 8'),
     ({'method': 'deep_ensemble', 'members': 1}, 'members 1'),
     ({'method': 'deep_ensemble', 'members': 2, 'iou_loss': [0, 1, 2]}, 'iou_loss'),
     ({'encoder_rate': [0.1, 0.4]}, 'encoder_rate'),
-    ({'net': 'a:b', 'method': 'direct'}, 'a:b'), ({'net': 'a:b', 'dropout': 'head'}, 'a:b'),
+    ({'net': 'a:b', 'method': 'direct'}, 'a:b'), ({'net': 'a:b', 'dropout': 0.5}, 'a:b'),
     ({'net': 'a:b', 'encoder': 'lite0'}, 'lite0'),
 ])
 def test_what_cannot_be_is_refused_with_its_name_and_value(
@@ -109,25 +108,3 @@ def test_every_key_is_described_and_reading_needs_no_torch() -> None:
             "read_recipe(TrainRecipe, 'own'); print('torch' in sys.modules)")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == 'False'
-
-
-# --- places of dropout ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('text, expected', [
-    ('head', {'head': 0.5}), ('deep_encoder=0.3', {'deep16': 0.3, 'deep32': 0.3}),
-    ('decoder=0.1, head', {'context': 0.1, 'level16': 0.1, 'level8': 0.1, 'level4': 0.1,
-                           'head': 0.5}),
-    ('everywhere,level4=.2', {'context': 0.5, 'level16': 0.5, 'level8': 0.5, 'level4': 0.2,
-                              'head': 0.5, 'deep16': 0.5, 'deep32': 0.5}),
-])
-def test_places_of_dropout_are_read_as_they_are_written(text: str, expected: dict) -> None:
-    assert dropout_plan(text).sites == expected
-
-
-@pytest.mark.parametrize('text, words', [
-    ('neck', 'neck'), ('head=much', 'much'), ('head=1.0', '1.0'), ('head=0.5,deep16=0', '0'),
-    ('', "''")])
-def test_a_place_or_rate_that_is_none_is_refused(text: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        dropout_plan(text)

@@ -11,9 +11,8 @@ the same call goes on with a run that was stopped or waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-import csv
 from dataclasses import dataclass, replace
 import json
 import math
@@ -46,7 +45,7 @@ from uncertainty_seg.storage.labelled_folder import (
 )
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
-from uncertainty_seg.storage.whole_files import json_text, lock_file, replace_file, whole_file
+from uncertainty_seg.storage.whole_files import json_text, lock_file, replace_file
 from uncertainty_seg.training.init_weights import read_start, Taken
 from uncertainty_seg.training.recipes import (
     ActiveRecipe,
@@ -61,10 +60,13 @@ from uncertainty_seg.training.round_labels import ask_for, Picks, read_labelled
 from uncertainty_seg.training.run_facts import digest_of, digest_of_images
 from uncertainty_seg.training.train import (
     make_bundle,
+    require_same_classes,
     SHORT_EPOCH,
+    together,
     train_weights,
     TrainingImages,
     warn_of_absent_classes,
+    write_table,
 )
 
 TABLE_FILE, IMAGES_FILE, LOCK = 'rounds.csv', 'images.json', '.lock'
@@ -136,7 +138,7 @@ def active_learn(
                 break
         rows = run.rows()
         if rows:
-            _write_table(out / TABLE_FILE, rows)
+            write_table(out / TABLE_FILE, rows)
         return rows, waiting
 
 
@@ -179,7 +181,7 @@ class _Rounds:
         known = _load(pool, 'train') if (_place(pool, 'train')[0] / 'masks').is_dir() else None
         mixed = load_folders(list(mix), ('train',)) if mix else None
         for part in filter(None, (known, mixed)):
-            _require_classes(part, measured)
+            require_same_classes(part, measured, 'images to train on', 'those to measure on')
             require_apart(part, measured, ('the images to train on', 'those to measure on'))
         taken = read_start(init, recipe.train)
         if not recipe.train.net and not recipe.train.encoder:
@@ -330,9 +332,7 @@ class _Rounds:
 
     def train(self, number: int, recipe: TrainRecipe, labelled: LabelledFolder) -> None:
         """Train the network of a round and write its bundle."""
-        whole = labelled if self.mix is None else replace(
-            labelled, images=labelled.images + self.mix.images,
-            masks=labelled.masks + self.mix.masks, stems=labelled.stems + self.mix.stems)
+        whole = together(labelled, self.mix)
         warn_of_absent_classes(whole)
         images = TrainingImages(whole, 0 if self.mix is None else len(self.mix.stems),
                                 folders=(self.images.name,), mixed_folders=self.mix_folders)
@@ -388,14 +388,6 @@ def _load(text: str, split: str) -> LabelledFolder:
     return load_folders([folder], (name,))
 
 
-def _require_classes(part: LabelledFolder, test: LabelledFolder) -> None:
-    if (part.class_names, part.ignore_index) != (test.class_names, test.ignore_index):
-        raise DatasetError(
-            f'the images to train on have the classes {", ".join(part.class_names)} (ignored: '
-            f'{part.ignore_index})', f'those to measure on: {", ".join(test.class_names)} '
-            f'(ignored: {test.ignore_index})')
-
-
 def _require_same(out: Path, recipe: ActiveRecipe, made_of: dict[str, str]) -> None:
     """Write down what the rounds are of, or see that it is what was written."""
     path, images = out / RECIPE_FILE, out / IMAGES_FILE
@@ -438,10 +430,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f'{path} is missing or damaged', 'what a round wrote',
                           'delete it and run the same command again') from err
     return dict(raw)
-
-
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with whole_file(path) as draft, draft.open('w', encoding='utf-8', newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)

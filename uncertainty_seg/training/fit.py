@@ -3,7 +3,7 @@
 Fit a network on a labelled folder: loss, optimiser, schedule, averaged weights, and going on.
 
 The state of a run is kept in a file, from which one that was stopped goes on as if it had not
-been; after a loss that is no number it goes on from the end of the epoch before.
+been. A loss that is no number ends the run.
 
 """
 
@@ -19,7 +19,6 @@ import math
 from pathlib import Path
 import sys
 import time
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +40,9 @@ AVERAGING = 0.998
 # Weights and progress of a short epoch take longer to write than the epoch to compute.
 KEEP_EVERY_S = 10.0
 _log = logging.getLogger(__name__)
-# What a run says of an epoch: numbers and a note.
-Row = dict[str, float | str]
-# How often a run goes back, each time to a tenth of the rate, before it gives up.
-MOST_RETURNS, SLOWER = 4, 0.1
-_STATES = ('net', 'average', 'optimiser', 'schedule')
-# What of a group of the optimiser the schedules compute its rate from.
-_RATES = ('lr', 'initial_lr', 'max_lr', 'min_lr')
+# What a run says of an epoch.
+Row = dict[str, float]
+_STATES = ('net', 'average', 'optimiser', 'schedule', 'best')
 
 
 @dataclass(frozen=True)
@@ -133,14 +128,14 @@ class Watch:
 
 def best_epoch(rows: list[Row]) -> int | None:
     """Return the number, from 1, of the first epoch with the largest IoU; None without any."""
-    known = [(float(row['val_mean_iou']), -k) for k, row in enumerate(rows, 1)
-             if math.isfinite(float(row['val_mean_iou']))]
+    known = [(row['val_mean_iou'], -k) for k, row in enumerate(rows, 1)
+             if math.isfinite(row['val_mean_iou'])]
     return -max(known)[1] if known else None
 
 
 @dataclass
 class FitRun:
-    """All that a run needs to go on where it was stopped, or where it was still sound."""
+    """All that a run needs to go on where it was stopped."""
 
     net: nn.Module
     average: nn.Module
@@ -149,8 +144,6 @@ class FitRun:
     rng: np.random.Generator
     best: nn.Module
     rows: list[Row] = field(default_factory=list)
-    returns: int = 0
-    remark: str = ''
 
     def kept(self, watch: Watch) -> nn.Module:
         """Return the net that is worth keeping by now."""
@@ -161,44 +154,16 @@ class FitRun:
         iou = watch.measure(self.average) if watch.measure else math.nan
         self.rows.append({
             'epoch': epoch, 'loss': loss, 'val_mean_iou': iou, 'seconds': seconds,
-            'learning_rate': float(self.optimiser.param_groups[-1]['lr']), 'note': self.remark})
-        self.remark = ''
+            'learning_rate': float(self.optimiser.param_groups[-1]['lr'])})
         if best_epoch(self.rows) in (epoch, None):
             self.best.load_state_dict(self.average.state_dict())
-
-    def state(self) -> dict[str, Any]:
-        """Return a copy of what an epoch changes."""
-        return {**{name: copy.deepcopy(getattr(self, name).state_dict()) for name in _STATES},
-                'torch': torch.get_rng_state(), 'numpy': str(self.rng.bit_generator.state)}
-
-    def go_back(self, before: dict[str, Any], done: int, kept: int) -> None:
-        """Undo an epoch whose loss was no number, and go on from there at a tenth of the rate."""
-        self.returns += 1
-        if self.returns > MOST_RETURNS:
-            raise DivergedError(
-                f'the loss of epoch {done + 1} is not a number, for the {self.returns}th time',
-                'a loss that falls', 'give a smaller learning_rate, or look at the images and '
-                f'masks; what was kept is of the first {kept} epochs')
-        self._load(before)
-        self.rng.random(self.returns)  # another draw than the one that led there
-        for group in self.optimiser.param_groups:
-            group.update({key: group[key] * SLOWER for key in _RATES if key in group})
-        self.schedule.base_lrs = [rate * SLOWER for rate in self.schedule.base_lrs]
-        self.remark = (f'the loss was not a number: back to the end of epoch {done}, on at a '
-                       'tenth of the rate')
-        _log.warning('epoch %d: %s', done + 1, self.remark)
-
-    def _load(self, saved: dict[str, Any]) -> None:
-        for name in _STATES:
-            getattr(self, name).load_state_dict(saved[name])
-        torch.set_rng_state(saved['torch'])
-        self.rng.bit_generator.state = ast.literal_eval(saved['numpy'])
 
     def save(self, path: Path, epochs: int, made_of: Mapping[str, str]) -> None:
         """Write all that `resume` reads, whole or not at all."""
         with whole_file(path) as draft:
-            torch.save({**self.state(), 'best': self.best.state_dict(), 'rows': self.rows,
-                        'returns': self.returns, 'made_of': dict(made_of), 'epochs': epochs},
+            torch.save({**{name: getattr(self, name).state_dict() for name in _STATES},
+                        'torch': torch.get_rng_state(), 'rows': self.rows, 'epochs': epochs,
+                        'numpy': str(self.rng.bit_generator.state), 'made_of': dict(made_of)},
                        draft)
 
     def resume(self, path: Path, made_of: Mapping[str, str]) -> int:
@@ -216,9 +181,11 @@ class FitRun:
         if other:
             raise _is_another_run(path, f'another {other}')
         try:
-            self._load(saved)
-            self.best.load_state_dict(saved['best'])
-            self.rows, self.returns = list(saved['rows']), int(saved['returns'])
+            for name in _STATES:
+                getattr(self, name).load_state_dict(saved[name])
+            torch.set_rng_state(saved['torch'])
+            self.rng.bit_generator.state = ast.literal_eval(saved['numpy'])
+            self.rows = list(saved['rows'])
         except Exception as err:  # weights and states of another network raise almost anything
             _log.debug('%s: %s', path, err)
             raise _is_another_run(path, 'weights that do not fit this network') from err
@@ -272,8 +239,8 @@ def fit(
     Raises
     ------
     TrainingError
-        If the loss is not a number again and again, although the run went back to its last good
-        epoch each time; or `progress` is of a run with other settings or another origin, or none.
+        If the loss is not a number, as a DivergedError; or `progress` is of a run with other
+        settings or another origin, or none.
 
     """
     watch = watch or Watch()
@@ -289,12 +256,14 @@ def fit(
     epochs = _Epochs(run, data, settings, batch, mix)
     why, kept, kept_s = watch.is_over(run.rows), done, -math.inf
     while done < settings.epochs and not why:
-        before, started_s = run.state(), time.monotonic()
+        started_s = time.monotonic()
         loss = epochs.train(done)
-        if not math.isfinite(loss):
-            run.go_back(before, done, kept)
-            continue
         done += 1
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f'the loss of epoch {done} is not a number', 'a loss that falls',
+                'give a smaller learning_rate, or look at the images and masks; what was kept is '
+                f'of the first {kept} epochs')
         run.note(done, loss, watch, time.monotonic() - started_s)
         _log.info('epoch %d of %d: %s', done, settings.epochs, _said(run.rows[-1]))
         why = watch.is_over(run.rows)
@@ -316,7 +285,7 @@ def fit(
 
 
 def _said(row: Row) -> str:
-    iou = float(row['val_mean_iou'])
+    iou = row['val_mean_iou']
     held_out = f', mean IoU {iou:.3f} on images not trained on' if math.isfinite(iou) else ''
     return f'loss {row["loss"]:.3f}{held_out}, {row["seconds"]:.0f} s'
 

@@ -84,10 +84,8 @@ class Pyramid(nn.Module):
         self.context = Context(width)
         self.blocks = nn.ModuleList([_separable(width) for _ in channels[:-1]])
         self.final = nn.Sequential(*_separable(width), *_separable(width))
-        self.drop_context = nn.Dropout2d(dropout.context)
-        self.drop_levels = nn.ModuleList(
-            [nn.Dropout2d(p) for p in (dropout.level4, dropout.level8, dropout.level16)]
-        )
+        self.drop_context = nn.Dropout2d(dropout.decoder)
+        self.drop_levels = nn.ModuleList([nn.Dropout2d(dropout.decoder) for _ in range(3)])
         self.drop_head = nn.Dropout2d(dropout.head)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.variance = nn.Conv2d(width, num_classes, 1) if has_variance else None
@@ -143,8 +141,6 @@ class PyramidNet(nn.Module):
         kind = encoder_kind(encoder)
         self.encoder = new_encoder(encoder)
         self.decoder = Pyramid(kind.channels, num_classes, dropout, width, has_variance)
-        self.drop_deep16 = nn.Dropout2d(dropout.deep16)
-        self.drop_deep32 = nn.Dropout2d(dropout.deep32)
         self._taps, self.frozen_layers = kind.taps, frozen_layers
 
     def forward(self, image: Tensor) -> Tensor:
@@ -162,10 +158,6 @@ class PyramidNet(nn.Module):
         for index, layer in enumerate(self.encoder):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.frozen_layers):
                 features = layer(features)
-            if index == self._taps[2]:
-                features = self.drop_deep16(features)
-            elif index == self._taps[3]:
-                features = self.drop_deep32(features)
             if index in self._taps:
                 taps.append(features)
         return taps

@@ -9,8 +9,8 @@ files of `config/recipes`. The recipe that ran is written beside what it made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 import json
 import math
@@ -41,11 +41,6 @@ def key(default: _T, text: str) -> _T:
     return made
 
 
-def _default(recipe: object, name: str) -> Any:
-    return next(entry.default for entry in fields(recipe)  # type: ignore[arg-type]
-                if entry.name == name)
-
-
 def _require(name: str, value: object, is_right: bool, wanted: str) -> None:
     if not is_right:
         raise ConfigError(f'{name} {_text(value)}', wanted)
@@ -74,8 +69,8 @@ class TrainRecipe:
     frozen_layers: int = key(0, 'so many layers of the encoder stay as they come')
     size: tuple[int, int] = key((320, 256), 'width and height of the input in pixels, multiples '
                                 'of 32 from 64')
-    dropout: str = key('', 'where dropout stays at run time: head, decoder, deep_encoder, '
-                       'everywhere or SITE=RATE,...; empty: head=0.5 where the method needs it')
+    dropout: float = key(0.0, 'rate before the classifier, where it stays at run time; 0: 0.5 '
+                         'where the method needs it')
     passes: int = key(0, f'passes a frame; 0: {DEFAULT_PASSES} with dropout, one a member')
     members: int = key(4, 'networks of a deep ensemble')
     epochs: int = key(30, 'length of the training')
@@ -119,6 +114,7 @@ class TrainRecipe:
             _require(name, getattr(self, name), min(getattr(self, name)) >= 0, '0 or above')
         for name in ('mix_share', 'small_scale'):
             _require(name, getattr(self, name), 0 < getattr(self, name) <= 1, 'above 0, up to 1')
+        _require('dropout', self.dropout, 0 <= self.dropout < 1, '0 or above, below 1')
         for name in ('paste_share', 'small_share'):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, '0 to 1')
         _require('size', self.size, min(self.size) >= 64 and not any(n % 32 for n in self.size),
@@ -144,13 +140,13 @@ class TrainRecipe:
     @property
     def has_dropout(self) -> bool:
         """Whether the bundle drops something out at run time."""
-        return self.method in ('mc_dropout', 'error_propagation') or bool(self.dropout)
+        return self.method in ('mc_dropout', 'error_propagation') or self.dropout > 0
 
     def _require_fitting(self) -> None:
         """Refuse a key that the method does not look at."""
         for name, methods in (('dropout', _WITH_DROPOUT), ('passes', _WITH_DROPOUT),
                               ('members', ('deep_ensemble',))):
-            if self.method not in methods and getattr(self, name) != _default(self, name):
+            if self.method not in methods and getattr(self, name) != getattr(TrainRecipe, name):
                 raise ConfigError(f'{name} {getattr(self, name)} with the method {self.method}',
                                   f'one of {", ".join(methods)}', f'leave {name} out')
         most = self.members if self.is_ensemble else 1
@@ -161,7 +157,7 @@ class TrainRecipe:
             _require('members', self.members, self.members >= 2, 'two or more')
         if self.net and (self.method not in ('mc_dropout', 'single') or self.dropout
                          or self.encoder):
-            raise ConfigError(f'method {self.method}, dropout {self.dropout!r} and encoder '
+            raise ConfigError(f'method {self.method}, dropout {self.dropout:g} and encoder '
                               f'{self.encoder!r} with the network {self.net}',
                               'mc_dropout or single, and neither of the other two',
                               'your network has its dropout where you put it')
@@ -320,24 +316,13 @@ def _text(value: object) -> str:
         return repr(value)
 
 
-def recipe_text(recipe: object) -> str:
-    """Return a recipe as YAML, every key with its value."""
-    return '\n'.join(_lines(recipe)) + '\n'
-
-
-def _lines(recipe: object) -> Iterator[str]:
-    for entry in fields(recipe):  # type: ignore[arg-type]
-        value = getattr(recipe, entry.name)
-        if is_dataclass(value):
-            yield f'{entry.name}:'
-            yield from (f'  {line}' for line in _lines(value))
-        else:
-            yield f'{entry.name}: {_text(value)}'
-
-
 def write_recipe(path: Path, recipe: TrainRecipe | ActiveRecipe) -> None:
     """Write a recipe, whole or not at all; `read_recipe` reads it."""
-    replace_file(path, '# The recipe that ran; every key is given.\n' + recipe_text(recipe))
+    import yaml
+
+    text = yaml.safe_dump(asdict(recipe), sort_keys=False, default_flow_style=None,
+                          allow_unicode=True)
+    replace_file(path, f'# The recipe that ran; every key is given.\n{text}')
 
 
 def describe(kind: type) -> str:
@@ -349,82 +334,12 @@ def describe(kind: type) -> str:
     return '\n'.join(lines)
 
 
-# -------------------------------------------------------------------------------------------------
-# Places of dropout.
-
-
 @dataclass(frozen=True)
 class DropoutPlan:
-    """
-    Rates of the dropout sites, 0 for none; the trunk ends at the first that is not 0.
+    """Rates of the included decoder: before the classifier, and at its four places before."""
 
-    Attributes
-    ----------
-    context, level16, level8, level4, head : float
-        Rate at the stride-32 context, after the pyramid blocks of stride 16, 8 and 4, and
-        before the classifier.
-    deep16, deep32 : float
-        Rate behind the last encoder layers of stride 16 and 32, for all that follows.
-
-    """
-
-    context: float = 0.0
-    level16: float = 0.0
-    level8: float = 0.0
-    level4: float = 0.0
     head: float = 0.5
-    deep16: float = 0.0
-    deep32: float = 0.0
-
-    @property
-    def sites(self) -> dict[str, float]:
-        """Return the rate of each site that has one."""
-        rates = {entry.name: float(getattr(self, entry.name)) for entry in fields(self)}
-        return {name: rate for name, rate in rates.items() if rate > 0}
+    decoder: float = 0.0
 
 
 NO_DROPOUT = DropoutPlan(head=0.0)
-PLACES = {
-    'head': ('head',), 'decoder': ('context', 'level16', 'level8', 'level4'),
-    'deep_encoder': ('deep16', 'deep32'),
-    'everywhere': tuple(entry.name for entry in fields(DropoutPlan)),
-}
-_RATE = 0.5
-
-
-def dropout_plan(text: str) -> DropoutPlan:
-    """
-    Read where dropout is and how much.
-
-    Parameters
-    ----------
-    text : str
-        Places or sites by commas, each with or without a rate: 'head', 'decoder=0.1,head=0.5'.
-        Places are the keys of `PLACES`, sites the fields of `DropoutPlan`; later ones win. The
-        rate is 0.5 where none is given.
-
-    Raises
-    ------
-    ConfigError
-        If a site or rate is none.
-
-    """
-    rates: dict[str, float] = {}
-    for part in text.split(','):
-        name, is_given, number = part.strip().partition('=')
-        sites = PLACES.get(name, (name,))
-        if not set(sites) <= set(PLACES['everywhere']):
-            raise ConfigError(f'no place {name!r} for dropout',
-                              f'one of {", ".join([*PLACES, *PLACES["everywhere"]])}')
-        rates |= dict.fromkeys(sites, _rate(number) if is_given else _RATE)
-    if not all(0 < value < 1 for value in rates.values()):
-        raise ConfigError(f'dropout {text!r} with the rates {sorted(set(rates.values()))}',
-                          'rates above 0 and below 1', 'leave a site out to switch it off')
-    return replace(NO_DROPOUT, **rates)
-
-
-def _rate(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f'{text!r} as a rate of dropout', 'a number, as in head=0.5') from None

@@ -31,6 +31,7 @@ from uncertainty_seg.storage.review_record import (
     SELECTED,
     TABLE_FILE,
 )
+from uncertainty_seg.training.train import require_same_classes
 
 _MOST_IMAGE_BYTES = 2**28
 
@@ -135,7 +136,8 @@ def read_labelled(
     folder, found = place / 'labelled', dict[str, NDArray[np.uint8]]()
     if not folder.is_dir():
         return found
-    _require_classes_of(folder, classes)
+    require_same_classes(read_classes(folder / 'classes.json'), classes, str(folder),
+                         'the images to measure on')
     for frame, file, is_reviewed in _masks_of(folder):
         if frame not in frames:
             raise DatasetError(f'{folder} has labels of {frame!r}, which {place.name} did not '
@@ -157,15 +159,6 @@ def _masks_of(folder: Path) -> Iterator[tuple[str, Path, bool]]:
         is_reviewed = reviews is None or (review is not None and review.reviewed)
         # What was copied out of an export says that a model made it.
         yield frame, file, is_reviewed and not is_prediction(file)
-
-
-def _require_classes_of(folder: Path, classes: ClassTable) -> None:
-    own = read_classes(folder / 'classes.json')
-    if (own.names, own.ignore_index) != (classes.names, classes.ignore_index):
-        raise DatasetError(
-            f'{folder} has the classes {", ".join(own.names)} (ignored: {own.ignore_index})',
-            f'{", ".join(classes.names)} (ignored: {classes.ignore_index}), those of the images '
-            'to measure on')
 
 
 def _require_ids(mask: NDArray[np.uint8], frame: str, classes: ClassTable) -> None:

@@ -89,21 +89,16 @@ class RunFacts:
         return ' '.join(filter(None, [text, self.mixed, self.note]))
 
 
-def facts_file(weights: Path) -> Path:
-    """Return where the facts of a file of weights are."""
-    return weights.with_suffix('.facts.json')
-
-
 def write_facts(weights: Path, facts: RunFacts) -> None:
     """Write the facts beside the weights, whole or not at all."""
     known = {name: None if isinstance(value, float) and not math.isfinite(value) else value
              for name, value in vars(facts).items()}
-    replace_file(facts_file(weights), json.dumps(known, indent=1) + '\n')
+    replace_file(weights.with_suffix('.facts.json'), json.dumps(known, indent=1) + '\n')
 
 
 def read_facts(weights: Path) -> RunFacts | None:
     """Read the facts of a file of weights; None if there are none, TrainingError if no facts."""
-    path = facts_file(weights)
+    path = weights.with_suffix('.facts.json')
     if not path.is_file():
         return None
     try:

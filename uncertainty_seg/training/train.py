@@ -11,7 +11,7 @@ arXiv:1612.01474) differ by their seed, and by encoder rate and loss where the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import copy
 import csv
 from dataclasses import dataclass, replace
@@ -38,6 +38,7 @@ from uncertainty_seg.core.dropout_masks import fitting_draw
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.labelled_folder import (
+    ClassTable,
     counted_once,
     has_split,
     LabelledFolder,
@@ -67,7 +68,6 @@ from uncertainty_seg.training.init_weights import (
 from uncertainty_seg.training.networks import find_classifier, PyramidNet, require_classes_of
 from uncertainty_seg.training.recipes import (
     DEFAULT_ENCODER,
-    dropout_plan,
     DropoutPlan,
     NO_DROPOUT,
     RECIPE_FILE,
@@ -85,7 +85,8 @@ from uncertainty_seg.training.run_facts import (
 )
 
 _log = logging.getLogger(__name__)
-_TRAIN_DROPOUT = DropoutPlan(context=0.1, level16=0.1, level8=0.1, level4=0.1, head=0.5)
+# Of dropout before the classifier, and in the decoder while it is trained.
+_RATE, _DECODER_RATE = 0.5, 0.1
 _FIRST_SEED = 7
 # Between the seeds of the members of an ensemble.
 _MEMBER_STEP = 1000
@@ -153,7 +154,7 @@ def train(
     Raises
     ------
     UncertaintySegError
-        If recipe, images and start do not fit together, or the loss is no number again and again.
+        If recipe, images and start do not fit together, or the loss is no number.
 
     """
     require_place(out)
@@ -167,7 +168,8 @@ def train(
     if not compile_only:
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_recipe(out.with_name(f'{out.name}.{RECIPE_FILE}'), recipe)
-        train_weights(recipe, images, weights, taken, threads, _write_curves)
+        train_weights(recipe, images, weights, taken, threads,
+                      lambda file, rows: write_table(file.with_suffix('.curves.csv'), rows))
     card = make_bundle(recipe, images.train, weights, out)
     done: dict[str, Any] = {
         'images': len(images.train.stems), 'weights': str(weights), 'bundle': str(out),
@@ -186,17 +188,13 @@ def read_images(
     """
     Read the images that a recipe trains on, and those that it measures on.
 
-    Raises DatasetError if folders, classes or splits do not fit together; ConfigError if a folder
-    is named twice or there is nothing to be patient with.
+    Raises DatasetError if folders, classes or splits do not fit together; ConfigError if there is
+    nothing to be patient with.
     """
-    splits, once = SPLITS[recipe.split], _each_once(data)
-    both = {path.resolve() for path in mix} & {path.resolve() for path in once}
-    if both:
-        raise ConfigError(f'{both.pop()} to train on and to mix in', 'each folder in one of them')
+    splits, once = SPLITS[recipe.split], list({path.resolve(): path for path in data}.values())
     images = counted_once(load_folders(once, splits))
     mixed = counted_once(load_folders(mix, splits)) if mix else None
-    if mixed is not None:
-        images = _together(images, mixed)
+    images = together(images, mixed)
     held = [folder for folder in once if has_split(folder, 'val')] \
         if recipe.split == 'train' else []
     val = counted_once(load_folders(held, ('val',))) if held else None
@@ -210,22 +208,25 @@ def read_images(
                           *(tuple(path.resolve().name for path in part) for part in (once, mix)))
 
 
-def _each_once(folders: Sequence[Path]) -> list[Path]:
-    found: dict[Path, Path] = {}
-    for folder in folders:
-        found.setdefault(folder.resolve(), folder)
-    if len(found) < len(folders):
-        _log.warning('a folder of images is named more than once: it counts once')
-    return list(found.values())
-
-
-def _together(first: LabelledFolder, more: LabelledFolder) -> LabelledFolder:
-    if (first.class_names, first.ignore_index) != (more.class_names, more.ignore_index):
-        raise DatasetError(
-            f'the images that are mixed in have the classes {", ".join(more.class_names)}',
-            f'those of the others: {", ".join(first.class_names)}')
+def together(first: LabelledFolder, more: LabelledFolder | None) -> LabelledFolder:
+    """Return images with those that are mixed in last; DatasetError if classes differ."""
+    if more is None:
+        return first
+    require_same_classes(more, first, 'mixed in', 'the others')
     return replace(first, images=first.images + more.images, masks=first.masks + more.masks,
                    stems=first.stems + more.stems)
+
+
+def require_same_classes(
+    one: LabelledFolder | ClassTable, other: LabelledFolder | ClassTable, what: str, like: str
+) -> None:
+    """Raise DatasetError if labels have other classes, or another id for "not known"."""
+    names, wanted = ((table.names if isinstance(table, ClassTable) else table.class_names)
+                     for table in (one, other))
+    if (names, one.ignore_index) != (wanted, other.ignore_index):
+        raise DatasetError(
+            f'{what}: the classes {", ".join(names)} (ignored: {one.ignore_index})',
+            f'those of {like}: {", ".join(wanted)} (ignored: {other.ignore_index})')
 
 
 def warn_of_absent_classes(data: LabelledFolder) -> None:
@@ -237,10 +238,9 @@ def warn_of_absent_classes(data: LabelledFolder) -> None:
                      some_of(absent), 'it' if len(absent) == 1 else 'them')
 
 
-def _write_curves(weights: Path, rows: Sequence[Row]) -> None:
-    """Write loss, rate, IoU and seconds of each epoch; what was not measured is empty."""
-    with whole_file(weights.with_suffix('.curves.csv')) as draft, \
-            draft.open('w', encoding='utf-8', newline='') as file:
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, whole or not at all; what was not measured is empty."""
+    with whole_file(path) as draft, draft.open('w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         writer.writerows({name: '' if value != value else value for name, value in row.items()}
@@ -258,11 +258,11 @@ def input_of(recipe: TrainRecipe) -> InputSpec:
 
 def run_dropout_of(recipe: TrainRecipe) -> DropoutPlan:
     """Return where the included architecture drops out at run time."""
-    return dropout_plan(recipe.dropout or 'head') if recipe.has_dropout else NO_DROPOUT
+    return DropoutPlan(recipe.dropout or _RATE) if recipe.has_dropout else NO_DROPOUT
 
 
 def _train_dropout_of(recipe: TrainRecipe) -> DropoutPlan:
-    return replace(_TRAIN_DROPOUT, **run_dropout_of(recipe).sites)
+    return DropoutPlan(recipe.dropout or _RATE, _DECODER_RATE)
 
 
 def fit_settings_of(recipe: TrainRecipe, member: int = 0) -> FitSettings:
@@ -330,19 +330,13 @@ def train_weights(
     Raises
     ------
     TrainingError
-        If weights are missing or those of another network, or the loss is no number again and
-        again.
+        If weights are missing or those of another network, or the loss is no number.
 
     """
     tame_malloc()
     torch.set_num_threads(threads)
     for member, file in enumerate(weights_files(recipe, weights)):
         _Training(recipe, images, file, fit_settings_of(recipe, member)).run(taken, on_rows)
-
-
-def progress_file(weights: Path) -> Path:
-    """Return where the progress of a run is kept."""
-    return weights.with_suffix('.progress')
 
 
 @dataclass(frozen=True)
@@ -361,7 +355,7 @@ class _Training:
         recipe, val = self.recipe, self.images.val
         net, classifier = self._new_net(taken)
         settings = self.settings if classifier else replace(self.settings, class_power=0.0)
-        data, progress = self._enough_images(), progress_file(self.file)
+        data, progress = self._enough_images(), self.file.with_suffix('.progress')
         weights = class_weights(data, settings.class_power)
 
         def finished(average: nn.Module) -> nn.Module:
@@ -457,7 +451,7 @@ class _Training:
     def _facts(self, start: str, rows: Sequence[Row], is_finished: bool) -> RunFacts:
         recipe, images = self.recipe, self.images
         kept = (best_epoch(list(rows)) if recipe.patience else None) or len(rows)
-        iou = float(rows[kept - 1]['val_mean_iou']) if rows else math.nan
+        iou = rows[kept - 1]['val_mean_iou'] if rows else math.nan
         mix, mixed = self._mix(), ''
         if mix is not None:
             mixed = (f'In each batch {mix.count(recipe.batch)} of {recipe.batch} images are of '

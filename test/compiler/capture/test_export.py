@@ -34,7 +34,7 @@ pytestmark = pytest.mark.torch
 SPEC = InputSpec(96, 64, 'letterbox', 'rgb', IMAGENET_MEAN, IMAGENET_STD)
 PLANS = {
     'head': DropoutPlan(head=0.5),
-    'everywhere': DropoutPlan(context=0.1, level16=0.2, level8=0.2, level4=0.3, head=0.4),
+    'everywhere': DropoutPlan(head=0.4, decoder=0.2),
 }
 
 
