@@ -10,7 +10,7 @@ import shutil
 from typing import Any
 
 from calibration_helpers import RULE, RUN, write_folder
-from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
+from conftest import make_tiny_bundle, tiny_card, tiny_files, tiny_head, tiny_trunk
 import numpy as np
 import pytest
 
@@ -152,8 +152,7 @@ def test_images_that_may_have_chosen_the_epoch_are_named(
 ) -> None:
     chosen = ', on which epoch 5 was chosen' * is_chosen
     write_bundle(tmp_path / 'own', tiny_card(training=f'Mean IoU 0.400 on 60 others{chosen}.'),
-                 {'trunk.onnx': tiny_trunk().SerializeToString(),
-                  'passes.onnx': tiny_head().SerializeToString()})
+                 tiny_files(tiny_trunk(), tiny_head()))
     assert main(['calibrate', str(tmp_path / 'own'), '--train', str(folders / 'train'), '--val',
                  str(folders / 'drawn'), '--bad', RULE, '--alpha', '0.001', *RUN]) == 2
     assert ('was chosen on held-out images: if the validation' in caplog.text) == is_chosen

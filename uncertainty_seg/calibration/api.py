@@ -70,7 +70,7 @@ def calibrate(
         Folders of labelled images (images/, masks/, classes.json); the splits 'train' and 'val'
         where they have a splits.json. The network must not have seen the images of `val`.
     settings : Settings, optional
-        Backend, T, seed, mask policy, precision, reduction and ignore mask, as the node will run.
+        Backend, T, seed, mask policy, precision and ignore mask, as the node will run.
     ood : Path or str, optional
         Folder of images of another kind: guards prove on them that they refuse more of those than
         of the training frames. Without it the density is the guard.
@@ -205,7 +205,7 @@ def evaluate(
     data : Path or str
         Folder of labelled images (images/, masks/, classes.json).
     settings : Settings, optional
-        Backend, T, seed, mask policy, precision, reduction, ignore mask and ``gate.alpha``.
+        Backend, T, seed, mask policy, precision, ignore mask and ``gate.alpha``.
     split : str
         Split of `data`, if it has a splits.json.
     ood : Path or str, optional
@@ -273,7 +273,7 @@ def compare(
     data, split, ood, blocks, bad, report
         See `evaluate`; without `bad`, as the first bundle was calibrated.
     settings : Settings, optional
-        Backend, threads, seed, precision, reduction and ignore mask; T is each bundle's own.
+        Backend, threads, seed, precision and ignore mask; T is each bundle's own.
     baseline : ModelBundle, Path or str, optional
         What all are compared with; by default the first bundle of method 'single', or else the
         deterministic pass of the first bundle.

@@ -12,6 +12,7 @@ way that the network is the same function in training too: their statistics are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 import logging
 from pathlib import Path
@@ -23,10 +24,12 @@ from onnx import numpy_helper
 import torch
 from torch import nn, Tensor
 
+from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.compiler.algebra.ensemble import MEMBERS
 from uncertainty_seg.compiler.capture.export import read_state
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import has_free_seed, still_inputs
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, TrainingError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.training.batches import normalise
@@ -337,26 +340,16 @@ def _by_class(
 
 
 def _require_same_logits(net: nn.Module, bundle: ModelBundle) -> None:
-    from onnxruntime import InferenceSession
-
-    card = bundle.card
-    spec = card.input
+    card, rng = bundle.card, np.random.default_rng(0)
     # Smooth, as what comes from a camera.
-    rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 8, 8)).astype(np.float32))
-    image = nn.functional.interpolate(coarse, (spec.height, spec.width), mode='bicubic')
+    image = nn.functional.interpolate(coarse, (card.input.height, card.input.width),
+                                      mode='bicubic')
     pixels = image.clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
-    sessions = [InferenceSession(str(path), providers=['CPUExecutionProvider'])
-                for path in (bundle.trunk_path, bundle.passes_path)]
-    names = [output.name for output in sessions[0].get_outputs()]
-    features = dict(zip(names, sessions[0].run(None, {
-        sessions[0].get_inputs()[0].name: pixels}), strict=True))
-    given = {**features, **{name: np.asarray(rows) for name, rows in
-                            still_inputs(card, 1).items()}}
-    logits = sessions[1].run(None, {entry.name: given[entry.name]
-                                    for entry in sessions[1].get_inputs()})[0][:1]
+    with closing(open_backend('onnxruntime', bundle, Settings(threads=1))) as backend:
+        logits = backend.run(pixels[0], still_inputs(card, 1), 1.0).logits
     with torch.no_grad():
-        ours = net(normalise(pixels)).numpy()
+        ours = net(normalise(pixels))[0].numpy()
     apart = float(np.abs(ours - logits).max()) if ours.shape == logits.shape else np.inf
     if not apart <= _TOLERANCE * max(float(logits.std()), 1e-6):
         raise TrainingError(f'the weights read out of {card.name!r} give other logits than it, '
