@@ -9,8 +9,8 @@ files of `config/recipes`. The recipe that ran is written beside what it made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 import json
 import math
@@ -318,11 +318,18 @@ def _text(value: object) -> str:
 
 def write_recipe(path: Path, recipe: TrainRecipe | ActiveRecipe) -> None:
     """Write a recipe, whole or not at all; `read_recipe` reads it."""
-    import yaml
+    text = '\n'.join(['# The recipe that ran; every key is given.', *_lines(recipe)])
+    replace_file(path, f'{text}\n')
 
-    text = yaml.safe_dump(asdict(recipe), sort_keys=False, default_flow_style=None,
-                          allow_unicode=True)
-    replace_file(path, f'# The recipe that ran; every key is given.\n{text}')
+
+def _lines(recipe: object) -> Iterator[str]:
+    for entry in fields(recipe):  # type: ignore[arg-type]
+        value = getattr(recipe, entry.name)
+        if is_dataclass(value):
+            yield f'{entry.name}:'
+            yield from (f'  {line}' for line in _lines(value))
+        else:
+            yield f'{entry.name}: {_text(value)}'
 
 
 def describe(kind: type) -> str:
