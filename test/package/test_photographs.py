@@ -18,7 +18,6 @@ import pytest
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.calibration.labelled_pairs import bgr_pairs
 from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation
-from uncertainty_seg.calibration.statistics.metrics import auroc
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.labelled_folder import load_folder
@@ -73,4 +72,5 @@ def test_street_scenes_are_more_uncertain_than_the_sea(
     paths = sorted((shared_data / 'camvid' / 'images').glob('*'))[::14]
     strange = np.array([suim.measure(cv2.imread(str(p)), 0).scores['entropy.mean']
                         for p in paths])
-    assert auroc(strange, found.scores['entropy.mean']) > 0.75
+    # The chance that a foreign photograph is above a familiar one.
+    assert (strange[:, None] > found.scores['entropy.mean']).mean() > 0.75
