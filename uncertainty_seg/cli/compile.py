@@ -188,6 +188,7 @@ def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
         'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
         'mask_draw': card.mask_draw,
         'precision': card.precision, 'logits_shape': card.logits_shape,
+        'grid_offset': card.grid_offset, 'grid_error': round(card.grid_error, 4),
         'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p, 'kind': s.kind}
                   for s in card.dropout_sites],
         'injected': [name for p in made.compiled.prepared for name in p.injected],

@@ -297,7 +297,7 @@ class CompileOutcome:
 def _compiled(request: CompileRequest) -> CompileOutcome:
     """Compile, check and write a bundle; nothing is written where anything does not fit."""
     from uncertainty_seg.backends.runner import memory_of_files
-    from uncertainty_seg.compiler.checks.grid_checks import choose_grid
+    from uncertainty_seg.compiler.checks.grid_checks import choose_grid, FAR
     from uncertainty_seg.compiler.checks.output_checks import require_logits, store_weights
     from uncertainty_seg.compiler.compile import (
         compile_ensemble,
@@ -324,6 +324,10 @@ def _compiled(request: CompileRequest) -> CompileOutcome:
     distribution = _compared(request, compiled, card, loaded, report)
     compiled, grid_error = choose_grid(compiled, card)
     card = replace(card, grid_offset=compiled.grid_offset, grid_error=grid_error)
+    if grid_error > FAR:
+        warn(f'the maps are {100 * grid_error:.0f} % off those of the image in a mean, see the '
+             'decision `grid`: passes differ from pixel to pixel in a way that the grid of the '
+             'logits does not hold')
     compiled, stored = store_weights(compiled, card, options)
     memory = memory_of_files(card, compiled.files)
     card = write_bundle(request.out, card, compiled.files)

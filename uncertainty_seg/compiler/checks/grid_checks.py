@@ -29,6 +29,8 @@ _STEP = 'grid'
 PASSES, _AT_ONCE = 48, 4
 # The centres are taken if no mean is farther from the image's than this share of it.
 NEAR = 0.02
+# Above it a warning says so.
+FAR = 0.1
 _MEANS = ('mutual_information', 'total_variance', 'variation_ratio')
 # Means below it are those of passes that agree; no share of them says anything.
 _LEAST = 1e-5
