@@ -195,6 +195,16 @@ def test_parts_of_maps_are_those_of_parts() -> None:
         assert maps.cut(slice(None), slice(0, None)) is maps
 
 
+def test_features_are_cut_by_the_image_whatever_the_grid_rounds_to() -> None:
+    maps = maps_of_probabilities(np.full((1, 2, 8, 10), 0.5))
+    maps.features = np.arange(32 * 40, dtype=np.float32).reshape(1, 1, 32, 40)
+    # 3 pixels of padding in an image of 64: one and a half features, and no whole cell of 8.
+    part = maps.inside(slice(3, 61), slice(0, 80), Grid(8, 10, 64, 80))
+    assert part.entropy.shape == (8, 10)
+    np.testing.assert_array_equal(part.features, maps.features[..., 1:30, :])
+    assert maps.features.shape == (1, 1, 32, 40)
+
+
 def test_float32_sums_give_the_maps_of_float64() -> None:
     z = np.random.default_rng(8).normal(0, 4, (20, 6, 30, 40))
     sums = sums_of_logits(z)

@@ -373,7 +373,7 @@ class Pipeline:
         maps = self._maps(fitted, masks)
         run_s = self._clock()
         scores = epoch.scorer.compute(
-            maps.cut(*self.card.grid.part(geometry.rows, geometry.columns)),
+            maps.inside(geometry.rows, geometry.columns, self.card.grid),
             fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,

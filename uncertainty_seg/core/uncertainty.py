@@ -12,6 +12,7 @@ maps at the grid of the sums (`grid_maps`), which scores and gate look at, and m
 from __future__ import annotations
 
 from collections.abc import Callable
+import copy
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -204,6 +205,19 @@ class UncertaintyMaps:
         return UncertaintyMaps(
             self.mean[where], self.mutual_information[where], self.variation_ratio[where],
             self.total_variance[where], self.logits[where], features, self.unknown_temperature)
+
+
+    def inside(self, rows: slice, columns: slice, grid: Grid) -> UncertaintyMaps:
+        """Return of maps at a grid what lies in a part of the image; features likewise."""
+        part = self.cut(*grid.part(rows, columns))
+        if self.features is None:
+            return part
+        # By the image: rounded to the grid first, other places would lie at the border.
+        part = copy.copy(part)
+        part.features = self.features[
+            ..., cells(rows, grid.height, self.features.shape[-2]),
+            cells(columns, grid.width, self.features.shape[-1])]
+        return part
 
 
 class SpreadMaps(UncertaintyMaps):

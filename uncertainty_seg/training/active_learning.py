@@ -301,7 +301,7 @@ class _Rounds:
                 where = result.geometry.rows, result.geometry.columns
                 fitted = fit_image(image, result.geometry, bundle.card.input)[where]
                 found = vector.compute(
-                    result.at_grid.cut(*result.grid.part(*where)), fitted) if score else {}
+                    result.at_grid.inside(*where, result.grid), fitted) if score else {}
                 yield stem, image, result, found.get(score, math.nan)
 
     def labelled(self, number: int) -> LabelledFolder:
