@@ -72,15 +72,6 @@ def test_maps_do_not_depend_on_how_passes_are_split(
             assert_close(backend.run(IMAGE, masks, 1.3), reference(rig, masks, 1.3))
 
 
-def test_the_shipped_model_gives_the_maps_of_onnxruntime(rigs: Rigs) -> None:
-    rig = rigs('pipeline', passes=5)
-    rig.build()
-    masks = pass_inputs(rig.card, 5, 0)
-    image = np.random.default_rng(1).integers(0, 256, (384, 512, 3), np.uint8)
-    with rig.open() as backend:
-        assert_close(backend.run(image, masks, 1.7), reference(rig, masks, 1.7, image))
-
-
 @pytest.mark.parametrize('kind', ['channels', 'elements'])
 @pytest.mark.parametrize('facts', [{'passes': 6}, {'passes': 19, 'memory_budget_mb': 4}])
 def test_graphs_are_recorded_before_the_first_frame_and_give_the_same_bits(
@@ -183,17 +174,14 @@ def test_kernels_are_compiled_once_and_not_at_the_next_start(
     assert not [path for path in rig.cache.folder.iterdir() if path.suffix != '.lock']
 
 
-@pytest.mark.parametrize('harm', ['cut', 'noise', 'other', 'folder'])
+@pytest.mark.parametrize('harm', ['cut', 'other', 'folder'])
 def test_kernels_that_cannot_be_used_are_compiled_again_with_a_sentence(
     rigs: Rigs, bundles: dict[str, Path], harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = rigs(bundles['channels'], version=RTX)
     rig.build()
-    key = rig.key('trunk')
-    path = rig.cache.kernels_path(key)
-    masks = pass_inputs(rig.card, rig.passes, 0)
-    with rig.open() as backend:
-        backend.run(IMAGE, masks, 1.0)
+    path = rig.cache.kernels_path(rig.key('trunk'))
+    rig.open().close()
     whole = path.read_bytes()
     path.unlink()
     if harm == 'folder':
@@ -201,7 +189,8 @@ def test_kernels_that_cannot_be_used_are_compiled_again_with_a_sentence(
     elif harm == 'cut':
         path.write_bytes(whole[:-1])
     else:  # whole, and not for this TensorRT
-        rig.cache.store_kernels(key, b'noise' if harm == 'noise' else b'["1.2.3 12.6", []]')
+        rig.cache.store_kernels(rig.key('trunk'), b'["1.2.3 12.6", []]')
+    masks = pass_inputs(rig.card, rig.passes, 0)
     with rig.open() as backend:
         assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks))
     assert rig.gpu.compiled == 3
@@ -210,18 +199,10 @@ def test_kernels_that_cannot_be_used_are_compiled_again_with_a_sentence(
     assert harm == 'folder' or path.read_bytes() == whole
 
 
-class Unreadable:
+class Unreadable(np.ndarray):
     """Masks that memory does not suffice for."""
 
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> Any:
+    def __getitem__(self, rows: Any) -> Any:
         raise MemoryError('no room to draw')
 
 
@@ -236,5 +217,5 @@ def test_masks_that_failed_half_way_are_not_taken_for_those_before(
     with rig.open() as backend:
         backend.run(IMAGE, masks, 1.0)
         with pytest.raises(NoMemoryError):
-            backend.run(IMAGE, {**others, last: Unreadable(masks[last].shape)}, 1.0)
+            backend.run(IMAGE, {**others, last: masks[last].view(Unreadable)}, 1.0)
         assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks))

@@ -2,15 +2,14 @@
 """
 A TensorRT without a GPU: what the backend asks of it, with ONNX Runtime behind and rules enforced.
 
-It follows one interface, that of TensorRT-RTX 1.7, which test_tensorrt_fake holds against the real
-module: names, arguments and values. Under the name `tensorrt` it stands in for full TensorRT, of
-which the backend asks less.
+It follows TensorRT-RTX 1.7, as test_tensorrt_interface holds against the real module. Under the
+name `tensorrt` it stands in for full TensorRT, of which the backend asks less.
 
 A plan is the ONNX graph with its profiles and a digest; addresses are those of `FakeCuda`. What
 TensorRT answers with False, with None or by an entry in its log is answered so. What it does not
 notice, and computes nonsense or crashes on, is written to `FakeCuda.violations` and raised. A
-graph is recorded as CUDA does it: with the addresses of that moment, which must be alive when it
-is replayed.
+graph is recorded as CUDA does it: with the addresses of that moment, which must be alive, and the
+context as it was then, when it is replayed.
 
 """
 

@@ -60,7 +60,6 @@ from uncertainty_seg.errors import (
 if TYPE_CHECKING:
     import tensorrt
 
-TRUNK, PASSES = 'trunk', 'passes'
 _FITTING = 'min <= opt <= max, and shapes that the graph allows'
 # Called with the share of the work that is done, 0..1, never falling, and the phase.
 Progress: TypeAlias = Callable[[float, str], None]
@@ -109,23 +108,10 @@ def engines_of(
     bundle: ModelBundle, settings: Settings, trt: TensorRt, target: EngineTarget
 ) -> BundleEngines:
     """
-    Decide which engines a bundle needs.
+    Decide which engines a checked bundle needs for passes, precision and memory of the settings.
 
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-    settings : Settings
-        Gives passes, precision and memory budget.
-    trt, target : TensorRt, EngineTarget
-        What builds and runs them, and where.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If the graphs are of another precision than that of the settings.
-    ModelBundleError
-        If the graph of the passes is of an unknown form.
+    Raises BackendUnavailableError if its graphs are of another precision, ModelBundleError if the
+    graph of the passes is of an unknown form.
 
     """
     card, path = bundle.card, bundle.passes_path
@@ -139,8 +125,8 @@ def engines_of(
     chunk = choose_chunk(passes, bytes_a_pass(path), settings.memory_budget_mb).passes
     calls = split_passes(passes, chunk)
     engines = []
-    for role, graph, profiles in ((TRUNK, bundle.trunk_path, {}),
-                                  (PASSES, path, _profiles(path, calls[0].stop))):
+    for role, graph, profiles in (('trunk', bundle.trunk_path, {}),
+                                  ('passes', path, _profiles(path, calls[0].stop))):
         content = graph.read_bytes()
         key = key_of_graph(trt, target, content, precision, profiles)
         engines.append(NeededEngine(role, graph.name, content, key))
@@ -161,10 +147,10 @@ def key_of_graph(
 
 def split_passes(passes: int, limit: int) -> list[slice]:
     """
-    Split T passes into calls of at most `limit` passes.
+    Split T passes into calls of at most `limit` passes, the first of which is the largest.
 
-    All calls have one size, unless T has no divisor between half of `limit` and `limit`: calls of
-    two sizes cannot be recorded. The first is the largest.
+    All have one size, unless T has no divisor between half of `limit` and `limit`: each size needs
+    a context of its own.
 
     """
     limit = max(1, min(limit, passes))
@@ -177,9 +163,8 @@ def _profiles(path: Path, most: int) -> Profiles:
     """
     Return the shapes of each input with a row for each pass.
 
-    No call takes more passes than the calls of a frame do, so that the engine is made fastest for
-    these, and takes no memory for more. Less than that is run too: a single pass, or two that are
-    compared when the bundle is opened.
+    The engine is made fastest for the calls of a frame, and takes no memory for larger ones.
+    Smaller ones are run too, such as the two passes that are compared when a bundle is opened.
 
     """
     profiles = {}
@@ -196,12 +181,7 @@ def _profiles(path: Path, most: int) -> Profiles:
 
 @dataclass(frozen=True)
 class EngineWork:
-    """
-    The engines that a bundle needs on one GPU, and the TensorRT that builds them.
-
-    `available_bytes` is the free memory of a machine whose GPU shares it, else 0.
-
-    """
+    """The engines that a bundle needs on one GPU, and how `build_engine` builds them."""
 
     trt: TensorRt
     engines: BundleEngines
@@ -209,25 +189,11 @@ class EngineWork:
 
     def build(self, cache: EngineCache, progress: Progress = _untold) -> list[str]:
         """
-        Build what the cache does not hold; minutes on a Jetson.
+        Build what the cache does not hold, minutes on a Jetson, and return the roles.
 
-        Parameters
-        ----------
-        cache : EngineCache
-            Where engines are stored.
-        progress : callable, optional
-            Called with the share of everything that is done, and the engine and phase at work.
-
-        Returns
-        -------
-        list of str
-            The roles of what was built; one that another process built meanwhile is not among
-            them.
-
-        Raises
-        ------
-        GraphError, BackendError
-            As `build_engine`; what was built before stays.
+        What another process built meanwhile is not among them. `progress` is called with the share
+        of everything that is done, and the engine and phase at work. Raises as `build_engine`;
+        what was built before stays.
 
         """
         wanted = [one for one in self.engines.all if not cache.has(one.key.digest)]
@@ -264,8 +230,7 @@ def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
     """
     Return the engines that the backend `tensorrt` needs on this machine's first GPU.
 
-    Parameters and errors are those of `engines_of`; raises BackendUnavailableError too if there is
-    no GPU or no TensorRT.
+    Raises as `engines_of`; BackendUnavailableError too if there is no GPU or no TensorRT.
 
     """
     device = find_device()  # before TensorRT is touched
@@ -377,17 +342,7 @@ _THREAD = 'engine-build'
 
 @dataclass(frozen=True)
 class BuildState:
-    """
-    How far a build is.
-
-    Attributes
-    ----------
-    share : float
-        Of its steps, 0..1; not of its time.
-    phase : str
-        The engine and what is done to it; empty before the first report.
-
-    """
+    """How far a build is: share of its steps, 0..1, and phase, empty before the first report."""
 
     share: float = 0.0
     phase: str = ''
@@ -478,35 +433,14 @@ def build_engine(
     available_bytes: int = 0,
 ) -> bytes:
     """
-    Build an engine; minutes on a Jetson.
+    Build the plan of a graph, an ONNX file of some name, for its key; minutes on a Jetson.
 
-    Parameters
-    ----------
-    trt : TensorRt
-        What builds it.
-    name, graph : str, bytes
-        Of an ONNX file, and its content.
-    key : EngineKey
-        What for, as `key_of_graph`.
-    progress : callable, optional
-        Called with the share that is done and the phase. What it raises stops the build and is
-        raised here.
-    available_bytes : int
-        Free memory of a machine whose GPU shares it; 0 where the GPU has its own, or for no limit.
+    What `progress` raises stops the build and is raised here. `available_bytes` is the free memory
+    of a machine whose GPU shares it, and 0 for no limit.
 
-    Returns
-    -------
-    bytes
-        The plan: what `Runtime.deserialize_cuda_engine` takes.
-
-    Raises
-    ------
-    GraphError
-        If TensorRT cannot read the graph; names the node.
-    BackendError
-        If the key does not fit graph or version, or the build failed; says why.
-    BackendUnavailableError
-        If there is no builder on this machine, as without a GPU (TensorRT-RTX needs none).
+    Raises GraphError if TensorRT cannot read the graph, with the node; BackendError if the key
+    does not fit graph or version, or the build failed; BackendUnavailableError if there is no
+    builder here, as without a GPU (TensorRT-RTX needs none).
 
     """
     start_s = time.monotonic()

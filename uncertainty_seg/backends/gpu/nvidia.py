@@ -80,18 +80,9 @@ def find_device(cuda: Any = None, releases: Sequence[Path] = RELEASES) -> CudaDe
     """
     Return the first GPU of those that CUDA_VISIBLE_DEVICES leaves.
 
-    Parameters
-    ----------
-    cuda : module, optional
-        By default `load_cuda()`.
-    releases : sequence of Path
-        Files in which the system names the release of the driver.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If the driver or cuda-python is not installed, the driver does not start, or there is no
-        GPU.
+    `cuda` is by default `load_cuda()`; `releases` are files in which the system names the release
+    of the driver. Raises BackendUnavailableError if the driver or cuda-python is not installed,
+    the driver does not start, or there is no GPU.
 
     """
     cuda = cuda or load_cuda()
@@ -204,18 +195,9 @@ class CudaMemory:
     """
     Buffers of the first GPU and a stream of its own, through cuda-python.
 
-    Parameters
-    ----------
-    is_mapped : bool
-        Whether it shares its memory with the processor, as on a Jetson: engines then read pinned
-        memory in place. CUDA maps it at the same address on every 64-bit system.
-    cuda : module, optional
-        By default `load_cuda()`.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If cuda-python is not installed, or finds no GPU.
+    `is_mapped` says that it shares its memory with the processor, as on a Jetson: engines then
+    read pinned memory in place. CUDA maps it at the same address on every 64-bit system. Raises
+    BackendUnavailableError if cuda-python is not installed, or finds no GPU.
 
     """
 
@@ -365,19 +347,12 @@ class TensorRt:
     """
     A TensorRT module, and what its version can do.
 
-    Parameters
-    ----------
-    module : module
-        `tensorrt`, `tensorrt_rtx`, `tensorrt_rtx_bindings`, or an object with their names.
-
     Attributes
     ----------
     module : module
-        For calls that are the same in every version.
-    name : str
-        Name of the module.
-    version : str
-        With its build number, as '10.3.0' or '1.7.1.116'.
+        `tensorrt`, `tensorrt_rtx`, `tensorrt_rtx_bindings`, or an object with their names.
+    name, version : str
+        Of the module; with its build number, as '10.3.0' or '1.7.1.116'.
     is_rtx : bool
         Whether it is TensorRT-RTX, which counts its versions from 1, builds for GPUs that are not
         here, and compiles kernels when an engine first runs.
@@ -441,15 +416,8 @@ def load_tensorrt(import_module: Callable[[str], Any] = importlib.import_module)
     """
     Import TensorRT, or else TensorRT-RTX; touches no GPU, for which `find_device` looked before.
 
-    Parameters
-    ----------
-    import_module : callable
-        Imports a module by its name.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If none can be imported, with every reason, or the first is too old.
+    Raises BackendUnavailableError if none can be imported, with every reason, or the first is too
+    old.
 
     """
     reasons = []

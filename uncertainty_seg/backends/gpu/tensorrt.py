@@ -30,6 +30,7 @@ import threading
 from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.backends.check_record import require_not_failed, SelfCheckKey
 from uncertainty_seg.backends.gpu.engine_build import (
@@ -51,6 +52,7 @@ from uncertainty_seg.backends.gpu.nvidia import (
     TensorRt,
 )
 from uncertainty_seg.backends.runner import (
+    added_sums,
     GraphNames,
     IMAGE,
     INV_TEMPERATURE,
@@ -195,9 +197,7 @@ class TensorRtBackend(Runner):
         """Whether CUDA graphs are in use; false where one could not be recorded."""
         return self._runner is not None and self._runner.is_recorded
 
-    def _run(
-        self, image: ImageU8, masks: Masks, passes: int, temperature: float
-    ) -> PassSums:
+    def _run(self, image: ImageU8, masks: Masks, passes: int, temperature: float) -> PassSums:
         runner = self._ready()
         try:
             sums = runner.run(image, masks, passes, temperature)
@@ -306,30 +306,11 @@ class TensorRtBackend(Runner):
 
 class FrameRunner:
     """
-    Two engines, their buffers, and what has been recorded of them.
+    Two opened engines on a memory, their buffers, and what has been recorded of them.
 
-    Parameters
-    ----------
-    card, names : ModelCard, GraphNames
-        What is run.
-    trunk, passes : Engine
-        Opened.
-    memory : CudaMemory
-        Holds all buffers.
-    calls : sequence of slice
-        Which passes each call of a usual frame takes.
-    is_recorded : bool
-        Whether to record CUDA graphs.
+    `calls` says which passes each call of a usual frame takes. Raises BackendError if the engines
+    do not fit the card, MemoryError if there is no room for the buffers.
 
-    Raises
-    ------
-    BackendError
-        If the engines do not fit the card.
-    MemoryError
-        If there is no room for the buffers.
-
-    Notes
-    -----
     No memory grows with the passes of a frame: masks are sent for one call after the other. Those
     of a frame of one call stay where they are as long as they are the same object.
 
@@ -375,17 +356,9 @@ class FrameRunner:
         self._scale.fill(np.array([1 / temperature], np.float32))
         self._trunk_call.enqueue()
         memory.mark(middle)
-        totals = {name: np.zeros(landed.shape) for name, (landed, _) in self._sums.items()}
-        for call in calls:
-            self._load(masks, call)
-            contexts[call.stop - call.start].enqueue()
-            memory.mark(end)
-            memory.wait()
-            for name, (landed, _) in self._sums.items():
-                totals[name] += landed.numpy()
+        sums = added_sums((self._sums_of(masks, call, contexts) for call in calls), passes)
         self.timings_ms = {'trunk': memory.elapsed_ms(begin, middle),
                            'passes': memory.elapsed_ms(middle, end)}
-        sums = PassSums(passes, *(totals[name].astype(np.float32) for name in SUMS))
         for landed, _ in self._features.values():
             sums = dataclasses.replace(sums, features=landed.numpy().copy())
         return sums
@@ -419,14 +392,12 @@ class FrameRunner:
         return [self._trunk_call, *self._calls.values()]
 
     def _record(self) -> bool:
-        """Record CUDA graphs; where that does not work, say so and do without."""
+        """Record CUDA graphs; what cannot be recorded is enqueued, with a warning."""
         try:
             for context in self._usual:
                 context.record()
         except Exception as err:  # TensorRT's errors derive from nothing narrower
             _log.warning('no CUDA graphs, which only costs time: %s', err)
-            for context in self._usual:
-                context.forget()
             return False
         return True
 
@@ -442,6 +413,16 @@ class FrameRunner:
     def _new_call(self, size: int) -> EngineCall:
         masks = {name: inlet.buffer for name, inlet in self._masks.items()}
         return self._passes.context({**self._fixed, **masks}, self._sums.values(), size)
+
+    def _sums_of(
+        self, masks: Masks, call: slice, contexts: Mapping[int, EngineCall]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run some passes to their end, and return their sums in new arrays."""
+        self._load(masks, call)
+        contexts[call.stop - call.start].enqueue()
+        self._memory.mark(self._marks[-1])
+        self._memory.wait()
+        return {name: landed.numpy().copy() for name, (landed, _) in self._sums.items()}
 
     def _load(self, masks: Masks, call: slice) -> None:
         """Enqueue the masks' way to the device, unless this same object was loaded last."""
@@ -581,10 +562,6 @@ class EngineCall:
             raise BackendError(f'{self._engine.role} cannot be recorded on a stream')
         self._replay = self._memory.capture(self._enqueue)
 
-    def forget(self) -> None:
-        """Enqueue from now on what was recorded."""
-        self._replay = None
-
     def close(self) -> None:
         """Release the context, what was recorded of it, and its hold on buffers."""
         self._replay = self._opened = self._scratch = None
@@ -624,23 +601,22 @@ class Kernels:
     """The kernels that TensorRT-RTX compiled for one engine, and their place in the cache."""
 
     def __init__(self, cache: EngineCache, key: str) -> None:
-        self._cache, self._key = cache, key
+        self._cache, self._key, self._stored = cache, key, b''
         self._held: tensorrt.IRuntimeCache | None = None
         self.config: tensorrt.IRuntimeConfig | None = None  # of every context of the engine
-        self._stored = b''
 
     def give(self, config: tensorrt.IRuntimeConfig, role: str) -> None:
         """Let contexts take kernels from the cache, and collect what they compile."""
-        self.config, held = config, config.create_runtime_cache()
-        if held is None or not config.set_runtime_cache(held):
-            _log.warning('TensorRT-RTX keeps no kernels of %s: each start compiles them', role)
-            return
-        self._held, found = held, self._found()
-        if found and held.deserialize(found):
+        self.config, held, found = config, config.create_runtime_cache(), self._found()
+        if held is not None and found and held.deserialize(found):
             self._stored = found
         elif found:
             _log.warning('compiled kernels of %s do not fit this GPU and driver and are ignored: '
                          '%s', role, self._cache.kernels_path(self._key))
+        if held is not None and config.set_runtime_cache(held):
+            self._held = held
+        else:
+            _log.warning('TensorRT-RTX keeps no kernels of %s: each start compiles them', role)
 
     def store(self) -> None:
         """Write what was compiled, if it is not what was found; a full disk only costs time."""
