@@ -41,7 +41,7 @@ def test_a_qdq_file_keeps_its_8_bit_weights_in_trunk_and_head(
     onnx.save(quantised, str(tmp_path / 'qdq.onnx'))
     made = compile_network(tmp_path / 'qdq.onnx', tmp_path / 'bundle', IMAGE[:1:-1], list('abcd'))
     assert [(s.shape, s.p) for s in made.compiled.sites] == [((16, 16, 24), 0.3)]
-    assert made.report.masked_error < 2e-2 and made.report.moved > 0.01 * made.report.spread
+    assert made.report.masked_error < 2e-2
     for name in ('trunk', 'passes'):
         graph = onnx.load(str(tmp_path / 'bundle' / f'{name}.onnx')).graph
         ops = Counter(node.op_type for node in graph.node)

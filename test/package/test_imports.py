@@ -85,7 +85,8 @@ EXCEPTIONS = {
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'compiler.checks.pass_checks',
                 'compiler.checks.sample_checks',
-                'compiler.checks.output_checks', 'compiler.checks.grid_checks'}
+                'compiler.checks.output_checks', 'compiler.checks.grid_checks',
+                'compiler.checks.file_passes'}
 
 
 def complaint(module: str, found: Import) -> str:

@@ -94,8 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='output of features, for scores of what was never shown [none]')
     parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
-                        help='passes drawn by a torch network itself, to compare the masks with; '
+                        help='passes drawn by the network itself, to compare the masks with; '
                         '0 leaves that out [256]')
+    parser.add_argument('--allow-silenced', action='store_true',
+                        help='compile a network with random numbers that are no dropout, and '
+                        'leave them out of every pass')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
@@ -175,7 +178,7 @@ def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
 
     memory = made.memory
     card, plan = made.bundle.card, made.compiled.plan
-    checked = {k: v for k, v in asdict(made.report).items() if k not in ('spread', 'moved')}
+    checked = {k: v for k, v in asdict(made.report).items() if k != 'spread'}
     if args.explain:
         print(explain(plan))
     print(memory.text())
@@ -191,6 +194,7 @@ def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
         'grid_offset': card.grid_offset, 'grid_error': round(card.grid_error, 4),
         'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p, 'kind': s.kind}
                   for s in card.dropout_sites],
+        'silenced': card.silenced,
         'injected': [name for p in made.compiled.prepared for name in p.injected],
         'features': card.feature_shape, 'folded': list(made.compiled.folded),
         'trunk_share': round(plan.trunk_share, 4),

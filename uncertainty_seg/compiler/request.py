@@ -9,7 +9,7 @@ float32 is taken to another precision here too: its network is not needed for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import signature
@@ -23,7 +23,7 @@ from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.compiler.plan import CompileOptions, DEFAULT_PASSES
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import fitting_draw, make_masks
+from uncertainty_seg.core.dropout_masks import fitting_draw
 from uncertainty_seg.core.model_card import (
     COLOR_ORDERS,
     FIT_RULES,
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
         DistributionReport,
         MomentReport,
         OwnNetwork,
+        StillNetwork,
     )
     from uncertainty_seg.compiler.compile import CompiledGraphs
+    from uncertainty_seg.compiler.frontend.outputs import OutputForm
     from uncertainty_seg.storage.labelled_folder import ClassTable
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -58,7 +60,6 @@ NO_FEATURES = ('no tensor before the first dropout has a sixteenth of the width 
                'image, so that the bundle gives no features: name a tensor for them, or ask for '
                'none')
 _MOST_SAID = 200  # letters
-_MANY_VALUES = 1000  # of all masks of a pass, which never are all alike
 _LEAST_SIDE, _MOST_SIDE = 8, 8192  # pixels
 _FACTORY = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*')
 _FACTORY_FORM = 'net.onnx or package.module:function'
@@ -91,6 +92,7 @@ def compile_network(
     activation: str = 'auto',
     layout: str = 'auto',
     compare_passes: int = 256,
+    allow_silenced: bool = False,
     licence: str = _NOT_STATED,
     training: str = _NOT_STATED,
     not_good_for: str = _NOT_STATED,
@@ -150,8 +152,11 @@ def compile_network(
     layout : str
         Where the output has its classes: 'nchw' or 'nhwc'; 'auto' for the only axis that fits.
     compare_passes : int
-        Passes that a torch network draws itself, which as many with random masks are compared
-        with; fewer where they would take longer than seconds; 0 for none.
+        Passes that the network draws itself, which as many with random masks are compared with;
+        fewer where they would take longer than seconds; 0 for none.
+    allow_silenced : bool
+        Compile a torch network that draws random numbers which no mask can replace, and leave them
+        out of every pass: the card names the modules, and the comparison says what that changes.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -183,7 +188,7 @@ def compile_network(
         precision, full_weights, sensor_std, variance, samples, features)
     made = _compiled(CompileRequest(
         net, Path(out), InputSpec(*size, fit, color_order, _three(mean), _three(std)), classes,
-        options, tuple(map(Path, weights)), tuple(members), compare_passes,
+        options, tuple(map(Path, weights)), tuple(members), compare_passes, allow_silenced,
         (licence, training, not_good_for)))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
@@ -207,6 +212,7 @@ class CompileRequest:
     weights: tuple[Path, ...] = ()
     members: tuple[Any, ...] = ()
     compare_passes: int = 0
+    allow_silenced: bool = False
     texts: tuple[str, str, str] = (_NOT_STATED, _NOT_STATED, _NOT_STATED)
 
     @property
@@ -317,7 +323,7 @@ def _compiled(request: CompileRequest) -> CompileOutcome:
         compiled = compile_moments(loaded.models[0], image, options)
     else:
         compiled = compile_graph(loaded.models[0], image, options)
-    card = _card(request, compiled)
+    card = replace(_card(request, compiled), silenced=loaded.silenced)
     for prepared in compiled.prepared if options.method != 'direct' else ():
         require_logits(prepared.float_model, image, options.activation)
     report = _checked(request, compiled, card, loaded)
@@ -349,7 +355,6 @@ def _checked(
                  'those of the method mc_dropout')
         return found
     report = check_compiled(compiled, card, loaded.masked, loaded.exact, loaded.untouched)
-    _warn_of_rare_dropout(card)
     return report
 
 
@@ -372,13 +377,16 @@ def _compared(
         (count == 0, 'compare_passes is 0'),
         (method != 'mc_dropout' or not card.mask_sites, f'the method is {method}'),
         (bool(request.options.inject_dropout), 'the network does not draw what was injected'),
-        (loaded.own is None, 'an ONNX file does not draw its dropout'),
+        (loaded.own is None, 'the file computes in 16 bits'),
     ):
         if is_so:
             return DistributionReport(left_out=why)
-    own, untouched = loaded.own, loaded.untouched
-    assert own is not None and untouched is not None and not isinstance(report, MomentReport)
-    return check_distribution(compiled, card, own, untouched, report, count)
+    own, still = loaded.own, loaded.still
+    assert own is not None and still is not None and not isinstance(report, MomentReport)
+    found = check_distribution(compiled, card, own, still, report, count)
+    if card.silenced:
+        _warn_of_silenced(card.silenced, found)
+    return found
 
 
 def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
@@ -467,9 +475,12 @@ class _Loaded:
     """
     Networks before they are compiled.
 
-    `models` are one, or the members of an ensemble. The rest is of the first, and None for an ONNX
-    file: as torch runs it with masks, the same in float64, as the user gave it in eval mode, and
-    with the dropout that it draws itself. With injected dropout torch runs none with masks.
+    `models` are one, or the members of an ensemble. The rest is of the first: as torch runs it
+    with masks, the same in float64, as the user gave it in eval mode, and with the dropout that it
+    draws itself. An ONNX file is run with its own dropout by ONNX Runtime, and with masks not at
+    all; nor is a network whose dropout is injected. `still` is the one with its own dropout, with
+    that off. `silenced` are modules whose other random
+    numbers no pass has.
 
     """
 
@@ -478,13 +489,35 @@ class _Loaded:
     exact: ExactNetwork | None = None
     untouched: Untouched | None = None
     own: OwnNetwork | None = None
+    still: StillNetwork | None = None
+    silenced: tuple[str, ...] = ()
 
 
 def _load(request: CompileRequest) -> _Loaded:
-    if request.is_onnx:
-        from uncertainty_seg.compiler.onnx_tools import load_model
+    from uncertainty_seg.compiler.frontend.outputs import OutputForm, VARIANCE
 
-        return _Loaded([load_model(str(path)) for path in (request.net, *request.members)])
+    options, size = request.options, (request.image.height, request.image.width)
+    variance = (options.variance or VARIANCE) if options.method == 'direct' else None
+    form = OutputForm(options.num_classes, options.activation, options.layout, size,
+                      options.output, variance)
+    draws_own = (options.method == 'mc_dropout' and request.compare_passes > 0
+                 and not options.inject_dropout)
+    return _load_files(request, form, draws_own) if request.is_onnx \
+        else _load_torch(request, form, draws_own)
+
+
+def _load_files(request: CompileRequest, form: OutputForm, draws_own: bool) -> _Loaded:
+    from uncertainty_seg.compiler.algebra.dropout_to_masks import has_dropout
+    from uncertainty_seg.compiler.checks.file_passes import FileNetwork, is_float32
+    from uncertainty_seg.compiler.onnx_tools import load_model
+
+    models = [load_model(str(path)) for path in (request.net, *request.members)]
+    is_run = draws_own and is_float32(models[0]) and has_dropout(models[0])
+    own = FileNetwork(models[0], form) if is_run else None
+    return _Loaded(models, own=own, still=own)
+
+
+def _load_torch(request: CompileRequest, form: OutputForm, draws_own: bool) -> _Loaded:
     nets_of = _by_factory if request.is_factory else _as_given
     unchecked = nets_of(request)
     try:
@@ -499,26 +532,24 @@ def _load(request: CompileRequest) -> _Loaded:
     except ImportError as err:
         raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch network',
                           f'{install_command("torch")}, or compile an ONNX file') from err
-    from uncertainty_seg.compiler.frontend.outputs import OutputForm, VARIANCE
 
-    options, size = request.options, (request.image.height, request.image.width)
-    variance = (options.variance or VARIANCE) if options.method == 'direct' else None
-    form = OutputForm(options.num_classes, options.activation, options.layout, size,
-                      options.output, variance)
     models, found, untouched, own = [], [], None, None
+    is_live = request.options.method not in ('single', 'ensemble')
     for net, source in unchecked:
-        initialise_lazy(net, *size)
+        initialise_lazy(net, *form.size)
         _require_numbers(net, source)
         untouched = untouched or UntouchedNet(net, form)
-        found.append(find_dropout(net, *size))
-        models.append(export_net(found[-1], *size))
-        if own is None and options.method == 'mc_dropout' and request.compare_passes:
+        found.append(find_dropout(
+            net, *form.size, allow_silenced=request.allow_silenced, is_live=is_live))
+        models.append(export_net(found[-1], *form.size))
+        if own is None and draws_own:
             own = OwnPasses(net, found[-1], form)
-    _warn_of_silenced(found[0].silenced)
-    if options.inject_dropout:
-        return _Loaded(models, untouched=untouched)
+    silenced = tuple(sorted(name or 'the net itself' for name in found[0].silenced))
+    if request.options.inject_dropout:
+        return _Loaded(models, untouched=untouched, silenced=silenced)
     return _Loaded(models, lambda image, masks: run_masked(found[0], image, masks, form),
-                   lambda image, masks: run_exact(found[0], image, masks, form), untouched, own)
+                   lambda image, masks: run_exact(found[0], image, masks, form), untouched, own,
+                   untouched, silenced)
 
 
 def _as_given(request: CompileRequest) -> list[tuple[Any, object]]:
@@ -621,24 +652,7 @@ def warn(text: str) -> None:
     print(f'WARNING: {text}.', file=sys.stderr)
 
 
-def _warn_of_silenced(silenced: Mapping[str, str]) -> None:
-    """Warn of modules whose own random numbers, drawn in training mode, no pass will have."""
-    if silenced:
-        names = some_of(f'{name or "the net itself"} ({draw})' for name, draw in silenced.items())
-        warn(f'random numbers that are drawn in training mode by {names} are left out of every '
-             'pass, since no mask can replace them: only the dropout listed as sites makes passes '
-             'differ')
-
-
-def _warn_of_rare_dropout(card: ModelCard) -> None:
-    """Warn where all passes of the usual seed are equal: a pipeline refuses to start with them."""
-    values = sum(math.prod(site.shape) for site in card.mask_sites)
-    if card.members or card.passes < 2 or not 0 < values < _MANY_VALUES:
-        return
-    masks = make_masks(card.mask_sites, card.passes, 0, mask_draw=card.mask_draw)
-    if any((rows != rows[:1]).any() for rows in masks.values()):
-        return
-    rate = max(site.p for site in card.mask_sites)
-    warn(f'all {card.passes} passes of the seed 0 come out the same, so rarely is anything '
-         f'dropped (highest rate: {rate:.3g}), and such passes show no uncertainty: take more '
-         'passes, or train it with a higher rate')
+def _warn_of_silenced(silenced: Sequence[str], found: DistributionReport) -> None:
+    warn(f'random numbers of {some_of(silenced)} are left out of every pass: mean mutual '
+         f'information {found.information:.3g} of ln C, {found.own_information:.3g} where the '
+         'network draws its own')

@@ -176,6 +176,8 @@ class ModelCard:
     # How the masks of whole channels are drawn over the passes: 'independent', or 'stratified',
     # where each channel is dropped in the same number of passes up to rounding.
     mask_draw: str = 'independent'
+    # Modules of the network whose other random numbers no pass has; see `compile`.
+    silenced: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
@@ -249,7 +251,8 @@ class ModelCard:
                      f'than {_MOST_AXES} axes', 'what compile writes')]
         floats = [*spec.mean, *spec.std, *self.grid_offset, self.grid_error, *(s.p for s in sites)]
         masks = sum(math.prod(s.shape) for s in sites) * max(self.passes, 1)
-        names = [self.name, *self.class_names, *(s.name for s in sites), *self.metrics,
+        names = [self.name, *self.class_names, *(s.name for s in sites), *self.silenced,
+                 *self.metrics,
                  *self.sha256]
         bad_names = [n for n in names if not 0 < len(n) <= _LONGEST_NAME or not n.isprintable()]
         texts = {'training': self.training, 'license': self.license,
@@ -258,7 +261,7 @@ class ModelCard:
                      or not all(c.isprintable() or c in _SPACES for c in v)]
         bad_digests = [k for k, v in self.sha256.items() if not _SHA256.fullmatch(v)]
         lengths = {'dropout sites': len(sites), 'metrics': len(self.metrics),
-                   'files': len(self.sha256)}
+                   'silenced modules': len(self.silenced), 'files': len(self.sha256)}
         return [
             (len(self.grid_offset) != 2 or not all(0 <= v < 0.5 for v in self.grid_offset),
              f'grid_offset {self.grid_offset}', 'two numbers from 0 to below 0.5'),
@@ -333,7 +336,7 @@ def card_to_json(card: ModelCard) -> str:
         if site['kind'] == 'mask':  # as cards were before there was noise
             del site['kind']
     for name, default in (('feature_shape', None), ('mask_draw', 'independent'),
-                          ('grid_offset', (0.0, 0.0)), ('grid_error', 0.0)):
+                          ('grid_offset', (0.0, 0.0)), ('grid_error', 0.0), ('silenced', ())):
         if raw[name] == default:
             del raw[name]
     return json.dumps(raw, indent=2) + '\n'
@@ -376,6 +379,7 @@ def _card(raw: dict[str, Any]) -> ModelCard:
         'palette': tuple((r, g, b) for r, g, b in raw['palette']),
         'logits_shape': (channels, rows, columns),
         'grid_offset': tuple(float(v) for v in raw.get('grid_offset', (0.0, 0.0))),
+        'silenced': tuple(map(str, raw.get('silenced', ()))),
         'feature_shape': tuple(raw['feature_shape']) if raw.get('feature_shape') else None,
     }
     return ModelCard(**{**raw, **changed})

@@ -60,7 +60,8 @@ from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 _log = logging.getLogger(__name__)
 _NEW, _ELSEWHERE = 'a new folder, or that of a bundle', 'write it elsewhere'
 
-_LATER_FIELDS = ('precision', 'members', 'upsampling', 'feature_shape', 'mask_draw', 'grid_offset')
+_LATER_FIELDS = ('precision', 'members', 'upsampling', 'feature_shape', 'mask_draw', 'grid_offset',
+                 'silenced')
 _RECALIBRATE = 'calibrate the bundle again'
 _COMPILE = 'restore the bundle from its source or compile it again'
 # What a file may have, so that none has to be read to be refused; a protocol buffer ends at 2 GiB.

@@ -38,24 +38,6 @@ class DropPath(nn.Module):
         return scaled * (keep + torch.rand(rows)).floor_()
 
 
-class OwnDropPath(nn.Module):
-    """Keeps its rate under a name of its own and draws with bernoulli; `p` is something else."""
-
-    def __init__(self, rate: float, has_two: bool = False) -> None:
-        super().__init__()
-        self.rate, self.p, self.has_two = rate, nn.Identity(), has_two
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return x
-        keep = 1 - self.rate
-        return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep) / keep
-
-
-class SegformerDropPath(DropPath):
-    """Known by the end of its name."""
-
-
 class DropBlock2d(nn.Module):
     """Only its name matters."""
 
@@ -77,16 +59,19 @@ def sites(body: Callable | nn.Module) -> list[tuple]:
 
 PLANES, TOKENS, ROW = (1, 4, 6, 8), (1, 48, 4), (1, 4, 48)
 MODULES = {
-    'Dropout': (nn.Dropout(0.25), 'element'), 'Dropout2d': (nn.Dropout2d(0.25), 'channel'),
-    'in place': (nn.Dropout2d(0.25, inplace=True), 'channel'),
-    'DropPath': (DropPath(0.25), 'path'), 'HuggingFace': (SegformerDropPath(0.25), 'path'),
+    'Dropout': (nn.Dropout(0.25), 'element', PLANES),
+    'Dropout2d': (nn.Dropout2d(0.25), 'channel', PLANES),
+    'in place': (nn.Dropout2d(0.25, inplace=True), 'channel', PLANES),
+    'DropPath': (DropPath(0.25), 'element', (1, 1, 1, 1)),
+    'AlphaDropout': (nn.AlphaDropout(0.25), 'element', PLANES),
+    'FeatureAlphaDropout': (nn.FeatureAlphaDropout(0.25), 'channel', (1, 4, 1, 1)),
 }
 
 
 @pytest.mark.parametrize('name', MODULES)
 def test_a_module_is_a_site_with_its_path_as_name(name: str) -> None:
-    module, kind = MODULES[name]
-    assert sites(nn.Sequential(nn.ReLU(), module)) == [('body_1', 0.25, kind, PLANES)]
+    module, kind, shape = MODULES[name]
+    assert sites(nn.Sequential(nn.ReLU(), module)) == [('body_1', 0.25, kind, shape)]
 
 
 class Uncopied(nn.Module):
@@ -206,14 +191,14 @@ def test_the_libraries_own_stochastic_depth_is_a_path(library: str) -> None:
         module = pytest.importorskip('timm.layers').DropPath(0.25)
     else:
         module = pytest.importorskip('torchvision.ops').StochasticDepth(0.25, 'row')
-    assert sites(nn.Sequential(module)) == [('body_0', 0.25, 'path', PLANES)]
+    assert sites(nn.Sequential(module)) == [('body_0', 0.25, 'element', (1, 1, 1, 1))]
 
 
 REFUSED = {
     'rate of 1': (nn.Dropout(1.0), r"'body' has a dropout rate of 1"),
     'DropBlock': (DropBlock2d(0.1), r"'body' is DropBlock.*Dropout2d"),
-    'unscaled path': (DropPath(0.1, False), 'multiplies what it keeps by 1 in training mode'),
-    'rand': (lambda x, t: x * (torch.rand(1) > 0.5 * t), "'body' draws random.* rand"),
+    'unscaled path': (DropPath(0.1, False), "'body' drops in training mode only.*something else"),
+    'rand': (lambda x, t: x * torch.rand(1).exp() * t, "'body' draws random.* rand"),
     'noise': (lambda x, t: x + torch.randn_like(x) * t, "'body' draws random.*randn_like"),
     'normal_': (lambda x, t: x + x.new_empty(2, 1, 1, 1)[:1].normal_() * t, 'normal_'),
     'rrelu': (lambda x, t: F.rrelu(x, training=t), 'rrelu'),

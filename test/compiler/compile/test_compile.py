@@ -132,14 +132,12 @@ class Wrapping(nn.Sequential):
                          nn.Conv2d(8, 3, 1))
 
 
-class DropConnect(Net):
-    """As efficientnet has it: by a function, in training mode, beside dropout."""
+class TrainingNoise(Net):
+    """Noise in training mode, beside dropout."""
 
     def forward(self, x):
         x = super().forward(x)['out']
-        if self.training:
-            x = x * (0.8 + torch.rand(1, 1, 1, 1)).floor() / 0.8
-        return x
+        return x * (1 + torch.randn_like(x)) if self.training else x
 
 
 class Lazy(nn.Sequential):
@@ -293,23 +291,29 @@ def test_lazy_modules_take_weights_from_a_file(compile_: Callable, tmp_path: Pat
 
 
 @pytest.mark.torch
-def test_what_draws_in_training_mode_only_is_left_out_and_said(compile_: Callable) -> None:
+def test_noise_beside_dropout_is_left_out_where_allowed_and_stands_everywhere(
+    compile_: Callable
+) -> None:
     pytest.importorskip('torch')
-    code, out, err = compile_('nets_of_a_user:DropConnect')
-    assert code == 0 and [s['p'] for s in json.loads(out.splitlines()[-1])['sites']] == [0.4]
-    assert err == (
-        'WARNING: random numbers that are drawn in training mode by the net itself (rand) are '
-        'left out of every pass, since no mask can replace them: only the dropout listed as '
-        'sites makes passes differ.\n')
+    code, _, err = compile_('nets_of_a_user:TrainingNoise')
+    assert code == 2 and 'randn_like' in err and not Path('bundle').exists()
+    code, out, err = compile_('nets_of_a_user:TrainingNoise', '--allow-silenced')
+    said = json.loads(out.splitlines()[-1])
+    assert code == 0 and err.startswith('WARNING: random numbers of the net itself are left out')
+    assert said['silenced'] == ['the net itself']
+    assert load_bundle('bundle').card.silenced == ('the net itself',)
+    # What the network draws itself is compared unsilenced.
+    assert said['distribution']['own_information'] > said['distribution']['information']
 
 
 @pytest.mark.torch
-def test_a_warning_says_where_all_passes_of_the_usual_seed_are_equal(compile_: Callable) -> None:
+def test_passes_that_are_all_equal_by_the_usual_seed_are_refused(compile_: Callable) -> None:
     pytest.importorskip('torch')
-    for passes in (2, 200):
-        code, _, err = compile_('nets_of_a_user:Path', '--passes', str(passes))
-        (rows,) = pass_inputs(load_bundle('bundle').card, passes, 0).values()
-        assert code == 0 and bool(err) == (np.ptp(rows) == 0) == (passes == 2)
+    code, _, err = compile_('nets_of_a_user:Path', '--passes', '2')
+    assert code == 2 and 'all 2 passes are the same' in err
+    code, _, err = compile_('nets_of_a_user:Path', '--passes', '200')
+    (rows,) = pass_inputs(load_bundle('bundle').card, 200, 0).values()
+    assert (code, err) == (0, '') and np.ptp(rows) > 0
 
 
 @pytest.mark.torch
@@ -331,11 +335,11 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
 
 @pytest.mark.torch
 @pytest.mark.parametrize('network, arguments, words', [
-    ('nets_of_a_user:Still', (), 'has no dropout'),
+    ('nets_of_a_user:Still', (), 'no dropout reaches the output'),
     ('nets_of_a_user:Noisy', (), 'randn'),
-    ('nets_of_a_user:Wrapping', (), "'1' is StochasticDepth, which does not return its input"),
+    ('nets_of_a_user:Wrapping', (), "module '1' draws random numbers that are no dropout"),
     ('nets_of_a_user:Diverged', (), "'last.weight' of nets_of_a_user:Diverged holds NaN"),
-    ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),
+    ('nets_of_a_user:Undone', (), 'passes are the same'),
     ('nets_of_a_user:broken', (), r'broken\(\) failed \(RuntimeError: no such file\)'),
     ('nets_of_a_user:number', (), r'number\(\) returned a int, expected a torch module'),
     ('nets_of_a_user:gone', (), "cannot be imported: 'nets_of_a_user' has no function 'gone'"),

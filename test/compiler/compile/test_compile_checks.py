@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""`compile` accepts what float32 explains and nothing else, and warns of dropout that is rare."""
+"""`compile` accepts what float32 explains and nothing else."""
 
 
 from conftest import tiny_card
@@ -11,7 +11,7 @@ import pytest
 from uncertainty_seg.compiler.checks import pass_checks as compile_checks
 from uncertainty_seg.compiler.checks.pass_checks import check_compiled
 from uncertainty_seg.compiler.compile import compile_graph, CompiledGraphs
-from uncertainty_seg.core.model_card import DropoutSite, ModelCard
+from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.errors import GraphError
 
 
@@ -44,7 +44,7 @@ class Network:
 def test_a_network_that_is_the_same_passes(compiled: CompiledGraphs, card: ModelCard) -> None:
     report = check_compiled(compiled, card, Network(compiled, card, 0))
     assert max(report.still_error, report.masked_error) < 1e-6
-    assert report.moved > 0.01 * report.spread > 0
+    assert report.spread > 0
 
 
 def test_another_network_is_refused_by_how_far_it_is(
@@ -105,17 +105,9 @@ def test_an_image_that_is_another_in_its_last_bit_shows_what_float32_may_do(
     half = numpy_helper.to_array(last)[:, :4]
     last.CopyFrom(numpy_helper.from_array(np.concatenate([half, -half], 1), 'w2'))
     compiled = compile_graph(rough, SPEC)
-    session = compile_checks._session  # as if optimisation reordered no sum
-    monkeypatch.setattr(compile_checks, '_session', lambda model, _level=True: session(model))
+    session = compile_checks.session_of  # as if optimisation reordered no sum
+    monkeypatch.setattr(compile_checks, 'session_of', lambda model, _level=True: session(model))
     assert 1e-5 < check_compiled(compiled, card).still_error < 1e-3
     monkeypatch.setattr(compile_checks, '_NEIGHBOURS', 0)
     with pytest.raises(GraphError, match='with dropout off the result differs'):
         check_compiled(compiled, card)
-
-
-# --- dropout that may drop nothing ---------------------------------------------------------------
-
-PATH = DropoutSite('mask_path', (1, 1, 1), 0.02)
-CHANNELS = DropoutSite('mask_head', (4, 1, 1), 0.5)
-ENSEMBLE = tiny_card(method='deep_ensemble', members=3, passes=3, dropout_sites=(
-    DropoutSite('member', (3,), 0.02),))

@@ -2,9 +2,9 @@
 """
 Every dropout node becomes an operation with a mask, the mask being an input of the graph.
 
-Two forms are understood: ONNX's own Dropout, which drops elements, and the marker
-``uncertainty_seg::Dropout`` that the torch front end writes, which also states what is dropped:
-elements, whole channels, or the whole branch (stochastic depth).
+Two forms are understood: ONNX's own Dropout, which drops elements where its training_mode is true,
+and the marker ``uncertainty_seg::Dropout`` that the torch front end writes, which also states what
+is dropped: elements or whole channels. Dropout of ones is its mask alone.
 
 """
 
@@ -35,7 +35,7 @@ from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 
 PASSES_AXIS = 'T'
-KINDS = ('element', 'channel', 'path')
+KINDS = ('element', 'channel')
 
 
 def dropout_to_masks(
@@ -63,13 +63,7 @@ def dropout_to_masks(
 
     """
     if not has_dropout(model):
-        found = any(is_dropout(node) for node in model.graph.node)
-        raise GraphError(
-            'every dropout has the rate 0' if found else 'the network has no dropout',
-            'at least one dropout with a rate above 0, whose passes differ',
-            'train it with dropout, or let some be injected, or compile several networks as an '
-            'ensemble, or one pass by the method single',
-        )
+        raise _no_dropout(model)
     plain = without_dropout(model)
     known, fixed = shapes(plain), constants(plain.graph)
     images = [info.name for info in image_inputs(model.graph)]
@@ -85,7 +79,7 @@ def dropout_to_masks(
     for node in result.graph.node:
         if not is_dropout(node):
             nodes.append(node)
-        elif _rate(model.graph, node) == 0:
+        elif not _is_live(model, node):
             nodes.append(hidden(node))
         else:
             site, masking = _masked(result.graph, node, known, axes, len(sites))
@@ -102,7 +96,33 @@ def has_dropout(model: onnx.ModelProto) -> bool:
 
 
 def _is_live(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    return is_dropout(node) and _rate(model.graph, node) > 0
+    return is_dropout(node) and _is_on(model.graph, node) and _rate(model.graph, node) > 0
+
+
+def _is_on(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
+    """Say whether a runtime drops there: ONNX's own Dropout is off without a training_mode."""
+    if node.domain == MARKER_DOMAIN:
+        return True
+    flag = constants(graph).get(node.input[2]) if len(node.input) > 2 and node.input[2] else False
+    if flag is None:
+        raise GraphError(f'dropout {node.name!r} has a computed training_mode', 'a constant one')
+    return bool(np.any(flag))
+
+
+def _no_dropout(model: onnx.ModelProto) -> GraphError:
+    found = [node for node in model.graph.node if is_dropout(node)]
+    fix = ('train it with dropout, or let some be injected, or compile several networks as an '
+           'ensemble, or one pass by the method single')
+    expected = 'at least one dropout with a rate above 0, whose passes differ'
+    if found and not any(_is_on(model.graph, node) for node in found):
+        return GraphError(
+            f'every dropout of the network is off: {len(found)} with training_mode false or '
+            'absent', 'dropout with training_mode true, whose passes differ',
+            'export it again with its dropout in train() (torch.onnx.export with training='
+            'TrainingMode.PRESERVE and opset_version of 12 or more), or compile the torch network')
+    return GraphError('every dropout has the rate 0' if found else
+                      'no dropout reaches the output of the network',
+                      expected, fix)
 
 
 def is_dropout(node: onnx.NodeProto) -> bool:
@@ -143,7 +163,11 @@ def _masked(
                        _rate(graph, node))
     write = NodeWriter(graph, site.name)
     mask = _laid_out(site, shape, axis, write)
-    write.nodes.append(helper.make_node('Mul', [node.input[0], mask], [node.output[0]]))
+    value = constants(graph).get(node.input[0])
+    if value is not None and (value == 1).all():
+        write.nodes.append(helper.make_node('Identity', [mask], [node.output[0]]))
+    else:
+        write.nodes.append(helper.make_node('Mul', [node.input[0], mask], [node.output[0]]))
     return site, write.nodes
 
 
@@ -183,8 +207,6 @@ def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
     full = shape if not axis.is_alone else (*shape[:axis.axis], *shape[axis.axis + 1:])
     if kind == 'element':
         return full
-    if kind == 'path':
-        return (1,) * len(full)
     if axis != PassesAxis(0):
         raise GraphError(f'dropout {name!r} drops channels of a tensor of shape {shape}',
                          'the batch on axis 0')

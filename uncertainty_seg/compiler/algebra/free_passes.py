@@ -572,6 +572,14 @@ def _padded(view: View) -> PassesAxis:
     return axis
 
 
+def _transformed(view: View) -> PassesAxis:
+    axis = view.first
+    along, = view.constant(2) or [-2]
+    if along % len(view.out) == axis.axis:
+        raise Lost('it transforms along the passes')
+    return axis
+
+
 def _repeated(view: View) -> PassesAxis:
     axis = view.first
     if view.constant(1)[axis.axis] != 1:
@@ -601,6 +609,7 @@ _RULES: dict[str, PassesRule] = {
     'Unsqueeze': _inserted, 'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm,
     'Einsum': _einsum, 'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
     'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,
+    'DFT': _transformed,
 }
 
 

@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from uncertainty_seg.compiler.capture.dropout_watch import Drop, Replace
 from uncertainty_seg.compiler.capture.marking import find_dropout, first_line, MarkedNet
-from uncertainty_seg.compiler.onnx_tools import MARKER_DOMAIN, OPSET
+from uncertainty_seg.compiler.onnx_tools import is_marker, MARKER_DOMAIN, OPSET
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.errors import GraphError, install_command, TrainingError
 
@@ -78,7 +78,7 @@ def export_marked(net: nn.Module, spec: InputSpec) -> onnx.ModelProto:
 
 def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
     """
-    Export by the older exporter, or by torch.export where that fails.
+    Export by the older exporter, or by torch.export where that fails or loses dropout.
 
     Raises GraphError if both fail, with the reasons; or by the reason of one that is the net's,
     not torch's.
@@ -87,20 +87,30 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
     image = torch.zeros(1, 3, height, width)
     reasons: list[str] = []
     ours: GraphError | None = None
+    found: list[onnx.ModelProto] = []
     # Both are proven; the older one is five to ten times faster and writes `OPSET` itself.
     for name, exporter in (('the older exporter', export_by_trace),
                            ('torch.export', export_by_graph)):
         try:
             with _silence():
-                return exporter(marked, image)
+                found.append(exporter(marked, image))
         except Exception as err:  # they raise errors of any class
             reasons.append(f'{name}: {type(err).__name__}: {first_line(err)}')
             ours = err if isinstance(err, GraphError) else ours
             _log.info('%s', reasons[-1])
+        if found and _markers(found[-1]) == len(marked.drops):
+            break
+    if found:
+        return max(found, key=_markers)
     if ours is not None:
         raise ours
     raise GraphError(f'torch cannot export the net ({"; ".join(reasons)})',
                      'operations that it can write to ONNX', 'replace that one in the net')
+
+
+def _markers(model: onnx.ModelProto) -> int:
+    """Count the dropouts: the older exporter loses one that writes into a part of a tensor."""
+    return sum(is_marker(node) for node in model.graph.node)
 
 
 def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
@@ -109,13 +119,11 @@ def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
         return _Mark.apply(x, drop.p, drop.kind, drop.site)
 
     file = io.BytesIO()
-    # torch writes a warning to stderr, from C++, of a domain without nodes.
-    domains = {MARKER_DOMAIN: 1} if marked.drops else {}
     with _WrittenPooling():
         torch.onnx.export(
             _Traced(marked, replace), (image,), file,
             input_names=[INPUT], output_names=list(marked.outputs),
-            opset_version=OPSET, dynamo=False, custom_opsets=domains,
+            opset_version=OPSET, dynamo=False, custom_opsets={MARKER_DOMAIN: 1},
         )
     return onnx.load_from_string(file.getvalue())
 
@@ -217,17 +225,19 @@ def _silence() -> Iterator[None]:
     """Hide the exporters' progress, warnings and dumps of graphs from the user."""
     levels = {name: logging.getLogger(name).level for name in _LOUD}
     sys.stdout.flush()
-    terminal, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    terminals, nowhere = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)  # the older exporter writes whole graphs there, from C++
+        for number in (1, 2):  # the older exporter writes whole graphs there, from C++
+            os.dup2(nowhere, number)
         for name in _LOUD:
             logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter('ignore')
             yield
     finally:
-        os.dup2(terminal, 1)
-        os.close(terminal)
+        for number, terminal in enumerate(terminals, 1):
+            os.dup2(terminal, number)
+            os.close(terminal)
         os.close(nowhere)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

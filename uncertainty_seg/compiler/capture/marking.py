@@ -14,7 +14,7 @@ What a trace of a run would freeze, `ForwardGuard` refuses when it happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import copy
 import dataclasses
 from dataclasses import dataclass, field, replace
@@ -33,21 +33,21 @@ from torch.nn.parameter import is_lazy
 from uncertainty_seg.compiler.capture.dropout_watch import (
     DRAW_BY_DROPOUT,
     Drop,
-    find_rules,
+    place,
+    Replace,
+    require_no_blocks,
+    unchanged,
+    watch,
+)
+from uncertainty_seg.compiler.capture.forward_guard import (
+    draws,
     ForwardGuard,
     in_training,
     is_norm,
-    ModuleCall,
     NO_OTHER_RANDOMNESS,
     own_randomness,
-    place,
-    prepare_paths,
-    Replace,
-    require_no_blocks,
     switch,
     trained,
-    unchanged,
-    watch,
 )
 from uncertainty_seg.errors import GraphError, UncertaintySegError
 
@@ -58,6 +58,7 @@ _TOLERANCE = 1e-5
 # Times that modules which draw random numbers may be looked for: one may hide another.
 _ROUNDS = 8
 _NAMED = 5
+_OR_SILENCED = ', or leave them out with allow_silenced: passes then differ less than its own'
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ class MarkedNet:
         Modules that must be in training mode to drop.
     takes_eval : bool
         Whether dropout counts although its module is in eval mode.
+    drawn_by : frozenset of str
+        Modules in training mode of the passes that the net draws itself.
     silenced : dict of str to str
-        Modules that draw random numbers in training mode, by what, and were left in eval mode.
-    paths : frozenset of str
-        Modules that draw their own numbers in training mode, which a mask replaces.
+        Modules whose other random numbers are left out of every pass, and what draws them.
 
     """
 
@@ -89,8 +90,8 @@ class MarkedNet:
     outputs: tuple[str, ...]
     training: frozenset[str]
     takes_eval: bool
+    drawn_by: frozenset[str] = frozenset()
     silenced: Mapping[str, str] = field(default_factory=dict)
-    paths: frozenset[str] = frozenset()
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
         """
@@ -104,12 +105,28 @@ class MarkedNet:
         return outputs
 
 
-def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
+def find_dropout(
+    net: nn.Module, height: int, width: int, allow_silenced: bool = False, is_live: bool = True
+) -> MarkedNet:
     """
     Find every dropout of a net.
 
-    Raises GraphError if the net cannot run at that size, draws random numbers in another way, or
-    cannot be brought to drop without changing what else it does.
+    Parameters
+    ----------
+    net : Module
+        Left as it is, but for lazy modules, which get their shapes.
+    height, width : int
+        Of the image.
+    allow_silenced : bool
+        Leave random numbers that no mask can replace out of every pass.
+    is_live : bool
+        Whether its dropout counts; else the net runs as after eval().
+
+    Raises
+    ------
+    GraphError
+        If the net cannot run at that size, draws random numbers in another way, or cannot be
+        brought to drop without changing what else it does.
 
     """
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
@@ -122,7 +139,9 @@ def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
         if not plain.outputs:
             raise _fails(pristine, image, plain.problem)
         _require_repeatable(pristine, image)
-        marked = _marked(pristine, image, plain)
+        if not is_live:
+            return MarkedNet(pristine, plain.drops, tuple(plain.outputs), frozenset(), False)
+        marked = _marked(pristine, image, plain, allow_silenced)
         if marked.takes_eval:
             _require_repeatable(marked.net, image, marked.training, True)
         _require_same(pristine, marked, image)
@@ -150,34 +169,31 @@ def _fails(net: nn.Module, image: Tensor, problem: str) -> GraphError:
     return GraphError(f'{came}: {problem}', 'a net that runs in eval mode at the given size')
 
 
-def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
+def _marked(
+    pristine: nn.Module, image: Tensor, plain: _Trial, allow_silenced: bool
+) -> MarkedNet:
     source = copied(pristine)
     training = trained(source)
-    scan = _try(copied(source), image, training, is_strict=False)
-    calls = {name: uses for name, uses in {**plain.calls, **scan.calls}.items()
-             if name in training}
-    rules = find_rules(pristine, calls, scan.drew, {drop.module for drop in scan.drops})
-
-    def ready(net: nn.Module = source) -> nn.Module:
-        twin = copied(net)
-        prepare_paths(twin, rules)
-        return twin
-
-    first, twin, live, training, drew = _settled(ready, image, training)
+    first = _try(copied(source), image, training, is_strict=False)
+    own = training - first.wrote
+    if first.drew and not allow_silenced:
+        raise draws(*next(iter(first.drew.items())), _OR_SILENCED)
+    twin, live, training, silenced = _settled(source, image, own)
     _require_repeatable(twin, image, training)
     problem = live.problem or _difference(plain.outputs, live.outputs)
-    lost = [d.site for d in first.drops
-            if d.module in drew | first.chose and d not in live.drops]
-    if not problem and not lost:
-        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False, drew,
-                         frozenset(rules))
-    problem = problem or f'it draws or chooses beside its dropout {lost[0]!r}'
-    _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
-    both = replace(live, drops=(*live.drops, *(d for d in first.drops if d not in live.drops)))
-    marked = _in_eval_mode(ready(pristine), image, plain, both, problem)
-    if not first.problem:
-        _require_live(marked.drops, both.drops)
-    return replace(marked, silenced=drew, paths=frozenset(rules))
+    lost = [drop.site for drop in first.drops
+            if drop.module in silenced | first.chose and drop not in live.drops]
+    if problem or lost:
+        problem = problem or f'it draws or chooses beside its dropout {lost[0]!r}'
+        _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
+        both = replace(live, drops=(*live.drops, *(d for d in first.drops
+                                                   if d not in live.drops)))
+        marked = _in_eval_mode(copied(pristine), image, plain, both, problem, set(silenced))
+        if not first.problem:
+            _require_live(marked.drops, both.drops)
+    else:
+        marked = MarkedNet(twin, live.drops, tuple(plain.outputs), training, False)
+    return replace(marked, drawn_by=own, silenced=silenced)
 
 
 def _require_eval(
@@ -193,7 +209,7 @@ def _require_eval(
     still = in_training(pristine)
     if not still:
         return
-    trial = _try(copied(pristine), image, still - marked.paths)
+    trial = _try(copied(pristine), image, still)
     problem = trial.problem or _difference(plain.outputs, trial.outputs)
     if problem:
         norms = [n for n, module in pristine.named_modules() if n in still and is_norm(module)]
@@ -202,11 +218,10 @@ def _require_eval(
             f'net computes something else ({problem})', 'nothing but dropout left on by eval()',
             'let eval() put it into eval mode')
     always = {_key(drop) for drop in plain.drops}
-    drops = {_key(drop) for drop in marked.drops if drop.module not in marked.paths}
+    drops = {_key(drop) for drop in marked.drops}
     kept = {_key(drop) for drop in trial.drops} - always
-    kept_paths = still & marked.paths
-    apart = (kept ^ (drops - always)) | {(name,) for name in kept_paths ^ marked.paths}
-    if apart and (kept or kept_paths):
+    apart = kept ^ (drops - always)
+    if apart and kept:
         name = min(str(key[0]) for key in apart)
         raise GraphError(
             f'{place(name)} drops after only one of train() and eval() of the net, and eval() '
@@ -230,21 +245,19 @@ def _require_live(found: Iterable[Drop], live: Iterable[Drop]) -> None:
 
 
 def _settled(
-    ready: Callable[[], nn.Module], image: Tensor, training: frozenset[str]
-) -> tuple[_Trial, nn.Module, _Trial, frozenset[str], dict[str, str]]:
-    """Leave modules in eval mode until none draws or chooses; return the first and last trial."""
+    source: nn.Module, image: Tensor, training: frozenset[str]
+) -> tuple[nn.Module, _Trial, frozenset[str], dict[str, str]]:
+    """Leave modules in eval mode until none draws or chooses; return the last trial."""
     drew: dict[str, str] = {}
-    first = None
     for left in reversed(range(_ROUNDS)):
-        twin = ready()
+        twin = copied(source)
         trial = _try(twin, image, training, is_strict=not left)
-        first = first or trial
         if not trial.drew and not trial.chose:
             break
         for name in trial.drew | trial.chose:  # in eval mode it is told to by one around it
             training -= {name} if name in training else _around(name)
         drew |= trial.drew
-    return first or trial, twin, trial, training, drew
+    return twin, trial, training, drew
 
 
 def _around(name: str) -> frozenset[str]:
@@ -293,12 +306,12 @@ def _outputs(
 
 
 def _in_eval_mode(
-    twin: nn.Module, image: Tensor, plain: _Trial, live: _Trial, why: str
+    twin: nn.Module, image: Tensor, plain: _Trial, live: _Trial, why: str, silenced: set[str]
 ) -> MarkedNet:
     """Keep eval mode, and put only the modules that drop in training mode into it."""
     first = _try(copied(twin), image, takes_eval=True)
     seen = {drop.module for drop in first.drops}
-    hidden = frozenset({drop.module for drop in live.drops} & set(plain.calls) - seen)
+    hidden = frozenset({drop.module for drop in live.drops} & plain.ran - seen - silenced)
     trial = _try(twin, image, hidden, takes_eval=True)
     problem = trial.problem or _difference(plain.outputs, trial.outputs)
     lost = hidden - {drop.module for drop in trial.drops}
@@ -306,8 +319,8 @@ def _in_eval_mode(
         name = min(lost or hidden or seen or {''})
         raise GraphError(
             f'{place(name)} drops in training mode only, where the net computes something else '
-            f'({problem or why})', 'the same result but for the dropout',
-            'give its dropout a module of its own, such as torch.nn.Dropout',
+            f'({problem or why})', 'the same result where nothing is dropped',
+            'divide what is kept by 1 - p, in a module of its own, such as torch.nn.Dropout',
         )
     return MarkedNet(twin, trial.drops, tuple(plain.outputs), hidden, True)
 
@@ -316,9 +329,10 @@ def _in_eval_mode(
 class _Trial:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
-    calls: dict[str, set[ModuleCall]] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
     drew: dict[str, str] = field(default_factory=dict)
     chose: dict[str, str] = field(default_factory=dict)
+    wrote: frozenset[str] = frozenset()
     problem: str = ''
 
 
@@ -347,9 +361,10 @@ def _try(
             raise
         except Exception as err:
             trial.problem = f'{type(err).__name__}: {first_line(err)}'
-    trial.drops, trial.calls = tuple(catcher.drops), catcher.calls
+    trial.drops, trial.ran = tuple(catcher.drops), catcher.ran
     after = net.state_dict()
     moved = [key for key, value in before.items() if not torch.equal(value, after[key])]
+    trial.wrote = frozenset(key.rpartition('.')[0] for key in moved)
     if moved and not trial.problem:
         trial.problem = f'it writes to its {moved[0]!r}'
     return trial
@@ -396,11 +411,13 @@ def _unwrapped(net: nn.Module) -> nn.Module:
     inner = getattr(net, '_orig_mod', net)
     if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module
-    if isinstance(inner, torch.jit.ScriptModule):
-        raise GraphError('the net is a scripted or traced one, whose dropout cannot be seen',
-                         'a net of Python modules', 'return it before torch.jit, or export ONNX')
     if not isinstance(inner, nn.Module):
         raise GraphError(f'the net is {type(inner).__name__}', 'a torch.nn.Module')
+    for name, module in inner.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise GraphError(
+                f'{place(name)} is scripted or traced by torch.jit, where no dropout can be seen',
+                'modules of Python', 'build it without torch.jit, or export ONNX')
     return inner
 
 

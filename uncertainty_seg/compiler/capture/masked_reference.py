@@ -22,13 +22,8 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from uncertainty_seg.compiler.capture.dropout_watch import (
-    Drop,
-    in_training,
-    own_randomness,
-    trained,
-    watch,
-)
+from uncertainty_seg.compiler.capture.dropout_watch import Drop, watch
+from uncertainty_seg.compiler.capture.forward_guard import in_training, own_randomness, trained
 from uncertainty_seg.compiler.capture.marking import (
     copied,
     few,
@@ -136,9 +131,9 @@ class OwnPasses:
     def __init__(self, net: nn.Module, marked: MarkedNet, form: OutputForm) -> None:
         self._net, self._marked, self._form = plain_copy(net), marked, form
         if not marked.takes_eval:  # else all but its dropout is another net in training mode
-            live = trained(self._net)  # by its own train(), whatever was found before
+            trained(self._net)  # by its own train(), whatever was found before
             for name, module in self._net.named_modules():
-                module.training = name in live & marked.training
+                module.training = name in marked.drawn_by
 
     def passes(self, image: Array, seed: int) -> Iterator[Array]:
         """Yield pass after pass of a normalised image (1, 3, h, w), each (1, C, hl, wl)."""
@@ -150,11 +145,10 @@ class OwnPasses:
 
     def _drawn(self, image: Tensor) -> dict[str, Tensor]:
         marked = self._marked
-        if marked.takes_eval:
-            training = marked.training | marked.paths
-            with watch(self._net, _draw, takes_eval=True, training=training):
-                return named_outputs(self._net(image))
-        return named_outputs(self._net(image))
+        if not marked.takes_eval:
+            return named_outputs(self._net(image))
+        with watch(self._net, _draw, takes_eval=True, training=marked.training):
+            return named_outputs(self._net(image))
 
 
 def _draw(x: Tensor, drop: Drop) -> Tensor:

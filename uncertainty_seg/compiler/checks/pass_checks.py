@@ -25,6 +25,7 @@ from uncertainty_seg.compiler.head_graphs import LARGEST_LOG_VARIANCE
 from uncertainty_seg.core.dropout_masks import num_passes, pass_inputs, still_inputs
 from uncertainty_seg.core.grid import upsample_bilinear
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
+from uncertainty_seg.core.pipeline import ROUNDING
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     GraphError,
@@ -68,15 +69,12 @@ class CheckReport:
         Largest difference to the network with the same masks, pass by pass.
     spread : float
         Largest logit less the smallest.
-    moved : float
-        Largest difference between two passes.
 
     """
 
     still_error: float
     masked_error: float
     spread: float
-    moved: float
 
 
 def check_compiled(
@@ -94,17 +92,19 @@ def check_compiled(
     spec = card.input
     images = np.random.default_rng(0).integers(
         0, 256, (num_images, 1, spec.height, spec.width, 3), np.uint8)
-    still, masked, spread, moved, shaken = 0.0, 0.0, 0.0, 0.0, 0.0
+    still, masked, spread, shaken = 0.0, 0.0, 0.0, 0.0
     soft = smooth_image(spec.height, spec.width)
     try:
         runner = NetworkRunner(compiled, card, network, exact, untouched)
+        if card.mask_sites:
+            runner.require_differing(images[0])
         still = max(runner.still(image) for image in (*images, soft))
         for image in (*images, soft):
             if image is soft and not runner.unclear:
                 break  # it would show no more
             if card.mask_sites:
-                error, wide, motion = runner.masked(image)
-                masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
+                error, wide = runner.masked(image)
+                masked, spread = max(masked, error), max(spread, wide)
             if card.noise_sites:
                 error, wide, motion = runner.sampled(image)
                 masked, spread, shaken = max(masked, error), max(spread, wide), max(shaken, motion)
@@ -112,15 +112,12 @@ def check_compiled(
     except UncertaintySegError:
         raise
     except Exception as err:  # the runtime's own errors derive from nothing narrower
-        raise GraphError(f'the network cannot be run ({_said(err)})', 'one that ONNX Runtime runs',
+        raise GraphError(f'the network cannot be run ({said(err)})', 'one that ONNX Runtime runs',
                          'replace the operation that it names') from err
     if card.noise_sites and not shaken > 1e-6 * spread:
         raise GraphError('noise and no noise give the same logits', 'a variance that counts',
                          'train the variance head, or compile with method=mc_dropout or single')
-    if card.mask_sites and not moved > 1e-6 * spread:
-        raise GraphError('two different masks give the same logits', 'passes that differ',
-                         'the dropout is followed by something that undoes it')
-    return CheckReport(still, masked, spread, moved)
+    return CheckReport(still, masked, spread)
 
 
 def smooth_image(height: int, width: int) -> NDArray[np.uint8]:
@@ -147,7 +144,7 @@ class NetworkRunner:
     ) -> None:
         self._compiled, self._card = compiled, card
         self._network, self._exact, self._untouched = network, exact, untouched
-        self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
+        self._trunk, self._head = session_of(compiled.trunk), session_of(compiled.head)
         self._features: tuple[Any, dict[str, Any]] = None, {}  # of the image that was last
         # By comparison: the smallest error of any image, and the most it might be to show one.
         self._clearest: dict[str, tuple[float, float]] = {}
@@ -210,7 +207,7 @@ class NetworkRunner:
             else still_inputs(self._card, passes)
         ours = self.ours(image, inputs)
         theirs = np.concatenate([
-            _session(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
+            session_of(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
                 image)))[0] for p in self._compiled.prepared])
         error = self.distance(ours, theirs)
         self._judge(error, lambda: self._noise(image), 'with dropout off')
@@ -229,8 +226,21 @@ class NetworkRunner:
                            lambda: self._noise(image),
                            'with dropout off, compared with net.eval(),')
 
-    def masked(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
-        """Compare pass by pass; return error, spread, and how far the passes differ."""
+    def require_differing(self, image: NDArray[np.uint8]) -> None:
+        """Refuse passes that are the same, with which no pipeline starts."""
+        given = pass_inputs(self._card, self._card.passes, 0)
+        passes = np.concatenate([_softmax(self.ours(image, {
+            name: rows[t:t + 1] for name, rows in given.items()}))
+            for t in range(self._card.passes)])
+        if self._card.passes > 1 and not passes.var(0).sum(0).max() > ROUNDING:
+            rate = max((site.p for site in self._card.mask_sites), default=0)
+            raise GraphError(
+                f'all {self._card.passes} passes are the same on a random image',
+                'passes that differ', 'something behind the dropout undoes it, or it drops too '
+                f'rarely (at most {rate:.2g}): take more passes, or train with a higher rate')
+
+    def masked(self, image: NDArray[np.uint8]) -> tuple[float, float]:
+        """Compare pass by pass; return error and spread."""
         passes = self._card.members or _PASSES
         sites = {site.name for site in self._card.mask_sites}
         drawn = pass_inputs(self._card, passes, 1)
@@ -239,12 +249,11 @@ class NetworkRunner:
         given = {**still_inputs(self._card, passes), **masks}  # noise is looked at apart
         ours = self.ours(image, given)
         spread = float(np.ptp(ours))
-        moved = float(abs(ours - ours[:1]).max())
         if self._card.members:
-            return 0.0, spread, moved
+            return 0.0, spread
         theirs = self._network(self.floats(image), masks) if self._network \
             else self._each(image, masks)
-        return self._error(ours, theirs, image, masks), spread, moved
+        return self._error(ours, theirs, image, masks), spread
 
     def sampled(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
         """Compare noise with samples in numpy; return error, spread, and what the noise moves."""
@@ -263,7 +272,8 @@ class NetworkRunner:
     def _moments(self, image: NDArray[np.uint8], given: Masks) -> NDArray[np.float32]:
         """Run the network before any algebra: logits and log-variance (T, 2C, hl, wl)."""
         model, masks = self._compiled.prepared[0].model, [s.name for s in self._card.mask_sites]
-        session = _session(one_pass(*dropout_to_masks(model)) if masks else without_dropout(model))
+        session = session_of(
+            one_pass(*dropout_to_masks(model)) if masks else without_dropout(model))
         return np.concatenate([session.run(None, {
             'image': image, **{name: given[name][t:t + 1] for name in masks}})[0]
             for t in range(len(given['noise']))])
@@ -316,7 +326,7 @@ class NetworkRunner:
             exact = self._untouched.exact(floats)
             found += [] if exact is None else [distance(self._untouched(floats), exact)]
         model = without_dropout(self._compiled.prepared[0].float_model)
-        optimised, plain = (_session(model, level) for level in (True, False))
+        optimised, plain = (session_of(model, level) for level in (True, False))
         given = optimised.run(None, _feed(model, floats))[0]
         found.append(distance(given, plain.run(None, _feed(model, floats))[0]))
         for seed in range(_NEIGHBOURS):
@@ -327,7 +337,7 @@ class NetworkRunner:
 
     def _each(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
         model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
-        session = _session(one_pass(model, sites))
+        session = session_of(one_pass(model, sites))
         feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
         rows = num_passes(masks)
         return np.concatenate([
@@ -359,23 +369,24 @@ def run_graph(
     Raises GraphError with what the runtime says if it cannot.
     """
     try:
-        session = _session(model)
+        session = session_of(model)
         return [session.run(None, dict(feed)) for feed in feeds]
     except UncertaintySegError:
         raise
     except Exception as err:  # the runtime's own errors derive from nothing narrower
-        raise GraphError(f'the network cannot be run ({_said(err)})', 'one that ONNX Runtime runs',
+        raise GraphError(f'the network cannot be run ({said(err)})', 'one that ONNX Runtime runs',
                          'replace the operation that it names') from err
 
 
-def _said(err: Exception) -> str:
+def said(err: Exception) -> str:
     """Return what the runtime says, without its codes and the places in its source."""
     text = re.sub(r'\[ONNXRuntimeError\] : \d+ : \w+ : |(?:/\S+)?\S+\.(?:cc|h):\d+ \S+ ', '',
                   ' '.join(str(err).split()))
     return text[:_MOST_SAID]
 
 
-def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
+def session_of(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
+    """Open a session of ONNX Runtime on the CPU."""
     try:
         import onnxruntime
     except ImportError as err:
@@ -434,13 +445,17 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     if ours.shape != theirs.shape:
         raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
     if theirs.min() >= 0 and np.allclose(theirs.sum(1), 1, atol=1e-4):
-        powers = np.exp(ours - ours.max(1, keepdims=True))
-        return float(abs(powers / powers.sum(1, keepdims=True) - theirs).max())
+        return float(abs(_softmax(ours) - theirs).max())
     # A class that a large constant switches off must not make the spread large.
     ours, theirs = (np.maximum(v, v.max(1, keepdims=True) - _SWITCHED_OFF) for v in (ours, theirs))
     # Softmax forgets what is common to all classes, and so may the compiled graph.
     ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
     return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 def require_variance(moments: NDArray[np.float32]) -> None:

@@ -32,7 +32,6 @@ from uncertainty_seg.compiler.checks.pass_checks import (
     run_graph,
     smooth_image,
     soft_image,
-    Untouched,
 )
 from uncertainty_seg.compiler.compile import CompiledGraphs
 from uncertainty_seg.core.dropout_masks import make_masks, still_inputs
@@ -54,6 +53,10 @@ _MOST_MASKS = 1 << 24  # mask values of a call
 _ROUNDING = 1e-5
 
 
+# The user's own network with dropout off.
+StillNetwork = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
 class OwnNetwork(Protocol):
     """The user's own network, with its own random numbers."""
 
@@ -73,6 +76,8 @@ class DistributionReport:
         Of each of the two that were compared; 0 where they were not.
     mean_probability, entropy, mutual_information : float
         Mean over pixels of the absolute difference, the last two as shares of ln C.
+    information, own_information : float
+        Mean mutual information with masks, and of the network itself, as shares of ln C.
     left_out : str
         Why they were not compared.
 
@@ -82,28 +87,32 @@ class DistributionReport:
     mean_probability: float = 0.0
     entropy: float = 0.0
     mutual_information: float = 0.0
+    information: float = 0.0
+    own_information: float = 0.0
     left_out: str = ''
 
 
 def check_distribution(
-    compiled: CompiledGraphs, card: ModelCard, own: OwnNetwork, untouched: Untouched,
+    compiled: CompiledGraphs, card: ModelCard, own: OwnNetwork, still: StillNetwork,
     report: CheckReport, passes: int = COMPARED,
 ) -> DistributionReport:
     """
     Compare what masks make of the network with what its own randomness does.
 
-    Raises GraphError if they differ by more than chance explains.
+    Raises GraphError if they differ by more than chance explains; not where the card says that
+    some of that randomness is silenced.
 
     """
-    sampler = _Sampler(NetworkRunner(compiled, card, None, None), card, own, untouched)
+    sampler = _Sampler(NetworkRunner(compiled, card, None, None), card, own, still)
     count = sampler.affordable(passes)
     least = max(_ROUNDING, 4 * max(report.still_error, report.masked_error) * report.spread)
     for attempt in range(_ROUNDS):
         ours, theirs = sampler.draw(count, attempt)
         found, shuffled = shuffled_measures(ours, theirs)
         unlikely = [i for i in range(len(found)) if found[i] > max(least, *shuffled[i])]
-        if not unlikely:
-            return DistributionReport(count, found[0], found[1], found[2])
+        if not unlikely or card.silenced:
+            return DistributionReport(count, found[0], found[1], found[2], _information(ours),
+                                      _information(theirs))
     worst = max(unlikely, key=lambda i: found[i] / max(float(shuffled[i].max()), least))
     raise GraphError(
         f'{count} passes of the network itself and {count} with masks differ in '
@@ -117,20 +126,20 @@ class _Sampler:
     """Draws passes of both, at some pixels of one smooth image, as probabilities."""
 
     def __init__(
-        self, runner: NetworkRunner, card: ModelCard, own: OwnNetwork, untouched: Untouched
+        self, runner: NetworkRunner, card: ModelCard, own: OwnNetwork, still: StillNetwork
     ) -> None:
         self._runner, self._card, self._own = runner, card, own
         self._image = smooth_image(card.input.height, card.input.width)
         self._floats = runner.floats(self._image)
-        theirs = untouched(self._floats)
+        theirs = still(self._floats)
         ours = runner.ours(self._image, still_inputs(card, 1))
         planes = as_planes(theirs, ours.shape[1])
         step = max(1, math.isqrt(
             math.ceil(ours.shape[1] * math.prod(planes.shape[2:]) / _MOST_VALUES)))
         self._size = planes.shape[2:]
         self._taken = [slice(step // 2, None, step)] * 2
-        still = self._of_ours(ours)
-        self._form = min(_FORMS, key=lambda form: _gap(still, self._of_theirs(theirs, form)))
+        off = self._of_ours(ours)
+        self._form = min(_FORMS, key=lambda form: _gap(off, self._of_theirs(theirs, form)))
         per_pass = sum(math.prod(site.shape) for site in card.mask_sites)
         self._step = max(1, min(8, _MOST_MASKS // max(per_pass, 1)))
 
@@ -246,6 +255,12 @@ def _map_measures(passes: Array, entropies: Array, weights: Array) -> NDArray[np
     whole, other = _entropy(chosen.reshape(shape)), _entropy(rest.reshape(shape))
     return np.array([abs(chosen - rest).mean(1), abs(whole - other).mean(1),
                      abs(whole - inner - (other - outer)).mean(1)])
+
+
+def _information(passes: Array) -> float:
+    """Return the mean mutual information of passes (T, C, ...), as a share of ln C."""
+    each = _entropy(passes).mean(0)
+    return float((_entropy(passes.mean(0, keepdims=True))[0] - each).mean())
 
 
 def _entropy(p: Array) -> Array:

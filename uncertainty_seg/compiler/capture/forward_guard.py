@@ -1,0 +1,190 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Refuse what a trace of a net would freeze: random numbers, and choices by values.
+
+And ask a net itself which of its modules train() and eval() put into which mode.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+import random
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from uncertainty_seg.compiler.capture.draws import tensors
+from uncertainty_seg.compiler.capture.dropout_watch import DRAW_BY_DROPOUT, DropoutWatch, place
+from uncertainty_seg.errors import GraphError
+
+NO_OTHER_RANDOMNESS = 'no randomness but dropout, which masks can replace'
+# Operations that use only the shape of their argument.
+_LIKE = re.compile(r'^new_|_like$')
+_DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+def draws(module: str, operation: str, fix: str = '') -> GraphError:
+    """Return the error of a module that draws random numbers which no mask can replace."""
+    return GraphError(f'{place(module)} draws random numbers that are no dropout ({operation})',
+                      NO_OTHER_RANDOMNESS, DRAW_BY_DROPOUT + fix)
+
+
+class ForwardGuard(TorchDispatchMode):
+    """
+    Check every operation of a run, and raise GraphError from within it.
+
+    `watch` knows which module is running, and has taken the dropout out. What is computed from
+    `image`, or from a draw that a mask will replace, is followed. Where `noted` is given,
+    operations that draw random numbers and those that decide by the image are noted there by
+    their module, and run.
+
+    """
+
+    def __init__(
+        self, watch: DropoutWatch, image: Tensor,
+        noted: tuple[dict[str, str], dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._watch, self._noted = watch, noted
+        # By address; the weak reference keeps the address from being used again.
+        self._followed: dict[int, StorageWeakRef] = {}
+        self._drawn: set[int] = set()
+        self._follow(image)
+        watch.on_draw = partial(self._follow, is_drawn=True)
+        watch.on_random = self._random
+        watch.on_read = self._read
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Check one operation and run it."""
+        options = kwargs or {}
+        name = str(func).split('.')[1]
+        # Attention has the tag for its dropout, whose rate is 0 when it arrives here.
+        if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
+            self._random(f'{name} of a scripted function' if 'bernoulli' in name else name)
+        given = [x for x in tensors([args, options]) if _address(x) in self._followed]
+        is_drawn = any(_address(x) in self._drawn for x in given)
+        if given and _is_choice(func, args):
+            self._decides(name, is_drawn)
+        result = func(*args, **options)
+        if given and not _LIKE.search(name):
+            for x in tensors([result]):
+                self._follow(x, is_drawn)
+        return result
+
+    def _random(self, name: str) -> None:
+        if self._noted is None:
+            raise draws(self._watch.module, name)
+        self._noted[0].setdefault(self._watch.module, name)
+
+    def _read(self, x: Tensor, name: str) -> None:
+        """Look at values that are handed out of torch: what is done with them is not recorded."""
+        if x.layout == torch.strided and _address(x) in self._followed:
+            self._decides(name, _address(x) in self._drawn)
+
+    def _decides(self, name: str, is_drawn: bool) -> None:
+        where = place(self._watch.module)
+        if self._noted is not None:
+            self._noted[0 if is_drawn else 1].setdefault(self._watch.module, name)
+        elif is_drawn:
+            raise draws(self._watch.module, name)
+        else:
+            raise GraphError(
+                f'{where} looks at the values of its tensors ({name}) to decide what to do',
+                'the same operations for every image',
+                'write it with torch.where, or take that check out')
+
+    def _follow(self, x: Tensor, is_drawn: bool = False) -> None:
+        reference = StorageWeakRef(x.untyped_storage())
+        self._followed.setdefault(reference.cdata, reference)
+        if is_drawn:
+            self._drawn.add(reference.cdata)
+
+
+def _address(x: Tensor) -> int:
+    return int(x.untyped_storage()._cdata)
+
+
+def _is_choice(func: Any, args: Any) -> bool:
+    if str(func) == 'aten.index.Tensor':  # by numbers it is a gather, by a mask a choice
+        return any(x.dtype in (torch.bool, torch.uint8) for x in tensors(args[1]))
+    return bool(_DATA_DEPENDENT & set(func.tags))
+
+
+@contextmanager
+def own_randomness(seed: int = 0) -> Iterator[None]:
+    """Seed every generator of random numbers for a block, and put it back behind it."""
+    python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch's own walks the stack as well
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
+
+
+# -------------------------------------------------------------------------------------------------
+# Ask a net itself which of its modules train() and eval() put into which mode.
+
+_MOST_SAID = 200  # letters
+
+
+def switch(net: nn.Module, is_training: bool) -> nn.Module:
+    """Call train() or eval() of a net, whatever they return; raises GraphError if they fail."""
+    call = 'train()' if is_training else 'eval()'
+    try:
+        net.train() if is_training else net.eval()
+    except Exception as err:  # as its class pleases
+        said = ' '.join(str(err).split())[:_MOST_SAID]
+        raise GraphError(f'{call} of the net fails ({type(err).__name__}: {said})',
+                         'one that sets the mode', 'mend it, or leave it out') from err
+    return net
+
+
+def in_training(net: nn.Module) -> frozenset[str]:
+    """Name the modules of a net that are in training mode."""
+    return frozenset(name for name, module in net.named_modules() if module.training)
+
+
+def trained(net: nn.Module) -> frozenset[str]:
+    """
+    Call train() of a net, and put every module into eval mode behind it.
+
+    What else train() does, such as taking merged weights apart, stays done.
+
+    Parameters
+    ----------
+    net : Module
+        Changed in place.
+
+    Returns
+    -------
+    frozenset of str
+        The modules that train() puts into training mode; normalisation left out, which no pass
+        may compute from its own image.
+
+    """
+    switch(net, True)
+    live = in_training(net)
+    for module in net.modules():
+        module.training = False
+    return frozenset(name for name, module in net.named_modules()
+                     if name in live and not is_norm(module))
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Say whether a module normalises by statistics."""
+    return isinstance(module, _NormBase) or hasattr(module, 'running_mean')

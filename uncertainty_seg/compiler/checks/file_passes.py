@@ -1,0 +1,93 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run an ONNX file as it came, by ONNX Runtime, with its dropout on or taken out.
+
+What was compiled of the file is compared with this, so nothing of the compiler touches it: no
+conversion, no folding, no masks.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import TensorProto
+
+from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout
+from uncertainty_seg.compiler.checks.pass_checks import Array, said, session_of
+from uncertainty_seg.compiler.frontend.outputs import chosen_output, in_planes, OutputForm
+from uncertainty_seg.compiler.onnx_tools import copy_of, hidden, image_inputs, refill, types_of
+from uncertainty_seg.errors import GraphError
+
+
+class FileNetwork:
+    """
+    The user's own network, from an ONNX file of one image in float32.
+
+    Parameters
+    ----------
+    model : ModelProto
+        As it came.
+    form : OutputForm
+        Which output, and its classes.
+
+    """
+
+    def __init__(self, model: onnx.ModelProto, form: OutputForm) -> None:
+        self._model, self._form = model, form
+        self._sessions: dict[bool, Any] = {}
+
+    def __call__(self, image: NDArray[np.float32]) -> Array:
+        """Return the logits (1, C, hl, wl) of a normalised image (1, 3, h, w), dropout off."""
+        return self._run(image, is_live=False)
+
+    def passes(self, image: NDArray[np.float32], seed: int) -> Iterator[Array]:
+        """Yield pass after pass of a normalised image, drawn by ONNX Runtime."""
+        import onnxruntime
+
+        rng = np.random.default_rng(seed)
+        while True:
+            # Runs that follow each other begin with nearly the same number otherwise.
+            onnxruntime.set_seed(int(rng.integers(1, 1 << 31)))
+            yield self._run(image, is_live=True)
+
+    def _run(self, image: NDArray[np.float32], is_live: bool) -> Array:
+        info, = image_inputs(self._model.graph)
+        dims = [d.dim_value for d in info.type.tensor_type.shape.dim]
+        is_last = dims[1:2] != [3] and dims[3:] == [3]
+        given = np.ascontiguousarray(image.transpose(0, 2, 3, 1) if is_last else image)
+        try:
+            if is_live not in self._sessions:
+                self._sessions[is_live] = self._opened(is_live)
+            returned, = self._sessions[is_live].run([self._output], {info.name: given})
+        except Exception as err:  # the runtime's own errors derive from nothing narrower
+            raise GraphError(f'ONNX Runtime cannot run the file itself ({said(err)})',
+                             'a file that it runs, to compare the passes with',
+                             'export it again, or say compare_passes=0') from err
+        return in_planes(returned.astype(np.float32), self._form)
+
+    def _opened(self, is_live: bool) -> Any:
+        model = copy_of(self._model)
+        if not is_live:
+            refill(model.graph.node, [hidden(n) if is_dropout(n) else n for n in model.graph.node])
+        if self._output not in [info.name for info in model.graph.output]:
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(self._output))
+        return session_of(model, is_optimised=False)  # else it takes out dropout that is on
+
+    @cached_property
+    def _output(self) -> str:
+        form, graph = self._form, self._model.graph
+        return chosen_output(graph, form.output, form.num_classes, types_of(self._model))
+
+
+def is_float32(model: onnx.ModelProto) -> bool:
+    """Say whether a file takes float32 and has no weight of 16 bits."""
+    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    kinds = {t.data_type for t in model.graph.initializer}
+    kinds |= {info.type.tensor_type.elem_type for info in model.graph.input}
+    return not kinds & set(halves)
