@@ -76,7 +76,7 @@ def main() -> None:
     save('scenes', [*rows, legend()], 1)
 
     objects = [(kind, render_scene(seed, unknown=kind)) for kind, seed in UNKNOWNS]
-    save('unknown', [titled(s.image, f'{kind}: {s.unknown.mean():.0%} of the image')
+    save('unknown', [titled(s.image, f'{kind}: {(s.mask == IGNORE).mean():.0%} of the image')
                      for kind, s in objects], 4)
 
     murk = [render_scene(211, turbidity=v) for v in TURBIDITIES]

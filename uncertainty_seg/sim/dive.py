@@ -24,11 +24,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.sim.basics import Camera, FloatArray, rotation, spectral_tile, stream
 from uncertainty_seg.sim.objects import Thing, thing_axes
 from uncertainty_seg.sim.pipe import PipePlan
-from uncertainty_seg.sim.scene import check_scene, render, render_all
+from uncertainty_seg.sim.scene import render, render_all
 from uncertainty_seg.sim.water import Cloud, random_sensor, random_water
 from uncertainty_seg.sim.world import build_world, shoal
 from uncertainty_seg.storage.bags.writer import (
@@ -41,7 +40,7 @@ from uncertainty_seg.storage.progress import progress
 
 # Seconds in a dive of 40 s.
 BURIAL_S, CLOUD_S, OBJECT_S, FISH_S = (8.5, 12.5), (14.0, 21.0), (25.5, 30.0), (32.5, 35.3)
-NOMINAL_S, MOST_S = 40.0, 600.0
+NOMINAL_S = 40.0
 CLOUD_PER_M = 3.5
 START_NS = 1_700_000_000_000_000_000
 IMAGE_TOPIC, INFO_TOPIC = '/camera/image_raw', '/camera/camera_info'
@@ -71,24 +70,14 @@ class DiveFrame:
     stamp_ns: int
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
-    unknown: NDArray[np.bool_]
     event: str
 
 
 class Dive:
-    """
-    A dive of some seconds (up to 600) that can be rendered frame by frame, in any order.
-
-    Raises ConfigError if an argument is out of its range.
-    """
+    """A dive of some seconds that can be rendered frame by frame, in any order."""
 
     def __init__(self, seed: int, *, duration_s: float = 40.0, rate_hz: float = 8.0,
                  size: tuple[int, int] = (640, 480)) -> None:
-        check_scene(seed, size, None, None)
-        if not 0 < duration_s <= MOST_S:
-            raise ConfigError(f'duration_s is {duration_s!r}', f'more than 0, up to {MOST_S:g} s')
-        if not 0 < rate_hz <= 120:
-            raise ConfigError(f'rate_hz is {rate_hz!r}', 'more than 0, up to 120 frames a second')
         self.seed, self.duration_s, self.rate_hz = seed, float(duration_s), float(rate_hz)
         self.size = size
         self.num_frames = max(1, math.floor(duration_s * rate_hz + 1e-9))
@@ -198,18 +187,14 @@ class Dive:
         return 'inspection'
 
     def frame(self, index: int) -> DiveFrame:
-        """Render the frame `index` of 0 .. `num_frames` - 1; raises ConfigError for any other."""
-        if not (isinstance(index, int) and 0 <= index < self.num_frames):
-            raise ConfigError(f'frame {index!r} was asked for',
-                              f'a whole number from 0 to {self.num_frames - 1}',
-                              'see num_frames')
+        """Render the frame `index` of 0 .. `num_frames` - 1."""
         t = index / self.rate_hz
         drift = np.array([0.03, 0.08, -0.02], np.float32) * np.float32(t)
         scene = render(self._world, self._camera(t), self._water, self._sensor,
                        (stream(self.seed, 23), stream(self.seed, 24, index)), drift,
                        self._things(t), self._cloud(t))
         stamp = START_NS + round(index * 1e9 / self.rate_hz)
-        return DiveFrame(index, stamp, scene.image, scene.mask, scene.unknown, self.event_at(t))
+        return DiveFrame(index, stamp, scene.image, scene.mask, self.event_at(t))
 
 
 _open_dive: Dive | None = None
@@ -228,25 +213,17 @@ def _work(index: int) -> DiveFrame:
     return _open_dive.frame(index)
 
 
-def render_frames(dive: Dive, workers: int = 0) -> Iterator[DiveFrame]:
-    """
-    Yield all frames of a dive, in order.
-
-    With several of `workers`, which are processes, the calling program must guard its entry
-    with ``if __name__ == '__main__'``, as `multiprocessing` asks; 0 chooses them. Raises
-    ConfigError if there are fewer than none.
-    """
+def render_frames(dive: Dive) -> Iterator[DiveFrame]:
+    """Yield all frames of a dive, in order; see `scene.render_all`."""
     facts = dive.seed, dive.duration_s, dive.rate_hz, dive.size
-    return render_all(_work, range(dive.num_frames), workers, _prepare, facts)
+    return render_all(_work, range(dive.num_frames), _prepare, facts)
 
 
 # -------------------------------------------------------------------------------------------------
 # Into a bag.
 
 
-def write_dive(
-    path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = False, workers: int = 0,
-) -> int:
+def write_dive(path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = False) -> int:
     """
     Render a dive into a rosbag2 bag, 'mcap' or 'sqlite3': image, camera, true mask and event.
 
@@ -255,7 +232,7 @@ def write_dive(
     """
     camera = PinholeCamera(*dive.size, dive.focal_px)
     with BagWriter(path, storage, overwrite=overwrite) as writer:
-        for frame in progress(render_frames(dive, workers), desc='render', total=dive.num_frames):
+        for frame in progress(render_frames(dive), desc='render', total=dive.num_frames):
             stamp = frame.stamp_ns
             # The event first: who reads the bag in order knows it when the image comes.
             writer.write(EVENT_TOPIC, value_message(frame.event), stamp)

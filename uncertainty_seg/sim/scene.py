@@ -18,11 +18,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.sim.basics import Camera, FloatArray, rotation, stream
 from uncertainty_seg.sim.objects import Thing
 from uncertainty_seg.sim.pipe import random_plan, SEABED
-from uncertainty_seg.sim.surfaces import cast, FAR_M, look, ON_PIPE, UNKNOWN
+from uncertainty_seg.sim.surfaces import cast, look, ON_PIPE
 from uncertainty_seg.sim.water import (
     Cloud,
     develop,
@@ -38,7 +37,6 @@ from uncertainty_seg.sim.water import (
 from uncertainty_seg.sim.world import build_world, place, World
 
 MAX_TRAINING_TURBIDITY = 0.6
-UNKNOWN_KINDS = ('diver', 'fish')
 # Starting processes takes longer than to render so few pictures.
 _FEW_JOBS = 24
 _Job = TypeVar('_Job')
@@ -48,18 +46,14 @@ _Done = TypeVar('_Done')
 @dataclass(frozen=True, eq=False)
 class Scene:
     """
-    A BGR picture and all that is known about it.
+    A BGR picture, and its mask of class ids.
 
-    `mask` holds class ids, 255 on unknown objects and seabed where nothing can be seen; `unknown`
-    the visible pixels of objects never shown in training; `depth_m` is along the line of sight,
-    infinite for open water.
+    The mask is 255 on what can be seen of objects never shown in training, and seabed where
+    nothing can be seen.
     """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
-    unknown: NDArray[np.bool_]
-    depth_m: FloatArray
-    turbidity: float
 
 
 def _camera(rng: np.random.Generator, world: World, size: tuple[int, int]) -> Camera:
@@ -110,35 +104,13 @@ def render(world: World, camera: Camera, water: Water, sensor: Sensor,
     gain = exposure(formed, sensor)
     image = develop(formed, gain, camera, water, sensor, streams, drift)
     seen = visible(formed, gain)
-    mask = np.where(seen, hits.mask, SEABED).astype(np.uint8)
-    unknown = seen & (hits.what == UNKNOWN)
-    ahead = rays @ camera.axes[:, 2]
-    depth = np.where(hits.t < FAR_M, hits.t * ahead, np.inf).astype(np.float32)
-    return Scene(image, mask, unknown, depth, water.turbidity)
-
-
-def check_scene(seed: int, size: tuple[int, int], turbidity: float | None,
-                unknown: str | None) -> None:
-    """Refuse what cannot be rendered."""
-    for name, value, is_right, wanted in (
-            ('seed', seed, isinstance(seed, int) and seed >= 0, 'a whole number of at least 0'),
-            ('size', size, len(size) == 2 and all(
-                isinstance(v, int) and 16 <= v <= 4096 for v in size),
-             'two whole numbers (width, height) of 16 to 4096'),
-            ('turbidity', turbidity, turbidity is None or 0 <= turbidity <= 1,
-             'a number from 0 (clear) to 1 (opaque)'),
-            ('unknown', unknown, unknown in (None, *UNKNOWN_KINDS),
-             f'one of {", ".join(UNKNOWN_KINDS)}')):
-        if not is_right:
-            raise ConfigError(f'{name} is {value!r}', wanted)
+    return Scene(image, np.where(seen, hits.mask, SEABED).astype(np.uint8))
 
 
 def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: float | None = None,
                  unknown: str | None = None) -> Scene:
     """
     Render the scene of a seed.
-
-    Raises ConfigError if an argument is out of its range.
 
     Parameters
     ----------
@@ -152,7 +124,6 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
         Put what training never shows into view: a 'diver' or 'fish'.
 
     """
-    check_scene(seed, size, turbidity, unknown)
     rng = stream(seed, 0)
     drawn = float(MAX_TRAINING_TURBIDITY * rng.beta(1.1, 1.5))
     world = build_world(seed, random_plan(seed))
@@ -167,23 +138,21 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
                   np.zeros(3, np.float32), things)
 
 
-def render_all(work: Callable[[_Job], _Done], jobs: Sequence[_Job], workers: int = 0,
+def render_all(work: Callable[[_Job], _Done], jobs: Sequence[_Job],
                prepare: Callable[..., None] | None = None, facts: tuple[object, ...] = ()
                ) -> Iterator[_Done]:
     """
-    Yield what `work`, a function of a module, makes of jobs, in order, in several processes.
+    Yield what `work`, a function of a module, makes of jobs, in order.
 
-    With 0 `workers` they are as many as the computer has cores, and one for few jobs. In each one
+    Many jobs are done by as many processes as there are cores, so that the calling program must
+    guard its entry with ``if __name__ == '__main__'``, as `multiprocessing` asks. In each one
     `prepare` is called with the facts before.
     """
-    if workers < 0:
-        raise ConfigError(f'workers is {workers!r}', 'at least 0')
-    workers = workers or (os.cpu_count() or 1 if len(jobs) >= _FEW_JOBS else 1)
-    if workers == 1:
+    if len(jobs) < _FEW_JOBS:
         if prepare is not None:
             prepare(*facts)
         yield from map(work, jobs)
         return
     # OpenCV's threads do not survive a fork: its pool would wait for ever.
-    with multiprocessing.get_context('spawn').Pool(workers, prepare, facts) as pool:
+    with multiprocessing.get_context('spawn').Pool(os.cpu_count(), prepare, facts) as pool:
         yield from pool.imap(work, jobs, chunksize=4)
