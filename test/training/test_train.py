@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from typing import Any
+from unittest import mock
 import zlib
 
 import cv2
@@ -35,6 +36,7 @@ from uncertainty_seg.errors import TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.storage.review_record import FrameReview, write_review  # noqa: E402
+from uncertainty_seg.training import train as train_module  # noqa: E402
 from uncertainty_seg.training.batches import normalise  # noqa: E402
 from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
 from uncertainty_seg.training.init_weights import Taken  # noqa: E402
@@ -51,6 +53,7 @@ from uncertainty_seg.training.recipes import (  # noqa: E402
 from uncertainty_seg.training.run_facts import Held, read_facts  # noqa: E402
 from uncertainty_seg.training.train import (  # noqa: E402
     fit_settings_of,
+    free_threads,
     input_of,
     load_net,
     make_bundle,
@@ -215,6 +218,42 @@ def test_a_run_killed_in_an_epoch_gives_the_weights_of_one_that_was_not(place: P
     for column in ('epoch', 'loss', 'val_mean_iou'):
         assert [row[column] for row in rows[0]] == [row[column] for row in rows[1]]
     assert '4 epochs' in load_bundle(str(place / 'made')).card.training
+
+
+def test_torch_waits_without_spinning_unless_a_user_wants_it() -> None:
+    for given, policy in ({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE'):
+        clean = {name: value for name, value in os.environ.items() if 'OMP_' not in name}
+        done = subprocess.run(
+            [sys.executable, '-c', 'import uncertainty_seg.training.train'], check=True,
+            env={**clean, **given, 'OMP_DISPLAY_ENV': 'TRUE'}, capture_output=True, text=True)
+        assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+@pytest.mark.parametrize(('cores', 'load', 'threads'), [
+    (2, 0.1, 2), (2, 0.6, 1), (2, 3.0, 1), (16, 0.1, 2), (16, 14.2, 2), (16, 15.0, 1), (1, 0, 1)])
+def test_threads_are_those_that_other_programs_leave(
+    monkeypatch: pytest.MonkeyPatch, cores: int, load: float, threads: int
+) -> None:
+    monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+    monkeypatch.setattr(os, 'getloadavg', lambda: (load, 0.0, 0.0))
+    assert free_threads() == threads
+
+
+def test_a_stopped_run_says_that_the_same_command_goes_on_and_keeps_its_threads(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = [word for word in words(place, 'epochs=3') if word not in ('--threads', '1')]
+    monkeypatch.setattr(train_module, 'free_threads', lambda: 1)
+    stop = mock.Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(train_module, 'write_facts', stop)
+    assert main(command) == 130 and 'from the beginning' in caplog.text
+    stop.side_effect = [None, KeyboardInterrupt]
+    assert main(command) == 130 and 'made.progress' in caplog.text
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setattr(train_module, 'free_threads', lambda: 2)
+    assert main(command) == 0
+    assert torch.get_num_threads() == 1
 
 
 def test_five_images_are_enough_and_a_warning_says_how_often_they_are_taken(

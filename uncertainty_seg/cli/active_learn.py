@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what every training starts from, as of train')
     parser.add_argument('--set', dest='assignments', action='append', default=[],
                         metavar='KEY=VALUE', help='one key of the recipe; may be given often')
-    parser.add_argument('--threads', type=whole_number(1, 256), default=2, help='CPU threads [2]')
+    parser.add_argument('--threads', type=whole_number(1, 256), default=0,
+                        help='CPU threads [2, or 1 beside other programs that are busy]')
     parser.epilog = (f'keys of a recipe [default]:\n{describe(ActiveRecipe)}\n'
                      'those of train: uncertainty_seg train --help').replace('%', '%%')
 

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "encoder's ImageNet weights or its folder, or none for random weights")
     parser.add_argument('--set', dest='assignments', action='append', default=[],
                         metavar='KEY=VALUE', help='one key of the recipe; may be given often')
-    parser.add_argument('--threads', type=whole_number(1, 256), default=2, help='CPU threads [2]')
+    parser.add_argument('--threads', type=whole_number(1, 256), default=0,
+                        help='CPU threads [2, or 1 beside other programs that are busy]')
     parser.add_argument('--compile-only', action='store_true',
                         help='make the bundle of the weights OUT.pt as they are')
     parser.epilog = f'keys of a recipe [default]:\n{describe(TrainRecipe)}'.replace('%', '%%')

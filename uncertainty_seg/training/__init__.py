@@ -7,4 +7,10 @@ of the compiler import torch.
 
 """
 
+import os
+
+# Read when torch is loaded. Its threads else wait by spinning until all have come: with two of
+# them beside other programs a step took five times the processor time, and longer than with one.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 __all__ = ['active_learning', 'recipes', 'train']

@@ -59,6 +59,7 @@ from uncertainty_seg.training.recipes import (
 from uncertainty_seg.training.round_labels import ask_for, Picks, read_labelled
 from uncertainty_seg.training.run_facts import digest_of, digest_of_images
 from uncertainty_seg.training.train import (
+    free_threads,
     make_bundle,
     require_same_classes,
     SHORT_EPOCH,
@@ -92,7 +93,7 @@ class Waiting:
 
 def active_learn(
     recipe: ActiveRecipe, pool: str, test: str, out: Path, *, init: str = '',
-    mix: Sequence[Path] = (), threads: int = 2,
+    mix: Sequence[Path] = (), threads: int = 0,
 ) -> tuple[list[dict[str, Any]], Waiting | None]:
     """
     Go round as far as there are labels.
@@ -112,7 +113,7 @@ def active_learn(
     mix : sequence of Path
         Labelled folders that are mixed into every training and cost no label.
     threads : int
-        CPU threads.
+        CPU threads; 0 for `free_threads`.
 
     Returns
     -------
@@ -293,7 +294,7 @@ class _Rounds:
         """Yield name, BGR image, result and score of images, by the network of a round."""
         bundle = load_bundle(self.bundle(number), has_calibration=False)
         vector = ScoreVector(bundle.card, names=[score] if score else [])
-        settings = Settings(threads=self.threads)
+        settings = Settings(threads=self.threads or free_threads())
         with open_pipeline(bundle, settings, temperature=1.0) as pipeline:
             for stem, rgb in progress(images, desc=f'judge by round {number}', unit='image'):
                 image = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)

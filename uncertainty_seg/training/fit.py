@@ -163,11 +163,15 @@ class FitRun:
         with whole_file(path) as draft:
             torch.save({**{name: getattr(self, name).state_dict() for name in _STATES},
                         'torch': torch.get_rng_state(), 'rows': self.rows, 'epochs': epochs,
-                        'numpy': str(self.rng.bit_generator.state), 'made_of': dict(made_of)},
-                       draft)
+                        'numpy': str(self.rng.bit_generator.state), 'made_of': dict(made_of),
+                        'threads': torch.get_num_threads()}, draft)
 
-    def resume(self, path: Path, made_of: Mapping[str, str]) -> int:
-        """Go on from a file, if it is there; return how many epochs are done."""
+    def resume(self, path: Path, made_of: Mapping[str, str], keeps_threads: bool = False) -> int:
+        """
+        Go on from a file, if it is there; return how many epochs are done.
+
+        Another number of threads rounds otherwise; `keeps_threads` takes that of the file.
+        """
         if not path.is_file():
             return 0
         try:
@@ -186,6 +190,8 @@ class FitRun:
             torch.set_rng_state(saved['torch'])
             self.rng.bit_generator.state = ast.literal_eval(saved['numpy'])
             self.rows = list(saved['rows'])
+            if keeps_threads:
+                torch.set_num_threads(int(saved['threads']))
         except Exception as err:  # weights and states of another network raise almost anything
             _log.debug('%s: %s', path, err)
             raise _is_another_run(path, 'weights that do not fit this network') from err
@@ -203,6 +209,7 @@ def fit(
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
     progress: Path | None = None, watch: Watch | None = None,
     origin: Mapping[str, str] | None = None, mix: Mix | None = None,
+    keeps_threads: bool = False,
 ) -> nn.Module:
     """
     Train and return the averaged network, in eval mode.
@@ -229,6 +236,8 @@ def fit(
         What the run is made of beside the settings, by what it is. Kept in `progress`.
     mix : Mix, optional
         Images that have a share of each batch.
+    keeps_threads : bool
+        Take the number of threads of `progress`, with which the run goes on to the same bits.
 
     Returns
     -------
@@ -252,7 +261,7 @@ def fit(
     average = copy.deepcopy(net).eval()
     run = FitRun(net, average, optimiser, schedule, rng, copy.deepcopy(average))
     made_of = {'recipe': repr(settings), **(origin or {})}
-    done = run.resume(progress, made_of) if progress else 0
+    done = run.resume(progress, made_of, keeps_threads) if progress else 0
     epochs = _Epochs(run, data, settings, batch, mix)
     why, kept, kept_s = watch.is_over(run.rows), done, -math.inf
     while done < settings.epochs and not why:

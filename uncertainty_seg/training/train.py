@@ -17,6 +17,7 @@ import csv
 from dataclasses import dataclass, replace
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ class TrainingImages:
 
 def train(
     recipe: TrainRecipe, data: Sequence[Path], out: Path, *, init: str = '',
-    mix: Sequence[Path] = (), threads: int = 2, compile_only: bool = False,
+    mix: Sequence[Path] = (), threads: int = 0, compile_only: bool = False,
 ) -> dict[str, Any]:
     """
     Train a network and write its bundle, not yet calibrated.
@@ -142,7 +143,7 @@ def train(
     init : str
         What to start from, as `read_start` reads it.
     threads : int
-        CPU threads.
+        CPU threads; 0 for `free_threads`, or those of the run that goes on.
     compile_only : bool
         Take the weights that are there as they are.
 
@@ -306,7 +307,7 @@ def builder_of(recipe: TrainRecipe) -> Callable[[], nn.Module] | None:
 
 def train_weights(
     recipe: TrainRecipe, images: TrainingImages, weights: Path, taken: Taken | None = None,
-    threads: int = 2, on_rows: Callable[[Path, list[Row]], None] | None = None,
+    threads: int = 0, on_rows: Callable[[Path, list[Row]], None] | None = None,
 ) -> None:
     """
     Train a recipe's networks and save the weights that are worth keeping after every epoch.
@@ -323,7 +324,7 @@ def train_weights(
     taken : Taken, optional
         Weights to start from.
     threads : int
-        CPU threads.
+        See `train`.
     on_rows : callable, optional
         Called with the file of weights and the rows of its run, after each epoch.
 
@@ -334,9 +335,15 @@ def train_weights(
 
     """
     tame_malloc()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or free_threads())
     for member, file in enumerate(weights_files(recipe, weights)):
-        _Training(recipe, images, file, fit_settings_of(recipe, member)).run(taken, on_rows)
+        _Training(recipe, images, file, fit_settings_of(recipe, member), threads).run(
+            taken, on_rows)
+
+
+def free_threads() -> int:
+    """Return how many threads pay: two, or one where other programs keep the cores busy."""
+    return max(1, min(2, round((os.cpu_count() or 1) - os.getloadavg()[0])))
 
 
 @dataclass(frozen=True)
@@ -347,6 +354,7 @@ class _Training:
     images: TrainingImages
     file: Path
     settings: FitSettings
+    threads: int
 
     def run(
         self, taken: Taken | None, on_rows: Callable[[Path, list[Row]], None] | None
@@ -380,7 +388,13 @@ class _Training:
                 torch.save(finished(average).state_dict(), draft)
 
         watch = Watch(measure, recipe.patience, note)
-        fit(net, data, settings, save, progress, watch, self._origin(start, taken), self._mix())
+        try:
+            fit(net, data, settings, save, progress, watch, self._origin(start, taken),
+                self._mix(), keeps_threads=not self.threads)
+        except KeyboardInterrupt:
+            _log.warning('the same command goes on %s', f'from {progress}' if progress.is_file()
+                         else 'from the beginning, since no epoch was finished')
+            raise
         facts = self._facts(start, seen, is_finished=True) if seen else read_facts(self.file)
         if facts is not None:
             write_facts(self.file, replace(facts, is_finished=True))
