@@ -199,27 +199,19 @@ def run_case(case: Case, rounds: int) -> dict[str, Any]:
     }
 
 
-COLUMNS = ('torch', 'one ort', 'ours ort', 'one ov', 'ours ov', 'one ov bf16', 'ours ov bf16')
+OURS = ('ours ort', 'ours ov', 'ours ov bf16')
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Write medians and ratios as tables of Markdown."""
-    ours = [c for c in COLUMNS if c.startswith('ours')]
-    lines = ['| net | ' + ' | '.join(f'{c} ms' for c in COLUMNS) + ' | compile s |',
-             '|---' * (len(COLUMNS) + 2) + '|']
-    ratios = ['', 'Ratios by wall clock (by CPU time in brackets).', '',
-              '| net | ' + ' | '.join([f'torch / {c}' for c in ours]
-                                      + [f'{c} / one pass' for c in ours]) + ' |',
-              '|---' * (2 * len(ours) + 1) + '|']
+    """Write the ratios by processor time as a table of Markdown."""
+    head = ' | '.join(f'{c} / one pass | torch / {c}' for c in OURS)
+    lines = [f'| net | {head} |', '|---' * (2 * len(OURS) + 1) + '|']
     for result in results:
-        title = f'{result["net"]}, {result["size"]}, T={result["passes"]}'
-        cells = [f'{result["wall_ms"][c]:.0f} ({result["cpu_ms"][c]:.0f})'
-                 if c in result['wall_ms'] else '-' for c in COLUMNS]
-        lines.append(f'| {title} | ' + ' | '.join(cells) + f' | {result["compile_s"]} |')
-        cells = ['{} ({})'.format(*result[key][c]) if c in result[key] else '-'
-                 for key in ('torch_over', 'over_one_pass') for c in ours]
-        ratios.append(f'| {title} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines + ratios)
+        cells = [str(result[key][c][1]) if c in result[key] else '-'
+                 for c in OURS for key in ('over_one_pass', 'torch_over')]
+        lines.append(f'| {result["net"]}, {result["size"]}, T={result["passes"]} | '
+                     + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
 
 
 def main() -> None:

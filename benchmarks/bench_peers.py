@@ -2,25 +2,32 @@
 """
 Measure the ways to T dropout passes that a user has, all in one run and interleaved.
 
-Every way has a process of its own, so that peak memory and threads are its own, and computes all
-maps from the same image of the network's size. Where torch builds the network it is that of
-`pipeline`, with random weights: time does not care. Of other bundles only the runtimes are
-measured. The parent asks one after the other, round by round: a busy minute hits all of them.
+The unit is one pass of ONNX Runtime with its mask: trunk, passes, upsampling and argmax as one
+graph, dropout off, which is what is deployed without uncertainty; of an ensemble one member alone.
+Every way has a process of its own, with its own threads and memory. The parent asks one after the
+other, round by round: a busy minute hits all of them. No variable of the environment bounds a
+thread; the libraries are asked in the program, as a user would.
 
-* ``ours``: the backend that the node takes by itself, T passes and all maps; with a runtime's
-  name behind it that one.
-* ``one pass``, by four runtimes: trunk, head, upsampling and argmax as one graph, dropout off:
-  what is deployed without uncertainty.
-* ``torch loop``: T passes of the whole network one after the other.
-* ``torch, trunk once``: what is before the first dropout once, the rest T times, as one batch.
-* ``baal`` and ``torch-uncertainty``: their wrapper of the network, its own loop or batch.
+* ``sums``: the network and the sums over T passes.
+* ``frame``: from the message of a camera, raw bgr8 of 640x480, to the verdict.
+* ``replay``: a frame of a bag, with the bags read and written: the difference of a long and a
+  short one, over the frames between them.
+* ``trunk once, numpy``: trunk once in ONNX Runtime, T passes at the size of the image, the maps in
+  numpy.
+* ``torch``: T passes of the whole network one after the other (``loop``); what is before the first
+  dropout once, the rest T times, as one batch (``trunk once``).
+* ``baal``, ``torch-uncertainty``: their wrapper of the network, its own loop or batch.
+* ``laplace-torch``: a closed form of the last layer, diagonal, at the size of the logits: it gives
+  mean and entropy only. Its network has no dropout.
 
-The ratios of one run count, and of these the ones of CPU time on one thread are the steadiest.
-With more threads those of ONNX Runtime and of OpenMP spin between their tasks, which counts as
-CPU time.
+Where torch builds the network it is that of `pipeline`, with random weights: time does not care.
+Of other bundles only the runtimes are measured. The ratios of one run count, and of these the ones
+of processor time on one thread are the steadiest.
 
-    python benchmarks/bench_peers.py [BUNDLE] [--passes 20] [--threads 1 2] [--rounds 7]
-        [--only WAY...]
+    python benchmarks/bench_peers.py [BUNDLE] [--passes T] [--threads 1] [--rounds 7]
+        [--only WAY...] [--write MACHINE]
+
+With --write, which names a key of machines.json, the ratios become benchmarks/results/peers.json.
 
 """
 
@@ -29,27 +36,39 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+import datetime
+from functools import cached_property
+import itertools
 import json
-import os
+from pathlib import Path
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
-from common import Call, graph_pass, machine, numpy_maps, picture
+from common import Call, camera_pictures, graph_pass, machine, numpy_maps, picture
 import numpy as np
-from plain_graph import deterministic_graph
+from plain_graph import deterministic_graph, only, probability_graph
 
-from uncertainty_seg.backends.registry import AUTO, open_backend
+from uncertainty_seg.backends.registry import open_backend, open_pipeline
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.frame_guard import FrameGuard
+from uncertainty_seg.core.frame_loop import FrameLoop
+from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.core.settings import BUNDLE_PRECISION, Settings
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 PAUSE_S = 0.03
 # A way that takes longer than this is asked less often.
 SLOW_S, SLOW_ROUNDS = 2.0, 3
+MANY = 100
+UNIT = 'onnxruntime: one pass'
+# Frames of the bags of `replay`, and the row that their difference makes.
+SHORT, LONG, REPLAY = 10, 50, 'onnxruntime: replay'
+START_NS, FRAME_NS = 1_700_000_000 * 10**9, 33_000_000
 
 
 @dataclass(frozen=True)
@@ -60,30 +79,106 @@ class Task:
     passes: int
     threads: int
 
-    @property
+    @cached_property
     def image(self) -> Any:
         """Return the image, the same in every process."""
         return picture(self.bundle)
 
 
-def ours(name: str = AUTO, precision: str = BUNDLE_PRECISION) -> Callable[[Task], Call]:
-    """Return a way: a backend of the package."""
-    def way(task: Task) -> Call:
-        settings = Settings(threads=task.threads, precision=precision)
-        backend = open_backend(name, task.bundle, settings)
-        masks, image = pass_inputs(task.bundle.card, task.passes, 0), task.image
-        return lambda: backend.run(image, masks, 1.0)
-
-    return way
+Way = Callable[[Task], Call]
 
 
-def one_pass_of(backend: str, precision: str) -> Callable[[Task], Call]:
+def one_pass_of(backend: str, precision: str = 'fp32') -> Way:
     """Return a way: one pass of a runtime, dropout off."""
     def way(task: Task) -> Call:
         graph = deterministic_graph(task.bundle).SerializeToString()
         return graph_pass(graph, task.image, task.threads, backend, precision)
 
     return way
+
+
+def sums_of(name: str, precision: str = BUNDLE_PRECISION, passes: int = 0) -> Way:
+    """Return a way: a backend of the package, of T passes or another number."""
+    def way(task: Task) -> Call:
+        backend = open_backend(name, task.bundle, Settings(threads=task.threads,
+                                                           precision=precision))
+        masks, image = pass_inputs(task.bundle.card, passes or task.passes, 0), task.image
+        return lambda: backend.run(image, masks, 1.0)
+
+    return way
+
+
+def frame_of(backend: str) -> Way:
+    """Return a way: the bundle's own T, from message to verdict."""
+    def way(task: Task) -> Call:
+        settings = Settings(threads=task.threads, backend=backend)
+        pipeline = open_pipeline(task.bundle, settings)
+        loop = FrameLoop(pipeline, guard=FrameGuard(settings))
+        raw = RawImage(camera_pictures(1, 480, 640)[0].reshape(-1), 480, 640, 'bgr8', 3 * 640)
+        stamps = itertools.count(START_NS, FRAME_NS)
+
+        def run() -> object:
+            raw.data[::61] ^= 1  # no frame is like the one before
+            stamp_ns = next(stamps)
+            outcome = loop.take(lambda: decode(raw), stamp_ns, None, lambda: stamp_ns + 10**7)
+            assert outcome is not None and outcome.result is not None, outcome
+            return outcome
+
+        return run
+
+    return way
+
+
+def replay_of(num_frames: int) -> Way:
+    """Return a way: a bag of so many frames replayed whole."""
+    def way(task: Task) -> Call:
+        from uncertainty_seg.data.replay import replay
+        from uncertainty_seg.storage.bags.writer import BagWriter
+
+        kept = tempfile.TemporaryDirectory(prefix='bench_peers_')
+        with BagWriter(Path(kept.name, 'bag')) as bag:
+            for number, image in enumerate(camera_pictures(num_frames, 480, 640)):
+                bag.write_image('/camera/image_raw', START_NS + number * FRAME_NS, 'camera',
+                                image, 'bgr8')
+        settings = Settings(model=str(task.bundle.folder), backend='onnxruntime',
+                            threads=task.threads)
+
+        def run() -> object:
+            report = replay(Path(kept.name, 'bag'), Path(kept.name, 'out'), settings=settings,
+                            force=True)
+            assert not report.num_bad, report
+            return report
+
+        return run
+
+    return way
+
+
+def trunk_once_numpy(task: Task) -> Call:
+    """Return a way: what a notebook does with the two graphs and ONNX Runtime."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = task.threads
+    head = probability_graph(task.bundle)
+    names = [info.name for info in head.graph.input]
+    masks, image = pass_inputs(task.bundle.card, task.passes, 0), task.image[None]
+    features = [name for name in names if name not in masks]
+    trunk = only(onnx.load(str(task.bundle.trunk_path)), *features)
+    first, rest = (onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=['CPUExecutionProvider'])
+        for graph in (trunk, head))
+
+    def run() -> object:
+        found = dict(zip(features, first.run(features, {'image': image}), strict=True))
+        return numpy_maps(rest.run(None, {**found, **masks})[0])
+
+    return run
+
+
+# -------------------------------------------------------------------------------------------------
+# torch, and the libraries on it.
 
 
 def torch_net(task: Task) -> tuple[Any, Any]:
@@ -111,23 +206,20 @@ def torch_image(task: Task) -> Any:
     return normalise(task.image[None])
 
 
-def full_probabilities(torch: Any, logits: Any, task: Task) -> Any:
-    """Upsample logits (T, C, h/4, w/4) to the image and return probabilities."""
-    full = torch.nn.functional.interpolate(logits, task.image.shape[:2], mode='bilinear',
+def full_size(torch: Any, planes: Any, task: Task) -> Any:
+    """Upsample (T, C, h/4, w/4) to the image."""
+    return torch.nn.functional.interpolate(planes, task.image.shape[:2], mode='bilinear',
                                            align_corners=False)
-    return full.softmax(1)
 
 
-def torch_one_pass(task: Task) -> Call:
-    """Return a way: one pass in torch with dropout off, and the class ids."""
-    torch, net = torch_net(task)
-    net.eval()
-
-    def run() -> object:
-        with torch.inference_mode():
-            return full_probabilities(torch, net(torch_image(task)), task).argmax(1).numpy()
-
-    return run
+def torch_maps(torch: Any, p: Any) -> tuple[Any, ...]:
+    """Compute the maps of probabilities (T, C, h, w)."""
+    mean, top = p.mean(0), p.argmax(1)
+    entropy = torch.special.entr(mean).sum(0)
+    votes = torch.stack([(top == c).sum(0) for c in range(p.shape[1])])
+    return (mean.argmax(0), mean.amax(0), entropy,
+            entropy - torch.special.entr(p).sum(1).mean(0), 1 - votes.amax(0) / len(p),
+            (p.square().mean(0) - mean.square()).sum(0))
 
 
 def torch_loop(task: Task) -> Call:
@@ -137,29 +229,24 @@ def torch_loop(task: Task) -> Call:
     def run() -> object:
         image = torch_image(task)
         with torch.inference_mode():
-            probs = [full_probabilities(torch, net(image), task)[0] for _ in range(task.passes)]
-        return numpy_maps(torch.stack(probs).numpy())
+            probs = [full_size(torch, net(image), task)[0].softmax(0)
+                     for _ in range(task.passes)]
+            return torch_maps(torch, torch.stack(probs))
 
     return run
 
 
-def trunk_once(task: Task) -> Call:
+def torch_trunk_once(task: Task) -> Call:
     """Return a way: what is before the first dropout once, the rest T times."""
     torch, net = torch_net(task)
     last = net.decoder
 
     def run() -> object:
         with torch.inference_mode():
-            merged = last.merged(net.features(torch_image(task)))
-            logits = torch.cat([last.classified(merged) for _ in range(task.passes)])
-            p = full_probabilities(torch, logits, task)
-            mean = p.mean(0)
-            entropy = torch.special.entr(mean).sum(0)
-            mutual = entropy - torch.special.entr(p).sum(1).mean(0)
-            top = p.argmax(1)
-            votes = torch.stack([(top == c).sum(0) for c in range(p.shape[1])])
-            return (mean.argmax(0), mean.amax(0), entropy, mutual,
-                    1 - votes.amax(0) / len(p), (p.square().mean(0) - mean.square()).sum(0))
+            shared = last.final(last.merged(net.features(torch_image(task))))
+            logits = torch.cat([last.classifier(last.drop_head(shared))
+                                for _ in range(task.passes)])
+            return torch_maps(torch, full_size(torch, logits, task).softmax(1))
 
     return run
 
@@ -177,7 +264,7 @@ def baal_way(task: Task) -> Call:
         with torch.inference_mode():
             logits = wrapper.predict_on_batch(torch_image(task), task.passes)
             stacked = torch.as_tensor(logits)[0].permute(3, 0, 1, 2)
-            return numpy_maps(full_probabilities(torch, stacked, task).numpy())
+            return torch_maps(torch, full_size(torch, stacked, task).softmax(1))
 
     return run
 
@@ -191,24 +278,57 @@ def torch_uncertainty_way(task: Task) -> Call:
 
     def run() -> object:
         with torch.inference_mode():
-            return numpy_maps(full_probabilities(torch, wrapper(torch_image(task)), task).numpy())
+            logits = wrapper(torch_image(task))
+            return torch_maps(torch, full_size(torch, logits, task).softmax(1))
 
     return run
 
 
-WAYS: dict[str, Callable[[Task], Call]] = {
-    'ours': ours(),
-    'ours, onnxruntime': ours('onnxruntime'),
-    'ours, openvino': ours('openvino'),
-    'ours, openvino bf16': ours('openvino', 'bf16'),
-    'onnxruntime, one pass': one_pass_of('onnxruntime', 'fp32'),
-    'openvino, one pass': one_pass_of('openvino', 'fp32'),
-    'openvino bf16, one pass': one_pass_of('openvino', 'bf16'),
-    'torch, one pass': torch_one_pass,
-    'torch, trunk once': trunk_once,
-    'torch loop': torch_loop,
+def laplace_way(task: Task) -> Call:
+    """Return a way: laplace-torch on the last layer, a pixel a sample, probit."""
+    torch, net = torch_net(task)
+    from laplace import Laplace
+
+    last, width = net.eval().decoder, net.decoder.classifier.in_channels
+    linear = torch.nn.Linear(width, task.bundle.card.num_classes)
+    linear.weight.data = last.classifier.weight.data[:, :, 0, 0].clone()
+    linear.bias.data = last.classifier.bias.data.clone()
+    closed = Laplace(torch.nn.Sequential(torch.nn.Identity(), linear), 'classification',
+                     subset_of_weights='last_layer', hessian_structure='diag')
+    seen = torch.utils.data.TensorDataset(
+        torch.randn(256, width), torch.randint(task.bundle.card.num_classes, (256,)))
+    closed.fit(torch.utils.data.DataLoader(seen, batch_size=64))
+
+    def run() -> object:
+        with torch.no_grad():
+            shared = last.final(last.merged(net.features(torch_image(task))))
+            pixels = shared[0].flatten(1).T.contiguous()
+            p = closed(pixels, pred_type='glm', link_approx='probit').detach()
+            mean = full_size(torch, p.T.reshape(1, -1, *shared.shape[2:]), task)[0]
+            return mean.argmax(0).numpy(), torch.special.entr(mean).sum(0).numpy()
+
+    return run
+
+
+WAYS: dict[str, Way] = {
+    UNIT: one_pass_of('onnxruntime'),
+    'onnxruntime: sums': sums_of('onnxruntime'),
+    f'onnxruntime: sums, T = {MANY}': sums_of('onnxruntime', passes=MANY),
+    'onnxruntime: frame': frame_of('onnxruntime'),
+    f'{REPLAY} of {SHORT}': replay_of(SHORT),
+    f'{REPLAY} of {LONG}': replay_of(LONG),
+    'openvino: one pass': one_pass_of('openvino'),
+    'openvino: sums': sums_of('openvino'),
+    f'openvino: sums, T = {MANY}': sums_of('openvino', passes=MANY),
+    'openvino: frame': frame_of('openvino'),
+    'openvino bf16: one pass': one_pass_of('openvino', 'bf16'),
+    'openvino bf16: sums': sums_of('openvino', 'bf16'),
+    'onnxruntime: trunk once, numpy': trunk_once_numpy,
+    'torch: trunk once': torch_trunk_once,
+    'torch: loop': torch_loop,
     'baal': baal_way,
     'torch-uncertainty': torch_uncertainty_way,
+    'laplace-torch': laplace_way,
 }
 
 
@@ -227,27 +347,23 @@ def serve(way: str, task: Task) -> None:
         return
     print('{}', flush=True)
     for _ in sys.stdin:
-        wall_s, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
         call()
-        wall_s, after = time.perf_counter() - wall_s, resource.getrusage(resource.RUSAGE_SELF)
         print(json.dumps({
-            'wall_ms': wall_s * 1e3, 'user_ms': (after.ru_utime - before.ru_utime) * 1e3,
-            'system_ms': (after.ru_stime - before.ru_stime) * 1e3,
-            'peak_mb': after.ru_maxrss / 1024}), flush=True)
+            'cpu_ms': (time.process_time() - cpu_s) * 1e3,
+            'wall_ms': (time.perf_counter() - wall_s) * 1e3,
+            'peak_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
 
 
-class Way:
+class Served:
     """The process of one way, as the parent sees it."""
 
-    def __init__(self, name: str, words: Sequence[str], threads: int) -> None:
+    def __init__(self, name: str, words: Sequence[str]) -> None:
         self.name = name
         self.times: list[dict[str, float]] = []
-        command = [sys.executable, __file__, *words, '--way', name, '--threads', str(threads)]
-        # A library that sets its threads from the environment gets as many as the others.
-        env = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, env=env)
+            [sys.executable, __file__, *words, '--way', name], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.why_not = str(self._answer().get('why_not', ''))
 
     def _answer(self) -> dict[str, Any]:
@@ -283,60 +399,75 @@ class Way:
 
 
 def measured(
-    words: Sequence[str], threads: int, rounds: int, names: Sequence[str]
+    words: Sequence[str], rounds: int, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Return the medians of every way, and why others have none."""
-    ways = [Way(name, words, threads) for name in names]  # one is built after another
+    ways = [Served(name, words) for name in names]  # one is built after another
     for _ in range(rounds):
         for way in ways:
             time.sleep(PAUSE_S)
             way.run()
     for way in ways:
         way.close()
-    return ({way.name: way.medians() for way in ways if way.times},
-            {way.name: way.why_not for way in ways if way.why_not})
+    found = {way.name: way.medians() for way in ways if way.times}
+    bags = [found.pop(f'{REPLAY} of {count}', None) for count in (SHORT, LONG)]
+    if bags[0] and bags[1]:
+        found[REPLAY] = {key: (bags[1][key] - bags[0][key]) / (LONG - SHORT) for key in bags[1]}
+        found[REPLAY]['peak_mb'] = bags[1]['peak_mb']
+    return found, {way.name: way.why_not for way in ways if way.why_not}
 
 
 def print_table(found: Mapping[str, Mapping[str, float]], why_not: Mapping[str, str]) -> None:
-    """Print milliseconds, memory, and each as a multiple of ours."""
-    own = found['ours']
-    print(f'{"":>25} {"wall ms":>9} {"CPU ms":>9} {"peak MB":>8} {"it / ours":>10} {"by CPU":>8}')
+    """Print milliseconds, memory, and each as a multiple of the unit."""
+    unit = found[UNIT]
+    print(f'{"":>30} {"CPU ms":>9} {"of one":>8} {"wall ms":>9} {"of one":>8} {"peak MB":>8}')
     for name, way in found.items():
-        print(f'{name:>25} {way["wall_ms"]:9.1f} {cpu_ms(way):9.1f} {way["peak_mb"]:8.0f} '
-              f'{way["wall_ms"] / own["wall_ms"]:10.2f} {cpu_ms(way) / cpu_ms(own):8.2f}')
+        cpu, wall = way['cpu_ms'], way['wall_ms']
+        print(f'{name:>30} {cpu:9.1f} {cpu / unit["cpu_ms"]:8.2f} {wall:9.1f} '
+              f'{wall / unit["wall_ms"]:8.2f} {way["peak_mb"]:8.0f}')
     for name, reason in why_not.items():
-        print(f'{name:>25} not measured: {reason}')
+        print(f'{name:>30} not measured: {reason}')
 
 
-def cpu_ms(way: Mapping[str, float]) -> float:
-    """Return time in the program and in the system for it, of all threads."""
-    return way['user_ms'] + way['system_ms']
+def write_figures(found: Mapping[str, Mapping[str, float]], args: argparse.Namespace) -> None:
+    """Write the ratios by processor time as figures in force, those of before replaced."""
+    unit_ms = found[UNIT]['cpu_ms']
+    path = Path(__file__).parent / 'results' / f'peers_{args.bundle}.json'
+    figures = [{
+        'figure': f'`{args.bundle}`, {name}', 'value': round(way['cpu_ms'] / unit_ms, 2),
+        'unit': 'times', 'date': datetime.date.today().isoformat(), 'machine': args.write,
+        'command': 'scripts/bench bench_peers ' + args.bundle,
+        'parts': f'{way["cpu_ms"]:.1f} ms / {unit_ms:.1f} ms, {way["peak_mb"]:.0f} MB',
+    } for name, way in found.items() if name != UNIT]
+    title = (f'T = {args.passes} over one pass of ONNX Runtime with its mask, '
+             f'processor time, threads: {args.threads}')
+    path.write_text(json.dumps({'title': title, 'figures': figures}, indent=1) + '\n')
 
 
 def main() -> None:
-    """Run the rounds for every number of threads, and print a table of each."""
+    """Run the rounds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bundle', nargs='?', default='pipeline')
-    parser.add_argument('--passes', type=int, default=20)
-    parser.add_argument('--threads', type=int, nargs='+', default=[1])
+    parser.add_argument('--passes', type=int, help="[the bundle's own]")
+    parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--only', nargs='+', choices=tuple(WAYS), default=tuple(WAYS))
+    parser.add_argument('--write', metavar='MACHINE')
     parser.add_argument('--way', choices=tuple(WAYS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        serve(args.way, Task(load_bundle(args.bundle), args.passes, args.threads[0]))
+        serve(args.way, Task(load_bundle(args.bundle), args.passes, args.threads))
         return
-    names = tuple(dict.fromkeys(('ours', *args.only)))
-    words = (args.bundle, '--passes', str(args.passes))
-    results = []
-    for threads in args.threads:
-        title = f'{args.bundle}, T={args.passes}, {machine(threads)}'
-        print(title)
-        found, why_not = measured(words, threads, args.rounds, names)
-        print_table(found, why_not)
-        results.append({'what': title, 'threads': threads, 'ways': found, 'why_not': why_not})
-    print(json.dumps(results))
+    args.passes = args.passes or load_bundle(args.bundle).card.passes
+    words = (args.bundle, '--passes', str(args.passes), '--threads', str(args.threads))
+    title = f'{args.bundle}, T={args.passes}, {machine(args.threads)}'
+    print(title)
+    found, why_not = measured(words, args.rounds, tuple(dict.fromkeys((UNIT, *args.only))))
+    print_table(found, why_not)
+    if args.write:
+        write_figures(found, args)
+    print(json.dumps({'what': title, 'ways': found, 'why_not': why_not}))
 
 
 if __name__ == '__main__':

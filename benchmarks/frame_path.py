@@ -13,6 +13,7 @@ frame after a few that warm everything up; nobody listens to pictures.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 import json
 import math
 import os
@@ -56,16 +57,10 @@ def use_fake_backend() -> str:
         """Gives the features that the bundle's calibration asks for."""
 
         def run(self, *args: Any, **more: Any) -> Any:
-            maps, shape = super().run(*args, **more), self.feature_shape
-            return maps if shape is None else maps.with_features(
-                np.zeros((1, *shape), np.float32))
+            features = np.zeros((1, *self._card.feature_shape), np.float32)
+            return replace(super().run(*args, **more), features=features)
 
-    def opened(bundle: Any, settings: Any) -> Any:
-        backend = WithFeatures(bundle.card)
-        backend.feature_shape = bundle.card.feature_shape
-        return backend
-
-    registry.OPENERS['onnxruntime'] = opened
+    registry.OPENERS['onnxruntime'] = lambda bundle, settings: WithFeatures(bundle.card)
     return 'onnxruntime'
 
 

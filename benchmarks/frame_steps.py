@@ -1,14 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What each step of a frame takes, from the message of the camera to the pictures of its subscribers.
+What each step of a frame takes, from the message of the camera to the pictures made of it.
 
 The frames of a synthetic dive, with new noise each, go through the frame loop of a shipped model
 as the node runs it: a JPEG of 1920x1080 and raw bgr8 of 640x480. Each step is timed where it
 stands, with the caches as the step before leaves them, by the processor time of its thread and
 without the steps inside it; the network by that of the process. `frame` is all of it until the
-verdict, the check of the results, which runs beside the scores, included. Below it are sending the
-verdict with its status, and what a picture takes only if its topic has a subscriber: rendered at
-the size of the image, made a message and handed to the middleware. Sending wants ROS.
+verdict. Below it is what a picture takes only if its topic has a subscriber, at the size of the
+image, with the maps that it is made of. What ROS adds to both: bench_node_latency.py.
 
     python benchmarks/frame_steps.py [--models pipeline suim] [--backends onnxruntime openvino]
         [--frames 40] [--threads 1]
@@ -33,12 +32,8 @@ import cv2
 import numpy as np
 
 from uncertainty_seg.backends.registry import open_pipeline
-from uncertainty_seg.core import (
-    pipeline as pipeline_module,
-)
-from uncertainty_seg.core import (
-    plausibility as plausibility_module,
-)
+from uncertainty_seg.core import pipeline as pipeline_module
+from uncertainty_seg.core import plausibility
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome, PlainJudge
@@ -90,8 +85,9 @@ class Clocks:
             (pipeline_module, 'fit_image', 'preprocess', thread),
             (type(backend), '_run_trunk', 'trunk', process),
             (type(backend), '_run_passes', 'passes', process),
-            (plausibility_module, 'implausible', 'plausibility', thread),
-            (plausibility_module, 'fingerprint', 'plausibility', thread),
+            (plausibility, 'implausible', 'plausibility', thread),
+            (plausibility, 'fingerprint', 'plausibility', thread),
+            (pipeline_module, 'grid_maps', 'maps', thread),
             (ScoreVector, 'compute', 'scores', thread),
             (FeatureDensity, 'frame_score', 'features', thread),
             (PlainJudge, 'judge', 'gate', thread),
@@ -128,66 +124,24 @@ def as_message(image: ImageU8, is_packed: bool) -> Message:
     return ImageFile(packed.reshape(-1), 'bgr8; jpeg compressed bgr8')
 
 
-class Sender:
-    """Hands verdicts and pictures to the middleware, where ROS is installed, as the node does."""
-
-    def __init__(self) -> None:
-        self.verdict: Callable[[Outcome], None] = lambda outcome: None
-        self.picture: Callable[[Any, str], None] = lambda pixels, encoding: None
-        try:
-            import rclpy
-        except ImportError:
-            return
-        from diagnostic_msgs.msg import DiagnosticArray
-        from sensor_msgs.msg import Image
-        from std_msgs.msg import Header
-
-        from uncertainty_seg.ros.conversions import image_to_msg
-        from uncertainty_seg.ros.node import keep_frames_on_the_heap
-        from uncertainty_seg.ros.publishers import VerdictPublishers
-
-        keep_frames_on_the_heap()
-        rclpy.init()
-        node = rclpy.create_node('frame_steps')
-        publisher = node.create_publisher(Image, 'picture', 1)
-        verdicts = VerdictPublishers(node, 60.0)
-        for kind, topic in ((Image, 'picture'), (DiagnosticArray, '~/status')):
-            node.create_subscription(kind, topic, lambda msg: None, 1)
-        while not publisher.get_subscription_count():
-            time.sleep(0.05)
-        self.verdict = lambda outcome: verdicts.publish(
-            outcome.verdict, outcome.thresholds, Header(), outcome.result)
-        self.picture = lambda pixels, encoding: publisher.publish(
-            image_to_msg(Header(), pixels, encoding))
+PICTURES = ('mask', 'confidence', 'uncertainty', 'heatmap', 'overlay', 'mask_color')
 
 
-PICTURES = {'mask': 'mono8', 'confidence': 'mono8', 'uncertainty': '32FC1', 'heatmap': 'bgr8',
-            'overlay': 'bgr8', 'mask_color': 'bgr8'}
-
-
-def shown(outcome: Outcome, pipeline: Pipeline, sender: Sender) -> dict[str, float]:
-    """Send the verdict, and render and send each picture alone; return the ms of each."""
+def shown(outcome: Outcome, pipeline: Pipeline) -> dict[str, float]:
+    """Render each picture alone; return the ms of each."""
     assert outcome.image_bgr is not None and outcome.result is not None
-    start_ns = time.thread_time_ns()
-    sender.verdict(outcome)
-    found = {'verdict: sent': (time.thread_time_ns() - start_ns) / 1e6}
-    for name, encoding in PICTURES.items():
+    found = {}
+    for name in PICTURES:
         # Of maps of its own, which a picture before has not made.
         view = FrameView(outcome.image_bgr, replace(outcome.result), pipeline.card,
                          pipeline.settings, pipeline.calibrated)
         start_ns = time.thread_time_ns()
-        pixels = getattr(view, name)
-        between_ns = time.thread_time_ns()
-        sender.picture(pixels, encoding)
-        end_ns = time.thread_time_ns()
-        found[f'{name}: rendered'] = (between_ns - start_ns) / 1e6
-        found[f'{name}: sent'] = (end_ns - between_ns) / 1e6
+        getattr(view, name)
+        found[name] = (time.thread_time_ns() - start_ns) / 1e6
     return found
 
 
-def measure(
-    model: str, settings: Settings, camera: str, num_frames: int, sender: Sender
-) -> dict[str, float]:
+def measure(model: str, settings: Settings, camera: str, num_frames: int) -> dict[str, float]:
     """Send frames and return the median of every step."""
     clocks, found = Clocks(), defaultdict(list)
     with open_pipeline(load_bundle(model), settings) as pipeline:
@@ -203,7 +157,7 @@ def measure(
                                     lambda stamp_ns=stamp_ns: stamp_ns + 10_000_000)
                 clocks.now['frame'] = (time.process_time_ns() - start_ns) / 1e6
             assert outcome is not None and outcome.result is not None, outcome
-            clocks.now |= shown(outcome, pipeline, sender)
+            clocks.now |= shown(outcome, pipeline)
             for step, spent_ms in clocks.now.items():
                 if number >= WARM_UP:
                     found[step].append(spent_ms)
@@ -227,15 +181,13 @@ def main() -> None:
     parser.add_argument('--frames', type=int, default=40)
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
-    cv2.setNumThreads(args.threads)
-    settings = Settings(threads=args.threads)
-    sender, columns = Sender(), {}
+    settings, columns = Settings(threads=args.threads), {}
     for backend in args.backends:
         for model in args.models:
             for camera in CAMERAS:
                 title = f'{model} {backend} {camera}'
                 columns[title] = measure(model, replace(settings, backend=backend), camera,
-                                         args.frames, sender)
+                                         args.frames)
         print_table({t: c for t, c in columns.items() if f' {backend} ' in t})
     print(json.dumps({title: {step: round(ms, 3) for step, ms in column.items()}
                       for title, column in columns.items()}))
