@@ -2,7 +2,7 @@
 """
 Thresholds and temperature of a bundle, for what they hold, and what is promised of them.
 
-A threshold carries its T, seed policy, precision, reduction and graphs, because the estimate of
+A threshold carries its T, seed policy, precision and graphs, because the estimate of
 mutual information grows with T by about (1 - 1/T) and every change of the network moves the
 scores.
 

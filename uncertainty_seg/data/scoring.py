@@ -161,7 +161,7 @@ def score(
     table : Path or str
         Folder of the table; what is finished in it is kept.
     settings : Settings, optional
-        Model, backend, T, seed, mask policy, precision, reduction and ignore mask; every
+        Model, backend, T, seed, mask policy, precision and ignore mask; every
         score is computed.
     topics : sequence of str
         Image topics of the bags; needed where a bag has several.

@@ -51,7 +51,7 @@ RECORDED = (
     f'{NODE_NAME}/verdict', f'{NODE_NAME}/score',
 )
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-# The first start with the exact reduction compiles it, which takes minutes on a small computer.
+# A small computer that is busy takes minutes for it.
 START_TIMEOUT_S = 240.0
 # A new node withholds its flag for so long (ros/rivals.py), and a replay does not.
 WITHHELD_S = 2.0
