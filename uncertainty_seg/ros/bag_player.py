@@ -26,13 +26,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.errors import (
-    BagError,
-    ConfigError,
-    ImageError,
-    some_of,
-    UncertaintySegError,
-)
+from uncertainty_seg.errors import BagError, ConfigError, ImageError, some_of, UncertaintySegError
 from uncertainty_seg.ros import node_life
 from uncertainty_seg.ros.topics import COMPRESSED
 from uncertainty_seg.storage.bags import reader

@@ -82,8 +82,9 @@ class CameraStation:
             node, timeout_s, name, settings().stamps, self._faults)
         # Nobody else may speak on the topic of the flag, nor on that of the same as numbers.
         self._rivals = tuple(
-            RivalWatch(node, topic, lambda: self.verdicts.num_sent, kind=kind)
-            for topic, kind in zip(self.verdicts.topics, (Bool, JointState), strict=True))
+            RivalWatch(node, str(node.resolve_topic_name(topics.output_topic(topic, name))),
+                       lambda: self.verdicts.num_sent, kind=kind)
+            for topic, kind in (('confident', Bool), ('verdict', JointState)))
         self.owner = VerdictOwner(
             self.verdicts, timeout_s, lambda: doubt() or self._rival())
         self._statistics = FrameStatistics()

@@ -26,12 +26,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.logging import get_logger_effective_level
 from rclpy.signals import SignalHandlerOptions
 
-from uncertainty_seg.errors import (
-    ConfigError,
-    some_of,
-    UncertaintySegError,
-    UnknownModelError,
-)
+from uncertainty_seg.errors import ConfigError, some_of, UncertaintySegError, UnknownModelError
 from uncertainty_seg.ros.entry import stop_signals
 from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 

@@ -13,12 +13,7 @@ from collections.abc import Callable, Mapping
 import sys
 from typing import Any, TypeVar
 
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
+from rcl_interfaces import msg
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
@@ -57,24 +52,24 @@ class ParameterServer:
         """Return the settings in force."""
         return self._settings
 
-    def _on_set(self, changes: list[Any]) -> SetParametersResult:
+    def _on_set(self, changes: list[Any]) -> msg.SetParametersResult:
         deleted = [c.name for c in changes
                    if c.name in self._known and c.type_ == RosParameter.Type.NOT_SET]
         if deleted:
-            return SetParametersResult(successful=False, reason=(
+            return msg.SetParametersResult(successful=False, reason=(
                 f'{deleted[0]} cannot be deleted: it is a setting of the node; set it to '
                 f'{to_ros(self._known[deleted[0]].default)} for its default'))
         own = {c.name: from_ros(self._known[c.name], c.value)
                for c in changes if c.name in self._known}
         if not own:
-            return SetParametersResult(successful=True)
+            return msg.SetParametersResult(successful=True)
         try:
             settings = settings_from_dict({**to_dict(self._settings), **own})
             self._apply(settings)
         except UncertaintySegError as err:
-            return SetParametersResult(successful=False, reason=str(err))
+            return msg.SetParametersResult(successful=False, reason=str(err))
         self._settings = settings
-        return SetParametersResult(successful=True)
+        return msg.SetParametersResult(successful=True)
 
 
 def to_ros(value: Value) -> Any:
@@ -82,11 +77,11 @@ def to_ros(value: Value) -> Any:
     return (list(value) or ['']) if isinstance(value, tuple) else value
 
 
-def descriptor_of(setting: Parameter) -> ParameterDescriptor:
+def descriptor_of(setting: Parameter) -> msg.ParameterDescriptor:
     """Describe a setting for `ros2 param describe`: read-only unless live or idle; its range."""
     unit = f' [{setting.unit}]' if setting.unit else ''
     kind = RosParameter.Type.from_parameter_value(to_ros(setting.default))
-    descriptor = ParameterDescriptor(
+    descriptor = msg.ParameterDescriptor(
         name=setting.name, type=kind.value, description=f'{setting.description}{unit}',
         additional_constraints=setting.wanted(), read_only=not (setting.live or setting.idle),
         # Left open for ROS, decided by the settings: see the head of this file.
@@ -99,9 +94,9 @@ def descriptor_of(setting: Parameter) -> ParameterDescriptor:
     low = -largest if setting.lower is None else setting.lower
     high = largest if setting.upper is None else setting.upper
     if is_float:
-        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        descriptor.floating_point_range = [msg.FloatingPointRange(from_value=low, to_value=high)]
     else:
-        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        descriptor.integer_range = [msg.IntegerRange(from_value=int(low), to_value=int(high))]
     return descriptor
 
 
@@ -118,7 +113,7 @@ def declared_settings(
     values: dict[str, object] = {}
     for setting in known:
         # Any value passes here, so that the settings say what is wrong with it.
-        anything = ParameterDescriptor(name=setting.name, dynamic_typing=True)
+        anything = msg.ParameterDescriptor(name=setting.name, dynamic_typing=True)
         value = node.declare_parameter(setting.name, to_ros(setting.default), anything).value
         values[setting.name] = from_ros(setting, value)
     settings = build(values)

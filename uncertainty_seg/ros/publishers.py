@@ -194,12 +194,6 @@ class VerdictPublishers:
             DiagnosticArray, output_topic('status', camera), topics.REPORT_QOS,
             qos_overriding_options=topics.overridable(is_verdict=True))
 
-    @property
-    def topics(self) -> tuple[str, str]:
-        """Return the topics of the flag and of the verdict as numbers, after remapping."""
-        return (str(self._node.resolve_topic_name(self._flag_topic)),
-                str(self._node.resolve_topic_name(self._numbers_topic)))
-
     def promise(self, stale_timeout_s: float) -> None:
         """
         Offer the flag, and the numbers, with another deadline.

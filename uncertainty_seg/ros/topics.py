@@ -348,8 +348,7 @@ class TopicWatch:
         for end, alarmed_s in list(self._alarmed_s.items()):
             topic = self.topics[end]
             is_settled = self._clock() - alarmed_s >= SETTLE_S
-            others = self._others(topic) if self._has(topic) else []
-            here = conflict_sentences(topic, self._me, others, is_settled)
+            here = conflict_sentences(topic, self._me, self._others(topic), is_settled)
             found.update(here)
             if is_settled and not here:
                 del self._alarmed_s[end]  # the next one gives a new event
@@ -359,8 +358,9 @@ class TopicWatch:
         return self.reported
 
     def _of_other_types(self) -> list[str]:
+        ends = {end.topic_name for end in self._node.subscriptions}
         listened = {(topic.name, topic.type_name) for topic in list(self.topics.values())
-                    if not topic.is_publisher and self._has(topic)}
+                    if not topic.is_publisher and topic.name in ends}
         found = [type_sentence(name, kind, self._me,
                                self._node.get_publishers_info_by_topic(name))
                  for name, kind in listened]
@@ -369,14 +369,14 @@ class TopicWatch:
     def _on_alarm(self, topic: Topic) -> None:
         self._alarmed_s[topic.name, topic.is_publisher] = self._clock()
 
-    def _has(self, topic: Topic) -> bool:
-        ends = self._node.publishers if topic.is_publisher else self._node.subscriptions
-        return any(end.topic_name == topic.name for end in ends)
-
     def _others(self, topic: Topic) -> list[Any]:
-        look = (self._node.get_subscriptions_info_by_topic if topic.is_publisher
-                else self._node.get_publishers_info_by_topic)
-        return [info for info in look(topic.name) if info.topic_type == topic.type_name]
+        """Return the other ends of a topic; none once the node's own has gone."""
+        node = self._node
+        ends, look = ((node.publishers, node.get_subscriptions_info_by_topic)
+                      if topic.is_publisher else
+                      (node.subscriptions, node.get_publishers_info_by_topic))
+        return [info for info in look(topic.name) if info.topic_type == topic.type_name] \
+            if any(end.topic_name == topic.name for end in ends) else []
 
 
 def _add(counts: dict[str, int], name: str, more: int = 1) -> None:
