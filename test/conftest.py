@@ -90,6 +90,7 @@ SHARED = [str(TEST.parent), str(TEST), *(str(path) for path in TEST.rglob('*') i
 sys.path[:0] = SHARED
 os.environ['PYTHONPATH'] = os.pathsep.join(
     [*SHARED, *filter(None, [os.environ.get('PYTHONPATH')])])
+pytest_plugins = ['ros_plugin']
 
 TINY_WIDTH, TINY_HEIGHT, TINY_PASSES, TINY_P = 64, 48, 8, 0.25
 

@@ -9,7 +9,6 @@ out of range: test_node_stop.py. Launch files, where ROS has `ros2 launch`: test
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import os
 from pathlib import Path
 import subprocess
@@ -17,16 +16,10 @@ import sys
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import needs_ros, own_domain, ros_environment
+from ros_helpers import needs_ros, ros_environment
 
 pytestmark = needs_ros
 ENTRY = 'from uncertainty_seg.ros import entry; entry.{}()'
-
-
-@pytest.fixture(scope='module')
-def domain() -> Iterator[int]:
-    with own_domain() as number:
-        yield number
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import os
 from pathlib import Path
 import shutil
@@ -16,7 +15,7 @@ from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
-from ros_helpers import HAS_ROS, own_domain, ros_environment, SKIP_REASON
+from ros_helpers import HAS_ROS, ros_environment, SKIP_REASON
 
 ROOT = Path(__file__).resolve().parents[2]
 # A verb that says where it is, waits, and says what it leaves.
@@ -36,12 +35,6 @@ PROCESSES = ('ros.node', 'ros.recorder', 'ros.bag_player')
 # A shell that starts the tests behind `&` has them ignore some, and so do their processes.
 HEEDED = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
           if signal.getsignal(number) is not signal.SIG_IGN]
-
-
-@pytest.fixture
-def domain() -> Iterator[int]:
-    with own_domain() as number:
-        yield number
 
 
 def started(*before: str) -> subprocess.Popen[str]:

@@ -1,7 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Bags played over DDS: every image arrives once, in order, at its time."""
 
-from collections.abc import Iterator
+from contextlib import ExitStack
 import json
 from pathlib import Path
 import signal
@@ -9,12 +9,9 @@ import time
 from typing import Any
 
 import numpy as np
-import pytest
-from ros_helpers import Client, needs_ros, own_domain, Process
+from ros_helpers import Client, Process
 
 from uncertainty_seg.storage.bags.writer import BagWriter, compressed_message
-
-pytestmark = needs_ros
 
 PLAYER = ['-m', 'uncertainty_seg.ros.bag_player']
 REMAP = ['--ros-args', '-r', 'image:=/cam']
@@ -43,12 +40,6 @@ def write_bag(path: Path, topic: str = '/camera/image_raw') -> Path:
     return path
 
 
-@pytest.fixture(scope='module')
-def domain() -> Iterator[int]:
-    with own_domain() as number:
-        yield number
-
-
 def test_every_image_arrives_in_order_with_stamp_and_pixels(
     tmp_path: Path, domain: int
 ) -> None:
@@ -56,10 +47,8 @@ def test_every_image_arrives_in_order_with_stamp_and_pixels(
     from sensor_msgs.msg import Image
 
     bag = write_bag(tmp_path / 'bag')
-    player = Process([*PLAYER, str(bag), '--rate', '5', '--clock', *REMAP], domain,
-                     tmp_path / 'log')
-    client = Client(domain)
-    try:
+    words = [*PLAYER, str(bag), '--rate', '5', '--clock', *REMAP]
+    with Process(words, domain, tmp_path / 'log') as player, Client(domain) as client:
         clocks = client.listen('/clock', Clock, QUEUE)
         client.wait_until(lambda: client.node.count_publishers('/cam') > 1, 'the player')
         # Only now does anybody listen: nothing may have been played before.
@@ -75,9 +64,6 @@ def test_every_image_arrives_in_order_with_stamp_and_pixels(
         assert times == sorted(times) and len(set(times)) > NUM_FRAMES  # also between the images
         assert times[-1] == stamps[-1]
         assert json.loads(player.output.splitlines()[-1]) == {'played': NUM_FRAMES, 'damaged': 0}
-    finally:
-        client.close()
-        player.end()
 
 
 def test_compressed_images_go_out_as_they_are_and_decoded_for_who_wants_that(
@@ -94,10 +80,8 @@ def test_compressed_images_go_out_as_they_are_and_decoded_for_who_wants_that(
             stamp_ns = START_NS + index * PERIOD_NS
             writer.write('/camera/image_raw/compressed',
                          compressed_message(stamp_ns, 'camera', kind, data), stamp_ns)
-    player = Process([*PLAYER, str(tmp_path / 'bag'), '--rate', '5', *REMAP], domain,
-                     tmp_path / 'log')
-    client = Client(domain)
-    try:
+    words = [*PLAYER, str(tmp_path / 'bag'), '--rate', '5', *REMAP]
+    with Process(words, domain, tmp_path / 'log') as player, Client(domain) as client:
         raw = client.listen('/cam', Image, QUEUE)
         client.wait_until(lambda: client.node.count_publishers('/cam/compressed') > 0, 'files')
         packed = client.listen('/cam/compressed', CompressedImage, QUEUE)
@@ -118,9 +102,6 @@ def test_compressed_images_go_out_as_they_are_and_decoded_for_who_wants_that(
         assert {m.format for m in packed} == {kind}
         assert json.loads(player.output.splitlines()[-1]) == {
             'played': NUM_FRAMES - 1, 'damaged': 1}
-    finally:
-        client.close()
-        player.end()
 
 
 def test_a_parameter_that_the_player_has_not_is_refused_unless_a_file_gives_it_to_all(
@@ -137,11 +118,8 @@ def test_a_parameter_that_the_player_has_not_is_refused_unless_a_file_gives_it_t
 
 
 def _run(arguments: list[str], domain: int, folder: Path) -> tuple[int, str]:
-    player = Process([*PLAYER, *arguments], domain, folder / 'log')
-    try:
+    with Process([*PLAYER, *arguments], domain, folder / 'log') as player:
         return player.wait(), player.output
-    finally:
-        player.end()
 
 
 def test_a_bag_that_cannot_be_played_is_one_sentence(tmp_path: Path, domain: int) -> None:
@@ -157,21 +135,18 @@ def test_a_bag_that_cannot_be_played_is_one_sentence(tmp_path: Path, domain: int
 def test_a_signal_that_a_terminal_and_launch_both_send_is_one(
     tmp_path: Path, domain: int
 ) -> None:
-    bag, players = write_bag(tmp_path / 'bag'), []
-    try:
-        for k in range(2):
-            players.append(Process([*PLAYER, str(bag), '--ros-args', '-r', f'image:=/nobody{k}'],
-                                   domain, tmp_path / f'log{k}'))
-        for k, player in enumerate(players):
+    bag = write_bag(tmp_path / 'bag')
+    with ExitStack() as stack:
+        players = [stack.enter_context(Process(
+            [*PLAYER, str(bag), '--ros-args', '-r', f'image:=/nobody{k}'], domain,
+            tmp_path / f'log{k}')) for k in range(2)]
+        for player, pause_s in zip(players, (0.0, 0.03), strict=True):
             end_s = time.monotonic() + 60
             while 'waiting for a subscriber' not in player.output:
                 assert player.is_running and time.monotonic() < end_s, player.output
                 time.sleep(0.01)
             player.send_signal(signal.SIGINT)
-            time.sleep((0.0, 0.03)[k])
+            time.sleep(pause_s)
             player.send_signal(signal.SIGINT)
             assert player.wait() == 0, player.output
             assert player.output.count('\n') == 1
-    finally:
-        for player in players:
-            player.end()

@@ -5,22 +5,15 @@ import logging
 import math
 from typing import Any
 
+from builtin_interfaces.msg import Time
 import numpy as np
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from builtin_interfaces.msg import Time  # noqa: I100
 from ros_stubs import StubNode
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
 from uncertainty_seg.ros.publishers import CameraInfoRelay, fit_camera_info
 from uncertainty_seg.ros.topics import camera_info_topic, image_topic
-
-pytestmark = pytest.mark.ros
 
 FRAME = Header(stamp=Time(sec=12, nanosec=345), frame_id='camera_optical')
 FOCAL, CX, CY = 400.0, 319.5, 200.25

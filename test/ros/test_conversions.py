@@ -7,16 +7,11 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from builtin_interfaces.msg import Time
 from cases import for_each
+import fake_cv_bridge
 import numpy as np
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from builtin_interfaces.msg import Time  # noqa: I100
-import fake_cv_bridge
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -27,8 +22,6 @@ from uncertainty_seg.ros.conversions import (
     image_from_msg,
     image_to_msg,
 )
-
-pytestmark = pytest.mark.ros
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id='camera_optical')
 

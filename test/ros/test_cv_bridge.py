@@ -19,9 +19,9 @@ import sys
 from typing import Any
 
 import pytest
-from ros_helpers import HAS_ROS, needs_ros, ros_environment
+from ros_helpers import HAS_ROS, ros_environment
 
-pytestmark = [*needs_ros, pytest.mark.release]
+pytestmark = pytest.mark.release
 
 if HAS_ROS:
     from uncertainty_seg.ros.conversions import BRIDGE_READS

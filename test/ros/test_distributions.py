@@ -3,8 +3,7 @@
 One code base from Humble to Rolling: what an older ROS lacks is not used, or done without.
 
 The lists are what rclpy, launch and launch_ros of Humble (rclpy 3.3.15) do not have and those of
-Jazzy (7.1.3), Kilted (9.1.2) or Rolling (8.0.0) have, read from their sources. Each place that
-asks whether something is there is run here without it.
+Jazzy (7.1.3), Kilted (9.1.2) or Rolling (8.0.0) have, read from their sources.
 
 """
 
@@ -13,23 +12,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from cases import for_each
-import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from ros_stubs import StubNode
-from std_msgs.msg import Bool
-
-from uncertainty_seg.ros.governor import node as speed_governor
-from uncertainty_seg.ros.governor.policy import SpeedSettings
-
-pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((*(ROOT / 'uncertainty_seg' / 'ros').rglob('*.py'),
@@ -71,41 +55,8 @@ def words_of(path: Path) -> Iterator[str]:
             yield from (word for alias in part.names for word in alias.name.split('.'))
 
 
-# --- what is used --------------------------------------------------------------------------------
-
-
 @for_each('path', SOURCES)
 def test_nothing_is_used_that_a_distribution_lacks(path: Path) -> None:
     used = set(words_of(path))
     assert {word for word in used & NOT_ON_HUMBLE if (path.name, word) not in GUARDED} == set()
     assert used & NOT_ON_ROLLING == set()
-
-
-# --- without it ----------------------------------------------------------------------------------
-
-
-def test_a_flag_is_taken_by_a_callback_of_one_argument_on_humble(
-    monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speed_governor, 'TELLS_WHEN_SENT', False)
-    made: list[tuple[Any, ...]] = []
-
-    class Node(StubNode):
-
-        def create_subscription(
-            self, kind: type, topic: str, callback: Any, qos: Any, event_callbacks: Any = None,
-        ) -> Any:
-            made.append((callback, qos))
-            return SimpleNamespace(topic_name='/confident')
-
-        def get_publishers_info_by_topic(self, topic: str) -> list[Any]:
-            return []
-
-    flags: list[tuple[bool, float | None]] = []
-    speed_governor.FlagLink(
-        Node(), SpeedSettings(), lambda *flag: flags.append(flag), print, lambda: 0.0)
-    ((callback, qos),) = made
-    callback(Bool(data=True))
-    assert flags == [(True, None)]
-    # Its age is not known, so an old one must not wait behind another.
-    assert qos.depth == 1

@@ -10,85 +10,24 @@ from types import SimpleNamespace
 from typing import Any
 import weakref
 
-from conftest import make_tiny_bundle
 import cv2
 import numpy as np
+from owner_rig import Rig
 import pytest
-from ros_helpers import arrival, HAS_ROS, image_message, SKIP_REASON, solid
+from ros_helpers import arrival, image_message, solid
 
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from ros_stubs import StubNode
-
-from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.image_codec import decode, ImageFile
-from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import DecodeLimits, settings_from_dict
+from uncertainty_seg.core.settings import DecodeLimits
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_from_msg
 from uncertainty_seg.ros.frame_log_link import message_frame
-from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs, show_frame
+from uncertainty_seg.ros.frame_processor import Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler
-from uncertainty_seg.ros.health import FrameStatistics, PartFaults
-from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
-from uncertainty_seg.ros.verdict_owner import VerdictOwner
-from uncertainty_seg.storage.model_bundle import load_bundle
-
-pytestmark = pytest.mark.ros
-
-TIMEOUT_S = 1.0
-
-
-class Rig:
-
-    def __init__(self, folder: Path) -> None:
-        self.settings = settings_from_dict({
-            'model': str(make_tiny_bundle(folder / 'tiny')), 'backend': 'onnxruntime',
-            'gate.rise_frames': 1, 'max_repeats': -1, 'max_age_s': 0.0,
-        })
-        self.node, self.now_s = StubNode(), 1000.0
-        any_node: Any = self.node
-        self.pipeline = self.open()
-        self.verdicts = VerdictPublishers(any_node, TIMEOUT_S)
-        self.pictures = PicturePublishers(any_node)
-        self.statistics, self.faults = FrameStatistics(), PartFaults()
-        self.owner = VerdictOwner(self.verdicts, TIMEOUT_S, clock=lambda: self.now_s)
-        self.owner.take_over(self.pipeline)
-        self.node.topics['~/status'].num_subscribers = 1
-        self.process = self.processor(
-            Outputs(self.pictures, self.statistics, faults=self.faults))
-        self._second = 0
-
-    def processor(self, outputs: Outputs) -> FrameProcessor:
-        return FrameProcessor(
-            self.owner.start(), outputs, lambda: self.settings, lambda: 0,
-            lambda frame: show_frame(outputs, lambda: self.settings, frame))
-
-    def open(self) -> Pipeline:  # noqa: A003
-        bundle = load_bundle(self.settings.model)
-        return Pipeline(
-            bundle, open_backend('onnxruntime', bundle, self.settings), self.settings)
-
-    @property
-    def flags(self) -> list[bool]:
-        return [msg.data for msg in self.node.topics['~/confident'].sent]
-
-    @property
-    def last_status(self) -> Any:
-        return self.node.topics['~/status'].sent[-1]
-
-    def send_good(self) -> Any:
-        self._second += 1
-        msg = image_message(solid(0, 0, 255), self._second * 10**9)
-        self.owner.note_arrival()
-        self.process(arrival(msg))
-        return msg
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path)
+    return Rig(tmp_path, **{'gate.rise_frames': 1, 'max_age_s': 0.0})
 
 
 def raise_bug(*_: Any) -> None:
@@ -103,9 +42,9 @@ def test_what_raises_after_the_verdict_changes_no_flag_and_is_counted_for_its_pa
         rig.node.topics['~/mask'].num_subscribers = 1
         for name in ('add_latency', 'add_frame', 'add_timings'):
             patch.setattr(rig.statistics, name, raise_bug)
-        rig.send_good()
+        rig.send()
         for _ in range(3):
-            rig.send_good()
+            rig.send()
     assert rig.flags == [True] * 4
     assert rig.faults.values() == {'failed.statistics': '12', 'failed.pictures': '4'}
     assert [record.message for record in caplog.records] == [
@@ -115,23 +54,9 @@ def test_what_raises_after_the_verdict_changes_no_flag_and_is_counted_for_its_pa
     assert rig.process.busy_s == 0
 
 
-def test_a_verdict_that_cannot_be_published_does_not_end_the_thread(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig.send_good()
-    with monkeypatch.context() as patch:
-        patch.setattr(rig.verdicts, 'publish', raise_bug)
-        rig.now_s += TIMEOUT_S
-        rig.send_good()
-        assert rig.owner.is_stale()  # so that the timer lets the flag fall
-    assert rig.process.busy_s == 0
-    rig.owner.tick(lambda: 'no frame')
-    assert rig.flags == [True, False]
-
-
 def test_a_station_that_was_freed_holds_on_to_no_model(rig: Rig) -> None:
     any_node: Any = rig.node
-    pipeline = rig.open()
+    pipeline = rig.pipeline.for_camera()
     station = CameraStation(any_node, lambda: rig.settings, 0, 'front')
     scheduler: FrameScheduler[Any] = FrameScheduler()
     station.configure(pipeline)

@@ -93,34 +93,6 @@ def test_closing_wakes_the_taker_and_drops_what_waits() -> None:
     assert scheduler.take() is None
 
 
-def test_a_busy_worker_skips_to_the_newest_frame_of_each_camera() -> None:
-    scheduler: FrameScheduler[int] = FrameScheduler()
-    release, entered, done = threading.Event(), threading.Event(), threading.Event()
-    handled: list[int] = []
-
-    def handle(item: int, waited_s: float) -> None:
-        handled.append(item)
-        entered.set()
-        release.wait(10)
-        if len(handled) == 3:
-            done.set()
-
-    front, down = scheduler.add(handle), scheduler.add(handle)
-    worker = Worker(scheduler)
-    worker.start()
-    front.put(0)
-    assert entered.wait(10)
-    for item in range(1, 21):
-        front.put(item)
-        down.put(-item)
-    release.set()
-    assert done.wait(10)
-    assert worker.stop(10)
-    assert handled == [0, -20, 20]
-    assert (front.num_received, front.num_dropped) == (21, 19)
-    assert (down.num_received, down.num_dropped) == (20, 19)
-
-
 @pytest.mark.parametrize('error', [SystemExit('3'), KeyboardInterrupt(), GeneratorExit(),
                                    MemoryError('no more')])
 def test_a_worker_tells_what_has_ended_it(error: BaseException) -> None:

@@ -4,13 +4,8 @@
 import dataclasses
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from diagnostic_msgs.msg import DiagnosticStatus  # noqa: I100
 from std_msgs.msg import Header
 
 from uncertainty_seg.backends.gpu.engine_build import BuildState
@@ -25,7 +20,6 @@ from uncertainty_seg.ros.health import (
     PartFaults,
 )
 
-pytestmark = pytest.mark.ros
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SETTINGS = settings_from_dict({'latency_budget_ms': 100.0})
 NODE = NodeHealth(state='active', settings=SETTINGS)

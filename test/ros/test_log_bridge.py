@@ -4,17 +4,9 @@
 import logging
 from typing import Any
 
-import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from rclpy.logging import get_logger, LoggingSeverity, set_logger_level  # noqa: I100
+from rclpy.logging import get_logger, LoggingSeverity, set_logger_level
 
 from uncertainty_seg.ros.node_life import ros_logging
-
-pytestmark = pytest.mark.ros
 
 
 def test_every_severity_that_the_node_has_passes_and_logging_is_put_back(capfd: Any) -> None:

@@ -7,12 +7,7 @@ from typing import Any
 
 from conftest import tiny_card
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from rclpy.qos import QoSDurabilityPolicy  # noqa: I100
+from rclpy.qos import QoSDurabilityPolicy
 from ros_stubs import StubNode
 from std_msgs.msg import Header
 
@@ -20,8 +15,6 @@ from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros import publishers
 from uncertainty_seg.ros.health import PartFaults
 from uncertainty_seg.ros.process_watch import BOND_PERIOD_S, LifecycleBond
-
-pytestmark = pytest.mark.ros
 
 
 def made(**fields: Any) -> Any:

@@ -3,14 +3,7 @@
 
 from pathlib import Path
 
-from parameter_pages import (
-    LIST_BEGIN,
-    LIST_END,
-    PAGES,
-    parameters_yaml,
-    with_list,
-    YAML_PATH,
-)
+from parameter_pages import LIST_BEGIN, LIST_END, PAGES, parameters_yaml, with_list, YAML_PATH
 import pytest
 from ruamel.yaml import YAML
 

@@ -8,19 +8,12 @@ from typing import Any
 
 from cases import for_each
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-import rclpy  # noqa: I100
+import rclpy
 from rclpy.parameter import Parameter
 
 from uncertainty_seg.core.settings import iter_parameters, Settings
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.parameters import ParameterServer
-
-pytestmark = pytest.mark.ros
 
 
 @pytest.fixture

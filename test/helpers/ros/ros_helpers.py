@@ -108,6 +108,12 @@ class Process:
                 stdin=subprocess.DEVNULL, env={**ros_environment(domain), **(environment or {})},
             )
 
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     @property
     def output(self) -> str:
         return self._log.read_text()
@@ -181,6 +187,12 @@ class Client:
         self._clients: dict[str, Any] = {}
         self.received: dict[str, list[Any]] = {}
         self.camera = self.node.create_publisher(Image, '/cam', 10)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._executor.shutdown()

@@ -9,6 +9,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from conftest import make_tiny_bundle
 from ros_helpers import (
     Client,
     image_message,
@@ -107,9 +108,12 @@ class NodeRig:
 
 @contextmanager
 def node_rig(
-    folder: Path, bundle: Path, program: Sequence[str] = NODE, **parameters: Any
+    folder: Path, program: Sequence[str] = NODE, **parameters: Any
 ) -> Iterator[NodeRig]:
-    """Start a node in a domain of its own and listen to it."""
+    """Start a node of the bundle `tiny` in a domain of its own and listen to it."""
+    bundle = folder / 'tiny'
+    if not bundle.exists():
+        make_tiny_bundle(bundle)
     with own_domain() as domain:
         failures = folder / 'failures'
         failures.mkdir(exist_ok=True)

@@ -21,7 +21,6 @@ import pytest
 from ros_helpers import (
     Client,
     image_message,
-    needs_ros,
     node_arguments,
     own_domain,
     Process,
@@ -29,7 +28,6 @@ from ros_helpers import (
     values_of,
 )
 
-pytestmark = needs_ros
 PEER = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_speed_peer.py')]
 SLOW, DEADLINE_S, PERIOD_S = 0.25, 0.5, 0.1
 # Ten times and more what was measured on a busy machine; far below the 20 s after which Fast DDS

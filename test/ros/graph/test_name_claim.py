@@ -9,24 +9,13 @@ from pathlib import Path
 import signal
 
 from cases import for_each
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import HAS_ROS, needs_ros, node_arguments, Process, SKIP_REASON
+from ros_helpers import node_arguments, Process
 from ros_node_rig import node_rig, NodeRig
+from std_msgs.msg import String
 
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
+from uncertainty_seg.ros.rivals import Claim, Contest, MOST_CLAIMANTS, NAME_SETTLE_S
 
-from std_msgs.msg import String  # noqa: I100
-
-from uncertainty_seg.ros.rivals import (
-    Claim,
-    Contest,
-    MOST_CLAIMANTS,
-    NAME_SETTLE_S,
-)
-
-pytestmark = needs_ros
 ME = '/uncertainty_seg'
 FLAG, CLAIMS = f'{ME}/confident', f'{ME}/_claim'
 OLDER = Claim(100, 'a', 0, False, 1, 'auv')
@@ -133,8 +122,7 @@ def test_a_forger_of_many_identities_takes_no_memory() -> None:
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[NodeRig]:
-    bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with node_rig(tmp_path, bundle, gate__rise_frames=1) as one:
+    with node_rig(tmp_path, gate__rise_frames=1) as one:
         yield one
 
 
@@ -168,20 +156,17 @@ def test_the_second_ends_itself_and_the_first_keeps_flag_and_graph(
 ) -> None:
     node = rig.client.node
     rig.raise_flag()
-    arguments = node_arguments(tmp_path / 'tiny', gate__rise_frames=1)
-    second, speakers = Process(arguments, rig.domain, tmp_path / 'second'), set()
-    try:
+    arguments, speakers = node_arguments(tmp_path / 'tiny', gate__rise_frames=1), set()
+    with Process(arguments, rig.domain, tmp_path / 'second') as second:
         rig.wait(lambda: rig.verdict() and speakers.add(node.count_publishers(FLAG))
                  or not second.is_running, 'the refusal')
         assert second.wait() == 2, second.output
-        (sentence,) = sentences(second)
-        assert ME in sentence and f'process {rig.process.pid} on ' in sentence
-        if 'cv_bridge' not in second.output:  # it heard the first before it was up itself
-            assert speakers == {1}
-        # It has left the graph, too, and not only when Fast DDS gives it up.
-        rig.wait(lambda: node.get_node_names().count('uncertainty_seg') == 1, 'it to be gone')
-    finally:
-        second.end()
+    (sentence,) = sentences(second)
+    assert ME in sentence and f'process {rig.process.pid} on ' in sentence
+    if 'cv_bridge' not in second.output:  # it heard the first before it was up itself
+        assert speakers == {1}
+    # It has left the graph, too, and not only when Fast DDS gives it up.
+    rig.wait(lambda: node.get_node_names().count('uncertainty_seg') == 1, 'it to be gone')
     rig.raise_flag()
 
 
@@ -204,12 +189,9 @@ def test_a_node_that_was_killed_does_not_keep_its_name_from_the_next(
     rig.process.interrupt(signal.SIGKILL)
     assert rig.client.node.count_publishers(CLAIMS) == 1  # its ghost, for 20 s
     rig.flags.clear()
-    next_one = Process(
-        node_arguments(tmp_path / 'tiny', gate__rise_frames=1), rig.domain, tmp_path / 'next')
-    rig.client.watched = next_one
-    try:
+    arguments = node_arguments(tmp_path / 'tiny', gate__rise_frames=1)
+    with Process(arguments, rig.domain, tmp_path / 'next') as following:
+        rig.client.watched = following
         rig.raise_flag()
-        assert ' runs already' not in next_one.output
-    finally:
         rig.client.watched = None
-        next_one.end()
+    assert ' runs already' not in following.output

@@ -8,18 +8,13 @@ from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import HAS_ROS, needs_ros, node_arguments, Process, SKIP_REASON
-from ros_node_rig import node_rig
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from rclpy.duration import Duration  # noqa: I100
+from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from ros_helpers import node_arguments, Process
+from ros_node_rig import node_rig
 
 from uncertainty_seg.ros.rivals import PROBE_S, RivalWatch
 
-pytestmark = needs_ros
 TOPIC = '/uncertainty_seg/confident'
 
 
@@ -152,13 +147,12 @@ def test_our_own_flags_on_the_way_are_no_other_voice() -> None:
 @pytest.mark.release
 def test_two_nodes_with_one_flag_are_both_not_confident_until_one_is_gone(tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with node_rig(tmp_path, bundle, gate__rise_frames=1) as rig:
+    with node_rig(tmp_path, gate__rise_frames=1) as rig:
         rig.client.wait_for_camera_match()
         rig.raise_flag()
         remaps = ['-r', '__node:=other', '-r', f'~/confident:={TOPIC}']
-        other = Process([*node_arguments(bundle, gate__rise_frames=1), *remaps], rig.domain,
-                        tmp_path / 'other')
-        try:
+        words = [*node_arguments(bundle, gate__rise_frames=1), *remaps]
+        with Process(words, rig.domain, tmp_path / 'other') as other:
             rig.wait(lambda: rig.verdict() and any(
                 'somebody else publishes' in s.status[0].message and s.status[0].level == b'\x02'
                 for s in rig.health), 'the node to notice')
@@ -167,5 +161,3 @@ def test_two_nodes_with_one_flag_are_both_not_confident_until_one_is_gone(tmp_pa
             # Killed, it stays in the graph for 20 s: what is still heard is the proof of life.
             other.send_signal(signal.SIGKILL)
             rig.wait(lambda: rig.verdict() and rig.flags[-1].data, 'the flag to come back')
-        finally:
-            other.end()

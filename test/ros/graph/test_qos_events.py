@@ -2,23 +2,14 @@
 """Ends of a topic that do not meet: whose they are and what mends it, over real DDS."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON, values_of
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from rclpy.duration import Duration  # noqa: I100
-from rclpy.qos import (
-    QoSDurabilityPolicy,
-    QoSHistoryPolicy,
-    QoSProfile,
-    QoSReliabilityPolicy,
-)
+from rclpy.duration import Duration
+from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from ros_helpers import values_of
 from ros_node_rig import node_rig, NodeRig
 from sensor_msgs.msg import Image
 
@@ -33,8 +24,6 @@ from uncertainty_seg.ros.topics import (
     TopicWatch,
     UNKNOWN_NAME,
 )
-
-pytestmark = pytest.mark.ros
 
 STALE_TIMEOUT_S = 1.0
 FLAG = Topic('/uncertainty_seg/confident', 'std_msgs/msg/Bool', True,
@@ -177,9 +166,8 @@ def test_images_are_requested_so_that_no_old_one_raises_the_flag(
 
 
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRig]:
-    folder = tmp_path_factory.mktemp('qos')
-    with node_rig(folder, make_tiny_bundle(folder / 'tiny'), reliability='reliable') as rig:
+def rig(folder: Path) -> Iterator[NodeRig]:
+    with node_rig(folder, reliability='reliable') as rig:
         rig.client.wait_for_camera_match()
         yield rig
 

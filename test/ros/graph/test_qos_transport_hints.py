@@ -6,16 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: I100
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
 from uncertainty_seg.ros.topics import camera_qos, silence_reason, Topic, Transport
-
-pytestmark = pytest.mark.ros
 
 IMAGE = 'sensor_msgs/msg/Image'
 JPEG = 'sensor_msgs/msg/CompressedImage'

@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process, ROOT
+from ros_helpers import Client, node_arguments, Process, ROOT
 
-pytestmark = needs_ros
 POLICY = ROOT / 'config' / 'sros2' / 'policy.xml'
 FLAG, NUMBERS = '/uncertainty_seg/confident', '/uncertainty_seg/verdict'
 # Where they are not: the first came with Jazzy, the second needs vision_msgs.
@@ -61,45 +60,37 @@ def used_by(node: Any, name: str) -> set[tuple[str, str]]:
 
 
 @pytest.mark.release
-def test_the_policy_allows_what_the_nodes_use_and_nothing_else(tmp_path: Path) -> None:
+def test_the_policy_allows_what_the_nodes_use_and_nothing_else(
+    tmp_path: Path, domain: int
+) -> None:
     import rclpy
     from sensor_msgs.msg import JointState
     from std_msgs.msg import Bool, Float32
 
     absent = {name for name, package in MAY_BE_ABSENT.items() if find_spec(package) is None}
-    with own_domain() as domain:
-        arguments = node_arguments(make_tiny_bundle(tmp_path / 'tiny'),
-                                   log__folder=str(tmp_path / 'frames'))
-        arguments[arguments.index('image:=/cam')] = 'image:=/camera/image_raw'
-        governor = ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args', '-r',
-                    f'confident:={FLAG}']
-        nodes = [Process(arguments, domain, tmp_path / 'node'),
-                 Process(governor, domain, tmp_path / 'governor')]
-        client = Client(domain, nodes[0])
-        mission = rclpy.create_node('mission', context=client._context)
-        try:
-            for topic, kind in ((FLAG, Bool), ('/speed_governor/speed_factor', Float32)):
-                mission.create_subscription(kind, topic, print, 10)
-            # A second publisher: the node then listens to its own topic.
-            client.node.create_publisher(Bool, FLAG, 10)
-            client.node.create_publisher(JointState, NUMBERS, 10)
-            for name, rights in enclaves().items():
-                optional = {right for right in rights
-                            if right[1].rpartition('/')[2] in absent
-                            or name == '/mission' and right[0] == 'subscribe'}
-                client.wait_until(
-                    lambda name=name: name.strip('/') in client.node.get_node_names(),
-                    f'{name} on the graph')
+    arguments = node_arguments(make_tiny_bundle(tmp_path / 'tiny'),
+                               log__folder=str(tmp_path / 'frames'))
+    arguments[arguments.index('image:=/cam')] = 'image:=/camera/image_raw'
+    governor = ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args', '-r',
+                f'confident:={FLAG}']
+    with Process(arguments, domain, tmp_path / 'node') as node, \
+            Process(governor, domain, tmp_path / 'governor'), Client(domain, node) as client:
+        mission = rclpy.create_node('mission', context=client.node.context)
+        for topic, kind in ((FLAG, Bool), ('/speed_governor/speed_factor', Float32)):
+            mission.create_subscription(kind, topic, print, 10)
+        # A second publisher: the node then listens to its own topic.
+        client.node.create_publisher(Bool, FLAG, 10)
+        client.node.create_publisher(JointState, NUMBERS, 10)
+        for name, rights in enclaves().items():
+            optional = {right for right in rights if right[1].rpartition('/')[2] in absent
+                        or name == '/mission' and right[0] == 'subscribe'}
+            client.wait_until(lambda name=name: name.strip('/') in client.node.get_node_names(),
+                              f'{name} on the graph')
 
-                def differences(name: str = name, rights: Any = rights, optional: Any = optional
-                                ) -> set[tuple[str, str]]:
-                    used = used_by(client.node, name.strip('/'))
-                    return (used - rights) | (rights - used - optional)
+            def differs(name: str = name, rights: Any = rights, optional: Any = optional) -> Any:
+                used = used_by(client.node, name.strip('/'))
+                return (used - rights) | (rights - used - optional)
 
-                client.wait_until(lambda differs=differences: not differs(),
-                                  f'{name} to use what its enclave may use')
-        finally:
-            mission.destroy_node()
-            client.close()
-            for node in nodes:
-                node.end()
+            client.wait_until(lambda differs=differs: not differs(),
+                              f'{name} to use what its enclave may use')
+        mission.destroy_node()

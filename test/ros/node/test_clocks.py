@@ -6,14 +6,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import needs_ros, values_of
+from ros_helpers import values_of
 from ros_node_rig import BAD, node_rig, NodeRig
 
 from uncertainty_seg.core.frame_guard import MEMORY_FRAMES
-
-pytestmark = needs_ros
 
 STALE_TIMEOUT_S = 2.0  # so long that a busy machine does not let the flag fall by itself
 INT32_MAX, UINT32_MAX = 2**31 - 1, 2**32 - 1
@@ -66,10 +63,8 @@ class ClockRig:
 
 
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: Any) -> Iterator[ClockRig]:
-    folder: Path = tmp_path_factory.mktemp('clocks')
-    bundle = make_tiny_bundle(folder / 'tiny')
-    with node_rig(folder, bundle, stale_timeout_s=STALE_TIMEOUT_S, use_sim_time=True) as rig:
+def rig(folder: Path) -> Iterator[ClockRig]:
+    with node_rig(folder, stale_timeout_s=STALE_TIMEOUT_S, use_sim_time=True) as rig:
         yield ClockRig(rig)
 
 

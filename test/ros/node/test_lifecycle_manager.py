@@ -5,12 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import FAULT_NODE, needs_ros
+from ros_helpers import FAULT_NODE
 from ros_node_rig import node_rig, NodeRig
-
-pytestmark = needs_ros
 
 
 class Manager:
@@ -46,15 +43,8 @@ class Manager:
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory: Any) -> Path:
-    path: Path = tmp_path_factory.mktemp('manager')
-    make_tiny_bundle(path / 'tiny')
-    return path
-
-
-@pytest.fixture(scope='module')
 def shared(folder: Path) -> Iterator[Manager]:
-    with node_rig(folder, folder / 'tiny', FAULT_NODE, autostart=False) as rig:
+    with node_rig(folder, FAULT_NODE, autostart=False) as rig:
         yield Manager(rig)
 
 

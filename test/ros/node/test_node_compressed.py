@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bombs import black_jpeg
-from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
-from ros_helpers import needs_ros, solid
+from ros_helpers import solid
 from ros_node_rig import node_rig, NodeRig
-
-pytestmark = needs_ros
 
 # Left half blue, right half red: classes 0 and 2 of the tiny network.
 HALVES = np.hstack([solid(255, 0, 0, width=64), solid(0, 0, 255, width=64)])
@@ -59,10 +56,8 @@ def packed(pixels: Any, kind: str = '.png') -> bytes:
 
 
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: Any) -> Iterator[Rig]:
-    folder: Path = tmp_path_factory.mktemp('compressed')
-    bundle = make_tiny_bundle(folder / 'tiny')
-    with node_rig(folder, bundle, stale_timeout_s=600.0, image_transport='compressed') as rig:
+def rig(folder: Path) -> Iterator[Rig]:
+    with node_rig(folder, stale_timeout_s=600.0, image_transport='compressed') as rig:
         yield Rig(rig)
 
 

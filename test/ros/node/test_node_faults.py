@@ -5,13 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
 from ros_fault_node_commands import FAILS, GIVES_NAN, SURPRISES, WAITS
-from ros_helpers import FAULT_NODE, image_message, needs_ros, solid, values_of
+from ros_helpers import FAULT_NODE, image_message, solid, values_of
 from ros_node_rig import node_rig, NodeRig
-
-pytestmark = needs_ros
 
 
 class Rig:
@@ -50,10 +47,9 @@ class Rig:
 
 
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: Any) -> Iterator[Rig]:
-    folder: Path = tmp_path_factory.mktemp('faults')
+def rig(folder: Path) -> Iterator[Rig]:
     release = folder / 'release'
-    with node_rig(folder, make_tiny_bundle(folder / 'tiny'), FAULT_NODE, stale_timeout_s=2.0,
+    with node_rig(folder, FAULT_NODE, stale_timeout_s=2.0,
                   gate__rise_frames=1, stuck_timeout_s=0.0) as found:
         try:
             yield Rig(found, release)

@@ -3,19 +3,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from conftest import make_tiny_bundle
 import numpy as np
 import pytest
-from ros_helpers import needs_ros, solid, values_of
+from ros_helpers import solid, values_of
 from ros_node_rig import node_rig, NodeRig
 
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.storage.model_bundle import load_bundle
-
-pytestmark = needs_ros
 
 PICTURES = {'mask': 'mono8', 'confidence': 'mono8', 'uncertainty': '32FC1', 'overlay': 'bgr8',
             'mask_color': 'bgr8'}
@@ -29,7 +25,7 @@ class Rig:
     def __init__(self, rig: NodeRig) -> None:
         from sensor_msgs.msg import Image
 
-        self.node, self.send, self.of, self.bundle = rig, rig.send, rig.of, Path()
+        self.node, self.send, self.of = rig, rig.send, rig.of
         self.pictures = {
             n: rig.client.listen(f'/uncertainty_seg/{n}', Image) for n in PICTURES}
         rig.client.wait_for_camera_match()
@@ -44,14 +40,10 @@ class Rig:
 
 
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: Any) -> Iterator[Rig]:
-    folder: Path = tmp_path_factory.mktemp('frames')
-    bundle = make_tiny_bundle(folder / 'tiny')
-    with node_rig(folder, bundle, stale_timeout_s=600.0, gate__rise_frames=1,
+def rig(folder: Path) -> Iterator[Rig]:
+    with node_rig(folder, stale_timeout_s=600.0, gate__rise_frames=1,
                   reliability='reliable') as rig:
-        found = Rig(rig)
-        found.bundle = bundle
-        yield found
+        yield Rig(rig)
 
 
 @pytest.mark.parametrize('size', [(51, 177), (1, 1)])
@@ -89,10 +81,12 @@ def test_the_flag_is_true_for_a_clear_frame_and_false_for_a_grey_one(rig: Rig) -
     assert 'latency.preprocess_ms' in values
 
 
-def test_the_node_publishes_what_the_pipeline_computes_of_the_same_images(rig: Rig) -> None:
-    settings = settings_from_dict({'model': str(rig.bundle), 'backend': 'onnxruntime'})
+def test_the_node_publishes_what_the_pipeline_computes_of_the_same_images(
+    rig: Rig, folder: Path
+) -> None:
+    settings = settings_from_dict({'model': str(folder / 'tiny'), 'backend': 'onnxruntime'})
     generator = np.random.default_rng(5)
-    with open_pipeline(load_bundle(rig.bundle), settings) as pipeline:
+    with open_pipeline(load_bundle(folder / 'tiny'), settings) as pipeline:
         for height, width in ((96, 128), (120, 90)):
             pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
             msg, result = rig.send(pixels=pixels), pipeline.process(pixels)

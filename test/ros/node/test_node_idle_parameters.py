@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from conftest import make_tiny_bundle
-from ros_helpers import Client, needs_ros, NODE, node_arguments, own_domain, Process, values_of
+from ros_helpers import Client, NODE, node_arguments, Process, values_of
 from ros_node_rig import node_rig
 
-pytestmark = needs_ros
 IDLE = ('model', 'backend', 'threads', 'precision')
 
 
 def test_a_failed_configure_is_mended_by_setting_parameters(tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with node_rig(tmp_path, bundle, autostart=False, model='dolphin', precision='bf16') as rig:
+    with node_rig(tmp_path, autostart=False, model='dolphin', precision='bf16') as rig:
         client, health = rig.client, rig.health
         assert not client.change_state('configure')
         assert client.state() == 'unconfigured'
@@ -61,8 +60,7 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path) -> Non
              '-p', f'{mask}.durability:=transient_local',
              '-p', f'{mask}.reliability:=best_effort',
              '-p', 'qos_overrides./uncertainty_seg/confident.publisher.reliability:=best_effort']
-    bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with node_rig(tmp_path, bundle, [*NODE, '--ros-args', *words, *late, '--'],
+    with node_rig(tmp_path, [*NODE, '--ros-args', *words, *late, '--'],
                   reliability='best_effort') as rig:
         client = rig.client
         client.wait_for_camera_match()
@@ -83,14 +81,10 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path) -> Non
                 assert client.change_state(transition)
 
 
-def test_an_override_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+def test_an_override_that_cannot_be_is_one_sentence(tmp_path: Path, domain: int) -> None:
     words = ['-p', 'qos_overrides./cam.subscription.history:=keep_all', '-p', 'max_age_s:=1.0']
-    with own_domain() as domain:
-        arguments = node_arguments(make_tiny_bundle(tmp_path / 'tiny'))
-        process = Process([*arguments, *words], domain, tmp_path / 'log')
-        try:
-            assert process.wait() == 1, process.output
-        finally:
-            process.end()
+    words = [*node_arguments(make_tiny_bundle(tmp_path / 'tiny')), *words]
+    with Process(words, domain, tmp_path / 'log') as process:
+        assert process.wait() == 1, process.output
     said = [line for line in process.output.splitlines() if '[ERROR]' in line]
     assert len(said) == 1 and 'keep_all' in said[0] and 'Traceback' not in process.output

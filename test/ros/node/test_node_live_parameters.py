@@ -6,19 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import needs_ros
 from ros_node_rig import BAD, node_rig, NodeRig
-
-pytestmark = needs_ros
 
 
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: Any) -> Iterator[NodeRig]:
-    folder: Path = tmp_path_factory.mktemp('parameters')
-    bundle = make_tiny_bundle(folder / 'tiny')
-    with node_rig(folder, bundle, stale_timeout_s=600, gate__rise_frames=1) as rig:
+def rig(folder: Path) -> Iterator[NodeRig]:
+    with node_rig(folder, stale_timeout_s=600, gate__rise_frames=1) as rig:
         rig.client.wait_for_camera_match()
         rig.raise_flag()
         yield rig
@@ -57,16 +51,6 @@ def test_a_bad_change_is_refused_with_a_reason_and_changes_nothing(
     assert not result.successful
     assert reason in result.reason
     assert rig.verdict()['threshold.entropy.mean'] == before
-
-
-def test_another_number_of_passes_is_taken_at_once_and_not_trusted(rig: NodeRig) -> None:
-    assert rig.verdict()['passes'] == '8'
-    assert rig.client.set_parameters(passes=3)[0].successful
-    verdict = rig.verdict()
-    assert (verdict['passes'], verdict['confident']) == ('3', 'false')
-    assert rig.client.set_parameters(passes=-1)[0].successful
-    verdict = rig.verdict()
-    assert (verdict['passes'], verdict['confident']) == ('8', 'true')
 
 
 def test_another_deadline_is_offered_and_kept(rig: NodeRig) -> None:
@@ -111,8 +95,7 @@ def test_settings_that_undo_the_promise_are_said_in_status_and_diagnostics(rig: 
 def test_a_locked_gate_cannot_be_changed_by_anybody_until_the_node_is_cleaned_up(
     tmp_path: Path
 ) -> None:
-    bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with node_rig(tmp_path, bundle, lock_gate=True) as rig:
+    with node_rig(tmp_path, lock_gate=True) as rig:
         client = rig.client
         client.wait_for_camera_match()
         for name, value in (('gate.threshold_scale', 2.0), ('gate.scores', ['entropy.mean']),

@@ -5,28 +5,20 @@ from collections.abc import Iterator
 import itertools
 from pathlib import Path
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import FAULT_NODE, needs_ros, values_of
+from ros_helpers import FAULT_NODE, values_of
 from ros_node_rig import node_rig, NodeRig
 
-pytestmark = needs_ros
 FRAMES = 8
 # A second each: stamps of a test's own.
 SECONDS = itertools.count(1_000_000)
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp('parts')
-
-
-@pytest.fixture(scope='module')
 def rig(folder: Path) -> Iterator[NodeRig]:
     from sensor_msgs.msg import CameraInfo, Image
 
-    bundle = make_tiny_bundle(folder / 'tiny')
-    with node_rig(folder, bundle, FAULT_NODE, stale_timeout_s=600.0, gate__rise_frames=1,
+    with node_rig(folder, FAULT_NODE, stale_timeout_s=600.0, gate__rise_frames=1,
                   log__folder=folder / 'log_of_frames') as rig:
         rig.client.listen('/uncertainty_seg/heatmap', Image)
         rig.client.listen('/uncertainty_seg/camera_info', CameraInfo)

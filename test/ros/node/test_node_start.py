@@ -1,38 +1,19 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """How the node starts and ends: one sentence and an exit code for whatever is wrong."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from conftest import make_tiny_bundle
 from old_bundles import old_bundle
 import pytest
-from ros_helpers import (
-    needs_ros,
-    NODE,
-    node_arguments,
-    own_domain,
-    Process,
-    values_of,
-)
+from ros_helpers import node_arguments, Process
 from ros_node_rig import node_rig
-
-pytestmark = needs_ros
-
-
-@pytest.fixture(scope='module')
-def domain() -> Iterator[int]:
-    with own_domain() as number:
-        yield number
 
 
 def run(arguments: list[str], domain: int, folder: Path) -> tuple[int, str]:
-    process = Process(arguments, domain, folder / 'log')
-    try:
+    with Process(arguments, domain, folder / 'log') as process:
         return process.wait(), process.output
-    finally:
-        process.end()
 
 
 def assert_one_sentence(output: str, sentence: str) -> None:
@@ -69,8 +50,8 @@ def test_what_cannot_be_started_is_one_sentence_with_its_exit_code(
 def test_a_node_told_to_run_without_a_calibration_publishes_scores_and_never_true(
     tmp_path: Path
 ) -> None:
-    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    with node_rig(tmp_path, bundle, uncalibrated='run', gate__rise_frames=1, damage_scale=0.0,
+    make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    with node_rig(tmp_path, uncalibrated='run', gate__rise_frames=1, damage_scale=0.0,
                   stale_timeout_s=600.0) as rig:
         rig.client.wait_for_camera_match()
         for _ in range(4):
@@ -80,17 +61,6 @@ def test_a_node_told_to_run_without_a_calibration_publishes_scores_and_never_tru
         rig.wait(lambda: any('no promise' in entry.message for msg in rig.health
                              for entry in msg.status), 'the warning')
         assert rig.flags and not any(msg.data for msg in rig.flags)
-
-
-def test_the_model_its_source_and_its_promise_are_told(tmp_path: Path) -> None:
-    bundle = make_tiny_bundle(tmp_path / 'tiny')
-    file = tmp_path / 'parameters.yaml'
-    file.write_text(f'/**:\n  ros__parameters:\n    model: {bundle}\n')
-    program = [*NODE, '--ros-args', '--params-file', str(file), '--']
-    with node_rig(tmp_path, bundle, program) as rig:
-        values = rig.wait(lambda: rig.health and 'promise' in values_of(rig.health[-1]) and
-                          values_of(rig.health[-1]), 'the promise')
-        assert values['model'] == values['model_folder'] == str(bundle)
 
 
 def test_a_node_with_trusted_keys_starts_with_what_they_signed_alone(
@@ -113,5 +83,5 @@ def test_a_node_with_trusted_keys_starts_with_what_they_signed_alone(
     assert code == 1
     assert_one_sentence(output, 'trusted_keys')
     sign_bundle(bundle, keys[0])
-    with node_rig(tmp_path, bundle, trusted_keys=f"['{public_line(keys[0])}']") as rig:
+    with node_rig(tmp_path, trusted_keys=f"['{public_line(keys[0])}']") as rig:
         rig.client.wait_for_camera_match()

@@ -12,20 +12,11 @@ from typing import Any
 from conftest import make_tiny_bundle
 import numpy as np
 import pytest
-from ros_helpers import (
-    FAULT_NODE,
-    image_message,
-    needs_ros,
-    node_arguments,
-    own_domain,
-    Process,
-    solid,
-)
+from ros_helpers import FAULT_NODE, image_message, node_arguments, Process, solid
 from ros_node_rig import node_rig, NodeRig
 
 from uncertainty_seg.storage.bags.writer import BagWriter
 
-pytestmark = needs_ros
 RIGS = Path(__file__).resolve().parents[2] / 'rigs'
 ENTRY = 'from uncertainty_seg.ros import entry; entry.{}()'
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -34,12 +25,6 @@ ALL_NUMBERS = [*NUMBERS, *(number for number in (signal.SIGHUP, signal.SIGQUIT)
                            if signal.getsignal(number) is not signal.SIG_IGN)]
 # An idle machine needs 0.6 s; a configure that is waited for, half an hour.
 LONGEST_S = 15.0
-
-
-@pytest.fixture(scope='module')
-def domain() -> Iterator[int]:
-    with own_domain() as number:
-        yield number
 
 
 def catches(process: Process, number: int) -> bool:
@@ -97,8 +82,7 @@ def test_a_signal_at_any_moment_is_exit_code_0(
 
 @pytest.mark.release
 def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(tmp_path: Path) -> None:
-    bundle, program = make_tiny_bundle(tmp_path / 'tiny'), [str(RIGS / 'ros_stop_node.py')]
-    with node_rig(tmp_path, bundle, program) as rig:
+    with node_rig(tmp_path, [str(RIGS / 'ros_stop_node.py')]) as rig:
         rig.wait(lambda: 'in C' in rig.process.output, 'the configure')
         rig.client.spin(1.0)
         rig.client.watched = None
@@ -116,8 +100,7 @@ def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(tmp_path: Pa
 @pytest.fixture()
 def confident(tmp_path: Path) -> Iterator[NodeRig]:
     # Longer than the test, so that no flag falls because frames stop.
-    bundle = make_tiny_bundle(tmp_path / 'tiny')
-    with node_rig(tmp_path, bundle, FAULT_NODE, gate__rise_frames=1, stale_timeout_s=30.0) as rig:
+    with node_rig(tmp_path, FAULT_NODE, gate__rise_frames=1, stale_timeout_s=30.0) as rig:
         rig.client.wait_for_camera_match()
         rig.raise_flag()
         rig.client.watched = None

@@ -14,21 +14,15 @@ from pathlib import Path
 import re
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import HAS_ROS, needs_ros, ROOT, SKIP_REASON, solid, values_of
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from ros_node_rig import BAD, node_rig, NodeRig  # noqa: I100
+from ros_helpers import ROOT, solid, values_of
+from ros_node_rig import BAD, node_rig, NodeRig
 from ros_stubs import StubNode
 
 from uncertainty_seg.core.gate import KINDS, Verdict
 from uncertainty_seg.core.status import verdict_numbers
 from uncertainty_seg.ros.publishers import VerdictPublishers
 
-pytestmark = needs_ros
 PAGE = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
 VERDICT, FLAG = '/uncertainty_seg/verdict', '/uncertainty_seg/confident'
 GOOD_VERDICT = Verdict(True, ('within limits',), 0.5, 'confident')
@@ -103,13 +97,11 @@ def test_the_number_of_a_kind_is_the_documented_one(kind: str) -> None:
 
 
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRig]:
+def rig(folder: Path) -> Iterator[NodeRig]:
     from sensor_msgs.msg import JointState
 
-    folder: Path = tmp_path_factory.mktemp('verdict')
-    make_tiny_bundle(folder / 'tiny')
     # Not the 1 s of the default, for which a busy machine may stand still.
-    with node_rig(folder, folder / 'tiny', stale_timeout_s=2.0) as found:
+    with node_rig(folder, stale_timeout_s=2.0) as found:
         found.client.listen(VERDICT, JointState, 1000)
         found.client.wait_for_topics(VERDICT, FLAG, '/uncertainty_seg/status')
         found.client.wait_for_camera_match()

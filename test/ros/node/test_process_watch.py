@@ -9,25 +9,14 @@ import os
 from pathlib import Path
 import socket
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 from cases import for_each
-from conftest import make_tiny_bundle
 import pytest
 from ros_fault_node_commands import ENDS, WAITS
-from ros_helpers import (
-    FAULT_NODE,
-    HAS_ROS,
-    image_message,
-    needs_ros,
-    SKIP_REASON,
-    solid,
-)
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from ros_node_rig import node_rig, NodeRig  # noqa: I100
+from ros_helpers import FAULT_NODE, image_message, solid
+from ros_node_rig import node_rig, NodeRig
 
 from uncertainty_seg.ros import process_watch
 from uncertainty_seg.ros.process_watch import (
@@ -41,42 +30,16 @@ from uncertainty_seg.ros.process_watch import (
     ServiceManager,
 )
 
-pytestmark = needs_ros
 
-
-class Listener:
-    """The other end of NOTIFY_SOCKET."""
-
-    def __init__(self, address: str) -> None:
-        self.link = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.link.bind('\0' + address[1:] if address.startswith('@') else address)
-        self.environment = {'NOTIFY_SOCKET': address, 'WATCHDOG_USEC': '600000'}
-
-    def heard(self) -> list[str]:
-        """Return the lines that have come since it was asked last."""
-        lines: list[str] = []
-        while True:
-            try:
-                lines += self.link.recv(4096, socket.MSG_DONTWAIT).decode().splitlines()
-            except BlockingIOError:
-                return lines
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    one = Listener(f'@notify-{os.getpid()}')
-    yield one
-    one.link.close()
-
-
-def test_systemd_gets_each_message_as_one_datagram_of_lines(tmp_path: Path) -> None:
-    listener = Listener(str(tmp_path / 's'))
-    systemd = ServiceManager(listener.environment)
-    assert systemd.tell('READY=1', 'STATUS=two\nlines')
-    assert listener.link.recv(4096) == b'READY=1\nSTATUS=two lines'
-    assert systemd.feed_every_s == pytest.approx(0.2)
-    assert any(not systemd.tell('WATCHDOG=1') for _ in range(100_000))  # it reads nothing more
-    listener.link.close()
+def test_systemd_gets_each_message_as_one_datagram_of_lines() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        link.bind(f'\0notify-{os.getpid()}')
+        systemd = ServiceManager(
+            {'NOTIFY_SOCKET': f'@notify-{os.getpid()}', 'WATCHDOG_USEC': '600000'})
+        assert systemd.tell('READY=1', 'STATUS=two\nlines')
+        assert link.recv(4096) == b'READY=1\nSTATUS=two lines'
+        assert systemd.feed_every_s == pytest.approx(0.2)
+        assert any(not systemd.tell('WATCHDOG=1') for _ in range(100_000))  # nobody reads on
 
 
 @for_each('address', ['', '/no/such/socket', 'vsock:2:1', '/' + 'x' * 500, '/a\0b'])
@@ -121,22 +84,19 @@ class Node:
 
 
 class Rig:
+    """A watch of a node and a service manager that are looked at by hand."""
 
-    def __init__(self, listener: Listener | None = None) -> None:
-        self.now_s, self.codes = 500.0, []  # type: tuple[float, list[int]]
+    def __init__(self) -> None:
+        self.now_s, self.codes, self.heard = 500.0, [], []  # type: tuple[float, list[int], Any]
         self.node = Node()
-        self.listener = listener
-        self.heard: list[str] = []
-        self.watch = ProcessWatch(
-            self.node, ServiceManager(listener.environment if listener else {}),
-            self.codes.append, lambda: self.now_s)
+        systemd: Any = SimpleNamespace(
+            tell=lambda *lines: self.heard.extend(lines), feed_every_s=0.2)
+        self.watch = ProcessWatch(self.node, systemd, self.codes.append, lambda: self.now_s)
         self._beats = itertools.count()
 
     def look(self, seconds: float = LOOK_EVERY_S) -> None:
         self.now_s += seconds
         self.watch.look()
-        if self.listener is not None:  # at once: such a socket holds ten messages
-            self.heard += self.listener.heard()
 
     def change(self, **signs: Any) -> None:
         self.node.signs = dataclasses.replace(self.node.signs, **signs)
@@ -171,23 +131,13 @@ def test_a_node_that_is_refused_leaves_at_once_with_its_sentence_and_exit_code_2
     assert capsys.readouterr().err == 'uncertainty_seg_node: the name is taken\n'
 
 
-def test_a_node_whose_threads_work_is_left_alone_and_feeds_the_watchdog(
-    listener: Listener
-) -> None:
-    rig = Rig(listener)
+def test_a_node_whose_threads_work_is_left_alone_and_feeds_the_watchdog() -> None:
+    rig = Rig()
     rig.run(20)
     assert (rig.codes, rig.node.said) == ([], [])
     assert rig.heard[:2] == ['STATUS=active: active', 'WATCHDOG=1']
     assert rig.heard.count('STATUS=active: active') == 1
     assert 60 <= rig.heard.count('WATCHDOG=1') <= 101
-
-
-def test_a_worker_that_has_ended_ends_the_process_at_once(listener: Listener) -> None:
-    rig = Rig(listener)
-    rig.run(1)
-    rig.change(worker_end='SystemExit: 3')
-    assert rig.ends(rig.watch.look) == 'last: the worker has ended: SystemExit: 3'
-    assert listener.heard() == ['STOPPING=1', 'STATUS=the worker has ended: SystemExit: 3']
 
 
 def test_a_process_that_was_stopped_and_continued_has_not_hung() -> None:
@@ -214,10 +164,8 @@ def test_callbacks_that_do_not_run_let_the_flag_fall_once_and_end_the_process_la
     assert 'a callback hangs' in rig.ends(lambda: rig.run(10, turns=False))
 
 
-def test_a_transition_may_take_an_hour_and_then_the_watchdog_is_not_fed(
-    listener: Listener
-) -> None:
-    rig = Rig(listener)
+def test_a_transition_may_take_an_hour_and_then_the_watchdog_is_not_fed() -> None:
+    rig = Rig()
     rig.change(transition='configure')
     for _ in range(int(LONGEST_TRANSITION_S / LONGEST_LOOK_S) - 1):
         rig.look(LONGEST_LOOK_S)
@@ -231,17 +179,15 @@ def test_a_transition_may_take_an_hour_and_then_the_watchdog_is_not_fed(
     assert (rig.codes, rig.heard) == ([], [])
 
 
-def test_a_worker_that_stands_still_ends_the_process_after_the_timeout(
-    listener: Listener
-) -> None:
-    rig = Rig(listener)
+def test_a_worker_that_stands_still_ends_the_process_after_the_timeout() -> None:
+    rig = Rig()
     rig.run(1)
     rig.change(in_work='a frame of front')
     rig.run(9.8, beats=False)
     assert rig.codes == []
     said = rig.ends(lambda: rig.run(0.5, beats=False))
     assert 'a frame of front' in said and 'stuck_timeout_s' in said
-    assert listener.heard() == ['STOPPING=1', f'STATUS={said.removeprefix("last: ")}']
+    assert rig.heard[-2:] == ['STOPPING=1', f'STATUS={said.removeprefix("last: ")}']
 
 
 def test_last_words_that_hang_do_not_keep_the_process(
@@ -278,8 +224,7 @@ def test_a_watch_that_fails_ends_the_process(monkeypatch: pytest.MonkeyPatch) ->
 
 @contextmanager
 def running(folder: Path, **parameters: Any) -> Iterator[NodeRig]:
-    bundle = make_tiny_bundle(folder / 'tiny')
-    with node_rig(folder, bundle, FAULT_NODE, gate__rise_frames=1, **parameters) as rig:
+    with node_rig(folder, FAULT_NODE, gate__rise_frames=1, **parameters) as rig:
         rig.client.wait_for_camera_match()
         rig.raise_flag()
         yield rig

@@ -1,27 +1,19 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """What is made and what is published, on publishers that only count."""
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
-
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
 from ros_stubs import StubNode
 from std_msgs.msg import Header
 
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros.publishers import PicturePublishers, PICTURES, VerdictPublishers
-
-pytestmark = pytest.mark.ros
+from uncertainty_seg.ros.publishers import PicturePublishers, PICTURES
 
 CONFIDENT = Verdict(True, ('all scores within limits',), 0.5, 'confident')
 
@@ -99,15 +91,3 @@ def test_the_overlay_as_jpeg_is_encoded_only_for_a_subscriber_of_it(node: StubNo
     picture = cv2.imdecode(np.frombuffer(msg.data, np.uint8), cv2.IMREAD_COLOR)
     # Chroma is kept at half the resolution.
     assert np.abs(picture.astype(int) - view.overlay).mean() < 20
-
-
-def test_a_fault_is_false_with_an_infinite_score_and_its_reason(node: StubNode) -> None:
-    any_node: Any = node
-    verdicts = VerdictPublishers(any_node, 1.0)
-    node.topics['~/status'].num_subscribers = 1
-    verdicts.publish(CONFIDENT, {})
-    verdicts.publish_fault('the engine is gone')
-    assert [m.data for m in node.topics['~/confident'].sent] == [True, False]
-    assert node.topics['~/score'].sent[-1].data == math.inf
-    assert node.topics['~/status'].sent[-1].status[0].message == 'the engine is gone'
-    assert not verdicts.is_confident

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import FAULT_NODE, needs_ros, values_of
+from ros_helpers import FAULT_NODE, values_of
 from ros_node_rig import node_rig, NodeRig
 
-pytestmark = needs_ros
 # Every picture, and the topics of the verdict.
 PICTURES = ('mask', 'confidence', 'uncertainty', 'unknown', 'heatmap', 'uncertainty_overlay',
             'overlay', 'mask_color', 'flagged')
@@ -64,9 +62,8 @@ class Rig:
 
 
 @pytest.fixture(scope='module')
-def rig(tmp_path_factory: Any) -> Iterator[Rig]:
-    folder: Path = tmp_path_factory.mktemp('first')
-    with node_rig(folder, make_tiny_bundle(folder / 'tiny'), FAULT_NODE, stale_timeout_s=600.0,
+def rig(folder: Path) -> Iterator[Rig]:
+    with node_rig(folder, FAULT_NODE, stale_timeout_s=600.0,
                   gate__rise_frames=1, map='entropy') as found:
         try:
             yield Rig(found, folder)

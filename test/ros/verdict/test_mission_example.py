@@ -8,12 +8,10 @@ from pathlib import Path
 import signal
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import needs_ros, Process, ROOT
+from ros_helpers import Process, ROOT
 from ros_node_rig import BAD, node_rig, NodeRig
 
-pytestmark = needs_ros
 PYTHON = ROOT / 'examples' / 'mission_node.py'
 CRUISE, SLOW = 1.5, 0.25
 
@@ -41,8 +39,7 @@ class Mission:
 @pytest.fixture(scope='module')
 def mission(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mission]:
     folder: Path = tmp_path_factory.mktemp('mission')
-    make_tiny_bundle(folder / 'tiny')
-    with node_rig(folder, folder / 'tiny', log__folder=str(folder / 'frames')) as rig:
+    with node_rig(folder, log__folder=str(folder / 'frames')) as rig:
         rig.client.wait_for_topics('/uncertainty_seg/verdict')
         rig.client.wait_for_camera_match()
         found = Mission(rig, folder)

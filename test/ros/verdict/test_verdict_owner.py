@@ -17,112 +17,17 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from conftest import make_tiny_bundle
+from owner_rig import GOOD, GREY, Rig, RISE_FRAMES, TIMEOUT_S
 import pytest
-from ros_helpers import arrival, HAS_ROS, image_message, SKIP_REASON, solid, values_of
+from ros_helpers import arrival, image_message, solid, values_of
+from ros_stubs import Publisher
 
-if not HAS_ROS:
-    pytest.skip(SKIP_REASON, allow_module_level=True)
-
-from ros_stubs import Publisher, StubNode
-
-from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs, show_frame
-from uncertainty_seg.ros.health import FrameStatistics
-from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.frame_processor import Outputs
 from uncertainty_seg.ros.rivals import WITHHELD
-from uncertainty_seg.ros.verdict_owner import VerdictOwner
-from uncertainty_seg.storage.model_bundle import load_bundle
 
-pytestmark = pytest.mark.ros
-
-RISE_FRAMES, TIMEOUT_S = 3, 1.0
 PATIENCE_S = 0.2  # for a thread that must not get through
-GOOD, GREY = (0, 0, 255), (128, 128, 128)
-
-
-class HookedBackend:
-    """A backend that lets something happen while the network runs."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.name = backend.name
-        self.during: Callable[[], None] = lambda: None
-
-    def run(self, *args: Any) -> Any:
-        self.during()
-        return self._backend.run(*args)
-
-    @property
-    def timings_ms(self) -> Any:
-        return self._backend.timings_ms
-
-    def close(self) -> None:
-        self._backend.close()
-
-
-class Rig:
-    """The owner between a worker, played by `send`, and an executor, played by the events."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        path = make_tiny_bundle(folder / 'tiny')
-        self.settings = settings_from_dict({
-            'model': str(path), 'gate.rise_frames': RISE_FRAMES, 'max_repeats': -1, **settings})
-        bundle = load_bundle(str(path))
-        self.backend = HookedBackend(open_backend('onnxruntime', bundle, self.settings))
-        self.pipeline = Pipeline(bundle, self.backend, self.settings)
-        self.node, self.now_s, self.veto = StubNode(), 1000.0, ''
-        any_node: Any = self.node
-        self.verdicts = VerdictPublishers(any_node, TIMEOUT_S)
-        self.owner = VerdictOwner(
-            self.verdicts, TIMEOUT_S, lambda: self.veto, lambda: self.now_s)
-        self.owner.take_over(self.pipeline)
-        self.pictures, self.statistics = PicturePublishers(any_node), FrameStatistics()
-        self.start()
-        self.node.topics['~/status'].num_subscribers = 1
-        self.second = 0
-
-    def start(self) -> None:
-        self.process = self.processor(Outputs(self.pictures, self.statistics))
-
-    def processor(self, outputs: Outputs) -> FrameProcessor:
-        return FrameProcessor(
-            self.owner.start(), outputs, lambda: self.settings, lambda: self.second * 10**9,
-            lambda frame: show_frame(outputs, lambda: self.settings, frame))
-
-    @property
-    def flags(self) -> list[bool]:
-        """Return the flags by their statuses: another deadline is another publisher."""
-        return [values_of(status)['confident'] == 'true' for status in self.statuses]
-
-    @property
-    def statuses(self) -> list[Any]:
-        return self.node.topics['~/status'].sent
-
-    @property
-    def last_message(self) -> str:
-        return self.statuses[-1].status[0].message
-
-    def send(self, count: int = 1, color: tuple[int, int, int] = GOOD) -> None:
-        for _ in range(count):
-            self.second += 1
-            self.owner.note_arrival()
-            stamp_ns = self.second * 10**9
-            self.process(arrival(image_message(solid(*color), stamp_ns)))
-
-    def tick(self) -> None:
-        self.owner.tick(lambda: 'no frame came')
-
-    def change(self, **values: Any) -> None:
-        settings = dataclasses.replace(self.settings, **values)
-        self.owner.reconfigure(settings)
-        self.settings = settings
-
-    def change_gate(self, scale: float) -> None:
-        self.change(gate=dataclasses.replace(self.settings.gate, threshold_scale=scale))
 
 
 @pytest.fixture
@@ -207,8 +112,8 @@ def test_after_any_event_at_any_step_three_frames_begun_later_are_needed(
     assert flags == [False] * (RISE_FRAMES - 1) + [True] * (num_good - RISE_FRAMES + 1)
 
 
-class BlockedPublisher(Publisher):
-    """Waits inside of `publish` for a thread that must not get through."""
+class HookedPublisher(Publisher):
+    """Lets something happen before a message leaves."""
 
     during: Callable[[], None] = staticmethod(lambda: None)
 
@@ -217,26 +122,47 @@ class BlockedPublisher(Publisher):
         super().publish(msg)
 
 
+def hook(rig: Rig, during: Callable[[], None]) -> HookedPublisher:
+    """Let something happen amid the publication of each flag."""
+    flag: Any = rig.node.topics['~/confident']
+    flag.__class__, flag.during = HookedPublisher, during
+    return flag
+
+
+def bring_amid(rig: Rig, event: Callable[[Rig], None]) -> threading.Thread:
+    """Bring an event in a thread amid the publication of the next flag; it must wait."""
+    thread = threading.Thread(target=event, args=(rig,))
+
+    def bring() -> None:
+        if thread.ident is None:
+            thread.start()
+            thread.join(PATIENCE_S)
+            assert thread.is_alive()
+    hook(rig, bring)
+    return thread
+
+
 @pytest.mark.parametrize('event', EVENTS)
 def test_no_event_comes_between_a_verdict_and_its_publication(rig: Rig, event: str) -> None:
     rig.send(RISE_FRAMES - 1)
     flag = rig.node.topics['~/confident']
-    flag.__class__ = BlockedPublisher
-    threads: list[threading.Thread] = []
-
-    def bring() -> None:
-        if not threads:
-            threads.append(threading.Thread(target=EVENTS[event], args=(rig,)))
-            threads[0].start()
-            threads[0].join(PATIENCE_S)
-            assert threads[0].is_alive()
-
-    flag.during = bring
+    thread = bring_amid(rig, EVENTS[event])
     rig.send()
-    threads[0].join(60)
+    thread.join(60)
     # Also after a pause while a true went out, of which the timer would know nothing.
     assert rig.flags == [False, False, True, False]
     assert [msg.data for msg in flag.sent] == rig.flags
+
+
+def test_no_event_comes_between_the_fault_of_a_frame_and_its_publication(rig: Rig) -> None:
+    thread = bring_amid(rig, EVENTS['deactivate'])
+    message = image_message(solid(*GOOD), 10**8)
+    message.data = message.data[:10]
+    rig.process(arrival(message))
+    thread.join(60)
+    assert 'image with 10 bytes' in rig.statuses[0].status[0].message
+    assert rig.last_message == 'the node is stopping'
+    assert rig.flags == [False, False]
 
 
 def test_no_limit_of_replaced_settings_is_published_with_a_true_flag(
@@ -306,28 +232,6 @@ def test_a_frame_of_a_run_that_has_ended_is_not_published_in_the_next(
     assert rig.flags == [False]
     rig.send(RISE_FRAMES)
     assert rig.flags == [False, False, False, True]
-
-
-def test_no_event_comes_between_the_fault_of_a_frame_and_its_publication(rig: Rig) -> None:
-    flag = rig.node.topics['~/confident']
-    flag.__class__ = BlockedPublisher
-    waited: list[bool] = []
-    thread = threading.Thread(target=rig.owner.stop, args=('the node is stopping',))
-
-    def bring() -> None:
-        if not waited:
-            waited.append(False)
-            thread.start()
-            thread.join(PATIENCE_S)
-            waited[0] = thread.is_alive()
-
-    flag.during = bring
-    message = image_message(solid(*GOOD), 10**8)
-    message.data = message.data[:10]
-    rig.process(arrival(message))
-    thread.join(60)
-    assert waited == [True]
-    assert rig.last_message == 'the node is stopping'
 
 
 def test_a_good_frame_in_work_during_a_change_is_neither_faulty_nor_worth_a_label(
@@ -566,21 +470,12 @@ def test_frames_that_come_and_get_no_verdict_let_the_flag_fall_too(rig: Rig) -> 
     assert not rig.owner.is_confident
 
 
-class PausingPublisher(Publisher):
-    """The process is paused for 3.5 timeouts before the message leaves."""
-
-    pause: Callable[[], None]
-
-    def publish(self, msg: Any) -> None:
-        self.pause()
-        super().publish(msg)
-
-
 def test_a_true_that_went_out_late_is_followed_by_a_false_at_once(rig: Rig) -> None:
     rig.send(RISE_FRAMES - 1)
-    flag = rig.node.topics['~/confident']
-    flag.__class__, paused = PausingPublisher, iter([3.5])
-    flag.pause = lambda: setattr(rig, 'now_s', rig.now_s + next(paused, 0.0) * TIMEOUT_S)
+    # The process is paused for 3.5 timeouts before the message leaves.
+    paused = iter([3.5])
+    flag = hook(rig, lambda: setattr(
+        rig, 'now_s', rig.now_s + next(paused, 0.0) * TIMEOUT_S))
     rig.send()
     assert [msg.data for msg in flag.sent] == [False] * (RISE_FRAMES - 1) + [True, False]
     assert 'held up while a verdict went out' in rig.last_message
@@ -593,10 +488,8 @@ def test_an_image_that_grew_too_old_as_its_true_went_out_is_followed_by_a_false(
     rig = Rig(tmp_path, max_age_s=1.0)
     rig.send(RISE_FRAMES)
     assert rig.owner.is_confident
-    flag = rig.node.topics['~/confident']
-    flag.__class__ = PausingPublisher
     # Two seconds of the clock of the stamps; the steady clock has not moved.
-    flag.pause = lambda: setattr(rig, 'second', rig.second + 2)
+    flag = hook(rig, lambda: setattr(rig, 'second', rig.second + 2))
     rig.send()
     assert [msg.data for msg in flag.sent][-2:] == [True, False]
 
@@ -634,5 +527,6 @@ def test_a_true_that_could_not_be_published_feeds_nothing(
         patch.setattr(rig.verdicts, 'publish', lambda *_: 1 / 0)
         rig.send()
         assert rig.owner.is_stale()  # at once, so that the timer tries to let the flag fall
+        assert rig.process.busy_s == 0
     rig.tick()
     assert not rig.flags[-1]

@@ -1,0 +1,40 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What is tested in test/ros needs ROS, and is marked so; without it the folder is left out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ros_helpers import HAS_ROS, own_domain, ROOT, SKIP_REASON
+
+FOLDER = ROOT / 'test' / 'ros'
+
+
+def pytest_report_header() -> str:
+    """Say what is left out, if anything is."""
+    return '' if HAS_ROS else f'test/ros is left out: {SKIP_REASON}'
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what needs ROS where there is none."""
+    return True if collection_path == FOLDER and not HAS_ROS else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs ROS."""
+    for item in items:
+        if FOLDER in item.path.parents:
+            item.add_marker(pytest.mark.ros)
+
+
+@pytest.fixture(scope='module')
+def domain() -> Iterator[int]:
+    """Hold a ROS domain for the tests of a module."""
+    with own_domain() as number:
+        yield number
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for the tests of a module."""
+    return tmp_path_factory.mktemp('module')
