@@ -18,8 +18,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 from torch import nn  # noqa: E402
 from torch_nets import Net  # noqa: E402
 
-from uncertainty_seg.compiler.capture.marking import find_dropout, MarkedNet  # noqa: E402
-from uncertainty_seg.compiler.capture.masked_reference import _apply_mask as apply_mask  # noqa: E402
+from uncertainty_seg.compiler.capture.marking import find_dropout  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -155,37 +154,6 @@ def test_what_is_no_independent_mask_is_refused_by_module(name: str) -> None:
     with pytest.raises(GraphError, match="'body.0'") as refused:
         found(REFUSED[name](), nn.Dropout2d(0.5))
     assert 'bug' not in str(refused.value) and '\n' not in str(refused.value)
-
-
-IMAGE = torch.randn(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(5))
-
-
-def masked(marked: MarkedNet, value: float) -> torch.Tensor:
-    with torch.no_grad():
-        return marked.run(IMAGE, lambda x, drop: apply_mask(
-            x, drop, np.full(x.shape, value, np.float32)))['output']
-
-
-@pytest.mark.release
-@pytest.mark.parametrize('name', PROVEN)
-def test_masks_of_one_are_the_untouched_net_and_drawn_ones_have_its_distribution(
-    name: str
-) -> None:
-    module, p, _ = PROVEN[name]
-    net = Net(nn.Sequential(nn.ReLU(), module))
-    marked = find_dropout(net, HEIGHT, WIDTH)
-    with torch.no_grad():
-        torch.testing.assert_close(masked(marked, 1), net.eval()(IMAGE))
-        net.body.train()
-        torch.manual_seed(0)
-        theirs = torch.stack([net(IMAGE) for _ in range(300)])
-
-        def draw(x: torch.Tensor, drop: object) -> torch.Tensor:
-            return x * (torch.rand(x.shape) >= drop.p) / (1 - drop.p)
-        ours = torch.stack([marked.run(IMAGE, draw)['output'] for _ in range(300)])
-    for moment in (torch.mean, torch.std):
-        noise = 6 * theirs.std(0) / 300 ** 0.5 * (1 if moment is torch.mean else p ** -0.5)
-        assert ((moment(ours, 0) - moment(theirs, 0)).abs() <= noise + 1e-5).all()
 
 
 def test_the_callers_random_numbers_go_on_as_if_nothing_had_run() -> None:

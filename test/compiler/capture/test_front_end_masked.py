@@ -25,10 +25,6 @@ from uncertainty_seg.compiler.capture.export import (  # noqa: E402
     export_net,
 )
 from uncertainty_seg.compiler.capture.marking import find_dropout, named_outputs  # noqa: E402
-from uncertainty_seg.compiler.capture.masked_reference import (  # noqa: E402
-    _chosen_output as chosen_output,
-)
-from uncertainty_seg.compiler.frontend.outputs import OutputForm  # noqa: E402
 from uncertainty_seg.compiler.onnx_tools import attribute, MARKER_DOMAIN, refill  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
@@ -37,15 +33,6 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore')]
 HEIGHT, WIDTH, P = 6, 8, 0.25
 SPEC = InputSpec(WIDTH, HEIGHT, 'stretch', 'rgb', (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, HEIGHT, WIDTH), np.float32)
-
-
-def plain_logits(
-    net: nn.Module, image: np.ndarray, output: str | None = None, num_classes: int = 0
-) -> np.ndarray:
-    """Run a net in eval mode, without any dropout."""
-    with torch.no_grad():
-        outputs = find_dropout(net, HEIGHT, WIDTH).run(torch.from_numpy(image.copy()))
-    return outputs[chosen_output(outputs, OutputForm(num_classes, output=output))].numpy()
 
 
 class Attention(nn.Module):
@@ -278,31 +265,14 @@ def test_every_tensor_of_the_result_is_an_output_by_name(shape: Callable, names:
         np.testing.assert_allclose(ours, theirs[name].numpy(), atol=2e-6)
 
 
-def test_the_reference_takes_the_usual_output_the_named_one_or_asks() -> None:
-    usual = Outputs(lambda a, b: {'aux': a * 2, 'out': a})
-    plain = plain_logits(usual, IMAGE)
-    np.testing.assert_array_equal(plain_logits(usual, IMAGE, 'aux'), plain * 2)
-    pair = Outputs(lambda a, b: [a, torch.cat([a, a], 1)])
-    assert plain_logits(pair, IMAGE, num_classes=4).shape == (1, 4, HEIGHT, WIDTH)
-    with pytest.raises(GraphError, match='output_1'):
-        plain_logits(pair, IMAGE)
-    with pytest.raises(GraphError, match=r"no output 'outs'.*did you mean out\?"):
-        plain_logits(usual, IMAGE, 'outs')
-
-
 # --- the reference refuses ---
 
 
-def test_a_strange_a_missing_and_an_ill_fitting_mask_are_refused() -> None:
+def test_an_ill_fitting_mask_is_refused_and_a_missing_one_is_off() -> None:
     net = Net(nn.Sequential(nn.Dropout(P), nn.Dropout2d(P)))
     good = random_masks(find_dropout(net, HEIGHT, WIDTH).drops)
-    with pytest.raises(GraphError, match=r"masks 'mask_x' belong to no dropout"):
-        masked_logits(net, IMAGE, {**good, 'mask_x': good['mask_body_0']})
-    with pytest.raises(GraphError, match=r"none for 'body_1'"):
-        masked_logits(net, IMAGE, {'mask_body_0': good['mask_body_0']})
     with pytest.raises(GraphError, match=r"'body_1' has the shape \(3, 1, 1\)"):
         masked_logits(net, IMAGE, {**good, 'mask_body_1': np.ones((1, 3, 1, 1), np.float32)})
-    with pytest.raises(GraphError, match=r'are of \[1, 2\] passes'):
-        masked_logits(net, IMAGE, {**good, 'mask_body_1': np.ones((2, 4, 1, 1), np.float32)})
-    with pytest.raises(GraphError, match='there are no masks'):
-        masked_logits(net, IMAGE, {})
+    some = {'mask_body_0': good['mask_body_0']}
+    ones = {**some, 'mask_body_1': np.ones_like(good['mask_body_1'])}
+    assert np.array_equal(masked_logits(net, IMAGE, some), masked_logits(net, IMAGE, ones))

@@ -147,7 +147,7 @@ def test_an_output_is_chosen_by_name() -> None:
 
 def test_several_outputs_that_fit_are_listed_with_their_shapes() -> None:
     model = two_outputs(('a', 'b'), N('Neg', ['z'], ['b']))
-    with pytest.raises(GraphError, match=r'2 outputs \(a float \(1, 4, 8, 16\), b '):
+    with pytest.raises(GraphError, match=r'2 outputs \(a \(1, 4, 8, 16\), b '):
         to_logits(model, None, 4)
 
 

@@ -338,22 +338,17 @@ class DropoutWatch(TorchFunctionMode):
 
     def _recognised(self, p: float | None, kind: str) -> Drop:
         """Return the known drop whose turn it is; GraphError if this is another one."""
-        here = f'{place(self.module)} drops{"" if p is None else f" at a rate of {p:g}"}'
-        known = self._known or ()
-        if len(self.drops) == len(known):
-            raise _is_changed(f'{here}, after all that dropped before')
-        drop = known[len(self.drops)]
-        is_rate = p is None or math.isclose(p, drop.p, rel_tol=_SAME_RATE)
-        if (drop.module, drop.kind) != (self.module, kind) or not is_rate:
-            raise _is_changed(f'{here} ({kind}) in place of {place(drop.module)} at one of '
-                              f'{drop.p:g} ({drop.kind})')
+        drop = next(iter((self._known or ())[len(self.drops):]), None)
+        is_rate = drop is not None and (
+            p is None or math.isclose(p, drop.p, rel_tol=_SAME_RATE))
+        if drop is None or (drop.module, drop.kind) != (self.module, kind) or not is_rate:
+            raise _is_changed(self.module)
         return drop
 
     def require_all_met(self) -> None:
         """Raise GraphError if a run met fewer drops than are known."""
-        lost = (self._known or ())[len(self.drops):]
-        if lost:
-            raise _is_changed(f'{place(lost[0].module)} drops at a rate of {lost[0].p:g} no more')
+        for drop in (self._known or ())[len(self.drops):]:
+            raise _is_changed(drop.module)
 
     def _site(self) -> str:
         wish = re.sub(r'\W', '_', self.module, flags=re.ASCII) or 'dropout'
@@ -386,8 +381,8 @@ def attention_weights(
     return scores.softmax(-1)
 
 
-def _is_changed(what: str) -> GraphError:
-    return GraphError(f'the dropout of the net changes between two runs: {what}',
+def _is_changed(module: str) -> GraphError:
+    return GraphError(f'the dropout of {place(module)} changes between two runs',
                       'the same dropout in the same order in every run',
                       'let train() and eval() alone switch it on and off')
 

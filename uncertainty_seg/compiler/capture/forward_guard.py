@@ -71,7 +71,7 @@ class ForwardGuard(TorchDispatchMode):
         name = str(func).split('.')[1]
         # Attention has the tag for its dropout, whose rate is 0 when it arrives here.
         if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
-            self._random(f'{name} of a scripted function' if 'bernoulli' in name else name)
+            self._random(f'{name} in C++ or a scripted function' if 'bernoulli' in name else name)
         given = [x for x in tensors([args, options]) if _address(x) in self._followed]
         is_drawn = any(_address(x) in self._drawn for x in given)
         if given and _is_choice(func, args):

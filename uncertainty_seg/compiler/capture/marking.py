@@ -6,7 +6,7 @@ Dropout behind ``if self.training`` shows in training mode only: that of the mod
 of the net puts into it. A net whose other results change in that mode stays in eval mode, except
 for the modules that drop. So do modules that draw random numbers in training mode which no mask
 can replace. In every case the result is compared with a copy of the net in which nothing was
-changed: on several images, and at another size.
+changed; `check_compiled` does the same on other images.
 
 What a trace of a run would freeze, `ForwardGuard` refuses when it happens.
 
@@ -144,7 +144,6 @@ def find_dropout(
         marked = _marked(pristine, image, plain, allow_silenced)
         if marked.takes_eval:
             _require_repeatable(marked.net, image, marked.training, True)
-        _require_same(pristine, marked, image)
         _require_eval(pristine, image, plain, marked)
     return marked
 
@@ -264,31 +263,6 @@ def _around(name: str) -> frozenset[str]:
     """List the modules that contain a module, the net itself among them."""
     parts = name.split('.')
     return frozenset('.'.join(parts[:n]) for n in range(len(parts)))
-
-
-def _require_same(pristine: nn.Module, marked: MarkedNet, image: Tensor) -> None:
-    """Require that without masks it is the untouched net, on another image and at another size."""
-    for other in _other_images(image):
-        theirs, _ = _outputs(pristine, other)
-        if theirs is None:
-            continue  # many nets take one size only
-        ours, _ = _outputs(marked.net, other, marked.training, marked.takes_eval)
-        problem = 'it fails' if ours is None else _difference(theirs, ours)
-        if problem:
-            raise GraphError(
-                f'with its modules in training mode and nothing dropped, the net computes '
-                f'something else than in eval mode on an image of {tuple(other.shape)} '
-                f'({problem})', 'the same', 'let self.training decide about dropout only')
-
-
-def _other_images(image: Tensor) -> Iterator[Tensor]:
-    """Yield a smooth image of the same size, and noise at about half of it."""
-    height, width = image.shape[2:]
-    generator = torch.Generator().manual_seed(1)
-    yield 2 * nn.functional.interpolate(
-        torch.randn(1, 3, 3, 3, generator=generator), (height, width), mode='bilinear')
-    half = [max(32, 32 * round(side / 64)) for side in (height, width)]
-    yield torch.randn(1, 3, *half, generator=generator)
 
 
 def _outputs(

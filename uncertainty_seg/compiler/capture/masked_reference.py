@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-import difflib
 import itertools
 
 import numpy as np
@@ -26,12 +25,11 @@ from uncertainty_seg.compiler.capture.dropout_watch import Drop, watch
 from uncertainty_seg.compiler.capture.forward_guard import in_training, own_randomness, trained
 from uncertainty_seg.compiler.capture.marking import (
     copied,
-    few,
     MarkedNet,
     named_outputs,
     plain_copy,
 )
-from uncertainty_seg.compiler.frontend.outputs import in_planes, OutputForm, USUAL_OUTPUTS
+from uncertainty_seg.compiler.frontend.outputs import choose_output, in_planes, OutputForm
 from uncertainty_seg.errors import GraphError
 
 Array = NDArray[np.float32]
@@ -60,17 +58,13 @@ def run_masked(
     ndarray of float32, shape (T, C, hl, wl)
         In planes, and else as the net returns it.
 
-    Raises GraphError if a mask belongs to no dropout, does not fit, or one that matters is
-    missing.
+    A dropout without a mask is off. Raises GraphError if a mask does not fit.
 
     """
-    _require_known(marked, masks)
-    passes = {len(rows) for rows in masks.values()}
-    if len(passes) != 1:
-        raise GraphError(f'the masks are of {sorted(passes)} passes', 'one number of passes')
+    passes = len(next(iter(masks.values())))
     return in_planes(np.concatenate([
         _one_pass(marked, image, {name: rows[t] for name, rows in masks.items()}, form)
-        for t in range(passes.pop())
+        for t in range(passes)
     ]), form)
 
 
@@ -158,48 +152,10 @@ def _draw(x: Tensor, drop: Drop) -> Tensor:
     return torch.dropout(x, drop.p, True)
 
 
-def _planes(outputs: Mapping[str, Tensor], form: OutputForm) -> Array:
-    return in_planes(outputs[_chosen_output(outputs, form)].float().numpy(), form)
-
-
-def _chosen_output(outputs: Mapping[str, Tensor], form: OutputForm) -> str:
-    """
-    Choose the output of logits by the rule of `frontend.outputs`; GraphError if none qualifies.
-
-    Beside an output of log-variances it is another one. A network that is to have variances and no
-    output of that name may have both in one, of 2C channels.
-
-    """
-    output, variance, num_classes = form.output, form.variance, form.num_classes
-    names = [name for name in outputs if name != variance]
-    if output is not None:
-        if output in names:
-            return output
-        near = difflib.get_close_matches(output, names, 3)
-        raise GraphError(f'the network has no output {output!r}', f'one of {few(names)}',
-                         f'did you mean {" or ".join(near)}?' if near else '')
-    usual = [name for name in names if name in USUAL_OUTPUTS]
-    fitting = _of_channels(outputs, names, num_classes)
-    both = [name for name in _of_channels(outputs, names, 2 * num_classes)
-            if name not in fitting] if variance is not None and variance not in outputs else []
-    for candidates in (names, both, usual, fitting):
-        if len(candidates) == 1:
-            return candidates[0]
-    raise GraphError(f'the network has the outputs {few(names)}', 'one of logits',
-                     'name the one of logits')
-
-
-def _of_channels(
-    outputs: Mapping[str, Tensor], names: list[str], channels: int
-) -> list[str]:
-    return [name for name in names if outputs[name].dim() == 4
-            and channels in (outputs[name].shape[1], outputs[name].shape[3])]
-
-
-def _apply_mask(x: Tensor, drop: Drop, mask: Array | None) -> Tensor:
-    """Apply a dropout whose mask is given; None puts in NaN, which shows whether it matters."""
+def apply_mask(x: Tensor, drop: Drop, mask: Array | None) -> Tensor:
+    """Multiply by the mask of a dropout, laid out as cards do; None for one that is off."""
     if mask is None:
-        return x * float('nan')
+        return x
     scale = torch.from_numpy(np.array(mask, np.float32))
     if scale.numel() == x.numel():
         scale = scale.reshape(x.shape)  # an axis of batch 1 was left out, wherever it was
@@ -215,21 +171,18 @@ def _one_pass(
     marked: MarkedNet, image: Array, masks: Mapping[str, Array], form: OutputForm
 ) -> Array:
     def replace(x: Tensor, drop: Drop) -> Tensor:
-        return _apply_mask(x, drop, masks.get(MASK + drop.site))
+        return apply_mask(x, drop, masks.get(MASK + drop.site))
 
     with torch.no_grad():
         outputs = marked.run(torch.from_numpy(image.copy()), replace)
-    result = outputs[_chosen_output(outputs, form)].float().numpy()
-    missing = [d.site for d in marked.drops if MASK + d.site not in masks]
-    if missing and np.isnan(result).any():
-        raise GraphError(f'the masks have none for {few(missing)}', 'a mask for each dropout that '
-                         'reaches the output')
-    return result
+    return _logits(outputs, form)
 
 
-def _require_known(marked: MarkedNet, masks: Mapping[str, Array]) -> None:
-    known = {MASK + drop.site for drop in marked.drops}
-    strange = [name for name in masks if name not in known]
-    if strange or not masks:
-        raise GraphError(f'the masks {few(strange)} belong to no dropout of the network' if strange
-                         else 'there are no masks', f'some of {few(sorted(known))}')
+def _planes(outputs: Mapping[str, Tensor], form: OutputForm) -> Array:
+    return in_planes(_logits(outputs, form), form)
+
+
+def _logits(outputs: Mapping[str, Tensor], form: OutputForm) -> Array:
+    """Return the output of logits, chosen by the rule of `frontend.outputs`."""
+    dims = {name: tuple(value.shape) for name, value in outputs.items()}
+    return outputs[choose_output(dims, form)].float().numpy()

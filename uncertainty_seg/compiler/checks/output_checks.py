@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 import onnx
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import without_dropout
-from uncertainty_seg.compiler.checks.pass_checks import distance, run_graph
+from uncertainty_seg.compiler.checks.pass_checks import distance, run_graph, session_of, softmax
 from uncertainty_seg.compiler.compile import CompiledGraphs, with_files
 from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
 from uncertainty_seg.compiler.head_graphs import logits_of
-from uncertainty_seg.compiler.onnx_tools import attribute, constants, producer
+from uncertainty_seg.compiler.onnx_tools import attribute, constants, producer, Values
 from uncertainty_seg.compiler.plan import CompileOptions, Decision
 from uncertainty_seg.compiler.precision import unhalvable
 from uncertainty_seg.core.bundle import PASSES_FILE, TRUNK_FILE
@@ -67,7 +67,7 @@ def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> 
     elif activation in ('auto', 'logits'):
         _require_no_probabilities(values, activation)
     if activation == 'auto':
-        _require_no_bounds(plain.graph, values)
+        _require_no_bounds(plain.graph)
         _require_no_directions(small)
 
 
@@ -118,56 +118,41 @@ def _require_no_scaled_softmax(values: NDArray[np.float32], spread: float) -> No
         f'{_BEFORE}, or say activation=logits if there is none')
 
 
-def _require_no_bounds(graph: onnx.GraphProto, values: NDArray[np.float32]) -> None:
+def _require_no_bounds(graph: onnx.GraphProto) -> None:
     """Refuse what a tanh or the like holds in [-1, 1], or a sigmoid in [0, c], on any image."""
-    operator, low, high = _bounds(graph, graph.output[0].name)
-    factor = 2 if _is_one_channel(values) else 1
-    low, high = factor * low, factor * high
-    is_small = low >= -1 - _MOST_BEYOND and high <= 1 + _MOST_BEYOND
-    is_share = low >= -_MOST_BEYOND and operator in _OF_PROBABILITIES and high < np.inf
-    if operator and (is_small or is_share):
-        raise GraphError(
-            f'the output comes from {operator}, which keeps it in [{low:.3g}, {high:.3g}] on any '
-            'image', 'logits, which take any value',
-            f'{_BEFORE}, or say activation=logits if these are the logits')
+    made, fixed = {out: node for node in graph.node for out in node.output}, constants(graph)
+    node, is_scaled = made.get(graph.output[0].name), False
+    while node is not None and not _is_bounded(node, fixed):
+        data = [name for name in node.input if name and name not in fixed]
+        values = [fixed[name] for name in node.input if name in fixed]
+        is_pair = node.op_type == 'Concat' and len(data) == 2  # -z / 2 and z / 2
+        is_affine = node.op_type in ('Add', 'Sub', 'Mul', 'Div') and len(data) == 1
+        is_passed = node.op_type in _PASSED or (
+            node.op_type == 'Resize' and attribute(node, 'mode') != 'cubic')
+        if not (is_pair or is_affine or is_passed) or not data:
+            return
+        if is_affine:
+            size = float(abs(values[0]).max())
+            is_scaled |= size < 1 if node.op_type == 'Div' else size > 1
+        node = made.get(data[-1])
+    if node is None or is_scaled and node.op_type not in _OF_PROBABILITIES:
+        return  # logits that a tanh caps, say at 10
+    raise GraphError(
+        f'the output comes from {node.op_type}, whose values are bounded on any image',
+        'logits, which take any value',
+        f'{_BEFORE}, or say activation=logits if these are the logits')
+
+
+def _is_bounded(node: onnx.NodeProto, fixed: Values) -> bool:
+    limits = [fixed.get(name) for name in node.input[1:3]]
+    is_unit = len(limits) == 2 and all(v is not None and abs(v).max() <= 1 for v in limits)
+    return node.op_type in _BOUNDED or node.op_type == 'Clip' and is_unit
 
 
 # Operators with bounds of their own, and those that a value passes, or a mean of several.
-_BOUNDED = {'Tanh': (-1.0, 1.0), 'Softsign': (-1.0, 1.0), 'Erf': (-1.0, 1.0), 'Sin': (-1.0, 1.0),
-            'Cos': (-1.0, 1.0), 'Sigmoid': (0.0, 1.0), 'HardSigmoid': (0.0, 1.0),
-            'Softmax': (0.0, 1.0)}
+_BOUNDED = {'Tanh', 'Softsign', 'Erf', 'Sin', 'Cos', *_OF_PROBABILITIES}
 _PASSED = {'Transpose', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Cast', 'Slice',
            'Gather', 'Expand', 'ReduceMean', 'MaxPool', 'AveragePool', 'GlobalAveragePool'}
-
-
-def _bounds(graph: onnx.GraphProto, name: str) -> tuple[str, float, float]:
-    """Return the operator that bounds a tensor, and its bounds; '' and infinity without one."""
-    made = {out: node for node in graph.node for out in node.output}
-    fixed, steps = constants(graph), []
-    node = made.get(name)
-    while node is not None and node.op_type not in _BOUNDED and node.op_type != 'Clip':
-        data = [entry for entry in node.input if entry and entry not in fixed]
-        others = [fixed[entry] for entry in node.input if entry in fixed]
-        is_affine = node.op_type in ('Add', 'Sub', 'Mul', 'Div') and len(others) == 1 == len(data)
-        is_pair = node.op_type == 'Concat' and len(data) == 2  # -z / 2 and z / 2
-        is_passed = node.op_type in _PASSED or (
-            node.op_type == 'Resize' and attribute(node, 'mode') != 'cubic')
-        if is_affine and node.input[0] == data[0]:
-            steps.append((node.op_type, others[0].astype(np.float64)))
-        elif is_affine and node.op_type in ('Add', 'Mul'):
-            steps.append((node.op_type, others[0].astype(np.float64)))
-        elif not is_passed and not is_pair:
-            return '', -np.inf, np.inf
-        node = made.get(data[-1]) if data else None
-    if node is None:
-        return '', -np.inf, np.inf
-    limits = [float(fixed.get(entry, np.inf)) if entry else np.inf for entry in node.input[1:3]]
-    ends = np.array(_BOUNDED.get(node.op_type, limits if len(limits) == 2 else (-np.inf, np.inf)))
-    for operator, value in reversed(steps):
-        by = {'Add': np.add, 'Sub': np.subtract, 'Mul': np.multiply, 'Div': np.divide}[operator]
-        ends = np.array([end for one in (value.min(), value.max()) for end in by(ends, one)])
-        ends = np.array([ends.min(), ends.max()])
-    return node.op_type, float(ends[0]), float(ends[1])
 
 
 def _require_no_directions(values: NDArray[np.float32]) -> None:
@@ -278,22 +263,23 @@ def _compared(
     passes = card.members or (1 if card.has_one_pass else _PASSES)
     given = pass_inputs(card, passes, 1)
     images = _images(card.input.height, card.input.width)
-    exact = _logits(compiled.trunk.SerializeToString(), compiled.head.SerializeToString(), given,
-                    images)
+    exact = _logits(compiled.trunk, compiled.head, given, images)
     files = compiled.files
-    passes_only = logits_of(onnx.load_model_from_string(files[PASSES_FILE]))
-    ours = _logits(files[TRUNK_FILE], passes_only.SerializeToString(), given, images)
+    trunk, passes_file = (onnx.load_model_from_string(files[name])
+                          for name in (TRUNK_FILE, PASSES_FILE))
+    ours = _logits(trunk, logits_of(passes_file), given, images)
     pairs = list(zip(ours, exact, strict=True))
     return StorageReport(
         _megabytes(files), outside, max(distance(a, b) for a, b in pairs),
         max(float((a.argmax(1) != b.argmax(1)).mean()) for a, b in pairs),
-        max(float(abs(_softmax(a) - _softmax(b)).max()) for a, b in pairs))
+        max(float(abs(softmax(a) - softmax(b)).max()) for a, b in pairs))
 
 
 def _logits(
-    trunk: bytes, head: bytes, given: Mapping[str, Any], images: list[NDArray[np.uint8]],
+    trunk: onnx.ModelProto, head: onnx.ModelProto, given: Mapping[str, Any],
+    images: list[NDArray[np.uint8]],
 ) -> Logits:
-    sessions, found = (_session(trunk), _session(head)), []
+    sessions, found = (session_of(trunk), session_of(head)), []
     names = [info.name for info in sessions[0].get_outputs()]
     for image in images:
         tensors = dict(zip(names, sessions[0].run(names, {'image': image}), strict=True))
@@ -301,20 +287,6 @@ def _logits(
         found.append(sessions[1].run(['logits'], {
             info.name: feed[info.name] for info in sessions[1].get_inputs()})[0])
     return found
-
-
-def _session(model: bytes) -> Any:
-    """Return a session of ONNX Runtime on the CPU; it is installed, the checks have run."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 def _images(height: int, width: int) -> list[NDArray[np.uint8]]:

@@ -229,7 +229,7 @@ class NetworkRunner:
     def require_differing(self, image: NDArray[np.uint8]) -> None:
         """Refuse passes that are the same, with which no pipeline starts."""
         given = pass_inputs(self._card, self._card.passes, 0)
-        passes = np.concatenate([_softmax(self.ours(image, {
+        passes = np.concatenate([softmax(self.ours(image, {
             name: rows[t:t + 1] for name, rows in given.items()}))
             for t in range(self._card.passes)])
         if self._card.passes > 1 and not passes.var(0).sum(0).max() > ROUNDING:
@@ -445,7 +445,7 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     if ours.shape != theirs.shape:
         raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
     if theirs.min() >= 0 and np.allclose(theirs.sum(1), 1, atol=1e-4):
-        return float(abs(_softmax(ours) - theirs).max())
+        return float(abs(softmax(ours) - theirs).max())
     # A class that a large constant switches off must not make the spread large.
     ours, theirs = (np.maximum(v, v.max(1, keepdims=True) - _SWITCHED_OFF) for v in (ours, theirs))
     # Softmax forgets what is common to all classes, and so may the compiled graph.
@@ -453,7 +453,8 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities (T, C, h, w)."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(powers / powers.sum(1, keepdims=True))
 

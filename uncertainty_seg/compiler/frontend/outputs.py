@@ -116,8 +116,7 @@ def to_logits(
 
 def _shown(kind: TensorType) -> str:
     name = TensorProto.DataType.Name(kind.kind).lower()
-    dims = '?' if kind.dims is None else ', '.join('?' if d is None else str(d) for d in kind.dims)
-    return f'{name} ({dims})'
+    return f'{name} {"(?)" if kind.dims is None else _listed(kind.dims)}'
 
 
 def chosen_output(
@@ -125,28 +124,51 @@ def chosen_output(
     types: Mapping[str, TensorType],
 ) -> str:
     """Return the output of that name, or the only one that fits C classes; else GraphError."""
-    names = [info.name for info in graph.output]
-    if output is not None:
-        tensors = [name for node in graph.node for name in node.output if name]
-        if output in names or output in tensors:
-            return output
-        near = difflib.get_close_matches(output, dict.fromkeys([*names, *tensors]), 3)
-        raise GraphError(f'the network has no output {output!r}', f'one of {some_of(names)}',
+    tensors = {name for node in graph.node for name in node.output if name}
+    if output is not None and output in tensors:
+        return output
+    dims = {info.name: types.get(info.name, UNKNOWN).dims or () for info in graph.output}
+    return choose_output(dims, OutputForm(num_classes, output=output), sorted(tensors))
+
+
+def choose_output(
+    dims: Mapping[str, Sequence[int | None]], form: OutputForm, others: Sequence[str] = (),
+) -> str:
+    """
+    Choose the output of logits by name and shape.
+
+    Beside an output of log-variances it is another one. A network that is to have variances and no
+    output of that name may have both in one, of 2C channels. `others` may be meant by a name that
+    there is not. Raises GraphError if none is the only one that fits.
+
+    """
+    names = [name for name in dims if name != form.variance]
+    if form.output is not None:
+        if form.output in names:
+            return form.output
+        near = difflib.get_close_matches(form.output, dict.fromkeys([*names, *others]), 3)
+        raise GraphError(f'the network has no output {form.output!r}', f'one of {some_of(names)}',
                          f'did you mean {" or ".join(near)}?' if near else '')
+    fitting = [name for name in names if _fits(dims[name], form.num_classes)]
+    has_both = form.variance is not None and form.variance not in dims
+    both = [name for name in names if has_both and name not in fitting
+            and _fits(dims[name], 2 * form.num_classes)]
     usual = [name for name in names if name in USUAL_OUTPUTS]
-    fitting = [name for name in names if _fits(types.get(name, UNKNOWN), num_classes)]
-    for candidates in (names, usual, fitting):
+    for candidates in (names, both, usual, fitting):
         if len(candidates) == 1:
             return candidates[0]
-    listed = some_of(f'{name} {_shown(types.get(name, UNKNOWN))}' for name in names)
+    listed = some_of(f'{name} {_listed(dims[name])}' for name in names)
     raise GraphError(f'the network has {len(names)} outputs ({listed})',
-                     f'one of {num_classes} classes', 'name the one of logits')
+                     f'one of {form.num_classes} classes', 'name the one of logits')
 
 
-def _fits(kind: TensorType, num_classes: int) -> bool:
-    dims = kind.dims or ()
+def _fits(dims: Sequence[int | None], num_classes: int) -> bool:
     axes = {4: (1, 3), 3: (0, 2)}.get(len(dims), ())
     return any(dims[axis] == num_classes for axis in axes)
+
+
+def _listed(dims: Sequence[int | None]) -> str:
+    return f'({", ".join("?" if d is None else str(d) for d in dims)})'
 
 
 def without_activation(

@@ -5,7 +5,7 @@ Max unpooling, as ENet and SegNet have it, in a form that takes several passes a
 Exporters write it as a scatter into one flat tensor, or as MaxUnpool, whose indices count through
 the whole batch. Where the windows of the pooling do not overlap, unpooling is each value repeated
 over its window, times a map that is 1 where the largest value was. The map needs no indices,
-which not every runtime has. Where they overlap, it is a scatter within each plane.
+which not every runtime has. Windows that overlap are refused by later passes.
 
 """
 
@@ -50,11 +50,11 @@ def write_unpooling(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     for node in result.graph.node:
         found = finder.unpooling(node)
-        if found is None:
+        if found is None or not found.is_plain:
             nodes.append(node)
             continue
         write = NodeWriter(result.graph, node.output[0])
-        (_write_map if found.is_plain else _write_scatter)(found, write)
+        _write_map(found, write)
         nodes += write.nodes
     refill(result.graph.node, nodes)
     drop_unused(result.graph)
@@ -177,20 +177,6 @@ def _write_map(found: _Unpooling, write: NodeWriter) -> None:
     if any(missing):
         result = write.node('Pad', [result, write.shape('pads', 0, 0, 0, 0, 0, 0, *missing)],
                             'padded')
-    write.node('Reshape', [result, write.shape('form', *found.form)])
-
-
-def _write_scatter(found: _Unpooling, write: NodeWriter) -> None:
-    """Write values to their places within each plane; of several for one place the last stays."""
-    channels, plane = found.small[1], math.prod(found.form) // found.small[1]
-    rows = write.shape('rows_shape', 1, channels, -1)
-    # Indices count through all planes before this one.
-    size = write.shape('plane', math.prod(found.full[2:]))
-    places = write.node('Mod', [found.pool.output[1], size], 'places')
-    flat = [write.node('Reshape', [name, rows], f'{word}_rows')
-            for name, word in ((places, 'places'), (found.data, 'values'))]
-    zeros = write.constant('zeros', np.zeros((1, channels, plane)))
-    result = write.node('ScatterElements', [zeros, *flat], 'scattered', axis=2)
     write.node('Reshape', [result, write.shape('form', *found.form)])
 
 
