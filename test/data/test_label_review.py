@@ -31,7 +31,7 @@ from uncertainty_seg.data.label_frames import (  # noqa: E402
     LabelFrame,
     write_prediction,
 )
-from uncertainty_seg.data.label_review import is_redrawn, split_by_dive  # noqa: E402
+from uncertainty_seg.data.label_review import is_redrawn, require_shares, split_by_dive  # noqa: E402
 from uncertainty_seg.errors import ConfigError, DatasetError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.review_record import (  # noqa: E402
@@ -470,7 +470,7 @@ def test_splits_keep_dives_whole_and_are_near_their_shares() -> None:
                 assert abs(len(stems) - shares[name] * len(dive_of)) <= sizes.max()
     for wrong in ({}, {'train': 0.5}, {'train': 1.2, 'val': -0.2}):
         with pytest.raises(ConfigError):
-            split_by_dive({}, wrong)
+            require_shares(wrong)
 
 
 # --- masks of a model are known as such wherever they are copied to ------------------------------

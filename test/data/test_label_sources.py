@@ -97,24 +97,6 @@ def test_two_dives_go_out_and_come_back_to_training(
     assert (tmp_path / 'train' / 'images' / f'{data.stems[1]}.jpg').read_bytes() == received
 
 
-def test_a_turned_image_goes_out_and_comes_back_as_the_node_saw_it(
-    masks: list[ImageU8], tmp_path: Path
-) -> None:
-    log = write_log(tmp_path / 'log', masks, orientation=6)
-    logged = list(frame_log_format.iter_frames(log))
-    assert export(log, tmp_path / 'out') == 0
-    assert bring(tmp_path / 'out', tmp_path / 'train', '--accept-unchanged', '--shares',
-                 'train=1') == 0
-    data = load_folder(tmp_path / 'train', 'train')
-    for file, image, mask, frame in zip(
-            sorted((tmp_path / 'out' / 'images').iterdir()), data.images, data.masks, logged,
-            strict=True):
-        shown = cv2.imread(str(file), cv2.IMREAD_COLOR)  # as tools do that follow a tag
-        np.testing.assert_array_equal(shown, frame.read_image())
-        np.testing.assert_array_equal(image[..., ::-1], shown)
-        np.testing.assert_array_equal(mask, frame.read_mask())
-
-
 def test_only_the_reasons_that_are_asked_for(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

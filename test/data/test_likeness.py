@@ -198,19 +198,6 @@ def test_near_duplicates_by_hand() -> None:
         0, 1, 0, 3]
 
 
-def test_a_large_pool_keeps_none_that_are_alike_and_drops_none_that_is_not() -> None:
-    hashes, _ = dive(3, 20_000, 900, 4)
-    order = np.random.default_rng(4).permutation(20_000)
-    owners = stand_ins(hashes, order, 8)
-    staying = np.flatnonzero(owners == np.arange(len(owners)))
-    assert set(owners) == set(staying)
-    assert bits_apart(hashes, hashes[owners]).max() < 8
-    apart = bits_apart(hashes[staying, None], hashes[staying])
-    assert apart[~np.eye(len(staying), dtype=bool)].min() >= 8
-    wish = np.argsort(order)
-    assert (wish[owners] <= wish).all()
-
-
 @pytest.mark.parametrize(('bits', 'angle'), [(-1, 0.0), (13, 0.0), (1, 1.5)])
 def test_a_distance_that_says_nothing_is_refused(bits: int, angle: float) -> None:
     with pytest.raises(ConfigError):

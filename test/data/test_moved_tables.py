@@ -95,16 +95,6 @@ def test_a_bundle_by_a_relative_path_is_found_from_another_folder(
     assert export(capsys, 'picks', 'out', '--root', work) == 3
 
 
-def test_a_bundle_that_moved_with_the_table_is_found_beside_it(
-    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert select('table', 'picks', '-n', 3) == 0
-    moved = work.rename(tmp_path / 'moved')
-    monkeypatch.chdir(tmp_path)
-    assert export(capsys, moved / 'picks', 'out') == 3
-
-
 def test_the_shipped_model_of_a_table_is_never_a_folder_of_that_name(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str]

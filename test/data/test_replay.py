@@ -241,18 +241,6 @@ def test_bad_frame_is_counted_and_published_as_false(
     assert len(messages(tmp_path / 'out', 'mask')) == 7
 
 
-def test_an_image_above_the_limit_is_a_bad_frame_as_in_the_node(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with BagWriter(tmp_path / 'in') as bag:
-        for k, pixels in enumerate((RED, solid((0, 0, 255), 49))):
-            bag.write_image(CAMERA, START_NS + k * STEP_NS, 'cam', pixels, 'bgr8')
-    assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle,
-                      *setting(max_image_px=48 * 64)) == 0
-    assert 'bad frame 2: image of 64x49' in capsys.readouterr().err
-    assert [i.message.height for i in messages(tmp_path / 'out', 'mask')] == [48]
-
-
 def test_failing_backend_is_published_as_false_frame_by_frame(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

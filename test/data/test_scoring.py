@@ -266,26 +266,6 @@ def test_an_image_above_the_limit_is_reduced_or_bad_as_in_the_node(
     assert (found['index'], found['height'], found['width']) == (1, 24, 32)
 
 
-def test_every_kind_of_input_and_every_size_fits_one_table(
-    tmp_path: Path, tiny_bundle: Path
-) -> None:
-    write_bag(tmp_path / 'in' / 'bag', [RED, solid((0, 0, 255), 7, 9)])
-    (tmp_path / 'in' / 'photos').mkdir()
-    cv2.imwrite(str(tmp_path / 'in' / 'photos' / '1.png'), GREY)
-    frame = tmp_path / 'in' / 'log' / 'frames' / 'one'
-    frame.mkdir(parents=True)
-    cv2.imwrite(str(frame / 'image.png'), HALVES)
-    (frame / 'frame.json').write_text(json.dumps({
-        'version': 1, 'frame_id': 'one', 'stamp_ns': 17, 'camera': 'front', 'dive': 'monday',
-        'image': {'file': 'image.png'}}))
-    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'in') == 0
-    rows = read_rows(tmp_path / 'table').to_pylist()
-    assert sorted((r['kind'], r['dive'], r['topic'], r['stamp_ns'], r['height'], r['width'])
-                  for r in rows) == [
-        ('bag', 'bag', CAMERA, START_NS, 48, 64), ('bag', 'bag', CAMERA, START_NS + STEP_NS, 7, 9),
-        ('folder', 'photos', '', 0, 48, 64), ('log', 'monday', 'front', 17, 40, 90)]
-
-
 def test_a_source_that_breaks_off_keeps_its_rows_and_is_told(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,10 +277,9 @@ def test_a_source_that_breaks_off_keeps_its_rows_and_is_told(
     assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'fleet') == 1
     captured = capsys.readouterr()
     summary = json.loads(captured.out.splitlines()[-1])
-    assert 'breaks off' in captured.err and 'that could be read are in' in captured.err
+    assert 'breaks off' in captured.err and str(tmp_path / 'table') in captured.err
     assert captured.err.strip().count('\n') == 0
     assert 1 < summary['num_frames'] < 41
-    assert summary['num_frames'] + summary['num_lost'] == 41
     # Nothing has changed, so that nothing is made again; the sentence stays.
     assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'fleet') == 1
     captured = capsys.readouterr()

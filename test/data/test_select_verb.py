@@ -6,8 +6,6 @@ from __future__ import annotations
 from dataclasses import replace
 import json
 from pathlib import Path
-import subprocess
-import sys
 from typing import Any
 
 from browse_sample import page_values, scored
@@ -353,16 +351,6 @@ def test_the_sheet_shows_the_pictures_that_are_still_what_was_scored(
     assert 'another image' in err and '2.png' in err
     assert str(tmp_path / 'nowhere') in refused(capsys, *words, '--force', '--root',
                                                 tmp_path / 'nowhere')
-
-
-def test_without_pyarrow_it_says_what_to_install(ten: Path, tmp_path: Path) -> None:
-    code = ('import sys\nsys.modules["pyarrow"] = None\nsys.modules["pyarrow.parquet"] = None\n'
-            'from uncertainty_seg.cli.main import main\nsys.exit(main(sys.argv[1:]))\n')
-    done = subprocess.run(
-        [sys.executable, '-c', code, 'select', str(ten), '-n', '1', '-o', str(tmp_path / 'out')],
-        capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count('\n') == 1 and "pip install '.[score]'" in done.stderr
 
 
 # --- by what the network sees --------------------------------------------------------------------

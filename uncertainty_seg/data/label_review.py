@@ -175,18 +175,9 @@ def split_by_dive(
 
     Neighbouring frames of a dive look alike: with one in training and one in validation, a network
     is tested on what it has memorised. The largest dive goes first, each where most is missing of
-    the share, and no split stays empty while there are enough dives. Raises ConfigError if the
-    shares are not above 0 or do not add up to 1.
-
-    Parameters
-    ----------
-    dive_of : mapping of str to str
-        Dive of each frame, by stem.
-    shares : mapping of str to float
-        Share of the frames by name of the split; they add up to 1.
-
+    the share, and no split stays empty while there are enough dives. `dive_of` has the dive of
+    each frame by stem, `shares` the share of the frames by name of the split.
     """
-    require_shares(shares)
     stems: dict[str, list[str]] = {}
     for stem, dive in sorted(dive_of.items()):
         stems.setdefault(dive, []).append(stem)

@@ -163,9 +163,9 @@ def _logged_frame(entry: LoggedFrame, classes: ClassTable) -> LabelFrame:
     data = entry.read_bytes(path)
     mask = entry.read_mask()
     if mask.shape != decoded(data, str(path)).shape[:2]:
-        raise DatasetError(f'{entry.mask_path} is {mask.shape[1]}x{mask.shape[0]}',
+        raise DatasetError(f'the mask of {path} is {mask.shape[1]}x{mask.shape[0]}',
                            'the size of its image')
-    require_ids(mask, len(classes.names), classes.ignore_index, str(entry.mask_path))
+    require_ids(mask, len(classes.names), classes.ignore_index, f'the mask of {path}')
     ratio = sidecar.get('verdict', {}).get('score_ratio')
     dive = _dive_of(entry)
     row = FrameRow(

@@ -106,7 +106,7 @@ class ScoreSummary:
     num_scored : int
         Rows of this run.
     num_frames, num_bad, num_lost, num_confident : int
-        Of all: rows, unusable frames, frames cut off with the end of a bag, rows with the flag up.
+        Of all: rows, unusable frames, frames behind the damage of a bag, rows with the flag up.
     problems, broken : list of str
         Reasons of some bad frames; sources that cannot be read or broke off.
 

@@ -404,9 +404,10 @@ def candidates_of(table: Any, column: str) -> Candidates:
     """Return the rows of a table as candidates, with the score of a column."""
     dives, features = _objects(table, 'dive'), vectors_of(table, 'features')
     times_s = np.asarray(table.column('stamp_ns').to_numpy(), np.int64) / 1e9
+    scores = np.asarray(table.column(column).to_numpy(), np.float64)
     return Candidates(
-        _objects(table, 'frame_key'), dives, _floats(table, column), _hashes(table), features,
-        times_s, _is_video(table, dives, times_s, features), vectors_of(table, 'embedding'))
+        _objects(table, 'frame_key'), dives, scores, _hashes(table), features, times_s,
+        _is_video(table, dives, times_s, features), vectors_of(table, 'embedding'))
 
 
 def _is_video(
@@ -423,33 +424,20 @@ def _is_video(
 
 
 def _objects(table: Any, name: str) -> NDArray[np.object_]:
-    values = table.column(name).to_numpy()
-    return np.array(['' if value is None else value for value in values], object)
-
-
-def _floats(table: Any, name: str) -> NDArray[np.float64]:
-    # A null is not a number either.
-    return np.asarray(table.column(name).to_numpy(), np.float64)
+    return np.array(table.column(name).to_pylist(), object)
 
 
 def _hashes(table: Any) -> NDArray[np.uint64]:
-    column = table.column('phash')
-    if column.null_count:
-        raise TableError(f'{column.null_count} frames have no phash', 'one each',
-                         'score the sources again')
-    return np.asarray(column.to_numpy(), np.uint64)
+    return np.asarray(table.column('phash').to_numpy(), np.uint64)
 
 
 def vectors_of(table: Any, name: str) -> NDArray[np.float32] | None:
-    """Return a column of vectors, (n, D); None where the table has none for every row."""
+    """Return a column of vectors, (n, D); None where the table has none."""
     if name not in table.column_names:
         return None
     column = table.column(name).combine_chunks()
-    width = column.type.list_size
-    if column.null_count or not width:
-        return None
     values = column.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values, np.float32).reshape(-1, width)
+    return np.asarray(values, np.float32).reshape(-1, column.type.list_size)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -82,30 +82,10 @@ _ARRAYS = tuple(entry.name for entry in fields(Candidates))
 @dataclass(frozen=True)
 class SelectionRequest:
     """
-    How to choose.
+    How to choose; `selection.select` describes all but the name of the score in a reason.
 
-    Attributes
-    ----------
-    strategy : str
-        A key of `STRATEGIES`.
-    count : int
-        Frames wanted; at least 1.
-    score_name : str
-        What to call the score in a reason.
-    seed : int
-        Of the lots.
-    limit : float or None
-        Of the strategy threshold: frames above it are chosen.
-    per_dive : int or None
-        Frames that a dive may give; at least 1.
-    min_gap_s : float or None
-        Frames of one dive are chosen at least so far apart in time; 0 for any. None: half of what
-        an even spread of the frames wanted over all videos would have, see `auto_gaps`.
-    min_distance : int
-        Frames whose hashes differ in fewer bits are one; 0 leaves them all.
-    min_feature_distance : float
-        Frames whose embeddings have a smaller cosine distance are one too; 0 leaves them all.
-
+    Without a `min_gap_s` it is half of what an even spread of the frames wanted over all videos
+    would have, see `auto_gaps`.
     """
 
     strategy: str

@@ -33,7 +33,7 @@ from uncertainty_seg.storage.bags.reader import (
     McapStream,
 )
 from uncertainty_seg.storage.bags.writer import METADATA_FILE
-from uncertainty_seg.storage.foreign_files import is_text, parse_yaml, read_image_file, why
+from uncertainty_seg.storage.foreign_files import is_text, read_image_file, why
 from uncertainty_seg.storage.frame_log.format import (
     FRAMES_FOLDER,
     iter_frames,
@@ -395,17 +395,7 @@ def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
     if not types:
         raise BagError(f'bag {bag} breaks off before it names a topic', 'a whole bag',
                        'copy it again, or wait until the recorder has closed it')
-    return dict(sorted(types.items())), dict(Counter(_counts_in_metadata(bag)) | found)
-
-
-def _counts_in_metadata(bag: Path) -> dict[str, int]:
-    """Return topic to number of messages by metadata.yaml; empty if it cannot be read."""
-    try:
-        listed = parse_yaml(bag / METADATA_FILE)['rosbag2_bagfile_information']
-        return {str(entry['topic_metadata']['name']): int(entry['message_count'])
-                for entry in listed['topics_with_message_count']}
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return {}
+    return dict(sorted(types.items())), dict(found)
 
 
 def _digest(files: Iterable[Path]) -> str:

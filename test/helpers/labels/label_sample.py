@@ -65,7 +65,7 @@ def read_back(folder: Path, kind: str) -> dict[str, ImageU8]:
 
 def write_log(
     folder: Path, masks: Sequence[ImageU8], dive: str = 'dive_7',
-    names: tuple[str, ...] = CLASSES.names, orientation: int = 1,
+    names: tuple[str, ...] = CLASSES.names,
 ) -> Path:
     """Write a frame log by the node's own code; the second frame of each pair came as JPEG."""
     about = LogAbout(dive, 'tiny', '0' * 64, names, CLASSES.palette[:len(names)], passes=8)
@@ -74,7 +74,7 @@ def write_log(
         image: ImageU8 | ImageFile = rng.integers(0, 255, (*mask.shape, 3), np.uint8)
         if index % 2:
             data = cv2.imencode('.jpg', np.asarray(image))[1].tobytes()
-            image = ImageFile(turned(data, orientation) if orientation > 1 else data, 'jpeg')
+            image = ImageFile(data, 'jpeg')
         values = rng.random(mask.shape, np.float32)
         values[0, 0] = np.nan
         ratio = 0.5 + index

@@ -154,11 +154,6 @@ class LoggedFrame:
         """Return the camera image."""
         return self.folder / str(self.sidecar['image']['file'])
 
-    @property
-    def mask_path(self) -> Path:
-        """Return the class ids."""
-        return self.folder / MASK_FILE
-
     def read_image(self) -> ImageU8:
         """Read the image, BGR, (H, W, 3) of uint8; FrameLogError if missing or damaged."""
         return np.asarray(self._read(self.image_path, decode), np.uint8)
