@@ -300,6 +300,10 @@ def test_what_is_erased_or_added_is_more_than_an_outline() -> None:
     assert not is_redrawn(np.zeros_like(base), base, 255)
     assert not is_redrawn(base, cv2.dilate(base, np.ones((7, 7), np.uint8)), 255)
     assert not is_redrawn(base, np.where(base == 1, np.uint8(2), base), 255)
+    for size, is_small in ((2, True), (3, False)):  # away from outlines
+        block = base.copy()
+        block[30:30 + size, 20:20 + size] = 1
+        assert is_redrawn(base, block, 255) == is_small
     ring = base.copy()
     cv2.circle(ring, (20, 25), 9, 2, 3)
     filled = ring.copy()
@@ -341,17 +345,6 @@ def test_what_a_tool_does_by_itself_is_no_correction(
     PAINT[kind](out, frames[1].row.stem)
     assert bring(out, kind) == 2
     assert '3 of 4 masks' in capsys.readouterr().err
-
-
-def test_nine_pixels_away_from_outlines_are_a_correction(
-    frames: list[LabelFrame], out: Path
-) -> None:
-    write_export(out, 'folder', frames, CLASSES)
-    edit_masks(lambda mask: mask[48:51, 60:63].fill(1))(out)
-    assert bring(out, 'folder') == 0
-    reviews = read_review(out.parent / 'train')
-    assert reviews is not None
-    assert [one.evidence for one in reviews.values()] == ['corrected'] * 4
 
 
 @pytest.mark.parametrize('words', [(), ('--accept-unchanged',), ('--skip-unchanged',)])

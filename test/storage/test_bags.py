@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import logging
 import os
 from pathlib import Path
 import sqlite3
@@ -169,9 +168,7 @@ def write_jpegs(path: Path, *topics: str) -> Path:
 
 
 @both_storages
-def test_damaged_message_is_passed_on_and_counted(
-    tmp_path: Path, storage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_message_is_passed_on_or_left_out(tmp_path: Path, storage: str) -> None:
     path = tmp_path / 'bag'
     with BagWriter(path, storage) as bag:
         bag.write_image(CAMERA, START_NS, 'cam', picture(0), 'bgr8')
@@ -181,9 +178,7 @@ def test_damaged_message_is_passed_on_and_counted(
         items = list(reader.images())
     assert [isinstance(i, BadMessage) for i in items] == [False, True, False]
     assert items[1].received_ns == START_NS + 1
-    with caplog.at_level(logging.WARNING):
-        assert [i.stamp_ns for i in read_images(path)] == [START_NS, START_NS + 2]
-    assert 'skipped 1 damaged image message' in caplog.text
+    assert [i.stamp_ns for i in read_images(path)] == [START_NS, START_NS + 2]
 
 
 def test_of_two_runs_the_one_that_ends_later_replaces_nothing(tmp_path: Path) -> None:

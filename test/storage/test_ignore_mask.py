@@ -12,7 +12,7 @@ from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import mask_digest, Promise
 from uncertainty_seg.core.gate import VOID
-from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -86,19 +86,3 @@ def test_another_mask_than_that_of_the_calibration_is_said_and_voids_the_promise
         assert (pipeline.promise == VOID) == is_other
         # Of several cameras each has its own.
         assert pipeline.for_camera(None).weakened_by == () or calibration is with_mask
-
-
-def test_a_mask_over_what_is_unsure_makes_a_true_flag_that_promises_nothing(
-    tiny_bundle: Path
-) -> None:
-    image = np.full((48, 64, 3), 128, np.uint8)
-    image[:, 40:] = (255, 0, 0)
-    bundle = load_bundle(str(tiny_bundle))
-    mask = np.zeros((48, 64), np.bool_)
-    mask[:, :40] = True
-    settings = settings_from_dict({'gate.rise_frames': 1,
-                                   'backend': 'onnxruntime', 'threads': 1})
-    for ignore, is_up, promise in ((None, False, 'none'), (mask, True, VOID)):
-        with open_pipeline(bundle, settings, ignore) as pipeline:
-            assert pipeline.process(image).verdict.is_confident == is_up
-            assert pipeline.promise == promise

@@ -66,17 +66,15 @@ def signed(tiny_bundle: Path, keys: KeyPair) -> Path:
     return tiny_bundle
 
 
-def test_a_signed_bundle_is_taken_by_file_and_by_line(signed: Path, keys: KeyPair) -> None:
-    for key in (str(keys.public), keys.line):
-        assert load_bundle(signed, trusted_keys=(key,)).calibration is not None
-    assert load_bundle(signed).card.name == 'tiny'
-
-
-def test_one_of_several_keys_is_enough(signed: Path, keys: KeyPair, tmp_path: Path) -> None:
+def test_a_signed_bundle_is_taken_by_file_and_by_line_of_one_of_several_keys(
+    signed: Path, keys: KeyPair, tmp_path: Path
+) -> None:
     other = key_pair(tmp_path, 'other')
-    load_bundle(signed, trusted_keys=(other.line, keys.line))
-    with pytest.raises(ModelBundleError, match='trusted_keys'):
+    for key in (str(keys.public), keys.line):
+        assert load_bundle(signed, trusted_keys=(other.line, key)).calibration is not None
+    with pytest.raises(ModelBundleError):
         load_bundle(signed, trusted_keys=(other.line,))
+    assert load_bundle(signed).card.name == 'tiny'
 
 
 def test_an_unsigned_bundle_is_taken_unless_keys_are_named(

@@ -3,36 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import os
 from pathlib import Path
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from score_tables import write_rows
 
-from uncertainty_seg.storage.score_rows import ScoreRow, TableInfo
 from uncertainty_seg.storage.whole_files import lock_file, whole_file, whole_folder
 
 
-# What gives a file or folder another name, flushes it, or makes a draft.
-def by_whole_file(path: Path) -> None:
-    with whole_file(path) as draft:
-        draft.write_bytes(b'new')
-
-
-def by_score(path: Path) -> None:
-    pytest.importorskip('pyarrow', reason='pyarrow is not installed')
-    info = TableInfo('m', '0' * 64, ('a',), ((0, 0, 0),), 1, 0, (), 1)
-    write_rows(path, info, [ScoreRow('dive', 'bag', 'bag', '/t', 0, 0, 1, 1, True, 'confident', 0.,
-                                     (), (1.,), 0, np.ones(1, np.float32))])
-
-
-@pytest.mark.parametrize('write', [by_whole_file, by_score])
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[str, int, int]] = []
     fsync, replace = os.fsync, os.replace
@@ -50,7 +32,8 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(
     monkeypatch.setattr(os, 'replace', noted_replace)
     target = tmp_path / 'file'
     target.write_bytes(b'old')
-    write(target)
+    with whole_file(target) as draft:
+        draft.write_bytes(b'new')
     status = target.stat()
     assert [step[:2] for step in done] == [
         ('sync', status.st_ino), ('rename', status.st_ino), ('sync', tmp_path.stat().st_ino)]

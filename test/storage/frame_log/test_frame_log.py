@@ -384,19 +384,6 @@ def test_the_control_has_places_of_its_own(
     assert sum(reason == 'control' for reason in reasons(folder).values()) == num_control
 
 
-def test_who_asks_takes_nothing_out_of_the_control(folder: Path) -> None:
-    gate = Gate()
-    with logging_to(folder, control_share=1.0) as log:
-        log.offer(log_frame(0, mask=gate))
-        assert gate.is_asked.wait(20)
-        assert log.trigger() == 1
-        log.offer(log_frame(1, 0.5))
-        assert log.trigger() == 1
-        gate.may_go_on.set()
-    assert reasons(folder) == {0: 'control', 1: 'control'}
-    assert log.state().kept == {'flagged': 0, 'window': 0, 'control': 2, 'trigger': 0}
-
-
 NOW_S = 1_000_000.0
 
 

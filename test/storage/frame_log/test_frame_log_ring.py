@@ -132,27 +132,6 @@ def test_a_stamp_that_goes_back_starts_again() -> None:
     assert len(ring) == 0 and ring.num_bytes == 0
 
 
-def test_neighbours_that_swap_places_change_nothing() -> None:
-    def taken(order: list[int], first: int, last: int, **changes: object) -> list[Candidate]:
-        ring = FrameRing(settings(**changes))
-        return [item for k in order for item in ring.take(
-            log_frame(k, 2.0 if first <= k < last else 0.5), ABOUT, 0.0)]
-
-    swapped = [k ^ 1 for k in range(100)]
-    # 10 s of flagged frames, one each 2 s.
-    assert len(taken(swapped, 0, 100, min_interval_s=2.0)) == 5
-    for changes in ({'min_interval_s': 0.5, 'before_s': 1.0}, {'min_interval_s': 1.0},
-                    {'min_interval_s': 1.0, 'after_s': 1.0}, {'before_s': 1.0}):
-        in_order = taken(list(range(100)), 30, 70, **changes)
-        found = taken(swapped, 30, 70, **changes)
-        # The time of two neighbours is the same now: a step of 0.2 s, so at most a few fewer.
-        assert len(in_order) * 0.7 <= len(found) <= len(in_order)
-        assert sum(item.is_onset for item in found) == 1
-        assert {item.reason for item in found} == {item.reason for item in in_order}
-        times_s = [item.time_s for item in found]
-        assert times_s == sorted(times_s)
-
-
 def test_what_had_no_room_has_used_up_nothing() -> None:
     ring = FrameRing(settings(min_interval_s=1.0, before_s=0.2, after_s=0.5))
     for number in range(3):

@@ -271,17 +271,6 @@ def test_what_was_decided_before_a_kill_is_not_undone(tmp_path: Path) -> None:
         assert store.num_leftovers == 1 and store.bar('main') == 1.0
 
 
-def test_a_control_that_is_no_longer_wanted_stays(tmp_path: Path) -> None:
-    with opened(tmp_path, quota(10, control_share=0.1)) as store:
-        add(store, 'c', 1.0, 'control')
-    with opened(tmp_path, quota(10)) as store:
-        assert store.num_trimmed == 0
-        for k in range(12):
-            add(store, str(k), float(k))
-    # All that the control does not use is for the others.
-    assert names(tmp_path) == {'c', *(str(k) for k in range(3, 12))}
-
-
 def test_strange_folders_are_left_alone_and_told(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         add(store, 'a', 1.0)
