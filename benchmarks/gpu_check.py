@@ -106,8 +106,8 @@ class Check:
 
         allowed, image = TOLERANCES[self.precision], self._image()
         written = dataclasses.replace(self.settings, precision='bundle')  # as no TF32 is there
-        with self._open() as ours, \
-                open_backend('onnxruntime', self.bundle, written) as theirs:
+        name = 'openvino' if self.precision == 'bf16' else 'onnxruntime'  # which has no bf16
+        with self._open() as ours, open_backend(name, self.bundle, written) as theirs:
             for passes in self._counts(PARITY_PASSES):
                 masks = pass_inputs(self.card, passes, 1)
                 gaps = sum_gaps(ours.run(image, masks, 1.0), theirs.run(image, masks, 1.0), passes)

@@ -15,7 +15,6 @@ import json
 from pathlib import Path
 import sys
 import tempfile
-import time
 import traceback
 from typing import Any
 
@@ -75,7 +74,7 @@ def graph(
 
 def version(trt: TensorRt) -> dict[str, Any]:
     """Say what was imported."""
-    return {'version': trt.version, 'is_rtx': trt.is_rtx}
+    return {'version': trt.version}
 
 
 JOBS = {job.__name__: job for job in (bundle, graph, version)}
@@ -88,14 +87,12 @@ def main() -> None:
     trt = load_tensorrt()
     for line in sys.stdin:
         job = json.loads(line)
-        start_s = time.monotonic()
         try:
             answer = {'is_done': True, **JOBS[job.pop('job')](trt, **job)}
         except UncertaintySegError as err:
             answer = {'is_done': False, 'error': type(err).__name__, 'text': str(err)}
         except Exception:
             answer = {'is_done': False, 'error': 'other', 'text': traceback.format_exc()}
-        answer['seconds'] = time.monotonic() - start_s
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -26,6 +26,7 @@ from uncertainty_seg.backends.gpu.engine_build import (
     build_engines,
     build_here,
     BuildState,
+    configure,
     EngineBuild,
     engines_of,
     is_building,
@@ -44,12 +45,6 @@ from uncertainty_seg.errors import BackendError, BackendUnavailableError, GraphE
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 ORIN = CudaDevice('Orin', '8.7', '12.6 R36.4.3', 16, 16 * 2**30, True)
-
-
-class Base:
-    """Base class of loggers and monitors, which pybind11 wants to be called."""
-
-    Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3, VERBOSE=4)
 
 
 def tensorrt(version: str = '10.3.0') -> TensorRt:
@@ -78,7 +73,7 @@ def test_a_share_never_falls_and_what_is_raised_ends_the_build() -> None:
         if phase == 'last':
             raise KeyboardInterrupt
 
-    trt: Any = SimpleNamespace(module=SimpleNamespace(IProgressMonitor=Base))
+    trt: Any = SimpleNamespace(module=SimpleNamespace(IProgressMonitor=type('Base', (), {})))
     monitor = progress_monitor(trt, tell)
     monitor.phase_start('build', None, 4)
     assert monitor.step_complete('build', 0)
@@ -129,10 +124,14 @@ def test_every_fact_of_graph_card_settings_and_machine_is_in_the_key() -> None:
 
 def test_factors_are_rounded_where_tf32_was_asked_for_and_nowhere_else() -> None:
     rtx = tensorrt('1.7.1.116')
-    flags = [key_of_graph(trt, TARGET, b'', precision, {}).flags
-             for trt in (tensorrt(), rtx) for precision in ('fp32', 'tf32')]
+    found = []
+    for trt, precision in itertools.product((tensorrt(), rtx), ('fp32', 'tf32')):
+        flags = {trt.module.BuilderFlag.TF32}  # on by itself, as in TensorRT
+        config: Any = SimpleNamespace(set_flag=flags.add, clear_flag=flags.discard)
+        configure(trt, config, key_of_graph(trt, TARGET, b'', precision, {}))
+        found.append(sorted(flag.name for flag in flags))
     user = 'REQUIRE_USER_ALLOCATION'
-    assert flags == [(), ('TF32',), (user,), ('TF32', user)]
+    assert found == [[], ['TF32'], [user], [user, 'TF32']]
 
 
 # A build in its thread --------------------------------------------------------------------------

@@ -32,32 +32,14 @@ class ViolationError(Exception):
 
 @dataclass
 class Faults:
-    """
-    What goes wrong in TensorRT.
+    """What goes wrong in TensorRT; calls of `execute_async_v3` are counted from 1."""
 
-    Attributes
-    ----------
-    contexts_up_to : int
-        Passes in the profile of an engine for which there is memory; None is returned beyond.
-    refused : dict of int to str
-        Which calls of `execute_async_v3` return False, counted from 1, and what is logged.
-    raised : dict of int to Exception
-        Which of them raise.
-    is_uncapturable : bool
-        Nothing can be recorded on the stream.
-    driver : str
-        Of the GPU; compiled kernels hold for one.
-    meanwhile : callable
-        Called in each call of `execute_async_v3`, with its number.
-
-    """
-
-    contexts_up_to: int = 10**6
-    refused: dict[int, str] = field(default_factory=dict)
+    contexts_up_to: int = 10**6  # passes in an engine's profile; None is returned beyond
+    refused: dict[int, str] = field(default_factory=dict)  # calls that return False -> message
     raised: dict[int, Exception] = field(default_factory=dict)
-    is_uncapturable: bool = False
-    driver: str = '12.6'
-    meanwhile: Callable[[int], object] = int
+    is_uncapturable: bool = False  # nothing can be recorded on the stream
+    driver: str = '12.6'  # compiled kernels hold for one
+    meanwhile: Callable[[int], object] = int  # called in each call, with its number
 
 
 class Handle:
@@ -71,15 +53,7 @@ class Handle:
 
 
 class FakeCuda:
-    """
-    The module, and the GPU behind it.
-
-    Parameters
-    ----------
-    room : int
-        Bytes that can be allocated.
-
-    """
+    """The module, and the GPU behind it, with room for so many bytes."""
 
     cudaError_t = IntEnum('cudaError_t', [
         ('cudaSuccess', 0), ('cudaErrorInvalidValue', 1), ('cudaErrorMemoryAllocation', 2),

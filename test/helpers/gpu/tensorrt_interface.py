@@ -25,17 +25,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Interface:
-    """
-    A version, and the variable that names the folder which it is installed in.
-
-    Attributes
-    ----------
-    number : str
-        As the module says it.
-    key : str
-        End of the variable's name.
-
-    """
+    """A version, as its module says it, and the end of the variable that names its folder."""
 
     number: str
     key: str

@@ -456,7 +456,7 @@ def build_engine(
     if not parser.parse(graph):
         raise _unreadable(trt, parser, name, key.precision)
     config = builder.create_builder_config()
-    _configure(trt, config, key)
+    configure(trt, config, key)
     _set_profiles(builder, config, network, key.profiles, name)
     limit_memory(trt, config, available_bytes)
     monitor = progress_monitor(trt, progress)
@@ -492,7 +492,8 @@ def _sentence(error: tensorrt.ParserError) -> str:
     return f'node {node!r} ({operator}): {text}' if operator else text
 
 
-def _configure(trt: TensorRt, config: tensorrt.IBuilderConfig, key: EngineKey) -> None:
+def configure(trt: TensorRt, config: tensorrt.IBuilderConfig, key: EngineKey) -> None:
+    """Set the flags of a key and no others, and the GPU where none is here."""
     config.clear_flag(trt.module.BuilderFlag.TF32)  # which is on by itself
     for name in key.flags:
         config.set_flag(getattr(trt.module.BuilderFlag, name))
