@@ -94,8 +94,8 @@ def test_maps_of_independent_pixels_are_in_the_mean_those_of_the_image(spread: f
         wanted = exact.of(name).mean()
         assert beside.of(name).mean() == pytest.approx(wanted, rel=0.06), name
         assert centres.of(name).mean() > 1.15 * wanted, name
-    # The price: interpolated twice, a border moves by a share of a cell.
-    assert (beside.label != exact.label).mean() < 0.08
+    assert beside.entropy.mean() == pytest.approx(exact.entropy.mean(), rel=0.06)
+    assert (beside.label != exact.label).mean() < (0.1 if spread > 4 else 0.05)
 
 
 def test_values_of_another_size_are_refused() -> None:

@@ -161,6 +161,16 @@ def test_the_image_s_maps_of_one_pass_are_those_of_its_upsampled_logits(upsampli
     assert ours.mutual_information.max() < 1e-6
 
 
+@pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
+def test_beside_the_centres_the_maps_of_one_pass_are_the_same(upsampling: str) -> None:
+    z = np.random.default_rng(4).normal(0, 5, (1, 4, 5, 7))
+    plain = maps_from_logits(z, Grid(5, 7, 20, 28, upsampling), 1.25)
+    beside = maps_from_logits(z, Grid(5, 7, 20, 28, upsampling, (0.22, 0.21)), 1.25)
+    for name in ('confidence', 'entropy', 'margin', 'unknown', 'energy'):
+        np.testing.assert_allclose(beside.of(name), plain.of(name), atol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(beside.label, plain.label)
+
+
 def test_the_image_s_mean_is_the_geometric_one_of_its_neighbours() -> None:
     p = np.array([[0.8, 0.2], [0.1, 0.9]])  # class, column
     both = np.log(np.stack([p, p[::-1]], 0))[:, :, None]  # (2, C, 1, 2): two passes

@@ -221,12 +221,12 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
 
 
 def added_sums(
-    chunks: Iterable[Mapping[str, NDArray[np.float32]]], passes: int
+    chunks: Iterable[Mapping[str, NDArray[np.float32]]], passes: int, temperature: float
 ) -> PassSums:
     """
     Add the sums of several chunks of passes, each by the names of `SUMS`, in their order.
 
-    The arrays of the first chunk are written to.
+    The arrays of the first chunk are written to; `temperature` is what the passes were run at.
     """
     found: dict[str, NDArray[np.float32]] = {}
     for chunk in chunks:
@@ -235,7 +235,8 @@ def added_sums(
             continue
         for name, values in found.items():
             values += chunk[name]
-    return PassSums(passes, *(found[name] for name in SUMS))
+    return PassSums(passes, found[SUM_P], found[SUM_ENTROPY], found[SUM_P2], found[VOTES],
+                    found[SUM_LOGITS], temperature)
 
 
 # Operators that give what they were given, or a part of it, so that nothing is left to round.

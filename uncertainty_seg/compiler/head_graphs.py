@@ -99,7 +99,8 @@ def add_sums(head: onnx.ModelProto, offset: tuple[float, float] = (0.0, 0.0)) ->
     """
     Append the sums over the passes to a head: what `core.uncertainty.sums_of_logits` defines.
 
-    They are taken at an offset, down and right, beside the centres of the logits.
+    They are taken at an offset, down and right, beside the centres of the logits; the logits'
+    own sum is taken at the centres.
     """
     dims = head.graph.output[0].type.tensor_type.shape.dim
     num_classes, rows, columns = (d.dim_value for d in dims[1:])
@@ -170,5 +171,5 @@ def _sums(logits: str) -> list[onnx.NodeProto]:
         node('Equal', ['sums_below', 'sums_zero'], 'sums_is_vote'),
         node('Cast', ['sums_is_vote'], 'sums_vote', to=TensorProto.FLOAT),
         node('ReduceSum', ['sums_vote', 'sums_first_axis'], VOTES, keepdims=0),
-        node('ReduceSum', [logits, 'sums_first_axis'], SUM_LOGITS, keepdims=0),
+        node('ReduceSum', [LOGITS, 'sums_first_axis'], SUM_LOGITS, keepdims=0),
     ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -64,8 +64,9 @@ class PassSums:
 
     `p` and `votes` (C, hg, wg): the probabilities, and how many passes hold each class for the
     likeliest (each of equals). `entropy_nats` and `p_squared` (hg, wg): of the passes, and summed
-    over the classes too. `logits` (C, hg, wg): before any temperature. `features` is the trunk's
-    output `feature_map` (1, D, hf, wf), where it has one.
+    over the classes too. `logits` (C, hg, wg): before the `temperature` that the passes were
+    computed at, and at the centres of the logits wherever the grid lies. `features` is the
+    trunk's output `feature_map` (1, D, hf, wf), where it has one.
     """
 
     passes: int
@@ -74,6 +75,7 @@ class PassSums:
     p_squared: FloatMap
     votes: FloatMap
     logits: FloatMap
+    temperature: float = 1.0
     features: FloatMap | None = None
 
 
@@ -88,8 +90,12 @@ class UncertaintyMaps:
     ----------
     mean : ndarray of floats, shape (C, h, w)
         The mean probabilities of the passes.
-    mutual_information, variation_ratio, total_variance, energy : ndarray of floats, shape (h, w)
+    mutual_information, variation_ratio, total_variance : ndarray of floats, shape (h, w)
         As the properties of these names.
+    logits : ndarray of floats, shape (C, h, w)
+        The mean logits, before the temperature.
+    temperature : float
+        What the logits were divided by.
     features : ndarray of float32, shape (1, D, hf, wf), optional
         No map: the trunk's output `feature_map`.
     unknown_temperature : float
@@ -104,10 +110,11 @@ class UncertaintyMaps:
 
     def __init__(
         self, mean: Floats, mutual_information: Floats, variation_ratio: Floats,
-        total_variance: Floats, logits: Floats, features: FloatMap | None = None,
-        unknown_temperature: float = UNKNOWN_TEMPERATURE,
+        total_variance: Floats, logits: Floats, temperature: float = 1.0,
+        features: FloatMap | None = None, unknown_temperature: float = UNKNOWN_TEMPERATURE,
     ) -> None:
-        self.mean, self.logits, self.features = mean, logits, features
+        self.mean, self.logits, self.temperature = mean, logits, temperature
+        self.features = features
         self._mutual, self._variation = mutual_information, variation_ratio
         self._variance = total_variance
         self.unknown_temperature = unknown_temperature
@@ -204,8 +211,8 @@ class UncertaintyMaps:
         where = (..., rows, columns)
         return UncertaintyMaps(
             self.mean[where], self.mutual_information[where], self.variation_ratio[where],
-            self.total_variance[where], self.logits[where], features, self.unknown_temperature)
-
+            self.total_variance[where], self.logits[where], self.temperature, features,
+            self.unknown_temperature)
 
     def inside(self, rows: slice, columns: slice, grid: Grid) -> UncertaintyMaps:
         """Return of maps at a grid what lies in a part of the image; features likewise."""
@@ -225,18 +232,29 @@ class SpreadMaps(UncertaintyMaps):
     Maps at a grid, as maps of the image (h, w).
 
     The mean probabilities of the image are the softmax of the upsampled logarithms of those at the
-    grid, so that of one pass they are the network's own. Mutual information, variation ratio,
-    variance and mean logits are upsampled as they are.
+    grid. Of one pass they are the network's own. Mutual information, variation ratio, variance
+    and mean logits are upsampled as they are.
     """
 
     def __init__(self, of: UncertaintyMaps, grid: Grid) -> None:
         self._of, self._grid = of, grid
-        self.features, self.unknown_temperature = of.features, of.unknown_temperature
+        self.temperature, self.features = of.temperature, of.features
+        self.unknown_temperature = of.unknown_temperature
 
     @_Lazy
     def _log_mean(self) -> Floats:
         least = self._of.mean.dtype.type(LEAST_PROBABILITY)
-        return self._grid.spread(np.log(np.maximum(self._of.mean, least)))
+        log_mean = np.log(np.maximum(self._of.mean, least))
+        if not any(self._grid.offset):
+            return self._grid.spread(log_mean)
+        # Interpolated from beside the centres alone, the mask would be blurred. So its shape is
+        # that of the mean logits, which are at the centres, as much as the passes left of it.
+        centres = _centred(self._of.logits / least.dtype.type(self.temperature))
+        beside, log_mean = sample_beside(centres, self._grid.offset), _centred(log_mean)
+        share = np.clip((log_mean * beside).sum(0) / np.maximum((beside * beside).sum(0), least),
+                        0, 1)
+        return self._grid.spread(share) * replace(self._grid, offset=(0.0, 0.0)).spread(centres) \
+            + self._grid.spread(log_mean - share * beside)
 
     @_Lazy
     def mean(self) -> Floats:
@@ -251,7 +269,7 @@ class SpreadMaps(UncertaintyMaps):
     @_Lazy
     def logits(self) -> Floats:
         """Return the mean logits (C, h, w)."""
-        return self._grid.spread(self._of.logits)
+        return replace(self._grid, offset=(0.0, 0.0)).spread(self._of.logits)
 
     @_Lazy
     def mutual_information(self) -> FloatMap:
@@ -282,7 +300,7 @@ def grid_maps(
     variation = np.where(np.isnan(sums.entropy_nats), np.nan, variation)
     variance = np.maximum(sums.p_squared / passes - (mean * mean).sum(0), 0)
     return UncertaintyMaps(mean, mutual, variation, variance, sums.logits / passes,
-                           sums.features, unknown_temperature)
+                           sums.temperature, sums.features, unknown_temperature)
 
 
 def image_maps(maps: UncertaintyMaps, grid: Grid) -> UncertaintyMaps:
@@ -296,14 +314,16 @@ def sums_of_logits(
     """
     Return the sums over passes of logits (T, C, hl, wl), at an offset beside their centres.
 
-    In float64. Raises ShapeError if there is no pass, or there are fewer than two classes.
+    In float64; the logits themselves are summed at the centres. Raises ShapeError if there is no
+    pass, or there are fewer than two classes.
     """
     if logits.ndim != 4 or logits.shape[0] < 1 or logits.shape[1] < 2:
         raise ShapeError(f'logits have shape {logits.shape}', '(T >= 1, C >= 2, hl, wl)')
     z = sample_beside(logits.astype(np.float64), offset)
     p = _softmax(z, temperature)
     votes = (z == z.max(1, keepdims=True)).sum(0, dtype=np.float64)
-    return PassSums(len(z), p.sum(0), _entropy(p, 1).sum(0), (p * p).sum((0, 1)), votes, z.sum(0))
+    return PassSums(len(z), p.sum(0), _entropy(p, 1).sum(0), (p * p).sum((0, 1)), votes,
+                    logits.sum(0, dtype=np.float64), temperature)
 
 
 def maps_from_logits(
@@ -313,6 +333,11 @@ def maps_from_logits(
     """Return the image's maps from logits (T, C, hl, wl) of a grid, in float64: the definition."""
     sums = sums_of_logits(logits, temperature, grid.offset)
     return image_maps(grid_maps(sums, unknown_temperature), grid)
+
+
+def _centred(logits: Floats) -> Floats:
+    """Take the mean over the classes away, which a softmax does not see."""
+    return logits - logits.mean(0)
 
 
 def _entropy(p: NDArray[_Of], axis: int) -> NDArray[_Of]:

@@ -10,6 +10,7 @@ that topic holds what the log holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import copy
 from dataclasses import dataclass, replace
 import logging
 import time
@@ -22,7 +23,6 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import check_file, ImageFile
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import MEGABYTE, Settings, to_dict
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.ros.conversions import AnyImage, image_from_msg
 from uncertainty_seg.storage.frame_log.format import about_run, LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
@@ -67,11 +67,11 @@ def message_frame(
 ) -> MessageFrame:
     """Describe a processed message and its result, with the verdict as published, for the log."""
     # What the maps are made of: the trunk's features may be ten times as large.
-    grid = result.at_grid
+    grid = copy.copy(result.at_grid)
+    grid.features = None
     held = (grid.mean, grid.mutual_information, grid.variation_ratio, grid.total_variance,
             grid.logits)
-    kept = replace(result, at_grid=UncertaintyMaps(
-        *held, unknown_temperature=grid.unknown_temperature))
+    kept = replace(result, at_grid=grid)
     # A camera image is kept as it was decoded, a file as it was received, unless it was decoded
     # reduced: the mask has the size of what was decoded.
     image: ImageFile | ImageU8 = image_bgr

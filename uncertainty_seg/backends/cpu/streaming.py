@@ -87,7 +87,7 @@ class StreamingBackend(Runner):
             raise BackendError('run of a closed backend', fix='open it again')
         passes = require_inputs(self._card, image, masks)
         try:
-            sums = self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature)
+            sums = self._run(np.ascontiguousarray(image)[None], masks, passes, temperature)
         except UncertaintySegError:
             raise
         except Exception as err:  # the runtime's own errors derive from nothing narrower
@@ -138,17 +138,17 @@ class StreamingBackend(Runner):
             )
 
     def _run(
-        self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float
+        self, batch: ImageU8, masks: Masks, passes: int, temperature: float
     ) -> PassSums:
         start_s = time.perf_counter()
         self._run_trunk(batch)
         trunk_s = time.perf_counter()
-        size, scale = self._chunk(passes), np.array([inv_temperature], np.float32)
+        size, scale = self._chunk(passes), np.array([1 / temperature], np.float32)
         # Masks of elements are drawn here, for the passes of one chunk only.
         sums = added_sums((self._run_passes(
             {INV_TEMPERATURE: scale, **{name: np.ascontiguousarray(mask[first:first + size])
                                         for name, mask in masks.items()}},
-            min(size, passes - first)) for first in range(0, passes, size)), passes)
+            min(size, passes - first)) for first in range(0, passes, size)), passes, temperature)
         self._timings_ms = {'trunk': (trunk_s - start_s) * 1e3,
                             'passes': (time.perf_counter() - trunk_s) * 1e3}
         if not self._names.features:

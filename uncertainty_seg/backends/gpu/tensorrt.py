@@ -356,7 +356,8 @@ class FrameRunner:
         self._scale.fill(np.array([1 / temperature], np.float32))
         self._trunk_call.enqueue()
         memory.mark(middle)
-        sums = added_sums((self._sums_of(masks, call, contexts) for call in calls), passes)
+        sums = added_sums((self._sums_of(masks, call, contexts) for call in calls), passes,
+                          temperature)
         self.timings_ms = {'trunk': memory.elapsed_ms(begin, middle),
                            'passes': memory.elapsed_ms(middle, end)}
         for landed, _ in self._features.values():
