@@ -24,7 +24,6 @@ from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process, 
 from ruamel.yaml import YAML
 
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.storage.model_bundle import load_bundle
 
 CONFIG = ROOT / 'config'
 FOXGLOVE = json.loads((CONFIG / 'foxglove_layout.json').read_text(encoding='utf-8'))
@@ -32,36 +31,11 @@ IMAGE = 'sensor_msgs/msg/Image'
 CAMERA = '/image'
 Yaml = YAML(typ='safe')
 
-# Panel -> what its settings may and must be.
-FOXGLOVE_PANELS: dict[str, dict[str, type]] = {
-    'Image': {'imageMode': dict},
-    'Indicator': {'path': str, 'style': str, 'rules': list, 'fallbackColor': str,
-                  'fallbackLabel': str},
-    'RawMessages': {'topicPath': str, 'diffEnabled': bool, 'diffMethod': str,
-                    'diffTopicPath': str, 'showFullMessageForDiff': bool},
-    'Plot': {'paths': list, 'minYValue': int, 'maxYValue': int, 'showLegend': bool,
-             'legendDisplay': str, 'showPlotValuesInLegend': bool, 'showXAxisLabels': bool,
-             'showYAxisLabels': bool, 'isSynced': bool, 'xAxisVal': str},
-    'StateTransitions': {'paths': list, 'isSynced': bool},
-    'DiagnosticSummary': {'topicToRender': str, 'minLevel': int, 'pinnedIds': list,
-                          'hardwareIdFilter': str, 'sortByLevel': bool},
-}
-TITLE = 'foxglovePanelTitle'
-
 
 def panels(kind: str, layout: Any = FOXGLOVE) -> list[dict[str, Any]]:
     """Return the settings of every panel of a kind."""
     return [settings for name, settings in layout['configById'].items()
             if name.partition('!')[0] == kind]
-
-
-def leaves(tree: Any) -> list[str]:
-    """Return the panels of a layout's tree, from left to right and top to bottom."""
-    if isinstance(tree, str):
-        return [tree]
-    assert tree['direction'] in ('row', 'column')
-    assert 0 < tree['splitPercentage'] < 100
-    return leaves(tree['first']) + leaves(tree['second'])
 
 
 def message_paths(layout: Any = FOXGLOVE) -> list[str]:
@@ -88,16 +62,6 @@ def nav2_layer() -> dict[str, Any]:
 # --- the files by themselves ---------------------------------------------------------------------
 
 
-def test_every_foxglove_panel_is_placed_once_and_of_a_known_kind() -> None:
-    placed = leaves(FOXGLOVE['layout'])
-    assert sorted(placed) == sorted(FOXGLOVE['configById'])
-    assert set(FOXGLOVE) == {'configById', 'globalVariables', 'userNodes', 'playbackConfig',
-                             'layout'}
-    for name, settings in FOXGLOVE['configById'].items():
-        accepted = {**FOXGLOVE_PANELS[name.partition('!')[0]], TITLE: str}
-        assert {key: type(value) for key, value in settings.items()} == accepted, name
-
-
 def test_the_flag_is_shown_now_and_over_time_and_never_true_by_default() -> None:
     (indicator,) = panels('Indicator')
     (rule,) = indicator['rules']
@@ -105,17 +69,6 @@ def test_the_flag_is_shown_now_and_over_time_and_never_true_by_default() -> None
     assert indicator['fallbackLabel'] != rule['label']
     (transitions,) = panels('StateTransitions')
     assert indicator['path'] in [s['value'] for s in transitions['paths']]
-
-
-def test_nav2_knows_every_class_of_the_model_once() -> None:
-    source = nav2_layer()['front']
-    classes = [name for kind in source['class_types'] for name in source[kind]['classes']]
-    card = load_bundle(str(CONFIG / 'models' / 'pipeline')).card
-    assert sorted(classes) == sorted(card.class_names)
-    for kind in source['class_types']:
-        costs = source[kind]
-        assert 0 <= costs['base_cost'] <= costs['max_cost'] <= 254
-        assert 0 <= costs['mark_confidence'] <= 255
 
 
 # --- against the node ----------------------------------------------------------------------------

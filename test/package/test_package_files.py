@@ -21,8 +21,6 @@ import uncertainty_seg
 from uncertainty_seg.errors import EXTRAS, install_command
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted(path.name for path in (ROOT / 'scripts').iterdir()
-                 if path.is_file() and path.suffix != '.sh' and path.name != 'wait_for_state')
 # A folder of the machine that a file was written on. .ci belongs to the machine that runs it.
 MACHINE_PATH = re.compile(r'/(?:root|tmp|work|farm|home)/[A-Za-z0-9_.-]+')
 # Put together here, so that this file does not hold them itself.
@@ -195,21 +193,6 @@ def test_a_farm_without_the_packages_of_pip_tests_what_needs_none_and_fails_noth
     assert re.search(r'\d\d passed', done.stdout), done.stdout
 
 
-@pytest.mark.parametrize('name', SCRIPTS)
-def test_a_script_parses_and_can_be_run(name: str) -> None:
-    path = ROOT / 'scripts' / name
-    assert path.stat().st_mode & 0o111
-    assert path.read_text(encoding='utf-8').startswith('#!/usr/bin/env bash\n')
-    subprocess.run(['bash', '-n', str(path)], check=True)
-
-
-def test_every_source_file_names_its_licence() -> None:
-    files = [p for p in tracked_files() if p.suffix == '.py']
-    assert len(files) > 20
-    assert [p.name for p in files if p.read_text(encoding='utf-8').strip()
-            and 'SPDX-License-Identifier: Apache-2.0' not in p.read_text(encoding='utf-8')] == []
-
-
 def test_no_tracked_file_holds_a_path_of_a_machine_or_a_registry() -> None:
     found = {}
     for path in tracked_files():
@@ -252,30 +235,3 @@ def test_a_lock_has_a_hash_of_every_file_and_names_no_index(path: Path) -> None:
         assert re.search(r'==\S+.* --hash=sha256:[0-9a-f]{64}', line), line
 
 
-UNITS = sorted((ROOT / 'systemd').glob('*.service'))
-
-
-@pytest.mark.parametrize('unit', UNITS, ids=lambda path: path.stem)
-def test_systemd_has_nothing_to_say_against_a_unit(unit: Path) -> None:
-    if shutil.which('systemd-analyze') is None:
-        pytest.skip('systemd-analyze is not here')
-    done = subprocess.run(['systemd-analyze', 'verify', str(unit)], capture_output=True,
-                          text=True, check=False)
-    assert [line for line in done.stderr.splitlines() if unit.name in line] == []
-
-
-@pytest.mark.parametrize('unit', UNITS, ids=lambda path: path.stem)
-def test_a_unit_names_what_is_installed_and_comes_back_unless_misused(unit: Path) -> None:
-    text = unit.read_text(encoding='utf-8')
-    shared = re.findall(r'/share/uncertainty_seg/((?:config|launch)/\S+?)["\s]', text)
-    assert shared and all((ROOT / name).exists() for name in shared), shared
-    for program in re.findall(r'/lib/uncertainty_seg/(\w+)', text):
-        assert (ROOT / 'scripts' / 'libexec' / program).is_file()
-    assert '\nRestart=always\n' in text and '\nRestartPreventExitStatus=2\n' in text
-
-
-def test_every_action_of_the_workflow_is_pinned_by_hash() -> None:
-    files = list((ROOT / '.github' / 'workflows').glob('*.yml'))
-    used = [line for file in files for line in file.read_text(encoding='utf-8').splitlines()
-            if 'uses:' in line]
-    assert used and all(re.search(r'@[0-9a-f]{40}  # v[\d.]+', line) for line in used)
