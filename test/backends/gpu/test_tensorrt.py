@@ -163,11 +163,12 @@ def test_kernels_are_compiled_once_and_not_at_the_next_start(
     for driver in ('12.6', '12.6', '12.7'):
         rig.faults.driver = driver
         with rig.open() as backend:
-            for _ in range(2):
-                assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks))
+            for given in (masks, pass_inputs(rig.card, 2, 0), masks):
+                assert_close(backend.run(IMAGE, given, 1.0), reference(rig, given))
             assert backend.is_recorded
         compiled.append(rig.gpu.compiled)
-    assert compiled == [2, 2, 4]  # trunk and head; another driver cannot use those of the first
+    # Trunk, usual passes and two of them; another driver cannot use those of the first.
+    assert compiled == [3, 3, 6]
     assert len(list(rig.cache.folder.glob('*.kernels'))) == 2
     for role in ('trunk', 'passes'):  # an engine that leaves the cache takes its kernels along
         rig.cache.discard(rig.key(role), 'a test')

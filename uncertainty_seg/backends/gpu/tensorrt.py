@@ -349,7 +349,7 @@ class FrameRunner:
         """Return the sums over the passes of a checked image; see `Runner.run`."""
         memory, (begin, middle, end) = self._memory, self._marks
         memory.activate()
-        calls = split_passes(passes, self._most)
+        calls, known = split_passes(passes, self._most), set(self._others)
         contexts = self._contexts_for(calls)
         memory.mark(begin)
         self._image.fill(image[None])
@@ -358,6 +358,8 @@ class FrameRunner:
         memory.mark(middle)
         sums = added_sums((self._sums_of(masks, call, contexts) for call in calls), passes,
                           temperature)
+        if set(self._others) - known:
+            self._passes.keep_kernels()
         self.timings_ms = {'trunk': memory.elapsed_ms(begin, middle),
                            'passes': memory.elapsed_ms(middle, end)}
         for landed, _ in self._features.values():
