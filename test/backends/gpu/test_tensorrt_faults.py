@@ -135,29 +135,24 @@ def test_a_plan_that_is_missing_or_damaged_is_named_with_what_to_do(
         assert_answers(rig, backend)
 
 
-def build_ahead(rig: Rig, compute_capability: str) -> list[str]:
-    """Store engines for another compute capability; return their keys."""
-    work = work_ahead(rig.bundle, rig.settings, compute_capability, rig.trt)
-    work.build(rig.cache)
-    return [needed.key.digest for needed in work.engines.all]
-
-
 def test_engines_of_rtx_that_were_built_ahead_are_found_after_those_of_this_gpu(
     rigs: Rigs, bundles: dict[str, Path]
 ) -> None:
     rig = rigs(bundles['channels'], version=RTX)
-    build_ahead(rig, '12.0')
+
+    def build_ahead(compute_capability: str) -> str:
+        work = work_ahead(rig.bundle, rig.settings, compute_capability, rig.trt)
+        work.build(rig.cache)
+        return work.engines.trunk.key.digest
+
+    build_ahead('12.0')
     with pytest.raises(EngineMissingError, match='trunk.onnx'):
         rig.open()
-    ahead = build_ahead(rig, DEVICE.compute_capability)
+    ahead = build_ahead(DEVICE.compute_capability)
     with rig.open() as backend:
         assert_answers(rig, backend)
-    for key in ahead:
-        rig.cache.store(key, b'noise', {})
-    with pytest.raises(EngineMissingError, match='trunk.onnx'):
-        rig.open()
-    assert not rig.cache.has(ahead[0])
     rig.build()
+    rig.cache.store(ahead, b'noise', {})
     with rig.open() as backend:
         assert_answers(rig, backend)
 
