@@ -143,6 +143,7 @@ REFUSED = {
     'scaled by another': lambda: Drops(0.25, of_rows, scale=2.0),
     'more than two values': lambda: Drops(0.25, lambda x: 2 + 9 * torch.rand_like(x)),
     'selects': lambda: Compares(lambda x: x * x[torch.rand_like(x) > 0.5].mean()),
+    'joins': lambda: Compares(lambda x: x * ((of_rows(x) < 0.5) | (of_rows(x) < 0.5)) / 0.75),
     'sorts': lambda: Compares(lambda x: x + torch.rand_like(x).argsort()),
     'gaussian': lambda: Compares(lambda x: x * (1 + torch.randn_like(x))),
     'concrete': lambda: Compares(lambda x: x * torch.sigmoid(torch.rand_like(x).logit() * 9)),

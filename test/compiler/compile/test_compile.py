@@ -303,7 +303,7 @@ def test_noise_beside_dropout_is_left_out_where_allowed_and_stands_everywhere(
     assert said['silenced'] == ['the net itself']
     assert load_bundle('bundle').card.silenced == ('the net itself',)
     # What the network draws itself is compared unsilenced.
-    assert said['distribution']['own_information'] > said['distribution']['information']
+    assert said['distribution']['own_information'] > 2 * said['distribution']['information']
 
 
 @pytest.mark.torch
@@ -313,7 +313,7 @@ def test_passes_that_are_all_equal_by_the_usual_seed_are_refused(compile_: Calla
     assert code == 2 and 'all 2 passes are the same' in err
     code, _, err = compile_('nets_of_a_user:Path', '--passes', '200')
     (rows,) = pass_inputs(load_bundle('bundle').card, 200, 0).values()
-    assert (code, err) == (0, '') and np.ptp(rows) > 0
+    assert code == 0 and np.ptp(rows) > 0
 
 
 @pytest.mark.torch

@@ -31,7 +31,10 @@ _SHIFTS: dict[str, Callable[[float, float], float]] = {
     '__rsub__': lambda low, number: number - low - 1,
 }
 _NOT = {'__invert__', 'logical_not', 'bitwise_not'}
-_CHOICES = {'__setitem__', '__getitem__', 'masked_select', 'nonzero', 'index_put'}
+# What needs truth values: an index, or more than one draw.
+_CHOICES = {'__setitem__', '__getitem__', 'masked_select', 'nonzero', 'index_put',
+            *(form.format(word) for form in ('__{}__', 'logical_{}', 'bitwise_{}')
+              for word in ('and', 'or', 'xor'))}
 
 
 class NoMaskError(Exception):

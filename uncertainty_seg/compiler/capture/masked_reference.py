@@ -124,7 +124,9 @@ class OwnPasses:
 
     def __init__(self, net: nn.Module, marked: MarkedNet, form: OutputForm) -> None:
         self._net, self._marked, self._form = plain_copy(net), marked, form
-        if not marked.takes_eval:  # else all but its dropout is another net in training mode
+        # In training mode all but its dropout may be another net; what is silenced shows there.
+        self._is_trained = not marked.takes_eval or bool(marked.silenced)
+        if self._is_trained:
             trained(self._net)  # by its own train(), whatever was found before
             for name, module in self._net.named_modules():
                 module.training = name in marked.drawn_by
@@ -139,7 +141,7 @@ class OwnPasses:
 
     def _drawn(self, image: Tensor) -> dict[str, Tensor]:
         marked = self._marked
-        if not marked.takes_eval:
+        if self._is_trained:
             return named_outputs(self._net(image))
         with watch(self._net, _draw, takes_eval=True, training=marked.training):
             return named_outputs(self._net(image))
