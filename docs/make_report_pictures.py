@@ -2,8 +2,8 @@
 """
 Make docs/pictures/report_*.png from reports of `calibrate` and `evaluate`, by headless Chromium.
 
-Arguments: the report of the calibration of `suim`, and that of the evaluation of `pipeline`.
-UNCERTAINTY_SEG_CHROMIUM names a browser that is not on the path.
+The argument is the report of the calibration of `suim`. UNCERTAINTY_SEG_CHROMIUM names a browser
+that is not on the path.
 
 """
 
@@ -26,25 +26,22 @@ MOST_BYTES = 250_000
 LEVELS = 32
 FRAMES = 2
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
-# Picture: report, section, and what else is hidden of it.
+# Picture: section, and what else is hidden of it.
 PARTS = {
-    'suim_risk': (0, 'risk', ''),
-    'suim_accepted': (0, 'accepted', f'#accepted figure:nth-of-type(n+{FRAMES + 1})'),
-    'pipeline_ladders': (1, 'ladders', '#ladders details'),
+    'suim_risk': ('risk', ''),
+    'suim_accepted': ('accepted', f'#accepted figure:nth-of-type(n+{FRAMES + 1})'),
 }
 
 
-def main(*reports: str) -> None:
+def main(report: str) -> None:
     """Take every picture."""
-    if len(reports) != 2:
-        sys.exit('two reports: suim calibrated, pipeline evaluated')
     browser = os.environ.get('UNCERTAINTY_SEG_CHROMIUM') or next(
         filter(None, map(shutil.which, _NAMES)), None)
     if browser is None:
         sys.exit('no Chromium is here: set UNCERTAINTY_SEG_CHROMIUM')
     pictures = Path(__file__).parent / 'pictures'
-    for name, (number, section, hidden) in PARTS.items():
-        page = Path(reports[number]).read_text(encoding='utf-8')
+    page = Path(report).read_text(encoding='utf-8')
+    for name, (section, hidden) in PARTS.items():
         shot = _photograph(browser, _only(page, section, hidden))
         (pictures / f'report_{name}.png').write_bytes(_small_png(shot))
 

@@ -192,7 +192,6 @@ def evaluate(
     ood: Path | str | None = None,
     blocks: Path | str | None = None,
     bad: str | None = None,
-    corrupt_frames: int = 0,
     report: Path | str | None = None,
 ) -> Evaluated:
     """
@@ -214,8 +213,6 @@ def evaluate(
         File with the block of each image; without it each image is a block.
     bad : str, optional
         When a mask is bad; as it was calibrated, or 'iou<0.5'.
-    corrupt_frames : int
-        Images on each step of the ladder of corruptions; 0 for no ladder.
     report : Path or str, optional
         HTML file to write.
 
@@ -238,7 +235,7 @@ def evaluate(
 
     """
     request = EvaluationRequest(as_bundle(bundle), checked_settings(settings), Path(data), split,
-                                None if ood is None else Path(ood), corrupt_frames,
+                                None if ood is None else Path(ood),
                                 blocks_path(data, blocks), bad)
     require_libraries('scipy')
     if report:

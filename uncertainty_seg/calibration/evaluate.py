@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.backends.opening import offline_settings
 from uncertainty_seg.calibration.labelled_pairs import (
-    evenly,
     every_score,
     labelled_frames,
     opened,
@@ -38,9 +36,7 @@ from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Promise
 from uncertainty_seg.core.gate import NO_CALIBRATION
-from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.sim.corruptions import corrupt, KINDS, MAX_SEVERITY
 
 # What the gate is compared with: the score of the papers this project starts from, and what
 # stands for it where passes do not disagree.
@@ -60,7 +56,6 @@ class EvaluationRequest:
     data: Path
     split: str
     ood: Path | None
-    corrupt_frames: int
     blocks: Path | None
     bad: str | None
 
@@ -115,7 +110,6 @@ class Evaluated:
     rule: str
     rankings: Mapping[str, FrameRanking]
     flag: FlagFigures | None
-    ladders: tuple[Ladder, ...]
     is_fitted: bool
     passes: int
     precision: str
@@ -135,7 +129,6 @@ class Evaluated:
             'promise': asdict(promise) if promise else None,
             'no_promise': None if self.flag else NO_FLAG, 'selected': self.selected or None,
             'scores': {name: asdict(ranking) for name, ranking in self.rankings.items()},
-            'corruption': [asdict(ladder) for ladder in self.ladders],
         }
 
 
@@ -159,7 +152,6 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
         limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
         evaluation = evaluate(pipeline, known.pairs, rule, f'{request.split} frames')
         foreign = score_frames(pipeline, read.foreign) if read.foreign else None
-        ladders = climb(pipeline, known.pairs, rule, limits, request.corrupt_frames)
     frames = evaluation.table(known.stems, blocks)
     told = [name for name in frames.scores if not is_rounding(bundle.card, name)]
     frames, foreign = frames.only(told), foreign and foreign.only(told)
@@ -176,7 +168,7 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
         frames, foreign, known.pairs, rule.text,
         {name: ranker.rank(values, foreign.scores[name] if foreign else None)
          for name, values in frames.scores.items()},
-        flag, ladders, is_fitted, passes, precision, read.remark)
+        flag, is_fitted, passes, precision, read.remark)
 
 
 def _is_fitted(calibration: Calibration | None, pairs: Sequence[Pair]) -> bool:
@@ -216,68 +208,3 @@ def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, fl
     if family is None or not set(limits) <= set(family.names):
         return frames.ratios(limits)
     return family.frame_ranks(frames.scores, tuple(limits))
-
-
-# -------------------------------------------------------------------------------------------------
-# The ladder of corruptions: masks and gate as the water gets worse, step by step.
-
-
-@dataclass(frozen=True)
-class Step:
-    """
-    One severity, 0 for the image as it is: mean IoU over all pixels, shares of the frames.
-
-    `ratio` is the mean of the largest score over its threshold; what needs thresholds is NaN
-    without.
-    """
-
-    severity: int
-    mean_iou: float
-    accepted: float
-    accepted_and_bad: float
-    ratio: float
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The steps of one kind of corruption, on the same images."""
-
-    kind: str
-    num_frames: int
-    steps: tuple[Step, ...]
-
-
-def climb(
-    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
-    most: int,
-) -> tuple[Ladder, ...]:
-    """
-    Measure every kind of `sim.corruptions.KINDS` at every severity.
-
-    Takes at most so many of the pairs, evenly spread; none for no ladder. `limits` are those of
-    the gate, empty without a calibration.
-    """
-    if not most:
-        return ()
-    taken = [pairs[i] for i in evenly(len(pairs), most)]
-    clear = _step(pipeline, taken, rule, limits, KINDS[0], 0)
-    return tuple(
-        Ladder(kind, len(taken), (clear, *(_step(pipeline, taken, rule, limits, kind, severity)
-                                           for severity in range(1, MAX_SEVERITY + 1))))
-        for kind in KINDS)
-
-
-def _step(
-    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
-    kind: str, severity: int,
-) -> Step:
-    worse = [(corrupt(image, kind, severity, seed=index), truth)
-             for index, (image, truth) in enumerate(pairs)]
-    found = evaluate(pipeline, worse, rule, f'{kind} {severity}')
-    if not limits:
-        return Step(severity, found.mean_iou, math.nan, math.nan, math.nan)
-    names = [str(i) for i in range(len(pairs))]
-    frames = found.table(names, np.array(names, np.str_))
-    accepted = frames.accepted(limits)
-    return Step(severity, found.mean_iou, float(accepted.mean()),
-                float((accepted & frames.is_bad).mean()), float(frames.ratios(limits).mean()))

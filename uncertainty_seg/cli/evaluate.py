@@ -4,9 +4,8 @@ Measure the masks, the uncertainty and the flag of a bundle on labelled images, 
 
 One bundle: masks are measured by IoU, the confidence by its calibration error, every map by how it
 ranks wrong pixels, every score and the gate by how they rank bad frames and, with --ood, frames of
-another kind. With --corrupt the images become turbid, dark, blurred, tinted and full of snow, step
-by step. Figures of frames have 95 % intervals over the blocks. A bundle without a calibration has
-no flag to measure; all else is measured at temperature 1.
+another kind. Figures of frames have 95 % intervals over the blocks. A bundle without a calibration
+has no flag to measure; all else is measured at temperature 1.
 
 Several bundles, or one with a --baseline: one table says of each its time, mean IoU,
 calibration error, how well its maps rank wrong pixels and its scores rank bad and foreign frames,
@@ -47,10 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'each its own]')
     parser.add_argument('--bad', metavar='RULE', help='when a mask is bad [as the first bundle '
                         'was calibrated, or iou<0.5]')
-    parser.add_argument('--corrupt', dest='corrupt_frames', type=whole_number(1), nargs='?',
-                        const=60, default=0, metavar='FRAMES',
-                        help='one bundle: measure it on a ladder of corruptions, on so many '
-                        'images [60]')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
     parser.add_argument('--baseline', metavar='BUNDLE',
@@ -72,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_from_args(args)
     if len(args.bundles) > 1 or args.baseline is not None:
-        if args.corrupt_frames:
-            raise ConfigError('--corrupt with several bundles', 'one bundle')
         compared = call_with(compare, args, settings=settings)
         print(compared.text())
         print_json(compared.summary())

@@ -6,4 +6,4 @@ The same seed gives the same bytes.
 
 """
 
-__all__ = ['corruptions', 'dataset', 'demo.live', 'demo.timeline', 'dive', 'scene']
+__all__ = ['dataset', 'demo.live', 'demo.timeline', 'dive', 'scene']

@@ -20,7 +20,6 @@ from uncertainty_seg.calibration.report.pictures import (
     heat_bar,
     IGNORED_RGB,
     Legend,
-    plot_ladder,
     plot_reliability,
     plot_risk_coverage,
     Tile,
@@ -71,12 +70,10 @@ def sample_reliability(bend: float) -> ExpectedCalibrationError:
 def sample_plots() -> dict[str, str]:
     """Return one plot of each kind."""
     orders, bad = sample_orders()
-    steps = [(0.65 - 0.1 * s, 0.6 / (1 + s), 0.03 / (1 + s), 0.8 + 0.4 * s) for s in range(6)]
     return {
         'risk': plot_risk_coverage(orders, bad, 'the gate', (0.6, 0.04), 0.05),
         'reliability': plot_reliability({'before': sample_reliability(0.12),
-                                         'after': sample_reliability(0.02)}),
-        'ladder': plot_ladder('turbidity', steps)}
+                                         'after': sample_reliability(0.02)})}
 
 
 def sample_report() -> Report:
@@ -98,7 +95,6 @@ def sample_report() -> Report:
         Section('scores', 'Scores', [
             Table(['score', 'gate', 'threshold', 'AUROC'], scores),
             Table(['score', NASTY, 'threshold', 'AUROC'], scores, '6 more scores')]),
-        Section('ladders', 'Ladders', [Plots([(plots['ladder'], NASTY)])]),
         Section('reliability', 'Reliability', [Plots([(plots['reliability'], 'ECE')], 'middle')]),
         Section('classes', 'Classes', [Table(['class', 'IoU', 'pixels'], classes)]),
         Section('accepted', 'Worst frames', [Notes(['3 of 17 such frames.']), frames], 'Look.'),

@@ -40,7 +40,7 @@ def test_a_report_is_whole_and_fits_a_desk_and_a_phone(
     browser: Browser, tmp_path: Path, width_px: int, columns: list[int]  # noqa: F811
 ) -> None:
     sides = looked_at(browser, sample_report().page(), tmp_path, width_px)
-    assert len(sides) == 3 + 3 * 4 + 1 and min(sides) > 5
+    assert len(sides) == 2 + 3 * 4 + 1 and min(sides) > 5
     assert [browser.run(f"getComputedStyle(document.querySelector('{name}')).gridTemplateColumns")
             .count('px') for name in ('.strip', '.tiles')] == columns
     asked = {event['request']['url'][:5] for event in browser.of('Network.requestWillBeSent')}
@@ -64,9 +64,9 @@ def test_a_bundle_without_a_calibration_has_a_page_that_is_whole(
 ) -> None:
     folder, page = write_folder(tmp_path / 'labelled', 12, 3), tmp_path / 'cold.html'
     us.evaluate(make_tiny_bundle(tmp_path / 'tiny', calibrated=False), folder, report=page,
-                settings=us.Settings(backend='onnxruntime', threads=1), corrupt_frames=2)
+                settings=us.Settings(backend='onnxruntime', threads=1))
     sides = looked_at(browser, page.read_text(), tmp_path, 1280)
-    assert len(sides) == 1 + 1 + 5 and all(sides)
+    assert len(sides) == 1 + 1 and all(sides)
 
 
 def test_the_checks_see_a_page_that_is_broken(

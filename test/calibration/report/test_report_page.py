@@ -109,7 +109,7 @@ def test_a_page_needs_nothing_from_outside(page: str) -> None:
     assert all(value.startswith(('#', 'data:')) for value in reader.attributes('href'))
     assert not [name for _, values in reader.tags for name in values if name.startswith('on')]
     pictures = [values for tag, values in reader.tags if tag == 'img']
-    assert len(pictures) == 3 + 3 * 4 + 1 and all(values.get('alt') for values in pictures)
+    assert len(pictures) == 2 + 3 * 4 + 1 and all(values.get('alt') for values in pictures)
     for plot in re.findall('data:image/svg[^,]*,([^"]*)', page):
         svg = base64.b64decode(plot).decode()
         assert set(re.findall('href="(.)', svg)) == {'#'}

@@ -101,15 +101,6 @@ def test_reliability_draws_the_bins_that_hold_pixels(drawn: list[Figure]) -> Non
     assert legend_words(drawn[0]) == ['before\nECE 0.090']
 
 
-def test_a_ladder_draws_its_steps(drawn: list[Figure]) -> None:
-    steps = [(0.7 - k / 10, 0.6 - k / 10, 0.01 * k, 0.8 + k) for k in range(6)]
-    pictures.plot_ladder('turbidity', steps)
-    top, bottom = drawn[0].axes
-    for axes, column in ((top, 0), (top, 1), (top, 2), (bottom, 3)):
-        assert has_line(axes, range(6), [step[column] for step in steps])
-    assert top.get_title(loc='left') == 'turbidity'
-
-
 def text_boxes(figure: Figure) -> list[tuple[str, Any]]:
     """Words that are shown, each with its rectangle in pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -128,7 +119,6 @@ def test_no_word_lies_on_another_or_leaves_its_plot(drawn: list[Figure]) -> None
     orders, bad = sample_orders()
     pictures.plot_risk_coverage(orders, bad, 'the gate', (0.6, 0.04), 0.05)
     pictures.plot_reliability({'before': ExpectedCalibrationError()})
-    pictures.plot_ladder('turbidity', [(0.6, 0.5, 0.01, 1.0)] * 6)
     for figure in drawn:
         boxes = text_boxes(figure)
         width, height = figure.get_size_inches() * figure.dpi
@@ -139,13 +129,11 @@ def test_no_word_lies_on_another_or_leaves_its_plot(drawn: list[Figure]) -> None
                     and min(a.y1, b.y1) - max(a.y0, b.y0) > 1]
 
 
-NAN = float('nan')
 ODD: list[Callable[[], str]] = [
     lambda: pictures.plot_risk_coverage({'a': np.ones(1)}, np.zeros(1), 'a', (1.0, 0.0), 0.1),
     lambda: pictures.plot_reliability({'x': ExpectedCalibrationError()}),
-    lambda: pictures.plot_ladder('one', [(0.5, NAN, NAN, NAN)]),
     # Not a formula, and none that could be read.
-    lambda: pictures.plot_ladder('$\\frac$', [(0.5, 0.0, 0.0, float('inf'))]),
+    lambda: pictures.plot_risk_coverage({'$\\frac$': np.ones(3)}, np.zeros(3)),
 ]
 
 

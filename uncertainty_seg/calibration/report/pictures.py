@@ -11,10 +11,9 @@ edges stay sharp.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import io
-import math
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 import cv2
@@ -177,34 +176,6 @@ def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
         figure.legend(loc='outside right upper')
 
     return picture(paint, 6.4, 5.0)
-
-
-def plot_ladder(kind: str, steps: Sequence[tuple[float, float, float, float]]) -> str:
-    """
-    Draw the effect of a corruption by severity, from 0 on; a ``data:`` address.
-
-    Each step is (mean IoU, accepted, accepted and bad, mean ratio of score to threshold); the last
-    three are NaN without a gate.
-    """
-
-    def paint(figure: Figure) -> None:
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
-        columns = list(zip(*steps, strict=True)) or [()] * 4
-        severity = range(len(steps))
-        for place, name in enumerate(('mean IoU', 'accepted', 'accepted and bad')):
-            if not all(map(math.isnan, columns[place])):
-                top.plot(severity, columns[place], color=SERIES[place], marker='os^'[place],
-                         markersize=5, clip_on=False, label=name)
-        top.set(ylim=(0, 1), title=kind, ylabel='share, IoU')
-        finite = [ratio for ratio in columns[3] if math.isfinite(ratio)]
-        if finite:
-            bottom.plot(severity, columns[3], color=INK, marker='D', markersize=4)
-        bottom.axhline(1, color=QUIET, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
-        bottom.set(xlabel='severity', ylabel='ratio', ylim=(0, 1.15 * max([1.5, *finite])))
-        bottom.set_xticks(severity)
-        figure.legend(loc='outside lower center', ncols=3)
-
-    return picture(paint, 4.4, 3.9)
 
 
 # -------------------------------------------------------------------------------------------------

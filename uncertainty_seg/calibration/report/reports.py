@@ -16,7 +16,6 @@ from uncertainty_seg.calibration.compare import Comparison
 from uncertainty_seg.calibration.evaluate import (
     Evaluated,
     EvaluationRequest,
-    Ladder,
     NO_FLAG,
 )
 from uncertainty_seg.calibration.labelled_pairs import opened
@@ -42,7 +41,6 @@ from uncertainty_seg.calibration.report.pictures import (
     heat_bar,
     IGNORED_RGB,
     Legend,
-    plot_ladder,
     plot_reliability,
     plot_risk_coverage,
 )
@@ -124,7 +122,6 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
         _scores_section(found.rankings, made, limits),
         _reliability_section({temperature: found.evaluation.pixels.calibration}),
         _classes_section(found.evaluation, bundle.card, limits),
-        *([_ladders_section(found.ladders)] if found.ladders else []),
     ]
     if made and flag:
         sections += _frame_sections(bundle, request.settings, found.pairs, found.frames, limits)
@@ -354,22 +351,6 @@ def _classes_section(
         ['class', 'IoU', 'true pixels', 'share', 'mean entropy over ln C', 'threshold'], rows)], (
         'A class with a low IoU and a low entropy is the one to worry about: there the network '
         'is wrong and confident.'))
-
-
-def _ladders_section(ladders: Sequence[Ladder]) -> Section:
-    plots = [(plot_ladder(ladder.kind, [
-        (step.mean_iou, step.accepted, step.accepted_and_bad, step.ratio)
-        for step in ladder.steps]), f'Mean IoU, accepted frames and ratio under {ladder.kind}')
-        for ladder in ladders]
-    rows = [Row([ladder.kind, f'{step.severity}', number(step.mean_iou), percent(step.accepted),
-                 percent(step.accepted_and_bad), number(step.ratio, 2)])
-            for ladder in ladders for step in ladder.steps]
-    heads = ['corruption', 'severity', 'mean IoU', 'accepted', 'accepted and bad', 'mean ratio']
-    return Section('ladders', 'Corruption by severity', [
-        Plots(plots), Table(heads, rows, 'All figures')], (
-        'As the IoU falls, the share of accepted frames should fall before it, and the share '
-        'that is accepted and bad should stay low all along. Below: the mean of the largest '
-        'score over its threshold, which should rise.'))
 
 
 # -------------------------------------------------------------------------------------------------
