@@ -2,7 +2,6 @@
 """What cannot promise anything is refused before the network runs once."""
 
 from collections.abc import Callable
-import json
 import os
 from pathlib import Path
 
@@ -110,18 +109,6 @@ def test_one_folder_without_splits_is_no_two_sets(
 ) -> None:
     assert main(['calibrate', str(tiny_bundle), '--data', str(folders / 'val'), *RUN]) == 2
     assert 'splits.json' in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures('no_run')
-def test_one_block_gives_no_temperature(
-    tiny_bundle: Path, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stems = [path.stem for path in (folders / 'val' / 'images').iterdir()]
-    (tmp_path / 'blocks.json').write_text(json.dumps(dict.fromkeys(stems, 'dive')))
-    assert main(['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val',
-                 str(folders / 'val'), '--blocks', str(tmp_path / 'blocks.json'), '--alpha', '0.5',
-                 *RUN]) == 2
-    assert '1 in all' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures('no_run')

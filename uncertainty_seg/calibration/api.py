@@ -25,7 +25,6 @@ from uncertainty_seg.calibration.compare import (
 from uncertainty_seg.calibration.evaluate import (
     evaluate_bundle,
     Evaluated,
-    EvaluationRequest,
 )
 from uncertainty_seg.calibration.labelled_pairs import evenly, labelled_frames
 from uncertainty_seg.calibration.report.page import require_report_place, write_page
@@ -234,15 +233,14 @@ def evaluate(
         If a library is not installed.
 
     """
-    request = EvaluationRequest(as_bundle(bundle), checked_settings(settings), Path(data), split,
-                                None if ood is None else Path(ood),
-                                blocks_path(data, blocks), bad)
+    opened, used, given = as_bundle(bundle), checked_settings(settings), blocks_path(data, blocks)
     require_libraries('scipy')
     if report:
         require_report_place(Path(report))
-    found = evaluate_bundle(request)
+    found = evaluate_bundle(opened, used, Path(data), split, None if ood is None else Path(ood),
+                            given, bad)
     if report:
-        write_evaluation_report(Path(report), request, found)
+        write_evaluation_report(Path(report), opened, used, found)
     return found
 
 

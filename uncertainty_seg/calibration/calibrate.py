@@ -396,22 +396,19 @@ def require_blocks(
     blocks: NDArray[np.str_], kept: NDArray[np.bool_], alphas: Sequence[float]
 ) -> None:
     """
-    Refuse blocks that cannot carry the promise, or leave none for the temperature.
+    Refuse blocks that cannot carry the promise.
 
     `blocks` are those of the validation frames, (n,); `kept` are the frames that the thresholds
     are fitted on. Raises CalibrationError, which says how many blocks are needed.
     """
     count, alpha = len(np.unique(blocks[kept])), min(alphas)
-    needed = blocks_needed(alpha)
+    needed = max(blocks_needed(alpha), 2)  # else none is left for the temperature
     if count < needed:
         total = max(int(np.ceil(needed / (1 - TUNE_SHARE))), needed + 1)
         raise CalibrationError(
             f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
             f'have {total} validation blocks in all (a part is for the temperature), or promise '
             'a larger alpha, or run it without a calibration: score ranks frames all the same')
-    if kept.all():
-        raise CalibrationError(f'no block to fit the temperature on, with {count} in all',
-                               'more')
 
 
 # -------------------------------------------------------------------------------------------------

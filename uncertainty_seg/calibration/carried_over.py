@@ -85,37 +85,9 @@ def carry_over(
     """
     Lower the thresholds of `source` by what the scores of `variant` differ; write nothing.
 
-    Parameters
-    ----------
-    variant : ModelBundle
-        The same network in another precision; its own calibration is not looked at.
-    source : ModelBundle
-        Calibrated, with a promise.
-    folder : Path
-        Images like those that the calibration is for, without masks, or with images/ in it; one
-        that is there several times counts once.
-    settings : Settings
-        As the node will run the variant; the source runs in the precision of its calibration.
-    error : float
-        Largest share of frames, in (0, 1), that the variant may accept and the bundle not, or with
-        another mask.
-
-    Returns
-    -------
-    CarriedOver
-        With the source's promises, without the shares that were measured of the source.
-
-    Raises
-    ------
-    ConfigError
-        If the two are not the same network by their cards, or the backend computes in another
-        precision.
-    CalibrationError
-        If the source has no promise for these settings, there are too few images for the error,
-        the bundle or the variant accepts hardly any of them, or the thresholds fall to nothing.
-    DatasetError
-        If there is no image, or one cannot be read.
-
+    The settings are those that the node will run the variant with; the source runs in the
+    precision of its calibration. The result has the source's promises, without the shares that
+    were measured of the source. See `api.calibrate_like`.
     """
     _require_same(variant, source)
     require_rounding(settings.backend, variant, settings)
@@ -184,28 +156,12 @@ def margins_of(
     """
     Return how far to lower each threshold, so that hardly a frame passes that did not before.
 
-    Parameters
-    ----------
-    limits : mapping of str to float
-        Of each gate score.
-    original, changed : mapping of str to ndarray of float64, shape (n,)
-        Scores of the same frames, by name; growing with uncertainty.
-    error : float
-        In (0, 1): the largest probability that a further frame is within the lowered thresholds by
-        its changed scores, and over the thresholds by its original ones, or another one.
-    is_other : ndarray of bool, shape (n,)
-        Frames that must not count as the same, whatever their scores.
-
-    Returns
-    -------
-    dict of str to float
-        At least 0; infinite where nothing less keeps the error.
-
-    Raises
-    ------
-    CalibrationError
-        If there are too few frames for the error.
-
+    `original` and `changed` are float64 (n,) scores of the same frames, by name, growing with
+    uncertainty. With a probability of at most `error`, in (0, 1), a further frame is within the
+    lowered thresholds by its changed scores, and over the thresholds by its original ones, or
+    another one; `is_other` are frames, (n,), that must not count as the same. Margins are at least
+    0, and infinite where nothing less keeps the error. Raises CalibrationError if there are too
+    few frames for the error.
     """
     apart = {name: (original[name] - changed[name])[::2] for name in limits}
     scales = {name: float(np.sqrt(np.mean(value ** 2))) for name, value in apart.items()}

@@ -48,19 +48,6 @@ NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no f
 
 
 @dataclass(frozen=True)
-class EvaluationRequest:
-    """What to measure; `evaluate` describes the fields."""
-
-    bundle: ModelBundle
-    settings: Settings
-    data: Path
-    split: str
-    ood: Path | None
-    blocks: Path | None
-    bad: str | None
-
-
-@dataclass(frozen=True)
 class FlagFigures:
     """
     What the flag of a calibrated bundle came to on the labelled frames.
@@ -132,36 +119,37 @@ class Evaluated:
         }
 
 
-def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
+def evaluate_bundle(
+    bundle: ModelBundle, settings: Settings, data: Path, split: str, ood: Path | None,
+    blocks: Path | None, bad: str | None,
+) -> Evaluated:
     """
     Measure one bundle, with intervals where frames are counted.
 
     Without a calibration masks, maps and scores are measured at temperature 1, and no flag. Raises
     what `evaluate` raises.
     """
-    bundle, calibration = request.bundle, request.bundle.calibration
-    settings = offline_settings(bundle, request.settings)
+    calibration, settings = bundle.calibration, offline_settings(bundle, settings)
     promise = calibration.promise_of(settings.gate.alpha) if calibration else None
-    rule = BadRule.parse(request.bad or (promise.bad if promise else DEFAULT_RULE),
+    rule = BadRule.parse(bad or (promise.bad if promise else DEFAULT_RULE),
                          bundle.card.class_names)
-    read = labelled_frames(bundle, settings, request.data, request.split, request.blocks,
-                           request.ood)
-    known, blocks = read.known, read.blocks
+    read = labelled_frames(bundle, settings, data, split, blocks, ood)
+    known = read.known
     is_fitted = _is_fitted(calibration, known.pairs)
     with opened(bundle, settings, scorer=every_score(bundle)) as pipeline:
         limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
-        evaluation = evaluate(pipeline, known.pairs, rule, f'{request.split} frames')
+        evaluation = evaluate(pipeline, known.pairs, rule, f'{split} frames')
         foreign = score_frames(pipeline, read.foreign) if read.foreign else None
-    frames = evaluation.table(known.stems, blocks)
+    frames = evaluation.table(known.stems, read.blocks)
     told = [name for name in frames.scores if not is_rounding(bundle.card, name)]
     frames, foreign = frames.only(told), foreign and foreign.only(told)
     # A rule of the user's own is another question than the one that was promised on, and frames
     # that were all selected are others than those that it was promised for.
     kept = promise if promise and rule.text == promise.bad and read.is_dive else None
-    draws, ranker = Draws.of(blocks), FrameRanker(frames, len(read.foreign))
+    draws, ranker = Draws.of(read.blocks), FrameRanker(frames, len(read.foreign))
     flag = None if calibration is None else _flag(
         calibration, kept, limits, frames, foreign, ranker, draws,
-        blocks if request.blocks else None, is_fitted)
+        read.blocks if blocks else None, is_fitted)
     figures = weighted_totals(evaluation.totals, bundle.card.num_classes, draws.weights)
     return Evaluated(
         evaluation, {name: draws.interval(values) for name, values in figures.items()},

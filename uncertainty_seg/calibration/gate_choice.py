@@ -13,11 +13,11 @@ the guard, and the order is what lowers the risk on all frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.calibration.statistics.conformal import (
     HIGHEST_RANK,
@@ -51,6 +51,8 @@ LEAST_FAVOUR = 2.0
 # A score has to take this share off the area under risk and coverage to be added.
 SMALLEST_GAIN = 0.02
 _SEED = 0
+# Before the name of a score, its rank as a guard.
+_GUARD = 'guard '
 
 
 def gate_of(
@@ -162,71 +164,49 @@ def choose_gate(
 
     Raises CalibrationError if no score changes. See `gate_of` for the parameters.
     """
-    parts = list(_parts(frames, foreign))
-    order = _greedily((), parts[0].orders, MOST_ORDER,
-                      lambda names: np.array([part.area(names) for part in parts]))
-    return order, _choose_guards(parts, order, alphas)
+    parts, orders, guards = _parts(frames, foreign)
+    order = _greedily((), orders, MOST_ORDER, lambda names: np.array([
+        _area(part.own.scores, names, part.own.is_bad.astype(np.float64)) for part in parts]))
+    return order, _choose_guards(parts, order, guards, alphas)
 
 
-@dataclass(frozen=True)
-class _Fifth:
+class _Fifth(NamedTuple):
     """
-    One fifth, with ranks among the other four: of those, of itself and of the foreign frames.
+    One fifth, with ranks among the other four in the place of scores.
 
-    Ranks of a score that may guard are under `guards` as well, raised to the power.
+    They are those of the other four, of itself and of the foreign frames; of a score that may
+    guard they are under `_GUARD` and its name as well, raised to the power.
     """
 
-    rest: tuple[Columns, Columns]
-    own: tuple[Columns, Columns]
-    foreign: tuple[Columns, Columns]
-    rest_bad: NDArray[np.bool_]
-    rest_blocks: NDArray[np.intp]
-    own_bad: NDArray[np.bool_]
-    own_blocks: NDArray[np.intp]
+    rest: FrameTable
+    own: FrameTable
+    foreign: FrameTable
 
-    @property
-    def orders(self) -> tuple[str, ...]:
-        return tuple(self.own[0])
-
-    @property
-    def guards(self) -> tuple[str, ...]:
-        return tuple(self.own[1])
-
-    def area(self, names: Iterable[str]) -> float:
-        """Return the area of the largest rank."""
-        return _area(self.own[0], names, self.own_bad.astype(np.float64))
-
-    def accepts(
-        self, order: Sequence[str], guards: Sequence[str], alphas: Sequence[float]
-    ) -> tuple[float, float]:
+    def accepts(self, names: Sequence[str], alphas: Sequence[float]) -> tuple[float, float]:
         """Return the shares of own and foreign frames accepted, with thresholds of the others."""
-        rest, own, foreign = (_largest(pair, order, guards)
-                              for pair in (self.rest, self.own, self.foreign))
+        rest, own, foreign = (np.asarray(np.max([table.scores[n] for n in names], axis=0))
+                              for table in self)
         found = []
         for alpha in alphas:
-            limit = _rank_limit(rest, self.rest_bad, self.rest_blocks, alpha)
-            found.append((mean_block_share(own <= limit, self.own_blocks),
+            limit = _rank_limit(rest, self.rest, alpha)
+            found.append((mean_block_share(own <= limit, self.own.blocks),
                           float((foreign <= limit).mean())))
         accepted, strange = np.mean(found, axis=0)
         return float(accepted), float(strange)
 
 
-def _rank_limit(
-    ranks: Column, is_bad: NDArray[np.bool_], blocks: NDArray[np.generic], alpha: float
-) -> float:
+def _rank_limit(ranks: Column, frames: FrameTable, alpha: float) -> float:
     """Return the largest rank that keeps a promise; minus infinity if none does."""
     try:
-        return min(promised_limit(ranks, is_bad, blocks, alpha), HIGHEST_RANK)
+        return min(promised_limit(ranks, frames.is_bad, frames.blocks, alpha), HIGHEST_RANK)
     except CalibrationError:
         return -np.inf
 
 
-def _largest(pair: tuple[Columns, Columns], order: Sequence[str], guards: Sequence[str]) -> Column:
-    return np.asarray(np.max([*(pair[0][n] for n in order), *(pair[1][n] for n in guards)],
-                             axis=0))
-
-
-def _parts(frames: FrameTable, foreign: FrameTable) -> Iterator[_Fifth]:
+def _parts(
+    frames: FrameTable, foreign: FrameTable
+) -> tuple[list[_Fifth], list[str], list[str]]:
+    """Return the fifths, and which scores may order and which may guard."""
     # Whole blocks are dealt out by lot, the same lot every time.
     blocks, index = np.unique(frames.blocks, return_inverse=True)
     folds = (np.random.default_rng(_SEED).permutation(len(blocks)) % _FIFTHS)[index]
@@ -238,32 +218,31 @@ def _parts(frames: FrameTable, foreign: FrameTable) -> Iterator[_Fifth]:
     orders, guards = [n for n in names if is_order(n)], [n for n in names if is_guard(n)]
     if not orders:
         raise _nothing_changes()
+    fifths = []
     for rest, own in pairs:
         plain = RankFamily.fit({n: rest.scores[n] for n in orders})
         guard = RankFamily.fit({n: rest.scores[n] for n in guards},
                                dict.fromkeys(guards, GUARD_POWER))
-        yield _Fifth(
-            _ranks(plain, guard, rest), _ranks(plain, guard, own), _ranks(plain, guard, foreign),
-            rest.is_bad, np.unique(rest.blocks, return_inverse=True)[1],
-            own.is_bad, np.unique(own.blocks, return_inverse=True)[1])
-
-
-def _ranks(
-    plain: RankFamily, guard: RankFamily, frames: FrameTable
-) -> tuple[Columns, Columns]:
-    one, other = ({name: family.ranks(name, frames.scores[name]) for name in family.names}
-                  for family in (plain, guard))
-    return one, other
+        fifths.append(_Fifth(*(replace(table, scores={
+            **{n: plain.ranks(n, table.scores[n]) for n in orders},
+            **{_GUARD + n: guard.ranks(n, table.scores[n]) for n in guards}})
+            for table in (rest, own, foreign))))
+    return fifths, orders, guards
 
 
 def _choose_guards(
-    parts: Sequence[_Fifth], order: tuple[str, ...], alphas: Sequence[float]
+    parts: Sequence[_Fifth], order: tuple[str, ...], guards: Sequence[str],
+    alphas: Sequence[float],
 ) -> tuple[str, ...]:
+    def accepted(chosen: Sequence[str]) -> Column:
+        names = [*order, *(_GUARD + name for name in chosen)]
+        return np.array([part.accepts(names, alphas) for part in parts])
+
     chosen: tuple[str, ...] = ()
-    now = _accepted(parts, order, chosen, alphas)
+    now = accepted(chosen)
     while len(order) + len(chosen) < MOST_SCORES:
-        found = {name: _accepted(parts, order, (*chosen, name), alphas)
-                 for name in parts[0].guards if name not in (*order, *chosen)}
+        found = {name: accepted((*chosen, name)) for name in guards
+                 if name not in (*order, *chosen)}
         earned = {name: _worth(shares - now).mean() for name, shares in found.items()
                   if is_earned(now, shares)}
         if not earned:
@@ -271,13 +250,6 @@ def _choose_guards(
         best = max(earned, key=lambda name: float(earned[name]))
         chosen, now = (*chosen, best), found[best]
     return chosen
-
-
-def _accepted(
-    parts: Sequence[_Fifth], order: Sequence[str], guards: Sequence[str],
-    alphas: Sequence[float],
-) -> Column:
-    return np.array([part.accepts(order, guards, alphas) for part in parts])
 
 
 def _worth(shares: Column) -> Column:

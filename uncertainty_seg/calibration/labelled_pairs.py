@@ -79,13 +79,8 @@ def drawn_frames(data: LabelledFolder, folder: Path) -> LabelledFolder:
     """
     drawn, remark = without_selected(data, folder)
     if drawn is data and remark:
-        raise DatasetError(
-            f'all {len(data.stems)} frames of {folder} were selected by their scores',
-            'frames that were drawn by chance, since the share of bad masks among selected ones '
-            'is not that of a dive',
-            'label control frames of the frame log, or a random selection')
-    if remark:
-        _log.warning('%s', remark)
+        raise DatasetError(remark, 'frames that were drawn by chance',
+                           'label control frames of the frame log, or a random selection')
     return drawn
 
 
@@ -101,12 +96,12 @@ def without_selected(data: LabelledFolder, folder: Path) -> tuple[LabelledFolder
     count, every = len(data.stems) - len(drawn), len(data.stems)
     if count == 0:
         return data, ''
-    if not drawn:
-        return data, (f'all {every} frames of {folder} were selected by their scores: shares of '
-                      'them are not those of a dive')
-    return subset(data, drawn), (
-        f'{count} of {every} frames of {folder} are left aside, since they were selected by their '
-        f'scores; the {len(drawn)} that were drawn by chance stand for the dive')
+    remark = (f'{count} of {every} frames of {folder} are left aside, since they were selected by '
+              f'their scores; the {len(drawn)} that were drawn by chance stand for the dive') \
+        if drawn else (f'all {every} frames of {folder} were selected by their scores: shares of '
+                       'them are not those of a dive')
+    _log.warning('%s', remark)
+    return subset(data, drawn) if drawn else data, remark
 
 
 @dataclass(frozen=True)
@@ -244,8 +239,6 @@ def labelled_frames(
     """
     read = load_folder(folder, split)
     data, remark = without_selected(read, folder)
-    if remark:
-        _log.warning('%s', remark)
     known = known_frames(bundle, data, settings.ignore_mask)
     known, names = without_twins(known, read_blocks(blocks, known.stems))
     foreign = images_in(ood) if ood else {}

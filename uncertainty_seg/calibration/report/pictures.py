@@ -88,19 +88,9 @@ def plot_risk_coverage(
     """
     Draw the share of bad frames among the accepted over the share accepted; a ``data:`` address.
 
-    Parameters
-    ----------
-    orders : mapping of str to ndarray of float64, shape (n,)
-        By name, at most two and the gate: values that grow with uncertainty.
-    losses : ndarray of float64, shape (n,)
-        1 for a bad frame, else 0.
-    gate : str
-        Name of the order that is drawn in black and in front.
-    point : (float, float), optional
-        Coverage and risk that the gate works at.
-    alpha : float, optional
-        The promise: above it accepted and bad is hatched.
-
+    `orders` are by name, at most two and the gate: values (n,) that grow with uncertainty; a loss
+    is 1 for a bad frame, else 0. The order named `gate` is black and in front, `point` the
+    coverage and risk that it works at. Above the promise `alpha` accepted and bad is hatched.
     """
 
     def paint(figure: Figure) -> None:

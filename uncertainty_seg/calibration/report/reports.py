@@ -15,7 +15,6 @@ from uncertainty_seg.calibration.calibrate import CalibrationOutcome, Calibratio
 from uncertainty_seg.calibration.compare import Comparison
 from uncertainty_seg.calibration.evaluate import (
     Evaluated,
-    EvaluationRequest,
     NO_FLAG,
 )
 from uncertainty_seg.calibration.labelled_pairs import opened
@@ -101,14 +100,15 @@ def write_calibration_report(
     ], leads=[_lead(promise)]).page())
 
 
-def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evaluated) -> None:
+def write_evaluation_report(
+    path: Path, bundle: ModelBundle, settings: Settings, found: Evaluated
+) -> None:
     """
     Write the report of an evaluation: what the bundle is worth on frames of the user's choice.
 
     Raises ConfigError if the file cannot be written.
     """
-    bundle, flag = request.bundle, found.flag
-    made, promise = bundle.calibration, _held_against(found)
+    made, flag, promise = bundle.calibration, found.flag, _held_against(found)
     limits = flag.limits if flag else {}
     temperature = f'temperature {made.temperature:g}' if made else 'temperature 1'
     facts = _bundle_facts(bundle.card, made) if made else {
@@ -124,7 +124,7 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
         _classes_section(found.evaluation, bundle.card, limits),
     ]
     if made and flag:
-        sections += _frame_sections(bundle, request.settings, found.pairs, found.frames, limits)
+        sections += _frame_sections(bundle, settings, found.pairs, found.frames, limits)
         if made.carried_from:
             sections.append(Section('notes', 'Notes', [
                 Notes([_carried_note(made, made.carried_from)])]))

@@ -54,27 +54,13 @@ def promised_limit(
     ranks: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike, alpha: float
 ) -> float:
     """
-    Find the loosest threshold that keeps the promise.
+    Return the loosest threshold that keeps the promise: a rank that was seen.
 
-    Raises ConfigError if `alpha` is not between 0 and 1; CalibrationError if there are too few
-    blocks for this alpha, all frames are bad, or none may be accepted.
-
-    Parameters
-    ----------
-    ranks : array of float, shape (n,)
-        Grow with the uncertainty of each frame; NaN and infinity are never accepted.
-    is_bad : array of bool, shape (n,)
-        Whether its mask is bad.
-    blocks : array of int or str, shape (n,)
-        The block of each frame; blocks of any size count alike.
-    alpha : float
-        The promise, in (0, 1).
-
-    Returns
-    -------
-    float
-        A rank that was seen: what lies between two seen ones was not tried. With n blocks,
-        n/(n+1) times the share accepted and bad, plus 1/(n+1), is at most alpha.
+    With n blocks, n/(n+1) times the share accepted and bad, plus 1/(n+1), is at most `alpha`.
+    Ranks (n,) grow with the uncertainty of each frame; NaN and infinity are never accepted.
+    Blocks of any size count alike. Raises ConfigError if `alpha` is not between 0 and 1;
+    CalibrationError if there are too few blocks for this alpha, all frames are bad, or none may be
+    accepted.
 
     References
     ----------

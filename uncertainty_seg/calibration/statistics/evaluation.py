@@ -254,22 +254,11 @@ def evaluate(
     by_frame: bool = False,
 ) -> Evaluation:
     """
-    Measure labelled images, with a progress bar.
+    Measure labelled images, with a progress bar of this title; the gate is not used.
 
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Its gate is not used.
-    pairs : sequence of (ndarray (H, W, 3), ndarray (H, W))
-        BGR image and true class ids, both uint8; pixels of unknown class have the card's
-        `ignore_index`.
-    rule : BadRule, optional
-        Says which masks are bad.
-    title : str
-        Of the progress bar.
-    by_frame : bool
-        Keep the histograms of each image, 8 kB a map.
-
+    Pairs are BGR images (H, W, 3) and true class ids (H, W), both uint8; pixels of unknown class
+    have the card's `ignore_index`. The rule says which masks are bad. `by_frame` keeps the
+    histograms of each image, 8 kB a map.
     """
     pixels = PixelMeasures(pipeline.card.num_classes)
     scores, frame_iou, bad, totals, kept = [], [], [], [], []
