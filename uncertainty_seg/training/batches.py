@@ -62,15 +62,8 @@ def augment(
     """
     Zoom, crop to `how.crop`, mirror and recolour one pair, all by `rng`.
 
-    Parameters
-    ----------
-    image, mask : ndarray of uint8, shapes (H, W, 3) and (H, W)
-        RGB image and class ids.
-    rng, how : Generator, Augmentation
-        Source of every choice, and bounds of the changes.
-    ignore_index : int
-        Fills the mask outside the image.
-
+    It is an RGB image (H, W, 3) and class ids (H, W), both uint8; outside of the image the mask
+    becomes `ignore_index`.
     """
     width, height = how.crop
     zoom = float(np.exp(rng.uniform(*np.log(how.scale))))
@@ -178,26 +171,10 @@ def batches(
     draw_weights: NDArray[np.float64], mix: Mix | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """
-    Yield one epoch of augmented batches; images are drawn by weight.
+    Yield one epoch of augmented batches: RGB (N, h, w, 3) and class ids (N, h, w), both uint8.
 
-    Parameters
-    ----------
-    data, rng, how : LabelledFolder, Generator, Augmentation
-        Images, source of order and augmentation, and bounds of the changes.
-    batch : int
-        N, images a batch; the rest that fills no batch is left out.
-    draw_weights : ndarray of float64, shape (images,)
-        Chance of each image, summing to 1.
-    mix : Mix, optional
-        Images that have a share of each batch.
-
-    Yields
-    ------
-    images : ndarray of uint8, shape (N, h, w, 3)
-        RGB.
-    masks : ndarray of uint8, shape (N, h, w)
-        Class ids.
-
+    N is `batch`; the rest that fills no batch is left out. `rng` gives order and augmentation,
+    `draw_weights` (images,) the chance of each image, summing to 1.
     """
     order = systematic_draw(rng, draw_weights) if mix is None else \
         mix.draw(rng, draw_weights, batch)

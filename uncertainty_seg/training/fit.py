@@ -212,7 +212,7 @@ def fit(
     keeps_threads: bool = False,
 ) -> nn.Module:
     """
-    Train and return the averaged network, in eval mode.
+    Train and return the averaged network, in eval mode; that of the best epoch with a patience.
 
     Parameters
     ----------
@@ -220,10 +220,8 @@ def fit(
         Trained in place, but for the weights whose names begin as its attribute `frozen` says, if
         it has one; those of its attribute `encoder` at a rate of their own. Where it gives 2C
         channels, the second half are log-variances, and the loss is the attenuated one.
-    data : LabelledFolder
-        Training images; fewer than a batch make a smaller batch.
-    settings : FitSettings
-        The recipe.
+    data, settings, mix : LabelledFolder, FitSettings, Mix
+        Training images, of which fewer than a batch make a smaller batch, and the recipe.
     on_epoch : callable, optional
         Called with (epoch, mean loss, net to keep) after an epoch that is kept: the first, the
         last, and else one every `KEEP_EVERY_S`.
@@ -234,16 +232,8 @@ def fit(
         Measures each epoch and may end the run.
     origin : mapping of str to str, optional
         What the run is made of beside the settings, by what it is. Kept in `progress`.
-    mix : Mix, optional
-        Images that have a share of each batch.
     keeps_threads : bool
         Take the number of threads of `progress`, with which the run goes on to the same bits.
-
-    Returns
-    -------
-    Module
-        A copy that holds the running average of the weights; of the best epoch where there is a
-        patience.
 
     Raises
     ------

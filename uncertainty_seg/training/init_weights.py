@@ -52,21 +52,11 @@ _PREFIXES = ('module.', '_orig_mod.')
 @dataclass(frozen=True)
 class Taken:
     """
-    Weights to start from.
+    Weights to start from, by the names of the network.
 
-    Attributes
-    ----------
-    state : mapping of str to Tensor
-        By the names of the network.
-    encoder : str
-        Of the shipped architecture; empty where it is not known.
-    has_folded_norms : bool
-        Whether the batch norms are undone, and need statistics.
-    class_names : tuple of str
-        What the rows of the classifier are of; empty where it is not known.
-    source : str
-        For the card.
-
+    `encoder` is that of the shipped architecture, `class_names` what the rows of the classifier
+    are of; both are empty where they are not known. With `has_folded_norms` the batch norms are
+    undone, and need statistics. `source` is for the card.
     """
 
     state: Mapping[str, Tensor]
@@ -196,15 +186,8 @@ def measure_norms(net: nn.Module, images: Sequence[NDArray[np.uint8]], size: tup
     """
     Give batch norms the statistics of images, RGB of any size, and leave what they compute.
 
-    Parameters
-    ----------
-    net : Module
-        With norms that pass on what they get, but for a bias; changed in place.
-    images : sequence of ndarray of uint8, shape (H, W, 3)
-        The first `STATISTICS_IMAGES` are looked at.
-    size : (int, int)
-        Width and height at which they are.
-
+    The norms, changed in place, must pass on what they get, but for a bias. Of the images the
+    first `STATISTICS_IMAGES` are looked at, at this width and height.
     """
     import cv2
 

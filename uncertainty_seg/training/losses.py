@@ -30,22 +30,9 @@ def segmentation_loss(
     """
     Return the loss of a network's outputs: attenuated where they hold a variance.
 
-    Parameters
-    ----------
-    outputs : Tensor, shape (N, C, h, w) or (N, 2C, h, w)
-        Logits; then log-variances, where there are twice as many channels as weights.
-    labels : Tensor of int64, shape (N, h, w)
-        Class ids.
-    weights : Tensor, shape (C,)
-        Of each class.
-    ignore_index : int
-        Label of pixels that do not count.
-
-    Returns
-    -------
-    Tensor
-        The weighted mean over all pixels that count, in nats; at least 0.
-
+    They are logits (N, C, h, w), or logits and log-variances (N, 2C, h, w) of the C classes that
+    have weights (C,); labels are int64 (N, h, w), of which `ignore_index` does not count. The loss
+    is the weighted mean over all pixels that count, in nats; at least 0.
     """
     if outputs.shape[1] == 2 * len(weights):
         return attenuated_loss(outputs, labels, weights, ignore_index)
@@ -57,29 +44,12 @@ def attenuated_loss(
     samples: int = SAMPLES, generator: torch.Generator | None = None,
 ) -> Tensor:
     """
-    Return -log(mean_k softmax(f + exp(s / 2) e_k) of the label), averaged over pixels.
+    Return -log(mean_k softmax(f + exp(s / 2) e_k) of the label), averaged over pixels, in nats.
 
-    Parameters
-    ----------
-    outputs : Tensor, shape (N, 2C, h, w)
-        Logits f, then log-variances s; above `LARGEST_LOG_VARIANCE` they count as that, and have
-        no gradient.
-    labels : Tensor of int64, shape (N, h, w)
-        Class ids.
-    weights : Tensor, shape (C,), optional
-        Of each class, as in cross-entropy.
-    ignore_index : int
-        Label of pixels that do not count.
-    samples : int
-        Standard normal numbers e a pixel and class. Gradients go through them to s.
-    generator : torch.Generator, optional
-        Draws them; else torch's own, which `torch.manual_seed` seeds.
-
-    Returns
-    -------
-    Tensor
-        In nats, at least 0. With a variance of zero it is the cross-entropy of f. Without a pixel
-        that counts it is NaN, as that is.
+    `outputs` (N, 2C, h, w) are logits f, then log-variances s; above `LARGEST_LOG_VARIANCE` they
+    count as that, and have no gradient. The e are standard normal numbers, `samples` a pixel and
+    class, from the generator or torch's own; gradients go through them to s. With a variance of
+    zero it is the cross-entropy of f. Without a pixel that counts it is NaN, as that is.
 
     References
     ----------
@@ -105,21 +75,11 @@ def iou_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """
     Return 1 less the mean IoU of each image, made smooth: the Lovasz-Softmax loss.
 
-    Parameters
-    ----------
-    logits : Tensor, shape (N, C, h, w)
-        Of the probabilities that are used for masks.
-    labels : Tensor of int64, shape (N, H, W)
-        Class ids; looked at where the logits are, at the centres of their pixels.
-    ignore_index : int
-        Label of pixels that do not count.
-
-    Returns
-    -------
-    Tensor
-        Mean over images and the classes that are present in each, 0..1; NaN of a logit that is. Of
-        probabilities that are 0 and 1 it is 1 - IoU, to rounding. Images without a pixel that
-        counts are left out, and without any image it is 0.
+    Logits (N, C, h, w) are of the probabilities that are used for masks; labels, int64 (N, H, W),
+    are looked at where the logits are, at the centres of their pixels. It is the mean over images
+    and the classes that are present in each, 0..1; NaN of a logit that is. Of probabilities that
+    are 0 and 1 it is 1 - IoU, to rounding. Images without a pixel that counts are left out, and
+    without any image it is 0.
 
     References
     ----------

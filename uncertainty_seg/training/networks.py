@@ -60,19 +60,8 @@ class Pyramid(nn.Module):
     """
     The decoder: features of four strides to class logits at the finest of them.
 
-    Parameters
-    ----------
-    channels : sequence of int
-        Of the features of stride 4, 8, 16 and 32.
-    num_classes : int
-        C, the number of classes.
-    dropout : DropoutPlan
-        Where and how much channel dropout.
-    width : int
-        D, the channels of every pyramid level.
-    has_variance : bool
-        Predict the log-variance of each logit too.
-
+    `channels` are those of the features of stride 4, 8, 16 and 32, `width` those of every level of
+    the pyramid. With `has_variance` it predicts the log-variance of each logit too.
     """
 
     def __init__(
@@ -116,21 +105,10 @@ class PyramidNet(nn.Module):
     """
     Map an image to class logits at a quarter of its size.
 
-    Parameters
-    ----------
-    num_classes : int
-        C, the number of classes.
-    dropout : DropoutPlan
-        Where and how much channel dropout.
-    encoder : str
-        One of `encoders.ENCODERS`; its weights are not loaded.
-    width : int
-        D, the channels of every pyramid level.
-    frozen_layers : int
-        So many layers of the encoder are not trained, their batch statistics neither.
-    has_variance : bool
-        Give log-variances behind the logits, for the method `direct`.
-
+    `encoder` is one of `encoders.ENCODERS`, whose weights are not loaded; so many
+    `frozen_layers` of it are not trained, their batch statistics neither. `width` are the channels
+    of every level of the pyramid. With `has_variance` it gives log-variances behind the logits,
+    for the method `direct`.
     """
 
     def __init__(

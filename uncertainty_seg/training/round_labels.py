@@ -61,28 +61,11 @@ def ask_for(
     masks: Iterable[LabelMap],
 ) -> None:
     """
-    Write what is to be labelled, once.
+    Write what is to be labelled, once, in the folder of a round.
 
-    Parameters
-    ----------
-    place : Path
-        Of the round.
-    label_format : str
-        As `write_export` knows it.
-    classes : ClassTable
-        Of the labels.
-    paths : mapping of str to Path
-        The image of each frame.
-    asked : Picks
-        The frames.
-    masks : iterable of ndarray of uint8, shape (H, W)
-        The masks to correct, read only if there is no export yet.
-
-    Raises
-    ------
-    ConfigError
-        If a folder is in its place that is no export.
-
+    `label_format` is as `write_export` knows it, `paths` has the image of each frame. `masks`,
+    uint8 (H, W) each, are those to correct, read only if there is no export yet. Raises
+    ConfigError if a folder is in its place that is no export.
     """
     export = place / 'to_label'
     if not export.is_dir():
@@ -111,27 +94,11 @@ def read_labelled(
     place: Path, frames: Sequence[str], classes: ClassTable
 ) -> dict[str, NDArray[np.uint8]]:
     """
-    Read the reviewed masks of a round.
+    Read the reviewed masks of a round, uint8 (H, W) by frame, in the order of `frames`.
 
-    Parameters
-    ----------
-    place : Path
-        Of the round; labels are in its folder `labelled`.
-    frames : sequence of str
-        What was asked for.
-    classes : ClassTable
-        Of the run.
-
-    Returns
-    -------
-    dict of str to ndarray of uint8, shape (H, W)
-        By frame, in the order of `frames`.
-
-    Raises
-    ------
-    DatasetError
-        If labels are of other frames or classes, or the folder is an export that was copied.
-
+    They are in the folder `labelled` of the round; `frames` are what was asked for. Raises
+    DatasetError if labels are of other frames or classes, or the folder is an export that was
+    copied.
     """
     folder, found = place / 'labelled', dict[str, NDArray[np.uint8]]()
     if not folder.is_dir():

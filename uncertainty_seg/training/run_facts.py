@@ -37,29 +37,11 @@ class RunFacts:
     """
     What a file of weights was made of.
 
-    Attributes
-    ----------
-    images, val_images : int
-        Trained on; and measured on after each epoch.
-    epochs : int
-        Finished; of the weights that are kept `kept_epoch`.
-    kept_epoch : int
-        Whose weights are kept, from 1.
-    start : str
-        What the run started from.
-    val_mean_iou : float
-        Of the kept weights, in one pass without dropout; NaN if it was not measured.
-    folders : tuple of str
-        Of the images.
-    note : str
-        What the images are.
-    is_finished : bool
-        Whether no further epoch was wanted.
-    mixed : str
-        How images were mixed in, in a sentence.
-    is_chosen : bool
-        Whether the kept epoch was chosen by `val_mean_iou`, be it the last one.
-
+    So many `images` were trained on, and `val_images` measured on after each of the finished
+    `epochs`, of which one is kept (`kept_epoch`, from 1), chosen by its IoU or not (`is_chosen`);
+    `val_mean_iou` is that of the kept weights in one pass without dropout, NaN if it was not
+    measured. `folders`, `note`, `mixed` and `start` say of which images, what these are, how
+    images were mixed in, and from what. `is_finished`: no further epoch was wanted.
     """
 
     images: int

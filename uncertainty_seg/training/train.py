@@ -102,17 +102,8 @@ class TrainingImages:
     """
     What a network is trained on.
 
-    Attributes
-    ----------
-    train : LabelledFolder
-        The images, those that are mixed in last.
-    mixed : int
-        How many are mixed in.
-    val : LabelledFolder, optional
-        Images that are not trained on: each epoch is measured on them.
-    folders, mixed_folders : tuple of str
-        Where they are from, for the card.
-
+    `train` has the images, those that are mixed in (so many) last. On `val` each epoch is
+    measured. The folders are where they are from, for the card.
     """
 
     train: LabelledFolder
@@ -312,27 +303,13 @@ def train_weights(
     """
     Train a recipe's networks and save the weights that are worth keeping after every epoch.
 
-    A run that was stopped goes on after its last epoch, and what is finished is not trained again:
-    progress is kept beside the weights, and so is what they were trained on.
+    Where torch.save writes them says `weights_files`. A run that was stopped goes on after its
+    last epoch, and what is finished is not trained again: progress is kept beside the weights, and
+    so is what they were trained on. `taken` are weights to start from, `threads` as of `train`;
+    `on_rows` is called with the file of weights and the rows of its run, after each epoch.
 
-    Parameters
-    ----------
-    recipe, images : TrainRecipe, TrainingImages
-        What to do, with which images.
-    weights : Path
-        Where torch.save writes the result, by `weights_files`.
-    taken : Taken, optional
-        Weights to start from.
-    threads : int
-        See `train`.
-    on_rows : callable, optional
-        Called with the file of weights and the rows of its run, after each epoch.
-
-    Raises
-    ------
-    TrainingError
-        If weights are missing or those of another network, or the loss is no number.
-
+    Raises TrainingError if weights are missing or those of another network, or the loss is no
+    number.
     """
     tame_malloc()
     torch.set_num_threads(threads or free_threads())
@@ -502,18 +479,8 @@ def make_bundle(
     """
     Compile trained weights to a bundle without calibration.
 
-    Parameters
-    ----------
-    recipe, data : TrainRecipe, LabelledFolder
-        Give method, input, passes and the texts of the card; class names and colours.
-    weights, folder : Path
-        From `train_weights`; of the bundle.
-
-    Raises
-    ------
-    TrainingError
-        If weights are missing or those of another network.
-
+    The recipe gives method, input, passes and the texts of the card, the images class names and
+    colours. Raises TrainingError if weights are missing or those of another network.
     """
     from uncertainty_seg.compiler.checks.grid_checks import choose_grid
 
