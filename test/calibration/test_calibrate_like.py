@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 import pytest
 
 from uncertainty_seg.backends.registry import open_pipeline
-from uncertainty_seg.calibration.carried_over import carry_over, distinct, margins_of
+from uncertainty_seg.calibration.carried_over import carry_over, margins_of
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.compiler.request import convert
 from uncertainty_seg.core.calibration import (
@@ -39,14 +39,6 @@ def test_a_score_that_does_not_differ_keeps_its_limit_and_lets_nothing_pass() ->
     original['a'][1::2] = 0.6
     found = margins_of({'a': 0.5, 'b': 0.4}, original, changed, 0.1, SAME)
     assert found == {'a': np.inf, 'b': np.inf}
-
-
-@pytest.mark.release
-def test_an_image_counts_once(made: Path) -> None:
-    images = [np.full((4, 6, 3), value, np.uint8) for value in (1, 2, 1, 3, 2)]
-    images.append(images[0].reshape(6, 4, 3))
-    assert [(image.shape[0], int(image[0, 0, 0])) for image in distinct(images)] == [
-        (4, 1), (4, 2), (4, 3), (6, 1)]
 
 
 @pytest.fixture(scope='module')

@@ -104,14 +104,6 @@ def test_a_library_that_is_missing_at_the_end_is_missed_at_the_beginning(
 
 
 @pytest.mark.usefixtures('no_run')
-def test_one_folder_without_splits_is_no_two_sets(
-    tiny_bundle: Path, folders: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(['calibrate', str(tiny_bundle), '--data', str(folders / 'val'), *RUN]) == 2
-    assert 'splits.json' in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures('no_run')
 def test_a_bundle_or_a_report_that_may_not_be_written(
     tiny_bundle: Path, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -167,13 +167,6 @@ def test_terminal_page_and_line_show_the_same_rows(found: Comparison) -> None:
     assert '<planted>' not in page and '&lt;planted&gt;' in page
 
 
-def test_signs_are_those_of_the_gain() -> None:
-    gain = Interval(0.0123, -0.0004, 0.025, 9)
-    assert interval_text(gain, 3, is_gain=True) == '+0.012 [0.000, +0.025]'
-    assert interval_text(gain, 2) == '0.01 [-0.00, 0.03]'
-    assert interval_text(None, 3, is_gain=True) == '–'
-
-
 # -------------------------------------------------------------------------------------------------
 # What is chosen on some folds and reported on the others is not flattered by the choice.
 
@@ -241,14 +234,3 @@ def test_beyond_the_other_folds_the_order_is_kept() -> None:
     # Fold 1 lies above all of fold 0 by b, which no rank below 1 may say.
     assert (values[:3] < 1 / 6).all() and (values[3:] > 1).all()
     assert values.argsort().tolist() == [0, 1, 2, 5, 4, 3]
-
-
-def test_bins_of_a_map_become_shares_of_the_other_folds_alone() -> None:
-    ones = np.ones((2, 4), int)
-    # Of fold 1 all pixels of the map b are in its last bin; those of fold 0 in its first.
-    b = np.array([[8, 0, 0, 0], [0, 0, 0, 8]])
-    yes, _ = picked_histograms({'a': (ones, ones), 'b': (b, b)}, ('a', 'b'), np.array([0, 1]))
-    assert yes[1].tolist() == [0, 0, 0, 8]
-    yes, _ = picked_histograms({'a': (ones, ones), 'b': (b, b)}, ('b', 'a'), np.array([0, 1]))
-    # None of fold 1's pixels is below: the rank is 0, and not the quarter that its own make it.
-    assert yes[0].tolist() == [8, 0, 0, 0]

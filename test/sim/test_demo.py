@@ -30,12 +30,10 @@ from uncertainty_seg.sim.demo.pictures import (
     blank,
     Box,
     choose_moments,
-    fit_text,
     FLAG_COLORS,
     make_pictures,
     MAX_COLUMNS,
     ScorePlot,
-    text_width,
 )
 from uncertainty_seg.sim.demo.timeline import (
     Accuracy,
@@ -50,7 +48,6 @@ from uncertainty_seg.sim.demo.timeline import (
     Timeline,
 )
 from uncertainty_seg.storage.bags.writer import BagWriter, diagnostics_message, value_message
-from uncertainty_seg.storage.model_bundle import load_bundle
 
 START_NS, STEP_NS = 1_700_000_000_000_000_000, 500_000_000
 # One letter a frame: the event (. inspection) and the verdict (c, u, r, f; space is dropped).
@@ -155,11 +152,6 @@ def test_bad_flag_is_said_in_a_sentence(events: str, kinds: str, said: str) -> N
     assert any(said in problem for problem in problems_of(timeline_of(events, kinds)))
 
 
-def test_flag_may_stay_up_while_the_pipe_is_buried() -> None:
-    events = GOOD[0].replace('..ssss..', 'bbssss..')
-    assert problems_of(timeline_of(events, GOOD[1])) == []
-
-
 def test_strip_shows_the_worst_of_each_column() -> None:
     timeline = timeline_of('..ss....', 'ccuuf  c')
     assert flag_strip(timeline.moments) == '##..x  #'
@@ -245,13 +237,6 @@ def test_plot_puts_the_threshold_between_good_and_bad() -> None:
     row = canvas[300 - 4 * 12]  # inside the band of the flag
     assert tuple(row[plot.x_of(1.25)]) == FLAG_COLORS['confident']
     assert tuple(row[plot.x_of(2.75)]) == FLAG_COLORS['uncertain']
-
-
-def test_text_is_cut_to_its_room() -> None:
-    text = 'mutual_information.worst_window 0.0705 over 0.0387'
-    cut = fit_text(text, 12, 200)
-    assert cut.endswith('...') and text_width(cut, 12) <= 200
-    assert fit_text('short', 12, 200) == 'short'
 
 
 def test_without_pyav_there_is_a_sheet_and_a_warning(
@@ -379,10 +364,3 @@ def test_child_is_interrupted_and_its_last_line_read(tmp_path: Path) -> None:
         assert child.result() == {'done': 7}
         with pytest.raises(UncertaintySegError, match='diver'):
             child.require_running()
-
-
-@pytest.mark.parametrize('name', ['pipeline', 'suim'])
-def test_the_legend_keeps_to_its_room_whatever_the_classes_are_called(name: str) -> None:
-    canvas = np.zeros((60, 1000, 3), np.uint8)
-    pictures.draw_legend(canvas, load_bundle(name).card, 20, 30, 14, 900)
-    assert canvas[:, :920].any() and not canvas[:, 920:].any()

@@ -93,10 +93,3 @@ def test_nothing_is_labelled_where_the_water_lets_nothing_through():
     assert labelled.sum() > 100
     assert through[labelled].min() >= LEAST_TRANSMISSION * 0.999
     assert (through < LEAST_TRANSMISSION).sum() > 100
-
-
-def test_red_is_lost_first_and_turbidity_adds_to_all_colours():
-    for seed in range(20):
-        clear, murky = (random_water(stream(seed, 9), v).attenuation for v in (0.0, 0.6))
-        assert clear[2] > clear[1] and clear[2] > clear[0]
-        assert (murky > clear + 0.2).all()

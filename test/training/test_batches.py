@@ -108,15 +108,3 @@ def test_chances_count_within_a_part_and_not_between_the_parts() -> None:
     mix = Mix(np.arange(10) >= 8, 0.5)
     times = Counter(mix.draw(np.random.default_rng(2), weights / weights.sum(), 2).tolist())
     assert times[8] + times[9] == 5 and times[8] in (3, 4)
-
-
-def test_batches_hold_what_is_mixed_in_in_its_share() -> None:
-    data = toy(10)
-    for index in range(7, 10):
-        data.images[index][:] = (0, 255, 0)
-    found = list(batches(data, np.random.default_rng(0), PLAIN, 4, np.full(10, 0.1),
-                         Mix(np.arange(10) >= 7, 0.25)))
-    for images, _ in found:
-        middle = images[:, 10:20, 20:30].reshape(4, -1, 3)
-        assert ((middle == (0, 255, 0)).all((1, 2))).sum() == 1
-    assert len(found) == 2

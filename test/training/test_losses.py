@@ -1,16 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""
-The losses: known values, and what a variance head and dropout learn from planted noise.
-
-The nets look at one pixel, of which the first channel says whether its label is drawn by lot, and
-the others where between two classes it lies.
-
-"""
+"""The losses: known values, and what a variance head learns from planted noise."""
 
 from __future__ import annotations
 
 import copy
-import functools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +14,6 @@ torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from uncertainty_seg.compiler.checks.pass_checks import sampled_logits  # noqa: E402
-from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
-from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
-from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.training import fit as fit_module  # noqa: E402
 from uncertainty_seg.training.batches import Augmentation, normalise  # noqa: E402
@@ -91,73 +80,6 @@ def test_a_variance_costs_where_labels_agree_and_pays_where_they_do_not() -> Non
             torch.cat([sure, torch.full_like(sure, s)], 1), labels, samples=20,
             generator=torch.Generator().manual_seed(0))) for s in (-5.0, 4.0))
         assert (large < small) == pays
-
-
-# -------------------------------------------------------------------------------------------------
-# What is learnt of planted noise: a label by lot in half of the image, whose class is visible.
-
-SAMPLES = DropoutSite('noise', (50, 2, 1, 1), 0.0, 'noise')
-HIDDEN, DROP = 64, DropoutSite('drop', (64, 1, 1), 0.3)
-
-
-def planted(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pixels (1, 3, 1, N) and labels, right where x0 < 0, by lot (30 % wrong) where not."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.uniform(-1, 1, (3, count)).astype(np.float32)
-    labels = pixels[1] > 0
-    labels ^= (pixels[0] > 0) & (rng.random(count) < 0.3)
-    return torch.from_numpy(pixels)[None, :, None], torch.from_numpy(labels[None, None]).long()
-
-
-class PixelNet(nn.Module):
-    """Three layers that look at one pixel, with dropout, logits and log-variances."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, HIDDEN, 1), nn.ReLU(),
-                                  nn.Conv2d(HIDDEN, HIDDEN, 1), nn.ReLU())
-        self.out = nn.Conv2d(HIDDEN, 4, 1)
-
-    def forward(self, pixels: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-        features = self.body(pixels)
-        features = functional.dropout2d(features, 0.3, True) if masks is None else features * masks
-        return self.out(features)
-
-
-@functools.cache
-def learnt(count: int) -> UncertaintyMaps:
-    """Return the maps of new pixels, after a fit to `count` of them: N noisy, then N clean."""
-    torch.manual_seed(0)
-    net, (pixels, labels) = PixelNet(), planted(count, 1)
-    optimiser = torch.optim.AdamW(net.parameters(), 5e-3, weight_decay=1e-2)
-    for _ in range(300):
-        chosen = torch.randint(count, (min(count, 512),))
-        optimiser.zero_grad()
-        # One pixel an image: dropout drops other channels at each.
-        batch = pixels[0, :, 0, chosen].T[:, :, None, None]
-        attenuated_loss(net(batch), labels[0, 0, chosen][:, None, None], samples=10).backward()
-        optimiser.step()
-    new, _ = planted(2000, 2)
-    new = new[..., new[0, 0, 0].argsort(descending=True)]
-    masks = make_masks([DROP], 20, 0)['drop']
-    noise = np.repeat(make_masks([SAMPLES], 1, 0)['noise'], 20, 0)
-    with torch.no_grad():
-        moments = net(new, torch.from_numpy(masks)).numpy()
-    return maps_from_logits(sampled_logits(moments, noise), 1, 2000, 1.0, 'half_pixel')
-
-
-@pytest.mark.release
-def test_planted_label_noise_is_found_and_more_data_does_not_shrink_it() -> None:
-    few, many = learnt(100), learnt(20_000)
-    noisy, clean = many.aleatoric[0, :1000].mean(), many.aleatoric[0, 1000:].mean()
-    truth = -(0.3 * np.log(0.3) + 0.7 * np.log(0.7)) / np.log(2)
-    assert noisy == pytest.approx(truth, abs=0.1)
-    assert noisy > 2 * clean
-    assert noisy > 0.9 * few.aleatoric[0, :1000].mean()
-
-
-def test_disagreement_between_masks_shrinks_with_data() -> None:
-    assert learnt(20_000).mutual_information.mean() < 0.6 * learnt(100).mutual_information.mean()
 
 
 # -------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ from uncertainty_seg.training.recipes import (  # noqa: E402
     read_recipe,
     TrainRecipe,
 )
-from uncertainty_seg.training.run_facts import Held, read_facts  # noqa: E402
+from uncertainty_seg.training.run_facts import Held  # noqa: E402
 from uncertainty_seg.training.train import (  # noqa: E402
     fit_settings_of,
     free_threads,
@@ -380,12 +380,6 @@ def test_a_loss_without_a_number_is_no_misuse(
     assert 'epoch 1' in capsys.readouterr().err
 
 
-def test_the_card_says_that_an_epoch_was_chosen_even_if_it_is_the_last(place: Path) -> None:
-    for patience in (0, 5):
-        assert main(words(place, f'patience={patience}', out=str(patience))) == 0
-        assert load_bundle(str(place / str(patience))).card.has_chosen_epoch == (patience > 0)
-
-
 def test_images_that_come_again_count_once(
     place: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -580,19 +574,6 @@ def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
         make_bundle(recipe, DATA.train, tmp_path / 'net.pt', tmp_path / 'other')
 
 
-@pytest.mark.release
-def test_members_are_trained_with_what_they_have_by_turns(tmp_path: Path) -> None:
-    recipe = tiny(method='deep_ensemble', members=2)
-    train_weights(recipe, DATA, tmp_path / 'same.pt', start(), 1)
-    same = states(recipe, tmp_path / 'same.pt')
-    for keys in ({'iou_loss': (0.0, 1.0)}, {'encoder_rate': (0.4, 0.1)}):
-        train_weights(dataclasses.replace(recipe, **keys), DATA, tmp_path / f'{min(keys)}.pt',
-                      start(), 1)
-        one, two = states(recipe, tmp_path / f'{min(keys)}.pt')
-        assert all(torch.equal(one[name], same[0][name]) for name in one)
-        assert not all(torch.equal(two[name], same[1][name]) for name in two)
-
-
 def test_a_recipe_comes_to_the_settings_that_it_says() -> None:
     suim = read_recipe(TrainRecipe, 'suim')
     one, two = fit_settings_of(suim, 0), fit_settings_of(suim, 1)
@@ -628,10 +609,3 @@ def test_one_command_trains_each_method_of_one_network(
         maps = pipeline.measure(image).maps
     # Only dropout and propagated moments make passes that differ.
     assert (float(maps.mutual_information.max()) > 1e-6) == (passes > 1)
-
-
-def test_facts_are_those_of_the_run(place: Path) -> None:
-    assert main(words(place, 'epochs=2')) == 0
-    facts = read_facts(place / 'made.pt')
-    assert facts is not None
-    assert (facts.images, facts.val_images, facts.epochs, facts.is_finished) == (12, 4, 2, True)

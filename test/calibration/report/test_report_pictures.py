@@ -202,15 +202,6 @@ def test_pictures_keep_their_form_fit_a_box_and_their_masks_have_no_other_colour
     assert colours <= {PALETTE[0][::-1], PALETTE[2][::-1]}
 
 
-def test_24_frames_of_noise_stay_below_4_megabytes() -> None:
-    rng = np.random.default_rng(1)
-    frame = (rng.integers(0, 256, (480, 640, 3), np.uint8),
-             *(rng.integers(0, 3, (480, 640)).astype(np.uint8) for _ in range(2)),
-             rng.random((480, 640), np.float32))
-    size = sum(len(tile.address) for tile in pictures.frame_tiles(*frame, LEGEND))
-    assert 24 * size < 4_000_000
-
-
 def test_brightness_of_the_heat_grows_with_the_value_and_nan_is_seen() -> None:
     ramp = np.linspace(0, 0.4, 256, dtype=np.float32)[None]
     luminance = pictures.paint_heat(ramp, 0.4)[0].astype(float) @ [0.0722, 0.7152, 0.2126]

@@ -12,8 +12,6 @@ from uncertainty_seg.calibration.gate_choice import (
     choose_gate,
     gate_of,
     is_earned,
-    is_guard,
-    is_order,
 )
 from uncertainty_seg.calibration.statistics.conformal import fit_promise
 from uncertainty_seg.calibration.statistics.evaluation import FrameTable
@@ -244,15 +242,6 @@ def test_what_a_guard_must_bring(after: tuple[float, float], earned: bool) -> No
     one_part = before.copy()
     one_part[0] = np.array(after) * 1.0
     assert not is_earned(before, one_part)
-
-
-@pytest.mark.parametrize(('name', 'orders', 'guards'), [
-    ('margin.class_mean', True, False), ('mutual_information.top', True, True),
-    ('density.scores', False, True), ('image.blur', False, True), ('energy.mean', True, True),
-    ('features.knn', False, True),
-])
-def test_what_a_score_may_be(name: str, orders: bool, guards: bool) -> None:
-    assert (is_order(name), is_guard(name)) == (orders, guards)
 
 
 @pytest.mark.parametrize('is_foreign_known', [True, False])

@@ -43,14 +43,6 @@ def test_two_blocks_by_hand() -> None:
     assert (wide.value, wide.lower, wide.upper, wide.num_blocks) == (0.5, 0, 1, 2)
 
 
-def test_many_blocks_have_the_interval_of_the_normal() -> None:
-    rows = np.random.default_rng(0).standard_normal(400)
-    got = mean_interval(rows, np.arange(400), draws=4000)
-    half = 1.96 * rows.std() / 20
-    assert got.lower == pytest.approx(rows.mean() - half, abs=0.05 * half)
-    assert got.upper == pytest.approx(rows.mean() + half, abs=0.05 * half)
-
-
 def test_copies_within_a_block_add_no_certainty() -> None:
     values = np.random.default_rng(1).random(30)
     one = mean_interval(values, np.arange(30))

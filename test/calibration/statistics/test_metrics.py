@@ -50,16 +50,6 @@ def test_iou_by_hand_with_ignored_pixels() -> None:
     assert matrix.accuracy() == pytest.approx(3 / 4)
 
 
-def test_image_after_image_equals_all_at_once() -> None:
-    rng = np.random.default_rng(0)
-    truth, predicted = rng.integers(0, 4, (2, 6, 10, 10)).astype(np.uint8)
-    whole, parts = ConfusionMatrix(4), ConfusionMatrix(4)
-    whole.add(truth, predicted, 255)
-    for one, other in zip(truth, predicted, strict=True):
-        parts.add(one, other, 255)
-    np.testing.assert_array_equal(whole.counts, parts.counts)
-
-
 def test_a_perfectly_calibrated_and_an_overconfident_bin() -> None:
     error = ExpectedCalibrationError()
     error.add(np.full(10, 0.7, np.float32), np.arange(10) < 7)
