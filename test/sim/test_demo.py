@@ -22,7 +22,7 @@ import pytest
 
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.status import Status
-from uncertainty_seg.errors import BackendUnavailableError, BagError, UncertaintySegError
+from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
 from uncertainty_seg.sim.demo import live as demo_live
 from uncertainty_seg.sim.demo import pictures
 from uncertainty_seg.sim.demo.live import ChildProcess, find_pace
@@ -109,13 +109,6 @@ def test_timeline_joins_both_bags_by_stamp(tmp_path: Path) -> None:
     assert [m.latency_ms for m in timeline.moments[:2]] == [40.0, 40.0]
     assert math.isinf(timeline.moments[4].ratio) and math.isnan(timeline.moments[5].ratio)
     assert len(timeline.taken) == 6 and timeline.duration_s == 3.0
-
-
-def test_dive_without_frames_is_one_sentence(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / 'dive') as bag:
-        bag.write('/ground_truth/event', value_message('inspection'), START_NS)
-    with pytest.raises(BagError, match='dive'):
-        read_timeline(tmp_path / 'dive', tmp_path / 'dive')
 
 
 @pytest.mark.parametrize(('events', 'kinds', 'fell', 'rose', 'was_up'), [

@@ -380,6 +380,12 @@ def test_a_loss_without_a_number_is_no_misuse(
     assert 'epoch 1' in capsys.readouterr().err
 
 
+def test_the_card_says_that_an_epoch_was_chosen_even_if_it_is_the_last(place: Path) -> None:
+    for patience in (0, 5):
+        assert main(words(place, f'patience={patience}', out=str(patience))) == 0
+        assert load_bundle(str(place / str(patience))).card.has_chosen_epoch == (patience > 0)
+
+
 def test_images_that_come_again_count_once(
     place: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
