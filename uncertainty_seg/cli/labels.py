@@ -22,6 +22,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import call_with, print_json, rate
+from uncertainty_seg.cli.browse import say
 from uncertainty_seg.errors import (
     ConfigError,
     DatasetError,
@@ -37,7 +38,6 @@ MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError
 # As data.label_formats and the frame log have them, which import OpenCV; a test compares.
 FORMATS = ('coco', 'label-studio', 'folder', 'fiftyone')
 REASONS = ('flagged', 'window', 'control', 'trigger')
-_PROBLEMS_SHOWN = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +102,7 @@ def _export(args: argparse.Namespace) -> None:
     try:
         rows = call_with(export_labels, args, left_out=left_out)
     finally:
-        _show(left_out.sentences)
+        say(left_out.sentences)
     print(f'{len(rows)} frames, {left_out.frames} left out -> {args.out}')
     print_json({
         'verb': 'labels', 'action': 'export', 'format': args.kind, 'out': args.out,
@@ -114,13 +114,6 @@ def _require_known(what: str, words: Sequence[str], known: Sequence[str]) -> Non
     strange = [word for word in words if word not in known]
     if strange:
         raise ConfigError(f'{what} {strange[0]!r}', f'one of {", ".join(known)}')
-
-
-def _show(problems: Sequence[str]) -> None:
-    for problem in problems[:_PROBLEMS_SHOWN]:
-        print(f'left out: {" ".join(problem.split())}', file=sys.stderr)
-    if len(problems) > _PROBLEMS_SHOWN:
-        print(f'and {len(problems) - _PROBLEMS_SHOWN} more', file=sys.stderr)
 
 
 def _import(args: argparse.Namespace) -> None:

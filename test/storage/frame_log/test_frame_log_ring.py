@@ -132,24 +132,6 @@ def test_a_stamp_that_goes_back_starts_again() -> None:
     assert len(ring) == 0 and ring.num_bytes == 0
 
 
-def test_what_had_no_room_has_used_up_nothing() -> None:
-    ring = FrameRing(settings(min_interval_s=1.0, before_s=0.2, after_s=0.5))
-    for number in range(3):
-        ring.take(log_frame(number, 0.5), ABOUT, 0.0)
-    *_, first = ring.take(log_frame(3), ABOUT, 0.0)
-    assert first.reason == 'flagged' and first.is_onset
-    ring.give_back(first)
-    *_, second = ring.take(log_frame(4), ABOUT, 0.0)
-    assert second.reason == 'flagged' and second.is_onset
-    assert not ring.take(log_frame(5), ABOUT, 0.0)
-    # And so for one of the window after it.
-    assert not ring.take(log_frame(8, 0.5), ABOUT, 0.0)
-    window, = ring.take(log_frame(9, 0.5), ABOUT, 0.0)
-    ring.give_back(window)
-    window, = ring.take(log_frame(10, 0.5), ABOUT, 0.0)
-    assert window.reason == 'window' and not window.is_onset
-
-
 def test_frames_without_a_stamp_are_timed_as_they_come() -> None:
     ring = FrameRing(settings(min_interval_s=1.0))
     lengths = [len(ring.take(log_frame(0, stamp_ns=0), ABOUT, now_s))

@@ -22,7 +22,7 @@ from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
 from uncertainty_seg.storage.frame_log import format as log_format
 from uncertainty_seg.storage.frame_log import store as store_module
-from uncertainty_seg.storage.frame_log.store import Bar, Entry, FrameStore, note_change
+from uncertainty_seg.storage.frame_log.store import Entry, FrameStore, note_change
 
 BLOCK = 4096
 FRAME_BYTES = 3 * BLOCK  # a folder, a file of two blocks
@@ -265,7 +265,7 @@ def test_what_was_decided_before_a_kill_is_not_undone(tmp_path: Path) -> None:
         add(store, 'b', 2.0)
     for frame_id in 'ab':
         (tmp_path / 'frames' / frame_id).rename(tmp_path / 'frames' / f'.out-{frame_id}')
-    note_change(tmp_path, 'main', Bar(1.0, FRAME_BYTES), ['a'], None)
+    note_change(tmp_path, 'main', (1.0, FRAME_BYTES), ['a'], None)
     with opened(tmp_path, quota(3)) as store:
         assert names(tmp_path) == {'b'}
         assert store.num_leftovers == 1 and store.bar('main') == 1.0

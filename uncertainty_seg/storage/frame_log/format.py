@@ -420,16 +420,8 @@ _DISK_ERRORS = {
 }
 
 
-def disk_error(err: OSError, folder: Path, is_new: bool = False) -> tuple[str, FrameLogError]:
-    """
-    Return the cause that drops are counted under for an error of the disk, and what to report.
-
-    `is_new`: the log has not been written yet, so that nothing can have disappeared.
-    """
-    if is_new and err.errno == errno.ENOENT:
-        return 'folder_missing', FrameLogError(
-            f'frame log {folder} cannot be written, no folder can be made there',
-            fix='name another folder as log.folder')
+def disk_error(err: OSError, folder: Path) -> tuple[str, FrameLogError]:
+    """Return the cause that drops are counted under for an error of the disk, and the report."""
     cause, what, fix = _DISK_ERRORS.get(
         err.errno or 0, ('disk_error', err.strerror or str(err), 'see what the disk reports'))
     return cause, FrameLogError(f'frame log {folder} cannot be written, {what}', fix=fix)

@@ -187,12 +187,8 @@ class FrameLog:
         Apply live settings to the frames to come; a smaller quota is applied by the thread.
 
         `about` is the run, if it has changed. Its dive is ignored: that is the one of the start,
-        or the one in the settings. Raises ConfigError if the folder is another one; nothing is
-        changed then.
+        or the one in the settings; so is the folder, which is no live parameter.
         """
-        if settings.folder != self._settings.folder:
-            raise ConfigError(f'log.folder was changed to {settings.folder!r}',
-                              f'{self._settings.folder!r}', 'close the log and open another')
         with self._work:
             self._settings = settings
             self._about = self._named(about or self._about)
@@ -241,7 +237,6 @@ class FrameLog:
         cause = self._refusal(item, size)
         if cause:
             item.fate = SKIPPED
-            self._ring.give_back(item)
             self._state.dropped[cause] += 1
             return False
         item.fate = CHOSEN
@@ -455,7 +450,6 @@ class FrameLogWriter:
         if cause == 'outranked':
             self.state.skipped[cause] += 1
             return
-        self.state.dropped[cause] += 1
         if cause == 'too_big':
             size = log_format.disk_bytes(map(len, files.values()))
             self._report(store.quota_sentence(size, reservoir))
@@ -463,6 +457,7 @@ class FrameLogWriter:
             self._report(str(FrameLogError(
                 f'{self.state.free_mb:.0f} MB are free on the disk of frame log {self._folder}',
                 f'log.free_disk_mb, {self._settings.free_disk_mb:g}', 'make room')))
+        self.state.dropped[cause] += 1
 
     def _kept(self, item: Candidate) -> None:
         item.fate = KEPT
@@ -497,8 +492,8 @@ class FrameLogWriter:
         self._report(sentence)
 
     def _bad_frame(self, sentence: str) -> None:
+        self._report(sentence)  # whoever sees the count finds its reason
         self.state.dropped['bad_frame'] += 1
-        self._report(sentence)
 
     def _report(self, sentence: str) -> None:
         if sentence != self.state.error:
@@ -534,8 +529,7 @@ class Candidate:
 
     `time_s` is its stamp, or the time of its offer, and not before that of the frame before;
     `uniforms` are random numbers for the choice as control and for the reservoir; `is_onset` is
-    the first flagged frame of an event, which is never a duplicate; `before_s` are the times of
-    the camera's last kept and last kept flagged frame before this one was chosen.
+    the first flagged frame of an event, which is never a duplicate.
 
     """
 
@@ -546,7 +540,6 @@ class Candidate:
     reason: str = ''
     is_onset: bool = False
     fate: str = WAITING
-    before_s: tuple[float, float] = (-math.inf, -math.inf)
 
 
 @dataclass
@@ -587,8 +580,7 @@ class FrameRing:
         name = frame.stamp_ns or -self._num_seen
         uniforms = stable_uniforms(about.dive, about.seed, frame.camera, name)
         camera = self._camera_at(frame.camera, time_s)
-        item = Candidate(frame, about, camera.now_s, uniforms,
-                         before_s=(camera.kept_s, camera.kept_flagged_s))
+        item = Candidate(frame, about, camera.now_s, uniforms)
         self._forget_old(camera)
         camera.newest = item
         chosen = self._chosen(camera, item)
@@ -597,21 +589,6 @@ class FrameRing:
         for one in chosen:
             one.fate = CHOSEN
         return chosen
-
-    def give_back(self, item: Candidate) -> None:
-        """
-        Undo the choice of a frame for which the queue has no room.
-
-        The next frame may then be kept in its place, also as the first of its event.
-        """
-        camera = self._cameras[item.frame.camera]
-        kept_s, kept_flagged_s = item.before_s
-        if camera.kept_s == item.time_s:
-            camera.kept_s = kept_s
-        if camera.kept_flagged_s == item.time_s:
-            camera.kept_flagged_s = kept_flagged_s
-        camera.is_onset_due |= item.is_onset
-        item.is_onset = False
 
     def newest(self) -> list[Candidate]:
         """Take out the newest frame of each camera, on request; it may be kept already."""

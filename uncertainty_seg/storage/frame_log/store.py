@@ -53,21 +53,15 @@ class Entry:
     num_bytes: int
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A reservoir's eviction threshold, and the bytes of the largest frame it has ever held."""
-
-    key: float
-    largest: int
-
-
 @dataclass
 class Index:
     """
-    The content of a log; `bars` and `largest` are the content of a `Bar`, by reservoir.
+    The content of a log.
 
-    `evicted` are frames that the file on disk still names, `num_leftovers` were being written or
-    removed when the last writer ended; `problems` has a sentence for each folder that is no frame.
+    By reservoir, `bars` are the eviction thresholds and `largest` the bytes of the largest frame
+    ever held. `evicted` are frames that the file on disk still names, `num_leftovers` were being
+    written or removed when the last writer ended; `problems` has a sentence for each folder that
+    is no frame.
 
     """
 
@@ -111,7 +105,7 @@ class FrameStore:
             self.num_trimmed = self.reconfigure(settings)
         except OSError as err:
             self.close()
-            raise log_format.disk_error(err, folder, is_new=device is None)[1] from err
+            raise log_format.disk_error(err, folder)[1] from err
         except (FrameLogError, ConfigError):
             self.close()
             raise
@@ -268,8 +262,8 @@ class FrameStore:
         otherwise the next start restores it.
         """
         reservoir, hidden = self._reservoirs[name], []
-        bar = Bar(reservoir.bar, reservoir.largest) if (
-            reservoir.bar != self._noted_bars[name]) else None
+        bar = None if reservoir.bar == self._noted_bars[name] else (
+            reservoir.bar, reservoir.largest)
         try:
             for frame_id in gone:
                 log_format.hide_frame(self.folder, frame_id)
@@ -333,7 +327,7 @@ def load_index(folder: Path) -> Index:
 
 def write_index(folder: Path, index: Index) -> None:
     """Rewrite the index, whole or not at all; OSError if the disk refuses."""
-    lines = [_bar_line(name, Bar(bar, index.largest[name])) for name, bar in index.bars.items()
+    lines = [_bar_line(name, bar, index.largest[name]) for name, bar in index.bars.items()
              if bar > -math.inf]
     lines += [_line('add', dataclasses.asdict(entry)) for entry in index.entries.values()]
     # Always the same draft: there is one writer, so that of a killed one is overwritten.
@@ -342,16 +336,17 @@ def write_index(folder: Path, index: Index) -> None:
 
 
 def note_change(
-    folder: Path, reservoir: str, bar: Bar | None, gone: Iterable[str], added: Entry | None
+    folder: Path, reservoir: str, bar: tuple[float, int] | None, gone: Iterable[str],
+    added: Entry | None,
 ) -> None:
     """
     Append a change of a reservoir; evictions are flushed to the disk when this returns.
 
-    `bar` is given if it has changed. OSError if the disk refuses.
+    `bar` is the threshold and the largest frame, if it has changed. OSError if the disk refuses.
     """
     lines = [_line('evict', {'frame_id': frame_id}) for frame_id in gone]
     is_decided = bool(lines)
-    lines += [_bar_line(reservoir, bar)] if bar is not None else []
+    lines += [_bar_line(reservoir, *bar)] if bar is not None else []
     lines += [_line('add', dataclasses.asdict(added))] if added is not None else []
     with (folder / MANIFEST_FILE).open('a') as file:
         file.write(''.join(lines))
@@ -363,10 +358,10 @@ def _line(verb: str, facts: dict[str, Any]) -> str:
     return json.dumps({'op': verb, **facts}) + '\n'
 
 
-def _bar_line(reservoir: str, bar: Bar) -> str:
+def _bar_line(reservoir: str, bar: float, largest: int) -> str:
     # JSON has no infinity: null is the threshold that admits any key.
-    key = bar.key if bar.key > -math.inf else None
-    return _line('bar', {'reservoir': reservoir, 'key': key, 'largest': bar.largest})
+    key = bar if bar > -math.inf else None
+    return _line('bar', {'reservoir': reservoir, 'key': key, 'largest': largest})
 
 
 def _read(path: Path) -> Index:
