@@ -229,14 +229,15 @@ class DropoutWatch(TorchFunctionMode):
             return x
         stem = name.removesuffix('_')
         has_no_batch = (stem, x.dim()) in (('dropout1d', 2), ('dropout3d', 4))
-        whole = x.unsqueeze(0) if has_no_batch and x.shape[0] > 1 else x
         if 'alpha' in stem:
             result = self._alpha(x, p, _KINDS[stem])
         elif has_no_batch and x.shape[0] == 1:
             # Of one row, such as a batch of planes given to dropout3d, all or nothing is dropped.
             result = x * self._mask([1] * x.dim(), p, x.dtype)
+        elif has_no_batch:
+            result = self._take(x.unsqueeze(0), p, _KINDS[stem]).squeeze(0)
         else:
-            result = self._take(whole, p, _KINDS[stem]).reshape(x.shape)
+            result = self._take(x, p, _KINDS[stem])
         return x.copy_(result.clone()) if inplace or name.endswith('_') else result
 
     def _alpha(self, x: Tensor, p: float, kind: str) -> Tensor:
