@@ -28,7 +28,6 @@ from uncertainty_seg.storage.score_rows import (  # noqa: E402
     read_rows,
     ScoreRow,
     TableInfo,
-    unique_dives,
 )
 
 INFO = TableInfo('suim', 'ab' * 32, ('water', 'robot'), ((0, 0, 9), (9, 0, 0)), 20, 0,
@@ -218,31 +217,16 @@ def test_a_draw_of_what_others_left_is_none(
     assert origins(out, capsys, drawn, '-n', 3, *RANDOM, '--seed', 1) == ['control'] * 3
 
 
-def test_dives_of_one_name_are_two_for_the_cap_and_in_what_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    north, south = (
-        table(tmp_path / name, [row(10 * k + n, 3 - 0.1 * n, 'bag', f'/{name}/bag')
-                                for n in range(4)])
-        for k, name in enumerate(('north', 'south')))
-    # sha256sum of '/north/bag' and so on.
-    names = {'/north/bag': 'bag_f1d93c', '/south/bag': 'bag_802f93'}
-    words = ['--strategy', 'top-k', '--per-dive', '2', '-n', '4']
-    assert run(north, south, *words, '-o', tmp_path / 'out') == 0
-    facts, err = said(capsys)
-    assert (facts['chosen'], facts['dives'], facts['dives_chosen']) == (4, 2, 2)
-    assert '2 dives' in err
-    chosen = pq.read_table(tmp_path / 'out' / 'selection.parquet')
-    assert [names[one] for one in chosen.column('run').to_pylist()] == \
-        chosen.column('dive').to_pylist() == unique_dives(chosen)
-
-
-def test_frames_that_are_there_twice_are_said(
+def test_frames_that_are_there_twice_and_dives_of_one_name_are_said(
     ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(ten, ten, '-n', 10, '-o', tmp_path / 'out') == 0
     facts, err = said(capsys)
     assert (facts['candidates'], facts['near_duplicates']) == (10, 0) and '10 rows' in err
+    other = table(tmp_path / 'other', [row(20, 1.0, 'dive 1', '/elsewhere')])
+    assert run(ten, other, '-n', 9, '--per-dive', 5, '--force', '-o', tmp_path / 'out') == 0
+    facts, err = said(capsys)
+    assert facts['dives'] == 3 and '2 dives' in err
 
 
 @pytest.mark.parametrize(('options', 'named'), [

@@ -278,22 +278,6 @@ def test_one_long_event_of_high_scores_does_not_take_the_whole_choice() -> None:
         assert min(spread['diver'], spread['fish']) >= 2
 
 
-def test_the_gap_is_half_of_an_even_spread_in_each_dive() -> None:
-    one, other = dive(), dive(1, 'dive 2')
-    assert auto_gaps(one, 10) == {'dive 1': pytest.approx(0.5 * 29.75 / 10)}
-    assert one.times_s is not None
-    times_s = np.sort(one.times_s[select(one, asked(10)).rows])
-    assert len(times_s) == 10 and np.diff(times_s).min() >= 0.5 * 29.75 / 10
-    both = Candidates(*(np.concatenate([getattr(one, name), getattr(other, name)])
-                        for name in ('keys', 'dives', 'scores')),
-                      features=np.concatenate([one.features, other.features]),
-                      times_s=np.concatenate([one.times_s, other.times_s]))
-    assert auto_gaps(both, 10) == dict.fromkeys(('dive 1', 'dive 2'),
-                                                pytest.approx(0.5 * 29.75 / 5))
-    # The same times in two dives are two times.
-    assert len(select(both, asked(10)).rows) == 10
-
-
 @pytest.mark.parametrize('count', [10, 60, 119, 120])
 def test_a_gap_that_nobody_asked_for_gives_way_until_there_are_enough(count: int) -> None:
     among = dive()
