@@ -177,16 +177,6 @@ def test_a_flag_is_as_old_as_the_time_since_it_was_sent(domain: int) -> None:
         assert one.reason().startswith('the flag was sent 1.0 s ago')
 
 
-def test_a_middleware_that_does_not_tell_when_a_flag_was_sent_is_taken_at_its_arrival(
-    domain: int
-) -> None:
-    for sent_ns in (0, -1):
-        with governor(domain) as one:
-            one.rise()
-            one.hear_without_a_time(source_timestamp=sent_ns)
-            assert one.reason() == 'full'
-
-
 def test_where_clocks_are_not_compared_a_flag_is_young_when_it_arrives(domain: int) -> None:
     with governor(domain, compare_clocks=False) as one:
         for _ in range(40):

@@ -26,6 +26,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.frame_processor import Outputs
 from uncertainty_seg.ros.rivals import WITHHELD
+from uncertainty_seg.ros.verdict_owner import VerdictOwner
 
 PATIENCE_S = 0.2  # for a thread that must not get through
 
@@ -257,7 +258,9 @@ def test_a_frame_that_cannot_be_used_says_why_without_a_calibrated_gate_too(rig:
 
 
 def test_while_inactive_settings_and_reset_leave_the_reason(rig: Rig) -> None:
+    activation = rig.owner.start()
     rig.owner.stop('the node is inactive')
+    assert activation.begin() is None  # a frame that waited is not measured
     num_sent = len(rig.flags)
     rig.change_gate(0.9)
     rig.owner.reset()
@@ -295,6 +298,8 @@ def test_a_deadline_that_could_not_be_offered_is_offered_by_the_next_try(
 class TestStaleness:
 
     def test_the_flag_falls_at_the_timeout_and_not_before(self, rig: Rig) -> None:
+        new = VerdictOwner(rig.verdicts, TIMEOUT_S, clock=lambda: rig.now_s)
+        assert (new.why_down, new.silence_s(), new.unjudged_s()) == ('', 0, 0)
         rig.send(RISE_FRAMES)
         rig.now_s += 0.999 * TIMEOUT_S
         rig.tick()
