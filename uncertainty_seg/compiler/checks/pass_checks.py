@@ -146,8 +146,7 @@ class NetworkRunner:
         self._network, self._exact, self._untouched = network, exact, untouched
         self._trunk, self._head = session_of(compiled.trunk), session_of(compiled.head)
         self._features: tuple[Any, dict[str, Any]] = None, {}  # of the image that was last
-        # By comparison: the smallest error of any image, and the most it might be to show one.
-        self._clearest: dict[str, tuple[float, float]] = {}
+        self._least: dict[str, float] = {}  # error of any image, by comparison
         is_stepped = any(n.op_type == 'QuantizeLinear' for p in compiled.prepared
                          for n in p.model.graph.node)
         self._most = _MOST_OF_STEPS if is_stepped else _MOST
@@ -155,21 +154,18 @@ class NetworkRunner:
     @property
     def unclear(self) -> list[str]:
         """List the comparisons in which float32 might have hidden an error on every image."""
-        return [when for when, (error, most) in self._clearest.items() if error > most]
+        return [when for when, error in self._least.items() if error > self._most]
 
     def require_clear(self) -> None:
         """Raise GraphError if no image could have shown an error."""
         for when in self.unclear:
-            raise _too_far(when, *self._clearest[when])
+            raise _too_far(when, self._least[when], self._most)
 
     def _judge(self, error: float, noise: Callable[[], float], when: str) -> float:
-        """Refuse an error that float32 does not explain, and note whether it would have shown."""
-        if error <= TOLERANCE:
-            self._clearest[when] = error, TOLERANCE
-            return error
-        most = require_near(error, noise(), when)
-        self._clearest[when] = min((error, min(most, self._most)), self._clearest.get(
-            when, (error, self._most)), key=lambda pair: pair[0] - pair[1])
+        """Refuse an error that float32 does not explain."""
+        if not error <= TOLERANCE:
+            require_near(error, noise(), when)
+        self._least[when] = min(error, self._least.get(when, error))
         return error
 
     @property
@@ -414,17 +410,11 @@ _MOST_OF_STEPS = 2e-2
 _NEIGHBOURS = 2  # images to find what the last bit of an image changes
 
 
-def require_near(error: float, noise: float, when: str) -> float:
-    """
-    Refuse an error that float32 does not explain; return the most that it explains.
-
-    Raises GraphError if the error is above `TOLERANCE` and above some times the noise.
-
-    """
+def require_near(error: float, noise: float, when: str) -> None:
+    """Raise GraphError if an error is above the tolerance and above some times the noise."""
     most = max(TOLERANCE, _NOISE_FACTOR * noise)
     if not error <= most:
         raise _too_far(when, error, most)
-    return most
 
 
 def _too_far(when: str, error: float, most: float) -> GraphError:

@@ -122,7 +122,8 @@ def _faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError
         yield GraphError(f'{where}, random numbers that every runtime draws its own way',
                          'dropout', 'express it as dropout, or export the network without it')
     if node.op_type in _CONTROL_FLOW:
-        inside = sorted({name for graph in subgraphs(node) for name in _random_inside(graph)})
+        inside = sorted({inner.op_type for graph in subgraphs(node) for inner in every_node(
+            onnx.ModelProto(graph=graph)) if inner.op_type in RANDOM_OPS})
         hidden = f' and which holds {", ".join(inside)}' if inside else ''
         yield GraphError(f'{where}, whose course depends on the image{hidden}',
                          'a fixed sequence of operators', 'export the network for one input '
@@ -132,14 +133,6 @@ def _faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError
                          'export the network for one input size, or with another exporter')
     if is_dropout(node) and node.domain != MARKER_DOMAIN:
         yield from _dropout_faults(node, graph)
-
-
-def _random_inside(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        if node.op_type in RANDOM_OPS:
-            yield node.op_type
-        for inner in subgraphs(node):
-            yield from _random_inside(inner)
 
 
 def _dropout_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError]:
