@@ -274,7 +274,3 @@ def broken(fault: str) -> onnx.ModelProto:
 def test_what_cannot_be_in_sixteen_bits_is_refused(fault: str, words: str) -> None:
     with pytest.raises(GraphError, match=words):
         to_precision(broken(fault), 'fp16')
-
-
-# -------------------------------------------------------------------------------------------------
-# A graph of 16 bits, taken back to float32, computes with the weights it has.

@@ -37,8 +37,6 @@ from zoo_list import CI, CI_REFUSED, QUICK, ROWS  # noqa: E402
 from zoo_run import run_row  # noqa: E402
 
 pytestmark = pytest.mark.torch
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / 'docs' / 'nets.md').read_text(encoding='utf-8')
 # No limit of time: the same passes are drawn in every run.
 EFFORT = Effort(passes=64, eager_s=1e9, has_cost=False)
 RARE = Effort(passes=256, eager_s=1e9, has_cost=False)
@@ -105,6 +103,3 @@ def test_a_message_of_python_is_no_refusal() -> None:
     for text in ("'NoneType' object has no attribute 'shape'", 'x: report this as a bug.',
                  'ids: ' + ', '.join(map(str, range(400)))):
         assert refusal(text)['outcome'] == CRASHED
-
-
-# --- the list ------------------------------------------------------------------------------------

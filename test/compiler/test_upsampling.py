@@ -12,7 +12,7 @@ import pytest
 
 from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
-from uncertainty_seg.core.grid import Grid, upsample_bilinear
+from uncertainty_seg.core.grid import upsample_bilinear
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, UPSAMPLINGS
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import model_digest
@@ -65,22 +65,6 @@ def test_a_resize_by_another_factor_than_the_sizes_stays(transform: str, stays: 
         numpy_helper.from_array(np.array([1, 1, 4.1, 4], np.float32), 'scales'))
     stripped, _ = strip_final_resize(model, (24, 32))
     assert (len(stripped.graph.node) == 2) == stays
-
-
-# 480x270, 960x540 and 500x333, whose float32 factors lead to a row too few when rounded.
-@pytest.mark.parametrize('size', [(270, 480), (540, 960), (333, 500)])
-@pytest.mark.parametrize('stride', [2, 4, 8, 16])
-@pytest.mark.parametrize('upsampling', UPSAMPLINGS)
-def test_maps_of_any_size_are_upsampled_as_torch_does(
-    size: tuple[int, int], stride: int, upsampling: str
-) -> None:
-    torch = pytest.importorskip('torch')
-    low = (-(-size[0] // stride), -(-size[1] // stride))
-    values = np.random.default_rng(1).normal(size=(2, 2, *low)).astype(np.float32)
-    full = torch.nn.functional.interpolate(torch.from_numpy(values), size, mode='bilinear',
-                                           align_corners=upsampling == 'align_corners')
-    ours = Grid(*low, *size, upsampling).spread(values)
-    np.testing.assert_allclose(ours, full.numpy(), atol=2e-4)
 
 
 def test_the_card_keeps_the_upsampling_and_it_changes_the_digest() -> None:

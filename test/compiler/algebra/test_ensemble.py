@@ -2,34 +2,21 @@
 """A merged ensemble computes what its members do alone, shown by running all of them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from conftest import tiny_card
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 import onnxruntime
 import pytest
 
-from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.compiler.algebra.ensemble import ensemble_graphs
 from uncertainty_seg.compiler.compile import compile_ensemble
 from uncertainty_seg.compiler.frontend.standard_form import take_bytes
-from uncertainty_seg.compiler.head_graphs import add_sums
 from uncertainty_seg.compiler.onnx_tools import float_info, OPSET
 from uncertainty_seg.compiler.plan import CompileOptions
-from uncertainty_seg.core.dropout_masks import make_masks, MEMBER, pass_inputs, still_inputs
+from uncertainty_seg.core.dropout_masks import make_masks, MEMBER
 from uncertainty_seg.core.model_card import InputSpec
-from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import (
-    grid_maps,
-    image_maps,
-    MAP_NAMES,
-    maps_from_logits,
-    sums_of_logits,
-)
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
 SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), np.uint8)
@@ -128,28 +115,6 @@ def test_dropout_in_a_member_is_switched_off(dropout: str) -> None:
     np.testing.assert_array_equal(logits[1], run(without, {'image': IMAGE})[0][0])
 
 
-def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
-    models = [member(seed) for seed in range(3)]
-    trunk, head, sites = ensemble_graphs(models)
-    card = tiny_card(method='deep_ensemble', members=3, passes=3, dropout_sites=sites,
-                     input=SPEC, logits_shape=(3, 24, 32))
-    write_bundle(tmp_path / 'tiny', card, {'trunk.onnx': trunk.SerializeToString(),
-                                           'passes.onnx': add_sums(head).SerializeToString()})
-    backend = OnnxRuntimeBackend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1))
-    try:
-        maps = image_maps(grid_maps(backend.run(IMAGE[0], pass_inputs(card, 3, 0), 1.3)),
-                          card.grid)
-        still = grid_maps(backend.run(IMAGE[0], still_inputs(card, 2), 1.3))
-    finally:
-        backend.close()
-    alone = np.concatenate([run(model, {'image': IMAGE})[0] for model in models])
-    oracle = maps_from_logits(alone, card.grid, 1.3)
-    for name in (*MAP_NAMES, 'confidence'):
-        np.testing.assert_allclose(maps.of(name), oracle.of(name), atol=1e-5)
-    np.testing.assert_array_equal(maps.label, oracle.label)
-    assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
-
-
 def bad_ensembles() -> dict[str, tuple[list[onnx.ModelProto], str]]:
     two_outputs, moving, looping = member(1), member(1), member(1)
     two_inputs = member(1)
@@ -223,17 +188,3 @@ def test_each_pass_is_one_member_with_its_own_mask() -> None:
         oracle = masked_by_hand(number, masks[names[number]][index])
         np.testing.assert_allclose(logits[index], oracle, rtol=1e-4, atol=1e-4)
     assert np.abs(logits[1] - logits[5]).max() > 0.1  # the same member, another mask
-
-
-def test_the_sums_of_members_with_dropout_are_those_of_their_passes() -> None:
-    made = compile_ensemble([float_member(seed) for seed in range(2)], SPEC,
-                            CompileOptions(passes=4, full_weights=True), keeps_dropout=True)
-    masks = make_masks(made.sites[:-1], 4, 1)
-    features = dict(zip([o.name for o in made.trunk.graph.output],
-                        run(made.trunk, {'image': IMAGE}), strict=True))
-    rows = np.tile(np.eye(2, dtype=np.float32), (2, 1))
-    feeds = {**features, **masks, MEMBER: rows, 'inv_temperature': np.ones(1, np.float32)}
-    sum_p = run(onnx.load_from_string(made.files['passes.onnx']), feeds)[0]
-    passes = np.stack([masked_by_hand(t % 2, masks[f'mask_member{t % 2}_s'][t])
-                       for t in range(4)])
-    np.testing.assert_allclose(sum_p, sums_of_logits(passes).p, atol=1e-4)

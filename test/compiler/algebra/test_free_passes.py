@@ -219,9 +219,6 @@ def test_where_the_passes_go_in_a_reshape(
     assert reshaped_axis(axis, old, new) == result
 
 
-ALPHA = -1.7580993408473766
-
-
 @pytest.mark.parametrize('kind, shape', [
     ('element', (4, 6, 5)), ('channel', (4, 1, 1)), ('path', (1, 1, 1))])
 def test_each_kind_has_its_mask(kind: str, shape: tuple[int, ...]) -> None:

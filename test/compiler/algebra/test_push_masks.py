@@ -58,7 +58,6 @@ def test_a_channel_mask_moves_behind(kind: str) -> None:
     assert head == ['Mul', 'Add', 'Sigmoid'] if 'bias' in kind else head == ['Mul', 'Sigmoid']
 
 
-NEAREST = node('Resize', 'd - twice', 'y', mode='nearest', nearest_mode='floor')
 
 
 @pytest.mark.parametrize('kind', ['relu', 'leaky', 'prelu', 'scale', 'negative'])

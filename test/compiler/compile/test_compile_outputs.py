@@ -260,13 +260,6 @@ def test_an_onnx_network_of_16_bits_is_computed_in_float32(
                                atol=1e-5)
 
 
-CHOICES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    'a comparison of features': lambda x, f, d: torch.where(f.mean(1, True) > 0.3, d, -d),
-    'two comparisons': lambda x, f, d: torch.where((f > 0.1) & (f < 0.5), d, -d),
-    'a comparison with the image': lambda x, f, d: torch.where(x[:, :1, ::4, ::4] > 0, d, d / 9),
-}
-
-
 def test_a_step_that_makes_one_of_all_passes_is_named_as_such(tmp_path: Path) -> None:
     class Sorted(Ending):
 

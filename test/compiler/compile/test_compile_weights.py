@@ -76,17 +76,6 @@ def test_weights_beyond_16_bits_stay_float32_and_the_labels_those_of_torch(
     assert len(reasons) == 1 and '16 bits cannot hold its values' in reasons[0]
 
 
-def cancelling() -> Small:
-    """Make a net whose second convolution is the small difference of large products."""
-    net = Small(depth=4)
-    with torch.no_grad():
-        weights, first = net.middle[0].weight, net.first
-        for values in (first.weight, first.bias):
-            values[1::2] = values[::2]
-        weights[:, 1::2] = 0.02 * weights[:, 1::2] - weights[:, ::2]
-    return net
-
-
 def test_where_every_weight_shows_all_stay_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,6 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F  # noqa: N812
 
-ACTIVATIONS = ('none', 'softmax', 'sigmoid')
 _SPREAD = 2.5  # standard deviation of the logits
 _USUAL = ('out', 'logits', 'output')
 _NORMS = (nn.modules.batchnorm._NormBase,)
