@@ -57,35 +57,13 @@ OPENERS: dict[str, Callable[[ModelBundle, Settings], Backend]] = {
 
 def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     """
-    Open a backend for a bundle.
+    Open a backend, a key of `OPENERS` or 'auto' for the best here; the caller closes it.
 
-    Parameters
-    ----------
-    name : str
-        A key of `OPENERS`, or 'auto' for the best that works here.
-    bundle : ModelBundle
-        A checked bundle.
-    settings : Settings
-        Threads, memory budget and precision.
-
-    Returns
-    -------
-    Backend
-        Closed by the caller.
-
-    Raises
-    ------
-    ConfigError
-        If there is no backend of that name.
-    BackendUnavailableError
-        If its runtime is not installed, does not compute in that precision;
-        with 'auto', if that is so for all.
-    EngineMissingError
-        If there is a GPU and its engine has not been built; with 'auto' too, so that a vehicle
-        does not run on its processor because one command was not run.
-    ModelBundleError
-        If the graphs do not fit the card.
-
+    Raises ConfigError if there is none of that name; BackendUnavailableError if its runtime is not
+    installed or does not compute in that precision, with 'auto' if that is so for all;
+    ModelBundleError if the graphs do not fit the card. EngineMissingError if there is a GPU whose
+    engine has not been built; with 'auto' too, so that a vehicle does not run on its processor
+    because one command was not run.
     """
     if name == AUTO:
         return _with_its_check(_open_best(bundle, settings), bundle, settings)
@@ -114,27 +92,10 @@ def open_pipeline(
     """
     Open the backend of the settings, prove the masks on it, and warm it up.
 
-    A number of threads in the settings bounds those of OpenCV too, which are the whole process's.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-    settings : Settings
-        Checked settings.
-    ignore, temperature, all_scores : ndarray of bool, float, bool, optional
-        As `Pipeline` takes them.
-
-    Returns
-    -------
-    Pipeline
-        Ready for the first frame; closed by the caller.
-
-    Raises
-    ------
-    UncertaintySegError
-        If bundle, backend and settings do not fit; nothing stays open.
-
+    The pipeline is ready for the first frame, and closed by the caller; `ignore`, `temperature`
+    and `all_scores` are as `Pipeline` takes them. A number of threads in the settings bounds those
+    of OpenCV too, which are the whole process's. Raises UncertaintySegError if bundle, backend and
+    settings do not fit; nothing stays open.
     """
     if temperature is None and bundle.calibration is not None:
         require_rounding(settings.backend, bundle, settings)

@@ -104,28 +104,11 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
 
 def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
     """
-    Refuse what the network was not made for.
+    Return T, which all masks agree on; refuse what the network was not made for.
 
-    Parameters
-    ----------
-    card : ModelCard
-        Says what it was made for.
-    image : ndarray of uint8, shape (h, w, 3)
-        The fitted image.
-    masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-        One array for each dropout site of the card; none for a single pass.
-
-    Returns
-    -------
-    int
-        T, which all masks agree on.
-
-    Raises
-    ------
-    ShapeError
-        If the image has another size or dtype, a mask is missing or unknown, or the masks
-        disagree about T.
-
+    The fitted image is uint8 (h, w, 3); masks are float32 (T, *site.shape), one for each dropout
+    site of the card and none for a single pass. Raises ShapeError if the image has another size or
+    dtype, a mask is missing or unknown, or they disagree about T.
     """
     require_shape('image', image, (card.input.height, card.input.width, 3), np.uint8)
     wanted = {site.name: site.shape for site in card.dropout_sites}
@@ -183,18 +166,10 @@ class GraphNames:
 
 def require_graphs(bundle: ModelBundle) -> GraphNames:
     """
-    Refuse graphs whose inputs and outputs are not those of the bundle's card.
+    Return what to pass from trunk to passes; refuse graphs that are not those of the card.
 
-    Returns
-    -------
-    GraphNames
-        What to pass from one to the other.
-
-    Raises
-    ------
-    ModelBundleError
-        Names the first tensor that is missing, unknown, or of another type or shape.
-
+    Raises ModelBundleError, which names the first tensor that is missing, unknown, or of another
+    type or shape.
     """
     card, spec = bundle.card, bundle.card.input
     trunk, head = read_graph(bundle.trunk_path), read_graph(bundle.passes_path)
@@ -368,22 +343,10 @@ class Chunking:
 
 def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int) -> Chunking:
     """
-    Split T passes in chunks of nearly the same size that fit in the budget.
+    Split T = `total` passes in chunks of nearly the same size that fit in the budget.
 
-    Parameters
-    ----------
-    total : int
-        T.
-    bytes_a_pass : int
-        Memory that one more pass in a chunk takes.
-    budget_mb : int
-        Memory that a chunk may take.
-
-    Returns
-    -------
-    Chunking
-        At least one pass, at most `MAX_CHUNK`, whatever the budget.
-
+    One more pass in a chunk takes `bytes_a_pass`. A chunk has at least one pass, and at most
+    `MAX_CHUNK`, whatever the budget.
     """
     fitting = budget_mb * MEGABYTE // max(bytes_a_pass, 1)
     limit = max(1, min(total, fitting, MAX_CHUNK))
@@ -449,15 +412,7 @@ class MemoryEstimate:
 
 
 def memory_of_files(card: ModelCard, files: Mapping[str, bytes]) -> MemoryEstimate:
-    """
-    Estimate what a bundle takes on a CPU if nothing is fused, before it is written.
-
-    Parameters
-    ----------
-    card, files : ModelCard, mapping of str to bytes
-        Of the bundle to be.
-
-    """
+    """Estimate what a bundle to be takes on a CPU if nothing is fused, from card and files."""
     import onnx
 
     trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, PASSES_FILE))
@@ -475,19 +430,10 @@ def memory_of_files(card: ModelCard, files: Mapping[str, bytes]) -> MemoryEstima
 
 def bytes_a_pass(passes_path: Path) -> int:
     """
-    Estimate how much memory one more pass takes in passes.onnx.
+    Estimate how much memory one more pass takes in passes.onnx, in bytes.
 
-    Parameters
-    ----------
-    passes_path : Path
-        A graph whose only symbolic axis is the pass.
-
-    Returns
-    -------
-    int
-        By how much the largest sum of tensors that live at the same time grows, if nodes run in
-        the order of the file and nothing is fused: an upper bound of what a runtime needs.
-
+    That is by how much the largest sum of tensors that live at the same time grows, if nodes run
+    in the order of the file and nothing is fused: an upper bound of what a runtime needs.
     """
     import onnx
 

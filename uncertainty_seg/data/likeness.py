@@ -176,20 +176,10 @@ def frame_embedding(features: FloatMap) -> Vectors:
     """
     Return mean and standard deviation of every channel of a frame, of unit length together.
 
-    Many channels are mixed to fewer by fixed random weights, which keeps distances (Johnson and
-    Lindenstrauss, 1984).
-
-    Parameters
-    ----------
-    features : ndarray of float32, shape (1, D, hf, wf)
-        Of the trunk, without the padding.
-
-    Returns
-    -------
-    ndarray of float32, shape (embedding_length(D),)
-        Of unit length, so that 1 less the dot product of two is their cosine distance, 0 to 2.
-        NaN where a feature is not finite, or none differs from 0.
-
+    Features are float32 (1, D, hf, wf) of the trunk, without the padding. Many channels are mixed
+    to fewer by fixed random weights, which keeps distances (Johnson and Lindenstrauss, 1984). The
+    result is float32 (embedding_length(D),): 1 less the dot product of two is their cosine
+    distance, 0 to 2. NaN where a feature is not finite, or none differs from 0.
     """
     vector = pooled(features)
     if len(vector) > MOST_VALUES:

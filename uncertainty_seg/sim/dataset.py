@@ -77,27 +77,12 @@ def _run(place: Path, jobs: Sequence[_Job], name: str) -> None:
 def write_dataset(folder: Path | str, count: int, seed: int = 0,
                   size: tuple[int, int] = (512, 384), ood: int = 0) -> None:
     """
-    Write a data set of single scenes, 0.89 of them to train on.
+    Write a data set of `count` single scenes of normal operation, 0.89 of them to train on.
 
-    Parameters
-    ----------
-    folder : Path or str
-        Where; made when missing. Files of the same names are overwritten.
-    count : int
-        How many scenes of normal operation.
-    seed : int, optional
-        Sets of different seeds share no scene.
-    size : tuple of int, optional
-        Width and height in pixels.
-    ood : int, optional
-        How many scenes a kind to write under `ood/`: turbid water beyond the training range,
-        and each unknown object, which is 255 in the mask.
-
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be written.
-
+    The folder is made when missing; files of the same names are overwritten. Sets of different
+    seeds share no scene; `size` is width and height in pixels. `ood` scenes a kind come under
+    `ood/`: turbid water beyond the training range, and each unknown object, which is 255 in the
+    mask. Raises ConfigError if the folder cannot be written.
     """
     place = Path(folder)
     _run(place, [_Job(place, 'train' if i < round(TRAIN_SHARE * count) else 'val',

@@ -68,28 +68,12 @@ class Taken:
 
 def read_start(text: str, recipe: TrainRecipe) -> Taken | None:
     """
-    Read what a training starts from.
+    Read what a training starts from; None for random weights, or as an own network is built.
 
-    Parameters
-    ----------
-    text : str
-        A bundle, a file of weights, the file of an encoder's ImageNet weights or a folder that
-        holds it, or 'none'.
-    recipe : TrainRecipe
-        Of the training, whose encoder is looked for.
-
-    Returns
-    -------
-    Taken or None
-        None for random weights, or what a network of one's own is built with.
-
-    Raises
-    ------
-    ConfigError
-        If nothing is given for the included architecture, or a bundle for a network of one's own.
-    UncertaintySegError
-        If what is given cannot be read.
-
+    `text` is a bundle, a file of weights, the file of an encoder's ImageNet weights or a folder
+    that holds it, or 'none'; the encoder of the recipe is looked for. Raises ConfigError if
+    nothing is given for the included architecture, or a bundle for a network of one's own;
+    UncertaintySegError if what is given cannot be read.
     """
     path, encoder = Path(text), recipe.encoder or DEFAULT_ENCODER
     if not text and not recipe.net:

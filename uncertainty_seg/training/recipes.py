@@ -213,27 +213,11 @@ def shipped_recipes() -> dict[str, Path]:
 
 def read_recipe(kind: type[_R], name: str, changes: Mapping[str, object] | None = None) -> _R:
     """
-    Read a recipe.
+    Read a `TrainRecipe` or `ActiveRecipe`, with defaults where neither file nor changes say more.
 
-    Parameters
-    ----------
-    kind : type
-        `TrainRecipe` or `ActiveRecipe`.
-    name : str
-        Of a shipped recipe, or the path of a .yaml file.
-    changes : mapping of str to object, optional
-        Keys that replace those of the file; a nested one has a dot, as `train.epochs`.
-
-    Returns
-    -------
-    TrainRecipe or ActiveRecipe
-        With defaults where neither says anything.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such recipe, or it has an unknown key or a value of another type.
-
+    `name` is that of a shipped recipe, or the path of a .yaml file; `changes` replace keys of the
+    file, a nested one with a dot, as `train.epochs`. Raises ConfigError if there is no such
+    recipe, or it has an unknown key or a value of another type.
     """
     from uncertainty_seg.storage.foreign_files import parse_yaml
 

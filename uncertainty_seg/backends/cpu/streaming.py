@@ -47,22 +47,9 @@ class StreamingBackend(Runner):
     """
     Run a bundle's two graphs on the CPU; a subclass opens and runs them in its runtime.
 
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-    settings : Settings
-        Gives threads, memory budget and precision.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If the runtime is not installed or cannot compute in the precision asked for.
-    ConfigError
-        If the graphs cannot be computed in it.
-    ModelBundleError
-        If a graph cannot be opened or does not fit the card.
-
+    The settings give threads, memory budget and precision. Raises BackendUnavailableError if the
+    runtime is not installed or cannot compute in that precision, ConfigError if the graphs cannot
+    be computed in it, ModelBundleError if one cannot be opened or does not fit the card.
     """
 
     # Precision that the runtime cannot compute in -> what to do instead.

@@ -91,30 +91,11 @@ def run_demo(
     replay: Callable[[Path, Path, Settings, str], object] | None = None,
 ) -> DemoResult:
     """
-    Render a dive, run the node on it, and draw what it said.
+    Render a dive, run the node on it, and draw what it said; everything is in the folder `out`.
 
-    Parameters
-    ----------
-    out : Path
-        Folder for everything.
-    dive : Dive
-        The dive.
-    settings : Settings
-        Of the node. The largest promised alpha is taken unless one is asked for: a dive is harder
-        than scenes.
-    replay : callable, optional
-        From a bag, the bag to write, the settings and the image's topic: runs without ROS.
-
-    Returns
-    -------
-    DemoResult
-        Timeline, accuracy and problems.
-
-    Raises
-    ------
-    UncertaintySegError
-        If a part fails.
-
+    The settings are the node's; the largest promised alpha is taken unless one is asked for, since
+    a dive is harder than scenes. `replay`, from a bag, the bag to write, the settings and the
+    image's topic, runs without ROS. Raises UncertaintySegError if a part fails.
     """
     bundle, bag, out_bag = load_bundle(settings.model), out / 'dive', out / 'output_bag'
     promises = bundle.calibration.promises if bundle.calibration else ()
