@@ -21,6 +21,7 @@ from owner_rig import GOOD, GREY, Rig, RISE_FRAMES, TIMEOUT_S
 import pytest
 from ros_helpers import arrival, image_message, solid, values_of
 from ros_stubs import Publisher
+from std_msgs.msg import Header
 
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
@@ -499,6 +500,13 @@ def test_an_image_that_grew_too_old_as_its_true_went_out_is_followed_by_a_false(
     assert [msg.data for msg in flag.sent][-2:] == [True, False]
 
 
+def test_settings_that_undo_the_promise_from_the_start_are_said(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, **{'gate.threshold_scale': 1.2})
+    rig.send()
+    values = values_of(rig.statuses[-1])
+    assert values['promise'] == 'void' and '1.2' in values['promise_void_because']
+
+
 def test_a_longer_deadline_than_at_the_start_undoes_the_promise_and_a_shorter_does_not(
     rig: Rig
 ) -> None:
@@ -533,5 +541,7 @@ def test_a_true_that_could_not_be_published_feeds_nothing(
         rig.send()
         assert rig.owner.is_stale()  # at once, so that the timer tries to let the flag fall
         assert rig.process.busy_s == 0
+        with pytest.raises(ZeroDivisionError):  # who asked must not take it for said
+            rig.process._activation.refuse('a reason', Header())
     rig.tick()
     assert not rig.flags[-1]
