@@ -5,7 +5,6 @@ From an ONNX network with dropout to the graphs of a bundle: the order of the pa
 Each pass is a file of its own and is tested for exact equality; this file only strings them
 together. It imports no runtime: that the result computes the same is checked by
 `compiler.checks`.
-
 """
 
 from __future__ import annotations
@@ -68,49 +67,25 @@ WIDENED = ('the network came with tensors of 16 bits, and is computed in float32
 
 @dataclass(frozen=True)
 class CompiledGraphs:
-    """
-    What a bundle holds beside its card, and how it came about.
+    """What a bundle holds beside its card, and how it came about."""
 
-    Attributes
-    ----------
-    files : dict of str to bytes
-        Trunk and passes, by file name, as they ship.
-    sites : tuple of DropoutSite
-        Inputs of the passes beside features: masks, and the noise of 'direct'.
-    logits_shape : (int, int, int)
-        (C, hl, wl).
-    upsampling : str
-        How the reader upsamples what is at the grid of the logits.
-    plan : CompilePlan
-        Costs and decisions.
-    trunk, head : ModelProto
-        In float32 with float32 weights: exactly the network, for the checks.
-    prepared : tuple of Prepared
-        The network before the algebra; one for each member of an ensemble. That of 'direct' has
-        2C channels, logits and log-variance.
-    feature_shape : tuple of int, or None
-        (D, hf, wf) of the trunk's output `feature_map`.
-    grid_offset : (float, float)
-        Where the passes are summed, in cells beside the centres of the logits.
-    precision : str
-        What trunk and head compute in as files: 'fp32', 'fp16' or 'bf16'.
-    is_halved : bool
-        Whether the files store large weights of float32 in 16 bits.
-
-    """
-
-    files: dict[str, bytes]
+    files: dict[str, bytes]  # Trunk and passes, by file name, as they ship.
+    # Inputs of the passes beside features: masks, and the noise of 'direct'.
     sites: tuple[DropoutSite, ...]
-    logits_shape: tuple[int, int, int]
-    upsampling: str
+    logits_shape: tuple[int, int, int]  # (C, hl, wl)
+    upsampling: str  # How the reader upsamples what is at the grid of the logits.
     plan: CompilePlan
+    # In float32 with float32 weights, as the head: exactly the network, for the checks.
     trunk: onnx.ModelProto
     head: onnx.ModelProto
+    # Before the algebra; one for each member. That of 'direct' has 2C channels: logits and
+    # log-variances.
     prepared: tuple[Prepared, ...]
-    feature_shape: tuple[int, int, int] | None = None
+    feature_shape: tuple[int, int, int] | None = None  # (D, hf, wf) of the output `feature_map`
+    # Where the passes are summed, in cells beside the centres of the logits.
     grid_offset: tuple[float, float] = (0.0, 0.0)
-    precision: str = 'fp32'
-    is_halved: bool = True
+    precision: str = 'fp32'  # What the files compute in: 'fp32', 'fp16' or 'bf16'.
+    is_halved: bool = True  # Whether the files store large weights of float32 in 16 bits.
 
     @property
     def folded(self) -> tuple[str, ...]:
@@ -123,30 +98,12 @@ def compile_graph(
     model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None
 ) -> CompiledGraphs:
     """
-    Compile a network, by the method of the options: with dropout, a single pass, or `direct`.
+    Compile a network by the method of the options: with dropout, a single pass, or `direct`.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Of opset 11 or newer; one image of normalised floats; logits, softmax or sigmoid at any
-        resolution. For 'mc_dropout' at least one live dropout, unless the options inject some;
-        for 'single' dropout is switched off; for 'direct' a log-variance beside the logits, and
-        dropout or none.
-    spec : InputSpec
-        Size and normalisation.
-    options : CompileOptions, optional
-        The rest.
-
-    Returns
-    -------
-    CompiledGraphs
-        Linted graphs.
-
-    Raises
-    ------
-    GraphError
-        With what cannot be compiled, and what to do.
-
+    The network, of opset 11 or newer, takes one image of normalised floats and gives logits,
+    softmax or sigmoid at any resolution. For 'mc_dropout' it has a live dropout, unless the
+    options inject some; for 'single' dropout is switched off; for 'direct' it has a log-variance
+    beside the logits. Raises GraphError with what cannot be compiled, and what to do.
     """
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
@@ -188,17 +145,11 @@ def compile_ensemble(
     keeps_dropout: bool = False,
 ) -> CompiledGraphs:
     """
-    Compile several networks whose answers are the passes of one bundle.
+    Compile several networks whose answers are the passes of one bundle, as `compile_graph` does.
 
-    The site `member` of the result chooses the member. Parameters are as in `compile_graph`;
-    dropout is not needed, and switched off. With `keeps_dropout` it stays, and each pass is one
-    member with one set of masks.
-
-    Raises
-    ------
-    GraphError
-        If a network cannot be compiled or they differ in shape.
-
+    The site `member` of the result chooses the member. Dropout is not needed, and switched off;
+    with `keeps_dropout` each pass is one member with one set of masks. Raises GraphError if a
+    network cannot be compiled or they differ in shape.
     """
     options = options or CompileOptions()
     prepared = tuple(_member(index, model, spec, options) for index, model in enumerate(models))
@@ -235,15 +186,9 @@ def compile_moments(
     """
     Compile a network with dropout to one pass that propagates mean and variance.
 
-    The trunk computes both moments of the logits, and the passes are samples of them. Parameters
-    are as in `compile_graph`; `options.sensor_std` adds the noise of the camera, with which no
-    dropout is needed.
-
-    Raises
-    ------
-    GraphError
-        If the network cannot be compiled, or noise reaches an operator without a rule for it.
-
+    The trunk computes both moments of the logits, and the passes are samples of them. With the
+    camera's noise, `options.sensor_std`, no dropout is needed. Raises GraphError if the network
+    cannot be compiled, or noise reaches an operator without a rule for it.
     """
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
@@ -317,43 +262,19 @@ class Prepared:
 
     One opset, one image of bytes at batch 1, static shapes, shape arithmetic and batch norms
     folded, one output of logits at its own resolution, dropout still in it.
-
-    Attributes
-    ----------
-    model : ModelProto
-        Image of bytes to logits, with dropout.
-    float_model : ModelProto
-        Normalised floats to logits as the network makes them, upsampled and all: what the result
-        is compared with.
-    upsampling : str
-        Of the bilinear resize to the image's size that was taken off, and is left to the reader.
-    injected : tuple of str
-        Sites that were put in.
-    decisions : tuple of Decision
-        What was folded.
-
     """
 
     model: onnx.ModelProto
+    # Normalised floats to logits as the network makes them, upsampled and all: what the result is
+    # compared with.
     float_model: onnx.ModelProto
-    upsampling: str
-    injected: tuple[str, ...]
+    upsampling: str  # Of the bilinear resize to the image's size that was left to the reader.
+    injected: tuple[str, ...]  # Sites that were put in.
     decisions: tuple[Decision, ...]
 
 
 def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) -> Prepared:
-    """
-    Bring a network as it came to the form that the algebra works on.
-
-    `spec` gives size and normalisation of the image; `options` the output, the classes and the
-    dropout to inject.
-
-    Raises
-    ------
-    GraphError
-        With what cannot be compiled, and what to do.
-
-    """
+    """Bring a network to the form of the algebra, or raise GraphError with what to do."""
     require_own_names(model)
     widened = widen_network(model)
     if widened is not None:

@@ -5,7 +5,6 @@ What is built behind the logits: samples, and the sums over the passes.
 `passes.onnx` takes a chunk of passes and returns sums over them, at the grid of the logits, so
 that every runtime computes them alike and no tensor of all passes leaves it. Everything behind
 the logits stays in float32: half precision made 93 % of entropies NaN.
-
 """
 
 from __future__ import annotations
@@ -39,18 +38,13 @@ def add_samples(
     head: onnx.ModelProto, samples: int, passes: int | str
 ) -> tuple[onnx.ModelProto, DropoutSite]:
     """
-    Append the samples of `direct`, Kendall and Gal's model of the logits, to a head.
+    Append the samples of `direct` to a head: Kendall and Gal, 2017, arXiv:1703.04977, equation 12.
 
     With logits f, log-variance s and standard normal numbers e, the result is ``log(mean_k
     softmax(f + exp(s / 2) e_k)) + log(sum_c exp(f))``: its softmax is the mean of the samples, so
     that everything behind it is as for any other method, and energy and largest logit are those of
     f, not of probabilities that sum to 1. Without noise it is f. The numbers are the same at every
     pixel, and the mean takes them over at the logits' resolution, before the upsampling.
-
-    References
-    ----------
-    Kendall and Gal, 2017, arXiv:1703.04977, equation 12.
-
     """
     _, channels, rows, columns = (
         d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)

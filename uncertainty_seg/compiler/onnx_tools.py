@@ -3,7 +3,6 @@
 What every pass over a graph needs: files, constants, types and shapes, names, edits, a model.
 
 It is independent of any particular pass.
-
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ def load_model(path: str) -> onnx.ModelProto:
     Read an ONNX file, and the files beside it that it keeps weights in.
 
     Raises GraphError if it is missing, no ONNX file, lacks a file of weights, or is too large.
-
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -212,20 +210,10 @@ def needed_nodes(
 
 @dataclass(frozen=True)
 class TensorType:
-    """
-    What is known of a tensor before anything ran.
+    """What is known of a tensor before anything ran."""
 
-    Attributes
-    ----------
-    kind : int
-        TensorProto.DataType; 0 if unknown.
-    dims : tuple of (int or None), or None
-        Sizes as far as they are known; None if not even their number is.
-
-    """
-
-    kind: int
-    dims: tuple[int | None, ...] | None
+    kind: int  # TensorProto.DataType; 0 if unknown.
+    dims: tuple[int | None, ...] | None  # Sizes as far as known; None if not even their number is.
 
     @property
     def shape(self) -> Shape | None:
@@ -251,12 +239,7 @@ def tensor_types(
     tensors: Mapping[str, TensorProto],
     opsets: Sequence[onnx.OperatorSetIdProto],
 ) -> dict[str, TensorType]:
-    """
-    Infer the type of every tensor.
-
-    Raises GraphError if the graph contradicts itself.
-
-    """
+    """Infer the type of every tensor; GraphError if the graph contradicts itself."""
     plain = [hidden(node) if is_marker(node) else node for node in nodes
              if node.domain in ('', 'ai.onnx', MARKER_DOMAIN)]
     small = [t for t in tensors.values() if is_read_by_inference(t)]
@@ -402,12 +385,7 @@ def build_model(
     outputs: Sequence[onnx.ValueInfoProto],
     initializers: Iterable[onnx.TensorProto],
 ) -> onnx.ModelProto:
-    """
-    Make a checked model of the shipped opset, with only the initializers it uses.
-
-    Raises GraphError if onnx finds it invalid.
-
-    """
+    """Make a checked model with the initializers it uses; GraphError if onnx finds it invalid."""
     used = {n for node in nodes for n in node.input}
     kept = [t for t in initializers if t.name in used]
     graph = helper.make_graph(list(nodes), name, list(inputs), list(outputs), kept)

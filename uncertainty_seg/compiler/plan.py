@@ -4,7 +4,6 @@ Options of the compiler and its decisions, with costs and reasons.
 
 A graph costs multiply-adds and tensor elements, counted from static shapes. The counts decide
 between two ways to compute the same thing; they are no prediction of time.
-
 """
 
 from __future__ import annotations
@@ -33,20 +32,10 @@ LAYOUTS = ('auto', 'nchw', 'nhwc')
 
 @dataclass(frozen=True)
 class Cost:
-    """
-    Cost of some nodes, for one pass.
+    """Cost of some nodes, for one pass."""
 
-    Attributes
-    ----------
-    macs : int
-        Multiply-adds of convolutions and matrix products.
-    elements : int
-        Elements written by all nodes.
-
-    """
-
-    macs: int
-    elements: int
+    macs: int  # Multiply-adds of convolutions and matrix products.
+    elements: int  # Elements written by all nodes.
 
     def __add__(self, other: Cost) -> Cost:
         """Add two costs."""
@@ -91,53 +80,24 @@ class CompileOptions:
     How a network is to be compiled, apart from the image it takes.
 
     Raises ConfigError if one is out of range, or two contradict each other.
-
-    Attributes
-    ----------
-    method : str
-        One of `METHODS`.
-    passes : int or None
-        T, which costs are weighed for; other numbers of passes work too. None for the usual.
-    num_classes : int
-        C that the network must have; 0 to take what comes.
-    output : str or None
-        Which output holds the logits; None where there is no doubt.
-    activation, layout : str
-        One of `ACTIVATIONS`: what the output is; one of `LAYOUTS`: where it has its classes.
-        'auto' for what its last nodes say, and where only they fit.
-    inject_dropout : float or None
-        Rate of dropout to put into a network that has none.
-    at : str
-        Where: 'decoder', 'head', or names by commas.
-    precision : str
-        'fp32', 'fp16' or 'bf16': what trunk and head compute in.
-    full_weights : bool
-        Store large weights in 32 bits where they could be stored in 16.
-    sensor_std : float
-        Noise of the camera that error propagation starts from, in pixel values of 0 to 255.
-    variance : str or None
-        For 'direct': which output holds the log-variance; None where there is no doubt.
-    samples : int or None
-        For 'direct': S, the noise samples of one pass; 10.
-    features : str
-        'none', 'auto' or a tensor of the trunk: what `feature_output` makes an output.
-
     """
 
-    method: str = 'mc_dropout'
-    passes: int | None = None
-    num_classes: int = 0
-    output: str | None = None
-    activation: str = 'auto'
-    layout: str = 'auto'
-    inject_dropout: float | None = None
-    at: str = 'head'
-    precision: str = 'fp32'
-    full_weights: bool = False
+    method: str = 'mc_dropout'  # One of `METHODS`.
+    passes: int | None = None  # T, which costs are weighed for; other numbers work too.
+    num_classes: int = 0  # C that the network must have; 0 to take what comes.
+    output: str | None = None  # Which output holds the logits; None where there is no doubt.
+    activation: str = 'auto'  # One of `ACTIVATIONS`; 'auto' for what the last nodes say.
+    layout: str = 'auto'  # One of `LAYOUTS`: where the classes are; 'auto' where only they fit.
+    inject_dropout: float | None = None  # Rate of dropout to put into a network without any.
+    at: str = 'head'  # Where: 'decoder', 'head', or names by commas.
+    precision: str = 'fp32'  # 'fp32', 'fp16' or 'bf16': what trunk and head compute in.
+    full_weights: bool = False  # Store large weights in 32 bits, where 16 would do.
+    # The camera's noise for error propagation, in pixel values of 0 to 255.
     sensor_std: float = 0.0
+    # For 'direct': which output holds the log-variance; None where there is no doubt.
     variance: str | None = None
-    samples: int | None = None
-    features: str = 'none'
+    samples: int | None = None  # For 'direct': S, the noise samples of one pass; None for 10.
+    features: str = 'none'  # 'none', 'auto' or a tensor of the trunk, to become an output.
 
     @property
     def num_passes(self) -> int:
@@ -185,53 +145,23 @@ class CompileOptions:
 
 @dataclass(frozen=True)
 class Decision:
-    """
-    One choice between two ways to compute the same thing.
+    """One choice between two ways to compute the same thing."""
 
-    Attributes
-    ----------
-    step : str
-        The pass that chose, by the name of its module.
-    where : str
-        Mask, node or tensor.
-    is_applied : bool
-        Whether the graph was changed.
-    reason : str
-        Why, in words, with the numbers compared.
-    saved : int
-        Estimated saving for all T passes, in multiply-adds; 0 if not applied.
-
-    """
-
-    step: str
-    where: str
-    is_applied: bool
-    reason: str
-    saved: int = 0
+    step: str  # The pass that chose, by the name of its module.
+    where: str  # Mask, node or tensor.
+    is_applied: bool  # Whether the graph was changed.
+    reason: str  # Why, in words, with the numbers compared.
+    saved: int = 0  # Estimated multiply-adds for all T passes; 0 if not applied.
 
 
 @dataclass(frozen=True)
 class CompilePlan:
-    """
-    What was decided for a network, and what it costs.
+    """What was decided for a network, and what it costs."""
 
-    Attributes
-    ----------
-    passes : int
-        T that the choices were made for.
-    network, trunk, head : Cost
-        One pass of the network as it came; the trunk; one pass of the head.
-    sites : tuple of DropoutSite
-        In graph order.
-    decisions : tuple of Decision
-        In the order they were taken.
-
-    """
-
-    passes: int
-    network: Cost
+    passes: int  # T that the choices were made for.
+    network: Cost  # One pass of the network as it came.
     trunk: Cost
-    head: Cost
+    head: Cost  # One pass of the head.
     sites: tuple[DropoutSite, ...]
     decisions: tuple[Decision, ...]
 

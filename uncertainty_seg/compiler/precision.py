@@ -11,7 +11,6 @@ The converters of ONNX Runtime and onnxconverter-common know float16 only, repla
 large by 10 000, normalise the image in 16 bits, and leave nodes in an order that onnx refuses.
 
 Weights alone can be stored in 16 bits, too, and a graph in 16 bits taken back to float32.
-
 """
 
 from __future__ import annotations
@@ -73,16 +72,13 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     """
     Move the products of a graph, and what follows them, to 16 bits.
 
+    No weight of a bundle can show that a value inside the network leaves the range of float16. It
+    then becomes infinite, the maps NaN, and no frame is confident. Squares would be beyond it at a
+    value of 256 already, and nothing below 0.0002; a length that is the root of their sum would be
+    infinite or 0, and the vectors over it zeros: finite, and wrong. So squares stay in float32.
+    ONNX Runtime on a CPU would not show it: it rounds in fewer places than the graph.
+
     Raises GraphError if a weight is too large for the type, or the graph is not in float32.
-
-    Notes
-    -----
-    No weight of a bundle can show that a value inside the network leaves the range of float16.
-    It then becomes infinite, the maps NaN, and no frame is confident. Squares would be beyond it
-    at a value of 256 already, and nothing below 0.0002; a length that is the root of their sum
-    would be infinite or 0, and the vectors over it zeros: finite, and wrong. So squares stay in
-    float32. ONNX Runtime on a CPU would not show it: it rounds in fewer places than the graph.
-
     """
     if kind not in _KINDS:
         raise GraphError(f'precision {kind!r}', f'one of {", ".join(_KINDS)}')
@@ -295,7 +291,6 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Weights move by up to 0.05 %, so measure what you ship. Those that would move further, because
     they are too large for float16 or among its smallest numbers, stay float32.
-
     """
     result = copy_of(model)
     halved = _halvable(model)
@@ -382,7 +377,6 @@ def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Each weight is widened, and each Cast to 16 bits becomes one to float32. Inputs and outputs of
     the graph are not of 16 bits.
-
     """
     result = copy_of(model)
     del result.graph.value_info[:]

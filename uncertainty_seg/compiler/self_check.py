@@ -5,7 +5,6 @@ Is what a backend computes what it should be: its maps held against those of a r
 Backend and reference run on the same images and masks; each comparison has its threshold, and a
 value that is not a number never passes. The result is kept beside the engines: a precision that
 failed is refused here.
-
 """
 
 from __future__ import annotations
@@ -179,7 +178,6 @@ class CheckPlan:
 
     Images are uint8 (h, w, 3) in the card's size and colour order; `limits` are the thresholds of
     the gated scores, which `scorer` computes (the usual ones without it).
-
     """
 
     card: ModelCard
@@ -199,19 +197,10 @@ class CheckPlan:
 
 @dataclass
 class Findings:
-    """
-    What was found.
+    """What was found."""
 
-    Attributes
-    ----------
-    checks : list of Check
-        In the order in which a reader wants them.
-    stages_ms : mapping of str to list of float
-        Time of each stage and of the whole call, one number a run.
-
-    """
-
-    checks: list[Check] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)  # In the order in which a reader wants them.
+    # Time of each stage and of the whole call, one number a run.
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -328,7 +317,6 @@ class Reference:
 
     Raises BackendUnavailableError if ONNX Runtime is not installed. `threads` are ONNX Runtime's;
     0 takes every core.
-
     """
 
     def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
@@ -385,10 +373,10 @@ _PERCENTILES = (50, 90, 99)
 
 def report_values(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Put everything that was found into one dictionary.
+    Put everything that was found into one dictionary; a NaN or infinite number is None.
 
     It holds `facts` (bundle, backend, version, precision, passes), then `is_passed`, `failed`,
-    `checks`, `latency_ms`. A number that is NaN or infinite is None.
+    `checks`, `latency_ms`.
     """
     return {
         **facts,
@@ -448,26 +436,14 @@ _PLAIN_LIMIT = 0.1
 
 @dataclass(frozen=True)
 class Tolerance:
-    """
-    How far maps may lie from the reference.
+    """How far maps may lie from the reference."""
 
-    Attributes
-    ----------
-    label_share, vote_share : float
-        Share of the pixels with another label; whose variation ratio differs.
-    mean, quantile, largest : float
-        Difference of a map between 0 and 1: mean, `QUANTILE` of the pixels, any pixel.
-    score : float
-        Difference of a frame's score, in shares of its calibrated limit.
-
-    """
-
-    label_share: float
-    vote_share: float
-    mean: float
-    quantile: float
-    largest: float
-    score: float
+    label_share: float  # Share of the pixels with another label.
+    vote_share: float  # Share of the pixels whose variation ratio differs.
+    mean: float  # Mean difference of a map between 0 and 1.
+    quantile: float  # Difference that `QUANTILE` of the pixels stay below.
+    largest: float  # Difference at any pixel.
+    score: float  # Difference of a frame's score, in shares of its calibrated limit.
 
 
 @dataclass(frozen=True)
@@ -477,24 +453,12 @@ class Difference(Tolerance):
 
 @dataclass(frozen=True)
 class Check:
-    """
-    One thing that was looked at.
-
-    Attributes
-    ----------
-    name : str
-        What.
-    measured, limit : float
-        Passed if `measured` is at most `limit`; NaN never is.
-    about : str
-        What the number is, for a reader.
-
-    """
+    """One thing that was looked at."""
 
     name: str
-    measured: float
+    measured: float  # Passed if at most `limit`; NaN never is.
     limit: float
-    about: str
+    about: str  # What the number is, for a reader.
 
     @property
     def is_passed(self) -> bool:
@@ -525,7 +489,6 @@ def difference(
     A variation ratio differs where it moved by half a vote or more. Scores are compared in shares
     of their limit, those without one not at all; all of them against 0.1 if there are no limits.
     NaN if a map holds one.
-
     """
     gaps = [_apart(maps.of(name), reference.of(name)) for name in VALUE_MAPS]
     votes = _apart(maps.variation_ratio, reference.variation_ratio)

@@ -5,7 +5,6 @@ Every dropout node becomes an operation with a mask, the mask being an input of 
 Two forms are understood: ONNX's own Dropout, which drops elements where its training_mode is true,
 and the marker ``uncertainty_seg::Dropout`` that the torch front end writes, which also states what
 is dropped: elements or whole channels. Dropout of ones is its mask alone.
-
 """
 
 from __future__ import annotations
@@ -42,25 +41,11 @@ def dropout_to_masks(
     model: onnx.ModelProto,
 ) -> tuple[onnx.ModelProto, tuple[DropoutSite, ...]]:
     """
-    Take the randomness out of a graph and hand it to the caller.
+    Take the randomness out of a graph, of batch 1 and static size, and hand it to the caller.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Batch 1, static size; left as it is.
-
-    Returns
-    -------
-    model : ModelProto
-        Without dropout nodes; one more input a site, float32 (T, *site.shape).
-    sites : tuple of DropoutSite
-        In the order of the graph.
-
-    Raises
-    ------
-    GraphError
-        If there is no dropout, a rate is not a constant in (0, 1), or a shape is unknown.
-
+    Returns the model without dropout nodes, and in the order of the graph its sites: for each one
+    more input, float32 (T, *site.shape). Raises GraphError if there is no dropout, a rate is not a
+    constant in (0, 1), or a shape is unknown.
     """
     if not has_dropout(model):
         raise _no_dropout(model)
@@ -195,14 +180,10 @@ def _place(
 
 def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
     """
-    Return the shape of the mask of one pass.
+    Return the shape of the mask of one pass, for a tensor of `shape` that carries them on `axis`.
 
-    `kind` is one of `KINDS`, `shape` that of the tensor for one pass and `axis` where it carries
-    the passes; `name` is that of the node, for the error. The mask has all axes but that of the
-    passes, and that one too where it also holds something else.
-
+    It has all axes but that of the passes, and that one too where it also holds something else.
     Raises GraphError if channels are to be dropped from a tensor without its batch in front.
-
     """
     full = shape if not axis.is_alone else (*shape[:axis.axis], *shape[axis.axis + 1:])
     if kind == 'element':

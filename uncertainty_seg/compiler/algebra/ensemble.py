@@ -5,7 +5,6 @@ Merge the networks of a deep ensemble, whose answers are then the passes.
 The trunk runs every member on one image; the head only chooses. What members have in common
 (reading the image, a frozen encoder) is found by comparing weights and nodes, kept once and
 computed once. It is independent of how the members were trained.
-
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ def ensemble_graphs(
 
     Raises GraphError if there are fewer than two, two are the same network, or one has another
     input or output than the first.
-
     """
     image, shape = _common(models)
     merged = _Merged(image.name, keeps_dropout=False)
@@ -66,15 +64,7 @@ def ensemble_graphs(
 
 
 def joined_members(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """
-    Make one network of M that keep their dropout, for the algebra of masks.
-
-    Raises
-    ------
-    GraphError
-        As `ensemble_graphs`.
-
-    """
+    """Make one network of M that keep their dropout; raises GraphError as `ensemble_graphs`."""
     image, shape = _common(models)
     merged, logits = _Merged(image.name, keeps_dropout=True), []
     for index, model in enumerate(models):
@@ -97,7 +87,6 @@ def choose_members(
 
     Each pass computes the head of all M and copies one, so that dropout behind a long shared trunk
     is cheap, and dropout deep in the members costs M times what it needs.
-
     """
     result = copy_of(head)
     graph = result.graph

@@ -6,7 +6,6 @@ An exporter writes the batch into reshapes, sizes and joins as the number 1. Whe
 such a node it is rewritten so that T follows from its input; what cannot be, is refused by name.
 Which axis of a tensor carries the passes is followed node by node through a graph of one pass:
 most tensors keep the batch on axis 0, attention moves it or merges it with the heads.
-
 """
 
 from __future__ import annotations
@@ -44,17 +43,7 @@ ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', '
 
 @dataclass(frozen=True)
 class PassesAxis:
-    """
-    Where a tensor carries the passes.
-
-    Attributes
-    ----------
-    axis : int
-        Of T, counted from the left.
-    inner, outer : int
-        What shares the axis: its size is outer * T * inner, in this order.
-
-    """
+    """Where a tensor carries the passes: an axis of the size outer * T * inner, in this order."""
 
     axis: int
     inner: int = 1
@@ -79,13 +68,8 @@ def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.Mo
     """
     Rewrite what depends on the number of passes; shape arithmetic has to be folded.
 
-    The result computes for T masks what the graph of one pass computes for each.
-
-    Raises
-    ------
-    GraphError
-        With the node at which passes would mix, if the output depends on it.
-
+    The result computes for T masks what the graph of one pass computes for each. Raises GraphError
+    with the node at which passes would mix, if the output depends on it.
     """
     result = copy_of(model)
     sites = tuple(sites)
@@ -238,20 +222,10 @@ class _Editor:
 
 @dataclass
 class FoundPasses:
-    """
-    Result of `find_passes`.
+    """Result of `find_passes`; a tensor in neither is the same in all passes."""
 
-    Attributes
-    ----------
-    axes : dict of str to PassesAxis
-        Tensors that carry the passes. What is in neither is the same in all of them.
-    lost : dict of str to str
-        Tensors whose axis is not known: the node and the reason.
-
-    """
-
-    axes: dict[str, PassesAxis]
-    lost: dict[str, str]
+    axes: dict[str, PassesAxis]  # Tensors that carry the passes.
+    lost: dict[str, str]  # Tensors whose axis is not known: the node and the reason.
 
 
 def find_passes(
@@ -401,10 +375,8 @@ def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> P
     """
     Say where the passes go in a reshape, from an axis of the old shape (both of one pass).
 
-    They get an axis of their own where the new shape has room for one.
-
-    Raises Lost if the new axes cut across the passes.
-
+    They get an axis of their own where the new shape has room for one. Raises Lost if the new axes
+    cut across the passes.
     """
     before = math.prod(old[:axis.axis]) * axis.outer
     starts = [i for i in range(len(new)) if math.prod(new[:i]) == before]

@@ -6,7 +6,6 @@ Nodes that no noise reaches are copied; every other one becomes the nodes of its
 mask is a random factor of mean 1 and variance p/(1-p): it is never drawn. The sensor's noise is
 the variance of the image. Elements are taken as normal and, with the exceptions that `Moments`
 names, as independent of each other: so are the two sides of a sum behind a skip connection.
-
 """
 
 from __future__ import annotations
@@ -46,24 +45,14 @@ from uncertainty_seg.errors import GraphError
 
 @dataclass(frozen=True)
 class Moments:
-    """
-    Names of the tensors that describe a random one; all have its shape.
-
-    Attributes
-    ----------
-    mean, variance : str
-        Of each element.
-    is_shared : bool
-        Whether the noise of a channel (axis 1) is one draw for all pixels (axes 2 and on).
-    amplitude : str or None
-        What that draw, of variance 1, multiplies; its square is the variance. None if only the
-        size is known, as after channels were mixed.
-
-    """
+    """Names of the tensors that describe a random one; all have its shape."""
 
     mean: str
     variance: str
+    # Whether the noise of a channel (axis 1) is one draw for all pixels (axes 2 and on).
     is_shared: bool = False
+    # What that draw, of variance 1, multiplies; its square is the variance. None if only the size
+    # is known, as after channels were mixed.
     amplitude: str | None = None
 
 
@@ -168,7 +157,6 @@ def conv(
 
     With `is_centred` the variance is that of each output channel less the mean of all channels,
     which is what a softmax over them sees.
-
     """
     if node.input[1] not in write.fixed:
         raise unknown(node, ' with computed weights')
@@ -357,15 +345,7 @@ def resize(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
 def linear_weights(
     size_in: int, size_out: int, kind: str, scale: float
 ) -> NDArray[np.float64]:
-    """
-    Return the weights of linear interpolation along one axis.
-
-    Returns
-    -------
-    ndarray of float64, shape (size_out, size_in)
-        Rows that sum to 1.
-
-    """
+    """Return the weights of linear interpolation (size_out, size_in); each row sums to 1."""
     at = np.arange(size_out, dtype=np.float64)
     if kind == 'align_corners':
         places = at * (size_in - 1) / max(size_out - 1, 1)
@@ -432,7 +412,6 @@ def relu(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
 
     With s^2 the variance of x, the mean is right to 0.0019 s and the variance to 0.009 s^2. It is
     never negative, and no two nearly equal numbers are subtracted.
-
     """
     out = node.output[0]
     deviation = _deviation(x.variance, out, write)
@@ -460,7 +439,6 @@ def _rectified(mean: str, variance: str, out: str, write: MomentWriter) -> tuple
 
     With a = m/s, P the normal distribution function and p its density: M = m P(a) + s p(a), and
     V = v P(a) - M (M - m), which is (m^2 + v) P(a) + m s p(a) - M^2 with its terms put together.
-
     """
     deviation = _deviation(variance, out, write)
     a = write.node('Div', [mean, deviation], f'{out}_a')
@@ -507,10 +485,8 @@ def clip(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
     """
     Return the exact moments of Clip with constant bounds, ReLU6 for example.
 
-    It is low + max(x - low, 0) - max(x - high, 0), or a part of that where a bound is missing.
-    With E its mean and M1, V1, M2, V2 the moments of the two, the variance is
-    V1 - V2 - 2 M2 (high - E).
-
+    It is low + max(x - low, 0) - max(x - high, 0). With E its mean and M1, V1, M2, V2 the moments
+    of the two, the variance is V1 - V2 - 2 M2 (high - E).
     """
     low, high = (_bound(node, index, write) for index in (1, 2))
     out = node.output[0]
@@ -564,7 +540,6 @@ def _by_three(
 
     With e the mean of the outer values less the middle one and d their difference: mean f + e/3,
     variance d^2/12 + 2 e^2/9.
-
     """
     out = nodes[-1].output[0]
     wide = write.scaled(write.root(x), math.sqrt(3), f'{out}_wide')
@@ -596,7 +571,6 @@ def softmax(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
     Return the moments of Softmax inside a network, by its derivatives at the mean.
 
     The variance is p_i^2 ((1 - 2 p_i) v_i + sum_j p_j^2 v_j), for independent elements.
-
     """
     out = node.output[0]
     p = write.twin(node, [x.mean], out)
@@ -673,7 +647,6 @@ def _larger(
     With t^2 = v1 + v2, a = (m1 - m2)/t, P and p the normal distribution and density: the mean is
     m1 P + m2 (1 - P) + t p, and the variance v1 P + v2 (1 - P) + (m1 - E)(E - m2) with that
     mean E, which is Clark's second moment less E^2 with its terms put together.
-
     """
     (m1, v1), (m2, v2) = one, two
     total = write.node('Max', [write.node('Add', [v1, v2], f'{wish}_total'),
@@ -730,7 +703,6 @@ def propagate_moments(
     Make the graph of mean and variance of a network's logits.
 
     Raises GraphError if noise reaches an operator that has no rule, or does not reach the logits.
-
     """
     single = one_pass(model, sites)
     known = shapes(single)

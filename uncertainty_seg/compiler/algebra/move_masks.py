@@ -5,7 +5,6 @@ Where masks are applied: behind what does not care, or in the weights of what fo
 Both are exact, but for the order of sums, and done where they save work. An input whose first axis
 is symbolic carries the passes; everything that depends on one differs from pass to pass, and the
 rest is the same in all of them.
-
 """
 
 from __future__ import annotations
@@ -41,26 +40,12 @@ from uncertainty_seg.core.model_card import DropoutSite
 
 @dataclass(frozen=True)
 class MaskedView:
-    """
-    What a pass needs to know of a graph.
+    """What a pass needs to know of a graph."""
 
-    Attributes
-    ----------
-    shapes : mapping of str to tuple of int
-        Of one pass.
-    constants : mapping of str to ndarray
-        Initializers and Constant nodes.
-    masks : frozenset of str
-        Mask inputs, and products of nothing but masks: never negative.
-    touched : frozenset of str
-        Every tensor that differs from pass to pass.
-
-    """
-
-    shapes: Shapes
-    constants: Values
-    masks: frozenset[str]
-    touched: frozenset[str]
+    shapes: Shapes  # Of one pass.
+    constants: Values  # Initializers and Constant nodes.
+    masks: frozenset[str]  # Mask inputs, and products of nothing but masks: never negative.
+    touched: frozenset[str]  # Every tensor that differs from pass to pass.
 
     def varies(self, mask: str) -> frozenset[int]:
         """Return the axes along which a mask varies, that of the passes left out."""
@@ -78,12 +63,7 @@ class MaskedView:
 
 
 def view_of(model: onnx.ModelProto, sites: Iterable[DropoutSite] | None = None) -> MaskedView:
-    """
-    Look at a graph with masks, before or after the split.
-
-    Without `sites`, every input with a symbolic first axis is a mask.
-
-    """
+    """Look at a graph; without `sites`, every input with a symbolic first axis is a mask."""
     inputs = {info.name for info in model.graph.input if _is_symbolic(info)}
     if sites is not None:
         inputs = {site.name for site in sites}
@@ -140,7 +120,6 @@ def fold_masks(
 
     Into no convolution with T times the outputs: TensorRT takes none of a symbolic number of them.
     Decisions are one a mask that is applied to a tensor of batch 1.
-
     """
     result = copy_of(head)
     graph, view = result.graph, view_of(result)
@@ -171,12 +150,7 @@ def fold_masks(
 def obstacle(
     masked: str, mask: str, users: Sequence[onnx.NodeProto], view: MaskedView
 ) -> str:
-    """
-    Say why a mask is not folded into the operations that read its product; empty if it is.
-
-    `masked` names the product and `mask` the mask.
-
-    """
+    """Say why a mask is not folded into what reads its product, `masked`; empty if it is."""
     reasons = [_obstacle_at(masked, mask, user, view) for user in users]
     return next((r for r in reasons if r), '' if users else 'nothing uses it')
 
@@ -264,7 +238,6 @@ def push_masks(
     Move every mask of a graph that is not split yet as far back as it saves work.
 
     Decisions are one a mask, or product of masks, that is applied to a tensor.
-
     """
     result, sites = copy_of(masked), tuple(sites)
     _merge(result, sites)
@@ -450,9 +423,8 @@ def mixed_axes(node: onnx.NodeProto, data: str, view: MaskedView) -> Axes | None
     """
     Return the axes along which an operation mixes the entries of its input `data`.
 
-    None if a factor cannot be taken out of it, whatever its shape. A bias counts as taken off:
-    see `bias_of`.
-
+    None if a factor cannot be taken out of it, whatever its shape. A bias counts as taken off: see
+    `bias_of`.
     """
     rule = _RULES.get(node.op_type)
     others = [name for name in node.input if name and name != data]

@@ -5,7 +5,6 @@ Cut a masked graph in two: what is the same in every pass, and what is not.
 The trunk is everything that no mask reaches; it runs once at batch 1. The head is the rest.
 Before that, convolutions over a join of both kinds of tensors are split, so that the part over
 what is the same in every pass goes to the trunk. The trunk may hand out features of the image too.
-
 """
 
 from __future__ import annotations
@@ -55,26 +54,9 @@ def split_trunk_head(
     """
     Split at the first dropout of every path, or before the last linear layer where there is none.
 
-    Parameters
-    ----------
-    model : ModelProto
-        From `dropout_to_masks`, with one output of logits (1 or T, C, hl, wl).
-    sites : iterable of DropoutSite
-        Its mask inputs; none for a single pass.
-
-    Returns
-    -------
-    trunk : ModelProto
-        Image to the tensors where the cut runs.
-    head : ModelProto
-        Those tensors and the masks to `logits`, float32 (T, C, hl, wl); T is 1 without masks.
-
-    Raises
-    ------
-    GraphError
-        If the output does not depend on any mask, or it or a tensor at the cut has no static
-        shape.
-
+    The trunk computes the tensors where the cut runs from the image; the head takes them and the
+    masks, and gives `logits`, float32 (T, C, hl, wl), with T = 1 without masks. Raises GraphError
+    if no mask reaches the output, or it or a tensor at the cut has no static shape.
     """
     sites = tuple(sites)
     masks = {site.name for site in sites}
@@ -161,7 +143,6 @@ def _last_layer(graph: onnx.GraphProto) -> list[str]:
 
     The trunk is then that of a bundle with dropout before the classifier, and the classifier is
     not quantised with the trunk.
-
     """
     nodes = needed_nodes(graph.node, [LOGITS])
     return list(next((n for n in reversed(nodes) if n.op_type in _LINEAR), nodes[-1]).output)
@@ -216,7 +197,6 @@ def split_skips(
     Split every convolution over a join of what dropout reaches and what it does not.
 
     Decisions are one for each such convolution.
-
     """
     result = copy_of(model)
     graph = result.graph
@@ -378,7 +358,6 @@ def add_feature_map(
     Give a trunk the output `feature_map`, float32 (1, D, hf, wf) with D at most `MOST_FEATURES`.
 
     Raises GraphError if there is no such tensor, or it is no plane of features.
-
     """
     if wish == NONE:
         return trunk, None, ()

@@ -8,7 +8,6 @@ the others by a rule of their operator, until nothing changes. Dropout and what 
 values is never folded, nor is what would make the file much larger.
 
 Why this is not onnxscript's optimizer: docs/decisions.md, "Constant folding".
-
 """
 
 from __future__ import annotations
@@ -118,33 +117,15 @@ def _write_output_shapes(model: onnx.ModelProto) -> None:
 
 @dataclass
 class FoldingState:
-    """
-    State of a round of rewriting: constants, types and renamings.
+    """State of a round of rewriting: constants, types and renamings."""
 
-    Attributes
-    ----------
-    opsets : tuple of OperatorSetIdProto
-        Of the nodes.
-    inputs, output_infos : tuple of ValueInfoProto
-        Inputs and outputs of the graph; outputs keep their names.
-    tensors : dict of str to TensorProto
-        All constants.
-    types : dict of str to TensorType
-        From the start of the round.
-    made : dict of str to NodeProto
-        Producer of each tensor, from the start of the round.
-    is_changed : bool
-        Whether this round did anything.
-
-    """
-
-    opsets: tuple[onnx.OperatorSetIdProto, ...]
+    opsets: tuple[onnx.OperatorSetIdProto, ...]  # Of the nodes.
     inputs: tuple[onnx.ValueInfoProto, ...]
-    output_infos: tuple[onnx.ValueInfoProto, ...]
-    tensors: dict[str, TensorProto]
-    types: dict[str, TensorType] = field(default_factory=dict)
-    made: dict[str, onnx.NodeProto] = field(default_factory=dict)
-    is_changed: bool = False
+    output_infos: tuple[onnx.ValueInfoProto, ...]  # Outputs of the graph, which keep their names.
+    tensors: dict[str, TensorProto]  # All constants.
+    types: dict[str, TensorType] = field(default_factory=dict)  # From the start of the round.
+    made: dict[str, onnx.NodeProto] = field(default_factory=dict)  # Producer of each tensor then.
+    is_changed: bool = False  # Whether this round did anything.
     _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     _renamed: dict[str, str] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set)
@@ -772,12 +753,9 @@ _LINEAR = ('Conv', 'ConvTranspose', 'Gemm')
 
 def fold_batch_norm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
-    Fold every batch normalisation that directly follows a convolution or Gemm.
-
-    Decisions are one a batch normalisation.
+    Fold every batch normalisation that directly follows a convolution or Gemm; decide on each.
 
     Raises GraphError if one is in training mode: it would normalise the passes by each other.
-
     """
     result = copy_of(model)
     known = shapes(model)

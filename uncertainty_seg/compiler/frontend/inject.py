@@ -4,7 +4,6 @@ Put dropout into a network that has none, as markers.
 
 The network was not trained with it, so its passes tell less than those of one that was; the caller
 has to tell the user.
-
 """
 
 from __future__ import annotations
@@ -47,13 +46,8 @@ def inject_dropout(
     """
     Put markers of dropout of whole channels into a graph.
 
-    Raises
-    ------
-    ConfigError
-        If the rate is out of its range.
-    GraphError
-        If a place does not exist in this network.
-
+    Raises ConfigError if the rate is not in (0, 1), and GraphError if the network has no such
+    place.
     """
     if not 0 < p < 1:
         raise ConfigError(f'dropout rate {p}', 'a number in (0, 1)')

@@ -5,7 +5,6 @@ What is refused: networks that cannot be compiled, and graphs that some runtime 
 A network is checked before the passes, and each of its nodes that cannot be compiled is named. A
 graph is checked before it ships; each of those rules comes from a trap found in TensorRT or
 ONNX Runtime, which give wrong numbers without an error.
-
 """
 
 from __future__ import annotations
@@ -61,7 +60,6 @@ def require_own_names(model: onnx.ModelProto) -> None:
     Refuse a graph in which two things have one name, before a pass takes one for the other.
 
     Raises GraphError naming the tensor or the node.
-
     """
     graph = model.graph
     made = [i.name for i in image_inputs(graph)] + sorted({t.name for t in graph.initializer})
@@ -78,7 +76,6 @@ def require_compilable(model: onnx.ModelProto) -> None:
     Refuse what no later pass can compile, in a network of static input with constants folded.
 
     Raises GraphError naming the node, with what to do.
-
     """
     images = image_inputs(model.graph)
     if len(images) != 1:
@@ -95,7 +92,6 @@ def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
 
     `image`, `logits`, `mask_head` and the like become `net_image` and so on. There must be no
     control flow.
-
     """
     result = copy_of(model)
     graph = result.graph

@@ -4,7 +4,6 @@ Leave a network one output: logits of planes (1, C, hl, wl).
 
 Exported networks end in a softmax, a sigmoid, an argmax, planes last, a squeeze, or several
 outputs. What has an exact way back to logits is taken back; the rest is refused.
-
 """
 
 from __future__ import annotations
@@ -52,28 +51,13 @@ _LEAST = 1e-30
 
 @dataclass(frozen=True)
 class OutputForm:
-    """
-    What is asked of an output, and declared about it.
+    """What is asked of an output, and declared about it."""
 
-    Attributes
-    ----------
-    num_classes : int
-        C.
-    activation : str
-        One of `plan.ACTIVATIONS`: what the numbers are; 'auto' for what the last nodes say.
-    layout : str
-        One of `plan.LAYOUTS`: which axis has the classes; 'auto' for the only one that fits.
-    size : (int, int)
-        h, w of the image.
-    output, variance : str or None
-        Names of the output, and of that of log-variances, in a torch network of several.
-
-    """
-
-    num_classes: int
-    activation: str = 'auto'
-    layout: str = 'auto'
-    size: tuple[int, int] = (0, 0)
+    num_classes: int  # C
+    activation: str = 'auto'  # One of `plan.ACTIVATIONS`; 'auto' for what the last nodes say.
+    layout: str = 'auto'  # One of `plan.LAYOUTS`; 'auto' for the axis of classes that alone fits.
+    size: tuple[int, int] = (0, 0)  # h, w of the image
+    # Names of the output, and of that of log-variances, in a torch network of several.
     output: str | None = None
     variance: str | None = None
 
@@ -87,7 +71,6 @@ def to_logits(
 
     Raises GraphError if no output fits, several do, it cannot be brought to logits exactly, or
     what is declared contradicts the last nodes.
-
     """
     types = types_of(model)
     rows, columns = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
@@ -140,7 +123,6 @@ def choose_output(
     Beside an output of log-variances it is another one. A network that is to have variances and no
     output of that name may have both in one, of 2C channels. `others` may be meant by a name that
     there is not. Raises GraphError if none is the only one that fits.
-
     """
     names = [name for name in dims if name != form.variance]
     if form.output is not None:
@@ -385,7 +367,6 @@ def _put_planes_first(graph: onnx.GraphProto, shape: Sequence[int], axis: int) -
 
     `shape` is the output's with four axes, of which it may have fewer in the graph; `axis` is that
     of the classes in it, 1 or 3.
-
     """
     info = graph.output[0]
     name = info.name
@@ -423,7 +404,6 @@ def _make_two_classes(graph: onnx.GraphProto) -> None:
     Make two classes of one channel z: logits -z / 2 and z / 2, whose softmax is its sigmoid.
 
     A convolution that makes z gets two filters.
-
     """
     name = graph.output[0].name
     dims = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
@@ -442,7 +422,6 @@ def _make_logarithms(graph: onnx.GraphProto, name: str, form: OutputForm) -> Non
     Make logits of declared probabilities: their logarithms, which a softmax takes back.
 
     One channel p becomes 1 - p and p; a p just above 1, as resizing may round it, leaves 0.
-
     """
     source = graph.output[0].name
     shape = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
@@ -573,7 +552,6 @@ def join_variance(
     Leave a network one output of logits and log-variances.
 
     Raises GraphError if there is no log-variance, or it is not of the logits' shape.
-
     """
     result = copy_of(model)
     graph = result.graph

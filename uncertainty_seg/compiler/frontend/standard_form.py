@@ -6,7 +6,6 @@ Older opsets are raised by onnx's own converter. A newer one is taken where each
 has the same form in `OPSET`, the newest that TensorRT 10.3 reads. Which tensor is the image is
 read off the shapes; a network that takes (1, h, w, 3), as Keras exports, gets a transposition in
 front. In the end the graph takes the bytes of an image: cast, order and normalisation are inside.
-
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ def to_shipped_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Functions of the model are inlined, markers stay as they are. Raises GraphError if the opset is
     older than 11, or an operator has no form in `OPSET`; the node is named.
-
     """
     version = opset_of(model)
     plain = _tidied(_inlined(model))
@@ -173,7 +171,6 @@ def fix_input(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProt
     Fix the input's shape. A second call changes nothing.
 
     Raises GraphError if there is not exactly one image, or it has a fixed other size.
-
     """
     result = copy_of(model)
     graph = result.graph
@@ -259,10 +256,8 @@ def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     Put an input `image`, uint8 (1, h, w, 3), in front of a network of float (1, 3, h, w).
 
     The network takes normalised values; `spec` gives size, mean and standard deviation. The cast
-    comes first, since TensorRT takes bytes at the border of a graph only.
-
-    Raises GraphError if the network has another number of inputs or another input shape.
-
+    comes first, since TensorRT takes bytes at the border of a graph only. Raises GraphError if the
+    network has another number of inputs or another input shape.
     """
     inputs = image_inputs(model.graph)
     if len(inputs) != 1:

@@ -6,7 +6,6 @@ Exporters write it as a scatter into one flat tensor, or as MaxUnpool, whose ind
 the whole batch. Where the windows of the pooling do not overlap, unpooling is each value repeated
 over its window, times a map that is 1 where the largest value was. The map needs no indices,
 which not every runtime has. Windows that overlap are refused by later passes.
-
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ def write_unpooling(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     Rewrite every max unpooling by the indices of a pooling.
 
-    `model` is of static shapes and constants folded; one without such a node is
-    returned as it is. A scatter by other indices stays, for later passes to refuse by name.
-
+    `model` is of static shapes and constants folded; one without such a node is returned as it is.
+    A scatter by other indices stays, for later passes to refuse by name.
     """
     if not any(node.op_type in ('ScatterND', 'MaxUnpool') for node in model.graph.node):
         return model
