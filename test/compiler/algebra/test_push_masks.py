@@ -100,8 +100,9 @@ def test_a_channel_mask_stays_before_what_does_not_commute(other: onnx.NodeProto
 def test_the_mask_of_a_branch_moves_behind_every_linear_operation(
     nodes: list[onnx.NodeProto]
 ) -> None:
-    constants = {**CONSTANTS, 'right': weights(10, 3)}
-    trunk, _, (decision,) = pushed([drop('x', 'd', 'path'), *nodes, HEAD], constants)
+    constants = {**CONSTANTS, 'right': weights(10, 3), 'ones': np.ones((1, 1, 1, 1), np.float32)}
+    path = [drop('ones', 'm', 'element'), node('Mul', 'x m', 'd')]
+    trunk, _, (decision,) = pushed([*path, *nodes, HEAD], constants)
     assert decision.is_applied and trunk == [n.op_type for n in nodes]
 
 

@@ -69,7 +69,7 @@ def view_of(model: onnx.ModelProto, sites: Iterable[DropoutSite] | None = None) 
         inputs = {site.name for site in sites}
     masks = set(inputs)
     for node in model.graph.node:
-        if node.op_type == 'Mul' and all(name in masks for name in node.input):
+        if node.op_type in ('Mul', 'Identity') and all(name in masks for name in node.input):
             masks.update(node.output)
     return MaskedView(shapes(with_passes(model, 1)), constants(model.graph), frozenset(masks),
                       touched_by(model.graph.node, inputs))
