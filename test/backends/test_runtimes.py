@@ -8,7 +8,6 @@ test_onnxrt.py and test_openvino.py.
 """
 
 from collections.abc import Callable
-import logging
 from pathlib import Path
 import subprocess
 import sys
@@ -75,25 +74,6 @@ def assert_close(one: PassSums, other: PassSums, tolerance: float = 4e-6) -> Non
             np.testing.assert_array_equal(found, wanted)
         np.testing.assert_allclose(found / one.passes, wanted / one.passes, rtol=2e-6,
                                    atol=tolerance, err_msg=name)
-
-
-def test_a_plain_colour_gives_the_sums_worked_out_by_hand(
-    kind: Kind, bundle: ModelBundle
-) -> None:
-    backend = kind(bundle, SETTINGS)
-    masks = {'drop': np.array([[0, 2, 2], [2, 2, 2]], np.float32).reshape(2, 3, 1, 1)}
-    sums = backend.run(plain(255, 51, 0), masks, 2.0)
-    # Logits are 8 x m: (0, 3.2, 0) and (16, 3.2, 0), halved by the temperature.
-    z = np.array([[0, 1.6, 0], [8, 1.6, 0]])
-    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    wanted = {'p': p.sum(0), 'entropy_nats': -(p * np.log(p)).sum(), 'p_squared': (p * p).sum(),
-              'votes': [1, 1, 0], 'logits': [16, 6.4, 0]}
-    assert sums.passes == 2 and sums.features is None
-    for name, values in wanted.items():
-        found = np.moveaxis(getattr(sums, name), (-2, -1), (0, 1))
-        assert found.shape[:2] == (12, 16)
-        np.testing.assert_allclose(found, np.broadcast_to(values, found.shape), atol=4e-6,
-                                   err_msg=name)
 
 
 @pytest.mark.parametrize('passes', [1, 8, 50])
@@ -208,18 +188,6 @@ def test_a_run_leaves_nothing_behind_for_the_next(kind: Kind, bundle: ModelBundl
     assert bits(first) == bits(again) == kept
 
 
-def test_the_choice_of_chunk_is_logged_with_its_reason_once(
-    kind: Kind, bundle: ModelBundle, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    backend = kind(bundle, SETTINGS)
-    for _ in range(2):
-        backend.run(noise(), make_masks(bundle.card.dropout_sites, 50, 0), 1.0)
-    lines = [r.getMessage() for r in caplog.records if 'in chunks of' in r.getMessage()]
-    assert len(lines) == 1
-    assert 'T=50' in lines[0] and 'of 17' in lines[0]
-
-
 def test_images_and_masks_that_do_not_fit_are_refused(kind: Kind, bundle: ModelBundle) -> None:
     backend = kind(bundle, SETTINGS)
     good = ones_masks(bundle.card.dropout_sites, 2)
@@ -283,19 +251,8 @@ def _fixed_passes(trunk: onnx.ModelProto, passes: onnx.ModelProto) -> None:
     passes.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 8
 
 
-def _only_logits(trunk: onnx.ModelProto, passes: onnx.ModelProto) -> None:
-    passes.CopyFrom(tiny_head())
-
-
 def _no_votes(trunk: onnx.ModelProto, passes: onnx.ModelProto) -> None:
     del passes.graph.output[3]
-
-
-def _votes_in_bits(trunk: onnx.ModelProto, passes: onnx.ModelProto) -> None:
-    passes.graph.output[3].type.tensor_type.elem_type = TensorProto.INT64
-    passes.graph.node[-2].output[0] = 'counted'
-    passes.graph.node.append(
-        helper.make_node('Cast', ['counted'], ['votes'], to=TensorProto.INT64))
 
 
 def _no_temperature(trunk: onnx.ModelProto, passes: onnx.ModelProto) -> None:
@@ -309,9 +266,7 @@ def _no_temperature(trunk: onnx.ModelProto, passes: onnx.ModelProto) -> None:
     (_larger_image, r"'image'.*\[1, 48, 68, 3\]"),
     (_renamed_site, r"'mask'.*'drop'"),
     (_fixed_passes, r"'drop'.*\[8, 3, 1, 1\]"),
-    (_only_logits, 'inv_temperature'),
     (_no_votes, 'votes'),
-    (_votes_in_bits, "'votes'.*int64"),
     (_no_temperature, 'inv_temperature'),
 ])
 def test_graphs_that_do_not_fit_the_card_are_refused_at_open(

@@ -63,16 +63,6 @@ def test_compile_makes_a_bundle_of_an_onnx_file(
         'card.json', 'trunk.onnx', 'passes.onnx', 'SHA256SUMS'}
 
 
-def test_compile_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    onnx.save(net('none'), str(tmp_path / 'net.onnx'))
-    (tmp_path / 'classes.json').write_text(json.dumps({'classes': ['a', 'b', 'c', 'd']}))
-    arguments = ['compile', str(tmp_path / 'net.onnx'), '--input', '16x8', '--classes',
-                 str(tmp_path / 'classes.json'), '-o', str(tmp_path / 'out')]
-    assert main(arguments) == 2
-    assert 'no dropout' in capsys.readouterr().err
-    assert not (tmp_path / 'out').exists()
-
-
 @pytest.mark.parametrize('change, words', [
     ({'classes': [{'id': 0, 'name': 'a', 'rgb': [0, 0, 0]}, {'id': 5, 'name': 'b',
                                                              'rgb': [1, 1, 1]}]}, r'ids \[0, 5\]'),

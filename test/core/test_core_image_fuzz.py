@@ -3,17 +3,11 @@
 
 import resource
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from image_fuzz import check_file_message, check_raw, Fuzzer, HUGE, STRANGE
-from image_oracle import EVERY
+from image_fuzz import check_file_message, check_raw, Fuzzer
 import pytest
-
-from uncertainty_seg.core.image_codec import ImageFile, RawImage
 
 QUICK, MANY = 2500, 100_000
 MAX_GROWTH_KB = 200_000
-Sizes = st.one_of(st.integers(0, 9), st.sampled_from(HUGE))
 
 
 def largest_memory_kb() -> int:
@@ -33,22 +27,3 @@ def test_files_at_random(count: int) -> None:
     num_shown = sum(check_file_message(*fuzzer.file()) for _ in range(count))
     assert largest_memory_kb() - before_kb < MAX_GROWTH_KB
     assert 0.1 * count < num_shown < 0.8 * count
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.binary(max_size=300), Sizes, Sizes, st.one_of(st.sampled_from([*EVERY, *STRANGE]),
-                                                        st.text(max_size=20)),
-       st.one_of(st.integers(0, 100), st.sampled_from(HUGE)), st.booleans())
-def test_any_fields_of_an_image(
-    data: bytes, height: int, width: int, encoding: str, step: int, is_bigendian: bool
-) -> None:
-    check_raw(RawImage(data, height, width, encoding, step, is_bigendian))
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.one_of(st.binary(max_size=200),
-                 st.binary(max_size=200).map(lambda tail: b'\xff\xd8\xff' + tail),
-                 st.binary(max_size=200).map(lambda tail: b'\x89PNG\r\n\x1a\n' + tail)),
-       st.text(max_size=40))
-def test_any_bytes_as_a_file(data: bytes, text: str) -> None:
-    check_file_message(ImageFile(data, text), None)

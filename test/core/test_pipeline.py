@@ -94,15 +94,6 @@ def test_nan_in_one_logit_of_one_pass_makes_the_frame_not_confident(tiny_bundle:
     assert not pipeline.process(BLUE, 4).verdict.is_confident  # the way back takes three
 
 
-def test_a_backend_error_passes_and_a_fault_makes_the_flag_fall(tiny_bundle: Path) -> None:
-    pipeline = open_tiny(tiny_bundle, fail_on_run=4)
-    assert last(pipeline, BLUE, 3).verdict.is_confident
-    with pytest.raises(BackendError, match='run 4'):
-        pipeline.process(BLUE, 3)
-    assert pipeline.fault('engine error').reasons == ('engine error',)
-    assert not pipeline.verdict.is_confident
-
-
 def test_an_image_that_is_none_is_refused(tiny_bundle: Path) -> None:
     pipeline = open_tiny(tiny_bundle)
     with pytest.raises(ShapeError, match='96, 128'):
@@ -384,32 +375,17 @@ def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bund
     np.testing.assert_array_equal(again.maps.entropy, before.maps.entropy)
 
 
-class ChangingBackend(FakeBackend):
-    """Calls back while a frame is in work."""
-
-    pipeline: Pipeline
-    change: Settings | None = None
-
-    def run(self, image, masks, temperature):
-        maps = super().run(image, masks, temperature)
-        if self.change is not None:
-            self.pipeline.reconfigure(self.change)
-        return maps
-
-
 def test_a_frame_of_another_t_is_not_judged_by_the_limits_of_this_one(tiny_bundle: Path) -> None:
-    bundle = load_bundle(str(tiny_bundle))
-    backend = ChangingBackend(bundle.card)
-    pipeline = backend.pipeline = Pipeline(
-        bundle, backend, dataclasses.replace(EASY, gate=dataclasses.replace(
-            EASY.gate, rise_frames=1)))
-    easy = pipeline.settings
+    easy = dataclasses.replace(EASY, gate=dataclasses.replace(EASY.gate, rise_frames=1))
+    pipeline = open_tiny(tiny_bundle, easy)
     assert pipeline.process(BLUE, 0).verdict.is_confident
     pipeline.reconfigure(dataclasses.replace(easy, passes=3))
-    backend.change = easy  # back to 8, while a frame of 3 passes is in work
-    result = pipeline.process(BLUE, 1)
-    assert not result.verdict.is_confident
-    assert 'while the frame was in work' in result.verdict.reasons[0]
+    force = pipeline.begin()
+    result = pipeline.measure(BLUE, 1, force)
+    pipeline.reconfigure(easy)  # back to 8, while a frame of 3 passes is in work
+    verdict = pipeline.judge(force, result)
+    assert not verdict.is_confident
+    assert 'while the frame was in work' in verdict.reasons[0]
     assert pipeline.process(BLUE, 2).verdict.is_confident
 
 

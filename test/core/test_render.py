@@ -10,9 +10,6 @@ from uncertainty_seg.core.grid import Grid
 from uncertainty_seg.core.pipeline import FrameResult, NOT_JUDGED
 from uncertainty_seg.core.preprocess import Geometry
 from uncertainty_seg.core.render import (
-    AMBER_BGR,
-    BLUE_BGR,
-    draw_legend,
     heatmap,
     two_maps,
 )
@@ -51,19 +48,3 @@ def test_confidence_is_rounded_to_bytes_and_what_is_no_number_is_zero() -> None:
                          NOT_JUDGED, {}, 1)
     assert result.confidence_at_source().tolist() == [[0, 85, 128, 255, 255, 0]]
     assert np.isnan(values[0, -1])  # the map itself stays as it is
-
-
-def test_the_legend_names_both_maps_and_covers_little_of_the_picture() -> None:
-    def drawn(names: tuple[str, str], uppers: tuple[float, float]) -> np.ndarray:
-        return draw_legend(np.zeros((240, 320, 3), np.uint8), names, uppers)
-
-    picture = drawn(('entropy', 'unknown'), (0.5, 0.6))
-    assert not picture[:218].any()
-    # Each ramp ends in the colour of its map.
-    assert np.abs(picture[-1, 159].astype(int) - AMBER_BGR).max() <= 2
-    assert np.abs(picture[-1, 319].astype(int) - BLUE_BGR).max() <= 2
-    for names, uppers in ((('margin', 'unknown'), (0.5, 0.6)), (('entropy', 'energy'), (0.5, 0.6)),
-                          (('entropy', 'unknown'), (0.4, 0.6))):
-        assert (drawn(names, uppers) != picture).any()
-    small = np.zeros((48, 64, 3), np.uint8)
-    assert not draw_legend(small, ('entropy', 'unknown'), (0.5, 0.5)).any()

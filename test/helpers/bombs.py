@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 import struct
-import zipfile
 import zlib
 
 import cv2
@@ -45,11 +43,3 @@ def black_jpeg(height: int, width: int, num_scans: int) -> bytes:
     body = data.tobytes()[:-2]
     last = body[body.rfind(b'\xff\xda'):]
     return body + last * (num_scans - body.count(b'\xff\xda')) + b'\xff\xd9'
-
-
-def zip_bomb(path: Path, name: str, num_bytes: int, method: int = zipfile.ZIP_DEFLATED) -> None:
-    """Write an archive with one entry of spaces."""
-    with zipfile.ZipFile(path, 'w', method) as archive, \
-            archive.open(name, 'w', force_zip64=True) as file:
-        for at in range(0, num_bytes, 2**20):
-            file.write(b' ' * min(2**20, num_bytes - at))

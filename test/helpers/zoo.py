@@ -81,14 +81,6 @@ def deeplabv3() -> nn.Module:
         weights=None, weights_backbone=None, num_classes=NUM_CLASSES))
 
 
-def deeplabv3_aux() -> nn.Module:
-    """Build the same with its auxiliary output, 'aux' beside 'out'."""
-    from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
-
-    return _lively(lambda: deeplabv3_mobilenet_v3_large(
-        weights=None, weights_backbone=None, num_classes=NUM_CLASSES, aux_loss=True))
-
-
 def lraspp() -> nn.Module:
     """LR-ASPP of torchvision: a dict, no dropout."""
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large

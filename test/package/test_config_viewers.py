@@ -75,19 +75,16 @@ def test_the_flag_is_shown_now_and_over_time_and_never_true_by_default() -> None
 
 
 @contextmanager
-def topics_of_a_node(
-    folder: Path, *words: str, namespace: str = '/', first: str = '/uncertainty_seg/mask',
-    **parameters: Any,
-) -> Iterator[dict[str, str]]:
+def topics_of_a_node(folder: Path) -> Iterator[dict[str, str]]:
     """Start the node and return topic and type of all that it publishes."""
     bundle = make_tiny_bundle(folder / 'tiny')
     with own_domain() as domain:
-        process = Process([*node_arguments(bundle, **parameters), *words], domain, folder / 'log')
+        process = Process(node_arguments(bundle), domain, folder / 'log')
         client = Client(domain, process)
         try:
-            client.wait_for_topics(first, '/diagnostics')
+            client.wait_for_topics('/uncertainty_seg/mask', '/diagnostics')
             # Topics may be known before the name of the node that has them, and one by one.
-            name = ('uncertainty_seg', namespace)
+            name = ('uncertainty_seg', '/')
             client.wait_until(lambda: name in client.node.get_node_names_and_namespaces(),
                               'the name of the node')
             client.wait_until(

@@ -227,16 +227,6 @@ def test_every_verb_is_shown_somewhere() -> None:
     assert set(VERBS) <= shown
 
 
-@pytest.mark.parametrize(('line', 'words'), [
-    ('labels export LOG... OUT --format coco|folder', 'labels export LOG OUT --format coco'),
-    ('score INPUT... --out TABLE [--stride N] [--workers N | --ray auto|ADDRESS]',
-     'score INPUT --out TABLE --stride 2 --workers 2'),
-    ('calibrate BUNDLE --bad "iou<0.5"', 'calibrate BUNDLE --bad iou<0.5'),
-])
-def test_a_synopsis_becomes_a_command(line: str, words: str) -> None:
-    assert example(line) == words.split()
-
-
 def commands_that_start_with(start: str) -> list[str]:
     return [line for page in PAGES for line in lines_of(page) if re.match(start, line)]
 

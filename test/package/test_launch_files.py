@@ -11,7 +11,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-from launch_stand_ins import actions_of, launch_arguments, PROFILES, ROOT, stand_ins
+from launch_stand_ins import actions_of, launch_arguments, PROFILES, stand_ins
 import pytest
 
 from uncertainty_seg.errors import ConfigError
@@ -22,17 +22,6 @@ __all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every te
 def environment_set() -> dict[str, str]:
     actions = actions_of('uncertainty_seg.launch.py').get('SetEnvironmentVariable', [])
     return {action.words[0]: action.words[1] for action in actions}
-
-
-def test_the_nodes_arguments_are_declared_and_described() -> None:
-    declared = actions_of('uncertainty_seg.launch.py')['DeclareLaunchArgument']
-    assert [a.words[0] for a in declared] == [
-        'model', 'image', 'cameras', 'params_file', 'namespace', 'use_sim_time', 'autostart',
-        'stale_timeout_s', 'max_age_s', 'respawn', 'respawn_delay', 'rviz', 'log_level']
-    assert all(a.description for a in declared)
-    page = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
-    for argument in declared:
-        assert f'`{argument.words[0]}`' in page
 
 
 @pytest.mark.parametrize('file', ['uncertainty_seg', 'demo', 'speed_governor'])
@@ -114,33 +103,6 @@ def test_a_node_that_refused_its_parameters_ends_the_launch(
         node.on_exit(ended, running)
 
 
-@pytest.fixture
-def rviz_prefix(tmp_path: Path, monkeypatch: Any) -> None:
-    program = tmp_path / 'prefix' / 'lib' / 'rviz2' / 'rviz2'
-    program.parent.mkdir(parents=True)
-    program.write_text('')
-    monkeypatch.setenv('AMENT_PREFIX_PATH', f'/elsewhere:{tmp_path / "prefix"}')
-
-
-@pytest.mark.usefixtures('rviz_prefix')
-@pytest.mark.parametrize('by_file', [True, False])
-def test_rviz_shows_every_camera(
-    arguments: dict[str, str], tmp_path: Path, by_file: bool,
-) -> None:
-    arguments.update(rviz='true')
-    if by_file:
-        arguments['params_file'] = parameters(tmp_path, '/**', 'cameras: [front, down]')
-    else:
-        arguments['cameras'] = 'front=/cam1/image_raw,down'
-    _, *windows = actions_of('uncertainty_seg.launch.py')['Node']
-    shown = [d['Topic']['Value'] for d in displays(Path(windows[0].arguments[1]))]
-    front = 'front/image' if by_file else '/cam1/image_raw'
-    for rviz, name, image in zip(windows, ('front', 'down'), (front, 'down/image'), strict=True):
-        assert [dict(rviz.remappings)[topic] for topic in shown] == [
-            f'uncertainty_seg/{name}/overlay', f'uncertainty_seg/{name}/uncertainty_overlay',
-            f'uncertainty_seg/{name}/mask_color', image]
-
-
 @pytest.mark.parametrize(('given', 'sentence'), [
     ({'model': ''}, 'suim_fp16'),
     ({'params_file': '/nofile.yaml'}, '/nofile.yaml'),
@@ -199,24 +161,6 @@ def test_large_shared_memory_is_set_unless_the_user_has_a_profile(monkeypatch: A
     assert not PROFILES & environment_set().keys()
 
 
-def test_the_demo_plays_on_the_topic_the_node_listens_to() -> None:
-    actions = actions_of('demo.launch.py')
-    (player,) = actions['Node']
-    (include,) = actions['IncludeLaunchDescription']
-    assert player.executable == 'uncertainty_seg_play'
-    assert player.remappings[0][0] == 'image'
-    assert player.remappings[0][1].words == dict(include.launch_arguments)['image'].words
-    # An old bag is judged by its own time.
-    (sim_time,) = [a for a in actions['DeclareLaunchArgument'] if a.words == ('use_sim_time',)]
-    assert sim_time.default_value == 'true'
-    assert player.arguments[-1] == '--clock' and '--topic' not in player.arguments
-    assert player.namespace.words == dict(include.launch_arguments)['namespace'].words
-    declared = {a.words[0] for a in actions['DeclareLaunchArgument']}
-    assert declared == {'bag', 'topic', 'model', 'image', 'rate', 'rviz', 'params_file',
-                        'namespace', 'use_sim_time', 'log_level'}
-    assert Path(include.words[0].words[0]).is_file()
-
-
 @pytest.mark.parametrize(
     ('rate', 'times'),
     [('1.0', {}), ('0.1', {'stale_timeout_s': '20.0', 'max_age_s': '1.0'}),
@@ -239,13 +183,3 @@ def test_a_demo_that_cannot_play_starts_nothing(
     arguments.update(given)
     with pytest.raises(ConfigError, match=sentence):
         actions_of('demo.launch.py')
-
-
-def displays(path: Path) -> list[dict[str, Any]]:
-    from ruamel.yaml import YAML
-
-    layout = YAML(typ='safe').load(path.read_text(encoding='utf-8'))
-    found: list[dict[str, Any]] = layout['Visualization Manager']['Displays']
-    assert set(layout['Window Geometry']) - {'Height', 'Width', 'Displays'} == {
-        display['Name'] for display in found}
-    return found

@@ -7,7 +7,7 @@ the backend that ships. No peer takes part in anything but this file.
 
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ pytest.importorskip('baal',
                     reason='not installed: scripts/requirements/peers.txt')
 
 from baal.active import heuristics  # noqa: E402, I100
-from baal.bayesian.dropout import MCDropoutModule, patch_module  # noqa: E402
+from baal.bayesian.dropout import MCDropoutModule  # noqa: E402
 from baal.ensemble import EnsembleModelWrapper  # noqa: E402
 from baal.modelwrapper import ModelWrapper, TrainingArgs  # noqa: E402
 from torch import nn  # noqa: E402
@@ -277,39 +277,3 @@ def test_an_ensemble_gives_the_maps_of_their_ensembles(tmp_path: Path) -> None:
         np.testing.assert_allclose(ours.entropy, entropy, atol=1e-5)
         np.testing.assert_allclose(ours.mutual_information, entropy - aleatoric, atol=1e-5)
     assert ours.mutual_information.mean() > 0.1
-
-
-def differing_passes(run: Callable[[torch.Tensor], torch.Tensor], passes: int) -> Iterator[bool]:
-    with torch.no_grad():
-        out = [run(as_tensor(noise())) for _ in range(passes)]
-    yield from (not torch.equal(out[0], other) for other in out[1:])
-
-
-class Functional(nn.Module):
-    """Dropout as a function, which no search for modules finds."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.dropout(x, 0.5, self.training)
-
-
-def test_functional_dropout_is_found_by_neither() -> None:
-    with pytest.raises(ValueError, match='No dropout module found'):
-        mc_dropout(Functional(), 3)
-    with pytest.warns(UserWarning, match='No layer was modified'):
-        patch_module(Functional())
-
-
-@pytest.mark.parametrize('kept', [False, True], ids=['as it is by default', 'left alone'])
-def test_onnx_runtime_removes_dropout_that_was_exported_in_training(
-    tmp_path: Path, kept: bool
-) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5), nn.Conv2d(4, 2, 1)).eval()
-    net[1].train()
-    path = tmp_path / 'net.onnx'
-    torch.onnx.export(net, (as_tensor(noise()),), str(path), input_names=['image'], dynamo=False,
-                      training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
-    session = onnxruntime.InferenceSession(
-        str(path), providers=['CPUExecutionProvider'],
-        disabled_optimizers=['EliminateDropout'] if kept else [])
-    one, two = (session.run(None, {'image': as_tensor(noise()).numpy()})[0] for _ in range(2))
-    assert np.array_equal(one, two) is not kept

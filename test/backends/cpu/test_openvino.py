@@ -145,20 +145,6 @@ def test_graphs_of_16_bits_run(tmp_path: Path, precision: str, most: float) -> N
     assert moved['entropy'].mean() < most
 
 
-def test_a_graph_is_compiled_for_each_size_of_chunk_and_three_are_kept(
-    bundle: ModelBundle
-) -> None:
-    backend = OpenVinoBackend(bundle, SETTINGS)
-    sites = bundle.card.dropout_sites
-    kept = []
-    for passes in (2, 50, 51, 50, 5):  # 50 goes in chunks of 17, 17 and 16, and 51 in those of 17
-        backend.run(picture(bundle), ones_masks(sites, passes), 1.0)
-        kept.append((list(backend._calls), backend._calls.get(17)))
-    assert [sizes for sizes, _ in kept] == [
-        [2], [2, 17, 16], [2, 17, 16], [2, 17, 16], [17, 16, 5]]
-    assert kept[1][1] is kept[4][1]
-
-
 def test_missing_openvino_is_named_with_its_remedy(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

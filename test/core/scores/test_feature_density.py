@@ -6,7 +6,6 @@ import dataclasses
 from cases import for_each
 import numpy as np
 import pytest
-from some_maps import maps_of_probabilities
 
 from uncertainty_seg.calibration.calibrate import fit_feature_density, held_out_scores
 from uncertainty_seg.core.scores.density import FeatureDensity, pooled, unit_rows
@@ -89,15 +88,6 @@ def test_an_ignored_pixel_counts_nowhere() -> None:
     np.testing.assert_allclose(
         pooled(FRAMES[0], ignore), pooled(FRAMES[0][:, :, 2:]), rtol=1e-12)
     assert np.isnan(pooled(FRAMES[0], np.ones_like(ignore))).all()
-
-
-def test_padding_is_cut_off_features_as_off_maps() -> None:
-    features = np.arange(20, dtype=np.float32).reshape(1, 1, 4, 5)
-    maps = maps_of_probabilities(np.full((1, 2, 16, 20), 0.5))
-    maps.features = features
-    cut = maps.cut(slice(4, 12), slice(0, 20))
-    np.testing.assert_array_equal(cut.features, features[:, :, 1:3])
-    assert maps.cut(slice(0, 1), slice(19, 20)).features.shape == (1, 1, 1, 1)
 
 
 @for_each('features', [np.ones((1, 6, 4, 5), np.float32), np.zeros((1, 6, 4, 5), np.float32),

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from cases import for_each
 import cv2
-import hypothesis
-from hypothesis import strategies as st
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -102,19 +100,6 @@ def test_each_score_grows_with_its_own_trouble(name: str, seed: int) -> None:
     assert ladder == sorted(ladder)
     assert ladder[-1] > ladder[0] + 0.05
     assert all(0 <= value <= 1 for value in ladder)
-
-
-@hypothesis.given(st.integers(0, 127), st.integers(0, 159), st.integers(1, 90),
-                  st.integers(0, 2**31))
-@hypothesis.settings(max_examples=40, deadline=None)
-def test_what_lies_under_the_mask_changes_nothing(
-        top: int, left: int, side: int, seed: int) -> None:
-    image = detailed()
-    ignore = np.zeros(image.shape[:2], np.bool_)
-    ignore[top:top + side, left:left + side] = True
-    noise = np.random.default_rng(seed).integers(0, 256, image.shape, np.uint8)
-    other = np.where(ignore[..., None], noise, image)
-    assert image_scores(other, 'rgb', ignore) == image_scores(image, 'rgb', ignore)
 
 
 def test_nothing_is_known_of_what_is_left_out_or_too_small() -> None:

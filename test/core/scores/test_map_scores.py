@@ -96,28 +96,6 @@ def test_the_worst_window_equals_a_plain_search(values: Values, data: st.DataObj
             plain_worst(values, side, none), abs=1e-5)
 
 
-def test_a_sliver_beside_a_mask_is_no_window() -> None:
-    values = np.full((40, 40), 0.1, np.float32)
-    values[:, 18:20] = 0.9
-    ignore = np.zeros((40, 40), np.bool_)
-    ignore[:, 20:] = True
-    # Side 10: two columns of ten would be a window of them alone; five are the least.
-    assert worst(values, 0.25, ignore) == pytest.approx((2 * 0.9 + 3 * 0.1) / 5)
-
-
-@pytest.mark.parametrize('at', [(0, 0), (20, 20), (39, 25)])
-@pytest.mark.parametrize('num_ignored', [0, 10])
-def test_a_pixel_that_is_no_number_makes_the_window_none(
-    at: tuple[int, int], num_ignored: int
-) -> None:
-    values = np.full((40, 40), 0.1, np.float32)
-    values[at] = np.nan
-    ignore = np.zeros((40, 40), np.bool_)
-    ignore[:, 40 - num_ignored:] = True
-    mask = ignore if num_ignored else None
-    assert np.isnan(worst(values, ignore=mask))
-
-
 # --- classes, borders and insides ----------------------------------------------------------------
 
 
@@ -166,21 +144,6 @@ def test_scores_by_class_equal_plain_means(
         'class_mean': np.mean([mean(kept & (label == c)) for c in there]),
         **{str(c): mean(kept & (label == c)) for c in range(num_classes)},
     }, abs=1e-9)
-
-
-@hypothesis.given(MAPS, st.data())
-@hypothesis.settings(max_examples=60, deadline=None)
-def test_raising_any_pixel_lowers_nothing(values: Values, data: st.DataObject) -> None:
-    more = values + data.draw(hnp.arrays(np.float32, values.shape,
-                                         elements=st.sampled_from([0.0, 0.3])))
-    ignore = data.draw(hnp.arrays(np.bool_, values.shape))
-    label = data.draw(hnp.arrays(np.uint8, values.shape, elements=st.integers(0, 3)))
-    for mask in (None, ignore):
-        if mask is not None and mask.all():
-            continue
-        assert worst(more, 0.3, mask) >= worst(values, 0.3, mask) - 1e-5
-        low, high = (Parts.of(label, 4, mask).scores(v) for v in (values, more))
-        assert all(high[name] >= low[name] - 1e-9 for name in low)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 from scores_page import BEGIN, END, PAGE, with_list
-from some_maps import maps_of_probabilities, with_maps
+from some_maps import with_maps
 
 from uncertainty_seg.core.gate import Gate
 from uncertainty_seg.core.scores.density import DENSITY_SCORE, KNN_SCORE, ScoreDensity
@@ -209,14 +209,3 @@ def test_the_list_of_the_page_is_that_of_the_scores() -> None:
     page = PAGE.read_text(encoding='utf-8')
     assert page == with_list(page), 'run python test/helpers/scores_page.py'
     assert page.count(BEGIN) == page.count(END) == 1
-
-
-def test_margin_by_class_counts_each_predicted_class_once() -> None:
-    probs = np.full((1, 3, 4, 8), 0.1)
-    probs[0, :, :, :6] = np.array([0.8, 0.2, 0.0])[:, None, None]  # a margin of 0.4 on 24 pixels
-    probs[0, :, :, 6:] = np.array([0.3, 0.6, 0.1])[:, None, None]  # 0.7 on 8
-    vector = ScoreVector(tiny_card(), names=['margin.class_mean'])
-    assert vector.maps == {'margin'}
-    maps = maps_of_probabilities(probs)
-    image = np.zeros((4, 8, 3), np.uint8)
-    assert vector.compute(maps, image)['margin.class_mean'] == pytest.approx((0.4 + 0.7) / 2)
