@@ -139,13 +139,14 @@ NETS = {
 
 
 def build_with_dropout(name: str) -> nn.Module:
-    """Build a network, with the dropout that the compiler injects if it has none of its own."""
+    """Build a network; one that has no dropout gets some in front of its last layer."""
     recipe = NETS[name]
-    if not recipe.inject:
-        return recipe.build()
-    from uncertainty_seg.compiler.capture.inject import inject_dropout
-
-    return inject_dropout(recipe.build(), recipe.inject, recipe.at)[0]
+    net = recipe.build()
+    if recipe.inject:
+        last = [m for m in net.modules() if getattr(m, 'out_channels', 0) == NUM_CLASSES][-1]
+        last.register_forward_pre_hook(lambda layer, args: (
+            nn.functional.dropout2d(args[0], recipe.inject, layer.training),))
+    return net
 
 
 def logits_of(output: object) -> Tensor:

@@ -330,7 +330,7 @@ def _compiled(request: CompileRequest) -> CompileOutcome:
     distribution = _compared(request, compiled, card, loaded, report)
     compiled, grid_error = choose_grid(compiled, card)
     card = replace(card, grid_offset=compiled.grid_offset, grid_error=grid_error)
-    if grid_error > FAR:
+    if grid_error > FAR and not card.members:  # a few passes differ by more, wherever they are
         warn(f'the maps are {100 * grid_error:.0f} % off those of the image in a mean, see the '
              'decision `grid`: passes differ from pixel to pixel in a way that the grid of the '
              'logits does not hold')

@@ -33,7 +33,7 @@ NEAR = 0.02
 FAR = 0.1
 _MEANS = ('mutual_information', 'total_variance', 'variation_ratio')
 # Means below it are those of passes that agree; no share of them says anything.
-_LEAST = 1e-5
+_LEAST = 1e-3
 # Pixels of the image that are looked at, at most.
 _MOST_PIXELS = 1 << 16
 
