@@ -31,6 +31,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import PassSums, sums_of_logits
 from uncertainty_seg.errors import (
     BackendError,
+    BackendUnavailableError,
     ConfigError,
     ModelBundleError,
     ShapeError,
@@ -215,6 +216,15 @@ def test_a_closed_backend_closes_again_and_refuses_to_run(kind: Kind, bundle: Mo
 def write(folder: Path, trunk: onnx.ModelProto, head: onnx.ModelProto) -> ModelBundle:
     write_bundle(folder, tiny_card(), tiny_files(trunk, head))
     return load_bundle(str(folder))
+
+
+def test_a_missing_runtime_is_named_with_its_remedy(
+    kind: Kind, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = {'onnxruntime': 'runtime'}.get(kind.name, kind.name)
+    monkeypatch.setitem(sys.modules, kind.name, None)
+    with pytest.raises(BackendUnavailableError, match=rf"pip install '\.\[{extra}\]'"):
+        kind(bundle, SETTINGS)
 
 
 def test_a_failure_inside_the_runtime_is_one_sentence_and_the_next_run_works(

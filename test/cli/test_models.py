@@ -5,6 +5,7 @@ from collections.abc import Callable
 import json
 from pathlib import Path
 
+from calibration_helpers import write_folder
 import cv2
 from graph_samples import net
 import numpy as np
@@ -16,31 +17,7 @@ from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import load_folder, read_classes
 from uncertainty_seg.storage.model_bundle import load_bundle
 
-CLASSES = {'ignore_index': 255, 'classes': [
-    {'id': i, 'name': name, 'rgb': rgb} for i, (name, rgb) in enumerate(
-        [('blue', [0, 0, 255]), ('green', [0, 255, 0]), ('red', [255, 0, 0])])]}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Twelve images, half blue and half green with the border where the label says."""
-    place = tmp_path / 'data'
-    for name in ('images', 'masks'):
-        (place / name).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        mask = np.zeros((48, 64), np.uint8)
-        mask[:, 20 + i:] = 1
-        image = np.zeros((48, 64, 3), np.uint8)
-        image[mask == 0, 0] = 255
-        image[mask == 1, 1] = 255
-        image = (image * rng.uniform(0.7, 1)).astype(np.uint8)
-        cv2.imwrite(str(place / 'images' / f'{i}.png'), image)
-        cv2.imwrite(str(place / 'masks' / f'{i}.png'), mask)
-    (place / 'classes.json').write_text(json.dumps(CLASSES))
-    splits = {'train': [str(i) for i in range(6)], 'val': [str(i) for i in range(6, 12)]}
-    (place / 'splits.json').write_text(json.dumps(splits))
-    return place
+FIRST = 'frame_1_000'
 
 
 def last_json(text: str) -> dict[str, object]:
@@ -67,7 +44,7 @@ def test_compile_makes_a_bundle_of_an_onnx_file(
     ({'classes': [{'id': 0, 'name': 'a', 'rgb': [0, 0, 0]}, {'id': 5, 'name': 'b',
                                                              'rgb': [1, 1, 1]}]}, r'ids \[0, 5\]'),
     ({'classes': [{'id': 0, 'name': 'a'}]}, 'another form'),
-    ({'classes': CLASSES['classes'], 'ignore_index': 1}, 'ignore_index 1'),
+    ({'classes': ['sea', 'rock'], 'ignore_index': 1}, 'ignore_index 1'),
     ({'classes': ['sea', 'rock', 'sea', 'fish', 'rock', 'sea']},
      "names more than one class 'rock', 'sea', expected a name of its own for each class"),
     ({'classes': ['7', {'id': 1, 'name': 7, 'rgb': [0, 0, 0]}]}, "more than one class '7'"),
@@ -81,19 +58,20 @@ def test_a_table_of_classes_that_would_shift_or_mix_the_mask_is_refused(
 
 
 @pytest.mark.parametrize('break_it, words', [
-    (lambda p: (p / 'masks' / '3.png').unlink(), r'masks/3\.png'),
-    (lambda p: next((p / 'images').glob('3.*')).unlink(), "'3'"),
-    (lambda p: (p / 'masks' / '3.png').write_bytes(b'x'), r'masks/3\.png'),
+    (lambda p: (p / 'masks' / f'{FIRST}.png').unlink(), rf'masks/{FIRST}\.png'),
+    (lambda p: (p / 'images' / f'{FIRST}.png').unlink(), f"'{FIRST}'"),
+    (lambda p: (p / 'masks' / f'{FIRST}.png').write_bytes(b'x'), rf'masks/{FIRST}\.png'),
     (lambda p: (p / 'splits.json').write_text('{"train": []}'), 'is empty'),
     (lambda p: (p / 'splits.json').write_text('{"train"'), 'is no JSON'),
     (lambda p: (p / 'splits.json').write_text('{"val": ["1"]}'), "split 'train' is not in"),
     (lambda p: (p / 'classes.json').unlink(), r'classes\.json is missing'),
-    (lambda p: cv2.imwrite(str(p / 'masks' / '3.png'), np.zeros((5, 5), np.uint8)),
+    (lambda p: cv2.imwrite(str(p / 'masks' / f'{FIRST}.png'), np.zeros((5, 5), np.uint8)),
      'its mask 5x5'),
 ])
 def test_a_damaged_folder_of_images_is_refused_in_words(
-    folder: Path, break_it: Callable[[Path], object], words: str
+    tmp_path: Path, break_it: Callable[[Path], object], words: str
 ) -> None:
+    folder = write_folder(tmp_path / 'data', 4, 1, splits=True)
     break_it(folder)
     with pytest.raises(DatasetError, match=words):
         load_folder(folder, 'train')

@@ -150,6 +150,15 @@ def test_what_the_calibration_was_not_made_for_is_refused(
         Pipeline(bundle, FakeBackend(bundle.card), settings_from_dict(values))
 
 
+@for_each('values', [{'precision': 'bf16'}, {'mask_policy': 'per_frame'},
+                     {'mask_policy': 'per_frame', 'seed': 5}])
+def test_what_the_calibration_was_made_for_is_taken_and_per_frame_with_any_seed(
+    tiny_bundle: Path, values: dict[str, object]
+) -> None:
+    bundle = with_calibration(load_bundle(str(tiny_bundle)), **{**values, 'seed': 0})
+    assert Pipeline(bundle, FakeBackend(bundle.card), settings_from_dict(values)).thresholds
+
+
 def test_another_seed_is_refused_while_it_runs_where_there_is_a_gate(tiny_bundle: Path) -> None:
     bundle = load_bundle(str(tiny_bundle))
     pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings())
@@ -173,13 +182,6 @@ def test_what_the_limits_are_for_cannot_be_changed_while_it_runs(
     assert pipeline.settings == Settings()
 
 
-def test_masks_drawn_for_each_frame_may_have_any_seed(tiny_bundle: Path) -> None:
-    bundle = with_calibration(load_bundle(str(tiny_bundle)), mask_policy='per_frame')
-    for seed in (0, 5):
-        settings = Settings(seed=seed, mask_policy='per_frame')
-        assert Pipeline(bundle, FakeBackend(bundle.card), settings).thresholds
-
-
 def test_without_dropout_the_mask_policy_is_no_reason_to_refuse_the_limits(
     tiny_bundle: Path,
 ) -> None:
@@ -196,14 +198,6 @@ def with_calibration(bundle: ModelBundle, **changes: object) -> ModelBundle:
     assert bundle.calibration is not None
     return dataclasses.replace(
         bundle, calibration=dataclasses.replace(bundle.calibration, **changes))
-
-
-def test_a_calibration_made_in_bf16_holds_for_bf16(
-    tiny_bundle: Path
-) -> None:
-    bundle = with_calibration(load_bundle(str(tiny_bundle)), precision='bf16')
-    pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings(precision='bf16'))
-    assert pipeline.precision == 'bf16'
 
 
 class TellingBackend(FakeBackend):

@@ -19,14 +19,10 @@ def spec(fit: str = 'letterbox', order: str = 'bgr') -> InputSpec:
     return InputSpec(128, 96, fit, order, (0, 0, 0), (1, 1, 1))
 
 
-def test_letterbox_centres_and_keeps_the_aspect() -> None:
-    geometry = Geometry.of(100, 400, spec())
-    assert (geometry.rows, geometry.columns) == (slice(32, 64), slice(0, 128))
-
-
-def test_padding_is_grey_and_the_image_is_where_it_says() -> None:
+def test_letterbox_keeps_the_aspect_and_pads_with_grey_on_both_sides() -> None:
     image = np.full((100, 400, 3), 9, np.uint8)
     geometry = Geometry.of(100, 400, spec())
+    assert (geometry.rows, geometry.columns) == (slice(32, 64), slice(0, 128))
     fitted = fit_image(image, geometry, spec())
     assert (fitted[geometry.rows, geometry.columns] == 9).all()
     assert (fitted[:32] == PADDING_VALUE).all()

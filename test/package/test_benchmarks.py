@@ -46,11 +46,6 @@ def test_what_a_benchmark_imports_is_there(file: Path) -> None:
     assert {what for pair in imported(file) if (what := missing(*pair))} == set()
 
 
-def test_a_name_that_is_gone_is_noticed() -> None:
-    assert 'seabass' in missing('uncertainty_seg.core.gate', 'seabass')
-    assert missing('uncertainty_seg.core', 'gate') == missing('no_such_library', 'x') == ''
-
-
 @pytest.mark.parametrize('words', [
     ('bench_peers.py', '--passes', '2', '--rounds', '1', '--only', 'onnxruntime: sums',
      'onnxruntime: frame'),

@@ -123,14 +123,6 @@ def test_every_anchor_is_a_heading(page: Path) -> None:
         assert anchor in slugs, f'{path}#{anchor}'
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
-def test_lines_have_at_most_120_characters(page: Path) -> None:
-    # A row of a table cannot be wrapped.
-    lines = [line for line in page.read_text().splitlines() if not line.startswith('|')]
-    is_made = page.name == 'measurements.md'
-    assert is_made or [line for line in lines if len(line) > 120] == []
-
-
 def test_the_readme_is_short_and_the_index_names_every_page() -> None:
     assert len(README.splitlines()) < 150
     index = (ROOT / 'docs' / 'README.md').read_text()

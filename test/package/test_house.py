@@ -59,10 +59,7 @@ def test_a_circle_is_found_however_it_is_imported(tmp_path: Path) -> None:
         e='from uncertainty_seg.b import f\nimport os', room__='from . import d')
     assert circles(import_graph(root)) == [['a', 'b', 'c', 'room.d']]
     assert import_graph(root)['room'] == {'room.d'}
-
-
-def test_a_module_that_imports_a_name_of_its_package_closes_a_circle(tmp_path: Path) -> None:
-    root = package(tmp_path, room__='from uncertainty_seg.room.d import f',
+    root = package(tmp_path / 'names', room__='from uncertainty_seg.room.d import f',
                    room__d='from uncertainty_seg.room import g')
     assert circles(import_graph(root)) == [['room', 'room.d']]
 

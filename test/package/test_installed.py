@@ -57,16 +57,6 @@ def test_ros2_run_finds_every_executable(prefix: Path) -> None:
         'speed_governor', 'uncertainty_seg', 'uncertainty_seg_node', 'uncertainty_seg_play'}
 
 
-def test_the_command_in_the_environment_runs_what_was_built(prefix: Path, tmp_path: Path) -> None:
-    checkout, venv = prefix.parent, tmp_path / 'venv'
-    (venv / 'bin').mkdir(parents=True)
-    made = clean(f'export VENV={venv}; source {ROOT}/scripts/lib.sh; command_in_venv {checkout}')
-    assert made.returncode == 0, made.stderr
-    assert f'{venv}/bin/uncertainty_seg' in made.stdout
-    done = clean('uncertainty_seg --version', f'{venv}/bin:/usr/bin:/bin')
-    assert (done.returncode, done.stdout) == (0, '0.1.0\n')
-
-
 def test_pip_gets_its_own_command_and_not_a_second_one(tmp_path: Path) -> None:
     # A wheel has console scripts, which pip writes to bin/ itself.
     code = ('import sys, setuptools\n'

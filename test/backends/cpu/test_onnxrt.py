@@ -31,14 +31,6 @@ def bundle(tiny_bundle: Path) -> ModelBundle:
     return load_bundle(str(tiny_bundle))
 
 
-def test_missing_onnxruntime_is_named_with_its_remedy(
-    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[runtime\]'"):
-        OnnxRuntimeBackend(bundle, SETTINGS)
-
-
 @pytest.mark.parametrize(('card', 'precision'), [('fp32', 'bf16'), ('bf16', 'bundle')])
 def test_bf16_is_refused_by_setting_and_by_card(
     bundle: ModelBundle, card: str, precision: str

@@ -145,14 +145,6 @@ def test_graphs_of_16_bits_run(tmp_path: Path, precision: str, most: float) -> N
     assert moved['entropy'].mean() < most
 
 
-def test_missing_openvino_is_named_with_its_remedy(
-    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, 'openvino', None)
-    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[openvino\]'"):
-        OpenVinoBackend(bundle, SETTINGS)
-
-
 CHILD = """
 import sys, threading
 {before}
