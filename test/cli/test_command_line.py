@@ -11,6 +11,7 @@ from pathlib import Path
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -92,10 +93,8 @@ def test_only_the_parse_layer_knows_argparse() -> None:
 def test_a_missing_package_names_the_command_that_installs_it(
     package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(args: argparse.Namespace) -> int:
-        raise ModuleNotFoundError(f'No module named {package!r}', name=package)
-
-    monkeypatch.setattr('uncertainty_seg.cli.replay.run', run)
+    monkeypatch.setattr('uncertainty_seg.cli.replay.run', mock.Mock(
+        side_effect=ModuleNotFoundError(f'No module named {package!r}', name=package)))
     assert command_line.main(['replay', 'in', 'out']) == 1
     said = capsys.readouterr().err
     assert said == (f'uncertainty_seg replay: {package.split(".")[0]} is not installed: pip '
@@ -144,6 +143,7 @@ def test_failure_is_one_sentence_and_exit_code_1() -> None:
     (BagError('no bag'), 1, 'no bag.'),
     (PermissionError(13, 'Permission denied', 'here'), 1,
      'here cannot be used (permission denied).'),
+    (ModuleNotFoundError("No module named 'my_nets'", name='my_nets'), 1, "'my_nets'."),
     (KeyboardInterrupt(), 130, 'stopped'),
     (KeyboardInterrupt('of a library'), 130, 'stopped'),
 ])
@@ -151,10 +151,7 @@ def test_errors_become_exit_codes(
     fault: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(args: argparse.Namespace) -> int:
-        raise fault
-
-    monkeypatch.setattr('uncertainty_seg.cli.replay.run', run)
+    monkeypatch.setattr('uncertainty_seg.cli.replay.run', mock.Mock(side_effect=fault))
     assert command_line.main(['replay', 'in', 'out']) == code
     assert capsys.readouterr().err.strip().endswith(said)
 

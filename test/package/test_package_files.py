@@ -68,11 +68,15 @@ def test_every_file_of_the_shared_folders_is_installed(monkeypatch: pytest.Monke
             assert installed.get(f'share/uncertainty_seg/{relative}') == relative
 
 
-def test_the_package_is_found_by_ament(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = dict(setup_arguments(monkeypatch)['data_files'])
+def test_ament_finds_the_package_and_colcon_its_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = setup_arguments(monkeypatch)
+    files = dict(arguments['data_files'])
     assert files['share/uncertainty_seg'] == ['package.xml']
     assert files['share/ament_index/resource_index/packages'] == ['resource/uncertainty_seg']
     assert (ROOT / 'resource' / 'uncertainty_seg').is_file()
+    # With tests_require colcon test runs no test and passes.
+    assert 'tests_require' not in arguments
+    assert 'pytest' in distributions(arguments['extras_require']['test'])
 
 
 def test_every_module_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +103,6 @@ def test_every_entry_point_exists(monkeypatch: pytest.MonkeyPatch) -> None:
         module, function = line.split(' = ')[1].split(':')
         source = ROOT.joinpath(*module.split('.')).with_suffix('.py').read_text(encoding='utf-8')
         assert re.search(rf'^(?:def {function}\(|{function} = )', source, re.MULTILINE), line
-
-
-def test_colcon_finds_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = setup_arguments(monkeypatch)
-    # With tests_require colcon test runs no test and passes.
-    assert 'tests_require' not in arguments
-    names = {re.split(r'\W', line)[0] for line in arguments['extras_require']['test']}
-    assert 'pytest' in names
 
 
 def distributions(lines: Iterable[str]) -> set[str]:
