@@ -31,22 +31,9 @@ _T = TypeVar('_T')
 
 def call_with(function: Callable[..., _T], args: argparse.Namespace, **more: Any) -> _T:
     """
-    Call a function with the parsed arguments that have the names of its parameters.
+    Call the function that does a verb's work with the parsed arguments that it has parameters for.
 
-    Parameters
-    ----------
-    function : callable
-        The one that does the work of a verb.
-    args : Namespace
-        Parsed; what is no parameter of the function is left out.
-    **more
-        Further arguments; they replace parsed ones.
-
-    Returns
-    -------
-    any
-        What the function returns.
-
+    Further arguments replace parsed ones.
     """
     known = signature(function).parameters
     return function(**{name: value for name, value in vars(args).items() if name in known}

@@ -207,29 +207,15 @@ def stand_ins(
     min_angle: float = 0.0,
 ) -> Rows:
     """
-    Find for every frame the one that represents it.
+    Return for every frame the row that represents it, int64 (n,).
+
+    That is its own number where it stays, and else the first in `order` (the rows from the most to
+    the least wanted) of the rows that stay and are alike. Frames are alike whose perceptual
+    hashes, uint64 (n,), differ in fewer bits than `min_distance` (0 takes all for different, 1
+    joins equal ones), or whose embeddings, float32 (n, D) of unit length, have a cosine distance
+    below `min_angle` (0 for none); one that is not finite is like no other.
 
     Raises ConfigError if a distance is not from 0 to `MAX_DISTANCE` or `MAX_ANGLE`.
-
-    Parameters
-    ----------
-    hashes : ndarray of uint64, shape (n,)
-        Perceptual hashes.
-    order : ndarray of int64, shape (n,)
-        The rows from the most to the least wanted.
-    min_distance : int
-        Frames that differ in fewer bits are alike; 0 takes all for different, 1 joins equal ones.
-    vectors : ndarray of float32, shape (n, D), or None
-        Embeddings of unit length; one that is not finite is like no other.
-    min_angle : float
-        Frames whose embeddings have a smaller cosine distance are alike too; 0 for none.
-
-    Returns
-    -------
-    ndarray of int64, shape (n,)
-        The row that represents each: its own number where it stays, and else the first in order
-        of the rows that stay and are alike.
-
     """
     if not 0 <= min_distance <= MAX_DISTANCE:
         raise ConfigError(f'a least distance of {min_distance} bits', f'0 to {MAX_DISTANCE}')

@@ -387,24 +387,12 @@ def class_weights(data: LabelledFolder, power: float) -> Tensor:
 @torch.no_grad()
 def restore_priors(classifier: nn.Conv2d, weights: Tensor) -> None:
     """
-    Undo in the bias what the class weights of the loss did to the probabilities.
+    Undo in the bias of the last layer what the class weights (C,) of the loss did.
 
     A net trained with the weights w learns p(c|x) w_c up to a factor, so that rare classes come
     out too likely. Taking ln w_c off the logits gives p(c|x) back: on SUIM this took the
-    calibration error from 0.034 to 0.005 and the ranking of errors from 0.77 to 0.81.
-
-    Parameters
-    ----------
-    classifier : Conv2d
-        The last layer, one output a class; changed in place.
-    weights : Tensor, shape (C,)
-        As given to the loss.
-
-    References
-    ----------
-    Elkan, 2001, The foundations of cost-sensitive learning, theorem 2; Menon et al., 2021,
-    arXiv:2007.07314.
-
+    calibration error from 0.034 to 0.005 and the ranking of errors from 0.77 to 0.81 (Elkan, 2001,
+    theorem 2; Menon et al., 2021, arXiv:2007.07314).
     """
     if classifier.bias is None:
         raise TrainingError('the classifier has no bias', 'one to restore the class priors in')

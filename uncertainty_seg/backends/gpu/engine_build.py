@@ -272,34 +272,15 @@ def build_engines(
     """
     Build the engines of a bundle that are missing, and say which there are.
 
-    Parameters
-    ----------
-    bundle, settings : ModelBundle, Settings
-        As `engines_of`.
-    compute_capabilities : sequence of str
-        Of GPUs that are not here, as '8.6', for TensorRT-RTX; without any, for the GPU of this
-        machine.
-    folder : Path, optional
-        Of the engines; by default that of this user.
-    progress : callable, optional
-        Called in this thread with the share of everything that is done, and the phase.
+    `compute_capabilities`, as '8.6', are of GPUs that are not here, for TensorRT-RTX; without any,
+    the engines are for the GPU of this machine. `folder` is that of this user unless it is named;
+    `progress` is called in this thread with the share of everything that is done, and the phase.
+    Each engine is a dict of `role`, `compute_capability`, `gpu`, `precision`, `chunk`, `tensorrt`,
+    `path`, `mb`, and `is_built`: whether it was built now.
 
-    Returns
-    -------
-    list of dict
-        For each engine `role`, `compute_capability`, `gpu`, `precision`, `chunk`, `tensorrt`,
-        `path`, `mb`, and `is_built`: whether it was built now.
-
-    Raises
-    ------
-    UncertaintySegError
-        As `work_here` or `work_ahead`, and `EngineWork.build`.
-    OSError
-        If the folder cannot be written to.
-    KeyboardInterrupt
-        The build ends at TensorRT's next report. While `is_building()`, a process must end
-        without taking TensorRT apart: by `os._exit`.
-
+    Raises UncertaintySegError as `work_here`, `work_ahead` and `EngineWork.build` do, OSError if
+    the folder cannot be written to. A KeyboardInterrupt ends the build at TensorRT's next report;
+    while `is_building()`, a process must end without taking TensorRT apart: by `os._exit`.
     """
     works = [work_ahead(bundle, settings, one) for one in compute_capabilities] \
         or [work_here(bundle, settings)]

@@ -99,37 +99,17 @@ class TensorRtBackend(Runner):
     """
     Run a bundle with TensorRT.
 
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-    settings : Settings
-        Gives passes, memory budget and precision.
-    trt, cuda, device, cache : optional
-        By default what is installed, the first GPU, and this user's cache of engines.
-    is_recorded : bool
-        Whether to record what is enqueued in every frame as CUDA graphs.
+    The settings give passes, memory budget and precision; TensorRT, CUDA, device and cache are
+    what is installed, the first GPU and this user's. With `is_recorded`, what is enqueued in every
+    frame is recorded as CUDA graphs. A second thread in `run` waits for the first, because a
+    context that two threads use computes wrong results. After an error of the device everything is
+    opened again, once; after the next error the backend stays closed.
 
-    Raises
-    ------
-    EngineMissingError
-        If an engine was not built yet, or cannot be used any more.
-    BackendUnavailableError
-        If there is no GPU, TensorRT or cuda-python, or the bundle or its precision cannot be run,
-        or failed its self-check here.
-    ConfigError
-        If the graphs cannot be computed in the precision of the settings.
-    ModelBundleError
-        If a graph does not fit the card.
-    BackendError
-        If the GPU has no memory for the engines, or an engine does not fit the card.
-
-    Notes
-    -----
-    A second thread in `run` waits for the first, because a context that two threads use computes
-    wrong results. After an error of the device everything is opened again, once; after the next
-    error the backend stays closed.
-
+    Raises EngineMissingError if an engine was not built yet, or cannot be used any more;
+    BackendUnavailableError if there is no GPU, TensorRT or cuda-python, or the bundle or its
+    precision cannot be run, or failed its self-check here; ConfigError if the graphs cannot be
+    computed in the precision of the settings; ModelBundleError if a graph does not fit the card;
+    BackendError if the GPU has no memory for the engines, or an engine does not fit the card.
     """
 
     name = 'tensorrt'
