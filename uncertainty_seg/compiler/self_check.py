@@ -534,8 +534,6 @@ def sanity_checks(maps: UncertaintyMaps, passes: int) -> list[Check]:
     off = float(np.abs(votes - np.rint(votes)).max())
     return [
         Check('finite', broken, 0, 'values that are not finite'),
-        Check('mutual_information', _largest([max(0.0, -float(maps.mutual_information.min()))]),
-              0, 'how far mutual information goes below zero'),
         Check('range', beyond, _SLACK, 'how far a map goes beyond 0..1'),
         Check('votes', off, 1e-3, 'how far T times variation ratio is from whole'),
     ]
