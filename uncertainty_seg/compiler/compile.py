@@ -39,11 +39,7 @@ from uncertainty_seg.compiler.frontend.lint import (
     require_own_names,
 )
 from uncertainty_seg.compiler.frontend.outputs import join_variance, strip_final_resize, to_logits
-from uncertainty_seg.compiler.frontend.standard_form import (
-    fix_input,
-    take_bytes,
-    to_shipped_opset,
-)
+from uncertainty_seg.compiler.frontend.standard_form import fix_input, take_bytes, to_shipped_opset
 from uncertainty_seg.compiler.frontend.unpooling import write_unpooling
 from uncertainty_seg.compiler.head_graphs import add_samples, add_sums
 from uncertainty_seg.compiler.onnx_tools import shapes
@@ -279,8 +275,7 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     widened = widen_network(model)
     if widened is not None:
         _log.warning('%s', WIDENED)
-    static = fold_constants(
-        to_shipped_opset(fix_input(widened or model, spec.height, spec.width)))
+    static = fold_constants(to_shipped_opset(fix_input(widened or model, spec.height, spec.width)))
     static = write_unpooling(static)
     require_compilable(static)
     if options.method == 'direct':

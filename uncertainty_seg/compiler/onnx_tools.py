@@ -192,9 +192,7 @@ def used_by(node: onnx.NodeProto) -> set[str]:
     return names
 
 
-def needed_nodes(
-    nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]
-) -> list[onnx.NodeProto]:
+def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
     """Return the nodes that some tensors are made of, in their order."""
     needed, kept = set(outputs), []
     for node in reversed(nodes):
@@ -330,9 +328,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     refill(graph.initializer, [t for t in graph.initializer if t.name in used])
 
 
-def add_constant(
-    graph: onnx.GraphProto, wish: str, values: Any, dtype: Any = None
-) -> str:
+def add_constant(graph: onnx.GraphProto, wish: str, values: Any, dtype: Any = None) -> str:
     """Store an initializer under a name near `wish` that is free, and return that name."""
     name = fresh_name(graph, wish)
     graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))

@@ -253,10 +253,6 @@ def _floats(model: onnx.ModelProto) -> frozenset[str]:
         if node.op_type in _QUANTISED:
             raise GraphError(f'the graph holds {node.op_type} {node.name!r}', 'float32 throughout',
                              'choose one precision: int8, or 16 bits')
-        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-               for a in node.attribute):
-            raise GraphError(f'node {node.name!r} ({node.op_type}) holds a graph of its own',
-                             'a graph without control flow')
     types = types_of(model)
     for name, known in types.items():
         if known.kind in _OTHER_FLOATS:
@@ -311,7 +307,8 @@ def _halvable(model: onnx.ModelProto) -> dict[str, NDArray[np.float16]]:
     """Return, by name and in 16 bits, the initializers that `halve_weights` rounds."""
     found = {}
     for name, values in _large(model):
-        half = _halved(values)
+        with np.errstate(over='ignore'):  # what does not fit is infinite, and so is its error
+            half = values.astype(np.float16)
         if _rounding_error(values, half) <= _MOST_ROUNDED:
             found[name] = half
     return found
@@ -329,11 +326,6 @@ def _large(model: onnx.ModelProto) -> Iterator[tuple[str, NDArray[np.float32]]]:
             yield tensor.name, numpy_helper.to_array(tensor)
 
 
-def _halved(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    with np.errstate(over='ignore'):  # what does not fit is infinite, and so is its error
-        return values.astype(np.float16)
-
-
 def _rounding_error(values: NDArray[np.float32], half: NDArray[np.float16]) -> float:
     """Return the length of what rounding changed, as a share of the length of the values."""
     exact = values.astype(np.float64)
@@ -345,8 +337,7 @@ def _rounding_error(values: NDArray[np.float32], half: NDArray[np.float16]) -> f
 def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Undo `halve_weights`: float32 initializers of the rounded values, without a Cast."""
     result = copy_of(model)
-    halves = {t.name: t for t in result.graph.initializer
-              if t.data_type == TensorProto.FLOAT16}
+    halves = {t.name: t for t in result.graph.initializer if t.data_type == TensorProto.FLOAT16}
     nodes, restored = [], []
     for node in result.graph.node:
         is_cast = node.op_type == 'Cast' and attribute(node, 'to') == TensorProto.FLOAT

@@ -210,8 +210,7 @@ def fixed_images(spec: InputSpec, count: int) -> list[ImageU8]:
     scenes = [render_scene(seed, size=(spec.width, spec.height),
                            turbidity=float(share) * MAX_TRAINING_TURBIDITY).image
               for seed, share in enumerate(shares, 1)]
-    return [fit_image(scene, Geometry.of(spec.height, spec.width, spec), spec)
-            for scene in scenes]
+    return [fit_image(scene, Geometry.of(spec.height, spec.width, spec), spec) for scene in scenes]
 
 
 def check_backend(
@@ -245,9 +244,7 @@ def _gap(
     return difference(maps, right, plan.passes, plan.limits, score)
 
 
-def _run(
-    runner: Any, plan: CheckPlan, image: ImageU8, masks: Masks
-) -> UncertaintyMaps:
+def _run(runner: Any, plan: CheckPlan, image: ImageU8, masks: Masks) -> UncertaintyMaps:
     """Return the maps of an image at the grid."""
     return grid_maps(runner.run(image, masks, plan.temperature))
 

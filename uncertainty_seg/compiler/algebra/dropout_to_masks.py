@@ -34,12 +34,9 @@ from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 
 PASSES_AXIS = 'T'
-KINDS = ('element', 'channel')
 
 
-def dropout_to_masks(
-    model: onnx.ModelProto,
-) -> tuple[onnx.ModelProto, tuple[DropoutSite, ...]]:
+def dropout_to_masks(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[DropoutSite, ...]]:
     """
     Take the randomness out of a graph, of batch 1 and static size, and hand it to the caller.
 
@@ -141,13 +138,11 @@ def _masked(
 ) -> tuple[DropoutSite, list[onnx.NodeProto]]:
     shape, axis = _place(node, known, axes)
     kind = attribute(node, 'kind', 'element')
-    if kind not in KINDS:
-        raise GraphError(f'dropout {node.name!r} is of the kind {kind!r}', f'one of {KINDS}')
     wish = f'mask_{attribute(node, "site", "") or f"dropout_{index}"}'
     site = DropoutSite(fresh_name(graph, wish), mask_shape(kind, shape, axis, node.name),
                        _rate(graph, node))
     write = NodeWriter(graph, site.name)
-    mask = _laid_out(site, shape, axis, write)
+    mask = _lay_out(site.name, list(site.shape), axis, write)
     value = constants(graph).get(node.input[0])
     if value is not None and (value == 1).all():
         write.nodes.append(helper.make_node('Identity', [mask], [node.output[0]]))
@@ -156,9 +151,7 @@ def _masked(
     return site, write.nodes
 
 
-def _place(
-    node: onnx.NodeProto, known: Shapes, axes: FoundPasses
-) -> tuple[Shape, PassesAxis]:
+def _place(node: onnx.NodeProto, known: Shapes, axes: FoundPasses) -> tuple[Shape, PassesAxis]:
     """Return the shape of one pass and where the passes go in it."""
     data = node.output[0]  # carries the passes where its input is a constant
     what = f'dropout {attribute(node, "site", "") or node.name!r}'
@@ -192,14 +185,6 @@ def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
         raise GraphError(f'dropout {name!r} drops channels of a tensor of shape {shape}',
                          'the batch on axis 0')
     return (shape[1], *(1,) * (len(shape) - 2))
-
-
-def _laid_out(site: DropoutSite, shape: Shape, axis: PassesAxis, write: NodeWriter) -> str:
-    """Bring a mask (T, *site.shape) to where a tensor carries its passes."""
-    if not axis.is_alone and site.shape[axis.axis] != axis.size:
-        raise GraphError(f'{site.name} drops branches of a tensor of shape {shape}',
-                         'a batch axis of its own')
-    return _lay_out(site.name, list(site.shape), axis, write)
 
 
 def _lay_out(name: str, sizes: list[int], axis: PassesAxis, write: NodeWriter) -> str:

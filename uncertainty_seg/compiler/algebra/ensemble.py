@@ -24,7 +24,6 @@ from uncertainty_seg.compiler.onnx_tools import (
     build_model,
     copy_of,
     float_info,
-    image_inputs,
     IR_VERSION,
     MARKER_DOMAIN,
     OPSET,
@@ -48,12 +47,11 @@ def ensemble_graphs(
     Make trunk and head of M networks.
 
     Raises GraphError if there are fewer than two, two are the same network, or one has another
-    input or output than the first.
+    output than the first.
     """
     image, shape = _common(models)
     merged = _Merged(image.name, keeps_dropout=False)
     logits = [merged.add(model, index) for index, model in enumerate(models)]
-    _require_different(logits)
     count = len(models)
     nodes = [*merged.nodes, helper.make_node('Concat', logits, [MEMBERS], axis=0)]
     members = float_info(MEMBERS, (count, *shape[1:]))
@@ -66,12 +64,8 @@ def ensemble_graphs(
 def joined_members(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     """Make one network of M that keep their dropout; raises GraphError as `ensemble_graphs`."""
     image, shape = _common(models)
-    merged, logits = _Merged(image.name, keeps_dropout=True), []
-    for index, model in enumerate(models):
-        before = len(merged.weights)
-        logits.append(merged.add(model, index))
-        if len(merged.weights) == before:
-            raise _twins('an earlier one', index)
+    merged = _Merged(image.name, keeps_dropout=True)
+    logits = [merged.add(model, index) for index, model in enumerate(models)]
     nodes = [*merged.nodes, helper.make_node('Concat', logits, [MEMBERS], axis=1)]
     out = float_info(MEMBERS, (1, len(models) * shape[1], *shape[2:]))
     graph = helper.make_graph(nodes, 'members', [image], [out], merged.weights)
@@ -79,9 +73,7 @@ def joined_members(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
-def choose_members(
-    head: onnx.ModelProto, count: int
-) -> tuple[onnx.ModelProto, DropoutSite]:
+def choose_members(head: onnx.ModelProto, count: int) -> tuple[onnx.ModelProto, DropoutSite]:
     """
     Let each pass choose its member from a head that computes them all.
 
@@ -90,8 +82,7 @@ def choose_members(
     """
     result = copy_of(head)
     graph = result.graph
-    channels, rows, columns = (
-        d.dim_value for d in graph.output[0].type.tensor_type.shape.dim[1:])
+    channels, rows, columns = (d.dim_value for d in graph.output[0].type.tensor_type.shape.dim[1:])
     shape = (channels // count, rows, columns)
     for node in graph.node:
         rename_tensors(node, {LOGITS: MEMBERS})
@@ -116,11 +107,14 @@ def _common(models: Sequence[onnx.ModelProto]) -> tuple[onnx.ValueInfoProto, Sha
     if len(models) < 2:
         raise GraphError(f'an ensemble of {len(models)}', 'at least two networks',
                          'give weights once for each member')
-    image, shape = _input_of(models[0], 0), _logits_shape(models[0], 0)
+    shape = _logits_shape(models[0], 0)
     for index, model in enumerate(models[1:], 1):
-        _require_same('the input', index, _text(_input_of(model, index)), _text(image))
-        _require_same('logits of the shape', index, str(_logits_shape(model, index)), str(shape))
-    return image, shape
+        came = _logits_shape(model, index)
+        if came != shape:
+            raise GraphError(f'member {index} has logits of the shape {came}',
+                             f'{shape} as member 0 has',
+                             'an ensemble is one network trained several times')
+    return models[0].graph.input[0], shape
 
 
 class _Merged:
@@ -136,12 +130,14 @@ class _Merged:
 
     def add(self, model: onnx.ModelProto, index: int) -> str:
         """Take in a member and return the name of its output."""
-        names = {'': '', self._image: self._image}
+        names, before = {'': '', self._image: self._image}, len(self.weights)
         for tensor in model.graph.initializer:
             names[tensor.name] = self._add_weight(tensor, index)
+        if len(self.weights) == before:
+            raise GraphError(f'member {index} has the weights of an earlier one',
+                             'networks trained apart', 'give each file of weights once')
         for node in model.graph.node:
             if is_dropout(node) and not self._keeps_dropout:
-                self._switch_off(node, model, index)
                 names[node.output[0]] = names[node.input[0]]
                 self.num_dropouts += 1
             else:
@@ -174,13 +170,6 @@ class _Merged:
             self._outputs[key] = outputs
         return self._outputs[key]
 
-    @staticmethod
-    def _switch_off(node: onnx.NodeProto, model: onnx.ModelProto, index: int) -> None:
-        used = {name for other in model.graph.node for name in other.input}
-        if used & set(node.output[1:]):
-            raise GraphError(f'member {index} computes with the mask of dropout {node.name!r}',
-                             'dropout whose mask no other node reads')
-
 
 def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:
     count = members.type.tensor_type.shape.dim[0].dim_value
@@ -194,44 +183,12 @@ def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:
     return build_model('head', nodes, inputs, [float_info(LOGITS, (PASSES_AXIS, *shape[1:]))], [])
 
 
-def _input_of(model: onnx.ModelProto, index: int) -> onnx.ValueInfoProto:
-    inputs = image_inputs(model.graph)
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise GraphError(f'member {index} has {len(inputs)} inputs and '
-                         f'{len(model.graph.output)} outputs', 'one image and its logits')
-    return inputs[0]
-
-
 def _logits_shape(model: onnx.ModelProto, index: int) -> Shape:
     shape = shapes(model).get(model.graph.output[0].name)
     if shape is None or len(shape) != 4 or shape[0] != 1:
         raise GraphError(f'member {index} gives a tensor of shape {shape}',
                          'logits (1, C, hl, wl) of a static size')
     return shape
-
-
-def _text(info: onnx.ValueInfoProto) -> str:
-    kind = info.type.tensor_type
-    dims = [d.dim_param or d.dim_value for d in kind.shape.dim]
-    return f'{info.name} {onnx.TensorProto.DataType.Name(kind.elem_type)} {dims}'
-
-
-def _require_same(what: str, index: int, came: str, first: str) -> None:
-    if came != first:
-        raise GraphError(f'member {index} has {what} {came}', f'{first} as member 0 has',
-                         'an ensemble is one network trained several times')
-
-
-def _require_different(logits: Sequence[str]) -> None:
-    for index, name in enumerate(logits):
-        first = logits.index(name)
-        if first < index:
-            raise _twins(first, index)
-
-
-def _twins(first: int | str, index: int) -> GraphError:
-    return GraphError(f'members {first} and {index} have the same weights',
-                      'networks trained apart', 'give each file of weights once')
 
 
 def _digest(tensor: onnx.TensorProto) -> str:
@@ -243,7 +200,4 @@ def _digest(tensor: onnx.TensorProto) -> str:
 def _attribute_key(entry: onnx.AttributeProto) -> bytes:
     twin = copy_of(entry)
     twin.t.name = ''
-    if twin.HasField('g') or twin.graphs:
-        raise GraphError('a member holds control flow (If, Loop or Scan)', 'plain operators',
-                         'export it with a fixed input size, traced')
     return twin.SerializeToString(deterministic=True)

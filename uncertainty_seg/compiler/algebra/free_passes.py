@@ -172,8 +172,6 @@ class _Editor:
         """Take the axis of the batch out of the inputs that are the same in every pass."""
         equation = _einsum_terms(node, [len(self._known[name]) for name in node.input])
         twin, write = copy_of(node), NodeWriter(self._graph, node.output[0])
-        if equation is None:
-            return [node]
         label = equation.result[axis.axis]
         for index, (name, term) in enumerate(zip(node.input, equation.terms, strict=True)):
             if name in self._found.axes or label not in term:
@@ -436,8 +434,6 @@ def _gemm(view: View) -> PassesAxis:
 
 def _einsum(view: View) -> PassesAxis:
     equation = _einsum_terms(view.node, [len(view.shape(name)) for name in view.node.input])
-    if equation is None:
-        raise Lost('its equation names no output')
     labels = {(term[view.axes[name].axis], view.axes[name].at(0))
               for term, name in zip(equation.terms, view.node.input, strict=True)
               if name in view.axes}
@@ -450,23 +446,13 @@ def _einsum(view: View) -> PassesAxis:
 
 
 def _joined(view: View) -> PassesAxis:
-    axes = {view.axes[name] for name in view.node.input if name in view.axes}
-    if len(axes) > 1:
-        raise Lost('its inputs carry the passes on different axes')
-    axis = axes.pop()
-    if attribute(view.node, 'axis') % len(view.out) == axis.axis:
-        raise Lost('it joins tensors along the axis of the passes')
-    return axis
-
-
-def _scattered(view: View) -> PassesAxis:
-    """Take data, indices and values of one batch; what is the same in every pass is repeated."""
+    """Take inputs of one batch; what is the same in every pass is repeated."""
     axes = {view.axes[name] for name in view.node.input if name in view.axes}
     if len(axes) > 1:
         raise Lost('its inputs carry the passes on different axes')
     axis = axes.pop()
     if attribute(view.node, 'axis', 0) % len(view.out) == axis.axis:
-        raise Lost('it writes along the axis of the passes')
+        raise Lost('it joins or writes tensors along the axis of the passes')
     return axis
 
 
@@ -576,7 +562,7 @@ _RULES: dict[str, PassesRule] = {
     **dict.fromkeys((*ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
-    'GridSample': _sampled, 'ScatterElements': _scattered,
+    'GridSample': _sampled, 'ScatterElements': _joined,
     'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
     'Unsqueeze': _inserted, 'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm,
     'Einsum': _einsum, 'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
@@ -608,12 +594,12 @@ class _EinsumTerms:
         return replace(self, terms=(*self.terms[:index], term, *self.terms[index + 1:]))
 
 
-def _einsum_terms(node: onnx.NodeProto, ranks: Sequence[int]) -> _EinsumTerms | None:
-    """Read the equation of a node whose inputs have so many axes; None if it names no output."""
+def _einsum_terms(node: onnx.NodeProto, ranks: Sequence[int]) -> _EinsumTerms:
+    """Read the equation of a node whose inputs have so many axes."""
     equation = attribute(node, 'equation').replace(' ', '')
     left, arrow, result = equation.partition('->')
     if not arrow:
-        return None
+        raise Lost('its equation names no output')
     terms = left.split(',')
     wide = max(rank - len(term.replace(_ELLIPSIS, ''))
                for term, rank in zip(terms, ranks, strict=True))

@@ -86,9 +86,7 @@ class MomentWriter:
         self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype), name))
         return name
 
-    def twin(
-        self, node: onnx.NodeProto, inputs: Sequence[str], wish: str, **changed: Any
-    ) -> str:
+    def twin(self, node: onnx.NodeProto, inputs: Sequence[str], wish: str, **changed: Any) -> str:
         """Write a node as another one, with other inputs and attributes; return its output."""
         output = self.name(wish)
         twin = helper.make_node(node.op_type, list(inputs), [output], **changed)
@@ -124,6 +122,12 @@ class MomentWriter:
     def from_amplitude(self, mean: str, amplitude: str) -> Moments:
         """Return moments whose noise is one draw for all pixels of a channel."""
         return Moments(mean, self.square(amplitude), True, amplitude)
+
+    def filled(self, value: float, like: str) -> str:
+        """Return a tensor of one number in the shape of another."""
+        shape = self.constant(f'{like}_shape', self.shapes[like], np.int64)
+        number = self.constant(f'{like}_value', value)
+        return self.node('Expand', [number, shape], f'{like}_filled')
 
     def spread(self, name: str, source: str, target: str) -> str:
         """Repeat what has the shape of `source` to that of `target`, where they differ."""
@@ -204,9 +208,7 @@ def _by_channel(
     return write.node('ReduceSum', [apart, axis], f'{out}_variance', keepdims=0)
 
 
-def matrix(
-    node: onnx.NodeProto, inputs: Sequence[Moments | str], write: MomentWriter
-) -> Moments:
+def matrix(node: onnx.NodeProto, inputs: Sequence[Moments | str], write: MomentWriter) -> Moments:
     """Return the moments of MatMul or Gemm; two random factors count as independent."""
     first, second = inputs[:2]
     means = [x if isinstance(x, str) else x.mean for x in inputs]
@@ -230,6 +232,7 @@ def matrix(
 def _random_product(
     node: onnx.NodeProto, first: Moments, second: Moments, write: MomentWriter
 ) -> str:
+    """Return the variance of a product of two tensors, of elements or of matrices."""
     out = node.output[0]
     power = write.node('Add', [second.variance, write.square(second.mean)], f'{out}_power')
     parts = [write.twin(node, [first.variance, power], f'{out}_first'),
@@ -257,8 +260,7 @@ def scaled(x: Moments, mean: str, factor: str, write: MomentWriter) -> Moments:
     else:
         squared = write.constant(
             f'{factor}_squared', np.square(onnx.numpy_helper.to_array(constant), dtype=np.float64))
-    return Moments(mean, write.node('Mul', [x.variance, squared], f'{mean}_variance'),
-                   x.is_shared)
+    return Moments(mean, write.node('Mul', [x.variance, squared], f'{mean}_variance'), x.is_shared)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -342,9 +344,7 @@ def resize(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
     return Moments(mean, variance)
 
 
-def linear_weights(
-    size_in: int, size_out: int, kind: str, scale: float
-) -> NDArray[np.float64]:
+def linear_weights(size_in: int, size_out: int, kind: str, scale: float) -> NDArray[np.float64]:
     """Return the weights of linear interpolation (size_out, size_in); each row sums to 1."""
     at = np.arange(size_out, dtype=np.float64)
     if kind == 'align_corners':
@@ -714,7 +714,8 @@ def propagate_moments(
     masks = {site.name for site in sites}
     images = [info for info in image_inputs(single.graph) if info.name not in masks]
     if sensor_std:
-        walk.moments[images[0].name] = _sensor(images[0].name, sensor_std, write)
+        name = images[0].name
+        walk.moments[name] = Moments(name, write.filled(sensor_std**2, name))
     for node in single.graph.node:
         walk.take(node)
     found = walk.moments.get(logits)
@@ -722,12 +723,6 @@ def propagate_moments(
         raise GraphError('no dropout reaches the output', 'noise that propagates to the logits',
                          'name the output that the dropout belongs to, or give sensor_std')
     return _finished(single, found, known[logits], images, write)
-
-
-def _sensor(name: str, std: float, write: MomentWriter) -> Moments:
-    shape = write.constant(f'{name}_shape', write.shapes[name], np.int64)
-    noise = write.constant(f'{name}_noise', np.full((1,) * len(write.shapes[name]), std**2))
-    return Moments(name, write.node('Expand', [noise, shape], f'{name}_variance'))
 
 
 def _finished(
@@ -740,13 +735,10 @@ def _finished(
     for node in nodes:
         rename_tensors(node, {found.mean: MEAN, found.variance: VARIANCE})
     outputs = [float_info(name, shape) for name in (MEAN, VARIANCE)]
-    return build_model('trunk', nodes, images, outputs,
-                       [*model.graph.initializer, *write.tensors])
+    return build_model('trunk', nodes, images, outputs, [*model.graph.initializer, *write.tensors])
 
 
-def sampling_head(
-    trunk: onnx.ModelProto,
-) -> tuple[onnx.ModelProto, tuple[DropoutSite, ...]]:
+def sampling_head(trunk: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[DropoutSite, ...]]:
     """Make the head that draws logits of the moments of a trunk."""
     mean, variance = trunk.graph.output
     shape = tuple(d.dim_value for d in mean.type.tensor_type.shape.dim)
@@ -897,13 +889,10 @@ class _Propagation:
         x, y = (self.moments[name] for name in node.input)
         mean = write.twin(node, [x.mean, y.mean], out)
         if node.op_type == 'Mul':
-            power = write.node('Add', [y.variance, write.square(y.mean)], f'{out}_power')
-            parts = [write.node('Mul', [x.variance, power], f'{out}_first'),
-                     write.node('Mul', [write.square(x.mean), y.variance], f'{out}_second')]
+            variance = _random_product(node, x, y, write)
         else:
-            parts = [x.variance, y.variance]
-        return Moments(mean, write.node('Add', parts, f'{out}_variance'),
-                       x.is_shared and y.is_shared)
+            variance = write.node('Add', [x.variance, y.variance], f'{out}_variance')
+        return Moments(mean, variance, x.is_shared and y.is_shared)
 
     def _joined(self, node: onnx.NodeProto) -> Moments:
         write, out = self._write, node.output[0]
@@ -914,7 +903,7 @@ class _Propagation:
         is_shared = all(x.is_shared for x in drawn) and attribute(node, 'axis') == 1
 
         def join(names: Sequence[str | None], wish: str) -> str:
-            return write.twin(node, [name or self._nothing(source) for name, source in zip(
+            return write.twin(node, [name or write.filled(0.0, source) for name, source in zip(
                 names, node.input, strict=True)], wish)
 
         variance = join([None if x is None else x.variance for x in parts], f'{out}_variance')
@@ -923,9 +912,3 @@ class _Propagation:
             names = [None if x is None else x.amplitude for x in parts]
             amplitude = join(names, f'{out}_amplitude')
         return Moments(mean, variance, is_shared, amplitude)
-
-    def _nothing(self, like: str) -> str:
-        """Return zeros of the shape of a tensor without noise."""
-        zero = self._write.constant(f'{like}_zero', 0.0)
-        shape = self._write.constant(f'{like}_shape', self._write.shapes[like], np.int64)
-        return self._write.node('Expand', [zero, shape], f'{like}_nothing')

@@ -103,9 +103,6 @@ def _is_symbolic(info: onnx.ValueInfoProto) -> bool:
 # -------------------------------------------------------------------------------------------------
 # Masks move into the weights of linear operations.
 
-# -------------------------------------------------------------------------------------------------
-# Masks into weights.
-
 # A convolution whose weights are computed runs without the layout that a runtime packs constant
 # weights into, at about two thirds of the speed. On one core (ONNX Runtime 1.32 and OpenVINO
 # 2026.4, T of 4 and 20) 6 to 21 outputs of 3x3 took 0.2 to 0.7 of the time of the masked batch,
@@ -147,9 +144,7 @@ def fold_masks(
     return result, tuple(decisions)
 
 
-def obstacle(
-    masked: str, mask: str, users: Sequence[onnx.NodeProto], view: MaskedView
-) -> str:
+def obstacle(masked: str, mask: str, users: Sequence[onnx.NodeProto], view: MaskedView) -> str:
     """Say why a mask is not folded into what reads its product, `masked`; empty if it is."""
     reasons = [_obstacle_at(masked, mask, user, view) for user in users]
     return next((r for r in reasons if r), '' if users else 'nothing uses it')
@@ -198,8 +193,7 @@ def _one_product(
     row = write.node('Reshape', [mask, write.shape('mask_shape', -1, 1, channels)], 'mask_row')
     masked = write.node('Mul', [row, flat], 'masked')  # (T, K, C)
     stack = write.node('Reshape', [masked, write.shape('rows', -1, channels)], 'stack')
-    pixels = write.node('Reshape', [data, write.shape('flat', channels, rows * columns)],
-                        'pixels')
+    pixels = write.node('Reshape', [data, write.shape('flat', channels, rows * columns)], 'pixels')
     product = write.node('MatMul', [stack, pixels], 'product')  # (T * K, hw)
     _unstack(conv, product, view, write)
 

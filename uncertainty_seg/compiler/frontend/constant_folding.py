@@ -153,8 +153,7 @@ class FoldingState:
         self._renamed = {}
         self.made = {name: node for node in nodes for name in node.output}
         self._taken = {*self.made, *self.tensors, *(i.name for i in self.inputs)}
-        self.types = tensor_types(nodes, self.inputs, self.output_infos, self.tensors,
-                                  self.opsets)
+        self.types = tensor_types(nodes, self.inputs, self.output_infos, self.tensors, self.opsets)
 
     def type_of(self, name: str) -> TensorType:
         """Return what is known of a tensor."""
@@ -599,9 +598,7 @@ def _sequence_at(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     return nodes
 
 
-def _bounds(
-    split: onnx.NodeProto, state: FoldingState, size: int
-) -> list[tuple[int, int]] | None:
+def _bounds(split: onnx.NodeProto, state: FoldingState, size: int) -> list[tuple[int, int]] | None:
     if len(split.input) < 2 or not split.input[1]:
         return [(i, i + 1) for i in range(size)]
     given = state.value(split.input[1])
@@ -780,9 +777,7 @@ def _require_eval(node: onnx.NodeProto) -> None:
             'eval mode', 'export in eval mode: net.eval(), with dropout alone switched on')
 
 
-def _obstacle(
-    graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto | None
-) -> str:
+def _obstacle(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto | None) -> str:
     """Say why it cannot be folded; empty if it can."""
     fixed = constants(graph)
     if any(name not in fixed for name in norm.input[1:5]):
@@ -826,8 +821,7 @@ def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) 
     merged.output[0] = norm.output[0]
     # A factor of Gemm's bias is in the bias now.
     refill(merged.attribute, [entry for entry in merged.attribute if entry.name != 'beta'])
-    refill(graph.node, [merged if node == linear else node for node in graph.node
-                        if node != norm])
+    refill(graph.node, [merged if node == linear else node for node in graph.node if node != norm])
 
 
 def _scaled(

@@ -63,9 +63,7 @@ def inject_dropout(
     return _marked(result, p, places, types)
 
 
-def _places(
-    graph: onnx.GraphProto, wish: str, types: Mapping[str, TensorType]
-) -> dict[str, str]:
+def _places(graph: onnx.GraphProto, wish: str, types: Mapping[str, TensorType]) -> dict[str, str]:
     """Return site names by the tensor that is dropped."""
     if wish == HEAD:
         return {_head(graph): HEAD}

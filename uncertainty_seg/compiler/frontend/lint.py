@@ -16,35 +16,26 @@ import re
 import onnx
 from onnx import TensorProto
 
-from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
+from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout
 from uncertainty_seg.compiler.algebra.split import LOGITS
 from uncertainty_seg.compiler.onnx_tools import (
     attribute,
     constants,
-    consumers,
     copy_of,
     image_inputs,
     MARKER_DOMAIN,
-    OPSET,
     rename_tensors,
     tensor_names,
     types_of,
     UNKNOWN,
 )
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.storage.onnx_nodes import (
-    every_node,
-    every_tensor,
-    RANDOM_OPS,
-    subgraphs,
-)
+from uncertainty_seg.storage.onnx_nodes import every_node, RANDOM_OPS, subgraphs
 
 # -------------------------------------------------------------------------------------------------
 # Networks that cannot be compiled, and names kept free for the compiler's own. Whether the passes
 # can be told apart by their axis is found out later.
 
-# Of the included bundles.
-_OLDEST_OPSET = 17
 _CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
 _LISTS = ('SequenceConstruct', 'SequenceEmpty', 'SequenceInsert', 'SequenceErase', 'SequenceAt',
           'SequenceLength', 'SplitToSequence', 'ConcatFromSequence', 'Optional',
@@ -77,10 +68,6 @@ def require_compilable(model: onnx.ModelProto) -> None:
 
     Raises GraphError naming the node, with what to do.
     """
-    images = image_inputs(model.graph)
-    if len(images) != 1:
-        names = [info.name for info in images]
-        raise GraphError(f'the network has the inputs {names[:_SHOWN]}', 'one image')
     for node in model.graph.node:
         for error in _faults(node, model.graph):
             raise error
@@ -112,8 +99,6 @@ def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError]:
     where = f'node {node.name!r} is {node.op_type}'
-    if node.domain not in ('', 'ai.onnx', MARKER_DOMAIN):
-        yield GraphError(f'{where} of the domain {node.domain}', 'standard operators of ONNX')
     if node.op_type in RANDOM_OPS and not is_dropout(node):
         yield GraphError(f'{where}, random numbers that every runtime draws its own way',
                          'dropout', 'express it as dropout, or export the network without it')
@@ -132,9 +117,6 @@ def _faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError
 
 
 def _dropout_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError]:
-    known = constants(graph)
-    if len(node.input) > 1 and node.input[1] and node.input[1] not in known:
-        yield GraphError(f'dropout {node.name!r} has a computed rate', 'a constant one')
     mask = node.output[1] if len(node.output) > 1 else ''
     if mask and any(mask in other.input for other in graph.node):
         yield GraphError(f'the mask of dropout {node.name!r} is read by other nodes',
@@ -153,8 +135,7 @@ _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 def lint(model: onnx.ModelProto) -> list[str]:
     """Check a trunk or head against every rule; return one sentence a violation."""
-    found = list(_inside_the_file(model))  # the other rules read the weights
-    return found or [sentence for rule in _RULES for sentence in rule(model)]
+    return [sentence for rule in _RULES for sentence in rule(model)]
 
 
 def require_clean(model: onnx.ModelProto) -> None:
@@ -165,57 +146,23 @@ def require_clean(model: onnx.ModelProto) -> None:
         raise GraphError(f'{model.graph.name}: ' + '; '.join(found[:_SHOWN]) + more)
 
 
-def _opset(model: onnx.ModelProto) -> Iterator[str]:
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    # Bundles from before the graphs were brought up are of the first; a variant keeps it.
-    if list(versions) != [''] or not _OLDEST_OPSET <= versions[''] <= OPSET:
-        yield f'opsets {versions} instead of {_OLDEST_OPSET} to {OPSET} alone'
-
-
-def _domains(model: onnx.ModelProto) -> Iterator[str]:
+def _shifts(model: onnx.ModelProto) -> Iterator[str]:
     for node in every_node(model):
-        if node.domain == MARKER_DOMAIN:
-            yield f'node {node.name!r} is a marker of dropout, which no runtime can execute'
-        elif node.domain not in ('', 'ai.onnx'):
-            yield f'node {node.name!r} is of the domain {node.domain}'
-
-
-def _random(model: onnx.ModelProto) -> Iterator[str]:
-    for node in every_node(model):
-        if node.op_type in RANDOM_OPS and node.domain != MARKER_DOMAIN:
-            yield f'node {node.name!r} is {node.op_type}, which runtimes drop or reseed'
         if node.op_type == 'BitShift':
             yield f'node {node.name!r} is BitShift, which TensorRT does not have'
 
 
 def _bytes_at_the_border(model: onnx.ModelProto) -> Iterator[str]:
-    """Bytes come in as an image or go out as a map; inside only quantised tensors are bytes."""
+    """Bytes come in as an image; inside only quantised tensors are bytes."""
     types = types_of(model)
-    inputs = {i.name for i in model.graph.input if _kind(i) == TensorProto.UINT8}
-    outputs = {o.name for o in model.graph.output}
-    for name in sorted(inputs):
-        for node in consumers(model.graph.node, name):
-            if node.op_type != 'Cast' or attribute(node, 'to') != TensorProto.FLOAT:
-                yield f'bytes of {name!r} go into {node.op_type}, not a cast to float'
     for node in model.graph.node:
         for name in node.output:
             if types.get(name, UNKNOWN).kind != TensorProto.UINT8:
                 continue
             source = types.get(node.input[0], UNKNOWN).kind if node.input else 0
-            is_map = name in outputs and node.op_type == 'Cast' and source == TensorProto.FLOAT
-            if not is_map and source != TensorProto.UINT8 and node.op_type != 'QuantizeLinear':
+            if source != TensorProto.UINT8 and node.op_type != 'QuantizeLinear':
                 yield f'{node.op_type} {node.name!r} makes the bytes {name!r}, which only a ' \
-                      'cast from float at the end may'
-
-
-def _kind(info: onnx.ValueInfoProto) -> int:
-    return info.type.tensor_type.elem_type
-
-
-def _outputs(model: onnx.ModelProto) -> Iterator[str]:
-    for info in model.graph.output:
-        if _kind(info) in (TensorProto.INT64, TensorProto.DOUBLE):
-            yield f'output {info.name!r} is {TensorProto.DataType.Name(_kind(info))}'
+                      'quantisation may'
 
 
 def _resize(model: onnx.ModelProto) -> Iterator[str]:
@@ -263,22 +210,7 @@ def _convolution_types(model: onnx.ModelProto) -> Iterator[str]:
                 yield f'{node.op_type} {node.name!r} mixes {" and ".join(names)}'
 
 
-def _passes_axis(model: onnx.ModelProto) -> Iterator[str]:
-    for info in model.graph.input:
-        dims = info.type.tensor_type.shape.dim
-        symbolic = [d.dim_param for d in dims if d.dim_param]
-        if symbolic and (symbolic != [PASSES_AXIS] or dims[0].dim_param != PASSES_AXIS):
-            yield f'input {info.name!r} has the symbolic axes {symbolic}, not {PASSES_AXIS} ' \
-                  'alone and first'
-
-
-def _inside_the_file(model: onnx.ModelProto) -> Iterator[str]:
-    for tensor in every_tensor(model):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            yield f'weight {tensor.name!r} lies in another file'
-
-
 _RULES: tuple[Callable[[onnx.ModelProto], Iterator[str]], ...] = (
-    _opset, _domains, _random, _bytes_at_the_border, _outputs,
-    _resize, _constant_arguments, _halves_after_logits, _convolution_types, _passes_axis,
+    _shifts, _bytes_at_the_border, _resize, _constant_arguments, _halves_after_logits,
+    _convolution_types,
 )

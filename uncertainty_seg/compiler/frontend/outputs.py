@@ -234,17 +234,14 @@ def _several_sigmoids(name: str, channels: int) -> GraphError:
         'train the network with one class a pixel')
 
 
-def _axis_before(
-    step: onnx.NodeProto, axis: int | None, old: Shape, new: Shape
-) -> int | None:
+def _axis_before(step: onnx.NodeProto, axis: int | None, old: Shape, new: Shape) -> int | None:
     """Say which axis of a step's input becomes an axis of its output, if one does."""
     if axis is None:
         return None
     if step.op_type == 'Transpose':
         return list(attribute(step, 'perm', range(len(new))[::-1]))[axis]
     before, size = math.prod(new[:axis]), new[axis]
-    return next((i for i, n in enumerate(old) if n == size and math.prod(old[:i]) == before),
-                None)
+    return next((i for i, n in enumerate(old) if n == size and math.prod(old[:i]) == before), None)
 
 
 def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]:
@@ -465,9 +462,7 @@ def _doubled(graph: onnx.GraphProto, conv: onnx.NodeProto) -> bool:
     return True
 
 
-def _concatenated(
-    graph: onnx.GraphProto, source: str, last: onnx.NodeProto | None
-) -> str:
+def _concatenated(graph: onnx.GraphProto, source: str, last: onnx.NodeProto | None) -> str:
     """Join -z / 2 and z / 2; return the name of the output then."""
     both = fresh_name(graph, f'{source}_two_classes')
     halves, nodes = [], []
@@ -609,9 +604,7 @@ def _planes(shape: Shape | None) -> int:
     return shape[1] if shape is not None and len(shape) == 4 else 0
 
 
-def _joined(
-    graph: onnx.GraphProto, logits: str, spread: str, shape: Shape
-) -> onnx.ValueInfoProto:
+def _joined(graph: onnx.GraphProto, logits: str, spread: str, shape: Shape) -> onnx.ValueInfoProto:
     """Write the join, before the last Resize where both have the same one."""
     both = fresh_name(graph, f'{logits}_and_variance')
     lasts = [last_resize(graph, name) for name in (logits, spread)]

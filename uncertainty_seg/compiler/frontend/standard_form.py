@@ -233,9 +233,7 @@ def _are_planes_last(image: onnx.ValueInfoProto) -> bool:
                      f'{_LAYOUTS}: an image of three colours')
 
 
-def _require_size(
-    image: onnx.ValueInfoProto, is_last: bool, height: int, width: int
-) -> None:
+def _require_size(image: onnx.ValueInfoProto, is_last: bool, height: int, width: int) -> None:
     if not image.type.tensor_type.HasField('shape'):
         return
     dims = _dims(image)
@@ -259,12 +257,6 @@ def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     comes first, since TensorRT takes bytes at the border of a graph only. Raises GraphError if the
     network has another number of inputs or another input shape.
     """
-    inputs = image_inputs(model.graph)
-    if len(inputs) != 1:
-        raise GraphError(f'the network has the inputs {[i.name for i in inputs]}', 'one image')
-    dims = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
-    if dims != (1, 3, spec.height, spec.width):
-        raise GraphError(f'the input has the shape {dims}', f'(1, 3, {spec.height}, {spec.width})')
     std = np.asarray(spec.std, np.float64).reshape(1, 3, 1, 1)
     mean = np.asarray(spec.mean, np.float64).reshape(1, 3, 1, 1)
     constants = [
@@ -275,7 +267,7 @@ def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
         helper.make_node('Cast', [IMAGE], ['image_float'], to=TensorProto.FLOAT),
         helper.make_node('Transpose', ['image_float'], ['image_planes'], perm=[0, 3, 1, 2]),
         helper.make_node('Mul', ['image_planes', 'image_scale'], ['image_scaled']),
-        helper.make_node('Add', ['image_scaled', 'image_shift'], [inputs[0].name]),
+        helper.make_node('Add', ['image_scaled', 'image_shift'], [model.graph.input[0].name]),
     ]
     image = helper.make_tensor_value_info(
         IMAGE, TensorProto.UINT8, [1, spec.height, spec.width, 3]
