@@ -41,11 +41,7 @@ _Message = TypeVar('_Message', onnx.ModelProto, onnx.NodeProto, onnx.TensorProto
 
 
 def load_model(path: str) -> onnx.ModelProto:
-    """
-    Read an ONNX file, and the files beside it that it keeps weights in.
-
-    Raises GraphError if it is missing, no ONNX file, lacks a file of weights, or is too large.
-    """
+    """Read an ONNX file and its weights; GraphError if a file is missing, bad or too large."""
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError as err:

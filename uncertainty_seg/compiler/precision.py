@@ -33,6 +33,7 @@ from uncertainty_seg.compiler.onnx_tools import (
     refill,
     tensor_names,
     types_of,
+    unused,
 )
 from uncertainty_seg.errors import GraphError
 
@@ -212,9 +213,7 @@ class _CastWriter:
         return made
 
     def _fresh(self, name: str, is_low: bool) -> str:
-        made = f'{name}_{self.kind.name if is_low else "fp32"}'
-        while made in self.taken:
-            made += '_'
+        made = unused(f'{name}_{self.kind.name if is_low else "fp32"}', self.taken)
         self.taken.add(made)
         return made
 

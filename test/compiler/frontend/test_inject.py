@@ -158,6 +158,13 @@ def test_what_can_never_be_compiled_is_refused_by_name(name: str) -> None:
         require_compilable(model)
 
 
+def test_a_computed_rate_is_refused_by_name() -> None:
+    nodes = [N('ReduceMax', ['x'], ['m'], keepdims=0),
+             N('Dropout', ['x', 'm', 'yes'], ['y'], name='bad')]
+    with pytest.raises(GraphError, match="'bad' has a computed rate"):
+        dropout_to_masks(make_static(make(nodes, {'yes': np.array(True)}), 8, 16))
+
+
 def test_our_names_are_kept_free_and_nothing_else_changes() -> None:
     nodes = [N('Relu', ['image'], ['mask_head']),
              N('Mul', ['mask_head', 'image_scale'], ['net_image']),
@@ -165,7 +172,7 @@ def test_our_names_are_kept_free_and_nothing_else_changes() -> None:
     model = make(nodes, {'image_scale': values(1)}, source='image', outputs=('logits',))
     free = free_names(model)
     assert [i.name for i in (*free.graph.input, *free.graph.output)] == [
-        'net_net_image', 'net_logits']
+        'net_image_2', 'net_logits']
     assert free.graph.initializer[0].name == 'net_image_scale'
     np.testing.assert_array_equal(run(free)[0], run(model)[0])
     plain = unet()

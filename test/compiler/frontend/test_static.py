@@ -220,6 +220,13 @@ def test_an_input_that_is_no_image_of_this_size_is_refused(
         make_static(make([N('Relu', ['x'], ['y'])], **kwargs), 8, 16)
 
 
+def test_a_second_input_is_refused_by_name() -> None:
+    model = make([N('Relu', ['x'], ['y'])])
+    model.graph.input.append(helper.make_tensor_value_info('depth', TensorProto.FLOAT, [1]))
+    with pytest.raises(GraphError, match='2 inputs .*depth'):
+        make_static(model, 8, 16)
+
+
 def test_a_network_that_contradicts_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def infer(*args: Any, **kwargs: Any) -> onnx.ModelProto:
         raise onnx.shape_inference.InferenceError('ranks differ')  # which ones, versions decide

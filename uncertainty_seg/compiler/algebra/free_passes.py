@@ -603,10 +603,7 @@ def _einsum_terms(node: onnx.NodeProto, ranks: Sequence[int]) -> _EinsumTerms:
     terms = left.split(',')
     wide = max(rank - len(term.replace(_ELLIPSIS, ''))
                for term, rank in zip(terms, ranks, strict=True))
-    letters = _unused(equation)[:wide]
-    full = tuple(term.replace(_ELLIPSIS, letters) for term in terms)
-    return _EinsumTerms(full, result.replace(_ELLIPSIS, letters))
-
-
-def _unused(equation: str) -> str:
-    return ''.join(letter for letter in string.ascii_letters if letter not in equation)
+    letters = [letter for letter in string.ascii_letters if letter not in equation]
+    wildcard = ''.join(letters[:wide])
+    full = tuple(term.replace(_ELLIPSIS, wildcard) for term in terms)
+    return _EinsumTerms(full, result.replace(_ELLIPSIS, wildcard))

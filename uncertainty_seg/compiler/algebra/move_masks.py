@@ -228,11 +228,7 @@ def _form(user: onnx.NodeProto) -> Callable[..., None]:
 def push_masks(
     masked: onnx.ModelProto, sites: Iterable[DropoutSite], passes: int = 20
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
-    """
-    Move every mask of a graph that is not split yet as far back as it saves work.
-
-    Decisions are one a mask, or product of masks, that is applied to a tensor.
-    """
+    """Move every mask of a graph, not split yet, as far back as it saves work; decide on each."""
     result, sites = copy_of(masked), tuple(sites)
     _merge(result, sites)
     view, decisions = view_of(result, sites), []

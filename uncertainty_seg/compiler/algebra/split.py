@@ -193,11 +193,7 @@ class _Skip:
 def split_skips(
     model: onnx.ModelProto, sites: Iterable[DropoutSite], passes: int
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
-    """
-    Split every convolution over a join of what dropout reaches and what it does not.
-
-    Decisions are one for each such convolution.
-    """
+    """Split every convolution over a join of what dropout reaches and does not; decide on each."""
     result = copy_of(model)
     graph = result.graph
     sites = tuple(sites)

@@ -23,11 +23,11 @@ from uncertainty_seg.compiler.onnx_tools import (
     constants,
     copy_of,
     image_inputs,
-    MARKER_DOMAIN,
     rename_tensors,
     tensor_names,
     types_of,
     UNKNOWN,
+    unused,
 )
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.storage.onnx_nodes import every_node, RANDOM_OPS, subgraphs
@@ -47,11 +47,7 @@ _OURS = re.compile(r'image|image_(float|planes|scaled|scale|shift)|logits|mask_.
 
 
 def require_own_names(model: onnx.ModelProto) -> None:
-    """
-    Refuse a graph in which two things have one name, before a pass takes one for the other.
-
-    Raises GraphError naming the tensor or the node.
-    """
+    """Refuse a graph with one name for two things; the GraphError names the tensor or the node."""
     graph = model.graph
     made = [i.name for i in image_inputs(graph)] + sorted({t.name for t in graph.initializer})
     made += [name for node in graph.node for name in node.output if name]
@@ -63,33 +59,20 @@ def require_own_names(model: onnx.ModelProto) -> None:
 
 
 def require_compilable(model: onnx.ModelProto) -> None:
-    """
-    Refuse what no later pass can compile, in a network of static input with constants folded.
-
-    Raises GraphError naming the node, with what to do.
-    """
+    """Refuse what no later pass can compile, constants folded; the GraphError names the node."""
     for node in model.graph.node:
-        for error in _faults(node, model.graph):
-            raise error
+        _require_known(node, model.graph)
 
 
 def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Rename the network's own tensors that have names the compiler gives.
-
-    `image`, `logits`, `mask_head` and the like become `net_image` and so on. There must be no
-    control flow.
-    """
+    """Rename tensors that have names of the compiler: `image` becomes `net_image`, for example."""
     result = copy_of(model)
     graph = result.graph
     every = tensor_names(graph)
     names: dict[str, str] = {}
     for name in sorted(n for n in every if _OURS.fullmatch(n)):
-        new = f'net_{name}'
-        while new in every:
-            new = f'net_{new}'
-        every.add(new)
-        names[name] = new
+        names[name] = unused(f'net_{name}', every)
+        every.add(names[name])
     for node in graph.node:
         rename_tensors(node, names)
     for entry in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
@@ -97,29 +80,24 @@ def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError]:
+def _require_known(node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
     where = f'node {node.name!r} is {node.op_type}'
     if node.op_type in RANDOM_OPS and not is_dropout(node):
-        yield GraphError(f'{where}, random numbers that every runtime draws its own way',
+        raise GraphError(f'{where}, random numbers that every runtime draws its own way',
                          'dropout', 'express it as dropout, or export the network without it')
     if node.op_type in _CONTROL_FLOW:
         inside = sorted({inner.op_type for graph in subgraphs(node) for inner in every_node(
             onnx.ModelProto(graph=graph)) if inner.op_type in RANDOM_OPS})
         hidden = f' and which holds {", ".join(inside)}' if inside else ''
-        yield GraphError(f'{where}, whose course depends on the image{hidden}',
+        raise GraphError(f'{where}, whose course depends on the image{hidden}',
                          'a fixed sequence of operators', 'export the network for one input '
                          'size, without data-dependent branches')
     if node.op_type in _LISTS:
-        yield GraphError(f'{where}, a list of tensors of unknown length', 'tensors',
+        raise GraphError(f'{where}, a list of tensors of unknown length', 'tensors',
                          'export the network for one input size, or with another exporter')
-    if is_dropout(node) and node.domain != MARKER_DOMAIN:
-        yield from _dropout_faults(node, graph)
-
-
-def _dropout_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError]:
-    mask = node.output[1] if len(node.output) > 1 else ''
+    mask = node.output[1] if is_dropout(node) and len(node.output) > 1 else ''
     if mask and any(mask in other.input for other in graph.node):
-        yield GraphError(f'the mask of dropout {node.name!r} is read by other nodes',
+        raise GraphError(f'the mask of dropout {node.name!r} is read by other nodes',
                          'dropout whose mask no other node reads')
 
 

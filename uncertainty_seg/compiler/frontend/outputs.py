@@ -359,12 +359,7 @@ _FIRST = (0, 3, 1, 2)
 
 
 def _put_planes_first(graph: onnx.GraphProto, shape: Sequence[int], axis: int) -> None:
-    """
-    Give the output four axes and the classes axis 1.
-
-    `shape` is the output's with four axes, of which it may have fewer in the graph; `axis` is that
-    of the classes in it, 1 or 3.
-    """
+    """Give the output the four axes of `shape`, and bring its classes from `axis` to axis 1."""
     info = graph.output[0]
     name = info.name
     if len(info.type.tensor_type.shape.dim) < 4:
@@ -543,11 +538,7 @@ VARIANCE = 'log_variance'
 def join_variance(
     model: onnx.ModelProto, output: str | None, variance: str | None, num_classes: int
 ) -> onnx.ModelProto:
-    """
-    Leave a network one output of logits and log-variances.
-
-    Raises GraphError if there is no log-variance, or it is not of the logits' shape.
-    """
+    """Leave one output of logits and log-variances; GraphError if there are no such two."""
     result = copy_of(model)
     graph = result.graph
     types = types_of(model)

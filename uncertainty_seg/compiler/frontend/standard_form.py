@@ -167,11 +167,7 @@ _LAYOUTS = 'float32 (N, 3, H, W) or (N, H, W, 3)'
 
 
 def fix_input(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
-    """
-    Fix the input's shape. A second call changes nothing.
-
-    Raises GraphError if there is not exactly one image, or it has a fixed other size.
-    """
+    """Fix the input's shape; GraphError if it is not one image, or of a fixed other size."""
     result = copy_of(model)
     graph = result.graph
     image = _the_image(graph)
