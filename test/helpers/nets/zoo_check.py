@@ -41,7 +41,7 @@ MAPS = ('mutual_information', 'total_variance', 'variation_ratio', 'entropy')
 # is chosen to be as near and weights are rounded when they are stored; more of the entropy, and of
 # the mean probabilities of a quarter of the image, since a softmax of upsampled means is not the
 # mean of upsampled softmaxes.
-RELATIVE_FLOORS, ABSOLUTE_FLOOR, PROBABILITY_FLOOR = (0.03, 0.03, 0.03, 0.12), 1e-4, 0.05
+RELATIVE_FLOORS, ABSOLUTE_FLOOR, PROBABILITY_FLOOR = (0.03, 0.03, 0.03, 0.04), 1e-4, 0.02
 # Chance of the worst of all comparisons under the same distribution, twice in a row.
 LEAST_CHANCE = 1e-4
 # A sentence with one of these is a message of Python or torch, not one written for a user.
