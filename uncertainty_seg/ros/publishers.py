@@ -161,7 +161,6 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
 OVERLAY_JPEG = f'overlay{COMPRESSED}'
 
 
-
 class VerdictPublishers:
     """
     The flag, the verdict as numbers, score and reasons; published by the owner of the verdict.

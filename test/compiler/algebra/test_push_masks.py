@@ -58,8 +58,6 @@ def test_a_channel_mask_moves_behind(kind: str) -> None:
     assert head == ['Mul', 'Add', 'Sigmoid'] if 'bias' in kind else head == ['Mul', 'Sigmoid']
 
 
-
-
 @pytest.mark.parametrize('kind', ['relu', 'leaky', 'prelu', 'scale', 'negative'])
 def test_an_element_mask_moves_behind_what_works_on_elements(kind: str) -> None:
     _, head, (decision,) = pushed([drop('x', 'd', 'element'), PASSED[kind], HEAD])

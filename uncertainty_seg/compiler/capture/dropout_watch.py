@@ -403,8 +403,6 @@ def _opened(func: Any) -> Any:
     return twin
 
 
-
-
 def _parabola(third: float, *values: float) -> tuple[float, float, float]:
     """Return c of c0 + c1 m + c2 m^2 with given values where m is 0, 1 and `third`."""
     at_zero, at_one, at_third = values
