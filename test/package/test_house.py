@@ -12,9 +12,9 @@ from pathlib import Path
 
 from house import BUDGET, circles, classes_twice, crowded, figures, import_graph, ROOT, SOURCE
 
-# Two figures are over their budget since the cut of 2026-11-30. A number here only falls, and goes
+# One figure is over its budget since the cut of 2026-11-30. A number here only falls, and goes
 # with the last line too many.
-STILL_OVER = {'lines of the package': 52_640, 'lines of tests': 49_720}
+STILL_OVER = {'lines of tests': 46_760}
 
 
 def test_the_package_keeps_to_its_budget() -> None:

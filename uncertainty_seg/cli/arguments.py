@@ -61,26 +61,11 @@ def add_settings(parser: argparse.ArgumentParser, *, names_model: bool = False) 
 
 def settings_from_args(args: argparse.Namespace, **defaults: Value) -> Settings:
     """
-    Collect the settings given on the command line.
+    Collect the settings given on the command line, by a parser with `add_settings`.
 
-    Parameters
-    ----------
-    args : Namespace
-        Parsed by a parser with `add_settings`.
-    **defaults
-        Defaults of the verb, where the setting's own is not wanted; a name with a dot is given as
-        ``**{'gate.alpha': 0.1}``.
-
-    Returns
-    -------
-    Settings
-        The defaults, then those of the file, then the model, then those given one by one.
-
-    Raises
-    ------
-    ConfigError
-        If one is unknown or out of range, or they contradict each other.
-
+    First come defaults, those of the verb where they are given (a name with a dot as
+    ``**{'gate.alpha': 0.1}``), then those of the file, then the model, then those given one by
+    one. Raises ConfigError if one is unknown or out of range, or they contradict each other.
     """
     of_file = _values_of_file(args.params_file) if args.params_file else {}
     given = read_assignments(args.assignments)

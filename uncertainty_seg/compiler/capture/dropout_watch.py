@@ -91,25 +91,11 @@ def watch(
     """
     Put `replace` in the place of each dropout of `net` while the block runs.
 
-    Parameters
-    ----------
-    net : Module
-        Hooks are on it inside the block only.
-    replace : callable
-        Gets what would have been dropped from, and which dropout it is.
-    takes_eval : bool
-        Take calls with ``training=False`` for live ones too.
-    known : iterable of Drop, optional
-        What an earlier run of the same net met, in order; needed where values cannot be read,
-        as while a net is traced. Another dropout than the one whose turn it is, is a GraphError.
-    training : iterable of str
-        Modules that run in training mode; all others run in eval mode.
-
-    Yields
-    ------
-    DropoutWatch
-        Whose `drops` grow.
-
+    It gets what would have been dropped from, and which dropout it is; the `drops` of what is
+    yielded grow. `takes_eval` takes calls with ``training=False`` for live ones too. `known` is
+    what an earlier run of the same net met, in order; it is needed where values cannot be read, as
+    while a net is traced, and another dropout than the one whose turn it is, is a GraphError. The
+    modules of `training` run in training mode, all others in eval mode.
     """
     catcher = DropoutWatch(replace, takes_eval, known)
     fast_path = torch.backends.mha.get_fastpath_enabled()

@@ -52,26 +52,10 @@ def export_marked(net: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     """
     Export a network with a marker for each dropout of a rate above 0.
 
-    Parameters
-    ----------
-    net : Module
-        Maps (1, 3, h, w) to logits, or to a dict, sequence or dataclass with logits in it; left
-        as it is.
-    spec : InputSpec
-        Gives h and w.
-
-    Returns
-    -------
-    ModelProto
-        Everything but dropout in eval mode. One output a tensor: 'output', or
-        by keys, fields and places ('output_0').
-
-    Raises
-    ------
-    GraphError
-        If the net drops out in a way that is no multiplication by a mask, or torch cannot
-        export it.
-
+    The net maps (1, 3, h, w), of the size of `spec`, to logits, or to a dict, sequence or
+    dataclass with logits in it; it is left as it is. All but dropout is in eval mode. There is one
+    output a tensor: 'output', or by keys, fields and places ('output_0'). Raises GraphError if the
+    net drops out in a way that is no multiplication by a mask, or torch cannot export it.
     """
     return export_net(find_dropout(net, spec.height, spec.width), spec.height, spec.width)
 

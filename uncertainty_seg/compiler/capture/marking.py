@@ -110,25 +110,12 @@ def find_dropout(
     net: nn.Module, height: int, width: int, allow_silenced: bool = False, is_live: bool = True
 ) -> MarkedNet:
     """
-    Find every dropout of a net.
+    Find every dropout of a net, for an image of `height` and `width`.
 
-    Parameters
-    ----------
-    net : Module
-        Left as it is, but for lazy modules, which get their shapes.
-    height, width : int
-        Of the image.
-    allow_silenced : bool
-        Leave random numbers that no mask can replace out of every pass.
-    is_live : bool
-        Whether its dropout counts; else the net runs as after eval().
-
-    Raises
-    ------
-    GraphError
-        If the net cannot run at that size, draws random numbers in another way, or cannot be
-        brought to drop without changing what else it does.
-
+    The net is left as it is, but for lazy modules, which get their shapes. `allow_silenced` leaves
+    random numbers that no mask can replace out of every pass; without `is_live` the net runs as
+    after eval(). Raises GraphError if the net cannot run at that size, draws random numbers in
+    another way, or cannot be brought to drop without changing what else it does.
     """
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     initialise_lazy(net, height, width)

@@ -40,26 +40,12 @@ def run_masked(
     marked: MarkedNet, image: Array, masks: Mapping[str, Array], form: OutputForm
 ) -> Array:
     """
-    Run a net once a pass, each dropout multiplied by its mask.
+    Run a net once a pass, each dropout multiplied by its mask; return planes (T, C, hl, wl).
 
-    Parameters
-    ----------
-    marked : MarkedNet
-        From `find_dropout`; of any type.
-    image : ndarray of float32, shape (1, 3, h, w)
-        Normalised.
-    masks : mapping of str to ndarray of float32, shape (T, ...)
-        By 'mask_' and the site's name; 0, 1 / (1 - p), or 1 for no dropout.
-    form : OutputForm
-        Which output, where the net has several, and its classes.
-
-    Returns
-    -------
-    ndarray of float32, shape (T, C, hl, wl)
-        In planes, and else as the net returns it.
-
-    A dropout without a mask is off. Raises GraphError if a mask does not fit.
-
+    The image is normalised float32 (1, 3, h, w). Masks are float32 (T, ...) by 'mask_' and the
+    site's name; 0, 1 / (1 - p), or 1 for no dropout, and a dropout without one is off. `form` says
+    which output, where the net has several, and its classes; what is in no planes comes as the net
+    returns it. Raises GraphError if a mask does not fit.
     """
     passes = len(next(iter(masks.values())))
     return in_planes(np.concatenate([
