@@ -111,9 +111,9 @@ def test_what_sixteen_bits_cannot_tell_stays_in_float32(value: float, is_halved:
 
 
 @pytest.mark.parametrize('model, words', [
-    (net('none'), 'has no dropout, expected at least one'),
-    (net('element', rate=0.0), 'every dropout has the rate 0'),
-    (net('channel', rate=1.0), 'has the rate 1.0'),
+    (net('none'), 'no dropout'),
+    (net('element', rate=0.0), 'rate 0'),
+    (net('channel', rate=1.0), '1.0'),
 ])
 def test_a_network_whose_passes_would_not_differ_is_refused(
     model: onnx.ModelProto, words: str
