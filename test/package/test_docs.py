@@ -123,8 +123,7 @@ def test_every_anchor_is_a_heading(page: Path) -> None:
         assert anchor in slugs, f'{path}#{anchor}'
 
 
-def test_the_readme_is_short_and_the_index_names_every_page() -> None:
-    assert len(README.splitlines()) < 150
+def test_the_index_names_every_page() -> None:
     index = (ROOT / 'docs' / 'README.md').read_text()
     names = {page.name for page in (ROOT / 'docs').glob('*.md')} - {'README.md'}
     assert {name for name in names if f']({name}' not in index} == set()
