@@ -101,7 +101,7 @@ def test_while_a_bag_is_replayed(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(not HAS_ROS, reason=SKIP_REASON)
 def test_while_the_node_has_a_camera(bundle: Path, tmp_path: Path) -> None:
     used = tmp_path / 'used'
-    with node_rig(tmp_path, bundle, [RIG, str(used), 'node'], threads=1) as rig:
+    with node_rig(tmp_path, [RIG, str(used), 'node'], bundle, threads=1) as rig:
         rig.client.wait_for_camera_match()
         rig.verdict(next(pictures()))
         before = json.loads(used.read_text())

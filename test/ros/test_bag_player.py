@@ -149,4 +149,4 @@ def test_a_signal_that_a_terminal_and_launch_both_send_is_one(
             time.sleep(pause_s)
             player.send_signal(signal.SIGINT)
             assert player.wait() == 0, player.output
-            assert player.output.count('\n') == 1
+            assert len(player.output.splitlines()) == 1

@@ -108,10 +108,10 @@ class NodeRig:
 
 @contextmanager
 def node_rig(
-    folder: Path, program: Sequence[str] = NODE, **parameters: Any
+    folder: Path, program: Sequence[str] = NODE, bundle: Path | None = None, **parameters: Any
 ) -> Iterator[NodeRig]:
-    """Start a node of the bundle `tiny` in a domain of its own and listen to it."""
-    bundle = folder / 'tiny'
+    """Start a node, of the bundle `tiny` if none is given, in a domain of its own; listen."""
+    bundle = bundle or folder / 'tiny'
     if not bundle.exists():
         make_tiny_bundle(bundle)
     with own_domain() as domain:
