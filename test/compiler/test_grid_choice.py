@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import dataclasses
 import json
 from pathlib import Path
@@ -31,19 +30,10 @@ from uncertainty_seg.storage.model_bundle import (  # noqa: E402
     write_bundle,
 )
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures('one_thread')]
 SIZE, CLASSES, PASSES = (192, 128), 5, 256
 MEANS = ('mutual_information', 'total_variance', 'variation_ratio')
 OFFSETS = tuple(offset_like_pixels(n // 8, n, 'half_pixel') for n in SIZE[::-1])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def late(drop: nn.Module, kernel: int = 1, stride: int = 8) -> nn.Module:

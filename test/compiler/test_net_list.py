@@ -10,7 +10,6 @@ never sees, by torch: dropout off on two images, and the maps of passes in distr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,19 +35,10 @@ from zoo_check import (  # noqa: E402
 from zoo_list import CI, CI_REFUSED, QUICK, ROWS  # noqa: E402
 from zoo_run import run_row  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures('one_thread')]
 # No limit of time: the same passes are drawn in every run.
 EFFORT = Effort(passes=64, eager_s=1e9, has_cost=False)
 RARE = Effort(passes=256, eager_s=1e9, has_cost=False)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize('name', [name if name in QUICK else pytest.param(

@@ -33,6 +33,7 @@ from uncertainty_seg.data.label_frames import (  # noqa: E402
 )
 from uncertainty_seg.data.label_review import is_redrawn, require_shares, split_by_dive  # noqa: E402
 from uncertainty_seg.errors import ConfigError, DatasetError  # noqa: E402
+from uncertainty_seg.sim.dive import Dive  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.review_record import (  # noqa: E402
     is_prediction,
@@ -309,6 +310,21 @@ def test_what_is_erased_or_added_is_more_than_an_outline() -> None:
     filled = ring.copy()
     cv2.circle(filled, (20, 25), 9, 2, cv2.FILLED)
     assert is_redrawn(ring, filled, 255)  # outlines have no holes
+
+
+@pytest.mark.parametrize('part', [2, 3, 4])
+def test_a_mask_that_went_through_a_smaller_size_is_no_correction_and_what_is_painted_there_is(
+    part: int
+) -> None:
+    dive = Dive(7, duration_s=12.0, rate_hz=1.0, size=(160, 128))  # thin ropes, small anodes
+    for mask in (dive.frame(index).mask for index in range(0, 12, 3)):
+        size = mask.shape[::-1]
+        small = cv2.resize(mask, (round(size[0] / part), round(size[1] / part)),
+                           interpolation=cv2.INTER_NEAREST)
+        other = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        assert is_redrawn(mask, other, 255)
+        other[52:76, 60:84] = (mask[64, 64] + 1) % 6 if mask[64, 64] != 255 else 0
+        assert not is_redrawn(mask, other, 255)
 
 
 def without_a_class(out: Path) -> None:

@@ -38,17 +38,9 @@ if TYPE_CHECKING:
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
-    """
-    A bundle that is open in a runtime; a context manager that closes it.
+    """A bundle that is open in a runtime; a context manager that closes it."""
 
-    Attributes
-    ----------
-    name : str
-        A key of `registry.OPENERS`.
-
-    """
-
-    name: str
+    name: str  # a key of `registry.OPENERS`
     _timings_ms: Mapping[str, float] = {}
 
     @abc.abstractmethod
@@ -140,22 +132,13 @@ _Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
 
 @dataclass(frozen=True)
 class GraphNames:
-    """
-    Names of the tensors that go from trunk to passes, in the order of the files.
+    """Names of the tensors that go from trunk to passes, in the order of the files."""
 
-    Attributes
-    ----------
-    frontier : tuple of str
-        Outputs of the trunk that the passes take.
-    inputs : tuple of str
-        Inputs of passes.onnx: frontier, masks, temperature, and the image if it needs it.
-    features : tuple of str
-        The output of features that the passes do not take; empty if the card has none.
-
-    """
-
+    # Outputs of the trunk that the passes take.
     frontier: tuple[str, ...]
+    # Inputs of passes.onnx: frontier, masks, temperature, and the image if it needs it.
     inputs: tuple[str, ...]
+    # The output of features that the passes do not take; empty if the card has none.
     features: tuple[str, ...] = ()
 
     @property

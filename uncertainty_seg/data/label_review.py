@@ -55,6 +55,8 @@ SHARES = {'train': 0.8, 'val': 0.2}
 _OUTLINE_PX = 2
 # Smaller regions may be lost when a tool makes outlines of them, and are no correction.
 _LEAST_PART_PX = 9
+# Masks are edited at a quarter of their size at least.
+_MOST_BLOCK_PX = 4
 # What to do with frames that nobody corrected or marked as finished.
 REFUSE, ACCEPT, SKIP = 'refuse', 'accept', 'skip'
 
@@ -330,17 +332,31 @@ def is_redrawn(
 
     Only pixels that are known in both are compared. Those that differ are within 2 pixels of an
     outline or the rim, or in regions of less than 9 pixels, and no region of a class of 9 pixels
-    or more is lost or new. With `may_fill` holes may be filled too, as outlines have none.
+    or more is lost or new. With `may_fill` holes may be filled too, as outlines have none. A mask
+    of blocks went through a smaller size: outlines moved by a block, and what was narrower than a
+    block may be lost.
     """
     bases = (exported, _without_holes(exported)) if may_fill else (exported,)
-    return any(_is_near(base, mask, ignore_index) for base in bases)
+    block = block_of(mask) if block_of(exported) < _OUTLINE_PX else 1
+    return any(_is_near(base, mask, ignore_index, block) for base in bases)
 
 
-def _is_near(base: LabelMap, mask: LabelMap, ignore_index: int) -> bool:
+def block_of(mask: LabelMap) -> int:
+    """Return the size of the blocks that a mask is made of, up to `_MOST_BLOCK_PX`; 1 for none."""
+    gaps = [np.diff(np.flatnonzero((mask.take(range(1, size), axis)
+                                    != mask.take(range(size - 1), axis)).any(1 - axis)))
+            for axis, size in enumerate(mask.shape)]
+    # Of one or two straight outlines nothing can be said.
+    if any(len(gap) < 2 for gap in gaps):
+        return 1
+    return min(int(min(gap.min() for gap in gaps)), _MOST_BLOCK_PX)
+
+
+def _is_near(base: LabelMap, mask: LabelMap, ignore_index: int, block: int = 1) -> bool:
     is_known = (base != ignore_index) & (mask != ignore_index)
     if not is_known.any():
         return False  # all that is known is new
-    edge = _OUTLINE_PX
+    edge = max(_OUTLINE_PX, block)
     rim = cv2.copyMakeBorder(base, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=[254])
     kernel = np.ones((2 * edge + 1, 2 * edge + 1), np.uint8)
     is_outline = (cv2.dilate(rim, kernel) != cv2.erode(rim, kernel))[edge:-edge, edge:-edge]
@@ -348,8 +364,16 @@ def _is_near(base: LabelMap, mask: LabelMap, ignore_index: int) -> bool:
     if not _has_parts(differs, ~differs):
         return False
     ids = np.unique(np.concatenate([base[is_known], mask[is_known]]))
-    return all(_has_parts((base == i) & is_known, mask == i)
-               and _has_parts((mask == i) & is_known, base == i) for i in ids)
+    return all(_has_parts(_wide((base == i) & is_known, block), mask == i)
+               and _has_parts(_wide((mask == i) & is_known, block), base == i) for i in ids)
+
+
+def _wide(whole: NDArray[np.bool_], block: int) -> NDArray[np.bool_]:
+    """Return what of a region is wider than a block: one alone comes and goes."""
+    if block == 1:
+        return whole
+    kernel = np.ones((block + 1, block + 1), np.uint8)
+    return cv2.morphologyEx(whole.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
 
 
 def _has_parts(whole: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:

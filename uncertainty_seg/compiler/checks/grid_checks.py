@@ -43,14 +43,15 @@ def choose_grid(compiled: CompiledGraphs, card: ModelCard) -> tuple[CompiledGrap
     Return the graphs with the grid that suits them, and how far its means are from the image's.
 
     That is the largest difference of the means of mutual information, total variance and
-    variation ratio, as a share; 0 where nothing is upsampled or all passes are one.
+    variation ratio, as a share, of other passes than those that chose; 0 where nothing is
+    upsampled or all passes are one.
     """
     grid = card.grid
     if grid.is_image or card.has_one_pass:
         return compiled, 0.0
     beside = (offset_like_pixels(grid.rows, grid.height, grid.upsampling),
               offset_like_pixels(grid.columns, grid.width, grid.upsampling))
-    wanted, found = _means(compiled, card, ((0.0, 0.0), beside))
+    wanted, found = _means(compiled, card, ((0.0, 0.0), beside), 1)
     # A variation ratio of few passes would outweigh the other two.
     errors = {offset: _error(means[:2], wanted[:2]) for offset, means in found.items()}
     offset = (0.0, 0.0) if errors[0.0, 0.0] <= max(NEAR, errors[beside]) else beside
@@ -62,6 +63,7 @@ def choose_grid(compiled: CompiledGraphs, card: ModelCard) -> tuple[CompiledGrap
               f'variation ratio {wanted[2]:.3g}; {words}')
     decision = Decision(_STEP, named[offset], any(offset), reason)
     plan = replace(compiled.plan, decisions=(*compiled.plan.decisions, decision))
+    wanted, found = _means(compiled, card, (offset,), 2)
     return with_files(replace(compiled, plan=plan, grid_offset=offset)), \
         _error(found[offset], wanted)
 
@@ -72,7 +74,7 @@ def _error(means: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
 
 
 def _means(
-    compiled: CompiledGraphs, card: ModelCard, offsets: tuple[tuple[float, float], ...]
+    compiled: CompiledGraphs, card: ModelCard, offsets: tuple[tuple[float, float], ...], seed: int
 ) -> tuple[NDArray[np.float64], Mapping[tuple[float, float], NDArray[np.float64]]]:
     """Return the means of `_MEANS` over the image, and by offset over the grid."""
     runner = NetworkRunner(compiled, card, None, None)
@@ -82,7 +84,7 @@ def _means(
     every = 2 * int((grid.height * grid.width / _MOST_PIXELS) ** 0.5 / 2) + 1
     of_image: PassSums | None = None
     at_grid: dict[tuple[float, float], PassSums | None] = dict.fromkeys(offsets)
-    drawn = pass_inputs(card, passes, 1)
+    drawn = pass_inputs(card, passes, seed)
     for first in range(0, passes, _AT_ONCE):
         logits = runner.ours(image, {
             name: rows[first:first + _AT_ONCE] for name, rows in drawn.items()})
