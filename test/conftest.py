@@ -112,6 +112,17 @@ def log_level_stays():
     package.setLevel(before)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def tiny_trunk() -> onnx.ModelProto:
     """Uint8 (1, 48, 64, 3) -> float32 (1, 3, 12, 16), 0..1, mean of 4x4 blocks."""
     nodes = [
