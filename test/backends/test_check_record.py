@@ -74,6 +74,6 @@ def test_a_backend_says_its_version_and_device_or_its_module_does() -> None:
     onnxruntime = pytest.importorskip('onnxruntime')
     gpu: Any = SimpleNamespace(name='tensorrt', version='10.3.0', device_name='Orin')
     assert key_of(CARD, gpu, 'fp16') == CHECKED
-    found = key_of(CARD, SimpleNamespace(name='onnxruntime'), 'fp32')  # type: ignore[arg-type]
+    found = key_of(CARD, SimpleNamespace(name='onnxruntime'), 'fp32')
     assert (found.version, found.device) == (onnxruntime.__version__, '')
-    assert key_of(CARD, SimpleNamespace(name='fake'), 'fp32').version == ''  # type: ignore
+    assert key_of(CARD, SimpleNamespace(name='fake'), 'fp32').version == ''

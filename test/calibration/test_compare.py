@@ -138,7 +138,7 @@ def test_a_bundle_that_was_calibrated_on_these_images_says_so(
         found = [image_digest(cv2.imread(str(path)))
                  for path in sorted((data / 'images').iterdir())[:most]]
         write_calibration(bundle, replace(
-            bundle.calibration, seen_images=tuple(sorted(found))))  # type: ignore[arg-type]
+            bundle.calibration, seen_images=tuple(sorted(found))))
 
     def notes(data: Path) -> list[str]:
         found = compare([fitted], data, settings=SETTINGS)

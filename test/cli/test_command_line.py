@@ -70,7 +70,7 @@ def test_every_verb_has_a_description_and_options_and_runs() -> None:
     for verb, (name, text) in command_line.VERBS.items():
         parser = command_line.build_parser(verb)
         verbs = next(action for action in parser._actions if action.choices)
-        child = verbs.choices[verb]  # type: ignore[index]
+        child = verbs.choices[verb]
         assert len(child._actions) > 1 and child.description and text, verb
         assert callable(child.get_default('run')), verb
         assert child.description.strip() == (
@@ -207,7 +207,7 @@ def test_argument_types_know_their_bounds() -> None:
 
 def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, items: object) -> str:
     monkeypatch.setattr('sys.stderr', stream)
-    for _ in progress(items, desc='replay'):  # type: ignore[arg-type]
+    for _ in progress(items, desc='replay'):
         time.sleep(0.02)
     return stream.getvalue()
 

@@ -245,7 +245,7 @@ def test_a_brush_by_hand() -> None:
     for data in ([], [1, 2, 3], [300], packed(HEADER), ['x'],
                  packed(HEADER + '1' '10' '11111111' '11111111')):
         with pytest.raises(DatasetError):
-            decode_brush(data, 1, 1)  # type: ignore[arg-type]
+            decode_brush(data, 1, 1)
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_more_regions_than_a_frame_has_are_refused(
 ) -> None:
     monkeypatch.setattr(label_frames, 'MAX_REGIONS', 3)
     for count in (3, 4):
-        edit = json_edit(COCO_FILE, lambda c, count=count: c.update(  # type: ignore[misc]
+        edit = json_edit(COCO_FILE, lambda c, count=count: c.update(
             annotations=c['annotations'][:1] * count))
         if count == 3:
             edited(tmp_path / '3', 'coco', edit)

@@ -500,7 +500,7 @@ def repaint(file: Path) -> None:
     from PIL import Image, PngImagePlugin
 
     with Image.open(file) as image:
-        texts, pixels = dict(image.text), np.array(image)  # type: ignore[attr-defined]
+        texts, pixels = dict(image.text), np.array(image)
     assert texts
     pixels[0, 0] = 2 if pixels[0, 0] != 2 else 1
     kept = PngImagePlugin.PngInfo()

@@ -49,7 +49,7 @@ def frames(scores: object, features: Floats | None = None, first: int = 0) -> Ca
 
 
 def request(strategy: str, count: int, **more: object) -> SelectionRequest:
-    return SelectionRequest(strategy, count, **{'limit': 0.9, **more})  # type: ignore[arg-type]
+    return SelectionRequest(strategy, count, **{'limit': 0.9, **more})
 
 
 def choose(strategy: str, among: Candidates, count: int, labelled: Candidates | None = None,
@@ -163,7 +163,7 @@ def test_what_is_labelled_and_what_looks_like_it_is_left_out() -> None:
     ('k-centre', 'features'), ('uncertainty-diversity', 'features'), ('top-k', 'hashes')])
 def test_a_column_that_is_needed_is_asked_for(strategy: str, without: str) -> None:
     with pytest.raises(ConfigError, match=without):
-        select(replace(pool(5), **{without: None}),  # type: ignore[arg-type]
+        select(replace(pool(5), **{without: None}),
                request(strategy, 2, min_distance=4))
     with pytest.raises(ConfigError, match='2 s'):
         select(replace(pool(3), times_s=None), request('top-k', 1, min_gap_s=2.0))
@@ -175,7 +175,7 @@ def test_a_column_that_is_needed_is_asked_for(strategy: str, without: str) -> No
     {'strategy': 'threshold', 'limit': np.nan}])
 def test_a_request_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        SelectionRequest(**{'strategy': 'top-k', 'count': 3, **wrong})  # type: ignore[arg-type]
+        SelectionRequest(**{'strategy': 'top-k', 'count': 3, **wrong})
 
 
 def test_an_empty_pool_gives_nothing() -> None:

@@ -44,7 +44,7 @@ def for_each(names: str, cases: Iterable[Any]) -> Callable[..., Any]:
                 except (Exception, pytest.fail.Exception) as err:
                     raise AssertionError(f'{values}: {err}') from err
 
-        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        run.__signature__ = signature.replace(
             parameters=[p for p in signature.parameters.values() if p.name not in words])
         return run
     return decorate

@@ -112,7 +112,7 @@ def break_parts(folder: Path) -> None:
             setattr(owner, name, property(_breaking(real.func, folder / part)))
         else:
             setattr(owner, name, _breaking(real, folder / part))
-    Publisher.publish = _breaking_publish(Publisher.publish, folder)  # type: ignore[method-assign]
+    Publisher.publish = _breaking_publish(Publisher.publish, folder)
 
 
 def note_pictures(folder: Path) -> None:
@@ -157,7 +157,7 @@ def open_faulty(name: str, bundle: Any, settings: Any) -> FaultyBackend:
 if __name__ == '__main__':
     registry.open_backend = open_faulty
     _put = Slot.put
-    Slot.put = put_faultily  # type: ignore[method-assign]
+    Slot.put = put_faultily
     if FAILURES_VARIABLE in os.environ:
         break_parts(Path(os.environ[FAILURES_VARIABLE]))
         note_pictures(Path(os.environ[FAILURES_VARIABLE]))

@@ -37,5 +37,5 @@ def test_the_list_of_the_page_is_up_to_date(path: Path) -> None:
 def test_the_parameter_file_holds_every_default() -> None:
     values = _flat(YAML(typ='safe').load(parameters_yaml())['/**']['ros__parameters'])
     for name in ('cameras', 'gate.scores', 'trusted_keys'):
-        values[name] = [word for word in values[name] if word]  # type: ignore[attr-defined]
+        values[name] = [word for word in values[name] if word]
     assert settings_from_dict(values) == Settings()

@@ -57,7 +57,7 @@ CHANGES: Mapping[str, _Change] = {
         sums.entropy_nats, -5)),
     'double_size': _each(lambda values: values.repeat(2, -2).repeat(2, -1)),
     'half_size': _each(lambda values: values[..., ::2, ::2]),
-    'double_precision': lambda sums: replace(sums, p=sums.p.astype(np.float64)),  # type: ignore
+    'double_precision': lambda sums: replace(sums, p=sums.p.astype(np.float64)),
     'fails': _fails,
     'surprises': _surprises,
 }

@@ -46,9 +46,9 @@ def key_pair(folder: Path, name: str = 'key', key: object = None, password: str 
     secret = (serialization.BestAvailableEncryption(password.encode()) if password
               else serialization.NoEncryption())
     private, public = folder / f'{name}.pem', folder / f'{name}.pub.pem'
-    private.write_bytes(made.private_bytes(  # type: ignore[attr-defined]
+    private.write_bytes(made.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret))
-    public.write_bytes(made.public_key().public_bytes(  # type: ignore[attr-defined]
+    public.write_bytes(made.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
     return KeyPair(private, public, ''.join(public.read_text().splitlines()[1:-1]))
 

@@ -49,14 +49,14 @@ def here(tmp_path: Path) -> Path:
 
 
 def plan(**keys: object) -> ActiveRecipe:
-    return ActiveRecipe(**{'strategy': 'top-k', 'labels': (2, 4), 'steps': 2,  # type: ignore[arg-type]
+    return ActiveRecipe(**{'strategy': 'top-k', 'labels': (2, 4), 'steps': 2,
                            'label_format': 'folder', 'train': STILL, **keys})
 
 
 def go(here: Path, recipe: ActiveRecipe, pool: str = 'known', out: str = 'out', **more: object
        ) -> tuple[list[dict], active_learning.Waiting | None]:
     return active_learn(recipe, str(here / pool), str(here / 'known'), here / out, threads=1,
-                        **more)  # type: ignore[arg-type]
+                        **more)
 
 
 def picks(here: Path, number: int, out: str = 'out') -> dict:
@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same(
             trained.append(weights)
             raise KeyboardInterrupt
         trained.append(weights)
-        train(recipe, images, weights, *more)  # type: ignore[arg-type]
+        train(recipe, images, weights, *more)
 
     monkeypatch.setattr(active_learning, 'train_weights', stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -173,7 +173,7 @@ def test_rounds_of_something_else_are_not_gone_on_with(
     here: Path, change: object, named: str
 ) -> None:
     go(here, plan(labels=(2,)))
-    more = change(here)  # type: ignore[operator]
+    more = change(here)
     with pytest.raises(ConfigError, match=named):
         go(here, more.pop('recipe', plan(labels=(2,))), **more)
 
