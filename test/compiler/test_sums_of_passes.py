@@ -8,12 +8,10 @@ from pathlib import Path
 import masked_bundles
 from masked_bundles import SPEC
 import numpy as np
-import onnx
 from onnx import helper
 import pytest
 from written import session, Written
 
-from uncertainty_seg.compiler.compile import compile_ensemble
 from uncertainty_seg.compiler.head_graphs import add_sums
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
 from uncertainty_seg.compiler.plan import CompileOptions
@@ -120,13 +118,6 @@ def test_what_is_no_number_in_one_pass_is_none_in_its_cells_alone(
 
 
 def bundle_of(method: str, folder: Path) -> Path:
-    if method == 'ensemble with dropout':
-        members = [member_with_dropout(seed) for seed in range(2)]
-        made = compile_ensemble(members, SPEC, CompileOptions(passes=6, full_weights=True),
-                                keeps_dropout=True)
-        write_bundle(folder, masked_bundles.card_of(
-            made, 'deep_ensemble', members=2, passes=6), made.files)
-        return folder
     if method == 'error_propagation':
         return moments_bundle(folder)
     return {
@@ -139,21 +130,17 @@ def bundle_of(method: str, folder: Path) -> Path:
     }[method]()
 
 
-def member_with_dropout(seed: int) -> onnx.ModelProto:
-    return masked_bundles.plain_member(seed, rate=0.4)
-
-
 def moments_bundle(folder: Path) -> Path:
     from uncertainty_seg.compiler.compile import compile_moments
 
-    made = compile_moments(member_with_dropout(0), SPEC, CompileOptions(
+    made = compile_moments(masked_bundles.plain_member(0, rate=0.4), SPEC, CompileOptions(
         'error_propagation', full_weights=True))
     write_bundle(folder, masked_bundles.card_of(made, 'error_propagation'), made.files)
     return folder
 
 
-METHODS = ('channels', 'elements', 'ensemble', 'ensemble with dropout', 'single', 'direct',
-           'direct with dropout', 'error_propagation')
+METHODS = ('channels', 'elements', 'ensemble', 'single', 'direct', 'direct with dropout',
+           'error_propagation')
 
 
 @pytest.mark.parametrize('method', METHODS)

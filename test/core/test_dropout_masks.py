@@ -75,10 +75,8 @@ def test_masks_drawn_in_any_chunks_of_passes_are_those_of_one_draw(cut: list[int
 
 @pytest.mark.parametrize('card', [
     tiny_card(dropout_sites=(*SITES, LARGE)),
-    tiny_card(method='deep_ensemble', members=4, passes=40,
-              dropout_sites=(LARGE, DropoutSite(MEMBER, (4,), 0.75))),
     tiny_card(method='direct', dropout_sites=(*SITES, LARGE, NOISE)),
-], ids=['dropout', 'ensemble', 'direct'])
+], ids=['dropout', 'direct'])
 def test_only_large_masks_of_elements_are_drawn_when_read(card: ModelCard) -> None:
     lazy, drawn = lazy_inputs(card, 40, 5), pass_inputs(card, 40, 5)
     assert {name for name, rows in lazy.items() if isinstance(rows, LazyRows)} == {'c'}
@@ -151,21 +149,6 @@ def test_the_samples_of_direct_are_pairs_and_the_same_in_every_pass(samples: int
         np.testing.assert_array_equal(few[name], inputs[name][:3])
 
 
-MIXED = tiny_card(method='deep_ensemble', members=3, passes=6,
-                  dropout_sites=(SITES[0], DropoutSite(MEMBER, (3,), 1 - 1 / 3)))
-
-
-def test_members_with_dropout_take_turns_and_have_masks_of_their_own() -> None:
-    inputs = pass_inputs(MIXED, 6, 5)
-    assert inputs[MEMBER].argmax(1).tolist() == [0, 1, 2, 0, 1, 2]
-    assert inputs[MEMBER].sum() == 6
-    np.testing.assert_array_equal(inputs['a'], make_masks(SITES[:1], 6, 5)['a'])
-    still = still_inputs(MIXED, 2)
-    assert still[MEMBER].argmax(1).tolist() == [0, 0]
-    # One member's deterministic pass, and not one draw of its dropout: comparisons rest on it.
-    assert (still['a'] == 1).all()
-
-
 STRATIFIED = DropoutSite('s', (48, 1, 1), 0.3)
 
 
@@ -211,9 +194,6 @@ def test_a_card_says_how_its_masks_are_drawn() -> None:
     inputs = pass_inputs(card, 20, 4)
     assert ((inputs['s'] == 0).sum(0) == 6).all() and ((inputs['a'] == 0).sum(0) == 10).all()
     np.testing.assert_array_equal(inputs['b'], make_masks(SITES, 20, 4)['b'])
-    mixed = dataclasses.replace(MIXED, mask_draw='stratified')
-    assert (pass_inputs(mixed, 6, 5)['a'] == 0).sum(0).tolist() == [[[3]]] * 64
-    assert pass_inputs(mixed, 6, 5)[MEMBER].argmax(1).tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_new_cards_stratify_where_it_makes_a_difference() -> None:
@@ -223,5 +203,5 @@ def test_new_cards_stratify_where_it_makes_a_difference() -> None:
 
 
 def test_another_seed_is_other_masks_unless_only_members_differ() -> None:
-    assert [has_free_seed(card) for card in (BOTH, DIRECT, MIXED, ENSEMBLE, SINGLE)] == [
-        True, True, True, False, False]
+    assert [has_free_seed(card) for card in (BOTH, DIRECT, ENSEMBLE, SINGLE)] == [
+        True, True, False, False]

@@ -75,6 +75,8 @@ def test_a_card_of_each_method_is_read_as_it_was_written(
 @for_each('method, sites, changes', [
     ('single', (MASK,), {}), ('single', (SAMPLES,), {}), ('single', (), {'passes': 5}),
     ('single', (), {'members': 2}), ('mc_dropout', (), {}), ('mc_dropout', (SAMPLES,), {}),
+    ('deep_ensemble', (MASK, MASK), {'members': 2, 'passes': 2}),
+    ('deep_ensemble', (MASK,), {'members': 2, 'passes': 4}),
     ('mc_dropout', (MASK, SAMPLES), {}), ('direct', (), {}), ('direct', (MASK,), {}),
     ('direct', (PROPAGATED,), {}), ('direct', (SAMPLES, SAMPLES), {}),
     ('direct', (DropoutSite('n', (20, 4, 1, 1), 0.0, 'noise'),), {}),

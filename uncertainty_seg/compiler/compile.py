@@ -21,11 +21,7 @@ from uncertainty_seg.compiler.algebra.dropout_to_masks import (
     PASSES_AXIS,
     without_dropout,
 )
-from uncertainty_seg.compiler.algebra.ensemble import (
-    choose_members,
-    ensemble_graphs,
-    joined_members,
-)
+from uncertainty_seg.compiler.algebra.ensemble import ensemble_graphs
 from uncertainty_seg.compiler.algebra.free_passes import free_passes, one_pass
 from uncertainty_seg.compiler.algebra.moments import propagate_moments, sampling_head
 from uncertainty_seg.compiler.algebra.move_masks import fold_masks, push_masks
@@ -138,14 +134,12 @@ def _with_masks(
 
 def compile_ensemble(
     models: Sequence[onnx.ModelProto], spec: InputSpec, options: CompileOptions | None = None,
-    keeps_dropout: bool = False,
 ) -> CompiledGraphs:
     """
     Compile several networks whose answers are the passes of one bundle, as `compile_graph` does.
 
-    The site `member` of the result chooses the member. Dropout is not needed, and switched off;
-    with `keeps_dropout` each pass is one member with one set of masks. Raises GraphError if a
-    network cannot be compiled or they differ in shape.
+    The site `member` of the result chooses the member. Dropout is not needed, and switched off.
+    Raises GraphError if a network cannot be compiled or they differ in shape.
     """
     options = options or CompileOptions()
     prepared = tuple(_member(index, model, spec, options) for index, model in enumerate(models))
@@ -153,18 +147,11 @@ def compile_ensemble(
         raise GraphError('the members upsample their logits in different ways', 'one way')
     graphs = [p.model for p in prepared]
     decisions = tuple(d for p in prepared for d in p.decisions)
-    if keeps_dropout:
-        parts = _with_masks(joined_members(graphs), decisions, options)
-        head, member = choose_members(parts.head, len(graphs))
-        plan = replace(parts.plan, sites=(*parts.plan.sites, member))
-        parts = _Halves(parts.trunk, head, plan)
-    else:
-        trunk, head, sites = ensemble_graphs(graphs)
-        plan = CompilePlan(
-            len(models), graph_cost(graphs[0].graph.node, shapes(graphs[0])),
-            graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
-        parts = _Halves(trunk, head, plan)
-    return _finished(parts, options, prepared)
+    trunk, head, sites = ensemble_graphs(graphs)
+    plan = CompilePlan(
+        len(models), graph_cost(graphs[0].graph.node, shapes(graphs[0])),
+        graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
+    return _finished(_Halves(trunk, head, plan), options, prepared)
 
 
 def _member(

@@ -76,10 +76,9 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
     """
     Return what the head of a bundle is given beside the image, for T passes.
 
-    Masks and noise (T, *site.shape), and for an ensemble `member`: one row a pass with a single 1,
-    members by turns. T is the number of members, or a multiple where they have dropout; 1 where no
-    dropout makes passes differ. Raises ConfigError if `passes` or `seed` is out of range, or does
-    not fit the card.
+    Masks and noise (T, *site.shape), and for an ensemble `member`: one row a pass with a single 1.
+    T is the number of members; 1 where no dropout makes passes differ. Raises ConfigError if
+    `passes` or `seed` is out of range, or does not fit the card.
     """
     return {name: rows[:] for name, rows in lazy_inputs(card, passes, seed).items()}
 
@@ -95,13 +94,10 @@ def lazy_inputs(card: ModelCard, passes: int, seed: int) -> dict[str, Rows]:
                 **_samples(card.noise_sites[0], passes, seed)}
     if card.method != 'deep_ensemble':
         return _drawn(card.dropout_sites, passes, seed, card.mask_draw)
-    dropout = [site for site in card.dropout_sites if site.name != MEMBER]
-    if passes % card.members or (passes > card.members and not dropout):
-        raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}'
-                          + ', or a multiple' * bool(dropout), 'leave passes at -1')
-    members = np.eye(card.members, dtype=np.float32)
-    return {**_drawn(dropout, passes, seed, card.mask_draw),
-            MEMBER: np.tile(members, (passes // card.members, 1))}
+    if passes != card.members:
+        raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}',
+                          'leave passes at -1')
+    return {MEMBER: np.eye(card.members, dtype=np.float32)}
 
 
 def still_inputs(card: ModelCard, passes: int) -> PassInputs:

@@ -207,10 +207,9 @@ class ModelCard:
             *self._unlike_the_method(),
             ((self.method == 'deep_ensemble') != (self.members >= 2),
              f'{self.members} members for {self.method}', '2 or more for deep_ensemble, else 0'),
-            (self.members > 0 and (self.passes % self.members > 0 or self.passes > self.members
-                                   and len(self.dropout_sites) < 2),
-             f'{self.passes} passes of {self.members} members',
-             'one pass a member, or several where members have dropout'),
+            (self.members > 0 and (self.passes != self.members or len(self.dropout_sites) > 1),
+             f'{self.passes} passes of {self.members} members, {len(self.dropout_sites)} sites',
+             'one pass a member, and the site that chooses it'),
             (bool(bad_sites), f'sites {bad_sites}',
              'a mask with p between 0 and 1 or noise with p 0, and a shape'),
             (self.passes < 1, f'{self.passes} passes', 'at least 1'),

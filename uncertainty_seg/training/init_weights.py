@@ -28,7 +28,7 @@ from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.compiler.algebra.ensemble import MEMBERS
 from uncertainty_seg.compiler.capture.export import read_state
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import has_free_seed, still_inputs
+from uncertainty_seg.core.dropout_masks import still_inputs
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, TrainingError
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -120,9 +120,6 @@ def read_bundle(bundle: ModelBundle) -> Taken:
     if card.precision != 'fp32':
         raise TrainingError(f'the weights of {card.name!r} are converted to {card.precision}',
                             'the bundle that it was converted from', _FIX)
-    if card.members and has_free_seed(card):
-        raise TrainingError(f'the members of {card.name!r} keep their dropout, and are computed '
-                            'together', 'an ensemble without dropout', _FIX)
     layers = [*_layers(_first_member(onnx.load(str(bundle.trunk_path)))),
               *_layers(onnx.load(str(bundle.passes_path)))]
     for encoder in ENCODERS:

@@ -10,11 +10,9 @@ import onnxruntime
 import pytest
 
 from uncertainty_seg.compiler.algebra.ensemble import ensemble_graphs
-from uncertainty_seg.compiler.compile import compile_ensemble
 from uncertainty_seg.compiler.frontend.standard_form import take_bytes
 from uncertainty_seg.compiler.onnx_tools import float_info, OPSET
-from uncertainty_seg.compiler.plan import CompileOptions
-from uncertainty_seg.core.dropout_masks import make_masks, MEMBER
+from uncertainty_seg.core.dropout_masks import MEMBER
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.errors import GraphError
 
@@ -130,46 +128,3 @@ def test_members_that_do_not_go_together_are_refused(case: str) -> None:
     models, words = bad_ensembles()[case]
     with pytest.raises(GraphError, match=words):
         ensemble_graphs(models)
-
-
-# --- members that keep their dropout -------------------------------------------------------------
-
-
-def float_member(seed: int, classes: int = 3, encoder: int | None = None) -> onnx.ModelProto:
-    """`member` with a marker, from floats, as the front end gives it."""
-    model = member(seed, classes=classes, dropout='marker', encoder=encoder)
-    first = next(i for i, n in enumerate(model.graph.node) if n.op_type == 'Conv')
-    source = model.graph.node[first].input[0]
-    kept = list(model.graph.node)[first:]
-    del model.graph.node[:], model.graph.input[:]
-    model.graph.node.extend(kept)
-    model.graph.input.append(float_info(source, (1, 3, 48, 64)))
-    return model
-
-
-def masked_by_hand(seed: int, mask: np.ndarray, encoder: int | None = None) -> np.ndarray:
-    """Compute logits (C, h, w) of one member with one mask, without any of the algebra."""
-    plain = member(seed, encoder=encoder)  # its Relu is no dropout: only the Conv is used
-    del plain.graph.node[[n.name for n in plain.graph.node].index('conv') + 1:]
-    del plain.graph.output[:]
-    plain.graph.output.append(float_info('c', (1, 8, 24, 32)))
-    features = run(plain, {'image': IMAGE})[0][0] * mask
-    weights = np.random.default_rng(100 + seed).normal(size=(3, 8, 1, 1)).astype(np.float32)
-    return np.einsum('cd,dhw->chw', weights[:, :, 0, 0], features)
-
-
-def test_each_pass_is_one_member_with_its_own_mask() -> None:
-    made = compile_ensemble([float_member(seed) for seed in range(3)], SPEC,
-                            CompileOptions(passes=6, full_weights=True), keeps_dropout=True)
-    names = [site.name for site in made.sites]
-    assert names == ['mask_member0_s', 'mask_member1_s', 'mask_member2_s', MEMBER]
-    masks = make_masks(made.sites[:-1], 6, 4)
-    chosen = [2, 0, 1, 1, 2, 0]
-    features = dict(zip([o.name for o in made.trunk.graph.output],
-                        run(made.trunk, {'image': IMAGE}), strict=True))
-    rows = np.eye(3, dtype=np.float32)[chosen]
-    logits = run(made.head, {**features, **masks, MEMBER: rows})[0]
-    for index, number in enumerate(chosen):
-        oracle = masked_by_hand(number, masks[names[number]][index])
-        np.testing.assert_allclose(logits[index], oracle, rtol=1e-4, atol=1e-4)
-    assert np.abs(logits[1] - logits[5]).max() > 0.1  # the same member, another mask

@@ -13,22 +13,16 @@ from collections.abc import Sequence
 import hashlib
 import logging
 
-import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
 from uncertainty_seg.compiler.algebra.split import LOGITS
 from uncertainty_seg.compiler.onnx_tools import (
-    add_constant,
     build_model,
     copy_of,
     float_info,
-    IR_VERSION,
-    MARKER_DOMAIN,
-    OPSET,
     refill,
-    rename_tensors,
     Shape,
     shapes,
 )
@@ -50,7 +44,7 @@ def ensemble_graphs(
     output than the first.
     """
     image, shape = _common(models)
-    merged = _Merged(image.name, keeps_dropout=False)
+    merged = _Merged(image.name)
     logits = [merged.add(model, index) for index, model in enumerate(models)]
     count = len(models)
     nodes = [*merged.nodes, helper.make_node('Concat', logits, [MEMBERS], axis=0)]
@@ -58,48 +52,7 @@ def ensemble_graphs(
     trunk = build_model('trunk', nodes, [image], [members], merged.weights)
     _log.info('%d members of %d nodes: %d nodes after sharing, %d dropouts switched off', count,
               len(models[0].graph.node), len(trunk.graph.node), merged.num_dropouts)
-    return trunk, _head(members, shape), (_member_site(count),)
-
-
-def joined_members(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """Make one network of M that keep their dropout; raises GraphError as `ensemble_graphs`."""
-    image, shape = _common(models)
-    merged = _Merged(image.name, keeps_dropout=True)
-    logits = [merged.add(model, index) for index, model in enumerate(models)]
-    nodes = [*merged.nodes, helper.make_node('Concat', logits, [MEMBERS], axis=1)]
-    out = float_info(MEMBERS, (1, len(models) * shape[1], *shape[2:]))
-    graph = helper.make_graph(nodes, 'members', [image], [out], merged.weights)
-    opsets = [helper.make_opsetid('', OPSET), helper.make_opsetid(MARKER_DOMAIN, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-
-
-def choose_members(head: onnx.ModelProto, count: int) -> tuple[onnx.ModelProto, DropoutSite]:
-    """
-    Let each pass choose its member from a head that computes them all.
-
-    Each pass computes the head of all M and copies one, so that dropout behind a long shared trunk
-    is cheap, and dropout deep in the members costs M times what it needs.
-    """
-    result = copy_of(head)
-    graph = result.graph
-    channels, rows, columns = (d.dim_value for d in graph.output[0].type.tensor_type.shape.dim[1:])
-    shape = (channels // count, rows, columns)
-    for node in graph.node:
-        rename_tensors(node, {LOGITS: MEMBERS})
-    apart = add_constant(graph, 'apart', np.array([-1, count, *shape], np.int64))
-    graph.node.extend([
-        helper.make_node('Reshape', [MEMBERS, apart], ['each_member']),
-        helper.make_node('ArgMax', [MEMBER], ['chosen'], axis=1, keepdims=1),
-        helper.make_node('GatherND', ['each_member', 'chosen'], [LOGITS], batch_dims=1),
-    ])
-    graph.input.append(float_info(MEMBER, (PASSES_AXIS, count)))
-    refill(graph.output, [float_info(LOGITS, (PASSES_AXIS, *shape))])
-    del graph.value_info[:]
-    return result, _member_site(count)
-
-
-def _member_site(count: int) -> DropoutSite:
-    return DropoutSite(MEMBER, (count,), 1 - 1 / count)
+    return trunk, _head(members, shape), (DropoutSite(MEMBER, (count,), 1 - 1 / count),)
 
 
 def _common(models: Sequence[onnx.ModelProto]) -> tuple[onnx.ValueInfoProto, Shape]:
@@ -120,11 +73,11 @@ def _common(models: Sequence[onnx.ModelProto]) -> tuple[onnx.ValueInfoProto, Sha
 class _Merged:
     """Nodes and weights of several graphs, each different one once."""
 
-    def __init__(self, image: str, keeps_dropout: bool) -> None:
+    def __init__(self, image: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.num_dropouts = 0
-        self._image, self._keeps_dropout = image, keeps_dropout
+        self._image = image
         self._weight_names: dict[str, str] = {}
         self._outputs: dict[tuple[object, ...], list[str]] = {}
 
@@ -137,7 +90,7 @@ class _Merged:
             raise GraphError(f'member {index} has the weights of an earlier one',
                              'networks trained apart', 'give each file of weights once')
         for node in model.graph.node:
-            if is_dropout(node) and not self._keeps_dropout:
+            if is_dropout(node):
                 names[node.output[0]] = names[node.input[0]]
                 self.num_dropouts += 1
             else:
@@ -155,17 +108,12 @@ class _Merged:
         inputs = tuple(names[name] for name in node.input)
         attributes = sorted(_attribute_key(entry) for entry in node.attribute)
         key = (node.domain, node.op_type, len(node.output), inputs, *attributes)
-        if is_dropout(node):  # the members draw apart
-            key += (index,)
         if key not in self._outputs:
             outputs = [f'member{index}_{name}' if name else '' for name in node.output]
             twin = copy_of(node)
             twin.name = node.name and f'member{index}_{node.name}'
             refill(twin.input, inputs)
             refill(twin.output, outputs)
-            for entry in twin.attribute:
-                if entry.name == 'site':
-                    entry.s = f'member{index}_{entry.s.decode()}'.encode()
             self.nodes.append(twin)
             self._outputs[key] = outputs
         return self._outputs[key]
