@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Features and embeddings of a frame, and near duplicates against comparing all pairs."""
+"""Features of a frame, and near duplicates against comparing all pairs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,11 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.data import likeness
 from uncertainty_seg.data.likeness import (
     bits_apart,
-    embedding_length,
-    frame_embedding,
     frame_features,
     Hashes,
-    MOST_VALUES,
     num_features,
     Rows,
     stand_ins,
-    Vectors,
 )
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.sim.scene import render_scene
@@ -115,37 +111,12 @@ def test_even_pictures_have_no_direction_made_of_rounding_or_noise() -> None:
     assert distance(features(even[1]), features(np.rint(even[1] + noise).astype(np.uint8))) < 0.15
 
 
-def test_an_embedding_is_mean_and_deviation_of_each_channel_at_unit_length() -> None:
-    planes = np.array([[[1, 3], [1, 3]], [[0, 0], [0, 0]]], np.float32)[None]
-    # Means 2 and 0, deviations 1 and 0.
-    np.testing.assert_allclose(frame_embedding(planes), np.array([2, 0, 1, 0]) / 5**0.5)
-    assert embedding_length(2) == 4 and embedding_length(0) == 0
-    for value in (np.nan, np.inf, 0.0):
-        assert np.isnan(frame_embedding(np.full((1, 3, 2, 2), value, np.float32))).all()
-
-
-def test_many_channels_are_mixed_to_fewer_and_their_angles_stay() -> None:
-    rng = np.random.default_rng(0)
-    frames = [rng.gamma(1.0, size=(1, 900, 3, 4)).astype(np.float32) * rng.gamma(
-        0.3, size=(1, 900, 1, 1)).astype(np.float32) for _ in range(12)]
-    mixed = np.stack([frame_embedding(frame) for frame in frames])
-    assert mixed.shape == (12, embedding_length(900)) == (12, MOST_VALUES)
-    flat = [np.concatenate([f[0].mean((1, 2)), f[0].std((1, 2))]) for f in frames]
-    whole = np.stack([vector / np.linalg.norm(vector) for vector in flat])
-    above = np.triu_indices(12, 1)
-    near, far = ((1 - vectors @ vectors.T)[above] for vectors in (mixed, whole))
-    assert 0.85 < np.median(near / far) < 1.15
-
-
-def by_all_pairs(
-    hashes: Hashes, order: Rows, bits: int, vectors: Vectors, angle: float
-) -> list[int]:
-    """Go down the list and compare with all that stay, as the definition says, in float64."""
+def by_all_pairs(hashes: Hashes, order: Rows, bits: int) -> list[int]:
+    """Go down the list and compare with all that stay, as the definition says."""
     staying: list[int] = []
     owners = list(range(len(hashes)))
     for row in order:
-        alike = [k for k in staying if bin(int(hashes[k]) ^ int(hashes[row])).count('1') < bits
-                 or angle and 1 - float(vectors[k].astype(float) @ vectors[row]) < angle]
+        alike = [k for k in staying if bin(int(hashes[k]) ^ int(hashes[row])).count('1') < bits]
         if alike:
             owners[row] = alike[0]
         else:
@@ -153,33 +124,29 @@ def by_all_pairs(
     return owners
 
 
-def dive(seed: int, count: int, scenes: int, flips: int) -> tuple[Hashes, Vectors]:
-    """Frames of a camera that stands still before each of some scenes, by two sights of them."""
+def dive(seed: int, count: int, scenes: int, flips: int) -> Hashes:
+    """Frames of a camera that stands still before each of some scenes."""
     rng = np.random.default_rng(seed)
     hashes = rng.integers(0, 2**64, scenes, np.uint64)[rng.integers(0, scenes, count)]
     for _ in range(flips):
         hashes = hashes ^ (np.uint64(1) << rng.integers(0, 64, count).astype(np.uint64))
-    angles = rng.choice(rng.uniform(0, np.pi / 2, 6), count) + rng.normal(0, 0.01, count)
-    return hashes, np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    return hashes
 
 
 @pytest.mark.parametrize('block', [3, 1024])
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 60), flips=st.integers(0, 6),
-       bits=st.sampled_from([0, 1, 2, 9, 12]), angle=st.sampled_from([0.0, 1e-4, 0.01, 0.2]))
+       bits=st.sampled_from([0, 1, 2, 9, 12]))
 def test_near_duplicates_are_what_comparing_all_pairs_finds(
-    block: int, seed: int, count: int, flips: int, bits: int, angle: float
+    block: int, seed: int, count: int, flips: int, bits: int
 ) -> None:
-    hashes, vectors = dive(seed, count, 6, flips)
+    hashes = dive(seed, count, 6, flips)
     order = np.random.default_rng(seed + 1).permutation(count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(likeness, '_BLOCK', block)
         patch.setattr(likeness, '_PAIRS', 4 * block)
-        found = stand_ins(hashes, order, bits, vectors, angle)
-    # A pair at the very limit may fall on either side in float32.
-    cosines = (vectors.astype(float) @ vectors.T.astype(float))[np.triu_indices(count, 1)]
-    if not (abs(1 - cosines - angle) < 1e-6).any() or not angle:
-        assert found.tolist() == by_all_pairs(hashes, order, bits, vectors, angle)
+        found = stand_ins(hashes, order, bits)
+    assert found.tolist() == by_all_pairs(hashes, order, bits)
 
 
 def test_near_duplicates_by_hand() -> None:
@@ -193,13 +160,9 @@ def test_near_duplicates_by_hand() -> None:
     assert stand_ins(equal, order, 1).tolist() == [3, 1, 3, 3]
     assert stand_ins(equal, order, 0).tolist() == [0, 1, 2, 3]
     assert len(stand_ins(np.empty(0, np.uint64), np.empty(0, np.int64), 8)) == 0
-    vectors = np.array([[1, 0], [np.nan, np.nan], [1, 0], [np.nan, np.nan]], np.float32)
-    assert stand_ins(np.arange(4, dtype=np.uint64), np.arange(4), 0, vectors, 0.1).tolist() == [
-        0, 1, 0, 3]
 
 
-@pytest.mark.parametrize(('bits', 'angle'), [(-1, 0.0), (13, 0.0), (1, 1.5)])
-def test_a_distance_that_says_nothing_is_refused(bits: int, angle: float) -> None:
+@pytest.mark.parametrize('bits', [-1, 13])
+def test_a_distance_that_says_nothing_is_refused(bits: int) -> None:
     with pytest.raises(ConfigError):
-        stand_ins(np.arange(3, dtype=np.uint64), np.arange(3), bits, np.zeros((3, 2), np.float32),
-                  angle)
+        stand_ins(np.arange(3, dtype=np.uint64), np.arange(3), bits)

@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from browse_sample import page_values, scored
-from conftest import make_tiny_bundle
+from browse_sample import page_values
 import cv2
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no
 
 from uncertainty_seg.cli import select as select_verb  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
-from uncertainty_seg.data import selection  # noqa: E402
 from uncertainty_seg.data.strategies import STRATEGIES  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash  # noqa: E402
@@ -335,31 +333,3 @@ def test_the_sheet_shows_the_pictures_that_are_still_what_was_scored(
     assert 'another image' in err and '2.png' in err
     assert str(tmp_path / 'nowhere') in refused(capsys, *words, '--force', '--root',
                                                 tmp_path / 'nowhere')
-
-
-# --- by what the network sees --------------------------------------------------------------------
-
-
-def mirrored(count: int) -> list[np.ndarray]:
-    """Return scenes, each beside its mirror image: to the tiny network they are one."""
-    made = []
-    for k in range(count):
-        rng = np.random.default_rng(k)
-        scene = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48),
-                           interpolation=cv2.INTER_CUBIC)
-        made += [scene, np.ascontiguousarray(scene[:, ::-1])]
-    return made
-
-
-def test_mirrored_frames_are_one_to_the_network_and_two_to_the_hash(tmp_path: Path) -> None:
-    given = scored(tmp_path, make_tiny_bundle(tmp_path / 'tiny'), mirrored(4))
-
-    def chosen(count: int, **words: Any) -> list[int]:
-        return sorted(selection.select(given, count, **words).selection.rows.tolist())
-
-    assert chosen(8, strategy='top-k') == list(range(8))
-    kept = chosen(8, strategy='top-k', min_feature_distance=1e-5)
-    assert [k // 2 for k in kept] == list(range(4))
-    drawn = selection.select(given, 4, strategy='random', min_distance=0,
-                             min_feature_distance=1e-5)
-    assert drawn.origins == ('selected',) * 4

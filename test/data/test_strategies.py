@@ -113,29 +113,6 @@ def test_the_most_uncertain_of_a_group_stays_and_stands_for_it() -> None:
                 for seed in range(12)}) > 6
 
 
-TURNS = np.array([0.0, 0.01, 1.0, 1.01])
-PAIRS = np.stack([np.cos(TURNS), np.sin(TURNS)], 1).astype(np.float32)
-
-
-def embedded(vectors: Floats | None, first: int = 0) -> Candidates:
-    """Frames whose hashes are far apart, the later the more uncertain."""
-    count = 4 if vectors is None else len(vectors)
-    hashes = np.random.default_rng(first).integers(0, 2**64, count, np.uint64)
-    return replace(frames(np.arange(count) + 1.0, first=first), hashes=hashes, embeddings=vectors)
-
-
-def test_of_frames_alike_to_the_network_the_most_uncertain_stays() -> None:
-    asked = request('top-k', 4, min_distance=12, min_feature_distance=0.001)
-    found = select(embedded(PAIRS), asked)
-    assert found.rows.tolist() == [3, 1] and found.stands_for.tolist() == [1, 1]
-    assert select(embedded(PAIRS), asked, embedded(PAIRS[:1], 100)).rows.tolist() == [3]
-    # Of another model, whose embeddings say nothing of these.
-    for other in (None, np.ones((4, 5), np.float32)):
-        assert select(embedded(PAIRS), asked, embedded(other, 100)).rows.tolist() == [3, 1]
-    with pytest.raises(ConfigError, match='no embeddings'):
-        select(embedded(None), asked)
-
-
 def test_an_unscored_frame_is_the_most_uncertain_but_for_random() -> None:
     among = pool(9)
     broken = replace(among, scores=np.where(np.isin(np.arange(9), [2, 6]), np.nan, among.scores))

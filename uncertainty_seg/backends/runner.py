@@ -24,7 +24,7 @@ from typing import Any, TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
+from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.bundle import ModelBundle, PASSES_FILE, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
@@ -71,15 +71,6 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
             If the runtime or the device fails, or the backend is closed.
 
         """
-
-    def last_features(self) -> FloatMap | None:
-        """
-        Return what the trunk made of the last image, float32 (1, D, hf, wf).
-
-        It is the output `feature_map` of a bundle that has one, and else the coarsest plane that
-        the passes take. None before the first image, and where the runtime keeps none.
-        """
-        return None
 
     @property
     def timings_ms(self) -> Mapping[str, float]:

@@ -61,10 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         metavar='BITS',
                         help='frames whose perceptual hashes differ in fewer of their 64 bits '
                              'look alike; 0: none do [12]')
-    parser.add_argument('--min-feature-distance', type=positive_number(1.0, or_zero=True),
-                        default=0.0, metavar='D',
-                        help='frames whose embeddings by the network have a smaller cosine '
-                             'distance look alike too; 0: none do [0]')
     parser.add_argument('--root', type=Path, metavar='DIR',
                         help='folder that holds the bags, folders and logs now, for the pictures, '
                         'if they were moved since they were scored')

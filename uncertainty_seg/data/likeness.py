@@ -1,18 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Which frames look alike: two vectors and a hash of a frame, and near duplicates by them.
+Which frames look alike: a vector and a hash of a frame, and near duplicates by the hash.
 
-`frame_features` describes what is seen and what the network made of it, `frame_embedding` what the
-trunk of the network sees. Of frames that look alike the first in order stays and represents all
-that are closer to it than a distance, so no two that stay are closer, and each that goes has one
-that stays close by, which groups by chains of neighbours (a slow pan) do not promise.
+`frame_features` describes what is seen and what the network made of it. Of frames that look alike
+the first in order stays and represents all that are closer to it than a distance, so no two that
+stay are closer, and each that goes has one that stays close by, which groups by chains of
+neighbours (a slow pan) do not promise.
 
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import combinations
 import math
 
@@ -21,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
-from uncertainty_seg.core.scores.density import pooled
 from uncertainty_seg.errors import ConfigError
 
 Hashes = NDArray[np.uint64]
@@ -37,12 +35,9 @@ _WEIGHTS = np.sqrt([0.25, 0.15, 0.10, 0.30, 0.20])
 # Of the thumbnail, how far grey weighs against colour and light, lest noise on an even picture
 # become a direction; and the least mean gradient, in grey values a pixel, that is one.
 _GREY, _FLAT = 0.1, 1.0
-MOST_VALUES = 256
 
 # Random hashes differ in 32 bits of 64, and hardly two in fewer than 12.
 MAX_DISTANCE = 12
-# Embeddings of frames that have nothing in common are 1 apart at most: no channel is negative.
-MAX_ANGLE = 1.0
 # Rows that are compared with each other at once, and pairs held in memory at once.
 _BLOCK, _PAIRS = 1024, 1 << 18
 # Of hashes that differ in k bits one band of 16 differs in a quarter of k at most.
@@ -167,33 +162,6 @@ def _roots(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sqrt(values / total) if total > 0 else np.full(values.size, values.size**-0.5)
 
 
-def embedding_length(num_channels: int) -> int:
-    """Return the length of the embedding of features with D channels; 0 without any."""
-    return min(2 * num_channels, MOST_VALUES)
-
-
-def frame_embedding(features: FloatMap) -> Vectors:
-    """
-    Return mean and standard deviation of every channel of a frame, of unit length together.
-
-    Features are float32 (1, D, hf, wf) of the trunk, without the padding. Many channels are mixed
-    to fewer by fixed random weights, which keeps distances (Johnson and Lindenstrauss, 1984). The
-    result is float32 (embedding_length(D),): 1 less the dot product of two is their cosine
-    distance, 0 to 2. NaN where a feature is not finite, or none differs from 0.
-    """
-    vector = pooled(features)
-    if len(vector) > MOST_VALUES:
-        vector = np.einsum('ij,j->i', _mixing(len(vector)), vector)
-    with np.errstate(all='ignore'):
-        return np.asarray(vector / _length(vector), np.float32)
-
-
-@lru_cache(maxsize=1)
-def _mixing(length: int) -> NDArray[np.float64]:
-    drawn = np.random.default_rng(0).standard_normal((MOST_VALUES, length))
-    return np.asarray(drawn / np.sqrt(MOST_VALUES))
-
-
 def bits_apart(one: Hashes, other: Hashes) -> NDArray[np.uint8]:
     """Return the Hamming distance of hashes, broadcast; 0 to 64 bits."""
     words = np.ascontiguousarray(np.bitwise_xor(one, other))
@@ -202,65 +170,42 @@ def bits_apart(one: Hashes, other: Hashes) -> NDArray[np.uint8]:
                       np.unpackbits(words[..., None].view(np.uint8), axis=-1).sum(-1), np.uint8)
 
 
-def stand_ins(
-    hashes: Hashes, order: Rows, min_distance: int, vectors: Vectors | None = None,
-    min_angle: float = 0.0,
-) -> Rows:
+def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
     """
     Return for every frame the row that represents it, int64 (n,).
 
     That is its own number where it stays, and else the first in `order` (the rows from the most to
     the least wanted) of the rows that stay and are alike. Frames are alike whose perceptual
-    hashes, uint64 (n,), differ in fewer bits than `min_distance` (0 takes all for different, 1
-    joins equal ones), or whose embeddings, float32 (n, D) of unit length, have a cosine distance
-    below `min_angle` (0 for none); one that is not finite is like no other.
+    hashes, uint64 (n,), differ in fewer bits than `min_distance`; 0 takes all for different, 1
+    joins equal ones.
 
-    Raises ConfigError if a distance is not from 0 to `MAX_DISTANCE` or `MAX_ANGLE`.
+    Raises ConfigError if the distance is not from 0 to `MAX_DISTANCE`.
     """
     if not 0 <= min_distance <= MAX_DISTANCE:
         raise ConfigError(f'a least distance of {min_distance} bits', f'0 to {MAX_DISTANCE}')
-    if not 0 <= min_angle <= MAX_ANGLE:
-        raise ConfigError(f'a least distance of embeddings of {min_angle:g}',
-                          f'0 to {MAX_ANGLE:g}')
-    units = None if vectors is None or not min_angle else np.asarray(vectors, np.float32)[order]
-    owners = _greedy(np.asarray(hashes, np.uint64)[order], min_distance, units, min_angle)
+    owners = _greedy(np.asarray(hashes, np.uint64)[order], min_distance)
     result = np.empty(len(hashes), np.int64)
     result[order] = order[owners]
     return result
 
 
-def _greedy(
-    hashes: Hashes, min_distance: int, units: Vectors | None, min_angle: float
-) -> Rows:
+def _greedy(hashes: Hashes, min_distance: int) -> Rows:
     """Return for each place, the first in order first, that of the one that represents it."""
-    count, least = len(hashes), 1 - min_angle
+    count = len(hashes)
     owners, known = np.full(count, -1, np.int64), np.empty(0, np.int64)
     while len(left := np.flatnonzero(owners < 0)):
         if not len(known) or 2 * len(left) < len(known):
             known, buckets = left, _Buckets(hashes[left], min_distance - 1)
-        block, rest = left[:_BLOCK], left[_BLOCK:]
+        block = left[:_BLOCK]
         near = bits_apart(hashes[block, None], hashes[block]) < min_distance
-        if units is not None:
-            near |= _are_near(units, block, block, least)
         owners[block] = block[_greedy_block(near)]
         staying = block[owners[block] == block]
         first = np.full(count, count)
         for asked, hit in buckets.near(hashes[staying]):
             np.minimum.at(first, known[hit], staying[asked])
-        if units is not None:
-            step = max(1, _PAIRS // len(staying))
-            for part in (rest[start:start + step] for start in range(0, len(rest), step)):
-                asked, hit = np.nonzero(_are_near(units, staying, part, least))
-                np.minimum.at(first, part[hit], staying[asked])
         is_hit = (owners < 0) & (first < count)
         owners[is_hit] = first[is_hit]
     return owners
-
-
-def _are_near(units: Vectors, some: Rows, others: Rows, least: float) -> NDArray[np.bool_]:
-    """Return which rows have a cosine above the least; NaN is like nothing."""
-    with np.errstate(invalid='ignore'):
-        return np.asarray(units[some] @ units[others].T > np.float32(least))
 
 
 def _greedy_block(near: NDArray[np.bool_]) -> Rows:

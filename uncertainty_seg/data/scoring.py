@@ -33,22 +33,18 @@ import numpy as np
 
 from uncertainty_seg.backends.opening import checked_settings, offline_settings
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.core.arrays import FloatMap, ImageU8
+from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop
-from uncertainty_seg.core.grid import cells
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings, to_dict
 from uncertainty_seg.data.likeness import (
     class_means,
-    embedding_length,
-    frame_embedding,
     frame_features,
     num_features,
-    Vectors,
 )
 from uncertainty_seg.errors import (
     BackendError,
@@ -518,24 +514,6 @@ class ShardEngine:
         }
         return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:32]
 
-    def embedding(self, result: FrameResult) -> Vectors | None:
-        """Return that of the frame that was measured last, without its padding."""
-        features = result.at_grid.features
-        if features is None:
-            features = self._last_features()
-        if features is None:
-            return None
-        rows, columns = features.shape[-2:]
-        grid, geometry = result.grid, result.geometry
-        return frame_embedding(features[..., cells(geometry.rows, grid.height, rows),
-                                        cells(geometry.columns, grid.width, columns)])
-
-    def _last_features(self) -> FloatMap | None:
-        """Return what the trunk made of the last frame, where the runtime keeps it."""
-        last: Callable[[], FloatMap | None] = getattr(
-            self._backend, 'last_features', lambda: None)
-        return last()
-
     def close(self) -> None:
         """Close the backend."""
         self._backend.close()
@@ -552,15 +530,7 @@ class ShardEngine:
             pipeline.passes, self.settings.seed, self._scorer.names,
             num_features(card.num_classes),
             # As they come back from JSON: tuples become lists.
-            json.loads(json.dumps(settings)), embedding_length(self._num_channels()))
-
-    def _num_channels(self) -> int:
-        """Return D of the trunk's features, 0 if there are none; after a first frame."""
-        if self.card.feature_shape is not None:
-            return self.card.feature_shape[0]
-        found = self._last_features()
-        return 0 if found is None else found.shape[1]
-
+            json.loads(json.dumps(settings)))
 
 def score_shard(
     job: ShardJob, engine: ShardEngine, on_frame: Callable[[], object] = lambda: None
@@ -660,5 +630,4 @@ class _Shard:
             item.dive, source.path, source.kind, item.topic, item.index, item.stamp_ns,
             height, width, verdict.is_confident, verdict.kind, verdict.score_ratio,
             [scores[name] for name in self._job.info.score_names], shares,
-            perceptual_hash(image), features, source.run, self._engine.embedding(result),
-            item.file)
+            perceptual_hash(image), features, source.run, item.file)

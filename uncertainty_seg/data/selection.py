@@ -126,7 +126,6 @@ def select(
     per_dive: int | None = None,
     min_gap: float | None = None,
     min_distance: int = 12,
-    min_feature_distance: float = 0.0,
     force: bool = False,
 ) -> SelectionOutcome:
     """
@@ -160,8 +159,6 @@ def select(
         its frames, and less where that leaves too few.
     min_distance : int
         Frames whose perceptual hashes differ in fewer of their 64 bits are duplicates; 0: none.
-    min_feature_distance : float
-        So are frames whose embeddings by the network have a smaller cosine distance; 0: none.
     force : bool
         Replace a selection that is in `out`.
 
@@ -197,7 +194,7 @@ def select(
     request = SelectionRequest(
         strategy, count, column.removeprefix(SCORE_PREFIX), seed,
         _limit(column, limit) if strategy == 'threshold' else None, per_dive, min_gap,
-        min_distance, min_feature_distance)
+        min_distance)
     chosen = choose(pool, request, labels)
     if not len(chosen.rows):
         raise ConfigError(f'no frame is left of {chosen.num_candidates}: '
@@ -407,7 +404,7 @@ def candidates_of(table: Any, column: str) -> Candidates:
     scores = np.asarray(table.column(column).to_numpy(), np.float64)
     return Candidates(
         _objects(table, 'frame_key'), dives, scores, _hashes(table), features, times_s,
-        _is_video(table, dives, times_s, features), vectors_of(table, 'embedding'))
+        _is_video(table, dives, times_s, features))
 
 
 def _is_video(

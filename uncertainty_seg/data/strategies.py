@@ -50,8 +50,6 @@ class Candidates:
         When each was taken, in seconds of its dive's clock.
     is_video : ndarray of bool, shape (n,), or None
         Whether it is of a video, in which neighbours look alike; None where all are.
-    embeddings : ndarray of float32, shape (n, E), or None
-        Of unit length, by which near duplicates are found beside the hashes; NaN where unknown.
 
     """
 
@@ -62,7 +60,6 @@ class Candidates:
     features: Vectors | None = None
     times_s: Column | None = None
     is_video: NDArray[np.bool_] | None = None
-    embeddings: Vectors | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -96,7 +93,6 @@ class SelectionRequest:
     per_dive: int | None = None
     min_gap_s: float | None = 0.0
     min_distance: int = 0
-    min_feature_distance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -420,8 +416,8 @@ def select(
 
     Frames that are `labelled` already are not chosen, nor what looks like them, and the strategies
     that spread go on from them. Raises ConfigError if the strategy needs what the candidates do
-    not have (features, scores from 0 up), or frames that look alike are to be found without hashes
-    or embeddings.
+    not have (features, scores from 0 up), or frames that look alike are to be found without
+    hashes.
     """
     drawn = lots(candidates.keys, request.seed)
     order = np.argsort(drawn, kind='stable')
@@ -456,41 +452,23 @@ def _owners(
     labelled: Candidates | None,
 ) -> Rows:
     """Return the row that represents each; -1 if a labelled frame does."""
-    if not request.min_distance and not request.min_feature_distance:
+    if not request.min_distance:
         return np.arange(len(pool))
-    if request.min_distance and pool.hashes is None:
+    if pool.hashes is None:
         raise ConfigError('the table has no hashes', 'a column phash to find near duplicates',
                           'score the frames again, or look for none (0 bits)')
-    if request.min_feature_distance and pool.embeddings is None:
-        raise ConfigError('the table has no embeddings of the network', 'a column embedding to '
-                          'find near duplicates', 'score the frames again on the processor, or '
-                          'look for near duplicates by their hashes alone')
     # By lot, the one that stays is a fair draw from those that look like it.
     order = np.arange(len(pool)) if request.strategy == 'random' else falling(
         np.where(np.isfinite(pool.scores), pool.scores, np.nan))
     order = order[~is_known[order]]
-    hashes, vectors, before = _hashes_of(pool), pool.embeddings, 0
-    if labelled is not None and (labelled.hashes is not None or not request.min_distance):
+    hashes, before = pool.hashes, 0
+    if labelled is not None and labelled.hashes is not None:
         before = len(labelled)
-        hashes = np.concatenate([_hashes_of(labelled), hashes])
-        vectors = None if vectors is None else np.concatenate(
-            [_embeddings_of(labelled, vectors.shape[1]), vectors])
+        hashes = np.concatenate([labelled.hashes, hashes])
     places = np.concatenate([np.arange(before), order + before,
                              np.flatnonzero(is_known) + before])
-    owners = stand_ins(hashes, places, request.min_distance, vectors,
-                       request.min_feature_distance)[before:] - before
+    owners = stand_ins(hashes, places, request.min_distance)[before:] - before
     return np.maximum(owners, -1)
-
-
-def _hashes_of(frames: Candidates) -> NDArray[np.uint64]:
-    return np.zeros(len(frames), np.uint64) if frames.hashes is None else frames.hashes
-
-
-def _embeddings_of(labelled: Candidates, length: int) -> NDArray[np.float32]:
-    """Return those of labelled frames; of another model they say nothing."""
-    if labelled.embeddings is None or labelled.embeddings.shape[1] != length:
-        return np.full((len(labelled), length), np.nan, np.float32)
-    return labelled.embeddings
 
 
 def _unscored(pool: Candidates, request: SelectionRequest) -> NDArray[np.bool_]:

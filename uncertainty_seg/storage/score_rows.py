@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from uncertainty_seg.errors import TableError
 from uncertainty_seg.storage.whole_files import whole_file
 
 PART_ENDING = '.parquet'
-VERSION = 1
+VERSION = 2
 SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
 TABLE_KEY = b'uncertainty_seg.table'
 FILE_COLUMN = 'file'
@@ -43,8 +42,7 @@ class TableInfo:
 
     `model` is a shipped name, or where the bundle was; it may have been moved, so that only
     `model_sha256`, its `model_digest`, is compared. With `settings`, by dotted name, and the model
-    the pipeline reproduces the masks. `num_features` and `num_embedding` are the lengths of these
-    columns, 0 where the runtime gave none.
+    the pipeline reproduces the masks. `num_features` is the length of that column.
 
     """
 
@@ -57,7 +55,6 @@ class TableInfo:
     score_names: tuple[str, ...]
     num_features: int
     settings: Mapping[str, Any] = field(default_factory=dict)
-    num_embedding: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,8 @@ class ScoreRow:
     given and `kind` 'bag', 'folder' or 'log'. `topic` is that of the image, or the camera of a
     log, and `index` the position of the message in its topic, or of the file in sorted order;
     unreadable ones count too. `scores` are in the order of `TableInfo.score_names`, NaN if
-    unknown, `shares` those of each class in the mask. `features` are of the image, the embedding
-    of what the network's trunk made of it. By `file` a picture of a folder is known when others
-    come and go.
+    unknown, `shares` those of each class in the mask. `features` are of the image and of
+    what the network made of it. By `file` a picture of a folder is known when others come and go.
 
     """
 
@@ -91,7 +87,6 @@ class ScoreRow:
     phash: int
     features: NDArray[np.float32]
     run: str = ''
-    embedding: NDArray[np.float32] | None = None
     file: str = ''
 
 
@@ -133,19 +128,15 @@ def schema_of(info: TableInfo) -> Any:
     scores = [(f'{SCORE_PREFIX}{name}', pa.float32()) for name in info.score_names]
     shares = [(f'{SHARE_PREFIX}{name}', pa.float32()) for name in info.class_names]
     image = [('phash', pa.uint64()), ('features', pa.list_(pa.float32(), info.num_features))]
-    if info.num_embedding:
-        image.append(('embedding', pa.list_(pa.float32(), info.num_embedding)))
     text = json.dumps({'version': VERSION, **asdict(info)}, sort_keys=True)
     return pa.schema([*words, *scores, *shares, *image], metadata={TABLE_KEY: text.encode()})
 
 
 def _record(row: ScoreRow, info: TableInfo) -> dict[str, Any]:
     """Return the values of a frame by column, and by other names that no column has."""
-    unknown = [math.nan] * info.num_embedding
     return {
         **vars(row), 'frame_key': frame_key(row.source, row.topic, row.index, row.file),
         'run': row.run or row.source, 'confident': row.is_confident,
-        'embedding': unknown if row.embedding is None else row.embedding,
         **{f'{SCORE_PREFIX}{name}': value
            for name, value in zip(info.score_names, row.scores, strict=True)},
         **{f'{SHARE_PREFIX}{name}': value

@@ -29,7 +29,7 @@ from uncertainty_seg.backends.runner import (
     Runner,
     usable_threads,
 )
-from uncertainty_seg.core.arrays import FloatMap, ImageU8
+from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks, PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP
@@ -66,7 +66,7 @@ class StreamingBackend(Runner):
         self._names: GraphNames = require_graphs(bundle)
         self._bytes_a_pass = bytes_a_pass(bundle.passes_path)
         self._chunks: dict[int, int] = {}
-        self._is_open, self._has_run = True, False
+        self._is_open = True
 
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> PassSums:
         """Return the sums over the passes of one image; see `Runner.run`."""
@@ -82,7 +82,6 @@ class StreamingBackend(Runner):
                 f'{self.name} failed on {passes} passes of {self._card.name!r} '
                 f'({type(err).__name__}: {err})'
             ) from err
-        self._has_run = True
         return sums
 
     def close(self) -> None:
@@ -141,17 +140,6 @@ class StreamingBackend(Runner):
         if not self._names.features:
             return sums
         return replace(sums, features=self._trunk_output(FEATURE_MAP))
-
-    def last_features(self) -> FloatMap | None:
-        """Return what the trunk made of the last image; see `Runner.last_features`."""
-        if not (self._is_open and self._has_run):
-            return None
-        if self._names.features:
-            return self._trunk_output(FEATURE_MAP)
-        planes = [plane for plane in map(self._trunk_output, self._names.frontier)
-                  if plane.ndim == 4 and plane.shape[0] == 1 and plane.dtype.kind == 'f']
-        coarsest = min(planes, key=lambda plane: plane[0, 0].size, default=None)
-        return None if coarsest is None else coarsest.astype(np.float32, copy=False)
 
     def _chunk(self, passes: int) -> int:
         """Return how many passes run at once, chosen once for each T."""
