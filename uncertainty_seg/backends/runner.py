@@ -19,22 +19,18 @@ from dataclasses import dataclass
 import math
 import os
 from pathlib import Path
-from typing import Any, TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8, require_shape
-from uncertainty_seg.core.bundle import ModelBundle, PASSES_FILE, TRUNK_FILE
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
-from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import ModelBundleError, ShapeError
 from uncertainty_seg.storage.onnx_nodes import every_tensor
-
-if TYPE_CHECKING:
-    import onnx
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
@@ -334,74 +330,6 @@ def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int) -> Chunking:
     return Chunking(passes, f'equal chunks within {bound}: {size}')
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """
-    What the tensors of a frame take at most, in bytes; the runtime's own code is not in it.
-
-    Attributes
-    ----------
-    passes, chunk : int
-        T, and how many of them run at once.
-    bytes_a_pass, mask_bytes_a_pass : int
-        What one more pass in a chunk takes, and its masks alone, which are in it.
-    total : int
-        Weights, the trunk or the head with one chunk, whichever takes more, and the sums.
-    budget_mb : int
-        The budget that the chunk was chosen by, for `memory_budget_mb`.
-
-    """
-
-    passes: int
-    chunk: int
-    bytes_a_pass: int
-    mask_bytes_a_pass: int
-    total: int
-    budget_mb: int
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Return what the passes that run at once take."""
-        return self.chunk * self.bytes_a_pass
-
-    @property
-    def exceeds(self) -> bool:
-        """Say whether even the smallest chunk takes more than the budget."""
-        return self.chunk_bytes > self.budget_mb * MEGABYTE
-
-    def facts(self) -> dict[str, float]:
-        """Return the figures in MB, for scripts."""
-        sizes = {'a_pass_mb': self.bytes_a_pass, 'masks_a_pass_mb': self.mask_bytes_a_pass,
-                 'chunk_mb': self.chunk_bytes, 'total_mb': self.total}
-        return {'passes': self.passes, 'chunk': self.chunk, 'budget_mb': self.budget_mb,
-                **{name: round(size / MEGABYTE, 1) for name, size in sizes.items()}}
-
-    def text(self) -> str:
-        """Return the figures as a line for people."""
-        found = self.facts()
-        return (f'memory: {found["chunk_mb"]:g} MB for {self.chunk} of {self.passes} passes at '
-                f'once ({found["a_pass_mb"]:g} MB a pass, {found["masks_a_pass_mb"]:g} MB of it '
-                f'masks), about {found["total_mb"]:g} MB with weights, trunk and sums; the '
-                'runtime itself is not in it')
-
-
-def memory_of_files(card: ModelCard, files: Mapping[str, bytes]) -> MemoryEstimate:
-    """Estimate what a bundle to be takes on a CPU if nothing is fused, from card and files."""
-    import onnx
-
-    trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, PASSES_FILE))
-    settings = Settings()
-    passes, a_pass = passes_of(card, settings), _bytes_a_pass(head)
-    chunk = choose_chunk(passes, a_pass, settings.memory_budget_mb).passes
-    weights = sum(_FLOAT_BYTES * math.prod(tensor.dims) for model in (trunk, head)
-                  for tensor in model.graph.initializer)
-    maps = card.input.height * card.input.width * (2 * card.num_classes + 8)
-    return MemoryEstimate(
-        passes, chunk, a_pass, _FLOAT_BYTES * sum(math.prod(s.shape) for s in card.dropout_sites),
-        weights + max(_peak_bytes(trunk, 1), _peak_bytes(head, chunk)) + _FLOAT_BYTES * maps,
-        settings.memory_budget_mb)
-
-
 def bytes_a_pass(passes_path: Path) -> int:
     """
     Estimate how much memory one more pass takes in passes.onnx, in bytes.
@@ -411,10 +339,7 @@ def bytes_a_pass(passes_path: Path) -> int:
     """
     import onnx
 
-    return _bytes_a_pass(onnx.load(str(passes_path)))
-
-
-def _bytes_a_pass(model: onnx.ModelProto) -> int:
+    model = onnx.load(str(passes_path))
     # Many passes, so that tensors without a pass axis do not decide where the peak is.
     growth = _peak_bytes(model, 2 * MAX_CHUNK) - _peak_bytes(model, MAX_CHUNK)
     return max(math.ceil(growth / MAX_CHUNK), 1)

@@ -172,21 +172,13 @@ def _run_on_bundle(args: argparse.Namespace) -> int:
 
 
 def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
-    """Say what became of the dropout, and what memory the passes take."""
+    """Say what became of the dropout."""
     from uncertainty_seg.compiler.plan import explain
-    from uncertainty_seg.compiler.request import warn
 
-    memory = made.memory
     card, plan = made.bundle.card, made.compiled.plan
     checked = {k: v for k, v in asdict(made.report).items() if k != 'spread'}
     if args.explain:
         print(explain(plan))
-    print(memory.text())
-    if memory.exceeds:
-        at_once = f'{memory.chunk} passes at once take' if memory.chunk > 1 else 'a pass takes'
-        warn(f'{at_once} {memory.facts()["chunk_mb"]:g} MB, expected at most {memory.budget_mb}, '
-             'the default of memory_budget_mb: fewer cannot run at once, so see that the machine '
-             'has this much, or compile for a smaller --input')
     print_json({
         'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
         'mask_draw': card.mask_draw,
@@ -200,7 +192,7 @@ def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
         'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
-        'memory': memory.facts(), **checked, 'distribution': asdict(made.distribution),
+        **checked, 'distribution': asdict(made.distribution),
         'weights': _weights_told(made),
     })
 

@@ -34,7 +34,6 @@ from uncertainty_seg.core.model_card import (
 from uncertainty_seg.errors import ConfigError, GraphError, install_command, some_of
 
 if TYPE_CHECKING:
-    from uncertainty_seg.backends.runner import MemoryEstimate
     from uncertainty_seg.compiler.checks.output_checks import StorageReport
     from uncertainty_seg.compiler.checks.pass_checks import (
         CheckReport,
@@ -287,8 +286,6 @@ class CompileOutcome:
         How the weights are stored, and what their rounding changes.
     distribution : DistributionReport
         How near passes with random masks are to those that the network draws itself.
-    memory : MemoryEstimate
-        What a frame takes on a CPU.
 
     """
 
@@ -297,12 +294,10 @@ class CompileOutcome:
     report: CheckReport | MomentReport
     stored: StorageReport
     distribution: DistributionReport
-    memory: MemoryEstimate
 
 
 def _compiled(request: CompileRequest) -> CompileOutcome:
     """Compile, check and write a bundle; nothing is written where anything does not fit."""
-    from uncertainty_seg.backends.runner import memory_of_files
     from uncertainty_seg.compiler.checks.grid_checks import choose_grid, FAR
     from uncertainty_seg.compiler.checks.output_checks import require_logits, store_weights
     from uncertainty_seg.compiler.compile import (
@@ -335,10 +330,9 @@ def _compiled(request: CompileRequest) -> CompileOutcome:
              'decision `grid`: passes differ from pixel to pixel in a way that the grid of the '
              'logits does not hold')
     compiled, stored = store_weights(compiled, card, options)
-    memory = memory_of_files(card, compiled.files)
     card = write_bundle(request.out, card, compiled.files)
     return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored,
-                          distribution, memory)
+                          distribution)
 
 
 def _checked(

@@ -225,26 +225,6 @@ def test_a_factory_with_functional_dropout_becomes_a_bundle_that_runs(compile_: 
 
 
 @pytest.mark.torch
-def test_compile_says_what_memory_the_passes_take_and_warns_above_the_budget(
-    compile_: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip('torch')
-    from uncertainty_seg.backends import runner
-
-    code, out, err = compile_('nets_of_a_user:Net', '--passes', '7')
-    assert (code, err) == (0, '')
-    memory = json.loads(out.splitlines()[-1])['memory']
-    assert (memory['passes'], memory['chunk'], memory['budget_mb']) == (7, 7, 64)
-    assert out.startswith('memory: 0 MB for 7 of 7 passes at once')
-    monkeypatch.setattr(runner, 'MEGABYTE', 1)
-    code, out, err = compile_('nets_of_a_user:Net', '--passes', '7')
-    memory = json.loads(out.splitlines()[-1])['memory']
-    assert code == 0 and memory['chunk'] == 1 and memory['total_mb'] > memory['chunk_mb'] > 64
-    assert err.startswith(f'WARNING: a pass takes {memory["chunk_mb"]:g} MB, expected at most '
-                          '64, the default of memory_budget_mb')
-
-
-@pytest.mark.torch
 @pytest.mark.parametrize('words, runtimes, tolerance', [
     (['--precision', 'fp16'], ['onnxruntime', 'openvino'], 2e-3),
     (['--precision', 'bf16'], ['openvino'], 2e-2),

@@ -24,16 +24,13 @@ import logging
 import math
 from pathlib import Path
 import re
-from typing import Any, TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 import weakref
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from uncertainty_seg.errors import BackendError, BackendUnavailableError
-
-if TYPE_CHECKING:
-    pass
 
 _LIBRARY = 'libcuda.so.1'
 # Of the kernel module of a desktop, and of the system of a Jetson, whose driver comes with it.
