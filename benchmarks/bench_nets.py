@@ -38,8 +38,6 @@ import torch
 from torch import nn, Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test' / 'helpers'))
-import zoo  # noqa: E402
-
 from uncertainty_seg.backends.registry import open_backend  # noqa: E402, I100
 from uncertainty_seg.cli.main import main as command_line  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
@@ -47,6 +45,7 @@ from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+import zoo  # noqa: E402
 
 SMALL = {'fc_densenet56': ((320, 256), 8)}  # nothing of it is the same in all passes
 SIZE, PASSES, TORCH_ROUNDS = (512, 384), 20, 2

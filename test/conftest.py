@@ -38,7 +38,7 @@ from uncertainty_seg.storage.model_bundle import (
 TEST = Path(__file__).resolve().parent
 FROM_PIP = ('mcap', 'onnx', 'onnxruntime', 'rosbags')
 MISSING = tuple(name for name in FROM_PIP if find_spec(name) is None)
-WITHOUT_PIP = ('calibration/statistics', 'core', 'sim', 'package/test_house.py',
+WITHOUT_PIP = ('calibration/stats', 'core', 'sim', 'package/test_house.py',
                'package/test_package_files.py')
 collect_ignore = [path for path in (file.relative_to(TEST).as_posix()
                                     for file in TEST.rglob('test_*.py'))

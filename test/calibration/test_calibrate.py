@@ -27,7 +27,7 @@ from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.calibration.gate_choice import is_order
-from uncertainty_seg.calibration.statistics.conformal import upper_bound
+from uncertainty_seg.calibration.stats.conformal import upper_bound
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle

@@ -27,7 +27,7 @@ from uncertainty_seg.calibration.compare import (  # noqa: E402
 )
 from uncertainty_seg.calibration.comparison_rows import Contended  # noqa: E402
 from uncertainty_seg.calibration.labelled_pairs import KnownFrames, LabelledFrames  # noqa: E402
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule  # noqa: E402
+from uncertainty_seg.calibration.stats.bad_rule import BadRule  # noqa: E402
 from uncertainty_seg.core.calibration import image_digest  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits  # noqa: E402

@@ -24,7 +24,7 @@ from uncertainty_seg.calibration.comparison_rows import (  # noqa: E402
 )
 from uncertainty_seg.calibration.report.page import interval_text, number  # noqa: E402
 from uncertainty_seg.calibration.report.reports import comparison_page  # noqa: E402
-from uncertainty_seg.calibration.statistics.intervals import (  # noqa: E402
+from uncertainty_seg.calibration.stats.intervals import (  # noqa: E402
     Interval,
     weighted_pixel_auroc,
 )

@@ -7,14 +7,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+from conftest import tiny_card
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
-from conftest import tiny_card  # noqa: E402
 from torch import nn  # noqa: E402
-from zoo_check import maps_of_passes, pictures  # noqa: E402
 
 from uncertainty_seg.backends.opening import open_pipeline  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
@@ -29,6 +28,7 @@ from uncertainty_seg.storage.model_bundle import (  # noqa: E402
     model_digest,
     write_bundle,
 )
+from zoo_check import maps_of_passes, pictures  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures('one_thread')]
 SIZE, CLASSES, PASSES = (192, 128), 5, 256

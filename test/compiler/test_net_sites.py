@@ -9,9 +9,8 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 for package in ('torchvision', 'segmentation_models_pytorch', 'timm'):
     pytest.importorskip(package)
 
-import zoo  # noqa: E402
-
 from uncertainty_seg.compiler.capture.marking import find_dropout  # noqa: E402
+import zoo  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.release]
 HEIGHT, WIDTH = 96, 128

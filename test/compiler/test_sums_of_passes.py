@@ -10,7 +10,6 @@ from masked_bundles import SPEC
 import numpy as np
 from onnx import helper
 import pytest
-from written import session, Written
 
 from uncertainty_seg.compiler.head_graphs import add_sums
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
@@ -18,6 +17,7 @@ from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.uncertainty import PassSums, sums_of_logits
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from written import session, Written
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 OF_GRAPH = {'p': 'sum_p', 'entropy_nats': 'sum_entropy', 'p_squared': 'sum_p2', 'votes': 'votes',

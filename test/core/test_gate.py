@@ -560,5 +560,3 @@ def test_bad_frames_in_a_row_are_overlooked_for_a_second_at_most(
     assert gate.update({'a': 0.9}, 9.8).is_confident
     assert gate.update({'a': 0.1}, 9.9).is_confident  # a good frame begins it again
     assert [gate.update({'a': 0.9}, now_s).is_confident for now_s in bad_at_s] == flags
-
-

@@ -136,5 +136,3 @@ def test_left_alone_it_is_what_the_card_says(card: str, wanted: str, found: str)
 def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allowed: str) -> None:
     with pytest.raises(ConfigError, match=allowed):
         precision_of(tiny_card(precision=card), wanted)
-
-

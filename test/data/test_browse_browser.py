@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from browse_sample import page_values, picture, scored
+from chromium import Browser, browser, complaints, OVERFLOWING  # noqa: F401
 from conftest import make_tiny_bundle
 import numpy as np
 import pytest
@@ -15,12 +16,6 @@ pytest.importorskip('pyarrow', reason='pyarrow is not installed: no score table'
 pytest.importorskip('jinja2', reason='jinja2 is not installed: no page')
 pytest.importorskip('matplotlib', reason='matplotlib is not installed, which the browser needs')
 
-from chromium import (  # noqa: E402, F401
-    Browser,
-    browser,
-    complaints,
-    OVERFLOWING,
-)
 from test_browse import HOSTILE  # noqa: E402
 
 from uncertainty_seg.cli.main import main  # noqa: E402

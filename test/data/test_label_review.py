@@ -31,7 +31,11 @@ from uncertainty_seg.data.label_frames import (  # noqa: E402
     LabelFrame,
     write_prediction,
 )
-from uncertainty_seg.data.label_review import is_redrawn, require_shares, split_by_dive  # noqa: E402
+from uncertainty_seg.data.label_review import (  # noqa: E402
+    is_redrawn,
+    require_shares,
+    split_by_dive,
+)
 from uncertainty_seg.errors import ConfigError, DatasetError  # noqa: E402
 from uncertainty_seg.sim.dive import Dive  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402

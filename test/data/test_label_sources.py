@@ -18,8 +18,8 @@ import pytest
 from score_tables import write_rows
 
 pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
-pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no selection')
-import pyarrow as pa  # noqa: E402
+pa = pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+pq = pytest.importorskip('pyarrow.parquet')
 
 from uncertainty_seg.cli import labels as labels_verb  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402

@@ -16,7 +16,7 @@ from score_tables import write_rows
 
 pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no score table')
 
-from uncertainty_seg.cli import select as select_verb  # noqa: E402
+from uncertainty_seg.cli import select_frames as select_verb  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.data.strategies import STRATEGIES  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402

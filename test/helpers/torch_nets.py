@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from torch import nn
-from written import Written
 
 from uncertainty_seg.compiler.capture.marking import find_dropout
 from uncertainty_seg.compiler.capture.masked_reference import run_exact, run_masked
 from uncertainty_seg.compiler.frontend.outputs import OutputForm
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import ones_masks
+from written import Written
 
 
 class Net(nn.Module):

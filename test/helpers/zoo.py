@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn, Tensor
+
 from zoo_nets import FcDenseNet, VitSegmenter
 
 NUM_CLASSES = 6

@@ -17,7 +17,7 @@ from uncertainty_seg.cli.main import VERBS
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'benchmarks'
 sys.path.insert(0, str(FOLDER))
-import table  # noqa: E402
+table = importlib.import_module('table')
 
 
 def imported(file: Path) -> set[tuple[str, str]]:

@@ -229,5 +229,3 @@ def test_a_lock_has_a_hash_of_every_file_and_names_no_index(path: Path) -> None:
     assert lines
     for line in lines:
         assert re.search(r'==\S+.* --hash=sha256:[0-9a-f]{64}', line), line
-
-

@@ -17,7 +17,7 @@ import pytest
 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.calibration.labelled_pairs import bgr_pairs
-from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation
+from uncertainty_seg.calibration.stats.evaluation import evaluate, Evaluation
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.labelled_folder import load_folder

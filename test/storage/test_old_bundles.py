@@ -39,25 +39,25 @@ def test_a_verb_says_so_in_one_sentence(
 
 
 def _old_head(folder: Path) -> None:
-    """A new card, whose passes are still the head of before."""
+    """Write a new card, whose passes are still the head of before."""
     (folder / 'passes.onnx').rename(folder / 'head.onnx')
     rewrite(folder, 'trunk.onnx', 'head.onnx')
 
 
 def _lost_passes(folder: Path) -> None:
-    """A new card that names passes.onnx, which is not there; head.onnx is."""
+    """Write a new card that names passes.onnx, which is not there; head.onnx is."""
     (folder / 'head.onnx').write_bytes(tiny_head().SerializeToString())
     rewrite(folder, 'trunk.onnx', 'passes.onnx')
     (folder / 'passes.onnx').unlink()
 
 
 def _old_card(folder: Path) -> None:
-    """The new graphs by a card of before."""
+    """Write the new graphs with a card of before."""
     rewrite(folder, 'trunk.onnx', 'passes.onnx', schema=1)
 
 
 def _old_key(folder: Path) -> None:
-    """A new card with a key of before."""
+    """Write a new card with a key of before."""
     rewrite(folder, 'trunk.onnx', 'passes.onnx', reduction='coarse')
 
 

@@ -567,8 +567,9 @@ def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
     inputs = pass_inputs(card, 2, 0)
     with closing(open_backend('onnxruntime', load_bundle(tmp_path / 'bundle'),
                               Settings(threads=1))) as backend:
-        logits = np.stack([backend.run(IMAGE[0], {name: np.asarray(rows)[k:k + 1] for name, rows
-                                               in inputs.items()}, 1.0).logits for k in range(2)])
+        alone_in = [{name: np.asarray(rows)[k:k + 1] for name, rows in inputs.items()}
+                    for k in range(2)]
+        logits = np.stack([backend.run(IMAGE[0], masks, 1.0).logits for masks in alone_in])
     for index, file in enumerate(weights_files(recipe, tmp_path / 'net.pt')):
         with torch.no_grad():
             alone = load_net(file, 3, NO_DROPOUT, 'lite0')(normalise(IMAGE)).numpy()

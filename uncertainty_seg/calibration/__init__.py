@@ -3,7 +3,7 @@
 What a bundle is worth, and where its flag begins: calibrate, evaluate, compare.
 
 ``calibrate`` fits temperature and thresholds with a promise, ``carried_over`` takes them to
-another precision; ``evaluate`` measures one bundle and ``compare`` several. ``statistics`` are the
+another precision; ``evaluate`` measures one bundle and ``compare`` several. ``stats`` has the
 figures, ``report`` the pages.
 
 """

@@ -33,7 +33,7 @@ from uncertainty_seg.calibration.report.reports import (
     write_calibration_report,
     write_evaluation_report,
 )
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule, DEFAULT_RULE
+from uncertainty_seg.calibration.stats.bad_rule import BadRule, DEFAULT_RULE
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, require_libraries

@@ -32,14 +32,14 @@ from uncertainty_seg.calibration.labelled_pairs import (
     refuse_familiar,
     without_twins,
 )
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.conformal import (
+from uncertainty_seg.calibration.stats.bad_rule import BadRule
+from uncertainty_seg.calibration.stats.conformal import (
     blocks_needed,
     fit_promise,
     ks_distance,
     quantile_limits,
 )
-from uncertainty_seg.calibration.statistics.evaluation import (
+from uncertainty_seg.calibration.stats.evaluation import (
     best_temperature,
     evaluate,
     Evaluation,
@@ -50,7 +50,7 @@ from uncertainty_seg.calibration.statistics.evaluation import (
     score_frames,
     split_blocks,
 )
-from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import (

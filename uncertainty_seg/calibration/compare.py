@@ -31,8 +31,8 @@ from uncertainty_seg.calibration.report.page import (
     interval_text,
     number,
 )
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.evaluation import evaluate, score_frames
+from uncertainty_seg.calibration.stats.bad_rule import BadRule
+from uncertainty_seg.calibration.stats.evaluation import evaluate, score_frames
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks, PassSource, still_inputs

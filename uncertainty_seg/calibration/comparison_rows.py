@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.calibration.statistics.conformal import promised_coverage
-from uncertainty_seg.calibration.statistics.evaluation import Histograms
-from uncertainty_seg.calibration.statistics.intervals import (
+from uncertainty_seg.calibration.stats.conformal import promised_coverage
+from uncertainty_seg.calibration.stats.evaluation import Histograms
+from uncertainty_seg.calibration.stats.intervals import (
     DRAWS,
     Draws,
     Interval,
@@ -32,7 +32,7 @@ from uncertainty_seg.calibration.statistics.intervals import (
     weighted_pixel_auroc,
     weighted_totals,
 )
-from uncertainty_seg.calibration.statistics.metrics import Floats
+from uncertainty_seg.calibration.stats.metrics import Floats
 from uncertainty_seg.core.arrays import Column, Columns
 from uncertainty_seg.core.pipeline import ROUNDING
 from uncertainty_seg.errors import DatasetError

@@ -18,9 +18,9 @@ from uncertainty_seg.calibration.labelled_pairs import (
     labelled_frames,
     opened,
 )
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule, DEFAULT_RULE
-from uncertainty_seg.calibration.statistics.conformal import bad_share, BadShare
-from uncertainty_seg.calibration.statistics.evaluation import (
+from uncertainty_seg.calibration.stats.bad_rule import BadRule, DEFAULT_RULE
+from uncertainty_seg.calibration.stats.conformal import bad_share, BadShare
+from uncertainty_seg.calibration.stats.evaluation import (
     evaluate,
     Evaluation,
     FrameRanker,
@@ -30,8 +30,8 @@ from uncertainty_seg.calibration.statistics.evaluation import (
     Pair,
     score_frames,
 )
-from uncertainty_seg.calibration.statistics.intervals import Draws, Interval, weighted_totals
-from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.calibration.stats.intervals import Draws, Interval, weighted_totals
+from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Promise

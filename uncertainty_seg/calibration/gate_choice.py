@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uncertainty_seg.calibration.statistics.conformal import (
+from uncertainty_seg.calibration.stats.conformal import (
     HIGHEST_RANK,
     mean_block_share,
     promised_limit,
 )
-from uncertainty_seg.calibration.statistics.evaluation import FrameTable
-from uncertainty_seg.calibration.statistics.intervals import weighted_aurc
-from uncertainty_seg.calibration.statistics.ranks import has_ranks, RankFamily
+from uncertainty_seg.calibration.stats.evaluation import FrameTable
+from uncertainty_seg.calibration.stats.intervals import weighted_aurc
+from uncertainty_seg.calibration.stats.ranks import has_ranks, RankFamily
 from uncertainty_seg.core.arrays import Column, Columns
 from uncertainty_seg.errors import CalibrationError, ConfigError
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.calibration.statistics.evaluation import Pair
+from uncertainty_seg.calibration.stats.evaluation import Pair
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import image_digest

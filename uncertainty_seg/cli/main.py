@@ -50,7 +50,7 @@ VERBS = {
                'folder), and bring labels back'),
     'dataset': ('dataset', 'add reviewed labels to a dataset that grows, no dive in two splits'),
     'active-learn': ('active_learn', 'choose what to label, train and measure, round by round'),
-    'select': ('select', 'choose the frames of a score table that are worth a label'),
+    'select': ('select_frames', 'choose the frames of a score table that are worth a label'),
     'browse': ('browse', 'write one page to look through a score table: filters, masks'),
 }
 EXIT_FAILED = 1

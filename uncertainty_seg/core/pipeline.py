@@ -104,7 +104,7 @@ class FrameResult:
 
     @cached_property
     def maps(self) -> UncertaintyMaps:
-        """Return the maps (h, w) at network resolution, each computed when first asked for."""
+        """Return the maps at network resolution (h, w), each computed when first asked for."""
         return image_maps(self.at_grid, self.grid)
 
     @property

@@ -268,7 +268,7 @@ class SpreadMaps(UncertaintyMaps):
 
     @_Lazy
     def logits(self) -> Floats:
-        """Return the mean logits (C, h, w)."""
+        """Return the mean over the passes of the logits, (C, h, w)."""
         return replace(self._grid, offset=(0.0, 0.0)).spread(self._of.logits)
 
     @_Lazy

@@ -261,6 +261,7 @@ def place(kind: str, seed: int, rng: np.random.Generator, world: World, camera: 
                       rng.normal(0, 0.3))
     return (Thing('diver', point, axes, rng.uniform(0, 9), seed),)
 
+
 def shoal(seed: int, rng: np.random.Generator, middle: FloatArray, heading: float, count: int,
           time_s: float) -> tuple[Thing, ...]:
     """Return a shoal around a point, all swimming the same way, each a little its own."""

@@ -382,7 +382,7 @@ _FEATURE_ARRAYS = {'bank': 'float16', 'neighbours': 'int64'}
 def features_file(density: FeatureDensity) -> bytes:
     """Return the file of what features are compared with; the same bytes for the same values."""
     arrays: dict[str, Any] = {name: np.array(getattr(density, name), kind, order='C')
-              for name, kind in _FEATURE_ARRAYS.items()}
+                              for name, kind in _FEATURE_ARRAYS.items()}
     out = io.BytesIO()
     np.savez(out, **arrays)
     return out.getvalue()

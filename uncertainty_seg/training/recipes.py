@@ -132,7 +132,7 @@ class TrainRecipe:
 
     @property
     def num_passes(self) -> int:
-        """Passes a frame of the bundle."""
+        """Return the number of passes per frame."""
         if self.is_ensemble:
             return self.members
         return self.passes or (DEFAULT_PASSES if self.has_dropout else 1)

@@ -44,7 +44,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def rig(rigs: Rigs, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """A machine whose GPU and TensorRT are stand-ins."""
+    """Return a machine whose GPU and TensorRT are stand-ins."""
     made = rigs(bundles['channels'])
     monkeypatch.setattr(nvidia, 'load_cuda', lambda: made.gpu)
     monkeypatch.setitem(sys.modules, 'tensorrt', made.trt.module)

@@ -76,7 +76,7 @@ def assert_nothing_held(rig: Rig) -> None:
 
 @pytest.fixture
 def rig(rigs: Rigs, bundles: dict[str, Path]) -> Rig:
-    """A rig of the bundle `channels` with its engines."""
+    """Return a rig of the bundle `channels` with its engines."""
     made = rigs(bundles['channels'])
     made.build()
     return made

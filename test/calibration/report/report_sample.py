@@ -24,7 +24,7 @@ from uncertainty_seg.calibration.report.pictures import (
     plot_risk_coverage,
     Tile,
 )
-from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError
+from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError
 
 # Whatever a folder, a class or a score is called must be shown as it is.
 NASTY = '<script>alert("x")</script> & \'$a_b$\' \\frac'

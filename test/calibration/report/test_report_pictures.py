@@ -21,7 +21,7 @@ from matplotlib.figure import Figure  # noqa: E402, I100
 from matplotlib.text import Text  # noqa: E402
 
 from uncertainty_seg.calibration.report import pictures  # noqa: E402
-from uncertainty_seg.calibration.statistics.metrics import (  # noqa: E402
+from uncertainty_seg.calibration.stats.metrics import (  # noqa: E402
     ExpectedCalibrationError,
     risk_coverage,
 )

@@ -176,8 +176,9 @@ REFUSED = {
     'along the axis of the passes': (NODE('Softmax', ['d'], ['y'], name='soft', axis=0), {}),
     'joins or writes tensors along': (NODE('Concat', ['d', 'x'], ['y'], name='join', axis=0), {}),
     'it is not known what this operator does': (NODE('Det', ['d'], ['y'], name='det'), {}),
-    'writes tensors along the axis': (NODE('ScatterElements', ['d', 'i', 'd'], ['y'], name='put'),
-                              {'i': np.zeros((1, 4, 4), np.int64)}),
+    'writes tensors along the axis': (
+        NODE('ScatterElements', ['d', 'i', 'd'], ['y'], name='put'),
+        {'i': np.zeros((1, 4, 4), np.int64)}),
     'pads the axis': (NODE('Pad', ['d', 'p'], ['y'], name='pad'), {'p': ints(1, 0, 0, 0, 0, 0)}),
     'repeats the passes': (NODE('Tile', ['d', 'p'], ['y'], name='tile'), {'p': ints(2, 1, 1)}),
     'inputs carry the passes on different': (NODE('Einsum', ['d', 'd'], ['y'], name='outer',

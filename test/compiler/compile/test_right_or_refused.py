@@ -15,15 +15,15 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 import pytest
 
-from uncertainty_seg.compiler.checks.file_passes import FileNetwork
-from uncertainty_seg.compiler.frontend.outputs import OutputForm
-from uncertainty_seg.compiler.request import compile_network, CompileOutcome
-from uncertainty_seg.errors import GraphError
-
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
 from torch import nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+
+from uncertainty_seg.compiler.checks.file_passes import FileNetwork  # noqa: E402
+from uncertainty_seg.compiler.frontend.outputs import OutputForm  # noqa: E402
+from uncertainty_seg.compiler.request import compile_network, CompileOutcome  # noqa: E402
+from uncertainty_seg.errors import GraphError  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore')]
 WIDTH, HEIGHT, CLASSES = 24, 16, ['a', 'b', 'c']

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from written import Written
 
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import ones_masks, pass_inputs
@@ -30,6 +29,7 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.storage.model_bundle import load_bundle
+from written import Written
 
 AGREES, WRONG, REFUSED, CRASHED, NOT_BUILT = 'agrees', 'WRONG', 'refused', 'crashed', 'not built'
 # Passes of a group; the estimates of mutual information have the same bias on both sides.
@@ -99,7 +99,7 @@ def check(case: Case, folder: Path, effort: Effort) -> dict[str, Any]:
     start_s = time.process_time()
     try:
         made = compile_network(case.net, folder / 'bundle', case.size,
-                        [f'class {i}' for i in range(case.classes)], **options)
+                               [f'class {i}' for i in range(case.classes)], **options)
     except UncertaintySegError as err:
         return refusal(str(err))
     except Exception as err:  # a crash is what this looks for

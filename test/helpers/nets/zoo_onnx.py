@@ -37,6 +37,7 @@ def from_torch(
     def export(folder: Path) -> tuple[Path, Eager]:
         import torch
         from torch import nn
+
         from zoo_eager import eager, lively
 
         net = lively(build, CLASSES, SIZE)

@@ -73,8 +73,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     """Start a node with settings of its own, and everything on."""
     with ExitStack() as stack:
         def run(**settings: Any) -> Rig:
-            return Rig(stack.enter_context(node_rig(tmp_path, max_repeats=2,
-                **{'max_age_s': 1.0, **settings})))
+            given = {'max_age_s': 1.0, **settings}
+            return Rig(stack.enter_context(node_rig(tmp_path, max_repeats=2, **given)))
         yield run
 
 

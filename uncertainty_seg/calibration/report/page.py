@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TYPE_CHECKING, TypeGuard
 
 from uncertainty_seg.calibration.report.pictures import Tile
-from uncertainty_seg.calibration.statistics.intervals import Interval
+from uncertainty_seg.calibration.stats.intervals import Interval
 from uncertainty_seg.errors import ConfigError, require_libraries
 from uncertainty_seg.storage.whole_files import replace_file
 

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.calibration.statistics.intervals import weighted_aurc
-from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError, risk_coverage
+from uncertainty_seg.calibration.stats.intervals import weighted_aurc
+from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError, risk_coverage
 from uncertainty_seg.core.arrays import Column, FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.render import color_mask
 

@@ -43,17 +43,17 @@ from uncertainty_seg.calibration.report.pictures import (
     plot_reliability,
     plot_risk_coverage,
 )
-from uncertainty_seg.calibration.statistics.conformal import mean_block_share
-from uncertainty_seg.calibration.statistics.evaluation import (
+from uncertainty_seg.calibration.stats.conformal import mean_block_share
+from uncertainty_seg.calibration.stats.evaluation import (
     Evaluation,
     FrameRanker,
     FrameRanking,
     FrameTable,
     Pair,
 )
-from uncertainty_seg.calibration.statistics.intervals import CONFIDENCE
-from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError
-from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.calibration.stats.intervals import CONFIDENCE
+from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError
+from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, CarriedFrom, Promise

@@ -496,8 +496,9 @@ def clip(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
         raise unknown(node, ' with one bound other than 0')
     moved = [write.node('Sub', [x.mean, write.constant(f'{out}_{side}', bound)], f'{out}_x_{side}')
              for side, bound in (('low', low), ('high', high))]
-    (m1, v1, _), (m2, v2, _) = (_rectified(name, x.variance, f'{out}_{side}', write)
-                          for name, side in zip(moved, ('above_low', 'above_high'), strict=True))
+    (m1, v1, _), (m2, v2, _) = (
+        _rectified(name, x.variance, f'{out}_{side}', write)
+        for name, side in zip(moved, ('above_low', 'above_high'), strict=True))
     risen = write.node('Sub', [m1, m2], f'{out}_risen')
     mean = write.node('Add', [risen, write.constant(f'{out}_base', low)], out)
     room = write.node('Sub', [write.constant(f'{out}_top', high), mean], f'{out}_room')

@@ -421,7 +421,7 @@ class FrameLogWriter:
                  'reservoir': {'name': reservoir, 'key': key, 'log_weight': log_weight,
                                'bar': bar if math.isfinite(bar) else None}}
         files = log_format.frame_files(item.frame, image, item.about, self._settings.image_format,
-                                 {**facts, 'phash': f'{phash:016x}'})
+                                       {**facts, 'phash': f'{phash:016x}'})
         entry = Entry(frame_id, item.reason, reservoir, key, 0)
         cause, num_gone = store.add(entry, files)
         self.state.num_evicted += num_gone

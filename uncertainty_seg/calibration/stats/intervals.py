@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.calibration.statistics.metrics import Floats
+from uncertainty_seg.calibration.stats.metrics import Floats
 from uncertainty_seg.core.arrays import Column
 
 CONFIDENCE = 0.95

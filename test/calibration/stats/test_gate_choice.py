@@ -13,10 +13,10 @@ from uncertainty_seg.calibration.gate_choice import (
     gate_of,
     is_earned,
 )
-from uncertainty_seg.calibration.statistics.conformal import fit_promise
-from uncertainty_seg.calibration.statistics.evaluation import FrameTable
-from uncertainty_seg.calibration.statistics.intervals import weighted_excess_aurc
-from uncertainty_seg.calibration.statistics.ranks import GUARD_CEILING, has_ranks, RankFamily
+from uncertainty_seg.calibration.stats.conformal import fit_promise
+from uncertainty_seg.calibration.stats.evaluation import FrameTable
+from uncertainty_seg.calibration.stats.intervals import weighted_excess_aurc
+from uncertainty_seg.calibration.stats.ranks import GUARD_CEILING, has_ranks, RankFamily
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.statistics.conformal import bad_share, upper_bound
+from uncertainty_seg.calibration.stats.conformal import bad_share, upper_bound
 
 pytest.importorskip('scipy', reason='scipy is not installed')
 

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule
+from uncertainty_seg.calibration.stats.bad_rule import BadRule
 from uncertainty_seg.core.arrays import ConfusionMatrix, LabelMap
 from uncertainty_seg.errors import ConfigError
 

@@ -20,10 +20,10 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.calibration.statistics.evaluation import FrameTable
-from uncertainty_seg.calibration.statistics.intervals import CONFIDENCE, Draws
-from uncertainty_seg.calibration.statistics.metrics import Floats
-from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.calibration.stats.evaluation import FrameTable
+from uncertainty_seg.calibration.stats.intervals import CONFIDENCE, Draws
+from uncertainty_seg.calibration.stats.metrics import Floats
+from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.calibration import Promise
 from uncertainty_seg.errors import CalibrationError, ConfigError

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.statistics.conformal import (
+from uncertainty_seg.calibration.stats.conformal import (
     bad_share,
     blocks_needed,
     fit_promise,
@@ -17,8 +17,8 @@ from uncertainty_seg.calibration.statistics.conformal import (
     promised_limit,
     quantile_limits,
 )
-from uncertainty_seg.calibration.statistics.evaluation import FrameTable, split_blocks
-from uncertainty_seg.calibration.statistics.ranks import RankFamily
+from uncertainty_seg.calibration.stats.evaluation import FrameTable, split_blocks
+from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 

@@ -17,15 +17,15 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.intervals import (
+from uncertainty_seg.calibration.stats.bad_rule import BadRule
+from uncertainty_seg.calibration.stats.intervals import (
     Draws,
     Interval,
     weighted_auroc,
     weighted_excess_aurc,
     weighted_pixel_auroc,
 )
-from uncertainty_seg.calibration.statistics.metrics import ExpectedCalibrationError, Ranking
+from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError, Ranking
 from uncertainty_seg.core.arrays import Column, ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline

@@ -7,8 +7,8 @@ from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.statistics.bad_rule import BadRule
-from uncertainty_seg.calibration.statistics.evaluation import (
+from uncertainty_seg.calibration.stats.bad_rule import BadRule
+from uncertainty_seg.calibration.stats.evaluation import (
     best_temperature,
     evaluate,
     mean_nll,

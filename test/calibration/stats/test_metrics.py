@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.statistics.intervals import (
+from uncertainty_seg.calibration.stats.intervals import (
     weighted_aurc,
     weighted_excess_aurc,
     weighted_pixel_auroc,
 )
-from uncertainty_seg.calibration.statistics.metrics import (
+from uncertainty_seg.calibration.stats.metrics import (
     ExpectedCalibrationError,
     Ranking,
     risk_coverage,

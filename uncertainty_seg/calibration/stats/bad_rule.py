@@ -97,5 +97,3 @@ def _term(part: str, text: str, class_names: Sequence[str]) -> Term:
                           f'one of {", ".join(class_names)}')
     class_id = None if name is None else list(class_names).index(name.strip())
     return Term(measure, class_id, limit)
-
-

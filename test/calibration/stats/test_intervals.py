@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from uncertainty_seg.calibration.statistics.conformal import (
+from uncertainty_seg.calibration.stats.conformal import (
     mean_block_share,
     promised_coverage,
     promised_limit,
 )
-from uncertainty_seg.calibration.statistics.evaluation import evaluate, Evaluation
-from uncertainty_seg.calibration.statistics.intervals import (
+from uncertainty_seg.calibration.stats.evaluation import evaluate, Evaluation
+from uncertainty_seg.calibration.stats.intervals import (
     Draws,
     Interval,
     weighted_auroc,
