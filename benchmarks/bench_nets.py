@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test' / 'helpers'))
+sys.path[:0] = [str(Path(__file__).parents[1] / 'test/helpers' / n) for n in ('', 'nets')]
 from uncertainty_seg.backends.registry import open_backend  # noqa: E402, I100
 from uncertainty_seg.cli.main import main as command_line  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402

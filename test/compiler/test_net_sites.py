@@ -19,7 +19,7 @@ DENSE = ((1, 12), 0.2)
 # The first axes of what is dropped from, and the rate, in the order they run.
 SITES: dict[str, list[Site]] = {
     'unet': [], 'lraspp': [],
-    'unet_dropout': [((1, c), 0.5) for c in (256, 128, 64, 32, 16)],
+    'unet_dropout': [((1, c), 0.3) for c in (256, 128, 64, 32, 16)],
     'fpn': [((1, 128), 0.2)], 'deeplabv3plus': [((1, 256, 6, 8), 0.5)],
     'pspnet': [((1, 512), 0.2)], 'deeplabv3': [((1, 256, 6, 8), 0.5)],
     # mit_b0 has 8 blocks whose rate grows from 0 to 0.1, each with a path for attention and MLP.

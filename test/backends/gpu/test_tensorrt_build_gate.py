@@ -197,7 +197,7 @@ def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def compiled(name: str) -> Path:
         recipe = zoo.NETS[name]
         words = ['compile', f'zoo:{name}', '--input', '128x96', '--classes', str(classes),
-                 '-o', str(root / name), *recipe.words]
+                 '-o', str(root / name)]
         if recipe.inject:
             words += ['--inject-dropout', str(recipe.inject), '--at', recipe.at]
         if not (root / name).exists():
