@@ -22,7 +22,6 @@ EXTRAS = {
     'sign': ('sign',),
     'train': ('torch',),
     'nets': ('nets', 'torch'),
-    'demo': ('demo',),
     'peers': ('peers', 'peers_alone'),
     'test': ('test',),
 }

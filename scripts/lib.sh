@@ -369,7 +369,7 @@ set_up_tests() {  # what scripts/test needs: 2.5 GB in all, of which torch is a 
   need_space "$([[ -d $VENV ]] && printf 2 || printf 4)" "$(dirname "$VENV")"
   need_space 2 "${TMPDIR:-/tmp}"
   set_up
-  install test "$REQUIREMENTS/test.txt" "$REQUIREMENTS/demo.txt" "$REQUIREMENTS/calibrate.txt" \
+  install test "$REQUIREMENTS/test.txt" "$REQUIREMENTS/calibrate.txt" \
     "$REQUIREMENTS/score.txt" "$REQUIREMENTS/labels.txt" "$REQUIREMENTS/sign.txt"
   install_optional openvino "$REQUIREMENTS/openvino.txt"
   set_up_torch

@@ -131,7 +131,7 @@ EXTRAS = {
     **dict.fromkeys(('jinja2', 'pyarrow'), 'score'),
     'safetensors': 'nets',
     **dict.fromkeys(('torch', 'torchvision', 'onnxscript'), 'train'),
-    'av': 'demo', 'cryptography': 'sign', 'openvino': 'openvino', 'pycocotools': 'labels',
+    'cryptography': 'sign', 'openvino': 'openvino', 'pycocotools': 'labels',
     'ray': 'ray',
 }
 

@@ -49,7 +49,7 @@ LIBRARIES = {
     'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
     'calibration': ({'numpy', 'cv2'}, {'sklearn', 'scipy', 'matplotlib', 'jinja2', 'ray'}),
     'data': ({'numpy', 'cv2', 'tqdm'}, {'pyarrow', 'ray', 'scipy', 'jinja2', 'matplotlib'}),
-    'sim': ({'numpy', 'cv2', 'tqdm'}, {'av'}),
+    'sim': ({'numpy', 'cv2', 'tqdm'}, set()),
     'compiler': ({'numpy', 'onnx', 'tqdm'}, {'onnxruntime'}),
     'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
                  {'onnxruntime', 'safetensors', 'matplotlib', 'ray', 'pyarrow'}),

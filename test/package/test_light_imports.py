@@ -23,11 +23,11 @@ HEAVY = (*ROS, 'torch', 'torchvision', 'onnxruntime', 'onnx', 'rosbags', 'tensor
          'pyarrow', 'ray', 'mcap', 'pycocotools')
 # Room -> what must not be needed to import it.
 BLANKED = {
-    'core': (*HEAVY, 'tqdm', 'av'),
-    'calibration': (*HEAVY, 'av'),
+    'core': (*HEAVY, 'tqdm'),
+    'calibration': HEAVY,
     'storage': HEAVY,
     'backends': HEAVY,
-    'cli': (*HEAVY, 'av', 'jinja2', 'matplotlib'),
+    'cli': (*HEAVY, 'jinja2', 'matplotlib'),
     'compiler': (*ROS, 'torch', 'onnxruntime', 'rosbags'),
     'sim': HEAVY,
 }

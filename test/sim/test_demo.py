@@ -24,7 +24,6 @@ from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
 from uncertainty_seg.sim.demo import live as demo_live
-from uncertainty_seg.sim.demo import pictures
 from uncertainty_seg.sim.demo.live import ChildProcess, find_pace
 from uncertainty_seg.sim.demo.pictures import (
     blank,
@@ -155,19 +154,13 @@ def test_strip_shows_the_worst_of_each_column() -> None:
 def test_pictures_and_summary_of_a_dive(tmp_path: Path) -> None:
     dive, out = write_bags(tmp_path, '....ssss....dddd....', 'rcccuuuuc ccfuurrccc')
     card = tiny_card()
-    sheet, video = tmp_path / 'sheet.png', tmp_path / 'dive.mp4'
-    timeline, accuracy = make_pictures(dive, out, card, 'subtitle', sheet, video)
+    sheet = tmp_path / 'sheet.png'
+    timeline, accuracy = make_pictures(dive, out, card, 'subtitle', sheet)
     assert accuracy.mean_iou == accuracy.mean_iou_confident == 1.0
     picture = cv2.imread(str(sheet))
     assert picture.shape[1] > 2000
     colors = {tuple(c) for c in picture.reshape(-1, 3)[::7].tolist()}
     assert {FLAG_COLORS['confident'], FLAG_COLORS['uncertain'], FLAG_COLORS['fault']} <= colors
-    reader = cv2.VideoCapture(str(video))
-    count, shape = 0, ()
-    while (read := reader.read())[0]:
-        count, shape = count + 1, read[1].shape
-    assert count == 20
-    assert shape[0] % 2 == shape[1] % 2 == 0
     text = '\n'.join(summary_lines(timeline, accuracy))
     assert '20 in the dive, 19 processed, 1 dropped' in text
     assert '40 ms a frame, median' in text
@@ -214,10 +207,8 @@ def test_sheet_shows_plain_worst_and_recovered() -> None:
 @pytest.mark.parametrize('kinds', ['    ', 'uuuu', 'ffff', 'cccc'])
 def test_sheet_and_plot_take_any_dive(tmp_path: Path, kinds: str) -> None:
     dive, out = write_bags(tmp_path, '..ss', kinds)
-    timeline, _ = make_pictures(dive, out, tiny_card(), '', tmp_path / 's.png',
-                                tmp_path / 'v.mp4')
-    assert len(timeline.moments) == 4
-    assert (tmp_path / 's.png').is_file() and (tmp_path / 'v.mp4').is_file()
+    timeline, _ = make_pictures(dive, out, tiny_card(), '', tmp_path / 's.png')
+    assert len(timeline.moments) == 4 and (tmp_path / 's.png').is_file()
 
 
 def test_plot_puts_the_threshold_between_good_and_bad() -> None:
@@ -230,16 +221,6 @@ def test_plot_puts_the_threshold_between_good_and_bad() -> None:
     row = canvas[300 - 4 * 12]  # inside the band of the flag
     assert tuple(row[plot.x_of(1.25)]) == FLAG_COLORS['confident']
     assert tuple(row[plot.x_of(2.75)]) == FLAG_COLORS['uncertain']
-
-
-def test_without_pyav_there_is_a_sheet_and_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(pictures, 'find_spec', lambda name: None)
-    dive, out = write_bags(tmp_path, '..ss', 'cccu')
-    make_pictures(dive, out, tiny_card(), '', tmp_path / 's.png', tmp_path / 'v.mp4')
-    assert 'v.mp4' in caplog.text and (tmp_path / 's.png').is_file()
-    assert not (tmp_path / 'v.mp4').exists()
 
 
 def test_without_ros_the_demo_names_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +256,7 @@ def test_offline_demo_end_to_end(
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (facts['frames'], facts['processed'], facts['is_offline']) == (16, 16, True)
     names = {p.name for p in (tmp_path / 'out').iterdir()}
-    assert {'dive', 'output_bag', 'contact_sheet.png', 'dive.mp4'} <= names
+    assert {'dive', 'output_bag', 'contact_sheet.png'} <= names
     # The tiny network knows three colours and nothing of the sea: its flag cannot be right.
     assert main(words) == 1
     said = capsys.readouterr()

@@ -3,7 +3,7 @@
 Show everything at once: a dive goes through the real node over DDS, and pictures come out.
 
 Renders a dive with a silt cloud and an object the network has never seen, plays it to the node in
-another process, records what the node says, and makes a contact sheet, a video and a summary.
+another process, records what the node says, and makes a contact sheet and a summary.
 Fails if the flag did not fall where it must, or did not rise again. ``--offline`` runs the same
 pipeline without ROS.
 
@@ -40,13 +40,13 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UncertaintySegError if a part fails, or the flag did not do its job.
     """
-    from uncertainty_seg.sim.demo.live import run_demo, SHEET_FILE, VIDEO_FILE
+    from uncertainty_seg.sim.demo.live import run_demo, SHEET_FILE
     from uncertainty_seg.sim.demo.timeline import summary_lines
 
     settings = settings_from_args(args, model='pipeline')
     result = run_demo(args.out, dive_of(args), settings, _replay if args.offline else None)
     print(*summary_lines(result.timeline, result.accuracy), sep='\n')
-    print(f'look at    {args.out / SHEET_FILE}\n           {args.out / VIDEO_FILE}')
+    print(f'look at    {args.out / SHEET_FILE}')
     print_json({**result.facts, 'out': args.out, 'is_offline': args.offline})
     if result.problems and not args.no_check:
         raise UncertaintySegError(' '.join(result.problems), fix='use --no-check to accept that')

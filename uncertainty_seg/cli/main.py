@@ -34,7 +34,7 @@ from uncertainty_seg.errors import (
 
 # Verb -> its module in this folder, and one line of help.
 VERBS = {
-    'demo': ('demo', 'play a dive through the real node; contact sheet, video and summary'),
+    'demo': ('demo', 'play a dive through the real node; contact sheet and summary'),
     'simulate': ('simulate', 'render a synthetic dive into a bag, or labelled scenes to train on'),
     'replay': ('replay', 'run the model over a bag; write mask, flag, score and status to '
                'another bag'),

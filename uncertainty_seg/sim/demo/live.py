@@ -63,7 +63,7 @@ NUM_FRAMES = 5
 HEADROOM = 0.55
 
 
-SHEET_FILE, VIDEO_FILE = 'contact_sheet.png', 'dive.mp4'
+SHEET_FILE = 'contact_sheet.png'
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def run_demo(
     _say('3/3 pictures')
     card = bundle.card
     subtitle = f'model {card.name}, {settings.map.replace("_", " ")} of {card.passes} passes'
-    timeline, accuracy = make_pictures(bag, out_bag, card, subtitle, out / SHEET_FILE,
-                                       out / VIDEO_FILE)
+    timeline, accuracy = make_pictures(bag, out_bag, card, subtitle, out / SHEET_FILE)
     return DemoResult(timeline, accuracy, problems_of(timeline))
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The contact sheet and the video of a dive, drawn with OpenCV: no font file, no plotting library.
+The contact sheet of a dive, drawn with OpenCV: no font file, no plotting library.
 
 A column of the sheet is a moment, in order of time, with camera, classes, uncertainty and flag;
 the score over the whole dive is below, with the same letters. Colours are BGR.
@@ -11,21 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from importlib.util import find_spec
-from itertools import chain
-import logging
 import math
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.render import color_mask, overlay
-from uncertainty_seg.errors import install_command, UncertaintySegError
+from uncertainty_seg.core.render import color_mask
+from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.sim.demo.timeline import (
     Accuracy,
     DemoFrame,
@@ -38,7 +33,6 @@ from uncertainty_seg.sim.demo.timeline import (
 )
 from uncertainty_seg.storage.progress import progress
 
-_LOG = logging.getLogger(__name__)
 Color = tuple[int, int, int]
 
 BACKGROUND: Color = (33, 27, 23)
@@ -180,14 +174,13 @@ class ScorePlot:
             polyline = np.array(points, np.int32).reshape(-1, 1, 2)
             cv2.polylines(canvas, [polyline], False, LINE, 2, cv2.LINE_AA)
 
-    def mark(self, canvas: ImageU8, time_s: float, name: str = '') -> None:
+    def mark(self, canvas: ImageU8, time_s: float, name: str) -> None:
         """Draw a vertical mark at a time, with a letter on top."""
         x, unit = self.x_of(time_s), round(self._cap_px)
         cv2.line(canvas, (x, self._area.top), (x, self._band.bottom), INK, 2)
-        if name:
-            centre = (x, self._area.top)
-            cv2.circle(canvas, centre, unit, INK, -1, cv2.LINE_AA)
-            write(canvas, name, *centre, self._cap_px, (0, 0, 0), 2, 'centre')
+        centre = (x, self._area.top)
+        cv2.circle(canvas, centre, unit, INK, -1, cv2.LINE_AA)
+        write(canvas, name, *centre, self._cap_px, (0, 0, 0), 2, 'centre')
 
     def _draw_event(self, canvas: ImageU8, event: FlagEvent) -> None:
         left, right = self.x_of(event.start_s), self.x_of(event.stop_s)
@@ -228,26 +221,22 @@ class ScorePlot:
 
 
 def make_pictures(
-    dive: Path, outputs: Path, card: ModelCard, subtitle: str, sheet_path: Path, video_path: Path
+    dive: Path, outputs: Path, card: ModelCard, subtitle: str, sheet_path: Path
 ) -> tuple[Timeline, Accuracy]:
     """
-    Draw the contact sheet (.png) and the video (.mp4) of a dive in one pass through its bags.
+    Draw the contact sheet (.png) of a dive, and measure its masks, in one pass through its bags.
 
-    Raises UncertaintySegError if a bag cannot be read or a file cannot be written.
+    Raises UncertaintySegError if a bag cannot be read or the file cannot be written.
     """
     timeline = read_timeline(dive, outputs)
     accuracy = Accuracy(card.num_classes, card.ignore_index)
     wanted = {moment.stamp_ns for moment in choose_moments(timeline)}
     chosen: list[DemoFrame] = []
     frames = iter_frames(dive, outputs, timeline)
-    first = next(frames)
-    size = first.image.shape[0], first.image.shape[1]
-    with DiveVideo(video_path, timeline, card, size) as video:
-        for frame in progress(chain([first], frames), total=len(timeline.moments), desc='video'):
-            video.add(frame)
-            accuracy.add(frame)
-            if frame.moment.stamp_ns in wanted:
-                chosen.append(frame)
+    for frame in progress(frames, total=len(timeline.moments), desc='pictures'):
+        accuracy.add(frame)
+        if frame.moment.stamp_ns in wanted:
+            chosen.append(frame)
     if not cv2.imwrite(str(sheet_path), draw_sheet(chosen, timeline, card, subtitle)):
         raise UncertaintySegError(f'{sheet_path} cannot be written', 'a folder with room')
     return timeline, accuracy
@@ -338,115 +327,3 @@ def _draw_row_names(canvas: ImageU8, height: int) -> None:
         top += height + _GAP
     write(canvas, 'flag', _EDGE, top + _PLATE // 2, 16)
     write(canvas, 'why', _EDGE, top + _PLATE + 18, 16)
-
-
-# -------------------------------------------------------------------------------------------------
-# The video.
-
-PANEL_WIDTH = 512
-# In pixels: heights from top to bottom, and the room for the numbers left of the plot.
-_MARGIN, _BANNER, _LABELS, _PLOT, _LEGEND, _GUTTER = 16, 76, 34, 230, 44, 50
-
-
-class DiveVideo:
-    """
-    The video of a dive at its rate, H.264, written frame by frame inside a `with` block.
-
-    Side by side: camera, classes over it, uncertainty; the flag above, the score below. Without
-    PyAV there is none, and a warning.
-    """
-
-    def __init__(
-        self, path: Path, timeline: Timeline, card: ModelCard, size: tuple[int, int]
-    ) -> None:
-        self._card = card
-        self._panel_height = round(PANEL_WIDTH * size[0] / size[1])
-        width = 3 * PANEL_WIDTH + 4 * _MARGIN
-        height = _MARGIN + _BANNER + _LABELS + self._panel_height + _PLOT + _LEGEND
-        # Both sides even: H.264 stores colour at half the size.
-        self._base = blank(width, height + height % 2)
-        self._plot = ScorePlot(
-            Box(_MARGIN + _GUTTER, self._base.shape[0] - _LEGEND - _PLOT,
-                width - 2 * _MARGIN - _GUTTER, _PLOT), timeline, 11,
-        )
-        self._draw_base()
-        rate_hz = (len(timeline.moments) - 1) / max(timeline.duration_s, 1e-6)
-        self._file: Any = None
-        self._last: DemoFrame | None = None
-        if find_spec('av') is None:
-            _LOG.warning('PyAV is not installed: there is no %s (%s)', path, install_command('av'))
-        else:
-            self._open(path, Fraction(rate_hz).limit_denominator(1000))
-
-    def _open(self, path: Path, rate_hz: Fraction) -> None:
-        import av
-
-        # With its index in front, the file is played before all of it is loaded.
-        self._file = av.open(str(path), 'w', options={'movflags': 'faststart'})
-        self._frame_class = av.VideoFrame
-        self._stream = self._file.add_stream('libx264', rate=rate_hz,
-                                             options={'crf': '21', 'preset': 'veryfast'})
-        self._stream.height, self._stream.width = self._base.shape[:2]
-        self._stream.pix_fmt = 'yuv420p'
-
-    def __enter__(self) -> DiveVideo:
-        """Return itself; the file is open."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Finish the file."""
-        if self._file is not None:
-            self._file.mux(self._stream.encode(None))
-            self._file.close()
-
-    def add(self, frame: DemoFrame) -> None:
-        """Append a frame; a dropped one is shown with the outputs of the frame before."""
-        shown = self._last if frame.label is None else frame
-        if self._file is not None:
-            picture = self._frame_class.from_ndarray(
-                np.ascontiguousarray(self.draw(frame, shown)), format='bgr24')
-            self._file.mux(self._stream.encode(picture))
-        self._last = shown
-
-    def draw(self, frame: DemoFrame, shown: DemoFrame | None) -> ImageU8:
-        """Draw a frame beside the outputs of the frame `shown`, if any; BGR, uint8 (H, W, 3)."""
-        canvas = self._base.copy()
-        verdict = shown.moment if shown is not None else frame.moment
-        self._draw_banner(canvas, frame.moment, verdict)
-        pictures = [frame.image, None, None]
-        if shown is not None and shown.label is not None:
-            pictures[1] = overlay(frame.image, shown.label, self._card.palette)
-            pictures[2] = shown.uncertainty
-        for k, picture in enumerate(pictures):
-            if picture is not None:
-                paste(canvas, self._panel(k), picture)
-        self._plot.mark(canvas, frame.moment.time_s)
-        return canvas
-
-    def _panel(self, k: int) -> Box:
-        left = _MARGIN + k * (PANEL_WIDTH + _MARGIN)
-        return Box(left, _MARGIN + _BANNER + _LABELS, PANEL_WIDTH, self._panel_height)
-
-    def _draw_base(self) -> None:
-        for k, name in enumerate(('camera', 'classes', 'amber: unsure, blue: never shown')):
-            box = self._panel(k)
-            fill(self._base, box, PANEL)
-            write(self._base, name, box.left, box.top - _LABELS // 2, 12)
-        self._plot.draw(self._base)
-        draw_legend(self._base, self._card, _MARGIN + _GUTTER,
-                    self._base.shape[0] - _LEGEND // 2 - 4, 11, 3 * PANEL_WIDTH)
-
-    def _draw_banner(self, canvas: ImageU8, now: Moment, verdict: Moment) -> None:
-        box = Box(_MARGIN, _MARGIN, canvas.shape[1] - 2 * _MARGIN, _BANNER)
-        fill(canvas, box, FLAG_COLORS[verdict.kind])
-        middle, white = box.top + box.height // 2, (255, 255, 255)
-        write(canvas, FLAG_WORDS[verdict.kind], box.left + 24, middle, 24, white, 2)
-        reasons = verdict.reason.split('; ')
-        if now.kind == 'dropped':
-            reasons = ['(this frame was dropped)', *reasons]
-        for k, reason in enumerate(reasons[:2]):
-            row = middle + (24 * k - 12 if len(reasons) > 1 else 0)
-            text = fit_text(reason, 13, box.width - 840)
-            write(canvas, text, box.left + 400, row, 13, white)
-        words = f'{now.event.replace("_", " ")}   {now.time_s:5.1f} s'
-        write(canvas, words, box.right - 24, middle, 16, white, 1, 'right')
