@@ -14,6 +14,7 @@ from calibration_helpers import (
     call_json,
     COLORS_BGR,
     RULE,
+    splits_of,
     write_folder,
     write_folders,
 )
@@ -28,6 +29,7 @@ from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.calibration.gate_choice import is_order
 from uncertainty_seg.calibration.stats.conformal import upper_bound
+from uncertainty_seg.calibration.stats.promise_verdict import KEPT, SEEN, TOO_FEW
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -58,7 +60,7 @@ def test_the_promise_is_kept_on_frames_that_nothing_has_seen(
     bundle, values, _ = calibrated
     assert [p['alpha'] for p in values['promises']] == [0.05, 0.1]
     assert all(p['bound'] <= p['alpha'] and p['num_blocks'] == 100 for p in values['promises'])
-    assert values['num_val'] == 100 and values['num_train'] == 120
+    assert values['num_limits'] == 100 and values['num_train'] == 120
     for promise in values['promises']:
         code, found, _ = call_json('evaluate', bundle, folders / 'fresh', '--set',
                                    f'gate.alpha={promise["alpha"]}')
@@ -68,6 +70,12 @@ def test_the_promise_is_kept_on_frames_that_nothing_has_seen(
         assert gate['accepted_and_bad']['value'] <= promise['alpha'] + 0.02
         assert gate['accepted']['value'] > 0.5
         assert gate['limits'] == promise['limits']
+        assert gate['promise_kept']['word'] in (KEPT, TOO_FEW)
+        assert 0.0 < promise['spread'][0] < promise['alpha'] < promise['spread'][1]
+        # What the other half of the blocks lets in is what new frames will show.
+        accepted, bad = (values[f'halves_{word}_{promise["alpha"]:g}']
+                         for word in ('accepted', 'accepted_and_bad'))
+        assert bad <= promise['alpha'] + 0.005 and 0.4 < accepted < promise['accepted'] + 0.05
     strict, loose = values['promises']
     assert all(strict['limits'][n] <= loose['limits'][n] for n in strict['limits'])
 
@@ -103,15 +111,13 @@ def test_floors_are_the_least_values_of_the_frames_that_the_thresholds_are_for(
     assert made is not None and set(made.gate_scores) <= set(made.thresholds)
     with open_pipeline(load_bundle(str(calibrated[0])), settings_from_dict(BASE)) as pipeline:
         rows = [pipeline.measure(cv2.imread(str(file))).scores
-                for file in sorted((folders / 'val' / 'images').iterdir())]
+                for file in sorted((folders / 'limits' / 'images').iterdir())]
     known = [name for name in made.floors if name in rows[0]]
     assert set(made.floors) <= set(made.thresholds) and len(known) > 4
     for name in known:
         values = np.sort([row[name] for row in rows])
         values = values[np.isfinite(values)]
-        # A third of them fitted the temperature, and the least may be among these.
-        floor = made.floors[name]
-        assert floor in values and 0 < np.count_nonzero(values <= floor) <= 51
+        assert made.floors[name] == values[0]
 
 
 def test_the_node_judges_by_the_thresholds_that_were_written(
@@ -182,7 +188,7 @@ def test_rounding_between_equal_passes_is_on_no_card_and_in_no_table(
     write_folder(grey, 5, 5, bad_share=1.0)
     fitted = calibrate_on(bundle, folders, '--report', pages[0])
     metrics = load_bundle(str(bundle)).card.metrics
-    assert metrics['val_error_auroc_entropy'] == fitted['val_error_auroc_entropy'] > 0.5
+    assert metrics['error_auroc_entropy'] == fitted['error_auroc_entropy'] > 0.5
     code, found, _ = call_json('evaluate', bundle, folders / 'fresh', '--ood', grey, '--report',
                                pages[1])
     assert code == 0
@@ -224,11 +230,11 @@ def test_the_report_has_every_part_of_a_calibration(
 
 def test_blocks_count_and_not_frames(folders: Path, tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    stems = sorted(path.stem for path in (folders / 'val' / 'images').iterdir())
+    stems = sorted(path.stem for path in (folders / 'limits' / 'images').iterdir())
     blocks = tmp_path / 'blocks.csv'
     blocks.write_text(''.join(f'{stem},dive {i // 3}\n' for i, stem in enumerate(stems)))
     found = calibrate_on(bundle, folders, '--alpha', '0.1', '--blocks', blocks)
-    assert found['promises'][0]['num_blocks'] == 33 and found['num_val'] == 99
+    assert found['promises'][0]['num_blocks'] == 34 and found['num_limits'] == 100
 
 
 @pytest.mark.release
@@ -268,22 +274,24 @@ def test_frames_that_the_thresholds_were_fitted_on_are_called_so(
 ) -> None:
     """The bound is then that of calibrate, which shares its error among all thresholds."""
     mixed = shutil.copytree(folders / 'fresh', tmp_path / 'mixed')
-    for source, count in (('val', 3), ('train', 2)):
+    for source, count in (('limits', 3), ('train', 2)):
         for path in sorted((folders / source / 'images').iterdir())[:count]:
             for part in ('images', 'masks'):
                 shutil.copy(folders / source / part / path.name, mixed / part / f'x_{path.name}')
     said = {}
-    for name, data in (('fresh', folders / 'fresh'), ('val', folders / 'val'), ('mixed', mixed)):
+    for name, data in (('fresh', folders / 'fresh'), ('limits', folders / 'limits'),
+                       ('mixed', mixed)):
         caplog.clear()
         code, found, _ = call_json('evaluate', calibrated[0], data)
         assert code == 0 and found['is_fitted'] is (name != 'fresh')
         said[name] = caplog.text
-        if name == 'val':
+        assert (found['gate']['promise_kept']['word'] == SEEN) == found['is_fitted']
+        if name == 'limits':
             bound = found['gate']['bad_if_accepted']
             assert bound['upper'] == pytest.approx(
-                upper_bound(bound['num_bad'], bound['num_accepted'], num_tries=150))
+                upper_bound(bound['num_bad'], bound['num_accepted'], num_tries=100))
             assert bound['upper'] > upper_bound(bound['num_bad'], bound['num_accepted'])
-    assert not said['fresh'] and 'fitted on these images' in said['val']
+    assert not said['fresh'] and 'fitted on these images' in said['limits']
     assert 'fitted on 5 of these images' in said['mixed']
 
 
@@ -353,10 +361,9 @@ def test_wrong_input_is_one_sentence_and_changes_nothing(
     spoil: Callable[[Path], object], named: str,
 ) -> None:
     before = (tiny_bundle / 'calibration.json').read_bytes()
-    val = write_folder(tmp_path / 'val', 30, 7)
-    spoil(val)
-    code, _, said = call_json('calibrate', tiny_bundle, '--train', folders / 'train', '--val', val,
-                              *words)
+    spoil(write_folder(tmp_path / 'wrong', 20, 7))
+    code, _, said = call_json('calibrate', tiny_bundle,
+                              *splits_of(folders, str(tmp_path / 'wrong')), *words)
     told = [line for line in said.splitlines() if line.startswith('uncertainty_seg calibrate: ')]
     assert code == 2 and len(told) == 1 and named in told[0]
     assert (tiny_bundle / 'calibration.json').read_bytes() == before

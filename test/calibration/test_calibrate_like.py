@@ -104,7 +104,7 @@ def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promi
 ) -> None:
     capsys.readouterr()
     assert main(['calibrate', str(made / 'half'), '--like', str(made / 'tiny'), '--data',
-                 str(made / 'val'), '--error', '0.02', *RUN]) == 0
+                 str(made / 'fresh'), '--error', '0.02', *RUN]) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line['images'] == 150 and line['labels_differ'] < 0.01 and line['more_bad'] == 0.02
     bundle, variant = (load_bundle(str(made / name)) for name in ('tiny', 'half'))
@@ -157,7 +157,7 @@ def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
     files['passes.onnx'] = graph.SerializeToString()
     write_bundle(tmp_path / 'rolled', card, files)
     with pytest.raises(CalibrationError, match='rolled|tiny'):
-        carry_over(load_bundle(str(tmp_path / 'rolled')), tiny, made / 'val',
+        carry_over(load_bundle(str(tmp_path / 'rolled')), tiny, made / 'fresh',
                    settings_from_dict(BASE), 0.02)
     grey = tmp_path / 'grey'
     grey.mkdir()
@@ -172,13 +172,13 @@ def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
 def test_what_was_carried_over_twice_adds_up(made: Path, tmp_path: Path) -> None:
     tiny, half = load_bundle(str(made / 'tiny')), load_bundle(str(made / 'half'))
     settings = settings_from_dict(BASE)
-    once = carry_over(half, tiny, made / 'val', settings, 0.05).calibration
+    once = carry_over(half, tiny, made / 'fresh', settings, 0.05).calibration
     twice = carry_over(half, replace(half, calibration=once, features=tiny.features),
-                       made / 'val', settings, 0.02).calibration
+                       made / 'fresh', settings, 0.02).calibration
     assert (once.carried_error, twice.carried_error) == (0.05, pytest.approx(0.07))
     assert twice.carried_from and twice.carried_from.bundle == 'half'
     with pytest.raises(BackendUnavailableError, match='fp16'):
-        carry_over(half, tiny, made / 'val', settings_from_dict({**BASE, 'backend': 'openvino'}))
+        carry_over(half, tiny, made / 'fresh', settings_from_dict({**BASE, 'backend': 'openvino'}))
 
 
 def test_another_network_one_without_a_promise_and_one_too_far_are_refused(
@@ -186,7 +186,7 @@ def test_another_network_one_without_a_promise_and_one_too_far_are_refused(
 ) -> None:
     other = make_tiny_bundle(tmp_path / 'other')
     with pytest.raises(CalibrationError, match='tiny'):
-        carry_over(load_bundle(str(made / 'half')), load_bundle(str(other)), made / 'val',
+        carry_over(load_bundle(str(made / 'half')), load_bundle(str(other)), made / 'fresh',
                    settings_from_dict(BASE))
     tiny = load_bundle(str(made / 'tiny'))
     shutil.copytree(made / 'half', tmp_path / 'half')
@@ -196,7 +196,7 @@ def test_another_network_one_without_a_promise_and_one_too_far_are_refused(
     (tmp_path / 'half/calibration.json').unlink(missing_ok=True)
     (tmp_path / 'half/SHA256SUMS').unlink()
     with pytest.raises(ConfigError, match='class_names'):
-        carry_over(load_bundle(str(tmp_path / 'half')), tiny, made / 'val',
+        carry_over(load_bundle(str(tmp_path / 'half')), tiny, made / 'fresh',
                    settings_from_dict(BASE))
     assert main(['calibrate', str(made / 'half'), '--like', str(made / 'tiny'), *RUN]) == 2
     assert '--like without --data' in capsys.readouterr().err

@@ -2,11 +2,14 @@
 """What cannot promise anything is refused before the network runs once."""
 
 from collections.abc import Callable
+import json
 import os
 from pathlib import Path
+import shutil
 
-from calibration_helpers import RULE, write_folder
+from calibration_helpers import RULE, splits_of, write_folder
 from calibration_helpers import RUN as NODE
+from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from uncertainty_seg.calibration import calibrate as calibration_run
 from uncertainty_seg.calibration import evaluate as evaluation_run
 from uncertainty_seg.calibration.labelled_pairs import known_frames
 from uncertainty_seg.cli.main import main
+from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -39,33 +43,46 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('data')
     write_folder(root / 'train', 40, 1)
-    write_folder(root / 'val', 40, 2)
+    write_folder(root / 'val', 20, 2)
+    write_folder(root / 'limits', 40, 3)
     return root
 
 
-def twin_under_another_name(train: Path, val: Path) -> None:
-    image = sorted((val / 'images').iterdir())[5].read_bytes()
-    sorted((train / 'images').iterdir())[7].write_bytes(image)
+def twin_of(split: str) -> Callable[[Path], None]:
+    """Return what puts an image for the limits into another split, under another name."""
+    def spoil(root: Path) -> None:
+        image = sorted((root / 'limits' / 'images').iterdir())[5].read_bytes()
+        sorted((root / split / 'images').iterdir())[7].write_bytes(image)
+
+    return spoil
+
+
+def trained_on(root: Path) -> None:
+    """Let the card say that the network has seen an image for the limits."""
+    card = json.loads((root / 'tiny' / 'card.json').read_text())
+    image = cv2.imread(str(root / 'limits' / 'images' / 'frame_3_004.png'))
+    (root / 'tiny' / 'card.json').write_text(
+        json.dumps({**card, 'seen_images': image_digest(image)}))
 
 
 @pytest.mark.parametrize(('words', 'spoil', 'sentence'), [
     (['--scores', 'entropy.median'], None, 'entropy.median'),
     (['--report', 'missing/r.html'], None, 'missing/r.html'),
     (['--report', '.'], None, 'it is a folder'),
-    ([], twin_under_another_name, "'frame_2_005', which is 'frame_1_007'"),
+    ([], twin_of('train'), "'frame_3_005', which is 'frame_1_007'"),
+    ([], twin_of('val'), "'frame_3_005', which is 'frame_2_007'"),
+    ([], trained_on, "'frame_3_004'"),
 ])
 @pytest.mark.usefixtures('no_run')
 def test_it_is_said_before_anything_is_measured(
-    tiny_bundle: Path, tmp_path: Path, words: list[str],
-    spoil: Callable[[Path, Path], None] | None, sentence: str,
-    capsys: pytest.CaptureFixture[str],
+    folders: Path, tmp_path: Path, words: list[str],
+    spoil: Callable[[Path], None] | None, sentence: str, capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train = write_folder(tmp_path / 'train', 40, 1)
-    val = write_folder(tmp_path / 'val', 40, 2)
+    root = shutil.copytree(folders, tmp_path / 'data')
+    bundle = make_tiny_bundle(root / 'tiny', calibrated=False)
     if spoil:
-        spoil(train, val)
-    code = main(['calibrate', str(tiny_bundle), '--train', str(train), '--val', str(val), *RUN,
-                 *words])
+        spoil(root)
+    code = main(['calibrate', str(bundle), *splits_of(root), *RUN, *words])
     assert code == 2
     assert sentence in capsys.readouterr().err
 
@@ -96,9 +113,8 @@ def test_a_library_that_is_missing_at_the_end_is_missed_at_the_beginning(
     find = libraries.find_spec
     monkeypatch.setattr(libraries, 'find_spec',
                         lambda name: None if name == library else find(name))
-    data = ['--train', str(folders / 'train'), '--val'] if verb == 'calibrate' else []
-    code = main([verb, str(tiny_bundle), *data, str(folders / 'val'), '--report',
-                 str(tmp_path / 'r.html'), *RUN])
+    data = splits_of(folders) if verb == 'calibrate' else [str(folders / 'val')]
+    code = main([verb, str(tiny_bundle), *data, '--report', str(tmp_path / 'r.html'), *RUN])
     assert code == 1
     assert f'{package} is not installed' in capsys.readouterr().err
 
@@ -113,8 +129,7 @@ def test_a_bundle_or_a_report_that_may_not_be_written(
     answers = {tiny_bundle: False, closed: False}
     ask = os.access
     monkeypatch.setattr(os, 'access', lambda path, mode: answers.get(Path(path), ask(path, mode)))
-    assert main(['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val',
-                 str(folders / 'val'), *RUN]) == 2
+    assert main(['calibrate', str(tiny_bundle), *splits_of(folders), *RUN]) == 2
     assert f'bundle {tiny_bundle} may not be written to' in capsys.readouterr().err
     assert main(['evaluate', str(tiny_bundle), str(folders / 'val'), '--report',
                  str(closed / 'r.html'), *RUN]) == 2

@@ -9,15 +9,14 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from calibration_helpers import RULE, RUN, write_folder
-from conftest import make_tiny_bundle, tiny_card, tiny_files, tiny_head, tiny_trunk
+from calibration_helpers import RULE, RUN, splits_of, write_folder
+from conftest import make_tiny_bundle
 import numpy as np
 import pytest
 
 from uncertainty_seg.calibration.labelled_pairs import drawn_frames, without_selected
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.storage.labelled_folder import load_folder
-from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.storage.review_record import FrameReview, write_review
 
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
@@ -37,6 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a root with frames to train on, drawn ones, and those with hard frames added."""
     root = tmp_path_factory.mktemp('selected')
     write_folder(root / 'train', 60, 1)
+    write_folder(root / 'val', 20, 4)
     drawn = write_folder(root / 'drawn', 60, 2)
     mixed = shutil.copytree(drawn, root / 'mixed')
     write_folder(mixed, 40, 3, bad_share=0.9)
@@ -45,9 +45,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def calibrated(bundle: Path, folders: Path, val: str) -> dict[str, Any]:
-    assert main(['calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
-                 str(folders / val), '--bad', RULE, '--alpha', '0.1', *RUN]) == 0
+def calibrated(bundle: Path, folders: Path, limits: str) -> dict[str, Any]:
+    assert main(['calibrate', str(bundle), *splits_of(folders, limits), '--bad', RULE, '--alpha',
+                 '0.1', *RUN]) == 0
     found: dict[str, Any] = json.loads((bundle / 'calibration.json').read_text())
     return found
 
@@ -57,8 +57,9 @@ def test_a_promise_is_made_on_what_was_drawn_by_chance_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = {}
-    for val in ('drawn', 'mixed'):
-        found[val] = calibrated(make_tiny_bundle(tmp_path / val, calibrated=False), folders, val)
+    for limits in ('drawn', 'mixed'):
+        bundle = make_tiny_bundle(tmp_path / limits, calibrated=False)
+        found[limits] = calibrated(bundle, folders, limits)
     assert '40 of 100 frames of' in caplog.text
     assert 'the 60 that were drawn by chance' in caplog.text
     assert found['mixed'] == found['drawn']
@@ -81,8 +82,8 @@ def test_selected_frames_alone_and_too_few_drawn_ones_are_one_sentence(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     val = shutil.copytree(folders / 'drawn', tmp_path / 'val')
-    words = ['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val', str(val),
-             '--bad', RULE, '--alpha', '0.1', *RUN]
+    words = ['calibrate', str(tiny_bundle), *splits_of(folders, str(val)), '--bad', RULE,
+             '--alpha', '0.1', *RUN]
     record(val, dict.fromkeys(stems_of(val), 'selected'))
     assert 'all 60 frames of' in refused(capsys, words)
     record(val, {stem: 'selected' if index > 7 else 'control'
@@ -99,7 +100,7 @@ def test_what_is_not_reviewed_is_refused_by_every_verb(
     record(data, dict.fromkeys(stems, 'control'), unseen=tuple(stems[:7]))
     for words in (['calibrate', str(tiny_bundle), '--data', str(data)],
                   ['calibrate', str(tiny_bundle), '--train', str(data), '--val',
-                   str(folders / 'train')],
+                   str(folders / 'val'), '--limits', str(folders / 'drawn')],
                   ['evaluate', str(tiny_bundle), str(data)]):
         assert f'7 of 60 frames of {data} are not reviewed' in refused(capsys, [*words, *RUN])
 
@@ -144,15 +145,3 @@ def test_a_folder_that_does_not_say_how_it_was_chosen_is_taken_as_drawn(
     (data / 'review.json').unlink()
     assert drawn_frames(read, data) is read
     np.testing.assert_array_equal(read.masks[0], load_folder(folders / 'drawn', 'val').masks[0])
-
-
-@pytest.mark.parametrize('is_chosen', [True, False])
-def test_images_that_may_have_chosen_the_epoch_are_named(
-    tmp_path: Path, folders: Path, is_chosen: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    chosen = ', on which epoch 5 was chosen' * is_chosen
-    write_bundle(tmp_path / 'own', tiny_card(training=f'Mean IoU 0.400 on 60 others{chosen}.'),
-                 tiny_files(tiny_trunk(), tiny_head()))
-    assert main(['calibrate', str(tmp_path / 'own'), '--train', str(folders / 'train'), '--val',
-                 str(folders / 'drawn'), '--bad', RULE, '--alpha', '0.001', *RUN]) == 2
-    assert ('was chosen on held-out images: if the validation' in caplog.text) == is_chosen

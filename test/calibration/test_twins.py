@@ -9,7 +9,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from calibration_helpers import RUN, write_folder
+from calibration_helpers import RUN, splits_of, write_folder
 from conftest import make_tiny_bundle
 import cv2
 import numpy as np
@@ -45,14 +45,13 @@ def test_copies_in_other_blocks_are_left_out_and_those_in_their_own_stay(
 def test_copies_do_not_buy_a_promise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """18 images leave 12 blocks, of which alpha 0.05 needs 19; with their copies there were 36."""
-    train = write_folder(tmp_path / 'train', 40, 1)
-    val = write_folder(tmp_path / 'val', 18, 2)
-    copy_frames(val, 3)
+    """18 images are 18 blocks, of which alpha 0.05 needs 19; with their copies there were 54."""
+    for seed, (name, count) in enumerate((('train', 40), ('val', 10), ('limits', 18))):
+        write_folder(tmp_path / name, count, seed)
+    copy_frames(tmp_path / 'limits', 3)
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    assert main(['calibrate', str(bundle), '--train', str(train), '--val', str(val), *RULE,
-                 *RUN]) == 2
-    assert '12 blocks to promise alpha 0.05 on' in capsys.readouterr().err
+    assert main(['calibrate', str(bundle), *splits_of(tmp_path), *RULE, *RUN]) == 2
+    assert '18 blocks to promise alpha 0.05 on' in capsys.readouterr().err
 
 
 def line_of(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, Any]:

@@ -57,14 +57,14 @@ def test_a_file_that_is_damaged_changed_or_has_an_unknown_key_is_refused() -> No
 def test_the_images_that_were_calibrated_on_are_known_again_by_their_pixels() -> None:
     rng = np.random.default_rng(0)
     seen = [rng.integers(0, 256, (6, 8, 3), np.uint8) for _ in range(3)]
-    assert GOOD.count_seen(seen) == 0
     made = dataclasses.replace(GOOD, seen_images=tuple(map(image_digest, seen)))
     read = calibration_from_json(calibration_to_json(made))
-    assert read == made and read.count_seen(seen) == 3
+    assert read == made
     other = seen[0].copy()
     other[5, 7, 2] ^= 1
     strided = np.asfortranarray(seen[1])
-    assert read.count_seen([other, seen[2].reshape(8, 6, 3), strided]) == 1
+    assert [image_digest(image) in read.seen_images for image in (
+        other, seen[2].reshape(8, 6, 3), strided)] == [False, False, True]
 
 
 def test_cut_digests_of_images_are_refused() -> None:

@@ -30,18 +30,24 @@ def call_json(*words: str | Path) -> tuple[int, dict[str, Any], str]:
 
 
 def write_folders(root: Path) -> Path:
-    """Write frames to train on, to calibrate on, and fresh ones; return their root."""
-    for seed, (name, count) in enumerate((('train', 120), ('val', 150), ('fresh', 150)), 1):
+    """Write frames of the three splits, and fresh ones; return their root."""
+    for seed, (name, count) in enumerate((
+            ('train', 120), ('val', 50), ('limits', 100), ('fresh', 150)), 1):
         write_folder(root / name, count, seed)
     return root
 
 
 def calibrate_on(bundle: Path, root: Path, *words: str | Path) -> dict[str, Any]:
     """Calibrate a bundle on such folders; return the line for scripts."""
-    code, found, said = call_json('calibrate', bundle, '--train', root / 'train', '--val',
-                                  root / 'val', '--bad', RULE, *words)
+    code, found, said = call_json('calibrate', bundle, *splits_of(root), '--bad', RULE, *words)
     assert code == 0, said
     return found
+
+
+def splits_of(root: Path, limits: str = 'limits') -> list[str]:
+    """Return the words that name the folders of the three splits."""
+    return ['--train', str(root / 'train'), '--val', str(root / 'val'), '--limits',
+            str(root / limits)]
 
 
 def picture(rng: np.random.Generator, greyness: float) -> tuple[np.ndarray, np.ndarray]:
@@ -80,5 +86,6 @@ def write_folder(
     (folder / 'classes.json').write_text(json.dumps({'classes': rows, 'ignore_index': 255}))
     if splits:
         (folder / 'splits.json').write_text(json.dumps({
-            'train': stems[:count // 2], 'val': stems[count // 2:]}))
+            'train': stems[:count // 2], 'val': stems[count // 2:count * 2 // 3],
+            'limits': stems[count * 2 // 3:]}))
     return folder

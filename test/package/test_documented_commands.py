@@ -143,8 +143,8 @@ def prepare(words: list[str], folder: Path) -> None:
         assert main(['labels', 'export', 'LOG', 'EXPORT', '--format', 'coco']) == 0
     if '--like' in words:  # it takes over a promise
         like = words[words.index('--like') + 1]
-        assert main(['calibrate', like, '--train', 'train', '--val', 'val', '--bad',
-                     'accuracy<0.6', *shlex.split(SMALLER['calibrate'])]) == 0
+        assert main(['calibrate', like, '--train', 'train', '--val', 'val', '--limits', 'limits',
+                     '--bad', 'accuracy<0.6', *shlex.split(SMALLER['calibrate'])]) == 0
     if words[0] == 'compile':
         for seed, name in enumerate(('w.pt', 'a.pt', 'b.pt', 'c.pt')):
             if name in words:

@@ -10,7 +10,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from calibration_helpers import write_folder
+from calibration_helpers import splits_of, write_folder
 from conftest import tiny_card, tiny_files, tiny_head, tiny_trunk
 import numpy as np
 from onnx import helper, TensorProto
@@ -39,7 +39,8 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
     """Return the bundle, its training images, and the line for scripts."""
     root = tmp_path_factory.mktemp('features')
     write_folder(root / 'train', 60, 1)
-    write_folder(root / 'val', 60, 2)
+    write_folder(root / 'val', 20, 3)
+    write_folder(root / 'limits', 40, 2)
     trunk = tiny_trunk()
     trunk.graph.node.append(helper.make_node('Identity', ['features'], ['feature_map']))
     trunk.graph.output.append(helper.make_tensor_value_info(
@@ -48,9 +49,8 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, di
                  tiny_files(trunk, tiny_head()))
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        code = main(['calibrate', str(root / 'tiny'), '--train', str(root / 'train'), '--val',
-                     str(root / 'val'), '--bad', 'accuracy<0.6', '--alpha', '0.1', '--scores',
-                     *SCORES, *RUN])
+        code = main(['calibrate', str(root / 'tiny'), *splits_of(root), '--bad', 'accuracy<0.6',
+                     '--alpha', '0.1', '--scores', *SCORES, *RUN])
     assert code == 0
     return root / 'tiny', root / 'train' / 'images', json.loads(out.getvalue().splitlines()[-1])
 

@@ -132,7 +132,7 @@ def test_the_shipped_bundles_load_calibrated_and_stay_small(name: str) -> None:
     assert bundle.folder == shipped_bundles()[name]
     size = sum(p.stat().st_size for p in bundle.folder.iterdir())
     assert size < 25e6
-    for key in ('val_mean_iou', 'val_ece', 'val_error_auroc_entropy'):
+    for key in ('mean_iou', 'ece', 'error_auroc_entropy'):
         assert 0 < bundle.card.metrics[key] < 1
     for text in (bundle.card.training, bundle.card.license, bundle.card.not_good_for):
         assert len(text) > 10

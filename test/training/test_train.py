@@ -30,10 +30,11 @@ from test_fit import TinyNet, toy  # noqa: E402
 from uncertainty_seg.backends.opening import open_pipeline  # noqa: E402
 from uncertainty_seg.backends.registry import open_backend  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.core.calibration import image_digest  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import TrainingError  # noqa: E402
-from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.storage.review_record import FrameReview, write_review  # noqa: E402
 from uncertainty_seg.training import train as train_module  # noqa: E402
@@ -380,10 +381,16 @@ def test_a_loss_without_a_number_is_no_misuse(
     assert 'epoch 1' in capsys.readouterr().err
 
 
-def test_the_card_says_that_an_epoch_was_chosen_even_if_it_is_the_last(place: Path) -> None:
+def test_the_card_names_the_images_trained_on_and_those_that_chose_the_epoch(
+    place: Path
+) -> None:
     for patience in (0, 5):
         assert main(words(place, f'patience={patience}', out=str(patience))) == 0
-        assert load_bundle(str(place / str(patience))).card.has_chosen_epoch == (patience > 0)
+        card = load_bundle(str(place / str(patience))).card
+        parts = [load_folder(place / 'reef', split) for split in ('train', 'val')]
+        train, val = ({image_digest(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+                       for image in data.images} for data in parts)
+        assert {*card.seen_images} == (train | val if patience else train)
 
 
 def test_images_that_come_again_count_once(

@@ -48,6 +48,7 @@ def calibrate(
     bundle: ModelBundle | Path | str,
     train: Path | str,
     val: Path | str,
+    limits: Path | str,
     *,
     settings: Settings | None = None,
     ood: Path | str | None = None,
@@ -65,16 +66,17 @@ def calibrate(
     ----------
     bundle : ModelBundle, Path or str
         Shipped name or folder; its old calibration is not looked at.
-    train, val : Path or str
-        Folders of labelled images (images/, masks/, classes.json); the splits 'train' and 'val'
-        where they have a splits.json. The network must not have seen the images of `val`.
+    train, val, limits : Path or str
+        Folders of labelled images (images/, masks/, classes.json); the splits 'train', 'val' and
+        'limits' where they have a splits.json. The network must not have seen the images of `val`,
+        and nothing at all those of `limits`, which the thresholds are fitted on.
     settings : Settings, optional
         Backend, T, seed, mask policy, precision and ignore mask, as the node will run.
     ood : Path or str, optional
         Folder of images of another kind: guards prove on them that they refuse more of those than
         of the training frames. Without it the density is the guard.
     blocks : Path or str, optional
-        File with the block of each validation image; without it each image is a block.
+        File with the block of each image of `limits`; without it each image is a block.
     bad : str
         When a mask is bad: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', joined by 'or'.
     alphas : sequence of float
@@ -98,16 +100,17 @@ def calibrate(
     ConfigError
         If the rule cannot be read, a score does not exist, or a file cannot be written.
     DatasetError
-        If the folders or the file of blocks are wrong, or an image is in both folders.
+        If the folders or the file of blocks are wrong, an image is in two of the splits, or one of
+        `limits` is among those that the card says were trained on.
     BackendUnavailableError
         If a library is not installed.
 
     """
     request = CalibrationRequest(
         bundle=as_bundle(bundle, has_calibration=False), settings=checked_settings(settings),
-        train=Path(train), val=Path(val), ood=None if ood is None else Path(ood),
-        blocks=blocks_path(val, blocks), bad=bad, alphas=tuple(sorted(set(alphas))),
-        scores=tuple(scores))
+        train=Path(train), val=Path(val), limits=Path(limits),
+        ood=None if ood is None else Path(ood), blocks=blocks_path(limits, blocks), bad=bad,
+        alphas=tuple(sorted(set(alphas))), scores=tuple(scores))
     key = _checked_key(request.bundle, report, sign)
     found = fit_calibration(request)
     write_calibration(request.bundle, found.calibration, found.features)

@@ -2,8 +2,10 @@
 """
 Fit temperature and thresholds of a bundle, with a promise on accepted bad frames.
 
-Training frames give the densities and the scores of the gate. A part of the validation blocks
-gives the temperature. The rest, which nothing else has seen, gives the thresholds.
+Training frames give the densities and the scores of the gate, validation frames the temperature.
+The split `limits`, which neither the network nor any choice has seen, gives the thresholds: limits
+from a network of fewer images let the surer one of all images accept twice as many bad frames as
+promised.
 
 """
 
@@ -36,6 +38,7 @@ from uncertainty_seg.calibration.stats.bad_rule import BadRule
 from uncertainty_seg.calibration.stats.conformal import (
     blocks_needed,
     fit_promise,
+    held_out_shares,
     ks_distance,
     quantile_limits,
 )
@@ -48,8 +51,8 @@ from uncertainty_seg.calibration.stats.evaluation import (
     mean_nll,
     Pair,
     score_frames,
-    split_blocks,
 )
+from uncertainty_seg.calibration.stats.promise_verdict import spread
 from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -81,6 +84,7 @@ from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import (
     CalibrationError,
     ConfigError,
+    DatasetError,
 )
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import (
@@ -97,8 +101,6 @@ from uncertainty_seg.storage.progress import progress
 # Shares that may be accepted and bad.
 ALPHAS = (0.05, 0.10)
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
-# Part of the validation blocks that the temperature is fitted on.
-TUNE_SHARE = 1 / 3
 # Share of frames that the threshold of a score outside of the gate lets pass.
 QUANTILE = 0.98
 # Training frames to look at, at most, evenly spread.
@@ -119,6 +121,7 @@ class CalibrationRequest:
     settings: Settings
     train: Path
     val: Path
+    limits: Path
     ood: Path | None
     blocks: Path | None
     bad: str
@@ -131,9 +134,11 @@ class CalibrationOutcome:
     """
     A calibration, and what it was made from.
 
-    `before` and `after` are of the validation frames that thresholds were fitted on, at
-    temperature 1 and at the fitted; `val` is their table and `pairs` their images and masks.
-    `seen` and `train` are of the training frames. `features` are there where the trunk gives some.
+    `before` and `after` are of the frames that thresholds were fitted on, at temperature 1 and at
+    the fitted; `held` is their table and `pairs` their images and masks. `seen` and `train` are of
+    the training frames. `halves` has by alpha what thresholds of one half of the blocks made of
+    the other: shares accepted, and accepted and bad. `features` are there where the trunk gives
+    some.
     """
 
     calibration: Calibration
@@ -141,19 +146,22 @@ class CalibrationOutcome:
     after: Evaluation
     seen: Evaluation
     train: FrameTable
-    val: FrameTable
+    held: FrameTable
     pairs: list[Pair]
+    halves: Mapping[float, tuple[float, float]]
     features: FeatureDensity | None
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures of the card; the validation frames are those not tuned on."""
+        """Return the figures of the card, of the frames that thresholds were fitted on."""
         values = {
-            'val_mean_iou': self.after.mean_iou, 'val_pixel_accuracy': self.after.accuracy,
-            'val_ece': self.after.ece, 'val_ece_before_scaling': self.before.ece,
+            'mean_iou': self.after.mean_iou, 'pixel_accuracy': self.after.accuracy,
+            'ece': self.after.ece, 'ece_before_scaling': self.before.ece,
             # Of one pass mutual information is not there.
-            **{f'val_error_auroc_{name}': self.after.error_auroc[name] for name in USUAL_SCORED
+            **{f'error_auroc_{name}': self.after.error_auroc[name] for name in USUAL_SCORED
                if name in self.after.error_auroc},
-            'val_mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
+            'mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
+            **{f'halves_{word}_{alpha:g}': share for alpha, shares in self.halves.items()
+               for word, share in zip(('accepted', 'accepted_and_bad'), shares, strict=True)},
         }
         return {name: round(value, 4) for name, value in values.items()}
 
@@ -162,9 +170,10 @@ class CalibrationOutcome:
         made = self.calibration
         return {
             'temperature': made.temperature, **self.metrics(), 'gate_scores': made.gate_scores,
-            'promises': [dict(vars(promise)) for promise in made.promises],
-            'bad_share': float(self.val.is_bad.mean()), 'num_train': made.num_train,
-            'num_val': made.num_val, 'thresholds': made.thresholds,
+            'promises': [{**vars(promise), 'spread': spread(promise)}
+                         for promise in made.promises],
+            'bad_share': float(self.held.is_bad.mean()), 'num_train': made.num_train,
+            'num_limits': made.num_limits, 'thresholds': made.thresholds,
             'train_thresholds': made.train_thresholds, 'distances': made.distances,
         }
 
@@ -172,27 +181,19 @@ class CalibrationOutcome:
 @dataclass(frozen=True)
 class _ReadFrames:
     """
-    What was read: validation frames with their blocks, training frames, foreign images.
+    What was read: frames of the splits, blocks of those for the limits, (n,), foreign images.
 
-    `looked_at` are those of `train` that are measured, `is_tuned` says which of `known` the
-    temperature is fitted on, and `data` has the frames of which nothing is known too.
+    `looked_at` are those of `train` that are measured, and `data` has the frames for the limits of
+    which nothing is known too.
     """
 
     data: LabelledFolder
-    known: KnownFrames
     train: KnownFrames
     looked_at: KnownFrames
+    val: KnownFrames
+    held: KnownFrames
     blocks: NDArray[np.str_]
-    is_tuned: NDArray[np.bool_]
     foreign: dict[str, ImageU8]
-
-    @property
-    def tuned(self) -> KnownFrames:
-        return self.known.take(np.flatnonzero(self.is_tuned))
-
-    @property
-    def held(self) -> KnownFrames:
-        return self.known.take(np.flatnonzero(~self.is_tuned))
 
 
 def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
@@ -206,30 +207,34 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     require_rounding(settings.backend, bundle, settings)
     require_scores(bundle.card, request.scores)
     read = _read(request)
-    temperature = _temperature(request, read.tuned.pairs)
+    temperature = _temperature(request, read.val.pairs)
     with opened(bundle, settings, 1.0) as pipeline:
-        before = evaluate(pipeline, read.held.pairs, rule, 'validation, temperature 1')
+        before = evaluate(pipeline, read.held.pairs, rule, 'limits, temperature 1')
     with opened(bundle, settings, temperature) as pipeline:
         features = _features_of(pipeline, read.looked_at.pairs, settings)
     with opened(replace(bundle, features=features), settings, temperature,
                 ScoreVector(bundle.card, features=features)) as pipeline:
         seen = evaluate(pipeline, read.looked_at.pairs, rule, 'training')
-        after = evaluate(pipeline, read.held.pairs, rule, 'validation')
+        after = evaluate(pipeline, read.held.pairs, rule, 'limits')
         foreign = score_frames(pipeline, read.foreign) if read.foreign else None
     stems = read.looked_at.stems
     train = seen.table(stems, np.array(stems, np.str_))
     # Distances of the training frames are from each other: one is nearest to itself.
     train = train.with_scores({KNN_SCORE: held_out_scores(features)} if features else {})
-    val = after.table(read.held.stems, read.blocks[~read.is_tuned])
+    held = after.table(read.held.stems, read.blocks)
     density = _density_of(train)
-    train, val = (_told(table, density, bundle.card) for table in (train, val))
+    train, held = (_told(table, density, bundle.card) for table in (train, held))
     family, chosen = gate_of(train, request.alphas,
                              foreign and _told(foreign, density, bundle.card), request.scores)
-    promises = tuple(fit_promise(family, val, chosen, alpha, rule.text)
+    promises = tuple(fit_promise(family, held, chosen, alpha, rule.text)
                      for alpha in request.alphas)
     made = _calibration(request, read, temperature, density, features,
-                        family.only(chosen), train, val, promises)
-    return CalibrationOutcome(made, before, after, seen, train, val, read.held.pairs, features)
+                        family.only(chosen), train, held, promises)
+    ranks = family.frame_ranks(held.scores, chosen)
+    halves = {alpha: held_out_shares(ranks, held.is_bad, held.blocks, alpha)
+              for alpha in request.alphas}
+    return CalibrationOutcome(made, before, after, seen, train, held, read.held.pairs, halves,
+                              features)
 
 
 def _read(request: CalibrationRequest) -> _ReadFrames:
@@ -240,26 +245,24 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
                           'one of them: foreign frames choose the guards',
                           'measure foreign frames with evaluate')
     foreign = images_in(request.ood) if request.ood else {}
-    data = drawn_frames(load_folder(request.val, 'val'), request.val)
-    known = known_frames(bundle, data, ignore)
-    if bundle.card.has_chosen_epoch:
-        _log.warning('by its card the epoch of %s was chosen on held-out images: if the '
-                     'validation images are these, the promise is worth less than it says; take '
-                     'images that chose nothing', bundle.card.name)
+    data = drawn_frames(load_folder(request.limits, 'limits'), request.limits)
+    held = known_frames(bundle, data, ignore)
+    refuse_trained(bundle.card, held)
     if request.blocks is None:
-        _log.warning('no blocks: every validation image counts as independent of the others, '
+        _log.warning('no blocks: every image for the limits counts as independent of the others, '
                      'which frames of one video are not')
-    known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
-    tuned, kept = split_blocks(blocks, TUNE_SHARE, _SEED)
-    require_blocks(blocks, kept, request.alphas)
-    train = known_frames(bundle, load_folder(request.train, 'train'), ignore)
-    # Density and choice have seen the training frames.
-    val = {stem: image for stem, (image, _) in zip(known.stems, known.pairs, strict=True)}
-    refuse_familiar(val, train, 'validation images', 'training images')
-    for familiar in (train, known):
+    held, blocks = without_twins(held, read_blocks(request.blocks, held.stems))
+    require_blocks(blocks, request.alphas)
+    train, val = (known_frames(bundle, load_folder(place, split), ignore)
+                  for place, split in ((request.train, 'train'), (request.val, 'val')))
+    # Temperature, density and choice have seen these.
+    refuse_familiar(held.named(), train, 'images for the limits', 'training images')
+    refuse_familiar(held.named(), val, 'images for the limits', 'validation images')
+    refuse_familiar(val.named(), train, 'validation images', 'training images')
+    for familiar in (train, val, held):
         refuse_familiar(foreign, familiar)
     looked_at = train.take(evenly(len(train.pairs), MAX_TRAIN))
-    return _ReadFrames(data, known, train, looked_at, blocks, tuned, foreign)
+    return _ReadFrames(data, train, looked_at, val, held, blocks, foreign)
 
 
 def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
@@ -318,35 +321,36 @@ def _told(table: FrameTable, density: ScoreDensity | None, card: ModelCard) -> F
 def _calibration(
     request: CalibrationRequest, read: _ReadFrames, temperature: float,
     density: ScoreDensity | None, features: FeatureDensity | None, family: RankFamily,
-    train: FrameTable, val: FrameTable, promises: tuple[Promise, ...],
+    train: FrameTable, held: FrameTable, promises: tuple[Promise, ...],
 ) -> Calibration:
     """Put together what was fitted."""
     bundle, settings = request.bundle, request.settings
-    of_val, of_train = (quantile_limits(table, QUANTILE, HIGHEST_SCORE) for table in (val, train))
+    of_held, of_train = (quantile_limits(table, QUANTILE, HIGHEST_SCORE)
+                         for table in (held, train))
     # A gate score needs one whatever its quantile is.
-    thresholds = {**promises[-1].limits, **of_val}
+    thresholds = {**promises[-1].limits, **of_held}
     ignore = load_ignore_mask(settings.ignore_mask)
     of_images = [image_statistics(image, None if ignore is None else
                                   KeptPoints.of(ignore, image.shape[0], image.shape[1]))
-                 for image, _ in (*read.looked_at.pairs, *read.known.pairs)]
-    given = [image for image, _ in (*read.train.pairs, *read.known.pairs)]
+                 for image, _ in (*read.looked_at.pairs, *read.val.pairs)]
+    given = [image for image, _ in (*read.train.pairs, *read.val.pairs, *read.held.pairs)]
     return Calibration(
         passes=passes_of(bundle.card, settings), seed=settings.seed,
         mask_policy=settings.mask_policy,
         mask_draw=bundle.card.mask_draw, precision=precision_of(bundle.card, settings.precision),
         temperature=temperature,
-        thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
+        thresholds={name: thresholds[name] for name in held.scores if name in thresholds},
         train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
-        quantile=QUANTILE, num_train=len(train), num_val=len(val),
+        quantile=QUANTILE, num_train=len(train), num_limits=len(held),
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(read.data),
         promises=promises, density=density, family=family.to_facts(),
         ignore_sha256=mask_digest(ignore), damage_limits=damage_limits(of_images),
         features_sha256='' if features is None else
         hashlib.sha256(features_file(features)).hexdigest(),
-        distances={name: distance for name in val.scores
-                   if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
-        floors={name: least for name in val.scores if name in thresholds
-                and 0 < (least := float(np.nanmin(val.scores[name]))) < HIGHEST_SCORE},
+        distances={name: distance for name in held.scores if np.isfinite(
+            distance := ks_distance(train.scores[name], held.scores[name]))},
+        floors={name: least for name in held.scores if name in thresholds
+                and 0 < (least := float(np.nanmin(held.scores[name]))) < HIGHEST_SCORE},
         seen_images=tuple(sorted(set(map(image_digest, given)))),
     )
 
@@ -392,23 +396,32 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
                           f'one of {", ".join(possible)}')
 
 
-def require_blocks(
-    blocks: NDArray[np.str_], kept: NDArray[np.bool_], alphas: Sequence[float]
-) -> None:
+def require_blocks(blocks: NDArray[np.str_], alphas: Sequence[float]) -> None:
     """
     Refuse blocks that cannot carry the promise.
 
-    `blocks` are those of the validation frames, (n,); `kept` are the frames that the thresholds
-    are fitted on. Raises CalibrationError, which says how many blocks are needed.
+    `blocks` are those of the frames that the thresholds are fitted on, (n,). Raises
+    CalibrationError, which says how many are needed.
     """
-    count, alpha = len(np.unique(blocks[kept])), min(alphas)
-    needed = max(blocks_needed(alpha), 2)  # else none is left for the temperature
+    count, alpha = len(np.unique(blocks)), min(alphas)
+    needed = blocks_needed(alpha)
     if count < needed:
-        total = max(int(np.ceil(needed / (1 - TUNE_SHARE))), needed + 1)
         raise CalibrationError(
             f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
-            f'have {total} validation blocks in all (a part is for the temperature), or promise '
-            'a larger alpha, or run it without a calibration: score ranks frames all the same')
+            'label more blocks for the split limits, or promise a larger alpha, or run it '
+            'without a calibration: score ranks frames all the same')
+
+
+def refuse_trained(card: ModelCard, held: KnownFrames) -> None:
+    """Raise DatasetError if images for the limits are those that a card's network has seen."""
+    trained = frozenset(card.seen_images)
+    seen = [name for name, image in held.named().items() if image_digest(image) in trained]
+    if seen:
+        raise DatasetError(
+            f'{len(seen)} of {len(held.stems)} images for the limits are those that '
+            f'{card.name!r} was trained on, by its card (the first is {seen[0]!r})',
+            'images that the network has never seen',
+            'train it on the split train alone; the split limits is for the limits')
 
 
 # -------------------------------------------------------------------------------------------------

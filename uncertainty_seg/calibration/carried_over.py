@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.backends.registry import require_rounding
 from uncertainty_seg.calibration.labelled_pairs import images_in, opened
+from uncertainty_seg.calibration.stats.evaluation import accepted_by
 from uncertainty_seg.calibration.stats.ranks import LOWEST_LIMIT
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
@@ -225,8 +226,3 @@ def _lowered(promise: Promise, margins: Mapping[str, float]) -> Promise:
             f'the threshold {promise.limits[wrong[0]]:.3g} of {wrong[0]} would have to fall by '
             f'{margins[wrong[0]]:.3g}', 'less', 'calibrate the variant on labelled images')
     return without_shares(replace(promise, limits=limits))
-
-
-def accepted_by(scores: Columns, limits: Mapping[str, float]) -> NDArray[np.bool_]:
-    """Say of each frame whether all its scores are within their thresholds."""
-    return np.all([scores[name] <= limit for name, limit in limits.items()], axis=0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 import logging
 import time
@@ -23,6 +23,7 @@ import numpy as np
 
 from uncertainty_seg.calibration.comparison_rows import Contended, FigureRow, rows_of
 from uncertainty_seg.calibration.labelled_pairs import (
+    count_familiar,
     every_score,
     LabelledFrames,
     opened,
@@ -32,7 +33,12 @@ from uncertainty_seg.calibration.report.page import (
     number,
 )
 from uncertainty_seg.calibration.stats.bad_rule import BadRule
-from uncertainty_seg.calibration.stats.evaluation import evaluate, score_frames
+from uncertainty_seg.calibration.stats.evaluation import (
+    accepted_by,
+    evaluate,
+    score_frames,
+)
+from uncertainty_seg.calibration.stats.promise_verdict import judge_promise, PromiseVerdict
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks, PassSource, still_inputs
@@ -53,13 +59,15 @@ class Comparison:
     """
     What was found: rows, figure by figure, the baseline first in each.
 
-    `contenders` and `timings` say by label what each is and how its time was measured, `notes`
-    what a reader of the table must know.
+    `contenders` and `timings` say by label what each is and how its time was measured, `promises`
+    of each calibrated bundle whether these frames show that its promises are kept, `notes` what a
+    reader of the table must know.
     """
 
     rows: tuple[FigureRow, ...]
     contenders: Mapping[str, str]
     timings: Mapping[str, str]
+    promises: Mapping[str, tuple[PromiseVerdict, ...]]
     facts: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -76,6 +84,11 @@ class Comparison:
         """Say in a sentence what each contender is better in."""
         return {label: self._verdict(label) for label in self.contenders if label != self.baseline}
 
+    def kept(self) -> list[str]:
+        """Say in a sentence of each promise whether it is kept on these frames."""
+        return [f'{label}: {one.sentence()}'
+                for label, found in self.promises.items() for one in found]
+
     def _verdict(self, label: str) -> str:
         own = [row for row in self.rows if row.label == label and row.gain]
         better = [row.title for row in own if row.gain and row.gain.lower > 0]
@@ -88,7 +101,9 @@ class Comparison:
         """Return the line for scripts."""
         return {
             'baseline': self.baseline, 'bundles': dict(self.contenders),
-            'verdicts': self.verdicts(), 'timings': dict(self.timings),
+            'verdicts': self.verdicts(), 'promises_kept': {
+                label: [asdict(one) for one in found] for label, found in self.promises.items()},
+            'timings': dict(self.timings),
             'facts': dict(self.facts), 'notes': list(self.notes),
             'rows': [row.facts() for row in self.rows],
         }
@@ -100,7 +115,8 @@ class Comparison:
         for title, rows in self.groups():
             lines.append(title)
             lines += [_line(row, width) for row in rows]
-        lines += ['', *(f'{label}: {words}' for label, words in self.verdicts().items())]
+        lines += ['', *self.kept(),
+                  *(f'{label}: {words}' for label, words in self.verdicts().items())]
         lines += [f'{label}: {words}' for label, words in self.timings.items()]
         return '\n'.join([*lines, *self.notes])
 
@@ -131,6 +147,8 @@ def compare_on(
     return Comparison(
         rows, {one.label: one.describe() for one in contenders},
         {label: cost.describe() for label, cost in costs.items()},
+        {one.label: kept for one in contenders
+         if (kept := _promises(one, contended[one.label], frames, rule))},
         _facts(frames, rule, contended), _notes(frames, rule, contenders, contended))
 
 
@@ -289,6 +307,20 @@ def _network_ms(pipeline: Pipeline, image: ImageU8) -> float:
 # What a reader of the table must know.
 
 
+def _promises(
+    one: Contender, found: Contended, frames: LabelledFrames, rule: BadRule
+) -> tuple[PromiseVerdict, ...]:
+    """Judge the promises of a bundle as it is; none where frames or rule are not theirs."""
+    made = one.bundle.calibration
+    if made is None or one.is_still or not frames.is_dive:
+        return ()
+    is_new = not count_familiar(one.bundle, [image for image, _ in frames.known.pairs])
+    return tuple(judge_promise(
+        accepted_by(found.scores, promise.limits), found.is_bad, frames.blocks,
+        promise.alpha + made.carried_error, is_new)
+        for promise in made.promises if promise.bad == rule.text)
+
+
 def _facts(
     frames: LabelledFrames, rule: BadRule, contended: Mapping[str, Contended]
 ) -> dict[str, str]:
@@ -315,11 +347,10 @@ def _notes(
         if made is None:
             notes.append(f'{one.label} has no calibration: its temperature is 1, and scores that '
                          'a calibration adds are missing.')
-        elif count := made.count_seen(images):
+        if count := count_familiar(one.bundle, images):
             some = '' if count == len(images) else f'{count} of '
-            notes.append(f'{one.label} was calibrated on {some}these images: its '
-                         'temperature and the scores that a calibration adds were fitted to them, '
-                         'so that its figures are too good.')
+            notes.append(f'{one.label} was trained or calibrated on {some}these images, so that '
+                         'its figures are too good.')
         own, other = one.bundle.card.input, first.bundle.card.input
         if (own.width, own.height) != (other.width, other.height):
             notes.append(f'{one.label} sees {own.width}x{own.height} and {first.label} '

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.backends.opening import offline_settings
 from uncertainty_seg.calibration.labelled_pairs import (
+    count_familiar,
     every_score,
     labelled_frames,
     opened,
@@ -31,6 +32,7 @@ from uncertainty_seg.calibration.stats.evaluation import (
     score_frames,
 )
 from uncertainty_seg.calibration.stats.intervals import Draws, Interval, weighted_totals
+from uncertainty_seg.calibration.stats.promise_verdict import judge_promise, PromiseVerdict
 from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
@@ -47,11 +49,16 @@ NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no f
            'masks and uncertainty are measured at temperature 1')
 
 
+def _sentence(text: str) -> str:
+    return f'{text[0].upper()}{text[1:]}.'
+
+
 @dataclass(frozen=True)
 class FlagFigures:
     """
     What the flag of a calibrated bundle came to on the labelled frames.
 
+    `verdict` says whether the promise, if there is one for these frames, is kept on them.
     `order` is the gate's order of the frames, (n,), and `gain` what it is better by than that of
     `plain`, a single score. Shares count every block alike, as in the promise; `bad_if_accepted`
     is over blocks if there is a file of them, and on images that the thresholds were fitted on it
@@ -60,6 +67,7 @@ class FlagFigures:
 
     limits: Mapping[str, float]
     promise: Promise | None
+    verdict: PromiseVerdict | None
     order: Column
     ranking: FrameRanking
     plain: str
@@ -71,7 +79,9 @@ class FlagFigures:
 
     def summary(self) -> dict[str, Any]:
         """Return what the line for scripts has of the gate."""
-        return {'limits': dict(self.limits), 'accepted': asdict(self.accepted),
+        verdict = self.verdict
+        return {'promise_kept': verdict and {**asdict(verdict), 'text': verdict.sentence()},
+                'limits': dict(self.limits), 'accepted': asdict(self.accepted),
                 'accepted_and_bad': asdict(self.accepted_and_bad),
                 'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.ranking),
                 'foreign_accepted': self.foreign_accepted,
@@ -85,8 +95,8 @@ class Evaluated:
 
     `rankings` are of every score. `flag` is None of a bundle that is not calibrated: it has no
     thresholds and no promise. `is_fitted` says whether some of these are images that the
-    thresholds were fitted on, `selected` what is to be known of frames that were selected by their
-    scores. `precision` is what the network computed in.
+    network or its thresholds were fitted on, `selected` what is to be known of frames that were
+    selected by their scores. `precision` is what the network computed in.
     """
 
     evaluation: Evaluation
@@ -101,6 +111,15 @@ class Evaluated:
     passes: int
     precision: str
     selected: str = ''
+
+    def sentence(self) -> str:
+        """Say to a person what matters first: whether the promise is kept here."""
+        if self.flag is None:
+            return _sentence(NO_FLAG)
+        if self.flag.verdict is None:
+            return ('No promise was made for these frames: its rule of bad is another one, or '
+                    'they were selected by their scores.')
+        return self.flag.verdict.sentence()
 
     def summary(self) -> dict[str, Any]:
         """Return the line for scripts."""
@@ -135,7 +154,7 @@ def evaluate_bundle(
                          bundle.card.class_names)
     read = labelled_frames(bundle, settings, data, split, blocks, ood)
     known = read.known
-    is_fitted = _is_fitted(calibration, known.pairs)
+    is_fitted = _is_fitted(bundle, known.pairs)
     with opened(bundle, settings, scorer=every_score(bundle)) as pipeline:
         limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
         evaluation = evaluate(pipeline, known.pairs, rule, f'{split} frames')
@@ -159,15 +178,13 @@ def evaluate_bundle(
         flag, is_fitted, passes, precision, read.remark)
 
 
-def _is_fitted(calibration: Calibration | None, pairs: Sequence[Pair]) -> bool:
-    """Say whether thresholds were fitted on any of these images, and warn: it proves nothing."""
-    if calibration is None:
-        return False
-    count = calibration.count_seen(image for image, _ in pairs)
+def _is_fitted(bundle: ModelBundle, pairs: Sequence[Pair]) -> bool:
+    """Say whether network or thresholds have seen any of these images, and warn."""
+    count = count_familiar(bundle, [image for image, _ in pairs])
     if count:
         some = '' if count == len(pairs) else f'{count} of '
-        _log.warning('the limits were fitted on %sthese images: what is accepted and bad here '
-                     'proves nothing%s', some, '; leave those out' * bool(some))
+        _log.warning('the network or its limits were fitted on %sthese images: what is accepted '
+                     'and bad here proves nothing%s', some, '; leave those out' * bool(some))
     return count > 0
 
 
@@ -181,8 +198,11 @@ def _flag(
     strange = None if foreign is None else _order(calibration, foreign, limits)
     plain = PLAIN_SCORE if PLAIN_SCORE in frames.scores else PLAIN_OF_ONE_PASS
     other = None if foreign is None else foreign.scores[plain]
+    verdict = None if promise is None else judge_promise(
+        accepted, frames.is_bad, frames.blocks, promise.alpha + calibration.carried_error,
+        is_new=not is_fitted)
     return FlagFigures(
-        limits, promise, order, ranker.rank(order, strange), plain,
+        limits, promise, verdict, order, ranker.rank(order, strange), plain,
         ranker.rank(order, strange, (frames.scores[plain], other)),
         draws.share(accepted & frames.is_bad), draws.share(accepted),
         bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),

@@ -10,7 +10,7 @@ under another name, and images on both sides of a comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import hashlib
@@ -115,6 +115,10 @@ class KnownFrames:
         """Return some of the frames, in this order."""
         picked = list(rows)
         return KnownFrames([self.pairs[i] for i in picked], [self.stems[i] for i in picked])
+
+    def named(self) -> dict[str, ImageU8]:
+        """Return the images by their stems."""
+        return {stem: image for stem, (image, _) in zip(self.stems, self.pairs, strict=True)}
 
 
 def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) -> KnownFrames:
@@ -244,6 +248,13 @@ def labelled_frames(
     foreign = images_in(ood) if ood else {}
     refuse_familiar(foreign, known)
     return LabelledFrames(known, names, foreign, remark, not remark or data is not read)
+
+
+def count_familiar(bundle: ModelBundle, images: Sequence[ImageU8]) -> int:
+    """Count the BGR images that a bundle's network or calibration has seen, as far as known."""
+    made = bundle.calibration
+    seen = frozenset((*bundle.card.seen_images, *(made.seen_images if made else ())))
+    return sum(image_digest(image) in seen for image in images) if seen else 0
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:

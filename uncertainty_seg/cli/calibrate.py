@@ -3,10 +3,10 @@
 Fit the temperature and the thresholds of a bundle's flag, with a promise on accepted bad frames.
 
 Training frames give the density of ordinary scores, and the scores that tell bad frames from good
-ones; with --ood also guards, which refuse frames of another kind. A part of the validation blocks
-gives the temperature. The rest, which nothing else has seen, gives the thresholds, so that P(a
-frame is accepted and bad) is at most alpha (conformal risk control over blocks). calibration.json
-is written into the bundle.
+ones; with --ood also guards, which refuse frames of another kind. Validation frames give the
+temperature. The split limits, which neither the network nor anything else has seen, gives the
+thresholds, so that P(a frame is accepted and bad) is at most alpha (conformal risk control over
+blocks). calibration.json is written into the bundle.
 
 With --like the bundle is another precision of one that is calibrated. It takes over that one's
 thresholds, lowered until hardly an image of --data is accepted that was not before; no masks
@@ -33,18 +33,21 @@ from uncertainty_seg.errors import CalibrationError, ConfigError, DatasetError
 
 MISUSE = (CalibrationError, ConfigError, DatasetError)
 # Thresholds that are taken over have nothing of these.
-_OF_A_FIT = ('train', 'val', 'blocks', 'bad', 'alpha', 'scores', 'ood', 'report')
+_OF_A_FIT = ('train', 'val', 'limits', 'blocks', 'bad', 'alpha', 'scores', 'ood', 'report')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments; what has a default is absent where it is not given."""
     parser.add_argument('bundle', help='shipped name or folder')
     parser.add_argument('--data', type=Path, metavar='DIR',
-                        help='one folder with a splits.json: short for --train DIR --val DIR')
+                        help='one folder with a splits.json: what stands for each of the three '
+                        'below that is not given')
     parser.add_argument('--train', type=Path, metavar='DIR',
                         help='labelled images; the split "train" if DIR has a splits.json')
     parser.add_argument('--val', type=Path, metavar='DIR',
                         help='labelled images the network has not seen; the split "val"')
+    parser.add_argument('--limits', type=Path, metavar='DIR',
+                        help='labelled images that nothing has seen; the split "limits"')
     parser.add_argument('--like', metavar='BUNDLE',
                         help='take over the thresholds of this bundle, of which this one is '
                         'another precision; --data then needs no masks')
@@ -89,9 +92,11 @@ def run(args: argparse.Namespace) -> int:
         if hasattr(args, 'error'):
             raise ConfigError('--error without --like', '--like BUNDLE, whose thresholds are '
                               'taken over', 'leave --error out: --alpha says what is promised')
-        train, val = args.train or args.data, args.val or args.data
-        if train is None or val is None:
-            raise ConfigError('no training or validation images', '--train DIR and --val DIR')
-        found = call_with(calibrate, args, train=train, val=val, settings=settings).summary()
+        places = {name: getattr(args, name) or args.data for name in ('train', 'val', 'limits')}
+        absent = [name for name, place in places.items() if place is None]
+        if absent:
+            raise ConfigError(f'no images for {" and ".join(absent)}',
+                              '--data DIR with these splits, or a folder for each')
+        found = call_with(calibrate, args, **places, settings=settings).summary()
     print_json({'bundle': str(find_bundle(args.bundle)), **found})
     return 0

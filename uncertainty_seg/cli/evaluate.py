@@ -75,5 +75,6 @@ def run(args: argparse.Namespace) -> int:
     if given:
         raise ConfigError(f'--{given[0]} with one bundle', 'several, or --baseline BUNDLE')
     found = call_with(evaluate, args, bundle=args.bundles[0], settings=settings)
+    print(found.sentence())
     print_json({'bundle': str(find_bundle(args.bundles[0])), **found.summary()})
     return 0

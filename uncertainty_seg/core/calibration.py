@@ -10,7 +10,7 @@ scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 from dataclasses import dataclass, field
 import hashlib
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.model_card import load_object
+from uncertainty_seg.core.model_card import digests_in, load_object, SEEN_DIGITS
 from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.core.uncertainty import UNKNOWN_TEMPERATURE
 from uncertainty_seg.errors import CalibrationError, ConfigError
@@ -28,11 +28,9 @@ from uncertainty_seg.errors import CalibrationError, ConfigError
 # Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
 HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
-# Version of the file: 1 held what folds and early stops needed.
-_SCHEMA_VERSION = 3
+# Version of the file: of 3 limits could be of images that the network or a choice had seen.
+_SCHEMA_VERSION = 4
 _SCHEMA, _DIGEST = 'schema', 'sha256'
-# Of a digest: among a million images two agree by chance once in 40 million sets.
-SEEN_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -109,22 +107,22 @@ class Calibration:
     precision: str
     # The logits are divided by it.
     temperature: float
-    # Limit of each score, from the validation and from the training set; far lower values of the
+    # Limit of each score, from the split limits and from the training set; far lower values of the
     # second mean that the network overfits.
     thresholds: Mapping[str, float]
     train_thresholds: Mapping[str, float]
     # Those that the gate uses by default.
     gate_scores: tuple[str, ...]
-    # Share of validation frames at or below each limit.
+    # Share of the frames of the split limits at or below each limit.
     quantile: float
     num_train: int
-    num_val: int
-    # Over the graphs and their entries in the card, and over the validation images.
+    num_limits: int
+    # Over the graphs and their entries in the card, and over the images of the split limits.
     model_sha256: str
     data_sha256: str
     # Limits of the gate scores for each alpha.
     promises: tuple[Promise, ...] = ()
-    # Of each score, how far training and validation lie apart (Kolmogorov and Smirnov), 0..1.
+    # Of each score, how far training and limits lie apart (Kolmogorov and Smirnov), 0..1.
     distances: Mapping[str, float] = field(default_factory=dict)
     # What the scores of ordinary frames look like together.
     density: ScoreDensity | None = None
@@ -142,10 +140,10 @@ class Calibration:
     # To be added to each alpha where the limits were carried over from another precision.
     carried_error: float = 0.0
     carried_from: CarriedFrom | None = None
-    # Of each score its least value on the validation frames: `core.gate.RISE_RATIO` is a share of
+    # Of each score its least value on the split limits: `core.gate.RISE_RATIO` is a share of
     # the way from there to the limit.
     floors: Mapping[str, float] = field(default_factory=dict)
-    # `image_digest` of every image that was calibrated on, sorted.
+    # `image_digest` of every image of the three splits, sorted.
     seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -190,11 +188,6 @@ class Calibration:
             raise ConfigError(f'gate.alpha is {alpha:g}', f'0 or one of {alphas}',
                               f'calibrate the bundle for alpha {alpha:g}')
         return self.promises[alphas.index(alpha)]
-
-    def count_seen(self, images: Iterable[NDArray[np.uint8]]) -> int:
-        """Count the BGR images that were calibrated on; 0 where that was not written down."""
-        seen = frozenset(self.seen_images)
-        return sum(image_digest(image) in seen for image in images) if seen else 0
 
 
 def calibration_to_json(calibration: Calibration) -> str:
@@ -252,14 +245,8 @@ def _from_facts(raw: dict[str, Any]) -> Calibration:
         'carried_from': source and CarriedFrom(**{**source, 'accepted': {
             alpha: (float(one), float(other))
             for alpha, (one, other) in source['accepted'].items()}}),
-        'seen_images': _cut(raw['seen_images']),
+        'seen_images': digests_in(raw['seen_images']),
     })
-
-
-def _cut(text: str) -> tuple[str, ...]:
-    if len(text) % SEEN_DIGITS:
-        raise ValueError(f'seen_images has {len(text)} digits, no multiple of {SEEN_DIGITS}')
-    return tuple(text[at:at + SEEN_DIGITS] for at in range(0, len(text), SEEN_DIGITS))
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:

@@ -25,8 +25,6 @@ COLOR_ORDERS = ('rgb', 'bgr')
 METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
 SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
-# What `training` says of images that chose the epoch; `train` writes it.
-EPOCH_CHOSEN = 'on which epoch'
 MASK_DRAWS = ('independent', 'stratified')
 # What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
 # must not make the node ask for terabytes, or a terminal obey its text.
@@ -42,6 +40,8 @@ _MOST_AXES = 8
 _LONGEST_NAME, _LONGEST_TEXT = 200, 20_000
 _OPSETS = range(1, 101)
 _SHA256 = re.compile('[0-9a-f]{64}')
+# Of the digest of an image: among a million two agree by chance once in 40 million sets.
+SEEN_DIGITS = 16
 # In texts; str.isprintable says no to every space but one.
 _SPACES = '\n\t\xa0\u3000'
 
@@ -178,6 +178,9 @@ class ModelCard:
     mask_draw: str = 'independent'
     # Modules of the network whose other random numbers no pass has; see `compile`.
     silenced: tuple[str, ...] = ()
+    # `image_digest` of every image that it was trained on, or that chose its epoch, sorted; empty
+    # where that is not known.
+    seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
@@ -322,20 +325,24 @@ class ModelCard:
         """Say whether nothing differs between passes: `single`, and `direct` without dropout."""
         return self.method in ('single', 'direct') and not self.mask_sites
 
-    @property
-    def has_chosen_epoch(self) -> bool:
-        """Say whether held-out images chose the epoch, so that they are no fresh ones any more."""
-        return EPOCH_CHOSEN in self.training
+
+def digests_in(text: str) -> tuple[str, ...]:
+    """Cut digests of images that stand one behind the other; ValueError if these are none."""
+    if len(text) % SEEN_DIGITS or len(bytes.fromhex(text)) * 2 < len(text):
+        raise ValueError(f'seen_images has {len(text)} digits, no multiple of {SEEN_DIGITS}')
+    return tuple(text[at:at + SEEN_DIGITS] for at in range(0, len(text), SEEN_DIGITS))
 
 
 def card_to_json(card: ModelCard) -> str:
     """Write a card as indented JSON; what cards did not have before is left out where empty."""
     raw = dataclasses.asdict(card)
+    raw['seen_images'] = ''.join(card.seen_images)
     for site in raw['dropout_sites']:
         if site['kind'] == 'mask':  # as cards were before there was noise
             del site['kind']
     for name, default in (('feature_shape', None), ('mask_draw', 'independent'),
-                          ('grid_offset', (0.0, 0.0)), ('grid_error', 0.0), ('silenced', ())):
+                          ('grid_offset', (0.0, 0.0)), ('grid_error', 0.0), ('silenced', ()),
+                          ('seen_images', '')):
         if raw[name] == default:
             del raw[name]
     return json.dumps(raw, indent=2) + '\n'
@@ -379,6 +386,7 @@ def _card(raw: dict[str, Any]) -> ModelCard:
         'logits_shape': (channels, rows, columns),
         'grid_offset': tuple(float(v) for v in raw.get('grid_offset', (0.0, 0.0))),
         'silenced': tuple(map(str, raw.get('silenced', ()))),
+        'seen_images': digests_in(raw.get('seen_images', '')),
         'feature_shape': tuple(raw['feature_shape']) if raw.get('feature_shape') else None,
     }
     return ModelCard(**{**raw, **changed})

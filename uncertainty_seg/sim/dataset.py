@@ -21,7 +21,8 @@ from uncertainty_seg.sim.pipe import CLASS_NAMES, IGNORE, PALETTE
 from uncertainty_seg.sim.scene import render_all, render_scene
 from uncertainty_seg.storage.progress import progress
 
-TRAIN_SHARE = 0.89
+# Of each split the share, in the order of the scenes.
+SHARES = {'train': 0.8, 'val': 0.1, 'limits': 0.1}
 JPEG_QUALITY = 92
 SEEDS_A_SET = 1_000_000
 # Each kind has seeds of its own.
@@ -53,6 +54,13 @@ def _write_one(job: _Job) -> None:
             raise ConfigError(f'{path} could not be written', 'a folder with room')
 
 
+def _splits(count: int) -> list[str]:
+    """Return the split of each of so many scenes."""
+    ends = {split: round(sum(list(SHARES.values())[:k + 1]) * count)
+            for k, split in enumerate(SHARES)}
+    return [next(split for split, end in ends.items() if i < end) for i in range(count)]
+
+
 def _run(place: Path, jobs: Sequence[_Job], name: str) -> None:
     """Render and write scenes, and what says what they are."""
     try:
@@ -77,7 +85,7 @@ def _run(place: Path, jobs: Sequence[_Job], name: str) -> None:
 def write_dataset(folder: Path | str, count: int, seed: int = 0,
                   size: tuple[int, int] = (512, 384), ood: int = 0) -> None:
     """
-    Write a data set of `count` single scenes of normal operation, 0.89 of them to train on.
+    Write a data set of `count` single scenes of normal operation, in the splits of `SHARES`.
 
     The folder is made when missing; files of the same names are overwritten. Sets of different
     seeds share no scene; `size` is width and height in pixels. `ood` scenes a kind come under
@@ -85,9 +93,8 @@ def write_dataset(folder: Path | str, count: int, seed: int = 0,
     mask. Raises ConfigError if the folder cannot be written.
     """
     place = Path(folder)
-    _run(place, [_Job(place, 'train' if i < round(TRAIN_SHARE * count) else 'val',
-                      f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size)
-                 for i in range(count)], 'synthetic pipeline scenes')
+    _run(place, [_Job(place, split, f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size)
+                 for i, split in enumerate(_splits(count))], 'synthetic pipeline scenes')
     jobs = []
     for kind, k in OOD_KINDS.items():
         for i in range(ood):

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from uncertainty_seg.core.arrays import ConfusionMatrix
-from uncertainty_seg.core.model_card import EPOCH_CHOSEN, InputSpec
+from uncertainty_seg.core.calibration import image_digest
+from uncertainty_seg.core.model_card import digests_in, InputSpec
 from uncertainty_seg.core.preprocess import fit_image, Geometry, unfit_label
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
@@ -41,7 +42,8 @@ class RunFacts:
     `epochs`, of which one is kept (`kept_epoch`, from 1), chosen by its IoU or not (`is_chosen`);
     `val_mean_iou` is that of the kept weights in one pass without dropout, NaN if it was not
     measured. `folders`, `note`, `mixed` and `start` say of which images, what these are, how
-    images were mixed in, and from what. `is_finished`: no further epoch was wanted.
+    images were mixed in, and from what. `is_finished`: no further epoch was wanted. `seen` has
+    the digests of the images that were trained on, or that chose the epoch.
     """
 
     images: int
@@ -55,6 +57,7 @@ class RunFacts:
     is_finished: bool = False
     mixed: str = ''
     is_chosen: bool = False
+    seen: tuple[str, ...] = ()
 
     def sentence(self, network: str) -> str:
         """Say for a card what a network was trained on."""
@@ -63,7 +66,7 @@ class RunFacts:
         text = f'{images} labelled images{where}, {self.epochs} epochs of {network}, ' \
             f'started from {self.start}.'
         if math.isfinite(self.val_mean_iou):
-            chosen = f', {EPOCH_CHOSEN} {self.kept_epoch} was chosen' \
+            chosen = f', on which epoch {self.kept_epoch} was chosen' \
                 if self.is_chosen or self.kept_epoch != self.epochs else ''
             text += f' Mean IoU {self.val_mean_iou:.3f} on {self.val_images} others{chosen}.'
         if not self.is_finished:
@@ -74,7 +77,7 @@ class RunFacts:
 def write_facts(weights: Path, facts: RunFacts) -> None:
     """Write the facts beside the weights, whole or not at all."""
     known = {name: None if isinstance(value, float) and not math.isfinite(value) else value
-             for name, value in vars(facts).items()}
+             for name, value in vars(facts).items()} | {'seen': ''.join(facts.seen)}
     replace_file(weights.with_suffix('.facts.json'), json.dumps(known, indent=1) + '\n')
 
 
@@ -87,6 +90,7 @@ def read_facts(weights: Path) -> RunFacts | None:
         raw = parse_json(read_bytes(path, MAX_JSON_BYTES))
         iou = raw['val_mean_iou']
         return RunFacts(**{**raw, 'folders': tuple(map(str, raw['folders'])),
+                           'seen': digests_in(raw.get('seen', '')),
                            'val_mean_iou': math.nan if iou is None else float(iou)})
     except (ValueError, TypeError, KeyError) as err:
         raise TrainingError(f'{path} holds no facts of a run', 'what train wrote',
@@ -113,6 +117,12 @@ def digest_of_images(data: LabelledFolder | None) -> str:
             digest.update(np.ascontiguousarray(image).data)
             digest.update(np.ascontiguousarray(mask).data)
     return digest.hexdigest()
+
+
+def seen_images(*parts: LabelledFolder | None) -> tuple[str, ...]:
+    """Return what a card says of the images that a network has seen: sorted digests."""
+    return tuple(sorted({image_digest(np.ascontiguousarray(image[..., ::-1]))
+                         for data in parts if data is not None for image in data.images}))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import copy
 import csv
 from dataclasses import dataclass, replace
+from functools import cached_property
 import logging
 import math
 import os
@@ -82,6 +83,7 @@ from uncertainty_seg.training.run_facts import (
     Held,
     read_facts,
     RunFacts,
+    seen_images,
     write_facts,
 )
 
@@ -451,7 +453,11 @@ class _Training:
             len(images.train.stems), len(rows), kept, start,
             0 if images.val is None else len(images.val.stems), iou,
             (*images.folders, *images.mixed_folders), recipe.note, is_finished, mixed,
-            recipe.patience > 0)
+            recipe.patience > 0, self._seen)
+
+    @cached_property
+    def _seen(self) -> tuple[str, ...]:
+        return seen_images(self.images.train, self.images.val if self.recipe.patience else None)
 
 
 def load_net(
@@ -497,7 +503,7 @@ def make_bundle(
         license=recipe.license.replace('{licence}', licence or 'of your own'),
         not_good_for=recipe.not_good_for, metrics={}, sha256={},
         members=recipe.members if recipe.is_ensemble else 0, feature_shape=graphs.feature_shape,
-        mask_draw=fitting_draw(graphs.sites),
+        mask_draw=fitting_draw(graphs.sites), seen_images=_seen_by(files),
     )
     graphs, grid_error = choose_grid(graphs, card)
     card = replace(card, grid_offset=graphs.grid_offset, grid_error=grid_error)
@@ -525,6 +531,12 @@ def _finished_net(recipe: TrainRecipe, num_classes: int, weights: Path) -> nn.Mo
     net = build()
     load_weights(net, weights)
     return net.eval()
+
+
+def _seen_by(weights: Sequence[Path]) -> tuple[str, ...]:
+    """Return what networks have seen together, as far as their facts say."""
+    facts = [read_facts(file) for file in weights]
+    return tuple(sorted({digest for one in facts if one is not None for digest in one.seen}))
 
 
 def _training_text(recipe: TrainRecipe, weights: Path) -> str:

@@ -17,7 +17,7 @@ from uncertainty_seg.calibration.stats.conformal import (
     promised_limit,
     quantile_limits,
 )
-from uncertainty_seg.calibration.stats.evaluation import FrameTable, split_blocks
+from uncertainty_seg.calibration.stats.evaluation import FrameTable
 from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
@@ -209,15 +209,6 @@ def test_a_limit_lets_the_share_pass_and_one_that_cannot_judge_is_left_out() -> 
     limits = quantile_limits(frames, 0.95, 1.0)
     assert set(limits) == {'a', 'b'}
     assert (frames.scores['a'] <= limits['a']).sum() == 95
-
-
-def test_blocks_are_drawn_whole_and_by_seed() -> None:
-    blocks = table(100, 1, 5).blocks
-    drawn, rest = split_blocks(blocks, 0.3, 4)
-    assert drawn.sum() == 30 and (drawn ^ rest).all()
-    assert not set(blocks[drawn]) & set(blocks[rest])
-    assert np.array_equal(drawn, split_blocks(blocks, 0.3, 4)[0])
-    assert not np.array_equal(drawn, split_blocks(blocks, 0.3, 5)[0])
 
 
 def test_a_frame_of_which_nothing_is_known_is_within_no_limit() -> None:

@@ -53,6 +53,7 @@ from uncertainty_seg.calibration.stats.evaluation import (
 )
 from uncertainty_seg.calibration.stats.intervals import CONFIDENCE
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError
+from uncertainty_seg.calibration.stats.promise_verdict import NOT_KEPT, spread
 from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
@@ -80,22 +81,23 @@ def write_calibration_report(
     promise, family = made.promises[0], RankFamily.from_facts(made.family)
     # The pipeline of `found` had no thresholds yet.
     calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
-    ranker, order = FrameRanker(found.val), family.frame_ranks(found.val.scores, made.gate_scores)
+    order = family.frame_ranks(found.held.scores, made.gate_scores)
+    ranker = FrameRanker(found.held)
     write_page(path, Report(f'Calibration of {card.name}', [
         _promise_section(promise, 'the frames the thresholds were fitted on'),
         _facts_section({
             **_bundle_facts(card, made), 'Training frames': f'{made.num_train}',
-            'Validation frames': f'{made.num_val}',
-            'Bad validation frames': f'{found.val.is_bad.mean():.0%}',
+            'Frames of the split limits': f'{made.num_limits}',
+            'Bad among them': f'{found.held.is_bad.mean():.0%}',
             'Scores of the gate': ', '.join(made.gate_scores)}),
-        _risk_section(found.val, order, promise),
-        _scores_section({name: ranker.rank(values) for name, values in found.val.scores.items()},
+        _risk_section(found.held, order, promise),
+        _scores_section({name: ranker.rank(values) for name, values in found.held.scores.items()},
                         made, promise.limits),
         _reliability_section({'temperature 1': found.before.pixels.calibration,
                               f'temperature {made.temperature:g}':
                               found.after.pixels.calibration}),
         _classes_section(found.after, card, promise.limits),
-        *_frame_sections(calibrated, request.settings, found.pairs, found.val, promise.limits),
+        *_frame_sections(calibrated, request.settings, found.pairs, found.held, promise.limits),
         Section('notes', 'Notes', [Notes(_calibration_notes(found))]),
     ], leads=[_lead(promise)]).page())
 
@@ -128,9 +130,11 @@ def write_evaluation_report(
         if made.carried_from:
             sections.append(Section('notes', 'Notes', [
                 Notes([_carried_note(made, made.carried_from)])]))
+    leads, warnings = _judged(found)
     write_page(path, Report(
-        f'Evaluation of {bundle.card.name}', sections, [_lead(promise)] if promise else [],
-        [*_broken(promise), *([] if flag else [
+        f'Evaluation of {bundle.card.name}', sections,
+        [*leads, *([_lead(promise)] if promise else [])],
+        [*warnings, *([] if flag else [
             f'{_sentence(NO_FLAG)} uncertainty_seg calibrate fits thresholds.']),
          *([_sentence(found.selected)] if found.selected else [])]).page())
 
@@ -161,7 +165,8 @@ def comparison_page(found: Comparison) -> str:
             'threshold of the picked score; the other half is judged, over random halves that all '
             'bundles share.',
             f'Time is that of network and maps, in turn with {found.baseline}.'])]),
-    ], [f'{label}: {words}' for label, words in found.verdicts().items()], found.notes).page()
+    ], [*found.kept(), *(f'{label}: {words}' for label, words in found.verdicts().items())],
+        found.notes).page()
 
 
 # -------------------------------------------------------------------------------------------------
@@ -177,14 +182,17 @@ def _lead(promise: Promise) -> str:
             'bad, on average over blocks of frames like those of the calibration.')
 
 
-def _broken(promise: Promise | None) -> list[str]:
-    # Written so that NaN is a warning too.
-    if promise is None or (promise.accepted_and_bad or 0.0) <= promise.alpha:
-        return []
-    return [f'The promise did not hold on these frames: {percent(promise.accepted_and_bad)} were '
-            f'accepted and bad, and at most {whole_percent(promise.alpha)} was promised. Either '
-            'the frames are unlike those of the calibration, or it is chance: a promise on '
-            'average can be missed by one set of frames.']
+def _judged(found: Evaluated) -> tuple[list[str], list[str]]:
+    """Return what stands at the top: the verdict, among leads, or among warnings if it is one."""
+    verdict = found.flag and found.flag.verdict
+    if not verdict:
+        return [], []
+    sentences = [verdict.sentence()]
+    if verdict.word == NOT_KEPT:
+        sentences[0] += (' These frames are unlike those of the calibration: do not rely on the '
+                         'flag there.')
+        return [], sentences
+    return sentences, []
 
 
 def _held_against(found: Evaluated) -> Promise | None:
@@ -200,10 +208,9 @@ def _held_against(found: Evaluated) -> Promise | None:
 
 def _measured_on(found: Evaluated) -> str:
     if found.is_fitted:
-        return ('the frames of this evaluation, some of which the thresholds were fitted on: '
-                'it proves nothing')
-    return ('the frames of this evaluation, which are not the set that the thresholds were '
-            'fitted on')
+        return ('the frames of this evaluation, some of which the network or its thresholds were '
+                'fitted on: it proves nothing')
+    return 'the frames of this evaluation, which neither the network nor its thresholds have seen'
 
 
 def _promise_section(promise: Promise, measured_on: str) -> Section:
@@ -233,7 +240,7 @@ def _bundle_facts(card: ModelCard, made: Calibration) -> dict[str, str]:
         'bundle': card.name, 'method': card.method, 'passes T': f'{made.passes}',
         'seed': f'{made.seed}', 'precision': made.precision,
         'temperature': f'{made.temperature:.4g}', 'date': f'{datetime.now():%Y-%m-%d}',
-        'hash of the model': made.model_sha256, 'hash of the validation data': made.data_sha256,
+        'hash of the model': made.model_sha256, 'hash of the split limits': made.data_sha256,
     }
 
 
@@ -256,8 +263,17 @@ def _evaluation_facts(found: Evaluated) -> dict[str, str]:
 
 
 def _calibration_notes(found: CalibrationOutcome) -> list[str]:
-    return [f'At alpha {p.alpha:g} the gate accepts {p.accepted:.0%} of the frames, '
-            f'{p.accepted_and_bad:.1%} are accepted and bad.' for p in found.calibration.promises]
+    return [_promise_note(promise, *found.halves[promise.alpha])
+            for promise in found.calibration.promises]
+
+
+def _promise_note(promise: Promise, accepted: float, bad: float) -> str:
+    lower, upper = spread(promise)
+    return (f'At alpha {promise.alpha:g} the gate accepts {promise.accepted:.0%} of the frames, '
+            f'{promise.accepted_and_bad:.1%} are accepted and bad. Thresholds of one half of the '
+            f'blocks accept {accepted:.0%} of the other, and {bad:.1%} are accepted and bad. By '
+            f'chance, thresholds of {promise.num_blocks} blocks let {lower:.1%} to {upper:.1%} of '
+            'bad frames in where the promise is right.')
 
 
 def _carried_note(made: Calibration, source: CarriedFrom) -> str:
@@ -321,12 +337,12 @@ def _scores_section(
     gate = 'The gate uses the scores of the highlighted rows; a frame is accepted only if each ' \
         'of them is within its threshold. ' if limits else ''
     return Section('scores', 'Scores and thresholds', tables, (
-        f'{gate}Thresholds come from the validation and from the training frames, KS is the '
+        f'{gate}Thresholds come from the split limits and from the training frames, KS is the '
         'distance between the two sets of values, and intervals are in brackets. Small is good '
         'for E-AURC, the area under risk and coverage minus that of the best possible order; near '
         '1 is good for OOD AUROC. A large KS distance, or a training threshold far below the '
-        'validation threshold, means that the network has overfitted its training frames, and '
-        'that only the validation threshold counts.'))
+        'other, means that the network has overfitted its training frames, and that only the '
+        'threshold of the split limits counts.'))
 
 
 def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Section:

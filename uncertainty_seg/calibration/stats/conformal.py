@@ -31,6 +31,7 @@ from uncertainty_seg.errors import CalibrationError, ConfigError
 # That of the most uncertain reference frame.
 HIGHEST_RANK = 1.0
 _ROUNDING = 1e-12
+_HALVINGS = 100
 
 
 def blocks_needed(alpha: float) -> int:
@@ -257,6 +258,21 @@ def promised_coverage(
         found += [_judged(one, other, alpha), _judged(other, one, alpha)]
     accepted, bad = np.mean(found, axis=0)
     return accepted, bad
+
+
+def held_out_shares(
+    ranks: Column, is_bad: NDArray[np.bool_], blocks: NDArray[np.str_], alpha: float
+) -> tuple[float, float]:
+    """
+    Return the shares of frames that thresholds of the other half of the blocks accept.
+
+    They are the means over random halves of what is accepted, and accepted and bad: what the
+    promise comes to on frames that had no part in it, and a little less is accepted than by
+    thresholds of all. Both are NaN where a half has too few blocks.
+    """
+    accepted, bad = promised_coverage(ranks, is_bad, Draws.of(blocks, draws=1), alpha, _HALVINGS,
+                                      seed=0)
+    return float(accepted[0]), float(bad[0])
 
 
 # Of one half of the blocks: how many (d, 1), and their mean shares accepted, and accepted and bad,

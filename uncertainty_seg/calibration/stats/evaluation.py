@@ -26,7 +26,7 @@ from uncertainty_seg.calibration.stats.intervals import (
     weighted_pixel_auroc,
 )
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError, Ranking
-from uncertainty_seg.core.arrays import Column, ConfusionMatrix, ImageU8, LabelMap
+from uncertainty_seg.core.arrays import Column, Columns, ConfusionMatrix, ImageU8, LabelMap
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.uncertainty import MAP_NAMES
@@ -92,7 +92,7 @@ class FrameTable:
 
     def accepted(self, limits: Mapping[str, float]) -> NDArray[np.bool_]:
         """Return which frames are within all thresholds, (n,); NaN is within none."""
-        return np.all([self.scores[name] <= limit for name, limit in limits.items()], axis=0)
+        return accepted_by(self.scores, limits)
 
     def ratios(self, limits: Mapping[str, float]) -> Column:
         """Return the largest score over threshold of each frame, (n,); infinite for NaN."""
@@ -100,14 +100,9 @@ class FrameTable:
         return np.where(np.isnan(ratios), np.inf, ratios)
 
 
-def split_blocks(
-    blocks: NDArray[np.str_], share: float, seed: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Draw a share of the blocks, rounded to whole ones: its frames, and the others; (n,) each."""
-    names = np.unique(blocks)
-    count = round(share * len(names))
-    drawn = np.isin(blocks, np.random.default_rng(seed).permutation(names)[:count])
-    return drawn, ~drawn
+def accepted_by(scores: Columns, limits: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Say of each frame whether all its scores are within their thresholds; NaN never is."""
+    return np.all([scores[name] <= limit for name, limit in limits.items()], axis=0)
 
 
 # -------------------------------------------------------------------------------------------------

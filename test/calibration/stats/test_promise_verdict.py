@@ -1,0 +1,66 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What chance does to a promise, and what frames say of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.calibration.stats.conformal import promised_limit
+from uncertainty_seg.calibration.stats.promise_verdict import (
+    judge_promise,
+    KEPT,
+    NOT_KEPT,
+    PromiseVerdict,
+    SEEN,
+    spread,
+    TOO_FEW,
+)
+from uncertainty_seg.core.calibration import Promise
+
+pytest.importorskip('scipy')
+
+
+def judged(lost: int, count: int, is_new: bool = True) -> PromiseVerdict:
+    rows = np.arange(count)
+    return judge_promise(np.ones(count, bool), rows < lost, rows, 0.05, is_new)
+
+
+@pytest.mark.parametrize(('lost', 'count', 'word'), [
+    (0, 10, TOO_FEW), (0, 36, TOO_FEW), (0, 37, KEPT), (10, 300, KEPT), (15, 300, KEPT),
+    (16, 300, TOO_FEW), (9, 100, TOO_FEW), (12, 100, NOT_KEPT), (27, 230, NOT_KEPT)])
+def test_words_of_a_promise_of_five_per_cent(lost: int, count: int, word: str) -> None:
+    found = judged(lost, count)
+    assert found.word == word and found.share == pytest.approx(lost / count)
+    assert judged(lost, count, is_new=False).word == SEEN
+
+
+def test_the_interval_is_the_exact_one_over_blocks() -> None:
+    found = judged(0, 20)
+    assert (found.lower, found.upper) == (0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
+    # 27 of 230, as of the notes: 7.9 to 16.6 %.
+    assert judged(27, 230).lower == pytest.approx(0.079, abs=6e-4)
+    assert judged(27, 230).upper == pytest.approx(0.166, abs=6e-4)
+    # Ten frames of one block prove as much as one.
+    many = judge_promise(np.ones(40, bool), np.arange(40) < 10, np.arange(40) // 10, 0.05, True)
+    assert (many.share, many.num_blocks, many.word) == (0.25, 4, TOO_FEW)
+
+
+@pytest.mark.parametrize(('count', 'alpha'), [(50, 0.1), (300, 0.05)])
+def test_thresholds_of_so_many_frames_spread_as_is_said(count: int, alpha: float) -> None:
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(600):
+        # A bad frame in three, whatever its rank: a threshold lets a third of its rank in.
+        limit = promised_limit(rng.random(count), rng.random(count) < 1 / 3, np.arange(count),
+                               alpha)
+        shares.append(limit / 3)
+    promise = replace(PROMISE, alpha=alpha, bound=alpha, num_blocks=count)
+    lower, upper = spread(promise)
+    within = np.mean([lower <= share <= upper for share in shares])
+    assert 0.92 < within < 0.985
+    assert lower < np.mean(shares) < min(alpha + 0.004, upper)
+
+
+PROMISE = Promise(0.05, {'entropy.mean': 0.5}, 'iou<0.5', 300, 300, 0.05, 0.5, 0.05, 0.1)
