@@ -68,6 +68,7 @@ EXCEPTIONS = {
     'core.scores.image': ({'cv2'}, set()),
     'storage.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
+    'storage.first_member': (set(), {'onnx'}),
     # Ed25519, only where a bundle is signed or keys are trusted.
     'storage.signatures': (set(), {'cryptography'}),
     # Packs run lengths and draws polygons as COCO's own reader does.
