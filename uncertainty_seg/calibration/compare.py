@@ -3,9 +3,9 @@
 Compare bundles with one deterministic pass: what each costs, and what it is better in.
 
 The deterministic pass of a bundle is the same two graphs, given inputs under which all passes are
-equal, once: dropout switched off; of an ensemble it is the first network by itself. Time is measured frame by frame
-in turn with the baseline: another program on the machine slows both sides of a pair alike, so that
-the ratio is steadier than any millisecond.
+equal, once: dropout switched off; of an ensemble it is the first network by itself. Time is
+measured frame by frame in turn with the baseline: another program on the machine slows both sides
+of a pair alike, so that the ratio is steadier than any millisecond.
 
 """
 
