@@ -87,10 +87,11 @@ class Comparison:
         """Say in a sentence what each contender is better in."""
         return {label: self._verdict(label) for label in self.contenders if label != self.baseline}
 
-    def kept(self) -> list[str]:
-        """Say in a sentence of each promise whether it is kept on these frames."""
-        return [f'{label}: {one.sentence()}'
-                for label, found in self.promises.items() for one in found]
+    def sentences(self) -> list[str]:
+        """Say of each bundle what it is better in, and of each promise whether it is kept here."""
+        return [*(f'{label}: {words}' for label, words in self.verdicts().items()),
+                *(f'{label}: {one.sentence()}'
+                  for label, found in self.promises.items() for one in found)]
 
     def _verdict(self, label: str) -> str:
         own = [row for row in self.rows if row.label == label and row.gain]
@@ -113,13 +114,13 @@ class Comparison:
 
     def text(self) -> str:
         """Return the table for a terminal."""
-        lines = [*(f'{label}: {words}' for label, words in self.contenders.items()), '']
+        lines = [*self.sentences(), '',
+                 *(f'{label}: {words}' for label, words in self.contenders.items()), '']
         width = max(map(len, self.contenders))
         for title, rows in self.groups():
             lines.append(title)
             lines += [_line(row, width) for row in rows]
-        lines += ['', *self.kept(),
-                  *(f'{label}: {words}' for label, words in self.verdicts().items())]
+        lines += ['']
         lines += [f'{label}: {words}' for label, words in self.timings.items()]
         return '\n'.join([*lines, *self.notes])
 

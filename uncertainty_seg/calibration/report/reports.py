@@ -165,8 +165,7 @@ def comparison_page(found: Comparison) -> str:
             'threshold of the picked score; the other half is judged, over random halves that all '
             'bundles share.',
             f'Time is that of network and maps, in turn with {found.baseline}.'])]),
-    ], [*found.kept(), *(f'{label}: {words}' for label, words in found.verdicts().items())],
-        found.notes).page()
+    ], found.sentences(), found.notes).page()
 
 
 # -------------------------------------------------------------------------------------------------
