@@ -142,7 +142,7 @@ def test_a_bundle_that_was_calibrated_on_these_images_says_so(
 
     def notes(data: Path) -> list[str]:
         found = compare([fitted], data, settings=SETTINGS)
-        return [note for note in found.notes if 'was calibrated on' in note]
+        return [note for note in found.notes if 'calibrated on' in note]
 
     seen(place / 'val', 30)
     assert len(notes(place / 'val')) == 2 and notes(tmp_path / 'others') == []
