@@ -31,7 +31,7 @@ from uncertainty_seg.calibration.gate_choice import is_order
 from uncertainty_seg.calibration.stats.conformal import upper_bound
 from uncertainty_seg.calibration.stats.promise_verdict import KEPT, SEEN, TOO_FEW
 from uncertainty_seg.core.settings import settings_from_dict
-from uncertainty_seg.errors import ModelBundleError
+from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.signatures import public_line, read_private_key
 
@@ -293,6 +293,24 @@ def test_frames_that_the_thresholds_were_fitted_on_are_called_so(
             assert bound['upper'] > upper_bound(bound['num_bad'], bound['num_accepted'])
     assert not said['fresh'] and 'fitted on these images' in said['limits']
     assert 'fitted on 5 of these images' in said['mixed']
+
+
+def test_the_least_share_of_a_class_is_that_of_the_calibration(
+    folders: Path, tmp_path: Path
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    found = calibrate_on(bundle, folders, '--set', 'smallest_class=0.1', '--scores',
+                         'entropy.mean')
+    image = COLORS_BGR[np.zeros((48, 64), int)].astype(np.uint8)
+    image[:12, :16] = COLORS_BGR[2]  # a sixteenth
+    loaded, labels = load_bundle(str(bundle)), {}
+    for name, of in (('as calibrated', loaded), ('plain', load_bundle(str(bundle), False))):
+        with open_pipeline(of, settings_from_dict({**BASE, 'uncalibrated': 'run'})) as pipeline:
+            labels[name] = {*np.unique(pipeline.measure(image).label).tolist()}
+    assert labels == {'as calibrated': {0}, 'plain': {0, 2}}
+    with pytest.raises(CalibrationError, match=r'smallest_class is 0.*0\.1'):
+        open_pipeline(loaded, settings_from_dict({**BASE, 'smallest_class': 0.0}))
+    assert found['gate_scores'] == ['entropy.mean']
 
 
 def test_scores_that_are_named_are_not_chosen(folders: Path, tmp_path: Path) -> None:

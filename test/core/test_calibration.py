@@ -40,7 +40,7 @@ def test_a_calibration_makes_the_round_trip() -> None:
 
 def test_a_calibration_of_an_older_release_is_to_be_made_again() -> None:
     facts = json.loads(calibration_to_json(GOOD))
-    assert facts.pop('schema') == 3
+    assert facts.pop('schema') == 4
     for old in (facts, {**facts, 'pass_steps': None, 'num_folds': 3}, {**facts, 'schema': 1}):
         with pytest.raises(CalibrationError, match='schema 1'):
             calibration_from_json(signed(old))
@@ -49,7 +49,7 @@ def test_a_calibration_of_an_older_release_is_to_be_made_again() -> None:
 def test_a_file_that_is_damaged_changed_or_has_an_unknown_key_is_refused() -> None:
     facts = json.loads(calibration_to_json(GOOD))
     for text in (json.dumps({**facts, 'temperature': 2.0}), signed({**facts, 'bonus': 1}),
-                 '', '{}', '[1]', '{"passes": 20}', '{"schema": 3}'):
+                 '', '{}', '[1]', '{"passes": 20}', '{"schema": 4}'):
         with pytest.raises(CalibrationError, match=r'calibration\.json'):
             calibration_from_json(text)
 

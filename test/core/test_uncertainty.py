@@ -15,6 +15,7 @@ from uncertainty_seg.core.uncertainty import (
     maps_from_logits,
     PassSums,
     sums_of_logits,
+    UncertaintyMaps,
 )
 from uncertainty_seg.errors import ConfigError, ShapeError
 
@@ -223,3 +224,31 @@ def test_float32_sums_give_the_maps_of_float64() -> None:
     for name in FLOAT_MAPS:
         np.testing.assert_allclose(single.of(name), grid_maps(sums).of(name), atol=2e-6,
                                    err_msg=name)
+
+
+def test_classes_of_a_smaller_share_are_left_out_of_the_mask_and_of_no_map() -> None:
+    """One cell of 100 is of class 2, whose second likeliest class is 1; the rest is 0."""
+    logits = np.zeros((1, 3, 10, 10), np.float32)
+    logits[:, 0] = 4
+    logits[0, :, 3, 7] = 0, 5, 6
+    grid = Grid(10, 10, 40, 40, 'half_pixel')
+    whole = slice(0, 40), slice(0, 40)
+
+    def maps_of(least: float, part: tuple[slice, slice] = whole) -> UncertaintyMaps:
+        maps = grid_maps(sums_of_logits(logits))
+        maps.leave_out_specks(least, *part, grid)
+        return maps
+
+    plain = maps_of(0.0)
+    assert plain.label[3, 7] == 2
+    for least, expected in ((0.01, 2), (0.011, 0), (0.9, 0)):
+        maps = maps_of(least)
+        assert maps.label[3, 7] == expected
+        assert (maps.inside(*whole, grid).label == maps.label).all()
+        shown = image_maps(maps, grid)
+        assert ({*np.unique(shown.label)} == {0}) == (expected == 0)
+        np.testing.assert_array_equal(shown.confidence, image_maps(plain, grid).confidence)
+    # The share is of the part that shows the image; and something always stays.
+    assert maps_of(0.011, (slice(8, 20), slice(24, 36))).label[3, 7] == 2
+    logits[0] = np.eye(3, dtype=np.float32)[np.arange(100) % 3].T.reshape(3, 10, 10)
+    assert {*np.unique(maps_of(0.5).label)} == {0, 1, 2}

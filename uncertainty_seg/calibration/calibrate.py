@@ -337,7 +337,8 @@ def _calibration(
     return Calibration(
         passes=passes_of(bundle.card, settings), seed=settings.seed,
         mask_policy=settings.mask_policy,
-        mask_draw=bundle.card.mask_draw, precision=precision_of(bundle.card, settings.precision),
+        mask_draw=bundle.card.mask_draw, smallest_class=max(settings.smallest_class, 0.0),
+        precision=precision_of(bundle.card, settings.precision),
         temperature=temperature,
         thresholds={name: thresholds[name] for name in held.scores if name in thresholds},
         train_thresholds=of_train, gate_scores=tuple(promises[0].limits),

@@ -83,7 +83,8 @@ def fitting_calibration(
             'promise, the flag always false',
         )
     pairs: list[tuple[str, object, object]] = [
-        ('passes', calibration.passes, passes), ('precision', calibration.precision, precision)]
+        ('passes', calibration.passes, passes), ('precision', calibration.precision, precision),
+        ('smallest_class', calibration.smallest_class, smallest_class_of(bundle, settings))]
     if has_free_seed(bundle.card):  # without dropout every frame has the same passes
         pairs.insert(1, ('mask_policy', calibration.mask_policy, settings.mask_policy))
     if calibration.mask_draw != bundle.card.mask_draw:
@@ -98,6 +99,13 @@ def fitting_calibration(
         _log.warning('%r was calibrated with another ignore mask than this one: its limits '
                      'are for scores of other pixels', bundle.card.name)
     return calibration
+
+
+def smallest_class_of(bundle: ModelBundle, settings: Settings) -> float:
+    """Return the least share of a class in the mask: of the settings, or as it was calibrated."""
+    made = bundle.calibration
+    return settings.smallest_class if settings.smallest_class >= 0 or made is None \
+        else made.smallest_class
 
 
 def _unfit(bundle: ModelBundle, name: str, calibrated: object, wanted: object) -> CalibrationError:

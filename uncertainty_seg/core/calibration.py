@@ -137,6 +137,8 @@ class Calibration:
     # Of the map 'unknown'.
     unknown_temperature: float = UNKNOWN_TEMPERATURE
     mask_draw: str = 'independent'
+    # Classes of a smaller share of the image were left out of the mask.
+    smallest_class: float = 0.0
     # To be added to each alpha where the limits were carried over from another precision.
     carried_error: float = 0.0
     carried_from: CarriedFrom | None = None

@@ -21,7 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
-from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, require_seed
+from uncertainty_seg.core.bundle import (
+    fitting_calibration,
+    ModelBundle,
+    require_seed,
+    smallest_class_of,
+)
 from uncertainty_seg.core.calibration import mask_digest
 from uncertainty_seg.core.dropout_masks import (
     frame_seed,
@@ -371,6 +376,8 @@ class Pipeline:
         fitted = fit_image(image_bgr, geometry, self.card.input)
         fitted_s = self._clock()
         maps = self._maps(fitted, masks)
+        maps.leave_out_specks(smallest_class_of(self._bundle, epoch.settings), geometry.rows,
+                              geometry.columns, self.card.grid)
         run_s = self._clock()
         scores = epoch.scorer.compute(
             maps.inside(geometry.rows, geometry.columns, self.card.grid),

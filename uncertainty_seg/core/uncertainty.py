@@ -118,11 +118,13 @@ class UncertaintyMaps:
         self._mutual, self._variation = mutual_information, variation_ratio
         self._variance = total_variance
         self.unknown_temperature = unknown_temperature
+        # Which classes the mask may show, bool (C,); None for all.
+        self.shown: NDArray[np.bool_] | None = None
 
     @_Lazy
     def label(self) -> LabelMap:
-        """Class with the largest mean probability, uint8; the lowest id of equals."""
-        return self.mean.argmax(0).astype(np.uint8)
+        """Class with the largest mean probability of those shown, uint8; the lowest of equals."""
+        return _likeliest(self.mean, self.shown)
 
     @_Lazy
     def confidence(self) -> FloatMap:
@@ -209,10 +211,26 @@ class UncertaintyMaps:
             features = features[..., cells(rows, height, features.shape[-2]),
                                 cells(columns, width, features.shape[-1])]
         where = (..., rows, columns)
-        return UncertaintyMaps(
+        part = UncertaintyMaps(
             self.mean[where], self.mutual_information[where], self.variation_ratio[where],
             self.total_variance[where], self.logits[where], self.temperature, features,
             self.unknown_temperature)
+        part.shown = self.shown
+        return part
+
+    def leave_out_specks(self, least: float, rows: slice, columns: slice, grid: Grid) -> None:
+        """
+        Leave classes out of the mask that have less than a share of a part of the image.
+
+        Their pixels go to the likeliest of the others; no map changes. Where no class has as much,
+        all stay.
+        """
+        if least <= 0:
+            return
+        label = self.label[grid.part(rows, columns)]
+        shown = np.bincount(label.ravel(), minlength=len(self.mean)) >= least * label.size
+        if shown.any():
+            self.shown, self.label = shown, _likeliest(self.mean, shown)
 
     def inside(self, rows: slice, columns: slice, grid: Grid) -> UncertaintyMaps:
         """Return of maps at a grid what lies in a part of the image; features likewise."""
@@ -239,7 +257,7 @@ class SpreadMaps(UncertaintyMaps):
     def __init__(self, of: UncertaintyMaps, grid: Grid) -> None:
         self._of, self._grid = of, grid
         self.temperature, self.features = of.temperature, of.features
-        self.unknown_temperature = of.unknown_temperature
+        self.unknown_temperature, self.shown = of.unknown_temperature, of.shown
 
     @_Lazy
     def _log_mean(self) -> Floats:
@@ -263,8 +281,8 @@ class SpreadMaps(UncertaintyMaps):
 
     @_Lazy
     def label(self) -> LabelMap:
-        """Class with the largest mean probability, uint8; the lowest id of equals."""
-        return self._log_mean.argmax(0).astype(np.uint8)
+        """Class with the largest mean probability of those shown, uint8; the lowest of equals."""
+        return _likeliest(self._log_mean, self.shown)
 
     @_Lazy
     def logits(self) -> Floats:
@@ -333,6 +351,13 @@ def maps_from_logits(
     """Return the image's maps from logits (T, C, hl, wl) of a grid, in float64: the definition."""
     sums = sums_of_logits(logits, temperature, grid.offset)
     return image_maps(grid_maps(sums, unknown_temperature), grid)
+
+
+def _likeliest(values: Floats, shown: NDArray[np.bool_] | None) -> LabelMap:
+    """Return the class (h, w) of the largest of values (C, h, w), of those shown."""
+    if shown is not None and not shown.all():
+        values = np.where(shown[:, None, None], values, -np.inf)
+    return values.argmax(0).astype(np.uint8)
 
 
 def _centred(logits: Floats) -> Floats:

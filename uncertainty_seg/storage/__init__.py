@@ -4,6 +4,7 @@
 __all__ = [
     'bags.reader',
     'bags.writer',
+    'first_member',
     'foreign_files',
     'frame_log.format',
     'frame_log.log',
