@@ -69,6 +69,7 @@ EXCEPTIONS = {
     'storage.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
     'storage.first_member': (set(), {'onnx'}),
+    'storage.bags.bounded': (set(), {'lz4'}),
     # Ed25519, only where a bundle is signed or keys are trusted.
     'storage.signatures': (set(), {'cryptography'}),
     # Packs run lengths and draws polygons as COCO's own reader does.

@@ -28,9 +28,17 @@ MAX_IMAGE_BYTES = 2**29
 # An export of Label Studio contains the images of its tasks.
 MAX_JSON_BYTES = 2**30
 MAX_YAML_BYTES = 2**18
+# What a few compressed bytes may expand to: a chunk or a message, room for two images of the
+# largest size; and a file as a whole so many times its size besides.
+MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**30, 100
 # What reading a damaged, encrypted or unknown archive may raise.
 ZIP_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError,
               zipfile.BadZipFile)
+
+
+def most_expanded(file_bytes: int) -> int:
+    """Return how many bytes a compressed file of so many may come to."""
+    return MAX_EXPANDED_BYTES + MAX_EXPANSION * file_bytes
 
 
 def read_bytes(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes:

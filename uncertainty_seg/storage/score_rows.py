@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.errors import TableError
+from uncertainty_seg.storage import foreign_files
 from uncertainty_seg.storage.whole_files import whole_file
 
 PART_ENDING = '.parquet'
@@ -276,9 +277,25 @@ def short_digest(text: str) -> str:
 def _read(part: Path, columns: Sequence[str] | None) -> Any:
     # Not read_table of the folder, which silently omits or casts columns that differ.
     names = None if columns is None else list(columns)
-    table = _opened(part, lambda parquet: parquet.read(names))
+    most = foreign_files.most_expanded(part.stat().st_size)
+    table = _opened(part, lambda parquet: _read_within(parquet, names, most))
     # Without the facts, which hold for one part only.
     return table.replace_schema_metadata({TABLE_KEY: table.schema.metadata[TABLE_KEY]})
+
+
+def _read_within(parquet: Any, names: list[str] | None, most: int) -> Any:
+    """Read batch by batch; ValueError once rows take more than `most` bytes."""
+    from pyarrow import Table
+
+    batches, taken = [], 0
+    for batch in parquet.iter_batches(_GROUP, columns=names):
+        batches.append(batch)
+        taken += batch.nbytes
+        if taken > most:
+            raise ValueError(f'its rows take more than {most} bytes')
+    if not batches:
+        return parquet.read(names)
+    return Table.from_batches(batches).replace_schema_metadata(parquet.schema_arrow.metadata)
 
 
 def _opened(part: Path, read: Callable[[Any], Any]) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 
 from uncertainty_seg.core.image_codec import ImageFile, RawImage
 from uncertainty_seg.errors import BagError
+from uncertainty_seg.storage.bags.bounded import bound_decompression
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
@@ -94,6 +95,7 @@ class BagReader:
             raise BagError(
                 f'{self.path} has no metadata.yaml', 'a finished rosbag2 bag',
                 f'run ros2 bag reindex {self.path}, or give the .mcap or .db3 file inside')
+        bound_decompression()
         with _as_bag_error(self.path):
             self._reader = AnyReader([self.path], default_typestore=typestore())
             self._reader.open()
@@ -254,6 +256,7 @@ class McapStream:
         from mcap.exceptions import InvalidMagic
         from mcap.reader import NonSeekingReader
 
+        bound_decompression()
         with self._path.open('rb') as file:
             try:
                 found = NonSeekingReader(file, validate_crcs=True)
