@@ -57,5 +57,5 @@ def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
         return float(np.all([by_name[n] <= limit for n, limit in limits.items()], axis=0).mean())
 
     strange = {name: np.array([one[name] for one in scores]) for name in limits}
-    assert accepted(found.scores) >= metrics['nested_accepted_at_0.05'] - 0.05
+    assert accepted(found.scores) >= metrics['halves_accepted_0.05'] - 0.05
     assert accepted(strange) <= 0.03
