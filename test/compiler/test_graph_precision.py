@@ -12,7 +12,6 @@ from onnx import helper, numpy_helper, TensorProto
 from onnx.reference import ReferenceEvaluator
 import pytest
 
-from uncertainty_seg.backends.cpu.openvino import core_of_process
 from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.algebra.split import split_trunk_head
@@ -81,47 +80,12 @@ def test_logits_move_by_the_rounding_of_the_type_only(kind: str, precision: str)
     assert 0 < error < TOLERANCE[precision]
 
 
-@pytest.mark.parametrize('kind', ['element', 'channel'])
-def test_onnx_runtime_runs_float16_graphs(kind: str) -> None:
-    trunk, head, masks = parts(kind)
-    right = run_split(trunk, head, masks, IMAGE)
-    found = run_split(to_precision(trunk, 'fp16'), to_precision(head, 'fp16'), masks, IMAGE)
-    error = np.abs(found - right).max() / np.abs(right).max()
-    assert 0 < error < TOLERANCE['fp16']
-
-
-@pytest.mark.parametrize('precision', ['fp16', 'bf16'])
-def test_openvino_runs_both(precision: str) -> None:
-    pytest.importorskip('openvino')
-    trunk, _, _ = parts()
-    right = run(trunk, {'image': IMAGE})[0]
-    core = core_of_process()
-    model = core.read_model(to_precision(trunk, precision).SerializeToString())
-    config = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
-    found = core.compile_model(model, 'CPU', config)([IMAGE])[0]
-    assert np.abs(found - right).max() < TOLERANCE[precision] * np.abs(right).max()
-
-
 @pytest.mark.parametrize('precision', ['fp16', 'bf16'])
 def test_the_border_keeps_its_types_and_the_files_stay_clean(precision: str) -> None:
     for model in parts('channel')[:2]:
         low = to_precision(model, precision)
         assert border(low) == border(model)
         assert lint(low) == []
-
-
-@pytest.mark.parametrize('precision', ['fp16', 'bf16'])
-def test_each_convolution_has_weights_of_its_inputs_type(precision: str) -> None:
-    trunk, head, _ = parts()
-    convolutions = 0
-    for model in (trunk, head):
-        low = to_precision(model, precision)
-        kinds = types(low)
-        for node in low.graph.node:
-            if node.op_type == 'Conv':
-                convolutions += 1
-                assert [kinds[n] for n in (*node.input, *node.output)] == [LOW[precision]] * 4
-    assert convolutions == 2
 
 
 @pytest.mark.parametrize('offset', [(0.0, 0.0), (0.2, 0.2)])

@@ -5,19 +5,13 @@
 from graph_samples import net, run, run_split, SPEC, tensor
 import numpy as np
 import onnx
-from onnx import numpy_helper
 import pytest
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks
-from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.algebra.split import split_trunk_head
-from uncertainty_seg.compiler.compile import compile_graph
-from uncertainty_seg.compiler.frontend.lint import lint
-from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
 from uncertainty_seg.compiler.frontend.standard_form import take_bytes
 from uncertainty_seg.compiler.precision import halve_weights, unhalvable
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
-from uncertainty_seg.core.grid import upsample_bilinear
 from uncertainty_seg.errors import GraphError
 
 RNG = np.random.default_rng(0)
@@ -52,51 +46,12 @@ def test_everything_before_the_first_dropout_is_in_the_trunk() -> None:
     assert [n.op_type for n in head.graph.node] == ['Mul', 'Conv']
 
 
-def test_folding_a_mask_into_the_weights_changes_only_the_order_of_sums() -> None:
-    masked, sites = dropout_to_masks(net('channel'))
-    trunk, head = split_trunk_head(masked, sites)
-    folded, (decision,) = fold_masks(head)
-    assert (decision.where, decision.is_applied) == (sites[0].name, True)
-    assert 'Conv' not in {n.op_type for n in folded.graph.node}
-    masks = make_masks(sites, 7, 2)
-    np.testing.assert_allclose(run_split(trunk, folded, masks, X),
-                               run_split(trunk, head, masks, X), atol=2e-5)
-
-
 def test_bytes_are_normalised_inside_the_graph() -> None:
     image = RNG.integers(0, 256, (1, 8, 16, 3), np.uint8)
     mean, std = np.array(SPEC.mean), np.array(SPEC.std)
     normalised = ((image / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
     ours = run(take_bytes(net('none'), SPEC), {'image': image})[0]
     np.testing.assert_allclose(ours, run(net('none'), {'input': normalised})[0], atol=5e-5)
-
-
-def test_the_last_upsampling_is_what_the_reader_does_instead() -> None:
-    full = run(net('none', resize=True), {'input': X})[0]
-    low = run(strip_final_resize(net('none', resize=True))[0], {'input': X})[0]
-    assert low.shape == (1, 4, 4, 8)
-    np.testing.assert_allclose(upsample_bilinear(low, 8, 16), full, atol=1e-5)
-
-
-def test_half_weights_are_the_rounded_weights_and_half_the_size() -> None:
-    rng = np.random.default_rng(3)
-    model = net('none')
-    big = rng.normal(size=(64, 3, 3, 3)).astype(np.float32)
-    model.graph.initializer[0].CopyFrom(tensor('w1', big))
-    model.graph.initializer[1].CopyFrom(tensor('b1', np.zeros(64, np.float32)))
-    model.graph.initializer[2].CopyFrom(tensor('w2', rng.normal(size=(4, 64, 1, 1))
-                                               .astype(np.float32)))
-    half = halve_weights(model)
-    rounded = onnx.ModelProto()
-    rounded.CopyFrom(model)
-    for index in (0, 2):
-        values = numpy_helper.to_array(model.graph.initializer[index])
-        name = model.graph.initializer[index].name
-        rounded.graph.initializer[index].CopyFrom(
-            tensor(name, values.astype(np.float16).astype(np.float32)))
-    np.testing.assert_array_equal(
-        run(half, {'input': X})[0], run(rounded, {'input': X})[0])
-    assert half.ByteSize() < 0.6 * model.ByteSize()
 
 
 @pytest.mark.parametrize('value, is_halved', [
@@ -120,11 +75,3 @@ def test_a_network_whose_passes_would_not_differ_is_refused(
 ) -> None:
     with pytest.raises(GraphError, match=words):
         dropout_to_masks(model)
-
-
-def test_the_compiled_graphs_are_clean_and_name_their_sites() -> None:
-    compiled = compile_graph(net('channel', resize=True), SPEC)
-    assert [s.name for s in compiled.sites] == ['mask_head']
-    assert compiled.logits_shape == (4, 4, 8)
-    for data in compiled.files.values():
-        assert lint(onnx.load_from_string(data)) == []

@@ -7,7 +7,6 @@ the backend that ships. No peer takes part in anything but this file.
 
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,16 +24,12 @@ pytest.importorskip('baal',
                     reason='not installed: scripts/requirements/peers.txt')
 
 from baal.active import heuristics  # noqa: E402, I100
-from baal.bayesian.dropout import MCDropoutModule  # noqa: E402
-from baal.ensemble import EnsembleModelWrapper  # noqa: E402
-from baal.modelwrapper import ModelWrapper, TrainingArgs  # noqa: E402
 from torch import nn  # noqa: E402
-from torch_uncertainty.methods import deep_ensembles, mc_dropout  # noqa: E402
 from torch_uncertainty.metrics import classification as metrics  # noqa: E402
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend  # noqa: E402
 from uncertainty_seg.compiler.capture.export import export_marked  # noqa: E402
-from uncertainty_seg.compiler.compile import compile_ensemble, compile_graph  # noqa: E402
+from uncertainty_seg.compiler.compile import compile_graph  # noqa: E402
 from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
@@ -97,23 +92,9 @@ def noise() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
 
 
-def as_tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy((image / 255 - 0.5).astype(np.float32) / 0.25).permute(2, 0, 1)[None]
-
-
 def small_bundle(folder: Path) -> ModelBundle:
     compiled = compile_graph(export_marked(Net(), SPEC), SPEC, CompileOptions(full_weights=True))
     card = tiny_card(class_names=CLASSES, palette=((0, 0, 0),) * 5, input=SPEC,
-                     dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)
-    write_bundle(folder / card.name, card, compiled.files)
-    return load_bundle(str(folder / card.name))
-
-
-def ensemble_bundle(folder: Path, nets: list[Net]) -> ModelBundle:
-    compiled = compile_ensemble([export_marked(net, SPEC) for net in nets], SPEC,
-                                CompileOptions(full_weights=True))
-    card = tiny_card(class_names=CLASSES, palette=((0, 0, 0),) * 5, input=SPEC,
-                     method='deep_ensemble', members=len(nets), passes=len(nets),
                      dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)
     write_bundle(folder / card.name, card, compiled.files)
     return load_bundle(str(folder / card.name))
@@ -214,66 +195,3 @@ def test_baal_takes_the_entropy_of_the_mean_logits(frame: Passes) -> None:
     mean = frame.logits.mean(0).softmax(0)
     np.testing.assert_allclose(theirs, torch.special.entr(mean).sum(0), atol=CLOSE)
     assert abs(theirs / ln_c(frame) - frame.ours('entropy')).max() > 0.05
-
-
-def by_torch_uncertainty(on_batch: bool) -> Callable[[Net, torch.Tensor], torch.Tensor]:
-    def run(net: Net, image: torch.Tensor) -> torch.Tensor:
-        return mc_dropout(net, PASSES, on_batch=on_batch, task='segmentation').eval()(image)
-    return run
-
-
-def by_baal(replicated: bool) -> Callable[[Net, torch.Tensor], torch.Tensor]:
-    def run(net: Net, image: torch.Tensor) -> torch.Tensor:
-        arguments = TrainingArgs(use_cuda=False, replicate_in_memory=replicated)
-        wrapper = ModelWrapper(MCDropoutModule(net).eval(), arguments)
-        return wrapper.predict_on_batch(image, PASSES)[0].permute(3, 0, 1, 2)
-    return run
-
-
-@pytest.fixture(scope='module')
-def our_draws(small: ModelBundle) -> np.ndarray:
-    """Mean entropy and mean MI of 8 seeds, (8, 2)."""
-    maps = [our_maps(small, noise(), PASSES, seed) for seed in range(8)]
-    return np.array([[m.entropy.mean(), m.mutual_information.mean()] for m in maps])
-
-
-@pytest.mark.parametrize('sample', [
-    by_torch_uncertainty(True), by_torch_uncertainty(False), by_baal(True), by_baal(False),
-], ids=['torch-uncertainty batch', 'torch-uncertainty loop', 'baal batch', 'baal loop'])
-def test_their_own_random_masks_give_our_means_within_the_noise_of_the_draw(
-    sample: Callable[[Net, torch.Tensor], torch.Tensor], our_draws: np.ndarray
-) -> None:
-    torch.manual_seed(0)
-    net = Net()
-    before = net.norm.running_mean.clone()
-    with torch.no_grad():
-        logits = sample(net, as_tensor(noise()))
-    assert logits.shape == (PASSES, len(CLASSES), 16, 24)
-    probs = logits.softmax(1)
-    entropy = torch.special.entr(probs.mean(0)).sum(0)
-    mutual = entropy - torch.special.entr(probs).sum(1).mean(0)
-    theirs = np.array([entropy.mean(), mutual.mean()]) / np.log(len(CLASSES))
-    spread = our_draws.std(0, ddof=1)
-    assert (spread < 0.02 * our_draws.mean(0)).all()
-    # 8 draws give the mean, and 7 degrees of freedom the spread: Student's t for 0.1 % is 5.4.
-    assert (abs(theirs - our_draws.mean(0)) < 5.4 * spread * np.sqrt(1 + 1 / 8)).all()
-    np.testing.assert_array_equal(net.norm.running_mean, before)
-
-
-@torch.no_grad()
-def test_an_ensemble_gives_the_maps_of_their_ensembles(tmp_path: Path) -> None:
-    nets = [Net(seed) for seed in range(4)]
-    ours = our_maps(ensemble_bundle(tmp_path, nets), noise(), 4, 0)
-    wrapper = EnsembleModelWrapper(Net(), TrainingArgs(use_cuda=False))
-    for net in nets:
-        wrapper.model.load_state_dict(net.state_dict())
-        wrapper.add_checkpoint()
-    by_baal = wrapper.predict_on_batch(as_tensor(noise()))[0].permute(3, 0, 1, 2)
-    by_torch_uncertainty = deep_ensembles(nets, task='segmentation')(as_tensor(noise()))
-    for logits in (by_baal, by_torch_uncertainty):
-        probs = logits.softmax(1)
-        entropy = torch.special.entr(probs.mean(0)).sum(0) / np.log(len(CLASSES))
-        aleatoric = torch.special.entr(probs).sum(1).mean(0) / np.log(len(CLASSES))
-        np.testing.assert_allclose(ours.entropy, entropy, atol=1e-5)
-        np.testing.assert_allclose(ours.mutual_information, entropy - aleatoric, atol=1e-5)
-    assert ours.mutual_information.mean() > 0.1
