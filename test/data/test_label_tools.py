@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Exports, read by the tools they are for: Label Studio's SDK, datumaro, FiftyOne.
+Exports, read by the tools they are for: Label Studio's SDK and datumaro.
 
 The tools live in a folder of their own, since they pin other versions of OpenCV and numpy:
 UNCERTAINTY_SEG_LABEL_TOOLS, filled by ``pip install --target FOLDER -r
-scripts/requirements/label_tools.txt`` of this Python. FiftyOne wants a database:
-UNCERTAINTY_SEG_FIFTYONE is the Python of an environment with it (docs/labels.md).
+scripts/requirements/label_tools.txt`` of this Python.
 
 """
 
@@ -26,10 +25,9 @@ import pytest
 pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
 
 from uncertainty_seg.cli.main import main  # noqa: E402
-from uncertainty_seg.data.label_formats import decode_brush, READERS, write_export  # noqa: E402
-from uncertainty_seg.data.label_frames import LabelFrame, read_table  # noqa: E402
+from uncertainty_seg.data.label_formats import decode_brush, write_export  # noqa: E402
+from uncertainty_seg.data.label_frames import LabelFrame  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import read_mask  # noqa: E402
-from uncertainty_seg.storage.review_record import is_prediction  # noqa: E402
 
 pytestmark = pytest.mark.release
 WORKER = Path(__file__).resolve().parents[1] / 'rigs' / 'label_tools_worker.py'
@@ -55,21 +53,6 @@ def named(stem: str, mask: Any) -> LabelFrame:
     return make_frame(2, mask.shape, 'Tauchgang é', mask, stem=stem, file=f'{stem}.png')
 
 
-def read_by_tools(
-    root: Path, frames: list[LabelFrame], kinds: tuple[str, ...], python: str, path: str | None
-) -> None:
-    for kind in kinds:
-        write_export(root / kind, kind, frames, CLASSES)
-    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
-    if path is not None:
-        environment['PYTHONPATH'] = path
-    done = subprocess.run(
-        [python, str(WORKER), str(root), *kinds], text=True, capture_output=True, timeout=180,
-        env={**environment, 'FIFTYONE_DO_NOT_TRACK': 'true',
-             'FIFTYONE_DATABASE_DIR': str(root / 'database')})
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 def require_equal(root: Path, kind: str, frames: list[LabelFrame]) -> None:
     with np.load(root / f'{kind}.npz') as masks:
         assert set(masks) == {frame.row.stem for frame in frames}
@@ -88,7 +71,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not found:
         pytest.skip('the labelling tools are not here (set UNCERTAINTY_SEG_LABEL_TOOLS)')
     folder = tmp_path_factory.mktemp('exports')
-    read_by_tools(folder, frames_to_send(), ('label-studio', 'coco'), sys.executable, found[0])
+    for kind in ('label-studio', 'coco'):
+        write_export(folder / kind, kind, frames_to_send(), CLASSES)
+    done = subprocess.run([sys.executable, str(WORKER), str(folder)], text=True, timeout=180,
+                          capture_output=True, env={**os.environ, 'PYTHONPATH': found[0]})
+    assert done.returncode == 0, done.stderr[-2000:]
     return folder
 
 
@@ -134,23 +121,3 @@ def test_masks_go_by_datumaro_to_other_tools_and_back(
             border = cv2.dilate(frame.mask, cross) != cv2.erode(frame.mask, cross)
             border[[0, -1]] = border[:, [0, -1]] = True
             assert 0 < wrong.mean() < 0.02 and not (wrong & ~border).any()
-
-
-def test_fiftyone_imports_its_data_set(tmp_path: Path) -> None:
-    python = os.environ.get('UNCERTAINTY_SEG_FIFTYONE', '')
-    if not python:
-        pytest.skip('no FiftyOne is here (set UNCERTAINTY_SEG_FIFTYONE to its Python)')
-    frames = frames_to_send()
-    read_by_tools(tmp_path, frames, ('fiftyone',), python, None)
-    require_equal(tmp_path, 'fiftyone', frames)
-    targets = json.loads((tmp_path / 'fiftyone' / 'targets.json').read_text())
-    assert targets == {str(index): name for index, name in enumerate(CLASSES.names)}
-    # Its own export to a plain folder copies the files of masks, with what they say.
-    plain = sorted((tmp_path / 'fiftyone' / 'plain' / 'labels').iterdir())
-    assert len(plain) == len(frames) and all(map(is_prediction, plain))
-    back = {one.stem: one for one in READERS['fiftyone'](
-        tmp_path / 'fiftyone' / 'back', read_table(tmp_path / 'fiftyone'))}
-    _, second, *others = sorted(frames, key=lambda frame: frame.row.stem)
-    for frame in (second, *others):
-        np.testing.assert_array_equal(back[frame.row.stem].mask, frame.mask)
-    assert sum(bool(one.mark) for one in back.values()) == 1

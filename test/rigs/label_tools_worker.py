@@ -2,8 +2,8 @@
 """
 Read exports with the labelling tools' own code, in a process that has them.
 
-It imports nothing of this package. Arguments: the tool, the export, and a .npz file for the masks
-by stem (255 where nothing covers a pixel) and the facts that it found.
+It imports nothing of this package. Argument: the folder of the exports, which gets a .npz file for
+the masks by stem (255 where nothing covers a pixel) and a .json file for the reasons.
 
 """
 
@@ -90,47 +90,15 @@ def by_datumaro(folder: Path) -> Found:
     return masks, {}
 
 
-def fiftyone(folder: Path) -> Found:
-    """Import into FiftyOne's database, which starts and ends with this process."""
-    import fiftyone as fo
-
-    data = fo.Dataset.from_dir(str(folder), dataset_type=fo.types.FiftyOneDataset)
-    masks, reasons = {}, {}
-    targets = (folder / 'targets.json')
-    targets.write_text(json.dumps(data.default_mask_targets))
-    for sample in data:
-        stem = Path(sample.filepath).name.rpartition('.')[0]
-        assert Path(sample.filepath).is_file()
-        masks[stem], reasons[stem] = sample.prediction.get_mask(), sample.reason
-    data.export(export_dir=str(folder / 'plain'), label_field='prediction',
-                dataset_type=fo.types.ImageSegmentationDirectory)
-    give_back(data, folder / 'back')
-    data.delete()
-    return masks, reasons
-
-
-def give_back(data: Any, folder: Path) -> None:
-    """Label the first sample anew, tag the second one as finished, and export."""
-    import fiftyone as fo
-
-    first, second = data.sort_by('filepath').limit(2)
-    first['ground_truth'] = fo.Segmentation(mask=np.zeros_like(first.prediction.get_mask()))
-    second.tags.append('reviewed')
-    first.save()
-    second.save()
-    data.export(export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset)
-
-
-READERS: dict[str, Callable[[Path], Found]] = {
-    'label-studio': label_studio, 'coco': round_trips, 'fiftyone': fiftyone}
-PACKAGES = {'label-studio': 'label_studio_sdk', 'coco': 'datumaro', 'fiftyone': 'fiftyone'}
+READERS: dict[str, Callable[[Path], Found]] = {'label-studio': label_studio, 'coco': round_trips}
+PACKAGES = {'label-studio': 'label_studio_sdk', 'coco': 'datumaro'}
 
 if __name__ == '__main__':
-    _, root, *kinds = sys.argv
     from importlib.util import find_spec
 
-    for kind in kinds:
+    for kind, read in READERS.items():
         if find_spec(PACKAGES[kind]) is not None:
-            found_masks, found_reasons = READERS[kind](Path(root) / kind)
-            np.savez(Path(root) / f'{kind}.npz', **found_masks)
-            (Path(root) / f'{kind}.json').write_text(json.dumps(found_reasons))
+            root = Path(sys.argv[1])
+            found_masks, found_reasons = read(root / kind)
+            np.savez(root / f'{kind}.npz', **found_masks)
+            (root / f'{kind}.json').write_text(json.dumps(found_reasons))
