@@ -532,6 +532,7 @@ class ShardEngine:
             # As they come back from JSON: tuples become lists.
             json.loads(json.dumps(settings)))
 
+
 def score_shard(
     job: ShardJob, engine: ShardEngine, on_frame: Callable[[], object] = lambda: None
 ) -> ShardReport:

@@ -46,7 +46,6 @@ _TOLERANCE = 0.02
 STATISTICS_IMAGES = 32
 _FIX = 'start from the file of weights that train wrote beside the bundle'
 _READABLE = ('mc_dropout', 'single', 'deep_ensemble')
-_PREFIXES = ('module.', '_orig_mod.')
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,7 @@ def read_imagenet(encoder: str, path: Path) -> Taken:
 
 def read_weights(path: Path) -> Taken:
     """Read a file of weights; raises TrainingError as `export.read_state` does."""
-    state = read_state(path)
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix):]: value for key, value in state.items()}
-    return Taken(state, source=f'the weights {path.name}')
+    return Taken(read_state(path), source=f'the weights {path.name}')
 
 
 def read_bundle(bundle: ModelBundle) -> Taken:

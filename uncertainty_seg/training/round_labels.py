@@ -23,7 +23,12 @@ from uncertainty_seg.data.label_formats import write_export
 from uncertainty_seg.data.label_frames import FrameRow, LabelFrame, safe_name
 from uncertainty_seg.errors import ConfigError, DatasetError
 from uncertainty_seg.storage.foreign_files import read_bytes
-from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes, read_mask
+from uncertainty_seg.storage.labelled_folder import (
+    ClassTable,
+    read_classes,
+    read_mask,
+    require_ids,
+)
 from uncertainty_seg.storage.review_record import (
     is_prediction,
     read_review,
@@ -111,7 +116,8 @@ def read_labelled(
                                'ask for', f'frames of {place / "to_label"}')
         if is_reviewed:
             found[frame] = read_mask(file)
-            _require_ids(found[frame], frame, classes)
+            require_ids(found[frame], len(classes.names), classes.ignore_index,
+                        f'the mask of {frame!r}')
     return {frame: found[frame] for frame in frames if frame in found}
 
 
@@ -126,10 +132,3 @@ def _masks_of(folder: Path) -> Iterator[tuple[str, Path, bool]]:
         is_reviewed = reviews is None or (review is not None and review.reviewed)
         # What was copied out of an export says that a model made it.
         yield frame, file, is_reviewed and not is_prediction(file)
-
-
-def _require_ids(mask: NDArray[np.uint8], frame: str, classes: ClassTable) -> None:
-    strange = mask[(mask >= len(classes.names)) & (mask != classes.ignore_index)]
-    if strange.size:
-        raise DatasetError(f'the mask of {frame!r} has the class id {int(strange[0])}',
-                           f'ids below {len(classes.names)}, or {classes.ignore_index}')

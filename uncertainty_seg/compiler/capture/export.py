@@ -245,7 +245,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
         If the file is missing, holds no state dict, or that of another network.
 
     """
-    state = _strip(read_state(path))
+    state = read_state(path)
     wanted = net.state_dict()
     missing = [k for k in wanted if k not in state]
     unexpected = [k for k in state if k not in wanted]
@@ -266,7 +266,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict; raises TrainingError if the file is missing or holds none."""
+    """Read a state dict without prefixes; TrainingError if the file is missing or holds none."""
     if not path.is_file():
         came = f'{path} is a folder' if path.is_dir() else f'no weights at {path}'
         raise TrainingError(came, 'a file of weights')
@@ -284,7 +284,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         keys = ', '.join(map(str, list(content)[:_NAMED])) or 'nothing'
         raise TrainingError(f'{path} holds no tensor, but {keys}', 'a state dict',
                             "save net.state_dict(), alone or as 'state_dict'")
-    return tensors
+    return _strip(tensors)
 
 
 def _read_torch(path: Path) -> Any:
