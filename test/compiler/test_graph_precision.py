@@ -28,7 +28,6 @@ from uncertainty_seg.errors import GraphError
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (1, 8, 16, 3), np.uint8)
-LOW = {'fp16': TensorProto.FLOAT16, 'bf16': TensorProto.BFLOAT16}
 # Largest change of a logit against the largest logit. Measured: 1.1e-3 (numpy sums in float16) and
 # 4e-3.
 TOLERANCE = {'fp16': 2e-3, 'bf16': 1e-2}
