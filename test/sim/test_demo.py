@@ -36,9 +36,7 @@ from uncertainty_seg.sim.demo.pictures import (
 )
 from uncertainty_seg.sim.demo.timeline import (
     Accuracy,
-    event_strip,
     find_events,
-    flag_strip,
     iter_frames,
     Moment,
     problems_of,
@@ -142,13 +140,6 @@ def test_events_know_when_the_flag_fell_and_rose(
 ])
 def test_bad_flag_is_said_in_a_sentence(events: str, kinds: str, said: str) -> None:
     assert any(said in problem for problem in problems_of(timeline_of(events, kinds)))
-
-
-def test_strip_shows_the_worst_of_each_column() -> None:
-    timeline = timeline_of('..ss....', 'ccuuf  c')
-    assert flag_strip(timeline.moments) == '##..x  #'
-    assert flag_strip(timeline.moments, 4) == '#.x#'
-    assert event_strip(timeline, 8) == '  |silt cloud'
 
 
 def test_pictures_and_summary_of_a_dive(tmp_path: Path) -> None:

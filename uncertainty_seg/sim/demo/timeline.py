@@ -42,9 +42,6 @@ MUST_FALL = ('silt_cloud', 'diver')
 NUM_MUST_FALL = 2
 # A flag that is false most of the time says nothing about the events.
 LEAST_PLAIN_SHARE = 0.6
-STRIP_WIDTH = 72
-STRIP_KEY = '# confident   . not   - recovering   x fault   (blank) not processed'
-_MARKS = {'confident': '#', 'uncertain': '.', 'recovering': '-', 'fault': 'x', 'dropped': ' '}
 
 
 @dataclass(frozen=True)
@@ -318,36 +315,11 @@ def summary_lines(timeline: Timeline, accuracy: Accuracy) -> Iterator[str]:
     latency = median_latency_ms(timeline)
     if math.isfinite(latency):
         yield f'latency    {latency:.0f} ms a frame, median'
-    yield f'flag       {flag_strip(timeline.moments)}'
-    yield f'           {event_strip(timeline)}'
-    yield f'           {STRIP_KEY}'
     for event in timeline.events:
-        yield f'           {_event_line(event)}'
+        yield f'event      {_event_line(event)}'
     yield f'confident  {_percent(timeline.plain_share)} of the frames in plain inspection'
     yield (f'mean IoU   {accuracy.mean_iou:.3f} against the ground truth, '
            f'{accuracy.mean_iou_confident:.3f} where the flag was up')
-
-
-def flag_strip(moments: tuple[Moment, ...], width: int = STRIP_WIDTH) -> str:
-    """Draw the flag over time as a line of `width` characters, each the worst of its frames."""
-    worst_first = 'x.-# '
-    strip = ''
-    for k in range(min(width, len(moments))):
-        start = k * len(moments) // min(width, len(moments))
-        stop = max((k + 1) * len(moments) // min(width, len(moments)), start + 1)
-        marks = {_MARKS.get(m.kind, 'x') for m in moments[start:stop]}
-        strip += min(marks, key=worst_first.index)
-    return strip
-
-
-def event_strip(timeline: Timeline, width: int = STRIP_WIDTH) -> str:
-    """Write the names of the events below the flag's strip, each where it starts."""
-    width = min(width, len(timeline.moments))
-    line = ''
-    for event in timeline.events:
-        column = int(event.start_s / max(timeline.duration_s, 1e-6) * width)
-        line = f'{line.ljust(column)}|{event.title} '
-    return line.rstrip()
 
 
 def _event_line(event: FlagEvent) -> str:
