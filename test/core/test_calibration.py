@@ -81,7 +81,6 @@ NAN, INF = float('nan'), float('inf')
     ('floors', [{'entropy.mean': value} for value in (NAN, -0.1, 1.1)]),
     ('gate_scores', [(), ('entropy.top',)]), ('temperature', [NAN, 0.0, 100.0]),
     ('thresholds', [{'entropy.mean': value} for value in (NAN, 0.0, 1.0)]),
-    ('unknown_temperature', [NAN, 0.9, 100.0]),
     ('carried_error', [NAN, -0.1, 1.0]),
     ('damage_limits', [{'bogus': 1.0}, *({'row_seam': value} for value in (0.0, NAN, INF))]),
 ])

@@ -83,7 +83,6 @@ def test_maps_stay_in_their_ranges_and_fit_together(seed: int, t: int, c: int) -
         rest = maps.least_confidence
         assert (maps.margin >= rest * c / (c - 1) - 1e-5).all()
         assert (maps.margin <= np.minimum(2 * rest, 1) + 1e-5).all()
-        assert (maps.unknown >= maps.entropy - 1e-5).all()
     assert maps.label.dtype == np.uint8 and maps.entropy.dtype == np.float32
 
 
@@ -132,12 +131,9 @@ def test_an_unknown_map_is_refused() -> None:
 
 def test_more_maps_of_known_probabilities() -> None:
     one = np.array([[0.7, 0.3], [0.5, 0.5]]).T[None, :, None]  # (1, 2, 1, 2)
-    maps = maps_of_probabilities(one, 2.0)
+    maps = maps_of_probabilities(one)
     np.testing.assert_allclose(maps.margin, [[0.6, 1.0]], atol=1e-6)
     np.testing.assert_allclose(maps.least_confidence, [[0.3, 0.5]], atol=1e-6)
-    soft = 0.7 ** 0.5 / (0.7 ** 0.5 + 0.3 ** 0.5)
-    known = -(soft * np.log(soft) + (1 - soft) * np.log(1 - soft)) / np.log(2)
-    np.testing.assert_allclose(maps.unknown, [[known, 1.0]], atol=1e-6)
 
 
 def test_energy_of_known_logits() -> None:
@@ -149,6 +145,23 @@ def test_energy_of_known_logits() -> None:
     assert maps_from_logits(z + 5, grid).energy < maps.energy
 
 
+def test_unknown_is_the_energy_whose_odds_are_multiplied_by_the_strangeness() -> None:
+    z = np.random.default_rng(2).normal(0, 3, (4, 3, 4, 6))
+    sums, factor = sums_of_logits(z), np.linspace(0, 5, 24, dtype=np.float32).reshape(4, 6)
+    maps, plain = grid_maps(sums, lambda: factor), grid_maps(sums)
+    np.testing.assert_array_equal(plain.unknown, plain.energy)
+    odds = plain.energy / (1 - plain.energy) * factor
+    np.testing.assert_allclose(maps.unknown, odds / (1 + odds), atol=1e-6)
+    assert maps.unknown[0, 0] == 0 and maps.unknown[3, 5] > plain.energy[3, 5]
+    part, where = maps.cut(slice(1, 3), slice(2, 6)), np.s_[1:3, 2:6]
+    np.testing.assert_allclose(part.unknown, maps.unknown[where], atol=1e-7)
+    grid = Grid(4, 6, 16, 24)
+    image = grid_maps(sums_of_logits(grid.spread(z)), lambda: grid.spread(factor))
+    np.testing.assert_allclose(image_maps(maps, grid).unknown, image.unknown, atol=1e-6)
+    sure = grid_maps(sums_of_logits(z - 1e4), lambda: factor)  # the energy is 1 and has no odds
+    assert np.isfinite(sure.unknown).all()
+
+
 @pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
 def test_the_image_s_maps_of_one_pass_are_those_of_its_upsampled_logits(upsampling: str) -> None:
     z = np.random.default_rng(4).normal(0, 5, (1, 4, 5, 7))
@@ -156,7 +169,7 @@ def test_the_image_s_maps_of_one_pass_are_those_of_its_upsampled_logits(upsampli
     full = grid.spread(z) / 1.25
     p = np.exp(full) / np.exp(full).sum(1, keepdims=True)
     ours, wanted = maps_from_logits(z, grid, 1.25), maps_of_probabilities(p)
-    for name in ('confidence', 'entropy', 'margin', 'unknown'):
+    for name in ('confidence', 'entropy', 'margin'):
         np.testing.assert_allclose(ours.of(name), wanted.of(name), atol=1e-6, err_msg=name)
     np.testing.assert_array_equal(ours.label, wanted.label)
     assert ours.mutual_information.max() < 1e-6

@@ -10,10 +10,10 @@ import numpy as np
 from uncertainty_seg.core.uncertainty import grid_maps, sums_of_logits, UncertaintyMaps
 
 
-def maps_of_probabilities(probs: np.ndarray, unknown_temperature: float = 2.5) -> UncertaintyMaps:
+def maps_of_probabilities(probs: np.ndarray) -> UncertaintyMaps:
     """Return the maps of passes (T, C, h, w) of probabilities."""
     with np.errstate(divide='ignore'):
-        return grid_maps(sums_of_logits(np.log(probs)), unknown_temperature)
+        return grid_maps(sums_of_logits(np.log(probs)))
 
 
 def with_maps(maps: UncertaintyMaps, **values: np.ndarray) -> UncertaintyMaps:

@@ -32,7 +32,6 @@ from ros_node_rig import node_rig
 from thread_watch import PAUSE_S
 
 from uncertainty_seg.backends.registry import open_pipeline
-from uncertainty_seg.core.scores.density import FeatureDensity
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.model_bundle import features_file, load_bundle, write_calibration
@@ -59,8 +58,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / 'config' / 'models' / 'suim', folder)
     found = load_bundle(folder)
     assert found.features is not None and found.calibration is not None
-    bank = np.tile(found.features.bank, (6, 1))
-    density = FeatureDensity(np.asarray(bank, np.float16), found.features.neighbours)
+    density = dataclasses.replace(found.features, bank=np.tile(found.features.bank, (6, 1)))
     digest = hashlib.sha256(features_file(density)).hexdigest()
     write_calibration(found, dataclasses.replace(found.calibration, features_sha256=digest),
                       density)

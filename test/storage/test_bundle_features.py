@@ -12,10 +12,12 @@ from typing import Any
 
 from calibration_helpers import splits_of, write_folder
 from conftest import tiny_card, tiny_files, tiny_head, tiny_trunk
+import cv2
 import numpy as np
 from onnx import helper, TensorProto
 import pytest
 
+from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.bundle import FEATURES_FILE
 from uncertainty_seg.core.settings import settings_from_dict
@@ -77,7 +79,9 @@ def test_a_changed_missing_or_foreign_file_is_refused(
         load_bundle(str(missing))
     bundle = load_bundle(str(source))
     assert bundle.features is not None and bundle.calibration is not None
-    wrong = dataclasses.replace(bundle.features, bank=bundle.features.bank[:, :4])
+    known = bundle.features
+    wrong = dataclasses.replace(known, bank=known.bank[:, :4], centre=known.centre[:2],
+                                axes=known.axes[:2])
     other = copy('other')
     write_calibration(load_bundle(str(other)), dataclasses.replace(
         bundle.calibration, features_sha256=hashlib.sha256(
@@ -87,6 +91,26 @@ def test_a_changed_missing_or_foreign_file_is_refused(
     write_calibration(load_bundle(str(other), has_calibration=False),
                       dataclasses.replace(bundle.calibration, features_sha256=''))
     assert not (other / FEATURES_FILE).exists()
+
+
+def test_unknown_lights_up_where_a_patch_is_unlike_the_training_images(
+    calibrated: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    bundle, images = load_bundle(str(calibrated[0])), sorted(calibrated[1].iterdir())
+    assert bundle.calibration is not None and 'unknown.top' in bundle.calibration.thresholds
+    with open_pipeline(bundle, SETTINGS) as pipeline:
+        usual = [pipeline.measure(cv2.imread(str(path))).at_grid.strangeness for path in images]
+        image = cv2.imread(str(images[0]))
+        height, width = image.shape[:2]
+        image[:height // 2, :width // 2] = 255
+        found = pipeline.measure(image)
+        shape = found.at_grid.unknown.shape
+        near, far = np.s_[:shape[0] // 3, :shape[1] // 3], np.s_[-shape[0] // 3:, -shape[1] // 3:]
+        assert np.mean(usual) == pytest.approx(1, abs=0.1)
+        assert found.at_grid.strangeness[near].min() > np.max(usual)
+        np.testing.assert_array_equal(found.at_grid.strangeness[far], usual[0][far])
+        odds = found.at_grid.energy / (1 - found.at_grid.energy) * found.at_grid.strangeness
+        np.testing.assert_allclose(found.at_grid.unknown, odds / (1 + odds), atol=1e-6)
 
 
 def test_arrays_of_python_objects_or_of_another_size_than_said_are_not_read() -> None:

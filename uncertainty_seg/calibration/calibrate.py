@@ -70,6 +70,7 @@ from uncertainty_seg.core.scores.density import (
     DENSITY_SCORE,
     FeatureDensity,
     KNN_SCORE,
+    patches_of,
     pooled,
     ScoreDensity,
 )
@@ -429,6 +430,9 @@ def refuse_trained(card: ModelCard, held: KnownFrames) -> None:
 # What is usual on frames of the training set: of features, and of scores together.
 
 NEIGHBOURS = 5
+# Of the directions of the features, the share that the map `unknown` looks at, and the least
+# variance along one, as a share of their mean: a dead channel has none.
+AXES_SHARE, LEAST_VARIANCE = 0.5, 1e-3
 # Few, since a mixture of many dimensions fits its own frames only; each smooth, since one that
 # is 0 on most frames (a region, a rare class) has no density there.
 DENSITY_INPUTS = (
@@ -447,12 +451,15 @@ def fit_feature_density(
     frames: Iterable[FeatureFrame], neighbours: int = NEIGHBOURS
 ) -> FeatureDensity:
     """
-    Keep the pooled features of some frames.
+    Keep the pooled features of some frames, and what their patches are like.
 
     Rows of its bank are in the order of the frames; k of 'features.knn' is `neighbours`. Raises
     CalibrationError if there is no frame, or features are not finite: a row would be missing.
     """
-    bank = [pooled(features, ignore) for features, ignore in frames]
+    bank, patches = [], _PatchSums()
+    for features, ignore in frames:
+        bank.append(pooled(features, ignore))
+        patches.add(patches_of(features, ignore))
     if not bank:
         raise CalibrationError('no training frame with features', 'more frames than neighbours',
                                'take more training frames')
@@ -460,7 +467,35 @@ def fit_feature_density(
     if not np.isfinite(stored).all():
         raise CalibrationError('features of a training frame that are not finite', 'numbers',
                                'compile it with features of another layer')
-    return FeatureDensity(_halved(stored), neighbours)
+    return FeatureDensity(_halved(stored), *patches.centre_and_axes(), neighbours)
+
+
+class _PatchSums:
+    """Sums over patches (D, n) of one image after the other, for their mean and covariance."""
+
+    def __init__(self) -> None:
+        self._count, self._sum, self._products = 0, np.zeros(1), np.zeros((1, 1))
+
+    def add(self, patches: _Rows) -> None:
+        """Add the patches of an image."""
+        self._count += patches.shape[1]
+        self._sum = self._sum + patches.sum(1)
+        self._products = self._products + patches @ patches.T
+
+    def centre_and_axes(self) -> tuple[FloatMap, FloatMap]:
+        """
+        Return those of `FeatureDensity`: half of the directions, those of least variance.
+
+        Along them lie relations between features that hold in all training images.
+        """
+        centre = self._sum / self._count
+        variances, directions = np.linalg.eigh(
+            self._products / self._count - np.outer(centre, centre))
+        kept = max(1, round(AXES_SHARE * len(centre)))
+        least = np.maximum(variances[:kept], LEAST_VARIANCE * variances.mean())
+        with np.errstate(all='ignore'):  # features that do not vary are refused by what takes this
+            axes = directions[:, :kept] / np.sqrt(least)
+        return centre.astype(np.float32), axes.astype(np.float32)
 
 
 def held_out_scores(density: FeatureDensity) -> _Rows:

@@ -33,7 +33,7 @@ from uncertainty_seg.errors import CalibrationError, ConfigError
 # Scores of the photograph, of features and of the density say how unusual a frame is, and not
 # whether its mask is good; those of single maps may do either.
 GUARD_ROOMS = ('density.', 'features.', 'image.')
-GUARD_SCORES = ('mutual_information.top', 'energy.mean')
+GUARD_SCORES = ('mutual_information.top', 'unknown.top', 'energy.mean')
 GUARD_POWER = 8.0
 # The guard that is taken without proof where there are no foreign frames that could give one: for
 # water. It says nothing of most frames.

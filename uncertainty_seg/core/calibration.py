@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.model_card import digests_in, load_object, SEEN_DIGITS
 from uncertainty_seg.core.scores.density import ScoreDensity
-from uncertainty_seg.core.uncertainty import UNKNOWN_TEMPERATURE
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
@@ -134,8 +133,6 @@ class Calibration:
     damage_limits: Mapping[str, float] = field(default_factory=dict)
     # Of the file with the features of the training frames; empty if there is none.
     features_sha256: str = ''
-    # Of the map 'unknown'.
-    unknown_temperature: float = UNKNOWN_TEMPERATURE
     mask_draw: str = 'independent'
     # Classes of a smaller share of the image were left out of the mask.
     smallest_class: float = 0.0
@@ -161,8 +158,6 @@ class Calibration:
             (bad, f'thresholds of {bad}', 'numbers between 0 and 1, which no score exceeds'),
             (not 0 < self.temperature < 100, f'temperature is {self.temperature}',
              'above 0 and below 100'),
-            (not 1 <= self.unknown_temperature < 100,
-             f'unknown_temperature is {self.unknown_temperature}', '1 or more and below 100'),
             (not 0 <= self.carried_error < 1, f'carried_error is {self.carried_error}',
              '0 or more, below 1'),
             (low, f'floors are {low}', '0 to 1, as the score'),

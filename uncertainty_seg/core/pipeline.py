@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 import logging
 import math
 import time
@@ -73,7 +73,6 @@ from uncertainty_seg.core.uncertainty import (
     grid_maps,
     image_maps,
     UncertaintyMaps,
-    UNKNOWN_TEMPERATURE,
 )
 from uncertainty_seg.errors import ConfigError, ModelBundleError
 
@@ -375,7 +374,7 @@ class Pipeline:
         geometry = Geometry.of(image_bgr.shape[0], image_bgr.shape[1], self.card.input)
         fitted = fit_image(image_bgr, geometry, self.card.input)
         fitted_s = self._clock()
-        maps = self._maps(fitted, masks)
+        maps = self._maps(fitted, masks, geometry)
         maps.leave_out_specks(smallest_class_of(self._bundle, epoch.settings), geometry.rows,
                               geometry.columns, self.card.grid)
         run_s = self._clock()
@@ -390,13 +389,17 @@ class Pipeline:
         return FrameResult(stamp_ns, geometry, self.card.grid, maps, scores, NOT_JUDGED, timings,
                            epoch.passes)
 
-    def _maps(self, fitted: ImageU8, masks: Masks) -> UncertaintyMaps:
+    def _maps(
+        self, fitted: ImageU8, masks: Masks, geometry: Geometry | None = None
+    ) -> UncertaintyMaps:
         """Return the maps of a fitted image at the grid."""
         assert self._temperature is not None
-        calibration = self._bundle.calibration
-        return grid_maps(
-            self._backend.run(fitted, masks, self._temperature),
-            calibration.unknown_temperature if calibration else UNKNOWN_TEMPERATURE)
+        sums = self._backend.run(fitted, masks, self._temperature)
+        known = self._bundle.features
+        if known is None or sums.features is None or geometry is None:
+            return grid_maps(sums)
+        return grid_maps(sums, partial(
+            known.strangeness, sums.features, self.card.grid, geometry.rows, geometry.columns))
 
     def masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
         """Return the masks of a frame: those of the epoch, or of the stamp under 'per_frame'."""

@@ -33,7 +33,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 UNKNOWN_MAP, UNKNOWN_UPPER = 'unknown', 1.0
 # Share of the class colour in the overlay, and the quality of its JPEG.
 OVERLAY_ALPHA, OVERLAY_JPEG_QUALITY = 0.45, 80
-# A softened entropy is far from 0 on anything but the surest pixels.
+# Energy alone is far from 0 on anything but the surest pixels.
 UNKNOWN_BEGIN = 0.6
 _LEGEND_SHARE = 0.09  # of the height of the picture
 _SMALLEST_LEGEND_PX = 12

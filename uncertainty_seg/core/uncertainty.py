@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,12 @@ MAP_NAMES = (
     'entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric',
     'least_confidence', 'margin', 'unknown', 'energy',
 )
-UNKNOWN_TEMPERATURE = 2.5
 # Logits are divided by it before they are squashed into 0..1: those of trained networks lie
 # within about 30 of each other, and without it nearly all would become 0.
 LOGIT_SCALE = 8.0
-# The smallest normal float32: a smaller mean counts as this where logarithms are upsampled.
+# The smallest normal float32: what is smaller counts as this before a logarithm is taken.
 LEAST_PROBABILITY = 2.0**-126
+Strangeness: TypeAlias = Callable[[], FloatMap]
 _Of = TypeVar('_Of', bound=np.generic)
 _T = TypeVar('_T')
 
@@ -98,26 +98,26 @@ class UncertaintyMaps:
         What the logits were divided by.
     features : ndarray of float32, shape (1, D, hf, wf), optional
         No map: the trunk's output `feature_map`.
-    unknown_temperature : float
-        Of the map `unknown`, 1 or more.
+    strangeness : callable, optional
+        Computes how strange the features are, (h, w): 0 or more, and 1 on average over training
+        images. The map `unknown` needs it.
 
     References
     ----------
     Gal, Islam and Ghahramani, 2017, arXiv:1703.02910 (mutual information); Liu et al., 2020,
-    arXiv:2010.03759 (energy); Liang et al., 2017, arXiv:1706.02690 (softened probabilities).
+    arXiv:2010.03759 (energy); Lee et al., 2018, arXiv:1807.03888 (distances of features).
 
     """
 
     def __init__(
         self, mean: Floats, mutual_information: Floats, variation_ratio: Floats,
         total_variance: Floats, logits: Floats, temperature: float = 1.0,
-        features: FloatMap | None = None, unknown_temperature: float = UNKNOWN_TEMPERATURE,
+        features: FloatMap | None = None, strangeness: Strangeness | None = None,
     ) -> None:
         self.mean, self.logits, self.temperature = mean, logits, temperature
         self.features = features
         self._mutual, self._variation = mutual_information, variation_ratio
-        self._variance = total_variance
-        self.unknown_temperature = unknown_temperature
+        self._variance, self._strangeness = total_variance, strangeness
         # Which classes the mask may show, bool (C,); None for all.
         self.shown: NDArray[np.bool_] | None = None
 
@@ -169,16 +169,21 @@ class UncertaintyMaps:
         return _float32(1 - (first - second))
 
     @_Lazy
+    def strangeness(self) -> FloatMap:
+        """How strange the features are; 1 throughout where the trunk gives none."""
+        if self._strangeness is None:
+            return np.ones(self.mean.shape[1:], np.float32)
+        return self._strangeness()
+
+    @_Lazy
     def unknown(self) -> FloatMap:
         """
-        Entropy over ln C of the mean probabilities to the power 1 / tau, made to sum to 1; 0..1.
+        1 / (1 + exp(E / 8) / s), 0..1, with E of `energy` and s the `strangeness`.
 
-        A tau of 2 to 3 finds things that were never shown best: it looks at how the small
-        probabilities are spread.
+        Where the trunk gives no features it is the energy.
         """
-        softened = self.mean ** self.mean.dtype.type(1 / self.unknown_temperature)
-        softened /= softened.sum(0)
-        return _float32(_entropy(softened, 0) / np.log(len(self.mean)))
+        strangeness = np.maximum(self.strangeness, np.float32(LEAST_PROBABILITY))
+        return _squashed(self._free_energy / LOGIT_SCALE - np.log(strangeness))
 
     @_Lazy
     def energy(self) -> FloatMap:
@@ -188,11 +193,14 @@ class UncertaintyMaps:
         E is the logarithm of the sum of exp(z) over the classes, and z are the logits' means over
         the passes, before any temperature.
         """
+        return _squashed(self._free_energy / LOGIT_SCALE)
+
+    @_Lazy
+    def _free_energy(self) -> Floats:
+        """Return the E of `energy`, (h, w)."""
         z = np.where(np.isfinite(self.logits), self.logits, np.nan)
         largest = z.max(0)
-        x = largest + np.log(np.exp(z - largest).sum(0))
-        # 1 / (1 + exp(x)), without an overflow.
-        return _float32(0.5 - 0.5 * np.tanh(0.5 * x / LOGIT_SCALE))
+        return np.asarray(largest + np.log(np.exp(z - largest).sum(0)))
 
     def of(self, name: str) -> FloatMap:
         """Return a map by its name, one of `MAP_NAMES` or 'confidence'; raises ConfigError."""
@@ -214,7 +222,7 @@ class UncertaintyMaps:
         part = UncertaintyMaps(
             self.mean[where], self.mutual_information[where], self.variation_ratio[where],
             self.total_variance[where], self.logits[where], self.temperature, features,
-            self.unknown_temperature)
+            lambda: self.strangeness[where])
         part.shown = self.shown
         return part
 
@@ -250,14 +258,14 @@ class SpreadMaps(UncertaintyMaps):
     Maps at a grid, as maps of the image (h, w).
 
     The mean probabilities of the image are the softmax of the upsampled logarithms of those at the
-    grid. Of one pass they are the network's own. Mutual information, variation ratio, variance
-    and mean logits are upsampled as they are.
+    grid. Of one pass they are the network's own. Mutual information, variation ratio, variance,
+    mean logits and strangeness are upsampled as they are.
     """
 
     def __init__(self, of: UncertaintyMaps, grid: Grid) -> None:
         self._of, self._grid = of, grid
         self.temperature, self.features = of.temperature, of.features
-        self.unknown_temperature, self.shown = of.unknown_temperature, of.shown
+        self.shown = of.shown
 
     @_Lazy
     def _log_mean(self) -> Floats:
@@ -290,6 +298,11 @@ class SpreadMaps(UncertaintyMaps):
         return replace(self._grid, offset=(0.0, 0.0)).spread(self._of.logits)
 
     @_Lazy
+    def strangeness(self) -> FloatMap:
+        """How strange the features are; 1 throughout where the trunk gives none."""
+        return _float32(replace(self._grid, offset=(0.0, 0.0)).spread(self._of.strangeness))
+
+    @_Lazy
     def mutual_information(self) -> FloatMap:
         """Entropy minus the mean entropy of the passes, over ln C, 0..1."""
         return _float32(self._grid.spread(self._of.mutual_information))
@@ -305,9 +318,7 @@ class SpreadMaps(UncertaintyMaps):
         return _float32(self._grid.spread(self._of.total_variance))
 
 
-def grid_maps(
-    sums: PassSums, unknown_temperature: float = UNKNOWN_TEMPERATURE
-) -> UncertaintyMaps:
+def grid_maps(sums: PassSums, strangeness: Strangeness | None = None) -> UncertaintyMaps:
     """Return the maps (hg, wg) of sums over T passes; NaN where a sum is."""
     passes = sums.p.dtype.type(sums.passes)
     mean = sums.p / passes
@@ -318,7 +329,7 @@ def grid_maps(
     variation = np.where(np.isnan(sums.entropy_nats), np.nan, variation)
     variance = np.maximum(sums.p_squared / passes - (mean * mean).sum(0), 0)
     return UncertaintyMaps(mean, mutual, variation, variance, sums.logits / passes,
-                           sums.temperature, sums.features, unknown_temperature)
+                           sums.temperature, sums.features, strangeness)
 
 
 def image_maps(maps: UncertaintyMaps, grid: Grid) -> UncertaintyMaps:
@@ -344,13 +355,15 @@ def sums_of_logits(
                     logits.sum(0, dtype=np.float64), temperature)
 
 
-def maps_from_logits(
-    logits: Floats, grid: Grid, temperature: float = 1.0,
-    unknown_temperature: float = UNKNOWN_TEMPERATURE,
-) -> UncertaintyMaps:
+def maps_from_logits(logits: Floats, grid: Grid, temperature: float = 1.0) -> UncertaintyMaps:
     """Return the image's maps from logits (T, C, hl, wl) of a grid, in float64: the definition."""
     sums = sums_of_logits(logits, temperature, grid.offset)
-    return image_maps(grid_maps(sums, unknown_temperature), grid)
+    return image_maps(grid_maps(sums), grid)
+
+
+def _squashed(x: Floats) -> FloatMap:
+    """Return 1 / (1 + exp(x)), without an overflow."""
+    return _float32(0.5 - 0.5 * np.tanh(0.5 * x))
 
 
 def _likeliest(values: Floats, shown: NDArray[np.bool_] | None) -> LabelMap:

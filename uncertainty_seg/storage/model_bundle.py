@@ -376,7 +376,8 @@ def _digest_of(path: Path) -> str:
 # What the files say.
 
 
-_FEATURE_ARRAYS = {'bank': 'float16', 'neighbours': 'int64'}
+_FEATURE_ARRAYS = {'bank': 'float16', 'neighbours': 'int64', 'centre': 'float32',
+                   'axes': 'float32'}
 
 
 def features_file(density: FeatureDensity) -> bytes:
@@ -400,7 +401,8 @@ def _read_features(
              CALIBRATION_FILE)
     try:
         arrays = read_arrays(data, _FEATURE_ARRAYS, _MOST_BYTES[FEATURES_FILE])
-        density = FeatureDensity(arrays['bank'], int(arrays['neighbours']))
+        density = FeatureDensity(arrays['bank'], arrays['centre'], arrays['axes'],
+                                 int(arrays['neighbours']))
     except (*ZIP_ERRORS, TypeError) as err:
         raise CalibrationError(f'{path} cannot be read ({why(err)})', 'what was written with '
                                'it', _RECALIBRATE) from err

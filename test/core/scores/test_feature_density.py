@@ -7,7 +7,12 @@ from cases import for_each
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.calibrate import fit_feature_density, held_out_scores
+from uncertainty_seg.calibration.calibrate import (
+    fit_feature_density,
+    held_out_scores,
+    LEAST_VARIANCE,
+)
+from uncertainty_seg.core.grid import Grid
 from uncertainty_seg.core.scores.density import FeatureDensity, pooled, unit_rows
 from uncertainty_seg.errors import CalibrationError
 from uncertainty_seg.storage.foreign_files import read_arrays
@@ -95,5 +100,51 @@ def test_an_ignored_pixel_counts_nowhere() -> None:
 def test_features_that_give_no_distance_are_refused(features: np.ndarray) -> None:
     with pytest.raises(CalibrationError):
         fit_feature_density([(features, None)] * 30)
-    with pytest.raises(CalibrationError):  # as many neighbours as frames
-        FeatureDensity(np.eye(4, dtype=np.float16), 4)
+    bank, centre, axes = np.eye(4, dtype=np.float16), np.zeros(2, np.float32), np.eye(2, 1)
+    FeatureDensity(bank, centre, axes, 3)
+    for wrong in ((bank, centre, axes, 4),  # as many neighbours as frames
+                  (bank, centre[:1], axes, 3), (bank, centre, axes[:1], 3),
+                  (bank, centre, axes[:, :0], 3), (bank, centre, axes * np.nan, 3)):
+        with pytest.raises(CalibrationError):
+            FeatureDensity(*wrong)
+
+
+# --- how strange patches are ---------------------------------------------------------------------
+
+# Of six features the last is the sum of two others, nearly.
+RELATED = [np.concatenate([features[:, :5], features[:, :1] + features[:, 1:2]
+                           + np.float32(0.01) * features[:, 5:]], 1) for features in FRAMES]
+
+
+def test_a_patch_that_breaks_a_relation_between_features_is_strange_where_it_lies() -> None:
+    known = fit_feature_density((features, None) for features in RELATED)
+    assert known.axes.shape == (6, 3)
+    broken = RELATED[0].copy()
+    broken[0, 5, 3, 4] += 1  # within what that feature is elsewhere
+    assert broken[0, 5, 3, 4] < max(features[0, 5].max() for features in RELATED)
+    found = known.strangeness(broken, Grid(16, 20, 64, 80), slice(0, 64), slice(0, 80))
+    assert found[14, 18] > 5 and found[:4, :8].max() < 3
+
+
+def test_strangeness_is_that_of_plain_numpy_and_padding_counts_nowhere() -> None:
+    known, features = fit_feature_density((f, None) for f in RELATED), RELATED[3].copy()
+    features[:, :, [0, 3]] = 1e9  # above and below the image
+    along = (features[0, :, 1:3].reshape(6, -1).T - known.centre) @ known.axes
+    square = (along.astype(np.float64) ** 2).mean(1).reshape(2, 5)
+    near = [[np.mean([square[min(max(i + k, 0), 1), min(max(j + m, 0), 4)]
+                      for k in (-1, 0, 1) for m in (-1, 0, 1)]) for j in range(5)]
+            for i in (0, 0, 1, 1)]
+    found = known.strangeness(features, Grid(4, 5, 64, 80), slice(16, 48), slice(0, 80))
+    np.testing.assert_allclose(found, near, rtol=1e-4)
+
+
+def test_along_the_axes_patches_vary_least_and_by_one() -> None:
+    known = fit_feature_density((features, None) for features in RELATED)
+    patches = np.concatenate([f[0].reshape(6, -1).T for f in RELATED]).astype(np.float64)
+    covariance = np.cov(patches.T, bias=True)
+    least = np.linalg.eigvalsh(covariance)[:3]
+    least[0] = max(least[0], LEAST_VARIANCE * np.trace(covariance) / 6)  # of the sum: next to none
+    lengths = np.linalg.norm(known.axes, axis=0)
+    np.testing.assert_allclose(lengths, 1 / np.sqrt(least), rtol=1e-3)
+    varies = np.diag(known.axes.T @ covariance @ known.axes)
+    np.testing.assert_allclose(varies[1:], 1, rtol=1e-3)

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, require_shape
-from uncertainty_seg.core.grid import at_cells
+from uncertainty_seg.core.grid import at_cells, cells, Grid
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError
 
@@ -140,11 +140,15 @@ class FeatureDensity:
     The features of the training frames, which a frame is compared with.
 
     `bank` (n, 2 D) is `pooled` of each training frame, times any factor of its own: its direction
-    counts. `neighbours` is k, at least 1. Raises CalibrationError if the bank is no matrix of
-    finite numbers, the frames do not differ, or there are no more of them than neighbours.
+    counts. `neighbours` is k, at least 1. `centre` (D,) is the mean of all their patches, and
+    `axes` (D, K) are directions in which patches vary little, each divided by the standard
+    deviation along it. Raises CalibrationError if an array is no such matrix of finite numbers,
+    the frames do not differ, or there are no more of them than neighbours.
     """
 
     bank: NDArray[np.float16]
+    centre: FloatMap
+    axes: FloatMap
     neighbours: int = 5
 
     def __post_init__(self) -> None:
@@ -160,6 +164,12 @@ class FeatureDensity:
         if not (self.bank != self.bank[:1]).any():
             raise CalibrationError(f'the features of all {frames} training frames are equal',
                                    'frames that differ', 'compile with features of another layer')
+        shapes, channels = (self.centre.shape, self.axes.shape), self.num_channels
+        is_finite = np.isfinite(self.centre).all() and np.isfinite(self.axes).all()
+        if shapes != ((channels,), (channels, self.axes.size // channels)) \
+                or not self.axes.size or not is_finite:
+            raise CalibrationError(f'features with a centre and axes of the shapes {shapes}',
+                                   f'({channels},) and ({channels}, K), all finite', _FIX)
 
     @property
     def num_channels(self) -> int:
@@ -195,6 +205,29 @@ class FeatureDensity:
         require_shape('features', features, (1, self.num_channels, None, None), np.float32)
         return self.score(pooled(features, ignore))
 
+    def strangeness(
+        self, features: FloatMap, grid: Grid, rows: slice, columns: slice
+    ) -> FloatMap:
+        """
+        Return how far patches lie from the centre along the axes, squared, at a grid.
+
+        It is the mean over the axes and over 3 x 3 patches, 1 on average over the training images.
+        The features are (1, D, hf, wf); the image lies in `rows` and `columns` of the network's
+        input, and padding has the value of what is beside it. Raises ShapeError if there are other
+        channels than those of the training frames.
+        """
+        require_shape('features', features, (1, self.num_channels, None, None), np.float32)
+        down, across = features.shape[2:]
+        inside = cells(rows, grid.height, down), cells(columns, grid.width, across)
+        places = features[0, :, inside[0], inside[1]] - self.centre[:, None, None]
+        along = np.einsum('dk,dhw->khw', self.axes, places)
+        height, width = along.shape[1:]
+        padded = np.pad((along * along).mean(0), 1, 'edge')
+        near = np.mean([padded[i:i + height, j:j + width] for i, j in np.ndindex(3, 3)], 0)
+        whole = np.pad(near, [(one.start, size - one.stop)
+                              for one, size in zip(inside, (down, across), strict=True)], 'edge')
+        return np.asarray(Grid(down, across, grid.rows, grid.columns).spread(whole), np.float32)
+
 
 def pooled(features: FloatMap, ignore: NDArray[np.bool_] | None = None) -> Vectors:
     """
@@ -203,13 +236,19 @@ def pooled(features: FloatMap, ignore: NDArray[np.bool_] | None = None) -> Vecto
     With an `ignore` mask (h, w) a place counts if the pixel at its centre does. NaN if no place
     counts, or where a feature is not finite.
     """
-    places = features[0].reshape(features.shape[1], -1).astype(np.float64)
-    if ignore is not None:
-        places = places[:, ~at_cells(ignore, *features.shape[-2:]).ravel()]
+    places = patches_of(features, ignore)
     if not places.size:
         return np.full(2 * len(places), np.nan)
     with np.errstate(all='ignore'):
         return np.concatenate([places.mean(1), places.std(1)])
+
+
+def patches_of(features: FloatMap, ignore: NDArray[np.bool_] | None = None) -> Vectors:
+    """Return the places of features that count, as `pooled` says, float64 (D, n)."""
+    places = features[0].reshape(features.shape[1], -1).astype(np.float64)
+    if ignore is not None:
+        places = places[:, ~at_cells(ignore, *features.shape[-2:]).ravel()]
+    return places
 
 
 def unit_rows(vectors: Vectors) -> Vectors:

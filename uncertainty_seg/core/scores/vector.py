@@ -76,12 +76,13 @@ SCORES = (
         'a small region: 1 % of the pixels moves it by 1 %',
         'the baseline of every comparison; `select` ranks by it, the density looks at it, '
         'energy guards a gate',
-        ('entropy', 'mutual_information', 'aleatoric', 'unknown', 'energy')),
+        ('entropy', 'mutual_information', 'aleatoric', 'energy')),
     ScoreKind(
         '<map>.top', f'mean of the most uncertain {TOP_SHARE:.0%} of the pixels',
         'the worst pixels, wherever they lie',
         'a region below 5 % is diluted; many borders look like one unknown object',
-        'guards the gate of `pipeline`; sets the colours of the heatmap', USUAL_SCORED),
+        'guards the gate of `pipeline`; sets the colours of the heatmap; of `unknown`, finds '
+        'objects that were never shown', (*USUAL_SCORED, 'unknown')),
     ScoreKind(
         '<map>.worst_window',
         f'largest mean of a square of {WINDOW_SHARE:.0%} of the shorter side',
