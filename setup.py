@@ -52,10 +52,8 @@ def commands_elsewhere():
     pip writes all to bin/ and colcon to lib/PACKAGE/, where ros2 run and ros2 launch look.
     """
     is_wheel = any(word.endswith('_wheel') for word in sys.argv)
-    if not is_wheel:
-        return [('bin', ['scripts/bin/' + PACKAGE])]
-    programs = sorted(path.as_posix() for path in Path('scripts/libexec').iterdir())
-    return [('lib/' + PACKAGE, programs)]
+    folder, source = ('lib/' + PACKAGE, 'libexec') if is_wheel else ('bin', 'bin')
+    return [(folder, sorted(path.as_posix() for path in Path('scripts', source).iterdir()))]
 
 
 setup(

@@ -407,12 +407,15 @@ colcon_build() {  # colcon_build FOLDER: build into FOLDER/build and FOLDER/inst
   note "built: $folder/install"
 }
 
-command_in_venv() {  # command_in_venv FOLDER: make $VENV/bin/uncertainty_seg run what was built there
-  local command="$VENV/bin/uncertainty_seg"
-  printf '%s\n' '#!/usr/bin/env bash' '# Written by scripts/lib.sh.' \
-    "source '$1/install/setup.bash'" "exec '$1/install/uncertainty_seg/bin/uncertainty_seg' \"\$@\"" >"$command"
-  chmod +x "$command"
-  note "command line: $command, or uncertainty_seg after: source $1/install/setup.bash"
+programs_in_venv() {  # programs_in_venv FOLDER: make the programs in $VENV/bin run what was built there
+  local path program
+  for path in "$ROOT"/scripts/bin/*; do
+    program="$(basename "$path")"
+    printf '%s\n' '#!/usr/bin/env bash' '# Written by scripts/lib.sh.' "source '$1/install/setup.bash'" \
+      "exec '$1/install/uncertainty_seg/bin/$program' \"\$@\"" >"$VENV/bin/$program"
+    chmod +x "$VENV/bin/$program"
+  done
+  note "command line: $VENV/bin/uncertainty_seg, or uncertainty_seg after: source $1/install/setup.bash"
 }
 
 source_install() {  # source_install FOLDER: as a user would, ROS's scripts not being proof to set -u

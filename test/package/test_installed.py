@@ -12,6 +12,7 @@ import sys
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ['speed_governor', 'uncertainty_seg', 'uncertainty_seg_node', 'uncertainty_seg_play']
 COLCON = ('import sys; from colcon_core.command import main; sys.argv[0] = "colcon"; '
           'sys.exit(main())')
 
@@ -35,12 +36,13 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / 'install'
 
 
-def test_sourcing_setup_puts_the_command_on_path(prefix: Path) -> None:
-    done = clean(f'source {prefix}/setup.bash; command -v uncertainty_seg; uncertainty_seg --help')
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_sourcing_setup_puts_the_programs_on_path(prefix: Path, program: str) -> None:
+    done = clean(f'source {prefix}/setup.bash; command -v {program}; {program} --help')
     place, usage = done.stdout.split('\n')[:2]
     assert (done.returncode, done.stderr) == (0, '')
-    assert place == f'{prefix}/uncertainty_seg/bin/uncertainty_seg'
-    assert usage == 'usage: uncertainty_seg [-h] [--version] VERB ...'
+    assert place == f'{prefix}/uncertainty_seg/bin/{program}'
+    assert usage.startswith(f'usage: {program} ')
 
 
 def test_a_verb_runs_and_finds_a_shipped_model(prefix: Path, tmp_path: Path) -> None:
@@ -53,8 +55,7 @@ def test_a_verb_runs_and_finds_a_shipped_model(prefix: Path, tmp_path: Path) -> 
 def test_ros2_run_finds_every_executable(prefix: Path) -> None:
     # ros2 run lists the files of lib/<package> that can be executed.
     folder = prefix / 'uncertainty_seg' / 'lib' / 'uncertainty_seg'
-    assert {path.name for path in folder.iterdir() if os.access(path, os.X_OK)} == {
-        'speed_governor', 'uncertainty_seg', 'uncertainty_seg_node', 'uncertainty_seg_play'}
+    assert sorted(path.name for path in folder.iterdir() if os.access(path, os.X_OK)) == PROGRAMS
 
 
 def test_pip_gets_its_own_command_and_not_a_second_one(tmp_path: Path) -> None:
@@ -73,8 +74,10 @@ def test_pip_gets_its_own_command_and_not_a_second_one(tmp_path: Path) -> None:
 def test_a_wheel_has_every_program_where_ros2_run_and_ros2_launch_look(tmp_path: Path) -> None:
     sources = {path.name: path for path in (ROOT / 'scripts' / 'libexec').iterdir()}
     scripts = (ROOT / 'setup.py').read_text().partition("'console_scripts': [")[2]
-    assert set(sources) == {line.split()[0].strip("'") for line in
-                            scripts.partition(']')[0].splitlines() if '=' in line}
+    assert sorted(sources) == PROGRAMS == sorted(
+        line.split()[0].strip("'") for line in scripts.partition(']')[0].splitlines()
+        if '=' in line)
+    assert 'include scripts/bin/* scripts/libexec/*\n' in (ROOT / 'MANIFEST.in').read_text()
     (tmp_path / 'bin').mkdir()
     folder = tmp_path / 'lib' / 'uncertainty_seg'
     folder.mkdir(parents=True)

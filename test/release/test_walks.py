@@ -2,9 +2,10 @@
 """
 The commands of docs/walks.md run in a bash that knows nothing of the checkout but $CHECKOUT.
 
-A section is one script: its commands in their order, in one shell, from a home that is empty.
-The program on PATH adds options that make less of everything (`SMALLER`). A command that the page
-marks as not run is left out, and its reason is held against what may be one (`REASONS`).
+A section is one script: its commands in their order, in one shell, from a home that is empty, with
+the package as pip or colcon installs it. Its verbs get options that make less of everything
+(`SMALLER`). A command that the page marks as not run is left out, and its reason is held against
+what may be one (`REASONS`).
 
 """
 
@@ -13,10 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 import json
+import os
 from pathlib import Path
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 
 import pytest
 from ros_helpers import HAS_ROS, own_domain, ros_environment
@@ -53,21 +59,11 @@ REASONS = {
     'needs a ROS workspace': r'cp ',
     'needs rclcpp': r'colcon build ',
 }
-SHIM = """
-import json, os, sys
-from uncertainty_seg.cli.main import main
-smaller, scenes = json.loads({smaller!r}), json.loads({scenes!r})
-words = sys.argv[1:]
-with open(os.path.expanduser('~/ran'), 'a') as file:
-    file.write(' '.join(words) + chr(10))
-if words[:2] == ['simulate', 'scenes']:
-    words = [scenes.get(word, word) for word in words]
-if words[0] == 'calibrate':
-    from uncertainty_seg.calibration import calibrate as calibration_run
-    calibration_run.TEMPERATURES = (0.9, 1.0, 1.1)
-more = smaller.get(' '.join(words[:2]), smaller.get(words[0], ''))
-sys.exit(main(words + more.split()))
-"""
+# What is installed: all that setup.py reads.
+PACKAGED = ('uncertainty_seg', 'launch', 'config', 'examples', 'resource', 'scripts', 'setup.py',
+            'setup.cfg', 'pyproject.toml', 'package.xml', 'MANIFEST.in')
+COLCON = ('import sys; from colcon_core.command import main; sys.argv[0] = "colcon"; '
+          'sys.exit(main())')
 
 
 @dataclass(frozen=True)
@@ -101,32 +97,89 @@ WALKS = walks(PAGE)
 RUN = [name for name, walk in WALKS.items() if walk.commands]
 
 
-def home(folder: Path, walk: Walk) -> Path:
-    """Make a home with the clone, the file of the page, and the programs on a path of its own."""
-    (folder / 'bin').mkdir(parents=True)
-    (folder / 'uncertainty_seg').symlink_to(ROOT)
-    (folder / 'my_nets.py').write_text(walk.python)
-    shim = folder / 'bin' / 'shim.py'
-    smaller = {**SMALLER, **IN_WALK.get(walk.name, {})}
-    shim.write_text(SHIM.format(smaller=json.dumps(smaller), scenes=json.dumps(SCENES)))
-    for name, target in {'uncertainty_seg': str(shim), 'python3': '',
-                         'uncertainty_seg_node': '-m uncertainty_seg.ros.node',
-                         'uncertainty_seg_play': '-m uncertainty_seg.ros.bag_player'}.items():
-        program = folder / 'bin' / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {target} "$@"\n')
-        program.chmod(0o755)
+def environment_in(folder: Path) -> Path:
+    """Make an environment that has all packages of this one, and nothing of the checkout."""
+    venv.create(folder, symlinks=True)
+    place = sysconfig.get_path('purelib', 'posix_prefix', vars={'base': str(folder)})
+    seen = [path for path in sys.path if path.endswith(('site-packages', 'dist-packages'))]
+    Path(place, 'beside.pth').write_text(
+        ''.join(f'import site; site.addsitedir({path!r})\n' for path in seen))
     return folder
 
 
-def walk_it(walk: Walk, folder: Path, preamble: str) -> subprocess.CompletedProcess[str]:
+def run_in(environment: Path, *words: str) -> None:
+    """Run its Python without the checkout on the path."""
+    done = subprocess.run(
+        [str(environment / 'bin' / 'python'), *words], cwd=environment, env=outside(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def outside(**more: str) -> dict[str, str]:
+    """Return what a user's shell has: no checkout, no variables of ROS wheels that restarted."""
+    paths = [path for path in os.environ.get('PYTHONPATH', '').split(os.pathsep)
+             if path and Path(path) != ROOT]
+    kept = {name: value for name, value in os.environ.items()
+            if name not in ('_ROS_WHEELS_BOOTSTRAP_COMPLETE', 'PYTHONPATH')}
+    return {**kept, **({'PYTHONPATH': os.pathsep.join(paths)} if paths else {}), **more}
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Install a copy of the checkout as a user does; how -> the line that makes it usable."""
+    folder = tmp_path_factory.mktemp('install')
+    for name in PACKAGED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, folder / 'source' / name)
+    pip, colcon = (environment_in(folder / name) for name in ('pip', 'colcon'))
+    run_in(pip, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index',
+           '--no-build-isolation', str(folder / 'source'))
+    run_in(colcon, '-c', COLCON, '--log-base', str(folder / 'log'), 'build', '--base-paths',
+           str(folder / 'source'), '--build-base', str(folder / 'build'), '--install-base',
+           str(folder / 'prefix'))
+    return {'pip': f'. {pip}/bin/activate', 'colcon':
+            f'. {colcon}/bin/activate; set +u; . {folder}/prefix/setup.bash; set -u'}
+
+
+def home(folder: Path, walk: Walk) -> Path:
+    """Make a home with the clone and the file of the page."""
+    folder.mkdir()
+    (folder / 'uncertainty_seg').symlink_to(ROOT)
+    (folder / 'my_nets.py').write_text(walk.python)
+    return folder
+
+
+def smaller(walk: Walk) -> str:
+    """Return the commands of a walk, the verbs with options that make less of everything."""
+    options = {**SMALLER, **IN_WALK.get(walk.name, {})}
+
+    def less(match: re.Match[str]) -> str:
+        words = match[1].split()
+        if words[:2] == ['simulate', 'scenes']:
+            words = [SCENES.get(word, word) for word in words]
+        more = options.get(' '.join(words[:2]), options.get(words[0], ''))
+        return f"uncertainty_seg {' '.join(words)} {shlex.join(more.split())} "
+
+    lines = '\n'.join(walk.commands).replace('\\\n', ' ')
+    return re.sub(r'\buncertainty_seg ([^#&\n]*)', less, lines)
+
+
+def walk_it(
+    walk: Walk, folder: Path, install: str, preamble: str = ''
+) -> subprocess.CompletedProcess[str]:
     """Run a section as one script of bash, which ends at the first command that fails."""
+    # What it started in the background must not outlive a command that fails; timeout, which
+    # ends them all, says 124.
+    end = "trap 'kill $(jobs -p) 2>/dev/null || :' EXIT"
+    script = '\n'.join(['set -eu', end, 'cd', install, preamble, smaller(walk)])
     with own_domain() as domain:
-        environment = {**ros_environment(domain), 'HOME': str(folder), 'OMP_NUM_THREADS': '1',
-                       'PATH': f'{folder}/bin:/usr/bin:/bin', 'XDG_CACHE_HOME': f'{folder}/cache'}
+        local = {name: value for name, value in ros_environment(domain).items()
+                 if name.startswith('ROS_')}
         return subprocess.run(
-            ['bash', '-eu', '-c', '\n'.join(['cd', preamble, *walk.commands])], env=environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=580, check=False)
+            ['timeout', '570', 'bash', '-c', script], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=outside(
+                **local, HOME=str(folder), PATH='/usr/bin:/bin', OMP_NUM_THREADS='1',
+                PYTHONUNBUFFERED='1', XDG_CACHE_HOME=f'{folder}/cache'))
 
 
 INCLUDED = ROOT / 'config' / 'models' / 'pipeline' / 'calibration.json'
@@ -143,6 +196,8 @@ LEAVES = {
     'Write mission logic': (['mission/my_mission.py'],
                             [' old, at ', '"played": 24, "damaged": 0']),
 }
+# Which of the two installations is walked on; the other walks are on pip's.
+INSTALLED_BY = {'First dive': 'colcon', 'Write mission logic': 'colcon'}
 NEEDS = {'First dive': 'pyarrow', 'Your own network': 'torch',
          'Calibrate for your water': 'sklearn'}
 
@@ -192,7 +247,7 @@ HOLDS = {'Calibrate for your water': has_new_limits}
 @pytest.mark.ros
 @pytest.mark.parametrize('name', RUN)
 def test_a_walk_runs_from_another_folder_and_leaves_what_it_says(
-    name: str, tmp_path: Path
+    name: str, tmp_path: Path, installed: dict[str, str]
 ) -> None:
     package = NEEDS.get(name, 'numpy')
     if find_spec(package) is None:
@@ -201,29 +256,22 @@ def test_a_walk_runs_from_another_folder_and_leaves_what_it_says(
     if any(line.startswith('uncertainty_seg_node') for line in walk.commands) and not HAS_ROS:
         pytest.skip('rclpy is missing')
     before = INCLUDED.read_bytes()
-    done = walk_it(walk, home(tmp_path / 'home', walk), PREAMBLE)
+    folder = home(tmp_path / 'home', walk)
+    done = walk_it(walk, folder, installed[INSTALLED_BY.get(name, 'pip')], PREAMBLE)
     assert done.returncode == 0, done.stdout[-3000:]
     files, texts = LEAVES[name]
-    assert [file for file in files if not (tmp_path / 'home' / file).exists()] == []
+    assert [file for file in files if not (folder / file).exists()] == []
     assert [text for text in texts if text not in done.stdout] == [], done.stdout[-3000:]
-    ran = (tmp_path / 'home' / 'ran').read_text().splitlines()
-    assert [line.split()[0] for line in ran] == ['--version', *verbs(walk)]
     assert INCLUDED.read_bytes() == before
     if name in HOLDS:
-        HOLDS[name](tmp_path / 'home', done.stdout)
-
-
-def verbs(walk: Walk) -> list[str]:
-    """Return the verbs of a walk, in their order."""
-    return re.findall(r'(?:^|&& )uncertainty_seg ([a-z-]+)', '\n'.join(walk.commands),
-                      re.MULTILINE)
+        HOLDS[name](folder, done.stdout)
 
 
 def test_a_walk_that_fails_in_the_middle_is_no_success(tmp_path: Path) -> None:
-    walk = walk_of('x\n\n    uncertainty_seg --version\n    false\n    touch ~/reached\n')
+    walk = walk_of('x\n\n    sleep 900 &\n    touch ~/before\n    false\n    touch ~/reached\n')
     folder = home(tmp_path / 'home', walk)
     assert walk_it(walk, folder, '').returncode == 1
-    assert not (folder / 'reached').exists() and (folder / 'ran').read_text() == '--version\n'
+    assert (folder / 'before').exists() and not (folder / 'reached').exists()
 
 
 def test_what_is_not_run_says_why_and_is_that() -> None:
@@ -243,5 +291,6 @@ def test_every_walk_of_the_table_is_a_section_that_is_run_or_links_on() -> None:
     table = re.findall(r'^\| .+ \| \[(.+?)\]\(#', PAGE, re.MULTILINE)
     assert table == list(WALKS) and len(table) == 6
     assert set(table) - set(RUN) == {'Close the loop'}  # test_tutorial_loop runs its page
-    assert set(RUN) == set(LEAVES) and set(IN_WALK) | set(HOLDS) | set(NEEDS) <= set(RUN)
+    assert set(RUN) == set(LEAVES)
+    assert {*IN_WALK, *HOLDS, *NEEDS, *INSTALLED_BY} <= set(RUN)
     assert {words.split()[0] for words in SMALLER} <= set(VERBS)
