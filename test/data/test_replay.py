@@ -290,13 +290,6 @@ def test_bag_without_images(
     assert not (tmp_path / 'out').exists()
 
 
-def test_unreadable_bag(tmp_path: Path, tiny_bundle: Path) -> None:
-    in_bag = write_bag(tmp_path / 'in', [BLUE])
-    (in_bag / 'bag_0.mcap').write_bytes(b'this is no bag')
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 1
-    assert not (tmp_path / 'out').exists()
-
-
 def test_existing_output_stays_unless_forced(tmp_path: Path, tiny_bundle: Path) -> None:
     in_bag, out = write_bag(tmp_path / 'in', [BLUE]), write_bag(tmp_path / 'out', [GREY])
     before = files_of(out)

@@ -40,6 +40,7 @@ START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ('--set', 'backend=onnxruntime', '--set')
 Start: TypeAlias = Callable[..., 'subprocess.Popen[str]']
+AtWork: TypeAlias = 'tuple[subprocess.Popen[str], Path]'
 
 
 def solid(color: tuple[int, int, int], height: int = 48, width: int = 64) -> np.ndarray:
@@ -421,14 +422,18 @@ def test_a_run_that_is_killed_loses_one_shard_and_another_goes_on(
     assert parts_of(table) == parts_of(tmp_path / 'whole')
 
 
-@pytest.mark.release
-def test_a_worker_that_dies_is_one_sentence_and_costs_its_shard_only(
-    tmp_path: Path, tiny_bundle: Path, started: Start
-) -> None:
+@pytest.fixture
+def at_work(tmp_path: Path, tiny_bundle: Path, started: Start) -> AtWork:
+    """Return a run with two workers, one of which waits for a pipe, and its table."""
     fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
-    process = started(
+    return started(
         fleet, '--out', table, *RUN, f'model={tiny_bundle}', '--workers', 2,
-        waits_for=lambda: has_parts(table, 2))
+        waits_for=lambda: has_parts(table, 2)), table
+
+
+@pytest.mark.release
+def test_a_worker_that_dies_is_one_sentence_and_costs_its_shard_only(at_work: AtWork) -> None:
+    process, table = at_work
     (draft,) = table.glob('.photos*.tmp')
     os.kill(int(draft.name.split('.')[-2]), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
@@ -438,13 +443,8 @@ def test_a_worker_that_dies_is_one_sentence_and_costs_its_shard_only(
 
 
 @pytest.mark.release
-def test_an_interrupt_stops_the_workers_too(
-    tmp_path: Path, tiny_bundle: Path, started: Start
-) -> None:
-    fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
-    process = started(
-        fleet, '--out', table, *RUN, f'model={tiny_bundle}', '--workers', 2,
-        waits_for=lambda: has_parts(table, 2))
+def test_an_interrupt_stops_the_workers_too(at_work: AtWork) -> None:
+    process, _ = at_work
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (130, 'stopped')
@@ -452,13 +452,8 @@ def test_an_interrupt_stops_the_workers_too(
 
 
 @pytest.mark.release
-def test_workers_end_with_a_run_that_is_killed_alone(
-    tmp_path: Path, tiny_bundle: Path, started: Start
-) -> None:
-    fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
-    process = started(
-        fleet, '--out', table, *RUN, f'model={tiny_bundle}', '--workers', 2,
-        waits_for=lambda: has_parts(table, 2))
+def test_workers_end_with_a_run_that_is_killed_alone(at_work: AtWork) -> None:
+    process, _ = at_work
     process.kill()  # not its group: one of its workers waits for the next shard, one for a pipe
     process.wait()
     require_nobody_left(process)

@@ -252,17 +252,6 @@ def test_files_of_a_bag_are_read_in_their_order(tmp_path: Path) -> None:
     assert stamps == [0, STEP_NS, 2 * STEP_NS, 0, STEP_NS]
 
 
-def test_a_message_that_is_none_keeps_its_place(tmp_path: Path) -> None:
-    with BagWriter(tmp_path / 'bag') as bag:
-        for k in range(3):
-            data = message(k) if k != 1 else b'\0\1\0\0\7'
-            bag.write_serialized(CAMERA, IMAGE_TYPE, START_NS + k * STEP_NS, data)
-    (source,) = found(tmp_path / 'bag')
-    frames = list(read_source(source))
-    assert [type(f) for f in frames] == [SourceFrame, BadFrame, SourceFrame]
-    assert indices(frames) == [0, 1, 2]
-
-
 def test_a_damaged_sidecar_keeps_its_place(tmp_path: Path) -> None:
     path = log(tmp_path / 'log')
     names = sorted((path / 'frames').iterdir())

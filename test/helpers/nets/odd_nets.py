@@ -401,12 +401,8 @@ class PythonRandom(nn.Module):
         return resized(self.last(x * (0.5 + random.random())), image)
 
 
-class TrainingNoise(nn.Module):
+class TrainingNoise(PythonRandom):
     """Gaussian noise in training mode beside a dropout."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
-        super().__init__()
-        self.body, self.last = stem(width), Classifier(width, classes, p)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.body(image)
