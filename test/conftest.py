@@ -195,7 +195,7 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> 
                   'mutual_information.mean': 0.6, 'mutual_information.top': 0.8,
                   'mutual_information.worst_window': 0.8}
         write_calibration(load_bundle(str(folder)), Calibration(
-            TINY_PASSES, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
+            TINY_PASSES, 0, 'fixed', 'fp32', 1.0, limits, ('entropy.mean',), 0.95, 10, 10,
             model_digest(card), 'none',
             # Tests show it plain pictures, which are damaged ones to a camera's calibration.
             damage_limits=dict.fromkeys(STATISTICS, 1e9)))

@@ -138,7 +138,7 @@ def test_a_bundle_runs_from_image_to_maps(tmp_path: Path) -> None:
     assert [site.name for site in card.noise_sites] == ['noise']
     limits = {'mutual_information.mean': 1e-3}
     write_calibration(made.bundle, Calibration(
-        20, 0, 'fixed', 'fp32', 1.0, limits, limits, tuple(limits), 0.95, 10, 10,
+        20, 0, 'fixed', 'fp32', 1.0, limits, tuple(limits), 0.95, 10, 10,
         model_digest(card), 'none'))
     bundle = load_bundle(tmp_path / 'bundle')
     backend = open_backend('onnxruntime', bundle, Settings(threads=1))

@@ -20,7 +20,7 @@ from uncertainty_seg.core.calibration import (
 from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.errors import CalibrationError
 
-GOOD = Calibration(20, 0, 'fixed', 'fp32', 0.9, {'entropy.mean': 0.2}, {'entropy.mean': 0.1},
+GOOD = Calibration(20, 0, 'fixed', 'fp32', 0.9, {'entropy.mean': 0.2},
                    ('entropy.mean',), 0.95, 200, 100, 'aa', 'bb')
 
 
@@ -96,10 +96,10 @@ DENSITY = ScoreDensity(('a', 'b'), np.array([0.1, 0.2]), np.array([1.0, 2.0]), n
 
 
 def test_promises_and_density_come_back_from_the_file() -> None:
-    full = dataclasses.replace(GOOD, promises=(PROMISE,), distances={'entropy.mean': 0.25},
+    full = dataclasses.replace(GOOD, promises=(PROMISE,), floors={'entropy.mean': 0.25},
                                density=DENSITY)
     back = calibration_from_json(calibration_to_json(full))
-    assert back.promises == (PROMISE,) and back.distances == {'entropy.mean': 0.25}
+    assert back.promises == (PROMISE,) and back.floors == {'entropy.mean': 0.25}
     scores = {'a': 0.7, 'b': 0.1}
     assert back.density is not None and back.density.score(scores) == DENSITY.score(scores)
 

@@ -395,7 +395,7 @@ def test_limits_that_cannot_judge_are_refused(limits: dict[str, float]) -> None:
 STRICT = Promise(0.05, {'a': 0.1, 'b': 0.2}, 'iou<0.5', 60, 60, 0.04, 0.7, 0.03, 0.1)
 LOOSE = Promise(0.1, {'a': 0.3, 'b': 0.4}, 'iou<0.5', 60, 60, 0.09, 0.8, 0.08, 0.2)
 THRESHOLDS = {'a': 0.5, 'b': 0.6, 'c': 0.7}
-WITH = Calibration(8, 0, 'fixed', 'fp32', 1.0, THRESHOLDS, THRESHOLDS, ('a', 'b'), 0.98, 9, 9,
+WITH = Calibration(8, 0, 'fixed', 'fp32', 1.0, THRESHOLDS, ('a', 'b'), 0.98, 9, 9,
                    'm', 'd', (LOOSE, STRICT))
 WITHOUT = dataclasses.replace(WITH, promises=())
 

@@ -154,7 +154,7 @@ def calibrated_anew(folder: Path) -> list[str]:
     bundle = load_bundle(str(folder))
     limits = {'entropy.mean': 1e-6}
     write_calibration(bundle, Calibration(
-        8, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
+        8, 0, 'fixed', 'fp32', 1.0, limits, ('entropy.mean',), 0.95, 10, 10,
         model_digest(bundle.card), 'none',
         damage_limits=bundle.calibration.damage_limits))
     return []

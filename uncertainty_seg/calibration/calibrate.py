@@ -39,7 +39,6 @@ from uncertainty_seg.calibration.stats.conformal import (
     blocks_needed,
     fit_promise,
     held_out_shares,
-    ks_distance,
     quantile_limits,
 )
 from uncertainty_seg.calibration.stats.evaluation import (
@@ -175,7 +174,6 @@ class CalibrationOutcome:
                          for promise in made.promises],
             'bad_share': float(self.held.is_bad.mean()), 'num_train': made.num_train,
             'num_limits': made.num_limits, 'thresholds': made.thresholds,
-            'train_thresholds': made.train_thresholds, 'distances': made.distances,
         }
 
 
@@ -326,10 +324,8 @@ def _calibration(
 ) -> Calibration:
     """Put together what was fitted."""
     bundle, settings = request.bundle, request.settings
-    of_held, of_train = (quantile_limits(table, QUANTILE, HIGHEST_SCORE)
-                         for table in (held, train))
     # A gate score needs one whatever its quantile is.
-    thresholds = {**promises[-1].limits, **of_held}
+    thresholds = {**promises[-1].limits, **quantile_limits(held, QUANTILE, HIGHEST_SCORE)}
     ignore = load_ignore_mask(settings.ignore_mask)
     of_images = [image_statistics(image, None if ignore is None else
                                   KeptPoints.of(ignore, image.shape[0], image.shape[1]))
@@ -342,15 +338,13 @@ def _calibration(
         precision=precision_of(bundle.card, settings.precision),
         temperature=temperature,
         thresholds={name: thresholds[name] for name in held.scores if name in thresholds},
-        train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
-        quantile=QUANTILE, num_train=len(train), num_limits=len(held),
+        gate_scores=tuple(promises[0].limits), quantile=QUANTILE,
+        num_train=len(train), num_limits=len(held),
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(read.data),
         promises=promises, density=density, family=family.to_facts(),
         ignore_sha256=mask_digest(ignore), damage_limits=damage_limits(of_images),
         features_sha256='' if features is None else
         hashlib.sha256(features_file(features)).hexdigest(),
-        distances={name: distance for name in held.scores if np.isfinite(
-            distance := ks_distance(train.scores[name], held.scores[name]))},
         floors={name: least for name in held.scores if name in thresholds
                 and 0 < (least := float(np.nanmin(held.scores[name]))) < HIGHEST_SCORE},
         seen_images=tuple(sorted(set(map(image_digest, given)))),

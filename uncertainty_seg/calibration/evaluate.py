@@ -40,9 +40,6 @@ from uncertainty_seg.core.calibration import Calibration, Promise
 from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.settings import Settings
 
-# What the gate is compared with: the score of the papers this project starts from, and what
-# stands for it where passes do not disagree.
-PLAIN_SCORE, PLAIN_OF_ONE_PASS = 'mutual_information.mean', 'entropy.mean'
 _log = logging.getLogger(__name__)
 # What stands in the place of the figures of the flag.
 NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no figures of it; '
@@ -59,10 +56,9 @@ class FlagFigures:
     What the flag of a calibrated bundle came to on the labelled frames.
 
     `verdict` says whether the promise, if there is one for these frames, is kept on them.
-    `order` is the gate's order of the frames, (n,), and `gain` what it is better by than that of
-    `plain`, a single score. Shares count every block alike, as in the promise; `bad_if_accepted`
-    is over blocks if there is a file of them, and on images that the thresholds were fitted on it
-    is shared among all that these could have chosen.
+    `order` is the gate's order of the frames, (n,). Shares count every block alike, as in the
+    promise; `bad_if_accepted` is over blocks if there is a file of them, and on images that the
+    thresholds were fitted on it is shared among all that these could have chosen.
     """
 
     limits: Mapping[str, float]
@@ -70,8 +66,6 @@ class FlagFigures:
     verdict: PromiseVerdict | None
     order: Column
     ranking: FrameRanking
-    plain: str
-    gain: FrameRanking
     accepted_and_bad: Interval
     accepted: Interval
     bad_if_accepted: BadShare
@@ -84,8 +78,7 @@ class FlagFigures:
                 'limits': dict(self.limits), 'accepted': asdict(self.accepted),
                 'accepted_and_bad': asdict(self.accepted_and_bad),
                 'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.ranking),
-                'foreign_accepted': self.foreign_accepted,
-                f'gain_over_{self.plain}': asdict(self.gain)}
+                'foreign_accepted': self.foreign_accepted}
 
 
 @dataclass(frozen=True)
@@ -196,14 +189,11 @@ def _flag(
     """Return what the gate makes of the frames; `blocks` are those of a file."""
     accepted, order = frames.accepted(limits), _order(calibration, frames, limits)
     strange = None if foreign is None else _order(calibration, foreign, limits)
-    plain = PLAIN_SCORE if PLAIN_SCORE in frames.scores else PLAIN_OF_ONE_PASS
-    other = None if foreign is None else foreign.scores[plain]
     verdict = None if promise is None else judge_promise(
         accepted, frames.is_bad, frames.blocks, promise.alpha + calibration.carried_error,
         is_new=not is_fitted)
     return FlagFigures(
-        limits, promise, verdict, order, ranker.rank(order, strange), plain,
-        ranker.rank(order, strange, (frames.scores[plain], other)),
+        limits, promise, verdict, order, ranker.rank(order, strange),
         draws.share(accepted & frames.is_bad), draws.share(accepted),
         bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),
         None if foreign is None else float(foreign.accepted(limits).mean()))

@@ -80,7 +80,7 @@ class CarriedFrom:
     Where limits were carried over from, and what that was measured on.
 
     What the labels of that bundle gave is its own: frames and blocks of the promises, temperature,
-    distances, limits of scores outside the gate. `num_images` have no labels, and both were run on
+    limits of scores outside the gate. `num_images` have no labels, and both were run on
     them; `accepted` are the shares that the bundle and this network accept, by alpha as text.
     """
 
@@ -106,10 +106,8 @@ class Calibration:
     precision: str
     # The logits are divided by it.
     temperature: float
-    # Limit of each score, from the split limits and from the training set; far lower values of the
-    # second mean that the network overfits.
+    # Limit of each score, from the split limits.
     thresholds: Mapping[str, float]
-    train_thresholds: Mapping[str, float]
     # Those that the gate uses by default.
     gate_scores: tuple[str, ...]
     # Share of the frames of the split limits at or below each limit.
@@ -121,8 +119,6 @@ class Calibration:
     data_sha256: str
     # Limits of the gate scores for each alpha.
     promises: tuple[Promise, ...] = ()
-    # Of each score, how far training and limits lie apart (Kolmogorov and Smirnov), 0..1.
-    distances: Mapping[str, float] = field(default_factory=dict)
     # What the scores of ordinary frames look like together.
     density: ScoreDensity | None = None
     # How the limits move together when the gate is made stricter; the room `calibration` reads it.

@@ -12,7 +12,6 @@ from uncertainty_seg.calibration.stats.conformal import (
     bad_share,
     blocks_needed,
     fit_promise,
-    ks_distance,
     mean_block_share,
     promised_limit,
     quantile_limits,
@@ -194,13 +193,6 @@ def test_the_shares_are_those_of_the_limits_that_are_written(alpha: float, per_b
         inside, frames.is_bad, frames.blocks, num_tries=500).upper
     # One more bad frame would be too much: nothing was given away.
     assert promise.bound > alpha - 2.5 / n
-
-
-def test_the_distance_is_the_largest_gap_of_the_two_distributions() -> None:
-    assert ks_distance(np.array([1.0, 2, 3]), np.array([1.0, 2, 3])) == 0
-    assert ks_distance(np.array([1.0, 2]), np.array([3.0, 4, np.nan])) == 1
-    assert ks_distance(np.array([1.0, 2, 3, 4]), np.array([3.0, 4])) == 0.5
-    assert np.isnan(ks_distance(np.array([np.nan]), np.array([1.0])))
 
 
 def test_a_limit_lets_the_share_pass_and_one_that_cannot_judge_is_left_out() -> None:

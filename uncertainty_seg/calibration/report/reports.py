@@ -321,12 +321,10 @@ def _scores_section(
         return Row([
             name, 'yes' if name in limits else '',
             limit(limits.get(name, made.thresholds.get(name) if made else None)),
-            limit(made.train_thresholds.get(name) if made else None),
-            number(made.distances.get(name) if made else None, 2),
             interval_text(ranking.excess_aurc, 4), interval_text(ranking.ood_auroc, 3),
         ], name in limits)
 
-    heads = ['score', 'gate', 'threshold', 'of training', 'KS', 'E-AURC', 'OOD AUROC']
+    heads = ['score', 'gate', 'threshold', 'E-AURC', 'OOD AUROC']
     rows = [row(name) for name in sorted(rankings, key=lambda name: (
         name not in limits, np.nan_to_num(rankings[name].excess_aurc.value, nan=np.inf), name))]
     shown = max(SHOWN_SCORES, len(limits))
@@ -336,12 +334,9 @@ def _scores_section(
     gate = 'The gate uses the scores of the highlighted rows; a frame is accepted only if each ' \
         'of them is within its threshold. ' if limits else ''
     return Section('scores', 'Scores and thresholds', tables, (
-        f'{gate}Thresholds come from the split limits and from the training frames, KS is the '
-        'distance between the two sets of values, and intervals are in brackets. Small is good '
+        f'{gate}Thresholds come from the split limits; intervals are in brackets. Small is good '
         'for E-AURC, the area under risk and coverage minus that of the best possible order; near '
-        '1 is good for OOD AUROC. A large KS distance, or a training threshold far below the '
-        'other, means that the network has overfitted its training frames, and that only the '
-        'threshold of the split limits counts.'))
+        '1 is good for OOD AUROC.'))
 
 
 def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Section:

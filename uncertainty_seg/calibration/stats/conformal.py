@@ -142,14 +142,6 @@ def fit_promise(
                    mean_block_share(accepted, frames.blocks), lost, upper)
 
 
-def ks_distance(one: Column, other: Column) -> float:
-    """Return the Kolmogorov-Smirnov distance of two samples, 0..1; values not finite left out."""
-    from scipy.stats import ks_2samp
-
-    one, other = (values[np.isfinite(values)] for values in (one, other))
-    return float(ks_2samp(one, other).statistic) if one.size and other.size else float('nan')
-
-
 def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapping[str, float]:
     """
     Return for each score the value that a share of the frames does not exceed.

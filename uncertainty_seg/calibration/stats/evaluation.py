@@ -371,29 +371,16 @@ class FrameRanker:
         self._draws = Draws.of(frames.blocks)
         self._foreign = Draws.of(np.arange(num_foreign), seed=1) if num_foreign else None
 
-    def rank(
-        self, values: Column, foreign: Column | None = None,
-        over: tuple[Column, Column | None] | None = None,
-    ) -> FrameRanking:
+    def rank(self, values: Column, foreign: Column | None = None) -> FrameRanking:
         """
-        Measure an order, or how much better it is than another one, `over`.
+        Measure an order.
 
         `values` are (n,) and grow with uncertainty, NaN is the largest; `foreign` are those of the
-        foreign frames. `over` has both of the other order.
+        foreign frames.
         """
-        excess, ood = self._figures(values, foreign)
-        if over is not None:
-            other, other_ood = self._figures(*over)
-            excess = other - excess
-            ood = None if ood is None or other_ood is None else ood - other_ood
-        interval = self._draws.interval
-        return FrameRanking(interval(excess), None if ood is None else interval(ood))
-
-    def _figures(
-        self, values: Column, foreign: Column | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        weights = self._draws.weights
-        excess = weighted_excess_aurc(values, self._losses, weights)
+        interval, weights = self._draws.interval, self._draws.weights
+        excess = interval(weighted_excess_aurc(values, self._losses, weights))
         if foreign is None or self._foreign is None:
-            return excess, None
-        return excess, weighted_auroc(foreign, values, self._foreign.weights, weights)
+            return FrameRanking(excess, None)
+        return FrameRanking(excess, interval(weighted_auroc(
+            foreign, values, self._foreign.weights, weights)))
