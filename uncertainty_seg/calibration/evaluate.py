@@ -46,7 +46,8 @@ NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no f
            'masks and uncertainty are measured at temperature 1')
 
 
-def _sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
+    """Return words with a capital and a full stop."""
     return f'{text[0].upper()}{text[1:]}.'
 
 
@@ -108,7 +109,7 @@ class Evaluated:
     def sentence(self) -> str:
         """Say to a person what matters first: whether the promise is kept here."""
         if self.flag is None:
-            return _sentence(NO_FLAG)
+            return as_sentence(NO_FLAG)
         if self.flag.verdict is None:
             return ('No promise was made for these frames: its rule of bad is another one, or '
                     'they were selected by their scores.')

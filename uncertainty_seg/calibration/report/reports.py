@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.calibration.calibrate import CalibrationOutcome, CalibrationRequest
 from uncertainty_seg.calibration.compare import Comparison
 from uncertainty_seg.calibration.evaluate import (
+    as_sentence,
     Evaluated,
     NO_FLAG,
 )
@@ -135,8 +136,8 @@ def write_evaluation_report(
         f'Evaluation of {bundle.card.name}', sections,
         [*leads, *([_lead(promise)] if promise else [])],
         [*warnings, *([] if flag else [
-            f'{_sentence(NO_FLAG)} uncertainty_seg calibrate fits thresholds.']),
-         *([_sentence(found.selected)] if found.selected else [])]).page())
+            f'{as_sentence(NO_FLAG)} uncertainty_seg calibrate fits thresholds.']),
+         *([as_sentence(found.selected)] if found.selected else [])]).page())
 
 
 def comparison_page(found: Comparison) -> str:
@@ -286,10 +287,6 @@ def _carried_note(made: Calibration, source: CarriedFrom) -> str:
             f'labels that were seen there. On {source.num_images} images without labels {shares}.')
 
 
-def _sentence(text: str) -> str:
-    return f'{text[0].upper()}{text[1:]}.'
-
-
 # -------------------------------------------------------------------------------------------------
 # Scores, classes and plots.
 
@@ -351,16 +348,15 @@ def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Sect
 def _classes_section(
     found: Evaluation, card: ModelCard, limits: Mapping[str, float]
 ) -> Section:
-    pixels, entropy = found.pixels.confusion.counts.sum(1), found.pixels.mean_entropy()
+    pixels = found.pixels.confusion.counts.sum(1)
     total = max(int(pixels.sum()), 1)
     rows = [Row([name, number(float(found.iou[i])), f'{int(pixels[i]):,}',
-                 percent(float(pixels[i]) / total), number(float(entropy[i])),
-                 limit(limits.get(f'entropy.class.{name}'))], color=card.palette[i])
+                 percent(float(pixels[i]) / total), limit(limits.get(f'entropy.class.{name}'))],
+                color=card.palette[i])
             for i, name in enumerate(card.class_names)]
     return Section('classes', 'Classes', [Table(
-        ['class', 'IoU', 'true pixels', 'share', 'mean entropy over ln C', 'threshold'], rows)], (
-        'A class with a low IoU and a low entropy is the one to worry about: there the network '
-        'is wrong and confident.'))
+        ['class', 'IoU', 'true pixels', 'share', 'threshold'], rows)],
+        'Thresholds are those of the entropy where the class was predicted.')
 
 
 # -------------------------------------------------------------------------------------------------

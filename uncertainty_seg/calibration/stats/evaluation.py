@@ -122,8 +122,6 @@ class PixelMeasures:
         Confidence against accuracy.
     rankings : dict of str to Ranking
         Of each map that there was, how well it ranks wrong pixels.
-    class_entropy : ndarray of float64, shape (C,)
-        Summed entropy over the pixels of each true class.
 
     """
 
@@ -131,12 +129,10 @@ class PixelMeasures:
     confusion: ConfusionMatrix = field(init=False)
     calibration: ExpectedCalibrationError = field(default_factory=ExpectedCalibrationError)
     rankings: dict[str, Ranking] = field(default_factory=dict)
-    class_entropy: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         """Start from nothing."""
         self.confusion = ConfusionMatrix(self.num_classes)
-        self.class_entropy = np.zeros(self.num_classes)
 
     def add(self, result: FrameResult, truth: LabelMap, ignore_index: int) -> None:
         """Count one image; `truth` has true class ids, `ignore_index` where none is known."""
@@ -148,14 +144,10 @@ class PixelMeasures:
         for name in MAP_NAMES:
             self.rankings.setdefault(name, Ranking()).add(
                 result.map_at_source(name)[known], ~is_right)
-        self.class_entropy += np.bincount(
-            truth[known], weights=result.map_at_source('entropy')[known].astype(np.float64),
-            minlength=self.num_classes)[:self.num_classes]
 
     def merge(self, other: PixelMeasures) -> None:
         """Add what another one counted, of the same classes."""
         self.confusion.counts += other.confusion.counts
-        self.class_entropy += other.class_entropy
         pairs: list[tuple[object, object]] = [(self.calibration, other.calibration)]
         pairs += [(self.rankings.setdefault(name, Ranking()), ranking)
                   for name, ranking in other.rankings.items()]
@@ -168,11 +160,6 @@ class PixelMeasures:
         bins = self.calibration
         return np.concatenate([self.confusion.counts.ravel(), bins.count, bins.hits,
                                bins.confidence])
-
-    def mean_entropy(self) -> NDArray[np.float64]:
-        """Return the mean entropy over the pixels of each true class, (C,); NaN without one."""
-        pixels = self.confusion.counts.sum(1)
-        return np.where(pixels > 0, self.class_entropy / np.maximum(pixels, 1), np.nan)
 
 
 @dataclass(frozen=True)
