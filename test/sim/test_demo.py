@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-import dataclasses
 import json
 import math
 import os
@@ -35,7 +34,6 @@ from uncertainty_seg.sim.demo.pictures import (
     ScorePlot,
 )
 from uncertainty_seg.sim.demo.timeline import (
-    Accuracy,
     find_events,
     iter_frames,
     Moment,
@@ -146,13 +144,12 @@ def test_pictures_and_summary_of_a_dive(tmp_path: Path) -> None:
     dive, out = write_bags(tmp_path, '....ssss....dddd....', 'rcccuuuuc ccfuurrccc')
     card = tiny_card()
     sheet = tmp_path / 'sheet.png'
-    timeline, accuracy = make_pictures(dive, out, card, 'subtitle', sheet)
-    assert accuracy.mean_iou == accuracy.mean_iou_confident == 1.0
+    timeline = make_pictures(dive, out, card, 'subtitle', sheet)
     picture = cv2.imread(str(sheet))
     assert picture.shape[1] > 2000
     colors = {tuple(c) for c in picture.reshape(-1, 3)[::7].tolist()}
     assert {FLAG_COLORS['confident'], FLAG_COLORS['uncertain'], FLAG_COLORS['fault']} <= colors
-    text = '\n'.join(summary_lines(timeline, accuracy))
+    text = '\n'.join(summary_lines(timeline))
     assert '20 in the dive, 19 processed, 1 dropped' in text
     assert '40 ms a frame, median' in text
     assert 'diver, 6.0 to 8.0 s: the flag fell after 0.0 s' in text
@@ -161,25 +158,10 @@ def test_pictures_and_summary_of_a_dive(tmp_path: Path) -> None:
 
 def test_frames_of_a_fault_and_of_a_dropped_frame_have_no_mask(tmp_path: Path) -> None:
     dive, out = write_bags(tmp_path, '....', 'cf c')
-    frames = list(iter_frames(dive, out, read_timeline(dive, out)))
+    frames = list(iter_frames(dive, out, read_timeline(dive, out).moments))
     assert [f.label is not None for f in frames] == [True, False, False, True]
     assert [int(f.image[0, 0, 0]) for f in frames] == [0, 10, 20, 30]
-    assert all(f.truth is not None for f in frames)
     assert frames[3].uncertainty is not None and frames[3].uncertainty[0, 0, 0] == 30
-
-
-def test_accuracy_counts_errors(tmp_path: Path) -> None:
-    dive, out = write_bags(tmp_path, '..', 'cu')
-    frame = next(iter_frames(dive, out, read_timeline(dive, out)))
-    accuracy = Accuracy(2, 255)
-    assert math.isnan(accuracy.mean_iou)
-    accuracy.add(frame)
-    wrong = np.ones_like(frame.label)
-    accuracy.add(dataclasses.replace(
-        frame, label=wrong, moment=dataclasses.replace(frame.moment, kind='uncertain')))
-    # Class 0: 96 of 192 pixels found. Class 1: 192 found, 96 wrongly.
-    assert accuracy.mean_iou == pytest.approx((96 / 192 + 192 / 288) / 2)
-    assert accuracy.mean_iou_confident == 1.0
 
 
 def test_sheet_shows_plain_worst_and_recovered() -> None:
@@ -198,7 +180,7 @@ def test_sheet_shows_plain_worst_and_recovered() -> None:
 @pytest.mark.parametrize('kinds', ['    ', 'uuuu', 'ffff', 'cccc'])
 def test_sheet_and_plot_take_any_dive(tmp_path: Path, kinds: str) -> None:
     dive, out = write_bags(tmp_path, '..ss', kinds)
-    timeline, _ = make_pictures(dive, out, tiny_card(), '', tmp_path / 's.png')
+    timeline = make_pictures(dive, out, tiny_card(), '', tmp_path / 's.png')
     assert len(timeline.moments) == 4 and (tmp_path / 's.png').is_file()
 
 

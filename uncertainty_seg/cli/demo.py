@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_from_args(args, model='pipeline')
     result = run_demo(args.out, dive_of(args), settings, _replay if args.offline else None)
-    print(*summary_lines(result.timeline, result.accuracy), sep='\n')
+    print(*summary_lines(result.timeline), sep='\n')
     print(f'look at    {args.out / SHEET_FILE}')
     print_json({**result.facts, 'out': args.out, 'is_offline': args.offline})
     if result.problems and not args.no_check:

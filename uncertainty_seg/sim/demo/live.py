@@ -33,7 +33,6 @@ from uncertainty_seg.core.status import NODE_NAME
 from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
 from uncertainty_seg.sim.demo.pictures import make_pictures
 from uncertainty_seg.sim.demo.timeline import (
-    Accuracy,
     MASK_TOPIC,
     median_latency_ms,
     problems_of,
@@ -68,20 +67,18 @@ SHEET_FILE = 'contact_sheet.png'
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What came of a dive: events and verdicts, accuracy of the masks, what was wrong."""
+    """What came of a dive: events, verdicts, what was wrong."""
 
     timeline: Timeline
-    accuracy: Accuracy
     problems: list[str]
 
     @property
     def facts(self) -> dict[str, Any]:
         """Return what is known, in plain values."""
-        timeline, accuracy = self.timeline, self.accuracy
+        timeline = self.timeline
         return {
             'frames': len(timeline.moments), 'processed': len(timeline.taken),
-            'median_latency_ms': median_latency_ms(timeline), 'mean_iou': accuracy.mean_iou,
-            'mean_iou_confident': accuracy.mean_iou_confident,
+            'median_latency_ms': median_latency_ms(timeline),
             'confident_in_plain': timeline.plain_share,
             'events': [vars(event) for event in timeline.events], 'problems': self.problems}
 
@@ -115,8 +112,8 @@ def run_demo(
     _say('3/3 pictures')
     card = bundle.card
     subtitle = f'model {card.name}, {settings.map.replace("_", " ")} of {card.passes} passes'
-    timeline, accuracy = make_pictures(bag, out_bag, card, subtitle, out / SHEET_FILE)
-    return DemoResult(timeline, accuracy, problems_of(timeline))
+    timeline = make_pictures(bag, out_bag, card, subtitle, out / SHEET_FILE)
+    return DemoResult(timeline, problems_of(timeline))
 
 
 def _say(text: str) -> None:

@@ -22,7 +22,6 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.render import color_mask
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.sim.demo.timeline import (
-    Accuracy,
     DemoFrame,
     FlagEvent,
     iter_frames,
@@ -31,7 +30,6 @@ from uncertainty_seg.sim.demo.timeline import (
     read_timeline,
     Timeline,
 )
-from uncertainty_seg.storage.progress import progress
 
 Color = tuple[int, int, int]
 
@@ -222,24 +220,17 @@ class ScorePlot:
 
 def make_pictures(
     dive: Path, outputs: Path, card: ModelCard, subtitle: str, sheet_path: Path
-) -> tuple[Timeline, Accuracy]:
+) -> Timeline:
     """
-    Draw the contact sheet (.png) of a dive, and measure its masks, in one pass through its bags.
+    Draw the contact sheet (.png) of a dive.
 
     Raises UncertaintySegError if a bag cannot be read or the file cannot be written.
     """
     timeline = read_timeline(dive, outputs)
-    accuracy = Accuracy(card.num_classes, card.ignore_index)
-    wanted = {moment.stamp_ns for moment in choose_moments(timeline)}
-    chosen: list[DemoFrame] = []
-    frames = iter_frames(dive, outputs, timeline)
-    for frame in progress(frames, total=len(timeline.moments), desc='pictures'):
-        accuracy.add(frame)
-        if frame.moment.stamp_ns in wanted:
-            chosen.append(frame)
+    chosen = list(iter_frames(dive, outputs, choose_moments(timeline)))
     if not cv2.imwrite(str(sheet_path), draw_sheet(chosen, timeline, card, subtitle)):
         raise UncertaintySegError(f'{sheet_path} cannot be written', 'a folder with room')
-    return timeline, accuracy
+    return timeline
 
 
 # -------------------------------------------------------------------------------------------------

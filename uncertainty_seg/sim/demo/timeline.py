@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.core.status import NODE_NAME, VERDICT_NAME
 from uncertainty_seg.errors import BagError
-from uncertainty_seg.sim.dive import EVENT_TOPIC, IMAGE_TOPIC, TRUTH_TOPIC
+from uncertainty_seg.sim.dive import EVENT_TOPIC, IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import (
     BadMessage,
     BagImage,
@@ -203,33 +203,31 @@ class DemoFrame:
     """
     One frame with its pictures; what is not in the bags is None.
 
-    `truth` and `label` are class ids, `uncertainty` is both maps in colours.
+    `label` are class ids, `uncertainty` is both maps in colours.
     """
 
     moment: Moment
     image: ImageU8
-    truth: LabelMap | None
     label: LabelMap | None
     uncertainty: ImageU8 | None
 
 
-def iter_frames(dive: Path, outputs: Path, timeline: Timeline) -> Iterator[DemoFrame]:
+def iter_frames(dive: Path, outputs: Path, moments: Sequence[Moment]) -> Iterator[DemoFrame]:
     """
-    Read the frames of a dive with their pictures, one for each moment, in order.
+    Read frames of a dive with their pictures, one for each moment; moments are in order.
 
     Raises UncertaintySegError if a bag ends early or a picture in it cannot be decoded.
     """
     with BagReader(dive) as in_bag, BagReader(outputs) as out_bag:
-        images, truths = _Cursor(in_bag, IMAGE_TOPIC), _Cursor(in_bag, TRUTH_TOPIC)
-        masks, maps = _Cursor(out_bag, MASK_TOPIC), _Cursor(out_bag, UNCERTAINTY_TOPIC)
-        for moment in timeline.moments:
+        images, masks = _Cursor(in_bag, IMAGE_TOPIC), _Cursor(out_bag, MASK_TOPIC)
+        maps = _Cursor(out_bag, UNCERTAINTY_TOPIC)
+        for moment in moments:
             image = images.at(moment.stamp_ns)
             assert image is not None  # the timeline was made from these images
             both = maps.at(moment.stamp_ns)
             yield DemoFrame(
-                moment, decode(image.raw), _ids(truths.at(moment.stamp_ns)),
-                _ids(masks.at(moment.stamp_ns)), decode(both.raw) if both else None,
-            )
+                moment, decode(image.raw), _ids(masks.at(moment.stamp_ns)),
+                decode(both.raw) if both else None)
 
 
 class _Cursor:
@@ -255,30 +253,6 @@ def _ids(item: BagImage | None) -> LabelMap | None:
         return None
     rows = np.frombuffer(item.raw.data, np.uint8).reshape(item.raw.height, item.raw.step)
     return rows[:, : item.raw.width]
-
-
-class Accuracy:
-    """Mean IoU against a dive's ground truth, over all frames and over the confident ones."""
-
-    def __init__(self, num_classes: int, ignore_index: int) -> None:
-        self._ignore_index = ignore_index
-        self._all, self._confident = ConfusionMatrix(num_classes), ConfusionMatrix(num_classes)
-
-    def add(self, frame: DemoFrame) -> None:
-        """Count a frame that has both masks."""
-        if frame.truth is not None and frame.label is not None:
-            for table in (self._all, self._confident)[:1 + frame.moment.is_confident]:
-                table.add(frame.truth, frame.label, self._ignore_index)
-
-    @property
-    def mean_iou(self) -> float:
-        """Over all processed frames; NaN if there was none."""
-        return self._all.mean_iou() if self._all.counts.any() else math.nan
-
-    @property
-    def mean_iou_confident(self) -> float:
-        """Over the confident frames; NaN if there was none."""
-        return self._confident.mean_iou() if self._confident.counts.any() else math.nan
 
 
 def problems_of(timeline: Timeline) -> list[str]:
@@ -308,8 +282,8 @@ def median_latency_ms(timeline: Timeline) -> float:
     return statistics.median(known) if known else math.nan
 
 
-def summary_lines(timeline: Timeline, accuracy: Accuracy) -> Iterator[str]:
-    """Summarise a dive and the accuracy of its masks in lines of at most about 90 characters."""
+def summary_lines(timeline: Timeline) -> Iterator[str]:
+    """Summarise a dive in lines of at most about 90 characters."""
     num, taken = len(timeline.moments), len(timeline.taken)
     yield f'frames     {num} in the dive, {taken} processed, {num - taken} dropped'
     latency = median_latency_ms(timeline)
@@ -318,8 +292,6 @@ def summary_lines(timeline: Timeline, accuracy: Accuracy) -> Iterator[str]:
     for event in timeline.events:
         yield f'event      {_event_line(event)}'
     yield f'confident  {_percent(timeline.plain_share)} of the frames in plain inspection'
-    yield (f'mean IoU   {accuracy.mean_iou:.3f} against the ground truth, '
-           f'{accuracy.mean_iou_confident:.3f} where the flag was up')
 
 
 def _event_line(event: FlagEvent) -> str:
