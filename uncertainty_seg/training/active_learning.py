@@ -33,7 +33,6 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.data.likeness import class_means, frame_features
 from uncertainty_seg.data.strategies import Candidates, select, SelectionRequest
 from uncertainty_seg.errors import ConfigError, DatasetError
-from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.labelled_folder import (
     ClassTable,
     find_unlabelled,
@@ -45,6 +44,7 @@ from uncertainty_seg.storage.labelled_folder import (
 )
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
+from uncertainty_seg.storage.review_record import read_json
 from uncertainty_seg.storage.whole_files import json_text, lock_file, replace_file
 from uncertainty_seg.training.init_weights import read_start, Taken
 from uncertainty_seg.training.recipes import (
@@ -214,7 +214,7 @@ class _Rounds:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the results of all finished rounds."""
-        return [_read_json(path) for number in range(len(self.counts))
+        return [read_json(path) for number in range(len(self.counts))
                 if (path := self.result(number)).is_file()]
 
     # A round.
@@ -243,7 +243,7 @@ class _Rounds:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, json_text(vars(self.choose(number))) + '\n')
-        raw = _read_json(path)
+        raw = read_json(path)
         scores = tuple(math.nan if value is None else float(value) for value in raw['scores'])
         limit = raw['threshold']
         return Picks(tuple(raw['frames']), scores, tuple(raw['reasons']),
@@ -397,7 +397,7 @@ def _require_same(out: Path, recipe: ActiveRecipe, made_of: dict[str, str]) -> N
         if changed(before, {'labels': list(recipe.labels)}) != recipe:
             raise ConfigError(f'{out} holds rounds of another recipe', f'that of {path}',
                               'take another folder')
-        for name, digest in _read_json(images).items():
+        for name, digest in read_json(images).items():
             if made_of.get(name) != digest:
                 raise ConfigError(f'{out} holds rounds of another {name}', 'the same images and '
                                   'start', 'put them back, or take another folder')
@@ -422,12 +422,3 @@ def _candidates(
     stems: NDArray[np.object_], scores: NDArray[np.float64], **more: Any
 ) -> Candidates:
     return Candidates(stems, np.array(['pool'] * len(stems), dtype=object), scores, **more)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = parse_json(read_bytes(path, MAX_JSON_BYTES))
-    except (OSError, ValueError) as err:
-        raise ConfigError(f'{path} is missing or damaged', 'what a round wrote',
-                          'delete it and run the same command again') from err
-    return dict(raw)
