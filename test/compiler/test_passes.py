@@ -39,13 +39,6 @@ def test_the_split_graphs_compute_what_the_masked_graph_does(kind: str) -> None:
         run_split(trunk, head, masks, X), run(masked, {'input': X, **masks})[0])
 
 
-def test_everything_before_the_first_dropout_is_in_the_trunk() -> None:
-    masked, sites = dropout_to_masks(net('channel'))
-    trunk, head = split_trunk_head(masked, sites)
-    assert [n.op_type for n in trunk.graph.node] == ['Conv', 'Relu']
-    assert [n.op_type for n in head.graph.node] == ['Mul', 'Conv']
-
-
 def test_bytes_are_normalised_inside_the_graph() -> None:
     image = RNG.integers(0, 256, (1, 8, 16, 3), np.uint8)
     mean, std = np.array(SPEC.mean), np.array(SPEC.std)

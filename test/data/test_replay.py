@@ -144,14 +144,6 @@ def test_a_bundle_that_nobody_calibrated_is_replayed_without_a_promise(tmp_path:
     assert mask[0] == mask[1]
 
 
-def test_answers_are_those_that_can_be_worked_out(tmp_path: Path, tiny_bundle: Path) -> None:
-    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, RED])
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
-    labels = [np.unique(i.raw.data).tolist()
-              for i in read_images(tmp_path / 'out', '/uncertainty_seg/mask')]
-    assert labels == [[0], [1], [2]]
-
-
 def test_outputs_carry_stamp_frame_and_time_of_their_image(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:

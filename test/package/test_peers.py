@@ -68,11 +68,10 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Passes:
-    """One frame: our maps at the grid, and probabilities (T, C, hg, wg) and logits for peers."""
+    """One frame: our maps at the grid, and probabilities (T, C, hg, wg) for peers."""
 
     maps: UncertaintyMaps
     probs: torch.Tensor
-    logits: torch.Tensor
 
     @property
     def for_metrics(self) -> torch.Tensor:
@@ -136,7 +135,7 @@ def frame(request: pytest.FixtureRequest) -> Passes:
         bundle = load_bundle(str(ROOT / 'config' / 'models' / 'pipeline'))
         image, passes = photograph(), 20
     logits = head_logits(bundle, image, passes, 0)
-    return Passes(our_maps(bundle, image, passes, 0), logits.softmax(1), logits)
+    return Passes(our_maps(bundle, image, passes, 0), logits.softmax(1))
 
 
 def measured(metric: object, probs: torch.Tensor, like: np.ndarray) -> np.ndarray:
@@ -187,11 +186,3 @@ def test_confidence_is_baals_certainty_and_one_minus_a_variation_ratio(frame: Pa
     ratio = metrics.VariationRatio(probabilistic=True, reduction=None)
     theirs = measured(ratio, frame.for_metrics.transpose(0, 1), ours)
     np.testing.assert_allclose(ours, 1 - theirs, atol=CLOSE)
-
-
-def test_baal_takes_the_entropy_of_the_mean_logits(frame: Passes) -> None:
-    logits = frame.logits.permute(1, 2, 3, 0)[None].numpy()
-    theirs = heuristics.Entropy().get_uncertainties(logits)[0]
-    mean = frame.logits.mean(0).softmax(0)
-    np.testing.assert_allclose(theirs, torch.special.entr(mean).sum(0), atol=CLOSE)
-    assert abs(theirs / ln_c(frame) - frame.ours('entropy')).max() > 0.05

@@ -133,13 +133,6 @@ def test_a_rate_of_zero_and_an_absent_one_are_no_sites() -> None:
     assert sites(body) == []
 
 
-def attend(x: torch.Tensor, training: bool) -> torch.Tensor:
-    tokens = x.flatten(2).transpose(1, 2)
-    out = F.scaled_dot_product_attention(tokens, tokens, tokens,
-                                         dropout_p=0.25 if training else 0.0)
-    return out.transpose(1, 2).reshape(x.shape)
-
-
 class Attention(nn.Module):
     """torch's own attention layer over the pixels."""
 
@@ -155,10 +148,6 @@ class Attention(nn.Module):
         return out.transpose(1, 2).reshape(x.shape)
 
 
-def test_attention_drops_its_weights() -> None:
-    assert sites(attend) == [('body', 0.25, 'element', (1, 48, 48))]
-
-
 @pytest.mark.parametrize('batch_first', [False, True])
 @pytest.mark.parametrize(('need_weights', 'shape'), [(True, (2, 48, 48)), (False, (1, 2, 48, 48))])
 def test_the_layer_of_attention_drops_its_weights(
@@ -166,12 +155,6 @@ def test_the_layer_of_attention_drops_its_weights(
 ) -> None:
     assert sites(Attention(need_weights, batch_first)) == [
         ('body_layer', 0.25, 'element', shape)]
-
-
-def test_a_drawn_tensor_is_a_site_over_its_chance_to_keep() -> None:
-    def body(x: torch.Tensor, training: bool) -> torch.Tensor:
-        return x * x.new_empty((1, 1, 1, 1)).bernoulli_(0.75) / 0.75 if training else x
-    assert sites(body) == [('body', 0.25, 'element', (1, 1, 1, 1))]
 
 
 @pytest.mark.parametrize('draw', [
@@ -183,15 +166,6 @@ def test_a_drawn_tensor_is_a_site_over_its_chance_to_keep() -> None:
 def test_every_way_to_draw_from_one_chance_is_a_site(draw: Callable) -> None:
     (site,) = sites(lambda x, training: x * draw(x) / 0.75 if training else x)
     assert site == ('body', 0.25, 'element', PLANES)
-
-
-@pytest.mark.parametrize('library', ['torchvision', 'timm'])
-def test_the_libraries_own_stochastic_depth_is_a_path(library: str) -> None:
-    if library == 'timm':
-        module = pytest.importorskip('timm.layers').DropPath(0.25)
-    else:
-        module = pytest.importorskip('torchvision.ops').StochasticDepth(0.25, 'row')
-    assert sites(nn.Sequential(module)) == [('body_0', 0.25, 'element', (1, 1, 1, 1))]
 
 
 REFUSED = {
