@@ -66,8 +66,8 @@ for name, result in results.items():
 # %% [markdown]
 # ## Picture
 #
-# A row for each image: the image, class colours over it, the uncertainty (warm is uncertain), and
-# the image without the pixels that the passes do not agree on.
+# A row for each image: the image, class colours over it, the heatmap (do not trust what is
+# bright), and the image without the pixels that the passes do not agree on.
 
 # %%
 
@@ -88,7 +88,7 @@ for name, image in scenes.items():
     rows.append(np.hstack([
         caption(image.copy(), name),
         caption(us.overlay(image, result.label, card.palette), f'classes: {flag}'),
-        caption(us.heatmap(entropy, 0.5), 'entropy, 0 to 0.5'),
+        caption(us.heatmap(image, entropy, (0.05, 0.6)), 'entropy, 0.05 to 0.6'),
         caption(np.where((entropy < 0.25)[..., None], image, 0).astype(np.uint8),
                 'pixels with an entropy below 0.25'),
     ]))

@@ -35,7 +35,7 @@ FRAME_MEMORY = {
 PARAMETERS = {'model': str, 'use_sim_time': bool, 'autostart': bool, 'stale_timeout_s': float,
               'max_age_s': float}
 RVIZ = ('rviz2', 'rviz2')
-SHOWN = ('overlay', 'uncertainty_overlay', 'mask_color')
+SHOWN = ('overlay', 'heatmap', 'mask_color')
 
 
 def processes(context: LaunchContext) -> list:

@@ -74,7 +74,8 @@ def test_the_page_holds_the_rows_of_the_table_and_three_pictures_of_each(
             image = picture(index)
             view = FrameView(image, pipeline.measure(image), pipeline.card, pipeline.settings,
                              pipeline.calibrated)
-            drawn = (image, overlay(image, view.mask, pipeline.card.palette), view.heatmap)
+            drawn = (image, overlay(image, view.mask, pipeline.card.palette),
+                     view.plain_heatmap(view.scale))
             for found, wanted in zip(map(decoded, frame['pictures']), drawn, strict=True):
                 assert np.abs(found.mean((0, 1)) - wanted.mean((0, 1))).max() < 8
 

@@ -96,7 +96,7 @@ def require_agreement(live: Path, offline: Path, num_least: int) -> list[int]:
     a replay does not have, may refuse others: an image that is too old, or one that was in work
     when the flag fell.
     """
-    for name in ('mask', 'uncertainty_overlay'):
+    for name in ('mask', 'heatmap'):
         theirs, ours = images_of(live, name), images_of(offline, name)
         assert len(theirs) >= num_least
         assert set(theirs) <= set(ours)

@@ -110,7 +110,7 @@ class TestAgainstTheNode:
         self, published: dict[str, str]
     ) -> None:
         names = [f'/{display["Topic"]["Value"]}' for display in rviz_displays()]
-        assert {'/uncertainty_seg/overlay', '/uncertainty_seg/uncertainty_overlay',
+        assert {'/uncertainty_seg/overlay', '/uncertainty_seg/heatmap',
                 '/uncertainty_seg/mask_color', CAMERA} <= set(names)
         for display, name in zip(rviz_displays(), names, strict=True):
             assert display['Class'] == 'rviz_default_plugins/Image'

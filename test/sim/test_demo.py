@@ -76,8 +76,7 @@ def write_bags(folder: Path, events: str, kinds: str) -> tuple[Path, Path]:
             late = t + 10**12
             if kind != 'f':
                 out.write_image('/uncertainty_seg/mask', t, 'cam', label, 'mono8', late)
-                out.write_image('/uncertainty_seg/uncertainty_overlay', t, 'cam', image, 'bgr8',
-                                late)
+                out.write_image('/uncertainty_seg/heatmap', t, 'cam', image, 'bgr8', late)
             ratio = {'c': '0.5', 'u': '1.5', 'r': '0.9', 'f': 'inf'}[kind]
             values: Mapping[str, str] = {
                 'kind': KINDS[kind], 'score_ratio': ratio, 'latency.trunk_ms': '30.5',
@@ -161,7 +160,7 @@ def test_frames_of_a_fault_and_of_a_dropped_frame_have_no_mask(tmp_path: Path) -
     frames = list(iter_frames(dive, out, read_timeline(dive, out).moments))
     assert [f.label is not None for f in frames] == [True, False, False, True]
     assert [int(f.image[0, 0, 0]) for f in frames] == [0, 10, 20, 30]
-    assert frames[3].uncertainty is not None and frames[3].uncertainty[0, 0, 0] == 30
+    assert frames[3].heatmap is not None and frames[3].heatmap[0, 0, 0] == 30
 
 
 def test_sheet_shows_plain_worst_and_recovered() -> None:

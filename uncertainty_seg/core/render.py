@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Maps as pictures for people: class colours, a heatmap with a fixed range, an overlay.
+Maps as pictures for people: class colours, the heatmap over the darkened image, an overlay.
 
 Ranges are fixed by the caller: a picture must not depend on the frame it was made from alone.
 
@@ -9,44 +9,103 @@ Ranges are fixed by the caller: a picture must not depend on the frame it was ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.arrays import Column, FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.settings import Settings
 
-# Not a colour of the map, so that a missing number is recognised.
+# Not a colour of the heatmap, so that a missing number is recognised.
 NAN_COLOR_BGR = (255, 0, 255)
-# Where no threshold of the map's top score is known.
-DEFAULT_HEATMAP_UPPER = 0.5
 GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
-# Of the second map beside amber: orange and blue are told apart with any colour vision.
-BLUE_BGR = (255, 120, 0)
+# Nor is this: around what the network was never shown.
+OUTLINE_BGR = (255, 255, 0)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-# The second map: where something may be that the network was never shown, drawn from 0.6 to 1.
-UNKNOWN_MAP, UNKNOWN_UPPER = 'unknown', 1.0
+UNKNOWN_MAP, UNKNOWN_SCORE = 'unknown', 'unknown.top'
 # Share of the class colour in the overlay, and the quality of its JPEG.
 OVERLAY_ALPHA, OVERLAY_JPEG_QUALITY = 0.45, 80
-# Energy alone is far from 0 on anything but the surest pixels.
-UNKNOWN_BEGIN = 0.6
-_LEGEND_SHARE = 0.09  # of the height of the picture
-_SMALLEST_LEGEND_PX = 12
-_BAND_ROWS = 32  # whose planes stay in the caches
+# Range of the colours where the map has no calibrated thresholds.
+DEFAULT_SPAN = (0.25, 0.75)
+# Of maps that a disagreement of the passes fills, whose values are far smaller.
+_SMALL_SPAN, _SMALL_MAPS = (0.02, 0.2), ('mutual_information', 'total_variance')
+# Brightness of the image below the colours, and their share at the range's upper end.
+_DARKENED, _HEAT_ALPHA = 0.5, 0.9
+# Of the range, until the colours have their full share; and where the colour map begins: below
+# lies a purple that looks like shade.
+_FADE_IN, _FIRST_COLOR = 0.4, 0.4
+# Of the height: what outlines are smoothed by, so that thin parts have none, and their width.
+_SMOOTHED_SHARE, _OUTLINE_SHARE = 1 / 30, 1 / 160
+# Height of the legend as a share of the picture's; below the second it could not be read.
+_LEGEND_SHARE, _SMALLEST_LEGEND_PX = 0.055, 12
+_LEGEND_BGR = (24, 24, 24)
 
 
-def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
+class HeatScale(NamedTuple):
     """
-    Return the value of the warmest colour, in (0, 1], the same for every frame of a run.
+    What the heatmap of a map shows: the same in every frame of a run.
 
-    It is twice the calibrated threshold of the map's top score.
+    Values at or below `lower` show the image, those at or above `upper` are brightest. What the
+    map `unknown` holds above `unknown_above` is outlined; nothing is where that is None.
     """
-    return min(2 * thresholds.get(f'{settings.map}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
+
+    name: str
+    lower: float
+    upper: float
+    unknown_above: float | None = None
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lower and upper end, for `heatmap`."""
+        return self.lower, self.upper
+
+
+def heat_scale(
+    name: str, thresholds: Mapping[str, float], frames: Mapping[str, Column] | None = None
+) -> HeatScale:
+    """
+    Return the scale of a map.
+
+    Parameters
+    ----------
+    name : str
+        The map.
+    thresholds : mapping of str to float
+        The calibrated ones. The colours begin at half of that of the map's mean, which most
+        frames lie below, and end at that of its top score: the most uncertain pixels of nearly
+        every frame are below it on average.
+    frames : mapping of str to ndarray of floats, shape (n,), optional
+        Scores of all frames that will be shown. Without thresholds the colours reach from the
+        median of the map's means to the 98 % quantile of its top scores.
+
+    Returns
+    -------
+    HeatScale
+        Without either, from 0.25 to 0.75, and from 0.02 to 0.2 for mutual information and total
+        variance, whose values are smaller.
+
+    """
+    lower = thresholds.get(f'{name}.mean', np.nan) / 2
+    upper = thresholds.get(f'{name}.top', np.nan)
+    if not thresholds and frames is not None:
+        lower, upper = (_quantile(frames.get(f'{name}.{kind}', ()), share)
+                        for kind, share in (('mean', 0.5), ('top', 0.98)))
+    if not lower < upper:
+        lower, upper = _SMALL_SPAN if name in _SMALL_MAPS else DEFAULT_SPAN
+    return HeatScale(name, lower, upper, thresholds.get(UNKNOWN_SCORE))
+
+
+def _quantile(values: ArrayLike, share: float) -> float:
+    """Return a quantile of the finite values; NaN if there is none."""
+    given = np.asarray(values, np.float64)
+    finite = given[np.isfinite(given)]
+    return float(np.quantile(finite, share)) if len(finite) else float('nan')
 
 
 def color_mask(label: LabelMap, palette: Sequence[tuple[int, int, int]]) -> ImageU8:
@@ -56,16 +115,38 @@ def color_mask(label: LabelMap, palette: Sequence[tuple[int, int, int]]) -> Imag
     return np.asarray(cv2.applyColorMap(label, table), np.uint8)
 
 
-def heatmap(values: FloatMap, upper: float) -> ImageU8:
+def _heat_tables() -> tuple[ImageU8, NDArray[np.uint8]]:
+    """Return of each level of heat its colour times its share (256, 1, 3), and the image's."""
+    level = np.linspace(0, 1, 256)
+    ramp = np.rint(255 * (_FIRST_COLOR + (1 - _FIRST_COLOR) * level)).astype(np.uint8)
+    share = _HEAT_ALPHA * np.minimum(level / _FADE_IN, 1)
+    colors = cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO) * share[:, None, None]
+    below = np.rint(255 * _DARKENED * (1 - share))
+    return np.rint(colors).astype(np.uint8), below.astype(np.uint8)
+
+
+_HEAT_COLORS, _IMAGE_SHARES = _heat_tables()
+
+
+def heatmap(
+    image_bgr: ImageU8, values: FloatMap, span: tuple[float, float] = DEFAULT_SPAN,
+    outlined: NDArray[np.bool_] | None = None,
+) -> ImageU8:
     """
-    Paint a map (H, W) from cold to warm over a fixed range, so that two frames can be compared.
+    Lay a map in warm colours over the darkened grey image: the brighter, the less to be trusted.
 
     Parameters
     ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        The image.
     values : ndarray of float32, shape (H, W)
         The map.
-    upper : float
-        Value of the warmest colour; values above it look the same.
+    span : (float, float)
+        Values at or below the first show the image, those at or above the second are brightest.
+        Not from this frame alone, or two frames cannot be compared.
+    outlined : ndarray of bool, shape (H, W), optional
+        Regions drawn around in cyan, smoothed by a thirtieth of the height, so that neither specks
+        nor thin lines are.
 
     Returns
     -------
@@ -73,76 +154,56 @@ def heatmap(values: FloatMap, upper: float) -> ImageU8:
         BGR, magenta where the map is NaN.
 
     """
-    is_whole = not np.isnan(values.max(initial=0.0))
-    filled = values if is_whole else np.nan_to_num(values, nan=0.0)
-    level = np.multiply(filled, np.float32(255.0 / upper))
-    np.clip(level, 0, 255, out=level)
-    picture = np.asarray(cv2.applyColorMap(level.astype(np.uint8), cv2.COLORMAP_TURBO), np.uint8)
-    if not is_whole:
+    lower, upper = span
+    scale = 255.0 / (upper - lower)
+    level = cv2.convertScaleAbs(np.clip(values, lower, upper), alpha=scale, beta=-lower * scale)
+    grey = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)
+    grey = cv2.multiply(grey, cv2.LUT(level, _IMAGE_SHARES), scale=1 / 255)
+    below = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+    picture = cv2.add(cv2.applyColorMap(level, _HEAT_COLORS), below)
+    if outlined is not None:
+        _outline(picture, outlined)
+    if np.isnan(values.max(initial=0.0)):
         picture[np.isnan(values)] = NAN_COLOR_BGR
-    return picture
+    return np.asarray(picture, np.uint8)
 
 
-def two_maps(
-    image_bgr: ImageU8, unsure: FloatMap, unknown: FloatMap, uppers: tuple[float, float]
-) -> ImageU8:
-    """
-    Lay two maps (H, W) in two colours over the image in grey: amber is unsure, blue is unknown.
-
-    `uppers` are the values drawn in full colour; the second begins at `UNKNOWN_BEGIN` of it. Where
-    both are high the colours mix; magenta where a map is NaN.
-    """
-    picture = np.empty_like(image_bgr)
-    for first in range(0, len(picture), _BAND_ROWS):
-        rows = slice(first, first + _BAND_ROWS)
-        planes = [np.divide(values[rows], np.float32(upper))
-                  for values, upper in zip((unsure, unknown), uppers, strict=True)]
-        picture[rows] = _two_colours(image_bgr[rows], *planes)
-    if np.isnan(unsure.max(initial=0.0) + unknown.max(initial=0.0)):
-        picture[np.isnan(unsure) | np.isnan(unknown)] = NAN_COLOR_BGR
-    return picture
+def _outline(picture: cv2.typing.MatLike, regions: NDArray[np.bool_]) -> None:
+    """Draw around the regions, in place; a dark edge parts the line from bright colours."""
+    height = regions.shape[0]
+    size, width = round(height * _SMOOTHED_SHARE) + 1, max(1, round(height * _OUTLINE_SHARE))
+    # Most of the square around a pixel has to be in the region.
+    share = cv2.blur(regions.astype(np.uint8) * np.uint8(255), (size, size))
+    _, smooth = cv2.threshold(share, 127, 255, cv2.THRESH_BINARY)
+    found, _ = cv2.findContours(smooth, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, found, -1, (0, 0, 0), width + 2, cv2.LINE_AA)
+    cv2.drawContours(picture, found, -1, OUTLINE_BGR, width, cv2.LINE_AA)
 
 
-def _two_colours(image_bgr: ImageU8, first: FloatMap, second: FloatMap) -> ImageU8:
-    """Mix amber and blue into a part of a grey image, where 1 is their full colour."""
-    for plane in (first, second):
-        np.clip(cv2.patchNaNs(plane, 0.0), 0, 1, out=plane)
-    second -= np.float32(UNKNOWN_BEGIN)
-    np.maximum(second, 0, out=second)
-    second /= np.float32(1 - UNKNOWN_BEGIN)
-    share = np.maximum(first, second)
-    grey = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY) * np.float32(0.6)
-    grey -= grey * share
-    # Where both are high each has its part of the share.
-    part = share / np.maximum(first + second, np.float32(1e-6))
-    first *= part
-    second *= part
-    return np.asarray(cv2.merge([
-        (grey + first * np.float32(amber) + second * np.float32(blue)).astype(np.uint8)
-        for amber, blue in zip(AMBER_BGR, BLUE_BGR, strict=True)]), np.uint8)
+@lru_cache(maxsize=8)
+def heat_legend(scale: HeatScale, height: int) -> ImageU8:
+    """Return what the colours of a heatmap mean, as high as asked for and as wide as it needs."""
+    room, size, gap = 50 * height, height / 62, height // 2
+    picture = np.full((height, room, 3), _LEGEND_BGR, np.uint8)
+
+    def write(words: str, left: int) -> int:
+        _write(picture, words, (left, height - height // 3), room, size)
+        return left + cv2.getTextSize(words, _FONT, size, 1)[0][0] + gap
+
+    left = write(f'{scale.name} {scale.lower:.2g}', gap)
+    ramp = picture[height // 7:height - height // 7, left:left + 5 * height]
+    ramp[:] = _heat_ramp(*ramp.shape[:2])
+    left = write(f'{scale.upper:.2g} do not trust', left + 5 * height + gap)
+    if scale.unknown_above is not None:
+        corner = left + height, height - height // 4
+        cv2.rectangle(picture, (left, height // 4), corner, OUTLINE_BGR, max(1, height // 12))
+        left = write('unlike training', left + height + gap)
+    return picture[:, :left]
 
 
-def draw_legend(
-    picture_bgr: ImageU8, names: tuple[str, str], uppers: tuple[float, float]
-) -> ImageU8:
-    """
-    Draw what amber and blue mean at the lower edge of a picture of `two_maps`, in place.
-
-    `names` and `uppers` are those of the maps. A picture too small for words is left as it is.
-    """
-    height, width = picture_bgr.shape[:2]
-    band = round(height * _LEGEND_SHARE)
-    if band < _SMALLEST_LEGEND_PX:
-        return picture_bgr
-    half = width // 2
-    for index, color in enumerate((AMBER_BGR, BLUE_BGR)):
-        left = index * half
-        ramp = np.linspace(0, 1, half, dtype=np.float32)[:, None] * np.array(color, np.float32)
-        picture_bgr[-band:, left:left + half] = ramp.astype(np.uint8)
-        begin = uppers[index] * (0, UNKNOWN_BEGIN)[index]
-        text = f'{("unsure", "unknown")[index]}: {names[index]} {begin:.2g}..{uppers[index]:.2g}'
-        _write(picture_bgr, text, (left + 4, height - band // 3), half - 8, (255, 255, 255))
-    return picture_bgr
+def _heat_ramp(height: int, width: int) -> ImageU8:
+    values = np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
+    return heatmap(np.full((height, width, 3), 128, np.uint8), values, (0.0, 1.0))
 
 
 def overlay(
@@ -187,21 +248,18 @@ def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:
     text = 'CONFIDENT'
     if not verdict.is_confident:
         text = f'NOT CONFIDENT: {verdict.reasons[0] if verdict.reasons else verdict.kind}'
-    (_, text_height), _ = cv2.getTextSize(text, _FONT, _font_scale(picture_bgr), 1)
-    _write(picture_bgr, text, (2 * border, 2 * border + text_height), width - 4 * border, color)
+    scale = max(0.35, height / 900)
+    (_, text_height), _ = cv2.getTextSize(text, _FONT, scale, 1)
+    corner = 2 * border, 2 * border + text_height
+    _write(picture_bgr, text, corner, width - 4 * border, scale, color)
     return picture_bgr
 
 
-def _font_scale(picture_bgr: ImageU8) -> float:
-    return max(0.35, picture_bgr.shape[0] / 900)
-
-
 def _write(
-    picture_bgr: ImageU8, text: str, corner: tuple[int, int], room: int,
-    color: tuple[int, int, int],
+    picture_bgr: ImageU8, text: str, corner: tuple[int, int], room: int, scale: float,
+    color: tuple[int, int, int] = (255, 255, 255),
 ) -> None:
     """Write from a lower left corner, shown whole or cut, never wider than the room."""
-    scale = _font_scale(picture_bgr)
     (text_width, _), _ = cv2.getTextSize(text, _FONT, scale, 1)
     if text_width > room:
         text = text[: max(9, len(text) * room // text_width)]
@@ -246,21 +304,33 @@ class FrameView:
         return self._result.map_at_source(self._settings.map)
 
     @cached_property
-    def heatmap(self) -> ImageU8:
-        """Return the chosen map in colours (H, W, 3); warm is uncertain."""
-        return heatmap(self.uncertainty, heatmap_upper(self._settings, self._thresholds))
-
-    @cached_property
     def unknown(self) -> FloatMap:
         """Return the second map (H, W), 0..1, NaN kept."""
         return self._result.map_at_source(UNKNOWN_MAP)
 
+    @property
+    def scale(self) -> HeatScale:
+        """Return what the heatmap's colours mean."""
+        return heat_scale(self._settings.map, self._thresholds)
+
+    def plain_heatmap(self, scale: HeatScale) -> ImageU8:
+        """Return the chosen map in colours of a scale over the image (H, W, 3), no legend."""
+        above = scale.unknown_above
+        outlined = None if above is None else self.unknown > above
+        return heatmap(self._image_bgr, self.uncertainty, scale.span, outlined)
+
     @cached_property
-    def uncertainty_overlay(self) -> ImageU8:
-        """Both maps in two colours over the grey image (H, W, 3), with a legend."""
-        uppers = heatmap_upper(self._settings, self._thresholds), UNKNOWN_UPPER
-        picture = two_maps(self._image_bgr, self.uncertainty, self.unknown, uppers)
-        return draw_legend(picture, (self._settings.map, UNKNOWN_MAP), uppers)
+    def heatmap(self) -> ImageU8:
+        """The chosen map in colours over the image (H, W, 3), with a legend if there is room."""
+        picture = self.plain_heatmap(self.scale)
+        height, width = self.size
+        legend = heat_legend(self.scale, max(round(height * _LEGEND_SHARE), 1))
+        band = min(len(legend), len(legend) * width // legend.shape[1])
+        if band >= _SMALLEST_LEGEND_PX:
+            legend = heat_legend(self.scale, band)[:, :width]
+            picture[-band:] = _LEGEND_BGR
+            picture[-band:, :legend.shape[1]] = legend
+        return picture
 
     @cached_property
     def mask_color(self) -> ImageU8:

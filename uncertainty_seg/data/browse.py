@@ -24,10 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.calibration.report.page import render_page, require_place
-from uncertainty_seg.calibration.report.pictures import fitted_size, jpeg_address
+from uncertainty_seg.calibration.report.pictures import (
+    fitted_size,
+    jpeg_address,
+    legend_tile,
+)
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.render import FrameView, overlay
+from uncertainty_seg.core.render import FrameView, heat_scale, HeatScale, overlay
 from uncertainty_seg.data.selection import (
     as_paths,
     decode_limits,
@@ -108,17 +112,21 @@ def browse(
     rows = rows_of_page(np.asarray(table.column(column).to_numpy(), np.float64),
                         table.column('frame_key').to_pylist(), most)
     shown = table.take(rows)
-    pictures, why_not, left_out = _pictures(shown, info, where)
+    model, why_not = _opened(info, where)
     if why_not:
         remarks.append(f'Without masks and heatmaps: {why_not}.')
+    scale = None if model is None else heat_scale(
+        model.settings.map, model.calibrated, _scores(shown, info))
+    with model or nullcontext():
+        pictures, left_out = _pictures(shown, info, where, model, scale)
     script = _SCRIPT.read_text(encoding='utf-8')
     page = render_page(
         'browse.html', title=f'{len(rows)} of {len(table)} frames',
         data=page_json(shown, info, column, pictures, reasons), script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         num_shown=len(rows), num_left=len(table) - len(rows), model=info.model,
-        passes=info.passes, score=column, remarks=remarks, problems=left_out.sentences,
-        max_problems=_MAX_PROBLEMS)
+        passes=info.passes, heat=scale and legend_tile(scale), score=column,
+        remarks=remarks, problems=left_out.sentences, max_problems=_MAX_PROBLEMS)
     try:
         replace_file(out, page)
     except OSError as err:
@@ -150,36 +158,49 @@ def rows_of_page(
     return np.sort(np.concatenate([first, others[:most - len(first)]]))
 
 
+def _opened(info: TableInfo, where: Whereabouts) -> tuple[Pipeline | None, str]:
+    """Open the model of a table; None and why, where that is not possible."""
+    try:
+        return open_model(info, where.find_bundle(info.model)), ''
+    except (UncertaintySegError, OSError) as err:
+        return None, ' '.join(str(err).split()).rstrip('.')
+
+
+def _scores(table: Any, info: TableInfo) -> dict[str, NDArray[np.float64]]:
+    """Return the scores (n,) of frames by name, NaN where there is none."""
+    return {name: np.asarray(table.column(f'{SCORE_PREFIX}{name}').to_pylist(), np.float64)
+            for name in info.score_names}
+
+
 def _pictures(
-    table: Any, info: TableInfo, where: Whereabouts
-) -> tuple[dict[str, list[str]], str, LeftOut]:
+    table: Any, info: TableInfo, where: Whereabouts, model: Pipeline | None,
+    scale: HeatScale | None,
+) -> tuple[dict[str, list[str]], LeftOut]:
     """
     Return the ``data:`` addresses of image, mask and heatmap of each frame, by key.
 
-    And why there are no masks, where the model of the table cannot be opened; and the frames that
-    have no picture.
+    And the frames that have no picture. Without a model there is the image alone.
     """
-    model, why_not = None, ''
-    try:
-        model = open_model(info, where.find_bundle(info.model))
-    except (UncertaintySegError, OSError) as err:
-        why_not = ' '.join(str(err).split()).rstrip('.')
     left_out, wanted = LeftOut(), table.to_pylist()
     found = {row['frame_key']: [''] for row in wanted}
-    with model or nullcontext(), progress(desc='pictures', total=len(wanted)) as bar:
+    with progress(desc='pictures', total=len(wanted)) as bar:
         for row, frame, image in scored_frames(wanted, where, decode_limits(info), left_out):
             bar.update()
-            made = [] if model is None else _painted(model, image, frame.stamp_ns)
-            found[row['frame_key']] = [small_picture(one) for one in (image, *made)]
-    return found, why_not, left_out
+            made = [image]
+            if model is not None and scale is not None:
+                made += _painted(model, image, frame.stamp_ns, scale)
+            found[row['frame_key']] = [small_picture(one) for one in made]
+    return found, left_out
 
 
-def _painted(model: Pipeline, image: ImageU8, stamp_ns: int) -> list[ImageU8]:
+def _painted(
+    model: Pipeline, image: ImageU8, stamp_ns: int, scale: HeatScale
+) -> list[ImageU8]:
     """Return the overlay of the mask and the heatmap of an image."""
     view = FrameView(image, model.measure(image, stamp_ns), model.card, model.settings,
                      model.calibrated)
     # Without the flag: what the gate said of the frame is in its row.
-    return [overlay(image, view.mask, model.card.palette), view.heatmap]
+    return [overlay(image, view.mask, model.card.palette), view.plain_heatmap(scale)]
 
 
 def small_picture(image_bgr: ImageU8) -> str:

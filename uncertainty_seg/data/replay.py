@@ -201,7 +201,6 @@ class _Replay:
             write('confidence', view.confidence, 'mono8')
         if self._has_views:
             write('heatmap', view.heatmap, 'bgr8')
-            write('uncertainty_overlay', view.uncertainty_overlay, 'bgr8')
             write('overlay', view.overlay, 'bgr8')
 
 

@@ -153,7 +153,6 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
     'uncertainty': ('32FC1', lambda view: view.uncertainty),
     'unknown': ('32FC1', lambda view: view.unknown),
     'heatmap': ('bgr8', lambda view: view.heatmap),
-    'uncertainty_overlay': ('bgr8', lambda view: view.uncertainty_overlay),
     'overlay': ('bgr8', lambda view: view.overlay),
     'mask_color': ('bgr8', lambda view: view.mask_color),
 }

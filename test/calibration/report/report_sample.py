@@ -17,14 +17,15 @@ from uncertainty_seg.calibration.report.page import (
 )
 from uncertainty_seg.calibration.report.pictures import (
     frame_tiles,
-    heat_bar,
     IGNORED_RGB,
     Legend,
+    legend_tile,
     plot_reliability,
     plot_risk_coverage,
     Tile,
 )
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError
+from uncertainty_seg.core.render import heatmap, HeatScale
 
 # Whatever a folder, a class or a score is called must be shown as it is.
 NASTY = '<script>alert("x")</script> & \'$a_b$\' \\frac'
@@ -32,18 +33,18 @@ CLASSES = ('water', NASTY, 'pipe')
 PALETTE = ((0, 0, 0), (0, 120, 255), (255, 255, 255))
 SCORES = ('entropy.mean', 'entropy.top', 'mutual_information.top',
           'mutual_information.worst_window', 'entropy.class.aquatic plants and sea-grass', NASTY)
-LEGEND = Legend(CLASSES, PALETTE, 255, 'entropy', 0.4)
+LEGEND = Legend(CLASSES, PALETTE, 255, HeatScale('entropy', 0.1, 0.4, 0.7))
 
 
 def sample_frame(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarray, ...]:
-    """Return image, truth, prediction and heat of a frame of smooth colours, a disc for a mask."""
+    """Return image, truth, prediction and heatmap of a frame of smooth colours with a disc."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width]
     image = np.stack([rows % 256, columns % 256, np.full_like(rows, 90)], -1).astype(np.uint8)
     centre = rng.integers(height // 4, max(height // 2, height // 4 + 1), 2)
     label = (np.hypot(rows - centre[0], columns - centre[1]) < height / 5).astype(np.uint8) * 2
     heat = np.exp(-np.hypot(rows - 60, columns - 60) / 30).astype(np.float32) / 2
-    return image, label, label.copy(), heat
+    return image, label, label.copy(), heatmap(image, heat, LEGEND.heat.span)
 
 
 def sample_tiles(seed: int) -> tuple[Tile, ...]:
@@ -85,7 +86,7 @@ def sample_report() -> Report:
                for k, name in enumerate(CLASSES)]
     frames = Frames([(f'dive/frame {k} {NASTY}', sample_tiles(k)) for k in range(3)],
                     [*zip(CLASSES, PALETTE, strict=True), ('ignored', IGNORED_RGB)],
-                    'entropy', '0.4', heat_bar())
+                    legend_tile(LEGEND.heat))
     return Report(f'Calibration of {NASTY}', [
         Section('promise', 'What the flag promises', [
             Facts([('61.3 %', 'of frames accepted'), ('5 %', NASTY)], 'tiles')], NASTY),

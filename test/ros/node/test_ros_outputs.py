@@ -75,7 +75,7 @@ def test_only_the_wanted_picture_is_made(node: StubNode, name: str) -> None:
     assert {n: c for n, c in pictures.counts.items() if c} == {name: 1}
     (msg,) = node.topics[f'~/{name}'].sent
     assert (msg.header, msg.encoding, msg.height, msg.width) == (header, PICTURES[name][0], 24, 32)
-    assert result.num_made == 1 + (name == 'uncertainty_overlay')  # it shows two maps
+    assert result.num_made == 1
 
 
 def test_the_overlay_as_jpeg_is_encoded_only_for_a_subscriber_of_it(node: StubNode) -> None:

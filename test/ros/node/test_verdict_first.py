@@ -10,8 +10,8 @@ from ros_helpers import FAULT_NODE, values_of
 from ros_node_rig import node_rig, NodeRig
 
 # Every picture, and the topics of the verdict.
-PICTURES = ('mask', 'confidence', 'uncertainty', 'unknown', 'heatmap', 'uncertainty_overlay',
-            'overlay', 'mask_color', 'flagged')
+PICTURES = ('mask', 'confidence', 'uncertainty', 'unknown', 'heatmap', 'overlay', 'mask_color',
+            'flagged')
 VERDICT = ('verdict', 'status')
 
 

@@ -66,14 +66,12 @@ class Plots:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames as (caption, pictures), with the colours of their masks and of the heatmap."""
+    """Frames as (caption, pictures), with the colours of their masks and the heatmap's legend."""
 
     kind: ClassVar[str] = 'frames'
     rows: Sequence[tuple[str, Sequence[Tile]]]
     legend: Sequence[tuple[str, Color]]
-    heat_name: str
-    heat_upper: str
-    heat_bar: str
+    heat_legend: Tile
 
 
 @dataclass(frozen=True)

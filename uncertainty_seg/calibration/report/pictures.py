@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.calibration.stats.intervals import weighted_aurc
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError, risk_coverage
-from uncertainty_seg.core.arrays import Column, FloatMap, ImageU8, LabelMap
-from uncertainty_seg.core.render import color_mask
+from uncertainty_seg.core.arrays import Column, ImageU8, LabelMap
+from uncertainty_seg.core.render import color_mask, heat_legend, HeatScale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,19 +173,18 @@ def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
 
 # Of the frames of a report; the longest is fitted into the box.
 _WIDTH_PX, _HEIGHT_PX, _QUALITY = 240, 180, 75
+_LEGEND_PX = 48
 IGNORED_RGB = (150, 150, 150)
-NAN_COLOR_BGR = (255, 255, 0)
 
 
 @dataclass(frozen=True)
 class Legend:
-    """How masks are painted (RGB per class), and over what range the heatmap is."""
+    """How masks are painted (RGB per class), and what the heatmap's colours mean."""
 
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int
-    heat_name: str = 'uncertainty'
-    heat_upper: float = 0.5
+    heat: HeatScale
 
 
 class Tile(NamedTuple):
@@ -215,17 +214,17 @@ def fitted_size(image: NDArray[Any], width_px: int, height_px: float) -> tuple[i
 
 
 def frame_tiles(
-    image_bgr: ImageU8, truth: LabelMap, predicted: LabelMap, heat: FloatMap, legend: Legend
+    image_bgr: ImageU8, truth: LabelMap, predicted: LabelMap, heat_bgr: ImageU8, legend: Legend
 ) -> tuple[Tile, ...]:
     """Return image, truth, prediction and heatmap of a frame, all (H, W), as small pictures."""
     size = fitted_size(image_bgr, _WIDTH_PX, _HEIGHT_PX)
-    small = np.asarray(cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
-    warm = cv2.resize(heat, size, interpolation=cv2.INTER_AREA)
+    small, warm = (np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA), np.uint8)
+                   for one in (image_bgr, heat_bgr))
     masks = (Tile(name, png_address(paint_mask(
         cv2.resize(label, size, interpolation=cv2.INTER_NEAREST), legend)))
         for name, label in (('truth', truth), ('prediction', predicted)))
     return (Tile('image', jpeg_address(small, _QUALITY)), *masks,
-            Tile(legend.heat_name, jpeg_address(paint_heat(warm, legend.heat_upper), _QUALITY)))
+            Tile(legend.heat.name, jpeg_address(warm, _QUALITY)))
 
 
 def paint_mask(label: LabelMap, legend: Legend) -> ImageU8:
@@ -235,21 +234,9 @@ def paint_mask(label: LabelMap, legend: Legend) -> ImageU8:
     return painted
 
 
-def paint_heat(values: FloatMap, upper: float) -> ImageU8:
-    """
-    Paint a map from dark to bright; bright is uncertain, and cyan is NaN.
-
-    Brightness grows with the value all along, so that it is read alike with any colour vision and
-    in grey print; the heatmap of the node (`core.render`) is made for a screen at sea.
-    """
-    broken = np.isnan(values)
-    level = np.clip(np.where(broken, 0, values) * (255.0 / upper), 0, 255).astype(np.uint8)
-    painted = np.asarray(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), np.uint8)
-    painted[broken] = NAN_COLOR_BGR
-    return painted
-
-
-def heat_bar(width_px: int = 160, height_px: int = 12) -> str:
-    """Return the colours of the heatmap from nothing to its upper end, as an address."""
-    ramp = np.tile(np.linspace(0, 1, width_px, dtype=np.float32), (height_px, 1))
-    return png_address(paint_heat(ramp, 1.0))
+def legend_tile(scale: HeatScale) -> Tile:
+    """Return the legend of a heatmap, twice as large as a page shows it, and the same in words."""
+    words = f'{scale.name}: grey up to {scale.lower:.3g}, brightest from {scale.upper:.3g}'
+    if scale.unknown_above is not None:
+        words += '; cyan surrounds what is unlike the training images'
+    return Tile(words, png_address(heat_legend(scale, _LEGEND_PX)))

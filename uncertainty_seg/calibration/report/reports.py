@@ -38,9 +38,9 @@ from uncertainty_seg.calibration.report.page import (
 )
 from uncertainty_seg.calibration.report.pictures import (
     frame_tiles,
-    heat_bar,
     IGNORED_RGB,
     Legend,
+    legend_tile,
     plot_reliability,
     plot_risk_coverage,
 )
@@ -60,11 +60,12 @@ from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, CarriedFrom, Promise
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.render import FrameView, heat_scale
 from uncertainty_seg.core.settings import Settings
 
 # Single scores that are drawn beside the gate.
 COMPARED = ('entropy.mean', 'mutual_information.mean')
-HEAT_MAP, GATE = 'entropy', 'the gate'
+GATE = 'the gate'
 # Frames of a kind, and rows of scores that are not folded away.
 MAX_FRAMES, SHOWN_SCORES = 12, 24
 
@@ -390,20 +391,22 @@ def _frames_section(
     found = sorted(np.flatnonzero(rows).tolist(), key=lambda row: float(order[row]))
     if not found:
         return Section(name, title, [Notes(['There is none.'])])
-    legend, shown = _legend(bundle.card, frames), []
+    scale = heat_scale(
+        settings.map, bundle.calibration.thresholds if bundle.calibration else {}, frames.scores)
+    card, shown = bundle.card, []
+    legend = Legend(card.class_names, card.palette, card.ignore_index, scale)
     # At the temperature alone there is no gate, which may refuse frames of other settings.
     heat = bundle.calibration.temperature if bundle.calibration else 1.0
     with opened(bundle, settings, heat) as pipeline:
         for row in found[:MAX_FRAMES]:
             image, truth = pairs[row]
-            result = pipeline.measure(image, 0)
-            tiles = frame_tiles(image, truth, result.label,
-                                result.map_at_source(HEAT_MAP), legend)
+            view = FrameView(image, pipeline.measure(image, 0), card, settings, {})
+            tiles = frame_tiles(image, truth, view.mask, view.plain_heatmap(scale), legend)
             shown.append((_caption(frames, limits, row), tiles))
     colors = [*zip(legend.class_names, legend.palette, strict=False), ('ignored', IGNORED_RGB)]
     return Section(name, title, [
         Notes([f'{len(shown)} of {len(found)} such frames.']),
-        Frames(shown, colors, HEAT_MAP, f'{legend.heat_upper:.3g}', heat_bar())], look)
+        Frames(shown, colors, legend_tile(scale))], look)
 
 
 def _caption(frames: FrameTable, limits: Mapping[str, float], row: int) -> str:
@@ -412,10 +415,3 @@ def _caption(frames: FrameTable, limits: Mapping[str, float], row: int) -> str:
     return (f'{frames.sources[row]}: IoU {frames.mean_iou[row]:.2f}, score over threshold '
             f'{ratios[worst]:.2f}; {worst} {frames.scores[worst][row]:.3g}, threshold '
             f'{limits[worst]:.3g}')
-
-
-def _legend(card: ModelCard, frames: FrameTable) -> Legend:
-    # The heatmap is brightest where the most uncertain parts of most frames are.
-    upper = float(np.nanquantile(frames.scores[f'{HEAT_MAP}.top'], 0.9))
-    return Legend(card.class_names, card.palette, card.ignore_index, HEAT_MAP,
-                  min(max(upper, 0.05), 1.0))

@@ -33,12 +33,12 @@ from uncertainty_seg.core.status import NODE_NAME
 from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
 from uncertainty_seg.sim.demo.pictures import make_pictures
 from uncertainty_seg.sim.demo.timeline import (
+    HEATMAP_TOPIC,
     MASK_TOPIC,
     median_latency_ms,
     problems_of,
     STATUS_TOPIC,
     Timeline,
-    UNCERTAINTY_TOPIC,
 )
 from uncertainty_seg.sim.dive import Dive, ensure_dive, IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import read_images
@@ -46,7 +46,7 @@ from uncertainty_seg.storage.model_bundle import load_bundle, models_folders
 from uncertainty_seg.storage.progress import progress
 
 RECORDED = (
-    MASK_TOPIC, UNCERTAINTY_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident',
+    HEATMAP_TOPIC, MASK_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident',
     f'{NODE_NAME}/verdict', f'{NODE_NAME}/score',
 )
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')

@@ -293,7 +293,7 @@ def _draw_column(
     pictures = (
         frame.image,
         None if frame.label is None else color_mask(frame.label, card.palette),
-        frame.uncertainty,
+        frame.heatmap,
     )
     top = _HEADER + _TITLE
     for picture in pictures:
@@ -312,7 +312,7 @@ def _draw_column(
 
 def _draw_row_names(canvas: ImageU8, height: int) -> None:
     top = _HEADER + _TITLE
-    for name, more in (('camera', ''), ('classes', ''), ('unsure', 'blue: unknown')):
+    for name, more in (('camera', ''), ('classes', ''), ('heatmap', 'bright: unsure')):
         write(canvas, name, _EDGE, top + height // 2, 16)
         write(canvas, more, _EDGE, top + height // 2 + 26, 11, DIM)
         top += height + _GAP

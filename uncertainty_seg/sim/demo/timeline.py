@@ -32,8 +32,8 @@ from uncertainty_seg.storage.bags.reader import (
     header_stamp_ns,
 )
 
-STATUS_TOPIC, MASK_TOPIC, UNCERTAINTY_TOPIC = (
-    f'{NODE_NAME}/{name}' for name in ('status', 'mask', 'uncertainty_overlay'))
+STATUS_TOPIC, MASK_TOPIC, HEATMAP_TOPIC = (
+    f'{NODE_NAME}/{name}' for name in ('status', 'mask', 'heatmap'))
 # The event of a frame in which nothing happens.
 PLAIN_EVENT = 'inspection'
 # Events at which the flag must become false at any threshold, and how many of them a dive must
@@ -203,13 +203,13 @@ class DemoFrame:
     """
     One frame with its pictures; what is not in the bags is None.
 
-    `label` are class ids, `uncertainty` is both maps in colours.
+    `label` are class ids, `heatmap` is as the node publishes it.
     """
 
     moment: Moment
     image: ImageU8
     label: LabelMap | None
-    uncertainty: ImageU8 | None
+    heatmap: ImageU8 | None
 
 
 def iter_frames(dive: Path, outputs: Path, moments: Sequence[Moment]) -> Iterator[DemoFrame]:
@@ -220,14 +220,14 @@ def iter_frames(dive: Path, outputs: Path, moments: Sequence[Moment]) -> Iterato
     """
     with BagReader(dive) as in_bag, BagReader(outputs) as out_bag:
         images, masks = _Cursor(in_bag, IMAGE_TOPIC), _Cursor(out_bag, MASK_TOPIC)
-        maps = _Cursor(out_bag, UNCERTAINTY_TOPIC)
+        heatmaps = _Cursor(out_bag, HEATMAP_TOPIC)
         for moment in moments:
             image = images.at(moment.stamp_ns)
             assert image is not None  # the timeline was made from these images
-            both = maps.at(moment.stamp_ns)
+            heat = heatmaps.at(moment.stamp_ns)
             yield DemoFrame(
                 moment, decode(image.raw), _ids(masks.at(moment.stamp_ns)),
-                decode(both.raw) if both else None)
+                decode(heat.raw) if heat else None)
 
 
 class _Cursor:
