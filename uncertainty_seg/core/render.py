@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.core.arrays import Column, FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult
@@ -60,36 +60,17 @@ class HeatScale(NamedTuple):
     upper: float
     unknown_above: float | None = None
 
-    @property
-    def span(self) -> tuple[float, float]:
-        """Lower and upper end, for `heatmap`."""
-        return self.lower, self.upper
-
 
 def heat_scale(
-    name: str, thresholds: Mapping[str, float], frames: Mapping[str, Column] | None = None
+    name: str, thresholds: Mapping[str, float], frames: Mapping[str, ArrayLike] | None = None
 ) -> HeatScale:
     """
-    Return the scale of a map.
+    Return the scale of a map by the calibrated thresholds of the scores.
 
-    Parameters
-    ----------
-    name : str
-        The map.
-    thresholds : mapping of str to float
-        The calibrated ones. The colours begin at half of that of the map's mean, which most
-        frames lie below, and end at that of its top score: the most uncertain pixels of nearly
-        every frame are below it on average.
-    frames : mapping of str to ndarray of floats, shape (n,), optional
-        Scores of all frames that will be shown. Without thresholds the colours reach from the
-        median of the map's means to the 98 % quantile of its top scores.
-
-    Returns
-    -------
-    HeatScale
-        Without either, from 0.25 to 0.75, and from 0.02 to 0.2 for mutual information and total
-        variance, whose values are smaller.
-
+    From half of that of the map's mean, which most frames lie below, to that of its top score,
+    which the most uncertain pixels of nearly every frame are below on average. Where there is no
+    threshold at all: from the median of the means of `frames`, scores (n,) of all that will be
+    shown, to the 98 % quantile of their top scores; or else a default range.
     """
     lower = thresholds.get(f'{name}.mean', np.nan) / 2
     upper = thresholds.get(f'{name}.top', np.nan)
@@ -192,18 +173,14 @@ def heat_legend(scale: HeatScale, height: int) -> ImageU8:
 
     left = write(f'{scale.name} {scale.lower:.2g}', gap)
     ramp = picture[height // 7:height - height // 7, left:left + 5 * height]
-    ramp[:] = _heat_ramp(*ramp.shape[:2])
+    ramp[:] = heatmap(np.full_like(ramp, 128), np.tile(
+        np.linspace(0, 1, 5 * height, dtype=np.float32), (len(ramp), 1)), (0.0, 1.0))
     left = write(f'{scale.upper:.2g} do not trust', left + 5 * height + gap)
     if scale.unknown_above is not None:
         corner = left + height, height - height // 4
         cv2.rectangle(picture, (left, height // 4), corner, OUTLINE_BGR, max(1, height // 12))
         left = write('unlike training', left + height + gap)
     return picture[:, :left]
-
-
-def _heat_ramp(height: int, width: int) -> ImageU8:
-    values = np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
-    return heatmap(np.full((height, width, 3), 128, np.uint8), values, (0.0, 1.0))
 
 
 def overlay(
@@ -273,7 +250,7 @@ class FrameView:
     The pictures of one frame at the size of its image, each rendered on first use and only once.
 
     `result` is what the pipeline made of the BGR image, with the verdict that was published;
-    `thresholds` are the calibrated ones, for the heatmap's range.
+    `thresholds` are the calibrated ones, for the heatmap's `scale`.
     """
 
     def __init__(
@@ -281,7 +258,8 @@ class FrameView:
         thresholds: Mapping[str, float],
     ) -> None:
         self._image_bgr, self._result = image_bgr, result
-        self._card, self._settings, self._thresholds = card, settings, thresholds
+        self._card, self._settings = card, settings
+        self.scale = heat_scale(settings.map, thresholds)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -308,16 +286,11 @@ class FrameView:
         """Return the second map (H, W), 0..1, NaN kept."""
         return self._result.map_at_source(UNKNOWN_MAP)
 
-    @property
-    def scale(self) -> HeatScale:
-        """Return what the heatmap's colours mean."""
-        return heat_scale(self._settings.map, self._thresholds)
-
     def plain_heatmap(self, scale: HeatScale) -> ImageU8:
         """Return the chosen map in colours of a scale over the image (H, W, 3), no legend."""
         above = scale.unknown_above
         outlined = None if above is None else self.unknown > above
-        return heatmap(self._image_bgr, self.uncertainty, scale.span, outlined)
+        return heatmap(self._image_bgr, self.uncertainty, scale[1:3], outlined)
 
     @cached_property
     def heatmap(self) -> ImageU8:

@@ -116,7 +116,8 @@ def browse(
     if why_not:
         remarks.append(f'Without masks and heatmaps: {why_not}.')
     scale = None if model is None else heat_scale(
-        model.settings.map, model.calibrated, _scores(shown, info))
+        model.settings.map, model.calibrated,
+        {name: shown.column(f'{SCORE_PREFIX}{name}').to_pylist() for name in info.score_names})
     with model or nullcontext():
         pictures, left_out = _pictures(shown, info, where, model, scale)
     script = _SCRIPT.read_text(encoding='utf-8')
@@ -164,12 +165,6 @@ def _opened(info: TableInfo, where: Whereabouts) -> tuple[Pipeline | None, str]:
         return open_model(info, where.find_bundle(info.model)), ''
     except (UncertaintySegError, OSError) as err:
         return None, ' '.join(str(err).split()).rstrip('.')
-
-
-def _scores(table: Any, info: TableInfo) -> dict[str, NDArray[np.float64]]:
-    """Return the scores (n,) of frames by name, NaN where there is none."""
-    return {name: np.asarray(table.column(f'{SCORE_PREFIX}{name}').to_pylist(), np.float64)
-            for name in info.score_names}
 
 
 def _pictures(

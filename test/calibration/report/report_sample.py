@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 
 from uncertainty_seg.calibration.report.page import (
@@ -18,7 +21,6 @@ from uncertainty_seg.calibration.report.page import (
 from uncertainty_seg.calibration.report.pictures import (
     frame_tiles,
     IGNORED_RGB,
-    Legend,
     legend_tile,
     plot_reliability,
     plot_risk_coverage,
@@ -33,7 +35,8 @@ CLASSES = ('water', NASTY, 'pipe')
 PALETTE = ((0, 0, 0), (0, 120, 255), (255, 255, 255))
 SCORES = ('entropy.mean', 'entropy.top', 'mutual_information.top',
           'mutual_information.worst_window', 'entropy.class.aquatic plants and sea-grass', NASTY)
-LEGEND = Legend(CLASSES, PALETTE, 255, HeatScale('entropy', 0.1, 0.4, 0.7))
+SCALE = HeatScale('entropy', 0.1, 0.4, 0.7)
+CARD: Any = SimpleNamespace(palette=PALETTE, ignore_index=255)
 
 
 def sample_frame(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarray, ...]:
@@ -44,12 +47,12 @@ def sample_frame(seed: int, height: int = 120, width: int = 160) -> tuple[np.nda
     centre = rng.integers(height // 4, max(height // 2, height // 4 + 1), 2)
     label = (np.hypot(rows - centre[0], columns - centre[1]) < height / 5).astype(np.uint8) * 2
     heat = np.exp(-np.hypot(rows - 60, columns - 60) / 30).astype(np.float32) / 2
-    return image, label, label.copy(), heatmap(image, heat, LEGEND.heat.span)
+    return image, label, label.copy(), heatmap(image, heat, SCALE[1:3])
 
 
 def sample_tiles(seed: int) -> tuple[Tile, ...]:
     """Return the pictures of such a frame."""
-    return frame_tiles(*sample_frame(seed), LEGEND)
+    return frame_tiles(*sample_frame(seed), CARD)
 
 
 def sample_orders(count: int = 200) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -86,7 +89,7 @@ def sample_report() -> Report:
                for k, name in enumerate(CLASSES)]
     frames = Frames([(f'dive/frame {k} {NASTY}', sample_tiles(k)) for k in range(3)],
                     [*zip(CLASSES, PALETTE, strict=True), ('ignored', IGNORED_RGB)],
-                    legend_tile(LEGEND.heat))
+                    legend_tile(SCALE))
     return Report(f'Calibration of {NASTY}', [
         Section('promise', 'What the flag promises', [
             Facts([('61.3 %', 'of frames accepted'), ('5 %', NASTY)], 'tiles')], NASTY),

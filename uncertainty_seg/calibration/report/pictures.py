@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 import io
 from typing import Any, NamedTuple, TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.calibration.stats.intervals import weighted_aurc
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError, risk_coverage
 from uncertainty_seg.core.arrays import Column, ImageU8, LabelMap
+from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.render import color_mask, heat_legend, HeatScale
 
 if TYPE_CHECKING:
@@ -177,16 +177,6 @@ _LEGEND_PX = 48
 IGNORED_RGB = (150, 150, 150)
 
 
-@dataclass(frozen=True)
-class Legend:
-    """How masks are painted (RGB per class), and what the heatmap's colours mean."""
-
-    class_names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ignore_index: int
-    heat: HeatScale
-
-
 class Tile(NamedTuple):
     """A picture's caption and its ``data:`` address."""
 
@@ -214,23 +204,23 @@ def fitted_size(image: NDArray[Any], width_px: int, height_px: float) -> tuple[i
 
 
 def frame_tiles(
-    image_bgr: ImageU8, truth: LabelMap, predicted: LabelMap, heat_bgr: ImageU8, legend: Legend
+    image_bgr: ImageU8, truth: LabelMap, predicted: LabelMap, heat_bgr: ImageU8, card: ModelCard
 ) -> tuple[Tile, ...]:
     """Return image, truth, prediction and heatmap of a frame, all (H, W), as small pictures."""
     size = fitted_size(image_bgr, _WIDTH_PX, _HEIGHT_PX)
-    small, warm = (np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA), np.uint8)
+    image, heat = (np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_AREA), np.uint8)
                    for one in (image_bgr, heat_bgr))
     masks = (Tile(name, png_address(paint_mask(
-        cv2.resize(label, size, interpolation=cv2.INTER_NEAREST), legend)))
+        cv2.resize(label, size, interpolation=cv2.INTER_NEAREST), card)))
         for name, label in (('truth', truth), ('prediction', predicted)))
-    return (Tile('image', jpeg_address(small, _QUALITY)), *masks,
-            Tile(legend.heat.name, jpeg_address(warm, _QUALITY)))
+    return (Tile('image', jpeg_address(image, _QUALITY)), *masks,
+            Tile('heatmap', jpeg_address(heat, _QUALITY)))
 
 
-def paint_mask(label: LabelMap, legend: Legend) -> ImageU8:
-    """Paint class ids in the legend's colours, and unknown pixels in grey."""
-    painted = color_mask(label, legend.palette)
-    painted[label == legend.ignore_index] = IGNORED_RGB[::-1]
+def paint_mask(label: LabelMap, card: ModelCard) -> ImageU8:
+    """Paint class ids in the colours of a card, and ignored pixels in grey."""
+    painted = color_mask(label, card.palette)
+    painted[label == card.ignore_index] = IGNORED_RGB[::-1]
     return painted
 
 

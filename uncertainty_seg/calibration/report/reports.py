@@ -39,7 +39,6 @@ from uncertainty_seg.calibration.report.page import (
 from uncertainty_seg.calibration.report.pictures import (
     frame_tiles,
     IGNORED_RGB,
-    Legend,
     legend_tile,
     plot_reliability,
     plot_risk_coverage,
@@ -394,16 +393,15 @@ def _frames_section(
     scale = heat_scale(
         settings.map, bundle.calibration.thresholds if bundle.calibration else {}, frames.scores)
     card, shown = bundle.card, []
-    legend = Legend(card.class_names, card.palette, card.ignore_index, scale)
     # At the temperature alone there is no gate, which may refuse frames of other settings.
     heat = bundle.calibration.temperature if bundle.calibration else 1.0
     with opened(bundle, settings, heat) as pipeline:
         for row in found[:MAX_FRAMES]:
             image, truth = pairs[row]
             view = FrameView(image, pipeline.measure(image, 0), card, settings, {})
-            tiles = frame_tiles(image, truth, view.mask, view.plain_heatmap(scale), legend)
+            tiles = frame_tiles(image, truth, view.mask, view.plain_heatmap(scale), card)
             shown.append((_caption(frames, limits, row), tiles))
-    colors = [*zip(legend.class_names, legend.palette, strict=False), ('ignored', IGNORED_RGB)]
+    colors = [*zip(card.class_names, card.palette, strict=False), ('ignored', IGNORED_RGB)]
     return Section(name, title, [
         Notes([f'{len(shown)} of {len(found)} such frames.']),
         Frames(shown, colors, legend_tile(scale))], look)
