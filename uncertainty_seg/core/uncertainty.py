@@ -118,6 +118,8 @@ class UncertaintyMaps:
         self.features = features
         self._mutual, self._variation = mutual_information, variation_ratio
         self._variance, self._strangeness = total_variance, strangeness
+        # Of a part of other maps: what cuts its own from theirs.
+        self._cut_unknown: Strangeness | None = None
         # Which classes the mask may show, bool (C,); None for all.
         self.shown: NDArray[np.bool_] | None = None
 
@@ -182,6 +184,8 @@ class UncertaintyMaps:
 
         Where the trunk gives no features it is the energy.
         """
+        if self._cut_unknown is not None:
+            return self._cut_unknown()
         strangeness = np.maximum(self.strangeness, np.float32(LEAST_PROBABILITY))
         return _squashed(self._free_energy / LOGIT_SCALE - np.log(strangeness))
 
@@ -223,6 +227,7 @@ class UncertaintyMaps:
             self.mean[where], self.mutual_information[where], self.variation_ratio[where],
             self.total_variance[where], self.logits[where], self.temperature, features,
             lambda: self.strangeness[where])
+        part._cut_unknown = lambda: self.unknown[where]
         part.shown = self.shown
         return part
 
@@ -259,7 +264,7 @@ class SpreadMaps(UncertaintyMaps):
 
     The mean probabilities of the image are the softmax of the upsampled logarithms of those at the
     grid. Of one pass they are the network's own. Mutual information, variation ratio, variance,
-    mean logits and strangeness are upsampled as they are.
+    mean logits, strangeness and the map `unknown` are upsampled as they are.
     """
 
     def __init__(self, of: UncertaintyMaps, grid: Grid) -> None:
@@ -301,6 +306,11 @@ class SpreadMaps(UncertaintyMaps):
     def strangeness(self) -> FloatMap:
         """How strange the features are; 1 throughout where the trunk gives none."""
         return _float32(replace(self._grid, offset=(0.0, 0.0)).spread(self._of.strangeness))
+
+    @_Lazy
+    def unknown(self) -> FloatMap:
+        """As at the grid: logits of the size of the image would cost ten times as much."""
+        return _float32(replace(self._grid, offset=(0.0, 0.0)).spread(self._of.unknown))
 
     @_Lazy
     def mutual_information(self) -> FloatMap:

@@ -81,8 +81,8 @@ SCORES = (
         '<map>.top', f'mean of the most uncertain {TOP_SHARE:.0%} of the pixels',
         'the worst pixels, wherever they lie',
         'a region below 5 % is diluted; many borders look like one unknown object',
-        'guards the gate of `pipeline`; sets the colours of the heatmap; of `unknown`, finds '
-        'objects that were never shown', (*USUAL_SCORED, 'unknown')),
+        'guards the gate of `pipeline`; sets the colours of the heatmap; of `unknown`, a guard '
+        'against single objects', (*USUAL_SCORED, 'unknown')),
     ScoreKind(
         '<map>.worst_window',
         f'largest mean of a square of {WINDOW_SHARE:.0%} of the shorter side',
