@@ -83,4 +83,5 @@ def test_simulated_scenes_are_a_folder_that_can_be_trained_on(tmp_path: Path) ->
     data = load_folder(place, 'train')
     assert data.class_names[1] == 'pipeline'
     assert data.images[0].shape == (64, 96, 3)
-    assert len(data.images) + len(load_folder(place, 'val').images) == 6
+    assert [len(load_folder(place, split).images) for split in ('train', 'val', 'limits')] == [
+        4, 1, 1]

@@ -30,8 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_images_masks_classes_and_splits_fit_together(folder: Path):
     splits = json.loads((folder / 'splits.json').read_text())
-    assert {name: len(stems) for name, stems in splits.items()} == {'train': 9, 'val': 1}
-    stems = splits['train'] + splits['val']
+    assert {name: len(stems) for name, stems in splits.items()} == {
+        'train': 8, 'val': 1, 'limits': 1}
+    stems = splits['train'] + splits['val'] + splits['limits']
     assert len(set(stems)) == 10
     facts = json.loads((folder / 'classes.json').read_text())
     assert facts['ignore_index'] == 255

@@ -16,7 +16,6 @@ from test_fit import TinyNet, toy  # noqa: E402
 from test_train import DATA, place, sets, start, tiny, weights_of  # noqa: E402, F401
 
 from uncertainty_seg.cli.main import main  # noqa: E402
-from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
 from uncertainty_seg.errors import ConfigError, TrainingError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.training import encoders  # noqa: E402
@@ -170,14 +169,9 @@ def test_a_bundle_of_another_architecture_is_refused_with_what_to_do(tmp_path: P
         read_bundle(load_bundle(str(make_tiny_bundle(tmp_path / 'tiny'))))
 
 
-def test_of_a_converted_bundle_and_of_members_with_dropout_the_reason_is_the_true_one() -> None:
+def test_of_a_converted_bundle_the_reason_is_the_true_one() -> None:
     with pytest.raises(TrainingError, match='suim_fp16.*fp16'):
         read_bundle(load_bundle('suim_fp16'))
-    included = load_bundle('suim')
-    mask = DropoutSite('member0_head', (96, 1, 1), 0.5)
-    card = dataclasses.replace(included.card, dropout_sites=(mask, *included.card.dropout_sites))
-    with pytest.raises(TrainingError, match="'suim'.*dropout"):
-        read_bundle(dataclasses.replace(included, card=card))
 
 
 @pytest.mark.parametrize('name, encoder', [('suim', 'lite2'), ('pipeline', 'mobilenet_v2')])

@@ -27,7 +27,7 @@ def test_what_is_shipped_can_be_read_and_defaults_are_those_of_own() -> None:
     assert read_recipe(ActiveRecipe, 'active') == ActiveRecipe()
     suim = read_recipe(TrainRecipe, 'suim')
     assert (suim.method, suim.members, suim.num_passes) == ('deep_ensemble', 2, 2)
-    assert (suim.encoder_rate, suim.iou_loss, suim.split) == ((0.1, 0.4), (0.0, 1.0), 'all')
+    assert (suim.encoder_rate, suim.iou_loss, suim.split) == ((0.1, 0.4), (0.0, 1.0), 'train')
     pipeline = read_recipe(TrainRecipe, 'pipeline')
     assert (pipeline.size, pipeline.crop, pipeline.num_passes) == ((512, 384), (416, 320), 20)
 

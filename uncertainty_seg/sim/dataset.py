@@ -21,8 +21,8 @@ from uncertainty_seg.sim.pipe import CLASS_NAMES, IGNORE, PALETTE
 from uncertainty_seg.sim.scene import render_all, render_scene
 from uncertainty_seg.storage.progress import progress
 
-# Of each split the share, in the order of the scenes.
-SHARES = {'train': 0.8, 'val': 0.1, 'limits': 0.1}
+# Share of the scenes that val and limits have each.
+HELD_SHARE = 0.1
 JPEG_QUALITY = 92
 SEEDS_A_SET = 1_000_000
 # Each kind has seeds of its own.
@@ -55,10 +55,9 @@ def _write_one(job: _Job) -> None:
 
 
 def _splits(count: int) -> list[str]:
-    """Return the split of each of so many scenes."""
-    ends = {split: round(sum(list(SHARES.values())[:k + 1]) * count)
-            for k, split in enumerate(SHARES)}
-    return [next(split for split, end in ends.items() if i < end) for i in range(count)]
+    """Return the split of each of so many scenes; of three and more none is empty."""
+    held = min(max(1, round(HELD_SHARE * count)), count // 3)
+    return ['train'] * (count - 2 * held) + ['val'] * held + ['limits'] * held
 
 
 def _run(place: Path, jobs: Sequence[_Job], name: str) -> None:
@@ -85,12 +84,13 @@ def _run(place: Path, jobs: Sequence[_Job], name: str) -> None:
 def write_dataset(folder: Path | str, count: int, seed: int = 0,
                   size: tuple[int, int] = (512, 384), ood: int = 0) -> None:
     """
-    Write a data set of `count` single scenes of normal operation, in the splits of `SHARES`.
+    Write a data set of `count` single scenes of normal operation.
 
-    The folder is made when missing; files of the same names are overwritten. Sets of different
-    seeds share no scene; `size` is width and height in pixels. `ood` scenes a kind come under
-    `ood/`: turbid water beyond the training range, and each unknown object, which is 255 in the
-    mask. Raises ConfigError if the folder cannot be written.
+    The splits val and limits have a tenth of them each. The folder is made when missing; files of
+    the same names are overwritten. Sets of different seeds share no scene; `size` is width and
+    height in pixels. `ood` scenes a kind come under `ood/`: turbid water beyond the training range,
+    and each unknown object, which is 255 in the mask. Raises ConfigError if the folder cannot be
+    written.
     """
     place = Path(folder)
     _run(place, [_Job(place, split, f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size)
