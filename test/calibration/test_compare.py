@@ -9,7 +9,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from calibration_helpers import call_json, CLASSES, write_folder
+from calibration_helpers import call_json, write_folder
 from conftest import make_tiny_bundle, tiny_card, tiny_files, tiny_head, tiny_trunk
 import cv2
 import numpy as np
@@ -25,9 +25,6 @@ from uncertainty_seg.calibration.compare import (  # noqa: E402
     measure_cost,
     MeasuredCost,
 )
-from uncertainty_seg.calibration.comparison_rows import Contended  # noqa: E402
-from uncertainty_seg.calibration.labelled_pairs import KnownFrames, LabelledFrames  # noqa: E402
-from uncertainty_seg.calibration.stats.bad_rule import BadRule  # noqa: E402
 from uncertainty_seg.core.calibration import image_digest  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits  # noqa: E402
@@ -114,15 +111,14 @@ def test_selected_frames_are_left_aside_where_others_were_drawn_by_chance(
                                            SELECTED) for stem in stems})
     alone, both = (compare([place / 'tiny'], data, settings=SETTINGS).summary()
                    for data in (place / 'val', mixed))
-    assert both['facts']['frames'].startswith('30 in ')
     assert json.dumps(both['rows']) == json.dumps(alone['rows'])
-    assert '20 of 50 frames of' in both['notes'][0]
+    assert '20 of 50 frames of' in both['notes'][0] and '30 frames in' in both['notes'][1]
     assert both['notes'][1:] == alone['notes']
     # Whoever gets the page alone reads it too, as a warning.
     write_review(mixed, {stem: FrameReview(True, 'corrected', SELECTED) for stem in stems})
     page = tmp_path / 'page.html'
     every = compare([place / 'tiny'], mixed, settings=SETTINGS, report=page)
-    assert every.facts['frames'].startswith('50 in ')
+    assert '50 frames in' in every.notes[1]
     assert '<p class="warning">All 50 frames of ' in page.read_text()
 
 
@@ -198,15 +194,11 @@ def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path) -> 
         assert len(said.strip().splitlines()) == 1, said
 
 
-def test_another_input_size_is_said_and_not_refused(place: Path) -> None:
-    tiny, loud = (Contender(name, load_bundle(str(place / name))) for name in ('tiny', 'loud'))
-    wide = replace(loud.bundle.card, input=replace(loud.bundle.card.input, width=128))
-    loud = replace(loud, bundle=replace(loud.bundle, card=wide))
-    found = Contended(np.array([True, False]), np.zeros(0), {}, {}, {})
-    frames = LabelledFrames(KnownFrames([], []), np.array([], np.str_), {}, '', True)
-    notes = it._notes(frames, BadRule.parse('iou<0.5', CLASSES), [tiny, loud],
-                      {'tiny': found, 'loud': found})
-    assert any('128x48' in note and '64x48' in note for note in notes)
+def test_the_input_size_of_each_is_said(place: Path) -> None:
+    loud = load_bundle(str(place / 'loud'))
+    wide = replace(loud.card, input=replace(loud.card.input, width=128))
+    told = [Contender('loud', replace(loud, card=card)).describe() for card in (loud.card, wide)]
+    assert '64x48' in told[0] and '128x48' in told[1]
 
 
 def test_time_is_measured_in_pairs(place: Path) -> None:

@@ -53,5 +53,5 @@ def rows(contended: Mapping[str, Contended]) -> tuple[FigureRow, ...]:
 def comparison(contended: Mapping[str, Contended]) -> Comparison:
     """Return the comparison of planted frames."""
     return Comparison(rows(contended), {label: f'{label} <as planted>.' for label in contended},
-                      dict.fromkeys(contended, COST.describe()), {}, {'frames': str(COUNT)},
+                      dict.fromkeys(contended, COST.describe()), {},
                       ('the frames are <planted>.',))

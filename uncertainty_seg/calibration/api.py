@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 import math
 import os
 from pathlib import Path
@@ -26,7 +25,7 @@ from uncertainty_seg.calibration.evaluate import (
     evaluate_bundle,
     Evaluated,
 )
-from uncertainty_seg.calibration.labelled_pairs import evenly, labelled_frames
+from uncertainty_seg.calibration.labelled_pairs import labelled_frames
 from uncertainty_seg.calibration.report.page import require_report_place, write_page
 from uncertainty_seg.calibration.report.reports import (
     comparison_page,
@@ -40,8 +39,6 @@ from uncertainty_seg.errors import ConfigError, require_libraries
 from uncertainty_seg.storage.labelled_folder import blocks_path
 from uncertainty_seg.storage.model_bundle import sign_bundle, update_metrics, write_calibration
 from uncertainty_seg.storage.signatures import read_private_key, SigningKey
-
-_MOST = 10**9
 
 
 def calibrate(
@@ -259,7 +256,6 @@ def compare(
     report: Path | str | None = None,
     baseline: ModelBundle | Path | str | None = None,
     alphas: Sequence[float] = ALPHAS,
-    max_frames: int = _MOST,
 ) -> Comparison:
     """
     Compare bundles on labelled images.
@@ -277,8 +273,6 @@ def compare(
         deterministic pass of the first bundle.
     alphas : sequence of float
         Shares that may be accepted and bad.
-    max_frames : int
-        Labelled images to look at, at most, evenly spread.
 
     Returns
     -------
@@ -308,9 +302,7 @@ def compare(
                          given[0].card.class_names)
     frames = labelled_frames(given[0], used, Path(data), split, blocks_path(data, blocks),
                              None if ood is None else Path(ood))
-    rows = evenly(len(frames.blocks), max_frames)
-    found = compare_on(contenders, replace(
-        frames, known=frames.known.take(rows), blocks=frames.blocks[rows]), rule, used, alphas)
+    found = compare_on(contenders, frames, rule, used, alphas)
     if report:
         write_page(Path(report), comparison_page(found))
     return found

@@ -134,15 +134,13 @@ class CalibrationOutcome:
     """
     A calibration, and what it was made from.
 
-    `before` and `after` are of the frames that thresholds were fitted on, at temperature 1 and at
-    the fitted; `held` is their table and `pairs` their images and masks. `seen` and `train` are of
-    the training frames. `halves` has by alpha what thresholds of one half of the blocks made of
-    the other: shares accepted, and accepted and bad. `features` are there where the trunk gives
-    some.
+    `after` is of the frames that thresholds were fitted on; `held` is their table, `pairs` their
+    images and masks. `seen` and `train` are of the training frames. `halves` has by alpha what
+    thresholds of one half of the blocks made of the other: shares accepted, and accepted and bad.
+    `features` are there where the trunk gives some.
     """
 
     calibration: Calibration
-    before: Evaluation
     after: Evaluation
     seen: Evaluation
     train: FrameTable
@@ -155,11 +153,11 @@ class CalibrationOutcome:
         """Return the figures of the card, of the frames that thresholds were fitted on."""
         values = {
             'mean_iou': self.after.mean_iou, 'pixel_accuracy': self.after.accuracy,
-            'ece': self.after.ece, 'ece_before_scaling': self.before.ece,
+            'ece': self.after.ece,
             # Of one pass mutual information is not there.
             **{f'error_auroc_{name}': self.after.error_auroc[name] for name in USUAL_SCORED
                if name in self.after.error_auroc},
-            'mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
+            'train_mean_iou': self.seen.mean_iou,
             **{f'halves_{word}_{alpha:g}': share for alpha, shares in self.halves.items()
                for word, share in zip(('accepted', 'accepted_and_bad'), shares, strict=True)},
         }
@@ -207,8 +205,6 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     require_scores(bundle.card, request.scores)
     read = _read(request)
     temperature = _temperature(request, read.val.pairs)
-    with opened(bundle, settings, 1.0) as pipeline:
-        before = evaluate(pipeline, read.held.pairs, rule, 'limits, temperature 1')
     with opened(bundle, settings, temperature) as pipeline:
         features = _features_of(pipeline, read.looked_at.pairs, settings)
     with opened(replace(bundle, features=features), settings, temperature,
@@ -232,8 +228,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     ranks = family.frame_ranks(held.scores, chosen)
     halves = {alpha: held_out_shares(ranks, held.is_bad, held.blocks, alpha)
               for alpha in request.alphas}
-    return CalibrationOutcome(made, before, after, seen, train, held, read.held.pairs, halves,
-                              features)
+    return CalibrationOutcome(made, after, seen, train, held, read.held.pairs, halves, features)
 
 
 def _read(request: CalibrationRequest) -> _ReadFrames:

@@ -71,7 +71,6 @@ class Comparison:
     contenders: Mapping[str, str]
     timings: Mapping[str, str]
     promises: Mapping[str, tuple[PromiseVerdict, ...]]
-    facts: Mapping[str, str]
     notes: tuple[str, ...]
 
     @property
@@ -108,7 +107,7 @@ class Comparison:
             'verdicts': self.verdicts(), 'promises_kept': {
                 label: [asdict(one) for one in found] for label, found in self.promises.items()},
             'timings': dict(self.timings),
-            'facts': dict(self.facts), 'notes': list(self.notes),
+            'notes': list(self.notes),
             'rows': [row.facts() for row in self.rows],
         }
 
@@ -153,7 +152,7 @@ def compare_on(
         {label: cost.describe() for label, cost in costs.items()},
         {one.label: kept for one in contenders
          if (kept := _promises(one, contended[one.label], frames, rule))},
-        _facts(frames, rule, contended), _notes(frames, rule, contenders, contended))
+        _notes(frames, rule, contenders, contended))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -330,26 +329,13 @@ def _promises(
         for promise in made.promises if promise.bad == rule.text)
 
 
-def _facts(
-    frames: LabelledFrames, rule: BadRule, contended: Mapping[str, Contended]
-) -> dict[str, str]:
-    shares = ', '.join(f'{label} {found.is_bad.mean():.1%}'.replace('%', ' %')
-                       for label, found in contended.items())
-    facts = {
-        'frames': f'{len(frames.known.pairs)} in {len(np.unique(frames.blocks))} blocks',
-        'bad frame': rule.text, 'share of bad frames': shares,
-    }
-    if frames.foreign:
-        facts['foreign frames'] = f'{len(frames.foreign)}'
-    return facts
-
-
 def _notes(
     frames: LabelledFrames, rule: BadRule, contenders: Sequence[Contender],
     contended: Mapping[str, Contended],
 ) -> tuple[str, ...]:
-    first = contenders[0]
     notes = [f'{frames.remark[0].upper()}{frames.remark[1:]}.'] if frames.remark else []
+    notes.append(f'{len(frames.known.pairs)} frames in {len(np.unique(frames.blocks))} blocks; a '
+                 f'frame is bad if {rule.text}.')
     images = [image for image, _ in frames.known.pairs]
     for one in contenders:
         made = one.bundle.calibration
@@ -360,11 +346,6 @@ def _notes(
             some = '' if count == len(images) else f'{count} of '
             notes.append(f'{one.label} was trained or calibrated on {some}these images, so that '
                          'its figures are too good.')
-        own, other = one.bundle.card.input, first.bundle.card.input
-        if (own.width, own.height) != (other.width, other.height):
-            notes.append(f'{one.label} sees {own.width}x{own.height} and {first.label} '
-                         f'{other.width}x{other.height}: its figures and its time are of another '
-                         'input size as well.')
         bad = contended[one.label].is_bad
         if bad.all() or not bad.any():
             notes.append(f'{"every" if bad.all() else "no"} frame of {one.label} is bad by the '

@@ -26,12 +26,10 @@ from uncertainty_seg.cli.arguments import (
     print_json,
     rate,
     settings_from_args,
-    whole_number,
 )
 from uncertainty_seg.errors import ConfigError, DatasetError, ModelBundleError
 
 MISUSE = (ConfigError, DatasetError, ModelBundleError)
-_OF_A_COMPARISON = {'alpha': 'alphas', 'frames': 'max_frames'}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--alpha', dest='alphas', nargs='+', type=rate,
                         default=argparse.SUPPRESS, metavar='ALPHA',
                         help='several bundles: P(accepted and bad) to promise [0.05 0.10]')
-    parser.add_argument('--frames', dest='max_frames', type=whole_number(1), metavar='FRAMES',
-                        default=argparse.SUPPRESS,
-                        help='several bundles: labelled images, at most, evenly spread [all]')
     add_settings(parser)
 
 
@@ -71,9 +66,8 @@ def run(args: argparse.Namespace) -> int:
         print(compared.text())
         print_json(compared.summary())
         return 0
-    given = [option for option, name in _OF_A_COMPARISON.items() if hasattr(args, name)]
-    if given:
-        raise ConfigError(f'--{given[0]} with one bundle', 'several, or --baseline BUNDLE')
+    if hasattr(args, 'alphas'):
+        raise ConfigError('--alpha with one bundle', 'several, or --baseline BUNDLE')
     found = call_with(evaluate, args, bundle=args.bundles[0], settings=settings)
     print(found.sentence())
     print_json({'bundle': str(find_bundle(args.bundles[0])), **found.summary()})

@@ -88,9 +88,8 @@ def write_dataset(folder: Path | str, count: int, seed: int = 0,
 
     The splits val and limits have a tenth of them each. The folder is made when missing; files of
     the same names are overwritten. Sets of different seeds share no scene; `size` is width and
-    height in pixels. `ood` scenes a kind come under `ood/`: turbid water beyond the training range,
-    and each unknown object, which is 255 in the mask. Raises ConfigError if the folder cannot be
-    written.
+    height in pixels. `ood` scenes a kind come under `ood/`: too turbid water, and each unknown
+    object, which is 255 in the mask. Raises ConfigError if the folder cannot be written.
     """
     place = Path(folder)
     _run(place, [_Job(place, split, f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size)

@@ -94,8 +94,7 @@ def write_calibration_report(
         _risk_section(found.held, order, promise),
         _scores_section({name: ranker.rank(values) for name, values in found.held.scores.items()},
                         made, promise.limits),
-        _reliability_section({'temperature 1': found.before.pixels.calibration,
-                              f'temperature {made.temperature:g}':
+        _reliability_section({f'temperature {made.temperature:g}':
                               found.after.pixels.calibration}),
         _classes_section(found.after, card, promise.limits),
         *_frame_sections(calibrated, request.settings, found.pairs, found.held, promise.limits),
@@ -150,8 +149,8 @@ def comparison_page(found: Comparison) -> str:
     return Report(f'Comparison with {found.baseline}', [
         Section('contenders', 'What was compared', [
             Table(['', 'what it is', 'time'], [Row([label, words, found.timings[label]])
-                                               for label, words in found.contenders.items()]),
-            Facts([*found.facts.items()])], f'Everything is compared with {found.baseline}.'),
+                                               for label, words in found.contenders.items()])],
+            f'Everything is compared with {found.baseline}.'),
         Section('table', 'The table', [Table(
             ['figure', 'bundle', 'value', f'gain over {found.baseline}', '', 'of'], rows)], (
             'Maps and scores are those that five folds of the blocks picked, measured on the '

@@ -219,13 +219,6 @@ class Evaluation:
                                                  np.ones((1, 1)))[0])
                 for name, ranking in self.pixels.rankings.items()}
 
-    @property
-    def mi_share(self) -> float:
-        """Mean mutual information over mean entropy: how much of it is the passes'."""
-        information, entropy = (float(self.scores[f'{name}.mean'].sum())
-                                for name in ('mutual_information', 'entropy'))
-        return information / max(entropy, 1e-12)
-
     def table(self, sources: Sequence[str], blocks: NDArray[np.str_]) -> FrameTable:
         """Return the frames with where they came from, and their blocks."""
         return FrameTable(tuple(sources), blocks, self.scores, self.frame_iou, self.is_bad)

@@ -52,10 +52,6 @@ class _BoundedFile(io.RawIOBase):
     def __init__(self, stream: BinaryIO, most: int) -> None:
         self._stream, self._most, self._count = stream, most, 0
 
-    def readable(self) -> bool:
-        """Say that it is for reading."""
-        return True
-
     def read(self, size: int = -1) -> bytes:
         """Read at most a block."""
         block = self._stream.read(_BLOCK_BYTES if size < 0 else min(size, _BLOCK_BYTES))
