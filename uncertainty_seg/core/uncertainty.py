@@ -171,22 +171,17 @@ class UncertaintyMaps:
         return _float32(1 - (first - second))
 
     @_Lazy
-    def strangeness(self) -> FloatMap:
-        """How strange the features are; 1 throughout where the trunk gives none."""
-        if self._strangeness is None:
-            return np.ones(self.mean.shape[1:], np.float32)
-        return self._strangeness()
-
-    @_Lazy
     def unknown(self) -> FloatMap:
         """
-        1 / (1 + exp(E / 8) / s), 0..1, with E of `energy` and s the `strangeness`.
+        1 / (1 + exp(E / 8) / s), 0..1, with E of `energy` and s the strangeness.
 
         Where the trunk gives no features it is the energy.
         """
         if self._cut_unknown is not None:
             return self._cut_unknown()
-        strangeness = np.maximum(self.strangeness, np.float32(LEAST_PROBABILITY))
+        if self._strangeness is None:
+            return self.energy
+        strangeness = np.maximum(self._strangeness(), np.float32(LEAST_PROBABILITY))
         return _squashed(self._free_energy / LOGIT_SCALE - np.log(strangeness))
 
     @_Lazy
@@ -225,8 +220,7 @@ class UncertaintyMaps:
         where = (..., rows, columns)
         part = UncertaintyMaps(
             self.mean[where], self.mutual_information[where], self.variation_ratio[where],
-            self.total_variance[where], self.logits[where], self.temperature, features,
-            lambda: self.strangeness[where])
+            self.total_variance[where], self.logits[where], self.temperature, features)
         part._cut_unknown = lambda: self.unknown[where]
         part.shown = self.shown
         return part
@@ -264,7 +258,7 @@ class SpreadMaps(UncertaintyMaps):
 
     The mean probabilities of the image are the softmax of the upsampled logarithms of those at the
     grid. Of one pass they are the network's own. Mutual information, variation ratio, variance,
-    mean logits, strangeness and the map `unknown` are upsampled as they are.
+    mean logits and the map `unknown` are upsampled as they are.
     """
 
     def __init__(self, of: UncertaintyMaps, grid: Grid) -> None:
@@ -301,11 +295,6 @@ class SpreadMaps(UncertaintyMaps):
     def logits(self) -> Floats:
         """Return the mean over the passes of the logits, (C, h, w)."""
         return replace(self._grid, offset=(0.0, 0.0)).spread(self._of.logits)
-
-    @_Lazy
-    def strangeness(self) -> FloatMap:
-        """How strange the features are; 1 throughout where the trunk gives none."""
-        return _float32(replace(self._grid, offset=(0.0, 0.0)).spread(self._of.strangeness))
 
     @_Lazy
     def unknown(self) -> FloatMap:

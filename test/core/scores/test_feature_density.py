@@ -7,11 +7,7 @@ from cases import for_each
 import numpy as np
 import pytest
 
-from uncertainty_seg.calibration.calibrate import (
-    fit_feature_density,
-    held_out_scores,
-    LEAST_VARIANCE,
-)
+from uncertainty_seg.calibration.calibrate import fit_feature_density, held_out_scores
 from uncertainty_seg.core.grid import Grid
 from uncertainty_seg.core.scores.density import FeatureDensity, pooled, unit_rows
 from uncertainty_seg.errors import CalibrationError
@@ -136,15 +132,3 @@ def test_strangeness_is_that_of_plain_numpy_and_padding_counts_nowhere() -> None
             for i in (0, 0, 1, 1)]
     found = known.strangeness(features, Grid(4, 5, 64, 80), slice(16, 48), slice(0, 80))
     np.testing.assert_allclose(found, near, rtol=1e-4)
-
-
-def test_along_the_axes_patches_vary_least_and_by_one() -> None:
-    known = fit_feature_density((features, None) for features in RELATED)
-    patches = np.concatenate([f[0].reshape(6, -1).T for f in RELATED]).astype(np.float64)
-    covariance = np.cov(patches.T, bias=True)
-    least = np.linalg.eigvalsh(covariance)[:3]
-    least[0] = max(least[0], LEAST_VARIANCE * np.trace(covariance) / 6)  # of the sum: next to none
-    lengths = np.linalg.norm(known.axes, axis=0)
-    np.testing.assert_allclose(lengths, 1 / np.sqrt(least), rtol=1e-3)
-    varies = np.diag(known.axes.T @ covariance @ known.axes)
-    np.testing.assert_allclose(varies[1:], 1, rtol=1e-3)
