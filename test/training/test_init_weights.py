@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
@@ -16,8 +17,10 @@ from test_fit import TinyNet, toy  # noqa: E402
 from test_train import DATA, place, sets, start, tiny, weights_of  # noqa: E402, F401
 
 from uncertainty_seg.cli.main import main  # noqa: E402
+from uncertainty_seg.compiler.head_graphs import add_sums, logits_of  # noqa: E402
+from uncertainty_seg.core.bundle import PASSES_FILE, TRUNK_FILE  # noqa: E402
 from uncertainty_seg.errors import ConfigError, TrainingError  # noqa: E402
-from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle  # noqa: E402
 from uncertainty_seg.training import encoders  # noqa: E402
 from uncertainty_seg.training.batches import normalise  # noqa: E402
 from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
@@ -44,6 +47,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PyramidNet
     train_weights(recipe, DATA, folder / 'net.pt', start(), 1)
     make_bundle(recipe, DATA.train, folder / 'net.pt', folder / 'bundle')
     return folder / 'bundle', load_net(folder / 'net.pt', 3, NO_DROPOUT, 'lite0')
+
+
+def test_what_samples_the_logits_beside_their_centres_is_no_layer(
+    finished: tuple[Path, PyramidNet], tmp_path: Path
+) -> None:
+    """A bundle of elementwise masks has one convolution more, behind its logits."""
+    bundle = load_bundle(str(finished[0]))
+    offset = (0.22, 0.22)
+    head = logits_of(onnx.load(bundle.passes_path))
+    head.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(
+        'logits', onnx.TensorProto.FLOAT, ('T', *bundle.card.logits_shape)))
+    write_bundle(tmp_path / 'beside', dataclasses.replace(bundle.card, grid_offset=offset), {
+        TRUNK_FILE: bundle.trunk_path.read_bytes(),
+        PASSES_FILE: add_sums(head, offset).SerializeToString()})
+    read, plain = (read_bundle(load_bundle(str(folder)))
+                   for folder in (tmp_path / 'beside', finished[0]))
+    assert all(torch.equal(value, plain.state[name]) for name, value in read.state.items())
 
 
 def smooth_images(count: int) -> list[np.ndarray]:

@@ -10,5 +10,5 @@ definitions.
 
 """
 
-__all__ = ['algebra.ensemble', 'capture.export', 'checks.grid_checks', 'compile', 'onnx_tools',
-           'plan', 'request', 'self_check']
+__all__ = ['algebra.ensemble', 'capture.export', 'checks.grid_checks', 'compile', 'head_graphs',
+           'onnx_tools', 'plan', 'request', 'self_check']

@@ -27,6 +27,8 @@ from torch import nn, Tensor
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.compiler.algebra.ensemble import MEMBERS
 from uncertainty_seg.compiler.capture.export import read_state
+from uncertainty_seg.compiler.head_graphs import logits_of
+from uncertainty_seg.compiler.onnx_tools import drop_unused, refill
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import still_inputs
 from uncertainty_seg.core.settings import Settings
@@ -116,7 +118,7 @@ def read_bundle(bundle: ModelBundle) -> Taken:
         raise TrainingError(f'the weights of {card.name!r} are converted to {card.precision}',
                             'the bundle that it was converted from', _FIX)
     layers = [*_layers(_first_member(onnx.load(str(bundle.trunk_path)))),
-              *_layers(onnx.load(str(bundle.passes_path)))]
+              *_layers(logits_of(onnx.load(str(bundle.passes_path))))]
     for encoder in ENCODERS:
         net = PyramidNet(card.num_classes, NO_DROPOUT, encoder).eval()
         if _fill(net, layers):
@@ -207,18 +209,10 @@ class _Layer:
 
 def _first_member(trunk: onnx.ModelProto) -> onnx.ModelProto:
     """Keep of a trunk that gives the logits of all members what the first one computes."""
-    made_by = {name: node for node in trunk.graph.node for name in node.output}
-    if MEMBERS not in made_by:
-        return trunk
-    wanted, kept = [made_by[MEMBERS].input[0]], set[str]()
-    while wanted:
-        name = wanted.pop()
-        if name in made_by and name not in kept:
-            kept.update(made_by[name].output)
-            wanted.extend(made_by[name].input)
-    nodes = [node for node in trunk.graph.node if node.output[0] in kept]
-    del trunk.graph.node[:]
-    trunk.graph.node.extend(nodes)
+    joined = [node for node in trunk.graph.node if MEMBERS in node.output]
+    if joined:
+        refill(trunk.graph.output, [onnx.ValueInfoProto(name=joined[0].input[0])])
+        drop_unused(trunk.graph)
     return trunk
 
 

@@ -211,7 +211,8 @@ class FeatureDensity:
         """
         Return how far patches lie from the centre along the axes, squared, at a grid.
 
-        It is the mean over the axes and over 3 x 3 patches, 1 on average over the training images.
+        It is the mean over the axes and over 3 x 3 patches, 1 on average over the training images;
+        NaN where one of these is not finite.
         The features are (1, D, hf, wf); the image lies in `rows` and `columns` of the network's
         input, and padding has the value of what is beside it. Raises ShapeError if there are other
         channels than those of the training frames.
