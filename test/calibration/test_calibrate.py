@@ -2,6 +2,7 @@
 """`calibrate` and `evaluate` from folder to flag, and what they say of wrong input."""
 
 from collections.abc import Callable
+from dataclasses import replace
 import json
 from pathlib import Path
 import re
@@ -27,12 +28,13 @@ import pytest
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.calibration.api import compare, evaluate
 from uncertainty_seg.calibration.gate_choice import is_order
 from uncertainty_seg.calibration.stats.conformal import upper_bound
 from uncertainty_seg.calibration.stats.promise_verdict import KEPT, SEEN, TOO_FEW
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
-from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.model_bundle import load_bundle, write_calibration
 from uncertainty_seg.storage.signatures import public_line, read_private_key
 
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
@@ -102,6 +104,33 @@ def test_a_guard_is_taken_that_refuses_foreign_frames_and_no_other(
     _, seen, _ = call_json('evaluate', tmp_path / 'flat bundle', folders / 'fresh', '--ood',
                            tmp_path / 'flat')
     assert seen['gate']['foreign_accepted'] == 0
+
+
+def test_the_temperature_is_that_of_val_and_of_no_other_split(
+    calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path
+) -> None:
+    """Where every mask of val is right the network may be surer than it is elsewhere."""
+    right = write_folder(tmp_path / 'right', 20, 9, bad_share=0.0, hidden_share=0.0)
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    found = calibrate_on(bundle, folders, '--val', right, '--scores', 'entropy.mean')
+    assert found['temperature'] < calibrated[1]['temperature']
+    assert found['mean_iou'] == pytest.approx(calibrated[1]['mean_iou'], abs=0.02)
+
+
+def test_a_comparison_judges_the_promises_as_an_evaluation_does(
+    calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path
+) -> None:
+    """And adds what thresholds that were carried over may miss it by."""
+    bundle = load_bundle(str(shutil.copytree(calibrated[0], tmp_path / 'tiny')))
+    assert bundle.calibration is not None
+    for error in (0.0, 0.3):
+        write_calibration(bundle, replace(bundle.calibration, carried_error=error))
+        alone = [evaluate(bundle.folder, folders / 'fresh', settings=settings_from_dict(
+            {**BASE, 'gate.alpha': alpha})).flag for alpha in (0.05, 0.1)]
+        assert [flag and flag.verdict and flag.verdict.alpha for flag in alone] == [
+            pytest.approx(alpha + error) for alpha in (0.05, 0.1)]
+        found = compare([bundle.folder], folders / 'fresh', settings=settings_from_dict(BASE))
+        assert found.promises == {'tiny': tuple(flag and flag.verdict for flag in alone)}
 
 
 def test_floors_are_the_least_values_of_the_frames_that_the_thresholds_are_for(
