@@ -224,15 +224,6 @@ def test_rounding_between_equal_passes_is_on_no_card_and_in_no_table(
         assert name not in told
 
 
-def test_the_report_of_an_evaluation_has_its_parts(
-    calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path
-) -> None:
-    report = tmp_path / 'report.html'
-    assert call_json('evaluate', calibrated[0], folders / 'fresh', '--report', report)[0] == 0
-    assert re.findall('<section id="(.*?)">', report.read_text()) == [
-        'promise', 'bundle', 'risk', 'scores', 'reliability', 'classes', 'accepted', 'refused']
-
-
 def test_the_report_has_every_part_of_a_calibration(
     calibrated: tuple[Path, dict[str, Any], Path]
 ) -> None:

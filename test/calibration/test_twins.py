@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
 import shutil
-from typing import Any
 
 from calibration_helpers import RUN, splits_of, write_folder
 from conftest import make_tiny_bundle
@@ -52,32 +49,6 @@ def test_copies_do_not_buy_a_promise(
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
     assert main(['calibrate', str(bundle), *splits_of(tmp_path), *RULE, *RUN]) == 2
     assert '18 blocks to promise alpha 0.05 on' in capsys.readouterr().err
-
-
-def line_of(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, Any]:
-    assert main(words) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return found
-
-
-@pytest.mark.release
-def test_figures_and_intervals_are_those_without_the_copies(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Each frame three times as a block of its own makes intervals narrower, by 3 ** -0.5."""
-    data = write_folder(tmp_path / 'data', 30, 3)
-    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    other = make_tiny_bundle(tmp_path / 'other', calibrated=False, words='other')
-    words = [['evaluate', str(bundle), str(data), *RUN],
-             ['evaluate', str(bundle), str(other), str(data), *RUN]]
-    alone = [line_of(capsys, each) for each in words]
-    copy_frames(data, 3)
-    with caplog.at_level(logging.WARNING):
-        copied = [line_of(capsys, each) for each in words]
-    assert caplog.text.count('60 of 90 frames are there under another name already') == 2
-    assert alone[0]['intervals'] == copied[0]['intervals']
-    for row, again in zip(alone[1]['rows'], copied[1]['rows'], strict=True):
-        assert row == again or row['figure'] == 'cost_ratio'
 
 
 def test_one_image_with_two_masks_is_refused(

@@ -14,7 +14,7 @@ from house import BUDGET, circles, classes_twice, crowded, figures, import_graph
 
 # One figure is over its budget since the cut of 2026-11-30. A number here only falls, and goes
 # with the last line too many.
-STILL_OVER = {'lines of tests': 46_027}
+STILL_OVER = {'lines of tests': 46_019}
 
 
 def test_the_package_keeps_to_its_budget() -> None:

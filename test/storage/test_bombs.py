@@ -108,6 +108,7 @@ def test_nothing_is_made_beyond_the_limit_whatever_was_said(frames: int) -> None
     made = []
 
     class Counting:
+
         def __init__(self) -> None:
             self._of = bz2.BZ2Decompressor()
 

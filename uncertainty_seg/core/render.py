@@ -294,7 +294,7 @@ class FrameView:
 
     @cached_property
     def heatmap(self) -> ImageU8:
-        """The chosen map in colours over the image (H, W, 3), with a legend if there is room."""
+        """Draw the chosen map in colours over the image (H, W, 3), with a legend if it fits."""
         picture = self.plain_heatmap(self.scale)
         height, width = self.size
         legend = heat_legend(self.scale, max(round(height * _LEGEND_SHARE), 1))

@@ -12,7 +12,6 @@ from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError, TrainingError  # noqa: E402
 from uncertainty_seg.training.batches import IMAGENET_MEAN, IMAGENET_STD  # noqa: E402
 from uncertainty_seg.training.encoders import (  # noqa: E402
-    encoder_kind,
     ENCODERS,
     imagenet_weights,
     new_encoder,
@@ -31,16 +30,6 @@ def test_a_net_without_dropout_is_refused_and_nothing_else_is_said(
         compile_graph(export_marked(PyramidNet(5, DropoutPlan(head=0.0)).eval(), SPEC), SPEC)
     # capfd sees what torch's exporter writes from C++, too.
     assert capfd.readouterr() == ('', '')
-
-
-@pytest.mark.parametrize('name', ENCODERS)
-def test_each_encoder_gives_the_features_that_its_table_names(name: str) -> None:
-    net, kind = PyramidNet(5, DropoutPlan(), name).eval(), encoder_kind(name)
-    with torch.no_grad():
-        taps = net.features(torch.zeros(1, 3, 64, 96))
-    assert [tuple(tap.shape[1:]) for tap in taps] == [
-        (channels, 64 // stride, 96 // stride)
-        for channels, stride in zip(kind.channels, (4, 8, 16, 32), strict=True)]
 
 
 def test_an_encoder_that_does_not_exist_is_refused_with_those_that_do() -> None:

@@ -146,10 +146,11 @@ def comparison_page(found: Comparison) -> str:
              interval_text(row.gain, 3, is_gain=True) if row.gain else '', row.verdict, row.name],
             bool(row.gain and row.gain.lower > 0))
         for title, group in found.groups() for index, row in enumerate(group)]
+    contenders = [Row([label, words, found.timings[label]])
+                  for label, words in found.contenders.items()]
     return Report(f'Comparison with {found.baseline}', [
         Section('contenders', 'What was compared', [
-            Table(['', 'what it is', 'time'], [Row([label, words, found.timings[label]])
-                                               for label, words in found.contenders.items()])],
+            Table(['', 'what it is', 'time'], contenders)],
             f'Everything is compared with {found.baseline}.'),
         Section('table', 'The table', [Table(
             ['figure', 'bundle', 'value', f'gain over {found.baseline}', '', 'of'], rows)], (
