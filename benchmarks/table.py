@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write the one table of figures, from benchmarks/results/*.json into docs/measurements.md.
+Write the one table of figures, from benchmarks/results/*.json into docs/explanation/results.md.
 
     python benchmarks/table.py
 
@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
-PAGE = ROOT / 'docs' / 'measurements.md'
+PAGE = ROOT / 'docs' / 'explanation' / 'results.md'
 MACHINES = 'machines.json'
 BEGIN, END = '<!-- figures: python benchmarks/table.py -->', '<!-- end of figures -->'
 

@@ -2,7 +2,7 @@
 """
 A labeller who is always right: correct an export to a plain folder by the truth of made dives.
 
-It stands for the person in docs/tutorial_loop.md. The masks are replaced by the topic
+It stands for the person in docs/guides/loop.md. The masks are replaced by the topic
 /ground_truth/mask of the bags that `uncertainty_seg simulate dive` wrote.
 
     python3 oracle_labeller.py EXPORT DIVES

@@ -2,7 +2,7 @@
 """
 Segmentation that says, for every pixel, how far to trust it.
 
-The names below are the Python API; docs/python_api.md has an example of each::
+The names below are the Python API; docs/reference/python.md has an example of each::
 
     import uncertainty_seg as us
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The tutorial of the loop, run as it stands in docs/tutorial_loop.md, and its oracle."""
+"""The tutorial of the loop, run as it stands in docs/guides/loop.md, and its oracle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from uncertainty_seg.sim.dive import Dive  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / 'docs' / 'tutorial_loop.md'
+PAGE = ROOT / 'docs' / 'guides' / 'loop.md'
 ORACLE = ROOT / 'examples' / 'oracle_labeller.py'
 # What is shown but is no command to type here: output, and what needs ROS and a camera.
 NOT_RUN = ('mean IoU', 'version 2:', 'train:', 'val:', 'test:', 'ros2 launch')

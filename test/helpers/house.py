@@ -2,7 +2,7 @@
 """
 How the package is laid out, read off its syntax trees: imports, circles, class names, sizes.
 
-Run as a program it prints the figures of docs/decisions.md, of this checkout or of another one:
+Run as a program it prints the figures of docs/explanation/decisions.md, of any checkout:
 ``python test/helpers/house.py [FOLDER]``.
 
 """

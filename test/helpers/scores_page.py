@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The list of scores in docs/scores.md, written from the scores themselves.
+The list of scores in docs/reference/scores.md, written from the scores themselves.
 
 ``python test/helpers/scores_page.py`` writes it anew; a test compares.
 
@@ -13,7 +13,7 @@ import textwrap
 
 from uncertainty_seg.core.scores.vector import SCORES
 
-PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'scores.md'
+PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'reference' / 'scores.md'
 BEGIN = '<!-- scores: made by python test/helpers/scores_page.py -->'
 END = '<!-- end of scores -->'
 COLUMNS = 119

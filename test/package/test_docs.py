@@ -10,7 +10,7 @@ from uncertainty_seg.cli.main import VERBS
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])
+PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md')])
 README = (ROOT / 'README.md').read_text()
 
 
@@ -31,7 +31,7 @@ def test_every_verb_that_is_shown_exists(page: Path) -> None:
 def test_the_promises_on_the_page_are_those_that_ship(name: str) -> None:
     calibration = load_bundle(name).calibration
     assert calibration is not None
-    page = (ROOT / 'docs' / 'calibration.md').read_text()
+    page = (ROOT / 'docs' / 'guides' / 'calibration.md').read_text()
     start = page.index('| | `suim`, 0.05')
     heads, *rows = (line.split('|')[1:-1] for line in page[start:].split('\n\n')[0].splitlines())
     table = {row[0].strip(): row for row in rows}
@@ -47,7 +47,7 @@ def test_the_promises_on_the_page_are_those_that_ship(name: str) -> None:
 
 
 def test_the_launch_table_is_that_of_the_launch_file() -> None:
-    page = (ROOT / 'docs' / 'ros_interface.md').read_text()
+    page = (ROOT / 'docs' / 'reference' / 'ros.md').read_text()
     table = page.split('| launch argument |')[1].split('\n\n')[0]
     listed = re.findall(r'^\| `(\w+)`', table, re.MULTILINE)
     code = (ROOT / 'launch' / 'uncertainty_seg.launch.py').read_text()
@@ -62,7 +62,7 @@ def test_the_figures_of_the_models_are_those_of_their_cards(name: str, column: i
         'mIoU': metrics['mean_iou'], 'ECE': metrics['ece'],
         'AUROC': metrics['error_auroc_entropy'],
     }
-    for page in (README, (ROOT / 'docs' / 'models.md').read_text()):
+    for page in (README, (ROOT / 'docs' / 'reference' / 'models.md').read_text()):
         for word, value in rows.items():
             line = next(n for n in page.splitlines()
                         if n.startswith('|') and word in n.split('|')[1] and 'training' not in n)
@@ -125,5 +125,6 @@ def test_every_anchor_is_a_heading(page: Path) -> None:
 
 def test_the_index_names_every_page() -> None:
     index = (ROOT / 'docs' / 'README.md').read_text()
-    names = {page.name for page in (ROOT / 'docs').glob('*.md')} - {'README.md'}
+    names = {page.relative_to(ROOT / 'docs').as_posix() for page in PAGES
+             if ROOT / 'docs' in page.parents} - {'README.md'}
     assert {name for name in names if f']({name}' not in index} == set()

@@ -24,7 +24,7 @@ import pytest
 from uncertainty_seg.cli.main import build_parser, main, VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])
+PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md')])
 
 # Verb -> options that replace those of the page: less of the same.
 ONE_THREAD = '--set backend=onnxruntime --set threads=1'
@@ -104,7 +104,7 @@ def is_list(words: str) -> bool:
 
 
 # Each command needs the one before: test_walks and test_tutorial_loop run them whole.
-WALKS = ('walks.md', 'tutorial_loop.md')
+WALKS = ('your_network.md', 'loop.md')
 PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page) and page.name not in WALKS]
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The same passes measured by us and by the libraries people know: docs/peers.md says what differs.
+The same passes measured by us and by other libraries: docs/explanation/peers.md has both.
 
 Peers are given float32 probabilities made the way their users make them, by torch. Ours come from
 the backend that ships. No peer takes part in anything but this file.

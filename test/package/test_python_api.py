@@ -20,7 +20,7 @@ import uncertainty_seg as us
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / 'docs' / 'python_api.md').read_text(encoding='utf-8')
+PAGE = (ROOT / 'docs' / 'reference' / 'python.md').read_text(encoding='utf-8')
 BLOCKS = re.findall(r'^```python\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -86,7 +86,7 @@ def test_every_example_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     names: dict[str, Any] = {}
     assert len(BLOCKS) >= 12
     for number, block in enumerate(BLOCKS):
-        exec(compile(block, f'docs/python_api.md, example {number + 1}', 'exec'), names)
+        exec(compile(block, f'docs/reference/python.md, example {number + 1}', 'exec'), names)
     assert names['made'].bundle.card.passes == 20
     assert names['check'].is_passed and names['report'].num_frames == 3
     assert names['fitted'].calibration.promises[0].alpha == 0.1

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The commands of docs/walks.md run in a bash that knows nothing of the checkout but $CHECKOUT.
+The walks of the pages run in a bash that knows nothing of the checkout but $CHECKOUT.
 
 A section is one script: its commands in their order, in one shell, from a home that is empty, with
 the package as pip or colcon installs it. Its verbs get options that make less of everything
@@ -31,7 +31,7 @@ from uncertainty_seg.cli.main import build_parser, VERBS
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / 'docs' / 'walks.md').read_text(encoding='utf-8')
+PAGE = (ROOT / 'docs' / 'start' / 'your_network.md').read_text(encoding='utf-8')
 
 # Verb -> options behind those of the page: the last one counts.
 SMALLER = {

@@ -62,7 +62,7 @@ def repack(folder: Path, masks: dict[str, Any], brush: Any) -> None:
 
 
 def round_trips(folder: Path) -> Found:
-    """Go by datumaro to the formats of other tools and back, as docs/labels.md shows it."""
+    """Go by datumaro to the formats of other tools and back, as docs/guides/labels.md shows it."""
     import datumaro
 
     for kind in ('cvat', 'voc_segmentation', 'label_me', 'polygons'):

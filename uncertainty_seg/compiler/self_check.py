@@ -464,9 +464,9 @@ class Check:
 
 
 # By the precision; about four times what was measured on the shipped bundles
-# (docs/measurements.md), fp16 with each result rounded by the backend onnxruntime. No tf32 was
-# there to be measured: it rounds less often than fp16, to a mantissa of the same length. A network
-# in bf16 or int8 is another network, near the first: it has to be calibrated as such.
+# (docs/explanation/results.md), fp16 with each result rounded by the backend onnxruntime. No tf32
+# was there to be measured: it rounds less often than fp16, to a mantissa of the same length. A
+# network in bf16 or int8 is another network, near the first: it has to be calibrated as such.
 TOLERANCES: Mapping[str, Tolerance] = {
     'fp32': Tolerance(2e-4, 1e-3, 5e-6, 5e-5, 1e-3, 1e-4),
     'tf32': Tolerance(7e-3, 0.05, 2e-3, 0.03, 0.05, 0.03),

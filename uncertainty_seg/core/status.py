@@ -3,7 +3,7 @@
 A verdict as an entry of a diagnostics message, and as named numbers for mission code.
 
 The node writes the entry into `~/status` and `replay` into a bag; the numbers are `~/verdict`.
-docs/ros_interface.md lists the keys of both with their types.
+docs/reference/ros.md lists the keys of both with their types.
 
 """
 

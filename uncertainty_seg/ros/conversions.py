@@ -29,7 +29,7 @@ from uncertainty_seg.core.settings import DecodeLimits
 
 AnyImage: TypeAlias = Image | CompressedImage
 
-# Which images cv_bridge reads; docs/cameras.md has the same table.
+# Which images cv_bridge reads; docs/guides/cameras.md has the same table.
 BRIDGE_READS = tuple(name for name, kind in ENCODINGS.items()
                      if kind.family in ('plain', 'bayer', 'yuv422'))
 _INSTEAD = "images are read by the package's own codec"

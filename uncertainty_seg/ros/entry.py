@@ -53,7 +53,7 @@ def _run(module: str) -> NoReturn:
         print(UncertaintySegError(
             f'{Path(sys.argv[0]).name}: ROS 2 cannot be used ({str(err).splitlines()[0]})',
             'a sourced ROS 2, or its wheels',
-            'source /opt/ros/DISTRO/setup.bash, or see docs/installation.md'), file=sys.stderr)
+            'source /opt/ros/DISTRO/setup.bash, or see docs/start/install.md'), file=sys.stderr)
         code = 1
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

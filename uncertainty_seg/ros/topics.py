@@ -425,7 +425,7 @@ class WatchedTopicsNode(LifecycleNode):
             if 'qos_overriding_options' not in options or not is_of_override:
                 raise
             raise ConfigError(f'qos_overrides of {name} cannot be used ({err})',
-                              'values of rmw_qos_profile', 'see docs/ros_interface.md') from err
+                              'values of rmw_qos_profile', 'see docs/reference/ros.md') from err
 
 
 # What rclpy raises for a word, a type or a number that is no policy, and if our check refuses it.

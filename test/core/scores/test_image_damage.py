@@ -256,7 +256,7 @@ def test_the_shipped_bundle_refuses_damaged_photographs_and_no_others(shared_dat
     photographs = [np.asarray(cv2.imread(str(path)), np.uint8) for path in paths]
     assert len(photographs) == 20
     # The limits were made from these photographs too: how often others are refused is measured
-    # on folds (docs/measurements.md). Here it says that the shipped limits are those.
+    # on folds (docs/explanation/results.md). Here it says that the shipped limits are those.
     assert [damage(image_statistics(p), pipeline_limits) for p in photographs] == [''] * 20
     for image in photographs:
         other = cv2.resize(photographs[0] if image is not photographs[0] else photographs[1],

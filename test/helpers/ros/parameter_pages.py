@@ -19,8 +19,8 @@ from uncertainty_seg.ros.governor.policy import SpeedSettings
 YAML_PATH = Path('config') / 'uncertainty_seg.yaml'
 # Page -> the settings that it lists.
 PAGES: dict[Path, type] = {
-    Path('docs') / 'ros_interface.md': Settings,
-    Path('docs') / 'speed_governor.md': SpeedSettings,
+    Path('docs') / 'reference' / 'ros.md': Settings,
+    Path('docs') / 'guides' / 'mission.md': SpeedSettings,
 }
 LIST_BEGIN = '<!-- parameters: made by python test/helpers/ros/parameter_pages.py -->'
 LIST_END = '<!-- end of parameters -->'

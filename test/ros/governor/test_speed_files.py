@@ -10,7 +10,7 @@ from launch_stand_ins import actions_of, launch_arguments, stand_ins
 
 __all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every test here
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = (ROOT / 'docs' / 'speed_governor.md').read_text(encoding='utf-8')
+PAGE = (ROOT / 'docs' / 'guides' / 'mission.md').read_text(encoding='utf-8')
 LAUNCH = 'speed_governor.launch.py'
 
 

@@ -23,7 +23,7 @@ from uncertainty_seg.core.gate import KINDS, Verdict
 from uncertainty_seg.core.status import verdict_numbers
 from uncertainty_seg.ros.publishers import VerdictPublishers
 
-PAGE = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
+PAGE = (ROOT / 'docs' / 'reference' / 'ros.md').read_text(encoding='utf-8')
 VERDICT, FLAG = '/uncertainty_seg/verdict', '/uncertainty_seg/confident'
 GOOD_VERDICT = Verdict(True, ('within limits',), 0.5, 'confident')
 READERS: dict[str, Callable[[str], Any]] = {

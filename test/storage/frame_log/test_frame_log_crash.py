@@ -37,7 +37,7 @@ def require_mounts(folder: Path) -> None:
 
 @pytest.mark.release
 def test_a_killed_writer_loses_no_finished_frame_and_shows_no_half_one(tmp_path: Path) -> None:
-    # 200 rounds by hand: docs/frame_log.md.
+    # 200 rounds by hand: docs/guides/frame_log.md.
     report = run(sys.executable, str(RIGS / 'frame_log_crasher.py'), str(tmp_path), '20', '4')
     assert report['kills'] == 20
     # Not only while nothing happened.

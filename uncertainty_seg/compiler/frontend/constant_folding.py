@@ -7,7 +7,7 @@ Each round computes the nodes whose inputs are constants with onnx's own referen
 the others by a rule of their operator, until nothing changes. Dropout and what depends on its
 values is never folded, nor is what would make the file much larger.
 
-Why this is not onnxscript's optimizer: docs/decisions.md, "Constant folding".
+Why this is not onnxscript's optimizer: docs/explanation/decisions.md, "Constant folding".
 """
 
 from __future__ import annotations

@@ -308,7 +308,7 @@ def _image(frame: LogFrame, image_bgr: ImageU8, image_format: str) -> tuple[str,
 
 def _encoded(ending: str, pixels: NDArray[Any], options: tuple[int, ...] = ()) -> bytes:
     # OpenCV's default for PNG: run lengths of differences. The next better strategy takes three
-    # times as long and saves a tenth (docs/frame_log.md).
+    # times as long and saves a tenth (docs/guides/frame_log.md).
     is_done, data = cv2.imencode(ending, pixels, options)
     if not is_done:
         raise ImageError(f'{pixels.shape} of {pixels.dtype} cannot be encoded as {ending}')
