@@ -74,7 +74,7 @@ setup(
     # Not tests_require: with that, colcon test runs no test and passes.
     extras_require={
         **{extra: requirements(*names) for extra, names in EXTRAS.items()},
-        # For a desktop: on a Jetson TensorRT comes with JetPack, see docs/guides/jetson.md.
+        # For a desktop: on a Jetson TensorRT comes with JetPack, see docs/guides/gpu.md.
         'tensorrt': ['tensorrt>=10.3,<12', 'cuda-bindings'],
         'tensorrt_rtx': ['tensorrt-rtx', 'cuda-bindings'],
     },

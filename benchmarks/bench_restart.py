@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument('--starts', type=int, default=0, help='measure so many of each kind')
     parser.add_argument('--model', default='suim', help='of --stops and --starts [suim]')
     options = parser.parse_args()
-    # Before DDS starts: frames of this size are lost without it (docs/guides/transport.md).
+    # Before DDS starts: frames of this size are lost without it (docs/guides/cameras.md).
     os.environ |= dict.fromkeys(
         ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'),
         str(ROOT / 'config' / 'fastdds_profile.xml'))

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Make the pictures of docs/guides/synthetic.md.
+Make the pictures of docs/reference/models.md.
 
 Run from the repository's root: ``python docs/make_synthetic_pictures.py``. It takes a minute.
 

@@ -64,7 +64,7 @@ def generate_launch_description() -> LaunchDescription:
             description='limited commands for the vehicle'),
         DeclareLaunchArgument(
             'params_file', default_value='',
-            description='parameter file; without one, the defaults of docs/guides/mission.md'),
+            description='parameter file; defaults are in docs/reference/parameters.md'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument(
             'use_sim_time', default_value='', choices=['', 'true', 'false'],

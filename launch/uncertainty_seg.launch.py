@@ -6,7 +6,7 @@ Everything that was given is checked before a process starts; there is no defaul
 configures and activates itself (autostart); with autostart:=false a lifecycle manager does it. A
 node that ends is started again (respawn), since one whose worker hangs ends itself and nobody can
 start it by hand under water. The processes started here get an environment in which DDS
-can carry camera frames (docs/guides/transport.md); variables that are already set are kept. The
+can carry camera frames (docs/guides/cameras.md); variables that are already set are kept. The
 camera driver needs the same.
 
 """

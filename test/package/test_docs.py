@@ -3,10 +3,14 @@
 
 from pathlib import Path
 import re
+import runpy
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from uncertainty_seg.cli.main import VERBS
+from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +48,31 @@ def test_the_promises_on_the_page_are_those_that_ship(name: str) -> None:
             ('bad among accepted, upper bound', f'{promise.bad_if_accepted_upper:.2f}'),
         ):
             assert table[word][column].strip() == text
+
+
+def test_what_the_pages_list_is_what_the_code_has() -> None:
+    made = runpy.run_path(str(ROOT / 'docs' / 'make_reference.py'))['made']()
+    stale = [path for path, text in made.items() if (ROOT / path).read_text() != text]
+    assert stale == [], 'run python docs/make_reference.py'
+    blocks = [name for text in made.values()
+              for name in re.findall(r'made by docs/make_reference.py: (\w+)', text)]
+    assert len(set(blocks)) == len(blocks) == 7
+
+
+def test_the_parameter_file_holds_every_default() -> None:
+    text = (ROOT / 'config' / 'uncertainty_seg.yaml').read_text()
+    values = flat(YAML(typ='safe').load(text)['/**']['ros__parameters'])
+    for name in ('cameras', 'gate.scores', 'trusted_keys'):
+        values[name] = [word for word in values[name] if word]
+    assert settings_from_dict(values) == Settings()
+
+
+def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {
+            f'{prefix}{name}': value}
+    return found
 
 
 def test_the_launch_table_is_that_of_the_launch_file() -> None:

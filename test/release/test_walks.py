@@ -31,7 +31,14 @@ from uncertainty_seg.cli.main import build_parser, VERBS
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / 'docs' / 'start' / 'your_network.md').read_text(encoding='utf-8')
+# Walk -> the page and the section that it is.
+WALKED = {
+    'First dive': ('start/first_dive.md', 'Step by step'),
+    'Your own network': ('start/your_network.md', 'Your own network'),
+    'Calibrate for your water': ('start/your_network.md', 'Calibrate for your water'),
+    'On a Jetson': ('guides/gpu.md', 'Step by step'),
+    'Write mission logic': ('guides/mission.md', 'Write mission logic'),
+}
 
 # Verb -> options behind those of the page: the last one counts.
 SMALLER = {
@@ -76,25 +83,26 @@ class Walk:
     python: str = ''
 
 
-def walks(page: str) -> dict[str, Walk]:
-    """Return heading to what is run in its section, and what is not and why."""
-    return {walk.name: walk for walk in map(
-        walk_of, re.split(r'^## ', page, flags=re.MULTILINE)[1:])}
+def section(page: str, heading: str) -> str:
+    """Return what stands below a heading of a page, up to the next one."""
+    text = (ROOT / 'docs' / page).read_text(encoding='utf-8')
+    found = re.split(rf'^#+ {re.escape(heading)}$', text, flags=re.MULTILINE)
+    assert len(found) == 2, f'{page}: {heading}'
+    return re.split(r'^##', found[1], flags=re.MULTILINE)[0]
 
 
-def walk_of(text: str) -> Walk:
+def walk_of(name: str, text: str) -> Walk:
     lines = [line[4:] for line in text.splitlines() if line.startswith('    ')]
     fenced = re.search(r'^```python\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
     if fenced:
         lines = [line for line in lines if f'    {line}\n' not in fenced[1]]
     marked = {NOT_RUN.sub('', line): match[1]
               for line in lines if (match := NOT_RUN.search(line))}
-    return Walk(text.partition('\n')[0], [line for line in lines if not NOT_RUN.search(line)],
+    return Walk(name, [line for line in lines if not NOT_RUN.search(line)],
                 marked, fenced[1] if fenced else '')
 
 
-WALKS = walks(PAGE)
-RUN = [name for name, walk in WALKS.items() if walk.commands]
+WALKS = {name: walk_of(name, section(*place)) for name, place in WALKED.items()}
 
 
 def environment_in(folder: Path) -> Path:
@@ -164,14 +172,12 @@ def smaller(walk: Walk) -> str:
     return re.sub(r'\buncertainty_seg ([^#&\n]*)', less, lines)
 
 
-def walk_it(
-    walk: Walk, folder: Path, install: str, preamble: str = ''
-) -> subprocess.CompletedProcess[str]:
+def walk_it(walk: Walk, folder: Path, install: str) -> subprocess.CompletedProcess[str]:
     """Run a section as one script of bash, which ends at the first command that fails."""
     # What it started in the background must not outlive a command that fails; timeout, which
     # ends them all, says 124.
     end = "trap 'kill $(jobs -p) 2>/dev/null || :' EXIT"
-    script = '\n'.join(['set -eu', end, 'cd', install, preamble, smaller(walk)])
+    script = '\n'.join(['set -eu', end, 'cd', install, smaller(walk)])
     with own_domain() as domain:
         local = {name: value for name, value in ros_environment(domain).items()
                  if name.startswith('ROS_')}
@@ -183,7 +189,6 @@ def walk_it(
 
 
 INCLUDED = ROOT / 'config' / 'models' / 'pipeline' / 'calibration.json'
-PREAMBLE = '\n'.join(walk_of(PAGE.partition('\n## ')[0]).commands)
 # What must be there afterwards, and in the output.
 LEAVES = {
     'First dive': (['first_dive/seen/metadata.yaml', 'first_dive/chosen/contact_sheet.html'],
@@ -245,7 +250,7 @@ HOLDS = {'Calibrate for your water': has_new_limits}
 @pytest.mark.timeout(600)
 @pytest.mark.release
 @pytest.mark.ros
-@pytest.mark.parametrize('name', RUN)
+@pytest.mark.parametrize('name', WALKS)
 def test_a_walk_runs_from_another_folder_and_leaves_what_it_says(
     name: str, tmp_path: Path, installed: dict[str, str]
 ) -> None:
@@ -257,7 +262,7 @@ def test_a_walk_runs_from_another_folder_and_leaves_what_it_says(
         pytest.skip('rclpy is missing')
     before = INCLUDED.read_bytes()
     folder = home(tmp_path / 'home', walk)
-    done = walk_it(walk, folder, installed[INSTALLED_BY.get(name, 'pip')], PREAMBLE)
+    done = walk_it(walk, folder, installed[INSTALLED_BY.get(name, 'pip')])
     assert done.returncode == 0, done.stdout[-3000:]
     files, texts = LEAVES[name]
     assert [file for file in files if not (folder / file).exists()] == []
@@ -268,7 +273,7 @@ def test_a_walk_runs_from_another_folder_and_leaves_what_it_says(
 
 
 def test_a_walk_that_fails_in_the_middle_is_no_success(tmp_path: Path) -> None:
-    walk = walk_of('x\n\n    sleep 900 &\n    touch ~/before\n    false\n    touch ~/reached\n')
+    walk = walk_of('x', '\n    sleep 900 &\n    touch ~/before\n    false\n    touch ~/reached\n')
     folder = home(tmp_path / 'home', walk)
     assert walk_it(walk, folder, '').returncode == 1
     assert (folder / 'before').exists() and not (folder / 'reached').exists()
@@ -287,10 +292,7 @@ def test_what_is_not_run_says_why_and_is_that() -> None:
     assert len(left_out) < num_run / 4
 
 
-def test_every_walk_of_the_table_is_a_section_that_is_run_or_links_on() -> None:
-    table = re.findall(r'^\| .+ \| \[(.+?)\]\(#', PAGE, re.MULTILINE)
-    assert table == list(WALKS) and len(table) == 6
-    assert set(table) - set(RUN) == {'Close the loop'}  # test_tutorial_loop runs its page
-    assert set(RUN) == set(LEAVES)
-    assert {*IN_WALK, *HOLDS, *NEEDS, *INSTALLED_BY} <= set(RUN)
+def test_every_table_of_this_file_is_of_the_walks() -> None:
+    assert set(LEAVES) == set(WALKS)
+    assert {*IN_WALK, *HOLDS, *NEEDS, *INSTALLED_BY} <= set(WALKS)
     assert {words.split()[0] for words in SMALLER} <= set(VERBS)

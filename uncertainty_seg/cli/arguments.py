@@ -47,7 +47,7 @@ def add_settings(parser: argparse.ArgumentParser, *, names_model: bool = False) 
     `names_model` adds an option for the model, where no argument of the verb names it.
     """
     group = parser.add_argument_group(
-        'settings of the pipeline: the parameters of the node, docs/reference/ros.md')
+        'settings of the pipeline: the parameters of the node, docs/reference/parameters.md')
     if names_model:
         group.add_argument('--model', metavar='BUNDLE',
                            help="a shipped model's name, or the folder of a bundle")
@@ -85,7 +85,7 @@ def _as_parameters(values: Mapping[str, object], source: str) -> dict[str, objec
     known = {p.name: p for p in iter_parameters(Settings)}
     for name in values:
         if name not in known:
-            near = get_close_matches(name, known, 3) or ['those in docs/reference/ros.md']
+            near = get_close_matches(name, known, 3) or ['those in docs/reference/parameters.md']
             raise ConfigError(f'{source} sets {name!r}, which is no parameter of the node',
                               f'one of its own, like {some_of(near)}')
     return {name: from_ros(known[name], value) for name, value in values.items()}

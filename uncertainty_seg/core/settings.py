@@ -3,8 +3,8 @@
 Every setting of the package, with its meaning, unit, range and when to change it: the one source.
 
 A setting is a dataclass field made by `parameter`. The node's parameters,
-config/uncertainty_seg.yaml and the list in docs/reference/ros.md are made from these fields. What
-a field accepts is checked one by one, what two must agree on in `Settings`.
+config/uncertainty_seg.yaml and docs/reference/parameters.md are made from these fields. What a
+field accepts is checked one by one, what two must agree on in `Settings`.
 
 """
 

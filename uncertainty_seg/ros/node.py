@@ -454,7 +454,7 @@ def wait_for_build(
 
 PROGRAM = 'uncertainty_seg_node'
 ABOUT = ('The segmentation node. Its parameters: config/uncertainty_seg.yaml and '
-         'docs/reference/ros.md; model must be given.')
+         'docs/reference/parameters.md; model must be given.')
 EXIT_FAILED = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _HEAP_BYTES = 32 << 20

@@ -2,7 +2,7 @@
 """
 Light in the water, and the camera that takes it: lamps, attenuation, veil, silt, snow, noise.
 
-Single scattering only; formulas and sources are in docs/guides/synthetic.md. A cloud of silt is
+Single scattering only; formulas and sources are in docs/reference/models.md. A cloud of silt is
 extra, uneven extinction that drifts as a whole. The exposure follows each picture by itself.
 
 """

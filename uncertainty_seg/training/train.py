@@ -3,8 +3,8 @@
 From a recipe and folders of labelled images to weights, and from weights to a bundle.
 
 Dropout at training regularises; which sites stay random at run time is chosen by measurement
-(docs/explanation/studies.md): only the one before the classifier, since the others cost T decoder
-runs and rank errors no better. The networks of an ensemble (Lakshminarayanan et al., 2017,
+(docs/explanation/decisions.md): only the one before the classifier; the others cost T decoder runs
+and rank errors no better. The networks of an ensemble (Lakshminarayanan et al., 2017,
 arXiv:1612.01474) differ by their seed, and by encoder rate and loss where the recipe says so.
 
 """

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import numpy as np
 from numpy.typing import NDArray
 import pytest
-from scores_page import BEGIN, END, PAGE, with_list
 from some_maps import with_maps
 
 from uncertainty_seg.core.gate import Gate
@@ -201,9 +200,3 @@ def test_every_score_has_one_row_and_every_row_a_reason() -> None:
         assert fnmatch.filter(names, row), row
     assert all(kind.meaning and kind.sees and kind.misses and kind.reason for kind in SCORES)
     assert len(rows) <= 40  # more of them and nobody looks at any
-
-
-def test_the_list_of_the_page_is_that_of_the_scores() -> None:
-    page = PAGE.read_text(encoding='utf-8')
-    assert page == with_list(page), 'run python test/helpers/scores_page.py'
-    assert page.count(BEGIN) == page.count(END) == 1

@@ -123,7 +123,7 @@ class FlagLink:
 
 
 NODE_NAME = 'speed_governor'
-ABOUT = 'Limits the speed of a vehicle by a flag. Its parameters: docs/guides/mission.md.'
+ABOUT = 'Limits the speed of a vehicle by a flag. Its parameters: docs/reference/parameters.md.'
 DIAGNOSTICS_PERIOD_S = 1.0
 REFUSAL_REPORT_PERIOD_S = 5.0
 # The deadline the factor is offered with, in publishing periods: room for a busy machine.

@@ -21,7 +21,7 @@ import math
 from uncertainty_seg.core.settings import from_dict, parameter
 from uncertainty_seg.errors import ConfigError
 
-# The settings. The node's parameters and the list in docs/guides/mission.md are made from them.
+# The settings. The node's parameters and docs/reference/parameters.md are made from them.
 
 
 @dataclass(frozen=True)
