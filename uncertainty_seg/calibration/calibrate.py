@@ -155,8 +155,8 @@ class CalibrationOutcome:
             'mean_iou': self.after.mean_iou, 'pixel_accuracy': self.after.accuracy,
             'ece': self.after.ece,
             # Of one pass mutual information is not there.
-            **{f'error_auroc_{name}': self.after.error_auroc[name] for name in USUAL_SCORED
-               if name in self.after.error_auroc},
+            **{f'error_auroc_{name}': self.after.error_auroc[name]
+               for name in ('least_confidence', *USUAL_SCORED) if name in self.after.error_auroc},
             'train_mean_iou': self.seen.mean_iou,
             **{f'halves_{word}_{alpha:g}': share for alpha, shares in self.halves.items()
                for word, share in zip(('accepted', 'accepted_and_bad'), shares, strict=True)},

@@ -337,8 +337,8 @@ class Settings:
         'the likeliest of the others. -1 takes the share that the bundle was calibrated with. It '
         'needs its own calibration; take 0 where small things matter.', lower=-1, upper=0.1)
     map: str = parameter(  # noqa: A003
-        'entropy', 'The uncertainty map that is published and drawn. Take mutual_information to '
-        'see only where the passes disagree.', choices=MAP_NAMES, live=True)
+        'least_confidence', 'The uncertainty map that is published and drawn. Take '
+        'mutual_information to see only where the passes disagree.', choices=MAP_NAMES, live=True)
     ignore_mask: str = parameter(
         '', 'Image file whose non-zero pixels are left out of every score, stretched to the '
         'camera image; {camera} in the path stands for the name of the camera. Set it where the '

@@ -75,14 +75,14 @@ SCORES = (
         '<map>.mean', 'mean over the image', 'a whole image that is uncertain',
         'a small region: 1 % of the pixels moves it by 1 %',
         'the baseline of every comparison; `select` ranks by it, the density looks at it, '
-        'energy guards a gate',
-        ('entropy', 'mutual_information', 'aleatoric', 'energy')),
+        'energy guards a gate; sets the colours of the heatmap',
+        ('entropy', 'mutual_information', 'aleatoric', 'energy', 'least_confidence')),
     ScoreKind(
         '<map>.top', f'mean of the most uncertain {TOP_SHARE:.0%} of the pixels',
         'the worst pixels, wherever they lie',
         'a region below 5 % is diluted; many borders look like one unknown object',
         'guards the gate of `pipeline`; sets the colours of the heatmap; of `unknown`, a guard '
-        'against single objects', (*USUAL_SCORED, 'unknown')),
+        'against single objects', (*USUAL_SCORED, 'unknown', 'least_confidence')),
     ScoreKind(
         '<map>.worst_window',
         f'largest mean of a square of {WINDOW_SHARE:.0%} of the shorter side',
