@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Frames and their blocks are found in each form of the files, and what is wrong is said."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,12 @@ def write(tmp_path: Path, name: str, text: str) -> Path:
 def test_each_form_gives_the_block_of_each_frame(tmp_path: Path, name: str, text: str) -> None:
     path = write(tmp_path, name, text)
     assert read_blocks(path, ['b', 'c', 'a', 'b']).tolist() == ['dive', 'other', 'dive', 'dive']
+
+
+def test_the_blocks_of_suim_are_those_of_its_split_limits() -> None:
+    recipes = Path(__file__).parents[2] / 'config' / 'recipes'
+    limits = json.loads((recipes / 'suim.splits.json').read_text())['limits']
+    assert len(set(read_blocks(recipes / 'suim.blocks.json', limits).tolist())) == 292
 
 
 def test_without_a_file_each_frame_is_alone() -> None:
