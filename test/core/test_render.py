@@ -99,11 +99,11 @@ def test_the_range_is_calibrated_or_of_the_frames_at_hand_or_the_stated_default(
 
 
 def test_the_unknown_is_outlined_where_there_is_a_limit_and_the_legend_says_so() -> None:
-    maps = {name: np.zeros((480, 640), np.float32) for name in ('entropy', 'unknown')}
+    maps = {name: np.zeros((480, 640), np.float32) for name in ('least_confidence', 'unknown')}
     maps['unknown'][:, 320:] = 1
     result: Any = SimpleNamespace(map_at_source=maps.__getitem__)
     card: Any = None
-    limits = {'entropy.mean': 0.1, 'entropy.top': 0.6}
+    limits = {'least_confidence.mean': 0.1, 'least_confidence.top': 0.6}
     for thresholds, is_outlined in ((limits, False), ({**limits, 'unknown.top': 0.5}, True)):
         view = FrameView(grey_image(480, 640), result, card, Settings(), thresholds)
         picture = view.heatmap
