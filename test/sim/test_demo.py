@@ -29,6 +29,7 @@ from uncertainty_seg.sim.demo.pictures import (
     Box,
     choose_moments,
     FLAG_COLORS,
+    in_words,
     make_pictures,
     MAX_COLUMNS,
     ScorePlot,
@@ -165,7 +166,7 @@ def test_frames_of_a_fault_and_of_a_dropped_frame_have_no_mask(tmp_path: Path) -
 
 def test_sheet_shows_plain_worst_and_recovered() -> None:
     timeline = timeline_of('....bb..ssss......dddd..xx..', 'rccccccc' 'uuuuccccccuuuuccuucc')
-    chosen = choose_moments(timeline)
+    chosen = choose_moments(timeline, ())
     assert len(chosen) <= MAX_COLUMNS
     assert [m.event for m in chosen] == [
         'inspection', 'burial', 'silt_cloud', 'inspection', 'diver', 'fish'
@@ -174,6 +175,17 @@ def test_sheet_shows_plain_worst_and_recovered() -> None:
         'confident', 'confident', 'uncertain', 'confident', 'uncertain', 'uncertain'
     ]
     assert [m.stamp_ns for m in chosen] == sorted(m.stamp_ns for m in chosen)
+    drawn = [m.stamp_ns for m in timeline.moments if m.event == 'silt_cloud'][1:2]
+    again = choose_moments(timeline, drawn)
+    assert [m.stamp_ns for m in again if m.event == 'silt_cloud'] == drawn
+    assert [m for m in again if m.event != 'silt_cloud'] == [
+        m for m in chosen if m.event != 'silt_cloud']
+
+
+def test_a_reason_is_said_in_words_that_of_the_whole_image_first() -> None:
+    assert in_words('margin.class_mean 0.7 over 0.5; density.scores 0.2 over 0.1') == in_words(
+        'features.knn 0.02 over 0.01') != in_words('margin.class_mean 0.7 over 0.5') != ''
+    assert in_words('the camera is frozen') == ''
 
 
 @pytest.mark.parametrize('kinds', ['    ', 'uuuu', 'ffff', 'cccc'])

@@ -9,7 +9,7 @@ the score over the whole dive is below, with the same letters. Colours are BGR.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 import math
 from pathlib import Path
@@ -28,6 +28,7 @@ from uncertainty_seg.sim.demo.timeline import (
     Moment,
     PLAIN_EVENT,
     read_timeline,
+    stamps_of_heatmaps,
     Timeline,
 )
 
@@ -227,7 +228,8 @@ def make_pictures(
     Raises UncertaintySegError if a bag cannot be read or the file cannot be written.
     """
     timeline = read_timeline(dive, outputs)
-    chosen = list(iter_frames(dive, outputs, choose_moments(timeline)))
+    moments = choose_moments(timeline, stamps_of_heatmaps(outputs))
+    chosen = list(iter_frames(dive, outputs, moments))
     if not cv2.imwrite(str(sheet_path), draw_sheet(chosen, timeline, card, subtitle)):
         raise UncertaintySegError(f'{sheet_path} cannot be written', 'a folder with room')
     return timeline
@@ -238,23 +240,40 @@ def make_pictures(
 
 CELL_WIDTH = 400
 MAX_COLUMNS = 6
-_NUM_REASONS = 3
+_NUM_REASONS = 2
+# What a score over its limit means, by the start of its name; the first that fits is written.
+_MEANINGS = {
+    'density': 'unlike anything it was trained on',
+    'features': 'unlike anything it was trained on',
+    'energy': 'nothing here looks familiar', 'mutual_information': 'the passes disagree',
+    'margin': 'two classes fit as well', 'image': 'a poor picture',
+    'all scores': 'as in training, and the classes are clear',
+}
 # In pixels: the edge, between columns, for the names of the rows; heights from top to bottom.
 _EDGE, _GAP, _NAMES = 28, 10, 150
 _HEADER, _TITLE, _PLATE, _REASON, _CURVE, _KEY = 96, 44, 48, 84, 420, 56
 
 
-def choose_moments(timeline: Timeline) -> list[Moment]:
-    """Choose a plain moment, the worst of each event, and two after it, in order of time."""
-    plain = [m for m in timeline.taken if m.event == PLAIN_EVENT and m.is_confident]
+def choose_moments(timeline: Timeline, drawn: Collection[int]) -> list[Moment]:
+    """
+    Choose a plain moment, the worst of each event, and two after it, in order of time.
+
+    A busy computer leaves pictures out: moments whose stamp is in `drawn` go before all others.
+    """
+    plain = _drawn_first(
+        [m for m in timeline.taken if m.event == PLAIN_EVENT and m.is_confident], drawn)
     chosen = plain[len(plain) // 8:][:1]
     for event in timeline.events:
         inside = [m for m in timeline.taken if event.start_s <= m.time_s < event.stop_s
                   and not math.isnan(m.ratio)]
-        chosen += sorted(inside, key=lambda m: m.ratio)[-1:]
+        chosen += sorted(_drawn_first(inside, drawn), key=lambda m: m.ratio)[-1:]
     chosen += plain[len(plain) // 2:][:1] + plain[-1:]
     unique = {m.stamp_ns: m for m in chosen[:MAX_COLUMNS]}
     return sorted(unique.values(), key=lambda m: m.stamp_ns)
+
+
+def _drawn_first(moments: list[Moment], drawn: Collection[int]) -> list[Moment]:
+    return [m for m in moments if m.stamp_ns in drawn] or moments
 
 
 def draw_sheet(
@@ -305,9 +324,17 @@ def _draw_column(
     fill(canvas, Box(left, top, CELL_WIDTH, _PLATE), FLAG_COLORS[moment.kind])
     write(canvas, FLAG_WORDS[moment.kind], left + CELL_WIDTH // 2, top + _PLATE // 2, 17,
           (255, 255, 255), 2, 'centre')
-    for line, reason in enumerate(moment.reason.split('; ')[:_NUM_REASONS]):
+    write(canvas, fit_text(in_words(moment.reason), 11, CELL_WIDTH), left, top + _PLATE + 18, 11)
+    for line, reason in enumerate(moment.reason.split('; ')[:_NUM_REASONS], 1):
         text = fit_text(reason, 9, CELL_WIDTH)
-        write(canvas, text, left, top + _PLATE + 18 + 22 * line, 9, INK)
+        write(canvas, text, left, top + _PLATE + 18 + 22 * line, 9, DIM)
+
+
+def in_words(reason: str) -> str:
+    """Return what the reason of a verdict means, in a few words; empty if it is no score's."""
+    parts = reason.split('; ')
+    return next((words for start, words in _MEANINGS.items()
+                 if any(part.startswith(start) for part in parts)), '')
 
 
 def _draw_row_names(canvas: ImageU8, height: int) -> None:

@@ -230,6 +230,13 @@ def iter_frames(dive: Path, outputs: Path, moments: Sequence[Moment]) -> Iterato
                 decode(heat.raw) if heat else None)
 
 
+def stamps_of_heatmaps(outputs: Path) -> frozenset[int]:
+    """Return the stamps of the frames whose heatmap is in a bag, ns."""
+    with BagReader(outputs) as bag:
+        items = bag.images(HEATMAP_TOPIC) if HEATMAP_TOPIC in bag.topics() else ()
+        return frozenset(item.stamp_ns for item in items if isinstance(item, BagImage))
+
+
 class _Cursor:
     """Finds the message of a stamp; stamps must be given in rising order."""
 
