@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 import shutil
 
@@ -49,6 +50,20 @@ def test_copies_do_not_buy_a_promise(
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
     assert main(['calibrate', str(bundle), *splits_of(tmp_path), *RULE, *RUN]) == 2
     assert '18 blocks to promise alpha 0.05 on' in capsys.readouterr().err
+
+
+def test_figures_and_intervals_are_those_without_the_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three frames of each, as blocks of their own, would narrow intervals by 3 ** -0.5."""
+    data = write_folder(tmp_path / 'data', 30, 3)
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    lines = []
+    for times in (1, 3):
+        copy_frames(data, times)
+        assert main(['evaluate', str(bundle), str(data), *RUN]) == 0
+        lines.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert lines[0] == lines[1]
 
 
 def test_one_image_with_two_masks_is_refused(
