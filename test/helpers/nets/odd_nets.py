@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Small networks with something odd that people write: tokens, queries, paths, layouts, lazy layers.
+Small networks with something odd that people write: tokens, queries, paths.
 
 Each takes the number of classes. Attention networks are here, and what a compiler that knows only
 convolutions would miss.
@@ -190,53 +190,6 @@ class DropPath(nn.Module):
         return x * mask.div_(keep)
 
 
-class WrappedPath(nn.Module):
-    """StochasticDepth that holds its branch, p being the chance to KEEP it, as torchlayers has."""
-
-    def __init__(self, module: nn.Module, p: float) -> None:
-        super().__init__()
-        self.module, self.p = module, p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            if torch.rand(1) > self.p:
-                return x
-            return x + self.module(x)
-        return x + self.p * self.module(x)
-
-
-class ChannelPath(nn.Module):
-    """Called DropPath, and drops each channel by itself."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        mask = torch.empty(x.shape[0], x.shape[1], 1, 1).bernoulli_(1 - self.p) / (1 - self.p)
-        return x * mask
-
-
-class KeepPath(nn.Module):
-    """A dropped path whose `p` is the chance to keep."""
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        return x * torch.empty(x.shape[0], 1, 1, 1).bernoulli_(self.p) / self.p
-
-
-ChannelPath.__name__ = 'DropPath'
-KeepPath.__name__ = 'StochasticDepth'
-WrappedPath.__name__ = 'StochasticDepth'
-
-
 class PathNet(nn.Module):
     """Residual blocks whose branches are dropped by one of the modules above."""
 
@@ -254,111 +207,7 @@ class PathNet(nn.Module):
         return resized(self.last(x), image)
 
 
-class WrappedPathNet(nn.Module):
-    """The same with modules that hold their branches."""
-
-    def __init__(self, classes: int, wrap: Any, width: int = 16) -> None:
-        super().__init__()
-        self.stem = stem(width)
-        self.blocks = nn.Sequential(*[wrap(ConvBnRelu(width, width)) for _ in range(2)])
-        self.last = Classifier(width, classes, 0.1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return resized(self.last(self.blocks(self.stem(image))), image)
-
-
-# --- outputs -------------------------------------------------------------------------------------
-
-
-class Ending(nn.Module):
-    """A small network whose output is ended by a function of logits and image."""
-
-    def __init__(self, classes: int, end: Any, width: int = 16, p: float = 0.3) -> None:
-        super().__init__()
-        self.body = nn.Sequential(stem(width), Classifier(width, classes, p))
-        self.end = end
-
-    def forward(self, image: Tensor) -> Any:
-        return self.end(self.body(image), image)
-
-
-def channels_last(z: Tensor, image: Tensor) -> Tensor:
-    """Put the classes last."""
-    return resized(z, image).permute(0, 2, 3, 1)
-
-
-def odd_scale(z: Tensor, image: Tensor) -> Tensor:
-    """Go through a factor that gives no whole size, then to the image."""
-    return resized(F.interpolate(z, scale_factor=3.7, mode='bilinear'), image)
-
-
-def half_size(z: Tensor, image: Tensor) -> Tensor:
-    """Upsample, but to half of the image only."""
-    return F.interpolate(z, scale_factor=2, mode='bilinear', align_corners=False)
-
-
-def several(z: Tensor, image: Tensor) -> dict[str, Any]:
-    """Return logits beside other things."""
-    full = resized(z, image)
-    return {'logits': full, 'labels': full.argmax(1), 'features': z}
-
-
-def softmax(z: Tensor, image: Tensor) -> Tensor:
-    """Return probabilities."""
-    return resized(z, image).softmax(1)
-
-
-def sigmoid(z: Tensor, image: Tensor) -> Tensor:
-    """Return the probability of an object."""
-    return resized(z, image).sigmoid()
-
-
-def clamped_sigmoid(z: Tensor, image: Tensor) -> Tensor:
-    """Clamp probabilities: something after the activation."""
-    return resized(z, image).sigmoid().clamp(1e-4, 1 - 1e-4)
-
-
-def many_sigmoids(z: Tensor, image: Tensor) -> Tensor:
-    """Return a sigmoid a class: labels that do not exclude each other."""
-    return torch.sigmoid(resized(z, image))
-
-
-def log_softmax(z: Tensor, image: Tensor) -> Tensor:
-    """Return log-probabilities, which are logits."""
-    return F.log_softmax(resized(z, image), 1)
-
-
 # --- the rest ------------------------------------------------------------------------------------
-
-
-class LazyNet(nn.Module):
-    """Layers that learn their input channels when they first run."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.LazyConv2d(width, 3, 2, 1), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Dropout2d(p),
-            nn.LazyConv2d(width, 3, 2, 1), nn.LazyBatchNorm2d(), nn.ReLU(),
-            nn.LazyConv2d(classes, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return resized(self.body(image), image)
-
-
-class FunctionalDropout(nn.Module):
-    """F.dropout2d behind if self.training, with a rate that is an attribute."""
-
-    def __init__(self, classes: int, width: int = 16, rate: float = 0.4) -> None:
-        super().__init__()
-        self.stem, self.conv = stem(width, 1), ConvBnRelu(width, width, 3, 2)
-        self.last, self.rate = nn.Conv2d(width, classes, 1), rate
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image)
-        if self.training:
-            x = F.dropout2d(x, self.rate)
-        x = F.dropout(self.conv(x), self.rate, self.training, inplace=True)
-        return resized(self.last(x), image)
 
 
 class SharedDropout(nn.Module):
@@ -385,27 +234,3 @@ class Unprintable(nn.Sequential):
 
     def __repr__(self) -> str:
         raise KeyError('alpha')
-
-
-class PythonRandom(nn.Module):
-    """Draws with Python's own generator: what no trace sees."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
-        super().__init__()
-        self.body, self.last = stem(width), Classifier(width, classes, p)
-
-    def forward(self, image: Tensor) -> Tensor:
-        import random
-
-        x = self.body(image)
-        return resized(self.last(x * (0.5 + random.random())), image)
-
-
-class TrainingNoise(PythonRandom):
-    """Gaussian noise in training mode beside a dropout."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.body(image)
-        if self.training:
-            x = x + 0.5 * torch.randn_like(x)
-        return resized(self.last(x), image)

@@ -46,27 +46,6 @@ def double(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(ConvBnRelu(inputs, outputs), ConvBnRelu(outputs, outputs))
 
 
-class BayesianSegNet(nn.Module):
-    """SegNet with dropout 0.5 in its inner blocks (arXiv:1511.02680), nearest upsampling."""
-
-    def __init__(self, classes: int, width: int = 12, p: float = 0.5) -> None:
-        super().__init__()
-        w = width
-        self.downs = nn.ModuleList([double(3, w), double(w, 2 * w), double(2 * w, 4 * w)])
-        self.ups = nn.ModuleList([double(4 * w, 2 * w), double(2 * w, w), ConvBnRelu(w, w)])
-        self.drop, self.last = nn.Dropout(p), nn.Conv2d(w, classes, 3, padding=1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = image
-        for index, down in enumerate(self.downs):
-            x = F.max_pool2d(down(x), 2)
-            x = self.drop(x) if index else x
-        for index, up in enumerate(self.ups):
-            x = up(F.interpolate(x, scale_factor=2))
-            x = self.drop(x) if index < 1 else x
-        return self.last(x)
-
-
 class FCN8s(nn.Module):
     """Fully convolutional, as FCN-8s: two dropouts of 0.5, skips, cropped transposed layers."""
 
@@ -133,38 +112,6 @@ class UNet(nn.Module):
         return self.last(self.last_drop(x))
 
 
-class Recurrent(nn.Module):
-    """One convolution applied again and again to its own result (R2U-Net, arXiv:1802.06955)."""
-
-    def __init__(self, inputs: int, outputs: int, times: int = 2) -> None:
-        super().__init__()
-        self.project, self.conv, self.times = nn.Conv2d(inputs, outputs, 1), ConvBnRelu(
-            outputs, outputs), times
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.project(x)
-        y = self.conv(x)
-        for _ in range(self.times):
-            y = self.conv(x + y)
-        return x + y
-
-
-class R2UNet(nn.Module):
-    """Recurrent residual U-Net of two levels."""
-
-    def __init__(self, classes: int, width: int = 8, p: float = 0.3) -> None:
-        super().__init__()
-        w = width
-        self.down, self.bottom = Recurrent(3, w), nn.Sequential(nn.MaxPool2d(2), nn.Dropout2d(p),
-                                                                Recurrent(w, 2 * w))
-        self.rise, self.up = nn.ConvTranspose2d(2 * w, w, 2, 2), Recurrent(2 * w, w)
-        self.last = nn.Conv2d(w, classes, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.down(image)
-        return self.last(self.up(torch.cat([x, self.rise(self.bottom(x))], 1)))
-
-
 class DeepLabLargeFov(nn.Module):
     """DeepLab-LargeFOV (arXiv:1412.7062): dilated convolutions, dropout of 0.5 twice."""
 
@@ -180,34 +127,6 @@ class DeepLabLargeFov(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return resized(self.layers(image), image)
-
-
-class DANet(nn.Module):
-    """Position and channel attention (arXiv:1809.02983), dropout in both heads."""
-
-    def __init__(self, classes: int, width: int = 16, p: float = 0.1) -> None:
-        super().__init__()
-        w = width
-        self.stem = nn.Sequential(*[ConvBnRelu(i, o, 3, 2) for i, o in ((3, w), (w, w), (w, w))])
-        self.query, self.key = nn.Conv2d(w, w // 4, 1), nn.Conv2d(w, w // 4, 1)
-        self.value = nn.Conv2d(w, w, 1)
-        self.gamma, self.beta = (nn.Parameter(torch.full((1,), 0.5)) for _ in range(2))
-        self.post_p, self.post_c = (nn.Sequential(ConvBnRelu(w, w), nn.Dropout2d(p, False))
-                                    for _ in range(2))
-        self.last = nn.Sequential(nn.Dropout2d(p, False), nn.Conv2d(w, classes, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image)
-        b, c, h, w = x.size()
-        query = self.query(x).view(b, -1, w * h).permute(0, 2, 1)
-        weights = torch.softmax(torch.bmm(query, self.key(x).view(b, -1, w * h)), -1)
-        value = self.value(x).view(b, -1, w * h)
-        place = self.gamma * torch.bmm(value, weights.permute(0, 2, 1)).view(b, c, h, w) + x
-        flat = x.view(b, c, -1)
-        energy = torch.bmm(flat, flat.permute(0, 2, 1))
-        energy = energy.max(-1, keepdim=True)[0].expand_as(energy) - energy
-        channel = self.beta * torch.bmm(torch.softmax(energy, -1), flat).view(b, c, h, w) + x
-        return resized(self.last(self.post_p(place) + self.post_c(channel)), image)
 
 
 class ConvMixer(nn.Module):

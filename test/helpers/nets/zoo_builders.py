@@ -267,6 +267,3 @@ _KINDS: dict[str, Callable[..., nn.Module]] = {
     'mobilevit': _mobilevit, 'mobilenetv2': _mobilenetv2, 'maskformer': _maskformer,
     'mask2former': _mask2former, 'eomt': _eomt, 'headed': _headed,
 }
-
-
-# --- MONAI and others ----------------------------------------------------------------------------

@@ -23,35 +23,29 @@ _NORMS = (nn.modules.batchnorm._NormBase,)
 
 
 def eager(
-    net: nn.Module, num_classes: int, activation: str = 'none', quiet: Sequence[str] = (),
-    choose: Callable[[Any], Tensor] | None = None,
+    net: nn.Module, num_classes: int, choose: Callable[[Any], Tensor] | None = None,
 ) -> Callable[[np.ndarray, bool], np.ndarray]:
     """
     Return a function that runs a net once on (1, 3, h, w) and gives logits (C, h, w).
 
-    With its second argument True every module but the norms, and those below a path of `quiet`,
-    is in training mode. What is smaller than the image is upsampled as torch does it.
+    With its second argument True every module but the norms is in training mode. What
+    is smaller than the image is upsampled as torch does it.
 
     """
     net.eval()
-    chosen = [module for name, module in net.named_modules()
-              if not isinstance(module, _NORMS) and not _is_below(name, quiet)]
+    chosen = [module for module in net.modules() if not isinstance(module, _NORMS)]
 
     def run(image: np.ndarray, is_live: bool) -> np.ndarray:
         for module in chosen:
             module.training = is_live
         with torch.no_grad():
             output = (choose or first_output)(net(torch.from_numpy(image)))
-        z = as_logits(planes(output, num_classes, image.shape[2:]), activation)
+        z = planes(output, num_classes, image.shape[2:])
         if z.shape[2:] != image.shape[2:]:
             z = F.interpolate(z, image.shape[2:], mode='bilinear', align_corners=False)
         return z[0].float().numpy()
 
     return run
-
-
-def _is_below(name: str, prefixes: Sequence[str]) -> bool:
-    return any(name == prefix or name.startswith(f'{prefix}.') for prefix in prefixes)
 
 
 def first_output(output: Any) -> Tensor:
@@ -65,25 +59,11 @@ def first_output(output: Any) -> Tensor:
 
 
 def planes(z: Tensor, num_classes: int, size: Sequence[int]) -> Tensor:
-    """Bring (1, h, w, C), (1, h, w) or tokens (1, hw, C) to (1, C, h, w)."""
+    """Bring tokens (1, hw, C) to planes (1, C, h, w)."""
     if z.dim() == 3 and z.shape[-1] == num_classes:  # tokens, at some stride of the image
         stride = round((size[0] * size[1] / z.shape[1]) ** 0.5)
         return z.transpose(1, 2).unflatten(2, (size[0] // stride, size[1] // stride))
-    if z.dim() == 3:
-        return z[:, None]
-    if z.shape[-1] == num_classes and z.shape[1] != num_classes:
-        return z.permute(0, 3, 1, 2)
     return z
-
-
-def as_logits(z: Tensor, activation: str) -> Tensor:
-    """Undo an activation; one channel becomes two classes."""
-    if activation == 'softmax':
-        return z.clamp(min=1e-30).log()
-    if activation == 'sigmoid':
-        z = z.clamp(1e-7, 1 - 1e-7)
-        z = z.log() - (1 - z).log()
-    return torch.cat([torch.zeros_like(z), z], 1) if z.shape[1] == 1 else z
 
 
 # --- random weights that show an error -----------------------------------------------------------

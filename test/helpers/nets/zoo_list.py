@@ -40,12 +40,6 @@ class Row:
         The library, as the table names it.
     size : (int, int)
         Width and height.
-    classes : int
-        C.
-    activation : str
-        What the network ends with: 'none', 'softmax' or 'sigmoid'.
-    quiet : tuple of str
-        Modules that stay in eval mode, since in training mode they compute something else.
     options : mapping
         More arguments of `compile_network`.
     is_onnx : bool
@@ -56,9 +50,6 @@ class Row:
     build: Callable[[], Any]
     source: str
     size: tuple[int, int] = SIZE
-    classes: int = CLASSES
-    activation: str = 'none'
-    quiet: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     is_onnx: bool = False
 
@@ -69,8 +60,7 @@ def paper(name: str, *args: Any, where: str = 'paper_nets', **options: Any) -> B
 
 
 def _papers() -> dict[str, Row]:
-    names = ('BayesianSegNet', 'FCN8s', 'R2UNet', 'DeepLabLargeFov', 'DANet', 'ConvMixer',
-             'InstanceNormNet')
+    names = ('FCN8s', 'DeepLabLargeFov', 'ConvMixer', 'InstanceNormNet')
     rows = {name: Row(paper(name), 'paper') for name in names}
     for place in ('bottom', 'encoder', 'skip', 'decoder', 'last'):
         build = paper('UNet', places=(place,), is_transposed=place != 'skip')
@@ -84,34 +74,11 @@ def _odd(name: str, *args: Any, **options: Any) -> Build:
     return ours('odd_nets', name, *args, **options)
 
 
-def _paths(name: str, *args: Any) -> Build:
+def _path(p: float) -> Build:
     def build() -> Any:
         import odd_nets
 
-        return odd_nets.PathNet(CLASSES, lambda: getattr(odd_nets, name)(*args))
-    return build
-
-
-def _wrapped() -> Any:
-    import odd_nets
-
-    return odd_nets.WrappedPathNet(CLASSES, lambda m: odd_nets.WrappedPath(m, 0.7))
-
-
-def _tv_path(mode: str, p: float) -> Build:
-    def build() -> Any:
-        import odd_nets
-        from torchvision.ops import StochasticDepth
-
-        return odd_nets.PathNet(CLASSES, lambda: StochasticDepth(p, mode))
-    return build
-
-
-def _ending(end: str, classes: int = CLASSES) -> Build:
-    def build() -> Any:
-        import odd_nets
-
-        return odd_nets.Ending(classes, getattr(odd_nets, end))
+        return odd_nets.PathNet(CLASSES, lambda: odd_nets.DropPath(p))
     return build
 
 
@@ -124,36 +91,10 @@ def _odd_rows() -> dict[str, Row]:
         'query decoder': Row(_odd('QueryDecoder'), 'attention'),
         'dropped queries': Row(_odd('DroppedQueries'), 'attention'),
         'shifted windows': Row(_odd('SwinLike'), 'attention'),
-        'DropPath': Row(_paths('DropPath', 0.3), 'paths'),
-        'DropPath 0.9': Row(_paths('DropPath', 0.9), 'paths'),
-        'DropPath, a channel each': Row(_paths('ChannelPath', 0.3), 'paths'),
-        'StochasticDepth, p keeps': Row(_paths('KeepPath', 0.8), 'paths'),
-        'StochasticDepth, holds its branch': Row(_wrapped, 'paths'),
-        'torchvision row': Row(_tv_path('row', 0.3), 'paths'),
-        'torchvision batch': Row(_tv_path('batch', 0.3), 'paths'),
-        'channels last': Row(_ending('channels_last'), 'outputs'),
-        'scale 3.7': Row(_ending('odd_scale'), 'outputs'),
-        'half size': Row(_ending('half_size'), 'outputs'),
-        'dict of several': Row(_ending('several'), 'outputs'),
-        'log-softmax': Row(_ending('log_softmax'), 'outputs'),
-        'softmax': Row(_ending('softmax'), 'outputs', activation='softmax'),
-        'sigmoid': Row(_ending('sigmoid', 1), 'outputs', classes=2, activation='sigmoid'),
-        'clamped sigmoid': Row(_ending('clamped_sigmoid', 1), 'outputs', classes=2,
-                               activation='sigmoid'),
-        'clamped sigmoid, declared': Row(
-            _ending('clamped_sigmoid', 1), 'outputs', classes=2, activation='sigmoid',
-            options={'activation': 'sigmoid'}),
-        'sigmoid a class': Row(_ending('many_sigmoids'), 'outputs', activation='softmax'),
-        'lazy layers': Row(_odd('LazyNet'), 'forms'),
-        'functional dropout': Row(_odd('FunctionalDropout'), 'forms'),
+        'DropPath': Row(_path(0.3), 'paths'),
+        'DropPath 0.9': Row(_path(0.9), 'paths'),
         'one module thrice': Row(_odd('SharedDropout'), 'forms'),
         'cannot be printed': Row(_odd('Unprintable'), 'forms'),
-        "Python's random": Row(_odd('PythonRandom'), 'forms'),
-        'noise in training mode': Row(_odd('TrainingNoise'), 'forms'),
-        'noise in training mode, silenced': Row(
-            _odd('TrainingNoise'), 'forms', quiet=('',), options={'allow_silenced': True}),
-        'size 100x60': Row(paper('DeepLabLargeFov'), 'forms', (100, 60)),
-        'size 83x61': Row(paper('DANet'), 'forms', (83, 61)),
     }
 
 
@@ -289,20 +230,12 @@ QUICK = ('paper: U-Net, everywhere', 'paper: DeepLabLargeFov', 'attention: SETR'
          'paths: DropPath', 'torch ONNX: U-Net, opset 17')
 # Small ones, each about a CPU second.
 CI = (
-    *QUICK, 'paper: BayesianSegNet', 'paper: FCN8s', 'paper: R2UNet', 'paper: DANet',
-    'paper: ConvMixer', 'paper: InstanceNormNet', 'attention: Segmenter',
+    *QUICK, 'paper: FCN8s', 'paper: ConvMixer', 'paper: InstanceNormNet', 'attention: Segmenter',
     'attention: query decoder', 'attention: shifted windows', 'attention: tokens (1, HW, C)',
-    'paths: DropPath 0.9', 'paths: DropPath, a channel each',
-    'paths: StochasticDepth, p keeps', 'paths: torchvision row', 'outputs: channels last',
-    'outputs: half size', 'outputs: scale 3.7', 'outputs: dict of several', 'outputs: softmax',
-    'outputs: sigmoid', 'outputs: clamped sigmoid, declared', 'forms: lazy layers',
-    'forms: functional dropout', 'forms: one module thrice', 'forms: cannot be printed',
-    'forms: noise in training mode, silenced', 'forms: size 83x61',
+    'paths: DropPath 0.9', 'forms: one module thrice', 'forms: cannot be printed',
 )
 # What the sentence that refuses them names.
 CI_REFUSED = {
-    'paths: StochasticDepth, holds its branch': 'blocks.0',
-    'forms: noise in training mode': 'randn_like', 'torch ONNX: U-Net, opset 11': 'training_mode',
-    'outputs: clamped sigmoid': 'activation', 'outputs: sigmoid a class': 'sigmoid',
-    "forms: Python's random": 'randomness', 'attention: dropped queries': 'a batch on axis 0',
+    'torch ONNX: U-Net, opset 11': 'training_mode',
+    'attention: dropped queries': 'a batch on axis 0',
 }

@@ -7,6 +7,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from zoo_builders import CLASSES
 from zoo_check import Case, check, Effort, NOT_BUILT
 from zoo_eager import eager, lively
 from zoo_list import Row
@@ -28,8 +29,7 @@ def case_of(row: Row, folder: Path) -> Case:
     options = dict(row.options)
     if row.is_onnx:
         path, run = row.build(folder)
-        return Case(path, run, row.size, row.classes, options)
-    outputs = 1 if row.activation == 'sigmoid' and row.classes == 2 else row.classes
-    net = lively(row.build, outputs, row.size)
-    run = eager(copy.deepcopy(net), row.classes, row.activation, row.quiet)
-    return Case(net, run, row.size, row.classes, options)
+        return Case(path, run, row.size, CLASSES, options)
+    net = lively(row.build, CLASSES, row.size)
+    run = eager(copy.deepcopy(net), CLASSES)
+    return Case(net, run, row.size, CLASSES, options)
