@@ -7,7 +7,7 @@ from typing import Any
 from bombs import black_jpeg, black_png, chunk, text_bomb
 from cases import for_each
 import cv2
-from image_oracle import answer, EVERY, MOSAICS
+from image_oracle import EVERY
 import numpy as np
 import pytest
 
@@ -33,44 +33,6 @@ def raw(pixels: np.ndarray, encoding: str, pad: int = 0, big: bool = False) -> R
     rows = pixels.astype(dtype).reshape(height, -1).view(np.uint8)
     padded = np.hstack([rows, np.full((height, pad), 77, np.uint8)])
     return RawImage(padded.tobytes(), height, width, encoding, padded.shape[1], big)
-
-
-def noise(encoding: str, height: int, width: int, pad: int = 0, big: bool = False) -> RawImage:
-    """Return an image of random bytes; of random numbers from 0 to 1 where they are floats."""
-    rows = {'nv12': height * 3 // 2, 'nv21': height * 3 // 2}
-    if encoding.startswith('32F'):
-        values = RNG.random((height, width, int(encoding[-1])), np.float32)
-        return raw(values, encoding, pad, big)
-    # Four values of two bytes are the most a pixel has.
-    step = width * 8 + pad
-    data = RNG.integers(0, 256, (rows.get(encoding, height), step), np.uint8)
-    return RawImage(data.tobytes(), height, width, encoding, step, big)
-
-
-@for_each('big', [False, True])
-@for_each('size', [(6, 8), (5, 6), (4, 7), (3, 3), (1, 2), (1, 1)])
-@for_each('encoding', EVERY)
-def test_every_encoding_is_what_its_definition_says(
-    encoding: str, size: tuple[int, int], big: bool
-) -> None:
-    for pad in (0, 5):
-        message = noise(encoding, *size, pad, big)
-        right = answer(message)
-        if right is not None:
-            right.check(decode(message))
-        else:
-            with pytest.raises(ImageError, match=f'{size[1]}x{size[0]}'):
-                decode(message)
-
-
-@for_each('encoding', MOSAICS)
-def test_a_mosaic_equals_opencv_border_included(encoding: str) -> None:
-    bits = 8 if encoding.endswith('8') else 16
-    code = {'rggb': cv2.COLOR_BayerRGGB2BGR, 'bggr': cv2.COLOR_BayerBGGR2BGR,
-            'gbrg': cv2.COLOR_BayerGBRG2BGR, 'grbg': cv2.COLOR_BayerGRBG2BGR}[encoding[6:10]]
-    mosaic = RNG.integers(0, 2**bits, (9, 11), np.uint8 if bits == 8 else np.uint16)
-    want = cv2.cvtColor(mosaic, code) >> (bits - 8)
-    np.testing.assert_array_equal(decode(raw(mosaic[..., None], encoding, 3)), want)
 
 
 @for_each('image, named', [

@@ -40,22 +40,6 @@ def test_the_limit_by_hand() -> None:
     assert promised_limit(ratios, ratios > 0.65, np.arange(9), 0.199) == 0.6
 
 
-def test_a_block_of_many_frames_loses_their_share() -> None:
-    # Block 0 has four frames, two of them bad: accepting one of those costs 1/4 of a block.
-    ratios = [0.1, 0.2, 0.3, 0.4, *np.full(8, 0.15)]
-    bad = [False, True, False, True, *np.full(8, False)]
-    blocks = [0, 0, 0, 0, *range(1, 9)]
-    assert promised_limit(ratios, bad, blocks, 0.1) == 0.15
-    assert promised_limit(ratios, bad, blocks, 0.125) == 0.3
-    assert promised_limit(ratios, bad, blocks, 0.15) == 0.4
-
-
-def test_equal_ratios_are_accepted_or_refused_together() -> None:
-    ratios = [*np.full(5, 0.3), *np.full(4, 0.5), 0.5]
-    bad = [*np.full(9, False), True]
-    assert promised_limit(ratios, bad, np.arange(10), 0.1) == 0.3
-
-
 @pytest.mark.parametrize('is_bad', [True, False])
 def test_scores_that_are_no_numbers_are_never_accepted(is_bad: bool) -> None:
     for broken in ([np.nan], [np.inf], [np.nan, np.inf], [np.nan, np.nan]):

@@ -59,15 +59,6 @@ def test_the_seed_decides_and_the_names_of_the_blocks_do_not() -> None:
     assert first != mean_interval(rows, blocks, seed=4)
 
 
-def test_a_difference_is_narrower_than_its_parts_where_they_move_together() -> None:
-    rng = np.random.default_rng(5)
-    water = rng.standard_normal(60)
-    other = water + 0.1 + 0.05 * rng.standard_normal(60)
-    apart, gain = mean_interval(other, np.arange(60)), mean_interval(other - water, np.arange(60))
-    assert apart.lower < 0 < gain.lower
-    assert gain.upper - gain.lower < 0.2 * (apart.upper - apart.lower)
-
-
 def test_draws_without_a_value_are_left_out() -> None:
     draws = Draws.of(np.arange(4), 1000)
     values = np.where(draws.weights[:, 0] > 0, 1.0, np.nan)

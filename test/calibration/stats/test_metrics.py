@@ -113,12 +113,6 @@ def test_the_curve_by_hand() -> None:
     assert excess_aurc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]) == pytest.approx((1/2 + 0) / 4)
 
 
-def test_equal_scores_are_accepted_together() -> None:
-    coverage, risk = risk_coverage([0.5, 0.1, 0.5, 0.5], [1, 0, 0, 1])
-    assert coverage == pytest.approx([0.25, 1])
-    assert risk == pytest.approx([0, 0.5])
-
-
 @pytest.mark.parametrize('score', [np.nan, np.inf])
 def test_a_score_that_is_no_number_is_refused_first(score: float) -> None:
     coverage, risk = risk_coverage([score, 0.1, 99], [1, 0, 0])
@@ -160,25 +154,3 @@ def test_no_score_beats_the_losses_and_scale_and_order_do_not_count(seed: int, n
     assert excess_aurc(losses, losses) == pytest.approx(0, abs=1e-12)
     assert aurc(scores[order] ** 3, losses[order]) == pytest.approx(aurc(scores, losses))
     assert aurc(np.zeros(n), losses) == pytest.approx(losses.mean())
-
-
-@pytest.mark.torch
-def test_the_curve_is_that_of_torch_uncertainty() -> None:
-    torch = pytest.importorskip('torch', reason='torch is not installed')
-    peers = pytest.importorskip('torch_uncertainty.metrics.classification',
-                                reason='torch_uncertainty is not installed')
-    rng = np.random.default_rng(3)
-    wrong = rng.random(400) < 0.3
-    confidence = np.clip(0.7 - 0.1 * wrong + 0.12 * rng.standard_normal(400), 0.501, 0.999)
-    coverage, risk = risk_coverage(1 - confidence, wrong)
-    probs = torch.tensor(np.stack([confidence, 1 - confidence], -1))
-    truth = torch.tensor(wrong.astype(np.int64))
-    assert len(risk) == len(np.unique(confidence))
-    # The peer ranks equal scores by the order of the data: keep one of each.
-    _, kept = np.unique(confidence, return_index=True)
-    coverage, risk = risk_coverage(1 - confidence[kept], wrong[kept])
-    peer = peers.AURC()
-    peer.update(probs[kept], truth[kept])
-    area = (np.diff(coverage) * (risk[1:] + risk[:-1]) / 2).sum()
-    area /= 1 - 1 / len(kept)  # the peer leaves out coverage below 1/n
-    assert float(peer.compute()) == pytest.approx(area, abs=1e-9)
