@@ -167,15 +167,9 @@ def test_every_room_is_there() -> None:
 
 @pytest.mark.parametrize(('module', 'source', 'expected'), [
     ('core.gate', 'import rclpy', 'core.gate may not import rclpy'),
-    ('core.gate', 'def f():\n    import torch', 'core.gate may not import torch'),
     ('core.gate', 'if TYPE_CHECKING:\n    import rclpy', 'core.gate may not import rclpy'),
-    ('core.gate', 'import cv2', 'core.gate may not import cv2'),
     ('core.gate', 'from ..storage import bags', 'core may not import storage'),
-    ('core.gate', 'from uncertainty_seg import ros', 'core may not import ros'),
-    ('ros.node', 'import uncertainty_seg.training.fit.loop', 'ros may not import training'),
-    ('ros.node', 'def f():\n    import openvino', 'ros.node may not import openvino'),
-    ('cli.demo', 'from sensor_msgs.msg import Image', 'cli.demo may not import sensor_msgs'),
-    ('training.losses', 'import uncertainty_seg.sim.scene', 'training may not import sim'),
+    ('ros.node', 'def f():\n    import uncertainty_seg.training', 'ros may not import training'),
     ('backends.openvino', 'import openvino', 'openvino may be imported inside a function only'),
     ('training.train', 'from uncertainty_seg.compiler.checks import pass_checks',
      'pass_checks may be imported inside a function only'),

@@ -10,12 +10,12 @@ the backend that ships. No peer takes part in anything but this file.
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import tiny_card
 import cv2
+from masked_bundles import channels_bundle
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
+
+from written import Written
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 pytest.importorskip('torch_uncertainty',
@@ -24,46 +24,20 @@ pytest.importorskip('baal',
                     reason='not installed: scripts/requirements/peers.txt')
 
 from baal.active import heuristics  # noqa: E402, I100
-from torch import nn  # noqa: E402
 from torch_uncertainty.metrics import classification as metrics  # noqa: E402
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend  # noqa: E402
-from uncertainty_seg.compiler.capture.export import export_marked  # noqa: E402
-from uncertainty_seg.compiler.compile import compile_graph  # noqa: E402
-from uncertainty_seg.compiler.plan import CompileOptions  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
-from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import grid_maps, UncertaintyMaps  # noqa: E402
-from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.release,
               pytest.mark.filterwarnings('ignore::UserWarning')]
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = InputSpec(48, 32, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-CLASSES = ('a', 'b', 'c', 'd', 'e')
 PASSES = 256
 CLOSE = 2e-6  # float32 on both sides; measured: 7e-7
-
-
-class Net(nn.Module):
-    """Two convolutions with batch norm, both kinds of dropout, logits at half resolution."""
-
-    def __init__(self, seed: int = 1) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.one, self.norm = nn.Conv2d(3, 24, 3, stride=2, padding=1), nn.BatchNorm2d(24)
-        self.channels, self.two = nn.Dropout2d(0.4), nn.Conv2d(24, 24, 3, padding=1)
-        self.elements, self.last = nn.Dropout(0.2), nn.Conv2d(24, len(CLASSES), 1)
-        self.norm.running_mean.normal_(0, 0.3)
-        self.norm.running_var.uniform_(0.2, 0.6)
-        nn.init.normal_(self.last.weight, 0, 0.8)
-        self.eval()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.channels(torch.relu(self.norm(self.one(x))))
-        return self.last(self.elements(torch.relu(self.two(x))))
 
 
 @dataclass(frozen=True)
@@ -88,15 +62,7 @@ class Passes:
 
 
 def noise() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
-
-
-def small_bundle(folder: Path) -> ModelBundle:
-    compiled = compile_graph(export_marked(Net(), SPEC), SPEC, CompileOptions(full_weights=True))
-    card = tiny_card(class_names=CLASSES, palette=((0, 0, 0),) * 5, input=SPEC,
-                     dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)
-    write_bundle(folder / card.name, card, compiled.files)
-    return load_bundle(str(folder / card.name))
+    return np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
 
 def photograph() -> np.ndarray:
@@ -109,22 +75,9 @@ def our_maps(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) -> 
         return grid_maps(backend.run(image, pass_inputs(bundle.card, passes, seed), 1.0))
 
 
-def head_logits(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) -> torch.Tensor:
-    passes_graph = onnx.load(str(bundle.passes_path))
-    del passes_graph.graph.output[:]
-    passes_graph.graph.output.append(onnx.ValueInfoProto(name='logits'))
-    trunk, head = (onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
-                   for graph in (str(bundle.trunk_path), passes_graph.SerializeToString()))
-    features = dict(zip([o.name for o in trunk.get_outputs()],
-                        trunk.run(None, {'image': image[None]}), strict=True))
-    masks = pass_inputs(bundle.card, passes, seed)
-    given = {**features, **masks, 'inv_temperature': np.ones(1, np.float32)}
-    return torch.from_numpy(head.run(None, {i.name: given[i.name] for i in head.get_inputs()})[0])
-
-
 @pytest.fixture(scope='module')
 def small(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    return small_bundle(tmp_path_factory.mktemp('small'))
+    return load_bundle(str(channels_bundle(tmp_path_factory.mktemp('small') / 'bank')))
 
 
 @pytest.fixture(scope='module', params=['small', 'pipeline'])
@@ -134,8 +87,8 @@ def frame(request: pytest.FixtureRequest) -> Passes:
     else:
         bundle = load_bundle(str(ROOT / 'config' / 'models' / 'pipeline'))
         image, passes = photograph(), 20
-    logits = head_logits(bundle, image, passes, 0)
-    return Passes(our_maps(bundle, image, passes, 0), logits.softmax(1))
+    logits = Written.of(bundle).logits(image, pass_inputs(bundle.card, passes, 0))
+    return Passes(our_maps(bundle, image, passes, 0), torch.from_numpy(logits).softmax(1))
 
 
 def measured(metric: object, probs: torch.Tensor, like: np.ndarray) -> np.ndarray:
