@@ -41,6 +41,37 @@ class Body(nn.Module):
         return self.function(x, self.training)
 
 
+class DropPath(nn.Module):
+    """As timm and HuggingFace have it."""
+
+    def __init__(self, drop_prob: float | None, scale_by_keep: bool = True) -> None:
+        super().__init__()
+        self.drop_prob, self.scale_by_keep = drop_prob, scale_by_keep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.drop_prob or not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        rows = (x.shape[0], *[1] * (x.ndim - 1))
+        scaled = x.div(keep) if self.scale_by_keep else x
+        return scaled * x.new_empty(rows).bernoulli_(keep)
+
+
+class Attention(nn.Module):
+    """torch's own attention layer over the pixels of four planes, with dropout of a quarter."""
+
+    def __init__(self, need_weights: bool, batch_first: bool) -> None:
+        super().__init__()
+        self.layer = nn.MultiheadAttention(4, 2, dropout=0.25, batch_first=batch_first)
+        self.need_weights = need_weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).permute((0, 2, 1) if self.layer.batch_first else (2, 0, 1))
+        out, _ = self.layer(tokens, tokens, tokens, need_weights=self.need_weights)
+        out = out if self.layer.batch_first else out.transpose(0, 1)
+        return out.transpose(1, 2).reshape(x.shape)
+
+
 def logits_of(net: nn.Module, image: np.ndarray) -> np.ndarray:
     """Run an untouched net without dropout on uint8 (1, h, w, 3), mean 0.5 and deviation 0.25."""
     planes = ((image / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2).astype(np.float32)

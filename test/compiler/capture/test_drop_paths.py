@@ -74,7 +74,6 @@ PROVEN = {
     'a row of its own': (Drops(0.3, of_rows), 0.3, ROW),
     'a batch of one fate': (Drops(0.3, of_batch), 0.3, (1,)),
     'p is kept': (Drops(0.8, of_rows, lambda p: p), 0.2, ROW),
-    'nearly always dropped': (Drops(0.9, of_rows), 0.9, ROW),
     'rarely dropped': (Drops(0.002, of_rows), 0.002, ROW),
     'a channel of its own': (Drops(0.3, of_channels), 0.3, (1, 4, 1, 1)),
     'an element of its own': (Drops(0.3, torch.rand_like), 0.3, PLANES),

@@ -13,29 +13,13 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 from torch import nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch.nn.functional import dropout as early_bound  # noqa: E402
-from torch_nets import Body, Net  # noqa: E402
+from torch_nets import Attention, Body, DropPath, Net  # noqa: E402
 
 from uncertainty_seg.compiler.capture.marking import find_dropout, MarkedNet  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
 
 pytestmark = pytest.mark.torch
 HEIGHT, WIDTH = 6, 8
-
-
-class DropPath(nn.Module):
-    """As timm and HuggingFace have it."""
-
-    def __init__(self, drop_prob: float | None, scale_by_keep: bool = True) -> None:
-        super().__init__()
-        self.drop_prob, self.scale_by_keep = drop_prob, scale_by_keep
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.drop_prob or not self.training:
-            return x
-        keep = 1 - self.drop_prob
-        rows = (x.shape[0], *[1] * (x.ndim - 1))
-        scaled = x.div(keep) if self.scale_by_keep else x
-        return scaled * (keep + torch.rand(rows)).floor_()
 
 
 class DropBlock2d(nn.Module):
@@ -131,21 +115,6 @@ def test_a_function_is_a_site_named_after_its_module(name: str) -> None:
 def test_a_rate_of_zero_and_an_absent_one_are_no_sites() -> None:
     body = nn.Sequential(nn.Dropout(0.0), DropPath(None), nn.AlphaDropout(0.0), nn.Dropout2d(0.0))
     assert sites(body) == []
-
-
-class Attention(nn.Module):
-    """torch's own attention layer over the pixels."""
-
-    def __init__(self, need_weights: bool, batch_first: bool) -> None:
-        super().__init__()
-        self.layer = nn.MultiheadAttention(4, 2, dropout=0.25, batch_first=batch_first)
-        self.need_weights = need_weights
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.flatten(2).permute((0, 2, 1) if self.layer.batch_first else (2, 0, 1))
-        out, _ = self.layer(tokens, tokens, tokens, need_weights=self.need_weights)
-        out = out if self.layer.batch_first else out.transpose(0, 1)
-        return out.transpose(1, 2).reshape(x.shape)
 
 
 @pytest.mark.parametrize('batch_first', [False, True])

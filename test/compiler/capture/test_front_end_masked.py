@@ -15,7 +15,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 
 from torch import nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from torch_nets import masked_logits, Net  # noqa: E402
+from torch_nets import Attention, DropPath, masked_logits, Net  # noqa: E402
 
 from uncertainty_seg.compiler.capture.dropout_watch import Drop  # noqa: E402
 from uncertainty_seg.compiler.capture.export import (  # noqa: E402
@@ -33,33 +33,6 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore')]
 HEIGHT, WIDTH, P = 6, 8, 0.25
 SPEC = InputSpec(WIDTH, HEIGHT, 'stretch', 'rgb', (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, HEIGHT, WIDTH), np.float32)
-
-
-class Attention(nn.Module):
-    """torch's own attention layer over the pixels."""
-
-    def __init__(self, batch_first: bool) -> None:
-        super().__init__()
-        self.layer = nn.MultiheadAttention(4, 2, dropout=P, batch_first=batch_first)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.flatten(2).permute((0, 2, 1) if self.layer.batch_first else (2, 0, 1))
-        out, _ = self.layer(tokens, tokens, tokens)
-        out = out if self.layer.batch_first else out.transpose(0, 1)
-        return out.transpose(1, 2).reshape(x.shape)
-
-
-class DropPath(nn.Module):
-
-    def __init__(self, drop_prob: float) -> None:
-        super().__init__()
-        self.drop_prob = drop_prob
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return x
-        keep = 1 - self.drop_prob
-        return x * x.new_empty((x.shape[0], *[1] * (x.ndim - 1))).bernoulli_(keep) / keep
 
 
 @dataclass
@@ -122,7 +95,8 @@ BODIES = {
     'boolean mask': lambda: lambda x, t: attend(x, t, attn_mask=LOWER),
     'added mask, scale': lambda: lambda x, t: attend(x, t, attn_mask=LOWER * 2.0, scale=0.3),
     'grouped': lambda: grouped,
-    'layer': lambda: Attention(True), 'layer, sequence first': lambda: Attention(False),
+    'layer': lambda: Attention(True, True),
+    'layer, sequence first': lambda: Attention(True, False),
 }
 
 
@@ -221,9 +195,6 @@ def test_a_net_the_older_exporter_cannot_write_goes_through_torch_export() -> No
     assert [e.version for e in model.opset_import if not e.domain] == [18]
     np.testing.assert_allclose(run_marked(model, masks)[0], masked_logits(net, IMAGE, masks),
                                atol=2e-6)
-
-
-# --- dropout under a flag of the net's own ---
 
 
 # --- outputs ---
