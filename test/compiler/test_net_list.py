@@ -21,16 +21,12 @@ pytest.importorskip('torchvision')
 from zoo_check import (  # noqa: E402
     agreement,
     AGREES,
-    CRASHED,
     Effort,
     GROUP,
     Groups,
     LEAST_CHANCE,
     maps_of_passes,
-    refusal,
     REFUSED,
-    verdict,
-    WRONG,
 )
 from zoo_list import CI, CI_REFUSED, QUICK, ROWS  # noqa: E402
 from zoo_run import run_row  # noqa: E402
@@ -78,18 +74,3 @@ def test_draws_of_one_distribution_agree() -> None:
 def test_another_rate_and_one_mask_for_all_channels_are_found() -> None:
     assert agreement(passes(1), passes(2, rate=0.4))['chance'] < LEAST_CHANCE
     assert agreement(passes(1), passes(2, is_shared=True))['chance'] < LEAST_CHANCE
-
-
-def test_each_figure_by_itself_makes_a_network_wrong() -> None:
-    good = {'logits': 1e-4, 'labels': 1e-4, 'chance': 0.5, 'worst': 'entropy'}
-    assert verdict(good) == {'outcome': AGREES}
-    for key, value in (('logits', 0.1), ('labels', 0.02), ('chance', 1e-9),
-                       ('logits', float('nan')), ('chance', float('nan'))):
-        assert verdict({**good, key: value})['outcome'] == WRONG
-
-
-def test_a_message_of_python_is_no_refusal() -> None:
-    assert refusal('the network has 2 outputs: choose with --output.')['outcome'] == REFUSED
-    for text in ("'NoneType' object has no attribute 'shape'", 'x: report this as a bug.',
-                 'ids: ' + ', '.join(map(str, range(400)))):
-        assert refusal(text)['outcome'] == CRASHED
