@@ -17,7 +17,7 @@ from uncertainty_seg.core.uncertainty import (
     sums_of_logits,
     UncertaintyMaps,
 )
-from uncertainty_seg.errors import ConfigError, ShapeError
+from uncertainty_seg.errors import ShapeError
 
 FLOAT_MAPS = ('confidence', *MAP_NAMES)
 
@@ -121,12 +121,6 @@ def test_a_nan_at_the_grid_makes_the_maps_of_the_image_nan_around_it() -> None:
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError):
         sums_of_logits(np.zeros(shape))
-
-
-def test_an_unknown_map_is_refused() -> None:
-    maps = maps_of_probabilities(random_probs(0, 2, 3))
-    with pytest.raises(ConfigError, match='entropie'):
-        maps.of('entropie')
 
 
 def test_more_maps_of_known_probabilities() -> None:

@@ -15,7 +15,6 @@ from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.data.replay import replay
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.sim.demo.live import ros_arguments, run_live
-from uncertainty_seg.sim.demo.timeline import read_timeline
 from uncertainty_seg.sim.dive import IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, header_stamp_ns
 from uncertainty_seg.storage.bags.writer import BagWriter
@@ -141,23 +140,6 @@ class TestLive:
                 == [(replayed[t][0], replayed[t][2]) for t in judged]
         kinds = {ours[t]['kind'] for t in ours}
         assert {'confident', 'uncertain'} <= kinds  # else the agreement proves little
-
-    @pytest.mark.release
-    def test_shipped_model_agrees_on_a_dive(self, tmp_path: Path, domain: int) -> None:
-        from uncertainty_seg.sim.dive import Dive, write_dive
-
-        settings = Settings(model='pipeline')
-        dive = tmp_path / 'dive'
-        write_dive(dive, Dive(3, duration_s=5.0, rate_hz=2.0, size=(320, 240)))
-        run_live(dive, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 5.0)
-        replay(dive, tmp_path / 'offline', settings=settings, views=True)
-        require_agreement(tmp_path / 'live', tmp_path / 'offline', 5)
-        # The demo reads both alike.
-        live = read_timeline(dive, tmp_path / 'live')
-        offline = read_timeline(dive, tmp_path / 'offline')
-        assert len(offline.taken) == len(live.moments) == 10
-        assert len(live.taken) >= 5
-        assert all(m.latency_ms > 0 for m in live.taken)
 
     def test_node_that_cannot_start_is_said_in_its_own_words(
         self, tmp_path: Path, domain: int

@@ -67,8 +67,3 @@ def test_a_circle_is_found_however_it_is_imported(tmp_path: Path) -> None:
 def test_a_class_name_in_two_modules_is_found_with_both(tmp_path: Path) -> None:
     root = package(tmp_path, a='class A:\n    class B: pass', b='class B: pass')
     assert classes_twice(root) == {'B': ['a', 'b']}
-
-
-def test_a_crowded_folder_is_found_with_its_number(tmp_path: Path) -> None:
-    root = package(tmp_path, room__a='', room__b='', c='')
-    assert crowded(root, 1) == {'room': 2}

@@ -146,11 +146,3 @@ def test_a_room_that_a_frame_passes_calls_no_blas(room: str) -> None:
     assert files
     assert {file.name: lines for file in files
             if (lines := by_blas(file.read_text(encoding='utf-8')))} == {}
-
-
-@pytest.mark.parametrize('line', [
-    'a @ b', 'a @= b', 'np.dot(a, b)', 'np.linalg.norm(a)', 'a.dot(b)',
-    "np.einsum('i,i->', a, b, optimize=True)"])
-def test_a_product_is_found(line: str) -> None:
-    assert by_blas(f'x = 1\n{line}') == [2]
-    assert by_blas("np.einsum('i,i->', a, b)") == []

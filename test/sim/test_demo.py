@@ -25,14 +25,11 @@ from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
 from uncertainty_seg.sim.demo import live as demo_live
 from uncertainty_seg.sim.demo.live import ChildProcess, find_pace
 from uncertainty_seg.sim.demo.pictures import (
-    blank,
-    Box,
     choose_moments,
     FLAG_COLORS,
     in_words,
     make_pictures,
     MAX_COLUMNS,
-    ScorePlot,
 )
 from uncertainty_seg.sim.demo.timeline import (
     find_events,
@@ -130,9 +127,7 @@ def test_events_know_when_the_flag_fell_and_rose(
 
 @pytest.mark.parametrize(('events', 'kinds', 'said'), [
     (GOOD[0], 'rccccccccccccuurrccc', 'fall at the silt cloud at 2.0 s'),
-    (GOOD[0], 'rcccuuuucccccccccccc', 'fall at the diver at 6.0 s'),
     (GOOD[0], 'rcccuuuuuuuuuuuurccc', 'rise again after the silt cloud'),
-    (GOOD[0], 'rcccuuuucccccuuuuuuu', 'rise again after the diver'),
     (GOOD[0], 'uuuuuuuucccccuurrccc', 'up before the silt cloud'),
     (GOOD[0], 'rruuuuuuuuucuuurrccc', '33%'), ('....ssss............', GOOD[1], 'short'),
 ])
@@ -193,18 +188,6 @@ def test_sheet_and_plot_take_any_dive(tmp_path: Path, kinds: str) -> None:
     dive, out = write_bags(tmp_path, '..ss', kinds)
     timeline = make_pictures(dive, out, tiny_card(), '', tmp_path / 's.png')
     assert len(timeline.moments) == 4 and (tmp_path / 's.png').is_file()
-
-
-def test_plot_puts_the_threshold_between_good_and_bad() -> None:
-    plot = ScorePlot(Box(50, 0, 900, 300), timeline_of(*GOOD), 12)
-    assert plot.y_of(0.0) > plot.y_of(0.5) > plot.y_of(1.0) > plot.y_of(1.5)
-    assert plot.y_of(math.inf) == plot.y_of(100.0)
-    assert plot.x_of(0.0) == 50 and plot.x_of(9.5) == 949
-    canvas = blank(1000, 300)
-    plot.draw(canvas)
-    row = canvas[300 - 4 * 12]  # inside the band of the flag
-    assert tuple(row[plot.x_of(1.25)]) == FLAG_COLORS['confident']
-    assert tuple(row[plot.x_of(2.75)]) == FLAG_COLORS['uncertain']
 
 
 def test_without_ros_the_demo_names_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from report_sample import sample_report
 pytest.importorskip('matplotlib', reason='matplotlib is not installed: no report is drawn')
 
 import uncertainty_seg as us  # noqa: E402
-from uncertainty_seg.calibration.report.page import Report  # noqa: E402
 from uncertainty_seg.calibration.report.reports import comparison_page  # noqa: E402
 
 WIDTHS = (1280, 400)
@@ -67,16 +66,3 @@ def test_a_bundle_without_a_calibration_has_a_page_that_is_whole(
                 settings=us.Settings(backend='onnxruntime', threads=1))
     sides = looked_at(browser, page.read_text(), tmp_path, 1280)
     assert len(sides) == 1 + 1 and all(sides)
-
-
-def test_the_checks_see_a_page_that_is_broken(
-    browser: Browser, tmp_path: Path  # noqa: F811
-) -> None:
-    path = tmp_path / 'broken.html'
-    path.write_text(Report('t', []).page().replace(
-        '</main>', '<img src="missing.png"><div style="width:3000px">wide</div>'
-        '<script>console.error("no")</script></main>'), encoding='utf-8')
-    browser.open(path, 400)
-    assert len(complaints(browser)) >= 2 and browser.run(PICTURES) == [0]
-    assert browser.run('document.documentElement.scrollWidth') > 400
-    assert len(browser.run(OVERFLOWING)) == 1

@@ -74,15 +74,6 @@ class Segmenter(nn.Module):
         return {'logits': x, 'softmax': x.softmax(1), 'one': x.sigmoid()}[self.shape]
 
 
-class TwoMinds(Segmenter):
-    """Returns an auxiliary output in training mode, and so stays in eval mode."""
-
-    def forward(self, x: torch.Tensor) -> object:
-        x = super().forward(x)
-        x = nn.functional.dropout2d(x, 0.3, self.training)
-        return [x, x] if self.training else x
-
-
 def card_of(compiled: CompiledGraphs) -> ModelCard:
     names = ('a', 'b', 'c')[:compiled.logits_shape[0]]
     return tiny_card(
@@ -112,15 +103,6 @@ def test_a_network_and_its_masks_are_one_distribution(shape: str) -> None:
     report = compared(net, net)
     assert report.passes == 256 and not report.left_out
     assert max(report.mean_probability, report.entropy, report.mutual_information) < 0.03
-
-
-@pytest.mark.release
-def test_a_network_that_stays_in_eval_mode_draws_its_paths_and_dropout() -> None:
-    net = TwoMinds(nn.Sequential(Path(0.3), nn.Dropout2d(0.2)))
-    assert find_dropout(net, SPEC.height, SPEC.width).takes_eval
-    assert compared(net, net).passes == 256
-    with pytest.raises(GraphError, match='256 passes of the network itself'):
-        compared(net, TwoMinds(nn.Sequential(Path(0.6), nn.Dropout2d(0.2))))
 
 
 OTHER = {

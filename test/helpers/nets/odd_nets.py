@@ -91,25 +91,6 @@ class Segmenter(nn.Module):
         return resized(masks.transpose(1, 2).reshape(-1, self.classes, *x.shape[2:]), image)
 
 
-class QueryDecoder(nn.Module):
-    """Learned queries cross-attend to pixels; masks times classes, as MaskFormer's logits."""
-
-    def __init__(self, classes: int, width: int = 32, queries: int = 8, p: float = 0.1) -> None:
-        super().__init__()
-        self.stem = stem(width, 3)
-        self.queries = nn.Embedding(queries, width)
-        layer = nn.TransformerDecoderLayer(width, 4, 2 * width, p, batch_first=True)
-        self.decoder = nn.TransformerDecoder(layer, 2)
-        self.classify, self.embed = nn.Linear(width, classes), nn.Linear(width, width)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image)
-        queries = self.queries.weight.expand(len(x), -1, -1)
-        q = self.decoder(queries, x.flatten(2).transpose(1, 2))
-        masks = torch.einsum('bqc,bchw->bqhw', self.embed(q), x).sigmoid()
-        return resized(torch.einsum('bqk,bqhw->bkhw', self.classify(q), masks), image)
-
-
 class DroppedQueries(nn.Module):
     """DETR's decoder: queries (Q, C) without a batch, dropout on them and among themselves."""
 
@@ -127,49 +108,6 @@ class DroppedQueries(nn.Module):
         q = self.decoder(queries, x.flatten(2).permute(2, 0, 1)).transpose(0, 1)
         masks = torch.einsum('bqc,bchw->bqhw', self.embed(q), x).sigmoid()
         return resized(torch.einsum('bqk,bqhw->bkhw', self.classify(q), masks), image)
-
-
-class WindowAttention(nn.Module):
-    """Shifted windows with a table of relative positions, dropout on the weights and the path."""
-
-    def __init__(self, width: int, window: int, heads: int, shift: int, p: float) -> None:
-        super().__init__()
-        self.window, self.heads, self.shift, self.p = window, heads, shift, p
-        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width)
-        self.project, self.drop = nn.Linear(width, width), nn.Dropout(p)
-        self.table = nn.Parameter(torch.randn((2 * window - 1) ** 2, heads))
-        at = torch.stack(torch.meshgrid(*[torch.arange(window)] * 2, indexing='ij')).flatten(1)
-        gap = at[:, :, None] - at[:, None] + window - 1
-        self.register_buffer('index', gap[0] * (2 * window - 1) + gap[1])
-
-    def forward(self, x: Tensor) -> Tensor:  # (b, h, w, c)
-        b, h, w, c = x.shape
-        n = self.window
-        y = torch.roll(self.norm(x), (-self.shift, -self.shift), (1, 2))
-        y = y.view(b, h // n, n, w // n, n, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, n * n, c)
-        q, k, v = self.qkv(y).reshape(-1, n * n, 3, self.heads, c // self.heads).permute(
-            2, 0, 3, 1, 4)
-        scores = (q @ k.transpose(-2, -1)) * (c // self.heads) ** -0.5
-        bias = self.table[self.index.flatten()].view(n * n, n * n, -1).permute(2, 0, 1)
-        weights = F.dropout(torch.softmax(scores + bias, -1), self.p, self.training)
-        y = self.project((weights @ v).transpose(1, 2).reshape(-1, n * n, c))
-        y = y.view(b, h // n, w // n, n, n, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c)
-        return x + self.drop(torch.roll(y, (self.shift, self.shift), (1, 2)))
-
-
-class SwinLike(nn.Module):
-    """Two window attentions, one shifted, and a linear head."""
-
-    def __init__(self, classes: int, width: int = 24, p: float = 0.1) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(3, width, 4, 4)
-        self.blocks = nn.Sequential(WindowAttention(width, 4, 2, 0, p),
-                                    WindowAttention(width, 4, 2, 2, p))
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, image: Tensor) -> Tensor:
-        y = self.head(self.blocks(self.patch(image).permute(0, 2, 3, 1)))
-        return resized(y.permute(0, 3, 1, 2), image)
 
 
 # --- paths ---------------------------------------------------------------------------------------

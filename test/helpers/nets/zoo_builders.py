@@ -190,17 +190,6 @@ def _dpt(t: Any, **options: Any) -> nn.Module:
         'semantic_classifier_dropout': 0.2, 'use_auxiliary_head': False, **_SMALL, **options}))
 
 
-def _mobilevit(t: Any, version: int = 1) -> nn.Module:
-    if version == 2:
-        return t.MobileViTV2ForSemanticSegmentation(t.MobileViTV2Config(
-            width_multiplier=0.25, n_attn_blocks=[1, 1, 1], attn_dropout=0.1, ffn_dropout=0.1,
-            classifier_dropout_prob=0.2, aspp_out_channels=32, image_size=64, **_SMALL))
-    return t.MobileViTForSemanticSegmentation(t.MobileViTConfig(
-        hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 48],
-        num_attention_heads=2, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
-        classifier_dropout_prob=0.2, aspp_out_channels=32, image_size=64, **_SMALL))
-
-
 def _mobilenetv2(t: Any) -> nn.Module:
     return t.MobileNetV2ForSemanticSegmentation(t.MobileNetV2Config(
         depth_multiplier=0.25, image_size=64, semantic_classifier_dropout_prob=0.2, **_SMALL))
@@ -264,6 +253,6 @@ def _headed(t: Any, backbone: str) -> nn.Module:
 
 _KINDS: dict[str, Callable[..., nn.Module]] = {
     'segformer': _segformer, 'upernet': _upernet, 'beit': _beit, 'dpt': _dpt,
-    'mobilevit': _mobilevit, 'mobilenetv2': _mobilenetv2, 'maskformer': _maskformer,
+    'mobilenetv2': _mobilenetv2, 'maskformer': _maskformer,
     'mask2former': _mask2former, 'eomt': _eomt, 'headed': _headed,
 }
