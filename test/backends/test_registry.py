@@ -12,7 +12,6 @@ import sys
 import pytest
 
 from uncertainty_seg.backends import registry
-from uncertainty_seg.backends.gpu.nvidia import find_device
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.plausibility import Backend
@@ -103,17 +102,6 @@ def test_auto_looks_for_a_gpu_first(taken: Taken, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(registry.OPENERS, 'tensorrt', registry.OPENERS['onnxruntime'])
     name, said = taken()
     assert name == 'onnxruntime' and 'took tensorrt' in said and 'not ' not in said
-
-
-def test_on_a_machine_without_a_gpu_auto_says_so_and_goes_on(taken: Taken) -> None:
-    try:
-        find_device()
-    except BackendUnavailableError as err:
-        reason = str(err)
-    else:
-        pytest.skip('there is a GPU here')
-    name, said = taken()
-    assert name in ('openvino', 'onnxruntime') and f'not tensorrt: {reason}' in said
 
 
 def test_auto_does_not_run_on_the_processor_for_want_of_an_engine(

@@ -13,7 +13,6 @@ import sys
 import time
 from unittest import mock
 
-import numpy as np
 import pytest
 
 from uncertainty_seg.cli import main as command_line
@@ -27,7 +26,6 @@ from uncertainty_seg.cli.arguments import (
 )
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BagError, ConfigError
-from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.progress import progress
 
 HEAVY = ('onnxruntime', 'cv2', 'rosbags', 'torch', 'onnx', 'rclpy', 'tqdm')
@@ -53,19 +51,6 @@ def test_help_needs_no_heavy_library(verb: str) -> None:
     assert done.stdout.startswith(f'usage: uncertainty_seg {verb}'.rstrip())
 
 
-def test_help_names_every_verb_and_imports_none_of_them() -> None:
-    code = ('import sys\nfrom uncertainty_seg.cli import main\n'
-            'print(main.build_parser().format_help())\n'
-            'print([name for name in sys.modules if name.startswith("uncertainty_seg.cli.")])\n')
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
-                          check=True)
-    *text, modules = done.stdout.splitlines()
-    listed = {line.split()[0] for line in text if line.startswith('    ') and line.split()}
-    assert set(command_line.VERBS) <= listed
-    assert modules == "['uncertainty_seg.cli.main']"
-    assert {'numpy', 'cv2'}.isdisjoint(modules)
-
-
 def test_every_verb_has_a_description_and_options_and_runs() -> None:
     for verb, (name, text) in command_line.VERBS.items():
         parser = command_line.build_parser(verb)
@@ -75,17 +60,6 @@ def test_every_verb_has_a_description_and_options_and_runs() -> None:
         assert callable(child.get_default('run')), verb
         assert child.description.strip() == (
             import_module(f'uncertainty_seg.cli.{name}').__doc__ or '').strip()
-
-
-def test_only_the_parse_layer_knows_argparse() -> None:
-    verbs = {name for name, _ in command_line.VERBS.values()}
-    allowed = {f'cli/{name.replace(".", "/")}.py' for name in verbs} | {
-        'cli/main.py', 'cli/arguments.py',
-        'ros/bag_player.py', 'ros/recorder.py', 'ros/node_life.py'}
-    source = ROOT / 'uncertainty_seg'
-    found = {path.relative_to(source).as_posix() for path in source.rglob('*.py')
-             if 'argparse' in path.read_text(encoding='utf-8')}
-    assert found <= allowed
 
 
 @pytest.mark.parametrize(('package', 'extra'), [('sklearn', 'calibrate'), ('cv2', 'runtime'),
@@ -104,8 +78,6 @@ def test_a_missing_package_names_the_command_that_installs_it(
 @pytest.mark.parametrize('words', [
     (), ('fly',), ('replay',), ('score',), ('select', 'table'),
     ('simulate', 'dive', 'a', '--duration', '0'),
-    ('simulate', 'dive', 'a', '--duration', 'nan'),
-    ('simulate', 'dive', 'a', '--rate', 'inf'), ('simulate', 'dive', 'a', '--size', '640'),
     ('simulate',), ('demo', '--seed', '-1'),
 ])
 def test_misuse_is_one_sentence_and_exits_with_2(
@@ -154,16 +126,6 @@ def test_errors_become_exit_codes(
     monkeypatch.setattr('uncertainty_seg.cli.replay.run', mock.Mock(side_effect=fault))
     assert command_line.main(['replay', 'in', 'out']) == code
     assert capsys.readouterr().err.strip().endswith(said)
-
-
-def test_last_line_is_json(tiny_bundle: Path, tmp_path: Path) -> None:
-    with BagWriter(tmp_path / 'in') as bag:
-        bag.write_image('/camera', 5, 'cam', np.zeros((48, 64, 3), np.uint8), 'bgr8')
-    done = call('replay', str(tmp_path / 'in'), str(tmp_path / 'out'), '--model',
-                str(tiny_bundle), '--set', 'backend=onnxruntime')
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout.splitlines()[-1])
-    assert (facts['verb'], facts['num_frames'], facts['model']) == ('replay', 1, 'tiny')
 
 
 def test_json_line_knows_no_infinity(capsys: pytest.CaptureFixture[str]) -> None:

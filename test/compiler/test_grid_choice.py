@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from torch import nn  # noqa: E402
 
 from uncertainty_seg.backends.opening import open_pipeline  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
-from uncertainty_seg.compiler.compile import with_files  # noqa: E402
 from uncertainty_seg.compiler.request import compile_network, CompileOutcome  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.grid import offset_like_pixels  # noqa: E402
@@ -26,7 +24,6 @@ from uncertainty_seg.errors import ModelBundleError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import (  # noqa: E402
     load_bundle,
     model_digest,
-    write_bundle,
 )
 from zoo_check import maps_of_passes, pictures  # noqa: E402
 
@@ -100,16 +97,6 @@ def test_the_means_of_the_maps_are_those_of_torch_left_alone(
     assert decision.is_applied == is_beside
     np.testing.assert_allclose(means_of_pipeline(made.bundle), means_of_torch(net),
                                rtol=tolerance)
-
-
-def test_at_the_centres_mutual_information_would_be_twice_as_large(tmp_path: Path) -> None:
-    net = late(nn.Dropout(0.3))
-    made = compiled(net, tmp_path)
-    files = with_files(dataclasses.replace(made.compiled, grid_offset=(0.0, 0.0))).files
-    write_bundle(tmp_path / 'centres', dataclasses.replace(
-        made.bundle.card, grid_offset=(0.0, 0.0)), files)
-    ratio = means_of_pipeline(load_bundle(str(tmp_path / 'centres'))) / means_of_torch(net)
-    assert (ratio[:2] > 1.7).all() and ratio[2] > 1.2
 
 
 def test_logits_of_the_images_size_need_no_choice(tmp_path: Path) -> None:

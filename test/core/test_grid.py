@@ -15,7 +15,6 @@ from uncertainty_seg.core.grid import (
     sample_beside,
     upsample_bilinear,
 )
-from uncertainty_seg.core.uncertainty import grid_maps, maps_from_logits, sums_of_logits
 from uncertainty_seg.errors import ShapeError
 
 
@@ -74,28 +73,6 @@ def test_the_offset_of_many_pixels_a_cell_is_that_of_gauss_and_of_none_is_0() ->
         (1 - 3**-0.5) / 2, abs=1e-3)
     assert offset_like_pixels(1000, 2000, 'half_pixel') == pytest.approx(0.25, abs=1e-3)
     assert offset_like_pixels(40, 40, 'half_pixel') == offset_like_pixels(1, 8, 'half_pixel') == 0
-
-
-@pytest.mark.parametrize('spread', [1.0, 4.0, 12.0])
-def test_maps_of_independent_pixels_are_in_the_mean_those_of_the_image(spread: float) -> None:
-    """Half of the mutual information at the centres is no disagreement of the image's passes."""
-    rng = np.random.default_rng(2)
-    rows, columns, times = 12, 16, 8
-    smooth = upsample_bilinear(rng.normal(size=(5, 3, 4)), rows, columns)
-    z = spread * (smooth + rng.normal(size=(48, 5, rows, columns)))
-    plain = Grid(rows, columns, rows * times, columns * times)
-    exact = grid_maps(sums_of_logits(plain.spread(z)))
-    offset = (offset_like_pixels(rows, plain.height, 'half_pixel'),
-              offset_like_pixels(columns, plain.width, 'half_pixel'))
-    beside = maps_from_logits(z, Grid(rows, columns, plain.height, plain.width,
-                                      offset=offset))
-    centres = maps_from_logits(z, plain)
-    for name in ('mutual_information', 'total_variance', 'variation_ratio'):
-        wanted = exact.of(name).mean()
-        assert beside.of(name).mean() == pytest.approx(wanted, rel=0.06), name
-        assert centres.of(name).mean() > 1.15 * wanted, name
-    assert beside.entropy.mean() == pytest.approx(exact.entropy.mean(), rel=0.06)
-    assert (beside.label != exact.label).mean() < (0.1 if spread > 4 else 0.05)
 
 
 def test_values_of_another_size_are_refused() -> None:

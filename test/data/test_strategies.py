@@ -18,7 +18,6 @@ from uncertainty_seg.data.strategies import (
     Candidates,
     looks_like_video,
     lots,
-    Nearest,
     percentiles,
     select,
     SelectionRequest,
@@ -209,15 +208,6 @@ def test_spreading_goes_on_from_what_is_labelled_and_takes_each_once() -> None:
         assert sorted(choose(strategy, equal, 6)) == list(range(6))
     with pytest.raises(ConfigError, match='-0.5'):
         choose('uncertainty-diversity', frames([1, -0.5], points[:2]), 1)
-
-
-def test_distances_to_centres_are_those_of_all_pairs() -> None:
-    points = clusters(7, 900, 5)
-    nearest = Nearest(points)
-    for row in range(0, 900, 45):
-        nearest.add(points[row])
-    apart = points[:, None].astype(float) - points[::45]
-    assert nearest.squared == pytest.approx(np.square(apart).sum(2).min(1), rel=1e-4, abs=1e-4)
 
 
 # --- video: a choice is spread over its time -----------------------------------------------------

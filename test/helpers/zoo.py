@@ -45,7 +45,6 @@ NETS = {
     'deeplabv3': Recipe(torchvision('deeplabv3_mobilenet_v3_large')),
     'lraspp': Recipe(torchvision('lraspp_mobilenet_v3_large'), 0.3, 'head'),
     'fc_densenet56': Recipe(ours('zoo_nets', 'FcDenseNet')),
-    'vit': Recipe(ours('zoo_nets', 'VitSegmenter')),
 }
 
 

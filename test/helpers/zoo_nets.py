@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Networks of the zoo that no library has: FC-DenseNet, a ViT, and dynamic convolution."""
+"""A network of the zoo that no library has: FC-DenseNet."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn, Tensor
-from torch.nn import functional as F  # noqa: N812
 
 
 class DenseLayer(nn.Sequential):
@@ -76,65 +75,3 @@ class FcDenseNet(nn.Module):
         for up, block in zip(self.ups, self.up, strict=True):
             fresh, everything = block(torch.cat([up(fresh), skips.pop()], 1))
         return self.classifier(everything)
-
-
-class SdpaAttention(nn.Module):
-    """Self-attention by F.scaled_dot_product_attention, with dropout inside as timm has it."""
-
-    def __init__(self, dim: int, heads: int, p: float) -> None:
-        super().__init__()
-        self.heads, self.p = heads, p
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, n, d = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.p if self.training else 0.0)
-        return self.proj(y.transpose(1, 2).reshape(b, n, d))
-
-
-class MhaAttention(nn.Module):
-    """Self-attention by nn.MultiheadAttention, which holds its dropout rate as a number."""
-
-    def __init__(self, dim: int, heads: int, p: float) -> None:
-        super().__init__()
-        self.mha = nn.MultiheadAttention(dim, heads, dropout=p, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mha(x, x, x, need_weights=False)[0]
-
-
-class VitBlock(nn.Module):
-    """Pre-norm transformer block."""
-
-    def __init__(self, dim: int, attention: nn.Module, p: float) -> None:
-        super().__init__()
-        self.norm1, self.attention, self.norm2 = nn.LayerNorm(dim), attention, nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(p),
-                                 nn.Linear(2 * dim, dim), nn.Dropout(p))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class VitSegmenter(nn.Module):
-    """Patches of 16 pixels, one block of each kind of attention, a linear decoder."""
-
-    def __init__(self, num_classes: int, dim: int = 96, heads: int = 3, p: float = 0.1) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, dim, 16, stride=16)
-        self.positions = nn.Parameter(torch.randn(1, dim, 8, 8) * 0.5)
-        self.blocks = nn.Sequential(
-            VitBlock(dim, MhaAttention(dim, heads, p), p),
-            VitBlock(dim, SdpaAttention(dim, heads, p), p),
-        )
-        self.norm, self.classifier = nn.LayerNorm(dim), nn.Linear(dim, num_classes)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.patches(image)
-        b, d, rows, columns = x.shape
-        x = x + F.interpolate(self.positions, (rows, columns), mode='bilinear')
-        x = self.blocks(x.flatten(2).transpose(1, 2))
-        x = self.classifier(self.norm(x)).transpose(1, 2).reshape(b, -1, rows, columns)
-        return F.interpolate(x, image.shape[2:], mode='bilinear', align_corners=False)

@@ -4,14 +4,12 @@ What `ament_flake8` and `ament_pep257` of a ROS 2 distribution say of this packa
 
 Neither is on PyPI. Both are thin: flake8 with eight plug-ins, and pydocstyle, each with a few
 options, which are the same from Humble to Rolling (read in ament/ament_lint, branches humble,
-jazzy and rolling). Without a sourced ROS the same tools are run here with the same options; with
-one, its own `ament_flake8` and `ament_pep257` are.
+jazzy and rolling): the same tools are run here with the same options.
 
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 import subprocess
@@ -36,7 +34,6 @@ FLAKE8_IGNORED = ('B902', 'C816', 'I202', *DOCSTRING_IGNORED)
 FLAKE8_OPTIONS = ('--isolated', '--max-line-length=99', '--import-order-style=google',
                   '--docstring-convention=all', '--property-decorators=',
                   '--extend-ignore=' + ','.join(FLAKE8_IGNORED))
-HAS_AMENT = all(find_spec(name) for name in ('ament_flake8', 'ament_pep257'))
 TIMEOUT_S = 280  # below pytest's: where a worker is lost flake8 waits for ever
 MISSING = [name for name in TOOLS if find_spec(name) is None]
 needs_tools = pytest.mark.skipif(
@@ -53,17 +50,5 @@ def flake8(*paths: str, cwd: Path = ROOT) -> list[str]:
 
 @pytest.mark.release
 @needs_tools
-@pytest.mark.skipif(HAS_AMENT, reason='a ROS with its own ament_flake8 is here: that is asked')
 def test_flake8_and_pep257_of_ament_find_nothing() -> None:
     assert flake8(*CHECKED) == []
-
-
-@pytest.mark.skipif(not HAS_AMENT, reason='no sourced ROS with ament_flake8 and ament_pep257: the '
-                    'same tools are run with the same options instead')
-def test_the_own_ament_flake8_and_pep257_of_a_sourced_ros_find_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(ROOT)
-    code, errors = import_module('ament_flake8.main').main_with_errors(argv=list(CHECKED))
-    assert (code, errors) == (0, [])
-    assert import_module('ament_pep257.main').main(argv=list(CHECKED)) == 0

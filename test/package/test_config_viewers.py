@@ -11,16 +11,14 @@ latter is installed the layout is held against it as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 import json
-from pathlib import Path
 import re
 from typing import Any
 
-from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process, ROOT
+from ros_helpers import needs_ros, ROOT
+from ros_node_rig import node_rig
 from ruamel.yaml import YAML
 
 from uncertainty_seg.core.gate import Verdict
@@ -74,37 +72,20 @@ def test_the_flag_is_shown_now_and_over_time_and_never_true_by_default() -> None
 # --- against the node ----------------------------------------------------------------------------
 
 
-@contextmanager
-def topics_of_a_node(folder: Path) -> Iterator[dict[str, str]]:
-    """Start the node and return topic and type of all that it publishes."""
-    bundle = make_tiny_bundle(folder / 'tiny')
-    with own_domain() as domain:
-        process = Process(node_arguments(bundle), domain, folder / 'log')
-        client = Client(domain, process)
-        try:
-            client.wait_for_topics('/uncertainty_seg/mask', '/diagnostics')
-            # Topics may be known before the name of the node that has them, and one by one.
-            name = ('uncertainty_seg', '/')
-            client.wait_until(lambda: name in client.node.get_node_names_and_namespaces(),
-                              'the name of the node')
-            client.wait_until(
-                lambda: 'active, waiting for images' in process.output, 'the node to be active')
-            client.spin(0.5)
-            found = client.node.get_publisher_names_and_types_by_node(*name)
-            yield {topic: types[0] for topic, types in found}
-        finally:
-            client.close()
-            process.end()
-
-
 class TestAgainstTheNode:
     pytestmark = needs_ros
 
     @pytest.fixture(scope='class')
     def published(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         """Return topic and type of all that the running node publishes."""
-        with topics_of_a_node(tmp_path_factory.mktemp('viewers')) as found:
-            yield found
+        # Topics may be known before the name of the node that has them, and one by one.
+        with node_rig(tmp_path_factory.mktemp('viewers')) as rig:
+            rig.wait(lambda: 'active, waiting for images' in rig.process.output, 'the node')
+            name, node = ('uncertainty_seg', '/'), rig.client.node
+            rig.wait(lambda: name in node.get_node_names_and_namespaces(), 'its name')
+            rig.client.spin(0.5)
+            found = node.get_publisher_names_and_types_by_node(*name)
+            yield {topic: types[0] for topic, types in found}
 
     def test_rviz_shows_pictures_that_are_published_and_takes_what_is_best_effort(
         self, published: dict[str, str]

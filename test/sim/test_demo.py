@@ -183,13 +183,6 @@ def test_a_reason_is_said_in_words_that_of_the_whole_image_first() -> None:
     assert in_words('the camera is frozen') == ''
 
 
-@pytest.mark.parametrize('kinds', ['    ', 'uuuu', 'ffff', 'cccc'])
-def test_sheet_and_plot_take_any_dive(tmp_path: Path, kinds: str) -> None:
-    dive, out = write_bags(tmp_path, '..ss', kinds)
-    timeline = make_pictures(dive, out, tiny_card(), '', tmp_path / 's.png')
-    assert len(timeline.moments) == 4 and (tmp_path / 's.png').is_file()
-
-
 def test_without_ros_the_demo_names_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_live.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(BackendUnavailableError, match='rclpy'):

@@ -77,17 +77,6 @@ def test_the_burial_hides_part_of_the_pipe(dive: Dive):
     assert min(pipe(s) for s in (9.5, 10.5, 11.5)) < 0.75 * plain
 
 
-def test_the_vehicle_moves_smoothly_along_the_pipe(dive: Dive):
-    times = np.arange(0, 40, 0.125)
-    places = np.array([dive._camera(float(t)).position for t in times])
-    speed = np.linalg.norm(np.diff(places, axis=0), axis=1) / 0.125
-    assert 0.4 < speed.min() and speed.max() < 1.0
-    assert np.abs(np.diff(speed)).max() < 0.1
-    looks = np.array([dive._camera(float(t)).axes[:, 2] for t in times])
-    turn = np.degrees(np.arccos(np.clip((looks[1:] * looks[:-1]).sum(1), -1, 1))) / 0.125
-    assert turn.max() < 12
-
-
 def test_any_frame_by_itself_equals_the_same_frame_in_sequence(monkeypatch: pytest.MonkeyPatch):
     short = {'duration_s': 0.5, 'rate_hz': 12.0, 'size': SMALL}
     dive = Dive(5, **short)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.sim.basics import Camera, rotation
-from uncertainty_seg.sim.objects import hit_prop, Limbs, march, meet, Prop, Slab, slope, Thing
+from uncertainty_seg.sim.objects import hit_prop, meet, Prop, Thing
 from uncertainty_seg.sim.pipe import (
     ANODE,
     ANODE_RAISE_M,
@@ -104,23 +104,6 @@ def test_debris_is_met_where_it_stands(kind, half, distance, normal):
     assert hit.tolist() == [[True, False, False]]
     assert t[0, 0] == pytest.approx(distance, abs=0.005)
     assert np.allclose(outward[0, 0], normal, atol=0.05)
-
-
-def test_walking_finds_a_capsule_and_a_slab():
-    limb = Limbs(np.array([[2, -1, 0]], np.float32), np.array([[2, 1, 0]], np.float32),
-                 np.array([[0.2, 0.2]], np.float32))
-    slab = Slab(np.array([2, 0, 0], np.float32), np.eye(3, dtype=np.float32),
-                np.array([0.2, 0.5, 0.5], np.float32))
-    rays = Camera(np.zeros(3, np.float32), rotation(0, 0, 0), 300.0, (65, 49)).rays()
-    for distance in (lambda p: limb.distance(p)[:, 0], slab.distance):
-        index, t, points = march(distance, np.zeros(3, np.float32), rays, 3.0, 300.0)
-        middle = np.flatnonzero(index == 24 * 65 + 32)
-        assert middle.size == 1
-        assert t[middle[0]] == pytest.approx(1.8, abs=0.015)
-        assert np.allclose(points[middle[0]], [1.8, 0, 0], atol=0.03)
-        assert np.allclose(slope(distance, points[middle]), [-1, 0, 0], atol=0.05)
-    side = np.array([[2, 0.4, 0.2]], np.float32)
-    assert np.allclose(limb.normal(side, np.array([0])), [0, 0, 1], atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['diver', 'fish'])

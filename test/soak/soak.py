@@ -4,9 +4,9 @@ Try to make the flag of the real node lie, over DDS and at camera rate, and coun
 
     scripts/soak [--seconds 300] [--seed 0] [--rate 30] [--only NAME ...]
 
-Node, governor and camera are processes of their own. This process does what another node or an
-operator could do to them, one thing after the other as the seed has it, and hears flag, numbers,
-status and factor. `soak_oracle` judges them. A line tells the progress; the last is one JSON
+Node, governor and camera are processes of their own. This process does what an operator could do
+to them, one thing after the other as the seed has it, and hears flag, numbers, status and factor.
+`soak_oracle` judges them. A line tells the progress; the last is one JSON
 object. The exit code is 0 if there was no lie, good frames were true, and nothing grew.
 
 """
@@ -43,8 +43,6 @@ FOLDER = Path(__file__).resolve().parent
 SLOW, SCALE, TIMEOUT_S = 0.2, 0.5, 1.0
 # Events are judged when none of before can come any more.
 PATIENCE_S = 4.0
-# The graph is looked at once a second; then the node has to ask for the other's flag.
-NOTICE_S = 2.5
 # What a process may take more, from the middle third of a run to the last: of memory so much, and
 # so much a second; of handles and threads none.
 MOST_KB, MOST_KB_A_SECOND, LEAST_SAMPLES = 4096.0, 2.0, 150
@@ -100,7 +98,6 @@ class Soak:
         self.oracle = Oracle(SLOW, TIMEOUT_S)
         self._heap: list[tuple[float, int, Event]] = []
         self._numbers, self._cameras = itertools.count(), itertools.count()
-        self._rival_s: deque[tuple[float, float]] = deque(maxlen=200)
         self.errors: list[str] = []
         self._factor, self.calms, self.calms_fast = 0.0, 0, 0
         self.samples: list[dict[str, float]] = []
@@ -154,8 +151,7 @@ class Soak:
         self.client.wait_for_topics(*ends)
 
     def _on_flag(self, msg: Any, info: Any) -> None:
-        time_s = info['source_timestamp'] / 1e9
-        self.note(Flag(time_s, msg.data, any(a <= time_s <= b for a, b in self._rival_s)))
+        self.note(Flag(info['source_timestamp'] / 1e9, msg.data))
 
     def _on_status(self, msg: Any, info: Any) -> None:
         values = {pair.key: pair.value for pair in msg.status[0].values}
@@ -304,31 +300,6 @@ class Soak:
         with self.span('activated'):
             assert self.client.change_state('activate')
 
-    def speak_up(self) -> None:
-        """Publish the flag, too."""
-        from std_msgs.msg import Bool
-
-        from uncertainty_seg.ros.topics import flag_qos
-
-        node = self.client.node
-        with self.span('noticing'):
-            rival = node.create_publisher(Bool, '/uncertainty_seg/confident', flag_qos(TIMEOUT_S))
-            self._speak(rival, NOTICE_S)
-            with self.span('rival'):
-                self._speak(rival, 2.0)
-            node.destroy_publisher(rival)
-            self.spin(NOTICE_S)
-
-    def _speak(self, rival: Any, seconds: float) -> None:
-        from std_msgs.msg import Bool
-
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            before_s = time.time()
-            rival.publish(Bool(data=False))
-            self._rival_s.append((before_s, time.time()))
-            self.spin(0.1)
-
     # --- the run ----------------------------------------------------------------------------
 
     def run(self, seconds: float, only: Sequence[str]) -> None:
@@ -369,7 +340,7 @@ DEEDS: dict[str, Callable[[Soak], None]] = {
     'storm': Soak.storm, 'silence': Soak.silence, 'camera_lost': Soak.lose_camera,
     'node_stopped': Soak.stop_node, 'governor_stopped': Soak.stop_governor,
     'passes': Soak.change_passes, 'reset': Soak.reset,
-    'lifecycle': Soak.deactivate, 'rival': Soak.speak_up,
+    'lifecycle': Soak.deactivate,
 }
 
 

@@ -12,7 +12,7 @@ A true flag is a lie
 * when fewer than `rise_frames` good frames in a row were answered since the gate was restarted;
 * about a frame that is older than `max_age_s`, unless a false follows within `CORRECTED_S`;
 * when no flag follows it within `stale_timeout_s`, and the process was not stopped meanwhile;
-* while the node is inactive, uncalibrated, or has another publisher of its flag beside it.
+* while the node is inactive or uncalibrated.
 
 A factor of the governor above the slow one is a lie unless true flags, and they alone, were sent
 for `settle_s` and up to `deadline_s` ago. `MARGIN_S` is added to all times: a busy machine.
@@ -31,7 +31,7 @@ MARGIN_S, CORRECTED_S, SETTLED_S = 0.5, 0.1, 0.02
 # Faults that are one only if the frames before were seen, and how many of those are looked at.
 RELATIVE, LOOKED_BACK = ('repeated', 'alternating', 'frozen', 'ring', 'back'), 70
 # Spans of time in which no flag may be true.
-DOWN = ('inactive', 'uncalibrated', 'rival')
+DOWN = ('inactive', 'uncalibrated')
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag was published, by the node or by another."""
+    """A flag was published."""
 
     time_s: float
     value: bool
-    is_rival: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,8 +168,6 @@ class Oracle:
     def _on_flag(self, flag: Flag) -> None:
         if not flag.value:
             self._true_since_s, self._broken_s = None, flag.time_s
-        if flag.is_rival:
-            return
         if self._late is not None:
             is_corrected = not flag.value and flag.time_s - self._late[0] <= CORRECTED_S
             self.num_corrected += is_corrected

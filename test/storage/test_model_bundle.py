@@ -125,19 +125,6 @@ def test_a_folder_that_is_no_bundle_is_never_overwritten(tmp_path: Path) -> None
     assert (tmp_path / 'thesis.txt').exists()
 
 
-@pytest.mark.parametrize('name', ['pipeline', 'suim'])
-def test_the_shipped_bundles_load_calibrated_and_stay_small(name: str) -> None:
-    bundle = load_bundle(name)
-    assert bundle.calibration is not None
-    assert bundle.folder == shipped_bundles()[name]
-    size = sum(p.stat().st_size for p in bundle.folder.iterdir())
-    assert size < 25e6
-    for key in ('mean_iou', 'ece', 'error_auroc_entropy'):
-        assert 0 < bundle.card.metrics[key] < 1
-    for text in (bundle.card.training, bundle.card.license, bundle.card.not_good_for):
-        assert len(text) > 10
-
-
 @pytest.mark.parametrize('changes', [
     {'feature_shape': (4, 6, 8)}, {'mask_draw': 'stratified'}])
 def test_what_changes_a_score_is_in_the_digest(changes: dict[str, object]) -> None:

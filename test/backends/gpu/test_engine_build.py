@@ -93,17 +93,6 @@ def test_a_share_never_falls_and_what_is_raised_ends_the_build() -> None:
 TARGET = EngineTarget('tensorrt', '10.3.0', 'Orin', '8.7', '12.6', 16)
 PROFILES = {'m': ((1, 8), (4, 8), (4, 8))}
 KEY = key_of_graph(tensorrt(), TARGET, b'graph', 'fp16', PROFILES)
-# Of each field of a key another value.
-OTHERS: dict[str, Any] = {
-    'module': 'tensorrt_rtx', 'version': '10.3.1', 'gpu': 'Orin Nano', 'compute_capability': '8.6',
-    'driver': '12.6 R36.4.4', 'multiprocessors': 8, 'graph': 'f' * 64, 'precision': 'fp32',
-    'profiles': {'m': ((1, 8), (4, 8), (5, 8))}, 'flags': ('TF32',), 'recipe': 0}
-
-
-@pytest.mark.parametrize('name', [field.name for field in dataclasses.fields(EngineKey)])
-def test_an_engine_of_other_facts_has_another_key(name: str) -> None:
-    assert dataclasses.replace(KEY).digest == KEY.digest
-    assert dataclasses.replace(KEY, **{name: OTHERS[name]}).digest != KEY.digest
 
 
 def test_every_fact_of_graph_card_settings_and_machine_is_in_the_key() -> None:

@@ -28,11 +28,6 @@ def test_blocks_needed() -> None:
         assert 1 / (needed + 1) <= alpha + 1e-12 and 1 / needed > alpha, alpha
 
 
-def test_the_share_is_the_mean_over_blocks_of_any_size() -> None:
-    chosen = [True, False, False, False, True]
-    assert mean_block_share(chosen, ['a', 'a', 'a', 'a', 'b']) == pytest.approx((1 / 4 + 1) / 2)
-
-
 def test_the_limit_by_hand() -> None:
     # 9 blocks of one frame, the three largest bad: (lost + 1) / 10 <= 0.2 lets one bad one in.
     ratios = np.arange(1, 10) / 10
@@ -111,16 +106,16 @@ def dive(rng: np.random.Generator, num_blocks: int, frames: int, spread: float
     return ratios, bad, np.repeat(np.arange(num_blocks), frames)
 
 
-def loss_on_new_blocks(seed: int, num_blocks: int, alpha: float, spread: float,
-                       by_frame: bool = False, draws: int = 400) -> tuple[float, float]:
+def loss_on_new_blocks(
+    seed: int, num_blocks: int, alpha: float, spread: float, draws: int = 400
+) -> tuple[float, float]:
     """Mean over draws, and its standard error, of the share accepted and bad in new blocks."""
     losses = []
     for draw in range(draws):
         rng = np.random.default_rng((seed, draw))
         ratios, bad, blocks = dive(rng, num_blocks, 12, spread)
         try:
-            limit = promised_limit(
-                ratios, bad, np.arange(blocks.size) if by_frame else blocks, alpha)
+            limit = promised_limit(ratios, bad, blocks, alpha)
         except CalibrationError:
             limit = -1.0  # refused: nothing is accepted
         new_ratios, new_bad, new_blocks = dive(rng, 60, 12, spread)
@@ -134,13 +129,6 @@ def test_the_promise_is_kept_on_new_blocks(num_blocks: int, alpha: float, spread
     mean, error = loss_on_new_blocks(7, num_blocks, alpha, spread)
     assert mean <= alpha + 3 * error
     assert mean >= alpha - 2 / (num_blocks + 1) - 3 * error  # and it is not kept by refusing all
-
-
-def test_taking_frames_for_blocks_breaks_the_promise_where_they_are_alike() -> None:
-    wrong, error = loss_on_new_blocks(7, 21, 0.1, 0.01, by_frame=True)
-    right, _ = loss_on_new_blocks(7, 21, 0.1, 0.01)
-    assert wrong > 0.1 + 3 * error
-    assert right < wrong
 
 
 # -------------------------------------------------------------------------------------------------

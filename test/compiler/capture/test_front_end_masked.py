@@ -157,10 +157,7 @@ def run_marked(model: onnx.ModelProto, masks: dict[str, np.ndarray]) -> list[np.
     return session.run(None, {'input': IMAGE, **feed})
 
 
-MULTIPLYING = list(BODIES)
-
-
-@pytest.mark.parametrize('name', MULTIPLYING)
+@pytest.mark.parametrize('name', BODIES)
 def test_the_older_exporters_graph_is_the_reference(name: str) -> None:
     net = Net(BODIES[name]())
     marked = find_dropout(net, HEIGHT, WIDTH)

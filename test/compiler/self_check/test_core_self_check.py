@@ -82,12 +82,6 @@ def test_a_difference_is_what_was_put_in() -> None:
     assert gap.score == pytest.approx(0.01 / 0.5, rel=1e-4)
 
 
-def test_only_scores_with_a_limit_are_looked_at() -> None:
-    found = maps(mutual_information=maps().mutual_information + np.float32(0.01))
-    assert difference(found, maps(), PASSES, {'entropy.mean': 0.5}).score == 0
-    assert difference(found, maps(), PASSES, {}).score == pytest.approx(0.1, rel=1e-3)
-
-
 def test_one_wrong_pixel_of_any_map_is_found_in_float32() -> None:
     for name in VALUE_MAPS:
         wrong = with_pixel(getattr(maps(), name), 0.999)

@@ -59,7 +59,7 @@ def first_output(output: Any) -> Tensor:
 
 
 def planes(z: Tensor, num_classes: int, size: Sequence[int]) -> Tensor:
-    """Bring tokens (1, hw, C) to planes (1, C, h, w)."""
+    """Bring tokens (1, hw, C) to the form of all others, (1, C, h, w)."""
     if z.dim() == 3 and z.shape[-1] == num_classes:  # tokens, at some stride of the image
         stride = round((size[0] * size[1] / z.shape[1]) ** 0.5)
         return z.transpose(1, 2).unflatten(2, (size[0] // stride, size[1] // stride))
