@@ -25,7 +25,7 @@ from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'guides' / 'loop.md'
-ORACLE = ROOT / 'examples' / 'oracle_labeller.py'
+ORACLE = ROOT / 'examples' / '08_oracle_labeller.py'
 # What is shown but is no command to type here: output, and what needs ROS and a camera.
 NOT_RUN = ('mean IoU', 'version 2:', 'train:', 'val:', 'test:', 'ros2 launch')
 

@@ -12,7 +12,7 @@ import pytest
 from ros_helpers import Process, ROOT
 from ros_node_rig import BAD, node_rig, NodeRig
 
-PYTHON = ROOT / 'examples' / 'mission_node.py'
+PYTHON = ROOT / 'examples' / '06_mission_node.py'
 CRUISE, SLOW = 1.5, 0.25
 
 

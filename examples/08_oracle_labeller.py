@@ -5,7 +5,7 @@ A labeller who is always right: correct an export to a plain folder by the truth
 It stands for the person in docs/guides/loop.md. The masks are replaced by the topic
 /ground_truth/mask of the bags that `uncertainty_seg simulate dive` wrote.
 
-    python3 oracle_labeller.py EXPORT DIVES
+    python3 08_oracle_labeller.py EXPORT DIVES
 
 EXPORT is what `uncertainty_seg labels export --format folder` wrote, DIVES has the bags.
 
@@ -41,5 +41,5 @@ def correct(export, dives):
 
 if __name__ == '__main__':
     if len(sys.argv) != 3:
-        sys.exit('usage: python3 oracle_labeller.py EXPORT DIVES')
+        sys.exit('usage: python3 08_oracle_labeller.py EXPORT DIVES')
     print(f'{correct(Path(sys.argv[1]), Path(sys.argv[2]))} frames corrected by the truth')

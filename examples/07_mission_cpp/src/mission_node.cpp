@@ -1,7 +1,7 @@
 // Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 //
 // Mission code: slow down when the segmentation is unsure, and ask for a log of it.
-// The same as ../mission_node.py, which explains it.
+// The same as ../06_mission_node.py; docs/guides/mission.md explains it.
 
 #include <chrono>
 #include <cmath>
