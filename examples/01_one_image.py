@@ -29,8 +29,8 @@ print(f'confident: {result.verdict.is_confident} ({result.verdict.reasons[0]})')
 print(f'largest score over its threshold: {result.verdict.score_ratio:.2f}')
 
 # Class colours beside the heatmap: do not trust the mask where it is bright.
-span = calibrated['entropy.mean'] / 2, calibrated['entropy.top']
-heat = us.heatmap(image, result.map_at_source('entropy'), span)
+span = calibrated['least_confidence.mean'] / 2, calibrated['least_confidence.top']
+heat = us.heatmap(image, result.map_at_source('least_confidence'), span)
 cv2.imwrite(picture or 'one_image.png',
             cv2.hconcat([us.overlay(image, result.label, palette), heat]))
 print(f'picture: {picture or "one_image.png"}')
