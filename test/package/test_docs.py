@@ -42,7 +42,7 @@ def test_the_promises_on_the_page_are_those_that_ship(name: str) -> None:
     for promise in calibration.promises:
         column = [head.strip() for head in heads].index(f'`{name}`, {promise.alpha:.2f}')
         for word, text in (
-            ('frames the limits were fitted on', f'{promise.num_frames}'),
+            ('frames the thresholds were fitted on', f'{promise.num_frames}'),
             ('accepted', f'{promise.accepted:.0%}'.replace('%', ' %')),
             ('accepted and bad', f'{promise.accepted_and_bad:.1%}'.replace('%', ' %')),
             ('bad among accepted, upper bound', f'{promise.bad_if_accepted_upper:.2f}'),
