@@ -24,7 +24,7 @@ from uncertainty_seg.compiler.algebra.dropout_to_masks import (
 from uncertainty_seg.compiler.algebra.ensemble import ensemble_graphs
 from uncertainty_seg.compiler.algebra.free_passes import free_passes, one_pass
 from uncertainty_seg.compiler.algebra.moments import propagate_moments, sampling_head
-from uncertainty_seg.compiler.algebra.move_masks import fold_masks, push_masks
+from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.algebra.split import add_feature_map, split_skips, split_trunk_head
 from uncertainty_seg.compiler.frontend.constant_folding import fold_batch_norm, fold_constants
 from uncertainty_seg.compiler.frontend.inject import inject_dropout
@@ -120,13 +120,12 @@ def _with_masks(
 ) -> _Halves:
     masked, sites = dropout_to_masks(model)
     network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
-    masked, pushed = push_masks(masked, sites, options.num_passes)
     masked, skips = split_skips(masked, sites, options.num_passes)
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
     # Before folding, which moves work into tensors of T x C.
     cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
     head, folded = fold_masks(head, options.num_passes)
-    decisions = [*before, *pushed, *skips, *folded]
+    decisions = [*before, *skips, *folded]
     plan = CompilePlan(options.num_passes, network, graph_cost(trunk.graph.node, shapes(trunk)),
                        cost, sites, tuple(decisions))
     return _Halves(trunk, head, plan)
@@ -178,14 +177,13 @@ def compile_moments(
     plain = without_dropout(prepared.model)
     masked, masks = (plain, ()) if options.sensor_std and not has_dropout(prepared.model) \
         else dropout_to_masks(prepared.model)
-    pushed, moves = push_masks(masked, masks, options.num_passes)
-    pushed, skips = split_skips(pushed, masks, options.num_passes)
-    trunk = propagate_moments(pushed, masks, options.sensor_std, is_centred=True)
+    masked, skips = split_skips(masked, masks, options.num_passes)
+    trunk = propagate_moments(masked, masks, options.sensor_std, is_centred=True)
     head, sites = sampling_head(trunk)
     plan = CompilePlan(options.num_passes, graph_cost(plain.graph.node, shapes(plain)),
                        graph_cost(trunk.graph.node, shapes(trunk)),
                        graph_cost(head.graph.node, shapes(one_pass(head, sites))), sites,
-                       (*prepared.decisions, *moves, *skips))
+                       (*prepared.decisions, *skips))
     return _finished(_Halves(trunk, head, plan), options, (prepared,))
 
 
