@@ -11,7 +11,6 @@ a test that breaks a rule of TensorRT.
 from __future__ import annotations
 
 import gc
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -151,53 +150,6 @@ def test_where_nothing_can_be_recorded_calls_are_enqueued(
             rig.faults.is_uncapturable = False  # and not any more
     assert rig.gpu.captured == 0
     assert sum('no CUDA graphs' in record.message for record in caplog.records) == 1
-
-
-def test_kernels_are_compiled_once_and_not_at_the_next_start(
-    rigs: Rigs, bundles: dict[str, Path]
-) -> None:
-    rig = rigs(bundles['channels'], version=RTX)
-    rig.build()
-    masks = pass_inputs(rig.card, rig.passes, 0)
-    compiled = []
-    for driver in ('12.6', '12.6', '12.7'):
-        rig.faults.driver = driver
-        with rig.open() as backend:
-            for given in (masks, pass_inputs(rig.card, 2, 0), masks):
-                assert_close(backend.run(IMAGE, given, 1.0), reference(rig, given))
-            assert backend.is_recorded
-        compiled.append(rig.gpu.compiled)
-    # Trunk, usual passes and two of them; another driver cannot use those of the first.
-    assert compiled == [3, 3, 6]
-    assert len(list(rig.cache.folder.glob('*.kernels'))) == 2
-    for role in ('trunk', 'passes'):  # an engine that leaves the cache takes its kernels along
-        rig.cache.discard(rig.key(role), 'a test')
-    assert not [path for path in rig.cache.folder.iterdir() if path.suffix != '.lock']
-
-
-@pytest.mark.parametrize('harm', ['cut', 'other', 'folder'])
-def test_kernels_that_cannot_be_used_are_compiled_again_with_a_sentence(
-    rigs: Rigs, bundles: dict[str, Path], harm: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    rig = rigs(bundles['channels'], version=RTX)
-    rig.build()
-    path = rig.cache.kernels_path(rig.key('trunk'))
-    rig.open().close()
-    whole = path.read_bytes()
-    path.unlink()
-    if harm == 'folder':
-        path.mkdir()
-    elif harm == 'cut':
-        path.write_bytes(whole[:-1])
-    else:  # whole, and not for this TensorRT
-        rig.cache.store_kernels(rig.key('trunk'), b'["1.2.3 12.6", []]')
-    masks = pass_inputs(rig.card, rig.passes, 0)
-    with rig.open() as backend:
-        assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks))
-    assert rig.gpu.compiled == 3
-    assert any(str(path) in record.message or 'kernels' in record.message
-               for record in caplog.records if record.levelno == logging.WARNING)
-    assert harm == 'folder' or path.read_bytes() == whole
 
 
 class Unreadable(np.ndarray):

@@ -29,7 +29,7 @@ BACKENDS = Path(__file__).resolve().parents[3] / 'uncertainty_seg' / 'backends'
 FILES = ('engine_build.py', 'nvidia.py', 'tensorrt.py')
 CLASSES = ('Builder', 'OnnxParser', 'ParserError', 'IBuilderConfig', 'INetworkDefinition',
            'ITensor', 'IOptimizationProfile', 'Runtime', 'ICudaEngine', 'IExecutionContext',
-           'IRuntimeConfig', 'IRuntimeCache')
+           'IRuntimeConfig')
 # Names that the package looks up by string, or that are no attributes.
 BY_STRING = {
     'BuilderFlag.TF32', 'BuilderFlag.REQUIRE_USER_ALLOCATION', 'ComputeCapability',
@@ -45,9 +45,7 @@ BY_STRING = {
 ONLY_RTX = {
     'ComputeCapability', 'IBuilderConfig.num_compute_capabilities',
     'IBuilderConfig.set_compute_capability', 'BuilderFlag.REQUIRE_USER_ALLOCATION',
-    'DynamicShapesKernelSpecializationStrategy.EAGER', 'IRuntimeCache.serialize',
-    'IRuntimeCache.deserialize', 'IRuntimeConfig.create_runtime_cache',
-    'IRuntimeConfig.set_runtime_cache',
+    'DynamicShapesKernelSpecializationStrategy.EAGER',
     'IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy',
     'IExecutionContext.is_stream_capturable'}
 LACKS = {'1.7.1.116': set(), '1.4.0.76': set(), '11.4.0.106': ONLY_RTX, '10.16.1.11': ONLY_RTX,

@@ -38,7 +38,6 @@ class Faults:
     refused: dict[int, str] = field(default_factory=dict)  # calls that return False -> message
     raised: dict[int, Exception] = field(default_factory=dict)
     is_uncapturable: bool = False  # nothing can be recorded on the stream
-    driver: str = '12.6'  # compiled kernels hold for one
     meanwhile: Callable[[int], object] = int  # called in each call, with its number
 
 
@@ -77,7 +76,7 @@ class FakeCuda:
         self.failing: dict[str, int] = {}  # function -> code that it gives
         self.captured = self.launched = self.copied = 0
         # Of engines.
-        self.enqueued = self.compiled = 0
+        self.enqueued = 0
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self.violations: list[str] = []
 

@@ -123,8 +123,7 @@ class ICudaEngine:
         return _SCRATCH_BYTES * self._most_passes
 
     def create_runtime_config(self) -> IRuntimeConfig:
-        gpu = self._runtime._gpu
-        return IRuntimeConfig(f'{self._runtime._module.__version__} {gpu.faults.driver}')
+        return IRuntimeConfig()
 
     def create_execution_context(
         self, runtime_config: IRuntimeConfig | None = None
@@ -232,11 +231,6 @@ class IExecutionContext:
         is_eager = config.dynamic_shapes_kernel_specialization_strategy == eager
         if self._gpu.recorded is not None and not is_eager:
             self._gpu.violation('recorded with kernels that are not those of these shapes')
-        graph = hashlib.sha256(engine._graph).hexdigest()
-        kernel = f'{graph} {sorted(self._shapes.items())}'
-        if kernel not in config._cache._kernels:
-            config._cache._kernels.add(kernel)
-            self._gpu.compiled += 1
         if config._is_given:
             address, size = self._scratch
             needed = self._needed(engine)
@@ -300,35 +294,13 @@ class DynamicShapesKernelSpecializationStrategy(IntEnum):
     LAZY, EAGER, NONE = 0, 1, 2
 
 
-class IRuntimeCache:
-    """The kernels that were compiled, here the shapes they are for."""
-
-    def __init__(self, stamp: str) -> None:
-        self._stamp = stamp
-        self._kernels: set[str] = set()
-
-    def serialize(self) -> bytes:
-        return json.dumps([self._stamp, sorted(self._kernels)]).encode()
-
-    def deserialize(self, blob: bytes) -> bool:
-        try:
-            stamp, kernels = json.loads(blob)
-        except ValueError:
-            return False
-        if stamp == self._stamp:
-            self._kernels = set(kernels)
-        return stamp == self._stamp
-
-
 class IRuntimeConfig:
     """How a context behaves; what is set last counts."""
 
     dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
 
-    def __init__(self, stamp: str) -> None:
-        self._stamp = stamp
+    def __init__(self) -> None:
         self._allocation = ExecutionContextAllocationStrategy.STATIC
-        self._cache = IRuntimeCache(stamp)
 
     @property
     def _is_given(self) -> bool:
@@ -339,13 +311,6 @@ class IRuntimeConfig:
     ) -> None:
         self._allocation = strategy
 
-    def create_runtime_cache(self) -> IRuntimeCache:
-        return IRuntimeCache(self._stamp)
-
-    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
-        self._cache = cache
-        return True
-
 
 def fake_tensorrt(gpu: FakeCuda, version: str = RTX) -> Any:
     """Return what stands in for a module on a GPU; versions that begin with 1. are of RTX."""
@@ -354,7 +319,7 @@ def fake_tensorrt(gpu: FakeCuda, version: str = RTX) -> Any:
         **{kind.__name__: kind for kind in (
             BuilderFlag, DataType, DynamicShapesKernelSpecializationStrategy,
             ExecutionContextAllocationStrategy, ICudaEngine, IExecutionContext, ILogger,
-            IRuntimeCache, IRuntimeConfig, NetworkDefinitionCreationFlag, TensorIOMode)})
+            IRuntimeConfig, NetworkDefinitionCreationFlag, TensorIOMode)})
     module.nptype = lambda kind: _NUMPY[kind.name]
     module.Runtime = type('Runtime', (Runtime,), {'_module': module, '_gpu': gpu})
     return module

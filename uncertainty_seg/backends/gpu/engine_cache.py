@@ -7,9 +7,6 @@ report anything else and some crash. So all of that is in the key, and what does
 opened. Next to each plan is a JSON file with the same facts in words. A plan begins with its
 digest.
 
-TensorRT-RTX compiles the kernels of an engine when it first runs. What it compiled is kept beside
-the engine, under the same key, so that the next start compiles nothing.
-
 A plan is code: the folder belongs to the user, and nothing is downloaded into it.
 
 """
@@ -37,7 +34,7 @@ FOLDER_VARIABLE = 'UNCERTAINTY_SEG_ENGINE_CACHE'
 RECIPE = 4
 # Beyond this, the engines that were not used for the longest time are removed.
 MAX_BYTES = 4 * 10**9
-_DIGEST_BYTES = 32  # of sha256, in front of plans and compiled kernels
+_DIGEST_BYTES = 32  # of sha256, in front of plans
 # Name of an input -> its shapes, the least, those it is made fastest for, and the largest.
 Profiles: TypeAlias = Mapping[str, tuple[Shape, Shape, Shape]]
 _log = logging.getLogger(__name__)
@@ -163,10 +160,6 @@ class EngineCache:
         """Return the path of its JSON file."""
         return self.folder / f'{key}.json'
 
-    def kernels_path(self, key: str) -> Path:
-        """Return the path of the kernels that were compiled for an engine."""
-        return self.folder / f'{key}.kernels'
-
     def has(self, key: str) -> bool:
         """Say whether an engine is there; it may still be damaged."""
         return self.plan_path(key).is_file()
@@ -211,22 +204,8 @@ class EngineCache:
         """Remove an engine that cannot be used, and log why."""
         with self._usable():
             _log.warning('engine %s removed, to be built again: %s', self.plan_path(key), reason)
-            for path in (self.plan_path(key), self.facts_path(key), self.kernels_path(key)):
+            for path in (self.plan_path(key), self.facts_path(key)):
                 path.unlink(missing_ok=True)
-
-    def load_kernels(self, key: str) -> bytes:
-        """Return the compiled kernels of an engine; empty if there are none, or damaged ones."""
-        path = self.kernels_path(key)
-        with self._usable():
-            kernels = _unsealed(path) if path.exists() else b''
-        if kernels is None:
-            _log.warning('%s is damaged and is ignored: kernels are compiled again', path)
-        return kernels or b''
-
-    def store_kernels(self, key: str, kernels: bytes) -> None:
-        """Write the compiled kernels of an engine in place of older ones."""
-        with self._usable():
-            self.write(self.kernels_path(key), _sealed(kernels))
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -12,8 +12,7 @@ calls of another size have another context.
 
 TensorRT-RTX compiles kernels when shapes first come. By default it does so in the background and
 runs slower ones meanwhile, which a graph would then keep for good: here they are compiled at once.
-Its contexts get their working memory from outside, because a graph cannot allocate, and the
-compiled kernels are kept in the cache of engines.
+Its contexts get their working memory from outside, because a graph cannot allocate.
 
 TensorRT reports by False or None that something did not work, and continues with what it has: here
 each of these is an exception with what TensorRT logged.
@@ -234,9 +233,7 @@ class TensorRtBackend(Runner):
         if engine is None:
             self._cache.discard(name, runtime.logger.reason())
             raise self._missing(needed)
-        # Of this machine, also where the engine was built for every GPU of its kind.
-        kernels = Kernels(self._cache, needed.key.digest) if self._trt.is_rtx else None
-        return Engine(runtime, engine, memory, needed.role, kernels)
+        return Engine(runtime, engine, memory, needed.role)
 
     def _missing(self, needed: NeededEngine) -> EngineMissingError:
         return EngineMissingError(
@@ -329,7 +326,7 @@ class FrameRunner:
         """Return the sums over the passes of a checked image; see `Runner.run`."""
         memory, (begin, middle, end) = self._memory, self._marks
         memory.activate()
-        calls, known = split_passes(passes, self._most), set(self._others)
+        calls = split_passes(passes, self._most)
         contexts = self._contexts_for(calls)
         memory.mark(begin)
         self._image.fill(image[None])
@@ -338,8 +335,6 @@ class FrameRunner:
         memory.mark(middle)
         sums = added_sums((self._sums_of(masks, call, contexts) for call in calls), passes,
                           temperature)
-        if set(self._others) - known:
-            self._passes.keep_kernels()
         self.timings_ms = {'trunk': memory.elapsed_ms(begin, middle),
                            'passes': memory.elapsed_ms(middle, end)}
         for landed, _ in self._features.values():
@@ -367,8 +362,6 @@ class FrameRunner:
         for context in self._usual:
             context.enqueue()
         self._memory.wait()
-        self._trunk.keep_kernels()
-        self._passes.keep_kernels()
 
     @property
     def _usual(self) -> list[EngineCall]:
@@ -435,20 +428,18 @@ class Engine:
     """
     An opened engine, of which execution contexts are made, on the stream of a memory.
 
-    `role` is for messages; `kernels` is where TensorRT-RTX finds those it has compiled.
+    `role` is for messages.
 
     """
 
     def __init__(
-        self, runtime: Runtime, engine: tensorrt.ICudaEngine, memory: CudaMemory, role: str,
-        kernels: Kernels | None = None,
+        self, runtime: Runtime, engine: tensorrt.ICudaEngine, memory: CudaMemory, role: str
     ) -> None:
         self.runtime, self.memory, self.role = runtime, memory, role
         self._engine: tensorrt.ICudaEngine | None = engine
         self.inputs, self.outputs = _tensors(runtime.trt, engine)
-        self._kernels = kernels
-        if kernels is not None:
-            kernels.give(self._new_config(engine), role)
+        # Of every context: of TensorRT-RTX alone.
+        self._config = self._new_config(engine) if runtime.trt.is_rtx else None
 
     def context(
         self, buffers: Mapping[str, CudaBuffer], copies: Iterable[Copy], passes: int = 0
@@ -462,11 +453,11 @@ class Engine:
         if self._engine is None:
             raise BackendError(f'{self.role} is closed')
         opened = self._engine.create_execution_context(
-            *(() if self._kernels is None else (self._kernels.config,)))
+            *(() if self._config is None else (self._config,)))
         if opened is None:
             raise MemoryError(f'no context for {self.role}: {self.runtime.logger.reason()}')
         context = EngineCall(self, opened, buffers, copies, passes)
-        if self._kernels is not None:
+        if self._config is not None:
             # The first is 0 where it fails; the second suffices for all shapes.
             context.give_memory(opened.update_device_memory_size_for_shapes()
                                 or self._engine.device_memory_size_v2)
@@ -474,14 +465,7 @@ class Engine:
 
     def close(self) -> None:
         """Release the engine; its contexts were closed before."""
-        self._engine = None
-        if self._kernels is not None:
-            self._kernels.clear()
-
-    def keep_kernels(self) -> None:
-        """Write what was compiled so far to the cache, if it is more than was found there."""
-        if self._kernels is not None:
-            self._kernels.store()
+        self._engine = self._config = None
 
     def require(self, is_done: bool, what: str) -> None:
         """Raise what TensorRT said when it did not do something."""
@@ -578,50 +562,6 @@ class EngineCall:
             engine.require(opened.set_input_shape(name, wanted), f'takes no {name} of {wanted}')
         engine.require(opened.set_tensor_address(name, buffer.address),
                        f'takes no address for {name}')
-
-
-class Kernels:
-    """The kernels that TensorRT-RTX compiled for one engine, and their place in the cache."""
-
-    def __init__(self, cache: EngineCache, key: str) -> None:
-        self._cache, self._key, self._stored = cache, key, b''
-        self._held: tensorrt.IRuntimeCache | None = None
-        self.config: tensorrt.IRuntimeConfig | None = None  # of every context of the engine
-
-    def give(self, config: tensorrt.IRuntimeConfig, role: str) -> None:
-        """Let contexts take kernels from the cache, and collect what they compile."""
-        self.config, held, found = config, config.create_runtime_cache(), self._found()
-        if held is not None and found and held.deserialize(found):
-            self._stored = found
-        elif found:
-            _log.warning('compiled kernels of %s do not fit this GPU and driver and are ignored: '
-                         '%s', role, self._cache.kernels_path(self._key))
-        if held is not None and config.set_runtime_cache(held):
-            self._held = held
-        else:
-            _log.warning('TensorRT-RTX keeps no kernels of %s: each start compiles them', role)
-
-    def store(self) -> None:
-        """Write what was compiled, if it is not what was found; a full disk only costs time."""
-        kernels = b'' if self._held is None else bytes(self._held.serialize())
-        if not kernels or kernels == self._stored:
-            return
-        try:
-            self._cache.store_kernels(self._key, kernels)
-        except BackendError as err:
-            _log.warning('compiled kernels are not kept, each start compiles them: %s', err)
-        self._stored = kernels
-
-    def clear(self) -> None:
-        """Release what TensorRT holds."""
-        self._held = self.config = None
-
-    def _found(self) -> bytes:
-        try:
-            return self._cache.load_kernels(self._key)
-        except BackendError as err:
-            _log.warning('compiled kernels cannot be read and are compiled again: %s', err)
-            return b''
 
 
 def _tensors(
