@@ -205,9 +205,6 @@ def test_a_decoder_that_throws_or_disagrees_with_the_header_is_a_refusal(
 
 # As many bytes as zeros of 8192x8192 pixels of 8 bytes take.
 DEEP = chunk(b'IDAT', bytes(600_000))
-REDUCE = DecodeLimits(1000, is_reducing=True)
-# A seventh of 40 rows of 48 pixels is left of it.
-FEW = DecodeLimits(300, is_reducing=True)
 
 
 @pytest.mark.usefixtures('no_decoder')
@@ -248,7 +245,7 @@ def test_only_what_makes_the_pixels_of_a_png_reaches_the_decoder(
 @pytest.mark.usefixtures('no_decoder')
 @pytest.mark.parametrize('image, words', [
     (ImageFile(black_png(40, 48)), '48x40.*max_image_px'),
-    (ImageFile(packed(SMOOTH, '.jpg')), '48x40.*max_image_px.*oversized_images'),
+    (ImageFile(packed(SMOOTH, '.jpg')), '48x40.*max_image_px'),
     (RawImage(bytes(48 * 40), 40, 48, 'mono8', 48), '48x40.*max_image_px'),
     (ImageFile(black_png(30, 30, 16, 6)), '30x30.*8 bytes.*max_image_px'),
 ])
@@ -257,33 +254,6 @@ def test_what_is_larger_than_the_settings_allow_is_refused_by_name(
 ) -> None:
     with pytest.raises(ImageError, match=words):
         decode(image, DecodeLimits(1000))
-
-
-@pytest.mark.parametrize('limits, size', [
-    (DecodeLimits(41 * 49, True), (41, 49)), (REDUCE, (21, 25)), (FEW, (11, 13)),
-    (DecodeLimits(42, True), (6, 7))])
-@pytest.mark.parametrize('pixels', [(30, 90, 200), 90])
-def test_a_large_jpeg_is_decoded_at_the_first_size_that_fits(
-    limits: DecodeLimits, size: tuple[int, int], pixels: Any
-) -> None:
-    shape = (41, 49) if isinstance(pixels, int) else (41, 49, 3)
-    image = decode(ImageFile(packed(np.full(shape, pixels, np.uint8), '.jpg')), limits)
-    assert image.shape == (*size, 3)
-    assert np.abs(image.astype(int) - pixels).max() <= 3
-
-
-@pytest.mark.usefixtures('no_decoder')
-@pytest.mark.parametrize('image', [
-    ImageFile(black_png(40, 48)), ImageFile(black_jpeg(40, 48, 8)),
-    ImageFile(packed(SMOOTH[..., 0], '.jpg'), 'bayer_grbg8; jpeg compressed '),
-    RawImage(bytes(48 * 40), 40, 48, 'mono8', 48),
-    ImageFile(packed(np.zeros((400, 480), np.uint8), '.jpg')),
-], ids=['png', 'scans', 'mosaic', 'raw', 'an eighth is too large'])
-def test_where_reducing_saves_nothing_or_spoils_the_picture_it_is_refused(
-    image: RawImage | ImageFile
-) -> None:
-    with pytest.raises(ImageError, match='1000.*max_image_px'):
-        decode(image, REDUCE)
 
 
 def test_values_that_are_no_colours_come_out_unchanged() -> None:

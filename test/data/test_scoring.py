@@ -254,14 +254,14 @@ def test_a_logged_frame_of_nobody_knows_which_camera_shuts_every_gate(
         assert flags[3] and not flags[5]
 
 
-def test_an_image_above_the_limit_is_reduced_or_bad_as_in_the_node(
+def test_an_image_above_the_limit_is_bad_as_in_the_node(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / 'in').mkdir()
-    for name in ('1.png', '2.jpg'):
-        cv2.imwrite(str(tmp_path / 'in' / name), solid((0, 0, 255)))
+    cv2.imwrite(str(tmp_path / 'in' / '1.png'), solid((0, 0, 255)))
+    cv2.imwrite(str(tmp_path / 'in' / '2.jpg'), solid((0, 0, 255))[::2, ::2])
     assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'in', '--set',
-                 'max_image_px=3000', '--set', 'oversized_images=reduce') == 0
+                 'max_image_px=3000') == 0
     assert 'png image of 64x48 pixels, expected at most 3000' in capsys.readouterr().err
     (found,) = read_rows(tmp_path / 'table').to_pylist()
     assert (found['index'], found['height'], found['width']) == (1, 24, 32)

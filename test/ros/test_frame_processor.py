@@ -17,7 +17,6 @@ import pytest
 from ros_helpers import arrival, image_message, solid
 
 from uncertainty_seg.core.image_codec import decode, ImageFile
-from uncertainty_seg.core.settings import DecodeLimits
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_from_msg
 from uncertainty_seg.ros.frame_log_link import message_frame
@@ -99,21 +98,18 @@ def test_the_log_counts_a_message_that_its_image_is_no_view_of(rig: Rig, encodin
     np.testing.assert_array_equal(frame.uncertainty(), result.map_at_source('entropy'))
 
 
-def test_what_was_decoded_reduced_is_logged_as_it_was_decoded(rig: Rig) -> None:
+def test_a_file_is_logged_as_it_was_received(rig: Rig) -> None:
     from sensor_msgs.msg import CompressedImage
 
     data = bytes(cv2.imencode('.jpg', solid(0, 0, 255))[1])
     msg = CompressedImage(format='f' * 9999, data=array.array('B', data))
     msg.header.frame_id = 'c' * 9999
-    for limits in (DecodeLimits(), DecodeLimits(4000, is_reducing=True)):
-        image = decode(image_from_msg(msg), limits)
-        frame = message_frame('', msg, image, rig.pipeline.process(image), {}, 'entropy')
-        assert frame.mask().shape == image.shape[:2]
-        is_whole = image.shape == (96, 128, 3)
-        assert isinstance(frame.image, ImageFile) is is_whole
-        assert is_whole or frame.image is image
-        # Texts of a message do not make a sidecar that nobody may read.
-        assert (len(frame.ros_frame), len(frame.encoding)) == (256, 256)
+    image = decode(image_from_msg(msg))
+    frame = message_frame('', msg, image, rig.pipeline.process(image), {}, 'entropy')
+    assert frame.mask().shape == image.shape[:2]
+    assert isinstance(frame.image, ImageFile) and bytes(frame.image.data) == data
+    # Texts of a message do not make a sidecar that nobody may read.
+    assert (len(frame.ros_frame), len(frame.encoding)) == (256, 256)
 
 
 def test_with_a_log_it_decides_alone_what_is_flagged(rig: Rig) -> None:

@@ -128,8 +128,6 @@ _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 # Start of frame: baseline, extended and progressive; and those no usual decoder knows.
 _SOF_KNOWN, _SOF_OTHER = (0xC0, 0xC1, 0xC2), (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC),
                                               *range(0xCD, 0xD0))
-_SHRINKS = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-            8: cv2.IMREAD_REDUCED_COLOR_8}
 # As stored: an orientation in the metadata must not turn the image away from its CameraInfo.
 _AS_STORED = cv2.IMREAD_IGNORE_ORIENTATION
 _TO_BGR = cv2.IMREAD_COLOR | _AS_STORED
@@ -231,27 +229,9 @@ def check_file(file: ImageFile) -> FileHeader:
     return header
 
 
-def shrink_of(file: ImageFile, header: FileHeader, limits: DecodeLimits) -> int:
-    """
-    Return the divisor of the sides that a file is decoded with: 1, 2, 4 or 8.
-
-    Raises ImageError if it is larger than the limits and may not, or cannot, be decoded reduced.
-    """
-    if header.cost_px <= limits.max_px:
-        return 1
-    # Only here does a reduced size save memory: of a PNG, of several scans, all is unpacked first.
-    can_shrink = header.kind == 'jpeg' and header.num_scans == 1 and not file.mosaic
-    if limits.is_reducing and can_shrink:
-        for shrink in _SHRINKS:
-            if math.prod(-(-side // shrink) for side in header.size) <= limits.max_px:
-                return shrink
-    raise _too_large(str(header), limits, can_shrink and not limits.is_reducing)
-
-
-def _too_large(image: str, limits: DecodeLimits, can_shrink: bool = False) -> ImageError:
-    reduce = ' or oversized_images to reduce' if can_shrink else ''
+def _too_large(image: str, limits: DecodeLimits) -> ImageError:
     return ImageError(image, f'at most {limits.max_px} pixels (max_image_px)',
-                      f'set the camera to a smaller image, max_image_px higher{reduce}')
+                      'set the camera to a smaller image, or max_image_px higher')
 
 
 def _png_header(data: bytes) -> FileHeader:
@@ -358,10 +338,9 @@ def decode(raw: RawImage | ImageFile, limits: DecodeLimits = WIDEST) -> ImageU8:
     Convert an image to what the pipeline takes: BGR, uint8 (H, W, 3).
 
     16-bit values keep their upper byte; float values are taken as 0..1; YUV is BT.601 of limited
-    range, as OpenCV takes it. With `limits.is_reducing` a large JPEG comes out at half, a quarter
-    or an eighth of its sides, rounded up. Raises ImageError if the size is zero, or above the
-    limits, the encoding unknown, the step or the data too short, a float value is not finite or
-    outside 0..1, or a file is no whole JPEG or PNG.
+    range, as OpenCV takes it. Raises ImageError if the size is zero, or above the limits, the
+    encoding unknown, the step or the data too short, a float value is not finite or outside 0..1,
+    or a file is no whole JPEG or PNG.
     """
     if isinstance(raw, RawImage):
         if raw.height * raw.width > limits.max_px and raw.encoding in ENCODINGS:
@@ -369,18 +348,14 @@ def decode(raw: RawImage | ImageFile, limits: DecodeLimits = WIDEST) -> ImageU8:
             raise _too_large(f'image of {raw.width}x{raw.height} pixels', limits)
         return _decode_raw(raw)
     header = check_file(raw)
-    shrink = shrink_of(raw, header, limits)
-    if shrink > 1:
-        flags = _SHRINKS[shrink] | _AS_STORED
-    else:
-        flags = cv2.IMREAD_UNCHANGED if header.is_grey else _TO_BGR
-    size = -(-header.height // shrink), -(-header.width // shrink)
-    pixels = _unpacked(raw, header, flags, size)
+    if header.cost_px > limits.max_px:
+        raise _too_large(str(header), limits)
+    pixels = _unpacked(raw, header, cv2.IMREAD_UNCHANGED if header.is_grey else _TO_BGR)
     encoding = _encoding_in(raw, pixels.shape[2] if pixels.ndim == 3 else 1, pixels.dtype)
     if encoding == 'bgr8':
         return np.asarray(pixels, np.uint8)
     rows = np.ascontiguousarray(pixels)
-    return _decode_raw(RawImage(rows.reshape(-1).view(np.uint8), *size, encoding,
+    return _decode_raw(RawImage(rows.reshape(-1).view(np.uint8), *header.size, encoding,
                                 rows.strides[0], sys.byteorder == 'big'))
 
 
@@ -391,17 +366,16 @@ def decode_unchanged(file: ImageFile) -> NDArray[Any]:
     Returns uint8 or uint16, (H, W) or (H, W, channels). Raises ImageError as `decode` does.
     """
     header = check_file(file)
-    return _unpacked(file, header, cv2.IMREAD_UNCHANGED, header.size)
+    return _unpacked(file, header, cv2.IMREAD_UNCHANGED)
 
 
-def _unpacked(
-    file: ImageFile, header: FileHeader, flags: int, size: tuple[int, int]
-) -> NDArray[Any]:
+def _unpacked(file: ImageFile, header: FileHeader, flags: int) -> NDArray[Any]:
     try:
         pixels = cv2.imdecode(np.frombuffer(header.data, np.uint8), flags)
     except cv2.error as err:
         raise ImageError(f'compressed image that cannot be decoded ({err.err})') from err
-    if pixels is None or pixels.shape[:2] != size or pixels.dtype not in (np.uint8, np.uint16):
+    is_whole = pixels is not None and pixels.shape[:2] == header.size
+    if not is_whole or pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f'compressed image of {len(file.data)} bytes that cannot be decoded',
                          'a whole jpeg or png file', 'the message was cut or is damaged')
     return np.asarray(pixels)

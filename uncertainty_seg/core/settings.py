@@ -191,15 +191,9 @@ _CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """
-    How large an image may be to be decoded: by default every image that some node may take.
+    """How large an image may be to be decoded: by default every image that some node may take."""
 
-    `max_px` are pixels of up to 4 bytes each; `is_reducing` decodes a larger JPEG at 1/2, 1/4 or
-    1/8 of its sides instead of refusing it.
-    """
-
-    max_px: int = MAX_PIXELS
-    is_reducing: bool = False
+    max_px: int = MAX_PIXELS  # Of up to 4 bytes each.
 
 
 WIDEST = DecodeLimits()
@@ -388,11 +382,6 @@ class Settings:
         2**25, 'Largest image that is decoded; a larger one is a fault of the frame. A pixel of '
         'more than 4 bytes (16-bit colour) counts as several. Raise it for larger cameras.',
         unit='pixels', lower=1, upper=MAX_PIXELS, live=True)
-    oversized_images: str = parameter(
-        'refuse', 'What is done with an image above max_image_px. reduce decodes a baseline jpeg '
-        'at 1/2, 1/4 or 1/8 of its sides; masks, maps and camera_info then have the reduced size. '
-        'Take it for still cameras; all other images are refused.',
-        choices=('refuse', 'reduce'), live=True)
     lock_gate: bool = parameter(
         False, 'Once the node is configured, nobody can change gate.*, passes, stale_timeout_s '
         'or use_sim_time until it is cleaned up. Set it on missions.')
@@ -426,7 +415,7 @@ class Settings:
     @property
     def decode_limits(self) -> DecodeLimits:
         """Return how large an image may be."""
-        return DecodeLimits(self.max_image_px, self.oversized_images == 'reduce')
+        return DecodeLimits(self.max_image_px)
 
     @property
     def budget_ms(self) -> float:

@@ -509,8 +509,7 @@ def _scored_image(
 
 def decode_limits(info: TableInfo) -> DecodeLimits:
     """Return the limits of images that the frames of a table were scored with."""
-    return DecodeLimits(int(info.settings.get('max_image_px', MAX_PIXELS)),
-                        info.settings.get('oversized_images') == 'reduce')
+    return DecodeLimits(int(info.settings.get('max_image_px', MAX_PIXELS)))
 
 
 def open_model(info: TableInfo, model: str) -> Pipeline:

@@ -20,7 +20,7 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage
 
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.image_codec import check_file, ImageFile
+from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import MEGABYTE, Settings, to_dict
 from uncertainty_seg.ros.conversions import AnyImage, image_from_msg
@@ -72,13 +72,10 @@ def message_frame(
     held = (grid.mean, grid.mutual_information, grid.variation_ratio, grid.total_variance,
             grid.logits)
     kept = replace(result, at_grid=grid)
-    # A camera image is kept as it was decoded, a file as it was received, unless it was decoded
-    # reduced: the mask has the size of what was decoded.
-    image: ImageFile | ImageU8 = image_bgr
+    # A camera image is kept as it was decoded, a file as it was received.
     is_file = isinstance(msg, CompressedImage)
     file = image_from_msg(msg) if is_file else None
-    if isinstance(file, ImageFile) and check_file(file).size == image_bgr.shape[:2]:
-        image = file
+    image = file if isinstance(file, ImageFile) else image_bgr
     return MessageFrame(
         stamp_ns=result.stamp_ns, camera=camera, ros_frame=msg.header.frame_id[:MAX_TEXT],
         image=image,

@@ -37,7 +37,7 @@ from uncertainty_seg.ros.topics import COMPRESSED, output_topic
 _log = logging.getLogger(__name__)
 
 # The camera's calibration, relayed so that pixels of the mask can be projected: the input itself,
-# or scaled where a frame was decoded reduced, or the driver tells another size.
+# or scaled where the driver tells another size.
 
 
 class CameraInfoRelay:

@@ -81,22 +81,3 @@ def test_a_file_that_was_cut_or_is_expensive_lets_the_flag_fall_and_the_next_one
         assert status.level == b'\x02' and named in status.message
         assert {v.key: v.value for v in status.values}['confident'] == 'false'
         assert rig.of(rig.send(whole), rig.masks).height == 96
-
-
-def test_a_reduced_image_has_a_mask_and_a_calibration_of_its_size(
-    rig: Rig
-) -> None:
-    assert rig.client.set_together(
-        max_image_px=4000, oversized_images='reduce').successful
-    try:
-        msg = rig.send(packed(HALVES, '.jpg'))
-        mask, info = rig.of(msg, rig.masks), rig.of(msg, rig.infos)
-        assert (mask.height, mask.width) == (info.height, info.width) == (48, 64)
-        ids = np.frombuffer(mask.data, np.uint8).reshape(48, 64)
-        assert (ids[:, :30] == 0).all() and (ids[:, 34:] == 2).all()
-        assert list(info.k) == [50, 0, 31.5, 0, 50, 23.5, 0, 0, 1]
-        refused = rig.of(rig.send(packed(HALVES))).status[0]
-        assert '128x96' in refused.message and '4000' in refused.message
-    finally:
-        assert rig.client.set_together(
-            max_image_px=2**25, oversized_images='refuse').successful
