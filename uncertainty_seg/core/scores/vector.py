@@ -46,9 +46,6 @@ SMALLEST_KEPT = 0.5
 BOUNDARY_PX = 2
 # The class that is not foreground: the first.
 BACKGROUND = 0
-# Pixels, for bounds of the largest; it changes no result. A divisor of the width would see a few
-# columns only.
-_SAMPLED_EVERY = 61
 _NAN = float('nan')
 _IMAGE, _CLASS = 'image.', 'class.<class>'
 
@@ -212,26 +209,8 @@ def top_means(flat: FloatMap, counts: Sequence[int]) -> list[float]:
     """
     if not flat.size or np.isnan(flat.max()):
         return [_NAN] * len(counts)
-    sample = np.sort(flat[::_SAMPLED_EVERY])
-    return [_top_mean(flat, count, sample) for count in counts]
-
-
-def _top_mean(flat: FloatMap, count: int, sample: FloatMap) -> float:
-    """Average the `count` largest values, by bounds from a sorted sample."""
-    # Only what lies between the bounds is selected from (Floyd and Rivest, 1975); if the sample
-    # was not like the whole, all of it is.
-    place, margin = sample.size - count / flat.size * sample.size, 2 * sample.size**0.5
-    low = sample[max(0, int(place - margin))]
-    high = sample[min(sample.size - 1, int(place + margin))]
-    upper = flat[flat >= low]
-    is_above = upper > high
-    largest, between = upper[is_above], upper[~is_above]
-    if not largest.size < count <= upper.size:
-        largest, between = flat[:0], flat
-    wanted = count - largest.size
-    rest = np.partition(between, between.size - wanted)[between.size - wanted:]
-    total = value_sum(rest) + (value_sum(largest) if largest.size else 0.0)
-    return total / count
+    return [value_sum(np.partition(flat, flat.size - count)[flat.size - count:]) / count
+            for count in counts]
 
 
 @dataclass(frozen=True)
@@ -315,12 +294,10 @@ class Parts:
     """
     How the pixels of a frame are divided, for any map of it.
 
-    `starts` (r,) says where each run of pixels of one part begins, row after row; `index` (r,) its
-    part: the class, plus C if it lies at a border, or 2 C if left out. `counts` (2, C) are the
-    pixels inside and at the border of each class.
+    `index` (h * w,) is the part of each pixel: its class, plus C if it lies at a border, or 2 C if
+    it is left out. `counts` (2, C) are the pixels inside and at the border of each class.
     """
 
-    starts: NDArray[np.intp]
     index: NDArray[np.intp]
     counts: NDArray[np.intp]
 
@@ -337,19 +314,12 @@ class Parts:
         if label.size and int(label.max()) >= num_classes:
             raise ShapeError(f'class id {int(label.max())} in the mask',
                              f'less than {num_classes}')
-        # In bytes as long as they last.
-        kind = np.uint8 if num_classes <= 127 else np.uint16
-        index = label.astype(kind)
-        index += boundary_mask(label, border_px, ignore).view(np.uint8) * kind(num_classes)
+        index = label.astype(np.intp)
+        index += num_classes * boundary_mask(label, border_px, ignore)
         if ignore is not None:
-            np.copyto(index, kind(2 * num_classes), where=ignore)
-        # Neighbours are mostly of one part: a map is summed by runs, and these by parts.
-        flat = index.ravel()
-        starts = np.flatnonzero(np.concatenate([flat[:1] == flat[:1], flat[1:] != flat[:-1]]))
-        of_run = flat[starts].astype(np.intp)
-        lengths = np.diff(starts, append=flat.size)
-        counts = _sums_of(of_run, lengths, 2 * num_classes).astype(np.intp)
-        return cls(starts, of_run, counts.reshape(2, num_classes))
+            index[ignore] = 2 * num_classes
+        counts = np.bincount(index.ravel(), minlength=2 * num_classes)[:2 * num_classes]
+        return cls(index.ravel(), counts.reshape(2, num_classes))
 
     def num_foreground(self) -> int:
         """Return how many of the pixels that count are of another class than the background."""
@@ -366,21 +336,15 @@ class Parts:
         if not of_class.any():
             names = ('class_mean', 'interior', *range(len(of_class)))
             return dict.fromkeys(map(str, names), _NAN)
-        runs = np.add.reduceat(values.ravel(), self.starts, dtype=np.float64)
-        sums = _sums_of(self.index, runs, self.counts.size).reshape(self.counts.shape)
+        size = self.counts.size
+        sums = np.bincount(self.index, values.ravel(), minlength=size)[:size].reshape(
+            self.counts.shape)
         means = sums.sum(0) / np.maximum(of_class, 1)
         return {
             'class_mean': float(means[of_class > 0].mean()),
             'interior': float(sums[0].sum() / max(int(self.counts[0].sum()), 1)),
             **{str(index): float(mean) for index, mean in enumerate(means)},
         }
-
-
-def _sums_of(
-    index: NDArray[np.intp], values: NDArray[np.generic], size: int
-) -> NDArray[np.float64]:
-    """Sum values by their index, as far as it is below a size."""
-    return np.asarray(np.bincount(index, values, minlength=size)[:size], np.float64)
 
 
 class ScoreVector:
