@@ -10,15 +10,13 @@ sent: `import openvino` does both unless it is prevented.
 OpenVINO is given the same functions in a form that it computes faster. A 3x3 convolution behind a
 nearest upsampling by two sums weights that meet the same pixel, so one transposed convolution of
 the small image, with 4x4 weights and stride 2, gives the same result with 4/9 of the products.
-Features pass from trunk to head with their channels last, as its convolutions need them; otherwise
-the head reorders them in every pass. This is done here and not by the compiler, because ONNX
-Runtime gets slower by either.
+This is done here and not by the compiler, because ONNX Runtime gets slower by it.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import functools
 import logging
@@ -76,7 +74,6 @@ class OpenVinoBackend(StreamingBackend):
     def _open(self, bundle: ModelBundle) -> None:
         self._path = bundle.passes_path
         trunk, self._passes = (self._read(path) for path in (bundle.trunk_path, self._path))
-        self._planes = planes_between(trunk, self._passes)
         self._trunk: Any = self._compile(bundle.trunk_path, trunk)
         self._trunk_call: Any = self._trunk.create_infer_request()
         self._calls: dict[int, Any] = {}
@@ -90,7 +87,6 @@ class OpenVinoBackend(StreamingBackend):
     def _compile(self, path: Path, model: Any) -> Any:
         with _named(path):
             transpose_upsampled(self._ov, model)
-            model = channels_last(self._ov, model, self._planes)
             return self._core.compile_model(
                 model, _DEVICE, cpu_options(self.precision, self._threads))
 
@@ -113,8 +109,7 @@ class OpenVinoBackend(StreamingBackend):
         return {name: np.array(call.get_tensor(name).data) for name in SUMS}
 
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
-        data = self._trunk_call.get_tensor(name).data
-        return np.array(np.moveaxis(data, -1, 1) if name in self._planes else data)
+        return np.array(self._trunk_call.get_tensor(name).data)
 
     def _call(self, passes: int) -> Any:
         """Return the call for a number of passes; compile it when first needed."""
@@ -143,7 +138,6 @@ def import_openvino() -> Any:
         with _no_telemetry():
             import openvino
             import openvino.passes
-            import openvino.preprocess
     except ImportError as err:
         raise BackendUnavailableError(
             f'openvino cannot be imported ({err})', fix=install_command('openvino')
@@ -226,27 +220,6 @@ def transpose_upsampled(openvino: Any, model: Any) -> int:
         openvino.utils.replace_node(conv, transposed)
         count += 1
     return count
-
-
-def planes_between(trunk: Any, head: Any) -> frozenset[str]:
-    """Name the planes that pass from trunk to head; none where the head has no convolution."""
-    if not any('Convolution' in node.get_type_name() for node in head.get_ops()):
-        return frozenset()
-    return frozenset(
-        name for output in trunk.outputs for name in output.get_names()
-        if output.get_partial_shape().rank.get_length() == 4
-        and any(name in given.get_names() for given in head.inputs))
-
-
-def channels_last(openvino: Any, model: Any, names: Iterable[str]) -> Any:
-    """Return a model that takes or gives the named planes (1, C, h, w) as (1, h, w, C)."""
-    steps = openvino.preprocess.PrePostProcessor(model)
-    inputs = {name for port in model.inputs for name in port.get_names()}
-    for name in names:
-        port = steps.input(name) if name in inputs else steps.output(name)
-        port.model().set_layout(openvino.Layout('NCHW'))
-        port.tensor().set_layout(openvino.Layout('NHWC'))
-    return steps.build()
 
 
 def _fold_constants(openvino: Any, model: Any) -> None:
