@@ -11,8 +11,7 @@ neighbours (a slow pan) do not promise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 import math
 
 import cv2
@@ -38,10 +37,6 @@ _GREY, _FLAT = 0.1, 1.0
 
 # Random hashes differ in 32 bits of 64, and hardly two in fewer than 12.
 MAX_DISTANCE = 12
-# Rows that are compared with each other at once, and pairs held in memory at once.
-_BLOCK, _PAIRS = 1024, 1 << 18
-# Of hashes that differ in k bits one band of 16 differs in a quarter of k at most.
-_BANDS, _BAND_BITS = 4, 16
 
 
 def num_features(num_classes: int) -> int:
@@ -191,68 +186,14 @@ def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
 
 def _greedy(hashes: Hashes, min_distance: int) -> Rows:
     """Return for each place, the first in order first, that of the one that represents it."""
-    count = len(hashes)
-    owners, known = np.full(count, -1, np.int64), np.empty(0, np.int64)
-    while len(left := np.flatnonzero(owners < 0)):
-        if not len(known) or 2 * len(left) < len(known):
-            known, buckets = left, _Buckets(hashes[left], min_distance - 1)
-        block = left[:_BLOCK]
-        near = bits_apart(hashes[block, None], hashes[block]) < min_distance
-        owners[block] = block[_greedy_block(near)]
-        staying = block[owners[block] == block]
-        first = np.full(count, count)
-        for asked, hit in buckets.near(hashes[staying]):
-            np.minimum.at(first, known[hit], staying[asked])
-        is_hit = (owners < 0) & (first < count)
-        owners[is_hit] = first[is_hit]
+    # One that stays is compared with all that are left, and takes along what looks like it. For
+    # frames of a dive no index of the hashes is quicker.
+    owners, left = np.arange(len(hashes)), np.arange(len(hashes))
+    while len(left):
+        row, one = left[0], hashes[0]
+        left, hashes = left[1:], hashes[1:]
+        near = bits_apart(one, hashes) < min_distance
+        if near.any():
+            owners[left[near]] = row
+            left, hashes = left[~near], hashes[~near]
     return owners
-
-
-def _greedy_block(near: NDArray[np.bool_]) -> Rows:
-    owners = np.arange(len(near))
-    is_open = np.ones(len(near), np.bool_)
-    # A row without neighbours owns itself.
-    for row in np.flatnonzero(near.sum(1) > 1):
-        if is_open[row]:
-            mine = near[row] & is_open
-            owners[mine] = row
-            is_open[mine] = False
-    return owners
-
-
-class _Buckets:
-    """Hashes by the bits of each of their bands, where those that differ in few bits are found."""
-
-    def __init__(self, hashes: Hashes, most: int) -> None:
-        self._hashes, self._most = hashes, most
-        keys = _keys(hashes)
-        self._orders = [np.argsort(key, kind='stable') for key in keys]
-        # Where the hashes of each bucket begin and end in that order.
-        self._edges = [np.searchsorted(np.sort(key), np.arange(2**_BAND_BITS + 1)) for key in keys]
-        self._flips = np.array([
-            sum(1 << bit for bit in bits) for count in range(most // _BANDS + 1)
-            for bits in combinations(range(_BAND_BITS), count)], np.int64)
-
-    def near(self, wanted: Hashes) -> Iterator[tuple[Rows, Rows]]:
-        """Yield pairs of a place in `wanted` and one of the hashes that is near; some twice."""
-        keys = _keys(wanted)
-        for band, (order, edges) in enumerate(zip(self._orders, self._edges, strict=True)):
-            buckets = (keys[band][:, None] ^ self._flips).ravel()
-            starts, counts = edges[buckets], edges[buckets + 1] - edges[buckets]
-            ends = np.cumsum(counts)
-            # Parts of the buckets, each of at most so many pairs, or of one bucket.
-            cuts = np.unique(np.searchsorted(ends, np.arange(0, counts.sum() + _PAIRS, _PAIRS)))
-            for low, high in zip(cuts, [*cuts[1:], len(ends)], strict=True):
-                part = counts[low:high]
-                before = np.cumsum(part) - part
-                within = np.arange(part.sum()) + np.repeat(starts[low:high] - before, part)
-                found = order[within]
-                asked = np.repeat(np.arange(low, high) // len(self._flips), part)
-                is_near = bits_apart(wanted[asked], self._hashes[found]) <= self._most
-                yield asked[is_near], found[is_near]
-
-
-def _keys(hashes: Hashes) -> NDArray[np.int64]:
-    """Return the number that each band of each hash is, shape (bands, n)."""
-    parts = np.ascontiguousarray(hashes).view(np.uint16).reshape(-1, _BANDS)
-    return parts.T.astype(np.int64)
