@@ -374,8 +374,8 @@ def _unpacked(file: ImageFile, header: FileHeader, flags: int) -> NDArray[Any]:
         pixels = cv2.imdecode(np.frombuffer(header.data, np.uint8), flags)
     except cv2.error as err:
         raise ImageError(f'compressed image that cannot be decoded ({err.err})') from err
-    is_whole = pixels is not None and pixels.shape[:2] == header.size
-    if not is_whole or pixels.dtype not in (np.uint8, np.uint16):
+    if pixels is None or pixels.shape[:2] != header.size \
+            or pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f'compressed image of {len(file.data)} bytes that cannot be decoded',
                          'a whole jpeg or png file', 'the message was cut or is damaged')
     return np.asarray(pixels)
