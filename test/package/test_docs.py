@@ -75,6 +75,20 @@ def flat(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     return found
 
 
+def test_the_topics_of_the_pages_are_those_that_the_node_publishes() -> None:
+    code = '\n'.join(path.read_text() for path in (ROOT / 'uncertainty_seg' / 'ros').glob('*.py'))
+    kinds = code.split('\nPICTURES: ')[1].split('\n}')[0]
+    made = {'flagged', 'camera_info', 'overlay/compressed'}
+    for text, pattern in ((code, r"output_topic\('(\w+)'"), (code, r"TOPIC = '~/(\w+)'"),
+                          (kinds, r"\n    '(\w+)': ")):
+        made |= set(re.findall(pattern, text))
+    for page in (README, (ROOT / 'docs' / 'reference' / 'ros.md').read_text()):
+        table = page.split('| topic | type |')[1].split('\n\n')[0]
+        cells = ' '.join(row.split('|')[1] for row in table.splitlines()[1:])
+        named = set(re.findall(r'`~/([\w/]+)`', cells))
+        assert named <= made and (page == README or named == made)
+
+
 def test_the_launch_table_is_that_of_the_launch_file() -> None:
     page = (ROOT / 'docs' / 'reference' / 'ros.md').read_text()
     table = page.split('| launch argument |')[1].split('\n\n')[0]

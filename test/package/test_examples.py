@@ -42,7 +42,7 @@ def test_the_python_of_the_readme_says_that_a_clear_scene_is_confident(tmp_path:
     ('02_maps', 'maps.png', ['clear   confident: True', 'turbid  confident: False',
                              'diver   confident: False']),
     ('03_own_network', 'net', ['20 passes', 'no promise: the bundle has no calibration']),
-    ('04_calibrate', '20', ['promised: at most 10%', 'on other scenes: mean IoU 0.']),
+    ('04_calibrate', '30', ['promised: at most 10%', 'on other scenes: mean IoU 0.']),
     ('05_replay_a_bag', '', [' of 80 frames are confident', 's  uncertain: ']),
 ])
 def test_an_example_runs(name: str, argument: str, texts: list[str], tmp_path: Path) -> None:
