@@ -9,10 +9,12 @@ import pytest
 
 from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.settings import (
+    CHECKS,
     DecodeLimits,
     iter_parameters,
     precision_of,
     require_no_history,
+    require_unlocked,
     Settings,
     settings_from_dict,
     to_dict,
@@ -104,16 +106,42 @@ def test_a_rate_is_one_for_all_cameras_or_one_for_each() -> None:
 
 
 def test_what_follows_from_other_settings() -> None:
-    assert (Settings().stuck_s, Settings().checks_off) == (10.0, ())
+    assert Settings().stuck_s == 10.0
     assert Settings(stale_timeout_s=0.8).budget_ms == pytest.approx(400)
     assert Settings(latency_budget_ms=30.0).budget_ms == 30
     # The flag has fallen long before a process counts as stuck.
     assert Settings(stale_timeout_s=30.0).stuck_s == 60.0
     assert Settings(stale_timeout_s=30.0, stuck_timeout_s=0.0).stuck_s == 0.0
-    off = Settings(max_age_s=0.0, max_repeats=-1, damage_scale=0.0, stuck_timeout_s=0.0)
-    assert off.checks_off == ('max_age_s', 'max_repeats', 'damage_scale', 'stuck_timeout_s')
     mask = Settings(ignore_mask='/masks/hull_{camera}.png')
     assert mask.ignore_mask_of('front') == '/masks/hull_front.png'
+
+
+# --- checks: the default is safe, and what is looser is said and locked --------------------------
+
+LOOSER = {
+    'max_age_s': (0.0, 1.1, 3600.0), 'max_skew_s': (0.6, 60.0), 'max_repeats': (-1, 3, 1000),
+    'damage_scale': (0.0, 1.01, 100.0), 'stale_timeout_s': (1.1, 3600.0),
+    'stamps': ('receipt',), 'stuck_timeout_s': (0.0,)}
+STRICTER = {'max_age_s': 0.5, 'max_skew_s': 0.0, 'max_repeats': 0, 'damage_scale': 0.5,
+            'stale_timeout_s': 0.5, 'stamps': 'camera', 'stuck_timeout_s': 3.0}
+
+
+@for_each('name', CHECKS)
+def test_a_check_that_is_looser_than_is_safe_is_named_and_no_other(name: str) -> None:
+    for value in LOOSER[name]:
+        said = settings_from_dict({name: value}).checks_off
+        assert list(said) == [name] and f'{name} is {value}'.removesuffix('.0') in said[name]
+    assert settings_from_dict({name: STRICTER[name]}).checks_off == Settings().checks_off == {}
+    assert set(LOOSER) == set(STRICTER) == set(CHECKS)
+
+
+@for_each('name', CHECKS)
+def test_a_locked_gate_holds_every_check(name: str) -> None:
+    for value in LOOSER[name]:
+        after = settings_from_dict({name: value, 'lock_gate': True})
+        with pytest.raises(ConfigError, match=name):
+            require_unlocked(Settings(lock_gate=True), after)
+        require_unlocked(Settings(), after)
 
 
 # --- what a bundle may be computed in, by its card and by the setting ----------------------------

@@ -213,6 +213,11 @@ class Pipeline:
         elif temperature is None:
             self._temperature = fitting_calibration(
                 bundle, settings, passes, self.precision, ignore).temperature
+        self._ignore = ignore
+        self._has_other_ignore = bundle.calibration is not None \
+            and bundle.calibration.ignore_sha256 != mask_digest(ignore)
+        self._told: tuple[str, ...] = ()
+        self._tell_weakness(settings)
         self._gate = self._new_gate(settings)
         self._given_scorer = scorer
         self._has_all_scores = all_scores
@@ -220,9 +225,6 @@ class Pipeline:
         self._epoch = Epoch(
             0, settings, self._source.of(passes, settings.seed), passes, scorer, self.thresholds)
         self.cause = ''
-        self._ignore = ignore
-        self._has_other_ignore = bundle.calibration is not None \
-            and bundle.calibration.ignore_sha256 != mask_digest(ignore)
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
         # Where a calibration is fitted nothing is refused: its frames set the limits.
         self._damage_limits = {} if not bundle.calibration and not self._is_judging else {
@@ -279,17 +281,7 @@ class Pipeline:
     @property
     def weakened_by(self) -> tuple[str, ...]:
         """List the settings that weaken what the calibration promises, each in words."""
-        calibration, stale_s = self._bundle.calibration, self.settings.stale_timeout_s
-        if calibration is None:
-            return ()  # the flag is never true
-        found = weakened_by(calibration, self.settings.gate)
-        if self._has_other_ignore:
-            found += ("ignore_mask is not the calibration's: the limits are for scores of other "
-                      'pixels',)
-        if stale_s > self._first_stale_s:
-            found += (f'stale_timeout_s is {stale_s:g}, above {self._first_stale_s:g} at the '
-                      'start: the flag stays true for that long without a frame',)
-        return found
+        return self._weakened_by(self.settings)
 
     @property
     def promise(self) -> str:
@@ -463,6 +455,7 @@ class Pipeline:
         is_other = has_other_passes or settings.gate != self.settings.gate
         if is_other:
             gate = self._new_gate(settings)
+        self._tell_weakness(settings)
         masks = self._source.of(passes, settings.seed)
         scorer = self._given_scorer or self._new_scorer(settings, gate)
         self._epoch = replace(
@@ -512,6 +505,27 @@ class Pipeline:
             return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
         return _no_limits(f'passes is {self.passes}: the limits are for {calibration.passes}')
 
+    def _weakened_by(self, settings: Settings) -> tuple[str, ...]:
+        calibration, stale_s = self._bundle.calibration, settings.stale_timeout_s
+        if calibration is None:
+            return ()  # the flag is never true
+        found = weakened_by(calibration, settings.gate)
+        if self._has_other_ignore:
+            found += ("ignore_mask is not the calibration's: the limits are for scores of other "
+                      'pixels',)
+        loose = settings.checks_off
+        if stale_s > self._first_stale_s and 'stale_timeout_s' not in loose:
+            found += (f'stale_timeout_s is {stale_s:g}, above {self._first_stale_s:g} at the '
+                      'start: the flag stays true for that long without a frame',)
+        return (*found, *loose.values())
+
+    def _tell_weakness(self, settings: Settings) -> None:
+        """Log what weakens the promise, where it is judged and this was not said before."""
+        told, self._told = self._told, self._weakened_by(settings) if self._is_judging else ()
+        if self._told and self._told != told:
+            _log.warning('the settings weaken what the calibration promises: %s',
+                         '; '.join(self._told))
+
     def _new_gate(self, settings: Settings) -> Gate | None:
         calibration = self._bundle.calibration
         # Nobody has compared the settings with the limits where a temperature was given, be it
@@ -520,16 +534,14 @@ class Pipeline:
             return None
         # Judged whatever T is: what is refused now would be found too late when T is back.
         limits = gate_limits(calibration, settings.gate)
-        if weakened := weakened_by(calibration, settings.gate):
-            _log.warning('the settings weaken what the calibration promises: %s',
-                         '; '.join(weakened))
         if unmet := cannot_rise(calibration, settings.gate, limits):
             _log.warning('the flag may never rise: %s', unmet)
         if passes_of(self.card, settings) != calibration.passes:
             _log.warning('passes is %s and the limits are for %s: the flag is down until it is '
                          'that again', passes_of(self.card, settings), calibration.passes)
             return None
-        promise = promise_text(calibration, settings.gate)
+        promise = VOID if self._weakened_by(settings) else promise_text(
+            calibration, settings.gate)
         return Gate(settings.gate, limits, promise, calibration.floors)
 
 

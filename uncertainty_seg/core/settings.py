@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass, field
+import math
 import re
 from typing import Any, get_type_hints, TypeVar
 
@@ -183,6 +184,13 @@ MASK_POLICIES = ('fixed', 'per_frame')
 REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
 RELIABILITIES = ('best_effort', 'reliable')
 SHORTEST_STUCK_S = 1.0
+# Every setting of a check of frames or of the process: the value that switches the check off, and
+# the largest one that is safe. Anything else makes the promise void.
+CHECKS: Mapping[str, tuple[Value | None, float]] = {
+    'max_age_s': (0.0, 1.0), 'max_skew_s': (None, 0.5), 'max_repeats': (-1, 2),
+    'damage_scale': (0.0, 1.0), 'stale_timeout_s': (None, 1.0), 'stamps': ('receipt', math.inf),
+    'stuck_timeout_s': (0.0, math.inf),
+}
 # What stands for the camera in the path of an ignore mask.
 CAMERA_PLACE = '{camera}'
 # A token of a ROS topic name.
@@ -348,7 +356,8 @@ class Settings:
     stamps: str = parameter(
         'camera', 'Which time of an image counts: camera takes the stamp of its header; receipt '
         'the time at which the node received it. Take receipt for drivers that send no stamps or '
-        'whose clock is another one; how old an image was when it arrived is not known then.',
+        'whose clock is another one; how old an image was when it arrived is not known then, and '
+        'the promise is void.',
         choices=('camera', 'receipt'))
     max_age_s: float = parameter(
         1.0, "A frame whose stamp is older than this by the node's clock when its flag is "
@@ -383,8 +392,8 @@ class Settings:
         'more than 4 bytes (16-bit colour) counts as several. Raise it for larger cameras.',
         unit='pixels', lower=1, upper=MAX_PIXELS, live=True)
     lock_gate: bool = parameter(
-        False, 'Once the node is configured, nobody can change gate.*, passes, stale_timeout_s '
-        'or use_sim_time until it is cleaned up. Set it on missions.')
+        False, 'Once the node is configured, nobody can change gate.*, passes, use_sim_time or '
+        'a check (stale_timeout_s, stuck_timeout_s) until it is cleaned up. Set it on missions.')
     autostart: bool = parameter(
         True, 'Configure and activate at the start; set false where a lifecycle manager does.')
     bond: bool = parameter(
@@ -429,12 +438,16 @@ class Settings:
         return max(self.stuck_timeout_s, 2 * self.stale_timeout_s) if self.stuck_timeout_s else 0.0
 
     @property
-    def checks_off(self) -> tuple[str, ...]:
-        """Name the settings that switch a check of frames or of the process off."""
-        off = {'max_age_s': self.max_age_s == 0, 'max_repeats': self.max_repeats < 0,
-               'damage_scale': self.damage_scale == 0,
-               'stuck_timeout_s': self.stuck_timeout_s == 0}
-        return tuple(name for name, is_off in off.items() if is_off)
+    def checks_off(self) -> dict[str, str]:
+        """Say in words which of `CHECKS` are switched off or looser than is safe, by name."""
+        found = {}
+        for name, (off, most) in CHECKS.items():
+            value = getattr(self, name)
+            if value == off:
+                found[name] = f'{name} is {value}: that check is off'
+            elif not isinstance(value, str) and value > most:
+                found[name] = f'{name} is {value:g}, above {most:g}'
+        return found
 
     def rate_of(self, index: int) -> float:
         """Return the most frames a second of a camera; 0 for any."""
@@ -518,7 +531,7 @@ def require_unlocked(before: Settings, after: Settings) -> None:
     """Raise ConfigError if settings that `lock_gate` holds would change."""
     new = to_dict(after)
     for name, value in to_dict(before).items():
-        is_locked = name.startswith('gate.') or name in ('passes', 'stale_timeout_s')
+        is_locked = name.startswith('gate.') or name == 'passes' or name in CHECKS
         if before.lock_gate and is_locked and new[name] != value:
             raise locked_error(name)
 
@@ -538,7 +551,7 @@ def locked_error(name: str) -> ConfigError:
     """Return the refusal of a change that `lock_gate` does not allow."""
     return ConfigError(
         f'{name} cannot be changed while the node is configured',
-        'no change of gate.*, passes, stale_timeout_s and use_sim_time, since lock_gate is true',
+        f'no change of gate.*, passes, use_sim_time, {", ".join(CHECKS)}, since lock_gate is true',
         'clean the node up, set it, and configure it again')
 
 

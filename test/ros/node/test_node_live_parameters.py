@@ -78,7 +78,7 @@ def test_another_deadline_is_offered_and_kept(rig: NodeRig) -> None:
 
 
 def test_settings_that_undo_the_promise_are_said_in_status_and_diagnostics(rig: NodeRig) -> None:
-    assert rig.verdict()['promise'] == 'none'
+    assert 'gate' not in rig.verdict().get('promise_void_because', '')
     assert rig.client.set_together(gate__fall_frames=100, gate__fall_window=100).successful
     values = rig.verdict()
     assert values['promise'] == 'void' and 'gate.fall_frames' in values['promise_void_because']
@@ -89,7 +89,22 @@ def test_settings_that_undo_the_promise_are_said_in_status_and_diagnostics(rig: 
     rig.raise_flag()
     rig.wait(lambda: rig.verdict(BAD)['confident'] == 'false', 'the flag to fall all the same')
     assert rig.client.set_together(gate__fall_frames=1, gate__fall_window=1).successful
-    assert rig.verdict()['promise'] == 'none'
+    assert 'gate' not in rig.verdict().get('promise_void_because', '')
+
+
+def test_a_check_that_is_looser_than_is_safe_voids_the_promise_everywhere(tmp_path: Path) -> None:
+    with node_rig(tmp_path, max_skew_s=9.0, damage_scale=2.0) as rig:
+        rig.client.wait_for_camera_match()
+        values = rig.verdict()
+        assert values['promise'] == 'void'
+        for name in ('max_age_s', 'max_skew_s', 'max_repeats', 'damage_scale'):
+            assert name in values['promise_void_because'] and name in rig.next_health()[
+                'checks_off']
+            assert any('WARN' in line and name in line
+                       for line in rig.process.output.splitlines())
+            rig.wait(lambda of=name: rig.verdict() and any(
+                of in told.message and told.level == b'\x01'
+                for told in rig.health[-1].status), 'a warning')
 
 
 def test_a_locked_gate_cannot_be_changed_by_anybody_until_the_node_is_cleaned_up(
@@ -99,7 +114,8 @@ def test_a_locked_gate_cannot_be_changed_by_anybody_until_the_node_is_cleaned_up
         client = rig.client
         client.wait_for_camera_match()
         for name, value in (('gate.threshold_scale', 2.0), ('gate.scores', ['entropy.mean']),
-                            ('passes', 3), ('stale_timeout_s', 600.0),
+                            ('passes', 3), ('stale_timeout_s', 600.0), ('max_age_s', 3600.0),
+                            ('damage_scale', 0.0), ('stuck_timeout_s', 0.0),
                             ('use_sim_time', True)):  # ages are counted by that clock
             (result,) = client.set_parameters(**{name.replace('.', '__'): value})
             assert not result.successful and name in result.reason
