@@ -105,7 +105,7 @@ def test_the_same_pixels_more_often_than_allowed_are_a_frozen_camera() -> None:
     assert one.pixel_fault(noisy(5)) == ''
     found = [one.pixel_fault(noisy(0).copy()) for _ in range(5)]
     assert found[:3] == ['', '', '']
-    assert 'last 3' in found[3] and 'max_repeats' in found[3] and 'last 4' in found[4]
+    assert 'max_repeats' in found[3] and found[3] == found[4]  # logged once
     assert one.pixel_fault(noisy(1)) == ''  # it moves again
     assert guard(max_repeats=0).pixel_fault(noisy(0)) == ''
 
@@ -127,22 +127,81 @@ def test_a_still_scene_before_a_sensor_is_not_frozen() -> None:
     assert [one.pixel_fault(noisy(seed)) for seed in range(300)] == [''] * 300
 
 
-@for_each('change', ['one bit', 'shift by a pixel', 'shift by a row', 'swap of two rows'])
-@for_each('size', [(480, 640), (37, 53), (3, 3), (241, 241), (384, 512)])
-def test_images_that_differ_in_little_are_different(change: str, size: tuple[int, int]) -> None:
-    scene = np.zeros((*size, 3), np.uint8)
-    scene[0, 1] = 7  # flat but for one pixel, as a rendered scene may be
+@for_each('num, is_new', [(0, False), (1, False), (51, False), (52, True), (256, True)])
+def test_a_picture_of_which_a_fifth_is_new_is_new_and_one_bit_tells_for_a_part(
+    num: int, is_new: bool
+) -> None:
+    one, scene = guard(max_repeats=0), noisy(0, 256, 256)
     other = scene.copy()
-    if change == 'one bit':
-        other[(size[0] - 1) // ROW_STEP * ROW_STEP, -1, 2] ^= 1
-    elif change == 'shift by a pixel':
-        other = np.roll(scene, 1, axis=1)
-    elif change == 'shift by a row':
-        other = np.roll(scene, 1, axis=0)
-    else:
-        other[[0, 1]] = scene[[1, 0]]
-    one = guard(max_repeats=0)
-    assert one.pixel_fault(scene) == '' == one.pixel_fault(other)
+    for part in range(num):
+        other[part // 16 * 16 + ROW_STEP, part % 16 * 16 + 9, part % 3] ^= 1
+    assert one.pixel_fault(scene) == ''
+    assert (one.pixel_fault(other) == '') == is_new
+
+
+@for_each('size', [(480, 640), (37, 53), (3, 3), (241, 241), (1080, 1920)])
+@for_each('shift, axis', [(1, 0), (4, 0), (1, 1), (8, 1)])
+def test_a_scene_that_moves_by_a_pixel_is_new_at_any_size(
+    size: tuple[int, int], shift: int, axis: int
+) -> None:
+    one, scene = guard(max_repeats=0), noisy(0, *size)
+    other = np.roll(scene, shift, axis)
+    assert one.pixel_fault(scene) == ''
+    assert (one.pixel_fault(other) == '') == (not np.array_equal(other, scene))
+
+
+def drawn(still: NDArray[np.uint8], number: int, kind: str) -> NDArray[np.uint8]:
+    """Draw a counter or a clock over a copy of a still image."""
+    image = still.copy()
+    if kind == 'counter':
+        image[0, 0] = number % 256, number // 256, 0
+    elif kind == 'clock':
+        image[4:24, -120:] = np.random.default_rng(number).integers(0, 256, (20, 120, 3))
+    else:  # two lines of numbers, and a compass across the whole picture
+        image[8:40, 20:200] = number % 251
+        image[-20:] = np.random.default_rng(number).integers(0, 256, (20, still.shape[1], 3))
+    return image
+
+
+@for_each('kind', ['counter', 'clock', 'telemetry'])
+def test_a_still_image_under_a_counter_or_a_clock_is_frozen(kind: str) -> None:
+    one, still = guard(), noisy(0, 480, 640)
+    assert one.pixel_fault(noisy(1, 480, 640)) == ''
+    found = [bool(one.pixel_fault(drawn(still, number, kind))) for number in range(80)]
+    assert found == [False] * 3 + [True] * 77
+
+
+@for_each('rows, columns', [(0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (0.9, 0.8), (0.0, 0.0)])
+def test_what_moves_under_a_fixed_hull_or_letterbox_is_not_frozen(
+    rows: float, columns: float
+) -> None:
+    one, hull = guard(max_repeats=0), noisy(0, 480, 640)
+    fixed = np.s_[:round(480 * rows), :round(640 * columns)]
+    for seed in range(1, 40):
+        image = noisy(seed, 480, 640)
+        image[fixed] = hull[fixed]
+        assert one.pixel_fault(image) == ''
+
+
+def test_a_ring_of_buffers_is_refused_wherever_it_repeats_and_not_forgotten() -> None:
+    one, old = guard(), [noisy(n) for n in range(2)]
+    for cycle in range(100):  # two dead buffers of three: A, B, new, A, B, new
+        found = [bool(one.pixel_fault(image)) for image in (*old, noisy(100 + cycle))]
+        assert found == ([True, True, False] if cycle else [False] * 3)
+    one, rare = guard(), noisy(0)
+    for cycle in range(6):  # within the memory only if what came again counts as the newest
+        assert bool(one.pixel_fault(rare)) == bool(cycle)
+        assert bool(one.pixel_fault(rare)) == bool(cycle)  # by itself a repeat that is allowed
+        assert not any(one.pixel_fault(noisy(1000 + 40 * cycle + n)) for n in range(40))
+
+
+@for_each('times, is_frozen', [(1, False), (2, False), (3, True)])
+def test_a_camera_of_half_the_rate_is_not_frozen_and_one_of_a_third_is(
+    times: int, is_frozen: bool
+) -> None:
+    one = guard()
+    found = [bool(one.pixel_fault(noisy(n))) for n in range(40) for _ in range(times)]
+    assert any(found) == any(found[10:]) == is_frozen
 
 
 def test_an_image_that_is_no_block_of_memory_is_compared_as_its_pixels() -> None:
@@ -221,7 +280,7 @@ def test_a_frozen_camera_with_new_stamps_never_raises_the_flag_again(loop: Loop)
     assert not any(loop.send(image=still) for _ in range(55))  # from the start
     assert [loop.send() for _ in range(3)] == [False, True, True]
     flags = [loop.send(image=still) for _ in range(55)]
-    assert flags == [True, True] + [False] * 53  # it came before
+    assert not any(flags)  # it came before
     assert [loop.send() for _ in range(3)] == [False, True, True]
     still = blue(999)
     flags = [loop.send(image=still) for _ in range(55)]
@@ -284,12 +343,3 @@ def test_a_loop_that_is_longer_than_the_memory_is_new_each_time() -> None:
     assert not any(one.pixel_fault(noisy(n % 65)) for n in range(195))
     found = [one.stamp_fault(s * SECOND, s * SECOND) for n in range(130) for s in [1 + n % 65]]
     assert not any('came before' in text for text in found)
-
-
-@for_each('row', range(9))
-def test_every_fourth_row_is_compared(row: int) -> None:
-    one, image = guard(max_repeats=0), noisy(0)
-    other = image.copy()
-    other[row, 5, 1] ^= 1
-    one.pixel_fault(image)
-    assert bool(one.pixel_fault(other)) == (row % 4 != 0)

@@ -61,6 +61,7 @@ class FaultyCamera:
         self._before_ns = 0
         self._images: deque[ImageU8] = deque(maxlen=3)  # those that may be sent again
         self._num_repeats = 0
+        self._last: ImageU8 | None = None
 
     def draw(self, now_ns: int, is_storm: bool) -> Shot:
         """Return a frame that is sent at a time; a good one, unless planned or in a storm."""
@@ -131,7 +132,9 @@ class FaultyCamera:
 
     def _are_pixels_new(self, pixels: ImageU8, kind: str) -> bool:
         is_known = any(pixels is one for one in self._images)
-        self._num_repeats = self._num_repeats + 1 if is_known else 0
+        # One from before the last picture is as bad as too many of that.
+        step = 1 if pixels is self._last else MAX_REPEATS + 2
+        self._num_repeats, self._last = self._num_repeats + step if is_known else 0, pixels
         if kind == 'good':  # one that commands nothing
             self._images.append(pixels)
         return self._num_repeats <= MAX_REPEATS

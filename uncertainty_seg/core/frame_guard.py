@@ -4,7 +4,8 @@ What makes a frame unusable whatever the network says of it: its stamp, and pixe
 
 A flag about an image of an hour ago, or about the one image that a hung driver sends for ever, is
 wrong however good the image is. The stamps are compared with a clock and with each other; the
-pixels are compared by a fingerprint, since a driver may stamp the same pixels anew.
+pixels are compared part by part, since a driver may stamp the same pixels anew, and a clock or a
+counter may be drawn over them. Noise that was added to a still image is not told from a sensor's.
 
 """
 
@@ -12,10 +13,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
+from functools import lru_cache
+import math
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.plausibility import fingerprint
 from uncertainty_seg.core.settings import Settings
 
 # Frames whose stamps and pixels are remembered: a ring of buffers that a driver hands out again
@@ -23,7 +28,13 @@ from uncertainty_seg.core.settings import Settings
 MEMORY_FRAMES = 64
 # So many ages in a row that differ by no more than this are an offset between two clocks.
 STEADY_FRAMES, STEADY_S = 10, 0.2
+# The noise of a sensor is in every row: a part of them tells as much, in less time.
 ROW_STEP = 4
+# Parts of a side that are compared, and the share of all that must be new in a new picture: a hull
+# or a letterbox in view is the same each time, and so is a still image under a clock.
+PARTS, LEAST_NEW = 16, 0.2
+# Of the latest so many images half may repeat the one before, as if the camera had half the rate.
+WINDOW_FRAMES = 10
 _NO_CLOCK = ("the node's clock stands at 0: use_sim_time is true and nobody publishes /clock; "
              'play the bag with its clock')
 _T = TypeVar('_T', bound=Hashable)
@@ -39,10 +50,11 @@ class FrameGuard:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stamps: _Memory[int] = _Memory()
-        self._images: _Memory[bytes] = _Memory()
+        self._pictures = _Pictures()
         self._last_ns: int | None = None
         self._ages_s: deque[float] = deque(maxlen=STEADY_FRAMES)
-        self._num_repeats = 0
+        self._num_in_row = 0.0
+        self._repeats: deque[bool] = deque(maxlen=WINDOW_FRAMES)
 
     def stamp_fault(self, stamp_ns: int, now_ns: int) -> str:
         """
@@ -104,22 +116,71 @@ class FrameGuard:
         """
         Say whether a camera is frozen; empty if it is not. To be called once a frame.
 
-        `image` is ndarray of uint8, shape (H, W, 3), of which every fourth row is compared. A
-        camera of a still scene is not frozen, as its noise changes every image; a rendered still
-        scene is.
+        `image` is ndarray of uint8, shape (H, W, 3), of which every fourth row is compared. One of
+        which less than `LEAST_NEW` differs from an image before repeats it. A camera of a still
+        scene is not frozen, as its noise changes every image; a rendered still scene is.
         """
         if self._settings.max_repeats < 0:
             return ''
-        # The noise of a sensor is in every row: a part of them tells as much, in less time.
-        is_known = self._images.add(fingerprint(image[::ROW_STEP]))
-        self._num_repeats = self._num_repeats + 1 if is_known else 0
+        age = self._pictures.add(image)
+        self._repeats.append(age is not None)
+        if age is None:
+            self._num_in_row = 0
+        else:
+            # No camera goes back to a picture from before its last one.
+            self._num_in_row += 1 if age == 0 else math.inf
         # Of a camera that has never shown two different images none is known to be alive.
-        num_allowed = self._settings.max_repeats if len(self._images) > 1 else 0
-        if self._num_repeats <= num_allowed:
+        most = self._settings.max_repeats if len(self._pictures) > 1 else 0
+        if self._num_in_row == math.inf:
+            found = 'shows pictures from before its last one again, expected new ones'
+        elif self._num_in_row > most:
+            found = (f'repeats its last picture, at most {most} times are allowed (max_repeats, '
+                     'or 0 until there were two different ones)')
+        elif sum(self._repeats) > max(most, WINDOW_FRAMES // 2):
+            found = (f'repeats pictures in more than half of the last {WINDOW_FRAMES} images, '
+                     'expected fewer')
+        else:
             return ''
-        return (f'the camera is frozen: the pixels of the last {self._num_repeats} images came '
-                f'before, at most {num_allowed} are allowed (max_repeats, or 0 until there were '
-                'two different ones); restart the camera or its driver')
+        return f'the camera is frozen: it {found}; restart the camera or its driver'
+
+
+class _Pictures:
+    """The latest different pictures, newest last, as a sum for each of their parts."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros((0, PARTS * PARTS), np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def add(self, image: ImageU8) -> int | None:
+        """Take a picture in as the newest; return how many came after it before, None if new."""
+        sums = _part_sums(image)
+        known = np.flatnonzero((self._sums == sums).mean(1) > 1 - LEAST_NEW)[-1:]
+        age = len(self._sums) - 1 - int(known[0]) if known.size else None
+        kept = np.delete(self._sums, known, 0)[1 - MEMORY_FRAMES:]
+        self._sums = np.concatenate([kept, sums[None]])
+        return age
+
+
+def _part_sums(image: ImageU8) -> NDArray[np.uint64]:
+    """Return a number for each part of an image, which any other bit and any shift changes."""
+    rows = image[::ROW_STEP].reshape(-(-len(image) // ROW_STEP), -1)
+    if rest := rows.shape[1] % 8:
+        rows = np.pad(rows, ((0, 0), (0, 8 - rest)))
+    words = rows.view(np.uint64)
+    words = np.add.reduceat(words * _factors(words.shape[1]), _edges(words.shape[1]), 1)
+    return np.add.reduceat(words * _factors(len(words))[:, None], _edges(len(words)), 0).ravel()
+
+
+def _edges(length: int) -> NDArray[np.intp]:
+    return np.arange(PARTS) * length // PARTS
+
+
+@lru_cache(16)
+def _factors(length: int) -> NDArray[np.uint64]:
+    """Return odd numbers: a product with one is another for each other word."""
+    return np.random.default_rng(length).integers(0, 2**63, length, np.uint64) * 2 + 1
 
 
 class _Memory(Generic[_T]):
@@ -128,9 +189,6 @@ class _Memory(Generic[_T]):
     def __init__(self) -> None:
         self._order: deque[_T] = deque()
         self._values: set[_T] = set()
-
-    def __len__(self) -> int:
-        return len(self._order)
 
     def add(self, value: _T) -> bool:
         """Remember a value; return whether it was known."""
