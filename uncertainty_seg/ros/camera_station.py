@@ -10,7 +10,7 @@ configure to cleanup, the subscription from activate to deactivate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 import logging
 import math
@@ -37,7 +37,7 @@ from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
 from uncertainty_seg.ros.health import FrameStatistics, Health, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import steady_s
 from uncertainty_seg.ros.publishers import PicturePublishers, publish_labels, VerdictPublishers
-from uncertainty_seg.ros.rivals import RivalWatch
+from uncertainty_seg.ros.rivals import CameraRivals, RivalWatch
 from uncertainty_seg.ros.topics import WatchedTopicsNode
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
@@ -95,6 +95,7 @@ class CameraStation:
         self._slot: Slot[Arrival] | None = None
         self._shown: Slot[JudgedFrame] | None = None
         self._subscription: Any = None
+        self._camera_rivals: CameraRivals | None = None
         self._hint, self._alone_s = '', -math.inf
 
     @property
@@ -148,11 +149,22 @@ class CameraStation:
             topics.camera_qos(settings.reliability),
             qos_overriding_options=topics.overridable(
                 lambda profile: profile_fault(profile, settings)))
+        self._camera_rivals = CameraRivals(self.topic, self._num_senders)
+
+    def _num_senders(self) -> int:
+        """Count the publishers whose images are received, as far as the graph tells."""
+        topic, me = self._watch.topics[self.topic, False], self._node.get_fully_qualified_name()
+        return sum(info.topic_type == topic.type_name
+                   and not topics.conflict_sentences(topic, me, [info])
+                   for info in self._node.get_publishers_info_by_topic(self.topic))
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
 
-    def _on_image(self, msg: AnyImage) -> None:
+    def _on_image(self, msg: AnyImage, information: Mapping[str, Any]) -> None:
+        if self._camera_rivals is not None:
+            with self._faults.alone('rival_watch'):
+                self._camera_rivals.hear(information)
         if self._slot is not None:
             self.owner.note_arrival()
             is_of_receipt = self._settings().stamps == 'receipt'
@@ -171,7 +183,7 @@ class CameraStation:
         """Unsubscribe."""
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
-        self._subscription = self._processor = None
+        self._subscription = self._processor = self._camera_rivals = None
 
     def free(self) -> None:
         """Take the pictures off the graph and forget the pipeline, which is not closed here."""
@@ -211,18 +223,22 @@ class CameraStation:
         self.owner.tick(lambda: self._why_stale(holder, worker_end))
 
     def check_graph(self) -> None:
-        """Look in the graph, once a second, why no frame comes and who else publishes the flag."""
+        """Look in the graph, once a second, why no frame comes, and who else publishes."""
         with self._faults.alone('silence_hint'):
             hint, self._hint = self._hint, ''  # empty if the look fails
             self._hint = self._why_no_message()
             if self._hint and self._hint not in (hint, *self._watch.reported):
                 _log.warning(self._hint)
         with self._faults.alone('rival_watch'):
-            for rival in self._rivals:
+            for rival in self._all_rivals():
                 rival.look()
 
+    def _all_rivals(self) -> list[RivalWatch | CameraRivals]:
+        cameras = self._camera_rivals
+        return [*self._rivals, *([] if cameras is None else [cameras])]
+
     def _rival(self) -> str:
-        return next((rival.reason for rival in self._rivals if rival.reason), '')
+        return next((rival.reason for rival in self._all_rivals() if rival.reason), '')
 
     def health(self, node: NodeHealth) -> Health:
         """Return how it is."""

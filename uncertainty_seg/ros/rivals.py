@@ -16,7 +16,7 @@ The claims come from a thread of their own, since the executor stands still duri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 import json
 import os
@@ -336,3 +336,52 @@ def _probe_s(speakers: Sequence[QoSProfile]) -> float:
     deadlines_s = [speaker.deadline.nanoseconds / 1e9 for speaker in speakers]
     longest_s = max((s for s in deadlines_s if 0 < s < UNLIMITED_S), default=0.0)
     return min(max(PROBE_S, PROBE_DEADLINES * longest_s), LONGEST_PROBE_S)
+
+
+# Another publisher of the camera's images: two cameras, or a bag beside one. Again the graph raises
+# the suspicion. Each publisher numbers its messages, so that of two that speak in turn the numbers
+# go back time and again; behind a driver that was killed and started again they do so once.
+
+NO_NUMBER = 2**64 - 1  # rmw's word for it
+
+
+class CameraRivals:
+    """
+    Look who sends the images of a camera, about once a second and when their numbers go back.
+
+    `count` returns how many publishers the graph has whose images would be received. A middleware
+    that gives no numbers proves none dead: the reason stays until the graph has one publisher.
+    """
+
+    def __init__(
+        self, topic: str, count: Callable[[], int], clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topic, self._count, self._clock = topic, count, clock
+        self._number: int | None = None
+        self._num_back, self._num_there, self._since_s = 0, 0, clock()
+
+    @property
+    def reason(self) -> str:
+        """Why the images must not be trusted; empty while there is no rival."""
+        is_alone = self._num_there < 2 or (
+            self._number is not None and self._num_back < 2
+            and self._clock() - self._since_s >= PROBE_S)
+        return '' if is_alone else (
+            f'{self._num_there} publishers send images on {self._topic}: give each camera a topic '
+            'of its own, and play no bag beside it')
+
+    def hear(self, information: Mapping[str, Any]) -> None:
+        """Take note of the number of an image, of what rclpy tells about a message."""
+        number = information.get('publication_sequence_number', NO_NUMBER)
+        before, self._number = self._number, None if number == NO_NUMBER else int(number)
+        if before is not None and self._number is not None and self._number <= before:
+            self._num_back += 1
+            self.look()
+
+    def look(self) -> None:
+        """Look at the graph; raises what the look raised."""
+        before, self._num_there = self._num_there, self._count()
+        if self._num_there < 2:
+            self._num_back = 0
+        elif self._num_there > before:
+            self._since_s = self._clock()

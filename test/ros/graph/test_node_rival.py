@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from ros_helpers import node_arguments, Process
 from ros_node_rig import node_rig
 
-from uncertainty_seg.ros.rivals import PROBE_S, RivalWatch
+from uncertainty_seg.ros.rivals import CameraRivals, NO_NUMBER, PROBE_S, RivalWatch
 
 TOPIC = '/uncertainty_seg/confident'
 
@@ -142,6 +142,80 @@ def test_our_own_flags_on_the_way_are_no_other_voice() -> None:
     for second in range(20):  # one of ours is heard a second late, every other time
         rig.run(1, 10, 1 if second % 2 else -1)
     assert rig.watch.reason == ''
+
+
+class Cameras:
+    """Publishers of one topic, each with numbers of its own; the graph is looked at each second."""
+
+    def __init__(self) -> None:
+        self.now_s, self.num_there, self.numbers = 0.0, 1, {'first': 500, 'second': 0}
+        self.watch = CameraRivals('/cam', lambda: self.num_there, lambda: self.now_s)
+        self.watch.look()
+
+    def run(self, seconds: int, *speakers: str, has_numbers: bool = True) -> list[bool]:
+        """Let publishers speak in turn, 10 images a second; returns after each what may be true."""
+        found = []
+        for k in range(10 * seconds):
+            self.now_s += 0.1
+            name = speakers[k % len(speakers)]
+            self.numbers[name] += 1
+            self.watch.hear({'publication_sequence_number':
+                             self.numbers[name] if has_numbers else NO_NUMBER})
+            if k % 10 == 9:
+                self.watch.look()
+            found.append(not self.watch.reason)
+        return found
+
+
+@pytest.mark.parametrize('first', [500, 5])
+def test_a_second_camera_is_a_reason_from_its_first_images_to_its_end(first: int) -> None:
+    rig = Cameras()
+    rig.numbers['first'] = first
+    assert all(rig.run(3, 'first'))
+    rig.num_there = 2
+    found = rig.run(30, 'first', 'second')
+    assert not any(found[2:]) and '/cam' in rig.watch.reason
+    rig.num_there = 1
+    assert all(rig.run(3, 'first')[9:])
+
+
+def test_a_driver_that_was_killed_and_started_again_is_believed_alone_after_the_probe() -> None:
+    rig = Cameras()
+    rig.run(3, 'first')
+    rig.num_there = 2
+    found = rig.run(10, 'second')
+    assert not any(found[:29]) and all(found[40:])
+    assert not any(rig.run(2, 'first', 'second')[2:])  # it was not dead
+
+
+def test_without_numbers_nobody_is_believed_dead() -> None:
+    rig = Cameras()
+    assert all(rig.run(2, 'first', has_numbers=False))
+    rig.num_there = 2
+    assert not any(rig.run(30, 'first', has_numbers=False)[9:])
+
+
+def test_a_second_publisher_of_images_lowers_the_flag_at_once(tmp_path: Path) -> None:
+    with node_rig(tmp_path, gate__rise_frames=1) as rig:
+        rig.client.wait_for_camera_match()
+        rig.raise_flag()
+        first, node = rig.client.camera, rig.client.node
+        other = node.create_publisher(type(rig.send()), '/cam', 1)
+        rig.wait(lambda: rig.client.camera.get_subscription_count() == 1
+                 and other.get_subscription_count() == 1, 'the second to be matched')
+
+        def tell_in_turn() -> dict[str, str]:
+            rig.client.camera = other if rig.client.camera is first else first
+            return rig.verdict()
+
+        assert 'true' not in [tell_in_turn()['confident'] for _ in range(15)][3:]
+        assert '2 publishers' in rig.status[-1].status[0].message
+        rig.wait(lambda: tell_in_turn() and any(
+            '2 publishers' in s.status[0].message and s.status[0].level == b'\x02'
+            for s in rig.health), 'diagnostics to say so')
+        node.destroy_publisher(other)
+        rig.client.camera = first
+        rig.wait(lambda: rig.verdict()['confident'] == 'true', 'the flag to come back')
 
 
 @pytest.mark.release
