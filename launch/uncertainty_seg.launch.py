@@ -48,7 +48,7 @@ def processes(context: LaunchContext) -> list:
         checks.require_name(name, said[name])
     full = checks.full_name(said['namespace'], checks.NODE_NAME)
     file = checks.parameter_file(said['params_file'], said['namespace'], checks.NODE_NAME)
-    checks.require_model(said['model'], said['autostart'], file, full, share)
+    checks.require_model(said['model'], said['autostart'], file, full)
     topics = checks.camera_topics(said['cameras'])
     made = [node_of(context, topics)]
     if said['rviz'] == 'true':

@@ -14,7 +14,7 @@ from typing import Any
 from launch_stand_ins import actions_of, launch_arguments, PROFILES, stand_ins
 import pytest
 
-from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.errors import ConfigError, UncertaintySegError
 
 __all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every test here
 
@@ -105,6 +105,10 @@ def test_a_node_that_refused_its_parameters_ends_the_launch(
 
 @pytest.mark.parametrize(('given', 'sentence'), [
     ({'model': ''}, 'suim_fp16'),
+    ({'model': 'pipelin'}, 'pipelin'),
+    ({'params_file': 'gate.treshold_scale: 0.5'}, 'gate.treshold_scale'),
+    ({'params_file': 'seed: 1\n    seed: 2'}, 'seed'),
+    ({'params_file': 'gate.alpha: 0.1\n    gate: {alpha: 0.2}'}, 'gate.alpha'),
     ({'params_file': '/nofile.yaml'}, '/nofile.yaml'),
     ({'rviz': 'true'}, 'rviz2'),
     ({'cameras': 'front-cam'}, 'front-cam'),
@@ -117,10 +121,12 @@ def test_a_node_that_refused_its_parameters_ends_the_launch(
     ({'max_age_s': 'nan'}, 'nan'),
 ])
 def test_what_cannot_be_used_is_one_sentence_before_a_process_starts(
-    arguments: dict[str, str], given: dict[str, str], sentence: str,
+    arguments: dict[str, str], tmp_path: Path, given: dict[str, str], sentence: str,
 ) -> None:
     arguments.update(given)
-    with pytest.raises(ConfigError, match=sentence):
+    if ': ' in given.get('params_file', ''):
+        arguments['params_file'] = parameters(tmp_path, '/**', given['params_file'])
+    with pytest.raises(UncertaintySegError, match=sentence):
         actions_of('uncertainty_seg.launch.py')
 
 

@@ -15,6 +15,7 @@ from uncertainty_seg.storage.parameter_files import (
     read_parameter_file,
     read_value,
     require_files_for,
+    require_spelt,
     source_of,
 )
 
@@ -98,6 +99,26 @@ def test_lists_may_be_tagged_as_launch_does(tmp_path: Path) -> None:
 def test_a_file_without_parameters_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match='p.yaml'):
         read_parameter_file(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(('text', 'named'), [
+    ('/n:\n  ros__parameters:\n    max_age_s: 1.0\n    seed: 1\n    max_age_s: 9.0\n', 'max_age_s'),
+    ('/n:\n  ros__parameters:\n    gate.alpha: 0.1\n    gate:\n      alpha: 0.2\n', 'gate.alpha'),
+    ('/n:\n  ros__parameters: {seed: 1}\n/n:\n  ros__parameters: {seed: 2}\n', '/n'),
+    ('/n:\n  ros__parameters: {seed: 1}\nn:\n  ros__parameters: {seed: 2}\n', 'seed')])
+def test_what_stands_twice_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        read_parameter_file(written(tmp_path, text))
+
+
+def test_a_misspelt_name_is_refused_and_that_of_another_node_is_not() -> None:
+    known = ['gate.threshold_scale', 'max_age_s', 'max_skew_s', 'cameras', 'log.folder']
+    others = ['frame_id', 'exposure', 'brightness', 'use_sim_time', 'qos_overrides./cam.depth']
+    assert require_spelt([*known, *others], known) == ['frame_id', 'exposure', 'brightness']
+    for name in ('gate.treshold_scale', 'gate.bogus', 'gate', 'max_ages', 'camera', 'log.dir',
+                 'threshold_scale'):
+        with pytest.raises(ConfigError, match=name):
+            require_spelt([name], known)
 
 
 def test_a_folder_or_a_file_of_bytes_is_refused_without_words_of_python(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 """
 What the launch files ask before they start a process, so that nothing half started stays behind.
 
-Everything here raises ConfigError with one sentence, and imports neither launch nor rclpy.
+Everything here raises an error of the package with one sentence, and imports neither launch nor
+rclpy.
 
 """
 
@@ -15,10 +16,16 @@ import re
 import sys
 from typing import Any
 
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import iter_parameters, Settings
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.entry import LAUNCHED_BY
-from uncertainty_seg.storage.parameter_files import full_name, ParameterFile, read_parameter_file
+from uncertainty_seg.storage.model_bundle import find_bundle, shipped_bundles
+from uncertainty_seg.storage.parameter_files import (
+    full_name,
+    ParameterFile,
+    read_parameter_file,
+    require_spelt,
+)
 
 NODE_NAME = 'uncertainty_seg'
 NODE_ARGUMENTS = (
@@ -66,9 +73,11 @@ def require_number(argument: str, text: str, is_positive: bool = False) -> float
 
 
 def parameter_file(path: str, namespace: str, node: str) -> ParameterFile:
-    """Return a parameter file that says something to a node of the launch file."""
-    file = read_parameter_file(path)
-    file.require_match(full_name(namespace, node))
+    """Return a parameter file that says something to a node of the launch file, well spelt."""
+    file, full = read_parameter_file(path), full_name(namespace, node)
+    file.require_match(full)
+    if node == NODE_NAME:  # the governor says it itself
+        require_spelt(file.values(full), [setting.name for setting in iter_parameters(Settings)])
     return file
 
 
@@ -83,12 +92,13 @@ def camera_topics(text: str) -> dict[str, str]:
     return topics
 
 
-def require_model(model: str, autostart: str, file: ParameterFile, full: str, share: str) -> None:
-    """Refuse to start a node that would end at once, since nobody has named its model."""
+def require_model(model: str, autostart: str, file: ParameterFile, full: str) -> None:
+    """Refuse to start a node that would end at once: nobody has named its model, or misspelt."""
     waits = autostart == 'false' or not autostart and file.value(full, 'autostart') is False
-    if not (model or file.value(full, 'model') or waits):
-        shipped = sorted(card.parent.name
-                         for card in Path(share, 'config', 'models').glob('*/card.json'))
+    if named := model or file.value(full, 'model'):
+        find_bundle(str(named))
+    elif not waits:
+        shipped = list(shipped_bundles())
         raise ConfigError('no model is named', f"a bundle's folder or a shipped name "
                           f'({", ".join(shipped) or "none found"})',
                           f'give model:={shipped[0] if shipped else "FOLDER"}, or set model in '

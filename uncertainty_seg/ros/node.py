@@ -455,7 +455,6 @@ def wait_for_build(
 PROGRAM = 'uncertainty_seg_node'
 ABOUT = ('The segmentation node. Its parameters: config/uncertainty_seg.yaml and '
          'docs/reference/parameters.md; model must be given.')
-EXIT_FAILED = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _HEAP_BYTES = 32 << 20
 
@@ -496,7 +495,7 @@ def _run(words: Sequence[str]) -> int:
             with watch:
                 try:
                     if not node.autostart() and not stop.is_set():  # why is in the log already
-                        return EXIT_FAILED
+                        return node_life.exit_code(node.failure)
                     systemd.tell('READY=1')
                     node_life.spin_until(stop, executor, on_fault, watch.turn)
                 except (ExternalShutdownException, UncertaintySegError):

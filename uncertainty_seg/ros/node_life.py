@@ -26,7 +26,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.logging import get_logger_effective_level
 from rclpy.signals import SignalHandlerOptions
 
-from uncertainty_seg.errors import ConfigError, some_of, UncertaintySegError, UnknownModelError
+from uncertainty_seg.errors import (
+    BackendError,
+    BackendUnavailableError,
+    ConfigError,
+    some_of,
+    UncertaintySegError,
+)
 from uncertainty_seg.ros.entry import stop_signals
 from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
@@ -45,8 +51,8 @@ def run_program(
     """
     Run a node's program, which takes --help and else arguments of ROS only; returns the exit code.
 
-    A fault at the start is one sentence: code 2 for a parameter, a name or an argument, else 1.
-    Any other word is one, too: ROS would run the node without what it was to say.
+    A fault at the start is one sentence, with the code of `exit_code`. Any other word is one, too:
+    ROS would run the node without what it was to say.
     """
     words = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
@@ -59,16 +65,20 @@ def run_program(
                               'arguments of ROS behind --ros-args',
                               f'{program} --ros-args -p NAME:=VALUE')
         return run(start_ros(words))
-    except (ConfigError, UnknownModelError, InvalidParameterTypeException) as err:
+    except (UncertaintySegError, InvalidParameterTypeException) as err:
         print(f'{program}: {err}', file=sys.stderr)
-        return 2
-    except UncertaintySegError as err:
-        print(f'{program}: {err}', file=sys.stderr)
-        return 1
+        return exit_code(err)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
         rclpy.try_shutdown()
+
+
+def exit_code(err: Exception | None) -> int:
+    """Return 2 for an error that another start meets again, and 1 for one that may heal."""
+    is_passing = isinstance(err, BackendError) and not isinstance(err, BackendUnavailableError)
+    is_ours = isinstance(err, (UncertaintySegError, InvalidParameterTypeException))
+    return 2 if is_ours and not is_passing else 1
 
 
 def own_words(words: Sequence[str]) -> list[str]:
@@ -260,6 +270,7 @@ def report_errors(
             transition(node, state)
             return TransitionCallbackReturn.SUCCESS
         except UncertaintySegError as err:
+            node.failure = err
             node.get_logger().error(str(err))
             node.fall(str(err))
             return TransitionCallbackReturn.FAILURE
@@ -277,11 +288,12 @@ class SoundLifecycleNode(LifecycleNode):
     """
     A lifecycle node that survives a transition its state does not allow.
 
-    `error` is what the last transition raised that is no error of the package, `transition` the
-    one that is running, in the executor's thread; empty for none.
+    `error` is what the last transition raised that is no error of the package, `failure` one that
+    is, and `transition` the one that is running, in the executor's thread; empty for none.
     """
 
     error = ''
+    failure: UncertaintySegError | None = None
     transition = ''
 
     def fall(self, reason: str) -> None:

@@ -27,6 +27,7 @@ from uncertainty_seg.core.settings import (
     Value,
 )
 from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.storage.parameter_files import require_spelt
 
 SettingsT = TypeVar('SettingsT')
 
@@ -106,8 +107,8 @@ def declared_settings(
     """
     Declare every setting on a node, described, and return those given at the start.
 
-    Raises ConfigError if a value is of another type, out of range or NaN, or values contradict
-    each other.
+    Raises ConfigError if a value is of another type, out of range or NaN, values contradict each
+    other, or the name of a parameter is misspelt.
     """
     known = list(iter_parameters(kind))
     values: dict[str, object] = {}
@@ -119,9 +120,9 @@ def declared_settings(
     settings = build(values)
     for setting in known:
         node.set_descriptor(setting.name, descriptor_of(setting))
-    # ROS ignores a misspelt parameter silently. Only a warning, for a file may speak to several
-    # nodes. The attribute is not public; without it there is no warning.
-    for name in sorted(getattr(node, '_parameter_overrides', {})):
-        if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
-            node.get_logger().warning(f'there is no parameter {name}, it is ignored')
+    # ROS ignores a parameter that there is not silently. The attribute is not public; without it
+    # nothing is said here.
+    given = sorted(getattr(node, '_parameter_overrides', {}))
+    for name in require_spelt(given, [setting.name for setting in known]):
+        node.get_logger().warning(f'there is no parameter {name}, it is ignored')
     return settings

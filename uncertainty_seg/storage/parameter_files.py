@@ -11,8 +11,10 @@ imported, since the Python of `ros2 launch` may be another one than the node's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+import difflib
 from pathlib import Path
 import re
 import tempfile
@@ -22,6 +24,10 @@ from uncertainty_seg.errors import ConfigError, some_of
 
 PARAMETERS_KEY = 'ros__parameters'
 MAX_YAML_DEPTH = 20
+# How alike a name must be to one of ours to be meant for it; others may be of another node.
+ALIKE = 0.8
+# Parameters that rclpy declares for every node.
+_OF_ROS = ('qos_overrides.', 'use_sim_time', 'start_type_description_service')
 # launch writes parameters that are given to a node in Python into files of this name.
 _LAUNCH_PREFIX = 'launch_params_'
 _EXPONENT = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')
@@ -77,7 +83,8 @@ def read_parameter_file(path: str) -> ParameterFile:
     """
     Read a file of parameters.
 
-    Raises ConfigError if it is missing, no YAML, or holds no parameters of any node.
+    Raises ConfigError if it is missing, no YAML, holds no parameters of any node, or one of them
+    twice, be it once flat (`gate.alpha`) and once nested.
     """
     import yaml
 
@@ -90,7 +97,7 @@ def read_parameter_file(path: str) -> ParameterFile:
         text = place.read_text(encoding='utf-8')
         require_plain_yaml(text)
         content = _plain(yaml.compose(text, yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, OSError) as err:
+    except (yaml.YAMLError, ValueError, TypeError, OSError) as err:
         mark = getattr(err, 'problem_mark', None)
         where = f' in line {mark.line + 1}' if mark is not None else ''
         is_bytes = isinstance(err, UnicodeDecodeError)
@@ -98,7 +105,12 @@ def read_parameter_file(path: str) -> ParameterFile:
             'no text' if is_bytes else err)
         raise ConfigError(f'parameter file {path} cannot be read{where} ({what})', 'YAML in UTF-8'
                           ) from err
-    entries = dict(_entries(content, ''))
+    pairs = list(_entries(content, ''))
+    entries = dict(pairs)
+    names = Counter(f'{key}: {name}' for key, values in pairs for name, _ in _flat(values, ''))
+    if twice := [name for name, num in names.items() if num > 1]:
+        raise ConfigError(f'parameter file {path} holds {some_of(twice)} twice', 'each once',
+                          'gate.alpha and alpha below gate are the same parameter')
     if not entries:
         raise ConfigError(f'parameter file {path} holds no parameters of any node',
                           f'{PARAMETERS_KEY} below the name of a node', _HOW)
@@ -141,7 +153,13 @@ def _plain(node: Any) -> Any:
     import yaml
 
     if isinstance(node, yaml.MappingNode):
-        return {_plain(key): _plain(value) for key, value in node.value}
+        found: dict[Any, Any] = {}
+        for key, value in node.value:
+            name = _plain(key)
+            if name in found:
+                raise ValueError(f'{name!r} again in line {key.start_mark.line + 1}')
+            found[name] = _plain(value)
+        return found
     if isinstance(node, yaml.SequenceNode):
         return tuple(_plain(item) for item in node.value)
     if node is None or not node.tag.startswith('tag:yaml.org,2002:') or '/' in node.tag:
@@ -195,6 +213,23 @@ def require_files_for(words: Sequence[str], full: str) -> None:
     """Refuse a command line that names a file with nothing for this node. Raises ConfigError."""
     for path in given_files(words):
         read_parameter_file(path).require_match(full)
+
+
+def require_spelt(names: Iterable[str], known: Collection[str]) -> list[str]:
+    """
+    Refuse names that are meant for a known parameter and misspelt. Raises ConfigError.
+
+    Returns the other names that are not known, as of parameters of another node.
+    """
+    strange = [name for name in names if name not in known and not name.startswith(_OF_ROS)]
+    for name in strange:
+        group = name.partition('.')[0] + '.'
+        near = difflib.get_close_matches(name, known, 1, ALIKE) or [
+            one for one in known if one.startswith(group)]
+        if near:
+            raise ConfigError(f'there is no parameter {name}', f'{" or ".join(near)}',
+                              'put parameters of another node below its own name')
+    return strange
 
 
 def source_of(words: Sequence[str], full: str, name: str, value: str) -> str:

@@ -495,11 +495,11 @@ def test_stopping_leaves_the_slow_factor_and_one_zero_where_a_command_was_in_for
                                  ('/cmd_vel_limited', 500_000_000)]
 
 
-def test_the_start_names_the_topics_and_a_misspelt_parameter(domain: int) -> None:
+def test_the_start_names_the_topics_and_a_parameter_that_there_is_not(domain: int) -> None:
     of_ros = {'qos_overrides./confident.subscription.depth': 3}
-    with governor(domain, slow_facter=0.5, **of_ros) as one:
+    with governor(domain, exposure=0.5, **of_ros) as one:
         assert one.said_at_start == [
-            ('warning', 'there is no parameter slow_facter, it is ignored'),
+            ('warning', 'there is no parameter exposure, it is ignored'),
             ('info', 'waiting for /confident, /cmd_vel -> /cmd_vel_limited, at factor 0.25 until '
                      'then')]
 

@@ -25,9 +25,14 @@ def assert_one_sentence(output: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(('change', 'words', 'code', 'named'), [
-    (lambda bundle: make_tiny_bundle(bundle, calibrated=False), [], 1, 'calibration.json'),
-    (old_bundle, [], 1, 'schema 1'),
-    (None, ['-p', 'passes:=5'], 1, 'passes is 5'),
+    (lambda bundle: make_tiny_bundle(bundle, calibrated=False), [], 2, 'calibration.json'),
+    (old_bundle, [], 2, 'schema 1'),
+    (lambda bundle: (bundle / 'trunk.onnx').write_bytes(b'other'), [], 2, 'trunk.onnx'),
+    (None, ['-p', 'passes:=5'], 2, 'passes is 5'),
+    (None, ['-p', 'ignore_mask:=/none.png'], 2, '/none.png'),
+    (None, ['-p', 'log.folder:=/dev/null/log'], 2, '/dev/null/log'),
+    (None, ['-p', 'backend:=tensorrt'], 2, 'tensorrt'),
+    (None, ['--params-file', 'MISSPELT'], 2, 'gate.treshold_scale'),
     (None, ['--params-file', '/none.yaml'], 2, '/none.yaml'),
     (None, ['-p', 'model:=dolphin'], 2, "'dolphin'"),
     pytest.param(None, ['--params-file', 'FILE'], 2, 'auv1', marks=pytest.mark.release),
@@ -38,10 +43,12 @@ def test_what_cannot_be_started_is_one_sentence_with_its_exit_code(
     tmp_path: Path, domain: int, change: Any, words: list[str], code: int, named: str
 ) -> None:
     bundle, file = make_tiny_bundle(tmp_path / 'tiny'), tmp_path / 'parameters.yaml'
-    file.write_text('/auv1/uncertainty_seg:\n  ros__parameters:\n    seed: 1\n')
+    is_misspelt = 'MISSPELT' in words
+    file.write_text('/**:\n  ros__parameters:\n    gate.treshold_scale: 0.5\n' if is_misspelt else
+                    '/auv1/uncertainty_seg:\n  ros__parameters:\n    seed: 1\n')
     if change is not None:
         change(bundle)
-    got, output = run([*node_arguments(bundle), *(str(file) if word == 'FILE' else word
+    got, output = run([*node_arguments(bundle), *(str(file) if word in ('FILE', 'MISSPELT') else word
                                                   for word in words)], domain, tmp_path)
     assert got == code
     assert_one_sentence(output, named)
@@ -76,11 +83,11 @@ def test_a_node_with_trusted_keys_starts_with_what_they_signed_alone(
     bundle = make_tiny_bundle(tmp_path / 'tiny')
     arguments = node_arguments(bundle, trusted_keys=f"['{public_line(keys[0])}']")
     code, output = run(arguments, domain, tmp_path)
-    assert code == 1
+    assert code == 2
     assert_one_sentence(output, 'trusted_keys')
     sign_bundle(bundle, keys[1])
     code, output = run(arguments, domain, tmp_path)
-    assert code == 1
+    assert code == 2
     assert_one_sentence(output, 'trusted_keys')
     sign_bundle(bundle, keys[0])
     with node_rig(tmp_path, trusted_keys=f"['{public_line(keys[0])}']") as rig:
