@@ -92,9 +92,9 @@ class TiredJudge(PlainJudge):
         self.told.append(about)
         return None if self.ends_at == 'judge' else super().judge(force, result, doubt, about)
 
-    def refuse(self, reason: str, about: Any) -> Verdict | None:
+    def refuse(self, reason: str, about: Any, kind: str) -> Verdict | None:
         self.told.append((reason, about))
-        return None if self.ends_at == 'refuse' else super().refuse(reason, about)
+        return None if self.ends_at == 'refuse' else super().refuse(reason, about, kind)
 
 
 def test_where_nothing_is_decided_any_more_there_is_no_outcome(pipeline: Pipeline) -> None:

@@ -196,9 +196,7 @@ def test_a_frame_that_is_bad_is_counted_left_out_and_shuts_the_gate(
             if k == 4:
                 bag.write_serialized(CAMERA, IMAGE_TYPE, stamp, b'\0\1\0\0\7')
             else:
-                pixels = RED.copy()
-                pixels[0, -1, 1] += k
-                bag.write_image(CAMERA, stamp, 'cam', pixels, 'bgr8')
+                bag.write_image(CAMERA, stamp, 'cam', RED ^ np.uint8(k), 'bgr8')
     assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'bag') == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out.splitlines()[-1])

@@ -59,3 +59,19 @@ def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
     strange = {name: np.array([one[name] for one in scores]) for name in limits}
     assert accepted(found.scores) >= metrics['halves_accepted_0.05'] - 0.05
     assert accepted(strange) <= 0.03
+
+
+@pytest.mark.release
+def test_at_most_one_of_a_hundred_street_scenes_is_accepted(
+    suim: Pipeline, shared_data: Path
+) -> None:
+    """At the strictest alpha; no score and no limit was chosen with these in view."""
+    places = sorted((shared_data / 'camvid' / 'images').glob('*.jpg'))
+    accepted = []
+    for place in places:
+        image = np.asarray(cv2.imread(str(place)), np.uint8)
+        scores = {} if suim.damage(image) else suim.measure(image).scores
+        if scores and all(scores[name] <= limit for name, limit in suim.thresholds.items()):
+            accepted.append(place.name)
+    assert len(places) == 701
+    assert len(accepted) <= 7, accepted

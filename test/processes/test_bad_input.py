@@ -97,7 +97,7 @@ def test_a_shell_in_which_ros_was_not_sourced(domain: int, program: str, missing
 
 
 @pytest.mark.parametrize(('words', 'code', 'sentence'), [
-    (['/no/bag'], 2, '/no/bag'), (['x', '--rate', '0'], 2, '0'),
+    (['/no/bag'], 1, '/no/bag'), (['x', '--rate', '0'], 2, '0'),
     (['x', '--rate', 'fast'], 2, 'fast'),
     (['x', '--ros-args', '--params-file', '/no.yaml'], 2, '/no.yaml'),
     ([], 2, 'BAG')])

@@ -118,7 +118,9 @@ def test_values_that_contradict_each_other_are_judged_together(context: Any) -> 
     assert 'would never fall' in result.reason
 
 
-def test_a_parameter_of_another_node_is_named(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parameter_of_another_node_is_named(
+    context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     logger = SimpleNamespace(warning=said.append)
     monkeypatch.setattr('rclpy.node.Node.get_logger', lambda node: logger)

@@ -102,8 +102,8 @@ def test_a_file_without_parameters_is_refused(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.parametrize(('text', 'named'), [
-    ('/n:\n  ros__parameters:\n    max_age_s: 1.0\n    seed: 1\n    max_age_s: 9.0\n', 'max_age_s'),
-    ('/n:\n  ros__parameters:\n    gate.alpha: 0.1\n    gate:\n      alpha: 0.2\n', 'gate.alpha'),
+    ('/n:\n  ros__parameters:\n    seed: 1\n    max_age_s: 1.0\n    seed: 9\n', 'seed'),
+    ('/n:\n  ros__parameters:\n    gate.alpha: 0.1\n    gate: {alpha: 0.2}\n', 'gate.alpha'),
     ('/n:\n  ros__parameters: {seed: 1}\n/n:\n  ros__parameters: {seed: 2}\n', '/n'),
     ('/n:\n  ros__parameters: {seed: 1}\nn:\n  ros__parameters: {seed: 2}\n', 'seed')])
 def test_what_stands_twice_is_refused(tmp_path: Path, text: str, named: str) -> None:

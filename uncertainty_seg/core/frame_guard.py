@@ -126,9 +126,9 @@ class FrameGuard:
         self._repeats.append(age is not None)
         if age is None:
             self._num_in_row = 0
-        else:
-            # No camera goes back to a picture from before its last one.
-            self._num_in_row += 1 if age == 0 else math.inf
+            return ''
+        # No camera goes back to a picture from before its last one.
+        self._num_in_row += 1 if age == 0 else math.inf
         # Of a camera that has never shown two different images none is known to be alive.
         most = self._settings.max_repeats if len(self._pictures) > 1 else 0
         if self._num_in_row == math.inf:

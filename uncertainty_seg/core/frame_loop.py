@@ -64,8 +64,8 @@ class Judge(Protocol):
         """Return the verdict about a measured frame; a fault if there is a doubt about it."""
         ...
 
-    def refuse(self, reason: str, about: Any) -> Verdict | None:
-        """Return the verdict about a frame that cannot be used."""
+    def refuse(self, reason: str, about: Any, kind: str) -> Verdict | None:
+        """Return the verdict, of a kind, about a frame that cannot be used."""
         ...
 
 
@@ -85,9 +85,9 @@ class PlainJudge:
             return self._pipeline.fault(reason)
         return self._pipeline.judge(epoch, result)
 
-    def refuse(self, reason: str, about: Any) -> Verdict:
+    def refuse(self, reason: str, about: Any, kind: str) -> Verdict:
         """Let the flag fall."""
-        return self._pipeline.fault(reason)
+        return self._pipeline.fault(reason, kind)
 
 
 class FrameLoop:
@@ -146,7 +146,8 @@ class FrameLoop:
                 pixels = guard.pixel_fault(image)
                 reason = reason or pixels
             if problem := self.pipeline.damage(image):
-                return self.refuse(problem, about)
+                # A suspicion: the stream is sound, and a scene may look so. Nobody has to stop.
+                return self.refuse(problem, about, kind='fault' if reason else 'uncertain')
             result = self.pipeline.measure(image, stamp_ns, epoch)
         except UncertaintySegError as err:
             return self.refuse(str(err), about)
@@ -162,7 +163,7 @@ class FrameLoop:
         return Outcome(verdict, image, replace(result, verdict=verdict), epoch.thresholds,
                        '' if verdict.is_confident else doubt())
 
-    def refuse(self, reason: str, about: Any = None) -> Outcome | None:
+    def refuse(self, reason: str, about: Any = None, kind: str = 'fault') -> Outcome | None:
         """Let the flag fall for a frame that cannot be used, for a reason in words; see `take`."""
-        verdict = self._judge.refuse(reason, about)
+        verdict = self._judge.refuse(reason, about, kind)
         return None if verdict is None else Outcome(verdict)

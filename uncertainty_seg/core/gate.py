@@ -276,19 +276,21 @@ class Gate:
         return not (now_s >= self._now_s
                     and now_s - self._bad_since_s < FALL_WITHIN_S)
 
-    def fault(self, reason: str, now_s: float | None = None) -> Verdict:
+    def fault(
+        self, reason: str, now_s: float | None = None, kind: str = 'fault'
+    ) -> Verdict:
         """
         Let the flag fall at once for a reason; the count of good frames starts again from zero.
 
         `now_s` is the time by the clock of the frames; without it the hold starts with the next
-        frame.
+        frame. `kind` is that of the verdict.
         """
         self._good_in_a_row = 0
         if now_s is None:
             self._held_from_s = None
         else:
             self._tick(now_s, is_bad=True)
-        self._last = Verdict(False, (reason,), math.inf, 'fault', self._promise)
+        self._last = Verdict(False, (reason,), math.inf, kind, self._promise)
         return self._last
 
     def _tick(self, now_s: float, is_bad: bool) -> None:

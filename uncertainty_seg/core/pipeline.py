@@ -217,8 +217,8 @@ class Pipeline:
         self._has_other_ignore = bundle.calibration is not None \
             and bundle.calibration.ignore_sha256 != mask_digest(ignore)
         self._told: tuple[str, ...] = ()
-        self._tell_weakness(settings)
         self._gate = self._new_gate(settings)
+        self._tell_weakness(settings)
         self._given_scorer = scorer
         self._has_all_scores = all_scores
         scorer = scorer or self._new_scorer(settings, self._gate)
@@ -426,14 +426,18 @@ class Pipeline:
         result = self.measure(image_bgr, stamp_ns, epoch)
         return replace(result, verdict=self.judge(epoch, result))
 
-    def fault(self, reason: str) -> Verdict:
-        """Make the flag fall for something that is not a score; a frame in work counts no more."""
+    def fault(self, reason: str, kind: str = 'fault') -> Verdict:
+        """
+        Make the flag fall for something that is not a score; a frame in work counts no more.
+
+        `kind` is that of the verdict: 'uncertain' where the pixels of a sound message look odd.
+        """
         self._next_epoch(reason)
         # Stamps are the gate's only clock, live and replayed alike. What is no frame has none:
         # its hold starts with the next frame.
         if self._gate:
-            return self._gate.fault(reason)
-        return replace(_no_limits(reason), promise=self._ungated().promise)
+            return self._gate.fault(reason, kind=kind)
+        return replace(_no_limits(reason), kind=kind, promise=self._ungated().promise)
 
     def reconfigure(self, settings: Settings) -> bool:
         """

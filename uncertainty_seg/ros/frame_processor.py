@@ -137,7 +137,7 @@ class FrameProcessor:
             return
         verdict, statistics = outcome.verdict, self._outputs.statistics
         reasons = '; '.join(verdict.reasons)
-        if verdict.kind != 'fault':
+        if verdict.kind != 'fault' and outcome.result is not None:
             statistics.is_faulty = False
             if verdict.kind != self._kind:
                 _log.info('%s, was %s: %s', verdict.kind, self._kind, reasons)

@@ -338,9 +338,9 @@ def _probe_s(speakers: Sequence[QoSProfile]) -> float:
     return min(max(PROBE_S, PROBE_DEADLINES * longest_s), LONGEST_PROBE_S)
 
 
-# Another publisher of the camera's images: two cameras, or a bag beside one. Again the graph raises
-# the suspicion. Each publisher numbers its messages, so that of two that speak in turn the numbers
-# go back time and again; behind a driver that was killed and started again they do so once.
+# Another publisher of the camera's images: two cameras, or a bag beside one. Again the graph
+# raises the suspicion. Each publisher numbers its messages, so that of two that speak in turn the
+# numbers go back time and again; of a driver that was killed and started again they do so once.
 
 NO_NUMBER = 2**64 - 1  # rmw's word for it
 

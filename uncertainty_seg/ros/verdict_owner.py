@@ -115,12 +115,14 @@ class VerdictOwner:
         self._answer(activation, verdict, about, result)
         return replace(verdict, score_ratio=score_ratio)
 
-    def refuse(self, activation: Activation, reason: str, about: Header) -> Verdict | None:
+    def refuse(
+        self, activation: Activation, reason: str, about: Header, kind: str
+    ) -> Verdict | None:
         """Publish that a frame could not be used; None once the activation has ended."""
         with self._lock:
             if activation is not self._activation:
                 return None
-            verdict = activation.pipeline.fault(reason)
+            verdict = activation.pipeline.fault(reason, kind)
             self._answer(activation, verdict, about, None)
             return verdict
 
@@ -254,9 +256,9 @@ class Activation:
         """See `VerdictOwner.judge`."""
         return self._owner.judge(self, epoch, result, doubt, about)
 
-    def refuse(self, reason: str, about: Header) -> Verdict | None:
+    def refuse(self, reason: str, about: Header, kind: str) -> Verdict | None:
         """See `VerdictOwner.refuse`."""
-        return self._owner.refuse(self, reason, about)
+        return self._owner.refuse(self, reason, about, kind)
 
     def is_late(self) -> bool:
         """Tell whether frames had stopped before the one that is about to begin."""

@@ -132,6 +132,16 @@ def test_a_blurred_dark_noisy_or_hazy_frame_is_not_damaged_to_any_camera(
         assert damage(image_statistics(change(image)), FIXED_LIMITS) == ''
 
 
+@pytest.mark.parametrize(('axis', 'by'), [(0, 80), (1, 80), (1, 7)])
+def test_a_picture_of_which_the_ends_belong_together_is_rolled(axis: int, by: int) -> None:
+    for image in FRESH:
+        smooth = cv2.GaussianBlur(image, (0, 0), 1.5)
+        assert image_statistics(np.roll(smooth, by, axis)).rolled > FIXED_LIMITS['rolled']
+        assert image_statistics(smooth).rolled == 0
+        smooth[:, :9] = smooth[:, -9:] = 0  # two bars are equal, too
+        assert image_statistics(smooth).rolled == 0
+
+
 def test_known_values() -> None:
     rng = np.random.default_rng(3)
     noise = image_statistics(rng.integers(0, 256, (480, 640, 3), np.uint8))
@@ -153,8 +163,11 @@ def test_known_values() -> None:
     field[100:] = 150
     assert image_statistics(field).row_seam == 1
     assert image_statistics(field).column_seam == 0
-    field[:, 160:] = 150
-    assert image_statistics(field).row_seam == pytest.approx(0.5, abs=0.02)
+    # The straight edge of a thing is a step as abrupt, and ends within the picture.
+    for height in (0.25, 0.44, 0.54):
+        field = np.full((240, 320, 3), 50, np.uint8)
+        field[round(240 * (1 - height)):, 100:180] = 150
+        assert image_statistics(field).column_seam == image_statistics(field).row_seam == 0
 
 
 @pytest.mark.parametrize('name', STATISTICS)
@@ -230,7 +243,9 @@ def test_a_damaged_frame_makes_the_flag_fall_with_the_reason(
     assert loop.take(lambda: FRESH[0], 1).verdict.is_confident
     outcome = loop.take(lambda: last_rows(0.25, 0)(FRESH[0], FRESH[0]), 2)
     assert outcome.verdict.is_confident == is_confident
-    assert (outcome.verdict.kind == 'fault') != is_confident
+    # A suspicion of pixels slows the vehicle and does not stop it.
+    assert outcome.verdict.kind == ('confident' if is_confident else 'uncertain')
+    assert bool(outcome.problem) != is_confident
     assert is_confident or '25%' in outcome.problem
     assert loop.take(lambda: FRESH[0], 3).verdict.is_confident
 

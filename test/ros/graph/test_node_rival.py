@@ -145,7 +145,7 @@ def test_our_own_flags_on_the_way_are_no_other_voice() -> None:
 
 
 class Cameras:
-    """Publishers of one topic, each with numbers of its own; the graph is looked at each second."""
+    """Publishers of one topic, each with numbers of its own; a look at the graph each second."""
 
     def __init__(self) -> None:
         self.now_s, self.num_there, self.numbers = 0.0, 1, {'first': 500, 'second': 0}
@@ -153,7 +153,7 @@ class Cameras:
         self.watch.look()
 
     def run(self, seconds: int, *speakers: str, has_numbers: bool = True) -> list[bool]:
-        """Let publishers speak in turn, 10 images a second; returns after each what may be true."""
+        """Let publishers speak in turn, 10 images a second; returns whether each may be true."""
         found = []
         for k in range(10 * seconds):
             self.now_s += 0.1

@@ -560,6 +560,6 @@ def test_a_true_that_could_not_be_published_feeds_nothing(
         assert rig.owner.is_stale()  # at once, so that the timer tries to let the flag fall
         assert rig.process.busy_s == 0
         with pytest.raises(ZeroDivisionError):  # who asked must not take it for said
-            rig.process._activation.refuse('a reason', Header())
+            rig.process._activation.refuse('a reason', Header(), 'fault')
     rig.tick()
     assert not rig.flags[-1]

@@ -179,6 +179,13 @@ SAMPLES = 48
 SEAM_LEVELS = 8
 # Lines with fewer points than this, after the ignore mask, have no seam.
 FEWEST_POINTS = SAMPLES // 4
+# What displaces a half of the picture goes all across it, and the edge of a pipe ends: of the six
+# parts of a row or a column so many must have two such points, or the line as large a share of
+# them. A lower share is not looked at. Sensors are read by rows, so a tear lies along one.
+SEAM_PARTS, PARTS_OF_ROW, PARTS_OF_COLUMN, PART_POINTS = 6, 4, 5, 2
+WIDE_SEAM, LEAST_SEAM = 0.55, 0.1
+# A picture is rolled if its ends belong together at this share of their points, and has a seam.
+JOINED = 0.7
 # Colours are compared in a picture of this size, from neighbour to neighbour.
 COARSE_COLUMNS, COARSE_ROWS = 16, 48
 # Grey levels below which a difference may be noise or rounding.
@@ -188,7 +195,7 @@ GREY_CHROMA = 0.01
 # Hold for any camera: noise has a comb of 1, and a wide picture in a 4:3 frame bars of 0.125.
 FIXED_LIMITS: Mapping[str, float] = {
     'still_rows': 0.16, 'still_columns': 0.16, 'row_comb': 1.15, 'column_comb': 1.15,
-    'repeated_half': 1.8,
+    'repeated_half': 1.8, 'rolled': 0.17,
 }
 _ONE = np.uint8(1)
 _FIX = ('check the camera, its cable and its driver; if this camera is meant to look so, '
@@ -205,7 +212,8 @@ class ImageStatistics:
     still_rows: float
     still_columns: float
     # Largest share of the points of a line at which the step to the next line is more than the
-    # steps before and after it together, by `SEAM_LEVELS`: a tear, a rolled buffer, a border.
+    # steps before and after it together, by `SEAM_LEVELS`, if that is so all across: a tear, a
+    # rolled buffer, a border.
     row_seam: float
     column_seam: float
     # Differences to the next line over those to the one after it; 1 for noise, below for a
@@ -215,6 +223,9 @@ class ImageStatistics:
     # Differences of rows an eighth of the height apart over those between upper and lower half:
     # large where the halves are the fields of one picture.
     repeated_half: float
+    # Largest share of a seam, as above but anywhere, of a picture whose first line (or column)
+    # continues its last one.
+    rolled: float
     # One minus the correlation of coarse vertical steps between blue and green, or green and red
     # if that is less: channels that are shifted, or not colours at all.
     channel_mismatch: float
@@ -241,6 +252,7 @@ _WORDS = {
     'column_comb': 'columns alternate: neighbours differ {:.2f} times as much as every second',
     'repeated_half': 'the lower half repeats the upper: rows in between differ {:.1f} times as '
     'much',
+    'rolled': 'it is rolled: its ends belong together, and {:.0%} of a line inside do not',
     'channel_mismatch': 'the colour channels do not belong together: mismatch {:.2f}',
     'stuck_channel': 'a colour channel has one value everywhere: stillness {:.3f}',
     'red_over_blue': 'red is {:.2f} times blue, as if they were swapped',
@@ -288,11 +300,12 @@ def image_statistics(image_bgr: ImageU8, kept: KeptPoints | None = None) -> Imag
     columns = _turned(np.asarray(cv2.extractChannel(wide, 1), np.uint8))
     kept_rows, kept_columns, kept_wide, kept_coarse = (None,) * 4 if kept is None else (
         kept.rows, kept.columns, kept.wide, kept.coarse)
-    still_rows, row_seam, row_comb = _lines(rows, kept_rows)
-    still_columns, column_seam, column_comb = _lines(columns, kept_columns)
+    still_rows, row_seam, row_comb, row_roll = _lines(rows, kept_rows, PARTS_OF_ROW)
+    still_columns, column_seam, column_comb, column_roll = _lines(
+        columns, kept_columns, PARTS_OF_COLUMN)
     return ImageStatistics(
         still_rows, still_columns, row_seam, column_seam, row_comb, column_comb,
-        _repeated_half(rows, kept_rows), *_colours(image, kept_coarse),
+        _repeated_half(rows, kept_rows), max(row_roll, column_roll), *_colours(image, kept_coarse),
         _byte_shift(wide[::8], kept_wide), _dead_bits(rows))
 
 
@@ -354,8 +367,10 @@ def _mean(steps: Bytes, kept: Bytes | None, total: float) -> float:
     return total / max(count, 1)
 
 
-def _lines(lines: Bytes, kept: Bytes | None) -> tuple[float, float, float]:
-    """Return the still run, the seam and the comb of lines, uint8 (n, m)."""
+def _lines(
+    lines: Bytes, kept: Bytes | None, num_parts: int
+) -> tuple[float, float, float, float]:
+    """Return the still run, the seam, the comb and the roll of lines, uint8 (n, m)."""
     steps, both = _steps(lines, kept, 1)
     sums = _sums(steps)
     second, second_both = _steps(lines, kept, 2)
@@ -366,7 +381,9 @@ def _lines(lines: Bytes, kept: Bytes | None) -> tuple[float, float, float]:
     still = sums == 0
     if both is not None:
         still &= _sums(both & _ONE) > 0
-    return _longest(still) / len(still), _seam(steps, both), comb
+    seam, anywhere = _seam(steps, both, num_parts)
+    return (_longest(still) / len(still), seam, comb,
+            anywhere if anywhere > LEAST_SEAM and _are_ends_joined(lines, steps, kept) else 0.0)
 
 
 def _longest(marks: NDArray[np.bool_]) -> int:
@@ -376,15 +393,39 @@ def _longest(marks: NDArray[np.bool_]) -> int:
     return int((edges[1::2] - edges[::2]).max())
 
 
-def _seam(steps: Bytes, both: Bytes | None) -> float:
+def _are_ends_joined(lines: Bytes, steps: Bytes, kept: Bytes | None) -> bool:
+    """Tell whether the last line continues in the first, as in a picture that was rolled."""
+    near = np.maximum(steps[0], steps[-1])
+    joined = cv2.absdiff(lines[:1], lines[-1:])[0] <= near.astype(np.int16) + 2
+    if kept is not None:
+        joined = joined[(kept[0] & kept[-1]) > 0]
+    # Two black bars are equal too, and have no noise.
+    return (len(joined) >= FEWEST_POINTS and float(joined.mean()) >= JOINED
+            and min(float(steps[0].mean()), float(steps[-1].mean())) >= 0.5)
+
+
+def _seam(steps: Bytes, both: Bytes | None, num_parts: int) -> tuple[float, float]:
+    """Return the largest share of a line that goes across so many parts, and of any line."""
     over = np.asarray(cv2.subtract(steps[1:-1], cv2.add(steps[:-2], steps[2:])), np.uint8)
     is_over = (over > SEAM_LEVELS).view(np.uint8)
-    if both is None:
-        return float(_sums(is_over).max()) / steps.shape[1]
-    three = both[1:-1] & both[:-2] & both[2:] & _ONE
-    counts = _sums(three)
-    shares = _sums(is_over & three) / np.maximum(counts, 1)
-    return float(np.where(counts >= FEWEST_POINTS, shares, 0).max())
+    kept = None if both is None else both[1:-1] & both[:-2] & both[2:] & _ONE
+    if kept is None:
+        shares = _sums(is_over) / steps.shape[1]
+    else:
+        is_over, counts = is_over & kept, _sums(kept)
+        shares = np.where(counts >= FEWEST_POINTS, _sums(is_over) / np.maximum(counts, 1), 0)
+    high = np.flatnonzero(shares > LEAST_SEAM)
+    left = np.ones_like(is_over[high]) if kept is None else kept[high]
+    is_across = _count_parts(is_over[high], left) >= num_parts
+    across = shares[high][is_across | (shares[high] >= WIDE_SEAM)]
+    return float(across.max(initial=0)), float(shares.max(initial=0))
+
+
+def _count_parts(is_over: Bytes, kept: Bytes) -> NDArray[np.intp]:
+    """Count the parts of lines (n, m) that have a step or are left out."""
+    parts = np.arange(SEAM_PARTS) * kept.shape[1] // SEAM_PARTS
+    over, left = (np.add.reduceat(points, parts, 1, dtype=np.int32) for points in (is_over, kept))
+    return np.asarray(((over >= PART_POINTS) | (left < PART_POINTS)).sum(1), np.intp)
 
 
 def _repeated_half(rows: Bytes, kept: Bytes | None) -> float:
