@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.data.replay import replay
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.sim.demo.live import ros_arguments, run_live
+from uncertainty_seg.sim.demo.live import ros_environment as demo_environment
 from uncertainty_seg.sim.dive import IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, header_stamp_ns
 from uncertainty_seg.storage.bags.writer import BagWriter
@@ -125,7 +127,8 @@ class TestLive:
     ) -> None:
         settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
         bag = noisy_bag(tmp_path / 'in')
-        played = run_live(bag, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 2.4)
+        played = run_live(bag, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 2.4,
+                          demo_environment(os.environ, domain))
         assert played == 24
         replay(bag, tmp_path / 'offline', settings=settings, views=True)
         judged = require_agreement(tmp_path / 'live', tmp_path / 'offline', 12)
@@ -147,7 +150,7 @@ class TestLive:
         settings = settings_from_dict({'model': str(tmp_path / 'nothing')})
         with pytest.raises(UncertaintySegError, match=r'the node ended too early .*no model'):
             run_live(noisy_bag(tmp_path / 'in', 3), tmp_path / 'live', tmp_path / 'logs',
-                     settings, 1.0, 0.3)
+                     settings, 1.0, 0.3, demo_environment(os.environ, domain))
         assert not (tmp_path / 'live').exists()
 
     def test_a_recording_that_never_heard_every_topic_is_not_kept(

@@ -10,6 +10,7 @@ import math
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import threading
 from typing import Any
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
+from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
@@ -41,6 +43,7 @@ from uncertainty_seg.sim.demo.timeline import (
     Timeline,
 )
 from uncertainty_seg.storage.bags.writer import BagWriter, diagnostics_message, value_message
+from uncertainty_seg.storage.model_bundle import load_bundle
 
 START_NS, STEP_NS = 1_700_000_000_000_000_000, 500_000_000
 # One letter a frame: the event (. inspection) and the verdict (c, u, r, f; space is dropped).
@@ -183,17 +186,18 @@ def test_a_reason_is_said_in_words_that_of_the_whole_image_first() -> None:
     assert in_words('the camera is frozen') == ''
 
 
-def test_without_ros_the_demo_names_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_live.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(BackendUnavailableError, match='rclpy'):
-        demo_live.require_ros()
+def test_without_ros_the_demo_names_offline(tmp_path: Path) -> None:
+    (tmp_path / 'rclpy.py').write_text('raise ImportError("no rclpy here")')
+    with pytest.raises(BackendUnavailableError, match=r'no rclpy here.*offline'):
+        demo_live.require_ros({'PYTHONPATH': str(tmp_path)})
 
 
 def test_the_processes_of_the_demo_find_this_package() -> None:
-    found = demo_live.ros_environment({'PYTHONPATH': 'given', 'HOME': 'h'})
-    folder, given = found['PYTHONPATH'].split(os.pathsep)
+    given = {'PYTHONPATH': 'given', 'HOME': 'h', 'ROS_DOMAIN_ID': '9'}
+    found = demo_live.ros_environment(given, 7)
+    folder, after = found['PYTHONPATH'].split(os.pathsep)
     assert (Path(folder) / 'uncertainty_seg' / '__init__.py').is_file()
-    assert (given, found['HOME']) == ('given', 'h')
+    assert (after, found['HOME'], found['ROS_DOMAIN_ID']) == ('given', 'h', '7')
     profile = Path(found['FASTDDS_DEFAULT_PROFILES_FILE'])
     assert profile.is_file() and found['FASTRTPS_DEFAULT_PROFILES_FILE'] == str(profile)
 
@@ -202,9 +206,32 @@ def test_pace_is_at_most_the_dives_own(tmp_path: Path, tiny_bundle: Path) -> Non
     from uncertainty_seg.core.settings import settings_from_dict
 
     settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
+    pipeline = open_pipeline(load_bundle(settings.model), settings)
     dive, _ = write_bags(tmp_path, '....', 'cccc')
-    assert find_pace(settings, dive, 1e-6) == 1.0
-    assert 0 < find_pace(settings, dive, 1e9) < 1e-3
+    assert find_pace(pipeline, dive, 1e-6) == 1.0
+    assert 0 < find_pace(pipeline, dive, 1e9) < 1e-3
+
+
+def test_the_demo_is_in_a_domain_that_no_process_of_the_computer_is_in() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        used = int(demo_live.ros_environment({})['ROS_DOMAIN_ID'])
+        taken.bind(('', 7400 + 250 * used))
+        found = {demo_live.own_domain() for _ in range(300)}
+    assert used not in found and len(found) > 50
+
+
+@pytest.mark.parametrize(('words', 'named'), [
+    (['--set', 'passes=3'], 'passes is 3'), (['--set', 'backend=tensorrt'], 'NVIDIA'),
+    ([], 'no_rmw')])
+def test_what_would_fail_later_is_said_before_a_dive_is_rendered(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], words: list[str], named: str,
+) -> None:
+    monkeypatch.setenv('RMW_IMPLEMENTATION', 'no_rmw')
+    out = tmp_path / 'out'
+    assert main(['demo', '--out', str(out), '--set', f'model={tiny_bundle}', *words]) > 0
+    assert named in capsys.readouterr().err.splitlines()[-1]
+    assert not out.exists()
 
 
 def test_offline_demo_end_to_end(

@@ -15,7 +15,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uncertainty_seg.cli.arguments import add_settings, print_json, settings_from_args
+from uncertainty_seg.cli.arguments import (
+    add_settings,
+    print_json,
+    settings_from_args,
+    whole_number,
+)
 from uncertainty_seg.cli.simulate import add_dive_arguments, dive_of
 from uncertainty_seg.errors import UncertaintySegError
 
@@ -30,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--offline', action='store_true', help='replay the dive without ROS')
     parser.add_argument('--no-check', action='store_true',
                         help='do not fail when the flag did not do its job')
+    parser.add_argument('--domain', type=whole_number(0, 232), metavar='ID',
+                        help='the ROS domain, to watch it [one that nobody uses, unseen from '
+                        'other computers]')
     add_dive_arguments(parser)
     add_settings(parser, names_model=True)
 
@@ -44,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.sim.demo.timeline import summary_lines
 
     settings = settings_from_args(args, model='pipeline')
-    result = run_demo(args.out, dive_of(args), settings, _replay if args.offline else None)
+    result = run_demo(args.out, dive_of(args), settings,
+                      _replay if args.offline else None, args.domain)
     print(*summary_lines(result.timeline), sep='\n')
     print(f'look at    {args.out / SHEET_FILE}')
     print_json({**result.facts, 'out': args.out, 'is_offline': args.offline})

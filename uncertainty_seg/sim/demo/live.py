@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-import importlib.util
 from itertools import islice
 import json
 import os
 from pathlib import Path
+import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from typing import Any, TextIO
 import uncertainty_seg
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, to_dict
 from uncertainty_seg.core.status import NODE_NAME
 from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
@@ -60,7 +62,10 @@ STOP_TIMEOUT_S = 30.0
 # recorder run on it too, and the node draws pictures for the recorder.
 NUM_FRAMES = 5
 HEADROOM = 0.55
-
+# Ports of DDS: each domain has so many, from the first on. These domains fit below those that
+# Linux hands out.
+FIRST_PORT, PORTS_OF_DOMAIN, DOMAINS = 7400, 250, range(1, 102)
+_TRY_ROS = 'import rclpy; rclpy.init(); rclpy.create_node("demo")'
 
 SHEET_FILE = 'contact_sheet.png'
 
@@ -86,26 +91,34 @@ class DemoResult:
 def run_demo(
     out: Path, dive: Dive, settings: Settings,
     replay: Callable[[Path, Path, Settings, str], object] | None = None,
+    domain: int | None = None,
 ) -> DemoResult:
     """
     Render a dive, run the node on it, and draw what it said; everything is in the folder `out`.
 
     The settings are the node's; the largest promised alpha is taken unless one is asked for, since
     a dive is harder than scenes. `replay`, from a bag, the bag to write, the settings and the
-    image's topic, runs without ROS. Raises UncertaintySegError if a part fails.
+    image's topic, runs without ROS. `domain` is the ROS domain; without it one that nobody on this
+    computer uses, of this computer alone, so that no other node sees the dive or its clock.
+    Raises UncertaintySegError if a part fails, before the dive is rendered if it can be known.
     """
     bundle, bag, out_bag = load_bundle(settings.model), out / 'dive', out / 'output_bag'
     promises = bundle.calibration.promises if bundle.calibration else ()
     if promises and not settings.gate.alpha:
         alpha = max(promise.alpha for promise in promises)
         settings = replace(settings, gate=replace(settings.gate, alpha=alpha))
-    _say('1/3 dive')
-    if not ensure_dive(bag, dive):
-        _say(f'    {bag} is there')
+    environment = ros_environment(os.environ, domain)
+    with closing(open_pipeline(bundle, settings)) as pipeline:
+        if replay is None:
+            require_ros(environment)
+        _say('1/3 dive')
+        if not ensure_dive(bag, dive):
+            _say(f'    {bag} is there')
+        pace = 1.0 if replay else find_pace(pipeline, bag, dive.rate_hz)
     if replay is None:
-        pace = find_pace(settings, bag, dive.rate_hz)
-        _say(f'2/3 node, at {pace:.2f} times the speed of the dive')
-        run_live(bag, out_bag, out / 'logs', settings, pace, dive.duration_s)
+        _say(f'2/3 node, at {pace:.2f} times the speed of the dive, in ROS domain '
+             + environment['ROS_DOMAIN_ID'])
+        run_live(bag, out_bag, out / 'logs', settings, pace, dive.duration_s, environment)
     else:
         _say('2/3 replay')
         replay(bag, out_bag, settings, IMAGE_TOPIC)
@@ -120,17 +133,20 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def require_ros() -> None:
-    """Refuse to start without ROS. Raises BackendUnavailableError if rclpy cannot be found."""
-    if importlib.util.find_spec('rclpy') is None:
+def require_ros(environment: Mapping[str, str]) -> None:
+    """Refuse to start without ROS. Raises BackendUnavailableError if no node can be made."""
+    tried = subprocess.run([sys.executable, '-c', _TRY_ROS], env=environment, text=True,
+                           stdin=subprocess.DEVNULL, capture_output=True)
+    if tried.returncode:
+        said = tried.stderr.strip().splitlines() or [f'exit code {tried.returncode}']
         raise BackendUnavailableError(
-            'no rclpy in this Python', 'a sourced ROS 2 or the ROS 2 wheels',
-            'source /opt/ros/DISTRO/setup.bash, or run the demo offline',
-        )
+            f'ROS makes no node here ({said[-1]})', 'a sourced ROS 2 or the ROS 2 wheels',
+            'source /opt/ros/DISTRO/setup.bash, or run the demo offline')
 
 
 def run_live(
-    dive: Path, out_bag: Path, logs: Path, settings: Settings, pace: float, duration_s: float
+    dive: Path, out_bag: Path, logs: Path, settings: Settings, pace: float, duration_s: float,
+    environment: Mapping[str, str],
 ) -> int:
     """
     Play a dive to the node, `pace` times as fast as it was, and record its outputs.
@@ -138,9 +154,7 @@ def run_live(
     Returns the number of images played. Raises UncertaintySegError if one of the processes fails,
     with the last line of its log, which is in `logs`.
     """
-    require_ros()
     logs.mkdir(parents=True, exist_ok=True)
-    environment = ros_environment(os.environ)
     node = ChildProcess(
         'node', 'uncertainty_seg.ros.node', ros_arguments(settings, pace), logs, environment
     )
@@ -189,9 +203,30 @@ def _watch(player: ChildProcess, others: Sequence[ChildProcess], duration_s: flo
     player.result()
 
 
-def ros_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the processes: this package, and a profile for Fast DDS."""
-    environment = dict(base)
+def own_domain() -> int:
+    """Return a ROS domain that nobody on this computer uses; UncertaintySegError if none is."""
+    for domain in random.sample(DOMAINS, len(DOMAINS)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(('', FIRST_PORT + PORTS_OF_DOMAIN * domain))
+                return domain
+            except OSError:
+                continue
+    raise UncertaintySegError('each ROS domain is in use on this computer', 'a free one',
+                              'end nodes, or give --domain')
+
+
+def ros_environment(base: Mapping[str, str], domain: int | None = None) -> dict[str, str]:
+    """
+    Return the environment of the processes: this package, and a profile for Fast DDS.
+
+    Without a domain they are in one of their own, and no other computer hears of them.
+    """
+    environment = {**base, 'ROS_DOMAIN_ID': str(domain)}
+    if domain is None:
+        environment |= {'ROS_DOMAIN_ID': str(own_domain()), 'ROS_LOCALHOST_ONLY': '1',
+                        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'ROS_STATIC_PEERS': '',
+                        'ROS_DISCOVERY_SERVER': ''}
     package = Path(uncertainty_seg.__file__).resolve().parent
     environment['PYTHONPATH'] = os.pathsep.join(
         filter(None, [str(package.parent), base.get('PYTHONPATH', '')]))
@@ -203,20 +238,18 @@ def ros_environment(base: Mapping[str, str]) -> dict[str, str]:
     return environment
 
 
-def find_pace(settings: Settings, dive: Path, rate_hz: float) -> float:
+def find_pace(pipeline: Pipeline, dive: Path, rate_hz: float) -> float:
     """
     Find how fast a dive may be played so that the node on this computer drops no frame, up to 1.
 
     The pipeline is timed on the first frames of the dive.
     """
     images = [decode(item.raw) for item in islice(read_images(dive, IMAGE_TOPIC), NUM_FRAMES)]
-    pipeline = open_pipeline(load_bundle(settings.model), settings)
     seconds = []
-    with closing(pipeline):
-        for k, image in enumerate(images):
-            start_s = time.perf_counter()
-            pipeline.measure(image, k)
-            seconds.append(time.perf_counter() - start_s)
+    for k, image in enumerate(images):
+        start_s = time.perf_counter()
+        pipeline.measure(image, k)
+        seconds.append(time.perf_counter() - start_s)
     return min(1.0, HEADROOM / (statistics.median(seconds) * rate_hz))
 
 
