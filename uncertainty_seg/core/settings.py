@@ -182,7 +182,7 @@ COMPUTED = (*PRECISIONS, 'tf32')
 MAX_PIXELS = 2**26
 MASK_POLICIES = ('fixed', 'per_frame')
 REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
-RELIABILITIES = ('best_effort', 'reliable')
+AUTO_RELIABILITY, RELIABILITIES = 'auto', ('best_effort', 'reliable')
 SHORTEST_STUCK_S = 1.0
 # Every setting of a check of frames or of the process: the value that switches the check off, and
 # the largest one that is safe. Anything else makes the promise void.
@@ -368,9 +368,9 @@ class Settings:
         'confident, unless max_age_s is 0. Raise it if the clocks are only roughly synchronised.',
         unit='s', lower=0.0, upper=60.0)
     max_repeats: int = parameter(
-        2, 'Images in a row whose pixels came before, to the last bit, before the camera counts '
-        'as frozen; none until it has shown two different images. -1 compares none: for rendered '
-        'scenes that stand still.', unit='frames', lower=-1, upper=1000)
+        2, 'Repeats of the last picture in a row before the camera counts as frozen; none until '
+        'it has shown two different ones. -1 compares none: for rendered scenes that stand '
+        'still.', unit='frames', lower=-1, upper=1000)
     stuck_timeout_s: float = parameter(
         10.0, 'A frame in work, or a callback, that takes this long ends the process with the '
         'cause and exit code 3, so that systemd or launch starts it again; at least twice '
@@ -381,8 +381,9 @@ class Settings:
         'takes half of stale_timeout_s. Set it to what the mission was planned with.', unit='ms',
         lower=0.0, upper=3.6e6, live=True)
     reliability: str = parameter(
-        'best_effort', 'Reliability requested from the camera; best_effort accepts both. Take '
-        'reliable if images are lost on the way.', choices=RELIABILITIES)
+        AUTO_RELIABILITY, 'Reliability requested from the camera. auto takes reliable from a '
+        'publisher of this computer that offers it, since best effort loses large images, and '
+        'else best_effort, which accepts both.', choices=(AUTO_RELIABILITY, *RELIABILITIES))
     image_transport: str = parameter(
         'raw', 'raw takes sensor_msgs/Image from image; compressed takes CompressedImage (jpeg or '
         'png) from image/compressed. Take what the camera publishes.',

@@ -17,11 +17,17 @@ import math
 from typing import Any
 
 from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool
 
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import RELIABILITIES, require_no_history, Settings
+from uncertainty_seg.core.settings import (
+    AUTO_RELIABILITY,
+    RELIABILITIES,
+    require_no_history,
+    Settings,
+)
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros import topics
 from uncertainty_seg.ros.conversions import AnyImage, as_image, stamp_ns
@@ -43,6 +49,8 @@ from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 SILENCE_HINT_S = 5.0
+# From so many images on, of which a look at the graph forgets a part, a loss is said.
+MANY_LOST, LOSS_KEPT = 3, 0.8
 _log = logging.getLogger(__name__)
 
 
@@ -97,6 +105,7 @@ class CameraStation:
         self._subscription: Any = None
         self._camera_rivals: CameraRivals | None = None
         self._hint, self._alone_s = '', -math.inf
+        self._num_lost, self._lately_lost = 0, 0.0
 
     @property
     def busy_s(self) -> float:
@@ -142,14 +151,33 @@ class CameraStation:
             self.owner.start(), outputs, self._settings, self._now_ns, self._shown.put)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
-        transport = settings.image_transport
+        self._subscribe(topics.camera_qos(settings.reliability), topics.overridable(
+            lambda profile: profile_fault(profile, settings)))
+        self._camera_rivals = CameraRivals(self.topic, self._num_senders)
+
+    def _subscribe(
+        self, profile: QoSProfile, overriding: QoSOverridingOptions | None = None
+    ) -> None:
+        transport = self._settings().image_transport
         self._subscription = self._node.create_subscription(
             CompressedImage if transport == 'compressed' else Image,
-            topics.image_topic(self._node, transport, self.name), self._on_image,
-            topics.camera_qos(settings.reliability),
-            qos_overriding_options=topics.overridable(
-                lambda profile: profile_fault(profile, settings)))
-        self._camera_rivals = CameraRivals(self.topic, self._num_senders)
+            topics.image_topic(self._node, transport, self.name), self._on_image, profile,
+            qos_overriding_options=overriding)
+
+    def _fit_reliability(self) -> None:
+        """Subscribe anew where the publishers now in the graph are better asked otherwise."""
+        name = f'qos_overrides.{self.topic}.subscription.reliability'
+        if not self.topic or self._settings().reliability != AUTO_RELIABILITY \
+                or name in getattr(self._node, '_parameter_overrides', {}):
+            return
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        best = topics.best_reliability(publishers, topics.Transport.of_node(self._node))
+        profile, policy = self._subscription.qos_profile, topics.camera_qos(best).reliability
+        if publishers and profile.reliability != policy:
+            profile.reliability = policy
+            self._node.destroy_subscription(self._subscription)
+            self._subscribe(profile)
+            _log.info('%s is subscribed to as %s now', self.topic, best)
 
     def _num_senders(self) -> int:
         """Count the publishers whose images are received, as far as the graph tells."""
@@ -223,12 +251,14 @@ class CameraStation:
         self.owner.tick(lambda: self._why_stale(holder, worker_end))
 
     def check_graph(self) -> None:
-        """Look in the graph, once a second, why no frame comes, and who else publishes."""
+        """Look in the graph, once a second, why no or few frames come, and who else publishes."""
         with self._faults.alone('silence_hint'):
             hint, self._hint = self._hint, ''  # empty if the look fails
-            self._hint = self._why_no_message()
+            self._hint = self._why_no_message() or self._why_few()
             if self._hint and self._hint not in (hint, *self._watch.reported):
                 _log.warning(self._hint)
+        with self._faults.alone('camera_reliability'):
+            self._fit_reliability()
         with self._faults.alone('rival_watch'):
             for rival in self._all_rivals():
                 rival.look()
@@ -270,6 +300,13 @@ class CameraStation:
             return ''
         return topics.why_silent(self._node, self._watch.topics[self.topic, False],
                                  topics.input_topic('image', self.name))
+
+    def _why_few(self) -> str:
+        before, self._num_lost = self._num_lost, self._watch.num_lost.get(self.topic, 0)
+        self._lately_lost = LOSS_KEPT * self._lately_lost + self._num_lost - before
+        if self._subscription is None or self._lately_lost < MANY_LOST:
+            return ''
+        return topics.why_lossy(self._node, self.topic)
 
     def _has_company(self) -> bool:
         """Tell whether the first publisher has just come, which may be about to speak."""

@@ -230,15 +230,39 @@ class Transport:
         )
 
 
+def best_reliability(publishers: Sequence[Any], transport: Transport) -> str:
+    """
+    Return what to request of a camera: 'reliable' if all publishers are here and offer it.
+
+    By best effort an image is lost that the publisher's shared memory does not hold. Over a
+    network a lost part of an image would hold up the next ones: that stays the user's choice.
+    """
+    here = transport.identifier[:HOST_BYTES.stop]
+    is_reliable = bool(publishers and here) and all(
+        info.qos_profile.reliability == qos.QoSReliabilityPolicy.RELIABLE
+        and bytes(info.endpoint_gid)[:HOST_BYTES.stop] == here for info in publishers)
+    return 'reliable' if is_reliable else 'best_effort'
+
+
 def why_silent(node: Any, topic: Topic, own: str = 'image') -> str:
     """Explain from what the graph shows why nothing comes through a subscription to `own`."""
     publishers = node.get_publishers_info_by_topic(topic.name)
-    me = node.get_fully_qualified_name()
-    names = [name for name, kinds in node.get_topic_names_and_types()
-             if not publishers and set(kinds) & set(IMAGE_TYPES)]
+    me, kinds_of = node.get_fully_qualified_name(), dict(node.get_topic_names_and_types())
+    # Pictures beside a flag are of a node like this one, or of a bag with them: no camera's.
+    names = [name for name, kinds in kinds_of.items()
+             if not publishers and set(kinds) & set(IMAGE_TYPES)
+             and f'{name.removesuffix(COMPRESSED).rpartition("/")[0]}/confident' not in kinds_of]
     found = {name: info.topic_type for name in sorted(names)
-             for info in node.get_publishers_info_by_topic(name) if full_name(info) != me}
+             for info in node.get_publishers_info_by_topic(name)}
     return silence_reason(topic, me, publishers, Transport.of_node(node), found, own)
+
+
+def why_lossy(node: Any, name: str) -> str:
+    """Say what to do against images of a topic that are lost on the way."""
+    publishers = node.get_publishers_info_by_topic(name)
+    return '' if not publishers else (
+        f'images on {name} are lost in transport: '
+        + _way(bytes(publishers[0].endpoint_gid), Transport.of_node(node)))
 
 
 def silence_reason(

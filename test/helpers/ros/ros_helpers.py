@@ -157,6 +157,7 @@ def node_arguments(
     The tests send the same images under stamps that they count; those of age and freeze say so.
     """
     values = {'model': bundle, 'backend': 'onnxruntime', 'max_age_s': 0.0, 'max_repeats': -1,
+              'reliability': 'best_effort',  # none is lost while it subscribes anew
               **parameters}
     words = [*program, '--ros-args', '-r', 'image:=/cam']
     for name, value in values.items():

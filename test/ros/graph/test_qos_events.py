@@ -201,3 +201,12 @@ def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: NodeRig) ->
         lambda: rig.health and sentence in rig.health[-1].status[0].message, 'the hint')
     assert rig.process.output.count(sentence) == 1
     node.destroy_publisher(camera)
+
+
+def test_a_camera_here_is_asked_for_reliable_images_if_it_offers_them(tmp_path: Path) -> None:
+    with node_rig(tmp_path, reliability='auto') as rig:
+        rig.wait(lambda: 'as reliable now' in rig.process.output, 'another subscription')
+        rig.raise_flag()
+        camera = rig.client.node.create_publisher(Image, '/cam', BEST_EFFORT)
+        rig.wait(lambda: 'as best_effort now' in rig.process.output, 'another subscription')
+        rig.client.wait_until(camera.get_subscription_count, 'both to be heard')

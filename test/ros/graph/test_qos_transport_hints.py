@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
-from uncertainty_seg.ros.topics import camera_qos, silence_reason, Topic, Transport
+from uncertainty_seg.ros.camera_station import CameraStation
+from uncertainty_seg.ros.topics import (
+    best_reliability,
+    camera_qos,
+    silence_reason,
+    Topic,
+    Transport,
+    why_silent,
+)
 
 IMAGE = 'sensor_msgs/msg/Image'
 JPEG = 'sensor_msgs/msg/CompressedImage'
@@ -90,3 +98,45 @@ def test_frames_lost_on_the_way_are_explained_by_the_way_they_take(
     said = silence_reason(topic(), ME, [publisher(gid)], way)
     assert '1 publisher(s) on /cam but no frame: if /front/cam runs' in said
     assert sentence in said
+
+
+@pytest.mark.parametrize(('publishers', 'own', 'best'), [
+    ([], OURS, 'best_effort'),
+    ([publisher(is_reliable=True)], OURS, 'reliable'),
+    ([publisher(is_reliable=True), publisher()], OURS, 'best_effort'),
+    ([publisher(OTHER_COMPUTER, is_reliable=True)], OURS, 'best_effort'),
+    ([publisher(is_reliable=True)], b'', 'best_effort')])
+def test_reliable_is_asked_for_where_every_camera_is_here_and_offers_it(
+    publishers: list[Any], own: bytes, best: str
+) -> None:
+    assert best_reliability(publishers, dataclasses.replace(FAST, identifier=own)) == best
+
+
+def test_the_pictures_of_such_a_node_are_no_camera() -> None:
+    kinds = {'/cam_1/image/compressed': JPEG, '/seg/confident': 'std_msgs/msg/Bool',
+             '/seg/heatmap': IMAGE, '/seg/mask/compressed': JPEG}
+    node = SimpleNamespace(
+        get_publishers_info_by_topic=lambda name: [
+            publisher(kind=kinds[name])] if name in kinds else [],
+        get_topic_names_and_types=lambda: [(name, [kind]) for name, kind in kinds.items()],
+        get_fully_qualified_name=lambda: ME,
+        context=SimpleNamespace(get_domain_id=lambda: 7))
+    said = why_silent(node, topic())
+    assert '/cam_1/image' in said and '/seg' not in said
+
+
+def test_a_loss_is_said_where_it_is_more_than_one_image_now_and_then() -> None:
+    watch = SimpleNamespace(num_lost={'/cam': 0})
+    node = SimpleNamespace(
+        get_publishers_info_by_topic=lambda name: [publisher()] * (name == '/cam'),
+        get_fully_qualified_name=lambda: ME, context=SimpleNamespace(get_domain_id=lambda: 7))
+    station: Any = SimpleNamespace(_watch=watch, _node=node, _subscription=node, topic='/cam',
+                                   _num_lost=0, _lately_lost=0.0)
+
+    def hint_after(num_lost: int) -> str:
+        watch.num_lost['/cam'] += num_lost
+        return CameraStation._why_few(station)
+
+    assert [hint_after(n) for n in (1, 0, 1, 0, 0, 0, 0, 1)] == [''] * 8
+    assert '/cam are lost' in hint_after(3) and hint_after(0)
+    assert [bool(hint_after(0)) for _ in range(20)][-1] is False
