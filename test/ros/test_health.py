@@ -78,6 +78,11 @@ def test_the_worst_is_said_first(camera: Camera) -> None:
     assert '50 %' in camera.look(building).message
 
 
+def test_a_fault_is_new_to_the_log_where_more_than_its_numbers_changed(camera: Camera) -> None:
+    reasons = ('7.2 s old', '7.31 s old', 'frozen', 'frozen', '8 s old')
+    assert [*map(camera.statistics.add_fault, reasons)] == [True, False, True, False, True]
+
+
 def test_each_camera_of_each_node_has_a_status_of_its_own(camera: Camera) -> None:
     msg = health_message(
         Header(), 'auv/seg', [camera.look(camera=name) for name in ('front', 'down')])

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 import logging
 import math
+import re
 import statistics
 import threading
 import time
@@ -112,6 +113,7 @@ class PartFaults:
             _log.error('%s; not logged again', sentence, exc_info=err)
 
 
+_NUMBER = re.compile(r'\d+(\.\d+)?')
 WINDOW_FRAMES = 100
 AGE = 'frame_age'
 # Time over the latency budget after which the warning becomes an error.
@@ -171,11 +173,12 @@ class FrameStatistics:
                 self._timings.setdefault(stage, deque(maxlen=WINDOW_FRAMES)).append(value_ms)
 
     def add_fault(self, reason: str) -> bool:
-        """Count a frame that could not be used; tell whether the reason is another than before."""
+        """Count an unusable frame; tell whether the reason is new, whatever its numbers."""
         with self._lock:
             self.num_faulty += 1
             self.is_faulty = True
-            is_new, self.last_fault = reason != self.last_fault, reason
+            is_new = _NUMBER.sub('', reason) != _NUMBER.sub('', self.last_fault)
+            self.last_fault = reason
             return is_new
 
     def rate_hz(self) -> float:
@@ -214,14 +217,17 @@ class NodeHealth:
 
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
-        found = list(self.conflicts)
-        if self.pipeline is not None and self.pipeline.promise == NO_CALIBRATION:
-            found.append(f'{NO_CALIBRATION}, and the flag is always false')
-        if self.pipeline is not None and self.pipeline.weakened_by:
-            found.append('the settings weaken what the calibration promises: '
-                         + '; '.join(self.pipeline.weakened_by))
-        found += self.faults.sentences()
+        found = [*self.conflicts, *self.faults.sentences()]
         return [*found, self.trouble] if self.trouble else found
+
+    def weakness(self) -> list[str]:
+        """Say why less is promised than could be; known since the start, so it hides no other."""
+        if self.pipeline is not None and self.pipeline.promise == NO_CALIBRATION:
+            return [f'{NO_CALIBRATION}, and the flag is always false']
+        if self.pipeline is not None and self.pipeline.weakened_by:
+            return ['the settings weaken what the calibration promises: '
+                    + '; '.join(self.pipeline.weakened_by)]
+        return []
 
     def values(self) -> dict[str, str]:
         """List the numbers."""
@@ -266,7 +272,7 @@ class Health:
 
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
-        return [*self.node.warnings(), *self.faults.sentences()]
+        return [*self.node.warnings(), *self.faults.sentences(), *self.node.weakness()]
 
     def budget(self) -> tuple[bytes, str]:
         """Return how bad the latency is, and a sentence; empty within the budget."""

@@ -5,17 +5,17 @@
 
 #include <chrono>
 #include <cmath>
-#include <iomanip>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <string>
 
+#include "diagnostic_msgs/msg/diagnostic_array.hpp"
 #include "rclcpp/rclcpp.hpp"
 #include "sensor_msgs/msg/joint_state.hpp"
 #include "std_msgs/msg/float32.hpp"
 #include "std_srvs/srv/trigger.hpp"
 
+using diagnostic_msgs::msg::DiagnosticArray;
 using sensor_msgs::msg::JointState;
 using std_msgs::msg::Float32;
 using std_srvs::srv::Trigger;
@@ -39,6 +39,8 @@ public:
     // Reliable and volatile, as it is offered: no old verdict is received.
     verdict_ = create_subscription<JointState>(
       "verdict", 10, [this](JointState::ConstSharedPtr msg) {on_verdict(*msg);});
+    status_ = create_subscription<DiagnosticArray>(
+      "status", 10, [this](DiagnosticArray::ConstSharedPtr msg) {on_status(*msg);});
     timer_ = create_wall_timer(std::chrono::milliseconds(100), [this]() {on_timer();});
   }
 
@@ -51,30 +53,6 @@ private:
       }
     }
     return std::nullopt;
-  }
-
-  // Say what was judged; a verdict without an image has neither age nor score.
-  static std::string words_of(const JointState & msg)
-  {
-    if (value_of(msg, "of_frame") != 1.0) {
-      return "no image was judged";
-    }
-    const double age_s = value_of(msg, "age_s").value_or(NAN);
-    const double ratio = value_of(msg, "score_ratio").value_or(INFINITY);
-    std::ostringstream text;
-    text << "image of " << msg.header.stamp.sec << "." << std::setw(9) << std::setfill('0') <<
-      msg.header.stamp.nanosec << std::fixed << ", ";
-    if (std::isfinite(age_s)) {
-      text << std::setprecision(3) << age_s << " s old, ";
-    } else {
-      text << "its age is not known, ";
-    }
-    if (std::isfinite(ratio)) {
-      text << "at " << std::setprecision(2) << ratio << " of its limit";
-    } else {
-      text << "without a score";
-    }
-    return text.str();
   }
 
   void on_verdict(const JointState & msg)
@@ -96,11 +74,21 @@ private:
         get_logger(), *get_clock(), 10000,
         "this verdict was not judged now: it waited, or the clocks differ (compare_clocks)");
     }
-    if (kind_ != before) {
-      RCLCPP_INFO(get_logger(), "kind %d: %s", kind_, words_of(msg).c_str());
-    }
     if (before == CONFIDENT && kind_ == UNCERTAIN) {
       ask_for_log();
+    }
+  }
+
+  // Say why the kind of the verdict changed; nothing else is taken from this topic.
+  void on_status(const DiagnosticArray & msg)
+  {
+    for (const auto & status : msg.status) {
+      for (const auto & entry : status.values) {
+        if (entry.key == "kind" && entry.value != told_kind_) {
+          told_kind_ = entry.value;
+          RCLCPP_INFO(get_logger(), "%s: %s", told_kind_.c_str(), status.message.c_str());
+        }
+      }
     }
   }
 
@@ -145,11 +133,13 @@ private:
   const std::chrono::duration<double> timeout_;
   const bool compares_;
   int kind_ = UNKNOWN;
+  std::string told_kind_;
   std::optional<Clock::time_point> heard_;
   double judged_s_ = -INFINITY;
   rclcpp::Publisher<Float32>::SharedPtr limit_;
   rclcpp::Client<Trigger>::SharedPtr trigger_;
   rclcpp::Subscription<JointState>::SharedPtr verdict_;
+  rclcpp::Subscription<DiagnosticArray>::SharedPtr status_;
   rclcpp::TimerBase::SharedPtr timer_;
 };
 

@@ -85,6 +85,6 @@ def test_an_override_that_cannot_be_is_one_sentence(tmp_path: Path, domain: int)
     words = ['-p', 'qos_overrides./cam.subscription.history:=keep_all', '-p', 'max_age_s:=1.0']
     words = [*node_arguments(make_tiny_bundle(tmp_path / 'tiny')), *words]
     with Process(words, domain, tmp_path / 'log') as process:
-        assert process.wait() == 1, process.output
+        assert process.wait() == 2, process.output
     said = [line for line in process.output.splitlines() if '[ERROR]' in line]
     assert len(said) == 1 and 'keep_all' in said[0] and 'Traceback' not in process.output

@@ -26,6 +26,7 @@ class Mission:
         self.limits: list[Any] = rig.client.listen('/speed_limit', Float32)
         self.process = Process(
             [str(PYTHON), '--ros-args', '-r', 'verdict:=/uncertainty_seg/verdict',
+             '-r', 'status:=/uncertainty_seg/status',
              '-r', 'trigger_log:=/uncertainty_seg/trigger_log', '-p', f'cruise_mps:={CRUISE}',
              '-p', f'slow_mps:={SLOW}'], rig.domain, folder / 'mission.log')
 
@@ -62,6 +63,7 @@ def test_it_cruises_while_confident_and_slows_down_and_asks_for_a_log_when_unsur
     for second in range(3):
         rig.answer(70_000 + second, pixels=BAD)
     mission.wait_for(SLOW)
+    rig.wait(lambda: 'uncertain: entropy' in mission.process.output, 'the reason')
     rig.wait(lambda: '[mission]: log: ' in mission.process.output, 'the answer of trigger_log')
     rig.raise_flag()  # each fall is asked for once, not each frame
     assert mission.process.output.count('log: ') == 1
