@@ -81,7 +81,7 @@ NAN, INF = float('nan'), float('inf')
     ('floors', [{'entropy.mean': value} for value in (NAN, -0.1, 1.1)]),
     ('gate_scores', [(), ('entropy.top',)]), ('temperature', [NAN, 0.0, 100.0]),
     ('thresholds', [{'entropy.mean': value} for value in (NAN, 0.0, 1.0)]),
-    ('carried_error', [NAN, -0.1, 1.0]),
+    ('carried_error', [NAN, -0.1, 1.0]), ('num_train', [{}, -1, 1.5, None]), ('passes', ['8']),
     ('damage_limits', [{'bogus': 1.0}, *({'row_seam': value} for value in (0.0, NAN, INF))]),
 ])
 def test_limits_that_cannot_judge_are_refused(name: str, values: list[object]) -> None:

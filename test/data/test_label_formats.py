@@ -288,6 +288,7 @@ BAD: dict[str, Edit] = {
     'folder 16 bits': new_mask(black_png(9, 9, 16, 6)),
     'folder colours': new_mask(black_png(9, 9, 8, 2)),
     'folder stranger': lambda f: (f / 'masks' / f'{STEM}.png').rename(f / 'masks' / 'other.png'),
+    'folder link': lambda f: (f / 'masks' / 'far.png').symlink_to(f / 'masks' / f'{STEM}.png'),
     'folder classes': json_edit('classes.json', lambda c: c['classes'][1].update(name='cable')),
 }
 # Words of Python that say nothing to who wrote the file.
@@ -326,6 +327,10 @@ def test_more_regions_than_a_frame_has_are_refused(
             edited(tmp_path / '3', 'coco', edit)
     with pytest.raises(DatasetError, match='3'):
         edited(tmp_path / '4', 'coco', edit)
+    monkeypatch.setattr(label_frames, 'MAX_REGIONS', 10)
+    monkeypatch.setattr(label_frames, 'MAX_PAINTED_PX', 3 * HEIGHT * WIDTH)
+    with pytest.raises(DatasetError, match='3'):
+        edited(tmp_path / 'large', 'coco', edit)
 
 
 TABLES: dict[str, dict[str, Any]] = {

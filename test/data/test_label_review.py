@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import json
+import os
 from pathlib import Path
 import shutil
 from typing import Any
@@ -391,6 +392,25 @@ def test_a_correction_may_happen_to_be_the_mask_of_another_frame_or_be_all_new(
         cv2.imwrite(str(out / 'masks' / f'{frame.row.stem}.png'),
                     np.full((HEIGHT, WIDTH), class_id, np.uint8))
     assert bring(out, 'folder') == 0
+
+
+@pytest.mark.parametrize('swap', ['image', 'link', 'pipe'])
+def test_another_image_under_the_name_of_a_frame_is_refused(
+    frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str], swap: str
+) -> None:
+    write_export(out, 'folder', frames[:2], CLASSES)
+    paint_folder(out, frames[0].row.stem)
+    file, other = (out / 'images' / frame.row.file for frame in frames[:2])
+    data = other.read_bytes()  # of the same size
+    file.unlink()
+    if swap == 'image':
+        file.write_bytes(data)
+    elif swap == 'link':
+        file.symlink_to(other)
+    else:
+        os.mkfifo(file)
+    assert bring(out, 'folder', '--accept-unchanged') == 2
+    assert file.name in capsys.readouterr().err
 
 
 def test_the_masks_of_the_export_are_not_for_editing(

@@ -162,6 +162,12 @@ def test_a_random_operator_is_found_wherever_it_hides(tmp_path: Path, holder: st
             load_bundle(folder)
 
 
+@for_each('holder', ['Loop', 'Scan', 'nested'])
+def test_a_loop_that_might_never_end_is_refused(tmp_path: Path, holder: str) -> None:
+    with pytest.raises(ModelBundleError, match='Scan' if holder == 'Scan' else 'Loop'):
+        load_bundle(bundle_of(tmp_path / holder, with_inner('Identity', holder)))
+
+
 def test_a_dropout_of_another_domain_is_found(tmp_path: Path) -> None:
     head = tiny_head()
     head.graph.node.append(helper.make_node('BiasDropout', ['features'], ['z'],

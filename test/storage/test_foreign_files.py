@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / 'ten', 10) == bytes(10)
     with pytest.raises(ValueError, match='ten'):
         read_bytes(tmp_path / 'ten', 9)
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(ValueError, match='pipe'):  # and nobody is waited for
+        read_bytes(tmp_path / 'pipe')
 
 
 def test_what_is_too_deep_is_a_reason() -> None:
@@ -33,8 +37,8 @@ def test_what_is_too_deep_is_a_reason() -> None:
 
 @pytest.mark.parametrize('text', [
     '[' * 10_000 + ']' * 10_000, 'a: [', 'a: !!python/object/apply:os.system [ls]',
-    'x' * 2**18 + 'x', 'a: &a [1]\nb: [*a, *a]',
-], ids=['deep', 'cut', 'call', 'large', 'aliases'])
+    'x' * 2**18 + 'x', 'a: &a [1]\nb: [*a, *a]', 'x: [{a: 1, b: 2, a: 3}]',
+], ids=['deep', 'cut', 'call', 'large', 'aliases', 'doubled'])
 def test_a_file_of_yaml_that_would_do_harm_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / 'classes.yaml').write_text(text)
     with pytest.raises(ValueError):

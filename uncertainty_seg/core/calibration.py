@@ -147,6 +147,7 @@ class Calibration:
         bad = [k for k, v in thresholds.items() if not 0 < v < HIGHEST_SCORE]
         low = {k: v for k, v in floors.items() if not 0 <= v <= HIGHEST_SCORE}
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
+        counts = self.passes, self.num_train, self.num_limits
         for is_wrong, came, expected in (
             (not self.gate_scores, 'calibration names no gate score', 'at least one'),
             (not {*self.gate_scores} <= {*thresholds},
@@ -157,6 +158,8 @@ class Calibration:
             (not 0 <= self.carried_error < 1, f'carried_error is {self.carried_error}',
              '0 or more, below 1'),
             (low, f'floors are {low}', '0 to 1, as the score'),
+            (not all(type(count) is int and count >= 0 for count in counts),
+             f'passes and numbers of images are {counts!s:.80}', 'whole numbers'),
             (others, f'the promise of {others[:1]} is for other scores',
              f'the gate scores {self.gate_scores}'),
         ):

@@ -15,6 +15,7 @@ import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,11 @@ def _listed(
             raise DatasetError(f'two frames are called {stem!r}', 'a name of its own each',
                                'export their logs one by one')
         seen.add(stem)
-        rows.append(replace(frame.row, mask_sha256=mask_sha256(frame.mask)))
+        image_file = without_metadata(frame.image_file)
+        rows.append(replace(frame.row, mask_sha256=mask_sha256(frame.mask),
+                            image_sha256=hashlib.sha256(image_file).hexdigest()))
         write_prediction(folder / PREDICTIONS, stem, frame.mask)
-        yield replace(frame, row=rows[-1], image_file=without_metadata(frame.image_file))
+        yield replace(frame, row=rows[-1], image_file=image_file)
 
 
 @contextmanager
@@ -259,6 +262,8 @@ def read_folder(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     if not files:
         raise DatasetError(f'{place} holds no masks', 'files STEM.png')
     for file in files:
+        if file.is_symlink():
+            raise DatasetError(f'{file} is a link', 'the masks themselves')
         row = table.row_of(file.name, place)
         canvas = LabelCanvas(row, table.classes)
         canvas.paint_ids(read_mask(file))

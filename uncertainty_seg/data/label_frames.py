@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 from dataclasses import dataclass
+import hashlib
 import json
 from pathlib import Path
 import re
@@ -46,7 +47,7 @@ from uncertainty_seg.storage.review_record import (
     TABLE_FILE,
 )
 
-TABLE_VERSION = 3
+TABLE_VERSION = 4
 IMAGES, MASKS, CLASSES_FILE = 'images', 'masks', 'classes.json'
 # What FiftyOne calls the images.
 DATA = 'data'
@@ -57,7 +58,7 @@ BoolMask = NDArray[np.bool_]
 # The class of Pascal VOC's void, as datumaro calls it: a label of this name is of unknown pixels.
 VOID_NAME = 'ignored'
 # Each takes as long as painting the whole image may.
-MAX_REGIONS = 10_000
+MAX_REGIONS, MAX_PAINTED_PX = 10_000, 2**33
 # 150 MB in pycocotools.
 MAX_OUTLINE_PX = 2**20
 # What is raised by a file that has another form than that of its format.
@@ -88,8 +89,8 @@ class FrameRow:
         Worst score over its threshold; above 1 is not confident. None if there is none.
     origin : str
         How it came to be labelled, one of `review_record.ORIGINS`.
-    mask_sha256 : str
-        Digest of the exported mask.
+    mask_sha256, image_sha256 : str
+        Digests of the exported mask, and of the file of the image.
 
     """
 
@@ -104,12 +105,13 @@ class FrameRow:
     score: float | None
     origin: str
     mask_sha256: str = ''
+    image_sha256: str = ''
 
     def __post_init__(self) -> None:
         """Refuse names that leave the folder, and sizes that no image has, by a ValueError."""
         for name in (self.stem, self.file):
             plain_name(name)
-        require_texts(self, 'key', 'dive', 'reason', 'mask_sha256')
+        require_texts(self, 'key', 'dive', 'reason', 'mask_sha256', 'image_sha256')
         if Path(self.file).suffix not in ENDINGS:
             raise ValueError(f'{self.file!r} ends with none of {", ".join(ENDINGS[:3])}')
         if not (type(self.height) is type(self.width) is int
@@ -172,13 +174,16 @@ class ExportedFrames:
                            f'{self.folder / TABLE_FILE}', 'frames of that export', _FIX)
 
     def image_file(self, row: FrameRow) -> bytes:
-        """Read the image of a frame; `DatasetError` if it is missing."""
+        """Read the image of a frame; `DatasetError` if it is missing, or not what was exported."""
         places = [self.folder / name / row.file for name in (IMAGES, DATA)]
         try:
-            return read_bytes(next((place for place in places if place.is_file()), places[0]))
+            data = read_bytes(next((place for place in places if place.is_file()), places[0]))
+            if hashlib.sha256(data).hexdigest() != row.image_sha256:
+                raise ValueError('it is another one than was exported')
+            return data
         except (OSError, ValueError) as err:
             raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({why(err)})',
-                               'the images of the export') from err
+                               'the images as they were exported') from err
 
 
 def write_image(folder: Path, frame: LabelFrame) -> None:
@@ -358,8 +363,9 @@ class LabelCanvas:
         class_id = self.class_id(name)
         self.require_size(*pixels.shape)
         self._num_regions += 1
-        if self._num_regions > MAX_REGIONS:
-            raise DatasetError(f'{self.row.file} has more than {MAX_REGIONS} regions', 'fewer',
+        most = min(MAX_REGIONS, MAX_PAINTED_PX // self._mask.size)
+        if self._num_regions > most:
+            raise DatasetError(f'{self.row.file} has more than {most} regions', 'fewer',
                                'merge those of a class')
         self._mask[pixels] = class_id
 

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.data.label_formats import find_table, HOW_TO_MARK, new_folder, READERS
 from uncertainty_seg.data.label_frames import (
-    decoded,
     ExportedFrames,
     FrameRow,
     IMAGES,
@@ -119,7 +118,7 @@ def _write(
     for source, one in labels:
         row = table.rows[one.stem]
         if one.stem not in seen:
-            (folder / IMAGES / row.file).write_bytes(_checked_image(table, row))
+            (folder / IMAGES / row.file).write_bytes(table.image_file(row))
         if review.add(one, source):
             write_mask(folder / MASKS, one.stem, one.mask)
         seen.add(one.stem)
@@ -146,15 +145,6 @@ def _write(
         sum(table.rows[stem].origin == CONTROL for stem in seen - set(reviews)),
         sum(row.origin == CONTROL and stem not in seen for stem, row in table.rows.items())
         if control else 0)
-
-
-def _checked_image(table: ExportedFrames, row: FrameRow) -> bytes:
-    data = table.image_file(row)
-    height, width = decoded(data, row.file).shape[:2]
-    if (height, width) != (row.height, row.width):
-        raise DatasetError(f'image {row.file} of {table.folder} is {width}x{height}',
-                           f'{row.width}x{row.height}, as it was sent')
-    return data
 
 
 def write_json(path: Path, content: object) -> None:

@@ -42,7 +42,13 @@ def most_expanded(file_bytes: int) -> int:
 
 
 def read_bytes(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes:
-    """Read a file; ValueError if it has more than `limit` bytes, OSError if it cannot be read."""
+    """
+    Read a file; OSError if it cannot be read.
+
+    ValueError if it has more than `limit` bytes, or is none, as a pipe that nobody writes to.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f'{path.name} is no regular file')
     with path.open('rb') as file:
         content = file.read(limit + 1)
     if len(content) > limit:

@@ -53,7 +53,7 @@ from uncertainty_seg.errors import (
     UnknownModelError,
 )
 from uncertainty_seg.storage.foreign_files import read_arrays, why, ZIP_ERRORS
-from uncertainty_seg.storage.onnx_nodes import every_node, every_tensor, RANDOM_OPS
+from uncertainty_seg.storage.onnx_nodes import every_node, every_tensor, LOOP_OPS, RANDOM_OPS
 from uncertainty_seg.storage.signatures import require_signature, SigningKey
 from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 
@@ -423,12 +423,15 @@ def _check_graph(folder: Path, name: str, data: bytes) -> None:
             install_command('onnx')) from err
     except Exception as err:  # protobuf's own error class has moved between versions
         raise ModelBundleError(f'{folder / name} is no ONNX file ({err})', fix=_COMPILE) from err
-    random = sorted({node.op_type for node in every_node(model)} & RANDOM_OPS)
-    if random:
+    kinds = {node.op_type for node in every_node(model)}
+    if random := sorted(kinds & RANDOM_OPS):
         raise ModelBundleError(
             f'{name} holds {", ".join(random)}', 'dropout as mask inputs only',
             'a runtime would drop it without a word: compile the network with uncertainty_seg',
         )
+    if loops := sorted(kinds & LOOP_OPS):
+        raise ModelBundleError(f'{name} holds {", ".join(loops)}',
+                               'a fixed sequence of operators', _COMPILE)
     for tensor in every_tensor(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ModelBundleError(f'the weight {tensor.name!r:.80} of {name} lies elsewhere',

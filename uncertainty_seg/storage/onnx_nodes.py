@@ -19,6 +19,8 @@ RANDOM_OPS = frozenset({
     'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
     'RandomUniformLike', 'BiasDropout', 'BitmaskDropout', 'BitmaskBiasDropout',
 })
+# One may run for ever on one image; the compiler writes none.
+LOOP_OPS = frozenset({'Loop', 'Scan'})
 
 
 def subgraphs(node: Any) -> list[Any]:

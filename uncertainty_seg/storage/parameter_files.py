@@ -132,8 +132,8 @@ def require_plain_yaml(text: str) -> None:
     """
     Refuse YAML that costs without bound, before anything is made of it.
 
-    Raises ValueError if it is too deep or repeats parts of itself by aliases, which may expand
-    without bound, and yaml.YAMLError if it is none.
+    Raises ValueError if it is too deep, repeats parts of itself by aliases, which may expand
+    without bound, or has a key twice in a mapping; yaml.YAMLError if it is none.
     """
     import yaml
 
@@ -146,6 +146,19 @@ def require_plain_yaml(text: str) -> None:
             raise ValueError('it is nested too deeply')
         if isinstance(event, yaml.AliasEvent):
             raise ValueError('it has aliases')
+    _require_single_keys(yaml.compose(text, yaml.SafeLoader))
+
+
+def _require_single_keys(node: Any) -> None:
+    """Refuse a mapping that has a key twice, of which YAML takes the last without a word."""
+    pairs = node.value if getattr(node, 'id', '') == 'mapping' else [
+        (None, item) for item in node.value] if getattr(node, 'id', '') == 'sequence' else []
+    seen = set[str]()
+    for key, value in pairs:
+        if key is not None and str(key.value) in seen:
+            raise ValueError(f'{key.value!s:.40} stands again in line {key.start_mark.line + 1}')
+        seen.add('' if key is None else str(key.value))
+        _require_single_keys(value)
 
 
 def _plain(node: Any) -> Any:
@@ -153,13 +166,7 @@ def _plain(node: Any) -> Any:
     import yaml
 
     if isinstance(node, yaml.MappingNode):
-        found: dict[Any, Any] = {}
-        for key, value in node.value:
-            name = _plain(key)
-            if name in found:
-                raise ValueError(f'{name!r} again in line {key.start_mark.line + 1}')
-            found[name] = _plain(value)
-        return found
+        return {_plain(key): _plain(value) for key, value in node.value}
     if isinstance(node, yaml.SequenceNode):
         return tuple(_plain(item) for item in node.value)
     if node is None or not node.tag.startswith('tag:yaml.org,2002:') or '/' in node.tag:

@@ -279,6 +279,8 @@ def diagnostics_message(
 
 def _header(stamp_ns: int, frame_id: str) -> Any:
     seconds, nanoseconds = divmod(stamp_ns, 10**9)
+    if not -2**31 <= seconds < 2**31:  # ROS 1 knows times up to 2106
+        raise BagError(f'the stamp of an image is {seconds} s', 'a time before 2038, as ROS 2 has')
     stamp = _message('builtin_interfaces/msg/Time', sec=seconds, nanosec=nanoseconds)
     return _message('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
 
