@@ -74,6 +74,13 @@ def test_repeated_stamps_are_found_whatever_lies_between_them() -> None:
     assert not any(found[:MEMORY_FRAMES]) and all(found[MEMORY_FRAMES:])
 
 
+def test_ages_that_move_are_no_offset_between_clocks() -> None:
+    one = guard()
+    for n in range(STEADY_FRAMES):  # a queue that is worked off: each is 0.1 s younger
+        found = one.stamp_fault(NOW + n * SECOND // 5, NOW + 9 * SECOND + n * SECOND // 10)
+    assert 'clock and the node' not in found and 'look for what holds images back' in found
+
+
 def test_a_clock_without_a_time_is_named() -> None:
     assert 'nobody publishes /clock' in guard().stamp_fault(NOW, 0)
 
@@ -109,6 +116,12 @@ def test_no_repeat_is_allowed_of_a_camera_that_never_showed_two_images() -> None
     assert [one.pixel_fault(noisy(1)) for _ in range(9)] == [''] * 9  # now it did
 
 
+def test_no_repeat_is_allowed_with_0_and_all_are_with_minus_1() -> None:
+    strict, off = guard(max_repeats=0), guard(max_repeats=-1)
+    assert [bool(strict.pixel_fault(noisy(0))) for _ in range(3)] == [False, True, True]
+    assert [off.pixel_fault(noisy(0)) for _ in range(50)] == [''] * 50
+
+
 def test_a_still_scene_before_a_sensor_is_not_frozen() -> None:
     one = guard(max_repeats=0)
     assert [one.pixel_fault(noisy(seed)) for seed in range(300)] == [''] * 300
@@ -137,6 +150,20 @@ def test_a_scene_that_moves_by_a_pixel_is_new_at_any_size(
     assert (one.pixel_fault(other) == '') == (not np.array_equal(other, scene))
 
 
+@for_each('axis', [1, 3])
+def test_a_picture_whose_parts_were_turned_over_is_new(axis: int) -> None:
+    one, scene = guard(max_repeats=0), noisy(0, 256, 256)
+    # (part, compared row, rows of it, part, word of 8 bytes): no value leaves its part.
+    other = np.flip(scene.reshape(16, 4, 4 * 16, 6, 8), axis).reshape(scene.shape)
+    assert one.pixel_fault(scene) == '' == one.pixel_fault(other)
+
+
+def test_an_image_that_is_no_block_of_memory_is_compared_as_its_pixels() -> None:
+    one, wide = guard(max_repeats=0), noisy(3, 48, 128)
+    assert one.pixel_fault(wide[:, ::2]) == ''
+    assert one.pixel_fault(np.ascontiguousarray(wide[:, ::2])) != ''
+
+
 def drawn(still: NDArray[np.uint8], number: int, kind: str) -> NDArray[np.uint8]:
     """Draw a counter or a clock over a copy of a still image."""
     image = still.copy()
@@ -144,18 +171,20 @@ def drawn(still: NDArray[np.uint8], number: int, kind: str) -> NDArray[np.uint8]
         image[0, 0] = number % 256, number // 256, 0
     elif kind == 'clock':
         image[4:24, -120:] = np.random.default_rng(number).integers(0, 256, (20, 120, 3))
+    elif kind == 'curtain':  # that falls slowly, until nothing is left of the still image
+        image[:4 * number] = noisy(7, 480, 640)[:4 * number]
     else:  # two lines of numbers, and a compass across the whole picture
         image[8:40, 20:200] = number % 251
         image[-20:] = np.random.default_rng(number).integers(0, 256, (20, still.shape[1], 3))
     return image
 
 
-@for_each('kind', ['counter', 'clock', 'telemetry'])
+@for_each('kind', ['counter', 'clock', 'curtain', 'telemetry'])
 def test_a_still_image_under_a_counter_or_a_clock_is_frozen(kind: str) -> None:
     one, still = guard(), noisy(0, 480, 640)
     assert one.pixel_fault(noisy(1, 480, 640)) == ''
-    found = [bool(one.pixel_fault(drawn(still, number, kind))) for number in range(80)]
-    assert found == [False] * 3 + [True] * 77
+    found = [bool(one.pixel_fault(drawn(still, number, kind))) for number in range(120)]
+    assert found == [False] * 3 + [True] * 117
 
 
 @for_each('rows, columns', [(0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (0.9, 0.8), (0.0, 0.0)])
@@ -168,6 +197,20 @@ def test_what_moves_under_a_fixed_hull_or_letterbox_is_not_frozen(
         image = noisy(seed, 480, 640)
         image[fixed] = hull[fixed]
         assert one.pixel_fault(image) == ''
+
+
+@for_each('columns, is_frozen', [(0.5, True), (0.85, True), (0.0, False)])
+def test_what_moves_where_nothing_counts_does_not_hide_a_still_image(
+    columns: float, is_frozen: bool
+) -> None:
+    ignore = np.zeros((48, 64), np.bool_)
+    ignore[:, :round(64 * columns)] = True
+    ways = [guard(), guard()]
+    for seed in range(20):
+        image, other = noisy(0, 480, 640), noisy(seed, 480, 640)
+        image[:, :320] = other[:, :320]  # drawn over a still image, and the other way round
+        found = ways[0].pixel_fault(image, ignore), ways[1].pixel_fault(image[:, ::-1], ignore)
+    assert [bool(text) for text in found] == [is_frozen, False]
 
 
 def test_a_ring_of_buffers_is_refused_wherever_it_repeats_and_not_forgotten() -> None:
@@ -250,6 +293,12 @@ def test_a_frame_of_a_bad_stamp_is_measured_and_not_confident(
     assert loop.outcome.result is not None  # its pictures are shown all the same
     assert loop.outcome.verdict.kind == 'fault'
     assert loop.outcome.doubt in loop.outcome.verdict.reasons and loop.outcome.problem
+    half = blue(9)
+    half[len(half) // 2:] = 0  # damage alone is a suspicion
+    assert not loop.send(stamp_ns, half)
+    assert loop.outcome.verdict.kind == 'fault'
+    assert not any(loop.send(image=half) for _ in range(2))
+    assert loop.outcome.verdict.kind == 'uncertain'
 
 
 def test_an_hour_of_delay_never_raises_the_flag(loop: Loop) -> None:
@@ -306,6 +355,13 @@ def test_ten_ages_that_differ_by_a_tenth_of_a_second_are_an_offset(
     found = [one.stamp_fault(NOW + n * SECOND, NOW + n * SECOND + round(
         (offset_s + 0.1 * (n % 2)) * SECOND)) for n in range(11)]
     assert [words in text for text in found] == [False] * 9 + [True] * 2
+
+
+def test_ages_half_a_second_apart_are_no_offset() -> None:
+    one = guard()
+    found = [one.stamp_fault(NOW + n * SECOND, NOW + (n + 40) * SECOND + n % 2 * SECOND // 2)
+             for n in range(15)]
+    assert not any('differ' in text for text in found)
 
 
 def test_a_loop_that_is_longer_than_the_memory_is_new_each_time() -> None:

@@ -342,6 +342,17 @@ def test_a_frame_that_was_begun_before_the_gate_changed_is_not_judged(
     assert not pipeline.verdict.is_confident
 
 
+def test_a_change_that_the_gate_does_not_depend_on_leaves_the_frame_in_work(
+    tiny_bundle: Path
+) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    assert last(pipeline, BLUE).verdict.is_confident
+    force = pipeline.begin()
+    result = pipeline.measure(BLUE, 9, force)
+    assert not pipeline.reconfigure(dataclasses.replace(EASY, map='entropy'))
+    assert pipeline.judge(force, result).is_confident
+
+
 def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bundle: Path) -> None:
     pipeline = open_tiny(tiny_bundle)
     before = last(pipeline, BLUE)
@@ -356,6 +367,20 @@ def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bund
     again = last(pipeline, BLUE)
     assert again.verdict.is_confident
     np.testing.assert_array_equal(again.maps.entropy, before.maps.entropy)
+
+
+def test_a_frame_of_another_t_is_not_judged_by_the_limits_of_this_one(tiny_bundle: Path) -> None:
+    easy = dataclasses.replace(EASY, gate=dataclasses.replace(EASY.gate, rise_frames=1))
+    pipeline = open_tiny(tiny_bundle, easy)
+    assert pipeline.process(BLUE, 0).verdict.is_confident
+    pipeline.reconfigure(dataclasses.replace(easy, passes=3))
+    force = pipeline.begin()
+    result = pipeline.measure(BLUE, 1, force)
+    pipeline.reconfigure(easy)  # back to 8, while a frame of 3 passes is in work
+    verdict = pipeline.judge(force, result)
+    assert not verdict.is_confident
+    assert 'while the frame was in work' in verdict.reasons[0]
+    assert pipeline.process(BLUE, 2).verdict.is_confident
 
 
 def test_cameras_share_the_network_and_its_masks_but_not_the_gate(tiny_bundle: Path) -> None:

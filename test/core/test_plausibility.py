@@ -181,6 +181,20 @@ def test_the_result_of_the_image_before_is_refused_even_from_the_same_buffer() -
     assert inner.is_closed
 
 
+def test_neither_a_broken_result_nor_others_between_make_the_one_before_forgotten() -> None:
+    broken = everywhere('entropy_nats', np.nan)(sound())
+    played = Played(sound(), sound(1), broken, sound(), *map(sound, range(2, 11)), sound())
+    backend = CheckedBackend(played, CARD)
+    backend.run(IMAGE, {}, 1.0)
+    backend.run(IMAGE[::-1], {}, 1.0)
+    for _ in range(2):  # the broken one, and that of the first image
+        with pytest.raises(BackendError, match='nan|before'):
+            backend.run(IMAGE[:, ::-1], {}, 1.0)
+    for shift in range(1, 10):
+        backend.run(np.roll(IMAGE, shift, 1), {}, 1.0)
+    backend.run(IMAGE[:, ::-1], {}, 1.0)  # longer ago than is remembered
+
+
 def test_a_buffer_that_is_written_anew_is_a_new_result() -> None:
     buffer = sound()
     backend = CheckedBackend(Played(buffer, buffer), CARD)

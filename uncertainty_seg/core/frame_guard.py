@@ -12,10 +12,8 @@ counter may be drawn over them. Noise that was added to a still image is not tol
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
 from functools import lru_cache
 import math
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +35,6 @@ PARTS, LEAST_NEW = 16, 0.2
 WINDOW_FRAMES = 10
 _NO_CLOCK = ("the node's clock stands at 0: use_sim_time is true and nobody publishes /clock; "
              'play the bag with its clock')
-_T = TypeVar('_T', bound=Hashable)
 
 
 class FrameGuard:
@@ -49,7 +46,7 @@ class FrameGuard:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stamps: _Memory[int] = _Memory()
+        self._stamps: deque[int] = deque(maxlen=MEMORY_FRAMES)
         self._pictures = _Pictures()
         self._last_ns: int | None = None
         self._ages_s: deque[float] = deque(maxlen=STEADY_FRAMES)
@@ -64,7 +61,9 @@ class FrameGuard:
         that it is compared with.
         """
         before_ns, self._last_ns = self._last_ns, stamp_ns
-        is_known = self._stamps.add(stamp_ns)
+        is_known = stamp_ns in self._stamps
+        if not is_known:
+            self._stamps.append(stamp_ns)
         self._ages_s.append((now_ns - stamp_ns) / 1e9)
         is_of_receipt = self._settings.stamps == 'receipt'
         if is_of_receipt and now_ns == 0:
@@ -112,17 +111,19 @@ class FrameGuard:
                 f'differ{late}; synchronise them, set stamps to receipt, or play a bag with '
                 'its clock and use_sim_time')
 
-    def pixel_fault(self, image: ImageU8) -> str:
+    def pixel_fault(self, image: ImageU8, ignore: NDArray[np.bool_] | None = None) -> str:
         """
         Say whether a camera is frozen; empty if it is not. To be called once a frame.
 
         `image` is ndarray of uint8, shape (H, W, 3), of which every fourth row is compared. One of
         which less than `LEAST_NEW` differs from an image before repeats it. A camera of a still
-        scene is not frozen, as its noise changes every image; a rendered still scene is.
+        scene is not frozen, as its noise changes every image; a rendered still scene is. Parts
+        with a pixel of `ignore`, an ndarray of bool, (h, w) of any size, show no new picture: what
+        is drawn there may go on while the rest stands still.
         """
         if self._settings.max_repeats < 0:
             return ''
-        age = self._pictures.add(image)
+        age = self._pictures.add(image, _free_parts(ignore))
         self._repeats.append(age is not None)
         if age is None:
             self._num_in_row = 0
@@ -153,10 +154,15 @@ class _Pictures:
     def __len__(self) -> int:
         return len(self._sums)
 
-    def add(self, image: ImageU8) -> int | None:
-        """Take a picture in as the newest; return how many came after it before, None if new."""
+    def add(self, image: ImageU8, parts: NDArray[np.bool_] | slice) -> int | None:
+        """
+        Take a picture in as the newest; return how many came after it before, None if new.
+
+        `parts` are those that count.
+        """
         sums = _part_sums(image)
-        known = np.flatnonzero((self._sums == sums).mean(1) > 1 - LEAST_NEW)[-1:]
+        is_same = (self._sums == sums)[:, parts]
+        known = np.flatnonzero(is_same.mean(1) > 1 - LEAST_NEW)[-1:]
         age = len(self._sums) - 1 - int(known[0]) if known.size else None
         kept = np.delete(self._sums, known, 0)[1 - MEMORY_FRAMES:]
         self._sums = np.concatenate([kept, sums[None]])
@@ -173,6 +179,15 @@ def _part_sums(image: ImageU8) -> NDArray[np.uint64]:
     return np.add.reduceat(words * _factors(len(words))[:, None], _edges(len(words)), 0).ravel()
 
 
+def _free_parts(ignore: NDArray[np.bool_] | None) -> NDArray[np.bool_] | slice:
+    """Return which parts of an image have no pixel of a mask; all if none has none."""
+    if ignore is None or min(ignore.shape) < PARTS:
+        return slice(None)
+    marked = np.logical_or.reduceat(ignore, _edges(ignore.shape[1]), 1)
+    free = ~np.logical_or.reduceat(marked, _edges(ignore.shape[0]), 0).ravel()
+    return free if free.any() else slice(None)
+
+
 def _edges(length: int) -> NDArray[np.intp]:
     return np.arange(PARTS) * length // PARTS
 
@@ -181,21 +196,3 @@ def _edges(length: int) -> NDArray[np.intp]:
 def _factors(length: int) -> NDArray[np.uint64]:
     """Return odd numbers: a product with one is another for each other word."""
     return np.random.default_rng(length).integers(0, 2**63, length, np.uint64) * 2 + 1
-
-
-class _Memory(Generic[_T]):
-    """The latest values, to find one again."""
-
-    def __init__(self) -> None:
-        self._order: deque[_T] = deque()
-        self._values: set[_T] = set()
-
-    def add(self, value: _T) -> bool:
-        """Remember a value; return whether it was known."""
-        if value in self._values:
-            return True
-        self._order.append(value)
-        self._values.add(value)
-        if len(self._order) > MEMORY_FRAMES:
-            self._values.discard(self._order.popleft())
-        return False

@@ -143,11 +143,11 @@ class FrameLoop:
                 reason = guard.stamp_fault(stamp_ns, now_ns())
             image = read()
             if guard is not None:
-                pixels = guard.pixel_fault(image)
+                pixels = guard.pixel_fault(image, self.pipeline.ignore)
                 reason = reason or pixels
             if problem := self.pipeline.damage(image):
                 # A suspicion: the stream is sound, and a scene may look so. Nobody has to stop.
-                return self.refuse(problem, about, kind='fault' if reason else 'uncertain')
+                return self.refuse(reason or problem, about, 'fault' if reason else 'uncertain')
             result = self.pipeline.measure(image, stamp_ns, epoch)
         except UncertaintySegError as err:
             return self.refuse(str(err), about)

@@ -269,6 +269,11 @@ class Pipeline:
         return self._backend.name
 
     @property
+    def ignore(self) -> NDArray[np.bool_] | None:
+        """Return the mask (h, w) of pixels that do not count, of any size; None for none."""
+        return self._ignore
+
+    @property
     def thresholds(self) -> dict[str, float]:
         """Limit of each gated score, scale included; empty without a calibration."""
         return self._gate.thresholds if self._gate else {}

@@ -203,6 +203,31 @@ def test_a_flag_from_another_time_is_none(age_s: float) -> None:
     assert policy.take_flag(START_S + 7.5, True, age_s) == SLOW
 
 
+def test_old_flags_taken_slowly_one_after_the_other_raise_nothing() -> None:
+    # They lay in the queue of a process that was starved, half a second apart.
+    policy = risen()
+    sent_s = [START_S + 7.5 + n / 2 for n in range(10)]
+    for n, at_s in enumerate(sent_s):
+        now_s = START_S + 13.0 + n / 2
+        assert policy.take_flag(now_s, True, now_s - at_s) == SLOW
+
+
+def test_a_flag_on_its_way_for_a_while_is_stale_a_deadline_after_it_was_sent() -> None:
+    policy = risen()
+    assert policy.take_flag(START_S + 7.75, True, 0.25) == SLOW + RISE * 5.5
+    assert policy.factor_at(START_S + 8.484375) == SLOW + RISE * 5.5
+    assert policy.factor_at(START_S + 8.5) == SLOW
+
+
+def test_a_first_flag_that_was_on_its_way_for_a_while_grows_old_from_its_sending() -> None:
+    policy = SpeedPolicy(SETTINGS, START_S)
+    policy.take_flag(START_S, True, 0.5)
+    policy.take_flag(START_S + 0.75, True, 0.0)  # 1.25 s after the first was sent: a new run
+    for n in range(1, 5):
+        assert policy.take_flag(START_S + 0.75 + n / 2, True, 0.0) == SLOW
+    assert policy.take_flag(START_S + 3.25, True, 0.0) == SLOW + RISE * 0.5
+
+
 def test_old_flags_that_arrive_at_once_after_a_cut_raise_nothing() -> None:
     policy = risen()
     now_s = START_S + 20.0
