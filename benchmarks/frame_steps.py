@@ -86,7 +86,6 @@ class Clocks:
             (type(backend), '_run_trunk', 'trunk', process),
             (type(backend), '_run_passes', 'passes', process),
             (plausibility, 'implausible', 'plausibility', thread),
-            (plausibility, 'fingerprint', 'plausibility', thread),
             (pipeline_module, 'grid_maps', 'maps', thread),
             (ScoreVector, 'compute', 'scores', thread),
             (FeatureDensity, 'frame_score', 'features', thread),

@@ -107,24 +107,15 @@ def test_the_same_pixels_more_often_than_allowed_are_a_frozen_camera() -> None:
     assert found[:3] == ['', '', '']
     assert 'max_repeats' in found[3] and found[3] == found[4]  # logged once
     assert one.pixel_fault(noisy(1)) == ''  # it moves again
-    assert guard(max_repeats=0).pixel_fault(noisy(0)) == ''
+    strict, off = guard(max_repeats=0), guard(max_repeats=-1)
+    assert [bool(strict.pixel_fault(noisy(0))) for _ in range(3)] == [False, True, True]
+    assert [off.pixel_fault(noisy(0)) for _ in range(9)] == [''] * 9
 
 
 def test_no_repeat_is_allowed_of_a_camera_that_never_showed_two_images() -> None:
     one = guard(max_repeats=1000)
     assert [bool(one.pixel_fault(noisy(0))) for _ in range(4)] == [False, True, True, True]
     assert [one.pixel_fault(noisy(1)) for _ in range(9)] == [''] * 9  # now it did
-
-
-def test_no_repeat_is_allowed_with_0_and_all_are_with_minus_1() -> None:
-    strict, off = guard(max_repeats=0), guard(max_repeats=-1)
-    assert [bool(strict.pixel_fault(noisy(0))) for _ in range(3)] == [False, True, True]
-    assert [off.pixel_fault(noisy(0)) for _ in range(50)] == [''] * 50
-
-
-def test_a_still_scene_before_a_sensor_is_not_frozen() -> None:
-    one = guard(max_repeats=0)
-    assert [one.pixel_fault(noisy(seed)) for seed in range(300)] == [''] * 300
 
 
 @for_each('num, is_new', [(0, False), (1, False), (51, False), (52, True), (256, True)])
@@ -355,13 +346,6 @@ def test_ten_ages_that_differ_by_a_tenth_of_a_second_are_an_offset(
     found = [one.stamp_fault(NOW + n * SECOND, NOW + n * SECOND + round(
         (offset_s + 0.1 * (n % 2)) * SECOND)) for n in range(11)]
     assert [words in text for text in found] == [False] * 9 + [True] * 2
-
-
-def test_ages_half_a_second_apart_are_no_offset() -> None:
-    one = guard()
-    found = [one.stamp_fault(NOW + n * SECOND, NOW + (n + 40) * SECOND + n % 2 * SECOND // 2)
-             for n in range(15)]
-    assert not any('differ' in text for text in found)
 
 
 def test_a_loop_that_is_longer_than_the_memory_is_new_each_time() -> None:

@@ -10,6 +10,9 @@ import pytest
 from ros_helpers import node_arguments, Process
 from ros_node_rig import node_rig
 
+from uncertainty_seg.errors import BackendError, BackendUnavailableError, ConfigError
+from uncertainty_seg.ros.node_life import exit_code
+
 
 def run(arguments: list[str], domain: int, folder: Path) -> tuple[int, str]:
     with Process(arguments, domain, folder / 'log') as process:
@@ -94,3 +97,9 @@ def test_a_node_with_trusted_keys_starts_with_what_they_signed_alone(
     sign_bundle(bundle, keys[0])
     with node_rig(tmp_path, trusted_keys=f"['{public_line(keys[0])}']") as rig:
         rig.client.wait_for_camera_match()
+
+
+def test_only_what_may_heal_is_started_again() -> None:
+    healing = BackendError('the driver hung'), ValueError('a bug'), None
+    lasting = BackendUnavailableError('no device'), ConfigError('passes is 0')
+    assert [exit_code(err) for err in (*healing, *lasting)] == [1, 1, 1, 2, 2]

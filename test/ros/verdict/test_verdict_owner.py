@@ -520,23 +520,6 @@ def test_a_longer_deadline_than_at_the_start_undoes_the_promise_and_a_shorter_do
             'promise_void_because', '')) == (promise == 'void')
 
 
-@pytest.mark.parametrize(('name', 'value'), [
-    ('max_age_s', 3600.0), ('max_age_s', 0.0), ('max_skew_s', 60.0), ('max_repeats', 3),
-    ('damage_scale', 1.5), ('stale_timeout_s', 1.5), ('stamps', 'receipt')])
-def test_a_loose_check_voids_the_promise_in_verdict_numbers_and_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: Any
-) -> None:
-    rig = Rig(tmp_path, **{'max_repeats': 2, name: value})
-    rig.send()
-    values = values_of(rig.statuses[-1])
-    assert (values['promise'], rig.pipeline.verdict.promise) == ('void', 'void')
-    assert f'{name} is {value}'.removesuffix('.0') in values['promise_void_because']
-    numbers = rig.node.topics['~/verdict'].sent[-1]
-    assert dict(zip(numbers.name, numbers.position, strict=True))['promise_void'] == 1
-    warned, = [record for record in caplog.records if name in record.getMessage()]
-    assert warned.levelname == 'WARNING'
-
-
 @pytest.mark.parametrize('gate', [{'scores': ('bogus',)}, {'threshold_scale': 100.0},
                                   {'alpha': 0.3}])
 def test_while_t_is_uncalibrated_the_other_settings_are_judged_all_the_same(
