@@ -26,11 +26,11 @@ class MissionNode(Node):
         self._timeout_s = self.declare_parameter('timeout_s', 1.5).value
         self._compares = self.declare_parameter('compare_clocks', True).value
         self._kind, self._heard_s, self._judged_s = 'unknown', -math.inf, -math.inf
-        self._told_kind = ''
         self._limit = self.create_publisher(Float32, 'speed_limit', 10)
         self._trigger = self.create_client(Trigger, 'trigger_log')
         self.create_subscription(JointState, 'verdict', self._on_verdict, 10)
-        self.create_subscription(DiagnosticArray, 'status', self._on_status, 10)
+        self.create_subscription(DiagnosticArray, 'status', lambda msg: self.get_logger().info(
+            f'why: {msg.status[0].message}', throttle_duration_sec=2.0), 10)
         self.create_timer(0.1, lambda: self._limit.publish(Float32(data=self._limit_mps())))
 
     def _on_verdict(self, msg):
@@ -42,16 +42,11 @@ class MissionNode(Node):
         self._heard_s, stamp = time.monotonic(), msg.header.stamp
         # Where no age was measured, the stamp is that of the verdict itself, or it is a fault.
         self._judged_s = stamp.sec + stamp.nanosec * 1e-9 + (age_s if math.isfinite(age_s) else 0)
+        if self._kind != before:
+            self.get_logger().info(f'{self._kind}: limit {self._limit_mps()} m/s')
         if (before, self._kind) == ('confident', 'uncertain') and self._trigger.service_is_ready():
             self._trigger.call_async(Trigger.Request()).add_done_callback(
                 lambda done: self.get_logger().info(f'log: {done.result().message}'))
-
-    def _on_status(self, msg):
-        for status in msg.status:  # for the log alone: why the kind changed
-            kind = {value.key: value.value for value in status.values}.get('kind', 'unknown')
-            if kind != self._told_kind:
-                self.get_logger().info(f'{kind}: {status.message}')
-            self._told_kind = kind
 
     def _limit_mps(self):
         now_s = self.get_clock().now().nanoseconds * 1e-9

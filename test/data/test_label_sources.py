@@ -166,7 +166,7 @@ def test_misuse_of_import_is_one_sentence(
     first = min((out / 'images').iterdir())
     content = first.read_bytes()
     cv2.imwrite(str(first), np.zeros((9, 10, 3), np.uint8))
-    assert '10x9' in refused(capsys, bring(out, new))
+    assert first.name in refused(capsys, bring(out, new))
     first.unlink()
     assert first.name in refused(capsys, bring(out, new))
     first.write_bytes(content)

@@ -125,7 +125,8 @@ class TestLive:
     def test_node_and_replay_agree_to_the_byte(
         self, tmp_path: Path, tiny_bundle: Path, domain: int
     ) -> None:
-        settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
+        settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime',
+                                       'stale_timeout_s': 4.0})  # as at this pace
         bag = noisy_bag(tmp_path / 'in')
         played = run_live(bag, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 2.4,
                           demo_environment(os.environ, domain))

@@ -63,7 +63,8 @@ def test_it_cruises_while_confident_and_slows_down_and_asks_for_a_log_when_unsur
     for second in range(3):
         rig.answer(70_000 + second, pixels=BAD)
     mission.wait_for(SLOW)
-    rig.wait(lambda: 'uncertain: entropy' in mission.process.output, 'the reason')
+    rig.wait(lambda: rig.verdict(BAD) and 'why: entropy' in mission.process.output,
+             'the reason')
     rig.wait(lambda: '[mission]: log: ' in mission.process.output, 'the answer of trigger_log')
     rig.raise_flag()  # each fall is asked for once, not each frame
     assert mission.process.output.count('log: ') == 1
