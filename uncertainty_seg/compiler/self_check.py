@@ -15,7 +15,6 @@ from functools import partial
 import math
 import os
 from pathlib import Path
-import sys
 import time
 from typing import Any
 
@@ -286,14 +285,8 @@ def _repeat(
 
 
 def memory_of_process_mb() -> float:
-    """Return what this process holds in memory now; at its most where the system tells no more."""
-    try:
-        pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
-    except (OSError, ValueError, IndexError):
-        import resource
-
-        unit = 1 if sys.platform == 'darwin' else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    """Return what this process holds in memory now."""
+    pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
     return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
 
 

@@ -131,21 +131,6 @@ def test_a_norm_behind_a_convolution_is_folded(kind: str) -> None:
     np.testing.assert_allclose(run(folded, {'x': X})[0], run(model, {'x': X})[0], atol=TOLERANCE)
 
 
-@pytest.mark.parametrize('is_transposed', [0, 1])
-def test_a_norm_behind_gemm_is_folded(is_transposed: int) -> None:
-    for beta, bias in ((1.0, 5), (0.5, 5), (0.0, 5), (2.0, 1)):
-        bn, statistics = norm('c', 'output', 5)
-        w = weights(6, 5)
-        constants = {'w': w.T.copy() if is_transposed else w, 'b': weights(bias), **statistics}
-        model = network([
-            node('GlobalAveragePool', 'x', 'g'), node('Flatten', 'g', 'f'),
-            node('Gemm', 'f w b', 'c', transB=is_transposed, alpha=0.7, beta=beta), bn], constants)
-        folded, _ = fold_batch_norm(model)
-        assert ops(folded)[-1] == 'Gemm', beta
-        np.testing.assert_allclose(run(folded, {'x': X})[0], run(model, {'x': X})[0],
-                                   atol=TOLERANCE, err_msg=f'beta {beta}')
-
-
 @pytest.mark.parametrize('why, words', [
     ('before', 'stands behind an input'), ('shared', "Conv 'c' has other users"),
     ('activation', 'stands behind Relu'), ('computed', 'computed weights')])

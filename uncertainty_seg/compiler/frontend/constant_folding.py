@@ -740,17 +740,17 @@ _RULES: dict[str, FoldingRule] = {
 
 
 # -------------------------------------------------------------------------------------------------
-# A batch normalisation behind a linear operation moves into its weights.
+# A batch normalisation behind a convolution moves into its weights.
 # In eval mode it is ``x * a + b`` a channel, so that ``bn(conv(x, w) + c)`` is ``conv`` with the
-# weights ``w * a`` and the bias ``c * a + b``. Where it stands before the linear operation, with
+# weights ``w * a`` and the bias ``c * a + b``. Where it stands before the convolution, with
 # an activation between, it stays.
 
-_LINEAR = ('Conv', 'ConvTranspose', 'Gemm')
+_LINEAR = ('Conv', 'ConvTranspose')
 
 
 def fold_batch_norm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
-    Fold every batch normalisation that directly follows a convolution or Gemm; decide on each.
+    Fold every batch normalisation that directly follows a convolution; decide on each.
 
     Raises GraphError if one is in training mode: it would normalise the passes by each other.
     """
@@ -788,8 +788,6 @@ def _obstacle(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodePro
         return f'{linear.op_type} {linear.name or linear.output[0]!r} has other users'
     if any(name not in fixed for name in linear.input[1:] if name):
         return f'{linear.op_type} {linear.name or linear.output[0]!r} has computed weights'
-    if linear.op_type == 'Gemm' and _bias(linear, fixed).size not in (1, _scale(norm, fixed).size):
-        return f'Gemm {linear.name or linear.output[0]!r} has another bias for each row'
     return ''
 
 
@@ -799,11 +797,10 @@ def _scale(norm: onnx.NodeProto, fixed: Values) -> NDArray[np.float64]:
 
 
 def _bias(linear: onnx.NodeProto, fixed: Values) -> NDArray[np.float64]:
-    """Return the bias as the operation applies it, or one zero."""
+    """Return the bias, or one zero."""
     if len(linear.input) < 3 or not linear.input[2]:
         return np.zeros(1)
-    factor = attribute(linear, 'beta', 1.0) if linear.op_type == 'Gemm' else 1.0
-    return factor * np.asarray(fixed[linear.input[2]], np.float64)
+    return np.asarray(fixed[linear.input[2]], np.float64)
 
 
 def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) -> None:
@@ -811,7 +808,7 @@ def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) 
     scale = _scale(norm, fixed)
     shift, mean = (np.asarray(fixed[norm.input[i]], np.float64) for i in (2, 3))
     weights = _scaled(linear, np.asarray(fixed[linear.input[1]], np.float64), scale)
-    bias = (_bias(linear, fixed).reshape(-1) - mean) * scale + shift
+    bias = (_bias(linear, fixed) - mean) * scale + shift
     # Constants of their own, since two convolutions may share one tensor.
     names = [add_constant(graph, f'{norm.output[0]}_{suffix}', values, np.float32)
              for suffix, values in (('weights', weights), ('bias', bias))]
@@ -819,8 +816,6 @@ def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) 
     del merged.input[1:]
     merged.input.extend(names)
     merged.output[0] = norm.output[0]
-    # A factor of Gemm's bias is in the bias now.
-    refill(merged.attribute, [entry for entry in merged.attribute if entry.name != 'beta'])
     refill(graph.node, [merged if node == linear else node for node in graph.node if node != norm])
 
 
@@ -830,8 +825,6 @@ def _scaled(
     """Multiply weights by one number an output channel."""
     if linear.op_type == 'Conv':  # (M, C / group, ...)
         return weights * scale.reshape(-1, *[1] * (weights.ndim - 1))
-    if linear.op_type == 'Gemm':
-        return weights * (scale[:, None] if attribute(linear, 'transB', 0) else scale)
     group = attribute(linear, 'group', 1)  # ConvTranspose: (C, M / group, ...)
     grouped = weights.reshape(group, -1, *weights.shape[1:])
     wide = scale.reshape(group, 1, -1, *[1] * (weights.ndim - 2))
