@@ -174,6 +174,11 @@ def test_without_a_start_nothing_is_guessed() -> None:
     assert read_start('', TrainRecipe(net='a:b')) is None
 
 
+def test_a_file_of_weights_names_its_encoder(tmp_path: Path) -> None:
+    torch.save(PyramidNet(3, NO_DROPOUT, 'lite1').state_dict(), tmp_path / 'a.pt')
+    assert read_weights(tmp_path / 'a.pt').encoder == 'lite1'
+
+
 def test_weights_of_another_network_are_refused_in_a_sentence(tmp_path: Path) -> None:
     torch.save({'layer.weight': torch.zeros(3)}, tmp_path / 'other.pt')
     with pytest.raises(TrainingError, match='other.pt'):

@@ -35,7 +35,12 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, TrainingError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.training.batches import normalise
-from uncertainty_seg.training.encoders import encoder_kind, ENCODERS, imagenet_weights
+from uncertainty_seg.training.encoders import (
+    encoder_kind,
+    ENCODERS,
+    imagenet_weights,
+    new_encoder,
+)
 from uncertainty_seg.training.networks import PyramidNet
 from uncertainty_seg.training.recipes import DEFAULT_ENCODER, NO_DROPOUT, TrainRecipe
 
@@ -100,7 +105,16 @@ def read_imagenet(encoder: str, path: Path) -> Taken:
 
 def read_weights(path: Path) -> Taken:
     """Read a file of weights; raises TrainingError as `export.read_state` does."""
-    return Taken(read_state(path), source=f'the weights {path.name}')
+    state = read_state(path)
+    return Taken(state, _encoder_of(state), source=f'the weights {path.name}')
+
+
+def _encoder_of(state: Mapping[str, Tensor]) -> str:
+    """Return the encoder of which all weights are there, in its shapes; empty if there is none."""
+    shapes = {name: value.shape for name, value in state.items()}
+    return next((encoder for encoder in ENCODERS if {
+        f'encoder.{name}': value.shape for name, value in new_encoder(encoder).state_dict().items()
+    }.items() <= shapes.items()), '')
 
 
 def read_bundle(bundle: ModelBundle) -> Taken:
