@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
+from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome, PlainJudge
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import Pipeline
@@ -76,6 +78,18 @@ def test_an_engine_that_fails_is_a_fault_of_the_frame(pipeline: Pipeline) -> Non
     outcomes = [FrameLoop(pipeline).take(read_blue, stamp) for stamp in range(4)]
     assert [one.verdict.is_confident for one in outcomes] == [True, True, False, True]
     assert 'failed on run 3' in outcomes[2].problem
+
+
+def test_a_damaged_image_is_not_measured_and_is_a_fault_only_by_its_stamp(tmp_path: Path) -> None:
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
+    limits = dataclasses.replace(bundle.calibration, damage_limits={})  # those that are fixed
+    pipeline = Pipeline(dataclasses.replace(bundle, calibration=limits),
+                        FakeBackend(bundle.card), SETTINGS)
+    for loop, kind, words in (
+            (FrameLoop(pipeline), 'uncertain', 'the image is damaged'),
+            (FrameLoop(pipeline, guard=FrameGuard(SETTINGS)), 'fault', 'receipt')):
+        outcome = loop.take(read_blue, 0, clock_ns=lambda: 10**18)
+        assert (outcome.verdict.kind, outcome.result) == (kind, None) and words in outcome.problem
 
 
 class TiredJudge(PlainJudge):
