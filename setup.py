@@ -19,6 +19,8 @@ EXTRAS = {
     'score': ('score',),
     'ray': ('ray', 'score'),
     'labels': ('labels',),
+    # The loop from dives to labels and figures, without ROS and without training.
+    'data': ('runtime', 'calibrate', 'score', 'labels'),
     'sign': ('sign',),
     'train': ('torch',),
     'nets': ('nets', 'torch'),

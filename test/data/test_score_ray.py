@@ -124,7 +124,7 @@ def test_a_cluster_gives_the_bytes_of_one_process_though_a_worker_is_killed(
     killer.join()
     summary: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert len(killed) == 1
-    assert (summary['num_sources'], summary['num_scored'], summary['broken']) == (5, 26, [])
+    assert (summary['num_sources'], summary['num_scored'], summary['broken']) == (5, 26, 0)
 
     os.utime(pipe, ns=(1, 1))  # as if nothing had been written to it
     assert score(fleet, '--out', table, '--set', f'model={model}', '--ray', address) == 0

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
+import errno
 import json
+import math
 import os
 from pathlib import Path
 import shutil
@@ -22,7 +25,9 @@ import pytest
 
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.scores.image import FIXED_LIMITS
 from uncertainty_seg.data.scoring import locked_table
+from uncertainty_seg.storage import frame_sources
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, IMAGE_TYPE
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest, write_calibration
@@ -206,6 +211,75 @@ def test_a_frame_that_is_bad_is_counted_left_out_and_shuts_the_gate(
     assert [row['index'] for row in rows] == [0, 1, 2, 3, 5, 6, 7]
     flags = [row['confident'] for row in rows]
     assert flags[3] and not flags[4]
+
+
+def exif_turned(jpeg: bytes) -> bytes:
+    """Add the EXIF of a camera held upright: big-endian, one entry, orientation 6."""
+    exif = b'Exif\0\0MM\0*\0\0\0\10\0\1\1\22\0\3\0\0\0\1\0\6\0\0\0\0\0\0'
+    return jpeg[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + jpeg[2:]
+
+
+def test_no_photograph_vanishes_and_one_that_looks_damaged_moves_no_other(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    assert bundle.calibration is not None
+    write_calibration(bundle, replace(bundle.calibration, damage_limits=FIXED_LIMITS))
+    reef = tmp_path / 'reef'
+    reef.mkdir()
+    for k in range(5):
+        cv2.imwrite(str(reef / f'{k}.png'), textured(k))
+    assert score(tiny_bundle, tmp_path / 'before', reef) == 0
+    cv2.imwrite(str(reef / '1_grey.png'), GREY)
+    jpeg = bytes(cv2.imencode('.jpg', textured(9))[1])
+    (reef / '9_up.JPG').write_bytes(exif_turned(jpeg))
+    (reef / 'cut.jpg').write_bytes(jpeg[:99])
+    for name in ('old.tif', 'clip.MP4'):
+        (reef / name).write_bytes(b'x')
+    capsys.readouterr()
+    assert score(tiny_bundle, tmp_path / 'after', reef) == 0
+    captured = capsys.readouterr()
+    said = json.loads(captured.out.splitlines()[-1])
+    assert (said['num_frames'], said['num_bad'], said['num_doubtful'], said['num_turned']) == (
+        7, 1, 1, 1)
+    for name in ('cut.jpg', 'clip.MP4', '.tif'):
+        assert name in captured.err
+    before, after = ({row['file']: row for row in read_rows(tmp_path / name).to_pylist()}
+                     for name in ('before', 'after'))
+    grey = after['1_grey.png']
+    assert not grey['confident'] and 'damaged' in grey['verdict_reason']
+    assert math.isfinite(grey['score_ratio']) and math.isfinite(grey['score.entropy.mean'])
+    for name, row in before.items():
+        assert row['score_ratio'] == after[name]['score_ratio']
+        assert after[name]['confident'] >= row['confident'] and after[name]['verdict'] != 'fault'
+
+
+def test_a_large_folder_is_several_parts_and_a_lost_disk_is_read_again(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_sources, 'PICTURES_A_SHARD', 2)
+    reef = tmp_path / 'reef'
+    reef.mkdir()
+    for k in range(5):
+        cv2.imwrite(str(reef / f'{k}.png'), textured(k))
+    read = frame_sources.read_image_file
+
+    def lost(path: Path) -> Any:
+        if path.name == '3.png':
+            raise OSError(errno.ESTALE, 'Stale file handle')
+        return read(path)
+
+    monkeypatch.setattr(frame_sources, 'read_image_file', lost)
+    assert score(tiny_bundle, tmp_path / 'table', reef) == 1
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    assert sorted(row['file'] for row in rows) == ['0.png', '1.png', '2.png', '4.png']
+    before = parts_of(tmp_path / 'table')
+    monkeypatch.setattr(frame_sources, 'read_image_file', read)
+    assert score(tiny_bundle, tmp_path / 'table', reef) == 0
+    after, rows = parts_of(tmp_path / 'table'), read_rows(tmp_path / 'table').to_pylist()
+    assert sorted((row['index'], row['file']) for row in rows) == [
+        (k, f'{k}.png') for k in range(5)]
+    assert len(after) == 3 and sum(after[name] != before[name] for name in after) == 1
 
 
 def write_logged(log: Path, k: int, camera: str, dive: str, is_whole: bool = True) -> None:

@@ -282,6 +282,28 @@ def test_everything_below_a_folder_is_found_once(tmp_path: Path) -> None:
     assert len({s.run for s in sources}) == 5
 
 
+def test_pictures_beside_folders_are_read_and_what_is_not_read_is_named(tmp_path: Path) -> None:
+    reef = folder(tmp_path / 'reef')
+    folder(reef / 'day_2')
+    assert [s.path for s in found(tmp_path)] == [str(reef), str(reef / 'day_2')]
+    dive = tmp_path / 'dive'
+    rosbag2(dive / 'bag', count=1)
+    (dive / 'shot.png').write_bytes(png(0))
+    labelled = tmp_path / 'labelled'
+    for name in ('images', 'masks', 'unlabelled'):
+        folder(labelled / name)
+    export = tmp_path / 'export'
+    for name in ('data', 'predictions'):
+        folder(export / name)
+    (export / 'frames.json').write_text('{}')
+    unread: list[str] = []
+    sources = find_sources([dive, labelled, export], [], [], unread=unread)
+    assert [s.path for s in sources] == [
+        str(dive / 'bag'), str(labelled / 'images'), str(export / 'data')]
+    assert len(unread) == 2
+    assert 'shot.png' in unread[0] and str(labelled / 'unlabelled') in unread[1]
+
+
 def test_files_of_one_folder_are_one_run_however_they_are_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

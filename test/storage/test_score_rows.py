@@ -52,6 +52,7 @@ def test_a_row_comes_back_to_the_bit(tmp_path: Path) -> None:
         'source': '/bags/dive_07',
         'kind': 'bag', 'topic': '/cam', 'index': 3, 'stamp_ns': 10**18 + 3, 'height': 480,
         'width': 640, 'confident': True, 'verdict': 'confident', 'score_ratio': 0.5, 'file': '',
+        'verdict_reason': '',
         'score.entropy.mean': 0.25, 'score.entropy.top': float(np.float32(0.1)),
         'share.sand': 0.75, 'share.fish': 0.25, 'phash': 2**64 - 4,
         'features': [float(np.float32(0.6)), float(np.float32(0.8)), 3.0]}

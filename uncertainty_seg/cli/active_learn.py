@@ -21,6 +21,7 @@ from uncertainty_seg.errors import DatasetError, GraphError, ModelBundleError, T
 from uncertainty_seg.training.recipes import ActiveRecipe, describe, read_recipe
 
 MISUSE = (DatasetError, GraphError, ModelBundleError, TrainingError)
+GOES_ON = 'from the last finished epoch of its round'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

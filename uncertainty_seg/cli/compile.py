@@ -167,7 +167,8 @@ def _run_on_bundle(args: argparse.Namespace) -> int:
     if key is not None:
         sign_bundle(folder, key)
         said['trusted_key'] = public_line(key)
-    print_json({'bundle': str(folder), **said})
+    print(f'The bundle is in {folder}.')
+    print_json({'verb': 'compile', 'bundle': str(folder), **said})
     return 0
 
 
@@ -179,8 +180,10 @@ def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
     checked = {k: v for k, v in asdict(made.report).items() if k != 'spread'}
     if args.explain:
         print(explain(plan))
+    print(f'{args.out}: {card.method} with T={card.passes}, {plan.trunk_share:.0%} of the work '
+          'once a frame. It has no calibration yet: calibrate gives it a flag.')
     print_json({
-        'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
+        'verb': 'compile', 'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
         'mask_draw': card.mask_draw,
         'precision': card.precision, 'logits_shape': card.logits_shape,
         'grid_offset': card.grid_offset, 'grid_error': round(card.grid_error, 4),

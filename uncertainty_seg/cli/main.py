@@ -3,7 +3,8 @@
 The command line `uncertainty_seg`: find the verb, run it, turn errors into one sentence.
 
 A verb is a module of this folder with ``add_arguments(parser)`` and ``run(args) -> int``, and
-maybe ``MISUSE``, the errors that another argument or file mends (exit code 2). Only the module of
+maybe ``MISUSE``, the errors that another argument or file mends (exit code 2), and ``GOES_ON``,
+what the same command does after a stop. Only the module of
 the verb that is asked for is imported, and it imports heavy libraries inside functions, so that
 ``--help`` needs none of them. The last line on stdout is one JSON object.
 
@@ -89,7 +90,8 @@ def build_parser(*wanted: str) -> argparse.ArgumentParser:
             module = import_module(f'uncertainty_seg.cli.{module_name}')
             child.description = module.__doc__
             module.add_arguments(child)
-            child.set_defaults(run=module.run, misuse=getattr(module, 'MISUSE', ()))
+            child.set_defaults(run=module.run, misuse=getattr(module, 'MISUSE', ()),
+                               goes_on=getattr(module, 'GOES_ON', ''))
     return parser
 
 
@@ -123,16 +125,17 @@ def _run(args: argparse.Namespace, begin: Callable[[], None]) -> int:
         with _heeded_signals(came):
             return int(args.run(args))
     except KeyboardInterrupt as err:
-        return say_stopped(err)
+        return say_stopped(err, args.goes_on)
     except Exception as err:
         # Who imports or calls back in C may turn the interrupt into an error of his own.
-        return say_stopped(_VerbStopped(came[0])) if came else _failed(args, err)
+        return say_stopped(_VerbStopped(came[0]), args.goes_on) if came else _failed(args, err)
 
 
-def say_stopped(err: KeyboardInterrupt) -> int:
-    """Say that a signal ended the verb; returns the exit code."""
+def say_stopped(err: KeyboardInterrupt, goes_on: str = '') -> int:
+    """Say that a signal ended the verb, and what goes on; returns the exit code."""
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print('stopped', file=sys.stderr, flush=True)
+        words = f'stopped; the same command goes on {goes_on}' if goes_on else 'stopped'
+        print(words, file=sys.stderr, flush=True)
     # Libraries raise it with a text.
     number = next((one for one in err.args if isinstance(one, int)), signal.SIGINT)
     return EXIT_BY_SIGNAL + number

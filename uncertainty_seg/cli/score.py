@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import (
     add_settings,
@@ -24,7 +25,12 @@ from uncertainty_seg.cli.arguments import (
     settings_from_args,
     whole_number,
 )
+from uncertainty_seg.cli.browse import say
 from uncertainty_seg.errors import BagError
+
+if TYPE_CHECKING:
+    from uncertainty_seg.data.scoring import ScoreSummary
+GOES_ON = 'with what is not finished: whole parts are kept'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,12 +67,27 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start_s
     for problem in summary.problems:
         print(f'bad {problem}', file=sys.stderr)
+    say(_remarks(summary))
     print(f'{summary.num_scored} frames in {seconds:.1f} s '
           f'({summary.num_scored / seconds:.1f} a second), {summary.num_frames} in all, '
-          f'{summary.num_bad} bad -> {args.table}')
-    print_json({'verb': 'score', 'table': args.table, **asdict(summary)})
+          f'{summary.num_bad} unreadable -> {args.table}')
+    said = {name: value for name, value in asdict(summary).items()
+            if name not in ('problems', 'unread')}
+    print_json({'verb': 'score', 'table': args.table, **said, 'broken': len(summary.broken)})
     if summary.broken:
         more = f' (and {len(summary.broken) - 1} more)' if len(summary.broken) > 1 else ''
         raise BagError(f'{summary.broken[0].rstrip(".")}{more}; the {summary.num_frames} frames '
                        f'that could be read are in {args.table}')
     return 0
+
+
+def _remarks(summary: ScoreSummary) -> list[str]:
+    """Return what whoever asked should know of the frames beside their number."""
+    remarks = list(summary.unread)
+    if summary.num_doubtful:
+        remarks.append(f'{summary.num_doubtful} frames look damaged, frozen or out of time: they '
+                       'are in the table, not confident, with verdict_reason')
+    if summary.num_turned:
+        remarks.append(f'{summary.num_turned} photographs are turned by their EXIF: they are '
+                       'scored, and exported, as their pixels are stored')
+    return remarks

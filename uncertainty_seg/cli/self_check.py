@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if settings.backend == 'tensorrt' or args.compute_capability:
         engines = {'engines': _build(args, settings)}
     if args.compute_capability:
+        print('The engines are built; they are checked on their GPU.')
         print_json({'bundle': args.bundle, **engines})
         return 0
     found = call_with(self_check, args, settings=settings)

@@ -64,11 +64,13 @@ def run(args: argparse.Namespace) -> int:
         from uncertainty_seg.sim.dive import write_dive
 
         num_frames = write_dive(args.out_bag, dive_of(args), args.storage, args.force)
+        print(f'{num_frames} frames of a dive -> {args.out_bag}')
         print_json({'out_bag': args.out_bag, 'frames': num_frames, 'seed': args.seed,
                     'rate_hz': args.rate})
         return 0
     from uncertainty_seg.sim.dataset import write_dataset
 
     write_dataset(args.folder, args.count, seed=args.seed, size=args.size, ood=args.ood)
+    print(f'{args.count} labelled scenes, {args.ood} of another kind -> {args.folder}')
     print_json({'folder': args.folder, 'scenes': args.count, 'ood': args.ood})
     return 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from pathlib import Path
 import time
 
@@ -21,6 +22,7 @@ from uncertainty_seg.errors import DatasetError, GraphError, ModelBundleError, T
 from uncertainty_seg.training.recipes import describe, read_recipe, TrainRecipe
 
 MISUSE = (DatasetError, GraphError, ModelBundleError, TrainingError)
+GOES_ON = 'from the last finished epoch'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,5 +56,9 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_recipe(TrainRecipe, args.recipe, read_assignments(args.assignments))
     done = train(recipe, args.data, args.out, init=args.init, mix=args.mix, threads=args.threads,
                  compile_only=args.compile_only)
-    print_json({**done, 'seconds': round(time.monotonic() - start_s, 1)})
+    iou = done.get('val_mean_iou') or math.nan
+    print(f'{args.out} was trained on {done["images"]} images'
+          + (f', mean IoU {iou:.3f} on the split val' if math.isfinite(iou) else '')
+          + '. It has no calibration yet: score runs it, and calibrate gives it a flag.')
+    print_json({'verb': 'train', **done, 'seconds': round(time.monotonic() - start_s, 1)})
     return 0

@@ -90,19 +90,35 @@ class PlainJudge:
         return self._pipeline.fault(reason, kind)
 
 
+class PhotographJudge(PlainJudge):
+    """Judge photographs: one that looks damaged is not confident, and no fault of a camera."""
+
+    def judge(self, epoch: Epoch, result: FrameResult, doubt: Doubt, about: Any) -> Verdict:
+        """Let the gate judge; with a doubt the flag is down for this photograph alone."""
+        verdict = super().judge(epoch, result, lambda: '', about)
+        if reason := doubt():
+            # Without what to do about a camera.
+            return replace(verdict, is_confident=False, kind='uncertain',
+                           reasons=(reason.rpartition(': ')[0] or reason,))
+        return verdict
+
+
 class FrameLoop:
     """
     Take the frames of one camera, one after the other.
 
     The `judge` decides and, in the node, publishes; it is the pipeline's gate if it is left out.
-    The `guard` of this camera looks at stamps and pixels.
+    The `guard` of this camera looks at stamps and pixels. With `measures_damaged` an image that
+    looks damaged is measured too, and its damage is the doubt about it.
     """
 
     def __init__(
-        self, pipeline: Pipeline, judge: Judge | None = None, guard: FrameGuard | None = None
+        self, pipeline: Pipeline, judge: Judge | None = None, guard: FrameGuard | None = None,
+        *, measures_damaged: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self._judge, self._guard = judge or PlainJudge(pipeline), guard
+        self._measures_damaged = measures_damaged
 
     def take(
         self, read: Callable[[], ImageU8], stamp_ns: int, about: Any = None,
@@ -145,19 +161,23 @@ class FrameLoop:
             if guard is not None:
                 pixels = guard.pixel_fault(image, self.pipeline.ignore)
                 reason = reason or pixels
-            if problem := self.pipeline.damage(image):
-                # A suspicion: the stream is sound, and a scene may look so. Nobody has to stop.
-                return self.refuse(reason or problem, about, 'fault' if reason else 'uncertain')
+            # A suspicion: the stream is sound, and a scene may look so. Nobody has to stop.
+            problem, kind = self.pipeline.damage(image), 'fault' if reason else 'uncertain'
+            if problem and not self._measures_damaged:
+                return self.refuse(reason or problem, about, kind)
             result = self.pipeline.measure(image, stamp_ns, epoch)
         except UncertaintySegError as err:
             return self.refuse(str(err), about)
 
         def doubt() -> str:
-            return reason or (guard.age_fault(stamp_ns, now_ns()) if guard else '')
+            return reason or problem or (guard.age_fault(stamp_ns, now_ns()) if guard else '')
 
         age_s = math.nan if clock_ns is None else (now_ns() - stamp_ns) / 1e9
         result = replace(result, age_s=age_s)
-        verdict = self._judge.judge(epoch, result, doubt, about)
+        if problem and not isinstance(self._judge, PhotographJudge):
+            verdict = self._judge.refuse(reason or problem, about, kind)
+        else:
+            verdict = self._judge.judge(epoch, result, doubt, about)
         if verdict is None:
             return None
         return Outcome(verdict, image, replace(result, verdict=verdict), epoch.thresholds,

@@ -2,15 +2,16 @@
 """
 Score the frames of bags, folders and frame logs into a table, one row a frame.
 
-A shard is one source: a topic of a bag, a folder, a log. It is scored in order into one part of
-the table, here, in processes of this machine or as a task of a Ray cluster; the bytes are the same
-wherever that is. A part appears under its name only when it is whole, so a run that is killed
-loses the shards in progress and no others.
+A shard is one source: a topic of a bag, at most 500 pictures of a folder, a log. It is scored in
+order into one part of the table, here, in processes of this machine or as a task of a Ray cluster;
+the bytes are the same wherever that is. A part appears under its name only when it is whole, so a
+run that is killed loses the shards in progress and no others.
 
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,12 +34,11 @@ import numpy as np
 
 from uncertainty_seg.backends.opening import checked_settings, offline_settings
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_guard import FrameGuard
-from uncertainty_seg.core.frame_loop import FrameLoop
-from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.frame_loop import FrameLoop, Outcome, PhotographJudge
+from uncertainty_seg.core.image_codec import decode, ImageFile
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings, to_dict
 from uncertainty_seg.data.likeness import (
@@ -57,11 +57,12 @@ from uncertainty_seg.errors import (
     TableError,
     UncertaintySegError,
 )
-from uncertainty_seg.storage.foreign_files import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import is_turned, load_ignore_mask
 from uncertainty_seg.storage.frame_sources import (
     BadFrame,
     find_sources,
     FrameSource,
+    is_lost,
     read_source,
     SourceFrame,
 )
@@ -77,13 +78,16 @@ from uncertainty_seg.storage.score_rows import (
     ScoreRow,
     ScoreWriter,
     TableInfo,
+    VERSION,
 )
 from uncertainty_seg.storage.whole_files import lock_file
 
 LOCK_FILE = '.lock'
 # Times that Ray begins a shard again after its process died.
 RETRIES = 5
-_PROBLEMS_SHOWN, _PROBLEMS_KEPT = 10, 5
+# Times that a shard is sent out again whose source a machine could not reach.
+_LOST_RETRIES = 2
+_PROBLEMS_SHOWN, _PROBLEMS_KEPT = 200, 200
 # Settings that move no row.
 _OF_THE_MACHINE = ('threads',)
 
@@ -103,8 +107,12 @@ class ScoreSummary:
         Rows of this run.
     num_frames, num_bad, num_lost, num_confident : int
         Of all: rows, unusable frames, frames behind the damage of a bag, rows with the flag up.
-    problems, broken : list of str
-        Reasons of some bad frames; sources that cannot be read or broke off.
+    num_doubtful, num_turned : int
+        Rows of images that look damaged, frozen or out of time; of photographs that their EXIF
+        turns, which are taken as they are stored.
+    problems, broken, unread : list of str
+        Reasons of bad frames; sources that cannot be read or broke off; files beside them that are
+        not looked at.
 
     """
 
@@ -118,8 +126,11 @@ class ScoreSummary:
     num_bad: int = 0
     num_lost: int = 0
     num_confident: int = 0
+    num_doubtful: int = 0
+    num_turned: int = 0
     problems: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def add(self, report: ShardReport) -> None:
         """Count a shard."""
@@ -127,6 +138,8 @@ class ScoreSummary:
         self.num_bad += report.num_bad
         self.num_lost += report.num_lost
         self.num_confident += report.num_confident
+        self.num_doubtful += report.num_doubtful
+        self.num_turned += report.num_turned
         room = _PROBLEMS_SHOWN - len(self.problems)
         self.problems += [f'{report.source}: {text}' for text in report.problems[:room]]
         if report.broke_off:
@@ -185,12 +198,12 @@ def score(
     require_libraries('pyarrow', *(['ray'] if ray else []))
     paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
     settings = _shared_out(checked_settings(settings), workers, is_cluster=bool(ray))
-    table, broken = Path(table), list[str]()
-    sources = find_sources([Path(path) for path in paths], topics, broken, dive.strip())
+    table, broken, unread = Path(table), list[str](), list[str]()
+    sources = find_sources([Path(path) for path in paths], topics, broken, dive.strip(), unread)
     with closing(ShardEngine(settings)) as engine, locked_table(table):
         jobs, finished = plan_jobs(table, sources, engine, stride)
         summary = ScoreSummary(engine.info.model, engine.settings.backend, engine.info.passes,
-                               len(sources), len(finished), broken=broken)
+                               len(sources), len(finished), broken=broken, unread=unread)
         for report in finished:
             summary.add(report)
         for report in _run(jobs, engine, workers, ray):
@@ -302,18 +315,26 @@ def _run_on_ray(jobs: Sequence[ShardJob], address: str) -> Iterator[ShardReport]
     connect_ray(ray, address)
     try:
         task = ray.remote(score_in_worker)
-        pending = {
-            task.options(
+
+        def send(job: ShardJob) -> Any:
+            return task.options(
                 num_cpus=max(1, job.settings.threads), max_retries=RETRIES, name=job.part.stem,
                 # Without asking for one, a task does not see the GPU of its machine.
                 num_gpus=1 if job.settings.backend == 'tensorrt' else 0,
-            ).remote(job): job
-            for job in jobs
-        }
+            ).remote(job)
+
+        tries = Counter[Path]()
+        pending = {send(job): job for job in jobs}
         while pending:
             done, _ = ray.wait(list(pending))
             for reference in done:
-                yield _report(ray, reference, pending.pop(reference))
+                job = pending.pop(reference)
+                report = _report(ray, reference, job)
+                tries[job.part] += 1
+                if report.is_lost and tries[job.part] <= _LOST_RETRIES:
+                    pending[send(job)] = job
+                else:
+                    yield report
     finally:
         ray.shutdown()
 
@@ -389,7 +410,7 @@ def plan_jobs(
         job = ShardJob(source, table / part_name(source), stride, engine.settings, engine.info,
                        engine.fingerprint(source, stride), os.getcwd())
         done = _report_of(job.part)
-        if done is not None and done.fingerprint == job.fingerprint:
+        if done is not None and done.fingerprint == job.fingerprint and not done.is_lost:
             finished.append(done)
         else:
             jobs.append(job)
@@ -407,7 +428,8 @@ def plan_jobs(
 def part_name(source: FrameSource) -> str:
     """Return the file name of a source's part: the same however its path is written."""
     path = Path(source.path).resolve()
-    digest = hashlib.sha256(os.fsencode(f'{path}#{source.topic}')).hexdigest()[:12]
+    part = f'{path}#{source.topic}' + (f'#{source.first}' if source.first else '')
+    digest = hashlib.sha256(os.fsencode(part)).hexdigest()[:12]
     return f'{re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)}-{digest}{PART_ENDING}'
 
 
@@ -462,7 +484,7 @@ class ShardReport:
     What became of a shard; it is written into the part, which there is none of without rows.
 
     `num_lost` frames are in the index of a bag and were not there; `broke_off` says why the source
-    ended early.
+    ended early. `is_lost`: its disk or network failed, so that it is read again another time.
     """
 
     source: str
@@ -471,8 +493,11 @@ class ShardReport:
     num_bad: int = 0
     num_lost: int = 0
     num_confident: int = 0
+    num_doubtful: int = 0
+    num_turned: int = 0
     problems: list[str] = field(default_factory=list)
     broke_off: str = ''
+    is_lost: bool = False
 
 
 class ShardEngine:
@@ -507,7 +532,7 @@ class ShardEngine:
         """Return a digest of all that moves a row of a source."""
         calibration = self._bundle.calibration
         says = {
-            'source': asdict(source), 'stride': stride,
+            'version': VERSION, 'source': asdict(source), 'stride': stride,
             'info': asdict(replace(self.info, model='')),
             'calibration': calibration_to_json(calibration) if calibration else '',
             'ignore': mask_digest(self._ignore),
@@ -580,7 +605,11 @@ class _Shard:
                 on_frame()
         except (BagError, FrameLogError, OSError) as err:
             report.broke_off = ' '.join(str(err).split())
-            report.num_lost = max(0, source.num_frames - num_seen)
+            report.num_lost = max(0, source.num_frames - num_seen + source.first)
+            report.is_lost |= is_lost(err) or is_lost(err.__cause__)
+        if report.is_lost or not Path(source.path).exists():
+            report.is_lost = True
+            report.broke_off = report.broke_off or f'{source.path} could not be reached in part'
 
     def _take(self, item: SourceFrame | BadFrame) -> None:
         if isinstance(item, BadFrame):
@@ -590,6 +619,7 @@ class _Shard:
                 loops = [self._loop_of(item.dive, item.topic)]
             for loop in loops:
                 loop.refuse(item.reason)
+            self._report.is_lost |= item.is_lost
             self._count_bad(item, item.reason)
             return
         received_ns, stamp_ns = item.received_ns, item.stamp_ns
@@ -604,22 +634,33 @@ class _Shard:
             return
         self._report.num_frames += 1
         self._report.num_confident += outcome.verdict.is_confident
-        self._writer.add(self._row(item, outcome.image_bgr, outcome.result))
+        self._report.num_doubtful += bool(outcome.doubt)
+        self._report.num_turned += isinstance(item.raw, ImageFile) and is_turned(item.raw)
+        self._writer.add(self._row(item, outcome))
 
     def _loop_of(self, dive: str, topic: str) -> FrameLoop:
         if (dive, topic) not in self._loops:
-            self._loops[dive, topic] = FrameLoop(
-                self._engine.pipeline(), guard=FrameGuard(self._engine.settings))
+            pipeline, guard = self._engine.pipeline(), FrameGuard(self._engine.settings)
+            judge = PhotographJudge(pipeline) if self._job.source.kind == 'folder' else None
+            self._loops[dive, topic] = FrameLoop(pipeline, judge, guard, measures_damaged=True)
         return self._loops[dive, topic]
 
     def _count_bad(self, item: SourceFrame | BadFrame, reason: str) -> None:
         self._report.num_bad += 1
         if len(self._report.problems) < _PROBLEMS_KEPT:
-            self._report.problems.append(f'frame {item.index}: {" ".join(reason.split())}')
+            name = item.file if isinstance(item, SourceFrame) and item.file else \
+                f'frame {item.index}'
+            self._report.problems.append(f'{name}: {" ".join(reason.split())}')
 
-    def _row(self, item: SourceFrame, image: ImageU8, result: FrameResult) -> ScoreRow:
+    def _row(self, item: SourceFrame, outcome: Outcome) -> ScoreRow:
+        image, result = outcome.image_bgr, outcome.result
+        assert image is not None and result is not None
         source, scores, verdict = self._job.source, result.scores, result.verdict
-        label = result.label
+        label, ratio = result.label, verdict.score_ratio
+        if outcome.doubt and outcome.thresholds:
+            # What was measured ranks it, whatever else is wrong.
+            ratio = float(np.max([scores[name] / limit
+                                  for name, limit in outcome.thresholds.items()]))
         height, width = label.shape
         counts = np.bincount(label.ravel(), minlength=self._num_classes)
         shares = (counts / label.size).tolist()
@@ -629,6 +670,6 @@ class _Shard:
                              for values in (maps.entropy, maps.mutual_information)))
         return ScoreRow(
             item.dive, source.path, source.kind, item.topic, item.index, item.stamp_ns,
-            height, width, verdict.is_confident, verdict.kind, verdict.score_ratio,
+            height, width, verdict.is_confident, verdict.kind, ratio,
             [scores[name] for name in self._job.info.score_names], shares,
-            perceptual_hash(image), features, source.run, item.file)
+            perceptual_hash(image), features, source.run, item.file, '; '.join(verdict.reasons))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 import zipfile
 
 import numpy as np
@@ -31,6 +31,8 @@ MAX_YAML_BYTES = 2**18
 # What a few compressed bytes may expand to: a chunk or a message, room for two images of the
 # largest size; and a file as a whole so many times its size besides.
 MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**30, 100
+# The metadata of a photograph come first.
+_EXIF_WITHIN, _EXIF_ORIENTATION = 2**16, 0x0112
 # What reading a damaged, encrypted or unknown archive may raise.
 ZIP_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError,
               zipfile.BadZipFile)
@@ -78,6 +80,20 @@ def read_arrays(content: bytes, kinds: Mapping[str, str], limit: int) -> dict[st
 def read_image_file(path: Path) -> ImageFile:
     """Read an image without decoding it; errors as of `read_bytes`."""
     return ImageFile(read_bytes(path))
+
+
+def is_turned(file: ImageFile) -> bool:
+    """Say whether the EXIF of a JPEG turns or mirrors what its pixels are, as cameras do."""
+    data = bytes(file.data[:_EXIF_WITHIN])
+    start = data.find(b'Exif\0\0') + 6
+    if start < 6 or not data.startswith(b'\xff\xd8'):
+        return False
+    order: Literal['little', 'big'] = 'little' if data[start:start + 2] == b'II' else 'big'
+    at = start + int.from_bytes(data[start + 4:start + 8], order)
+    for entry in range(at + 2, at + 2 + 12 * int.from_bytes(data[at:at + 2], order), 12):
+        if int.from_bytes(data[entry:entry + 2], order) == _EXIF_ORIENTATION:
+            return int.from_bytes(data[entry + 8:entry + 10], order) > 1
+    return False
 
 
 def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:

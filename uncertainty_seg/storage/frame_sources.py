@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+import errno
 import hashlib
 from itertools import islice
 import os
@@ -43,8 +44,18 @@ from uncertainty_seg.storage.frame_log.format import (
 )
 from uncertainty_seg.storage.labelled_folder import ENDINGS
 from uncertainty_seg.storage.model_bundle import shipped_bundles
+from uncertainty_seg.storage.review_record import TABLE_FILE
 
 BAG_ENDINGS = ('.mcap', '.db3', '.bag')
+# Photographs that no reader here knows, and what may lie beside them: they are named.
+_OTHER_ENDINGS = ('.tif', '.tiff', '.bmp', '.webp', '.gif', '.heic', '.dng', '.cr2', '.nef',
+                  '.arw', '.pgm', '.ppm', '.mp4', '.avi', '.mov', '.mkv')
+# Folders of a labelled folder or an export that hold no photograph.
+_OF_LABELS = ('masks', 'predictions')
+_OF_A_LOST_DISK = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN,
+                   errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO)
+# Pictures of a part of a table: what a process that is killed loses at most.
+PICTURES_A_SHARD = 500
 # A picture has no stamp: its position counts as seconds.
 PICTURE_STEP_NS = 10**9
 
@@ -57,6 +68,7 @@ class FrameSource:
     `run` distinguishes runs of one name: the path of the folder that names it, or `dive` if that
     was given, which then has precedence over what a log says of its frames. `num_frames` counts
     those in its index, readable or not. `digest` is of the names, sizes and times of its files.
+    A large folder is several sources of `num_frames` pictures each, the first of them `first`.
 
     """
 
@@ -68,6 +80,7 @@ class FrameSource:
     digest: str = ''
     run: str = ''
     is_dive_given: bool = False
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,12 +106,17 @@ class SourceFrame:
 
 @dataclass(frozen=True)
 class BadFrame:
-    """A frame that cannot be read, and why; topic and dive are None if not readable either."""
+    """
+    A frame that cannot be read, and why; topic and dive are None if not readable either.
+
+    `is_lost`: its disk or network failed, so that it may be there another time.
+    """
 
     index: int
     reason: str
     topic: str | None = None
     dive: str | None = None
+    is_lost: bool = False
 
 
 def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | BadFrame]:
@@ -108,8 +126,8 @@ def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | 
     Raises UncertaintySegError if the source is missing; after all readable frames, if a bag ends
     early or is damaged.
     """
-    yield from (_frame(index, item, source) for index, item in enumerate(_items(source))
-                if index % stride == 0)
+    yield from (_frame(index, item, source)
+                for index, item in enumerate(_items(source), source.first) if index % stride == 0)
 
 
 @dataclass(frozen=True)
@@ -184,7 +202,10 @@ _Item = BagImage | BadMessage | Path | LoggedFrame | str
 def _items(source: FrameSource) -> Iterator[_Item]:
     if source.kind == 'bag':
         return _bag_items(source)
-    return _log_items(source) if source.kind == 'log' else iter(pictures(Path(source.path)))
+    if source.kind == 'log':
+        return _log_items(source)
+    end = source.first + source.num_frames if source.num_frames else None
+    return iter(pictures(Path(source.path))[source.first:end])
 
 
 def _frame(index: int, item: _Item, source: FrameSource) -> SourceFrame | BadFrame:
@@ -238,7 +259,7 @@ def mcap_files(bag: Path) -> list[Path]:
 def pictures(folder: Path) -> list[Path]:
     """List the pictures of a folder, sorted by name."""
     return sorted(path for path in folder.iterdir()
-                  if path.suffix in ENDINGS and not path.name.startswith('.'))
+                  if path.suffix.lower() in ENDINGS and not path.name.startswith('.'))
 
 
 def _log_items(source: FrameSource) -> Iterator[LoggedFrame | str]:
@@ -258,7 +279,12 @@ def _picture(
         return SourceFrame(index, stamp_ns, topic, dive, read_image_file(path),
                            kept_as=kept_as, file=file)
     except (OSError, ValueError) as err:
-        return BadFrame(index, f'{path} cannot be read ({why(err)})', topic, dive)
+        return BadFrame(index, f'{path} cannot be read ({why(err)})', topic, dive, is_lost(err))
+
+
+def is_lost(err: BaseException | None) -> bool:
+    """Say whether a disk or network failed, rather than what is on it."""
+    return isinstance(err, OSError) and err.errno in _OF_A_LOST_DISK
 
 
 class _Place(NamedTuple):
@@ -270,7 +296,8 @@ class _Place(NamedTuple):
 
 
 def find_sources(
-    inputs: Sequence[Path], topics: Sequence[str], problems: list[str], dive: str = ''
+    inputs: Sequence[Path], topics: Sequence[str], problems: list[str], dive: str = '',
+    unread: list[str] | None = None,
 ) -> list[FrameSource]:
     """
     Find the bags, folders of pictures and frame logs at or below paths.
@@ -278,12 +305,13 @@ def find_sources(
     Each is returned once, in the order of the inputs, then of the paths, then of the topics.
     `topics` are the image topics of each bag, or none for its camera, if that is unambiguous;
     `dive` names the run of all sources, else their folders do; the files of a folder are one run.
-    `problems`
-    receives a sentence for each bag, folder or topic that cannot be used. Raises BagError if an
-    input is missing or of unknown kind, or nothing is found.
+    `problems` receives a sentence for each bag, folder or topic that cannot be used, and `unread`
+    for pictures and videos that are not looked at. Raises BagError if an input is missing or of
+    unknown kind, or nothing is found.
 
     """
-    places = {place.path.resolve(): place for path in inputs for place in _places(path)}
+    unread = [] if unread is None else unread
+    places = {place.path.resolve(): place for path in inputs for place in _places(path, unread)}
     # One spelling for each run; '.' has no name.
     runs = {place.run.absolute(): str(place.run if place.run.name else place.run.absolute())
             for place in places.values()}
@@ -306,24 +334,24 @@ def find_sources(
     return found
 
 
-def _places(path: Path) -> Iterator[_Place]:
+def _places(path: Path, unread: list[str]) -> Iterator[_Place]:
     if path.is_file():
         if path.suffix not in BAG_ENDINGS:
             raise BagError(f'{path} is no bag', f'a file {", ".join(BAG_ENDINGS)}, or a folder',
                            'of pictures, give the folder' if path.suffix in ENDINGS else '')
         yield _Place('bag', path, path.parent)
     elif path.is_dir():
-        found = list(_places_in(path, set()))
+        found = list(_places_in(path, set(), unread))
         if not found:
             raise BagError(f'{path} holds no frame', 'a bag, a frame log, or pictures '
-                           f'({", ".join(ENDINGS[:3])}), there or below')
+                           f'({", ".join(ENDINGS[:3])}), there or below', '; '.join(unread))
         yield from found
     else:
         raise BagError(f'no input at {path}', 'a bag, a folder of pictures, or a frame log',
                        'check the path')
 
 
-def _places_in(folder: Path, seen: set[Path]) -> list[_Place]:
+def _places_in(folder: Path, seen: set[Path], unread: list[str]) -> list[_Place]:
     if folder.resolve() in seen:  # a circle of links
         return []
     seen.add(folder.resolve())
@@ -331,15 +359,40 @@ def _places_in(folder: Path, seen: set[Path]) -> list[_Place]:
         return [_Place('log', folder, folder)]
     if (folder / METADATA_FILE).is_file():
         return [_Place('bag', folder, folder)]
-    if (folder / 'images').is_dir() and (folder / 'masks').is_dir():
-        return [_Place('folder', folder / 'images', folder)]  # the masks are no photographs
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+    _name_others(folder, inside, unread)
+    if images := _images_of(folder):
+        beside = [path for path in inside if path.is_dir() and path != images
+                  and path.name not in _OF_LABELS and pictures(path)]
+        unread += [f'{len(pictures(path))} pictures of {path} beside {images.name}/ are not read: '
+                   'give that folder too' for path in beside]
+        return [_Place('folder', images, folder)]
     found = [_Place('bag', path, folder) for path in inside
              if path.suffix in BAG_ENDINGS and path.is_file()]
-    found += [place for path in inside if path.is_dir() for place in _places_in(path, seen)]
-    if not found and pictures(folder):
-        found = [_Place('folder', folder, folder)]
+    found += [place for path in inside if path.is_dir()
+              for place in _places_in(path, seen, unread)]
+    if shots := pictures(folder):
+        if all(place.kind == 'folder' for place in found):
+            return [_Place('folder', folder, folder), *found]
+        unread.append(f'{len(shots)} pictures of {folder} beside recordings are not read (the '
+                      f'first is {shots[0].name!r}): put them into a folder of their own')
     return found
+
+
+def _images_of(folder: Path) -> Path | None:
+    """Return where a labelled folder or an export has its images: the masks are no photographs."""
+    if not ((folder / 'masks').is_dir() or (folder / TABLE_FILE).is_file()):
+        return None
+    return next((place for place in (folder / 'images', folder / 'data') if place.is_dir()), None)
+
+
+def _name_others(folder: Path, inside: Sequence[Path], unread: list[str]) -> None:
+    others = [path for path in inside if path.suffix.lower() in _OTHER_ENDINGS]
+    if others:
+        kinds = Counter(path.suffix.lower() for path in others)
+        counts = ', '.join(f'{count} {ending}' for ending, count in sorted(kinds.items()))
+        unread.append(f'{counts} of {folder} are not read (the first is {others[0].name!r}): save '
+                      'pictures as .png (mogrify -format png), frames of videos too (ffmpeg)')
 
 
 def _is_log(folder: Path) -> bool:
@@ -357,7 +410,10 @@ def _sources_of(
         place.path.glob(f'{FRAMES_FOLDER}/[!.]*/{SIDECAR_FILE}'))
     if not files:
         raise BagError(f'{place.path} holds no frame', 'at least one')
-    return [FrameSource(str(place.path), place.kind, '', '', len(files), _digest(files))]
+    step = PICTURES_A_SHARD if place.kind == 'folder' else len(files)
+    parts = {first: files[first:first + step] for first in range(0, len(files), step)}
+    return [FrameSource(str(place.path), place.kind, '', '', len(part), _digest(part), first=first)
+            for first, part in parts.items()]
 
 
 def _topics_of(bag: Path, topics: Sequence[str], problems: list[str]) -> list[FrameSource]:

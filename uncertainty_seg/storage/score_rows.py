@@ -27,13 +27,13 @@ from uncertainty_seg.storage import foreign_files
 from uncertainty_seg.storage.whole_files import whole_file
 
 PART_ENDING = '.parquet'
-VERSION = 2
+VERSION = 3
 SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
 TABLE_KEY = b'uncertainty_seg.table'
 FILE_COLUMN = 'file'
 _SHARD_KEY = b'uncertainty_seg.shard'
-# Rows that are held before they are written: some 2 MB.
-_GROUP = 1024
+# Rows that are held before they are written, some 30 MB: reading costs by column and group.
+_GROUP = 4096
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class ScoreRow:
     log, and `index` the position of the message in its topic, or of the file in sorted order;
     unreadable ones count too. `scores` are in the order of `TableInfo.score_names`, NaN if
     unknown, `shares` those of each class in the mask. `features` are of the image and of
-    what the network made of it. By `file` a picture of a folder is known when others come and go.
+    what the network made of it. By `file` a picture of a folder is known when others come and go;
+    `verdict_reason` is the verdict in words.
 
     """
 
@@ -89,6 +90,7 @@ class ScoreRow:
     features: NDArray[np.float32]
     run: str = ''
     file: str = ''
+    verdict_reason: str = ''
 
 
 def frame_key(source: str, topic: str, index: int, file: str | None = '') -> str:
@@ -125,7 +127,8 @@ def schema_of(info: TableInfo) -> Any:
              ('source', pa.string()), ('kind', pa.string()), ('topic', pa.string()),
              ('index', pa.int64()), ('stamp_ns', pa.int64()), ('height', pa.int32()),
              ('width', pa.int32()), ('confident', pa.bool_()), ('verdict', pa.string()),
-             ('score_ratio', pa.float32()), (FILE_COLUMN, pa.string())]
+             ('verdict_reason', pa.string()), ('score_ratio', pa.float32()),
+             (FILE_COLUMN, pa.string())]
     scores = [(f'{SCORE_PREFIX}{name}', pa.float32()) for name in info.score_names]
     shares = [(f'{SHARE_PREFIX}{name}', pa.float32()) for name in info.class_names]
     image = [('phash', pa.uint64()), ('features', pa.list_(pa.float32(), info.num_features))]
