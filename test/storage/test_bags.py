@@ -22,7 +22,9 @@ from uncertainty_seg.storage.bags.reader import (
     BadMessage,
     BagMessage,
     BagReader,
+    choose_image_topic,
     header_stamp_ns,
+    IMAGE_TYPE,
     read_images,
 )
 from uncertainty_seg.storage.bags.writer import (
@@ -275,3 +277,11 @@ def test_an_output_that_cannot_be_is_refused_and_nothing_is_touched(
         with BagWriter(target / 'bag' if there == 'parent' else target, **more):
             pass
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob('*')} == before
+
+
+def test_what_a_node_makes_of_a_camera_is_no_camera(tmp_path: Path) -> None:
+    types = {'/uncertainty_seg/heatmap': IMAGE_TYPE, '/front/rgb': IMAGE_TYPE}
+    assert choose_image_topic(tmp_path, types, None) == '/front/rgb'
+    assert choose_image_topic(tmp_path, types, '/uncertainty_seg/heatmap').endswith('heatmap')
+    with pytest.raises(BagError, match='camera'):
+        choose_image_topic(tmp_path, {'/uncertainty_seg/mask': IMAGE_TYPE}, None)

@@ -14,7 +14,6 @@ and masks), fiftyone; datumaro converts COCO from and to the formats of other to
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Sequence
 import dataclasses
 from pathlib import Path
@@ -107,7 +106,7 @@ def _export(args: argparse.Namespace) -> None:
     print_json({
         'verb': 'labels', 'action': 'export', 'format': args.kind, 'out': args.out,
         'frames': len(rows), 'left_out': left_out.frames,
-        'dives': dict(Counter(row.dive for row in rows))})
+        'dives': len({row.dive for row in rows})})
 
 
 def _require_known(what: str, words: Sequence[str], known: Sequence[str]) -> None:

@@ -10,11 +10,13 @@ since: what is exported is the image that was scored, by its stamp, size and has
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 import math
 from operator import itemgetter
 from pathlib import Path
+import re
 from typing import Any
 
 from uncertainty_seg.core.arrays import ImageU8
@@ -137,9 +139,8 @@ def classes_of(sidecar: Mapping[str, Any]) -> ClassTable:
     return class_table(entries, f'frame {sidecar.get("frame_id")!r}')
 
 
-def _files_of(dive: str, name: str, image: bytes) -> tuple[str, str]:
-    """Return the stem of a frame's files, which tells the dive, and the name of its image."""
-    stem = f'{safe_name(dive)}_{safe_name(name)}'
+def _files_of(stem: str, image: bytes) -> tuple[str, str]:
+    """Return the stem of a frame's files, and the name of its image."""
     return stem, stem + ('.jpg' if image.startswith(_JPEG_START) else '.png')
 
 
@@ -168,8 +169,9 @@ def _logged_frame(entry: LoggedFrame, classes: ClassTable) -> LabelFrame:
     require_ids(mask, len(classes.names), classes.ignore_index, f'the mask of {path}')
     ratio = sidecar.get('verdict', {}).get('score_ratio')
     dive = _dive_of(entry)
+    stem = f'{safe_name(dive)}_{safe_name(entry.frame_id)}'
     row = FrameRow(
-        *_files_of(dive, entry.frame_id, data), key=entry.frame_id, dive=dive,
+        *_files_of(stem, data), key=entry.frame_id, dive=dive,
         stamp_ns=int(sidecar['stamp_ns']), height=mask.shape[0], width=mask.shape[1],
         reason=_reason(sidecar), score=_known(ratio),
         origin=CONTROL if sidecar.get('reason') == CONTROL else SELECTED)
@@ -224,9 +226,17 @@ def _rows(file: Path) -> list[Row]:
     for row, dive in zip(rows, dives, strict=True):
         row['dive'] = dive
         sources.setdefault(dive, set()).add(row['source'])
+    names = Counter(map(_photograph, rows))
     for row in rows:
-        row['name'] = _name(row, len(sources[row['dive']]) > 1)
+        own = _photograph(row)
+        row['stem'] = own if own and names[own] == 1 else \
+            f'{safe_name(row["dive"])}_{safe_name(_name(row, len(sources[row["dive"]]) > 1))}'
     return sorted(rows, key=itemgetter('dive'))
+
+
+def _photograph(row: Row) -> str:
+    """Return the name of a picture of a folder without its ending; empty for other frames."""
+    return re.sub(r'[^A-Za-z0-9._-]+', '_', Path(row[FILE_COLUMN] or '').stem)
 
 
 def _name(row: Row, has_sources: bool) -> str:
@@ -253,7 +263,7 @@ def _frame(row: Row, frame: SourceFrame, image: ImageU8, pipeline: Pipeline) -> 
     is_whole = isinstance(raw, ImageFile) and check_file(raw).size == image.shape[:2]
     data = bytes(raw.data) if is_whole else encoded_png(image)
     listed = FrameRow(
-        *_files_of(row['dive'], row['name'], data), dive=row['dive'], stamp_ns=row['stamp_ns'],
+        *_files_of(row['stem'], data), dive=row['dive'], stamp_ns=row['stamp_ns'],
         key=frame_key(Path(row['source']).name, row['topic'], row['index'], row[FILE_COLUMN]),
         height=mask.shape[0], width=mask.shape[1], reason=row['reason'],
         score=_known(row['score_ratio']), origin=_origin(row, frame))

@@ -30,6 +30,8 @@ from uncertainty_seg.storage.bags.bounded import bound_decompression
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_NAMES = ('image', 'image_raw')
+# What a node of this package makes of a camera's images, by the last part of the topic.
+_MADE = ('mask', 'mask_color', 'confidence', 'uncertainty', 'unknown', 'heatmap', 'overlay')
 MCAP_ENDING = '.mcap'
 # What image_transport appends to the topic of a camera, and to that of its depth.
 _COMPRESSED, _DEPTH = '/compressed', '/compressedDepth'
@@ -179,8 +181,8 @@ def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -
     Choose the topic of sensor_msgs/Image or CompressedImage to read, of those that a bag has.
 
     None takes the only one, or the only one with a camera's usual name, `image` or `image_raw`;
-    compressed ones only if there is no other. Raises BagError if it is missing, is not of images,
-    or the choice is ambiguous.
+    compressed ones only if there is no other, and none that a node made of a camera's images.
+    Raises BagError if it is missing, is not of images, or the choice is ambiguous.
     """
     listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
     if topic is not None:
@@ -190,12 +192,14 @@ def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -
                 f'bag {path} has no images on {topic}, only {listed}',
                 f'a topic of {IMAGE_TYPE} or CompressedImage', 'name one of these')
         return topic
-    raw = [name for name, kind in have.items() if kind == IMAGE_TYPE]
-    images = raw or [name for name, kind in have.items()
+    of_cameras = {name: kind for name, kind in have.items()
+                  if name.removesuffix(_COMPRESSED).rpartition('/')[2] not in _MADE}
+    raw = [name for name, kind in of_cameras.items() if kind == IMAGE_TYPE]
+    images = raw or [name for name, kind in of_cameras.items()
                      if kind == COMPRESSED_TYPE and not name.endswith(_DEPTH)]
     if not images:
-        raise BagError(f'bag {path} has no image topic, only {listed}', f'one of {IMAGE_TYPE}',
-                       'record the camera too')
+        raise BagError(f'bag {path} has no image topic of a camera, only {listed}',
+                       f'one of {IMAGE_TYPE}', 'record the camera too')
     usual = [name for name in images
              if name.removesuffix(_COMPRESSED).rpartition('/')[2] in CAMERA_NAMES]
     if len(images) > 1 and len(usual) != 1:
