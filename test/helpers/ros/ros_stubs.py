@@ -45,10 +45,10 @@ class StubNode:
         self, kind: type, topic: str, callback: Any, qos: Any, **_: Any
     ) -> Any:
         self.callbacks[topic] = callback
-        return topic
+        return SimpleNamespace(topic_name=topic)
 
-    def destroy_subscription(self, topic: str) -> None:
-        del self.callbacks[topic]
+    def destroy_subscription(self, subscription: SimpleNamespace) -> None:
+        del self.callbacks[subscription.topic_name]
 
     def resolve_topic_name(self, topic: str, *, only_expand: bool = False) -> str:
         return f'/{topic}' if only_expand else self.remaps.get(topic, f'/{topic}')

@@ -17,6 +17,7 @@ from geometry_msgs.msg import Twist, TwistStamped
 import pytest
 import rclpy
 from rclpy.executors import ExternalShutdownException
+from rclpy.qos import QoSHistoryPolicy, QoSReliabilityPolicy
 from ros_helpers import own_domain, values_of
 from std_msgs.msg import Bool
 
@@ -400,6 +401,12 @@ def test_the_six_velocities_of_a_twist_go_in_and_out_in_one_order() -> None:
     assert (msg.linear.x, msg.linear.y, msg.linear.z) == values[:3]
     assert (msg.angular.x, msg.angular.y, msg.angular.z) == values[3:]
     assert velocity_of(msg) == values
+
+
+def test_only_the_newest_command_is_queued_and_none_is_lost_on_the_way() -> None:
+    qos = governor_node.COMMAND_QOS
+    assert (qos.depth, qos.history, qos.reliability) == (
+        1, QoSHistoryPolicy.KEEP_LAST, QoSReliabilityPolicy.RELIABLE)
 
 
 def test_a_command_is_scaled_slowed_down_when_the_flag_falls_and_ended(domain: int) -> None:
