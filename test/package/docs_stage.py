@@ -37,7 +37,8 @@ from uncertainty_seg.storage.bags.writer import BagWriter
 # Names of the pages for each kind of thing.
 BUNDLES = ('BUNDLE', 'bundle', 'models/suim', 'models/pipeline')
 LABELLED = ('DIR', 'DATA', 'OTHER', 'SEEN', 'NEW', 'SEEN/ood', 'OTHER/ood', 'suim_dev', 'ood_dev',
-            'SCENES_SEED_1', 'SCENES_SEED_1/ood', 'SCENES_SEED_1077', 'train', 'val', 'test')
+            'SCENES_SEED_1', 'SCENES_SEED_1/ood', 'SCENES_SEED_1077', 'train', 'val', 'test',
+            'limits')
 # Images of another kind: none of them may be a labelled one.
 FOREIGN = ('OTHER', 'SEEN/ood', 'OTHER/ood', 'ood_dev', 'SCENES_SEED_1/ood')
 BAGS = ('IN_BAG', 'INPUT', 'dive_bag')
@@ -68,7 +69,7 @@ def make_stage(folder: Path) -> None:
     for name in LABELLED:
         shutil.copytree(foreign if name in FOREIGN else source, folder / name,
                         dirs_exist_ok=True, copy_function=os.link)
-    for index, name in enumerate(('train', 'val', 'test')):
+    for index, name in enumerate(('train', 'val', 'test', 'limits')):
         shutil.rmtree(folder / name)
         write_folder(folder / name, 45, 2 + index)
     stems = [path.stem for path in (source / 'images').iterdir()]
