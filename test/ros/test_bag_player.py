@@ -31,12 +31,14 @@ def frames() -> list[Any]:
     return pictures
 
 
-def write_bag(path: Path, topic: str = '/camera/image_raw') -> Path:
+def write_bag(
+    path: Path, topic: str = '/camera/image_raw', other: str = '/truth/mask'
+) -> Path:
     with BagWriter(path) as writer:
         for index, picture in enumerate(frames()):
             stamp_ns = START_NS + index * PERIOD_NS
             writer.write_image(topic, stamp_ns, 'camera', picture, 'bgr8')
-            writer.write_image('/truth/mask', stamp_ns, 'camera', picture[..., 0], 'mono8')
+            writer.write_image(other, stamp_ns, 'camera', picture[..., 0], 'mono8')
     return path
 
 
@@ -60,6 +62,8 @@ def test_every_image_arrives_in_order_with_stamp_and_pixels(
         assert {m.header.frame_id for m in images} == {'camera'}
         for msg, picture in zip(images, frames(), strict=True):
             assert bytes(msg.data) == picture.tobytes()
+        client.wait_until(lambda: clocks[-1].clock.nanosec == images[-1].header.stamp.nanosec,
+                          'the time of the last image')
         times = [m.clock.sec * 10**9 + m.clock.nanosec for m in clocks]
         assert times == sorted(times) and len(set(times)) > NUM_FRAMES  # also between the images
         assert times[-1] == stamps[-1]
@@ -126,7 +130,7 @@ def test_a_bag_that_cannot_be_played_is_one_sentence(tmp_path: Path, domain: int
     with BagWriter(tmp_path / 'empty') as writer:
         empty = bytes([0, 1, 0, 0, 1, 0, 0, 0, 0])
         writer.write_serialized('/log', 'std_msgs/msg/String', 1, empty)
-    write_bag(tmp_path / 'two', topic='/left')
+    write_bag(tmp_path / 'two', topic='/left', other='/right')
     for name, named in (('nowhere', 'no bag at'), ('empty', 'no image topic'), ('two', '/left')):
         code, output = _run([str(tmp_path / name)], domain, tmp_path)
         assert code == 1 and named in output and output.count('\n') == 1

@@ -98,7 +98,7 @@ def test_the_verb_signs_a_bundle_in_its_place(
     pytest.importorskip('cryptography')
     write_key(tmp_path)
     assert main(['compile', str(bundle.folder), '--sign', str(tmp_path / 'key.pem')]) == 0
-    said = json.loads(capsys.readouterr().out)
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert load_bundle(bundle.folder, trusted_keys=[said['trusted_key']]).card == bundle.card
 
 
