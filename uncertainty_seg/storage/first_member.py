@@ -24,7 +24,7 @@ def first_member(bundle: ModelBundle, folder: Path) -> ModelBundle:
     It needs onnx. Raises ModelBundleError if the graphs are not those that compile writes of an
     ensemble.
     """
-    import onnx
+    import onnx.utils
 
     trunk, passes = onnx.load(bundle.trunk_path), onnx.load(bundle.passes_path)
     chosen = {name for node in passes.graph.node if MEMBER in node.input for name in node.output}
@@ -36,7 +36,6 @@ def first_member(bundle: ModelBundle, folder: Path) -> ModelBundle:
                                'an ensemble as compile and train write it')
     (join,), (choose,) = joins, choice
     del join.input[1:], choose.input[1:]
-    # Runtimes leave out what leads to no output.
     choose.op_type = 'Identity'
     del choose.attribute[:]
     for values in (trunk.graph.output, passes.graph.input):
@@ -44,6 +43,9 @@ def first_member(bundle: ModelBundle, folder: Path) -> ModelBundle:
         joined.type.tensor_type.shape.dim[0].dim_value = 1
     passes.graph.node.remove(next(n for n in passes.graph.node if MEMBER in n.input))
     passes.graph.input.remove(next(v for v in passes.graph.input if v.name == MEMBER))
+    # ONNX Runtime runs what leads to no output, too.
+    trunk = onnx.utils.Extractor(trunk).extract_model(
+        [value.name for value in trunk.graph.input], [value.name for value in trunk.graph.output])
     card = replace(bundle.card, method='single', members=0, dropout_sites=(), passes=1)
     return replace(bundle, folder=folder, card=write_bundle(folder, card, {
         TRUNK_FILE: trunk.SerializeToString(), PASSES_FILE: passes.SerializeToString()}))
