@@ -33,7 +33,7 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from uncertainty_seg.backends.opening import open_pipeline
-    from uncertainty_seg.calibration.api import calibrate, evaluate
+    from uncertainty_seg.calibration.api import calibrate, compare, evaluate
     from uncertainty_seg.compiler.request import compile_network as compile  # noqa: A004
     from uncertainty_seg.compiler.request import convert
     from uncertainty_seg.compiler.self_check import self_check
@@ -47,14 +47,15 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 __all__ = [
-    'GateSettings', 'Settings', 'UncertaintySegError', 'calibrate', 'compile', 'convert',
-    'evaluate', 'heatmap', 'load_bundle', 'open_pipeline', 'overlay', 'replay', 'score', 'select',
-    'self_check',
+    'GateSettings', 'Settings', 'UncertaintySegError', 'calibrate', 'compare', 'compile',
+    'convert', 'evaluate', 'heatmap', 'load_bundle', 'open_pipeline', 'overlay', 'replay', 'score',
+    'select', 'self_check',
 ]
 # Name -> the module that has it, and its name there if it is another one.
 _PLACES = {
     'GateSettings': 'core.settings', 'Settings': 'core.settings',
     'UncertaintySegError': 'errors', 'calibrate': 'calibration.api',
+    'compare': 'calibration.api',
     'compile': 'compiler.request:compile_network', 'convert': 'compiler.request',
     'evaluate': 'calibration.api', 'heatmap': 'core.render',
     'load_bundle': 'storage.model_bundle', 'open_pipeline': 'backends.opening',

@@ -9,7 +9,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from calibration_helpers import call_json, write_folder
+from calibration_helpers import call_json, RUN, write_folder
 from conftest import make_tiny_bundle, tiny_card, tiny_files, tiny_head, tiny_trunk
 import cv2
 import numpy as np
@@ -18,13 +18,14 @@ import pytest
 pytest.importorskip('matplotlib', reason='matplotlib is not installed: no page is written')
 
 from uncertainty_seg.calibration import compare as it  # noqa: E402
-from uncertainty_seg.calibration.api import compare  # noqa: E402
+from uncertainty_seg.calibration.api import compare, figures_file  # noqa: E402
 from uncertainty_seg.calibration.compare import (  # noqa: E402
     Contender,
     contenders_of,
     measure_cost,
     MeasuredCost,
 )
+from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.calibration import image_digest  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits  # noqa: E402
@@ -68,24 +69,35 @@ def _free(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(it, 'measure_cost', lambda *_: COST)
 
 
-def rows(found: dict[str, Any], figure: str) -> dict[str, Any]:
+def rows(page: Path, figure: str) -> dict[str, Any]:
+    found = json.loads(figures_file(page).read_text())
     return {row['bundle']: row for row in found['rows'] if row['figure'] == figure}
 
 
-def test_passes_are_compared_with_none_of_the_same_network(place: Path, tmp_path: Path) -> None:
-    code, found, said = call(place / 'tiny', place / 'loud', place / 'val', '--ood',
-                             place / 'other', '--report', tmp_path / 'page.html')
-    assert code == 0, said
-    assert found['baseline'] == 'single' and list(found['bundles']) == ['single', 'tiny', 'loud']
-    assert found['bundles']['single'].startswith("the deterministic pass of 'tiny'")
+def test_the_first_of_several_is_the_old_one_and_one_pass_a_row(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / 'page.html'
+    assert main(['evaluate', str(place / 'tiny'), str(place / 'loud'), str(place / 'val'),
+                 '--ood', str(place / 'other'), '--report', str(page), *RUN]) == 0
+    out = capsys.readouterr().out
+    last = out.splitlines()[-1]
+    found = json.loads(last)
+    assert len(last) < 2000 and found['figures'] == str(figures_file(page))
     # Without dropout the tiny network is right wherever colour says so; with seven in ten
     # dropped it is not.
-    iou = rows(found, 'mean_iou')
-    assert iou['loud']['gain']['upper'] < 0
-    assert rows(found, 'ood_auroc').keys() == {'single', 'tiny', 'loud'}
-    assert rows(found, 'cost_ratio')['loud']['value']['value'] == 1.5
-    assert any('loud has no calibration' in note for note in found['notes'])
-    assert '<h1>Comparison with single</h1>' in (tmp_path / 'page.html').read_text()
+    first, (gain, lower, upper) = out.splitlines()[0], found['gains']['loud']['mean_iou']
+    assert lower < gain < upper < 0 and found['baseline'] == 'tiny'
+    assert first.startswith('loud against tiny: ') and f'{gain:+.3f}' in first
+    assert 'mean_iou' not in found['better']['loud'] and found['bad'] in out
+    iou = rows(page, 'mean_iou')
+    assert list(iou) == ['tiny', 'loud', 'single']
+    assert [iou['loud']['gain'][name] for name in ('value', 'lower', 'upper')] == [
+        gain, lower, upper]
+    assert rows(page, 'ood_auroc').keys() == iou.keys()
+    assert rows(page, 'cost_ratio')['loud']['value']['value'] == 1.5
+    assert 'loud has no calibration' in out
+    assert '<h1>Comparison with tiny</h1>' in page.read_text()
 
 
 def test_a_bundle_beside_its_own_copy_gains_exactly_nothing(place: Path) -> None:
@@ -160,10 +172,12 @@ def test_the_deterministic_pass_has_no_disagreement_and_the_masks_of_none(place:
         still.maps.confidence, maps_from_logits(logits, still.grid).confidence, atol=1e-4)
 
 
-def test_the_baseline_is_named_or_single_or_the_first_without_its_passes(place: Path) -> None:
+def test_the_baseline_is_named_or_the_first_or_one_pass_of_it(place: Path) -> None:
     tiny, loud = (load_bundle(str(place / name)) for name in ('tiny', 'loud'))
     assert [(c.label, c.is_still) for c in contenders_of([tiny, loud], None)] == [
-        ('single', True), ('tiny', False), ('loud', False)]
+        ('tiny', False), ('loud', False), ('single', True)]
+    assert [(c.label, c.is_still) for c in contenders_of([tiny], None)] == [
+        ('single', True), ('tiny', False)]
     assert [c.label for c in contenders_of([tiny], loud)] == ['loud', 'tiny']
     assert [c.label for c in contenders_of([tiny, loud], loud)] == ['loud', 'tiny']
     named = replace(tiny, card=replace(tiny.card, name='single'))

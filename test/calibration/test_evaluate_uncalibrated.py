@@ -64,7 +64,7 @@ def test_all_but_the_flag_is_what_the_calibrated_bundle_has(
         for name in ('bundle', *OF_THE_FLAG):
             del values[name]
     assert found == warm
-    assert 0.3 < found['mean_iou'] < 0.9 and len(found['scores']) > 20
+    assert 0.3 < found['mean_iou'] < 0.9
 
 
 def test_masks_and_maps_are_measured_as_numpy_and_scikit_learn_measure_them(
@@ -100,7 +100,8 @@ def test_the_report_says_that_there_is_no_promise_and_shows_no_gate(
         image[0, 0] ^= 1
         cv2.imwrite(str(twins / path.name), image)
     found = evaluated(capsys, cold, folder, '--ood', str(twins), '--report', str(report))
-    assert found['scores']['entropy.mean']['ood_auroc']['value'] == pytest.approx(0.5, abs=0.02)
+    scores = json.loads(Path(found['figures']).read_text())['scores']
+    assert scores['entropy.mean']['ood_auroc']['value'] == pytest.approx(0.5, abs=0.02)
     page = report.read_text()
     assert re.search(f'<p class="warning">N{SAID[1:]}[^<]*uncertainty_seg calibrate', page)
     parts = re.findall('<section id="(.*?)">', page)

@@ -27,7 +27,12 @@ from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
 from uncertainty_seg.data.label_frames import read_table  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.frame_log import format as frame_log_format  # noqa: E402
-from uncertainty_seg.storage.labelled_folder import load_folder, read_mask  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import (  # noqa: E402
+    load_folder,
+    load_splits,
+    measured_split,
+    read_mask,
+)
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
@@ -385,3 +390,37 @@ def test_a_selection_is_exported_where_its_sources_are_now(
     said = sent('selection', '--root', tmp_path / 'disk')
     assert (said['dives'], said['left_out']) == (1, 1)
     assert 'nowhere' in refused(capsys, export(tmp_path / 'selection', out, '--root', 'nowhere'))
+
+
+def test_one_export_serves_training_and_honest_measuring(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reef, names = tmp_path / 'reef', [f'f_r_{k:02}_' for k in range(12)]
+    reef.mkdir()
+    for name, image in zip(names, random_images(12), strict=True):
+        cv2.imwrite(str(reef / f'{name}.png'), image)
+    assert main(['score', str(reef), '--out', str(tmp_path / 'table'), '--set',
+                 f'model={tiny_bundle}', '--set', 'backend=onnxruntime']) == 0
+    picks = tmp_path / 'picks'
+    assert main(['select', str(tmp_path / 'table'), '-n', '4', '--control', '3', '--min-distance',
+                 '0', '-o', str(picks)]) == 0
+    assert last_line(capsys)['control_split'] == 3
+    drawn = {name for name, split in zip(*(pq.read_table(picks / 'selection.parquet').column(one)
+                                           .to_pylist() for one in ('file', 'split')), strict=True)
+             if split == 'control'}
+    assert export(picks, tmp_path / 'sent') == 0
+    stems = {path.stem for path in (tmp_path / 'sent' / 'images').iterdir()}
+    assert len(stems) == 7 and stems <= set(names)
+    assert bring(tmp_path / 'sent', tmp_path / 'back', '--accept-unchanged') == 0
+    data = tmp_path / 'data'
+    assert main(['dataset', 'add', str(data), str(tmp_path / 'back'), '--split', 'train']) == 0
+    for folder in (tmp_path / 'back', data):
+        splits = json.loads((folder / 'splits.json').read_text())
+        assert {f'{stem}.png' for stem in splits['control']} == drawn
+        assert measured_split(folder) == 'control'
+        trained = load_splits(folder, ('train', 'val')).stems
+        assert len(trained) == 4 and not set(trained) & set(splits['control'])
+    # Frames of a table with labels have not all the same chance.
+    again = ['select', str(tmp_path / 'table'), '-n', '1', '--control', '1', '--labelled',
+             str(picks), '-o', str(tmp_path / 'again')]
+    assert main(again) == 2

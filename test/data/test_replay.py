@@ -11,16 +11,18 @@ import re
 from typing import Any
 
 from conftest import calibrate_for, make_tiny_bundle
+import cv2
 import numpy as np
 import pytest
 
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.data.replay import replay
-from uncertainty_seg.errors import BackendError
+from uncertainty_seg.errors import BackendError, BagError
 from uncertainty_seg.storage.bags.reader import (
     BagMessage,
     BagReader,
+    choose_image_topic,
     header_stamp_ns,
     IMAGE_TYPE,
     read_images,
@@ -278,6 +280,29 @@ def test_bag_without_images(
     assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle, *words) == code
     assert said in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_of_photographs_gets_the_verdicts_of_score_under_their_names(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reef = tmp_path / 'reef'
+    reef.mkdir()
+    for k in range(5):
+        cv2.imwrite(str(reef / f'f_r_{k}_.png'), numbered(RED, k))
+    (reef / 'f_r_2_.png').write_bytes(b'no image')
+    assert run_replay(reef, tmp_path / 'out', tiny_bundle) == 0
+    said = last_json(capsys)
+    assert (said['num_frames'], said['num_bad']) == (5, 1)
+    masks = [item.message.header for item in messages(tmp_path / 'out', 'mask')]
+    assert [header.frame_id for header in masks] == [f'f_r_{k}_' for k in (0, 1, 3, 4)]
+    assert [header_stamp_ns(item.message) for item in messages(tmp_path / 'out', 'mask')] == [
+        k * 10**9 for k in (0, 1, 3, 4)]
+    # What the node makes is no camera.
+    with pytest.raises(BagError, match='camera'), BagReader(tmp_path / 'out') as made:
+        made.image_topic()
+    types = {'/uncertainty_seg/heatmap': IMAGE_TYPE, '/front/rgb': IMAGE_TYPE}
+    assert choose_image_topic(reef, types, None) == '/front/rgb'
+    assert choose_image_topic(reef, types, '/uncertainty_seg/heatmap').endswith('heatmap')
 
 
 def test_existing_output_stays_unless_forced(tmp_path: Path, tiny_bundle: Path) -> None:

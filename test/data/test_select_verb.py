@@ -333,3 +333,21 @@ def test_the_sheet_shows_the_pictures_that_are_still_what_was_scored(
     assert 'another image' in err and '2.png' in err
     assert str(tmp_path / 'nowhere') in refused(capsys, *words, '--force', '--root',
                                                 tmp_path / 'nowhere')
+
+
+def test_dives_of_control_frames_are_left_out_of_later_choices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = table(tmp_path / 'pool', [row(k, 1.0 + k, f'dive {k % 4}') for k in range(40)])
+    assert run(pool, '-n', 6, '--control', 4, '-o', tmp_path / 'first') == 0
+    facts, _ = said(capsys)
+    first = pq.read_table(tmp_path / 'first' / 'selection.parquet').to_pylist()
+    held = {one['dive'] for one in first if one['split'] == 'control'}
+    assert facts['control_split'] == len(first) - 6 and 0 < len(held) < 4
+    assert not held & {one['dive'] for one in first if one['split'] == ''}
+    assert run(pool, '-n', 6, '--labelled', tmp_path / 'first', '-o', tmp_path / 'second') == 0
+    second = pq.read_table(tmp_path / 'second' / 'selection.parquet').to_pylist()
+    assert len(second) == 6 and not held & {one['dive'] for one in second}
+    assert 'control' in said(capsys)[1]
+    refused(capsys, pool, '-n', 1, '--control', 1, '--labelled', tmp_path / 'first', '-o',
+            tmp_path / 'third')

@@ -16,6 +16,7 @@ from uncertainty_seg.data.likeness import bits_apart
 from uncertainty_seg.data.strategies import (
     auto_gaps,
     Candidates,
+    draw_control,
     looks_like_video,
     lots,
     percentiles,
@@ -273,3 +274,29 @@ def test_photographs_and_strategies_without_distances_are_not_spread() -> None:
     assert among.features is not None and looks_like_video(among.features)
     assert not looks_like_video(among.features[mixed])
     assert not looks_like_video(among.features[:5]) and not looks_like_video(None)
+
+
+def test_every_frame_has_the_same_chance_to_be_a_control_frame_and_videos_stay_whole() -> None:
+    dives = np.array(['long'] * 40 + ['short'] * 10 + ['third'] * 30 + ['reef'] * 20, object)
+    pool = Candidates(
+        np.array([f'f{k}' for k in range(100)], object), dives, np.zeros(100),
+        is_video=dives != 'reef')
+    counts, sizes = np.zeros(100), []
+    for seed in range(600):
+        rows, is_held = draw_control(pool, 20, 30, seed)
+        assert len(set(rows)) == len(rows) and is_held[rows].all()
+        counts[rows] += 1
+        sizes.append(len(rows))
+        for name in ('long', 'short', 'third'):
+            assert len(set(is_held[dives == name])) == 1
+        assert int(is_held[dives == 'reef'].sum()) == 4
+        assert not is_held[dives != 'reef'].all()
+    # 5 standard errors of a binomial of 600 draws.
+    np.testing.assert_allclose(counts / 600, 0.2, atol=5 * (0.2 * 0.8 / 600)**0.5)
+    assert np.mean(sizes) == pytest.approx(20, abs=1)
+
+
+def test_control_frames_of_one_video_are_refused() -> None:
+    pool = Candidates(np.array(['a', 'b'], object), np.array(['dive'] * 2, object), np.zeros(2))
+    with pytest.raises(ConfigError, match='dive'):
+        draw_control(pool, 1, 1, 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.labelled_folder import load_folder, read_blocks
+from uncertainty_seg.storage.labelled_folder import load_folder, load_folders, read_blocks
 
 
 def write(tmp_path: Path, name: str, text: str) -> Path:
@@ -91,3 +91,18 @@ def test_one_name_for_two_images_is_refused(tmp_path: Path, splits: str, words: 
     (tmp_path / 'images' / 'a.PNG').hardlink_to(tmp_path / 'images' / 'a.png')
     (tmp_path / 'splits.json').write_text('{"val": ["a", "b", "a"]}')
     assert load_folder(tmp_path, 'val').stems == ['a', 'b']
+
+
+def test_all_faults_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
+    for name in ('images', 'masks'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'classes.json').write_text('{"classes": ["one", "two"]}')
+    for k, name in enumerate(('a', 'b', 'c', 'd')):
+        cv2.imwrite(str(tmp_path / 'images' / f'{name}.png'), np.full((6, 8, 3), k, np.uint8))
+        cv2.imwrite(str(tmp_path / 'masks' / f'{name}.png'), np.full((6, 8), k, np.uint8))
+    with pytest.raises(DatasetError, match="2 of 4 .*'c'.* id 2.*'d'.* id 3"):
+        load_folders([tmp_path], ['train'])
+    for name in ('a', 'c'):
+        (tmp_path / 'images' / f'{name}.png').write_bytes(b'no image')
+    with pytest.raises(DatasetError, match=r'2 of 4 .*a\.png.*c\.png'):
+        load_folder(tmp_path, 'train')

@@ -36,9 +36,10 @@ from uncertainty_seg.calibration.stats.bad_rule import BadRule, DEFAULT_RULE
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, require_libraries
-from uncertainty_seg.storage.labelled_folder import blocks_path
+from uncertainty_seg.storage.labelled_folder import blocks_path, measured_split
 from uncertainty_seg.storage.model_bundle import sign_bundle, update_metrics, write_calibration
 from uncertainty_seg.storage.signatures import read_private_key, SigningKey
+from uncertainty_seg.storage.whole_files import json_text, replace_file
 
 
 def calibrate(
@@ -187,7 +188,7 @@ def evaluate(
     data: Path | str,
     *,
     settings: Settings | None = None,
-    split: str = 'val',
+    split: str = '',
     ood: Path | str | None = None,
     blocks: Path | str | None = None,
     bad: str | None = None,
@@ -205,7 +206,7 @@ def evaluate(
     settings : Settings, optional
         Backend, T, seed, mask policy, precision, ignore mask and ``gate.alpha``.
     split : str
-        Split of `data`, if it has a splits.json.
+        Split of `data`, if it has a splits.json; empty for 'control' if there is one, else 'val'.
     ood : Path or str, optional
         Folder of images of another kind, which should be refused.
     blocks : Path or str, optional
@@ -213,7 +214,7 @@ def evaluate(
     bad : str, optional
         When a mask is bad; as it was calibrated, or 'iou<0.5'.
     report : Path or str, optional
-        HTML file to write.
+        HTML file to write; all figures go beside it, into FILE.json.
 
     Returns
     -------
@@ -237,11 +238,17 @@ def evaluate(
     require_libraries('scipy')
     if report:
         require_report_place(Path(report))
-    found = evaluate_bundle(opened, used, Path(data), split, None if ood is None else Path(ood),
-                            given, bad)
+    found = evaluate_bundle(opened, used, Path(data), measured_split(Path(data), split),
+                            None if ood is None else Path(ood), given, bad)
     if report:
         write_evaluation_report(Path(report), opened, used, found)
+        replace_file(figures_file(Path(report)), json_text(found.summary()) + '\n')
     return found
+
+
+def figures_file(report: Path) -> Path:
+    """Return where all figures of a report are, for scripts."""
+    return report.with_name(f'{report.name}.json')
 
 
 def compare(
@@ -249,7 +256,7 @@ def compare(
     data: Path | str,
     *,
     settings: Settings | None = None,
-    split: str = 'val',
+    split: str = '',
     ood: Path | str | None = None,
     blocks: Path | str | None = None,
     bad: str | None = None,
@@ -269,8 +276,8 @@ def compare(
     settings : Settings, optional
         Backend, threads, seed, precision and ignore mask; T is each bundle's own.
     baseline : ModelBundle, Path or str, optional
-        What all are compared with; by default the first bundle of method 'single', or else the
-        deterministic pass of the first bundle.
+        What all are compared with; by default the first bundle, or its deterministic pass where
+        there is no other.
     alphas : sequence of float
         Shares that may be accepted and bad.
 
@@ -300,9 +307,10 @@ def compare(
     made = given[0].calibration
     rule = BadRule.parse(bad or (made.promises[0].bad if made and made.promises else DEFAULT_RULE),
                          given[0].card.class_names)
-    frames = labelled_frames(given[0], used, Path(data), split, blocks_path(data, blocks),
-                             None if ood is None else Path(ood))
+    frames = labelled_frames(given[0], used, Path(data), measured_split(Path(data), split),
+                             blocks_path(data, blocks), None if ood is None else Path(ood))
     found = compare_on(contenders, frames, rule, used, alphas)
     if report:
         write_page(Path(report), comparison_page(found))
+        replace_file(figures_file(Path(report)), json_text(found.summary()) + '\n')
     return found

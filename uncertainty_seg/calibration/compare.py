@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Compare bundles with one deterministic pass: what each costs, and what it is better in.
+Compare bundles with the first, and with one deterministic pass: what is better, and what it costs.
 
 The deterministic pass of a bundle is the same two graphs, given inputs under which all passes are
 equal, once: dropout switched off; of an ensemble it is the first network by itself. Time is
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 import logging
 from pathlib import Path
@@ -64,7 +64,8 @@ class Comparison:
 
     `contenders` and `timings` say by label what each is and how its time was measured, `promises`
     of each calibrated bundle whether these frames show that its promises are kept, `notes` what a
-    reader of the table must know.
+    reader of the table must know, `rule` when a mask counts as bad and `rules` when it did for the
+    promises of each bundle.
     """
 
     rows: tuple[FigureRow, ...]
@@ -72,6 +73,8 @@ class Comparison:
     timings: Mapping[str, str]
     promises: Mapping[str, tuple[PromiseVerdict, ...]]
     notes: tuple[str, ...]
+    rule: str = ''
+    rules: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
@@ -83,31 +86,50 @@ class Comparison:
         return [(title, list(rows)) for title, rows in groupby(self.rows, lambda row: row.title)]
 
     def verdicts(self) -> dict[str, str]:
-        """Say in a sentence what each contender is better in."""
+        """Say in a sentence whether each contender is better, and in what."""
         return {label: self._verdict(label) for label in self.contenders if label != self.baseline}
 
     def sentences(self) -> list[str]:
-        """Say of each bundle what it is better in, and of each promise whether it is kept here."""
-        return [*(f'{label}: {words}' for label, words in self.verdicts().items()),
+        """Say whether each bundle is better, and of each promise whether it is kept here."""
+        promised = ''.join(f'; {label} was calibrated by {rule}'
+                           for label, rule in self.rules.items())
+        return [*self.verdicts().values(), f'A mask counts as bad if {self.rule}{promised}.',
                 *(f'{label}: {one.sentence()}'
                   for label, found in self.promises.items() for one in found)]
 
     def _verdict(self, label: str) -> str:
         own = [row for row in self.rows if row.label == label and row.gain]
-        better = [row.title for row in own if row.gain and row.gain.lower > 0]
-        worse = [row.title for row in own if row.gain and row.gain.upper < 0]
-        text = f'better than {self.baseline} in {"; ".join(better)}' if better else \
-            f'not better than {self.baseline} in anything'
-        return text + (f', and worse in {"; ".join(worse)}.' if worse else '.')
+        better = [row for row in own if row.gain and row.gain.lower > 0]
+        worse = [row for row in own if row.gain and row.gain.upper < 0]
+        told = [f'better in {self._listed(better)}'] if better else []
+        told += [f'worse in {self._listed(worse)}'] if worse else []
+        words = ', and '.join(told) or f'not shown to be better: {self._listed(own[:1])}'
+        return f'{label} against {self.baseline}: {words}.'
+
+    def _listed(self, rows: Sequence[FigureRow]) -> str:
+        """Name figures with both values and the 95 % interval of the gain."""
+        before = {row.figure: row.value.value for row in self.rows if row.label == self.baseline}
+        return '; '.join(
+            f'{row.title} ({number(before[row.figure])} to {number(row.value.value)}, gain '
+            f'{interval_text(row.gain, 3, is_gain=True)})' for row in rows if row.gain)
+
+    def line(self) -> dict[str, Any]:
+        """Return the line for scripts: by bundle and figure the gain and its 95 % interval."""
+        gains = {label: {row.figure: [row.gain.value, row.gain.lower, row.gain.upper]
+                         for row in self.rows if row.label == label and row.gain}
+                 for label in self.contenders if label != self.baseline}
+        return {'baseline': self.baseline, 'bad': self.rule, 'gains': gains, 'better': {
+            label: [name for name, (_, lower, _) in of.items() if lower > 0]
+            for label, of in gains.items()}}
 
     def summary(self) -> dict[str, Any]:
-        """Return the line for scripts."""
+        """Return all figures."""
         return {
             'baseline': self.baseline, 'bundles': dict(self.contenders),
             'verdicts': self.verdicts(), 'promises_kept': {
                 label: [asdict(one) for one in found] for label, found in self.promises.items()},
             'timings': dict(self.timings),
-            'notes': list(self.notes),
+            'notes': list(self.notes), 'bad': self.rule,
             'rows': [row.facts() for row in self.rows],
         }
 
@@ -152,7 +174,9 @@ def compare_on(
         {label: cost.describe() for label, cost in costs.items()},
         {one.label: kept for one in contenders
          if (kept := _promises(one, contended[one.label], frames, rule))},
-        _notes(frames, rule, contenders, contended))
+        _notes(frames, rule, contenders, contended), rule.text,
+        {one.label: one.bundle.calibration.promises[0].bad for one in contenders
+         if not one.is_still and one.bundle.calibration and one.bundle.calibration.promises})
 
 
 # -------------------------------------------------------------------------------------------------
@@ -218,9 +242,9 @@ def contenders_of(
     """
     Return what is compared, the baseline first.
 
-    It is the one that is named; else the first of one pass (method 'single'); else the
-    deterministic pass of the first. Raises ModelBundleError if one has other classes than the
-    first, or is given twice.
+    It is the one that is named; else the first of several bundles, to which the deterministic pass
+    of the first is added as the last; else of one bundle that pass. Raises ModelBundleError if one
+    has other classes than the first, or is given twice.
     """
     given = list(bundles)
     places = [one.folder.resolve() for one in given]
@@ -229,15 +253,16 @@ def contenders_of(
     _refuse_strangers(given)
     labels = _labels(given)
     made = [Contender(label, one) for label, one in zip(labels, given, strict=True)]
-    first = next((one for one in made if one.bundle.card.method == SINGLE), None)
     if baseline is not None:
         first = made[places.index(baseline.folder.resolve())]
-    if first is None:
-        # The network that is first by itself, so that passes and no passes of it are compared.
-        label = next(name for name in (SINGLE, f'{labels[0]} {SINGLE}', f'{labels[0]} one pass')
-                     if name not in labels)
-        first = replace(made[0], label=label, is_still=True)
-    return (first, *(one for one in made if one is not first))
+        return (first, *(one for one in made if one is not first))
+    if any(one.bundle.card.method == SINGLE for one in made):
+        return tuple(made)
+    # The network that is first by itself, so that passes and no passes of it are compared.
+    label = next(name for name in (SINGLE, f'{labels[0]} {SINGLE}', f'{labels[0]} one pass')
+                 if name not in labels)
+    still = replace(made[0], label=label, is_still=True)
+    return (still, *made) if len(made) == 1 else (*made, still)
 
 
 def _refuse_strangers(given: Sequence[ModelBundle]) -> None:

@@ -54,7 +54,7 @@ _TITLES = {
     'bad_auroc': 'bad frames: AUROC', 'excess_aurc': 'bad frames: E-AURC',
     'ood_auroc': 'foreign frames: AUROC', 'accepted': 'accepted at a promise of {}',
     'accepted_and_bad': 'accepted and bad at a promise of {}',
-    'cost_ratio': 'time, in passes of the baseline',
+    'cost_ratio': 'time, as a multiple of the baseline',
 }
 # Whether a promise was kept is no merit of the one who kept it with more to spare.
 _NOT_JUDGED = ('accepted_and_bad', 'cost_ratio')

@@ -19,6 +19,7 @@ from uncertainty_seg.calibration.labelled_pairs import (
     labelled_frames,
     opened,
 )
+from uncertainty_seg.calibration.report.page import interval_text
 from uncertainty_seg.calibration.stats.bad_rule import BadRule, DEFAULT_RULE
 from uncertainty_seg.calibration.stats.conformal import bad_share, BadShare
 from uncertainty_seg.calibration.stats.evaluation import (
@@ -107,16 +108,22 @@ class Evaluated:
     selected: str = ''
 
     def sentence(self) -> str:
-        """Say to a person what matters first: whether the promise is kept here."""
+        """Say to a person how good the masks are, and whether the promise is kept here."""
+        iou = self.pixel_intervals['mean_iou']
+        first = f'Mean IoU {interval_text(iou, 3)} of {len(self.pairs)} frames. '
         if self.flag is None:
-            return as_sentence(NO_FLAG)
+            return first + as_sentence(NO_FLAG)
         if self.flag.verdict is None:
-            return ('No promise was made for these frames: its rule of bad is another one, or '
-                    'they were selected by their scores.')
-        return self.flag.verdict.sentence()
+            return first + ('No promise was made for these frames: its rule of bad is another '
+                            'one, or they were selected by their scores.')
+        return first + self.flag.verdict.sentence()
+
+    def line(self) -> dict[str, Any]:
+        """Return the line for scripts: `summary` without the figures of each score."""
+        return {name: value for name, value in self.summary().items() if name != 'scores'}
 
     def summary(self) -> dict[str, Any]:
-        """Return the line for scripts."""
+        """Return all figures."""
         found = self.evaluation
         promise = self.flag.promise if self.flag else None
         return {

@@ -98,5 +98,10 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f'no images for {" and ".join(absent)}',
                               '--data DIR with these splits, or a folder for each')
         found = call_with(calibrate, args, **places, settings=settings).summary()
-    print_json({'bundle': str(find_bundle(args.bundle)), **found})
+    folder = find_bundle(args.bundle)
+    print(f'The thresholds are in {folder / "calibration.json"}; evaluate says on other images '
+          'whether the promise holds.')
+    # The thresholds of all scores are in that file.
+    print_json({'verb': 'calibrate', 'bundle': str(folder),
+                **{name: value for name, value in found.items() if name != 'thresholds'}})
     return 0

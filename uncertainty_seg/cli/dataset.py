@@ -79,7 +79,7 @@ def _status(args: argparse.Namespace) -> None:
 
     dataset = read_dataset(args.folder)
     frames = dataset.frames.values()
-    for split in dataset.shares:
+    for split in dataset.splits:
         inside = [one.review for one in frames if one.split == split]
         drawn = sum(one.origin == 'control' for one in inside)
         dives = len({one.dive for one in inside if one.dive})
@@ -91,7 +91,7 @@ def _status(args: argparse.Namespace) -> None:
 
 def _splits(dataset: Dataset) -> dict[str, int]:
     return {split: sum(one.split == split for one in dataset.frames.values())
-            for split in dataset.shares}
+            for split in dataset.splits}
 
 
 def _counted(counts: Mapping[str, int]) -> str:

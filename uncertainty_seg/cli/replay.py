@@ -27,7 +27,8 @@ from uncertainty_seg.errors import BagError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument('in_bag', metavar='IN_BAG', type=Path, help='bag with images')
+    parser.add_argument('in_bag', metavar='IN_BAG', type=Path,
+                        help='bag with images, or folder of pictures')
     parser.add_argument('out_bag', metavar='OUT_BAG', type=Path, help='bag to write')
     parser.add_argument('--topic', help='image topic, if the bag has several')
     parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
@@ -54,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         print(f'bad {problem}', file=sys.stderr)
     print(f'{report.num_frames} frames, {report.num_confident} confident, {report.num_bad} bad, '
           f'in {time.perf_counter() - start_s:.1f} s -> {args.out_bag}')
-    print_json({'verb': 'replay', 'in_bag': args.in_bag, 'out_bag': args.out_bag,
-                **asdict(report)})
+    said = {name: value for name, value in asdict(report).items() if name != 'problems'}
+    print_json({'verb': 'replay', 'in_bag': args.in_bag, 'out_bag': args.out_bag, **said})
     if report.broke_off:
         kept = f'the {report.num_frames} frames before it are in {args.out_bag}'
         raise BagError(f'{report.broke_off} Input ended early; {kept}')

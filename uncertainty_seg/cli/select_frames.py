@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-o', '--out', type=Path, default=Path('selection'),
                         help='folder to write [selection]')
     parser.add_argument('--force', action='store_true', help='replace a selection that is in OUT')
+    parser.add_argument('--control', type=whole_number(1), default=0, metavar='N',
+                        help='frames to draw by chance besides, to measure on: labels import puts '
+                        'them into the split control, which nothing is trained on')
     parser.add_argument('--strategy', choices=STRATEGIES, default=STRATEGIES[0],
                         help=f'how to choose [{STRATEGIES[0]}]')
     parser.add_argument('--score', metavar='NAME',
@@ -80,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     page = browse(args.out, args.out / SHEET, most=_MOST_PICTURES, score=args.score,
                   root=args.root, force=True)
     say([*found.remarks, *page.remarks])
-    print(f'{len(found.selection.rows)} of {found.selection.num_candidates} frames -> {args.out}')
+    beside = f', {found.num_control} of them control frames' if found.num_control else ''
+    print(f'{len(found.selection.rows)} of {len(found.candidates)} frames{beside} -> {args.out}')
     print_json({'verb': 'select', 'out': args.out, **found.summary(),
                 'pictures_missing': page.pictures_missing})
     return 0

@@ -35,6 +35,7 @@ from uncertainty_seg.core.render import FrameView, heat_scale, HeatScale, overla
 from uncertainty_seg.data.selection import (
     as_paths,
     decode_limits,
+    first_part,
     first_score,
     LeftOut,
     name_dives,
@@ -42,15 +43,18 @@ from uncertainty_seg.data.selection import (
     read_table,
     score_column,
     scored_frames,
+    with_values,
 )
 from uncertainty_seg.data.strategies import lots
 from uncertainty_seg.errors import ConfigError, require_libraries, UncertaintySegError
 from uncertainty_seg.storage.frame_sources import Whereabouts
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.score_rows import (
-    info_of,
     list_parts,
+    read_info,
+    read_keys,
     read_rows,
+    schema_of,
     SCORE_PREFIX,
     SHARE_PREFIX,
     TableInfo,
@@ -103,15 +107,18 @@ def browse(
     if out.exists() and not force:
         raise ConfigError(f'{out} is there already', 'a new file',
                           'give another name, or say that it may be replaced')
-    table = read_table(paths, remarks)
-    info = info_of(table.schema)
+    info = read_info(first_part(paths))
     column = score_column(score or first_score(info), info)
+    # Of a table of millions of values only what is shown is read whole.
+    table = read_table(paths, remarks, ['frame_key', 'dive', 'run', 'source', column])
     table, _ = name_dives(table, None, remarks)
     where = Whereabouts(paths[0], None if root is None else Path(root))
     reasons = _reasons(paths)
     rows = rows_of_page(np.asarray(table.column(column).to_numpy(), np.float64),
                         table.column('frame_key').to_pylist(), most)
-    shown = table.take(rows)
+    shown = read_keys(paths, table.column('frame_key').take(rows).to_pylist(),
+                      [name for name in schema_of(info).names if name != 'features'])
+    shown = with_values(shown, 'dive', table.column('dive').take(rows).to_pylist())
     model, why_not = _opened(info, where)
     if why_not:
         remarks.append(f'Without masks and heatmaps: {why_not}.')

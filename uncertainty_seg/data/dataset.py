@@ -48,6 +48,7 @@ from uncertainty_seg.storage.labelled_folder import (
     listed_splits,
     read_blocks,
     read_classes,
+    read_each,
     read_pair,
     require_ids,
 )
@@ -55,6 +56,7 @@ from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.review_record import (
     CONTROL,
+    CONTROL_SPLIT,
     FrameReview,
     mask_sha256,
     read_review,
@@ -97,6 +99,12 @@ class Dataset:
     folder: Path
     shares: Mapping[str, float]
     frames: dict[str, DatasetFrame] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits: those with a share, and those that frames were drawn for."""
+        return [*self.shares, *sorted({one.split for one in self.frames.values()}
+                                      - set(self.shares))]
 
     def split_of(self, key: str) -> str:
         """
@@ -180,7 +188,7 @@ def read_dataset(folder: Path) -> Dataset:
 
 def _frame(raw: dict[str, Any], shares: Mapping[str, float]) -> DatasetFrame:
     frame = DatasetFrame(**{**raw, 'review': FrameReview(**raw['review'])})
-    if frame.split not in shares:
+    if frame.split not in (*shares, CONTROL_SPLIT):
         raise ValueError(f'split {frame.split!s:.20}')
     int(frame.phash, 16)
     return frame
@@ -201,7 +209,7 @@ def _write_tables(dataset: Dataset) -> None:
         stem: one.review.dive or f'frame {stem}' for stem, one in frames.items()})
     write_json(dataset.folder / SPLITS_FILE, {
         split: [stem for stem, one in frames.items() if one.split == split]
-        for split in dataset.shares})
+        for split in dataset.splits})
 
 
 def add_folder(
@@ -231,8 +239,12 @@ def add_folder(
     require_reviewed(folder, stems)
     reviews = _reviews(folder, stems, dive)
     addition = _Addition(dataset, folder, split, is_replacing=replace)
-    for stem in progress(stems, desc='dataset add'):
-        addition.judge(stem, reviews[stem], classes)
+    with progress(desc='dataset add', total=len(stems)) as bar:
+        def judge(stem: str) -> None:
+            bar.update()
+            addition.judge(stem, reviews[stem], classes)
+
+        read_each(stems, judge)
     addition.refuse()
     return addition.write(classes)
 
@@ -290,13 +302,12 @@ class _Addition:
                  'phash': f'{perceptual_hash(picture):016x}'}
         there = self._by_pixels.get(facts['pixels_sha256'])
         if there is None:
-            split = self._split_for(stem, review.dive, facts['pixels_sha256'])
+            split = self._split_for(stem, review, facts['pixels_sha256'])
             self._take(stem, image, mask, DatasetFrame(split, **facts, review=review))
             return
         old = self._frames[there]
         is_drawn = CONTROL in (old.review.origin, review.origin)
-        wanted = self._split_for(stem, review.dive, '') if review.dive else \
-            self._split or old.split
+        wanted = self._split_for(stem, review, '') if review.dive else self._split or old.split
         if wanted != old.split:
             self._elsewhere.append(f'{stem!r} in {old.split}')
         elif old.ids_sha256 == facts['ids_sha256']:
@@ -312,8 +323,16 @@ class _Addition:
         self._frames[there] = dataclasses.replace(old, review=dataclasses.replace(
             review, dive=old.review.dive, origin=CONTROL if is_drawn else review.origin))
 
-    def _split_for(self, stem: str, dive: str, pixels_sha256: str) -> str:
+    def _split_for(self, stem: str, review: FrameReview, pixels_sha256: str) -> str:
+        dive = review.dive
         known = self._split_by_dive.get(dive) if dive else None
+        if review.split:
+            if known not in (None, review.split):
+                raise DatasetError(
+                    f'{stem!r} was drawn to measure on, and its dive {dive!r} is in {known}',
+                    'control frames of dives that nothing is trained on',
+                    'draw them before frames of the dive are added, or from other dives')
+            return review.split
         if known is not None and self._split not in ('', known):
             raise DatasetError(
                 f'dive {dive!r} is in {known}, and {stem!r} of it is to be in {self._split}',

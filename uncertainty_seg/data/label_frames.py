@@ -91,6 +91,8 @@ class FrameRow:
         How it came to be labelled, one of `review_record.ORIGINS`.
     mask_sha256, image_sha256 : str
         Digests of the exported mask, and of the file of the image.
+    split : str
+        Where its labels belong, if that was decided when it was drawn; else empty.
 
     """
 
@@ -106,12 +108,13 @@ class FrameRow:
     origin: str
     mask_sha256: str = ''
     image_sha256: str = ''
+    split: str = ''
 
     def __post_init__(self) -> None:
         """Refuse names that leave the folder, and sizes that no image has, by a ValueError."""
         for name in (self.stem, self.file):
             plain_name(name)
-        require_texts(self, 'key', 'dive', 'reason', 'mask_sha256', 'image_sha256')
+        require_texts(self, 'key', 'dive', 'reason', 'mask_sha256', 'image_sha256', 'split')
         if Path(self.file).suffix not in ENDINGS:
             raise ValueError(f'{self.file!r} ends with none of {", ".join(ENDINGS[:3])}')
         if not (type(self.height) is type(self.width) is int

@@ -132,7 +132,11 @@ def _write(
         (folder / IMAGES / table.rows[stem].file).unlink()
         (folder / MASKS / f'{stem}.png').unlink()
     dive_of = {stem: table.rows[stem].dive for stem in sorted(reviews)}
-    splits = split_by_dive(dive_of, shares)
+    splits = split_by_dive({stem: dive for stem, dive in dive_of.items()
+                            if not table.rows[stem].split}, shares)
+    for stem in dive_of:
+        if name := table.rows[stem].split:
+            splits.setdefault(name, []).append(stem)
     write_classes(folder, table.classes)
     write_json(folder / 'splits.json', splits)
     write_json(folder / 'blocks.json', dive_of)
@@ -301,7 +305,7 @@ class LabelReview:
 def _reviewed(row: FrameRow, found: _Found) -> FrameReview:
     evidence = found.evidence if found.is_reviewed else ACCEPTED
     return FrameReview(True, evidence, row.origin, row.dive, row.key, row.reason, row.score,
-                       found.labeller)
+                       found.labeller, row.split)
 
 
 def _exported(table: ExportedFrames, row: FrameRow) -> LabelMap:

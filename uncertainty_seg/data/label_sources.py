@@ -54,7 +54,7 @@ from uncertainty_seg.storage.score_rows import (
 
 _JPEG_START = b'\xff\xd8'
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
-            'width', 'score_ratio', 'phash', 'origin', 'reason', FILE_COLUMN)
+            'width', 'score_ratio', 'phash', 'origin', 'reason', 'split', FILE_COLUMN)
 
 
 def export_labels(
@@ -266,7 +266,7 @@ def _frame(row: Row, frame: SourceFrame, image: ImageU8, pipeline: Pipeline) -> 
         *_files_of(row['stem'], data), dive=row['dive'], stamp_ns=row['stamp_ns'],
         key=frame_key(Path(row['source']).name, row['topic'], row['index'], row[FILE_COLUMN]),
         height=mask.shape[0], width=mask.shape[1], reason=row['reason'],
-        score=_known(row['score_ratio']), origin=_origin(row, frame))
+        score=_known(row['score_ratio']), origin=_origin(row, frame), split=row.get('split') or '')
     return LabelFrame(listed, data, mask)
 
 

@@ -3,7 +3,8 @@
 Run the model over a recorded bag and write what the node would have published.
 
 The same pipeline as the node's, over every image, without ROS. Outputs carry the stamps of their
-images; the same bag, model and seed give the same bytes. A frame that cannot be used is counted,
+images; the same bag, model and seed give the same bytes. Of a folder of pictures the stamp is the
+position in seconds, and the frame id the picture's name. A frame that cannot be used is counted,
 reported and written as not confident.
 
 """
@@ -11,6 +12,7 @@ reported and written as not confident.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.backends.opening import checked_settings, offline_settings
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.frame_guard import FrameGuard
-from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
+from uncertainty_seg.core.frame_loop import FrameLoop, Outcome, PhotographJudge
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.render import FrameView
@@ -35,6 +37,14 @@ from uncertainty_seg.storage.bags.writer import (
     value_message,
 )
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
+from uncertainty_seg.storage.frame_sources import (
+    BadFrame,
+    find_sources,
+    is_bag,
+    PICTURE_STEP_NS,
+    read_source,
+    SourceFrame,
+)
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
 
@@ -90,7 +100,7 @@ def replay(
     Parameters
     ----------
     in_bag, out_bag : Path or str
-        Bag with images; bag to write.
+        Bag with images, or folder of pictures; bag to write.
     settings : Settings, optional
         Model, backend, T, seed and so on; the node's defaults without.
     topic : str, optional
@@ -117,20 +127,42 @@ def replay(
     if out_bag.resolve() == in_bag.resolve():
         raise BagError(f'{out_bag} is both input and output', 'two bags', 'name another output')
     writer = BagWriter(out_bag, storage, overwrite=force)
-    with BagReader(in_bag) as bag:
-        topic = bag.image_topic(topic)
-        if bag.count(topic) == 0:
-            raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
+    with _opened(in_bag, topic) as (topic, num_images, images):
         bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
         pipeline = open_pipeline(bundle, offline_settings(bundle, settings),
                                  load_ignore_mask(settings.ignore_mask))
         with pipeline, writer:
             replay = _Replay(writer, pipeline, topic, maps, views)
-            bar = progress(replay.frames(bag.images(topic)), desc='replay',
-                           total=bag.count(topic))
+            bar = progress(replay.frames(images), desc='replay', total=num_images)
             for _ in bar:
                 bar.set_postfix(bad=replay.report.num_bad, refresh=False)
     return replay.report
+
+
+@contextmanager
+def _opened(
+    place: Path, topic: str | None
+) -> Iterator[tuple[str, int, Iterator[BagImage | BadMessage]]]:
+    """Open a bag, or a folder of pictures, whose topic is empty: topic, number and images."""
+    sources = find_sources([place], [], []) if place.is_dir() and not is_bag(place) else []
+    if sources and all(source.kind == 'folder' for source in sources):
+        if topic is not None:
+            raise BagError(f'the topic {topic} of the pictures in {place}', 'a bag')
+        yield '', sum(source.num_frames for source in sources), (
+            _photograph(frame) for source in sources for frame in read_source(source))
+        return
+    with BagReader(place) as bag:
+        topic = bag.image_topic(topic)
+        if bag.count(topic) == 0:
+            raise BagError(f'bag {place} has no message on {topic}', 'at least one image')
+        yield topic, bag.count(topic), bag.images(topic)
+
+
+def _photograph(frame: SourceFrame | BadFrame) -> BagImage | BadMessage:
+    stamp_ns = frame.index * PICTURE_STEP_NS
+    if isinstance(frame, BadFrame):
+        return BadMessage('', stamp_ns, frame.reason)
+    return BagImage('', stamp_ns, stamp_ns, Path(frame.file).stem, frame.raw)
 
 
 class _Replay:
@@ -141,7 +173,10 @@ class _Replay:
     ) -> None:
         self._writer, self._pipeline = writer, pipeline
         self._has_maps, self._has_views = has_maps, has_views
-        self._loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings))
+        # Pictures of a disk have no clock, and are judged as `score` does.
+        self._is_of_camera = bool(topic)
+        self._loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings)) if topic else \
+            FrameLoop(pipeline, PhotographJudge(pipeline), measures_damaged=True)
         self.report = ReplayReport(
             topic, pipeline.card.name, pipeline.backend_name, pipeline.passes
         )
@@ -166,11 +201,11 @@ class _Replay:
             self._write(self._loop.refuse(item.reason), item)
             return
         pipeline = self._pipeline
-        is_of_receipt = pipeline.settings.stamps == 'receipt'
+        is_of_receipt, received_ns = pipeline.settings.stamps == 'receipt', item.received_ns
         outcome = self._loop.take(
             lambda: decode(item.raw, pipeline.settings.decode_limits),
-            item.received_ns if is_of_receipt else item.stamp_ns,
-            clock_ns=lambda: item.received_ns)
+            received_ns if is_of_receipt else item.stamp_ns,
+            clock_ns=(lambda: received_ns) if self._is_of_camera else None)
         if outcome is not None and outcome.result is not None:
             assert outcome.image_bgr is not None
             view = FrameView(outcome.image_bgr, outcome.result, pipeline.card, pipeline.settings,

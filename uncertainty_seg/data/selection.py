@@ -30,6 +30,8 @@ from uncertainty_seg.core.settings import (
 )
 from uncertainty_seg.data.strategies import (
     Candidates,
+    draw_control,
+    joined,
     looks_like_video,
     Selection,
     SelectionRequest,
@@ -49,13 +51,14 @@ from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame, Whereabouts
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash
-from uncertainty_seg.storage.review_record import CONTROL, SELECTED
+from uncertainty_seg.storage.review_record import CONTROL, CONTROL_SPLIT, SELECTED
 from uncertainty_seg.storage.score_rows import (
     FILE_COLUMN,
     frame_key,
     info_of,
     list_parts,
     read_info,
+    read_keys,
     read_rows,
     schema_of,
     SCORE_PREFIX,
@@ -71,6 +74,8 @@ PARQUET = 'selection.parquet'
 METADATA_KEY = b'uncertainty_seg.selection'
 # Bits of a picture's hash: another release of a JPEG decoder rounds in another way.
 _DECODERS_DIFFER = 2
+# Columns that say what and where a frame is.
+_WHERE = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', FILE_COLUMN)
 Row = dict[str, Any]
 
 
@@ -82,13 +87,16 @@ class SelectionOutcome:
     Attributes
     ----------
     table : pyarrow.Table
-        All rows; dives of one name are told apart.
+        All rows, with the columns that say what and where each is; dives of one name are told
+        apart.
     info : TableInfo
         Of the table.
     candidates, request, selection : Candidates, SelectionRequest, Selection
         The same rows, what was asked for, and what was chosen.
     origins : tuple of str
         Of each chosen frame, one of `review_record.ORIGINS`.
+    num_control : int
+        The last so many of them are for the split of control frames.
     remarks : list of str
         Sentences for who asked.
 
@@ -101,6 +109,7 @@ class SelectionOutcome:
     selection: Selection
     origins: tuple[str, ...]
     remarks: list[str]
+    num_control: int = 0
 
     def summary(self) -> dict[str, Any]:
         """Return the line for scripts, and what the written table remembers."""
@@ -109,6 +118,7 @@ class SelectionOutcome:
                 'model_sha256': self.info.model_sha256, 'chosen': len(chosen.rows),
                 'candidates': chosen.num_candidates, 'near_duplicates': chosen.num_duplicates,
                 'unscored': chosen.num_unscored, 'control': self.origins.count(CONTROL),
+                'control_split': self.num_control,
                 'dives': len(set(self.candidates.dives)),
                 'dives_chosen': len(set(self.candidates.dives[chosen.rows]))}
 
@@ -126,6 +136,7 @@ def select(
     per_dive: int | None = None,
     min_gap: float | None = None,
     min_distance: int = 12,
+    control: int = 0,
     force: bool = False,
 ) -> SelectionOutcome:
     """
@@ -159,6 +170,9 @@ def select(
         its frames, and less where that leaves too few.
     min_distance : int
         Frames whose perceptual hashes differ in fewer of their 64 bits are duplicates; 0: none.
+    control : int
+        Frames to draw besides, by chance and from all, to measure on: see `draw_control`. The
+        others are not of their videos, and do not look like them.
     force : bool
         Replace a selection that is in `out`.
 
@@ -178,32 +192,88 @@ def select(
     if out is not None:
         _require_place(Path(out), force)
     remarks: list[str] = []
-    table = read_table(as_paths(tables), remarks)
-    if count > len(table):
-        raise ConfigError(f'{count} frames were asked of {len(table)}', f'at most {len(table)}',
-                          'ask for fewer, or give more tables')
-    info = info_of(table.schema)
+    paths = as_paths(tables)
+    info = read_info(first_part(paths))
     column = score_column(score or first_score(info), info)
+    names = (*_WHERE, column, 'phash', 'features')
+    table = read_table(paths, remarks, names)
+    if count + control > len(table):
+        raise ConfigError(f'{count + control} frames were asked of {len(table)}',
+                          f'at most {len(table)}',
+                          'ask for fewer, or give more tables')
     if column == SCORE_PREFIX + COLD_SCORE and not score:
         remarks.append(f'The table is of a bundle without a calibration: it has no {RATIO}, and '
                        f'{COLD_SCORE} ranks the frames.')
-    known = read_table(as_paths(labelled), remarks) if labelled else None
+    known = read_table(as_paths(labelled), remarks, names) if labelled else None
     table, known = name_dives(table, known, remarks)
     pool = candidates_of(table, column)
+    table = table.select(_WHERE)
     labels = None if known is None else _labelled(known, info, column, remarks)
     request = SelectionRequest(
         strategy, count, column.removeprefix(SCORE_PREFIX), seed,
         _limit(column, limit) if strategy == 'threshold' else None, per_dive, min_gap,
         min_distance)
-    chosen = choose(pool, request, labels)
+    num_known = 0 if labels is None else len(set(pool.keys) & set(labels.keys))
+    drawn, is_held = np.zeros(0, np.int64), np.isin(pool.dives, _set_aside(as_paths(labelled)))
+    if is_held.any():
+        remarks.append(f'{int(is_held.sum())} frames are of dives that control frames were drawn '
+                       'of before, and are left out.')
+    if control:
+        drawn, is_of_control = _draw_control(pool, control, request, num_known)
+        is_held |= is_of_control
+        labels = _beside(pool.cut(drawn), labels)
+    chosen = choose(pool.cut(~is_held) if is_held.any() else pool, request, labels)
+    chosen = replace(chosen, rows=np.flatnonzero(~is_held)[chosen.rows])
     if not len(chosen.rows):
         raise ConfigError(f'no frame is left of {chosen.num_candidates}: '
                           f'{_why_fewer(pool, request, chosen)}', 'some', 'score more dives')
-    num_known = 0 if labels is None else len(set(pool.keys) & set(labels.keys))
-    origins = _origins(pool, request, chosen, num_known, selected_keys(as_paths(tables)), remarks)
-    found = SelectionOutcome(table, info, pool, request, chosen, origins,
-                             [*remarks, *_remarks(pool, request, chosen)])
-    return found if out is None else _write(Path(out), found)
+    origins = (SELECTED,) * len(chosen.rows) if control else _origins(
+        pool, request, chosen, num_known, selected_keys(paths), remarks)
+    remarks += _remarks(pool, request, chosen)
+    found = SelectionOutcome(table, info, pool, request, _with_control(chosen, drawn, seed),
+                             origins + (CONTROL,) * len(drawn), remarks, len(drawn))
+    return found if out is None else _write(Path(out), found, paths)
+
+
+def first_part(paths: Sequence[Path]) -> Path:
+    """Return the first part of score tables; TableError if there is none."""
+    parts = [part for path in paths for part in list_parts(path)]
+    if not parts:
+        raise TableError(f'no part in {", ".join(map(str, paths))}', 'at least one',
+                         'run uncertainty_seg score')
+    return parts[0]
+
+
+def _set_aside(labelled: Sequence[Path]) -> list[str]:
+    """Name the dives of which earlier selections drew control frames."""
+    tables = [read_rows(part, ['dive', 'split']) for path in labelled for part in list_parts(path)]
+    return [dive for rows in tables if 'split' in rows.column_names
+            for dive, split in zip(*(rows.column(name).to_pylist() for name in ('dive', 'split')),
+                                   strict=True) if split == CONTROL_SPLIT]
+
+
+def _draw_control(
+    pool: Candidates, control: int, request: SelectionRequest, num_known: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    if num_known:
+        raise ConfigError(f'control frames of tables with {num_known} labelled frames',
+                          'frames of which none is labelled, to be drawn from all with one chance',
+                          'draw them with the first selection of a dive, and keep them')
+    return draw_control(pool, control, request.count, request.seed)
+
+
+def _beside(drawn: Candidates, labels: Candidates | None) -> Candidates:
+    """Add control frames to those that have labels: what looks like them is left out too."""
+    # Distances are to frames that are trained on.
+    features = None if drawn.features is None else np.full_like(drawn.features, np.nan)
+    return joined(replace(drawn, features=features), labels)
+
+
+def _with_control(chosen: Selection, drawn: NDArray[np.int64], seed: int) -> Selection:
+    why = f'control: drawn by lot from all frames, seed {seed}, to measure on.'
+    return replace(chosen, rows=np.concatenate([chosen.rows, drawn]),
+                   reasons=chosen.reasons + (why,) * len(drawn),
+                   stands_for=np.concatenate([chosen.stands_for, np.zeros_like(drawn)]))
 
 
 def as_paths(places: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -296,22 +366,21 @@ def _remarks(pool: Candidates, request: SelectionRequest, chosen: Selection) -> 
 # From a score table to the candidates of a selection.
 
 
-def read_table(paths: Sequence[Path], remarks: list[str]) -> Any:
+def read_table(
+    paths: Sequence[Path], remarks: list[str], columns: Sequence[str] | None = None
+) -> Any:
     """
     Read score tables, their parts or earlier selections as one `pyarrow.Table`.
 
-    Each frame is there once, the first of several, which is remarked on. Raises TableError if one
-    cannot be read, has no row or lacks a column, or they are of different models.
+    Each frame is there once, the first of several, which is remarked on. `columns` are those of a
+    score table to read, `frame_key` among them; all without. Raises TableError if one cannot be
+    read, has no row or lacks a column, or they are of different models.
     """
     listed = ', '.join(str(path) for path in paths)
-    parts = [part for path in paths for part in list_parts(path)]
     # A selection has more columns, which are left out: it may be read beside a table.
-    columns = schema_of(read_info(parts[0])).names if parts else None
+    columns = columns or schema_of(read_info(first_part(paths))).names
     table = read_rows(paths, columns)
-    lacking = [name for name in columns or () if name not in table.column_names]
-    if lacking:
-        raise TableError(f'{listed} has no column {", ".join(lacking)}',
-                         'a table of uncertainty_seg score', 'score the sources again')
+    _require_columns(table, columns, listed)
     if not len(table):
         raise TableError(f'{listed} has no frame', 'at least one', 'score a source with frames')
     keys = table.column('frame_key').to_pylist()
@@ -321,6 +390,13 @@ def read_table(paths: Sequence[Path], remarks: list[str]) -> Any:
                        'already and were left out.')
         table = table.take(np.sort(first))
     return table
+
+
+def _require_columns(table: Any, columns: Sequence[str], listed: str) -> None:
+    lacking = [name for name in columns if name not in table.column_names]
+    if lacking:
+        raise TableError(f'{listed} has no column {", ".join(lacking)}',
+                         'a table of uncertainty_seg score', 'score the sources again')
 
 
 def selected_keys(paths: Sequence[Path]) -> set[str]:
@@ -361,7 +437,8 @@ def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]
                        f'by 6 digits ({", ".join(sorted(changed)[:3])}); name files of one dive '
                        'alike when they are scored.')
     own, others = names[:len(table)], names[len(table):]
-    return _with(table, 'dive', own), None if labelled is None else _with(labelled, 'dive', others)
+    return with_values(table, 'dive', own), \
+        None if labelled is None else with_values(labelled, 'dive', others)
 
 
 def _by_paths_of(table: Any, labelled: Any) -> Any:
@@ -370,13 +447,14 @@ def _by_paths_of(table: Any, labelled: Any) -> Any:
         known = {os.path.realpath(path): path for path in set(table.column(column).to_pylist())}
         paths = labelled.column(column).to_pylist()
         names = {path: known.get(os.path.realpath(path), path) for path in set(paths)}
-        labelled = _with(labelled, column, [names[path] for path in paths])
+        labelled = with_values(labelled, column, [names[path] for path in paths])
     parts = zip(*(labelled.column(name).to_pylist()
                   for name in ('source', 'topic', 'index', FILE_COLUMN)), strict=True)
-    return _with(labelled, 'frame_key', [frame_key(*part) for part in parts])
+    return with_values(labelled, 'frame_key', [frame_key(*part) for part in parts])
 
 
-def _with(table: Any, column: str, values: Sequence[str]) -> Any:
+def with_values(table: Any, column: str, values: Sequence[str]) -> Any:
+    """Return a table with other texts in a column."""
     import pyarrow as pa
 
     return table.set_column(table.column_names.index(column), column,
@@ -544,11 +622,11 @@ def _require_place(folder: Path, is_replacing: bool) -> None:
                           'name another one, or say that it may be replaced')
 
 
-def _write(folder: Path, found: SelectionOutcome) -> SelectionOutcome:
+def _write(folder: Path, found: SelectionOutcome, paths: Sequence[Path]) -> SelectionOutcome:
     """Write the table of a selection, whole or not at all."""
     from pyarrow.parquet import write_table
 
-    rows = chosen_rows(found)
+    rows = _chosen_rows(found, paths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Arrow takes no path that is not UTF-8.
@@ -560,20 +638,35 @@ def _write(folder: Path, found: SelectionOutcome) -> SelectionOutcome:
     return found
 
 
-def chosen_rows(found: SelectionOutcome) -> Any:
+def _drawn_dives(found: SelectionOutcome) -> list[str]:
+    """Name the dives of rows beside control frames: a photograph stands for itself there."""
+    pool, rows = found.candidates, found.selection.rows
+    files = found.table.column(FILE_COLUMN).to_pylist()
+    is_alone = np.zeros(len(pool), np.bool_)
+    if found.num_control and pool.is_video is not None:
+        is_alone = ~pool.is_video
+    return [f'{pool.dives[row]}/{Path(files[row]).stem}' if is_alone[row] else pool.dives[row]
+            for row in rows]
+
+
+def _chosen_rows(found: SelectionOutcome, paths: Sequence[Path]) -> Any:
     """Return the chosen rows with rank, strategy, origin, reason and so on, a `pyarrow.Table`."""
     import pyarrow as pa
 
-    selection = found.selection
-    rows = found.table.take(pa.array(selection.rows))
+    selection, names = found.selection, schema_of(found.info).names
+    rows = read_keys(paths, found.candidates.keys[selection.rows].tolist(), names)
+    _require_columns(rows, names, ', '.join(map(str, paths)))
+    num_hard = len(rows) - found.num_control
+    rows = with_values(rows, 'dive', _drawn_dives(found))
     ends = {
         'rank': pa.array(range(1, len(rows) + 1), pa.int32()),
         'strategy': pa.array([found.request.strategy] * len(rows), pa.string()),
         'origin': pa.array(found.origins, pa.string()),
+        'split': pa.array([''] * num_hard + [CONTROL_SPLIT] * found.num_control, pa.string()),
         'reason': pa.array(selection.reasons, pa.string()),
         'stands_for': pa.array(selection.stands_for, pa.int64()),
     }
     for name, values in ends.items():
         rows = rows.append_column(name, values)
     return rows.replace_schema_metadata({
-        **(found.table.schema.metadata or {}), METADATA_KEY: json_text(found.summary()).encode()})
+        **(rows.schema.metadata or {}), METADATA_KEY: json_text(found.summary()).encode()})

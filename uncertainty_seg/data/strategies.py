@@ -76,6 +76,16 @@ class Candidates:
 _ARRAYS = tuple(entry.name for entry in fields(Candidates))
 
 
+def joined(one: Candidates, other: Candidates | None) -> Candidates:
+    """Return the keys, dives, scores, hashes and, where both have them, features of two pools."""
+    if other is None:
+        return one
+    pairs = {name: (getattr(one, name), getattr(other, name))
+             for name in ('keys', 'dives', 'scores', 'hashes', 'features')}
+    return Candidates(**{name: np.concatenate(pair) for name, pair in pairs.items()
+                         if pair[0] is not None and pair[1] is not None})
+
+
 @dataclass(frozen=True)
 class SelectionRequest:
     """
@@ -374,6 +384,43 @@ class Nearest:
 
 
 # -------------------------------------------------------------------------------------------------
+# Control frames: a fair sample of the pool, and what may not be trained on for it.
+
+
+def draw_control(
+    pool: Candidates, control: int, hard: int, seed: int
+) -> tuple[Rows, NDArray[np.bool_]]:
+    """
+    Draw about `control` rows by lot, and say which rows are set aside for them, bool (n,).
+
+    Every frame has the same chance, whatever its score. Photographs are drawn one by one. Frames
+    of a video tell what their neighbours show: so as large a share of the videos as control frames
+    of all frames wanted, the `hard` ones among them, is set aside by lot, and in each its share of
+    frames is drawn. Raises ConfigError if there is one video only.
+    """
+    drawn = lots((f'control {key}' for key in pool.keys), seed)
+    order = np.argsort(drawn, kind='stable')
+    is_video = np.ones(len(pool), np.bool_) if pool.is_video is None else pool.is_video
+    num_video = round(control * float(is_video.mean()))
+    rows = order[~is_video[order]][:control - num_video]
+    is_held = np.zeros(len(pool), np.bool_)
+    is_held[rows] = True
+    if num_video:
+        dives = np.unique(pool.dives[is_video])
+        if len(dives) < 2:
+            raise ConfigError(f'control frames of the one video {dives[0]!r}', 'two at least, of '
+                              'which one is set aside: neighbours of a frame that is trained on '
+                              'are known', 'score another dive, or ask for no control frames')
+        num_held = min(math.ceil(len(dives) * control / (control + hard)), len(dives) - 1)
+        held = dives[np.argsort(lots((f'control {name}' for name in dives), seed))[:num_held]]
+        inside = is_video & np.isin(pool.dives, held)
+        rate = min(1.0, num_video * len(dives) / num_held / int(is_video.sum()))
+        of_videos = order[inside[order]][:max(1, round(rate * int(inside.sum())))]
+        rows, is_held = np.concatenate([rows, of_videos]), is_held | inside
+    return rows, is_held
+
+
+# -------------------------------------------------------------------------------------------------
 # The sentence that says why a frame was chosen.
 
 
@@ -421,13 +468,15 @@ def select(
     """
     drawn = lots(candidates.keys, request.seed)
     order = np.argsort(drawn, kind='stable')
-    pool, drawn = candidates.cut(order), drawn[order]
+    # Features are most of the memory, and looks alone decide who stays.
+    pool = replace(candidates, features=None).cut(order)
     names = set(labelled.keys) if labelled is not None else set()
     is_known = np.array([key in names for key in pool.keys], np.bool_)
     owners = _owners(pool, request, is_known, labelled)
     stays = np.flatnonzero((owners == np.arange(len(pool))) & ~is_known)
     counts = np.bincount(owners[owners >= 0], minlength=len(pool))[stays] - 1
-    order, pool, drawn = order[stays], pool.cut(stays), drawn[stays]
+    order = order[stays]
+    pool, drawn = candidates.cut(order), drawn[order]
     if request.min_gap_s is None and request.strategy not in _SPREAD:
         request = replace(request, min_gap_s=0.0)
     quota = Quota(pool, request)

@@ -395,6 +395,12 @@ def _name_others(folder: Path, inside: Sequence[Path], unread: list[str]) -> Non
                       'pictures as .png (mogrify -format png), frames of videos too (ffmpeg)')
 
 
+def is_bag(folder: Path) -> bool:
+    """Say whether a folder is a bag, or holds files of one."""
+    return (folder / METADATA_FILE).is_file() or any(
+        path.suffix in BAG_ENDINGS for path in folder.iterdir())
+
+
 def _is_log(folder: Path) -> bool:
     frames = folder / FRAMES_FOLDER
     return frames.is_dir() and ((folder / MANIFEST_FILE).exists()

@@ -12,12 +12,12 @@ orientation in the metadata of an image is ignored. The file that says what fram
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import csv
 from dataclasses import dataclass, field, replace
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ from uncertainty_seg.storage.foreign_files import (
     read_image_file,
     why,
 )
-from uncertainty_seg.storage.review_record import require_reviewed
+from uncertainty_seg.storage.review_record import CONTROL_SPLIT, require_reviewed
 
 # What a growing dataset has beside a labelled folder; see `storage.dataset`.
 DATASET_FILE, BLOCKS_FILE = 'dataset.json', 'blocks.json'
@@ -46,6 +46,8 @@ ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 MAX_CLASSES = 255
 _log = logging.getLogger(__name__)
 _MOST_SHOWN = 24  # letters of a value
+_MOST_FAULTS = 100  # frames that a sentence names
+_T = TypeVar('_T')
 _SPLITS_FORM = '{"train": ["NAME", ...], "val": ["NAME", ...]}, names without ending'
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
 _BLOCK_FORMS = '{"frame_0001": "dive_07", ...} as JSON, or lines frame_0001,dive_07 as CSV'
@@ -171,7 +173,7 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
     if not stems:
         raise DatasetError(f'split {split!r} of {folder} is empty', 'at least one image')
     require_reviewed(folder, stems)
-    pairs = [read_pair(folder, stem) for stem in stems]
+    pairs = read_each(stems, lambda stem: read_pair(folder, stem))
     table = read_classes(folder / 'classes.json')
     return LabelledFolder(
         images=[_rgb(image) for image, _ in pairs],
@@ -179,6 +181,22 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
         stems=stems,
         class_names=table.names, palette=table.palette, ignore_index=table.ignore_index,
     )
+
+
+def read_each(stems: Sequence[str], read: Callable[[str], _T]) -> list[_T]:
+    """Return what `read` makes of each frame; one DatasetError names all that it refuses."""
+    found, faults = [], []
+    for stem in stems:
+        try:
+            found.append(read(stem))
+        except DatasetError as err:
+            faults.append(err)
+    if len(faults) > 1:
+        named = some_of((err.reason for err in faults), _MOST_FAULTS)
+        raise DatasetError(f'{len(faults)} of {len(stems)} frames cannot be used: {named}')
+    if faults:
+        raise faults[0]
+    return found
 
 
 def listed_splits(folder: Path) -> dict[str, list[str]]:
@@ -318,9 +336,7 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
                 f'{folder} has the classes {", ".join(part.class_names)} (ignored: '
                 f'{part.ignore_index}), and {folders[0]} {", ".join(parts[0].class_names)} '
                 f'(ignored: {parts[0].ignore_index})', 'the same classes.json in every folder')
-        for stem, mask in zip(part.stems, part.masks, strict=True):
-            require_ids(mask, part.num_classes, part.ignore_index,
-                        f'the mask of {stem!r} in {folder}')
+        _require_ids_in(part, folder)
     if not any((mask != part.ignore_index).any() for part in parts for mask in part.masks):
         raise DatasetError(
             f'no pixel of the {sum(len(part.stems) for part in parts)} masks in '
@@ -333,6 +349,12 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
         names = [f'{index}_{name}' for index, name in enumerate(names)]
     return _joined(parts, [f'{name}/{stem}' for name, part in zip(names, parts, strict=True)
                            for stem in part.stems])
+
+
+def _require_ids_in(part: LabelledFolder, folder: Path) -> None:
+    masks = dict(zip(part.stems, part.masks, strict=True))
+    read_each(part.stems, lambda stem: require_ids(
+        masks[stem], part.num_classes, part.ignore_index, f'the mask of {stem!r} in {folder}'))
 
 
 def load_splits(folder: Path, splits: Sequence[str]) -> LabelledFolder:
@@ -393,6 +415,11 @@ def require_apart(
 def has_split(folder: Path, split: str) -> bool:
     """Say whether a labelled folder sets a split aside that is not empty."""
     return bool(split and listed_splits(folder).get(split))
+
+
+def measured_split(folder: Path, split: str = '') -> str:
+    """Return the split to measure on: the one named, or control if there is one, or val."""
+    return split or (CONTROL_SPLIT if has_split(folder, CONTROL_SPLIT) else 'val')
 
 
 # -------------------------------------------------------------------------------------------------

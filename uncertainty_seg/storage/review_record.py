@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.core.image_codec import decode_unchanged, ImageFile
-from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.foreign_files import (
     json_fault,
     MAX_JSON_BYTES,
@@ -44,12 +44,15 @@ TABLE_FILE = 'frames.json'
 # How a frame came to be labelled: drawn by chance, or chosen by a score, an event or a person.
 CONTROL, SELECTED = 'control', 'selected'
 ORIGINS = (CONTROL, SELECTED)
+# The split of control frames that were drawn beside selected ones: nothing is trained on it.
+CONTROL_SPLIT = 'control'
 _SEEN = 'masks that a person corrected or confirmed'
 _FORM = '{"version": 1, "frames": {"STEM": {"reviewed": true, "evidence": "corrected", ' \
     '"origin": "control"}, ...}}'
 _KEY = b'uncertainty_seg prediction\0'
 _TEXT = b'tEXt' + _KEY
 _SHA_BYTES = 64
+_MOST_NAMED = 100  # frames in a sentence
 # Signature and IHDR; the mark comes next. Programs move it: ImageMagick behind the pixels.
 _HEAD_BYTES = 33
 # In a text of UTF-8 two flags and two empty words come first.
@@ -64,7 +67,8 @@ class FrameReview:
     `reviewed`: a person corrected or confirmed the mask, which is known by `evidence`. `origin` is
     one of `ORIGINS` and `reason` why it was kept or selected; `dive` and `frame` are the run, and
     the key of the frame in its source; `score` the worst one over its threshold. `labeller` is who
-    labelled it, where the tool says so.
+    labelled it, where the tool says so; `split` where the frame belongs, if that was decided when
+    it was drawn.
 
     """
 
@@ -76,12 +80,14 @@ class FrameReview:
     reason: str = ''
     score: float | None = None
     labeller: str = ''
+    split: str = ''
 
     def __post_init__(self) -> None:
         """Refuse what a file of another form or hand holds, by a ValueError."""
         if type(self.reviewed) is not bool:
             raise ValueError(f'"reviewed" is {self.reviewed!s:.20}, not true or false')
-        require_texts(self, 'evidence', 'origin', 'dive', 'frame', 'reason', 'labeller')
+        require_texts(self, 'evidence', 'origin', 'dive', 'frame', 'reason', 'labeller',
+                      'split')
         if self.origin not in ORIGINS:
             raise ValueError(f'"origin" is {self.origin!s:.20}, not {" or ".join(ORIGINS)}')
         if type(self.score) not in (float, int, type(None)):
@@ -142,8 +148,8 @@ def _refuse_any(
     found: Sequence[str], stems: Sequence[str], folder: Path, what: str, expected: str, fix: str,
 ) -> None:
     if found:
-        raise DatasetError(f'{len(found)} of {len(stems)} frames of {folder} {what} (the first is '
-                           f'{found[0]!r})', expected, fix)
+        raise DatasetError(f'{len(found)} of {len(stems)} frames of {folder} {what} '
+                           f'({some_of(map(repr, found), _MOST_NAMED)})', expected, fix)
 
 
 def refuse_export(folder: Path) -> None:

@@ -245,6 +245,26 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
     return pyarrow.concat_tables([_read(part, columns) for part in parts])
 
 
+def read_keys(paths: Sequence[Path], keys: Sequence[str], columns: Sequence[str]) -> Any:
+    """
+    Read the rows with these frame keys, in their order, without holding the others.
+
+    Of several rows of a key the first counts; keys that are in no part are left out. Errors as of
+    `read_rows`.
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    wanted, found = pyarrow.array(keys, pyarrow.string()), []
+    for part in (part for path in paths for part in list_parts(path)):
+        found.append(_read(part, columns, lambda batch: batch.filter(
+            compute.is_in(batch.column('frame_key'), value_set=wanted))))
+    rows = pyarrow.concat_tables(found)
+    place = {key: row for row, key in reversed(list(enumerate(
+        rows.column('frame_key').to_pylist())))}
+    return rows.take(pyarrow.array([place[key] for key in keys if key in place], pyarrow.int64()))
+
+
 def read_info(part: Path) -> TableInfo:
     """Read the `TableInfo` of a part; errors as `info_of` and `read_rows`."""
     return info_of(_opened(part, lambda parquet: parquet.schema_arrow))
@@ -277,22 +297,26 @@ def short_digest(text: str) -> str:
     return hashlib.sha256(str(text).encode()).hexdigest()[:6]
 
 
-def _read(part: Path, columns: Sequence[str] | None) -> Any:
+def _read(
+    part: Path, columns: Sequence[str] | None, keep: Callable[[Any], Any] = lambda batch: batch
+) -> Any:
     # Not read_table of the folder, which silently omits or casts columns that differ.
     names = None if columns is None else list(columns)
     most = foreign_files.most_expanded(part.stat().st_size)
-    table = _opened(part, lambda parquet: _read_within(parquet, names, most))
+    table = _opened(part, lambda parquet: _read_within(parquet, names, most, keep))
     # Without the facts, which hold for one part only.
     return table.replace_schema_metadata({TABLE_KEY: table.schema.metadata[TABLE_KEY]})
 
 
-def _read_within(parquet: Any, names: list[str] | None, most: int) -> Any:
+def _read_within(
+    parquet: Any, names: list[str] | None, most: int, keep: Callable[[Any], Any]
+) -> Any:
     """Read batch by batch; ValueError once rows take more than `most` bytes."""
     from pyarrow import Table
 
     batches, taken = [], 0
     for batch in parquet.iter_batches(_GROUP, columns=names):
-        batches.append(batch)
+        batches.append(keep(batch))
         taken += batch.nbytes
         if taken > most:
             raise ValueError(f'its rows take more than {most} bytes')
