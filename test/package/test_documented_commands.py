@@ -42,7 +42,6 @@ PARSED_ONLY = (
     (r'^self-check .*(backend=tensorrt|--compute-capability)', 'needs TensorRT'),
     (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
     (r'^active-learn ', 'trains networks for hours: test_active_learning runs it'),
-    (r'^labels import .*round', 'what active-learn exported: test_active_learning runs it'),
     (r'^train ', 'needs torch and hours'),
     (r'--ray', 'needs a cluster: test_scoring runs one'),
 )

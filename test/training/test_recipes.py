@@ -65,7 +65,8 @@ def test_a_value_may_be_written_in_short() -> None:
     ({'method': 'deep_ensemble', 'members': 1}, 'members 1'),
     ({'method': 'deep_ensemble', 'members': 2, 'iou_loss': [0, 1, 2]}, 'iou_loss'),
     ({'encoder_rate': [0.1, 0.4]}, 'encoder_rate'),
-    ({'net': 'a:b', 'method': 'direct'}, 'a:b'), ({'net': 'a:b', 'dropout': 0.5}, 'a:b'),
+    ({'net': 'a:b', 'method': 'error_propagation'}, 'a:b'),
+    ({'net': 'a:b', 'dropout': 0.5}, 'a:b'),
     ({'net': 'a:b', 'encoder': 'lite0'}, 'lite0'),
 ])
 def test_what_cannot_be_is_refused_with_its_name_and_value(

@@ -320,8 +320,8 @@ def given(*more: str) -> Callable[[Path], list[str]]:
     (given('--init', 'pipeline'), 'pipeline'), (given('--data', '{place}/nothing'), 'nothing'),
     (given(*sets('net=own_net:build_two')), '2 channels'),
     (given(*sets('net=own_net:nothing')), "'nothing'"),
-    (given(*sets('method=direct')), 'direct'), (given(*sets('epoch=1')), 'epochs'),
-    (given(*sets('net=')), 'start'),
+    (given(*sets('method=error_propagation')), 'error_propagation'),
+    (given(*sets('epoch=1')), 'epochs'), (given(*sets('net=')), 'start'),
 ])
 def test_what_cannot_be_trained_is_one_sentence(
     place: Path, capsys: pytest.CaptureFixture[str], spoil: Any, named: str
@@ -551,15 +551,12 @@ def test_a_recipe_comes_to_the_settings_that_it_says() -> None:
     assert (pipeline.epochs, pipeline.small_epochs, pipeline.draw_power) == (16, 11, 0)
     assert fit_settings_of(TrainRecipe(size=(64, 64))).augmentation.crop == (64, 64)
     assert [run_dropout_of(recipe).head for recipe in (
-        TrainRecipe(), TrainRecipe(method='single'), TrainRecipe(method='direct', dropout=0.2))
-    ] == [0.5, 0, 0.2]
+        TrainRecipe(), TrainRecipe(method='single'), TrainRecipe(dropout=0.2))] == [0.5, 0, 0.2]
 
 
 @pytest.mark.release
 @pytest.mark.parametrize(('keys', 'passes', 'sites'), [
-    (('method=single',), 1, {}), (('method=direct',), 1, {'noise': 'noise'}),
-    (('method=direct', 'dropout=0.5', 'passes=4'), 4,
-     {'noise': 'noise', 'mask_decoder_drop_head': 'mask'}),
+    (('method=single',), 1, {}),
     (('method=error_propagation', 'passes=4'), 4, {'noise': 'noise'}),
 ])
 def test_one_command_trains_each_method_of_one_network(

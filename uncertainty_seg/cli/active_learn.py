@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Active learning: choose frames, have them labelled, train on them, measure, and again.
+Measure what a strategy saves: choose frames of a labelled pool, train on them, measure, again.
 
-RECIPE is the shipped recipe active, or a YAML file of the keys below. Where the pool has masks, as
-a labelled folder does, these play the labeller. Else each round is exported to
-OUT/round-K/to_label and waits for OUT/round-K/labelled; the same command goes on when the labels
-were imported. A row a round is in OUT/rounds.csv, and its bundle in OUT/round-K/network. To know
-what a strategy gains, run another folder with `--set strategy=random`.
+RECIPE is the shipped recipe active, or a YAML file of the keys below. The masks of the pool play
+the labeller; people label what select chooses. A row a round is in OUT/rounds.csv, and its bundle
+in OUT/round-K/network. To know what a strategy gains, run another folder with `--set
+strategy=random`.
 
 """
 
@@ -29,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('recipe', metavar='RECIPE',
                         help='active, or a .yaml file of the keys below')
     parser.add_argument('--pool', required=True, metavar='DIR[:SPLIT]',
-                        help='images to choose from: a folder of images, or a labelled folder '
-                        '[its split train]')
+                        help='labelled folder to choose from [its split train]')
     parser.add_argument('--test', required=True, metavar='DIR[:SPLIT]',
                         help='labelled folder to measure on [its split test]')
     parser.add_argument('--out', type=Path, required=True, help='folder of the rounds')
@@ -48,19 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Go round as far as there are labels."""
+    """Go all rounds."""
     from uncertainty_seg.training.active_learning import active_learn
 
     start_s = time.monotonic()
     recipe = read_recipe(ActiveRecipe, args.recipe, read_assignments(args.assignments))
-    rows, waiting = active_learn(recipe, args.pool, args.test, args.out, init=args.init,
-                                 mix=args.mix, threads=args.threads)
+    rows = active_learn(recipe, args.pool, args.test, args.out, init=args.init, mix=args.mix,
+                        threads=args.threads)
     for row in rows:
         print(f'round {row["round"]}: {row["labelled"]} frames labelled, mean IoU '
               f'{row["mean_iou"]:.3f}')
-    print('All rounds are finished.' if waiting is None else waiting.sentence)
-    print_json({'out': str(args.out), 'rounds': len(rows),
-                'waits_for': None if waiting is None else str(waiting.labelled),
-                'mean_iou': rows[-1]['mean_iou'] if rows else None,
+    print_json({'verb': 'active-learn', 'out': str(args.out), 'rounds': len(rows),
+                'mean_iou': rows[-1]['mean_iou'],
                 'seconds': round(time.monotonic() - start_s, 1)})
     return 0

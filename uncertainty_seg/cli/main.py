@@ -50,7 +50,7 @@ VERBS = {
     'labels': ('labels', 'hand frames to a labelling tool (COCO, Label Studio, FiftyOne, a '
                'folder), and bring labels back'),
     'dataset': ('dataset', 'add reviewed labels to a dataset that grows, no dive in two splits'),
-    'active-learn': ('active_learn', 'choose what to label, train and measure, round by round'),
+    'active-learn': ('active_learn', 'measure what a strategy saves on a labelled pool'),
     'select': ('select_frames', 'choose the frames of a score table that are worth a label'),
     'browse': ('browse', 'write one page to look through a score table: filters, masks'),
 }

@@ -51,6 +51,7 @@ from uncertainty_seg.storage.labelled_folder import (
     read_each,
     read_pair,
     require_ids,
+    require_same_classes,
 )
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.progress import progress
@@ -235,7 +236,9 @@ def add_folder(
         raise DatasetError(f'{folder} holds no labelled image that is new', 'at least one in '
                            f'{IMAGES}/')
     classes = read_classes(folder / CLASSES_FILE)
-    _require_same_classes(classes, dataset, folder)
+    if dataset.frames:
+        require_same_classes(classes, read_classes(dataset.folder / CLASSES_FILE), str(folder),
+                             str(dataset.folder))
     require_reviewed(folder, stems)
     reviews = _reviews(folder, stems, dive)
     addition = _Addition(dataset, folder, split, is_replacing=replace)
@@ -247,17 +250,6 @@ def add_folder(
         read_each(stems, judge)
     addition.refuse()
     return addition.write(classes)
-
-
-def _require_same_classes(new: ClassTable, dataset: Dataset, folder: Path) -> None:
-    if not dataset.frames:
-        return
-    old = read_classes(dataset.folder / CLASSES_FILE)
-    if (new.names, new.ignore_index) != (old.names, old.ignore_index):
-        raise DatasetError(
-            f'{folder} has the classes {", ".join(new.names)}, with {new.ignore_index} for '
-            f'unknown', f'those of {dataset.folder}, {", ".join(old.names)}, with '
-            f'{old.ignore_index}', 'bring the masks to the ids of the dataset, or begin a new one')
 
 
 def _reviews(folder: Path, stems: Sequence[str], dive: str) -> dict[str, FrameReview]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Photographs with masks in a folder, and images without any.
+Photographs with masks in a folder.
 
 The layout: ``images/STEM.jpg`` (or png), ``masks/STEM.png`` with the class id as pixel value,
 ``classes.json`` with names, colours and the ignore index, ``splits.json`` with lists of stems. An
@@ -12,7 +12,7 @@ orientation in the metadata of an image is ignored. The file that says what fram
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 from dataclasses import dataclass, field, replace
 import logging
@@ -74,6 +74,11 @@ class LabelledFolder:
     def num_classes(self) -> int:
         """C, the number of classes."""
         return len(self.class_names)
+
+    @property
+    def classes(self) -> ClassTable:
+        """Return the table of its classes."""
+        return ClassTable(self.class_names, self.palette, self.ignore_index)
 
     def pixel_counts(self) -> NDArray[np.int64]:
         """Return (images, C) pixels of each class in each image."""
@@ -160,6 +165,15 @@ def _class_entry(index: int, entry: Any) -> tuple[int, str, tuple[int, int, int]
 
 def _is_byte(value: Any) -> bool:
     return type(value) is int and 0 <= value <= 255
+
+
+def require_same_classes(one: ClassTable, other: ClassTable, what: str, like: str) -> None:
+    """Raise DatasetError if labels have other classes, or another id for "not known"."""
+    if (one.names, one.ignore_index) != (other.names, other.ignore_index):
+        raise DatasetError(
+            f'{what}: the classes {", ".join(one.names)} (ignored: {one.ignore_index})',
+            f'those of {like}: {", ".join(other.names)} (ignored: {other.ignore_index})',
+            'bring the masks to the same ids')
 
 
 def load_folder(folder: Path, split: str) -> LabelledFolder:
@@ -290,6 +304,10 @@ def read_pair(folder: Path, stem: str) -> tuple[ImageU8, LabelMap]:
     return image, mask
 
 
+def _rgb(image_bgr: ImageU8) -> ImageU8:
+    return np.asarray(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
 def read_image(file: Path) -> ImageU8:
     """Read an image, BGR (H, W, 3); DatasetError if it is missing or unreadable."""
     try:
@@ -331,11 +349,7 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
     """
     parts = [load_splits(folder, splits) for folder in folders]
     for folder, part in zip(folders, parts, strict=True):
-        if (part.class_names, part.ignore_index) != (parts[0].class_names, parts[0].ignore_index):
-            raise DatasetError(
-                f'{folder} has the classes {", ".join(part.class_names)} (ignored: '
-                f'{part.ignore_index}), and {folders[0]} {", ".join(parts[0].class_names)} '
-                f'(ignored: {parts[0].ignore_index})', 'the same classes.json in every folder')
+        require_same_classes(part.classes, parts[0].classes, str(folder), str(folders[0]))
         _require_ids_in(part, folder)
     if not any((mask != part.ignore_index).any() for part in parts for mask in part.masks):
         raise DatasetError(
@@ -420,66 +434,6 @@ def has_split(folder: Path, split: str) -> bool:
 def measured_split(folder: Path, split: str = '') -> str:
     """Return the split to measure on: the one named, or control if there is one, or val."""
     return split or (CONTROL_SPLIT if has_split(folder, CONTROL_SPLIT) else 'val')
-
-
-# -------------------------------------------------------------------------------------------------
-# Images without labels.
-
-
-@dataclass(frozen=True)
-class UnlabelledImages:
-    """Image files of one place, by its name; at least one."""
-
-    name: str
-    paths: tuple[Path, ...]
-
-    def __iter__(self) -> Iterator[tuple[str, ImageU8]]:
-        """Yield name and RGB pixels (H, W, 3); DatasetError if one cannot be read."""
-        for path in self.paths:
-            yield path.stem, _rgb(read_image(path))
-
-
-def _rgb(image_bgr: ImageU8) -> ImageU8:
-    return np.asarray(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def find_unlabelled(text: str) -> UnlabelledImages:
-    """
-    Return the images of DIR, or of DIR:SPLIT, whose labels are not looked at.
-
-    DIR holds pictures, or `images/` as a labelled folder does. Where that has a splits.json and no
-    split is named it is `train`, so that nothing is fitted to what it is measured on. Raises
-    DatasetError if there is nothing.
-    """
-    folder, split = Path(text), ''
-    if not folder.exists() and ':' in text:
-        base, _, split = text.rpartition(':')
-        folder = Path(base)
-    if not folder.is_dir():
-        raise DatasetError(f'no folder {folder}', 'a folder of images, or FOLDER:SPLIT')
-    if (folder / 'images').is_dir():
-        paths = _of_split(folder, split)
-    elif split:
-        raise DatasetError(f'a split {split!r} of {folder}, which has no folder images',
-                           'a labelled folder with splits.json', 'leave the split out')
-    else:
-        paths = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
-    if not paths:
-        raise DatasetError(f'no images in {text}', f'files that end in {", ".join(ENDINGS[:3])}')
-    _require_names(folder, (path.stem for path in paths))
-    name = folder.resolve().name
-    return UnlabelledImages(f'{name}:{split}' if split else name, tuple(paths))
-
-
-def _of_split(folder: Path, split: str) -> list[Path]:
-    splits = listed_splits(folder)
-    stems = _stems(folder, split) if split else splits.get('train') or [
-        stem for part in splits.values() for stem in part]
-    paths = [path for stem in stems if (path := image_path(folder, stem)) is not None]
-    if len(paths) < len(stems):
-        raise DatasetError(f'{len(stems) - len(paths)} images of {folder} are missing',
-                           'the images of its splits.json')
-    return paths
 
 
 # -------------------------------------------------------------------------------------------------

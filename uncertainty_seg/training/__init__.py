@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Train networks, yours or the included architecture, and go round with a labeller.
+Train networks, yours or the included architecture, and measure what strategies save.
 
 A recipe says how; what comes out is a bundle, not yet calibrated. Only this room and the capture
 of the compiler import torch.

@@ -1,17 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Active learning: choose frames, have them labelled, train, measure, and again.
+Measure what a strategy saves: choose frames of a labelled pool, train, measure, and again.
 
-Where the pool has masks these play the labeller; else each round is exported for people and
-waits. A round is a training and a bundle as any other: the bundle of a round scores the pool of
-the next one, and the strategies are those of `data.strategies`. What is finished is kept, so that
-the same call goes on with a run that was stopped or waits.
+The masks of the pool play the labeller; people label in the loop of the other verbs. A round is a
+training and a bundle as any other: the bundle of a round scores the pool of the next one, and the
+strategies are those of `data.strategies`. What is finished is kept, so that the same call goes on
+with a run that was stopped.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 import json
@@ -25,22 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.opening import open_pipeline
-from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8, LabelMap
+from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8
 from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.preprocess import fit_image
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.data.likeness import class_means, frame_features
 from uncertainty_seg.data.strategies import Candidates, select, SelectionRequest
-from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.labelled_folder import (
-    ClassTable,
-    find_unlabelled,
     LabelledFolder,
     load_folders,
     require_apart,
+    require_same_classes,
     subset,
-    UnlabelledImages,
 )
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
@@ -56,12 +54,10 @@ from uncertainty_seg.training.recipes import (
     TrainRecipe,
     write_recipe,
 )
-from uncertainty_seg.training.round_labels import ask_for, Picks, read_labelled
 from uncertainty_seg.training.run_facts import digest_of, digest_of_images
 from uncertainty_seg.training.train import (
     free_threads,
     make_bundle,
-    require_same_classes,
     SHORT_EPOCH,
     together,
     train_weights,
@@ -74,38 +70,39 @@ TABLE_FILE, IMAGES_FILE, LOCK = 'rounds.csv', 'images.json', '.lock'
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Picks:
     """
-    What people have to do before the rounds go on.
+    What a round asks for.
 
     Attributes
     ----------
-    labelled : Path
-        Where the labels are expected.
-    sentence : str
-        What to do next.
+    frames, scores, reasons
+        Names, scores (NaN where there is none) and why, of each frame.
+    threshold : float
+        Above which scores were taken; NaN where there was none.
 
     """
 
-    labelled: Path
-    sentence: str
+    frames: tuple[str, ...]
+    scores: tuple[float, ...]
+    reasons: tuple[str, ...]
+    threshold: float = math.nan
 
 
 def active_learn(
     recipe: ActiveRecipe, pool: str, test: str, out: Path, *, init: str = '',
     mix: Sequence[Path] = (), threads: int = 0,
-) -> tuple[list[dict[str, Any]], Waiting | None]:
+) -> list[dict[str, Any]]:
     """
-    Go round as far as there are labels.
+    Go all rounds.
 
     Parameters
     ----------
     recipe : ActiveRecipe
         What to choose, how often, and how to train.
-    pool : str
-        DIR or DIR:SPLIT of the images to choose from; with masks these are the labels.
-    test : str
-        DIR or DIR:SPLIT (the split test) of a labelled folder to measure on.
+    pool, test : str
+        DIR or DIR:SPLIT of a labelled folder to choose from (its split train), and of one to
+        measure on (its split test).
     out : Path
         Folder of the rounds.
     init : str
@@ -117,10 +114,8 @@ def active_learn(
 
     Returns
     -------
-    rows : list of dict
-        A row a finished round, which OUT/rounds.csv has too.
-    waiting : Waiting or None
-        What people have to do; None if all rounds are finished.
+    list of dict
+        A row a round, which OUT/rounds.csv has too.
 
     Raises
     ------
@@ -131,16 +126,12 @@ def active_learn(
     """
     with _locked(out):
         run = _Rounds.begin(recipe, pool, test, out, init, mix, threads)
-        waiting = None
         for number in range(len(run.counts)):
             if not run.result(number).is_file():
-                waiting = run.advance(number)
-            if waiting is not None:
-                break
-        rows = run.rows()
-        if rows:
-            write_table(out / TABLE_FILE, rows)
-        return rows, waiting
+                run.advance(number)
+        rows = [read_json(run.result(number)) for number in range(len(run.counts))]
+        write_table(out / TABLE_FILE, rows)
+        return rows
 
 
 @contextmanager
@@ -163,8 +154,8 @@ class _Rounds:
 
     recipe: ActiveRecipe
     out: Path
-    images: UnlabelledImages
-    known: LabelledFolder | None
+    pool: LabelledFolder
+    pool_folder: str
     test: LabelledFolder
     mix: LabelledFolder | None
     mix_folders: tuple[str, ...]
@@ -178,25 +169,24 @@ class _Rounds:
         mix: Sequence[Path], threads: int,
     ) -> _Rounds:
         """Read the images, and refuse a folder that holds rounds of something else."""
-        images, measured = find_unlabelled(pool), _load(test, 'test')
-        known = _load(pool, 'train') if (_place(pool, 'train')[0] / 'masks').is_dir() else None
+        (known, name), (measured, _) = _load(pool, 'train'), _load(test, 'test')
         mixed = load_folders(list(mix), ('train',)) if mix else None
         for part in filter(None, (known, mixed)):
-            require_same_classes(part, measured, 'images to train on', 'those to measure on')
+            require_same_classes(part.classes, measured.classes, 'images to train on',
+                                 'those to measure on')
             require_apart(part, measured, ('the images to train on', 'those to measure on'))
         taken = read_start(init, recipe.train)
         if not recipe.train.net and not recipe.train.encoder:
             encoder = taken.encoder if taken and taken.encoder else DEFAULT_ENCODER
             recipe = replace(recipe, train=replace(recipe.train, encoder=encoder))
-        stems = [path.stem for path in images.paths]
         made_of = {
-            'pool': digest_of_images(known) if known else ' '.join(stems),
-            'test': digest_of_images(measured), 'mixed': digest_of_images(mixed),
+            'pool': digest_of_images(known), 'test': digest_of_images(measured),
+            'mixed': digest_of_images(mixed),
             'start': digest_of({} if taken is None else taken.state)}
         _require_same(out, recipe, made_of)
-        return cls(recipe, out, images, known, measured, mixed,
+        return cls(recipe, out, known, name, measured, mixed,
                    tuple(path.resolve().name for path in mix), taken, threads,
-                   _counts(recipe.labels, len(stems)))
+                   _counts(recipe.labels, len(known.stems)))
 
     # Places.
 
@@ -212,30 +202,13 @@ class _Rounds:
         """Return the bundle of a round."""
         return self.place(number) / 'network'
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the results of all finished rounds."""
-        return [read_json(path) for number in range(len(self.counts))
-                if (path := self.result(number)).is_file()]
-
     # A round.
 
-    def advance(self, number: int) -> Waiting | None:
-        """Do a round as far as there are labels."""
-        place = self.place(number)
-        picks = self.picks(number)
-        if picks.frames and self.known is None:
-            ask_for(place, self.recipe.label_format, self.classes, self.paths, picks,
-                    self._predicted(number, picks.frames))
-        labelled = self.labelled(number)
-        if picks.frames and not set(picks.frames) & set(labelled.stems):
-            return Waiting(place / 'labelled', (
-                f'Round {number} waits for reviewed labels of {len(picks.frames)} frames: label '
-                f'{place / "to_label"}, import the labels ({self.recipe.label_format}) to '
-                f'{place / "labelled"}, and run the same command again, whenever that is.'))
-        recipe = self.recipe_of(number, labelled)
-        self.train(number, recipe, labelled)
+    def advance(self, number: int) -> None:
+        """Choose, train and measure: the round is finished."""
+        picks, labelled = self.picks(number), self.labelled(number)
+        self.train(number, self.recipe_of(number, labelled), labelled)
         self.write(number, picks, labelled)
-        return None
 
     def picks(self, number: int) -> Picks:
         """Return what a round asks for, chosen once."""
@@ -252,7 +225,7 @@ class _Rounds:
     def choose(self, number: int) -> Picks:
         """Choose what a round asks for, by the network of the round before."""
         asked = {frame for before in range(number) for frame in self.picks(before).frames}
-        stems = np.array(list(self.paths), dtype=object)
+        stems = np.array(self.pool.stems, dtype=object)
         is_open = np.array([stem not in asked for stem in stems])
         wanted, seed = self.counts[number] - len(asked), _seed_of(self.recipe, number)
         if not number:
@@ -278,8 +251,8 @@ class _Rounds:
 
     def scored(self, number: int, stems: NDArray[np.object_]) -> Candidates:
         """Score the pool with the network of a round; features where the strategy needs them."""
-        num, scores, features = len(self.classes.names), [], []
-        for _, image, result, score in self.judged(number, self.images, self.recipe.score):
+        num, scores, features = self.pool.num_classes, [], []
+        for image, result, score in self.judged(number, self.pool, self.recipe.score):
             maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
             share = np.bincount(maps.label.ravel(), minlength=num) / maps.label.size
             scores.append(score)
@@ -289,39 +262,27 @@ class _Rounds:
         return _candidates(stems, np.array(scores), features=np.stack(features))
 
     def judged(
-        self, number: int, images: Iterable[tuple[str, ImageU8]], score: str = ''
-    ) -> Iterator[tuple[str, ImageU8, FrameResult, float]]:
-        """Yield name, BGR image, result and score of images, by the network of a round."""
+        self, number: int, data: LabelledFolder, score: str = ''
+    ) -> Iterator[tuple[ImageU8, FrameResult, float]]:
+        """Yield BGR image, result and score of each image, by the network of a round."""
         bundle = load_bundle(self.bundle(number), has_calibration=False)
         vector = ScoreVector(bundle.card, names=[score] if score else [])
         settings = Settings(threads=self.threads or free_threads())
         with open_pipeline(bundle, settings, temperature=1.0) as pipeline:
-            for stem, rgb in progress(images, desc=f'judge by round {number}', unit='image'):
+            for rgb in progress(data.images, desc=f'judge by round {number}', unit='image'):
                 image = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
                 result = pipeline.measure(image)
                 where = result.geometry.rows, result.geometry.columns
                 fitted = fit_image(image, result.geometry, bundle.card.input)[where]
                 found = vector.compute(
                     result.at_grid.inside(*where, result.grid), fitted) if score else {}
-                yield stem, image, result, found.get(score, math.nan)
+                yield image, result, found.get(score, math.nan)
 
     def labelled(self, number: int) -> LabelledFolder:
         """Return all frames that have labels in this round, whichever round asked for them."""
-        asked = [frame for before in range(number + 1) for frame in self.picks(before).frames]
-        if self.known is not None:
-            rows = {stem: row for row, stem in enumerate(self.known.stems)}
-            return subset(self.known, [rows[frame] for frame in asked])
-        found: dict[str, NDArray[np.uint8]] = {}
-        for before in range(number + 1):
-            found |= read_labelled(self.place(before), self.picks(before).frames, self.classes)
-        files = UnlabelledImages('labelled', tuple(self.paths[stem] for stem in found))
-        images = [image for _, image in files]
-        for stem, image, mask in zip(found, images, found.values(), strict=True):
-            if image.shape[:2] != mask.shape:
-                raise DatasetError(f'the mask of {stem!r} is {mask.shape[1]}x{mask.shape[0]}, its '
-                                   f'image {image.shape[1]}x{image.shape[0]}', 'equal sizes',
-                                   'save the mask in the size of the image')
-        return replace(self.test, images=images, masks=list(found.values()), stems=list(found))
+        rows = {stem: row for row, stem in enumerate(self.pool.stems)}
+        return subset(self.pool, [rows[frame] for before in range(number + 1)
+                                  for frame in self.picks(before).frames])
 
     def recipe_of(self, number: int, labelled: LabelledFolder) -> TrainRecipe:
         """Return the recipe of a round: as many epochs as its steps fill."""
@@ -336,7 +297,7 @@ class _Rounds:
         whole = together(labelled, self.mix)
         warn_of_absent_classes(whole)
         images = TrainingImages(whole, 0 if self.mix is None else len(self.mix.stems),
-                                folders=(self.images.name,), mixed_folders=self.mix_folders)
+                                folders=(self.pool_folder,), mixed_folders=self.mix_folders)
         weights = self.place(number) / 'network.pt'
         train_weights(recipe, images, weights, self.taken, self.threads)
         make_bundle(recipe, whole, weights, self.bundle(number))
@@ -344,49 +305,25 @@ class _Rounds:
     def write(self, number: int, picks: Picks, labelled: LabelledFolder) -> None:
         """Measure the network of a round, and write its row: it is finished."""
         table = ConfusionMatrix(self.test.num_classes)
-        pairs = zip(self.test.stems, self.test.images, strict=True)
-        for truth, (_, _, result, _) in zip(self.test.masks, self.judged(number, pairs),
-                                            strict=True):
+        for truth, (_, result, _) in zip(self.test.masks, self.judged(number, self.test),
+                                         strict=True):
             table.add(truth, result.label, self.test.ignore_index)
         known = [(mask != labelled.ignore_index).sum() for mask in labelled.masks]
         replace_file(self.result(number), json_text({
             'round': number, 'labelled': len(labelled.stems),
-            'share': len(labelled.stems) / len(self.paths), 'label_pixels': int(sum(known)),
+            'share': len(labelled.stems) / len(self.pool.stems), 'label_pixels': int(sum(known)),
             'asked': len(picks.frames), 'threshold': picks.threshold,
             'mean_iou': table.mean_iou(),
             **{f'iou.{name}': float(value) for name, value in zip(
                 self.test.class_names, table.iou(), strict=True)}}) + '\n')
 
-    def _predicted(self, number: int, frames: Sequence[str]) -> Iterator[LabelMap]:
-        """Yield the masks to correct: those of the round before, the first class at the start."""
-        files = UnlabelledImages('asked', tuple(self.paths[frame] for frame in frames))
-        if not number:
-            yield from (np.zeros(image.shape[:2], np.uint8) for _, image in files)
-            return
-        yield from (result.label for _, _, result, _ in self.judged(number - 1, files))
 
-    @property
-    def paths(self) -> dict[str, Path]:
-        """Files of the pool by their names."""
-        return {path.stem: path for path in self.images.paths}
-
-    @property
-    def classes(self) -> ClassTable:
-        """Return the classes, which are those of the images to measure on."""
-        return ClassTable(self.test.class_names, self.test.palette, self.test.ignore_index)
-
-
-def _place(text: str, split: str) -> tuple[Path, str]:
-    """Read DIR or DIR:SPLIT; the split is that given if there is none."""
+def _load(text: str, split: str) -> tuple[LabelledFolder, str]:
+    """Read DIR or DIR:SPLIT, and name its folder; the split is that given if there is none."""
     folder, colon, name = text.rpartition(':')
     if Path(text).exists() or not colon or not name:
-        return Path(text), split
-    return Path(folder), name
-
-
-def _load(text: str, split: str) -> LabelledFolder:
-    folder, name = _place(text, split)
-    return load_folders([folder], (name,))
+        folder, name = text, split
+    return load_folders([Path(folder)], (name,)), Path(folder).resolve().name
 
 
 def _require_same(out: Path, recipe: ActiveRecipe, made_of: dict[str, str]) -> None:

@@ -31,7 +31,7 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.batches import Augmentation, batches, draw_weights, Mix, normalise
-from uncertainty_seg.training.losses import iou_loss, segmentation_loss
+from uncertainty_seg.training.losses import iou_loss
 from uncertainty_seg.training.networks import logits_of
 
 WEIGHT_DECAY = 1e-2
@@ -218,8 +218,7 @@ def fit(
     ----------
     net : Module
         Trained in place, but for the weights whose names begin as its attribute `frozen` says, if
-        it has one; those of its attribute `encoder` at a rate of their own. Where it gives 2C
-        channels, the second half are log-variances, and the loss is the attenuated one.
+        it has one; those of its attribute `encoder` at a rate of their own.
     data, settings, mix : LabelledFolder, FitSettings, Mix
         Training images, of which fewer than a batch make a smaller batch, and the recipe.
     on_epoch : callable, optional
@@ -350,10 +349,10 @@ def _step(
         return None
     coarse, labels = logits_of(net(normalise(images))), torch.from_numpy(masks).long()
     logits = F.interpolate(coarse, size=masks.shape[1:], mode='bilinear', align_corners=False)
-    loss = segmentation_loss(logits, labels, weights, ignore_index)
+    loss = F.cross_entropy(logits, labels, weight=weights, ignore_index=ignore_index)
     if iou_weight:
         # Of the probabilities that ship, from which the weights are taken off (`restore_priors`).
-        used = coarse[:, :len(weights)] - weights.log()[:, None, None]
+        used = coarse - weights.log()[:, None, None]
         loss = loss + iou_weight * iou_loss(used, labels, ignore_index)
     optimiser.zero_grad(set_to_none=True)
     if not bool(loss.isfinite()):

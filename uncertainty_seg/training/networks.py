@@ -61,12 +61,11 @@ class Pyramid(nn.Module):
     The decoder: features of four strides to class logits at the finest of them.
 
     `channels` are those of the features of stride 4, 8, 16 and 32, `width` those of every level of
-    the pyramid. With `has_variance` it predicts the log-variance of each logit too.
+    the pyramid.
     """
 
     def __init__(
         self, channels: Sequence[int], num_classes: int, dropout: DropoutPlan, width: int = 96,
-        has_variance: bool = False,
     ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList([_conv_bn(c, width) for c in channels])
@@ -77,18 +76,10 @@ class Pyramid(nn.Module):
         self.drop_levels = nn.ModuleList([nn.Dropout2d(dropout.decoder) for _ in range(3)])
         self.drop_head = nn.Dropout2d(dropout.head)
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.variance = nn.Conv2d(width, num_classes, 1) if has_variance else None
 
     def forward(self, taps: Sequence[Tensor]) -> Tensor:
-        """
-        Return logits (N, C, h/4, w/4) of features (N, channels, h/stride, w/stride).
-
-        With a variance they are (N, 2C, h/4, w/4), logits and then log-variances.
-        """
-        features = self.drop_head(self.final(self.merged(taps)))
-        if self.variance is None:
-            return self.classifier(features)
-        return torch.cat([self.classifier(features), self.variance(features)], 1)
+        """Return logits (N, C, h/4, w/4) of features (N, channels, h/stride, w/stride)."""
+        return self.classifier(self.drop_head(self.final(self.merged(taps))))
 
     def merged(self, taps: Sequence[Tensor]) -> Tensor:
         """Return (N, D, h/4, w/4): all features in one, before the last blocks."""
@@ -107,18 +98,17 @@ class PyramidNet(nn.Module):
 
     `encoder` is one of `encoders.ENCODERS`, whose weights are not loaded; so many
     `frozen_layers` of it are not trained, their batch statistics neither. `width` are the channels
-    of every level of the pyramid. With `has_variance` it gives log-variances behind the logits,
-    for the method `direct`.
+    of every level of the pyramid.
     """
 
     def __init__(
         self, num_classes: int, dropout: DropoutPlan, encoder: str = 'mobilenet_v2',
-        width: int = 96, frozen_layers: int = 0, has_variance: bool = False,
+        width: int = 96, frozen_layers: int = 0,
     ) -> None:
         super().__init__()
         kind = encoder_kind(encoder)
         self.encoder = new_encoder(encoder)
-        self.decoder = Pyramid(kind.channels, num_classes, dropout, width, has_variance)
+        self.decoder = Pyramid(kind.channels, num_classes, dropout, width)
         self._taps, self.frozen_layers = kind.taps, frozen_layers
 
     def forward(self, image: Tensor) -> Tensor:

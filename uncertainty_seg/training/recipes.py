@@ -22,11 +22,11 @@ from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.whole_files import replace_file
 
 RECIPE_FILE = 'recipe.yaml'
-METHODS = ('mc_dropout', 'deep_ensemble', 'single', 'direct', 'error_propagation')
+METHODS = ('mc_dropout', 'deep_ensemble', 'single', 'error_propagation')
 SPLITS = {'train': ('train',), 'all': ('train', 'val')}
 STRATEGIES = ('random', 'top-k', 'threshold', 'k-centre', 'uncertainty-diversity')
 DEFAULT_ENCODER, DEFAULT_PASSES = 'mobilenet_v2', 20
-_WITH_DROPOUT = ('mc_dropout', 'direct', 'error_propagation')
+_WITH_DROPOUT = ('mc_dropout', 'error_propagation')
 _LICENSE = ('Apache-2.0; encoder {licence}; the licence of the training images is not known to '
             'this card')
 _ENDINGS = ('.yaml', '.yml')
@@ -140,7 +140,7 @@ class TrainRecipe:
     @property
     def has_dropout(self) -> bool:
         """Whether the bundle drops something out at run time."""
-        return self.method in ('mc_dropout', 'error_propagation') or self.dropout > 0
+        return self.method in _WITH_DROPOUT
 
     def _require_fitting(self) -> None:
         """Refuse a key that the method does not look at."""
@@ -180,7 +180,6 @@ class ActiveRecipe:
                                     'first drawn by lot: counts, or shares of the pool up to 1')
     steps: int = key(600, 'of training in each round, however many frames are labelled')
     seed: int = key(0, 'of the draw and of the trainings')
-    label_format: str = key('coco', 'in which a round is exported for a labeller')
     train: TrainRecipe = field(default=TrainRecipe(), metadata={
         'text': 'recipe of each training; its epochs and seed follow from steps and round'})
 

@@ -137,12 +137,12 @@ class Held:
     def mean_iou(self, net: nn.Module) -> float:
         """Return the mean IoU over the classes that occur, in one pass; NaN if none does."""
         finished = self.finish(net).eval()
-        num, table = self.data.num_classes, ConfusionMatrix(self.data.num_classes)
+        table = ConfusionMatrix(self.data.num_classes)
         for image, mask in zip(self.data.images, self.data.masks, strict=True):
             geometry = Geometry.of(image.shape[0], image.shape[1], self.spec)
             fitted = fit_image(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), geometry, self.spec)
             logits = logits_of(finished(normalise(fitted[None])))
-            full = nn.functional.interpolate(logits[:, :num], fitted.shape[:2], mode='bilinear',
+            full = nn.functional.interpolate(logits, fitted.shape[:2], mode='bilinear',
                                              align_corners=False)
             label = unfit_label(full[0].argmax(0).byte().numpy(), geometry)
             table.add(mask, label, self.data.ignore_index)

@@ -38,14 +38,14 @@ from uncertainty_seg.compiler.onnx_tools import OPSET
 from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.dropout_masks import fitting_draw
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
-from uncertainty_seg.errors import ConfigError, DatasetError, some_of
+from uncertainty_seg.errors import ConfigError, some_of
 from uncertainty_seg.storage.labelled_folder import (
-    ClassTable,
     counted_once,
     has_split,
     LabelledFolder,
     load_folders,
     require_apart,
+    require_same_classes,
 )
 from uncertainty_seg.storage.model_bundle import require_place, write_bundle
 from uncertainty_seg.storage.whole_files import whole_file
@@ -206,21 +206,9 @@ def together(first: LabelledFolder, more: LabelledFolder | None) -> LabelledFold
     """Return images with those that are mixed in last; DatasetError if classes differ."""
     if more is None:
         return first
-    require_same_classes(more, first, 'mixed in', 'the others')
+    require_same_classes(more.classes, first.classes, 'mixed in', 'the others')
     return replace(first, images=first.images + more.images, masks=first.masks + more.masks,
                    stems=first.stems + more.stems)
-
-
-def require_same_classes(
-    one: LabelledFolder | ClassTable, other: LabelledFolder | ClassTable, what: str, like: str
-) -> None:
-    """Raise DatasetError if labels have other classes, or another id for "not known"."""
-    names, wanted = ((table.names if isinstance(table, ClassTable) else table.class_names)
-                     for table in (one, other))
-    if (names, one.ignore_index) != (wanted, other.ignore_index):
-        raise DatasetError(
-            f'{what}: the classes {", ".join(names)} (ignored: {one.ignore_index})',
-            f'those of {like}: {", ".join(wanted)} (ignored: {other.ignore_index})')
 
 
 def warn_of_absent_classes(data: LabelledFolder) -> None:
@@ -405,7 +393,7 @@ class _Training:
         if build is None:
             net: nn.Module = PyramidNet(
                 data.num_classes, _train_dropout_of(recipe), recipe.encoder or DEFAULT_ENCODER,
-                frozen_layers=recipe.frozen_layers, has_variance=recipe.method == 'direct')
+                frozen_layers=recipe.frozen_layers)
             classifier = 'decoder.classifier'
         else:
             net = build()
@@ -462,7 +450,6 @@ class _Training:
 
 def load_net(
     weights: Path, num_classes: int, dropout: DropoutPlan, encoder: str = DEFAULT_ENCODER,
-    has_variance: bool = False,
 ) -> PyramidNet:
     """
     Build the network with trained weights and other dropout rates, in eval mode.
@@ -470,7 +457,7 @@ def load_net(
     Raises TrainingError if the file is missing or holds another network.
 
     """
-    net = PyramidNet(num_classes, dropout, encoder, has_variance=has_variance)
+    net = PyramidNet(num_classes, dropout, encoder)
     load_weights(net, weights)
     return net.eval()
 
@@ -491,7 +478,7 @@ def make_bundle(
     from uncertainty_seg.compiler.checks.grid_checks import choose_grid
 
     files, spec = weights_files(recipe, weights), input_of(recipe)
-    graphs = _compiled(recipe, data.num_classes, [
+    graphs = _compiled(recipe, [
         export_marked(_finished_net(recipe, data.num_classes, file), spec) for file in files])
     licence = '' if recipe.net else encoder_kind(recipe.encoder or DEFAULT_ENCODER).licence
     card = ModelCard(
@@ -510,24 +497,20 @@ def make_bundle(
     return write_bundle(folder, card, graphs.files)
 
 
-def _compiled(
-    recipe: TrainRecipe, num_classes: int, models: Sequence[onnx.ModelProto]
-) -> CompiledGraphs:
+def _compiled(recipe: TrainRecipe, models: Sequence[onnx.ModelProto]) -> CompiledGraphs:
     spec, plain = input_of(recipe), CompileOptions(passes=recipe.num_passes, features='auto')
     if recipe.is_ensemble:
         return compile_ensemble(models, spec, plain)
     if recipe.method == 'error_propagation':
         return compile_moments(models[0], spec, plain)
-    classes = num_classes if recipe.method == 'direct' else 0
-    return compile_graph(models[0], spec,
-                         replace(plain, method=recipe.method, num_classes=classes))
+    return compile_graph(models[0], spec, replace(plain, method=recipe.method))
 
 
 def _finished_net(recipe: TrainRecipe, num_classes: int, weights: Path) -> nn.Module:
     build = builder_of(recipe)
     if build is None:
         return load_net(weights, num_classes, run_dropout_of(recipe),
-                        recipe.encoder or DEFAULT_ENCODER, recipe.method == 'direct')
+                        recipe.encoder or DEFAULT_ENCODER)
     net = build()
     load_weights(net, weights)
     return net.eval()
