@@ -9,6 +9,6 @@ into a folder that `dataset` grows by.
 """
 
 __all__ = [
-    'browse', 'dataset', 'label_formats', 'label_frames', 'label_review', 'label_sources',
-    'likeness', 'replay', 'scoring', 'selection', 'strategies',
+    'browse', 'dataset', 'label_review', 'label_sources', 'likeness', 'replay', 'scoring',
+    'selection', 'strategies',
 ]
