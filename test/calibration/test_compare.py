@@ -14,6 +14,7 @@ from conftest import make_tiny_bundle, tiny_card, tiny_files, tiny_head, tiny_tr
 import cv2
 import numpy as np
 import pytest
+from some_maps import maps_from_logits
 
 pytest.importorskip('matplotlib', reason='matplotlib is not installed: no page is written')
 
@@ -28,7 +29,6 @@ from uncertainty_seg.calibration.compare import (  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.calibration import image_digest  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
-from uncertainty_seg.core.uncertainty import maps_from_logits  # noqa: E402
 from uncertainty_seg.storage.model_bundle import (  # noqa: E402
     load_bundle,
     write_bundle,

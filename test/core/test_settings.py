@@ -61,7 +61,7 @@ def test_a_whole_number_is_accepted_for_a_float_but_not_the_other_way() -> None:
 @pytest.mark.parametrize('values, words', [
     ({'passes': 0}, 'passes is 0'), ({'passes': -2}, 'passes is -2'),
     ({'gate.fall_frames': 3}, 'gate.fall_frames.*gate.fall_window'),
-    ({'precision': 'half'}, "'half'.*bundle, fp32, fp16, bf16, int8, tf32"),
+    ({'precision': 'half'}, "'half'.*bundle, fp32, fp16, bf16, tf32"),
     ({'backend': 'cuda'}, "'cuda'.*auto, tensorrt, openvino"), ({'map': 'doubt'}, "'doubt'"),
     ({'gate.scores': [3]}, 'gate.scores'), ({'cameras': ['front', 'front']}, "'front'"),
     ({'cameras': ['front/left']}, "'front/left'"), ({'cameras': ['']}, "cameras.*''"),
@@ -155,10 +155,9 @@ def test_left_alone_it_is_what_the_card_says(card: str, wanted: str, found: str)
 
 
 @for_each('card, wanted, allowed', [
-    ('fp32', 'fp16', 'fp32 or tf32 or bf16'), ('fp32', 'int8', 'fp32 or tf32 or bf16'),
+    ('fp32', 'fp16', 'fp32 or tf32 or bf16'),
     ('bf16', 'fp32', 'bf16'), ('fp16', 'fp32', 'fp16'), ('fp16', 'bf16', 'fp16'),
-    ('int8', 'fp32', 'int8 or bf16'), ('bf16', 'tf32', 'bf16'), ('fp16', 'tf32', 'fp16'),
-    ('int8', 'tf32', 'int8 or bf16'),
+    ('bf16', 'tf32', 'bf16'), ('fp16', 'tf32', 'fp16'),
 ])
 def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allowed: str) -> None:
     with pytest.raises(ConfigError, match=allowed):

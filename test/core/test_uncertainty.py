@@ -5,14 +5,13 @@ import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from some_maps import maps_of_probabilities
+from some_maps import maps_from_logits, maps_of_probabilities
 
 from uncertainty_seg.core.grid import Grid
 from uncertainty_seg.core.uncertainty import (
     grid_maps,
     image_maps,
     MAP_NAMES,
-    maps_from_logits,
     PassSums,
     sums_of_logits,
     UncertaintyMaps,

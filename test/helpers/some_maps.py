@@ -7,7 +7,18 @@ import copy
 
 import numpy as np
 
-from uncertainty_seg.core.uncertainty import grid_maps, sums_of_logits, UncertaintyMaps
+from uncertainty_seg.core.grid import Grid
+from uncertainty_seg.core.uncertainty import (
+    grid_maps,
+    image_maps,
+    sums_of_logits,
+    UncertaintyMaps,
+)
+
+
+def maps_from_logits(logits: np.ndarray, grid: Grid, temperature: float = 1.0) -> UncertaintyMaps:
+    """Return the image's maps from logits (T, C, hl, wl) of a grid, in float64: the definition."""
+    return image_maps(grid_maps(sums_of_logits(logits, temperature, grid.offset)), grid)
 
 
 def maps_of_probabilities(probs: np.ndarray) -> UncertaintyMaps:

@@ -8,4 +8,4 @@ and kept by ``gpu.engine_build`` and ``gpu.engine_cache``.
 
 """
 
-__all__ = ['check_record', 'gpu.engine_build', 'gpu.tensorrt', 'opening', 'registry']
+__all__ = ['check_record', 'gpu.engine_build', 'opening', 'registry']

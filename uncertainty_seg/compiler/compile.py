@@ -124,7 +124,7 @@ def _with_masks(
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
     # Before folding, which moves work into tensors of T x C.
     cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
-    head, folded = fold_masks(head, options.num_passes)
+    head, folded = fold_masks(head, sites)
     decisions = [*before, *skips, *folded]
     plan = CompilePlan(options.num_passes, network, graph_cost(trunk.graph.node, shapes(trunk)),
                        cost, sites, tuple(decisions))
@@ -274,7 +274,6 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     if options.inject_dropout:
         logits, injected = inject_dropout(logits, options.inject_dropout, options.at)
     plain, upsampling = strip_final_resize(take_bytes(logits, spec), (spec.height, spec.width))
-    folded, decisions = fold_batch_norm(plain)
-    if widened is not None:
-        decisions = (Decision('widen_network', model.graph.name, True, WIDENED), *decisions)
-    return Prepared(folded, logits, upsampling, injected, decisions)
+    decisions = () if widened is None else (
+        Decision('widen_network', model.graph.name, True, WIDENED),)
+    return Prepared(fold_batch_norm(plain), logits, upsampling, injected, decisions)

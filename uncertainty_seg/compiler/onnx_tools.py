@@ -29,6 +29,7 @@ MARKER_DOMAIN = 'uncertainty_seg'
 LARGEST_BYTES = 2**31 - 2**24
 # Small enough to be a shape, axes, or scales; a larger constant is never read by the inference.
 _READ_BY_INFERENCE = 1024
+_MOST_SAID = 200  # letters
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -113,10 +114,15 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
     return found
 
 
-def first_line(err: object, most: int = 200) -> str:
+def first_line(err: object) -> str:
     """Return what a library says in its first line, for a sentence."""
     text = next((line.strip() for line in str(err).splitlines() if line.strip()), '')
-    return text if len(text) <= most else f'{text[:most]}...'
+    return text if len(text) <= _MOST_SAID else f'{text[:_MOST_SAID]}...'
+
+
+def told(err: Exception) -> str:
+    """Return the class of an error and its first line, for a sentence."""
+    return f'{type(err).__name__}: {first_line(err) or "without a message"}'
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

@@ -151,7 +151,6 @@ class Decision:
     where: str  # Mask, node or tensor.
     is_applied: bool  # Whether the graph was changed.
     reason: str  # Why, in words, with the numbers compared.
-    saved: int = 0  # Estimated multiply-adds for all T passes; 0 if not applied.
 
 
 @dataclass(frozen=True)

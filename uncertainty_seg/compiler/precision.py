@@ -229,21 +229,14 @@ def _low_tensor(
     if is_bound:
         values = np.clip(values, -kind.largest, kind.largest)
     with np.errstate(over='ignore'):  # what does not fit is found in the next lines
-        if kind.onnx_type == TensorProto.FLOAT16:
-            rounded = values.astype(np.float16)
-            back, raw = rounded.astype(np.float32), rounded.tobytes()
-        else:
-            bits = np.ascontiguousarray(values).view(np.uint32)
-            # To the nearest, ties to even, as the hardware rounds.
-            upper = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint32)
-            back, raw = (upper << 16).view(np.float32), upper.astype(np.uint16).tobytes()
-    if (np.isinf(back) & np.isfinite(values)).any():
+        rounded = values.astype(helper.tensor_dtype_to_np_dtype(kind.onnx_type))
+    if (np.isinf(rounded) & np.isfinite(values)).any():
         raise GraphError(
             f'weight {name!r} reaches {np.abs(values[np.isfinite(values)]).max():.3g}',
             f'at most {kind.largest:.5g} in {kind.name}',
             'compile with the precision bf16 or fp32',
         )
-    return onnx.TensorProto(name=name, data_type=kind.onnx_type, dims=values.shape, raw_data=raw)
+    return numpy_helper.from_array(rounded, name)
 
 
 def _floats(model: onnx.ModelProto) -> frozenset[str]:
@@ -251,7 +244,7 @@ def _floats(model: onnx.ModelProto) -> frozenset[str]:
     for node in model.graph.node:
         if node.op_type in _QUANTISED:
             raise GraphError(f'the graph holds {node.op_type} {node.name!r}', 'float32 throughout',
-                             'choose one precision: int8, or 16 bits')
+                             'choose fp32, in which it keeps its 8 bits')
     types = types_of(model)
     for name, known in types.items():
         if known.kind in _OTHER_FLOATS:

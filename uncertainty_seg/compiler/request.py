@@ -21,6 +21,7 @@ import re
 import sys
 from typing import Any, TYPE_CHECKING
 
+from uncertainty_seg.compiler.onnx_tools import told
 from uncertainty_seg.compiler.plan import CompileOptions, DEFAULT_PASSES
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import fitting_draw
@@ -58,7 +59,6 @@ INJECTED = ('the network was not trained with the dropout that was injected: its
 NO_FEATURES = ('no tensor before the first dropout has a sixteenth of the width and height of the '
                'image, so that the bundle gives no features: name a tensor for them, or ask for '
                'none')
-_MOST_SAID = 200  # letters
 _LEAST_SIDE, _MOST_SIDE = 8, 8192  # pixels
 _FACTORY = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*')
 _FACTORY_FORM = 'net.onnx or package.module:function'
@@ -502,11 +502,12 @@ def _load(request: CompileRequest) -> _Loaded:
 
 def _load_files(request: CompileRequest, form: OutputForm, draws_own: bool) -> _Loaded:
     from uncertainty_seg.compiler.algebra.dropout_to_masks import has_dropout
-    from uncertainty_seg.compiler.checks.file_passes import FileNetwork, is_float32
+    from uncertainty_seg.compiler.checks.file_passes import FileNetwork
     from uncertainty_seg.compiler.onnx_tools import load_model
+    from uncertainty_seg.compiler.precision import widen_network
 
     models = [load_model(str(path)) for path in (request.net, *request.members)]
-    is_run = draws_own and is_float32(models[0]) and has_dropout(models[0])
+    is_run = draws_own and widen_network(models[0]) is None and has_dropout(models[0])
     own = FileNetwork(models[0], form) if is_run else None
     return _Loaded(models, own=own, still=own)
 
@@ -516,7 +517,7 @@ def _load_torch(request: CompileRequest, form: OutputForm, draws_own: bool) -> _
     unchecked = nets_of(request)
     try:
         from uncertainty_seg.compiler.capture.export import export_net
-        from uncertainty_seg.compiler.capture.marking import find_dropout, initialise_lazy
+        from uncertainty_seg.compiler.capture.marking import find_dropout, require_shapes
         from uncertainty_seg.compiler.capture.masked_reference import (
             OwnPasses,
             run_exact,
@@ -530,7 +531,7 @@ def _load_torch(request: CompileRequest, form: OutputForm, draws_own: bool) -> _
     models, found, untouched, own = [], [], None, None
     is_live = request.options.method not in ('single', 'ensemble')
     for net, source in unchecked:
-        initialise_lazy(net, *form.size)
+        require_shapes(net)
         _require_numbers(net, source)
         untouched = untouched or UntouchedNet(net, form)
         found.append(find_dropout(
@@ -560,10 +561,10 @@ def _by_factory(request: CompileRequest) -> Iterator[tuple[Any, object]]:
 
     def built(path: Path | None) -> tuple[Any, object]:
         from uncertainty_seg.compiler.capture.export import load_weights
-        from uncertainty_seg.compiler.capture.marking import initialise_lazy
+        from uncertainty_seg.compiler.capture.marking import require_shapes
 
         net = build()
-        initialise_lazy(net, request.image.height, request.image.width)
+        require_shapes(net)
         if path is not None:
             load_weights(net, path)
         return net, path or request.net
@@ -591,7 +592,7 @@ def factory(name: str) -> Callable[[], Any]:
                           'folder or among what is installed',
                           _FACTORY_FORM, fix) from err
     except Exception as err:  # whatever the user's own code raises
-        raise ConfigError(f'{name!r} cannot be imported ({_said(err)})',
+        raise ConfigError(f'{name!r} cannot be imported ({told(err)})',
                           'a module that Python can import') from err
     if not callable(found := getattr(module, function, None)):
         raise ConfigError(f'{name!r} cannot be imported: {module_name!r} has no function '
@@ -604,7 +605,7 @@ def factory(name: str) -> Callable[[], Any]:
         try:
             net = found()
         except Exception as err:  # whatever the user's own code raises
-            raise ConfigError(f'{name}() failed ({_said(err)})',
+            raise ConfigError(f'{name}() failed ({told(err)})',
                               'a function without arguments that returns a network') from err
         if not callable(getattr(net, 'state_dict', None)):
             raise ConfigError(f'{name}() returned a {type(net).__name__}', 'a torch module')
@@ -621,12 +622,6 @@ def _needed_arguments(function: Callable[..., Any]) -> list[str]:
         return []
     return [p.name for p in parameters if p.default is p.empty and p.kind not in (
         p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
-def _said(err: Exception) -> str:
-    """Return what the user's own code raised, on one line."""
-    text = ' '.join(str(err).split())[:_MOST_SAID]
-    return f'{type(err).__name__}: {text}' if text else type(err).__name__
 
 
 def _require_numbers(net: Any, source: object) -> None:

@@ -129,8 +129,7 @@ def self_check(
                  'precision': precision, 'device': key.device,
                  'passes': plan.passes, 'frames': frames}
         with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
-            found = check_backend(backend, reference, plan, runs, lambda words: bar.update(),
-                                  partial(_open_unrecorded, bundle, settings))
+            found = check_backend(backend, reference, plan, runs, lambda words: bar.update())
     finally:
         backend.close()
     values = report_values(found, facts)
@@ -139,15 +138,6 @@ def self_check(
         Path(report).write_text(json_text(values) + '\n', encoding='utf-8')
     return SelfCheckOutcome(values['is_passed'], values, report_table(found, facts),
                             write_record(record))
-
-
-def _open_unrecorded(bundle: ModelBundle, settings: Settings) -> Backend:
-    """Open the only backend that records CUDA graphs, without them."""
-    from uncertainty_seg.backends.check_record import checking
-    from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
-
-    with checking():
-        return TensorRtBackend(bundle, settings, is_recorded=False)
 
 
 def _plan(
@@ -215,7 +205,6 @@ def fixed_images(spec: InputSpec, count: int) -> list[ImageU8]:
 def check_backend(
     backend: Backend, reference: Any, plan: CheckPlan, runs: int,
     progress: Callable[[str], object] = lambda words: None,
-    unrecorded: Callable[[], Backend] | None = None,
 ) -> Findings:
     """Run all checks."""
     masks, others = plan.masks(plan.seed), plan.masks(plan.seed + 1)
@@ -229,7 +218,6 @@ def check_backend(
         firsts.append(maps)
         progress('reference')
     found = Findings([*closeness_checks(worst(gaps), plan.tolerance), *worst_checks(sane)])
-    found.checks += _device_checks(backend, plan, masks, unrecorded)
     _repeat(backend, plan, masks, firsts, runs, found, progress)
     return found
 
@@ -248,22 +236,6 @@ def _run(runner: Any, plan: CheckPlan, image: ImageU8, masks: Masks) -> Uncertai
     return grid_maps(runner.run(image, masks, plan.temperature))
 
 
-def _device_checks(
-    backend: Backend, plan: CheckPlan, masks: Masks, unrecorded: Callable[[], Backend] | None,
-) -> list[Check]:
-    """Compare recorded CUDA graphs with the calls themselves, where a backend has both."""
-    checks = []
-    if unrecorded is not None and getattr(backend, 'is_recorded', False):
-        plain = unrecorded()
-        try:
-            maps = _run(plain, plan, plan.images[0], masks)
-        finally:
-            plain.close()
-        checks.append(same_check('graph', _run(backend, plan, plan.images[0], masks), maps,
-                                 'values that differ when the CUDA graph is replayed'))
-    return checks
-
-
 def _repeat(
     backend: Backend, plan: CheckPlan, masks: Masks, firsts: Sequence[UncertaintyMaps], runs: int,
     found: Findings, progress: Callable[[str], object],
@@ -277,8 +249,7 @@ def _repeat(
         total_ms = (time.perf_counter() - start_s) * 1e3
         for stage, ms in {**backend.timings_ms, 'total': total_ms}.items():
             found.stages_ms.setdefault(stage, []).append(ms)
-        moved.append(same_check('repeatable', firsts[which], maps,
-                                'values that differ when the same frame is run again'))
+        moved.append(same_check(firsts[which], maps))
         memory_mb.append(memory_of_process_mb() + _device_mb(backend))
         progress('run')
     found.checks += [*worst_checks(moved), growth_check(memory_mb, MEMORY_LIMIT_MB)]
@@ -349,7 +320,7 @@ def _session(model: onnx.ModelProto, threads: int) -> Any:
         ) from err
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Fuses nothing, and leaves the rounding steps of an int8 trunk where they are.
+    # Fuses nothing, and leaves the rounding steps of a quantised trunk where they are.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     content = to_float32(model).SerializeToString()
     return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
@@ -459,13 +430,12 @@ class Check:
 # By the precision; about four times what was measured on the shipped bundles
 # (docs/explanation/results.md), fp16 with each result rounded by the backend onnxruntime. No tf32
 # was there to be measured: it rounds less often than fp16, to a mantissa of the same length. A
-# network in bf16 or int8 is another network, near the first: it has to be calibrated as such.
+# network in bf16 is another network, near the first: it has to be calibrated as such.
 TOLERANCES: Mapping[str, Tolerance] = {
     'fp32': Tolerance(2e-4, 1e-3, 5e-6, 5e-5, 1e-3, 1e-4),
     'tf32': Tolerance(7e-3, 0.05, 2e-3, 0.03, 0.05, 0.03),
     'fp16': Tolerance(7e-3, 0.05, 2e-3, 0.03, 0.05, 0.03),
     'bf16': Tolerance(0.02, 0.2, 0.025, 0.25, 0.6, 0.05),
-    'int8': Tolerance(0.02, 0.2, 0.025, 0.25, 0.6, 0.05),
 }
 
 
@@ -529,10 +499,10 @@ def sanity_checks(maps: UncertaintyMaps, passes: int) -> list[Check]:
     ]
 
 
-def same_check(name: str, first: UncertaintyMaps, again: UncertaintyMaps, about: str) -> Check:
+def same_check(first: UncertaintyMaps, again: UncertaintyMaps) -> Check:
     """Count the values of two runs that are not the same bits; NaN equals NaN."""
     moved = sum(int((_bits(first.of(name)) != _bits(again.of(name))).sum()) for name in MAP_NAMES)
-    return Check(name, moved, 0, about)
+    return Check('repeatable', moved, 0, 'values that differ when the same frame is run again')
 
 
 def worst_checks(checks: Iterable[Check]) -> list[Check]:

@@ -24,7 +24,7 @@ FIT_RULES = ('letterbox', 'stretch')
 COLOR_ORDERS = ('rgb', 'bgr')
 METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
 SITE_KINDS = ('mask', 'noise')
-PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
+PRECISIONS = ('fp32', 'fp16', 'bf16')
 MASK_DRAWS = ('independent', 'stratified')
 # What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
 # must not make the node ask for terabytes, or a terminal obey its text.
@@ -157,8 +157,7 @@ class ModelCard:
     metrics: Mapping[str, float]
     # Of each file beside the card.
     sha256: Mapping[str, str]
-    # What the graphs compute in; 'int8' for a quantised trunk. What follows the logits is always
-    # float32.
+    # What the graphs compute in. What follows the logits is always float32.
     precision: str = 'fp32'
     # Networks of a deep ensemble, which are its passes by turns; 0 for dropout.
     members: int = 0

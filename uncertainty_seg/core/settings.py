@@ -508,13 +508,12 @@ def precision_of(card: ModelCard, wanted: str) -> str:
     """
     Return the precision to compute in, one of `COMPUTED`, by the card and the setting.
 
-    What was rounded to 16 or 8 bits when the bundle was made cannot become float32 again. Raises
+    What was rounded to 16 bits when the bundle was made cannot become float32 again. Raises
     ConfigError if the graphs cannot be computed in it.
     """
     if wanted == BUNDLE_PRECISION:
         return card.precision
-    allowed = {'fp32': ('fp32', 'tf32', 'bf16'), 'int8': ('int8', 'bf16')}.get(
-        card.precision, (card.precision,))
+    allowed = ('fp32', 'tf32', 'bf16') if card.precision == 'fp32' else (card.precision,)
     if wanted not in allowed:
         raise ConfigError(
             f'precision is {wanted}, but the graphs of {card.name!r} are {card.precision}',

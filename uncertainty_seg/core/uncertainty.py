@@ -354,12 +354,6 @@ def sums_of_logits(
                     logits.sum(0, dtype=np.float64), temperature)
 
 
-def maps_from_logits(logits: Floats, grid: Grid, temperature: float = 1.0) -> UncertaintyMaps:
-    """Return the image's maps from logits (T, C, hl, wl) of a grid, in float64: the definition."""
-    sums = sums_of_logits(logits, temperature, grid.offset)
-    return image_maps(grid_maps(sums), grid)
-
-
 def _squashed(x: Floats) -> FloatMap:
     """Return 1 / (1 + exp(x)), without an overflow."""
     return _float32(0.5 - 0.5 * np.tanh(0.5 * x))

@@ -36,8 +36,7 @@ from uncertainty_seg.ros.topics import COMPRESSED, output_topic
 
 _log = logging.getLogger(__name__)
 
-# The camera's calibration, relayed so that pixels of the mask can be projected: the input itself,
-# or scaled where the driver tells another size.
+# The camera's calibration, relayed so that pixels of the mask can be projected.
 
 
 class CameraInfoRelay:
@@ -58,7 +57,7 @@ class CameraInfoRelay:
             return None
         problem = camera_info_problem(info)
         fitting = None if problem else fit_camera_info(info, header, height, width)
-        problem = problem or f'images of {width}x{height} have another shape'
+        problem = problem or f'images of {width}x{height} have another size'
         if fitting is None and problem != self._reported:
             self._reported = problem
             _log.warning('camera_info of %dx%d is not relayed: %s', info.width, info.height,
@@ -87,40 +86,21 @@ def fit_camera_info(
     """
     Return a calibration for images of a size, under another header.
 
-    It is equal to `info` if that describes images of the size (its own, or that of its region and
-    binning) or none at all (an uncalibrated camera). It is scaled if the image has its shape, to a
-    pixel: pixel centres are whole numbers, so c becomes (c + 0.5) s - 0.5. None if the shape is
-    another, for then it is not known what was cut off.
+    Its numbers are those of `info`, which describes images of the size (its own, or that of its
+    region and binning) or none at all (an uncalibrated camera). None if it describes others, for
+    then it is not known what was cut off or scaled.
     """
-    changes: dict[str, Any] = {'header': header}
-    own, described = (info.width, info.height), _described_size(info)
-    if (width, height) not in (own, described) and info.width:
-        has_shape = abs(width * info.height - height * info.width) < max(*own, width, height)
-        if not has_shape or described != own:
-            return None
-        scales = width / info.width, height / info.height
-        changes |= {'width': width, 'height': height, 'k': _scaled(info.k, 3, scales),
-                    'p': _scaled(info.p, 4, scales)}
+    sizes = (info.width, info.height), _described_size(info)
+    if info.width and (width, height) not in sizes:
+        return None
     fields = {name: getattr(info, name) for name in info.get_fields_and_field_types()}
-    return CameraInfo(**{**fields, **changes})
+    return CameraInfo(**{**fields, 'header': header})
 
 
 def _described_size(info: CameraInfo) -> tuple[int, int]:
     """Return W, H of the images a calibration is for; zeros stand for everything."""
     width, height = info.roi.width or info.width, info.roi.height or info.height
     return width // max(info.binning_x, 1), height // max(info.binning_y, 1)
-
-
-def _scaled(matrix: Any, columns: int, scales: tuple[float, float]) -> list[float]:
-    """Scale the first two rows of a matrix that projects to pixels."""
-    values = [float(value) for value in matrix]
-    for row, scale in enumerate(scales):
-        start = row * columns
-        values[start:start + columns] = [scale * v for v in values[start:start + columns]]
-        # An uncalibrated camera has zeros there, which stay zeros.
-        if values[2 * columns + 2]:
-            values[start + 2] += (scale - 1) / 2
-    return values
 
 
 def publish_labels(node: Node, topic: str, card: ModelCard) -> Any:

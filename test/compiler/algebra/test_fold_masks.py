@@ -32,7 +32,7 @@ def folded(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> tup
         list[str], tuple]:
     plain, sites = masked(nodes, constants)
     trunk, head, masks, expected = parts(plain, sites)
-    result, decisions = fold_masks(head)
+    result, decisions = fold_masks(head, sites)
     np.testing.assert_allclose(run_split(trunk, result, masks), expected, atol=TOLERANCE)
     return ops(result), decisions
 
@@ -42,7 +42,7 @@ def test_a_1x1_convolution_becomes_one_matrix_product(bias: bool) -> None:
     conv = node('Conv', 'd w b' if bias else 'd w', 'c', kernel_shape=[1, 1])
     found, (decision,) = folded([RELU, D, conv, OUT], {'w': W1, 'b': weights(4)})
     assert 'MatMul' in found and 'Conv' not in found and ('Add' in found) == bias
-    assert decision.is_applied and decision.where == 'mask_d' and decision.saved > 0
+    assert decision.is_applied and decision.where == 'mask_d'
 
 
 @pytest.mark.parametrize('rank', [3, 4])
@@ -58,7 +58,7 @@ def test_a_mask_over_columns_folds_into_a_product(rank: int) -> None:
         'mask_d', onnx.TensorProto.FLOAT, ['T', *[1] * (rank - 2), 30]))
     rng = np.random.default_rng(2)
     masks = {'mask_d': rng.uniform(size=(5, *[1] * (rank - 2), 30)).astype(np.float32)}
-    result, (decision,) = fold_masks(head)
+    result, (decision,) = fold_masks(head, sites)
     assert decision.is_applied
     np.testing.assert_allclose(run_split(trunk, result, masks), run_split(trunk, head, masks),
                                atol=TOLERANCE)
@@ -87,7 +87,7 @@ def test_what_is_not_folded_stays_and_says_why(
 ) -> None:
     plain, sites = masked([RELU, *nodes, OUT], constants)
     _, head, _, _ = parts(plain, sites)
-    result, (decision,) = fold_masks(head)
+    result, (decision,) = fold_masks(head, sites)
     assert not decision.is_applied and words in decision.reason
     assert ops(result) == ops(head)
 
@@ -125,16 +125,13 @@ def test_a_norm_behind_a_convolution_is_folded(kind: str) -> None:
     linear, constants, channels = LINEAR[kind]
     bn, statistics = norm('c', 'n', channels, epsilon=1e-3)
     model = network([linear, bn, node('Relu', 'n', 'output')], {**constants, **statistics})
-    folded, (decision,) = fold_batch_norm(model)
+    folded = fold_batch_norm(model)
     assert ops(folded) == [linear.op_type, 'Relu']
-    assert decision.is_applied and decision.saved > 0
     np.testing.assert_allclose(run(folded, {'x': X})[0], run(model, {'x': X})[0], atol=TOLERANCE)
 
 
-@pytest.mark.parametrize('why, words', [
-    ('before', 'stands behind an input'), ('shared', "Conv 'c' has other users"),
-    ('activation', 'stands behind Relu'), ('computed', 'computed weights')])
-def test_a_norm_that_cannot_move_stays_and_says_why(why: str, words: str) -> None:
+@pytest.mark.parametrize('why', ['before', 'shared', 'activation', 'computed'])
+def test_a_norm_that_cannot_move_stays(why: str) -> None:
     bn, statistics = norm({'before': 'x', 'activation': 'r'}.get(why, 'c'), 'n',
                           6 if why == 'before' else 4)
     constants = {'w': weights(4, 6, 3, 3), 'w2': weights(5, 6, 3, 3), **statistics}
@@ -143,9 +140,7 @@ def test_a_norm_that_cannot_move_stays_and_says_why(why: str, words: str) -> Non
              'activation': [node('Conv', 'x w', 'c'), node('Relu', 'c', 'r'), bn],
              'computed': [node('Exp', 'w', 'e'), node('Conv', 'x e', 'c'), bn]}[why]
     model = network([*nodes, last], constants)
-    folded, (decision,) = fold_batch_norm(model)
-    assert not decision.is_applied and words in decision.reason
-    assert ops(folded) == ops(model)
+    assert ops(fold_batch_norm(model)) == ops(model)
 
 
 @pytest.mark.parametrize('way', ['attribute', 'outputs'])

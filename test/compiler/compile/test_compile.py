@@ -207,15 +207,10 @@ def test_dropout_is_injected_with_a_warning(compile_: Callable) -> None:
 
 
 @pytest.mark.torch
-def test_lazy_modules_take_weights_from_a_file(compile_: Callable, tmp_path: Path) -> None:
-    torch = pytest.importorskip('torch')
-    state = {'0.weight': torch.randn(8, 3, 3, 3), '0.bias': torch.randn(8),
-             '3.weight': torch.randn(3, 8, 1, 1), '3.bias': torch.randn(3)}
-    torch.save(state, tmp_path / 'w.pt')
-    code, out, err = compile_('nets_of_a_user:Lazy', '--weights', 'w.pt')
-    assert code == 0, err
-    assert json.loads(out.splitlines()[-1])['sites'][0]['shape'] == [8, 1, 1]
-    assert compile_('nets_of_a_user:Lazy', '--compare-passes', '0')[0] == 0
+def test_a_network_with_lazy_modules_has_run_before(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+    code, _, err = compile_('nets_of_a_user:Lazy')
+    assert code == 2 and 'lazy modules' in err
 
 
 @pytest.mark.torch

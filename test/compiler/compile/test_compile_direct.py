@@ -8,6 +8,7 @@ from pathlib import Path
 from direct_nets import DirectNet, sampled
 import numpy as np
 import pytest
+from some_maps import maps_from_logits
 
 torch = pytest.importorskip('torch')
 
@@ -17,11 +18,7 @@ from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.pipeline import Pipeline  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
-from uncertainty_seg.core.uncertainty import (  # noqa: E402
-    grid_maps,
-    maps_from_logits,
-    UncertaintyMaps,
-)
+from uncertainty_seg.core.uncertainty import grid_maps, UncertaintyMaps  # noqa: E402
 from uncertainty_seg.errors import ConfigError, GraphError  # noqa: E402
 
 pytestmark = pytest.mark.torch

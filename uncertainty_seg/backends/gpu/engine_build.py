@@ -459,7 +459,7 @@ def _unreadable(
     trt: TensorRt, parser: tensorrt.OnnxParser, name: str, precision: str
 ) -> GraphError:
     reasons = '; '.join(_sentence(parser.get_error(index)) for index in range(parser.num_errors))
-    others = {'bf16': 'fp16 or fp32', 'fp16': 'fp32', 'int8': 'fp16 or fp32'}.get(precision)
+    others = {'bf16': 'fp16 or fp32', 'fp16': 'fp32'}.get(precision)
     return GraphError(
         f'TensorRT {trt.version} cannot read {name} in {precision} ({reasons or "no reason"})',
         fix=f'take a bundle in {others}, or another backend' if others else

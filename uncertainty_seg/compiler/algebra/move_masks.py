@@ -2,9 +2,8 @@
 """
 Masks move into the weights of the linear operation that follows.
 
-That is exact, but for the order of sums, and done where it saves work. An input whose first axis
-is symbolic carries the passes; everything that depends on one differs from pass to pass, and the
-rest is the same in all of them.
+That is exact, but for the order of sums, and done where it saves work. Everything that depends on
+a mask differs from pass to pass, and the rest is the same in all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import math
 
 import onnx
 
+from uncertainty_seg.compiler.algebra.free_passes import one_pass
 from uncertainty_seg.compiler.onnx_tools import (
     attribute,
     constants,
@@ -27,7 +27,8 @@ from uncertainty_seg.compiler.onnx_tools import (
     shapes,
     Values,
 )
-from uncertainty_seg.compiler.plan import Decision, MACS_AN_ELEMENT
+from uncertainty_seg.compiler.plan import Decision
+from uncertainty_seg.core.model_card import DropoutSite
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ class MaskedView:
         return None
 
 
-def view_of(model: onnx.ModelProto) -> MaskedView:
-    """Look at a graph, of which every input with a symbolic first axis is a mask."""
-    inputs = {info.name for info in model.graph.input if _is_symbolic(info)}
+def view_of(model: onnx.ModelProto, sites: Sequence[DropoutSite]) -> MaskedView:
+    """Look at a graph whose masks are the inputs of some sites."""
+    inputs = {site.name for site in sites}
     masks = set(inputs)
     for node in model.graph.node:
         if node.op_type in ('Mul', 'Identity') and all(name in masks for name in node.input):
             masks.update(node.output)
-    return MaskedView(shapes(with_passes(model, 1)), constants(model.graph), frozenset(masks),
+    return MaskedView(shapes(one_pass(model, sites)), constants(model.graph), frozenset(masks),
                       touched_by(model.graph.node, inputs))
 
 
@@ -74,22 +75,6 @@ def touched_by(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> frozens
     return frozenset(touched)
 
 
-def with_passes(model: onnx.ModelProto, passes: int) -> onnx.ModelProto:
-    """Return a graph whose symbolic axis of the passes is a number, so that shapes are static."""
-    fixed = copy_of(model)
-    for info in (*fixed.graph.input, *fixed.graph.output):
-        if _is_symbolic(info):
-            info.type.tensor_type.shape.dim[0].Clear()
-            info.type.tensor_type.shape.dim[0].dim_value = passes
-    del fixed.graph.value_info[:]
-    return fixed
-
-
-def _is_symbolic(info: onnx.ValueInfoProto) -> bool:
-    dims = info.type.tensor_type.shape.dim
-    return bool(dims) and not dims[0].HasField('dim_value')
-
-
 # A convolution whose weights are computed runs without the layout that a runtime packs constant
 # weights into, at about two thirds of the speed. On one core (ONNX Runtime 1.32 and OpenVINO
 # 2026.4, T of 4 and 20) 6 to 21 outputs of 3x3 took 0.2 to 0.7 of the time of the masked batch,
@@ -97,7 +82,7 @@ def _is_symbolic(info: onnx.ValueInfoProto) -> bool:
 
 
 def fold_masks(
-    head: onnx.ModelProto, passes: int = 20
+    head: onnx.ModelProto, sites: Sequence[DropoutSite]
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
     Fold every mask of channels that stands before products, where it is cheaper.
@@ -106,7 +91,7 @@ def fold_masks(
     Decisions are one a mask that is applied to a tensor of batch 1.
     """
     result = copy_of(head)
-    graph, view = result.graph, view_of(result)
+    graph, view = result.graph, view_of(result, sites)
     decisions = []
     for mul in list(graph.node):
         found = view.masked(mul)
@@ -122,11 +107,9 @@ def fold_masks(
             write = NodeWriter(graph, user.output[0])
             _form(user)(user, data, mask, view, write)
             replace_node(graph, user, write.nodes)
-        weights = sum(math.prod(view.shapes[user.input[1]]) for user in users)
         names = ', '.join(f'{u.op_type} {u.name or u.output[0]!r}' for u in users)
-        decisions.append(Decision(
-            'fold_masks', mask, True, f'moved into the weights of {names}',
-            passes * MACS_AN_ELEMENT * (math.prod(view.shapes[data]) - weights)))
+        decisions.append(
+            Decision('fold_masks', mask, True, f'moved into the weights of {names}'))
     drop_unused(graph)
     return result, tuple(decisions)
 

@@ -275,7 +275,7 @@ def _judge(skip: _Skip, known: Shapes, touched: Container[str], passes: int) -> 
             f'saves {(passes - 1) * once.macs / 1e6:.0f} M of '
             f'{passes * cost.macs / 1e6:.0f} M multiply-adds, adds {passes} sums')
     name = skip.conv.name or skip.conv.output[0]
-    return Decision(STEP, name, saved > 0, what, max(saved, 0))
+    return Decision(STEP, name, saved > 0, what)
 
 
 def _apply(

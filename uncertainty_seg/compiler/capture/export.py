@@ -30,8 +30,8 @@ from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 
 from uncertainty_seg.compiler.capture.dropout_watch import Drop, Replace
-from uncertainty_seg.compiler.capture.marking import find_dropout, first_line, MarkedNet
-from uncertainty_seg.compiler.onnx_tools import is_marker, MARKER_DOMAIN, OPSET
+from uncertainty_seg.compiler.capture.marking import find_dropout, MarkedNet
+from uncertainty_seg.compiler.onnx_tools import is_marker, MARKER_DOMAIN, OPSET, told
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.errors import GraphError, install_command, TrainingError
 
@@ -79,7 +79,7 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
             with _silence():
                 found.append(exporter(marked, image))
         except Exception as err:  # they raise errors of any class
-            reasons.append(f'{name}: {type(err).__name__}: {first_line(err)}')
+            reasons.append(f'{name}: {told(err)}')
             ours = err if isinstance(err, GraphError) else ours
             _log.info('%s', reasons[-1])
         if found and _markers(found[-1]) == len(marked.drops):

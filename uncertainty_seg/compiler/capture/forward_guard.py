@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from uncertainty_seg.compiler.capture.draws import tensors
 from uncertainty_seg.compiler.capture.dropout_watch import DRAW_BY_DROPOUT, DropoutWatch, place
+from uncertainty_seg.compiler.onnx_tools import told
 from uncertainty_seg.errors import GraphError
 
 NO_OTHER_RANDOMNESS = 'no randomness but dropout, which masks can replace'
@@ -139,8 +140,6 @@ def own_randomness(seed: int = 0) -> Iterator[None]:
 # -------------------------------------------------------------------------------------------------
 # Ask a net itself which of its modules train() and eval() put into which mode.
 
-_MOST_SAID = 200  # letters
-
 
 def switch(net: nn.Module, is_training: bool) -> nn.Module:
     """Call train() or eval() of a net, whatever they return; raises GraphError if they fail."""
@@ -148,8 +147,7 @@ def switch(net: nn.Module, is_training: bool) -> nn.Module:
     try:
         net.train() if is_training else net.eval()
     except Exception as err:  # as its class pleases
-        said = ' '.join(str(err).split())[:_MOST_SAID]
-        raise GraphError(f'{call} of the net fails ({type(err).__name__}: {said})',
+        raise GraphError(f'{call} of the net fails ({told(err)})',
                          'one that sets the mode', 'mend it, or leave it out') from err
     return net
 

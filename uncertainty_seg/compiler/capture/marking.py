@@ -49,7 +49,8 @@ from uncertainty_seg.compiler.capture.forward_guard import (
     switch,
     trained,
 )
-from uncertainty_seg.errors import GraphError, UncertaintySegError
+from uncertainty_seg.compiler.onnx_tools import told
+from uncertainty_seg.errors import GraphError, some_of, UncertaintySegError
 
 SINGLE = 'output'
 _log = logging.getLogger(__name__)
@@ -58,7 +59,6 @@ _log = logging.getLogger(__name__)
 _TOLERANCE = 1e-4
 # Times that modules which draw random numbers may be looked for: one may hide another.
 _ROUNDS = 8
-_NAMED = 5
 _OR_SILENCED = ', or leave them out with allow_silenced: passes then differ less than its own'
 
 
@@ -112,13 +112,12 @@ def find_dropout(
     """
     Find every dropout of a net, for an image of `height` and `width`.
 
-    The net is left as it is, but for lazy modules, which get their shapes. `allow_silenced` leaves
-    random numbers that no mask can replace out of every pass; without `is_live` the net runs as
-    after eval(). Raises GraphError if the net cannot run at that size, draws random numbers in
-    another way, or cannot be brought to drop without changing what else it does.
+    The net is left as it is. `allow_silenced` leaves random numbers that no mask can replace out
+    of every pass; without `is_live` the net runs as after eval(). Raises GraphError if the net
+    cannot run at that size, draws random numbers in another way, or cannot be brought to drop
+    without changing what else it does.
     """
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    initialise_lazy(net, height, width)
     pristine = plain_copy(net)
     _require_statistics(pristine)
     require_no_blocks(pristine)
@@ -322,7 +321,7 @@ def _try(
         except UncertaintySegError:
             raise
         except Exception as err:
-            trial.problem = f'{type(err).__name__}: {first_line(err)}'
+            trial.problem = told(err)
     trial.drops, trial.ran = tuple(catcher.drops), catcher.ran
     after = net.state_dict()
     moved = [key for key, value in before.items() if not torch.equal(value, after[key])]
@@ -335,7 +334,8 @@ def _try(
 def _difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> str:
     """Say how two results of a net differ; the empty string if they do not."""
     if list(plain) != list(other):
-        return f'it returns {few(other)} in place of {few(plain)}'
+        return (f'it returns {some_of(map(repr, other))} in place of '
+                f'{some_of(map(repr, plain))}')
     for name, value in plain.items():
         if value.shape != other[name].shape:
             return f'its {name!r} is {tuple(other[name].shape)} in place of {tuple(value.shape)}'
@@ -388,7 +388,7 @@ def copied(net: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(net)
     except Exception as err:  # whatever is not made to be copied: a lock, a computed weight
-        _log.info('shared with the copy: what is not copied (%s)', first_line(err))
+        _log.info('shared with the copy: what is not copied (%s)', told(err))
     try:
         return copy.deepcopy(net, dict(_shared(net)))
     except Exception as err:
@@ -416,39 +416,12 @@ def _is_copied(value: Any) -> bool:
     return True
 
 
-def initialise_lazy(net: nn.Module, height: int, width: int) -> None:
-    """
-    Give lazy modules of a net their shapes by one run, in place, as torch asks of its users.
-
-    Raises GraphError if the net cannot run at that size. Nothing happens where none is lazy.
-
-    """
+def require_shapes(net: nn.Module) -> None:
+    """Raise GraphError if a net has lazy modules that have not run yet."""
     inner = _unwrapped(net)
-    if not any(is_lazy(x) for x in (*inner.parameters(), *inner.buffers())):
-        return
-    modes = {module: module.training for module in inner.modules()}
-    try:
-        with torch.no_grad():
-            switch(inner, False)(torch.zeros(1, 3, height, width))
-    except Exception as err:
-        raise GraphError(f'the net has lazy modules and fails on an image of (1, 3, {height}, '
-                         f'{width}): {type(err).__name__}: {first_line(err)}',
-                         'a net that runs in eval mode at the given size') from err
-    for module, mode in modes.items():
-        module.training = mode
-
-
-def first_line(err: Exception) -> str:
-    """Return the first line of an error's text that says something, at most 200 letters."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return lines[0][:200] if lines else 'without a message'
-
-
-def few(names: Iterable[str]) -> str:
-    """List names for a sentence: the first five, and how many more there are."""
-    listed = list(names)
-    text = ', '.join(map(repr, listed[:_NAMED]))
-    return f'{text} and {len(listed) - _NAMED} more' if len(listed) > _NAMED else text
+    if any(is_lazy(x) for x in (*inner.parameters(), *inner.buffers())):
+        raise GraphError('the net has lazy modules without shapes', 'one that has run',
+                         'run it once on an image of the size to compile for')
 
 
 def named_outputs(returned: Any) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 import onnx
-from onnx import TensorProto
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout
 from uncertainty_seg.compiler.checks.pass_checks import Array, said, session_of
@@ -83,11 +82,3 @@ class FileNetwork:
     def _output(self) -> str:
         form, graph = self._form, self._model.graph
         return chosen_output(graph, form.output, form.num_classes, types_of(self._model))
-
-
-def is_float32(model: onnx.ModelProto) -> bool:
-    """Say whether a file takes float32 and has no weight of 16 bits."""
-    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    kinds = {t.data_type for t in model.graph.initializer}
-    kinds |= {info.type.tensor_type.elem_type for info in model.graph.input}
-    return not kinds & set(halves)

@@ -473,7 +473,7 @@ def sampled_logits(
     """
     Return the log of the mean softmax of sampled logits, in float64, as `direct` defines it.
 
-    To it the logarithm of the sum of exp(f) is added, as in `graph.head_graphs.add_samples`.
+    To it the logarithm of the sum of exp(f) is added, as in `compiler.head_graphs.add_samples`.
 
     Parameters
     ----------

@@ -36,7 +36,6 @@ from uncertainty_seg.compiler.onnx_tools import (
     refill,
     rename_tensors,
     Shape,
-    shapes,
     tensor_types,
     TensorType,
     types_of,
@@ -45,7 +44,6 @@ from uncertainty_seg.compiler.onnx_tools import (
     used_by,
     Values,
 )
-from uncertainty_seg.compiler.plan import Decision, node_cost
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.storage.onnx_nodes import RANDOM_OPS, subgraphs
 
@@ -748,26 +746,20 @@ _RULES: dict[str, FoldingRule] = {
 _LINEAR = ('Conv', 'ConvTranspose')
 
 
-def fold_batch_norm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
+def fold_batch_norm(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Fold every batch normalisation that directly follows a convolution; decide on each.
+    Fold every batch normalisation that directly follows a convolution of constant weights.
 
     Raises GraphError if one is in training mode: it would normalise the passes by each other.
     """
     result = copy_of(model)
-    known = shapes(model)
-    decisions = []
     for node in [n for n in model.graph.node if n.op_type == 'BatchNormalization']:
         _require_eval(node)
         linear = producer(result.graph.node, node.input[0])
-        reason = _obstacle(result.graph, node, linear)
-        if linear is not None and not reason:
+        if linear is not None and _is_foldable(result.graph, node, linear):
             _fold(result.graph, node, linear)
-        saved = 0 if reason else node_cost(node, known).total
-        decisions.append(Decision('fold_batch_norm', node.name or node.output[0], not reason,
-                                  reason or 'moved into the weights before it', saved))
     drop_unused(result.graph)
-    return result, tuple(decisions)
+    return result
 
 
 def _require_eval(node: onnx.NodeProto) -> None:
@@ -777,18 +769,10 @@ def _require_eval(node: onnx.NodeProto) -> None:
             'eval mode', 'export in eval mode: net.eval(), with dropout alone switched on')
 
 
-def _obstacle(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto | None) -> str:
-    """Say why it cannot be folded; empty if it can."""
+def _is_foldable(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) -> bool:
     fixed = constants(graph)
-    if any(name not in fixed for name in norm.input[1:5]):
-        return 'its statistics are computed'
-    if linear is None or linear.op_type not in _LINEAR:
-        return f'it stands behind {linear.op_type if linear else "an input"}, which has no weights'
-    if only_user(graph, norm.input[0]) is None:
-        return f'{linear.op_type} {linear.name or linear.output[0]!r} has other users'
-    if any(name not in fixed for name in linear.input[1:] if name):
-        return f'{linear.op_type} {linear.name or linear.output[0]!r} has computed weights'
-    return ''
+    return (linear.op_type in _LINEAR and only_user(graph, norm.input[0]) is not None
+            and all(name in fixed for name in (*norm.input[1:5], *linear.input[1:]) if name))
 
 
 def _scale(norm: onnx.NodeProto, fixed: Values) -> NDArray[np.float64]:
