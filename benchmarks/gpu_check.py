@@ -165,17 +165,17 @@ class Check:
 
     def memory(self, part: Part) -> None:
         """See what the backend takes of the GPU's memory, and whether it goes on taking."""
-        from uncertainty_seg.backends.gpu.nvidia import free_bytes
+        from uncertainty_seg.backends.gpu.nvidia import call_cuda, load_cuda
         from uncertainty_seg.core.dropout_masks import pass_inputs
 
-        image = self._image()
-        free = [free_bytes()]
+        image, cuda = self._image(), load_cuda()
+        free = [call_cuda(cuda, 'cudaMemGetInfo')]
         with self._open() as backend:
             for seed in range(2 * _WARM + FRAMES // 3):
                 passes = self._counts((self.passes, 2))[seed % 2 - 1]
                 self._run_ms(backend, image, pass_inputs(self.card, passes, seed))
-                free.append(free_bytes())
-        free.append(free_bytes())
+                free.append(call_cuda(cuda, 'cudaMemGetInfo'))
+        free.append(call_cuda(cuda, 'cudaMemGetInfo'))
         grown_mb = (free[_WARM] - min(free[_WARM:-1])) / 1e6
         part.figures = {'open MB': round((free[0] - free[1]) / 1e6, 1),
                         'growth MB': round(grown_mb, 1),

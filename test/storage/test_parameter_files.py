@@ -2,8 +2,6 @@
 """Parameter files: which keys speak to a node, compared with rclpy itself; what is refused."""
 
 from pathlib import Path
-import tempfile
-from typing import Any
 
 import pytest
 from ros_helpers import HAS_ROS, SKIP_REASON
@@ -16,7 +14,6 @@ from uncertainty_seg.storage.parameter_files import (
     read_value,
     require_files_for,
     require_spelt,
-    source_of,
 )
 
 KEYS = ('/**', '/*', '**', '*', '/auv/**', '/auv/*', '/auv/n', 'auv/n', 'n', '/n', '/**/n', '/*/n',
@@ -137,22 +134,6 @@ def test_a_file_for_another_node_is_refused_with_what_it_holds(tmp_path: Path) -
         require_files_for(words, '/uncertainty_seg')
     # What stands after -- is not ROS's.
     require_files_for(['--ros-args', '--', '--params-file', file], '/uncertainty_seg')
-
-
-def test_who_named_a_value_is_the_last_that_did(tmp_path: Path, monkeypatch: Any) -> None:
-    file = written(tmp_path, '/**:\n  ros__parameters:\n    model: suim\n')
-    of_file = ['--params-file', file]
-    assert source_of(['--ros-args', *of_file], '/n', 'model', 'suim') == f'the file {file}'
-    words = ['--ros-args', '-p', 'model:=pipeline', *of_file]
-    assert source_of(words, '/n', 'model', 'suim') == f'the file {file}'
-    words = ['--ros-args', *of_file, '-p', 'n:model:="pipeline"']
-    assert source_of(words, '/n', 'model', 'pipeline') == 'the argument model'
-    assert source_of(['--ros-args', '-p', 'models:=x'], '/n', 'model', 'x') == ''
-    # launch hands an argument on in a file of its own.
-    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
-    (tmp_path / 'p.yaml').rename(tmp_path / 'launch_params_ab12')
-    words = ['--ros-args', '--params-file', str(tmp_path / 'launch_params_ab12')]
-    assert source_of(words, '/n', 'model', 'suim') == 'the argument model'
 
 
 @pytest.mark.parametrize('value', ['[' * 10_000 + ']' * 10_000, '&a [1, *a]', '[&a [1], *a]'],

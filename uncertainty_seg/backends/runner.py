@@ -282,7 +282,6 @@ _CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
 # Beyond this many passes a call the fixed cost of a call no longer shows.
 MAX_CHUNK = 20
 MEGABYTE = 2**20
-_FLOAT_BYTES = 4
 
 
 def usable_threads(wanted: int) -> int:

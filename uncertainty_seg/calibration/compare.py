@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
-import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import time
@@ -54,7 +53,6 @@ ROUNDS = 15
 # Until the threads of the call before have stopped to spin.
 _PAUSE_S = 0.05
 _NOT_NETWORK = ('preprocess', 'scores')
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

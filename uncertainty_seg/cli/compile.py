@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 # What a user can mend by another file or argument.
 MISUSE = (GraphError, TrainingError, DatasetError, ImageError, ModelBundleError)
 ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
-LAYOUTS = ('auto', 'nchw', 'nhwc')
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 _log = logging.getLogger(__name__)
 
@@ -74,8 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--activation', choices=ACTIVATIONS, default='auto',
                         help='what the output is; probabilities that something follows are '
                         'declared, and their logarithm is taken [auto: what the last node says]')
-    parser.add_argument('--layout', choices=LAYOUTS, default='auto',
-                        help='where the output has its classes [auto: where only they fit]')
     parser.add_argument('--method', choices=METHODS, default='mc_dropout',
                         help='single: one pass, dropout off; ensemble: each --weights (or each '
                         'ONNX file) is a pass; direct: a network with a log-variance beside its '

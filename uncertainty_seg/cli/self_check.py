@@ -43,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='images compared with the reference, a second or two each [4]')
     parser.add_argument('--runs', type=whole_number(4, 100000), default=40,
                         help='runs for repeatability, memory and times [40]')
-    parser.add_argument('--report', type=Path, metavar='FILE', help='write the JSON there too')
     parser.add_argument('--cache', type=Path, metavar='DIR',
                         help='folder of the engines; the node looks there if '
                         'UNCERTAINTY_SEG_ENGINE_CACHE names it [that of this user]')

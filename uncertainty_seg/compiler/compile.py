@@ -265,10 +265,9 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     require_compilable(static)
     if options.method == 'direct':
         static = join_variance(static, options.output, options.variance, options.num_classes)
-        static = to_logits(static, None, 2 * options.num_classes, layout=options.layout)
+        static = to_logits(static, None, 2 * options.num_classes)
     elif options.num_classes:
-        static = to_logits(static, options.output, options.num_classes, options.activation,
-                           options.layout)
+        static = to_logits(static, options.output, options.num_classes, options.activation)
     logits = free_names(static)
     injected: tuple[str, ...] = ()
     if options.inject_dropout:

@@ -25,9 +25,8 @@ DEFAULT_PASSES, DEFAULT_SAMPLES = 20, 10
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 # Of PRECISIONS, those that a network is compiled to.
 COMPUTED = ('fp32', 'fp16', 'bf16')
-# What the numbers of an output are, and which axis has the classes.
+# What the numbers of an output are.
 ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
-LAYOUTS = ('auto', 'nchw', 'nhwc')
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,6 @@ class CompileOptions:
     num_classes: int = 0  # C that the network must have; 0 to take what comes.
     output: str | None = None  # Which output holds the logits; None where there is no doubt.
     activation: str = 'auto'  # One of `ACTIVATIONS`; 'auto' for what the last nodes say.
-    layout: str = 'auto'  # One of `LAYOUTS`: where the classes are; 'auto' where only they fit.
     inject_dropout: float | None = None  # Rate of dropout to put into a network without any.
     at: str = 'head'  # Where: 'decoder', 'head', or names by commas.
     precision: str = 'fp32'  # 'fp32', 'fp16' or 'bf16': what trunk and head compute in.
@@ -108,7 +106,7 @@ class CompileOptions:
         """Refuse what cannot be."""
         for name, value, known in (
             ('method', self.method, METHODS), ('precision', self.precision, COMPUTED),
-            ('activation', self.activation, ACTIVATIONS), ('layout', self.layout, LAYOUTS),
+            ('activation', self.activation, ACTIVATIONS),
         ):
             if value not in known:
                 raise ConfigError(f'{name} {value!r}', f'one of {", ".join(known)}')

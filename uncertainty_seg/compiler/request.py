@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import signature
-import logging
 import math
 import os
 from pathlib import Path
@@ -62,7 +61,6 @@ NO_FEATURES = ('no tensor before the first dropout has a sixteenth of the width 
 _LEAST_SIDE, _MOST_SIDE = 8, 8192  # pixels
 _FACTORY = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*')
 _FACTORY_FORM = 'net.onnx or package.module:function'
-_log = logging.getLogger(__name__)
 
 
 def compile_network(
@@ -89,7 +87,6 @@ def compile_network(
     full_weights: bool = False,
     features: str = 'none',
     activation: str = 'auto',
-    layout: str = 'auto',
     compare_passes: int = 256,
     allow_silenced: bool = False,
     licence: str = _NOT_STATED,
@@ -148,8 +145,6 @@ def compile_network(
     activation : str
         What the numbers of the output are: 'logits', 'softmax', 'sigmoid' or 'log_softmax';
         'auto' takes off a softmax or sigmoid at the very end, and refuses other probabilities.
-    layout : str
-        Where the output has its classes: 'nchw' or 'nhwc'; 'auto' for the only axis that fits.
     compare_passes : int
         Passes that the network draws itself, which as many with random masks are compared with;
         fewer where they would take longer than seconds; 0 for none.
@@ -183,7 +178,7 @@ def compile_network(
         classes = class_table(classes)
     key = None if sign is None else read_private_key(sign)  # before minutes of work
     options = CompileOptions(
-        method, passes, len(classes.names), output, activation, layout, inject_dropout, at,
+        method, passes, len(classes.names), output, activation, inject_dropout, at,
         precision, full_weights, sensor_std, variance, samples, features)
     made = _compiled(CompileRequest(
         net, Path(out), InputSpec(*size, fit, color_order, _three(mean), _three(std)), classes,
@@ -492,7 +487,7 @@ def _load(request: CompileRequest) -> _Loaded:
 
     options, size = request.options, (request.image.height, request.image.width)
     variance = (options.variance or VARIANCE) if options.method == 'direct' else None
-    form = OutputForm(options.num_classes, options.activation, options.layout, size,
+    form = OutputForm(options.num_classes, options.activation, size,
                       options.output, variance)
     draws_own = (options.method == 'mc_dropout' and request.compare_passes > 0
                  and not options.inject_dropout)

@@ -43,7 +43,6 @@ from uncertainty_seg.core.uncertainty import (
 )
 from uncertainty_seg.errors import BackendUnavailableError, install_command
 from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
-from uncertainty_seg.storage.whole_files import json_text
 
 MEMORY_LIMIT_MB = 16.0
 
@@ -78,7 +77,6 @@ def self_check(
     settings: Settings | None = None,
     frames: int = 4,
     runs: int = 40,
-    report: Path | str | None = None,
 ) -> SelfCheckOutcome:
     """
     Compare a backend with ONNX Runtime on the CPU, and keep the result beside the engines.
@@ -93,8 +91,6 @@ def self_check(
         Images compared with the reference.
     runs : int
         Runs for repeatability, memory and times.
-    report : Path or str, optional
-        File to write `values` to, as JSON.
 
     Returns
     -------
@@ -134,8 +130,6 @@ def self_check(
         backend.close()
     values = report_values(found, facts)
     record = SelfCheckRecord(key, values['is_passed'], tuple(values['failed']), values)
-    if report is not None:
-        Path(report).write_text(json_text(values) + '\n', encoding='utf-8')
     return SelfCheckOutcome(values['is_passed'], values, report_table(found, facts),
                             write_record(record))
 
@@ -250,7 +244,7 @@ def _repeat(
         for stage, ms in {**backend.timings_ms, 'total': total_ms}.items():
             found.stages_ms.setdefault(stage, []).append(ms)
         moved.append(same_check(firsts[which], maps))
-        memory_mb.append(memory_of_process_mb() + _device_mb(backend))
+        memory_mb.append(memory_of_process_mb())
         progress('run')
     found.checks += [*worst_checks(moved), growth_check(memory_mb, MEMORY_LIMIT_MB)]
 
@@ -259,11 +253,6 @@ def memory_of_process_mb() -> float:
     """Return what this process holds in memory now."""
     pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
     return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
-
-
-def _device_mb(backend: Backend) -> float:
-    """Return the memory a backend holds on its device, where it says so."""
-    return float(getattr(backend, 'device_memory_bytes', 0)) / 1e6
 
 
 # -------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from uncertainty_seg.ros import node_life
 from uncertainty_seg.ros.topics import COMPRESSED
 from uncertainty_seg.storage.bags import reader
 from uncertainty_seg.storage.bags.writer import image_message
+from uncertainty_seg.storage.parameter_files import split_words
 
 LINGER_S = 0.5
 # So long nothing is said of waiting: a node that starts takes a second or two.
@@ -136,7 +137,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument('--clock', action='store_true', help="publish the bag's time on /clock")
     parser.add_argument('--wait-s', type=_positive, default=300.0,
                         help='seconds to wait for a subscriber before the first image [300]')
-    options = parser.parse_args(node_life.own_words(words))
+    options = parser.parse_args(split_words(words)[0])
     try:
         node_life.start_ros(words)
         player = _play(options, words)

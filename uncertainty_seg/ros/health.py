@@ -205,7 +205,6 @@ class NodeHealth:
     state: str
     settings: Settings
     pipeline: Pipeline | None = None
-    model_source: str = ''
     model_folder: str = ''
     build: BuildState | None = None
     conflicts: tuple[str, ...] = ()
@@ -232,7 +231,6 @@ class NodeHealth:
     def values(self) -> dict[str, str]:
         """List the numbers."""
         values = {'state': self.state, 'model': self.settings.model,
-                  'model_source': self.model_source,
                   'model_folder': self.model_folder, 'image_codec': self.image_codec,
                   'checks_off': ', '.join(self.settings.checks_off) or 'none'}
         if self.pipeline is not None:

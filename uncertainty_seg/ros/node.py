@@ -56,7 +56,7 @@ from uncertainty_seg.ros.rivals import NameClaim
 from uncertainty_seg.ros.topics import REPORT_QOS, TopicWatch, WatchedTopicsNode
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import find_bundle, load_bundle
-from uncertainty_seg.storage.parameter_files import require_files_for, source_of
+from uncertainty_seg.storage.parameter_files import require_files_for
 
 _log = logging.getLogger(__name__)
 NODE_NAME = 'uncertainty_seg'
@@ -92,8 +92,6 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         self._bond: process_watch.LifecycleBond | None = None
         self._state = 'unconfigured'
         self._served = ParameterServer(self, self._reconfigure)
-        model = self._settings().model
-        self._named = model, source_of(words, self.get_fully_qualified_name(), 'model', model)
         self._claim = NameClaim(self)
         self._claim.wait(is_stopping)
         # Called before all others: what one of them took over, the next could not refuse.
@@ -256,19 +254,11 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         self._pipelines = [first]
         self._folder = str(bundle.folder)
         self.get_logger().info(
-            f'model {settings.model}, named by {self._model_source}, from {self._folder}; '
-            f'promise: {first.promise}')
+            f'model {settings.model} from {self._folder}; promise: {first.promise}')
         self._log = RunLog(settings, first, self._on_kept)
         self._pipelines += [first.for_camera(mask) for mask in ignore[1:]]
         for station, pipeline in zip(self._stations, self._pipelines, strict=True):
             station.configure(pipeline)
-
-    @property
-    def _model_source(self) -> str:
-        model, source = self._named
-        if self._settings().model != model:
-            return 'a parameter that was set'
-        return source or 'nobody'
 
     def _listen(self) -> None:
         if not self._pipelines:
@@ -394,7 +384,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
 
     def _node_health(self, extra: Mapping[str, str] = MappingProxyType({})) -> NodeHealth:
         return NodeHealth(
-            state=self._state, settings=self._settings(), model_source=self._model_source,
+            state=self._state, settings=self._settings(),
             model_folder=self._folder if self._pipelines else '',
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=self._topics.reported,

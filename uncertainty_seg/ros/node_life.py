@@ -34,7 +34,7 @@ from uncertainty_seg.errors import (
     UncertaintySegError,
 )
 from uncertainty_seg.ros.entry import stop_signals
-from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
+from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file, split_words
 
 # The start. ROS passes over words that are not for it, and DDS ends the process itself where the
 # domain is out of range.
@@ -58,7 +58,7 @@ def run_program(
     parser = argparse.ArgumentParser(
         prog=program, description=about,
         usage=f'{program} --ros-args [-p NAME:=VALUE] [-r FROM:=TO] [--params-file FILE] ...')
-    _, strays = parser.parse_known_args(own_words(words))
+    _, strays = parser.parse_known_args(split_words(words)[0])
     try:
         if strays:
             raise ConfigError(f'arguments cannot be used: {some_of(map(repr, strays))}',
@@ -79,19 +79,6 @@ def exit_code(err: Exception | None) -> int:
     is_passing = isinstance(err, BackendError) and not isinstance(err, BackendUnavailableError)
     is_ours = isinstance(err, (UncertaintySegError, InvalidParameterTypeException))
     return 2 if is_ours and not is_passing else 1
-
-
-def own_words(words: Sequence[str]) -> list[str]:
-    """Return the words that are not for ROS: not between --ros-args and --."""
-    found, is_for_ros = [], False
-    for word in words:
-        if word == '--ros-args':
-            is_for_ros = True
-        elif is_for_ros:
-            is_for_ros = word != '--'
-        else:
-            found.append(word)
-    return found
 
 
 def start_ros(args: Sequence[str] | None = None) -> list[str]:

@@ -22,8 +22,9 @@ from rclpy.node import Node
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
 from uncertainty_seg.ros import topics
-from uncertainty_seg.ros.node_life import own_words, start_ros, stop_on_signals
+from uncertainty_seg.ros.node_life import start_ros, stop_on_signals
 from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.parameter_files import split_words
 
 LOOK_EVERY_S = 0.1
 # Enough for the burst that waits while a chunk of the bag is compressed.
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, required=True, help='bag to write')
     parser.add_argument('--force', action='store_true', help='replace an older bag')
     words = list(sys.argv[1:] if argv is None else argv)
-    args, stop = parser.parse_args(own_words(words)), stop_on_signals()
+    args, stop = parser.parse_args(split_words(words)[0]), stop_on_signals()
     try:
         start_ros(words)
         with BagWriter(args.out, overwrite=args.force) as writer:

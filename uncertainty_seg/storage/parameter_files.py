@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import difflib
 from pathlib import Path
 import re
-import tempfile
 from typing import Any
 
 from uncertainty_seg.errors import ConfigError, some_of
@@ -28,8 +27,6 @@ MAX_YAML_DEPTH = 20
 ALIKE = 0.8
 # Parameters that rclpy declares for every node.
 _OF_ROS = ('qos_overrides.', 'use_sim_time', 'start_type_description_service')
-# launch writes parameters that are given to a node in Python into files of this name.
-_LAUNCH_PREFIX = 'launch_params_'
 _EXPONENT = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')
 _HOW = (f'write the key /** or the full name of the node, below it {PARAMETERS_KEY}, and below '
         'that the parameters; see config/uncertainty_seg.yaml')
@@ -199,20 +196,24 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 # What a process was given: files and values of its command line.
 
 
-def ros_words(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line that are ROS's."""
-    found, is_ros = [], False
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the program's own words of a command line, and those between --ros-args and --."""
+    own: list[str] = []
+    of_ros: list[str] = []
+    found = own
     for word in words:
-        if word in ('--ros-args', '--'):
-            is_ros = word == '--ros-args'
-        elif is_ros:
+        if word == '--ros-args':
+            found = of_ros
+        elif word == '--' and found is of_ros:
+            found = own
+        else:
             found.append(word)
-    return found
+    return own, of_ros
 
 
 def given_files(words: Sequence[str]) -> list[str]:
     """Return the parameter files of a command line, in their order."""
-    ours = ros_words(words)
+    _, ours = split_words(words)
     return [after for word, after in zip(ours, ours[1:], strict=False) if word == '--params-file']
 
 
@@ -237,26 +238,3 @@ def require_spelt(names: Iterable[str], known: Collection[str]) -> list[str]:
             raise ConfigError(f'there is no parameter {name}', f'{" or ".join(near)}',
                               'put parameters of another node below its own name')
     return strange
-
-
-def source_of(words: Sequence[str], full: str, name: str, value: str) -> str:
-    """
-    Say where the text that a parameter of a node has at the start came from.
-
-    'the argument model', 'the file F', or empty if nothing on the command line says so.
-    """
-    ours = ros_words(words)
-    # What comes later on a command line wins.
-    for word, after in reversed(list(zip(ours, ours[1:], strict=False))):
-        if word in ('-p', '--param'):
-            key, _, text = after.partition(':=')
-            if key.rpartition(':')[2] == name and text.strip('\'"') == value:
-                return f'the argument {name}'
-        elif word == '--params-file' and read_parameter_file(after).value(full, name) == value:
-            return f'the argument {name}' if _is_of_launch(after) else f'the file {after}'
-    return ''
-
-
-def _is_of_launch(path: str) -> bool:
-    place = Path(path)
-    return place.name.startswith(_LAUNCH_PREFIX) and place.parent == Path(tempfile.gettempdir())

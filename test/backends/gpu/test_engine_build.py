@@ -44,7 +44,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError, BackendUnavailableError, GraphError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
-ORIN = CudaDevice('Orin', '8.7', '12.6 R36.4.3', 16, 16 * 2**30, True)
+ORIN = CudaDevice('Orin', '8.7', '12.6 R36.4.3', 16, True)
 
 
 def tensorrt(version: str = '10.3.0') -> TensorRt:
@@ -108,7 +108,6 @@ def test_every_fact_of_graph_card_settings_and_machine_is_in_the_key() -> None:
         {'profiles': {'m': ((1, 8), (5, 8), (5, 8))}}, {'name': 'Orin Nano'},
         {'compute_capability': '8.6'}, {'driver': '12.6 R36.4.4'}, {'multiprocessors': 8})]
     assert len({digest(), *others}) == 1 + len(others)
-    assert digest() == digest(memory_bytes=1)  # which differs from start to start
 
 
 def test_factors_are_rounded_where_tf32_was_asked_for_and_nowhere_else() -> None:

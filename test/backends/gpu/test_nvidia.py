@@ -87,7 +87,7 @@ def test_the_stand_in_is_what_cuda_python_is() -> None:
 def test_what_the_driver_says_is_what_is_given() -> None:
     cuda = FakeCuda()
     cuda.is_integrated = True
-    assert find_device(cuda, []) == CudaDevice('Fake', '8.6', '12.6', 20, 8 * 10**9, True)
+    assert find_device(cuda, []) == CudaDevice('Fake', '8.6', '12.6', 20, True)
 
 
 @pytest.mark.parametrize(('texts', 'found'), [

@@ -116,7 +116,7 @@ class FakeCuda:
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:  # noqa: N802
         return (*self._answer('cudaGetDeviceProperties'), SimpleNamespace(
-            name=b'Fake', major=8, minor=6, multiProcessorCount=20, totalGlobalMem=8 * 10**9,
+            name=b'Fake', major=8, minor=6, multiProcessorCount=20,
             integrated=int(self.is_integrated)))
 
     def cudaSetDevice(self, device: int) -> tuple[Any, ...]:  # noqa: N802

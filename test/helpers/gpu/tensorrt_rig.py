@@ -31,7 +31,7 @@ from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.storage.model_bundle import load_bundle
 
-DEVICE = CudaDevice('Fake', '8.6', '12.6', 20, 8 * 10**9, False)
+DEVICE = CudaDevice('Fake', '8.6', '12.6', 20, False)
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 TOLERANCE = 2e-5
 SMOOTH = ('p', 'entropy_nats', 'p_squared', 'logits')

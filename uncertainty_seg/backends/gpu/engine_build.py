@@ -339,18 +339,10 @@ class _Stopped(Exception):
 
 class EngineBuild:
     """
-    One build, in a thread of its own from the start.
+    One build, in a thread of its own from the start; `state` says how far it is.
 
-    Parameters
-    ----------
-    build : callable
-        Given a function to report progress to, from any thread; returns when it is built.
-
-    Attributes
-    ----------
-    state : BuildState
-        How far it is.
-
+    `build` is given a function to report progress to, from any thread; it returns when all is
+    built.
     """
 
     def __init__(self, build: Callable[[Progress], None]) -> None:

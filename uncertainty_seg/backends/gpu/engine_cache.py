@@ -79,26 +79,14 @@ class EngineKey(EngineTarget):
     """
     Everything that an engine is built from and for; two that differ in anything are two engines.
 
-    Attributes
-    ----------
-    graph : str
-        Digest of the bytes that TensorRT parses, weights included.
-    precision : str
-        What the graph computes in, one of `core.settings.COMPUTED`. In 'tf32' products of float32
-        may round their factors to 10 bits, which is TensorRT's own default and not this one.
-    profiles : mapping of str to (min, opt, max)
-        Shapes of each input with a row for each pass.
-    flags : tuple of str
-        Names of TensorRT's flags that the engine is built with.
-    recipe : int
-        `RECIPE`.
-
+    In the precision 'tf32' products of float32 may round their factors to 10 bits, which is
+    TensorRT's own default and not this one.
     """
 
-    graph: str
-    precision: str
+    graph: str  # Digest of the bytes that TensorRT parses, weights included.
+    precision: str  # What the graph computes in, one of `core.settings.COMPUTED`.
     profiles: Profiles
-    flags: tuple[str, ...]
+    flags: tuple[str, ...]  # Names of TensorRT's flags that the engine is built with.
     recipe: int = RECIPE
 
     @property
@@ -133,19 +121,10 @@ def user_cache() -> Path:
 
 class EngineCache:
     """
-    Engines in a folder, which is made when the first is stored.
+    Engines in a folder, by default `cache_folder()`, which is made when the first is stored.
 
-    Parameters
-    ----------
-    folder : Path, optional
-        By default `cache_folder()`.
-    max_bytes : int
-        Size of all plans above which those not used for the longest time are removed.
-
-    Notes
-    -----
-    Every method raises BackendError if the folder cannot be used.
-
+    Above `max_bytes` of all plans those not used for the longest time are removed. Every method
+    raises BackendError if the folder cannot be used.
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> None:

@@ -44,33 +44,15 @@ _FULL = ('out of memory', 'outofmemory', 'could not be allocated')
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """
-    A GPU, as far as engines and buffers depend on it.
+    """A GPU, as far as engines and buffers depend on it."""
 
-    Attributes
-    ----------
-    name : str
-        As the driver gives it, 'Orin' or 'NVIDIA GeForce RTX 4070'.
-    compute_capability : str
-        '8.7'.
-    driver : str
-        The CUDA version that the driver supports, and the driver's own release where the system
-        tells it: '12.6', '12.6 560.35.03'.
-    multiprocessors : int
-        Boards of one name are sold with different numbers of them.
-    memory_bytes : int
-        Of the whole device; what is free is less.
-    is_integrated : bool
-        It shares its memory with the processor, as on a Jetson.
-
-    """
-
-    name: str
-    compute_capability: str
+    name: str  # As the driver gives it, 'Orin' or 'NVIDIA GeForce RTX 4070'.
+    compute_capability: str  # '8.7'
+    # The CUDA version that the driver supports, and the driver's own release where the system
+    # tells it: '12.6', '12.6 560.35.03'.
     driver: str
-    multiprocessors: int
-    memory_bytes: int
-    is_integrated: bool
+    multiprocessors: int  # Boards of one name are sold with different numbers of them.
+    is_integrated: bool  # It shares its memory with the processor, as on a Jetson.
 
 
 def find_device(cuda: Any = None, releases: Sequence[Path] = RELEASES) -> CudaDevice:
@@ -98,8 +80,7 @@ def find_device(cuda: Any = None, releases: Sequence[Path] = RELEASES) -> CudaDe
     driver = (f'{version // 1000}.{version % 1000 // 10}', *_driver_releases(releases))
     return CudaDevice(
         found.name.decode(errors='replace').rstrip('\0'), f'{found.major}.{found.minor}',
-        ' '.join(driver), found.multiProcessorCount, found.totalGlobalMem,
-        bool(found.integrated))
+        ' '.join(driver), found.multiProcessorCount, bool(found.integrated))
 
 
 def _driver_releases(paths: Sequence[Path]) -> Iterator[str]:
@@ -155,11 +136,6 @@ def call_cuda(cuda: Any, name: str, *arguments: Any) -> Any:
             raise MemoryError(f'{name}: {words}')
         raise BackendError(f'{name} gave {int(code)}: {words}')
     return given[0] if given else None
-
-
-def free_bytes(cuda: Any = None) -> int:
-    """Return the memory of the GPU that nobody holds."""
-    return int(call_cuda(cuda or load_cuda(), 'cudaMemGetInfo'))
 
 
 def says_full(text: str) -> bool:
@@ -344,21 +320,10 @@ class TensorRt:
     """
     A TensorRT module, and what its version can do.
 
-    Attributes
-    ----------
-    module : module
-        `tensorrt`, `tensorrt_rtx`, `tensorrt_rtx_bindings`, or an object with their names.
-    name, version : str
-        Of the module; with its build number, as '10.3.0' or '1.7.1.116'.
-    is_rtx : bool
-        Whether it is TensorRT-RTX, which counts its versions from 1, builds for GPUs that are not
-        here, and compiles kernels when an engine first runs.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If it is older than `OLDEST`.
-
+    `module` is `tensorrt`, `tensorrt_rtx`, `tensorrt_rtx_bindings`, or an object with their names;
+    `version` has its build number, as '10.3.0' or '1.7.1.116'. `is_rtx` says whether it is
+    TensorRT-RTX, which counts its versions from 1, builds for GPUs that are not here, and compiles
+    kernels when an engine first runs. Raises BackendUnavailableError if it is older than `OLDEST`.
     """
 
     def __init__(self, module: Any) -> None:

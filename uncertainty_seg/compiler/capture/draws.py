@@ -57,15 +57,7 @@ class _Kept:
 
 
 class OwnDraws:
-    """
-    The drawn numbers of one run.
-
-    Parameters
-    ----------
-    make_mask : callable
-        Makes the mask of a draw, and notes the dropout.
-
-    """
+    """The drawn numbers of one run; `make_mask` makes the mask of a draw and notes the dropout."""
 
     def __init__(self, make_mask: MakeMask) -> None:
         self._make_mask = make_mask

@@ -34,29 +34,13 @@ from uncertainty_seg.errors import GraphError
 
 @dataclass(frozen=True)
 class Drop:
-    """
-    One dropout of one forward pass.
+    """One dropout of one forward pass."""
 
-    Attributes
-    ----------
-    site : str
-        Its name, for people and for the mask: [a-zA-Z0-9_], unique in the net.
-    module : str
-        Path of the module it happens in, '' for the net itself.
-    p : float
-        Chance to drop, in (0, 1).
-    kind : str
-        'element' or 'channel'.
-    shape : tuple of int
-        Shape of what is dropped from, for one image.
-
-    """
-
-    site: str
-    module: str
-    p: float
-    kind: str
-    shape: tuple[int, ...]
+    site: str  # Its name, for people and for the mask: [a-zA-Z0-9_], unique in the net.
+    module: str  # Path of the module it happens in, '' for the net itself.
+    p: float  # Chance to drop, in (0, 1).
+    kind: str  # 'element' or 'channel'.
+    shape: tuple[int, ...]  # Of what is dropped from, for one image.
 
 
 Replace = Callable[[Tensor, Drop], Tensor]
@@ -134,19 +118,10 @@ class DropoutWatch(TorchFunctionMode):
     """
     The mode behind `watch`.
 
-    Attributes
-    ----------
-    drops : list of Drop
-        Dropouts met so far, those of rate 0 left out.
-    ran : set of str
-        Paths of the modules that ran.
-    on_draw : callable or None
-        Is given each tensor that stands for drawn zeros and ones.
-    on_random : callable or None
-        Is given the operation that uses drawn numbers as no mask can.
-    on_read : callable or None
-        Is given each tensor whose values leave torch, and by which method.
-
+    `drops` are the dropouts met so far, those of rate 0 left out, and `ran` the paths of the
+    modules that ran. `on_draw` is given each tensor that stands for drawn zeros and ones,
+    `on_random` the operation that uses drawn numbers as no mask can, and `on_read` each tensor
+    whose values leave torch, and by which method.
     """
 
     def __init__(

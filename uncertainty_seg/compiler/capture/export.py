@@ -229,21 +229,11 @@ def _silence() -> Iterator[None]:
 
 def load_weights(net: nn.Module, path: Path) -> None:
     """
-    Fill a network from a file.
+    Fill a network from a file, in place, if all fits.
 
-    Parameters
-    ----------
-    net : Module
-        Changed in place, if all fits.
-    path : Path
-        A state dict as .safetensors, or written by torch.save, alone or as 'state_dict' or
-        'model' of a checkpoint.
-
-    Raises
-    ------
-    TrainingError
-        If the file is missing, holds no state dict, or that of another network.
-
+    The file is a state dict as .safetensors, or written by torch.save, alone or as 'state_dict' or
+    'model' of a checkpoint. Raises TrainingError if it is missing, holds no state dict, or that of
+    another network.
     """
     state = read_state(path)
     wanted = net.state_dict()

@@ -159,21 +159,11 @@ def in_training(net: nn.Module) -> frozenset[str]:
 
 def trained(net: nn.Module) -> frozenset[str]:
     """
-    Call train() of a net, and put every module into eval mode behind it.
+    Call train() of a net, and put every module into eval mode behind it, in place.
 
-    What else train() does, such as taking merged weights apart, stays done.
-
-    Parameters
-    ----------
-    net : Module
-        Changed in place.
-
-    Returns
-    -------
-    frozenset of str
-        The modules that train() puts into training mode; normalisation left out, which no pass
-        may compute from its own image.
-
+    What else train() does, such as taking merged weights apart, stays done. Returns the names of
+    the modules that train() puts into training mode; normalisation left out, which no pass may
+    compute from its own image.
     """
     switch(net, True)
     live = in_training(net)

@@ -64,34 +64,16 @@ _OR_SILENCED = ', or leave them out with allow_silenced: passes then differ less
 
 @dataclass(frozen=True)
 class MarkedNet:
-    """
-    A copy of a net that is ready to run with something in the place of its dropout.
+    """A copy of a net that is ready to run with something in the place of its dropout."""
 
-    Attributes
-    ----------
-    net : Module
-        The copy, in eval mode.
-    drops : tuple of Drop
-        Every dropout of a rate above 0, in the order they run.
-    outputs : tuple of str
-        Names of the net's output tensors.
-    training : frozenset of str
-        Modules that must be in training mode to drop.
-    takes_eval : bool
-        Whether dropout counts although its module is in eval mode.
-    drawn_by : frozenset of str
-        Modules in training mode of the passes that the net draws itself.
-    silenced : dict of str to str
-        Modules whose other random numbers are left out of every pass, and what draws them.
-
-    """
-
-    net: nn.Module
-    drops: tuple[Drop, ...]
-    outputs: tuple[str, ...]
-    training: frozenset[str]
-    takes_eval: bool
+    net: nn.Module  # The copy, in eval mode.
+    drops: tuple[Drop, ...]  # Every dropout of a rate above 0, in the order they run.
+    outputs: tuple[str, ...]  # Names of the net's output tensors.
+    training: frozenset[str]  # Modules that must be in training mode to drop.
+    takes_eval: bool  # Whether dropout counts although its module is in eval mode.
+    # Modules in training mode of the passes that the net draws itself.
     drawn_by: frozenset[str] = frozenset()
+    # Modules whose other random numbers are left out of every pass, and what draws them.
     silenced: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:

@@ -26,15 +26,9 @@ from uncertainty_seg.errors import GraphError
 
 class FileNetwork:
     """
-    The user's own network, from an ONNX file of one image in float32.
+    The user's own network, from an ONNX file of one image in float32 as it came.
 
-    Parameters
-    ----------
-    model : ModelProto
-        As it came.
-    form : OutputForm
-        Which output, and its classes.
-
+    The form says which output is meant, and its classes.
     """
 
     def __init__(self, model: onnx.ModelProto, form: OutputForm) -> None:

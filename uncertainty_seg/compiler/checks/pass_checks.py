@@ -471,21 +471,11 @@ def sampled_logits(
     moments: NDArray[np.float32], noise: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """
-    Return the log of the mean softmax of sampled logits, in float64, as `direct` defines it.
+    Return the log of the mean softmax of sampled logits, (T, C, h, w), as `direct` defines it.
 
     To it the logarithm of the sum of exp(f) is added, as in `compiler.head_graphs.add_samples`.
-
-    Parameters
-    ----------
-    moments : ndarray of float32, shape (T or 1, 2C, h, w)
-        Logits f, then log-variances s.
-    noise : ndarray of float32, shape (T, S, C, 1, 1)
-        Standard normal numbers e: the samples are f + exp(s / 2) e.
-
-    Returns
-    -------
-    ndarray of float32, shape (T, C, h, w)
-
+    `moments` (T or 1, 2C, h, w) are logits f, then log-variances s; `noise` (T, S, C, 1, 1) are
+    standard normal numbers e: the samples are f + exp(s / 2) e. All is computed in float64.
     """
     f, s = np.split(moments[:, None].astype(np.float64), 2, axis=2)
     z = f + np.exp(np.minimum(s, LARGEST_LOG_VARIANCE) / 2) * noise

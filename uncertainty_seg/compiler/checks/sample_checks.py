@@ -215,19 +215,10 @@ def shuffled_measures(ours: Array, theirs: Array) -> tuple[list[float], list[NDA
     """
     Measure how far two samples of passes are apart, and how far after shuffling them.
 
-    Parameters
-    ----------
-    ours, theirs : ndarray of float32, shape (T, C, h, w)
-        Probabilities.
-
-    Returns
-    -------
-    found : list of float
-        Mean over pixels of the difference of mean probability, entropy and mutual information,
-        and the energy distance of the passes (Szekely and Rizzo, 2013).
-    shuffled : list of ndarray, each of shape (shuffles,)
-        The same where which pass is whose is drawn.
-
+    Both are probabilities (T, C, h, w). The first numbers are the means over pixels of the
+    difference of mean probability, entropy and mutual information, and the energy distance of the
+    passes (Szekely and Rizzo, 2013); the others, (shuffles,) each, the same where which pass is
+    whose is drawn.
     """
     count, classes = ours.shape[:2]
     passes = np.concatenate([ours, theirs]).reshape(2 * count, classes, -1).astype(np.float32)

@@ -55,7 +55,6 @@ class OutputForm:
 
     num_classes: int  # C
     activation: str = 'auto'  # One of `plan.ACTIVATIONS`; 'auto' for what the last nodes say.
-    layout: str = 'auto'  # One of `plan.LAYOUTS`; 'auto' for the axis of classes that alone fits.
     size: tuple[int, int] = (0, 0)  # h, w of the image
     # Names of the output, and of that of log-variances, in a torch network of several.
     output: str | None = None
@@ -64,7 +63,6 @@ class OutputForm:
 
 def to_logits(
     model: onnx.ModelProto, output: str | None, num_classes: int, activation: str = 'auto',
-    layout: str = 'auto',
 ) -> onnx.ModelProto:
     """
     Choose the output and bring it to logits.
@@ -74,7 +72,7 @@ def to_logits(
     """
     types = types_of(model)
     rows, columns = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
-    form = OutputForm(num_classes, activation, layout, (rows, columns))
+    form = OutputForm(num_classes, activation, (rows, columns))
     name = chosen_output(model.graph, output, num_classes, types)
     result = copy_of(model)
     name, is_logits = without_activation(result.graph, name, form, types)
@@ -262,8 +260,6 @@ def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, 
 
 def in_planes(values: NDArray[_Number], form: OutputForm) -> NDArray[_Number]:
     """Lay out what a network itself gave for T passes, (T, ...), as its logits are: planes."""
-    if values.ndim == 4 and form.layout == 'nhwc':
-        return np.moveaxis(values, 3, 1)
     places = _places('', (1, *values.shape[1:]), form) if values.ndim == 3 else None
     if places is None:
         return values  # the comparison finds planes by their number, or says what is wrong
@@ -274,21 +270,13 @@ def in_planes(values: NDArray[_Number], form: OutputForm) -> NDArray[_Number]:
 def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
     """Return 1 or 3."""
     classes = form.num_classes
-    axes = {'nchw': (1,), 'nhwc': (3,)}.get(form.layout, (1, 3))
-    fitting = [axis for axis in axes if shape[axis] == classes]
+    fitting = [axis for axis in (1, 3) if shape[axis] == classes]
     if len(fitting) == 2 and shape[2] > 1:
         raise GraphError(f'the output {name!r} of shape {shape} may have its {classes} classes '
-                         'first or last', 'one axis of that size',
-                         'say which with layout=nchw or layout=nhwc, or choose another size')
-    if form.layout != 'auto' and fitting:
-        _require_like_image(name, shape, form, fitting[0])
-    fitting += [axis for axis in axes if classes == 2 and shape[axis] == 1]
+                         'first or last', 'one axis of that size', 'choose another size')
+    fitting += [axis for axis in (1, 3) if classes == 2 and shape[axis] == 1]
     if fitting:
         return fitting[0]
-    if form.layout != 'auto':
-        raise GraphError(f'the output {name!r} of shape {shape} has {shape[axes[0]]} entries on '
-                         f'axis {axes[0]}, that of the classes by layout={form.layout}',
-                         f'{classes} classes there', 'leave it out, or give the other')
     came = f'the output {name!r} of shape {shape} has {_count(shape[1], "channel")}'
     wanted = f'{classes} class' + 'es' * (classes != 1)
     if shape[1] == 1:
@@ -301,34 +289,15 @@ def _count(number: int, thing: str) -> str:
     return f'{number} {thing}' + 's' * (number != 1)
 
 
-def _require_like_image(name: str, shape: Shape, form: OutputForm, axis: int) -> None:
-    """Refuse a declared layout whose sides are not those of the image where the other's are."""
-    sides, others = (shape[2:], shape[1:3]) if axis == 1 else (shape[1:3], shape[2:])
-    if shape[4 - axis] == form.num_classes and _is_like(others, form.size) \
-            and not _is_like(sides, form.size):
-        raise GraphError(
-            f'the output {name!r} of shape {shape} has sides of {sides[1]}x{sides[0]} by layout='
-            f'{form.layout}', f'the proportions of the image, {form.size[1]}x{form.size[0]}',
-            'give the other layout, whose sides have them')
-
-
-def _is_like(sides: Shape, size: tuple[int, int]) -> bool:
-    """Say whether sides have the proportions of a size, each rounded to a pixel."""
-    return abs(sides[0] * size[1] - sides[1] * size[0]) <= max(size) and min(sides) > 0
-
-
 def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int] | None:
     """Read (1, places, C) or (1, C, places), as transformers give it; None for another shape."""
     channels = (form.num_classes, 1) if form.num_classes == 2 else (form.num_classes,)
     if len(shape) != 3 or shape[0] != 1 or min(form.size) <= 1:
         return None
     is_last, is_first = shape[2] in channels, shape[1] in channels
-    if is_last and is_first and form.layout != 'auto':
-        is_last, is_first = form.layout == 'nhwc', form.layout == 'nchw'
     if is_last and is_first and _grids(shape[1], form.size):
         raise GraphError(f'the output {name!r} of shape {shape} may have its {form.num_classes} '
-                         'classes first or last', 'one axis of that size', 'say which with '
-                         'layout=nchw or layout=nhwc, or choose another size')
+                         'classes first or last', 'one axis of that size', 'choose another size')
     if is_last == is_first:
         return None
     count = shape[1] if is_last else shape[2]
