@@ -34,12 +34,12 @@ from uncertainty_seg.core.model_card import (
 from uncertainty_seg.errors import ConfigError, GraphError, install_command, some_of
 
 if TYPE_CHECKING:
+    from uncertainty_seg.compiler.capture.masked_reference import UntouchedNet
     from uncertainty_seg.compiler.checks.output_checks import StorageReport
     from uncertainty_seg.compiler.checks.pass_checks import (
         CheckReport,
         ExactNetwork,
         MaskedNetwork,
-        Untouched,
     )
     from uncertainty_seg.compiler.checks.sample_checks import (
         DistributionReport,
@@ -476,7 +476,7 @@ class _Loaded:
     models: list[Any]
     masked: MaskedNetwork | None = None
     exact: ExactNetwork | None = None
-    untouched: Untouched | None = None
+    untouched: UntouchedNet | None = None
     own: OwnNetwork | None = None
     still: StillNetwork | None = None
     silenced: tuple[str, ...] = ()

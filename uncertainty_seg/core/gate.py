@@ -187,21 +187,11 @@ class Gate:
     """
     Judge frame after frame.
 
-    Raises ConfigError if there is no threshold or one that is not a finite number above 0.
-
-    Parameters
-    ----------
-    settings : GateSettings
-        Scores, hysteresis, counts.
-    thresholds : mapping of str to float
-        Limit of each gated score, all above 0.
-    promise : str
-        What they promise, for the verdicts.
-    floors : mapping of str to float, optional
-        Of a score that never comes near 0, its least value among ordinary frames: `RISE_RATIO` is
-        of the way from there to the limit, since a share of the limit itself could lie below all
-        frames there are. 0 for a score that has none.
-
+    The thresholds are the limit of each gated score, all above 0, and `promise` says what they
+    promise, for the verdicts. `floors` has of a score that never comes near 0 its least value
+    among ordinary frames: `RISE_RATIO` is of the way from there to the limit, since a share of the
+    limit itself could lie below all frames there are. 0 for a score that has none. Raises
+    ConfigError if there is no threshold or one that is not a finite number above 0.
     """
 
     def __init__(

@@ -202,29 +202,14 @@ Logits = list[NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class StorageReport:
-    """
-    How the weights of a bundle are stored, and what that changes.
+    """How the weights of a bundle are stored, and what that changes."""
 
-    Attributes
-    ----------
-    megabytes : float
-        Of all graphs.
-    full : tuple of str
-        Large weights that stay float32 beside others in 16 bits.
-    logit_error : float
-        Largest difference that rounding makes, as a share of the logits' spread.
-    label_error : float
-        Share of the labels of the passes that rounding changes.
-    probability_error : float
-        Largest difference that rounding makes to a probability.
-
-    """
-
-    megabytes: float
-    full: tuple[str, ...] = ()
+    megabytes: float  # Of all graphs.
+    full: tuple[str, ...] = ()  # Large weights that stay float32 beside others in 16 bits.
+    # Largest difference that rounding makes, as a share of the logits' spread.
     logit_error: float = 0.0
-    label_error: float = 0.0
-    probability_error: float = 0.0
+    label_error: float = 0.0  # Share of the labels of the passes that rounding changes.
+    probability_error: float = 0.0  # Largest difference that rounding makes to a probability.
 
     @property
     def is_near(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import re
-from typing import Any, Protocol
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from uncertainty_seg.errors import (
     UncertaintySegError,
 )
 
+if TYPE_CHECKING:
+    from uncertainty_seg.compiler.capture.masked_reference import UntouchedNet
+
 Array = NDArray[np.float32]
 Masks = Mapping[str, Array]
 # Image of normalised floats (1, 3, h, w) and masks (T, ...) to logits (T, C, hl, wl).
@@ -44,42 +47,19 @@ _MOST_SAID = 200  # letters
 _SWITCHED_OFF = np.float32(100)  # below the largest logit: a probability of 0 in float32
 
 
-class Untouched(Protocol):
-    """The user's own network in eval mode: normalised floats to logits, and in float64."""
-
-    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run it."""
-        ...
-
-    def exact(self, image: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Run it in float64; None where it cannot be."""
-        ...
-
-
 @dataclass(frozen=True)
 class CheckReport:
-    """
-    What the checks measured, in shares of the logits' spread.
+    """What the checks measured, in shares of the logits' spread."""
 
-    Attributes
-    ----------
-    still_error : float
-        Largest difference to the network without dropout, masks off.
-    masked_error : float
-        Largest difference to the network with the same masks, pass by pass.
-    spread : float
-        Largest logit less the smallest.
-
-    """
-
-    still_error: float
+    still_error: float  # Largest difference to the network without dropout, masks off.
+    # Largest difference to the network with the same masks, pass by pass.
     masked_error: float
-    spread: float
+    spread: float  # Largest logit less the smallest.
 
 
 def check_compiled(
     compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None = None,
-    exact: ExactNetwork | None = None, untouched: Untouched | None = None, num_images: int = 2,
+    exact: ExactNetwork | None = None, untouched: UntouchedNet | None = None, num_images: int = 2,
 ) -> CheckReport:
     """
     Compare trunk and head with the network they were made of.
@@ -140,7 +120,7 @@ class NetworkRunner:
 
     def __init__(
         self, compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None,
-        exact: ExactNetwork | None, untouched: Untouched | None = None,
+        exact: ExactNetwork | None, untouched: UntouchedNet | None = None,
     ) -> None:
         self._compiled, self._card = compiled, card
         self._network, self._exact, self._untouched = network, exact, untouched
@@ -214,7 +194,7 @@ class NetworkRunner:
         return max(error, self._apart(ours[:1], image, self._untouched))
 
     def _apart(
-        self, ours: NDArray[np.float32], image: NDArray[np.uint8], untouched: Untouched
+        self, ours: NDArray[np.float32], image: NDArray[np.uint8], untouched: UntouchedNet
     ) -> float:
         """Compare with the network as the user gave it, in eval mode."""
         floats = self.floats(image)

@@ -11,12 +11,12 @@ noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 import itertools
 import math
 import time
-from typing import Any, Protocol
+from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,10 @@ from uncertainty_seg.core.grid import bilinear_taps
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.errors import GraphError
 
+if TYPE_CHECKING:
+    from uncertainty_seg.compiler.capture.masked_reference import OwnPasses
+    from uncertainty_seg.compiler.checks.file_passes import FileNetwork
+
 COMPARED, FEWEST_COMPARED = 256, 16
 # Seconds that the passes of both may take; fewer are drawn where that is not enough.
 SECONDS = 8.0
@@ -53,43 +57,24 @@ _MOST_MASKS = 1 << 24  # mask values of a call
 _ROUNDING = 1e-5
 
 
-# The user's own network with dropout off.
+# The user's own network with dropout off, and with its own random numbers.
 StillNetwork = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-
-class OwnNetwork(Protocol):
-    """The user's own network, with its own random numbers."""
-
-    def passes(self, image: NDArray[np.float32], seed: int) -> Iterator[NDArray[np.float32]]:
-        """Draw passes of a normalised image without end, each in the form it is returned in."""
-        ...
+OwnNetwork: TypeAlias = 'OwnPasses | FileNetwork'
 
 
 @dataclass(frozen=True)
 class DistributionReport:
-    """
-    How far passes of random masks are from those that the network draws itself.
+    """How far passes of random masks are from those that the network draws itself."""
 
-    Attributes
-    ----------
-    passes : int
-        Of each of the two that were compared; 0 where they were not.
-    mean_probability, entropy, mutual_information : float
-        Mean over pixels of the absolute difference, the last two as shares of ln C.
-    information, own_information : float
-        Mean mutual information with masks, and of the network itself, as shares of ln C.
-    left_out : str
-        Why they were not compared.
-
-    """
-
-    passes: int = 0
+    passes: int = 0  # Of each of the two that were compared; 0 where they were not.
+    # Mean over pixels of the absolute difference, the last two as shares of ln C.
     mean_probability: float = 0.0
     entropy: float = 0.0
     mutual_information: float = 0.0
+    # Mean mutual information with masks, and of the network itself, as shares of ln C.
     information: float = 0.0
     own_information: float = 0.0
-    left_out: str = ''
+    left_out: str = ''  # Why they were not compared.
 
 
 def check_distribution(
@@ -275,24 +260,13 @@ _FLAT = 1e-9  # variance, as a share of the squared spread, that is none
 
 @dataclass(frozen=True)
 class MomentReport:
-    """
-    How near propagated moments are to samples of the network, on one image.
+    """How near propagated moments are to samples of the network, on one image."""
 
-    Attributes
-    ----------
-    rank : float
-        Rank correlation of the variance at each pixel, summed over the classes; -1 to 1, and 1
-        where it is the same at every pixel.
-    total : float
-        All variance together, as a share of that of the samples.
-    mean_error : float
-        Median difference of the means in deviations of the samples.
-
-    """
-
+    # Rank correlation of the variance at each pixel, summed over the classes; -1 to 1, and 1 where
+    # it is the same at every pixel.
     rank: float
-    total: float
-    mean_error: float
+    total: float  # All variance together, as a share of that of the samples.
+    mean_error: float  # Median difference of the means in deviations of the samples.
 
 
 def check_moments(
