@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TYPE_CHECKING, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from uncertainty_seg.errors import ShapeError
-
-if TYPE_CHECKING:
-    from uncertainty_seg.core.dropout_masks import LazyRows
 
 ImageU8: TypeAlias = NDArray[np.uint8]
 # Of a score: one value a frame.
@@ -28,8 +25,22 @@ LabelMap: TypeAlias = NDArray[np.uint8]
 FloatMap: TypeAlias = NDArray[np.float32]
 
 
+class Shaped(Protocol):
+    """What has the form of an array: an array, or what gives one when it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        ...
+
+
 def require_shape(
-    name: str, array: NDArray[Any] | LazyRows, shape: tuple[int | None, ...], dtype: DTypeLike
+    name: str, array: Shaped, shape: tuple[int | None, ...], dtype: DTypeLike
 ) -> None:
     """
     Raise ShapeError unless an array has this shape and dtype; None in the shape is any length.
