@@ -188,7 +188,8 @@ def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
                   for s in card.dropout_sites],
         'silenced': card.silenced,
         'injected': [name for p in made.compiled.prepared for name in p.injected],
-        'features': card.feature_shape, 'folded': list(made.compiled.folded),
+        'features': card.feature_shape,
+        'folded': [d.where for d in plan.decisions if d.step == 'fold_masks' and d.is_applied],
         'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},

@@ -79,12 +79,6 @@ class CompiledGraphs:
     precision: str = 'fp32'  # What the files compute in: 'fp32', 'fp16' or 'bf16'.
     is_halved: bool = True  # Whether the files store large weights of float32 in 16 bits.
 
-    @property
-    def folded(self) -> tuple[str, ...]:
-        """Masks that moved into the weights of the operation behind them."""
-        return tuple(d.where for d in self.plan.decisions
-                     if d.step == 'fold_masks' and d.is_applied)
-
 
 def compile_graph(
     model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None

@@ -521,21 +521,6 @@ def _bound(node: onnx.NodeProto, index: int, write: MomentWriter) -> float | Non
 def by_points(
     nodes: Sequence[onnx.NodeProto], source: str, x: Moments, write: MomentWriter
 ) -> Moments:
-    """Return the moments of a function of one element, by its values at two or three points."""
-    kinds = {node.op_type for node in nodes}
-    if 'HardSwish' not in kinds and not (len(nodes) > 1 and kinds & {*SMOOTH, 'Clip'}):
-        return _by_three(nodes, source, x, write)
-    out = nodes[-1].output[0]
-    high, low = (_replayed(nodes, source, write.node(op, [x.mean, write.root(x)], f'{out}_{op}'),
-                           write) for op in ('Add', 'Sub'))
-    mean = write.scaled(write.node('Add', [high, low], f'{out}_sum'), 0.5, f'{out}_mean')
-    slope = write.scaled(write.node('Sub', [high, low], f'{out}_rise'), 0.5, f'{out}_slope')
-    return Moments(mean, write.square(slope), x.is_shared)
-
-
-def _by_three(
-    nodes: Sequence[onnx.NodeProto], source: str, x: Moments, write: MomentWriter
-) -> Moments:
     """
     Return moments by three points of Gauss and Hermite: at m, and at m +- s sqrt(3).
 

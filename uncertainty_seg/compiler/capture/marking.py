@@ -127,14 +127,18 @@ def _fails(net: nn.Module, image: Tensor, problem: str) -> GraphError:
     came = f'the net fails on an image of (1, 3, {height}, {width})'
     for stride in _STRIDES:
         sides = [-(-side // stride) * stride for side in (height, width)]
-        if sides != [height, width] and _outputs(net, torch.zeros(1, 3, *sides))[0] is not None:
+        if sides != [height, width] and _takes(net, torch.zeros(1, 3, *sides)):
             return GraphError(f'{came}, and takes one of (1, 3, {sides[0]}, {sides[1]})',
                               'a size that it takes', f'compile for {sides[1]}x{sides[0]}')
     for planes in _PLANES:
-        if _outputs(net, torch.zeros(1, planes, height, width))[0] is not None:
+        if _takes(net, torch.zeros(1, planes, height, width)):
             return GraphError(f'the net takes images of {planes} planes and not of three',
                               'red, green and blue', 'put a layer in front that takes these')
     return GraphError(f'{came}: {problem}', 'a net that runs in eval mode at the given size')
+
+
+def _takes(net: nn.Module, image: Tensor) -> bool:
+    return bool(_try(net, image, is_strict=False).outputs)
 
 
 def _marked(
@@ -232,20 +236,6 @@ def _around(name: str) -> frozenset[str]:
     """List the modules that contain a module, the net itself among them."""
     parts = name.split('.')
     return frozenset('.'.join(parts[:n]) for n in range(len(parts)))
-
-
-def _outputs(
-    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
-    takes_eval: bool = False,
-) -> tuple[dict[str, Tensor] | None, list[Drop]]:
-    """Run a net without its dropout; return None and the dropout so far if it fails."""
-    with (torch.no_grad(), warnings.catch_warnings(),
-          watch(net, takes_eval=takes_eval, training=training) as seen):
-        warnings.simplefilter('ignore')
-        try:
-            return named_outputs(net(image)), seen.drops
-        except Exception:  # a net may raise anything at a size that it cannot take
-            return None, seen.drops
 
 
 def _in_eval_mode(
@@ -459,14 +449,15 @@ def _require_repeatable(
     takes_eval: bool = False,
 ) -> None:
     """Require that a net without its dropout always gives the same, where torch draws nothing."""
-    first, drops = _outputs(net, image, training, takes_eval)
+    first = _try(net, image, training, takes_eval, is_strict=False)
     for seed in range(_REPEATS):
         random.seed(seed)
         np.random.seed(seed)
-        other, met = _outputs(net, image, training, takes_eval)
-        if first is None or other is None:
+        other = _try(net, image, training, takes_eval, is_strict=False)
+        if not first.outputs or not other.outputs:
             return
-        problem = _difference(first, other) or drops != met and 'another dropout runs'
+        problem = _difference(first.outputs, other.outputs) or \
+            first.drops != other.drops and 'another dropout runs'
         if problem:
             raise GraphError(f'two runs of the net on one image differ ({problem})',
                              NO_OTHER_RANDOMNESS, DRAW_BY_DROPOUT)

@@ -150,11 +150,6 @@ class NetworkRunner:
         self._least[when] = min(error, self._least.get(when, error))
         return error
 
-    @property
-    def upsampling(self) -> str:
-        """Return how the logits become as large as the network's own."""
-        return self._compiled.upsampling
-
     def ours(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
         """Return the logits of T passes, at the resolution of the network's own output."""
         head = self._head

@@ -151,8 +151,7 @@ class _Sampler:
 
     def _of_ours(self, logits: Array) -> Array:
         rows, columns = (
-            tuple(values[taken] for values in bilinear_taps(
-                old, new, self._runner.upsampling))
+            tuple(values[taken] for values in bilinear_taps(old, new, self._card.upsampling))
             for old, new, taken in zip(logits.shape[2:], self._size, self._taken, strict=True))
         return _softmax(_at_taps(logits.astype(np.float64), rows, columns))
 

@@ -70,18 +70,10 @@ class Box:
         return self.top + self.height
 
 
-def blank(width: int, height: int) -> ImageU8:
-    """Return an empty canvas (height, width, 3)."""
-    return np.full((height, width, 3), BACKGROUND, np.uint8)
-
-
 def fill(canvas: ImageU8, box: Box, color: Color, alpha: float = 1.0) -> None:
     """Fill a rectangle; below an `alpha` of 1 the colour is mixed with the canvas."""
     area = canvas[box.top:box.bottom, box.left:box.right]
-    if alpha >= 1:
-        area[:] = color
-    else:
-        area[:] = np.rint(area * (1 - alpha) + np.asarray(color) * alpha).astype(np.uint8)
+    area[:] = np.rint(area * (1 - alpha) + np.asarray(color) * alpha)
 
 
 def paste(canvas: ImageU8, box: Box, picture: ImageU8) -> None:
@@ -285,7 +277,8 @@ def draw_sheet(
     columns_width = MAX_COLUMNS * (CELL_WIDTH + _GAP) - _GAP
     width = 2 * _EDGE + _NAMES + columns_width
     rows_height = _TITLE + 3 * (cell_height + _GAP) + _PLATE + _REASON
-    canvas = blank(width, _HEADER + rows_height + _CURVE + _KEY + _EDGE)
+    height = _HEADER + rows_height + _CURVE + _KEY + _EDGE
+    canvas = np.full((height, width, 3), BACKGROUND, np.uint8)
     write(canvas, 'What the vehicle sees, and how far to trust it', _EDGE, 38, 24, weight=2)
     write(canvas, subtitle, _EDGE, 76, 14, DIM)
     for k, frame in enumerate(frames):
