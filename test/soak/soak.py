@@ -93,7 +93,7 @@ class Soak:
     def __init__(
         self, args: argparse.Namespace, domain: int, folder: Path, stack: ExitStack
     ) -> None:
-        self._args = args
+        self._args, self._folder = args, folder
         self.random = random.Random(args.seed)
         self.oracle = Oracle(SLOW, TIMEOUT_S)
         self._heap: list[tuple[float, int, Event]] = []
@@ -127,6 +127,8 @@ class Soak:
         stack.callback(self.client.close)
         self._listen()
         self.client.wait_for_camera_match()  # the node is active
+        # A second publisher of images, though it sends none, lowers the flag for a while.
+        self.client.node.destroy_publisher(self.client.camera)
         self.camera = self.new_camera()
         stack.callback(self._let_go)
 
@@ -204,6 +206,8 @@ class Soak:
             sample[f'{name}_files'] = len(os.listdir(folder / 'fd'))
             sample[f'{name}_threads'] = len(os.listdir(folder / 'task'))
         self.samples.append(sample)
+        with (self._folder / 'samples.jsonl').open('a') as file:
+            file.write(json.dumps(sample) + '\n')
 
     # --- what is done ----------------------------------------------------------------------------
 
@@ -326,7 +330,7 @@ class Soak:
         return {
             'frames': oracle.sent.total(), 'answered': oracle.answered.total(),
             'faulty': sum(n for kind, n in oracle.sent.items() if kind != 'good'),
-            'true': oracle.num_true,
+            'true': oracle.num_true, 'true_s': round(oracle.true_s),
             'lies': len(oracle.lies), 'blind': oracle.blind,
             'ready': oracle.ready, 'excused': oracle.num_excused,
             'late_but_corrected': oracle.num_corrected, 'factors_above_slow': oracle.num_fast,
@@ -381,13 +385,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument('--rate', type=float, default=30.0, help='frames a second [30]')
     parser.add_argument('--only', nargs='+', default=[], choices=(*FAULTS, *DEEDS),
                         help='what to do [everything]', metavar='NAME')
+    parser.add_argument('--keep', type=Path, metavar='FOLDER',
+                        help='keep the logs of the processes and what they took, a line a second')
     parser.add_argument('--parameter', nargs='*', default=[], metavar='NAME:=VALUE',
                         help='of the node, to see what the oracle says of it')
     args = parser.parse_args(words)
     start_s = time.monotonic()
     with ExitStack() as stack:
         domain = stack.enter_context(own_domain())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
         soak = Soak(args, domain, folder, stack)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)

@@ -106,6 +106,7 @@ class Oracle:
     sent: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     num_true: int = 0
+    true_s: float = 0.0
     num_excused: int = 0
     num_corrected: int = 0
     num_fast: int = 0
@@ -166,6 +167,8 @@ class Oracle:
     # --- what was heard ------------------------------------------------------------------------
 
     def _on_flag(self, flag: Flag) -> None:
+        if self._flag is not None and self._flag.value:
+            self.true_s += min(flag.time_s - self._flag.time_s, self.timeout_s)
         if not flag.value:
             self._true_since_s, self._broken_s = None, flag.time_s
         if self._late is not None:
