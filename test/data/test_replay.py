@@ -31,6 +31,7 @@ from uncertainty_seg.storage.bags.reader import (
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
     image_message,
+    LATEST_NS,
     STORAGES,
     value_message,
 )
@@ -362,6 +363,8 @@ BAD_STAMPS: dict[str, tuple[Callable[[int], int], str]] = {
     'an hour old': (lambda t: t - 3600 * 10**9, 'the image is 3600.0 s old'),
     'a day ahead': (lambda t: t + 86400 * 10**9, 'stamped 86400.0 s in the future'),
     'none': (lambda _: 0, 'the stamp of the image is 0'),
+    'before 1970': (lambda t: t - 2 * START_NS, 'the stamp of the image is -1.7'),
+    'overflown': (lambda t: t - START_NS - 2**31 * 10**9, 'the stamp of the image is -2.1'),
     'the same': (lambda _: STEPS[2], 'came before'),
 }
 
@@ -375,6 +378,20 @@ def test_replay_judges_stamps_by_the_time_of_the_bag(
     seen, told = judged(tmp_path, tiny_bundle, write_timed_bag(tmp_path / 'in', times))
     assert seen == [False, False, True, False, False, False]
     assert all(words in text for text in told[3:])
+
+
+def test_the_last_stamps_that_ros_has_are_stamps_and_damage_may_come_after_them(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    stamps = [LATEST_NS - 5 + k for k in range(6)]
+    with BagWriter(tmp_path / 'in') as bag:
+        for k, stamp_ns in enumerate(stamps):
+            bag.write_image(CAMERA, stamp_ns, 'cam', numbered(RED, k), 'bgr8')
+        bag.write_serialized(CAMERA, IMAGE_TYPE, 2**64 - 1, b'')
+    seen, _ = judged(tmp_path, tiny_bundle, tmp_path / 'in')
+    assert seen == [False] * 2 + [True] * 4 + [False]
+    told = [header_stamp_ns(item.message) for item in messages(tmp_path / 'out', 'verdict')]
+    assert told == [*stamps, LATEST_NS]
 
 
 def test_the_time_of_receipt_counts_where_the_driver_sends_none(

@@ -28,8 +28,13 @@ from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.scores.image import FIXED_LIMITS
 from uncertainty_seg.data.scoring import locked_table
 from uncertainty_seg.storage import frame_sources
-from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, IMAGE_TYPE
-from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.storage.bags.reader import (
+    BagMessage,
+    BagReader,
+    header_stamp_ns,
+    IMAGE_TYPE,
+)
+from uncertainty_seg.storage.bags.writer import BagWriter, LATEST_NS
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest, write_calibration
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.score_rows import (
@@ -65,13 +70,15 @@ def textured(seed: int) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def write_bag(path: Path, pictures: list[np.ndarray], topic: str = CAMERA) -> Path:
+def write_bag(
+    path: Path, pictures: list[np.ndarray], topic: str = CAMERA, start_ns: int = START_NS
+) -> Path:
     with BagWriter(path) as bag:
         for k, picture in enumerate(pictures):
             # A picture that comes again differs a little, or the camera were frozen.
             is_again = any(np.array_equal(picture, before) for before in pictures[:k])
             pixels = picture ^ np.uint8(k * is_again)
-            bag.write_image(topic, START_NS + k * STEP_NS, 'cam', pixels, 'bgr8')
+            bag.write_image(topic, start_ns + k * STEP_NS, 'cam', pixels, 'bgr8')
     return path
 
 
@@ -87,8 +94,10 @@ def parts_of(table: Path) -> dict[str, bytes]:
     return {part.name: part.read_bytes() for part in list_parts(table)}
 
 
-def test_rows_say_what_replay_says(tmp_path: Path, tiny_bundle: Path) -> None:
-    bag = write_bag(tmp_path / 'bag', [RED, GREY, RED, RED, RED, BLUE, HALVES])
+@pytest.mark.parametrize('start_ns', [START_NS, LATEST_NS - 6 * STEP_NS])
+def test_rows_say_what_replay_says(tmp_path: Path, tiny_bundle: Path, start_ns: int) -> None:
+    pictures = [RED, GREY, RED, RED, RED, BLUE, HALVES]
+    bag = write_bag(tmp_path / 'bag', pictures, start_ns=start_ns)
     assert score(tiny_bundle, tmp_path / 'table', bag) == 0
     assert main(['replay', str(bag), str(tmp_path / 'out'), *RUN, f'model={tiny_bundle}']) == 0
     with BagReader(tmp_path / 'out') as reader:
@@ -97,6 +106,7 @@ def test_rows_say_what_replay_says(tmp_path: Path, tiny_bundle: Path) -> None:
     rows = read_rows(tmp_path / 'table').to_pylist()
     assert len(rows) == len(items) == 7
     for row, status in zip(rows, items, strict=True):
+        assert row['stamp_ns'] == header_stamp_ns(status)
         said = {pair.key: pair.value for pair in status.status[0].values}
         assert (str(row['confident']).lower(), row['verdict']) == (said['confident'], said['kind'])
         assert f'{row["score_ratio"]:.4g}' == f'{float(said["score_ratio"]):.4g}'

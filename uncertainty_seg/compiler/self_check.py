@@ -24,7 +24,7 @@ import onnx
 from tqdm import tqdm
 
 from uncertainty_seg.compiler.head_graphs import logits_of
-from uncertainty_seg.compiler.onnx_tools import load_model
+from uncertainty_seg.compiler.onnx_tools import constants, load_model
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import lazy_inputs, Masks, num_passes
@@ -41,7 +41,11 @@ from uncertainty_seg.core.uncertainty import (
     sums_of_logits,
     UncertaintyMaps,
 )
-from uncertainty_seg.errors import BackendUnavailableError, install_command
+from uncertainty_seg.errors import (
+    BackendUnavailableError,
+    install_command,
+    ModelBundleError,
+)
 from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
 
 MEMORY_LIMIT_MB = 16.0
@@ -115,6 +119,8 @@ def self_check(
     settings = checked_settings(settings)
     bundle = as_bundle(bundle, trusted_keys=settings.trusted_keys)
     precision = precision_of(bundle.card, settings.precision)
+    for path in (bundle.trunk_path, bundle.passes_path):
+        require_numbers(path)
     with checking():
         backend = open_backend(settings.backend, bundle, settings)
     try:
@@ -132,6 +138,19 @@ def self_check(
     record = SelfCheckRecord(key, values['is_passed'], tuple(values['failed']), values)
     return SelfCheckOutcome(values['is_passed'], values, report_table(found, facts),
                             write_record(record))
+
+
+def require_numbers(path: Path) -> None:
+    """
+    Refuse a graph that has a NaN for a weight; one of a mask may be infinite.
+
+    Raises ModelBundleError. A runtime may hide it: OpenVINO makes finite numbers of it.
+    """
+    for name, values in constants(load_model(str(path)).graph).items():
+        if values.dtype.kind in 'fV' and np.isnan(values).any():
+            raise ModelBundleError(
+                f'the weight {name!r} of {path} holds a NaN', 'numbers',
+                'compile the bundle again from a checkpoint before the training diverged')
 
 
 def _plan(

@@ -33,6 +33,7 @@ from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
     diagnostics_message,
+    LATEST_NS,
     numbers_message,
     value_message,
 )
@@ -251,7 +252,7 @@ def write_verdict(
     """
     is_of_frame = isinstance(item, BagImage)
     stamp_ns, frame_id = ((item.stamp_ns, item.frame_id) if isinstance(item, BagImage)
-                          else (item.received_ns, ''))
+                          else (min(item.received_ns, LATEST_NS), ''))
     verdict, received_ns = outcome.verdict, item.received_ns
     numbers = verdict_numbers(verdict, outcome.result, is_of_frame, pipeline.weakened_by)
     steps = ('flag', 'numbers') if verdict.is_confident else ('numbers', 'flag')

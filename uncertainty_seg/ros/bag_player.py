@@ -18,7 +18,6 @@ import threading
 import time
 from typing import Any
 
-from builtin_interfaces.msg import Time
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
@@ -100,8 +99,7 @@ class BagPlayer:
 
     def _tell_time(self, time_ns: int) -> None:
         if self._clock is not None:
-            stamp = Time(sec=time_ns // 10**9, nanosec=time_ns % 10**9)
-            self._clock.publish(Clock(clock=stamp))
+            self._clock.publish(Clock(clock=node_life.time_message(time_ns)))
 
     def _publish(self, item: reader.BagMessage) -> bool:
         serialize = reader.typestore().serialize_cdr

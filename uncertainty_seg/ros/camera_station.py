@@ -41,7 +41,7 @@ from uncertainty_seg.ros.frame_processor import (
 )
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
 from uncertainty_seg.ros.health import FrameStatistics, Health, NodeHealth, PartFaults
-from uncertainty_seg.ros.node_life import steady_s
+from uncertainty_seg.ros.node_life import now_ns, steady_s
 from uncertainty_seg.ros.publishers import PicturePublishers, publish_labels, VerdictPublishers
 from uncertainty_seg.ros.rivals import CameraRivals, RivalWatch
 from uncertainty_seg.ros.topics import WatchedTopicsNode
@@ -187,7 +187,7 @@ class CameraStation:
                    for info in self._node.get_publishers_info_by_topic(self.topic))
 
     def _now_ns(self) -> int:
-        return int(self._node.get_clock().now().nanoseconds)
+        return now_ns(self._node.get_clock())
 
     def _on_image(self, msg: AnyImage, information: Mapping[str, Any]) -> None:
         if self._camera_rivals is not None:

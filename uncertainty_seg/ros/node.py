@@ -30,7 +30,6 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from uncertainty_seg.backends.gpu.engine_build import build_here, BuildState, EngineBuild
@@ -378,9 +377,9 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         cameras = [station.health(node) for station in self._stations]
         self._condition = [camera.condition for camera in cameras]
         self._health_text = max(cameras, key=lambda health: health.level).message
-        header = Header(stamp=self.get_clock().now().to_msg())
         name = self.get_fully_qualified_name().lstrip('/')
-        self._health.publish(health_message(header, name, cameras))
+        self._health.publish(health_message(
+            node_life.header_now(self.get_clock()), name, cameras))
 
     def _node_health(self, extra: Mapping[str, str] = MappingProxyType({})) -> NodeHealth:
         return NodeHealth(

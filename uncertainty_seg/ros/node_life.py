@@ -18,13 +18,16 @@ import time
 from types import FrameType
 from typing import Any, TypeVar
 
+from builtin_interfaces.msg import Time
 import rclpy
+from rclpy.clock import Clock
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger_effective_level
 from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import Header
 
 from uncertainty_seg.errors import (
     BackendError,
@@ -166,6 +169,25 @@ def steady_s() -> float:
     # Only Linux has this clock; elsewhere the time that the machine sleeps is not counted.
     boot = getattr(time, 'CLOCK_BOOTTIME', None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
+def now_ns(clock: Clock) -> int:
+    """Return the time of a ROS clock, ns; 0, as of one without a time, before 1970."""
+    try:
+        return int(clock.now().nanoseconds)
+    except ValueError:  # how rclpy reads a /clock below 0
+        return 0
+
+
+def time_message(time_ns: int) -> Time:
+    """Return a time, ns, as a message, which holds none after 2038 and gets 0 instead."""
+    sec, nanosec = divmod(time_ns, 10**9)
+    return Time(sec=sec, nanosec=nanosec) if -2**31 <= sec < 2**31 else Time()
+
+
+def header_now(clock: Clock) -> Header:
+    """Return a header of now."""
+    return Header(stamp=time_message(now_ns(clock)))
 
 
 def stop_on_signals() -> threading.Event:

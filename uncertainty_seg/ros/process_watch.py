@@ -35,6 +35,7 @@ from rclpy.qos import QoSProfile
 
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.health import PartFaults
+from uncertainty_seg.ros.node_life import header_now
 
 EXIT_REFUSED, EXIT_WATCH = 2, 3
 # The watch looks as often, and counts at most this much more for a look that came late.
@@ -129,7 +130,7 @@ class LifecycleBond:
             msg = self._status(
                 id=self._node.get_name(), instance_id=self._me, active=is_active,
                 heartbeat_timeout=BOND_TIMEOUT_S, heartbeat_period=BOND_PERIOD_S)
-            msg.header.stamp = self._node.get_clock().now().to_msg()
+            msg.header = header_now(self._node.get_clock())
             publisher = self._ends[0]
             publisher.publish(msg)
             if not is_active and hasattr(publisher, 'wait_for_all_acked'):

@@ -31,7 +31,7 @@ from uncertainty_seg.core.status import verdict_numbers, verdict_status
 from uncertainty_seg.ros import topics
 from uncertainty_seg.ros.conversions import image_to_msg, jpeg_to_msg
 from uncertainty_seg.ros.health import diagnostics_message, PartFaults
-from uncertainty_seg.ros.node_life import steady_s
+from uncertainty_seg.ros.node_life import header_now, now_ns, steady_s
 from uncertainty_seg.ros.topics import COMPRESSED, output_topic
 
 _log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def publish_labels(node: Node, topic: str, card: ModelCard) -> Any:
     publisher = node.create_publisher(LabelInfo, topic, topics.LABEL_QOS)
     # The threshold is the confidence below which a pixel was withheld; the mask withholds none.
     publisher.publish(LabelInfo(
-        header=Header(stamp=node.get_clock().now().to_msg()), threshold=0.0,
+        header=header_now(node.get_clock()), threshold=0.0,
         class_map=[VisionClass(class_id=number, class_name=name)
                    for number, name in enumerate(card.class_names)]))
     return publisher
@@ -195,7 +195,7 @@ class VerdictPublishers:
     ) -> None:
         """Say what holds from now on, under the frame's header, or the node's time without one."""
         is_of_frame = header is not None
-        header = header or Header(stamp=self._clock.now().to_msg())
+        header = header or header_now(self._clock)
 
         def numbers() -> JointState:
             # What every ROS 2 has for named numbers, and plotting tools show.
@@ -297,11 +297,11 @@ class PicturePublishers:
 
         A clock that was set back, as by a bag that starts again, begins a new interval.
         """
-        now_ns, before_ns = self._clock.now().nanoseconds, self._flagged_ns
-        if before_ns is not None and 0 <= now_ns - before_ns < min_interval_s * 1e9:
+        time_ns, before_ns = now_ns(self._clock), self._flagged_ns
+        if before_ns is not None and 0 <= time_ns - before_ns < min_interval_s * 1e9:
             return
         if self._publish('flagged', make):
-            self._flagged_ns = now_ns
+            self._flagged_ns = time_ns
 
     def _publish(self, name: str, make: Callable[[], Any]) -> bool:
         """Make and publish a message if there is one and somebody listens."""

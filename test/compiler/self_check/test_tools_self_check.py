@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from conftest import make_tiny_bundle, tiny_trunk
 import numpy as np
+import onnx
 import pytest
 
 from uncertainty_seg.backends import registry
@@ -26,13 +28,14 @@ from uncertainty_seg.compiler.self_check import (
     Reference,
     report_table,
     report_values,
+    self_check,
     TOLERANCES,
 )
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import grid_maps, PassSums
-from uncertainty_seg.errors import BackendUnavailableError
-from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
+from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
 # Of dropout: its passes can be counted, exchanged and repeated one by one.
 BUNDLE = 'pipeline'
@@ -175,6 +178,20 @@ def test_a_number_that_is_none_is_null_in_the_report_and_failed(
     json.dumps(values, allow_nan=False)
     table = report_table(found, {'backend': 'x'})
     assert [line for line in table.splitlines() if line.startswith('mean ') and 'FAILED' in line]
+
+
+@pytest.mark.parametrize('kind', [onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16])
+def test_a_weight_that_is_no_number_is_named_before_anything_runs(
+        tmp_path: Path, kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = tiny_trunk()
+    trunk.graph.initializer.append(
+        onnx.helper.make_tensor('broken', kind, [3], [1.0, np.nan, np.inf]))
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
+    write_bundle(bundle.folder, bundle.card, {
+        'trunk.onnx': trunk.SerializeToString(), 'passes.onnx': bundle.passes_path.read_bytes()})
+    monkeypatch.setattr(registry, 'open_backend', None)
+    with pytest.raises(ModelBundleError, match="'broken'"):
+        self_check(bundle.folder)
 
 
 @pytest.fixture

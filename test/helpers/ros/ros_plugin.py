@@ -2,12 +2,15 @@
 """What is tested in test/ros needs ROS, and is marked so; without it the folder is left out."""
 
 from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
 from ros_helpers import HAS_ROS, own_domain, ROOT, SKIP_REASON
 
 FOLDER = ROOT / 'test' / 'ros'
+# Humble always checks what is written into a message; later ones do where this says so.
+os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
 
 
 def pytest_report_header() -> str:

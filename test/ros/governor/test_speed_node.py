@@ -379,7 +379,7 @@ def test_a_command_counts_as_late_by_either_of_its_stamps_but_not_by_a_stamp_of_
         now_ns = one.node.get_clock().now().nanoseconds
         for stamp_s, age_s, is_passed_on in (
                 (None, 0.0, True), (0.0, 0.0, True), (3.0, 0.0, False), (0.0, 3.0, False),
-                (-3.0, 0.0, False), (None, 3.0, False)):
+                (-3.0, 0.0, False), (None, 3.0, False), (2e9, 0.0, False)):
             command = TwistStamped(twist=twist(1.0))
             if stamp_s is not None:
                 stamp_ns = now_ns - round(stamp_s * 1e9)

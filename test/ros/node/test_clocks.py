@@ -123,3 +123,13 @@ def test_a_clock_that_jumps_does_not_touch_the_flag(rig: ClockRig) -> None:
     for now in (INT32_MAX, 1, 86_400, 0, 10, 100_000, 103_600):
         rig.set_clock(now)
         assert rig.flag_of(rig.next_second())
+
+
+@pytest.mark.parametrize(('sec', 'nanosec'), [(INT32_MAX, UINT32_MAX), (-5, 0)])
+def test_the_flag_falls_at_a_time_that_no_message_or_clock_holds(
+    rig: ClockRig, sec: int, nanosec: int
+) -> None:
+    rig.set_clock(sec, nanosec)
+    rig.rig.wait_for_reason('no frame on /cam for')
+    num_before = len(rig.rig.health)
+    rig.rig.wait(lambda: len(rig.rig.health) > num_before + 1, 'diagnostics')

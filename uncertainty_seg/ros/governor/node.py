@@ -24,8 +24,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_policy_name_from_kind
 from rclpy.subscription import Subscription
-from rclpy.time import Time
-from std_msgs.msg import Bool, Float32, Header
+from std_msgs.msg import Bool, Float32
 
 from uncertainty_seg.core.status import OK, Status, WARN
 from uncertainty_seg.ros import node_life, topics
@@ -223,8 +222,10 @@ class SpeedGovernorNode(Node):
         ages_s = [time.time() - sent_ns * 1e-9] if sent_ns > 0 else []
         if self._settings.stamped:
             # A driver that does not stamp sends zero, which says nothing.
-            stamp_ns = Time.from_msg(msg.header.stamp).nanoseconds
-            ages_s += [(self.get_clock().now().nanoseconds - stamp_ns) * 1e-9] if stamp_ns else []
+            stamp = msg.header.stamp
+            stamp_ns = stamp.sec * 10**9 + stamp.nanosec
+            age_ns = node_life.now_ns(self.get_clock()) - stamp_ns
+            ages_s += [age_ns * 1e-9] if stamp_ns else []
         return max(ages_s, key=abs, default=None)
 
     def _on_tick(self) -> None:
@@ -241,7 +242,8 @@ class SpeedGovernorNode(Node):
             return
         msg = TwistStamped() if self._settings.stamped else Twist()
         if self._settings.stamped:
-            msg.header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
+            msg.header = node_life.header_now(self.get_clock())
+            msg.header.frame_id = self._frame_id
         set_velocity(self._twist_in(msg), velocity)
         self._limited.publish(msg)
 
@@ -278,7 +280,7 @@ class SpeedGovernorNode(Node):
             'commands_late': str(self._limiter.num_late),
         }
         self._diagnostics.publish(diagnostics_message(
-            Header(stamp=self.get_clock().now().to_msg()),
+            node_life.header_now(self.get_clock()),
             Status(WARN if reason else OK, self._status_name, reason or speed.state, values)))
 
 

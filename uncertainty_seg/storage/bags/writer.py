@@ -15,6 +15,7 @@ from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 import sqlite3
+import struct
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,9 @@ METADATA_VERSION = 8
 METADATA_FILE = 'metadata.yaml'
 # rosbags names the file after its folder: so it has the same name in every bag.
 _INNER_NAME = 'bag_0'
+# What the header of a message can hold: seconds of 31 bits, and nanoseconds of 32.
+LAST_SECOND = 2**31 - 1
+LATEST_NS = LAST_SECOND * 10**9 + 2**32 - 1
 
 
 class BagWriter:
@@ -181,6 +185,9 @@ def _as_bag_error(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except (OverflowError, struct.error) as err:
+        raise BagError(f'bag {path} cannot hold the time of a message ({err})',
+                       'one after 1970, and with sqlite3 before 2262') from err
     except (OSError, sqlite3.Error, WriterError) as err:
         reason = getattr(err, 'strerror', None) or str(err)
         raise BagError(
@@ -278,9 +285,11 @@ def diagnostics_message(
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:
-    seconds, nanoseconds = divmod(stamp_ns, 10**9)
-    if not -2**31 <= seconds < 2**31:  # ROS 1 knows times up to 2106
-        raise BagError(f'the stamp of an image is {seconds} s', 'a time before 2038, as ROS 2 has')
+    seconds = min(stamp_ns // 10**9, LAST_SECOND)
+    nanoseconds = stamp_ns - seconds * 10**9
+    if seconds < -2**31 or stamp_ns > LATEST_NS:  # ROS 1 knows times up to 2106
+        raise BagError(f'the stamp of an image is {stamp_ns // 10**9} s',
+                       'a time before 2038, as ROS 2 has')
     stamp = _message('builtin_interfaces/msg/Time', sec=seconds, nanosec=nanoseconds)
     return _message('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
 

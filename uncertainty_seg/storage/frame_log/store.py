@@ -135,9 +135,9 @@ class FrameStore:
         return self._reservoirs[reservoir].would_outlast(key)
 
     def new_id(self, stamp_ns: int, camera: str) -> str:
-        """Return an unused name for a frame; names sort by stamp."""
+        """Return an unused name for a frame; names sort by stamp, those before 1970 first."""
         words = ''.join(c if c.isascii() and c.isalnum() else '_' for c in camera)[-80:]
-        plain = f'{stamp_ns:019d}' + (f'-{words}' if words else '')
+        plain = f'{max(stamp_ns, 0):019d}' + (f'-{words}' if words else '')
         frame_id, count = plain, 1
         while frame_id in self._index.entries:
             count += 1
