@@ -374,7 +374,10 @@ class CameraRivals:
         """Take note of the number of an image, of what rclpy tells about a message."""
         number = information.get('publication_sequence_number', NO_NUMBER)
         before, self._number = self._number, None if number == NO_NUMBER else int(number)
-        if before is not None and self._number is not None and self._number <= before:
+        if before is None or self._number is None or self._number == before + 1:
+            return
+        self._since_s = self._clock()  # an image is lost, or is the first one of a rival
+        if self._number <= before:
             self._num_back += 1
             self.look()
 

@@ -163,6 +163,11 @@ def test_known_values() -> None:
     field[100:] = 150
     assert image_statistics(field).row_seam == 1
     assert image_statistics(field).column_seam == 0
+    # The bars of a letterbox are two steps, as far from both ends; what is between may be torn.
+    box = np.pad(scene(0, 200, 320), ((20, 19), (0, 0), (0, 0)))
+    assert image_statistics(box).row_seam < 0.1 > image_statistics(box).rolled
+    box[100:-19] = scene(7, 200, 320)[80:]
+    assert image_statistics(box).row_seam > 0.4 < image_statistics(box[:-12]).row_seam
     # The straight edge of a thing is a step as abrupt, and ends within the picture.
     for height in (0.25, 0.44, 0.54):
         field = np.full((240, 320, 3), 50, np.uint8)

@@ -177,6 +177,14 @@ def test_a_second_camera_is_a_reason_from_its_first_images_to_its_end() -> None:
     assert all(rig.run(3, 'first')[9:])
 
 
+@pytest.mark.parametrize('number', [0, 10**6])
+def test_the_first_image_of_a_second_camera_that_was_silent_is_not_believed(number: int) -> None:
+    rig = Cameras()
+    rig.num_there, rig.numbers['second'] = 2, number
+    assert all(rig.run(5, 'first')[40:])
+    assert not any(rig.run(1, 'second', *['first'] * 9))
+
+
 def test_a_driver_that_was_killed_and_started_again_is_believed_alone_after_the_probe() -> None:
     rig = Cameras()
     rig.run(3, 'first')

@@ -184,6 +184,8 @@ FEWEST_POINTS = SAMPLES // 4
 # them. A lower share is not looked at. Sensors are read by rows, so a tear lies along one.
 SEAM_PARTS, PARTS_OF_ROW, PARTS_OF_COLUMN, PART_POINTS = 6, 4, 5, 2
 WIDE_SEAM, LEAST_SEAM = 0.55, 0.1
+# Grey levels of black; a letterbox has it at both ends, up to this share, and two lines apart.
+BLACK, WIDEST_BAR = 2, 0.16
 # A picture is rolled if its ends belong together at this share of their points, and has a seam.
 JOINED = 0.7
 # Colours are compared in a picture of this size, from neighbour to neighbour.
@@ -381,9 +383,20 @@ def _lines(
     still = sums == 0
     if both is not None:
         still &= _sums(both & _ONE) > 0
-    seam, anywhere = _seam(steps, both, num_parts)
-    return (_longest(still) / len(still), seam, comb,
-            anywhere if anywhere > LEAST_SEAM and _are_ends_joined(lines, steps, kept) else 0.0)
+    bar = _bar(lines)
+    inner, shown = slice(bar, len(steps) - bar), slice(bar, len(lines) - bar)
+    seam, anywhere = _seam(steps[inner], None if both is None else both[inner], num_parts)
+    is_rolled = anywhere > LEAST_SEAM and _are_ends_joined(
+        lines[shown], steps[inner], None if kept is None else kept[shown])
+    return _longest(still) / len(still), seam, comb, anywhere if is_rolled else 0.0
+
+
+def _bar(lines: Bytes) -> int:
+    """Return how many lines at both ends are of a letterbox, one blurred one included."""
+    shown = np.flatnonzero(_sums(lines) > BLACK * lines.shape[1])
+    ends = (int(shown[0]), len(lines) - 1 - int(shown[-1])) if shown.size else (0, 0)
+    is_box = 0 < max(ends) <= WIDEST_BAR * len(lines) and abs(ends[0] - ends[1]) <= 2
+    return max(ends) + 1 if is_box else 0
 
 
 def _longest(marks: NDArray[np.bool_]) -> int:
