@@ -41,11 +41,7 @@ from uncertainty_seg.core.uncertainty import (
     sums_of_logits,
     UncertaintyMaps,
 )
-from uncertainty_seg.errors import (
-    BackendUnavailableError,
-    install_command,
-    ModelBundleError,
-)
+from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
 
 MEMORY_LIMIT_MB = 16.0
@@ -120,7 +116,7 @@ def self_check(
     bundle = as_bundle(bundle, trusted_keys=settings.trusted_keys)
     precision = precision_of(bundle.card, settings.precision)
     for path in (bundle.trunk_path, bundle.passes_path):
-        require_numbers(path)
+        _require_numbers(path)
     with checking():
         backend = open_backend(settings.backend, bundle, settings)
     try:
@@ -140,12 +136,8 @@ def self_check(
                             write_record(record))
 
 
-def require_numbers(path: Path) -> None:
-    """
-    Refuse a graph that has a NaN for a weight; one of a mask may be infinite.
-
-    Raises ModelBundleError. A runtime may hide it: OpenVINO makes finite numbers of it.
-    """
+def _require_numbers(path: Path) -> None:
+    """Refuse a weight that is NaN; OpenVINO makes finite numbers of it. A mask may be infinite."""
     for name, values in constants(load_model(str(path)).graph).items():
         if values.dtype.kind in 'fV' and np.isnan(values).any():
             raise ModelBundleError(
