@@ -4,9 +4,8 @@ The camera and the oracle of the soak around the frame loop alone, for days by i
 
     PYTHONPATH=.:test python test/soak/loop.py [FRAMES] [SEED]
 
-From message to flag all is real but DDS and the clock. A line for each twentieth; the last is one
-JSON object. The exit code is 0 if there was no lie, counters were exact, and memory was flat after
-the first tenth.
+From message to flag all is real but DDS and the clock. A line for each twentieth, and one JSON
+object; the exit code is 0 if there was no lie, counters were exact and memory did not grow.
 
 """
 
@@ -16,21 +15,22 @@ from collections import Counter
 import json
 import logging
 from pathlib import Path
+from statistics import median
 import sys
 import tempfile
 from types import SimpleNamespace
-from typing import Any
 
 import conftest  # noqa: F401 - finds what tests share
 from owner_rig import Rig
 from ros_helpers import arrival, values_of
+from soak import MOST_KB
 import soak_backend
 from soak_frames import FaultyCamera, MAX_REPEATS, message
 from soak_oracle import Answer, Flag, Frame, Oracle
 
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs, show_frame
 
-PERIOD_S, START_S, MOST_KB = 0.25, 1.8e9, 2048.0
+PERIOD_S, START_S = 0.25, 1.8e9
 
 
 class LoopSoak(Rig):
@@ -79,10 +79,6 @@ class LoopSoak(Rig):
             topic.sent.clear()
 
 
-def resident_kb() -> float:
-    return float(Path('/proc/self/status').read_text().partition('RssAnon:')[2].split()[0])
-
-
 def main(frames: int = 1_000_000, seed: int = 0) -> int:
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:
@@ -90,20 +86,21 @@ def main(frames: int = 1_000_000, seed: int = 0) -> int:
         for number in range(frames):
             soak.frame(number)
             if number % (frames // 20) == 0:
-                memory.append(resident_kb())
+                status = Path('/proc/self/status').read_text()
+                memory.append(float(status.partition('RssAnon:')[2].split()[0]))
                 print(number, f'{len(soak.oracle.lies)} lies, {memory[-1]:.0f} kB', flush=True)
     oracle, counts = soak.oracle, soak.statistics
-    report: dict[str, Any] = {
+    report = {
         'frames': frames, 'days': (soak.now_s - START_S) / 86400, 'lies': oracle.lies[:9],
         'faulty': frames - oracle.sent['good'], 'true': oracle.num_true, 'blind': oracle.blind,
         'ready': oracle.ready, 'kinds': dict(soak.kinds), 'processed': counts.num_processed,
         'refused': counts.num_faulty, 'memory_kb': memory,
     }
-    is_right = not oracle.lies and sum(soak.kinds.values()) == frames \
-        and soak.kinds['fault'] == counts.num_faulty
-    report['ok'] = is_right and max(memory[2:]) - memory[2] < MOST_KB
     print(json.dumps(report))
-    return 0 if report['ok'] else 1
+    is_exact = sum(soak.kinds.values()) == frames and soak.kinds['fault'] == counts.num_faulty
+    # Memory goes up and down by 3 MB: strings that Python keeps.
+    is_flat = median(memory[-7:]) - memory[2] < MOST_KB
+    return int(bool(oracle.lies) or not is_exact or not is_flat)
 
 
 if __name__ == '__main__':
