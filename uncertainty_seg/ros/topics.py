@@ -189,7 +189,7 @@ def type_sentence(name: str, kind: str, me: str, others: Sequence[Any]) -> str:
         return ''
     kinds = ', '.join(sorted({info.topic_type for info in strange}))
     who = ', '.join(sorted({full_name(info) for info in strange}))
-    return (f'{name} carries {kinds} from {who}, of which {me} hears nothing: it expects '
+    return (f'{name} carries {kinds} from {who}, which {me} cannot receive: it expects '
             f'{kind} there; remap one of them')
 
 
