@@ -299,8 +299,13 @@ def test_sums_at_another_grid_than_the_cards_are_refused(kind: Kind, tmp_path: P
 
 
 def test_a_graph_that_the_runtime_cannot_open_is_named(kind: Kind, bundle: ModelBundle) -> None:
-    bundle.passes_path.write_bytes(b'no graph')
+    model = onnx.load(bundle.passes_path)
+    model.graph.node[0].op_type = 'NoSuchOperator'
+    onnx.save(model, bundle.passes_path)
     with pytest.raises(ModelBundleError, match=rf'{kind.name}.*passes\.onnx'):
+        kind(bundle, SETTINGS)
+    bundle.passes_path.write_bytes(b'no graph')
+    with pytest.raises(ModelBundleError, match=r'passes\.onnx'):
         kind(bundle, SETTINGS)
 
 

@@ -61,6 +61,7 @@ CAPTURE = {'torch', 'safetensors'}
 # Module -> libraries that it may import besides its room's: at once, and late only.
 EXCEPTIONS = {
     'core.preprocess': ({'cv2'}, set()),
+    'core.grid': ({'cv2'}, set()),
     'core.render': ({'cv2'}, set()),
     'core.image_codec': ({'cv2'}, set()),
     # Histograms, box sums, connected components and filters, within the budget of a frame.
@@ -79,6 +80,7 @@ EXCEPTIONS = {
     'backends.registry': ({'cv2'}, set()),
     # Reads what the files declare, and the sizes of their tensors.
     'backends.runner': (set(), {'onnx'}),
+    'backends.cpu.strips': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).
     'compiler.checks.pass_checks': ({'onnx'}, set()),
     'compiler.checks.sample_checks': ({'onnx'}, set()),

@@ -364,6 +364,24 @@ def _peak_bytes(model: Any, passes: int) -> int:
 def _tensor_bytes(model: Any, passes: int) -> dict[str, int]:
     import onnx
 
+    sizes = {}
+    for info in _with_passes(model, passes):
+        kind = info.type.tensor_type
+        itemsize = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        sizes[info.name] = itemsize * math.prod(dim.dim_value for dim in kind.shape.dim)
+    return sizes
+
+
+def tensor_shapes(model: Any, passes: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each input, output and tensor between, with T fixed."""
+    return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+            for info in _with_passes(model, passes)}
+
+
+def _with_passes(model: Any, passes: int) -> list[Any]:
+    """Return type and shape of every tensor of a model, with T fixed."""
+    import onnx
+
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     del fixed.graph.value_info[:]  # they would hold the symbolic axis
@@ -372,9 +390,4 @@ def _tensor_bytes(model: Any, passes: int) -> dict[str, int]:
             if dim.dim_param:
                 dim.dim_value = passes
     inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
-    sizes = {}
-    for info in [*inferred.input, *inferred.value_info, *inferred.output]:
-        kind = info.type.tensor_type
-        itemsize = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
-        sizes[info.name] = itemsize * math.prod(dim.dim_value for dim in kind.shape.dim)
-    return sizes
+    return [*inferred.input, *inferred.value_info, *inferred.output]

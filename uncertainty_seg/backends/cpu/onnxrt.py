@@ -58,13 +58,13 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._ort: Any = onnxruntime
 
     def _open(self, bundle: ModelBundle) -> None:
-        self._trunk: Any = self._open_session(bundle.trunk_path)
-        self._passes: Any = self._open_session(bundle.passes_path)
+        self._trunk: Any = self._open_session(bundle.trunk_path, bundle.trunk_path.read_bytes())
+        self._passes: Any = self._open_session(bundle.passes_path, self._passes_graph(bundle))
         self._tensors: dict[str, Any] = {}
         _log.info('onnxruntime %s, %d threads%s', self._ort.__version__, self._threads,
                   ', fp16 simulated' if self.precision == 'fp16' else '')
 
-    def _open_session(self, path: Path) -> Any:
+    def _open_session(self, path: Path, content: bytes) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -77,9 +77,8 @@ class OnnxRuntimeBackend(StreamingBackend):
         options.add_session_config_entry('session.intra_op.spin_duration_us', str(SPIN_US))
         try:
             return self._ort.InferenceSession(
-                rounding_half(path.read_bytes()) if self.precision == 'fp16' else str(path),
-                options, providers=['CPUExecutionProvider'],
-            )
+                rounding_half(content) if self.precision == 'fp16' else content, options,
+                providers=['CPUExecutionProvider'])
         except Exception as err:  # as in run
             raise ModelBundleError(f'onnxruntime cannot open {path} ({err})', fix=COMPILE) from err
 

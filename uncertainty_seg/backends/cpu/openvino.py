@@ -73,16 +73,17 @@ class OpenVinoBackend(StreamingBackend):
 
     def _open(self, bundle: ModelBundle) -> None:
         self._path = bundle.passes_path
-        trunk, self._passes = (self._read(path) for path in (bundle.trunk_path, self._path))
+        trunk = self._read(bundle.trunk_path, bundle.trunk_path.read_bytes())
+        self._passes = self._read(self._path, self._passes_graph(bundle))
         self._trunk: Any = self._compile(bundle.trunk_path, trunk)
         self._trunk_call: Any = self._trunk.create_infer_request()
         self._calls: dict[int, Any] = {}
         _log.info('openvino %s, %d threads, %s', self._ov.__version__, self._threads,
                   self.precision)
 
-    def _read(self, path: Path) -> Any:
+    def _read(self, path: Path, content: bytes) -> Any:
         with _named(path):
-            return self._core.read_model(path)
+            return self._core.read_model(content)
 
     def _compile(self, path: Path, model: Any) -> Any:
         with _named(path):

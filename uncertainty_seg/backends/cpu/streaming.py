@@ -18,6 +18,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.backends.cpu.strips import in_strips
 from uncertainty_seg.backends.runner import (
     added_sums,
     bytes_a_pass,
@@ -62,9 +63,9 @@ class StreamingBackend(Runner):
         self._budget_mb = settings.memory_budget_mb
         self._import()
         self._require_precision()
-        self._open(bundle)
         self._names: GraphNames = require_graphs(bundle)
         self._bytes_a_pass = bytes_a_pass(bundle.passes_path)
+        self._open(bundle)
         self._chunks: dict[int, int] = {}
         self._is_open = True
 
@@ -115,6 +116,11 @@ class StreamingBackend(Runner):
     @abc.abstractmethod
     def _free(self) -> None:
         """Release the graphs."""
+
+    def _passes_graph(self, bundle: ModelBundle) -> bytes:
+        """Return passes.onnx as a processor computes it fastest."""
+        passes = choose_chunk(self._card.passes, self._bytes_a_pass, self._budget_mb).passes
+        return in_strips(bundle.passes_path.read_bytes(), passes)
 
     def _require_precision(self) -> None:
         if self.precision in self.refused:

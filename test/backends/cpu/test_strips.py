@@ -1,0 +1,146 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Sums in strips of rows are those of the whole graph, whatever stands before them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+import onnxruntime
+import pytest
+
+from uncertainty_seg.backends.cpu import strips
+from uncertainty_seg.backends.cpu.strips import in_strips
+from uncertainty_seg.backends.runner import INV_TEMPERATURE, SUMS, tensor_shapes
+from uncertainty_seg.compiler.algebra.split import LOGITS
+from uncertainty_seg.compiler.head_graphs import add_sums
+from uncertainty_seg.compiler.onnx_tools import build_model, float_info
+from uncertainty_seg.core.uncertainty import sums_of_logits
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+T, C, F, H, W = 5, 3, 4, 7, 6
+node = helper.make_node
+rng = np.random.default_rng(3)
+WEIGHTS = {
+    'w': rng.normal(size=(C, F)), 'w1': rng.normal(size=(C, F, 1, 1)),
+    'w3': rng.normal(size=(C, F, 3, 3)), 'of_rows': rng.normal(size=(1, 1, H, 1)),
+    'of_other_rows': rng.normal(size=(1, 1, H, 1, 1)), 'between': rng.normal(size=(H * W, H * W)),
+    'of_pixels': rng.normal(size=(C, H, W)), 'of_classes': rng.normal(size=(1, C, 1, 1)),
+}
+SHAPES = {'mask_row': [-1, 1, F], 'rows': [-1, F], 'flat': [F, H * W], 'planes': [-1, C, H, W],
+          'lines': [-1, C, H * W], 'other_axis': [3], 'row_axis': [2], 'class_axis': [1]}
+MASKED = [node('Mul', ['x', 'mask'], ['m'])]
+PRODUCT = [
+    node('Reshape', ['mask', 'mask_row'], ['row']), node('Mul', ['row', 'w'], ['wm']),
+    node('Reshape', ['wm', 'rows'], ['stack']), node('Reshape', ['x', 'flat'], ['pixels']),
+    node('MatMul', ['stack', 'pixels'], ['product']),
+    node('Reshape', ['product', 'planes'], ['plain']),
+    node('Add', ['plain', 'of_classes'], [LOGITS])]
+HEADS: dict[str, Sequence[onnx.NodeProto]] = {
+    'product': PRODUCT,
+    '1x1': [*MASKED, node('Conv', ['m', 'w1'], [LOGITS])],
+    '3x3': [*MASKED, node('Conv', ['m', 'w3'], [LOGITS], pads=[1, 1, 1, 1])],
+    'a bias of each pixel': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
+                             node('Add', ['z', 'of_pixels'], [LOGITS])],
+    'a bias of each row': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
+                           node('Add', ['z', 'of_rows'], [LOGITS])],
+    'the mean of all pixels': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
+                               node('GlobalAveragePool', ['z'], ['mean']),
+                               node('Sub', ['z', 'mean'], [LOGITS])],
+    'the largest of the rows': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
+                                node('ReduceMax', ['z', 'row_axis'], ['top'], keepdims=1),
+                                node('Sub', ['z', 'top'], [LOGITS])],
+    # Rows, and as many of something else.
+    'the largest of other rows': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
+                                  node('Unsqueeze', ['z', 'row_axis'], ['z5']),
+                                  node('Add', ['z5', 'of_other_rows'], ['sums']),
+                                  node('ReduceMax', ['sums', 'other_axis'], [LOGITS], keepdims=0)],
+    'all pixels for each': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
+                            node('Reshape', ['z', 'lines'], ['line']),
+                            node('MatMul', ['line', 'between'], ['mixed']),
+                            node('Reshape', ['mixed', 'planes'], [LOGITS])],
+    'the largest of the classes': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
+                                   node('ReduceMax', ['z', 'class_axis'], ['top'], keepdims=1),
+                                   node('Sub', ['z', 'top'], [LOGITS])],
+}
+
+
+def passes_graph(nodes: Sequence[onnx.NodeProto]) -> bytes:
+    """Return a head of these nodes with its sums."""
+    used = {name for one in nodes for name in one.input}
+    weights = {name: v.astype(np.float32) for name, v in WEIGHTS.items() if name in used}
+    weights |= {name: np.array(v) for name, v in SHAPES.items() if name in used}
+    head = build_model('head', nodes, [float_info('x', [1, F, H, W]),
+                                       float_info('mask', ['T', F, 1, 1])],
+                       [float_info(LOGITS, ['T', C, H, W])],
+                       [numpy_helper.from_array(v, name) for name, v in weights.items()])
+    return bytes(add_sums(head).SerializeToString())
+
+
+def run(content: bytes, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(content, options, ['CPUExecutionProvider'])
+    return list(session.run(list(SUMS), feed))
+
+
+def count(content: bytes, kind: str) -> int:
+    return sum(one.op_type == kind for one in onnx.load_model_from_string(content).graph.node)
+
+
+@pytest.mark.parametrize('name', HEADS)
+@pytest.mark.parametrize('num_strips', [2, 3, 7])
+def test_strips_give_the_sums_of_the_whole(
+    name: str, num_strips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, 'STRIP_BYTES', -(-4 * T * C * H * W // num_strips))
+    whole = passes_graph(HEADS[name])
+    cut = in_strips(whole, T)
+    assert count(cut, 'Exp') == num_strips
+    for passes in (1, T, 2 * T):
+        feed = {'x': rng.normal(size=(1, F, H, W)), 'mask': rng.integers(0, 2, (passes, F, 1, 1)),
+                INV_TEMPERATURE: np.array([0.7])}
+        feed = {key: value.astype(np.float32) for key, value in feed.items()}
+        for found, wanted in zip(run(cut, feed), run(whole, feed), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-6)
+        if name == 'product':
+            features = np.einsum('tf,cf,fhw->tchw', feed['mask'][..., 0, 0], WEIGHTS['w'],
+                                 feed['x'][0]) + WEIGHTS['of_classes']
+            np.testing.assert_allclose(run(cut, feed)[0], sums_of_logits(features, 1 / 0.7).p,
+                                       atol=1e-5)
+
+
+def test_the_product_of_masks_and_features_is_cut_before_it_grows(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, 'STRIP_BYTES', -(-4 * T * C * H * W // 3))
+    cut = in_strips(passes_graph(HEADS['product']), T)
+    # Once for all strips: what has no rows. Once a strip: the product, and nothing is cut behind.
+    assert (count(cut, 'MatMul'), count(cut, 'Split')) == (3, 2)
+    other = in_strips(passes_graph(HEADS['3x3']), T)
+    assert (count(other, 'Conv'), count(other, 'Split')) == (1, 2)
+
+
+def test_of_the_included_model_every_strip_fits_and_no_bit_differs() -> None:
+    bundle = load_bundle('pipeline')
+    whole = bundle.passes_path.read_bytes()
+    cut = in_strips(whole, bundle.card.passes)
+    shapes = tensor_shapes(onnx.load_model_from_string(cut), bundle.card.passes)
+    sizes = [4 * np.prod(shapes[one.output[0]])
+             for one in onnx.load_model_from_string(cut).graph.node if one.op_type == 'Exp']
+    assert len(sizes) > 8 and max(sizes) <= 1.1 * strips.STRIP_BYTES
+    graph = onnx.load_model_from_string(whole).graph
+    feed = {info.name: rng.random([dim.dim_value or 20 for dim in
+                                   info.type.tensor_type.shape.dim]).astype(np.float32) * 4
+            for info in graph.input}
+    for found, wanted in zip(run(cut, feed), run(whole, feed), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_what_fits_or_is_too_large_to_be_cut_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = passes_graph(PRODUCT)
+    assert in_strips(whole, T) == whole
+    monkeypatch.setattr(strips, 'STRIP_BYTES', 2)
+    assert in_strips(whole, T) == whole
