@@ -96,9 +96,9 @@ def _detail(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> dict[str, float
         return {'blur': float('nan'), 'low_contrast': float('nan')}
     second = cv2.Laplacian(gray, cv2.CV_16S)[:rows, :columns].astype(np.float32)
     levels = gray[:rows, :columns].astype(np.float32)
-    mean, square = _block_means(levels, side), _block_means(levels * levels, side)
+    mean, square = _block_means(levels, side), _block_squares(levels, side)
     contrast = np.sqrt(np.maximum(square - mean * mean, 0))
-    energy = np.sqrt(np.maximum(_block_means(second * second, side) - _ROUNDING, 0))
+    energy = np.sqrt(np.maximum(_block_squares(second, side) - _ROUNDING, 0))
     if ignore is not None:
         # A second difference looks one pixel beyond its block.
         near = cv2.dilate(ignore.view(np.uint8), np.ones((3, 3), np.uint8))[:rows, :columns]
@@ -142,6 +142,14 @@ def _block_means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     down, across = values.shape[0] // side, values.shape[1] // side
     # Rows first: whole lines are added at once.
     lines = values.reshape(down, side, -1).sum(1)
+    return np.asarray(lines.reshape(down, across, side).sum(2) / side**2, np.float32)
+
+
+def _block_squares(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return the mean square of each block, without an array of squares."""
+    down, across = values.shape[0] // side, values.shape[1] // side
+    rows = values.reshape(down, side, -1)
+    lines = np.einsum('dsx,dsx->dx', rows, rows)
     return np.asarray(lines.reshape(down, across, side).sum(2) / side**2, np.float32)
 
 
