@@ -230,11 +230,13 @@ def test_the_report_has_every_part_of_a_calibration(
 ) -> None:
     page, promise = calibrated[2].read_text(), calibrated[1]['promises'][0]
     assert re.findall('<section id="(.*?)">', page) == [
-        'promise', 'bundle', 'risk', 'scores', 'reliability', 'classes', 'accepted', 'refused',
+        'risk', 'classes', 'accepted', 'refused', 'promise', 'reliability', 'scores', 'bundle',
         'notes']
     assert 'accuracy&lt;0.6' in page
-    for share in ('accepted', 'accepted_and_bad', 'bad_if_accepted_upper'):
+    for share in ('accepted', 'accepted_and_bad'):
         assert f'<strong>{100 * promise[share]:.1f}\N{NO-BREAK SPACE}%</strong>' in page
+    bound = f'{100 * promise["bad_if_accepted_upper"]:.1f}\N{NO-BREAK SPACE}% of the frames'
+    assert f'is bad in at most {bound}' in page
     # Whoever is accepted and bad is shown, with the masks and the heatmap.
     assert page.count('<figure class="frame">') >= 4
     assert page.count('data:image/png') >= 2 * page.count('<figure class="frame">')

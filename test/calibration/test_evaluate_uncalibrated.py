@@ -105,7 +105,7 @@ def test_the_report_says_that_there_is_no_promise_and_shows_no_gate(
     page = report.read_text()
     assert re.search(f'<p class="warning">N{SAID[1:]}[^<]*uncertainty_seg calibrate', page)
     parts = re.findall('<section id="(.*?)">', page)
-    assert parts == ['bundle', 'risk', 'scores', 'reliability', 'classes']
+    assert parts == ['risk', 'classes', 'reliability', 'scores', 'bundle']
     assert 'temperature</dt><dd>1 (no calibration)' in page
     assert 'The gate uses' not in page and '<th scope="row">entropy.mean' in page
 

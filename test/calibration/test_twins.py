@@ -86,10 +86,11 @@ def test_labelled_frames_are_not_foreign(
     data = write_folder(tmp_path / 'data', 120, 5, splits=True)
     ood = write_folder(tmp_path / 'ood', 3, 6)
     shutil.copy(data / 'images' / 'frame_5_070.png', ood / 'images' / 'reef.png')
-    bundle = str(make_tiny_bundle(tmp_path / 'tiny', calibrated=False))
+    bundle, other = (str(make_tiny_bundle(tmp_path / name, calibrated=False))
+                     for name in ('tiny', 'other'))
     words = {'calibrate': ['calibrate', bundle, '--data', str(data)],
              'evaluate': ['evaluate', bundle, str(data)],
-             'compare': ['evaluate', bundle, str(data), '--baseline', bundle]}
+             'compare': ['evaluate', bundle, other, str(data)]}
     assert main([*words[verb], '--ood', str(ood), *RULE, *RUN]) == 2
     said = capsys.readouterr().err
     assert '1 of 4' in said and "'reef.png'" in said and "'frame_5_070'" in said

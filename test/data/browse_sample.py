@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import cv2
@@ -39,8 +41,19 @@ def scored(
 
 
 def page_values(page: Path) -> dict[str, Any]:
-    """Return what the script of a page reads."""
+    """Return what the script of a page reads, its columns unpacked, a frame after the other."""
     text = page.read_text(encoding='utf-8')
     start = text.index('id="data">') + len('id="data">')
     values: dict[str, Any] = json.loads(text[start:text.index('</script>', start)])
-    return values
+    columns = [np.frombuffer(base64.b64decode(packed), '<f4').tolist() for packed in
+               re.findall('<script type="text/plain" id="column-[0-9]+">(.*?)</script>', text)]
+    dives, _, flags, verdicts, *numbers = columns
+    count = len(values['scores'])
+    return {
+        **values, 'scores': dict(zip(values['scores'], numbers, strict=False)),
+        'shares': numbers[count:], 'frames': [{
+            'key': key, 'dive': values['dives'][int(dives[row])], 'flag': bool(flags[row]),
+            'verdict': values['verdicts'][int(verdicts[row])],
+            'selected': values['selected'].get(str(row)), 'why': values['why'].get(str(row)),
+            'pictures': values['pictures'].get(str(row)),
+        } for row, key in enumerate(values['keys'])]}

@@ -22,6 +22,7 @@ pytest.importorskip('jinja2', reason='jinja2 is not installed: no page')
 from uncertainty_seg.backends.opening import open_pipeline  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.render import FrameView, overlay  # noqa: E402
+from uncertainty_seg.data import browse  # noqa: E402
 from uncertainty_seg.data.browse import rows_of_page, script_text  # noqa: E402
 from uncertainty_seg.data.selection import select  # noqa: E402
 from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
@@ -89,8 +90,20 @@ def test_which_frames_are_taken(table: Path, tmp_path: Path) -> None:
     # Half of them by score, NaN first, and the rest by lot.
     assert {5, 99, 98, 97, 96, 95} <= set(rows.tolist())
     assert rows_of_page(scores, keys, 500).tolist() == list(range(100))
-    assert len(browsed(table, tmp_path / 'page.html', '--most', 3)['frames']) == 3
-    assert '5 more in the table are not' in (tmp_path / 'page.html').read_text()
+    # All of them are in the page, and the pictures of three; others are read from their files.
+    values = browsed(table, tmp_path / 'page.html', '--most', 3)
+    assert len(values['frames']) == 8 and len(values['pictures']) == 3
+    assert values['places'] == {str(table.parent / 'seen'): (table.parent / 'seen').as_uri()}
+
+
+def test_a_large_table_has_the_scores_that_there_is_room_for(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browse, 'MOST_VALUES', 3 * 8)
+    values = browsed(table, tmp_path / 'page.html', '--score', 'mutual_information.top')
+    names = list(values['scores'])
+    assert len(names) == 3 and names[:2] == ['mutual_information.top', 'score_ratio']
+    assert len(values['shares']) == 3
 
 
 @pytest.mark.parametrize('text', [HOSTILE, '<!--<script>', ']]>', '\u2028\u2029', '&lt;', '\x00'])
@@ -111,6 +124,7 @@ def test_the_page_is_the_same_bytes_again_and_allows_only_its_own_script(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in text and "default-src 'none'" in text
     assert not re.search(r'(?:src|href)="(?!data:)', text) and 'http' not in script
+    assert 'img-src data: file:;' in text
 
 
 def test_of_a_selection_the_reasons_are_shown(table: Path, tmp_path: Path) -> None:
@@ -118,7 +132,7 @@ def test_of_a_selection_the_reasons_are_shown(table: Path, tmp_path: Path) -> No
     values = browsed(tmp_path / 'sel', tmp_path / 'page.html')
     reasons = [frame['selected'] for frame in values['frames']]
     assert len(reasons) == 2 and all(reason.startswith('top-k: ') for reason in reasons)
-    assert values['hasSelection']
+    assert sorted(values['selected']) == ['0', '1']
 
 
 def test_pictures_that_come_and_go_move_no_other(

@@ -261,11 +261,10 @@ def compare(
     blocks: Path | str | None = None,
     bad: str | None = None,
     report: Path | str | None = None,
-    baseline: ModelBundle | Path | str | None = None,
     alphas: Sequence[float] = ALPHAS,
 ) -> Comparison:
     """
-    Compare bundles on labelled images.
+    Compare bundles with the first, or one with its deterministic pass, on labelled images.
 
     Parameters
     ----------
@@ -275,9 +274,6 @@ def compare(
         See `evaluate`; without `bad`, as the first bundle was calibrated.
     settings : Settings, optional
         Backend, threads, seed, precision and ignore mask; T is each bundle's own.
-    baseline : ModelBundle, Path or str, optional
-        What all are compared with; by default the first bundle, or its deterministic pass where
-        there is no other.
     alphas : sequence of float
         Shares that may be accepted and bad.
 
@@ -303,7 +299,7 @@ def compare(
     if report:
         require_report_place(Path(report))
     given, used = [as_bundle(bundle) for bundle in bundles], checked_settings(settings)
-    contenders = contenders_of(given, None if baseline is None else as_bundle(baseline))
+    contenders = contenders_of(given)
     made = given[0].calibration
     rule = BadRule.parse(bad or (made.promises[0].bad if made and made.promises else DEFAULT_RULE),
                          given[0].card.class_names)

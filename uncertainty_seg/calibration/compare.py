@@ -62,8 +62,8 @@ class Comparison:
 
     `contenders` and `timings` say by label what each is and how its time was measured, `promises`
     of each calibrated bundle whether these frames show that its promises are kept, `notes` what a
-    reader of the table must know, `rule` when a mask counts as bad and `rules` when it did for the
-    promises of each bundle.
+    reader of the table must know, `frames` how many there are; `rule` when a mask counts as bad,
+    and `rules` when it did for the promises of each bundle.
     """
 
     rows: tuple[FigureRow, ...]
@@ -71,6 +71,7 @@ class Comparison:
     timings: Mapping[str, str]
     promises: Mapping[str, tuple[PromiseVerdict, ...]]
     notes: tuple[str, ...]
+    frames: str = ''
     rule: str = ''
     rules: Mapping[str, str] = field(default_factory=dict)
 
@@ -91,7 +92,8 @@ class Comparison:
         """Say whether each bundle is better, and of each promise whether it is kept here."""
         promised = ''.join(f'; {label} was calibrated by {rule}'
                            for label, rule in self.rules.items())
-        return [*self.verdicts().values(), f'A mask counts as bad if {self.rule}{promised}.',
+        return [*self.verdicts().values(),
+                f'Measured on {self.frames}. A mask counts as bad if {self.rule}{promised}.',
                 *(f'{label}: {one.sentence()}'
                   for label, found in self.promises.items() for one in found)]
 
@@ -105,11 +107,13 @@ class Comparison:
         return f'{label} against {self.baseline}: {words}.'
 
     def _listed(self, rows: Sequence[FigureRow]) -> str:
-        """Name figures with both values and the 95 % interval of the gain."""
-        before = {row.figure: row.value.value for row in self.rows if row.label == self.baseline}
-        return '; '.join(
-            f'{row.title} ({number(before[row.figure])} to {number(row.value.value)}, gain '
-            f'{interval_text(row.gain, 3, is_gain=True)})' for row in rows if row.gain)
+        """Name figures, the first with both values and the 95 % interval of the gain."""
+        first, *others = rows
+        before = next(row.value.value for row in self.rows
+                      if (row.label, row.figure) == (self.baseline, first.figure))
+        return '; '.join([f'{first.title} ({number(before)} to {number(first.value.value)}, gain '
+                          f'{interval_text(first.gain, 3, is_gain=True)})',
+                          *(row.title for row in others)])
 
     def line(self) -> dict[str, Any]:
         """Return the line for scripts: by bundle and figure the gain and its 95 % interval."""
@@ -132,23 +136,9 @@ class Comparison:
         }
 
     def text(self) -> str:
-        """Return the table for a terminal."""
-        lines = [*self.sentences(), '',
-                 *(f'{label}: {words}' for label, words in self.contenders.items()), '']
-        width = max(map(len, self.contenders))
-        for title, rows in self.groups():
-            lines.append(title)
-            lines += [_line(row, width) for row in rows]
-        lines += ['']
-        lines += [f'{label}: {words}' for label, words in self.timings.items()]
-        return '\n'.join([*lines, *self.notes])
-
-
-def _line(row: FigureRow, width: int) -> str:
-    words = f'  {row.label:{width}}  {number(row.value.value):>8}'
-    if row.gain is not None:
-        words += f'  {interval_text(row.gain, 3, is_gain=True)}  {row.verdict}'
-    return words + (f'  ({row.name})' if row.name else '')
+        """Return what a person reads in a terminal; the report has the table."""
+        costs = [f'{label}: {self.timings[label]}' for label in self.verdicts()]
+        return '\n'.join([*self.sentences(), *costs, *self.notes])
 
 
 def compare_on(
@@ -172,7 +162,8 @@ def compare_on(
         {label: cost.describe() for label, cost in costs.items()},
         {one.label: kept for one in contenders
          if (kept := _promises(one, contended[one.label], frames, rule))},
-        _notes(frames, rule, contenders, contended), rule.text,
+        _notes(frames, rule, contenders, contended),
+        f'{len(frames.known.pairs)} frames in {len(np.unique(frames.blocks))} blocks', rule.text,
         {one.label: one.bundle.calibration.promises[0].bad for one in contenders
          if not one.is_still and one.bundle.calibration and one.bundle.calibration.promises})
 
@@ -234,26 +225,17 @@ class _StillSource(PassSource):
         return self._drawn[1]
 
 
-def contenders_of(
-    bundles: Sequence[ModelBundle], baseline: ModelBundle | None
-) -> tuple[Contender, ...]:
+def contenders_of(bundles: Sequence[ModelBundle]) -> tuple[Contender, ...]:
     """
     Return what is compared, the baseline first.
 
-    It is the one that is named; else the first of several bundles, to which the deterministic pass
-    of the first is added as the last; else of one bundle that pass. Raises ModelBundleError if one
-    has other classes than the first, or is given twice.
+    It is the first of several bundles, to which the deterministic pass of the first is added as
+    the last; of one bundle it is that pass. Raises ModelBundleError if one has other classes than
+    the first, or is given twice.
     """
-    given = list(bundles)
-    places = [one.folder.resolve() for one in given]
-    if baseline is not None and baseline.folder.resolve() not in places:
-        given, places = [baseline, *given], [baseline.folder.resolve(), *places]
-    _refuse_strangers(given)
-    labels = _labels(given)
-    made = [Contender(label, one) for label, one in zip(labels, given, strict=True)]
-    if baseline is not None:
-        first = made[places.index(baseline.folder.resolve())]
-        return (first, *(one for one in made if one is not first))
+    _refuse_strangers(bundles)
+    labels = _labels(bundles)
+    made = [Contender(label, one) for label, one in zip(labels, bundles, strict=True)]
     if any(one.bundle.card.method == SINGLE for one in made):
         return tuple(made)
     # The network that is first by itself, so that passes and no passes of it are compared.
@@ -357,8 +339,6 @@ def _notes(
     contended: Mapping[str, Contended],
 ) -> tuple[str, ...]:
     notes = [f'{frames.remark[0].upper()}{frames.remark[1:]}.'] if frames.remark else []
-    notes.append(f'{len(frames.known.pairs)} frames in {len(np.unique(frames.blocks))} blocks; a '
-                 f'frame is bad if {rule.text}.')
     images = [image for image, _ in frames.known.pairs]
     for one in contenders:
         made = one.bundle.calibration

@@ -47,8 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'was calibrated, or iou<0.5]')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
-    parser.add_argument('--baseline', metavar='BUNDLE',
-                        help='what all are compared with [the first of several]')
     parser.add_argument('--alpha', dest='alphas', nargs='+', type=rate,
                         default=argparse.SUPPRESS, metavar='ALPHA',
                         help='several bundles: P(accepted and bad) to promise [0.05 0.10]')
@@ -62,13 +60,13 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_from_args(args)
     about = {'verb': 'evaluate', 'figures': args.report and str(figures_file(args.report))}
-    if len(args.bundles) > 1 or args.baseline is not None:
+    if len(args.bundles) > 1:
         compared = call_with(compare, args, settings=settings)
         print(compared.text())
         print_json({**about, **compared.line()})
         return 0
     if hasattr(args, 'alphas'):
-        raise ConfigError('--alpha with one bundle', 'several, or --baseline BUNDLE')
+        raise ConfigError('--alpha with one bundle', 'several bundles')
     found = call_with(evaluate, args, bundle=args.bundles[0], settings=settings)
     print(found.sentence())
     print_json({**about, 'bundle': str(find_bundle(args.bundles[0])), **found.line()})

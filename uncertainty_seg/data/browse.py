@@ -2,15 +2,17 @@
 """
 One page to look through the frames of a score table, in one file that needs no network.
 
-A page has a limited number of frames, since their pictures are in it: half of them by score and
-half by lot, so that the page shows the usual beside the worst.
+Every frame can be filtered and sorted: a column of numbers is packed, and unpacked when it is
+asked for. Pictures are in the page of a limited number of frames, half of them by score and half
+by lot, so that it shows the usual beside the worst; a photograph of another is read from its file
+when it is looked at.
 
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 import hashlib
@@ -23,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.calibration.report.page import render_page, require_place
+from uncertainty_seg.calibration.report.page import require_place, write_page_to
 from uncertainty_seg.calibration.report.pictures import (
     fitted_size,
     jpeg_address,
@@ -40,6 +42,7 @@ from uncertainty_seg.data.selection import (
     LeftOut,
     name_dives,
     open_model,
+    RATIO,
     read_table,
     score_column,
     scored_frames,
@@ -59,10 +62,13 @@ from uncertainty_seg.storage.score_rows import (
     SHARE_PREFIX,
     TableInfo,
 )
-from uncertainty_seg.storage.whole_files import replace_file
+from uncertainty_seg.storage.whole_files import whole_file
 
 # Sentences on the page about frames that cannot be shown.
 _MAX_PROBLEMS = 20
+# Values of scores in a page, 16 MB: of 200 000 frames 20 scores.
+MOST_VALUES = 4_000_000
+_COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'stamp_ns', 'confident', 'verdict')
 _WIDTH_PX, _HEIGHT_PX, _QUALITY = 256, 192, 75
 _SCRIPT = Path(__file__).parents[1] / 'calibration' / 'report' / 'templates' / 'browse.js'
 
@@ -94,9 +100,9 @@ def browse(
     """
     Write one page to look through the frames of score tables or selections of one model.
 
-    The page has `most` frames, whose pictures are in it; it is sorted by `score` at first. `root`
-    is the folder that holds the sources and the model now, if they were moved; `force` replaces a
-    page that is there.
+    It filters all frames by the scores that it has room for, and has the pictures of `most`; it
+    is sorted by `score` at first. `root` is the folder that holds the sources and the model now,
+    if they were moved; `force` replaces a page that is there.
 
     Raises TableError if a table cannot be read, or they are of different models; ConfigError if an
     option does not fit, or the page is there or cannot be written.
@@ -109,14 +115,12 @@ def browse(
                           'give another name, or say that it may be replaced')
     info = read_info(first_part(paths))
     column = score_column(score or first_score(info), info)
-    # Of a table of millions of values only what is shown is read whole.
-    table = read_table(paths, remarks, ['frame_key', 'dive', 'run', 'source', column])
+    table = read_table(paths, remarks, [*_COLUMNS, column])
     table, _ = name_dives(table, None, remarks)
     where = Whereabouts(paths[0], None if root is None else Path(root))
-    reasons = _reasons(paths)
-    rows = rows_of_page(np.asarray(table.column(column).to_numpy(), np.float64),
-                        table.column('frame_key').to_pylist(), most)
-    shown = read_keys(paths, table.column('frame_key').take(rows).to_pylist(),
+    keys = table.column('frame_key').to_pylist()
+    rows = rows_of_page(np.asarray(table.column(column).to_numpy(), np.float64), keys, most)
+    shown = read_keys(paths, [keys[row] for row in rows],
                       [name for name in schema_of(info).names if name != 'features'])
     shown = with_values(shown, 'dive', table.column('dive').take(rows).to_pylist())
     model, why_not = _opened(info, where)
@@ -127,21 +131,83 @@ def browse(
         {name: shown.column(f'{SCORE_PREFIX}{name}').to_pylist() for name in info.score_names})
     with model or nullcontext():
         pictures, left_out = _pictures(shown, info, where, model, scale)
+    names = list(dict.fromkeys([column, RATIO, *(f'{SCORE_PREFIX}{name}'
+                                                 for name in info.score_names)]))
+    names = names[:max(2, MOST_VALUES // len(table))]
+    data = _data(table, shown, names, pictures, _reasons(paths), where, info)
+    columns = _columns(table, paths, [*names, *(f'{SHARE_PREFIX}{name}'
+                                                for name in info.class_names)])
     script = _SCRIPT.read_text(encoding='utf-8')
-    page = render_page(
-        'browse.html', title=f'{len(rows)} of {len(table)} frames',
-        data=page_json(shown, info, column, pictures, reasons), script=script,
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        num_shown=len(rows), num_left=len(table) - len(rows), model=info.model,
-        passes=info.passes, heat=scale and legend_tile(scale), score=column,
-        remarks=remarks, problems=left_out.sentences, max_problems=_MAX_PROBLEMS)
     try:
-        replace_file(out, page)
+        with whole_file(out) as draft:
+            write_page_to(
+                draft, 'browse.html', title=f'{len(table)} frames', data=data, columns=columns,
+                script=script,
+                digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+                num_shown=len(rows), num_left=len(table) - len(rows), model=info.model,
+                passes=info.passes, heat=scale and legend_tile(scale), score=column,
+                remarks=remarks, problems=left_out.sentences, max_problems=_MAX_PROBLEMS)
     except OSError as err:
         raise ConfigError(f'{out} cannot be written ({err.strerror})',
                           'a folder with room that may be written to') from err
     return BrowsePage(out, len(table), len(rows), left_out.frames,
                       [*remarks, *left_out.sentences])
+
+
+def _data(
+    table: Any, shown: Any, names: Sequence[str], pictures: Mapping[str, Sequence[str]],
+    reasons: Mapping[str, str], where: Whereabouts, info: TableInfo,
+) -> str:
+    """
+    Return what the script of the page reads beside the columns, safe within a script element.
+
+    Pictures, and why a frame was selected or refused, are by its row.
+    """
+    keys = table.column('frame_key').to_pylist()
+    place = dict(zip(keys, range(len(keys)), strict=True))
+    why = zip(*(shown.column(name).to_pylist() for name in ('frame_key', 'verdict_reason')),
+              strict=True)
+    return script_text({
+        'scores': [name.removeprefix(SCORE_PREFIX) for name in names],
+        'classes': list(info.class_names), 'keys': keys, 'dives': _words(table, 'dive')[0],
+        'verdicts': _words(table, 'verdict')[0], 'places': _places(table, where),
+        'pictures': {place[key]: one for key, one in pictures.items()},
+        'why': {place[key]: text for key, text in why},
+        'selected': {place[key]: text for key, text in reasons.items()}})
+
+
+def _words(table: Any, column: str) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the different texts of a column, sorted, and which of them each row has."""
+    words, codes = np.unique(np.array(table.column(column).to_pylist(), object),
+                             return_inverse=True)
+    return words.tolist(), codes
+
+
+def _places(table: Any, where: Whereabouts) -> dict[str, str]:
+    """Return folder of pictures -> its address, from which the page reads a photograph."""
+    pairs = set(zip(*(table.column(name).to_pylist() for name in ('source', 'kind')),
+                    strict=True))
+    return {source: Path(where.find(source)).absolute().as_uri()
+            for source, kind in sorted(pairs) if kind == 'folder'}
+
+
+def _columns(table: Any, paths: Sequence[Path], names: Sequence[str]) -> Iterator[str]:
+    """
+    Pack the numbers of every frame, float32 each, a column after the other.
+
+    First dive, place in the order of dive and time, flag and verdict; then scores and shares.
+    """
+    dives = _words(table, 'dive')[1]
+    order = np.empty(len(table))
+    order[np.lexsort((table.column('stamp_ns').to_numpy(), dives))] = np.arange(len(table))
+    flags = np.array(table.column('confident').to_pylist(), bool)
+    yield from map(_packed, (dives, order, flags, _words(table, 'verdict')[1]))
+    for name in names:
+        yield _packed(read_table(paths, [], ['frame_key', name]).column(name).to_numpy())
+
+
+def _packed(values: NDArray[Any]) -> str:
+    return base64.b64encode(values.astype('<f4').tobytes()).decode('ascii')
 
 
 def _reasons(tables: Sequence[Path]) -> dict[str, str]:
@@ -210,40 +276,6 @@ def small_picture(image_bgr: ImageU8) -> str:
     size = fitted_size(image_bgr, _WIDTH_PX, _HEIGHT_PX)
     small = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
     return jpeg_address(np.asarray(small, np.uint8), _QUALITY)
-
-
-def page_json(
-    table: Any, info: TableInfo, score: str, pictures: Mapping[str, Sequence[str]],
-    reasons: Mapping[str, str],
-) -> str:
-    """
-    Return all that the script of the page reads, safe within a script element.
-
-    Numbers that are not finite are null. `score` is the column that the page begins with.
-    """
-    names = ('frame_key', 'dive', 'stamp_ns', 'kind', 'confident', 'verdict')
-    scores = {'score_ratio': table.column('score_ratio').to_pylist(),
-              **{name: table.column(f'{SCORE_PREFIX}{name}').to_pylist()
-                 for name in info.score_names}}
-    return script_text({
-        'score': score.removeprefix(SCORE_PREFIX), 'classes': list(info.class_names),
-        'scores': {name: [_short(value) for value in values] for name, values in scores.items()},
-        'shares': [[_short(value) for value in table.column(f'{SHARE_PREFIX}{name}').to_pylist()]
-                   for name in info.class_names],
-        'frames': [{
-            'key': key, 'dive': dive, 'time': stamp_ns / 1e9 if kind != 'folder' else None,
-            'flag': bool(flag), 'verdict': verdict, 'selected': reasons.get(key),
-            'pictures': list(pictures[key]),
-        } for key, dive, stamp_ns, kind, flag, verdict in zip(
-            *(table.column(name).to_pylist() for name in names), strict=True)],
-        'hasSelection': bool(reasons),
-    })
-
-
-def _short(value: float | None) -> float | None:
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f'{value:.5g}')
 
 
 def script_text(values: Any) -> str:

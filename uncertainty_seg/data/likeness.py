@@ -165,31 +165,36 @@ def bits_apart(one: Hashes, other: Hashes) -> NDArray[np.uint8]:
                       np.unpackbits(words[..., None].view(np.uint8), axis=-1).sum(-1), np.uint8)
 
 
-def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
+def stand_ins(
+    hashes: Hashes, order: Rows, min_distance: int, most: int | None = None
+) -> Rows:
     """
     Return for every frame the row that represents it, int64 (n,).
 
     That is its own number where it stays, and else the first in `order` (the rows from the most to
     the least wanted) of the rows that stay and are alike. Frames are alike whose perceptual
     hashes, uint64 (n,), differ in fewer bits than `min_distance`; 0 takes all for different, 1
-    joins equal ones.
+    joins equal ones. The first `most` that stay are compared with all, the rest with these alone.
 
     Raises ConfigError if the distance is not from 0 to `MAX_DISTANCE`.
     """
     if not 0 <= min_distance <= MAX_DISTANCE:
         raise ConfigError(f'a least distance of {min_distance} bits', f'0 to {MAX_DISTANCE}')
-    owners = _greedy(np.asarray(hashes, np.uint64)[order], min_distance)
+    owners = _greedy(np.asarray(hashes, np.uint64)[order], min_distance,
+                     len(hashes) if most is None else most)
     result = np.empty(len(hashes), np.int64)
     result[order] = order[owners]
     return result
 
 
-def _greedy(hashes: Hashes, min_distance: int) -> Rows:
+def _greedy(hashes: Hashes, min_distance: int, most: int) -> Rows:
     """Return for each place, the first in order first, that of the one that represents it."""
     # One that stays is compared with all that are left, and takes along what looks like it. For
     # frames of a dive no index of the hashes is quicker.
     owners, left = np.arange(len(hashes)), np.arange(len(hashes))
-    while len(left):
+    for _ in range(most):
+        if not len(left):
+            break
         row, one = left[0], hashes[0]
         left, hashes = left[1:], hashes[1:]
         near = bits_apart(one, hashes) < min_distance

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import Column
-from uncertainty_seg.data.likeness import Hashes, Rows, stand_ins, Vectors
+from uncertainty_seg.data.likeness import bits_apart, Hashes, Rows, stand_ins, Vectors
 from uncertainty_seg.errors import ConfigError
 
 # Of an even spread in time; with a whole one the strategy would have no choice.
@@ -27,6 +27,9 @@ _GAP_SHARE = 0.5
 # Of frames of a folder: neighbours in a video are nearer than this share of any two.
 _VIDEO_SHARE = 0.6
 _FEWEST_OF_A_VIDEO = 8
+# Frames that are compared with all others before the choice, the most uncertain ones: 4 s of
+# 200 000 that all differ. What looks like one of the rest is left out when that is chosen.
+MOST_COMPARED = 20_000
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,9 @@ class Quota:
         self._gaps_s = np.array([gaps.get(name, request.min_gap_s or 0.0) for name in names])
         self._can_loosen = any(gaps.values())
         self._closed = np.zeros(len(pool), np.bool_)
+        self._hashes = pool.hashes
+        # By chosen row, the rows that look like it and were open until then.
+        self.alike: dict[int, int] = {}
 
     @property
     def is_full(self) -> bool:
@@ -210,12 +216,21 @@ class Quota:
         self.chosen.append(int(row))
         self.whys.append(why)
         self.is_open[row] = False
+        self._close_alike(int(row))
         code = self._codes[row]
         self._taken[code] += 1
         if self._taken[code] == self._request.per_dive:
             self.is_open[self._codes == code] = False
         else:
             self._close_near(row)
+
+    def _close_alike(self, row: int) -> None:
+        if self._hashes is not None and self._request.min_distance:
+            alike = bits_apart(self._hashes[row], self._hashes) < self._request.min_distance
+            alike[self.chosen] = False
+            alike &= ~self._closed
+            self.alike[row] = int(alike.sum())
+            self.close(alike)
 
     def _close_near(self, row: int) -> None:
         if self._times_s is not None:
@@ -487,10 +502,12 @@ def select(
     while quota.loosen():
         STRATEGIES[request.strategy](choice)
     chosen = np.array(quota.chosen, np.int64)
+    counts[list(quota.alike)] += np.array([*quota.alike.values()], np.int64)
     return Selection(
         rows=order[chosen], reasons=_reasons(pool, quota, counts, request),
         stands_for=counts[chosen], num_candidates=len(candidates),
-        num_duplicates=int(len(candidates) - is_known.sum() - len(pool)),
+        num_duplicates=int(len(candidates) - is_known.sum() - len(pool))
+        + sum(quota.alike.values()),
         num_unscored=int(unscored.sum()))
 
 
@@ -516,7 +533,8 @@ def _owners(
         hashes = np.concatenate([labelled.hashes, hashes])
     places = np.concatenate([np.arange(before), order + before,
                              np.flatnonzero(is_known) + before])
-    owners = stand_ins(hashes, places, request.min_distance)[before:] - before
+    owners = stand_ins(hashes, places, request.min_distance,
+                       before + MOST_COMPARED)[before:] - before
     return np.maximum(owners, -1)
 
 

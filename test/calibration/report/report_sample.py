@@ -91,16 +91,14 @@ def sample_report() -> Report:
                     [*zip(CLASSES, PALETTE, strict=True), ('ignored', IGNORED_RGB)],
                     legend_tile(SCALE))
     return Report(f'Calibration of {NASTY}', [
-        Section('promise', 'What the flag promises', [
-            Facts([('61.3 %', 'of frames accepted'), ('5 %', NASTY)], 'tiles')], NASTY),
         Section('bundle', 'What was measured', [
-            Facts([('camera', 'left'), (NASTY, NASTY), ('hash', 'ab12' * 16)])]),
+            Facts([('camera', 'left'), (NASTY, NASTY), ('hash', 'ab12' * 16)])], NASTY),
         Section('risk', 'Risk', [Plots([(plots['risk'], f'Risk of {NASTY}')], 'large')], 'How.'),
         Section('scores', 'Scores', [
-            Table(['score', 'gate', 'threshold', 'AUROC'], scores),
-            Table(['score', NASTY, 'threshold', 'AUROC'], scores, '6 more scores')]),
+            Table(['score', NASTY, 'threshold', 'AUROC'], scores)], 'How.', is_folded=True),
         Section('reliability', 'Reliability', [Plots([(plots['reliability'], 'ECE')], 'middle')]),
         Section('classes', 'Classes', [Table(['class', 'IoU', 'pixels'], classes)]),
         Section('accepted', 'Worst frames', [Notes(['3 of 17 such frames.']), frames], 'Look.'),
         Section('notes', 'Notes', [Notes(['Frames of one dive share a block.', NASTY])]),
-    ], leads=['What is promised.', NASTY], warnings=[NASTY])
+    ], leads=['What is promised.', NASTY], warnings=[NASTY],
+        tiles=[('61.3 %', 'of frames accepted'), ('5 %', NASTY), ('0.712', 'mean IoU')])

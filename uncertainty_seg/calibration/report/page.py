@@ -2,8 +2,8 @@
 """
 Pages that need nothing else: no network, no script, no font; and the one builder of reports.
 
-A report is a list of sections, a section a list of parts: facts, tiles, tables of rows, plots,
-frames and notes. templates/report.html draws each kind once, and jinja2 escapes every value. Equal
+A report is a list of sections, a section a list of parts: facts, tables of rows, plots, frames and
+notes. templates/report.html draws each kind once, and jinja2 escapes every value. Equal
 values give equal bytes.
 
 """
@@ -31,10 +31,10 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values; as 'tiles' figures that a reader looks for first, value and what it is."""
+    """Names and values."""
 
+    kind: ClassVar[str] = 'facts'
     pairs: Sequence[tuple[str, str]]
-    kind: Literal['facts', 'tiles'] = 'facts'
 
 
 class Row(NamedTuple):
@@ -47,12 +47,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table; one with a title is folded away under it."""
+    """A table: heads of the columns, and rows."""
 
     kind: ClassVar[str] = 'table'
     heads: Sequence[str]
     rows: Sequence[Row]
-    title: str = ''
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,14 @@ class Section:
     """
     A section of a report.
 
-    `name` is its id in the page, `look` says how to read it.
+    `name` is its id in the page, `look` says how to read it; folded away it shows its title.
     """
 
     name: str
     title: str
     parts: Sequence[Facts | Table | Plots | Frames | Notes]
     look: str = ''
+    is_folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,15 @@ class Report:
     """
     A whole report.
 
-    `leads` and `warnings` are what a reader has to know before all else, below the heading.
+    `leads` and `warnings` are what a reader has to know before all else, below the heading, and
+    `tiles` the figures to look for first, value and what it is.
     """
 
     title: str
     sections: Sequence[Section]
     leads: Sequence[str] = field(default_factory=tuple)
     warnings: Sequence[str] = field(default_factory=tuple)
+    tiles: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
     def page(self) -> str:
         """Return the page."""
@@ -158,6 +160,11 @@ PERCENT = '\N{NO-BREAK SPACE}%'
 def render_page(template: str, **values: Any) -> str:
     """Fill a template of this folder, given by file name; text is escaped."""
     return _environment().get_template(template).render(values)
+
+
+def write_page_to(file: Path, template: str, **values: Any) -> None:
+    """Fill a template piece by piece into a file, so that a large page is never in memory."""
+    _environment().get_template(template).stream(values).dump(str(file), 'utf-8')
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ edges stay sharp.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import io
 from typing import Any, NamedTuple, TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.calibration.stats.intervals import weighted_aurc
+from uncertainty_seg.calibration.stats.intervals import Interval, weighted_aurc
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError, risk_coverage
 from uncertainty_seg.core.arrays import Column, ImageU8, LabelMap
 from uncertainty_seg.core.model_card import ModelCard
@@ -166,6 +166,40 @@ def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
         figure.legend(loc='outside right upper')
 
     return picture(paint, 6.4, 5.0)
+
+
+def plot_forest(
+    rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], baseline: str
+) -> str:
+    """
+    Draw gains with their intervals, a row a figure, bundles side by side; a ``data:`` address.
+
+    A row is the title of a figure, and of each bundle its label, what changed in words, and the
+    gain, above 0 for better. Each row has a scale of its own: its farthest end is at the rim.
+    """
+    labels = list(dict.fromkeys(label for _, group in rows for label, *_ in group))
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for place, (_, group) in enumerate(rows):
+            ends = [abs(end) for *_, gain in group for end in (gain.lower, gain.upper, gain.value)]
+            span = max((end for end in ends if np.isfinite(end)), default=0.0) or 1.0
+            for label, words, gain in group:
+                rank = labels.index(label)
+                height = place + 0.7 * ((rank + 0.5) / len(labels) - 0.5)
+                color = SERIES[rank % len(SERIES)]
+                axes.plot([gain.lower / span, gain.upper / span], [height] * 2, color=color)
+                axes.plot([gain.value / span], [height], 'os^'[rank % 3], color=color,
+                          label=label if label not in axes.get_legend_handles_labels()[1] else '')
+                axes.text(1.06, height, words, color=color, va='center', fontsize=8.5)
+        axes.axvline(0, color=INK, linewidth=1, zorder=0)
+        axes.set(xlim=(-1.03, 1.03), ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)),
+                 yticklabels=[title for title, _ in rows], xticks=(-0.5, 0, 0.5),
+                 xticklabels=('worse', f'as {baseline}', 'better'))
+        axes.grid(visible=False)
+        figure.legend(loc='outside upper left', ncols=3)
+
+    return picture(paint, 9.6, 0.9 + max(0.34, 0.26 * len(labels)) * len(rows))
 
 
 # -------------------------------------------------------------------------------------------------

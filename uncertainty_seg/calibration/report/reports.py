@@ -40,6 +40,7 @@ from uncertainty_seg.calibration.report.pictures import (
     frame_tiles,
     IGNORED_RGB,
     legend_tile,
+    plot_forest,
     plot_reliability,
     plot_risk_coverage,
 )
@@ -53,7 +54,11 @@ from uncertainty_seg.calibration.stats.evaluation import (
 )
 from uncertainty_seg.calibration.stats.intervals import CONFIDENCE
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError
-from uncertainty_seg.calibration.stats.promise_verdict import NOT_KEPT, spread
+from uncertainty_seg.calibration.stats.promise_verdict import (
+    NOT_KEPT,
+    PromiseVerdict,
+    spread,
+)
 from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
@@ -65,8 +70,10 @@ from uncertainty_seg.core.settings import Settings
 # Single scores that are drawn beside the gate.
 COMPARED = ('entropy.mean', 'mutual_information.mean')
 GATE = 'the gate'
-# Frames of a kind, and rows of scores that are not folded away.
-MAX_FRAMES, SHOWN_SCORES = 12, 24
+# Frames of a kind.
+MAX_FRAMES = 12
+# A flag of which more of the accepted may be bad is of no use.
+MOST_BAD = 0.5
 
 
 def write_calibration_report(
@@ -84,22 +91,23 @@ def write_calibration_report(
     calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
     order = family.frame_ranks(found.held.scores, made.gate_scores)
     ranker = FrameRanker(found.held)
+    leads, warnings = _judged(promise)
     write_page(path, Report(f'Calibration of {card.name}', [
+        _risk_section(found.held, order, promise),
+        _classes_section(found.after, card, promise.limits),
+        *_frame_sections(calibrated, request.settings, found.pairs, found.held, promise.limits),
         _promise_section(promise, 'the frames the thresholds were fitted on'),
+        _reliability_section({f'temperature {made.temperature:g}':
+                              found.after.pixels.calibration}),
+        _scores_section({name: ranker.rank(values) for name, values in found.held.scores.items()},
+                        made, promise.limits),
         _facts_section({
             **_bundle_facts(card, made), 'Training frames': f'{made.num_train}',
             'Frames of the split limits': f'{made.num_limits}',
             'Bad among them': f'{found.held.is_bad.mean():.0%}',
             'Scores of the gate': ', '.join(made.gate_scores)}),
-        _risk_section(found.held, order, promise),
-        _scores_section({name: ranker.rank(values) for name, values in found.held.scores.items()},
-                        made, promise.limits),
-        _reliability_section({f'temperature {made.temperature:g}':
-                              found.after.pixels.calibration}),
-        _classes_section(found.after, card, promise.limits),
-        *_frame_sections(calibrated, request.settings, found.pairs, found.held, promise.limits),
         Section('notes', 'Notes', [Notes(_calibration_notes(found))]),
-    ], leads=[_lead(promise)]).page())
+    ], leads, warnings, _tiles(found.after, promise)).page())
 
 
 def write_evaluation_report(
@@ -117,26 +125,24 @@ def write_evaluation_report(
         'bundle': bundle.card.name, 'method': bundle.card.method, 'passes T': f'{found.passes}',
         'precision': found.precision, 'temperature': '1 (no calibration)',
         'date': f'{datetime.now():%Y-%m-%d}'}
+    frames = _frame_sections(bundle, settings, found.pairs, found.frames, limits) if flag else []
+    carried = [_carried_note(made, made.carried_from)] if made and made.carried_from else []
     sections = [
-        *([_promise_section(promise, _measured_on(found))] if promise else []),
-        _facts_section({**facts, **_evaluation_facts(found)}),
         _risk_section(found.frames, flag.order if flag else None, promise),
-        _scores_section(found.rankings, made, limits),
+        _classes_section(found.evaluation, bundle.card, limits), *frames,
+        *([_promise_section(promise, _measured_on(found))] if promise else []),
         _reliability_section({temperature: found.evaluation.pixels.calibration}),
-        _classes_section(found.evaluation, bundle.card, limits),
+        _scores_section(found.rankings, made, limits),
+        _facts_section({**facts, **_evaluation_facts(found)}),
+        *([Section('notes', 'Notes', [Notes(carried)])] if carried else []),
     ]
-    if made and flag:
-        sections += _frame_sections(bundle, settings, found.pairs, found.frames, limits)
-        if made.carried_from:
-            sections.append(Section('notes', 'Notes', [
-                Notes([_carried_note(made, made.carried_from)])]))
-    leads, warnings = _judged(found)
-    write_page(path, Report(
-        f'Evaluation of {bundle.card.name}', sections,
-        [*leads, *([_lead(promise)] if promise else [])],
-        [*warnings, *([] if flag else [
-            f'{as_sentence(NO_FLAG)} uncertainty_seg calibrate fits thresholds.']),
-         *([as_sentence(found.selected)] if found.selected else [])]).page())
+    leads, warnings = _judged(promise, flag.verdict if flag else None)
+    if not flag:
+        warnings.append(f'{as_sentence(NO_FLAG)} uncertainty_seg calibrate fits thresholds.')
+    if found.selected:
+        warnings.append(as_sentence(found.selected))
+    write_page(path, Report(f'Evaluation of {bundle.card.name}', sections, leads, warnings,
+                            _tiles(found.evaluation, promise)).page())
 
 
 def comparison_page(found: Comparison) -> str:
@@ -148,15 +154,24 @@ def comparison_page(found: Comparison) -> str:
         for title, group in found.groups() for index, row in enumerate(group)]
     contenders = [Row([label, words, found.timings[label]])
                   for label, words in found.contenders.items()]
+    forest = [(title, [(row.label, f'{number(group[0].value.value)} to {number(row.value.value)}',
+                        row.gain) for row in group if row.gain])
+              for title, group in found.groups() if any(row.gain for row in group)]
     return Report(f'Comparison with {found.baseline}', [
+        Section('forest', 'What changed', [Plots([(
+            plot_forest(forest, found.baseline), 'Gain of each figure and its interval')],
+            'large')],
+            f'Right of the line is better than {found.baseline}, whatever the figure; a bar that '
+            'crosses the line is no difference that these frames show. Each figure has a scale of '
+            'its own.'),
         Section('contenders', 'What was compared', [
             Table(['', 'what it is', 'time'], contenders)],
             f'Everything is compared with {found.baseline}.'),
-        Section('table', 'The table', [Table(
+        Section('table', 'All figures', [Table(
             ['figure', 'bundle', 'value', f'gain over {found.baseline}', '', 'of'], rows)], (
             'Maps and scores are those that five folds of the blocks picked, measured on the '
             'frames that had no part in the choice. A gain above 0 is better, whatever the '
-            'figure; it is better only if its interval excludes 0.')),
+            'figure; it is better only if its interval excludes 0.'), is_folded=True),
         Section('notes', 'How to read it', [Notes([
             'Intervals are 95 %, by drawing blocks of frames with replacement; all bundles share '
             'the draws. The choice of the folds is not repeated in each draw.',
@@ -166,33 +181,57 @@ def comparison_page(found: Comparison) -> str:
             'threshold of the picked score; the other half is judged, over random halves that all '
             'bundles share.',
             f'Time is that of network and maps, in turn with {found.baseline}.'])]),
-    ], found.sentences(), found.notes).page()
+    ], found.sentences(), found.notes, _gain_tiles(found)).page()
+
+
+def _gain_tiles(found: Comparison) -> list[tuple[str, str]]:
+    """Return what the newer bundle changes: masks, accepted frames, time."""
+    label = next(iter(found.verdicts()))
+    old, new = ({row.figure: row for row in found.rows if row.label == one}
+                for one in (found.baseline, label))
+    figures = [name for name in new if name in old and name.startswith('accepted@')][:1]
+    return [*((f'{number(old[name].value.value)} to {number(new[name].value.value)}',
+               f'{new[name].title}, {found.baseline} to {label}')
+              for name in ('mean_iou', *figures)),
+            (f'{number(new["cost_ratio"].value.value, 2)} times', f'the time of {found.baseline}')]
 
 
 # -------------------------------------------------------------------------------------------------
 # The promise.
 
 
-def _lead(promise: Promise) -> str:
-    upper = promise.bad_if_accepted_upper
-    first = (f'When the flag is true, the mask is bad in at most {percent(upper)} of the frames, '
-             f'with {whole_percent(CONFIDENCE)} confidence. What is promised:') \
-        if is_known(upper) else 'When the flag is true, the frame is accepted:'
-    return (f'{first} at most {whole_percent(promise.alpha)} of all frames are both accepted and '
-            'bad, on average over blocks of frames like those of the calibration.')
+def _judged(
+    promise: Promise | None, verdict: PromiseVerdict | None = None
+) -> tuple[list[str], list[str]]:
+    """Return what stands at the top: leads, and warnings where the flag is not to be relied on."""
+    leads, warnings = [] if verdict is None else [verdict.sentence()], list[str]()
+    if verdict is not None and verdict.word == NOT_KEPT:
+        warnings = [f'{leads.pop()} These frames are unlike those of the calibration: do not rely '
+                    'on the flag there.']
+    upper = None if promise is None else promise.bad_if_accepted_upper
+    if is_known(upper) and upper > MOST_BAD:
+        warnings.append(f'Do not use this flag: up to {percent(upper)} of the frames it accepts '
+                        'may be bad, since too few of these were accepted, or too many of them '
+                        f'were bad ({whole_percent(CONFIDENCE)} confidence).')
+    elif is_known(upper):
+        leads.append(f'When the flag is true, the mask is bad in at most {percent(upper)} of the '
+                     f'frames, with {whole_percent(CONFIDENCE)} confidence.')
+    if promise is not None:
+        leads.append(f'What is promised: at most {whole_percent(promise.alpha)} of all frames are '
+                     'both accepted and bad, on average over blocks of frames like those of the '
+                     'calibration.')
+    return leads, warnings
 
 
-def _judged(found: Evaluated) -> tuple[list[str], list[str]]:
-    """Return what stands at the top: the verdict, among leads, or among warnings if it is one."""
-    verdict = found.flag and found.flag.verdict
-    if not verdict:
-        return [], []
-    sentences = [verdict.sentence()]
-    if verdict.word == NOT_KEPT:
-        sentences[0] += (' These frames are unlike those of the calibration: do not rely on the '
-                         'flag there.')
-        return [], sentences
-    return sentences, []
+def _tiles(found: Evaluation, promise: Promise | None) -> list[tuple[str, str]]:
+    """Return the three figures that a reader looks for first."""
+    masks = (number(found.mean_iou), 'mean IoU of the masks')
+    if promise is None:
+        return [masks, (percent(float(found.is_bad.mean())), 'of the masks are bad'),
+                (number(found.ece), 'calibration error of the confidence (ECE)')]
+    return [(percent(promise.accepted), 'of frames accepted'),
+            (percent(promise.accepted_and_bad), 'of frames accepted and bad; promised are at most '
+             f'{whole_percent(promise.alpha)}'), masks]
 
 
 def _held_against(found: Evaluated) -> Promise | None:
@@ -216,19 +255,17 @@ def _measured_on(found: Evaluated) -> str:
 def _promise_section(promise: Promise, measured_on: str) -> Section:
     return Section('promise', 'What the flag promises', [
         Facts([
-            (percent(promise.accepted), 'of frames accepted'),
-            (percent(promise.accepted_and_bad), 'of frames accepted and bad'),
-            (whole_percent(promise.alpha), 'accepted and bad at most: the promise'),
-            (percent(promise.bound, 2), 'bound that the thresholds reach'),
-            (percent(promise.bad_if_accepted_upper), 'bad among accepted, at most '
-             f'({whole_percent(CONFIDENCE)} confidence)'),
-            (f'{promise.num_blocks}', f'blocks, {promise.num_frames} frames')], 'tiles'),
+            ('accepted and bad at most: the promise', whole_percent(promise.alpha)),
+            ('bound that the thresholds reach', percent(promise.bound, 2)),
+            (f'bad among accepted, at most ({whole_percent(CONFIDENCE)} confidence)',
+             percent(promise.bad_if_accepted_upper)),
+            ('fitted on', f'{promise.num_blocks} blocks, {promise.num_frames} frames')]),
         Notes([
             '“Accepted and bad” counts among all frames and is promised; “bad among accepted” '
             'counts among the frames with the flag true. Its bound takes blocks, and without a '
             'file of blocks all frames, for independent, which neighbours in a video are not. '
             'Neither holds for water, light or objects unlike those of the calibration.']),
-    ], f'Measured on {measured_on}. A frame is bad if {promise.bad}.')
+    ], f'Measured on {measured_on}. A frame is bad if {promise.bad}.', is_folded=True)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -245,7 +282,7 @@ def _bundle_facts(card: ModelCard, made: Calibration) -> dict[str, str]:
 
 
 def _facts_section(facts: Mapping[str, str]) -> Section:
-    return Section('bundle', 'What was measured', [Facts([*facts.items()])])
+    return Section('bundle', 'What was measured', [Facts([*facts.items()])], is_folded=True)
 
 
 def _evaluation_facts(found: Evaluated) -> dict[str, str]:
@@ -321,19 +358,15 @@ def _scores_section(
             interval_text(ranking.excess_aurc, 4), interval_text(ranking.ood_auroc, 3),
         ], name in limits)
 
-    heads = ['score', 'gate', 'threshold', 'E-AURC', 'OOD AUROC']
     rows = [row(name) for name in sorted(rankings, key=lambda name: (
         name not in limits, np.nan_to_num(rankings[name].excess_aurc.value, nan=np.inf), name))]
-    shown = max(SHOWN_SCORES, len(limits))
-    tables = [Table(heads, rows[:shown])]
-    if rows[shown:]:
-        tables.append(Table(heads, rows[shown:], f'{len(rows[shown:])} more scores'))
+    table = Table(['score', 'gate', 'threshold', 'E-AURC', 'OOD AUROC'], rows)
     gate = 'The gate uses the scores of the highlighted rows; a frame is accepted only if each ' \
         'of them is within its threshold. ' if limits else ''
-    return Section('scores', 'Scores and thresholds', tables, (
+    return Section('scores', 'Scores and thresholds', [table], (
         f'{gate}Thresholds come from the split limits; intervals are in brackets. Small is good '
         'for E-AURC, the area under risk and coverage minus that of the best possible order; near '
-        '1 is good for OOD AUROC.'))
+        '1 is good for OOD AUROC.'), is_folded=True)
 
 
 def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Section:
@@ -342,7 +375,7 @@ def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Sect
         Plots([(plot_reliability(errors), f'Accuracy over confidence, {alt}')], 'middle')], (
         'On the diagonal, a confidence of 80 % is right for 80 % of the pixels. Below it the '
         'network is overconfident. The lower plot shows how many pixels each point stands for: '
-        'a point far off that stands for few matters little.'))
+        'a point far off that stands for few matters little.'), is_folded=True)
 
 
 def _classes_section(

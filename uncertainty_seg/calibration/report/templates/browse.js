@@ -2,10 +2,20 @@
 // Everything that comes from the table is set as text or as a checked address, never as HTML.
 (() => {
   const data = JSON.parse(document.getElementById('data').textContent);
-  const frames = data.frames, STEP = 24;
+  const count = data.keys.length, STEP = 24;
   const TITLES = ['image', 'predicted mask', 'uncertainty'];
   const byId = (id) => document.getElementById(id);
+  const unpacked = {};
   let shown = [], limit = STEP;
+
+  // A column of numbers, one a frame, float32; unpacked when it is first asked for.
+  function column(place) {
+    unpacked[place] ||= new Float32Array(Uint8Array.from(
+      atob(byId(`column-${place}`).textContent), (letter) => letter.charCodeAt(0)).buffer);
+    return unpacked[place];
+  }
+  const DIVE = 0, TIME = 1, FLAG = 2, VERDICT = 3, SCORES = 4;
+  const SHARES = SCORES + data.scores.length;
 
   function make(name, options = {}, ...children) {
     const made = document.createElement(name);
@@ -33,17 +43,15 @@
     byId('filters').append(make('label', { textContent: words },
       make('span', { className: 'range' }, ...pair)));
   }
-  const dives = [...new Set(frames.map((frame) => frame.dive))].sort();
-  const names = Object.keys(data.scores);
-  choice('score', 'score', names.map((name) => [name, name]));
-  controls.score.value = data.score;
+  choice('score', 'score', data.scores.map((name, index) => [String(index), name]));
   range('value', 'its value');
   choice('class', 'predicted class', [['', 'any'],
     ...data.classes.map((name, index) => [String(index), name])]);
   range('share', 'its share of the image, %');
-  choice('dive', 'dive', [['', 'all'], ...dives.map((dive, index) => [String(index), dive])]);
+  choice('dive', 'dive', [['', 'all'], ...data.dives.map((dive, index) => [String(index), dive])]);
   choice('flag', 'flag', [['', 'any'], ['1', 'confident'], ['0', 'not confident']]);
-  if (data.hasSelection) {
+  choice('pictured', 'pictures', [['', 'any'], ['1', 'in this page']]);
+  if (Object.keys(data.selected).length) {
     choice('selected', 'selection', [['', 'any'], ['1', 'selected'], ['0', 'not selected']]);
   }
   choice('order', 'sort by', [['down', 'score, the largest first'], ['up', 'score, the least first'],
@@ -53,68 +61,79 @@
   const within = (value, id, scale) => {
     const least = number(`${id}-least`), largest = number(`${id}-largest`);
     if (least === null && largest === null) return true;
-    return value !== null && (least === null || scale * value >= least)
+    return !Number.isNaN(value) && (least === null || scale * value >= least)
       && (largest === null || scale * value <= largest);
   };
-  const scoreOf = (index) => data.scores[controls.score.value][index];
-  const text = (value) => value === null ? 'no number' : String(Number(value.toPrecision(4)));
+  const scores = () => column(SCORES + Number(controls.score.value));
+  const text = (value) => Number.isNaN(value) ? 'no number' : String(Number(value.toPrecision(4)));
+  const is = (id, value) => controls[id].value === '' || Number(controls[id].value) === Number(value);
 
-  function fits(frame, index) {
-    if (!within(scoreOf(index), 'value', 1)) return false;
+  function fits(index) {
+    if (!within(scores()[index], 'value', 1)) return false;
     const chosen = controls.class.value;
     if (chosen !== '') {
-      const share = data.shares[Number(chosen)][index];
+      const share = column(SHARES + Number(chosen))[index];
       if (!(share > 0) || !within(share, 'share', 100)) return false;
     }
-    if (controls.dive.value !== '' && frame.dive !== dives[Number(controls.dive.value)]) return false;
-    if (controls.flag.value !== '' && frame.flag !== (controls.flag.value === '1')) return false;
-    return !controls.selected || controls.selected.value === ''
-      || (frame.selected !== null) === (controls.selected.value === '1');
+    return is('dive', column(DIVE)[index]) && is('flag', column(FLAG)[index])
+      && is('pictured', index in data.pictures)
+      && (!controls.selected || is('selected', index in data.selected));
   }
   function ordered(indices) {
     const order = controls.order.value, sign = order === 'up' ? 1 : -1;
+    const values = order === 'time' ? column(TIME) : scores();
     // A frame that could not be scored counts as most uncertain.
-    const value = (index) => scoreOf(index) === null ? Infinity : scoreOf(index);
-    const difference = (a, b) => value(a) === value(b) ? 0 : sign * (value(a) - value(b));
-    const later = (a, b) => (frames[a].dive < frames[b].dive ? -1
-      : frames[a].dive > frames[b].dive ? 1 : (frames[a].time || 0) - (frames[b].time || 0));
-    return indices.sort((a, b) => (order === 'time' ? later(a, b) : difference(a, b)) || a - b);
+    const value = (index) => Number.isNaN(values[index]) ? Infinity : values[index];
+    return indices.sort((a, b) => (value(a) === value(b) ? 0
+      : order === 'time' || sign > 0 ? value(a) - value(b) : value(b) - value(a)) || a - b);
   }
 
   // --- frames ----------------------------------------------------------------------------------
+  // SOURCE#TOPIC#NAME, of a photograph with its file's name.
+  const nameOf = (index) => data.keys[index].split('#').slice(2).join('#');
+  function addresses(index) {
+    if (index in data.pictures) return data.pictures[index];
+    const source = Object.keys(data.places).find((one) => data.keys[index].startsWith(`${one}##`));
+    return [source === undefined ? ''
+      : `${data.places[source]}/${encodeURIComponent(data.keys[index].slice(source.length + 2))}`];
+  }
   function picture(address, words) {
     // An address of another kind would be none of ours.
-    if (!address || !address.startsWith('data:image/jpeg;base64,')) {
-      return make('div', { className: 'none', textContent: `no ${words}` });
+    if (!/^(data:image\/jpeg;base64,|file:)/.test(address)) {
+      return make('div', { className: 'none', textContent: `no ${words} in this page` });
     }
     return make('img', { src: address, alt: words, loading: 'lazy' });
   }
-  function describe(index) {
-    const frame = frames[index];
-    const parts = [frame.dive, `${controls.score.value} ${text(scoreOf(index))}`,
-      frame.flag ? 'confident' : `not confident (${frame.verdict})`];
-    const classes = data.classes.map((name, k) => [data.shares[k][index], name])
-      .filter(([share]) => share >= 0.005).sort((a, b) => b[0] - a[0]).slice(0, 4)
+  function reason(index) {
+    if (index in data.selected) return data.selected[index].split(';')[0];
+    const why = data.why[index] || data.verdicts[column(VERDICT)[index]];
+    return column(FLAG)[index] ? 'confident' : `not confident: ${why.split(';')[0]}`;
+  }
+  function numbers(index) {
+    const classes = data.classes.map((name, k) => [column(SHARES + k)[index], name])
+      .filter(([share]) => share >= 0.005).sort((a, b) => b[0] - a[0])
       .map(([share, name]) => `${name} ${Math.round(100 * share)} %`);
-    if (classes.length) parts.push(classes.join(', '));
-    if (frame.selected !== null) parts.push(`selected: ${frame.selected}`);
-    parts.push(frame.key);
-    return parts.join(' · ');
+    return [`${data.scores[Number(controls.score.value)]} ${text(scores()[index])}`, ...classes,
+      data.selected[index], data.why[index], data.keys[index]].filter(Boolean).join(' · ');
   }
   function card(index) {
-    const frame = frames[index], row = make('div', { className: 'row' });
-    frame.pictures.forEach((address, k) => row.append(make('figure', {},
+    const row = make('div', { className: 'row' });
+    addresses(index).forEach((address, k) => row.append(make('figure', {},
       picture(address, TITLES[k]), make('figcaption', { textContent: TITLES[k] }))));
-    return make('article', { className: 'card', id: `frame-${index}` }, row,
-      make('div', { className: 'words', textContent: describe(index) }));
+    const more = make('details', {}, make('summary', { textContent: 'numbers' }));
+    more.addEventListener('toggle', () => more.children.length > 1
+      || more.append(make('p', { textContent: numbers(index) })));
+    return make('article', { className: 'card', id: `frame-${index}` },
+      make('h3', { textContent: `${nameOf(index)} · ${data.dives[column(DIVE)[index]]}` }),
+      make('p', { textContent: reason(index) }), row, more);
   }
   function list() {
     byId('cards').replaceChildren(...shown.slice(0, limit).map(card));
     byId('more').hidden = shown.length <= limit;
-    byId('count').textContent = `${shown.length} of ${frames.length} frames fit`;
+    byId('count').textContent = `${shown.length} of ${count} frames fit`;
   }
   function filter() {
-    shown = ordered(frames.map((_, index) => index).filter((index) => fits(frames[index], index)));
+    shown = ordered([...Array(count).keys()].filter(fits));
     limit = STEP;
     list();
   }
