@@ -16,9 +16,7 @@ from pathlib import Path
 import sys
 
 from uncertainty_seg.cli.arguments import call_with, print_json, whole_number
-from uncertainty_seg.errors import ConfigError, TableError
 
-MISUSE = (ConfigError, TableError)
 _MOST_SENTENCES = 20
 
 

@@ -29,9 +29,8 @@ from uncertainty_seg.cli.arguments import (
     rate,
     settings_from_args,
 )
-from uncertainty_seg.errors import CalibrationError, ConfigError, DatasetError
+from uncertainty_seg.errors import ConfigError
 
-MISUSE = (CalibrationError, ConfigError, DatasetError)
 # Thresholds that are taken over have nothing of these.
 _OF_A_FIT = ('train', 'val', 'limits', 'blocks', 'bad', 'alpha', 'scores', 'ood', 'report')
 

@@ -38,21 +38,12 @@ from typing import TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import call_with, image_size, print_json, rate, whole_number
 from uncertainty_seg.core.model_card import COLOR_ORDERS, FIT_RULES
-from uncertainty_seg.errors import (
-    ConfigError,
-    DatasetError,
-    GraphError,
-    ImageError,
-    ModelBundleError,
-    some_of,
-    TrainingError,
-)
+from uncertainty_seg.errors import ConfigError, some_of
 
 if TYPE_CHECKING:
     from uncertainty_seg.compiler.request import CompileOutcome
 
 # What a user can mend by another file or argument.
-MISUSE = (GraphError, TrainingError, DatasetError, ImageError, ModelBundleError)
 ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 _log = logging.getLogger(__name__)

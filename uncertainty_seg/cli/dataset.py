@@ -20,12 +20,9 @@ from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import print_json
 from uncertainty_seg.cli.labels import read_shares
-from uncertainty_seg.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from uncertainty_seg.data.dataset import Dataset
-
-MISUSE = (ConfigError, DatasetError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,9 +27,7 @@ from uncertainty_seg.cli.arguments import (
     rate,
     settings_from_args,
 )
-from uncertainty_seg.errors import ConfigError, DatasetError, ModelBundleError
-
-MISUSE = (ConfigError, DatasetError, ModelBundleError)
+from uncertainty_seg.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,18 +22,11 @@ from typing import TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import call_with, print_json, rate
 from uncertainty_seg.cli.browse import say
-from uncertainty_seg.errors import (
-    ConfigError,
-    DatasetError,
-    FrameLogError,
-    ModelBundleError,
-    TableError,
-)
+from uncertainty_seg.errors import ConfigError
 
 if TYPE_CHECKING:
     from uncertainty_seg.data.label_review import ImportSummary
 
-MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError)
 # As data.label_formats and the frame log have them, which import OpenCV; a test compares.
 FORMATS = ('coco', 'label-studio', 'folder', 'fiftyone')
 REASONS = ('flagged', 'window', 'control', 'trigger')

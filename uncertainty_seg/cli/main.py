@@ -3,10 +3,9 @@
 The command line `uncertainty_seg`: find the verb, run it, turn errors into one sentence.
 
 A verb is a module of this folder with ``add_arguments(parser)`` and ``run(args) -> int``, and
-maybe ``MISUSE``, the errors that another argument or file mends (exit code 2), and ``GOES_ON``,
-what the same command does after a stop. Only the module of
-the verb that is asked for is imported, and it imports heavy libraries inside functions, so that
-``--help`` needs none of them. The last line on stdout is one JSON object.
+maybe ``GOES_ON``, what the same command does after a stop. Only the module of the verb that is
+asked for is imported, and it imports heavy libraries inside functions, so that ``--help`` needs
+none of them. The last line on stdout is one JSON object.
 
 """
 
@@ -26,7 +25,8 @@ from typing import NoReturn
 
 from uncertainty_seg import __version__
 from uncertainty_seg.errors import (
-    ConfigError,
+    BackendError,
+    BagError,
     DivergedError,
     EXTRAS,
     install_command,
@@ -56,6 +56,8 @@ VERBS = {
 }
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
+# Errors that no other argument or file mends.
+_NO_MISUSE = (BackendError, BagError, DivergedError)
 EXIT_BY_SIGNAL = 128  # and its number, as a shell has it: 130 after Ctrl-C
 # Ctrl-C, kill, a terminal that is closed, and Ctrl-\\; and what Python does by itself.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -90,8 +92,7 @@ def build_parser(*wanted: str) -> argparse.ArgumentParser:
             module = import_module(f'uncertainty_seg.cli.{module_name}')
             child.description = module.__doc__
             module.add_arguments(child)
-            child.set_defaults(run=module.run, misuse=getattr(module, 'MISUSE', ()),
-                               goes_on=getattr(module, 'GOES_ON', ''))
+            child.set_defaults(run=module.run, goes_on=getattr(module, 'GOES_ON', ''))
     return parser
 
 
@@ -144,10 +145,9 @@ def say_stopped(err: KeyboardInterrupt, goes_on: str = '') -> int:
 def _failed(args: argparse.Namespace, err: Exception) -> int:
     if isinstance(err, UncertaintySegError):
         # Libraries that are quoted in it write several lines.
-        is_misuse = isinstance(err, (ConfigError, *args.misuse)) \
-            and not isinstance(err, DivergedError)
+        is_failed = isinstance(err, _NO_MISUSE) or type(err) is UncertaintySegError
         return _refuse(args.verb, ' '.join(str(err).split()),
-                       EXIT_MISUSE if is_misuse else EXIT_FAILED)
+                       EXIT_FAILED if is_failed else EXIT_MISUSE)
     if isinstance(err, OSError):
         # A full disk or a folder without permission: the text of the system says which.
         return _refuse(args.verb, _of_system(err))

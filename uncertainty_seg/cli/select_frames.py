@@ -23,9 +23,7 @@ from pathlib import Path
 
 from uncertainty_seg.cli.arguments import call_with, positive_number, print_json, whole_number
 from uncertainty_seg.cli.browse import say
-from uncertainty_seg.errors import ConfigError, TableError
 
-MISUSE = (ConfigError, TableError)
 # As data.strategies has them, which needs numpy; the first is the default.
 STRATEGIES = ('uncertainty-diversity', 'k-centre', 'top-k', 'threshold', 'random')
 SHEET, _MOST_PICTURES = 'contact_sheet.html', 500

@@ -18,10 +18,8 @@ from pathlib import Path
 import time
 
 from uncertainty_seg.cli.arguments import print_json, read_assignments, whole_number
-from uncertainty_seg.errors import DatasetError, GraphError, ModelBundleError, TrainingError
 from uncertainty_seg.training.recipes import describe, read_recipe, TrainRecipe
 
-MISUSE = (DatasetError, GraphError, ModelBundleError, TrainingError)
 GOES_ON = 'from the last finished epoch'
 
 
