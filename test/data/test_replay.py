@@ -329,7 +329,7 @@ def test_thresholds_of_another_setting_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     in_bag = write_bag(tmp_path / 'in', [BLUE])
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *setting(**changed)) == 1
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *setting(**changed)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert next(iter(changed)) in line
     assert not (tmp_path / 'out').exists()

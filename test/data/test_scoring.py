@@ -379,8 +379,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], list[str], int, str]] = {
     'no input': (lambda _: None, [], 1, 'input'),
     'missing topic': (lambda p: write_bag(p, [RED]), ['--topic', '/rear'], 1, '/rear'),
     'zero frames': (bag_of_garbage, [], 1, 'input'),
-    'no model': (lambda p: write_bag(p, [RED]), ['--set', 'model=nosuch'], 1, "'nosuch'"),
-    'wrong passes': (lambda p: write_bag(p, [RED]), ['--set', 'passes=3'], 1, '8'),
+    'no model': (lambda p: write_bag(p, [RED]), ['--set', 'model=nosuch'], 2, "'nosuch'"),
+    'wrong passes': (lambda p: write_bag(p, [RED]), ['--set', 'passes=3'], 2, '8'),
     'zero passes': (lambda p: write_bag(p, [RED]), ['--set', 'passes=0'], 2, 'passes is 0'),
 }
 
@@ -404,11 +404,11 @@ def test_a_folder_of_something_else_is_left_alone(
     bag = write_bag(tmp_path / 'bag', [RED])
     (tmp_path / 'thesis').mkdir()
     (tmp_path / 'thesis' / 'thesis.tex').write_text('ten years of work')
-    assert score(tiny_bundle, tmp_path / 'thesis', bag) == 1
+    assert score(tiny_bundle, tmp_path / 'thesis', bag) == 2
     assert 'thesis.tex' in capsys.readouterr().err
     assert os.listdir(tmp_path / 'thesis') == ['thesis.tex']
     (tmp_path / 'file').write_text('')
-    assert score(tiny_bundle, tmp_path / 'file', bag) == 1
+    assert score(tiny_bundle, tmp_path / 'file', bag) == 2
 
 
 def test_two_runs_do_not_write_to_one_table(
@@ -416,7 +416,7 @@ def test_two_runs_do_not_write_to_one_table(
 ) -> None:
     bag = write_bag(tmp_path / 'bag', [RED])
     with locked_table(tmp_path / 'table'):
-        assert score(tiny_bundle, tmp_path / 'table', bag) == 1
+        assert score(tiny_bundle, tmp_path / 'table', bag) == 2
     assert str(tmp_path / 'table') in capsys.readouterr().err
     assert score(tiny_bundle, tmp_path / 'table', bag) == 0
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uncertainty_seg.calibration.compare import Comparison, MeasuredCost
+from uncertainty_seg.calibration.compare import Comparison
 from uncertainty_seg.calibration.comparison_rows import Contended, FigureRow, rows_of
 
 COUNT, BINS, FOREIGN = 90, 64, 40
-COST = MeasuredCost(1.5, 30.0, 20.0)
 
 
 def planted(
@@ -53,5 +52,5 @@ def rows(contended: Mapping[str, Contended]) -> tuple[FigureRow, ...]:
 def comparison(contended: Mapping[str, Contended]) -> Comparison:
     """Return the comparison of planted frames."""
     return Comparison(rows(contended), {label: f'{label} <as planted>.' for label in contended},
-                      dict.fromkeys(contended, COST.describe()), {},
+                      dict.fromkeys(contended, '30.0 ms against 20.0 ms'), {},
                       ('the frames are <planted>.',))

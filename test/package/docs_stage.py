@@ -90,6 +90,7 @@ def make_stage(folder: Path) -> None:
         onnx.save(model, str(folder / name))
     (folder / 'classes.yaml').write_text('classes: [water, diver, wreck, fish]\n')
     (folder / 'node.yaml').write_text('/**:\n  ros__parameters:\n    model: pipeline\n')
+    shutil.copytree(Path(__file__).parents[2] / 'config' / 'recipes', folder / 'recipes')
     (folder / 'my_pkg').mkdir()
     (folder / 'my_pkg' / 'nets.py').write_text(FACTORY)
     write_log(folder / 'LOG', [rng.integers(0, 3, (12, 16)).astype(np.uint8) for _ in range(4)])

@@ -43,7 +43,7 @@ def test_the_import_loads_no_library_and_no_other_module() -> None:
 def test_a_name_loads_what_it_needs_and_no_more() -> None:
     code = 'import sys, uncertainty_seg as us; us.{}; ' \
         "print(*({{'torch', 'onnxruntime', 'openvino', 'rclpy', 'rosbags'}} & set(sys.modules)))"
-    names = [name for name in us.__all__ if name not in ('Settings', 'UncertaintySegError')]
+    names = [name for name in us.__all__ if name not in ('train', 'active_learn')]
     assert bare(code.format('; us.'.join(names))).split() == []
 
 
@@ -90,7 +90,8 @@ def test_every_example_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert names['made'].bundle.card.passes == 20
     assert names['check'].is_passed and names['report'].num_frames == 3
     assert names['fitted'].calibration.promises[0].alpha == 0.1
-    assert len(names['chosen'].selection.rows) == 2
+    assert len(names['chosen'].selection.rows) == 2 and len(names['grown'].added) == 2
+    assert names['page'].num_frames == 3 and len(names['rounds']) == 1
     assert (stage / 'selection' / 'selection.parquet').is_file()
 
 
@@ -157,5 +158,5 @@ def test_a_module_is_compiled_as_its_factory_is(tmp_path: Path) -> None:
     assert net.training and all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     other = torch.nn.Conv2d(3, 3, 3, 2, 1)
     ensemble = us.compile(net, tmp_path / 'two', (16, 8), ['water', 'diver', 'wreck'],
-                          members=[other], method='ensemble')
+                          members=[other], method='deep_ensemble')
     assert ensemble.bundle.card.members == 2

@@ -179,7 +179,8 @@ def test_images_to_measure_on_are_not_trained_on(here: Path) -> None:
 
 
 def test_a_second_process_is_refused(here: Path) -> None:
-    with active_learning._locked(here / 'out'), pytest.raises(ConfigError, match='out'):
+    with whole_files.one_at_a_time(here / 'out', ConfigError, '.lock'), \
+            pytest.raises(ConfigError, match='out'):
         go(here, plan())
 
 

@@ -8,4 +8,4 @@ figures, ``report`` the pages.
 
 """
 
-__all__ = ['api', 'report.page', 'report.pictures']
+__all__ = ['api', 'report.page', 'report.pictures', 'stats.metrics']

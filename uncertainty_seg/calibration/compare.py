@@ -147,19 +147,18 @@ def compare_on(
 ) -> Comparison:
     """Measure all contenders, the baseline first, and make the rows; raises as `compare`."""
     contended: dict[str, Contended] = {}
-    costs: dict[str, MeasuredCost] = {}
+    timings: dict[str, str] = {}
     images = [image for image, _ in frames.known.pairs]
     for one in contenders:
-        cost = costs[one.label] = measure_cost(contenders[0], one, images, settings)
+        ratio, timings[one.label] = measure_cost(contenders[0], one, images, settings)
         with one.opened(settings) as pipeline:
             found = evaluate(pipeline, frames.known.pairs, rule, one.label, by_frame=True)
             foreign = score_frames(pipeline, frames.foreign).scores if frames.foreign else {}
         contended[one.label] = Contended(found.is_bad, found.totals, found.scores, found.maps,
-                                         foreign, cost.ratio)
+                                         foreign, ratio)
     rows = rows_of(contended, frames.blocks, contenders[0].bundle.card.num_classes, alphas)
     return Comparison(
-        rows, {one.label: one.describe() for one in contenders},
-        {label: cost.describe() for label, cost in costs.items()},
+        rows, {one.label: one.describe() for one in contenders}, timings,
         {one.label: kept for one in contenders
          if (kept := _promises(one, contended[one.label], frames, rule))},
         _notes(frames, rule, contenders, contended),
@@ -269,32 +268,15 @@ def _labels(given: Sequence[ModelBundle]) -> list[str]:
 # What it costs.
 
 
-@dataclass(frozen=True)
-class MeasuredCost:
-    """
-    Of one contender: the median ratio of its time for network and maps to the baseline's.
-
-    Both times, in milliseconds, are medians.
-    """
-
-    ratio: float
-    time_ms: float
-    baseline_ms: float
-
-    def describe(self) -> str:
-        """Say what was measured."""
-        return (f'{self.time_ms:.1f} ms against {self.baseline_ms:.1f} ms, ratio '
-                f'{self.ratio:.2f} by medians.')
-
-
 def measure_cost(
     baseline: Contender, contender: Contender, images: Sequence[ImageU8], settings: Settings,
     rounds: int = ROUNDS,
-) -> MeasuredCost:
+) -> tuple[float, str]:
     """
-    Time a contender and the baseline in turn on the same images.
+    Time network and maps of a contender and of the baseline in turn on the same images.
 
-    Raises what opening the bundles raises.
+    Returns the median ratio of the times, and what was measured in words. Raises what opening the
+    bundles raises.
     """
     with baseline.opened(settings) as first, contender.opened(settings) as second:
         for image in images[:2]:
@@ -306,8 +288,9 @@ def measure_cost(
             measured = {one: _network_ms(one, image) for one in order}
             times.append((measured[first], measured[second]))
     one, other = np.array(times).T
-    return MeasuredCost(float(np.median(other / one)), float(np.median(other)),
-                        float(np.median(one)))
+    ratio = float(np.median(other / one))
+    return ratio, (f'{np.median(other):.1f} ms against {np.median(one):.1f} ms, ratio {ratio:.2f} '
+                   'by medians.')
 
 
 def _network_ms(pipeline: Pipeline, image: ImageU8) -> float:

@@ -101,8 +101,7 @@ class FigureRow:
 
     `figure` is its name in JSON, such as 'mean_iou' or 'accepted@0.05', `name` the map or score
     that the folds chose, empty where there is no choice. `gain` says how much better it is than
-    the baseline on the same draws, `verdict` the same in words; neither is there for the baseline
-    and for a cost.
+    the baseline on the same draws; there is none for the baseline and for a cost.
     """
 
     figure: str
@@ -110,7 +109,6 @@ class FigureRow:
     name: str
     value: Interval
     gain: Interval | None = None
-    verdict: str = ''
 
     @property
     def title(self) -> str:
@@ -121,8 +119,7 @@ class FigureRow:
     def facts(self) -> dict[str, object]:
         """Return the row as plain values, for JSON."""
         return {'figure': self.figure, 'bundle': self.label, 'name': self.name,
-                'value': asdict(self.value), 'gain': self.gain and asdict(self.gain),
-                'verdict': self.verdict}
+                'value': asdict(self.value), 'gain': self.gain and asdict(self.gain)}
 
 
 # One contender's figures over all draws: by figure, what was chosen and its values (d,).
@@ -160,19 +157,7 @@ def _row(figure: str, label: str, figures: Mapping[str, _Figures], draws: Draws)
     if other is None or label == baseline or figure.startswith(_NOT_JUDGED):
         return FigureRow(figure, label, name, value)
     sign = -1.0 if figure in _SMALLER_IS_BETTER else 1.0
-    gain = draws.interval(sign * (values - other[1]))
-    return FigureRow(figure, label, name, value, gain, verdict_of(gain, baseline))
-
-
-def verdict_of(gain: Interval, baseline: str) -> str:
-    """Say what the interval of a gain says; what is not better says so."""
-    if np.isnan(gain.lower):
-        return 'not known: too few frames of one kind'
-    if gain.lower > 0:
-        return f'better than {baseline}'
-    if gain.upper < 0:
-        return f'not better than {baseline}: worse'
-    return f'not better than {baseline}'
+    return FigureRow(figure, label, name, value, draws.interval(sign * (values - other[1])))
 
 
 # -------------------------------------------------------------------------------------------------

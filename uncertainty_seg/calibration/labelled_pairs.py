@@ -27,16 +27,17 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.core.dropout_masks import PassSource
-from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import DatasetError, ImageError, some_of
-from uncertainty_seg.storage.foreign_files import load_ignore_mask, read_image_file, why
+from uncertainty_seg.errors import DatasetError, some_of
+from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import (
     LabelledFolder,
     load_folder,
     read_blocks,
+    read_image,
+    require_ids,
     subset,
 )
 from uncertainty_seg.storage.review_record import CONTROL, read_review
@@ -56,11 +57,7 @@ def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
         raise DatasetError(f'the folder has the classes {", ".join(data.class_names)}',
                            f'those of {card.name!r}, {", ".join(card.class_names)}')
     for stem, mask in zip(data.stems, data.masks, strict=True):
-        strange = (mask >= card.num_classes) & (mask != data.ignore_index)
-        if strange.any():
-            raise DatasetError(
-                f'the mask of {stem!r} has the class id {int(mask[strange][0])}',
-                f'0 to {card.num_classes - 1}, or {data.ignore_index} where nobody knows')
+        require_ids(mask, card.num_classes, data.ignore_index, f'the mask of {stem!r}')
     # The card's own id for "nobody knows" is what everything after this looks for.
     masks = [np.where(mask == data.ignore_index, np.uint8(card.ignore_index), mask)
              for mask in data.masks]
@@ -186,14 +183,7 @@ def images_in(folder: Path) -> dict[str, ImageU8]:
         if place.is_dir() else []
     if not paths:
         raise DatasetError(f'no image in {place}', 'files that end with ' + ' or '.join(_IMAGES))
-    images = {}
-    for path in paths:
-        try:
-            images[path.name] = decode(read_image_file(path))
-        except (OSError, ValueError, ImageError) as err:
-            raise DatasetError(f'{path} is no image that can be read ({why(err)})',
-                               'JPEG or PNG') from err
-    return images
+    return {path.name: read_image(path) for path in paths}
 
 
 def refuse_familiar(

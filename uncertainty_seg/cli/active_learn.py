@@ -15,8 +15,8 @@ import argparse
 from pathlib import Path
 import time
 
-from uncertainty_seg.cli.arguments import print_json, read_assignments, whole_number
-from uncertainty_seg.training.recipes import ActiveRecipe, describe, read_recipe
+from uncertainty_seg.cli.arguments import call_with, print_json, read_assignments, whole_number
+from uncertainty_seg.training.recipes import ActiveRecipe, describe
 
 GOES_ON = 'from the last finished epoch of its round'
 
@@ -48,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.training.active_learning import active_learn
 
     start_s = time.monotonic()
-    recipe = read_recipe(ActiveRecipe, args.recipe, read_assignments(args.assignments))
-    rows = active_learn(recipe, args.pool, args.test, args.out, init=args.init, mix=args.mix,
-                        threads=args.threads)
+    rows = call_with(active_learn, args, changes=read_assignments(args.assignments))
     for row in rows:
         print(f'round {row["round"]}: {row["labelled"]} frames labelled, mean IoU '
               f'{row["mean_iou"]:.3f}')

@@ -43,9 +43,8 @@ from uncertainty_seg.errors import ConfigError, some_of
 if TYPE_CHECKING:
     from uncertainty_seg.compiler.request import CompileOutcome
 
-# What a user can mend by another file or argument.
 ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
-METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
+METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
 _log = logging.getLogger(__name__)
 
 
@@ -65,9 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what the output is; probabilities that something follows are '
                         'declared, and their logarithm is taken [auto: what the last node says]')
     parser.add_argument('--method', choices=METHODS, default='mc_dropout',
-                        help='single: one pass, dropout off; ensemble: each --weights (or each '
-                        'ONNX file) is a pass; direct: a network with a log-variance beside its '
-                        'logits; error_propagation: mean and variance of the logits in one pass')
+                        help='single: one pass, dropout off; deep_ensemble: each --weights (or '
+                        'each ONNX file) is a pass; direct: a network with a log-variance beside '
+                        'its logits; error_propagation: mean and variance of the logits in one '
+                        'pass')
     parser.add_argument('--sensor-std', type=float, metavar='S', default=0.0,
                         help="error_propagation: the camera's noise in pixel values [0]")
     parser.add_argument('--variance', metavar='NAME',

@@ -18,7 +18,7 @@ from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.cli.arguments import print_json
+from uncertainty_seg.cli.arguments import call_with, print_json
 from uncertainty_seg.cli.labels import read_shares
 
 if TYPE_CHECKING:
@@ -55,12 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add(args: argparse.Namespace) -> None:
-    from uncertainty_seg.data.dataset import add_folder, locked_dataset
+    from uncertainty_seg.data.dataset import dataset_add
 
-    shares = read_shares(args.shares) if args.shares else None
-    with locked_dataset(args.folder, shares) as dataset:
-        grown = add_folder(dataset, args.source, dive=args.dive, split=args.split,
-                           replace=args.replace)
+    grown = call_with(dataset_add, args, shares=read_shares(args.shares) if args.shares else None)
+    dataset = grown.dataset
     for remark in grown.remarks:
         print(f'warning: {remark}.', file=sys.stderr)
     splits = Counter(dataset.frames[stem].split for stem in grown.added)

@@ -17,8 +17,8 @@ import math
 from pathlib import Path
 import time
 
-from uncertainty_seg.cli.arguments import print_json, read_assignments, whole_number
-from uncertainty_seg.training.recipes import describe, read_recipe, TrainRecipe
+from uncertainty_seg.cli.arguments import call_with, print_json, read_assignments, whole_number
+from uncertainty_seg.training.recipes import describe, TrainRecipe
 
 GOES_ON = 'from the last finished epoch'
 
@@ -51,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
     start_s = time.monotonic()
-    recipe = read_recipe(TrainRecipe, args.recipe, read_assignments(args.assignments))
-    done = train(recipe, args.data, args.out, init=args.init, mix=args.mix, threads=args.threads,
-                 compile_only=args.compile_only)
+    done = call_with(train, args, changes=read_assignments(args.assignments))
     iou = done.get('val_mean_iou') or math.nan
     print(f'{args.out} was trained on {done["images"]} images'
           + (f', mean IoU {iou:.3f} on the split val' if math.isfinite(iou) else '')

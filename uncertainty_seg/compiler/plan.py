@@ -22,7 +22,7 @@ from uncertainty_seg.errors import ConfigError
 # registers. On two CPU cores one element moved took as long as about this many multiply-adds.
 MACS_AN_ELEMENT = 8
 DEFAULT_PASSES, DEFAULT_SAMPLES = 20, 10
-METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
+METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
 # Of PRECISIONS, those that a network is compiled to.
 COMPUTED = ('fp32', 'fp16', 'bf16')
 # What the numbers of an output are.
@@ -116,7 +116,7 @@ class CompileOptions:
             (self.passes is not None and self.passes < 1, f'{self.passes} passes', 'at least 1'),
             (is_single and self.passes not in (None, 1), f'{self.passes} passes with the method '
              'single', '1'),
-            (self.method in ('single', 'ensemble') and bool(self.inject_dropout),
+            (self.method in ('single', 'deep_ensemble') and bool(self.inject_dropout),
              f'injected dropout with the method {self.method}', 'no dropout'),
             (not is_direct and bool(self.variance or self.samples),
              f'variance or samples with the method {self.method}', 'the method direct with them'),

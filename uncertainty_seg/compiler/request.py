@@ -115,10 +115,10 @@ def compile_network(
     output : str, optional
         Name of the output that holds the logits; needed where there is a doubt.
     method : str
-        'mc_dropout'; 'ensemble' where each network is a pass; 'direct' for a network that predicts
-        the variance of its logits; 'error_propagation' for one pass that computes mean and
-        variance of the logits, of which the passes are samples; 'single' for one pass, dropout
-        switched off.
+        'mc_dropout'; 'deep_ensemble' where each network is a pass; 'direct' for a network that
+        predicts the variance of its logits; 'error_propagation' for one pass that computes mean
+        and variance of the logits, of which the passes are samples; 'single' for one pass,
+        dropout switched off.
     inject_dropout : float, optional
         Rate of dropout to put into a network that has none.
     at : str
@@ -221,7 +221,7 @@ class CompileRequest:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        image, is_ensemble = self.image, self.options.method == 'ensemble'
+        image, is_ensemble = self.image, self.options.method == 'deep_ensemble'
         members = len(self.weights) if self.is_factory else 1 + len(self.members)
         for is_wrong, came, expected in (
             (image.fit not in FIT_RULES, f'fit is {image.fit!r}', f'one of {FIT_RULES}'),
@@ -240,7 +240,7 @@ class CompileRequest:
              'one, and a file of weights for each member'),
             (is_ensemble and members < 2, f'an ensemble of {members}',
              'weights, or ONNX files, of at least two networks'),
-            (not is_ensemble and members > 1, f'{members} networks', 'the method ensemble'),
+            (not is_ensemble and members > 1, f'{members} networks', 'the method deep_ensemble'),
             (is_ensemble and self.options.passes not in (None, members),
              f'{self.options.passes} passes', f'{members}, one a member'),
             # A module is not printed: some cannot be.
@@ -307,7 +307,7 @@ def _compiled(request: CompileRequest) -> CompileOutcome:
     if options.inject_dropout:
         warn(INJECTED)
     loaded = _load(request)
-    if options.method == 'ensemble':
+    if options.method == 'deep_ensemble':
         compiled = compile_ensemble(loaded.models, image, options)
     elif options.method == 'error_propagation':
         compiled = compile_moments(loaded.models[0], image, options)
@@ -387,7 +387,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
                          f'{len(classes.names)}, as {classes.source} says')
     if options.features == 'auto' and compiled.feature_shape is None:
         warn(NO_FEATURES)
-    members = len(compiled.prepared) if options.method == 'ensemble' else 0
+    members = len(compiled.prepared) if options.method == 'deep_ensemble' else 0
     has_masks = any(site.kind == 'mask' for site in compiled.sites)
     has_many = has_masks or options.method == 'error_propagation'
     if options.passes not in (None, 1) and not has_many:
@@ -524,7 +524,7 @@ def _load_torch(request: CompileRequest, form: OutputForm, draws_own: bool) -> _
                           f'{install_command("torch")}, or compile an ONNX file') from err
 
     models, found, untouched, own = [], [], None, None
-    is_live = request.options.method not in ('single', 'ensemble')
+    is_live = request.options.method not in ('single', 'deep_ensemble')
     for net, source in unchecked:
         require_shapes(net)
         _require_numbers(net, source)

@@ -35,7 +35,6 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.render import FrameView, heat_scale, HeatScale, overlay
 from uncertainty_seg.data.selection import (
-    as_paths,
     decode_limits,
     first_part,
     first_score,
@@ -50,6 +49,7 @@ from uncertainty_seg.data.selection import (
 )
 from uncertainty_seg.data.strategies import lots
 from uncertainty_seg.errors import ConfigError, require_libraries, UncertaintySegError
+from uncertainty_seg.storage.foreign_files import as_paths
 from uncertainty_seg.storage.frame_sources import Whereabouts
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.score_rows import (
@@ -100,12 +100,36 @@ def browse(
     """
     Write one page to look through the frames of score tables or selections of one model.
 
-    It filters all frames by the scores that it has room for, and has the pictures of `most`; it
-    is sorted by `score` at first. `root` is the folder that holds the sources and the model now,
-    if they were moved; `force` replaces a page that is there.
+    It filters all frames by the scores that it has room for, and has pictures of some.
 
-    Raises TableError if a table cannot be read, or they are of different models; ConfigError if an
-    option does not fit, or the page is there or cannot be written.
+    Parameters
+    ----------
+    tables : Path, str or sequence of them
+        Score tables (folders or parts) or selections, of one model.
+    out : Path or str
+        HTML file to write.
+    most : int
+        Frames whose pictures are in the page, 40 kB each.
+    score : str, optional
+        Score to sort by at first; without it 'score_ratio', or 'entropy.mean' of a bundle without
+        a calibration.
+    root : Path or str, optional
+        Folder that holds the sources and the model now, if they were moved.
+    force : bool
+        Replace a page that is there.
+
+    Returns
+    -------
+    BrowsePage
+        Counts, and sentences worth reading.
+
+    Raises
+    ------
+    TableError
+        If a table cannot be read, or they are of different models.
+    ConfigError
+        If an option does not fit, or the page is there or cannot be written.
+
     """
     require_libraries('pyarrow', 'jinja2')
     out, paths, remarks = Path(out), as_paths(tables), list[str]()

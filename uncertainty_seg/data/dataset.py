@@ -17,7 +17,6 @@ from contextlib import contextmanager
 import dataclasses
 from dataclasses import dataclass, field
 import hashlib
-import os
 from pathlib import Path
 import re
 from typing import Any
@@ -64,7 +63,7 @@ from uncertainty_seg.storage.review_record import (
     require_reviewed,
     write_review,
 )
-from uncertainty_seg.storage.whole_files import lock_file, replace_file
+from uncertainty_seg.storage.whole_files import one_at_a_time, replace_file
 
 FORMAT_VERSION = 2
 SPLITS_FILE = 'splits.json'
@@ -125,12 +124,44 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Growth:
-    """What an addition came to: stems of new frames, and how many there were already."""
+    """What an addition came to: the dataset, stems of new frames, how many there were already."""
 
+    dataset: Dataset
     added: tuple[str, ...]
     same: int
     replaced: int
     remarks: tuple[str, ...]
+
+
+def dataset_add(
+    folder: Path | str, source: Path | str, *, shares: Mapping[str, float] | None = None,
+    dive: str = '', split: str = '', replace: bool = False,
+) -> Growth:
+    """
+    Add a labelled folder to a dataset, whole or not at all; a new folder begins one.
+
+    Parameters
+    ----------
+    folder, source : Path or str
+        The dataset, and what to add, which is only read.
+    shares : mapping of str to float, optional
+        Of a new dataset: share of the dives by name of the split; `SHARES` without.
+    dive, split, replace
+        See `add_folder`.
+
+    Returns
+    -------
+    Growth
+        The dataset as it is now, and what came new.
+
+    Raises
+    ------
+    DatasetError, ConfigError
+        As of `locked_dataset` and `add_folder`.
+
+    """
+    with locked_dataset(Path(folder), shares) as dataset:
+        return add_folder(dataset, Path(source), dive=dive, split=split, replace=replace)
 
 
 @contextmanager
@@ -147,13 +178,7 @@ def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> I
     if there and not (folder / DATASET_FILE).is_file():
         raise DatasetError(f'{folder} holds {there[0]} and is no dataset', 'a new folder',
                            'begin a dataset beside it, and add this folder to it')
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = lock_file(folder / '.lock')
-    except BlockingIOError:
-        raise DatasetError(f'another process works on {folder}', 'one at a time',
-                           'wait until it is done') from None
-    try:
+    with one_at_a_time(folder, DatasetError, '.lock'):
         if not (folder / DATASET_FILE).is_file():
             _write(Dataset(folder, shares or SHARES))
         for draft in folder.rglob('.*.tmp'):
@@ -164,12 +189,19 @@ def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> I
                                'a dive stays in its split: begin another dataset for others')
         _write_tables(dataset)
         yield dataset
-    finally:
-        os.close(lock)
 
 
-def read_dataset(folder: Path) -> Dataset:
-    """Read what is written down; DatasetError if it is no dataset, or damaged."""
+def read_dataset(folder: Path | str) -> Dataset:
+    """
+    Read what is written down; DatasetError if it is no dataset, or damaged.
+
+    Parameters
+    ----------
+    folder : Path or str
+        The dataset.
+
+    """
+    folder = Path(folder)
     path = folder / DATASET_FILE
     if not path.is_file():
         raise DatasetError(f'{folder} is not a dataset', f'a folder with {DATASET_FILE}',
@@ -379,7 +411,7 @@ class _Addition:
             replace_file(dataset.folder / MASKS / f'{stem}.png', mask.read_bytes())
         dataset.frames = self._frames
         _write(dataset)
-        return Growth(tuple(self._new), self._same, self._replaced,
+        return Growth(dataset, tuple(self._new), self._same, self._replaced,
                       tuple(_remarks(dataset, self._new)))
 
 

@@ -47,7 +47,12 @@ from uncertainty_seg.data.label_frames import (
 )
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.foreign_files import plain_name, why
-from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes, read_mask
+from uncertainty_seg.storage.labelled_folder import (
+    ClassTable,
+    read_classes,
+    read_mask,
+    require_same_classes,
+)
 from uncertainty_seg.storage.review_record import mask_sha256, read_json, TABLE_FILE
 from uncertainty_seg.storage.whole_files import whole_folder
 
@@ -256,7 +261,9 @@ def write_folder(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
 
 def read_folder(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """Read a folder of ``STEM.png``, or one with such a folder ``masks``; no frame is marked."""
-    _require_same_classes(path, table.classes)
+    file = path / CLASSES_FILE
+    if file.is_file():
+        require_same_classes(read_classes(file), table.classes, str(file), 'the export')
     place = path / MASKS if (path / MASKS).is_dir() else path
     files = sorted(place.glob('*.png'))
     if not files:
@@ -268,16 +275,6 @@ def read_folder(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
         canvas = LabelCanvas(row, table.classes)
         canvas.paint_ids(read_mask(file))
         yield from canvas.labelled()
-
-
-def _require_same_classes(path: Path, classes: ClassTable) -> None:
-    """Refuse masks of a folder whose own list gives the ids other names."""
-    file = path / CLASSES_FILE
-    if file.is_file() and (names := read_classes(file).names) != classes.names:
-        raise DatasetError(f'{file} has the classes {", ".join(names)}',
-                           f'those of the export, {", ".join(classes.names)}',
-                           'keep the list as it was exported, or export with a bundle of the new '
-                           'classes')
 
 
 # -------------------------------------------------------------------------------------------------

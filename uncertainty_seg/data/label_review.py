@@ -35,6 +35,7 @@ from uncertainty_seg.data.label_frames import (
     write_mask,
 )
 from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.storage.foreign_files import as_paths
 from uncertainty_seg.storage.labelled_folder import read_mask
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.review_record import (
@@ -82,21 +83,42 @@ class ImportSummary:
 
 
 def import_labels(
-    labels: Sequence[Path], out: Path, kind: str, *, frames: Path | None = None,
-    unchanged: str = REFUSE, shares: Mapping[str, float] = SHARES,
+    labels: Path | str | Sequence[Path | str], out: Path | str, kind: str, *,
+    frames: Path | None = None, unchanged: str = REFUSE, shares: Mapping[str, float] = SHARES,
 ) -> ImportSummary:
     """
     Write corrected labels, with the images of their export, as a folder to train on.
 
-    `labels` are what the tool exported, of one labeller or several, in a format that is a key of
-    `label_formats.READERS`; `frames` the folder of the export, by default that of the first labels
-    or one around it. Frames that nobody corrected or marked as finished are refused, all of them;
-    with `unchanged` 'accept' they count, since a person looked at each, and with 'skip' they are
-    left out. `shares` are those of the frames by name of the split, and add up to 1.
+    Parameters
+    ----------
+    labels : Path, str or sequence of them
+        What the tool exported, of one labeller or several.
+    out : Path or str
+        A new folder.
+    kind : str
+        Format of the labels, a key of `label_formats.READERS`.
+    frames : Path, optional
+        Folder of the export; by default that of the first labels or one around it.
+    unchanged : str
+        What becomes of frames that nobody corrected or marked as finished: 'refuse', all of them;
+        'accept', since a person looked at each; 'skip', they are left out.
+    shares : mapping of str to float
+        Share of the frames by name of the split; they add up to 1.
 
-    Raises DatasetError if labels do not fit to the export, are refused, or none is there, or `out`
-    is not empty; ConfigError if the shares are invalid.
+    Returns
+    -------
+    ImportSummary
+        Counts of frames, dives, splits and what shows a person's look.
+
+    Raises
+    ------
+    DatasetError
+        If labels do not fit to the export, are refused, or none is there, or `out` is not empty.
+    ConfigError
+        If the shares are invalid.
+
     """
+    labels, out = as_paths(labels), Path(out)
     for place in labels:
         if not place.exists():
             raise DatasetError(f'no labels at {place}', 'what the labelling tool exported')

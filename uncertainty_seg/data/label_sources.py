@@ -38,6 +38,7 @@ from uncertainty_seg.errors import (
     TableError,
     UncertaintySegError,
 )
+from uncertainty_seg.storage.foreign_files import as_paths
 from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER, iter_frames, LoggedFrame
 from uncertainty_seg.storage.frame_sources import SourceFrame, Whereabouts
 from uncertainty_seg.storage.labelled_folder import class_table, ClassTable, require_ids
@@ -58,19 +59,42 @@ _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'sta
 
 
 def export_labels(
-    inputs: Sequence[Path], out: Path, kind: str, *, reasons: Sequence[str] = (),
-    image_prefix: str = '', root: Path | None = None, left_out: LeftOut | None = None,
+    inputs: Path | str | Sequence[Path | str], out: Path | str, kind: str, *,
+    reasons: Sequence[str] = (), image_prefix: str = '', root: Path | None = None,
+    left_out: LeftOut | None = None,
 ) -> list[FrameRow]:
     """
     Write frames with the masks of the model for a labelling tool.
 
-    Inputs are frame logs, or one selection: ``selection.parquet`` or its folder. `kind` is a key
-    of `label_formats.WRITERS`. Of logs only frames that were kept for one of the `reasons` are
-    taken, if there are some; `root` is the folder that holds the bundle and the sources of a
-    selection now. `left_out` takes what is not exported, and why; the rows of what was written
-    are returned. Raises UncertaintySegError if an input is of no known kind, nothing can be
-    exported, or `out` is not empty.
+    Parameters
+    ----------
+    inputs : Path, str or sequence of them
+        Frame logs, or one selection: ``selection.parquet`` or its folder.
+    out : Path or str
+        A new folder.
+    kind : str
+        Format, a key of `label_formats.WRITERS`: 'coco', 'label-studio', 'folder' or 'fiftyone'.
+    reasons : sequence of str
+        Of logs only frames that were kept for one of these; all without.
+    image_prefix : str
+        Of 'label-studio': address of the images up to their names; empty: inside the tasks.
+    root : Path, optional
+        Folder that holds the bundle and the sources of a selection now.
+    left_out : LeftOut, optional
+        Takes what is not exported, and why.
+
+    Returns
+    -------
+    list of FrameRow
+        What was written, a row a frame.
+
+    Raises
+    ------
+    UncertaintySegError
+        If an input is of no known kind, nothing can be exported, or `out` is not empty.
+
     """
+    inputs, out = as_paths(inputs), Path(out)
     selections = [path for path in inputs
                   if path.suffix == '.parquet' or (path / PARQUET).is_file()]
     left_out = left_out or LeftOut()

@@ -80,7 +80,7 @@ from uncertainty_seg.storage.score_rows import (
     TableInfo,
     VERSION,
 )
-from uncertainty_seg.storage.whole_files import lock_file
+from uncertainty_seg.storage.whole_files import one_at_a_time
 
 LOCK_FILE = '.lock'
 # Times that Ray begins a shard again after its process died.
@@ -376,24 +376,13 @@ def _report(ray: Any, reference: Any, job: ShardJob) -> ShardReport:
 
 @contextmanager
 def locked_table(table: Path) -> Iterator[None]:
-    """Hold a table for one run, and make its folder; TableError if that cannot be."""
+    """Hold a table for one run, and make its folder; TableError if another run has it."""
     _require_table(table)
-    try:
-        table.mkdir(parents=True, exist_ok=True)
-        lock = lock_file(table / LOCK_FILE)
-    except BlockingIOError as err:
-        raise TableError(f'another run is writing to {table}', 'one at a time',
-                         'wait for it, or name another table') from err
-    except OSError as err:
-        raise TableError(f'{table} cannot be written ({err.strerror})',
-                         'a folder that this user may write to') from err
-    try:
+    with one_at_a_time(table, TableError, LOCK_FILE):
         # What a run that was killed left behind.
         for draft in table.glob('.*.tmp'):
             draft.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(lock)
 
 
 def plan_jobs(

@@ -47,7 +47,7 @@ from uncertainty_seg.errors import (
     TableError,
     UncertaintySegError,
 )
-from uncertainty_seg.storage.foreign_files import load_ignore_mask
+from uncertainty_seg.storage.foreign_files import as_paths, load_ignore_mask
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame, Whereabouts
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 from uncertainty_seg.storage.perceptual_hash import perceptual_hash
@@ -274,11 +274,6 @@ def _with_control(chosen: Selection, drawn: NDArray[np.int64], seed: int) -> Sel
     return replace(chosen, rows=np.concatenate([chosen.rows, drawn]),
                    reasons=chosen.reasons + (why,) * len(drawn),
                    stands_for=np.concatenate([chosen.stands_for, np.zeros_like(drawn)]))
-
-
-def as_paths(places: Path | str | Sequence[Path | str]) -> list[Path]:
-    """Return one path or several as a list."""
-    return [Path(path) for path in ([places] if isinstance(places, (str, Path)) else places)]
 
 
 def _origins(

@@ -9,7 +9,7 @@ format, which catches that of a damaged file too, makes a sentence of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import io
 import json
 from pathlib import Path
@@ -36,6 +36,11 @@ _EXIF_WITHIN, _EXIF_ORIENTATION = 2**16, 0x0112
 # What reading a damaged, encrypted or unknown archive may raise.
 ZIP_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError,
               zipfile.BadZipFile)
+
+
+def as_paths(places: Path | str | Sequence[Path | str]) -> list[Path]:
+    """Return one path or several as a list."""
+    return [Path(path) for path in ([places] if isinstance(places, (str, Path)) else places)]
 
 
 def most_expanded(file_bytes: int) -> int:

@@ -176,13 +176,22 @@ def require_same_classes(one: ClassTable, other: ClassTable, what: str, like: st
             'bring the masks to the same ids')
 
 
-def load_folder(folder: Path, split: str) -> LabelledFolder:
+def load_folder(folder: Path | str, split: str = '') -> LabelledFolder:
     """
     Read one split of a labelled folder, in its order; without splits.json all of the folder.
 
     Raises DatasetError if a file is missing, unreadable, image and mask differ in size, or nobody
     looked at the mask (see `review_record`).
+
+    Parameters
+    ----------
+    folder : Path or str
+        Folder with images/, masks/ and classes.json.
+    split : str
+        A name in its splits.json.
+
     """
+    folder = Path(folder)
     stems = _stems(folder, split)
     if not stems:
         raise DatasetError(f'split {split!r} of {folder} is empty', 'at least one image')

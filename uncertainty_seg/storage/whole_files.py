@@ -21,6 +21,8 @@ import secrets
 import shutil
 from typing import Any
 
+from uncertainty_seg.errors import UncertaintySegError
+
 
 @contextmanager
 def whole_file(path: Path, draft_name: str | None = None) -> Iterator[Path]:
@@ -135,6 +137,21 @@ def lock_file(path: Path) -> int:
     except OSError:
         pass
     return descriptor
+
+
+@contextmanager
+def one_at_a_time(folder: Path, error: type[UncertaintySegError], lock: str) -> Iterator[None]:
+    """Make a folder and hold its lock to the end of the block; the error if another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held = lock_file(folder / lock)
+    except BlockingIOError as err:
+        raise error(f'another process works on {folder}', 'one at a time',
+                    'wait for it, or name another folder') from err
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def json_text(values: Mapping[str, Any]) -> str:

@@ -11,12 +11,10 @@ with a run that was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.data.likeness import class_means, frame_features
 from uncertainty_seg.data.strategies import Candidates, select, SelectionRequest
 from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.storage.foreign_files import as_paths
 from uncertainty_seg.storage.labelled_folder import (
     LabelledFolder,
     load_folders,
@@ -43,7 +42,7 @@ from uncertainty_seg.storage.labelled_folder import (
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.review_record import read_json
-from uncertainty_seg.storage.whole_files import json_text, lock_file, replace_file
+from uncertainty_seg.storage.whole_files import json_text, one_at_a_time, replace_file
 from uncertainty_seg.training.init_weights import read_start, Taken
 from uncertainty_seg.training.recipes import (
     ActiveRecipe,
@@ -51,6 +50,7 @@ from uncertainty_seg.training.recipes import (
     DEFAULT_ENCODER,
     read_recipe,
     RECIPE_FILE,
+    recipe_of,
     TrainRecipe,
     write_recipe,
 )
@@ -90,24 +90,27 @@ class Picks:
 
 
 def active_learn(
-    recipe: ActiveRecipe, pool: str, test: str, out: Path, *, init: str = '',
-    mix: Sequence[Path] = (), threads: int = 0,
+    recipe: ActiveRecipe | str, pool: str, test: str, out: Path | str, *,
+    changes: Mapping[str, object] | None = None, init: str = '', mix: Sequence[Path | str] = (),
+    threads: int = 0,
 ) -> list[dict[str, Any]]:
     """
     Go all rounds.
 
     Parameters
     ----------
-    recipe : ActiveRecipe
-        What to choose, how often, and how to train.
+    recipe : ActiveRecipe or str
+        What to choose, how often, and how to train; the name of a shipped recipe, or a YAML file.
     pool, test : str
         DIR or DIR:SPLIT of a labelled folder to choose from (its split train), and of one to
         measure on (its split test).
-    out : Path
+    out : Path or str
         Folder of the rounds.
+    changes : mapping of str to object, optional
+        Other values for keys of the recipe, a nested one with a dot.
     init : str
         What every training starts from, as `read_start` reads it.
-    mix : sequence of Path
+    mix : Path, str or sequence of them
         Labelled folders that are mixed into every training and cost no label.
     threads : int
         CPU threads; 0 for `free_threads`.
@@ -124,28 +127,15 @@ def active_learn(
         training fails.
 
     """
-    with _locked(out):
-        run = _Rounds.begin(recipe, pool, test, out, init, mix, threads)
+    out, recipe = Path(out), recipe_of(ActiveRecipe, recipe, changes)
+    with one_at_a_time(out, ConfigError, LOCK):
+        run = _Rounds.begin(recipe, pool, test, out, init, as_paths(mix), threads)
         for number in range(len(run.counts)):
             if not run.result(number).is_file():
                 run.advance(number)
         rows = [read_json(run.result(number)) for number in range(len(run.counts))]
         write_table(out / TABLE_FILE, rows)
         return rows
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = lock_file(out / LOCK)
-    except BlockingIOError as err:
-        raise ConfigError(f'another process works on {out}', 'one at a time',
-                          'wait for it, or take another folder') from err
-    try:
-        yield
-    finally:
-        os.close(lock)
 
 
 @dataclass(frozen=True)

@@ -233,6 +233,12 @@ def read_recipe(kind: type[_R], name: str, changes: Mapping[str, object] | None 
     return changed(_built(kind, values, str(path)), changes or {})
 
 
+def recipe_of(kind: type[_R], recipe: _R | str, changes: Mapping[str, object] | None) -> _R:
+    """Return a recipe, given itself or by name or file, with changes; errors of `read_recipe`."""
+    return read_recipe(kind, recipe, changes) if isinstance(recipe, str) else \
+        changed(recipe, changes or {})
+
+
 def changed(recipe: _R, changes: Mapping[str, object]) -> _R:
     """Return a recipe with other values for some keys, checked as those of a file."""
     nested: dict[str, dict[str, object]] = {}

@@ -39,6 +39,7 @@ from uncertainty_seg.compiler.plan import CompileOptions
 from uncertainty_seg.core.dropout_masks import fitting_draw
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.errors import ConfigError, some_of
+from uncertainty_seg.storage.foreign_files import as_paths
 from uncertainty_seg.storage.labelled_folder import (
     counted_once,
     has_split,
@@ -73,6 +74,7 @@ from uncertainty_seg.training.recipes import (
     DropoutPlan,
     NO_DROPOUT,
     RECIPE_FILE,
+    recipe_of,
     SPLITS,
     TrainRecipe,
     write_recipe,
@@ -116,8 +118,9 @@ class TrainingImages:
 
 
 def train(
-    recipe: TrainRecipe, data: Sequence[Path], out: Path, *, init: str = '',
-    mix: Sequence[Path] = (), threads: int = 0, compile_only: bool = False,
+    recipe: TrainRecipe | str, data: Path | str | Sequence[Path | str], out: Path | str, *,
+    changes: Mapping[str, object] | None = None, init: str = '', mix: Sequence[Path | str] = (),
+    threads: int = 0, compile_only: bool = False,
 ) -> dict[str, Any]:
     """
     Train a network and write its bundle, not yet calibrated.
@@ -127,12 +130,14 @@ def train(
 
     Parameters
     ----------
-    recipe : TrainRecipe
-        What to do.
-    data, mix : sequence of Path
+    recipe : TrainRecipe or str
+        What to do; the name of a shipped recipe, or a YAML file.
+    data, mix : Path, str or sequence of them
         Labelled folders of the same classes; those of `mix` have a share of each batch.
-    out : Path
+    out : Path or str
         Folder of the bundle.
+    changes : mapping of str to object, optional
+        Other values for keys of the recipe.
     init : str
         What to start from, as `read_start` reads it.
     threads : int
@@ -151,6 +156,8 @@ def train(
         If recipe, images and start do not fit together, or the loss is no number.
 
     """
+    out = Path(out)
+    recipe = recipe_of(TrainRecipe, recipe, changes)
     require_place(out)
     weights = out.with_name(f'{out.name}.pt')
     taken = None if compile_only else read_start(init, recipe)
@@ -158,7 +165,7 @@ def train(
     if not recipe.net and not recipe.encoder:
         recipe = replace(recipe, encoder=taken.encoder if taken and taken.encoder
                          else DEFAULT_ENCODER)
-    images = read_images(recipe, data, mix)
+    images = read_images(recipe, as_paths(data), as_paths(mix))
     if not compile_only:
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_recipe(out.with_name(f'{out.name}.{RECIPE_FILE}'), recipe)

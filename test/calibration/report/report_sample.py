@@ -12,7 +12,7 @@ from uncertainty_seg.calibration.report.page import (
     Facts,
     Frames,
     Notes,
-    Plots,
+    Plot,
     Report,
     Row,
     Section,
@@ -93,10 +93,10 @@ def sample_report() -> Report:
     return Report(f'Calibration of {NASTY}', [
         Section('bundle', 'What was measured', [
             Facts([('camera', 'left'), (NASTY, NASTY), ('hash', 'ab12' * 16)])], NASTY),
-        Section('risk', 'Risk', [Plots([(plots['risk'], f'Risk of {NASTY}')], 'large')], 'How.'),
+        Section('risk', 'Risk', [Plot(plots['risk'], f'Risk of {NASTY}')], 'How.'),
         Section('scores', 'Scores', [
             Table(['score', NASTY, 'threshold', 'AUROC'], scores)], 'How.', is_folded=True),
-        Section('reliability', 'Reliability', [Plots([(plots['reliability'], 'ECE')], 'middle')]),
+        Section('reliability', 'Reliability', [Plot(plots['reliability'], 'ECE', 'middle')]),
         Section('classes', 'Classes', [Table(['class', 'IoU', 'pixels'], classes)]),
         Section('accepted', 'Worst frames', [Notes(['3 of 17 such frames.']), frames], 'Look.'),
         Section('notes', 'Notes', [Notes(['Frames of one dive share a block.', NASTY])]),

@@ -249,7 +249,7 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
                  '2.weight': torch.randn(3, 8, 1, 1), '2.bias': torch.randn(3)}
         torch.save(state, tmp_path / f'{index}.pt')
         arguments += ['--weights', f'{index}.pt']
-    code, _, err = compile_('nets_of_a_user:Still', '--method', 'ensemble', *arguments)
+    code, _, err = compile_('nets_of_a_user:Still', '--method', 'deep_ensemble', *arguments)
     assert (code, err) == (0, '')
     card = load_bundle('bundle').card
     assert (card.method, card.members, card.passes) == ('deep_ensemble', 3, 3)
@@ -267,7 +267,7 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
     ('nets_of_a_user:Net', ('--output', 'side'), "'side'.*out.*aux|out.*aux"),
     ('nets_of_a_user:Net', ('--output', 'aux'), '2 .*3 classes'),
     ('nets_of_a_user:Still', ('--inject-dropout', '0.3', '--at', 'decodr'), 'decodr'),
-    ('nets_of_a_user:Net', ('--method', 'ensemble'), 'an ensemble of 0'),
+    ('nets_of_a_user:Net', ('--method', 'deep_ensemble'), 'an ensemble of 0'),
 ])
 def test_a_torch_network_that_does_not_fit_is_one_sentence(
     compile_: Callable, network: str, arguments: tuple[str, ...], words: str
@@ -297,7 +297,7 @@ def test_two_onnx_files_make_an_ensemble(compile_: Callable) -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, 'w1'))
     onnx.save(first, 'a.onnx')
     onnx.save(second, 'b.onnx')
-    code, _, err = compile_('a.onnx b.onnx', '--method', 'ensemble', classes='four.yaml')
+    code, _, err = compile_('a.onnx b.onnx', '--method', 'deep_ensemble', classes='four.yaml')
     assert (code, err) == (0, '')
     assert load_bundle('bundle').card.members == 2
 

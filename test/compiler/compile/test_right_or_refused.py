@@ -131,11 +131,11 @@ def test_dropout_that_all_classes_share_changes_no_probability(tmp_path: Path) -
         compiled(Shared(nn.Identity()), tmp_path, compare_passes=0)
 
 
-@pytest.mark.parametrize('method', ['single', 'ensemble'])
+@pytest.mark.parametrize('method', ['single', 'deep_ensemble'])
 def test_a_network_without_passes_of_its_own_may_draw_what_it_likes(
     method: str, tmp_path: Path
 ) -> None:
-    members = [Segmenter(OwnNoise())] if method == 'ensemble' else []
+    members = [Segmenter(OwnNoise())] if method == 'deep_ensemble' else []
     for member in members:
         member.last.weight.data *= 2
     card = compiled(Segmenter(OwnNoise()), tmp_path, method=method, members=members).bundle.card

@@ -55,12 +55,13 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Plots:
-    """Plots as (``data:`` address, what it shows), small or of a size."""
+class Plot:
+    """A plot: its ``data:`` address, what it shows, and its size."""
 
-    kind: ClassVar[str] = 'plots'
-    pictures: Sequence[tuple[str, str]]
-    size: Literal['', 'large', 'middle'] = ''
+    kind: ClassVar[str] = 'plot'
+    address: str
+    shows: str
+    size: Literal['large', 'middle'] = 'large'
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Section:
 
     name: str
     title: str
-    parts: Sequence[Facts | Table | Plots | Frames | Notes]
+    parts: Sequence[Facts | Table | Plot | Frames | Notes]
     look: str = ''
     is_folded: bool = False
 

@@ -28,7 +28,7 @@ from uncertainty_seg.calibration.report.page import (
     Notes,
     number,
     percent,
-    Plots,
+    Plot,
     Report,
     Row,
     Section,
@@ -149,7 +149,7 @@ def comparison_page(found: Comparison) -> str:
     """Return the page of a comparison."""
     rows = [
         Row([title if index == 0 else '', row.label, interval_text(row.value, 3),
-             interval_text(row.gain, 3, is_gain=True) if row.gain else '', row.verdict, row.name],
+             interval_text(row.gain, 3, is_gain=True) if row.gain else '', row.name],
             bool(row.gain and row.gain.lower > 0))
         for title, group in found.groups() for index, row in enumerate(group)]
     contenders = [Row([label, words, found.timings[label]])
@@ -158,9 +158,8 @@ def comparison_page(found: Comparison) -> str:
                         row.gain) for row in group if row.gain])
               for title, group in found.groups() if any(row.gain for row in group)]
     return Report(f'Comparison with {found.baseline}', [
-        Section('forest', 'What changed', [Plots([(
+        Section('forest', 'What changed', [Plot(
             plot_forest(forest, found.baseline), 'Gain of each figure and its interval')],
-            'large')],
             f'Right of the line is better than {found.baseline}, whatever the figure; a bar that '
             'crosses the line is no difference that these frames show. Each figure has a scale of '
             'its own.'),
@@ -168,7 +167,7 @@ def comparison_page(found: Comparison) -> str:
             Table(['', 'what it is', 'time'], contenders)],
             f'Everything is compared with {found.baseline}.'),
         Section('table', 'All figures', [Table(
-            ['figure', 'bundle', 'value', f'gain over {found.baseline}', '', 'of'], rows)], (
+            ['figure', 'bundle', 'value', f'gain over {found.baseline}', 'of'], rows)], (
             'Maps and scores are those that five folds of the blocks picked, measured on the '
             'frames that had no part in the choice. A gain above 0 is better, whatever the '
             'figure; it is better only if its interval excludes 0.'), is_folded=True),
@@ -340,7 +339,7 @@ def _risk_section(frames: FrameTable, gate: Column | None, promise: Promise | No
     plot = plot_risk_coverage(orders, frames.is_bad.astype(np.float64), GATE, point,
                               promise.alpha if promise else None)
     return Section('risk', 'Risk against coverage', [
-        Plots([(plot, f'Risk over coverage of {", ".join(orders)}')], 'large')], (
+        Plot(plot, f'Risk over coverage of {", ".join(orders)}')], (
         'From right to left the gate gets stricter. The line of a good score falls steeply at '
         'once: the first frames that it rejects are the bad ones. A flat line is no better than '
         'rejecting frames at random. Left of about 15 % few frames are left, and the lines are '
@@ -372,7 +371,7 @@ def _scores_section(
 def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Section:
     alt = ', '.join(f'{name}: ECE {error.value():.3f}' for name, error in errors.items())
     return Section('reliability', 'Reliability of the confidence', [
-        Plots([(plot_reliability(errors), f'Accuracy over confidence, {alt}')], 'middle')], (
+        Plot(plot_reliability(errors), f'Accuracy over confidence, {alt}', 'middle')], (
         'On the diagonal, a confidence of 80 % is right for 80 % of the pixels. Below it the '
         'network is overconfident. The lower plot shows how many pixels each point stands for: '
         'a point far off that stands for few matters little.'), is_folded=True)

@@ -104,9 +104,13 @@ def risk_coverage(scores: Column, losses: Column) -> tuple[Floats, Floats]:
     """
     Refuse frames from the most uncertain on; return shares accepted and mean losses of those.
 
-    Scores and losses are float64 (n,); a score of NaN is refused first, with infinity. One point,
-    of 1 to n, a threshold, from strict to loose; the last accepts all. Frames of equal score are
-    accepted together: no threshold separates them.
+    One point, of 1 to n, a threshold, from strict to loose; the last accepts all. Frames of equal
+    score are accepted together: no threshold separates them.
+
+    Parameters
+    ----------
+    scores, losses : ndarray of float64, shape (n,)
+        Grow with uncertainty, NaN is refused first, with infinity; 0..1, 1 for a bad frame.
 
     References
     ----------
