@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
+from uncertainty_seg.data import strategies
 from uncertainty_seg.data.likeness import bits_apart
 from uncertainty_seg.data.strategies import (
     auto_gaps,
@@ -300,3 +301,24 @@ def test_control_frames_of_one_video_are_refused() -> None:
     pool = Candidates(np.array(['a', 'b'], object), np.array(['dive'] * 2, object), np.zeros(2))
     with pytest.raises(ConfigError, match='dive'):
         draw_control(pool, 1, 1, 0)
+
+
+@pytest.mark.parametrize('most', [0, 3, 7])
+@pytest.mark.parametrize('strategy', ['top-k', 'random', 'uncertainty-diversity'])
+def test_chosen_frames_look_unlike_however_few_were_compared_before(
+    monkeypatch: pytest.MonkeyPatch, strategy: str, most: int
+) -> None:
+    """Of frames that all differ 200 000 took 19 s; what is left is compared when it is chosen."""
+    among = replace(pool(90), times_s=None, scores=np.random.default_rng(1).permutation(90) / 90)
+    whole = select(among, request(strategy, 90, min_distance=6))
+    monkeypatch.setattr(strategies, 'MOST_COMPARED', most)
+    few = select(among, request(strategy, 90, min_distance=6))
+    assert among.hashes is not None
+    chosen = among.hashes[few.rows]
+    apart = bits_apart(chosen[:, None], chosen[None])[~np.eye(len(chosen), dtype=bool)]
+    assert apart.min() >= 6 and len(few.rows) == len(whole.rows) == 30
+    # All that are not chosen look like one that is, and each is counted once.
+    assert few.num_duplicates == few.stands_for.sum() == 60
+    if strategy != 'uncertainty-diversity':  # whose order is not that of the comparison
+        assert few.rows.tolist() == whole.rows.tolist()
+        assert few.stands_for.tolist() == whole.stands_for.tolist()
