@@ -20,7 +20,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,6 +72,8 @@ class Grid:
 
     def _spread_by_opencv(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """Do the same in a twentieth of the time."""
+        import cv2  # not at the top: the help of a verb reads settings, and needs no OpenCV
+
         planes = np.ascontiguousarray(values).reshape(-1, self.rows, self.columns)
         spread = np.empty((len(planes), self.height, self.width), np.float32)
         for plane, wide in zip(planes, spread, strict=True):
