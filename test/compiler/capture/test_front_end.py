@@ -47,6 +47,8 @@ MODULES = {
     'Dropout2d': (nn.Dropout2d(0.25), 'channel', PLANES),
     'in place': (nn.Dropout2d(0.25, inplace=True), 'channel', PLANES),
     'DropPath': (DropPath(0.25), 'element', (1, 1, 1, 1)),
+    'AlphaDropout': (nn.AlphaDropout(0.25), 'element', PLANES),
+    'FeatureAlphaDropout': (nn.FeatureAlphaDropout(0.25), 'channel', (1, 4, 1, 1)),
 }
 
 

@@ -87,6 +87,8 @@ BODIES = {
     'rows': lambda: nn.Sequential(nn.Flatten(0, 1), DropPath(P), nn.Unflatten(0, (1, 4))),
     'channels of a line': lambda: lambda x, t: F.dropout1d(x.flatten(2), P, t).reshape(x.shape),
     'no batch': lambda: lambda x, t: F.dropout1d(x[0].flatten(1), P, t).reshape(x.shape),
+    'alpha': lambda: nn.AlphaDropout(P), 'feature alpha': lambda: nn.FeatureAlphaDropout(P),
+    'alpha in place': lambda: lambda x, t: F.alpha_dropout(x * 1, P, t, True),
     'drawn': lambda: lambda x, t: x * x.new_empty((1, 4, 1, 1)).bernoulli_(0.75) if t else x * .75,
     'attention': lambda: attend,
     'causal': lambda: lambda x, t: attend(x, t, is_causal=True),

@@ -50,6 +50,8 @@ _KINDS = {
     'dropout': 'element', 'dropout1d': 'channel', 'dropout2d': 'channel', 'dropout3d': 'channel',
     'feature_dropout': 'channel', 'alpha_dropout': 'element', 'feature_alpha_dropout': 'channel',
 }
+# Where SELU saturates: what AlphaDropout puts in the place of what it drops.
+_SATURATED = -1.7580993408473766
 # Inside a mode a trace does not see it, and would take what it gives for a constant.
 _DATA = torch.Tensor.data.__get__
 # Methods of a tensor that hand its values to what is not torch, and is not seen.
@@ -189,10 +191,8 @@ class DropoutWatch(TorchFunctionMode):
         stem = name.removesuffix('_')
         has_no_batch = (stem, x.dim()) in (('dropout1d', 2), ('dropout3d', 4))
         if 'alpha' in stem:
-            raise GraphError(f'{place(self.module)} is AlphaDropout, which puts a constant where '
-                             'it drops', 'dropout that multiplies by an independent mask',
-                             'take Dropout instead, or set its rate to 0')
-        if has_no_batch and x.shape[0] == 1:
+            result = self._alpha(x, p, _KINDS[stem])
+        elif has_no_batch and x.shape[0] == 1:
             # Of one row, such as a batch of planes given to dropout3d, all or nothing is dropped.
             result = x * self._mask([1] * x.dim(), p, x.dtype)
         elif has_no_batch:
@@ -200,6 +200,21 @@ class DropoutWatch(TorchFunctionMode):
         else:
             result = self._take(x, p, _KINDS[stem])
         return x.copy_(result.clone()) if inplace or name.endswith('_') else result
+
+    def _alpha(self, x: Tensor, p: float, kind: str) -> Tensor:
+        """
+        Shift and scale what a mask m keeps, 1 / (1 - p), and put a constant where it drops, 0.
+
+        Both depend on the mask by a parabola, so that a mask of ones changes nothing.
+        """
+        shape = x.shape if kind == 'element' else [*x.shape[:2], *[1] * (x.dim() - 2)]
+        mask = self._mask(shape, p, x.dtype, kind)
+        kept, scale = 1 / (1 - p), ((1 - p) * (1 + p * _SATURATED**2)) ** -0.5
+        shift = -scale * _SATURATED * p
+        low = scale * _SATURATED + shift
+        factor, offset = (_parabola(kept, *values) for values in ((0, 1, scale), (low, 0, shift)))
+        return x * (mask * (factor[1] + factor[2] * mask)) + (
+            offset[0] + mask * (offset[1] + offset[2] * mask))
 
     def _attention(self, func: Any, args: Any, options: dict[str, Any]) -> Tensor:
         def attend(
@@ -263,11 +278,10 @@ class DropoutWatch(TorchFunctionMode):
         return mask, self.drops[-1].p
 
     def _mask(
-        self, shape: Iterable[int], p: float | None, dtype: torch.dtype
+        self, shape: Iterable[int], p: float | None, dtype: torch.dtype, kind: str = 'element'
     ) -> Tensor:
         """Return a mask by itself: what takes the place of a dropout of ones."""
-        ones = torch.ones(tuple(shape), dtype=dtype)
-        return self._replace(ones, self._drop(shape, p, 'element'))
+        return self._replace(torch.ones(tuple(shape), dtype=dtype), self._drop(shape, p, kind))
 
     def _take(self, x: Tensor, p: float, kind: str) -> Tensor:
         return self._replace(x, self._drop(x.shape, p, kind))
@@ -348,3 +362,10 @@ def _opened(func: Any) -> Any:
     twin = FunctionType(func.__code__, inside, func.__name__, func.__defaults__)
     twin.__kwdefaults__ = func.__kwdefaults__
     return twin
+
+
+def _parabola(third: float, *values: float) -> tuple[float, float, float]:
+    """Return c of c0 + c1 m + c2 m^2 with given values where m is 0, 1 and `third`."""
+    at_zero, at_one, at_third = values
+    curve = ((at_third - at_zero) / third - (at_one - at_zero)) / (third - 1)
+    return at_zero, at_one - at_zero - curve, curve
