@@ -140,9 +140,8 @@ def _require_numbers(path: Path) -> None:
     """Refuse a weight that is NaN; OpenVINO makes finite numbers of it. A mask may be infinite."""
     for name, values in constants(load_model(str(path)).graph).items():
         if values.dtype.kind in 'fV' and np.isnan(values).any():
-            raise ModelBundleError(
-                f'the weight {name!r} of {path} holds a NaN', 'numbers',
-                'compile the bundle again from a checkpoint before the training diverged')
+            raise ModelBundleError(f'the weight {name!r} of {path} holds a NaN', 'numbers',
+                                   'compile it from a checkpoint before the training diverged')
 
 
 def _plan(

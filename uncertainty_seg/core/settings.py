@@ -337,7 +337,7 @@ class Settings:
     smallest_class: float = parameter(
         -1.0, 'A class of a smaller share of the image is left out of the mask: its pixels go to '
         'the likeliest of the others. -1 takes the share that the bundle was calibrated with. It '
-        'needs its own calibration; take 0 where small things matter.', lower=-1, upper=0.1)
+        'needs its own calibration; take 0 where small things matter.', lower=-1.0, upper=0.1)
     map: str = parameter(  # noqa: A003
         'least_confidence', 'The uncertainty map that is published and drawn. Take '
         'mutual_information to see only where the passes disagree.', choices=MAP_NAMES, live=True)

@@ -268,6 +268,9 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         self._painter = Worker(judged, 'painter', PICTURE_NICENESS)
         for station in self._stations:
             station.listen(scheduler, judged, self._log.log if self._log is not None else None)
+        if len({station.topic for station in self._stations}) < len(self._stations):
+            raise ConfigError(f'of cameras {", ".join(self._settings().cameras)} two listen to '
+                              'one topic', 'one for each', 'remap the images of each')
         self._worker.start()
         self._painter.start()
         if self._bond is not None:

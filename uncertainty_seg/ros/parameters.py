@@ -95,8 +95,7 @@ def descriptor_of(setting: Parameter) -> msg.ParameterDescriptor:
     low = -largest if setting.lower is None else setting.lower
     high = largest if setting.upper is None else setting.upper
     if is_float:
-        descriptor.floating_point_range = [
-            msg.FloatingPointRange(from_value=float(low), to_value=float(high))]
+        descriptor.floating_point_range = [msg.FloatingPointRange(from_value=low, to_value=high)]
     else:
         descriptor.integer_range = [msg.IntegerRange(from_value=int(low), to_value=int(high))]
     return descriptor

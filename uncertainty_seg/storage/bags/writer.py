@@ -33,8 +33,7 @@ METADATA_FILE = 'metadata.yaml'
 # rosbags names the file after its folder: so it has the same name in every bag.
 _INNER_NAME = 'bag_0'
 # What the header of a message can hold: seconds of 31 bits, and nanoseconds of 32.
-LAST_SECOND = 2**31 - 1
-LATEST_NS = LAST_SECOND * 10**9 + 2**32 - 1
+LATEST_NS = (2**31 - 1) * 10**9 + 2**32 - 1
 
 
 class BagWriter:
@@ -285,7 +284,7 @@ def diagnostics_message(
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:
-    seconds = min(stamp_ns // 10**9, LAST_SECOND)
+    seconds = min(stamp_ns // 10**9, 2**31 - 1)
     nanoseconds = stamp_ns - seconds * 10**9
     if seconds < -2**31 or stamp_ns > LATEST_NS:  # ROS 1 knows times up to 2106
         raise BagError(f'the stamp of an image is {stamp_ns // 10**9} s',
