@@ -75,16 +75,16 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument('bag', description='bag to play'),
         DeclareLaunchArgument(
             'topic', default_value='',
-            description='image topic of the bag, needed where it has those of several cameras'),
+            description='image topic of the bag, required if it has several cameras'),
         DeclareLaunchArgument(
             'model', default_value='',
-            description='name of a shipped model, or the folder of a bundle; there is no default'),
+            description='name of an included model, or folder of a bundle; required'),
         DeclareLaunchArgument(
-            'image', default_value='image', description='topic the images are played on'),
+            'image', default_value='image', description='topic on which the images are played'),
         DeclareLaunchArgument(
             'rate', default_value='1.0',
-            description='pace of the player; for another than 1, stale_timeout_s and max_age_s '
-                        'are set to fit'),
+            description='speed of the player; if it is not 1, stale_timeout_s and max_age_s '
+                        'are scaled to fit'),
         DeclareLaunchArgument(
             'params_file', default_value=os.path.join(share, 'config', 'uncertainty_seg.yaml'),
             description='parameter file of the node'),
@@ -92,12 +92,12 @@ def generate_launch_description() -> LaunchDescription:
             'namespace', default_value='', description='namespace of node and player'),
         DeclareLaunchArgument(
             'use_sim_time', default_value='true', choices=['true', 'false'],
-            description='judge ages by the time of the bag, since its stamps are old'),
+            description='compare stamps with the time of the bag, not of today'),
         DeclareLaunchArgument(
             'rviz', default_value='false', choices=['true', 'false'],
             description='start RViz'),
         DeclareLaunchArgument(
             'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description='from which severity on lines are logged'),
+            description='lowest severity that is logged'),
         OpaqueFunction(function=processes),
     ])

@@ -56,21 +56,21 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         DeclareLaunchArgument(
             'confident', default_value='uncertainty_seg/confident',
-            description='the flag of the perception node'),
+            description='topic of the flag'),
         DeclareLaunchArgument(
-            'cmd_vel', default_value='cmd_vel', description='commands of the driver'),
+            'cmd_vel', default_value='cmd_vel', description='topic of the velocity commands'),
         DeclareLaunchArgument(
             'cmd_vel_limited', default_value='cmd_vel_limited',
-            description='limited commands for the vehicle'),
+            description='topic of the limited commands'),
         DeclareLaunchArgument(
             'params_file', default_value='',
             description='parameter file; defaults are in docs/reference/parameters.md'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument(
             'use_sim_time', default_value='', choices=['', 'true', 'false'],
-            description='take the time of stamps from /clock; deadlines go by the steady clock'),
+            description='judge stamps by /clock; deadlines use the steady clock'),
         DeclareLaunchArgument(
             'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description='from which severity on lines are logged'),
+            description='lowest severity that is logged'),
         OpaqueFunction(function=node_of),
     ])

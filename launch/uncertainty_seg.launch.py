@@ -121,28 +121,28 @@ def frame_transport(share: str) -> list:
 def generate_launch_description() -> LaunchDescription:
     """Describe the arguments and what they start."""
     share = get_package_share_directory('uncertainty_seg')
-    from_file = 'empty takes that of params_file'
+    from_file = 'empty: as in params_file'
     arguments = [
         DeclareLaunchArgument(
             'model', default_value='',
-            description='name of a shipped model, or the folder of a bundle; there is no default; '
+            description='name of an included model, or folder of a bundle; required; '
                         + from_file),
         DeclareLaunchArgument(
             'image', default_value='image', description='topic of the camera image'),
         DeclareLaunchArgument(
             'cameras', default_value='',
             description='several cameras and their topics: front=/cam1/image_raw,down; without a '
-                        f'topic, down listens to down/image; {from_file}'),
+                        f'topic, down subscribes to down/image; {from_file}'),
         DeclareLaunchArgument(
             'params_file', default_value=os.path.join(share, 'config', 'uncertainty_seg.yaml'),
             description='parameter file; start from a copy of config/uncertainty_seg.yaml'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument(
             'use_sim_time', default_value='', choices=['', 'true', 'false'],
-            description=f'take the time from /clock; {from_file}'),
+            description=f'use the time of /clock; {from_file}'),
         DeclareLaunchArgument(
             'autostart', default_value='', choices=['', 'true', 'false'],
-            description='true configures and activates, false leaves it to a lifecycle manager; '
+            description='true: configure and activate; false: a lifecycle manager does; '
                         + from_file),
         DeclareLaunchArgument(
             'stale_timeout_s', default_value='',
@@ -152,15 +152,15 @@ def generate_launch_description() -> LaunchDescription:
             description=f'the parameter of this name, for bags that are played fast; {from_file}'),
         DeclareLaunchArgument(
             'respawn', default_value='true', choices=['true', 'false'],
-            description='start the node again whenever it ends, unless it refused its parameters'),
+            description='restart the node when it ends, except after exit code 2 (misuse)'),
         DeclareLaunchArgument(
-            'respawn_delay', default_value='2.0', description='seconds until then'),
+            'respawn_delay', default_value='2.0', description='seconds before a restart'),
         DeclareLaunchArgument(
             'rviz', default_value='false', choices=['true', 'false'],
-            description='start RViz, one for each camera'),
+            description='start RViz, one window per camera'),
         DeclareLaunchArgument(
             'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description='from which severity on lines are logged'),
+            description='lowest severity that is logged'),
     ]
     return LaunchDescription(
         [*arguments, *frame_transport(share), OpaqueFunction(function=processes)])

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Measure what a strategy saves: choose frames of a labelled pool, train on them, measure, again.
+Measure what a strategy saves: select frames of a labelled pool, train on them, measure, repeat.
 
-RECIPE is the shipped recipe active, or a YAML file of the keys below. The masks of the pool play
-the labeller; people label what select chooses. A row a round is in OUT/rounds.csv, and its bundle
-in OUT/round-K/network. To know what a strategy gains, run another folder with `--set
+RECIPE is the included recipe active, or a YAML file with the keys below. The masks of the pool
+stand for the labeller; for real labelling use select. OUT/rounds.csv has one row per round, and
+OUT/round-K/network its bundle. To measure the gain of a strategy, run another folder with `--set
 strategy=random`.
 
 """
@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='labelled folder to measure on [its split test]')
     parser.add_argument('--out', type=Path, required=True, help='folder of the rounds')
     parser.add_argument('--mix', type=Path, nargs='+', default=[], metavar='DIR',
-                        help='labelled folders that every round is trained on too, at no cost, '
-                        'such as rendered ones')
+                        help='labelled folders that every round is also trained on and that cost '
+                        'no labels, such as rendered scenes')
     parser.add_argument('--init', default='', metavar='START',
-                        help='what every training starts from, as of train')
+                        help='initial weights of every training, as for train')
     parser.add_argument('--set', dest='assignments', action='append', default=[],
-                        metavar='KEY=VALUE', help='one key of the recipe; may be given often')
+                        metavar='KEY=VALUE', help='one key of the recipe; repeatable')
     parser.add_argument('--threads', type=whole_number(1, 256), default=0,
-                        help='CPU threads [2, or 1 beside other programs that are busy]')
+                        help='CPU threads [2, or 1 on a busy computer]')
     parser.epilog = (f'keys of a recipe [default]:\n{describe(ActiveRecipe)}\n'
                      'those of train: uncertainty_seg train --help').replace('%', '%%')
 

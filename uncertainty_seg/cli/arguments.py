@@ -50,13 +50,13 @@ def add_settings(parser: argparse.ArgumentParser, *, names_model: bool = False) 
         'settings of the pipeline: the parameters of the node, docs/reference/parameters.md')
     if names_model:
         group.add_argument('--model', metavar='BUNDLE',
-                           help="a shipped model's name, or the folder of a bundle")
+                           help='name of an included model, or folder of a bundle')
     group.add_argument('--params-file', metavar='FILE',
                        help='parameter file of the node, such as config/uncertainty_seg.yaml')
     group.add_argument('--set', dest='assignments', action='append', default=[],
                        metavar='NAME=VALUE',
-                       help='one parameter, such as gate.alpha=0.1 or backend=onnxruntime; may be '
-                       'given several times, and wins over the file')
+                       help='one parameter, such as gate.alpha=0.1 or backend=onnxruntime; '
+                       'repeatable, overrides the file')
 
 
 def settings_from_args(args: argparse.Namespace, **defaults: Value) -> Settings:

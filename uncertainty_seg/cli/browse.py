@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write one page to look through the frames of a score table.
+Write an HTML page to browse the frames of a score table.
 
-The page is a single HTML file that needs no network: filters by any score, predicted class, dive
-and flag, and of each frame image, mask and heatmap side by side.
+The page is one file that needs no network. It has filters by score, predicted class, dive and
+flag, and shows image, mask and heatmap of each frame side by side.
 
 """
 
@@ -27,14 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-o', '--out', type=Path, default=Path('browse.html'),
                         help='page to write [browse.html]')
     parser.add_argument('--most', type=whole_number(1, 5000), default=300, metavar='N',
-                        help='frames in the page, whose pictures are 40 kB each [300]')
+                        help='maximum number of frames on the page, about 40 kB each [300]')
     parser.add_argument('--score', metavar='NAME',
-                        help='score to sort and colour by at first [score_ratio; entropy.mean of '
-                        'a bundle without a calibration]')
+                        help='initial sort and colour [score_ratio; entropy.mean for a bundle '
+                        'without a calibration]')
     parser.add_argument('--root', type=Path, metavar='DIR',
-                        help='folder that holds the bags, folders and logs now, and the model, if '
-                             'they were moved since they were scored')
-    parser.add_argument('--force', action='store_true', help='replace a page that is there')
+                        help='new folder of the bags, folders, logs and the model, if they were '
+                             'moved after scoring')
+    parser.add_argument('--force', action='store_true', help='replace an existing page')
 
 
 def run(args: argparse.Namespace) -> int:

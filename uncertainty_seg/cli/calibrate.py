@@ -2,18 +2,17 @@
 """
 Fit the temperature and the thresholds of a bundle's flag, with a promise on accepted bad frames.
 
-Training frames give the density of ordinary scores, and the scores that tell bad frames from good
-ones; with --ood also guards, which refuse frames of another kind. Validation frames give the
-temperature. The split limits, which neither the network nor anything else has seen, gives the
-thresholds, so that P(a frame is accepted and bad) is at most alpha (conformal risk control over
-blocks). calibration.json is written into the bundle.
+Training frames give the density of ordinary scores and select the scores of the gate; with --ood
+also guards, which refuse out-of-distribution frames. Validation frames give the temperature. The
+held-out split limits gives the thresholds, so that at most a share alpha of the frames is accepted
+and bad (conformal risk control over blocks). calibration.json is written into the bundle.
 
-With --like the bundle is another precision of one that is calibrated. It takes over that one's
-thresholds, lowered until hardly an image of --data is accepted that was not before; no masks
+With --like the bundle is a calibrated one in another precision. It takes over the thresholds of
+that one, lowered until it accepts hardly any image of --data that the other refuses; no masks are
 needed.
 
 Blocks are independent of each other: dives, sites, tracks. Neighbouring frames of a video are
-not; name the blocks with --blocks unless every image is independent of the others.
+not, so name the blocks with --blocks unless all images are independent.
 
 """
 
@@ -37,39 +36,40 @@ _OF_A_FIT = ('train', 'val', 'limits', 'blocks', 'bad', 'alpha', 'scores', 'ood'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments; what has a default is absent where it is not given."""
-    parser.add_argument('bundle', help='shipped name or folder')
+    parser.add_argument('bundle', help='name of an included model, or folder of a bundle')
     parser.add_argument('--data', type=Path, metavar='DIR',
-                        help='one folder with a splits.json: what stands for each of the three '
-                        'below that is not given')
+                        help='folder with a splits.json, used for each of the next three that is '
+                        'not given')
     parser.add_argument('--train', type=Path, metavar='DIR',
                         help='labelled images; the split "train" if DIR has a splits.json')
     parser.add_argument('--val', type=Path, metavar='DIR',
-                        help='labelled images the network has not seen; the split "val"')
+                        help='labelled images unseen in training; the split "val"')
     parser.add_argument('--limits', type=Path, metavar='DIR',
-                        help='labelled images that nothing has seen; the split "limits"')
+                        help='held-out labelled images, used for nothing else; the split "limits"')
     parser.add_argument('--like', metavar='BUNDLE',
-                        help='take over the thresholds of this bundle, of which this one is '
-                        'another precision; --data then needs no masks')
+                        help='take over the thresholds of this bundle, the same network in '
+                        'another precision; --data needs no masks')
     parser.add_argument('--error', type=rate, default=argparse.SUPPRESS,
-                        help='with --like: share of frames that this bundle may accept and that '
-                        'one not; added to each alpha [0.005]')
+                        help='with --like: largest share of frames that only the new bundle '
+                        'accepts; added to each alpha [0.005]')
     parser.add_argument('--blocks', type=Path, metavar='FILE',
-                        help='blocks of the images, JSON or CSV [the dives of a dataset, else '
-                        'each its own]')
+                        help='the block of each image, JSON or CSV [its dive in a dataset, else '
+                        'each image is a block]')
     parser.add_argument('--bad', default=argparse.SUPPRESS, metavar='RULE',
                         help="when a mask is bad: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', "
                         'joined by or [iou<0.5]')
     parser.add_argument('--alpha', dest='alphas', nargs='+', type=rate,
                         default=argparse.SUPPRESS, metavar='ALPHA',
-                        help='P(accepted and bad) to promise, one or more [0.05 0.10]')
+                        help='largest share of frames that are accepted and bad, one or more '
+                             'promises [0.05 0.10]')
     parser.add_argument('--scores', nargs='+', metavar='SCORE', default=(),
                         help='scores of the gate [chosen on the training frames]')
     parser.add_argument('--ood', type=Path, metavar='DIR',
-                        help='images of another kind, on which guards prove their worth')
+                        help='out-of-distribution images, to select guards on')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
     parser.add_argument('--sign', type=Path, metavar='KEY',
-                        help='sign the bundle with this private key, a PEM file')
+                        help='sign the bundle with this Ed25519 private key (PEM file)')
     add_settings(parser)
 
 

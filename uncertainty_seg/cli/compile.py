@@ -2,17 +2,17 @@
 r"""
 Compile a segmentation network to a bundle: an ONNX file, or a torch factory MODULE:FUNCTION.
 
-The network takes a normalised image and gives logits, softmax or (binary) sigmoid, at any
-resolution; several outputs are chosen from by --output. Dropout may be anywhere in it, and becomes
-masks. Before anything is written the result is run against the network: dropout off, and with the
-same masks. The bundle is not calibrated yet.
+The network takes a normalised image and returns logits, softmax or (binary) sigmoid, at any
+resolution; --output chooses one of several outputs. Dropout anywhere in it becomes masks. Before
+anything is written, the result is compared with the network: without dropout, with the same masks,
+and with random masks. The bundle has no calibration yet.
 
     uncertainty_seg compile my_pkg.nets:build --weights w.pt --input 512x384 \
         --classes classes.yaml -o bundle/
     uncertainty_seg compile net.onnx --input 512x384 --classes classes.yaml -o bundle/
 
-Given a bundle instead, it writes a variant in another precision, or signs the bundle as it is, so
-that a node with `trusted_keys` takes it:
+Given a bundle, the command writes a variant in another precision, or signs the bundle so that a
+node with `trusted_keys` accepts it:
 
     uncertainty_seg compile suim --precision fp16 -o suim_fp16/
     openssl genpkey -algorithm ed25519 -out key.pem
@@ -50,61 +50,66 @@ _log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument('nets', nargs='+', metavar='NET', help='net.onnx, several for an '
-                        'ensemble; package.module:function that returns a module, or a bundle')
+    parser.add_argument('nets', nargs='+', metavar='NET', help='net.onnx (several for an '
+                        'ensemble), package.module:function that returns a torch module, or a '
+                        'bundle')
     parser.add_argument('--weights', type=Path, action='append', default=[],
-                        help='state dict or safetensors for a torch factory; once a member')
+                        help='state dict or safetensors for a torch factory; repeat it for each '
+                             'member of an ensemble')
     parser.add_argument('--input', dest='size', metavar='WIDTHxHEIGHT', type=image_size,
-                        help='network size, 512x384')
+                        help='input size of the network, such as 512x384')
     parser.add_argument('--classes', type=Path, help='classes.yaml or .json: '
                         '{"classes": [{"id", "name", "rgb"}], "ignore_index"}')
     parser.add_argument('-o', '--out', type=Path, help='folder of the bundle')
     parser.add_argument('--output', help='name of the output that holds the logits')
     parser.add_argument('--activation', choices=ACTIVATIONS, default='auto',
-                        help='what the output is; probabilities that something follows are '
-                        'declared, and their logarithm is taken [auto: what the last node says]')
+                        help='kind of the output; the logarithm of probabilities is taken [auto: '
+                        'by the last node]')
     parser.add_argument('--method', choices=METHODS, default='mc_dropout',
-                        help='single: one pass, dropout off; deep_ensemble: each --weights (or '
-                        'each ONNX file) is a pass; direct: a network with a log-variance beside '
-                        'its logits; error_propagation: mean and variance of the logits in one '
-                        'pass')
+                        help='mc_dropout: T passes with dropout masks; single: one pass, dropout '
+                        'off; deep_ensemble: each --weights (or ONNX file) is a pass; direct: a '
+                        'network with logits and log-variance; error_propagation: mean and '
+                        'variance of the logits in one pass [mc_dropout]')
     parser.add_argument('--sensor-std', type=float, metavar='S', default=0.0,
                         help="error_propagation: the camera's noise in pixel values [0]")
     parser.add_argument('--variance', metavar='NAME',
                         help='direct: name of the output that holds the log-variance')
     parser.add_argument('--samples', type=whole_number(1, 1000),
-                        help='direct: noise samples of a pass [10]')
+                        help='direct: noise samples per pass [10]')
     parser.add_argument('--inject-dropout', type=rate, metavar='P',
-                        help='put dropout of this rate into a network without')
+                        help='add dropout of this rate to a network without dropout')
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
-                        help='where to inject; module, node or tensor names by commas [head]')
-    parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
+                        help='where to inject; names of modules, nodes or tensors, separated by '
+                             'commas [head]')
+    parser.add_argument('--passes', type=whole_number(1, 1000), help='passes per frame, T [20, or '
+                                                                     'one per member]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
-                        help='output of features, for scores of what was never shown [none]')
+                        help='layer of the features for out-of-distribution scores [none]')
     parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
-                        help='passes drawn by the network itself, to compare the masks with; '
-                        '0 leaves that out [256]')
+                        help="number of the network's own random passes with which the masks are "
+                        'compared; 0: no comparison [256]')
     parser.add_argument('--allow-silenced', action='store_true',
-                        help='compile a network with random numbers that are no dropout, and '
-                        'leave them out of every pass')
-    parser.add_argument('--explain', action='store_true', help='print costs and decisions')
+                        help='accept a network with randomness other than dropout, and disable '
+                        'that in every pass')
+    parser.add_argument('--explain', action='store_true', help='print costs and decisions of the '
+                                                               'compiler')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
     image.add_argument('--color-order', choices=COLOR_ORDERS, default='rgb')
     image.add_argument('--mean', type=float, nargs=3, default=argparse.SUPPRESS,
-                       help='of values scaled to 0..1 [of ImageNet]')
+                       help="mean of pixel values scaled to 0..1 [ImageNet's]")
     image.add_argument('--std', type=float, nargs=3, default=argparse.SUPPRESS,
-                       help='[of ImageNet]')
+                       help="standard deviation [ImageNet's]")
     parser.add_argument('--precision', choices=('fp32', 'fp16', 'bf16'), default='fp32',
-                        help='of trunk and head; another one than fp32 moves the scores [fp32]')
+                        help='precision of trunk and head; fp16 and bf16 change the scores [fp32]')
     parser.add_argument('--full-weights', action='store_true',
-                        help='store 32-bit weights where 16 bits would do')
+                        help='store all weights in 32 bits instead of 16')
     parser.add_argument('--sign', type=Path, metavar='KEY',
-                        help='sign the bundle with this Ed25519 private key, a PEM file')
+                        help='sign the bundle with this Ed25519 private key (PEM file)')
     card = parser.add_argument_group('texts for the card')
     card.add_argument('--license', dest='licence', default='not stated', help='licence')
     card.add_argument('--training', default='not stated', help='training data')
-    card.add_argument('--not-good-for', default='not stated', help='limits')
+    card.add_argument('--not-good-for', default='not stated', help='known limits')
 
 
 def run(args: argparse.Namespace) -> int:

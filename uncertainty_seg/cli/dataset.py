@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Keep labelled frames in a dataset that grows: a labelled folder, to which imports are added.
+Keep labelled frames in a growing dataset: a labelled folder to which imports are added.
 
-Everything that reads a labelled folder reads it: train, calibrate and evaluate. A dive is in one
-split, which follows from its name and stays as data is added. An addition is part of the dataset
-whole or not at all. Frames that nobody reviewed are refused. All files are plain: git or DVC keep
-versions of them.
+train, calibrate and evaluate read it like any labelled folder. Each dive is in one split, which
+follows from its name and never changes. An addition is written completely or not at all.
+Unreviewed frames are refused. All files are plain, so git or DVC can keep versions.
 
 """
 
@@ -30,16 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
     add = actions.add_parser('add', help='add a labelled folder, an import or another dataset')
     add.add_argument('folder', metavar='DIR', type=Path, help='the dataset, or a new folder')
-    add.add_argument('source', metavar='FOLDER', type=Path, help='what to add; it is only read')
+    add.add_argument('source', metavar='FOLDER', type=Path, help='folder to add; stays unchanged')
     add.add_argument('--dive', default='', metavar='NAME',
-                     help='of the frames whose dive is not known [each stands alone]')
+                     help='dive of frames whose dive is unknown [each frame is its own dive]')
     add.add_argument('--split', default='',
-                     help='where new dives go [by the name of the dive]')
+                     help="split of new dives [by a hash of the dive's name]")
     add.add_argument('--replace', action='store_true',
-                     help='where an image has another mask already, take the new one [refuse]')
+                     help='replace the mask of an image that has another one [refuse]')
     add.add_argument('--shares', nargs='+', metavar='SPLIT=SHARE',
-                     help='of a new dataset: splits and their shares of the dives; limits is for '
-                     'calibrate; they cannot be changed later [train=0.7 val=0.15 limits=0.15]')
+                     help='for a new dataset: splits and their shares of the dives, fixed from '
+                     'then on; limits is for calibrate [train=0.7 val=0.15 limits=0.15]')
     status = actions.add_parser('status', help='print the splits and their dives')
     status.add_argument('folder', metavar='DIR', type=Path, help='the dataset')
 

@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Show everything at once: a dive goes through the real node over DDS, and pictures come out.
+Play a rendered dive through the real node over DDS, and make a contact sheet and a summary.
 
-Renders a dive with a silt cloud and an object the network has never seen, plays it to the node in
-another process, records what the node says, and makes a contact sheet and a summary.
-Fails if the flag did not fall where it must, or did not rise again. ``--offline`` runs the same
-pipeline without ROS.
+The dive has a silt cloud and an object that is not in the training data. A player sends it to the
+node in another process, and a recorder keeps what the node publishes. Fails if the flag did not
+fall or rise as expected. ``--offline`` runs the same pipeline without ROS.
 
 """
 
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument('--out', type=Path, default=Path('demo_output'),
-                        help='folder for everything [demo_output]')
+                        help='output folder [demo_output]')
     parser.add_argument('--offline', action='store_true', help='replay the dive without ROS')
     parser.add_argument('--no-check', action='store_true',
-                        help='do not fail when the flag did not do its job')
+                        help='do not fail if the flag did not fall and rise as expected')
     parser.add_argument('--domain', type=whole_number(0, 232), metavar='ID',
-                        help='the ROS domain, to watch it [one that nobody uses, unseen from '
-                        'other computers]')
+                        help='ROS domain, to watch the demo live [a free one, invisible to other '
+                        'computers]')
     add_dive_arguments(parser)
     add_settings(parser, names_model=True)
 

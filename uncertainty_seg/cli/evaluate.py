@@ -2,16 +2,16 @@
 """
 Measure the masks, the uncertainty and the flag of a bundle on labelled images, or compare several.
 
-One bundle: masks are measured by IoU, the confidence by its calibration error, every map by how it
-ranks wrong pixels, every score and the gate by how they rank bad frames and, with --ood, frames of
-another kind. Figures of frames have 95 % intervals over the blocks. A bundle without a calibration
-has no flag to measure; all else is measured at temperature 1.
+One bundle: mean IoU of the masks, calibration error of the confidence, the ranking of wrong pixels
+by each map, and the ranking of bad frames and (with --ood) of out-of-distribution frames by each
+score and the gate. Figures of frames have 95 % intervals over the blocks. A bundle without a
+calibration has no flag to measure, and temperature 1.
 
-Several bundles, the old one first: is a new one better, and in what? One table says of each its
-time, mean IoU, calibration error, how well its maps rank wrong pixels and its scores rank bad and
-foreign frames, and how many frames it accepts at the same kept promise, each with the 95 %
-interval of its difference from the first, and last of one pass of the first network. Maps and
-scores are picked on folds and reported on the others. With --report all figures are in FILE.json.
+Several bundles, the old one first: is a new one better, and in what? A table gives the time, mean
+IoU, calibration error, ranking of wrong pixels, of bad and of foreign frames, and the share of
+accepted frames at the same promise; each with the difference to the first bundle and its 95 %
+interval. The last row is one pass of the first network. Maps and scores are selected on some folds
+and reported on the others. With --report all figures are in FILE.json.
 
 """
 
@@ -32,22 +32,24 @@ from uncertainty_seg.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments; what has a default is absent where it is not given."""
-    parser.add_argument('bundles', nargs='+', metavar='BUNDLE', help='shipped name or folder')
+    parser.add_argument('bundles', nargs='+', metavar='BUNDLE', help='name of an included model, '
+                                                                     'or folder of a bundle')
     parser.add_argument('data', type=Path, metavar='DATA', help='folder of labelled images')
-    parser.add_argument('--split', default='', help='of DATA, if it has a splits.json [control if '
-                        'there is one, else val]')
+    parser.add_argument('--split', default='', help='split of DATA, if it has a splits.json '
+                        '[control if it exists, else val]')
     parser.add_argument('--ood', type=Path, metavar='DIR',
-                        help='images of another kind, which should be refused')
+                        help='out-of-distribution images, which the gate should refuse')
     parser.add_argument('--blocks', type=Path, metavar='FILE',
-                        help='blocks of the images, JSON or CSV [the dives of a dataset, else '
-                        'each its own]')
-    parser.add_argument('--bad', metavar='RULE', help='when a mask is bad [as the first bundle '
-                        'was calibrated, or iou<0.5]')
+                        help='the block of each image, JSON or CSV [its dive in a dataset, else '
+                        'each image is a block]')
+    parser.add_argument('--bad', metavar='RULE', help='when a mask is bad [rule of the first '
+                        "bundle's calibration, else iou<0.5]")
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
     parser.add_argument('--alpha', dest='alphas', nargs='+', type=rate,
                         default=argparse.SUPPRESS, metavar='ALPHA',
-                        help='several bundles: P(accepted and bad) to promise [0.05 0.10]')
+                        help='for a comparison: largest share of frames that are accepted and bad '
+                             '[0.05 0.10]')
     add_settings(parser)
 
 

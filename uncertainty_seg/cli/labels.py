@@ -1,13 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Hand frames and the model's masks to a labelling tool, and bring corrected labels back.
+Export frames with the model's masks to a labelling tool, and import the corrected labels.
 
-``export`` takes frame logs, as the vehicle kept them, or a selection, whose images are read from
-their bags and whose masks the model makes again. ``import`` takes what the tool exported, of one
-labeller or several, and writes a folder that train, calibrate and evaluate read. A dive is never
-split. A mask that came back as it was exported is refused unless the tool marks its frame as
-finished: a mask that nobody corrected proves nothing. Formats: coco, label-studio, folder (images
-and masks), fiftyone; datumaro converts COCO from and to the formats of other tools.
+``export`` reads frame logs, or a selection, whose images come from their bags and whose masks the
+model computes again. ``import`` reads the output of the tool, of one or several labellers, and
+writes a folder that train, calibrate and evaluate read. A dive is never split. A mask that came
+back unchanged is refused unless the tool marks its frame as finished, since a mask that nobody
+corrected always agrees with the model. Formats: coco, label-studio, folder (images and masks),
+fiftyone; datumaro converts COCO from and to the formats of other tools.
 
 """
 
@@ -41,34 +41,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument('out', metavar='OUT', type=Path, help='new folder to write')
     # Not `choices`: argparse would print its usage before the sentence.
     export.add_argument('--format', required=True, dest='kind', metavar='FORMAT',
-                        help=f'what to write: {", ".join(FORMATS)}')
+                        help=f'format to write: {", ".join(FORMATS)}')
     export.add_argument('--reasons', nargs='+', default=(), metavar='REASON',
-                        help='logs: only frames that were kept for these: '
-                        f'{", ".join(REASONS)} [all]')
+                        help=f'for logs: only frames kept for these reasons: {", ".join(REASONS)} '
+                        '[all]')
     export.add_argument('--image-prefix', default='', metavar='TEXT',
-                        help='label-studio: address of the images up to their names, such as '
-                        '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
+                        help='label-studio: URL prefix of the images, such as '
+                        '"/data/local-files/?d=dive_7/images/" [images are inside the tasks]')
     export.add_argument('--root', type=Path, metavar='DIR',
-                        help='selection: folder that holds the bags, folders and logs now, and '
-                        'the model, if they were moved since they were scored')
+                        help='for a selection: new folder of the bags, folders, logs and the '
+                        'model, if they were moved after scoring')
     back = actions.add_parser('import', help='bring corrected labels back')
     back.add_argument('labels', metavar='LABELS', type=Path, nargs='+',
                       help='file or folder that the labelling tool exported')
     back.add_argument('out', metavar='OUT', type=Path, help='new training folder to write')
     back.add_argument('--format', required=True, dest='kind', metavar='FORMAT',
-                      help=f'what LABELS is: {", ".join(FORMATS)}')
+                      help=f'format of LABELS: {", ".join(FORMATS)}')
     back.add_argument('--frames', type=Path, metavar='DIR',
-                      help='folder that was exported [LABELS, or the folder around it]')
+                      help='folder written by export [LABELS, or its parent]')
     unchanged = back.add_mutually_exclusive_group()
     unchanged.add_argument('--accept-unchanged', dest='unchanged', action='store_const',
                            const='accept', default='refuse',
-                           help='masks that came back as they were exported: a person looked at '
-                           'each of them')
+                           help='accept unchanged masks, because a person looked at each of them')
     unchanged.add_argument('--skip-unchanged', dest='unchanged', action='store_const',
-                           const='skip', help='leave those frames out')
+                           const='skip', help='leave frames with unchanged masks out')
     back.add_argument('--shares', nargs='+', metavar='SPLIT=SHARE',
                       default=['train=0.8', 'val=0.2'],
-                      help='splits and their shares of the frames [train=0.8 val=0.2]')
+                      help='splits and their shares of the frames; a dive is never split '
+                           '[train=0.8 val=0.2]')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -41,18 +41,19 @@ VERBS = {
                'another bag'),
     'train': ('train', 'train a network by a recipe and write its bundle'),
     'compile': ('compile', 'compile a network to a bundle, make variants of it, sign it'),
-    'calibrate': ('calibrate', 'fit temperature and thresholds of a bundle, with a promise'),
+    'calibrate': ('calibrate', 'fit temperature and thresholds of a bundle that keep a promise'),
     'evaluate': ('evaluate', 'measure masks, uncertainty and flag on labelled images, or compare '
                  'bundles'),
-    'score': ('score', 'score the frames of bags, folders and logs into a table, here or '
-              'on a Ray cluster'),
-    'self-check': ('self_check', 'check a backend on this machine; build its engines'),
-    'labels': ('labels', 'hand frames to a labelling tool (COCO, Label Studio, FiftyOne, a '
-               'folder), and bring labels back'),
-    'dataset': ('dataset', 'add reviewed labels to a dataset that grows, no dive in two splits'),
-    'active-learn': ('active_learn', 'measure what a strategy saves on a labelled pool'),
+    'score': ('score', 'score the frames of bags, folders and logs into a table, here or on a Ray '
+              'cluster'),
+    'self-check': ('self_check', 'compare a backend with the reference on this machine; build its '
+    'engines'),
+    'labels': ('labels', 'export frames to a labelling tool (COCO, Label Studio, FiftyOne, a '
+               'folder), and import the labels'),
+    'dataset': ('dataset', 'collect reviewed labels in a dataset; a dive stays in one split'),
+    'active-learn': ('active_learn', 'measure on a labelled pool what a strategy saves'),
     'select': ('select_frames', 'choose the frames of a score table that are worth a label'),
-    'browse': ('browse', 'write one page to look through a score table: filters, masks'),
+    'browse': ('browse', 'write an HTML page to browse a score table, with filters and masks'),
 }
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
@@ -80,8 +81,8 @@ def build_parser(*wanted: str) -> argparse.ArgumentParser:
     """Build the parser; of all verbs, only those wanted get their own arguments."""
     parser = SentenceParser(
         prog='uncertainty_seg',
-        description='Segmentation that says, for every pixel, how far to trust it.',
-        epilog='The last line on stdout is JSON. Exit code 1: it failed, and why; 2: misuse.',
+        description='Semantic segmentation with an uncertainty for every pixel and one flag.',
+        epilog='The last line on stdout is JSON. Exit code 1: failure, 2: misuse; see stderr.',
     )
     parser.add_argument('--version', action='version', version=__version__)
     verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)

@@ -3,8 +3,8 @@
 Run the model over a recorded bag and write what the node would have published.
 
 Every image goes through the same pipeline as in the node, without ROS. Outputs carry the stamps of
-their images; the same bag, model and seed give the same bytes. A frame that cannot be used is
-counted, reported and written as not confident.
+their images; the same bag, model and seed give the same bytes. An unusable frame is counted,
+reported and written as not confident.
 
 """
 
@@ -28,15 +28,15 @@ from uncertainty_seg.errors import BagError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument('in_bag', metavar='IN_BAG', type=Path,
-                        help='bag with images, or folder of pictures')
+                        help='bag with images, or folder of images')
     parser.add_argument('out_bag', metavar='OUT_BAG', type=Path, help='bag to write')
-    parser.add_argument('--topic', help='image topic, if the bag has several')
+    parser.add_argument('--topic', help='image topic, required if the bag has several cameras')
     parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
                         help='format of OUT_BAG [mcap]')
     parser.add_argument('--maps', action='store_true',
-                        help='write the uncertainty maps (32FC1) and the confidence (mono8) too')
-    parser.add_argument('--views', action='store_true', help='write heatmap and overlays too')
-    parser.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
+                        help='also write the uncertainty map (32FC1) and the confidence (mono8)')
+    parser.add_argument('--views', action='store_true', help='also write heatmap and overlay')
+    parser.add_argument('--force', action='store_true', help='replace an existing bag OUT_BAG')
     add_settings(parser, names_model=True)
 
 

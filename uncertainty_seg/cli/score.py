@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Run the model over many bags, folders and frame logs; one row a frame in a table (Parquet).
+Run the model over many bags, folders and frame logs; write one row per frame to a Parquet table.
 
-Each row has every score, the gate's verdict, the share of each class, a hash and a vector of
-features: what `select` chooses from. The table is a folder of parts, one for each topic of a bag,
-each folder, each log. A second run makes only what is missing or whose source, model or settings
-have changed. Frames that cannot be read are counted and left out.
+Each row has every score, the gate's verdict, the share of each class, a hash and a feature vector;
+`select` chooses from them. The table is a folder of parts, one for each topic of a bag, each
+folder and each log. A second run computes only parts that are missing or whose source, model or
+settings have changed. Unreadable frames are counted and left out.
 
 """
 
@@ -36,18 +36,18 @@ GOES_ON = 'with what is not finished: whole parts are kept'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument('inputs', metavar='INPUT', type=Path, nargs='+',
-                        help='bag, folder of pictures, frame log, or a folder of such')
+                        help='bag, folder of images, frame log, or a folder that contains such')
     parser.add_argument('--out', dest='table', metavar='TABLE', type=Path, required=True,
-                        help='folder of the table; what is finished in it is kept')
+                        help='folder of the table; finished parts in it are kept')
     parser.add_argument('--topic', dest='topics', action='append', default=[],
-                        help='image topic; give it again for more; each is a shard of its own')
+                        help='image topic; repeatable, each topic is a separate shard')
     parser.add_argument('--dive', metavar='NAME', default='',
-                        help='name of the dive that all INPUTs are of [the folder of each]')
+                        help='dive of all INPUTs [the folder of each]')
     parser.add_argument('--stride', type=whole_number(1), default=1, metavar='N',
-                        help='score each N-th frame only [1]')
+                        help='score only every N-th frame [1]')
     machines = parser.add_mutually_exclusive_group()
     machines.add_argument('--workers', type=whole_number(1, 256), default=1, metavar='N',
-                          help='processes on this machine, a shard each [1]')
+                          help='processes on this machine, one per shard [1]')
     machines.add_argument('--ray', metavar='auto|ADDRESS',
                           help='score on a Ray cluster; its machines must share all paths')
     add_settings(parser, names_model=True)

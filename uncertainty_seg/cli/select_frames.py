@@ -2,15 +2,15 @@
 """
 Choose the frames of a score table that are worth a label, with a reason for each.
 
-Of frames that look alike only the most uncertain one can be chosen. The folder OUT gets
-selection.parquet (the chosen rows, their rank and reason) and contact_sheet.html
-(pictures of them, in one file). The same table, options and seed give the same choice. Strategies:
+Of near duplicates only the most uncertain one can be chosen. The folder OUT gets
+selection.parquet (the chosen rows with rank and reason) and contact_sheet.html (their pictures in
+one file). The same table, options and seed give the same choice. Strategies:
 
   uncertainty-diversity  largest score x distance to the nearest frame chosen before
   k-centre               farthest from all chosen before, whatever the score
   top-k                  the most uncertain
   threshold              every frame above --limit, the most uncertain first
-  random                 by lot: the control, and what calibrate wants
+  random                 a random draw: the control, and the input for calibrate
 
 A frame that could not be scored counts as most uncertain and comes first (not for random).
 
@@ -32,39 +32,40 @@ SHEET, _MOST_PICTURES = 'contact_sheet.html', 500
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE',
-                        help='score table (folder or part), of one model and its settings')
+                        help='score table (folder or part); all of one model and one set of '
+                             'settings')
     parser.add_argument('-n', '--count', type=whole_number(1), required=True, metavar='N',
-                        help='frames wanted')
+                        help='number of frames to select')
     parser.add_argument('-o', '--out', type=Path, default=Path('selection'),
-                        help='folder to write [selection]')
-    parser.add_argument('--force', action='store_true', help='replace a selection that is in OUT')
+                        help='output folder [selection]')
+    parser.add_argument('--force', action='store_true', help='replace an existing selection')
     parser.add_argument('--control', type=whole_number(1), default=0, metavar='N',
-                        help='frames to draw by chance besides, to measure on: labels import puts '
-                        'them into the split control, which nothing is trained on')
+                        help='number of additional random frames to measure on: labels import '
+                        'puts them into the split control, which is never trained on')
     parser.add_argument('--strategy', choices=STRATEGIES, default=STRATEGIES[0],
-                        help=f'how to choose [{STRATEGIES[0]}]')
+                        help=f'selection strategy [{STRATEGIES[0]}]')
     parser.add_argument('--score', metavar='NAME',
-                        help='score to choose by [score_ratio; entropy.mean of a bundle without '
-                        'a calibration]')
-    parser.add_argument('--seed', type=whole_number(0), default=0, help='of the lots [0]')
+                        help='score to rank by [score_ratio; entropy.mean for a bundle without a '
+                        'calibration]')
+    parser.add_argument('--seed', type=whole_number(0), default=0, help='random seed [0]')
     parser.add_argument('--limit', type=float, metavar='X',
-                        help='of threshold [1 for score_ratio]')
+                        help='for the strategy threshold: lowest score [1 for score_ratio]')
     parser.add_argument('--labelled', nargs='+', type=Path, default=[], metavar='TABLE',
-                        help='table or selection of frames that have labels: they and what looks '
-                             'like them are left out; distances count from them')
+                        help='tables or selections of labelled frames: these and their near '
+                             'duplicates are left out, and distances include them')
     parser.add_argument('--per-dive', type=whole_number(1), metavar='M',
-                        help='frames that a dive may give')
+                        help='maximum number of frames per dive')
     parser.add_argument('--min-gap', type=positive_number(or_zero=True), metavar='SECONDS',
-                        help='least time between two frames chosen from one dive; pictures of a '
-                             'folder count as 1 s apart [of videos, for strategies with '
-                             'distances, half of an even spread; else 0]')
+                        help='minimum time between two selected frames of a dive; images of a '
+                             'folder count as 1 s apart [for videos and strategies with distances '
+                             'half of an even spread, else 0]')
     parser.add_argument('--min-distance', type=whole_number(0, 32), default=12,
                         metavar='BITS',
-                        help='frames whose perceptual hashes differ in fewer of their 64 bits '
-                             'look alike; 0: none do [12]')
+                        help='frames are near duplicates if their perceptual hashes differ in '
+                             'fewer of 64 bits; 0: none are [12]')
     parser.add_argument('--root', type=Path, metavar='DIR',
-                        help='folder that holds the bags, folders and logs now, for the pictures, '
-                        'if they were moved since they were scored')
+                        help='new folder of the bags, folders and logs, if they were moved after '
+                        'scoring; used for the pictures')
 
 
 def run(args: argparse.Namespace) -> int:

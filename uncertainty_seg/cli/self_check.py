@@ -1,15 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Check that a backend computes a model correctly on this machine, and build the engines it lacks.
+Check that a backend computes a model correctly on this machine, and build missing engines.
 
-Fixed images, with masks drawn from a seed, go through the backend, and through ONNX Runtime on the
-CPU in float32 with the definitions in numpy behind it. Labels, maps and scores have to agree as
-closely as the precision allows, be finite and possible, and be the same in every run; memory must
-not grow. The result is kept beside the engines: a precision that failed is refused here.
+Fixed images with masks drawn from a seed run on the backend and on the reference: ONNX Runtime on
+the CPU in float32, with the definitions in numpy. Labels, maps and scores must agree as closely as
+the precision allows, be finite and plausible, and be the same in every run; memory must not grow.
+The result is kept beside the engines: a precision that failed is refused on this machine.
 
-For the backend tensorrt its engines are built first, so that the node starts at once; those that
-are there stay. With --compute-capability they are built for GPUs that are not here, and nothing is
-checked:
+For the backend tensorrt missing engines are built first, so that the node starts at once. With
+--compute-capability they are built for GPUs of other machines, and nothing is checked:
 
     uncertainty_seg self-check suim --set backend=tensorrt
     uncertainty_seg self-check suim --compute-capability 8.6,8.9 --cache engines/
@@ -38,16 +37,18 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument('bundle', help='shipped name or folder')
+    parser.add_argument('bundle', help='name of an included model, or folder of a bundle')
     parser.add_argument('--frames', type=whole_number(1, 1000), default=4,
-                        help='images compared with the reference, a second or two each [4]')
+                        help='number of images compared with the reference, one to two seconds '
+                             'each [4]')
     parser.add_argument('--runs', type=whole_number(4, 100000), default=40,
-                        help='runs for repeatability, memory and times [40]')
+                        help='number of runs for repeatability, memory and times [40]')
     parser.add_argument('--cache', type=Path, metavar='DIR',
-                        help='folder of the engines; the node looks there if '
-                        'UNCERTAINTY_SEG_ENGINE_CACHE names it [that of this user]')
+                        help='folder of the engines; to use it, set UNCERTAINTY_SEG_ENGINE_CACHE '
+                        "for the node [the user's cache]")
     parser.add_argument('--compute-capability', type=_capabilities, default=(), metavar='LIST',
-                        help='build for GPUs that are not here, as 8.6,8.9 (TensorRT-RTX only)')
+                        help='build for GPUs of other machines, such as 8.6,8.9 (TensorRT-RTX '
+                             'only)')
     add_settings(parser)
 
 

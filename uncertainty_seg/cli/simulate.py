@@ -3,8 +3,8 @@
 Render a synthetic pipeline inspection: a dive into a bag, or labelled scenes to train on.
 
 A dive has the topics /camera/image_raw (bgr8), /camera/camera_info, /ground_truth/mask (mono8, 255
-is "not known") and /ground_truth/event (String). Scenes are a labelled folder: images, masks,
-classes and splits. The same options give the same bytes.
+is unknown) and /ground_truth/event (String). Scenes are a labelled folder: images, masks, classes
+and splits. The same options give the same bytes.
 
 """
 
@@ -31,10 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dive.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
     scenes = kinds.add_parser('scenes', help='single labelled scenes, as a folder')
     scenes.add_argument('folder', metavar='FOLDER', type=Path, help='a new folder')
-    scenes.add_argument('--count', type=whole_number(2), default=1760, help='scenes [1760]')
+    scenes.add_argument('--count', type=whole_number(2), default=1760, help='number of scenes '
+                                                                            '[1760]')
     scenes.add_argument('--ood', type=whole_number(0), default=0,
-                        help='scenes of each kind never shown in training, in ood/ [0]')
-    scenes.add_argument('--seed', type=whole_number(0), default=1, help='[1]')
+                        help='number of out-of-distribution scenes of each kind, in ood/ [0]')
+    scenes.add_argument('--seed', type=whole_number(0), default=1, help='random seed [1]')
     scenes.add_argument('--size', type=image_size, default=(512, 384), metavar='WIDTHxHEIGHT',
                         help='pixels [512x384]')
 
@@ -42,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_dive_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say which dive."""
     parser.add_argument('--seed', type=whole_number(0, 2**31 - 1), default=1,
-                        help='another seed is another dive [1]')
+                        help='random seed of the dive [1]')
     parser.add_argument('--duration', type=positive_number(600), default=40.0,
                         help='length in seconds, up to 600 [40]')
     parser.add_argument('--rate', type=positive_number(120), default=8.0,
-                        help='frames a second [8]')
+                        help='frames per second [8]')
     parser.add_argument('--size', type=image_size, default=(640, 480), metavar='WIDTHxHEIGHT',
                         help='pixels [640x480]')
 

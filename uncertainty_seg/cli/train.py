@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Train a network on folders of labelled images and write its bundle, not yet calibrated.
+Train a network on folders of labelled images and write its bundle, without a calibration.
 
-RECIPE is a shipped recipe (own, for images of your own; suim and pipeline, those of the included
-models) or a YAML file of the keys below. Beside the bundle OUT stand OUT.recipe.yaml, the weights
-OUT.pt, OUT.progress, from which a run that was stopped goes on, OUT.curves.csv, and
-OUT.facts.json, from which the card says what they were trained on. Needs torch.
+RECIPE is an included recipe (own, for your own images; suim and pipeline, those of the included
+models) or a YAML file with the keys below. Beside the bundle OUT the command writes the recipe,
+OUT.recipe.yaml, the weights OUT.pt, OUT.curves.csv, OUT.facts.json (for the card) and
+OUT.progress, from which a stopped run continues. Needs torch.
 
 """
 
@@ -30,18 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--data', type=Path, nargs='+', required=True, metavar='DIR',
                         help='folders of labelled images with the same classes.json')
     parser.add_argument('--mix', type=Path, nargs='+', default=[], metavar='DIR',
-                        help='labelled folders that have a share of each batch, such as a few '
-                        'real images beside many rendered ones')
+                        help='labelled folders that fill a share of each batch, such as a few '
+                        'real images with many rendered ones')
     parser.add_argument('--out', type=Path, required=True, help='folder of the bundle')
     parser.add_argument('--init', default='', metavar='START',
-                        help='what to start from: a bundle, a file of weights, the file of the '
-                        "encoder's ImageNet weights or its folder, or none for random weights")
+                        help="initial weights: a bundle, a file of weights, the encoder's "
+                        'ImageNet weights (file or folder), or none for random weights')
     parser.add_argument('--set', dest='assignments', action='append', default=[],
-                        metavar='KEY=VALUE', help='one key of the recipe; may be given often')
+                        metavar='KEY=VALUE', help='one key of the recipe; repeatable')
     parser.add_argument('--threads', type=whole_number(1, 256), default=0,
-                        help='CPU threads [2, or 1 beside other programs that are busy]')
+                        help='CPU threads [2, or 1 on a busy computer]')
     parser.add_argument('--compile-only', action='store_true',
-                        help='make the bundle of the weights OUT.pt as they are')
+                        help='make the bundle from the existing weights OUT.pt')
     parser.epilog = f'keys of a recipe [default]:\n{describe(TrainRecipe)}'.replace('%', '%%')
 
 

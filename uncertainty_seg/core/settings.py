@@ -86,7 +86,7 @@ class Parameter:
             return ('any of ' if isinstance(self.default, tuple) else 'one of ') + ', '.join(
                 self.choices)
         kind = {bool: 'true or false', int: 'a whole number', float: 'a finite number',
-                str: 'a text', tuple: 'a list of texts'}[type(self.default)]
+                str: 'a string', tuple: 'a list of strings'}[type(self.default)]
         kind = 'a list of finite numbers' if self.is_numbers else kind
         if self.lower is None or self.upper is None:
             return kind
@@ -213,16 +213,16 @@ class LogSettings:
 
     folder: str = parameter(
         '', 'Folder of the frame log, created if it is missing; empty switches the log off. Set '
-        'it to keep flagged frames for labelling.')
+        'it to keep frames for labelling.')
     dive: str = parameter(
-        '', 'Name of the dive in every frame. Empty takes the time of the start, or continues the '
-        'dive of the log if its newest frame was written within the last 10 minutes. Control '
-        'frames are drawn from a hash of this name: set it to keep the same ones in a replay.',
+        '', 'Name of the dive, stored with every frame. Empty: the start time, or the last dive '
+        'of the log if its newest frame is less than 10 minutes old. Control frames are drawn by '
+        'a hash of this name: set it to keep the same ones in a replay.',
         live=True)
     image_format: str = parameter(
         'received', 'received keeps the bytes of compressed images and writes raw images as png; '
-        'png and jpeg encode every image in that format. Take jpeg where raw images fill the '
-        'disk.', choices=IMAGE_FORMATS, live=True)
+        'png and jpeg encode every image in that format. Use jpeg if raw images fill the disk.',
+        choices=IMAGE_FORMATS, live=True)
     before_s: float = parameter(
         2.0, 'Frames up to this long before a flagged frame are kept with it. Raise it to see how '
         'an event began.', unit='s', lower=0.0, upper=60.0, live=True)
@@ -230,24 +230,25 @@ class LogSettings:
         2.0, 'Frames up to this long after a flagged frame are kept with it. Raise it to see how '
         'an event ended.', unit='s', lower=0.0, upper=3600.0, live=True)
     min_interval_s: float = parameter(
-        2.0, 'Least time between two kept frames of a camera; control frames are exempt. Lower it '
+        2.0, 'Minimum time between two kept frames of a camera, except control frames. Lower it '
         'on a fast vehicle.', unit='s', lower=0.0, upper=86400.0, live=True)
     control_share: float = parameter(
-        0.005, 'Share of all frames kept at random, whatever the flag: an unbiased control. Raise '
-        'it on short dives, to have a hundred of them.', lower=0.0, upper=1.0, live=True)
+        0.005, 'Share of all frames that are kept at random, whatever the flag, as an unbiased '
+        'sample. Raise it on short dives to get a hundred of them.', lower=0.0, upper=1.0,
+        live=True)
     duplicate_bits: int = parameter(
         4, 'A frame is skipped if its perceptual hash differs in fewer than this many of 64 bits '
         'from that of a recently kept frame; 0 skips none. Raise it if kept frames look alike.',
         unit='bits', lower=0, upper=32, live=True)
     quota_mb: float = parameter(
-        4096.0, 'Largest size of the log on disk. Set it to what a dive may take.', unit='MB',
+        4096.0, 'Maximum size of the log on disk. Set it to the space for one dive.', unit='MB',
         lower=0.001, upper=1e9, live=True)
     free_disk_mb: float = parameter(
-        1024.0, 'The log does not grow while less than this is free on its disk. Raise it where '
+        1024.0, 'The log does not grow while less than this is free on its disk. Raise it if '
         'other recordings share the disk.', unit='MB', lower=0.0, upper=1e9, live=True)
     memory_mb: float = parameter(
-        256.0, 'Memory for waiting frames: half for those to be written, half for those from '
-        'before a flagged frame. Lower it on small boards.', unit='MB', lower=1.0, upper=1e6,
+        256.0, 'Memory for waiting frames: half for frames to be written, half for frames that '
+        'precede a flagged one. Lower it on small boards.', unit='MB', lower=1.0, upper=1e6,
         live=True)
 
 
@@ -256,29 +257,29 @@ class GateSettings:
     """When a frame is confident."""
 
     scores: tuple[str, ...] = parameter(
-        (), "Scores that the gate compares, of those for which the bundle's calibration has a "
-        "threshold; empty takes the calibration's choice. Other scores void the promise.",
+        (), 'Scores that the gate compares with their calibrated thresholds; empty: those that '
+        'the calibration chose. Other scores void the promise.',
         live=True)
     alpha: float = parameter(
-        0.0, 'Promise of the calibration to keep: the chance that a frame is accepted and bad is '
-        'at most this; 0 takes the strictest. Raise it to accept more frames at a higher risk.',
+        0.0, 'Promise to keep, one of those of the calibration: at most this share of frames is '
+        'accepted and bad. 0: the strictest. Raise it to accept more frames at a higher risk.',
         lower=0.0, upper=1.0, live=True)
     threshold_scale: float = parameter(
-        1.0, 'Factor on every calibrated threshold. Lower it for a stricter gate; above 1 voids '
-        'the promise.', lower=0.01, upper=100.0, live=True)
+        1.0, 'Factor on every calibrated threshold. Below 1 the gate is stricter; above 1 the '
+        'promise is void.', lower=0.01, upper=100.0, live=True)
     rise_frames: int = parameter(
         3, 'Good frames in a row before the flag rises. Raise it if the flag flickers.',
         unit='frames', lower=1, upper=10000, live=True)
     fall_frames: int = parameter(
-        1, 'Bad frames among the last fall_window that make the flag fall. Above 1 single bad '
-        'frames are tolerated, for a second at most, and the promise is void.', unit='frames',
-        lower=1, upper=100, live=True)
+        1, 'Number of bad frames among the last fall_window that makes the flag fall. Above 1, '
+        'single bad frames are tolerated for at most a second, and the promise is void.',
+        unit='frames', lower=1, upper=100, live=True)
     fall_window: int = parameter(
-        1, 'Number of latest frames among which fall_frames are counted. Set it with '
+        1, 'Number of latest frames in which fall_frames bad ones are counted. Set it with '
         'fall_frames.', unit='frames', lower=1, upper=100, live=True)
     hold_s: float = parameter(
-        0.0, 'Least time that the flag stays false after the last bad frame or fault, by the '
-        'stamps. Raise it if the mission needs longer to react.', unit='s', lower=0.0,
+        0.0, 'Minimum time for which the flag stays false after the last bad frame or fault, by '
+        'the stamps. Raise it if the mission needs longer to react.', unit='s', lower=0.0,
         upper=3600.0, live=True)
 
 
@@ -287,119 +288,121 @@ class Settings:
     """All settings of a run."""
 
     model: str = parameter(
-        '', "A shipped model's name, or the folder of a bundle. There is no default: set it.",
+        '', 'Name of an included model, or folder of a bundle. Required.',
         idle=True)
     trusted_keys: tuple[str, ...] = parameter(
         (), 'Public keys (Ed25519), one of which must have signed the model: PEM files, or the '
-        'base64 line inside of one. Set them where others can write to the model folder; empty: '
-        'the model may be unsigned.')
+        'base64 line of one. Empty: the model may be unsigned. Set them if others can write to '
+        'the model folder.')
     uncalibrated: str = parameter(
-        REFUSE_UNCALIBRATED, 'What becomes of a model without a calibration. refuse: it is not '
-        'opened. run: scores and maps are real, at temperature 1, and the flag is always false. '
-        'Take run to let a new network choose frames for labelling.',
+        REFUSE_UNCALIBRATED, 'What to do with a model without a calibration. refuse: do not open '
+        'it. run: publish scores and maps at temperature 1, with the flag always false. Use run '
+        'to let a new network select frames for labelling.',
         choices=(REFUSE_UNCALIBRATED, RUN_UNCALIBRATED))
     cameras: tuple[str, ...] = parameter(
-        (), 'Names of several cameras that share the model: front listens to front/image and '
+        (), 'Names of several cameras that share the model: front subscribes to front/image and '
         'publishes under ~/front/. Empty: one camera on image.')
     max_rate_hz: tuple[float, ...] = parameter(
-        (0.0,), 'Largest number of frames a second taken from a camera; one number for all '
-        'cameras or one for each; 0 is no limit. Set it to leave time for other cameras or '
-        'programs.', unit='Hz', lower=0.0, upper=1000.0, live=True)
+        (0.0,), 'Maximum rate of processed frames per camera: one number for all cameras or one '
+        'for each; 0: no limit. Set it to leave time for other cameras or programs.', unit='Hz',
+        lower=0.0, upper=1000.0, live=True)
     backend: str = parameter(
-        'auto', 'Runtime that executes the network; auto takes the first of tensorrt, openvino '
-        'and onnxruntime that works on this machine. Name one to compare runtimes, or to be told '
-        'when it does not work.',
+        'auto', 'Runtime of the network; auto takes the first of tensorrt, openvino and '
+        'onnxruntime that works on this machine. Name one to compare runtimes, or to get an error '
+        'if it does not work.',
         choices=('auto', 'tensorrt', 'openvino', 'onnxruntime'), idle=True)
     precision: str = parameter(
         BUNDLE_PRECISION,
-        "Precision of the network; bundle takes that of the bundle's card. For speed take bf16 "
-        '(openvino on processors that support it) or tf32 (GPUs of NVIDIA from Ampere on); each '
-        'needs its own calibration.',
+        "Precision of the network; bundle: that of the bundle's card. Faster are bf16 (openvino "
+        'on CPUs that support it) and tf32 (NVIDIA GPUs from Ampere on); each needs its own '
+        'calibration.',
         choices=(BUNDLE_PRECISION, *COMPUTED), idle=True)
     threads: int = parameter(
         0, 'Threads of the backend and of OpenCV; 0 uses every core that this process may use. '
         'Lower it to leave cores to other programs.', lower=0, upper=256, idle=True)
     memory_budget_mb: int = parameter(
-        64, 'Memory for the passes that run at once; more passes run in chunks. Raise it where '
-        'memory is plentiful and a frame runs in several chunks.', unit='MB', lower=1, upper=65536)
+        64, 'Memory for the passes that run at once; more passes run in chunks. Raise it if '
+        'memory is free and the log reports several chunks.', unit='MB', lower=1, upper=65536)
     passes: int = parameter(
-        BUNDLE_PASSES, "T, the number of dropout passes a frame; -1 takes the bundle's own. Set "
-        'it only with a calibration for that T: with another the node does not start, and after '
-        'a change of a running node the flag stays false.',
+        BUNDLE_PASSES, 'T, the number of passes per frame; -1: that of the bundle. Change it only '
+        'with a calibration for the new T: otherwise the node does not start, and after a live '
+        'change the flag stays false.',
         unit='passes', lower=-1, upper=1000, live=True)
     seed: int = parameter(
-        0, 'Seed of the dropout masks. Set it to that of the calibration.', lower=0,
+        0, 'Seed of the dropout masks. Use that of the calibration.', lower=0,
         upper=2**31 - 1)
     mask_policy: str = parameter(
-        'fixed', 'fixed: one set of masks for the whole run, so that maps move with the scene '
-        'only; per_frame: drawn from seed and stamp. Take per_frame where errors of one draw '
-        'should average out over frames; it needs its own calibration.', choices=MASK_POLICIES)
+        'fixed', 'fixed: one set of masks for the whole run, so that maps change only with the '
+        'scene; per_frame: new masks for each frame, drawn from seed and stamp, so that errors of '
+        'one draw average out over frames. It needs its own calibration.', choices=MASK_POLICIES)
     smallest_class: float = parameter(
-        -1.0, 'A class of a smaller share of the image is left out of the mask: its pixels go to '
-        'the likeliest of the others. -1 takes the share that the bundle was calibrated with. It '
-        'needs its own calibration; take 0 where small things matter.', lower=-1.0, upper=0.1)
+        -1.0, 'A class that covers a smaller share of the image is removed from the mask; its '
+        'pixels get the most likely other class. -1: the share of the calibration; another needs '
+        'its own calibration. Use 0 if small objects matter.', lower=-1.0, upper=0.1)
     map: str = parameter(  # noqa: A003
-        'least_confidence', 'The uncertainty map that is published and drawn. Take '
-        'mutual_information to see only where the passes disagree.', choices=MAP_NAMES, live=True)
+        'least_confidence', 'The uncertainty map that is published and drawn. mutual_information '
+        'shows only where the passes disagree.', choices=MAP_NAMES, live=True)
     ignore_mask: str = parameter(
-        '', 'Image file whose non-zero pixels are left out of every score, stretched to the '
-        'camera image; {camera} in the path stands for the name of the camera. Set it where the '
-        'hull or a vignette is in view, and calibrate with it.')
+        '', 'Image file whose non-zero pixels are excluded from every score, stretched to the '
+        'camera image; {camera} in the path stands for the name of the camera. Set it if the hull '
+        'or a vignette is in view, and calibrate with it.')
     damage_scale: float = parameter(
-        1.0, 'Factor on the limits beyond which an image counts as damaged (rows that are missing '
-        'or repeat, a tear, alternating rows, channels that are stuck or swapped); such a frame '
-        'is not confident. Raise it if good images of this camera are refused; 0 switches the '
-        'check off.', lower=0.0, upper=100.0)
+        1.0, 'Factor on the limits above which an image counts as damaged (missing, repeated or '
+        'alternating rows, a tear, stuck or swapped channels) and the frame is not confident. '
+        'Raise it if good images of this camera are refused; 0 switches the check off.', lower=0.0,
+        upper=100.0)
     stale_timeout_s: float = parameter(
-        1.0, 'Without a frame for this long the flag falls; also the deadline of ~/confident. Set '
-        'it to what the mission can wait for.', unit='s', lower=0.05, upper=3600.0, live=True)
+        1.0, 'The flag falls after this time without a frame; also the deadline of ~/confident. '
+        'Set it to the longest gap that the mission tolerates.', unit='s', lower=0.05,
+        upper=3600.0, live=True)
     stamps: str = parameter(
-        'camera', 'Which time of an image counts: camera takes the stamp of its header; receipt '
-        'the time at which the node received it. Take receipt for drivers that send no stamps or '
-        'whose clock is another one; how old an image was when it arrived is not known then, and '
-        'the promise is void.',
+        'camera', 'Time of an image. camera: the stamp of its header. receipt: the time at which '
+        'the node received it, for drivers without stamps or with another clock; the age on '
+        'arrival is then unknown, and the promise is void.',
         choices=('camera', 'receipt'))
     max_age_s: float = parameter(
-        1.0, "A frame whose stamp is older than this by the node's clock when its flag is "
-        'published is not confident; 0 compares no clocks. Lower it on fast vehicles.', unit='s',
+        1.0, "A frame is not confident if its stamp is older than this, by the node's clock, when "
+        'its flag is published. 0 switches the check off. Lower it on fast vehicles.', unit='s',
         lower=0.0, upper=3600.0)
     max_skew_s: float = parameter(
-        0.5, "A frame that is stamped further than this in the future of the node's clock is not "
-        'confident, unless max_age_s is 0. Raise it if the clocks are only roughly synchronised.',
+        0.5, 'A frame is not confident if its stamp is further than this in the future, by the '
+        "node's clock, unless max_age_s is 0. Raise it if the clocks are only roughly "
+        'synchronised.',
         unit='s', lower=0.0, upper=60.0)
     max_repeats: int = parameter(
-        2, 'Repeats of the last picture in a row before the camera counts as frozen; none until '
-        'it has shown two different ones. -1 compares none: for rendered scenes that stand '
-        'still.', unit='frames', lower=-1, upper=1000)
+        2, 'Number of repeats of the last picture in a row that is allowed before the camera '
+        'counts as frozen; 0 until it has shown two different pictures. -1 switches the check '
+        'off, for rendered scenes that stand still.', unit='frames', lower=-1, upper=1000)
     stuck_timeout_s: float = parameter(
-        10.0, 'A frame in work, or a callback, that takes this long ends the process with the '
-        'cause and exit code 3, so that systemd or launch starts it again; at least twice '
-        'stale_timeout_s is waited, 0 never ends it. Raise it if a frame may take that long.',
+        10.0, 'If processing a frame or a callback takes this long, and at least twice '
+        'stale_timeout_s, the process ends with exit code 3, so that systemd or launch restarts '
+        'it; 0: never. Raise it if a frame may take that long.',
         unit='s', lower=0.0, upper=86400.0, live=True)
     latency_budget_ms: float = parameter(
-        0.0, 'Time from the arrival of a frame to its flag above which /diagnostics warns; 0 '
-        'takes half of stale_timeout_s. Set it to what the mission was planned with.', unit='ms',
+        0.0, '/diagnostics warns if the time from the arrival of a frame to its flag exceeds '
+        'this; 0: half of stale_timeout_s. Set it to the latency that the mission was planned '
+        'with.', unit='ms',
         lower=0.0, upper=3.6e6, live=True)
     reliability: str = parameter(
-        AUTO_RELIABILITY, 'Reliability requested from the camera. auto takes reliable from a '
-        'publisher of this computer that offers it, since best effort loses large images, and '
-        'else best_effort, which accepts both.', choices=(AUTO_RELIABILITY, *RELIABILITIES))
+        AUTO_RELIABILITY, 'Reliability requested from the camera. auto: reliable if all '
+        'publishers are on this computer and offer it, since best effort loses large images; '
+        'otherwise best_effort, which accepts both.', choices=(AUTO_RELIABILITY, *RELIABILITIES))
     image_transport: str = parameter(
-        'raw', 'raw takes sensor_msgs/Image from image; compressed takes CompressedImage (jpeg or '
-        'png) from image/compressed. Take what the camera publishes.',
+        'raw', 'raw subscribes to sensor_msgs/Image on image, compressed to CompressedImage (jpeg '
+        'or png) on image/compressed. Set it to what the camera publishes.',
         choices=('raw', 'compressed'))
     max_image_px: int = parameter(
-        2**25, 'Largest image that is decoded; a larger one is a fault of the frame. A pixel of '
-        'more than 4 bytes (16-bit colour) counts as several. Raise it for larger cameras.',
+        2**25, 'Largest image that is decoded; a larger one is a fault. A pixel of more than 4 '
+        'bytes (16-bit colour) counts as several. Raise it for larger cameras.',
         unit='pixels', lower=1, upper=MAX_PIXELS, live=True)
     lock_gate: bool = parameter(
-        False, 'Once the node is configured, nobody can change gate.*, passes, use_sim_time or '
-        'a check (stale_timeout_s, stuck_timeout_s) until it is cleaned up. Set it on missions.')
+        False, 'Refuse changes of gate.*, passes, use_sim_time and the checks (stale_timeout_s, '
+        'stuck_timeout_s) from configure to cleanup. Set it on missions.')
     autostart: bool = parameter(
-        True, 'Configure and activate at the start; set false where a lifecycle manager does.')
+        True, 'Configure and activate at the start; set false if a lifecycle manager does that.')
     bond: bool = parameter(
-        False, "Beat on the topic bond while active. Set it under Nav2's lifecycle manager with a "
-        'bond_timeout above 0; needs the ROS package bond.')
+        False, "Publish heartbeats on the topic bond while active. Set it under Nav2's lifecycle "
+        'manager with a bond_timeout above 0; needs the ROS package bond.')
     gate: GateSettings = field(default_factory=GateSettings)
     log: LogSettings = field(default_factory=LogSettings)
 

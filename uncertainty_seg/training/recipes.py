@@ -61,45 +61,47 @@ class TrainRecipe:
     two contradict each other.
     """
 
-    method: str = key('mc_dropout', f'how uncertainty comes about: {", ".join(METHODS)}')
+    method: str = key('mc_dropout', f'source of the uncertainty: {", ".join(METHODS)}')
     net: str = key('', 'MODULE:FUNCTION that builds your own torch network; empty: the included '
                    'architecture')
-    encoder: str = key('', 'of the included architecture: mobilenet_v2, lite0, lite1 or lite2; '
-                       f'empty: that of the start, or {DEFAULT_ENCODER}')
-    frozen_layers: int = key(0, 'so many layers of the encoder stay as they come')
+    encoder: str = key('', 'encoder of the included architecture: mobilenet_v2, lite0, lite1 or '
+                       f'lite2; empty: that of the start, or {DEFAULT_ENCODER}')
+    frozen_layers: int = key(0, 'number of encoder layers that are not trained')
     size: tuple[int, int] = key((320, 256), 'width and height of the input in pixels, multiples '
                                 'of 32 from 64')
-    dropout: float = key(0.0, 'rate before the classifier, where it stays at run time; 0: 0.5 '
-                         'where the method needs it')
-    passes: int = key(0, f'passes a frame; 0: {DEFAULT_PASSES} with dropout, one a member')
+    dropout: float = key(0.0, 'dropout rate before the classifier, also at run time; 0: 0.5 if '
+                         'the method needs dropout')
+    passes: int = key(0, f'passes per frame; 0: {DEFAULT_PASSES} with dropout, one per member')
     members: int = key(4, 'networks of a deep ensemble')
-    epochs: int = key(30, 'length of the training')
-    patience: int = key(0, 'stop after so many epochs without a better mean IoU on the split val, '
-                        'and keep the best epoch; 0: never')
-    batch: int = key(8, 'images a step')
-    learning_rate: float = key(2e-3, 'its peak, of all layers but the encoder')
-    encoder_rate: tuple[float, ...] = key((0.4,), 'share of that for the encoder; for an ensemble '
-                                          'several, by turns')
+    epochs: int = key(30, 'number of epochs')
+    patience: int = key(0, 'stop after this many epochs without a better mean IoU on the split '
+                        'val, and keep the best epoch; 0: never')
+    batch: int = key(8, 'images per step')
+    learning_rate: float = key(2e-3, 'peak learning rate of all layers except the encoder')
+    encoder_rate: tuple[float, ...] = key((0.4,), 'learning rate of the encoder as a share of '
+                                          'learning_rate; members of an ensemble take several in '
+                                          'turn')
     iou_loss: tuple[float, ...] = key((0.0,), 'weight of the Lovasz-Softmax loss of each image; '
-                                      'for an ensemble several, by turns')
-    seed: int = key(0, 'another one gives another network')
+                                      'members of an ensemble take several in turn')
+    seed: int = key(0, 'random seed of the training')
     split: str = key('train', 'images to train on: train, or all for train and val')
-    mix_share: float = key(0.5, 'share of each batch that is of the folders mixed in')
-    draw_rare: float = key(0.5, 'images with rare classes are drawn more often, by the share of '
-                           'images to minus this power; 0: all alike')
-    paste_share: float = key(0.25, 'share of images into which rare classes of another are pasted')
-    crop: tuple[int, int] = key((0, 0), 'width and height that are trained on; 0 0: nine tenths '
-                                'of the size')
-    zoom: tuple[float, ...] = key((0.65, 1.6), 'smallest and largest zoom')
-    colour: float = key(0.15, 'strength of the changes of colour, gamma and contrast')
-    small_share: float = key(0.0, 'share of the epochs, the first ones, with smaller images, in '
-                             'half the time')
+    mix_share: float = key(0.5, 'share of each batch that comes from the folders mixed in')
+    draw_rare: float = key(0.5, 'draw images with rare classes more often, by the share of images '
+                           'with the rarest class to minus this power; 0: all alike')
+    paste_share: float = key(0.25, 'share of images into which a rare class of another image is '
+    'pasted')
+    crop: tuple[int, int] = key((0, 0), 'width and height of training crops; 0 0: nine tenths of '
+                                'the size')
+    zoom: tuple[float, ...] = key((0.65, 1.6), 'smallest and largest zoom factor')
+    colour: float = key(0.15, 'strength of the random changes of colour, gamma and contrast')
+    small_share: float = key(0.0, 'share of the epochs that begin the training with smaller '
+                             'images, in half the time')
     small_scale: float = key(0.75, 'scale of the smaller images')
-    name: str = key('', 'of the bundle, for the card; empty: that of its folder')
-    note: str = key('', 'what the images are, for the card')
-    license: str = key(_LICENSE, 'for the card; {licence} is that of the encoder')  # noqa: A003
+    name: str = key('', 'name of the bundle, for the card; empty: that of its folder')
+    note: str = key('', 'description of the images, for the card')
+    license: str = key(_LICENSE, 'licence, for the card; {licence} is that of the encoder')  # noqa: A003
     not_good_for: str = key('Whatever is unlike the images that it was trained on.',
-                            'for the card')
+                            'limits, for the card')
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -171,15 +173,15 @@ class ActiveRecipe:
     `describe` prints the keys with their texts. Raises ConfigError as `TrainRecipe` does.
     """
 
-    strategy: str = key('uncertainty-diversity', f'how frames are chosen: {", ".join(STRATEGIES)}')
-    score: str = key('mutual_information.mean', 'of a frame, larger for a less certain one; any '
-                     'score of a score table')
-    threshold_sigma: float = key(0.0, 'the strategy threshold takes frames above the mean score '
-                                 'of the labelled ones and so many standard deviations')
+    strategy: str = key('uncertainty-diversity', f'selection strategy: {", ".join(STRATEGIES)}')
+    score: str = key('mutual_information.mean', 'score of a frame, higher for a less certain one: '
+                     'any score of a score table')
+    threshold_sigma: float = key(0.0, 'the strategy threshold takes frames whose score exceeds '
+                                 'the mean of the labelled ones by this many standard deviations')
     labels: tuple[float, ...] = key((0.05, 0.125, 0.25), 'labelled frames after each round, the '
-                                    'first drawn by lot: counts, or shares of the pool up to 1')
-    steps: int = key(600, 'of training in each round, however many frames are labelled')
-    seed: int = key(0, 'of the draw and of the trainings')
+                                    'first one random: counts, or shares of the pool up to 1')
+    steps: int = key(600, 'training steps per round, whatever the number of labels')
+    seed: int = key(0, 'random seed of draw and training')
     train: TrainRecipe = field(default=TrainRecipe(), metadata={
         'text': 'recipe of each training; its epochs and seed follow from steps and round'})
 
@@ -293,7 +295,7 @@ def _as(kind: Any, value: object, name: str) -> Any:
         return float(value)  # type: ignore[arg-type]
     if isinstance(value, kind) and (kind is not int or is_number) and kind is not float:
         return value
-    words = {int: 'a whole number', float: 'a number', str: 'a text'}
+    words = {int: 'a whole number', float: 'a number', str: 'a string'}
     raise ConfigError(f'{name} is {_text(value)}', words[kind])
 
 

@@ -33,30 +33,30 @@ class SpeedSettings:
         lower=0.0, upper=1.0,
     )
     deadline_s: float = parameter(
-        1.0, 'A flag that was sent or renewed longer ago than this is stale. Also the deadline '
-        'requested from its publisher, so at least the stale_timeout_s of that node.',
+        1.0, 'A flag is stale if it was sent longer ago than this. Also the QoS deadline '
+        'requested from its publisher, so set it to at least the stale_timeout_s of that node.',
         unit='s', lower=0.05, upper=3600.0,
     )
     settle_s: float = parameter(
-        2.0, 'Time for which the flag must keep arriving as true before the factor rises; at '
-        'least deadline_s, so that a burst of old messages cannot raise it.',
+        2.0, 'Time for which true must keep arriving before the factor rises; at least '
+        'deadline_s, so that a burst of old messages cannot raise it.',
         unit='s', lower=0.05, upper=3600.0,
     )
     rise_per_s: float = parameter(
         0.1, 'Rate at which the factor rises after that.', unit='1/s', lower=0.001, upper=100.0,
     )
     compare_clocks: bool = parameter(
-        True, 'Count the age of a flag and of a command from the time it was sent, by the system '
-        'clocks of both machines; false counts from its arrival, for clocks that are not '
-        'synchronised.',
+        True, 'true: the age of a flag or a command counts from its send time, by the system '
+        'clocks of both machines; false: from its arrival, for clocks that are not synchronised.',
     )
     command_timeout_s: float = parameter(
         0.5, 'A command is valid for this long after it was sent. If none follows, one zero '
-        'command is published, and then none until the next command; one that is older when it '
-        'arrives becomes zero.', unit='s', lower=0.05, upper=3600.0,
+        'command is published, and nothing until the next command. A command that is older on '
+        'arrival becomes zero.', unit='s', lower=0.05, upper=3600.0,
     )
     stamped: bool = parameter(
-        False, 'Commands are geometry_msgs/TwistStamped in and out, as with Nav2 from Kilted on.',
+        False, 'Use geometry_msgs/TwistStamped for both command topics, as Nav2 does from Kilted '
+        'on.',
     )
 
     def __post_init__(self) -> None:
