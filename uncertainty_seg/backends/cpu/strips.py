@@ -4,8 +4,8 @@ The sums over the passes in strips of rows, each small enough for a processor's 
 
 A runtime computes one operator after the other on all passes of all pixels, megabytes that go to
 the memory and come back for each of twenty operators. Where an operator looks at each pixel alone,
-the rows may as well be taken a few at a time: the same sums, bit by bit in ONNX Runtime, in two
-thirds of the time. The graph in the bundle stays whole, as a GPU wants it.
+the rows may as well be taken a few at a time: the same sums, on one thread bit by bit in ONNX
+Runtime, in two thirds of the time. The graph in the bundle stays whole, as a GPU wants it.
 
 """
 
