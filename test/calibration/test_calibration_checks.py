@@ -129,7 +129,7 @@ def test_a_bundle_or_a_report_that_may_not_be_written(
     ask = os.access
     monkeypatch.setattr(os, 'access', lambda path, mode: answers.get(Path(path), ask(path, mode)))
     assert main(['calibrate', str(tiny_bundle), *splits_of(folders), *RUN]) == 2
-    assert f'bundle {tiny_bundle} may not be written to' in capsys.readouterr().err
+    assert f'bundle {tiny_bundle} is read-only' in capsys.readouterr().err
     assert main(['evaluate', str(tiny_bundle), str(folders / 'val'), '--report',
                  str(closed / 'r.html'), *RUN]) == 2
     assert 'cannot be written (no permission)' in capsys.readouterr().err

@@ -37,7 +37,7 @@ def test_copies_in_other_blocks_are_left_out_and_those_in_their_own_stay(
     known = KnownFrames(list(zip(images, masks, strict=True)), list('abcde'))
     left, blocks = without_twins(known, np.array(['x', 'y', 'x', 'z', 'z']))
     assert left.stems == ['a', 'b', 'c', 'e'] and blocks.tolist() == ['x', 'y', 'x', 'z']
-    assert '1 of 5 frames are there under another name already, and count once: d' in caplog.text
+    assert '1 of 5 frames are duplicates under another name and count once: d' in caplog.text
 
 
 def test_copies_do_not_buy_a_promise(

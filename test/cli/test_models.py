@@ -46,7 +46,7 @@ def test_compile_makes_a_bundle_of_an_onnx_file(
     ({'classes': [{'id': 0, 'name': 'a'}]}, 'another form'),
     ({'classes': ['sea', 'rock'], 'ignore_index': 1}, 'ignore_index 1'),
     ({'classes': ['sea', 'rock', 'sea', 'fish', 'rock', 'sea']},
-     "names more than one class 'rock', 'sea', expected a name of its own for each class"),
+     "names more than one class 'rock', 'sea', expected a unique name for each class"),
     ({'classes': ['7', {'id': 1, 'name': 7, 'rgb': [0, 0, 0]}]}, "more than one class '7'"),
 ])
 def test_a_table_of_classes_that_would_shift_or_mix_the_mask_is_refused(

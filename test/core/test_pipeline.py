@@ -296,7 +296,7 @@ def test_under_a_given_temperature_the_gate_stays_shut_whatever_is_set(
         result = last(pipeline, BLUE, 9)
         assert (result.verdict.is_confident, result.verdict.kind) == (False, 'fault')
         assert result.verdict.reasons == (
-            'a temperature was given, for which there are no limits',)
+            'a temperature was given, for which there are no thresholds',)
         # Every score is within the limits that must not count.
         limits = bundle.calibration.thresholds
         assert all(result.scores[name] <= limit for name, limit in limits.items())
@@ -320,12 +320,12 @@ def test_a_stricter_scale_takes_effect_at_once_and_a_wrong_one_changes_nothing(
 @pytest.mark.parametrize(('change', 'reason'), [
     (lambda pipeline: pipeline.reconfigure(dataclasses.replace(
         EASY, gate=dataclasses.replace(EASY.gate, threshold_scale=0.9))),
-     'the gate was changed while the frame was in work'),
+     'the gate was changed while the frame was processed'),
     (lambda pipeline: pipeline.reconfigure(dataclasses.replace(EASY, passes=3)),
-     'passes was changed while the frame was in work'),
-    (lambda pipeline: pipeline.restart(), 'the gate was reset while the frame was in work'),
+     'passes was changed while the frame was processed'),
+    (lambda pipeline: pipeline.restart(), 'the gate was reset while the frame was processed'),
     (lambda pipeline: pipeline.fault('engine error'),
-     'engine error while the frame was in work'),
+     'engine error while the frame was processed'),
 ])
 def test_a_frame_that_was_begun_before_the_gate_changed_is_not_judged(
     tiny_bundle: Path, change: Callable[[Pipeline], object], reason: str
@@ -361,7 +361,7 @@ def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bund
     result = last(pipeline, BLUE, 9)
     assert result.passes == 3
     assert not result.verdict.is_confident
-    assert result.verdict.reasons == ('passes is 3: the limits are for 8',)
+    assert result.verdict.reasons == ('passes is 3: the thresholds are for 8',)
     pipeline.reconfigure(EASY)
     assert not pipeline.verdict.is_confident  # from nothing
     again = last(pipeline, BLUE)
@@ -379,7 +379,7 @@ def test_a_frame_of_another_t_is_not_judged_by_the_limits_of_this_one(tiny_bundl
     pipeline.reconfigure(easy)  # back to 8, while a frame of 3 passes is in work
     verdict = pipeline.judge(force, result)
     assert not verdict.is_confident
-    assert 'while the frame was in work' in verdict.reasons[0]
+    assert 'while the frame was processed' in verdict.reasons[0]
     assert pipeline.process(BLUE, 2).verdict.is_confident
 
 

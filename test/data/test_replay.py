@@ -365,7 +365,7 @@ BAD_STAMPS: dict[str, tuple[Callable[[int], int], str]] = {
     'none': (lambda _: 0, 'the stamp of the image is 0'),
     'before 1970': (lambda t: t - 2 * START_NS, 'the stamp of the image is -1.7'),
     'overflown': (lambda t: t - START_NS - 2**31 * 10**9, 'the stamp of the image is -2.1'),
-    'the same': (lambda _: STEPS[2], 'came before'),
+    'the same': (lambda _: STEPS[2], 'occurred before'),
 }
 
 

@@ -129,7 +129,7 @@ def test_an_error_in_a_worker_is_one_sentence(
                  '--ray', address) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith('uncertainty_seg score: ')
-    assert 'is not there on a machine of the cluster, expected a folder that all of them' in line
+    assert 'is missing on a machine of the cluster, expected a folder that all machines' in line
 
 
 def test_no_cluster_at_the_address_is_one_sentence(

@@ -47,7 +47,7 @@ def test_what_raises_after_the_verdict_changes_no_flag_and_is_counted_for_its_pa
     assert rig.flags == [True] * 4
     assert rig.faults.values() == {'failed.statistics': '12', 'failed.pictures': '4'}
     assert [record.message for record in caplog.records] == [
-        f'{part} failed with ZeroDivisionError: a bug in a picture; the other parts go on; '
+        f'{part} failed with ZeroDivisionError: a bug in a picture; the other parts continue; '
         'not logged again' for part in ('statistics', 'pictures')]
     assert rig.statistics.num_faulty == 0
     assert rig.process.busy_s == 0
@@ -121,6 +121,6 @@ def test_with_a_log_it_decides_alone_what_is_flagged(rig: Rig) -> None:
     assert [frame.is_flagged for frame in offered] == [True]
     # The same image under the same stamp: a control may be drawn of it, a label is not asked for.
     process(arrival(image_message(solid(128, 128, 128), 10**9)))
-    assert 'came before' in offered[1].verdict.reasons[0]
+    assert 'occurred before' in offered[1].verdict.reasons[0]
     assert [frame.is_flagged for frame in offered] == [True, False]
     assert rig.node.topics['~/flagged'].sent == []

@@ -182,6 +182,6 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as err:
-        _log.warning('%s cannot be read (%s) and counts for nothing', path, err)
+        _log.warning('%s cannot be read (%s) and is ignored', path, err)
         return {}
     return found if isinstance(found, dict) else {}

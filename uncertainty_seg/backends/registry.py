@@ -149,5 +149,5 @@ def require_rounding(name: str, bundle: ModelBundle, settings: Settings) -> None
     """
     if name == 'openvino' and precision_of(bundle.card, settings.precision) == 'fp16':
         raise BackendUnavailableError(
-            'openvino computes graphs of fp16 in float32, for which no limits in fp16 are',
+            'openvino computes fp16 graphs in float32, for which their thresholds do not hold',
             fix='set backend to onnxruntime, which simulates fp16, or take the bundle in fp32')

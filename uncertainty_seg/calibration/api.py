@@ -178,7 +178,7 @@ def _checked_key(
         require_report_place(Path(report))
     key = None if sign is None else read_private_key(sign)
     if not os.access(bundle.folder, os.W_OK):
-        raise ConfigError(f'bundle {bundle.folder} may not be written to', 'a folder that may',
+        raise ConfigError(f'bundle {bundle.folder} is read-only', 'a writable folder',
                           'calibrate a copy of it')
     return key
 

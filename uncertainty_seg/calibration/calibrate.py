@@ -235,8 +235,8 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
     """Read all images, and refuse what could promise nothing."""
     bundle, ignore = request.bundle, request.settings.ignore_mask
     if request.ood and request.scores:
-        raise ConfigError('foreign frames with named scores',
-                          'one of them: foreign frames choose the guards',
+        raise ConfigError('foreign frames together with named scores',
+                          'one of them, since foreign frames are for choosing scores',
                           'measure foreign frames with evaluate')
     foreign = images_in(request.ood) if request.ood else {}
     data = drawn_frames(load_folder(request.limits, 'limits'), request.limits)
@@ -266,8 +266,8 @@ def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
 
     best = best_temperature(TEMPERATURES, measured)
     if best in (TEMPERATURES[0], TEMPERATURES[-1]):
-        _log.warning('the temperature %g is the end of what is tried: the confidence may be '
-                     'farther off than it can mend', best)
+        _log.warning('the temperature %g is at the end of the tried range: the confidence may '
+                     'still be miscalibrated', best)
     return best
 
 
@@ -291,7 +291,7 @@ def _features_of(
     try:
         return fit_feature_density(described())
     except CalibrationError as err:
-        _log.warning('no distances of the features: %s', err)
+        _log.warning('the scores features.* are not available: %s', err)
         return None
 
 
@@ -300,7 +300,7 @@ def _density_of(train: FrameTable) -> ScoreDensity | None:
     try:
         return fit_density(train.rows(), seed=_SEED)
     except CalibrationError as err:
-        _log.warning('no density of the scores: %s', err)
+        _log.warning('the score density.scores is not available: %s', err)
         return None
 
 
@@ -399,8 +399,8 @@ def require_blocks(blocks: NDArray[np.str_], alphas: Sequence[float]) -> None:
     if count < needed:
         raise CalibrationError(
             f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
-            'label more blocks for the split limits, or promise a larger alpha, or run it '
-            'without a calibration: score ranks frames all the same')
+            'label more blocks for the split limits, or promise a larger alpha, or run it without '
+            'a calibration: score still ranks frames')
 
 
 def refuse_trained(card: ModelCard, held: KnownFrames) -> None:
@@ -412,7 +412,7 @@ def refuse_trained(card: ModelCard, held: KnownFrames) -> None:
             f'{len(seen)} of {len(held.stems)} images for the limits are those that '
             f'{card.name!r} was trained on, by its card (the first is {seen[0]!r})',
             'images that the network has never seen',
-            'train it on the split train alone; the split limits is for the limits')
+            'train only on the split train, and keep the split limits for the thresholds')
 
 
 # -------------------------------------------------------------------------------------------------
@@ -454,8 +454,8 @@ def fit_feature_density(
                                'take more training frames')
     stored = np.array(bank)
     if not np.isfinite(stored).all():
-        raise CalibrationError('features of a training frame that are not finite', 'numbers',
-                               'compile it with features of another layer')
+        raise CalibrationError('features of a training frame with NaN or infinity', 'numbers',
+                               'compile the bundle with features of another layer')
     return FeatureDensity(_halved(stored), *patches.centre_and_axes(), neighbours)
 
 

@@ -138,7 +138,7 @@ def _require_same_share(accepted: Mapping[float, tuple[float, float]], name: str
         if after < _LEAST_ACCEPTED * before:
             raise CalibrationError(
                 f'at alpha {alpha:g} the variant would accept {after:.1%} of the images, and '
-                f'{name!r} accepts {before:.1%}', 'nearly the same network',
+                f'{name!r} accepts {before:.1%}', 'similar numbers',
                 'calibrate the variant on labelled images')
 
 
@@ -146,7 +146,7 @@ def _require_accepted(promise: Promise, share: float) -> None:
     if share < _LEAST_ACCEPTED * (promise.accepted or 0.0):
         raise CalibrationError(
             f'at alpha {promise.alpha:g} {share:.1%} of the images are accepted, and of those of '
-            f'the calibration {promise.accepted:.1%} were', 'images like those',
+            f'the calibration {promise.accepted:.1%} were', 'images like those of the calibration',
             'give images of the same water and camera')
 
 

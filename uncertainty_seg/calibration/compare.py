@@ -251,7 +251,7 @@ def _refuse_strangers(given: Sequence[ModelBundle]) -> None:
             raise ModelBundleError(
                 f'{one.card.name!r} has the classes {one.card.class_names}',
                 f'those of {first.name!r}, {first.class_names}',
-                'compare networks that answer the same question')
+                'compare networks with the same classes')
         if one.folder.resolve() in seen:
             raise ModelBundleError(f'{one.folder} is given twice', 'each bundle once')
         seen.add(one.folder.resolve())

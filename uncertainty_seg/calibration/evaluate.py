@@ -184,8 +184,8 @@ def _is_fitted(bundle: ModelBundle, pairs: Sequence[Pair]) -> bool:
     count = count_familiar(bundle, [image for image, _ in pairs])
     if count:
         some = '' if count == len(pairs) else f'{count} of '
-        _log.warning('the network or its limits were fitted on %sthese images: what is accepted '
-                     'and bad here proves nothing%s', some, '; leave those out' * bool(some))
+        _log.warning('the network or its thresholds were fitted on %sthese images: the shares '
+                     'accepted and bad prove nothing%s', some, '; leave those out' * bool(some))
     return count > 0
 
 

@@ -77,7 +77,7 @@ def gate_of(
         word, fix = ('bad', 'train the network on, or take a rule that some frames keep') \
             if frames.is_bad.all() else ('good', 'take a rule that some frames break')
         raise CalibrationError(f'all {len(frames)} frames to choose scores on are {word}',
-                               'some of each', f'{fix}, or name the scores of the gate')
+                               'good and bad frames', f'{fix}, or name the scores of the gate')
     if foreign is not None:
         order, guards = choose_gate(frames, alphas, foreign)
         return RankFamily.fit({name: frames.scores[name] for name in (*order, *guards)},

@@ -136,7 +136,7 @@ def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) ->
             np.uint8(unknown), mask)) for image, mask in pairs]
     kept = [i for i, (_, mask) in enumerate(pairs) if (mask != unknown).any()]
     if not kept:
-        raise DatasetError('no mask has a pixel that is known', 'some')
+        raise DatasetError('all pixels of all masks are unknown', 'labelled pixels')
     if len(kept) < len(pairs):
         _log.warning('%d of %d frames are left out: no pixel of their masks is known',
                      len(pairs) - len(kept), len(pairs))
@@ -165,9 +165,9 @@ def without_twins(
         if not np.array_equal(known.pairs[other][1], mask):
             raise DatasetError(
                 f'{stem!r} is the image {known.stems[other]!r}, pixel for pixel, with another '
-                'mask', 'one mask an image', 'take the wrong one out')
+                'mask', 'one mask an image', 'remove the wrong one')
     if again:
-        _log.warning('%d of %d frames are there under another name already, and count once: %s',
+        _log.warning('%d of %d frames are duplicates under another name and count once: %s',
                      len(again), len(known.stems), some_of(again, 3))
     return known.take(kept), blocks[kept]
 

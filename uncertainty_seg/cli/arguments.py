@@ -86,8 +86,8 @@ def _as_parameters(values: Mapping[str, object], source: str) -> dict[str, objec
     for name in values:
         if name not in known:
             near = get_close_matches(name, known, 3) or ['those in docs/reference/parameters.md']
-            raise ConfigError(f'{source} sets {name!r}, which is no parameter of the node',
-                              f'one of its own, like {some_of(near)}')
+            raise ConfigError(f'{source} sets {name!r}, which is not a parameter of the node',
+                              f'a parameter such as {some_of(near)}')
     return {name: from_ros(known[name], value) for name, value in values.items()}
 
 
@@ -113,7 +113,7 @@ def read_assignments(texts: Iterable[str]) -> dict[str, object]:
     for text in texts:
         name, sign, value = text.partition('=')
         if not name or not sign:
-            raise ConfigError(f'{text!r} has no name and no =', 'NAME=VALUE, such as passes=20')
+            raise ConfigError(f'{text!r} is not an assignment', 'NAME=VALUE, such as passes=20')
         try:
             found[name] = read_value(value)
         except ValueError as err:

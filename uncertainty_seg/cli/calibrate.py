@@ -84,13 +84,13 @@ def run(args: argparse.Namespace) -> int:
                  if getattr(args, 'alphas' if name == 'alpha' else name, None)]
         if args.data is None or given:
             raise ConfigError('--like ' + (f'with --{given[0]}' if given else 'without --data'),
-                              '--data DIR, a folder of images', 'the thresholds are those of the '
-                              'bundle it is like; leave the rest out')
+                              '--data DIR, a folder of images', 'the thresholds come from the '
+                              'other bundle; leave out the options of a fit')
         found = call_with(calibrate_like, args, settings=settings).summary()
     else:
         if hasattr(args, 'error'):
             raise ConfigError('--error without --like', '--like BUNDLE, whose thresholds are '
-                              'taken over', 'leave --error out: --alpha says what is promised')
+                              'taken over', 'leave --error out: --alpha sets the promise')
         places = {name: getattr(args, name) or args.data for name in ('train', 'val', 'limits')}
         absent = [name for name, place in places.items() if place is None]
         if absent:
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
                               '--data DIR with these splits, or a folder for each')
         found = call_with(calibrate, args, **places, settings=settings).summary()
     folder = find_bundle(args.bundle)
-    print(f'The thresholds are in {folder / "calibration.json"}; evaluate says on other images '
-          'whether the promise holds.')
+    print(f'The thresholds are in {folder / "calibration.json"}; run evaluate on other images to '
+          'see whether the promise is kept.')
     # The thresholds of all scores are in that file.
     print_json({'verb': 'calibrate', 'bundle': str(folder),
                 **{name: value for name, value in found.items() if name != 'thresholds'}})

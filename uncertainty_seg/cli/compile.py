@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name, value in (('--input', args.size), ('--classes', args.classes),
                                         ('--out', args.out)) if value is None]
     if missing:
-        raise ConfigError(f'no {some_of(missing)}', 'it, to compile a network')
+        raise ConfigError(f'no {some_of(missing)}', 'these options, to compile a network')
     made = call_with(compile_network, args, net=args.nets[0], members=args.nets[1:])
     _report(made, args)
     return 0
@@ -174,7 +174,7 @@ def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
     if args.explain:
         print(explain(plan))
     print(f'{args.out}: {card.method} with T={card.passes}, {plan.trunk_share:.0%} of the work '
-          'once a frame. It has no calibration yet: calibrate gives it a flag.')
+          'once a frame. It has no calibration yet: run calibrate for a flag.')
     print_json({
         'verb': 'compile', 'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
         'mask_draw': card.mask_draw,

@@ -77,7 +77,7 @@ def _status(args: argparse.Namespace) -> None:
         inside = [one.review for one in frames if one.split == split]
         drawn = sum(one.origin == 'control' for one in inside)
         dives = len({one.dive for one in inside if one.dive})
-        print(f'{split}: {len(inside)} frames of {dives} dives, {drawn} drawn by chance')
+        print(f'{split}: {len(inside)} frames of {dives} dives, {drawn} drawn at random')
     _print(args, frames=len(frames), splits=_splits(dataset),
            dives=len({one.review.dive for one in frames if one.review.dive}),
            control=sum(one.review.origin == 'control' for one in frames))

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     print(f'look at    {args.out / SHEET_FILE}')
     print_json({**result.facts, 'out': args.out, 'is_offline': args.offline})
     if result.problems and not args.no_check:
-        raise UncertaintySegError(' '.join(result.problems), fix='use --no-check to accept that')
+        raise UncertaintySegError(' '.join(result.problems), fix='use --no-check to ignore this')
     return 0
 
 

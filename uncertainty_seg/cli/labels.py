@@ -116,8 +116,8 @@ def _import(args: argparse.Namespace) -> None:
     counts = ', '.join(f'{name} {count}' for name, count in done.splits.items())
     how = ', '.join(f'{count} {name}' for name, count in sorted(done.reviewed.items()))
     skipped = f' ({done.skipped} of them came back unchanged)' if done.skipped else ''
-    print(f'{done.frames} frames of {done.dives} dives ({counts}): {how}; {done.control} drawn by '
-          f'chance; {done.unlabelled} not labelled{skipped} -> {args.out}')
+    print(f'{done.frames} frames of {done.dives} dives ({counts}): {how}; {done.control} drawn at '
+          f'random; {done.unlabelled} not labelled{skipped} -> {args.out}')
     print_json({'verb': 'labels', 'action': 'import', 'format': args.kind, 'out': args.out,
                 **dataclasses.asdict(done)})
 
@@ -128,15 +128,15 @@ def _warn(done: ImportSummary) -> None:
         print(f'warning: {done.dives} dives for {len(done.splits)} splits, so {", ".join(empty)} '
               'is empty: label frames of another dive.', file=sys.stderr)
     if done.control_skipped:
-        print(f'warning: {done.control_skipped} control frames came back unchanged and were left '
-              'out: the others are no longer drawn by chance, since the model was wrong on them, '
-              'and all count as selected. Mark frames whose masks are right as finished, or give '
+        print(f'warning: {done.control_skipped} unchanged control frames were left out. The '
+              'others are no longer a random sample, since the model was wrong on them, so all '
+              'frames count as selected. Mark frames with correct masks as finished, or give '
               '--accept-unchanged.', file=sys.stderr)
     if done.control_unlabelled:
-        print(f'warning: {done.control_unlabelled} frames that were drawn by chance have no '
-              f'label. If that is because of what they show, the {done.control} others do not '
-              'stand for the dive, and calibrate promises too much on them: label these too, with '
-              'unknown pixels where nobody can tell.', file=sys.stderr)
+        print(f'warning: {done.control_unlabelled} control frames have no label. If they were '
+              f'skipped because they are hard, the {done.control} others do not represent the '
+              'dive, and thresholds fitted on them are too loose: label these, too, with unknown '
+              'pixels where needed.', file=sys.stderr)
 
 
 def read_shares(texts: Sequence[str]) -> dict[str, float]:

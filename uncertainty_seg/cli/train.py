@@ -55,6 +55,6 @@ def run(args: argparse.Namespace) -> int:
     iou = done.get('val_mean_iou') or math.nan
     print(f'{args.out} was trained on {done["images"]} images'
           + (f', mean IoU {iou:.3f} on the split val' if math.isfinite(iou) else '')
-          + '. It has no calibration yet: score runs it, and calibrate gives it a flag.')
+          + '. It has no calibration yet: score runs it, and calibrate adds the flag.')
     print_json({'verb': 'train', **done, 'seconds': round(time.monotonic() - start_s, 1)})
     return 0

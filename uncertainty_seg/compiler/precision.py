@@ -244,7 +244,7 @@ def _floats(model: onnx.ModelProto) -> frozenset[str]:
     for node in model.graph.node:
         if node.op_type in _QUANTISED:
             raise GraphError(f'the graph holds {node.op_type} {node.name!r}', 'float32 throughout',
-                             'choose fp32, in which it keeps its 8 bits')
+                             'choose fp32, which keeps the 8-bit weights')
     types = types_of(model)
     for name, known in types.items():
         if known.kind in _OTHER_FLOATS:

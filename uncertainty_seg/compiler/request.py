@@ -321,9 +321,8 @@ def _compiled(request: CompileRequest) -> CompileOutcome:
     compiled, grid_error = choose_grid(compiled, card)
     card = replace(card, grid_offset=compiled.grid_offset, grid_error=grid_error)
     if grid_error > FAR and not card.members:  # a few passes differ by more, wherever they are
-        warn(f'the maps are {100 * grid_error:.0f} % off those of the image in a mean, see the '
-             'decision `grid`: passes differ from pixel to pixel in a way that the grid of the '
-             'logits does not hold')
+        warn(f'the maps are {100 * grid_error:.0f} % off those at image size on average (decision '
+             '`grid`): the grid of the logits is too coarse for these passes')
     compiled, stored = store_weights(compiled, card, options)
     card = write_bundle(request.out, card, compiled.files)
     return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored,
@@ -392,7 +391,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
     has_many = has_masks or options.method == 'error_propagation'
     if options.passes not in (None, 1) and not has_many:
         raise ConfigError(f'{options.passes} passes of a network without dropout', '1',
-                          'train it with dropout, or let some be injected')
+                          'train it with dropout, or inject dropout')
     licence, training, not_good_for = request.texts
     return ModelCard(
         schema=SCHEMA_VERSION, name=request.out.resolve().name,
@@ -443,7 +442,7 @@ def convert(bundle: ModelBundle | Path | str, out: Path | str, precision: str) -
     card = source.card
     if card.precision != 'fp32':
         raise ConfigError(f'the graphs of {card.name!r} are {card.precision}', 'a bundle in fp32',
-                          'convert the one it was made of')
+                          'convert the bundle that it was made of')
     if out.resolve() == source.folder.resolve():
         raise ConfigError(f'{out} is the bundle itself', 'another folder')
     files = {}
@@ -520,7 +519,7 @@ def _load_torch(request: CompileRequest, form: OutputForm, draws_own: bool) -> _
             UntouchedNet,
         )
     except ImportError as err:
-        raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch network',
+        raise ConfigError(f'torch cannot be imported ({err})', 'torch, to run a torch network',
                           f'{install_command("torch")}, or compile an ONNX file') from err
 
     models, found, untouched, own = [], [], None, None

@@ -96,8 +96,8 @@ def fitting_calibration(
             raise _unfit(bundle, name, calibrated, wanted)
     require_seed(bundle, settings)
     if calibration.ignore_sha256 != mask_digest(ignore):
-        _log.warning('%r was calibrated with another ignore mask than this one: its limits '
-                     'are for scores of other pixels', bundle.card.name)
+        _log.warning('%r was calibrated with another ignore_mask: its thresholds are for scores '
+                     'of other pixels', bundle.card.name)
     return calibration
 
 

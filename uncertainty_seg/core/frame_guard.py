@@ -73,17 +73,16 @@ class FrameGuard:
                     'capture; if the driver sends none, set stamps to receipt')
         if is_known and is_of_receipt:
             return (f"the node's clock stood at {stamp_ns / 1e9:.3f} for two images, expected a "
-                    'later time with each: /clock comes too seldom or has stopped')
+                    'later time with each: /clock is published too rarely or has stopped')
         if is_known:
-            return (f'the stamp {stamp_ns / 1e9:.3f} came before, expected a new one with each '
-                    'image: the driver repeats its images, a short bag runs in a loop, or two '
-                    'publishers send them')
+            return (f'the stamp {stamp_ns / 1e9:.3f} occurred before, expected a new one with '
+                    'each image: the driver repeats images, a short bag runs in a loop, or there '
+                    'are two publishers')
         if found := self.age_fault(stamp_ns, now_ns):
             return found
         if before_ns is not None and stamp_ns < before_ns:
-            return (f'the stamp went back by {(before_ns - stamp_ns) / 1e9:.3f} s, expected one '
-                    'after the last: a clock was set, a bag began again, or two publishers send '
-                    'images')
+            return (f'the stamp went back by {(before_ns - stamp_ns) / 1e9:.3f} s, expected a '
+                    'later one: a clock was set, a bag started again, or there are two publishers')
         return ''
 
     def age_fault(self, stamp_ns: int, now_ns: int) -> str:
@@ -102,14 +101,14 @@ class FrameGuard:
     def _advice(self, age_s: float) -> str:
         ages, settings = self._ages_s, self._settings
         if ages and -settings.max_skew_s <= ages[-1] <= settings.max_age_s:
-            return (f'it was {ages[-1]:.1f} s old when it was taken, the rest was spent on it '
-                    'here: take a smaller model or fewer passes, or raise max_age_s')
+            return (f'it was {ages[-1]:.1f} s old on arrival, and processing took the rest: take '
+                    'a smaller model or fewer passes, or raise max_age_s')
         if len(ages) < STEADY_FRAMES or max(ages) - min(ages) > STEADY_S:
-            return 'look for what holds images back, or for a clock that was set'
-        late = ', or every image is held back as long' if age_s > 0 else ''
-        return (f"the last {STEADY_FRAMES} were as far off: the camera's clock and the node's "
-                f'differ{late}; synchronise them, set stamps to receipt, or play a bag with '
-                'its clock and use_sim_time')
+            return 'check what delays the images, or whether a clock was set'
+        late = ', or every image is delayed by as much' if age_s > 0 else ''
+        return (f'the last {STEADY_FRAMES} images were as far off: the clocks of camera and node '
+                f'differ{late}; synchronise them, set stamps to receipt, or play a bag with its '
+                'clock and use_sim_time')
 
     def pixel_fault(self, image: ImageU8, ignore: NDArray[np.bool_] | None = None) -> str:
         """
@@ -133,7 +132,7 @@ class FrameGuard:
         # Of a camera that has never shown two different images none is known to be alive.
         most = self._settings.max_repeats if len(self._pictures) > 1 else 0
         if self._num_in_row == math.inf:
-            found = 'shows pictures from before its last one again, expected new ones'
+            found = 'shows older pictures again, expected new ones'
         elif self._num_in_row > most:
             found = (f'repeats its last picture, at most {most} times are allowed (max_repeats, '
                      'or 0 until there were two different ones)')

@@ -94,7 +94,7 @@ def weakened_by(calibration: Calibration, settings: GateSettings) -> tuple[str, 
         found.append(f'gate.scores are not those of the calibration ({", ".join(sorted(names))})')
     if settings.fall_frames > 1:
         found.append(f'gate.fall_frames is {settings.fall_frames}, above 1: the flag stays true '
-                     'on frames over their limits')
+                     'on frames over their thresholds')
     if promise and promise != calibration.promise_of(0):
         found.append(f'gate.alpha is {settings.alpha:g}: only {_said(promise)}')
     return tuple(found)
@@ -118,7 +118,7 @@ def cannot_rise(
             fix = 'a gate.threshold_scale nearer to 1' if settings.threshold_scale < 1 else \
                 'a larger gate.alpha, or other scores for the calibration'
             return (f'no frame of the calibration is below the threshold {limit:.4g} of {name}, '
-                    f'the least is {least:.4g}; take {fix}')
+                    f'the lowest is {least:.4g}; take {fix}')
     return ''
 
 
@@ -136,7 +136,7 @@ def _scaled(name: str, limit: float, scale: float) -> float:
     if limit * scale >= HIGHEST_SCORE:
         raise ConfigError(
             f'gate.threshold_scale {scale:g} makes the limit of {name} {limit * scale:.3g}',
-            f'below {HIGHEST_SCORE:g}, which no score exceeds',
+            f'below {HIGHEST_SCORE:g}, the highest possible score',
             'the flag would never fall: take a smaller scale',
         )
     return limit * scale
@@ -237,8 +237,8 @@ class Gate:
             return self.fault(f'score {broken[0]} is not a finite number', now_s)
         negative = [name for name, value in values.items() if value < 0]
         if negative:
-            return self.fault(f'score {negative[0]} is {values[negative[0]]:.4g}, below 0: no '
-                              'score can be', now_s)
+            return self.fault(f'score {negative[0]} is {values[negative[0]]:.4g}, below 0, which '
+                              'is impossible', now_s)
         ratios = {name: values[name] / limit for name, limit in self._thresholds.items()}
         worst = max(ratios.values())
         over = [
@@ -316,4 +316,4 @@ class Gate:
         if self._good_in_a_row < rise_frames:
             return f'{self._good_in_a_row} of {rise_frames} good frames'
         left_s = self._hold_left_s()
-        return f'held down for another {left_s:.2g} s' if left_s > 0 else ''
+        return f'held false for another {left_s:.2g} s' if left_s > 0 else ''

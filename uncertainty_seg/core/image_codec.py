@@ -417,7 +417,7 @@ def _checked(raw: RawImage, kind: Encoding) -> NDArray[np.uint8]:
     if raw.step < row_bytes:
         raise ImageError(
             f'image step {raw.step} for {raw.width} pixels of {raw.encoding}',
-            f'at least {row_bytes} bytes', 'mend the camera driver',
+            f'at least {row_bytes} bytes', 'repair the camera driver',
         )
     buffer = np.frombuffer(raw.data, np.uint8)
     needed = kind.needed_bytes(raw.height, raw.width, raw.step)

@@ -74,7 +74,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'the key {twice[:80]!r} stands twice')
+        raise ValueError(f'the key {twice[:80]!r} occurs twice')
     return found
 
 

@@ -318,7 +318,7 @@ class Pipeline:
         mutual = float(still.mutual_information.max())
         if not mutual < 1e-4:
             raise ModelBundleError(f'mutual information {mutual:.2g} between equal passes',
-                                   'none: something else than the masks is random', fix)
+                                   '0: something other than the masks is random', fix)
         if self.passes != 1 and not float(drawn.total_variance.max()) > ROUNDING:
             what = 'the dropout masks change' if self.card.mask_sites else 'the noise changes'
             raise ModelBundleError(f'{what} nothing', 'passes that differ', fix)
@@ -329,7 +329,7 @@ class Pipeline:
             quiet = self._maps(noise, {**zeros, **only_masks})
             if not float(abs(drawn.confidence - quiet.confidence).max()) > ROUNDING:
                 raise ModelBundleError(
-                    'the noise changes nothing', 'a log-variance above that of rounding',
+                    'the noise changes nothing', 'a log-variance above rounding noise',
                     'compile the bundle again from the network with its variance head')
 
     def begin(self) -> Epoch:
@@ -414,7 +414,7 @@ class Pipeline:
         """
         if epoch.number != self._epoch.number:
             # The frame itself is neither a fault nor worth a label: it counts as none.
-            verdict = self.fault(f'{self.cause} while the frame was in work')
+            verdict = self.fault(f'{self.cause} while the frame was processed')
             return replace(verdict, kind='recovering')
         if self._gate is None:
             return self._ungated()
@@ -508,11 +508,11 @@ class Pipeline:
         calibration = self._bundle.calibration
         if not self._is_judging:
             return _no_limits('the bundle is not calibrated' if calibration is None else
-                              'a temperature was given, for which there are no limits')
+                              'a temperature was given, for which there are no thresholds')
         if calibration is None:
             # No fault: frame and scores are sound, and nobody knows what they are worth.
             return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
-        return _no_limits(f'passes is {self.passes}: the limits are for {calibration.passes}')
+        return _no_limits(f'passes is {self.passes}: the thresholds are for {calibration.passes}')
 
     def _weakened_by(self, settings: Settings) -> tuple[str, ...]:
         calibration, stale_s = self._bundle.calibration, settings.stale_timeout_s
@@ -520,8 +520,8 @@ class Pipeline:
             return ()  # the flag is never true
         found = weakened_by(calibration, settings.gate)
         if self._has_other_ignore:
-            found += ("ignore_mask is not the calibration's: the limits are for scores of other "
-                      'pixels',)
+            found += ("ignore_mask is not the calibration's: the thresholds are for scores of "
+                      'other pixels',)
         loose = settings.checks_off
         if stale_s > self._first_stale_s and 'stale_timeout_s' not in loose:
             found += (f'stale_timeout_s is {stale_s:g}, above {self._first_stale_s:g} at the '
@@ -546,8 +546,8 @@ class Pipeline:
         if unmet := cannot_rise(calibration, settings.gate, limits):
             _log.warning('the flag may never rise: %s', unmet)
         if passes_of(self.card, settings) != calibration.passes:
-            _log.warning('passes is %s and the limits are for %s: the flag is down until it is '
-                         'that again', passes_of(self.card, settings), calibration.passes)
+            _log.warning('passes is %s but the thresholds are for %s: the flag stays false until '
+                         'it is that again', passes_of(self.card, settings), calibration.passes)
             return None
         promise = VOID if self._weakened_by(settings) else promise_text(
             calibration, settings.gate)

@@ -81,7 +81,7 @@ class CheckedBackend:
         before = self._images.get(seen)
         # With other masks the same image may give the same sums, but not another image.
         if before is not None and not np.array_equal(before, image):
-            raise BackendError('the network returned the result of an image before',
+            raise BackendError('the network returned the result of an earlier image',
                                'that of this image', _FIX)
         self._images[seen] = image
         if len(self._images) > MEMORY_RESULTS:

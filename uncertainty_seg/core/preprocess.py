@@ -51,8 +51,8 @@ class Geometry:
         inner_w, inner_h = round(width * scale), round(height * scale)
         if min(inner_w, inner_h) < 1:
             raise ImageError(
-                f'image of {width}x{height} pixels', f'one that is seen at {spec.width}x'
-                f'{spec.height}', 'use a bundle with the fit rule stretch',
+                f'image of {width}x{height} pixels', 'an image that is at least a pixel wide and '
+                f'high at {spec.width}x{spec.height}', 'use a bundle with the fit rule stretch',
             )
         top, left = (spec.height - inner_h) // 2, (spec.width - inner_w) // 2
         return cls(height, width, slice(top, top + inner_h), slice(left, left + inner_w))

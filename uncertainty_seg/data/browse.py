@@ -135,8 +135,8 @@ def browse(
     out, paths, remarks = Path(out), as_paths(tables), list[str]()
     require_place(out, 'page')
     if out.exists() and not force:
-        raise ConfigError(f'{out} is there already', 'a new file',
-                          'give another name, or say that it may be replaced')
+        raise ConfigError(f'{out} exists already', 'a new file',
+                          'give another name, or allow to replace it')
     info = read_info(first_part(paths))
     column = score_column(score or first_score(info), info)
     table = read_table(paths, remarks, [*_COLUMNS, column])
@@ -173,7 +173,7 @@ def browse(
                 remarks=remarks, problems=left_out.sentences, max_problems=_MAX_PROBLEMS)
     except OSError as err:
         raise ConfigError(f'{out} cannot be written ({err.strerror})',
-                          'a folder with room that may be written to') from err
+                          'a writable folder with free space') from err
     return BrowsePage(out, len(table), len(rows), left_out.frames,
                       [*remarks, *left_out.sentences])
 

@@ -177,7 +177,7 @@ def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> I
     there = [name for name in (IMAGES, MASKS, SPLITS_FILE) if (folder / name).exists()]
     if there and not (folder / DATASET_FILE).is_file():
         raise DatasetError(f'{folder} holds {there[0]} and is no dataset', 'a new folder',
-                           'begin a dataset beside it, and add this folder to it')
+                           'create a dataset in another folder, and add this one to it')
     with one_at_a_time(folder, DatasetError, '.lock'):
         if not (folder / DATASET_FILE).is_file():
             _write(Dataset(folder, shares or SHARES))
@@ -186,7 +186,8 @@ def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> I
         dataset = read_dataset(folder)
         if shares is not None and shares != dataset.shares:
             raise DatasetError(f'{folder} has the shares {dict(dataset.shares)}', 'the same',
-                               'a dive stays in its split: begin another dataset for others')
+                               'shares are fixed, since a dive stays in its split: create another '
+                               'dataset for others')
         _write_tables(dataset)
         yield dataset
 
@@ -205,7 +206,7 @@ def read_dataset(folder: Path | str) -> Dataset:
     path = folder / DATASET_FILE
     if not path.is_file():
         raise DatasetError(f'{folder} is not a dataset', f'a folder with {DATASET_FILE}',
-                           'add labels to it, which begins one')
+                           'add labels to a new folder, which creates one')
     try:
         raw = parse_json(read_bytes(path, MAX_JSON_BYTES))
         if raw['version'] != FORMAT_VERSION:
@@ -214,7 +215,7 @@ def read_dataset(folder: Path | str) -> Dataset:
         require_shares(shares)
         frames = {plain_name(stem): _frame(one, shares) for stem, one in raw['frames'].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as err:
-        raise DatasetError(f'{path} is damaged ({why(err)})', 'it as it was written',
+        raise DatasetError(f'{path} is damaged ({why(err)})', 'the file as it was written',
                            'restore it') from err
     return Dataset(folder, shares, frames)
 

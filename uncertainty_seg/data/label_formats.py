@@ -101,7 +101,7 @@ def _listed(
     for frame in frames:
         stem = frame.row.stem
         if stem in seen:
-            raise DatasetError(f'two frames are called {stem!r}', 'a name of its own each',
+            raise DatasetError(f'two frames are called {stem!r}', 'unique names',
                                'export their logs one by one')
         seen.add(stem)
         image_file = without_metadata(frame.image_file)
@@ -129,7 +129,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             yield work
     except OSError as err:
         raise DatasetError(f'{out} cannot be written ({why(err)})',
-                           'a disk with room and a folder that this user may write to',
+                           'a writable folder with free space',
                            'make room, or name another folder; nothing was written') from err
 
 
@@ -192,7 +192,7 @@ def read_coco(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
             regions = [item for item in items if item['segmentation']]
             if items and not regions:
                 raise DatasetError(f'{canvas.row.file} has boxes only', 'polygons or run lengths',
-                                   'take a format with masks on the way here')
+                                   'export in a format with masks')
             for item in regions:
                 name = names.get(item['category_id'], str(item['category_id']))
                 _paint_coco(canvas, name, item['segmentation'])

@@ -182,7 +182,7 @@ class ExportedFrames:
         try:
             data = read_bytes(next((place for place in places if place.is_file()), places[0]))
             if hashlib.sha256(data).hexdigest() != row.image_sha256:
-                raise ValueError('it is another one than was exported')
+                raise ValueError('it is not the image that was exported')
             return data
         except (OSError, ValueError) as err:
             raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({why(err)})',
@@ -217,7 +217,7 @@ def read_table(folder: Path) -> ExportedFrames:
             raise ValueError('"frames" is no list')
         rows = {row.stem: row for row in map(_frame_row, content['frames'])}
     except (TypeError, ValueError) as err:
-        raise DatasetError(f'{path} is damaged ({err})', 'it as it was exported') from err
+        raise DatasetError(f'{path} is damaged ({err})', 'the file as it was exported') from err
     return ExportedFrames(folder, str(content.get('format', '')), read_classes(path), rows)
 
 

@@ -317,11 +317,10 @@ class LabelReview:
             f'{len(unseen)} of {len(self._found)} masks came back as they were exported '
             f'(the first is {unseen[0]!r})',
             f'masks that a person corrected by more than {_OUTLINE_PX} pixels along their '
-            'outlines, or marked as finished, since a mask that nobody '
-            'corrected agrees with the model whatever the image shows, and limits fitted on it '
-            'promise too much',
-            f'correct them, {f"{mark}, " if mark else ""}leave them out (skip what is unchanged), '
-            'or say that a person looked at each of them (accept what is unchanged)')
+            'outlines, or marked as finished; other masks always agree with the model, so '
+            'thresholds fitted on them would be too loose',
+            f'correct them, {f"{mark}, " if mark else ""}skip them (skip unchanged), or confirm '
+            'that a person looked at each of them (accept unchanged)')
 
 
 def _reviewed(row: FrameRow, found: _Found) -> FrameReview:
@@ -335,7 +334,7 @@ def _exported(table: ExportedFrames, row: FrameRow) -> LabelMap:
     mask = read_mask(file)
     if mask_sha256(mask) != row.mask_sha256:
         raise DatasetError(f'{file} is not the mask that was exported',
-                           'it as it was exported',
+                           'the file as it was exported',
                            f'correct masks in the labelling tool, and leave {PREDICTIONS}/ alone')
     return mask
 

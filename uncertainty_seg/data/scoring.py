@@ -253,7 +253,7 @@ def _run_in_processes(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardR
             yield report
     except BrokenProcessPool as err:
         raise BackendError(
-            'a worker process died, by want of memory or by a signal', 'all to live',
+            'a worker process died (out of memory, or killed)', 'all workers to finish',
             f'run the same command again: {num_finished} of {len(jobs)} shards are finished and '
             'will be kept') from err
     except BaseException:
@@ -291,8 +291,9 @@ def score_in_worker(job: ShardJob) -> ShardReport:
     if Path(job.folder).is_dir():
         os.chdir(job.folder)
     if not (job.part.parent / LOCK_FILE).exists():
-        raise TableError(f'{job.part.parent} is not there on a machine of the cluster',
-                         'a folder that all of them share', 'share the disk of table and inputs')
+        raise TableError(f'{job.part.parent} is missing on a machine of the cluster',
+                         'a folder that all machines share', 'put the table and the inputs on a '
+                         'shared disk')
     return score_shard(job, _engine(job.settings, job.info.model_sha256))
 
 
@@ -352,7 +353,7 @@ def connect_ray(ray: Any, address: str) -> None:
                  include_dashboard=False if address == 'local' else None)
     except (ConnectionError, ValueError, RuntimeError) as err:
         raise BackendUnavailableError(
-            f'no Ray cluster at {address!r} ({str(err).split(".")[0]})', 'one that runs',
+            f'no Ray cluster at {address!r} ({str(err).split(".")[0]})', 'a running cluster',
             'start it with ray start --head, or score without a cluster') from err
 
 
@@ -558,7 +559,7 @@ def score_shard(
     """
     if engine.fingerprint(job.source, job.stride) != job.fingerprint:
         raise ModelBundleError(
-            f'model {job.settings.model!r} or its calibration is another one in this process',
+            f'model {job.settings.model!r} or its calibration differs in this process',
             'the same files on every machine', 'install the same bundle, or give a shared path')
     report = ShardReport(job.source.path, job.fingerprint)
     with suppress(_NoRowsError), new_part(job.part, job.info) as writer:

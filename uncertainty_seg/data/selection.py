@@ -198,7 +198,7 @@ def select(
     names = (*_WHERE, column, 'phash', 'features')
     table = read_table(paths, remarks, names)
     if count + control > len(table):
-        raise ConfigError(f'{count + control} frames were asked of {len(table)}',
+        raise ConfigError(f'{count + control} frames were requested of {len(table)}',
                           f'at most {len(table)}',
                           'ask for fewer, or give more tables')
     if column == SCORE_PREFIX + COLD_SCORE and not score:
@@ -226,7 +226,8 @@ def select(
     chosen = replace(chosen, rows=np.flatnonzero(~is_held)[chosen.rows])
     if not len(chosen.rows):
         raise ConfigError(f'no frame is left of {chosen.num_candidates}: '
-                          f'{_why_fewer(pool, request, chosen)}', 'some', 'score more dives')
+                          f'{_why_fewer(pool, request, chosen)}', 'at least one',
+                          'score more dives')
     origins = (SELECTED,) * len(chosen.rows) if control else _origins(
         pool, request, chosen, num_known, selected_keys(paths), remarks)
     remarks += _remarks(pool, request, chosen)
@@ -256,9 +257,10 @@ def _draw_control(
     pool: Candidates, control: int, request: SelectionRequest, num_known: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     if num_known:
-        raise ConfigError(f'control frames of tables with {num_known} labelled frames',
-                          'frames of which none is labelled, to be drawn from all with one chance',
-                          'draw them with the first selection of a dive, and keep them')
+        raise ConfigError(f'control frames were requested from tables with {num_known} labelled '
+                          'frames',
+                          'tables without labelled frames, so all frames have the same chance',
+                          'draw control frames with the first selection of a dive')
     return draw_control(pool, control, request.count, request.seed)
 
 
@@ -614,7 +616,7 @@ def _require_place(folder: Path, is_replacing: bool) -> None:
         raise ConfigError(f'{folder} is a file', 'a folder for the selection')
     if (folder / PARQUET).exists() and not is_replacing:
         raise ConfigError(f'{folder} holds a selection already', 'a new folder',
-                          'name another one, or say that it may be replaced')
+                          'name another one, or allow to replace it')
 
 
 def _write(folder: Path, found: SelectionOutcome, paths: Sequence[Path]) -> SelectionOutcome:
@@ -629,7 +631,7 @@ def _write(folder: Path, found: SelectionOutcome, paths: Sequence[Path]) -> Sele
             write_table(rows, file, compression='zstd')
     except OSError as err:
         raise ConfigError(f'{folder} cannot be written ({err.strerror})',
-                          'a folder with room that may be written to') from err
+                          'a writable folder with free space') from err
     return found
 
 

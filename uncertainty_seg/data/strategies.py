@@ -189,8 +189,9 @@ class Quota:
     def __init__(self, pool: Candidates, request: SelectionRequest) -> None:
         gaps = auto_gaps(pool, request.count) if request.min_gap_s is None else {}
         if request.min_gap_s and pool.times_s is None:
-            raise ConfigError(f'a gap of {request.min_gap_s:g} s and frames without a time',
-                              'stamps for the gap')
+            raise ConfigError(f'a gap of {request.min_gap_s:g} s was requested, and frames have '
+                              'no stamp',
+                              'frames with stamps')
         self.is_open = np.ones(len(pool), np.bool_)
         self.chosen: list[int] = []
         self.whys: list[str] = []
@@ -346,8 +347,8 @@ def uncertainty_diversity(choice: Choice) -> None:
     """
     if (choice.pool.scores < 0).any():
         raise ConfigError(
-            f'{choice.request.score_name} goes down to {np.nanmin(choice.pool.scores):.6g}',
-            f'scores from 0 up as the weights of {choice.request.strategy}',
+            f'{choice.request.score_name} has values down to {np.nanmin(choice.pool.scores):.6g}',
+            f'scores of at least 0, the weights of {choice.request.strategy}',
             'choose another score or strategy')
     _spread(choice, choice.pool.scores, 'largest score times the distance to all chosen')
 
@@ -423,9 +424,10 @@ def draw_control(
     if num_video:
         dives = np.unique(pool.dives[is_video])
         if len(dives) < 2:
-            raise ConfigError(f'control frames of the one video {dives[0]!r}', 'two at least, of '
-                              'which one is set aside: neighbours of a frame that is trained on '
-                              'are known', 'score another dive, or ask for no control frames')
+            raise ConfigError(f'control frames were requested from the single video {dives[0]!r}',
+                              'at least two, one of which is not trained on, since neighbours of '
+                              'training frames are known',
+                              'score another dive, or request no control frames')
         num_held = min(math.ceil(len(dives) * control / (control + hard)), len(dives) - 1)
         held = dives[np.argsort(lots((f'control {name}' for name in dives), seed))[:num_held]]
         inside = is_video & np.isin(pool.dives, held)

@@ -172,8 +172,8 @@ def _require_no_parameters(node: Node, words: Sequence[str]) -> None:
     given = [word.partition(':=')[0] for flag, word in zip(words, words[1:], strict=False)
              if flag in ('-p', '--param') and not node.has_parameter(word.partition(':=')[0])]
     if given:
-        raise ConfigError(f'there is no parameter {some_of(given)}', 'use_sim_time alone',
-                          'options such as --rate 2 are in front of --ros-args: see --help')
+        raise ConfigError(f'there is no parameter {some_of(given)}', 'only use_sim_time',
+                          'put options such as --rate 2 before --ros-args: see --help')
 
 
 def _positive(text: str) -> float:

@@ -320,10 +320,10 @@ class CameraStation:
         if worker_end:
             return f'the worker has ended: {worker_end}'
         if self.is_stuck:
-            return f'a frame has been in work too long, no verdict for {unjudged_s:.1f} s'
+            return f'processing a frame takes too long, no verdict for {unjudged_s:.1f} s'
         if holder:
-            return (f'a frame of {holder} has been in work too long, no verdict for '
+            return (f'processing a frame of {holder} takes too long, no verdict for '
                     f'{unjudged_s:.1f} s')
         if silence_s < self.owner.timeout_s / 2:
-            return f'frames come on {self.topic} and none was judged for {unjudged_s:.1f} s'
+            return f'frames arrive on {self.topic}, but none was judged for {unjudged_s:.1f} s'
         return f'no frame on {self.topic or "image"} for {silence_s:.1f} s'

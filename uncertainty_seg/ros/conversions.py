@@ -80,7 +80,7 @@ def image_bridge() -> ImageBridge:
         if isinstance(err, ModuleNotFoundError) and err.name == 'cv_bridge':
             return ImageBridge(f'cv_bridge is not installed: {_INSTEAD}')
         reason = ' '.join(f'{type(err).__name__}: {err}'.split())[:300]
-        return ImageBridge(f'cv_bridge is left aside ({reason}): {_INSTEAD}', True)
+        return ImageBridge(f'cv_bridge is not used ({reason}): {_INSTEAD}', True)
 
 
 def _checked_bridge() -> ImageBridge:
@@ -102,7 +102,7 @@ def _checked_bridge() -> ImageBridge:
             continue
         if read.dtype != values.dtype or not np.array_equal(
                 read, values if kind.channels > 1 else values[..., 0]):
-            raise ValueError(f'it reads {encoding} with other pixels')
+            raise ValueError(f'it reads {encoding} with wrong pixels')
         reads.append(encoding)
     if not reads:
         raise ValueError('it knows none of the encodings')

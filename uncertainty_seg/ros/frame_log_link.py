@@ -141,6 +141,6 @@ class RunLog:
     def close(self) -> None:
         """Write what waits, and end."""
         if self.log is not None and not self.log.close(CLOSE_TIMEOUT_S):
-            _log.warning('the disk of %s does not answer; what waited for it is given up',
+            _log.warning('the disk of %s does not respond; the waiting frames are dropped',
                          self.log.settings.folder)
         self.log = None

@@ -101,7 +101,7 @@ class PartFaults:
 
     def _note(self, part: str, err: Exception) -> None:
         text = ' '.join(str(err).split())[:200]
-        sentence = f'{part} failed with {type(err).__name__}: {text}; the other parts go on'
+        sentence = f'{part} failed with {type(err).__name__}: {text}; the other parts continue'
         with self._lock:
             fault = self._faults.setdefault(part, _PartFault())
             fault.num += 1

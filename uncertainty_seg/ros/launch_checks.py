@@ -110,7 +110,7 @@ def require_package(package: str, executable: str, prefixes: str, argument: str)
     places = [Path(prefix, 'lib', package, executable) for prefix in prefixes.split(os.pathsep)]
     if not any(place.is_file() for place in places):
         distribution = os.environ.get('ROS_DISTRO', 'DISTRO')
-        raise ConfigError(f'{argument} was given, and {package} is not installed', 'it',
+        raise ConfigError(f'{argument} was given, and {package} is not installed', 'the package',
                           f'sudo apt install ros-{distribution}-{package}, or leave it out')
 
 
@@ -131,6 +131,6 @@ def end_with(name: str, only_misuse: bool) -> Callable[[Any, Any], None]:
         if context.is_shutdown or not code or only_misuse and code != EXIT_MISUSE:
             return
         raise ConfigError(f'{name} has failed with exit code {code}',
-                          fix='its own sentence is above; it is not started again')
+                          fix='see its error above; it is not restarted')
 
     return on_exit

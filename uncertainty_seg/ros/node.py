@@ -261,7 +261,8 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
 
     def _listen(self) -> None:
         if not self._pipelines:
-            raise BackendError('the engine is gone', fix='clean up and configure the node again')
+            raise BackendError('the engine was released',
+                               fix='clean up and configure the node again')
         scheduler: FrameScheduler[Arrival] = FrameScheduler()
         judged: FrameScheduler[JudgedFrame] = FrameScheduler()
         self._worker = Worker(scheduler)
@@ -286,11 +287,11 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         worker, self._worker = self._worker, None
         if worker is not None and not worker.stop(STOP_TIMEOUT_S):
             # A thread is still inside the engine: to free it now would end the process.
-            self.get_logger().error('the engine does not return; its memory is kept')
+            self.get_logger().error('the engine does not return; its memory is not freed')
             self._pipelines = []
         painter, self._painter = self._painter, None
         if painter is not None and not painter.stop(STOP_PICTURES_S):
-            self.get_logger().warning('a picture is still being made, and is left behind')
+            self.get_logger().warning('a picture is still being drawn and is abandoned')
         for station in self._stations:
             station.stop_listening()
 
@@ -433,7 +434,7 @@ def wait_for_build(
     while not running.wait(period_s):
         if is_stopping():
             if not running.stop():
-                _log.warning('the build of the engine does not stop; it is left behind')
+                _log.warning('the build of the engine does not stop and is abandoned')
             raise BackendError('the node is stopping before its engine was built',
                                fix='build it beforehand by uncertainty_seg self-check')
         report(running.state)
@@ -506,7 +507,7 @@ def _run(words: Sequence[str]) -> int:
         try:
             node.destroy_node()
         except Exception as err:  # the process ends anyway
-            node.get_logger().warning(f'the node cannot be taken apart: {err}')
+            node.get_logger().warning(f'the node cannot be destroyed cleanly: {err}')
 
 
 if __name__ == '__main__':

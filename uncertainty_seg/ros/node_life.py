@@ -65,7 +65,7 @@ def run_program(
     try:
         if strays:
             raise ConfigError(f'arguments cannot be used: {some_of(map(repr, strays))}',
-                              'arguments of ROS behind --ros-args',
+                              'ROS arguments after --ros-args',
                               f'{program} --ros-args -p NAME:=VALUE')
         return run(start_ros(words))
     except (UncertaintySegError, InvalidParameterTypeException) as err:
@@ -101,7 +101,7 @@ def start_ros(args: Sequence[str] | None = None) -> list[str]:
     domain = os.environ.get('ROS_DOMAIN_ID', '')
     if domain and not (domain.isdecimal() and int(domain) <= LARGEST_DOMAIN):
         raise ConfigError(f'ROS_DOMAIN_ID is {domain!r}', f'a whole number from 0 to '
-                          f'{LARGEST_DOMAIN}', 'the ports of DDS end there')
+                          f'{LARGEST_DOMAIN}', 'DDS has no ports for others')
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as err:  # of rcl

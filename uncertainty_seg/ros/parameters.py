@@ -124,5 +124,5 @@ def declared_settings(
     # nothing is said here.
     given = sorted(getattr(node, '_parameter_overrides', {}))
     for name in require_spelt(given, [setting.name for setting in known]):
-        node.get_logger().warning(f'there is no parameter {name}, it is ignored')
+        node.get_logger().warning(f'unknown parameter {name} is ignored')
     return settings

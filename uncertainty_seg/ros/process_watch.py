@@ -231,9 +231,9 @@ class ProcessWatch:
             self._judge_executor(executor_s, signs)
         if signs.stuck_s and worker_s >= signs.stuck_s:
             what = signs.in_work or 'no frame'
-            self.end(f'the worker hangs: it has stood still for {worker_s:.1f} s with {what} in '
-                     f'work, and stuck_timeout_s allows {signs.stuck_s:g} s; raise it if a frame '
-                     'may take that long')
+            self.end(f'the worker hangs: no progress for {worker_s:.1f} s with {what} in work, '
+                     f'and stuck_timeout_s allows {signs.stuck_s:g} s; raise it if a frame may '
+                     'take that long')
         if not signs.transition or executor_s < LONGEST_TRANSITION_S:
             self._feed(signs, now_s)
 

@@ -43,7 +43,7 @@ LOOK_S, LOOK_AT_GHOST_S = 0.5, 1.5
 LOOK_TURNS = 5
 # Until then no flag is true, and until then a node gives way.
 WITHHELD_S, NAME_SETTLE_S = 2.0, 10.0
-WITHHELD = 'the node has just started, and another one of its name may not have been heard yet'
+WITHHELD = 'the node has just started and still checks for another node of its name'
 # Whatever is longer is no claim.
 LONGEST_TEXT, LONGEST_HOST = 1000, 255
 # Of claimants that are remembered, and seconds between two lines about newcomers: a forger may
@@ -226,7 +226,7 @@ class NameClaim:
     def _error(self, winner: Claim) -> ConfigError:
         return ConfigError(
             f'a node of the name {self._me} runs already, process {winner.process} on '
-            f'{winner.host}', 'a name of its own for each',
+            f'{winner.host}', 'unique node names',
             'start this one with -r __node:=NAME, or -r __ns:=/NAMESPACE (namespace:=NAMESPACE of '
             'the launch file), or stop the other one')
 
@@ -277,8 +277,8 @@ class RivalWatch:
             if self._failing_since_s is None:
                 self._failing_since_s = self._clock()
             if self._clock() - self._failing_since_s >= PROBE_S:
-                self.reason = (f'it cannot be checked whether somebody else publishes '
-                               f'{self._topic} ({type(err).__name__}: {err})')
+                self.reason = (f'cannot check whether another node publishes {self._topic} '
+                               f'({type(err).__name__}: {err})')
             raise
         self._failing_since_s = None
 
@@ -328,7 +328,7 @@ class RivalWatch:
         self._num_heard += 1
 
     def _sentence(self) -> str:
-        return (f'somebody else publishes {self._topic}: nobody can tell whose flag it is; give '
+        return (f'somebody else publishes {self._topic}: the flags cannot be distinguished; give '
                 'each node its own name or namespace, and play no flag from a bag')
 
 
@@ -367,8 +367,8 @@ class CameraRivals:
             self._number is not None and self._num_back < 2
             and self._clock() - self._since_s >= PROBE_S)
         return '' if is_alone else (
-            f'{self._num_there} publishers send images on {self._topic}: give each camera a topic '
-            'of its own, and play no bag beside it')
+            f'{self._num_there} publishers send images on {self._topic}: give each camera its own '
+            'topic, and play no bag beside it')
 
     def hear(self, information: Mapping[str, Any]) -> None:
         """Take note of the number of an image, of what rclpy tells about a message."""

@@ -88,8 +88,8 @@ class VerdictOwner:
                 return None
             if self.is_stale():
                 verdict = activation.pipeline.fault(
-                    f'no verdict for {self.timeout_s:g} s: '
-                    'the frame came or was computed too late')
+                    f'no verdict for {self.timeout_s:g} s: the frame arrived or was processed too '
+                    'late')
             elif reason := doubt():
                 verdict = activation.pipeline.fault(reason)
             else:
@@ -100,7 +100,7 @@ class VerdictOwner:
             self._answer(activation, verdict, about, result)
             if verdict.is_confident and (
                     doubt() or self._clock() - verdict_s >= self.timeout_s):
-                self.fall('the process was held up while a verdict went out')
+                self.fall('the process was delayed while it published a verdict')
                 verdict = activation.pipeline.verdict
             return verdict
 

@@ -51,7 +51,7 @@ def _write_one(job: _Job) -> None:
              [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
             (job.folder / 'masks' / f'{job.stem}.png', scene.mask, [])):
         if not cv2.imwrite(str(path), picture, how):
-            raise ConfigError(f'{path} could not be written', 'a folder with room')
+            raise ConfigError(f'{path} could not be written', 'a writable folder with free space')
 
 
 def _splits(count: int) -> list[str]:

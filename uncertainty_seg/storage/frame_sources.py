@@ -319,7 +319,7 @@ def find_sources(
     for place in places.values():
         try:
             if not (is_text(str(place.path)) and is_text(runs[place.run.absolute()])):
-                raise BagError(f'the path {str(place.path)!r} has bytes that are no UTF-8',
+                raise BagError(f'the path {str(place.path)!r} is not UTF-8',
                                'names that a table can hold', 'rename it')
             sources = _sources_of(place, topics, problems)
         except (UncertaintySegError, OSError) as err:

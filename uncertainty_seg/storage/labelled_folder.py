@@ -142,7 +142,7 @@ def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:  # scores, thresholds and messages refer to classes by name
         raise DatasetError(f'{source} names more than one class {", ".join(map(repr, twice))}',
-                           'a name of its own for each class')
+                           'a unique name for each class')
     return ClassTable(names, palette, ignore_index, source)
 
 
@@ -272,7 +272,8 @@ def _stems(folder: Path, split: str) -> list[str]:
         if not isinstance(entry, str | int) or Path(str(entry)).is_absolute() \
                 or '..' in Path(str(entry)).parts:
             raise DatasetError(f'split {split!r} of {folder}/splits.json names '
-                               f'{entry!r:.{_MOST_SHOWN}}', 'files of its folder, without ending')
+                               f'{entry!r:.{_MOST_SHOWN}}', 'file names of its folder, without '
+                               'extension')
     return list(dict.fromkeys(map(str, listed)))
 
 
@@ -303,8 +304,8 @@ def read_pair(folder: Path, stem: str) -> tuple[ImageU8, LabelMap]:
     found = _images(folder, stem)
     # A file system that tells no capitals from small letters has one file by two endings.
     if len({path.stat().st_ino for path in found}) != 1:
-        raise DatasetError(f'{len(found)} images of {folder} are called {stem!r}, whatever they '
-                           'end in', 'one jpeg or png')
+        raise DatasetError(f'{len(found)} images of {folder} are called {stem!r}, with different '
+                           'extensions', 'one jpeg or png')
     image, mask = read_image(found[0]), read_mask(folder / 'masks' / f'{stem}.png')
     if image.shape[:2] != mask.shape:
         raise DatasetError(
@@ -364,7 +365,7 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
         raise DatasetError(
             f'no pixel of the {sum(len(part.stems) for part in parts)} masks in '
             f'{" and ".join(map(str, folders))} has a class', 'some that have',
-            'label some of them, or look whether the masks hold ids')
+            'label some of them, or check that the masks hold class ids')
     if len(parts) == 1:
         return parts[0]
     names = [folder.resolve().name for folder in folders]
@@ -415,8 +416,8 @@ def counted_once(data: LabelledFolder) -> LabelledFolder:
         return data
     kept = list(seen.values())
     again = [data.stems[i] for i in sorted(set(range(len(data.stems))) - set(kept))]
-    _log.warning('%d of %d images are there before, pixel for pixel with their masks, and are '
-                 'left out: %s', len(again), len(data.stems), some_of(again, 3))
+    _log.warning('%d of %d images are duplicates with the same masks and are left out: %s',
+                 len(again), len(data.stems), some_of(again, 3))
     return subset(data, kept)
 
 

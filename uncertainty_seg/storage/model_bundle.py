@@ -419,7 +419,7 @@ def _check_graph(folder: Path, name: str, data: bytes) -> None:
         model = onnx.ModelProto.FromString(data)
     except ImportError as err:
         raise BackendUnavailableError(
-            f'onnx cannot be imported ({err})', 'it, to check the graphs of a bundle',
+            f'onnx cannot be imported ({err})', 'onnx, to check the graphs of a bundle',
             install_command('onnx')) from err
     except Exception as err:  # protobuf's own error class has moved between versions
         raise ModelBundleError(f'{folder / name} is no ONNX file ({err})', fix=_COMPILE) from err
@@ -427,14 +427,15 @@ def _check_graph(folder: Path, name: str, data: bytes) -> None:
     if random := sorted(kinds & RANDOM_OPS):
         raise ModelBundleError(
             f'{name} holds {", ".join(random)}', 'dropout as mask inputs only',
-            'a runtime would drop it without a word: compile the network with uncertainty_seg',
+            'a runtime would remove it silently: compile the network with uncertainty_seg',
         )
     if loops := sorted(kinds & LOOP_OPS):
         raise ModelBundleError(f'{name} holds {", ".join(loops)}',
                                'a fixed sequence of operators', _COMPILE)
     for tensor in every_tensor(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelBundleError(f'the weight {tensor.name!r:.80} of {name} lies elsewhere',
+            raise ModelBundleError(f'the weight {tensor.name!r:.80} of {name} is stored in '
+                                   'another file',
                                    'every weight in its graph', _COMPILE)
 
 

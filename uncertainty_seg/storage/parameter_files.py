@@ -153,7 +153,7 @@ def _require_single_keys(node: Any) -> None:
     seen = set[str]()
     for key, value in pairs:
         if key is not None and str(key.value) in seen:
-            raise ValueError(f'{key.value!s:.40} stands again in line {key.start_mark.line + 1}')
+            raise ValueError(f'{key.value!s:.40} occurs again in line {key.start_mark.line + 1}')
         seen.add('' if key is None else str(key.value))
         _require_single_keys(value)
 

@@ -209,7 +209,7 @@ def _as_table_error(path: Path) -> Iterator[None]:
         yield
     except OSError as err:
         raise TableError(f'{path} cannot be written ({err.strerror or err})',
-                         'a folder with room that this user may write to') from err
+                         'a writable folder with free space') from err
 
 
 def list_parts(path: Path) -> list[Path]:

@@ -91,7 +91,7 @@ def _library() -> Any:
         from cryptography import exceptions
     except ImportError as err:
         raise BackendUnavailableError(
-            f'cryptography cannot be imported ({err})', 'it, for the signatures of bundles',
+            f'cryptography cannot be imported ({err})', 'cryptography, for signed bundles',
             f'apt install python3-cryptography, or {install_command("cryptography")}') from err
     return exceptions
 
@@ -108,8 +108,8 @@ def _public_key(text: str) -> Any:
     is_line = len(line) == _KEY_LINE_BYTES
     data = line if is_line else _read(Path(text).expanduser(), 'the trusted key', _PUBLIC)
     if b'PRIVATE KEY' in data:
-        raise ConfigError(f'{shown} is a private key', 'its public key, since the private one '
-                          'belongs on no vehicle', _PUBLIC)
+        raise ConfigError(f'{shown} is a private key', 'the public key, since a private key must '
+                          'not be on a vehicle', _PUBLIC)
     load = serialization.load_der_public_key if is_line else serialization.load_pem_public_key
     try:
         key = load(data)

@@ -337,7 +337,7 @@ def _counts(labels: Sequence[float], total: int) -> tuple[int, ...]:
     counts = [math.ceil(value * total - 1e-9) if value <= 1 else int(value) for value in labels]
     if counts[-1] > total or any(b <= a for a, b in zip(counts, counts[1:], strict=False)):
         raise ConfigError(f'labels {", ".join(map(str, counts))} of {total} frames',
-                          'rising numbers of at most as many as there are')
+                          'increasing numbers up to the size of the pool')
     return tuple(counts)
 
 

@@ -200,7 +200,7 @@ class FitRun:
 
 
 def _is_another_run(path: Path, what: str) -> TrainingError:
-    return TrainingError(f'{path} is of a run with {what}', 'the run that is to go on',
+    return TrainingError(f'{path} is of a run with {what}', 'the progress of this run',
                          'take another folder, or delete it to begin anew')
 
 

@@ -366,7 +366,7 @@ class _Training:
             fit(net, data, settings, save, progress, watch, self._origin(start, taken),
                 self._mix(), keeps_threads=not self.threads)
         except KeyboardInterrupt:
-            _log.warning('the same command goes on %s', f'from {progress}' if progress.is_file()
+            _log.warning('the same command continues %s', f'from {progress}' if progress.is_file()
                          else 'from the beginning, since no epoch was finished')
             raise
         facts = self._facts(start, seen, is_finished=True) if seen else read_facts(self.file)
@@ -380,8 +380,8 @@ class _Training:
         if count >= 2 * self.recipe.batch:
             return data
         times = math.ceil(SHORT_EPOCH * self.recipe.batch / count)
-        _log.warning('%d training images: each is taken %d times an epoch, and a network of so '
-                     'few knows little else', count, times)
+        _log.warning('%d training images: each is used %d times per epoch; expect poor results on '
+                     'other images', count, times)
         return replace(data, images=data.images * times, masks=data.masks * times,
                        stems=data.stems * times)
 

@@ -149,7 +149,7 @@ def test_where_nothing_can_be_recorded_calls_are_enqueued(
             assert not backend.is_recorded
             rig.faults.is_uncapturable = False  # and not any more
     assert rig.gpu.captured == 0
-    assert sum('no CUDA graphs' in record.message for record in caplog.records) == 1
+    assert sum('without CUDA graphs' in record.message for record in caplog.records) == 1
 
 
 class Unreadable(np.ndarray):

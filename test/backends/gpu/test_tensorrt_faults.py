@@ -258,7 +258,7 @@ def test_an_error_that_somebody_keeps_holds_nothing_and_is_no_failed_recording(
     rig.gpu.failing['cudaEventSynchronize'] = 700
     with pytest.raises(BackendError, match='illegal memory') as caught:
         backend.run(IMAGE, masks_of(rig), 1.0)
-    assert caught.value.__cause__ is not None and 'no CUDA graphs' not in caplog.text
+    assert caught.value.__cause__ is not None and 'without CUDA graphs' not in caplog.text
     rig.gpu.pending.clear()  # a device with an error does nothing more
     assert_nothing_held(rig)
     backend.close()

@@ -147,7 +147,7 @@ def test_a_variance_of_nothing_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         net.variance.weight.zero_()
         net.variance.bias.fill_(-60)
-    with pytest.raises(GraphError, match='noise and no noise give the same logits'):
+    with pytest.raises(GraphError, match='the noise does not change the logits'):
         compiled(net, tmp_path, 'direct')
 
 

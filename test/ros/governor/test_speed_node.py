@@ -324,7 +324,7 @@ def test_a_rogue_that_is_left_alone_after_the_node_has_died_raises_nothing(domai
             one.hear(True, number=number)
             one.tick()
         assert set(one.factors[num_before:]) == {SLOW}
-        assert 'published beside another one' in one.reason()
+        assert 'active beside another one' in one.reason()
         one.publishers = [speaker(3)]  # started anew
         one.rise()
         assert one.reason() == 'full'
@@ -362,11 +362,11 @@ def test_a_command_that_is_as_old_as_the_timeout_or_as_new_is_zero_said_and_coun
         assert one.limited[-1].linear.x == speed
         health = one.health()
         assert values_of(health)['commands_late'] == str(int(not speed))
-        sentence = (f'/cmd_vel was sent {age_s:.1f} s ago, expected less than 0.5 s: held up, or '
+        sentence = (f'/cmd_vel was sent {age_s:.1f} s ago, expected less than 0.5 s: delayed, or '
                     'the clocks differ (compare_clocks)')
         assert health.status[0].message == ('full' if speed else sentence)
         assert [text for level, text in one.log if level == 'warning'] == (
-            [] if speed else [f'{sentence}, zero goes out (1 so far)'])
+            [] if speed else [f'{sentence}, a zero is published (1 so far)'])
         one.command(twist(1.0))
         assert one.reason() == 'full'
 
@@ -506,7 +506,7 @@ def test_the_start_names_the_topics_and_a_parameter_that_there_is_not(domain: in
     of_ros = {'qos_overrides./confident.subscription.depth': 3}
     with governor(domain, exposure=0.5, **of_ros) as one:
         assert one.said_at_start == [
-            ('warning', 'there is no parameter exposure, it is ignored'),
+            ('warning', 'unknown parameter exposure is ignored'),
             ('info', 'waiting for /confident, /cmd_vel -> /cmd_vel_limited, at factor 0.25 until '
                      'then')]
 

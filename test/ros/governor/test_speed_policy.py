@@ -168,7 +168,7 @@ def test_it_starts_slow_settles_rises_and_arrives() -> None:
 
 @pytest.mark.parametrize(('kind', 'reason'), [
     ('false', 'the flag is false'),
-    ('late', 'the flag was sent 1.5 s ago: held up, or the clocks differ'),
+    ('late', 'the flag was sent 1.5 s ago: delayed, or the clocks differ'),
     ('lost', 'its publisher is gone'),
 ])
 def test_what_makes_it_fall_does_so_at_once_and_is_said(kind: str, reason: str) -> None:
@@ -335,7 +335,7 @@ def test_a_command_that_is_too_old_or_too_new_is_zero_with_the_reason(age_s: flo
     limiter = CommandLimiter(TIMEOUT_S)
     assert limiter.take(10.0, COMMAND, 1.0, age_s) == ZERO
     assert (limiter.num_late, limiter.num_refused) == (1, 0)
-    assert limiter.reason == (f'was sent {age_s:.1f} s ago, expected less than 0.5 s: held up, or '
+    assert limiter.reason == (f'was sent {age_s:.1f} s ago, expected less than 0.5 s: delayed, or '
                               'the clocks differ (compare_clocks)')
     assert limiter.tick(10.4, 1.0) is None
     assert limiter.tick(10.5, 1.0) == ZERO
@@ -364,7 +364,7 @@ def test_stopping_gives_zero_only_where_a_command_was_in_force() -> None:
 # --- the publishers of the flag ------------------------------------------------------------------
 
 NODE, ROGUE, SECOND = b'node', b'rogue', b'second'
-TWO, BARRED = '2 publishers of the flag', 'the flag comes from a publisher that published beside'
+TWO, BARRED = '2 publishers of the flag', 'the flag comes from a publisher that was active beside'
 
 
 def watched(

@@ -118,8 +118,8 @@ def test_a_network_that_hangs_with_one_cameras_frame_is_told_of_the_other(
     rig.cameras['down'].publish(stuck)
     for name in CAMERAS:
         rig.client.wait_until(lambda: not rig.is_up(name), f'the flag of {name}')  # noqa: B023
-    for name, words in (('front', 'a frame of down has been'), ('down', 'a frame has been')):
+    for name, words in (('front', 'processing a frame of down'), ('down', 'processing a frame')):
         rig.client.wait_until(
-            lambda: f'{words} in work too long' in rig.reason(name), 'why')  # noqa: B023
+            lambda: f'{words} takes too long' in rig.reason(name), 'why')  # noqa: B023
     (folder / 'release').touch()
     rig.raise_flags()

@@ -93,7 +93,7 @@ def test_a_hanging_engine_lets_the_flag_fall_and_only_the_newest_frame_follows(
     rig: Rig,
 ) -> None:
     hanging = rig.hang()
-    rig.node.wait_for_reason('a frame has been in work too long')
+    rig.node.wait_for_reason('processing a frame takes too long')
     num_dropped = int(rig.node.next_health()['frames_dropped'])
     burst = []
     for _ in range(20):
@@ -125,7 +125,7 @@ def test_the_flag_falls_before_a_transition_waits_for_the_engine(rig: Rig) -> No
 def test_a_transition_does_not_wait_for_ever_for_a_hanging_engine(rig: Rig) -> None:
     # The last test here: it takes the engine the others need.
     hanging = rig.hang()
-    rig.node.wait_for_reason('a frame has been in work too long')
+    rig.node.wait_for_reason('processing a frame takes too long')
     assert rig.client.change_state('deactivate')
     rig.node.wait_for_reason('the node is inactive')
     assert not rig.client.change_state('activate')

@@ -87,7 +87,7 @@ def test_a_check_for_rivals_that_fails_is_a_warning_and_after_a_while_a_veto(
     (failures / 'rival_watch.look').touch()
     rig.wait(lambda: 'rival_watch failed with RuntimeError' in rig.process.output, 'the line')
     assert values_of(rig.answer(next(SECONDS)))['confident'] == 'true'
-    rig.wait_for_reason('it cannot be checked whether somebody else publishes')
+    rig.wait_for_reason('cannot check whether another node publishes')
     assert values_of(rig.answer(next(SECONDS)))['confident'] == 'false'
     (failures / 'rival_watch.look').unlink()
     rig.raise_flag()

@@ -241,7 +241,7 @@ def test_a_good_frame_in_work_during_a_change_is_neither_faulty_nor_worth_a_labe
 ) -> None:
     rig.node.topics['~/flagged'].num_subscribers = 1
     at_step(rig, 'network', lambda: rig.owner.reset(), monkeypatch)
-    assert 'the node was reset while the frame was in work' in rig.last_message
+    assert 'the node was reset while the frame was processed' in rig.last_message
     assert rig.statistics.num_faulty == 0 and not rig.statistics.is_faulty
     assert rig.node.topics['~/flagged'].sent == []
 
@@ -255,7 +255,7 @@ def test_a_frame_that_cannot_be_used_says_why_without_a_calibrated_gate_too(rig:
     assert 'image with 10 bytes' in rig.last_message
     assert 'image with 10 bytes' in rig.statistics.last_fault
     rig.send()
-    assert rig.last_message == 'passes is 3: the limits are for 8'
+    assert rig.last_message == 'passes is 3: the thresholds are for 8'
 
 
 def test_while_inactive_settings_and_reset_leave_the_reason(rig: Rig) -> None:
@@ -360,7 +360,7 @@ class TestStaleness:
         rig.backend.during = work
         rig.send()
         assert rig.flags[RISE_FRAMES:] == [False]
-        assert 'came or was computed too late' in rig.last_message
+        assert 'arrived or was processed too late' in rig.last_message
 
 
 def test_a_veto_keeps_the_flag_down_and_the_gate_starts_from_nothing_after(rig: Rig) -> None:
@@ -484,7 +484,7 @@ def test_a_true_that_went_out_late_is_followed_by_a_false_at_once(rig: Rig) -> N
         rig, 'now_s', rig.now_s + next(paused, 0.0) * TIMEOUT_S))
     rig.send()
     assert [msg.data for msg in flag.sent] == [False] * (RISE_FRAMES - 1) + [True, False]
-    assert 'held up while a verdict went out' in rig.last_message
+    assert 'delayed while it published a verdict' in rig.last_message
     assert rig.statistics.is_faulty
 
 

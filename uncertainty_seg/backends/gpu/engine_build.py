@@ -253,8 +253,8 @@ def work_ahead(
     if not trt.is_rtx:
         raise BackendUnavailableError(
             f'TensorRT {trt.version} builds for the GPU of this machine only',
-            fix='name no compute capability on the machine that runs the engines, or build with '
-                'TensorRT-RTX',
+            fix='build on the machine that runs the engines, without a compute capability, or '
+                'with TensorRT-RTX',
         )
     target = EngineTarget.ahead(trt, compute_capability)
     return EngineWork(trt, engines_of(bundle, settings, trt, target))

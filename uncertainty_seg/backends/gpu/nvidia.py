@@ -75,7 +75,7 @@ def find_device(cuda: Any = None, releases: Sequence[Path] = RELEASES) -> CudaDe
             fix='after an update of the driver, restart; nvidia-smi shows more') from err
     if found is None:
         raise BackendUnavailableError(
-            'the NVIDIA driver is here, but no GPU', 'one that may be used',
+            'the NVIDIA driver finds no GPU', 'at least one visible GPU',
             'see CUDA_VISIBLE_DEVICES and, in a container, NVIDIA_VISIBLE_DEVICES')
     driver = (f'{version // 1000}.{version % 1000 // 10}', *_driver_releases(releases))
     return CudaDevice(

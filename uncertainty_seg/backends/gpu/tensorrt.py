@@ -373,7 +373,8 @@ class FrameRunner:
             for context in self._usual:
                 context.record()
         except Exception as err:  # TensorRT's errors derive from nothing narrower
-            _log.warning('no CUDA graphs, which only costs time: %s', err)
+            _log.warning('running without CUDA graphs, which is slower but gives the same '
+                         'results: %s', err)
             return False
         return True
 
@@ -382,7 +383,7 @@ class FrameRunner:
         unusual = _sizes(calls) - set(self._calls)
         self._others = {size: one for size, one in self._others.items() if size in unusual}
         for size in unusual - set(self._others):
-            _log.info('calls of %d passes are not recorded', size)
+            _log.info('calls of %d passes run without a CUDA graph', size)
             self._others[size] = self._new_call(size)
         return {**self._calls, **self._others}
 

@@ -127,7 +127,7 @@ def write_page(path: Path, page: str) -> None:
         replace_file(path, page)
     except OSError as err:
         raise ConfigError(f'{path} cannot be written ({err.strerror})',
-                          'a file in a folder that exists and may be written to') from err
+                          'a file in a writable folder') from err
 
 
 def require_report_place(path: Path) -> None:
@@ -147,7 +147,7 @@ def require_place(path: Path, what: str) -> None:
         why = 'it is a folder' if path.is_dir() else \
             'no permission' if path.parent.is_dir() else 'no such folder'
         raise ConfigError(f'{what} {path} cannot be written ({why})',
-                          'a file in a folder that exists and may be written to')
+                          'a file in a writable folder')
 
 
 # -------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def promised_limit(
     fits = is_last & (_bound(lost, len(sizes)) <= alpha + _ROUNDING)
     if not fits.any():
         raise CalibrationError(
-            f'no frame can be accepted at alpha {alpha:g}: bad frames have the smallest scores',
+            f'no frame can be accepted at alpha {alpha:g}: the lowest scores are of bad frames',
             fix='take a larger alpha, other scores or a better network')
     return float(ranked[fits].max())
 
@@ -94,8 +94,8 @@ def _refuse_hopeless(bad: NDArray[np.bool_], num_blocks: int, alpha: float) -> N
                                f'at least {needed} blocks',
                                'add blocks, or promise a larger alpha')
     if bad.all():
-        raise CalibrationError('every calibration frame is bad', 'a network that is often right',
-                               'nothing can be accepted: look at the rule and the masks')
+        raise CalibrationError('every calibration frame is bad', 'some good frames',
+                               'check the rule for bad masks, and the masks')
 
 
 def _bound(lost: Floats | float, num_blocks: Floats | int) -> Floats | float:

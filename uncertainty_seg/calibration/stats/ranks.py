@@ -114,7 +114,7 @@ class RankFamily:
             given = shares.get(name, np.empty(0))
             if values.shape != given.shape or not values.size or (np.diff(values) <= 0).any() \
                     or (np.diff(given) <= 0).any() or not values[0] > 0 or given[-1] != 1:
-                raise CalibrationError(f'the ranks of {name!r} do not grow',
+                raise CalibrationError(f'the ranks of {name!r} are not increasing',
                                        'what calibrate wrote', 'calibrate the bundle again')
         return cls(knots, shares, {n: float(p) for n, p in facts['powers'].items()})
 

@@ -164,7 +164,7 @@ def _place(node: onnx.NodeProto, known: Shapes, axes: FoundPasses) -> tuple[Shap
     if data in axes.axes:
         return shape, axes.axes[data]
     if data in axes.lost:
-        raise GraphError(f'{what}: the batch was lost at {axes.lost[data]}',
+        raise GraphError(f'{what}: the batch axis was lost at {axes.lost[data]}',
                          'a tensor whose batch axis is known',
                          'compute that step without mixing the batch with other axes')
     raise GraphError(f'{what} drops channels of a constant of shape {shape}', 'a batch on axis 0',

@@ -88,7 +88,7 @@ class _Merged:
             names[tensor.name] = self._add_weight(tensor, index)
         if len(self.weights) == before:
             raise GraphError(f'member {index} has the weights of an earlier one',
-                             'networks trained apart', 'give each file of weights once')
+                             'networks trained separately', 'give each file of weights once')
         for node in model.graph.node:
             if is_dropout(node):
                 names[node.output[0]] = names[node.input[0]]

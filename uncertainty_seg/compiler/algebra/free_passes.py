@@ -80,7 +80,7 @@ def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.Mo
     for info in model.graph.output:
         if info.name in found.lost:
             raise GraphError(f'passes would mix at {found.lost[info.name]}',
-                             'an operation that treats every image of a batch alike',
+                             'an operation that treats each image of a batch separately',
                              'write that step without the batch size, or move the dropout '
                              'behind it')
     editor = _Editor(result, known, found, sites)

@@ -265,7 +265,8 @@ class DropoutWatch(TorchFunctionMode):
             first = float(source.reshape(-1)[0])
             is_varied = bool((source != first).any())
         if is_varied:
-            raise GraphError(f'{place(self.module)} draws with a chance that varies', 'one rate',
+            raise GraphError(f'{place(self.module)} draws with a varying probability',
+                             'a constant rate',
                              DRAW_BY_DROPOUT)
         return first
 

@@ -101,9 +101,9 @@ class ForwardGuard(TorchDispatchMode):
             raise draws(self._watch.module, name)
         else:
             raise GraphError(
-                f'{where} looks at the values of its tensors ({name}) to decide what to do',
+                f'{where} branches on the values of its tensors ({name}) to choose its operations',
                 'the same operations for every image',
-                'write it with torch.where, or take that check out')
+                'write it with torch.where, or remove that check')
 
     def _follow(self, x: Tensor, is_drawn: bool = False) -> None:
         reference = StorageWeakRef(x.untyped_storage())
@@ -148,7 +148,7 @@ def switch(net: nn.Module, is_training: bool) -> nn.Module:
         net.train() if is_training else net.eval()
     except Exception as err:  # as its class pleases
         raise GraphError(f'{call} of the net fails ({told(err)})',
-                         'one that sets the mode', 'mend it, or leave it out') from err
+                         'a call that sets the mode', 'repair it, or remove the override') from err
     return net
 
 

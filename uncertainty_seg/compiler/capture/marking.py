@@ -133,7 +133,7 @@ def _fails(net: nn.Module, image: Tensor, problem: str) -> GraphError:
     for planes in _PLANES:
         if _takes(net, torch.zeros(1, planes, height, width)):
             return GraphError(f'the net takes images of {planes} planes and not of three',
-                              'red, green and blue', 'put a layer in front that takes these')
+                              'red, green and blue', 'put a layer in front that converts these')
     return GraphError(f'{came}: {problem}', 'a net that runs in eval mode at the given size')
 
 
@@ -360,13 +360,15 @@ def copied(net: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(net)
     except Exception as err:  # whatever is not made to be copied: a lock, a computed weight
-        _log.info('shared with the copy: what is not copied (%s)', told(err))
+        _log.info('some members are shared with the copy, since they cannot be copied (%s)',
+                  told(err))
     try:
         return copy.deepcopy(net, dict(_shared(net)))
     except Exception as err:
         raise GraphError('the net cannot be copied by copy.deepcopy',
-                         'one that can: what is compiled is compared with an untouched copy',
-                         'take out what holds a file, a lock or a process') from err
+                         'a net that can be copied, since the result is compared with an '
+                         'untouched copy',
+                         'remove members that hold a file, a lock or a process') from err
 
 
 def _shared(net: nn.Module) -> Iterator[tuple[int, Any]]:

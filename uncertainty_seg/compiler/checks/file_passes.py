@@ -60,8 +60,8 @@ class FileNetwork:
             returned, = self._sessions[is_live].run([self._output], {info.name: given})
         except Exception as err:  # the runtime's own errors derive from nothing narrower
             raise GraphError(f'ONNX Runtime cannot run the file itself ({said(err)})',
-                             'a file that it runs, to compare the passes with',
-                             'export it again, or say compare_passes=0') from err
+                             'a file that ONNX Runtime can run, to compare the passes with',
+                             'export it again, or set compare_passes=0') from err
         return in_planes(returned.astype(np.float32), self._form)
 
     def _opened(self, is_live: bool) -> Any:

@@ -95,7 +95,7 @@ def check_compiled(
         raise GraphError(f'the network cannot be run ({said(err)})', 'one that ONNX Runtime runs',
                          'replace the operation that it names') from err
     if card.noise_sites and not shaken > 1e-6 * spread:
-        raise GraphError('noise and no noise give the same logits', 'a variance that counts',
+        raise GraphError('the noise does not change the logits', 'a variance that changes them',
                          'train the variance head, or compile with method=mc_dropout or single')
     return CheckReport(still, masked, spread)
 
@@ -166,8 +166,8 @@ class NetworkRunner:
         if len(logits) != passes:
             raise GraphError(
                 f'{passes} passes give {len(logits)} results', 'one each',
-                'a step has the batch of what no dropout reaches, such as a gather by indices of '
-                'the image: compute those of what is dropped, or drop behind it')
+                'a step has the batch size of the part without dropout, such as a gather by '
+                'indices of the image: move the dropout behind that step')
         if not np.isfinite(logits).all():  # a NaN is above no tolerance
             raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
                              'look for NaN in its weights, and check mean and std')
@@ -364,7 +364,7 @@ def session_of(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
         import onnxruntime
     except ImportError as err:
         raise BackendUnavailableError(
-            f'onnxruntime cannot be imported ({err})', 'it, to check what was compiled',
+            f'onnxruntime cannot be imported ({err})', 'onnxruntime, for the checks',
             install_command('onnxruntime')) from err
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -398,7 +398,7 @@ def _too_far(when: str, error: float, most: float) -> GraphError:
     return GraphError(
         f'{when} the result differs from the network by {error:.2g} of the spread of its logits',
         f'at most {most:.2g}',
-        'leave layers out to find which is compiled wrongly, or compile its ONNX export')
+        'remove layers to find the one that is compiled wrongly, or compile the ONNX export')
 
 
 def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

@@ -54,8 +54,8 @@ def require_own_names(model: onnx.ModelProto) -> None:
     for what, names in (('tensors', made), ('nodes', [n.name for n in graph.node if n.name])):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise GraphError(f'two {what} of the network are called {twice[0]!r}', 'a name of its '
-                             'own for each', 'export it again: no runtime takes such a file')
+            raise GraphError(f'two {what} of the network are called {twice[0]!r}', 'unique names',
+                             'export it again: no runtime accepts such a file')
 
 
 def require_compilable(model: onnx.ModelProto) -> None:
@@ -83,13 +83,13 @@ def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
 def _require_known(node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
     where = f'node {node.name!r} is {node.op_type}'
     if node.op_type in RANDOM_OPS and not is_dropout(node):
-        raise GraphError(f'{where}, random numbers that every runtime draws its own way',
+        raise GraphError(f'{where}, random numbers, which differ between runtimes',
                          'dropout', 'express it as dropout, or export the network without it')
     if node.op_type in _CONTROL_FLOW:
         inside = sorted({inner.op_type for graph in subgraphs(node) for inner in every_node(
             onnx.ModelProto(graph=graph)) if inner.op_type in RANDOM_OPS})
         hidden = f' and which holds {", ".join(inside)}' if inside else ''
-        raise GraphError(f'{where}, whose course depends on the image{hidden}',
+        raise GraphError(f'{where}, control flow that depends on the image{hidden}',
                          'a fixed sequence of operators', 'export the network for one input '
                          'size, without data-dependent branches')
     if node.op_type in _LISTS:

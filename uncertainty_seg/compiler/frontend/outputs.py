@@ -304,9 +304,10 @@ def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]
     grids = _grids(count, form.size)
     if len(grids) != 1:
         raise GraphError(
-            f'the output {name!r} of shape {shape} is a list of {count} places, no grid of an '
-            f'image of {form.size[1]}x{form.size[0]}', 'as many places as rows times columns',
-            'take off what is no place, such as a class token, or reshape it to planes')
+            f'the output {name!r} of shape {shape} is a list of {count} positions, not the grid '
+            f'of an image of {form.size[1]}x{form.size[0]}',
+            'as many positions as rows times columns',
+            'remove extra positions, such as a class token, or reshape it to planes')
     (rows, columns), = grids
     return ((1, rows, columns, shape[2]), 3, 2) if is_last else \
         ((1, shape[1], rows, columns), 1, 1)

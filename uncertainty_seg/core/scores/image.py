@@ -208,9 +208,8 @@ FIXED_LIMITS: Mapping[str, float] = {
     'repeated_half': 1.8, 'rolled': 0.17,
 }
 _ONE = np.uint8(1)
-_FIX = ('check the camera, its cable and its driver; if this camera is meant to look so, '
-        'calibrate the bundle on its frames, leave the part out by ignore_mask, or raise '
-        'damage_scale')
+_FIX = ('check the camera, its cable and its driver; if its images always look like this, '
+        'calibrate the bundle on them, exclude the region by ignore_mask, or raise damage_scale')
 
 
 @dataclass(frozen=True)
@@ -262,8 +261,8 @@ _WORDS = {
     'column_comb': 'columns alternate: neighbours differ {:.2f} times as much as every second',
     'repeated_half': 'the lower half repeats the upper: rows in between differ {:.1f} times as '
     'much',
-    'rolled': 'it is rolled: its ends belong together, and {:.0%} of a line inside do not',
-    'channel_mismatch': 'the colour channels do not belong together: mismatch {:.2f}',
+    'rolled': 'it is rolled: opposite borders match, and {:.0%} of a line inside does not',
+    'channel_mismatch': 'the colour channels do not match: mismatch {:.2f}',
     'stuck_channel': 'a colour channel has one value everywhere: stillness {:.3f}',
     'red_over_blue': 'red is {:.2f} times blue, as if they were swapped',
     'colourless': 'the colour is missing: greyness {:.2f}',

@@ -116,9 +116,9 @@ class FlagLink:
     def _on_incompatible(self, event: Any) -> None:
         kind = qos_policy_name_from_kind(event.last_policy_kind)
         self._node.get_logger().error(
-            f'a publisher on {self.topic} offers another {kind} than is asked for, its flag is '
-            f'not taken: asked are reliable and a deadline of {self._settings.deadline_s:g} s; '
-            'set deadline_s to at least the stale_timeout_s of the node that publishes it')
+            f'a publisher on {self.topic} offers another {kind} than requested, so its flag is '
+            f'not received: required are reliable and a deadline of {self._settings.deadline_s:g} '
+            's; set deadline_s to at least the stale_timeout_s of the node that publishes it')
 
 
 NODE_NAME = 'speed_governor'
@@ -211,7 +211,7 @@ class SpeedGovernorNode(Node):
                                    self._age_of(msg, info.get('source_timestamp', 0))))
         if limiter.reason:
             self.get_logger().warning(
-                f'{self._commands.topic_name} {limiter.reason}, zero goes out '
+                f'{self._commands.topic_name} {limiter.reason}, a zero is published '
                 f'({limiter.num_refused + limiter.num_late} so far)',
                 throttle_duration_sec=REFUSAL_REPORT_PERIOD_S)
 

@@ -64,7 +64,7 @@ class SpeedSettings:
         if self.settle_s < self.deadline_s:
             raise ConfigError(
                 f'settle_s is {self.settle_s:g}', f'at least deadline_s, {self.deadline_s:g}',
-                'with less, a flag from before a cut could raise the speed after it',
+                'with less, an old flag could raise the speed after an interruption',
             )
 
     @property
@@ -120,7 +120,7 @@ class CommandLimiter:
         elif not abs(age_s) < self._timeout_s:
             self.num_late += 1
             self.reason = (f'was sent {age_s:.1f} s ago, expected less than {self._timeout_s:g} '
-                           's: held up, or the clocks differ (compare_clocks)')
+                           's: delayed, or the clocks differ (compare_clocks)')
         self._command = (0.0,) * len(command) if self.reason else tuple(command)
         # The timeout counts from the sending; a command from the future counts as sent now.
         self._taken_s = now_s if self.reason else now_s - max(age_s, 0.0)
@@ -193,13 +193,13 @@ class PublisherWatch:
             self._num_changes = 0
         self._known |= self._present
         if len(self._present) > 1:
-            return (f'{len(self._present)} publishers of the flag, expected one: nobody can tell '
-                    'whose flag it is; stop all but one, or give each its own governor')
+            return (f'{len(self._present)} publishers of the flag, expected one: the flags cannot '
+                    'be distinguished; stop all but one, or give each its own governor')
         for only in self._present - {self._alone}:
             self._alone, self._alone_since_s = only, now_s
         if self._present & self._barred:
-            return ('the flag comes from a publisher that published beside another one: it is not '
-                    'relied on; start the node anew that should publish it, and nothing else')
+            return ('the flag comes from a publisher that was active beside another one and is '
+                    'not trusted; restart the node that should publish it')
         return ''
 
     def hear(self, now_s: float, number: int | None) -> None:
@@ -277,7 +277,7 @@ class SpeedPolicy:
         if not is_confident:
             self._lose('the flag is false')
         elif not abs(age_s) < self._settings.deadline_s:
-            self._lose(f'the flag was sent {age_s:.1f} s ago: held up, or the clocks differ')
+            self._lose(f'the flag was sent {age_s:.1f} s ago: delayed, or the clocks differ')
         else:
             # The clocks may differ a little: a flag from the future counts as sent now.
             self._rise(now_s - max(age_s, 0.0))

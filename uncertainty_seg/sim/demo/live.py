@@ -140,7 +140,7 @@ def require_ros(environment: Mapping[str, str]) -> None:
     if tried.returncode:
         said = tried.stderr.strip().splitlines() or [f'exit code {tried.returncode}']
         raise BackendUnavailableError(
-            f'ROS makes no node here ({said[-1]})', 'a sourced ROS 2 or the ROS 2 wheels',
+            f'ROS cannot create a node here ({said[-1]})', 'a sourced ROS 2 or the ROS 2 wheels',
             'source /opt/ros/DISTRO/setup.bash, or run the demo offline')
 
 
@@ -213,7 +213,7 @@ def own_domain() -> int:
             except OSError:
                 continue
     raise UncertaintySegError('each ROS domain is in use on this computer', 'a free one',
-                              'end nodes, or give --domain')
+                              'stop some nodes, or name a domain')
 
 
 def ros_environment(base: Mapping[str, str], domain: int | None = None) -> dict[str, str]:

@@ -223,7 +223,7 @@ def make_pictures(
     moments = choose_moments(timeline, stamps_of_heatmaps(outputs))
     chosen = list(iter_frames(dive, outputs, moments))
     if not cv2.imwrite(str(sheet_path), draw_sheet(chosen, timeline, card, subtitle)):
-        raise UncertaintySegError(f'{sheet_path} cannot be written', 'a folder with room')
+        raise UncertaintySegError(f'{sheet_path} cannot be written', 'a writable folder')
     return timeline
 
 

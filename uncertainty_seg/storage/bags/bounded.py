@@ -39,7 +39,7 @@ def expand(make: Callable[[], Any], data: bytes, most: int) -> bytes:
             if len(found) > most:
                 raise ValueError(f'{len(data)} bytes expand to more than {most}')
             if not part and left == b'':
-                raise ValueError('what is compressed is cut off')
+                raise ValueError('the compressed data is truncated')
             left = b''
         left = frame.unused_data
         if not left:

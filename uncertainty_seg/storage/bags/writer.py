@@ -191,7 +191,7 @@ def _as_bag_error(path: Path) -> Iterator[None]:
         reason = getattr(err, 'strerror', None) or str(err)
         raise BagError(
             f'bag {path} cannot be written ({reason})',
-            'a folder with room that this user may write to', 'choose another output',
+            'a writable folder with free space', 'choose another output',
         ) from err
 
 
