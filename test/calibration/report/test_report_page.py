@@ -25,6 +25,8 @@ from uncertainty_seg.calibration.report.page import (  # noqa: E402
     whole_percent,
     write_page,
 )
+from uncertainty_seg.calibration.report.reports import _judged  # noqa: E402
+from uncertainty_seg.core.calibration import Promise  # noqa: E402
 from uncertainty_seg.errors import ConfigError  # noqa: E402
 
 VOID = {'meta', 'link', 'img', 'br'}
@@ -142,3 +144,11 @@ def test_numbers_are_written_for_people_and_what_is_not_known_is_a_dash() -> Non
     assert [number(0.12345), number(float('inf')), limit(0.1)] == ['0.123', '∞', '0.1000']
     assert [percent(0.0834), whole_percent(0.05)] == ['8.3\N{NO-BREAK SPACE}%',
                                                       '5\N{NO-BREAK SPACE}%']
+
+
+@pytest.mark.parametrize(('upper', 'is_useless'), [(0.995, True), (0.12, False)])
+def test_a_flag_of_which_most_may_be_bad_is_not_to_be_used(upper: float, is_useless: bool) -> None:
+    promise = Promise(0.05, {'entropy.mean': 0.3}, 'iou<0.5', 30, 30, 0.04, 0.03, 0.01, upper)
+    leads, warnings = _judged(promise)
+    assert (f'{100 * upper:.1f}' in ' '.join(warnings)) == is_useless
+    assert (f'{100 * upper:.1f}' in ' '.join(leads)) != is_useless
