@@ -35,7 +35,7 @@ from uncertainty_seg.storage import model_bundle
 from uncertainty_seg.storage.bags.writer import BagWriter
 
 # Names of the pages for each kind of thing.
-BUNDLES = ('BUNDLE', 'bundle', 'models/suim', 'models/pipeline')
+BUNDLES = ('BUNDLE', 'bundle', 'models/suim', 'models/pipeline', 'models/pipeline_fp16')
 LABELLED = ('DIR', 'DATA', 'OTHER', 'SEEN', 'NEW', 'SEEN/ood', 'OTHER/ood', 'suim_dev', 'ood_dev',
             'SCENES_SEED_1', 'SCENES_SEED_1/ood', 'SCENES_SEED_1077', 'train', 'val', 'test',
             'limits')

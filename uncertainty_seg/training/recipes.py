@@ -89,7 +89,7 @@ class TrainRecipe:
     draw_rare: float = key(0.5, 'draw images with rare classes more often, by the share of images '
                            'with the rarest class to minus this power; 0: all alike')
     paste_share: float = key(0.25, 'share of images into which a rare class of another image is '
-    'pasted')
+                             'pasted')
     crop: tuple[int, int] = key((0, 0), 'width and height of training crops; 0 0: nine tenths of '
                                 'the size')
     zoom: tuple[float, ...] = key((0.65, 1.6), 'smallest and largest zoom factor')

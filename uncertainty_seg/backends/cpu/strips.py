@@ -211,4 +211,3 @@ class _Strips:
             self._rows.constants[name] = made
             self._graph.initializer.append(made)
         return name
-
