@@ -99,7 +99,7 @@ class TrainRecipe:
     small_scale: float = key(0.75, 'scale of the smaller images')
     name: str = key('', 'name of the bundle, for the card; empty: that of its folder')
     note: str = key('', 'description of the images, for the card')
-    license: str = key(_LICENSE, 'licence, for the card; {licence} is that of the encoder')  # noqa: A003
+    license: str = key(_LICENSE, 'for the card; {licence} is that of the encoder')  # noqa: A003
     not_good_for: str = key('Whatever is unlike the images that it was trained on.',
                             'limits, for the card')
 
