@@ -134,7 +134,7 @@ def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promi
     page = tmp_path / 'page.html'
     assert main(['evaluate', str(made / 'half'), str(made / 'fresh'), '--report',
                  str(page), *RUN]) == 0
-    assert 'carried over from tiny in fp32: 0.02 is to be added' in \
+    assert 'carried over from tiny in fp32: 0.02 is added' in \
         page.read_text()
 
 

@@ -24,7 +24,7 @@ import uncertainty_seg as us  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 
 RUN = ['--set', 'backend=onnxruntime', '--set', 'threads=1']
-SAID = 'no promise: the bundle has no calibration, so that the flag is never true'
+SAID = 'no promise: the bundle has no calibration, so the flag is never true'
 OF_THE_FLAG = ('gate', 'promise', 'no_promise')
 
 

@@ -61,7 +61,7 @@ def test_a_promise_is_made_on_what_was_drawn_by_chance_alone(
         bundle = make_tiny_bundle(tmp_path / limits, calibrated=False)
         found[limits] = calibrated(bundle, folders, limits)
     assert '40 of 100 frames of' in caplog.text
-    assert 'the 60 that were drawn by chance' in caplog.text
+    assert 'the 60 that were drawn at random' in caplog.text
     assert found['mixed'] == found['drawn']
     capsys.readouterr()
     assert main(['evaluate', str(tmp_path / 'mixed'), str(folders / 'mixed'), *RUN]) == 0

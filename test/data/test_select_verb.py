@@ -62,7 +62,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
     """Return the JSON line and what went to stderr, but that there is no model here."""
     got = capsys.readouterr()
     lines = [line for line in got.err.splitlines(True)
-             if 'Without masks' not in line and 'it is not here' not in line]
+             if 'Without masks' not in line and 'it is missing' not in line]
     return json.loads(got.out.splitlines()[-1]), ''.join(lines)
 
 
@@ -174,7 +174,7 @@ def origins(out: Path, capsys: pytest.CaptureFixture[str], *words: object) -> li
     facts, err = said(capsys)
     found: list[str] = pq.read_table(out / 'selection.parquet').column('origin').to_pylist()
     assert facts['control'] == found.count('control')
-    assert ('drawn by chance' in err) == ('random' in words and 'selected' in found)
+    assert ('randomly drawn' in err) == ('random' in words and 'selected' in found)
     return found
 
 

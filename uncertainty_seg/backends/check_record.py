@@ -162,7 +162,7 @@ def warn_of_rough(card: ModelCard, backend: Backend, precision: str) -> None:
 def unchecked(name: str, precision: str) -> str:
     """Return what to say of a model in a precision that was never checked on this machine."""
     return (f'{name!r} was never checked in {precision} on this machine, where its masks may '
-            'not be those in float32: run uncertainty_seg self-check before it is relied on')
+            'differ from those in float32: run uncertainty_seg self-check before you rely on it')
 
 
 @contextmanager

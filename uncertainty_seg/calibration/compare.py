@@ -189,7 +189,7 @@ class Contender:
         if self.is_still and card.members:
             how = f'the first member of {card.name!r} alone'
         elif self.is_still:
-            how = f'the deterministic pass of {card.name!r}: every mask is one, and T is 1'
+            how = f'the deterministic pass of {card.name!r}: dropout off, T = 1'
         else:
             how = f'{card.method} with T={card.passes}'
         made = self.bundle.calibration
@@ -330,10 +330,10 @@ def _notes(
                          'a calibration adds are missing.')
         if count := count_familiar(one.bundle, images):
             some = '' if count == len(images) else f'{count} of '
-            notes.append(f'{one.label} was trained or calibrated on {some}these images, so that '
-                         'its figures are too good.')
+            notes.append(f'{one.label} was trained or calibrated on {some}these images, so its '
+                         'figures are too good.')
         bad = contended[one.label].is_bad
         if bad.all() or not bad.any():
             notes.append(f'{"every" if bad.all() else "no"} frame of {one.label} is bad by the '
-                         f'rule {rule.text!r}: nothing is said of bad frames or a promise.')
+                         f'rule {rule.text!r}: no figures of bad frames or a promise.')
     return tuple(notes)

@@ -43,8 +43,8 @@ from uncertainty_seg.core.settings import Settings
 
 _log = logging.getLogger(__name__)
 # What stands in the place of the figures of the flag.
-NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no figures of it; '
-           'masks and uncertainty are measured at temperature 1')
+NO_FLAG = (f'{NO_CALIBRATION}, so the flag is never true and not measured; masks and uncertainty '
+           'are measured at temperature 1')
 
 
 def as_sentence(text: str) -> str:
@@ -114,8 +114,8 @@ class Evaluated:
         if self.flag is None:
             return first + as_sentence(NO_FLAG)
         if self.flag.verdict is None:
-            return first + ('No promise was made for these frames: its rule of bad is another '
-                            'one, or they were selected by their scores.')
+            return first + ('No promise was made for these frames: the rule for bad masks '
+                            'differs, or the frames were selected by their scores.')
         return first + self.flag.verdict.sentence()
 
     def line(self) -> dict[str, Any]:

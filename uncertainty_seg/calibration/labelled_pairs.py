@@ -76,7 +76,7 @@ def drawn_frames(data: LabelledFolder, folder: Path) -> LabelledFolder:
     """
     drawn, remark = without_selected(data, folder)
     if drawn is data and remark:
-        raise DatasetError(remark, 'frames that were drawn by chance',
+        raise DatasetError(remark, 'frames that were drawn at random',
                            'label control frames of the frame log, or a random selection')
     return drawn
 
@@ -93,10 +93,10 @@ def without_selected(data: LabelledFolder, folder: Path) -> tuple[LabelledFolder
     count, every = len(data.stems) - len(drawn), len(data.stems)
     if count == 0:
         return data, ''
-    remark = (f'{count} of {every} frames of {folder} are left aside, since they were selected by '
-              f'their scores; the {len(drawn)} that were drawn by chance stand for the dive') \
-        if drawn else (f'all {every} frames of {folder} were selected by their scores: shares of '
-                       'them are not those of a dive')
+    remark = (f'{count} of {every} frames of {folder} are left out, since they were selected by '
+              f'their scores; the {len(drawn)} that were drawn at random represent the dive') \
+        if drawn else (f'all {every} frames of {folder} were selected by their scores: their '
+                       'shares are not those of a dive')
     _log.warning('%s', remark)
     return subset(data, drawn) if drawn else data, remark
 

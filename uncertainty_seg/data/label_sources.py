@@ -100,7 +100,7 @@ def export_labels(
     left_out = left_out or LeftOut()
     if not selections:
         if root:
-            raise ConfigError(f'the root {root} of frame logs', 'a selection')
+            raise ConfigError(f'the root {root} with frame logs', 'a selection')
         logs = [_log(path) for path in inputs]
         classes, frames, total = frames_of_logs(logs, left_out, reasons)
     else:

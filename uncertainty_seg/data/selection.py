@@ -216,8 +216,8 @@ def select(
     num_known = 0 if labels is None else len(set(pool.keys) & set(labels.keys))
     drawn, is_held = np.zeros(0, np.int64), np.isin(pool.dives, _set_aside(as_paths(labelled)))
     if is_held.any():
-        remarks.append(f'{int(is_held.sum())} frames are of dives that control frames were drawn '
-                       'of before, and are left out.')
+        remarks.append(f'{int(is_held.sum())} frames are left out, since control frames were '
+                       'drawn from their dives before.')
     if control:
         drawn, is_of_control = _draw_control(pool, control, request, num_known)
         is_held |= is_of_control
@@ -272,7 +272,7 @@ def _beside(drawn: Candidates, labels: Candidates | None) -> Candidates:
 
 
 def _with_control(chosen: Selection, drawn: NDArray[np.int64], seed: int) -> Selection:
-    why = f'control: drawn by lot from all frames, seed {seed}, to measure on.'
+    why = f'control: drawn at random from all frames, seed {seed}, to measure on.'
     return replace(chosen, rows=np.concatenate([chosen.rows, drawn]),
                    reasons=chosen.reasons + (why,) * len(drawn),
                    stands_for=np.concatenate([chosen.stands_for, np.zeros_like(drawn)]))
@@ -296,17 +296,16 @@ def _origins(
     if num_known:
         why.append(f'{num_known} labelled frames were left out')
     if request.per_dive is not None:
-        why.append('a dive had a limit')
+        why.append('frames per dive were limited')
     if request.min_gap_s:
-        why.append('frames had to be apart in time')
+        why.append('a minimum gap was set')
     origins = tuple(SELECTED if why or key in before else CONTROL
                     for key in pool.keys[chosen.rows])
     if SELECTED in origins:
         why = why or ['the tables are selections by a score']
         remarks.append(
-            f'{origins.count(SELECTED)} of the {len(origins)} frames do not count as drawn by '
-            f'chance, since {" and ".join(why)}: they train a network, and calibrate leaves them '
-            'aside.')
+            f'{origins.count(SELECTED)} of the {len(origins)} frames do not count as randomly '
+            f'drawn, since {" and ".join(why)}: use them for training; calibrate leaves them out.')
     return origins
 
 
@@ -317,7 +316,7 @@ def _labelled(
     if info_of(table.schema) == info:
         return candidates_of(table, column)
     remarks.append(f'{len(table)} labelled frames were scored with another model or settings: '
-                   'they and what looks like them are left out, and their scores do not count.')
+                   'they and their near duplicates are left out, and their scores are not used.')
     return Candidates(_objects(table, 'frame_key'), _objects(table, 'dive'),
                       np.full(len(table), np.nan), _hashes(table))
 
@@ -341,21 +340,21 @@ def _why_fewer(pool: Candidates, request: SelectionRequest, chosen: Selection) -
         why.append(f'the limit of {request.score_name} is {request.limit:.6g} and the largest '
                    f'{known.max() if len(known) else math.nan:.6g}')
     if request.per_dive is not None:
-        why.append(f'no dive may give more than {request.per_dive}')
+        why.append(f'frames per dive are limited to {request.per_dive}')
     if request.min_gap_s:
-        why.append(f'those of a dive are {request.min_gap_s:g} s apart')
+        why.append(f'frames of a dive must be {request.min_gap_s:g} s apart')
     return ', '.join(why)
 
 
 def _remarks(pool: Candidates, request: SelectionRequest, chosen: Selection) -> list[str]:
     said = []
     if len(chosen.rows) < request.count:
-        said.append(f'only {len(chosen.rows)} of the {request.count} frames asked for were left '
+        said.append(f'only {len(chosen.rows)} of the {request.count} requested frames were left '
                     f'of {chosen.num_candidates}: {_why_fewer(pool, request, chosen)}.')
     if chosen.num_unscored:
         said.append(f'{chosen.num_unscored} of the frames could not be scored: '
-                    + ('drawn as any other.' if request.strategy == 'random'
-                       else 'first to be chosen.'))
+                    + ('drawn like the others.' if request.strategy == 'random'
+                       else 'chosen first.'))
     return said
 
 
@@ -383,8 +382,8 @@ def read_table(
     keys = table.column('frame_key').to_pylist()
     first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())
     if len(first) < len(keys):
-        remarks.append(f'{len(keys) - len(first)} rows of {listed} are of frames that are there '
-                       'already and were left out.')
+        remarks.append(f'{len(keys) - len(first)} rows of {listed} are duplicates and were left '
+                       'out.')
         table = table.take(np.sort(first))
     return table
 
@@ -430,9 +429,9 @@ def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]
     changed = {new for old, new in zip(together.column('dive').to_pylist(), names, strict=True)
                if (old or '') != new}
     if changed:
-        remarks.append(f'{len(changed)} dives of different paths share a name and are told apart '
-                       f'by 6 digits ({", ".join(sorted(changed)[:3])}); name files of one dive '
-                       'alike when they are scored.')
+        remarks.append(f'{len(changed)} dives of different paths share a name and are '
+                       f'distinguished by 6 digits ({", ".join(sorted(changed)[:3])}); if they '
+                       'are one dive, give it one name when scoring.')
     own, others = names[:len(table)], names[len(table):]
     return with_values(table, 'dive', own), \
         None if labelled is None else with_values(labelled, 'dive', others)
@@ -545,8 +544,8 @@ def scored_frames(
     for (_, source, kind, topic), wanted in by_source.items():
         path, missing = where.find(source), dict(wanted)
         if not Path(path).exists():
-            left_out.add(f'{len(missing)} frames of {path}: it is not here; name the folder that '
-                         'holds it now.', len(missing))
+            left_out.add(f'{len(missing)} frames of {path}: it is missing; if it was moved, name '
+                         'its new folder.', len(missing))
             continue
         files = {index: row[FILE_COLUMN] or '' for index, row in wanted.items()}
         try:
@@ -559,7 +558,7 @@ def scored_frames(
             left_out.add(f'{len(missing)} frames of {path}: {err}', len(missing))
         else:
             for row in missing.values():
-                left_out.add(f'{row["frame_key"]} is not in its source any more.')
+                left_out.add(f'{row["frame_key"]} is missing in its source.')
 
 
 def _scored_image(
@@ -576,8 +575,8 @@ def _scored_image(
     bits_apart = (row['phash'] ^ perceptual_hash(image)).bit_count()
     if frame.stamp_ns != row['stamp_ns'] or bits_apart > _DECODERS_DIFFER \
             or image.shape[:2] != (row['height'], row['width']):
-        left_out.add(f'{row["frame_key"]}: another image is in its place, expected the one that '
-                     'was scored: score its source again.')
+        left_out.add(f'{row["frame_key"]}: the image has changed since it was scored: score its '
+                     'source again.')
         return None
     return image
 

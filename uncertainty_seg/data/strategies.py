@@ -322,7 +322,7 @@ def top_k(choice: Choice) -> None:
 def uniform(choice: Choice) -> None:
     """Draw by lot, whatever the score."""
     choice.quota.take_in_order(np.argsort(choice.drawn, kind='stable'),
-                               f'drawn by lot, seed {choice.request.seed}')
+                               f'drawn at random, seed {choice.request.seed}')
 
 
 def k_centre(choice: Choice) -> None:
@@ -379,7 +379,7 @@ def _spread(choice: Choice, weights: Column, why: str) -> None:
         with np.errstate(invalid='ignore'):  # of rows that are closed
             worth = pool.scores if nearest.is_empty else squares * nearest.squared
         row = int(np.argmax(np.where(quota.is_open, worth, -np.inf)))
-        quota.take(row, 'the most uncertain, as a start' if nearest.is_empty else why)
+        quota.take(row, 'the most uncertain frame, to start with' if nearest.is_empty else why)
         nearest.add(pool.features[row])
 
 

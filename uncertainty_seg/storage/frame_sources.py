@@ -375,7 +375,7 @@ def _places_in(folder: Path, seen: set[Path], unread: list[str]) -> list[_Place]
         if all(place.kind == 'folder' for place in found):
             return [_Place('folder', folder, folder), *found]
         unread.append(f'{len(shots)} pictures of {folder} beside recordings are not read (the '
-                      f'first is {shots[0].name!r}): put them into a folder of their own')
+                      f'first is {shots[0].name!r}): put them into their own folder')
     return found
 
 

@@ -119,7 +119,7 @@ def plot_risk_coverage(
                       markeredgecolor=INK, markeredgewidth=2.4, linestyle='', zorder=7,
                       clip_on=False, label=words.replace('%', ' %'))
         axes.set(xlim=(0, 1), ylim=(0, top), xlabel='coverage: share of frames accepted',
-                 ylabel='risk: share of the accepted that is bad')
+                 ylabel='risk: share of accepted frames that are bad')
         percent_axis(axes.xaxis)
         percent_axis(axes.yaxis)
         figure.legend(loc='outside right center')
@@ -158,7 +158,7 @@ def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
         top.plot([0, 1], [0, 1], color=QUIET, linewidth=1, zorder=1)
         for x, y, words in ((0.30, 0.80, 'underconfident'), (0.72, 0.16, 'overconfident')):
             top.text(x, y, words, color=QUIET, ha='center', style='italic')
-        top.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy: share that is right')
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy: share of right pixels')
         bottom.set(xlabel='confidence of the pixel', ylabel='pixels', ylim=(0, None))
         for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
             percent_axis(axis)
@@ -262,5 +262,5 @@ def legend_tile(scale: HeatScale) -> Tile:
     """Return the legend of a heatmap, twice as large as a page shows it, and the same in words."""
     words = f'{scale.name}: grey up to {scale.lower:.3g}, brightest from {scale.upper:.3g}'
     if scale.unknown_above is not None:
-        words += '; cyan surrounds what is unlike the training images'
+        words += '; cyan surrounds regions unlike the training images'
     return Tile(words, png_address(heat_legend(scale, _LEGEND_PX)))

@@ -160,26 +160,27 @@ def comparison_page(found: Comparison) -> str:
     return Report(f'Comparison with {found.baseline}', [
         Section('forest', 'What changed', [Plot(
             plot_forest(forest, found.baseline), 'Gain of each figure and its interval')],
-            f'Right of the line is better than {found.baseline}, whatever the figure; a bar that '
-            'crosses the line is no difference that these frames show. Each figure has a scale of '
-            'its own.'),
+            f'Right of the line is better than {found.baseline}, for every figure; a bar that '
+            'crosses the line means that these frames show no difference. Each figure has its own '
+            'scale.'),
         Section('contenders', 'What was compared', [
             Table(['', 'what it is', 'time'], contenders)],
             f'Everything is compared with {found.baseline}.'),
         Section('table', 'All figures', [Table(
             ['figure', 'bundle', 'value', f'gain over {found.baseline}', 'of'], rows)], (
-            'Maps and scores are those that five folds of the blocks picked, measured on the '
-            'frames that had no part in the choice. A gain above 0 is better, whatever the '
-            'figure; it is better only if its interval excludes 0.'), is_folded=True),
+            'Maps and scores were selected by five-fold cross-validation over blocks and measured '
+            'on the frames that were not used to select them. A gain above 0 is better, for every '
+            'figure, but only if its interval excludes 0.'), is_folded=True),
         Section('notes', 'How to read it', [Notes([
-            'Intervals are 95 %, by drawing blocks of frames with replacement; all bundles share '
-            'the draws. The choice of the folds is not repeated in each draw.',
-            "Wrong pixels and bad frames are each network's own: a network that is right more "
-            'often has harder errors left. Mean IoU and the accepted share count everything.',
-            'Accepted at a promise: on one half of the blocks conformal risk control sets a '
-            'threshold of the picked score; the other half is judged, over random halves that all '
-            'bundles share.',
-            f'Time is that of network and maps, in turn with {found.baseline}.'])]),
+            'Intervals are 95 % intervals of a bootstrap over blocks of frames; all bundles share '
+            'the draws. The selection is not repeated in each draw.',
+            'The ranking of wrong pixels and bad frames is not comparable between networks: a '
+            'better network makes fewer but harder errors. Compare mean IoU and the accepted '
+            'share.',
+            'Accepted at a promise: conformal risk control sets the threshold of the selected '
+            'score on one half of the blocks; it is applied to the other half, over random halves '
+            'that all bundles share.',
+            f'Time is that of network and maps, measured alternately with {found.baseline}.'])]),
     ], found.sentences(), found.notes, _gain_tiles(found)).page()
 
 
@@ -210,14 +211,14 @@ def _judged(
     upper = None if promise is None else promise.bad_if_accepted_upper
     if is_known(upper) and upper > MOST_BAD:
         warnings.append(f'Do not use this flag: up to {percent(upper)} of the frames it accepts '
-                        'may be bad, since too few of these were accepted, or too many of them '
-                        f'were bad ({whole_percent(CONFIDENCE)} confidence).')
+                        'may be bad, since too few were accepted, or too many of those were bad '
+                        f'({whole_percent(CONFIDENCE)} confidence).')
     elif is_known(upper):
         leads.append(f'When the flag is true, the mask is bad in at most {percent(upper)} of the '
                      f'frames, with {whole_percent(CONFIDENCE)} confidence.')
     if promise is not None:
-        leads.append(f'What is promised: at most {whole_percent(promise.alpha)} of all frames are '
-                     'both accepted and bad, on average over blocks of frames like those of the '
+        leads.append(f'The promise: at most {whole_percent(promise.alpha)} of all frames are both '
+                     'accepted and bad, on average over blocks of frames like those of the '
                      'calibration.')
     return leads, warnings
 
@@ -247,8 +248,8 @@ def _held_against(found: Evaluated) -> Promise | None:
 def _measured_on(found: Evaluated) -> str:
     if found.is_fitted:
         return ('the frames of this evaluation, some of which the network or its thresholds were '
-                'fitted on: it proves nothing')
-    return 'the frames of this evaluation, which neither the network nor its thresholds have seen'
+                'fitted on, so this proves nothing')
+    return 'the frames of this evaluation, unseen by the network and its thresholds'
 
 
 def _promise_section(promise: Promise, measured_on: str) -> Section:
@@ -260,10 +261,10 @@ def _promise_section(promise: Promise, measured_on: str) -> Section:
              percent(promise.bad_if_accepted_upper)),
             ('fitted on', f'{promise.num_blocks} blocks, {promise.num_frames} frames')]),
         Notes([
-            '“Accepted and bad” counts among all frames and is promised; “bad among accepted” '
-            'counts among the frames with the flag true. Its bound takes blocks, and without a '
-            'file of blocks all frames, for independent, which neighbours in a video are not. '
-            'Neither holds for water, light or objects unlike those of the calibration.']),
+            '“Accepted and bad” is a share of all frames and is promised; “bad among accepted” is '
+            'a share of the accepted frames. Its bound assumes that blocks (or, without a file of '
+            'blocks, frames) are independent, which neighbours in a video are not. Neither holds '
+            'for water, light or objects unlike those of the calibration.']),
     ], f'Measured on {measured_on}. A frame is bad if {promise.bad}.', is_folded=True)
 
 
@@ -306,10 +307,10 @@ def _calibration_notes(found: CalibrationOutcome) -> list[str]:
 def _promise_note(promise: Promise, accepted: float, bad: float) -> str:
     lower, upper = spread(promise)
     return (f'At alpha {promise.alpha:g} the gate accepts {promise.accepted:.0%} of the frames, '
-            f'{promise.accepted_and_bad:.1%} are accepted and bad. Thresholds of one half of the '
-            f'blocks accept {accepted:.0%} of the other, and {bad:.1%} are accepted and bad. By '
-            f'chance, thresholds of {promise.num_blocks} blocks let {lower:.1%} to {upper:.1%} of '
-            'bad frames in where the promise is right.')
+            f'{promise.accepted_and_bad:.1%} are accepted and bad. Thresholds fitted on one half '
+            f'of the blocks accept {accepted:.0%} of the other, and {bad:.1%} are accepted and '
+            f'bad. The share accepted and bad of a calibration on {promise.num_blocks} blocks '
+            f'varies by chance from {lower:.1%} to {upper:.1%} if the promise is right.')
 
 
 def _carried_note(made: Calibration, source: CarriedFrom) -> str:
@@ -318,9 +319,9 @@ def _carried_note(made: Calibration, source: CarriedFrom) -> str:
         f'{source.bundle} accepted {before:.1%} and this one {after:.1%} at alpha {alpha}'
         for alpha, (before, after) in source.accepted.items())
     return (f'The thresholds were carried over from {source.bundle} in {source.precision}: '
-            f'{made.carried_error:.2g} is to be added to what is promised, and blocks and bound '
-            'of the promise, temperature and thresholds outside of the gate are those of the '
-            f'labels that were seen there. On {source.num_images} images without labels {shares}.')
+            f'{made.carried_error:.2g} is added to the promised share. Blocks, bound, temperature '
+            'and the other thresholds are those of that bundle and its labels. On '
+            f'{source.num_images} images without labels {shares}.')
 
 
 # -------------------------------------------------------------------------------------------------
@@ -340,10 +341,10 @@ def _risk_section(frames: FrameTable, gate: Column | None, promise: Promise | No
                               promise.alpha if promise else None)
     return Section('risk', 'Risk against coverage', [
         Plot(plot, f'Risk over coverage of {", ".join(orders)}')], (
-        'From right to left the gate gets stricter. The line of a good score falls steeply at '
-        'once: the first frames that it rejects are the bad ones. A flat line is no better than '
-        'rejecting frames at random. Left of about 15 % few frames are left, and the lines are '
-        'mostly chance. In the hatched area more frames than promised are accepted and bad.'))
+        'The gate gets stricter from right to left. The line of a good score falls steeply at '
+        'first, because it rejects bad frames first. A flat line is no better than rejecting '
+        'frames at random. Left of about 15 % only few frames remain, and the lines are mostly '
+        'chance. In the hatched area more frames than promised are accepted and bad.'))
 
 
 def _scores_section(
@@ -363,9 +364,9 @@ def _scores_section(
     gate = 'The gate uses the scores of the highlighted rows; a frame is accepted only if each ' \
         'of them is within its threshold. ' if limits else ''
     return Section('scores', 'Scores and thresholds', [table], (
-        f'{gate}Thresholds come from the split limits; intervals are in brackets. Small is good '
-        'for E-AURC, the area under risk and coverage minus that of the best possible order; near '
-        '1 is good for OOD AUROC.'), is_folded=True)
+        f'{gate}Thresholds come from the split limits; intervals are in brackets. Low is good for '
+        'E-AURC, the area under risk and coverage minus that of the best possible order; high '
+        '(near 1) is good for OOD AUROC.'), is_folded=True)
 
 
 def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Section:
@@ -373,8 +374,8 @@ def _reliability_section(errors: Mapping[str, ExpectedCalibrationError]) -> Sect
     return Section('reliability', 'Reliability of the confidence', [
         Plot(plot_reliability(errors), f'Accuracy over confidence, {alt}', 'middle')], (
         'On the diagonal, a confidence of 80 % is right for 80 % of the pixels. Below it the '
-        'network is overconfident. The lower plot shows how many pixels each point stands for: '
-        'a point far off that stands for few matters little.'), is_folded=True)
+        'network is overconfident. The lower plot shows the number of pixels of each point: an '
+        'outlier of few pixels matters little.'), is_folded=True)
 
 
 def _classes_section(
@@ -388,7 +389,7 @@ def _classes_section(
             for i, name in enumerate(card.class_names)]
     return Section('classes', 'Classes', [Table(
         ['class', 'IoU', 'true pixels', 'share', 'threshold'], rows)],
-        'Thresholds are those of the entropy where the class was predicted.')
+        'Thresholds are for the mean entropy of the pixels predicted as the class.')
 
 
 # -------------------------------------------------------------------------------------------------
@@ -404,13 +405,12 @@ def _frame_sections(
     return [
         _frames_section('accepted', 'Worst frames that were accepted', bundle, settings, pairs,
                         frames, limits, accepted & frames.is_bad, frames.mean_iou,
-                        'The flag was true and the mask is bad: what did the scores miss? Compare '
-                        'prediction and truth, and check whether the heatmap is bright where they '
-                        'differ.'),
+                        'The gate accepted the frame although the mask is bad. Compare prediction '
+                        'and truth, and check whether the heatmap is bright where they differ.'),
         _frames_section('refused', 'Good frames that were rejected', bundle, settings, pairs,
                         frames, limits, ~accepted & ~frames.is_bad, -frames.mean_iou,
-                        'The flag was false and the mask is good. The reason names the score that '
-                        'was furthest above its threshold.'),
+                        'The gate rejected the frame although the mask is good. The reason names '
+                        'the score that was furthest above its threshold.'),
     ]
 
 

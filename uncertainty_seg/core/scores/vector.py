@@ -69,77 +69,78 @@ class ScoreKind:
 
 SCORES = (
     ScoreKind(
-        '<map>.mean', 'mean over the image', 'a whole image that is uncertain',
+        '<map>.mean', 'mean over the image', 'uncertainty of the whole image',
         'a small region: 1 % of the pixels moves it by 1 %',
-        'the baseline of every comparison; `select` ranks by it, the density looks at it, '
-        'energy guards a gate; sets the colours of the heatmap',
+        'the baseline of every comparison; `select` ranks by it; used by the density, as a guard '
+        '(energy), and for the colours of the heatmap',
         ('entropy', 'mutual_information', 'aleatoric', 'energy', 'least_confidence')),
     ScoreKind(
         '<map>.top', f'mean of the most uncertain {TOP_SHARE:.0%} of the pixels',
         'the worst pixels, wherever they lie',
         'a region below 5 % is diluted; many borders look like one unknown object',
-        'guards the gate of `pipeline`; sets the colours of the heatmap; of `unknown`, a guard '
-        'against single objects', (*USUAL_SCORED, 'unknown', 'least_confidence')),
+        'guard of `pipeline`; used for the colours of the heatmap; `unknown`: a guard against '
+        'single objects', (*USUAL_SCORED, 'unknown', 'least_confidence')),
     ScoreKind(
         '<map>.worst_window',
         f'largest mean of a square of {WINDOW_SHARE:.0%} of the shorter side',
-        'a compact uncertain object, however certain the rest is',
+        'a compact uncertain object in an otherwise certain image',
         'objects that are thin or smaller than the square', 'finds single objects',
         USUAL_SCORED),
     ScoreKind(
         '<map>.foreground_top',
         'mean of the most uncertain pixels, as many as there are foreground pixels (QFR)',
-        'uncertain pixels beside the objects too, in proportion to them',
+        'uncertain pixels, also beside objects, in proportion to the size of the objects',
         'an object that was labelled as background; 0 without foreground',
         'in the gate of `pipeline`', ('energy',)),
     ScoreKind(
         '<map>.class_mean', 'mean of the class means, each predicted class once (BCA)',
         'a rare class that is uncertain', 'a class that is not predicted; a small part of a large '
         'class. A further class that is certain lowers it',
-        'of the margin: first in the gates of `pipeline` and `suim`; the density looks at '
-        "entropy's", ('entropy', 'margin')),
+        'margin: first in the gates of `pipeline` and `suim`; entropy: used by the density',
+        ('entropy', 'margin')),
     ScoreKind(
         '<map>.interior', f'mean farther than {BOUNDARY_PX} px from any border of the mask',
-        'areas that are uncertain themselves, without what every border adds',
-        'thin objects, which consist of border pixels', 'the density looks at it',
+        'uncertain areas, without the uncertainty of borders',
+        'thin objects, which consist of border pixels', 'used by the density',
         ('mutual_information',)),
     ScoreKind(
         f'<map>.{_CLASS}', 'mean over the pixels predicted as one class',
-        'an uncertain class, with a threshold of its own',
-        'that the class was missed: the score is 0 where it is not predicted',
-        'in the gate of `pipeline` (seabed, energy); reports list the classes by entropy, `score` '
-        'describes a frame by entropy and mutual information',
+        'an uncertain class, with its own threshold',
+        'a class that was missed: the score is 0 if it is not predicted',
+        'in the gate of `pipeline` (seabed, energy); entropy: in reports; entropy and mutual '
+        'information: in the features of `score`',
         ('entropy', 'mutual_information', 'energy')),
     ScoreKind(
         'image.darkness', 'one minus the mean of the brightest channel',
         'night, a lamp that has failed', 'a dark half beside a bright one',
-        'the density looks at it'),
+        'used by the density'),
     ScoreKind(
         'image.blur', 'lack of fine detail in the sharpest tenth of the blocks',
         'motion, defocus, a port that is dirty all over',
-        'blur of a part of the image; noise looks like detail', 'the density looks at it'),
+        'blur of a part of the image; noise looks like detail', 'used by the density'),
     ScoreKind(
-        'image.low_contrast', 'lack of contrast in the tenth of the blocks that has the most',
+        'image.low_contrast', 'lack of contrast in the tenth of the blocks with the most contrast',
         'turbid water, clouds of particles', 'turbid water around one object of high contrast',
-        'the density looks at it'),
+        'used by the density'),
     ScoreKind(
         'image.specks', 'how far small bright spots outweigh small dark ones; 0.5 if they do not',
         'marine snow, sediment stirred up in front of a lamp, bubbles',
         'particles larger than a fiftieth of the height; bright pebbles raise it too',
-        'the density looks at it'),
+        'used by the density'),
     ScoreKind(
         'image.haze', 'brightness of the veil: the least brightness in each neighbourhood',
         'scattered light', 'haze in the dark; bright sand looks like haze',
-        'the density looks at it'),
+        'used by the density'),
     ScoreKind(
-        'image.flat_color', 'lack of difference between colours', 'water that leaves one colour',
-        'a cast that shifts all colours alike', 'the density looks at it'),
+        'image.flat_color', 'lack of difference between colours', 'water that absorbs all but one '
+        'colour',
+        'a cast that shifts all colours alike', 'used by the density'),
     ScoreKind(
         'image.green_cast', 'mean colour between red and green, 0.5 is neutral',
-        'coastal water, algae', 'a red cast, which lowers it', 'the density looks at it'),
+        'coastal water, algae', 'a red cast, which lowers it', 'used by the density'),
     ScoreKind(
         'image.blue_cast', 'mean colour between yellow and blue, 0.5 is neutral',
-        'open and deep water', 'a yellow cast, which lowers it', 'the density looks at it'),
+        'open and deep water', 'a yellow cast, which lowers it', 'used by the density'),
     ScoreKind(
         KNN_SCORE, 'distance of the features to those of the fifth nearest training frame',
         'frames unlike all training frames', 'a small unknown object in a usual scene',
@@ -147,8 +148,8 @@ SCORES = (
     ScoreKind(
         DENSITY_SCORE, 'how rare the combination of several scores is, by a Gaussian mixture '
         'fitted on training frames',
-        'combinations that did not occur, although each value is usual',
-        'whether rare is bad: an image clearer than any training frame is rare too',
+        'unusual combinations of scores that are usual by themselves',
+        'whether a rare frame is bad: an exceptionally clear image is rare, too',
         'guards the gate of `pipeline`'),
 )
 # Map -> what follows its name in its scores.

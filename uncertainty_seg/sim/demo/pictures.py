@@ -237,8 +237,8 @@ _NUM_REASONS = 2
 _MEANINGS = {
     'density': 'unlike anything it was trained on',
     'features': 'unlike anything it was trained on',
-    'energy': 'nothing here looks familiar', 'mutual_information': 'the passes disagree',
-    'margin': 'two classes fit as well', 'image': 'a poor picture',
+    'energy': 'unlike the training images', 'mutual_information': 'the passes disagree',
+    'margin': 'two classes are equally likely', 'image': 'a poor image',
     'all scores': 'as in training, and the classes are clear',
 }
 # In pixels: the edge, between columns, for the names of the rows; heights from top to bottom.

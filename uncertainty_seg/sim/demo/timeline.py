@@ -269,15 +269,15 @@ def problems_of(timeline: Timeline) -> list[str]:
         title = f'the {event.title} at {event.start_s:.1f} s'
         if event.name in MUST_FALL:
             if not event.was_up_before:
-                found.append(f'The flag was not up before {title}.')
+                found.append(f'The flag was not true before {title}.')
             if math.isinf(event.fell_after_s):
                 found.append(f'The flag did not fall at {title}.')
         if math.isfinite(event.fell_after_s) and math.isinf(event.recovered_after_s):
             found.append(f'The flag did not rise again after {title}.')
     # NaN, of a dive without plain inspection, is a problem too.
     if not timeline.plain_share >= LEAST_PLAIN_SHARE:
-        found.append(f'The flag was up in {_percent(timeline.plain_share)} of plain inspection, '
-                     f'not in {LEAST_PLAIN_SHARE:.0%} or more.')
+        found.append(f'The flag was true in {_percent(timeline.plain_share)} of plain inspection, '
+                     f'expected {LEAST_PLAIN_SHARE:.0%} or more.')
     if sum(event.name in MUST_FALL for event in timeline.events) < NUM_MUST_FALL:
         found.append('The dive is too short to have a silt cloud and an unknown object.')
     return found
@@ -304,7 +304,7 @@ def summary_lines(timeline: Timeline) -> Iterator[str]:
 def _event_line(event: FlagEvent) -> str:
     words = f'{event.title}, {event.start_s:.1f} to {event.stop_s:.1f} s:'
     if math.isinf(event.fell_after_s):
-        return f'{words} the flag stayed up'
+        return f'{words} the flag stayed true'
     rose = 'did not rise again'
     if math.isfinite(event.recovered_after_s):
         side = 'after' if event.recovered_after_s >= 0 else 'before'

@@ -54,7 +54,7 @@
   if (Object.keys(data.selected).length) {
     choice('selected', 'selection', [['', 'any'], ['1', 'selected'], ['0', 'not selected']]);
   }
-  choice('order', 'sort by', [['down', 'score, the largest first'], ['up', 'score, the least first'],
+  choice('order', 'sort by', [['down', 'score, highest first'], ['up', 'score, lowest first'],
     ['time', 'dive and time']]);
 
   const number = (id) => controls[id].value === '' ? null : Number(controls[id].value);
@@ -130,7 +130,7 @@
   function list() {
     byId('cards').replaceChildren(...shown.slice(0, limit).map(card));
     byId('more').hidden = shown.length <= limit;
-    byId('count').textContent = `${shown.length} of ${count} frames fit`;
+    byId('count').textContent = `${shown.length} of ${count} frames match`;
   }
   function filter() {
     shown = ordered([...Array(count).keys()].filter(fits));
