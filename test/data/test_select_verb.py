@@ -330,7 +330,7 @@ def test_the_sheet_shows_the_pictures_that_are_still_what_was_scored(
     assert run(*words, '--force', '--root', tmp_path / 'disk') == 0
     facts, err = said(capsys)
     assert facts['pictures_missing'] == 3
-    assert 'another image' in err and '2.png' in err
+    assert 'has changed' in err and '2.png' in err
     assert str(tmp_path / 'nowhere') in refused(capsys, *words, '--force', '--root',
                                                 tmp_path / 'nowhere')
 
