@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Process one image: may mission logic rely on its mask, and where not.
+Process one image: print whether mission logic may rely on its mask, and draw where not.
 
     python3 01_one_image.py [photo.jpg] [picture.png]
 
-Without a photo a rendered scene is taken. Needs no ROS, no torch and no GPU.
+Without a photo it uses a rendered scene. Needs no ROS, no torch and no GPU.
 
 """
 
@@ -20,13 +20,13 @@ image = cv2.imread(photo) if photo else render_scene(10).image
 if image is None:
     sys.exit(f'{photo} is no image that OpenCV can read')
 
-# A camera stream needs three good frames in a row; one image has to do with one.
+# A camera stream needs three good frames in a row; a single image needs one.
 with us.open_pipeline('suim' if photo else 'pipeline', **{'gate.rise_frames': 1}) as pipeline:
     result = pipeline.process(image)
     palette, calibrated = pipeline.card.palette, pipeline.calibrated
 
 print(f'confident: {result.verdict.is_confident} ({result.verdict.reasons[0]})')
-print(f'largest score over its threshold: {result.verdict.score_ratio:.2f}')
+print(f'largest ratio of a score to its threshold: {result.verdict.score_ratio:.2f}')
 
 # Class colours beside the heatmap: do not trust the mask where it is bright.
 span = calibrated['least_confidence.mean'] / 2, calibrated['least_confidence.top']

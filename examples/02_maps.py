@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The maps of three images: clear water, turbid water, and a diver that the model was never shown.
+The maps of three images: clear water, turbid water, and a diver (not in the training data).
 
     python3 02_maps.py [picture.png]
 

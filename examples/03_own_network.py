@@ -26,7 +26,7 @@ made = us.compile(network, FOLDER, size=(160, 128), classes=['water', 'diver', '
 print(f'{made.bundle.card.passes} passes; the same masks give the same logits as torch, '
       f'to {made.report.masked_error:.0e} of their spread')
 
-# A new bundle has no calibration: maps and scores are real, the flag stays false.
+# A new bundle has no calibration: maps and scores are valid, the flag stays false.
 with us.open_pipeline(made.bundle, uncalibrated='run') as pipeline:
     result = pipeline.process(render_scene(10).image)
 print(f'mutual information {result.scores["mutual_information.mean"]:.4f}, '

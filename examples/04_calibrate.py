@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Calibrate a model for your water: thresholds of the flag that keep a promise, then measure them.
+Calibrate a model for your water: fit thresholds that keep a promise, then measure them.
 
     python3 04_calibrate.py [NUM_IMAGES]
 
-Rendered scenes stand for your labelled images. Needs the extra `calibrate`; with 100 images a
-folder it takes minutes.
+Rendered scenes take the place of your labelled images. Needs the extra `calibrate`; with 100
+images per folder it takes minutes.
 
 """
 
@@ -19,13 +19,13 @@ from uncertainty_seg.sim.dataset import write_dataset
 
 def main(num_images):
     """Render, calibrate a copy of the included model, and evaluate it."""
-    # Like what the network was trained on; what sets the thresholds; what judges them.
+    # Three folders: like the training images; for the thresholds; for the evaluation.
     for seed, folder in enumerate(('known', 'limits', 'later'), 1):
         write_dataset(folder, num_images, seed, size=(320, 240))
     for folder in ('limits', 'later'):
         Path(folder, 'splits.json').unlink()  # all of their images count
 
-    shutil.copytree(us.load_bundle('pipeline').folder, 'mine')  # the included one stays as it is
+    shutil.copytree(us.load_bundle('pipeline').folder, 'mine')  # a copy of the included one
     fitted = us.calibrate('mine', train='known', val='known', limits='limits', bad='iou<0.5',
                           alphas=[0.1], scores=['entropy.class_mean', 'mutual_information.top'],
                           report='calibration.html')
@@ -38,5 +38,5 @@ def main(num_images):
           f'{found.flag.accepted.value:.0%} accepted')
 
 
-if __name__ == '__main__':  # the scenes are rendered in processes of their own
+if __name__ == '__main__':  # the scenes are rendered in child processes
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)

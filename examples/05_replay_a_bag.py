@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A bag: write what the node would have published, without ROS, and say when the flag changes.
+Replay a bag without ROS: write what the node would publish, and print when the flag changes.
 
     python3 05_replay_a_bag.py [IN_BAG]
 
@@ -35,5 +35,5 @@ def main(in_bag=None):
             before = kind
 
 
-if __name__ == '__main__':  # the dive is rendered in processes of their own
+if __name__ == '__main__':  # the dive is rendered in child processes
     main(*sys.argv[1:])

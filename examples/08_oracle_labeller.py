@@ -1,13 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A labeller who is always right: correct an export to a plain folder by the truth of made dives.
+An oracle labeller: correct an export in folder format with the truth of rendered dives.
 
-It stands for the person in docs/guides/loop.md. The masks are replaced by the topic
+It takes the place of the person in docs/guides/loop.md. The masks are replaced by the topic
 /ground_truth/mask of the bags that `uncertainty_seg simulate dive` wrote.
 
     python3 08_oracle_labeller.py EXPORT DIVES
 
-EXPORT is what `uncertainty_seg labels export --format folder` wrote, DIVES has the bags.
+EXPORT is what `uncertainty_seg labels export --format folder` wrote, DIVES contains the bags.
 
 """
 

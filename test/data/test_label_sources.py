@@ -289,7 +289,7 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
     output = capsys.readouterr()
     said = json.loads(output.out.splitlines()[-1])
     assert (said['frames'], said['left_out']) == (3, 4)
-    assert '#7 is not' in output.err and f'3 frames of {tmp_path / "gone"}' in output.err
+    assert '#7 is missing' in output.err and f'3 frames of {tmp_path / "gone"}' in output.err
     found = read_back(tmp_path / 'out', 'folder')
     of_bag = short_digest(str(bag))
     expected = {f'dive_9_cam_image_raw_{of_bag}_000001': (1, 2),

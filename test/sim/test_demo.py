@@ -131,7 +131,7 @@ def test_events_know_when_the_flag_fell_and_rose(
 @pytest.mark.parametrize(('events', 'kinds', 'said'), [
     (GOOD[0], 'rccccccccccccuurrccc', 'fall at the silt cloud at 2.0 s'),
     (GOOD[0], 'rcccuuuuuuuuuuuurccc', 'rise again after the silt cloud'),
-    (GOOD[0], 'uuuuuuuucccccuurrccc', 'up before the silt cloud'),
+    (GOOD[0], 'uuuuuuuucccccuurrccc', 'true before the silt cloud'),
     (GOOD[0], 'rruuuuuuuuucuuurrccc', '33%'), ('....ssss............', GOOD[1], 'short'),
 ])
 def test_bad_flag_is_said_in_a_sentence(events: str, kinds: str, said: str) -> None:
