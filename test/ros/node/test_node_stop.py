@@ -84,7 +84,7 @@ def test_a_signal_at_any_moment_is_exit_code_0(
 def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(tmp_path: Path) -> None:
     with node_rig(tmp_path, [str(RIGS / 'ros_stop_node.py')]) as rig:
         rig.wait(lambda: 'in C' in rig.process.output, 'the configure')
-        rig.client.spin(1.0)
+        rig.client.wait_for_topics('/uncertainty_seg/confident', '/uncertainty_seg/status')
         rig.client.watched = None
         rig.flags.clear()
         start_s = time.monotonic()
