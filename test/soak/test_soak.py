@@ -9,7 +9,6 @@ import subprocess
 import sys
 from typing import Any
 
-import loop
 import pytest
 from ros_helpers import needs_ros
 
@@ -29,10 +28,6 @@ def test_nothing_that_comes_in_a_minute_makes_the_flag_lie() -> None:
     code, report, output = soaked('--seconds', '60', '--seed', '13')
     assert (code, report['lies'], report['faults']) == (0, 0, []), output
     assert report['true'] > 300 and report['factors_above_slow'] > 50, output
-
-
-def test_the_frame_loop_alone_tells_no_lie() -> None:
-    assert loop.main(5000) == 0
 
 
 def test_a_node_without_its_checks_is_caught() -> None:

@@ -279,11 +279,9 @@ def test_an_output_that_cannot_be_is_refused_and_nothing_is_touched(
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob('*')} == before
 
 
-@pytest.mark.parametrize(('storage', 'time_ns'), [('mcap', -1), ('mcap', 2**64),
-                                                  ('sqlite3', 2**63)])
-def test_a_time_that_a_bag_cannot_hold_is_one_sentence(
-    tmp_path: Path, storage: str, time_ns: int
-) -> None:
+@both_storages
+def test_a_time_that_a_bag_cannot_hold_is_one_sentence(tmp_path: Path, storage: str) -> None:
+    time_ns = {'mcap': -1, 'sqlite3': 2**63}[storage]
     with pytest.raises(BagError, match='time'), BagWriter(tmp_path / 'bag', storage) as bag:
         bag.write('/flag', value_message(True), time_ns)
     assert not (tmp_path / 'bag').exists()
