@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from some_maps import maps_from_logits, maps_of_probabilities
 
-from uncertainty_seg.core.grid import Grid
+from uncertainty_seg.core.grid import Grid, upsample_bilinear
 from uncertainty_seg.core.uncertainty import (
     grid_maps,
     image_maps,
@@ -114,6 +114,16 @@ def test_a_nan_at_the_grid_makes_the_maps_of_the_image_nan_around_it() -> None:
     maps = maps_from_logits(z, grid)
     for name in FLOAT_MAPS:
         np.testing.assert_array_equal(np.isnan(maps.of(name)), touched, err_msg=name)
+
+
+def test_beside_the_centres_sharp_logits_keep_the_entropy_of_the_image() -> None:
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(1, 5, 12, 16)) * 200 * (rng.random((32, 1, 12, 16)) > 0.3)
+    beside = Grid(12, 16, 96, 128, offset=(0.2119, 0.2119))
+    found, exact = maps_from_logits(z, beside), maps_from_logits(
+        upsample_bilinear(z, 96, 128), Grid(96, 128, 96, 128))
+    assert (found.entropy >= found.mutual_information).all()
+    assert found.entropy.mean() == pytest.approx(exact.entropy.mean(), rel=0.1)
 
 
 @pytest.mark.parametrize('shape', [(3, 2, 4), (0, 2, 4, 4), (3, 1, 4, 4)])

@@ -300,6 +300,13 @@ class SpreadMaps(UncertaintyMaps):
         return replace(self._grid, offset=(0.0, 0.0)).spread(self._of.logits)
 
     @_Lazy
+    def entropy(self) -> FloatMap:
+        """Of the mean probabilities over ln C, 0..1; not below the mutual information."""
+        entropy = _float32(_entropy(self.mean, 0) / np.log(len(self.mean)))
+        # Sharp logits beside the centres: it came out at half of the image's.
+        return np.maximum(entropy, self.mutual_information) if any(self._grid.offset) else entropy
+
+    @_Lazy
     def unknown(self) -> FloatMap:
         """As at the grid: logits of the size of the image would cost ten times as much."""
         return _float32(replace(self._grid, offset=(0.0, 0.0)).spread(self._of.unknown))
