@@ -44,16 +44,16 @@ def open_pipeline(
     Parameters
     ----------
     model : ModelBundle, Path or str, optional
-        A shipped name ('pipeline', 'suim'), the folder of a bundle, or a loaded one; `model` of
-        the settings without.
+        Name of an included model ('pipeline', 'suim'), folder of a bundle, or a loaded bundle;
+        `model` of the settings if omitted.
     settings : Settings, optional
-        Backend, T, seed, gate and so on; the node's defaults without.
+        Backend, T, seed, gate and so on; the node's defaults if omitted.
     temperature : float, optional
-        The logits are divided by it, instead of by the temperature of the calibration: 1 opens a
-        bundle that is not calibrated. There is no gate then, and the flag is always false; so it
-        is with the setting ``uncalibrated='run'``, which the other verbs know too.
+        Divides the logits, in place of the calibration's temperature; 1 opens a bundle that is
+        not calibrated. There is no gate then, and the flag is always false; the setting
+        ``uncalibrated='run'`` does the same, in every verb.
     all_scores : bool, optional
-        Compute every score, not only the gate's and the usual six.
+        Compute every score, not only those of the gate and the usual six.
     **parameters
         Single settings by their names, such as ``passes=20``; they replace those of `settings`.
         Names with a dot are given as ``**{'gate.alpha': 0.1}``.

@@ -63,28 +63,28 @@ def calibrate(
     Parameters
     ----------
     bundle : ModelBundle, Path or str
-        Shipped name or folder; its old calibration is not looked at.
+        Name of an included model, or folder; an old calibration is ignored.
     train, val, limits : Path or str
         Folders of labelled images (images/, masks/, classes.json); the splits 'train', 'val' and
-        'limits' where they have a splits.json. The network must not have seen the images of `val`,
-        and nothing at all those of `limits`, which the thresholds are fitted on.
+        'limits' where they have a splits.json. The network must not be trained on `val`; the
+        images of `limits`, on which the thresholds are fitted, must be used for nothing else.
     settings : Settings, optional
         Backend, T, seed, mask policy, precision and ignore mask, as the node will run.
     ood : Path or str, optional
-        Folder of images of another kind: guards prove on them that they refuse more of those than
+        Folder of out-of-distribution images: a guard is chosen if it refuses more of them than
         of the training frames. Without it the density is the guard.
     blocks : Path or str, optional
         File with the block of each image of `limits`; without it each image is a block.
     bad : str
         When a mask is bad: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', joined by 'or'.
     alphas : sequence of float
-        P(accepted and bad) to promise.
+        Promises: largest share of frames that are accepted and bad.
     scores : sequence of str
         Scores of the gate; chosen on the training frames if empty.
     report : Path or str, optional
         HTML file to write.
     sign : Path or str, optional
-        Private key to sign the bundle with. Without it a signature of before is removed.
+        Private key to sign the bundle with. Without it an earlier signature is removed.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def evaluate(
     blocks : Path or str, optional
         File with the block of each image; without it each image is a block.
     bad : str, optional
-        When a mask is bad; as it was calibrated, or 'iou<0.5'.
+        When a mask is bad; the rule of the calibration, else 'iou<0.5'.
     report : Path or str, optional
         HTML file to write; all figures go beside it, into FILE.json.
 
@@ -285,7 +285,7 @@ def compare(
     Raises
     ------
     ModelBundleError
-        If the bundles do not belong together.
+        If the bundles have different classes, or one is given twice.
     DatasetError
         If the folders or the file of blocks are wrong, or there are too few frames.
     ConfigError

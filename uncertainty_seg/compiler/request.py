@@ -113,7 +113,7 @@ def compile_network(
     members : sequence of Module, Path or str
         The other networks of an ensemble.
     output : str, optional
-        Name of the output that holds the logits; needed where there is a doubt.
+        Name of the output that holds the logits; required if it is ambiguous.
     method : str
         'mc_dropout'; 'deep_ensemble' where each network is a pass; 'direct' for a network that
         predicts the variance of its logits; 'error_propagation' for one pass that computes mean
@@ -146,11 +146,11 @@ def compile_network(
         What the numbers of the output are: 'logits', 'softmax', 'sigmoid' or 'log_softmax';
         'auto' takes off a softmax or sigmoid at the very end, and refuses other probabilities.
     compare_passes : int
-        Passes that the network draws itself, which as many with random masks are compared with;
-        fewer where they would take longer than seconds; 0 for none.
+        Number of the network's own random passes with which as many masked passes are compared;
+        fewer if they would take longer than some seconds; 0 for no comparison.
     allow_silenced : bool
-        Compile a torch network that draws random numbers which no mask can replace, and leave them
-        out of every pass: the card names the modules, and the comparison says what that changes.
+        Accept a torch network with random numbers that no mask can replace, and disable them in
+        every pass: the card names the modules, and the comparison says what that changes.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -408,7 +408,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
 
 def convert(bundle: ModelBundle | Path | str, out: Path | str, precision: str) -> ModelBundle:
     """
-    Write a variant of a bundle in another precision; calibrate it before it is used.
+    Write a variant of a bundle in another precision, which needs its own calibration.
 
     Parameters
     ----------
@@ -422,7 +422,7 @@ def convert(bundle: ModelBundle | Path | str, out: Path | str, precision: str) -
     Returns
     -------
     ModelBundle
-        As written, without figures and without a calibration, since its scores move.
+        The variant, without figures and without a calibration, since its scores differ.
 
     Raises
     ------

@@ -88,9 +88,9 @@ def self_check(
     settings : Settings, optional
         Backend, precision, T, seed, threads and memory budget.
     frames : int
-        Images compared with the reference.
+        Number of images that are compared with the reference.
     runs : int
-        Runs for repeatability, memory and times.
+        Number of runs for repeatability, memory and times.
 
     Returns
     -------

@@ -133,52 +133,53 @@ class ModelCard:
 
     schema: int
     name: str
-    # How the passes come about, one of `METHODS`.
+    # Source of the passes, one of `METHODS`.
     method: str
-    # C names, in the order of the class ids, and an RGB colour of each.
+    # C names, in the order of the class ids.
     class_names: tuple[str, ...]
+    # An RGB colour of each class.
     palette: tuple[tuple[int, int, int], ...]
-    # Pixel value in masks for "not known".
+    # Pixel value of unknown pixels in masks.
     ignore_index: int
     input: InputSpec  # noqa: A003
-    # Inputs of passes.onnx beside the trunk's outputs: masks and noise; none for `single`.
+    # Inputs of passes.onnx besides the trunk's outputs: masks and noise; none for `single`.
     dropout_sites: tuple[DropoutSite, ...]
-    # T the bundle is meant to run with.
+    # Default T of the bundle.
     passes: int
-    # Of the graphs.
+    # ONNX opset of the graphs.
     opset: int
-    # (C, hl, wl) of one pass, and of what is summed over the passes.
+    # (C, hl, wl) of one pass, and of the sums over the passes.
     logits_shape: tuple[int, int, int]
-    # Data and recipe; licence; where not to use it.
+    # Training data and recipe.
     training: str
     license: str  # noqa: A003
     not_good_for: str
-    # Measured on validation data, named in `training`.
+    # Figures on the validation data that `training` names.
     metrics: Mapping[str, float]
-    # Of each file beside the card.
+    # SHA-256 of each file beside the card.
     sha256: Mapping[str, str]
-    # What the graphs compute in. What follows the logits is always float32.
+    # Precision of the graphs; operations after the logits are always float32.
     precision: str = 'fp32'
-    # Networks of a deep ensemble, which are its passes by turns; 0 for dropout.
+    # Number of networks of a deep ensemble, each of which is a pass; 0 for dropout.
     members: int = 0
-    # How (hl, wl) becomes (h, w): bilinear, where the corners of the outer pixels meet
+    # Bilinear upsampling of (hl, wl) to (h, w), which aligns the corners of the outer pixels
     # ('half_pixel') or their centres ('align_corners').
     upsampling: str = 'half_pixel'
-    # How far the sums over the passes are taken beside the centres of the logits, down and right,
-    # in cells; see `core.grid`.
+    # Offset of the sums over the passes from the centres of the logits, down and right, in cells;
+    # see `core.grid`.
     grid_offset: tuple[float, float] = (0.0, 0.0)
-    # The largest share by which mean mutual information, variance or variation ratio at the grid
-    # differs from that over the image, as measured when the bundle was compiled.
+    # Largest relative difference of mean mutual information, variance or variation ratio at the
+    # grid from that over the image, measured by `compile`.
     grid_error: float = 0.0
     # (D, hf, wf) of the trunk's output `feature_map`; None if it has none.
     feature_shape: tuple[int, int, int] | None = None
-    # How the masks of whole channels are drawn over the passes: 'independent', or 'stratified',
-    # where each channel is dropped in the same number of passes up to rounding.
+    # Draw of the masks of whole channels: 'independent', or 'stratified', which drops each channel
+    # in the same number of passes up to rounding.
     mask_draw: str = 'independent'
-    # Modules of the network whose other random numbers no pass has; see `compile`.
+    # Modules of the network whose other random numbers are disabled in every pass; see `compile`.
     silenced: tuple[str, ...] = ()
-    # `image_digest` of every image that it was trained on, or that chose its epoch, sorted; empty
-    # where that is not known.
+    # `image_digest` of every image that was used to train it or to choose its epoch, sorted; empty
+    # if unknown.
     seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

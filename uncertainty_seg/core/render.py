@@ -114,7 +114,7 @@ def heatmap(
     outlined: NDArray[np.bool_] | None = None,
 ) -> ImageU8:
     """
-    Lay a map in warm colours over the darkened grey image: the brighter, the less to be trusted.
+    Draw a map in warm colours over the darkened grey image; bright pixels are uncertain.
 
     Parameters
     ----------
@@ -124,10 +124,10 @@ def heatmap(
         The map.
     span : (float, float)
         Values at or below the first show the image, those at or above the second are brightest.
-        Not from this frame alone, or two frames cannot be compared.
+        Use the same span for all frames, so that they can be compared.
     outlined : ndarray of bool, shape (H, W), optional
-        Regions drawn around in cyan, smoothed by a thirtieth of the height, so that neither specks
-        nor thin lines are.
+        Regions outlined in cyan after smoothing by a thirtieth of the height, which removes specks
+        and thin lines.
 
     Returns
     -------
@@ -187,7 +187,7 @@ def overlay(
     image_bgr: ImageU8, label: LabelMap, palette: Sequence[tuple[int, int, int]]
 ) -> ImageU8:
     """
-    Lay class colours over an image; class 0 stays clear.
+    Draw class colours over an image; class 0 stays transparent.
 
     Parameters
     ----------

@@ -98,7 +98,7 @@ def browse(
     force: bool = False,
 ) -> BrowsePage:
     """
-    Write one page to look through the frames of score tables or selections of one model.
+    Write an HTML page to browse the frames of score tables or selections of one model.
 
     It filters all frames by the scores that it has room for, and has pictures of some.
 
@@ -114,14 +114,14 @@ def browse(
         Score to sort by at first; without it 'score_ratio', or 'entropy.mean' of a bundle without
         a calibration.
     root : Path or str, optional
-        Folder that holds the sources and the model now, if they were moved.
+        New folder of the sources and the model, if they were moved.
     force : bool
-        Replace a page that is there.
+        Replace an existing page.
 
     Returns
     -------
     BrowsePage
-        Counts, and sentences worth reading.
+        Counts, and remarks for the user.
 
     Raises
     ------

@@ -138,21 +138,21 @@ def dataset_add(
     dive: str = '', split: str = '', replace: bool = False,
 ) -> Growth:
     """
-    Add a labelled folder to a dataset, whole or not at all; a new folder begins one.
+    Add a labelled folder to a dataset, completely or not at all; a new folder becomes one.
 
     Parameters
     ----------
     folder, source : Path or str
-        The dataset, and what to add, which is only read.
+        The dataset, and the folder to add, which is not changed.
     shares : mapping of str to float, optional
-        Of a new dataset: share of the dives by name of the split; `SHARES` without.
+        For a new dataset: share of the dives by name of the split; default `SHARES`.
     dive, split, replace
         See `add_folder`.
 
     Returns
     -------
     Growth
-        The dataset as it is now, and what came new.
+        The grown dataset, and the new frames.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> I
 
 def read_dataset(folder: Path | str) -> Dataset:
     """
-    Read what is written down; DatasetError if it is no dataset, or damaged.
+    Read a dataset; raises DatasetError if the folder is no dataset, or damaged.
 
     Parameters
     ----------

@@ -92,7 +92,7 @@ def import_labels(
     Parameters
     ----------
     labels : Path, str or sequence of them
-        What the tool exported, of one labeller or several.
+        Output of the labelling tool, of one or several labellers.
     out : Path or str
         A new folder.
     kind : str
@@ -100,15 +100,15 @@ def import_labels(
     frames : Path, optional
         Folder of the export; by default that of the first labels or one around it.
     unchanged : str
-        What becomes of frames that nobody corrected or marked as finished: 'refuse', all of them;
-        'accept', since a person looked at each; 'skip', they are left out.
+        What to do if frames are neither corrected nor marked as finished: 'refuse' the import;
+        'accept' them, since a person looked at each; 'skip' them.
     shares : mapping of str to float
         Share of the frames by name of the split; they add up to 1.
 
     Returns
     -------
     ImportSummary
-        Counts of frames, dives, splits and what shows a person's look.
+        Counts of frames, dives, splits, and of the evidence that frames were reviewed.
 
     Raises
     ------

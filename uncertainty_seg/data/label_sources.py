@@ -75,18 +75,18 @@ def export_labels(
     kind : str
         Format, a key of `label_formats.WRITERS`: 'coco', 'label-studio', 'folder' or 'fiftyone'.
     reasons : sequence of str
-        Of logs only frames that were kept for one of these; all without.
+        For logs: only frames that were kept for one of these reasons; empty for all.
     image_prefix : str
         Of 'label-studio': address of the images up to their names; empty: inside the tasks.
     root : Path, optional
-        Folder that holds the bundle and the sources of a selection now.
+        New folder of the bundle and the sources of a selection, if they were moved.
     left_out : LeftOut, optional
         Takes what is not exported, and why.
 
     Returns
     -------
     list of FrameRow
-        What was written, a row a frame.
+        One row per written frame.
 
     Raises
     ------

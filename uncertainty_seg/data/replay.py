@@ -101,7 +101,7 @@ def replay(
     Parameters
     ----------
     in_bag, out_bag : Path or str
-        Bag with images, or folder of pictures; bag to write.
+        Bag with images, or folder of images; bag to write.
     settings : Settings, optional
         Model, backend, T, seed and so on; the node's defaults without.
     topic : str, optional
@@ -109,9 +109,9 @@ def replay(
     storage : str
         Format of `out_bag`: 'mcap' or 'sqlite3'.
     maps, views : bool
-        Write uncertainty and confidence maps too; heatmap and overlay too.
+        Also write uncertainty and confidence maps; also write heatmap and overlay.
     force : bool
-        Replace `out_bag` if it is a bag.
+        Replace an existing bag `out_bag`.
 
     Returns
     -------

@@ -161,14 +161,14 @@ def score(
     ray: str | None = None,
 ) -> ScoreSummary:
     """
-    Score the frames of bags, folders of pictures and frame logs into a table, one row a frame.
+    Score the frames of bags, folders of images and frame logs into a table, one row per frame.
 
     Parameters
     ----------
     inputs : Path, str or sequence of them
         Bags, folders of pictures, frame logs, or folders of such.
     table : Path or str
-        Folder of the table; what is finished in it is kept.
+        Folder of the table; finished parts in it are kept.
     settings : Settings, optional
         Model, backend, T, seed, mask policy, precision and ignore mask; every
         score is computed.
@@ -191,8 +191,8 @@ def score(
     Raises
     ------
     UncertaintySegError
-        If nothing is found, or the model, the table or a setting cannot be used. What is finished
-        by then is kept.
+        If nothing is found, or the model, the table or a setting cannot be used. Finished parts
+        are kept.
 
     """
     require_libraries('pyarrow', *(['ray'] if ray else []))

@@ -149,7 +149,7 @@ def select(
     count : int
         Frames wanted.
     out : Path or str, optional
-        Folder to write the selection to; nothing is written without.
+        Folder to write the selection to; if omitted, nothing is written.
     strategy : str
         A key of `strategies.STRATEGIES`.
     score : str, optional
@@ -160,26 +160,26 @@ def select(
     limit : float, optional
         Of the strategy 'threshold'; 1, where the flag falls, for 'score_ratio'.
     labelled : Path, str or sequence of them
-        Tables or selections of frames that have labels. They and frames like them are left out;
-        distances count from them.
+        Tables or selections of labelled frames. These and their near duplicates are left out, and
+        distances include them.
     per_dive : int, optional
-        Frames that a dive may give, at most.
+        Maximum number of frames per dive.
     min_gap : float, optional
-        Least time between two frames chosen from one dive, in seconds. Without it the strategies
-        with distances spread over the time of videos: half the time that a dive has for each of
-        its frames, and less where that leaves too few.
+        Minimum time between two selected frames of a dive, in seconds. If omitted, strategies with
+        distances use half of an even spread over the time of videos, and less if too few frames
+        remain.
     min_distance : int
         Frames whose perceptual hashes differ in fewer of their 64 bits are duplicates; 0: none.
     control : int
-        Frames to draw besides, by chance and from all, to measure on: see `draw_control`. The
-        others are not of their videos, and do not look like them.
+        Number of additional frames that are drawn at random from all, to measure on: see
+        `draw_control`. The other frames are from other videos and do not look like them.
     force : bool
         Replace a selection that is in `out`.
 
     Returns
     -------
     SelectionOutcome
-        Rows, reasons and counts; remarks are sentences worth reading.
+        Rows, reasons and counts, and remarks for the user.
 
     Raises
     ------

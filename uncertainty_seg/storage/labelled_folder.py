@@ -178,10 +178,10 @@ def require_same_classes(one: ClassTable, other: ClassTable, what: str, like: st
 
 def load_folder(folder: Path | str, split: str = '') -> LabelledFolder:
     """
-    Read one split of a labelled folder, in its order; without splits.json all of the folder.
+    Read one split of a labelled folder, in its order; the whole folder without splits.json.
 
-    Raises DatasetError if a file is missing, unreadable, image and mask differ in size, or nobody
-    looked at the mask (see `review_record`).
+    Raises DatasetError if a file is missing, unreadable, image and mask differ in size, or a
+    mask is not reviewed (see `review_record`).
 
     Parameters
     ----------

@@ -141,12 +141,12 @@ def load_bundle(
     Parameters
     ----------
     name_or_path : str or Path
-        A shipped name ('pipeline', 'suim') or the folder of a bundle.
+        Name of an included model ('pipeline', 'suim') or folder of a bundle.
     has_calibration : bool
         False leaves the calibration unread, as when a new one is made.
     trusted_keys : sequence of str
         Public keys (PEM files, or the line inside of one), one of which must have signed the
-        bundle. Without any it may be unsigned, and a signature is not looked at.
+        bundle. If empty, signatures are not checked.
 
     """
     folder = find_bundle(name_or_path)

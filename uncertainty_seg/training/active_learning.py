@@ -95,12 +95,12 @@ def active_learn(
     threads: int = 0,
 ) -> list[dict[str, Any]]:
     """
-    Go all rounds.
+    Measure a selection strategy on a labelled pool, in rounds.
 
     Parameters
     ----------
     recipe : ActiveRecipe or str
-        What to choose, how often, and how to train; the name of a shipped recipe, or a YAML file.
+        Strategy, rounds and training: a recipe, the name of an included one, or a YAML file.
     pool, test : str
         DIR or DIR:SPLIT of a labelled folder to choose from (its split train), and of one to
         measure on (its split test).
@@ -109,7 +109,7 @@ def active_learn(
     changes : mapping of str to object, optional
         Other values for keys of the recipe, a nested one with a dot.
     init : str
-        What every training starts from, as `read_start` reads it.
+        Initial weights of every training, as `read_start` reads them.
     mix : Path, str or sequence of them
         Labelled folders that are mixed into every training and cost no label.
     threads : int
@@ -118,7 +118,7 @@ def active_learn(
     Returns
     -------
     list of dict
-        A row a round, which OUT/rounds.csv has too.
+        One row per round, as in OUT/rounds.csv.
 
     Raises
     ------

@@ -123,27 +123,27 @@ def train(
     threads: int = 0, compile_only: bool = False,
 ) -> dict[str, Any]:
     """
-    Train a network and write its bundle, not yet calibrated.
+    Train a network and write its bundle, without a calibration.
 
-    Beside the bundle OUT stand its weights OUT.pt, the recipe that ran, a row an epoch, the facts,
-    and the progress, from which a run that was stopped goes on.
+    Beside the bundle OUT it writes the weights OUT.pt, the recipe, a row per epoch, the facts for
+    the card, and the progress, from which a stopped run continues.
 
     Parameters
     ----------
     recipe : TrainRecipe or str
-        What to do; the name of a shipped recipe, or a YAML file.
+        A recipe, the name of an included one, or a YAML file.
     data, mix : Path, str or sequence of them
-        Labelled folders of the same classes; those of `mix` have a share of each batch.
+        Labelled folders of the same classes; those of `mix` fill a share of each batch.
     out : Path or str
         Folder of the bundle.
     changes : mapping of str to object, optional
         Other values for keys of the recipe.
     init : str
-        What to start from, as `read_start` reads it.
+        Initial weights, as `read_start` reads them.
     threads : int
-        CPU threads; 0 for `free_threads`, or those of the run that goes on.
+        CPU threads; 0 for `free_threads`, or those of the run that is continued.
     compile_only : bool
-        Take the weights that are there as they are.
+        Make the bundle from the existing weights.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def train(
     Raises
     ------
     UncertaintySegError
-        If recipe, images and start do not fit together, or the loss is no number.
+        If recipe, images and start do not fit together, or the loss is NaN.
 
     """
     out = Path(out)

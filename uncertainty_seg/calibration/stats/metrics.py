@@ -102,10 +102,10 @@ class Ranking:
 
 def risk_coverage(scores: Column, losses: Column) -> tuple[Floats, Floats]:
     """
-    Refuse frames from the most uncertain on; return shares accepted and mean losses of those.
+    Return the share of accepted frames, and their mean loss, for every threshold of a score.
 
-    One point, of 1 to n, a threshold, from strict to loose; the last accepts all. Frames of equal
-    score are accepted together: no threshold separates them.
+    There are 1 to n points, from strict to loose; the last accepts all frames. Frames of equal
+    score are accepted together, since no threshold separates them.
 
     Parameters
     ----------
