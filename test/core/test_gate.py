@@ -447,11 +447,11 @@ def test_a_score_below_0_is_a_fault_and_never_a_good_frame() -> None:
         assert gate.update({'a': 0.1}).is_confident
         verdict = gate.update({'a': value})
         assert (verdict.is_confident, verdict.kind) == (False, 'fault')
-        assert verdict.reasons == (f'score a is {shown}, below 0, which is impossible',)
+        assert verdict.reasons == (f'score a is {shown}, below the minimum 0',)
     assert gate.update({'a': 0.0}).is_confident  # 0 itself is a score
     two = Gate(GateSettings(), {'a': 0.5, 'b': 0.5, 'c': 0.5})
     assert two.update({'a': 0.1, 'b': -1.0, 'c': -2.0}).reasons == (
-        'score b is -1, below 0, which is impossible',)
+        'score b is -1, below the minimum 0',)
 
 
 # --- limits at which the flag would never rise ---------------------------------------------------

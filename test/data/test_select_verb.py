@@ -220,7 +220,7 @@ def test_frames_that_are_there_twice_and_dives_of_one_name_are_said(
 ) -> None:
     assert run(ten, ten, '-n', 10, '-o', tmp_path / 'out') == 0
     facts, err = said(capsys)
-    assert (facts['candidates'], facts['near_duplicates']) == (10, 0) and '10 rows' in err
+    assert (facts['candidates'], facts['near_duplicates']) == (10, 0) and '10 duplicate' in err
     other = table(tmp_path / 'other', [row(20, 1.0, 'dive 1', '/elsewhere')])
     assert run(ten, other, '-n', 9, '--per-dive', 5, '--force', '-o', tmp_path / 'out') == 0
     facts, err = said(capsys)

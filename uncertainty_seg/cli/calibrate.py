@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments; what has a default is absent where it is not given."""
     parser.add_argument('bundle', help='name of an included model, or folder of a bundle')
     parser.add_argument('--data', type=Path, metavar='DIR',
-                        help='folder with a splits.json, used for each of the next three that is '
-                        'not given')
+                        help='folder with a splits.json, for those of the next three that are not '
+                        'given')
     parser.add_argument('--train', type=Path, metavar='DIR',
                         help='labelled images; the split "train" if DIR has a splits.json')
     parser.add_argument('--val', type=Path, metavar='DIR',

@@ -51,8 +51,7 @@ _log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('nets', nargs='+', metavar='NET', help='net.onnx (several for an '
-                        'ensemble), package.module:function that returns a torch module, or a '
-                        'bundle')
+                        'ensemble), package.module:function that returns a module, or a bundle')
     parser.add_argument('--weights', type=Path, action='append', default=[],
                         help='state dict or safetensors for a torch factory; repeat it for each '
                              'member of an ensemble')
@@ -79,10 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--inject-dropout', type=rate, metavar='P',
                         help='add dropout of this rate to a network without dropout')
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
-                        help='where to inject; names of modules, nodes or tensors, separated by '
-                             'commas [head]')
-    parser.add_argument('--passes', type=whole_number(1, 1000), help='passes per frame, T [20, or '
-                                                                     'one per member]')
+                        help='where to inject; or names of modules, nodes or tensors, with commas '
+                             '[head]')
+    parser.add_argument('--passes', type=whole_number(1, 1000), help='passes [20, or one per '
+                                                                     'member]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='layer of the features for out-of-distribution scores [none]')
     parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
@@ -91,8 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--allow-silenced', action='store_true',
                         help='accept a network with randomness other than dropout, and disable '
                         'that in every pass')
-    parser.add_argument('--explain', action='store_true', help='print costs and decisions of the '
-                                                               'compiler')
+    parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
     image.add_argument('--color-order', choices=COLOR_ORDERS, default='rgb')

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-check', action='store_true',
                         help='do not fail if the flag did not fall and rise as expected')
     parser.add_argument('--domain', type=whole_number(0, 232), metavar='ID',
-                        help='ROS domain, to watch the demo live [a free one, invisible to other '
+                        help='ROS domain, to watch it live [a free one, invisible to other '
                         'computers]')
     add_dive_arguments(parser)
     add_settings(parser, names_model=True)

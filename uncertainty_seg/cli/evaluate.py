@@ -48,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write an HTML report there')
     parser.add_argument('--alpha', dest='alphas', nargs='+', type=rate,
                         default=argparse.SUPPRESS, metavar='ALPHA',
-                        help='for a comparison: largest share of frames that are accepted and bad '
-                             '[0.05 0.10]')
+                        help='comparison: largest share accepted and bad [0.05 0.10]')
     add_settings(parser)
 
 

@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument('--format', required=True, dest='kind', metavar='FORMAT',
                         help=f'format to write: {", ".join(FORMATS)}')
     export.add_argument('--reasons', nargs='+', default=(), metavar='REASON',
-                        help=f'for logs: only frames kept for these reasons: {", ".join(REASONS)} '
-                        '[all]')
+                        help=f'logs: only frames kept for these: {", ".join(REASONS)} [all]')
     export.add_argument('--image-prefix', default='', metavar='TEXT',
                         help='label-studio: URL prefix of the images, such as '
                         '"/data/local-files/?d=dive_7/images/" [images are inside the tasks]')

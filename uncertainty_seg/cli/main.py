@@ -46,8 +46,7 @@ VERBS = {
                  'bundles'),
     'score': ('score', 'score the frames of bags, folders and logs into a table, here or on a Ray '
               'cluster'),
-    'self-check': ('self_check', 'compare a backend with the reference on this machine; build its '
-                   'engines'),
+    'self-check': ('self_check', 'check a backend on this machine; build its engines'),
     'labels': ('labels', 'export frames to a labelling tool (COCO, Label Studio, FiftyOne, a '
                'folder), and import the labels'),
     'dataset': ('dataset', 'collect reviewed labels in a dataset; a dive stays in one split'),

@@ -32,8 +32,7 @@ SHEET, _MOST_PICTURES = 'contact_sheet.html', 500
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE',
-                        help='score table (folder or part); all of one model and one set of '
-                             'settings')
+                        help='score table (folder or part); all of one model and settings')
     parser.add_argument('-n', '--count', type=whole_number(1), required=True, metavar='N',
                         help='number of frames to select')
     parser.add_argument('-o', '--out', type=Path, default=Path('selection'),
@@ -45,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--strategy', choices=STRATEGIES, default=STRATEGIES[0],
                         help=f'selection strategy [{STRATEGIES[0]}]')
     parser.add_argument('--score', metavar='NAME',
-                        help='score to rank by [score_ratio; entropy.mean for a bundle without a '
-                        'calibration]')
+                        help='score to rank by [score_ratio; entropy.mean without a calibration]')
     parser.add_argument('--seed', type=whole_number(0), default=0, help='random seed [0]')
     parser.add_argument('--limit', type=float, metavar='X',
                         help='for the strategy threshold: lowest score [1 for score_ratio]')

@@ -39,16 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('bundle', help='name of an included model, or folder of a bundle')
     parser.add_argument('--frames', type=whole_number(1, 1000), default=4,
-                        help='number of images compared with the reference, one to two seconds '
-                             'each [4]')
+                        help='number of images to compare, one to two seconds each [4]')
     parser.add_argument('--runs', type=whole_number(4, 100000), default=40,
                         help='number of runs for repeatability, memory and times [40]')
     parser.add_argument('--cache', type=Path, metavar='DIR',
                         help='folder of the engines; to use it, set UNCERTAINTY_SEG_ENGINE_CACHE '
                         "for the node [the user's cache]")
     parser.add_argument('--compute-capability', type=_capabilities, default=(), metavar='LIST',
-                        help='build for GPUs of other machines, such as 8.6,8.9 (TensorRT-RTX '
-                             'only)')
+                        help='build for other GPUs, such as 8.6,8.9 (TensorRT-RTX only)')
     add_settings(parser)
 
 

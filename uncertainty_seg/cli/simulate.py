@@ -31,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dive.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
     scenes = kinds.add_parser('scenes', help='single labelled scenes, as a folder')
     scenes.add_argument('folder', metavar='FOLDER', type=Path, help='a new folder')
-    scenes.add_argument('--count', type=whole_number(2), default=1760, help='number of scenes '
-                                                                            '[1760]')
+    scenes.add_argument('--count', type=whole_number(2), default=1760, help='scenes [1760]')
     scenes.add_argument('--ood', type=whole_number(0), default=0,
                         help='number of out-of-distribution scenes of each kind, in ood/ [0]')
     scenes.add_argument('--seed', type=whole_number(0), default=1, help='random seed [1]')

@@ -237,8 +237,8 @@ class Gate:
             return self.fault(f'score {broken[0]} is not a finite number', now_s)
         negative = [name for name, value in values.items() if value < 0]
         if negative:
-            return self.fault(f'score {negative[0]} is {values[negative[0]]:.4g}, below 0, which '
-                              'is impossible', now_s)
+            return self.fault(f'score {negative[0]} is {values[negative[0]]:.4g}, below the '
+                              'minimum 0', now_s)
         ratios = {name: values[name] / limit for name, limit in self._thresholds.items()}
         worst = max(ratios.values())
         over = [

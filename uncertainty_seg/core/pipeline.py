@@ -546,8 +546,8 @@ class Pipeline:
         if unmet := cannot_rise(calibration, settings.gate, limits):
             _log.warning('the flag may never rise: %s', unmet)
         if passes_of(self.card, settings) != calibration.passes:
-            _log.warning('passes is %s but the thresholds are for %s: the flag stays false until '
-                         'it is that again', passes_of(self.card, settings), calibration.passes)
+            _log.warning('passes is %s but the thresholds are for %s: the flag stays false',
+                         passes_of(self.card, settings), calibration.passes)
             return None
         promise = VOID if self._weakened_by(settings) else promise_text(
             calibration, settings.gate)

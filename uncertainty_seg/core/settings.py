@@ -275,8 +275,8 @@ class GateSettings:
         'single bad frames are tolerated for at most a second, and the promise is void.',
         unit='frames', lower=1, upper=100, live=True)
     fall_window: int = parameter(
-        1, 'Number of latest frames in which fall_frames bad ones are counted. Set it with '
-        'fall_frames.', unit='frames', lower=1, upper=100, live=True)
+        1, 'Number of latest frames in which fall_frames are counted. Set both.', unit='frames',
+        lower=1, upper=100, live=True)
     hold_s: float = parameter(
         0.0, 'Minimum time for which the flag stays false after the last bad frame or fault, by '
         'the stamps. Raise it if the mission needs longer to react.', unit='s', lower=0.0,
@@ -380,9 +380,8 @@ class Settings:
         unit='s', lower=0.0, upper=86400.0, live=True)
     latency_budget_ms: float = parameter(
         0.0, '/diagnostics warns if the time from the arrival of a frame to its flag exceeds '
-        'this; 0: half of stale_timeout_s. Set it to the latency that the mission was planned '
-        'with.', unit='ms',
-        lower=0.0, upper=3.6e6, live=True)
+        'this; 0: half of stale_timeout_s. Set it to the latency planned for the mission.',
+        unit='ms', lower=0.0, upper=3.6e6, live=True)
     reliability: str = parameter(
         AUTO_RELIABILITY, 'Reliability requested from the camera. auto: reliable if all '
         'publishers are on this computer and offer it, since best effort loses large images; '

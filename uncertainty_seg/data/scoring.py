@@ -292,8 +292,8 @@ def score_in_worker(job: ShardJob) -> ShardReport:
         os.chdir(job.folder)
     if not (job.part.parent / LOCK_FILE).exists():
         raise TableError(f'{job.part.parent} is missing on a machine of the cluster',
-                         'a folder that all machines share', 'put the table and the inputs on a '
-                         'shared disk')
+                         'a folder that all machines share', 'put table and inputs on a shared '
+                         'disk')
     return score_shard(job, _engine(job.settings, job.info.model_sha256))
 
 

@@ -257,8 +257,7 @@ def _draw_control(
     pool: Candidates, control: int, request: SelectionRequest, num_known: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     if num_known:
-        raise ConfigError(f'control frames were requested from tables with {num_known} labelled '
-                          'frames',
+        raise ConfigError(f'control frames were requested, but {num_known} frames have labels',
                           'tables without labelled frames, so all frames have the same chance',
                           'draw control frames with the first selection of a dive')
     return draw_control(pool, control, request.count, request.seed)
@@ -382,8 +381,7 @@ def read_table(
     keys = table.column('frame_key').to_pylist()
     first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())
     if len(first) < len(keys):
-        remarks.append(f'{len(keys) - len(first)} rows of {listed} are duplicates and were left '
-                       'out.')
+        remarks.append(f'{len(keys) - len(first)} duplicate rows of {listed} were left out.')
         table = table.take(np.sort(first))
     return table
 
@@ -544,8 +542,8 @@ def scored_frames(
     for (_, source, kind, topic), wanted in by_source.items():
         path, missing = where.find(source), dict(wanted)
         if not Path(path).exists():
-            left_out.add(f'{len(missing)} frames of {path}: it is missing; if it was moved, name '
-                         'its new folder.', len(missing))
+            left_out.add(f'{len(missing)} frames of {path}: it is missing; if moved, name its new '
+                         'folder.', len(missing))
             continue
         files = {index: row[FILE_COLUMN] or '' for index, row in wanted.items()}
         try:

@@ -189,8 +189,7 @@ class Quota:
     def __init__(self, pool: Candidates, request: SelectionRequest) -> None:
         gaps = auto_gaps(pool, request.count) if request.min_gap_s is None else {}
         if request.min_gap_s and pool.times_s is None:
-            raise ConfigError(f'a gap of {request.min_gap_s:g} s was requested, and frames have '
-                              'no stamp',
+            raise ConfigError(f'a gap of {request.min_gap_s:g} s, and frames without a stamp',
                               'frames with stamps')
         self.is_open = np.ones(len(pool), np.bool_)
         self.chosen: list[int] = []

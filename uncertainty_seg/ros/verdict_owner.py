@@ -88,8 +88,7 @@ class VerdictOwner:
                 return None
             if self.is_stale():
                 verdict = activation.pipeline.fault(
-                    f'no verdict for {self.timeout_s:g} s: the frame arrived or was processed too '
-                    'late')
+                    f'no verdict for {self.timeout_s:g} s: the frame or its result was too late')
             elif reason := doubt():
                 verdict = activation.pipeline.fault(reason)
             else:

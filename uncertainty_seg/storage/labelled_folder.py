@@ -272,8 +272,7 @@ def _stems(folder: Path, split: str) -> list[str]:
         if not isinstance(entry, str | int) or Path(str(entry)).is_absolute() \
                 or '..' in Path(str(entry)).parts:
             raise DatasetError(f'split {split!r} of {folder}/splits.json names '
-                               f'{entry!r:.{_MOST_SHOWN}}', 'file names of its folder, without '
-                               'extension')
+                               f'{entry!r:.{_MOST_SHOWN}}', 'file names without extension')
     return list(dict.fromkeys(map(str, listed)))
 
 
@@ -304,8 +303,8 @@ def read_pair(folder: Path, stem: str) -> tuple[ImageU8, LabelMap]:
     found = _images(folder, stem)
     # A file system that tells no capitals from small letters has one file by two endings.
     if len({path.stat().st_ino for path in found}) != 1:
-        raise DatasetError(f'{len(found)} images of {folder} are called {stem!r}, with different '
-                           'extensions', 'one jpeg or png')
+        raise DatasetError(f'{len(found)} images of {folder} are called {stem!r}',
+                           'one jpeg or png')
     image, mask = read_image(found[0]), read_mask(folder / 'masks' / f'{stem}.png')
     if image.shape[:2] != mask.shape:
         raise DatasetError(

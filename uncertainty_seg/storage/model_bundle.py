@@ -434,8 +434,7 @@ def _check_graph(folder: Path, name: str, data: bytes) -> None:
                                'a fixed sequence of operators', _COMPILE)
     for tensor in every_tensor(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelBundleError(f'the weight {tensor.name!r:.80} of {name} is stored in '
-                                   'another file',
+            raise ModelBundleError(f'the weight {tensor.name!r:.80} of {name} is in another file',
                                    'every weight in its graph', _COMPILE)
 
 

@@ -78,9 +78,8 @@ class TrainRecipe:
                         'val, and keep the best epoch; 0: never')
     batch: int = key(8, 'images per step')
     learning_rate: float = key(2e-3, 'peak learning rate of all layers except the encoder')
-    encoder_rate: tuple[float, ...] = key((0.4,), 'learning rate of the encoder as a share of '
-                                          'learning_rate; members of an ensemble take several in '
-                                          'turn')
+    encoder_rate: tuple[float, ...] = key((0.4,), 'share of learning_rate for the encoder; '
+                                          'members of an ensemble take several in turn')
     iou_loss: tuple[float, ...] = key((0.0,), 'weight of the Lovasz-Softmax loss of each image; '
                                       'members of an ensemble take several in turn')
     seed: int = key(0, 'random seed of the training')
@@ -88,8 +87,7 @@ class TrainRecipe:
     mix_share: float = key(0.5, 'share of each batch that comes from the folders mixed in')
     draw_rare: float = key(0.5, 'draw images with rare classes more often, by the share of images '
                            'with the rarest class to minus this power; 0: all alike')
-    paste_share: float = key(0.25, 'share of images into which a rare class of another image is '
-                             'pasted')
+    paste_share: float = key(0.25, 'share of images into which rare classes of others are pasted')
     crop: tuple[int, int] = key((0, 0), 'width and height of training crops; 0 0: nine tenths of '
                                 'the size')
     zoom: tuple[float, ...] = key((0.65, 1.6), 'smallest and largest zoom factor')

@@ -380,8 +380,8 @@ class _Training:
         if count >= 2 * self.recipe.batch:
             return data
         times = math.ceil(SHORT_EPOCH * self.recipe.batch / count)
-        _log.warning('%d training images: each is used %d times per epoch; expect poor results on '
-                     'other images', count, times)
+        _log.warning('%d training images: each is used %d times per epoch; expect poor results '
+                     'elsewhere', count, times)
         return replace(data, images=data.images * times, masks=data.masks * times,
                        stems=data.stems * times)
 

@@ -360,7 +360,7 @@ class TestStaleness:
         rig.backend.during = work
         rig.send()
         assert rig.flags[RISE_FRAMES:] == [False]
-        assert 'arrived or was processed too late' in rig.last_message
+        assert 'or its result was too late' in rig.last_message
 
 
 def test_a_veto_keeps_the_flag_down_and_the_gate_starts_from_nothing_after(rig: Rig) -> None:

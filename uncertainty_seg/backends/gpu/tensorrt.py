@@ -373,8 +373,7 @@ class FrameRunner:
             for context in self._usual:
                 context.record()
         except Exception as err:  # TensorRT's errors derive from nothing narrower
-            _log.warning('running without CUDA graphs, which is slower but gives the same '
-                         'results: %s', err)
+            _log.warning('running without CUDA graphs, which only costs time: %s', err)
             return False
         return True
 

@@ -161,8 +161,7 @@ def comparison_page(found: Comparison) -> str:
         Section('forest', 'What changed', [Plot(
             plot_forest(forest, found.baseline), 'Gain of each figure and its interval')],
             f'Right of the line is better than {found.baseline}, for every figure; a bar that '
-            'crosses the line means that these frames show no difference. Each figure has its own '
-            'scale.'),
+            'crosses the line means that these frames show no difference. Scales differ.'),
         Section('contenders', 'What was compared', [
             Table(['', 'what it is', 'time'], contenders)],
             f'Everything is compared with {found.baseline}.'),
@@ -175,8 +174,7 @@ def comparison_page(found: Comparison) -> str:
             'Intervals are 95 % intervals of a bootstrap over blocks of frames; all bundles share '
             'the draws. The selection is not repeated in each draw.',
             'The ranking of wrong pixels and bad frames is not comparable between networks: a '
-            'better network makes fewer but harder errors. Compare mean IoU and the accepted '
-            'share.',
+            'better network makes fewer but harder errors. Compare mean IoU and acceptance.',
             'Accepted at a promise: conformal risk control sets the threshold of the selected '
             'score on one half of the blocks; it is applied to the other half, over random halves '
             'that all bundles share.',
@@ -217,7 +215,7 @@ def _judged(
         leads.append(f'When the flag is true, the mask is bad in at most {percent(upper)} of the '
                      f'frames, with {whole_percent(CONFIDENCE)} confidence.')
     if promise is not None:
-        leads.append(f'The promise: at most {whole_percent(promise.alpha)} of all frames are both '
+        leads.append(f'Promise: at most {whole_percent(promise.alpha)} of all frames are both '
                      'accepted and bad, on average over blocks of frames like those of the '
                      'calibration.')
     return leads, warnings

@@ -366,8 +366,7 @@ def copied(net: nn.Module) -> nn.Module:
         return copy.deepcopy(net, dict(_shared(net)))
     except Exception as err:
         raise GraphError('the net cannot be copied by copy.deepcopy',
-                         'a net that can be copied, since the result is compared with an '
-                         'untouched copy',
+                         'a net that can be copied, since the result is compared with a copy',
                          'remove members that hold a file, a lock or a process') from err
 
 

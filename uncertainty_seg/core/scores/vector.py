@@ -132,8 +132,8 @@ SCORES = (
         'scattered light', 'haze in the dark; bright sand looks like haze',
         'used by the density'),
     ScoreKind(
-        'image.flat_color', 'lack of difference between colours', 'water that absorbs all but one '
-        'colour',
+        'image.flat_color', 'lack of difference between colours', 'water that leaves one colour '
+        'only',
         'a cast that shifts all colours alike', 'used by the density'),
     ScoreKind(
         'image.green_cast', 'mean colour between red and green, 0.5 is neutral',

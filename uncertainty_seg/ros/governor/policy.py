@@ -55,8 +55,7 @@ class SpeedSettings:
         'arrival becomes zero.', unit='s', lower=0.05, upper=3600.0,
     )
     stamped: bool = parameter(
-        False, 'Use geometry_msgs/TwistStamped for both command topics, as Nav2 does from Kilted '
-        'on.',
+        False, 'Use geometry_msgs/TwistStamped for both commands, as Nav2 does from Kilted on.',
     )
 
     def __post_init__(self) -> None:
