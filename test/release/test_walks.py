@@ -167,7 +167,7 @@ def smaller(walk: Walk) -> str:
         return f"uncertainty_seg {' '.join(words)} {shlex.join(more.split())} "
 
     lines = '\n'.join(walk.commands).replace('\\\n', ' ')
-    return re.sub(r'\buncertainty_seg ([^#&\n]*)', less, lines)
+    return re.sub(r'(?<!/)\buncertainty_seg ([^#&\n]*)', less, lines)
 
 
 def walk_it(walk: Walk, folder: Path, install: str) -> subprocess.CompletedProcess[str]:
@@ -215,10 +215,11 @@ def has_new_limits(folder: Path, said: str) -> None:
     assert promise['alpha'] == 0.2 and promise['accepted'] > 0.3
     assert promise['limits'] not in [each['limits'] for each in old['promises']]
     lines = [json.loads(line) for line in said.splitlines() if line.startswith('{')]
-    fitted, = (line for line in lines if 'rehearsals' in line)
+    fitted, = (line for line in lines if line.get('verb') == 'calibrate')
     assert fitted['promises'][0]['accepted'] == promise['accepted']
     report = (folder / 'my_water' / 'calibration.html').read_text()
-    assert re.search(rf"{100 * promise['accepted']:.1f}\s%\sof the frames accepted", report)
+    share = f"{100 * promise['accepted']:.1f}"
+    assert re.search(rf'{share}\s%</strong><span>of frames accepted', report)
     judged, = (line for line in lines if 'no_promise' in line)
     assert judged['promise']['alpha'] == 0.2
     limits = {f'threshold.{name}': f'{limit:.6g}' for name, limit in promise['limits'].items()}
