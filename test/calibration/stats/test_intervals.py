@@ -219,3 +219,14 @@ def test_too_few_blocks_have_no_coverage_and_what_is_not_known_is_not_accepted()
     assert np.isnan(promised_coverage(SCORES, BAD, DRAWS, 0.05, 3, 0)).all()
     accepted, bad = promised_coverage(np.full(60, np.nan), BAD, DRAWS, 0.3, 3, 0)
     assert accepted[0] == bad[0] == 0
+
+
+def test_a_class_that_a_draw_lacks_does_not_decide_between_bundles() -> None:
+    """Rows are the truth: of four images one has class 1, and another a pixel taken for it."""
+    images = np.zeros((4, 2, 2))
+    images[:, 0, 0], images[0, 1, 1], images[1, 0, 1] = 100, 50, 1
+    totals = np.concatenate([images.reshape(4, 4), np.zeros((4, 45))], 1)
+    without = np.array([[0.0, 2.0, 1.0, 1.0]])
+    assert weighted_totals(totals, 2, without)['mean_iou'] == pytest.approx(400 / 402)
+    # Where no image has it, a pixel taken for it counts, as in the figure of all images.
+    assert weighted_totals(totals[1:], 2, without[:, 1:])['mean_iou'] < 0.5

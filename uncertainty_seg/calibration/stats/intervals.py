@@ -172,15 +172,18 @@ def weighted_totals(totals: Floats, num_classes: int, weights: Floats) -> dict[s
     Return mean IoU, accuracy and expected calibration error of each draw, (d,) by name.
 
     A million pixels of one image are not a million samples: images are drawn, and each figure is
-    computed over all pixels of those. A class that a draw does not have is left out of its mean.
+    computed over all pixels of those. A class that some image has and a draw has not is left out
+    of its mean: a few pixels that one bundle takes for it would decide between two bundles.
     Chance alone adds to a calibration error and never takes from it, so that its interval lies to
     the upper side. `totals` are those of `evaluation.Evaluation`, (n, C * C + 45).
     """
     summed = weights @ totals
     counts = summed[:, :num_classes**2].reshape(-1, num_classes, num_classes)
-    inter = np.diagonal(counts, axis1=1, axis2=2)
-    union = counts.sum(1) + counts.sum(2) - inter
-    iou = np.where(union > 0, inter / np.maximum(union, 1), np.nan)
+    inter, true = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2)
+    union = counts.sum(1) + true - inter
+    of_all = totals[:, :num_classes**2].reshape(-1, num_classes, num_classes).sum((0, 2))
+    counts_here = (union > 0) & ((true > 0) | (of_all == 0))
+    iou = np.where(counts_here, inter / np.maximum(union, 1), np.nan)
     number, hits, confidence = summed[:, num_classes**2:].reshape(len(summed), 3, -1) \
         .transpose(1, 0, 2)
     error = np.abs(confidence - hits).sum(1) / np.maximum(number.sum(1), 1)
