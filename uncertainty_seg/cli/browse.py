@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-o', '--out', type=Path, default=Path('browse.html'),
                         help='page to write [browse.html]')
     parser.add_argument('--most', type=whole_number(1, 5000), default=300, metavar='N',
-                        help='maximum number of frames on the page, about 40 kB each [300]')
+                        help='number of frames with pictures in the page, about 40 kB each [300]')
     parser.add_argument('--score', metavar='NAME',
                         help='initial sort and colour [score_ratio; entropy.mean for a bundle '
                         'without a calibration]')

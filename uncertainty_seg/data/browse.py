@@ -3,9 +3,9 @@
 One page to look through the frames of a score table, in one file that needs no network.
 
 Every frame can be filtered and sorted: a column of numbers is packed, and unpacked when it is
-asked for. Pictures are in the page of a limited number of frames, half of them by score and half
-by lot, so that it shows the usual beside the worst; a photograph of another is read from its file
-when it is looked at.
+asked for. The page contains pictures of a limited number of frames, half of them with the highest
+scores and half random, so that ordinary frames appear beside the worst; photographs of other
+frames are read from their files when they are looked at.
 
 """
 
