@@ -78,7 +78,7 @@ def test_a_missing_package_names_the_command_that_installs_it(
 @pytest.mark.parametrize('words', [
     (), ('fly',), ('replay',), ('score',), ('select', 'table'),
     ('simulate', 'dive', 'a', '--duration', '0'),
-    ('simulate',), ('demo', '--seed', '-1'),
+    ('simulate',), ('demo', '--seed', '-1'), ('demo', '--colour'), ('simulate', 'dive', 'a', '-x'),
 ])
 def test_misuse_is_one_sentence_and_exits_with_2(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -87,7 +87,9 @@ def test_misuse_is_one_sentence_and_exits_with_2(
         command_line.main(words)
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert said.count('\n') == 1 and 'error: ' in said and '--help' in said
+    assert said.count('\n') == 1 and 'error: ' in said
+    verb = words[0] if words and words != ('fly',) else ''
+    assert f'uncertainty_seg {verb}'.rstrip() in said.split('; see ')[1] and '--help' in said
 
 
 @pytest.mark.parametrize('setting', [

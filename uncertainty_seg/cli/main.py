@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from uncertainty_seg import __version__
 from uncertainty_seg.errors import (
@@ -74,6 +74,13 @@ class SentenceParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and end the process."""
         self.exit(EXIT_MISUSE, f'{self.prog}: error: {message}; see {self.prog} --help\n')
+
+    def parse_known_args(self, *args: Any) -> Any:  # type: ignore[override]
+        """Refuse what is not known here, where the help of the verb can be named."""
+        found, others = super().parse_known_args(*args)
+        if others:
+            self.error(f'unrecognized arguments: {" ".join(others)}')
+        return found, others
 
 
 def build_parser(*wanted: str) -> argparse.ArgumentParser:
