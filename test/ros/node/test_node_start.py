@@ -1,7 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """How the node starts and ends: one sentence and an exit code for whatever is wrong."""
 
+import ctypes
 from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -104,3 +107,24 @@ def test_only_what_may_heal_is_started_again() -> None:
     healing = BackendError('the driver hung'), ValueError('a bug'), None
     lasting = BackendUnavailableError('no device'), ConfigError('passes is 0')
     assert [exit_code(err) for err in (*healing, *lasting)] == [1, 1, 1, 2, 2]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'malloc_info'), reason='not glibc')
+def test_threads_share_few_heaps(tmp_path: Path) -> None:
+    """With one for each thread the memory of a node grew for 25 minutes."""
+    script = (
+        'import ctypes, sys, threading\n'
+        'from uncertainty_seg.ros.node import keep_frames_on_the_heap\n'
+        'keep_frames_on_the_heap()\n'
+        'libc, wait = ctypes.CDLL(None), threading.Barrier(9)\n'
+        'def work():\n'
+        '    libc.malloc(50_000), wait.wait(), wait.wait()\n'
+        'for _ in range(8):\n'
+        '    threading.Thread(target=work).start()\n'
+        'wait.wait()\n'
+        'libc.fopen.restype = ctypes.c_void_p\n'
+        'file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))\n'
+        'libc.malloc_info(0, file), libc.fclose(file), wait.wait()\n')
+    told = tmp_path / 'heaps.xml'
+    subprocess.run([sys.executable, '-c', script, str(told)], check=True, timeout=60)
+    assert 1 <= told.read_text().count('<heap ') <= 3  # 11 without
