@@ -380,8 +380,9 @@ def session_of(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
 TOLERANCE = 1e-5
 # A wide network's sums are not exact to `TOLERANCE` in float32, whoever computes them: allow what
 # float32 does to the network itself on that image, this many times. Some networks turn noise into
-# chaos, and there no error would show: on one image at least it must stay below `_MOST`.
-_NOISE_FACTOR, _MOST = 4.0, 1e-3
+# chaos, and there no error would show: on one image at least it must stay below `_MOST`. The
+# largest of a million pixels was 5.1 times it (U-Net, 512x384, dropout injected).
+_NOISE_FACTOR, _MOST = 8.0, 1e-3
 # In a quantised network the last bit of a number may decide between two steps.
 _MOST_OF_STEPS = 2e-2
 _NEIGHBOURS = 2  # images to find what the last bit of an image changes
