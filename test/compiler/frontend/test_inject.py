@@ -105,6 +105,20 @@ def test_a_network_without_a_decoder_says_so() -> None:
         inject_dropout(model, 0.5, 'decoder')
 
 
+def test_logits_of_two_convolutions_are_dropped_before_both_and_nowhere_else() -> None:
+    """As in LR-ASPP, whose first classifier reads what the rest of the encoder reads too."""
+    nodes = [N('Conv', ['x', 'w'], ['c']), N('Relu', ['c'], ['low']),
+             N('Conv', ['low', 'v'], ['d']), N('Relu', ['d'], ['high']),
+             N('Conv', ['low', 'v'], ['p']), N('Conv', ['high', 'v'], ['q']),
+             N('Add', ['p', 'q'], ['y'])]
+    net = make_static(make(nodes, {'w': values(4, 3, 1, 1), 'v': values(4, 4, 1, 1)}), 8, 16)
+    model, sites = inject_dropout(net, 0.5, 'head')
+    assert sorted(sites) == ['head_1', 'head_2']
+    assert [kind for _, kind, _ in dropped(model)] == ['channel', 'channel']
+    read = {n.output[0]: n.input[0] for n in model.graph.node}
+    assert (read['d'], read[read[read['p']]], read[read['q']]) == ('low', 'low', 'high')
+
+
 def loop() -> onnx.NodeProto:
     body = helper.make_graph(
         [N('Identity', ['go'], ['on']), N('Add', ['v', 'v'], ['w'])], 'body',

@@ -54,7 +54,7 @@ def inject_dropout(
     wishes = [wish.strip() for wish in where.split(',') if wish.strip()]
     if not wishes:
         raise GraphError(f'the place of dropout {where!r}', "'head', 'decoder', or names")
-    types = types_of(model)
+    types = {**types_of(model)}
     result = copy_of(model)
     places: dict[str, str] = {}
     for wish in wishes:
@@ -63,24 +63,46 @@ def inject_dropout(
     return _marked(result, p, places, types)
 
 
-def _places(graph: onnx.GraphProto, wish: str, types: Mapping[str, TensorType]) -> dict[str, str]:
+def _places(graph: onnx.GraphProto, wish: str, types: dict[str, TensorType]) -> dict[str, str]:
     """Return site names by the tensor that is dropped."""
     if wish == HEAD:
-        return {_head(graph): HEAD}
+        heads = [_of_its_own(graph, node, types) for node in _heads(graph)]
+        return {name: f'{HEAD}_{i}' if heads[1:] else HEAD for i, name in enumerate(heads, 1)}
     if wish == DECODER:
         return {name: f'{DECODER}_{i}' for i, name in enumerate(_decoder(graph, types), 1)}
     return {_named(graph, wish): re.sub(r'\W+', '_', wish).strip('_')}
 
 
-def _head(graph: onnx.GraphProto) -> str:
+def _heads(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the convolutions that make the logits: several where those are added or joined."""
     made = {name: node for node in graph.node for name in node.output}
-    node = made.get(graph.output[0].name)
-    while node is not None and node.op_type in _AFTER_LOGITS:
-        node = next((made[name] for name in node.input if name in made), None)
-    if node is None or node.op_type not in _CONVOLUTIONS or node.input[0] not in made:
-        came = f'{node.op_type} {node.name!r}' if node is not None else 'no convolution'
+    ends: list[onnx.NodeProto | None] = [made.get(graph.output[0].name)]
+    found, came = [], 'no convolution'
+    while ends:
+        node = ends.pop(0)
+        if node is not None and node.op_type in _AFTER_LOGITS:
+            before = [made[name] for name in node.input if name in made]
+            ends += before if node.op_type in ('Add', 'Concat') else before[:1]
+        elif node is not None and node.op_type in _CONVOLUTIONS and node.input[0] in made:
+            found.append(node)
+        elif node is not None:
+            came = f'{node.op_type} {node.name!r}'
+    if not found:
         raise GraphError(f'the logits come from {came}', 'a convolution',
                          'name the tensor to drop instead of "head"')
+    return found
+
+
+def _of_its_own(
+    graph: onnx.GraphProto, node: onnx.NodeProto, types: dict[str, TensorType]
+) -> str:
+    """Return what a convolution reads; of what others read too, under a name of its own."""
+    name = node.input[0]
+    if len(consumers(graph.node, name)) > 1:
+        node.input[0] = fresh_name(graph, f'{name}_of_head')
+        copied = helper.make_node('Identity', [name], [node.input[0]])
+        graph.node.insert([*graph.node].index(node), copied)
+        types[node.input[0]] = types.get(name, UNKNOWN)
     return node.input[0]
 
 
