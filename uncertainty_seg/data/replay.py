@@ -63,7 +63,7 @@ class ReplayReport:
     topic, model, backend : str
         Where the images were; what judged them.
     passes : int
-        T; 0 for an infinite one.
+        T.
     num_frames, num_bad, num_confident : int
         Image messages; those of them that could not be used; those with the flag up.
     problems : list of str
