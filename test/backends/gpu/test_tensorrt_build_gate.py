@@ -216,8 +216,9 @@ def test_networks_of_many_kinds_build(
 ) -> None:
     folder = zoo_bundle(name)
     if precision:
-        convert(folder, tmp_path / 'variant', precision)
-        folder = tmp_path / 'variant'
+        # By its own name: what was built is remembered by folder, and pytest uses them again.
+        convert(folder, tmp_path / f'{name}_{precision}', precision)
+        folder = tmp_path / f'{name}_{precision}'
     found = builder.bundle(folder, 16)
     if (name, precision) == ('lraspp', 'bf16'):  # TensorRT has no such kernel
         assert found['error'] == 'GraphError' and '(HardSwish)' in found['text']
