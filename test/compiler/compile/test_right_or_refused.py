@@ -206,3 +206,13 @@ def test_a_file_that_draws_at_another_rate_is_another_network(
 
 def _as(init: Callable, other: onnx.ModelProto) -> Callable:
     return lambda self, _model, form: init(self, other, form)
+
+
+@pytest.mark.release
+def test_the_noise_of_float32_is_that_of_the_passes_compared(tmp_path: Path) -> None:
+    """A U-Net with injected dropout was refused, since it was that without dropout."""
+    pytest.importorskip('segmentation_models_pytorch')
+    import zoo
+
+    compile_network(zoo.NETS['unet'].build(), tmp_path / 'unet', (512, 384), list('abcde'),
+                    inject_dropout=0.3, at='decoder')

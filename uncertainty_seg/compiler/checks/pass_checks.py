@@ -260,6 +260,8 @@ class NetworkRunner:
         if error > TOLERANCE and self._exact is not None:
             exact = self._exact(self.floats(image), masks)
         noise = 0.0 if exact is None else distance(theirs, exact)
+        if error > TOLERANCE and self._network is None:  # what float32 does in these passes
+            noise = distance(theirs, self._each(image, masks, is_optimised=False))
         return self._judge(error if exact is None else self.distance(ours, exact),
                            lambda: max(noise, self._noise(image)), 'with the same masks')
 
@@ -308,9 +310,11 @@ class NetworkRunner:
             found.append(distance(given, optimised.run(None, _feed(model, other))[0]))
         return max(found)
 
-    def _each(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
+    def _each(
+        self, image: NDArray[np.uint8], masks: Masks, is_optimised: bool = True
+    ) -> NDArray[np.float32]:
         model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
-        session = session_of(one_pass(model, sites))
+        session = session_of(one_pass(model, sites), is_optimised)
         feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
         rows = num_passes(masks)
         return np.concatenate([
@@ -380,9 +384,8 @@ def session_of(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
 TOLERANCE = 1e-5
 # A wide network's sums are not exact to `TOLERANCE` in float32, whoever computes them: allow what
 # float32 does to the network itself on that image, this many times. Some networks turn noise into
-# chaos, and there no error would show: on one image at least it must stay below `_MOST`. The
-# largest of a million pixels was 5.1 times it (U-Net, 512x384, dropout injected).
-_NOISE_FACTOR, _MOST = 8.0, 1e-3
+# chaos, and there no error would show: on one image at least it must stay below `_MOST`.
+_NOISE_FACTOR, _MOST = 4.0, 1e-3
 # In a quantised network the last bit of a number may decide between two steps.
 _MOST_OF_STEPS = 2e-2
 _NEIGHBOURS = 2  # images to find what the last bit of an image changes
