@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
-from uncertainty_seg.errors import GraphError
+from uncertainty_seg.errors import BackendUnavailableError, GraphError, install_command
 from uncertainty_seg.storage.onnx_nodes import subgraphs
 
 # The newest that TensorRT 10.3 reads.
@@ -61,6 +61,21 @@ def load_model(path: str) -> onnx.ModelProto:
         raise GraphError(f'the weights of {path} cannot be read ({first_line(err)})',
                          'the files it was saved with') from err
     return model
+
+
+def session_of(model: onnx.ModelProto, level: str = 'ENABLE_ALL', threads: int = 0) -> Any:
+    """Open a session of ONNX Runtime on the CPU, optimised by a level; 0 threads are all cores."""
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'onnxruntime cannot be imported ({err})', 'onnxruntime, for the checks',
+            install_command('onnxruntime')) from err
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f'ORT_{level}')
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
 
 def why_unreadable(path: str) -> str:

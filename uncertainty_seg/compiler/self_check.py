@@ -24,7 +24,7 @@ import onnx
 from tqdm import tqdm
 
 from uncertainty_seg.compiler.head_graphs import logits_of
-from uncertainty_seg.compiler.onnx_tools import constants, load_model
+from uncertainty_seg.compiler.onnx_tools import constants, load_model, session_of
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import lazy_inputs, Masks, num_passes
@@ -41,7 +41,7 @@ from uncertainty_seg.core.uncertainty import (
     sums_of_logits,
     UncertaintyMaps,
 )
-from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
+from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
 
 MEMORY_LIMIT_MB = 16.0
@@ -310,19 +310,8 @@ class Reference:
 def _session(model: onnx.ModelProto, threads: int) -> Any:
     from uncertainty_seg.compiler.precision import to_float32
 
-    try:
-        import onnxruntime
-    except ImportError as err:
-        raise BackendUnavailableError(
-            f'onnxruntime cannot be imported ({err}), and the check compares with it',
-            fix=install_command('onnxruntime'),
-        ) from err
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     # Fuses nothing, and leaves the rounding steps of a quantised trunk where they are.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    content = to_float32(model).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    return session_of(to_float32(model), 'ENABLE_BASIC', threads)
 
 
 # -------------------------------------------------------------------------------------------------

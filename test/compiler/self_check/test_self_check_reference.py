@@ -53,5 +53,5 @@ def test_it_is_the_definition_at_the_grid_of_the_card(
 def test_without_onnx_runtime_it_says_what_it_needs(
         tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    with pytest.raises(BackendUnavailableError, match='the check compares with it'):
+    with pytest.raises(BackendUnavailableError, match='onnxruntime cannot be imported'):
         Reference(load_bundle(str(tiny_bundle)))

@@ -18,9 +18,16 @@ from numpy.typing import NDArray
 import onnx
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout
-from uncertainty_seg.compiler.checks.pass_checks import Array, said, session_of
+from uncertainty_seg.compiler.checks.pass_checks import Array, said
 from uncertainty_seg.compiler.frontend.outputs import chosen_output, in_planes, OutputForm
-from uncertainty_seg.compiler.onnx_tools import copy_of, hidden, image_inputs, refill, types_of
+from uncertainty_seg.compiler.onnx_tools import (
+    copy_of,
+    hidden,
+    image_inputs,
+    refill,
+    session_of,
+    types_of,
+)
 from uncertainty_seg.errors import GraphError
 
 
@@ -70,7 +77,7 @@ class FileNetwork:
             refill(model.graph.node, [hidden(n) if is_dropout(n) else n for n in model.graph.node])
         if self._output not in [info.name for info in model.graph.output]:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(self._output))
-        return session_of(model, is_optimised=False)  # else it takes out dropout that is on
+        return session_of(model, 'DISABLE_ALL')  # else it takes out dropout that is on
 
     @cached_property
     def _output(self) -> str:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 import onnx
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import without_dropout
-from uncertainty_seg.compiler.checks.pass_checks import distance, run_graph, session_of, softmax
+from uncertainty_seg.compiler.checks.pass_checks import distance, run_graph, softmax
 from uncertainty_seg.compiler.compile import CompiledGraphs, with_files
 from uncertainty_seg.compiler.frontend.outputs import strip_final_resize
 from uncertainty_seg.compiler.head_graphs import logits_of
-from uncertainty_seg.compiler.onnx_tools import attribute, constants, producer, Values
+from uncertainty_seg.compiler.onnx_tools import attribute, constants, producer, session_of, Values
 from uncertainty_seg.compiler.plan import CompileOptions, Decision
 from uncertainty_seg.compiler.precision import unhalvable
 from uncertainty_seg.core.bundle import PASSES_FILE, TRUNK_FILE

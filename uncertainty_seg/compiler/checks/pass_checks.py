@@ -22,16 +22,12 @@ from uncertainty_seg.compiler.algebra.dropout_to_masks import dropout_to_masks, 
 from uncertainty_seg.compiler.algebra.free_passes import one_pass
 from uncertainty_seg.compiler.compile import CompiledGraphs
 from uncertainty_seg.compiler.head_graphs import LARGEST_LOG_VARIANCE
+from uncertainty_seg.compiler.onnx_tools import session_of
 from uncertainty_seg.core.dropout_masks import num_passes, pass_inputs, still_inputs
 from uncertainty_seg.core.grid import upsample_bilinear
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.core.pipeline import ROUNDING
-from uncertainty_seg.errors import (
-    BackendUnavailableError,
-    GraphError,
-    install_command,
-    UncertaintySegError,
-)
+from uncertainty_seg.errors import GraphError, UncertaintySegError
 
 if TYPE_CHECKING:
     from uncertainty_seg.compiler.capture.masked_reference import UntouchedNet
@@ -43,6 +39,7 @@ MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
 # The same in float64, or None where it cannot be.
 ExactNetwork = Callable[[NDArray[np.float32], Masks], 'NDArray[np.float32] | None']
 _PASSES = 3
+_LEVELS = 'ENABLE_ALL', 'DISABLE_ALL'
 _MOST_SAID = 200  # letters
 _SWITCHED_OFF = np.float32(100)  # below the largest logit: a probability of 0 in float32
 
@@ -261,7 +258,7 @@ class NetworkRunner:
             exact = self._exact(self.floats(image), masks)
         noise = 0.0 if exact is None else distance(theirs, exact)
         if error > TOLERANCE and self._network is None:  # what float32 does in these passes
-            noise = distance(theirs, self._each(image, masks, is_optimised=False))
+            noise = distance(theirs, self._each(image, masks, _LEVELS[1]))
         return self._judge(error if exact is None else self.distance(ours, exact),
                            lambda: max(noise, self._noise(image)), 'with the same masks')
 
@@ -301,7 +298,7 @@ class NetworkRunner:
             exact = self._untouched.exact(floats)
             found += [] if exact is None else [distance(self._untouched(floats), exact)]
         model = without_dropout(self._compiled.prepared[0].float_model)
-        optimised, plain = (session_of(model, level) for level in (True, False))
+        optimised, plain = (session_of(model, level) for level in _LEVELS)
         given = optimised.run(None, _feed(model, floats))[0]
         found.append(distance(given, plain.run(None, _feed(model, floats))[0]))
         for seed in range(_NEIGHBOURS):
@@ -311,10 +308,10 @@ class NetworkRunner:
         return max(found)
 
     def _each(
-        self, image: NDArray[np.uint8], masks: Masks, is_optimised: bool = True
+        self, image: NDArray[np.uint8], masks: Masks, level: str = _LEVELS[0]
     ) -> NDArray[np.float32]:
         model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
-        session = session_of(one_pass(model, sites), is_optimised)
+        session = session_of(one_pass(model, sites), level)
         feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
         rows = num_passes(masks)
         return np.concatenate([
@@ -360,22 +357,6 @@ def said(err: Exception) -> str:
     text = re.sub(r'\[ONNXRuntimeError\] : \d+ : \w+ : |(?:/\S+)?\S+\.(?:cc|h):\d+ \S+ ', '',
                   ' '.join(str(err).split()))
     return text[:_MOST_SAID]
-
-
-def session_of(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
-    """Open a session of ONNX Runtime on the CPU."""
-    try:
-        import onnxruntime
-    except ImportError as err:
-        raise BackendUnavailableError(
-            f'onnxruntime cannot be imported ({err})', 'onnxruntime, for the checks',
-            install_command('onnxruntime')) from err
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if not is_optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
 
 # -------------------------------------------------------------------------------------------------

@@ -30,11 +30,13 @@ from uncertainty_seg.compiler.onnx_tools import (
     constants,
     copy_of,
     drop_unused,
+    IR_VERSION,
     needed_nodes,
     only_user,
     producer,
     refill,
     rename_tensors,
+    session_of,
     Shape,
     tensor_types,
     TensorType,
@@ -232,10 +234,7 @@ def evaluated(node: onnx.NodeProto, state: FoldingState) -> bool:
     """Turn a node with renamed inputs into constants; say whether it is no longer needed."""
     if node.domain not in ('', 'ai.onnx') or node.op_type in _NEVER:
         return False
-    if node.op_type == 'Resize':
-        value = resized_constant(node, state)
-        values = {} if value is None else {node.output[0]: value}
-    elif node.op_type == 'Constant':
+    if node.op_type == 'Constant':
         return _constant(node, state)
     elif node.op_type in ('Shape', 'Size'):
         values = _measured(node, state)
@@ -277,14 +276,27 @@ def _computed(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[An
     names = [name for name in node.output if name]
     if any(name and name not in feeds for name in node.input) or not _is_small(node, state):
         return {}
-    graph = helper.make_graph([node], 'one', _untyped(feeds), _untyped(names))
     try:
-        results = ReferenceEvaluator(graph, opsets={'': state.version}).run(names, feeds)
+        if node.op_type == 'Resize':
+            results = _resized(node, state)
+        else:
+            graph = helper.make_graph([node], 'one', _untyped(feeds), _untyped(names))
+            results = ReferenceEvaluator(graph, opsets={'': state.version}).run(names, feeds)
     except Exception as err:  # whatever the reference cannot do stays in the graph
         _log.debug('%s %r is not folded: %s', node.op_type, node.name, err)
         return {}
     is_list = any(isinstance(value, list) for value in results)
     return {} if is_list else {n: np.asarray(v) for n, v in zip(names, results, strict=True)}
+
+
+def _resized(node: onnx.NodeProto, state: FoldingState) -> list[NDArray[Any]]:
+    """Resize a table of positions by the runtime: the reference takes minutes for one."""
+    given = [state.tensors[name] for name in node.input if name]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
+    graph = helper.make_graph([node], 'one', [], outputs, given)
+    model = helper.make_model(graph, opset_imports=state.opsets, ir_version=IR_VERSION)
+    found: list[NDArray[Any]] = session_of(model).run(None, {})
+    return found
 
 
 def _untyped(names: Any) -> list[onnx.ValueInfoProto]:
@@ -295,6 +307,8 @@ def _is_small(node: onnx.NodeProto, state: FoldingState) -> bool:
     read, written = (sum(math.prod(shape) for name in names
                          if name and (shape := state.shape(name)) is not None)
                      for names in (node.input, node.output))
+    if node.op_type == 'Resize':
+        return True
     floor = _MOST_REPEATED if node.op_type in _REPEATING else _MOST_COMPUTED
     if node.op_type in _REPEATING and any(state.shape(n) is None for n in node.output if n):
         return False
@@ -308,56 +322,6 @@ def _fits(value: NDArray[Any], name: str, state: FoldingState) -> bool:
     except (KeyError, ValueError):
         return False
     return known.kind in (0, kind) and known.shape in (None, value.shape)
-
-
-# -------------------------------------------------------------------------------------------------
-# Resize a constant, as a table of positions is resized to the size of the image.
-# onnx's reference resizes number by number, minutes for such a table. Every mode works axis by
-# axis, so the reference computes the matrix of each axis only, by resizing unit vectors.
-
-_NOT_BY_AXIS = ('tf_crop_and_resize',)
-# Of a matrix; the reference takes some 30 us for each element.
-_MOST_ELEMENTS = 1 << 14
-_COPIED = ('mode', 'coordinate_transformation_mode', 'cubic_coeff_a', 'exclude_outside',
-           'nearest_mode', 'antialias')
-
-
-def resized_constant(node: onnx.NodeProto, state: FoldingState) -> NDArray[Any] | None:
-    """Compute a Resize of constants; None if it is too large, or not computed axis by axis."""
-    data, _, scales = ([state.value(name) if name else None for name in node.input]
-                       + [None, None])[:3]
-    shape = state.shape(node.output[0])
-    mode = attribute(node, 'coordinate_transformation_mode')
-    if data is None or shape is None or attribute(node, 'axes', []) or mode in _NOT_BY_AXIS \
-            or attribute(node, 'keep_aspect_ratio_policy', 'stretch') != 'stretch':
-        return None
-    # Aligned corners go by the size; the reference goes by the scale, before it is rounded.
-    if scales is None or not scales.size or mode == 'align_corners':
-        scales = None
-    result = np.asarray(data, np.float64)
-    for axis, (old, new) in enumerate(zip(data.shape, shape, strict=True)):
-        wanted = float(scales[axis]) if scales is not None else new
-        if old == new and wanted in (1.0, new):
-            continue
-        if old * new > _MOST_ELEMENTS:
-            return None
-        matrix = _axis_matrix(node, old, wanted, state)
-        result = np.moveaxis(np.tensordot(matrix, result, (1, axis)), 0, axis)
-    return result.astype(data.dtype)
-
-
-def _axis_matrix(
-    node: onnx.NodeProto, old: int, wanted: float, state: FoldingState
-) -> NDArray[np.float64]:
-    """Return (new, old): how each number of one axis is made of the old ones."""
-    is_size = isinstance(wanted, int)
-    inputs = ['x', '', '', 'n'] if is_size else ['x', '', 'n']
-    single = helper.make_node('Resize', inputs, ['y'])
-    single.attribute.extend(a for a in node.attribute if a.name in _COPIED)
-    graph = helper.make_graph([single], 'one', _untyped('xn'), _untyped('y'))
-    number = np.array([wanted, old], np.int64) if is_size else np.array([wanted, 1], np.float32)
-    run = ReferenceEvaluator(graph, opsets={'': state.version}).run
-    return run(None, {'x': np.eye(old), 'n': number})[0]
 
 
 # -------------------------------------------------------------------------------------------------
