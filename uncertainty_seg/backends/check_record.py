@@ -38,27 +38,13 @@ _is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
 
 @dataclass(frozen=True)
 class SelfCheckKey:
-    """
-    What a result is valid for.
+    """What a result is valid for."""
 
-    Attributes
-    ----------
-    graphs : str
-        Digest over the files of the bundle.
-    backend, version : str
-        Name of the backend; version of its runtime.
-    precision : str
-        One of `core.model_card.PRECISIONS`.
-    device : str
-        Name of the GPU; empty for a backend of the CPU.
-
-    """
-
-    graphs: str
+    graphs: str  # Digest over the files of the bundle.
     backend: str
-    version: str
-    precision: str
-    device: str = ''
+    version: str  # Of its runtime.
+    precision: str  # One of `core.model_card.PRECISIONS`.
+    device: str = ''  # Name of the GPU; empty for a backend of the CPU.
 
     @staticmethod
     def of(

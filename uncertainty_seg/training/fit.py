@@ -47,43 +47,22 @@ _STATES = ('net', 'average', 'optimiser', 'schedule', 'best')
 
 @dataclass(frozen=True)
 class FitSettings:
-    """
-    Everything that determines the result of a fit, besides data and network.
-
-    Attributes
-    ----------
-    epochs, batch : int
-        Length of the run and images a step.
-    learning_rate : float
-        Peak rate of the decoder; the encoder gets `encoder_rate` times it.
-    encoder_rate : float
-        Fraction of it for the encoder.
-    class_power : float
-        Loss weight of a class is frequency ** -class_power; 0.5 saves rare classes.
-    iou_weight : float
-        So many times `losses.iou_loss` is added to the loss; 0 for none.
-    draw_power : float
-        An image with rare classes is drawn more often, by its rarest class's share of images
-        to the power of -draw_power; 0 draws evenly.
-    seed : int
-        Of order, augmentation, dropout and fresh layers.
-    augmentation : Augmentation
-        What is done to the images.
-    small_epochs, small_scale : int, float
-        The first epochs see images, and crops of multiples of 32 pixels, that are this much
-        smaller, which takes half the time.
-
-    """
+    """Everything that determines the result of a fit, besides data and network."""
 
     epochs: int
-    batch: int = 8
-    learning_rate: float = 2e-3
-    encoder_rate: float = 0.4
+    batch: int = 8  # Images a step.
+    learning_rate: float = 2e-3  # Peak rate of the decoder.
+    encoder_rate: float = 0.4  # The encoder's rate is this fraction of it.
+    # Loss weight of a class is frequency ** -class_power; 0.5 saves rare classes.
     class_power: float = 0.5
-    iou_weight: float = 0.0
+    iou_weight: float = 0.0  # So many times `losses.iou_loss` is added to the loss.
+    # An image with rare classes is drawn more often, by its rarest class's share of images to the
+    # power of -draw_power; 0 draws evenly.
     draw_power: float = 0.0
-    seed: int = 7
+    seed: int = 7  # Of order, augmentation, dropout and fresh layers.
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(crop=(256, 192)))
+    # The first epochs see images, and crops of multiples of 32 pixels, that are this much smaller,
+    # which takes half the time.
     small_epochs: int = 0
     small_scale: float = 0.75
 
@@ -214,32 +193,15 @@ def fit(
     """
     Train and return the averaged network, in eval mode; that of the best epoch with a patience.
 
-    Parameters
-    ----------
-    net : Module
-        Trained in place, but for the weights whose names begin as its attribute `frozen` says, if
-        it has one; those of its attribute `encoder` at a rate of their own.
-    data, settings, mix : LabelledFolder, FitSettings, Mix
-        Training images, of which fewer than a batch make a smaller batch, and the recipe.
-    on_epoch : callable, optional
-        Called with (epoch, mean loss, net to keep) after an epoch that is kept: the first, the
-        last, and else one every `KEEP_EVERY_S`.
-    progress : Path, optional
-        Written after each epoch that is kept; if it is there at the start, the run goes on from
-        it, with the random numbers that it would have had.
-    watch : Watch, optional
-        Measures each epoch and may end the run.
-    origin : mapping of str to str, optional
-        What the run is made of beside the settings, by what it is. Kept in `progress`.
-    keeps_threads : bool
-        Take the number of threads of `progress`, with which the run goes on to the same bits.
-
-    Raises
-    ------
-    TrainingError
-        If the loss is not a number, as a DivergedError; or `progress` is of a run with other
-        settings or another origin, or none.
-
+    `net` is trained in place, but for the weights whose names begin as its attribute `frozen`
+    says, if it has one; those of its attribute `encoder` at a rate of their own. Fewer images than
+    a batch make a smaller batch. `on_epoch` is called with (epoch, mean loss, net to keep) after
+    an epoch that is kept: the first, the last, and else one every `KEEP_EVERY_S`. Then `progress`
+    is written too; if it is there at the start, the run goes on from it, with the random numbers
+    that it would have had, and with `keeps_threads` on its number of threads, to the same bits.
+    `watch` measures each epoch and may end the run; `origin` says what the run is made of beside
+    the settings. Raises DivergedError if the loss is not a number, TrainingError if `progress` is
+    of a run with other settings or another origin, or of none.
     """
     watch = watch or Watch()
     torch.manual_seed(settings.seed)
