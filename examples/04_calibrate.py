@@ -14,14 +14,13 @@ import shutil
 import sys
 
 import uncertainty_seg as us
-from uncertainty_seg.sim.dataset import write_dataset
 
 
 def main(num_images):
     """Render, calibrate a copy of the included model, and evaluate it."""
     # Three folders: like the training images; for the thresholds; for the evaluation.
     for seed, folder in enumerate(('known', 'limits', 'later'), 1):
-        write_dataset(folder, num_images, seed, size=(320, 240))
+        us.simulate_scenes(folder, count=num_images, seed=seed, size=(320, 240))
     for folder in ('limits', 'later'):
         Path(folder, 'splits.json').unlink()  # all of their images count
 

@@ -8,11 +8,9 @@ Without a bag a dive of 20 s is rendered. IN_BAG is a folder or file of rosbag2,
 
 """
 
-from pathlib import Path
 import sys
 
 import uncertainty_seg as us
-from uncertainty_seg.sim.dive import Dive, write_dive
 from uncertainty_seg.storage.bags.reader import BagReader
 
 
@@ -20,7 +18,7 @@ def main(in_bag=None):
     """Replay the bag, or a rendered dive, and print the changes of the flag."""
     if in_bag is None:
         in_bag = 'dive'
-        write_dive(Path(in_bag), Dive(1, duration_s=20.0, rate_hz=4.0, size=(320, 240)))
+        us.simulate_dive(in_bag, duration=20, rate=4, size=(320, 240))
 
     report = us.replay(in_bag, 'seen', settings=us.Settings(model='pipeline'), views=True)
     print(f'{report.num_confident} of {report.num_frames} frames are confident')

@@ -43,12 +43,15 @@ if TYPE_CHECKING:
     from uncertainty_seg.data.browse import browse
     from uncertainty_seg.data.dataset import dataset_add
     from uncertainty_seg.data.dataset import read_dataset as dataset_status
+    from uncertainty_seg.data.demo import demo
     from uncertainty_seg.data.label_review import import_labels as labels_import
     from uncertainty_seg.data.label_sources import export_labels as labels_export
     from uncertainty_seg.data.replay import replay
     from uncertainty_seg.data.scoring import score
     from uncertainty_seg.data.selection import select
     from uncertainty_seg.errors import UncertaintySegError
+    from uncertainty_seg.sim.dataset import simulate_scenes
+    from uncertainty_seg.sim.dive import simulate_dive
     from uncertainty_seg.storage.labelled_folder import load_folder
     from uncertainty_seg.storage.model_bundle import load_bundle
     from uncertainty_seg.training.active_learning import active_learn
@@ -57,9 +60,10 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 __all__ = [
     'GateSettings', 'Settings', 'UncertaintySegError', 'active_learn', 'browse', 'calibrate',
-    'compare', 'compile', 'convert', 'dataset_add', 'dataset_status', 'evaluate', 'heatmap',
-    'labels_export', 'labels_import', 'load_bundle', 'load_folder', 'open_pipeline', 'overlay',
-    'replay', 'risk_coverage', 'score', 'select', 'self_check', 'train',
+    'compare', 'compile', 'convert', 'dataset_add', 'dataset_status', 'demo', 'evaluate',
+    'heatmap', 'labels_export', 'labels_import', 'load_bundle', 'load_folder', 'open_pipeline',
+    'overlay', 'replay', 'risk_coverage', 'score', 'select', 'self_check', 'simulate_dive',
+    'simulate_scenes', 'train',
 ]
 # Name -> the module that has it, and its name there if it is another one.
 _PLACES = {
@@ -68,13 +72,14 @@ _PLACES = {
     'browse': 'data.browse', 'calibrate': 'calibration.api', 'compare': 'calibration.api',
     'compile': 'compiler.request:compile_network', 'convert': 'compiler.request',
     'dataset_add': 'data.dataset', 'dataset_status': 'data.dataset:read_dataset',
-    'evaluate': 'calibration.api', 'heatmap': 'core.render',
+    'demo': 'data.demo', 'evaluate': 'calibration.api', 'heatmap': 'core.render',
     'labels_export': 'data.label_sources:export_labels',
     'labels_import': 'data.label_review:import_labels',
     'load_bundle': 'storage.model_bundle', 'load_folder': 'storage.labelled_folder',
     'open_pipeline': 'backends.opening', 'overlay': 'core.render', 'replay': 'data.replay',
     'risk_coverage': 'calibration.stats.metrics', 'score': 'data.scoring',
-    'select': 'data.selection', 'self_check': 'compiler.self_check', 'train': 'training.train',
+    'select': 'data.selection', 'self_check': 'compiler.self_check',
+    'simulate_dive': 'sim.dive', 'simulate_scenes': 'sim.dataset', 'train': 'training.train',
 }
 # From 1.29 on ONNX Runtime's wheels report each model that is opened to its vendor, unless this is
 # set before they are loaded. Whoever wants that sets it to 0.

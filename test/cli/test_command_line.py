@@ -19,8 +19,8 @@ from uncertainty_seg.cli import main as command_line
 from uncertainty_seg.cli.arguments import (
     add_settings,
     image_size,
-    positive_number,
     print_json,
+    rate,
     settings_from_args,
     whole_number,
 )
@@ -77,7 +77,7 @@ def test_a_missing_package_names_the_command_that_installs_it(
 
 @pytest.mark.parametrize('words', [
     (), ('fly',), ('replay',), ('score',), ('select', 'table'),
-    ('simulate', 'dive', 'a', '--duration', '0'),
+    ('simulate', 'dive', 'a', '--duration', 'long'),
     ('simulate',), ('demo', '--seed', '-1'), ('demo', '--colour'), ('simulate', 'dive', 'a', '-x'),
 ])
 def test_misuse_is_one_sentence_and_exits_with_2(
@@ -154,13 +154,10 @@ def test_settings_of_the_command_line_are_those_of_the_node(tmp_path: Path) -> N
 
 def test_argument_types_know_their_bounds() -> None:
     assert whole_number(0, 3)('3') == 3
-    assert positive_number(2)('2') == 2.0
-    assert positive_number(or_zero=True)('0') == 0.0
+    assert rate('0.5') == 0.5
     assert image_size('640x480') == (640, 480)
     for convert, text in ((whole_number(0, 3), '4'), (whole_number(0), 'x'),
-                          (positive_number(), '0'), (positive_number(), 'nan'),
-                          (positive_number(or_zero=True), '-0.1'),
-                          (positive_number(), 'inf'), (positive_number(2), '2.1'),
+                          (rate, '0'), (rate, 'nan'), (rate, '-0.1'), (rate, '1'), (rate, 'x'),
                           (image_size, '640*480'), (image_size, '-1x5')):
         with pytest.raises(argparse.ArgumentTypeError, match=r', expected '):
             convert(text)

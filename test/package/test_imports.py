@@ -27,7 +27,7 @@ ROOMS = {
     'ros': {'core', 'backends', 'storage'},
     'sim': {'core', 'backends', 'storage'},
     'calibration': {'core', 'backends', 'storage', 'sim'},
-    'data': {'core', 'backends', 'storage', 'calibration'},
+    'data': {'core', 'backends', 'storage', 'calibration', 'sim'},
     'compiler': {'core', 'backends', 'storage', 'sim'},
     'training': {'core', 'backends', 'storage', 'calibration', 'data', 'compiler'},
     'cli': {'core', 'backends', 'storage', 'calibration', 'data', 'sim', 'compiler', 'training'},

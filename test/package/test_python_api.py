@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import uncertainty_seg as us
+from uncertainty_seg.cli.main import build_parser, VERBS
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,28 @@ def test_every_name_is_documented_and_has_an_example() -> None:
     assert set(us.__all__) < set(dir(us))
 
 
+# What a verb is given to print or check, or that goes to another function.
+OWN_ARGUMENTS = {
+    'demo': {'no_check'}, 'compile': {'nets', 'explain'}, 'calibrate': {'error', 'data', 'like'},
+    'evaluate': {'bundles', 'alphas'}, 'self_check': {'cache', 'compute_capability'},
+    'select': {'root'}}
+
+
+def test_every_verb_is_a_function_with_the_same_arguments() -> None:
+    found = {}
+    for verb in VERBS:
+        words = next(a for a in build_parser(verb)._actions if a.choices).choices[verb]
+        inside = [a for a in words._actions if a.choices and a.dest in ('action', 'kind')]
+        for name, parser in (inside[0].choices if inside else {'': words}).items():
+            function = getattr(us, f'{verb}_{name}'.strip('_').replace('-', '_'))
+            found[function] = {a.dest for a in parser._actions} - {
+                'help', 'model', 'params_file', 'assignments'}
+    for function, given in found.items():
+        name = function.__name__.replace('_network', '')
+        assert given - set(inspect.signature(function).parameters) == OWN_ARGUMENTS.get(
+            name, set()), name
+
+
 def test_every_argument_of_a_function_is_described() -> None:
     for name in us.__all__:
         function = getattr(us, name)
@@ -92,6 +115,7 @@ def test_every_example_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert names['fitted'].calibration.promises[0].alpha == 0.1
     assert len(names['chosen'].selection.rows) == 2 and len(names['grown'].added) == 2
     assert names['page'].num_frames == 3 and len(names['rounds']) == 1
+    assert names['shown'].facts['processed'] == 4
     assert (stage / 'selection' / 'selection.parquet').is_file()
 
 

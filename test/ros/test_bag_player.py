@@ -8,10 +8,11 @@ import signal
 import time
 from typing import Any
 
+from compressed import compressed_message
 import numpy as np
 from ros_helpers import Client, Process
 
-from uncertainty_seg.storage.bags.writer import BagWriter, compressed_message
+from uncertainty_seg.storage.bags.writer import BagWriter
 
 PLAYER = ['-m', 'uncertainty_seg.ros.bag_player']
 REMAP = ['--ros-args', '-r', 'image:=/cam']

@@ -12,7 +12,7 @@ import pytest
 
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.sim import scene as scene_module
-from uncertainty_seg.sim.dataset import write_dataset
+from uncertainty_seg.sim.dataset import simulate_scenes
 from uncertainty_seg.sim.pipe import CLASS_NAMES, PALETTE
 from uncertainty_seg.sim.scene import render_scene
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp('scenes') / 'set'
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_module, '_FEW_JOBS', 0)  # several processes
-        write_dataset(place, 10, seed=4, size=SMALL, ood=2)
+        simulate_scenes(place, count=10, seed=4, size=SMALL, ood=2)
     return place
 
 
@@ -63,7 +63,7 @@ def test_the_out_of_distribution_set_ignores_what_training_never_shows(folder: P
 
 
 def test_the_number_of_processes_does_not_change_a_byte(folder: Path, tmp_path: Path):
-    write_dataset(tmp_path, 10, seed=4, size=SMALL)
+    simulate_scenes(tmp_path, count=10, seed=4, size=SMALL)
     for path in sorted(tmp_path.rglob('*')):
         if path.is_file():
             assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path
@@ -72,4 +72,4 @@ def test_the_number_of_processes_does_not_change_a_byte(folder: Path, tmp_path: 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(ConfigError, match='file'):
-        write_dataset(tmp_path / 'file', 1, size=SMALL)
+        simulate_scenes(tmp_path / 'file', count=2, size=SMALL)

@@ -4,14 +4,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.sim import dive as dive_module
 from uncertainty_seg.sim import scene as scene_module
-from uncertainty_seg.sim.dive import Dive, DiveFrame, ensure_dive, render_frames, write_dive
+from uncertainty_seg.sim.dive import (
+    Dive,
+    DiveFrame,
+    ensure_dive,
+    render_frames,
+    simulate_dive,
+    write_dive,
+)
 from uncertainty_seg.sim.pipe import IGNORE, SEABED
 from uncertainty_seg.storage.bags.reader import read_images
 
@@ -121,3 +130,13 @@ def test_a_bag_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert ensure_dive(tmp_path / 'dive', other)
     monkeypatch.setattr(dive_module, '__file__', str(tmp_path / 'another_renderer.py'))
     assert ensure_dive(tmp_path / 'dive', other)
+
+
+@pytest.mark.parametrize('more', [
+    {'duration': 0}, {'rate': float('nan')}, {'seed': -1}, {'size': (640, 4)}])
+def test_a_dive_that_cannot_be_is_refused_before_there_is_a_bag(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=str(next(iter(more)))[:4] + '|shorter side 4'):
+        simulate_dive(tmp_path / 'bag', **more)
+    assert not (tmp_path / 'bag').exists()

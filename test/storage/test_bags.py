@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlite3
 from typing import Any
 
+from compressed import compressed_message
 import cv2
 from mcap import reader as mcap_reader
 import numpy as np
@@ -30,7 +31,6 @@ from uncertainty_seg.storage.bags.reader import (
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
     camera_info_message,
-    compressed_message,
     diagnostics_message,
     PinholeCamera,
     STORAGES,

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import shutil
 
+from compressed import compressed_message
 import cv2
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from uncertainty_seg.errors import BagError, UncertaintySegError
 from uncertainty_seg.storage.bags.reader import IMAGE_TYPE, typestore
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
-    compressed_message,
     image_message,
 )
 from uncertainty_seg.storage.frame_sources import (

@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from inspect import signature
-import math
 from typing import Any, TypeVar
 
 from uncertainty_seg.core.settings import (
@@ -137,27 +136,13 @@ def whole_number(lower: int, upper: int = 10**9) -> Callable[[str], int]:
     return convert
 
 
-def positive_number(upper: float = math.inf, *, or_zero: bool = False) -> Callable[[str], float]:
-    """Return an argparse type for a finite number above 0."""
-    above = '0 or above' if or_zero else 'above 0'
-
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f'{text!r}, expected a number') from None
-        if not (0 < value <= upper or value == 0 and or_zero) or value == math.inf:
-            limit = f' and at most {upper:g}' if upper < math.inf else ''
-            raise argparse.ArgumentTypeError(f'{text}, expected a number {above}{limit}')
-        return value
-
-    return convert
-
-
 def rate(text: str) -> float:
-    """Read a dropout rate between 0 and 1; an argparse type."""
-    value = positive_number()(text)
-    if value >= 1:
+    """Read a share between 0 and 1, as of dropout; an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}, expected a number') from None
+    if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f'{text}, expected a rate between 0 and 1')
     return value
 

@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from uncertainty_seg.cli.arguments import (
     add_settings,
+    call_with,
     print_json,
     settings_from_args,
     whole_number,
 )
-from uncertainty_seg.cli.simulate import add_dive_arguments, dive_of
+from uncertainty_seg.cli.simulate import add_dive_arguments
 from uncertainty_seg.errors import UncertaintySegError
-
-if TYPE_CHECKING:
-    from uncertainty_seg.core.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,21 +44,13 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UncertaintySegError if a part fails, or the flag did not do its job.
     """
-    from uncertainty_seg.sim.demo.live import run_demo, SHEET_FILE
+    from uncertainty_seg.data.demo import demo
     from uncertainty_seg.sim.demo.timeline import summary_lines
 
-    settings = settings_from_args(args, model='pipeline')
-    result = run_demo(args.out, dive_of(args), settings,
-                      _replay if args.offline else None, args.domain)
+    result = call_with(demo, args, settings=settings_from_args(args, model='pipeline'))
     print(*summary_lines(result.timeline), sep='\n')
-    print(f'look at    {args.out / SHEET_FILE}')
+    print(f'look at    {result.sheet}')
     print_json({**result.facts, 'out': args.out, 'is_offline': args.offline})
     if result.problems and not args.no_check:
         raise UncertaintySegError(' '.join(result.problems), fix='use --no-check to ignore this')
     return 0
-
-
-def _replay(bag: Path, out_bag: Path, settings: Settings, topic: str) -> None:
-    from uncertainty_seg.data.replay import replay
-
-    replay(bag, out_bag, settings=settings, topic=topic, views=True, force=True)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from uncertainty_seg.cli.arguments import call_with, positive_number, print_json, whole_number
+from uncertainty_seg.cli.arguments import call_with, print_json, whole_number
 from uncertainty_seg.cli.browse import say
 
 # As data.strategies has them, which needs numpy; the first is the default.
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'duplicates are left out, and distances include them')
     parser.add_argument('--per-dive', type=whole_number(1), metavar='M',
                         help='maximum number of frames per dive')
-    parser.add_argument('--min-gap', type=positive_number(or_zero=True), metavar='SECONDS',
+    parser.add_argument('--min-gap', type=float, metavar='SECONDS',
                         help='minimum time between two selected frames of a dive; images of a '
                              'folder count as 1 s apart [for videos and strategies with distances '
                              'half of an even spread, else 0]')

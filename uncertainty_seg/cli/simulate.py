@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from uncertainty_seg.cli.arguments import image_size, positive_number, print_json, whole_number
-
-if TYPE_CHECKING:
-    from uncertainty_seg.sim.dive import Dive
+from uncertainty_seg.cli.arguments import call_with, image_size, print_json, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,34 +39,27 @@ def add_dive_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say which dive."""
     parser.add_argument('--seed', type=whole_number(0, 2**31 - 1), default=1,
                         help='random seed of the dive [1]')
-    parser.add_argument('--duration', type=positive_number(600), default=40.0,
+    parser.add_argument('--duration', type=float, default=40.0,
                         help='length in seconds, up to 600 [40]')
-    parser.add_argument('--rate', type=positive_number(120), default=8.0,
+    parser.add_argument('--rate', type=float, default=8.0,
                         help='frames per second [8]')
     parser.add_argument('--size', type=image_size, default=(640, 480), metavar='WIDTHxHEIGHT',
                         help='pixels [640x480]')
 
 
-def dive_of(args: argparse.Namespace) -> Dive:
-    """Return the dive that the arguments say."""
-    from uncertainty_seg.sim.dive import Dive
-
-    return Dive(args.seed, duration_s=args.duration, rate_hz=args.rate, size=args.size)
-
-
 def run(args: argparse.Namespace) -> int:
     """Render; see the module. Returns 0."""
     if args.kind == 'dive':
-        from uncertainty_seg.sim.dive import write_dive
+        from uncertainty_seg.sim.dive import simulate_dive
 
-        num_frames = write_dive(args.out_bag, dive_of(args), args.storage, args.force)
+        num_frames = call_with(simulate_dive, args)
         print(f'{num_frames} frames of a dive -> {args.out_bag}')
         print_json({'out_bag': args.out_bag, 'frames': num_frames, 'seed': args.seed,
                     'rate_hz': args.rate})
         return 0
-    from uncertainty_seg.sim.dataset import write_dataset
+    from uncertainty_seg.sim.dataset import simulate_scenes
 
-    write_dataset(args.folder, args.count, seed=args.seed, size=args.size, ood=args.ood)
+    call_with(simulate_scenes, args)
     print(f'{args.count} labelled scenes, {args.ood} of another kind -> {args.folder}')
     print_json({'folder': args.folder, 'scenes': args.count, 'ood': args.ood})
     return 0

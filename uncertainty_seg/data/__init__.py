@@ -9,6 +9,6 @@ into a folder that `dataset` grows by.
 """
 
 __all__ = [
-    'browse', 'dataset', 'label_review', 'label_sources', 'likeness', 'replay', 'scoring',
+    'browse', 'dataset', 'demo', 'label_review', 'label_sources', 'likeness', 'replay', 'scoring',
     'selection', 'strategies',
 ]

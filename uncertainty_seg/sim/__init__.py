@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Procedural pipeline inspections: labelled scenes, dives with events, damages, and the demo.
+Procedural pipeline inspections: labelled scenes, dives with events, damages; parts of the demo.
 
 The same seed gives the same bytes.
 
 """
 
-__all__ = ['dataset', 'demo.live', 'demo.timeline', 'dive', 'scene']
+__all__ = ['dataset', 'demo.live', 'demo.pictures', 'demo.timeline', 'dive', 'scene']

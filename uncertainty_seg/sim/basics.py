@@ -15,7 +15,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.errors import ConfigError
+
 FloatArray = NDArray[np.float32]
+# Of the shorter side of an image.
+SIDES_PX = 8, 8192
+
+
+def require_within(name: str, value: float, least: float, most: float) -> None:
+    """Refuse a number out of its range, and NaN, with ConfigError."""
+    if not least <= value <= most:
+        raise ConfigError(f'{name} {value}', f'{least} to {most}')
 
 
 def stream(seed: int, *path: int) -> np.random.Generator:

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 
 from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.sim.basics import require_within, SIDES_PX
 from uncertainty_seg.sim.pipe import CLASS_NAMES, IGNORE, PALETTE
 from uncertainty_seg.sim.scene import render_all, render_scene
 from uncertainty_seg.storage.progress import progress
@@ -81,16 +82,36 @@ def _run(place: Path, jobs: Sequence[_Job], name: str) -> None:
     (place / 'splits.json').write_text(json.dumps(splits, indent=0) + '\n')
 
 
-def write_dataset(folder: Path | str, count: int, seed: int = 0,
-                  size: tuple[int, int] = (512, 384), ood: int = 0) -> None:
+def simulate_scenes(
+    folder: Path | str, *, count: int = 1760, ood: int = 0, seed: int = 1,
+    size: tuple[int, int] = (512, 384),
+) -> None:
     """
-    Write a data set of `count` single scenes of normal operation.
+    Write a labelled folder of single scenes of normal operation.
 
-    The splits val and limits have a tenth of them each. The folder is made when missing; files of
-    the same names are overwritten. Sets of different seeds share no scene; `size` is width and
-    height in pixels. `ood` scenes a kind come under `ood/`: too turbid water, and each unknown
-    object, which is 255 in the mask. Raises ConfigError if the folder cannot be written.
+    Parameters
+    ----------
+    folder : Path or str
+        It is made when missing; files of the same names are overwritten.
+    count : int
+        Scenes; the splits val and limits have a tenth of them each.
+    ood : int
+        Scenes a kind under ``ood/``: too turbid water, and each unknown object, which is 255 in
+        the mask.
+    seed : int
+        Sets of different seeds share no scene.
+    size : tuple of int
+        Width and height in pixels.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its range, or the folder cannot be written.
+
     """
+    require_within('count', count, 2, 10**9)
+    require_within('seed', seed, 0, 2**31 - 1)
+    require_within('shorter side', min(size), *SIDES_PX)
     place = Path(folder)
     _run(place, [_Job(place, split, f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size)
                  for i, split in enumerate(_splits(count))], 'synthetic pipeline scenes')

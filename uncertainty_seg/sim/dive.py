@@ -24,7 +24,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.sim.basics import Camera, FloatArray, rotation, spectral_tile, stream
+from uncertainty_seg.sim.basics import (
+    Camera,
+    FloatArray,
+    require_within,
+    rotation,
+    SIDES_PX,
+    spectral_tile,
+    stream,
+)
 from uncertainty_seg.sim.objects import Thing, thing_axes
 from uncertainty_seg.sim.pipe import PipePlan
 from uncertainty_seg.sim.scene import render, render_all
@@ -78,6 +86,10 @@ class Dive:
 
     def __init__(self, seed: int, *, duration_s: float = 40.0, rate_hz: float = 8.0,
                  size: tuple[int, int] = (640, 480)) -> None:
+        require_within('seed', seed, 0, 2**31 - 1)
+        require_within('duration', duration_s, 1e-3, 600)
+        require_within('rate', rate_hz, 1e-3, 120)
+        require_within('shorter side', min(size), *SIDES_PX)
         self.seed, self.duration_s, self.rate_hz = seed, float(duration_s), float(rate_hz)
         self.size = size
         self.num_frames = max(1, math.floor(duration_s * rate_hz + 1e-9))
@@ -223,13 +235,47 @@ def render_frames(dive: Dive) -> Iterator[DiveFrame]:
 # Into a bag.
 
 
-def write_dive(path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = False) -> int:
+def simulate_dive(
+    out_bag: Path | str, *, seed: int = 1, duration: float = 40.0, rate: float = 8.0,
+    size: tuple[int, int] = (640, 480), storage: str = 'mcap', force: bool = False,
+) -> int:
     """
-    Render a dive into a rosbag2 bag, 'mcap' or 'sqlite3': image, camera, true mask and event.
+    Render a dive of one camera along a pipe into a bag: image, camera, true mask and event.
 
-    Returns the number of frames. Raises BagError if the bag cannot be written, or is there already
-    and not to be replaced.
+    Parameters
+    ----------
+    out_bag : Path or str
+        Bag to write.
+    seed : int
+        The same seed gives the same bytes.
+    duration, rate : float
+        Seconds, up to 600; frames per second, up to 120.
+    size : tuple of int
+        Width and height in pixels.
+    storage : str
+        Format of the bag: 'mcap' or 'sqlite3'.
+    force : bool
+        Replace an existing bag.
+
+    Returns
+    -------
+    int
+        The number of frames.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its range.
+    BagError
+        If the bag cannot be written, or is there already.
+
     """
+    dive = Dive(seed, duration_s=duration, rate_hz=rate, size=size)
+    return write_dive(Path(out_bag), dive, storage, force)
+
+
+def write_dive(path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = False) -> int:
+    """Render a dive into a rosbag2 bag; see `simulate_dive`."""
     camera = PinholeCamera(*dive.size, dive.focal_px)
     with BagWriter(path, storage, overwrite=overwrite) as writer:
         for frame in progress(render_frames(dive), desc='render', total=dive.num_frames):

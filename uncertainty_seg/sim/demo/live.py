@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The demo: a dive goes through the real node over DDS, and pictures and a summary come out.
+A dive is played to the real node over DDS, and what it says is recorded.
 
 Player, node and recorder are three processes. This one does not import ROS: it starts the others,
 reads what they print, and stops them in an order in which no frame is lost.
@@ -9,9 +9,8 @@ reads what they print, and stops them in an order in which no frame is lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 import json
 import os
@@ -24,27 +23,17 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
-import uncertainty_seg
-from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, to_dict
 from uncertainty_seg.core.status import NODE_NAME
 from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
-from uncertainty_seg.sim.demo.pictures import make_pictures
-from uncertainty_seg.sim.demo.timeline import (
-    HEATMAP_TOPIC,
-    MASK_TOPIC,
-    median_latency_ms,
-    problems_of,
-    STATUS_TOPIC,
-    Timeline,
-)
-from uncertainty_seg.sim.dive import Dive, ensure_dive, IMAGE_TOPIC
+from uncertainty_seg.sim.demo.timeline import HEATMAP_TOPIC, MASK_TOPIC, STATUS_TOPIC
+from uncertainty_seg.sim.dive import IMAGE_TOPIC
 from uncertainty_seg.storage.bags.reader import read_images
-from uncertainty_seg.storage.model_bundle import load_bundle, models_folders
+from uncertainty_seg.storage.model_bundle import models_folders
 from uncertainty_seg.storage.progress import progress
 
 RECORDED = (
@@ -66,71 +55,6 @@ HEADROOM = 0.55
 # Linux hands out.
 FIRST_PORT, PORTS_OF_DOMAIN, DOMAINS = 7400, 250, range(1, 102)
 _TRY_ROS = 'import rclpy; rclpy.init(); rclpy.create_node("demo")'
-
-SHEET_FILE = 'contact_sheet.png'
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What came of a dive: events, verdicts, what was wrong."""
-
-    timeline: Timeline
-    problems: list[str]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Return what is known, in plain values."""
-        timeline = self.timeline
-        return {
-            'frames': len(timeline.moments), 'processed': len(timeline.taken),
-            'median_latency_ms': median_latency_ms(timeline),
-            'confident_in_plain': timeline.plain_share,
-            'events': [vars(event) for event in timeline.events], 'problems': self.problems}
-
-
-def run_demo(
-    out: Path, dive: Dive, settings: Settings,
-    replay: Callable[[Path, Path, Settings, str], object] | None = None,
-    domain: int | None = None,
-) -> DemoResult:
-    """
-    Render a dive, run the node on it, and draw what it said; everything is in the folder `out`.
-
-    The settings are the node's; the largest promised alpha is taken unless one is asked for, since
-    a dive is harder than scenes. `replay`, from a bag, the bag to write, the settings and the
-    image's topic, runs without ROS. `domain` is the ROS domain; without it one that nobody on this
-    computer uses, of this computer alone, so that no other node sees the dive or its clock.
-    Raises UncertaintySegError if a part fails, before the dive is rendered if it can be known.
-    """
-    bundle, bag, out_bag = load_bundle(settings.model), out / 'dive', out / 'output_bag'
-    promises = bundle.calibration.promises if bundle.calibration else ()
-    if promises and not settings.gate.alpha:
-        alpha = max(promise.alpha for promise in promises)
-        settings = replace(settings, gate=replace(settings.gate, alpha=alpha))
-    environment = ros_environment(os.environ, domain)
-    with closing(open_pipeline(bundle, settings)) as pipeline:
-        if replay is None:
-            require_ros(environment)
-        _say('1/3 dive')
-        if not ensure_dive(bag, dive):
-            _say(f'    {bag} is there')
-        pace = 1.0 if replay else find_pace(pipeline, bag, dive.rate_hz)
-    if replay is None:
-        _say(f'2/3 node, at {pace:.2f} times the speed of the dive, in ROS domain '
-             + environment['ROS_DOMAIN_ID'])
-        run_live(bag, out_bag, out / 'logs', settings, pace, dive.duration_s, environment)
-    else:
-        _say('2/3 replay')
-        replay(bag, out_bag, settings, IMAGE_TOPIC)
-    _say('3/3 pictures')
-    card = bundle.card
-    subtitle = f'model {card.name}, {settings.map.replace("_", " ")} of {card.passes} passes'
-    timeline = make_pictures(bag, out_bag, card, subtitle, out / SHEET_FILE)
-    return DemoResult(timeline, problems_of(timeline))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def require_ros(environment: Mapping[str, str]) -> None:
@@ -227,7 +151,7 @@ def ros_environment(base: Mapping[str, str], domain: int | None = None) -> dict[
         environment |= {'ROS_DOMAIN_ID': str(own_domain()), 'ROS_LOCALHOST_ONLY': '1',
                         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'ROS_STATIC_PEERS': '',
                         'ROS_DISCOVERY_SERVER': ''}
-    package = Path(uncertainty_seg.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[2]
     environment['PYTHONPATH'] = os.pathsep.join(
         filter(None, [str(package.parent), base.get('PYTHONPATH', '')]))
     profiles = [folder.parent / 'fastdds_profile.xml' for folder in models_folders()]

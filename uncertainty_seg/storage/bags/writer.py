@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BagError
-from uncertainty_seg.storage.bags.reader import COMPRESSED_TYPE, IMAGE_TYPE, typestore
+from uncertainty_seg.storage.bags.reader import IMAGE_TYPE, typestore
 from uncertainty_seg.storage.whole_files import rename, whole_folder
 
 STORAGES = ('mcap', 'sqlite3')
@@ -221,14 +221,6 @@ def image_message(
         IMAGE_TYPE, header=_header(stamp_ns, frame_id), height=len(data), width=data.shape[1],
         encoding=encoding, is_bigendian=0, step=data.nbytes // len(data),
         data=data.reshape(-1).view(np.uint8),
-    )
-
-
-def compressed_message(stamp_ns: int, frame_id: str, kind: str, data: bytes) -> Any:
-    """Build a sensor_msgs/CompressedImage; `kind` is its format field, such as 'jpeg'."""
-    return _message(
-        COMPRESSED_TYPE, header=_header(stamp_ns, frame_id), format=kind,
-        data=np.frombuffer(data, np.uint8),
     )
 
 
