@@ -126,7 +126,7 @@ def test_an_error_in_a_worker_is_one_sentence(
     monkeypatch.setattr(scoring, 'LOCK_FILE', '.elsewhere')
     fleet = fleet_of(tmp_path / 'fleet', 1)
     assert score(fleet, '--out', tmp_path / 'table', '--set', f'model={tiny_bundle}',
-                 '--ray', address) == 1
+                 '--ray', address) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith('uncertainty_seg score: ')
     assert str(tmp_path) in line
