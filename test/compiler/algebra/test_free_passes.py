@@ -114,6 +114,9 @@ WAYS = {
     'join with the drawn one second axis': (
         [drop('x', 'd'), NODE('Concat', ['d', 'k'], ['y'], axis=2)], (1, 4, 6),
         {'k': floats(1, 4, 2)}),
+    'blocks that overlap, joined': (
+        [drop('x', 'd'), NODE('Col2Im', ['d', 'size', 'block'], ['y'], strides=[1, 2])],
+        (1, 4, 6), {'size': ints(3, 6), 'block': ints(2, 2)}),
     'resize by size': (
         [drop('x', 'd', 'channel'), NODE('Resize', ['d', '', '', 's'], ['y'], mode='linear')],
         (1, 3, 4, 6), {'s': ints(1, 3, 7, 11)}),

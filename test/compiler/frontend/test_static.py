@@ -286,16 +286,3 @@ def test_a_block_that_is_written_into_an_image_is_joined(
              N('Relu', ['s'], ['y'])]
     static = require_same(make(nodes, {'i': index, 'u': 1 + abs(values(*shape))}))
     assert ('ScatterND' not in ops(static)) == is_joined
-
-
-@pytest.mark.parametrize('strides, is_turned', [([2, 4], True), ([2, 2], False)])
-def test_blocks_that_lie_side_by_side_are_turned(strides: list[int], is_turned: bool) -> None:
-    count = 16 if is_turned else 28
-    nodes = [N('Reshape', ['x', 'to'], ['r']), N('Slice', ['r', 'i0', 'n', 'two'], ['c']),
-             N('Col2Im', ['c', 'size', 'block'], ['y'], strides=strides)]
-    tensors = {'to': ints(1, 8, 48), 'i0': ints(0), 'n': ints(count), 'two': ints(2),
-               'size': ints(8, 16), 'block': ints(2, 4)}
-    model = make(nodes, tensors, opset=18)
-    static = make_static(model, 8, 16)
-    assert ('Col2Im' not in ops(static)) == is_turned
-    np.testing.assert_allclose(run(static)[0], run(model)[0], atol=1e-6)

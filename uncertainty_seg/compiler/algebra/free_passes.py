@@ -555,7 +555,7 @@ SAME = (
 _RULES: dict[str, PassesRule] = {
     **dict.fromkeys(SAME, _same),
     **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'GroupNormalization', 'LRN',
-                     'MaxPool', 'Resize',
+                     'MaxPool', 'Resize', 'Col2Im',
                      'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
                      'SpaceToDepth', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
     **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),

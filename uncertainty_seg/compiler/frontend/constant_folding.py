@@ -665,35 +665,12 @@ def _cut(
     return name
 
 
-def _col2im(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Write F.fold as a transposition where its blocks lie side by side."""
-    old, new = state.shape(node.input[0]), state.shape(node.output[0])
-    block = state.value(node.input[2])
-    if old is None or new is None or block is None or block.size != 2 or len(new) != 4:
-        return None
-    height, width = (int(n) for n in block)
-    rows, columns = new[2] // height, new[3] // width
-    if list(attribute(node, 'strides', [1, 1])) != [height, width] \
-            or set(attribute(node, 'pads', [0])) != {0} \
-            or set(attribute(node, 'dilations', [1])) != {1} \
-            or (rows * height, columns * width) != new[2:] or old[2] != rows * columns:
-        return None
-    prefix, inner = node.output[0], (new[1], height, width, rows, columns)
-    apart, turned = state.fresh(f'{prefix}_apart'), state.fresh(f'{prefix}_turned')
-    shapes = [state.put_fresh(f'{prefix}_{word}', *shape)
-              for word, shape in (('blocks', (new[0], *inner)), ('shape', new))]
-    return _changed(
-        state, helper.make_node('Reshape', [node.input[0], shapes[0]], [apart]),
-        helper.make_node('Transpose', [apart], [turned], perm=[0, 1, 4, 2, 5, 3]),
-        helper.make_node('Reshape', [turned, shapes[1]], node.output, name=node.name))
-
-
 _RESHAPING = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 _RULES: dict[str, FoldingRule] = {
     'Identity': _forwarded, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _concat,
     'Sum': _single, 'Transpose': _transpose, 'Slice': _slice, 'If': _if, 'Pad': _pad,
     'Resize': _resize,
-    'Gather': _gather, 'ScatterND': _scatter_nd, 'Col2Im': _col2im,
+    'Gather': _gather, 'ScatterND': _scatter_nd,
     'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,
     **dict.fromkeys(_RESHAPING, _reshape), 'Expand': _same_shape, 'Tile': _same_shape,
     **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div'), _neutral), 'Where': _where,
