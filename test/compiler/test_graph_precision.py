@@ -36,7 +36,7 @@ TOLERANCE = {'fp16': 2e-3, 'bf16': 1e-2}
 def parts(kind: str = 'element') -> tuple[onnx.ModelProto, onnx.ModelProto, dict]:
     masked, sites = dropout_to_masks(take_bytes(net(kind), SPEC))
     trunk, head = split_trunk_head(masked, sites)
-    return trunk, fold_masks(head, sites)[0], make_masks(sites, 5, 3)
+    return trunk, fold_masks(head, sites, 5)[0], make_masks(sites, 5, 3)
 
 
 def types(model: onnx.ModelProto) -> dict[str, int]:

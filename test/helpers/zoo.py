@@ -36,7 +36,7 @@ class Recipe:
 
 logits_of = first_output
 NETS = {
-    'unet': Recipe(smp('Unet', 'mobilenet_v2'), 0.3, 'decoder'),
+    'unet': Recipe(smp('Unet', 'mobilenet_v2'), 0.3, 'head'),
     'unet_dropout': Recipe(smp('Unet', 'mobilenet_v2', 'decoder')),
     'fpn': Recipe(smp('FPN', 'mobilenet_v2')),
     'deeplabv3plus': Recipe(smp('DeepLabV3Plus', 'mobilenet_v2')),

@@ -118,7 +118,7 @@ def _with_masks(
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
     # Before folding, which moves work into tensors of T x C.
     cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
-    head, folded = fold_masks(head, sites)
+    head, folded = fold_masks(head, sites, options.num_passes)
     decisions = [*before, *skips, *folded]
     plan = CompilePlan(options.num_passes, network, graph_cost(trunk.graph.node, shapes(trunk)),
                        cost, sites, tuple(decisions))

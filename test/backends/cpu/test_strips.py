@@ -12,9 +12,11 @@ import pytest
 from uncertainty_seg.backends.cpu import strips
 from uncertainty_seg.backends.cpu.strips import in_strips
 from uncertainty_seg.backends.runner import INV_TEMPERATURE, SUMS, tensor_shapes
+from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.algebra.split import LOGITS
 from uncertainty_seg.compiler.head_graphs import add_sums
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
+from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.uncertainty import sums_of_logits
 from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -65,16 +67,20 @@ HEADS: dict[str, Sequence[onnx.NodeProto]] = {
 }
 
 
-def passes_graph(nodes: Sequence[onnx.NodeProto]) -> bytes:
-    """Return a head of these nodes with its sums."""
+def head_of(nodes: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
+    """Return a head of these nodes."""
     used = {name for one in nodes for name in one.input}
     weights = {name: v.astype(np.float32) for name, v in WEIGHTS.items() if name in used}
     weights |= {name: np.array(v) for name, v in SHAPES.items() if name in used}
-    head = build_model('head', nodes, [float_info('x', [1, F, H, W]),
+    return build_model('head', nodes, [float_info('x', [1, F, H, W]),
                                        float_info('mask', ['T', F, 1, 1])],
                        [float_info(LOGITS, ['T', C, H, W])],
                        [numpy_helper.from_array(v, name) for name, v in weights.items()])
-    return bytes(add_sums(head).SerializeToString())
+
+
+def passes_graph(nodes: Sequence[onnx.NodeProto]) -> bytes:
+    """Return a head of these nodes with its sums."""
+    return bytes(add_sums(head_of(nodes)).SerializeToString())
 
 
 def run(content: bytes, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -121,6 +127,25 @@ def test_the_product_of_masks_and_features_is_cut_before_it_grows(
     assert (count(other, 'Conv'), count(other, 'Split')) == (1, 2)
 
 
+@pytest.mark.parametrize('dilation', [1, 2])
+@pytest.mark.parametrize('num_strips', [2, 7])
+def test_a_convolution_with_masks_in_its_weights_is_cut_into_rows_it_sees(
+    dilation: int, num_strips: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conv = node('Conv', ['m', 'w3'], [LOGITS], pads=[dilation] * 4, dilations=[dilation] * 2)
+    head = head_of([*MASKED, conv])
+    folded, _ = fold_masks(head, (DropoutSite('mask', (F, 1, 1), 0.5, 'mask'),), 9)
+    monkeypatch.setattr(strips, 'STRIP_BYTES', -(-4 * 9 * F * H * W // num_strips))
+    cut = in_strips(bytes(add_sums(folded).SerializeToString()), 1)
+    assert (count(cut, 'Slice'), count(cut, 'Conv')) == (9 * num_strips, 0)
+    feed = {'x': rng.normal(size=(1, F, H, W)), 'mask': rng.integers(0, 2, (T, F, 1, 1)),
+            INV_TEMPERATURE: np.array([0.7])}
+    feed = {key: value.astype(np.float32) for key, value in feed.items()}
+    wanted = run(bytes(add_sums(head).SerializeToString()), feed)
+    for one, other in zip(run(cut, feed), wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-5)
+
+
 def test_of_the_included_model_every_strip_fits_and_no_bit_differs() -> None:
     bundle = load_bundle('pipeline')
     whole = bundle.passes_path.read_bytes()
@@ -128,7 +153,8 @@ def test_of_the_included_model_every_strip_fits_and_no_bit_differs() -> None:
     shapes = tensor_shapes(onnx.load_model_from_string(cut), bundle.card.passes)
     sizes = [4 * np.prod(shapes[one.output[0]])
              for one in onnx.load_model_from_string(cut).graph.node if one.op_type == 'Exp']
-    assert len(sizes) > 8 and max(sizes) <= 1.1 * strips.STRIP_BYTES
+    row = min(sizes) // 4  # of four rows and five
+    assert len(sizes) > 8 and max(sizes) < strips.STRIP_BYTES + row
     graph = onnx.load_model_from_string(whole).graph
     feed = {info.name: rng.random([dim.dim_value or 20 for dim in
                                    info.type.tensor_type.shape.dim]).astype(np.float32) * 4
@@ -140,7 +166,13 @@ def test_of_the_included_model_every_strip_fits_and_no_bit_differs() -> None:
 def test_what_fits_or_is_too_large_to_be_cut_stays_as_it_is(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = passes_graph(PRODUCT)
+    whole, behind = passes_graph(PRODUCT), passes_graph(HEADS['3x3'])
     assert in_strips(whole, T) == whole
     monkeypatch.setattr(strips, 'STRIP_BYTES', 2)
-    assert in_strips(whole, T) == whole
+    monkeypatch.setattr(strips, 'MOST_STRIPS', 3)
+    assert count(in_strips(whole, T), 'Exp') == 3
+    for bytes_, strips_of in ((4 * T * C * H * W, 3), (4 * T * C * H * W - 1, 1)):
+        monkeypatch.setattr(strips, 'MOST_CUT_BYTES', bytes_)
+        assert count(in_strips(behind, T), 'Exp') == strips_of
+        # What makes the logits is cut instead of them.
+        assert count(in_strips(whole, T), 'Exp') == 3

@@ -39,6 +39,7 @@ from uncertainty_seg.backends.gpu.engine_build import (
 )
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineKey, EngineTarget
 from uncertainty_seg.backends.gpu.nvidia import CudaDevice, TensorRt
+from uncertainty_seg.backends.runner import MAX_CHUNK
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError, BackendUnavailableError, GraphError
@@ -161,14 +162,14 @@ def test_what_a_build_raises_is_raised_where_it_is_waited_for(
 def test_a_bundle_needs_a_fixed_trunk_and_passes_of_one_to_a_call(bundle: ModelBundle) -> None:
     few = engines_of(bundle, Settings(memory_budget_mb=64, passes=50), tensorrt(), TARGET)
     most = few.calls[0].stop
-    assert 50 % most == 0 and 1 < most <= 20 and len(few.calls) == 50 // most
+    assert 50 % most == 0 and 1 < most <= MAX_CHUNK and len(few.calls) == 50 // most
     assert few.trunk.key.profiles == {}
     shape = bundle.card.dropout_sites[0].shape
     assert few.passes.key.profiles == {
         'mask_decoder_drop_head': ((1, *shape), (most, *shape), (most, *shape))}
     # What runs is what it was made fastest for, whatever the budget would allow.
-    odd = engines_of(bundle, Settings(memory_budget_mb=4000, passes=37), tensorrt(), TARGET)
-    assert odd.calls == [slice(0, 19), slice(19, 37)]
+    odd = engines_of(bundle, Settings(memory_budget_mb=4000, passes=77), tensorrt(), TARGET)
+    assert odd.calls == [slice(0, 39), slice(39, 77)]
 
 
 def test_what_tensorrt_cannot_run_is_refused(bundle: ModelBundle) -> None:

@@ -32,7 +32,7 @@ def folded(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> tup
         list[str], tuple]:
     plain, sites = masked(nodes, constants)
     trunk, head, masks, expected = parts(plain, sites)
-    result, decisions = fold_masks(head, sites)
+    result, decisions = fold_masks(head, sites, 9)
     np.testing.assert_allclose(run_split(trunk, result, masks), expected, atol=TOLERANCE)
     return ops(result), decisions
 
@@ -45,23 +45,17 @@ def test_a_1x1_convolution_becomes_one_matrix_product(bias: bool) -> None:
     assert decision.is_applied and decision.where == 'mask_d'
 
 
-@pytest.mark.parametrize('rank', [3, 4])
-def test_a_mask_over_columns_folds_into_a_product(rank: int) -> None:
-    """No dropout makes such a mask by itself; a product of rows and columns does."""
-    rows = [1, 1, 16, 30] if rank == 4 else [1, 16, 30]
-    plain, sites = masked([node('Reshape', 'x rows', 'r'), drop('r', 'd'),
-                           node('MatMul', 'd w', 'output')],
-                          {'rows': np.array(rows), 'w': weights(30, 8)})
-    trunk, head, _, _ = parts(plain, sites)
-    del head.graph.input[-1]
-    head.graph.input.append(onnx.helper.make_tensor_value_info(
-        'mask_d', onnx.TensorProto.FLOAT, ['T', *[1] * (rank - 2), 30]))
-    rng = np.random.default_rng(2)
-    masks = {'mask_d': rng.uniform(size=(5, *[1] * (rank - 2), 30)).astype(np.float32)}
-    result, (decision,) = fold_masks(head, sites)
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('size, attributes', [
+    ((3, 3), {'pads': [1, 1, 1, 1]}), ((3, 3), {}), ((2, 3), {'pads': [1, 0, 0, 2]}),
+    ((3, 3), {'dilations': [2, 3], 'pads': [2, 1, 0, 1]}), ((1, 1), {'pads': [1, 0, 2, 1]})])
+def test_a_convolution_becomes_a_product_of_what_each_pixel_sees(
+    size: tuple[int, int], attributes: dict[str, list[int]], bias: bool
+) -> None:
+    conv = node('Conv', 'd w b' if bias else 'd w', 'c', **attributes)
+    found, (decision,) = folded([RELU, D, conv, OUT], {'w': weights(4, 6, *size), 'b': weights(4)})
+    assert 'Conv' not in found and found.count('Slice') == size[0] * size[1]
     assert decision.is_applied
-    np.testing.assert_allclose(run_split(trunk, result, masks), run_split(trunk, head, masks),
-                               atol=TOLERANCE)
 
 
 @pytest.mark.parametrize('nodes, constants, words', [
@@ -73,12 +67,10 @@ def test_a_mask_over_columns_folds_into_a_product(rank: int) -> None:
     ([D, node('Conv', 'd w', 'c', kernel_shape=[1, 1])], {'w': weights(81, 6, 1, 1)},
      '81 weights an input channel for 80 pixels'),
     ([D, node('Exp', 'w', 'e'), node('Conv', 'd e', 'c')], {'w': W1}, 'computed weights'),
-    # TensorRT refuses convolutions of a symbolic number of outputs.
-    *(([D, node('Conv', 'd w', 'c', **attributes)], {'w': weights(4, 6, size, size)}, 'symbolic')
-      for size, attributes in (
-          (3, {'pads': [1, 1, 1, 1]}), (3, {'dilations': [2, 2], 'pads': [2, 1, 0, 1]}),
-          (1, {'strides': [2, 2], 'kernel_shape': [1, 1]}),
-          (1, {'pads': [1, 1, 1, 1], 'kernel_shape': [1, 1]}))),
+    ([D, node('Conv', 'd w', 'c')], {'w': W3}, '9 taps for 8 passes'),
+    ([D, node('Conv', 'd w', 'c')], {'w': weights(17, 6, 1, 1)}, '17 outputs, more than 16'),
+    ([D, node('Conv', 'd w', 'c', strides=[2, 2])], {'w': W1}, 'skips pixels'),
+    ([D, node('Conv', 'd w', 'c', auto_pad='SAME_LOWER')], {'w': W1}, 'pads by itself'),
     ([D, node('Conv', 'd w', 'a', kernel_shape=[1, 1]), node('Abs', 'd', 'b'),
       node('Conv', 'b w', 'e'), node('Add', 'a e', 'c')], {'w': W1}, "Abs 'b' follows"),
 ])
@@ -87,7 +79,7 @@ def test_what_is_not_folded_stays_and_says_why(
 ) -> None:
     plain, sites = masked([RELU, *nodes, OUT], constants)
     _, head, _, _ = parts(plain, sites)
-    result, (decision,) = fold_masks(head, sites)
+    result, (decision,) = fold_masks(head, sites, 8)
     assert not decision.is_applied and words in decision.reason
     assert ops(result) == ops(head)
 

@@ -57,9 +57,9 @@ class OnnxRuntimeBackend(StreamingBackend):
             ) from err
         self._ort: Any = onnxruntime
 
-    def _open(self, bundle: ModelBundle) -> None:
+    def _open(self, bundle: ModelBundle, passes: bytes) -> None:
         self._trunk: Any = self._open_session(bundle.trunk_path, bundle.trunk_path.read_bytes())
-        self._passes: Any = self._open_session(bundle.passes_path, self._passes_graph(bundle))
+        self._passes: Any = self._open_session(bundle.passes_path, passes)
         self._tensors: dict[str, Any] = {}
         _log.info('onnxruntime %s, %d threads%s', self._ort.__version__, self._threads,
                   ', fp16 simulated' if self.precision == 'fp16' else '')

@@ -71,10 +71,10 @@ class OpenVinoBackend(StreamingBackend):
             self.refused = {**self.refused,
                             'bf16': 'this processor has no bf16: set precision to fp32'}
 
-    def _open(self, bundle: ModelBundle) -> None:
+    def _open(self, bundle: ModelBundle, passes: bytes) -> None:
         self._path = bundle.passes_path
         trunk = self._read(bundle.trunk_path, bundle.trunk_path.read_bytes())
-        self._passes = self._read(self._path, self._passes_graph(bundle))
+        self._passes = self._read(self._path, passes)
         self._trunk: Any = self._compile(bundle.trunk_path, trunk)
         self._trunk_call: Any = self._trunk.create_infer_request()
         self._calls: dict[int, Any] = {}

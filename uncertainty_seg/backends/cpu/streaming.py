@@ -25,6 +25,7 @@ from uncertainty_seg.backends.runner import (
     choose_chunk,
     GraphNames,
     INV_TEMPERATURE,
+    MEGABYTE,
     require_graphs,
     require_inputs,
     Runner,
@@ -64,8 +65,8 @@ class StreamingBackend(Runner):
         self._import()
         self._require_precision()
         self._names: GraphNames = require_graphs(bundle)
-        self._bytes_a_pass = bytes_a_pass(bundle.passes_path)
-        self._open(bundle)
+        passes, self._bytes_a_pass = self._in_strips(bundle.passes_path.read_bytes())
+        self._open(bundle, passes)
         self._chunks: dict[int, int] = {}
         self._is_open = True
 
@@ -96,7 +97,7 @@ class StreamingBackend(Runner):
         """Import the runtime, or raise BackendUnavailableError."""
 
     @abc.abstractmethod
-    def _open(self, bundle: ModelBundle) -> None:
+    def _open(self, bundle: ModelBundle, passes: bytes) -> None:
         """Open both graphs, or raise ModelBundleError."""
 
     @abc.abstractmethod
@@ -117,10 +118,12 @@ class StreamingBackend(Runner):
     def _free(self) -> None:
         """Release the graphs."""
 
-    def _passes_graph(self, bundle: ModelBundle) -> bytes:
-        """Return passes.onnx as a processor computes it fastest."""
-        passes = choose_chunk(self._card.passes, self._bytes_a_pass, self._budget_mb).passes
-        return in_strips(bundle.passes_path.read_bytes(), passes)
+    def _in_strips(self, content: bytes) -> tuple[bytes, int]:
+        """Return passes.onnx as a processor computes it fastest, and what a pass of it takes."""
+        # In strips more passes fit at once than in the whole, and all at once are fastest.
+        size = bytes_a_pass(in_strips(content, self._card.passes))
+        chunk = choose_chunk(self._card.passes, size, self._budget_mb)
+        return in_strips(content, chunk), size
 
     def _require_precision(self) -> None:
         if self.precision in self.refused:
@@ -151,6 +154,7 @@ class StreamingBackend(Runner):
         """Return how many passes run at once, chosen once for each T."""
         if passes not in self._chunks:
             found = choose_chunk(passes, self._bytes_a_pass, self._budget_mb)
-            self._chunks[passes] = found.passes
-            _log.info('T=%d in chunks of %d: %s', passes, found.passes, found.reason)
+            self._chunks[passes] = found
+            _log.info('T=%d in chunks of %d: %.1f MB a pass, budget %d MB', passes, found,
+                      self._bytes_a_pass / MEGABYTE, self._budget_mb)
         return self._chunks[passes]

@@ -20,10 +20,12 @@ import numpy as np
 from uncertainty_seg.backends.runner import SUM_ENTROPY, SUMS, tensor_shapes
 
 # Of the largest tensor of a strip: a few of them fit into the second cache of a core.
-STRIP_BYTES = 2**19
-# Each costs a few microseconds an operator. What would take more is left whole: to cut a large
-# tensor costs more than the strips save (DeepLabV3+, 250 MB before its last convolution: 9 %).
-MOST_STRIPS = 24
+STRIP_BYTES = 2**18
+# Each costs a few microseconds an operator, and a few milliseconds at the start.
+MOST_STRIPS = 64
+# To cut a larger tensor that comes in from outside costs more than the strips save (DeepLabV3+,
+# 250 MB before its last convolution: 9 %).
+MOST_CUT_BYTES = 12 * 2**20
 _ELEMENTWISE = frozenset({
     'Abs', 'Add', 'Cast', 'Clip', 'Div', 'Equal', 'Exp', 'Identity', 'Log', 'Max', 'Min', 'Mul',
     'Neg', 'Pow', 'Relu', 'Sigmoid', 'Sqrt', 'Sub', 'Tanh', 'Where',
@@ -37,7 +39,8 @@ def in_strips(content: bytes, passes: int) -> bytes:
     Return passes.onnx as a graph that gives the same sums, computed in strips of rows.
 
     `passes` is how many run at once. Operators are taken into the strips from the end, as far as
-    each looks at one pixel; the file as it is where one strip is enough.
+    each looks at one pixel, and parts of larger planes; the file as it is where one strip is
+    enough.
     """
     import onnx
 
@@ -45,12 +48,13 @@ def in_strips(content: bytes, passes: int) -> bytes:
     rows = _Rows(model, passes)
     inside = rows.last_nodes()
     made = {name for node in inside for name in node.output}
-    largest = max((rows.num_bytes(name) for name in made), default=0)
-    count = min(math.ceil(largest / STRIP_BYTES), rows.height)
-    if count < 2 or not made.issuperset(SUMS):
+    cut = {name for node in inside for name in node.input if name not in made and rows.end(name)}
+    largest, largest_cut = (max(map(rows.num_bytes, names), default=0) for names in (made, cut))
+    count = min(math.ceil(largest / STRIP_BYTES), rows.height, MOST_STRIPS)
+    if count < 2 or largest_cut > MOST_CUT_BYTES or not made.issuperset(SUMS):
         return content
     nodes = [node for node in model.graph.node if not made.intersection(node.output)]
-    nodes += _Strips(model, rows, inside, count).nodes()
+    nodes += _Strips(model, rows, inside, sorted(cut), count).nodes()
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
@@ -96,9 +100,6 @@ class _Rows:
         ends = [self.end(name) for name in node.output]
         if 0 in ends or len(set(ends)) > 1:
             return False
-        cut = [name for name in (*node.input, *node.output) if self.end(name)]
-        if max(map(self.num_bytes, cut)) > MOST_STRIPS * STRIP_BYTES:
-            return False
         kind, inputs = node.op_type, [name for name in node.input if name]
         if kind in _ELEMENTWISE:
             return all(self._is_broadcast(name, ends[0]) for name in inputs)
@@ -106,6 +107,11 @@ class _Rows:
             return self.end(inputs[0]) > 0 and self._target(node) is not None
         if kind == 'MatMul':
             return ends[0] == self.end(inputs[1]) == 1 and self.end(inputs[0]) == 0
+        if kind == 'Slice':
+            return self._is_part(node)
+        if kind == 'Concat':
+            axis, rank = node.attribute[0].i, len(self.shapes[node.output[0]])
+            return axis % rank < rank - 2 and all(self.end(name) == 2 for name in inputs)
         return kind in _REDUCING and self.end(inputs[0]) == 2 and self._is_before(node)
 
     def _is_broadcast(self, name: str, end: int) -> bool:
@@ -116,15 +122,22 @@ class _Rows:
 
     def _is_before(self, node: Any) -> bool:
         """Say whether a reduction is along given axes, all of them before rows and columns."""
-        axes, rank = self._numbers(node.input[-1]), len(self.shapes[node.input[0]])
+        axes, rank = self.numbers(node.input[-1]), len(self.shapes[node.input[0]])
         return bool(axes) and all(axis % rank < rank - 2 for axis in axes)
 
     def _target(self, node: Any) -> list[int] | None:
         """Return the shape that a Reshape is told to make; None if rows or columns are implied."""
-        target = self._numbers(node.input[1])
+        target = self.numbers(node.input[1])
         return target if target and min(target[-self.end(node.output[0]):]) > 0 else None
 
-    def _numbers(self, name: str) -> list[int]:
+    def _is_part(self, node: Any) -> bool:
+        """Say whether a Slice takes rows and columns that are neighbours in a larger plane."""
+        first, stop, axes, *steps = map(self.numbers, node.input[1:])
+        return (not self.end(node.input[0]) and len(first) == 2 and axes == [2, 3]
+                and min(*first, *stop) >= 0 and all(set(one) == {1} for one in steps))
+
+    def numbers(self, name: str) -> list[int]:
+        """Return the whole numbers of a constant; none of anything else."""
         import onnx
 
         one = self.constants.get(name)
@@ -132,7 +145,7 @@ class _Rows:
 
     def target_of_strip(self, node: Any, height: int) -> list[int]:
         """Return the shape that a Reshape has to make of a strip of some rows."""
-        target = self._numbers(node.input[1])
+        target = self.numbers(node.input[1])
         if self.end(node.output[0]) == 2:
             return [*target[:-2], height, self.width]
         return [*target[:-1], height * self.width]
@@ -141,13 +154,13 @@ class _Rows:
 class _Strips:
     """The operators of the end of a graph, once for each strip, and what joins the sums."""
 
-    def __init__(self, model: Any, rows: _Rows, inside: list[Any], count: int) -> None:
+    def __init__(
+        self, model: Any, rows: _Rows, inside: list[Any], cut: list[str], count: int
+    ) -> None:
         self._graph, self._rows, self._inside = model.graph, rows, inside
-        made = {name for node in inside for name in node.output}
         # What goes in: what has the rows and is made before.
-        self._cut = sorted({name for node in inside for name in node.input
-                            if name not in made and rows.end(name)})
-        self._own = made | {*self._cut}
+        self._cut = cut
+        self._own = {name for node in inside for name in node.output} | {*cut}
         self._heights = [rows.height // count + (index < rows.height % count)
                          for index in range(count)]
 
@@ -163,7 +176,7 @@ class _Strips:
                        [self._strip(name, index) for index in range(len(sizes))],
                        axis=len(self._rows.shapes[name]) - end)
         for index, height in enumerate(self._heights):
-            yield from self._one(index, height)
+            yield from self._one(index, height, sum(self._heights[:index]))
         # All sums of a strip are joined first: a runtime then finishes it before the next one.
         yield node('Concat', [f'strip_{index}' for index in range(len(self._heights))],
                    ['strips'], axis=1)
@@ -174,7 +187,7 @@ class _Strips:
             if not self._is_deep(name):
                 yield node('Squeeze', [f'{name}_deep', self._constant('deep_axis', [0])], [name])
 
-    def _one(self, index: int, height: int) -> Iterator[Any]:
+    def _one(self, index: int, height: int, first: int) -> Iterator[Any]:
         import onnx
 
         for original in self._inside:
@@ -183,6 +196,12 @@ class _Strips:
             made.name = ''
             for names in (made.input, made.output):
                 names[:] = [self._strip(name, index) for name in names]
+            if made.op_type == 'Slice':
+                (row, column), (_, stop) = map(self._rows.numbers, original.input[1:3])
+                made.input[1] = self._constant(f'from_{row + first}_{column}',
+                                               [row + first, column])
+                made.input[2] = self._constant(f'to_{row + first + height}_{stop}',
+                                               [row + first + height, stop])
             if made.op_type == 'Reshape':
                 target = self._rows.target_of_strip(original, height)
                 made.input[1] = self._constant(f'{original.output[0]}_{height}_rows', target)

@@ -122,7 +122,7 @@ def engines_of(
             f'written in {card.precision}, not {precision}',
             fix=f'compile a variant of it in {precision}')
     passes = passes_of(card, settings)
-    chunk = choose_chunk(passes, bytes_a_pass(path), settings.memory_budget_mb).passes
+    chunk = choose_chunk(passes, bytes_a_pass(path.read_bytes()), settings.memory_budget_mb)
     calls = split_passes(passes, chunk)
     engines = []
     for role, graph, profiles in (('trunk', bundle.trunk_path, {}),

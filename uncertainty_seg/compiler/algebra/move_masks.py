@@ -8,10 +8,12 @@ a mask differs from pass to pass, and the rest is the same in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+import itertools
 import math
 
+import numpy as np
 import onnx
 
 from uncertainty_seg.compiler.algebra.free_passes import one_pass
@@ -39,10 +41,6 @@ class MaskedView:
     constants: Values  # Initializers and Constant nodes.
     masks: frozenset[str]  # Mask inputs, and products of nothing but masks: never negative.
     touched: frozenset[str]  # Every tensor that differs from pass to pass.
-
-    def varies(self, mask: str) -> frozenset[int]:
-        """Return the axes along which a mask varies, that of the passes left out."""
-        return frozenset(i for i, n in enumerate(self.shapes[mask]) if i > 0 and n > 1)
 
     def masked(self, node: onnx.NodeProto) -> tuple[str, str] | None:
         """Return (data, mask) if a node multiplies a tensor by a mask of its rank."""
@@ -75,20 +73,21 @@ def touched_by(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> frozens
     return frozenset(touched)
 
 
-# A convolution whose weights are computed runs without the layout that a runtime packs constant
-# weights into, at about two thirds of the speed. On one core (ONNX Runtime 1.32 and OpenVINO
-# 2026.4, T of 4 and 20) 6 to 21 outputs of 3x3 took 0.2 to 0.7 of the time of the masked batch,
-# 32 outputs up to 1.7 times as long: the number of weights an input channel decides.
+# More outputs of a 3x3 convolution than these took longer folded than as a masked batch. On one
+# core, T = 20, 5 outputs took 0.45 to 0.5 of the time in ONNX Runtime 1.32 and 0.33 to 0.56 in
+# OpenVINO 2026.4, 20 outputs 0.7 to 0.8 and 0.4 to 1.3, 64 outputs 1.2 to 1.3 and 0.5 to 2.6.
+MOST_OUTPUTS = 16
 
 
 def fold_masks(
-    head: onnx.ModelProto, sites: Sequence[DropoutSite]
+    head: onnx.ModelProto, sites: Sequence[DropoutSite], passes: int
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
-    Fold every mask of channels that stands before products, where it is cheaper.
+    Fold every mask of channels that stands before products, where it is cheaper in T = `passes`.
 
-    Into no convolution with T times the outputs: TensorRT takes none of a symbolic number of them.
-    Decisions are one a mask that is applied to a tensor of batch 1.
+    A convolution becomes one matrix product of T times the weights and what each pixel sees, since
+    TensorRT takes no convolution of a symbolic number of outputs. Decisions are one a mask that is
+    applied to a tensor of batch 1.
     """
     result = copy_of(head)
     graph, view = result.graph, view_of(result, sites)
@@ -99,13 +98,14 @@ def fold_masks(
             continue
         data, mask = found
         users = consumers(graph.node, mul.output[0])
-        reason = obstacle(mul.output[0], mask, users, view)
+        reasons = [_obstacle(mul.output[0], mask, user, view, passes) for user in users]
+        reason = next(filter(None, reasons), '' if users else 'nothing uses it')
         if reason:
             decisions.append(Decision('fold_masks', mask, False, reason))
             continue
         for user in users:
             write = NodeWriter(graph, user.output[0])
-            _form(user)(user, data, mask, view, write)
+            _one_product(user, data, mask, view, write)
             replace_node(graph, user, write.nodes)
         names = ', '.join(f'{u.op_type} {u.name or u.output[0]!r}' for u in users)
         decisions.append(
@@ -114,37 +114,44 @@ def fold_masks(
     return result, tuple(decisions)
 
 
-def obstacle(masked: str, mask: str, users: Sequence[onnx.NodeProto], view: MaskedView) -> str:
+def _obstacle(
+    masked: str, mask: str, user: onnx.NodeProto, view: MaskedView, passes: int
+) -> str:
     """Say why a mask is not folded into what reads its product, `masked`; empty if it is."""
-    reasons = [_obstacle_at(masked, mask, user, view) for user in users]
-    return next((r for r in reasons if r), '' if users else 'nothing uses it')
-
-
-def _obstacle_at(masked: str, mask: str, user: onnx.NodeProto, view: MaskedView) -> str:
     name = f'{user.op_type} {user.name or user.output[0]!r}'
-    shape, varies = view.shapes[masked], view.varies(mask)
-    if user.op_type not in ('Conv', 'MatMul'):
+    shape = view.shapes[masked]
+    varies = [axis for axis, n in enumerate(view.shapes[mask]) if axis and n > 1]
+    if user.op_type != 'Conv':
         return f'{name} follows it, into which a mask cannot be folded'
     if list(user.input).count(masked) != 1 or user.input[0] != masked:
         return f'{name} takes it as weights'
     if any(other not in view.constants for other in user.input[1:] if other):
         return f'{name} has computed weights'
     weights = view.shapes[user.input[1]]
-    if user.op_type == 'MatMul':
-        if len(shape) < 3 or varies != {len(shape) - 1} or len(weights) != 2:
-            return f'it is no mask over the {weights[0]} columns that {name} sums'
-        rows, outputs = math.prod(shape[1:-1]), weights[1]
-        return '' if outputs <= rows else f'{name} has {outputs} outputs for {rows} rows'
-    if len(shape) != 4 or varies != {1}:
+    if len(shape) != 4 or varies != [1]:
         return 'it is no mask over whole channels'
     if attribute(user, 'group', 1) != 1:
         return f'{name} works in groups'
     per_input, pixels = weights[0] * math.prod(weights[2:]), math.prod(shape[2:])
     if per_input > pixels:
         return f'{name} has {per_input} weights an input channel for {pixels} pixels'
-    if not _is_plain_1x1(user):
-        return f'{name} would become a convolution of a symbolic number of outputs'
-    return ''
+    if _is_plain_1x1(user):
+        return ''
+    return _obstacle_of_taps(user, weights, name, passes)
+
+
+def _obstacle_of_taps(
+    conv: onnx.NodeProto, weights: Sequence[int], name: str, passes: int
+) -> str:
+    """Say why it does not pay to lay out what each pixel of a convolution sees."""
+    taps = math.prod(weights[2:])
+    if set(attribute(conv, 'strides', [1])) != {1}:
+        return f'{name} skips pixels'
+    if attribute(conv, 'auto_pad', 'NOTSET') != 'NOTSET':
+        return f'{name} pads by itself'
+    if weights[0] > MOST_OUTPUTS:
+        return f'{name} has {weights[0]} outputs, more than {MOST_OUTPUTS}'
+    return '' if taps <= passes else f'{name} has {taps} taps for {passes} passes'
 
 
 def _is_plain_1x1(conv: onnx.NodeProto) -> bool:
@@ -156,16 +163,36 @@ def _is_plain_1x1(conv: onnx.NodeProto) -> bool:
 def _one_product(
     conv: onnx.NodeProto, data: str, mask: str, view: MaskedView, write: NodeWriter
 ) -> None:
-    _, channels, rows, columns = view.shapes[data]
     weights = view.constants[conv.input[1]]
-    outputs = len(weights)
-    flat = write.constant('weights', weights.reshape(1, outputs, channels))
-    row = write.node('Reshape', [mask, write.shape('mask_shape', -1, 1, channels)], 'mask_row')
-    masked = write.node('Mul', [row, flat], 'masked')  # (T, K, C)
-    stack = write.node('Reshape', [masked, write.shape('rows', -1, channels)], 'stack')
-    pixels = write.node('Reshape', [data, write.shape('flat', channels, rows * columns)], 'pixels')
-    product = write.node('MatMul', [stack, pixels], 'product')  # (T * K, hw)
+    outputs, channels = weights.shape[:2]
+    taps, pixels = math.prod(weights.shape[2:]), math.prod(view.shapes[conv.output[0]][2:])
+    by_tap = weights.reshape(1, outputs, channels, taps).swapaxes(2, 3)  # (1, K, taps, C)
+    flat = write.constant('weights', np.ascontiguousarray(by_tap))
+    row = write.node('Reshape', [mask, write.shape('mask_shape', -1, 1, 1, channels)], 'mask_row')
+    masked = write.node('Mul', [row, flat], 'masked')  # (T, K, taps, C)
+    rows = write.shape('rows', -1, taps * channels)
+    stack = write.node('Reshape', [masked, rows], 'stack')
+    if not _is_plain_1x1(conv):
+        data = _seen(conv, data, view, write)
+    seen = write.node('Reshape', [data, write.shape('flat', taps * channels, pixels)], 'pixels')
+    product = write.node('MatMul', [stack, seen], 'product')  # (T * K, hw)
     _unstack(conv, product, view, write)
+
+
+def _seen(conv: onnx.NodeProto, data: str, view: MaskedView, write: NodeWriter) -> str:
+    """Write what each pixel of a convolution of stride 1 sees, (1, taps * C, h, w)."""
+    rows, columns = view.shapes[conv.output[0]][2:]
+    down, across = attribute(conv, 'dilations', [1, 1])
+    top, left, bottom, right = attribute(conv, 'pads', [0] * 4)
+    around = write.shape('around', 0, 0, top, left, 0, 0, bottom, right)
+    padded, axes = write.node('Pad', [data, around], 'padded'), write.shape('axes', 2, 3)
+    high, wide = view.shapes[conv.input[1]][2:]
+    parts = []
+    for y, x in itertools.product(range(0, high * down, down), range(0, wide * across, across)):
+        first = write.shape(f'first_{y}_{x}', y, x)
+        stop = write.shape(f'stop_{y}_{x}', y + rows, x + columns)
+        parts.append(write.node('Slice', [padded, first, stop, axes], f'at_{y}_{x}'))
+    return write.node('Concat', parts, 'seen', axis=1)
 
 
 def _unstack(conv: onnx.NodeProto, product: str, view: MaskedView, write: NodeWriter) -> None:
@@ -176,17 +203,3 @@ def _unstack(conv: onnx.NodeProto, product: str, view: MaskedView, write: NodeWr
         return
     bias = write.constant('bias', view.constants[conv.input[2]].reshape(1, -1, 1, 1))
     write.node('Add', [write.node('Reshape', [product, planes], 'unbiased'), bias])
-
-
-def _batched_product(
-    matmul: onnx.NodeProto, data: str, mask: str, view: MaskedView, write: NodeWriter
-) -> None:
-    rank, columns = len(view.shapes[data]), view.shapes[data][-1]
-    tall = write.shape('mask_shape', -1, *[1] * (rank - 3), columns, 1)
-    column = write.node('Reshape', [mask, tall], 'mask_column')
-    stack = write.node('Mul', [column, matmul.input[1]], 'stack')  # (T, C, K)
-    write.node('MatMul', [data, stack])
-
-
-def _form(user: onnx.NodeProto) -> Callable[..., None]:
-    return _batched_product if user.op_type == 'MatMul' else _one_product
