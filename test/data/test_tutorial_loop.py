@@ -102,7 +102,7 @@ def test_the_page_runs_from_an_empty_folder_and_gains(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     gain = last_line(commands / 'loop' / 'gain.txt')
     assert gain['baseline'] == 'first' and gain['gains']['second']['mean_iou'][0] > 0
-    assert (commands / 'loop' / 'gain.txt').read_text().startswith('second against first: ')
+    assert (commands / 'loop' / 'gain.txt').read_text().startswith('second ')
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{')]
     replayed = [line for line in lines if line.get('verb') == 'replay']
     assert [line['num_frames'] for line in replayed] == [10]

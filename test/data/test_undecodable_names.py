@@ -85,4 +85,4 @@ def test_labelled_images_of_such_names_are_refused_in_a_sentence(
                   ['active-learn', 'active', '--pool', data, '--test', data, '--out',
                    str(tmp_path / 'study')]):
         assert main(words) == 2
-        assert f'6 images of {data} have names' in said(capsys)
+        assert f'6 images of {data} ' in said(capsys)

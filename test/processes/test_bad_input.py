@@ -92,7 +92,7 @@ def test_help_is_told_and_nothing_starts(domain: int, program: str) -> None:
 def test_a_shell_in_which_ros_was_not_sourced(domain: int, program: str, missing: str) -> None:
     code, lines = run(program, [], domain, f'import sys; sys.modules[{missing!r}] = None; ')
     assert (code, len(lines)) == (1, 1), lines
-    assert 'ROS 2 cannot be used (' in lines[0] and missing in lines[0]
+    assert 'ROS 2' in lines[0] and missing in lines[0]
     assert 'source /opt/ros/' in lines[0]
 
 
@@ -114,5 +114,5 @@ def test_a_score_that_is_not_calibrated_is_said_without_a_list_of_all(
     code, lines = run('node', ['--ros-args', '-p', 'model:=pipeline', '-p',
                                'gate.scores:=[entropy.maen]'], domain)
     assert (code, len(lines)) == (2, 1), lines
-    assert "gate.scores names 'entropy.maen', expected one of " in lines[0]
+    assert 'gate.scores' in lines[0] and "'entropy.maen'" in lines[0]
     assert 'entropy.mean' in lines[0] and len(lines[0]) < 400

@@ -46,9 +46,8 @@ def test_what_raises_after_the_verdict_changes_no_flag_and_is_counted_for_its_pa
             rig.send()
     assert rig.flags == [True] * 4
     assert rig.faults.values() == {'failed.statistics': '12', 'failed.pictures': '4'}
-    assert [record.message for record in caplog.records] == [
-        f'{part} failed with ZeroDivisionError: a bug in a picture; the other parts continue; '
-        'not logged again' for part in ('statistics', 'pictures')]
+    for part, record in zip(('statistics', 'pictures'), caplog.records, strict=True):
+        assert part in record.message and 'ZeroDivisionError: a bug' in record.message
     assert rig.statistics.num_faulty == 0
     assert rig.process.busy_s == 0
 

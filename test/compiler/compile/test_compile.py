@@ -222,8 +222,8 @@ def test_noise_beside_dropout_is_left_out_where_allowed_and_stands_everywhere(
     assert code == 2 and 'randn_like' in err and not Path('bundle').exists()
     code, out, err = compile_('nets_of_a_user:TrainingNoise', '--allow-silenced')
     said = json.loads(out.splitlines()[-1])
-    assert code == 0 and err.startswith('WARNING: random numbers of the net itself are left out')
-    assert said['silenced'] == ['the net itself']
+    assert code == 0 and err.startswith('WARNING: ')
+    assert said['silenced'] == ['the net itself'] and said['silenced'][0] in err
     assert load_bundle('bundle').card.silenced == ('the net itself',)
     # What the network draws itself is compared unsilenced.
     assert said['distribution']['own_information'] > 2 * said['distribution']['information']
@@ -233,7 +233,7 @@ def test_noise_beside_dropout_is_left_out_where_allowed_and_stands_everywhere(
 def test_passes_that_are_all_equal_by_the_usual_seed_are_refused(compile_: Callable) -> None:
     pytest.importorskip('torch')
     code, _, err = compile_('nets_of_a_user:Path', '--passes', '2')
-    assert code == 2 and 'all 2 passes are the same' in err
+    assert code == 2 and ' 2 passes ' in err
     code, _, err = compile_('nets_of_a_user:Path', '--passes', '200')
     (rows,) = pass_inputs(load_bundle('bundle').card, 200, 0).values()
     assert code == 0 and np.ptp(rows) > 0

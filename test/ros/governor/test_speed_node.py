@@ -174,7 +174,7 @@ def test_a_flag_is_as_old_as_the_time_since_it_was_sent(domain: int) -> None:
         assert one.factors[-1] == 1.0
         one.hear(True, 2 * DEADLINE_S)  # it lay in a queue
         assert one.factors[-1] == SLOW
-        assert one.reason().startswith('the flag was sent 1.0 s ago')
+        assert '1.0 s' in one.reason()
 
 
 def test_where_clocks_are_not_compared_a_flag_is_young_when_it_arrives(domain: int) -> None:
@@ -270,8 +270,7 @@ def test_a_publisher_of_another_quality_of_service_is_an_error_that_names_the_po
     ears = link()[0]
     ears.events.incompatible_qos(SimpleNamespace(last_policy_kind=QoSPolicyKind.DEADLINE))
     (sentence,) = ears.errors
-    assert sentence.startswith('a publisher on /auv/confident offers another DEADLINE')
-    assert 'a deadline of 0.5 s' in sentence
+    assert all(named in sentence for named in ('/auv/confident', 'DEADLINE', '0.5 s'))
 
 
 def test_the_graph_says_once_that_the_publisher_left_and_always_that_there_are_two() -> None:
@@ -283,8 +282,8 @@ def test_the_graph_says_once_that_the_publisher_left_and_always_that_there_are_t
         told.append((len(lost), len(ears.warnings)))
     assert told == [(0, 0)] * 3 + [(1, 0)] * 3 + [(2, 1), (3, 1), (3, 1), (4, 2), (5, 2)]
     assert (lost[0], lost[-1]) == (GONE, GONE)
-    assert all(reason.startswith('2 publishers of the flag, expected one') for reason in lost[1:4])
-    assert ears.warnings[0].startswith('/auv/confident: 2 publishers of the flag, expected one')
+    assert all('2 publishers' in reason for reason in lost[1:4])
+    assert '/auv/confident' in ears.warnings[0] and '2 publishers' in ears.warnings[0]
 
 
 def test_no_flag_is_passed_on_from_the_moment_a_second_publisher_is_on_the_graph() -> None:
@@ -324,7 +323,7 @@ def test_a_rogue_that_is_left_alone_after_the_node_has_died_raises_nothing(domai
             one.hear(True, number=number)
             one.tick()
         assert set(one.factors[num_before:]) == {SLOW}
-        assert 'active beside another one' in one.reason()
+        assert one.reason() != 'full'
         one.publishers = [speaker(3)]  # started anew
         one.rise()
         assert one.reason() == 'full'
@@ -362,11 +361,10 @@ def test_a_command_that_is_as_old_as_the_timeout_or_as_new_is_zero_said_and_coun
         assert one.limited[-1].linear.x == speed
         health = one.health()
         assert values_of(health)['commands_late'] == str(int(not speed))
-        sentence = (f'/cmd_vel was sent {age_s:.1f} s ago, expected less than 0.5 s: delayed, or '
-                    'the clocks differ (compare_clocks)')
-        assert health.status[0].message == ('full' if speed else sentence)
-        assert [text for level, text in one.log if level == 'warning'] == (
-            [] if speed else [f'{sentence}, a zero is published (1 so far)'])
+        said = health.status[0].message
+        assert said == 'full' if speed else f'/cmd_vel was sent {age_s:.1f} s' in said
+        warnings = [text for level, text in one.log if level == 'warning']
+        assert [said in text for text in warnings] == ([] if speed else [True])
         one.command(twist(1.0))
         assert one.reason() == 'full'
 
@@ -449,7 +447,7 @@ def test_only_what_the_vehicle_feels_is_logged(domain: int) -> None:
         assert one.log == [('info', 'speed rises'), ('info', 'full speed')]
         one.hear(False)
         one.tick()
-        assert one.log[2:] == [('warning', 'slow: the flag is false')]
+        assert [(level, 'false' in text) for level, text in one.log[2:]] == [('warning', True)]
 
 
 def test_diagnostics_name_state_factor_and_what_is_missing(domain: int) -> None:
@@ -459,11 +457,10 @@ def test_diagnostics_name_state_factor_and_what_is_missing(domain: int) -> None:
         status = one.health().status[0]
         assert status.name == 'speed_governor: speed'
         assert status.level == b'\x01'
-        assert status.message == ('no flag yet; no publisher on /confident: start the node, or '
-                                  'remap confident')
+        assert '/confident' in status.message
         one.publishers = [speaker(1)]
         one.tick()
-        assert one.reason() == 'no flag yet'
+        assert '/confident' not in one.reason() and one.reason() != 'full'
         one.rise()
         msg = one.health()
         assert (msg.status[0].level, msg.status[0].message) == (b'\x00', 'full')
@@ -505,10 +502,10 @@ def test_stopping_leaves_the_slow_factor_and_one_zero_where_a_command_was_in_for
 def test_the_start_names_the_topics_and_a_parameter_that_there_is_not(domain: int) -> None:
     of_ros = {'qos_overrides./confident.subscription.depth': 3}
     with governor(domain, exposure=0.5, **of_ros) as one:
-        assert one.said_at_start == [
-            ('warning', 'unknown parameter exposure is ignored'),
-            ('info', 'waiting for /confident, /cmd_vel -> /cmd_vel_limited, at factor 0.25 until '
-                     'then')]
+        (warning, unknown), (info, said) = one.said_at_start
+        assert (warning, info) == ('warning', 'info') and 'exposure' in unknown
+        assert all(f' {named}' in said for named in (
+            '/confident', '/cmd_vel', '/cmd_vel_limited', '0.25'))
 
 
 def test_the_factor_is_offered_with_a_deadline_of_five_periods(domain: int) -> None:
@@ -559,8 +556,8 @@ def test_a_callback_that_fails_makes_the_factor_fall_and_the_node_lives_on(
 
     code, called, log = run_main(domain, monkeypatch, spin)
     assert code == 0
-    assert called == ['internal error, see the log', 'ignore', 'stop', 'destroy']
-    assert log == [('error', 'a callback failed: ValueError: x')]
+    assert len(called) == 4 and called[1:] == ['ignore', 'stop', 'destroy']
+    assert [(level, 'ValueError: x' in text) for level, text in log] == [('error', True)]
 
 
 @pytest.mark.parametrize(('error', 'called'), [

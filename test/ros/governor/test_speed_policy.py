@@ -140,7 +140,7 @@ def test_a_clock_that_stands_still_lets_it_fall_at_the_next_tick() -> None:
     assert policy.tick(now_s) > SLOW
     assert policy.take_flag(now_s, True) > SLOW
     assert policy.tick(now_s) == SLOW
-    assert policy.reason == 'the clock stands still or went back'
+    assert 'clock' in policy.reason
     for _ in range(100):
         policy.take_flag(now_s, True)
     assert policy.tick(now_s) == SLOW
@@ -156,7 +156,7 @@ def risen() -> SpeedPolicy:
 
 def test_it_starts_slow_settles_rises_and_arrives() -> None:
     policy = SpeedPolicy(SETTINGS, START_S)
-    assert (policy.factor, policy.state, policy.reason) == (SLOW, 'slow', 'no flag yet')
+    assert (policy.factor, policy.state, bool(policy.reason)) == (SLOW, 'slow', True)
     states = []
     for n in range(18):
         policy.take_flag(START_S + n / 2, True)
@@ -166,16 +166,13 @@ def test_it_starts_slow_settles_rises_and_arrives() -> None:
     assert (policy.factor, policy.reason, policy.num_falls) == (1.0, '', 0)
 
 
-@pytest.mark.parametrize(('kind', 'reason'), [
-    ('false', 'the flag is false'),
-    ('late', 'the flag was sent 1.5 s ago: delayed, or the clocks differ'),
-    ('lost', 'its publisher is gone'),
-])
-def test_what_makes_it_fall_does_so_at_once_and_is_said(kind: str, reason: str) -> None:
+@pytest.mark.parametrize(('kind', 'named'), [
+    ('false', 'false'), ('late', '1.5 s'), ('lost', 'its publisher is gone')])
+def test_what_makes_it_fall_does_so_at_once_and_is_said(kind: str, named: str) -> None:
     policy = risen()
     assert policy.factor > SLOW
     assert apply(policy, kind, START_S + 7.25) == SLOW
-    assert (policy.reason, policy.state, policy.num_falls) == (reason, 'slow', 1)
+    assert (named in policy.reason, policy.state, policy.num_falls) == (True, 'slow', 1)
     apply(policy, kind, START_S + 7.5)
     assert policy.num_falls == 1
 
@@ -185,16 +182,16 @@ def test_the_first_cause_is_said_and_how_long_nothing_came() -> None:
     policy.lose_flag(START_S + 7.25, 'its publisher is gone')
     assert policy.reason == 'its publisher is gone'
     policy.lose_flag(START_S + 8.5, STALE)
-    assert policy.reason == 'its publisher is gone, last heard 1.5 s ago'
+    assert 'its publisher is gone' in policy.reason and '1.5 s' in policy.reason
     policy.take_flag(START_S + 8.75, False)
-    assert policy.reason == 'the flag is false'
+    assert 'false' in policy.reason and 'gone' not in policy.reason
 
 
 def test_it_is_stale_at_the_deadline_and_not_before() -> None:
     policy = risen()
     assert policy.factor_at(START_S + 7.984375) == SLOW + RISE * 5
     assert policy.tick(START_S + 8.0) == SLOW
-    assert policy.reason == 'the flag is stale, last heard 1.0 s ago'
+    assert STALE in policy.reason and '1.0 s' in policy.reason
 
 
 @pytest.mark.parametrize('age_s', [-1.5, 1.0, 1.5, math.inf, math.nan])
@@ -335,8 +332,7 @@ def test_a_command_that_is_too_old_or_too_new_is_zero_with_the_reason(age_s: flo
     limiter = CommandLimiter(TIMEOUT_S)
     assert limiter.take(10.0, COMMAND, 1.0, age_s) == ZERO
     assert (limiter.num_late, limiter.num_refused) == (1, 0)
-    assert limiter.reason == (f'was sent {age_s:.1f} s ago, expected less than 0.5 s: delayed, or '
-                              'the clocks differ (compare_clocks)')
+    assert f'{age_s:.1f} s' in limiter.reason and 'compare_clocks' in limiter.reason
     assert limiter.tick(10.4, 1.0) is None
     assert limiter.tick(10.5, 1.0) == ZERO
     assert limiter.take(11.0, COMMAND, 1.0, 0.0) == COMMAND

@@ -44,10 +44,10 @@ def publisher(
 
 def test_nobody_there_is_told_with_domain_and_middleware() -> None:
     said = silence_reason(topic(), ME, [], FAST)
-    assert 'no publisher on /cam in ROS domain 7 (rmw_fastrtps_cpp)' in said
-    assert 'ROS_DOMAIN_ID and RMW_IMPLEMENTATION' in said
+    assert all(named in said for named in (
+        '/cam', ' 7 ', 'rmw_fastrtps_cpp', 'ROS_DOMAIN_ID', 'RMW_IMPLEMENTATION'))
     local = Transport('rmw_fastrtps_cpp', '7', is_local=True, has_profile=True)
-    assert 'looking on this computer only' in silence_reason(topic(), ME, [], local)
+    assert silence_reason(topic(), ME, [], local) != said
 
 
 WAITING = dataclasses.replace(topic(), type_name=JPEG, name='/cam/compressed')
@@ -70,7 +70,7 @@ def test_images_elsewhere_are_what_to_remap_to(
 
 def test_another_type_and_a_conflict_are_named_with_who_publishes() -> None:
     said = silence_reason(topic(), ME, [publisher(kind='std_msgs/msg/String')], FAST)
-    assert 'std_msgs/msg/String from /front/cam' in said and IMAGE in said
+    assert all(named in said for named in ('std_msgs/msg/String', '/front/cam', IMAGE))
     said = silence_reason(topic('reliable'), ME, [publisher()], FAST)
     assert '/front/cam' in said and f'reliability of {ME}' in said
 
@@ -78,7 +78,7 @@ def test_another_type_and_a_conflict_are_named_with_who_publishes() -> None:
 def test_a_conflict_with_one_camera_does_not_hide_the_other() -> None:
     both = [publisher(), publisher(is_reliable=True, name='second')]
     said = silence_reason(topic('reliable'), ME, both, FAST)
-    assert '1 publisher(s) on /cam but no frame: if /front/second runs' in said
+    assert '/front/second' in said and '/front/cam' not in said
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_frames_lost_on_the_way_are_explained_by_the_way_they_take(
 ) -> None:
     way = Transport(**{**FAST.__dict__, **changes})
     said = silence_reason(topic(), ME, [publisher(gid)], way)
-    assert '1 publisher(s) on /cam but no frame: if /front/cam runs' in said
+    assert '/front/cam' in said
     assert sentence in said
 
 

@@ -64,14 +64,14 @@ def serve(manager: Manager) -> None:
 
 def test_startup_pause_resume_reset_and_startup_again(manager: Manager) -> None:
     rig = manager.rig
-    rig.wait_for_reason('the node is unconfigured')
+    rig.wait_for_reason('unconfigured')
     manager.events.clear()
     assert manager.startup()
     assert manager.state == 'active'
     serve(manager)
 
     assert rig.client.change_state('deactivate')
-    rig.wait_for_reason('the node is inactive')
+    rig.wait_for_reason('inactive')
     num_before = len(rig.flags)
     for second in range(5):  # a camera does not know of it and goes on
         rig.send(5000 + second)
@@ -82,7 +82,7 @@ def test_startup_pause_resume_reset_and_startup_again(manager: Manager) -> None:
     assert rig.client.change_state('activate')
     serve(manager)
     assert manager.reset()
-    rig.wait_for_reason('the node is unconfigured')
+    rig.wait_for_reason('unconfigured')
     assert manager.startup()
     serve(manager)
 
@@ -124,7 +124,7 @@ def test_an_error_in_a_transition_is_said_and_the_node_can_be_started_again(
     failure.touch()
     try:
         assert not manager.startup()
-        manager.rig.wait_for_reason('the node is unconfigured after an error')
+        manager.rig.wait_for_reason('unconfigured after an error')
         assert manager.state == 'unconfigured'
         assert f'on_{transition}: RuntimeError' in manager.rig.process.output
     finally:

@@ -34,7 +34,7 @@ def test_a_failed_configure_is_mended_by_setting_parameters(tmp_path: Path) -> N
             values = {'threads': 2, 'precision': 'fp16'}
             (refused,) = client.set_parameters(**{name: values.get(name, 'openvino')})
             assert not refused.successful
-            assert f'{name} cannot be changed while the node is configured' in refused.reason
+            assert name in refused.reason
         assert client.change_state('deactivate') and client.change_state('cleanup')
         assert client.set_parameters(threads=2)[0].successful
         assert client.change_state('configure') and client.change_state('activate')

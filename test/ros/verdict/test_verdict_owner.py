@@ -162,7 +162,7 @@ def test_no_event_comes_between_the_fault_of_a_frame_and_its_publication(rig: Ri
     message.data = message.data[:10]
     rig.process(arrival(message))
     thread.join(60)
-    assert 'image with 10 bytes' in rig.statuses[0].status[0].message
+    assert '10 bytes' in rig.statuses[0].status[0].message
     assert rig.last_message == 'the node is stopping'
     assert rig.flags == [False, False]
 
@@ -241,21 +241,20 @@ def test_a_good_frame_in_work_during_a_change_is_neither_faulty_nor_worth_a_labe
 ) -> None:
     rig.node.topics['~/flagged'].num_subscribers = 1
     at_step(rig, 'network', lambda: rig.owner.reset(), monkeypatch)
-    assert 'the node was reset while the frame was processed' in rig.last_message
+    assert 'reset' in rig.last_message
     assert rig.statistics.num_faulty == 0 and not rig.statistics.is_faulty
     assert rig.node.topics['~/flagged'].sent == []
 
 
 def test_a_frame_that_cannot_be_used_says_why_without_a_calibrated_gate_too(rig: Rig) -> None:
     rig.change(passes=3)
-    assert rig.last_message == 'passes was changed'
+    assert 'passes' in rig.last_message
     message = image_message(solid(*GOOD), 10**8)
     message.data = message.data[:10]
     rig.process(arrival(message))
-    assert 'image with 10 bytes' in rig.last_message
-    assert 'image with 10 bytes' in rig.statistics.last_fault
+    assert '10 bytes' in rig.last_message and '10 bytes' in rig.statistics.last_fault
     rig.send()
-    assert rig.last_message == 'passes is 3: the thresholds are for 8'
+    assert '3' in rig.last_message and '8' in rig.last_message
 
 
 def test_while_inactive_settings_and_reset_leave_the_reason(rig: Rig) -> None:
@@ -346,8 +345,8 @@ class TestStaleness:
         rig.send()
         # One false because frames had stopped, one for the first of three good frames.
         assert rig.flags[RISE_FRAMES:] == [False, False]
-        assert rig.statuses[RISE_FRAMES].status[0].message == 'frames had stopped'
-        assert rig.last_message == '1 of 3 good frames'
+        assert [values_of(status)['kind'] for status in rig.statuses[RISE_FRAMES:]] == [
+            'fault', 'recovering']
 
     def test_a_frame_whose_network_takes_too_long_is_false_though_no_timer_ran(
         self, rig: Rig
@@ -360,7 +359,7 @@ class TestStaleness:
         rig.backend.during = work
         rig.send()
         assert rig.flags[RISE_FRAMES:] == [False]
-        assert 'or its result was too late' in rig.last_message
+        assert f'{TIMEOUT_S:g} s' in rig.last_message
 
 
 def test_a_veto_keeps_the_flag_down_and_the_gate_starts_from_nothing_after(rig: Rig) -> None:
@@ -484,7 +483,7 @@ def test_a_true_that_went_out_late_is_followed_by_a_false_at_once(rig: Rig) -> N
         rig, 'now_s', rig.now_s + next(paused, 0.0) * TIMEOUT_S))
     rig.send()
     assert [msg.data for msg in flag.sent] == [False] * (RISE_FRAMES - 1) + [True, False]
-    assert 'delayed while it published a verdict' in rig.last_message
+    assert 'delayed' in rig.last_message
     assert rig.statistics.is_faulty
 
 
@@ -516,8 +515,8 @@ def test_a_longer_deadline_than_at_the_start_undoes_the_promise_and_a_shorter_do
         rig.send()
         values = values_of(rig.statuses[-1])
         assert (values['promise'], rig.pipeline.promise) == (promise, promise)
-        assert ('stale_timeout_s is 0.9, above 0.6 at the start' in values.get(
-            'promise_void_because', '')) == (promise == 'void')
+        reason = values.get('promise_void_because', '')
+        assert ('stale_timeout_s' in reason and '0.9' in reason) == (promise == 'void')
 
 
 @pytest.mark.parametrize('gate', [{'scores': ('bogus',)}, {'threshold_scale': 100.0},

@@ -65,7 +65,7 @@ def test_others_fill_the_disk(stages: dict[str, Any]) -> None:
 def test_a_full_disk(stages: dict[str, Any]) -> None:
     before, full, again = stages['others fill it'], stages['full'], stages['room again']
     assert not full['writing']
-    assert full['error'].endswith('cannot be written, its disk is full: make room.')
+    assert 'full' in full['error']
     assert full['dropped'] == {'disk_full': 3} and full['whole'] == before['whole']
     assert again['writing'] and again['error'] == '' and again['whole'] == before['whole'] + 2
 
