@@ -245,7 +245,8 @@ def _layers(model: onnx.ModelProto) -> Iterator[_Layer]:
                 laid.get('group', [1])[0]))
     # The last one, where it is written as a product with the masks.
     if 'logits_weights' in known and 'logits_bias' in known:
-        weights = known['logits_weights'][0][:, :, None, None].astype(np.float32)
+        last = known['logits_weights'][0].astype(np.float32)
+        weights = last.reshape(len(last), -1, 1, 1)
         yield _Layer(weights, known['logits_bias'].reshape(-1), (1, 1, 1))
 
 
