@@ -280,8 +280,8 @@ def _require_tensors(what: str, found: _Tensors, wanted: _Tensors) -> None:
 
 _CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
 # Beyond this many passes a call the fixed cost of a call no longer shows: T = 100 of `pipeline`
-# took 34.3 ms in chunks of 20, 31.7 in chunks of 34, 35.5 at once.
-MAX_CHUNK = 40
+# took 40.2 ms in chunks of 20, 38.4 in chunks of 25 and 38.5 in chunks of 50.
+MAX_CHUNK = 25
 MEGABYTE = 2**20
 
 

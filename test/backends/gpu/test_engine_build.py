@@ -168,8 +168,8 @@ def test_a_bundle_needs_a_fixed_trunk_and_passes_of_one_to_a_call(bundle: ModelB
     assert few.passes.key.profiles == {
         'mask_decoder_drop_head': ((1, *shape), (most, *shape), (most, *shape))}
     # What runs is what it was made fastest for, whatever the budget would allow.
-    odd = engines_of(bundle, Settings(memory_budget_mb=4000, passes=77), tensorrt(), TARGET)
-    assert odd.calls == [slice(0, 39), slice(39, 77)]
+    odd = engines_of(bundle, Settings(memory_budget_mb=4000, passes=37), tensorrt(), TARGET)
+    assert odd.calls == [slice(0, 19), slice(19, 37)]
 
 
 def test_what_tensorrt_cannot_run_is_refused(bundle: ModelBundle) -> None:
