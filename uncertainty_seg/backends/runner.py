@@ -44,28 +44,12 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
         """
         Run T passes of one image, and return their sums at the grid.
 
-        Parameters
-        ----------
-        image : ndarray of uint8, shape (h, w, 3)
-            In the card's size and colour order.
-        masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-            One array, or `LazyRows`, for each dropout site. A mapping is not changed once it was
-            given: a runtime may keep the masks of the same object where they are.
-        temperature : float
-            The logits are divided by it.
-
-        Returns
-        -------
-        PassSums
-            NaN where a logit was NaN or infinite.
-
-        Raises
-        ------
-        ShapeError
-            If image or masks do not fit the card.
-        BackendError
-            If the runtime or the device fails, or the backend is closed.
-
+        The image is uint8 (h, w, 3) in the card's size and colour order. `masks` has an array, or
+        `LazyRows`, float32 (T, *site.shape), for each dropout site; it is not changed once it was
+        given: a runtime may keep the masks of the same object where they are. The logits are
+        divided by `temperature`; sums are NaN where one was NaN or infinite. Raises ShapeError if
+        image or masks do not fit the card, BackendError if the runtime or the device fails, or the
+        backend is closed.
         """
 
     @property

@@ -134,23 +134,11 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class LabelFrame:
-    """
-    A frame with the mask predicted by the model.
+    """A frame with the mask predicted by the model."""
 
-    Attributes
-    ----------
-    row : FrameRow
-        What the table says of it.
-    image_file : bytes
-        The image as a file; as received if it was compressed.
-    mask : ndarray of uint8, shape (H, W)
-        Class ids; the table's `ignore_index` if unknown.
-
-    """
-
-    row: FrameRow
-    image_file: bytes
-    mask: LabelMap
+    row: FrameRow  # What the table says of it.
+    image_file: bytes  # The image as a file; as received if it was compressed.
+    mask: LabelMap  # Class ids; the table's `ignore_index` if unknown.
 
 
 @dataclass(frozen=True)
@@ -264,7 +252,7 @@ def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
 
 
 def write_prediction(folder: Path, stem: str, mask: LabelMap) -> None:
-    """Write a mask that nobody looked at, with the mark that says so; see `prediction_mark`."""
+    """Write a mask that nobody looked at, with the mark that says so: `review_record.marked`."""
     folder.mkdir(exist_ok=True)
     (folder / f'{stem}.png').write_bytes(marked(encoded_png(mask), mask))
 
@@ -311,28 +299,14 @@ def damage(err: Exception) -> str:
 
 
 class Labelled(NamedTuple):
-    """
-    The labels of a frame, as a tool gives them back.
+    """The labels of a frame, as a tool gives them back."""
 
-    Attributes
-    ----------
-    stem : str
-        Name of the frame's files.
-    mask : ndarray of uint8, shape (H, W)
-        Class ids, and the ignore index where the class is unknown.
-    mark : str
-        What in the file says that a person has finished the frame; empty if nothing does.
-    labeller : str
-        Who labelled it; empty if the file does not say.
-    has_polygons : bool
-        Whether outlines were drawn, so that the same mask may differ by their pixels.
-
-    """
-
-    stem: str
-    mask: LabelMap
+    stem: str  # Name of the frame's files.
+    mask: LabelMap  # Class ids, and the ignore index where the class is unknown.
+    # What in the file says that a person has finished the frame; empty if nothing does.
     mark: str = ''
-    labeller: str = ''
+    labeller: str = ''  # Who labelled it; empty if the file does not say.
+    # Whether outlines were drawn, so that the same mask may differ by their pixels.
     has_polygons: bool = False
 
 

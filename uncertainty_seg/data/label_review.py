@@ -225,17 +225,10 @@ class _Found:
 
 class LabelReview:
     """
-    Judges labels one by one, as they come back.
+    Judges labels of an export one by one, as they come back.
 
-    Parameters
-    ----------
-    table : ExportedFrames
-        What was exported.
-    unchanged : str
-        As of `import_labels`.
-    how_to_mark : str
-        How the labelling tool marks a frame as finished; empty if it cannot.
-
+    `unchanged` is as of `import_labels`; `how_to_mark` says how the labelling tool marks a frame
+    as finished, and is empty if it cannot.
     """
 
     def __init__(

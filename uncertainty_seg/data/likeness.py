@@ -75,21 +75,10 @@ def frame_features(
     Hellinger distance. The size of the image, the quality of a JPEG, noise and small shifts move
     the vector little; a mirror, a turn or other light do.
 
-    Parameters
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        Any size from 1x1.
-    shares : sequence of float, length C
-        Share of each class among the pixels of the mask, 0..1.
-    entropies, informations : sequence of float, length C
-        Mean entropy and mean mutual information of each class, 0..1. What is not a number
-        counts as 1, the least certain.
-
-    Returns
-    -------
-    ndarray of float32, shape (num_features(C),)
-        Of unit length; the dot product of two is their cosine.
-
+    The image is uint8 (H, W, 3), from 1x1. `shares` (C,) are those of each class among the pixels
+    of the mask, `entropies` and `informations` (C,) its mean entropy and mean mutual information,
+    all 0..1; what is not a number counts as 1, the least certain. The vector (num_features(C),) is
+    of unit length: the dot product of two is their cosine.
     """
     small = cv2.resize(image_bgr, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB)

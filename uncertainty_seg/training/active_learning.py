@@ -71,22 +71,12 @@ TABLE_FILE, IMAGES_FILE, LOCK = 'rounds.csv', 'images.json', '.lock'
 
 @dataclass(frozen=True)
 class Picks:
-    """
-    What a round asks for.
+    """What a round asks for."""
 
-    Attributes
-    ----------
-    frames, scores, reasons
-        Names, scores (NaN where there is none) and why, of each frame.
-    threshold : float
-        Above which scores were taken; NaN where there was none.
-
-    """
-
-    frames: tuple[str, ...]
-    scores: tuple[float, ...]
+    frames: tuple[str, ...]  # Names.
+    scores: tuple[float, ...]  # NaN where there is none.
     reasons: tuple[str, ...]
-    threshold: float = math.nan
+    threshold: float = math.nan  # Above which scores were taken; NaN where there was none.
 
 
 def active_learn(

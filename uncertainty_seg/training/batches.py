@@ -102,20 +102,10 @@ def systematic_draw(
 
 @dataclass(frozen=True)
 class Mix:
-    """
-    Which images are mixed into every batch.
+    """Which images are mixed into every batch."""
 
-    Attributes
-    ----------
-    is_mixed : ndarray of bool, shape (images,)
-        Whether an image is mixed in.
-    share : float
-        Their share of each batch, at least one image and not all.
-
-    """
-
-    is_mixed: NDArray[np.bool_]
-    share: float
+    is_mixed: NDArray[np.bool_]  # Of each image.
+    share: float  # Their share of each batch, at least one image and not all.
 
     def count(self, batch: int) -> int:
         """Return how many images of a batch are mixed in."""

@@ -79,22 +79,13 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Watch:
-    """
-    What looks at a run while it trains, and may end it.
+    """What looks at a run while it trains, and may end it."""
 
-    Attributes
-    ----------
-    measure : callable, optional
-        From the averaged net to its mean IoU on images that are not trained on; NaN if unknown.
-    patience : int
-        So many epochs without a better one end the run, and the best is what is kept; 0 for none.
-    on_rows : callable, optional
-        Called with the rows of all epochs so far, after each.
-
-    """
-
+    # From the averaged net to its mean IoU on images that are not trained on; NaN if unknown.
     measure: Callable[[nn.Module], float] | None = None
+    # So many epochs without a better one end the run, and the best is what is kept; 0 for none.
     patience: int = 0
+    # Called with the rows of all epochs so far, after each.
     on_rows: Callable[[list[Row]], None] | None = None
 
     def is_over(self, rows: list[Row]) -> str:

@@ -23,12 +23,8 @@ def iou_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     are looked at where the logits are, at the centres of their pixels. It is the mean over images
     and the classes that are present in each, 0..1; NaN of a logit that is. Of probabilities that
     are 0 and 1 it is 1 - IoU, to rounding. Images without a pixel that counts are left out, and
-    without any image it is 0.
-
-    References
-    ----------
-    Berman, Triki and Blaschko, 2018, arXiv:1705.08790, equation 9, image by image.
-
+    without any image it is 0. After Berman, Triki and Blaschko, 2018, arXiv:1705.08790, equation
+    9, image by image.
     """
     size = (logits.shape[2], logits.shape[3])
     seen = F.interpolate(labels[:, None].double(), size=size, mode='nearest-exact')[:, 0].long()

@@ -37,8 +37,6 @@ class OnnxRuntimeBackend(StreamingBackend):
     """
     Run a bundle's two graphs with ONNX Runtime; parameters and errors as its base.
 
-    Notes
-    -----
     An int8 trunk runs as it is. Graphs of fp16 are simulated: computed in float32, each result
     rounded as the graph says, so that a calibration holds for a device that computes in fp16.
     Nothing is computed in bf16.

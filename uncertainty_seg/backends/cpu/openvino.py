@@ -53,8 +53,6 @@ class OpenVinoBackend(StreamingBackend):
     """
     Run a bundle's two graphs with OpenVINO; parameters and errors as its base.
 
-    Notes
-    -----
     Everything is computed in float32 unless the precision is bf16. Graphs of fp16 are read as they
     are and computed in float32; an int8 trunk runs in int8 where it is quantised.
 

@@ -43,19 +43,9 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class BadRule:
-    """
-    Terms joined by "or".
+    """Terms joined by "or": a frame below the limit of any is bad."""
 
-    Attributes
-    ----------
-    text : str
-        As it was written.
-    terms : tuple of Term
-        A frame below the limit of any is bad.
-
-    """
-
-    text: str
+    text: str  # As it was written.
     terms: tuple[Term, ...]
 
     @classmethod

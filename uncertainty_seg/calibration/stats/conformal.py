@@ -61,13 +61,8 @@ def promised_limit(
     Ranks (n,) grow with the uncertainty of each frame; NaN and infinity are never accepted.
     Blocks of any size count alike. Raises ConfigError if `alpha` is not between 0 and 1;
     CalibrationError if there are too few blocks for this alpha, all frames are bad, or none may be
-    accepted.
-
-    References
-    ----------
-    Angelopoulos, Bates, Fisch, Lei and Schuster, 2022, arXiv:2208.02814: the rule, with the
-    bound 1 of the loss.
-
+    accepted. The rule is that of Angelopoulos, Bates, Fisch, Lei and Schuster, 2022,
+    arXiv:2208.02814, with the bound 1 of the loss.
     """
     rank, bad = np.asarray(ranks, np.float64), np.asarray(is_bad, bool)
     rank = np.where(np.isnan(rank), np.inf, rank)
@@ -183,12 +178,8 @@ def upper_bound(num_bad: int, num: int, num_tries: int = 1) -> float:
     """
     Bound the share of bad units from above, one-sided; 1 if there is none. It needs scipy.
 
-    The error is shared among the thresholds that the same units were tried for (Bonferroni).
-
-    References
-    ----------
+    The error is shared among the thresholds that the same units were tried for (Bonferroni). After
     Clopper and Pearson, Biometrika 26 (1934), by the quantile of a beta distribution.
-
     """
     if num_bad == num:
         return 1.0

@@ -43,29 +43,13 @@ _BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
 
 @dataclass(frozen=True)
 class FrameTable:
-    """
-    Frames that were measured, one row each.
+    """Frames that were measured, one row each; arrays (n,)."""
 
-    Attributes
-    ----------
-    sources : tuple of str, length n
-        Where each frame came from.
-    blocks : ndarray of str, shape (n,)
-        Frames of one block (a dive, a site) are not independent of each other.
-    scores : mapping of str to ndarray of float64, shape (n,)
-        Grow with uncertainty; NaN where nothing is known.
-    mean_iou : ndarray of float64, shape (n,)
-        Of each frame over the classes that occur; NaN without a true mask.
-    is_bad : ndarray of bool, shape (n,)
-        Whether its mask is bad by the rule; false without a true mask.
-
-    """
-
-    sources: tuple[str, ...]
-    blocks: NDArray[np.str_]
-    scores: Mapping[str, Column]
-    mean_iou: Column
-    is_bad: NDArray[np.bool_]
+    sources: tuple[str, ...]  # Where each frame came from.
+    blocks: NDArray[np.str_]  # Frames of one block (a dive, a site) depend on each other.
+    scores: Mapping[str, Column]  # Grow with uncertainty; NaN where nothing is known.
+    mean_iou: Column  # Of each frame over the classes that occur; NaN without a true mask.
+    is_bad: NDArray[np.bool_]  # Whether its mask is bad by the rule; false without a true mask.
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -111,23 +95,13 @@ def accepted_by(scores: Columns, limits: Mapping[str, float]) -> NDArray[np.bool
 
 @dataclass
 class PixelMeasures:
-    """
-    Measures over any number of images; pixels of unknown class are left out.
-
-    Attributes
-    ----------
-    confusion : ConfusionMatrix
-        True against predicted class, of C classes.
-    calibration : ExpectedCalibrationError
-        Confidence against accuracy.
-    rankings : dict of str to Ranking
-        Of each map that there was, how well it ranks wrong pixels.
-
-    """
+    """Measures over any number of images; pixels of unknown class are left out."""
 
     num_classes: int
-    confusion: ConfusionMatrix = field(init=False)
+    confusion: ConfusionMatrix = field(init=False)  # True against predicted class.
+    # Confidence against accuracy.
     calibration: ExpectedCalibrationError = field(default_factory=ExpectedCalibrationError)
+    # Of each map that there was, how well it ranks wrong pixels.
     rankings: dict[str, Ranking] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -52,20 +52,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Draws:
-    """
-    Draws of blocks.
+    """Draws of blocks."""
 
-    Attributes
-    ----------
-    block : ndarray of int, shape (n,)
-        Index of each frame's block.
-    counts : ndarray of float64, shape (d, b)
-        How often each block is in each draw; all ones in the first row.
-
-    """
-
-    block: NDArray[np.intp]
-    counts: Floats
+    block: NDArray[np.intp]  # Index of each frame's block, (n,).
+    counts: Floats  # How often each block is in each draw, (d, b); all ones in the first row.
 
     @classmethod
     def of(cls, blocks: ArrayLike, draws: int = DRAWS, seed: int = 0) -> Draws:
@@ -120,12 +110,8 @@ def weighted_excess_aurc(scores: Column, losses: Column, weights: Floats) -> Flo
     """
     Return E-AURC: `weighted_aurc` less that of a score that knew the losses, of each draw, (d,).
 
-    It is 0 for a perfect order, and compares scores of one network, not networks.
-
-    References
-    ----------
-    Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206.
-
+    It is 0 for a perfect order, and compares scores of one network, not networks. After Geifman,
+    Uziel and El-Yaniv, 2019, arXiv:1805.08206.
     """
     return weighted_aurc(scores, losses, weights) - weighted_aurc(losses, losses, weights)
 
