@@ -146,3 +146,22 @@ def test_a_frame_is_judged_by_what_was_in_force_when_it_began(pipeline: Pipeline
 
     outcome = FrameLoop(pipeline).take(read, 0)
     assert not outcome.verdict.is_confident
+
+
+@pytest.mark.parametrize(('settings', 'is_frozen', 'flags'), [
+    ({'gate.rise_frames': 1}, True, [False] * 4),
+    ({'gate.rise_frames': 1}, False, [False, True, True, True]),
+    ({}, False, [False, False, True, True]), ({}, True, [False] * 4),
+    ({'gate.rise_frames': 1, 'max_repeats': -1}, True, [True] * 4)])
+def test_the_first_image_of_a_camera_raises_no_flag(
+    tmp_path: Path, settings: dict[str, Any], is_frozen: bool, flags: list[bool]
+) -> None:
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
+    pipeline = Pipeline(bundle, FakeBackend(bundle.card),
+                        settings_from_dict({'damage_scale': 0.0, **settings}))
+    loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings))
+    images = [BLUE ^ np.uint8(0 if is_frozen else k) for k in range(4)]
+    outcomes = [loop.take(lambda image=image: image, k * 10**8 + 1, clock_ns=lambda k=k: k * 10**8)
+                for k, image in enumerate(images)]
+    assert [outcome.verdict.is_confident for outcome in outcomes] == flags
+    assert all(outcome.result is not None for outcome in outcomes)

@@ -454,8 +454,8 @@ def test_replay_takes_the_parameters_of_the_node_from_its_file_or_one_by_one(
                settings=settings_from_dict({**given, 'gate.rise_frames': rise_frames}))
         assert files_of(out) == files_of(wanted)
     rose = [flags(tmp_path / f'wanted_{count}') for count in (1, 4)]
-    # Held for 0.15 s after the first frame, and after the grey one at 0.4 s.
-    assert rose[0] == [False, False, True, True, False, False, True, True, True, True]
+    # Held for 0.15 s after the first frame, which proves no camera alive, and the grey one.
+    assert rose[0] == [False, False, False, True, False, False, True, True, True, True]
     assert rose[1] == [False] * 3 + [True] + [False] * 4 + [True] * 2
 
 

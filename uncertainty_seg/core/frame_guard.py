@@ -37,6 +37,10 @@ _NO_CLOCK = ("the node's clock stands at 0: use_sim_time is true and nobody publ
              'play the bag with its clock')
 
 
+UNPROVEN = ('the camera has shown one picture, and may be frozen: gate.rise_frames is 1, and the '
+            'second tells')
+
+
 class FrameGuard:
     """
     Look at the frames of one camera in the order in which they are judged.
@@ -109,6 +113,11 @@ class FrameGuard:
         return (f'the last {STEADY_FRAMES} images were as far off: the clocks of camera and node '
                 f'differ{late}; synchronise them, set stamps to receipt, or play a bag with its '
                 'clock and use_sim_time')
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether nothing shows yet that the camera is alive, and that is looked at."""
+        return self._settings.max_repeats >= 0 and len(self._pictures) < 2
 
     def pixel_fault(self, image: ImageU8, ignore: NDArray[np.bool_] | None = None) -> str:
         """

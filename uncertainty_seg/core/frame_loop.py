@@ -17,8 +17,8 @@ import math
 from typing import Any, Protocol
 
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.frame_guard import FrameGuard
-from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.frame_guard import FrameGuard, UNPROVEN
+from uncertainty_seg.core.gate import Verdict, WITHIN
 from uncertainty_seg.core.pipeline import Epoch, FrameResult, Pipeline
 from uncertainty_seg.errors import UncertaintySegError
 
@@ -91,15 +91,24 @@ class PlainJudge:
 
 
 class PhotographJudge(PlainJudge):
-    """Judge photographs: one that looks damaged is not confident, and no fault of a camera."""
+    """
+    Judge photographs, each by itself: confident is one whose gated scores are within their limits.
+
+    Neither the photographs before it nor a hold count, which are for the stream of a camera. One
+    that looks damaged is not confident, and no fault of a camera.
+    """
 
     def judge(self, epoch: Epoch, result: FrameResult, doubt: Doubt, about: Any) -> Verdict:
-        """Let the gate judge; with a doubt the flag is down for this photograph alone."""
+        """Look at what the gate says of the scores, and not at how its flag stands."""
         verdict = super().judge(epoch, result, lambda: '', about)
         if reason := doubt():
             # Without what to do about a camera.
             return replace(verdict, is_confident=False, kind='uncertain',
                            reasons=(reason.rpartition(': ')[0] or reason,))
+        if verdict.kind == 'recovering' and verdict.score_ratio <= 1:
+            return replace(verdict, is_confident=True, kind='confident', reasons=WITHIN)
+        if verdict.is_confident and verdict.reasons != WITHIN:
+            return replace(verdict, is_confident=False, kind='uncertain')
         return verdict
 
 
@@ -161,6 +170,8 @@ class FrameLoop:
             if guard is not None:
                 pixels = guard.pixel_fault(image, self.pipeline.ignore)
                 reason = reason or pixels
+                if guard.is_unproven and epoch.settings.gate.rise_frames == 1:
+                    reason = reason or UNPROVEN
             # A suspicion: the stream is sound, and a scene may look so. Nobody has to stop.
             problem, kind = self.pipeline.damage(image), 'fault' if reason else 'uncertain'
             if problem and not self._measures_damaged:

@@ -34,6 +34,7 @@ RISE_RATIO = 0.95
 # Whatever `fall_frames` is, the flag falls with a bad frame that is this long after the first of
 # the bad frames in a row, by the stamps.
 FALL_WITHIN_S = 1.0
+WITHIN = ('all scores within limits',)
 NO_CALIBRATION = 'no promise: the bundle has no calibration'
 
 
@@ -303,13 +304,13 @@ class Gate:
         # Only a bad frame lets it fall, so those from before it rose need not be forgotten.
         falls = bool(over) and (lasts or sum(self._bad_frames) >= self._settings.fall_frames)
         if self._last.is_confident and not falls:
-            return Verdict(True, tuple(over) or ('all scores within limits',), worst, 'confident')
+            return Verdict(True, tuple(over) or WITHIN, worst, 'confident')
         if over:
             return Verdict(False, tuple(over), worst, 'uncertain')
         waits = self._waits_for()
         if waits:
             return Verdict(False, (waits,), worst, 'recovering')
-        return Verdict(True, ('all scores within limits',), worst, 'confident')
+        return Verdict(True, WITHIN, worst, 'confident')
 
     def _waits_for(self) -> str:
         rise_frames = self._settings.rise_frames

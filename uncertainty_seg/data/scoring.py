@@ -523,6 +523,7 @@ class ShardEngine:
         calibration = self._bundle.calibration
         says = {
             'version': VERSION, 'source': asdict(source), 'stride': stride,
+            **({'each': 'by itself'} if source.kind == 'folder' else {}),
             'info': asdict(replace(self.info, model='')),
             'calibration': calibration_to_json(calibration) if calibration else '',
             'ignore': mask_digest(self._ignore),
