@@ -20,7 +20,7 @@ import re
 from typing import Any
 
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.image_codec import check_file, ImageFile
+from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.data.label_formats import write_export
 from uncertainty_seg.data.label_frames import (
@@ -283,9 +283,7 @@ def _frames(
 
 def _frame(row: Row, frame: SourceFrame, image: ImageU8, pipeline: Pipeline) -> LabelFrame:
     raw, mask = frame.raw, pipeline.measure(image, frame.stamp_ns).label
-    # The mask has the size of what was decoded, which may be reduced.
-    is_whole = isinstance(raw, ImageFile) and check_file(raw).size == image.shape[:2]
-    data = bytes(raw.data) if is_whole else encoded_png(image)
+    data = bytes(raw.data) if isinstance(raw, ImageFile) else encoded_png(image)
     listed = FrameRow(
         *_files_of(row['stem'], data), dive=row['dive'], stamp_ns=row['stamp_ns'],
         key=frame_key(Path(row['source']).name, row['topic'], row['index'], row[FILE_COLUMN]),
