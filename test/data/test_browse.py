@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
+from contextlib import closing
 import hashlib
+from http.client import HTTPConnection
 import json
 from pathlib import Path
 import re
 import shutil
+from threading import Thread
 
 from browse_sample import page_values, picture, scored
 from conftest import make_tiny_bundle
@@ -19,12 +23,14 @@ import pytest
 pytest.importorskip('pyarrow', reason='pyarrow is not installed: no score table')
 pytest.importorskip('jinja2', reason='jinja2 is not installed: no page')
 
-from uncertainty_seg.backends.opening import open_pipeline  # noqa: E402
+import uncertainty_seg as us  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.render import FrameView, overlay  # noqa: E402
 from uncertainty_seg.data import browse  # noqa: E402
 from uncertainty_seg.data.browse import rows_of_page, script_text  # noqa: E402
 from uncertainty_seg.data.selection import select  # noqa: E402
+from uncertainty_seg.errors import ConfigError  # noqa: E402
+from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
 
 # What a page must not take for its own: names of folders and dives are anybody's.
@@ -58,6 +64,18 @@ def decoded(address: str) -> np.ndarray:
     return found
 
 
+def require_drawn(bundle: Path, index: int, found: Iterable[np.ndarray]) -> None:
+    """Compare image, mask and heatmap with those of a frame, drawn anew."""
+    image = picture(index)
+    with us.open_pipeline(bundle) as pipeline:
+        view = FrameView(image, pipeline.measure(image), pipeline.card, pipeline.settings,
+                         pipeline.calibrated)
+    drawn = (image, overlay(image, view.mask, pipeline.card.palette),
+             view.plain_heatmap(view.scale))
+    for one, wanted in zip(found, drawn, strict=True):
+        assert np.abs(one.mean((0, 1)) - wanted.mean((0, 1))).max() < 8
+
+
 def test_the_page_holds_the_rows_of_the_table_and_three_pictures_of_each(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,15 +88,8 @@ def test_the_page_holds_the_rows_of_the_table_and_three_pictures_of_each(
         assert values['scores'][name] == pytest.approx(
             rows.column(f'score.{name}').to_pylist(), rel=1e-4)
     assert values['shares'][1] == pytest.approx(rows.column('share.green').to_pylist(), rel=1e-4)
-    with open_pipeline(table.parent / 'tiny') as pipeline:
-        for index, frame in enumerate(values['frames']):
-            image = picture(index)
-            view = FrameView(image, pipeline.measure(image), pipeline.card, pipeline.settings,
-                             pipeline.calibrated)
-            drawn = (image, overlay(image, view.mask, pipeline.card.palette),
-                     view.plain_heatmap(view.scale))
-            for found, wanted in zip(map(decoded, frame['pictures']), drawn, strict=True):
-                assert np.abs(found.mean((0, 1)) - wanted.mean((0, 1))).max() < 8
+    for index, frame in enumerate(values['frames']):
+        require_drawn(table.parent / 'tiny', index, map(decoded, frame['pictures']))
 
 
 def test_which_frames_are_taken(table: Path, tmp_path: Path) -> None:
@@ -124,7 +135,7 @@ def test_the_page_is_the_same_bytes_again_and_allows_only_its_own_script(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in text and "default-src 'none'" in text
     assert not re.search(r'(?:src|href)="(?!data:)', text) and 'http' not in script
-    assert 'img-src data: file:;' in text
+    assert "img-src data: file: 'self';" in text
 
 
 def test_of_a_selection_the_reasons_are_shown(table: Path, tmp_path: Path) -> None:
@@ -159,6 +170,39 @@ def test_pictures_that_come_and_go_move_no_other(
     make_tiny_bundle(tmp_path / 'tiny', words='another')
     browsed(table, tmp_path / 'other.html')
     assert 'digest' in capsys.readouterr().err
+
+
+def asked(address: str, path: str, host: str = 'localhost') -> np.ndarray | None:
+    """Return what a served page answers, as an image; None for 404."""
+    port = int(address.rstrip('/').rpartition(':')[2])
+    with closing(HTTPConnection('127.0.0.1', port, timeout=60)) as browser:
+        browser.request('GET', path, headers={'Host': host})
+        answer = browser.getresponse()
+        content = answer.read()
+    assert answer.status == (200 if content else 404)
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+
+
+def test_a_served_page_has_the_pictures_of_every_frame_of_a_bag(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / 'dive') as bag:
+        for k in range(40):
+            bag.write_image('/image', 10**18 + k * 10**8, 'cam', picture(k), 'bgr8')
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    us.score([tmp_path / 'dive'], tmp_path / 'table', settings=us.Settings(model=str(bundle)))
+    page = us.browse(tmp_path / 'table', tmp_path / 'page.html', most=1)
+    with page.server() as server:
+        Thread(target=server.serve_forever).start()
+        for row in (3, 36):
+            require_drawn(bundle, row, (asked(server.address, f'/frame/{row}/{place}')
+                                        for place in range(3)))
+        for path, host in (('/frame/40/0', 'localhost'), ('/frame/3/3', 'localhost'),
+                           ('/../page.html', 'localhost'), ('/frame/3/0', 'elsewhere.example')):
+            assert asked(server.address, path, host) is None
+        shutil.move(tmp_path / 'dive', tmp_path / 'gone')
+        assert asked(server.address, '/frame/7/0') is None
+        with pytest.raises(ConfigError, match=str(server.server_port)):
+            page.server(server.server_port)
+        server.shutdown()
 
 
 def test_faults_are_one_sentence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 from browse_sample import page_values, picture, scored
 from chromium import Browser, browser, complaints, OVERFLOWING  # noqa: F401
@@ -18,6 +19,7 @@ pytest.importorskip('matplotlib', reason='matplotlib is not installed, which the
 
 from test_browse import HOSTILE  # noqa: E402
 
+import uncertainty_seg as us  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 
 FOLDER = '<img src=x onerror=document.title=3>&amp;"\'<!--'
@@ -122,9 +124,16 @@ def test_photographs_without_a_picture_in_the_page_are_read_from_their_files(
     few = tmp_path / 'few.html'
     assert main(['browse', str(page.parent / 'table'), '-o', str(few), '--most', '1']) == 0
     browser.open(few, 800)
-    sizes = browser.run("""Promise.all([...document.querySelectorAll('.card img')].map(i => {
-        i.loading = 'eager'; return i.decode().then(() => i.naturalWidth); }))""")
-    assert len(sizes) == 24 + 2 and set(sizes) == {64}
+    sizes = """Promise.all([...document.querySelectorAll('.card img')].map(i => {
+        i.loading = 'eager'; return i.decode().then(() => i.naturalWidth); }))"""
+    assert browser.run(sizes) == [64] * (24 + 2)
     assert complaints(browser) == []
     choose(browser, 'pictured', 1)
     assert fitting(browser) == 1
+    # Served, it has three pictures of every frame.
+    with us.browse(page.parent / 'table', few, most=1, force=True).server() as server:
+        Thread(target=server.serve_forever).start()
+        browser.open(server.address, 800)
+        assert browser.run(sizes) == [64] * 3 * 24
+        assert complaints(browser) == [] and browser.run(OVERFLOWING) == []
+        server.shutdown()

@@ -85,12 +85,12 @@ class Browser:
             self.events.append(message)
         return message
 
-    def open(self, path: Path, width_px: int) -> None:  # noqa: A003
+    def open(self, page: Path | str, width_px: int) -> None:  # noqa: A003
         """Load a page at a width and wait until it and all its pictures are there."""
         self.events.clear()
         self.ask('Emulation.setDeviceMetricsOverride', width=width_px, height=900,
                  deviceScaleFactor=1, mobile=False)
-        self.ask('Page.navigate', url=path.as_uri())
+        self.ask('Page.navigate', url=page if isinstance(page, str) else page.as_uri())
         while not self.of('Page.loadEventFired'):
             self._next()
 

@@ -9,13 +9,14 @@ import os
 from pathlib import Path
 import shutil
 
-from compressed import compressed_message
+from conftest import compressed_message
 import cv2
 import numpy as np
 import pytest
 
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import BagError, UncertaintySegError
+from uncertainty_seg.storage.bags import reader as bag_reader
 from uncertainty_seg.storage.bags.reader import IMAGE_TYPE, typestore
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
@@ -177,6 +178,29 @@ def test_every_kind_gives_the_same_frames(tmp_path: Path, what: str) -> None:
     for frame in again:
         assert isinstance(frame, SourceFrame)
         np.testing.assert_array_equal(decode(frame.raw), picture(frame.index))
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('late_ns', [20_000_000, -3600 * 10**9])
+def test_a_few_frames_of_a_long_bag_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, late_ns: int
+) -> None:
+    # Of two frames with one stamp the place tells which it is.
+    stamps = {k: START_NS + (k - (k == 301)) * STEP_NS for k in range(400)}
+    with BagWriter(tmp_path / 'bag', storage) as bag:
+        for k, stamp_ns in stamps.items():
+            bag.write_image(CAMERA, stamp_ns, 'cam', picture(k), 'bgr8',
+                            START_NS + k * STEP_NS + late_ns + k % 7 * 10**7)
+    read = []
+    image = bag_reader.bag_image
+    monkeypatch.setattr(bag_reader, 'bag_image', lambda item: read.append(item) or image(item))
+    for wanted, most in (({5, 250, 399}, 40), ({301, 398}, 500)):
+        read.clear()
+        frames = list(frames_at(str(tmp_path / 'bag'), 'bag', CAMERA, wanted, stamps=stamps))
+        assert sorted(indices(frames)) == sorted(wanted) and len(read) < most
+        for frame in frames:
+            assert isinstance(frame, SourceFrame) and frame.stamp_ns == stamps[frame.index]
+            np.testing.assert_array_equal(decode(frame.raw), picture(frame.index))
 
 
 def test_a_picture_is_known_by_its_name_wherever_it_is_now(tmp_path: Path) -> None:

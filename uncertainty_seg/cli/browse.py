@@ -3,7 +3,8 @@
 Write an HTML page to browse the frames of a score table.
 
 The page is one file that needs no network. It has filters by score, predicted class, dive and
-flag, and shows image, mask and heatmap of each frame side by side.
+flag, and shows image, mask and heatmap of each frame side by side. It contains pictures of some
+frames and reads photographs from their files; to look at any frame of bags and logs, serve it.
 
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 import sys
 
@@ -35,17 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='new folder of the bags, folders, logs and the model, if they were '
                              'moved after scoring')
     parser.add_argument('--force', action='store_true', help='replace an existing page')
+    parser.add_argument('--serve', type=whole_number(0, 65535), metavar='PORT',
+                        help='serve the page to browsers of this computer, with pictures of every '
+                        'frame, until Ctrl-C; 0 takes a free port')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and say what is in it."""
+    """Write the page, say what is in it, and serve it if asked to."""
     from uncertainty_seg.data.browse import browse
 
     found = call_with(browse, args)
     say(found.remarks)
     print(f'{found.num_shown} of {found.num_frames} frames -> {found.out}')
-    counts = {name: value for name, value in asdict(found).items() if name != 'remarks'}
-    print_json({'verb': 'browse', **counts})
+    counts = {name: value for name, value in vars(found).items()
+              if name not in ('remarks', 'frames')}
+    server = None if args.serve is None else found.server(args.serve)
+    print_json({'verb': 'browse', **counts, 'address': server and server.address})
+    if server is not None:
+        with server:
+            server.serve_forever()
     return 0
 
 

@@ -14,44 +14,39 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.calibration.report.page import require_place, write_page_to
-from uncertainty_seg.calibration.report.pictures import (
-    fitted_size,
-    jpeg_address,
-    legend_tile,
+from uncertainty_seg.calibration.report.pictures import legend_tile
+from uncertainty_seg.core.render import heat_scale
+from uncertainty_seg.data.browse_pictures import (
+    opened_model,
+    pictures_of,
+    PictureServer,
+    ServedFrames,
 )
-from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.render import FrameView, heat_scale, HeatScale, overlay
 from uncertainty_seg.data.selection import (
-    decode_limits,
     first_part,
+    first_rows,
     first_score,
-    LeftOut,
     name_dives,
-    open_model,
     RATIO,
     read_table,
     score_column,
-    scored_frames,
     with_values,
 )
 from uncertainty_seg.data.strategies import lots
-from uncertainty_seg.errors import ConfigError, require_libraries, UncertaintySegError
+from uncertainty_seg.errors import ConfigError, require_libraries
 from uncertainty_seg.storage.foreign_files import as_paths
 from uncertainty_seg.storage.frame_sources import Whereabouts
-from uncertainty_seg.storage.progress import progress
 from uncertainty_seg.storage.score_rows import (
     list_parts,
     read_info,
@@ -69,7 +64,6 @@ _MAX_PROBLEMS = 20
 # Values of scores in a page, 16 MB: of 200 000 frames 20 scores.
 MOST_VALUES = 4_000_000
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'stamp_ns', 'confident', 'verdict')
-_WIDTH_PX, _HEIGHT_PX, _QUALITY = 256, 192, 75
 _SCRIPT = Path(__file__).parents[1] / 'calibration' / 'report' / 'templates' / 'browse.js'
 
 
@@ -78,7 +72,7 @@ class BrowsePage:
     """
     What was written: how many frames of how many, and sentences for who asked.
 
-    `pictures_missing` have no picture.
+    `pictures_missing` have no picture; `frames` are where a `server` reads those of all frames.
     """
 
     out: Path
@@ -86,6 +80,16 @@ class BrowsePage:
     num_shown: int
     pictures_missing: int
     remarks: list[str]
+    frames: ServedFrames = field(repr=False)
+
+    def server(self, port: int = 0) -> PictureServer:
+        """
+        Open the page at a port of this computer, with the pictures of every frame.
+
+        Its `serve_forever` answers, at its `address`; 0 takes a free port. Raises ConfigError if
+        the port cannot be used.
+        """
+        return PictureServer(self.out, self.frames, port)
 
 
 def browse(
@@ -100,7 +104,8 @@ def browse(
     """
     Write an HTML page to browse the frames of score tables or selections of one model.
 
-    It filters all frames by the scores that it has room for, and has pictures of some.
+    It filters all frames by the scores that it has room for, and has pictures of some; a server
+    of the page shows those of all.
 
     Parameters
     ----------
@@ -121,7 +126,7 @@ def browse(
     Returns
     -------
     BrowsePage
-        Counts, and remarks for the user.
+        Counts, remarks for the user, and its `server`.
 
     Raises
     ------
@@ -142,25 +147,28 @@ def browse(
     table = read_table(paths, remarks, [*_COLUMNS, column])
     table, _ = name_dives(table, None, remarks)
     where = Whereabouts(paths[0], None if root is None else Path(root))
+    first = first_rows(read_rows(paths, ['frame_key']))
     keys = table.column('frame_key').to_pylist()
     rows = rows_of_page(np.asarray(table.column(column).to_numpy(), np.float64), keys, most)
+    table = table.drop(['frame_key', 'run'])  # 200 000 paths each
     shown = read_keys(paths, [keys[row] for row in rows],
                       [name for name in schema_of(info).names if name != 'features'])
     shown = with_values(shown, 'dive', table.column('dive').take(rows).to_pylist())
-    model, why_not = _opened(info, where)
+    model, why_not = opened_model(info, where)
     if why_not:
         remarks.append(f'Without masks and heatmaps: {why_not}.')
     scale = None if model is None else heat_scale(
         model.settings.map, model.calibrated,
         {name: shown.column(f'{SCORE_PREFIX}{name}').to_pylist() for name in info.score_names})
     with model or nullcontext():
-        pictures, left_out = _pictures(shown, info, where, model, scale)
+        pictures, left_out = pictures_of(shown, info, where, model, scale)
     names = list(dict.fromkeys([column, RATIO, *(f'{SCORE_PREFIX}{name}'
                                                  for name in info.score_names)]))
     names = names[:max(2, MOST_VALUES // len(table))]
-    data = _data(table, shown, names, pictures, _reasons(paths), where, info)
-    columns = _columns(table, paths, [*names, *(f'{SHARE_PREFIX}{name}'
-                                                for name in info.class_names)])
+    data = _data(table, keys, shown, names, pictures, _reasons(paths), where, info,
+                 1 if model is None else 3)
+    columns = _columns(table, paths, first, [*names, *(f'{SHARE_PREFIX}{name}'
+                                                       for name in info.class_names)])
     script = _SCRIPT.read_text(encoding='utf-8')
     try:
         with whole_file(out) as draft:
@@ -175,19 +183,19 @@ def browse(
         raise ConfigError(f'{out} cannot be written ({err.strerror})',
                           'a writable folder with free space') from err
     return BrowsePage(out, len(table), len(rows), left_out.frames,
-                      [*remarks, *left_out.sentences])
+                      [*remarks, *left_out.sentences], ServedFrames(paths, info, where, scale))
 
 
 def _data(
-    table: Any, shown: Any, names: Sequence[str], pictures: Mapping[str, Sequence[str]],
-    reasons: Mapping[str, str], where: Whereabouts, info: TableInfo,
+    table: Any, keys: Sequence[str], shown: Any, names: Sequence[str],
+    pictures: Mapping[str, Sequence[str]], reasons: Mapping[str, str], where: Whereabouts,
+    info: TableInfo, drawn: int,
 ) -> str:
     """
     Return what the script of the page reads beside the columns, safe within a script element.
 
-    Pictures, and why a frame was selected or refused, are by its row.
+    Pictures, `drawn` of each frame, and why it was selected or refused are by its row.
     """
-    keys = table.column('frame_key').to_pylist()
     place = dict(zip(keys, range(len(keys)), strict=True))
     why = zip(*(shown.column(name).to_pylist() for name in ('frame_key', 'verdict_reason')),
               strict=True)
@@ -195,7 +203,7 @@ def _data(
         'scores': [name.removeprefix(SCORE_PREFIX) for name in names],
         'classes': list(info.class_names), 'keys': keys, 'dives': _words(table, 'dive')[0],
         'verdicts': _words(table, 'verdict')[0], 'places': _places(table, where),
-        'pictures': {place[key]: one for key, one in pictures.items()},
+        'pictures': {place[key]: one for key, one in pictures.items()}, 'drawn': drawn,
         'why': {place[key]: text for key, text in why},
         'selected': {place[key]: text for key, text in reasons.items()}})
 
@@ -215,11 +223,14 @@ def _places(table: Any, where: Whereabouts) -> dict[str, str]:
             for source, kind in sorted(pairs) if kind == 'folder'}
 
 
-def _columns(table: Any, paths: Sequence[Path], names: Sequence[str]) -> Iterator[str]:
+def _columns(
+    table: Any, paths: Sequence[Path], first: NDArray[np.int64], names: Sequence[str]
+) -> Iterator[str]:
     """
     Pack the numbers of every frame, float32 each, a column after the other.
 
-    First dive, place in the order of dive and time, flag and verdict; then scores and shares.
+    They are in the `first` rows of the frames. First dive, place in the order of dive and time,
+    flag and verdict; then scores and shares.
     """
     dives = _words(table, 'dive')[1]
     order = np.empty(len(table))
@@ -227,7 +238,7 @@ def _columns(table: Any, paths: Sequence[Path], names: Sequence[str]) -> Iterato
     flags = np.array(table.column('confident').to_pylist(), bool)
     yield from map(_packed, (dives, order, flags, _words(table, 'verdict')[1]))
     for name in names:
-        yield _packed(read_table(paths, [], ['frame_key', name]).column(name).to_numpy())
+        yield _packed(read_rows(paths, [name]).column(name).to_numpy()[first])
 
 
 def _packed(values: NDArray[Any]) -> str:
@@ -254,52 +265,6 @@ def rows_of_page(
     first = by_score[:math.ceil(most / 2)]
     others = by_lot[~np.isin(by_lot, first)]
     return np.sort(np.concatenate([first, others[:most - len(first)]]))
-
-
-def _opened(info: TableInfo, where: Whereabouts) -> tuple[Pipeline | None, str]:
-    """Open the model of a table; None and why, where that is not possible."""
-    try:
-        return open_model(info, where.find_bundle(info.model)), ''
-    except (UncertaintySegError, OSError) as err:
-        return None, ' '.join(str(err).split()).rstrip('.')
-
-
-def _pictures(
-    table: Any, info: TableInfo, where: Whereabouts, model: Pipeline | None,
-    scale: HeatScale | None,
-) -> tuple[dict[str, list[str]], LeftOut]:
-    """
-    Return the ``data:`` addresses of image, mask and heatmap of each frame, by key.
-
-    And the frames that have no picture. Without a model there is the image alone.
-    """
-    left_out, wanted = LeftOut(), table.to_pylist()
-    found = {row['frame_key']: [''] for row in wanted}
-    with progress(desc='pictures', total=len(wanted)) as bar:
-        for row, frame, image in scored_frames(wanted, where, decode_limits(info), left_out):
-            bar.update()
-            made = [image]
-            if model is not None and scale is not None:
-                made += _painted(model, image, frame.stamp_ns, scale)
-            found[row['frame_key']] = [small_picture(one) for one in made]
-    return found, left_out
-
-
-def _painted(
-    model: Pipeline, image: ImageU8, stamp_ns: int, scale: HeatScale
-) -> list[ImageU8]:
-    """Return the overlay of the mask and the heatmap of an image."""
-    view = FrameView(image, model.measure(image, stamp_ns), model.card, model.settings,
-                     model.calibrated)
-    # Without the flag: what the gate said of the frame is in its row.
-    return [overlay(image, view.mask, model.card.palette), view.plain_heatmap(scale)]
-
-
-def small_picture(image_bgr: ImageU8) -> str:
-    """Return an image made small, as the ``data:`` address of a JPEG."""
-    size = fitted_size(image_bgr, _WIDTH_PX, _HEIGHT_PX)
-    small = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
-    return jpeg_address(np.asarray(small, np.uint8), _QUALITY)
 
 
 def script_text(values: Any) -> str:

@@ -378,12 +378,17 @@ def read_table(
     _require_columns(table, columns, listed)
     if not len(table):
         raise TableError(f'{listed} has no frame', 'at least one', 'score a source with frames')
-    keys = table.column('frame_key').to_pylist()
-    first = list({key: row for row, key in reversed(list(enumerate(keys)))}.values())
-    if len(first) < len(keys):
-        remarks.append(f'{len(keys) - len(first)} duplicate rows of {listed} were left out.')
-        table = table.take(np.sort(first))
+    first = first_rows(table)
+    if len(first) < len(table):
+        remarks.append(f'{len(table) - len(first)} duplicate rows of {listed} were left out.')
+        table = table.take(first)
     return table
+
+
+def first_rows(table: Any) -> NDArray[np.int64]:
+    """Return the first row of each frame, in order."""
+    keys = table.column('frame_key').to_pylist()
+    return np.sort(list({key: row for row, key in reversed(list(enumerate(keys)))}.values()))
 
 
 def _require_columns(table: Any, columns: Sequence[str], listed: str) -> None:
@@ -532,8 +537,8 @@ def scored_frames(
     """
     Read the frames of rows of a table, source by source, if they are still what was scored.
 
-    Each source is read once, from its start to the last of the frames. A source may have changed,
-    and then another picture is in the same place: its stamp, size and hash tell.
+    Each source is read once, from its start to the last of the frames, unless they are few. It may
+    have changed, and then another picture is in the same place: its stamp, size and hash tell.
     """
     by_source: dict[tuple[str, ...], dict[int, Row]] = {}
     for row in rows:
@@ -547,7 +552,8 @@ def scored_frames(
             continue
         files = {index: row[FILE_COLUMN] or '' for index, row in wanted.items()}
         try:
-            for frame in frames_at(path, kind, topic, wanted, files):
+            stamps = {index: row['stamp_ns'] for index, row in wanted.items()}
+            for frame in frames_at(path, kind, topic, wanted, files, stamps):
                 row = missing.pop(frame.index)
                 image = _scored_image(frame, row, limits, left_out)
                 if image is not None and isinstance(frame, SourceFrame):

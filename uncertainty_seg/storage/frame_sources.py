@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 import errno
 import hashlib
@@ -56,6 +56,9 @@ _OF_A_LOST_DISK = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENO
                    errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO)
 # Pictures of a part of a table: what a process that is killed loses at most.
 PICTURES_A_SHARD = 500
+# About as many images of a bag are read to find one by its stamp, in a fraction of a second around
+# the bag time that it should have, or in some seconds.
+_READ_FOR_ONE, _REACHES_NS = 30, (250_000_000, 5_000_000_000)
 # A picture has no stamp: its position counts as seconds.
 PICTURE_STEP_NS = 10**9
 
@@ -173,13 +176,14 @@ class Whereabouts:
 
 def frames_at(
     path: str, kind: str, topic: str, indices: Collection[int],
-    files: Mapping[int, str] | None = None,
+    files: Mapping[int, str] | None = None, stamps: Mapping[int, int] | None = None,
 ) -> Iterator[SourceFrame | BadFrame]:
     """
-    Read the frames of a source with some indices, as in the columns of a score table, in order.
+    Read the frames of a source with some indices, as in the columns of a score table.
 
     Indices that the source does not have are ignored. `files` are the names that pictures had by
-    index: such a picture is known by its name, and has that index wherever it is now. Raises
+    index: such a picture is known by its name, and has that index wherever it is now. Few frames
+    of a bag are looked up by their `stamps` first, by index; all others come in order. Raises
     UncertaintySegError if the source is missing, or a bag ends before the last of them.
     """
     if kind == 'folder' and files and all(files.get(index) for index in indices):
@@ -189,10 +193,31 @@ def frames_at(
                 yield _picture(there[files[index]], index, index * PICTURE_STEP_NS, '', '',
                                file=files[index])
         return
-    source = FrameSource(path, kind, topic if kind == 'bag' else '')
-    for index, item in enumerate(islice(_items(source), max(indices, default=-1) + 1)):
-        if index in indices:
+    source, left = FrameSource(path, kind, topic if kind == 'bag' else ''), set(indices)
+    if stamps and kind == 'bag' and _READ_FOR_ONE * len(left) < max(left, default=0):
+        for index, image in _looked_up(source, {index: stamps[index] for index in sorted(left)}):
+            left.remove(index)
+            yield _frame(index, image, source)
+    for index, item in enumerate(islice(_items(source), max(left, default=-1) + 1)):
+        if index in left:
             yield _frame(index, item, source)
+
+
+def _looked_up(source: FrameSource, stamps: Mapping[int, int]) -> Iterator[tuple[int, BagImage]]:
+    """Find images of a bag by their stamps, around the bag times that those before suggest."""
+    with suppress(BagError, StopIteration), BagReader(source.path) as bag:
+        first = next(item for item in bag.images(source.topic) if isinstance(item, BagImage))
+        late_ns = first.received_ns - first.stamp_ns
+        for index, stamp_ns in stamps.items():
+            for reach_ns in _REACHES_NS:
+                middle_ns = stamp_ns + late_ns
+                near = bag.images(source.topic, (middle_ns - reach_ns, middle_ns + reach_ns))
+                fit = [item for item in near
+                       if isinstance(item, BagImage) and item.stamp_ns == stamp_ns]
+                if len(fit) == 1:  # else its place tells
+                    late_ns = fit[0].received_ns - stamp_ns
+                    yield index, fit[0]
+                    break
 
 
 # A message, a picture, or a frame of a log; of one that is left out there the reason.

@@ -120,14 +120,18 @@ class BagReader:
         """Choose the topic of images to read; see `choose_image_topic`."""
         return choose_image_topic(self.path, self.topics(), topic)
 
-    def messages(self, *topics: str) -> Iterator[BagMessage | BadMessage]:
+    def messages(
+        self, *topics: str, span_ns: tuple[int, int] | None = None
+    ) -> Iterator[BagMessage | BadMessage]:
         """
         Read the messages of these topics in the order of bag time; missing topics are ignored.
 
-        Raises BagError if the file ends early or is damaged.
+        `span_ns` are the first bag time and the one to end before; without it all are read. Raises
+        BagError if the file ends early or is damaged.
         """
         wanted = [c for c in self._reader.connections if c.topic in topics]
-        stream = iter(self._reader.messages(connections=wanted) if wanted else ())
+        start, stop = span_ns or (None, None)
+        stream = iter(self._reader.messages(wanted, start, stop) if wanted else ())
         while True:
             with _as_bag_error(self.path):
                 item = next(stream, None)
@@ -137,9 +141,11 @@ class BagReader:
             yield _decoded(self._reader.deserialize, connection.topic, connection.msgtype,
                            received_ns, data)
 
-    def images(self, topic: str | None = None) -> Iterator[BagImage | BadMessage]:
+    def images(
+        self, topic: str | None = None, span_ns: tuple[int, int] | None = None
+    ) -> Iterator[BagImage | BadMessage]:
         """Read the images of a topic; see `image_topic` and `messages`."""
-        for item in self.messages(self.image_topic(topic)):
+        for item in self.messages(self.image_topic(topic), span_ns=span_ns):
             yield item if isinstance(item, BadMessage) else bag_image(item)
 
 

@@ -3,6 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById('data').textContent);
   const count = data.keys.length, STEP = 24;
+  const isServed = location.protocol !== 'file:';
   const TITLES = ['image', 'predicted mask', 'uncertainty'];
   const byId = (id) => document.getElementById(id);
   const unpacked = {};
@@ -93,16 +94,19 @@
   const nameOf = (index) => data.keys[index].split('#').slice(2).join('#');
   function addresses(index) {
     if (index in data.pictures) return data.pictures[index];
+    if (isServed) return TITLES.slice(0, data.drawn).map((_, place) => `/frame/${index}/${place}`);
     const source = Object.keys(data.places).find((one) => data.keys[index].startsWith(`${one}##`));
     return [source === undefined ? ''
       : `${data.places[source]}/${encodeURIComponent(data.keys[index].slice(source.length + 2))}`];
   }
+  const none = (words) => make('div', { className: 'none', textContent: isServed
+    ? `the ${words} cannot be read` : `no ${words} in this page` });
   function picture(address, words) {
     // An address of another kind would be none of ours.
-    if (!/^(data:image\/jpeg;base64,|file:)/.test(address)) {
-      return make('div', { className: 'none', textContent: `no ${words} in this page` });
-    }
-    return make('img', { src: address, alt: words, loading: 'lazy' });
+    if (!/^(data:image\/jpeg;base64,|file:|\/frame\/)/.test(address)) return none(words);
+    const made = make('img', { src: address, alt: words, loading: 'lazy' });
+    made.addEventListener('error', () => made.replaceWith(none(words)));
+    return made;
   }
   function reason(index) {
     if (index in data.selected) return data.selected[index].split(';')[0];
