@@ -19,6 +19,7 @@ from pathlib import Path
 import signal
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def compressed_message(stamp_ns: int, frame_id: str, kind: str, data: bytes) -> Any:
+    """Build a sensor_msgs/CompressedImage of a format, which the package only reads."""
+    from uncertainty_seg.storage.bags.reader import COMPRESSED_TYPE, typestore
+    from uncertainty_seg.storage.bags.writer import image_message
+
+    header = image_message(stamp_ns, frame_id, np.zeros((1, 1), np.uint8), 'mono8').header
+    return typestore().types[COMPRESSED_TYPE](header, kind, np.frombuffer(data, np.uint8))
 
 
 def tiny_trunk() -> onnx.ModelProto:

@@ -75,13 +75,3 @@ def test_a_damaged_folder_of_images_is_refused_in_words(
     break_it(folder)
     with pytest.raises(DatasetError, match=words):
         load_folder(folder, 'train')
-
-
-def test_simulated_scenes_are_a_folder_that_can_be_trained_on(tmp_path: Path) -> None:
-    place = tmp_path / 'scenes'
-    assert main(['simulate', 'scenes', str(place), '--count', '6', '--size', '96x64']) == 0
-    data = load_folder(place, 'train')
-    assert data.class_names[1] == 'pipeline'
-    assert data.images[0].shape == (64, 96, 3)
-    assert [len(load_folder(place, split).images) for split in ('train', 'val', 'limits')] == [
-        4, 1, 1]

@@ -191,7 +191,7 @@ def test_a_served_page_has_the_pictures_of_every_frame_of_a_bag(tmp_path: Path) 
     us.score([tmp_path / 'dive'], tmp_path / 'table', settings=us.Settings(model=str(bundle)))
     page = us.browse(tmp_path / 'table', tmp_path / 'page.html', most=1)
     with page.server() as server:
-        Thread(target=server.serve_forever).start()
+        Thread(target=server.serve_forever, daemon=True).start()
         for row in (3, 36):
             require_drawn(bundle, row, (asked(server.address, f'/frame/{row}/{place}')
                                         for place in range(3)))

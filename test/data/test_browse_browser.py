@@ -132,7 +132,7 @@ def test_photographs_without_a_picture_in_the_page_are_read_from_their_files(
     assert fitting(browser) == 1
     # Served, it has three pictures of every frame.
     with us.browse(page.parent / 'table', few, most=1, force=True).server() as server:
-        Thread(target=server.serve_forever).start()
+        Thread(target=server.serve_forever, daemon=True).start()
         browser.open(server.address, 800)
         assert browser.run(sizes) == [64] * 3 * 24
         assert complaints(browser) == [] and browser.run(OVERFLOWING) == []

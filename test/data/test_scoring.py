@@ -259,8 +259,8 @@ def test_no_photograph_vanishes(
     assert math.isfinite(grey['score_ratio']) and math.isfinite(grey['score.entropy.mean'])
 
 
-@pytest.mark.parametrize('words', [(), ('gate.fall_frames=2', 'gate.fall_window=4',
-                                        'gate.hold_s=60')])
+@pytest.mark.parametrize('words', [(), ('gate.hold_s=60',), (
+    'gate.rise_frames=1', 'gate.fall_frames=2', 'gate.fall_window=4')])
 def test_a_photograph_has_a_verdict_of_its_own(
     tmp_path: Path, tiny_bundle: Path, words: tuple[str, ...]
 ) -> None:

@@ -57,18 +57,6 @@ def nav2_layer() -> dict[str, Any]:
     return dict(costmap['semantic_layer'])
 
 
-# --- the files by themselves ---------------------------------------------------------------------
-
-
-def test_the_flag_is_shown_now_and_over_time_and_never_true_by_default() -> None:
-    (indicator,) = panels('Indicator')
-    (rule,) = indicator['rules']
-    assert (rule['operator'], rule['rawValue'], rule['label']) == ('=', 'true', 'confident')
-    assert indicator['fallbackLabel'] != rule['label']
-    (transitions,) = panels('StateTransitions')
-    assert indicator['path'] in [s['value'] for s in transitions['paths']]
-
-
 # --- against the node ----------------------------------------------------------------------------
 
 

@@ -10,9 +10,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from uncertainty_seg.cli.main import VERBS
-from uncertainty_seg.storage.model_bundle import shipped_bundles
-
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / 'CHANGELOG.rst').read_text(encoding='utf-8')
 VERSION = ElementTree.parse(ROOT / 'package.xml').getroot().findtext('version')
@@ -23,11 +20,6 @@ def section(version: str) -> str:
     _, _, rest = TEXT.partition(f'\n{version} (')
     assert rest, f'no section of {version}'
     return re.split(r'\n\S[^\n]*\n-{5,}\n', rest.split('\n', 2)[2])[0]
-
-
-def summary() -> str:
-    """Return what stands before the list of the version of package.xml."""
-    return section(str(VERSION)).partition('\n* ')[0]
 
 
 def test_the_release_tools_find_the_version_of_the_manifest_its_date_and_its_list() -> None:
@@ -43,10 +35,3 @@ def test_the_release_tools_find_the_version_of_the_manifest_its_date_and_its_lis
     # Every entry of the file is one of the list: none was lost to a slip of the pen.
     assert len(lists[0].bullets) == len(re.findall(r'^\* ', section(VERSION), re.MULTILINE)) > 40
     assert [type(part).__name__ for part in contents][0] == 'MixedText'
-
-
-def test_every_page_and_verb_of_the_summary_exists() -> None:
-    pages = re.findall(r'[\w/]+\.md', summary())
-    assert len(pages) > 3 and [page for page in pages if not (ROOT / page).is_file()] == []
-    words = set(re.findall(r'``(?:uncertainty_seg )?([a-z-]+)``', summary()))
-    assert words <= {*VERBS, *shipped_bundles()}

@@ -8,7 +8,7 @@ import signal
 import time
 from typing import Any
 
-from compressed import compressed_message
+from conftest import compressed_message
 import numpy as np
 from ros_helpers import Client, Process
 

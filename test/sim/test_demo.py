@@ -30,7 +30,6 @@ from uncertainty_seg.sim.demo.live import ChildProcess, find_pace
 from uncertainty_seg.sim.demo.pictures import (
     choose_moments,
     FLAG_COLORS,
-    in_words,
     make_pictures,
     MAX_COLUMNS,
 )
@@ -179,12 +178,6 @@ def test_sheet_shows_plain_worst_and_recovered() -> None:
     assert [m.stamp_ns for m in again if m.event == 'silt_cloud'] == drawn
     assert [m for m in again if m.event != 'silt_cloud'] == [
         m for m in chosen if m.event != 'silt_cloud']
-
-
-def test_a_reason_is_said_in_words_that_of_the_whole_image_first() -> None:
-    assert in_words('margin.class_mean 0.7 over 0.5; density.scores 0.2 over 0.1') == in_words(
-        'features.knn 0.02 over 0.01') != in_words('margin.class_mean 0.7 over 0.5') != ''
-    assert in_words('the camera is frozen') == ''
 
 
 def test_without_ros_the_demo_names_offline(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlite3
 from typing import Any
 
-from compressed import compressed_message
+from conftest import compressed_message
 import cv2
 from mcap import reader as mcap_reader
 import numpy as np

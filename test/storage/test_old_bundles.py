@@ -5,14 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import make_tiny_bundle, tiny_head
-import cv2
-import numpy as np
 from old_bundles import old_bundle, rewrite
 import pytest
 
-from uncertainty_seg.cli.main import main
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
-from uncertainty_seg.storage.model_bundle import load_bundle, shipped_bundles
+from uncertainty_seg.storage.model_bundle import load_bundle
 
 
 def test_an_old_bundle_is_to_be_compiled_or_trained_again(tmp_path: Path) -> None:
@@ -20,22 +17,6 @@ def test_an_old_bundle_is_to_be_compiled_or_trained_again(tmp_path: Path) -> Non
         with pytest.raises(ModelBundleError, match='schema 1.*2.*compile or train') as raised:
             load_bundle(str(old_bundle(tmp_path / f'old{has_calibration}')), has_calibration)
         assert not isinstance(raised.value, CalibrationError)
-
-
-@pytest.mark.parametrize('words', [
-    ['self-check', 'OLD'], ['calibrate', 'OLD', '--data', 'DATA'], ['evaluate', 'OLD', 'DATA'],
-    ['score', 'DATA', '--out', 'OUT', '--model', 'OLD'],
-], ids=lambda words: words[0])
-def test_a_verb_says_so_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
-) -> None:
-    places = {'OLD': old_bundle(tmp_path / 'old'), 'DATA': tmp_path, 'OUT': tmp_path / 'out'}
-    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((48, 64, 3), np.uint8))
-    for name, place in places.items():
-        words = [word.replace(name, str(place)) for word in words]
-    assert main(words) != 0
-    said = capsys.readouterr().err.strip()
-    assert len(said.splitlines()) == 1 and 'schema 1' in said, said
 
 
 def _old_head(folder: Path) -> None:
@@ -71,8 +52,3 @@ def test_half_of_a_new_bundle_is_refused(
     change(folder)
     with pytest.raises(ModelBundleError, match=named):
         load_bundle(str(folder))
-
-
-def test_a_shipped_bundle_is_of_two_graphs() -> None:
-    for folder in shipped_bundles().values():
-        assert {path.name for path in folder.glob('*.onnx')} == {'trunk.onnx', 'passes.onnx'}

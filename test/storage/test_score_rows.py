@@ -99,18 +99,6 @@ def test_an_interrupted_part_leaves_the_old_one(tmp_path: Path) -> None:
     assert read_rows(part)['index'].to_pylist() == [1]
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: object, **more: object) -> None:
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr('pyarrow.parquet.ParquetWriter.write_table', refuse)
-    with pytest.raises(TableError):
-        write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
-    assert os.listdir(tmp_path) == []
-
-
 def test_two_runs_of_one_name_are_two_dives_and_files_of_one_run_one(tmp_path: Path) -> None:
     write_rows(tmp_path / 'a.parquet', INFO, [
         row(0, dive='bag', source='/north/bag'),
