@@ -2,6 +2,7 @@
 """Sums in strips of rows are those of the whole graph, whatever stands before them."""
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import onnx
@@ -11,12 +12,15 @@ import pytest
 
 from uncertainty_seg.backends.cpu import strips
 from uncertainty_seg.backends.cpu.strips import in_strips
-from uncertainty_seg.backends.runner import INV_TEMPERATURE, SUMS, tensor_shapes
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.backends.runner import bytes_a_pass, INV_TEMPERATURE, SUMS, tensor_shapes
 from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.algebra.split import LOGITS
 from uncertainty_seg.compiler.head_graphs import add_sums
 from uncertainty_seg.compiler.onnx_tools import build_model, float_info
+from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import sums_of_logits
 from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -30,7 +34,9 @@ WEIGHTS = {
     'of_pixels': rng.normal(size=(C, H, W)), 'of_classes': rng.normal(size=(1, C, 1, 1)),
 }
 SHAPES = {'mask_row': [-1, 1, F], 'rows': [-1, F], 'flat': [F, H * W], 'planes': [-1, C, H, W],
-          'lines': [-1, C, H * W], 'other_axis': [3], 'row_axis': [2], 'class_axis': [1]}
+          'lines': [-1, C, H * W], 'around': [0, 1, 0, 1, 0, 1, 0, 1], 'first': [1, 1],
+          'stop': [1 + C, 1 + W], 'axes': [1, 3],
+          'other_axis': [3], 'row_axis': [2], 'class_axis': [1]}
 MASKED = [node('Mul', ['x', 'mask'], ['m'])]
 PRODUCT = [
     node('Reshape', ['mask', 'mask_row'], ['row']), node('Mul', ['row', 'w'], ['wm']),
@@ -61,6 +67,10 @@ HEADS: dict[str, Sequence[onnx.NodeProto]] = {
                             node('Reshape', ['z', 'lines'], ['line']),
                             node('MatMul', ['line', 'between'], ['mixed']),
                             node('Reshape', ['mixed', 'planes'], [LOGITS])],
+    # Rows as they are, of other channels and columns.
+    'a part of the columns': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
+                              node('Pad', ['z', 'around'], ['more']),
+                              node('Slice', ['more', 'first', 'stop', 'axes'], [LOGITS])],
     'the largest of the classes': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
                                    node('ReduceMax', ['z', 'class_axis'], ['top'], keepdims=1),
                                    node('Sub', ['z', 'top'], [LOGITS])],
@@ -161,6 +171,15 @@ def test_of_the_included_model_every_strip_fits_and_no_bit_differs() -> None:
             for info in graph.input}
     for found, wanted in zip(run(cut, feed), run(whole, feed), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_of_what_is_cut_more_passes_fit_at_once() -> None:
+    bundle, budget = load_bundle('pipeline'), Settings(memory_budget_mb=8)
+    assert bytes_a_pass(bundle.passes_path.read_bytes()) > 2**20
+    with closing(open_backend('onnxruntime', bundle, budget)) as backend:
+        image = np.zeros((bundle.card.input.height, bundle.card.input.width, 3), np.uint8)
+        backend.run(image, pass_inputs(bundle.card, 20, 0), 1.0)
+        assert vars(backend)['_chunks'] == {20: 20}
 
 
 def test_what_fits_or_is_too_large_to_be_cut_stays_as_it_is(
