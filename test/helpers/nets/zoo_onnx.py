@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Networks that reach the compiler as ONNX files: torch's exporters, Keras, Paddle.
+Networks that reach the compiler as ONNX files: torch's exporters, Keras.
 
 Each function writes the file into a folder and returns it with what runs the network in the
 library it comes from: (1, 3, h, w) and whether dropout is on, to logits (C, h, w).
@@ -154,31 +154,6 @@ def _alive(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.normal(0, 0.2, weight.shape)
 
 
-# --- Paddle --------------------------------------------------------------------------------------
-
-
-def paddle(folder: Path) -> tuple[Path, Eager]:
-    """Export by paddle2onnx, without dropout; the compiler injects it."""
-    import paddle as library
-    from paddle import nn
-
-    library.seed(0)
-    net = nn.Sequential(
-        nn.Conv2D(3, 16, 3, 2, 1), nn.BatchNorm2D(16), nn.ReLU(), nn.Conv2D(16, 16, 3, 2, 1),
-        nn.ReLU(), nn.Dropout2D(RATE), nn.Conv2DTranspose(16, CLASSES, 4, 4))
-
-    def run(image: np.ndarray, is_live: bool) -> np.ndarray:
-        net.eval()
-        net[5].training = is_live
-        with library.no_grad():
-            return net(library.to_tensor(image)).numpy()[0]
-
-    net.eval()
-    library.onnx.export(net, str(folder / 'paddle'), input_spec=[library.static.InputSpec(
-        [1, 3, SIZE[1], SIZE[0]], 'float32', 'image')], opset_version=13)
-    return folder / 'paddle.onnx', run
-
-
 # Name -> how it is written, the library, and options of the compiler.
 EXPORTS: dict[str, tuple[Export, str, dict[str, Any]]] = {
     'U-Net, opset 17': (from_torch(_unet), 'torch ONNX', {}),
@@ -190,5 +165,4 @@ EXPORTS: dict[str, tuple[Export, str, dict[str, Any]]] = {
     'SETR': (from_torch(_tokens), 'torch ONNX', {}),
     'U-Net': (keras(_keras_unet), 'Keras', _INJECTED),
     'separable': (keras(_keras_separable), 'Keras', _INJECTED),
-    'small': (paddle, 'Paddle', _INJECTED),
 }
