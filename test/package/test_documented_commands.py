@@ -44,6 +44,7 @@ PARSED_ONLY = (
     (r'^active-learn ', 'trains networks for hours: test_active_learning runs it'),
     (r'^train ', 'needs torch and hours'),
     (r'--ray', 'needs a cluster: test_scoring runs one'),
+    (r'--serve', 'serves until it is stopped: test_browse does'),
 )
 # Verb -> package without which it cannot run here.
 PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'select': 'pyarrow',
@@ -51,7 +52,7 @@ PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'se
 # Written by a command of a page; removed before it runs, as a reader would give a new name.
 OUTPUTS = ('OUT', 'OUT_BAG', 'VARIANT', 'BAG', 'TABLE_OUT', 'demo')
 WORDS = {'NET': 'NET.onnx', 'LABELS': 'EXPORT', 'NAME': 'dive_1', 'N': '2', 'TABLE': 'TABLE',
-         'FOLDER': 'OTHER', 'IMAGES': 'DATA/images'}
+         'FOLDER': 'OTHER', 'IMAGES': 'DATA/images', 'PORT': '0'}
 
 
 def lines_of(page: Path) -> Iterator[str]:
