@@ -11,8 +11,8 @@ blue, 1 green, 2 red, and a pixel's answer can be worked out by hand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-import dataclasses
 from importlib.util import find_spec
+import json
 import logging
 import os
 from pathlib import Path
@@ -224,11 +224,10 @@ def make_single_bundle(folder: Path, words: str = '') -> Path:
     return folder
 
 
-def calibrate_for(folder: Path, **changes: object) -> None:
-    """Change what a bundle's calibration was made with, as another calibration would."""
-    bundle = load_bundle(str(folder))
-    assert bundle.calibration is not None
-    write_calibration(bundle, dataclasses.replace(bundle.calibration, **changes))
+def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the line for scripts, the last that a verb printed."""
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
 
 
 def write_key(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from calibration_helpers import write_folder
-from conftest import make_tiny_bundle
+from conftest import last_json, make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
@@ -43,8 +43,7 @@ def evaluated(
 ) -> dict[str, Any]:
     """Return the line for scripts."""
     assert main(['evaluate', str(bundle), str(folder), *words, *RUN]) == 0
-    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return line
+    return last_json(capsys)
 
 
 def test_all_but_the_flag_is_what_the_calibrated_bundle_has(

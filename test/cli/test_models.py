@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from calibration_helpers import write_folder
+from conftest import last_json
 import cv2
 from graph_samples import net
 import numpy as np
@@ -20,10 +21,6 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 FIRST = 'frame_1_000'
 
 
-def last_json(text: str) -> dict[str, object]:
-    return json.loads(text.strip().splitlines()[-1])
-
-
 def test_compile_makes_a_bundle_of_an_onnx_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -33,7 +30,7 @@ def test_compile_makes_a_bundle_of_an_onnx_file(
     arguments = ['compile', str(tmp_path / 'net.onnx'), '--input', '16x8', '--classes',
                  str(tmp_path / 'classes.json'), '-o', str(tmp_path / 'out'), '--passes', '7']
     assert main(arguments) == 0
-    assert last_json(capsys.readouterr().out)['folded'] == []
+    assert last_json(capsys)['folded'] == []
     card = load_bundle(str(tmp_path / 'out')).card
     assert (card.passes, card.class_names[3], card.dropout_sites[0].p) == (7, 'c3', 0.5)
     assert {p.name for p in (tmp_path / 'out').iterdir()} == {

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
+from conftest import last_json
 import cv2
 from label_sample import CLASSES, corrected, read_back, write_log
 import numpy as np
@@ -67,11 +68,6 @@ def bring(*words: object, kind: str = 'folder') -> int:
     return main(['labels', 'import', *map(str, words), '--format', kind])
 
 
-def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return found
-
-
 def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
     """Return the one sentence that a misuse is answered with, behind what was left out."""
     assert code == 2
@@ -87,11 +83,11 @@ def test_two_dives_go_out_and_come_back_to_training(
 ) -> None:
     other = write_log(tmp_path / 'log_8', random_masks(2, seed=1), dive='dive 8')
     assert export(log, other, tmp_path / 'out', kind=kind) == 0
-    said = last_line(capsys)
+    said = last_json(capsys)
     assert said['frames'] == 6 and said['dives'] == 2
     assert bring(corrected(tmp_path / 'out', kind), tmp_path / 'train', '--accept-unchanged',
                  kind=kind) == 0
-    assert last_line(capsys)['splits'] == {'train': 4, 'val': 2}
+    assert last_json(capsys)['splits'] == {'train': 4, 'val': 2}
     data = load_folder(tmp_path / 'train', 'train')
     assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)
     assert data.stems == [f'dive_7_{10**18 + i}_front' for i in range(4)]
@@ -375,7 +371,7 @@ def test_a_selection_is_exported_where_its_sources_are_now(
 
     def sent(name: str, *words: object) -> dict[str, Any]:
         assert export(tmp_path / name, out, *words) == 0
-        said = last_line(capsys)
+        said = last_json(capsys)
         shutil.rmtree(out)
         return said
 
@@ -404,7 +400,7 @@ def test_one_export_serves_training_and_honest_measuring(
     picks = tmp_path / 'picks'
     assert main(['select', str(tmp_path / 'table'), '-n', '4', '--control', '3', '--min-distance',
                  '0', '-o', str(picks)]) == 0
-    assert last_line(capsys)['control_split'] == 3
+    assert last_json(capsys)['control_split'] == 3
     drawn = {name for name, split in zip(*(pq.read_table(picks / 'selection.parquet').column(one)
                                            .to_pylist() for one in ('file', 'split')), strict=True)
              if split == 'control'}

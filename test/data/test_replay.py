@@ -10,7 +10,7 @@ from pathlib import Path
 import re
 from typing import Any
 
-from conftest import calibrate_for, make_tiny_bundle
+from conftest import last_json, make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
@@ -18,11 +18,9 @@ import pytest
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.data.replay import replay
-from uncertainty_seg.errors import BackendError, BagError
 from uncertainty_seg.storage.bags.reader import (
     BagMessage,
     BagReader,
-    choose_image_topic,
     header_stamp_ns,
     IMAGE_TYPE,
     read_images,
@@ -95,10 +93,6 @@ def setting(**values: object) -> list[str]:
 
 def run_replay(in_bag: Path, out_bag: Path, bundle: Path, *words: str) -> int:
     return main(['replay', str(in_bag), str(out_bag), *setting(model=bundle), *words])
-
-
-def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
 
 
 def messages(bag: Path, name: str) -> list[BagMessage]:
@@ -234,22 +228,6 @@ def test_bad_frame_is_counted_and_published_as_false(
     assert len(messages(tmp_path / 'out', 'mask')) == 7
 
 
-def test_failing_backend_is_published_as_false_frame_by_frame(
-    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    from uncertainty_seg.core.pipeline import Pipeline
-
-    def fail(self: Pipeline, *args: object) -> None:
-        raise BackendError('the device is gone')
-
-    monkeypatch.setattr(Pipeline, 'measure', fail)
-    in_bag = write_bag(tmp_path / 'in', [BLUE] * 3)
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
-    assert last_json(capsys)['num_bad'] == 3
-    assert flags(tmp_path / 'out') == [False] * 3
-
-
 def test_input_that_breaks_off_keeps_the_frames_before(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,12 +276,6 @@ def test_a_folder_of_photographs_gets_the_verdicts_of_score_under_their_names(
     assert [header.frame_id for header in masks] == [f'f_r_{k}_' for k in (0, 1, 3, 4)]
     assert [header_stamp_ns(item.message) for item in messages(tmp_path / 'out', 'mask')] == [
         k * 10**9 for k in (0, 1, 3, 4)]
-    # What the node makes is no camera.
-    with pytest.raises(BagError, match='camera'), BagReader(tmp_path / 'out') as made:
-        made.image_topic()
-    types = {'/uncertainty_seg/heatmap': IMAGE_TYPE, '/front/rgb': IMAGE_TYPE}
-    assert choose_image_topic(reef, types, None) == '/front/rgb'
-    assert choose_image_topic(reef, types, '/uncertainty_seg/heatmap').endswith('heatmap')
 
 
 def test_existing_output_stays_unless_forced(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -321,21 +293,6 @@ def test_input_is_never_the_output(tmp_path: Path, tiny_bundle: Path) -> None:
     os.symlink(in_bag, tmp_path / 'link')
     assert run_replay(in_bag, tmp_path / 'link', tiny_bundle, '--force') == 1
     assert files_of(in_bag) == before
-
-
-@pytest.mark.parametrize('changed', [{'passes': 3}, {'mask_policy': 'per_frame'}, {'seed': 7}])
-def test_thresholds_of_another_setting_are_refused(
-    tmp_path: Path, tiny_bundle: Path, changed: dict[str, object],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    in_bag = write_bag(tmp_path / 'in', [BLUE])
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *setting(**changed)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert next(iter(changed)) in line
-    assert not (tmp_path / 'out').exists()
-    calibrate_for(tiny_bundle, mask_policy='per_frame')  # then the seed is anybody's
-    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle,
-                      *setting(seed=7, mask_policy='per_frame')) == 0
 
 
 # --- stamps and pixels by the bag's own time -----------------------------------------------------

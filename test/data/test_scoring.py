@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any, TypeAlias
 
-from conftest import make_tiny_bundle
+from conftest import last_json, make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
@@ -84,10 +84,6 @@ def write_bag(
 
 def score(bundle: Path, table: Path, *words: object) -> int:
     return main(['score', *map(str, words), '--out', str(table), *RUN, f'model={bundle}'])
-
-
-def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
 
 
 def parts_of(table: Path) -> dict[str, bytes]:

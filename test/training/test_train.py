@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 import zlib
 
+from conftest import last_json
 import cv2
 import numpy as np
 import pytest
@@ -138,16 +139,11 @@ def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> N
         assert torch.equal(value, two[name]), name
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return found
-
-
 def test_a_network_of_ones_own_becomes_a_bundle_and_the_card_says_what_it_saw(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(place, 'epochs=3', 'note=Toys.', 'passes=5')) == 0
-    said = told(capsys)
+    said = last_json(capsys)
     assert (said['images'], said['epochs'], said['passes']) == (12, 3, 5)
     card = load_bundle(str(place / 'made')).card
     iou = said['val_mean_iou']
@@ -232,11 +228,11 @@ def test_several_folders_are_one_data_set_and_each_keeps_its_split(
     write_data(place / 'wreck', toy(7, 3))  # no splits.json: all of it is trained on
     both = ['--data', str(place / 'reef'), str(place / 'wreck')]
     assert main([*words(place), *both]) == 0
-    assert told(capsys)['images'] == 19
+    assert last_json(capsys)['images'] == 19
     card = load_bundle(str(place / 'made')).card
     assert '19 labelled images of reef, wreck' in card.training and 'on 4 others' in card.training
     assert main([*words(place, 'split=all', out='all'), *both]) == 0
-    assert told(capsys)['images'] == 23
+    assert last_json(capsys)['images'] == 23
 
 
 def test_images_mixed_in_have_their_share_of_each_batch_and_the_card_says_so(
@@ -245,7 +241,7 @@ def test_images_mixed_in_have_their_share_of_each_batch_and_the_card_says_so(
     write_data(place / 'wreck', toy(3, 3))
     more = ['--mix', str(place / 'wreck')]
     assert main([*words(place, 'batch=4', 'mix_share=0.25', out='mixed'), *more]) == 0
-    assert told(capsys)['images'] == 15
+    assert last_json(capsys)['images'] == 15
     assert '1 of 4 images are of 3 labelled images of wreck' in \
         load_bundle(str(place / 'mixed')).card.training
     both = ['--data', str(place / 'reef'), str(place / 'wreck')]

@@ -15,13 +15,12 @@ from conftest import write_key
 from graph_samples import net
 import numpy as np
 import onnx
-from onnx import external_data_helper, helper
+from onnx import helper
 import pytest
 
 from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.cli.main import main
-from uncertainty_seg.compiler import onnx_tools
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import grid_maps
@@ -319,20 +318,15 @@ def broken_onnx(kind: str) -> None:
     if kind == 'nodes':
         for node in model.graph.node:
             node.name = 'same'
-    if kind == 'external':
-        external_data_helper.convert_model_to_external_data(
-            model, location='weights.bin', size_threshold=0)
     if kind == 'mixing':
         model.graph.node[-1].input[0] = 'mean'
         model.graph.node.insert(3, helper.make_node('ReduceMean', ['d'], ['mean'], axes=[0],
                                                     name='mix'))
     onnx.save(model, 'net.onnx')
-    if kind == 'external':
-        Path('weights.bin').unlink()
 
 
 @pytest.mark.parametrize('kind, words', [
-    ('random', 'noisy'), ('external', 'weights.bin'), ('mixing', 'mix'),
+    ('random', 'noisy'), ('mixing', 'mix'),
     ('nan', 'gives NaN or infinity'), ('tensors', "two tensors of the network are called 'c'"),
     ('nodes', "two nodes of the network are called 'same'"),
 ])
@@ -341,16 +335,3 @@ def test_an_onnx_file_that_does_not_fit_is_one_sentence(
 ) -> None:
     broken_onnx(kind)
     assert words in sentence(compile_('net.onnx', classes='four.yaml'))
-
-
-def test_a_size_that_the_file_was_not_made_for_is_refused(compile_: Callable) -> None:
-    onnx.save(net('element'), 'net.onnx')
-    assert '32' in sentence(compile_('net.onnx', '--input', '32x8', classes='four.yaml'))
-
-
-def test_a_graph_above_the_limit_of_protobuf_is_refused(
-    compile_: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    onnx.save(net('element'), 'net.onnx')
-    monkeypatch.setattr(onnx_tools, 'LARGEST_BYTES', 100)
-    assert '2 GB' in sentence(compile_('net.onnx', classes='four.yaml'))
