@@ -33,7 +33,7 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from uncertainty_seg.backends.opening import open_pipeline
-    from uncertainty_seg.calibration.api import calibrate, compare, evaluate
+    from uncertainty_seg.calibration.api import calibrate, calibrate_like, compare, evaluate
     from uncertainty_seg.calibration.stats.metrics import risk_coverage
     from uncertainty_seg.compiler.request import compile_network as compile  # noqa: A004
     from uncertainty_seg.compiler.request import convert
@@ -60,16 +60,17 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 __all__ = [
     'GateSettings', 'Settings', 'UncertaintySegError', 'active_learn', 'browse', 'calibrate',
-    'compare', 'compile', 'convert', 'dataset_add', 'dataset_status', 'demo', 'evaluate',
-    'heatmap', 'labels_export', 'labels_import', 'load_bundle', 'load_folder', 'open_pipeline',
-    'overlay', 'replay', 'risk_coverage', 'score', 'select', 'self_check', 'simulate_dive',
-    'simulate_scenes', 'train',
+    'calibrate_like', 'compare', 'compile', 'convert', 'dataset_add', 'dataset_status', 'demo',
+    'evaluate', 'heatmap', 'labels_export', 'labels_import', 'load_bundle', 'load_folder',
+    'open_pipeline', 'overlay', 'replay', 'risk_coverage', 'score', 'select', 'self_check',
+    'simulate_dive', 'simulate_scenes', 'train',
 ]
 # Name -> the module that has it, and its name there if it is another one.
 _PLACES = {
     'GateSettings': 'core.settings', 'Settings': 'core.settings',
     'UncertaintySegError': 'errors', 'active_learn': 'training.active_learning',
-    'browse': 'data.browse', 'calibrate': 'calibration.api', 'compare': 'calibration.api',
+    'browse': 'data.browse', 'calibrate': 'calibration.api',
+    'calibrate_like': 'calibration.api', 'compare': 'calibration.api',
     'compile': 'compiler.request:compile_network', 'convert': 'compiler.request',
     'dataset_add': 'data.dataset', 'dataset_status': 'data.dataset:read_dataset',
     'demo': 'data.demo', 'evaluate': 'calibration.api', 'heatmap': 'core.render',
