@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 
+from uncertainty_seg.compiler.algebra import move_masks
 from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.frontend.constant_folding import fold_batch_norm
 from uncertainty_seg.errors import GraphError
@@ -56,6 +57,16 @@ def test_a_convolution_becomes_a_product_of_what_each_pixel_sees(
     found, (decision,) = folded([RELU, D, conv, OUT], {'w': weights(4, 6, *size), 'b': weights(4)})
     assert 'Conv' not in found and found.count('Slice') == size[0] * size[1]
     assert decision.is_applied
+
+
+@pytest.mark.parametrize('spare, is_applied', [(0, True), (1, False)])
+def test_what_all_pixels_see_is_not_laid_out_where_it_is_large(
+    spare: int, is_applied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_masks, 'MOST_SEEN_BYTES', 4 * 9 * 6 * 80 - spare)
+    conv = node('Conv', 'd w', 'c', pads=[1, 1, 1, 1])
+    _, (decision,) = folded([RELU, D, conv, OUT], {'w': W3})
+    assert decision.is_applied == is_applied
 
 
 @pytest.mark.parametrize('nodes, constants, words', [

@@ -77,6 +77,8 @@ def touched_by(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> frozens
 # core, T = 20, 5 outputs took 0.45 to 0.5 of the time in ONNX Runtime 1.32 and 0.33 to 0.56 in
 # OpenVINO 2026.4, 20 outputs 0.7 to 0.8 and 0.4 to 1.3, 64 outputs 1.2 to 1.3 and 0.5 to 2.6.
 MOST_OUTPUTS = 16
+# Of what all pixels see, which a GPU holds at once whatever its budget for passes is.
+MOST_SEEN_BYTES = 2**28
 
 
 def fold_masks(
@@ -137,20 +139,22 @@ def _obstacle(
         return f'{name} has {per_input} weights an input channel for {pixels} pixels'
     if _is_plain_1x1(user):
         return ''
-    return _obstacle_of_taps(user, weights, name, passes)
+    return _obstacle_of_taps(user, (*weights, pixels), name, passes)
 
 
 def _obstacle_of_taps(
-    conv: onnx.NodeProto, weights: Sequence[int], name: str, passes: int
+    conv: onnx.NodeProto, sizes: Sequence[int], name: str, passes: int
 ) -> str:
-    """Say why it does not pay to lay out what each pixel of a convolution sees."""
-    taps = math.prod(weights[2:])
+    """Say why not to lay out what each pixel of a convolution (K, C, y, x, pixels) sees."""
+    taps, seen_bytes = math.prod(sizes[2:-1]), 4 * math.prod(sizes[1:])
     if set(attribute(conv, 'strides', [1])) != {1}:
         return f'{name} skips pixels'
     if attribute(conv, 'auto_pad', 'NOTSET') != 'NOTSET':
         return f'{name} pads by itself'
-    if weights[0] > MOST_OUTPUTS:
-        return f'{name} has {weights[0]} outputs, more than {MOST_OUTPUTS}'
+    if sizes[0] > MOST_OUTPUTS:
+        return f'{name} has {sizes[0]} outputs, more than {MOST_OUTPUTS}'
+    if seen_bytes > MOST_SEEN_BYTES:
+        return f'{name} sees {seen_bytes / 2**20:.0f} MB'
     return '' if taps <= passes else f'{name} has {taps} taps for {passes} passes'
 
 
