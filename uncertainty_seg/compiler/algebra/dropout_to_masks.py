@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every dropout node becomes an operation with a mask, the mask being an input of the graph.
+Replace every dropout node by a multiplication with a mask, which is an input of the graph.
 
-Two forms are understood: ONNX's own Dropout, which drops elements where its training_mode is true,
+Two forms are supported: ONNX's own Dropout, which drops elements where its training_mode is true,
 and the marker ``uncertainty_seg::Dropout`` that the torch front end writes, which also states what
-is dropped: elements or whole channels. Dropout of ones is its mask alone.
+is dropped: elements or whole channels. Dropout of a tensor of ones becomes the mask itself.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ PASSES_AXIS = 'T'
 
 def dropout_to_masks(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[DropoutSite, ...]]:
     """
-    Take the randomness out of a graph, of batch 1 and static size, and hand it to the caller.
+    Turn the dropout of a graph of batch 1 and static size into mask inputs.
 
-    Returns the model without dropout nodes, and in the order of the graph its sites: for each one
-    more input, float32 (T, *site.shape). Raises GraphError if there is no dropout, a rate is not a
-    constant in (0, 1), or a shape is unknown.
+    Returns the model without dropout nodes, and its sites in the order of the graph. Each site is
+    one more input, float32 (T, *site.shape). Raises GraphError if no dropout is active, a rate is
+    not a constant in [0, 1), or a shape is unknown.
     """
     if not has_dropout(model):
         raise _no_dropout(model)
@@ -50,7 +50,7 @@ def dropout_to_masks(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Dro
     known, fixed = shapes(plain), constants(plain.graph)
     images = [info.name for info in image_inputs(model.graph)]
     varied = touched_by(plain.graph.node, images)
-    # What is the same for every image and has an axis of 1 in front carries the passes there.
+    # Dropout of a tensor independent of the image has the passes on axis 0 if that has size 1.
     seeds = [node.output[0] for node in model.graph.node if _is_live(model, node)
              and node.input[0] not in varied and known.get(node.output[0], ())[:1] == (1,)]
     axes = find_passes(plain.graph.node, known, fixed,
@@ -73,7 +73,7 @@ def dropout_to_masks(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Dro
 
 
 def has_dropout(model: onnx.ModelProto) -> bool:
-    """Say whether any dropout of a graph drops anything."""
+    """Return whether any dropout of a graph is active with a rate above 0."""
     return any(_is_live(model, node) for node in model.graph.node)
 
 
@@ -82,7 +82,7 @@ def _is_live(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def _is_on(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
-    """Say whether a runtime drops there: ONNX's own Dropout is off without a training_mode."""
+    """Return whether a runtime applies this dropout: ONNX's is off without a training_mode."""
     if node.domain == MARKER_DOMAIN:
         return True
     flag = constants(graph).get(node.input[2]) if len(node.input) > 2 and node.input[2] else False
@@ -108,7 +108,7 @@ def _no_dropout(model: onnx.ModelProto) -> GraphError:
 
 
 def is_dropout(node: onnx.NodeProto) -> bool:
-    """Say whether a node is dropout, of ONNX or of our marker."""
+    """Return whether a node is ONNX's Dropout or our marker."""
     return node.op_type == 'Dropout' and node.domain in ('', 'ai.onnx', MARKER_DOMAIN)
 
 
@@ -152,8 +152,8 @@ def _masked(
 
 
 def _place(node: onnx.NodeProto, known: Shapes, axes: FoundPasses) -> tuple[Shape, PassesAxis]:
-    """Return the shape of one pass and where the passes go in it."""
-    data = node.output[0]  # carries the passes where its input is a constant
+    """Return the shape of one pass and the axis that carries the passes."""
+    data = node.output[0]  # not the input: that carries no passes if it is a constant
     what = f'dropout {attribute(node, "site", "") or node.name!r}'
     shape = known.get(data)
     if shape is None or not shape:
@@ -173,10 +173,10 @@ def _place(node: onnx.NodeProto, known: Shapes, axes: FoundPasses) -> tuple[Shap
 
 def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
     """
-    Return the shape of the mask of one pass, for a tensor of `shape` that carries them on `axis`.
+    Return the mask shape for one pass of a tensor of `shape` that carries the passes on `axis`.
 
-    It has all axes but that of the passes, and that one too where it also holds something else.
-    Raises GraphError if channels are to be dropped from a tensor without its batch in front.
+    The mask has all axes but that of the passes; it keeps that one where it also holds other
+    entries. Raises GraphError for channel dropout of a tensor whose batch is not axis 0.
     """
     full = shape if not axis.is_alone else (*shape[:axis.axis], *shape[axis.axis + 1:])
     if kind == 'element':
@@ -188,7 +188,7 @@ def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
 
 
 def _lay_out(name: str, sizes: list[int], axis: PassesAxis, write: NodeWriter) -> str:
-    """Bring a mask (T, *sizes) to where a tensor carries its passes; return its name there."""
+    """Move the T of a mask (T, *sizes) to the tensor's passes axis; return the mask's new name."""
     to = axis.axis
     if axis == PassesAxis(0):
         return name

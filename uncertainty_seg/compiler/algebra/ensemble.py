@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Merge the networks of a deep ensemble, whose answers are then the passes.
+Merge the networks of a deep ensemble; each member then counts as one pass.
 
-The trunk runs every member on one image; the head only chooses. What members have in common
-(reading the image, a frozen encoder) is found by comparing weights and nodes, kept once and
-computed once. It is independent of how the members were trained.
+The trunk runs every member on one image; the head only selects members. Nodes and weights that
+members share (preprocessing, a frozen encoder) are found by comparing them, and are stored and
+computed once. It does not matter how the members were trained.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def ensemble_graphs(
     """
     Make trunk and head of M networks.
 
-    Raises GraphError if there are fewer than two, two are the same network, or one has another
-    output than the first.
+    Raises GraphError if there are fewer than two networks, if a member has no weights that differ
+    from those of earlier members, or if its logits differ in shape from the first member's.
     """
     image, shape = _common(models)
     merged = _Merged(image.name)
@@ -56,7 +56,7 @@ def ensemble_graphs(
 
 
 def _common(models: Sequence[onnx.ModelProto]) -> tuple[onnx.ValueInfoProto, Shape]:
-    """Return the input and the shape of the logits that all have."""
+    """Return the image input and the shape of the logits, which all members share."""
     if len(models) < 2:
         raise GraphError(f'an ensemble of {len(models)}', 'at least two networks',
                          'give weights once for each member')
@@ -71,7 +71,7 @@ def _common(models: Sequence[onnx.ModelProto]) -> tuple[onnx.ValueInfoProto, Sha
 
 
 class _Merged:
-    """Nodes and weights of several graphs, each different one once."""
+    """Nodes and weights of several graphs without duplicates."""
 
     def __init__(self, image: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -82,7 +82,7 @@ class _Merged:
         self._outputs: dict[tuple[object, ...], list[str]] = {}
 
     def add(self, model: onnx.ModelProto, index: int) -> str:
-        """Take in a member and return the name of its output."""
+        """Add a member and return the name of its output."""
         names, before = {'': '', self._image: self._image}, len(self.weights)
         for tensor in model.graph.initializer:
             names[tensor.name] = self._add_weight(tensor, index)
@@ -121,8 +121,8 @@ class _Merged:
 
 def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:
     count = members.type.tensor_type.shape.dim[0].dim_value
-    # Copied, not multiplied by a row of 0 and 1: a product would be rounded by devices that
-    # multiply in TF32 or bf16, and would let the NaN of one member into all passes.
+    # A member is copied, not multiplied by a one-hot row: devices that multiply in TF32 or bf16
+    # would round the product, and NaN in one member would spread to all passes.
     nodes = [
         helper.make_node('ArgMax', [MEMBER], ['chosen'], axis=1, keepdims=0),
         helper.make_node('Gather', [MEMBERS, 'chosen'], [LOGITS], axis=0),

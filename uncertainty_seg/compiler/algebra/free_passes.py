@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Let a graph exported for one image take T passes, wherever it was written for a batch of 1.
+Make a graph that was exported for a batch of 1 run T passes as a batch.
 
-An exporter writes the batch into reshapes, sizes and joins as the number 1. Where a mask reaches
-such a node it is rewritten so that T follows from its input; what cannot be, is refused by name.
-Which axis of a tensor carries the passes is followed node by node through a graph of one pass:
-most tensors keep the batch on axis 0, attention moves it or merges it with the heads.
+An exporter writes the batch size 1 into reshapes, sizes and concatenations. Where a mask reaches
+such a node, it is rewritten to take T from its input; a node for which that is impossible is named
+in the error. The axis that carries the passes is followed node by node through a graph of one
+pass: most tensors keep the batch on axis 0, attention moves it or merges it with the heads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from uncertainty_seg.compiler.onnx_tools import (
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 
-# Take inputs as large as each other along the axis of the batch: no runtime repeats them.
+# Operators whose inputs must have equal batch sizes: no runtime broadcasts them.
 _EQUAL = ('Concat', 'GridSample', 'ScatterElements')
 _RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
@@ -43,7 +43,7 @@ ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', '
 
 @dataclass(frozen=True)
 class PassesAxis:
-    """Where a tensor carries the passes: an axis of the size outer * T * inner, in this order."""
+    """The axis that carries a tensor's passes, of size outer * T * inner in this order."""
 
     axis: int
     inner: int = 1
@@ -51,7 +51,7 @@ class PassesAxis:
 
     @property
     def is_alone(self) -> bool:
-        """Say whether the axis holds the passes and nothing else."""
+        """Return whether the axis holds the passes and nothing else."""
         return self.inner == self.outer == 1
 
     @property
@@ -66,15 +66,15 @@ class PassesAxis:
 
 def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
     """
-    Rewrite what depends on the number of passes; shape arithmetic has to be folded.
+    Rewrite the nodes that depend on the number of passes; shape arithmetic must be folded before.
 
-    The result computes for T masks what the graph of one pass computes for each. Raises GraphError
-    with the node at which passes would mix, if the output depends on it.
+    For T masks, the result computes what the graph of one pass computes for each mask. Raises
+    GraphError, naming the node, if the output depends on a node that would mix passes.
     """
     result = copy_of(model)
     sites = tuple(sites)
     known = shapes(one_pass(model, sites))
-    # Masks are laid out as (T, ...): whatever inner they have is on axes of their own.
+    # Masks have the layout (T, ...), so their axis 0 holds only the passes.
     seeds = {site.name: PassesAxis(0) for site in sites}
     found = find_passes(model.graph.node, known, constants(model.graph), seeds)
     for info in model.graph.output:
@@ -88,12 +88,12 @@ def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.Mo
     refill(result.graph.node, [*editor.front, *nodes])
     del result.graph.value_info[:]
     for info in result.graph.output:
-        info.type.tensor_type.ClearField('shape')  # it held the batch too
+        info.type.tensor_type.ClearField('shape')  # it had a fixed batch of 1
     return result
 
 
 def one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
-    """Return the graph with T = 1, whose shapes are all static."""
+    """Return the graph with T = 1, which makes all shapes static."""
     fixed = copy_of(model)
     names = {site.name for site in sites}
     for info in fixed.graph.input:
@@ -105,7 +105,7 @@ def one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.Model
 
 
 class _Editor:
-    """Rewrites one node after the other; `front` holds what goes before all."""
+    """Rewrites nodes one by one; the nodes in `front` go before all others."""
 
     def __init__(
         self, model: onnx.ModelProto, known: dict[str, Shape], found: FoundPasses,
@@ -116,14 +116,14 @@ class _Editor:
         self._known, self._found, self._sites = known, found, sites
 
     def freed(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Return what to put in place of a node."""
+        """Return the nodes that replace a node."""
         axis = self._found.axes.get(node.output[0])
         if axis is None:
             return [node]
         if node.op_type in _RESHAPES:
             return [self._with_shape(node, axis, -1)]
         if node.op_type == 'Expand':
-            return [self._with_shape(node, axis, 1)]  # keeps what the input has there
+            return [self._with_shape(node, axis, 1)]  # 1 keeps the input's size on that axis
         if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
             return [self._resize(node)]
         if node.op_type == 'Einsum':
@@ -133,7 +133,7 @@ class _Editor:
         return [node]
 
     def _with_shape(self, node: onnx.NodeProto, axis: PassesAxis, size: int) -> onnx.NodeProto:
-        """Give Reshape or Expand the shape of its result, with another size for the passes."""
+        """Give Reshape or Expand its known output shape, with `size` on the passes axis."""
         shape = list(self._known[node.output[0]])
         shape[axis.axis] = size
         name = NodeWriter(self._graph, node.output[0]).shape('free', *shape)
@@ -141,7 +141,7 @@ class _Editor:
         return helper.make_node(op, [node.input[0], name], list(node.output), name=node.name)
 
     def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """Give the size by scales, which hold no batch."""
+        """Replace the output size by scales, which do not contain the batch size."""
         old, new = self._known[node.input[0]], self._known[node.output[0]]
         scales = [resize_scale(a, b) for a, b in zip(old, new, strict=True)]
         twin = copy_of(node)
@@ -150,7 +150,7 @@ class _Editor:
         return twin
 
     def _stretched(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
-        """Repeat for every pass the inputs that would not broadcast."""
+        """Repeat the inputs that would not broadcast once for every pass."""
         before: list[onnx.NodeProto] = []
         rank = len(self._known[node.output[0]])
         if node.op_type == 'MatMul' and axis.axis >= rank - 2:
@@ -169,7 +169,7 @@ class _Editor:
         return [*before, twin]
 
     def _summed(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
-        """Take the axis of the batch out of the inputs that are the same in every pass."""
+        """Remove the batch axis from the Einsum inputs that are the same in every pass."""
         equation = _einsum_terms(node, [len(self._known[name]) for name in node.input])
         twin, write = copy_of(node), NodeWriter(self._graph, node.output[0])
         label = equation.result[axis.axis]
@@ -191,7 +191,7 @@ class _Editor:
         return [*write.nodes, twin]
 
     def _repeated(self, name: str, shape: Shape, axis: PassesAxis, write: NodeWriter) -> str:
-        """Repeat a tensor T times where the passes are."""
+        """Repeat a tensor T times along the passes axis."""
         before, behind = shape[:axis.axis], shape[axis.axis + 1:]
         if shape[axis.axis] != axis.size:
             raise GraphError(f'{name!r} of shape {shape} meets passes on an axis of {axis.size}',
@@ -215,15 +215,15 @@ class _Editor:
 
 
 # -------------------------------------------------------------------------------------------------
-# Follow the passes through a graph; nothing is changed.
+# Follow the passes axis through a graph, without changing the graph.
 
 
 @dataclass
 class FoundPasses:
-    """Result of `find_passes`; a tensor in neither is the same in all passes."""
+    """Result of `find_passes`; a tensor in neither field is the same in all passes."""
 
-    axes: dict[str, PassesAxis]  # Tensors that carry the passes.
-    lost: dict[str, str]  # Tensors whose axis is not known: the node and the reason.
+    axes: dict[str, PassesAxis]  # Tensors that carry the passes, and on which axis.
+    lost: dict[str, str]  # Tensors whose axis is unknown: the node responsible and the reason.
 
 
 def find_passes(
@@ -232,7 +232,7 @@ def find_passes(
     constants: Values,
     seeds: Mapping[str, PassesAxis],
 ) -> FoundPasses:
-    """Follow the passes through a graph."""
+    """Return the passes axis of every tensor that depends on `seeds`."""
     found = FoundPasses(dict(seeds), {})
     for node in nodes:
         lost = next((found.lost[name] for name in node.input if name in found.lost), None)
@@ -250,20 +250,20 @@ def find_passes(
 
 
 # -------------------------------------------------------------------------------------------------
-# What each operator does to the axis that carries the passes.
-# A rule takes a node of a graph of one pass and returns where its outputs carry the passes, or
+# The effect of each operator on the axis that carries the passes.
+# A rule takes a node of a graph of one pass and returns the passes axis of its outputs, or
 # raises `Lost`.
 
 _TO_THE_END = 2**31 - 1
 
 
 class Lost(Exception):
-    """A rule cannot tell where the passes are; the text is the reason."""
+    """Raised when a rule cannot determine the passes axis; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What a rule sees of a node: it, the shapes of one pass, axes and constants."""
+    """The arguments of a rule: a node, shapes of one pass, known passes axes and constants."""
 
     node: onnx.NodeProto
     shapes: Mapping[str, Shape]
@@ -283,7 +283,7 @@ class View:
 
     @property
     def first(self) -> PassesAxis:
-        """Axis of the data input, which must be the one that carries the passes."""
+        """Passes axis of the data input; raises `Lost` if only another input carries passes."""
         name = self.node.input[0]
         if name not in self.axes:
             raise Lost('an argument depends on the passes, and the data does not')
@@ -312,7 +312,7 @@ def rule_of(node: onnx.NodeProto) -> PassesRule:
 
 
 def aligned(axis: PassesAxis, rank: int, out_rank: int) -> PassesAxis:
-    """Return the axis after broadcasting to more axes, which come in on the left."""
+    """Return the axis after broadcasting to `out_rank` axes; new axes are added on the left."""
     return axis.at(axis.axis + out_rank - rank)
 
 
@@ -321,7 +321,7 @@ def _unknown(view: View) -> PassesAxis:
 
 
 def _same(view: View) -> PassesAxis:
-    """Nothing moves: element by element, or along axes of no concern."""
+    """Keep the axis: the operator is elementwise or keeps every axis in its place."""
     return view.first
 
 
@@ -333,7 +333,7 @@ def _sample_by_sample(view: View) -> PassesAxis:
 
 
 def _sampled(view: View) -> PassesAxis:
-    """Take data and grid of one batch; what is the same in every pass will be repeated."""
+    """Accept data and grid of one batch; an input that is the same in every pass is repeated."""
     found = {view.axes[name] for name in view.node.input if name in view.axes}
     if len(found) > 1 or next(iter(found)).axis != 0:
         raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
@@ -371,17 +371,17 @@ def _reshaped(view: View) -> PassesAxis:
 
 def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> PassesAxis:
     """
-    Say where the passes go in a reshape, from an axis of the old shape (both of one pass).
+    Return the passes axis after a reshape, from that of the old shape (both shapes of one pass).
 
-    They get an axis of their own where the new shape has room for one. Raises Lost if the new axes
-    cut across the passes.
+    The passes get a separate axis if the new shape has a suitable axis of size 1. Raises Lost if
+    an axis of the new shape would mix passes.
     """
     before = math.prod(old[:axis.axis]) * axis.outer
     starts = [i for i in range(len(new)) if math.prod(new[:i]) == before]
     own = next((i for i in starts if new[i] == 1), None)
     if own is not None:
         return PassesAxis(own)
-    # (L, T, E) to (L, E): rows of features, so that T goes to the rows and not to the features.
+    # (L, T, E) to (L, E): merge T into the rows L, not into the features E.
     if starts and (starts[-1] < len(new) - 1 or len(new) == 1):
         return PassesAxis(starts[-1], new[starts[-1]])
     inside = max(i for i in range(len(new)) if math.prod(new[:i]) < before)
@@ -446,7 +446,7 @@ def _einsum(view: View) -> PassesAxis:
 
 
 def _joined(view: View) -> PassesAxis:
-    """Take inputs of one batch; what is the same in every pass is repeated."""
+    """Accept inputs of one batch; an input that is the same in every pass is repeated."""
     axes = {view.axes[name] for name in view.node.input if name in view.axes}
     if len(axes) > 1:
         raise Lost('its inputs carry the passes on different axes')
@@ -457,7 +457,7 @@ def _joined(view: View) -> PassesAxis:
 
 
 def _along_another(view: View) -> PassesAxis:
-    """Softmax, Split, TopK and the like work along an axis, which must be another."""
+    """Keep the axis: Softmax, Split, TopK and similar must work along a different one."""
     axis = view.first
     default = 0 if view.node.op_type in ('Split', 'GatherElements') else -1
     along = attribute(view.node, 'axis', default) % len(view.shape(view.node.input[0]))
@@ -478,7 +478,7 @@ def _sliced(view: View) -> PassesAxis:
     rank = len(view.shape(view.node.input[0]))
     axes = [a % rank for a in view.constant(3)] or list(range(rank))
     if axis.axis in axes:
-        # One pass has one entry there, so that [:1] and [:] look alike: only the second is meant.
+        # For one pass, [:1] and [:] give the same result; only [:] is right for T passes.
         at = axes.index(axis.axis)
         step = view.constant(4)[at] if view.constant(4) else 1
         if (view.constant(1)[at], step) != (0, 1) or view.constant(2)[at] < _TO_THE_END:
@@ -579,23 +579,23 @@ _ELLIPSIS = '...'
 
 @dataclass(frozen=True)
 class _EinsumTerms:
-    """The axes of each input and of the output, each a letter, those of an ellipsis too."""
+    """The axes of each input and of the output as letters; an ellipsis is written out."""
 
     terms: tuple[str, ...]
     result: str
 
     @property
     def equation(self) -> str:
-        """Return it as Einsum writes it."""
+        """Return the terms as an Einsum equation."""
         return f'{",".join(self.terms)}->{self.result}'
 
     def with_term(self, index: int, term: str) -> _EinsumTerms:
-        """Return the equation with other axes of one input."""
+        """Return the terms with the axes of one input replaced."""
         return replace(self, terms=(*self.terms[:index], term, *self.terms[index + 1:]))
 
 
 def _einsum_terms(node: onnx.NodeProto, ranks: Sequence[int]) -> _EinsumTerms:
-    """Read the equation of a node whose inputs have so many axes."""
+    """Parse the equation of a node whose inputs have the given ranks."""
     equation = attribute(node, 'equation').replace(' ', '')
     left, arrow, result = equation.partition('->')
     if not arrow:

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Error propagation: mean and variance of the logits in one pass, as a change of the graph.
+Error propagation: rewrite a graph to compute mean and variance of the logits in one pass.
 
-Nodes that no noise reaches are copied; every other one becomes the nodes of its two moments. A
-mask is a random factor of mean 1 and variance p/(1-p): it is never drawn. The sensor's noise is
-the variance of the image. Elements are taken as normal and, with the exceptions that `Moments`
-names, as independent of each other: so are the two sides of a sum behind a skip connection.
+Nodes that no noise reaches are copied; every other node is replaced by nodes that compute its mean
+and variance. A mask is a random factor of mean 1 and variance p/(1-p) and is never drawn. Sensor
+noise is the variance of the image. Elements are assumed normal and, with the exceptions that
+`Moments` names, independent of each other, including the two sides of a skip connection's sum.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from uncertainty_seg.errors import GraphError
 
 @dataclass(frozen=True)
 class Moments:
-    """Names of the tensors that describe a random one; all have its shape."""
+    """Names of the tensors that describe a random tensor; all have its shape."""
 
     mean: str
     variance: str
-    # Whether the noise of a channel (axis 1) is one draw for all pixels (axes 2 and on).
+    # Whether all pixels (axes 2 and on) of a channel (axis 1) share one noise draw.
     is_shared: bool = False
-    # What that draw, of variance 1, multiplies; its square is the variance. None if only the size
-    # is known, as after channels were mixed.
+    # Signed factor of that draw, which has variance 1; its square is the variance. None if only
+    # the variance is known, as after channels were mixed.
     amplitude: str | None = None
 
 
 class MomentWriter:
-    """Writes nodes and constants with names of their own."""
+    """Writes nodes and constants under unused names."""
 
     def __init__(
         self, model: onnx.ModelProto, known: Shapes, fixed: Values, macs: int = 0
@@ -69,13 +69,13 @@ class MomentWriter:
         self._roots: dict[str, str] = {}
 
     def name(self, wish: str) -> str:
-        """Return a name near `wish` that no tensor has."""
+        """Return an unused name, `wish` if possible."""
         found = unused(wish, self._taken)
         self._taken.add(found)
         return found
 
     def node(self, op: str, inputs: Sequence[str], wish: str, **attributes: Any) -> str:
-        """Write a node of one output and return the name of that."""
+        """Write a node of one output and return the output's name."""
         output = self.name(wish)
         self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
@@ -87,7 +87,7 @@ class MomentWriter:
         return name
 
     def twin(self, node: onnx.NodeProto, inputs: Sequence[str], wish: str, **changed: Any) -> str:
-        """Write a node as another one, with other inputs and attributes; return its output."""
+        """Write a copy of a node with other inputs and changed attributes; return its output."""
         output = self.name(wish)
         twin = helper.make_node(node.op_type, list(inputs), [output], **changed)
         twin.attribute.extend(copy_of(a) for a in node.attribute if a.name not in changed)
@@ -95,13 +95,13 @@ class MomentWriter:
         return output
 
     def square(self, name: str) -> str:
-        """Return the square of a tensor; that of a constant is computed here."""
+        """Return the square of a tensor; a constant is squared now."""
         if name in self.fixed:
             return self.constant(f'{name}_squared', np.square(self.values(name)))
         return self.node('Mul', [name, name], f'{name}_squared')
 
     def scaled(self, name: str, factor: Any, wish: str) -> str:
-        """Return a tensor times a number or an array."""
+        """Return a tensor multiplied by a number or an array."""
         return self.node('Mul', [name, self.constant(f'{wish}_by', factor)], wish)
 
     def values(self, name: str) -> NDArray[np.float64]:
@@ -116,7 +116,7 @@ class MomentWriter:
         return self._roots[moments.variance]
 
     def amplitude(self, moments: Moments) -> str:
-        """Return the signed amplitude, or the standard deviation where the sign is not known."""
+        """Return the signed amplitude, or the standard deviation if the sign is unknown."""
         return moments.amplitude or self.root(moments)
 
     def from_amplitude(self, mean: str, amplitude: str) -> Moments:
@@ -124,13 +124,13 @@ class MomentWriter:
         return Moments(mean, self.square(amplitude), True, amplitude)
 
     def filled(self, value: float, like: str) -> str:
-        """Return a tensor of one number in the shape of another."""
+        """Return a tensor filled with `value`, in the shape of `like`."""
         shape = self.constant(f'{like}_shape', self.shapes[like], np.int64)
         number = self.constant(f'{like}_value', value)
         return self.node('Expand', [number, shape], f'{like}_filled')
 
     def spread(self, name: str, source: str, target: str) -> str:
-        """Repeat what has the shape of `source` to that of `target`, where they differ."""
+        """Expand a tensor from the shape of `source` to that of `target` if they differ."""
         if self.shapes[source] == self.shapes[target]:
             return name
         shape = self.constant(f'{target}_shape', self.shapes[target], np.int64)
@@ -138,7 +138,7 @@ class MomentWriter:
 
 
 def unknown(node: onnx.NodeProto, why: str = '') -> GraphError:
-    """Return the error for a node whose moments nobody knows, with the alternative."""
+    """Return the error for a node without a rule, which names the alternative."""
     return GraphError(
         f'error propagation does not know {node.op_type} (node {node.name or node.output[0]!r})'
         f'{why}', 'operators whose mean and variance are known',
@@ -146,10 +146,10 @@ def unknown(node: onnx.NodeProto, why: str = '') -> GraphError:
 
 
 # -------------------------------------------------------------------------------------------------
-# Moments through linear operators: squared weights, and what shared noise changes in them.
+# Moments through linear operators: squared weights, and the corrections for shared noise.
 
-# Reads and writes of the exact convolution of a channel mask, and what share of the network's
-# multiply-adds they may cost; beyond it the taps of a kernel count as independent.
+# Reads and writes per element of the exact convolution of a channel mask, and the share of the
+# network's multiply-adds they may cost. Above it, kernel taps are treated as independent.
 _EXACT_PASSES, _EXACT_SHARE = 3, 0.1
 
 
@@ -159,8 +159,8 @@ def conv(
     """
     Return the moments of Conv or ConvTranspose with constant weights.
 
-    With `is_centred` the variance is that of each output channel less the mean of all channels,
-    which is what a softmax over them sees.
+    With `is_centred` the variance is that of each output channel minus the mean of all channels,
+    since a softmax depends only on these differences.
     """
     if node.input[1] not in write.fixed:
         raise unknown(node, ' with computed weights')
@@ -196,7 +196,7 @@ def _is_affordable(node: onnx.NodeProto, write: MomentWriter) -> bool:
 def _by_channel(
     node: onnx.NodeProto, amplitude: str, weights: NDArray[np.float64], write: MomentWriter
 ) -> str:
-    """Return the sum over channels of the square of what each adds to each output."""
+    """Return the sum over input channels of the squared contribution to each output."""
     out, (num_out, num_in, *kernel) = node.output[0], weights.shape
     split = weights.swapaxes(0, 1).reshape(num_in * num_out, 1, *kernel)
     parts = write.twin(node, [amplitude, write.constant(f'{out}_split', split)], f'{out}_parts',
@@ -209,7 +209,7 @@ def _by_channel(
 
 
 def matrix(node: onnx.NodeProto, inputs: Sequence[Moments | str], write: MomentWriter) -> Moments:
-    """Return the moments of MatMul or Gemm; two random factors count as independent."""
+    """Return the moments of MatMul or Gemm; two random factors are treated as independent."""
     first, second = inputs[:2]
     means = [x if isinstance(x, str) else x.mean for x in inputs]
     out = node.output[0]
@@ -232,7 +232,7 @@ def matrix(node: onnx.NodeProto, inputs: Sequence[Moments | str], write: MomentW
 def _random_product(
     node: onnx.NodeProto, first: Moments, second: Moments, write: MomentWriter
 ) -> str:
-    """Return the variance of a product of two tensors, of elements or of matrices."""
+    """Return the variance of an elementwise or matrix product of two random tensors."""
     out = node.output[0]
     power = write.node('Add', [second.variance, write.square(second.mean)], f'{out}_power')
     parts = [write.twin(node, [first.variance, power], f'{out}_first'),
@@ -250,7 +250,7 @@ def batch_norm(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments
 
 
 def scaled(x: Moments, mean: str, factor: str, write: MomentWriter) -> Moments:
-    """Return the moments of a random tensor times one that is not random."""
+    """Return the moments of a random tensor multiplied by a deterministic one."""
     if x.amplitude is not None:
         return write.from_amplitude(
             mean, write.node('Mul', [x.amplitude, factor], f'{mean}_amplitude'))
@@ -282,7 +282,7 @@ def average(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
 
 
 def _averaged_elements(node: onnx.NodeProto, write: MomentWriter) -> NDArray[np.float64]:
-    """Return how many elements each output is the mean of, broadcastable to the output."""
+    """Return the number of elements averaged in each output, broadcastable to the output."""
     before, after = write.shapes[node.input[0]], write.shapes[node.output[0]]
     if node.op_type != 'AveragePool':
         return np.array(math.prod(before) / math.prod(after))
@@ -305,7 +305,7 @@ def _averaged_elements(node: onnx.NodeProto, write: MomentWriter) -> NDArray[np.
 
 
 def reduce_sum(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
-    """Return the moments of ReduceSum, its elements taken as independent."""
+    """Return the moments of ReduceSum; its elements are treated as independent."""
     mean = write.twin(node, [x.mean, *node.input[1:]], node.output[0])
     return Moments(mean, write.twin(node, [x.variance, *node.input[1:]], f'{mean}_variance'))
 
@@ -365,11 +365,11 @@ def linear_weights(size_in: int, size_out: int, kind: str, scale: float) -> NDAr
 
 
 # -------------------------------------------------------------------------------------------------
-# What only moves elements.
+# Operators that only move elements.
 
 
 def layout(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> tuple[Moments, ...]:
-    """Return the moments of what moves, repeats or cuts elements; one for each output."""
+    """Return the moments of a node that moves, repeats or cuts elements, one per output."""
     rest = list(node.input[1:])
     zeros = [*rest[:1], '', *rest[2:]] if node.op_type == 'Pad' and len(rest) > 1 else rest
     means = _moved(node, [x.mean, *rest], write, '')
@@ -392,26 +392,26 @@ def _moved(
 
 
 # -------------------------------------------------------------------------------------------------
-# Moments through activations, of an element taken as normally distributed.
+# Moments through activations of an element that is assumed normal.
 
-# Elements of one output for one input, that no closed form is written for.
+# Elementwise functions of one input for which no closed form is implemented.
 SMOOTH = ('Gelu', 'Mish', 'Sigmoid', 'Tanh', 'HardSigmoid', 'HardSwish', 'Elu', 'Selu', 'Celu',
           'Softplus', 'Erf', 'Softsign', 'Exp')
-# What is added to a variance before its root, so that no quotient overflows.
+# Added to a variance before its square root, so that no quotient overflows.
 _FLOOR = 1e-12
-# Of a rectified normal element, as functions of a = mean / deviation: the share of the variance
-# that is left is sigmoid(slope a + shift) to 0.009, and the mean lies above max(mean, 0) by
-# (top - fall |a|)^4 deviations, 0 beyond its foot, to 0.0019 of them.
+# ReLU of a normal element, with a = mean / deviation: the share of the variance that remains is
+# sigmoid(slope a + shift) with an error up to 0.009. The mean exceeds max(mean, 0) by
+# max(top - fall |a|, 0)^4 deviations, with an error up to 0.0019 deviations.
 _SLOPE, _SHIFT = 1.84546, -0.695227
 _TOP, _FALL = 0.794069, 0.254003
 
 
 def relu(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
     """
-    Return the moments of a rectified normal element, near enough.
+    Return the approximate moments of ReLU of a normal element.
 
-    With s^2 the variance of x, the mean is right to 0.0019 s and the variance to 0.009 s^2. It is
-    never negative, and no two nearly equal numbers are subtracted.
+    With s^2 the variance of x, the mean's error is at most 0.0019 s and the variance's 0.009 s^2.
+    The variance is never negative, and no two nearly equal numbers are subtracted.
     """
     out = node.output[0]
     deviation = _deviation(x.variance, out, write)
@@ -438,7 +438,7 @@ def _rectified(mean: str, variance: str, out: str, write: MomentWriter) -> tuple
     Write the closed form of max(x, 0) for x of mean m and variance v = s^2.
 
     With a = m/s, P the normal distribution function and p its density: M = m P(a) + s p(a), and
-    V = v P(a) - M (M - m), which is (m^2 + v) P(a) + m s p(a) - M^2 with its terms put together.
+    V = v P(a) - M (M - m), which is (m^2 + v) P(a) + m s p(a) - M^2 simplified.
     """
     deviation = _deviation(variance, out, write)
     a = write.node('Div', [mean, deviation], f'{out}_a')
@@ -455,7 +455,7 @@ def _rectified(mean: str, variance: str, out: str, write: MomentWriter) -> tuple
     lift = write.node('Mul', [M, write.node('Sub', [mean, M], f'{out}_lift')], f'{out}_less')
     V = write.node('Add', [write.node('Mul', [variance, chance], f'{out}_most'), lift],
                    f'{out}_rest')
-    # Two nearly equal numbers were subtracted.
+    # Nearly equal numbers were subtracted, so that rounding may have made V negative.
     return M, write.node('Relu', [V], f'{out}_variance'), chance
 
 
@@ -485,8 +485,8 @@ def clip(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
     """
     Return the exact moments of Clip with constant bounds, ReLU6 for example.
 
-    It is low + max(x - low, 0) - max(x - high, 0). With E its mean and M1, V1, M2, V2 the moments
-    of the two, the variance is V1 - V2 - 2 M2 (high - E).
+    Clip is low + max(x - low, 0) - max(x - high, 0). With E its mean and M1, V1, M2, V2 the
+    moments of the two maxima, the variance is V1 - V2 - 2 M2 (high - E).
     """
     low, high = (_bound(node, index, write) for index in (1, 2))
     out = node.output[0]
@@ -522,10 +522,10 @@ def by_points(
     nodes: Sequence[onnx.NodeProto], source: str, x: Moments, write: MomentWriter
 ) -> Moments:
     """
-    Return moments by three points of Gauss and Hermite: at m, and at m +- s sqrt(3).
+    Return moments by three-point Gauss-Hermite quadrature: at m and at m +- s sqrt(3).
 
-    With e the mean of the outer values less the middle one and d their difference: mean f + e/3,
-    variance d^2/12 + 2 e^2/9.
+    With f the middle value, d the difference of the outer values and e their mean minus f, the
+    mean is f + e/3 and the variance d^2/12 + 2 e^2/9.
     """
     out = nodes[-1].output[0]
     wide = write.scaled(write.root(x), math.sqrt(3), f'{out}_wide')
@@ -554,9 +554,9 @@ def _replayed(
 
 def softmax(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
     """
-    Return the moments of Softmax inside a network, by its derivatives at the mean.
+    Return the moments of Softmax inside a network, linearised at the mean.
 
-    The variance is p_i^2 ((1 - 2 p_i) v_i + sum_j p_j^2 v_j), for independent elements.
+    For independent elements the variance is p_i^2 ((1 - 2 p_i) v_i + sum_j p_j^2 v_j).
     """
     out = node.output[0]
     p = write.twin(node, [x.mean], out)
@@ -569,14 +569,14 @@ def softmax(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
         p, 2.0, f'{out}_twice')], f'{out}_own')
     inner = write.node('Add', [write.node('Mul', [own, x.variance], f'{out}_self'), total],
                        f'{out}_inner')
-    # Never negative: (1 - 2p) + p^2 is a square.
+    # Never negative, since (1 - 2p) + p^2 is a square.
     return Moments(p, write.node('Mul', [squared, inner], f'{out}_variance'), x.is_shared)
 
 
 # -------------------------------------------------------------------------------------------------
-# Moments through MaxPool, whose windows are taken apart into shifted copies.
+# Moments through MaxPool, computed from one shifted copy for each place in the window.
 
-_LOWEST = -1e9  # what padding holds; its quotients do not overflow
+_LOWEST = -1e9  # padding value, small enough in size that its quotients do not overflow
 
 
 def max_pool(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
@@ -618,7 +618,7 @@ def _windows(node: onnx.NodeProto, name: str, filling: float, write: MomentWrite
 def _choose(
     one: tuple[str, str], two: tuple[str, str], wish: str, write: MomentWriter
 ) -> tuple[str, str]:
-    """Return the larger mean and the variance that goes with it."""
+    """Return the larger mean and its variance."""
     first = write.node('GreaterOrEqual', [one[0], two[0]], f'{wish}_first')
     return (write.node('Max', [one[0], two[0]], f'{wish}_largest'),
             write.node('Where', [first, one[1], two[1]], f'{wish}_chosen'))
@@ -631,8 +631,8 @@ def _larger(
     Return Clark's moments of the larger of two independent normal numbers.
 
     With t^2 = v1 + v2, a = (m1 - m2)/t, P and p the normal distribution and density: the mean is
-    m1 P + m2 (1 - P) + t p, and the variance v1 P + v2 (1 - P) + (m1 - E)(E - m2) with that
-    mean E, which is Clark's second moment less E^2 with its terms put together.
+    E = m1 P + m2 (1 - P) + t p, and the variance v1 P + v2 (1 - P) + (m1 - E)(E - m2), which is
+    Clark's second moment minus E^2 simplified.
     """
     (m1, v1), (m2, v2) = one, two
     total = write.node('Max', [write.node('Add', [v1, v2], f'{wish}_total'),
@@ -646,7 +646,7 @@ def _larger(
     exponent = write.node('Sub', [write.constant(f'{wish}_log', -0.5 * math.log(2 * math.pi)),
                                   write.square(a)], f'{wish}_exponent')
     tail = write.node('Mul', [t, write.node('Exp', [exponent], f'{wish}_density')], f'{wish}_tail')
-    # Each mean times its own chance: the padding, of chance 0, then leaves no rounding behind.
+    # Each mean is weighted by its own probability: padding, of weight 0, adds no rounding error.
     mean = write.node('Add', [write.node('Add', [
         write.node('Mul', [m1, chance], f'{wish}_one'),
         write.node('Mul', [m2, other], f'{wish}_two')], f'{wish}_both'), tail], f'{wish}_mean')
@@ -665,7 +665,7 @@ def _larger(
 MEAN, VARIANCE, NOISE = 'logit_mean', 'logit_variance', 'noise'
 
 _Rule = Callable[[onnx.NodeProto, Moments, MomentWriter], Moments]
-# What a node does to the moments of its first input, the others being constants.
+# The effect of a node on the moments of its first input; its other inputs are constants.
 _RULES: dict[str, _Rule] = {
     'Conv': conv, 'ConvTranspose': conv, 'BatchNormalization': batch_norm,
     'AveragePool': average, 'GlobalAveragePool': average,
@@ -677,7 +677,7 @@ _RULES: dict[str, _Rule] = {
 _LAYOUT = ('Identity', 'Cast', 'Transpose', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Slice',
            'Split', 'Pad', 'Expand', 'Tile', 'Gather', 'DepthToSpace', 'SpaceToDepth')
 _TWO_SIDED = ('Add', 'Sub', 'Mul', 'Div')
-# What a mask may go through on its way to the tensor that it multiplies.
+# Operators that may stand between a mask and the tensor that it multiplies.
 _MASK_LAYOUT = ('Identity', 'Transpose', 'Reshape', 'Squeeze', 'Unsqueeze')
 
 
@@ -686,9 +686,9 @@ def propagate_moments(
     is_centred: bool = False,
 ) -> onnx.ModelProto:
     """
-    Make the graph of mean and variance of a network's logits.
+    Return the graph that computes mean and variance of a network's logits.
 
-    Raises GraphError if noise reaches an operator that has no rule, or does not reach the logits.
+    Raises GraphError if noise reaches an operator without a rule, or does not reach the logits.
     """
     single = one_pass(model, sites)
     known = shapes(single)
@@ -725,14 +725,14 @@ def _finished(
 
 
 def sampling_head(trunk: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[DropoutSite, ...]]:
-    """Make the head that draws logits of the moments of a trunk."""
+    """Return the head that draws logits from the moments that a trunk outputs, and its site."""
     mean, variance = trunk.graph.output
     shape = tuple(d.dim_value for d in mean.type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
     site = DropoutSite(NOISE, (shape[1], 1, 1), 0.0, 'noise')
     nodes = [
-        # Relu of NaN is 0 in OpenVINO: a variance that nobody knows would pass for none.
+        # (v + |v|) / 2, not Relu: OpenVINO's Relu turns NaN into 0, a variance of no noise.
         helper.make_node('Abs', [VARIANCE], ['logit_size']),
         helper.make_node('Add', [VARIANCE, 'logit_size'], ['logit_twice']),
         helper.make_node('Mul', ['logit_twice', 'logit_half'], ['logit_spread_squared']),
@@ -753,7 +753,7 @@ class _Propagation:
         self.moments: dict[str, Moments] = {}
         self._centred = centred
         self._write, self._masks = write, masks
-        # What made each random tensor of one other, element by element: that one, and the nodes.
+        # For each random tensor that is an elementwise function of one other: that and the nodes.
         self._made: dict[str, tuple[str, list[onnx.NodeProto]]] = {}
 
     def take(self, node: onnx.NodeProto) -> None:
@@ -825,7 +825,7 @@ class _Propagation:
         return exponent is not None and exponent.size == 1 and exponent.reshape(-1)[0] in (2, 3)
 
     def _note(self, node: onnx.NodeProto, source: str) -> None:
-        """Remember a function of one element, which may meet that element again."""
+        """Record an elementwise function, whose result may later be combined with its input."""
         if node.op_type in (*SMOOTH, *_TWO_SIDED, 'Relu', 'Clip', 'LeakyRelu', 'Pow'):
             root, nodes = self._made.get(source, (source, []))
             self._made[node.output[0]] = root, [*nodes, node]
@@ -840,7 +840,7 @@ class _Propagation:
             self._note(node, drawn[0])
             return
         sources = [self._made.get(name, (name, [])) for name in names]
-        if sources[0][0] == sources[1][0]:  # x sigmoid(x): no two random tensors, but one
+        if sources[0][0] == sources[1][0]:  # x sigmoid(x) is a function of one random tensor
             nodes = [*sources[0][1], *(n for n in sources[1][1] if n not in sources[0][1]), node]
             root = sources[0][0]
             self.moments[out] = by_points(nodes, root, self.moments[root], self._write)
@@ -870,7 +870,7 @@ class _Propagation:
         return scaled(x, mean, other, write)
 
     def _of_two(self, node: onnx.NodeProto) -> Moments:
-        """Return the moments of a sum or product of two tensors taken as independent."""
+        """Return the moments of a sum or product of two tensors, treated as independent."""
         write, out = self._write, node.output[0]
         x, y = (self.moments[name] for name in node.input)
         mean = write.twin(node, [x.mean, y.mean], out)

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Masks move into the weights of the linear operation that follows.
+Move masks into the weights of the linear operation that follows.
 
-That is exact, but for the order of sums, and done where it saves work. Everything that depends on
-a mask differs from pass to pass, and the rest is the same in all of them.
+This is exact up to the order of summation, and is done where it saves work. Every tensor that
+depends on a mask differs between passes; all others are the same in every pass.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from uncertainty_seg.core.model_card import DropoutSite
 
 @dataclass(frozen=True)
 class MaskedView:
-    """What a pass needs to know of a graph."""
+    """Facts about a graph that a graph pass reads."""
 
-    shapes: Shapes  # Of one pass.
+    shapes: Shapes  # For one forward pass.
     constants: Values  # Initializers and Constant nodes.
-    masks: frozenset[str]  # Mask inputs, and products of nothing but masks: never negative.
-    touched: frozenset[str]  # Every tensor that differs from pass to pass.
+    masks: frozenset[str]  # Mask inputs and products of masks alone: never negative.
+    touched: frozenset[str]  # Every tensor that differs between passes.
 
     def masked(self, node: onnx.NodeProto) -> tuple[str, str] | None:
         """Return (data, mask) if a node multiplies a tensor by a mask of its rank."""
@@ -54,7 +54,7 @@ class MaskedView:
 
 
 def view_of(model: onnx.ModelProto, sites: Sequence[DropoutSite]) -> MaskedView:
-    """Look at a graph whose masks are the inputs of some sites."""
+    """Return the view of a graph whose masks are the inputs of `sites`."""
     inputs = {site.name for site in sites}
     masks = set(inputs)
     for node in model.graph.node:
@@ -65,7 +65,7 @@ def view_of(model: onnx.ModelProto, sites: Sequence[DropoutSite]) -> MaskedView:
 
 
 def touched_by(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> frozenset[str]:
-    """Return some tensors and all that are computed from them."""
+    """Return the tensors `names` and all tensors computed from them."""
     touched = set(names)
     for node in nodes:
         if any(name in touched for name in node.input):
@@ -73,11 +73,11 @@ def touched_by(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> frozens
     return frozenset(touched)
 
 
-# More outputs of a 3x3 convolution than these took longer folded than as a masked batch. On one
-# core, T = 20, 5 outputs took 0.45 to 0.5 of the time in ONNX Runtime 1.32 and 0.33 to 0.56 in
-# OpenVINO 2026.4, 20 outputs 0.7 to 0.8 and 0.4 to 1.3, 64 outputs 1.2 to 1.3 and 0.5 to 2.6.
+# With more outputs, a folded 3x3 convolution can be slower than a masked batch. Time ratio on one
+# core, T = 20, ONNX Runtime 1.32 and OpenVINO 2026.4: 5 outputs 0.45 to 0.5 and 0.33 to 0.56,
+# 20 outputs 0.7 to 0.8 and 0.4 to 1.3, 64 outputs 1.2 to 1.3 and 0.5 to 2.6.
 MOST_OUTPUTS = 16
-# Of what all pixels see, which a GPU holds at once whatever its budget for passes is.
+# Limit on the receptive fields of all pixels, which do not count in a GPU's budget for passes.
 MOST_SEEN_BYTES = 2**28
 
 
@@ -85,11 +85,11 @@ def fold_masks(
     head: onnx.ModelProto, sites: Sequence[DropoutSite], passes: int
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
-    Fold every mask of channels that stands before products, where it is cheaper in T = `passes`.
+    Fold every channel mask before a convolution where that is cheaper for T = `passes`.
 
-    A convolution becomes one matrix product of T times the weights and what each pixel sees, since
-    TensorRT takes no convolution of a symbolic number of outputs. Decisions are one a mask that is
-    applied to a tensor of batch 1.
+    The convolution becomes one matrix product of T masked copies of its weights and each pixel's
+    receptive field, since TensorRT supports no convolution with a symbolic number of outputs.
+    Returns one decision for each mask that is applied to a tensor of batch 1.
     """
     result = copy_of(head)
     graph, view = result.graph, view_of(result, sites)
@@ -119,7 +119,7 @@ def fold_masks(
 def _obstacle(
     masked: str, mask: str, user: onnx.NodeProto, view: MaskedView, passes: int
 ) -> str:
-    """Say why a mask is not folded into what reads its product, `masked`; empty if it is."""
+    """Return why a mask is not folded into `user`, which reads `masked`; empty if it is."""
     name = f'{user.op_type} {user.name or user.output[0]!r}'
     shape = view.shapes[masked]
     varies = [axis for axis, n in enumerate(view.shapes[mask]) if axis and n > 1]
@@ -145,7 +145,7 @@ def _obstacle(
 def _obstacle_of_taps(
     conv: onnx.NodeProto, sizes: Sequence[int], name: str, passes: int
 ) -> str:
-    """Say why not to lay out what each pixel of a convolution (K, C, y, x, pixels) sees."""
+    """Return why receptive fields of a conv (K, C, y, x, pixels) are not laid out, or empty."""
     taps, seen_bytes = math.prod(sizes[2:-1]), 4 * math.prod(sizes[1:])
     if set(attribute(conv, 'strides', [1])) != {1}:
         return f'{name} skips pixels'
@@ -184,7 +184,7 @@ def _one_product(
 
 
 def _seen(conv: onnx.NodeProto, data: str, view: MaskedView, write: NodeWriter) -> str:
-    """Write what each pixel of a convolution of stride 1 sees, (1, taps * C, h, w)."""
+    """Write each pixel's receptive field in a convolution of stride 1, (1, taps * C, h, w)."""
     rows, columns = view.shapes[conv.output[0]][2:]
     down, across = attribute(conv, 'dilations', [1, 1])
     top, left, bottom, right = attribute(conv, 'pads', [0] * 4)
@@ -200,7 +200,7 @@ def _seen(conv: onnx.NodeProto, data: str, view: MaskedView, write: NodeWriter) 
 
 
 def _unstack(conv: onnx.NodeProto, product: str, view: MaskedView, write: NodeWriter) -> None:
-    """Bring T * K planes to (T, K, h, w) and add the bias."""
+    """Reshape T * K planes to (T, K, h, w) and add the bias."""
     planes = write.shape('planes', -1, *view.shapes[conv.output[0]][1:])
     if len(conv.input) < 3 or not conv.input[2]:
         write.node('Reshape', [product, planes])

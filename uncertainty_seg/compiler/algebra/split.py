@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Cut a masked graph in two: what is the same in every pass, and what is not.
+Split a masked graph into the part that is the same in every pass and the part that varies.
 
 The trunk is everything that no mask reaches; it runs once at batch 1. The head is the rest.
-Before that, convolutions over a join of both kinds of tensors are split, so that the part over
-what is the same in every pass goes to the trunk. The trunk may hand out features of the image too.
+Convolutions over a concatenation of constant and varying tensors are split first, so that the
+part over the constant tensors goes to the trunk. The trunk may also output image features.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from uncertainty_seg.core.model_card import DropoutSite, FEATURE_MAP, MOST_FEATU
 from uncertainty_seg.errors import GraphError, some_of
 
 LOGITS = 'logits'
-# Logits and log-variance of `direct`, (T, 2C, hl, wl), which the samples are drawn of.
+# Logits and log-variance of `direct`, (T, 2C, hl, wl), from which the samples are drawn.
 MOMENTS = 'moments'
 _LINEAR = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
 
@@ -52,11 +52,11 @@ def split_trunk_head(
     model: onnx.ModelProto, sites: Iterable[DropoutSite]
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """
-    Split at the first dropout of every path, or before the last linear layer where there is none.
+    Split at the first dropout of every path; without dropout, before the last linear layer.
 
-    The trunk computes the tensors where the cut runs from the image; the head takes them and the
-    masks, and gives `logits`, float32 (T, C, hl, wl), with T = 1 without masks. Raises GraphError
-    if no mask reaches the output, or it or a tensor at the cut has no static shape.
+    The trunk computes the tensors at the cut from the image. The head takes them and the masks,
+    and returns `logits`, float32 (T, C, hl, wl), with T = 1 without masks. Raises GraphError if no
+    mask reaches the output, or if the output or a tensor at the cut has no static shape.
     """
     sites = tuple(sites)
     masks = {site.name for site in sites}
@@ -96,13 +96,13 @@ def split_trunk_head(
     return trunk, head
 
 
-# Whole numbers are handed over in two parts, which float32 holds exactly up to 2**36.
+# Integers are passed on in two parts, which float32 represents exactly up to 2**36.
 _PART = 4096
 _WHOLE = {TensorProto.INT64: np.int64, TensorProto.INT32: np.int32}
 
 
 class _Handed:
-    """Writes what is no float32 as float32 where it goes from the trunk to the head."""
+    """Converts tensors that are not float32 to float32 between the trunk and the head."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.given: list[onnx.NodeProto] = []
@@ -110,7 +110,7 @@ class _Handed:
         self._graph = graph
 
     def over(self, name: str, kind: int) -> list[str]:
-        """Return the float32 tensors that a tensor is handed over in."""
+        """Return the float32 tensors that carry a tensor from the trunk to the head."""
         if kind == TensorProto.FLOAT:
             return [name]
         give, take = (NodeWriter(self._graph, f'{name}_{word}') for word in ('given', 'taken'))
@@ -139,17 +139,17 @@ class _Handed:
 
 def _last_layer(graph: onnx.GraphProto) -> list[str]:
     """
-    Return what the last linear layer makes, or the last node of a network that has none.
+    Return the outputs of the last linear layer, or of the last node if there is none.
 
-    The trunk is then that of a bundle with dropout before the classifier, and the classifier is
-    not quantised with the trunk.
+    The trunk is then the same as in a bundle with dropout before the classifier, and the
+    classifier is not quantised with the trunk.
     """
     nodes = needed_nodes(graph.node, [LOGITS])
     return list(next((n for n in reversed(nodes) if n.op_type in _LINEAR), nodes[-1]).output)
 
 
 def _stored(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return what is computed of constants alone, as 8-bit weights are: the head has its own."""
+    """Return nodes that read only constants, such as 8-bit weights; the head gets a copy."""
     fixed, found = {tensor.name for tensor in graph.initializer}, []
     for node in nodes:
         if all(name in fixed for name in node.input if name):
@@ -170,12 +170,12 @@ def _named_output(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 # -------------------------------------------------------------------------------------------------
-# A convolution of joined tensors becomes a sum: conv(cat[u, s]) = conv_u(u) + conv_s(s).
+# A convolution of concatenated tensors becomes a sum: conv(cat[u, s]) = conv_u(u) + conv_s(s).
 # Where a skip connection s is the same in every pass and u is not, conv_s runs once in the trunk,
-# and s is never copied T times. Operations that treat channels apart may stand between.
+# and s is never copied T times. Operations that treat channels separately may stand between.
 
 STEP = 'skip_split'
-# Work on one channel without looking at the others, with no argument that has channels.
+# Operators that treat each channel separately and have no argument with a channel axis.
 _PER_CHANNEL = ('Relu', 'LeakyRelu', 'Clip', 'Sigmoid', 'HardSwish', 'HardSigmoid', 'Tanh', 'Elu',
                 'Identity', 'Resize', 'MaxPool', 'AveragePool')
 _BY_CHANNEL = ('BatchNormalization', 'Mul', 'Add')
@@ -183,7 +183,7 @@ _BY_CHANNEL = ('BatchNormalization', 'Mul', 'Add')
 
 @dataclass(frozen=True)
 class _Skip:
-    """A convolution, what stands before it up to the join, and the tensors joined."""
+    """A convolution, the nodes between it and the Concat before it, and the Concat's inputs."""
 
     conv: onnx.NodeProto
     between: tuple[onnx.NodeProto, ...]
@@ -193,7 +193,7 @@ class _Skip:
 def split_skips(
     model: onnx.ModelProto, sites: Iterable[DropoutSite], passes: int
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
-    """Split every convolution over a join of what dropout reaches and does not; decide on each."""
+    """Split each convolution over tensors that vary and tensors that do not; one decision each."""
     result = copy_of(model)
     graph = result.graph
     sites = tuple(sites)
@@ -232,7 +232,7 @@ def _skip_of(
 
 
 def _flat_parts(join: onnx.NodeProto, made: Mapping[str, onnx.NodeProto]) -> tuple[str, ...]:
-    """Return what is joined, joins of joins taken apart."""
+    """Return the concatenated tensors, with nested concatenations expanded."""
     parts: list[str] = []
     for name in join.input:
         inner = made.get(name)
@@ -253,7 +253,7 @@ def _is_per_channel(node: onnx.NodeProto, fixed: Values) -> bool:
 
 
 def _channels_of(values: NDArray[np.generic]) -> int | None:
-    """Return how many channels a factor or summand has; None if it differs over the image."""
+    """Return the number of channels of a factor or summand; None if it varies over the image."""
     shape = (1,) * (4 - values.ndim) + values.shape
     return shape[1] if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1 else None
 
@@ -268,7 +268,7 @@ def _judge(skip: _Skip, known: Shapes, touched: Container[str], passes: int) -> 
     share = still / sum(widths)
     cost = node_cost(skip.conv, known)
     copied = known[skip.conv.input[0]]
-    # Once instead of T times: its share of the sums, and the copy of s in the join and behind.
+    # Computed once instead of T times: its multiply-adds, and copies of s in Concat and `between`.
     once = Cost(int(cost.macs * share), int(np.prod(copied) * share) * (1 + len(skip.between)))
     saved = (passes - 1) * once.total - passes * Cost(0, cost.elements).total
     what = (f'{still} of {sum(widths)} channels are the same in every pass; '
@@ -281,7 +281,7 @@ def _judge(skip: _Skip, known: Shapes, touched: Container[str], passes: int) -> 
 def _apply(
     graph: onnx.GraphProto, skip: _Skip, known: Shapes, touched: Container[str], fixed: Values
 ) -> dict[str, NDArray[np.generic]]:
-    """Put the sum in place of a convolution; return the constants that came with it."""
+    """Replace a convolution by the sum; return the constants that this adds."""
     new: dict[str, NDArray[np.generic]] = {}
     output = skip.conv.output[0]
     ends = np.cumsum([known[name][1] for name in skip.parts])
@@ -320,7 +320,7 @@ def _apply(
 def _twin(
     node: onnx.NodeProto, fixed: Values, channels: NDArray[np.int64], prefix: str
 ) -> tuple[onnx.NodeProto, dict[str, NDArray[np.generic]]]:
-    """Copy a node, its arguments cut down to some channels; return these beside it."""
+    """Copy a node with its arguments reduced to `channels`; also return those arguments."""
     cut: dict[str, NDArray[np.generic]] = {}
     twin = copy_of(node)
     twin.name, twin.output[0] = prefix, f'{prefix}_out'
@@ -337,12 +337,12 @@ def _twin(
 
 
 # -------------------------------------------------------------------------------------------------
-# One more output of the trunk: features of the image, for distances from the training set.
+# An extra trunk output: image features, for distances from the training set.
 
 _FEATURES = 'features'
 AUTO, NONE = 'auto', 'none'
 _STRIDE = 16
-# How the tensors of the first of several networks begin; those that all share are among them.
+# Prefix of the first ensemble member's tensors; tensors shared by all members have it too.
 _FIRST_MEMBER = 'member0_'
 _SHOWN = 8
 
@@ -351,9 +351,9 @@ def add_feature_map(
     trunk: onnx.ModelProto, wish: str
 ) -> tuple[onnx.ModelProto, tuple[int, int, int] | None, tuple[Decision, ...]]:
     """
-    Give a trunk the output `feature_map`, float32 (1, D, hf, wf) with D at most `MOST_FEATURES`.
+    Add the output `feature_map` to a trunk, float32 (1, D, hf, wf) with D <= `MOST_FEATURES`.
 
-    Raises GraphError if there is no such tensor, or it is no plane of features.
+    Raises GraphError if `wish` names no feature map of batch 1 before the first dropout.
     """
     if wish == NONE:
         return trunk, None, ()
@@ -380,7 +380,7 @@ def add_feature_map(
 
 
 def mixing(channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return the weights, float32 (MOST_FEATURES, channels, 1, 1), that mix channels to fewer."""
+    """Return the fixed random projection, float32 (MOST_FEATURES, channels, 1, 1)."""
     drawn = np.random.default_rng(0).standard_normal((MOST_FEATURES, channels, 1, 1))
     return np.asarray(drawn / np.sqrt(MOST_FEATURES), np.float32)
 
@@ -394,7 +394,7 @@ def _named(known: Shapes, wish: str) -> str:
 
 
 def _deepest(trunk: onnx.ModelProto, known: Shapes) -> str:
-    """Return the name of the tensor that 'auto' takes; empty if there is none."""
+    """Return the name of the tensor that 'auto' selects, or an empty string."""
     size = tuple(d.dim_value for d in trunk.graph.input[0].type.tensor_type.shape.dim)[1:3]
     nodes = [n for n in trunk.graph.node if n.op_type != 'Constant']
     coarser = [name for name, shape in known.items() if _has_stride(shape, size, 2 * _STRIDE)]
