@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What many tests need: a tiny bundle whose answer is known, and the shared photographs.
+Fixtures of many tests: a tiny bundle with known output, and the shared photographs.
 
-The tiny network looks at colour only. Its trunk averages 4x4 blocks of the image; its head
-multiplies the three colours by their masks and takes each times 8 as a logit, so that class 0 is
-blue, 1 green, 2 red, and a pixel's answer can be worked out by hand.
+The tiny network depends on colour only. Its trunk averages 4x4 blocks of the image; its head
+multiplies the three colours by their masks and by 8 to get the logits. Class 0 is blue, 1 green,
+2 red, and the output of a pixel can be computed by hand.
 
 """
 
@@ -34,8 +34,8 @@ from uncertainty_seg.storage.model_bundle import (
     write_calibration,
 )
 
-# In no distribution's packages: ROS's build farm tests without them, and without the network. Only
-# these rooms are tested there, and in them each test that meets none of the packages.
+# These are in no distribution's packages, so ROS's build farm, which has no network access, tests
+# without them: only the folders and files of WITHOUT_PIP, skipping tests that need a package.
 TEST = Path(__file__).resolve().parent
 FROM_PIP = ('mcap', 'onnx', 'onnxruntime', 'rosbags')
 MISSING = tuple(name for name in FROM_PIP if find_spec(name) is None)
@@ -52,13 +52,13 @@ if not MISSING:
 
 
 def pytest_report_header() -> str:
-    """Say what is left out, if anything is."""
+    """Return a note if packages are missing."""
     return (f'{", ".join(MISSING)} not installed: only tests that need none of them are run; '
             'pip install -r scripts/requirements/runtime.txt') if MISSING else ''
 
 
 def pytest_runtest_setup() -> None:
-    """Begin no test after the time that scripts/test gave, and give each the same weights."""
+    """Skip a test after the deadline of scripts/test; seed torch before each test."""
     until = os.environ.get('UNCERTAINTY_SEG_TESTS_UNTIL')
     if until and time.time() > float(until):
         pytest.skip('the time given for these tests is over')
@@ -68,7 +68,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Skip a test that met a package that is missing, whatever it raised then."""
+    """Report a failure as skipped if its cause is a missing package."""
     outcome = yield
     report = outcome.get_result()
     if report.failed and call.excinfo and (name := missing_package(call.excinfo.value)):
@@ -77,7 +77,7 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
 
 
 def missing_package(err: BaseException | None) -> str:
-    """Return which of `MISSING` an error comes from; empty for none."""
+    """Return the package of `MISSING` that caused an error; '' if none did."""
     while err is not None:
         name = str(getattr(err, 'name', None) or '').partition('.')[0]
         if isinstance(err, ModuleNotFoundError) and name in MISSING:
@@ -88,7 +88,7 @@ def missing_package(err: BaseException | None) -> str:
     return ''
 
 
-# What tests share is found here too, and by the processes that they start.
+# Makes the helpers importable, here and in the processes that tests start.
 SHARED = [str(TEST.parent), str(TEST), *(str(path) for path in TEST.rglob('*') if path.is_dir())]
 sys.path[:0] = SHARED
 os.environ['PYTHONPATH'] = os.pathsep.join(
@@ -100,15 +100,15 @@ TINY_WIDTH, TINY_HEIGHT, TINY_PASSES, TINY_P = 64, 48, 8, 0.25
 
 @pytest.fixture(scope='session', autouse=True)
 def disk_is_not_waited_for():
-    """Take every flush for done: tests write thousands of small files, and no power is lost."""
+    """Disable fsync: tests write thousands of small files that need not survive a power loss."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, 'fsync', os.fstat)  # refuses what is no descriptor, as fsync does
+        patch.setattr(os, 'fsync', os.fstat)  # raises for an invalid descriptor, as fsync does
         yield
 
 
 @pytest.fixture(autouse=True)
 def log_level_stays():
-    """Give the package's logger the level back that it had: a command that a test ran sets it."""
+    """Restore the level of the package's logger, which every command line call sets."""
     package = logging.getLogger('uncertainty_seg')
     before = package.level
     yield
@@ -117,7 +117,7 @@ def log_level_stays():
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait for each other."""
+    """Limit torch to one thread, since its threads wait for each other on a busy machine."""
     import torch
 
     before = torch.get_num_threads()
@@ -127,7 +127,7 @@ def one_thread() -> Iterator[None]:
 
 
 def compressed_message(stamp_ns: int, frame_id: str, kind: str, data: bytes) -> Any:
-    """Build a sensor_msgs/CompressedImage of a format, which the package only reads."""
+    """Build a sensor_msgs/CompressedImage; the package has no writer of these."""
     from uncertainty_seg.storage.bags.reader import COMPRESSED_TYPE, typestore
     from uncertainty_seg.storage.bags.writer import image_message
 
@@ -136,7 +136,7 @@ def compressed_message(stamp_ns: int, frame_id: str, kind: str, data: bytes) -> 
 
 
 def tiny_trunk() -> onnx.ModelProto:
-    """Uint8 (1, 48, 64, 3) -> float32 (1, 3, 12, 16), 0..1, mean of 4x4 blocks."""
+    """Return a graph: uint8 (1, 48, 64, 3) -> float32 (1, 3, 12, 16), 0..1, 4x4 block means."""
     nodes = [
         helper.make_node('Cast', ['image'], ['cast'], to=TensorProto.FLOAT),
         helper.make_node('Transpose', ['cast'], ['planes'], perm=[0, 3, 1, 2]),
@@ -153,7 +153,7 @@ def tiny_trunk() -> onnx.ModelProto:
 
 
 def tiny_head() -> onnx.ModelProto:
-    """Features times mask times 8 -> logits (T, 3, 12, 16)."""
+    """Return a graph: features times mask times 8 -> logits (T, 3, 12, 16)."""
     nodes = [
         helper.make_node('Mul', ['features', 'drop'], ['masked']),
         helper.make_node('Mul', ['masked', 'gain'], ['logits']),
@@ -192,9 +192,9 @@ def tiny_card(**changes: object) -> ModelCard:
 
 def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> Path:
     """
-    Write the tiny bundle; its thresholds let a saturated colour pass and grey not.
+    Write the tiny bundle; its thresholds accept a saturated colour and reject grey.
 
-    Other `words` in its files make another network of it, by its digest.
+    Other `words` change the files, and so the digest of the model.
     """
     trunk = tiny_trunk()
     trunk.doc_string = words
@@ -207,7 +207,7 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> 
         write_calibration(load_bundle(str(folder)), Calibration(
             TINY_PASSES, 0, 'fixed', 'fp32', 1.0, limits, ('entropy.mean',), 0.95, 10, 10,
             model_digest(card), 'none',
-            # Tests show it plain pictures, which are damaged ones to a camera's calibration.
+            # Tests use plain images, which real limits of damage would reject.
             damage_limits=dict.fromkeys(STATISTICS, 1e9)))
     return folder
 
@@ -225,13 +225,13 @@ def make_single_bundle(folder: Path, words: str = '') -> Path:
 
 
 def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """Return the line for scripts, the last that a verb printed."""
+    """Return the JSON line, which is the last line that a verb prints."""
     found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return found
 
 
 def write_key(folder: Path) -> Path:
-    """Write a private key as openssl does; skips the test without the library."""
+    """Write a private key in openssl's format; skips the test without `cryptography`."""
     ed25519 = pytest.importorskip('cryptography.hazmat.primitives.asymmetric.ed25519')
     from cryptography.hazmat.primitives import serialization
 
@@ -244,13 +244,13 @@ def write_key(folder: Path) -> Path:
 
 @pytest.fixture
 def tiny_bundle(tmp_path: Path) -> Path:
-    """Folder of a fresh tiny bundle."""
+    """Return the folder of a new tiny bundle."""
     return make_tiny_bundle(tmp_path / 'tiny')
 
 
 @pytest.fixture(scope='session')
 def shared_data() -> Path:
-    """Folder of the shared photographs; skips where it does not exist."""
+    """Return the folder of the shared photographs; skips the test if it does not exist."""
     places = [os.environ.get('UNCERTAINTY_SEG_DATA', ''),
               str(Path(__file__).resolve().parents[2] / 'shared' / 'data')]
     for place in places:
@@ -260,8 +260,8 @@ def shared_data() -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the wheels of ROS restart Python while nothing is captured yet."""
-    # Under nohup every process of a test would ignore SIGHUP, and behind a script's & the others.
+    """Reset signal handlers, and let the ROS wheels restart Python before output is captured."""
+    # Processes of tests inherit ignored signals: SIGHUP from nohup, the others from a script's &.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Folders of small labelled images for the tiny network, of which it is known which are bad."""
+"""Folders of small labelled images for the tiny network; which frames are bad is known."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ RULE = 'accuracy<0.6'
 
 
 def call_json(*words: str | Path) -> tuple[int, dict[str, Any], str]:
-    """Run the command line; return its code, its line for scripts, and what it said."""
+    """Run the command line; return its exit code, its JSON line, and its stderr."""
     out, said = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
         code = main([str(words[0]), *RUN, *map(str, words[1:])])
@@ -30,7 +30,7 @@ def call_json(*words: str | Path) -> tuple[int, dict[str, Any], str]:
 
 
 def write_folders(root: Path) -> Path:
-    """Write frames of the three splits, and fresh ones; return their root."""
+    """Write frames of the three splits, and a fourth folder 'fresh'; return their root."""
     for seed, (name, count) in enumerate((
             ('train', 120), ('val', 50), ('limits', 100), ('fresh', 150)), 1):
         write_folder(root / name, count, seed)
@@ -38,20 +38,20 @@ def write_folders(root: Path) -> Path:
 
 
 def calibrate_on(bundle: Path, root: Path, *words: str | Path) -> dict[str, Any]:
-    """Calibrate a bundle on such folders; return the line for scripts."""
+    """Calibrate a bundle on the folders of `write_folders`; return the verb's JSON line."""
     code, found, said = call_json('calibrate', bundle, *splits_of(root), '--bad', RULE, *words)
     assert code == 0, said
     return found
 
 
 def splits_of(root: Path, limits: str = 'limits') -> list[str]:
-    """Return the words that name the folders of the three splits."""
+    """Return the command line arguments that name the folders of the three splits."""
     return ['--train', str(root / 'train'), '--val', str(root / 'val'), '--limits',
             str(root / limits)]
 
 
 def picture(rng: np.random.Generator, greyness: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw blocks of colour; the greyer, the less sure the tiny network and the worse its mask."""
+    """Draw blocks of colour; a greyer image makes the tiny network less certain and less right."""
     labels = rng.integers(0, 3, (4, 5)).repeat(12, 0).repeat(13, 1)[:48, :64].astype(np.uint8)
     image = COLORS_BGR[labels] * (1 - greyness) + 128 * greyness
     image += rng.normal(0, 10 + 50 * greyness, image.shape)
@@ -65,8 +65,8 @@ def write_folder(
     """
     Write a labelled folder.
 
-    A share of the pictures is grey, and labelled by lot: bad, and the scores see it. A smaller
-    share is clear and labelled by lot: bad, and nothing can see it.
+    `bad_share` of the images are grey with random labels: bad frames that the scores detect.
+    `hidden_share` are clear with random labels: bad frames that no score can detect.
 
     """
     rng = np.random.default_rng(seed)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""One test for many cases: a claim counts once, and the case that breaks it is named."""
+"""One test for many cases: the test counts once, and a failure names the case."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pytest
 
 def for_each(names: str, cases: Iterable[Any]) -> Callable[..., Any]:
     """
-    Run a test for every case, as one test; written as `pytest.mark.parametrize` is.
+    Run a test for every case, as one test; the syntax is that of `pytest.mark.parametrize`.
 
     Parameters
     ----------
     names : str
-        Arguments of the test, with commas between them.
+        Comma-separated arguments of the test.
     cases : iterable
         The value of the argument, or a tuple of the values of several.
 
     Returns
     -------
     callable
-        A decorator. The test fails at the first case that does, and says which. Fixtures are made
-        once for all cases.
+        A decorator. The test stops at the first case that fails and names it. Fixtures are
+        created once for all cases.
 
     """
     words = [word.strip() for word in names.split(',')]

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Headless Chromium, spoken to over a pipe in its DevTools protocol, for tests that look at pages.
+Headless Chromium, controlled over a pipe in its DevTools protocol, for tests of HTML pages.
 
-No driver is needed, and nothing listens on a port. UNCERTAINTY_SEG_CHROMIUM names a browser that
-is not on the path.
+It needs no driver and opens no port. UNCERTAINTY_SEG_CHROMIUM names a browser that is not on
+PATH.
 
 """
 
@@ -26,7 +26,7 @@ import pytest
 
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 _ANSWER_S = 60.0
-# The protocol wants its two pipes as descriptors 3 and 4.
+# The protocol expects its two pipes as file descriptors 3 and 4.
 _START = """
 import fcntl, os, sys
 read, write = (fcntl.fcntl(int(fd), fcntl.F_DUPFD, 20) for fd in sys.argv[1:3])
@@ -40,7 +40,7 @@ _FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '-
 
 
 class Browser:
-    """One tab, and everything it complained about."""
+    """One tab of the browser, and the events that it reported."""
 
     def __init__(self, binary: str, profile: Path) -> None:
         to_read, self._to_browser = os.pipe()
@@ -60,7 +60,7 @@ class Browser:
             self.ask(f'{domain}.enable')
 
     def ask(self, method: str, **params: object) -> dict[str, Any]:
-        """Send a command and wait for its answer; events that come in between are kept."""
+        """Send a command and wait for its answer; events received meanwhile go to `events`."""
         self._count += 1
         call = {'id': self._count, 'method': method, 'params': params}
         if self._session:
@@ -86,7 +86,7 @@ class Browser:
         return message
 
     def open(self, page: Path | str, width_px: int) -> None:  # noqa: A003
-        """Load a page at a width and wait until it and all its pictures are there."""
+        """Load a page at a viewport width and wait until it and all its pictures are loaded."""
         self.events.clear()
         self.ask('Emulation.setDeviceMetricsOverride', width=width_px, height=900,
                  deviceScaleFactor=1, mobile=False)
@@ -95,7 +95,7 @@ class Browser:
             self._next()
 
     def of(self, *methods: str) -> list[dict[str, Any]]:
-        """Return what was told under these names since the page was opened."""
+        """Return the parameters of the events of these names since the page was opened."""
         return [event['params'] for event in self.events if event['method'] in methods]
 
     def run(self, script: str) -> Any:
@@ -142,7 +142,7 @@ def complaints(browser: Browser) -> list[dict[str, Any]]:
     return told + [e for e in browser.of('Log.entryAdded') if e['entry']['level'] != 'verbose']
 
 
-# Elements that leave the window and do not scroll inside a box of their own.
+# JavaScript: elements that extend beyond the window and are in no scrollable box.
 OVERFLOWING = """
 [...document.querySelectorAll('body *')].filter(e => {
   const r = e.getBoundingClientRect();

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Frames that were never measured: planted counts and scores of which the answer is known."""
+"""Synthetic frames for comparisons: counts and scores whose result is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNT, BINS, FOREIGN = 90, 64, 40
 def planted(
     skill: float = 0.0, accuracy: float = 0.7, seed: int = 1, more_maps: tuple[str, ...] = ()
 ) -> Contended:
-    """Return frames whose maps and scores tell wrong, bad and foreign better by `skill`."""
+    """Return frames whose maps and scores separate wrong, bad and foreign better with `skill`."""
     rng, plan = np.random.default_rng(seed), np.random.default_rng(0)
     bad = plan.uniform(size=COUNT) < 0.35
     right = rng.binomial(1000, accuracy, COUNT)
@@ -45,12 +45,12 @@ def planted(
 
 
 def rows(contended: Mapping[str, Contended]) -> tuple[FigureRow, ...]:
-    """Return the rows of planted frames, each its own block."""
+    """Return the comparison's rows of synthetic frames, each frame its own bootstrap block."""
     return rows_of(contended, np.array([f'f{i}' for i in range(COUNT)]), 2, (0.1, 0.15), 200)
 
 
 def comparison(contended: Mapping[str, Contended]) -> Comparison:
-    """Return the comparison of planted frames."""
+    """Return the comparison of synthetic frames."""
     return Comparison(rows(contended), {label: f'{label} <as planted>.' for label in contended},
                       dict.fromkeys(contended, '30.0 ms against 20.0 ms'), {},
                       ('the frames are <planted>.',))

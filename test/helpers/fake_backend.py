@@ -2,8 +2,8 @@
 """
 A backend without a runtime: arithmetic on colours whose answer can be worked out by hand.
 
-It honours card and masks and goes through the oracle, so that pipeline, node and tools can be
-tested with known answers. It looks at no graph, and what it says about an image means nothing.
+It applies the card and the masks and sums with the reference implementation, so that pipeline,
+node and tools are tested with known answers. It runs no graph, and its labels mean nothing.
 
 """
 
@@ -28,18 +28,18 @@ NUM_COLORS = 3
 
 class FakeBackend(Runner):
     """
-    Class c likes colour channel c modulo 3, as strongly as its mask allows.
+    The logit of class c follows colour channel c modulo 3, scaled by its mask.
 
     Parameters
     ----------
     card : ModelCard
         Gives the sizes, the classes and the dropout sites.
     fail_on_run : int
-        The run, counted from 1, that raises `BackendError`; 0 for none.
+        The run, counted from 1, that raises `BackendError`; 0 disables it.
     nan_on_run : int
-        The run whose first logit is NaN; 0 for none.
+        The run, counted from 1, whose first logit is NaN; 0 disables it.
     delay_s : float
-        Every run takes this much longer.
+        Added duration of every run.
 
     Notes
     -----
@@ -96,7 +96,7 @@ class FakeBackend(Runner):
     def _factors(
         self, masks: Mapping[str, NDArray[np.float32]], passes: int
     ) -> NDArray[np.float64]:
-        """Return how much each pass keeps of each class, (T, C)."""
+        """Return the factor that each pass applies to the logit of each class, (T, C)."""
         num_classes = self._card.num_classes
         factors = np.ones((passes, num_classes))
         for mask in masks.values():

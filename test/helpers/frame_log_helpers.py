@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Frames for the frame log whose content is known from their number."""
+"""Frames for the frame log; a frame's number determines its content."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ START_NS = 1_000_000_000
 ABOUT = LogAbout('dive 7', 'tiny', 'ab' * 32, ('sea', 'pipe', 'fish', 'silt'),
                  ((0, 0, 255), (255, 255, 0), (0, 255, 0), (90, 80, 70)), 8, seed=5,
                  parameters={'passes': 8, 'gate.scores': ('mean',)})
-# Blocks of the folder, the image (2), the mask, the map and the sidecar of a frame.
+# Disk blocks of a frame: folder (1), image (2), mask (1), map (1) and sidecar (1).
 FRAME_BYTES = 6 * 4096
 PLAIN: dict[str, object] = {'control_share': 0.0, 'free_disk_mb': 0.0, 'min_interval_s': 0.0,
                             'duplicate_bits': 0, 'before_s': 0.0, 'after_s': 0.0}
 
 
 def settings(**changes: object) -> LogSettings:
-    """Keep flagged frames only, every one of them, unless told otherwise."""
+    """Return settings that keep every flagged frame and no other, changed by `changes`."""
     return from_dict(LogSettings, {**PLAIN, **changes})
 
 
 def room_for(num_frames: int, **changes: object) -> LogSettings:
-    """Keep at most so many frames of `log_frame`."""
+    """Return settings whose quota holds at most `num_frames` frames of `log_frame`."""
     return settings(quota_mb=(num_frames + 0.5) * FRAME_BYTES / MEGABYTE, **changes)
 
 
@@ -45,7 +45,7 @@ def verdict(ratio: float) -> Verdict:
 
 
 def image_of(number: int) -> NDArray[np.uint8]:
-    """Draw noise that only this number has."""
+    """Draw noise that is unique to this number."""
     return np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
 
@@ -54,7 +54,7 @@ def mask_of(number: int) -> NDArray[np.uint8]:
 
 
 def map_of(number: int) -> NDArray[np.float32]:
-    """Step from 0 to 1 by columns; the pixel in the corner is not a number."""
+    """Return a ramp from 0 to 1 over the columns with one NaN in the top row."""
     values = np.tile(np.linspace(0, 1, WIDTH, dtype=np.float32), (HEIGHT, 1))
     values[0, number % WIDTH] = np.nan
     return values
@@ -81,7 +81,7 @@ def number_of(stamp_ns: int, rate_hz: float = 10.0) -> int:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Return which frames a log holds."""
+    """Return the numbers of the frames in a log."""
     return [number_of(frame.sidecar['stamp_ns']) for frame in iter_frames(folder)]
 
 
@@ -91,7 +91,7 @@ def reasons(folder: Path) -> dict[int, str]:
 
 
 def assert_whole(frame: LoggedFrame) -> None:
-    """Compare every byte of a logged frame with what was offered."""
+    """Assert that a logged frame equals the frame that was offered, and has no other files."""
     number = number_of(frame.sidecar['stamp_ns'])
     np.testing.assert_array_equal(frame.read_image(), image_of(number))
     np.testing.assert_array_equal(frame.read_mask(), mask_of(number))
@@ -102,7 +102,7 @@ def assert_whole(frame: LoggedFrame) -> None:
 
 
 def wait_for(is_so: Callable[[], bool], what: str) -> None:
-    """Wait for another thread; only a failure takes long."""
+    """Poll a condition that another thread fulfils, for at most 10 s."""
     for _ in range(2000):
         if is_so():
             return

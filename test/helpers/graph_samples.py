@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Small graphs with dropout, and how to run them, for the tests of graph passes and of bundles.
+Small graphs with dropout, and functions that run them, for tests of graph passes and bundles.
 
-`net` goes from `input` to `output`, `network` from `x` to `output`, `graph` from `x` to `y`.
+Inputs and outputs: `net` maps `input` to `output`, `network` `x` to `output`, `graph` `x` to `y`.
 
 """
 
@@ -89,19 +89,19 @@ def floats(*shape: int) -> np.ndarray:
 
 
 def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
-    """Make a node from names parted by blanks; '-' is an input left out."""
+    """Make a node from space-separated names; '-' omits an optional input."""
     names = ['' if name == '-' else name for name in inputs.split()]
     return helper.make_node(op, names, output.split(), name=output.split()[0], **attributes)
 
 
 def drop(data: str, output: str, kind: str = 'channel', p: float = 0.5) -> onnx.NodeProto:
-    """Make a marker of dropout whose site is called as its output."""
+    """Make a dropout marker whose site has the name of its output."""
     return helper.make_node('Dropout', [data], [output], domain='uncertainty_seg', p=p, kind=kind,
                             site=output, name=output)
 
 
 def weights(*shape: int, seed: int = 1) -> np.ndarray:
-    """Draw weights that keep the scale of what they multiply."""
+    """Draw weights that preserve the scale of their input."""
     rng = np.random.default_rng(seed)
     scale = np.sqrt(np.prod(shape[1:]) or 1)
     return (rng.normal(size=shape) / scale).astype(np.float32)
@@ -152,7 +152,7 @@ def run_split(
 def parts(
     model: onnx.ModelProto, sites: Sequence[DropoutSite], passes: int = 5
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, PassInputs, np.ndarray]:
-    """Split a masked graph; return trunk, head, masks, and what the whole graph computes."""
+    """Split a masked graph; return trunk, head, masks, and the output of the whole graph."""
     masks = make_masks(sites, passes, 3)
     trunk, head = split_trunk_head(model, sites)
     return trunk, head, masks, run(model, {'x': X, **masks})[0]

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How the package is laid out, read off its syntax trees: imports, circles, class names, sizes.
+The layout of the package, from its syntax trees: imports, import cycles, class names, sizes.
 
-Run as a program it prints the figures of docs/explanation/decisions.md, of any checkout:
+Run as a program, it prints the figures of docs/explanation/decisions.md for any checkout:
 ``python test/helpers/house.py [FOLDER]``.
 
 """
@@ -26,7 +26,7 @@ SOURCE = ROOT / PACKAGE
 
 @dataclass(frozen=True)
 class Import:
-    """One import: the absolute dotted name, its line, and whether it is late."""
+    """One import: absolute dotted name, line, and whether it is in a function or for types."""
 
     name: str
     line: int
@@ -34,7 +34,7 @@ class Import:
 
 
 def imports_of(source: str, module: str) -> Iterator[Import]:
-    """Yield the imports of a module's source; relative ones made absolute."""
+    """Yield the imports of a module's source, relative ones as absolute names."""
     def visit(node: ast.AST, is_late: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -59,7 +59,7 @@ def imports_of(source: str, module: str) -> Iterator[Import]:
 
 
 def modules(root: Path = SOURCE) -> dict[str, Path]:
-    """Return every module of a package's folder by its dotted name below it; '' is the root."""
+    """Return the path of every module of a package by its dotted name; '' is the package."""
     found = {}
     for path in sorted(root.rglob('*.py')):
         parts = path.relative_to(root).with_suffix('').parts
@@ -68,23 +68,23 @@ def modules(root: Path = SOURCE) -> dict[str, Path]:
 
 
 def import_graph(root: Path = SOURCE) -> dict[str, set[str]]:
-    """Return which modules of the package each module imports, at once or late."""
+    """Return which modules of the package each module imports, late imports included."""
     known = modules(root)
     graph: dict[str, set[str]] = {}
     for module, path in known.items():
-        # A relative import of a package's own file counts from the package.
+        # In an `__init__`, a relative import is relative to the package itself.
         place = f'{module}.__init__'.lstrip('.') if path.name == '__init__.py' else module
         graph[module] = set()
         for one in imports_of(path.read_text(encoding='utf-8'), place):
             package, _, name = one.name.partition('.')
             if package == PACKAGE:
-                # What is imported is a module, or a name in the module before the last dot.
+                # The name is a module, or an attribute of the module before the last dot.
                 graph[module].add(name if name in known else name.rpartition('.')[0])
     return graph
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules each of which imports itself by way of the others."""
+    """Return the import cycles: groups of modules that import each other, also indirectly."""
     def reached_from(start: str) -> set[str]:
         seen: set[str] = set()
         waiting = [start]
@@ -101,7 +101,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def classes_twice(root: Path = SOURCE) -> dict[str, list[str]]:
-    """Return the class names that stand in more than one place, and the modules."""
+    """Return the class names that are defined more than once, and their modules."""
     places: dict[str, list[str]] = {}
     for module, path in modules(root).items():
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
@@ -111,19 +111,19 @@ def classes_twice(root: Path = SOURCE) -> dict[str, list[str]]:
 
 
 def crowded(root: Path, most: int) -> dict[str, int]:
-    """Return the folders that hold more modules than allowed, `__init__` aside, and how many."""
+    """Return the folders with more than `most` modules and their counts, without `__init__`."""
     counts = Counter(str(path.parent.relative_to(root)) for path in root.rglob('*.py')
                      if path.name != '__init__.py')
     return {folder: count for folder, count in sorted(counts.items()) if count > most}
 
 
-# Figure -> the largest that is allowed. What comes in makes room: no limit here is ever raised.
+# Figure -> maximum. Additions have to make room for themselves; no maximum is ever raised.
 BUDGET = {
     'lines of the package': 48_000, 'modules': 200, 'lines of tests': 45_000,
     'lines of pages': 4_500, 'lines of benchmarks': 2_500, 'verbs': 15, 'options': 200,
     'parameters of the node': 48, 'most files in a folder': 20,
 }
-# Runs in a process of its own, since another checkout may be asked. Options of sub-actions count.
+# Runs in a separate process, since the checkout may be another. Options of sub-actions count.
 _COMMAND_LINE = """
 import argparse, importlib, json
 from uncertainty_seg.core.settings import iter_parameters
@@ -150,12 +150,12 @@ print(json.dumps({'verbs': len(verbs), 'options': sum(verbs.values()),
 
 
 def lines_below(folder: Path, pattern: str) -> int:
-    """Count the lines of all files of a folder and those below that match a pattern."""
+    """Count the lines of all files in a folder, recursively, whose names match a pattern."""
     return sum(len(path.read_bytes().splitlines()) for path in folder.rglob(pattern))
 
 
 def figures(root: Path = ROOT) -> dict[str, int]:
-    """Return the size of a checkout, by the words of `BUDGET`."""
+    """Return the figures of a checkout, under the keys of `BUDGET`."""
     source = root / PACKAGE
     done = subprocess.run([sys.executable, '-c', _COMMAND_LINE], capture_output=True, text=True,
                           check=True, cwd=root, env={**os.environ, 'PYTHONPATH': str(root)})

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Image messages at random: right ones, and every way we know to get one wrong."""
+"""Random image messages: valid ones, and every kind of malformed message that we know."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from uncertainty_seg.errors import ImageError
 
 STRANGE = ('', 'rgb', 'BGR8', 'bgr8 ', 'bgr8\0', '8UC2', '8SC1', '16SC1', '32SC1', '32FC2',
            '64FC1', 'bayer_rggb', 'jpeg', 'ü' * 9, 'nv42', '8UC99999999999', 'x' * 10000)
-# None of these changes what the pixels mean.
+# Values of CompressedImage.format; none of them changes the meaning of the pixels.
 FORMATS = ('jpeg', 'png', '', 'rgb8; jpeg compressed bgr8', 'mono8; png compressed ', 'x' * 1000,
            ';;;', 'bgr8;', 'ü; png compressed bgr8')
 HUGE = (2**15, 2**16, 10**9, 2**31 - 1, 2**31, 2**32 - 1)
 MAX_BYTES = 4096
-# deflate at its best on a picture of one bit a pixel, which is decoded to one byte a pixel.
+# Largest ratio of decoded to encoded size: deflate's 1032, times 8 for a PNG of 1 bit a pixel.
 MAX_GROWTH = 8 * 1032
 
 
 def row_bytes(encoding: str, width: int) -> int:
-    """Return a row without padding; something for an encoding that nobody knows."""
+    """Return the bytes of a row without padding; any number for an unknown encoding."""
     if encoding in PLAIN:
         bits, colors = PLAIN[encoding]
         return width * bits // 8 * len(colors)
@@ -36,12 +36,12 @@ def row_bytes(encoding: str, width: int) -> int:
 
 class Fuzzer:
     """
-    A source of messages.
+    A generator of random messages.
 
     Parameters
     ----------
     seed : int
-        The same one gives the same messages.
+        Equal seeds give equal messages.
 
     """
 
@@ -71,7 +71,7 @@ class Fuzzer:
         return bytes(self._rng.bytes(length))
 
     def raw(self) -> RawImage:
-        """Return an image, of which about half are right."""
+        """Return a raw image; about half of them are valid."""
         encoding = self.pick(STRANGE) if self.chance(0.08) else self.pick(EVERY)
         height, width = (self.pick(HUGE) if self.chance(0.03) else self.number(1, 9)
                          for _ in range(2))
@@ -87,7 +87,7 @@ class Fuzzer:
                         self.chance(0.4))
 
     def _data(self, encoding: str, length: int) -> bytes:
-        # Planes of chroma take up to twice as much again.
+        # Y and chroma planes together need up to three times the bytes of Y alone.
         length = min(length * 3 if encoding in PLANES else length, MAX_BYTES)
         if self.chance(0.15):
             length = self.pick((0, 1, length // 2, max(length - 1, 0), length + 5))
@@ -97,11 +97,11 @@ class Fuzzer:
         return self.noise(length)
 
     def file(self) -> tuple[ImageFile, Any]:
-        """Return a file, and its pixels if nothing was done to it that changes them."""
+        """Return a file, and the pixels it must have if accepted; None if they are unknown."""
         original = self.pick(self._files)
         data = self.damaged(original) if self.chance(0.8) else original
         is_whole = data == original or data.startswith(b'\x89PNG\r\n\x1a\n')
-        if data[:1] == b'\x89' and self.chance(0.1):  # an honest checksum over a lie
+        if data[:1] == b'\x89' and self.chance(0.1):  # a wrong size with a valid checksum
             size = struct.pack('>II', *(self.pick((*HUGE, 0, 1)) for _ in range(2)))
             data, is_whole = self._with_size(data, size), False
         return ImageFile(data, self.pick(FORMATS)), self.originals[original] if is_whole else None
@@ -114,7 +114,7 @@ class Fuzzer:
         return data[:12] + body + struct.pack('>I', crc32(body)) + data[33:]
 
     def damaged(self, data: bytes) -> bytes:
-        """Flip bytes, cut, or splice."""
+        """Return the data with bytes changed, removed or inserted."""
         new = bytearray(data)
         for _ in range(self.number(1, 5) if self.chance(0.7) else 0):
             new[self.number(0, len(new))] = self.number(0, 256)
@@ -127,7 +127,7 @@ class Fuzzer:
 
 
 def sentence_or_image(image: RawImage | ImageFile) -> Any:
-    """Return the pixels; None where one sentence says why there are none."""
+    """Return the pixels, or None if decoding raises an error of one sentence."""
     try:
         return decode(image)
     except ImageError as err:
@@ -137,7 +137,7 @@ def sentence_or_image(image: RawImage | ImageFile) -> Any:
 
 
 def check_raw(raw: RawImage) -> bool:
-    """Check that a message is refused or shown as the oracle says; returns whether shown."""
+    """Check that a message is decoded or refused as by the oracle; returns whether decoded."""
     right, image = answer(raw), sentence_or_image(raw)
     assert (image is None) is (right is None), raw
     if right is not None:
@@ -146,13 +146,13 @@ def check_raw(raw: RawImage) -> bool:
 
 
 def check_file_message(file: ImageFile, right: Any) -> bool:
-    """Check that a file is refused or shown; returns whether shown."""
+    """Check that a file is decoded correctly or refused; returns whether decoded."""
     image = sentence_or_image(file)
     if image is None:
         return False
     assert (image.dtype, image.ndim, image.shape[2]) == (np.uint8, 3, 3)
     assert image.size <= 3 * MAX_GROWTH * len(file.data)
-    # A PNG has checksums: what is accepted is what was packed.
+    # A PNG has checksums, so an accepted PNG must have the original pixels.
     if right is not None:
         np.testing.assert_array_equal(image, right)
     return True

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Image messages decoded a second time: value by value in plain Python, from the definitions.
+An independent decoder of image messages: value by value in plain Python, from the definitions.
 
-It shares nothing with the codec: no OpenCV, no numpy views. YUV is BT.601 of limited range, Bayer
-the mean of the nearest neighbours of a colour; both are compared with one level of tolerance.
+It shares no code with the codec: no OpenCV, no numpy views. YUV is limited-range BT.601; Bayer
+takes the mean of the nearest pixels of a colour. Both are compared with a tolerance of one level.
 
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from uncertainty_seg.core.image_codec import RawImage
 
 BAYER = ('rggb', 'bggr', 'gbrg', 'grbg')
-# Encoding -> bits a value, and the colours of a pixel in their order; 'y' is grey.
+# Encoding -> bits per value, and the colours of a pixel in order; 'y' is grey.
 PLAIN = {
     'mono8': (8, 'y'), '8UC1': (8, 'y'), 'mono16': (16, 'y'), '16UC1': (16, 'y'),
     'bgr8': (8, 'bgr'), 'rgb8': (8, 'rgb'), 'bgra8': (8, 'bgra'), 'rgba8': (8, 'rgba'),
@@ -27,7 +27,7 @@ PLAIN = {
     '32FC1': (32, 'y'), '32FC3': (32, 'bgr'),
 }
 MOSAICS = {f'bayer_{pattern}{bits}': (bits, pattern) for pattern in BAYER for bits in (8, 16)}
-# Encoding -> where Y, U and V of a pair of pixels lie among its four bytes.
+# Encoding -> offsets of the first Y, of U and of V in the four bytes of a pixel pair.
 PAIRS = {'uyvy': (1, 0, 2), 'yuv422': (1, 0, 2), 'yuyv': (0, 1, 3), 'yuv422_yuy2': (0, 1, 3)}
 PLANES = ('nv12', 'nv21')
 EVERY = (*PLAIN, *MOSAICS, *PAIRS, *PLANES)
@@ -35,7 +35,7 @@ EVERY = (*PLAIN, *MOSAICS, *PAIRS, *PLANES)
 
 @dataclass(frozen=True)
 class Answer:
-    """What is right: pixels, and by how many levels OpenCV may differ from them."""
+    """The expected pixels, and by how many levels OpenCV may differ from them."""
 
     bgr: Any
     tolerance: int
@@ -48,7 +48,7 @@ class Answer:
 
 
 def answer(raw: RawImage) -> Answer | None:
-    """Return what a message shows; None where it must be refused."""
+    """Return the expected image of a message; None if it must be refused."""
     if raw.height < 1 or raw.width < 1:
         return None
     if raw.encoding in PLAIN:
@@ -65,7 +65,7 @@ def _fits(raw: RawImage, row_bytes: int, length: int) -> bool:
 
 
 def _value(raw: RawImage, at: int, bits: int) -> float:
-    """Return a value as 0..255, whole part only; a float as it is times 255."""
+    """Return a value as 0..255: an integer's upper 8 bits, a float times 255."""
     piece = bytes(raw.data)[at:at + bits // 8]
     if bits == 32:
         return float(struct.unpack('>f' if raw.is_bigendian else '<f', piece)[0]) * 255
@@ -100,14 +100,14 @@ def _mosaic(raw: RawImage) -> Answer | None:
     out = np.zeros((raw.height, raw.width, 3))
     for y in range(raw.height):
         for x in range(raw.width):
-            # At the border OpenCV repeats the pixel next to it.
+            # OpenCV fills the border with the adjacent inner pixel.
             centre = min(max(y, 1), raw.height - 2), min(max(x, 1), raw.width - 2)
             out[y, x] = [_nearest(values, pattern, *centre, color) for color in 'bgr']
     return Answer(out, 1)
 
 
 def _nearest(values: list[list[float]], pattern: str, y: int, x: int, color: str) -> float:
-    """Return the mean of a colour's pixels that are nearest; the pixel itself if it has it."""
+    """Return the mean of the nearest pixels of a colour; the pixel itself if it has it."""
     found: dict[int, list[float]] = {}
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):

@@ -30,7 +30,7 @@ def make(
     kind: int = TensorProto.FLOAT, source: str = 'x', domains: Sequence[str] = (),
     made: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """Make a model of one input; constants by name."""
+    """Make a model with one input; `tensors` has the constants by name."""
     weights = [numpy_helper.from_array(np.asarray(value), name)
                for name, value in (tensors or {}).items()]
     results = [helper.make_tensor_value_info(name, made, None) for name in outputs]
@@ -42,7 +42,7 @@ def make(
 
 def marker(source: str, target: str, kind: str = 'channel', site: str = 'a',
            p: float = 0.5) -> onnx.NodeProto:
-    """Make a marker of dropout."""
+    """Make a dropout marker."""
     return N('Dropout', [source], [target], name=f'drop_{site}', domain='uncertainty_seg', p=p,
              kind=kind, site=site)
 
@@ -53,7 +53,7 @@ def ops(model: onnx.ModelProto) -> list[str]:
 
 
 def run(model: onnx.ModelProto, image: np.ndarray = X) -> list[np.ndarray]:
-    """Run a model by ONNX Runtime without its own rewriting of graphs."""
+    """Run a model in ONNX Runtime with its graph optimizations disabled."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -64,5 +64,5 @@ def run(model: onnx.ModelProto, image: np.ndarray = X) -> list[np.ndarray]:
 
 
 def make_static(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
-    """Fix the size of the image and fold all that follows from it."""
+    """Fix the size of the image and fold all constants that depend on it."""
     return fold_constants(fix_input(model, height, width))

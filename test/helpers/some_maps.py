@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Maps that a test gives by hand: of probabilities, and with single maps replaced."""
+"""Uncertainty maps from given logits or probabilities, or with single maps replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uncertainty_seg.core.uncertainty import (
 
 
 def maps_from_logits(logits: np.ndarray, grid: Grid, temperature: float = 1.0) -> UncertaintyMaps:
-    """Return the image's maps from logits (T, C, hl, wl) of a grid, in float64: the definition."""
+    """Return the image's maps of logits (T, C, hl, wl) of a grid, in float64, as defined."""
     return image_maps(grid_maps(sums_of_logits(logits, temperature, grid.offset)), grid)
 
 
@@ -28,7 +28,7 @@ def maps_of_probabilities(probs: np.ndarray) -> UncertaintyMaps:
 
 
 def with_maps(maps: UncertaintyMaps, **values: np.ndarray) -> UncertaintyMaps:
-    """Return maps of which some are others."""
+    """Return a copy of the maps with some of them replaced."""
     changed = copy.copy(maps)
     vars(changed).update(values)
     return changed

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A small torch net around a function or module under test, and what a bundle makes of it."""
+"""A small torch net around a function or module under test, and its logits by several ways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from written import Written
 
 
 class Net(nn.Module):
-    """A convolution, then whatever `body` does with four planes, then another."""
+    """A convolution, then `body` on its four planes, then another convolution."""
 
     def __init__(self, body: Callable | nn.Module) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Body(nn.Module):
 
 
 class DropPath(nn.Module):
-    """As timm and HuggingFace have it."""
+    """Stochastic depth as timm and HuggingFace implement it."""
 
     def __init__(self, drop_prob: float | None, scale_by_keep: bool = True) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class DropPath(nn.Module):
 
 
 class Attention(nn.Module):
-    """torch's own attention layer over the pixels of four planes, with dropout of a quarter."""
+    """torch's attention layer over the pixels of four planes, with dropout of 0.25."""
 
     def __init__(self, need_weights: bool, batch_first: bool) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class Attention(nn.Module):
 
 
 def logits_of(net: nn.Module, image: np.ndarray) -> np.ndarray:
-    """Run an untouched net without dropout on uint8 (1, h, w, 3), mean 0.5 and deviation 0.25."""
+    """Run a net in eval mode on uint8 (1, h, w, 3), normalised by mean 0.5 and std 0.25."""
     planes = ((image / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2).astype(np.float32)
     with torch.no_grad():
         return net.eval()(torch.from_numpy(planes)).numpy()
 
 
 def logits_written(bundle: ModelBundle, image: np.ndarray) -> np.ndarray:
-    """Run the two files of a bundle with masks of ones; logits upsampled to the image's size."""
+    """Run a bundle's two files with masks of ones; return logits at the size of the image."""
     return Written.of(bundle).logits(image[0], ones_masks(bundle.card.mask_sites, 1),
                                      image.shape[1:3], bundle.card.upsampling)
 
@@ -89,6 +89,6 @@ def masked_logits(
     net: nn.Module, image: np.ndarray, masks: Mapping[str, np.ndarray], num_classes: int = 0,
     is_exact: bool = False,
 ) -> np.ndarray:
-    """Run a net once a pass with given masks; in float64 where it is to be exact."""
+    """Run a net once per pass with given masks; in float64 if `is_exact`."""
     run = run_exact if is_exact else run_masked
     return run(find_dropout(net, *image.shape[2:]), image, masks, OutputForm(num_classes))

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The two files of a bundle, run by plain ONNX Runtime: no code of the backends."""
+"""Run the two files of a bundle in plain ONNX Runtime, without code of the backends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Masks = Mapping[str, Array]
 
 
 def session(model: onnx.ModelProto | bytes | str) -> onnxruntime.InferenceSession:
-    """Open a graph, its bytes or its file with one thread."""
+    """Open a session of one thread for a graph, its bytes or its file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
@@ -27,7 +27,7 @@ def session(model: onnx.ModelProto | bytes | str) -> onnxruntime.InferenceSessio
 
 
 class Written:
-    """Trunk and passes, as they are in a bundle or in the files of `CompiledGraphs`."""
+    """Sessions of trunk and passes, from a bundle or from the files of `CompiledGraphs`."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._trunk, self._passes = session(files['trunk.onnx']), session(files['passes.onnx'])
@@ -35,13 +35,13 @@ class Written:
 
     @classmethod
     def of(cls, bundle: ModelBundle) -> Written:
-        """Open what a bundle has on disk."""
+        """Open the files of a bundle on disk."""
         paths = (bundle.trunk_path, bundle.passes_path)
         return cls({path.name: path.read_bytes() for path in paths})
 
     def logits(self, image: Array, masks: Masks, size: tuple[int, int] | None = None,
                upsampling: str = 'half_pixel') -> Array:
-        """Return (T, C, hl, wl) of an image (h, w, 3) of bytes; upsampled to a given size."""
+        """Return logits (T, C, hl, wl) of an image (h, w, 3), uint8; upsampled if `size`."""
         z, = self._run(self._logits, image, masks)
         return z if size is None else upsample_bilinear(z, *size, upsampling)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The networks that benchmarks time and engines are built of, with random but lively weights.
+The networks of the benchmarks and of the engine builds, with random weights (`lively`).
 
 Each is a factory without arguments, so that ``uncertainty_seg compile zoo:fpn`` works with this
 folder and `nets` on PYTHONPATH.
@@ -23,14 +23,14 @@ _SIZE = (128, 96)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network, and the dropout that the compiler injects: its rate, 0 for none, and where."""
+    """A network, and the rate (0: none) and place of the dropout that the compiler injects."""
 
     make: Build
     inject: float = 0.0
     at: str = ''
 
     def build(self) -> nn.Module:
-        """Build it, the same every time."""
+        """Build the network; every call gives the same weights."""
         return lively(self.make, NUM_CLASSES, _SIZE, choose=logits_of)
 
 
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Callable[[], nn.Module]:
 
 
 def build_with_dropout(name: str) -> nn.Module:
-    """Build a network; one that has no dropout gets some in front of its last layer."""
+    """Build a network; one without dropout gets the recipe's before its last layer."""
     recipe = NETS[name]
     net = recipe.build()
     if recipe.inject:

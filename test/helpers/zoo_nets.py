@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A network of the zoo that no library has: FC-DenseNet."""
+"""FC-DenseNet, a network of the zoo that is in no library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DenseLayer(nn.Sequential):
 
 
 class DenseBlock(nn.Module):
-    """Layers that each see all before them; gives the new features, and beside them the old."""
+    """Layers with all earlier features as input; returns the new features, and all of them."""
 
     def __init__(self, channels: int, layers: int, growth: int, p: float) -> None:
         super().__init__()

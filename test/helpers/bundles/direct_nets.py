@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Small torch nets with a variance head, and what `direct` is, in numpy by another road."""
+"""Small torch nets with a variance head, and the method `direct` reimplemented in numpy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn import functional
 
 class DirectNet(nn.Module):
     """
-    A convolution, dropout, and two classifiers; outputs as `way` says.
+    A convolution, dropout, and two classifiers; `way` selects the form of the output.
 
-    'dict', 'mean', 'pair' and 'swapped' upsample both by two and return them apart: by two names
-    each, and without names, the log-variance second or first; 'channels' joins 2C channels at
-    their own resolution, 'last' puts them last, and 'beside' returns features with them.
+    'dict', 'mean', 'pair' and 'swapped' return logits and log-variance apart, upsampled by two:
+    under two sets of names, or as a tuple with the log-variance second or first. 'channels' joins
+    them to 2C channels, not upsampled; 'last' puts these last, 'beside' adds features.
 
     """
 
@@ -60,7 +60,7 @@ class DirectNet(nn.Module):
 def sampled(
     net: DirectNet, image: np.ndarray, inputs: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Return the mean softmax of each pass, float64 (T, C, h, w), one sample after the other."""
+    """Return the mean softmax of each pass, float64 (T, C, h, w), in a loop over the samples."""
     passes = []
     for t, noise in enumerate(inputs['noise']):
         masks = [rows[t] for name, rows in inputs.items() if name != 'noise']

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A network of three strides, compiled with an output of features, and its trunk."""
+"""A network with features at three strides, compiled with a feature output, and its trunk."""
 
 from graph_samples import drop, graph
 from masked_bundles import SPEC

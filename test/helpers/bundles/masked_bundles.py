@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Small compiled bundles with every kind of masks, for the tests of backends."""
+"""Small compiled bundles with every kind of dropout mask, for the tests of backends."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
 
 def channels_bundle(folder: Path, first: str = 'channel') -> Path:
     """
-    Three convolutions with dropped channels between, 3x3.
+    Write three 3x3 convolutions with channel dropout between them.
 
-    With `first` 'element' single values are dropped at the first place.
+    `first` is the kind of the first dropout site; 'element' drops single values there.
     """
     rng = np.random.default_rng(3)
 
@@ -47,7 +47,7 @@ def channels_bundle(folder: Path, first: str = 'channel') -> Path:
 
 
 def elements_bundle(folder: Path, is_direct: bool = False) -> Path:
-    """Masks of single elements; direct: dropout on the image, which leaves the trunk nothing."""
+    """Write element dropout; `is_direct` puts it on the image, which leaves the trunk empty."""
     weights = np.random.default_rng(4).normal(size=(3, 3, 3, 3)).astype(np.float32)
     conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
     nodes = [drop('x', 'd0', 'element', 0.2)] if is_direct else [
@@ -67,7 +67,7 @@ def ensemble_bundle(folder: Path) -> Path:
 
 
 def method_bundle(folder: Path, method: str, rate: float = 0.0) -> Path:
-    """Of a single pass, or `direct` with dropout of a rate or without."""
+    """Write a bundle of method 'single' or 'direct', with dropout of a rate if it is not 0."""
     model = plain_member(0, 6 if method == 'direct' else 3, rate)
     made = compile_graph(model, SPEC, CompileOptions(method, full_weights=True, num_classes=3))
     write_bundle(folder, card_of(made, method, passes=20 if rate else 1), made.files)
@@ -82,7 +82,7 @@ def plain_member(seed: int, outputs: int = 3, rate: float = 0.0) -> onnx.ModelPr
              helper.make_node('Relu', ['c0'], ['r0']), drop('r0', 'd0', 'channel', rate),
              helper.make_node('Conv', ['d0' if rate else 'r0', 'w1'], ['y'], **conv)]
     first, last = rng.normal(size=(8, 3, 3, 3)), rng.normal(size=(outputs, 8, 3, 3)) / 4
-    last[3:] /= 20  # log-variances near 0: samples of pure noise are full of ties
+    last[3:] /= 20  # log-variances near 0; pure noise would produce many ties between classes
     return graph(nodes if rate else [nodes[0], nodes[1], nodes[3]], (1, 3, 48, 64),
                  (1, outputs, 48, 64), w0=first.astype(np.float32), w1=last.astype(np.float32))
 

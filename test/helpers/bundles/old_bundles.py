@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Bundles as they were before passes.onnx, and others that were changed by half."""
+"""Bundles in the layout before passes.onnx, and bundles that were changed inconsistently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import make_tiny_bundle, tiny_head
 
 
 def rewrite(folder: Path, *names: str, **facts: Any) -> None:
-    """Change a bundle's card, with the hashes of the named files, and list the hashes anew."""
+    """Change a bundle's card, which then hashes the named files only, and update SHA256SUMS."""
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
                for path in folder.iterdir()}
     card = json.loads((folder / 'card.json').read_text())
@@ -26,7 +26,7 @@ def rewrite(folder: Path, *names: str, **facts: Any) -> None:
 
 
 def old_bundle(folder: Path) -> Path:
-    """Write the tiny bundle as a version before wrote it: head.onnx, head_stats.onnx, schema 1."""
+    """Write the tiny bundle in the layout of schema 1: head.onnx and head_stats.onnx."""
     make_tiny_bundle(folder)
     for name in ('head.onnx', 'head_stats.onnx'):
         (folder / name).write_bytes(tiny_head().SerializeToString())

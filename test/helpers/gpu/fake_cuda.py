@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A `cuda.bindings.runtime` without a GPU: memory of the host, and a stream that works late.
+A fake `cuda.bindings.runtime` without a GPU: host memory, and a stream that runs late.
 
-What is enqueued is done when the stream is waited for, in its order, so that what is read or
-written too early shows. What CUDA answers by a code is answered so; what it does not notice is
-written to `violations` and raised. test_nvidia holds names, arguments and values against the real
-package. The stand-in for TensorRT runs on it.
+Enqueued work runs, in order, only when the stream is synchronized, so that reading or writing too
+early gives wrong values. Errors that CUDA reports are returned as its error codes; errors that it
+does not detect are appended to `violations` and raised. test_nvidia compares names, arguments and
+values with the real package. The fake TensorRT runs on this module.
 
 """
 
@@ -27,22 +27,22 @@ Work = Callable[[], None]
 
 
 class ViolationError(Exception):
-    """What a real CUDA or TensorRT would not have noticed."""
+    """Raised for an error that the real CUDA or TensorRT would not detect."""
 
 
 @dataclass
 class Faults:
-    """What goes wrong in TensorRT; calls of `execute_async_v3` are counted from 1."""
+    """Faults of TensorRT; the keys count calls of `execute_async_v3` from 1."""
 
-    contexts_up_to: int = 10**6  # passes in an engine's profile; None is returned beyond
+    contexts_up_to: int = 10**6  # passes of a profile; more of them give no context
     refused: dict[int, str] = field(default_factory=dict)  # calls that return False -> message
     raised: dict[int, Exception] = field(default_factory=dict)
-    is_uncapturable: bool = False  # nothing can be recorded on the stream
+    is_uncapturable: bool = False  # the stream refuses graph capture
     meanwhile: Callable[[int], object] = int  # called in each call, with its number
 
 
 class Handle:
-    """An object of CUDA: a stream, an event, a graph."""
+    """A CUDA object: a stream, an event or a graph."""
 
     def __init__(self, kind: str, work: list[Work] | None = None) -> None:
         self.kind, self.work = kind, work or []
@@ -52,7 +52,7 @@ class Handle:
 
 
 class FakeCuda:
-    """The module, and the GPU behind it, with room for so many bytes."""
+    """The module together with a GPU of `room` bytes of memory."""
 
     cudaError_t = IntEnum('cudaError_t', [
         ('cudaSuccess', 0), ('cudaErrorInvalidValue', 1), ('cudaErrorMemoryAllocation', 2),
@@ -73,36 +73,36 @@ class FakeCuda:
         self.pending: list[Work] = []
         self.recorded: list[Work] | None = None
         self.is_invalid = False
-        self.failing: dict[str, int] = {}  # function -> code that it gives
+        self.failing: dict[str, int] = {}  # function -> error code that it returns
         self.captured = self.launched = self.copied = 0
-        # Of engines.
+        # Used by the fake TensorRT.
         self.enqueued = 0
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self.violations: list[str] = []
 
     def violation(self, text: str) -> NoReturn:
-        """Note what a test must not do, and stop."""
+        """Record an error that the real library would not detect, and raise it."""
         self.violations.append(text)
         raise ViolationError(text)
 
     def live_bytes(self) -> int:
-        """Return the size of all buffers that somebody holds."""
+        """Return the total size of all buffers that are not freed."""
         return sum(size for _, size, _ in self.live.values())
 
     def submit(self, work: Work, stream: int = STREAM) -> None:
-        """Enqueue, or record."""
+        """Enqueue work, or add it to the graph while one is captured."""
         if stream != STREAM:
             self.violation(f'stream {stream}')
         (self.pending if self.recorded is None else self.recorded).append(work)
 
     def require(self, address: int, size: int, what: str) -> None:
-        """Stop if memory that is used was not allocated, or was freed."""
+        """Raise `ViolationError` if memory in use is not allocated, or was freed."""
         if not any(start <= address and address + size <= start + length
                    for start, (_, length, _) in self.live.items()):
             self.violation(f'{what} reaches {size} bytes of memory that is not allocated')
 
     def at(self, name: str, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """Return what lies at an address, which has to be allocated and large enough."""
+        """Return the array at an address; raises if it is not within an allocated buffer."""
         size = int(np.prod(shape)) * dtype.itemsize
         self.require(address, size, name)
         raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
@@ -248,7 +248,7 @@ class FakeCuda:
             return self.cudaError_t.cudaErrorStreamCaptureUnsupported, None
         if self.live_bytes() + size > self.room:
             return self.cudaError_t.cudaErrorMemoryAllocation, None
-        raw = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # what is surely wrong
+        raw = np.full(size + ALIGNMENT, 0xFF, np.uint8)  # NaN as floats, 255 as bytes
         address = raw.ctypes.data + -raw.ctypes.data % ALIGNMENT
         self.live[address] = raw, size, flags
         return self.cudaError_t.cudaSuccess, address

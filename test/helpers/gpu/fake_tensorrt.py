@@ -1,15 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A TensorRT without a GPU: what the backend asks of it, with ONNX Runtime behind and rules enforced.
+A fake TensorRT without a GPU: the API that the backend uses, run by ONNX Runtime, rules enforced.
 
-It follows TensorRT-RTX 1.7, as test_tensorrt_interface holds against the real module. Under the
-name `tensorrt` it stands in for full TensorRT, of which the backend asks less.
+It follows TensorRT-RTX 1.7; test_tensorrt_interface compares it with the real module. Under the
+name `tensorrt` it replaces full TensorRT, of which the backend uses a smaller API.
 
-A plan is the ONNX graph with its profiles and a digest; addresses are those of `FakeCuda`. What
-TensorRT answers with False, with None or by an entry in its log is answered so. What it does not
-notice, and computes nonsense or crashes on, is written to `FakeCuda.violations` and raised. A
-graph is recorded as CUDA does it: with the addresses of that moment, which must be alive, and the
-context as it was then, when it is replayed.
+A plan is the ONNX graph with its profiles and a digest; addresses are those of `FakeCuda`. Where
+TensorRT returns False or None or writes to its log, this does too. Errors that make TensorRT
+compute garbage or crash are appended to `FakeCuda.violations` and raised. A captured graph keeps
+the addresses at capture, as in CUDA: when it is replayed they must still be allocated, and the
+context must be unchanged.
 
 """
 
@@ -32,12 +32,12 @@ import onnx
 
 Profiles = Mapping[str, tuple[tuple[int, ...], ...]]
 RTX = '1.7.1.116'
-ALIGNMENT = 256  # bytes, which TensorRT wants of every address
+ALIGNMENT = 256  # bytes, which TensorRT requires of every address
 _MAGIC = b'fake plan'
-_SCRATCH_BYTES = 1000  # that a context needs for a pass
+_SCRATCH_BYTES = 1000  # working memory of a context for each pass
 _NUMPY = {'FLOAT': np.float32, 'HALF': np.float16, 'INT8': np.int8, 'INT32': np.int32,
           'BOOL': np.bool_, 'UINT8': np.uint8, 'INT64': np.int64}
-# Of ONNX, where it has another name.
+# ONNX's names of data types that TensorRT names differently.
 _ONNX = {'FLOAT16': 'HALF', 'BFLOAT16': 'BF16'}
 DataType = IntEnum('DataType', {'FLOAT': 0, 'HALF': 1, 'INT8': 2, 'INT32': 3, 'BOOL': 4,
                                 'UINT8': 5, 'BF16': 7, 'INT64': 8})
@@ -46,7 +46,7 @@ NetworkDefinitionCreationFlag = IntEnum('NetworkDefinitionCreationFlag', {'STRON
 
 
 class ILogger:
-    """Base of every logger."""
+    """Base class of every logger."""
 
     Severity = IntEnum('Severity', [('INTERNAL_ERROR', 0), ('ERROR', 1), ('WARNING', 2),
                                     ('INFO', 3), ('VERBOSE', 4)])
@@ -59,13 +59,13 @@ class ILogger:
 
 
 class TensorIOMode(IntEnum):
-    """Which way a tensor goes."""
+    """Direction of a tensor."""
 
     NONE, INPUT, OUTPUT = 0, 1, 2
 
 
 class Runtime:
-    """Opens plans; `_module` and `_gpu` are set in a subclass for each module."""
+    """Deserializes plans; `fake_tensorrt` sets `_module` and `_gpu` in a subclass."""
 
     _module: Any
     _gpu: FakeCuda
@@ -145,11 +145,11 @@ class ICudaEngine:
 
 
 class IExecutionContext:
-    """Shapes and addresses, and what runs on them, with kernels compiled for these shapes."""
+    """Shapes and addresses of the tensors, and execution with kernels for these shapes."""
 
     def __init__(self, engine: ICudaEngine, config: IRuntimeConfig | None) -> None:
         self._config, self._scratch = config, (0, 0)
-        # The owner has to keep the engine: the C++ of TensorRT does not.
+        # Weak, since TensorRT's C++ context does not keep its engine alive; the caller has to.
         self._owner = weakref.ref(engine)
         self._gpu, self._error = engine._runtime._gpu, engine._runtime._error
         self._shapes = {name: shape for name, (_, _, shape) in engine._tensors.items()
@@ -195,7 +195,7 @@ class IExecutionContext:
                 self._compile(engine, self._config)
             gpu.faults.meanwhile(gpu.enqueued)
             if gpu.enqueued in gpu.faults.raised:
-                # A new one: its traceback holds this context, which C++ would not.
+                # A copy, because the traceback of the exception keeps this context alive.
                 error = gpu.faults.raised[gpu.enqueued]
                 raise type(error)(*error.args)
             if gpu.enqueued in gpu.faults.refused:
@@ -283,7 +283,7 @@ class IExecutionContext:
 
 
 class ExecutionContextAllocationStrategy(IntEnum):
-    """Who gives a context the memory that it works in."""
+    """Who allocates the working memory of a context."""
 
     STATIC, ON_PROFILE_CHANGE, USER_MANAGED = 0, 1, 2
 
@@ -295,7 +295,7 @@ class DynamicShapesKernelSpecializationStrategy(IntEnum):
 
 
 class IRuntimeConfig:
-    """How a context behaves; what is set last counts."""
+    """Configuration of contexts; the last value set applies."""
 
     dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
 
@@ -313,7 +313,7 @@ class IRuntimeConfig:
 
 
 def fake_tensorrt(gpu: FakeCuda, version: str = RTX) -> Any:
-    """Return what stands in for a module on a GPU; versions that begin with 1. are of RTX."""
+    """Return a fake module on a fake GPU; a version that begins with `1.` is TensorRT-RTX."""
     module = SimpleNamespace(
         __name__='tensorrt_rtx' if version.startswith('1.') else 'tensorrt', __version__=version,
         **{kind.__name__: kind for kind in (
@@ -326,7 +326,7 @@ def fake_tensorrt(gpu: FakeCuda, version: str = RTX) -> Any:
 
 
 def plan_of(graph: bytes, profiles: Profiles, version: str) -> bytes:
-    """Return what a builder would: a plan that `Runtime` opens."""
+    """Return a plan that `Runtime` can deserialize, in place of a builder's."""
     head = json.dumps({'version': version, 'profiles': profiles}).encode()
     body = head + b'\n' + graph
     return _MAGIC + hashlib.sha256(body).digest() + body

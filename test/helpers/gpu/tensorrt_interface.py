@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The interfaces of five versions of TensorRT, as scripts/test installs them; no GPU is needed.
+The Python APIs of five versions of TensorRT, as scripts/test installs them; no GPU is needed.
 
-NVIDIA's Python modules are imported, the real ones. Those of TensorRT lie over libraries that have
-the right symbols and nothing in them, so that every class and signature is there and nothing can
-run; those of TensorRT-RTX lie over their own libraries.
+NVIDIA's real Python modules are imported. Those of TensorRT are linked to stub libraries, which
+have the right symbols and no code: every class and signature exists and nothing can run. Those of
+TensorRT-RTX are linked to the real libraries.
 
 """
 
@@ -25,7 +25,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Interface:
-    """A version, as its module says it, and the end of the variable that names its folder."""
+    """A version, as `__version__` states it, and the suffix of its environment variable."""
 
     number: str
     key: str
@@ -44,11 +44,11 @@ class Interface:
 
     @property
     def module(self) -> str:
-        """Return the extension, which has the signatures."""
+        """Return the dotted name of the extension module, which has the signatures."""
         return f'{self.package}.{self.package.removesuffix("_bindings")}'
 
     def environment(self, libraries: Path) -> dict[str, str]:
-        """Return the environment of a process that can import it; skip where it is not here."""
+        """Return the environment of a process that can import it; skips if not installed."""
         folder = os.environ.get(self.variable, '')
         extension = Path(folder, f'{self.module.replace(".", "/")}.so')
         if not folder or not extension.is_file():
@@ -64,7 +64,7 @@ class Interface:
         return environment
 
     def facts(self, names: list[str], libraries: Path) -> dict[str, Any]:
-        """Return value, kind and docstring of each name, None for one that it lacks."""
+        """Return value, kind and docstring of each name; None if the module lacks it."""
         done = subprocess.run(
             [sys.executable, '-c', LOOK, self.package, self.module, json.dumps(names)],
             capture_output=True, text=True, check=False, env=self.environment(libraries))
@@ -77,7 +77,7 @@ class Interface:
 INTERFACES = {number: Interface(number, key) for number, key in (
     ('1.7.1.116', 'RTX17'), ('1.4.0.76', 'RTX14'), ('10.3.0', 'TRT103'), ('10.16.1.11', 'TRT1016'),
     ('11.4.0.106', 'TRT114'))}
-# In the process that imports a version: kind, value and text of each name.
+# Runs in the process that imports a version: prints kind, value and docstring of each name.
 LOOK = """
 import importlib, json, sys
 whole = importlib.import_module(sys.argv[1])
@@ -98,7 +98,7 @@ print(json.dumps([whole.__version__, {name: facts(name) for name in json.loads(s
 
 
 def empty_libraries(extension: Path, folder: Path) -> None:
-    """Make the libraries that an extension asks for, with its symbols, all returning nothing."""
+    """Compile stubs of the libraries that an extension is linked to, with its symbols."""
     def lines(*command: str) -> list[str]:
         done = subprocess.run([*command, str(extension)], capture_output=True, text=True,
                               check=True)
@@ -112,7 +112,7 @@ def empty_libraries(extension: Path, folder: Path) -> None:
     needed = [match.group(1) for line in lines('readelf', '-d')
               if (match := re.search(r'NEEDED.*\[(libnv\S+)\]', line))]
     for name in needed:
-        # All symbols in the first is enough: the loader looks in each.
+        # The first library has all symbols, which suffices: the loader searches every library.
         text = source if name == needed[0] else ''
         subprocess.run(['gcc', '-shared', '-fPIC', f'-Wl,-soname,{name}', '-o',
                         str(folder / name), '-x', 'c', '-'], input=text, text=True, check=True)

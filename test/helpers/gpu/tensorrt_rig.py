@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The backend `tensorrt` on a stand-in for TensorRT that runs ONNX Runtime; fixtures for it."""
+"""Fixtures that run the backend `tensorrt` on the fake TensorRT and the fake CUDA."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def played_build(
     trt: TensorRt, name: str, graph: bytes, key: EngineKey, progress: Progress,
     available_bytes: int = 0,
 ) -> bytes:
-    """Stand in for `build_engine`, whose calls of TensorRT the build gate proves."""
+    """Replace `build_engine`, whose calls of TensorRT are tested by the build gate's tests."""
     for share, phase in ((0.5, 'parsing'), (1.0, 'built')):
         progress(share, phase)
     return plan_of(graph, key.profiles, trt.version)
@@ -72,7 +72,7 @@ class Rig:
         EngineWork(self.trt, self.engines()).build(self.cache)
 
     def key(self, role: str) -> str:
-        """Return the name of an engine in the cache."""
+        """Return the digest that names an engine in the cache; `role` is trunk or passes."""
         return getattr(self.engines(), role).key.digest
 
     def open(self, **changes: Any) -> TensorRtBackend:  # noqa: A003
@@ -85,7 +85,7 @@ Rigs = Callable[..., Rig]
 
 @pytest.fixture
 def rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rigs]:
-    """Make rigs, and fail a test that did what TensorRT does not survive."""
+    """Return a factory of rigs; the test fails if one recorded a violation."""
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'engines'))
     monkeypatch.setattr(engine_build, 'build_engine', played_build)
     made: list[Rig] = []
@@ -120,7 +120,7 @@ def reference(rig: Rig, masks: Mapping[str, np.ndarray], temperature: float = 1.
 
 
 def assert_close(ours: PassSums, theirs: PassSums, tolerance: float = TOLERANCE) -> None:
-    """Hold sums equal; where two classes are as good as equal, votes may differ."""
+    """Assert that sums agree; votes may differ where two classes are nearly tied."""
     assert ours.passes == theirs.passes
     for name in SMOOTH:
         found = getattr(ours, name)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Frames for the tests of labels: random masks, and a log written as the node writes it."""
+"""Frames for the tests of labels: random masks, and a log written by the node's own code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from uncertainty_seg.data.label_frames import FrameRow, LabelFrame, read_table
 from uncertainty_seg.storage.frame_log.format import decode_frame, frame_files, LogAbout, LogFrame
 from uncertainty_seg.storage.labelled_folder import ClassTable
 
-# A name with everything that XML, JSON and file names may trip over.
+# The names contain the characters that XML, JSON and file names must escape.
 CLASSES = ClassTable(('sea-floor / rocks', 'pipe', 'a "diver" & <fish>'),
                      ((0, 0, 0), (255, 0, 0), (0, 200, 100)), 255)
 REASON = 'flagged: entropy.mean 0.9 > 0.7 & "more" <here>'
@@ -31,7 +31,7 @@ def make_frame(
     index: int, size: tuple[int, int], dive: str = 'dive.1', mask: ImageU8 | None = None,
     **facts: Any,
 ) -> LabelFrame:
-    """Return a frame of random pixels, (H, W); every second one is a JPEG."""
+    """Return a frame of random pixels of size (H, W); odd indices are JPEG, even ones PNG."""
     rng = np.random.default_rng(index)
     if mask is None:
         mask = rng.choice(np.array([0, 1, 2, 255], np.uint8), size)
@@ -44,10 +44,10 @@ def make_frame(
 
 
 def corrected(folder: Path, kind: str) -> Path:
-    """Return what a tool would give back for an export that nobody changed."""
+    """Return what a labelling tool returns for an export without corrections."""
     if kind != 'label-studio':
         return folder
-    # Accepted and submitted, predictions become annotations.
+    # Label Studio turns accepted predictions into annotations.
     tasks: list[dict[str, Any]] = json.loads((folder / 'tasks.json').read_text())
     for number, task in enumerate(tasks):
         task['annotations'] = [{'id': number, **prediction}
@@ -58,7 +58,7 @@ def corrected(folder: Path, kind: str) -> Path:
 
 
 def read_back(folder: Path, kind: str) -> dict[str, ImageU8]:
-    """Return the masks of an export by stem, through the format's own reader."""
+    """Return the masks of an export by stem, read by the reader of its format."""
     return {one.stem: one.mask for one in
             READERS[kind](corrected(folder, kind), read_table(folder))}
 
@@ -67,7 +67,7 @@ def write_log(
     folder: Path, masks: Sequence[ImageU8], dive: str = 'dive_7',
     names: tuple[str, ...] = CLASSES.names,
 ) -> Path:
-    """Write a frame log by the node's own code; the second frame of each pair came as JPEG."""
+    """Write a frame log by the node's own code; frames of odd index arrive as JPEG."""
     about = LogAbout(dive, 'tiny', '0' * 64, names, CLASSES.palette[:len(names)], passes=8)
     for index, mask in enumerate(masks):
         rng = np.random.default_rng(index)
@@ -95,7 +95,7 @@ def write_log(
 
 
 def turned(jpeg: bytes, orientation: int, order: str = '<') -> bytes:
-    """Put an orientation into the EXIF of a JPEG, as a camera that is mounted askew does."""
+    """Add an EXIF orientation to a JPEG, as a camera in a rotated mount does."""
     tiff = struct.pack(f'{order}2sHIH', b'II' if order == '<' else b'MM', 42, 8, 2)
     tiff += struct.pack(f'{order}HHIHH', 0x0103, 3, 1, 6, 0)
     tiff += struct.pack(f'{order}HHIHH', 0x0112, 3, 1, orientation, 0) + bytes(4)

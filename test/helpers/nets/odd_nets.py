@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Small networks with something odd that people write: tokens, queries, paths.
+Small networks with uncommon but real constructs: tokens, queries, dropped paths.
 
-Each takes the number of classes. Attention networks are here, and what a compiler that knows only
-convolutions would miss.
+Each takes the number of classes. They cover attention and other constructs that a compiler for
+purely convolutional networks would not handle.
 
 """
 
@@ -26,7 +26,7 @@ def stem(width: int, strides: int = 2) -> nn.Sequential:
 
 
 class EncoderTokens(nn.Module):
-    """torch's own transformer encoder on patches; gives tokens (1, h w, C)."""
+    """torch's transformer encoder on patches; returns tokens (1, h w, C)."""
 
     def __init__(self, classes: int, width: int = 32, p: float = 0.1, as_tokens: bool = True
                  ) -> None:
@@ -46,7 +46,7 @@ class EncoderTokens(nn.Module):
 
 
 class Setr(nn.Module):
-    """SETR (arXiv:2012.15840): learned positions, dropout on them, progressive upsampling."""
+    """SETR (arXiv:2012.15840): learned positions with dropout, progressive upsampling."""
 
     def __init__(
         self, classes: int, width: int = 32, p: float = 0.1, grid: tuple[int, int] = (8, 12)
@@ -71,7 +71,7 @@ class Setr(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Segmenter (arXiv:2105.05633): learned class tokens, with dropout, against patch tokens."""
+    """Segmenter (arXiv:2105.05633): learned class tokens with dropout, times patch tokens."""
 
     def __init__(self, classes: int, width: int = 32, p: float = 0.1) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Segmenter(nn.Module):
 
 
 class DroppedQueries(nn.Module):
-    """DETR's decoder: queries (Q, C) without a batch, dropout on them and among themselves."""
+    """DETR's decoder: queries (Q, C) without a batch axis, dropout on them and in attention."""
 
     def __init__(self, classes: int, width: int = 32, queries: int = 7, p: float = 0.2) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class DroppedQueries(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drop a whole sample's branch, as timm does."""
+    """Drop the branch of a whole sample, as timm's DropPath does."""
 
     def __init__(self, drop_prob: float = 0.0) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class DropPath(nn.Module):
 
 
 class PathNet(nn.Module):
-    """Residual blocks whose branches are dropped by one of the modules above."""
+    """Residual blocks whose branches are dropped by the given module."""
 
     def __init__(self, classes: int, path: Any, width: int = 16, blocks: int = 3) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class PathNet(nn.Module):
 
 
 class SharedDropout(nn.Module):
-    """One Dropout module called at three places, each with draws of its own."""
+    """One Dropout module that is called at three places, with independent draws at each."""
 
     def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class SharedDropout(nn.Module):
 
 
 class Unprintable(nn.Sequential):
-    """Has a `__repr__` that fails, as a layer of pytorchcv's DANet."""
+    """A net whose `__repr__` raises, as that of a layer of pytorchcv's DANet does."""
 
     def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
         super().__init__(stem(width), Classifier(width, classes, p))

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Encoder-decoder networks of papers, with few channels, each with the dropout of its paper.
+Encoder-decoder networks from papers, with few channels, each with the dropout of its paper.
 
-Each takes the number of classes and gives logits at the size of the image. Where the paper has no
-dropout it is Dropout2d before the classifier or in the decoder.
+Each takes the number of classes and returns logits at the size of the image. Where a paper has no
+dropout, Dropout2d is added before the classifier or in the decoder.
 
 """
 
@@ -22,7 +22,7 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 class ConvBnRelu(nn.Sequential):
-    """A convolution that keeps the size (over the stride), batch norm, ReLU."""
+    """A convolution with padding that keeps the size (divided by the stride), batch norm, ReLU."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int | tuple[int, int] = 3, stride: int = 1,
@@ -47,7 +47,7 @@ def double(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class FCN8s(nn.Module):
-    """Fully convolutional, as FCN-8s: two dropouts of 0.5, skips, cropped transposed layers."""
+    """FCN-8s: two dropouts of 0.5, skip connections, cropped transposed convolutions."""
 
     def __init__(self, classes: int, width: int = 12, p: float = 0.5) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class FCN8s(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net (arXiv:1505.04597) with dropout where `places` says."""
+    """U-Net (arXiv:1505.04597) with dropout at `places`."""
 
     def __init__(
         self, classes: int, width: int = 8, places: Sequence[str] = ('bottom',), p: float = 0.5,
@@ -113,7 +113,7 @@ class UNet(nn.Module):
 
 
 class DeepLabLargeFov(nn.Module):
-    """DeepLab-LargeFOV (arXiv:1412.7062): dilated convolutions, dropout of 0.5 twice."""
+    """DeepLab-LargeFOV (arXiv:1412.7062): dilated convolutions, two dropouts of 0.5."""
 
     def __init__(self, classes: int, width: int = 12, p: float = 0.5) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class DeepLabLargeFov(nn.Module):
 
 
 class ConvMixer(nn.Module):
-    """Patches and depthwise mixing (arXiv:2201.09792), each block with a dropped path."""
+    """ConvMixer (arXiv:2201.09792): patches and depthwise mixing, a dropped path per block."""
 
     def __init__(self, classes: int, width: int = 24, p: float = 0.2, depth: int = 3) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class ConvMixer(nn.Module):
 
 
 class InstanceNormNet(nn.Module):
-    """Instance norm, group norm and reflecting pads: statistics of each image itself."""
+    """Instance norm, group norm and reflection padding: statistics of each single image."""
 
     def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
         super().__init__()

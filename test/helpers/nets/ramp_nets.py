@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Networks whose uncertainty of a plain grey image is known, for studies of active learning.
+Networks with a known uncertainty for a plain grey image, for tests of active learning.
 
-Their logits are the normalised grey value and its negative, four times each with channel dropout
-between: middle grey is uncertain in every pass alike (entropy 1, mutual information 0), and of
-white the passes disagree, since one of sixteen keeps nothing of it.
+Their logits are the normalised grey value and its negative, each summed over four copies under
+channel dropout. Middle grey has entropy 1 and mutual information 0 in every pass. On white the
+passes disagree, since one pass in sixteen drops all four copies.
 
 """
 
@@ -23,7 +23,7 @@ SIZE = 64
 
 
 class RampNet(nn.Module):
-    """Grey value to two logits of opposite sign."""
+    """A network from the grey value to two logits of opposite sign."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class RampNet(nn.Module):
 
 
 def ramp() -> nn.Module:
-    """Build one with dropout."""
+    """Build the net with dropout."""
     return RampNet(0.5)
 
 
 def still() -> nn.Module:
-    """Build one without."""
+    """Build the net without dropout."""
     return RampNet(0.0)
 
 
@@ -54,9 +54,9 @@ def write_greys(
     folder: Path, splits: dict[str, dict[str, int]], names: tuple[str, ...] = ('left', 'right')
 ) -> Path:
     """
-    Write a labelled folder of plain images: by split, the grey value of each name.
+    Write a labelled folder of plain images; `splits` has the grey value of each stem.
 
-    The left half of each mask is the first class. A corner pixel makes each image its own.
+    The left half of each mask is the first class. A corner pixel makes each image unique.
     """
     for place in ('images', 'masks'):
         (folder / place).mkdir(parents=True, exist_ok=True)

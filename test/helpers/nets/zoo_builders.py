@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How each library of segmentation networks is asked for a small one with dropout, without weights.
+Builders of small networks with dropout from each segmentation library, without weights.
 
-A builder takes what tells its networks apart and returns the function without arguments that
-builds one. Libraries are imported by that function, so that the list needs none of them; nothing
+A builder takes the options of a network and returns a function without arguments that builds it.
+Only that function imports the library, so that the list of networks needs none of them; nothing
 is downloaded.
 
 """
@@ -23,7 +23,7 @@ Build = Callable[[], nn.Module]
 
 
 class Dropped(nn.Module):
-    """A block and Dropout2d behind it."""
+    """A block followed by Dropout2d."""
 
     def __init__(self, block: nn.Module, p: float) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Dropped(nn.Module):
 
 
 class Chosen(nn.Module):
-    """A network, and a function that makes logits of its output and the image."""
+    """A network, and a function that computes logits from its output and the image."""
 
     def __init__(self, net: nn.Module, choose: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Chosen(nn.Module):
 
 
 class HeadedFeatures(nn.Module):
-    """A backbone that gives tokens, dropout, and a linear head, as for linear probing."""
+    """A backbone that returns tokens, dropout, and a linear head, as in linear probing."""
 
     def __init__(self, backbone: nn.Module, width: int, stride: int, extra: int, p: float) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class HeadedFeatures(nn.Module):
 
 
 def ours(module: str, name: str, *args: Any, **options: Any) -> Build:
-    """Return the builder of a class of the test helpers, of C classes."""
+    """Return the builder of a network class of the test helpers, with C classes."""
     return lambda: getattr(import_module(module), name)(CLASSES, *args, **options)
 
 
@@ -69,8 +69,8 @@ def smp(decoder: str, encoder: str, drop: str = 'own', **options: Any) -> Build:
     """
     Build a decoder and an encoder of segmentation-models-pytorch.
 
-    `drop` is 'own' for the dropout it has, 'head' for one more before the last convolution,
-    'decoder' for one behind each block.
+    `drop` is 'own' for the library's dropout, 'head' to add one before the last convolution,
+    'decoder' to add one after each decoder block.
     """
     def build() -> nn.Module:
         import segmentation_models_pytorch as library
@@ -88,7 +88,7 @@ def smp(decoder: str, encoder: str, drop: str = 'own', **options: Any) -> Build:
 
 
 def torchvision(name: str, p: float = 0.0, **options: Any) -> Build:
-    """Build a network of torchvision; p puts dropout before LR-ASPP's classifiers."""
+    """Build a network of torchvision; p > 0 adds dropout before LR-ASPP's classifiers."""
     def build() -> nn.Module:
         import torchvision.models.segmentation as library
 
@@ -115,7 +115,7 @@ def pytorchcv(name: str, **options: Any) -> Build:
 
 
 def _before_last(net: nn.Module, p: float) -> nn.Module:
-    """Put Dropout2d before the last convolution of C channels."""
+    """Insert Dropout2d before the last convolution with C output channels."""
     name, layer = [(name, m) for name, m in net.named_modules() if isinstance(
         m, (nn.Conv2d, nn.ConvTranspose2d)) and m.out_channels == CLASSES][-1]
     parent = net.get_submodule(name.rpartition('.')[0])
@@ -222,7 +222,7 @@ def _mask2former(t: Any) -> nn.Module:
         backbone_config=_swin_small(t), feature_size=32, mask_feature_size=32, hidden_dim=32,
         encoder_feedforward_dim=64, encoder_layers=2, decoder_layers=3, num_attention_heads=4,
         dim_feedforward=64, num_queries=8, dropout=0.1, num_labels=CLASSES))
-    # In training mode it skips layers, and fails itself on the mask of another level.
+    # In training mode layerdrop skips layers, and the library then fails on a mask's shape.
     net.model.transformer_module.decoder.layerdrop = 0.0
     return Chosen(net, _masks)
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Compile a network and compare what was written with the network itself, as torch runs it.
+Compile a network and compare the bundle with the network itself, run by torch.
 
-Nothing of the compiler's own checks is used. The reference is a copy of the network that is
-never handed to the package: `net.eval()` for dropout off, and the same net with every module but
-the norms in training mode for its passes, drawn by torch's own generator. So passes are compared
-in distribution, as the maps of the image that a `Pipeline` makes of the bundle: means over the
-image and over groups of passes, by Welch's t-test.
+The comparison uses none of the compiler's own checks. The reference is a copy of the network that
+is never passed to the package: `net.eval()` for dropout off, and for the passes every module
+except the norms in training mode, with masks drawn by torch. The passes can therefore only be
+compared in distribution: Welch's t-test compares means of the maps, over the image and over groups
+of passes, with those of the bundle run in a `Pipeline`.
 
 """
 
@@ -32,45 +32,45 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 from written import Written
 
 AGREES, WRONG, REFUSED, CRASHED, NOT_BUILT = 'agrees', 'WRONG', 'refused', 'crashed', 'not built'
-# Passes of a group; the estimates of mutual information have the same bias on both sides.
+# Passes per group. Equal on both sides, since the bias of mutual information depends on it.
 GROUP = 8
-# Dropout off: largest difference as a share of the logits' range, and of labels that differ.
+# Dropout off: largest difference as a share of the logits' range; share of labels that differ.
 MOST_LOGITS, MOST_LABELS = 5e-3, 5e-3
 MAPS = ('mutual_information', 'total_variance', 'variation_ratio', 'entropy')
-# Differences of means that count as none: a share of the mean of a map, since the grid of the sums
-# is chosen to be as near and weights are rounded when they are stored; more of the entropy, and of
-# the mean probabilities of a quarter of the image, since a softmax of upsampled means is not the
-# mean of upsampled softmaxes.
+# Differences of means below these are ignored. They are shares of a map's mean, since the grid of
+# the sums is chosen with that accuracy and stored weights are rounded. The entropy, and the mean
+# probabilities of each image quarter, get more: the softmax of upsampled means is not the mean of
+# upsampled softmaxes.
 RELATIVE_FLOORS, ABSOLUTE_FLOOR, PROBABILITY_FLOOR = (0.03, 0.03, 0.03, 0.04), 1e-4, 0.02
-# Chance of the worst of all comparisons under the same distribution, twice in a row.
+# Smallest p-value of the worst comparison (Bonferroni); a lower one must occur twice in a row.
 LEAST_CHANCE = 1e-4
-# A sentence with one of these is a message of Python or torch, not one written for a user.
+# Fragments of messages of Python or torch, which an error written for a user does not contain.
 _DUMPED = re.compile(r'report this as a bug|Traceback|object has no attribute|object is not |'
                      r'unexpected keyword|missing \d+ required|ATen|c10::|\w+\.cpp:|0x[0-9a-f]{8}|'
                      r'list index out of range|KeyError|AssertionError|InferenceError')
 _LONGEST_SENTENCE = 900
 Array = np.ndarray
-# A normalised image (1, 3, h, w) to logits (C, H, W) of its size; one pass, still or dropping.
+# A normalised image (1, 3, h, w) to logits (C, H, W) of its size; one pass, dropout off or on.
 Eager = Callable[[Array, bool], Array]
 
 
 @dataclass(frozen=True)
 class Case:
     """
-    A network on both sides.
+    A network as the compiler gets it, and its reference.
 
     Attributes
     ----------
     net : Module or Path
-        What is handed to the compiler.
+        The argument of the compiler.
     eager : callable
-        The same network, never handed to it.
+        The same network, never passed to the compiler.
     size : (int, int)
         Width and height.
     classes : int
-        C.
+        Number of classes, C.
     options : mapping
-        More arguments of `compile_network`.
+        Further arguments of `compile_network`.
 
     """
 
@@ -83,7 +83,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Effort:
-    """How many passes are compared, within how many CPU seconds of torch, and whether timed."""
+    """Number of compared passes, CPU seconds for torch's, and whether costs are measured."""
 
     passes: int = 256
     eager_s: float = 5.0
@@ -94,7 +94,7 @@ def check(case: Case, folder: Path, effort: Effort) -> dict[str, Any]:
     """Compile into a folder and compare; return the outcome with its figures."""
     from uncertainty_seg.compiler.request import compile_network
 
-    # The compiler's own comparison of passes is left out: this is one, by another road.
+    # Disables the compiler's own comparison of passes; this module makes an independent one.
     options = {'compare_passes': 0, **case.options}
     start_s = time.process_time()
     try:
@@ -102,7 +102,7 @@ def check(case: Case, folder: Path, effort: Effort) -> dict[str, Any]:
                                [f'class {i}' for i in range(case.classes)], **options)
     except UncertaintySegError as err:
         return refusal(str(err))
-    except Exception as err:  # a crash is what this looks for
+    except Exception as err:  # this check exists to find crashes
         return {'outcome': CRASHED, 'why': f'{type(err).__name__}: {err}'[:500]}
     said: dict[str, Any] = {'compile_s': round(time.process_time() - start_s, 1)}
     ours = load_bundle(str(folder / 'bundle'))
@@ -114,7 +114,7 @@ def check(case: Case, folder: Path, effort: Effort) -> dict[str, Any]:
 
 
 def grid_said(ours: ModelBundle, made: Any) -> dict[str, Any]:
-    """Say where the passes are summed, and what the compiler says of it."""
+    """Return the grid where the passes are summed, and the compiler's reason for it."""
     grid = ours.card.grid
     return {'cells': [grid.rows, grid.columns], 'offset': list(grid.offset),
             'error': ours.card.grid_error, 'is_image': grid.is_image, 'reason': ' '.join(
@@ -122,13 +122,13 @@ def grid_said(ours: ModelBundle, made: Any) -> dict[str, Any]:
 
 
 def refusal(sentence: str) -> dict[str, Any]:
-    """Tell a sentence for a user from a message of Python that was passed on."""
+    """Classify an error: a sentence for the user is REFUSED, a passed-on message CRASHED."""
     is_dump = bool(_DUMPED.search(sentence)) or len(sentence) > _LONGEST_SENTENCE
     return {'outcome': CRASHED if is_dump else REFUSED, 'why': sentence[:600]}
 
 
 def verdict(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Judge the figures; say which of them are wrong."""
+    """Return the outcome of the figures, and which of them are wrong."""
     wrong = []
     if not said['logits'] <= MOST_LOGITS:
         wrong.append(f'logits differ by {said["logits"]:.1e} of their range')
@@ -143,7 +143,7 @@ def verdict(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pictures(size: tuple[int, int], count: int = 2) -> Array:
-    """Return images (N, H, W, 3) of blobs and noise, in bytes."""
+    """Return images (N, H, W, 3), uint8, of blobs and noise."""
     width, height = size
     rng = np.random.default_rng(5)
     coarse = rng.integers(0, 256, (count, -(-height // 16), -(-width // 16), 3))
@@ -158,7 +158,7 @@ def normalised(image: Array, card: Any) -> Array:
 
 
 def still_errors(ours: ModelBundle, case: Case) -> dict[str, float]:
-    """Compare with dropout off: largest difference over the range, and the share of labels."""
+    """Return the errors with dropout off, in the units of `MOST_LOGITS` and `MOST_LABELS`."""
     masks, logits, labels = ones_masks(ours.card.dropout_sites, 1), 0.0, []
     written, upsampling = Written.of(ours), ours.card.upsampling
     for image in pictures(case.size):
@@ -170,7 +170,7 @@ def still_errors(ours: ModelBundle, case: Case) -> dict[str, float]:
 
 
 def _centred(z: Array) -> Array:
-    """Take the mean over the classes away: softmax does not see it."""
+    """Subtract the mean over the classes, to which the softmax is invariant."""
     return z - z.mean(0)
 
 
@@ -178,13 +178,13 @@ def _centred(z: Array) -> Array:
 
 
 class Groups:
-    """Means of the maps of groups of passes: `MAPS`, then probabilities by region and class."""
+    """Means per group of passes: those of `MAPS`, then probabilities by region and class."""
 
     def __init__(self) -> None:
         self._rows: list[Array] = []
 
     def add(self, maps: Mapping[str, Array], mean: Array) -> None:
-        """Take the maps (H, W) and the mean probabilities (C, H, W) of a group."""
+        """Add the maps (H, W) and the mean probabilities (C, H, W) of a group."""
         regions = [part.mean((1, 2), np.float64) for half in np.array_split(mean, 2, 1)
                    for part in np.array_split(half, 2, 2)]
         means = [maps[name].mean(dtype=np.float64) for name in MAPS]
@@ -192,17 +192,17 @@ class Groups:
 
     @property
     def rows(self) -> Array:
-        """One row a group."""
+        """Return one row of means per group."""
         return np.array(self._rows)
 
     @property
     def passes(self) -> int:
-        """How many were taken."""
+        """Return the number of passes added."""
         return GROUP * len(self._rows)
 
 
 def maps_of_passes(logits: Array) -> tuple[dict[str, Array], Array]:
-    """Return `MAPS` (H, W) and mean probabilities of logits (T, C, H, W), by their definitions."""
+    """Return `MAPS` (H, W) and the mean probabilities of logits (T, C, H, W), as defined."""
     e = np.exp(np.asarray(logits, np.float64) - logits.max(1, keepdims=True))
     p = e / e.sum(1, keepdims=True)
     mean, classes = p.mean(0), np.arange(p.shape[1])[:, None, None]
@@ -215,12 +215,12 @@ def maps_of_passes(logits: Array) -> tuple[dict[str, Array], Array]:
 
 
 def _entropy(p: Array) -> Array:
-    """Return the entropy of each pixel, over ln C."""
+    """Return the entropy of each pixel divided by ln C."""
     return -(p * np.log(np.maximum(p, 1e-30))).sum(0) / math.log(len(p))
 
 
 def distribution(ours: ModelBundle, case: Case, effort: Effort) -> dict[str, Any]:
-    """Compare T passes of both in distribution; a strange result must come twice."""
+    """Compare the passes of both in distribution; a significant difference must occur twice."""
     image = pictures(case.size)[0]
     floats = normalised(image, ours.card)
     found = _compare(ours, case, image, floats, effort, 1)
@@ -246,10 +246,10 @@ def _compare(
 
 
 def piped(bundle: ModelBundle, image: Array, passes: int, seed: int) -> Groups:
-    """Take the maps of an image (H, W, 3) that a pipeline makes of a bundle, group by group."""
+    """Return the groups of passes of a bundle in a pipeline, for an RGB image (H, W, 3)."""
     from uncertainty_seg.backends.registry import open_backend
 
-    # Torch draws each channel by itself: of few passes a stratified draw differs from that.
+    # Torch draws channels independently; a stratified draw of few passes differs from that.
     bundle = replace(bundle, card=replace(bundle.card, mask_draw='independent'))
     settings = Settings(passes=GROUP, mask_policy='per_frame', seed=1000 * seed, threads=1)
     groups, bgr = Groups(), np.ascontiguousarray(image[..., ::-1])
@@ -261,7 +261,7 @@ def piped(bundle: ModelBundle, image: Array, passes: int, seed: int) -> Groups:
 
 
 def seed_all(seed: int) -> None:
-    """Let torch draw the same passes again."""
+    """Seed torch, so that it draws the same masks again."""
     import torch
 
     torch.manual_seed(seed)
@@ -273,7 +273,7 @@ def _eager_groups(eager: Eager, floats: Array, passes: int) -> Iterator[Array]:
 
 
 def agreement(mine: Groups, theirs: Groups) -> dict[str, Any]:
-    """Say how likely the worst difference is between groups of one distribution."""
+    """Return the p-value of the worst difference between the means of two lists of groups."""
     a, b = mine.rows, theirs.rows
     mean_a, mean_b = a.mean(0), b.mean(0)
     var_a, var_b = a.var(0, ddof=1) / len(a), b.var(0, ddof=1) / len(b)
@@ -286,7 +286,7 @@ def agreement(mine: Groups, theirs: Groups) -> dict[str, Any]:
         (var_a ** 2 / (len(a) - 1) + var_b ** 2 / (len(b) - 1)) + 1e-60)
     chance = 2 * stats.t.sf(t, np.clip(freedom, 1, None)) * a.shape[1]
     worst = int(chance.argmin())
-    # Of each map: ours, theirs, and the standard error of their difference.
+    # For each map: our mean, their mean, and the standard error of the difference.
     means = {name: [float(mean_a[i]), float(mean_b[i]), float(error[i])]
              for i, name in enumerate(MAPS)}
     return {
@@ -301,10 +301,10 @@ def agreement(mine: Groups, theirs: Groups) -> dict[str, Any]:
 
 def costs(ours: ModelBundle, case: Case, passes: int = 20) -> dict[str, float]:
     """
-    Measure T passes and their sums, CPU time of one thread.
+    Return the CPU time of T passes and their sums, on one thread, relative to other runs.
 
-    Against one pass with its mask in ONNX Runtime (`over_pass`, of which the `sums` alone), one of
-    torch with dropout off (`over_one`) and T of torch (`gain`).
+    `over_pass`: to one pass with its mask in ONNX Runtime (`sums`: the part of the sums).
+    `over_one`: to one pass of torch with dropout off. `gain`: that of T torch passes to ours.
     """
     from uncertainty_seg.backends.registry import open_backend
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A torch network as its owner would run it: still, or with its dropout on; no code of the package.
+Run a torch network without any code of the package, with dropout off or on.
 
-And what makes random weights worth a comparison: batch norms that fit the features, logits that
-spread by a few units and classes that take turns, so that a wrong graph cannot look right.
+`lively` makes random weights fit for comparisons: batch norms fit the features, logits spread by
+a few units and the predicted class varies, so that a wrong graph cannot pass for a right one.
 
 """
 
@@ -26,10 +26,10 @@ def eager(
     net: nn.Module, num_classes: int, choose: Callable[[Any], Tensor] | None = None,
 ) -> Callable[[np.ndarray, bool], np.ndarray]:
     """
-    Return a function that runs a net once on (1, 3, h, w) and gives logits (C, h, w).
+    Return a function that runs a net once on (1, 3, h, w) and returns logits (C, h, w).
 
-    With its second argument True every module but the norms is in training mode. What
-    is smaller than the image is upsampled as torch does it.
+    If its second argument is True, every module except the norms is in training mode.
+    Logits smaller than the image are upsampled by torch.
 
     """
     net.eval()
@@ -49,7 +49,7 @@ def eager(
 
 
 def first_output(output: Any) -> Tensor:
-    """Return the output of logits: of a usual name, else the first tensor."""
+    """Return the logits of an output: the tensor under a usual name, else the first."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping):
@@ -59,21 +59,21 @@ def first_output(output: Any) -> Tensor:
 
 
 def planes(z: Tensor, num_classes: int, size: Sequence[int]) -> Tensor:
-    """Bring tokens (1, hw, C) to the form of all others, (1, C, h, w)."""
+    """Return logits as (1, C, h, w); tokens (1, h w, C) are reshaped to it."""
     if z.dim() == 3 and z.shape[-1] == num_classes:  # tokens, at some stride of the image
         stride = round((size[0] * size[1] / z.shape[1]) ** 0.5)
         return z.transpose(1, 2).unflatten(2, (size[0] // stride, size[1] // stride))
     return z
 
 
-# --- random weights that show an error -----------------------------------------------------------
+# --- random weights that reveal errors -----------------------------------------------------------
 
 
 def lively(
     build: Callable[[], nn.Module], num_classes: int, size: tuple[int, int], seed: int = 0,
     choose: Callable[[Any], Tensor] | None = None,
 ) -> nn.Module:
-    """Build with a fixed seed; fit the norms and the last layer to random images."""
+    """Build a net with a fixed seed; fit its norms and its last layer to random images."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         net = build().eval()
@@ -107,7 +107,7 @@ def _fit(net: nn.Module, norms: Sequence[Any], images: Tensor) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum
-        # A channel that hardly moved on these images would explode on others.
+        # A channel that is almost constant on these images would explode on others.
         norm.running_var.clamp_(min=max(0.5 * norm.running_var.mean().item(), 1e-4))
         norm.running_var *= torch.empty(norm.num_features).uniform_(0.9, 1.1)
 
@@ -115,7 +115,7 @@ def _fit(net: nn.Module, norms: Sequence[Any], images: Tensor) -> None:
 def _spread(
     net: nn.Module, num_classes: int, images: Tensor, choose: Callable[[Any], Tensor]
 ) -> None:
-    """Scale and centre the last layer of C outputs."""
+    """Scale and centre the outputs of the last layer with C channels."""
     last = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
             and getattr(m, 'out_channels', getattr(m, 'out_features', 0)) == num_classes]
     if not last or getattr(last[-1], 'groups', 1) != 1:

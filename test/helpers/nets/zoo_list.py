@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The networks of the zoo: name, library, how it is built, and the size it is compiled at.
+The networks of the zoo: name, library, builder, and the size at which each is compiled.
 
-`scripts/zoo` compiles all of them; those of `CI` need torch and torchvision alone, are small and
-are tested with the rest (test/compiler/test_net_list.py).
+`scripts/zoo` compiles all of them. Those of `CI` are small, need only torch and torchvision, and
+run in the ordinary tests (test/compiler/test_net_list.py).
 
 """
 
@@ -35,13 +35,13 @@ class Row:
     Attributes
     ----------
     build : callable
-        Returns it, or for `is_onnx` a file and the function that is in it.
+        Returns the network, or with `is_onnx` a file and a function that runs the network.
     source : str
-        The library, as the table names it.
+        The library, under its name in the table.
     size : (int, int)
         Width and height.
     options : mapping
-        More arguments of `compile_network`.
+        Further arguments of `compile_network`.
     is_onnx : bool
         Whether `build` writes a file into a folder.
 
@@ -55,7 +55,7 @@ class Row:
 
 
 def paper(name: str, *args: Any, where: str = 'paper_nets', **options: Any) -> Build:
-    """Return the builder of a network written after a paper."""
+    """Return the builder of a network that follows a paper."""
     return ours(where, name, *args, **options)
 
 
@@ -222,16 +222,16 @@ def _all() -> dict[str, Row]:
 
 
 ROWS = _all()
-# Of the quick tests: dropped channels, elements, attention and tokens, paths, and a file.
+# Run by the quick tests: channel and element dropout, attention and tokens, paths, and a file.
 QUICK = ('paper: U-Net, everywhere', 'paper: DeepLabLargeFov', 'attention: SETR',
          'paths: DropPath', 'torch ONNX: U-Net, opset 17')
-# Small ones, each about a CPU second.
+# Small networks of about one CPU second each.
 CI = (
     *QUICK, 'paper: FCN8s', 'paper: ConvMixer', 'paper: InstanceNormNet', 'attention: Segmenter',
     'attention: tokens (1, HW, C)', 'paths: DropPath 0.9', 'forms: one module thrice',
     'forms: cannot be printed',
 )
-# What the sentence that refuses them names.
+# Networks that are refused -> a value that the error names.
 CI_REFUSED = {
     'torch ONNX: U-Net, opset 11': 'training_mode',
     'attention: dropped queries': 'a batch on axis 0',

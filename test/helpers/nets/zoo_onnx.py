@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Networks that reach the compiler as ONNX files: torch's exporters, Keras.
+Networks that reach the compiler as ONNX files, from torch's exporters and from Keras.
 
-Each function writes the file into a folder and returns it with what runs the network in the
-library it comes from: (1, 3, h, w) and whether dropout is on, to logits (C, h, w).
+Each function writes the file into a folder and returns it with a function that runs the network
+in its own library: (1, 3, h, w) and whether dropout is on, to logits (C, h, w).
 
 """
 
@@ -33,7 +33,7 @@ def from_torch(
     build: Callable[[], Any], dynamo: bool = False, opset: int = 17, is_half: bool = False,
     is_free: bool = False,
 ) -> Export:
-    """Export with dropout left in: PRESERVE in the older exporter, `dynamo` in the newer."""
+    """Export with dropout kept: by PRESERVE in the older exporter, `dynamo` for the newer."""
     def export(folder: Path) -> tuple[Path, Eager]:
         import torch
         from torch import nn
@@ -66,7 +66,7 @@ def _unet() -> Any:
     from paper_nets import UNet
     from torch import nn
 
-    # The older exporter knows of dropout no other kind.
+    # The older exporter supports no other kind of dropout.
     return UNet(CLASSES, 8, ('bottom', 'decoder'), 0.3, nn.Dropout)
 
 
@@ -108,9 +108,9 @@ def _keras_separable(layers: Any, image: Any, live: Callable[[Any], Any]) -> Any
 
 def keras(network: Callable[..., Any]) -> Export:
     """
-    Export by Keras itself, torch being its backend, without dropout; the compiler injects it.
+    Export by Keras with the torch backend, without dropout; the compiler injects it.
 
-    The reference has SpatialDropout2D where the compiler puts it, before the last layer.
+    The reference has SpatialDropout2D where the compiler injects, before the last layer.
     """
     def export(folder: Path) -> tuple[Path, Eager]:
         os.environ['KERAS_BACKEND'] = 'torch'
@@ -128,7 +128,7 @@ def keras(network: Callable[..., Any]) -> Export:
         rng = np.random.default_rng(0)
         live.set_weights([_alive(w, rng) for w in live.get_weights()])
         still.set_weights(live.get_weights())
-        for model_ in (live, still):  # it cannot be exported before it has run
+        for model_ in (live, still):  # a model must run once before export
             model_(np.zeros((1, SIZE[1], SIZE[0], 3), np.float32))
         path = folder / 'keras.onnx'
         with contextlib.redirect_stdout(io.StringIO()):
@@ -144,7 +144,7 @@ def keras(network: Callable[..., Any]) -> Export:
 
 
 def _alive(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a weight: the last kernel larger, norms with other numbers than 0 and 1."""
+    """Return a weight; the last kernel is scaled up, norms get values other than 0 and 1."""
     if weight.ndim == 4 and CLASSES in weight.shape[2:]:
         return 6 * weight
     if weight.ndim != 1 or not np.isin(weight, (0, 1)).all() or len(weight) == CLASSES:
@@ -154,7 +154,7 @@ def _alive(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.normal(0, 0.2, weight.shape)
 
 
-# Name -> how it is written, the library, and options of the compiler.
+# Name -> export function, library, and options of the compiler.
 EXPORTS: dict[str, tuple[Export, str, dict[str, Any]]] = {
     'U-Net, opset 17': (from_torch(_unet), 'torch ONNX', {}),
     'U-Net, opset 11': (from_torch(_unet, opset=11), 'torch ONNX', {}),

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Build one network of the list and check it: what `scripts/zoo` and the tests have in common."""
+"""Build one network of the list and check it; used by `scripts/zoo` and by the tests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from zoo_list import Row
 
 
 def run_row(row: Row, folder: Path, effort: Effort) -> dict[str, Any]:
-    """Return the outcome of one network; one that cannot be built says why."""
+    """Return the outcome of one network, with the reason if it cannot be built."""
     try:
         case = case_of(row, folder)
     except ImportError as err:
         return {'outcome': NOT_BUILT, 'why': f'{err.name or err} is not installed'}
-    except Exception as err:  # the library's own, which is no finding about the compiler
+    except Exception as err:  # an error of the library, not of the compiler
         return {'outcome': NOT_BUILT, 'why': f'{type(err).__name__}: {err}'[:300]}
     return check(case, folder, effort)
 
 
 def case_of(row: Row, folder: Path) -> Case:
-    """Build a network; the compiler gets it, and the reference is a copy made before."""
+    """Build a network for the compiler, and a copy of it as the reference."""
     options = dict(row.options)
     if row.is_onnx:
         path, run = row.build(folder)

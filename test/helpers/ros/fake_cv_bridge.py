@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What stands for cv_bridge where a test needs a fault that the installed one does not have."""
+"""A fake cv_bridge, for tests of a fault that the installed cv_bridge does not have."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from uncertainty_seg.core.image_codec import ENCODINGS
 
-# As Debian's 1.16.
+# Encodings that Debian's version 1.16 does not support.
 UNKNOWN = ('uyvy', 'yuyv', 'yuv422_yuy2', 'nv12', 'nv21')
 
 
 class CvBridgeError(TypeError):
-    """Raised for an encoding that is not known."""
+    """Raised for an unknown encoding."""
 
 
 class CvBridge:
-    """Read and write messages without colours; `desired_encoding` is always 'passthrough'."""
+    """Read messages without colour conversion; `desired_encoding` is always 'passthrough'."""
 
     def __init__(self) -> None:
         self.num_read = 0

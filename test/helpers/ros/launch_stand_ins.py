@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Stand-ins for launch and launch_ros, by which tests read what a launch file declares."""
+"""Fakes of launch and launch_ros, with which tests read the declarations of a launch file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ FRAME_MEMORY = {'RMW_FASTRTPS_USE_QOS_FROM_XML', 'MALLOC_MMAP_THRESHOLD_',
 
 
 class Call(SimpleNamespace):
-    """Remembers what it was made with."""
+    """Records the arguments of its constructor."""
 
     def __init__(self, *words: Any, **options: Any) -> None:
         super().__init__(words=words, **options)
@@ -34,7 +34,7 @@ def configuration(values: dict[str, str]) -> type:
 
 
 def declaration(values: dict[str, str]) -> type:
-    """Return a stand-in whose default counts where a test gives no value."""
+    """Return a fake DeclareLaunchArgument; its default applies if `values` has no value."""
     def init(self: Any, name: str, **options: Any) -> None:
         Call.__init__(self, name, **options)
         values.setdefault(name, options.get('default_value', ''))
@@ -43,7 +43,7 @@ def declaration(values: dict[str, str]) -> type:
 
 @pytest.fixture(name='arguments')
 def launch_arguments() -> dict[str, str]:
-    """Values of the launch arguments, over their defaults; tests add to it."""
+    """Return the launch arguments that override defaults; tests add to them."""
     return {'model': 'pipeline', 'bag': str(ROOT / 'config')}
 
 
@@ -77,7 +77,7 @@ def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
 
 
 def actions_of(file: str, context: Any = None) -> dict[str, list[Any]]:
-    """Return the actions of a launch file by their kind, opaque ones opened."""
+    """Return the actions of a launch file by class name, OpaqueFunctions evaluated."""
     description = runpy.run_path(str(ROOT / 'launch' / file))['generate_launch_description']()
     by_kind: dict[str, list[Any]] = {}
     for action in description.words[0]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""One frame after the other through the real pipeline and owner, on publishers that only keep."""
+"""Run frames through the real pipeline and verdict owner, on publishers that only record."""
 
 from collections.abc import Callable
 import dataclasses
@@ -24,7 +24,7 @@ GOOD, GREY = (0, 0, 255), (128, 128, 128)
 
 
 class HookedBackend:
-    """A backend that lets something happen while the network runs."""
+    """A backend that calls `during` at the start of each run of the network."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -44,7 +44,7 @@ class HookedBackend:
 
 
 class Rig:
-    """The owner between a worker, played by `send`, and an executor, played by the events."""
+    """The verdict owner; `send` acts as the worker, the other methods as the executor."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         path = make_tiny_bundle(folder / 'tiny')
@@ -76,7 +76,7 @@ class Rig:
 
     @property
     def flags(self) -> list[bool]:
-        """Return the flags by their statuses: another deadline is another publisher."""
+        """Return the flags from the statuses, since each deadline has its own flag publisher."""
         return [values_of(status)['confident'] == 'true' for status in self.statuses]
 
     @property

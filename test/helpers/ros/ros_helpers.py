@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the ROS tests share: a node in a process of its own, and a client that waits for events.
+Shared code of the ROS tests: a node in a separate process, and a client that waits for events.
 
-Every test file takes a ROS domain that no other process on this machine holds, and DDS stays on
-this machine, so that tests in parallel cannot hear each other. Nothing sleeps: a test waits until
-publisher and subscriber have found each other, publishes, and waits for what must follow.
+Every test file locks a ROS domain id for itself, and DDS is limited to this machine, so that
+parallel tests do not receive each other's messages. No test sleeps: it waits until publisher and
+subscriber have discovered each other, publishes, and waits for the expected result.
 
 """
 
@@ -30,7 +30,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 FAULT_NODE = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_fault_node.py')]
 NODE = ['-m', 'uncertainty_seg.ros.node']
-TIMEOUT_S = 60.0  # ten times and more what a loaded machine needs
+TIMEOUT_S = 60.0  # at least ten times what a loaded machine needs
 HAS_ROS = find_spec('rclpy') is not None
 SKIP_REASON = 'rclpy is missing: source ROS 2, or install the wheels as scripts/test does'
 
@@ -42,10 +42,10 @@ needs_ros = [
 
 def restart_with_ros_libraries(config: Any) -> None:
     """
-    Let the wheels of ROS restart Python before pytest has taken over stdout.
+    Let the ROS wheels restart Python before pytest captures stdout.
 
-    Importing rclpy from wheels replaces the process to set LD_LIBRARY_PATH. In the middle of a
-    run, with output captured, everything printed after that would be lost.
+    Importing rclpy from wheels replaces the process, to set LD_LIBRARY_PATH. If pytest already
+    captured output, everything printed after the restart would be lost.
 
     """
     if find_spec('ros_wheels_bootstrapper') is None:
@@ -60,7 +60,7 @@ def restart_with_ros_libraries(config: Any) -> None:
 
 @contextmanager
 def own_domain() -> Iterator[int]:
-    """Hold a ROS domain id that no other test process on this machine has."""
+    """Hold a ROS domain id that no other test process on this machine uses."""
     folder = Path(tempfile.gettempdir()) / f'uncertainty_seg_ros_domains_{os.getuid()}'
     folder.mkdir(exist_ok=True)
     for domain in range(1, 102):
@@ -70,14 +70,14 @@ def own_domain() -> Iterator[int]:
         except OSError:
             file.close()
             continue
-        with file:  # the lock goes with the file, even if this process is killed
+        with file:  # closing the file releases the lock, also if the process is killed
             yield domain
         return
     raise RuntimeError('no ROS domain is free')
 
 
 def ros_environment(domain: int) -> dict[str, str]:
-    """Return the environment of a process that speaks to this machine only."""
+    """Return the environment of a process whose ROS traffic stays on this machine."""
     return {
         **os.environ,
         **dict([_local_only()]),
@@ -88,14 +88,14 @@ def ros_environment(domain: int) -> dict[str, str]:
 
 
 def _local_only() -> tuple[str, str]:
-    # Later distributions warn when they see what Humble needs.
+    # Later distributions warn about the variable that Humble needs.
     if os.environ.get('ROS_DISTRO') == 'humble':
         return 'ROS_LOCALHOST_ONLY', '1'
     return 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST'
 
 
 class Process:
-    """A Python process of ours in a ROS domain, whose output is kept."""
+    """A Python process in a ROS domain, whose output is logged to a file."""
 
     def __init__(
         self, arguments: Sequence[str], domain: int, log: Path,
@@ -138,7 +138,7 @@ class Process:
         return self.wait()
 
     def end(self) -> None:
-        """Leave nothing behind, whatever the test did."""
+        """End the process if it still runs, whatever the test did."""
         if self.is_running:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -154,10 +154,10 @@ def node_arguments(
     """
     Return the arguments that run the node on a bundle, with its image on /cam.
 
-    The tests send the same images under stamps that they count; those of age and freeze say so.
+    The age and freeze checks are off, because tests repeat images and number their stamps.
     """
     values = {'model': bundle, 'backend': 'onnxruntime', 'max_age_s': 0.0, 'max_repeats': -1,
-              'reliability': 'best_effort',  # none is lost while it subscribes anew
+              'reliability': 'best_effort',  # no frame is lost when the node resubscribes
               **parameters}
     words = [*program, '--ros-args', '-r', 'image:=/cam']
     for name, value in values.items():
@@ -168,9 +168,9 @@ def node_arguments(
 
 class Client:
     """
-    A node of the test: publishes images, collects what comes back.
+    A node of the test that publishes images and collects the messages of the node under test.
 
-    Waiting fails at once when the process ends, with its output.
+    A wait fails as soon as the watched process ends, and prints its output.
     """
 
     def __init__(self, domain: int, process: Process | None = None) -> None:
@@ -207,7 +207,7 @@ class Client:
         return messages
 
     def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
-        """Spin until a condition holds, and return its value; fails with what was waited for."""
+        """Spin until a condition holds and return its value; on timeout fail and print `what`."""
         end_s = time.monotonic() + TIMEOUT_S
         while not (value := condition()):
             output = self.watched.output if self.watched is not None else ''
@@ -219,7 +219,7 @@ class Client:
         return value
 
     def spin(self, seconds: float) -> None:
-        """Handle what arrives for so long."""
+        """Handle callbacks for a number of seconds."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left_s)
@@ -232,7 +232,7 @@ class Client:
         )
 
     def wait_for_camera_match(self) -> None:
-        """Wait until the node listens to our camera."""
+        """Wait until the node has subscribed to the test's camera."""
         self.wait_until(self.camera.get_subscription_count, 'the node to subscribe')
 
     def ask(self, service: str, kind: Any, request: Any) -> Any:
@@ -250,11 +250,11 @@ class Client:
         return future.result()
 
     def set_parameters(self, **values: Any) -> list[Any]:
-        """Set parameters one by one, as `ros2 param set` does; returns their results."""
+        """Set each parameter on its own, as `ros2 param set` does; returns their results."""
         return self._set('SetParameters', values).results
 
     def set_together(self, **values: Any) -> Any:
-        """Set parameters as one change."""
+        """Set parameters atomically; returns the one result."""
         return self._set('SetParametersAtomically', values).result
 
     def _set(self, kind: str, values: Mapping[str, Any]) -> Any:
@@ -269,7 +269,7 @@ class Client:
         return self.call(f'/uncertainty_seg/{service}', getattr(srv, kind), request)
 
     def ask_state(self, transition: str) -> Any:
-        """Ask for a lifecycle transition by its name; returns the future of the response."""
+        """Request a lifecycle transition by name; returns the future of the response."""
         from lifecycle_msgs.msg import Transition
         from lifecycle_msgs.srv import ChangeState
 
@@ -278,7 +278,7 @@ class Client:
         return self.ask('/uncertainty_seg/change_state', ChangeState, request)
 
     def change_state(self, transition: str) -> bool:
-        """Ask for a lifecycle transition by its name; returns whether it succeeded."""
+        """Make a lifecycle transition by name; returns whether it succeeded."""
         future = self.ask_state(transition)
         self.wait_until(future.done, f'the answer to {transition}')
         return bool(future.result().success)
@@ -294,7 +294,7 @@ class Client:
 def image_message(
     pixels: np.ndarray[Any, Any], stamp_ns: int, encoding: str = 'bgr8', **changes: Any
 ) -> Any:
-    """Make a camera message; `changes` breaks fields on purpose."""
+    """Make a camera message; `changes` overrides fields, to make it invalid."""
     import array
 
     from builtin_interfaces.msg import Time
@@ -311,7 +311,7 @@ def image_message(
 
 
 def arrival(msg: Any) -> Any:
-    """Return a camera message as it waits for the network."""
+    """Return a camera message as an `Arrival`, the form in which it is queued."""
     from uncertainty_seg.ros.conversions import stamp_ns
     from uncertainty_seg.ros.frame_processor import Arrival
 

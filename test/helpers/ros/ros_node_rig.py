@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A node in a process, what it says, and a camera to talk to it."""
+"""A node in a process, its collected messages, and a camera that sends it images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GOOD, BAD = solid(0, 0, 255), solid(128, 128, 128)
 
 
 class NodeRig:
-    """What a node says, collected, and a camera to talk to it."""
+    """The collected messages of a node, and a camera that sends it images."""
 
     def __init__(self, domain: int, process: Process, client: Client) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
@@ -48,7 +48,7 @@ class NodeRig:
         self, sec: int | None = None, nanosec: int = 0, pixels: Any = GOOD, encoding: str = 'bgr8',
         **changes: Any,
     ) -> Any:
-        """Publish a frame with any stamp a message can hold, or the next second; returns it."""
+        """Publish a frame, stamped with the next second unless given; returns the message."""
         msg = image_message(pixels, 0, encoding, **changes)
         msg.header.stamp.sec = next(self._seconds) if sec is None else sec
         msg.header.stamp.nanosec = nanosec
@@ -56,13 +56,13 @@ class NodeRig:
         return msg
 
     def of(self, msg: Any, messages: list[Any] | None = None) -> Any:
-        """Return the status of a frame, or what else was published of it."""
+        """Return the status of a frame, or its message in another list."""
         found = self.status if messages is None else messages
         return self.wait(lambda: [m for m in found if m.header.stamp == msg.header.stamp],
                          f'what is said of the frame {msg.header.stamp}')[0]
 
     def answer(self, sec: int, nanosec: int = 0, pixels: Any = GOOD) -> Any:
-        """Publish a frame and return the node's word on it."""
+        """Publish a frame and return the node's status of it."""
         num_before = len(self.status)
 
         def answered() -> Any:
@@ -74,7 +74,7 @@ class NodeRig:
         return self.wait(answered, f'the status of the frame {sec}.{nanosec:09d}')
 
     def verdict(self, pixels: Any = GOOD) -> dict[str, str]:
-        """Send frames until one is answered, and return what is said of it."""
+        """Send frames until a status of one arrives, and return the values of that status."""
         num_before, first = len(self.status), next(self._seconds)
 
         def answered() -> Any:
@@ -85,7 +85,7 @@ class NodeRig:
         return values_of(self.wait(answered, 'the status of a frame')[-1])
 
     def raise_flag(self) -> None:
-        """Send good frames until the flag is up."""
+        """Send good frames until the flag is true."""
         first = len(self.flags)
 
         def is_up() -> bool:
@@ -95,12 +95,12 @@ class NodeRig:
         self.wait(is_up, 'the flag to be up')
 
     def wait_for_reason(self, text: str) -> None:
-        """Wait until the flag is false and was last said to be so for this reason."""
+        """Wait until the flag is false and the last status gives this reason."""
         self.wait(lambda: self.flags and not self.flags[-1].data and self.status
                   and text in self.status[-1].status[0].message, f'false with {text!r}')
 
     def next_health(self, num_more: int = 2) -> dict[str, str]:
-        """Return the values of diagnostics made from now on."""
+        """Return the values of the diagnostics after `num_more` new messages."""
         num_before = len(self.health)
         self.wait(lambda: len(self.health) >= num_before + num_more, 'diagnostics')
         return values_of(self.health[-1])
@@ -110,7 +110,7 @@ class NodeRig:
 def node_rig(
     folder: Path, program: Sequence[str] = NODE, bundle: Path | None = None, **parameters: Any
 ) -> Iterator[NodeRig]:
-    """Start a node, of the bundle `tiny` if none is given, in a domain of its own; listen."""
+    """Start a node in its own ROS domain and subscribe to it; the default bundle is `tiny`."""
     bundle = bundle or folder / 'tiny'
     if not bundle.exists():
         make_tiny_bundle(bundle)

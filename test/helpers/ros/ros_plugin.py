@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What is tested in test/ros needs ROS, and is marked so; without it the folder is left out."""
+"""Pytest plugin: mark the tests in test/ros as needing ROS; without ROS, ignore the folder."""
 
 from collections.abc import Iterator
 import os
@@ -9,22 +9,22 @@ import pytest
 from ros_helpers import HAS_ROS, own_domain, ROOT, SKIP_REASON
 
 FOLDER = ROOT / 'test' / 'ros'
-# Humble always checks what is written into a message; later ones do where this says so.
+# Checks the types of message fields; Humble always does, later distributions if this is set.
 os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
 
 
 def pytest_report_header() -> str:
-    """Say what is left out, if anything is."""
+    """Return a note if test/ros is ignored."""
     return '' if HAS_ROS else f'test/ros is left out: {SKIP_REASON}'
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out what needs ROS where there is none."""
+    """Ignore test/ros if ROS is not installed."""
     return True if collection_path == FOLDER and not HAS_ROS else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs ROS."""
+    """Mark the tests that need ROS."""
     for item in items:
         if FOLDER in item.path.parents:
             item.add_marker(pytest.mark.ros)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Publishers that only keep what they are given, for tests without DDS."""
+"""A stub of a node and of publishers that record their messages, for tests without DDS."""
 
 from types import SimpleNamespace
 from typing import Any
