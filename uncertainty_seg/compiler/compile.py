@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From an ONNX network with dropout to the graphs of a bundle: the order of the passes.
+Compile an ONNX network to the graphs of a bundle: the order of the graph passes.
 
-Each pass is a file of its own and is tested for exact equality; this file only strings them
-together. It imports no runtime: that the result computes the same is checked by
-`compiler.checks`.
+Each pass has its own file and is tested for exact equality; this file only calls them in order.
+It imports no runtime: `compiler.checks` verifies that the result computes the same.
 """
 
 from __future__ import annotations
@@ -59,24 +58,24 @@ WIDENED = ('the network came with tensors of 16 bits, and is computed in float32
 
 @dataclass(frozen=True)
 class CompiledGraphs:
-    """What a bundle holds beside its card, and how it came about."""
+    """Contents of a bundle apart from its card, with the plan and the graphs for the checks."""
 
-    files: dict[str, bytes]  # Trunk and passes, by file name, as they ship.
-    # Inputs of the passes beside features: masks, and the noise of 'direct'.
+    files: dict[str, bytes]  # Trunk and passes by file name, as written to the bundle.
+    # Inputs of the passes apart from the trunk's tensors: masks, and the noise of 'direct'.
     sites: tuple[DropoutSite, ...]
     logits_shape: tuple[int, int, int]  # (C, hl, wl)
-    upsampling: str  # How the reader upsamples what is at the grid of the logits.
+    upsampling: str  # How the maps are upsampled from the logits' grid to the image.
     plan: CompilePlan
-    # In float32 with float32 weights, as the head: exactly the network, for the checks.
+    # Trunk and head compute in float32 with float32 weights, exactly as the network: for checks.
     trunk: onnx.ModelProto
     head: onnx.ModelProto
     # Before the algebra; one for each member. That of 'direct' has 2C channels: logits and
     # log-variances.
     prepared: tuple[Prepared, ...]
     feature_shape: tuple[int, int, int] | None = None  # (D, hf, wf) of the output `feature_map`
-    # Where the passes are summed, in cells beside the centres of the logits.
+    # Points at which the passes are summed, in cells (down, right) from the logits' centres.
     grid_offset: tuple[float, float] = (0.0, 0.0)
-    precision: str = 'fp32'  # What the files compute in: 'fp32', 'fp16' or 'bf16'.
+    precision: str = 'fp32'  # Precision of the files: 'fp32', 'fp16' or 'bf16'.
     is_halved: bool = True  # Whether the files store large weights of float32 in 16 bits.
 
 
@@ -86,10 +85,10 @@ def compile_graph(
     """
     Compile a network by the method of the options: with dropout, a single pass, or `direct`.
 
-    The network, of opset 11 or newer, takes one image of normalised floats and gives logits,
-    softmax or sigmoid at any resolution. For 'mc_dropout' it has a live dropout, unless the
-    options inject some; for 'single' dropout is switched off; for 'direct' it has a log-variance
-    beside the logits. Raises GraphError with what cannot be compiled, and what to do.
+    The network (opset 11 or newer) takes one image of normalised floats and returns logits,
+    softmax or sigmoid at any resolution. 'mc_dropout' needs an active dropout, unless the options
+    inject one; 'single' switches dropout off; 'direct' needs an output of log-variances besides
+    the logits. Raises GraphError, with a remedy, if something cannot be compiled.
     """
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
@@ -102,7 +101,7 @@ def compile_graph(
 
 @dataclass(frozen=True)
 class _Halves:
-    """Trunk and head, and what is told of them."""
+    """Trunk, head and the plan that they result from."""
 
     trunk: onnx.ModelProto
     head: onnx.ModelProto
@@ -116,7 +115,7 @@ def _with_masks(
     network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
     masked, skips = split_skips(masked, sites, options.num_passes)
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
-    # Before folding, which moves work into tensors of T x C.
+    # Counted before folding, which moves work into tensors of T x C.
     cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
     head, folded = fold_masks(head, sites, options.num_passes)
     decisions = [*before, *skips, *folded]
@@ -129,10 +128,10 @@ def compile_ensemble(
     models: Sequence[onnx.ModelProto], spec: InputSpec, options: CompileOptions | None = None,
 ) -> CompiledGraphs:
     """
-    Compile several networks whose answers are the passes of one bundle, as `compile_graph` does.
+    Compile several networks to one bundle in which each network is a pass.
 
-    The site `member` of the result chooses the member. Dropout is not needed, and switched off.
-    Raises GraphError if a network cannot be compiled or they differ in shape.
+    The result's site `member` selects the network. Dropout is not needed and is switched off.
+    Raises GraphError if a network cannot be compiled or if their logits differ in shape.
     """
     options = options or CompileOptions()
     prepared = tuple(_member(index, model, spec, options) for index, model in enumerate(models))
@@ -162,9 +161,9 @@ def compile_moments(
     """
     Compile a network with dropout to one pass that propagates mean and variance.
 
-    The trunk computes both moments of the logits, and the passes are samples of them. With the
-    camera's noise, `options.sensor_std`, no dropout is needed. Raises GraphError if the network
-    cannot be compiled, or noise reaches an operator without a rule for it.
+    The trunk computes mean and variance of the logits, from which the passes are sampled. With
+    camera noise, `options.sensor_std`, no dropout is needed. Raises GraphError if the network
+    cannot be compiled, or noise reaches an operator without a propagation rule.
     """
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
@@ -216,10 +215,10 @@ def _finished(
 
 
 def with_files(compiled: CompiledGraphs) -> CompiledGraphs:
-    """Write the files anew, after a change of the grid or of how weights are stored."""
+    """Write the files again after the grid or the storage of the weights has changed."""
     parts = {TRUNK_FILE: compiled.trunk,
              PASSES_FILE: add_sums(compiled.head, compiled.grid_offset)}
-    # The precision last: the sums are checked by onnx, whose Conv has no bf16.
+    # Precision is converted last: onnx checks the graph of the sums, and its Conv has no bf16.
     if compiled.precision in ('fp16', 'bf16'):
         parts = {name: to_precision(part, compiled.precision) for name, part in parts.items()}
     elif compiled.is_halved:
@@ -233,23 +232,23 @@ def with_files(compiled: CompiledGraphs) -> CompiledGraphs:
 @dataclass(frozen=True)
 class Prepared:
     """
-    A network in the one form that the algebra works on.
+    A network in the standard form that the algebra needs.
 
-    One opset, one image of bytes at batch 1, static shapes, shape arithmetic and batch norms
-    folded, one output of logits at its own resolution, dropout still in it.
+    One opset, one image of bytes at batch 1, static shapes, folded shape arithmetic and batch
+    norms, one output of logits at the network's resolution, and dropout still in place.
     """
 
     model: onnx.ModelProto
-    # Normalised floats to logits as the network makes them, upsampled and all: what the result is
-    # compared with.
+    # The original computation from normalised floats to logits, including upsampling: the checks
+    # compare the result with it.
     float_model: onnx.ModelProto
-    upsampling: str  # Of the bilinear resize to the image's size that was left to the reader.
-    injected: tuple[str, ...]  # Sites that were put in.
+    upsampling: str  # Kind of the final resize to the image's size, which the graph leaves out.
+    injected: tuple[str, ...]  # Names of injected dropout sites.
     decisions: tuple[Decision, ...]
 
 
 def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) -> Prepared:
-    """Bring a network to the form of the algebra, or raise GraphError with what to do."""
+    """Convert a network to the algebra's standard form; GraphError, with a remedy, if it fails."""
     require_own_names(model)
     widened = widen_network(model)
     if widened is not None:

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is built behind the logits: samples, and the sums over the passes.
+Graph parts after the logits: noise samples, and the sums over the passes.
 
-`passes.onnx` takes a chunk of passes and returns sums over them, at the grid of the logits, so
-that every runtime computes them alike and no tensor of all passes leaves it. Everything behind
+`passes.onnx` takes a chunk of passes and returns sums over them on the logits' grid, so that every
+runtime computes them in the same way and never outputs a tensor of all passes. Everything after
 the logits stays in float32: half precision made 93 % of entropies NaN.
 """
 
@@ -30,7 +30,7 @@ LARGEST_LOG_VARIANCE = 15.0
 INV_TEMPERATURE = 'inv_temperature'
 SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
 SUM_LOGITS = 'sum_logits'
-# The logits at the grid, where this is not at their centres.
+# The logits interpolated to the grid, if its points are not the centres of the logits.
 _BESIDE = 'sums_logits_beside'
 
 
@@ -41,10 +41,10 @@ def add_samples(
     Append the samples of `direct` to a head: Kendall and Gal, 2017, arXiv:1703.04977, equation 12.
 
     With logits f, log-variance s and standard normal numbers e, the result is ``log(mean_k
-    softmax(f + exp(s / 2) e_k)) + log(sum_c exp(f))``: its softmax is the mean of the samples, so
-    that everything behind it is as for any other method, and energy and largest logit are those of
-    f, not of probabilities that sum to 1. Without noise it is f. The numbers are the same at every
-    pixel, and the mean takes them over at the logits' resolution, before the upsampling.
+    softmax(f + exp(s / 2) e_k)) + log(sum_c exp(f))``. Its softmax is the mean of the samples, so
+    later steps are the same as for other methods; the second term keeps energy and largest logit
+    on the scale of f. Without noise the result is f. The same e_k are used at every pixel, and the
+    mean is taken at the resolution of the logits, before the upsampling.
     """
     _, channels, rows, columns = (
         d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
@@ -68,7 +68,7 @@ def _sampling() -> list[onnx.NodeProto]:
     node = helper.make_node
     return [
         node('Split', [MOMENTS, 'noise_halves'], ['noise_f', 'noise_s'], axis=1),
-        # Of Min and Clip, which may lose NaN, only Min then gives the largest and not the least.
+        # Min and Clip may both lose NaN; Min then returns the upper bound, Clip the lower one.
         node('Min', ['noise_s', 'noise_largest'], ['noise_limited']),
         node('Mul', ['noise_limited', 'noise_half'], ['noise_log_sigma']),
         node('Exp', ['noise_log_sigma'], ['noise_sigma']),
@@ -80,7 +80,7 @@ def _sampling() -> list[onnx.NodeProto]:
         node('ReduceMean', ['noise_p', 'noise_axis'], ['noise_mean'], keepdims=0),
         node('Add', ['noise_mean', 'noise_least'], ['noise_above']),
         node('Log', ['noise_above'], ['noise_log_mean']),
-        # The logarithm of the sum of exp(f), as the largest f less its logarithm as a probability.
+        # log(sum_c exp(f)) is the largest f minus the log-probability of that class.
         node('LogSoftmax', ['noise_f'], ['noise_log_p'], axis=1),
         node('ReduceMax', ['noise_f', 'noise_axis'], ['noise_top'], keepdims=1),
         node('ReduceMax', ['noise_log_p', 'noise_axis'], ['noise_log_top'], keepdims=1),
@@ -91,10 +91,10 @@ def _sampling() -> list[onnx.NodeProto]:
 
 def add_sums(head: onnx.ModelProto, offset: tuple[float, float] = (0.0, 0.0)) -> onnx.ModelProto:
     """
-    Append the sums over the passes to a head: what `core.uncertainty.sums_of_logits` defines.
+    Append the sums over the passes to a head, as `core.uncertainty.sums_of_logits` defines them.
 
-    They are taken at an offset, down and right, beside the centres of the logits; the logits'
-    own sum is taken at the centres.
+    They are taken at `offset` (down, right), in cells from the centres of the logits; the sum of
+    the logits themselves is taken at the centres.
     """
     dims = head.graph.output[0].type.tensor_type.shape.dim
     num_classes, rows, columns = (d.dim_value for d in dims[1:])
@@ -117,7 +117,7 @@ def add_sums(head: onnx.ModelProto, offset: tuple[float, float] = (0.0, 0.0)) ->
 
 
 def logits_of(passes: onnx.ModelProto) -> onnx.ModelProto:
-    """Return what of passes.onnx computes the logits (T, C, hl, wl) that it sums."""
+    """Return the part of passes.onnx that computes the logits (T, C, hl, wl) before the sums."""
     result = copy_of(passes)
     del result.graph.output[:]
     result.graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, None))
@@ -130,9 +130,9 @@ def logits_of(passes: onnx.ModelProto) -> onnx.ModelProto:
 def _beside(
     num_classes: int, offset: tuple[float, float]
 ) -> tuple[list[onnx.NodeProto], dict[str, NDArray[np.generic]]]:
-    """Interpolate the logits between a cell and the next ones: a convolution with 2x2 weights."""
-    # Of the ways tried in ONNX Runtime for (20, 6, 96, 128) the fastest: 3.2 ms, where two matrix
-    # products took 6.2, shifted sums 8.2 and Resize to twice the size 13.
+    """Interpolate the logits between neighbouring cells: a convolution with 2x2 weights."""
+    # The fastest way tried in ONNX Runtime for (20, 6, 96, 128): 3.2 ms. Two matrix products took
+    # 6.2 ms, shifted sums 8.2 ms and Resize to twice the size 13 ms.
     down, across = (np.array([1 - share, share]) for share in offset)
     weights = np.tile(np.outer(down, across).astype(np.float32), (num_classes, 1, 1, 1))
     return [
@@ -145,7 +145,7 @@ def _sums(logits: str) -> list[onnx.NodeProto]:
     def node(op: str, inputs: list[str], output: str, **attributes: object) -> onnx.NodeProto:
         return helper.make_node(op, inputs, [output], **attributes)
 
-    # Softmax and LogSoftmax of a middle axis take three times as long in ONNX Runtime.
+    # ONNX Runtime's Softmax and LogSoftmax over a middle axis take three times as long.
     return [
         node('Mul', [logits, INV_TEMPERATURE], 'sums_z'),
         node('ReduceMax', ['sums_z', 'sums_classes_axis'], 'sums_largest', keepdims=1),
@@ -154,7 +154,7 @@ def _sums(logits: str) -> list[onnx.NodeProto]:
         node('ReduceSum', ['sums_weight', 'sums_classes_axis'], 'sums_total', keepdims=1),
         node('Div', ['sums_weight', 'sums_total'], 'sums_p'),
         node('ReduceSum', ['sums_p', 'sums_first_axis'], SUM_P, keepdims=0),
-        # The entropy of a pass is the logarithm of the total less the mean of what is below.
+        # The entropy of a pass is log(total) minus the mean of `sums_below` under p.
         node('Log', ['sums_total'], 'sums_log_total'),
         node('ReduceSum', ['sums_log_total', 'sums_both_axes'], 'sums_log_totals', keepdims=0),
         node('Mul', ['sums_p', 'sums_below'], 'sums_p_below'),

@@ -1,9 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""
-What every pass over a graph needs: files, constants, types and shapes, names, edits, a model.
-
-It is independent of any particular pass.
-"""
+"""Tools of all graph passes: files, constants, types and shapes, names, edits, new models."""
 
 from __future__ import annotations
 
@@ -21,15 +17,15 @@ from onnx import helper, numpy_helper, TensorProto
 from uncertainty_seg.errors import BackendUnavailableError, GraphError, install_command
 from uncertainty_seg.storage.onnx_nodes import subgraphs
 
-# The newest that TensorRT 10.3 reads.
+# The newest opset that TensorRT 10.3 reads.
 OPSET = 20
 IR_VERSION = 9
 MARKER_DOMAIN = 'uncertainty_seg'
-# A protocol buffer ends at 2 GiB; the graph beside the weights needs some of it.
+# Largest size of the weights: a protocol buffer holds 2 GiB, some of it for the graph.
 LARGEST_BYTES = 2**31 - 2**24
-# Small enough to be a shape, axes, or scales; a larger constant is never read by the inference.
+# Most elements of a shape, axes or scales; shape inference never reads a larger constant.
 _READ_BY_INFERENCE = 1024
-_MOST_SAID = 200  # letters
+_MOST_SAID = 200  # characters
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -42,12 +38,12 @@ _Message = TypeVar('_Message', onnx.ModelProto, onnx.NodeProto, onnx.TensorProto
 
 
 def load_model(path: str) -> onnx.ModelProto:
-    """Read an ONNX file and its weights; GraphError if a file is missing, bad or too large."""
+    """Read an ONNX file and its weights; GraphError if a file is missing, invalid or too large."""
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError as err:
         raise GraphError(f'{path} {why_unreadable(path)}', 'an ONNX file') from err
-    except Exception as err:  # protobuf's own error class has moved between versions
+    except Exception as err:  # protobuf's error class has moved between versions
         raise GraphError(f'{path} is no ONNX file, or only a part of one', 'an ONNX file',
                          'export the network again, or copy the whole file') from err
     if not model.graph.node:
@@ -57,14 +53,14 @@ def load_model(path: str) -> onnx.ModelProto:
     require_size(model, path)
     try:
         onnx.load_external_data_for_model(model, folder)
-    except Exception as err:  # a file that may not be read, or lies outside of the folder
+    except Exception as err:  # an unreadable file, or one outside the folder
         raise GraphError(f'the weights of {path} cannot be read ({first_line(err)})',
                          'the files it was saved with') from err
     return model
 
 
 def session_of(model: onnx.ModelProto, level: str = 'ENABLE_ALL', threads: int = 0) -> Any:
-    """Open a session of ONNX Runtime on the CPU, optimised by a level; 0 threads are all cores."""
+    """Open an ONNX Runtime CPU session with an optimisation level; 0 threads means all cores."""
     try:
         import onnxruntime
     except ImportError as err:
@@ -79,14 +75,14 @@ def session_of(model: onnx.ModelProto, level: str = 'ENABLE_ALL', threads: int =
 
 
 def why_unreadable(path: str) -> str:
-    """Say why a file cannot be opened."""
+    """Return why a file cannot be opened."""
     if os.path.isdir(path):
         return 'is a folder'
     return 'may not be read' if os.path.exists(path) else 'is missing'
 
 
 def _require_files(model: onnx.ModelProto, path: str, folder: str) -> None:
-    """Check that every file of weights is there and long enough."""
+    """Check that every file of weights exists and is long enough."""
     needed: dict[str, int] = {}
     for tensor in (*model.graph.initializer, *(a.t for n in model.graph.node
                                                for a in n.attribute)):
@@ -106,7 +102,7 @@ def _require_files(model: onnx.ModelProto, path: str, folder: str) -> None:
 
 
 def require_size(model: onnx.ModelProto, name: str = 'the network') -> None:
-    """Raise GraphError if a network's weights are more than one ONNX file can hold."""
+    """Raise GraphError if a network's weights do not fit into one ONNX file."""
     size = sum(math.prod(t.dims) * helper.tensor_dtype_to_np_dtype(t.data_type).itemsize
                for t in model.graph.initializer)
     if size > LARGEST_BYTES:
@@ -115,7 +111,7 @@ def require_size(model: onnx.ModelProto, name: str = 'the network') -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Look at a graph.
+# Read a graph.
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
@@ -130,13 +126,13 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
 
 
 def first_line(err: object) -> str:
-    """Return what a library says in its first line, for a sentence."""
+    """Return the first line of a library's message, shortened for use in a sentence."""
     text = next((line.strip() for line in str(err).splitlines() if line.strip()), '')
     return text if len(text) <= _MOST_SAID else f'{text[:_MOST_SAID]}...'
 
 
 def told(err: Exception) -> str:
-    """Return the class of an error and its first line, for a sentence."""
+    """Return the class and the first line of an error for use in a sentence."""
     return f'{type(err).__name__}: {first_line(err) or "without a message"}'
 
 
@@ -150,17 +146,17 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 
 def is_marker(node: onnx.NodeProto) -> bool:
-    """Say whether a node is a marker of dropout."""
+    """Return whether a node is a dropout marker."""
     return node.domain == MARKER_DOMAIN
 
 
 def hidden(marker: onnx.NodeProto) -> onnx.NodeProto:
-    """Return an Identity in place of a dropout."""
+    """Return an Identity that replaces a dropout node."""
     return helper.make_node('Identity', marker.input[:1], marker.output[:1])
 
 
 def image_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Return the inputs without a default value (old files list weights as inputs, too)."""
+    """Return the inputs without a default value (old files also list weights as inputs)."""
     given = {tensor.name for tensor in graph.initializer}
     return [info for info in graph.input if info.name not in given]
 
@@ -176,7 +172,7 @@ def consumers(nodes: Iterable[onnx.NodeProto], name: str) -> list[onnx.NodeProto
 
 
 def only_user(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
-    """Return the one node that reads a tensor; None if there are more, or it is an output."""
+    """Return the only node that reads a tensor; None if several do or it is a graph output."""
     users = consumers(graph.node, name)
     is_output = any(info.name == name for info in graph.output)
     return users[0] if len(users) == 1 and not is_output else None
@@ -197,7 +193,7 @@ def unused(wish: str, taken: Container[str]) -> str:
 
 
 def fresh_name(graph: onnx.GraphProto, wish: str) -> str:
-    """Return a name near `wish` that no tensor of the graph has."""
+    """Return a name that no tensor of the graph has, `wish` if possible."""
     return unused(wish, tensor_names(graph))
 
 
@@ -210,7 +206,7 @@ def used_by(node: onnx.NodeProto) -> set[str]:
 
 
 def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that some tensors are made of, in their order."""
+    """Return the nodes needed to compute `outputs`, in their order."""
     needed, kept = set(outputs), []
     for node in reversed(nodes):
         if needed & set(node.output):
@@ -220,19 +216,19 @@ def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> lis
 
 
 # -------------------------------------------------------------------------------------------------
-# Infer types and shapes, without carrying large weights through onnx's inference.
+# Infer types and shapes without passing large weights through onnx's inference.
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """What is known of a tensor before anything ran."""
+    """Statically known type of a tensor."""
 
     kind: int  # TensorProto.DataType; 0 if unknown.
-    dims: tuple[int | None, ...] | None  # Sizes as far as known; None if not even their number is.
+    dims: tuple[int | None, ...] | None  # Sizes, None where unknown; None if the rank is unknown.
 
     @property
     def shape(self) -> Shape | None:
-        """All sizes, None if one is unknown."""
+        """All sizes; None if one is unknown."""
         if self.dims is None:
             return None
         known = tuple(size for size in self.dims if size is not None)
@@ -240,7 +236,7 @@ class TensorType:
 
     @property
     def rank(self) -> int:
-        """Return the number of axes, -1 if unknown."""
+        """Return the number of axes; -1 if unknown."""
         return -1 if self.dims is None else len(self.dims)
 
 
@@ -281,17 +277,17 @@ def types_of(model: onnx.ModelProto) -> dict[str, TensorType]:
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, Shape]:
-    """Infer the shape of every tensor of a model; one with an unknown size is left out."""
+    """Infer the shape of every tensor of a model; tensors with an unknown size are left out."""
     return {name: kind.shape for name, kind in types_of(model).items() if kind.shape is not None}
 
 
 def is_read_by_inference(tensor: TensorProto) -> bool:
-    """Say whether onnx may look at a constant's values, and not only at its shape."""
+    """Return whether inference may read a constant's values, not only its shape."""
     return math.prod(tensor.dims) <= _READ_BY_INFERENCE
 
 
 def weight_info(tensor: TensorProto) -> onnx.ValueInfoProto:
-    """Describe a constant as an input, which is all that inference needs of a large one."""
+    """Describe a constant as an input: inference needs only the type of a large one."""
     return helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
 
 
@@ -322,7 +318,7 @@ def refill(field: Any, items: Iterable[Any]) -> None:
 
 
 def rename_tensors(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
-    """Give the inputs and outputs of a node other names; its subgraphs are left alone."""
+    """Rename inputs and outputs of a node; its subgraphs are not changed."""
     for tensors in (node.input, node.output):
         for index, name in enumerate(tensors):
             tensors[index] = names.get(name, name)
@@ -331,7 +327,7 @@ def rename_tensors(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
 def replace_node(
     graph: onnx.GraphProto, old: onnx.NodeProto, new: Sequence[onnx.NodeProto]
 ) -> None:
-    """Put nodes in the place of one."""
+    """Replace one node by several."""
     nodes = list(graph.node)
     at = next(i for i, node in enumerate(nodes) if node is old or node == old)
     refill(graph.node, [*nodes[:at], *new, *nodes[at + 1:]])
@@ -346,7 +342,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def add_constant(graph: onnx.GraphProto, wish: str, values: Any, dtype: Any = None) -> str:
-    """Store an initializer under a name near `wish` that is free, and return that name."""
+    """Store an initializer under an unused name, `wish` if possible; return that name."""
     name = fresh_name(graph, wish)
     graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))
     return name
@@ -354,9 +350,9 @@ def add_constant(graph: onnx.GraphProto, wish: str, values: Any, dtype: Any = No
 
 def resize_scale(old: int, new: int) -> np.float32:
     """
-    Return the float32 by which a runtime comes from the old size to the new.
+    Return the float32 scale that makes a runtime resize from the old size to the new.
 
-    Runtimes round the product down, in float32 or, as onnx does, in float64.
+    Runtimes round the product of size and scale down, in float32 or, as onnx does, in float64.
     """
     scale = np.float32(new / old)
     while float(scale) * old < new:
@@ -372,7 +368,7 @@ class NodeWriter:
         self._graph, self._prefix = graph, prefix
 
     def node(self, op: str, inputs: Sequence[str], suffix: str = '', **attributes: Any) -> str:
-        """Write a node of one output and return the name of that."""
+        """Write a node of one output and return the output's name."""
         name = f'{self._prefix}_{suffix}' if suffix else self._prefix
         self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
@@ -382,12 +378,12 @@ class NodeWriter:
         return add_constant(self._graph, f'{self._prefix}_{suffix}', values, dtype)
 
     def shape(self, suffix: str, *sizes: int) -> str:
-        """Store whole numbers, int64 (n,), and return their name."""
+        """Store integers as an int64 (n,) constant and return its name."""
         return self.constant(suffix, sizes, np.int64)
 
 
 def float_info(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
-    """Describe a float32 tensor; a text is a symbolic axis."""
+    """Describe a float32 tensor; a string in `shape` is a symbolic axis."""
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
 
@@ -398,7 +394,7 @@ def build_model(
     outputs: Sequence[onnx.ValueInfoProto],
     initializers: Iterable[onnx.TensorProto],
 ) -> onnx.ModelProto:
-    """Make a checked model with the initializers it uses; GraphError if onnx finds it invalid."""
+    """Build a model with the initializers it uses; GraphError if onnx's checker rejects it."""
     used = {n for node in nodes for n in node.input}
     kept = [t for t in initializers if t.name in used]
     graph = helper.make_graph(list(nodes), name, list(inputs), list(outputs), kept)

@@ -2,8 +2,8 @@
 """
 Options of the compiler and its decisions, with costs and reasons.
 
-A graph costs multiply-adds and tensor elements, counted from static shapes. The counts decide
-between two ways to compute the same thing; they are no prediction of time.
+The cost of a graph is its multiply-adds and tensor elements, counted from static shapes. The costs
+decide between two ways to compute the same result; they do not predict latency.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from uncertainty_seg.compiler.onnx_tools import attribute, Shapes
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import ConfigError
 
-# An elementwise operation reads and writes memory; a multiply-add of a convolution works in
-# registers. On two CPU cores one element moved took as long as about this many multiply-adds.
+# An elementwise operation is limited by memory, a convolution's multiply-add works in registers.
+# On two CPU cores, moving one element took as long as about this many multiply-adds.
 MACS_AN_ELEMENT = 8
 DEFAULT_PASSES, DEFAULT_SAMPLES = 20, 10
 METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
-# Of PRECISIONS, those that a network is compiled to.
+# The members of PRECISIONS that a network can be compiled to.
 COMPUTED = ('fp32', 'fp16', 'bf16')
-# What the numbers of an output are.
+# Possible meanings of an output's values.
 ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
 
 
@@ -42,18 +42,18 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """One number to compare by, in multiply-adds."""
+        """Combined cost for comparisons, in multiply-adds."""
         return self.macs + MACS_AN_ELEMENT * self.elements
 
 
 def node_cost(node: onnx.NodeProto, known: Shapes) -> Cost:
-    """Return the cost of a node; tensors without a static shape count nothing."""
+    """Return the cost of a node; a tensor without a static shape adds nothing."""
     written = sum(math.prod(known[name]) for name in node.output if name in known)
     return Cost(_macs(node, known), written)
 
 
 def graph_cost(nodes: Iterable[onnx.NodeProto], known: Shapes) -> Cost:
-    """Return the cost of nodes together."""
+    """Return the total cost of some nodes."""
     return sum((node_cost(node, known) for node in nodes), Cost(0, 0))
 
 
@@ -76,34 +76,34 @@ def _macs(node: onnx.NodeProto, known: Shapes) -> int:
 @dataclass(frozen=True)
 class CompileOptions:
     """
-    How a network is to be compiled, apart from the image it takes.
+    Options of a compilation, apart from the network's image.
 
-    Raises ConfigError if one is out of range, or two contradict each other.
+    Raises ConfigError if an option is out of range, or two contradict each other.
     """
 
     method: str = 'mc_dropout'  # One of `METHODS`.
-    passes: int | None = None  # T, which costs are weighed for; other numbers work too.
-    num_classes: int = 0  # C that the network must have; 0 to take what comes.
-    output: str | None = None  # Which output holds the logits; None where there is no doubt.
-    activation: str = 'auto'  # One of `ACTIVATIONS`; 'auto' for what the last nodes say.
-    inject_dropout: float | None = None  # Rate of dropout to put into a network without any.
-    at: str = 'head'  # Where: 'decoder', 'head', or names by commas.
-    precision: str = 'fp32'  # 'fp32', 'fp16' or 'bf16': what trunk and head compute in.
-    full_weights: bool = False  # Store large weights in 32 bits, where 16 would do.
-    # The camera's noise for error propagation, in pixel values of 0 to 255.
+    passes: int | None = None  # T for which costs are weighed; the bundle works with any T.
+    num_classes: int = 0  # C that the network must have; 0 accepts any.
+    output: str | None = None  # Name of the output of logits; None if it is unambiguous.
+    activation: str = 'auto'  # One of `ACTIVATIONS`; 'auto' decides by the graph's last nodes.
+    inject_dropout: float | None = None  # Rate of dropout to insert into a network without any.
+    at: str = 'head'  # Where to insert it: 'decoder', 'head', or names separated by commas.
+    precision: str = 'fp32'  # Precision of trunk and head: 'fp32', 'fp16' or 'bf16'.
+    full_weights: bool = False  # Store large weights in 32 bits even where 16 would do.
+    # Standard deviation of camera noise for error propagation, in pixel values of 0 to 255.
     sensor_std: float = 0.0
-    # For 'direct': which output holds the log-variance; None where there is no doubt.
+    # For 'direct': name of the output of log-variances; None if it is unambiguous.
     variance: str | None = None
     samples: int | None = None  # For 'direct': S, the noise samples of one pass; None for 10.
-    features: str = 'none'  # 'none', 'auto' or a tensor of the trunk, to become an output.
+    features: str = 'none'  # 'none', 'auto' or a trunk tensor that becomes an output.
 
     @property
     def num_passes(self) -> int:
-        """Return T where the costs of passes are weighed."""
+        """Return the T for which costs are weighed."""
         return 1 if self.method == 'single' else self.passes or DEFAULT_PASSES
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges and combinations."""
         for name, value, known in (
             ('method', self.method, METHODS), ('precision', self.precision, COMPUTED),
             ('activation', self.activation, ACTIVATIONS),
@@ -143,20 +143,20 @@ class CompileOptions:
 
 @dataclass(frozen=True)
 class Decision:
-    """One choice between two ways to compute the same thing."""
+    """One choice between two ways to compute the same result."""
 
-    step: str  # The pass that chose, by the name of its module.
-    where: str  # Mask, node or tensor.
+    step: str  # Name of the graph pass that decided.
+    where: str  # Name of the mask, node or tensor concerned.
     is_applied: bool  # Whether the graph was changed.
-    reason: str  # Why, in words, with the numbers compared.
+    reason: str  # Human-readable reason, with the numbers compared.
 
 
 @dataclass(frozen=True)
 class CompilePlan:
-    """What was decided for a network, and what it costs."""
+    """Decisions for a network, and its costs before and after."""
 
-    passes: int  # T that the choices were made for.
-    network: Cost  # One pass of the network as it came.
+    passes: int  # T for which the decisions were made.
+    network: Cost  # One pass of the original network.
     trunk: Cost
     head: Cost  # One pass of the head.
     sites: tuple[DropoutSite, ...]
@@ -164,13 +164,13 @@ class CompilePlan:
 
     @property
     def trunk_share(self) -> float:
-        """Share of one pass that runs once a frame, by multiply-adds; 0..1."""
+        """Share of one pass's multiply-adds that runs only once per frame; 0..1."""
         total = self.trunk.macs + self.head.macs
         return self.trunk.macs / total if total else 0.0
 
 
 def explain(plan: CompilePlan) -> str:
-    """Write a plan as a text of a few lines for people."""
+    """Return a plan as a short human-readable text."""
     t = plan.passes
     loop, ours = t * plan.network.macs, plan.trunk.macs + t * plan.head.macs
     lines = ['dropout sites:']

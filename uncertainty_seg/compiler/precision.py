@@ -1,16 +1,16 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Let a trunk or a head compute in 16 bits: float16 or bfloat16, float32 at its border.
+Convert a trunk or head to 16 bits (float16 or bfloat16), with float32 inputs and outputs.
 
-Convolutions and matrix products are computed in 16 bits, and what follows them elementwise. What
-sums, divides or exponentiates stays in float32, and so do squares and everything before the
-first product: the normalisation of the image. Inputs and outputs keep their types, so that masks,
-logits and the reduction behind them are float32, and the sites of the dropout see no difference.
+Convolutions and matrix products are computed in 16 bits, and so are elementwise operations after
+them. Operations that sum, divide or exponentiate stay in float32, as do squares and everything
+before the first product, which is the normalisation of the image. Inputs and outputs keep their
+types: masks, logits and the reduction after them are float32, and dropout sites do not change.
 
-The converters of ONNX Runtime and onnxconverter-common know float16 only, replace what is too
-large by 10 000, normalise the image in 16 bits, and leave nodes in an order that onnx refuses.
+The converters of ONNX Runtime and onnxconverter-common support only float16, replace values that
+are too large by 10 000, normalise the image in 16 bits, and order nodes in a way onnx rejects.
 
-Weights alone can be stored in 16 bits, too, and a graph in 16 bits taken back to float32.
+This module also stores only the weights in 16 bits, and converts 16-bit graphs back to float32.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from uncertainty_seg.compiler.onnx_tools import (
 )
 from uncertainty_seg.errors import GraphError
 
-# Always in 16 bits: they are where the time goes, and hardware sums their products in 32.
+# Always in 16 bits: they take most of the time, and hardware accumulates their sums in 32 bits.
 _PRODUCTS = frozenset({'Conv', 'ConvTranspose', 'Einsum', 'Gemm', 'MatMul'})
-# In 16 bits if something that comes in is; every other operator stays in float32.
+# In 16 bits if one of their inputs is; every other operator stays in float32.
 _FOLLOWERS = frozenset({
     'Abs', 'Add', 'AveragePool', 'Clip', 'Concat', 'DepthToSpace', 'Div', 'Elu', 'Erf',
     'Expand', 'Flatten', 'Gather', 'GatherElements', 'Gelu', 'HardSigmoid', 'HardSwish',
@@ -47,10 +47,10 @@ _FOLLOWERS = frozenset({
     'Relu', 'Reshape', 'Resize', 'Selu', 'Sigmoid', 'Slice', 'SpaceToDepth', 'Split',
     'Squeeze', 'Sub', 'Tanh', 'Tile', 'Transpose', 'Unsqueeze', 'Where',
 })
-# What leaves the values as they are, but for place and sign.
+# Operators that change only the place or sign of values.
 _REARRANGED = frozenset({'Abs', 'Expand', 'Flatten', 'Identity', 'Neg', 'Reshape', 'Squeeze',
                          'Transpose', 'Unsqueeze'})
-# Arguments that are float32 in ONNX, whatever the data's type.
+# Input indices that ONNX requires to be float32, whatever the type of the data.
 _FLOAT32_ARGUMENTS = {'Resize': (1, 2)}
 _QUANTISED = frozenset({'QuantizeLinear', 'DequantizeLinear', 'QLinearConv', 'ConvInteger'})
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -71,13 +71,13 @@ _KINDS = {
 
 def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     """
-    Move the products of a graph, and what follows them, to 16 bits.
+    Move the products of a graph, and the operations that follow them, to 16 bits.
 
-    No weight of a bundle can show that a value inside the network leaves the range of float16. It
-    then becomes infinite, the maps NaN, and no frame is confident. Squares would be beyond it at a
-    value of 256 already, and nothing below 0.0002; a length that is the root of their sum would be
-    infinite or 0, and the vectors over it zeros: finite, and wrong. So squares stay in float32.
-    ONNX Runtime on a CPU would not show it: it rounds in fewer places than the graph.
+    The weights do not show whether a value inside the network leaves the range of float16. Such a
+    value becomes infinite, the maps NaN, and no frame is confident. A square overflows at a value
+    of 256 and becomes 0 below 0.0002. A vector's length would then be infinite or 0, and the
+    vector divided by it zeros: finite but wrong. So squares stay in float32. ONNX Runtime on a CPU
+    would not reveal this, since it rounds in fewer places than the graph says.
 
     Raises GraphError if a weight is too large for the type, or the graph is not in float32.
     """
@@ -102,7 +102,7 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
 
 @dataclass
 class _CastWriter:
-    """Writes nodes one after the other, and a cast where types meet."""
+    """Writes nodes one by one, with a Cast wherever the type changes."""
 
     kind: _Kind
     floats: frozenset[str]
@@ -112,16 +112,16 @@ class _CastWriter:
     reduced: set[str] = field(default_factory=lambda: {LOGITS, MOMENTS})
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
-    # (name in the given graph, is low) -> name of the tensor that has this type.
+    # (name in the given graph, is low) -> name of the tensor of that type.
     there: dict[tuple[str, bool], str] = field(default_factory=dict)
-    # Name in the given graph -> a number that it shares with tensors of the same values, in
-    # another place or of another sign; and what each number is.
+    # Name in the given graph -> an id that it shares with all tensors of the same values up to
+    # place and sign; and the expression -> its id.
     values: dict[str, int] = field(default_factory=dict)
     numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
     inverses: set[str] = field(default_factory=set)
 
     def take(self, info: onnx.ValueInfoProto) -> None:
-        """Take an input: what the trunk hands over is rounded at once, a mask where it acts."""
+        """Register an input: the trunk's tensors are rounded at once, a mask where it is used."""
         if info.name not in self.floats:
             return
         self.there[info.name, False] = info.name
@@ -130,7 +130,7 @@ class _CastWriter:
             self.low.add(info.name)
 
     def put(self, node: onnx.NodeProto, outputs: set[str]) -> None:
-        """Write a node in the type that suits it."""
+        """Write a node in 16 or 32 bits, as its operator and inputs require."""
         if node.op_type == 'Constant' and node.output[0] in self.constants:
             return
         is_reduction = not self.reduced.isdisjoint(node.input)
@@ -157,7 +157,7 @@ class _CastWriter:
                 self.there[name, False] = name
 
     def _note(self, node: onnx.NodeProto) -> None:
-        """Note which tensors have the values of others, and which are 1 over something."""
+        """Record which tensors have the values of others, and which are reciprocals."""
         given = [self._number(name) for name in node.input]
         is_rearranged = node.op_type in _REARRANGED
         told = tuple(sorted(entry.SerializeToString() for entry in node.attribute))
@@ -185,9 +185,9 @@ class _CastWriter:
 
     def _is_low(self, node: onnx.NodeProto) -> bool:
         if node.op_type in ('Mul', *_PRODUCTS) and self._is_square(node):
-            return False  # its range is twice that of what is squared
+            return False  # squaring doubles the range of exponents
         if node.op_type == 'Mul' and not self.inverses.isdisjoint(node.input):
-            return False  # as a division, below
+            return False  # this is a division, see below
         if node.op_type in _PRODUCTS:
             return node.output[0] in self.floats
         if node.op_type == 'Div' and node.input[1] not in self.constants:
@@ -195,7 +195,7 @@ class _CastWriter:
         return node.op_type in _FOLLOWERS and any(name in self.low for name in node.input)
 
     def _as(self, name: str, is_low: bool, is_bound: bool) -> str:
-        """Return the name under which a tensor is there in a type; make it if it is not."""
+        """Return the name of a tensor in the wanted type; write the conversion if needed."""
         if name not in self.floats:
             return name
         if (name, is_low) in self.there:
@@ -224,11 +224,11 @@ class _CastWriter:
 def _low_tensor(
     name: str, values: NDArray[np.generic], kind: _Kind, is_bound: bool
 ) -> onnx.TensorProto:
-    """Round a constant; a bound of Clip that lies beyond the type may be its largest value."""
+    """Round a constant; a bound of Clip outside the type's range becomes the largest value."""
     values = np.asarray(values, np.float32)
     if is_bound:
         values = np.clip(values, -kind.largest, kind.largest)
-    with np.errstate(over='ignore'):  # what does not fit is found in the next lines
+    with np.errstate(over='ignore'):  # overflow is checked below
         rounded = values.astype(helper.tensor_dtype_to_np_dtype(kind.onnx_type))
     if (np.isinf(rounded) & np.isfinite(values)).any():
         raise GraphError(
@@ -240,7 +240,7 @@ def _low_tensor(
 
 
 def _floats(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the names of all float32 tensors, and refuse what is not plain float32."""
+    """Return the names of all float32 tensors; GraphError if the graph has other float types."""
     for node in model.graph.node:
         if node.op_type in _QUANTISED:
             raise GraphError(f'the graph holds {node.op_type} {node.name!r}', 'float32 throughout',
@@ -255,7 +255,7 @@ def _floats(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def _check(model: onnx.ModelProto, kind: str) -> None:
-    """Let onnx check form and shapes, and types too where ONNX has the type."""
+    """Check form and shapes with onnx, and types for fp16, which all its operators support."""
     try:
         onnx.checker.check_model(model, full_check=kind == 'fp16')
         onnx.shape_inference.infer_shapes(model, check_type=kind == 'fp16', strict_mode=True)
@@ -265,11 +265,11 @@ def _check(model: onnx.ModelProto, kind: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Store weights in 16 bits and compute in 32: half the file, the same arithmetic.
-# Each large initializer becomes float16 with a Cast behind it, which runtimes fold when they load.
+# Store weights in 16 bits and compute in 32: half the file size, the same arithmetic.
+# Each large initializer becomes float16 followed by a Cast, which runtimes fold when they load.
 
 _SMALLEST = 256
-# What rounding to the nearest float16 moves a number that is none of its smallest, at most.
+# Largest relative error of rounding to the nearest normal float16.
 _MOST_ROUNDED = 2.0 ** -11
 
 
@@ -277,8 +277,8 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     Round every large float32 initializer to float16: about half the size.
 
-    Weights move by up to 0.05 %, so measure what you ship. Those that would move further, because
-    they are too large for float16 or among its smallest numbers, stay float32.
+    Weights change by up to 0.05 %, so validate the rounded network. Initializers that would change
+    more, because they overflow float16 or are subnormal in it, stay float32.
     """
     result = copy_of(model)
     halved = _halvable(model)
@@ -299,7 +299,7 @@ def _halvable(model: onnx.ModelProto) -> dict[str, NDArray[np.float16]]:
     """Return, by name and in 16 bits, the initializers that `halve_weights` rounds."""
     found = {}
     for name, values in _large(model):
-        with np.errstate(over='ignore'):  # what does not fit is infinite, and so is its error
+        with np.errstate(over='ignore'):  # overflow gives an infinite error, checked below
             half = values.astype(np.float16)
         if _rounding_error(values, half) <= _MOST_ROUNDED:
             found[name] = half
@@ -307,7 +307,7 @@ def _halvable(model: onnx.ModelProto) -> dict[str, NDArray[np.float16]]:
 
 
 def unhalvable(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the large initializers that stay float32, since 16 bits cannot tell their values."""
+    """Return the large initializers that stay float32 because 16 bits would change them more."""
     halved = _halvable(model)
     return tuple(name for name, _ in _large(model) if name not in halved)
 
@@ -319,7 +319,7 @@ def _large(model: onnx.ModelProto) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def _rounding_error(values: NDArray[np.float32], half: NDArray[np.float16]) -> float:
-    """Return the length of what rounding changed, as a share of the length of the values."""
+    """Return the norm of the rounding error as a share of the norm of the values."""
     exact = values.astype(np.float64)
     length = float(np.linalg.norm(exact))
     moved = float(np.linalg.norm(half.astype(np.float64) - exact))
@@ -327,7 +327,7 @@ def _rounding_error(values: NDArray[np.float32], half: NDArray[np.float16]) -> f
 
 
 def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Undo `halve_weights`: float32 initializers of the rounded values, without a Cast."""
+    """Undo `halve_weights`: float32 initializers with the rounded values, without a Cast."""
     result = copy_of(model)
     halves = {t.name: t for t in result.graph.initializer if t.data_type == TensorProto.FLOAT16}
     nodes, restored = [], []
@@ -346,20 +346,19 @@ def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 # -------------------------------------------------------------------------------------------------
-# Take a graph that computes in 16 bits back to float32, with the weights it has.
-# What was rounded stays rounded. It is the reference that a backend of 16 bits is held against,
-# and lets ONNX Runtime, whose CPU has no bfloat16, run a graph of it. Quantised parts stay as they
-# are.
+# Convert a graph that computes in 16 bits to float32, with its rounded weights. The result is the
+# reference for 16-bit backends, and lets ONNX Runtime, which has no bfloat16 on CPUs, run a bf16
+# graph. Quantised parts do not change.
 
 _LOW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Compute in float32 whatever a graph computes in float16 or bfloat16.
+    Convert a graph from float16 or bfloat16 to float32.
 
-    Each weight is widened, and each Cast to 16 bits becomes one to float32. Inputs and outputs of
-    the graph are not of 16 bits.
+    Each weight is widened, and each Cast to 16 bits becomes a Cast to float32. The graph's inputs
+    and outputs must not be of 16 bits.
     """
     result = copy_of(model)
     del result.graph.value_info[:]
@@ -376,7 +375,7 @@ def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def widen_network(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Let a network that came with tensors of 16 bits compute in float32; None if it has none."""
+    """Convert a given network with 16-bit tensors to float32; None if it has no such tensors."""
     graph = model.graph
     borders = [info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)]
     kinds = {*borders, *(t.data_type for t in graph.initializer),

@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From a network to a bundle on disk: check the request, load, compile, compare, write.
+Compile a network to a bundle on disk: check the request, load, compile, compare, write.
 
-Nothing is written before the compiled graphs have been compared with the network. A bundle in
-float32 is taken to another precision here too: its network is not needed for that.
-
+Nothing is written before the compiled graphs have been compared with the network. `convert` writes
+a float32 bundle in another precision, for which the network is not needed.
 """
 
 from __future__ import annotations
@@ -100,10 +99,10 @@ def compile_network(
     Parameters
     ----------
     net : Module, Path or str
-        A torch module (left as it is), an ONNX file, or 'package.module:function' that returns
-        a module. It takes a normalised image (1, 3, h, w) and gives logits or probabilities.
+        A torch module (not modified), an ONNX file, or 'package.module:function' that returns
+        a module. It takes a normalised image (1, 3, h, w) and returns logits or probabilities.
     out : Path or str
-        Folder of the bundle; replaced if it is one.
+        Folder of the bundle; an existing bundle there is replaced.
     size : (int, int)
         Width and height of the network's image.
     classes : Path, str, sequence of str or ClassTable
@@ -117,10 +116,10 @@ def compile_network(
     method : str
         'mc_dropout'; 'deep_ensemble' where each network is a pass; 'direct' for a network that
         predicts the variance of its logits; 'error_propagation' for one pass that computes mean
-        and variance of the logits, of which the passes are samples; 'single' for one pass,
+        and variance of the logits, from which the passes are sampled; 'single' for one pass with
         dropout switched off.
     inject_dropout : float, optional
-        Rate of dropout to put into a network that has none.
+        Rate of dropout to insert into a network that has none.
     at : str
         Where to inject it: 'decoder', 'head', or names separated by commas.
     passes : int, optional
@@ -128,29 +127,29 @@ def compile_network(
     fit, color_order, mean, std : str, str, sequence of float, sequence of float
         How the network expects its image; see `InputSpec`.
     precision : str
-        'fp32', 'fp16' or 'bf16' for trunk and head. A network with QuantizeLinear and
-        DequantizeLinear in it, as NNCF and ModelOpt write it, keeps them, in fp32.
+        'fp32', 'fp16' or 'bf16' for trunk and head. QuantizeLinear and DequantizeLinear nodes, as
+        NNCF and ModelOpt write them, are kept, which requires fp32.
     sensor_std : float
-        Noise of the camera for error propagation: standard deviation of a pixel value of 0..255.
+        Camera noise for error propagation: standard deviation in pixel values of 0..255.
     variance : str, optional
         For 'direct': name of the output that holds the log-variance of the logits, if it is not
         `log_variance` or the second half of an output of 2C channels.
     samples : int, optional
-        For 'direct': S, the noise samples of a pass; 10.
+        For 'direct': S, the number of noise samples per pass; 10 by default.
     full_weights : bool
         Store weights in 32 bits.
     features : str
-        A tensor before the first dropout that is one more output, for distances from the training
-        frames; 'auto' for the end of the encoder's stage of stride 16; 'none'.
+        Name of a tensor before the first dropout that becomes another output, for distances from
+        the training frames; 'auto' for the end of the encoder's stage of stride 16; 'none'.
     activation : str
-        What the numbers of the output are: 'logits', 'softmax', 'sigmoid' or 'log_softmax';
-        'auto' takes off a softmax or sigmoid at the very end, and refuses other probabilities.
+        Meaning of the output's values: 'logits', 'softmax', 'sigmoid' or 'log_softmax'. 'auto'
+        removes a softmax or sigmoid at the very end, and raises for other probabilities.
     compare_passes : int
-        Number of the network's own random passes with which as many masked passes are compared;
-        fewer if they would take longer than some seconds; 0 for no comparison.
+        Number of random passes of the network to compare with equally many masked passes; fewer
+        if they would take longer than some seconds; 0 for no comparison.
     allow_silenced : bool
         Accept a torch network with random numbers that no mask can replace, and disable them in
-        every pass: the card names the modules, and the comparison says what that changes.
+        every pass. The card names the modules, and the comparison shows the effect.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -159,7 +158,7 @@ def compile_network(
     Returns
     -------
     CompileOutcome
-        With the bundle, which is not calibrated yet.
+        The bundle, which is not calibrated yet, and the results of the checks.
 
     Raises
     ------
@@ -196,7 +195,7 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """What to compile, and how; ConfigError if two of its parts contradict each other."""
+    """Network, image, classes and options; ConfigError if two of them contradict each other."""
 
     net: Any
     out: Path
@@ -220,7 +219,7 @@ class CompileRequest:
         return isinstance(self.net, (str, Path)) and not self.is_onnx
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check ranges and combinations."""
         image, is_ensemble = self.image, self.options.method == 'deep_ensemble'
         members = len(self.weights) if self.is_factory else 1 + len(self.members)
         for is_wrong, came, expected in (
@@ -243,7 +242,7 @@ class CompileRequest:
             (not is_ensemble and members > 1, f'{members} networks', 'the method deep_ensemble'),
             (is_ensemble and self.options.passes not in (None, members),
              f'{self.options.passes} passes', f'{members}, one a member'),
-            # A module is not printed: some cannot be.
+            # A module is never printed, since that fails for some modules.
             (self.is_factory and not _FACTORY.fullmatch(str(self.net)),
              repr(str(self.net)) if self.is_factory else '',
              _as_factory(str(self.net)) if self.is_factory else ''),
@@ -253,7 +252,7 @@ class CompileRequest:
 
 
 def _as_factory(net: str) -> str:
-    """Say what a network is given as, and what this one may be meant to be."""
+    """Return the accepted forms of `net`, and a guess at what this one should be."""
     file, _, function = net.partition(':')
     path = Path(file)
     if path.suffix in ('.pt', '.pth', '.ckpt', '.safetensors', '.bin'):
@@ -267,20 +266,20 @@ def _as_factory(net: str) -> str:
 @dataclass(frozen=True)
 class CompileOutcome:
     """
-    A bundle that was compiled and written.
+    A compiled and written bundle, with the results of its checks.
 
     Attributes
     ----------
     bundle : ModelBundle
-        As written, not calibrated.
+        The written bundle, not calibrated.
     compiled : CompiledGraphs
         Its graphs, and the plan: costs and decisions.
     report : CheckReport or MomentReport
-        How near the compiled graphs are to the network.
+        Differences between the compiled graphs and the network.
     stored : StorageReport
-        How the weights are stored, and what their rounding changes.
+        How the weights are stored, and the effect of their rounding.
     distribution : DistributionReport
-        How near passes with random masks are to those that the network draws itself.
+        Comparison of passes with random masks with passes of the network's own dropout.
 
     """
 
@@ -292,7 +291,7 @@ class CompileOutcome:
 
 
 def _compiled(request: CompileRequest) -> CompileOutcome:
-    """Compile, check and write a bundle; nothing is written where anything does not fit."""
+    """Compile, check and write a bundle; nothing is written if a check fails."""
     from uncertainty_seg.compiler.checks.grid_checks import choose_grid, FAR
     from uncertainty_seg.compiler.checks.output_checks import require_logits, store_weights
     from uncertainty_seg.compiler.compile import (
@@ -320,7 +319,7 @@ def _compiled(request: CompileRequest) -> CompileOutcome:
     distribution = _compared(request, compiled, card, loaded, report)
     compiled, grid_error = choose_grid(compiled, card)
     card = replace(card, grid_offset=compiled.grid_offset, grid_error=grid_error)
-    if grid_error > FAR and not card.members:  # a few passes differ by more, wherever they are
+    if grid_error > FAR and not card.members:  # few passes differ by more on any grid
         warn(f'the maps are {100 * grid_error:.0f} % off those at image size on average (decision '
              '`grid`): the grid of the logits is too coarse for these passes')
     compiled, stored = store_weights(compiled, card, options)
@@ -350,7 +349,7 @@ def _compared(
     request: CompileRequest, compiled: CompiledGraphs, card: ModelCard, loaded: _Loaded,
     report: CheckReport | MomentReport,
 ) -> DistributionReport:
-    """Compare distributions, or say why not."""
+    """Compare distributions, or return the reason why they are not compared."""
     from uncertainty_seg.compiler.checks.sample_checks import (
         check_distribution,
         DistributionReport,
@@ -463,13 +462,11 @@ class _Loaded:
     """
     Networks before they are compiled.
 
-    `models` are one, or the members of an ensemble. The rest is of the first: as torch runs it
-    with masks, the same in float64, as the user gave it in eval mode, and with the dropout that it
-    draws itself. An ONNX file is run with its own dropout by ONNX Runtime, and with masks not at
-    all; nor is a network whose dropout is injected. `still` is the one with its own dropout, with
-    that off. `silenced` are modules whose other random
-    numbers no pass has.
-
+    `models` is one network, or the members of an ensemble. The other fields concern the first:
+    torch with masks (`masked`), the same in float64 (`exact`), the user's net in eval mode
+    (`untouched`), and with the dropout that it draws itself (`own`) or with that off (`still`).
+    ONNX files, and networks with injected dropout, are not run with masks; ONNX Runtime runs a
+    file with its own dropout. `silenced` names modules whose other random numbers are disabled.
     """
 
     models: list[Any]
@@ -574,7 +571,7 @@ def factory(name: str) -> Callable[[], Any]:
     """
     module_name, _, function = name.partition(':')
     if not {'', os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())  # as `python` has it; what is installed comes first
+        sys.path.append(os.getcwd())  # as `python` does, but after installed packages
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as err:
@@ -585,7 +582,7 @@ def factory(name: str) -> Callable[[], Any]:
         raise ConfigError(f'{name!r} cannot be imported: there is no module {missing!r} in this '
                           'folder or among what is installed',
                           _FACTORY_FORM, fix) from err
-    except Exception as err:  # whatever the user's own code raises
+    except Exception as err:  # the user's code may raise anything
         raise ConfigError(f'{name!r} cannot be imported ({told(err)})',
                           'a module that Python can import') from err
     if not callable(found := getattr(module, function, None)):
@@ -598,7 +595,7 @@ def factory(name: str) -> Callable[[], Any]:
     def build() -> Any:
         try:
             net = found()
-        except Exception as err:  # whatever the user's own code raises
+        except Exception as err:  # the user's code may raise anything
             raise ConfigError(f'{name}() failed ({told(err)})',
                               'a function without arguments that returns a network') from err
         if not callable(getattr(net, 'state_dict', None)):
@@ -609,7 +606,7 @@ def factory(name: str) -> Callable[[], Any]:
 
 
 def _needed_arguments(function: Callable[..., Any]) -> list[str]:
-    """Name the arguments without a default, where Python can tell."""
+    """Return the arguments without a default, as far as `signature` finds them."""
     try:
         parameters = signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -619,7 +616,7 @@ def _needed_arguments(function: Callable[..., Any]) -> list[str]:
 
 
 def _require_numbers(net: Any, source: object) -> None:
-    """Refuse parameters that are NaN or infinite; a buffer may hold infinity, as masks do."""
+    """Raise if a parameter is NaN or infinite; buffers may hold infinity, as masks do."""
     for name, values in net.named_parameters():
         if not bool(values.isfinite().all()):
             raise GraphError(f'the weight {name!r} of {source} holds NaN or infinity', 'numbers',
@@ -627,7 +624,7 @@ def _require_numbers(net: Any, source: object) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Warn of a bundle that works but may not be what was meant.
+# Warnings about a bundle that works but may not be what the user intended.
 
 
 def warn(text: str) -> None:

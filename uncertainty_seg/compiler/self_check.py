@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Is what a backend computes what it should be: its maps held against those of a reference.
+Self-check of a backend: compare its maps with those of a reference.
 
-Backend and reference run on the same images and masks; each comparison has its threshold, and a
-value that is not a number never passes. The result is kept beside the engines: a precision that
-failed is refused here.
+Backend and reference run on the same images and masks. Each comparison has a threshold, which NaN
+never passes. The result is stored next to the engines, and a precision that failed is refused on
+this machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MEMORY_LIMIT_MB = 16.0
 @dataclass(frozen=True)
 class SelfCheckOutcome:
     """
-    What a self-check found.
+    Result of a self-check.
 
     Attributes
     ----------
@@ -59,9 +59,9 @@ class SelfCheckOutcome:
     values : dict of str to any
         Bundle, backend, every check with its threshold, and latency; for JSON.
     table : str
-        The same for a reader.
+        The same values, human-readable.
     record : Path
-        File that the backend looks at before it computes in this precision.
+        File that the backend reads before it computes in this precision.
 
     """
 
@@ -79,7 +79,7 @@ def self_check(
     runs: int = 40,
 ) -> SelfCheckOutcome:
     """
-    Compare a backend with ONNX Runtime on the CPU, and keep the result beside the engines.
+    Compare a backend with ONNX Runtime on the CPU, and store the result next to the engines.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def self_check(
     frames : int
         Number of images that are compared with the reference.
     runs : int
-        Number of runs for repeatability, memory and times.
+        Number of runs for repeatability, memory and latency.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def self_check(
     Raises
     ------
     UncertaintySegError
-        If the bundle cannot be read or the backend does not work here.
+        If the bundle cannot be read or the backend does not work on this machine.
 
     """
     from uncertainty_seg.backends.check_record import (
@@ -137,7 +137,7 @@ def self_check(
 
 
 def _require_numbers(path: Path) -> None:
-    """Refuse a weight that is NaN; OpenVINO makes finite numbers of it. A mask may be infinite."""
+    """Raise for a NaN weight, which OpenVINO turns into numbers; masks may hold infinity."""
     for name, values in constants(load_model(str(path)).graph).items():
         if values.dtype.kind in 'fV' and np.isnan(values).any():
             raise ModelBundleError(f'the weight {name!r} of {path} holds a NaN', 'numbers',
@@ -161,16 +161,16 @@ def _plan(
 
 
 # -------------------------------------------------------------------------------------------------
-# Run both, again and again.
+# Run backend and reference, then repeat the backend.
 
 
 @dataclass(frozen=True)
 class CheckPlan:
     """
-    What is run.
+    Inputs of a self-check.
 
     Images are uint8 (h, w, 3) in the card's size and colour order; `limits` are the thresholds of
-    the gated scores, which `scorer` computes (the usual ones without it).
+    the gated scores. `scorer` computes the scores; without it, `frame_scores` does.
     """
 
     card: ModelCard
@@ -190,15 +190,15 @@ class CheckPlan:
 
 @dataclass
 class Findings:
-    """What was found."""
+    """Checks and latencies of a self-check."""
 
-    checks: list[Check] = field(default_factory=list)  # In the order in which a reader wants them.
-    # Time of each stage and of the whole call, one number a run.
+    checks: list[Check] = field(default_factory=list)  # In the order of the report.
+    # Milliseconds of each stage and of the whole call, one number per run.
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
 
 
 def fixed_images(spec: InputSpec, count: int) -> list[ImageU8]:
-    """Render the scenes of the seeds 1.. , from clear water to the murkiest of the training."""
+    """Render scenes of the seeds 1, 2, ... at 5 % to 85 % of the training's largest turbidity."""
     shares = np.linspace(0.05, 0.85, count)
     scenes = [render_scene(seed, size=(spec.width, spec.height),
                            turbidity=float(share) * MAX_TRAINING_TURBIDITY).image
@@ -213,7 +213,7 @@ def check_backend(
     """Run all checks."""
     masks, others = plan.masks(plan.seed), plan.masks(plan.seed + 1)
     firsts, gaps, sane = [], [], []
-    # The first image comes again with other masks: a backend that keeps masks must notice.
+    # The first image runs again with other masks, to catch a backend that reuses old masks.
     for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
         maps = _run(backend, plan, image, chosen)
         right = _run(reference, plan, image, chosen)
@@ -236,7 +236,7 @@ def _gap(
 
 
 def _run(runner: Any, plan: CheckPlan, image: ImageU8, masks: Masks) -> UncertaintyMaps:
-    """Return the maps of an image at the grid."""
+    """Return the maps of an image on the logits' grid."""
     return grid_maps(runner.run(image, masks, plan.temperature))
 
 
@@ -244,7 +244,7 @@ def _repeat(
     backend: Backend, plan: CheckPlan, masks: Masks, firsts: Sequence[UncertaintyMaps], runs: int,
     found: Findings, progress: Callable[[str], object],
 ) -> None:
-    """Run again and again: the same bits, no more memory, and how long it takes."""
+    """Repeat runs to check for equal bits and constant memory, and to measure latency."""
     moved, memory_mb = [], []
     for index in range(runs):
         which = index % len(plan.images)
@@ -260,23 +260,23 @@ def _repeat(
 
 
 def memory_of_process_mb() -> float:
-    """Return what this process holds in memory now."""
+    """Return the resident memory of this process in MB."""
     pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
     return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
 
 
 # -------------------------------------------------------------------------------------------------
-# What a backend is held against: ONNX Runtime on the CPU in float32, and the definitions in numpy.
-# It shares no line with the backends but the files of the bundle: sessions that fuse nothing, one
-# pass after the other, and the sums of `core.uncertainty` in float64. Slow, and simple.
+# The reference for backends: ONNX Runtime on the CPU in float32, and the definitions in numpy.
+# It shares only the bundle's files with the backends: its sessions fuse nothing, passes run one
+# by one, and `core.uncertainty` sums them in float64. It is simple and slow.
 
 
 class Reference:
     """
-    Run a bundle as literally as it can be run; weights of 16 bits are widened.
+    Run a bundle without optimisations; 16-bit weights are widened to float32.
 
     Raises BackendUnavailableError if ONNX Runtime is not installed. `threads` are ONNX Runtime's;
-    0 takes every core.
+    0 means all cores.
     """
 
     def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
@@ -285,7 +285,7 @@ class Reference:
         self._head = _session(logits_of(load_model(str(bundle.passes_path))), threads)
 
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> PassSums:
-        """Return the sums over the passes of an image, in float64; as `Backend.run`."""
+        """Return an image's sums over the passes in float64, as `Backend.run` does."""
         found = self._trunk_of(image)
         logits = self._logits(image, found, masks)
         sums = sums_of_logits(logits, temperature, self._card.grid_offset)
@@ -298,7 +298,7 @@ class Reference:
     def _logits(
         self, image: ImageU8, found: dict[str, NDArray[np.float32]], masks: Masks
     ) -> NDArray[np.float32]:
-        """Return (T, C, hl, wl)."""
+        """Return the logits, float32 (T, C, hl, wl)."""
         wanted = {info.name for info in self._head.get_inputs()}
         given = {name: value for name, value in {'image': image[None], **found}.items()
                  if name in wanted}
@@ -310,22 +310,22 @@ class Reference:
 def _session(model: onnx.ModelProto, threads: int) -> Any:
     from uncertainty_seg.compiler.precision import to_float32
 
-    # Fuses nothing, and leaves the rounding steps of a quantised trunk where they are.
+    # ENABLE_BASIC fuses nothing and keeps the rounding steps of a quantised trunk.
     return session_of(to_float32(model), 'ENABLE_BASIC', threads)
 
 
 # -------------------------------------------------------------------------------------------------
-# What the self-check found, as a table for people and as values for JSON.
+# Reports of the self-check: a human-readable table and values for JSON.
 
 _PERCENTILES = (50, 90, 99)
 
 
 def report_values(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Put everything that was found into one dictionary; a NaN or infinite number is None.
+    Return all results in one dictionary for JSON; NaN and infinite numbers become None.
 
-    It holds `facts` (bundle, backend, version, precision, passes), then `is_passed`, `failed`,
-    `checks`, `latency_ms`.
+    Its keys are those of `facts` (bundle, backend, version, precision, passes), then `is_passed`,
+    `failed`, `checks`, `latency_ms`.
     """
     return {
         **facts,
@@ -338,7 +338,7 @@ def report_values(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report_table(found: Findings, facts: Mapping[str, Any]) -> str:
-    """Write the same for a reader, 99 columns wide at most."""
+    """Return the same results as a table, at most 99 columns wide."""
     lines = [', '.join(f'{name} {value}' for name, value in facts.items() if value != ''), '']
     lines += _check_lines(found.checks)
     if found.stages_ms:
@@ -372,53 +372,53 @@ def _finite(value: float) -> float | None:
 # -------------------------------------------------------------------------------------------------
 # The comparisons.
 
-# Compared by value; a variation ratio moves in steps of 1 / T, so that its pixels are counted.
-# Least confidence is no array of its own.
+# Maps compared by value. The variation ratio changes in steps of 1 / T, so its differing pixels
+# are counted instead; least confidence is computed from confidence.
 VALUE_MAPS = ('confidence', *(name for name in MAP_NAMES
                               if name not in ('variation_ratio', 'least_confidence')))
 QUANTILE = 0.999
-# Rounding may take a map that is zero or one by definition this far beyond.
+# How far rounding may take a map beyond the range 0..1.
 _SLACK = 1e-5
-# What a score without a calibrated limit is measured in.
+# Scale for score differences if there are no calibrated thresholds.
 _PLAIN_LIMIT = 0.1
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far maps may lie from the reference."""
+    """Largest permitted differences from the reference."""
 
-    label_share: float  # Share of the pixels with another label.
-    vote_share: float  # Share of the pixels whose variation ratio differs.
-    mean: float  # Mean difference of a map between 0 and 1.
-    quantile: float  # Difference that `QUANTILE` of the pixels stay below.
-    largest: float  # Difference at any pixel.
-    score: float  # Difference of a frame's score, in shares of its calibrated limit.
+    label_share: float  # Share of pixels with another label.
+    vote_share: float  # Share of pixels whose variation ratio differs.
+    mean: float  # Mean absolute difference of a map, whose values are within 0..1.
+    quantile: float  # Quantile `QUANTILE` of a map's absolute differences.
+    largest: float  # Largest absolute difference at any pixel.
+    score: float  # Difference of a frame score, as a share of its calibrated threshold.
 
 
 @dataclass(frozen=True)
 class Difference(Tolerance):
-    """How far maps do lie from the reference, in the same numbers."""
+    """Measured differences from the reference, in the same quantities."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One comparison of a measured value with its limit."""
 
     name: str
-    measured: float  # Passed if at most `limit`; NaN never is.
+    measured: float  # The check passes if this is at most `limit`; NaN never passes.
     limit: float
-    about: str  # What the number is, for a reader.
+    about: str  # Human-readable meaning of the value.
 
     @property
     def is_passed(self) -> bool:
-        """Whether it holds."""
+        """Whether the check passed."""
         return self.measured <= self.limit
 
 
-# By the precision; about four times what was measured on the shipped bundles
-# (docs/explanation/results.md), fp16 with each result rounded by the backend onnxruntime. No tf32
-# was there to be measured: it rounds less often than fp16, to a mantissa of the same length. A
-# network in bf16 is another network, near the first: it has to be calibrated as such.
+# By precision; about four times the differences measured on the shipped bundles
+# (docs/explanation/results.md), for fp16 in the backend onnxruntime with each result rounded.
+# tf32 was not measured: it rounds less often than fp16, to a mantissa of the same length. A bf16
+# network differs enough to need its own calibration.
 TOLERANCES: Mapping[str, Tolerance] = {
     'fp32': Tolerance(2e-4, 1e-3, 5e-6, 5e-5, 1e-3, 1e-4),
     'tf32': Tolerance(7e-3, 0.05, 2e-3, 0.03, 0.05, 0.03),
@@ -432,17 +432,17 @@ def difference(
     score: Callable[[UncertaintyMaps], Mapping[str, float]] = frame_scores,
 ) -> Difference:
     """
-    Measure how far maps lie from those of the reference, of the same image and the same masks.
+    Measure the differences of maps from the reference's, for the same image and masks.
 
-    A variation ratio differs where it moved by half a vote or more. Scores are compared in shares
-    of their limit, those without one not at all; all of them against 0.1 if there are no limits.
-    NaN if a map holds one.
+    A variation ratio differs where it changed by half a vote or more. Score differences are shares
+    of the score's threshold; scores without one are not compared. Without any thresholds, all
+    scores are compared on a scale of 0.1. A difference is NaN if a map holds NaN.
     """
     gaps = [_apart(maps.of(name), reference.of(name)) for name in VALUE_MAPS]
     votes = _apart(maps.variation_ratio, reference.variation_ratio)
     return Difference(
         label_share=float((maps.label != reference.label).mean()),
-        # A vote that is no number differs.
+        # Negated, so that a NaN vote counts as different.
         vote_share=float((~(votes < 0.5 / passes)).mean()),
         mean=_largest(gap.mean() for gap in gaps),
         quantile=_largest(np.quantile(gap, QUANTILE) for gap in gaps),
@@ -452,14 +452,14 @@ def difference(
 
 
 def worst(differences: Iterable[Difference]) -> Difference:
-    """Return the largest of every number; NaN if one is."""
+    """Return the largest of each quantity; NaN if any is NaN."""
     found = list(differences)
     names = [f.name for f in fields(Difference)]
     return Difference(*(_largest(getattr(d, name) for d in found) for name in names))
 
 
 def closeness_checks(found: Difference, tolerance: Tolerance) -> list[Check]:
-    """Hold a difference against what is tolerated, number by number."""
+    """Compare a difference with its tolerance, quantity by quantity."""
     about = {
         'label_share': 'share of pixels with another label',
         'vote_share': 'share of pixels with another variation ratio',
@@ -473,10 +473,10 @@ def closeness_checks(found: Difference, tolerance: Tolerance) -> list[Check]:
 
 
 def sanity_checks(maps: UncertaintyMaps, passes: int) -> list[Check]:
-    """Check what holds at the grid of any network: finite, within 0..1, variation ratio k / T."""
+    """Check what must hold for any network: finite, within 0..1, variation ratio k / T."""
     floats = {name: maps.of(name) for name in ('confidence', *MAP_NAMES)}
     broken = sum(int((~np.isfinite(values)).sum()) for values in floats.values())
-    # Total variance is at most 1 - 1/C, so that 0..1 holds for all of them.
+    # Total variance is at most 1 - 1/C, so the range 0..1 holds for all maps.
     beyond = _largest(max(0.0, -float(v.min()), float(v.max()) - 1.0) for v in floats.values())
     votes = maps.variation_ratio.astype(np.float64) * passes
     off = float(np.abs(votes - np.rint(votes)).max())
@@ -488,13 +488,13 @@ def sanity_checks(maps: UncertaintyMaps, passes: int) -> list[Check]:
 
 
 def same_check(first: UncertaintyMaps, again: UncertaintyMaps) -> Check:
-    """Count the values of two runs that are not the same bits; NaN equals NaN."""
+    """Count the values whose bits differ between two runs; equal NaN bits are equal."""
     moved = sum(int((_bits(first.of(name)) != _bits(again.of(name))).sum()) for name in MAP_NAMES)
     return Check('repeatable', moved, 0, 'values that differ when the same frame is run again')
 
 
 def worst_checks(checks: Iterable[Check]) -> list[Check]:
-    """Keep the worst of the checks of each name, in the order of their first."""
+    """Keep the worst check of each name, in the order of first appearance."""
     kept: dict[str, Check] = {}
     for check in checks:
         before = kept.get(check.name, check)
@@ -504,10 +504,10 @@ def worst_checks(checks: Iterable[Check]) -> list[Check]:
 
 def growth_check(samples_mb: Iterable[float], limit_mb: float) -> Check:
     """
-    Check that memory does not go on growing, in MB.
+    Check that memory, in MB after each run, does not keep growing.
 
-    The first half of the samples, one after each run, is left for warming up; the second may add
-    `limit_mb` to its beginning. Fewer than four samples fail.
+    The first half of the samples is ignored as warm-up; the second half may grow by `limit_mb`
+    above its first sample. Fewer than four samples fail.
     """
     samples = list(samples_mb)
     late = samples[len(samples) // 2:]
@@ -529,7 +529,7 @@ def _score_gap(
 
 
 def _largest(values: Iterable[float]) -> float:
-    """Return the maximum, and NaN if any is; the builtin depends on the order."""
+    """Return the maximum, or NaN if any value is NaN; with NaN, max() depends on the order."""
     return float(np.max(np.fromiter(values, np.float64), initial=0.0))
 
 
