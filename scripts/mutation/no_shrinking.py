@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A plug-in of pytest: hypothesis stops at the first failure, which is all a mutant needs."""
+"""A pytest plug-in: hypothesis does not shrink failures, since one failure kills a mutant."""
 
 from hypothesis import Phase, settings
 

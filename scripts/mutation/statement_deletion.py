@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A mutation operator that cosmic-ray lacks: a statement of a function is replaced by `pass`.
+A mutation operator that cosmic-ray lacks: it replaces a statement of a function by `pass`.
 
-Without it nothing tells whether a test notices a call that is left out. Local names that are set
-are kept: without them the mutant ends in a NameError, which any test notices.
+It shows whether a test detects a missing call. Assignments to local names are not deleted, since
+the resulting NameError is detected by any test.
 
 """
 
@@ -22,7 +22,7 @@ class StatementDeletion(Operator):
     """Delete calls, assignments to attributes and items, `return VALUE` and `raise`."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield the place of the statement that begins with this node, if it may be deleted."""
+        """Yield start and end of the statement at this node, if it may be deleted."""
         if node.type == 'simple_stmt' and search_ancestor(node, 'funcdef'):
             first = node.children[0]
             is_attribute_set = first.type == 'expr_stmt' and first.children[0].type != 'name'
@@ -37,7 +37,7 @@ class StatementDeletion(Operator):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        """Return what it does, for cosmic-ray's own checks."""
+        """Return examples of mutations, which cosmic-ray's own tests use."""
         return (
             Example('def f():\n    g(1)\n', 'def f():\n    pass\n'),
             Example('def f(a):\n    a.b = 1\n    c = 2\n', 'def f(a):\n    pass\n    c = 2\n'),
@@ -46,12 +46,12 @@ class StatementDeletion(Operator):
 
 
 class Provider:
-    """What cosmic-ray asks an entry point for: names and classes of operators."""
+    """The operators by name, in the form that cosmic-ray expects of an entry point."""
 
     def __iter__(self) -> Iterator[str]:
-        """Name the operator."""
+        """Return an iterator over the names of the operators."""
         return iter(['StatementDeletion'])
 
     def __getitem__(self, name: str) -> type[Operator]:
-        """Return the operator."""
+        """Return the class of an operator."""
         return {'StatementDeletion': StatementDeletion}[name]
