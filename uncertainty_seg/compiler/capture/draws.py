@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Follow the random numbers that a net draws itself to where they say what is dropped.
+Follow the random numbers that a net draws itself to the place where they decide what is dropped.
 
 Stochastic depth draws zeros and ones by ``bernoulli``, or compares uniform numbers with its rate:
-``floor(keep + rand)``, ``rand < keep``. Both are a mask of mean 1 times the chance to keep, so
-that a mask of ones gives the net of eval mode where it divides by what it keeps. Truth values are
-computed with as zeros and ones. Numbers that are used in any other way raise `NoMaskError`.
-
+``floor(keep + rand)``, ``rand < keep``. Both equal a mask of mean 1 times the keep probability, so
+that for a net which divides by that probability, a mask of ones gives the result of eval mode.
+Booleans are represented by zeros and ones. Any other use of drawn numbers raises `NoMaskError`.
 """
 
 from __future__ import annotations
@@ -19,26 +18,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Takes shape, chance to drop (None where it is known) and type; returns a mask and its chance.
+# Takes shape, probability to drop (None to use the known drop's) and dtype; returns a mask and the
+# probability.
 MakeMask = Callable[[Iterable[int], 'float | None', torch.dtype], tuple[Tensor, float]]
 _SAME_RATE = 1e-6
-# What gives the same numbers, and what asks for no number.
+# Operations that return the same values, and operations that read no values.
 _COPIES = {'to', 'float', 'type', 'type_as', 'contiguous', 'clone', 'detach'}
 _QUESTIONS = {'__get__', 'size', 'dim', 'numel', '__len__', 'is_floating_point', 'stride'}
-# How a sum with a number moves the interval of length 1 that uniform numbers come from.
+# The effect of adding a number on the interval [low, low + 1) of uniform numbers.
 _SHIFTS: dict[str, Callable[[float, float], float]] = {
     'add': lambda low, number: low + number, 'sub': lambda low, number: low - number,
     '__rsub__': lambda low, number: number - low - 1,
 }
 _NOT = {'__invert__', 'logical_not', 'bitwise_not'}
-# What needs truth values: an index, or more than one draw.
+# Operations that need real booleans (indexing) or combine several draws.
 _CHOICES = {'__setitem__', '__getitem__', 'masked_select', 'nonzero', 'index_put',
             *(form.format(word) for form in ('__{}__', 'logical_{}', 'bitwise_{}')
               for word in ('and', 'or', 'xor'))}
 
 
 class NoMaskError(Exception):
-    """Drawn numbers are used in a way that is no multiplication by an independent mask."""
+    """Raised if drawn numbers are not used as an independent multiplicative mask."""
 
 
 @dataclass(frozen=True)
@@ -50,40 +50,40 @@ class _Uniform:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A mask times a factor: one where something is kept, else zero."""
+    """A mask times a factor: 1 where values are kept, else 0."""
 
     mask: Tensor
     factor: float
 
 
 class OwnDraws:
-    """The drawn numbers of one run; `make_mask` makes the mask of a draw and notes the dropout."""
+    """The drawn numbers of a run; `make_mask` returns a draw's mask and records the dropout."""
 
     def __init__(self, make_mask: MakeMask) -> None:
         self._make_mask = make_mask
-        # By id; the tensor beside it keeps the id from being used again.
+        # By id; holding the tensor prevents its id from being reused.
         self._known: dict[int, tuple[Tensor, _Uniform | _Kept]] = {}
 
     def are_among(self, values: Any) -> bool:
-        """Say whether any of some nested values is a tensor of drawn numbers."""
+        """Return whether nested values contain a tensor of drawn numbers."""
         return bool(self._known) and any(id(x) in self._known for x in tensors(values))
 
     def uniform(self, x: Tensor) -> Tensor:
-        """Let a tensor of 0.5 stand for numbers from 0 to 1."""
+        """Register a tensor of 0.5 as the representation of numbers drawn from 0 to 1."""
         return self._noted(x, _Uniform(0.0))
 
     def kept(self, shape: Iterable[int], keep: float | None, dtype: torch.dtype) -> Tensor:
-        """Draw ones with a chance, and else zeros."""
-        sides = tuple(shape) or (1,)  # the passes need an axis
+        """Return drawn ones (with probability `keep`) and zeros."""
+        sides = tuple(shape) or (1,)  # the pass dimension needs an axis
         mask, p = self._make_mask(sides, None if keep is None else 1 - keep, dtype)
         return self._noted(mask * (1 - p), _Kept(mask, 1 - p))
 
     def renamed(self, x: Tensor, source: Tensor) -> Tensor:
-        """Write drawn numbers into another tensor, which is one of them then."""
+        """Copy drawn numbers into another tensor, which is then registered as drawn."""
         return self._noted(x.copy_(source), self._known[id(source)][1])
 
     def followed(self, func: Any, name: str, args: Any, options: dict[str, Any]) -> Any:
-        """Run a function of torch that is given drawn numbers; NoMaskError if none fits."""
+        """Run a torch function on drawn numbers; NoMaskError if they are used in another way."""
         if name in _QUESTIONS:
             return func(*args, **options)
         x, *rest = args
@@ -119,7 +119,7 @@ class OwnDraws:
     def _of_uniform(
         self, stem: str, x: Tensor, own: _Uniform, rest: list[Any], run: Callable[[], Any]
     ) -> tuple[Tensor, _Uniform | _Kept | None]:
-        """Follow sums; draw where a rate decides."""
+        """Follow sums of uniform numbers; draw a mask where they are compared with a rate."""
         number = _number(rest)
         if stem in _COPIES and (result := run()).is_floating_point():
             return result, own
@@ -142,7 +142,7 @@ class OwnDraws:
 def _of_kept(
     stem: str, x: Tensor, own: _Kept, rest: list[Any], run: Callable[[], Any]
 ) -> tuple[Any, _Kept | None]:
-    """Compute with zeros and ones what is written for truth values."""
+    """Compute operations on booleans with zeros and ones."""
     number = _number(rest)
     if stem in _CHOICES:
         raise NoMaskError
@@ -169,7 +169,7 @@ def _beside_kept(stem: str, x: Any, rest: list[Any], run: Callable[[], Any]) -> 
 
 
 def _aligned(kept: Tensor, x: Tensor) -> Tensor:
-    """Give one number that multiplies a whole tensor the axes of it."""
+    """Reshape a single drawn number to the rank of the tensor that it multiplies."""
     is_less = kept.numel() == 1 and kept.dim() < x.dim()
     return kept.reshape([1] * x.dim()) if is_less else kept
 

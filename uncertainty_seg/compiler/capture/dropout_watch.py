@@ -1,16 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Intercept every dropout of a running torch net, in any form, and put something in its place.
+Intercept every dropout of a running torch net, in any form, and replace it.
 
 torch passes each call of its API to an active mode, however the function was imported. So dropout
-is found where it happens: in a module, in a plain function, inside attention, behind
-``if self.training``. What takes its place (nothing, a marker, a given mask) is the caller's
-choice; `marking` decides in which mode the modules run.
+is found wherever it is called: in a module, in a plain function, inside attention, behind
+``if self.training``. The caller chooses the replacement (nothing, a marker, a given mask);
+`marking` decides in which mode the modules run.
 
 A net that draws zeros and ones itself, by ``bernoulli`` or by comparing uniform numbers with one
 rate as stochastic depth does, drops too: its draw becomes a mask. Any other use of random numbers
 is reported to `on_random`.
-
 """
 
 from __future__ import annotations
@@ -36,34 +35,34 @@ from uncertainty_seg.errors import GraphError
 class Drop:
     """One dropout of one forward pass."""
 
-    site: str  # Its name, for people and for the mask: [a-zA-Z0-9_], unique in the net.
-    module: str  # Path of the module it happens in, '' for the net itself.
-    p: float  # Chance to drop, in (0, 1).
+    site: str  # Readable name, also of the mask: [a-zA-Z0-9_], unique in the net.
+    module: str  # Path of the module that drops, '' for the net itself.
+    p: float  # Probability to drop, in (0, 1).
     kind: str  # 'element' or 'channel'.
-    shape: tuple[int, ...]  # Of what is dropped from, for one image.
+    shape: tuple[int, ...]  # Shape of the dropout's input for one image.
 
 
 Replace = Callable[[Tensor, Drop], Tensor]
 
-# Names of torch's functions, in Python and in C++; an underscore at the end means in place.
+# Names of torch's functions in Python and C++; with an underscore at the end they work in place.
 _KINDS = {
     'dropout': 'element', 'dropout1d': 'channel', 'dropout2d': 'channel', 'dropout3d': 'channel',
     'feature_dropout': 'channel', 'alpha_dropout': 'element', 'feature_alpha_dropout': 'channel',
 }
-# Where SELU saturates: what AlphaDropout puts in the place of what it drops.
+# The lower bound of SELU, with which AlphaDropout replaces dropped values.
 _SATURATED = -1.7580993408473766
-# Inside a mode a trace does not see it, and would take what it gives for a constant.
+# Inside a mode a trace does not record `data`, and would treat its result as a constant.
 _DATA = torch.Tensor.data.__get__
-# Methods of a tensor that hand its values to what is not torch, and is not seen.
+# Methods that pass a tensor's values out of torch, where no mode sees their use.
 _READS = {'numpy', 'tolist', '__array__', '__dlpack__'}
 _BLOCK_CLASS = re.compile(r'^DropBlock')
-# Relative difference of rates that are one, where a net is run in another type.
+# Largest relative difference of equal rates in runs of different dtypes.
 _SAME_RATE = 1e-6
 DRAW_BY_DROPOUT = "use torch's own dropout there, or a module without randomness"
 
 
 def unchanged(x: Tensor, drop: Drop) -> Tensor:
-    """Replace a dropout by nothing: the net of eval mode."""
+    """Replace a dropout by nothing, as in eval mode."""
     return x
 
 
@@ -73,13 +72,13 @@ def watch(
     known: Iterable[Drop] | None = None, training: Iterable[str] = (),
 ) -> Iterator[DropoutWatch]:
     """
-    Put `replace` in the place of each dropout of `net` while the block runs.
+    Call `replace` in place of each dropout of `net` while the block runs.
 
-    It gets what would have been dropped from, and which dropout it is; the `drops` of what is
-    yielded grow. `takes_eval` takes calls with ``training=False`` for live ones too. `known` is
-    what an earlier run of the same net met, in order; it is needed where values cannot be read, as
-    while a net is traced, and another dropout than the one whose turn it is, is a GraphError. The
-    modules of `training` run in training mode, all others in eval mode.
+    `replace` gets the input of the dropout and its `Drop`; the yielded watch collects `drops`.
+    `takes_eval` also replaces dropout called with ``training=False``. `known` are the dropouts of
+    an earlier run of the same net, in order. It is needed where values cannot be read, as while
+    tracing; a dropout that differs from the next known one then raises GraphError. The modules of
+    `training` run in training mode, all others in eval mode.
     """
     catcher = DropoutWatch(replace, takes_eval, known)
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -102,7 +101,7 @@ def watch(
 
 
 def require_no_blocks(net: nn.Module) -> None:
-    """Raise GraphError if a net has a DropBlock with a rate."""
+    """Raise GraphError if a net has a DropBlock with a rate above 0."""
     for name, module in net.named_modules():
         rates = [getattr(module, wish, None) for wish in ('drop_prob', 'p')]
         if _BLOCK_CLASS.search(type(module).__name__) and any(rates):
@@ -112,7 +111,7 @@ def require_no_blocks(net: nn.Module) -> None:
 
 
 def place(module: str) -> str:
-    """Name a module in a sentence."""
+    """Return the name of a module for use in a sentence."""
     return f'module {module!r}' if module else 'the net itself'
 
 
@@ -120,10 +119,10 @@ class DropoutWatch(TorchFunctionMode):
     """
     The mode behind `watch`.
 
-    `drops` are the dropouts met so far, those of rate 0 left out, and `ran` the paths of the
-    modules that ran. `on_draw` is given each tensor that stands for drawn zeros and ones,
-    `on_random` the operation that uses drawn numbers as no mask can, and `on_read` each tensor
-    whose values leave torch, and by which method.
+    `drops` are the dropouts found so far, except those of rate 0, and `ran` the paths of the
+    modules that ran. `on_draw` is called with each tensor that represents drawn zeros and ones,
+    `on_random` with each operation whose use of random numbers no mask can replace, and `on_read`
+    with each tensor whose values leave torch and the method by which they do.
     """
 
     def __init__(
@@ -193,7 +192,7 @@ class DropoutWatch(TorchFunctionMode):
         if 'alpha' in stem:
             result = self._alpha(x, p, _KINDS[stem])
         elif has_no_batch and x.shape[0] == 1:
-            # Of one row, such as a batch of planes given to dropout3d, all or nothing is dropped.
+            # With one row, such as a batch of planes given to dropout3d, all or nothing drops.
             result = x * self._mask([1] * x.dim(), p, x.dtype)
         elif has_no_batch:
             result = self._take(x.unsqueeze(0), p, _KINDS[stem]).squeeze(0)
@@ -203,9 +202,9 @@ class DropoutWatch(TorchFunctionMode):
 
     def _alpha(self, x: Tensor, p: float, kind: str) -> Tensor:
         """
-        Shift and scale what a mask m keeps, 1 / (1 - p), and put a constant where it drops, 0.
+        Scale and shift x where the mask m is 1 / (1 - p), and put a constant where it is 0.
 
-        Both depend on the mask by a parabola, so that a mask of ones changes nothing.
+        Factor and offset are parabolas in m, chosen so that a mask of ones changes nothing.
         """
         shape = x.shape if kind == 'element' else [*x.shape[:2], *[1] * (x.dim() - 2)]
         mask = self._mask(shape, p, x.dtype, kind)
@@ -233,7 +232,7 @@ class DropoutWatch(TorchFunctionMode):
     def _bernoulli(self, func: Any, name: str, args: Any, options: dict[str, Any]) -> Tensor:
         x, given = args[0], args[1] if len(args) > 1 else options.get('p')
         source = x if given is None and name == 'bernoulli' else given
-        # Values cannot be read where drops are known: those say what a tensor of chances is.
+        # With known drops, values cannot be read; the known drop then gives the probability.
         keep = None if isinstance(source, Tensor) and self._known is not None \
             else self._constant(0.5 if source is None else source)
         if keep in (0.0, 1.0):
@@ -261,7 +260,7 @@ class DropoutWatch(TorchFunctionMode):
     def _constant(self, source: Tensor | float) -> float:
         if not isinstance(source, Tensor):
             return float(source)
-        with _disable_current_modes():  # so that the guard of the run does not see this
+        with _disable_current_modes():  # hides this read from the run's `ForwardGuard`
             first = float(source.reshape(-1)[0])
             is_varied = bool((source != first).any())
         if is_varied:
@@ -281,7 +280,7 @@ class DropoutWatch(TorchFunctionMode):
     def _mask(
         self, shape: Iterable[int], p: float | None, dtype: torch.dtype, kind: str = 'element'
     ) -> Tensor:
-        """Return a mask by itself: what takes the place of a dropout of ones."""
+        """Return a mask alone: the replacement of a dropout whose input is ones."""
         return self._replace(torch.ones(tuple(shape), dtype=dtype), self._drop(shape, p, kind))
 
     def _take(self, x: Tensor, p: float, kind: str) -> Tensor:
@@ -300,7 +299,7 @@ class DropoutWatch(TorchFunctionMode):
         return drop
 
     def _recognised(self, p: float | None, kind: str) -> Drop:
-        """Return the known drop whose turn it is; GraphError if this is another one."""
+        """Return the next known drop; GraphError if the current dropout differs from it."""
         drop = next(iter((self._known or ())[len(self.drops):]), None)
         is_rate = drop is not None and (
             p is None or math.isclose(p, drop.p, rel_tol=_SAME_RATE))
@@ -309,7 +308,7 @@ class DropoutWatch(TorchFunctionMode):
         return drop
 
     def require_all_met(self) -> None:
-        """Raise GraphError if a run met fewer drops than are known."""
+        """Raise GraphError if a run had fewer drops than are known."""
         for drop in (self._known or ())[len(self.drops):]:
             raise _is_changed(drop.module)
 
@@ -326,10 +325,9 @@ def attention_weights(
     scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:
     """
-    Return the softmax (..., L, S) that the dropout of scaled_dot_product_attention acts on.
+    Return the softmax (..., L, S) to which scaled_dot_product_attention applies its dropout.
 
-    Arguments are those of torch's function; the result sums to 1 over S.
-
+    The arguments are those of torch's function; the result sums to 1 over S.
     """
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
@@ -358,7 +356,7 @@ def _dropout_arguments(
 
 
 def _opened(func: Any) -> Any:
-    """Return a copy of a function of torch whose inner calls are passed to modes."""
+    """Return a copy of a torch function that passes its inner calls to modes."""
     inside = {**func.__globals__, 'has_torch_function': lambda _tensors: False}
     twin = FunctionType(func.__code__, inside, func.__name__, func.__defaults__)
     twin.__kwdefaults__ = func.__kwdefaults__
@@ -366,7 +364,7 @@ def _opened(func: Any) -> Any:
 
 
 def _parabola(third: float, *values: float) -> tuple[float, float, float]:
-    """Return c of c0 + c1 m + c2 m^2 with given values where m is 0, 1 and `third`."""
+    """Return (c0, c1, c2) of c0 + c1 m + c2 m^2 with the given values at m = 0, 1 and `third`."""
     at_zero, at_one, at_third = values
     curve = ((at_third - at_zero) / third - (at_one - at_zero)) / (third - 1)
     return at_zero, at_one - at_zero - curve, curve

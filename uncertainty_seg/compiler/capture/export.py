@@ -1,13 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From a torch network to an ONNX graph whose dropout is still visible, and weights into one.
+Export a torch network to an ONNX graph that keeps its dropout, and load weights into a network.
 
-Each dropout becomes a marker node that names its rate and kind; `graph` makes masks of it. torch's
-exporters delete dropout in eval mode and refuse channel dropout in training mode, so an operation
-that they do not know stands in its place. There are two exporters, and each can write nets that
-the other cannot. A file of weights whose keys or shapes do not fit the net is refused with what
-does not fit; it is never loaded in part.
-
+Each dropout becomes a marker node that states its rate and kind; `algebra` replaces it by a mask.
+torch's exporters delete dropout in eval mode and reject channel dropout in training mode, so the
+marker is an operator unknown to them. There are two exporters, and each can export nets that the
+other cannot. A weights file whose keys or shapes do not fit the net raises an error that lists
+them; it is never loaded in part.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ from uncertainty_seg.errors import GraphError, install_command, TrainingError
 
 _log = logging.getLogger(__name__)
 INPUT = 'input'
-# What torch.export writes itself; a later step converts it to `OPSET`.
+# The opset that torch.export writes natively; a later step converts it to `OPSET`.
 EXPORT_OPSET = 18
 _LOUD = ('onnx_ir', 'onnxscript', 'torch.onnx', 'torch.export')
-# Where the training frameworks put the state dict in a checkpoint.
+# Keys under which training frameworks store the state dict in a checkpoint.
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
-# Written before each key by DataParallel, and by torch.compile.
+# Key prefixes added by DataParallel and torch.compile.
 _PREFIXES = ('module.', '_orig_mod.')
 _NAMED = 3
 _TENSORS = 'a state dict of tensors'
@@ -53,26 +52,25 @@ def export_marked(net: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     Export a network with a marker for each dropout of a rate above 0.
 
     The net maps (1, 3, h, w), of the size of `spec`, to logits, or to a dict, sequence or
-    dataclass with logits in it; it is left as it is. All but dropout is in eval mode. There is one
-    output a tensor: 'output', or by keys, fields and places ('output_0'). Raises GraphError if the
-    net drops out in a way that is no multiplication by a mask, or torch cannot export it.
+    dataclass that contains logits; it is not modified. All but dropout runs in eval mode. Each
+    tensor becomes an output, named 'output', or by key, field or index ('output_0'). Raises
+    GraphError if a dropout is not a multiplication by a mask, or torch cannot export the net.
     """
     return export_net(find_dropout(net, spec.height, spec.width), spec.height, spec.width)
 
 
 def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
     """
-    Export by the older exporter, or by torch.export where that fails or loses dropout.
+    Export by the older exporter, or by torch.export if that fails or loses dropout.
 
-    Raises GraphError if both fail, with the reasons; or by the reason of one that is the net's,
-    not torch's.
-
+    If both fail, raises the GraphError that names a fault of the net, if any, or else one with the
+    reasons of both exporters.
     """
     image = torch.zeros(1, 3, height, width)
     reasons: list[str] = []
     ours: GraphError | None = None
     found: list[onnx.ModelProto] = []
-    # Both are proven; the older one is five to ten times faster and writes `OPSET` itself.
+    # The older exporter is five to ten times faster and writes `OPSET` directly.
     for name, exporter in (('the older exporter', export_by_trace),
                            ('torch.export', export_by_graph)):
         try:
@@ -93,7 +91,7 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
 
 
 def _markers(model: onnx.ModelProto) -> int:
-    """Count the dropouts: the older exporter loses one that writes into a part of a tensor."""
+    """Count the markers: the older exporter loses dropout that writes into part of a tensor."""
     return sum(is_marker(node) for node in model.graph.node)
 
 
@@ -131,7 +129,7 @@ _POOLS = (torch.nn.functional.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_poo
 
 
 class _WrittenPooling(TorchFunctionMode):
-    """Writes an adaptive average of windows that differ in size as two products with matrices."""
+    """Replaces adaptive average pooling with unequal windows by two matrix products."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -151,7 +149,7 @@ class _WrittenPooling(TorchFunctionMode):
 
 
 def averaging(old: int, new: int) -> Tensor:
-    """Return the matrix (new, old) that takes the means of adaptive pooling along an axis."""
+    """Return the matrix (new, old) that computes adaptive average pooling along an axis."""
     matrix = np.zeros((new, old), np.float32)
     for index in range(new):
         first, last = index * old // new, -(-(index + 1) * old // new)
@@ -173,12 +171,12 @@ class _Mark(torch.autograd.Function):
 
 
 class _StaticSizes(TorchFunctionMode):
-    """Give sizes as plain numbers: a tracer would otherwise record arithmetic on them."""
+    """Returns sizes as plain numbers, so that a tracer records no arithmetic on them."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Return sizes as plain numbers, everything else as it is."""
+        """Return sizes as plain numbers, all other results unchanged."""
         result = func(*args, **(kwargs or {}))
         if func == Tensor.shape.__get__ or func is Tensor.size:
             return int(result) if len(args) > 1 or kwargs else torch.Size(map(int, result))
@@ -191,11 +189,11 @@ class _Traced(nn.Module):
     def __init__(self, marked: MarkedNet, replace: Replace) -> None:
         super().__init__()
         self.net = marked.net
-        self.training = False  # of this one alone, see train()
+        self.training = False  # only for this wrapper, see train()
         self._run = (marked, replace)
 
     def train(self, mode: bool = True) -> _Traced:
-        """Do nothing: exporters call it, and that of the net may do more than set modes."""
+        """Do nothing: exporters call train(), and the net's may do more than set modes."""
         return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -206,12 +204,12 @@ class _Traced(nn.Module):
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Hide the exporters' progress, warnings and dumps of graphs from the user."""
+    """Suppress the exporters' progress, warnings and graph dumps."""
     levels = {name: logging.getLogger(name).level for name in _LOUD}
     sys.stdout.flush()
     terminals, nowhere = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
     try:
-        for number in (1, 2):  # the older exporter writes whole graphs there, from C++
+        for number in (1, 2):  # the older exporter writes whole graphs to these from C++
             os.dup2(nowhere, number)
         for name in _LOUD:
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -229,11 +227,11 @@ def _silence() -> Iterator[None]:
 
 def load_weights(net: nn.Module, path: Path) -> None:
     """
-    Fill a network from a file, in place, if all fits.
+    Load the weights of a file into a network, in place, if all keys and shapes fit.
 
-    The file is a state dict as .safetensors, or written by torch.save, alone or as 'state_dict' or
-    'model' of a checkpoint. Raises TrainingError if it is missing, holds no state dict, or that of
-    another network.
+    The file is a state dict as .safetensors or from torch.save, alone or as 'state_dict' or
+    'model' of a checkpoint. Raises TrainingError if it is missing, holds no state dict, or holds
+    that of another network.
     """
     state = read_state(path)
     wanted = net.state_dict()
@@ -280,10 +278,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # the error says what matters of them
+            warnings.simplefilter('ignore')  # the error below covers them
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as err:  # damaged pickles raise almost anything
-        # torch's message is a page about its options, with escapes for a terminal.
+        # torch's message is a page about its options, with terminal escapes.
         _log.debug('torch.load of %s: %s', path, err)
         found = re.search(r'[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)', str(err))
         if found:

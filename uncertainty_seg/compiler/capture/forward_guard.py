@@ -1,9 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Refuse what a trace of a net would freeze: random numbers, and choices by values.
+Raise for operations that a trace of a net would freeze: random numbers, and choices by values.
 
-And ask a net itself which of its modules train() and eval() put into which mode.
-
+This module also finds out which modules the net's train() and eval() put into which mode.
 """
 
 from __future__ import annotations
@@ -43,11 +42,10 @@ class ForwardGuard(TorchDispatchMode):
     """
     Check every operation of a run, and raise GraphError from within it.
 
-    `watch` knows which module is running, and has taken the dropout out. What is computed from
-    `image`, or from a draw that a mask will replace, is followed. Where `noted` is given,
-    operations that draw random numbers and those that decide by the image are noted there by
-    their module, and run.
-
+    `watch` provides the running module and has removed the dropout. Tensors computed from `image`,
+    or from a draw that a mask will replace, are followed. If `noted` is given, operations that
+    draw random numbers (first dict) or decide by values of the image (second dict) are recorded
+    there by module instead, and run.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class ForwardGuard(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self._watch, self._noted = watch, noted
-        # By address; the weak reference keeps the address from being used again.
+        # By address; holding the weak reference prevents the address from being reused.
         self._followed: dict[int, StorageWeakRef] = {}
         self._drawn: set[int] = set()
         self._follow(image)
@@ -70,7 +68,7 @@ class ForwardGuard(TorchDispatchMode):
         """Check one operation and run it."""
         options = kwargs or {}
         name = str(func).split('.')[1]
-        # Attention has the tag for its dropout, whose rate is 0 when it arrives here.
+        # Attention has this tag because of its dropout, whose rate is already 0 here.
         if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
             self._random(f'{name} in C++ or a scripted function' if 'bernoulli' in name else name)
         given = [x for x in tensors([args, options]) if _address(x) in self._followed]
@@ -89,7 +87,7 @@ class ForwardGuard(TorchDispatchMode):
         self._noted[0].setdefault(self._watch.module, name)
 
     def _read(self, x: Tensor, name: str) -> None:
-        """Look at values that are handed out of torch: what is done with them is not recorded."""
+        """Treat values that leave torch as a choice, since their further use is unknown."""
         if x.layout == torch.strided and _address(x) in self._followed:
             self._decides(name, _address(x) in self._drawn)
 
@@ -117,18 +115,18 @@ def _address(x: Tensor) -> int:
 
 
 def _is_choice(func: Any, args: Any) -> bool:
-    if str(func) == 'aten.index.Tensor':  # by numbers it is a gather, by a mask a choice
+    if str(func) == 'aten.index.Tensor':  # a gather by integers, a choice by a boolean mask
         return any(x.dtype in (torch.bool, torch.uint8) for x in tensors(args[1]))
     return bool(_DATA_DEPENDENT & set(func.tags))
 
 
 @contextmanager
 def own_randomness(seed: int = 0) -> Iterator[None]:
-    """Seed every generator of random numbers for a block, and put it back behind it."""
+    """Seed every random number generator for a block, and restore its state afterwards."""
     python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch's own walks the stack as well
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also walks the stack
             random.seed(seed)
             np.random.seed(seed % 2**32)
             yield
@@ -138,32 +136,32 @@ def own_randomness(seed: int = 0) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------------------------------
-# Ask a net itself which of its modules train() and eval() put into which mode.
+# Find out which modules the net's train() and eval() put into which mode.
 
 
 def switch(net: nn.Module, is_training: bool) -> nn.Module:
-    """Call train() or eval() of a net, whatever they return; raises GraphError if they fail."""
+    """Call the net's train() or eval() and return the net; raises GraphError if it fails."""
     call = 'train()' if is_training else 'eval()'
     try:
         net.train() if is_training else net.eval()
-    except Exception as err:  # as its class pleases
+    except Exception as err:  # an overridden method may raise anything
         raise GraphError(f'{call} of the net fails ({told(err)})',
                          'a call that sets the mode', 'repair it, or remove the override') from err
     return net
 
 
 def in_training(net: nn.Module) -> frozenset[str]:
-    """Name the modules of a net that are in training mode."""
+    """Return the names of the modules that are in training mode."""
     return frozenset(name for name, module in net.named_modules() if module.training)
 
 
 def trained(net: nn.Module) -> frozenset[str]:
     """
-    Call train() of a net, and put every module into eval mode behind it, in place.
+    Call the net's train(), then put every module back into eval mode, in place.
 
-    What else train() does, such as taking merged weights apart, stays done. Returns the names of
-    the modules that train() puts into training mode; normalisation left out, which no pass may
-    compute from its own image.
+    Other effects of train(), such as splitting merged weights, remain. Returns the names of the
+    modules that train() puts into training mode, without normalisation layers, since a pass must
+    not compute statistics from its own image.
     """
     switch(net, True)
     live = in_training(net)
@@ -174,5 +172,5 @@ def trained(net: nn.Module) -> frozenset[str]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Say whether a module normalises by statistics."""
+    """Return whether a module normalises by batch or running statistics."""
     return isinstance(module, _NormBase) or hasattr(module, 'running_mean')

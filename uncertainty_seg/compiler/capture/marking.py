@@ -1,15 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-List the dropouts of a torch net, and the mode its modules must run in for all of them to show.
+List the dropouts of a torch net, and the mode its modules must run in to reach all of them.
 
-Dropout behind ``if self.training`` shows in training mode only: that of the modules which train()
-of the net puts into it. A net whose other results change in that mode stays in eval mode, except
-for the modules that drop. So do modules that draw random numbers in training mode which no mask
-can replace. In every case the result is compared with a copy of the net in which nothing was
-changed; `check_compiled` does the same on other images.
+Dropout behind ``if self.training`` runs only in training mode, into which the net's train() puts
+some modules. If other results of the net change in that mode, the net stays in eval mode, except
+for the modules that drop. Modules that draw other random numbers in training mode, which no mask
+can replace, stay in eval mode too. The result is always compared with an unchanged copy of the
+net; `check_compiled` does the same on other images.
 
-What a trace of a run would freeze, `ForwardGuard` refuses when it happens.
-
+`ForwardGuard` raises for operations of a run that a trace would freeze.
 """
 
 from __future__ import annotations
@@ -54,33 +53,33 @@ from uncertainty_seg.errors import GraphError, some_of, UncertaintySegError
 
 SINGLE = 'output'
 _log = logging.getLogger(__name__)
-# Largest difference between the two modes, relative to the largest output: a net that divides and
-# multiplies by what it keeps differs by its rounding. What is compiled is compared more closely.
+# Largest difference between the two modes, relative to the largest output: dividing and
+# multiplying by 1 - p causes rounding. The compiled graphs are compared more strictly.
 _TOLERANCE = 1e-4
-# Times that modules which draw random numbers may be looked for: one may hide another.
+# Most rounds of the search for modules that draw random numbers: one may hide another.
 _ROUNDS = 8
 _OR_SILENCED = ', or leave them out with allow_silenced: passes then differ less than its own'
 
 
 @dataclass(frozen=True)
 class MarkedNet:
-    """A copy of a net that is ready to run with something in the place of its dropout."""
+    """A copy of a net that can run with its dropout replaced."""
 
     net: nn.Module  # The copy, in eval mode.
     drops: tuple[Drop, ...]  # Every dropout of a rate above 0, in the order they run.
     outputs: tuple[str, ...]  # Names of the net's output tensors.
     training: frozenset[str]  # Modules that must be in training mode to drop.
-    takes_eval: bool  # Whether dropout counts although its module is in eval mode.
-    # Modules in training mode of the passes that the net draws itself.
+    takes_eval: bool  # Whether dropout of modules in eval mode counts as active.
+    # Modules in training mode in passes that the net draws itself.
     drawn_by: frozenset[str] = frozenset()
-    # Modules whose other random numbers are left out of every pass, and what draws them.
+    # Modules whose other random numbers are disabled in every pass, and the drawing operation.
     silenced: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
         """
-        Run the net with `replace` in the place of each dropout.
+        Run the net with `replace` in place of each dropout.
 
-        Raises GraphError if the dropout it meets is not `drops`, all of them in their order.
+        Raises GraphError if the dropouts of the run are not exactly `drops` in this order.
         """
         with watch(self.net, replace, self.takes_eval, self.drops, self.training) as seen:
             outputs = named_outputs(self.net(image))
@@ -94,10 +93,9 @@ def find_dropout(
     """
     Find every dropout of a net, for an image of `height` and `width`.
 
-    The net is left as it is. `allow_silenced` leaves random numbers that no mask can replace out
-    of every pass; without `is_live` the net runs as after eval(). Raises GraphError if the net
-    cannot run at that size, draws random numbers in another way, or cannot be brought to drop
-    without changing what else it does.
+    The net is not modified. `allow_silenced` disables random numbers that no mask can replace;
+    without `is_live` the net runs as after eval(). Raises GraphError if the net cannot run at that
+    size, draws random numbers in another way, or cannot drop without other changes of its result.
     """
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     pristine = plain_copy(net)
@@ -117,12 +115,12 @@ def find_dropout(
     return marked
 
 
-# What a net that fails may take: sides of multiples of these, and planes.
+# Sizes to try if a net fails: sides that are multiples of these, and numbers of channels.
 _STRIDES, _PLANES = (8, 16, 32, 64), (1, 2, 4, 6)
 
 
 def _fails(net: nn.Module, image: Tensor, problem: str) -> GraphError:
-    """Say which image a net takes, where a few of the usual ones are enough to find one."""
+    """Return the error of a net that fails, with a size or channel count that works if found."""
     height, width = image.shape[2:]
     came = f'the net fails on an image of (1, 3, {height}, {width})'
     for stride in _STRIDES:
@@ -172,11 +170,10 @@ def _require_eval(
     pristine: nn.Module, image: Tensor, plain: _Trial, marked: MarkedNet
 ) -> None:
     """
-    Require that what eval() leaves in training mode is all of the dropout, and nothing else.
+    Require that modules which eval() leaves in training mode contain all dropout and nothing else.
 
-    Some nets keep dropout on for Monte Carlo passes. Without it they must compute what they do
-    with every module in eval mode, which is what all else is compared with.
-
+    Some nets keep dropout on for Monte Carlo passes. With the dropout removed, they must compute
+    the same as with every module in eval mode, which is the reference for all other checks.
     """
     still = in_training(pristine)
     if not still:
@@ -206,7 +203,7 @@ def _key(drop: Drop) -> tuple[object, ...]:
 
 
 def _require_live(found: Iterable[Drop], live: Iterable[Drop]) -> None:
-    """Refuse dropout that eval mode meets and that is off in training mode: nobody draws it."""
+    """Raise for dropout found in eval mode that is off in training mode, so is never drawn."""
     known = {_key(drop) for drop in live}
     off = [drop for drop in found if _key(drop) not in known]
     if off:
@@ -219,21 +216,21 @@ def _require_live(found: Iterable[Drop], live: Iterable[Drop]) -> None:
 def _settled(
     source: nn.Module, image: Tensor, training: frozenset[str]
 ) -> tuple[nn.Module, _Trial, frozenset[str], dict[str, str]]:
-    """Leave modules in eval mode until none draws or chooses; return the last trial."""
+    """Put modules into eval mode until none draws or chooses; return the last trial."""
     drew: dict[str, str] = {}
     for left in reversed(range(_ROUNDS)):
         twin = copied(source)
         trial = _try(twin, image, training, is_strict=not left)
         if not trial.drew and not trial.chose:
             break
-        for name in trial.drew | trial.chose:  # in eval mode it is told to by one around it
+        for name in trial.drew | trial.chose:  # in eval mode, a module around it switches it on
             training -= {name} if name in training else _around(name)
         drew |= trial.drew
     return twin, trial, training, drew
 
 
 def _around(name: str) -> frozenset[str]:
-    """List the modules that contain a module, the net itself among them."""
+    """Return the names of the modules that contain a module, including the net itself."""
     parts = name.split('.')
     return frozenset('.'.join(parts[:n]) for n in range(len(parts)))
 
@@ -241,7 +238,7 @@ def _around(name: str) -> frozenset[str]:
 def _in_eval_mode(
     twin: nn.Module, image: Tensor, plain: _Trial, live: _Trial, why: str, silenced: set[str]
 ) -> MarkedNet:
-    """Keep eval mode, and put only the modules that drop in training mode into it."""
+    """Keep the net in eval mode, except for modules that drop only in training mode."""
     first = _try(copied(twin), image, takes_eval=True)
     seen = {drop.module for drop in first.drops}
     hidden = frozenset({drop.module for drop in live.drops} & plain.ran - seen - silenced)
@@ -274,10 +271,9 @@ def _try(
     takes_eval: bool = False, is_strict: bool = True,
 ) -> _Trial:
     """
-    Run a net without its dropout; an error that it raises is the trial's problem.
+    Run a net without its dropout; an error that it raises becomes the trial's `problem`.
 
-    Other randomness, and choices by values, are refused, or if it is not strict, noted.
-
+    Other randomness and choices by values raise GraphError; if not `is_strict`, they are recorded.
     """
     before = {key: value.clone() for key, value in net.state_dict().items()
               if isinstance(value, Tensor)}
@@ -304,7 +300,7 @@ def _try(
 
 
 def _difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> str:
-    """Say how two results of a net differ; the empty string if they do not."""
+    """Return how two results of a net differ; an empty string if they do not."""
     if list(plain) != list(other):
         return (f'it returns {some_of(map(repr, other))} in place of '
                 f'{some_of(map(repr, plain))}')
@@ -334,9 +330,7 @@ def plain_copy(net: nn.Module) -> nn.Module:
     """
     Return a copy on the CPU, in float32 and eval mode, without torch's wrappers.
 
-    Raises GraphError if the net is scripted, so that its dropout cannot be seen, is no net, or
-    cannot be copied.
-
+    Raises GraphError if it is no net, is scripted, which hides its dropout, or cannot be copied.
     """
     return switch(copied(_unwrapped(net)).cpu().float(), False)
 
@@ -356,10 +350,10 @@ def _unwrapped(net: nn.Module) -> nn.Module:
 
 
 def copied(net: nn.Module) -> nn.Module:
-    """Return a copy that shares what cannot be copied; raises GraphError if it still cannot be."""
+    """Return a copy that shares members which cannot be copied; GraphError if that fails too."""
     try:
         return copy.deepcopy(net)
-    except Exception as err:  # whatever is not made to be copied: a lock, a computed weight
+    except Exception as err:  # some members cannot be copied, such as locks or computed weights
         _log.info('some members are shared with the copy, since they cannot be copied (%s)',
                   told(err))
     try:
@@ -371,11 +365,11 @@ def copied(net: nn.Module) -> nn.Module:
 
 
 def _shared(net: nn.Module) -> Iterator[tuple[int, Any]]:
-    """Yield for each attribute that cannot be copied what the copy has instead, by its id."""
+    """Yield id and replacement for each attribute that cannot be copied."""
     for module in net.modules():
         for value in (*vars(module).values(), *module.buffers(recurse=False)):
             if isinstance(value, Tensor):
-                if not value.is_leaf:  # computed by a hook, as weight_norm does, in each run
+                if not value.is_leaf:  # a hook such as weight_norm's computes it in each run
                     yield id(value), value.detach().clone()
             elif not isinstance(value, dict | nn.Module | MethodType) and not _is_copied(value):
                 yield id(value), value
@@ -384,7 +378,7 @@ def _shared(net: nn.Module) -> Iterator[tuple[int, Any]]:
 def _is_copied(value: Any) -> bool:
     try:
         copy.deepcopy(value)
-    except Exception:  # as its class pleases
+    except Exception:  # a class may raise anything when it is copied
         return False
     return True
 
@@ -399,10 +393,9 @@ def require_shapes(net: nn.Module) -> None:
 
 def named_outputs(returned: Any) -> dict[str, Tensor]:
     """
-    Name every tensor of a net's result.
+    Return every tensor of a net's result by name.
 
-    Raises GraphError if there is no tensor in it.
-
+    Raises GraphError if the result holds no tensor.
     """
     found: dict[str, Tensor] = {}
     for wish, value in _walk(returned, ''):
@@ -440,7 +433,7 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
 
 
 # -------------------------------------------------------------------------------------------------
-# Randomness that torch does not draw is seen by running the net again.
+# Randomness from outside torch is detected by running the net again.
 
 _REPEATS = 5
 
@@ -449,7 +442,7 @@ def _require_repeatable(
     net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
     takes_eval: bool = False,
 ) -> None:
-    """Require that a net without its dropout always gives the same, where torch draws nothing."""
+    """Require that a net without its dropout always returns the same result."""
     first = _try(net, image, training, takes_eval, is_strict=False)
     for seed in range(_REPEATS):
         random.seed(seed)

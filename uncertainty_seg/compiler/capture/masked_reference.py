@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Run a torch net pass by pass with given masks in the place of its dropout.
+Run a torch net pass by pass with given masks in place of its dropout.
 
-Compiled graphs are compared with this, so it shares nothing with them but the names of the masks
-and the layout of planes: no export, no graph, torch's own arithmetic. In float64 it tells an
-error of the compiler from the noise of float32, in which a wide net's logits are not exact to 1e-5
-of their spread.
-
+This is the reference for compiled graphs, so it shares only the names of the masks and the layout
+of planes with them: no export, no graph, torch's own arithmetic. In float64 it separates errors of
+the compiler from float32 rounding, which moves a wide net's logits by more than 1e-5 of their
+spread.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ def run_masked(
     marked: MarkedNet, image: Array, masks: Mapping[str, Array], form: OutputForm
 ) -> Array:
     """
-    Run a net once a pass, each dropout multiplied by its mask; return planes (T, C, hl, wl).
+    Run a net once per pass, with masks in place of dropout; return planes (T, C, hl, wl).
 
-    The image is normalised float32 (1, 3, h, w). Masks are float32 (T, ...) by 'mask_' and the
-    site's name; 0, 1 / (1 - p), or 1 for no dropout, and a dropout without one is off. `form` says
-    which output, where the net has several, and its classes; what is in no planes comes as the net
-    returns it. Raises GraphError if a mask does not fit.
+    The image is normalised float32 (1, 3, h, w). Masks are float32 (T, ...), keyed by 'mask_' and
+    the site's name, with values 0, 1 / (1 - p), or 1 for no dropout; a dropout without a mask is
+    off. `form` names the output, if there are several, and its classes. A result that cannot be
+    brought into planes is returned as it is. Raises GraphError if a mask does not fit.
     """
     passes = len(next(iter(masks.values())))
     return in_planes(np.concatenate([
@@ -57,7 +56,7 @@ def run_masked(
 def run_exact(
     marked: MarkedNet, image: Array, masks: Mapping[str, Array], form: OutputForm
 ) -> Array | None:
-    """Compute `run_masked` in float64, rounded at the end; None for a net that cannot."""
+    """Compute `run_masked` in float64, rounded at the end; None if the net cannot run so."""
     twin = replace(marked, net=copied(marked.net).double())
     with _float64():
         try:
@@ -68,7 +67,7 @@ def run_exact(
 
 @contextmanager
 def _float64() -> Iterator[None]:
-    """Let tensors that a net makes itself be of float64."""
+    """Make float64 the default dtype of tensors that a net creates."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -78,7 +77,7 @@ def _float64() -> Iterator[None]:
 
 
 class UntouchedNet:
-    """A copy of a net in eval mode with nothing replaced: what no check may differ from."""
+    """An unchanged copy of a net in eval mode: the reference of the checks."""
 
     def __init__(self, net: nn.Module, form: OutputForm) -> None:
         self._net, self._form = plain_copy(net), form
@@ -100,25 +99,26 @@ class UntouchedNet:
         with torch.no_grad():
             with watch(net) as seen:
                 outputs = named_outputs(net(image))
-            if not seen.drops and not in_training(net):  # eval() has switched all off by itself
+            if not seen.drops and not in_training(net):  # eval() alone switches all dropout off
                 outputs = named_outputs(net(image))
         return _planes(outputs, self._form)
 
 
 class OwnPasses:
-    """Passes that a copy of a net draws itself, by torch and with nothing replaced in it."""
+    """Passes that an unchanged copy of a net draws itself, with torch's randomness."""
 
     def __init__(self, net: nn.Module, marked: MarkedNet, form: OutputForm) -> None:
         self._net, self._marked, self._form = plain_copy(net), marked, form
-        # In training mode all but its dropout may be another net; what is silenced shows there.
+        # The net runs in training mode unless that changes more than dropout. Silenced randomness
+        # needs training mode, too.
         self._is_trained = not marked.takes_eval or bool(marked.silenced)
         if self._is_trained:
-            trained(self._net)  # by its own train(), whatever was found before
+            trained(self._net)  # train() may do more than set the modes set below
             for name, module in self._net.named_modules():
                 module.training = name in marked.drawn_by
 
     def passes(self, image: Array, seed: int) -> Iterator[Array]:
-        """Yield pass after pass of a normalised image (1, 3, h, w), each (1, C, hl, wl)."""
+        """Yield passes (1, C, hl, wl) of a normalised image (1, 3, h, w) without end."""
         given, number = torch.from_numpy(image.copy()), itertools.count(seed << 20)
         while True:
             with own_randomness(next(number)), torch.no_grad():
@@ -134,19 +134,19 @@ class OwnPasses:
 
 
 def _draw(x: Tensor, drop: Drop) -> Tensor:
-    """Drop by torch's own functions."""
+    """Drop with torch's own functions."""
     if drop.kind == 'channel':
         return torch.feature_dropout(x, drop.p, True)
     return torch.dropout(x, drop.p, True)
 
 
 def apply_mask(x: Tensor, drop: Drop, mask: Array | None) -> Tensor:
-    """Multiply by the mask of a dropout, laid out as cards do; None for one that is off."""
+    """Multiply by a dropout's mask, in the layout of model cards; None switches it off."""
     if mask is None:
         return x
     scale = torch.from_numpy(np.array(mask, np.float32))
     if scale.numel() == x.numel():
-        scale = scale.reshape(x.shape)  # an axis of batch 1 was left out, wherever it was
+        scale = scale.reshape(x.shape)  # masks leave out the batch axis, wherever it is
     try:
         scale = scale.expand(x.shape)
     except RuntimeError as err:
