@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Run an ONNX file as it came, by ONNX Runtime, with its dropout on or taken out.
+Run a given ONNX file unchanged in ONNX Runtime, with its dropout on or removed.
 
-What was compiled of the file is compared with this, so nothing of the compiler touches it: no
-conversion, no folding, no masks.
-
+This is the reference for the graphs compiled from the file, so the compiler does not modify it:
+no conversion, no folding, no masks.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from uncertainty_seg.errors import GraphError
 
 class FileNetwork:
     """
-    The user's own network, from an ONNX file of one image in float32 as it came.
+    The user's network, from an unchanged ONNX file that takes one float32 image.
 
-    The form says which output is meant, and its classes.
+    `form` names the output and its number of classes.
     """
 
     def __init__(self, model: onnx.ModelProto, form: OutputForm) -> None:
@@ -47,12 +46,12 @@ class FileNetwork:
         return self._run(image, is_live=False)
 
     def passes(self, image: NDArray[np.float32], seed: int) -> Iterator[Array]:
-        """Yield pass after pass of a normalised image, drawn by ONNX Runtime."""
+        """Yield random passes of a normalised image, drawn by ONNX Runtime, without end."""
         import onnxruntime
 
         rng = np.random.default_rng(seed)
         while True:
-            # Runs that follow each other begin with nearly the same number otherwise.
+            # Without a new seed, consecutive runs begin with nearly the same random number.
             onnxruntime.set_seed(int(rng.integers(1, 1 << 31)))
             yield self._run(image, is_live=True)
 
@@ -65,7 +64,7 @@ class FileNetwork:
             if is_live not in self._sessions:
                 self._sessions[is_live] = self._opened(is_live)
             returned, = self._sessions[is_live].run([self._output], {info.name: given})
-        except Exception as err:  # the runtime's own errors derive from nothing narrower
+        except Exception as err:  # ONNX Runtime's errors have no narrower base class
             raise GraphError(f'ONNX Runtime cannot run the file itself ({said(err)})',
                              'a file that ONNX Runtime can run, to compare the passes with',
                              'export it again, or set compare_passes=0') from err
@@ -77,7 +76,7 @@ class FileNetwork:
             refill(model.graph.node, [hidden(n) if is_dropout(n) else n for n in model.graph.node])
         if self._output not in [info.name for info in model.graph.output]:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(self._output))
-        return session_of(model, 'DISABLE_ALL')  # else it takes out dropout that is on
+        return session_of(model, 'DISABLE_ALL')  # optimisation would remove active dropout
 
     @cached_property
     def _output(self) -> str:

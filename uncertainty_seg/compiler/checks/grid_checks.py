@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Choose where the passes are summed, so that the maps are those of the network's image.
+Choose the points where passes are summed, so that the maps agree with those at image size.
 
 Passes of the compiled network are upsampled to the image one by one, and mutual information,
-variance and variation ratio are measured there; then at the grid of the logits, at their centres
-and beside them. The centres are taken where they give the image's means. They do where all pixels
-share one mask; where each has its own, they may give twice as much (see `core.grid`).
-
+variance and variation ratio are measured there, and then on the logits' grid: at the centres of
+the logits and at an offset. The centres are used if they give the means of the image. They do if
+all pixels share one mask; with a mask per pixel, they may give twice as much (see `core.grid`).
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from uncertainty_seg.core.uncertainty import grid_maps, PassSums, sums_of_logits
 
 _STEP = 'grid'
 PASSES, _AT_ONCE = 48, 4
-# The centres are taken if no mean is farther from the image's than this share of it.
+# The centres are used if no mean differs from the image's mean by more than this share.
 NEAR = 0.02
-# Above it a warning says so.
+# A larger error causes a warning.
 FAR = 0.1
 _MEANS = ('mutual_information', 'total_variance', 'variation_ratio')
-# Means below it are those of passes that agree; no share of them says anything.
+# Below this mean the passes agree, and relative errors are meaningless.
 _LEAST = 1e-3
-# Pixels of the image that are looked at, at most.
+# Most pixels of the image to sample.
 _MOST_PIXELS = 1 << 16
 
 
 def choose_grid(compiled: CompiledGraphs, card: ModelCard) -> tuple[CompiledGraphs, float]:
     """
-    Return the graphs with the grid that suits them, and how far its means are from the image's.
+    Return the graphs with the chosen grid, and the error of its means against the image's.
 
-    That is the largest difference of the means of mutual information, total variance and
-    variation ratio, as a share, of other passes than those that chose; 0 where nothing is
-    upsampled or all passes are one.
+    The error is the largest relative difference of the means of mutual information, total variance
+    and variation ratio, measured on other passes than those used for the choice. It is 0 if
+    nothing is upsampled or there is only one pass.
     """
     grid = card.grid
     if grid.is_image or card.has_one_pass:
@@ -52,7 +51,7 @@ def choose_grid(compiled: CompiledGraphs, card: ModelCard) -> tuple[CompiledGrap
     beside = (offset_like_pixels(grid.rows, grid.height, grid.upsampling),
               offset_like_pixels(grid.columns, grid.width, grid.upsampling))
     wanted, found = _means(compiled, card, ((0.0, 0.0), beside), 1)
-    # A variation ratio of few passes would outweigh the other two.
+    # The variation ratio is left out: with few passes it would outweigh the other two.
     errors = {offset: _error(means[:2], wanted[:2]) for offset, means in found.items()}
     offset = (0.0, 0.0) if errors[0.0, 0.0] <= max(NEAR, errors[beside]) else beside
     named = {(0.0, 0.0): 'at the centres of the logits',
@@ -80,7 +79,7 @@ def _means(
     runner = NetworkRunner(compiled, card, None, None)
     image, grid = soft_image(card.input.height, card.input.width), card.grid
     passes = card.members or PASSES
-    # Odd, so that the pixels looked at lie everywhere between the logits.
+    # An odd step, so that the sampled pixels fall on all positions between the logits.
     every = 2 * int((grid.height * grid.width / _MOST_PIXELS) ** 0.5 / 2) + 1
     of_image: PassSums | None = None
     at_grid: dict[tuple[float, float], PassSums | None] = dict.fromkeys(offsets)

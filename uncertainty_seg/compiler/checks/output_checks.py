@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Look at what comes out: is it logits, and is it the same from the files that are written.
+Check that the outputs are logits, and that the written files compute the same logits.
 
-Weights are stored in 16 bits where the logits stay the same. A network in which rounding shows
-keeps its weights in float32: the files are twice as large then, and right.
-
+Weights are stored in 16 bits if the logits stay the same. A network that rounding would change
+noticeably keeps its weights in float32, in files twice as large.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from uncertainty_seg.core.model_card import InputSpec, ModelCard
 from uncertainty_seg.errors import GraphError
 
 # -------------------------------------------------------------------------------------------------
-# Probabilities that are taken for logits are all alike: each pixel says the same, and mutual
-# information is 10 to 20 times too low.
+# Probabilities mistaken for logits give nearly the same maps at every pixel, and mutual
+# information 10 to 20 times too low.
 
-# Of probabilities that are rounded to float32, and of their sum.
+# Rounding of probabilities to float32 takes them this far beyond 0..1, and their sum from 1.
 _MOST_BEYOND, _MOST_FROM_ONE = 1e-6, 1e-4
-# Sums over the classes differ by less than this share of the spread where they are the same.
+# Sums over the classes are equal if they differ by less than this share of the values' spread.
 _SAME_SUM = 1e-5
-# Lengths over the classes differ by less than this share where they are the same, and the values
-# of a class by more than this share of the length where they depend on the image.
+# Lengths over the classes are equal if they differ by less than the first share. A class depends
+# on the image if its values differ by more than the second share of the length.
 _SAME_LENGTH, _MOVES = 1e-5, 1e-2
 _OF_PROBABILITIES = {'Sigmoid', 'HardSigmoid', 'Softmax'}
 _BEFORE = 'return the tensor before the activation (output=NAME names it in an ONNX file)'
@@ -47,13 +46,11 @@ _BEFORE = 'return the tensor before the activation (output=NAME names it in an O
 
 def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> None:
     """
-    Refuse an output that is bounded as no logits are, or is not what was declared.
+    Raise GraphError if an output cannot be logits, or is not what was declared.
 
-    It stays in [0, 1] on images of all kinds, cannot leave [-1, 1] by the nodes that make it, or
-    has the same length over the classes at every pixel, as features that are normalised.
-
-    Raises GraphError with the range of the values, and what to declare.
-
+    An output is refused if it stays in [0, 1] on several test images, if its nodes bound it to
+    [-1, 1], or if it has the same length over the classes at every pixel, as normalised features
+    have. The error names the range of the values and the activation to declare.
     """
     plain = without_dropout(model)
     before = strip_final_resize(plain)[0].graph.output[0]
@@ -85,7 +82,7 @@ def _require_distribution(values: NDArray[np.float32], activation: str) -> None:
 
 def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> None:
     is_one = _is_one_channel(values)
-    shown = values[:, 1:] - values[:, :1] if is_one else values  # one channel z is -z / 2, z / 2
+    shown = values[:, 1:] - values[:, :1] if is_one else values  # restores z of -z / 2 and z / 2
     low, high = float(shown.min()), float(shown.max())
     if not (low >= -_MOST_BEYOND and high <= 1 + _MOST_BEYOND):
         if activation == 'auto' and not is_one:
@@ -106,9 +103,9 @@ def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> N
 
 
 def _require_no_scaled_softmax(values: NDArray[np.float32], spread: float) -> None:
-    """Refuse percentages and the like: what adds up to the same at every pixel of every image."""
+    """Raise for values such as percentages, which have the same sum at every pixel."""
     sums = values.sum(1, dtype=np.float64)
-    # Logits that are normalised over the classes, as Segmenter's, add up to zero.
+    # Logits that are normalised over the classes, such as Segmenter's, have the sum zero.
     is_zero = abs(sums.mean()) <= _SAME_SUM * spread
     if values.shape[1] < 2 or is_zero or not np.ptp(sums) <= _SAME_SUM * spread:
         return
@@ -119,7 +116,7 @@ def _require_no_scaled_softmax(values: NDArray[np.float32], spread: float) -> No
 
 
 def _require_no_bounds(graph: onnx.GraphProto) -> None:
-    """Refuse what a tanh or the like holds in [-1, 1], or a sigmoid in [0, c], on any image."""
+    """Raise if an operator such as tanh bounds the output to [-1, 1], or a sigmoid to [0, c]."""
     made, fixed = {out: node for node in graph.node for out in node.output}, constants(graph)
     node, is_scaled = made.get(graph.output[0].name), False
     while node is not None and not _is_bounded(node, fixed):
@@ -149,21 +146,21 @@ def _is_bounded(node: onnx.NodeProto, fixed: Values) -> bool:
     return node.op_type in _BOUNDED or node.op_type == 'Clip' and is_unit
 
 
-# Operators with bounds of their own, and those that a value passes, or a mean of several.
+# Operators with bounded results, and operators that pass on values or means of values.
 _BOUNDED = {'Tanh', 'Softsign', 'Erf', 'Sin', 'Cos', *_OF_PROBABILITIES}
 _PASSED = {'Transpose', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Cast', 'Slice',
            'Gather', 'Expand', 'ReduceMean', 'MaxPool', 'AveragePool', 'GlobalAveragePool'}
 
 
 def _require_no_directions(values: NDArray[np.float32]) -> None:
-    """Refuse features of one length: only their direction says something, as of an embedding."""
+    """Raise for vectors of one length, of which only the direction varies, as in embeddings."""
     shown = values[:, 1:] - values[:, :1] if _is_one_channel(values) else values
     pixels = shown.transpose(1, 0, 2, 3).reshape(shown.shape[1], -1).astype(np.float64)
     lengths = np.sqrt((pixels ** 2).sum(0))
     lengths, pixels = lengths[lengths > 0], pixels[:, lengths > 0]  # zero has no direction
     if not lengths.size or not np.ptp(lengths) <= _SAME_LENGTH * lengths.mean():
         return
-    # Logits that a LayerNorm ends add up to zero; those of a constant do not move at all.
+    # Logits from a final LayerNorm have the sum zero; constant logits do not vary at all.
     is_centred = len(pixels) > 1 and abs(pixels.sum(0)).max() <= _SAME_LENGTH * lengths.mean()
     if is_centred or np.ptp(pixels, axis=1).max() <= _MOVES * lengths.mean():
         return
@@ -175,7 +172,7 @@ def _require_no_directions(values: NDArray[np.float32]) -> None:
 
 
 def _is_one_channel(values: NDArray[np.float32]) -> bool:
-    """Whether one channel z became -z / 2 and z / 2."""
+    """Return whether one channel z was expanded to -z / 2 and z / 2."""
     return values.shape[1] == 2 and np.array_equal(values[:, 0], -values[:, 1])
 
 
@@ -191,8 +188,9 @@ def _floats(spec: InputSpec) -> list[NDArray[np.float32]]:
 # -------------------------------------------------------------------------------------------------
 # Store the weights, and run the files.
 
-# How far rounding may move a logit, as a share of their spread, and how many labels. A class that
-# a large constant switches off makes that spread large: so there is a limit of a probability too.
+# Limits for the effect of rounding: largest change of a logit as a share of their spread, share of
+# changed labels, and change of a probability. The last is needed because a class that a large
+# constant switches off makes the spread large.
 _MOST_MOVED, _MOST_LABELS, _MOST_PROBABILITY = 1e-3, 2e-3, 2e-2
 _PASSES = 3
 _STEP = 'halve_weights'
@@ -202,18 +200,17 @@ Logits = list[NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class StorageReport:
-    """How the weights of a bundle are stored, and what that changes."""
+    """How the weights of a bundle are stored, and the effect of rounding them."""
 
-    megabytes: float  # Of all graphs.
-    full: tuple[str, ...] = ()  # Large weights that stay float32 beside others in 16 bits.
-    # Largest difference that rounding makes, as a share of the logits' spread.
-    logit_error: float = 0.0
-    label_error: float = 0.0  # Share of the labels of the passes that rounding changes.
-    probability_error: float = 0.0  # Largest difference that rounding makes to a probability.
+    megabytes: float  # Size of all graphs.
+    full: tuple[str, ...] = ()  # Large weights that stay float32 while others have 16 bits.
+    logit_error: float = 0.0  # Largest change of a logit, as a share of the logits' spread.
+    label_error: float = 0.0  # Share of the passes' labels that rounding changes.
+    probability_error: float = 0.0  # Largest change of a probability.
 
     @property
     def is_near(self) -> bool:
-        """Whether nothing that rounding changes shows; NaN shows."""
+        """Whether all effects of rounding are within their limits; False for NaN."""
         return (self.logit_error <= _MOST_MOVED and self.label_error <= _MOST_LABELS
                 and self.probability_error <= _MOST_PROBABILITY)
 
@@ -221,7 +218,7 @@ class StorageReport:
 def store_weights(
     compiled: CompiledGraphs, card: ModelCard, options: CompileOptions
 ) -> tuple[CompiledGraphs, StorageReport]:
-    """Round what may be rounded of the weights, and run the result."""
+    """Store the weights in 16 bits where this changes the logits little enough."""
     if options.full_weights or options.precision in ('fp16', 'bf16'):
         return compiled, StorageReport(_megabytes(compiled.files))
     outside = tuple(name for part in (compiled.trunk, compiled.head) for name in unhalvable(part))
@@ -244,7 +241,7 @@ def _megabytes(files: Mapping[str, bytes]) -> float:
 def _compared(
     compiled: CompiledGraphs, card: ModelCard, outside: tuple[str, ...]
 ) -> StorageReport:
-    """Run the files as they are written, and the exact graphs; compare their logits."""
+    """Compare the logits of the files, as written, with those of the exact graphs."""
     passes = card.members or (1 if card.has_one_pass else _PASSES)
     given = pass_inputs(card, passes, 1)
     images = _images(card.input.height, card.input.width)

@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Run what was compiled before it is written, and compare it with the network.
+Run the compiled graphs before they are written, and compare them with the network.
 
-Each check runs ONNX Runtime on random images. None looks at how the graphs were made. With the
-same masks the results must be equal; `distribution_check` compares those of random masks.
-
+Each check runs ONNX Runtime on random images, and none depends on how the graphs were made. With
+the same masks the results must be equal; `check_distribution` compares passes of random masks.
 """
 
 from __future__ import annotations
@@ -36,22 +35,22 @@ Array = NDArray[np.float32]
 Masks = Mapping[str, Array]
 # Image of normalised floats (1, 3, h, w) and masks (T, ...) to logits (T, C, hl, wl).
 MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
-# The same in float64, or None where it cannot be.
+# The same in float64; returns None for a network that cannot run in float64.
 ExactNetwork = Callable[[NDArray[np.float32], Masks], 'NDArray[np.float32] | None']
 _PASSES = 3
 _LEVELS = 'ENABLE_ALL', 'DISABLE_ALL'
-_MOST_SAID = 200  # letters
-_SWITCHED_OFF = np.float32(100)  # below the largest logit: a probability of 0 in float32
+_MOST_SAID = 200  # characters
+_SWITCHED_OFF = np.float32(100)  # this far below the largest logit, p is 0 in float32
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the checks measured, in shares of the logits' spread."""
+    """Results of the checks; errors are shares of the logits' spread."""
 
-    still_error: float  # Largest difference to the network without dropout, masks off.
-    # Largest difference to the network with the same masks, pass by pass.
+    still_error: float  # Largest difference from the network with dropout off.
+    # Largest difference from the network with the same masks, pass by pass.
     masked_error: float
-    spread: float  # Largest logit less the smallest.
+    spread: float  # Largest logit minus the smallest.
 
 
 def check_compiled(
@@ -59,12 +58,11 @@ def check_compiled(
     exact: ExactNetwork | None = None, untouched: UntouchedNet | None = None, num_images: int = 2,
 ) -> CheckReport:
     """
-    Compare trunk and head with the network they were made of.
+    Compare trunk and head with the network from which they were compiled.
 
     Raises GraphError if a difference is above `TOLERANCE` of the spread of the logits and float32
-    does not explain it, logits are NaN or infinite, or masks or noise that differ give the same
-    logits. Noise is compared with samples drawn in numpy.
-
+    does not explain it, if logits are NaN or infinite, or if different masks or noise give the
+    same logits. Noise is compared with samples drawn in numpy.
     """
     spec = card.input
     images = np.random.default_rng(0).integers(
@@ -78,7 +76,7 @@ def check_compiled(
         still = max(runner.still(image) for image in (*images, soft))
         for image in (*images, soft):
             if image is soft and not runner.unclear:
-                break  # it would show no more
+                break  # the random images were conclusive
             if card.mask_sites:
                 error, wide = runner.masked(image)
                 masked, spread = max(masked, error), max(spread, wide)
@@ -88,7 +86,7 @@ def check_compiled(
         runner.require_clear()
     except UncertaintySegError:
         raise
-    except Exception as err:  # the runtime's own errors derive from nothing narrower
+    except Exception as err:  # ONNX Runtime's errors have no narrower base class
         raise GraphError(f'the network cannot be run ({said(err)})', 'one that ONNX Runtime runs',
                          'replace the operation that it names') from err
     if card.noise_sites and not shaken > 1e-6 * spread:
@@ -98,14 +96,14 @@ def check_compiled(
 
 
 def smooth_image(height: int, width: int) -> NDArray[np.uint8]:
-    """Return an image (1, h, w, 3) whose colours change slowly, as a photograph's do."""
+    """Return a uint8 image (1, h, w, 3) whose colours change slowly, as in photographs."""
     coarse = np.random.default_rng(1).uniform(0, 255, (1, 3, 3, 3))
     smooth = upsample_bilinear(coarse, height, width).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(np.rint(smooth), np.uint8)
 
 
 def soft_image(height: int, width: int) -> NDArray[np.uint8]:
-    """Return uint8 (1, h, w, 3): noise of coarse patches and of pixels, as photographs have."""
+    """Return a uint8 image (1, h, w, 3) with coarse and pixel noise, as in photographs."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(20, 235, (1, 3, 6, 8)).astype(np.float32)
     smooth = np.moveaxis(upsample_bilinear(coarse, height, width), 1, -1)
@@ -113,7 +111,7 @@ def soft_image(height: int, width: int) -> NDArray[np.uint8]:
 
 
 class NetworkRunner:
-    """Sessions of one compiled network and of what it is compared with."""
+    """Sessions of a compiled network and of its references."""
 
     def __init__(
         self, compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None,
@@ -122,33 +120,33 @@ class NetworkRunner:
         self._compiled, self._card = compiled, card
         self._network, self._exact, self._untouched = network, exact, untouched
         self._trunk, self._head = session_of(compiled.trunk), session_of(compiled.head)
-        self._features: tuple[Any, dict[str, Any]] = None, {}  # of the image that was last
-        self._least: dict[str, float] = {}  # error of any image, by comparison
+        self._features: tuple[Any, dict[str, Any]] = None, {}  # last image, its trunk outputs
+        self._least: dict[str, float] = {}  # smallest error over the images, by comparison
         is_stepped = any(n.op_type == 'QuantizeLinear' for p in compiled.prepared
                          for n in p.model.graph.node)
         self._most = _MOST_OF_STEPS if is_stepped else _MOST
 
     @property
     def unclear(self) -> list[str]:
-        """List the comparisons in which float32 might have hidden an error on every image."""
+        """Return the comparisons in which rounding could have hidden an error on every image."""
         return [when for when, error in self._least.items() if error > self._most]
 
     def require_clear(self) -> None:
-        """Raise GraphError if no image could have shown an error."""
+        """Raise GraphError if no image of a comparison was conclusive."""
         for when in self.unclear:
             raise _too_far(when, self._least[when], self._most)
 
     def _judge(self, error: float, noise: Callable[[], float], when: str) -> float:
-        """Refuse an error that float32 does not explain, where it could show one."""
+        """Raise if float32 does not explain an error; an image of too much noise is skipped."""
         if not error <= TOLERANCE:
             found = noise()
-            if found <= self._most or not np.isfinite(error):  # else the image shows nothing
+            if found <= self._most or not np.isfinite(error):  # otherwise it is inconclusive
                 require_near(error, found, when)
         self._least[when] = min(error, self._least.get(when, error))
         return error
 
     def ours(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
-        """Return the logits of T passes, at the resolution of the network's own output."""
+        """Return the logits of T passes, at the resolution of the compiled graph."""
         head = self._head
         if self._features[0] is not image:
             names = [info.name for info in self._trunk.get_outputs()]
@@ -165,7 +163,7 @@ class NetworkRunner:
                 f'{passes} passes give {len(logits)} results', 'one each',
                 'a step has the batch size of the part without dropout, such as a gather by '
                 'indices of the image: move the dropout behind that step')
-        if not np.isfinite(logits).all():  # a NaN is above no tolerance
+        if not np.isfinite(logits).all():  # NaN would exceed no tolerance
             raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
                              'look for NaN in its weights, and check mean and std')
         return logits
@@ -197,7 +195,7 @@ class NetworkRunner:
                            'with dropout off, compared with net.eval(),')
 
     def require_differing(self, image: NDArray[np.uint8]) -> None:
-        """Refuse passes that are the same, with which no pipeline starts."""
+        """Raise if all passes are equal, since no pipeline would start with them."""
         given = pass_inputs(self._card, self._card.passes, 0)
         passes = np.concatenate([softmax(self.ours(image, {
             name: rows[t:t + 1] for name, rows in given.items()}))
@@ -210,13 +208,13 @@ class NetworkRunner:
                 f'rarely (at most {rate:.2g}): take more passes, or train with a higher rate')
 
     def masked(self, image: NDArray[np.uint8]) -> tuple[float, float]:
-        """Compare pass by pass; return error and spread."""
+        """Compare with the network, with the same masks; return error and spread."""
         passes = self._card.members or _PASSES
         sites = {site.name for site in self._card.mask_sites}
         drawn = pass_inputs(self._card, passes, 1)
         masks = _different({name: rows for name, rows in drawn.items() if name in sites},
                            self._card.mask_sites)
-        given = {**still_inputs(self._card, passes), **masks}  # noise is looked at apart
+        given = {**still_inputs(self._card, passes), **masks}  # `sampled` checks the noise
         ours = self.ours(image, given)
         spread = float(np.ptp(ours))
         if self._card.members:
@@ -226,7 +224,7 @@ class NetworkRunner:
         return self._error(ours, theirs, image, masks), spread
 
     def sampled(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
-        """Compare noise with samples in numpy; return error, spread, and what the noise moves."""
+        """Compare with samples drawn in numpy; return error, spread, and effect of the noise."""
         passes = 1 if self._card.has_one_pass else _PASSES
         given = pass_inputs(self._card, passes, 1)
         noise = given['noise']
@@ -257,19 +255,19 @@ class NetworkRunner:
         if error > TOLERANCE and self._exact is not None:
             exact = self._exact(self.floats(image), masks)
         noise = 0.0 if exact is None else distance(theirs, exact)
-        if error > TOLERANCE and self._network is None:  # what float32 does in these passes
+        if error > TOLERANCE and self._network is None:  # rounding error of these passes
             noise = distance(theirs, self._each(image, masks, _LEVELS[1]))
         return self._judge(error if exact is None else self.distance(ours, exact),
                            lambda: max(noise, self._noise(image)), 'with the same masks')
 
     def floats(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Normalise an image as the trunk does."""
+        """Return an image normalised as in the trunk, float32 (1, 3, h, w)."""
         spec = self._card.input
         scaled = (image / 255 - np.array(spec.mean)) / np.array(spec.std)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
 
     def distance(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-        """Return the largest difference as a share of the spread, at the network's size."""
+        """Return the largest difference as a share of the spread, at the size of `theirs`."""
         axes = theirs.shape[1], theirs.shape[-1]
         if self._card.method == 'direct' and ours.shape[1] not in axes:
             theirs = as_planes(theirs, 2 * ours.shape[1])[:, :ours.shape[1]]
@@ -278,19 +276,18 @@ class NetworkRunner:
             height, width = theirs.shape[2:]
             full = upsample_bilinear(ours, height, width, self._compiled.upsampling)
             ours = full.astype(np.float32)
-        if theirs.shape[1] == 1 and ours.shape[1] == 2:  # one channel: a logit, or its sigmoid
+        if theirs.shape[1] == 1 and ours.shape[1] == 2:  # one channel of logits or probabilities
             return min(distance(ours, np.concatenate([-theirs / 2, theirs / 2], 1)),
                        distance(ours, np.concatenate([1 - theirs, theirs], 1)))
         return distance(ours, theirs)
 
     def _noise(self, image: NDArray[np.uint8]) -> float:
         """
-        Return how far float32 takes the network from itself on an image.
+        Return the effect of float32 rounding on the network's logits for an image.
 
-        The largest of: torch's own float32 to its float64; the exported network run with and
-        without optimisation; and the same for an image that is another in the last bit. In none
-        of them is what was compiled, so that no error of that can excuse itself.
-
+        It is the largest of three differences: torch in float32 and float64; the exported network
+        with and without optimisation; and the exported network on an image changed in the last
+        bit. None involves the compiled graphs, so their errors cannot raise the tolerance.
         """
         floats = self.floats(image)
         found = [0.0]
@@ -322,7 +319,7 @@ class NetworkRunner:
 def _different(
     masks: dict[str, NDArray[np.float32]], sites: Sequence[DropoutSite]
 ) -> dict[str, NDArray[np.float32]]:
-    """Let the last pass be the opposite where so few passes drew the same: a path of a few."""
+    """Invert the masks of the last pass if all of these few passes drew the same masks."""
     if any((rows != rows[:1]).any() for rows in masks.values()):
         return masks
     scales = {site.name: np.float32(1 / (1 - site.p)) for site in sites}
@@ -338,42 +335,42 @@ def run_graph(
     model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]]
 ) -> list[list[NDArray[np.float32]]]:
     """
-    Run a graph on several inputs, one after the other; return its outputs for each.
+    Run a graph on several inputs one by one; return its outputs for each.
 
-    Raises GraphError with what the runtime says if it cannot.
+    Raises GraphError with the runtime's message if the graph cannot be run.
     """
     try:
         session = session_of(model)
         return [session.run(None, dict(feed)) for feed in feeds]
     except UncertaintySegError:
         raise
-    except Exception as err:  # the runtime's own errors derive from nothing narrower
+    except Exception as err:  # ONNX Runtime's errors have no narrower base class
         raise GraphError(f'the network cannot be run ({said(err)})', 'one that ONNX Runtime runs',
                          'replace the operation that it names') from err
 
 
 def said(err: Exception) -> str:
-    """Return what the runtime says, without its codes and the places in its source."""
+    """Return the runtime's message without error codes and source locations."""
     text = re.sub(r'\[ONNXRuntimeError\] : \d+ : \w+ : |(?:/\S+)?\S+\.(?:cc|h):\d+ \S+ ', '',
                   ' '.join(str(err).split()))
     return text[:_MOST_SAID]
 
 
 # -------------------------------------------------------------------------------------------------
-# How far the logits of a compiled network are from the network's own, and how far they may be.
+# The distance between the logits of a compiled network and those of the network, and its limits.
 
 TOLERANCE = 1e-5
-# A wide network's sums are not exact to `TOLERANCE` in float32, whoever computes them: allow what
-# float32 does to the network itself on that image, this many times. Some networks turn noise into
-# chaos, and there no error would show: on one image at least it must stay below `_MOST`.
+# Sums of a wide network are never exact to `TOLERANCE` in float32. So the limit is this factor
+# times the effect of rounding on the network itself, for the same image. A network that amplifies
+# rounding strongly would hide any error: the effect must be below `_MOST` on at least one image.
 _NOISE_FACTOR, _MOST = 4.0, 1e-3
-# In a quantised network the last bit of a number may decide between two steps.
+# The same for quantised networks, where the last bit of a value may decide between two steps.
 _MOST_OF_STEPS = 2e-2
-_NEIGHBOURS = 2  # images to find what the last bit of an image changes
+_NEIGHBOURS = 2  # number of images changed in the last bit
 
 
 def require_near(error: float, noise: float, when: str) -> None:
-    """Raise GraphError if an error is above the tolerance and above some times the noise."""
+    """Raise GraphError if an error exceeds both the tolerance and `_NOISE_FACTOR` * `noise`."""
     most = max(TOLERANCE, _NOISE_FACTOR * noise)
     if not error <= most:
         raise _too_far(when, error, most)
@@ -390,9 +387,9 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     """
     Return the largest difference of two tensors of logits, as a share of the spread of theirs.
 
-    Both are float32 (T, C, h, w). What is common to all classes does not count, nor does how far
-    a class lies more than 100 below another; where theirs are probabilities, the softmax of ours
-    is compared. Raises GraphError if the shapes differ.
+    Both are float32 (T, C, h, w). Offsets common to all classes are ignored, as is how far a logit
+    is more than 100 below the largest. If `theirs` are probabilities, the softmax of `ours` is
+    compared. Raises GraphError if the shapes differ.
     """
     if ours.shape != theirs.shape:
         raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
@@ -400,7 +397,7 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
         return float(abs(softmax(ours) - theirs).max())
     # A class that a large constant switches off must not make the spread large.
     ours, theirs = (np.maximum(v, v.max(1, keepdims=True) - _SWITCHED_OFF) for v in (ours, theirs))
-    # Softmax forgets what is common to all classes, and so may the compiled graph.
+    # Softmax ignores an offset common to all classes, so the compiled graph may change it.
     ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
     return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
 
@@ -413,10 +410,10 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def require_variance(moments: NDArray[np.float32]) -> None:
     """
-    Refuse a variance head that overflows, so that no image has an answer.
+    Raise GraphError if a variance head overflows, which makes every prediction random.
 
-    Raises GraphError if most of the log-variances, the second half of `moments` (T, 2C, h, w), are
-    above `LARGEST_LOG_VARIANCE`, where the class that wins a sample is drawn by lot.
+    This is the case if the median of the log-variances, the second half of `moments`
+    (T, 2C, h, w), is above `LARGEST_LOG_VARIANCE`: noise alone then decides the class of a sample.
     """
     found = np.split(moments, 2, axis=1)[1]
     middle = float(np.median(found))
@@ -433,9 +430,9 @@ def sampled_logits(
     """
     Return the log of the mean softmax of sampled logits, (T, C, h, w), as `direct` defines it.
 
-    To it the logarithm of the sum of exp(f) is added, as in `compiler.head_graphs.add_samples`.
-    `moments` (T or 1, 2C, h, w) are logits f, then log-variances s; `noise` (T, S, C, 1, 1) are
-    standard normal numbers e: the samples are f + exp(s / 2) e. All is computed in float64.
+    The result includes log(sum_c exp(f)), as in `compiler.head_graphs.add_samples`. `moments`
+    (T or 1, 2C, h, w) holds logits f, then log-variances s; `noise` (T, S, C, 1, 1) holds
+    standard normal numbers e. The samples are f + exp(s / 2) e, computed in float64.
     """
     f, s = np.split(moments[:, None].astype(np.float64), 2, axis=2)
     z = f + np.exp(np.minimum(s, LARGEST_LOG_VARIANCE) / 2) * noise
@@ -448,9 +445,9 @@ def sampled_logits(
 
 def as_planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
     """
-    Bring the output of a network into the order of the compiled graph's logits, (T, C, h, w).
+    Return the output of a network in the layout of the compiled graph's logits, (T, C, h, w).
 
-    Theirs are float32 (T, C, h, w), (T, h, w, C), or (T, h, w) where one channel was squeezed.
+    `theirs` is float32 (T, C, h, w), (T, h, w, C), or (T, h, w) where one channel was squeezed.
     """
     if theirs.ndim == 3:  # one channel whose axis was squeezed
         theirs = theirs[:, None]

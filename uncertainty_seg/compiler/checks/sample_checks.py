@@ -1,12 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Compare a compiled network with what its own randomness does, as samples.
+Compare a compiled network with samples of the network's own randomness.
 
-Passes that a torch network draws itself, with nothing replaced in it, are compared with those of
-random masks by shuffling which pass came from where: neither is taken to have any known
-distribution. Propagated moments are compared with draws of the network by explicit masks and
-noise.
-
+Passes that the network draws itself, with nothing replaced in it, are compared with passes of
+random masks by a permutation test, which assumes no distribution. Propagated moments are compared
+with samples of the network, drawn with explicit masks and noise.
 """
 
 from __future__ import annotations
@@ -44,37 +42,37 @@ if TYPE_CHECKING:
     from uncertainty_seg.compiler.checks.file_passes import FileNetwork
 
 COMPARED, FEWEST_COMPARED = 256, 16
-# Seconds that the passes of both may take; fewer are drawn where that is not enough.
+# Time budget in seconds for the passes of both; fewer passes are drawn if it is not enough.
 SECONDS = 8.0
-# A difference counts where it is larger than in each of so many shuffles, in each of the rounds,
-# in which new passes are drawn. With four measures equal samples are refused with a chance below
+# A difference is significant if it exceeds that of every shuffle, in every round; each round draws
+# new passes. With four measures, samples of one distribution are refused with a probability below
 # (4 / 1000)^3 = 7e-8.
 _SHUFFLES, _ROUNDS = 999, 3
 _MEASURES = ('mean probability', 'entropy', 'mutual information', 'distance between passes')
-_MOST_VALUES = 1 << 13  # probabilities of a pass that are looked at
-_MOST_MASKS = 1 << 24  # mask values of a call
-# What the runtimes may differ by in a probability, whatever was drawn.
+_MOST_VALUES = 1 << 13  # probabilities compared per pass
+_MOST_MASKS = 1 << 24  # mask values per call
+# Difference of a probability that the runtimes' rounding may cause, whatever was drawn.
 _ROUNDING = 1e-5
 
 
-# The user's own network with dropout off, and with its own random numbers.
+# The user's network with dropout off, and with its own random numbers.
 StillNetwork = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 OwnNetwork: TypeAlias = 'OwnPasses | FileNetwork'
 
 
 @dataclass(frozen=True)
 class DistributionReport:
-    """How far passes of random masks are from those that the network draws itself."""
+    """Differences between passes of random masks and passes that the network draws itself."""
 
-    passes: int = 0  # Of each of the two that were compared; 0 where they were not.
-    # Mean over pixels of the absolute difference, the last two as shares of ln C.
+    passes: int = 0  # Number of passes of each kind; 0 if they were not compared.
+    # Mean absolute difference over pixels; entropy and mutual information as shares of ln C.
     mean_probability: float = 0.0
     entropy: float = 0.0
     mutual_information: float = 0.0
     # Mean mutual information with masks, and of the network itself, as shares of ln C.
     information: float = 0.0
     own_information: float = 0.0
-    left_out: str = ''  # Why they were not compared.
+    left_out: str = ''  # Reason why the passes were not compared.
 
 
 def check_distribution(
@@ -82,11 +80,10 @@ def check_distribution(
     report: CheckReport, passes: int = COMPARED,
 ) -> DistributionReport:
     """
-    Compare what masks make of the network with what its own randomness does.
+    Compare passes with masks to passes with the network's own randomness.
 
-    Raises GraphError if they differ by more than chance explains; not where the card says that
-    some of that randomness is silenced.
-
+    Raises GraphError if they differ by more than chance explains, unless the card says that some
+    of that randomness is silenced.
     """
     sampler = _Sampler(NetworkRunner(compiled, card, None, None), card, own, still)
     count = sampler.affordable(passes)
@@ -108,7 +105,7 @@ def check_distribution(
 
 
 class _Sampler:
-    """Draws passes of both, at some pixels of one smooth image, as probabilities."""
+    """Draws passes of both kinds as probabilities, at some pixels of one smooth image."""
 
     def __init__(
         self, runner: NetworkRunner, card: ModelCard, own: OwnNetwork, still: StillNetwork
@@ -129,7 +126,7 @@ class _Sampler:
         self._step = max(1, min(8, _MOST_MASKS // max(per_pass, 1)))
 
     def affordable(self, passes: int) -> int:
-        """Return how many passes of both fit into the time."""
+        """Return how many passes of each kind fit into `SECONDS`, at most `passes`."""
         began = time.perf_counter()
         for _ in itertools.islice(self._own.passes(self._floats, 0), 1):
             pass
@@ -138,7 +135,7 @@ class _Sampler:
         return max(FEWEST_COMPARED, min(passes, int(SECONDS / max(each, 1e-9))))
 
     def draw(self, count: int, attempt: int) -> tuple[Array, Array]:
-        """Return (count, C, pixels) of probabilities, of ours and of theirs."""
+        """Return probabilities (count, C, y, x), of our passes and of theirs."""
         own = itertools.islice(self._own.passes(self._floats, attempt + 1), count)
         theirs = [self._of_theirs(row, self._form) for row in own]
         parts = [self._masked(min(self._step, count - at), 1 + at + attempt * (1 << 16))
@@ -179,7 +176,7 @@ def _given(p: NDArray[np.float64]) -> Array:
 
 
 def _pair(p: NDArray[np.float64]) -> Array:
-    """Of one channel, the chance of the second class."""
+    """Expand one channel, the probability of the second class, to two classes."""
     return np.concatenate([1 - p, p], 1).astype(np.float32)
 
 
@@ -187,7 +184,7 @@ def _sigmoid_pair(z: NDArray[np.float64]) -> Array:
     return _pair(1 / (1 + np.exp(-z)))
 
 
-# What a network may return; the one that is nearest to the compiled graph with dropout off.
+# Possible forms of a network's output; `_Sampler` uses the one nearest to the compiled graph.
 _FORMS: tuple[_Form, ...] = (_softmax, _given, _pair, _sigmoid_pair)
 
 
@@ -197,12 +194,12 @@ def _gap(ours: Array, theirs: Array) -> float:
 
 def shuffled_measures(ours: Array, theirs: Array) -> tuple[list[float], list[NDArray[np.float64]]]:
     """
-    Measure how far two samples of passes are apart, and how far after shuffling them.
+    Measure the differences of two samples of passes, before and after shuffling them.
 
-    Both are probabilities (T, C, h, w). The first numbers are the means over pixels of the
-    difference of mean probability, entropy and mutual information, and the energy distance of the
-    passes (Szekely and Rizzo, 2013); the others, (shuffles,) each, the same where which pass is
-    whose is drawn.
+    Both are probabilities (T, C, h, w). The first list holds the mean absolute differences over
+    pixels of mean probability, entropy and mutual information, and the energy distance of the
+    passes (Szekely and Rizzo, 2013). The second holds the same measures, (shuffles,) each, after
+    the passes have been assigned to the two samples at random.
     """
     count, classes = ours.shape[:2]
     passes = np.concatenate([ours, theirs]).reshape(2 * count, classes, -1).astype(np.float32)
@@ -222,7 +219,7 @@ def shuffled_measures(ours: Array, theirs: Array) -> tuple[list[float], list[NDA
 
 
 def _map_measures(passes: Array, entropies: Array, weights: Array) -> NDArray[np.float64]:
-    """Return (3, B) measures of B ways to choose passes, given as rows of weights 1 / T or 0."""
+    """Return measures (3, B) for B choices of passes, given as rows of weights 1 / T or 0."""
     flat = passes.reshape(len(passes), -1)
     chosen, inner = weights @ flat, weights @ entropies
     rest, outer = 2 * flat.mean(0) - chosen, 2 * entropies.mean(0) - inner
@@ -239,33 +236,33 @@ def _information(passes: Array) -> float:
 
 
 def _entropy(p: Array) -> Array:
-    """Return entropies (B, n) of probabilities (B, C, n), as shares of ln C."""
+    """Return entropies (B, ...) of probabilities (B, C, ...), as shares of ln C."""
     entropy: Array = -(p * np.log(np.maximum(p, 1e-12))).sum(1) / math.log(max(p.shape[1], 2))
     return entropy
 
 
 # -------------------------------------------------------------------------------------------------
-# Compare what error propagation computes with samples of the network itself.
+# Compare the result of error propagation with samples of the network itself.
 
 SAMPLES = 60
-# Below it the map points elsewhere than sampling does, and the bundle is refused; below the
-# second a warning says so.
+# Below the first rank correlation the map disagrees with sampling, and compilation fails; below
+# the second it warns.
 LEAST_RANK, GOOD_RANK = 0.3, 0.8
-# The mean may differ from that of the samples by their own error and by this share of the
-# deviation: curved operators move it, and the moments know that only in part.
+# The mean may differ from the samples' mean by its standard error and this share of the standard
+# deviation: nonlinear operators shift the mean, which the moments model only in part.
 _MEAN_SHARE = 1.0
-_FLAT = 1e-9  # variance, as a share of the squared spread, that is none
+_FLAT = 1e-9  # variance that counts as none, as a share of the squared spread
 
 
 @dataclass(frozen=True)
 class MomentReport:
-    """How near propagated moments are to samples of the network, on one image."""
+    """Comparison of propagated moments with samples of the network, on one image."""
 
-    # Rank correlation of the variance at each pixel, summed over the classes; -1 to 1, and 1 where
-    # it is the same at every pixel.
+    # Rank correlation over pixels of the variance summed over classes; -1 to 1, and 1 if it is
+    # the same at every pixel.
     rank: float
-    total: float  # All variance together, as a share of that of the samples.
-    mean_error: float  # Median difference of the means in deviations of the samples.
+    total: float  # Total variance as a share of the samples' total variance.
+    mean_error: float  # Median difference of the means, in standard deviations of the samples.
 
 
 def check_moments(
@@ -274,9 +271,8 @@ def check_moments(
     """
     Compare the trunk's moments with samples of the network.
 
-    Raises GraphError if moments are not numbers, there is no variance, or they have little to do
+    Raises GraphError if moments are NaN or infinite, there is no variance, or the moments disagree
     with the samples.
-
     """
     image = soft_image(card.input.height, card.input.width)
     ((mean, variance),) = run_graph(compiled.trunk, [{'image': image}])
@@ -284,7 +280,7 @@ def check_moments(
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and np.isfinite(drawn).all()):
         raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
                          'look for NaN in its weights, and check mean and std')
-    # The variance is that of logits less what all classes have in common.
+    # The trunk's variance is that of the logits minus their mean over the classes.
     wanted = (drawn - drawn.mean(1, keepdims=True)).var(0, ddof=1)
     if not variance.max() > _FLAT * float(np.ptp(drawn)) ** 2:
         raise GraphError('the logits have no variance', 'noise that reaches them',
@@ -309,8 +305,8 @@ def rank_correlation(one: NDArray[np.floating[Any]], two: NDArray[np.floating[An
     """
     Return Spearman's rank correlation of two arrays of one shape.
 
-    It is in -1..1, and 1 if one of them has the same value everywhere, which contradicts nothing.
-    Equal values share their mean rank.
+    It is in -1..1. If one array is constant, it contradicts no order, and the result is 1. Equal
+    values share their mean rank.
     """
     first, second = _ranks(one), _ranks(two)
     if np.ptp(first) == 0 or np.ptp(second) == 0:
@@ -329,7 +325,7 @@ def _samples(
     """Return logits (samples, C, hl, wl) of the network with explicit masks and noisy images."""
     masked, sites = dropout_to_masks(model) if has_dropout(model) else (model, ())
     network = one_pass(masked, sites)
-    network.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT  # not whole numbers
+    network.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT  # noise is no uint8
     masks, rng = make_masks(sites, samples, 1), np.random.default_rng(1)
     name = network.graph.input[0].name
     feeds = [{name: (image + std * rng.normal(size=image.shape)).astype(np.float32),
