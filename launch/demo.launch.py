@@ -18,11 +18,11 @@ from launch_ros.actions import Node
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros import launch_checks as checks
 
-# Handed on to the launch file of the node as they are.
+# Passed unchanged to the launch file of the node.
 HANDED_ON = ('model', 'image', 'params_file', 'namespace', 'use_sim_time', 'rviz', 'log_level')
-# What is not declared here reaches the launch file of the node all the same.
+# Arguments that are not declared here also reach the launch file of the node.
 ARGUMENTS = ('bag', 'topic', 'rate', *checks.NODE_ARGUMENTS)
-MOST_S = 3600.0  # as the parameters accept
+MOST_S = 3600.0  # the upper limit of the parameters
 
 
 def processes(context: LaunchContext) -> list:
@@ -34,7 +34,7 @@ def processes(context: LaunchContext) -> list:
         raise ConfigError(f'bag is {bag!r}, and nothing is there', 'a folder or file of a bag')
     rate = checks.require_number(
         'rate', LaunchConfiguration('rate').perform(context), is_positive=True)
-    # Ages go by the time of the bag, which passes at this rate; staleness goes by a steady clock.
+    # Ages are measured in the bag's time, which passes at this rate; staleness by a steady clock.
     times = {'stale_timeout_s': str(min(max(1.0, 2.0 / rate), MOST_S)),
              'max_age_s': str(min(max(1.0, rate), MOST_S))}
     node = IncludeLaunchDescription(
@@ -43,7 +43,7 @@ def processes(context: LaunchContext) -> list:
         launch_arguments={
             **{name: LaunchConfiguration(name) for name in HANDED_ON},
             **(times if rate != 1 else {}),
-            'respawn': 'false',  # somebody is looking
+            'respawn': 'false',  # a demo is attended
         }.items(),
     )
     topic = LaunchConfiguration('topic').perform(context)
@@ -69,7 +69,7 @@ def player_of(bag: str, topic: str) -> Node:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the arguments and what they start."""
+    """Declare the arguments and the processes."""
     share = get_package_share_directory('uncertainty_seg')
     return LaunchDescription([
         DeclareLaunchArgument('bag', description='bag to play'),

@@ -2,9 +2,8 @@
 """
 Start the speed governor: ros2 launch uncertainty_seg speed_governor.launch.py cmd_vel:=...
 
-A launch file of its own, so that the governor keeps running when that of the perception node ends.
-If the governor itself dies it is restarted, and starts slow; it is not if it refused its
-parameters.
+It is separate, so that the governor keeps running when the launch file of the perception node
+ends. A governor that dies is restarted, and starts slow, unless it refused its parameters.
 
 """
 
@@ -22,7 +21,7 @@ ARGUMENTS = (*TOPICS, 'params_file', 'namespace', 'use_sim_time', 'log_level')
 
 
 def node_of(context: LaunchContext) -> list:
-    """Make the node, with a parameter file where one is given."""
+    """Make the node, with a parameter file if one is given."""
     checks.require_known(context, ARGUMENTS, 'speed_governor.launch.py')
     said = {name: LaunchConfiguration(name).perform(context)
             for name in (*TOPICS, 'params_file', 'namespace', 'use_sim_time')}
@@ -52,7 +51,7 @@ def node_of(context: LaunchContext) -> list:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the arguments and what they start."""
+    """Declare the arguments and the process."""
     return LaunchDescription([
         DeclareLaunchArgument(
             'confident', default_value='uncertainty_seg/confident',

@@ -2,12 +2,12 @@
 """
 Start the node, and RViz on request.
 
-Everything that was given is checked before a process starts; there is no default model. The node
-configures and activates itself (autostart); with autostart:=false a lifecycle manager does it. A
-node that ends is started again (respawn), since one whose worker hangs ends itself and nobody can
-start it by hand under water. The processes started here get an environment in which DDS
-can carry camera frames (docs/guides/cameras.md); variables that are already set are kept. The
-camera driver needs the same.
+All arguments are checked before a process starts; there is no default model. The node configures
+and activates itself (autostart); with autostart:=false a lifecycle manager does it. A node that
+ends is restarted (respawn): one whose worker hangs ends itself, and under water it cannot be
+started by hand. The processes get an environment in which DDS can carry camera frames
+(docs/guides/cameras.md); variables that are already set are kept. The camera driver needs the
+same.
 
 """
 
@@ -31,7 +31,7 @@ FRAME_MEMORY = {
     'MALLOC_MMAP_THRESHOLD_': '33554432',
     'MALLOC_TRIM_THRESHOLD_': '33554432',
 }
-# Arguments that are also parameters: without a value the file decides.
+# Arguments that are also parameters; if empty, the parameter file decides.
 PARAMETERS = {'model': str, 'use_sim_time': bool, 'autostart': bool, 'stale_timeout_s': float,
               'max_age_s': float}
 RVIZ = ('rviz2', 'rviz2')
@@ -39,7 +39,7 @@ SHOWN = ('overlay', 'heatmap', 'mask_color')
 
 
 def processes(context: LaunchContext) -> list:
-    """Check everything, and then make the processes; what raises later leaves others behind."""
+    """Check everything, then make the processes; a later error would leave some running."""
     checks.require_known(context, checks.NODE_ARGUMENTS, 'uncertainty_seg.launch.py')
     share = get_package_share_directory('uncertainty_seg')
     said = {name: LaunchConfiguration(name).perform(context) for name in (
@@ -88,7 +88,7 @@ def node_of(context: LaunchContext, topics: dict) -> Node:
 
 
 def rviz_of(share: str, camera: str, topics: dict) -> Node:
-    """Make an RViz that shows one camera; the layout is that of a node with a single one."""
+    """Make an RViz that shows one camera, in the layout of a node with a single camera."""
     shown = [(f'{checks.NODE_NAME}/{name}', f'{checks.NODE_NAME}/{camera}/{name}')
              for name in SHOWN if camera]
     image = topics.get(camera) or (f'{camera}/image' if camera else LaunchConfiguration('image'))
@@ -104,7 +104,7 @@ def rviz_of(share: str, camera: str, topics: dict) -> Node:
 
 
 def remappings_of(topics: dict) -> list:
-    """Say where the images of the cameras are; without a topic, front listens to front/image."""
+    """Remap the image topics of cameras; without one, front subscribes to front/image."""
     return [(f'{name}/image', topic) for name, topic in topics.items() if topic]
 
 
@@ -119,7 +119,7 @@ def frame_transport(share: str) -> list:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the arguments and what they start."""
+    """Declare the arguments and the processes."""
     share = get_package_share_directory('uncertainty_seg')
     from_file = 'empty: as in params_file'
     arguments = [

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Publishes the images of a bag as a camera would: `uncertainty_seg_play BAG`, without rosbag2.
+Publishes the images of a bag as a camera would, without rosbag2: `uncertainty_seg_play BAG`.
 
-The images go out on `image` with the stamps they were recorded with, at the pace of the recording.
-The first one waits for a subscriber. CompressedImage goes out as it is on `image/compressed` and,
-if it has a subscriber, decoded on `image`.
+Images are published on `image` with their recorded stamps, at the pace of the recording, once a
+subscriber has connected. A CompressedImage is published unchanged on `image/compressed` and, if
+`image` has a subscriber, decoded on `image`.
 
 """
 
@@ -33,7 +33,7 @@ from uncertainty_seg.storage.bags.writer import image_message
 from uncertainty_seg.storage.parameter_files import split_words
 
 LINGER_S = 0.5
-# So long nothing is said of waiting: a node that starts takes a second or two.
+# Time without a message about waiting: a node takes a second or two to start.
 SILENT_S = 3.0
 MATCH_S = 0.5
 CLOCK_PERIOD_S = 0.025
@@ -41,9 +41,9 @@ CLOCK_PERIOD_S = 0.025
 
 class BagPlayer:
     """
-    Publish one topic of a bag, as images or files, at a pace, 1 being that of the recording.
+    Publish one image topic of a bag, raw or compressed; rate 1 is the pace of the recording.
 
-    With a clock, the bag's time is on /clock, with each image and 40 times a second between them.
+    With `has_clock`, the bag's time is published on /clock with each image and at 40 Hz between.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class BagPlayer:
         self._pause = threading.Event()
         qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.RELIABLE)
         self._images = node.create_publisher(Image, 'image', qos)
-        # Below the name after remapping, as the node and image_transport have it.
+        # Named after the remapped image topic, as the node and image_transport do.
         self._files = node.create_publisher(
             CompressedImage, f'{self._images.topic_name}{COMPRESSED}', qos,
         ) if is_compressed else None
@@ -61,7 +61,7 @@ class BagPlayer:
         self.num_played = self.num_damaged = 0
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
-        """Wait so that the first frames are not lost; BagError if no subscriber comes in time."""
+        """Wait for a subscriber, so that no first frame is lost; BagError after the timeout."""
         start_s, silent_s = time.monotonic(), SILENT_S
         while not any(topic is not None and topic.get_subscription_count()
                       for topic in (self._images, self._files)):
@@ -76,12 +76,12 @@ class BagPlayer:
                 print(f'uncertainty_seg_play: waiting for a subscriber on '
                       f'{self._images.topic_name}, {timeout_s:g} s at most', file=sys.stderr)
             self._pause.wait(0.05)
-        # We see the subscriber before it sees us; until it does, a frame would be lost.
+        # This side discovers the subscriber first: until it has discovered us, frames are lost.
         self._pause.wait(MATCH_S)
 
     def play(self, bag: reader.BagReader, topic: str) -> None:
         """Publish every image of a topic once, at the time it is due."""
-        # A node that takes its time from here must have it before it gets the first image.
+        # A node that uses /clock needs a time before it receives the first image.
         start_s = time.monotonic() + (MATCH_S if self._clock is not None else 0.0)
         first_ns = None
         for item in bag.messages(topic):
@@ -112,7 +112,7 @@ class BagPlayer:
         try:
             image = reader.bag_image(item)
             message = image_message(image.stamp_ns, image.frame_id, decode(image.raw), 'bgr8')
-        except ImageError:  # its file went out as it is; who decodes that says what is wrong
+        except ImageError:  # already published compressed: its subscriber reports the fault
             self.num_damaged += 1
             return False
         self._images.publish(bytes(serialize(message, reader.IMAGE_TYPE)))
@@ -120,7 +120,7 @@ class BagPlayer:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Play a bag; returns 0 also when interrupted, 1 for an unusable bag, 2 for misuse."""
+    """Play a bag; return 0 (also if interrupted), 1 for an unusable bag or 2 for misuse."""
     node_life.interrupt_on_signals()
     words = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
@@ -162,13 +162,13 @@ def _play(options: Any, words: Sequence[str]) -> BagPlayer:
         player.play(bag, topic)
         while options.loop:
             player.play(bag, topic)
-        time.sleep(LINGER_S)  # for the last image to arrive before the publisher goes
+        time.sleep(LINGER_S)  # lets the last image arrive before the publisher is destroyed
         node.destroy_node()
     return player
 
 
 def _require_no_parameters(node: Node, words: Sequence[str]) -> None:
-    """Refuse parameters that this program does not have; those of a file may be for others."""
+    """Refuse unknown parameters on the command line; those in a file may be for other nodes."""
     given = [word.partition(':=')[0] for flag, word in zip(words, words[1:], strict=False)
              if flag in ('-p', '--param') and not node.has_parameter(word.partition(':=')[0])]
     if given:

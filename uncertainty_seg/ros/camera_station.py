@@ -2,9 +2,9 @@
 """
 Everything that belongs to one camera: its topics, its verdict, its health.
 
-Several cameras share the node, the network and the worker, and nothing else: a fault of one does
-not affect another. The verdict's topics live as long as the node, the pictures from
-configure to cleanup, the subscription from activate to deactivate.
+Cameras share only the node, the network and the worker, so a fault of one does not affect another.
+The verdict's topics exist as long as the node, the image topics from configure to cleanup, the
+subscription from activate to deactivate.
 
 """
 
@@ -49,13 +49,13 @@ from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 SILENCE_HINT_S = 5.0
-# From so many images on, of which a look at the graph forgets a part, a loss is said.
+# Images lost in transport that are reported; each check keeps this share of the earlier count.
 MANY_LOST, LOSS_KEPT = 3, 0.8
 _log = logging.getLogger(__name__)
 
 
 def profile_fault(profile: QoSProfile, settings: Settings) -> str:
-    """Say why images cannot be requested so, such as old ones that would raise the flag."""
+    """Return why a profile is refused for images (old ones could raise the flag), else empty."""
     for name, accepted in (('history', ('keep_last',)), ('reliability', RELIABILITIES),
                            ('durability', ('volatile', 'transient_local'))):
         value = getattr(profile, name).name.lower()
@@ -70,10 +70,10 @@ def profile_fault(profile: QoSProfile, settings: Settings) -> str:
 
 class CameraStation:
     """
-    One camera of a node: which of the settings it is, and its name, empty for the only one.
+    One camera of a node: its index in the settings, and its name, empty for a single camera.
 
-    `settings` returns those in force; `doubt` why no flag of the node may be true, whatever the
-    camera, empty if one may. `owner` decides about its flag, and `verdicts` publish it.
+    `settings` returns the current settings; `doubt` returns why no flag of the node may be true,
+    empty if a flag may. `owner` decides the camera's flag, and `verdicts` publishes it.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class CameraStation:
         self._faults = PartFaults()
         self.verdicts = VerdictPublishers(
             node, timeout_s, name, settings().stamps, self._faults)
-        # Nobody else may speak on the topic of the flag, nor on that of the same as numbers.
+        # No other node may publish on the topics of the flag and of the verdict's numbers.
         self._rivals = tuple(
             RivalWatch(node, str(node.resolve_topic_name(topics.output_topic(topic, name))),
                        lambda: self.verdicts.num_sent, kind=kind)
@@ -109,22 +109,22 @@ class CameraStation:
 
     @property
     def busy_s(self) -> float:
-        """For how long a frame of this camera has been in work, in seconds; 0 if none is."""
+        """Return how long the camera's current frame is in work, in seconds; 0 without one."""
         processor = self._processor
         return processor.busy_s if processor is not None else 0.0
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a frame of this camera has been in work for a good part of the timeout."""
+        """Return whether a frame has been in work for at least half the stale timeout."""
         return self.busy_s >= self.owner.timeout_s / 2
 
     @property
     def topic(self) -> str:
-        """Return the topic listened to, after remapping; empty while it does not listen."""
+        """Return the image topic after remapping; empty while not subscribed."""
         return str(self._subscription.topic_name) if self._subscription is not None else ''
 
     def configure(self, pipeline: Pipeline) -> None:
-        """Take over a pipeline of its own; the topics of the pictures appear."""
+        """Take over the camera's pipeline, and create the image topics."""
         self._pipeline = pipeline
         self.owner.take_over(pipeline)
         self._pictures = PicturePublishers(self._node, self.name, self._faults)
@@ -137,10 +137,9 @@ class CameraStation:
         log: FrameLog | None = None,
     ) -> None:
         """
-        Subscribe to the camera; the gate and all counts start from nothing.
+        Subscribe to the camera; reset the gate and all counts.
 
-        Frames wait for the network in `scheduler`, and those judged for their pictures in
-        `painter`.
+        Frames wait for inference in `scheduler`, and judged frames for rendering in `painter`.
         """
         assert self._pipeline is not None and self._pictures is not None
         settings = self._settings()
@@ -165,7 +164,7 @@ class CameraStation:
             qos_overriding_options=overriding)
 
     def _fit_reliability(self) -> None:
-        """Subscribe anew where the publishers now in the graph are better asked otherwise."""
+        """Resubscribe if the publishers now in the graph call for another reliability."""
         name = f'qos_overrides.{self.topic}.subscription.reliability'
         if not self.topic or self._settings().reliability != AUTO_RELIABILITY \
                 or name in getattr(self._node, '_parameter_overrides', {}):
@@ -180,7 +179,7 @@ class CameraStation:
             _log.info('%s is subscribed to as %s now', self.topic, best)
 
     def _num_senders(self) -> int:
-        """Count the publishers whose images are received, as far as the graph tells."""
+        """Count the publishers in the graph whose images can be received."""
         topic, me = self._watch.topics[self.topic, False], self._node.get_fully_qualified_name()
         return sum(info.topic_type == topic.type_name
                    and not topics.conflict_sentences(topic, me, [info])
@@ -200,7 +199,7 @@ class CameraStation:
                 msg, self._now_ns() if is_of_receipt else stamp_ns(msg.header)))
 
     def publish_kept(self, frame: MessageFrame) -> None:
-        """Publish what the log has kept, from the log's thread."""
+        """Publish a frame that the log has written; called in the log's thread."""
         pictures, msg = self._pictures, frame.message
         with self._faults.alone('flagged'):
             if pictures is not None and msg is not None:
@@ -214,7 +213,7 @@ class CameraStation:
         self._subscription = self._processor = self._camera_rivals = None
 
     def free(self) -> None:
-        """Take the pictures off the graph and forget the pipeline, which is not closed here."""
+        """Destroy the image topics, and release the pipeline without closing it."""
         if self._pictures is not None:
             self._pictures.close()
         if self._labels is not None:
@@ -222,23 +221,23 @@ class CameraStation:
         for rival in self._rivals:
             rival.close()
         self.owner.take_over(None)
-        # The slot holds on to the processor, that is to the model and the log.
+        # The slots reference the processor, and through it the model and the log.
         self._pipeline = self._pictures = self._labels = self._slot = self._shown = None
 
     def require(self, settings: Settings) -> None:
-        """Raise ConfigError if settings contradict how the camera is listened to."""
+        """Raise ConfigError if settings contradict the profile of the image subscription."""
         if self._subscription is not None and (
                 fault := profile_fault(self._subscription.qos_profile, settings)):
             raise ConfigError(f'images cannot be received: {fault}')
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take over live settings; ConfigError, and no change, if the gate cannot have them."""
+        """Apply live settings; raise ConfigError, and change nothing, if the gate refuses them."""
         self.owner.reconfigure(settings)
         if self._slot is not None:
             self._slot.limit(settings.rate_of(self._index))
 
     def reset(self) -> None:
-        """Start the gate and all counts from nothing."""
+        """Reset the gate and all counts."""
         self.owner.reset()
         self._statistics.clear()
         self._faults.clear()
@@ -247,13 +246,13 @@ class CameraStation:
                 part.clear_counts()
 
     def tick(self, holder: str, worker_end: str = '') -> None:
-        """Let the flag fall if its time is over, and repeat a false."""
+        """Publish false if the flag is stale, and repeat a false flag."""
         self.owner.tick(lambda: self._why_stale(holder, worker_end))
 
     def check_graph(self) -> None:
-        """Look in the graph, once a second, why no or few frames come, and who else publishes."""
+        """Check the graph, once a second: why no or few frames arrive, and who else publishes."""
         with self._faults.alone('silence_hint'):
-            hint, self._hint = self._hint, ''  # empty if the look fails
+            hint, self._hint = self._hint, ''  # empty if the check fails
             self._hint = self._why_no_message() or self._why_few()
             if self._hint and self._hint not in (hint, *self._watch.reported):
                 _log.warning(self._hint)
@@ -271,7 +270,7 @@ class CameraStation:
         return next((rival.reason for rival in self._all_rivals() if rival.reason), '')
 
     def health(self, node: NodeHealth) -> Health:
-        """Return how it is."""
+        """Return the health of the camera."""
         return Health(
             camera=self.name, node=node,
             is_stale=self._subscription is not None and self.owner.is_stale(),
@@ -293,8 +292,8 @@ class CameraStation:
         }
 
     def _why_no_message(self) -> str:
-        # By the messages, and not by the verdicts: where frames come and the worker gives no
-        # verdict, nothing is wrong with the way to here.
+        # Judged by messages, not by verdicts: if frames arrive and the worker gives no verdict,
+        # the transport is not at fault.
         if self._subscription is None or self._has_company() or \
                 self.owner.silence_s() < SILENCE_HINT_S:
             return ''
@@ -309,7 +308,7 @@ class CameraStation:
         return topics.why_lossy(self._node, self.topic)
 
     def _has_company(self) -> bool:
-        """Tell whether the first publisher has just come, which may be about to speak."""
+        """Return whether the first publisher has just appeared and may still begin to publish."""
         now_s = steady_s()
         if not self._node.count_publishers(self.topic):
             self._alone_s = now_s

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From messages to what the core takes, and back.
+Conversions between ROS messages and the images of the core.
 
-cv_bridge, where it is installed and right, reads the values of a message as they lie there. What
-it does not know or would misread is read by the package's own codec, which also converts colours,
-so that node and `replay` see the same pixels, and writes: some cv_bridge take 60 times as long.
+An installed cv_bridge that passes a check reads the raw values of a message. The package's own
+codec reads what cv_bridge does not know or would misread. It also converts colours, so that the
+node and `replay` see the same pixels, and writes: some cv_bridge versions take 60 times as long.
 
 """
 
@@ -29,7 +29,7 @@ from uncertainty_seg.core.settings import DecodeLimits
 
 AnyImage: TypeAlias = Image | CompressedImage
 
-# Which images cv_bridge reads; docs/guides/cameras.md has the same table.
+# Encodings that cv_bridge reads; docs/guides/cameras.md has the same table.
 BRIDGE_READS = tuple(name for name, kind in ENCODINGS.items()
                      if kind.family in ('plain', 'bayer', 'yuv422'))
 _INSTEAD = "images are read by the package's own codec"
@@ -38,9 +38,9 @@ _INSTEAD = "images are read by the package's own codec"
 @dataclass(frozen=True)
 class ImageBridge:
     """
-    What a cv_bridge is used for: the encodings that it reads; none where `bridge` is None.
+    The installed cv_bridge and the encodings that it reads; none if `bridge` is None.
 
-    The sentence is for the log; it is a fault if an installed cv_bridge is unusable.
+    `sentence` is for the log; `is_fault` is true if an installed cv_bridge is unusable.
     """
 
     sentence: str
@@ -50,15 +50,15 @@ class ImageBridge:
 
     @property
     def name(self) -> str:
-        """Return what reads most images, for diagnostics."""
+        """Return the name of the reader of most images, for diagnostics."""
         return 'own codec' if self.bridge is None else 'cv_bridge'
 
     def read(self, msg: Image) -> NDArray[Any] | None:
-        """Return the values of a message, (H, W, channels); None where the codec must read it."""
+        """Return the values of a message, (H, W, channels); None if the codec must read it."""
         if msg.encoding not in self.reads:
             return None
         kind = ENCODINGS[msg.encoding]
-        # Padded or short rows, another machine's byte order, no pixels: cv_bridge misreads them.
+        # cv_bridge misreads padded or short rows, a foreign byte order and empty images.
         if (msg.step != kind.row_bytes(msg.width)
                 or msg.is_bigendian != (sys.byteorder == 'big')
                 or not 0 < msg.height * msg.step <= len(msg.data)):
@@ -71,9 +71,9 @@ class ImageBridge:
 
 @functools.cache
 def image_bridge() -> ImageBridge:
-    """Look for cv_bridge and check it with known pixels, once a process; never raises."""
+    """Find cv_bridge and check it with known pixels, once per process; never raises."""
     try:
-        # A cv_bridge that was built for numpy 1 prints a page beside numpy 2.
+        # A cv_bridge that was built for numpy 1 prints a long warning with numpy 2.
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return _checked_bridge()
     except (Exception, SystemExit) as err:
@@ -84,13 +84,13 @@ def image_bridge() -> ImageBridge:
 
 
 def _checked_bridge() -> ImageBridge:
-    """Read known pixels of each encoding; those that cv_bridge does not know are left out."""
+    """Check known pixels of each encoding; skip encodings that cv_bridge does not know."""
     from cv_bridge import CvBridge, CvBridgeError
 
     bridge, reads = CvBridge(), []
     for encoding in BRIDGE_READS:
         kind = ENCODINGS[encoding]
-        # All different, in each of their bytes where they are whole.
+        # All values differ, and integers in each of their bytes, which shows a wrong byte order.
         numbers = np.arange(1, 1 + 24 * kind.channels).reshape(4, 6, kind.channels)
         values = (numbers / numbers.size if kind.dtype == 'f4' else
                   numbers * 0x0101 + 0x0100 * (kind.dtype == 'u2')).astype(kind.dtype)
@@ -98,7 +98,7 @@ def _checked_bridge() -> ImageBridge:
         msg.is_bigendian = sys.byteorder == 'big'
         try:
             read = bridge.imgmsg_to_cv2(msg, 'passthrough')
-        except CvBridgeError:  # what it raises for an encoding it does not know
+        except CvBridgeError:  # raised for an unknown encoding
             continue
         if read.dtype != values.dtype or not np.array_equal(
                 read, values if kind.channels > 1 else values[..., 0]):
@@ -112,7 +112,7 @@ def _checked_bridge() -> ImageBridge:
 
 
 def image_from_msg(msg: AnyImage) -> RawImage | ImageFile:
-    """Look at an image message as the codec wants it: a view, whose bytes are not copied."""
+    """Return an image message as the codec's input: a view, which copies no bytes."""
     data = np.frombuffer(msg.data, np.uint8)
     if isinstance(msg, CompressedImage):
         return ImageFile(data, msg.format)
@@ -123,7 +123,7 @@ def image_from_msg(msg: AnyImage) -> RawImage | ImageFile:
 
 
 def image_to_msg(header: Header, pixels: NDArray[Any], encoding: str) -> Image:
-    """Make a message, without padding, of uint8 'mono8' or 'bgr8', or of float32 '32FC1'."""
+    """Make an unpadded message of uint8 pixels ('mono8', 'bgr8') or of float32 ('32FC1')."""
     kind = np.dtype('f4' if encoding == '32FC1' else 'u1').newbyteorder('<')
     return _message(header, np.ascontiguousarray(pixels, kind), encoding)
 
@@ -131,7 +131,7 @@ def image_to_msg(header: Header, pixels: NDArray[Any], encoding: str) -> Image:
 def _message(header: Header, values: NDArray[Any], encoding: str) -> Image:
     msg = Image(header=header, height=values.shape[0], width=values.shape[1], encoding=encoding)
     msg.step = math.prod(values.shape[1:]) * values.itemsize
-    # An array of bytes is taken over as it is; anything else may be checked byte by byte in
+    # rclpy takes an array of bytes without a check. Other types may be checked byte by byte in
     # Python, which takes 50 to 130 ms for a camera image.
     data = array.array('B')
     data.frombytes(values.reshape(-1).view(np.uint8).data)
@@ -140,14 +140,14 @@ def _message(header: Header, values: NDArray[Any], encoding: str) -> Image:
 
 
 def jpeg_to_msg(header: Header, data: bytes) -> CompressedImage:
-    """Make a message of a JPEG file of a bgr8 image, in the words of image_transport."""
+    """Make a message from the JPEG of a bgr8 image, with the format text of image_transport."""
     return CompressedImage(header=header, format='bgr8; jpeg compressed bgr8',
                            data=array.array('B', data))
 
 
 def as_image(msg: AnyImage, limits: DecodeLimits) -> Image:
-    """Return an image message as it is; one that came compressed is decoded to bgr8."""
-    if isinstance(msg, Image):  # a topic has one type
+    """Return a raw image message unchanged, and a compressed one decoded to bgr8."""
+    if isinstance(msg, Image):
         return msg
     return image_to_msg(msg.header, decode(image_from_msg(msg), limits), 'bgr8')
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Where the installed programs begin: a signal ends them in order from the first moment to the last.
+Entry points of the installed programs, which a signal ends cleanly at any moment.
 
-While ROS is imported, and after the last line of `main`, nothing is running that has to be
-stopped, and the exit code is 0. What happens in between is up to each program.
+While ROS is imported, a signal ends the process at once with exit code 0. While `main` runs, each
+program handles signals itself. After `main` has returned, signals are ignored.
 
-`ros2 launch` leaves its processes running where it is ended by SIGTERM or killed. The launch files
-therefore name its process in `LAUNCHED_BY`, and the programs end in order when that has gone.
+`ros2 launch` leaves its processes running if SIGTERM or SIGKILL ends it. The launch files
+therefore pass its process id in `LAUNCHED_BY`, and the programs receive SIGTERM when it ends.
 
 """
 
@@ -26,15 +26,15 @@ from typing import NoReturn
 
 from uncertainty_seg.errors import UncertaintySegError
 
-# Set by the launch files: the process of `ros2 launch`.
+# Set by the launch files to the process id of `ros2 launch`.
 LAUNCHED_BY = 'UNCERTAINTY_SEG_LAUNCHED_BY'
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that end a program in order."""
-    # A closed terminal or a lost SSH session, and Ctrl-\: unless the process was told to ignore
-    # them, as by nohup or by a shell that starts it in the background.
+    """Return the signals that end a program cleanly."""
+    # SIGHUP (closed terminal, lost SSH session) and SIGQUIT (Ctrl-\), unless the process was told
+    # to ignore them, by nohup or by a shell that started it in the background.
     return (signal.SIGINT, signal.SIGTERM, *(
         number for number in (signal.SIGHUP, signal.SIGQUIT)
         if signal.getsignal(number) is not signal.SIG_IGN))
@@ -58,24 +58,24 @@ def _run(module: str) -> NoReturn:
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads on
+        with contextlib.suppress(OSError, ValueError):  # closed, or its reader has gone
             stream.flush()
-    ctypes.CDLL(None).fflush(None)  # what the ROS logger wrote with C's streams
-    # All is closed. Libraries would now wait for threads of theirs: Fast DDS up to 1.5 s.
+    ctypes.CDLL(None).fflush(None)  # the ROS logger writes to C streams
+    # All is closed. A normal exit would wait for library threads, up to 1.5 s for Fast DDS.
     gc.collect()
     os._exit(code)
 
 
 def _end_with(launch: str) -> None:
-    """Have the system send SIGTERM when the process that started this one ends; Linux only."""
+    """Have the kernel send SIGTERM when the parent process ends; Linux only."""
     if not (launch.isdecimal() and sys.platform.startswith('linux')):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     try:
         os.kill(int(launch), 0)
-    except ProcessLookupError:  # it ended before
+    except ProcessLookupError:  # it has ended already
         os._exit(0)
-    except PermissionError:  # it is there
+    except PermissionError:  # it exists
         pass
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Between the node and the frame log: what a processed message becomes there, and what comes back.
+Connects the node to the frame log: processed messages become frames of the log.
 
-A frame that the log has kept is published on `~/flagged`, so that a plain `ros2 bag record` of
-that topic holds what the log holds.
+A frame that the log has written is published on `~/flagged`, so that a plain `ros2 bag record` of
+that topic holds the same frames as the log.
 
 """
 
@@ -29,7 +29,7 @@ from uncertainty_seg.storage.frame_log.log import FrameLog
 
 _log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
-# Of a message's texts, which may be as long as the middleware lets them be.
+# Longest text taken from a message, in characters; the middleware may allow any length.
 MAX_TEXT = 256
 NOT_LOGGING = 'nothing is logged: log.folder is empty, or the node is not configured'
 
@@ -37,10 +37,10 @@ NOT_LOGGING = 'nothing is logged: log.folder is empty, or the node is not config
 @dataclass(frozen=True)
 class MessageFrame(LogFrame):
     """
-    A frame of the log that remembers its message as received.
+    A frame of the log, with its message as received.
 
-    One that is doubtful has an unusable stamp or unusable pixels, such as those of a frozen
-    camera: it may be a control, and is worth no label.
+    A doubtful frame has an unusable stamp or unusable pixels, such as those of a frozen camera:
+    it may serve as a control, but is not worth labelling.
     """
 
     message: AnyImage | None = None
@@ -48,14 +48,14 @@ class MessageFrame(LogFrame):
 
     @property
     def is_flagged(self) -> bool:
-        """Whether the frame is worth a label."""
+        """Return whether the frame is worth labelling."""
         return super().is_flagged and not self.is_doubtful
 
     @property
     def memory_bytes(self) -> int:
-        """Return what it takes while it waits, the message included."""
+        """Return the bytes that the frame occupies while it waits, including its message."""
         if self.message is None or isinstance(self.image, ImageFile):
-            return super().memory_bytes  # a file is a view of its message
+            return super().memory_bytes  # a compressed file is a view of its message
         data = np.frombuffer(self.message.data, np.uint8)
         is_same = np.may_share_memory(data, self.image)
         return super().memory_bytes + (0 if is_same else data.nbytes)
@@ -66,13 +66,13 @@ def message_frame(
     thresholds: Mapping[str, float], map_name: str, is_doubtful: bool = False,
 ) -> MessageFrame:
     """Describe a processed message and its result, with the verdict as published, for the log."""
-    # What the maps are made of: the trunk's features may be ten times as large.
+    # Keep only the inputs of the maps: the trunk's features may be ten times as large.
     grid = copy.copy(result.at_grid)
     grid.features = None
     held = (grid.mean, grid.mutual_information, grid.variation_ratio, grid.total_variance,
             grid.logits)
     kept = replace(result, at_grid=grid)
-    # A camera image is kept as it was decoded, a file as it was received.
+    # A raw image is logged as decoded, a compressed one as received.
     is_file = isinstance(msg, CompressedImage)
     file = image_from_msg(msg) if is_file else None
     image = file if isinstance(file, ImageFile) else image_bgr
@@ -91,7 +91,7 @@ class RunLog:
     The frame log of a run, from configure to cleanup; none if `log.folder` is empty.
 
     `on_kept` is called with a frame once it is on disk, from the log's thread. Raises
-    FrameLogError or ConfigError if nothing can be kept there.
+    FrameLogError or ConfigError if the folder cannot be used.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class RunLog:
                       settings.log.quota_mb)
 
     def reconfigure(self, settings: Settings, pipeline: Pipeline) -> None:
-        """Take over live settings."""
+        """Apply live settings."""
         if self.log is not None:
             self.log.reconfigure(settings.log, self._about(settings, pipeline))
 
@@ -116,7 +116,7 @@ class RunLog:
         return about_run(self._dive, pipeline.card, pipeline.passes, to_dict(settings))
 
     def trigger(self) -> tuple[bool, str]:
-        """Keep the newest frame of every camera now; returns whether, and a sentence."""
+        """Log the newest frame of every camera now; return whether that works, and a sentence."""
         if self.log is None:
             return False, NOT_LOGGING
         num_frames, state = self.log.trigger(), self.log.state()
@@ -127,19 +127,19 @@ class RunLog:
         return True, f'{num_frames} frame(s) on the way to {self.log.settings.folder}'
 
     def values(self) -> dict[str, str]:
-        """List the numbers of /diagnostics."""
+        """Return the values for /diagnostics."""
         return {} if self.log is None else {
             'log.dive': self.log.dive, **self.log.state().as_dict()}
 
     def trouble(self) -> str:
-        """Say what keeps the log from writing; empty if nothing does."""
+        """Return why the log cannot write; empty if it can."""
         if self.log is not None and self.log.has_ended:
             return ('the thread of the frame log has ended, and nothing is logged any more: '
                     'clean the node up and configure it again')
         return '' if self.log is None else self.log.state().error
 
     def close(self) -> None:
-        """Write what waits, and end."""
+        """Write the waiting frames, and close the log."""
         if self.log is not None and not self.log.close(CLOSE_TIMEOUT_S):
             _log.warning('the disk of %s does not respond; the waiting frames are dropped',
                          self.log.settings.folder)

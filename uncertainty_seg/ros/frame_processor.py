@@ -1,12 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Takes one image message through the frame loop; what is made of its result comes after the verdict.
+Runs one image message through the frame loop, and passes on the result after the verdict.
 
-The worker's thread judges, publishes the verdict, and offers the frame to the log. Whatever goes
-wrong before the verdict ends as a flag that is down, with the reason. Pictures are made in a
-thread of their own, of the newest judged frame, and only if somebody listens: one that is slow or
-fails holds up no verdict. Whatever goes wrong after a verdict, with a picture, the log or a count,
-is counted for its part and changes no flag.
+The worker thread judges the frame, publishes the verdict and offers the frame to the log. A
+failure before the verdict publishes a false flag with the reason. A separate thread renders the
+pictures of the newest judged frame, if they have subscribers, so that a slow or failing picture
+delays no verdict. A failure after the verdict (picture, log, count) is counted for its part and
+does not change the flag.
 
 """
 
@@ -31,13 +31,13 @@ from uncertainty_seg.ros.verdict_owner import Activation
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 _log = logging.getLogger(__name__)
-# Between two frames on `~/flagged` while nothing is logged.
+# Shortest time between two frames on `~/flagged` while nothing is logged.
 FLAGGED_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image message as it waits for the network, and when it was taken."""
+    """An image message that waits for inference, and its stamp (the camera's or of receipt)."""
 
     msg: AnyImage
     stamp_ns: int
@@ -45,7 +45,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class JudgedFrame:
-    """A frame whose verdict is out: its message, its pictures, and whether it is worth a label."""
+    """A frame whose verdict is published: message, pictures, and whether it is worth a label."""
 
     msg: AnyImage
     view: FrameView
@@ -54,7 +54,7 @@ class JudgedFrame:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the outcome of a frame goes, beside its verdict."""
+    """The receivers of a frame's outcome, apart from its verdict."""
 
     pictures: PicturePublishers
     statistics: FrameStatistics
@@ -67,9 +67,9 @@ class FrameProcessor:
     """
     Handle frames one after the other.
 
-    The activation judges a frame and publishes the verdict, the outputs get the rest. `settings`
-    returns those in force, stamps are compared with `clock_ns`, and `show` takes what there is to
-    show of a judged frame, at once.
+    The activation judges a frame and publishes the verdict; `outputs` receive the rest.
+    `settings` returns the current settings, stamps are compared with `clock_ns`, and `show` takes
+    a judged frame for rendering, without blocking.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class FrameProcessor:
 
     @property
     def busy_s(self) -> float:
-        """For how long a frame has been in work, in seconds; 0 if none is."""
+        """Return how long the current frame has been in work, in seconds; 0 without one."""
         since_s = self._busy_since_s
         return 0.0 if math.isnan(since_s) else time.monotonic() - since_s
 
     def __call__(self, arrival: Arrival, waited_s: float = 0.0) -> None:
-        """Process and publish one frame that waited; never raises for a frame."""
+        """Process one frame that waited `waited_s` seconds; no fault of a frame raises."""
         self._busy_since_s = time.monotonic()
         try:
             self._handle(arrival, time.perf_counter() - waited_s)
-        except Exception as err:  # a bug must not end the thread, nor leave the flag up
+        except Exception as err:  # a bug must neither end the thread nor leave the flag true
             _log.exception('a frame could not be processed')
             self._refuse(arrival.msg, f'internal error {type(err).__name__}: {err}')
         finally:
@@ -105,7 +105,7 @@ class FrameProcessor:
         alone = self._outputs.faults.alone
         with alone('statistics'):
             if self._activation.is_late():
-                self._outputs.statistics.over_since_s = None  # those before the gap do not count
+                self._outputs.statistics.over_since_s = None  # frames before the gap do not count
         outcome = self._loop.take(
             lambda: decode(image_from_msg(msg), self._settings().decode_limits),
             arrival.stamp_ns, msg.header, self._clock_ns)
@@ -128,11 +128,11 @@ class FrameProcessor:
     def _refuse(self, msg: AnyImage, reason: str) -> None:
         try:
             self._note(self._loop.refuse(reason, msg.header))
-        except Exception:  # no verdict is out: the flag falls when its time is over
+        except Exception:  # no verdict was published: the flag falls once it is stale
             _log.exception('the fault of a frame could not be published')
 
     def _note(self, outcome: Outcome | None) -> None:
-        """Count a fault, and log what is another kind of verdict than before."""
+        """Count a fault, and log a verdict of another kind than the last."""
         if outcome is None:
             return
         verdict, statistics = outcome.verdict, self._outputs.statistics
@@ -151,7 +151,7 @@ class FrameProcessor:
         assert outcome.image_bgr is not None and outcome.result is not None
         view = FrameView(outcome.image_bgr, outcome.result, self._pipeline.card,
                          self._settings(), self._pipeline.calibrated)
-        # With a log, `~/flagged` has what the log keeps.
+        # With a log, `~/flagged` carries the logged frames instead.
         is_flagged = self._outputs.log is None and outcome.verdict.is_worth_a_label \
             and not outcome.doubt
         self._show(JudgedFrame(msg, view, is_flagged))
@@ -168,7 +168,7 @@ class FrameProcessor:
 def show_frame(
     outputs: Outputs, settings: Callable[[], Settings], frame: JudgedFrame, waited_s: float = 0.0
 ) -> None:
-    """Make and publish the pictures of a judged frame that have subscribers."""
+    """Render and publish the pictures of a judged frame that have subscribers."""
     start_s, pictures = time.perf_counter(), outputs.pictures
     with outputs.faults.alone('pictures'):
         pictures.publish(frame.msg.header, frame.view)

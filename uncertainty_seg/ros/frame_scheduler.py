@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A slot for the newest frame of each camera, and the worker's thread that takes frames from them.
+A slot for the newest frame of each camera, and the worker thread that takes frames from the slots.
 
-What waits is replaced by what comes, and counted. Of the cameras that have a frame the one that
-was served longest ago is next. A camera with a rate cap waits until its time has come, with its
-newest frame. There is one worker, and callbacks never wait for it. Knows nothing of ROS.
+A new frame replaces one that still waits, which is counted. Among the cameras with a frame, the
+one served longest ago is next. A camera with a rate cap keeps its newest frame until the cap
+allows it. Callbacks never wait for the worker. Imports no ROS.
 
 """
 
@@ -27,9 +27,9 @@ class Slot(Generic[T]):
     """
     The newest frame of one camera; made by `FrameScheduler.add`.
 
-    The worker calls `handle` with a frame and the seconds it waited for the network. Frames are
-    dropped if a newer one replaced them, or at the end, because the network was busy, and are over
-    the rate if they were replaced while the rate cap had them wait.
+    The worker calls `handle` with a frame and the seconds it waited for inference. A frame counts
+    as dropped if a newer one replaced it while the network was busy, or if it was left at the end.
+    It counts as over the rate if it was replaced while it waited for the rate cap.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class Slot(Generic[T]):
             self._changed.notify()
 
     def limit(self, max_rate_hz: float) -> None:
-        """Set the most frames a second that are handed out; 0 for any."""
+        """Set the highest rate at which frames are handed out, in Hz; 0 for no limit."""
         with self._changed:
             self._min_interval_s = 1 / max_rate_hz if max_rate_hz else 0.0
             self._changed.notify()
 
     def clear_counts(self) -> None:
-        """Count from nothing."""
+        """Reset the counts."""
         self.num_received = self.num_dropped = self.num_over_rate = 0
 
     @property
     def due_s(self) -> float:
-        """When the rate cap allows the next frame, on the clock of the scheduler."""
+        """Return when the rate cap allows the next frame, in s of the scheduler's clock."""
         return self.served_s + self._min_interval_s
 
 
@@ -84,7 +84,7 @@ class FrameScheduler(Generic[T]):
         self.is_closed = False
 
     def add(self, handle: Callable[[T, float], None]) -> Slot[T]:
-        """Make room for one more camera, whose frames go to `handle`."""
+        """Add a camera whose frames go to `handle`; return its slot."""
         with self._changed:
             self._slots.append(Slot(handle, self._changed, self._clock))
             return self._slots[-1]
@@ -93,8 +93,8 @@ class FrameScheduler(Generic[T]):
         """
         Wait for the next frame and remove it.
 
-        Returns whose turn it is, its newest frame and the seconds since that was due; None after
-        the time or once the scheduler is closed.
+        Returns the slot, its newest frame and the seconds since that was due; None after the
+        timeout or once the scheduler is closed.
         """
         end_s = self._clock() + timeout_s
         with self._changed:
@@ -106,7 +106,7 @@ class FrameScheduler(Generic[T]):
                     slot = min(due, key=lambda slot: slot.served_s)
                     assert slot.item is not None
                     item, put_s = slot.item
-                    # Waiting for its own rate cap is wanted, and is no latency.
+                    # Waiting for the camera's own rate cap is intended and not latency.
                     waited_s = now_s - max(put_s, slot.due_s)
                     slot.item, slot.served_s = None, now_s
                     return slot, item, waited_s
@@ -117,7 +117,7 @@ class FrameScheduler(Generic[T]):
         return None
 
     def close(self) -> None:
-        """Wake the worker, and take nothing more."""
+        """Wake the worker, and accept no more frames."""
         with self._changed:
             self.is_closed = True
             for slot in self._slots:
@@ -133,9 +133,9 @@ BEAT_S = 0.25
 
 class Worker(Generic[T]):
     """
-    Handle one frame after the other in an own thread, of less priority if `niceness` is above 0.
+    Handle one frame after the other in a thread, of lower priority if `niceness` is above 0.
 
-    `num_beats` grows with each frame, and every `BEAT_S` while there is none.
+    `num_beats` grows with each frame, and every `BEAT_S` without a frame.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Take no more frames, wait for the one in work, and return whether it ended in time."""
+        """Take no more frames, wait for the current one, and return whether it ended in time."""
         self._scheduler.close()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -159,7 +159,7 @@ class Worker(Generic[T]):
 
     @property
     def end_cause(self) -> str:
-        """Return what ended the thread though nobody stopped it; empty otherwise."""
+        """Return what ended the thread if `stop` did not; empty otherwise."""
         is_gone = self._thread.ident is not None and not self._thread.is_alive()
         if is_gone and not self._cause and not self._scheduler.is_closed:
             return 'its thread is gone'
@@ -169,13 +169,13 @@ class Worker(Generic[T]):
         try:
             self._take_turns()
         except BaseException as err:
-            # SystemExit and its like pass every handler of faults, and nothing restarts a thread.
+            # SystemExit and the like pass every fault handler, and nothing restarts a thread.
             self._cause = f'{type(err).__name__}: {err}'
             _log.exception('%s has ended', self._thread.name)
 
     def _take_turns(self) -> None:
         if self._niceness:
-            with suppress(OSError, AttributeError):  # threads have their own on Linux alone
+            with suppress(OSError, AttributeError):  # only Linux has a priority per thread
                 own = os.getpriority(os.PRIO_PROCESS, 0)
                 os.setpriority(
                     os.PRIO_PROCESS, threading.get_native_id(), max(own, self._niceness))

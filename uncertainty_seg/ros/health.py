@@ -2,8 +2,8 @@
 """
 The state of the node on /diagnostics, once a second and on change, in every lifecycle state.
 
-There is a status for each camera. Late frames are reported as Autoware's nodes do it: a warning
-for a frame over its budget, an error once that has lasted.
+Each camera has a status. Late frames are reported as in Autoware's nodes: a warning for a frame
+over its latency budget, an error once that has lasted for `LATENCY_ERROR_S`.
 
 """
 
@@ -40,9 +40,9 @@ def diagnostics_message(header: Any, *statuses: Status) -> DiagnosticArray:
     ) for status in statuses])
 
 
-# The parts that the flag does not depend on: they fail alone.
+# The parts that the flag does not depend on: a failure of one affects no other part.
 
-# A part that failed is reported for as long after, so that one that fails now and then is seen.
+# A failure is reported for this long, so that an intermittent one is seen.
 FAULT_MEMORY_S = 10.0
 _log = logging.getLogger(__name__)
 
@@ -57,11 +57,11 @@ class _PartFault:
 
 class PartFaults:
     """
-    Keep what an optional part raises from everything else, and count it.
+    Contain and count the exceptions of optional parts.
 
     Pictures, relayed calibrations, the frame log, counts and diagnostics must not change the flag,
-    stop frames or end the node. Each is used within `alone`, from any thread. A part is reported
-    from its first fault until it has worked again and `FAULT_MEMORY_S` have passed.
+    stop frames or end the node. Each runs within `alone`, in any thread. A part is reported from
+    its first fault until it has worked again and `FAULT_MEMORY_S` have passed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,7 +72,7 @@ class PartFaults:
 
     @contextmanager
     def alone(self, part: str) -> Iterator[None]:
-        """Run a block for a part; an Exception ends the block, and is counted and logged."""
+        """Run a block of a part; an Exception ends the block, and is counted and logged."""
         try:
             yield
         except Exception as err:
@@ -83,7 +83,7 @@ class PartFaults:
                     self._faults[part].is_failing = False
 
     def clear(self) -> None:
-        """Count from nothing; what was logged is not logged again."""
+        """Reset the counts; a fault that was logged is not logged again."""
         with self._lock:
             self._faults = {}
 
@@ -122,10 +122,10 @@ LATENCY_ERROR_S = 3.0
 
 class FrameStatistics:
     """
-    Remember the last frames; written by the worker, read by the timer.
+    Statistics of the last frames; written by the worker, read by the timer.
 
-    `is_faulty` tells whether the newest verdict is of a frame that could not be used, and
-    `over_since_s` since when every frame was over its budget, None if the last was not.
+    `is_faulty` is true if the newest frame was unusable. `over_since_s` is since when every frame
+    has been over its latency budget, None if the last was within it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -145,7 +145,7 @@ class FrameStatistics:
             self.over_since_s: float | None = None
 
     def add_latency(self, to_flag_ms: float, budget_ms: float) -> None:
-        """Note how long a frame took to its flag, and since when that has been too long."""
+        """Record a frame's latency to its flag, and since when it exceeds the budget."""
         with self._lock:
             self.latest_ms = to_flag_ms
             if to_flag_ms <= budget_ms:
@@ -154,12 +154,12 @@ class FrameStatistics:
                 self.over_since_s = self._clock()
 
     def over_budget_s(self) -> float | None:
-        """Return since how many seconds every frame was over its budget; None if it is not."""
+        """Return for how many seconds every frame was over budget; None if the last was not."""
         since_s = self.over_since_s
         return None if since_s is None else self._clock() - since_s
 
     def add_frame(self, timings_ms: Mapping[str, float], age_s: float = math.nan) -> None:
-        """Count a frame that went through, with the time of each stage and its age."""
+        """Count a processed frame, with the duration of each stage and its age."""
         with self._lock:
             self.num_processed += 1
             self._done_s.append(self._clock())
@@ -167,13 +167,13 @@ class FrameStatistics:
         self.add_timings(timings_ms)
 
     def add_timings(self, timings_ms: Mapping[str, float]) -> None:
-        """Note how long stages of a frame took."""
+        """Record the durations of stages of a frame."""
         with self._lock:
             for stage, value_ms in timings_ms.items():
                 self._timings.setdefault(stage, deque(maxlen=WINDOW_FRAMES)).append(value_ms)
 
     def add_fault(self, reason: str) -> bool:
-        """Count an unusable frame; tell whether the reason is new, whatever its numbers."""
+        """Count an unusable frame; return whether the reason is new, apart from its numbers."""
         with self._lock:
             self.num_faulty += 1
             self.is_faulty = True
@@ -182,11 +182,11 @@ class FrameStatistics:
             return is_new
 
     def rate_hz(self) -> float:
-        """Return frames a second over the last frames; 0 once they have stopped for a while."""
+        """Return the rate of the last frames, in Hz; it falls towards 0 once frames stop."""
         with self._lock:
             if len(self._done_s) < 2:
                 return 0.0
-            # Up to now and not to the last frame, so that the rate fades when frames stop.
+            # Measured up to now, not to the last frame, so that the rate falls if frames stop.
             span_s = max(self._clock() - self._done_s[0], 1e-9)
             return (len(self._done_s) - 1) / span_s
 
@@ -200,7 +200,7 @@ class FrameStatistics:
 
 @dataclass(frozen=True)
 class NodeHealth:
-    """What is the same for every camera; `extra` and `trouble` are of the frame log."""
+    """What all cameras share; `extra` is of the frame log, `trouble` of the log or the painter."""
 
     state: str
     settings: Settings
@@ -215,12 +215,12 @@ class NodeHealth:
     faults: PartFaults = field(default_factory=PartFaults)
 
     def warnings(self) -> list[str]:
-        """List what is wrong and does not touch the flag, the most telling first."""
+        """List problems that do not change the flag, the most important first."""
         found = [*self.conflicts, *self.faults.sentences()]
         return [*found, self.trouble] if self.trouble else found
 
     def weakness(self) -> list[str]:
-        """Say why less is promised than could be; known since the start, so it hides no other."""
+        """List what weakens the promise; known from the start, so it comes after all warnings."""
         if self.pipeline is not None and self.pipeline.promise == NO_CALIBRATION:
             return [f'{NO_CALIBRATION}, and the flag is always false']
         if self.pipeline is not None and self.pipeline.weakened_by:
@@ -229,7 +229,7 @@ class NodeHealth:
         return []
 
     def values(self) -> dict[str, str]:
-        """List the numbers."""
+        """Return the values of the status."""
         values = {'state': self.state, 'model': self.settings.model,
                   'model_folder': self.model_folder, 'image_codec': self.image_codec,
                   'checks_off': ', '.join(self.settings.checks_off) or 'none'}
@@ -250,7 +250,7 @@ class Health:
     """
     The state of one camera, counted since the last activation.
 
-    `hint` says why no frame comes, where that is known, `rival` who else publishes the flag.
+    `hint` is why no or few frames arrive, if known, `rival` who else publishes flag or images.
     """
 
     camera: str
@@ -269,11 +269,11 @@ class Health:
         return self.node.state == 'active'
 
     def warnings(self) -> list[str]:
-        """List what is wrong and does not touch the flag, the most telling first."""
+        """List problems that do not change the flag, the most important first."""
         return [*self.node.warnings(), *self.faults.sentences(), *self.node.weakness()]
 
     def budget(self) -> tuple[bytes, str]:
-        """Return how bad the latency is, and a sentence; empty within the budget."""
+        """Return the diagnostic level of the latency, and a sentence, empty within the budget."""
         over_s = self.statistics.over_budget_s() if self._is_active else None
         if over_s is None:
             return DiagnosticStatus.OK, ''
@@ -310,13 +310,13 @@ class Health:
 
     @property
     def condition(self) -> tuple[object, ...]:
-        """Return what is published at once when it changes: everything but the numbers."""
+        """Return the part that is published as soon as it changes: everything but numbers."""
         return (self.node.state, self.level, self.is_stale, self.hint, self.rival,
                 self.statistics.is_faulty, self.node.conflicts, self.node.trouble,
                 len(self.warnings()), self.node.build is None)
 
     def values(self) -> dict[str, str]:
-        """List the numbers."""
+        """Return the values of the status."""
         stats = self.statistics
         values = {
             'confident': str(self.is_confident).lower(),
@@ -336,7 +336,7 @@ class Health:
 
 
 def health_message(header: Header, name: str, cameras: Iterable[Health]) -> DiagnosticArray:
-    """Say how each camera of a node is; its full name keeps two nodes apart for an aggregator."""
+    """Build the status of each camera; the full name tells nodes apart in an aggregator."""
     return diagnostics_message(header, *(
         Status(health.level[0], f'{name}: health{" " * bool(health.camera)}{health.camera}',
                health.message, health.values(), health.node.settings.model)

@@ -1,9 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the launch files ask before they start a process, so that nothing half started stays behind.
+Checks of the launch files before a process starts, so that no part of the system stays behind.
 
-Everything here raises an error of the package with one sentence, and imports neither launch nor
-rclpy.
+Each check raises an error of the package with one sentence. Imports neither launch nor rclpy.
 
 """
 
@@ -32,14 +31,14 @@ NODE_ARGUMENTS = (
     'model', 'image', 'cameras', 'params_file', 'namespace', 'use_sim_time', 'autostart',
     'stale_timeout_s', 'max_age_s', 'respawn', 'respawn_delay', 'rviz', 'log_level')
 EXIT_MISUSE = 2
-# What launch itself takes for whatever it starts.
+# Arguments of launch itself, for any process.
 OF_LAUNCH = ('emulate_tty', 'launch-prefix', 'launch-prefix-filter', 'sigterm_timeout',
              'sigkill_timeout')
 _TOPIC = re.compile(r'(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
 
 
 def require_name(argument: str, text: str) -> None:
-    """Refuse what is no name of a topic or namespace; rcl would say it in its own terms."""
+    """Refuse an invalid topic or namespace; the error of rcl would not name the argument."""
     if text not in ('', '/') and not _TOPIC.fullmatch(text.rstrip('/')):
         raise ConfigError(f'{argument} is {text!r}', 'names of letters, digits and _ with / '
                           'between them, a letter first')
@@ -47,9 +46,9 @@ def require_name(argument: str, text: str) -> None:
 
 def require_known(context: Any, names: Collection[str], file: str) -> None:
     """
-    Refuse arguments that launch would pass over without a word, such as lock_gate:=true.
+    Refuse unknown arguments, which launch ignores silently, such as lock_gate:=true.
 
-    Those of a launch file that includes this one are the affair of that one.
+    A launch file that includes this one is responsible for its own arguments.
     """
     if not any(os.path.basename(word) == file for word in getattr(sys, 'argv', None) or ()):
         return
@@ -62,7 +61,7 @@ def require_known(context: Any, names: Collection[str], file: str) -> None:
 
 
 def require_number(argument: str, text: str, is_positive: bool = False) -> float:
-    """Return a number; the range is judged here only for one that must be finite and above 0."""
+    """Return a number; its range is checked only with `is_positive` (finite and above 0)."""
     try:
         value = float(text)
     except ValueError:
@@ -73,16 +72,16 @@ def require_number(argument: str, text: str, is_positive: bool = False) -> float
 
 
 def parameter_file(path: str, namespace: str, node: str) -> ParameterFile:
-    """Return a parameter file that says something to a node of the launch file, well spelt."""
+    """Return a parameter file that addresses a node, and refuse misspelt parameters."""
     file, full = read_parameter_file(path), full_name(namespace, node)
     file.require_match(full)
-    if node == NODE_NAME:  # the governor says it itself
+    if node == NODE_NAME:  # the governor checks its names itself
         require_spelt(file.values(full), [setting.name for setting in iter_parameters(Settings)])
     return file
 
 
 def camera_topics(text: str) -> dict[str, str]:
-    """Read 'front=/cam1/image_raw,down' as the names of cameras and where their images are."""
+    """Parse 'front=/cam1/image_raw,down' into image topics by camera, empty for the default."""
     pairs = [word.partition('=') for word in text.split(',') if word.strip()]
     names = [name.strip() for name, _, _ in pairs]
     Settings(cameras=tuple(names))
@@ -93,7 +92,7 @@ def camera_topics(text: str) -> dict[str, str]:
 
 
 def require_model(model: str, autostart: str, file: ParameterFile, full: str) -> None:
-    """Refuse to start a node that would end at once: nobody has named its model, or misspelt."""
+    """Refuse to start a node that would end at once, because its model is missing or unknown."""
     waits = autostart == 'false' or not autostart and file.value(full, 'autostart') is False
     if named := model or file.value(full, 'model'):
         find_bundle(str(named))
@@ -106,7 +105,7 @@ def require_model(model: str, autostart: str, file: ParameterFile, full: str) ->
 
 
 def require_package(package: str, executable: str, prefixes: str, argument: str) -> None:
-    """Refuse to start anything where an executable is missing that is started later."""
+    """Refuse to start anything if an executable that is started later is missing."""
     places = [Path(prefix, 'lib', package, executable) for prefix in prefixes.split(os.pathsep)]
     if not any(place.is_file() for place in places):
         distribution = os.environ.get('ROS_DISTRO', 'DISTRO')
@@ -115,15 +114,15 @@ def require_package(package: str, executable: str, prefixes: str, argument: str)
 
 
 def ends_with_launch() -> dict[str, str]:
-    """Return the variables by which a process ends when this `ros2 launch` has gone."""
+    """Return the environment that makes a process end when this `ros2 launch` ends."""
     return {LAUNCHED_BY: str(os.getpid())}
 
 
 def end_with(name: str, only_misuse: bool) -> Callable[[Any, Any], None]:
     """
-    Return an `on_exit` by which the failure of a process ends the launch.
+    Return an `on_exit` handler that ends the launch when a process fails.
 
-    Of a node that is respawned only a wrong parameter does: it would be refused for ever.
+    With `only_misuse`, for a respawned node, only a wrong parameter does: a restart keeps it.
     """
 
     def on_exit(event: Any, context: Any) -> None:

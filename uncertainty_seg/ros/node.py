@@ -2,11 +2,11 @@
 """
 The lifecycle node: wiring, callbacks, and its program.
 
-configure opens the model, activate listens, deactivate stops, cleanup frees. In every state but
-active, and whenever no verdict was reached for too long, the flag is published as false with the
-reason. Callbacks run in one executor thread and never wait for the network; frames are judged in
-the worker's, and their pictures are made in the painter's. What belongs to one camera is in its
-`CameraStation`.
+configure opens the model, activate subscribes, deactivate unsubscribes, cleanup frees the model.
+In every state but active, and after `stale_timeout_s` without a verdict, the flag is published as
+false with the reason. Callbacks run in one executor thread and never wait for inference. The
+worker thread judges frames, and the painter thread renders their pictures. A `CameraStation`
+holds what belongs to one camera.
 
 """
 
@@ -61,16 +61,16 @@ _log = logging.getLogger(__name__)
 NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S, STOP_PICTURES_S = 5.0, 1.0
-PICTURE_NICENESS = 5  # as that of the frame log: what judges has priority for the processor
+PICTURE_NICENESS = 5  # as that of the frame log: the worker has priority on the processor
 
 
 class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
     """
     Segment images, and publish how far the result can be trusted.
 
-    `is_stopping` is asked where a transition takes minutes; `words` are the command line, for its
-    parameter files. Raises ConfigError if a parameter is out of range, a parameter file says
-    nothing to this node, or another node of its name runs.
+    `is_stopping` is polled in transitions that take minutes; `words` are the command line, which
+    names parameter files. Raises ConfigError if a parameter is out of range, a parameter file does
+    not address this node, or another node has its name.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         self._served = ParameterServer(self, self._reconfigure)
         self._claim = NameClaim(self)
         self._claim.wait(is_stopping)
-        # Called before all others: what one of them took over, the next could not refuse.
+        # Called before the others: once one of them has applied a change, no other can refuse it.
         self.add_on_set_parameters_callback(self._keep_clock)
         self._stations = [
             CameraStation(self, self._settings, index, name, lambda: self._claim.doubt)
@@ -113,7 +113,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         say(bridge.sentence)
 
     def autostart(self) -> bool:
-        """Configure and activate unless a manager does; False, or UnknownModelError, if not."""
+        """Configure and activate unless a manager does; False or UnknownModelError on failure."""
         if not self._settings().autostart or self._is_stopping():
             return True
         find_bundle(self._settings().model)
@@ -122,12 +122,12 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
             self._is_stopping() or self.trigger_activate() == success)
 
     def fall(self, reason: str) -> None:
-        """Publish every flag as false, and go on saying so until the node is active."""
+        """Publish every flag as false, which is repeated until the node is active."""
         for station in self._stations:
             station.owner.fall(reason)
 
     def life_signs(self) -> process_watch.LifeSigns:
-        """Tell the watch of the process how the threads are."""
+        """Return the state of the threads, for the process watch."""
         settings, worker = self._settings(), self._worker
         busy = [station.name for station in self._stations if station.busy_s]
         names = f' of {busy[0]}' if busy and busy[0] else ''
@@ -145,17 +145,17 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         super().destroy_node()
 
     def last_words(self, cause: str) -> None:
-        """Publish every flag as false for good, and finish the log; the process ends then."""
+        """Publish every flag as false for good and close the log, before the process ends."""
         self._fall_for_good(cause, 0.5)
         self.get_logger().fatal(cause)
         if self._log is not None:
             self._log.close()
 
     def leave(self, cause: str) -> None:
-        """Publish every flag as false for good, and leave the graph, whatever a thread does."""
+        """Publish every flag as false for good and leave the graph, waiting for no thread."""
         self._fall_for_good(cause, 0.1)
-        if not self._claim.refusal:  # that one the watch itself writes, as at the start
-            self.get_logger().info(cause)  # after: it may wait for who reads the log
+        if not self._claim.refusal:  # the process watch prints a refusal itself, as at the start
+            self.get_logger().info(cause)  # after the flags: a reader of the log may block it
         self.destroy_node()
 
     def _fall_for_good(self, cause: str, flush_s: float) -> None:
@@ -166,7 +166,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
             station.verdicts.flush(flush_s)
 
     def stop(self) -> None:
-        """Shut down from whatever state, with a last false flag."""
+        """Shut down from any state, with a last false flag."""
         for station in self._stations:
             station.owner.stop('the node is stopping')
         if self._state != 'finalized':
@@ -176,19 +176,19 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
 
     @node_life.report_errors
     def on_configure(self, state: LifecycleState) -> None:
-        """Open the model, built first if need be; the topics of the pictures appear."""
-        # Of its own: rclpy takes no dead entity's reference from a group, so the group must go.
+        """Open the model, building its engine first if needed, and create the image topics."""
+        # A new group each time: rclpy never removes references to dead entities from a group.
         self.topic_group = MutuallyExclusiveCallbackGroup()
         try:
             self._open()
         except BaseException:
-            self._free()  # nothing half open: it can be configured again
+            self._free()  # leaves nothing half open, so that it can be configured again
             raise
         self._enter('inactive', 'the node is inactive')
 
     @node_life.report_errors
     def on_activate(self, state: LifecycleState) -> None:
-        """Listen to the cameras."""
+        """Subscribe to the cameras."""
         try:
             self._listen()
         except BaseException:
@@ -223,7 +223,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         try:
             self._free()
         except BaseException:
-            # ROS ends the node's life then.
+            # ROS finalizes the node then.
             self._enter('finalized', f'the node has ended after an error: {cause}')
             raise
         self._enter('unconfigured', f'the node is unconfigured after an error: {cause}')
@@ -279,14 +279,14 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
 
     def _stop_listening(self) -> None:
         for station in self._stations:
-            # Before anything that takes time: no subscriber may be left with a true meanwhile.
+            # Before anything slow: no subscriber may be left with a true flag meanwhile.
             station.owner.stop('the node is stopping')
         if self._bond is not None:
             self._bond.stop()
-        # From now on it is not watched: one that does not return is given up here.
+        # The process watch ignores it from now on: a worker that hangs is abandoned here.
         worker, self._worker = self._worker, None
         if worker is not None and not worker.stop(STOP_TIMEOUT_S):
-            # A thread is still inside the engine: to free it now would end the process.
+            # A thread is still inside the engine: freeing it now would crash the process.
             self.get_logger().error('the engine does not return; its memory is not freed')
             self._pipelines = []
         painter, self._painter = self._painter, None
@@ -298,7 +298,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
     def _free(self) -> None:
         self._stop_listening()
         if self._log is not None:
-            self._log.close()  # what it writes last goes out on the topics that end next
+            self._log.close()  # publishes its last frames on the topics that are freed next
         for station in self._stations:
             station.free()
         for pipeline in self._pipelines:
@@ -310,7 +310,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         next(s for s in self._stations if s.name == frame.camera).publish_kept(frame)
 
     def _keep_clock(self, changes: list[Any]) -> SetParametersResult:
-        """Refuse to change the clock that ages are counted by while the node is configured."""
+        """Refuse to change the clock that measures ages while the node is configured."""
         name, reason = 'use_sim_time', ''
         for value in (change.value for change in changes if change.name == name):
             if type(value) is not bool:
@@ -330,7 +330,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
             require_idle(self._settings(), settings)
             require_unlocked(self._settings(), settings)
         for station in self._stations:
-            station.require(settings)  # of all, before the first takes anything over
+            station.require(settings)  # all of them, before the first applies anything
         for station in self._stations:
             station.reconfigure(settings)
         if self._log is not None and self._pipelines:
@@ -360,7 +360,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
     def _on_tick(self) -> None:
         worker = self._worker
         for station in self._stations:
-            # The camera whose frame keeps the network from this one's.
+            # The camera whose frame blocks the network for this one.
             holder = next((s.name for s in self._stations if s is not station and s.is_stuck), '')
             station.tick(holder, '' if worker is None else worker.end_cause)
         with self._faults.alone('diagnostics'):
@@ -401,20 +401,20 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         return self._log.trouble() if self._log is not None else ''
 
 
-# A build of engines takes minutes and does not return meanwhile, so it runs in a thread, and the
-# thread that waits for it reports its progress.
+# An engine build blocks for minutes, so it runs in a thread, and the waiting thread reports its
+# progress.
 
 
 def open_or_build(
     bundle: ModelBundle, settings: Settings, report: Callable[[BuildState], None],
     is_stopping: Callable[[], bool], ignore: NDArray[np.bool_] | None = None,
 ) -> Pipeline:
-    """Open a pipeline as `open_pipeline` does; if its engine was never built here, build first."""
+    """Open a pipeline as `open_pipeline` does; build its engine first if it is missing here."""
     try:
         return open_pipeline(bundle, settings, ignore)
     except EngineMissingError as err:
         _log.warning('%s Building it now, which may take minutes.', err)
-    # Often enough for subscribers that ask for the deadline of the flag.
+    # Often enough for subscribers that request the deadline of the flag.
     wait_for_build(EngineBuild(partial(build_here, bundle, settings)), report, is_stopping,
                    min(settings.stale_timeout_s / 4, 0.25))
     return open_pipeline(bundle, settings, ignore)
@@ -425,9 +425,9 @@ def wait_for_build(
     period_s: float,
 ) -> None:
     """
-    Report the progress of a build in its thread from this one, at once and then every period.
+    Report the progress of a build that runs in its own thread, at once and then every period.
 
-    Raises BackendError if `is_stopping` gave it up, and what the build raised.
+    Raises BackendError if `is_stopping` became true, or what the build raised.
     """
     start_s = time.monotonic()
     report(running.state)
@@ -441,9 +441,8 @@ def wait_for_build(
     _log.info('engine built in %.0f s', time.monotonic() - start_s)
 
 
-# Entry point of `uncertainty_seg_node`. A signal ends it in order, with a last false flag; after a
-# second one nothing is waited for but that flag. Exit code 3 is a thread that has ended or hangs,
-# see `process_watch`.
+# Entry point of `uncertainty_seg_node`. A signal ends it cleanly, with a last false flag; a second
+# signal waits only for that flag. Exit code 3: a thread has ended or hangs, see `process_watch`.
 
 PROGRAM = 'uncertainty_seg_node'
 ABOUT = ('The segmentation node. Its parameters: config/uncertainty_seg.yaml and '
@@ -456,8 +455,8 @@ def keep_frames_on_the_heap() -> None:
     """
     Tell glibc to reuse memory of a camera frame's size instead of mapping it anew each time.
 
-    Measured to cut the subscriber's processor time two to four times. With a heap for each thread
-    memory grew for 25 minutes of a soak, from 72 to 86 MiB; with two it stayed at 72 MiB.
+    Measured: this divides the subscriber's processor time by two to four. With one heap per thread
+    memory grew from 72 to 86 MiB in 25 minutes of a soak; with two heaps it stayed at 72 MiB.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt is not None:
@@ -467,9 +466,9 @@ def keep_frames_on_the_heap() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until a signal ends it, with the process's arguments if none; its exit code."""
+    """Run the node, by default with the process's arguments, until a signal; its exit code."""
     keep_frames_on_the_heap()
-    faulthandler.enable()  # what each thread did, where systemd's watchdog aborts the process
+    faulthandler.enable()  # prints each thread's stack if systemd's watchdog aborts the process
     return node_life.run_program(PROGRAM, ABOUT, args, _run)
 
 
@@ -489,7 +488,7 @@ def _run(words: Sequence[str]) -> int:
         with node_life.ros_logging(node.get_logger()):
             with watch:
                 try:
-                    if not node.autostart() and not stop.is_set():  # why is in the log already
+                    if not node.autostart() and not stop.is_set():  # the reason is logged already
                         return node_life.exit_code(node.failure)
                     systemd.tell('READY=1')
                     node_life.spin_until(stop, executor, on_fault, watch.turn)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What rclpy leaves to its users in the life of a node: start, log, signals, transitions."""
+"""Start, logging, signals and transitions of a node, as far as rclpy leaves them to its users."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.ros.entry import stop_signals
 from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file, split_words
 
-# The start. ROS passes over words that are not for it, and DDS ends the process itself where the
-# domain is out of range.
+# The start. ROS ignores arguments that are not its own, and DDS ends the process if the domain is
+# out of range.
 
 LARGEST_DOMAIN = 232
 _SOURCE_LINE = re.compile(r',? at /[^\s,]+:\d+')
-# rcl takes others, and fails when it makes the node.
+# rcl accepts others, and fails later, when it creates the node.
 _NAMESPACE = re.compile(r'(\w+:)?__ns:=(/|(/[A-Za-z_]\w*)+)', re.ASCII)
 
 
@@ -52,10 +52,10 @@ def run_program(
     program: str, about: str, args: Sequence[str] | None, run: Callable[[list[str]], int]
 ) -> int:
     """
-    Run a node's program, which takes --help and else arguments of ROS only; returns the exit code.
+    Run a node's program, which takes only --help and ROS arguments; return the exit code.
 
-    A fault at the start is one sentence, with the code of `exit_code`. Any other word is one, too:
-    ROS would run the node without what it was to say.
+    A fault at the start is printed as one sentence, with the code of `exit_code`. An unknown
+    argument is such a fault, since ROS would ignore it.
     """
     words = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
@@ -78,7 +78,7 @@ def run_program(
 
 
 def exit_code(err: Exception | None) -> int:
-    """Return 2 for an error that another start meets again, and 1 for one that may heal."""
+    """Return 2 for an error that a restart would meet again, and 1 for one that may pass."""
     is_passing = isinstance(err, BackendError) and not isinstance(err, BackendUnavailableError)
     is_ours = isinstance(err, (UncertaintySegError, InvalidParameterTypeException))
     return 2 if is_ours and not is_passing else 1
@@ -88,7 +88,7 @@ def start_ros(args: Sequence[str] | None = None) -> list[str]:
     """
     Start rclpy without its signal handlers, which would close the context before the last flag.
 
-    Takes arguments as after the program's name, those of the process if None, and returns them.
+    Takes the arguments after the program's name, those of the process if None, and returns them.
     Raises ConfigError if a parameter file, another argument or ROS_DOMAIN_ID cannot be used.
     """
     words = list(sys.argv[1:] if args is None else args)
@@ -104,13 +104,13 @@ def start_ros(args: Sequence[str] | None = None) -> list[str]:
                           f'{LARGEST_DOMAIN}', 'DDS has no ports for others')
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as err:  # of rcl
+    except RuntimeError as err:  # raised by rcl
         raise ConfigError(
             f'arguments cannot be used: {_SOURCE_LINE.sub("", str(err))}') from err
     return words
 
 
-# The log: lines of the package's modules reach the console and /rosout.
+# Logging: the lines of the package's modules go to the console and /rosout.
 
 
 class RosLogHandler(logging.Handler):
@@ -125,7 +125,7 @@ class RosLogHandler(logging.Handler):
         level, logger = record.levelno, self._logger
         try:
             text = self.format(record)
-            # rclpy ties a severity to the line that calls: each needs a line of its own.
+            # rclpy allows one severity per calling line, so each has its own call.
             if level >= logging.CRITICAL:
                 logger.fatal(text)
             elif level >= logging.ERROR:
@@ -136,7 +136,7 @@ class RosLogHandler(logging.Handler):
                 logger.info(text)
             else:
                 logger.debug(text)
-        except Exception:  # who writes a line must not fail for it
+        except Exception:  # a failure to log must not reach the caller
             self.handleError(record)
 
 
@@ -147,7 +147,7 @@ def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
     before = package.level, package.propagate
     handler = RosLogHandler(logger)
     package.addHandler(handler)
-    # ROS counts 10, 20, 30, 40, 50 from debug to fatal, as Python does.
+    # ROS numbers the severities from debug to fatal 10, 20, 30, 40, 50, as Python does.
     package.setLevel(int(get_logger_effective_level(logger.name)))
     package.propagate = False
     try:
@@ -158,9 +158,9 @@ def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
         package.propagate = before[1]
 
 
-# Run a node until a signal ends it in order, past faults of its callbacks.
+# Run a node until a signal ends it cleanly; faults of its callbacks do not end it.
 
-# A terminal and launch may both send the first signal; later than that, it is a second one.
+# A terminal and launch may both send the first signal; only a later one counts as the second.
 SAME_SIGNAL_S = 0.5
 
 
@@ -172,31 +172,31 @@ def steady_s() -> float:
 
 
 def now_ns(clock: Clock) -> int:
-    """Return the time of a ROS clock, ns; 0, as of one without a time, before 1970."""
+    """Return the time of a ROS clock, in ns; 0, as for a clock without a time, before 1970."""
     try:
         return int(clock.now().nanoseconds)
-    except ValueError:  # how rclpy reads a /clock below 0
+    except ValueError:  # raised by rclpy for a /clock below 0
         return 0
 
 
 def time_message(time_ns: int) -> Time:
-    """Return a time, ns, as a message, which holds none after 2038 and gets 0 instead."""
+    """Return a time, in ns, as a message; 0 for times after 2038, which it cannot hold."""
     sec, nanosec = divmod(time_ns, 10**9)
     return Time(sec=sec, nanosec=nanosec) if -2**31 <= sec < 2**31 else Time()
 
 
 def header_now(clock: Clock) -> Header:
-    """Return a header of now."""
+    """Return a header with the current time of a clock."""
     return Header(stamp=time_message(now_ns(clock)))
 
 
 def stop_on_signals() -> threading.Event:
     """
-    Turn the first signal into an event; each that comes later is a KeyboardInterrupt.
+    Turn the first signal into an event, and each later one into a KeyboardInterrupt.
 
-    ROS's own handlers must be off. A second signal does not wait for an engine that does not
-    return. The event is set at once, by a thread: Python's own handlers wait until the main thread
-    returns from C, and a compiler or a runtime that loads a network may stay there for long.
+    ROS's own handlers must be off. A second signal does not wait for an engine that hangs. A
+    thread sets the event at once: Python's own handlers wait until the main thread returns from C,
+    where a compiler, or a runtime that loads a network, may stay for long.
 
     """
     stop, numbers = threading.Event(), stop_signals()
@@ -215,7 +215,7 @@ def stop_on_signals() -> threading.Event:
 
 
 def interrupt_on_signals(stop: threading.Event | None = None) -> None:
-    """Turn a signal into a KeyboardInterrupt; the first one sets the event where one is given."""
+    """Turn signals into KeyboardInterrupt; the first one only sets the event, if one is given."""
     noted_s: list[float] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -233,7 +233,7 @@ def interrupt_on_signals(stop: threading.Event | None = None) -> None:
 
 
 def ignore_signals() -> None:
-    """Let no further signal interrupt the last things that a process does."""
+    """Ignore further signals in the last steps of a process."""
     for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
@@ -243,10 +243,10 @@ def spin_until(
     on_fault: Callable[[Exception], None], on_turn: Callable[[], None] = lambda: None,
 ) -> None:
     """
-    Run callbacks until the event, which is looked at several times a second.
+    Run callbacks until the event is set, which is checked several times a second.
 
-    `on_fault` is given what a callback raised, inside the except block: a bug in one callback must
-    not take the node from the vehicle. `on_turn` is called before each turn. Raises
+    `on_fault` is called with the exception of a callback, inside the except block: a bug in one
+    callback must not end the node. `on_turn` is called before each turn. Raises
     ExternalShutdownException if the context was closed elsewhere.
     """
     while not stop.is_set():
@@ -266,10 +266,10 @@ def report_errors(
     transition: Callable[[_NodeT, LifecycleState], None]
 ) -> Callable[[_NodeT, LifecycleState], TransitionCallbackReturn]:
     """
-    Turn what an `on_...` method raises into a sentence in the log; rclpy swallows it.
+    Log an exception of an `on_...` method, which rclpy would swallow.
 
-    It returns SUCCESS, FAILURE for an error of the package, which leaves the state as it was, and
-    ERROR for others.
+    The method then returns SUCCESS, FAILURE for an error of the package, which keeps the state, or
+    ERROR for any other.
     """
 
     @wraps(transition)
@@ -297,8 +297,8 @@ class SoundLifecycleNode(LifecycleNode):
     """
     A lifecycle node that survives a transition its state does not allow.
 
-    `error` is what the last transition raised that is no error of the package, `failure` one that
-    is, and `transition` the one that is running, in the executor's thread; empty for none.
+    `error` describes the last exception of a transition that is no error of the package, `failure`
+    is the last one that is. `transition` is the one in progress, in the executor's thread, or ''.
     """
 
     error = ''
@@ -306,11 +306,11 @@ class SoundLifecycleNode(LifecycleNode):
     transition = ''
 
     def fall(self, reason: str) -> None:
-        """Take note that a transition failed."""
+        """Handle the failure of a transition."""
         raise NotImplementedError
 
     def destroy_node(self) -> None:
-        """Destroy the node, and what rclpy keeps of it: else it stays in the graph."""
+        """Destroy the node and its state machine, which would keep it in the graph."""
         super().destroy_node()
         machine: Any = getattr(self, '_state_machine', None)
         if hasattr(machine, 'destroy_when_not_in_use'):
@@ -319,7 +319,7 @@ class SoundLifecycleNode(LifecycleNode):
     def _LifecycleNodeMixin__change_state(self, transition: int) -> Any:
         # In Humble and Jazzy an impossible transition, such as activate before configure, raises
         # out of the service's callback: the node would end, and its client would wait for ever.
-        # The name is the private one of rclpy's mixin; where it is another, nothing is changed.
+        # This overrides a private method of rclpy's mixin; if its name changes, nothing happens.
         try:
             return super()._LifecycleNodeMixin__change_state(transition)
         except RuntimeError as err:

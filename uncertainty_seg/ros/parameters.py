@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Settings as ROS parameters: declared with description and range, judged as a whole.
+Settings as ROS parameters: declared with description and range, checked together.
 
-What a value may be is known by `core.settings` alone. Whole numbers for floating-point parameters
-(`rate: 7`), which ROS refuses, are accepted, and all values are judged together.
+Only `core.settings` decides which values are valid. Integers for floating-point parameters
+(`rate: 7`), which ROS refuses, are accepted.
 
 """
 
@@ -44,8 +44,8 @@ class ParameterServer:
         self._apply = apply
         self._known = {p.name: p for p in iter_parameters(Settings)}
         self._settings = declared_settings(node, Settings, settings_from_dict)
-        # Judging and taking over are one step, so that what the pipeline refuses is refused
-        # here: ROS has checked type, range and read-only before it calls, on every distribution.
+        # Checking and applying are one step, so that what the pipeline refuses is refused here.
+        # ROS has checked range and read-only before it calls, on every distribution.
         node.add_on_set_parameters_callback(self._on_set)
 
     @property
@@ -74,7 +74,7 @@ class ParameterServer:
 
 
 def to_ros(value: Value) -> Any:
-    """Return a setting's value as ROS stores it; ROS has no empty list of texts, but ['']."""
+    """Return a setting's value as ROS stores it; [''] stands for an empty list of strings."""
     return (list(value) or ['']) if isinstance(value, tuple) else value
 
 
@@ -85,7 +85,7 @@ def descriptor_of(setting: Parameter) -> msg.ParameterDescriptor:
     descriptor = msg.ParameterDescriptor(
         name=setting.name, type=kind.value, description=f'{setting.description}{unit}',
         additional_constraints=setting.wanted(), read_only=not (setting.live or setting.idle),
-        # Left open for ROS, decided by the settings: see the head of this file.
+        # The settings check the type, not ROS: see the module docstring.
         dynamic_typing=True,
     )
     if setting.lower is None and setting.upper is None:
@@ -105,7 +105,7 @@ def declared_settings(
     node: Node, kind: type, build: Callable[[Mapping[str, object]], SettingsT]
 ) -> SettingsT:
     """
-    Declare every setting on a node, described, and return those given at the start.
+    Declare every setting on a node with its descriptor, and return the initial settings.
 
     Raises ConfigError if a value is of another type, out of range or NaN, values contradict each
     other, or the name of a parameter is misspelt.
@@ -113,15 +113,15 @@ def declared_settings(
     known = list(iter_parameters(kind))
     values: dict[str, object] = {}
     for setting in known:
-        # Any value passes here, so that the settings say what is wrong with it.
+        # Any value passes here, so that a wrong one raises the error of the settings.
         anything = msg.ParameterDescriptor(name=setting.name, dynamic_typing=True)
         value = node.declare_parameter(setting.name, to_ros(setting.default), anything).value
         values[setting.name] = from_ros(setting, value)
     settings = build(values)
     for setting in known:
         node.set_descriptor(setting.name, descriptor_of(setting))
-    # ROS ignores a parameter that there is not silently. The attribute is not public; without it
-    # nothing is said here.
+    # ROS silently ignores unknown parameters. The attribute is private; without it there is no
+    # warning here.
     given = sorted(getattr(node, '_parameter_overrides', {}))
     for name in require_spelt(given, [setting.name for setting in known]):
         node.get_logger().warning(f'unknown parameter {name} is ignored')

@@ -1,15 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Whether the process still works: told to systemd and to Nav2's manager while it does, else ended.
+Watches the process: reports to systemd and Nav2's manager while it works, and else ends it.
 
-A thread of its own observes two others by counters that grow while they work: the worker's, which
-also beats without a frame, and the executor's turns. When one of the two ends or stands still for
-too long, nothing inside the process can bring it back: the flag is published as false with the
-cause for the last time, and the process ends with an exit code of its own, so that systemd or
-`ros2 launch` starts a new one.
+A separate thread observes two counters: the worker's beats, which also grow without frames, and
+the executor's turns. A thread that has ended or hangs cannot be restored inside the process. The
+flag is then published as false with the cause for the last time, and the process ends with exit
+code 3, so that systemd or `ros2 launch` starts a new one.
 
-Time is summed up over the looks: a process that was stopped and continued (SIGSTOP, a suspended
-computer, a debugger) has not hung meanwhile.
+Time is summed over the checks, at most `LONGEST_LOOK_S` for each: a process that was paused
+(SIGSTOP, a suspended computer, a debugger) does not count as hung.
 
 """
 
@@ -38,24 +37,25 @@ from uncertainty_seg.ros.health import PartFaults
 from uncertainty_seg.ros.node_life import header_now
 
 EXIT_REFUSED, EXIT_WATCH = 2, 3
-# The watch looks as often, and counts at most this much more for a look that came late.
+# Interval of the checks, and the most time that a late check counts.
 LOOK_EVERY_S, LONGEST_LOOK_S = 0.1, 0.5
-# A transition loads networks, compiles or builds engines without a turn of the executor: as long
-# as TimeoutStartSec of the unit.
+# A transition loads networks, compiles or builds engines without a turn of the executor. Equal to
+# TimeoutStartSec of the systemd unit.
 LONGEST_TRANSITION_S = 3600.0
-# A transition that compiles or builds, and a network that is loaded, cannot be interrupted: a node
-# that is told to stop meanwhile is left after this time. Nothing is logged or judged yet then.
+# Compiling, building and loading a network cannot be interrupted: a process that is told to stop
+# meanwhile ends after LEAVE_AFTER_S. No frame has been judged or logged by then.
 UNINTERRUPTED = ('configure',)
 LEAVE_AFTER_S, LEAVE_S = 0.5, 0.5
-# For the last false, the frame log and the log lines; a thread that hangs may hold their locks.
+# Limits for the last false flag with the frame log, and for the log lines: a thread that hangs
+# may hold their locks.
 LAST_WORDS_S, FLUSH_S = 5.0, 1.0
 
 
 class ServiceManager:
     """
-    Tell systemd how the service is; does nothing where it did not start this process.
+    Report the state of the service to systemd; do nothing if systemd did not start this process.
 
-    `feed_every_s` is how often the watchdog is to be fed, a third of its time; 0 if there is none.
+    `feed_every_s` is the interval for feeding the watchdog, a third of its timeout; 0 without one.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -68,20 +68,20 @@ class ServiceManager:
             int(microseconds) / 3e6 if address and is_ours and microseconds.isdecimal() else 0.0)
 
     def tell(self, *lines: str) -> bool:
-        """Send assignments such as 'READY=1'; returns whether systemd took them, at once."""
+        """Send assignments such as 'READY=1', without blocking; return whether that worked."""
         if not self._address:
             return False
         text = '\n'.join(' '.join(line.split()) for line in lines)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
-                link.setblocking(False)  # a service manager that hangs must not hold the watch
+                link.setblocking(False)  # a service manager that hangs must not block the watch
                 link.sendto(text.encode(), self._address)
         except (OSError, ValueError):  # the socket has gone, is full, or has no usable name
             return False
         return True
 
 
-# What Nav2's own nodes take.
+# The values of Nav2's own nodes.
 BOND_PERIOD_S, BOND_TIMEOUT_S = 0.1, 4.0
 
 
@@ -91,8 +91,8 @@ class LifecycleBond:
 
     The node publishes on the topic `bond` under its name; the manager takes its nodes down when
     one has been silent for its `bond_timeout`. Raises ConfigError if the package bond is missing.
-    The beats come from a timer of the executor. bondpy's come from a thread, with which a node
-    whose callbacks hang looks alive, and end for good where no manager answers for 10 s.
+    A timer of the executor sends the heartbeats. bondpy sends them from a thread, so that a node
+    whose callbacks hang looks alive, and stops for good if no manager answers for 10 s.
     """
 
     def __init__(self, node: Node, faults: PartFaults) -> None:
@@ -108,7 +108,7 @@ class LifecycleBond:
         self._ends: tuple[Any, ...] = ()
 
     def start(self) -> None:
-        """Beat from now on, as a new end."""
+        """Start the heartbeats, with a new instance id."""
         self.stop()
         self._me = str(uuid.uuid4())
         self._ends = (
@@ -117,7 +117,7 @@ class LifecycleBond:
                 clock_type=ClockType.STEADY_TIME)))
 
     def stop(self) -> None:
-        """Say that the bond is given up, which is no fault, and beat no more."""
+        """Announce the regular end of the bond, and stop the heartbeats."""
         if self._ends:
             self._publish(False)
             publisher, timer = self._ends
@@ -140,11 +140,11 @@ class LifecycleBond:
 @dataclass(frozen=True)
 class LifeSigns:
     """
-    What the watch is told about a node.
+    The state of a node for the watch.
 
-    Without a turn for `stale_s` the flag falls; a thread that stands still for `stuck_s` ends the
-    process, never if that is 0. `worker` is equal to that of the look before if the worker stood
-    still since, None if there is none. A refusal ends the process: a restart would not help.
+    The flag falls after `stale_s` without a turn; a thread that stands still for `stuck_s` ends
+    the process, never if that is 0. `worker` equals that of the last check if the worker stood
+    still since, and is None without one. A refusal ends the process: a restart would not help.
     """
 
     stale_s: float = 1.0
@@ -158,7 +158,7 @@ class LifeSigns:
 
 
 class _Stillness:
-    """For how long a value has been the same, summed up over looks."""
+    """How long a value has been the same, in seconds, summed over the checks."""
 
     def __init__(self) -> None:
         self._value: object = None
@@ -172,9 +172,9 @@ class _Stillness:
 
 class ProcessWatch:
     """
-    Watch a node's threads while the block runs, and tell systemd while they work.
+    Watch a node's threads while the block runs, and feed systemd's watchdog while they work.
 
-    The node has `life_signs`, which takes no lock, `fall`, `last_words` and `leave`;
+    The node provides `life_signs`, which takes no lock, `fall`, `last_words` and `leave`;
     `exit_process` ends the process without waiting for any thread.
     """
 
@@ -206,11 +206,11 @@ class ProcessWatch:
         self._systemd.tell('STOPPING=1', 'STATUS=stopping')
 
     def turn(self) -> None:
-        """Take note that the executor has made a turn."""
+        """Count a turn of the executor."""
         self._turns += 1
 
     def look(self) -> None:
-        """Look once: feed systemd's watchdog, or end the process."""
+        """Check once: feed systemd's watchdog, or end the process."""
         now_s = self._clock()
         elapsed_s = min(now_s - self._looked_s, LONGEST_LOOK_S)
         self._looked_s = now_s
@@ -247,7 +247,7 @@ class ProcessWatch:
         raise SystemExit(EXIT_WATCH)
 
     def leave(self, cause: str, code: int = 0) -> NoReturn:
-        """End the process in order though a transition or a callback does not; never returns."""
+        """End the process cleanly although a transition or callback hangs; never returns."""
         self._begin_to_end()
         self._systemd.tell('STOPPING=1', f'STATUS={cause}')
         _attempt(lambda: self._node.leave(cause), LEAVE_S)
@@ -259,7 +259,7 @@ class ProcessWatch:
 
     def _begin_to_end(self) -> None:
         if not self._ending.acquire(blocking=False):
-            threading.Event().wait()  # another thread is at it
+            threading.Event().wait()  # another thread is ending the process
 
     def _judge_executor(self, still_s: float, signs: LifeSigns) -> None:
         sentence = f'the callbacks of the node have not run for {still_s:.1f} s'
@@ -269,7 +269,7 @@ class ProcessWatch:
         if still_s < signs.stale_s:
             self._has_fallen = False
         elif not self._has_fallen:
-            self._has_fallen = True  # once: whatever hangs may hold the lock of the verdict
+            self._has_fallen = True  # once: the hanging callback may hold the verdict's lock
             _attempt(lambda: self._node.fall(sentence), LOOK_EVERY_S)
 
     def _feed(self, signs: LifeSigns, now_s: float) -> None:
@@ -288,22 +288,22 @@ class ProcessWatch:
         while not self._stop.wait(LOOK_EVERY_S):
             try:
                 self.look()
-            except Exception as err:  # without the watch nothing else would end a dead process
+            except Exception as err:  # without the watch nothing would end a hanging process
                 self.end(f'the watch of the process failed: {type(err).__name__}: {err}')
 
 
 def _attempt(action: Callable[[], None], timeout_s: float) -> None:
-    """Run something that may never return, in a thread, and wait so long for it."""
+    """Run an action that may never return in a thread, and wait `timeout_s` for it."""
     thread = threading.Thread(target=action, name='last-words', daemon=True)
     thread.start()
     thread.join(timeout_s)
 
 
 def _report(cause: str) -> None:
-    # To stderr itself: the log of ROS may be what hangs.
+    # Directly to stderr: the ROS log may be what hangs.
     print(f'uncertainty_seg_node: {cause}; the process ends with exit code {EXIT_WATCH}. '
           'What each thread does:', file=sys.stderr, flush=True)
-    with contextlib.suppress(Exception):  # stderr may be no file
+    with contextlib.suppress(Exception):  # stderr may not be a file
         faulthandler.dump_traceback(all_threads=True)
     _flush()
 
@@ -313,4 +313,4 @@ def _flush() -> None:
         with contextlib.suppress(Exception):
             stream.flush()
     with contextlib.suppress(Exception):
-        ctypes.CDLL(None).fflush(None)  # what the ROS logger wrote with C's streams
+        ctypes.CDLL(None).fflush(None)  # the ROS logger writes to C streams

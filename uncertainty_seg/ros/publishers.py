@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Everything the node publishes, and only where there are subscribers.
+Everything the node publishes; status and pictures only if they have subscribers.
 
 The topics of the verdict exist as long as the node; those of the pictures from configure to
 cleanup.
@@ -51,7 +51,7 @@ class CameraInfoRelay:
         self._newest = msg
 
     def fit(self, header: Any, height: int, width: int) -> CameraInfo | None:
-        """Return the calibration of a frame; None, with a line of the log, if none fits it."""
+        """Return the calibration for a frame; None, with a log line, if the last does not fit."""
         info = self._newest
         if info is None:
             return None
@@ -66,7 +66,7 @@ class CameraInfoRelay:
 
 
 def camera_info_problem(info: CameraInfo) -> str:
-    """Return why no image can belong to a calibration; empty if one can, as to all zeros."""
+    """Return why a calibration fits no image; empty if it may fit one, as with all zeros."""
     roi = info.roi
     if (info.width == 0) != (info.height == 0):
         return 'a size of zero has no pixels; correct what the driver publishes'
@@ -84,11 +84,11 @@ def fit_camera_info(
     info: CameraInfo, header: Any, height: int, width: int
 ) -> CameraInfo | None:
     """
-    Return a calibration for images of a size, under another header.
+    Return a calibration for images of a size, in pixels, under another header.
 
-    Its numbers are those of `info`, which describes images of the size (its own, or that of its
-    region and binning) or none at all (an uncalibrated camera). None if it describes others, for
-    then it is not known what was cut off or scaled.
+    It has the numbers of `info`, whose size must be that of the images: the full size, or that of
+    its region and binning. An uncalibrated camera (size 0) fits any image. None if it does not
+    fit, since it is unknown how the image was cropped or scaled.
     """
     sizes = (info.width, info.height), _described_size(info)
     if info.width and (width, height) not in sizes:
@@ -98,18 +98,18 @@ def fit_camera_info(
 
 
 def _described_size(info: CameraInfo) -> tuple[int, int]:
-    """Return W, H of the images a calibration is for; zeros stand for everything."""
+    """Return (W, H) of the images of a calibration; a region of zeros is the full image."""
     width, height = info.roi.width or info.width, info.roi.height or info.height
     return width // max(info.binning_x, 1), height // max(info.binning_y, 1)
 
 
 def publish_labels(node: Node, topic: str, card: ModelCard) -> Any:
     """
-    Publish once, latched, what the ids of a mask mean; returns the publisher that keeps it.
+    Publish the class names of a mask's ids once, latched; return the publisher, to be kept.
 
     255, "unlabelled" by convention, is not listed: no mask has it, and a consumer such as Nav2's
-    semantic layer takes each entry for a class it must know. None, and one line of the process's
-    log, where vision_msgs 4.1 or later cannot be imported: it is optional.
+    semantic layer treats each entry as a class that it must know. None, with a log line, if
+    vision_msgs 4.1 or later, which is optional, cannot be imported.
     """
     try:
         from vision_msgs.msg import LabelInfo, VisionClass
@@ -118,7 +118,7 @@ def publish_labels(node: Node, topic: str, card: ModelCard) -> Any:
                   'to have them, install vision_msgs 4.1 or newer')
         return None
     publisher = node.create_publisher(LabelInfo, topic, topics.LABEL_QOS)
-    # The threshold is the confidence below which a pixel was withheld; the mask withholds none.
+    # The threshold is the confidence below which pixels are withheld; the mask withholds none.
     publisher.publish(LabelInfo(
         header=header_now(node.get_clock()), threshold=0.0,
         class_map=[VisionClass(class_id=number, class_name=name)
@@ -136,20 +136,21 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
     'overlay': ('bgr8', lambda view: view.overlay),
     'mask_color': ('bgr8', lambda view: view.mask_color),
 }
-# Where image_transport's subscribers look for the overlay as JPEG.
+# Where subscribers of image_transport expect the overlay as JPEG.
 OVERLAY_JPEG = f'overlay{COMPRESSED}'
 
 
 class VerdictPublishers:
     """
-    The flag, the verdict as numbers, score and reasons; published by the owner of the verdict.
+    Publish the flag, the verdict as numbers, score and reasons; used by `VerdictOwner` alone.
 
-    The numbers say no more than the flag: they rise after it and fall before it, and a flag is
-    published as false even if they cannot be. A late subscriber of either receives no old true.
+    The numbers never promise more than the flag: they are published after a true flag and before
+    a false one, and a false flag is published even if they cannot be. A late subscriber of either
+    receives no old true.
 
-    The flag is offered with the deadline `stale_timeout_s`. `is_confident` is the flag as it was
-    published last, `num_sent` how many were; the owner sets `weakened_by`, the settings that
-    weaken the promise.
+    The flag is offered with the deadline `stale_timeout_s`. `is_confident` is the flag published
+    last, `num_sent` the number published; the owner sets `weakened_by`, the settings that weaken
+    the promise.
     """
 
     def __init__(
@@ -176,8 +177,8 @@ class VerdictPublishers:
         """
         Offer the flag, and the numbers, with another deadline.
 
-        It must have fallen before: a subscriber that asks for the old deadline may not match the
-        new one, and must not be left with a true.
+        The flag must be false: a subscriber that requests the old deadline may not match the new
+        one, and must not be left with a true flag.
         """
         self.flush(0.2)
         for publisher in (self._numbers, self._flag):
@@ -193,17 +194,17 @@ class VerdictPublishers:
         self, verdict: Verdict, thresholds: Mapping[str, float],
         header: Header | None = None, result: FrameResult | None = None,
     ) -> None:
-        """Say what holds from now on, under the frame's header, or the node's time without one."""
+        """Publish a verdict, under the frame's header, or the node's time without one."""
         is_of_frame = header is not None
         header = header or header_now(self._clock)
 
         def numbers() -> JointState:
-            # What every ROS 2 has for named numbers, and plotting tools show.
+            # JointState holds named numbers in every ROS 2, and plotting tools show it.
             values = verdict_numbers(verdict, result, is_of_frame, self.weakened_by)
             return JointState(header=header, name=list(values),
                               position=array.array('d', values.values()))
 
-        # First: a process that is stopped between the two must find its silence afterwards.
+        # Before sending: if the process is paused between the two, the pause counts as silence.
         self._sent_s = steady_s()
         self._send(verdict.is_confident, numbers)
         with self._faults.alone('score'):
@@ -227,10 +228,10 @@ class VerdictPublishers:
         finally:
             self._flag.publish(flag)
             self.num_sent += 1
-        self.is_confident = False  # not before both are: else nobody would try again at once
+        self.is_confident = False  # after both: while it is true, the timer retries at once
 
     def publish_fault(self, reason: str) -> None:
-        """Say that the flag is down for a reason that is no frame."""
+        """Publish a false flag for a reason that is not a frame."""
         self.publish(Verdict(False, (reason,), math.inf, 'fault'), {})
 
     def silence_s(self) -> float:
@@ -248,9 +249,9 @@ class VerdictPublishers:
 
 class PicturePublishers:
     """
-    The images of a frame and their calibration, if subscribed to; each of them fails alone.
+    Publish the images of a frame and their calibration, if they have subscribers.
 
-    `counts` tells how often each was published.
+    A failure of one affects no other. `counts` holds how often each was published.
     """
 
     def __init__(
@@ -273,7 +274,7 @@ class PicturePublishers:
                 CameraInfo, topics.camera_info_topic(node, camera), self._relay.take,
                 topics.camera_qos('best_effort'))
         except BaseException:
-            self.close()  # what was made would stay on the node
+            self.close()  # else the publishers made so far would stay on the node
             raise
         self.clear_counts()
 
@@ -295,7 +296,7 @@ class PicturePublishers:
         """
         Republish an image that is worth a label, at a limited rate by the node's clock.
 
-        A clock that was set back, as by a bag that starts again, begins a new interval.
+        A clock that goes back, as when a bag starts again, begins a new interval.
         """
         time_ns, before_ns = now_ns(self._clock), self._flagged_ns
         if before_ns is not None and 0 <= time_ns - before_ns < min_interval_s * 1e9:
@@ -304,7 +305,7 @@ class PicturePublishers:
             self._flagged_ns = time_ns
 
     def _publish(self, name: str, make: Callable[[], Any]) -> bool:
-        """Make and publish a message if there is one and somebody listens."""
+        """Make and publish a message, if it has subscribers; return whether it was published."""
         with self._faults.alone(name):
             if self._is_wanted(name) and (msg := make()) is not None:
                 self._publishers[name].publish(msg)
@@ -314,18 +315,18 @@ class PicturePublishers:
 
     @property
     def are_watched(self) -> bool:
-        """Whether anything that is made of a judged frame has a subscriber."""
+        """Return whether any picture of a judged frame has a subscriber."""
         return any(map(self._is_wanted, self._publishers))
 
     def _is_wanted(self, name: str) -> bool:
         return bool(self._publishers and self._publishers[name].get_subscription_count())
 
     def clear_counts(self) -> None:
-        """Count from nothing."""
+        """Reset the counts."""
         self.counts = dict.fromkeys(self._publishers, 0)
 
     def close(self) -> None:
-        """Take the topics off the graph."""
+        """Destroy the publishers and the subscription."""
         if self._calibration is not None:
             self._node.destroy_subscription(self._calibration)
         for publisher in self._publishers.values():

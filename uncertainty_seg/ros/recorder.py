@@ -27,12 +27,12 @@ from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.parameter_files import split_words
 
 LOOK_EVERY_S = 0.1
-# Enough for the burst that waits while a chunk of the bag is compressed.
+# Enough for the messages that arrive while a chunk of the bag is compressed.
 QUEUE_DEPTH = 50
 
 
 class RecorderNode(Node):
-    """Subscribes to each topic, given by its absolute name, as soon as it has a publisher."""
+    """Subscribe to each topic, given by its absolute name, as soon as it has a publisher."""
 
     def __init__(self, names: Sequence[str], writer: BagWriter) -> None:
         super().__init__('uncertainty_seg_recorder', namespace='/')
@@ -53,7 +53,7 @@ class RecorderNode(Node):
         def write(data: bytes) -> None:
             self._writer.write_serialized(topic, kind, self.get_clock().now().nanoseconds, data)
 
-        # 'std_msgs/msg/Bool'; rosidl_runtime_py would do it, but the wheels lack it.
+        # From 'std_msgs/msg/Bool'; rosidl_runtime_py would import it, but the wheels lack that.
         package, folder, name = kind.split('/')
         # Reliable and volatile, as the node publishes.
         self.create_subscription(getattr(import_module(f'{package}.{folder}'), name), topic, write,
@@ -61,7 +61,7 @@ class RecorderNode(Node):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Record until stopped; returns 1 with a sentence on stderr if the bag cannot be written."""
+    """Record until stopped; return 1, with a sentence on stderr, if no bag can be written."""
     parser = argparse.ArgumentParser(prog='uncertainty_seg.ros.recorder', description=__doc__)
     parser.add_argument('topics', nargs='+', metavar='TOPIC')
     parser.add_argument('--out', type=Path, required=True, help='bag to write')

@@ -1,16 +1,16 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-One running node for each name, and one publisher for each flag.
+Enforces one running node for each name, and one publisher for each flag.
 
-ROS allows two nodes of one name without a word, and then nobody can tell their flags apart. Each
-node therefore claims its name on the hidden topic `~/_claim`, ten times a second while it is new
-and later only while somebody listens. The graph alone proves nothing, since a node that was killed
-stays in it for 20 s; a claim does, unless it was played from a bag, by a node of another name.
+ROS silently allows two nodes of one name, whose flags then cannot be told apart. Each node
+therefore claims its name on the hidden topic `~/_claim`, ten times a second while it is new, and
+later only while another node subscribes. The graph alone proves nothing, since a killed node stays
+in it for 20 s. A claim proves a running node, unless a node of another name plays it from a bag.
 
-A new node gives way to a settled one, and of two new ones that which started later. A settled node
-never does, so two that could not hear each other for `NAME_SETTLE_S` both go on, with the flag of
-both false (`RivalWatch`). A forged claim keeps a new node from starting and raises no flag.
-The claims come from a thread of their own, since the executor stands still during configure.
+A new node gives way to a settled one, and the later of two new nodes to the earlier. A settled
+node never gives way, so two that could not hear each other for `NAME_SETTLE_S` both continue, both
+with a false flag (`RivalWatch`). A forged claim can keep a new node from starting but raises no
+flag. A separate thread sends the claims, since the executor stands still during configure.
 
 """
 
@@ -36,24 +36,24 @@ from uncertainty_seg.ros.topics import full_name, SubscriptionEventCallbacks
 
 CLAIM_TOPIC = '~/_claim'
 PERIOD_S = 0.1
-# Before anything is published: how long to listen, and how long while the graph has somebody of
+# How long to listen before anything is published, and how long if the graph has another node of
 # this name, alive or dead. Discovery and two claims take 0.2 s on one machine.
 LOOK_S, LOOK_AT_GHOST_S = 0.5, 1.5
-# And so many turns of the thread, which take longer where the machine is busy.
+# Also wait for as many turns of the thread, which take longer on a busy machine.
 LOOK_TURNS = 5
-# Until then no flag is true, and until then a node gives way.
+# How long after its start a node publishes no true flag, and how long it gives way.
 WITHHELD_S, NAME_SETTLE_S = 2.0, 10.0
 WITHHELD = 'the node has just started and still checks for another node of its name'
-# Whatever is longer is no claim.
+# Characters of a claim and of its host's name; a longer one is ignored.
 LONGEST_TEXT, LONGEST_HOST = 1000, 255
-# Of claimants that are remembered, and seconds between two lines about newcomers: a forger may
-# take a new identity for each claim.
+# Claimants that are remembered, and seconds between two log lines about new ones: a forger may
+# use a new identity for each claim.
 MOST_CLAIMANTS, REPORT_PERIOD_S = 64, 5.0
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a node says about itself; the first field by the clock of its computer."""
+    """A node's claim of its name; `started_ns` is by the clock of its computer."""
 
     started_ns: int
     identity: str
@@ -64,7 +64,7 @@ class Claim:
 
     @classmethod
     def read(cls, text: str) -> Claim | None:
-        """Return the claim in a message; None if it is none."""
+        """Return the claim in a message; None if the text is not a valid claim."""
         try:
             values = json.loads(text) if len(text) <= LONGEST_TEXT else None
             claim = cls(**values) if isinstance(values, dict) else None
@@ -74,20 +74,20 @@ class Claim:
         is_sound = claim is not None and all(
             type(getattr(claim, field.name)) is kinds[str(field.type)]
             for field in cls.__dataclass_fields__.values())
-        # The name of the host goes to logs and terminals.
+        # The host's name is printed to logs and terminals.
         return claim if is_sound and claim is not None and claim.host.isprintable() and \
             len(claim.host) <= LONGEST_HOST else None
 
     def goes_before(self, other: Claim) -> bool:
-        """Tell whether, of two nodes that are new, this one stays."""
+        """Return whether this node, of two new ones, keeps the name."""
         return (self.started_ns, self.identity) < (other.started_ns, other.identity)
 
 
 class Contest:
     """
-    Decide by the claims that are heard to whom the node gives way, the `winner`; knows no ROS.
+    Decide from received claims to which node this one gives way, the `winner`; uses no ROS.
 
-    `other` is the newest claim of somebody else.
+    `other` is the newest claim of another node.
     """
 
     def __init__(self, mine: Claim, clock: Callable[[], float] = time.monotonic) -> None:
@@ -103,16 +103,16 @@ class Contest:
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether the node keeps its name whoever comes."""
+        """Return whether the node keeps its name against any other."""
         return self.winner is None and self.age_s >= NAME_SETTLE_S
 
     def hear(self, claim: Claim) -> None:
-        """Take note of a claim; one alone may come from a process that has just been killed."""
+        """Evaluate a claim; a single one may come from a process that has just been killed."""
         if claim.identity == self._mine.identity:
             return
         self.other = claim
         if claim.identity not in self._numbers and len(self._numbers) >= MOST_CLAIMANTS:
-            del self._numbers[next(iter(self._numbers))]  # the one heard first
+            del self._numbers[next(iter(self._numbers))]  # the oldest
         if claim.number <= self._numbers.setdefault(claim.identity, claim.number):
             return
         if not self.is_settled and (claim.is_settled or claim.goes_before(self._mine)):
@@ -138,17 +138,17 @@ class NameClaim:
 
     @property
     def refusal(self) -> str:
-        """Why the node must end, in one sentence; empty while it has its name."""
+        """Return why the node must end, in one sentence; empty while it keeps its name."""
         winner = self._contest.winner
         return '' if winner is None else str(self._error(winner))
 
     @property
     def doubt(self) -> str:
-        """Why no flag may be true because of the name; empty if one may."""
+        """Return why the name forbids a true flag; empty if it does not."""
         return self.refusal or (WITHHELD if self._contest.age_s < WITHHELD_S else '')
 
     def wait(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        """Listen before anything is published; if the name is taken, end the node: ConfigError."""
+        """Listen before anything is published; ConfigError if the name is taken."""
         while not is_stopping() and not self._lost.wait(PERIOD_S / 2):
             look_s = LOOK_AT_GHOST_S if self._num_named() > 1 else LOOK_S
             if self._contest.age_s >= look_s and self._num_turns >= LOOK_TURNS:
@@ -165,7 +165,7 @@ class NameClaim:
             raise self._error(self._contest.winner)
 
     def close(self) -> None:
-        """Claim the name no more."""
+        """Stop claiming the name."""
         self._closed.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -176,20 +176,20 @@ class NameClaim:
                 if not self._contest.is_settled:
                     self._take()
                 self._tell()
-            except Exception as err:  # of a middleware; the next turn is a new try
+            except Exception as err:  # raised by a middleware; the next turn tries again
                 self._node.get_logger().debug(f'the claim of the name failed: {err}')
             self._num_turns += 1
             self._closed.wait(PERIOD_S)
 
     def _take(self) -> None:
-        """Hear what has come; the executor does that, too, once it runs."""
+        """Take the claims that have arrived; so does the executor, once it runs."""
         handle = self._subscription.handle
         with handle:
             while (found := handle.take_message(self._subscription.msg_type, False)) is not None:
                 self._on_claim(found[0])
 
     def _tell(self) -> None:
-        # A settled node speaks while somebody beside itself listens.
+        # A settled node sends claims only while another node subscribes.
         if self._lost.is_set() or (
                 self._contest.is_settled and self._publisher.get_subscription_count() <= 1):
             return
@@ -216,10 +216,10 @@ class NameClaim:
                 throttle_duration_sec=REPORT_PERIOD_S)
 
     def _num_named(self) -> int:
-        """Count who claims this name, as far as the graph tells; this node is one of them."""
+        """Count the claimants of this name in the graph, including this node."""
         try:
             found = self._node.get_publishers_info_by_topic(self._publisher.topic_name)
-        except Exception:  # a name of somebody else that is no text
+        except Exception:  # the name of another node is not valid text
             return 1
         return sum(full_name(info) == self._me for info in found)
 
@@ -231,30 +231,28 @@ class NameClaim:
             'the launch file), or stop the other one')
 
 
-# Another publisher on the topic of the flag: a node elsewhere, or a bag with the flag in it. The
-# graph only raises the suspicion: messages received beyond those sent are the proof. One that
-# offers best effort cannot be received reliably, and counts as long as it is there.
+# Another publisher on the topic of the flag: a second node, or a bag with the flag in it. The
+# graph only raises the suspicion: the proof is to receive more messages than were sent. A
+# best-effort publisher cannot be received reliably, and counts while it is in the graph.
 
-# How long to listen, at least and at most: what is dead leaves the graph by then.
+# How long to listen, at least and at most: a dead publisher leaves the graph by then.
 PROBE_S, LONGEST_PROBE_S = 3.0, 20.0
-# A node repeats its flag every half of the deadline it offers: this many deadlines are enough.
+# How long in offered deadlines: a node repeats its flag every half deadline.
 PROBE_DEADLINES = 2
-# No deadline reads as centuries.
+# From here on a deadline means none, which reads as centuries.
 UNLIMITED_S = 1e6
-# Own flags that were on the way when counting began.
+# Own flags that may be in transit when counting begins.
 MAX_ON_THE_WAY = 2
 
 
 class RivalWatch:
     """
-    Look at the flag's topic, about once a second.
+    Check the flag's topic for other publishers, about once a second.
 
-    What cannot be checked is not known to be right: after `PROBE_S` of looks that raise, the
-    reason says so, and no flag is true. Until then the last answer stands, as it does between two
-    looks.
+    `reason` is why the flag must not be trusted, empty while there is no rival; it stands until
+    the next check. If the checks raise for `PROBE_S`, the reason says so, and no flag is true.
 
-    `reason` says why the flag must not be trusted; it is empty while there is no rival. `num_sent`
-    returns how many flags this node has published.
+    `num_sent` returns how many flags this node has published.
     """
 
     def __init__(
@@ -270,7 +268,7 @@ class RivalWatch:
         self.reason = ''
 
     def look(self) -> None:
-        """Look at the graph and at what was received; raises what the look raised."""
+        """Check the graph and the received messages; re-raise what the check raised."""
         try:
             self._look()
         except Exception as err:
@@ -316,7 +314,7 @@ class RivalWatch:
         self._num_heard = 0
         self._subscription = self._node.create_subscription(
             self._kind, self._topic, self._on_flag, topics.RIVAL_QOS,
-            # None of the node's own: users cannot change the quality of service of this one.
+            # Without the node's callbacks: users cannot change the QoS of this subscription.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self._begin()
 
@@ -338,19 +336,19 @@ def _probe_s(speakers: Sequence[QoSProfile]) -> float:
     return min(max(PROBE_S, PROBE_DEADLINES * longest_s), LONGEST_PROBE_S)
 
 
-# Another publisher of the camera's images: two cameras, or a bag beside one. Again the graph
-# raises the suspicion. Each publisher numbers its messages, so that of two that speak in turn the
-# numbers go back time and again; of a driver that was killed and started again they do so once.
+# Another publisher of the camera's images: two cameras, or a bag beside one. The graph raises the
+# suspicion. Each publisher numbers its messages, so the numbers of two that alternate go back
+# again and again; those of a driver that was killed and restarted go back once.
 
-NO_NUMBER = 2**64 - 1  # rmw's word for it
+NO_NUMBER = 2**64 - 1  # rmw's value for an unsupported sequence number
 
 
 class CameraRivals:
     """
-    Look who sends the images of a camera, about once a second and when their numbers go back.
+    Check who publishes a camera's images, about once a second and when their numbers go back.
 
-    `count` returns how many publishers the graph has whose images would be received. A middleware
-    that gives no numbers proves none dead: the reason stays until the graph has one publisher.
+    `count` returns how many publishers in the graph can be received. Without numbers from the
+    middleware none can be proven dead: the reason stays until the graph has one publisher.
     """
 
     def __init__(
@@ -362,7 +360,7 @@ class CameraRivals:
 
     @property
     def reason(self) -> str:
-        """Why the images must not be trusted; empty while there is no rival."""
+        """Return why the images must not be trusted; empty while there is no rival."""
         is_alone = self._num_there < 2 or (
             self._number is not None and self._num_back < 2
             and self._clock() - self._since_s >= PROBE_S)
@@ -371,18 +369,18 @@ class CameraRivals:
             'topic, and play no bag beside it')
 
     def hear(self, information: Mapping[str, Any]) -> None:
-        """Take note of the number of an image, of what rclpy tells about a message."""
+        """Record the sequence number of an image, from rclpy's information on the message."""
         number = information.get('publication_sequence_number', NO_NUMBER)
         before, self._number = self._number, None if number == NO_NUMBER else int(number)
         if before is None or self._number is None or self._number == before + 1:
             return
-        self._since_s = self._clock()  # an image is lost, or is the first one of a rival
+        self._since_s = self._clock()  # an image was lost, or this is the first of a rival
         if self._number <= before:
             self._num_back += 1
             self.look()
 
     def look(self) -> None:
-        """Look at the graph; raises what the look raised."""
+        """Count the publishers in the graph; raises what `count` raises."""
         before, self._num_there = self._num_there, self._count()
         if self._num_there < 2:
             self._num_back = 0

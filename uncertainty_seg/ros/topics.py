@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The node's topics: their names, their quality of service, and why nothing passes on them.
+The node's topics: their names, their quality of service, and why no message passes on them.
 
-The middleware reports that some endpoint does not fit, but neither which nor what to do. That
-event only triggers a look at the graph, which names the other side and what it offers or requests.
+The middleware reports that some endpoint does not fit, but neither which nor a remedy. That event
+triggers a look at the graph, which names the other endpoint and what it offers or requests.
 
 """
 
@@ -35,24 +35,24 @@ except ImportError:  # Humble
 SubscriptionEventCallbacks = _events.SubscriptionEventCallbacks
 UnsupportedEventTypeError = _events.UnsupportedEventTypeError
 
-# rclpy has no image_transport: a compressed image is below the topic of the image, and the
-# calibration beside it.
+# rclpy has no image_transport. By its convention the compressed image is below the topic of the
+# image, and the calibration beside it.
 
 COMPRESSED = '/compressed'
 
 
 def input_topic(name: str, camera: str = '') -> str:
-    """Return where an input is taken from: `name`, or `<camera>/name`."""
+    """Return the topic of an input: `name`, or `<camera>/name`."""
     return f'{camera}/{name}' if camera else name
 
 
 def output_topic(name: str, camera: str = '') -> str:
-    """Return where an output is published: `~/name`, or `~/<camera>/name`."""
+    """Return the topic of an output: `~/name`, or `~/<camera>/name`."""
     return f'~/{camera}/{name}' if camera else f'~/{name}'
 
 
 def image_topic(node: Node, transport: str, camera: str = '') -> str:
-    """Return where images come from after remapping; 'compressed' is below the raw topic."""
+    """Return the topic of images after remapping; 'compressed' is below the raw topic."""
     topic = str(node.resolve_topic_name(input_topic('image', camera)))
     if transport == 'compressed' and not topic.endswith(COMPRESSED):
         return f'{topic}{COMPRESSED}'
@@ -70,7 +70,7 @@ def camera_info_topic(node: Node, camera: str = '') -> str:
 
 
 def full_name(info: Any) -> str:
-    """Return a node's name with its namespace, in words where the middleware knows none."""
+    """Return a node's name with its namespace, or a phrase if the middleware knows none."""
     if info.node_name == UNKNOWN_NAME:
         return 'a node that does not tell its name'
     return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
@@ -85,14 +85,14 @@ def type_name(msg_type: Any) -> str:
 
 
 def keep_last(depth: int, **policies: Any) -> qos.QoSProfile:
-    """Return a reliable, volatile profile, but for the policies that are given."""
+    """Return a reliable, volatile profile; given policies replace its own."""
     policies = {'reliability': qos.QoSReliabilityPolicy.RELIABLE,
                 'durability': qos.QoSDurabilityPolicy.VOLATILE, **policies}
     return qos.QoSProfile(history=qos.QoSHistoryPolicy.KEEP_LAST, depth=depth, **policies)
 
 
-# Every flag there is; scores and status; images, of which old ones make room for new; class names
-# for late subscribers, too.
+# For a watch that must miss no flag; for scores and status; for images, where new replace old;
+# for class names, which late subscribers receive, too.
 RIVAL_QOS, REPORT_QOS, PICTURE_QOS = keep_last(100), keep_last(10), keep_last(2)
 LABEL_QOS = keep_last(1, durability=qos.QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -104,11 +104,11 @@ def camera_qos(reliability: str) -> qos.QoSProfile:
 
 
 def flag_qos(stale_timeout_s: float) -> qos.QoSProfile:
-    """Offer the flag: no old one for late subscribers, and a deadline even if the node dies."""
+    """Return the flag's profile: no old flag for late subscribers; a deadline shows silence."""
     return keep_last(10, deadline=Duration(seconds=stale_timeout_s))
 
 
-# What ROS's parameters qos_overrides may change. Deadlines are promises of the settings.
+# What ROS's parameters qos_overrides may change. The settings alone decide deadlines.
 _OVERRIDABLE = (qos.QoSPolicyKind.HISTORY, qos.QoSPolicyKind.DEPTH, qos.QoSPolicyKind.RELIABILITY,
                 qos.QoSPolicyKind.DURABILITY)
 
@@ -119,7 +119,7 @@ def overridable(
     """
     Let the standard parameters `qos_overrides.TOPIC.publisher.depth` and so on change a topic.
 
-    `check` returns why a profile cannot be. Messages that say whether a frame was confident stay
+    `check` returns why a profile is refused, empty if it is not. With `is_verdict` the topic stays
     volatile, so that a late subscriber reads no old verdict.
     """
     def judge(profile: qos.QoSProfile) -> SetParametersResult:
@@ -131,16 +131,16 @@ def overridable(
     return QoSOverridingOptions(kinds, callback=judge)
 
 
-# Which two ends do not meet, and the fix.
+# Which two endpoints do not match, and the fix.
 
 UNKNOWN_NAME = '_NODE_NAME_UNKNOWN_'
-# What rmw calls infinite; a duration of nothing means the same there.
+# rmw's infinite duration; a duration of 0 means the same.
 INFINITE_NS = 9223372036854775807
 
 
 @dataclass(frozen=True)
 class Topic:
-    """One of the node's own ends: name after remapping, type, direction and its profile."""
+    """One of the node's own endpoints: name after remapping, type, direction and profile."""
 
     name: str
     type_name: str
@@ -152,10 +152,10 @@ def conflict_sentences(
     topic: Topic, me: str, others: Sequence[Any], is_settled: bool = True
 ) -> list[str]:
     """
-    Name both sides of each conflict between the node's own end and others, and the fix.
+    Name both sides of each conflict between the node's own endpoint and others, and the fix.
 
     The others are `rclpy.topic_endpoint_info.TopicEndpointInfo`; those whose node is not known yet
-    are reported if settled.
+    are reported only if `is_settled`.
     """
     found = []
     for info in others:
@@ -175,7 +175,7 @@ def _sentence(topic: Topic, me: str, info: Any, reason: str) -> str:
     fix = f'change the quality of service of {other}'
     if not topic.is_publisher and 'eliab' in reason:
         fix = f'set the parameter reliability of {me} to best_effort, or {fix}'
-    if topic.is_publisher and 'deadline' in reason:  # only the flag has one
+    if topic.is_publisher and 'deadline' in reason:  # only the flag and its numbers have one
         asked_s = info.qos_profile.deadline.nanoseconds / 1e9
         fix = f'set the parameter stale_timeout_s of {me} to {asked_s:g} or less, or {fix}'
     return (f'{topic.name}: nothing passes from {publisher} to {subscriber}: '
@@ -183,7 +183,7 @@ def _sentence(topic: Topic, me: str, info: Any, reason: str) -> str:
 
 
 def type_sentence(name: str, kind: str, me: str, others: Sequence[Any]) -> str:
-    """Report publishers of another type on a topic that the node listens to; empty for none."""
+    """Report publishers of another type on a topic that the node subscribes to, or ''."""
     strange = [info for info in others if info.topic_type != kind]
     if not strange:
         return ''
@@ -193,21 +193,21 @@ def type_sentence(name: str, kind: str, me: str, others: Sequence[Any]) -> str:
             f'{kind} there; remap one of them')
 
 
-# Why no image comes: the graph shows it, and the publisher's identifier shows its middleware and
-# whether it runs on this computer.
+# Why no image arrives: the graph shows the publishers, and a publisher's identifier shows its
+# middleware and whether it runs on this computer.
 
 # Humble and Jazzy read the first, Kilted and later the second.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-# An identifier begins with its vendor (RTPS 2.3, section 8.3.3.1.3); Fast DDS adds its computer.
+# An identifier begins with the vendor (RTPS 2.3, section 8.3.3.1.3); Fast DDS adds the computer.
 VENDORS = {b'\x01\x0f': 'Fast DDS', b'\x01\x10': 'Cyclone DDS', b'\x01\x01': 'Connext'}
 VENDOR_BYTES, HOST_BYTES = slice(0, 2), slice(2, 4)
-# What the parameter image_transport calls them.
+# The values of the parameter image_transport.
 IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
 
 
 @dataclass(frozen=True)
 class Transport:
-    """Middleware, domain, reach, Fast DDS profile and an identifier of this process's own."""
+    """Middleware, domain, reach, Fast DDS profile and an endpoint identifier of this process."""
 
     rmw: str
     domain: str
@@ -217,7 +217,7 @@ class Transport:
 
     @classmethod
     def of_node(cls, node: Any, environment: Mapping[str, str] = os.environ) -> Transport:
-        """Look at the process a node runs in."""
+        """Describe the process in which a node runs."""
         own = [info for info in node.get_publishers_info_by_topic('/diagnostics')
                if full_name(info) == node.get_fully_qualified_name()]
         return cls(
@@ -232,10 +232,10 @@ class Transport:
 
 def best_reliability(publishers: Sequence[Any], transport: Transport) -> str:
     """
-    Return what to request of a camera: 'reliable' if all publishers are here and offer it.
+    Return what to request of a camera: 'reliable' if all publishers are local and offer it.
 
-    By best effort an image is lost that the publisher's shared memory does not hold. Over a
-    network a lost part of an image would hold up the next ones: that stays the user's choice.
+    Best effort loses an image that the publisher's shared memory does not hold. Over a network,
+    'reliable' lets a lost fragment delay the next images: that stays the user's choice.
     """
     here = transport.identifier[:HOST_BYTES.stop]
     is_reliable = bool(publishers and here) and all(
@@ -245,10 +245,10 @@ def best_reliability(publishers: Sequence[Any], transport: Transport) -> str:
 
 
 def why_silent(node: Any, topic: Topic, own: str = 'image') -> str:
-    """Explain from what the graph shows why nothing comes through a subscription to `own`."""
+    """Explain from the graph why no message arrives on a subscription to `own`."""
     publishers = node.get_publishers_info_by_topic(topic.name)
     me, kinds_of = node.get_fully_qualified_name(), dict(node.get_topic_names_and_types())
-    # Pictures beside a flag are of a node like this one, or of a bag with them: no camera's.
+    # Images beside a flag come from a node like this one, or from a bag of it: not from a camera.
     names = [name for name, kinds in kinds_of.items()
              if not publishers and set(kinds) & set(IMAGE_TYPES)
              and f'{name.removesuffix(COMPRESSED).rpartition("/")[0]}/confident' not in kinds_of]
@@ -258,7 +258,7 @@ def why_silent(node: Any, topic: Topic, own: str = 'image') -> str:
 
 
 def why_lossy(node: Any, name: str) -> str:
-    """Say what to do against images of a topic that are lost on the way."""
+    """Return the remedy for images of a topic that are lost in transport."""
     publishers = node.get_publishers_info_by_topic(name)
     return '' if not publishers else (
         f'images on {name} are lost in transport: '
@@ -270,10 +270,10 @@ def silence_reason(
     elsewhere: Mapping[str, str] = types.MappingProxyType({}), own: str = 'image',
 ) -> str:
     """
-    Explain why no message comes through a subscription, with the fix.
+    Explain why no message arrives on a subscription, with the fix.
 
-    `elsewhere` are topics with images, and their types, named if there is no publisher here; `own`
-    is what is to be remapped.
+    `elsewhere` maps other image topics to their types, named if this topic has no publisher; `own`
+    is the name to be remapped.
     """
     if not publishers:
         return _nobody(topic, transport, elsewhere, own)
@@ -310,7 +310,7 @@ def _nobody(
 
 
 def _base(name: str, kind: str) -> str:
-    """Return what to remap to: the node itself adds the suffix of a compressed topic."""
+    """Return the topic to remap to: the node adds the suffix of a compressed topic itself."""
     return name.removesuffix(COMPRESSED) if IMAGE_TYPES.get(kind) == 'compressed' else name
 
 
@@ -333,16 +333,16 @@ def _way(publisher: bytes, transport: Transport) -> str:
             'segment is smaller than a frame')
 
 
-# Endpoints are known before the node that owns them: its name comes with a later message.
+# An endpoint is discovered before its node's name, which comes with a later message.
 SETTLE_S = 3.0
 
 
 class TopicWatch:
     """
-    What is wrong with a node's topics, asked of the graph.
+    Find faults of a node's topics in the graph.
 
-    By name of the topic, it counts deadlines missed and messages that the middleware lost;
-    `reported` is what `report` returned last, `topics` what is watched, by name and direction.
+    `num_missed` and `num_lost` count missed deadlines and lost messages by topic; `reported` is
+    what `report` returned last, `topics` holds the watched endpoints, by name and direction.
     """
 
     def __init__(self, node: Any, clock: Callable[[], float] = time.monotonic) -> None:
@@ -354,7 +354,7 @@ class TopicWatch:
         self.reported: tuple[str, ...] = ()
 
     def events(self, topic: Topic) -> Any:
-        """Return the event callbacks that an end of a topic is created with."""
+        """Watch an endpoint; return the event callbacks to create it with."""
         self.topics[topic.name, topic.is_publisher] = topic
         if not topic.is_publisher:
             return SubscriptionEventCallbacks(
@@ -367,7 +367,7 @@ class TopicWatch:
             deadline=(lambda event: _add(self.num_missed, topic.name)) if has_deadline else None)
 
     def report(self) -> tuple[str, ...]:
-        """Log what is newly wrong in the graph, once, and return a sentence for all of it."""
+        """Log each new fault in the graph once, and return a sentence for every current one."""
         found = set(self._of_other_types())
         for end, alarmed_s in list(self._alarmed_s.items()):
             topic = self.topics[end]
@@ -375,7 +375,7 @@ class TopicWatch:
             here = conflict_sentences(topic, self._me, self._others(topic), is_settled)
             found.update(here)
             if is_settled and not here:
-                del self._alarmed_s[end]  # the next one gives a new event
+                del self._alarmed_s[end]  # the next conflict triggers a new event
         for sentence in sorted(found.difference(self.reported)):
             self._node.get_logger().warning(sentence)
         self.reported = tuple(sorted(found))
@@ -394,7 +394,7 @@ class TopicWatch:
         self._alarmed_s[topic.name, topic.is_publisher] = self._clock()
 
     def _others(self, topic: Topic) -> list[Any]:
-        """Return the other ends of a topic; none once the node's own has gone."""
+        """Return the other endpoints of a topic; none once the node's own is destroyed."""
         node = self._node
         ends, look = ((node.publishers, node.get_subscriptions_info_by_topic)
                       if topic.is_publisher else
@@ -408,23 +408,23 @@ def _add(counts: dict[str, int], name: str, more: int = 1) -> None:
 
 
 class WatchedTopicsNode(LifecycleNode):
-    """A lifecycle node of which every topic made after `watch` is set is watched."""
+    """A lifecycle node that watches every topic created after `watch` is set."""
 
     watch: TopicWatch | None = None
-    # The callback group of new topics unless another is given; None is the node's own.
+    # The callback group of new topics unless another is given; None is the node's default.
     topic_group: CallbackGroup | None = None
 
     def create_publisher(
         self, msg_type: Any, topic: str, qos_profile: Any, **options: Any
     ) -> Any:
-        """Create a publisher as rclpy does, with our events where none are given."""
+        """Create a publisher as rclpy does, with the watch's events if none are given."""
         return self._create(super().create_publisher, True, (msg_type, topic, qos_profile),
                             options)
 
     def create_subscription(
         self, msg_type: Any, topic: str, callback: Any, qos_profile: Any, **options: Any
     ) -> Any:
-        """Create a subscription as rclpy does, with our events where none are given."""
+        """Create a subscription as rclpy does, with the watch's events if none are given."""
         return self._create(super().create_subscription, False,
                             (msg_type, topic, callback, qos_profile), options)
 
@@ -442,7 +442,7 @@ class WatchedTopicsNode(LifecycleNode):
         try:
             try:
                 return create(*what, **events, **options)
-            except UnsupportedEventTypeError:  # of a middleware without events: then without
+            except UnsupportedEventTypeError:  # the middleware has no such events
                 return create(*what, **options)
         except _OVERRIDE_ERRORS as err:
             is_of_override = type(err) is not RuntimeError or 'QoS override' in str(err)
@@ -452,6 +452,6 @@ class WatchedTopicsNode(LifecycleNode):
                               'values of rmw_qos_profile', 'see docs/reference/ros.md') from err
 
 
-# What rclpy raises for a word, a type or a number that is no policy, and if our check refuses it.
+# What rclpy raises for a word, type or number that is not a policy, or that our check refuses.
 _OVERRIDE_ERRORS = (RuntimeError, InvalidQosOverridesError, InvalidParameterTypeException,
                     AssertionError)

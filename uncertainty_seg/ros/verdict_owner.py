@@ -1,18 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The one owner of a camera's verdict: its gate, the time since its last verdict, its publication.
+The only owner of a camera's verdict: its gate, the time since its last verdict, its publication.
 
-The worker judges frames; the executor's thread brings faults, settings, resets, the timer of
-staleness and the end of listening. Each is one method here, which holds the one lock from its
-question to the last message it publishes, so nothing can make a verdict untrue between the moment
-it is reached and the moment it is published. No other class locks anything about the verdict.
+The worker judges frames; the executor's thread calls for faults, settings, resets, the staleness
+timer and the end of the subscription. Each is one method here, which holds the lock from its
+decision to its last published message, so no event can make a verdict untrue between decision and
+publication. No other class locks anything about the verdict.
 
-The network runs without the lock. A frame is begun under an epoch of the pipeline, which every
-such event ends; one that is ready in another epoch is published as not confident, with the event
-as the reason, and counts as no fault itself.
+Inference runs without the lock. A frame begins in an epoch of the pipeline, which every such event
+ends; a frame that is ready in another epoch is published as not confident, with the event as the
+reason, and does not count as a fault itself.
 
 A process can be paused at any instruction: the time of a verdict is noted before it is published,
-and once a true is out it is looked at again. If it went out late, a false follows at once.
+and checked again after a true flag. If the flag was published late, a false one follows at once.
 
 """
 
@@ -39,11 +39,11 @@ _log = logging.getLogger(__name__)
 
 class VerdictOwner:
     """
-    Decide about the flag of one camera, and publish each decision in the same step.
+    Decide the flag of one camera, and publish each decision in the same step.
 
-    Its clock is a steady one and not the node's. With `use_sim_time` the node's clock stands
-    still while a bag is paused or its player has died, and the flag would stay up. The price is
-    that a bag played so slowly that frames are further apart than the timeout is never confident.
+    Its clock is steady and not the node's. With `use_sim_time` the node's clock stands still
+    while a bag is paused or its player has died, and the flag would stay true. The price is that
+    a bag played so slowly that frames are further apart than the timeout is never confident.
 
     No other object uses its publishers. The flag falls after `timeout_s` without a frame, or
     without a verdict about one. `veto` returns why no flag may be true now, empty if one may.
@@ -58,15 +58,15 @@ class VerdictOwner:
         self._pipeline: Pipeline | None = None
         self._activation: Activation | None = None
         self.timeout_s = timeout_s
-        # When the newest frame came, and when the last verdict about one was reached.
+        # When the newest frame arrived, and when the last verdict about a frame was reached.
         self._arrived_s = self._judged_s = clock()
-        # What a false flag is repeated with: why it fell, if that was not a frame.
+        # The reason repeated with a false flag: why it fell, if a frame was not the cause.
         self.why_down = ''
 
     # --- called by the worker, through its activation ------------------------------------------
 
     def begin(self, activation: Activation) -> Epoch | None:
-        """Return what the next frame is measured by; None once the activation has ended."""
+        """Return the epoch of the next frame; None once the activation has ended."""
         with self._lock:
             if activation is not self._activation:
                 return None
@@ -107,9 +107,9 @@ class VerdictOwner:
         self, activation: Activation, veto: str, score_ratio: float, about: Header,
         result: FrameResult,
     ) -> Verdict:
-        """Publish false about a good frame; it keeps its score ratio, and is worth no label."""
+        """Publish false for a good frame; it keeps its score ratio, and is not worth a label."""
         verdict = activation.pipeline.fault(veto)
-        if veto == WITHHELD:  # no fault, but what each start begins with
+        if veto == WITHHELD:  # not a fault: each start begins so
             verdict = replace(verdict, kind='recovering')
         self._answer(activation, verdict, about, result)
         return replace(verdict, score_ratio=score_ratio)
@@ -132,24 +132,24 @@ class VerdictOwner:
         try:
             self._publishers.publish(verdict, activation.pipeline.thresholds, header, result)
         except BaseException:
-            self._judged_s = -math.inf  # the timer tries again to let the flag fall
+            self._judged_s = -math.inf  # stale, so that the timer tries again to publish false
             raise
 
     # --- called by the executor's thread ---------------------------------------------------------
 
     def note_arrival(self) -> None:
-        """Note that a frame came."""
+        """Record the arrival of a frame."""
         self._arrived_s = self._clock()
 
     def take_over(self, pipeline: Pipeline | None) -> None:
-        """Judge by the gate of a pipeline from now on; None to hold on to none."""
+        """Judge by the gate of a pipeline from now on; None releases the last one."""
         with self._lock:
             self.stop('the model is released')
             self._pipeline = pipeline
             self._publishers.weakened_by = pipeline.weakened_by if pipeline is not None else ()
 
     def start(self) -> Activation:
-        """Begin an activation; the gate and the timeout start from nothing."""
+        """Begin an activation; reset the gate and the timeout."""
         with self._lock:
             assert self._pipeline is not None
             self._pipeline.fault('the node was just activated')
@@ -165,7 +165,7 @@ class VerdictOwner:
                 self.fall(reason)
 
     def fall(self, reason: str) -> None:
-        """Publish the flag as false; the gate rises from nothing after."""
+        """Publish the flag as false, and reset the gate."""
         with self._lock:
             self.why_down = reason
             if self._pipeline is not None:
@@ -174,9 +174,9 @@ class VerdictOwner:
 
     def reconfigure(self, settings: Settings) -> None:
         """
-        Take over live settings; the flag falls if they change what it stands for.
+        Apply live settings; the flag falls if they change its meaning.
 
-        Raises ConfigError, and changes nothing, if the gate cannot have them.
+        Raises ConfigError, and changes nothing, if the gate refuses them.
         """
         with self._lock:
             if self._pipeline is not None:
@@ -192,7 +192,7 @@ class VerdictOwner:
                 self.timeout_s = settings.stale_timeout_s
 
     def reset(self) -> None:
-        """Start the gate from nothing."""
+        """Reset the gate."""
         with self._lock:
             if self._pipeline is not None:
                 self._pipeline.restart('the node was reset')
@@ -200,7 +200,7 @@ class VerdictOwner:
                 self.fall('the node was reset')
 
     def tick(self, why_stale: Callable[[], str]) -> None:
-        """Let the flag fall if its time is over, for the reason asked for, and repeat a false."""
+        """Publish false if the flag is vetoed or stale (`why_stale`), and repeat a false flag."""
         with self._lock:
             if self._activation is not None:
                 veto = self._veto() if self._publishers.is_confident else ''
@@ -222,7 +222,7 @@ class VerdictOwner:
         return self._publishers.is_confident
 
     def silence_s(self) -> float:
-        """Return the seconds since the newest frame came."""
+        """Return the seconds since the newest frame arrived."""
         return self._clock() - self._arrived_s
 
     def unjudged_s(self) -> float:
@@ -230,7 +230,7 @@ class VerdictOwner:
         return self._clock() - self._judged_s
 
     def is_stale(self) -> bool:
-        """Tell whether that, or the last verdict about a frame, is too long ago."""
+        """Return whether the newest frame, or the last verdict about one, is too long ago."""
         return self._clock() - min(self._arrived_s, self._judged_s) >= self.timeout_s
 
 
@@ -238,8 +238,8 @@ class Activation:
     """
     The frames from one activation to the next deactivation; the judge of their frame loop.
 
-    An engine that hangs may come back when the node has long been activated anew: its frame
-    belongs to an activation that has ended, and is not published.
+    An engine that hangs may return long after the node was activated again: its frame belongs to
+    an activation that has ended, and is not published.
     """
 
     def __init__(self, owner: VerdictOwner, pipeline: Pipeline) -> None:
@@ -260,5 +260,5 @@ class Activation:
         return self._owner.refuse(self, reason, about, kind)
 
     def is_late(self) -> bool:
-        """Tell whether frames had stopped before the one that is about to begin."""
+        """Return whether frames had stopped before the one that is about to begin."""
         return self._owner.is_stale()

@@ -1,4 +1,4 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The speed governor: policy, the limit that the flags allow, and node, which publishes it."""
+"""The speed governor: policy turns the flag into a speed factor, node publishes it."""
 
 __all__ = ['node', 'policy']

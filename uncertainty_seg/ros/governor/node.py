@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The node `speed_governor`: slows the vehicle down when the flag is false, late or gone.
+The node `speed_governor`: slows the vehicle down when the flag is false, late or missing.
 
-It runs in a process of its own, so that it outlives the perception node. `SpeedPolicy` decides the
+It runs in its own process, so that it outlives the perception node. `SpeedPolicy` decides the
 speed factor, `PublisherWatch` whether the flag has one publisher, and `CommandLimiter` scales the
-commands. They use a steady clock: simulated time may stand still, and no flag would become stale.
+commands. They use a steady clock: if simulated time stood still, no flag would become stale.
 
 """
 
@@ -35,8 +35,8 @@ from uncertainty_seg.ros.rivals import NameClaim
 from uncertainty_seg.storage.parameter_files import require_files_for
 
 # The subscription requests the deadline that the publisher should offer: without it, the loss of a
-# publisher could not be detected in time. No true is passed on before the graph has been looked
-# at: a second publisher is on it before its first message.
+# publisher could not be detected in time. A flag is passed on only after a look at the graph,
+# where a second publisher appears before its first message.
 
 FLAG_TOPIC = 'confident'
 GONE = 'the publisher of the flag is gone'
@@ -49,10 +49,10 @@ class FlagLink:
     """
     Subscribe to the topic `confident`.
 
-    `on_flag` is called with the flag and the time at which it was sent, by the publisher's system
-    clock, or None where that is not known; `on_lost` with a reason when the middleware reports
-    that the flag is lost, and for each flag while it cannot be attributed to one publisher:
-    `fault` says why, at the last look at the graph.
+    `on_flag` is called with the flag and its send time by the publisher's system clock, None if
+    unknown. `on_lost` is called with a reason when the middleware reports the loss of the flag,
+    and for each flag that cannot be attributed to one publisher; `fault` is the reason for that
+    at the last look at the graph.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class FlagLink:
         self.fault, self.num_publishers = '', 0
         take = self._take if TELLS_WHEN_SENT else lambda msg: self._take(msg, {})
         qos = topics.flag_qos(settings.deadline_s)
-        # Old flags could not be told from new ones then.
+        # Without send times, queued old flags could not be told from new ones.
         if not (TELLS_WHEN_SENT and settings.compare_clocks):
             qos.depth = 1
         events = topics.SubscriptionEventCallbacks(
             deadline=lambda event: on_lost(policy.STALE), incompatible_qos=self._on_incompatible,
-            # Fast DDS reports nothing here if no lease is offered; therefore check_graph, too.
+            # Fast DDS reports nothing here if no lease is offered; check_graph covers that.
             liveliness=lambda event: None if event.alive_count else on_lost(GONE),
         )
         try:
@@ -125,7 +125,7 @@ NODE_NAME = 'speed_governor'
 ABOUT = 'Limits the speed of a vehicle by a flag. Its parameters: docs/reference/parameters.md.'
 DIAGNOSTICS_PERIOD_S = 1.0
 REFUSAL_REPORT_PERIOD_S = 5.0
-# The deadline the factor is offered with, in publishing periods: room for a busy machine.
+# Offered deadline of the factor, in publishing periods; this leaves room for a busy machine.
 DEADLINE_PERIODS = 5
 COMMAND_QOS = topics.keep_last(1)  # the newest command only, reliable
 
@@ -134,8 +134,8 @@ class SpeedGovernorNode(Node):
     """
     Publish a speed factor, and limit velocity commands by it.
 
-    `words` are the command line, for its parameter files. Raises ConfigError if a parameter is out
-    of range, a parameter file says nothing to this node, or another node of its name runs.
+    `words` are the command line, which names parameter files. Raises ConfigError if a parameter is
+    out of range, a parameter file does not address this node, or another node has its name.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class SpeedGovernorNode(Node):
             Float32, '~/speed_factor', topics.flag_qos(DEADLINE_PERIODS * settings.period_s))
         kind = TwistStamped if settings.stamped else Twist
         self._limited = self.create_publisher(kind, 'cmd_vel_limited', COMMAND_QOS)
-        # Two governors must not write under one name: an aggregator would mix them.
+        # The full name tells two governors apart in an aggregator.
         self._status_name = f'{self.get_fully_qualified_name().lstrip("/")}: speed'
         self._diagnostics = self.create_publisher(
             DiagnosticArray, '/diagnostics', topics.REPORT_QOS)
@@ -171,7 +171,7 @@ class SpeedGovernorNode(Node):
             f'{self._limited.topic_name}, at factor {settings.slow_factor:g} until then')
 
     def require_name(self) -> None:
-        """Raise ConfigError if it became known that another node of this name runs."""
+        """Raise ConfigError if another node of this name has been found."""
         self._claim.require()
 
     def destroy_node(self) -> None:
@@ -193,7 +193,7 @@ class SpeedGovernorNode(Node):
                 publisher.wait_for_all_acked(Duration(seconds=0.5))
 
     def _on_flag(self, is_confident: bool, sent_s: float | None) -> None:
-        # In this order, a pause between the two clocks makes the flag older, never younger.
+        # In this order, a pause between the two readings makes the flag older, never younger.
         now_s = self._steady_s()
         age_s = None if sent_s is None else time.time() - sent_s
         before = self._policy.factor
@@ -216,12 +216,12 @@ class SpeedGovernorNode(Node):
                 throttle_duration_sec=REFUSAL_REPORT_PERIOD_S)
 
     def _age_of(self, msg: Any, sent_ns: int) -> float | None:
-        """Return the larger of the ages by the middleware and by the driver's own stamp."""
+        """Return the larger age by send time and by stamp, in s; None if neither is known."""
         if not self._settings.compare_clocks:
             return None
         ages_s = [time.time() - sent_ns * 1e-9] if sent_ns > 0 else []
         if self._settings.stamped:
-            # A driver that does not stamp sends zero, which says nothing.
+            # A driver that does not stamp sends zero, which is no time.
             stamp = msg.header.stamp
             stamp_ns = stamp.sec * 10**9 + stamp.nanosec
             age_ns = node_life.now_ns(self.get_clock()) - stamp_ns
@@ -299,9 +299,10 @@ def set_velocity(twist: Twist, velocity: policy.Velocity) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """
-    Run the node until a signal ends it, with the process's arguments if none; its exit code.
+    Run the node until a signal ends it, by default with the process's arguments.
 
-    It publishes the slow factor then, and zero if a command was in force.
+    At the end it publishes the slow factor, and zero if a command was in force. Returns the exit
+    code.
     """
     return node_life.run_program(NODE_NAME, ABOUT, args, _run)
 

@@ -2,9 +2,9 @@
 """
 The speed factor: a state machine that turns the flag into a share of the speed. Imports no ROS.
 
-It reads no clock: each call says what time it is. The factor rises in one place only, when a true
-flag arrives, and only by the time since the previous true flag. No timer and no silence can
-therefore make the vehicle faster; every other event holds the factor or lowers it.
+It reads no clock: each call passes the time. The factor rises in one place only, when a true flag
+arrives, and only in proportion to the time since the previous true flag. No timer and no silence
+can therefore make the vehicle faster; every other event holds the factor or lowers it.
 
 The age of a flag is the time since it was sent, because a process that got no processor time finds
 old flags in its queue. After a network cut many flags arrive at once: the flag must have been true
@@ -89,8 +89,8 @@ class CommandLimiter:
     """
     Scale velocity commands, each valid for `timeout_s`, by the speed factor. Not thread-safe.
 
-    Commands are refused for NaN or infinity, and late if too old when they arrived; `reason` says
-    why zero was published for the last one, empty if it was passed on.
+    A command with NaN or infinity counts as refused, one that is too old on arrival as late;
+    `reason` is why zero was published for the last command, empty if it was passed on.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -107,9 +107,9 @@ class CommandLimiter:
         """
         Return a command, in m/s and rad/s, times the factor, 0 to 1.
 
-        All zero if one of its velocities is not finite, or if it was sent as long ago as the
-        timeout by the system clocks, or as far in the future. A NaN age is too old; one that is
-        None is not known, and the command counts as sent now.
+        All velocities are zero if one is not finite, or if the command was sent at least the
+        timeout ago by the system clocks, or as far in the future. A NaN age is too old; with an
+        age of None (unknown) the command counts as sent now.
         """
         age_s = 0.0 if age_s is None else age_s
         self.reason = ''
@@ -127,9 +127,9 @@ class CommandLimiter:
 
     def tick(self, now_s: float, factor: float) -> Velocity | None:
         """
-        Return what to publish now, None for nothing: the command in force where it must be slower.
+        Return what to publish now, None for nothing: the command in force if it must be slower.
 
-        After its timeout, or if the time went back, that is zero, once.
+        After the timeout, or if the time went back, this is zero, once.
         """
         if self._command is None:
             return None
@@ -148,20 +148,20 @@ class CommandLimiter:
         return tuple(value * factor for value in command)
 
 
-# rclpy does not say who sent a message. While the graph shows more than one publisher the flag
-# counts as false; a killed one stays there for a while (20 s with Fast DDS).
+# rclpy does not tell who sent a message. While the graph shows more than one publisher, the flag
+# counts as false; a killed publisher stays in the graph for a while (20 s with Fast DDS).
 # When one of two leaves, the other may be the restarted node or a second publisher. Each numbers
-# its messages. Where a restarted node takes over, the numbers change once, and the dead one had
-# fallen silent before. If they go on from flag to flag, or go back once more, both publish: the
-# one that was there before is relied on after the other has left, and the other never is.
+# its messages. If a restarted node takes over, the numbers change once, after the dead node has
+# fallen silent. If the first node's numbers continue, or go back once more, both publish: after
+# the second has left, the first is relied on; the second is never relied on.
 
 
 class PublisherWatch:
     """
     Watch which publishers the flag has. Not thread-safe.
 
-    A publisher that was alone for `deadline_s` is the one to rely on when another one appears. A
-    flag that arrived this long ago no longer shows that its publisher is alive.
+    A publisher that was alone for `deadline_s` is relied on when another one appears. A flag that
+    arrived this long ago no longer shows that its publisher is alive.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -172,14 +172,15 @@ class PublisherWatch:
         self._alone: bytes | None = None
         self._alone_since_s = self._heard_s = -math.inf
         self._number: int | None = None
-        # Since another publisher appeared beside one that was there: what it found.
+        # When a second publisher appeared: the one relied on, and whether it was alive; since
+        # then: how often the numbers changed.
         self._first: bytes | None = None
         self._was_alive = False
         self._num_changes = 0
 
     def look(self, now_s: float, present: Collection[bytes]) -> str:
         """
-        Look at the publishers on the graph before each flag, by identifiers never used again.
+        Check the publishers in the graph before each flag, by identifiers that are never reused.
 
         Returns why no flag can be relied on; empty if there is at most one publisher, and that one
         did not publish beside another one.
@@ -202,7 +203,7 @@ class PublisherWatch:
         return ''
 
     def hear(self, now_s: float, number: int | None) -> None:
-        """Take note of a flag and of its number, which is None where it is not known."""
+        """Record the arrival of a flag and its sequence number, None if unknown."""
         before, self._number = self._number, number
         self._heard_s = now_s
         if len(self._present) > 1 and self._is_of_two(before, number):
@@ -213,7 +214,7 @@ class PublisherWatch:
             return self._was_alive
         if before is None:
             return False
-        # After the first change only a step back is one: messages may have been lost.
+        # After the first change only a step back counts: lost messages cause steps forward.
         self._num_changes += number <= before or not self._num_changes and number != before + 1
         return self._num_changes > 1 or not self._num_changes and self._was_alive
 
@@ -228,8 +229,8 @@ class SpeedPolicy:
     Turn the flag, or its absence, into a speed factor.
 
     Times are seconds of one clock that also runs while the machine sleeps. If that clock stands
-    still or goes back, the factor falls. It starts slow; `num_falls` counts the series of true
-    flags that ended. Not thread-safe.
+    still or goes back, the factor falls. The factor starts slow; `num_falls` counts the series of
+    true flags that ended. Not thread-safe.
     """
 
     def __init__(self, settings: SpeedSettings, now_s: float) -> None:
@@ -237,7 +238,7 @@ class SpeedPolicy:
         self._now_s = now_s
         self._ticked_s: float | None = None
         self.factor = settings.slow_factor
-        # Of the present series of true flags: when the first arrived, when the last was sent.
+        # Of the current series of true flags: arrival of the first, send time of the last.
         self._since_s: float | None = None
         self._true_s = now_s
         self._heard_s: float | None = None
@@ -246,7 +247,7 @@ class SpeedPolicy:
 
     @property
     def state(self) -> str:
-        """One of slow (no true flag), settling (true, for less than settle_s), rising and full."""
+        """Return slow (no true flag), settling (true for less than settle_s), rising or full."""
         if self._since_s is None:
             return 'slow'
         if self._now_s - self._since_s < self._settings.settle_s:
@@ -255,7 +256,7 @@ class SpeedPolicy:
 
     @property
     def reason(self) -> str:
-        """Why the flag cannot be relied on, and since when; empty if it can."""
+        """Return why the flag cannot be relied on, and since when; empty if it can."""
         if not self._why or self._heard_s is None:
             return self._why
         silence_s = self._now_s - self._heard_s
@@ -265,10 +266,10 @@ class SpeedPolicy:
 
     def take_flag(self, now_s: float, is_confident: bool, age_s: float | None = None) -> float:
         """
-        Handle a flag that arrived; only a true one that is not stale can have raised the factor.
+        Handle a flag that arrived; only a true one that is not stale can raise the factor.
 
-        `age_s` is how long ago it was sent, by the system clocks; NaN is stale. None is not known:
-        the flag then counts as sent now.
+        `age_s` is the time since it was sent, by the system clocks; NaN is stale. With None
+        (unknown) the flag counts as sent now.
         """
         self.factor_at(now_s)
         self._heard_s = now_s
@@ -283,7 +284,7 @@ class SpeedPolicy:
         return self.factor
 
     def lose_flag(self, now_s: float, reason: str) -> float:
-        """Handle the loss of the flag; the reason `STALE` adds nothing to an earlier reason."""
+        """Handle the loss of the flag; the reason `STALE` does not replace an earlier reason."""
         self.factor_at(now_s)
         self._lose(reason)
         return self.factor
@@ -316,7 +317,7 @@ class SpeedPolicy:
 
     def _lose(self, reason: str) -> None:
         self.num_falls += self._since_s is not None
-        # A flag that is lost already keeps its first reason when it becomes stale, too.
+        # A flag that was lost already keeps its reason when it also becomes stale.
         if reason != STALE or self._since_s is not None:
             self._why = reason
         self._since_s = None
