@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Compute what needs no image, and take out what computes nothing.
+Compute nodes that do not depend on the image, and remove nodes without effect.
 
 Exporters write shape arithmetic into the graph; at one size and batch 1 all of it is constant.
-Each round computes the nodes whose inputs are constants with onnx's own reference, and rewrites
-the others by a rule of their operator, until nothing changes. Dropout and what depends on its
-values is never folded, nor is what would make the file much larger.
+Each round computes nodes with constant inputs by onnx's reference implementation, and rewrites the
+others by a rule of their operator, until nothing changes. Dropout and nodes that depend on its
+values are never folded, nor are nodes whose result would make the file much larger.
 
 Why this is not onnxscript's optimizer: docs/explanation/decisions.md, "Constant folding".
 """
@@ -51,12 +51,12 @@ from uncertainty_seg.storage.onnx_nodes import RANDOM_OPS, subgraphs
 
 _log = logging.getLogger(__name__)
 Nodes = Sequence[onnx.NodeProto]
-# A round that changes nothing ends it; this only bounds a mistake in a rule.
+# Folding ends after a round without changes; this only bounds an error in a rule.
 _ROUNDS = 200
 
 
 def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold shape arithmetic and weights, remove what has no effect."""
+    """Fold shape arithmetic and weights, and remove nodes without effect."""
     result = copy_of(model)
     del result.graph.value_info[:]
     state = FoldingState.of(result)
@@ -86,7 +86,7 @@ def _round(nodes: Nodes, state: FoldingState) -> Nodes:
 
 
 def _without_copied_outputs(nodes: Nodes, state: FoldingState) -> Nodes:
-    """Let the producer write the output itself where only an Identity stood between."""
+    """Remove an Identity before a graph output; its producer then writes the output itself."""
     made = {name for node in nodes for name in node.output}
     kept, names = [], dict[str, str]()
     for node in nodes:
@@ -119,20 +119,21 @@ def _write_output_shapes(model: onnx.ModelProto) -> None:
 class FoldingState:
     """State of a round of rewriting: constants, types and renamings."""
 
-    opsets: tuple[onnx.OperatorSetIdProto, ...]  # Of the nodes.
+    opsets: tuple[onnx.OperatorSetIdProto, ...]  # Opsets of the nodes.
     inputs: tuple[onnx.ValueInfoProto, ...]
     output_infos: tuple[onnx.ValueInfoProto, ...]  # Outputs of the graph, which keep their names.
     tensors: dict[str, TensorProto]  # All constants.
     types: dict[str, TensorType] = field(default_factory=dict)  # From the start of the round.
-    made: dict[str, onnx.NodeProto] = field(default_factory=dict)  # Producer of each tensor then.
-    is_changed: bool = False  # Whether this round did anything.
+    # Producer of each tensor at the start of the round.
+    made: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    is_changed: bool = False  # Whether this round changed anything.
     _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     _renamed: dict[str, str] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> FoldingState:
-        """Take the constants of a model."""
+        """Return the state for a model, with its initializers as constants."""
         graph = model.graph
         return cls(tuple(model.opset_import), tuple(graph.input), tuple(graph.output),
                    {t.name: t for t in graph.initializer})
@@ -148,7 +149,7 @@ class FoldingState:
         return next(o.version for o in self.opsets if o.domain in ('', 'ai.onnx'))
 
     def start(self, nodes: Nodes) -> None:
-        """Begin a round: infer all types anew."""
+        """Begin a round: infer all types again."""
         self.is_changed = False
         self._renamed = {}
         self.made = {name: node for node in nodes for name in node.output}
@@ -156,15 +157,15 @@ class FoldingState:
         self.types = tensor_types(nodes, self.inputs, self.output_infos, self.tensors, self.opsets)
 
     def type_of(self, name: str) -> TensorType:
-        """Return what is known of a tensor."""
+        """Return the type of a tensor as far as it is known."""
         return self.types.get(name, UNKNOWN)
 
     def shape(self, name: str) -> Shape | None:
-        """Return the static shape of a tensor, if it has one."""
+        """Return the static shape of a tensor; None if it has none."""
         return self.type_of(name).shape
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """Return the value of a constant."""
+        """Return the value of a constant; None if the tensor is not constant."""
         if name not in self._arrays and name in self.tensors:
             self._arrays[name] = numpy_helper.to_array(self.tensors[name])
         return self._arrays.get(name)
@@ -177,7 +178,7 @@ class FoldingState:
         return name
 
     def put_tensor(self, name: str, tensor: TensorProto) -> None:
-        """Make a tensor a constant, given as onnx stores it."""
+        """Make a tensor a constant, given as a TensorProto."""
         if tensor.name != name:
             tensor = copy_of(tensor)
             tensor.name = name
@@ -188,17 +189,17 @@ class FoldingState:
         self.is_changed = True
 
     def fresh(self, wish: str) -> str:
-        """Return a name no tensor has."""
+        """Return a name that no tensor has, `wish` if possible."""
         name = unused(wish, self._taken)
         self._taken.add(name)
         return name
 
     def put_fresh(self, wish: str, *values: int) -> str:
-        """Store whole numbers, int64 (n,), under a name no tensor has; return the name."""
+        """Store integers as an int64 (n,) constant under an unused name; return the name."""
         return self.put(self.fresh(wish), np.array(values, np.int64))
 
     def rename(self, old: str, new: str) -> None:
-        """Let every later node read another tensor."""
+        """Make every later node read `new` in place of `old`."""
         self._renamed[old] = new
         self.is_changed = True
 
@@ -214,14 +215,14 @@ class FoldingState:
 
 
 # -------------------------------------------------------------------------------------------------
-# Compute one node. What the reference cannot compute, or computes with another type or shape than
-# the inference promised, stays in the graph.
+# Compute one node. A node stays in the graph if the reference implementation cannot compute it, or
+# its result has another type or shape than inferred.
 
-# Beside their weights these would store results larger than the arithmetic is worth.
+# Storing the results of these operators would enlarge the file more than folding is worth.
 _REPEATING = ('Expand', 'Tile', 'ConstantOfShape')
 _MOST_REPEATED = 1 << 14
 _MOST_COMPUTED = 1 << 20
-# Random, slow in the reference, or what says that a weight is of 8 bits.
+# Random operators, operators slow in the reference, and those that mark 8-bit weights.
 _NEVER = {
     *RANDOM_OPS, 'If', 'Loop', 'Scan', 'SequenceMap', 'Conv', 'ConvTranspose', 'MaxPool',
     'AveragePool', 'LpPool', 'Upsample', 'GridSample', 'LSTM', 'GRU', 'RNN',
@@ -231,7 +232,7 @@ _NEVER = {
 
 
 def evaluated(node: onnx.NodeProto, state: FoldingState) -> bool:
-    """Turn a node with renamed inputs into constants; say whether it is no longer needed."""
+    """Replace a node, inputs already renamed, by constants; return whether that was possible."""
     if node.domain not in ('', 'ai.onnx') or node.op_type in _NEVER:
         return False
     if node.op_type == 'Constant':
@@ -260,7 +261,7 @@ def _constant(node: onnx.NodeProto, state: FoldingState) -> bool:
 
 
 def _measured(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[Any]]:
-    """Return the result of Shape or Size, which needs the shape of a tensor and not its value."""
+    """Return the result of Shape or Size, which needs only the shape of a tensor."""
     shape = state.shape(node.input[0])
     if shape is None:
         return {}
@@ -270,7 +271,7 @@ def _measured(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[An
 
 
 def _computed(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[Any]]:
-    """Return the outputs of a node by the reference; nothing if it cannot or should not be."""
+    """Return the outputs computed by the reference; empty if it cannot or should not compute."""
     feeds = {name: value for name in node.input if name
              if (value := state.value(name)) is not None}
     names = [name for name in node.output if name]
@@ -282,7 +283,7 @@ def _computed(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[An
         else:
             graph = helper.make_graph([node], 'one', _untyped(feeds), _untyped(names))
             results = ReferenceEvaluator(graph, opsets={'': state.version}).run(names, feeds)
-    except Exception as err:  # whatever the reference cannot do stays in the graph
+    except Exception as err:  # nodes that the reference does not support stay in the graph
         _log.debug('%s %r is not folded: %s', node.op_type, node.name, err)
         return {}
     is_list = any(isinstance(value, list) for value in results)
@@ -290,7 +291,7 @@ def _computed(node: onnx.NodeProto, state: FoldingState) -> dict[str, NDArray[An
 
 
 def _resized(node: onnx.NodeProto, state: FoldingState) -> list[NDArray[Any]]:
-    """Resize a table of positions by the runtime: the reference takes minutes for one."""
+    """Resize constants, such as position tables, in ONNX Runtime: the reference takes minutes."""
     given = [state.tensors[name] for name in node.input if name]
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
     graph = helper.make_graph([node], 'one', [], outputs, given)
@@ -325,14 +326,14 @@ def _fits(value: NDArray[Any], name: str, state: FoldingState) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------
-# Rules that make a graph simpler without computing: what changes nothing goes, `If` is decided.
-# A rule returns the nodes that replace one node, or None where it does not apply.
+# Rules that simplify a graph without computing: nodes without effect are removed, `If` is decided.
+# A rule returns the nodes that replace one node, or None if it does not apply.
 
 FoldingRule = Callable[[onnx.NodeProto, FoldingState], 'Nodes | None']
 
 
 def rewritten(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Apply the rule of a node's operator; the node's inputs are renamed already."""
+    """Apply the rule of a node's operator; the node's inputs must already be renamed."""
     rule = _RULES.get(node.op_type) if node.domain in ('', 'ai.onnx') else None
     return rule(node, state) if rule is not None else None
 
@@ -342,7 +343,7 @@ def _is(node: onnx.NodeProto | None, *operators: str) -> bool:
 
 
 def _before(node: onnx.NodeProto, state: FoldingState, *operators: str) -> onnx.NodeProto | None:
-    """Return what makes the first input, with renamed inputs, if it is one of some operators."""
+    """Return the producer of the first input, inputs renamed, if it is one of `operators`."""
     before = state.made.get(node.input[0])
     if before is None or not _is(before, *operators):
         return None
@@ -356,7 +357,7 @@ def _changed(state: FoldingState, *nodes: onnx.NodeProto) -> Nodes:
 
 
 def _forwarded(node: onnx.NodeProto, state: FoldingState, source: str = '') -> Nodes | None:
-    """Let the readers of a node read its input; an output of the graph keeps its name."""
+    """Make the readers of a node read its input; a graph output keeps its name."""
     source = source or node.input[0]
     if node.output[0] not in state.outputs:
         state.rename(node.output[0], source)
@@ -382,13 +383,13 @@ def _same_shape(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _chosen(node: onnx.NodeProto, state: FoldingState, source: str) -> Nodes | None:
-    """Forward an input if it is as large as the result, which broadcasting could widen."""
+    """Forward an input if it has the result's shape; broadcasting could have enlarged it."""
     old, new = state.shape(source), state.shape(node.output[0])
     return _forwarded(node, state, source) if old is not None and old == new else None
 
 
 def _reshape(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Make one Reshape of two; in between only the axes differ, never the order of numbers."""
+    """Merge two consecutive Reshapes, which never change the order of the values."""
     same, new = _same_shape(node, state), state.shape(node.output[0])
     before = _before(node, state, *_RESHAPING) if same is None and new is not None else None
     if before is None or new is None:
@@ -398,7 +399,7 @@ def _reshape(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _softmax(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Take a softmax of the last axis out of the Flatten that onnx's converter puts before it."""
+    """Move a softmax over the last axis before the Flatten that onnx's converter inserts."""
     before = _before(node, state, 'Flatten')
     if before is None:
         return None
@@ -420,7 +421,7 @@ def _where(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _neutral(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Leave out a sum with zeros and a product with ones."""
+    """Remove a sum or difference with zeros, and a product or quotient with ones."""
     neutral = 0 if node.op_type in ('Add', 'Sub') else 1
     for index in (1,) if node.op_type in ('Sub', 'Div') else (1, 0):
         value = state.value(node.input[index])
@@ -434,7 +435,7 @@ def _single(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _concat(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Leave out what has no element, such as the skip of a stage that an encoder lacks."""
+    """Remove empty inputs of a Concat, such as the skip of a stage that an encoder lacks."""
     axis = attribute(node, 'axis')
     kept = [name for name in node.input if not _is_empty(state.shape(name), axis)]
     if not kept or len(kept) == len(node.input):
@@ -466,7 +467,7 @@ def _pad(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _resize(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """State for all axes what is stated for some, and no antialiasing where none is done."""
+    """Give a Resize scales or sizes for all axes, and drop antialiasing where it has no effect."""
     old, new = state.shape(node.input[0]), state.shape(node.output[0])
     if old is None or new is None:
         return None
@@ -508,7 +509,7 @@ def _transpose(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _if(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Put the branch that is taken in place of an `If` whose condition is a constant."""
+    """Replace an `If` with a constant condition by its branch."""
     condition = state.value(node.input[0])
     if condition is None:
         return None
@@ -535,7 +536,7 @@ def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
 
 
 def _sequence_at(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Read one part of a list, as the older exporter of torch writes chunk and split."""
+    """Read one part of a sequence, which torch's older exporter writes for chunk and split."""
     before, index = state.made.get(node.input[0]), state.value(node.input[1])
     if before is None or index is None:
         return None
@@ -589,7 +590,7 @@ def _concat_sequence(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _gather(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Keep the batch of 1 where a tensor is laid out flat, as torch.export writes as_strided."""
+    """Keep the batch of 1 in a Gather from a flat tensor: torch.export's form of as_strided."""
     before, index = _before(node, state, 'Reshape'), state.value(node.input[1])
     full = state.shape(before.input[0]) if before is not None else None
     flat = state.shape(node.input[0])
@@ -609,7 +610,7 @@ def _gather(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _scatter_nd(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Join a block that is written into a tensor with what it leaves, as x[:, 2:5] = y does."""
+    """Replace a block assignment, such as x[:, 2:5] = y, by slices of x joined with y."""
     index, full = state.value(node.input[1]), state.shape(node.input[0])
     if index is None or full is None or not index.size \
             or attribute(node, 'reduction', 'none') != 'none':
@@ -642,7 +643,7 @@ def _scatter_nd(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 def _block(index: NDArray[np.int64], full: Shape) -> list[tuple[int, int]] | None:
-    """Return the bounds of the first axes if indices (..., k) run through a block in order."""
+    """Return the bounds of the first axes if indices (..., k) enumerate a block in order."""
     points = index.reshape(-1, index.shape[-1])
     sizes = np.array(full[:points.shape[1]])
     points = np.where(points < 0, points + sizes, points)
@@ -657,7 +658,7 @@ def _block(index: NDArray[np.int64], full: Shape) -> list[tuple[int, int]] | Non
 def _cut(
     state: FoldingState, nodes: list[onnx.NodeProto], data: str, axis: int, low: int, high: int
 ) -> str:
-    """Write a Slice of one axis; return its output."""
+    """Write a Slice of one axis and return its output."""
     name = state.fresh(f'{data}_{axis}_{low}_{high}')
     bounds = [state.put_fresh(f'{name}_{word}', value)
               for word, value in (('from', low), ('to', high), ('axis', axis))]
@@ -679,19 +680,19 @@ _RULES: dict[str, FoldingRule] = {
 
 
 # -------------------------------------------------------------------------------------------------
-# A batch normalisation behind a convolution moves into its weights.
-# In eval mode it is ``x * a + b`` a channel, so that ``bn(conv(x, w) + c)`` is ``conv`` with the
-# weights ``w * a`` and the bias ``c * a + b``. Where it stands before the convolution, with
-# an activation between, it stays.
+# Fold a batch normalisation after a convolution into the convolution's weights.
+# In eval mode it is ``x * a + b`` per channel, so ``bn(conv(x, w) + c)`` is ``conv`` with the
+# weights ``w * a`` and the bias ``c * a + b``. A batch normalisation before the convolution, with
+# an activation between them, is kept.
 
 _LINEAR = ('Conv', 'ConvTranspose')
 
 
 def fold_batch_norm(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Fold every batch normalisation that directly follows a convolution of constant weights.
+    Fold every batch normalisation that directly follows a convolution with constant weights.
 
-    Raises GraphError if one is in training mode: it would normalise the passes by each other.
+    Raises GraphError if one is in training mode, where it would use statistics over all passes.
     """
     result = copy_of(model)
     for node in [n for n in model.graph.node if n.op_type == 'BatchNormalization']:
@@ -734,7 +735,7 @@ def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) 
     shift, mean = (np.asarray(fixed[norm.input[i]], np.float64) for i in (2, 3))
     weights = _scaled(linear, np.asarray(fixed[linear.input[1]], np.float64), scale)
     bias = (_bias(linear, fixed) - mean) * scale + shift
-    # Constants of their own, since two convolutions may share one tensor.
+    # Stored as new constants, since two convolutions may share one tensor.
     names = [add_constant(graph, f'{norm.output[0]}_{suffix}', values, np.float32)
              for suffix, values in (('weights', weights), ('bias', bias))]
     merged = copy_of(linear)
@@ -747,7 +748,7 @@ def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) 
 def _scaled(
     linear: onnx.NodeProto, weights: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Multiply weights by one number an output channel."""
+    """Multiply weights by one factor per output channel."""
     if linear.op_type == 'Conv':  # (M, C / group, ...)
         return weights * scale.reshape(-1, *[1] * (weights.ndim - 1))
     group = attribute(linear, 'group', 1)  # ConvTranspose: (C, M / group, ...)

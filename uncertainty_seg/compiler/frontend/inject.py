@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Put dropout into a network that has none, as markers.
+Insert dropout markers into a network that has no dropout.
 
-The network was not trained with it, so its passes tell less than those of one that was; the caller
-has to tell the user.
+The network was not trained with this dropout, so its passes are less informative than those of one
+that was; the caller must warn the user.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from uncertainty_seg.errors import ConfigError, GraphError
 HEAD, DECODER = 'head', 'decoder'
 _CONVOLUTIONS = ('Conv', 'ConvTranspose')
 _UPSAMPLING = ('Resize', 'ConvTranspose', 'DepthToSpace')
-# Between the convolution that makes the logits and the output.
+# Operators that may stand between the convolution of the logits and the output.
 _AFTER_LOGITS = ('Resize', 'Transpose', 'Reshape', 'Identity', 'Concat', 'Mul', 'Add', 'Squeeze',
                  'Unsqueeze', 'Cast', 'DepthToSpace', 'Expand', 'Slice', 'Split', 'Gather',
                  'Flatten', 'Pad')
-# What belongs to the block of a convolution, as long as nothing else reads what is in between.
+# Operators that belong to a convolution's block if nothing else reads the tensors in between.
 _OF_A_BLOCK = ('BatchNormalization', 'InstanceNormalization', 'Relu', 'LeakyRelu', 'PRelu', 'Clip',
                'Elu', 'Selu', 'Celu', 'HardSwish', 'Softplus', 'Sigmoid', 'Tanh', 'HardSigmoid')
 
@@ -44,9 +44,10 @@ def inject_dropout(
     model: onnx.ModelProto, p: float, where: str
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """
-    Put markers of dropout of whole channels into a graph.
+    Insert dropout markers into a graph; whole channels are dropped where a tensor has four axes.
 
-    Raises ConfigError if the rate is not in (0, 1), and GraphError if the network has no such
+    `where` is 'head', 'decoder', or names separated by commas. Returns the model and the names of
+    the sites. Raises ConfigError if the rate is not in (0, 1), and GraphError if there is no such
     place.
     """
     if not 0 < p < 1:
@@ -64,7 +65,7 @@ def inject_dropout(
 
 
 def _places(graph: onnx.GraphProto, wish: str, types: dict[str, TensorType]) -> dict[str, str]:
-    """Return site names by the tensor that is dropped."""
+    """Return site names, keyed by the tensor that is dropped."""
     if wish == HEAD:
         heads = [_of_its_own(graph, node, types) for node in _heads(graph)]
         return {name: f'{HEAD}_{i}' if heads[1:] else HEAD for i, name in enumerate(heads, 1)}
@@ -74,7 +75,7 @@ def _places(graph: onnx.GraphProto, wish: str, types: dict[str, TensorType]) -> 
 
 
 def _heads(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the convolutions that make the logits: several where those are added or joined."""
+    """Return the convolutions of the logits: several if their results are added or joined."""
     made = {name: node for node in graph.node for name in node.output}
     ends: list[onnx.NodeProto | None] = [made.get(graph.output[0].name)]
     found, came = [], 'no convolution'
@@ -96,7 +97,7 @@ def _heads(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def _of_its_own(
     graph: onnx.GraphProto, node: onnx.NodeProto, types: dict[str, TensorType]
 ) -> str:
-    """Return what a convolution reads; of what others read too, under a name of its own."""
+    """Return a convolution's input tensor, copied first if other nodes read it too."""
     name = node.input[0]
     if len(consumers(graph.node, name)) > 1:
         node.input[0] = fresh_name(graph, f'{name}_of_head')
@@ -107,7 +108,7 @@ def _of_its_own(
 
 
 def _decoder(graph: onnx.GraphProto, types: Mapping[str, TensorType]) -> list[str]:
-    """Return the ends of convolution blocks behind an upsampling, all but the logits'."""
+    """Return the ends of all convolution blocks after an upsampling, except the logits'."""
     behind: set[str] = set()
     convolutions = []
     for node in graph.node:
@@ -138,7 +139,7 @@ def _end_of_block(graph: onnx.GraphProto, name: str) -> str:
     while len(users) == 1 and users[0].op_type in _OF_A_BLOCK:
         name = users[0].output[0]
         users = consumers(graph.node, name)
-    # x * sigmoid(x) and x * hardsigmoid(x) are one activation too.
+    # x * sigmoid(x) and x * hardsigmoid(x) are activations, too.
     gates = [n for n in users if n.op_type in ('Sigmoid', 'HardSigmoid')]
     products = [n for n in users if n.op_type == 'Mul']
     if len(users) == 2 and gates and products and gates[0].output[0] in products[0].input:
@@ -147,7 +148,7 @@ def _end_of_block(graph: onnx.GraphProto, name: str) -> str:
 
 
 def _read_by_convolutions(graph: onnx.GraphProto) -> set[str]:
-    """Return all tensors that some later convolution depends on."""
+    """Return all tensors on which a later convolution depends."""
     needed: set[str] = set()
     for node in reversed(graph.node):
         if node.op_type in _CONVOLUTIONS or needed & set(node.output):

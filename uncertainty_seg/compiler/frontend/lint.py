@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is refused: networks that cannot be compiled, and graphs that some runtime reads wrong.
+Reject networks that cannot be compiled, and graphs that some runtime reads incorrectly.
 
-A network is checked before the passes, and each of its nodes that cannot be compiled is named. A
-graph is checked before it ships; each of those rules comes from a trap found in TensorRT or
-ONNX Runtime, which give wrong numbers without an error.
+A network is checked before the graph passes; the error names the node that cannot be compiled. A
+graph is checked before it is written; each of these rules comes from a case where TensorRT or ONNX
+Runtime fails, or gives wrong results without an error.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from uncertainty_seg.errors import GraphError
 from uncertainty_seg.storage.onnx_nodes import every_node, RANDOM_OPS, subgraphs
 
 # -------------------------------------------------------------------------------------------------
-# Networks that cannot be compiled, and names kept free for the compiler's own. Whether the passes
-# can be told apart by their axis is found out later.
+# Networks that cannot be compiled, and names reserved for the compiler. `free_passes` checks later
+# whether passes would mix.
 
 _CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
 _LISTS = ('SequenceConstruct', 'SequenceEmpty', 'SequenceInsert', 'SequenceErase', 'SequenceAt',
           'SequenceLength', 'SplitToSequence', 'ConcatFromSequence', 'Optional',
           'OptionalGetElement', 'OptionalHasElement')
-# Tensors that later passes make.
+# Names of tensors that later graph passes create.
 _OURS = re.compile(r'image|image_(float|planes|scaled|scale|shift)|logits|mask_.*|stats_.*'
                    r'|inv_temperature|sum_p|sum_p2|sum_entropy|votes|moments|noise|noise_.*'
                    r'|logit_(mean|variance|spread|spread_squared|shift)')
 
 
 def require_own_names(model: onnx.ModelProto) -> None:
-    """Refuse a graph with one name for two things; the GraphError names the tensor or the node."""
+    """Raise GraphError, with the name, if two tensors or two nodes have the same name."""
     graph = model.graph
     made = [i.name for i in image_inputs(graph)] + sorted({t.name for t in graph.initializer})
     made += [name for node in graph.node for name in node.output if name]
@@ -59,13 +59,13 @@ def require_own_names(model: onnx.ModelProto) -> None:
 
 
 def require_compilable(model: onnx.ModelProto) -> None:
-    """Refuse what no later pass can compile, constants folded; the GraphError names the node."""
+    """Raise GraphError, with the node, for operators that later graph passes cannot compile."""
     for node in model.graph.node:
         _require_known(node, model.graph)
 
 
 def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Rename tensors that have names of the compiler: `image` becomes `net_image`, for example."""
+    """Rename tensors whose names the compiler uses: `image` becomes `net_image`, for example."""
     result = copy_of(model)
     graph = result.graph
     every = tensor_names(graph)
@@ -102,22 +102,22 @@ def _require_known(node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Graphs that ship.
+# Graphs that are written to bundles.
 
-# TensorRT takes no larger k.
+# Largest k of TopK in TensorRT.
 _LARGEST_K = 3840
-# Violations in one sentence.
+# Most violations in one message.
 _SHOWN = 5
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def lint(model: onnx.ModelProto) -> list[str]:
-    """Check a trunk or head against every rule; return one sentence a violation."""
+    """Check a trunk or head against every rule; return one sentence per violation."""
     return [sentence for rule in _RULES for sentence in rule(model)]
 
 
 def require_clean(model: onnx.ModelProto) -> None:
-    """Raise GraphError with the first violations, if there is one."""
+    """Raise GraphError with the first violations, if there are any."""
     found = lint(model)
     if found:
         more = f'; and {len(found) - _SHOWN} more' if len(found) > _SHOWN else ''
@@ -131,7 +131,7 @@ def _shifts(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _bytes_at_the_border(model: onnx.ModelProto) -> Iterator[str]:
-    """Bytes come in as an image; inside only quantised tensors are bytes."""
+    """Allow uint8 tensors only as the image input and as quantised tensors."""
     types = types_of(model)
     for node in model.graph.node:
         for name in node.output:
@@ -167,7 +167,7 @@ def _constant_arguments(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _halves_after_logits(model: onnx.ModelProto) -> Iterator[str]:
-    """Probabilities and their sums are computed in 32 bits, whatever made the logits."""
+    """Require that probabilities and their sums are computed in 32 bits."""
     types = types_of(model)
     behind = {LOGITS}
     for node in model.graph.node:

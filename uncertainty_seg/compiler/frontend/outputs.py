@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Leave a network one output: logits of planes (1, C, hl, wl).
+Reduce a network's outputs to one: logits as planes (1, C, hl, wl).
 
-Exported networks end in a softmax, a sigmoid, an argmax, planes last, a squeeze, or several
-outputs. What has an exact way back to logits is taken back; the rest is refused.
+Exported networks end in a softmax, a sigmoid, an argmax, channels last, a squeeze, or several
+outputs. An output that can be converted back to logits exactly is converted; others are rejected.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from uncertainty_seg.compiler.onnx_tools import (
 from uncertainty_seg.errors import GraphError, some_of
 
 _Number = TypeVar('_Number', bound=np.generic)
-# Names that the libraries of segmentation nets give to their logits.
+# Names of the logits in segmentation libraries.
 USUAL_OUTPUTS = ('out', 'logits', 'output')
 _LAYOUT = ('Transpose', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Cast', 'Resize')
-# Operators, and what a user declares for them.
+# Operators, and the `activation` that declares them.
 _ACTIVATIONS = {'Softmax': 'softmax', 'LogSoftmax': 'log_softmax', 'Sigmoid': 'sigmoid',
                 'ArgMax': 'argmax'}
-# Below the smallest float32 probability that is told from another by its logarithm.
+# Added to probabilities to keep their logarithm finite; changes none above 2e-23 in float32.
 _LEAST = 1e-30
 
 
 @dataclass(frozen=True)
 class OutputForm:
-    """What is asked of an output, and declared about it."""
+    """Required and declared properties of an output."""
 
     num_classes: int  # C
-    activation: str = 'auto'  # One of `plan.ACTIVATIONS`; 'auto' for what the last nodes say.
-    size: tuple[int, int] = (0, 0)  # h, w of the image
-    # Names of the output, and of that of log-variances, in a torch network of several.
+    activation: str = 'auto'  # One of `plan.ACTIVATIONS`; 'auto' decides by the last nodes.
+    size: tuple[int, int] = (0, 0)  # (h, w) of the image
+    # Names of the outputs of logits and of log-variances, if a network has several outputs.
     output: str | None = None
     variance: str | None = None
 
@@ -65,10 +65,10 @@ def to_logits(
     model: onnx.ModelProto, output: str | None, num_classes: int, activation: str = 'auto',
 ) -> onnx.ModelProto:
     """
-    Choose the output and bring it to logits.
+    Choose the output and convert it to logits.
 
-    Raises GraphError if no output fits, several do, it cannot be brought to logits exactly, or
-    what is declared contradicts the last nodes.
+    Raises GraphError if no output fits, several fit, it cannot be converted to logits exactly, or
+    the declared activation contradicts the last nodes.
     """
     types = types_of(model)
     rows, columns = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
@@ -104,7 +104,7 @@ def chosen_output(
     graph: onnx.GraphProto, output: str | None, num_classes: int,
     types: Mapping[str, TensorType],
 ) -> str:
-    """Return the output of that name, or the only one that fits C classes; else GraphError."""
+    """Return the output named `output`, or the only one that fits C classes; else GraphError."""
     tensors = {name for node in graph.node for name in node.output if name}
     if output is not None and output in tensors:
         return output
@@ -118,9 +118,9 @@ def choose_output(
     """
     Choose the output of logits by name and shape.
 
-    Beside an output of log-variances it is another one. A network that is to have variances and no
-    output of that name may have both in one, of 2C channels. `others` may be meant by a name that
-    there is not. Raises GraphError if none is the only one that fits.
+    It is never the output of log-variances. If the form requires variances and no output has that
+    name, one output of 2C channels may hold both. `others` are further names to suggest for an
+    unknown name. Raises GraphError if no output fits, or more than one.
     """
     names = [name for name in dims if name != form.variance]
     if form.output is not None:
@@ -154,7 +154,7 @@ def _listed(dims: Sequence[int | None]) -> str:
 def without_activation(
     graph: onnx.GraphProto, name: str, form: OutputForm, types: Mapping[str, TensorType]
 ) -> tuple[str, bool]:
-    """Take a last softmax or sigmoid off; return the output's name, and if one came off."""
+    """Remove a final softmax or sigmoid; return the output's name and whether one was removed."""
     made = {out: node for node in graph.node for out in node.output}
     path: list[onnx.NodeProto] = []
     node = made.get(name)
@@ -213,7 +213,7 @@ def _require_over_classes(
 def _require_no_log_sigmoid(
     node: onnx.NodeProto | None, name: str, form: OutputForm, types: Mapping[str, TensorType]
 ) -> None:
-    """Refuse one channel of log p, which is no logit: it is below 0 everywhere."""
+    """Raise for a single channel of log p, which is no logit, as it is negative everywhere."""
     shape = types.get(name, UNKNOWN).shape
     if node is None or node.op_type != 'Sigmoid' or shape is None:
         return
@@ -233,7 +233,7 @@ def _several_sigmoids(name: str, channels: int) -> GraphError:
 
 
 def _axis_before(step: onnx.NodeProto, axis: int | None, old: Shape, new: Shape) -> int | None:
-    """Say which axis of a step's input becomes an axis of its output, if one does."""
+    """Return the axis of a step's input that becomes `axis` of its output; None if none does."""
     if axis is None:
         return None
     if step.op_type == 'Transpose':
@@ -243,7 +243,7 @@ def _axis_before(step: onnx.NodeProto, axis: int | None, old: Shape, new: Shape)
 
 
 def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]:
-    """Find the classes of an output."""
+    """Return an output's shape as four axes, and the class axis in it and in `shape`."""
     places = _places(name, shape, form)
     if places is not None:
         return places
@@ -259,16 +259,16 @@ def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, 
 
 
 def in_planes(values: NDArray[_Number], form: OutputForm) -> NDArray[_Number]:
-    """Lay out what a network itself gave for T passes, (T, ...), as its logits are: planes."""
+    """Return the original network's output for T passes, (T, ...), in the layout of planes."""
     places = _places('', (1, *values.shape[1:]), form) if values.ndim == 3 else None
     if places is None:
-        return values  # the comparison finds planes by their number, or says what is wrong
+        return values  # the comparison finds the class axis by its size, or raises
     full, axis, _ = places
     return np.moveaxis(values.reshape(len(values), *full[1:]), axis, 1)
 
 
 def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
-    """Return 1 or 3."""
+    """Return the class axis, 1 or 3, of four axes."""
     classes = form.num_classes
     fitting = [axis for axis in (1, 3) if shape[axis] == classes]
     if len(fitting) == 2 and shape[2] > 1:
@@ -290,7 +290,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int] | None:
-    """Read (1, places, C) or (1, C, places), as transformers give it; None for another shape."""
+    """Read (1, places, C) or (1, C, places), as transformers return; None for other shapes."""
     channels = (form.num_classes, 1) if form.num_classes == 2 else (form.num_classes,)
     if len(shape) != 3 or shape[0] != 1 or min(form.size) <= 1:
         return None
@@ -314,22 +314,22 @@ def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]
 
 
 def _grids(count: int, size: tuple[int, int]) -> set[tuple[int, int]]:
-    """Return the grids (rows, columns) of so many places that some stride makes of an image."""
+    """Return the grids (rows, columns) of `count` places that a stride gives for an image."""
     rounded = [tuple(-(-n // stride) for n in size) for stride in range(1, max(size) + 1)]
     cut = [tuple(n // stride for n in size) for stride in range(1, max(size) + 1)]
     return {(h, w) for h, w in (*rounded, *cut) if h * w == count}
 
 
 # -------------------------------------------------------------------------------------------------
-# Bring an output of logits to planes, and one channel of a binary network to two classes.
-# Both go in front of a last Resize, which works plane by plane, so that it stays the last node and
-# can be left to the reduction. Nothing is rounded: the factors are halves.
+# Convert an output of logits to planes, and one channel of a binary network to two classes.
+# Both changes go before a final Resize, which treats planes separately, so that it stays the last
+# node and `strip_final_resize` can remove it. Nothing is rounded: the factors are halves.
 
 _FIRST = (0, 3, 1, 2)
 
 
 def _put_planes_first(graph: onnx.GraphProto, shape: Sequence[int], axis: int) -> None:
-    """Give the output the four axes of `shape`, and bring its classes from `axis` to axis 1."""
+    """Reshape the output to the four axes of `shape`, and move its classes to axis 1."""
     info = graph.output[0]
     name = info.name
     if len(info.type.tensor_type.shape.dim) < 4:
@@ -344,7 +344,7 @@ def _put_planes_first(graph: onnx.GraphProto, shape: Sequence[int], axis: int) -
 
 
 def _turned(graph: onnx.GraphProto, name: str) -> str:
-    """Transpose a tensor to planes, before the Resize that makes it if there is one."""
+    """Transpose a tensor to planes, before the final Resize if there is one."""
     target = fresh_name(graph, f'{name}_planes')
     last = last_resize(graph, name)
     if last is None:
@@ -363,9 +363,9 @@ def _turned(graph: onnx.GraphProto, name: str) -> str:
 
 def _make_two_classes(graph: onnx.GraphProto) -> None:
     """
-    Make two classes of one channel z: logits -z / 2 and z / 2, whose softmax is its sigmoid.
+    Expand one channel z to two classes: logits -z / 2 and z / 2, whose softmax is sigmoid(z).
 
-    A convolution that makes z gets two filters.
+    A convolution that computes z gets two filters.
     """
     name = graph.output[0].name
     dims = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
@@ -381,9 +381,9 @@ def _make_two_classes(graph: onnx.GraphProto) -> None:
 
 def _make_logarithms(graph: onnx.GraphProto, name: str, form: OutputForm) -> None:
     """
-    Make logits of declared probabilities: their logarithms, which a softmax takes back.
+    Convert declared probabilities to logits: their logarithms, which a softmax inverts.
 
-    One channel p becomes 1 - p and p; a p just above 1, as resizing may round it, leaves 0.
+    One channel p becomes 1 - p and p; if resizing rounded p to above 1, 1 - p becomes 0.
     """
     source = graph.output[0].name
     shape = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
@@ -405,7 +405,7 @@ def _make_logarithms(graph: onnx.GraphProto, name: str, form: OutputForm) -> Non
 
 
 def last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
-    """Return the Resize that makes the output, if its arguments are constants and no region."""
+    """Return the Resize that writes a tensor, if its arguments are constant and it crops none."""
     node, known = producer(graph.node, name), constants(graph)
     is_plain = (node is not None and node.op_type == 'Resize'
                 and all(entry in known for entry in node.input[1:] if entry)
@@ -414,7 +414,7 @@ def last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
 
 
 def _doubled(graph: onnx.GraphProto, conv: onnx.NodeProto) -> bool:
-    """Give a convolution of one filter two of them."""
+    """Replace the one filter of a convolution by two; return whether that was possible."""
     known = constants(graph)
     weights = [known.get(entry) for entry in conv.input[1:]]
     if conv.op_type != 'Conv' or any(w is None or len(w) != 1 for w in weights):
@@ -428,7 +428,7 @@ def _doubled(graph: onnx.GraphProto, conv: onnx.NodeProto) -> bool:
 
 
 def _concatenated(graph: onnx.GraphProto, source: str, last: onnx.NodeProto | None) -> str:
-    """Join -z / 2 and z / 2; return the name of the output then."""
+    """Concatenate -z / 2 and z / 2; return the name of the new output."""
     both = fresh_name(graph, f'{source}_two_classes')
     halves, nodes = [], []
     for word, factor in (('background', -0.5), ('object', 0.5)):
@@ -447,7 +447,7 @@ def _concatenated(graph: onnx.GraphProto, source: str, last: onnx.NodeProto | No
 
 
 def resize_planes(graph: onnx.GraphProto, last: onnx.NodeProto, count: int) -> None:
-    """Let a Resize that states all four sizes state another number of planes."""
+    """Change the number of planes in a Resize that states all four sizes."""
     if len(last.input) > 3 and last.input[3]:
         sizes = np.array(constants(graph)[last.input[3]])
         sizes[1] = count
@@ -455,9 +455,8 @@ def resize_planes(graph: onnx.GraphProto, last: onnx.NodeProto, count: int) -> N
 
 
 # -------------------------------------------------------------------------------------------------
-# Take the last upsampling off a network, and put one on.
-# The reduction upsamples each pass's logits itself, row by row; leaving that to the graph would
-# write T x C x h x w numbers to memory first.
+# Remove the final upsampling of a network. Passes are summed on the logits' grid, and only the
+# maps are upsampled; with the Resize in the graph, each frame would need T x C x h x w values.
 
 _OURS = {'half_pixel': 'half_pixel', 'pytorch_half_pixel': 'half_pixel',
          'align_corners': 'align_corners'}
@@ -466,7 +465,7 @@ _OURS = {'half_pixel': 'half_pixel', 'pytorch_half_pixel': 'half_pixel',
 def strip_final_resize(
     model: onnx.ModelProto, size: tuple[int, int] | None = None
 ) -> tuple[onnx.ModelProto, str]:
-    """Remove a bilinear Resize that makes the only output."""
+    """Remove a bilinear Resize that writes the only output; return its kind of upsampling."""
     result = copy_of(model)
     graph = result.graph
     last = producer(graph.node, graph.output[0].name)
@@ -485,22 +484,22 @@ def strip_final_resize(
 def _is_to(
     model: onnx.ModelProto, resize: onnx.NodeProto, size: tuple[int, int], upsampling: str
 ) -> bool:
-    """Say whether a Resize goes to a size, by the factors that follow from the sizes."""
+    """Return whether a Resize has the result `size` and the scales that follow from the sizes."""
     types = types_of(model)
     old, new = (types.get(name, UNKNOWN).shape for name in (resize.input[0], resize.output[0]))
     if old is None or new is None or new[2:] != size:
         return False
     scales = constants(model.graph).get(resize.input[2]) if len(resize.input) > 2 else None
     if upsampling == 'align_corners' or scales is None or not scales.size:
-        return True  # aligned corners go by the sizes
+        return True  # aligned corners use only the sizes
     return bool(np.allclose(scales[2:], np.divide(new[2:], old[2:]), rtol=1e-6, atol=0))
 
 
 # -------------------------------------------------------------------------------------------------
 # Find the log-variance of a network with a variance head, and join it to the logits.
 # The method `direct` needs both: as two outputs, or as one of 2C channels whose second half is the
-# log-variance. The passes behind work on one output, so that two are joined, before a last
-# upsampling that both have.
+# log-variance. Later graph passes work on one output, so two outputs are concatenated, before a
+# final upsampling if both have the same one.
 
 VARIANCE = 'log_variance'
 
@@ -508,7 +507,7 @@ VARIANCE = 'log_variance'
 def join_variance(
     model: onnx.ModelProto, output: str | None, variance: str | None, num_classes: int
 ) -> onnx.ModelProto:
-    """Leave one output of logits and log-variances; GraphError if there are no such two."""
+    """Reduce the outputs to one with logits and log-variances; GraphError if they are missing."""
     result = copy_of(model)
     graph = result.graph
     types = types_of(model)
@@ -542,7 +541,7 @@ def join_variance(
 def _no_variance(
     names: list[str], output: str | None, num_classes: int, types: Mapping[str, TensorType]
 ) -> GraphError:
-    """Say which outputs might be the log-variance: those as large as the logits beside them."""
+    """Return the error, which suggests other outputs of C planes as the log-variance."""
     listed = some_of(f'{n} {types.get(n, UNKNOWN).shape}' for n in names)
     expected = f'{VARIANCE} beside the logits, or one output of {2 * num_classes} channels'
     planes = [n for n in names if _planes(types.get(n, UNKNOWN).shape) == num_classes]
@@ -556,7 +555,7 @@ def _no_variance(
 
 
 def _has_both(shape: tuple[int | None, ...], num_classes: int) -> bool:
-    """Whether a tensor has 2C planes; one of C planes has not, however wide it is."""
+    """Return whether a tensor has 2C planes, and not C planes and a width of 2C."""
     planes = {shape[1], shape[-1]} if len(shape) == 4 else set(shape)
     return 2 * num_classes in planes and num_classes not in planes
 
@@ -566,7 +565,7 @@ def _planes(shape: Shape | None) -> int:
 
 
 def _joined(graph: onnx.GraphProto, logits: str, spread: str, shape: Shape) -> onnx.ValueInfoProto:
-    """Write the join, before the last Resize where both have the same one."""
+    """Write the concatenation, before the final Resize if both outputs have the same one."""
     both = fresh_name(graph, f'{logits}_and_variance')
     lasts = [last_resize(graph, name) for name in (logits, spread)]
     first, second = lasts
@@ -583,7 +582,7 @@ def _joined(graph: onnx.GraphProto, logits: str, spread: str, shape: Shape) -> o
 
 
 def _way(graph: onnx.GraphProto, resize: onnx.NodeProto) -> tuple[object, ...]:
-    """Return all that decides what a Resize does."""
+    """Return all arguments and attributes that define a Resize."""
     known = constants(graph)
     values = [known[name].tolist() if name else None for name in resize.input[1:]]
     return (repr(values), *sorted(entry.SerializeToString() for entry in resize.attribute))

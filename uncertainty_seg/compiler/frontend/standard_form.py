@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Give a network one form: one opset, batch 1, three planes, h rows, w columns.
+Convert a network to the standard form: one opset, batch 1, three planes, h rows, w columns.
 
-Older opsets are raised by onnx's own converter. A newer one is taken where each of its operators
-has the same form in `OPSET`, the newest that TensorRT 10.3 reads. Which tensor is the image is
-read off the shapes; a network that takes (1, h, w, 3), as Keras exports, gets a transposition in
-front. In the end the graph takes the bytes of an image: cast, order and normalisation are inside.
+onnx's converter raises older opsets. A newer opset is accepted if each of its operators has the
+same form in `OPSET`, the newest that TensorRT 10.3 reads. The layout of the image is inferred from
+the input's shape; a network that takes (1, h, w, 3), as Keras exports, gets a Transpose in front.
+Finally the graph takes the bytes of an image and does cast, layout and normalisation itself.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from uncertainty_seg.errors import GraphError, some_of
 _log = logging.getLogger(__name__)
 OLDEST = 11
 _STANDARD = ('', 'ai.onnx')
-# Their scale belongs to a group in one opset and to a channel in the other.
+# Operators whose meaning changed: the scale is per group in one opset, per channel in another.
 _CHANGED = ('GroupNormalization',)
 _AGAIN = f'export it again with opset_version={OPSET}'
 
 
 def to_shipped_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Bring a network, with or without markers of dropout, to the opset that ships.
+    Convert a network, with or without dropout markers, to the opset of bundles.
 
-    Functions of the model are inlined, markers stay as they are. Raises GraphError if the opset is
-    older than 11, or an operator has no form in `OPSET`; the node is named.
+    Functions of the model are inlined, markers are kept. Raises GraphError if the opset is older
+    than 11, or an operator has no form in `OPSET`; the error names the node.
     """
     version = opset_of(model)
     plain = _tidied(_inlined(model))
@@ -64,7 +64,7 @@ def to_shipped_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Return the opset of a model's standard operators; GraphError if it is none known here."""
+    """Return the opset of a model's standard operators; GraphError if it is not supported."""
     versions = [e.version for e in model.opset_import if e.domain in _STANDARD]
     newest = defs.onnx_opset_version()
     if not versions:
@@ -83,12 +83,12 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take weights out of the inputs, where IR version 3 lists them, and notes out of nodes."""
+    """Remove weights from the inputs, where IR version 3 lists them, and notes from nodes."""
     del model.graph.value_info[:]
     for node in model.graph.node:
         node.domain = '' if node.domain == 'ai.onnx' else node.domain
         node.ClearField('doc_string')
-        # torch writes the exporting machine's stack of calls here; shipped files hold no paths.
+        # torch stores call stacks with paths of the exporting machine here; bundles hold no paths.
         if 'metadata_props' in node.DESCRIPTOR.fields_by_name:
             node.ClearField('metadata_props')
     refill(model.graph.input, image_inputs(model.graph))
@@ -109,7 +109,7 @@ def _require_known(model: onnx.ModelProto) -> None:
 
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Let onnx convert the graph without its markers and large weights, and put them back."""
+    """Convert the graph with onnx, without its markers and large weights, then restore these."""
     light = copy_of(model)
     markers = {node.output[0]: node for node in model.graph.node if is_marker(node)}
     refill(light.graph.node, [hidden(n) if is_marker(n) else n for n in light.graph.node])
@@ -130,7 +130,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _require_same_form(model: onnx.ModelProto, version: int) -> None:
-    """Refuse a node of a newer opset that `OPSET` writes another way; drop what is a default."""
+    """Raise for a node with another form in `OPSET`; drop new attributes at their defaults."""
     for node in model.graph.node:
         if is_marker(node):
             continue
@@ -151,7 +151,7 @@ def _value(entry: onnx.AttributeProto) -> object:
 
 
 def schema_of(operator: str, opset: int) -> Any:
-    """Return the definition of an operator in an opset, None if it has none."""
+    """Return the schema of an operator in an opset; None if there is none."""
     try:
         return defs.get_schema(operator, opset)
     except defs.SchemaError:
@@ -167,7 +167,7 @@ _LAYOUTS = 'float32 (N, 3, H, W) or (N, H, W, 3)'
 
 
 def fix_input(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
-    """Fix the input's shape; GraphError if it is not one image, or of a fixed other size."""
+    """Fix the input's shape; GraphError if it is not one image, or has another fixed size."""
     result = copy_of(model)
     graph = result.graph
     image = _the_image(graph)
@@ -206,7 +206,7 @@ def _the_image(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
 
 
 def _dims(info: onnx.ValueInfoProto) -> list[int | str]:
-    """Return the axes: a number, a name, or '?'."""
+    """Return each axis as a size, a symbolic name, or '?'."""
     return [d.dim_value if d.HasField('dim_value') and d.dim_value > 0 else d.dim_param or '?'
             for d in info.type.tensor_type.shape.dim]
 
@@ -247,11 +247,10 @@ def _require_size(image: onnx.ValueInfoProto, is_last: bool, height: int, width:
 
 def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     """
-    Put an input `image`, uint8 (1, h, w, 3), in front of a network of float (1, 3, h, w).
+    Give a network of normalised floats (1, 3, h, w) an input `image`, uint8 (1, h, w, 3).
 
-    The network takes normalised values; `spec` gives size, mean and standard deviation. The cast
-    comes first, since TensorRT takes bytes at the border of a graph only. Raises GraphError if the
-    network has another number of inputs or another input shape.
+    `spec` gives size, mean and standard deviation. The cast comes first, since TensorRT accepts
+    bytes only as a graph's input.
     """
     std = np.asarray(spec.std, np.float64).reshape(1, 3, 1, 1)
     mean = np.asarray(spec.mean, np.float64).reshape(1, 3, 1, 1)

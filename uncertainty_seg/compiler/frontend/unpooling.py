@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Max unpooling, as ENet and SegNet have it, in a form that takes several passes at once.
+Rewrite max unpooling, as in ENet and SegNet, to a form that works with several passes at once.
 
 Exporters write it as a scatter into one flat tensor, or as MaxUnpool, whose indices count through
-the whole batch. Where the windows of the pooling do not overlap, unpooling is each value repeated
-over its window, times a map that is 1 where the largest value was. The map needs no indices,
-which not every runtime has. Windows that overlap are refused by later passes.
+the whole batch. If the pooling windows do not overlap, unpooling equals each value repeated over
+its window, times a map that is 1 at the position of the maximum. The map needs no pooling indices,
+which some runtimes lack. Overlapping windows are rejected by later graph passes.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from uncertainty_seg.compiler.onnx_tools import (
     shapes,
 )
 
-# What only changes the form of a tensor of indices.
+# Operators that change only the shape or type of a tensor of indices.
 _FORMS = ('Reshape', 'Unsqueeze', 'Squeeze', 'Flatten', 'Identity', 'Cast')
 
 
 def write_unpooling(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Rewrite every max unpooling by the indices of a pooling.
+    Rewrite every max unpooling that uses the indices of a max pooling.
 
-    `model` is of static shapes and constants folded; one without such a node is returned as it is.
-    A scatter by other indices stays, for later passes to refuse by name.
+    `model` has static shapes and folded constants; it is returned itself if it has no such node. A
+    scatter by other indices is kept; later graph passes reject it and name the node.
     """
     if not any(node.op_type in ('ScatterND', 'MaxUnpool') for node in model.graph.node):
         return model
@@ -64,7 +64,7 @@ def write_unpooling(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class _Unpooling:
-    """What goes where."""
+    """An unpooling: its data and pooling, and the shapes (1, C, h, w) involved."""
 
     data: str
     pool: onnx.NodeProto
@@ -79,7 +79,7 @@ class _Unpooling:
 
     @property
     def is_plain(self) -> bool:
-        """Say whether the windows lie side by side in planes as large as the result's."""
+        """Return whether windows do not overlap and the result has the pooling input's size."""
         pool = self.pool
         return (tuple(attribute(pool, 'strides', [1, 1])) == self.kernel
                 and not any(attribute(pool, 'pads', [])) and not attribute(pool, 'ceil_mode', 0)
@@ -89,14 +89,14 @@ class _Unpooling:
 
 
 class _Finder:
-    """Recognises what exporters write."""
+    """Recognises the forms of unpooling that exporters write."""
 
     def __init__(self, graph: onnx.GraphProto, known: Shapes) -> None:
         self._known, self._fixed = known, constants(graph)
         self._made = {name: node for node in graph.node for name in node.output}
 
     def unpooling(self, node: onnx.NodeProto) -> _Unpooling | None:
-        """Return what a node unpools; None if it is something else."""
+        """Return the unpooling that a node performs; None if it is no unpooling."""
         if node.op_type == 'MaxUnpool':
             return self._of(node, node.input[0], node.input[1])
         if node.op_type != 'ScatterND' or attribute(node, 'reduction', 'none') != 'none':
@@ -134,7 +134,7 @@ class _Finder:
         return node.op_type in _FORMS and self._is_zero(node.input[0])
 
     def _pool(self, name: str, small: Shape, plane: int) -> onnx.NodeProto | None:
-        """Return the pooling whose indices these are, but for the number of their plane."""
+        """Return the MaxPool of some indices, which may have plane offsets added; None if none."""
         node = self._made.get(name)
         if node is None or len(small) != 4:
             return None
@@ -154,7 +154,7 @@ class _Finder:
         return None
 
     def _is_start(self, name: str) -> bool:
-        """Say whether a tensor holds the index at which each plane starts."""
+        """Return whether a tensor holds the flat index at which each plane starts."""
         cut = self._made.get(name)
         if cut is None or cut.op_type != 'Slice':
             return False
@@ -164,7 +164,7 @@ class _Finder:
 
 
 def _write_map(found: _Unpooling, write: NodeWriter) -> None:
-    """Write values repeated over their windows, times a map of where the largest was."""
+    """Write values repeated over their windows, times the map of the maxima's positions."""
     scales = np.array([1, 1, *found.kernel], np.float32)
     wide = write.node('Resize', [found.data, '', write.constant('scales', scales)], 'repeated',
                       mode='nearest', coordinate_transformation_mode='asymmetric',
@@ -179,7 +179,7 @@ def _write_map(found: _Unpooling, write: NodeWriter) -> None:
 
 
 def _places(found: _Unpooling, write: NodeWriter) -> str:
-    """Write the map (1, C, h k, w k) of the first largest value of each window."""
+    """Write the map (1, C, h k, w k) that is 1 at the first maximum of each window, else 0."""
     (batch, channels, rows, columns), (height, width) = found.small, found.kernel
     name = found.pool.input[0]
     if found.full[2:] != (rows * height, columns * width):
