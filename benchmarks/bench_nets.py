@@ -1,17 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Measure T passes of every network of the test zoo against what one would run without this package.
+Compare T passes of every network of the test zoo with inference without this package.
 
-Each network is compiled by the command line and then run interleaved, round by round in one
-process, with the same image and T:
+Each network is compiled with the command line. The variants then run interleaved, round by round
+in one process, with the same image and T:
 
-* ``torch``: torch eager, dropout on, T passes one after the other, the maps in numpy.
-* ``one``: the network without dropout as one graph, uint8 image to class ids, upsampling and
-  argmax inside, by ONNX Runtime, OpenVINO in float32 and OpenVINO in bfloat16.
-* ``ours``: the bundle with T passes and all maps, by the same three.
+* ``torch``: torch eager, dropout on, T passes in a loop, the maps in numpy.
+* ``one``: the network without dropout as one graph, uint8 image to class ids, including upsampling
+  and argmax, in ONNX Runtime, OpenVINO in float32 and OpenVINO in bfloat16.
+* ``ours``: the bundle with T passes and all maps, in the same three runtimes.
 
-Read the ratios of one run, not the milliseconds. CPU time with ``--threads 1`` is the steadier
-measure on a busy machine. Weights are random: time does not care.
+Compare ratios of the same run, not milliseconds. On a busy machine CPU time with ``--threads 1``
+varies least. The weights are random, which does not affect the times.
 
     python benchmarks/bench_nets.py [--nets fpn,unet_dropout] [--threads N] [--rounds 7]
 
@@ -47,13 +47,13 @@ from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 import zoo  # noqa: E402
 
-SMALL = {'fc_densenet56': ((320, 256), 8)}  # nothing of it is the same in all passes
+SMALL = {'fc_densenet56': ((320, 256), 8)}  # dropout in its first block leaves almost no trunk
 SIZE, PASSES, TORCH_ROUNDS = (512, 384), 20, 2
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network at a size, and how it runs here."""
+    """A network with its input size, number of passes and threads."""
 
     name: str
     size: tuple[int, int]
@@ -62,12 +62,12 @@ class Case:
 
     @property
     def recipe(self) -> zoo.Recipe:
-        """Its entry in the zoo."""
+        """Return the network's entry in the zoo."""
         return zoo.NETS[self.name]
 
 
 def compile_case(case: Case, folder: Path) -> tuple[ModelBundle, float, dict[str, Any]]:
-    """Compile by the command line; return the bundle, the seconds it took and what it said."""
+    """Compile with the command line; return the bundle, the seconds, and the verb's JSON."""
     classes = folder / 'classes.json'
     classes.write_text(json.dumps({'classes': [
         {'id': i, 'name': f'class {i}', 'rgb': [40 * i, 0, 0]} for i in range(zoo.NUM_CLASSES)]}))
@@ -87,7 +87,7 @@ def compile_case(case: Case, folder: Path) -> tuple[ModelBundle, float, dict[str
 
 
 class Deployed(nn.Module):
-    """The network as one would deploy it: uint8 image to class ids."""
+    """The network as it is deployed without uncertainty: uint8 image to class ids."""
 
     def __init__(self, net: nn.Module, bundle: ModelBundle) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Deployed(nn.Module):
         self.register_buffer('std', 255 * torch.tensor(spec.std).reshape(1, 3, 1, 1))
 
     def logits(self, image: Tensor) -> Tensor:
-        """Return logits of the size of the image."""
+        """Return logits at the size of the image."""
         x = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
         z = zoo.logits_of(self.net(x))
         return z if z.shape[2:] == self.size else nn.functional.interpolate(
@@ -111,7 +111,7 @@ class Deployed(nn.Module):
 
 
 def export_deployed(net: nn.Module, image: Tensor) -> bytes:
-    """Export without dropout, as a user would: the old exporter, or the new one if it cannot."""
+    """Export without dropout, with torch's older exporter, or the newer one if it fails."""
     file = io.BytesIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
@@ -125,7 +125,7 @@ def export_deployed(net: nn.Module, image: Tensor) -> bytes:
 
 
 def switch_dropout_on(net: nn.Module) -> None:
-    """Do what MC dropout recipes do: training mode for all that drops, and for nothing else."""
+    """Set only the modules with dropout to training mode, as MC dropout tutorials do."""
     for module in net.modules():
         kind = type(module).__name__
         if kind.startswith(('Dropout', 'DropPath', 'MultiheadAttention', 'SdpaAttention')):
@@ -133,7 +133,7 @@ def switch_dropout_on(net: nn.Module) -> None:
 
 
 def torch_loop(net: Deployed, image: Tensor, passes: int) -> Call:
-    """Return what a user writes in torch and numpy."""
+    """Return MC dropout as a user implements it in torch and numpy."""
     switch_dropout_on(net)
 
     def run() -> object:
@@ -145,7 +145,7 @@ def torch_loop(net: Deployed, image: Tensor, passes: int) -> Call:
 
 
 def contenders(case: Case, bundle: ModelBundle) -> tuple[dict[str, Call], dict[str, Any]]:
-    """Make every call of a case that can be had here; and the backends."""
+    """Return the calls of a case that are available on this machine, and the backends."""
     width, height = case.size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     tensor = torch.from_numpy(image[None])
@@ -177,7 +177,7 @@ def run_case(case: Case, rounds: int) -> dict[str, Any]:
         bundle, compile_s, said = compile_case(case, Path(folder))
         calls, backends = contenders(case, bundle)
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-        for index in range(rounds + 1):  # the first warms up
+        for index in range(rounds + 1):  # the first round is a warm-up
             for name, call in calls.items():
                 if name != 'torch' or index <= TORCH_ROUNDS:
                     times[name].append(measure(call))
@@ -202,7 +202,7 @@ OURS = ('ours ort', 'ours ov', 'ours ov bf16')
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Write the ratios by processor time as a table of Markdown."""
+    """Return the ratios of CPU time as a Markdown table."""
     head = ' | '.join(f'{c} / one pass | torch / {c}' for c in OURS)
     lines = [f'| net | {head} |', '|---' * (2 * len(OURS) + 1) + '|']
     for result in results:
@@ -214,7 +214,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure the networks asked for and print tables and a line of JSON."""
+    """Measure the requested networks and print tables and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--nets', default=','.join(zoo.NETS), help='names, with commas between')

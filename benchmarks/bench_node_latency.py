@@ -1,18 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What ROS adds: from a camera in one process through the node to a mask in another.
+Measure the latency that ROS adds, from a camera in one process to a mask in another.
 
-Three processes on this machine, 640x480 bgr8, Fast DDS with config/fastdds_profile.xml on every
-side. A frame's latency runs from just before its publication to the callback of its mask, on the
-clock all processes share. The same frames go through `Pipeline.process` in this process at the
-same pace; both kinds take turns in blocks, so that a machine that slows down slows both.
+Camera, node and listener are three processes on this machine: 640x480 bgr8, Fast DDS with
+config/fastdds_profile.xml everywhere. The latency of a frame is the time from just before its
+publication to the callback of its mask, on the shared monotonic clock. Blocks of the same frames
+through `Pipeline.process` in this process alternate with it, so that a slow phase affects both.
 
-Read `added_median_ms`, the difference of the two medians. Transport in, hand-over, decoding, the
-flag and the mask out are in it.
+The result is `added_median_ms`, the difference of the two medians. It contains the transport of
+the image, the hand-over to the worker, decoding, the flag and the transport of the mask.
 
     python benchmarks/bench_node_latency.py [--model pipeline] [--frames 100] [--backend auto]
 
-The last line is one JSON object. Only the added time is a claim; the rest is this machine's.
+The last line is one JSON object. Only the added time is meaningful on other machines.
 
 """
 
@@ -42,7 +42,7 @@ TARGET_MS = 8.0
 
 
 def publish_on_command() -> int:
-    """Be the camera: a line `COUNT PERIOD_S` on stdin publishes so many frames."""
+    """Run as the camera: each line `COUNT PERIOD_S` on stdin publishes COUNT frames."""
     import rclpy
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
@@ -77,7 +77,7 @@ def publish_on_command() -> int:
 
 
 class MaskListener:
-    """Measures the masks that arrive."""
+    """Measures the latencies of the masks it receives."""
 
     def __init__(self) -> None:
         import rclpy
@@ -94,7 +94,7 @@ class MaskListener:
         self.latency_ms: dict[int, float] = {}
 
     def listen(self, seconds: float) -> None:
-        """Handle what arrives for so long."""
+        """Handle callbacks for a number of seconds."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left_s)
@@ -106,7 +106,7 @@ class MaskListener:
 
 @contextmanager
 def child(arguments: list[str], **streams: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python process and end it."""
+    """Run a Python process and end it on exit."""
     process = subprocess.Popen([sys.executable, *arguments], text=True, **streams)
     try:
         yield process
@@ -118,7 +118,7 @@ def child(arguments: list[str], **streams: Any) -> Iterator[subprocess.Popen[str
 
 
 def bare_block(pipeline: Any, images: list[Any], count: int, period_s: float) -> list[float]:
-    """Time the pipeline alone, at the camera's pace."""
+    """Time the pipeline without ROS, at the camera's rate."""
     times_ms = []
     for index in range(count):
         start_s = time.perf_counter()
@@ -130,13 +130,13 @@ def bare_block(pipeline: Any, images: list[Any], count: int, period_s: float) ->
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Run both kinds in turns."""
+    """Run blocks of both kinds alternately and return the figures."""
     from uncertainty_seg.backends.registry import open_pipeline
     from uncertainty_seg.core.settings import settings_from_dict
     from uncertainty_seg.ros.node import keep_frames_on_the_heap
     from uncertainty_seg.storage.model_bundle import load_bundle
 
-    keep_frames_on_the_heap()  # as the node does, or the pipeline alone would be the slower one
+    keep_frames_on_the_heap()  # as the node does; without it the bare pipeline is slower
     settings = settings_from_dict({'model': args.model, 'backend': args.backend})
     pipeline = open_pipeline(load_bundle(settings.model), settings)
     images = camera_pictures(8, HEIGHT, WIDTH)
@@ -193,7 +193,7 @@ def main() -> int:
     parser.add_argument('--frames', type=int, default=100, help='of each kind [100]')
     parser.add_argument('--be-the-camera', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    # Before rclpy is imported, here and, by inheritance, in the other processes.
+    # Must be set before rclpy is imported, here and in the child processes, which inherit it.
     os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(PROFILE))
     os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(PROFILE))
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')

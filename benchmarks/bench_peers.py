@@ -1,32 +1,32 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Measure the ways to T dropout passes that a user has, all in one run and interleaved.
+Compare the ways to compute T dropout passes: this package, other libraries, and code by hand.
 
-The unit is one pass of ONNX Runtime with its mask: trunk, passes, upsampling and argmax as one
-graph, dropout off, which is what is deployed without uncertainty; of an ensemble one member alone.
-Every way has a process of its own, with its own threads and memory. The parent asks one after the
-other, round by round: a busy minute hits all of them. No variable of the environment bounds a
-thread; the libraries are asked in the program, as a user would.
+The unit is one pass in ONNX Runtime up to the mask, as deployed without uncertainty: trunk, head,
+upsampling and argmax in one graph, dropout off; for an ensemble, one member. Every way runs in its
+own process, with its own threads and memory. The parent times one call of each in turn, so that a
+busy phase affects all ways. The library's API limits the threads, not environment variables.
 
 * ``sums``: the network and the sums over T passes.
-* ``frame``: from the message of a camera, raw bgr8 of 640x480, to the verdict.
-* ``replay``: a frame of a bag, bags read and written: of a long one less those of a short one.
+* ``frame``: from a camera message, raw bgr8 of 640x480, to the verdict.
+* ``replay``: one frame of a bag that is read, replayed and written: the difference of a long and a
+  short bag, per frame.
 * ``trunk once, numpy``: trunk once in ONNX Runtime, T passes at the size of the image, the maps in
   numpy.
-* ``torch``: T passes of the whole network one after the other (``loop``); what is before the first
-  dropout once, the rest T times, as one batch (``trunk once``).
-* ``baal``, ``torch-uncertainty``: their wrapper of the network, its own loop or batch.
-* ``laplace-torch``: a closed form of the last layer, diagonal, at the size of the logits: it gives
-  mean and entropy only. Its network has no dropout.
+* ``torch``: T passes of the whole network in a loop (``loop``); or the layers before the first
+  dropout once, the rest as a batch of T (``trunk once``).
+* ``baal``, ``torch-uncertainty``: the library's wrapper of the network, with its loop or batch.
+* ``laplace-torch``: the closed form for the last layer, diagonal, at the size of the logits. It
+  gives mean and entropy only; its network has no dropout.
 
-Where torch builds the network it is that of `pipeline`, with random weights: time does not care.
-Of other bundles only the runtimes are measured. The ratios of one run count, and of these the ones
-of processor time on one thread are the steadiest.
+The torch ways use the network of `pipeline` with random weights, which does not affect the times.
+For other bundles only the runtimes are measured. Compare ratios of the same run; those of CPU time
+on one thread vary least.
 
     python benchmarks/bench_peers.py [BUNDLE] [--passes T] [--threads 1] [--rounds 7]
         [--only WAY...] [--write MACHINE]
 
-With --write, which names a key of machines.json, the ratios become benchmarks/results/peers.json.
+--write MACHINE, a key of machines.json, writes the ratios to benchmarks/results/peers_BUNDLE.json.
 
 """
 
@@ -61,18 +61,18 @@ from uncertainty_seg.core.settings import BUNDLE_PRECISION, Settings
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 PAUSE_S = 0.03
-# A way that takes longer than this is asked less often.
+# A way whose call takes longer than SLOW_S is timed in SLOW_ROUNDS rounds only.
 SLOW_S, SLOW_ROUNDS = 2.0, 3
 MANY = 100
 UNIT = 'onnxruntime: one pass'
-# Frames of the bags of `replay`, and the row that their difference makes.
+# Numbers of frames in the two bags of `replay`, and the row of their difference.
 SHORT, LONG, REPLAY = 10, 50, 'onnxruntime: replay'
 START_NS, FRAME_NS = 1_700_000_000 * 10**9, 33_000_000
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every way is given."""
+    """The arguments of every way."""
 
     bundle: ModelBundle
     passes: int
@@ -80,7 +80,7 @@ class Task:
 
     @cached_property
     def image(self) -> Any:
-        """Return the image, the same in every process."""
+        """Return the image, which is the same in every process."""
         return picture(self.bundle)
 
 
@@ -88,7 +88,7 @@ Way = Callable[[Task], Call]
 
 
 def one_pass_of(backend: str, precision: str = 'fp32') -> Way:
-    """Return a way: one pass of a runtime, dropout off."""
+    """Return a way: one pass in a runtime, dropout off."""
     def way(task: Task) -> Call:
         graph = deterministic_graph(task.bundle).SerializeToString()
         return graph_pass(graph, task.image, task.threads, backend, precision)
@@ -97,7 +97,7 @@ def one_pass_of(backend: str, precision: str = 'fp32') -> Way:
 
 
 def sums_of(name: str, precision: str = BUNDLE_PRECISION, passes: int = 0) -> Way:
-    """Return a way: a backend of the package, of T passes or another number."""
+    """Return a way: the sums in a backend of the package, over T or another number of passes."""
     def way(task: Task) -> Call:
         backend = open_backend(name, task.bundle, Settings(threads=task.threads,
                                                            precision=precision))
@@ -108,7 +108,7 @@ def sums_of(name: str, precision: str = BUNDLE_PRECISION, passes: int = 0) -> Wa
 
 
 def frame_of(backend: str) -> Way:
-    """Return a way: the bundle's own T, from message to verdict."""
+    """Return a way: a frame from message to verdict, with the bundle's own T."""
     def way(task: Task) -> Call:
         settings = Settings(threads=task.threads, backend=backend)
         pipeline = open_pipeline(task.bundle, settings)
@@ -117,7 +117,7 @@ def frame_of(backend: str) -> Way:
         stamps = itertools.count(START_NS, FRAME_NS)
 
         def run() -> object:
-            raw.data[::61] ^= 1  # no frame is like the one before
+            raw.data[::61] ^= 1  # makes each frame differ from the one before
             stamp_ns = next(stamps)
             outcome = loop.take(lambda: decode(raw), stamp_ns, None, lambda: stamp_ns + 10**7)
             assert outcome is not None and outcome.result is not None, outcome
@@ -129,7 +129,7 @@ def frame_of(backend: str) -> Way:
 
 
 def replay_of(num_frames: int) -> Way:
-    """Return a way: a bag of so many frames replayed whole."""
+    """Return a way: the replay of a whole bag with a number of frames."""
     def way(task: Task) -> Call:
         from uncertainty_seg.data.replay import replay
         from uncertainty_seg.storage.bags.writer import BagWriter
@@ -154,7 +154,7 @@ def replay_of(num_frames: int) -> Way:
 
 
 def trunk_once_numpy(task: Task) -> Call:
-    """Return a way: what a notebook does with the two graphs and ONNX Runtime."""
+    """Return a way: the two graphs in ONNX Runtime and numpy, as in a notebook."""
     import onnx
     import onnxruntime
 
@@ -177,7 +177,7 @@ def trunk_once_numpy(task: Task) -> Call:
 
 
 # -------------------------------------------------------------------------------------------------
-# torch, and the libraries on it.
+# torch, and libraries based on it.
 
 
 def torch_net(task: Task) -> tuple[Any, Any]:
@@ -199,7 +199,7 @@ def torch_net(task: Task) -> tuple[Any, Any]:
 
 
 def torch_image(task: Task) -> Any:
-    """Normalise as the network was trained with."""
+    """Return the image, normalised as in training."""
     from uncertainty_seg.training.batches import normalise
 
     return normalise(task.image[None])
@@ -222,7 +222,7 @@ def torch_maps(torch: Any, p: Any) -> tuple[Any, ...]:
 
 
 def torch_loop(task: Task) -> Call:
-    """Return a way: the whole network T times, one after the other."""
+    """Return a way: the whole network T times in a loop."""
     torch, net = torch_net(task)
 
     def run() -> object:
@@ -236,7 +236,7 @@ def torch_loop(task: Task) -> Call:
 
 
 def torch_trunk_once(task: Task) -> Call:
-    """Return a way: what is before the first dropout once, the rest T times."""
+    """Return a way: the layers before the first dropout once, the rest as a batch of T."""
     torch, net = torch_net(task)
     last = net.decoder
 
@@ -251,7 +251,7 @@ def torch_trunk_once(task: Task) -> Call:
 
 
 def baal_way(task: Task) -> Call:
-    """Return a way: baal's patched module, its wrapper asked for T iterations."""
+    """Return a way: baal's patched module and its wrapper with T iterations."""
     torch, net = torch_net(task)
     from baal.bayesian.dropout import patch_module
     from baal.modelwrapper import ModelWrapper, TrainingArgs
@@ -284,7 +284,7 @@ def torch_uncertainty_way(task: Task) -> Call:
 
 
 def laplace_way(task: Task) -> Call:
-    """Return a way: laplace-torch on the last layer, a pixel a sample, probit."""
+    """Return a way: laplace-torch on the last layer, each pixel a sample, probit link."""
     torch, net = torch_net(task)
     from laplace import Laplace
 
@@ -332,21 +332,21 @@ WAYS: dict[str, Way] = {
 
 
 # -------------------------------------------------------------------------------------------------
-# The process of one way, and the one that asks.
+# The process of one way, and the parent process.
 
 
 def serve(way: str, task: Task) -> None:
-    """Build a way, say so, and time one call for every line that comes."""
+    """Build a way, print a line of JSON, then time one call for every line on stdin."""
     try:
         call = WAYS[way](task)
         call()
-    except Exception as err:  # a library that is missing or fails is a row that says so
+    except Exception as err:  # printed in the way's row of the table
         print(json.dumps({'why_not': f'{type(err).__name__}: {err}'.splitlines()[0][:200]}),
               flush=True)
         return
     print('{}', flush=True)
     for _ in sys.stdin:
-        call()  # who came before has taken the caches
+        call()  # fills the caches, which the other ways have used since
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         call()
         print(json.dumps({
@@ -356,7 +356,7 @@ def serve(way: str, task: Task) -> None:
 
 
 class Served:
-    """The process of one way, as the parent sees it."""
+    """The parent's handle of the process of one way."""
 
     def __init__(self, name: str, words: Sequence[str]) -> None:
         self.name = name
@@ -367,7 +367,7 @@ class Served:
         self.why_not = str(self._answer().get('why_not', ''))
 
     def _answer(self) -> dict[str, Any]:
-        """Return the next line of JSON; libraries print others."""
+        """Return the next line of JSON; skips lines that libraries print."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith('{'):
@@ -376,7 +376,7 @@ class Served:
         return {'why_not': f'ended with exit code {self._process.wait()}'}
 
     def run(self) -> None:
-        """Time one call, unless the way is slow and has had enough."""
+        """Time one call, unless the way is slow and has had its `SLOW_ROUNDS`."""
         slow = [t for t in self.times if t['wall_ms'] > SLOW_S * 1e3]
         if self.why_not or len(slow) >= SLOW_ROUNDS:
             return
@@ -401,8 +401,8 @@ class Served:
 def measured(
     words: Sequence[str], rounds: int, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Return the medians of every way, and why others have none."""
-    ways = [Served(name, words) for name in names]  # one is built after another
+    """Return the medians of the ways that work, and why the others do not."""
+    ways = [Served(name, words) for name in names]  # built in sequence
     for _ in range(rounds):
         for way in ways:
             time.sleep(PAUSE_S)
@@ -418,7 +418,7 @@ def measured(
 
 
 def print_table(found: Mapping[str, Mapping[str, float]], why_not: Mapping[str, str]) -> None:
-    """Print milliseconds, memory, and each as a multiple of the unit."""
+    """Print milliseconds, also as multiples of the unit, and memory."""
     unit = found[UNIT]
     print(f'{"":>30} {"CPU ms":>9} {"of one":>8} {"wall ms":>9} {"of one":>8} {"peak MB":>8}')
     for name, way in found.items():
@@ -430,7 +430,7 @@ def print_table(found: Mapping[str, Mapping[str, float]], why_not: Mapping[str, 
 
 
 def write_figures(found: Mapping[str, Mapping[str, float]], args: argparse.Namespace) -> None:
-    """Write the ratios by processor time as figures in force, those of before replaced."""
+    """Write the ratios of CPU time to benchmarks/results, replacing earlier ones."""
     unit_ms = found[UNIT]['cpu_ms']
     path = Path(__file__).parent / 'results' / f'peers_{args.bundle}.json'
     figures = [{

@@ -1,19 +1,19 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How long a dead or hanging thread keeps the flag up and the node away; how it starts and stops.
+Measure how long a dead or hanging thread keeps the flag true and the node down; starts and stops.
 
-The node of `test/rigs/ros_fault_node.py` runs in a process of its own, gets 640x480 frames at 15
-Hz and is told to lose a thread: the worker ends or hangs, or a callback exits or hangs. Seconds
-run from the publication of the frame that commands it: to the first false and to the last one that
-this process hears, and to the end of the node's process. Then it is started again, as launch and
-systemd do after their delay: seconds from that to the new true.
+The node of `test/rigs/ros_fault_node.py` runs in a separate process and gets 640x480 frames at 15
+Hz. A frame commands it to lose a thread: the worker ends or hangs, or a callback exits or hangs.
+From the publication of that frame, the benchmark measures the seconds until this process receives
+the first and the last false, and until the node's process ends. Then it starts the node again, as
+launch and systemd do after their delay, and measures the seconds until the flag is true.
 
     python benchmarks/bench_restart.py [--tries 5 | --stops 20 | --starts 5] [--model suim]
 
-With `--stops` it stops the installed entry point, SIGINT and SIGTERM in turn, at random instants
-of the start and while it is active; seconds run from the signal to the end of the process, whose
-exit code must be 0. With `--starts` it starts it from nothing until it is active, cold (no
-bytecode of Python's) and warm. The last line is one JSON object; times are this machine's.
+With `--stops` it stops the installed program with SIGINT and SIGTERM alternately, at random times
+during the start and while active; the seconds are from the signal to the end of the process, whose
+exit code must be 0. With `--starts` it measures the time from the start of the process until it is
+active, cold (no Python bytecode) and warm. The last line is one JSON object.
 
 """
 
@@ -58,7 +58,7 @@ class Bench:
         self.start()
 
     def start(self) -> float:
-        """Start the node, and return the seconds until its flag is up."""
+        """Start the node, and return the seconds until its flag is true."""
         from ros_helpers import FAULT_NODE, node_arguments, Process
 
         started_s = time.monotonic()
@@ -76,7 +76,7 @@ class Bench:
         return self.flags[-1][0] - started_s
 
     def send(self, wait_s: float, green: int = 0, encoding: str = 'bgr8') -> None:
-        """Publish a frame and listen for a while."""
+        """Publish a frame and handle callbacks for `wait_s` seconds."""
         from ros_helpers import image_message, solid
 
         assert self.process.is_running, self.process.output
@@ -85,7 +85,7 @@ class Bench:
         self.client.spin(wait_s)
 
     def lose(self, fault: str) -> tuple[float, float, float]:
-        """Command a fault; return the seconds to the first false, to the last, and to the end."""
+        """Command a fault; return the seconds to the first false, the last false, and the end."""
         from ros_fault_node_commands import ENDS, WAITS
 
         green, encoding = {'worker ends': (ENDS, 'bgr8'), 'worker hangs': (WAITS, 'bgr8'),
@@ -95,7 +95,7 @@ class Bench:
         while self.process.is_running:
             has_fallen = not all(flag for _, flag in self.flags)
             if not has_fallen and time.monotonic() - told_s >= 2 * STALE_S:
-                told_s = time.monotonic()  # again: best effort may lose a frame
+                told_s = time.monotonic()  # repeated, since best effort may lose a frame
                 self.send(0.0, green, encoding)
             self.client.spin(0.002)
         end_s = time.monotonic()
@@ -107,7 +107,7 @@ class Bench:
 
 
 def measure_faults(tries: int, domain: int, folder: Path) -> dict[str, list[float]]:
-    """Lose every thread so often; seconds by name."""
+    """Command every fault `tries` times; return the seconds by name."""
     found: dict[str, list[float]] = defaultdict(list)
     bench = Bench(domain, folder)
     try:
@@ -123,14 +123,14 @@ def measure_faults(tries: int, domain: int, folder: Path) -> dict[str, list[floa
 
 
 ENTRY = ['-c', 'from uncertainty_seg.ros import entry; entry.node()', '--ros-args']
-# The latest instant of the signal, in seconds, and the line that it follows.
+# State -> latest time of the signal, in seconds, after this line of the log.
 STOPS = {'starting': (3.0, ''), 'active': (2.0, 'active, waiting')}
 
 
 def measure_stops(
     options: argparse.Namespace, domain: int, folder: Path
 ) -> dict[str, list[float]]:
-    """Stop the node so often in each of `STOPS`; seconds by name."""
+    """Stop the node `options.stops` times in each state of `STOPS`; return seconds by name."""
     from ros_helpers import Process
 
     found: dict[str, list[float]] = defaultdict(list)
@@ -152,9 +152,9 @@ def measure_stops(
 def measure_starts(
     options: argparse.Namespace, domain: int, folder: Path
 ) -> dict[str, list[float]]:
-    """Start the node so often, cold and warm; seconds by name."""
+    """Start the node `options.starts` times cold and warm; return seconds by name."""
     found: dict[str, list[float]] = defaultdict(list)
-    start(options, domain, folder, folder / 'kept')  # leaves bytecode
+    start(options, domain, folder, folder / 'kept')  # writes the bytecode of the warm starts
     for number in range(options.starts):
         for name, kept in (('cold', folder / f'cold_{number}'), ('warm', folder / 'kept')):
             for kind, seconds in start(options, domain, folder, kept).items():
@@ -165,7 +165,7 @@ def measure_starts(
 def start(
     options: argparse.Namespace, domain: int, folder: Path, kept: Path
 ) -> dict[str, float]:
-    """Start the node and stop it when it is active; the seconds until then."""
+    """Start the node, stop it once active; return the seconds until it was active."""
     from ros_helpers import Process
 
     started_s = time.monotonic()
@@ -176,7 +176,7 @@ def start(
         assert process.is_running, process.output
         time.sleep(0.01)
     wall_s = time.monotonic() - started_s
-    # The name of the program, in brackets, may hold blanks; user and system time are behind it.
+    # Fields follow the program name, which is in parentheses and may contain spaces.
     fields = Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split()
     processor_s = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
     assert process.interrupt() == 0, process.output
@@ -184,14 +184,14 @@ def start(
 
 
 def has_handler(pid: int) -> bool:
-    """Tell whether a process has begun to run our code, which handles SIGTERM first of all."""
+    """Return whether the process has set its SIGTERM handler, the first step of our code."""
     text = Path(f'/proc/{pid}/status').read_text()
     mask = int(text.partition('SigCgt:')[2].split()[0], 16)
     return bool(mask >> (signal.SIGTERM - 1) & 1)
 
 
 def main() -> int:
-    """Measure each fault so many times."""
+    """Run the measurement that the options select."""
     from ros_helpers import own_domain
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument('--starts', type=int, default=0, help='measure so many of each kind')
     parser.add_argument('--model', default='suim', help='of --stops and --starts [suim]')
     options = parser.parse_args()
-    # Before DDS starts: frames of this size are lost without it (docs/guides/cameras.md).
+    # Set before DDS starts; without it frames of this size are lost (docs/guides/cameras.md).
     os.environ |= dict.fromkeys(
         ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'),
         str(ROOT / 'config' / 'fastdds_profile.xml'))

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What several benchmarks share: the machine, one timed call, one pass, the maps of a notebook."""
+"""Shared code of the benchmarks: machine, timed call, one-pass graph, test images, numpy maps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from uncertainty_seg.core.bundle import ModelBundle
 
-PAUSE_S = 0.05  # until the threads of the call before have stopped to spin
+PAUSE_S = 0.05  # until threads of the previous call have stopped spinning
 BUSY_LOAD = 0.5
 Call = Callable[[], object]
 
 
 def machine(threads: int) -> str:
-    """Say where this ran, and whether it was alone."""
+    """Describe the machine, and whether other load was present."""
     import onnxruntime
 
     cpu, info = platform.machine(), Path('/proc/cpuinfo')
@@ -35,7 +35,7 @@ def machine(threads: int) -> str:
 
 
 def measure(call: Call) -> tuple[float, float]:
-    """Time one call: ms by the clock, and ms of CPU time of all threads."""
+    """Time one call; return wall-clock ms and CPU ms of all threads."""
     time.sleep(PAUSE_S)
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     call()
@@ -45,7 +45,7 @@ def measure(call: Call) -> tuple[float, float]:
 def graph_pass(
     graph: bytes, image: Any, threads: int, backend: str = 'onnxruntime', precision: str = 'fp32'
 ) -> Call:
-    """Return a call of a graph, uint8 image to class ids, in the runtime of a backend."""
+    """Return a call that runs a graph, uint8 image to class ids, in the runtime of a backend."""
     if backend == 'openvino':
         from uncertainty_seg.backends.cpu.openvino import core_of_process, cpu_options
 
@@ -64,17 +64,17 @@ def graph_pass(
 
 
 def picture(bundle: ModelBundle) -> Any:
-    """Return an image of the network's size, uint8 (h, w, 3), the same in every process."""
+    """Return an image at the network's input size, uint8 (h, w, 3), equal in every process."""
     spec = bundle.card.input
     return np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
 
 
 def camera_pictures(count: int, height: int, width: int) -> list[Any]:
     """
-    Draw pictures that the checks of a frame accept: smooth, with noise, no two alike.
+    Draw images that pass the damage checks: smooth, with noise, all different.
 
-    Plain noise, or noise of each colour by itself, is refused as damaged, and the path of a
-    refused frame is short.
+    Pure noise, or independent noise per colour, is rejected as damaged, and a rejected frame
+    skips most of the work.
     """
     import cv2
 
@@ -89,7 +89,7 @@ def camera_pictures(count: int, height: int, width: int) -> list[Any]:
 
 
 def numpy_maps(p: Any) -> tuple[Any, ...]:
-    """Compute the maps of probabilities (T, C, H, W) the way a notebook does, in float32."""
+    """Compute the maps of probabilities (T, C, H, W) in float32, as in a notebook."""
     mean = p.mean(0)
     entropy = -(mean * np.log(mean + 1e-12)).sum(0)
     mean_entropy = -(p * np.log(p + 1e-12)).sum(1).mean(0)

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What logging every frame adds to the latency of a frame.
+Measure how much logging every frame adds to the latency of a frame.
 
-Frames of 1280x720 come at 30 Hz, all of them flagged and none skipped. A stand-in for the
-pipeline works on each: a matrix product (a runtime's, without the GIL) and some plain Python.
-Blocks with and without the log take turns in one run, so that both see the same machine.
+Frames of 1280x720 arrive at 30 Hz; all are flagged and none is skipped. A substitute for the
+pipeline processes each: matrix products, which release the GIL like a runtime, and plain Python.
+Blocks with and without the log alternate in one run, so that both see the same load.
 
     python benchmarks/frame_log_latency.py [--mode received|png|jpeg] [--seconds 1] [--blocks 30]
 
@@ -34,7 +34,7 @@ START_NS = 1_000_000_000
 
 
 class Camera:
-    """Draws an image with detail and noise, its maps at network size, and hands out frames."""
+    """A source of frames: an image with detail and noise, and maps at the network's size."""
 
     def __init__(self, mode: str) -> None:
         rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ class Camera:
         self._mode, self._count = mode, 0
 
     def next(self) -> LogFrame:  # noqa: A003
-        """Return the next frame, a copy as a camera's would be."""
+        """Return the next frame, with copies of image and map as from a camera."""
         self._count += 1
         image = self.jpeg if self._mode == 'received' else self.image.copy()
         small = self.map.copy()
@@ -70,7 +70,7 @@ def _map(small: FloatMap) -> FloatMap:
 
 
 class Load:
-    """The stand-in for the pipeline."""
+    """The substitute for the pipeline."""
 
     def __init__(self, busy_ms: float) -> None:
         self._matrix = np.random.default_rng(1).random((512, 512), np.float32)
@@ -81,7 +81,7 @@ class Load:
         self._rounds = max(1, round(busy_ms / one_ms))
 
     def __call__(self) -> None:
-        """Work on one frame."""
+        """Do the work of one frame."""
         for _ in range(self._rounds):
             self._matrix @ self._matrix
         sum(range(20000))
@@ -108,14 +108,14 @@ def block(camera: Camera, load: Load, log: FrameLog | None, num_frames: int) \
 
 
 def wait_until_written(log: FrameLog) -> None:
-    """Let the queue run empty, so that its work is not counted against the block without."""
+    """Wait until the queue is empty, so that its work is not counted in a block without log."""
     while log.state().num_waiting:
         time.sleep(0.01)
     time.sleep(0.2)
 
 
 def row(name: str, values_ms: list[float]) -> str:
-    """Write mean, median, 99 % quantile and largest."""
+    """Return a line with mean, median, 99 % quantile and maximum."""
     median, high = np.quantile(values_ms, [0.5, 0.99])
     return (f'{name:28s} {np.mean(values_ms):8.3f} {median:8.3f} {high:8.3f} '
             f'{max(values_ms):8.3f}')
@@ -157,7 +157,7 @@ def main() -> None:
     print(row('frame without the log', without_ms))
     print(row('frame with the log', with_ms))
     print(row('of that offer()', offers_ms))
-    # Block against the block before it: what else the machine does changes slowly.
+    # Compares each block with the one before it, since other load changes slowly.
     pairs = np.median(np.reshape(with_ms, (-1, num_frames)), axis=1) - np.median(
         np.reshape(without_ms, (-1, num_frames)), axis=1)
     low, middle, high = np.quantile(pairs, [0.25, 0.5, 0.75])

@@ -3,10 +3,10 @@
 """
 Count the files of the package that one frame passes in the node, from its message to its flag.
 
-The node runs in this process with a shipped model, by default on the fake backend of the tests, so
-that the files of a runtime do not count, and is sent images over DDS.
-Counted are calls of functions of the package in the executor's and the worker's thread, for one
-frame after a few that warm everything up; nobody listens to pictures.
+The node runs in this process with a shipped model and receives images over DDS. By default it uses
+the fake backend of the tests, so that files of a runtime are not counted.
+The count covers calls of package functions in the executor's and the worker's thread, for one
+frame after a few warm-up frames; image topics have no subscribers.
 
 """
 
@@ -31,14 +31,14 @@ WARM_UP_FRAMES = 3
 
 
 class FramePath:
-    """Remember which files are entered, in which order, while it is switched on."""
+    """Record the files of called functions, in order, while `is_on`."""
 
     def __init__(self) -> None:
         self.is_on = False
         self.calls: list[str] = []
 
     def __call__(self, frame: Any, event: str, arg: Any) -> None:
-        """Be the profile function of a thread."""
+        """Handle a profile event of a thread."""
         if self.is_on and event == 'call':
             name = frame.f_code.co_filename
             if PACKAGE in name and '/test/' not in name:
@@ -46,7 +46,7 @@ class FramePath:
 
 
 def use_fake_backend() -> str:
-    """Put the fake backend of the tests in the place of ONNX Runtime; return its name there."""
+    """Replace ONNX Runtime by the fake backend of the tests; return the name of the backend."""
     sys.path.insert(0, str(ROOT / 'test' / 'helpers'))
     from fake_backend import FakeBackend
     import numpy as np
@@ -54,7 +54,7 @@ def use_fake_backend() -> str:
     from uncertainty_seg.backends import registry
 
     class WithFeatures(FakeBackend):
-        """Gives the features that the bundle's calibration asks for."""
+        """The fake backend with the features that the bundle's calibration requires."""
 
         def run(self, *args: Any, **more: Any) -> Any:
             features = np.zeros((1, *self._card.feature_shape), np.float32)
@@ -110,11 +110,11 @@ def main() -> int:
             executor.spin_once(timeout_sec=0.05)
             listener.spin_once(timeout_sec=0)
         assert len(flags) > num_before, 'no flag came'
-        time.sleep(1)  # for what the worker does after the flag
+        time.sleep(1)  # for the worker's steps after the flag
 
     for second in range(1, WARM_UP_FRAMES):
         send(second)
-    # Timers are no part of a frame.
+    # Timers are not part of a frame.
     for timer in list(node.timers):
         timer.cancel()
     sys.setprofile(path)

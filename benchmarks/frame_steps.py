@@ -1,13 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What each step of a frame takes, from the message of the camera to the pictures made of it.
+Measure the time of each step of a frame, from the camera message to the published pictures.
 
-The frames of a synthetic dive, with new noise each, go through the frame loop of a shipped model
-as the node runs it: a JPEG of 1920x1080 and raw bgr8 of 640x480. Each step is timed where it
-stands, with the caches as the step before leaves them, by the processor time of its thread and
-without the steps inside it; the network by that of the process. `frame` is all of it until the
-verdict. Below it is what a picture takes only if its topic has a subscriber, at the size of the
-image, with the maps that it is made of. What ROS adds to both: bench_node_latency.py.
+The frames of a synthetic dive, each with new noise, go through the frame loop of a shipped model
+as in the node: JPEG of 1920x1080 and raw bgr8 of 640x480. Each step is timed in place, with caches
+as in operation: CPU time of its thread without nested steps; for the network, of the process.
+`frame` is the total up to the verdict. The rows below it are pictures, which are rendered only if
+their topic has a subscriber: each at the size of the image, including its maps.
+bench_node_latency.py measures what ROS adds.
 
     python benchmarks/frame_steps.py [--models pipeline suim] [--backends onnxruntime openvino]
         [--frames 40] [--threads 1]
@@ -53,7 +53,7 @@ Message = RawImage | ImageFile
 
 
 class Clocks:
-    """What each step took in the frame at hand, in ms, without the steps inside it."""
+    """The time of each step of the current frame in ms, without nested steps."""
 
     def __init__(self) -> None:
         self.now: dict[str, float] = defaultdict(float)
@@ -62,7 +62,7 @@ class Clocks:
     def timed(
         self, step: str, call: Callable[..., Any], clock: Callable[[], int]
     ) -> Callable[..., Any]:
-        """Return a call that is timed."""
+        """Wrap a call, so that its time is added to a step."""
         def run(*args: Any, **more: Any) -> Any:
             outer, self._inner.ms = getattr(self._inner, 'ms', 0.0), 0.0
             start_ns = clock()
@@ -76,7 +76,7 @@ class Clocks:
 
     @contextmanager
     def watching(self, backend: Any) -> Iterator[None]:
-        """Time every step of a frame, wherever it is called."""
+        """Time every step of a frame inside this context."""
         thread, process = time.thread_time_ns, time.process_time_ns
         places = [
             (FrameGuard, 'stamp_fault', 'stamp', thread),
@@ -102,7 +102,7 @@ class Clocks:
 
 
 def messages(camera: str) -> Iterator[Message]:
-    """Yield the pictures of a camera for ever, none like the one before."""
+    """Yield camera messages without end, each different from the one before."""
     width, height = CAMERAS[camera]
     dive = Dive(0, size=(width, height))
     pictures = [dive.frame(index * 40).image for index in range(NUM_PICTURES)]
@@ -115,7 +115,7 @@ def messages(camera: str) -> Iterator[Message]:
 
 
 def as_message(image: ImageU8, is_packed: bool) -> Message:
-    """Return what a camera sends of a picture."""
+    """Return an image as a camera message, JPEG if `is_packed`."""
     if not is_packed:
         height, width = image.shape[:2]
         return RawImage(image.reshape(-1), height, width, 'bgr8', 3 * width)
@@ -127,11 +127,11 @@ PICTURES = ('mask', 'confidence', 'uncertainty', 'heatmap', 'overlay', 'mask_col
 
 
 def shown(outcome: Outcome, pipeline: Pipeline) -> dict[str, float]:
-    """Render each picture alone; return the ms of each."""
+    """Render each picture separately; return the ms of each."""
     assert outcome.image_bgr is not None and outcome.result is not None
     found = {}
     for name in PICTURES:
-        # Of maps of its own, which a picture before has not made.
+        # A fresh copy of the result, whose maps no earlier picture has computed.
         view = FrameView(outcome.image_bgr, replace(outcome.result), pipeline.card,
                          pipeline.settings, pipeline.calibrated)
         start_ns = time.thread_time_ns()
@@ -141,7 +141,7 @@ def shown(outcome: Outcome, pipeline: Pipeline) -> dict[str, float]:
 
 
 def measure(model: str, settings: Settings, camera: str, num_frames: int) -> dict[str, float]:
-    """Send frames and return the median of every step."""
+    """Process frames and return the median of every step."""
     clocks, found = Clocks(), defaultdict(list)
     with open_pipeline(load_bundle(model), settings) as pipeline:
         loop, images = FrameLoop(pipeline, guard=FrameGuard(settings)), messages(camera)
@@ -172,7 +172,7 @@ def print_table(columns: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def main() -> None:
-    """Measure every model with every camera and print the table."""
+    """Measure every model with every camera and backend, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--models', nargs='+', default=['pipeline', 'suim'])

@@ -1,20 +1,20 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Everything that needs an NVIDIA GPU to be known, in one run of at most ten minutes, on one page.
+Run every check and measurement that needs an NVIDIA GPU, in at most ten minutes.
 
     scripts/gpu_check [BUNDLE] [--precision tf32] [--minutes 10] [--only PART...] [--json FILE]
 
-engines     build what is missing, and how long it took
-parity      sums of T = 1, 7, 20 and 33 passes against ONNX Runtime on the same masks
-self_check  the package's own check, whose result is kept for the node
-graph       CUDA graphs against enqueued calls: the same bits, after other T too; the first frame
-times       milliseconds of T = 1, 20 and 100 passes, stage by stage, and the processor's share
-memory      of the GPU while the backend is open, and whether it grows
-frames      frames a second from image to verdict, and p50 and p99 at a camera's rate
+engines     builds missing engines, and the build times
+parity      sums of T = 1, 7, 20 and 33 passes, compared with ONNX Runtime on the same masks
+self_check  the package's self-check, whose result is stored for the node
+graph       CUDA graphs and enqueued calls give equal bits, also after another T; first frame
+times       milliseconds of T = 1, 20 and 100 passes, by stage, and the CPU's share
+memory      GPU memory while the backend is open, and whether it grows
+frames      frames per second from image to verdict, and p50 and p99 at a camera's rate
 
-Each part fails alone, with a sentence; what no time is left for is a failure too. Without a GPU
-TensorRT-RTX still builds the engines. Exit code: 0 all passed, 1 something failed, 2 no GPU or
-TensorRT. The page names GPU, driver and versions, and no host or user.
+If a part fails, it reports a sentence and the others still run; a part for which no time is left
+has failed. Without a GPU, TensorRT-RTX still builds the engines. Exit code: 0 all passed, 1 a part
+failed, 2 no GPU or TensorRT. The report names GPU, driver and versions, and no host or user.
 
 """
 
@@ -43,8 +43,8 @@ TIMED_PASSES = (1, 20, 100)
 CAMERA = (480, 640)
 RATE_HZ = 30.0
 FRAMES = 300
-_WARM = 3  # frames that are not counted
-# Of a GPU that is not here, to build for.
+_WARM = 3  # warm-up frames
+# Compute capability to build engines for without a GPU.
 AHEAD = '8.6'
 GROWTH_MB = 8.0
 _PACKAGES = ('numpy', 'onnxruntime', 'cuda-bindings')
@@ -52,20 +52,20 @@ _PACKAGES = ('numpy', 'onnxruntime', 'cuda-bindings')
 
 @dataclass
 class Part:
-    """What a part found: figures by name, and why it failed."""
+    """The result of a part: figures by name, and why it failed."""
 
     figures: dict[str, Any] = field(default_factory=dict)
     failed: str = ''
     took_s: float = 0.0
 
     def require(self, is_right: bool, sentence: str) -> None:
-        """Note a failure."""
+        """Record a failure unless `is_right`."""
         if not is_right:
             self.failed = '; '.join(filter(None, (self.failed, sentence)))
 
 
 class Check:
-    """A bundle on the GPU of this machine, by the options of `parsed`."""
+    """The parts of the check, for a bundle on this machine's GPU with the options of `parsed`."""
 
     def __init__(self, options: argparse.Namespace, deadline_s: float) -> None:
         from uncertainty_seg.core.settings import passes_of, precision_of, Settings
@@ -79,7 +79,7 @@ class Check:
         self.precision = precision_of(self.card, options.precision)
 
     def engines(self, part: Part, work: Any = None) -> None:
-        """Build what is missing."""
+        """Build the missing engines."""
         from uncertainty_seg.backends.gpu.engine_build import EngineBuild, work_here
         from uncertainty_seg.backends.gpu.engine_cache import EngineCache
 
@@ -99,14 +99,14 @@ class Check:
                 'calls': [call.stop - call.start for call in work.engines.calls]}
 
     def parity(self, part: Part) -> None:
-        """Compare the sums of a pass with those of ONNX Runtime."""
+        """Compare the sums over T passes with those of a CPU runtime."""
         from uncertainty_seg.backends.registry import open_backend
         from uncertainty_seg.compiler.self_check import TOLERANCES
         from uncertainty_seg.core.dropout_masks import pass_inputs
 
         allowed, image = TOLERANCES[self.precision], self._image()
-        written = dataclasses.replace(self.settings, precision='bundle')  # as no TF32 is there
-        name = 'openvino' if self.precision == 'bf16' else 'onnxruntime'  # which has no bf16
+        written = dataclasses.replace(self.settings, precision='bundle')  # CPUs have no TF32
+        name = 'openvino' if self.precision == 'bf16' else 'onnxruntime'  # ORT has no bf16
         with self._open() as ours, open_backend(name, self.bundle, written) as theirs:
             for passes in self._counts(PARITY_PASSES):
                 masks = pass_inputs(self.card, passes, 1)
@@ -117,7 +117,7 @@ class Check:
                              f'sums of T={passes} are not those of ONNX Runtime')
 
     def self_check(self, part: Part) -> None:
-        """Run the package's own check, which also keeps its result for the node."""
+        """Run the package's self-check, which also stores its result for the node."""
         from uncertainty_seg.compiler.self_check import self_check
 
         found = self_check(self.bundle, settings=self.settings, frames=4, runs=20).values
@@ -125,7 +125,7 @@ class Check:
         part.require(found['is_passed'], f'failed {", ".join(found["failed"])}')
 
     def graph(self, part: Part) -> None:
-        """Compare recorded graphs with enqueued calls, and the first frame with those after it."""
+        """Compare captured graphs with enqueued calls, and the first frame with later ones."""
         from uncertainty_seg.core.dropout_masks import pass_inputs
 
         image, masks = self._image(), pass_inputs(self.card, self.passes, 2)
@@ -135,7 +135,7 @@ class Check:
                 part.require(backend.is_recorded == is_recorded, 'nothing could be recorded')
                 first_ms = self._run_ms(backend, image, masks)
                 times = [self._run_ms(backend, image, masks) for _ in range(30)]
-                for passes in self._counts((2,)):  # in calls of another size
+                for passes in self._counts((2,)):  # with another number of passes
                     backend.run(image, pass_inputs(self.card, passes, 2), 1.0)
                 found.append(backend.run(image, masks, 1.0))
             name = 'recorded' if is_recorded else 'enqueued'
@@ -143,7 +143,7 @@ class Check:
         part.require(sum_gaps(*found, self.passes)['largest'] == 0, 'replayed sums differ')
 
     def times(self, part: Part) -> None:
-        """Time T passes, in turns, so that a clock that changes is seen by all."""
+        """Time T passes, all T alternately, so that a change of clock rate affects all."""
         from uncertainty_seg.core.dropout_masks import pass_inputs
 
         image, counts = self._image(), self._counts(TIMED_PASSES)
@@ -164,7 +164,7 @@ class Check:
                 name: round(float(np.median(ms)), 2) for name, ms in stages.items()}
 
     def memory(self, part: Part) -> None:
-        """See what the backend takes of the GPU's memory, and whether it goes on taking."""
+        """Measure the backend's GPU memory, and whether it grows."""
         from uncertainty_seg.backends.gpu.nvidia import call_cuda, load_cuda
         from uncertainty_seg.core.dropout_masks import pass_inputs
 
@@ -183,7 +183,7 @@ class Check:
         part.require(grown_mb <= GROWTH_MB, 'memory grows from frame to frame')
 
     def frames(self, part: Part) -> None:
-        """Pass images through all that the node does between image and verdict."""
+        """Time all steps that the node runs between image and verdict."""
         from common import camera_pictures
 
         from uncertainty_seg.backends.registry import open_pipeline
@@ -212,7 +212,7 @@ class Check:
         return TensorRtBackend(self.bundle, self.settings, is_recorded=is_recorded)
 
     def _run_ms(self, backend: Any, image: Any, masks: Any) -> float:
-        """Run once and return the milliseconds; raises TimeoutError where no time is left."""
+        """Run once and return the milliseconds; raises TimeoutError after the deadline."""
         start_s = time.perf_counter()
         if time.monotonic() > self.deadline_s:
             raise TimeoutError('no time was left')
@@ -225,7 +225,7 @@ class Check:
         return fixed_images(self.card.input, 1)[0]
 
     def _counts(self, wanted: Sequence[int]) -> list[int]:
-        """Return the T that this bundle can have; members of an ensemble are what they are."""
+        """Return the T that this bundle supports; that of an ensemble is fixed."""
         return list(wanted) if self.card.method == 'mc_dropout' else [self.passes]
 
 
@@ -233,7 +233,7 @@ PARTS = ('engines', 'parity', 'self_check', 'graph', 'times', 'memory', 'frames'
 
 
 def sum_gaps(ours: Any, theirs: Any, passes: int) -> dict[str, float]:
-    """Return how far the sums of T passes are apart, a pass; votes as the share of other ones."""
+    """Return the differences of sums over T passes, per pass, and the share of unequal votes."""
     apart = {name: np.abs(getattr(ours, name) - getattr(theirs, name)) / passes
              for name in ('p', 'entropy_nats', 'p_squared')}
     votes = np.abs(ours.votes - theirs.votes).max(axis=0) > 0.5
@@ -249,7 +249,7 @@ def spread(times: Sequence[float]) -> dict[str, float]:
 
 
 def sentence(err: BaseException) -> str:
-    """Say on one line what went wrong, without a path of this machine."""
+    """Return an error as one line, with the home folder shown as ~."""
     from uncertainty_seg.errors import UncertaintySegError
 
     says = ' '.join(str(err).split())
@@ -258,23 +258,23 @@ def sentence(err: BaseException) -> str:
 
 
 def run_part(check: Check, work: Callable[[Part], None]) -> Part:
-    """Run a part; what goes wrong in it is a sentence in its place."""
+    """Run a part; an exception becomes the sentence of its failure."""
     from uncertainty_seg.backends.check_record import checking
 
     part, start_s = Part(), time.monotonic()
     if start_s >= check.deadline_s:
         return Part(failed='no time was left')
     try:
-        with checking():  # what failed the self-check is measured nevertheless
+        with checking():  # measures also a bundle that failed the self-check
             work(part)
-    except Exception as err:  # noqa: B902  whatever it is, the other parts are run
+    except Exception as err:  # noqa: B902  so that the other parts still run
         part.require(False, sentence(err))
     part.took_s = round(time.monotonic() - start_s, 1)
     return part
 
 
 def environment(check: Check, device: Any) -> dict[str, str]:
-    """Say what is measured, on what."""
+    """Return names and versions of the bundle, the software and the GPU."""
     from uncertainty_seg import __version__
     from uncertainty_seg.backends.gpu.nvidia import load_tensorrt
     from uncertainty_seg.errors import UncertaintySegError
@@ -298,7 +298,7 @@ def environment(check: Check, device: Any) -> dict[str, str]:
 
 
 def page(facts: dict[str, str], parts: dict[str, Part]) -> str:
-    """Write everything for a reader."""
+    """Return the report as text."""
     lines = [f'{name:11}{value}' for name, value in facts.items()]
     for name, part in parts.items():
         lines.append(f'{name:11}{"FAILED" if part.failed else "ok"}, {part.took_s:g} s')
@@ -321,7 +321,7 @@ def _version(name: str) -> str:
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog='gpu_check', description=(__doc__ or '').strip().splitlines()[0])
     parser.add_argument('bundle', nargs='?', default='pipeline', help='shipped name or folder')
@@ -334,7 +334,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the parts and print the page."""
+    """Run the parts and print the report."""
     from uncertainty_seg.backends.gpu.engine_build import work_ahead
     from uncertainty_seg.backends.gpu.nvidia import find_device
     from uncertainty_seg.errors import UncertaintySegError

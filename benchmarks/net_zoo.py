@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Compile every network of the zoo and compare what was written with the network itself.
+Compile every network of the zoo and compare the bundle with the network itself.
 
-`scripts/zoo` makes the environment and calls this. Each network is a process of its own with a
-limit of time and memory; its result is a line of JSON in the file, so that a run which was broken
-off goes on where it was. The networks are in test/helpers/nets/zoo_list.py, and what is compared
-in test/helpers/nets/zoo_check.py.
+`scripts/zoo` creates the environment and runs this. Each network is checked in a separate process
+with limits of time and memory. Its result is a line of JSON in the file, so that an interrupted run
+resumes where it stopped. The networks are in test/helpers/nets/zoo_list.py, the comparison is in
+test/helpers/nets/zoo_check.py.
 
     python benchmarks/net_zoo.py [--only PATTERN] [--again] [--out FILE]
 
@@ -33,7 +33,7 @@ import warnings
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), *(str(ROOT / 'test' / name) for name in ('helpers', 'helpers/nets'))]
 
-# Imported once, before the processes are forked; what is missing is said in its rows.
+# Imported once, before the processes are forked; a missing one is reported in the networks' rows.
 PRELOADED = ('torch', 'torchvision', 'timm', 'segmentation_models_pytorch', 'transformers',
              'uncertainty_seg.compiler.request',
              'uncertainty_seg.compiler.capture.export', 'zoo_check', 'zoo_eager')
@@ -41,7 +41,7 @@ ORDER = ('agrees', 'WRONG', 'crashed', 'stopped', 'refused', 'not built')
 
 
 def main() -> int:
-    """Run what is asked for."""
+    """Check the requested networks and print a summary."""
     args = arguments()
     from zoo_list import ROWS
 
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Return the command line's."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', action='append', metavar='PATTERN',
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run_all(names: list[str], args: argparse.Namespace) -> None:
-    """Check networks one after the other and append a line for each."""
+    """Check networks in sequence and append a line to the file for each."""
     known = {} if args.again else read(args.out)
     left = [name for name in names if name not in known]
     if left:
@@ -93,7 +93,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def preload() -> None:
-    """Import what most networks need, in one thread, so that forking is safe."""
+    """Import the packages of `PRELOADED`, in one thread, so that forking is safe."""
     os.environ.setdefault('YOLO_CONFIG_DIR', tempfile.gettempdir())
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     warnings.simplefilter('ignore')
@@ -106,7 +106,7 @@ def preload() -> None:
 
 
 def in_a_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Check one network in a process that may be stopped, or die."""
+    """Check one network in a process that can be stopped and may crash."""
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(name, args, theirs))
@@ -140,18 +140,18 @@ def _work(name: str, args: argparse.Namespace, pipe: Any) -> None:
             result = run_row(ROWS[name], Path(folder), Effort(eager_s=args.eager_seconds))
         except MemoryError:
             result = {'outcome': 'stopped', 'why': f'needs more than {args.memory:g} GB'}
-        except Exception as err:  # of the comparison itself
+        except Exception as err:  # an error in the comparison itself
             result = {'outcome': 'crashed', 'why': f'{type(err).__name__}: {err}'[:300]}
     pipe.send(result)
     pipe.close()
     os._exit(0)
 
 
-# --- what is printed -----------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------
 
 
 def line(result: Mapping[str, Any]) -> str:
-    """Return the line of one network for a person who watches."""
+    """Return the progress line of one network."""
     figures = ''.join(f' {name} {result[name]:.2g}' for name in ('logits', 'labels', 'compile_s')
                       if name in result)
     return (f'{result["name"]}: {result["outcome"]}{figures} {result.get("why", "")} '

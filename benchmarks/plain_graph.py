@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The graphs of a bundle's plain network: the yardstick for the cost of T passes."""
+"""Graphs of a bundle's network without uncertainty, the baseline for the cost of T passes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from uncertainty_seg.core.model_card import FEATURE_MAP
 
 def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
     """
-    Merge a checked bundle's graphs, dropout off, upsampling and argmax inside.
+    Merge a bundle's graphs into one with dropout off, upsampling and argmax.
 
-    uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of ones is a constant,
-    which runtimes fold into the weights; noise is zero. Of an ensemble it is one member.
+    Maps uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). The masks are constants of ones,
+    which runtimes fold into the weights; noise is zero. For an ensemble it is one member.
     """
     trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.passes_path))
     member = next((node for node in trunk.graph.node
@@ -39,7 +39,7 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
 
 
 def only(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
-    """Return what of a model computes the tensors of these names."""
+    """Return the part of a model that computes the tensors of these names."""
     result = copy_of(model)
     known = {info.name: info for info in model.graph.output}
     refill(result.graph.output, [
@@ -50,7 +50,7 @@ def only(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
 
 
 def labelled(model: onnx.ModelProto, logits: str, bundle: ModelBundle) -> onnx.ModelProto:
-    """Return a model of logits (1, C, hl, wl) that gives `label` in their place."""
+    """Return the model with `label` as output instead of logits (1, C, hl, wl)."""
     spec = bundle.card.input
     nodes, tensors = upsample_nodes(logits, 'full_logits', spec.height, spec.width,
                                     bundle.card.upsampling)
@@ -62,7 +62,7 @@ def labelled(model: onnx.ModelProto, logits: str, bundle: ModelBundle) -> onnx.M
 
 
 def probability_graph(bundle: ModelBundle) -> onnx.ModelProto:
-    """Return features and masks to probabilities (T, C, h, w): the head as a notebook has it."""
+    """Return a graph from features and masks to probabilities (T, C, h, w), as in a notebook."""
     head, spec = logits_of(onnx.load(str(bundle.passes_path))), bundle.card.input
     nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width,
                                     bundle.card.upsampling)
@@ -76,7 +76,7 @@ def probability_graph(bundle: ModelBundle) -> onnx.ModelProto:
 def upsample_nodes(
     source: str, target: str, height: int, width: int, upsampling: str = 'half_pixel'
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Make the nodes and initializers that bring (N, C, hl, wl) to (N, C, h, w)."""
+    """Return the nodes and initializers that resize (N, C, hl, wl) to (N, C, h, w)."""
     size = numpy_helper.from_array(np.array([height, width], np.int64), f'{target}_size')
     return [helper.make_node(
         'Resize', [source, '', '', size.name], [target], mode='linear', axes=[2, 3],

@@ -1,14 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write the one table of figures, from benchmarks/results/*.json into docs/explanation/results.md.
+Write the tables of results from benchmarks/results/*.json into docs/explanation/results.md.
 
     python benchmarks/table.py
 
-A file is a topic: its title, and figures in force. A figure has its name, value, unit, date,
-machine (a key of machines.json) and the command that was run for it. Where that program or one of
-its options is gone, `commit` is one that has it, and `again` what measures the same today, if
-anything does. Of a ratio `parts` are the two that were measured in one run. What a figure was
-before is git's.
+Each file is a topic with a title and the current figures. A figure has its name, value, unit, date,
+machine (a key of machines.json) and the command that measured it. If that program or option no
+longer exists, `commit` names a commit that has it, and `again` a command that measures the same
+today, if there is one. `parts` of a ratio are its two terms, measured in one run. Earlier values
+are in the git history.
 
 """
 
@@ -31,7 +31,7 @@ BEGIN, END = '<!-- figures: python benchmarks/table.py -->', '<!-- end of figure
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure in force; see the head of this file."""
+    """A current figure; see the module docstring."""
 
     figure: str
     value: float | str
@@ -45,14 +45,14 @@ class Figure:
     note: str = ''
 
     def __post_init__(self) -> None:
-        """Refuse a date that is none and an empty word, by a ValueError."""
+        """Raise ValueError for an invalid date or an empty field."""
         datetime.date.fromisoformat(self.date)
         if not (self.figure and self.unit and self.command and str(self.value)):
             raise ValueError(f'{self} lacks something')
 
 
 def program(command: str) -> str:
-    """Return what a command runs: a file below the root, or `uncertainty_seg VERB`."""
+    """Return the program of a command: a path from the root, or `uncertainty_seg VERB`."""
     first, *more = command.split()
     if first == 'scripts/bench' and more:
         return f'benchmarks/{more[0]}.py'
@@ -71,13 +71,13 @@ class Topic:
 
 
 def machines(folder: Path = RESULTS) -> dict[str, str]:
-    """Return what each letter stands for."""
+    """Return the description of each machine by its letter."""
     found: dict[str, str] = json.loads((folder / MACHINES).read_text(encoding='utf-8'))
     return found
 
 
 def topics(folder: Path = RESULTS) -> list[Topic]:
-    """Read every file, in the order of their names; ValueError if a figure is of no machine."""
+    """Read every file, sorted by name; raises ValueError if a figure has an unknown machine."""
     known, found = machines(folder), []
     for path in sorted(folder.glob('*.json')):
         if path.name == MACHINES:
@@ -113,7 +113,7 @@ def row(one: Figure) -> str:
 
 
 def written(text: str, content: str) -> str:
-    """Return a page with this content between its markers; ValueError if it has none."""
+    """Return a page with new content between its markers; raises ValueError without markers."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f'the page does not hold {BEGIN} and {END} once each')
     inside = re.compile(f'{re.escape(BEGIN)}.*{re.escape(END)}', re.DOTALL)

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How scripts/docs makes a site of these pages: Sphinx, MyST, and the docstrings of the Python API.
+Sphinx configuration for scripts/docs: the pages (MyST), and the docstrings of the Python API.
 
-The source folder is the repository, so that a page may link to the README or a launch file.
+The source folder is the repository root, so that a page can link to the README or a launch file.
 
 """
 
@@ -24,10 +24,10 @@ exclude_patterns = ['docs/**/*.py']
 root_doc = 'docs/site/index'
 source_suffix = {'.md': 'markdown', '.rst': 'restructuredtext'}
 
-myst_heading_anchors = 4  # links to headings, as the pages' readers on the web know them
-suppress_warnings = ['myst.header']  # a page may begin with a heading of any level
+myst_heading_anchors = 4  # the same heading anchors as on GitHub
+suppress_warnings = ['myst.header']  # pages may start with a heading of any level
 autodoc_mock_imports = ['rclpy', 'tensorrt']
-autodoc_typehints = 'none'  # numpydoc gives shape and unit, which say more
+autodoc_typehints = 'none'  # numpydoc sections give types with shape and unit
 numpydoc_show_class_members = False
 
 html_theme = 'furo'

@@ -12,7 +12,7 @@ WIDTH = 1800
 
 
 def main(sheet: str = 'demo_output/contact_sheet.png') -> None:
-    """Scale the sheet to the width of a page and write it as JPEG."""
+    """Scale the contact sheet to the width of a page and write it as JPEG."""
     picture = cv2.imread(sheet)
     if picture is None:
         sys.exit(f'no picture at {sheet}: run uncertainty_seg demo, or name its contact sheet')

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write what the reference pages list from the code itself.
+Generate the lists of the reference pages from the code.
 
-``python docs/make_reference.py`` rewrites the lists between the markers of the pages, and
-config/uncertainty_seg.yaml; test/package/test_docs.py compares.
+``python docs/make_reference.py`` rewrites the lists between the markers in the pages, and
+config/uncertainty_seg.yaml; test/package/test_docs.py checks that they are current.
 
 """
 
@@ -59,7 +59,7 @@ def item(text: str) -> str:
 
 
 def parameters_yaml() -> str:
-    """Return a parameter file that holds every default."""
+    """Return a parameter file with every default."""
     lines, group = [], ''
     for setting in iter_parameters(Settings):
         prefix, _, name = setting.name.rpartition('.')
@@ -76,9 +76,9 @@ def parameters_yaml() -> str:
 
 
 def parameters(settings: type) -> Iterator[str]:
-    """Yield the parameters: name, default, when it may change, meaning, what is accepted."""
+    """Yield the parameters: name, default, when it may change, meaning, accepted values."""
     for setting in iter_parameters(settings):
-        # Each accepted word in code, so that Markdown does not read its underscores.
+        # Choices in code spans, since Markdown would interpret underscores.
         words = [f'`{word}`' for word in setting.choices]
         when = ', live' if setting.live else ', idle' if setting.idle else ''
         accepted = f'one of {", ".join(words)}' if words else _accepted(setting)
@@ -94,7 +94,7 @@ def _yaml_value(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        # An empty list would reach the node as no value.
+        # In a parameter file an empty list has no type, so that ROS passes no value.
         return '[' + ', '.join(_yaml_value(part) for part in value or ('',)) + ']'
     return f"'{value}'" if isinstance(value, str) else str(value)
 
@@ -104,7 +104,7 @@ def _yaml_value(value: Value) -> str:
 
 
 def scores() -> Iterator[str]:
-    """Yield the scores: of which maps, what each is, detects and misses, and why it is kept."""
+    """Yield the scores: maps, meaning, what each detects and misses, and why it is kept."""
     for kind in SCORES:
         of_maps = f' ({", ".join(kind.maps)})' * bool(kind.maps)
         yield item(f'**`{kind.name}`**{of_maps}: {kind.meaning}. *Detects*: {kind.sees}. '
@@ -112,7 +112,7 @@ def scores() -> Iterator[str]:
 
 
 def verbs() -> Iterator[str]:
-    """Yield the verbs, each with what it does, its arguments and its options."""
+    """Yield the verbs: description, arguments and options."""
     for verb, (_, text) in VERBS.items():
         root = _subparsers(build_parser(verb))[verb]
         actions = {f' {name}': child for name, child in _subparsers(root).items()}
@@ -146,7 +146,7 @@ def recipe(kind: type) -> Iterator[str]:
 
 
 def card() -> Iterator[str]:
-    """Yield the fields of a bundle's card: name, and the comment before it in the code."""
+    """Yield the fields of a bundle's card: name, and the comment above it in the code."""
     source = inspect.getsource(model_card).splitlines()
     tree = ast.parse('\n'.join(source))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef)
@@ -172,7 +172,7 @@ BLOCKS: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def made() -> dict[Path, str]:
-    """Return each file that holds a list, from the root, and what it should be."""
+    """Return the generated content of each file with a list, by its path from the root."""
     found = {YAML_PATH: parameters_yaml()}
     for path in sorted((ROOT / 'docs').rglob('*.md')):
         text = path.read_text(encoding='utf-8')

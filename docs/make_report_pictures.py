@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Make docs/pictures/report_*.png from reports of `calibrate` and `evaluate`, by headless Chromium.
+Make docs/pictures/report_*.png from a report of `calibrate`, with headless Chromium.
 
 The argument is the report of the calibration of `suim`. UNCERTAINTY_SEG_CHROMIUM names a browser
-that is not on the path.
+that is not on PATH.
 
 """
 
@@ -22,11 +22,11 @@ import numpy as np
 WIDTH, HEIGHT = 1080, 2400
 MARGIN_PX = 12
 MOST_BYTES = 250_000
-# Of each colour; a clone of the repository carries these files.
+# Levels per colour channel; few, to keep the files in the repository small.
 LEVELS = 32
 FRAMES = 2
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
-# Picture: section, and what else is hidden of it.
+# Picture -> section of the report, and a CSS selector of its hidden elements.
 PARTS = {
     'suim_risk': ('risk', ''),
     'suim_accepted': ('accepted', f'#accepted figure:nth-of-type(n+{FRAMES + 1})'),
@@ -34,7 +34,7 @@ PARTS = {
 
 
 def main(report: str) -> None:
-    """Take every picture."""
+    """Render and write every picture."""
     browser = os.environ.get('UNCERTAINTY_SEG_CHROMIUM') or next(
         filter(None, map(shutil.which, _NAMES)), None)
     if browser is None:
@@ -47,7 +47,7 @@ def main(report: str) -> None:
 
 
 def _only(page: str, section: str, hidden: str) -> str:
-    """Return the page with one section alone."""
+    """Return the page with all other sections hidden."""
     rules = f'header, section:not(#{section}) {{display: none !important}}'
     if hidden:
         rules += f' {hidden} {{display: none !important}}'
@@ -55,7 +55,7 @@ def _only(page: str, section: str, hidden: str) -> str:
 
 
 def _photograph(browser: str, page: str) -> np.ndarray:
-    """Return what a page shows as BGR, without the empty rest below."""
+    """Return the rendered page as BGR, cropped to its content."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / 'page.html', Path(folder) / 'page.png'
         source.write_text(page, encoding='utf-8')
@@ -67,13 +67,13 @@ def _photograph(browser: str, page: str) -> np.ndarray:
         shot = cv2.imread(str(target))
     if shot is None:
         sys.exit('the browser made no picture')
-    # Above the heading is a rule that parts sections.
+    # Skips the rule above the heading, which separates sections.
     inked = np.flatnonzero((shot != shot[-1, 0]).any(axis=(1, 2)))
     return shot[int(inked[inked > inked[0] + MARGIN_PX][0]) - MARGIN_PX:int(inked[-1]) + MARGIN_PX]
 
 
 def _small_png(shot: np.ndarray) -> bytes:
-    """Encode with fewer colours, and smaller if it has to be."""
+    """Encode with fewer colours, and scale down until `MOST_BYTES` is met."""
     while True:
         steps = np.rint(shot * ((LEVELS - 1) / 255)) * (255 / (LEVELS - 1))
         coded = cv2.imencode('.png', np.rint(steps).astype(np.uint8),

@@ -27,7 +27,7 @@ DIVE_SECONDS = (2, 6, 10.5, 13, 14.8, 15.5, 17.5, 20, 22.5, 25, 26.5, 27.5, 29, 
 
 
 def painted(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay the classes' colours over an image; seabed stays as it is, unknown is white."""
+    """Overlay the class colours on an image; seabed stays unchanged, unknown is white."""
     colours = np.full((256, 3), 255, np.uint8)
     colours[:len(PALETTE)] = np.array(PALETTE)[:, ::-1]
     mixed = cv2.addWeighted(image, 0.4, colours[mask], 0.6, 0)
@@ -36,7 +36,7 @@ def painted(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uin
 
 
 def titled(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    """Shrink an image to a tile and write on it."""
+    """Scale an image to a tile and write a title on it."""
     tile = cv2.resize(image, TILE, interpolation=cv2.INTER_AREA)
     for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
         cv2.putText(tile, text, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, width,
@@ -52,7 +52,7 @@ def save(name: str, tiles: list[NDArray[np.uint8]], columns: int) -> None:
 
 
 def legend() -> NDArray[np.uint8]:
-    """Return a strip that names the classes, as wide as four tiles."""
+    """Return a legend of the classes, four tiles wide."""
     strip = np.full((28, 4 * TILE[0], 3), 255, np.uint8)
     names = [*zip(CLASS_NAMES, PALETTE, strict=True), (f'unknown ({IGNORE})', (255, 255, 255))]
     for k, (name, colour) in enumerate(names):
