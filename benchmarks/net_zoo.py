@@ -3,9 +3,9 @@
 Compile every network of the zoo and compare the bundle with the network itself.
 
 `scripts/zoo` creates the environment and runs this. Each network is checked in a separate process
-with limits of time and memory. Its result is a line of JSON in the file, so that an interrupted run
-resumes where it stopped. The networks are in test/helpers/nets/zoo_list.py, the comparison is in
-test/helpers/nets/zoo_check.py.
+with limits of time and memory. Its result is a line of JSON in the file, so that an interrupted
+run resumes where it stopped. The networks are in test/helpers/nets/zoo_list.py, the comparison is
+in test/helpers/nets/zoo_check.py.
 
     python benchmarks/net_zoo.py [--only PATTERN] [--again] [--out FILE]
 

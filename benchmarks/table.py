@@ -4,7 +4,7 @@ Write the tables of results from benchmarks/results/*.json into docs/explanation
 
     python benchmarks/table.py
 
-Each file is a topic with a title and the current figures. A figure has its name, value, unit, date,
+Each file is a topic with a title and the current figures. A figure has name, value, unit, date,
 machine (a key of machines.json) and the command that measured it. If that program or option no
 longer exists, `commit` names a commit that has it, and `again` a command that measures the same
 today, if there is one. `parts` of a ratio are its two terms, measured in one run. Earlier values
