@@ -1,12 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-One frame: image in, maps, scores and verdict out, in numpy (OpenCV where images are handled).
+One frame: image in; maps, scores and verdict out, in numpy (OpenCV where images are handled).
 
-`pipeline` knows the order of the steps, `frame_loop` what is done with each frame of a camera.
+`pipeline` defines the order of the steps, `frame_loop` how each frame of a camera is handled.
 
-Nothing that is done for every frame calls BLAS, here or in another room: products are by
-`np.einsum`, which does not. The threads of a BLAS library wait for more by spinning, 30 ms and
-more after each small product, which is a core that does nothing from one frame to the next.
+No per-frame code calls BLAS, here or in another subpackage: products use `np.einsum`, which does
+not. After each small product the threads of a BLAS library spin for 30 ms or more while they wait
+for the next one, which keeps a core busy between frames.
 
 """
 

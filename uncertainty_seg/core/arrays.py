@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Arrays that pass between the rooms: their names, a check of their form, counts of their classes.
+Array types shared by the package, a check of shape and dtype, and a confusion matrix.
 
 Axis letters everywhere: T passes, C classes, H W source image, h w network, hl wl logits.
 
@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from uncertainty_seg.errors import ShapeError
 
 ImageU8: TypeAlias = NDArray[np.uint8]
-# Of a score: one value a frame.
+# One score of many frames: one value per frame.
 Column: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = Mapping[str, Column]
 LabelMap: TypeAlias = NDArray[np.uint8]
@@ -26,7 +26,7 @@ FloatMap: TypeAlias = NDArray[np.float32]
 
 
 class Shaped(Protocol):
-    """What has the form of an array: an array, or what gives one when it is read."""
+    """An array, or an object that yields one when it is read, such as `LazyRows`."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ def require_shape(
     """
     Raise ShapeError unless an array has this shape and dtype; None in the shape is any length.
 
-    `name` is what to call the array in the sentence.
+    `name` is the name of the array in the error.
     """
     fits = len(array.shape) == len(shape) and all(
         want is None or want == have for want, have in zip(shape, array.shape, strict=True)
@@ -77,7 +77,7 @@ class ConfusionMatrix:
         self.counts += square.reshape(self.num_classes, self.num_classes)
 
     def iou(self) -> NDArray[np.float64]:
-        """Return (C,) intersection over union, NaN for a class never seen nor predicted."""
+        """Return (C,) intersection over union; NaN for a class neither labelled nor predicted."""
         inter = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - inter
         return np.where(union > 0, inter / np.maximum(union, 1), np.nan)
@@ -87,5 +87,5 @@ class ConfusionMatrix:
         return float(np.nanmean(self.iou()))
 
     def accuracy(self) -> float:
-        """Return the share of pixels that are right."""
+        """Return the share of pixels that are predicted correctly; 0 without any pixel."""
         return float(np.trace(self.counts) / max(self.counts.sum(), 1))

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A model bundle once it has been read and checked: what backends and pipeline are given.
+A model bundle after it was read and checked: the input of backends and pipeline.
 
 `storage.model_bundle` reads it from disk.
 
@@ -26,9 +26,9 @@ TRUNK_FILE = 'trunk.onnx'
 PASSES_FILE = 'passes.onnx'
 CARD_FILE = 'card.json'
 CALIBRATION_FILE = 'calibration.json'
-# What the features of a frame are compared with; its digest is in the calibration.
+# Features of the training frames, to compare a frame with; the calibration has the file's digest.
 FEATURES_FILE = 'features.npz'
-# Of every file of a bundle, as sha256sum writes and checks it; and the signature of that list.
+# Hashes of every file of a bundle, in the format of sha256sum, and the signature of that list.
 HASHES_FILE = 'SHA256SUMS'
 SIGNATURE_FILE = 'SHA256SUMS.sig'
 
@@ -38,8 +38,8 @@ class ModelBundle:
     """
     A checked bundle: its folder, card, calibration and features of the training frames.
 
-    `calibration` is None for a bundle that was compiled and not yet calibrated, `features` unless
-    its calibration has fitted them.
+    `calibration` is None until the bundle is calibrated; `features` is None unless its calibration
+    has fitted them.
     """
 
     folder: Path
@@ -49,17 +49,17 @@ class ModelBundle:
 
     @property
     def trunk_path(self) -> Path:
-        """Return the graph that runs once a frame."""
+        """Return the path of the graph that runs once per frame."""
         return self.folder / TRUNK_FILE
 
     @property
     def passes_path(self) -> Path:
-        """Return the graph that runs T passes and sums over them."""
+        """Return the path of the graph that runs T passes and sums over them."""
         return self.folder / PASSES_FILE
 
 
 # -------------------------------------------------------------------------------------------------
-# Whether the calibration of a bundle is one for what is about to run.
+# Check that the calibration of a bundle fits the run.
 
 _log = logging.getLogger(__name__)
 
@@ -69,11 +69,11 @@ def fitting_calibration(
     ignore: NDArray[np.bool_] | None,
 ) -> Calibration:
     """
-    Return the calibration of a bundle if it is for these settings.
+    Return the calibration of a bundle if it was made for these settings.
 
-    Raises CalibrationError if there is none, or it is for another T, mask policy, precision or
-    kind of masks, or for masks of another seed where these are the same in every frame. Another
-    ignore mask is logged; without dropout seed and mask policy change nothing.
+    Raises CalibrationError if there is none, or if it was made for another T, precision, smallest
+    class, mask draw or mask policy, or, with fixed masks, for another seed. A different ignore
+    mask is only logged. Seed and mask policy are compared only if the inputs depend on a seed.
     """
     calibration = bundle.calibration
     if calibration is None:
@@ -85,7 +85,7 @@ def fitting_calibration(
     pairs: list[tuple[str, object, object]] = [
         ('passes', calibration.passes, passes), ('precision', calibration.precision, precision),
         ('smallest_class', calibration.smallest_class, smallest_class_of(bundle, settings))]
-    if has_free_seed(bundle.card):  # without dropout every frame has the same passes
+    if has_free_seed(bundle.card):  # otherwise every frame has the same passes
         pairs.insert(1, ('mask_policy', calibration.mask_policy, settings.mask_policy))
     if calibration.mask_draw != bundle.card.mask_draw:
         raise CalibrationError(
@@ -102,7 +102,7 @@ def fitting_calibration(
 
 
 def smallest_class_of(bundle: ModelBundle, settings: Settings) -> float:
-    """Return the least share of a class in the mask: of the settings, or as it was calibrated."""
+    """Return the smallest share of a class in the mask: the setting's, or the calibration's."""
     made = bundle.calibration
     return settings.smallest_class if settings.smallest_class >= 0 or made is None \
         else made.smallest_class
@@ -116,10 +116,10 @@ def _unfit(bundle: ModelBundle, name: str, calibrated: object, wanted: object) -
 
 def require_seed(bundle: ModelBundle, settings: Settings) -> None:
     """
-    Refuse fixed masks of another seed than those that a bundle was calibrated with.
+    Raise CalibrationError for fixed masks whose seed is not that of the calibration.
 
-    The scores of one set of T masks are off by the same share in every frame, by another for each
-    seed. Masks that are drawn for each frame are off by as much, but it averages out.
+    One set of T masks biases the scores by the same share in every frame, and each seed by a
+    different share. Masks drawn per frame have errors as large, which average out over frames.
 
     """
     calibration, card = bundle.calibration, bundle.card

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Thresholds and temperature of a bundle, for what they hold, and what is promised of them.
+Thresholds and temperature of a bundle, what they are valid for, and what they promise.
 
-A threshold carries its T, seed policy, precision and graphs, because the estimate of
-mutual information grows with T by about (1 - 1/T) and every change of the network moves the
-scores.
+A threshold is stored with T, mask policy, precision and a digest of the graphs, because the
+estimate of mutual information grows with T as about (1 - 1/T), and every change of the network
+moves the scores.
 
 """
 
@@ -24,10 +24,10 @@ from uncertainty_seg.core.model_card import digests_in, load_object, SEEN_DIGITS
 from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
-# Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
+# Every score lies in 0..1, so no score could exceed a threshold of 1 or more.
 HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
-# Version of the file: of 3 limits could be of images that the network or a choice had seen.
+# Version of the file. Version 3 allowed thresholds from images used in training or selection.
 _SCHEMA_VERSION = 4
 _SCHEMA, _DIGEST = 'schema', 'sha256'
 
@@ -35,18 +35,18 @@ _SCHEMA, _DIGEST = 'schema', 'sha256'
 @dataclass(frozen=True)
 class Promise:
     """
-    Limits of the gate's scores with what they were fitted to promise.
+    Thresholds of the gated scores (`limits`) and the promise that they were fitted for.
 
-    P(a frame is accepted and bad) <= alpha, over the draw of the calibration blocks and of a new
-    block that is like them (conformal risk control). It is no statement about one frame, about
-    water that the blocks do not have, or about the share of bad frames among the accepted ones.
+    P(a frame is accepted and bad) <= alpha, over the random draw of the calibration blocks and of
+    a new block like them (conformal risk control). The promise does not cover a single frame,
+    waters missing from the blocks, or the share of bad frames among the accepted ones.
 
-    `bad` is what a bad frame is (see `BadRule`); blocks count as independent; `bound` is what
-    conformal risk control found. `accepted` and `accepted_and_bad` are shares of the calibration
-    frames, None where the limits were carried over. P(bad | accepted) is not above
-    `bad_if_accepted_upper`, with 95 % confidence (Clopper-Pearson, shared among all the limits
-    that the same frames could have chosen, where they did); of blocks with an accepted frame it
-    is the share that has a bad one, so that each such block counts alike.
+    `bad` defines a bad frame (see `BadRule`); blocks count as independent; `bound` is the bound of
+    conformal risk control. `accepted` and `accepted_and_bad` are shares of the calibration frames,
+    None where the thresholds were carried over. `bad_if_accepted_upper` bounds P(bad | accepted)
+    with 95 % confidence (Clopper-Pearson; Bonferroni-corrected for all candidate thresholds if
+    the same frames chose among them). Its unit is the block: of the blocks with an accepted
+    frame, the share with a bad accepted one, so each such block counts equally.
     """
 
     alpha: float
@@ -60,7 +60,7 @@ class Promise:
     bad_if_accepted_upper: float | None
 
     def __post_init__(self) -> None:
-        """Refuse a promise that is none."""
+        """Raise CalibrationError for thresholds or a bound out of range."""
         wrong = [k for k, v in self.limits.items() if not 0 < v < HIGHEST_SCORE]
         if wrong or not self.limits or not 0 < self.bound <= self.alpha < 1:
             raise CalibrationError(
@@ -69,7 +69,7 @@ class Promise:
 
 
 def without_shares(promise: Promise) -> Promise:
-    """Return a promise without what was measured: that of a network nobody had labels for."""
+    """Return a promise without measured shares, for a network that was run without labels."""
     return dataclasses.replace(promise, accepted=None, accepted_and_bad=None,
                                bad_if_accepted_upper=None)
 
@@ -77,11 +77,11 @@ def without_shares(promise: Promise) -> Promise:
 @dataclass(frozen=True)
 class CarriedFrom:
     """
-    Where limits were carried over from, and what that was measured on.
+    The bundle that thresholds were carried over from, and the images of the comparison.
 
-    What the labels of that bundle gave is its own: frames and blocks of the promises, temperature,
-    limits of scores outside the gate. `num_images` have no labels, and both were run on
-    them; `accepted` are the shares that the bundle and this network accept, by alpha as text.
+    Results that need labels are that bundle's: frames and blocks of the promises, temperature,
+    thresholds outside the gate. Both networks were run on `num_images` images without labels;
+    `accepted` has the shares that the bundle and this network accept, by alpha as text.
     """
 
     bundle: str
@@ -94,55 +94,55 @@ class CarriedFrom:
 @dataclass(frozen=True)
 class Calibration:
     """
-    Limits of the scores, fitted on frames where the network may be trusted.
+    Thresholds of the scores, and how they were fitted.
 
-    Other settings than `passes`, `seed`, `mask_policy`, `precision` and `mask_draw` are refused.
-    Raises CalibrationError if the limits could never be judged.
+    `fitting_calibration` refuses a run with other settings. Raises CalibrationError for thresholds
+    that no score could exceed.
     """
 
     passes: int
     seed: int
     mask_policy: str
     precision: str
-    # The logits are divided by it.
+    # Divisor of the logits.
     temperature: float
-    # Limit of each score, from the split limits.
+    # Threshold of each score, from the split `limits`.
     thresholds: Mapping[str, float]
-    # Those that the gate uses by default.
+    # Scores that the gate uses by default.
     gate_scores: tuple[str, ...]
-    # Share of the frames of the split limits at or below each limit.
+    # Share of the frames of the split `limits` at or below each threshold.
     quantile: float
     num_train: int
     num_limits: int
-    # Over the graphs and their entries in the card, and over the images of the split limits.
+    # Digests: of the graphs and their entries in the card; of the images of the split `limits`.
     model_sha256: str
     data_sha256: str
-    # Limits of the gate scores for each alpha.
+    # Thresholds of the gated scores for each alpha.
     promises: tuple[Promise, ...] = ()
-    # What the scores of ordinary frames look like together.
+    # Joint density of the scores of ordinary frames.
     density: ScoreDensity | None = None
-    # How the limits move together when the gate is made stricter; the room `calibration` reads it.
+    # How all thresholds change as the gate gets stricter; read by the subpackage `calibration`.
     family: Mapping[str, Any] | None = None
-    # `mask_digest` of the pixels that were left out.
+    # `mask_digest` of the excluded pixels.
     ignore_sha256: str = ''
-    # Of the statistics of `core.scores.image`; empty for the fixed ones alone.
+    # Limits of the statistics of `core.scores.image`; if empty, only the fixed limits apply.
     damage_limits: Mapping[str, float] = field(default_factory=dict)
-    # Of the file with the features of the training frames; empty if there is none.
+    # Digest of the file with the features of the training frames; empty if there is none.
     features_sha256: str = ''
     mask_draw: str = 'independent'
-    # Classes of a smaller share of the image were left out of the mask.
+    # Classes that cover a smaller share of the image were removed from the mask.
     smallest_class: float = 0.0
-    # To be added to each alpha where the limits were carried over from another precision.
+    # Added to each alpha where the thresholds were carried over from another precision.
     carried_error: float = 0.0
     carried_from: CarriedFrom | None = None
-    # Of each score its least value on the split limits: `core.gate.RISE_RATIO` is a share of
-    # the way from there to the limit.
+    # Smallest value of each score on the split `limits`: `core.gate.RISE_RATIO` is a share of
+    # the way from there to the threshold.
     floors: Mapping[str, float] = field(default_factory=dict)
     # `image_digest` of every image of the three splits, sorted.
     seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse limits that could never be judged."""
+        """Raise CalibrationError for thresholds and other values out of range."""
         thresholds, floors = self.thresholds, self.floors
         bad = [k for k, v in thresholds.items() if not 0 < v < HIGHEST_SCORE]
         low = {k: v for k, v in floors.items() if not 0 <= v <= HIGHEST_SCORE}
@@ -166,16 +166,16 @@ class Calibration:
             if is_wrong:
                 raise CalibrationError(came, expected, _FIX)
         if self.damage_limits:
-            # Not at the top: it needs OpenCV, which the help of a command must not load.
+            # Not at the top: it imports OpenCV, which the help of a command must not load.
             from uncertainty_seg.core.scores.image import require_limits
 
             require_limits(self.damage_limits)
 
     def promise_of(self, alpha: float) -> Promise | None:
         """
-        Return the promise of an alpha, the strictest if it is 0; None if nothing is promised.
+        Return the promise for an alpha, the strictest if it is 0; None if there is no promise.
 
-        Raises ConfigError if there are promises, but none of this alpha.
+        Raises ConfigError if an alpha above 0 is none of the calibration's.
         """
         alphas = [promise.alpha for promise in self.promises]
         if alpha == 0:
@@ -187,8 +187,8 @@ class Calibration:
 
 
 def calibration_to_json(calibration: Calibration) -> str:
-    """Write a calibration as indented JSON, with a digest over the rest of it."""
-    # Not asdict of the whole: it would copy the density's arrays, which are no JSON.
+    """Return a calibration as indented JSON, with a digest of all other entries."""
+    # Not asdict of the whole: it would copy the density's arrays, which are not JSON.
     facts: dict[str, Any] = {_SCHEMA: _SCHEMA_VERSION} | {
         f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
     facts['seen_images'] = ''.join(calibration.seen_images)
@@ -203,10 +203,10 @@ def calibration_to_json(calibration: Calibration) -> str:
 
 def calibration_from_json(text: str | bytes) -> Calibration:
     """
-    Read and check a calibration as `calibration_to_json` writes it.
+    Parse and check a calibration that `calibration_to_json` wrote.
 
-    Raises CalibrationError if the text is no JSON, lacks a key, or was changed after it was
-    written.
+    Raises CalibrationError if the text is not JSON, lacks a key, has another schema, or was
+    changed after it was written.
     """
     try:
         raw = load_object(text)
@@ -226,7 +226,7 @@ def calibration_from_json(text: str | bytes) -> Calibration:
 
 
 def _value_text(key: str, value: object) -> str:
-    # Long rows of numbers are for programs, the rest is for people too.
+    # Long rows of numbers are for programs; the rest should be readable as well.
     indent = None if key in ('density', 'family') else 2
     return json.dumps(value, indent=indent).replace('\n', '\n  ')
 
@@ -246,7 +246,7 @@ def _from_facts(raw: dict[str, Any]) -> Calibration:
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the first digits of a digest of the pixels of an image, whatever it is called."""
+    """Return the first digits of a digest of an image's shape and pixels, not of its name."""
     whole = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
     return hashlib.sha256(whole).hexdigest()[:SEEN_DIGITS]
 

@@ -1,19 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What makes the passes of a frame differ, as data: the same seed gives the same inputs everywhere.
+The inputs that make the passes of a frame differ; one seed gives the same inputs everywhere.
 
-For dropout these are masks: each site draws from its own stream, so that it keeps its masks when
-another one is added, and one pass after the other, so that the first t do not depend on T. Only
-stratified masks are those of T: each channel of a site is dropped in the same number of passes up
-to rounding, in an order of its own, so that no channel counts for more than its share. That is for
-whole channels: a site of elements has so many that they average out. A site of noise draws
-standard normal numbers in the same way; those of `direct` are the same in every pass, so that what
-differs between passes is the masks' doing. For a deep ensemble they are the rows that choose a
-member; a single pass has no such inputs.
+For dropout they are masks. Each site draws from its own stream, so that it keeps its masks when
+another site is added, and pass by pass, so that the first t passes do not depend on T. Only
+stratified masks depend on T: each channel of a site is dropped in the same number of passes up to
+rounding, in an order independent of other channels, so that no channel is over-represented. They
+are for whole channels; a site of elements has so many that they average out. A site of noise draws
+standard normal numbers in the same way; those of `direct` are the same in every pass, so that only
+the masks make passes differ. For a deep ensemble the inputs are the rows that select a member; a
+single pass has no such inputs.
 
-Masks of whole channels are a few kB. Those of single elements are as large as the feature maps, in
-each pass: they can be had as `LazyRows`, which draw the passes that are read, so that memory does
-not grow with T.
+Masks of whole channels take a few kB. Masks of elements are as large as the feature maps in each
+pass; `LazyRows` draw only the passes that are read, so that memory does not grow with T.
 
 """
 
@@ -34,16 +33,16 @@ MEMBER = 'member'
 PassInputs = dict[str, NDArray[np.float32]]
 _TEICHROEW = (0.029899776, 0.008355968, 0.076542912, 0.252408784, 3.949846138)
 _BLOCK = 1 << 16  # words at a time: they stay in the cache between drawing and comparing
-_COUNTER_WORDS = 4  # that Philox makes of each value of its counter
-# Masks of a site that take more than this in all passes together are drawn when they are read.
+_COUNTER_WORDS = 4  # words that Philox generates per counter value
+# Masks of a site that need more bytes than this in all passes together are drawn when read.
 LAZY_BYTES = 4 * 2**20
 
 
 class LazyRows:
     """
-    Masks (T, *site.shape) of a site of elements, of which a slice of passes is drawn when read.
+    Masks (T, *site.shape) of a site of elements; reading a slice of passes draws them.
 
-    They are those that `make_masks` gives.
+    The values equal those of `make_masks`.
     """
 
     dtype = np.dtype(np.float32)
@@ -64,7 +63,7 @@ class LazyRows:
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None
     ) -> NDArray[np.float32]:
-        """Draw the masks of all passes, for a backend that knows arrays only."""
+        """Draw the masks of all passes, for a backend that needs an array."""
         return self[:]
 
 
@@ -74,17 +73,17 @@ Masks: TypeAlias = Mapping[str, Rows]
 
 def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
     """
-    Return what the head of a bundle is given beside the image, for T passes.
+    Return the inputs of a bundle's head, apart from the trunk's outputs, for T passes.
 
-    Masks and noise (T, *site.shape), and for an ensemble `member`: one row a pass with a single 1.
-    T is the number of members; 1 where no dropout makes passes differ. Raises ConfigError if
-    `passes` or `seed` is out of range, or does not fit the card.
+    Masks and noise (T, *site.shape), or for an ensemble `member`: one row per pass with a single
+    1. T is the number of members of an ensemble, and 1 if all passes would be equal. Raises
+    ConfigError if `passes` or `seed` is out of range, or does not fit the card.
     """
     return {name: rows[:] for name, rows in lazy_inputs(card, passes, seed).items()}
 
 
 def lazy_inputs(card: ModelCard, passes: int, seed: int) -> dict[str, Rows]:
-    """Return the inputs of `pass_inputs`, the large ones as `LazyRows`; errors as there."""
+    """Return the inputs of `pass_inputs`, large ones as `LazyRows`; raises the same errors."""
     _require(passes, seed)
     if card.has_one_pass and passes != 1:
         raise ConfigError(f'passes is {passes}', f'1: {card.name!r} has no dropout, so that all '
@@ -102,9 +101,9 @@ def lazy_inputs(card: ModelCard, passes: int, seed: int) -> dict[str, Rows]:
 
 def still_inputs(card: ModelCard, passes: int) -> PassInputs:
     """
-    Return inputs, float32 (passes, *site.shape), under which all passes are the same.
+    Return inputs, float32 (passes, *site.shape), that make all passes equal.
 
-    Noise is zero. Masks are ones where dropout can be switched off, and the member is the first.
+    Noise is zero, masks are ones, and the member of an ensemble is the first.
     """
     _require(passes, 0)
     still = {site.name: np.zeros((passes, *site.shape), np.float32) for site in card.noise_sites}
@@ -133,7 +132,7 @@ def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
     """
     Return masks that switch dropout off: every pass is the deterministic network.
 
-    Those of many elements are views of one value, which cannot be written to.
+    Large masks are read-only views of a single value.
     """
     _require(passes, 0)
     ones = {site.name: np.broadcast_to(np.float32(1), (passes, *site.shape)) for site in sites}
@@ -141,22 +140,22 @@ def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
 
 
 def num_passes(inputs: Masks) -> int:
-    """Return T of inputs as `pass_inputs` makes them; 1 where there are none."""
+    """Return T of the inputs from `pass_inputs`; 1 if there are none."""
     return len(next(iter(inputs.values()), (0,)))
 
 
 def has_free_seed(card: ModelCard) -> bool:
-    """Say whether another seed gives other inputs: not of an ensemble's members alone."""
+    """Return whether the inputs depend on the seed; the selection of a member does not."""
     return any(site.name != MEMBER for site in card.dropout_sites)
 
 
 def drops_channels(site: DropoutSite) -> bool:
-    """Say whether a site drops whole channels: its masks can be stratified."""
+    """Return whether a site drops whole channels, so that its masks can be stratified."""
     return site.kind == 'mask' and site.name != MEMBER and all(n == 1 for n in site.shape[1:])
 
 
 def fitting_draw(sites: Iterable[DropoutSite]) -> str:
-    """Return the `mask_draw` of a new card: 'stratified' where a site drops whole channels."""
+    """Return the `mask_draw` of a new card: 'stratified' if a site drops whole channels."""
     return 'stratified' if any(map(drops_channels, sites)) else 'independent'
 
 
@@ -182,8 +181,8 @@ def _rows(site: DropoutSite, passes: int, seed: int, mask_draw: str) -> Rows:
 
 
 def _stream(site: DropoutSite, seed: int) -> np.random.Philox:
-    # Philox is counter based and frozen by numpy's stream policy for `random_raw`; the uint64
-    # words are compared as integers, so that no rounding rule of a later numpy can move a mask.
+    # Philox is counter-based, and numpy's stream policy freezes its `random_raw`. The uint64 words
+    # are compared as integers, so that no rounding rule of a later numpy can change a mask.
     return np.random.Philox(key=[seed & (2**64 - 1), zlib.crc32(site.name.encode())])
 
 
@@ -191,7 +190,7 @@ def _independent_masks(
     site: DropoutSite, first_pass: int, stop_pass: int, seed: int
 ) -> NDArray[np.float32]:
     stream = _stream(site, seed)
-    # The counter steps over the passes before; what is left of its words is drawn and forgotten.
+    # Skip earlier passes: whole counter values by `advance`, remaining words by drawing them.
     counters, words = divmod(first_pass * math.prod(site.shape), _COUNTER_WORDS)
     stream.advance(counters)
     stream.random_raw(words)
@@ -206,9 +205,9 @@ def _independent_masks(
 
 def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
     """
-    Drop each channel in p T passes, rounded up or down by chance so that the mean is right.
+    Drop each channel in p T passes, rounded up or down at random so that the mean is exact.
 
-    Which passes these are is the order of the channel's words, independent of other channels.
+    The order of the channel's random words selects the passes, independently of other channels.
     """
     channels = site.shape[0]
     words = _stream(site, seed).random_raw((passes + 1) * channels).reshape(-1, channels)
@@ -223,7 +222,7 @@ def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.f
 
 def _samples(site: DropoutSite, passes: int, seed: int) -> PassInputs:
     """Draw the S samples of `direct`, the same in every pass: only masks make passes differ."""
-    # The second half is the first with the other sign, which leaves no class a favourite.
+    # Antithetic pairs: the second half is the negated first, so that no class is favoured.
     drawn = _noise(site, 1, seed)
     half = (site.shape[0] + 1) // 2
     pairs = np.concatenate([drawn[:, :half], -drawn[:, :half]], axis=1)[:, :site.shape[0]]
@@ -232,15 +231,15 @@ def _samples(site: DropoutSite, passes: int, seed: int) -> PassInputs:
 
 def _noise(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
     """
-    Draw standard normal numbers; the distribution function is right to 4e-4.
+    Draw standard normal numbers; the distribution function is accurate to 4e-4.
 
-    The sum of twelve uniform numbers is made normal by Teichroew's polynomial (Knuth, vol. 2,
-    3.4.1). It takes sums and products only: other processors round a logarithm in another way.
+    Teichroew's polynomial (Knuth, vol. 2, 3.4.1) makes the sum of twelve uniform numbers normal.
+    It needs sums and products only: logarithms are rounded differently on other processors.
     """
     size = passes * math.prod(site.shape)
     words = _stream(site, seed).random_raw(3 * size).reshape(size, 3)
     quarters = words.view(np.uint16).reshape(size, 12).sum(1, dtype=np.int64)
-    r = ((quarters + 6) / 65536 - 6) / 4  # each quarter stands for the middle of its interval
+    r = ((quarters + 6) / 65536 - 6) / 4  # + 6: each of the 12 numbers is its interval's middle
     squared, value = r * r, np.full(size, _TEICHROEW[0])
     for factor in _TEICHROEW[1:]:
         value = value * squared + factor
@@ -255,20 +254,20 @@ def _require(passes: int, seed: int) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# The masks of the policy 'fixed', shared by the pipelines of several cameras.
+# Masks of the policy 'fixed', shared by the pipelines of several cameras.
 
 
 class PassSource:
-    """Masks that are drawn once and shared; large ones are known, and drawn when they are read."""
+    """Masks that are drawn once and shared; large ones are `LazyRows`, drawn when read."""
 
     def __init__(self, card: ModelCard) -> None:
         self._card = card
         self._drawn: tuple[tuple[int, int], Masks] | None = None
 
     def of(self, passes: int, seed: int) -> Masks:
-        """Return the masks of T passes; the same object as last time where both are the same."""
+        """Return the masks of T passes; the same object as before if both arguments are equal."""
         drawn = self._drawn
         if drawn is None or drawn[0] != (passes, seed):
-            # Backends recognise masks that they were given before by identity.
+            # Backends detect unchanged masks by object identity.
             drawn = self._drawn = (passes, seed), lazy_inputs(self._card, passes, seed)
         return drawn[1]

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What makes a frame unusable whatever the network says of it: its stamp, and pixels seen before.
+Detect frames that are unusable whatever the network returns: by stamp and by repeated pixels.
 
-A flag about an image of an hour ago, or about the one image that a hung driver sends for ever, is
-wrong however good the image is. The stamps are compared with a clock and with each other; the
-pixels are compared part by part, since a driver may stamp the same pixels anew, and a clock or a
-counter may be drawn over them. Noise that was added to a still image is not told from a sensor's.
+A flag for an image that is an hour old, or that a hung driver repeats for ever, is wrong however
+good the image is. Stamps are compared with a clock and with each other. Pixels are compared part
+by part, since a driver may give old pixels a new stamp, and a clock or counter may be drawn over
+them. Noise added to a still image cannot be distinguished from sensor noise.
 
 """
 
@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.settings import Settings
 
-# Frames whose stamps and pixels are remembered: a ring of buffers that a driver hands out again
-# is recognised up to this length. A bag in a loop must be longer to be taken for a camera.
+# Number of frames whose stamps and pixels are remembered. A driver that reuses a ring of buffers,
+# or a bag in a loop, is detected up to this length.
 MEMORY_FRAMES = 64
-# So many ages in a row that differ by no more than this are an offset between two clocks.
+# If this many consecutive ages differ by at most this much, the cause is an offset of the clocks.
 STEADY_FRAMES, STEADY_S = 10, 0.2
-# The noise of a sensor is in every row: a part of them tells as much, in less time.
+# Every fourth row is compared: sensor noise is in every row, so this is as reliable and faster.
 ROW_STEP = 4
-# Parts of a side that are compared, and the share of all that must be new in a new picture: a hull
-# or a letterbox in view is the same each time, and so is a still image under a clock.
+# Parts per side, and the share of all parts that must differ in a new picture: low enough for a
+# hull or letterbox that never changes, high enough to detect a still image under a running clock.
 PARTS, LEAST_NEW = 16, 0.2
-# Of the latest so many images half may repeat the one before, as if the camera had half the rate.
+# Half of this many latest images may be repeats, as from a camera with half the frame rate.
 WINDOW_FRAMES = 10
 _NO_CLOCK = ("the node's clock stands at 0: use_sim_time is true and nobody publishes /clock; "
              'play the bag with its clock')
@@ -43,9 +43,9 @@ UNPROVEN = ('the camera has shown one picture, and may be frozen: gate.rise_fram
 
 class FrameGuard:
     """
-    Look at the frames of one camera in the order in which they are judged.
+    Check the frames of one camera, in the order in which they are judged.
 
-    Of the settings it takes `max_age_s`, `max_skew_s`, `max_repeats` and `stamps`.
+    It uses the settings `max_age_s`, `max_skew_s`, `max_repeats` and `stamps`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -59,9 +59,9 @@ class FrameGuard:
 
     def stamp_fault(self, stamp_ns: int, now_ns: int) -> str:
         """
-        Say why a frame cannot be judged by its stamp; empty if it can.
+        Return why the stamp of a frame makes it unusable, in words; empty if it does not.
 
-        To be called once a frame. `stamp_ns` is that of the frame, `now_ns` the time by the clock
+        Call it once per frame. `stamp_ns` is the frame's stamp, `now_ns` the time of the clock
         that it is compared with.
         """
         before_ns, self._last_ns = self._last_ns, stamp_ns
@@ -90,7 +90,7 @@ class FrameGuard:
         return ''
 
     def age_fault(self, stamp_ns: int, now_ns: int) -> str:
-        """Say why a frame of this stamp is too old or too new at a time; empty if it is not."""
+        """Return why a stamp is too old or too new at `now_ns`, in words; empty if it is not."""
         age_s, settings = (now_ns - stamp_ns) / 1e9, self._settings
         if not settings.max_age_s or -settings.max_skew_s <= age_s <= settings.max_age_s:
             return ''
@@ -116,18 +116,18 @@ class FrameGuard:
 
     @property
     def is_unproven(self) -> bool:
-        """Whether nothing shows yet that the camera is alive, and that is looked at."""
+        """Return whether repeats are checked and the camera has not shown two pictures yet."""
         return self._settings.max_repeats >= 0 and len(self._pictures) < 2
 
     def pixel_fault(self, image: ImageU8, ignore: NDArray[np.bool_] | None = None) -> str:
         """
-        Say whether a camera is frozen; empty if it is not. To be called once a frame.
+        Return how the camera is frozen, in words; empty if it is not. Call it once per frame.
 
-        `image` is ndarray of uint8, shape (H, W, 3), of which every fourth row is compared. One of
-        which less than `LEAST_NEW` differs from an image before repeats it. A camera of a still
-        scene is not frozen, as its noise changes every image; a rendered still scene is. Parts
-        with a pixel of `ignore`, an ndarray of bool, (h, w) of any size, show no new picture: what
-        is drawn there may go on while the rest stands still.
+        Every fourth row of `image`, uint8 (H, W, 3), is compared. An image repeats an earlier one
+        if less than `LEAST_NEW` of its parts differ. A camera that views a still scene is not
+        frozen, as its noise changes every image; a rendered still scene is. Parts with a pixel of
+        `ignore`, bool (h, w) of any size, are not compared: a clock drawn there may go on while
+        the rest stands still.
         """
         if self._settings.max_repeats < 0:
             return ''
@@ -136,9 +136,9 @@ class FrameGuard:
         if age is None:
             self._num_in_row = 0
             return ''
-        # No camera goes back to a picture from before its last one.
+        # A live camera never shows a picture older than its last one again.
         self._num_in_row += 1 if age == 0 else math.inf
-        # Of a camera that has never shown two different images none is known to be alive.
+        # A camera that has never shown two different pictures may have been frozen all along.
         most = self._settings.max_repeats if len(self._pictures) > 1 else 0
         if self._num_in_row == math.inf:
             found = 'shows older pictures again, expected new ones'
@@ -154,7 +154,7 @@ class FrameGuard:
 
 
 class _Pictures:
-    """The latest different pictures, newest last, as a sum for each of their parts."""
+    """The latest different pictures, newest last, each as one checksum per part."""
 
     def __init__(self) -> None:
         self._sums = np.zeros((0, PARTS * PARTS), np.uint64)
@@ -164,9 +164,9 @@ class _Pictures:
 
     def add(self, image: ImageU8, parts: NDArray[np.bool_] | slice) -> int | None:
         """
-        Take a picture in as the newest; return how many came after it before, None if new.
+        Add a picture as the newest; return how many newer ones there were, None if it is new.
 
-        `parts` are those that count.
+        Only `parts` are compared.
         """
         sums = _part_sums(image)
         is_same = (self._sums == sums)[:, parts]
@@ -178,7 +178,7 @@ class _Pictures:
 
 
 def _part_sums(image: ImageU8) -> NDArray[np.uint64]:
-    """Return a number for each part of an image, which any other bit and any shift changes."""
+    """Return a checksum of each part of an image; any changed bit and any shift changes it."""
     rows = image[::ROW_STEP].reshape(-(-len(image) // ROW_STEP), -1)
     if rest := rows.shape[1] % 8:
         rows = np.pad(rows, ((0, 0), (0, 8 - rest)))
@@ -188,7 +188,7 @@ def _part_sums(image: ImageU8) -> NDArray[np.uint64]:
 
 
 def _free_parts(ignore: NDArray[np.bool_] | None) -> NDArray[np.bool_] | slice:
-    """Return which parts of an image have no pixel of a mask; all if none has none."""
+    """Return which parts of an image have no pixel of a mask; all parts if every one has."""
     if ignore is None or min(ignore.shape) < PARTS:
         return slice(None)
     marked = np.logical_or.reduceat(ignore, _edges(ignore.shape[1]), 1)
@@ -202,5 +202,5 @@ def _edges(length: int) -> NDArray[np.intp]:
 
 @lru_cache(16)
 def _factors(length: int) -> NDArray[np.uint64]:
-    """Return odd numbers: a product with one is another for each other word."""
+    """Return odd factors: multiplication by one maps different words to different products."""
     return np.random.default_rng(length).integers(0, 2**63, length, np.uint64) * 2 + 1

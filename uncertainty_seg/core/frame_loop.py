@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is done with each frame: decode, look at stamp and pixels, process, judge; or refuse.
+Handle each frame: decode it, check stamp and pixels, measure and judge it, or refuse it.
 
-The node, `replay` and `score` share this loop, so that the same image gets the same verdict in
-all three, and so does an image that cannot be used. It depends on neither messages nor files: the
-caller passes a function that decodes the frame, and gets the outcome. The judge is the gate of the
-pipeline, or in the node the owner of the verdict, which publishes in the same step.
+The node, `replay` and `score` share this loop, so that an image gets the same verdict in all
+three, usable or not. It depends on neither messages nor files: the caller passes a function that
+decodes the frame, and receives the outcome. The judge is the gate of the pipeline or, in the node,
+the owner of the verdict, which also publishes it.
 
 """
 
@@ -26,11 +26,11 @@ from uncertainty_seg.errors import UncertaintySegError
 @dataclass(frozen=True)
 class Outcome:
     """
-    What came of a frame.
+    The result of one frame.
 
-    `result` is what was measured, with the verdict, and None if the frame could not be used;
-    `image_bgr` the decoded image; `thresholds` are those that it was judged by; `doubt` says why
-    its stamp or pixels make it unusable although it was measured, else it is empty.
+    `result` has the measurements and the verdict, None if the frame was refused; `image_bgr` is
+    the decoded image; `thresholds` are those it was judged by. `doubt` says why a measured frame
+    is unusable by its stamp or pixels; otherwise it is empty.
     """
 
     verdict: Verdict
@@ -47,25 +47,25 @@ class Outcome:
         return ' '.join('; '.join(self.verdict.reasons).split())
 
 
-# Asked when the verdict is reached: why the frame is unusable by then; empty if it is not.
+# Called when the frame is judged: returns why it is unusable by then; empty if it is not.
 Doubt = Callable[[], str]
 
 
 class Judge(Protocol):
-    """Decides about frames; returns None once it has stopped."""
+    """Judges frames; every method returns None once the judge has stopped."""
 
     def begin(self) -> Epoch | None:
-        """Return what the next frame is measured by."""
+        """Return the epoch that the next frame is measured in."""
         ...
 
     def judge(
         self, epoch: Epoch, result: FrameResult, doubt: Doubt, about: Any
     ) -> Verdict | None:
-        """Return the verdict about a measured frame; a fault if there is a doubt about it."""
+        """Return the verdict on a measured frame; a fault if `doubt` returns a reason."""
         ...
 
     def refuse(self, reason: str, about: Any, kind: str) -> Verdict | None:
-        """Return the verdict, of a kind, about a frame that cannot be used."""
+        """Return the verdict, of this kind, on a frame that cannot be used."""
         ...
 
 
@@ -76,33 +76,33 @@ class PlainJudge:
         self._pipeline = pipeline
 
     def begin(self) -> Epoch:
-        """Return what is in epoch."""
+        """Return the current epoch of the pipeline."""
         return self._pipeline.begin()
 
     def judge(self, epoch: Epoch, result: FrameResult, doubt: Doubt, about: Any) -> Verdict:
-        """Let the gate judge, or the flag fall."""
+        """Judge by the gate, or make the flag fall if `doubt` returns a reason."""
         if reason := doubt():
             return self._pipeline.fault(reason)
         return self._pipeline.judge(epoch, result)
 
     def refuse(self, reason: str, about: Any, kind: str) -> Verdict:
-        """Let the flag fall."""
+        """Make the flag fall."""
         return self._pipeline.fault(reason, kind)
 
 
 class PhotographJudge(PlainJudge):
     """
-    Judge photographs, each by itself: confident is one whose gated scores are within their limits.
+    Judge each photograph by itself: confident if its gated scores are within their thresholds.
 
-    Neither the photographs before it nor a hold count, which are for the stream of a camera. One
-    that looks damaged is not confident, and no fault of a camera.
+    Earlier photographs and the hold have no effect; they are for the stream of a camera. A
+    photograph that looks damaged is uncertain, not a camera fault.
     """
 
     def judge(self, epoch: Epoch, result: FrameResult, doubt: Doubt, about: Any) -> Verdict:
-        """Look at what the gate says of the scores, and not at how its flag stands."""
+        """Judge the scores of this frame only, whatever the state of the flag."""
         verdict = super().judge(epoch, result, lambda: '', about)
         if reason := doubt():
-            # Without what to do about a camera.
+            # Without the advice on the camera, which follows the last colon.
             return replace(verdict, is_confident=False, kind='uncertain',
                            reasons=(reason.rpartition(': ')[0] or reason,))
         if verdict.kind == 'recovering' and verdict.score_ratio <= 1:
@@ -114,11 +114,11 @@ class PhotographJudge(PlainJudge):
 
 class FrameLoop:
     """
-    Take the frames of one camera, one after the other.
+    Process the frames of one camera, one after the other.
 
-    The `judge` decides and, in the node, publishes; it is the pipeline's gate if it is left out.
-    The `guard` of this camera looks at stamps and pixels. With `measures_damaged` an image that
-    looks damaged is measured too, and its damage is the doubt about it.
+    The `judge` decides and, in the node, publishes; by default it is the pipeline's gate. The
+    `guard` of this camera checks stamps and pixels. With `measures_damaged`, an image that looks
+    damaged is measured as well, and the damage is its `doubt`.
     """
 
     def __init__(
@@ -134,27 +134,27 @@ class FrameLoop:
         clock_ns: Callable[[], int] | None = None,
     ) -> Outcome | None:
         """
-        Take one frame; whatever is wrong with it becomes a verdict.
+        Process one frame; anything wrong with it results in a verdict.
 
-        Errors that are not the package's own are bugs and pass through: a tool ends with them, the
-        node publishes a fault and goes on.
+        Exceptions other than UncertaintySegError are bugs and pass through: a tool ends, the node
+        publishes a fault and continues.
 
         Parameters
         ----------
         read : callable
             Decodes the image, BGR; an UncertaintySegError is a fault of the frame.
         stamp_ns : int
-            Its stamp.
+            Stamp of the frame.
         about : object, optional
-            Handed to the judge: the header to publish under.
+            Passed to the judge: the header to publish under.
         clock_ns : callable, optional
-            The time that its stamp is compared with, asked when the frame is taken and again when
-            it is judged. Without it, as for a folder of pictures, no guard looks at the frame.
+            Returns the time to compare the stamp with; called when the frame is taken and again
+            when it is judged. Without it, as for a folder of pictures, the guard is not used.
 
         Returns
         -------
         Outcome or None
-            None if the judge decides about no frame any more.
+            None if the judge has stopped.
 
         """
         epoch = self._judge.begin()
@@ -163,7 +163,7 @@ class FrameLoop:
         guard = self._guard if clock_ns is not None else None
         reason, now_ns = '', clock_ns or (lambda: stamp_ns)
         try:
-            # The stamp first: a frame whose image cannot be read came all the same.
+            # The stamp first: the guard must record it even if the image cannot be read.
             if guard is not None:
                 reason = guard.stamp_fault(stamp_ns, now_ns())
             image = read()
@@ -172,7 +172,7 @@ class FrameLoop:
                 reason = reason or pixels
                 if guard.is_unproven and epoch.settings.gate.rise_frames == 1:
                     reason = reason or UNPROVEN
-            # A suspicion: the stream is sound, and a scene may look so. Nobody has to stop.
+            # Damage alone is no fault: the stream works, and a scene may happen to look like this.
             problem, kind = self.pipeline.damage(image), 'fault' if reason else 'uncertain'
             if problem and not self._measures_damaged:
                 return self.refuse(reason or problem, about, kind)
@@ -195,6 +195,6 @@ class FrameLoop:
                        '' if verdict.is_confident else doubt())
 
     def refuse(self, reason: str, about: Any = None, kind: str = 'fault') -> Outcome | None:
-        """Let the flag fall for a frame that cannot be used, for a reason in words; see `take`."""
+        """Make the flag fall for an unusable frame, for a reason in words; None as in `take`."""
         verdict = self._judge.refuse(reason, about, kind)
         return None if verdict is None else Outcome(verdict)

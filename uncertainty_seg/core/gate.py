@@ -2,12 +2,12 @@
 """
 From scores to the flag: a state machine that only good frames can turn to `true`.
 
-It has no thread and reads no clock: `update` for a frame and `fault` for everything else are
-given the time. Unknown is not confident, and neither is a score that is not a number.
+It has no thread and reads no clock: `update`, for a frame, and `fault`, for any other event, are
+given the time. Before the first frame and for a score that is not a number, the flag is false.
 
-For the same events, settings and times, a gate with smaller thresholds is true only where one
-with larger thresholds is: a frame that is bad for the larger is bad for the smaller, one that is
-good enough to rise for the smaller is so for the larger, and nothing else moves either.
+For the same events, settings and times, a gate with smaller thresholds is true only when one with
+larger thresholds is. A frame that is bad at the larger thresholds is bad at the smaller ones, a
+frame good enough to rise at the smaller is so at the larger, and nothing else changes the flag.
 
 """
 
@@ -24,15 +24,15 @@ from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.errors import ConfigError
 
 # -------------------------------------------------------------------------------------------------
-# The gated scores and their limits, from calibration and settings.
+# The gated scores and their thresholds, from calibration and settings.
 
 VOID = 'void'
-_NUM_NAMED = 5  # scores in a sentence; a calibration may have a hundred
-# For the flag to rise, every score must have gone at most this share of the way from its least
-# value in the calibration to its threshold.
+_NUM_NAMED = 5  # scores named in an error; a calibration may have a hundred
+# The flag rises only if every score is at most this share of the way from its smallest value in
+# the calibration to its threshold.
 RISE_RATIO = 0.95
-# Whatever `fall_frames` is, the flag falls with a bad frame that is this long after the first of
-# the bad frames in a row, by the stamps.
+# Whatever `fall_frames` is, the flag falls at a bad frame that is this long after the first of
+# consecutive bad frames, by the stamps.
 FALL_WITHIN_S = 1.0
 WITHIN = ('all scores within limits',)
 NO_CALIBRATION = 'no promise: the bundle has no calibration'
@@ -40,12 +40,12 @@ NO_CALIBRATION = 'no promise: the bundle has no calibration'
 
 def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, float]:
     """
-    Return the limit of each gated score, scale included.
+    Return the threshold of each gated score, scale included.
 
-    These are the promise's where the gate is the calibrated one and there is a promise; else the
+    They come from the promise if there is one and the gated scores are its own; otherwise from the
     calibration's thresholds, which promise nothing. Raises ConfigError if a score has no
-    threshold, there is no promise of `settings.alpha`, or the scale puts a limit where no score
-    can be.
+    threshold, there is no promise for `settings.alpha`, or the scale raises a threshold to 1, the
+    highest possible score.
     """
     promise = calibration.promise_of(settings.alpha)
     limits: Mapping[str, float] = promise.limits if promise else calibration.thresholds
@@ -69,7 +69,7 @@ def _few_like(name: str, known: Mapping[str, float]) -> str:
 
 
 def promise_text(calibration: Calibration, settings: GateSettings) -> str:
-    """Say what the limits of `gate_limits` promise; empty if nothing, VOID if settings undo it."""
+    """Return what `gate_limits` promise, in words; empty if nothing, VOID if settings void it."""
     if weakened_by(calibration, settings):
         return VOID
     promise = calibration.promise_of(settings.alpha)
@@ -83,14 +83,14 @@ def weakened_by(calibration: Calibration, settings: GateSettings) -> tuple[str, 
     """
     List the settings that make the gate accept more than its calibration does, each in words.
 
-    There may be some without a promise too: the calibrated thresholds are a choice all the same.
-    Raises ConfigError if there are promises, but none of `settings.alpha`.
+    They are listed without a promise as well, since calibrated thresholds were chosen even then.
+    Raises ConfigError if `settings.alpha` is above 0 and no promise has it.
     """
     promise, found = calibration.promise_of(settings.alpha), []
     if settings.threshold_scale > 1:
         found.append(f'gate.threshold_scale is {settings.threshold_scale:g}, above 1')
     names, given = set(promise.limits if promise else calibration.gate_scores), settings.scores
-    # Further thresholds make a gate stricter, but a promise is of its own scores and limits.
+    # More scores make a gate stricter, but a promise holds only for its own scores and thresholds.
     if given and (names != set(given) if promise else not names <= set(given)):
         found.append(f'gate.scores are not those of the calibration ({", ".join(sorted(names))})')
     if settings.fall_frames > 1:
@@ -109,9 +109,9 @@ def cannot_rise(
     calibration: Calibration, settings: GateSettings, limits: Mapping[str, float]
 ) -> str:
     """
-    Say which score no frame of the calibration could have raised the flag with; empty if none.
+    Return why the flag may never rise: a threshold below all calibration frames; empty if none.
 
-    `limits` are those of `gate_limits`. Nothing is known of a score without a floor.
+    `limits` are those of `gate_limits`. A score without a floor is assumed to reach 0.
     """
     for name, limit in limits.items():
         least = calibration.floors.get(name, 0.0)
@@ -125,10 +125,10 @@ def cannot_rise(
 
 def _way_to(value: float, limit: float, floor: float) -> float:
     """
-    Return how far a score has gone from a floor to its limit: 0 at the one and 1 at the other.
+    Return the position of a score between a floor (0) and its threshold (1).
 
-    A floor that is not below the limit counts as 0. For the same value and floor a larger limit is
-    never nearer.
+    A floor that is not below the threshold counts as 0. A score that may rise by `RISE_RATIO` at
+    one threshold may do so at any larger one.
     """
     return (value - floor) / (limit - floor) if floor < limit else value / limit
 
@@ -154,16 +154,16 @@ class Verdict:
     Attributes
     ----------
     is_confident : bool
-        Every gated score is within its limit, long enough, and nothing is wrong.
+        Every gated score has been within its threshold for long enough, without a fault.
     reasons : tuple of str
-        One sentence each; one that says "within limits" when confident.
+        One sentence each; `WITHIN` when confident, or the bad scores that `fall_frames` tolerates.
     score_ratio : float
-        Largest score over threshold; above 1 is not confident; infinite after a fault.
+        Largest ratio of a score to its threshold; above 1 for a bad frame; infinite after a fault.
     kind : str
         'confident', 'uncertain', 'recovering' (scores good, not yet long enough), 'fault',
         or 'unknown' (no frame yet).
     promise : str
-        What the limits promise, in words; empty if nothing, `VOID` if settings undo it.
+        What the thresholds promise, in words; empty if nothing, `VOID` if settings void it.
 
     """
 
@@ -176,23 +176,23 @@ class Verdict:
     @property
     def is_worth_a_label(self) -> bool:
         """
-        Say whether the frame itself was over a limit or could not be judged.
+        Return whether the frame itself was over a threshold or could not be judged.
 
-        Not so while the gate only waits for more good frames; and it is so for a single bad
-        frame that the hysteresis overlooks.
+        It is false while the gate only waits for more good frames, and true for a single bad
+        frame that the hysteresis tolerates.
         """
         return self.kind != 'recovering' and not self.score_ratio <= 1.0
 
 
 class Gate:
     """
-    Judge frame after frame.
+    Judge one frame after another.
 
-    The thresholds are the limit of each gated score, all above 0, and `promise` says what they
-    promise, for the verdicts. `floors` has of a score that never comes near 0 its least value
-    among ordinary frames: `RISE_RATIO` is of the way from there to the limit, since a share of the
-    limit itself could lie below all frames there are. 0 for a score that has none. Raises
-    ConfigError if there is no threshold or one that is not a finite number above 0.
+    `thresholds` are those of the gated scores, all above 0; `promise` is what they promise, copied
+    into every verdict. `floors` are the smallest values of scores among ordinary frames, 0 by
+    default. `RISE_RATIO` counts from there, because a share of the threshold itself could lie
+    below every frame if a score never comes near 0. Raises ConfigError if there is no threshold,
+    or one that is not a finite number above 0.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Gate:
         self._bad_frames: deque[bool] = deque(maxlen=settings.fall_window)
         self._good_in_a_row = 0
         self._bad_since_s: float | None = None
-        # None: the hold starts with the next frame, since its beginning is not known.
+        # None: the hold starts with the next frame, since no start time is known.
         self._held_from_s: float | None = None
         self._now_s = -math.inf
         self._promise = promise
@@ -216,20 +216,20 @@ class Gate:
 
     @property
     def last(self) -> Verdict:
-        """Return the verdict in force."""
+        """Return the current verdict."""
         return self._last
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Limit of each gated score."""
+        """Return the threshold of each gated score."""
         return dict(self._thresholds)
 
     def update(self, scores: Mapping[str, float], now_s: float = 0.0) -> Verdict:
         """
         Judge one frame; never confident if a gated score is missing, not finite or below 0.
 
-        `now_s` is the time of the frame, for `hold_s`. After one that is before the last, or not
-        finite, the hold starts again with the next frame: a late frame never makes the flag true
+        `now_s` is the time of the frame, for `hold_s`. If it is before the last one or not finite,
+        the hold starts again with the next frame, so that a late frame never makes the flag true
         earlier.
         """
         values = {name: scores.get(name, math.nan) for name in self._thresholds}
@@ -263,7 +263,7 @@ class Gate:
             return False
         if self._bad_since_s is None:
             self._bad_since_s = now_s
-        # Of stamps that go back, or are no numbers, nobody knows how long they have lasted.
+        # If stamps go back or are NaN, the duration is unknown and counts as too long.
         return not (now_s >= self._now_s
                     and now_s - self._bad_since_s < FALL_WITHIN_S)
 
@@ -271,10 +271,10 @@ class Gate:
         self, reason: str, now_s: float | None = None, kind: str = 'fault'
     ) -> Verdict:
         """
-        Let the flag fall at once for a reason; the count of good frames starts again from zero.
+        Make the flag fall at once; the count of good frames starts again from zero.
 
-        `now_s` is the time by the clock of the frames; without it the hold starts with the next
-        frame. `kind` is that of the verdict.
+        `now_s` is the time in the clock of the frames; without it the hold starts with the next
+        frame. `kind` is the kind of the verdict.
         """
         self._good_in_a_row = 0
         if now_s is None:
@@ -289,7 +289,7 @@ class Gate:
             self._held_from_s = None
             return
         if now_s < self._now_s:
-            # Counting from here would let one late frame between two others shorten the hold.
+            # A hold from here on would be shortened by one late frame between two others.
             self._held_from_s = None
         elif is_bad or self._held_from_s is None:
             self._held_from_s = now_s
@@ -301,7 +301,7 @@ class Gate:
         return self._held_from_s + self._settings.hold_s - self._now_s
 
     def _judge(self, over: list[str], worst: float, lasts: bool) -> Verdict:
-        # Only a bad frame lets it fall, so those from before it rose need not be forgotten.
+        # Only a bad frame makes it fall, so bad frames from before the rise may stay counted.
         falls = bool(over) and (lasts or sum(self._bad_frames) >= self._settings.fall_frames)
         if self._last.is_confident and not falls:
             return Verdict(True, tuple(over) or WITHIN, worst, 'confident')

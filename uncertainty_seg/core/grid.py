@@ -1,17 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Where the sums over the passes lie in the image: the grid of the logits, and the way to pixels.
+The grid at which sums over passes are taken, and the interpolation from it to pixels.
 
-A network that ends in a bilinear upsampling makes its logits at a coarser size than its image,
-and the sums over its passes are taken there. Where all pixels of a pass share one mask this gives
-the network's own maps. Where the mask of each pixel is its own, an upsampled pixel is a mean of
-four independent ones and varies less than any of them: measured at the centres of the logits,
-mutual information and variance come out twice as large as they are in the image.
+A network that ends in a bilinear upsampling computes its logits at a lower resolution than its
+image, and the sums over its passes are taken there. If all pixels of a pass share one mask, this
+gives the network's own maps. If each pixel has its own mask, an upsampled pixel is a mean of four
+independent values and varies less than each of them: at the centres of the logits, mutual
+information and variance are twice as large as in the image.
 
-So the grid may lie beside the centres, by a share of a cell that makes the weights' mean square
-that of the image's pixels. As in Gauss' quadrature with two points, which for many pixels a cell
-this is (``(1 - 1 / sqrt(3)) / 2``, 0.211), the mean over the plane of what is quadratic in the
-logits is then the image's own, and the mean of the other maps nearly so, at no cost.
+So the grid may be offset from the centres by a share of a cell, at which the mean square of the
+interpolation weights equals that of the image's pixels: for many pixels per cell ``(1 - 1 /
+sqrt(3)) / 2``, 0.211, as in Gauss quadrature with two points. The mean over the plane of anything
+quadratic in the logits is then the image's own, that of other maps nearly so, at no cost.
 
 """
 
@@ -31,11 +31,11 @@ UPSAMPLINGS = ('half_pixel', 'align_corners')
 @dataclass(frozen=True)
 class Grid:
     """
-    The cells (rows, columns) that sums are taken at, in an image (height, width).
+    The cells (rows, columns) at which sums are taken, in an image (height, width).
 
-    `upsampling`, one of `UPSAMPLINGS`, says how the network's logits of this size become the
-    image's. `offset` (down, right), 0 or more and below 0.5, is how far the grid lies beside their
-    centres, in cells.
+    `upsampling`, one of `UPSAMPLINGS`, is how the network upsamples logits of this size to the
+    image. `offset` (down, right), 0 or more and below 0.5, is the distance of the grid from the
+    centres of the logits, in cells.
     """
 
     rows: int
@@ -47,15 +47,15 @@ class Grid:
 
     @property
     def is_image(self) -> bool:
-        """Say whether each cell is a pixel."""
+        """Return whether each cell is a pixel."""
         return (self.rows, self.columns) == (self.height, self.width)
 
     def spread(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """
         Interpolate values (..., rows, columns) to the pixels (..., height, width), edges held.
 
-        The dtype stays. NaN spreads to the pixels that touch it. Raises ShapeError if the values
-        have another size.
+        The dtype is kept. A NaN spreads to the pixels that it has a weight in. Raises ShapeError
+        if the values have another size.
         """
         require_shape('values at the grid', values,
                       (*values.shape[:-2], self.rows, self.columns), values.dtype)
@@ -63,7 +63,7 @@ class Grid:
             return values
         if values.dtype == np.float32 and self.upsampling == 'half_pixel' and not any(self.offset):
             return self._spread_by_opencv(values)
-        # Columns first, where there are few rows: rows are then copied as wholes.
+        # Columns first, while there are few rows; after that, whole rows are copied.
         low, high, share = bilinear_taps(
             self.columns, self.width, self.upsampling, self.offset[1])
         wide = _between(values[..., low], values[..., high], share)
@@ -71,8 +71,8 @@ class Grid:
         return _between(wide[..., low, :], wide[..., high, :], share[:, None])
 
     def _spread_by_opencv(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Do the same in a twentieth of the time."""
-        import cv2  # not at the top: the help of a verb reads settings, and needs no OpenCV
+        """Interpolate as `spread` does, in a twentieth of the time."""
+        import cv2  # not at the top: the help of a command imports this, and must not load OpenCV
 
         planes = np.ascontiguousarray(values).reshape(-1, self.rows, self.columns)
         spread = np.empty((len(planes), self.height, self.width), np.float32)
@@ -81,14 +81,14 @@ class Grid:
         return spread.reshape(*values.shape[:-2], self.height, self.width)
 
     def part(self, rows: slice, columns: slice) -> tuple[slice, slice]:
-        """Return the cells, one or more, whose centres lie in a part of the image."""
+        """Return the cells, at least one, whose centres lie in a part of the image."""
         return (cells(rows, self.height, self.rows), cells(columns, self.width, self.columns))
 
 
 def _between(
     first: NDArray[np.floating], second: NDArray[np.floating], share: NDArray[np.float64]
 ) -> NDArray[np.floating]:
-    """Return ``first + share * (second - first)``; both are overwritten, the result is a third."""
+    """Return ``first + share * (second - first)``; the result is `first`, both are overwritten."""
     weight = share.astype(first.dtype)
     second *= weight
     first *= 1 - weight
@@ -97,14 +97,14 @@ def _between(
 
 
 def cells(pixels: slice, size: int, count: int) -> slice:
-    """Return those of `count` cells along `size` pixels whose centres lie in a part; 1 or more."""
+    """Return which of `count` cells along `size` pixels have centres in a part; at least one."""
     first, stop, _ = pixels.indices(size)
     low = min(math.ceil(first * count / size - 0.5), count - 1)
     return slice(low, max(math.ceil(stop * count / size - 0.5), low + 1))
 
 
 def at_cells(mask: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.bool_]:
-    """Return the pixels of a mask (h, w) that lie at the centres of (rows, columns) cells."""
+    """Return the values of a mask (h, w) at the centres of (rows, columns) cells."""
     if mask.shape == (rows, columns):
         return mask
     down, across = (((np.arange(count) + 0.5) * size / count).astype(np.intp)
@@ -116,10 +116,10 @@ def bilinear_taps(
     old: int, new: int, upsampling: str, offset: float = 0.0
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """
-    Return where each of `new` pixels of a line comes from: both sources, share of the second.
+    Return the two sources of each of `new` pixels of a line, and the weight of the second.
 
-    These are int, int and float64 of shape (new,); `upsampling` is one of `UPSAMPLINGS`, and the
-    `old` sources lie `offset` cells beside their centres.
+    They are int, int and float64 of shape (new,). `upsampling` is one of `UPSAMPLINGS`; the `old`
+    sources lie `offset` cells from their centres.
     """
     if upsampling == 'align_corners':
         centre = np.arange(new, dtype=np.float64) * ((old - 1) / max(new - 1, 1))
@@ -127,7 +127,7 @@ def bilinear_taps(
         centre = (np.arange(new, dtype=np.float64) + 0.5) * old / new - 0.5
     centre = np.clip(centre - offset, 0.0, old - 1)
     low = np.minimum(centre.astype(np.intp), old - 1)
-    # What counts nothing is not looked at: it may be NaN.
+    # A second source of weight 0 is replaced by the first: it may be NaN.
     return low, low + (centre > low), centre - low
 
 
@@ -137,7 +137,7 @@ def upsample_bilinear(
     """
     Resize the last two axes to (height, width), edges held, in float64.
 
-    As torch's interpolate(mode='bilinear'); 'align_corners' is its align_corners.
+    It equals torch's interpolate(mode='bilinear'), with align_corners for 'align_corners'.
     """
     rows, columns = values.shape[-2:]
     grid = Grid(rows, columns, height, width, upsampling)
@@ -146,10 +146,10 @@ def upsample_bilinear(
 
 def offset_like_pixels(old: int, new: int, upsampling: str) -> float:
     """
-    Return the offset of a line at which cells vary as much as pixels do, where neighbours do not.
+    Return the offset of a line at which cells vary as much as pixels, for independent neighbours.
 
-    That is where the mean over the cells of the sum of squared weights is that over the pixels,
-    the last cell counted as it is, at the edge; 0 where nothing is upsampled.
+    There the mean over cells of the sum of squared weights equals that over pixels, with 1 for the
+    last cell, at the edge. It is 0 if nothing is upsampled.
     """
     if new <= old or old < 2:
         return 0.0
@@ -162,7 +162,7 @@ def offset_like_pixels(old: int, new: int, upsampling: str) -> float:
 def sample_beside(
     values: NDArray[np.floating], offset: tuple[float, float]
 ) -> NDArray[np.floating]:
-    """Return values (..., rows, columns) at an offset (down, right) in cells, edges held."""
+    """Interpolate values (..., rows, columns) at an offset (down, right), in cells, edges held."""
     for axis, share in zip((-2, -1), offset, strict=True):
         if share:
             count = values.shape[axis]

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From the bytes of an image message to a BGR array, or one sentence why not.
+From the bytes of an image message to a BGR array, or to an error of one sentence.
 
-No message type is known here: the node and the bag reader fill the same `RawImage`, so both see
-the same pixels. OpenCV converts colours and decodes files; own code only undoes row padding and
-byte order, which cv_bridge misreads without an error, and looks at sizes before anything is
-allocated. Rows that cv_bridge has read already (`RawImage.values`) are not read again.
+No message type is used here: the node and the bag reader fill the same `RawImage`, so both get
+the same pixels. OpenCV converts colours and decodes files; this module only removes row padding,
+corrects the byte order, which cv_bridge misreads without an error, and checks sizes before
+anything is allocated. Rows that cv_bridge has read already (`RawImage.values`) are reused.
 
 """
 
@@ -27,19 +27,19 @@ from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
 from uncertainty_seg.errors import ImageError
 
 # -------------------------------------------------------------------------------------------------
-# What the encodings of sensor_msgs/image_encodings mean, as one table.
-# Colour conversions are named as OpenCV names them, so that this table needs no OpenCV. What has
-# no colour of its own (8UC2, signed or double values, 32FC2) is left out and refused.
+# The encodings of sensor_msgs/image_encodings, as one table, with OpenCV's names of the colour
+# conversions. Encodings without a defined colour (8UC2, signed or double values, 32FC2) are not
+# listed and raise ImageError.
 
 
 @dataclass(frozen=True)
 class Encoding:
     """
-    How one encoding lays out a pixel.
+    The memory layout of one encoding.
 
-    `dtype` is 'u1', 'u2' or 'f4'; `channels` values a pixel in a row, chroma in a plane of its own
-    not counted; `conversion` OpenCV's to BGR, empty where the values are BGR already; `family`
-    'plain', or what needs more care: 'bayer', 'yuv422', 'yuv420'.
+    `dtype` is 'u1', 'u2' or 'f4'; `channels` the values per pixel in a row, without chroma in a
+    separate plane; `conversion` OpenCV's conversion to BGR, empty if the values are BGR already;
+    `family` 'plain', or 'bayer', 'yuv422' or 'yuv420', which need more steps.
     """
 
     dtype: str
@@ -49,7 +49,7 @@ class Encoding:
 
     @property
     def itemsize(self) -> int:
-        """Bytes a value."""
+        """Return the bytes per value."""
         return np.dtype(self.dtype).itemsize
 
     def row_bytes(self, width: int) -> int:
@@ -58,9 +58,9 @@ class Encoding:
 
     def needed_bytes(self, height: int, width: int, step: int) -> int:
         """
-        Return how many bytes the data of an image (H, W, at least 1) must have.
+        Return the least number of bytes of the data of an image (H and W at least 1).
 
-        `step` is bytes from one row to the next, of the luma where chroma has a plane of its own.
+        `step` is the bytes from one row to the next, of luma if chroma has a separate plane.
         The padding of the last row is not counted, since some drivers leave it out.
         """
         if self.family == 'yuv420':
@@ -106,32 +106,32 @@ ENCODINGS = {
 
 
 # -------------------------------------------------------------------------------------------------
-# What is known of a JPEG or PNG file before it is decoded.
-# A decoder allocates what a header claims, a thousand million pixels from a few bytes; OpenCV 4.14
-# does so for every chunk of a PNG, 4 GB and 9 s for a file of 260 bytes; and older ones paint what
-# is missing of a JPEG grey and say nothing. A progressive JPEG of 430 kB took two minutes, since
-# every scan visits every pixel, and a PNG with 1000 compressed texts 20 s. So the size, the scans
-# and the end are looked at first, and only what makes the pixels of a PNG reaches the decoder.
+# Checks of a JPEG or PNG file before it is decoded.
+# A decoder allocates what a header claims: a thousand million pixels for a few bytes. OpenCV 4.14
+# does so for every chunk of a PNG: 4 GB and 9 s for a file of 260 bytes. Older versions fill the
+# missing part of a JPEG with grey and report no error. A progressive JPEG of 430 kB took two
+# minutes, since every scan visits every pixel, and a PNG with 1000 compressed texts 20 s. So size,
+# scans and end are checked first, and only the chunks that define a PNG's pixels are decoded.
 
-# No file of these kinds holds more: deflate packs 1032 bytes into one, and a JPEG spends a bit at
-# least on each block of 8x8 pixels. More than that was cut off, or never there.
+# Upper bounds: deflate packs at most 1032 bytes into one, and a JPEG spends at least one bit on
+# each block of 8x8 pixels. If a header claims more, the file is truncated or the claim is false.
 _PNG_MAX_RATIO, _JPEG_MAX_PIXELS_A_BYTE = 1032, 512
-# Encoders write 1 to 13 scans, and below 50 segments before the first; a PNG of the largest size
-# has 33 000 chunks of 8 kB.
+# Encoders write 1 to 13 scans, and fewer than 50 segments before the first; a PNG of the largest
+# size has 33 000 chunks of 8 kB.
 MAX_SCANS, MAX_SEGMENTS, MAX_CHUNKS = 16, 1000, 2**16
-# A pixel of more bytes counts as several.
+# A pixel with more bytes counts as several.
 _PIXEL_BYTES = 4
 _PNG_START = b'\x89PNG\r\n\x1a\n'
 _PNG_ANIMATED = (b'acTL', b'fcTL', b'fdAT')
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
-# Start of frame: baseline, extended and progressive; and those no usual decoder knows.
+# Start of frame: baseline, extended and progressive; and those that common decoders do not read.
 _SOF_KNOWN, _SOF_OTHER = (0xC0, 0xC1, 0xC2), (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC),
                                               *range(0xCD, 0xD0))
-# As stored: an orientation in the metadata must not turn the image away from its CameraInfo.
+# Ignore the orientation in the metadata: a rotated image would not match its CameraInfo.
 _AS_STORED = cv2.IMREAD_IGNORE_ORIENTATION
 _TO_BGR = cv2.IMREAD_COLOR | _AS_STORED
-# What a message says of itself is shown up to this length.
+# Shortens fields of a message for errors.
 _shown = Repr()
 _shown.maxstring = _shown.maxother = 60
 
@@ -154,13 +154,13 @@ class ImageFile:
 
     @property
     def packing(self) -> str:
-        """How it was compressed, in small letters."""
+        """Return how the image was compressed, in lower case."""
         return self.format.rpartition(';')[2].strip().lower()
 
     @property
     def mosaic(self) -> str:
-        """Return the pattern of a mosaic that was packed as it is, 'bayer_rggb'; else empty."""
-        # A publisher that declares it as grey has made a picture of it.
+        """Return the pattern, as 'bayer_rggb', of a mosaic compressed as it is; else empty."""
+        # If the packing names a mono encoding, the publisher has converted the mosaic to grey.
         is_mosaic = self.original.startswith('bayer_') and 'mono' not in self.packing
         return self.original.rstrip('0123456789') if is_mosaic else ''
 
@@ -168,10 +168,10 @@ class ImageFile:
 @dataclass(frozen=True)
 class FileHeader:
     """
-    What a JPEG or PNG file says of itself, checked.
+    The checked header of a JPEG or PNG file.
 
-    `pixel_bytes` are those of a pixel as stored, uncompressed; `num_scans` the times that a
-    decoder visits the pixels; `data` is what is to be decoded: of a PNG, the chunks that make its
+    `pixel_bytes` is the size of an uncompressed pixel; `num_scans` is how often a decoder visits
+    the pixels; `data` is the input of the decoder: of a PNG only the chunks that define its
     pixels.
     """
 
@@ -185,12 +185,12 @@ class FileHeader:
 
     @property
     def size(self) -> tuple[int, int]:
-        """H, W."""
+        """Return (H, W)."""
         return self.height, self.width
 
     @property
     def cost_px(self) -> int:
-        """Pixels, of which those above 4 bytes count as several."""
+        """Return the number of pixels; those with more than 4 bytes count as several."""
         return math.ceil(self.height * self.width * max(1, self.pixel_bytes / _PIXEL_BYTES))
 
     def __str__(self) -> str:
@@ -200,11 +200,11 @@ class FileHeader:
 
 def check_file(file: ImageFile) -> FileHeader:
     """
-    Look at a file without decoding it.
+    Check a file without decoding it.
 
     The format is recognised by the first bytes, not by the format field. Raises ImageError if it
-    is no JPEG or PNG, is cut off, claims more pixels than are ever allowed or than its bytes can
-    hold, or has more scans, segments or chunks than cameras write.
+    is no JPEG or PNG, is truncated or empty, claims more pixels than are ever allowed or than its
+    bytes can hold, or has more scans, segments or chunks than cameras write.
     """
     data = bytes(file.data)
     if 'compresseddepth' in file.packing:
@@ -235,7 +235,7 @@ def _too_large(image: str, limits: DecodeLimits) -> ImageError:
 
 
 def _png_header(data: bytes) -> FileHeader:
-    """Walk from chunk to chunk to the end; each states its own length, which is allocated too."""
+    """Check all chunks to the end: a decoder allocates the length that each one states."""
     at, view, kept = len(_PNG_START), memoryview(data), [memoryview(_PNG_START)]
     for number in range(1, MAX_CHUNKS + 1):
         length, kind = int.from_bytes(data[at:at + 4], 'big'), data[at + 4:at + 8]
@@ -245,7 +245,7 @@ def _png_header(data: bytes) -> FileHeader:
                              'a whole file', 'the message was cut or is damaged')
         if kind in _PNG_ANIMATED:
             raise ImageError('animated png image', 'one of a single picture')
-        # Texts and profiles, some of them compressed, change no pixel.
+        # Texts and profiles, which may be compressed, do not change any pixel.
         if not kind[0] & 0x20 or kind == b'tRNS':
             kept.append(view[at:end])
         if kind == b'IEND':
@@ -264,13 +264,13 @@ def _png_size(data: bytes, kept: bytes) -> FileHeader:
 
 
 def _jpeg_header(data: bytes) -> FileHeader:
-    """Walk from marker to marker to the pixels; each states its own length."""
+    """Walk from marker to marker, by the length that each segment states, to the pixels."""
     at, frame = 2, None
     for _ in range(MAX_SEGMENTS):
         if at + 4 > len(data) or data[at] != 0xFF:
             raise _broken_header(data, at)
         marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # a fill byte
             at += 1
         elif marker in _SOF_OTHER:
             raise ImageError(f'jpeg image of kind SOF{marker - 0xC0}', 'baseline or progressive')
@@ -293,12 +293,12 @@ def _broken_header(data: bytes, at: int) -> ImageError:
 
 def _jpeg_size(data: bytes, start: int, frame: tuple[int, ...]) -> FileHeader:
     height, width, channels = frame
-    # Within the pixels neither pair can occur, so that no decoder finds more scans than these.
+    # FF is escaped in coded pixels, so this is the largest number of scans a decoder can find.
     num_scans = data.count(bytes((0xFF, _SOS)), start)
     header = FileHeader('jpeg', height, width, channels, channels == 1, num_scans, data)
     if height * width > len(data) * _JPEG_MAX_PIXELS_A_BYTE:
         raise _too_short(header, data)
-    # After the end cameras put padding.
+    # The end need not be last: cameras append padding.
     if data.rfind(bytes((0xFF, _EOI)), start) < 0:
         raise ImageError(f'jpeg image of {len(data)} bytes without its end', 'a whole file',
                          'the message was cut')
@@ -315,8 +315,8 @@ class RawImage:
     """
     An image as a message carries it: rows from the top, `step` bytes each, padding included.
 
-    `encoding` is one of sensor_msgs/image_encodings. `values` (H, W, channels) is what `data`
-    holds, where cv_bridge has read it already, in this machine's byte order and of the encoding's
+    `encoding` is one of sensor_msgs/image_encodings. `values` (H, W, channels) is the content of
+    `data` if cv_bridge has read it already, in this machine's byte order and of the encoding's
     type.
     """
 
@@ -329,22 +329,22 @@ class RawImage:
     values: NDArray[Any] | None = field(default=None, repr=False)
 
 
-# OpenCV silently makes smaller mosaics black.
+# OpenCV converts smaller mosaics to black images, without an error.
 MIN_BAYER_PX = 3
 
 
 def decode(raw: RawImage | ImageFile, limits: DecodeLimits = WIDEST) -> ImageU8:
     """
-    Convert an image to what the pipeline takes: BGR, uint8 (H, W, 3).
+    Decode an image to the input of the pipeline: BGR, uint8 (H, W, 3).
 
-    16-bit values keep their upper byte; float values are taken as 0..1; YUV is BT.601 of limited
-    range, as OpenCV takes it. Raises ImageError if the size is zero, or above the limits, the
-    encoding unknown, the step or the data too short, a float value is not finite or outside 0..1,
-    or a file is no whole JPEG or PNG.
+    16-bit values keep their upper byte; float values range from 0 to 1; YUV is BT.601 with limited
+    range, as in OpenCV. Raises ImageError if the size is zero or above the limits, the encoding is
+    unknown, step or data are too short, a float value is not finite or outside 0..1, or a file is
+    not a complete JPEG or PNG.
     """
     if isinstance(raw, RawImage):
         if raw.height * raw.width > limits.max_px and raw.encoding in ENCODINGS:
-            _checked(raw, ENCODINGS[raw.encoding])  # what is damaged is no size
+            _checked(raw, ENCODINGS[raw.encoding])  # damage is reported first
             raise _too_large(f'image of {raw.width}x{raw.height} pixels', limits)
         return _decode_raw(raw)
     header = check_file(raw)
@@ -361,7 +361,7 @@ def decode(raw: RawImage | ImageFile, limits: DecodeLimits = WIDEST) -> ImageU8:
 
 def decode_unchanged(file: ImageFile) -> NDArray[Any]:
     """
-    Decode a JPEG or PNG to the values that it holds: class ids, or 16-bit numbers.
+    Decode a JPEG or PNG to its stored values, such as class ids or 16-bit numbers.
 
     Returns uint8 or uint16, (H, W) or (H, W, channels). Raises ImageError as `decode` does.
     """
@@ -397,11 +397,11 @@ def _decode_raw(raw: RawImage) -> ImageU8:
         pixels = _bytes_of_floats(pixels)
     elif kind.dtype == 'u2' and kind.family != 'bayer':
         pixels = (pixels >> 8).astype(np.uint8)
-    # OpenCV wants packed rows in the machine's byte order; Bayer and grey want two axes.
+    # OpenCV needs packed rows in the machine's byte order, and two axes for Bayer and grey.
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder('='))
     flat = pixels[..., 0] if kind.channels == 1 else pixels
     bgr = cv2.cvtColor(flat, _code(kind)) if kind.conversion else flat
-    # A 16-bit mosaic is interpolated in full depth first.
+    # A 16-bit mosaic was interpolated at full depth.
     return np.asarray(bgr >> 8 if bgr.dtype == np.uint16 else bgr, np.uint8)
 
 
@@ -410,7 +410,7 @@ def _code(kind: Encoding) -> int:
 
 
 def _checked(raw: RawImage, kind: Encoding) -> NDArray[np.uint8]:
-    """Return the bytes of an image that holds what its header claims."""
+    """Return the bytes of an image after checking that they match its header."""
     size, row_bytes = f'{raw.width}x{raw.height}', kind.row_bytes(raw.width)
     if raw.height < 1 or raw.width < 1:
         raise ImageError(f'image of {size} pixels', 'at least 1x1')
@@ -452,19 +452,19 @@ def _strided(
 
 
 def _encoding_in(file: ImageFile, channels: int, dtype: np.dtype[Any]) -> str:
-    """Return what the values in a file are, as image_transport takes them."""
+    """Return the encoding of the values in a file, by the conventions of image_transport."""
     bits = 8 * dtype.itemsize
     if channels == 1:
         mosaic = f'{file.mosaic}{bits}'
         return mosaic if mosaic in ENCODINGS else f'mono{bits}'
-    # A publisher that packed red first, though files hold what OpenCV takes for blue first.
+    # With 'compressed rgb' the publisher has stored red where OpenCV returns blue.
     order = 'rgb' if 'compressed rgb' in file.packing else 'bgr'
     return f'{order}a{bits}' if channels == 4 else f'{order}{bits}'
 
 
 def _bytes_of_floats(pixels: NDArray[Any]) -> NDArray[Any]:
     values = pixels.astype(np.float32)
-    low, high = float(values.min()), float(values.max())  # NaN if any is
+    low, high = float(values.min()), float(values.max())  # NaN if any value is
     if not (low >= 0 and high <= 1):
         raise ImageError(f'float image with values from {low:g} to {high:g}', '0 to 1')
     return np.rint(values * 255).astype(np.uint8)

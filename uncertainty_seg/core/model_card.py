@@ -2,7 +2,7 @@
 """
 The description of a model bundle: classes, input, dropout sites, licence, hashes.
 
-Text in, dataclass out, and back. Reading files and comparing hashes is `storage`'s.
+It converts between JSON text and a dataclass; `storage` reads files and compares hashes.
 
 """
 
@@ -26,11 +26,11 @@ METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation
 SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16')
 MASK_DRAWS = ('independent', 'stratified')
-# What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
-# must not make the node ask for terabytes, or a terminal obey its text.
+# Bounds of a card, far above the needs of any network on a vehicle: a foreign card must not make
+# the node allocate terabytes, or send control sequences to a terminal.
 LONGEST_SIDE = 8192
 MOST_PASSES = 1000
-# The output of the trunk with features, and the most channels that it has.
+# The trunk's output with features, and its maximum number of channels.
 FEATURE_MAP = 'feature_map'
 MOST_FEATURES = 128
 _MOST_LOGITS = 2**28
@@ -40,23 +40,23 @@ _MOST_AXES = 8
 _LONGEST_NAME, _LONGEST_TEXT = 200, 20_000
 _OPSETS = range(1, 101)
 _SHA256 = re.compile('[0-9a-f]{64}')
-# Of the digest of an image: among a million two agree by chance once in 40 million sets.
+# Length of the digest of an image: two of a million images collide in one of 40 million sets.
 SEEN_DIGITS = 16
-# In texts; str.isprintable says no to every space but one.
+# Allowed in texts, although str.isprintable is false for every space but one.
 _SPACES = '\n\t\xa0\u3000'
 
 
 # -------------------------------------------------------------------------------------------------
-# JSON as this package writes it, and nothing else that Python's reader lets pass: a file of a
-# bundle comes from elsewhere.
+# Strict JSON, since a file of a bundle may be foreign: Python's reader accepts more than the
+# standard, which this package never writes.
 
 
 def load_object(text: str | bytes) -> dict[str, Any]:
     """
-    Read one JSON object, UTF-8 if it is given as bytes.
+    Parse one JSON object, from UTF-8 if it is given as bytes.
 
-    Raises ValueError if it is no object, has a key twice or a number that is not finite, is nested
-    too deeply, or is no JSON at all.
+    Raises ValueError if the text is not JSON or not an object, repeats a key, has a number that is
+    not finite, or is nested too deeply.
     """
     try:
         raw = json.loads(text.decode() if isinstance(text, bytes) else text,
@@ -91,28 +91,28 @@ def _finite(text: str) -> float:
 @dataclass(frozen=True)
 class DropoutSite:
     """
-    One input of the head that differs from pass to pass.
+    One input of the head that differs between passes.
 
     `shape` is that of one pass: (C, 1, 1) for a mask of channels, (C, H, W) for one of elements;
     (S, C, 1, 1) for the S samples of `direct`, (C, 1, 1) for the noise of `error_propagation`. `p`
-    is the chance that an element of a mask is dropped, in (0, 1), and 0 for noise. `kind` is
-    'mask', which is multiplied in, or 'noise': standard normal numbers.
+    is the probability that an element of a mask is dropped, in (0, 1), and 0 for noise. `kind` is
+    'mask', a factor, or 'noise', standard normal numbers.
     """
 
     name: str
     shape: tuple[int, ...]
     p: float
-    # Not in repr, of which calibrations hold a digest: p = 0 says the same.
+    # Not in repr, since calibrations have a digest of that; noise is marked there by p = 0.
     kind: str = field(default='mask', repr=False)
 
 
 @dataclass(frozen=True)
 class InputSpec:
     """
-    What the network wants to see.
+    The format of the network's input image.
 
-    The size is in pixels. The fit 'letterbox' keeps the aspect and pads, 'stretch' does not.
-    `mean` and `std` normalise values scaled to 0..1; that is already inside the graph.
+    The size is in pixels. The fit 'letterbox' keeps the aspect ratio and pads, 'stretch' does
+    neither. `mean` and `std` normalise values scaled to 0..1; the graph does this itself.
     """
 
     width: int
@@ -126,9 +126,9 @@ class InputSpec:
 @dataclass(frozen=True)
 class ModelCard:
     """
-    Everything a runtime or a reader needs of a bundle.
+    Everything that a runtime or a reader needs to know about a bundle.
 
-    Raises ModelBundleError if it contradicts itself, or is beyond any bounds.
+    Raises ModelBundleError if fields contradict each other or exceed the bounds.
     """
 
     schema: int
@@ -183,7 +183,7 @@ class ModelCard:
     seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a card that contradicts itself."""
+        """Raise ModelBundleError for the first contradiction or value out of bounds."""
         for is_wrong, came, expected in self._contradictions():
             if is_wrong:
                 raise ModelBundleError(
@@ -221,7 +221,7 @@ class ModelCard:
         ]
 
     def _unlike_the_method(self) -> list[tuple[bool, str, str]]:
-        """Return what of the sites contradicts the method; `members` is judged elsewhere."""
+        """Return the checks of the sites against the method; `members` is checked elsewhere."""
         masks, noise = self.mask_sites, [site.shape for site in self.noise_sites]
         wanted = {'direct': ('(S, C, 1, 1)', 4), 'error_propagation': ('(C, 1, 1)', 3)}
         text, axes = wanted.get(self.method, ('', 0))
@@ -238,7 +238,7 @@ class ModelCard:
         ]
 
     def _beyond_bounds(self) -> list[tuple[bool, str, str]]:
-        """Return what of the card is of another type or beyond its bounds."""
+        """Return the checks of types and bounds."""
         spec, sites = self.input, self.dropout_sites
         counts = {'passes': self.passes, 'members': self.members,
                   'width': spec.width, 'height': spec.height, 'opset': self.opset,
@@ -300,12 +300,12 @@ class ModelCard:
 
     @property
     def num_classes(self) -> int:
-        """C, the number of classes."""
+        """Return C, the number of classes."""
         return len(self.class_names)
 
     @property
     def grid(self) -> Grid:
-        """Return where the sums over the passes lie in the network's image."""
+        """Return the grid of the sums over passes, in the network's image."""
         _, rows, columns = self.logits_shape
         return Grid(rows, columns, self.input.height, self.input.width, self.upsampling,
                     self.grid_offset)
@@ -322,23 +322,23 @@ class ModelCard:
 
     @property
     def has_one_pass(self) -> bool:
-        """Say whether nothing differs between passes: `single`, and `direct` without dropout."""
+        """Return whether all passes would be equal: `single`, and `direct` without dropout."""
         return self.method in ('single', 'direct') and not self.mask_sites
 
 
 def digests_in(text: str) -> tuple[str, ...]:
-    """Cut digests of images that stand one behind the other; ValueError if these are none."""
+    """Split a text of concatenated digests of images; ValueError if it is none."""
     if len(text) % SEEN_DIGITS or len(bytes.fromhex(text)) * 2 < len(text):
         raise ValueError(f'seen_images has {len(text)} digits, no multiple of {SEEN_DIGITS}')
     return tuple(text[at:at + SEEN_DIGITS] for at in range(0, len(text), SEEN_DIGITS))
 
 
 def card_to_json(card: ModelCard) -> str:
-    """Write a card as indented JSON; what cards did not have before is left out where empty."""
+    """Return a card as indented JSON, without newer fields that have their default."""
     raw = dataclasses.asdict(card)
     raw['seen_images'] = ''.join(card.seen_images)
     for site in raw['dropout_sites']:
-        if site['kind'] == 'mask':  # as cards were before there was noise
+        if site['kind'] == 'mask':  # as in cards from before sites of noise
             del site['kind']
     for name, default in (('feature_shape', None), ('mask_draw', 'independent'),
                           ('grid_offset', (0.0, 0.0)), ('grid_error', 0.0), ('silenced', ()),
@@ -350,9 +350,9 @@ def card_to_json(card: ModelCard) -> str:
 
 def card_from_json(text: str | bytes) -> ModelCard:
     """
-    Read and check a card as `card_to_json` writes it.
+    Parse and check a card that `card_to_json` wrote.
 
-    Raises ModelBundleError if the text is no JSON, lacks a key, has an unknown one, or another
+    Raises ModelBundleError if the text is not JSON, lacks a key, or has an unknown key or another
     schema.
     """
     try:

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The only file with the order of the steps: image, network, maps, scores, verdict.
+The order of the steps, defined only here: image, network, maps, scores, verdict.
 
 The ROS node and every offline tool call this pipeline, so that a bag replayed offline and the
 live node give the same numbers. A `Backend` runs the network; it does not depend on the gate,
-nor the pipeline on a runtime.
+and the pipeline does not depend on a runtime.
 
 """
 
@@ -77,9 +77,9 @@ from uncertainty_seg.core.uncertainty import (
 from uncertainty_seg.errors import ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
-# Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
+# Bound of the total variance of equal passes, by the rounding of their sums; 2.4e-7 was measured.
 ROUNDING = 1e-6
-# Of a bundle without a calibration, where the settings let it run.
+# For a bundle without a calibration, if the settings allow it to run.
 PLAIN_TEMPERATURE = 1.0
 NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
 
@@ -87,13 +87,13 @@ NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
 @dataclass(frozen=True)
 class FrameResult:
     """
-    All that is known of one frame.
+    All results of one frame.
 
-    `at_grid` are the maps at the `grid`, which the scores looked at; `maps`, at network
-    resolution, and what is at the size of the image are made of them when first asked for.
-    `geometry` is where the image lies in both, padding included; the scores are without it.
-    `passes` is T. `age_s` is how old the image was when it was judged; NaN if it was compared with
-    no clock.
+    `at_grid` are the maps at the `grid`, from which the scores were computed; `maps`, at network
+    resolution, and the maps at the size of the image are derived from them on first use.
+    `geometry` is the place of the image in the network's input; the scores leave out the padding
+    around it. `passes` is T. `age_s` is the age of the image when it was judged; NaN if there was
+    no clock to compare with.
     """
 
     stamp_ns: int
@@ -108,7 +108,7 @@ class FrameResult:
 
     @cached_property
     def maps(self) -> UncertaintyMaps:
-        """Return the maps at network resolution (h, w), each computed when first asked for."""
+        """Return the maps at network resolution (h, w), each computed on first use."""
         return image_maps(self.at_grid, self.grid)
 
     @property
@@ -137,12 +137,12 @@ class FrameResult:
 @dataclass(frozen=True)
 class Epoch:
     """
-    What a frame is measured and judged by.
+    Everything that a frame is measured and judged by.
 
-    It is replaced as a whole, so that no frame sees half of a change.
+    It is replaced as a whole, so that no frame is processed with half of a change.
     """
 
-    # Grows with every event that a frame in work does not outlive: a fault that is no score, a
+    # Counts the events that invalidate a frame in progress: a fault that is not a score, a
     # restart, a change of the gate or of T.
     number: int
     settings: Settings
@@ -154,14 +154,14 @@ class Epoch:
 
 class Pipeline:
     """
-    One model and one gate, for one frame after the other.
+    One model and one gate that process one frame after another.
 
-    Only `damage`, `begin` and `measure` may run in a thread of their own. All other
-    methods change the gate: one owner calls them, and takes care that no two run at once. A frame
-    that was begun before such a change is not judged by what holds after it; `judge` refuses it.
-    Raises CalibrationError if the bundle has no calibration and `settings.uncalibrated` is not
-    'run', or one for another T, mask policy, precision or seed of fixed masks;
-    ConfigError if the graphs cannot be computed in the precision of the settings.
+    Only `damage`, `begin` and `measure` may run in another thread. All other methods may change
+    the gate: a single owner calls them, never two at once. A frame that began before such a change
+    is not judged by the new state; `judge` refuses it. Raises CalibrationError if the bundle has
+    no calibration and `settings.uncalibrated` is not 'run', or if its calibration does not fit the
+    settings (see `fitting_calibration`); ConfigError if the graphs cannot be computed in the
+    precision of the settings.
 
     Parameters
     ----------
@@ -172,17 +172,17 @@ class Pipeline:
     settings : Settings
         Checked settings.
     temperature : float, optional
-        Overrides the calibration's, to fit one: the gate then stays shut.
+        Replaces the calibration's, to fit a new one; the flag then stays false.
     ignore : ndarray of bool, shape of any image, optional
         True where a pixel is left out of every score; stretched to the camera image.
     scorer : ScoreVector, optional
-        Computes the scores; else the usual six and the gate's, or with `all_scores` all.
+        Computes the scores; by default the usual six and the gated ones, or all (`all_scores`).
     clock : callable, optional
-        Seconds for the timings.
+        Returns seconds, for the timings.
     source : PassSource, optional
         Shared by the pipelines of several cameras.
     all_scores : bool
-        Compute every score that the bundle has.
+        Compute every score that the bundle supports.
 
     """
 
@@ -200,7 +200,7 @@ class Pipeline:
     ) -> None:
         self._bundle, self._clock = bundle, clock
         self._first_stale_s = settings.stale_timeout_s
-        # One check for all cameras: the maps before may be those of another.
+        # One check for all cameras: a stale result may belong to another camera's image.
         self._backend = backend if isinstance(backend, CheckedBackend) else CheckedBackend(
             backend, bundle.card)
         self._source = source or PassSource(bundle.card)
@@ -226,7 +226,7 @@ class Pipeline:
             0, settings, self._source.of(passes, settings.seed), passes, scorer, self.thresholds)
         self.cause = ''
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
-        # Where a calibration is fitted nothing is refused: its frames set the limits.
+        # No image is refused while a calibration is fitted: its frames set the limits.
         self._damage_limits = {} if not bundle.calibration and not self._is_judging else {
             **FIXED_LIMITS, **(bundle.calibration.damage_limits if bundle.calibration else {})}
         self._kept_points: tuple[tuple[int, ...], KeptPoints | None] = (), None
@@ -239,10 +239,10 @@ class Pipeline:
 
     def for_camera(self, ignore: NDArray[np.bool_] | None = None) -> Pipeline:
         """
-        Return a pipeline with a gate of its own on the same network, for another camera.
+        Return a pipeline for another camera: the same network, a separate gate.
 
-        `ignore` is that camera's. The two are used in turn, never at the same time; closing one
-        closes both.
+        `ignore` is the mask of that camera. Use the two in turn, never at the same time; closing
+        one closes both.
         """
         return Pipeline(self._bundle, self._backend, self.settings, ignore=ignore,
                         clock=self._clock, source=self._source,
@@ -250,12 +250,12 @@ class Pipeline:
 
     @property
     def settings(self) -> Settings:
-        """Return the settings in force."""
+        """Return the current settings."""
         return self._epoch.settings
 
     @property
     def passes(self) -> int:
-        """T."""
+        """Return T."""
         return self._epoch.passes
 
     @property
@@ -265,22 +265,22 @@ class Pipeline:
 
     @property
     def backend_name(self) -> str:
-        """Name of what runs the network."""
+        """Return the name of the runtime."""
         return self._backend.name
 
     @property
     def ignore(self) -> NDArray[np.bool_] | None:
-        """Return the mask (h, w) of pixels that do not count, of any size; None for none."""
+        """Return the mask (h, w), of any size, of excluded pixels; None if there is none."""
         return self._ignore
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Limit of each gated score, scale included; empty without a calibration."""
+        """Return the threshold of each gated score, scale included; empty without a gate."""
         return self._gate.thresholds if self._gate else {}
 
     @property
     def calibrated(self) -> Mapping[str, float]:
-        """Limit of every score that has one, gated or not."""
+        """Return the calibrated threshold of every score that has one, gated or not."""
         return self._bundle.calibration.thresholds if self._bundle.calibration else {}
 
     @property
@@ -290,7 +290,7 @@ class Pipeline:
 
     @property
     def promise(self) -> str:
-        """Return what is promised, in words; `VOID` if settings undo it, 'none' if nothing."""
+        """Return what is promised, in words; `VOID` if settings void it, 'none' if nothing."""
         if self.weakened_by:
             return VOID
         if self._bundle.calibration is None:
@@ -299,15 +299,15 @@ class Pipeline:
 
     @property
     def verdict(self) -> Verdict:
-        """Return the verdict in force."""
+        """Return the current verdict."""
         return self._gate.last if self._gate else self._ungated()
 
     def check_masks(self) -> None:
         """
-        Prove on an image of noise what makes the passes differ, and warm everything up.
+        Check on an image of noise what makes the passes differ, and warm up the backend.
 
-        Raises ModelBundleError if equal passes give any mutual information, or drawn masks or
-        noise change nothing. A single pass has neither.
+        Raises ModelBundleError if equal inputs give any mutual information, or drawn masks or
+        noise change nothing. With one pass only the noise of `direct` can be checked.
         """
         spec = self.card.input
         noise = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
@@ -333,14 +333,14 @@ class Pipeline:
                     'compile the bundle again from the network with its variance head')
 
     def begin(self) -> Epoch:
-        """Return what the next frame is measured by; to be passed to `measure` and `judge`."""
+        """Return the current epoch, to pass to `measure` and `judge` for the next frame."""
         return self._epoch
 
     def damage(self, image_bgr: ImageU8) -> str:
         """
         Return how a BGR image is damaged, in one sentence; empty if no sign of damage is found.
 
-        The ignore mask is left out. Raises ShapeError if it is not a BGR image of bytes.
+        It excludes the pixels of the ignore mask. Raises ShapeError for no BGR image of bytes.
         """
         scale = self.settings.damage_scale
         if scale == 0 or not self._damage_limits:
@@ -359,10 +359,10 @@ class Pipeline:
         Run the network on a BGR image (H, W, 3) and compute scores, without the gate.
 
         Raises ImageError if the image has no pixels or cannot be fitted; ShapeError if it is not a
-        BGR image of bytes; BackendError if the runtime failed, or returned what cannot be.
+        BGR image of bytes; BackendError if the runtime failed, or its result is implausible.
 
-        `epoch` comes from `begin`; what is in force now if it is left out. `stamp_ns` seeds the
-        masks under the policy 'per_frame'. The verdict of the result is `NOT_JUDGED`.
+        `epoch` comes from `begin`, and is the current one by default. `stamp_ns` seeds the masks
+        under the policy 'per_frame'. The verdict of the result is `NOT_JUDGED`.
         """
         require_shape('image', image_bgr, (None, None, 3), np.uint8)
         epoch = epoch or self.begin()
@@ -407,13 +407,13 @@ class Pipeline:
 
     def judge(self, epoch: Epoch, result: FrameResult) -> Verdict:
         """
-        Judge a frame from `measure` that was begun with `epoch`; the verdict is in force at once.
+        Judge a frame that was measured in `epoch`; the verdict takes effect at once.
 
-        It is not confident if anything changed the gate since the frame was begun: its limits, T
-        or history are no longer those that the frame was measured for.
+        It is not confident if the gate was changed since `begin`: its thresholds, T or history are
+        no longer those that the frame was measured for.
         """
         if epoch.number != self._epoch.number:
-            # The frame itself is neither a fault nor worth a label: it counts as none.
+            # The frame itself is neither a fault nor worth a label.
             verdict = self.fault(f'{self.cause} while the frame was processed')
             return replace(verdict, kind='recovering')
         if self._gate is None:
@@ -425,7 +425,7 @@ class Pipeline:
         Run the network and judge the frame.
 
         Parameters and errors are those of `measure`; single images need no stamp. After an error
-        the caller calls `fault`, which makes the flag fall; `core.frame_loop` does that.
+        the caller must call `fault`, which makes the flag fall; `core.frame_loop` does that.
         """
         epoch = self.begin()
         result = self.measure(image_bgr, stamp_ns, epoch)
@@ -433,24 +433,24 @@ class Pipeline:
 
     def fault(self, reason: str, kind: str = 'fault') -> Verdict:
         """
-        Make the flag fall for something that is not a score; a frame in work counts no more.
+        Make the flag fall for a reason that is not a score; a frame in progress becomes invalid.
 
-        `kind` is that of the verdict: 'uncertain' where the pixels of a sound message look odd.
+        `kind` is that of the verdict: 'uncertain' if the pixels of an intact message look damaged.
         """
         self._next_epoch(reason)
-        # Stamps are the gate's only clock, live and replayed alike. What is no frame has none:
-        # its hold starts with the next frame.
+        # Stamps are the gate's only clock, live and replayed alike. A fault may come without a
+        # frame and its stamp, so the hold starts with the next frame.
         if self._gate:
             return self._gate.fault(reason, kind=kind)
         return replace(_no_limits(reason), kind=kind, promise=self._ungated().promise)
 
     def reconfigure(self, settings: Settings) -> bool:
         """
-        Take over the live settings; return whether the gate changed.
+        Apply live settings; return whether the gate changed.
 
         If so, the flag starts again from unknown. Raises ConfigError if a gated score has no
-        threshold or the limits are for another mask policy or precision,
-        CalibrationError if the seed is another than the limits are for; nothing is changed then.
+        threshold, or mask policy or precision are not those at the start; CalibrationError if the
+        thresholds are for another seed. After an error nothing is changed.
         """
         if self._is_judging:
             require_seed(self._bundle, settings)
@@ -476,7 +476,7 @@ class Pipeline:
         return is_other
 
     def restart(self, cause: str = 'the gate was reset') -> None:
-        """Start the gate from nothing; a frame in work counts no more."""
+        """Reset the gate; a frame in progress becomes invalid."""
         self._gate = self._new_gate(self.settings)
         self._next_epoch(cause)
 
@@ -510,7 +510,7 @@ class Pipeline:
             return _no_limits('the bundle is not calibrated' if calibration is None else
                               'a temperature was given, for which there are no thresholds')
         if calibration is None:
-            # No fault: frame and scores are sound, and nobody knows what they are worth.
+            # No fault: frame and scores are valid, only nothing says which scores are good.
             return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
         return _no_limits(f'passes is {self.passes}: the thresholds are for {calibration.passes}')
 
@@ -529,7 +529,7 @@ class Pipeline:
         return (*found, *loose.values())
 
     def _tell_weakness(self, settings: Settings) -> None:
-        """Log what weakens the promise, where it is judged and this was not said before."""
+        """Log what weakens the promise if frames are judged and it has changed."""
         told, self._told = self._told, self._weakened_by(settings) if self._is_judging else ()
         if self._told and self._told != told:
             _log.warning('the settings weaken what the calibration promises: %s',
@@ -537,11 +537,11 @@ class Pipeline:
 
     def _new_gate(self, settings: Settings) -> Gate | None:
         calibration = self._bundle.calibration
-        # Nobody has compared the settings with the limits where a temperature was given, be it
-        # the calibration's own.
+        # With a given temperature, even the calibration's own, `fitting_calibration` has not
+        # checked that the thresholds fit the settings.
         if calibration is None or not self._is_judging:
             return None
-        # Judged whatever T is: what is refused now would be found too late when T is back.
+        # Checked for any T: otherwise an error would only appear once T is changed back.
         limits = gate_limits(calibration, settings.gate)
         if unmet := cannot_rise(calibration, settings.gate, limits):
             _log.warning('the flag may never rise: %s', unmet)

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A backend whose results are checked before anything is made of them.
+A backend whose results are checked before they are used.
 
-A runtime with a broken driver, an engine of another network or a buffer that nobody wrote returns
-arrays all the same, and zeros everywhere look like a frame without any uncertainty. What cannot be
-the maps of this image is a fault of the frame.
+A runtime with a broken driver, an engine of another network or an unwritten buffer still returns
+arrays, and zeros everywhere look like a frame without any uncertainty. A result that cannot belong
+to the image is a fault of the frame.
 
 """
 
@@ -22,17 +22,17 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import BackendError
 
-# Half-precision passes leave the range of a sum by this much of T.
+# Half-precision passes exceed the range of a sum by up to this share of T.
 TOLERANCE = 1e-3
-# Results that are remembered: a ring of buffers that nobody writes is known up to this length.
+# Number of results that are remembered: a ring of stale buffers is detected up to this length.
 MEMORY_RESULTS = 8
-# By so much, in nats a pass, a mean entropy may exceed the entropy of the mean.
+# The mean entropy of passes may exceed the entropy of their mean by this much, in nats.
 LOOSE_NATS = 0.03
 _FIX = 'run uncertainty_seg self-check; the runtime, its driver or the engine is broken'
 
 
 class Backend(Protocol):
-    """What the pipeline needs of a runtime."""
+    """A runtime, as the pipeline uses it."""
 
     name: str
 
@@ -42,11 +42,11 @@ class Backend(Protocol):
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
-        """How long each stage of the last run took."""
+        """Return how long each stage of the last run took."""
         ...
 
     def close(self) -> None:
-        """Free everything; may be called twice."""
+        """Release all resources; may be called twice."""
         ...
 
 
@@ -56,11 +56,11 @@ class CheckedBackend:
     def __init__(self, backend: Backend, card: ModelCard) -> None:
         self._backend, self._shape = backend, card.logits_shape
         self.name = backend.name
-        self._images: dict[int, ImageU8] = {}  # by the sums that came of them, oldest first
+        self._images: dict[int, ImageU8] = {}  # by the checksum of their result, oldest first
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
-        """How long each stage of the last run took."""
+        """Return how long each stage of the last run took."""
         return self._backend.timings_ms
 
     def close(self) -> None:
@@ -71,15 +71,15 @@ class CheckedBackend:
         """
         Return the sums of the backend.
 
-        Raises BackendError if they are not plausible, or those of one of the latest images while
-        the image is another; and what the backend raises.
+        Raises BackendError if they are implausible, or equal those of another recent image, and
+        any error of the backend.
         """
         sums = self._backend.run(image, masks, temperature)
         if problem := implausible(sums, image, self._shape):
             raise BackendError(f'the network returned {problem}', fix=_FIX)
         seen = zlib.crc32(np.ascontiguousarray(sums.p).data)
         before = self._images.get(seen)
-        # With other masks the same image may give the same sums, but not another image.
+        # Different masks may give equal sums for one image; different images never do.
         if before is not None and not np.array_equal(before, image):
             raise BackendError('the network returned the result of an earlier image',
                                'that of this image', _FIX)
@@ -91,11 +91,11 @@ class CheckedBackend:
 
 def implausible(sums: PassSums, image: ImageU8, shape: tuple[int, int, int]) -> str:
     """
-    Say what of the sums of an image (h, w, 3) cannot be; empty if nothing.
+    Return what is implausible about the sums of an image (h, w, 3); empty if nothing is.
 
     Expected are arrays of the `shape` (C, hg, wg) of the logits, finite numbers in the range of T
-    passes, probabilities that sum to T, passes whose entropies, squares and votes fit the mean of
-    their probabilities, and not the same numbers everywhere unless the image is.
+    passes, probabilities that sum to T, entropies, squares and votes that fit the mean
+    probabilities, and a confidence that varies unless the image is uniform.
     """
     classes, plane, passes = shape[0], shape[1:], sums.passes
     ranges = {'p': (shape, 1.0), 'votes': (shape, 1.0), 'entropy_nats': (plane, np.log(classes)),
@@ -115,7 +115,7 @@ def implausible(sums: PassSums, image: ImageU8, shape: tuple[int, int, int]) -> 
 
 
 def _contradiction(sums: PassSums) -> str:
-    """Say which sums exclude each other: one of them is not of these passes."""
+    """Return which sums contradict each other, so that they cannot be of the same passes."""
     mean = sums.p / np.float32(sums.passes)
     total = mean.sum(0)
     low, high = float(total.min()), float(total.max())

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From the camera's size to the network's, and the way back for every map.
+Resize images from the camera's size to the network's, and every map back.
 
-Normalisation is not here: it is part of the graph, which takes bytes.
+Normalisation is part of the graph, whose input is bytes.
 
 """
 
@@ -18,7 +18,7 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.errors import ImageError
 
-# Grey padding: neutral after normalisation, and what the networks are trained with.
+# Grey padding: neutral after normalisation, and the same as in training.
 PADDING_VALUE = 114
 
 
@@ -38,10 +38,10 @@ class Geometry:
     @classmethod
     def of(cls, height: int, width: int, spec: InputSpec) -> Geometry:
         """
-        Place an image of a size into the network's input.
+        Place an image of this size in the network's input.
 
-        The image takes the whole input for 'stretch', a centred part for 'letterbox'. Raises
-        ImageError if a side is zero, or so thin that nothing of it would be left.
+        The image fills the whole input for 'stretch', a centred part for 'letterbox'. Raises
+        ImageError if a side is zero, or would be less than a pixel after resizing.
         """
         if height < 1 or width < 1:
             raise ImageError(f'image of {width}x{height} pixels', 'at least 1x1')
@@ -79,8 +79,8 @@ def fit_image(image_bgr: ImageU8, geometry: Geometry, spec: InputSpec) -> ImageU
 def _resized(image_bgr: ImageU8, inner_h: int, inner_w: int) -> ImageU8:
     height, width = image_bgr.shape[:2]
     size, resized = (inner_w, inner_h), image_bgr
-    # Area averaging when shrinking far: linear would skip pixels and alias the texture. A side
-    # that grows waits, for there it would move edges by up to a third of a pixel.
+    # Area averaging to shrink by more than half: linear interpolation would skip pixels and alias
+    # texture. It keeps a side that grows: it would move edges there by up to a third of a pixel.
     if inner_w * 2 < width or inner_h * 2 < height - 1:
         smaller = min(inner_w, width), min(inner_h, height)
         resized = np.asarray(
@@ -94,7 +94,7 @@ def fit_ignore(ignore: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool
     """
     Fit a mask of pixels to leave out, bool of any size, to the part of the input with the image.
 
-    The result, bool of the shape of that part, is True where any of a pixel is to be left out.
+    The result, bool of the shape of that part, is True where any part of a pixel is left out.
     """
     size = (geometry.columns.stop - geometry.columns.start,
             geometry.rows.stop - geometry.rows.start)
@@ -103,7 +103,7 @@ def fit_ignore(ignore: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool
 
 
 def unfit_label(label: LabelMap, geometry: Geometry) -> LabelMap:
-    """Return class ids (H, W) at the source size; nearest, so that no id is invented."""
+    """Return class ids (H, W) at the source size, by the nearest pixel, so that ids stay ids."""
     inner = np.ascontiguousarray(label[geometry.rows, geometry.columns])
     size = (geometry.source_width, geometry.source_height)
     # INTER_NEAREST shifts by up to half a pixel; the exact form keeps half-pixel centres.
@@ -111,7 +111,7 @@ def unfit_label(label: LabelMap, geometry: Geometry) -> LabelMap:
 
 
 def unfit_map(values: FloatMap, geometry: Geometry) -> FloatMap:
-    """Return a map (H, W) at the source size, bilinear; NaN spreads to what it touches."""
+    """Return a map (H, W) at the source size, bilinear; NaN spreads to neighbouring pixels."""
     inner = np.ascontiguousarray(values[geometry.rows, geometry.columns])
     size = (geometry.source_width, geometry.source_height)
     return np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_LINEAR), np.float32)

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Maps as pictures for people: class colours, the heatmap over the darkened image, an overlay.
+Maps as pictures for viewing: class colours, the heatmap over the darkened image, an overlay.
 
-Ranges are fixed by the caller: a picture must not depend on the frame it was made from alone.
+The caller sets the ranges of values, so that pictures of different frames can be compared.
 
 """
 
@@ -22,37 +22,37 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.settings import Settings
 
-# Not a colour of the heatmap, so that a missing number is recognised.
+# Not a colour of the heatmap, so that NaN can be recognised.
 NAN_COLOR_BGR = (255, 0, 255)
 GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
-# Nor is this: around what the network was never shown.
+# Not a colour of the heatmap either: outlines regions unlike the training images.
 OUTLINE_BGR = (255, 255, 0)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 UNKNOWN_MAP, UNKNOWN_SCORE = 'unknown', 'unknown.top'
 # Share of the class colour in the overlay, and the quality of its JPEG.
 OVERLAY_ALPHA, OVERLAY_JPEG_QUALITY = 0.45, 80
-# Range of the colours where the map has no calibrated thresholds.
+# Range of the colours if the map has no calibrated thresholds.
 DEFAULT_SPAN = (0.25, 0.75)
-# Of maps that a disagreement of the passes fills, whose values are far smaller.
+# The same for maps of the disagreement between passes, whose values are far smaller.
 _SMALL_SPAN, _SMALL_MAPS = (0.02, 0.2), ('mutual_information', 'total_variance')
-# Brightness of the image below the colours, and their share at the range's upper end.
+# Brightness of the image below the colours, and their opacity at the range's upper end.
 _DARKENED, _HEAT_ALPHA = 0.5, 0.9
-# Of the range, until the colours have their full share; and where the colour map begins: below
-# lies a purple that looks like shade.
+# Share of the range over which the colours fade in, and of the colour map that is skipped: its
+# beginning is a purple that looks like shadow.
 _FADE_IN, _FIRST_COLOR = 0.4, 0.4
-# Of the height: what outlines are smoothed by, so that thin parts have none, and their width.
+# Shares of the height: of the smoothing of outlines, which removes thin parts, and of their width.
 _SMOOTHED_SHARE, _OUTLINE_SHARE = 1 / 30, 1 / 160
-# Height of the legend as a share of the picture's; below the second it could not be read.
+# Height of the legend as a share of the picture's, and the smallest height that can be read.
 _LEGEND_SHARE, _SMALLEST_LEGEND_PX = 0.055, 12
 _LEGEND_BGR = (24, 24, 24)
 
 
 class HeatScale(NamedTuple):
     """
-    What the heatmap of a map shows: the same in every frame of a run.
+    The scale of the heatmap of a map, the same in every frame of a run.
 
-    Values at or below `lower` show the image, those at or above `upper` are brightest. What the
-    map `unknown` holds above `unknown_above` is outlined; nothing is where that is None.
+    Values at or below `lower` show the image, those at or above `upper` are brightest. Regions
+    where the map `unknown` is above `unknown_above` are outlined; none are if that is None.
     """
 
     name: str
@@ -65,12 +65,12 @@ def heat_scale(
     name: str, thresholds: Mapping[str, float], frames: Mapping[str, ArrayLike] | None = None
 ) -> HeatScale:
     """
-    Return the scale of a map by the calibrated thresholds of the scores.
+    Return the scale of a map by the calibrated thresholds of its scores.
 
-    From half of that of the map's mean, which most frames lie below, to that of its top score,
-    which the most uncertain pixels of nearly every frame are below on average. Where there is no
-    threshold at all: from the median of the means of `frames`, scores (n,) of all that will be
-    shown, to the 98 % quantile of their top scores; or else a default range.
+    It ranges from half the threshold of the map's mean, which is above most frames, to the
+    threshold of its top score, which the most uncertain pixels of nearly every frame are below on
+    average. Without any threshold it ranges from the median of the means of `frames`, scores (n,)
+    of all frames to be shown, to the 98 % quantile of their top scores; else it is a default.
     """
     lower = thresholds.get(f'{name}.mean', np.nan) / 2
     upper = thresholds.get(f'{name}.top', np.nan)
@@ -90,14 +90,14 @@ def _quantile(values: ArrayLike, share: float) -> float:
 
 
 def color_mask(label: LabelMap, palette: Sequence[tuple[int, int, int]]) -> ImageU8:
-    """Paint class ids (H, W) in the RGB colours of a palette, those beyond it black; BGR."""
+    """Return class ids (H, W) in the RGB colours of a palette, as BGR; ids beyond it are black."""
     table = np.zeros((256, 1, 3), np.uint8)
     table[: len(palette), 0] = np.asarray(palette, np.uint8)[:, ::-1]
     return np.asarray(cv2.applyColorMap(label, table), np.uint8)
 
 
 def _heat_tables() -> tuple[ImageU8, NDArray[np.uint8]]:
-    """Return of each level of heat its colour times its share (256, 1, 3), and the image's."""
+    """Return for 256 levels the colour times its opacity (256, 1, 3), and the image's factor."""
     level = np.linspace(0, 1, 256)
     ramp = np.rint(255 * (_FIRST_COLOR + (1 - _FIRST_COLOR) * level)).astype(np.uint8)
     share = _HEAT_ALPHA * np.minimum(level / _FADE_IN, 1)
@@ -150,10 +150,10 @@ def heatmap(
 
 
 def _outline(picture: cv2.typing.MatLike, regions: NDArray[np.bool_]) -> None:
-    """Draw around the regions, in place; a dark edge parts the line from bright colours."""
+    """Outline the regions, in place; a dark edge separates the line from bright colours."""
     height = regions.shape[0]
     size, width = round(height * _SMOOTHED_SHARE) + 1, max(1, round(height * _OUTLINE_SHARE))
-    # Most of the square around a pixel has to be in the region.
+    # More than half of the square around a pixel has to be in the region.
     share = cv2.blur(regions.astype(np.uint8) * np.uint8(255), (size, size))
     _, smooth = cv2.threshold(share, 127, 255, cv2.THRESH_BINARY)
     found, _ = cv2.findContours(smooth, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -163,7 +163,7 @@ def _outline(picture: cv2.typing.MatLike, regions: NDArray[np.bool_]) -> None:
 
 @lru_cache(maxsize=8)
 def heat_legend(scale: HeatScale, height: int) -> ImageU8:
-    """Return what the colours of a heatmap mean, as high as asked for and as wide as it needs."""
+    """Return the legend of a heatmap, of the given height and as wide as its text."""
     room, size, gap = 50 * height, height / 62, height // 2
     picture = np.full((height, room, 3), _LEGEND_BGR, np.uint8)
 
@@ -213,7 +213,7 @@ def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:
     """
     Draw the flag into a BGR picture, in place: a coloured border and words.
 
-    Green is confident, amber uncertain or recovering, red a fault.
+    Green is confident, amber uncertain or recovering, red a fault or unknown.
     """
     height, width = picture_bgr.shape[:2]
     color = GREEN_BGR if verdict.is_confident else AMBER_BGR
@@ -236,7 +236,7 @@ def _write(
     picture_bgr: ImageU8, text: str, corner: tuple[int, int], room: int, scale: float,
     color: tuple[int, int, int] = (255, 255, 255),
 ) -> None:
-    """Write from a lower left corner, shown whole or cut, never wider than the room."""
+    """Write text from its lower left corner, cut to fit `room` pixels or to 9 characters."""
     (text_width, _), _ = cv2.getTextSize(text, _FONT, scale, 1)
     if text_width > room:
         text = text[: max(9, len(text) * room // text_width)]
@@ -249,8 +249,8 @@ class FrameView:
     """
     The pictures of one frame at the size of its image, each rendered on first use and only once.
 
-    `result` is what the pipeline made of the BGR image, with the verdict that was published;
-    `thresholds` are the calibrated ones, for the heatmap's `scale`.
+    `result` is that of the pipeline for the BGR image, with the published verdict; `thresholds`
+    are the calibrated ones, for the heatmap's `scale`.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class FrameView:
 
     @property
     def size(self) -> tuple[int, int]:
-        """H, W of every picture."""
+        """Return (H, W) of every picture."""
         return self._image_bgr.shape[0], self._image_bgr.shape[1]
 
     @cached_property
@@ -318,6 +318,6 @@ class FrameView:
 
     @cached_property
     def overlay_jpeg(self) -> bytes:
-        """Return the overlay as a JPEG file, for a thin line to the operator."""
+        """Return the overlay as a JPEG file, for a slow link to the operator."""
         quality = [cv2.IMWRITE_JPEG_QUALITY, OVERLAY_JPEG_QUALITY]
         return bytes(cv2.imencode('.jpg', self.overlay, quality)[1])

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every setting of the package, with its meaning, unit, range and when to change it: the one source.
+Every setting of the package, with its meaning, unit, range and when to change it.
 
 A setting is a dataclass field made by `parameter`. The node's parameters,
-config/uncertainty_seg.yaml and docs/reference/parameters.md are made from these fields. What a
-field accepts is checked one by one, what two must agree on in `Settings`.
+config/uncertainty_seg.yaml and docs/reference/parameters.md are generated from these fields only.
+Each value is checked against its field, combinations of settings in `Settings`.
 
 """
 
@@ -29,11 +29,11 @@ _T = TypeVar('_T')
 @dataclass(frozen=True)
 class Parameter:
     """
-    One setting: what it means and what it may be.
+    One setting: its meaning and the values it may have.
 
-    `name` is dotted, as in ROS. The default decides the type; an empty tuple is one of texts. Both
-    bounds are allowed; no `choices` allow any word. `live` may change while the node runs, `idle`
-    while it is not configured.
+    `name` is dotted, as in ROS. The type is that of the default; an empty tuple is a list of
+    strings. The bounds are included; without `choices` any string is allowed. A `live` setting may
+    change while the node runs, an `idle` one while it is not configured.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Parameter:
 
     @property
     def is_numbers(self) -> bool:
-        """Whether it is a list of numbers."""
+        """Return whether it is a list of numbers."""
         return isinstance(self.default, tuple) and bool(self.default) and isinstance(
             self.default[0], float)
 
@@ -81,7 +81,7 @@ class Parameter:
         return low <= value <= high and abs(value) != float('inf')
 
     def wanted(self) -> str:
-        """Say in words what is accepted."""
+        """Return in words what is accepted."""
         if self.choices:
             return ('any of ' if isinstance(self.default, tuple) else 'one of ') + ', '.join(
                 self.choices)
@@ -98,7 +98,7 @@ def parameter(
     upper: float | None = None, choices: tuple[str, ...] = (), live: bool = False,
     idle: bool = False,
 ) -> _T:
-    """Declare a dataclass field together with all that `Parameter` holds."""
+    """Declare a dataclass field with the attributes of a `Parameter`."""
     facts = {'description': description, 'unit': unit, 'lower': lower, 'upper': upper,
              'choices': choices, 'live': live, 'idle': idle}
     return dataclasses.field(default=default, metadata=facts)
@@ -108,7 +108,7 @@ def iter_parameters(cls: Any, prefix: str = '') -> Iterator[Parameter]:
     """
     Yield the settings of a dataclass and of the dataclasses inside it, in the order of fields.
 
-    `prefix` is put before each name.
+    Each name begins with `prefix`.
     """
     hints = get_type_hints(cls)
     for one in dataclasses.fields(cls):
@@ -121,7 +121,7 @@ def iter_parameters(cls: Any, prefix: str = '') -> Iterator[Parameter]:
 
 
 def from_ros(setting: Parameter, value: object) -> object:
-    """Return the value of a ROS parameter as the settings want it, unchecked."""
+    """Return the value of a ROS parameter in the form that settings have, unchecked."""
     if not isinstance(setting.default, tuple):
         return value
     # `scores: []` in a YAML file arrives as no value at all.
@@ -158,7 +158,7 @@ def _build(cls: type[_T], values: Mapping[str, Value], prefix: str) -> _T:
 
 
 def to_dict(settings: Any, prefix: str = '') -> dict[str, Value]:
-    """Return dotted name to value of every setting, in the order of the fields."""
+    """Return the values of all settings by dotted name, in the order of the fields."""
     flat: dict[str, Value] = {}
     for one in dataclasses.fields(settings):
         value = getattr(settings, one.name)
@@ -175,23 +175,23 @@ def to_dict(settings: Any, prefix: str = '') -> dict[str, Value]:
 IMAGE_FORMATS = ('received', 'png', 'jpeg')
 MEGABYTE = 10**6
 BUNDLE_PASSES, BUNDLE_PRECISION = -1, 'bundle'
-# What graphs may be computed in. No graph is written in tf32: the factors of each product of
-# float32 are rounded to 10 bits on the way.
+# Precisions in which graphs may be computed. No graph is stored in tf32: the runtime rounds the
+# factors of each float32 product to 10 bits.
 COMPUTED = (*PRECISIONS, 'tf32')
-# Twice an 8K frame; 200 MB as BGR. No file is decoded above it, whatever the settings.
+# Twice an 8K frame; 200 MB as BGR. No larger file is decoded, whatever the settings.
 MAX_PIXELS = 2**26
 MASK_POLICIES = ('fixed', 'per_frame')
 REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
 AUTO_RELIABILITY, RELIABILITIES = 'auto', ('best_effort', 'reliable')
 SHORTEST_STUCK_S = 1.0
-# Every setting of a check of frames or of the process: the value that switches the check off, and
-# the largest one that is safe. Anything else makes the promise void.
+# Settings of the checks of frames and process: the value that switches a check off, and the
+# largest safe value. A check that is off, or a larger value, voids the promise.
 CHECKS: Mapping[str, tuple[Value | None, float]] = {
     'max_age_s': (0.0, 1.0), 'max_skew_s': (None, 0.5), 'max_repeats': (-1, 2),
     'damage_scale': (0.0, 1.0), 'stale_timeout_s': (None, 1.0), 'stamps': ('receipt', math.inf),
     'stuck_timeout_s': (0.0, math.inf),
 }
-# What stands for the camera in the path of an ignore mask.
+# Placeholder for the name of the camera in the path of an ignore mask.
 CAMERA_PLACE = '{camera}'
 # A token of a ROS topic name.
 _CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
@@ -199,7 +199,7 @@ _CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """How large an image may be to be decoded: by default every image that some node may take."""
+    """The largest image to decode; by default the upper bound of the setting `max_image_px`."""
 
     max_px: int = MAX_PIXELS  # Of up to 4 bytes each.
 
@@ -406,7 +406,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other."""
+        """Raise ConfigError for settings that contradict each other."""
         _require_cameras(self.cameras)
         _require_rates(self)
         require_no_history(self)
@@ -426,23 +426,23 @@ class Settings:
 
     @property
     def decode_limits(self) -> DecodeLimits:
-        """Return how large an image may be."""
+        """Return the largest size of an image."""
         return DecodeLimits(self.max_image_px)
 
     @property
     def budget_ms(self) -> float:
-        """Return the latency budget in force."""
+        """Return the latency budget in ms, by default half of `stale_timeout_s`."""
         return self.latency_budget_ms or self.stale_timeout_s * 500.0
 
     @property
     def stuck_s(self) -> float:
-        """Return after which standstill of a thread the process ends; 0 for never."""
-        # The flag falls first, with a deadline's time to spare.
+        """Return the time in s after which a stuck thread ends the process; 0 for never."""
+        # Twice the deadline at least, so that the flag falls well before.
         return max(self.stuck_timeout_s, 2 * self.stale_timeout_s) if self.stuck_timeout_s else 0.0
 
     @property
     def checks_off(self) -> dict[str, str]:
-        """Say in words which of `CHECKS` are switched off or looser than is safe, by name."""
+        """Return by name, in words, which of `CHECKS` are switched off or looser than is safe."""
         found = {}
         for name, (off, most) in CHECKS.items():
             value = getattr(self, name)
@@ -453,7 +453,7 @@ class Settings:
         return found
 
     def rate_of(self, index: int) -> float:
-        """Return the most frames a second of a camera; 0 for any."""
+        """Return the maximum rate of a camera, in Hz; 0 for no limit."""
         return self.max_rate_hz[index if len(self.max_rate_hz) > 1 else 0]
 
     def ignore_mask_of(self, camera: str) -> str:
@@ -486,9 +486,9 @@ def _require_rates(settings: Settings) -> None:
 
 def require_no_history(settings: Settings, depth: int = 1, is_latched: bool = False) -> None:
     """
-    Raise ConfigError if images that waited could raise the flag.
+    Raise ConfigError if images that waited in a queue could raise the flag.
 
-    `depth` is how many may wait in the middleware; `is_latched`: also those of before the start.
+    `depth` is how many may wait in the middleware, with `is_latched` also from before the start.
     """
     rise_frames = settings.gate.rise_frames
     if depth < rise_frames:
@@ -497,7 +497,7 @@ def require_no_history(settings: Settings, depth: int = 1, is_latched: bool = Fa
     if is_latched:
         raise ConfigError(f'{found} with durability transient_local', f'more than {depth}',
                           'images from before the start would raise the flag')
-    # One image that waits is the least; who lets one frame raise the flag has chosen so.
+    # A depth of 1 is the minimum; with it, `rise_frames` 1 is taken for the user's choice.
     is_of_receipt = settings.stamps == 'receipt'
     if is_of_receipt or (not settings.max_age_s and depth > 1):
         raise ConfigError(
@@ -510,8 +510,8 @@ def precision_of(card: ModelCard, wanted: str) -> str:
     """
     Return the precision to compute in, one of `COMPUTED`, by the card and the setting.
 
-    What was rounded to 16 bits when the bundle was made cannot become float32 again. Raises
-    ConfigError if the graphs cannot be computed in it.
+    Weights that were rounded to 16 bits in the bundle cannot become float32 again. Raises
+    ConfigError if the graphs cannot be computed in the wanted precision.
     """
     if wanted == BUNDLE_PRECISION:
         return card.precision
@@ -525,12 +525,12 @@ def precision_of(card: ModelCard, wanted: str) -> str:
 
 
 def passes_of(card: ModelCard, settings: Settings) -> int:
-    """Return T: of the settings, or the card's where they leave it to it."""
+    """Return T: of the settings, or by default the card's."""
     return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
 
 def require_unlocked(before: Settings, after: Settings) -> None:
-    """Raise ConfigError if settings that `lock_gate` holds would change."""
+    """Raise ConfigError if settings that `lock_gate` locks would change."""
     new = to_dict(after)
     for name, value in to_dict(before).items():
         is_locked = name.startswith('gate.') or name == 'passes' or name in CHECKS
@@ -539,7 +539,7 @@ def require_unlocked(before: Settings, after: Settings) -> None:
 
 
 def require_idle(before: Settings, after: Settings) -> None:
-    """Raise ConfigError if settings would change that a configured node has used already."""
+    """Raise ConfigError if settings would change that a configured node has already used."""
     changed = to_dict(after)
     for setting in iter_parameters(Settings):
         if setting.idle and changed[setting.name] != to_dict(before)[setting.name]:
@@ -550,7 +550,7 @@ def require_idle(before: Settings, after: Settings) -> None:
 
 
 def locked_error(name: str) -> ConfigError:
-    """Return the refusal of a change that `lock_gate` does not allow."""
+    """Return the error for a change that `lock_gate` does not allow."""
     return ConfigError(
         f'{name} cannot be changed while the node is configured',
         f'no change of gate.*, passes, use_sim_time, {", ".join(CHECKS)}, since lock_gate is true',

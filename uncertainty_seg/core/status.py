@@ -2,7 +2,7 @@
 """
 A verdict as an entry of a diagnostics message, and as named numbers for mission code.
 
-The node writes the entry into `~/status` and `replay` into a bag; the numbers are `~/verdict`.
+The node publishes the entry as `~/status`, the numbers as `~/verdict`; `replay` fills a bag.
 docs/reference/ros.md lists the keys of both with their types.
 
 """
@@ -16,7 +16,7 @@ import math
 from uncertainty_seg.core.gate import KINDS, Verdict, VOID
 from uncertainty_seg.core.pipeline import FrameResult
 
-NODE_NAME = '/uncertainty_seg'  # below which its own topics are
+NODE_NAME = '/uncertainty_seg'  # the prefix of its topics
 VERDICT_NAME = 'uncertainty_seg: verdict'
 OK, WARN, ERROR = 0, 1, 2
 _LEVELS = {'confident': OK, 'uncertain': WARN, 'recovering': WARN}
@@ -27,8 +27,8 @@ class Status:
     """
     One entry of a diagnostics message.
 
-    `level` is 0 ok, 1 warning, 2 error, 3 stale; `name` its source, `hardware_id` the device it is
-    about, `values` its numbers in order.
+    `level` is 0 ok, 1 warning, 2 error, 3 stale; `name` the source, `hardware_id` the device it
+    describes, `values` keys and texts, in order.
     """
 
     level: int
@@ -43,11 +43,11 @@ def verdict_status(
     has_latency: bool = True, weakened_by: Sequence[str] = (), stamps: str = 'camera',
 ) -> Status:
     """
-    List what led to a verdict: reasons as message; flag, thresholds, scores, age and T as values.
+    Return the entry of a verdict: reasons as message; flag, thresholds, scores, age, T as values.
 
-    `result` is None where there was no frame. A replay leaves out the latency: its bytes depend on
-    its input alone. `weakened_by` are the settings that weaken the promise, in words; `stamps`
-    says what the age is counted from.
+    `result` is None if there was no frame. A replay leaves out the latency, so that its bytes
+    depend on its input alone. `weakened_by` are the settings that weaken the promise, in words;
+    `stamps` is the setting of that name, which defines the age.
     """
     values = {
         'confident': str(verdict.is_confident).lower(),
@@ -75,11 +75,11 @@ def verdict_numbers(
     weakened_by: Sequence[str] = (),
 ) -> dict[str, float]:
     """
-    List a verdict as numbers that need no parsing.
+    Return a verdict as named numbers, so that no text has to be parsed.
 
-    `confident`, `of_frame` and `promise_void` are 0 or 1; `kind` is the place in `KINDS`, that of
-    a fault for one that is not there; `score_ratio` is infinite after a fault; `age_s` is NaN
-    where it is not known. `is_of_frame` says whether there is a frame to publish under.
+    `confident`, `of_frame` and `promise_void` are 0 or 1; `kind` is the position in `KINDS`, that
+    of a fault for an unknown kind; `score_ratio` is infinite after a fault; `age_s` is NaN if
+    unknown. `is_of_frame` says whether there is a frame to publish under.
     """
     kind = verdict.kind if verdict.kind in KINDS else 'fault'
     return {

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From T passes to maps: sums over the passes, and what follows from them.
+From T passes to uncertainty maps: sums over the passes, and the maps computed from them.
 
-`sums_of_logits` defines the sums, in float64: it is the oracle of the tests, which hold the graph
-`passes.onnx` to it on every runtime. Everything else is computed here, for all runtimes alike:
-maps at the grid of the sums (`grid_maps`), which scores and gate look at, and maps of the image
-(`image_maps`), which are made when somebody asks for one.
+`sums_of_logits` defines the sums, in float64: it is the oracle of the tests, which compare the
+graph `passes.onnx` with it on every runtime. Everything else is computed here, for all runtimes
+alike: maps at the grid of the sums (`grid_maps`), for scores and gate, and maps of the image
+(`image_maps`), each computed on first use.
 
 """
 
@@ -28,10 +28,10 @@ MAP_NAMES = (
     'entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric',
     'least_confidence', 'margin', 'unknown', 'energy',
 )
-# Logits are divided by it before they are squashed into 0..1: those of trained networks lie
-# within about 30 of each other, and without it nearly all would become 0.
+# Divisor of the energy before it is mapped into 0..1: logits of trained networks lie within about
+# 30 of each other, and without it nearly all pixels would become 0.
 LOGIT_SCALE = 8.0
-# The smallest normal float32: what is smaller counts as this before a logarithm is taken.
+# The smallest normal float32: smaller values are raised to it before a logarithm is taken.
 LEAST_PROBABILITY = 2.0**-126
 Strangeness: TypeAlias = Callable[[], FloatMap]
 _Of = TypeVar('_Of', bound=np.generic)
@@ -40,10 +40,10 @@ _T = TypeVar('_T')
 
 class _Lazy(Generic[_T]):
     """
-    A property that is computed when it is first asked for.
+    A property that is computed on first use.
 
-    As functools.cached_property, which before Python 3.12 locks out all instances while one is
-    computed: the verdict of a frame would wait for the pictures of the one before.
+    It replaces functools.cached_property, which before Python 3.12 locks all instances while one
+    is computed: the verdict of a frame would wait for the pictures of the frame before.
     """
 
     def __init__(self, compute: Callable[[Any], _T]) -> None:
@@ -60,13 +60,13 @@ class _Lazy(Generic[_T]):
 @dataclass(frozen=True)
 class PassSums:
     """
-    Sums over T passes at the grid (hg, wg) of C classes, float32; NaN where a logit was no number.
+    Sums over T passes at the grid (hg, wg) of C classes, float32; NaN where a logit was NaN.
 
-    `p` and `votes` (C, hg, wg): the probabilities, and how many passes hold each class for the
-    likeliest (each of equals). `entropy_nats` and `p_squared` (hg, wg): of the passes, and summed
-    over the classes too. `logits` (C, hg, wg): before the `temperature` that the passes were
-    computed at, and at the centres of the logits wherever the grid lies. `features` is the
-    trunk's output `feature_map` (1, D, hf, wf), where it has one.
+    `p` and `votes` (C, hg, wg): the probabilities, and the number of passes in which each class
+    has the largest one (ties count for each). `entropy_nats` and `p_squared` (hg, wg): summed over
+    the classes too. `logits` (C, hg, wg): not yet divided by the `temperature` of the passes, and
+    at the centres of the logits wherever the grid lies. `features` is the trunk's output
+    `feature_map` (1, D, hf, wf), if it has one.
     """
 
     passes: int
@@ -81,10 +81,10 @@ class PassSums:
 
 class UncertaintyMaps:
     """
-    All maps of one frame, each (h, w) and computed when it is first asked for.
+    All maps of one frame, each (h, w) and computed on first use.
 
-    Every map but `label` and `confidence` grows with uncertainty. NaN means that a pass gave
-    no number there; it is never replaced.
+    Every map except `label` and `confidence` grows with uncertainty. NaN means that a pass gave
+    no number for the pixel; it is never replaced.
 
     Parameters
     ----------
@@ -95,12 +95,12 @@ class UncertaintyMaps:
     logits : ndarray of floats, shape (C, h, w)
         The mean logits, before the temperature.
     temperature : float
-        What the logits were divided by.
+        Divisor of the logits in the passes.
     features : ndarray of float32, shape (1, D, hf, wf), optional
-        No map: the trunk's output `feature_map`.
+        The trunk's output `feature_map`; not a map.
     strangeness : callable, optional
-        Computes how strange the features are, (h, w): 0 or more, and 1 on average over training
-        images. The map `unknown` needs it.
+        Computes how far the features are from training images, (h, w): 0 or more, and 1 on
+        average over training images. The map `unknown` uses it.
 
     References
     ----------
@@ -118,7 +118,7 @@ class UncertaintyMaps:
         self.features = features
         self._mutual, self._variation = mutual_information, variation_ratio
         self._variance, self._strangeness = total_variance, strangeness
-        # Of a part of other maps: what cuts its own from theirs.
+        # If these maps are a part of others: cuts `unknown` from theirs.
         self._cut_unknown: Strangeness | None = None
         # Which classes the mask may show, bool (C,); None for all.
         self.shown: NDArray[np.bool_] | None = None
@@ -135,7 +135,7 @@ class UncertaintyMaps:
 
     @_Lazy
     def entropy(self) -> FloatMap:
-        """Of the mean probabilities over ln C, 0..1."""
+        """Entropy of the mean probabilities over ln C, 0..1."""
         return _float32(_entropy(self.mean, 0) / np.log(len(self.mean)))
 
     @_Lazy
@@ -160,14 +160,14 @@ class UncertaintyMaps:
 
     @_Lazy
     def least_confidence(self) -> FloatMap:
-        """1 less the largest mean probability, 0..1 - 1/C."""
+        """1 minus the largest mean probability, 0..1 - 1/C."""
         return np.float32(1) - self.confidence
 
     @_Lazy
     def margin(self) -> FloatMap:
-        """1 less the distance of the two largest mean probabilities, 0..1."""
+        """1 minus the difference of the two largest mean probabilities, 0..1."""
         first, second = np.maximum(*self.mean[:2]), np.minimum(*self.mean[:2])
-        # A tenth of the time of a partition; both pass NaN on.
+        # It takes a tenth of the time of np.partition; both propagate NaN.
         for values in self.mean[2:]:
             second = np.maximum(second, np.minimum(first, values))
             first = np.maximum(first, values)
@@ -178,7 +178,7 @@ class UncertaintyMaps:
         """
         1 / (1 + exp(E / 8) / s), 0..1, with E of `energy` and s the strangeness.
 
-        Where the trunk gives no features it is the energy.
+        Without features of the trunk it equals `energy`.
         """
         if self._cut_unknown is not None:
             return self._cut_unknown()
@@ -192,8 +192,8 @@ class UncertaintyMaps:
         """
         1 / (1 + exp(E / 8)), 0..1.
 
-        E is the logarithm of the sum of exp(z) over the classes, and z are the logits' means over
-        the passes, before any temperature.
+        E is the logarithm of the sum of exp(z) over the classes; z are the mean logits over the
+        passes, before any temperature.
         """
         return _squashed(self._free_energy / LOGIT_SCALE)
 
@@ -230,10 +230,10 @@ class UncertaintyMaps:
 
     def leave_out_specks(self, least: float, rows: slice, columns: slice, grid: Grid) -> None:
         """
-        Leave classes out of the mask that have less than a share of a part of the image.
+        Remove classes from the mask that cover less than a share of a part of the image.
 
-        Their pixels go to the likeliest of the others; no map changes. Where no class has as much,
-        all stay.
+        Their pixels get the most likely of the other classes; only `label` changes. If no class
+        covers that share, all stay.
         """
         if least <= 0:
             return
@@ -243,11 +243,11 @@ class UncertaintyMaps:
             self.shown, self.label = shown, _likeliest(self.mean, shown)
 
     def inside(self, rows: slice, columns: slice, grid: Grid) -> UncertaintyMaps:
-        """Return of maps at a grid what lies in a part of the image; features likewise."""
+        """Return the part of maps at a grid that lies in a part of the image, with features."""
         part = self.cut(*grid.part(rows, columns))
         if self.features is None:
             return part
-        # By the image: rounded to the grid first, other places would lie at the border.
+        # Cut by the image: rounding to the grid first would select other cells at the border.
         part = copy.copy(part)
         part.features = self.features[
             ..., cells(rows, grid.height, self.features.shape[-2]),
@@ -257,11 +257,11 @@ class UncertaintyMaps:
 
 class SpreadMaps(UncertaintyMaps):
     """
-    Maps at a grid, as maps of the image (h, w).
+    Maps at a grid, upsampled to maps of the image (h, w).
 
     The mean probabilities of the image are the softmax of the upsampled logarithms of those at the
-    grid. Of one pass they are the network's own. Mutual information, variation ratio, variance,
-    mean logits and the map `unknown` are upsampled as they are.
+    grid; for one pass they equal the network's own. Mutual information, variation ratio, variance,
+    mean logits and the map `unknown` are upsampled directly.
     """
 
     def __init__(self, of: UncertaintyMaps, grid: Grid) -> None:
@@ -275,8 +275,8 @@ class SpreadMaps(UncertaintyMaps):
         log_mean = np.log(np.maximum(self._of.mean, least))
         if not any(self._grid.offset):
             return self._grid.spread(log_mean)
-        # Interpolated from beside the centres alone, the mask would be blurred. So its shape is
-        # that of the mean logits, which are at the centres, as much as the passes left of it.
+        # The samples beside the centres alone would give a blurred mask. So their component along
+        # the mean logits is replaced by that of the logits at the centres; the rest is upsampled.
         centres = _centred(self._of.logits / least.dtype.type(self.temperature))
         beside, log_mean = sample_beside(centres, self._grid.offset), _centred(log_mean)
         share = np.clip((log_mean * beside).sum(0) / np.maximum((beside * beside).sum(0), least),
@@ -301,14 +301,14 @@ class SpreadMaps(UncertaintyMaps):
 
     @_Lazy
     def entropy(self) -> FloatMap:
-        """Of the mean probabilities over ln C, 0..1; not below the mutual information."""
+        """Entropy of the mean probabilities over ln C, 0..1; not below the mutual information."""
         entropy = _float32(_entropy(self.mean, 0) / np.log(len(self.mean)))
-        # Sharp logits beside the centres: it came out at half of the image's.
+        # For sharp logits and a grid with an offset, half of the image's entropy was measured.
         return np.maximum(entropy, self.mutual_information) if any(self._grid.offset) else entropy
 
     @_Lazy
     def unknown(self) -> FloatMap:
-        """As at the grid: logits of the size of the image would cost ten times as much."""
+        """Upsampled from the grid: logits of the image's size would take ten times as long."""
         return _float32(replace(self._grid, offset=(0.0, 0.0)).spread(self._of.unknown))
 
     @_Lazy
@@ -328,11 +328,11 @@ class SpreadMaps(UncertaintyMaps):
 
 
 def grid_maps(sums: PassSums, strangeness: Strangeness | None = None) -> UncertaintyMaps:
-    """Return the maps (hg, wg) of sums over T passes; NaN where a sum is."""
+    """Return the maps (hg, wg) of sums over T passes; NaN where a sum is NaN."""
     passes = sums.p.dtype.type(sums.passes)
     mean = sums.p / passes
     nats = mean.dtype.type(np.log(len(mean)))
-    # np.maximum passes NaN on; rounding alone can take these below zero.
+    # Only rounding can make these values negative; np.maximum propagates NaN.
     entropy = _entropy(mean, 0)
     mutual = np.maximum(entropy - sums.entropy_nats / passes, 0) / nats
     variation = np.maximum(1 - sums.votes.max(0) / passes, 0)
@@ -345,7 +345,7 @@ def grid_maps(sums: PassSums, strangeness: Strangeness | None = None) -> Uncerta
 
 
 def image_maps(maps: UncertaintyMaps, grid: Grid) -> UncertaintyMaps:
-    """Return maps of the image from maps at a grid, each computed when it is asked for."""
+    """Return maps of the image from maps at a grid, each computed on first use."""
     return maps if grid.is_image else SpreadMaps(maps, grid)
 
 
@@ -353,10 +353,10 @@ def sums_of_logits(
     logits: Floats, temperature: float = 1.0, offset: tuple[float, float] = (0.0, 0.0)
 ) -> PassSums:
     """
-    Return the sums over passes of logits (T, C, hl, wl), at an offset beside their centres.
+    Return the sums over passes of logits (T, C, hl, wl), at an offset from their centres.
 
-    In float64; the logits themselves are summed at the centres. Raises ShapeError if there is no
-    pass, or there are fewer than two classes.
+    They are float64; the logits themselves are summed at the centres. Raises ShapeError if there
+    is no pass, or there are fewer than two classes.
     """
     if logits.ndim != 4 or logits.shape[0] < 1 or logits.shape[1] < 2:
         raise ShapeError(f'logits have shape {logits.shape}', '(T >= 1, C >= 2, hl, wl)')
@@ -373,7 +373,7 @@ def _squashed(x: Floats) -> FloatMap:
 
 
 def _likeliest(values: Floats, shown: NDArray[np.bool_] | None) -> LabelMap:
-    """Return the class (h, w) of the largest of values (C, h, w), of those shown; or of a NaN."""
+    """Return the shown class (h, w) of the largest value of (C, h, w), or of the first NaN."""
     if shown is not None and not shown.all():
         values = np.where(shown[:, None, None], values, -np.inf)
     # Class by class: numpy's argmax of a first axis takes five times as long.
@@ -385,7 +385,7 @@ def _likeliest(values: Floats, shown: NDArray[np.bool_] | None) -> LabelMap:
 
 
 def _centred(logits: Floats) -> Floats:
-    """Take the mean over the classes away, which a softmax does not see."""
+    """Subtract the mean over the classes, which does not change a softmax."""
     return logits - logits.mean(0)
 
 

@@ -2,15 +2,15 @@
 """
 How unusual a frame is: by a few of its scores together, and by the features of the network.
 
-`ScoreDensity`: each score may have a value that is seen every day while the two together never
-are: a picture that is flat and green, a mask that is sure and has many borders. A Gaussian mixture
-over the scores tells. `FeatureDensity`: what a network was never shown may get a sure answer, and
-its features lie apart all the same. A frame is compared with its k-th nearest training frame, by
-the mean and standard deviation of each channel. Directions are compared and not lengths: bland and
-turbid pictures have short features, which would pass for ordinary ones.
+`ScoreDensity`: each score may have a common value while the combination never occurs: a picture
+that is flat and green, a confident mask with many borders. A Gaussian mixture over the scores
+detects this. `FeatureDensity`: a network may be confident about something that is not in its
+training images, although its features differ. A frame is compared with its k-th nearest training
+frame, by the mean and standard deviation of each channel. Directions are compared, not lengths:
+plain and turbid pictures have short features, which would count as ordinary.
 
-Both measure whether a frame is unusual, not whether it is bad: a frame that is clearer than all
-training frames is unusual too. Both are fitted in the room `calibration`, and evaluated here.
+Both measure whether a frame is unusual, not whether it is bad: a frame clearer than all training
+frames is unusual, too. The subpackage `calibration` fits both; they are evaluated here.
 
 References
 ----------
@@ -38,10 +38,10 @@ from uncertainty_seg.errors import CalibrationError
 DENSITY_SCORE = 'density.scores'
 KNN_SCORE = 'features.knn'
 _FIX = 'calibrate the bundle again'
-# Beyond this distance the square of a score carries no more information.
+# Standardised scores are clipped to this: larger values carry no more information.
 _FARTHEST = 1e6
-# A gate takes the largest score over threshold. Ordinary frames must be far below the threshold of
-# this score, or they decide its order too, about which they carry no information.
+# A gate takes the largest ratio of score to threshold. Ordinary frames must be far below the
+# threshold of this score: otherwise it affects their order, about which it has no information.
 POWER = 8
 
 Vectors = NDArray[np.float64]
@@ -54,7 +54,7 @@ class ScoreDensity:
 
     A score is standardised as (value - centre) / scale, both (d,). `weights` (K,) sum to 1,
     `means` are (K, d). `factors` (K, d, d) are upper triangular, with covariance^-1 =
-    factor @ factor.T: what scikit-learn names ``precisions_cholesky_``.
+    factor @ factor.T: scikit-learn's ``precisions_cholesky_``.
     """
 
     names: tuple[str, ...]
@@ -65,7 +65,7 @@ class ScoreDensity:
     factors: Vectors
 
     def __post_init__(self) -> None:
-        """Refuse parameters that give no density."""
+        """Raise CalibrationError for parameters that define no density."""
         size, parts = len(self.names), len(self.weights)
         wanted = {'centre': (size,), 'scale': (size,), 'weights': (parts,),
                   'means': (parts, size), 'factors': (parts, size, size)}
@@ -99,11 +99,11 @@ class ScoreDensity:
 
     def score(self, scores: Mapping[str, float]) -> float:
         """
-        Return how unusual a frame is, in 0..1, growing; NaN if a score is not finite.
+        Return how unusual a frame is, 0..1; NaN if a score is not finite.
 
-        With s the surprise above the least that any frame could have (all components at their peak
-        at once), it is (s / (s + d / 2)) ** 8. For one Gaussian the mean of s is d / 2, so that an
-        ordinary frame is near 0.004, and one as far again near 0.04.
+        It is (s / (s + d / 2)) ** 8, where s is the surprise above its lower bound, that of all
+        components at their peak at once. For one Gaussian the mean of s is d / 2, so an ordinary
+        frame is near 0.004, and one with twice that s near 0.04.
         """
         above = self.surprise_nats(scores) + _log_sum(self._log_peaks())
         if math.isnan(above):
@@ -112,18 +112,18 @@ class ScoreDensity:
         return float((above / (above + len(self.names) / 2)) ** POWER)
 
     def to_facts(self) -> dict[str, object]:
-        """Return what `from_facts` reads, as plain lists."""
+        """Return the parameters as plain lists, for `from_facts`."""
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: list(v) if k == 'names' else v.tolist() for k, v in facts.items()}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> ScoreDensity:
-        """Build a density from plain lists; CalibrationError if they give none."""
+        """Build a density from plain lists; CalibrationError if they define none."""
         arrays = {k: np.array(v, np.float64) for k, v in facts.items() if k != 'names'}
         return cls(tuple(str(name) for name in facts['names']), **arrays)
 
     def _log_peaks(self) -> Vectors:
-        """Return the logarithm of weight times density at its mean, (K,)."""
+        """Return the logarithm of each component's weight times its peak density, (K,)."""
         diagonals = np.diagonal(self.factors, axis1=1, axis2=2)
         volume = np.log(diagonals).sum(1) - 0.5 * len(self.names) * math.log(2 * math.pi)
         return np.asarray(np.log(self.weights) + volume)
@@ -137,13 +137,13 @@ def _log_sum(values: Vectors) -> float:
 @dataclass(frozen=True)
 class FeatureDensity:
     """
-    The features of the training frames, which a frame is compared with.
+    The features of the training frames, with which a frame is compared.
 
-    `bank` (n, 2 D) is `pooled` of each training frame, times any factor of its own: its direction
-    counts. `neighbours` is k, at least 1. `centre` (D,) is the mean of all their patches, and
-    `axes` (D, K) are directions in which patches vary little, each divided by the standard
-    deviation along it. Raises CalibrationError if an array is no such matrix of finite numbers,
-    the frames do not differ, or there are no more of them than neighbours.
+    `bank` (n, 2 D) is `pooled` of each training frame, each row at any scale, since only its
+    direction counts. `neighbours` is k, at least 1. `centre` (D,) is the mean of all training
+    patches, and `axes` (D, K) are directions in which patches vary little, each divided by the
+    standard deviation along it. Raises CalibrationError if an array is no such matrix of finite
+    numbers, the frames do not differ, or there are no more of them than neighbours.
     """
 
     bank: NDArray[np.float16]
@@ -152,7 +152,7 @@ class FeatureDensity:
     neighbours: int = 5
 
     def __post_init__(self) -> None:
-        """Refuse what gives no distance."""
+        """Raise CalibrationError for arrays that define no distance."""
         frames, size = self.bank.shape if self.bank.ndim == 2 else (0, 1)
         if size % 2 or not self.bank.size or not np.isfinite(self.bank).all():
             raise CalibrationError(f'features with a bank of shape {self.bank.shape}',
@@ -173,7 +173,7 @@ class FeatureDensity:
 
     @property
     def num_channels(self) -> int:
-        """D."""
+        """Return D."""
         return self.bank.shape[1] // 2
 
     @cached_property
@@ -197,7 +197,7 @@ class FeatureDensity:
         self, maps: UncertaintyMaps, ignore: NDArray[np.bool_] | None = None
     ) -> float:
         """
-        Return the `score` of a frame, without the pixels that an `ignore` (h, w) leaves out.
+        Return the `score` of a frame, without the pixels of an `ignore` mask (h, w).
 
         Raises ShapeError if the maps have no features, or other channels than the training frames.
         """
@@ -209,13 +209,13 @@ class FeatureDensity:
         self, features: FloatMap, grid: Grid, rows: slice, columns: slice
     ) -> FloatMap:
         """
-        Return how far patches lie from the centre along the axes, squared, at a grid.
+        Return the squared distance of patches from the centre along the axes, at a grid.
 
         It is the mean over the axes and over 3 x 3 patches, 1 on average over the training images;
         NaN where one of these is not finite.
         The features are (1, D, hf, wf); the image lies in `rows` and `columns` of the network's
-        input, and padding has the value of what is beside it. Raises ShapeError if there are other
-        channels than those of the training frames.
+        input, and padding gets the nearest value of the image. Raises ShapeError if the number of
+        channels is not that of the training frames.
         """
         require_shape('features', features, (1, self.num_channels, None, None), np.float32)
         down, across = features.shape[2:]
@@ -234,7 +234,7 @@ def pooled(features: FloatMap, ignore: NDArray[np.bool_] | None = None) -> Vecto
     """
     Return mean and standard deviation of each channel of features (1, D, hf, wf), float64 (2 D,).
 
-    With an `ignore` mask (h, w) a place counts if the pixel at its centre does. NaN if no place
+    With an `ignore` mask (h, w) a cell counts if the pixel at its centre does. NaN if no cell
     counts, or where a feature is not finite.
     """
     places = patches_of(features, ignore)
@@ -245,7 +245,7 @@ def pooled(features: FloatMap, ignore: NDArray[np.bool_] | None = None) -> Vecto
 
 
 def patches_of(features: FloatMap, ignore: NDArray[np.bool_] | None = None) -> Vectors:
-    """Return the places of features that count, as `pooled` says, float64 (D, n)."""
+    """Return the cells of features that count, see `pooled`, as float64 (D, n)."""
     places = features[0].reshape(features.shape[1], -1).astype(np.float64)
     if ignore is not None:
         places = places[:, ~at_cells(ignore, *features.shape[-2:]).ravel()]
@@ -254,9 +254,9 @@ def patches_of(features: FloatMap, ignore: NDArray[np.bool_] | None = None) -> V
 
 def unit_rows(vectors: Vectors) -> Vectors:
     """
-    Return vectors (..., d) of length 1; a zero stays, at a right angle to all.
+    Scale vectors (..., d) to length 1; a zero vector stays zero, orthogonal to all.
 
-    One that is too long to be squared is NaN: over an infinite length it would be a zero.
+    A vector whose square overflows becomes NaN: divided by an infinite length it would be zero.
     """
     lengths = np.sqrt((vectors**2).sum(-1, keepdims=True))
     lengths[lengths == 0], lengths[np.isinf(lengths)] = 1, np.nan

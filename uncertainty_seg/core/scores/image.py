@@ -1,20 +1,20 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the photograph itself shows, before the network looks at it: how bad it is, and damage.
+Measures of the image alone, without the network: scores of its quality, and signs of damage.
 
-*Scores* show what a confident network does not: passes agree on a black frame as well as on a good
+*Scores* complement a confident network, whose passes agree on a black frame as well as on a good
 one. They do not depend on classes, lie in 0..1 and grow as the picture gets worse. None alone
-shows that a mask is bad: a sharp picture of open water is flat and blue. They are inputs of the
-density of scores. They look at the image as the network sees it, padding cut off: finer detail
-does not count, and thresholds hold for one size of network.
+indicates a bad mask: a sharp picture of open water is flat and blue. They are inputs of the
+density of scores. They are computed on the network's input without padding, so finer detail does
+not count, and thresholds hold for one input size.
 
-*Statistics of damage* look at a sample of the decoded image for what a lens cannot produce: rows
-that repeat, a step between two rows across the whole picture, rows that alternate, a half that is
-there twice, channels that do not belong together. A network accepts such a picture. Each grows
-with the damage and has one upper limit. Some limits hold for any camera; the others are what the
-frames of the calibration show, with a margin, and are off without a calibration. What is as smooth
-as a photograph is not seen: a tear between two similar frames, rows that are shifted a little
-each, red and blue swapped where the picture is nearly grey.
+*Statistics of damage* detect, in a sample of the decoded image, what a lens cannot produce: rows
+that repeat, a step between two rows across the whole picture, rows that alternate, a half that
+occurs twice, channels that do not match. A network accepts such a picture. Each grows with the
+damage and has one upper limit. Some limits hold for any camera; the others are set by the frames
+of the calibration, with a margin, and are off without a calibration. Damage that is as smooth as a
+photograph is not detected: a tear between two similar frames, rows that are shifted a little each,
+red and blue swapped in a nearly grey picture.
 
 """
 
@@ -38,19 +38,19 @@ Bytes = NDArray[np.uint8]
 
 IMAGE_SCORES = ('darkness', 'blur', 'low_contrast', 'specks', 'haze', 'flat_color', 'green_cast',
                 'blue_cast')
-# Blocks of about a twentieth of the height: small enough to lie inside one thing.
+# Blocks of 1/16 of the height: small enough to lie inside one object.
 BLOCKS_DOWN = 16
 DETAIL_QUANTILE = 0.9
-# Colour and haze are looked at in a picture this many times smaller: they have no fine detail.
+# Colour and haze, which have no fine detail, are computed on a picture this many times smaller.
 SHRINK = 4
-# Grey levels at which a score is a half: what an ordinary photograph of a diver's camera has.
+# Values at which a score is 0.5: those of an ordinary photograph of a diver's camera.
 HALF_CONTRAST = 30.0
 HALF_CHROMA = 10.0
 HALF_SHARPNESS = 0.5
-# A speck is smaller than this share of the height; grey levels of it that are taken for noise.
+# Specks are smaller than this share of the height; noise of this many grey levels is tolerated.
 SPECK_SIZE = 1 / 51
 SPECK_NOISE = 4.5
-# What rounding to bytes adds to the mean square of a second difference, 1/12 times 4^2 + 4.
+# Rounding to bytes adds this to the mean square of a second difference: 1/12 times 4^2 + 4.
 _ROUNDING = 20 / 12
 
 
@@ -61,10 +61,10 @@ def image_scores(
     Score how bad a picture is, by `IMAGE_SCORES`, which `core.scores.vector` describes.
 
     The image is uint8 (h, w, 3) as the network sees it, without padding, in the `color_order`
-    'rgb' or 'bgr'. A block that a pixel of `ignore` (h, w) lies in, or beside, is left out whole.
-    NaN throughout if everything is left out; NaN for blur and low contrast if no whole block is
-    left, or the picture is too small for one; NaN for specks if no pixel is far enough from what
-    is left out. Raises ShapeError if image or mask has another shape.
+    'rgb' or 'bgr'. A block with a pixel of `ignore` (h, w) inside or next to it is left out. All
+    scores are NaN if everything is left out; blur and low contrast are if no block is left or the
+    picture is too small for one; specks is if no pixel is far enough from those left out. Raises
+    ShapeError if image or mask has another shape.
     """
     require_shape('image', image, (None, None, 3), np.uint8)
     if color_order not in COLOR_ORDERS:
@@ -100,13 +100,13 @@ def _detail(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> dict[str, float
     contrast = np.sqrt(np.maximum(square - mean * mean, 0))
     energy = np.sqrt(np.maximum(_block_squares(second, side) - _ROUNDING, 0))
     if ignore is not None:
-        # A second difference looks one pixel beyond its block.
+        # A second difference reaches one pixel beyond its block.
         near = cv2.dilate(ignore.view(np.uint8), np.ones((3, 3), np.uint8))[:rows, :columns]
         whole = _block_means(near.astype(np.float32), side) == 0
         contrast, energy = contrast[whole], energy[whole]
     if not contrast.size:
         return {'blur': float('nan'), 'low_contrast': float('nan')}
-    # One grey level of noise is no detail of a flat block.
+    # The added grey level keeps noise from counting as detail of a flat block.
     sharpness = float(np.quantile(energy / (contrast + 1), DETAIL_QUANTILE))
     return {
         'blur': HALF_SHARPNESS / (HALF_SHARPNESS + sharpness),
@@ -121,7 +121,7 @@ def _specks(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> float:
     shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     kept = None
     if ignore is not None:
-        # Both reach twice as far as the shape; a square is faster.
+        # Both operations reach twice as far as the shape; a square is faster.
         square = np.ones((2 * width - 1, 2 * width - 1), np.uint8)
         kept = (cv2.dilate(ignore.view(np.uint8), square) == 0).view(np.uint8)
         if not kept.any():
@@ -140,13 +140,13 @@ def _mean_square(values: LabelMap, kept: NDArray[np.uint8] | None) -> float:
 
 def _block_means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     down, across = values.shape[0] // side, values.shape[1] // side
-    # Rows first: whole lines are added at once.
+    # Rows first: this adds whole lines at once.
     lines = values.reshape(down, side, -1).sum(1)
     return np.asarray(lines.reshape(down, across, side).sum(2) / side**2, np.float32)
 
 
 def _block_squares(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the mean square of each block, without an array of squares."""
+    """Return the mean square of each block, without allocating an array of squares."""
     down, across = values.shape[0] // side, values.shape[1] // side
     rows = values.reshape(down, side, -1)
     lines = np.einsum('dsx,dsx->dx', rows, rows)
@@ -156,7 +156,7 @@ def _block_squares(values: NDArray[np.float32], side: int) -> NDArray[np.float32
 def _color(
     image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None
 ) -> dict[str, float]:
-    """Look at a smaller picture: its veil, its mean colour, and how colours spread about it."""
+    """Score a smaller picture: its veil, its mean colour and the spread of its colours."""
     size = max(1, image.shape[1] // SHRINK), max(1, image.shape[0] // SHRINK)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     code = cv2.COLOR_RGB2LAB if color_order == 'rgb' else cv2.COLOR_BGR2LAB
@@ -181,28 +181,28 @@ def _color(
 # -------------------------------------------------------------------------------------------------
 # Damage.
 
-# Samples on each row and column, or a few more; every row and every column is looked at.
+# Samples on each row and column, or a few more; every row and every column is sampled.
 SAMPLES = 48
-# A step counts for a seam if it is this many grey levels more than both neighbouring steps.
+# Grey levels by which a step of a seam exceeds the sum of both neighbouring steps.
 SEAM_LEVELS = 8
 # Lines with fewer points than this, after the ignore mask, have no seam.
 FEWEST_POINTS = SAMPLES // 4
-# What displaces a half of the picture goes all across it, and the edge of a pipe ends: of the six
-# parts of a row or a column so many must have two such points, or the line as large a share of
-# them. A lower share is not looked at. Sensors are read by rows, so a tear lies along one.
+# A displaced half of the picture has a seam all across, while the edge of a pipe ends: of the six
+# parts of a row or column so many must have two such points, or else their share of the line must
+# be `WIDE_SEAM`; `LEAST_SEAM` is needed in any case. Tears lie along rows, as sensors are read.
 SEAM_PARTS, PARTS_OF_ROW, PARTS_OF_COLUMN, PART_POINTS = 6, 4, 5, 2
 WIDE_SEAM, LEAST_SEAM = 0.55, 0.1
-# Grey levels of black; a letterbox has it at both ends, up to this share, and two lines apart.
+# Grey levels of black, and the largest share of each bar of a letterbox (equal to two lines).
 BLACK, WIDEST_BAR = 2, 0.16
-# A picture is rolled if its ends belong together at this share of their points, and has a seam.
+# A picture is rolled if it has a seam and its ends match at this share of their points.
 JOINED = 0.7
-# Colours are compared in a picture of this size, from neighbour to neighbour.
+# Size of the picture in which the colours of neighbours are compared.
 COARSE_COLUMNS, COARSE_ROWS = 16, 48
-# Grey levels below which a difference may be noise or rounding.
+# Differences of fewer grey levels may be noise or rounding.
 NOISE = 6.0
-# Difference of the channels, as a share of their level, of a picture that is half grey.
+# Difference of the channels, as a share of their level, at which `colourless` is 0.5.
 GREY_CHROMA = 0.01
-# Hold for any camera: noise has a comb of 1, and a wide picture in a 4:3 frame bars of 0.125.
+# These hold for any camera: noise has a comb of 1, a wide picture in a 4:3 frame bars of 0.125.
 FIXED_LIMITS: Mapping[str, float] = {
     'still_rows': 0.16, 'still_columns': 0.16, 'row_comb': 1.15, 'column_comb': 1.15,
     'repeated_half': 1.8, 'rolled': 0.17,
@@ -214,40 +214,40 @@ _FIX = ('check the camera, its cable and its driver; if its images always look l
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Signs of damage; each grows with it, and is 0 where nothing can be said."""
+    """Signs of damage; each grows with it, and is 0 if it cannot be measured."""
 
     # Longest run of lines that equal the line before, as a share of all: a part that is black,
-    # grey, or one line over and over.
+    # grey, or repeats one line.
     still_rows: float
     still_columns: float
-    # Largest share of the points of a line at which the step to the next line is more than the
-    # steps before and after it together, by `SEAM_LEVELS`, if that is so all across: a tear, a
-    # rolled buffer, a border.
+    # Largest share of the points of a line at which the step to the next line exceeds the sum of
+    # the steps before and after it by `SEAM_LEVELS`, if the line has such points all across: a
+    # tear, a rolled buffer, a border.
     row_seam: float
     column_seam: float
-    # Differences to the next line over those to the one after it; 1 for noise, below for a
-    # picture, above where lines alternate between two pictures.
+    # Differences to the next line over those to the one after it: 1 for noise, less for a
+    # picture, more if lines alternate between two pictures.
     row_comb: float
     column_comb: float
     # Differences of rows an eighth of the height apart over those between upper and lower half:
-    # large where the halves are the fields of one picture.
+    # large if the halves are the fields of one picture.
     repeated_half: float
-    # Largest share of a seam, as above but anywhere, of a picture whose first line (or column)
+    # Largest share of a seam, even if not all across, in a picture whose first line (or column)
     # continues its last one.
     rolled: float
-    # One minus the correlation of coarse vertical steps between blue and green, or green and red
-    # if that is less: channels that are shifted, or not colours at all.
+    # One minus the correlation of coarse vertical steps of blue and green, or of green and red,
+    # whichever is less: channels that are shifted, or not colours at all.
     channel_mismatch: float
     # 1 where a channel has the same value everywhere.
     stuck_channel: float
-    # Ratio of the means: swapped channels, where the picture is coloured.
+    # Ratio of the means, which reveals swapped channels in a coloured picture.
     red_over_blue: float
     # 1 for a grey picture; small for a colourful one.
     colourless: float
-    # Mismatch of neighbouring bytes inside a pixel over that across pixels; above 1 where pixels
-    # do not start at every third byte.
+    # Mismatch of neighbouring bytes inside a pixel over that across pixels; above 1 if pixels do
+    # not start at every third byte.
     byte_shift: float
-    # Lowest bits that are the same in all samples: values that were shifted.
+    # Number of lowest bits that are equal in all samples: values that were shifted.
     dead_bits: float
 
 
@@ -273,7 +273,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class KeptPoints:
-    """The points of four samples that an ignore mask leaves: 255, or 0 where it does not."""
+    """The points of four samples: 255 if an ignore mask keeps them, otherwise 0."""
 
     rows: Bytes
     columns: Bytes
@@ -282,7 +282,7 @@ class KeptPoints:
 
     @classmethod
     def of(cls, ignore: NDArray[np.bool_], height: int, width: int) -> KeptPoints:
-        """Stretch a mask, bool of any shape, to images of a size; True is left out."""
+        """Stretch a mask, bool of any shape, to images of this size; True is left out."""
         shown = np.where(ignore, np.uint8(0), np.uint8(255))
         kept = np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST),
                           np.uint8)
@@ -293,9 +293,9 @@ class KeptPoints:
 
 def image_statistics(image_bgr: ImageU8, kept: KeptPoints | None = None) -> ImageStatistics:
     """
-    Measure the signs of damage in a BGR image (H, W, 3) as decoded: shrinking hides many.
+    Measure the signs of damage in a BGR image (H, W, 3) at full size: shrinking hides many.
 
-    `kept` are the points to look at, for an image of this size. Below 16x16 all statistics are 0.
+    `kept` are the points to use, for an image of this size. Below 16x16 all statistics are 0.
     Raises ShapeError if it is not a BGR image of bytes.
     """
     require_shape('image', image_bgr, (None, None, 3), np.uint8)
@@ -322,7 +322,7 @@ def damage(
     statistics: ImageStatistics, limits: Mapping[str, float], scale: float = 1.0
 ) -> str:
     """
-    Return what is wrong with an image in one sentence; empty if nothing is.
+    Return the damage of an image in one sentence; empty if there is none.
 
     `limits` by name are those of the calibration, or `FIXED_LIMITS`; `scale` is a factor on each.
     """
@@ -339,7 +339,7 @@ def damage(
 
 
 def require_limits(limits: Mapping[str, float]) -> None:
-    """Raise CalibrationError if limits are not of statistics, or not above 0."""
+    """Raise CalibrationError if limits are of unknown statistics, or not finite and above 0."""
     wrong = [name for name, limit in limits.items()
              if name not in STATISTICS or not 0 < limit < float('inf')]
     if wrong:
@@ -349,7 +349,7 @@ def require_limits(limits: Mapping[str, float]) -> None:
 
 
 def _sampled(length: int) -> slice:
-    """Return about `SAMPLES` places along a side."""
+    """Return about `SAMPLES` positions along a side."""
     every = max(1, length // SAMPLES)
     return slice(every // 2, None, every)
 
@@ -359,7 +359,7 @@ def _turned(lines: NDArray[np.uint8]) -> Bytes:
 
 
 def _steps(lines: Bytes, kept: Bytes | None, lag: int) -> tuple[Bytes, Bytes | None]:
-    """Return absolute differences to a later line, 0 where left out, and what was kept of them."""
+    """Return absolute differences to a later line, 0 if left out, and which of them were kept."""
     steps = np.asarray(cv2.absdiff(lines[lag:], lines[:-lag]), np.uint8)
     if kept is None:
         return steps, None
@@ -385,7 +385,7 @@ def _lines(
     second, second_both = _steps(lines, kept, 2)
     first_mean = _mean(steps, both, float(sums.sum()))
     second_mean = _mean(second, second_both, cv2.norm(second, cv2.NORM_L1))
-    # A quarter of a grey level is rounding.
+    # A quarter of a grey level accounts for rounding.
     comb = (first_mean + 0.25) / (second_mean + 0.25)
     still = sums == 0
     if both is not None:
@@ -399,7 +399,7 @@ def _lines(
 
 
 def _bar(lines: Bytes) -> int:
-    """Return how many lines at both ends are of a letterbox, one blurred one included."""
+    """Return the width of a letterbox's bars in lines, with one blurred line; 0 without bars."""
     shown = np.flatnonzero(_sums(lines) > BLACK * lines.shape[1])
     ends = (int(shown[0]), len(lines) - 1 - int(shown[-1])) if shown.size else (0, 0)
     is_box = 0 < max(ends) <= WIDEST_BAR * len(lines) and abs(ends[0] - ends[1]) <= 2
@@ -414,18 +414,18 @@ def _longest(marks: NDArray[np.bool_]) -> int:
 
 
 def _are_ends_joined(lines: Bytes, steps: Bytes, kept: Bytes | None) -> bool:
-    """Tell whether the last line continues in the first, as in a picture that was rolled."""
+    """Return whether the first line continues the last one, as in a rolled picture."""
     near = np.maximum(steps[0], steps[-1])
     joined = cv2.absdiff(lines[:1], lines[-1:])[0] <= near.astype(np.int16) + 2
     if kept is not None:
         joined = joined[(kept[0] & kept[-1]) > 0]
-    # Two black bars are equal too, and have no noise.
+    # Two black bars are equal too, but have no noise.
     return (len(joined) >= FEWEST_POINTS and float(joined.mean()) >= JOINED
             and min(float(steps[0].mean()), float(steps[-1].mean())) >= 0.5)
 
 
 def _seam(steps: Bytes, both: Bytes | None, num_parts: int) -> tuple[float, float]:
-    """Return the largest share of a line that goes across so many parts, and of any line."""
+    """Return the largest share of a seam across `num_parts` parts, and of any seam."""
     over = np.asarray(cv2.subtract(steps[1:-1], cv2.add(steps[:-2], steps[2:])), np.uint8)
     is_over = (over > SEAM_LEVELS).view(np.uint8)
     kept = None if both is None else both[1:-1] & both[:-2] & both[2:] & _ONE
@@ -493,7 +493,7 @@ def _byte_shift(wide: Bytes, kept: Bytes | None) -> float:
         steps &= np.repeat(kept[:, 1:] & kept[:, :-1], 3, axis=1)
     unlike = cv2.absdiff(steps[:, 1:], steps[:, :-1])
     sums = np.asarray(cv2.reduce(unlike, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)).ravel()
-    # The last two bytes are of no whole pixel; half a grey level is rounding.
+    # The last bytes are not a whole pixel's; half a grey level accounts for rounding.
     blue_green, green_red, across = sums[: len(sums) // 3 * 3].reshape(-1, 3).sum(0).tolist()
     rounding = unlike.size / 6
     return float((max(blue_green, green_red) + rounding) / (across + rounding))

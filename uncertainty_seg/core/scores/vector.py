@@ -1,15 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From the maps of a frame to its scores, of which only those asked for are computed.
+From the maps of a frame to its scores; only the requested ones are computed.
 
-`SCORES` says what each score sees, what it misses and why it is kept. Every score grows with
-uncertainty and lies in 0..1. What the scores of a map share is computed once: the pixels that
-count, the largest of them, the division of the frame into classes and borders.
+`SCORES` lists what each score detects, what it misses and why it is kept. Every score grows with
+uncertainty and lies in 0..1. Intermediate results that scores share are computed once: the pixels
+that count, the largest of them, the division of the frame into classes and borders.
 
-An ``ignore`` mask (h, w) is True where a pixel is left out: a hull in view, a vignette. NaN there
-does no harm. If any other pixel has no finite uncertainty, or none is left, every score of the
-frame is NaN, those of the photograph too: nothing is known of it, and the gate takes NaN for a
-fault.
+An ``ignore`` mask (h, w) is True where a pixel is left out, such as a hull in view or a vignette;
+NaN there has no effect. If any other pixel has no finite uncertainty, or none is left, every score
+of the frame is NaN, those of the photograph too, because the gate treats NaN as a fault.
 
 """
 
@@ -35,16 +34,16 @@ from uncertainty_seg.core.scores.image import IMAGE_SCORES, image_scores
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ShapeError
 
-# Every frame has three scores of these two: they are cheap, and what people compare.
+# Every frame has three scores of these two maps: they are cheap and commonly compared.
 USUAL_SCORED = ('entropy', 'mutual_information')
 USUAL_KINDS = ('mean', 'top', 'worst_window')
 TOP_SHARE = 0.05
 WINDOW_SHARE = 0.15
-# A window that is mostly left out would stand for a few pixels.
+# Least share of a window that counts: otherwise its mean would represent only a few pixels.
 SMALLEST_KEPT = 0.5
-# Pixels on each side of a border between two classes that belong to it.
+# Width of a border between two classes, on each side.
 BOUNDARY_PX = 2
-# The class that is not foreground: the first.
+# The id of the class that is not foreground.
 BACKGROUND = 0
 _NAN = float('nan')
 _IMAGE, _CLASS = 'image.', 'class.<class>'
@@ -53,10 +52,10 @@ _IMAGE, _CLASS = 'image.', 'class.<class>'
 @dataclass(frozen=True)
 class ScoreKind:
     """
-    One kind of score: its meaning, what it sees, what it misses, and the reason to keep it.
+    One kind of score: its meaning, what it detects, what it misses, and the reason to keep it.
 
     In `name`, ``<map>`` stands for each of `maps` and ``<class>`` for each class; `maps` is empty
-    for a score that is of no map.
+    for a score that uses no map.
     """
 
     name: str
@@ -152,7 +151,7 @@ SCORES = (
         'whether a rare frame is bad: an exceptionally clear image is rare, too',
         'guards the gate of `pipeline`'),
 )
-# Map -> what follows its name in its scores.
+# For each map, the endings of the names of its scores.
 _KINDS: dict[str, tuple[str, ...]] = {
     of: tuple(kind.name.removeprefix('<map>.') for kind in SCORES if of in kind.maps)
     for of in dict.fromkeys(name for kind in SCORES for name in kind.maps)}
@@ -165,7 +164,7 @@ def score_names() -> tuple[str, ...]:
 
 
 def frame_scores(maps: UncertaintyMaps) -> dict[str, float]:
-    """Return the scores of `score_names` of maps without padding; NaN where a map holds one."""
+    """Return the scores of `score_names` of maps without padding; NaN for a map with any NaN."""
     windows = Windows.of(maps.entropy.shape)
     found: dict[str, float] = {}
     for name in USUAL_SCORED:
@@ -178,7 +177,7 @@ def frame_scores(maps: UncertaintyMaps) -> dict[str, float]:
 
 
 def class_keys(card: ModelCard) -> tuple[str, ...]:
-    """Return what follows the map in the name of each class's score; ids where names repeat."""
+    """Return the ending of the name of each class's score, with the id if names are repeated."""
     names = card.class_names
     return tuple(f'class.{name}' if names.count(name) == 1 else f'class.{name} {index}'
                  for index, name in enumerate(names))
@@ -186,7 +185,7 @@ def class_keys(card: ModelCard) -> tuple[str, ...]:
 
 def kept_values(values: FloatMap, ignore: NDArray[np.bool_] | None = None) -> FloatMap:
     """
-    Return the pixels that count, as one line (n,).
+    Return the pixels that are not ignored, as one line (n,).
 
     Raises ShapeError if the mask is not of the map's size.
     """
@@ -197,14 +196,14 @@ def kept_values(values: FloatMap, ignore: NDArray[np.bool_] | None = None) -> Fl
 
 
 def value_sum(flat: FloatMap) -> float:
-    """Add the values of a line in float64; not finite if one is not, NaN if there is none."""
-    # Several times as fast as numpy, which converts first.
+    """Sum the values of a line in float64; not finite if any is not, NaN if there is none."""
+    # Several times as fast as numpy, which converts to float64 first.
     return float(cv2.sumElems(flat.reshape(1, -1))[0]) if flat.size else _NAN
 
 
 def top_means(flat: FloatMap, counts: Sequence[int]) -> list[float]:
     """
-    Average the largest values of a float32 (n,) without sorting it, for several counts in 1..n.
+    Average the largest values of a float32 (n,), without sorting it, for several counts in 1..n.
 
     NaN if any value is NaN, or there is none.
     """
@@ -217,10 +216,10 @@ def top_means(flat: FloatMap, counts: Sequence[int]) -> list[float]:
 @dataclass(frozen=True)
 class Windows:
     """
-    Where the windows of a frame lie, for any map of it.
+    The positions of the windows of a frame, for all of its maps.
 
     `side` is that of the square in pixels. `scale` (h - side + 1, w - side + 1) is one over the
-    share of a window's pixels that count, 0 where too few do; None without an ignore mask.
+    share of a window's pixels that count, 0 if too few do; None without an ignore mask.
     """
 
     side: int
@@ -232,13 +231,13 @@ class Windows:
         cls, shape: tuple[int, ...], share: float = WINDOW_SHARE,
         ignore: NDArray[np.bool_] | None = None,
     ) -> Windows:
-        """Lay windows with sides of a share of the shorter side over a frame (h, w)."""
+        """Return the windows of a frame (h, w), squares with this share of its shorter side."""
         side = max(1, round(share * min(shape)))
         if ignore is None:
             return cls(side, None, None)
         require_shape('ignore mask', ignore, shape, np.bool_)
         kept = _box_means((~ignore).view(np.uint8), side)
-        # Rounding is less than one pixel of a window.
+        # The margin for rounding errors is less than one pixel of a window.
         pixel = 1 / side**2
         least = max(min(SMALLEST_KEPT, float(kept.max())) - 0.25 * pixel, 0.5 * pixel)
         scale = (kept >= least) / np.maximum(kept, np.float32(least))
@@ -248,8 +247,8 @@ class Windows:
         """
         Return the largest mean of a window of a map (h, w) of 0 or more.
 
-        Means are over the pixels that count, of the windows of which at least half does; if there
-        is none, of the fullest. NaN if any pixel that counts is NaN, or none counts.
+        Means are over the pixels that count, of the windows of which at least half counts; if
+        there is none, of those with the most. NaN if any pixel that counts is NaN, or none counts.
         """
         if self.ignore is None or self.scale is None:
             return float(_box_means(values, self.side).max())
@@ -263,7 +262,7 @@ class Windows:
 
 def _box_means(values: FloatMap | NDArray[np.uint8], side: int) -> FloatMap:
     """Return the mean of every square that lies inside the map."""
-    # Running sums in float64: a NaN stays in all that follow, and max passes it on.
+    # The running sums are float64: a NaN stays in all later sums, and max propagates it.
     boxes = cv2.boxFilter(
         np.ascontiguousarray(values), cv2.CV_32F, (side, side), anchor=(0, 0),
         borderType=cv2.BORDER_CONSTANT,
@@ -278,13 +277,13 @@ def boundary_mask(
     """
     Return where in a mask (h, w) another class lies within `width_px` rows or columns.
 
-    What is left out makes no border; what is returned there says nothing.
+    Ignored pixels do not make borders; the result is undefined there.
     """
     square = np.ones((2 * width_px + 1, 2 * width_px + 1), np.uint8)
     low, high = label, label
     if ignore is not None:
         require_shape('ignore mask', ignore, label.shape, np.bool_)
-        # Highest where the least is looked for, lowest where the most is.
+        # Ignored pixels are 0 for the maximum and 255 for the minimum.
         high = label * (~ignore).view(np.uint8)
         low = label | (ignore.view(np.uint8) * np.uint8(255))
     return np.asarray(cv2.dilate(high, square) != cv2.erode(low, square), np.bool_)
@@ -293,7 +292,7 @@ def boundary_mask(
 @dataclass(frozen=True)
 class Parts:
     """
-    How the pixels of a frame are divided, for any map of it.
+    The division of a frame's pixels into parts, for all of its maps.
 
     `index` (h * w,) is the part of each pixel: its class, plus C if it lies at a border, or 2 C if
     it is left out. `counts` (2, C) are the pixels inside and at the border of each class.
@@ -308,9 +307,9 @@ class Parts:
         border_px: int = BOUNDARY_PX,
     ) -> Parts:
         """
-        Divide a frame by its predicted class ids (h, w), with borders of some width.
+        Divide a frame by its predicted class ids (h, w), with borders of `border_px`.
 
-        Raises ShapeError if one is not below C, or the mask is not of the map's size.
+        Raises ShapeError if an id is not below C, or the ignore mask is not of the map's size.
         """
         if label.size and int(label.max()) >= num_classes:
             raise ShapeError(f'class id {int(label.max())} in the mask',
@@ -323,15 +322,15 @@ class Parts:
         return cls(index.ravel(), counts.reshape(2, num_classes))
 
     def num_foreground(self) -> int:
-        """Return how many of the pixels that count are of another class than the background."""
+        """Return how many of the pixels that count are not background."""
         return int(self.counts.sum() - self.counts[:, BACKGROUND].sum())
 
     def scores(self, values: FloatMap) -> dict[str, float]:
         """
-        Score a map (h, w) of the frame, whose pixels that count are finite, by class.
+        Score a map (h, w) of the frame by class; all pixels that count must be finite.
 
-        Returns 'class_mean' and 'interior' as `SCORES` says, 0 where there is no such pixel, and
-        the mean of each class by its id; all NaN if no pixel counts.
+        Returns 'class_mean' and 'interior', see `SCORES`, 0 if there is no such pixel, and the
+        mean of each class by its id; all are NaN if no pixel counts.
         """
         of_class = self.counts.sum(0)
         if not of_class.any():
@@ -350,12 +349,12 @@ class Parts:
 
 class ScoreVector:
     """
-    Compute the scores of frame after frame.
+    Compute the scores of one frame after another.
 
-    'density.scores' are not there without a `density`, nor 'features.knn' without `features`, with
-    which the maps must have some. `names` are the scores to compute, all that there are if None;
-    then they are in their order, and `maps` those that they look at. Raises ConfigError if a name
-    is not among the scores there are, or the density looks at one that is not.
+    'density.scores' requires a `density`; 'features.knn' requires `features`, and maps that have
+    features. The argument `names` are the scores to compute, None for all possible ones; the
+    attribute has them in a fixed order, and `maps` are the maps that they use. Raises ConfigError
+    if a name, or a score that the density uses, is not possible.
     """
 
     def __init__(
@@ -365,7 +364,7 @@ class ScoreVector:
         names: Collection[str] | None = None,
         features: FeatureDensity | None = None,
     ) -> None:
-        # Kept as they are: a frame asks the card for nothing.
+        # Cached here so that no frame reads the model card.
         self._num_classes, self._color_order = card.num_classes, card.input.color_order
         self._class_keys = class_keys(card)
         # The width of a border at the grid of the maps.
@@ -399,7 +398,7 @@ class ScoreVector:
         `maps` (hg, wg) are at the grid or finer, `image` (h, w, 3) is what the network saw, and
         `ignore` is (h, w); all are cut to the image, without padding. A cell counts if the pixel
         at its centre does. NaN throughout if a cell that counts has no finite uncertainty, or none
-        counts. Raises ShapeError if the maps are empty, or the mask is not of the image's size.
+        counts. Raises ShapeError if the maps are empty or the mask is not of the image's size.
         """
         size = maps.entropy.shape
         if maps.entropy.size == 0:
@@ -447,7 +446,7 @@ def _require_names(names: Collection[str], possible: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class _MapScores:
-    """One map of one frame: its pixels that count, all finite, their sum, and the division."""
+    """One map of one frame: its pixels that count, all finite, their sum, parts and windows."""
 
     values: FloatMap
     kept: FloatMap
@@ -456,7 +455,7 @@ class _MapScores:
     windows: Windows
 
     def compute(self, kinds: frozenset[str], keys: tuple[str, ...]) -> dict[str, float]:
-        """Return the scores of these kinds; of the classes all, if one of them is asked for."""
+        """Return the scores of these kinds; if one class is requested, those of all classes."""
         found = self._top(kinds)
         if 'mean' in kinds:
             found['mean'] = self.total / self.kept.size
