@@ -83,7 +83,7 @@ def weakened_by(calibration: Calibration, settings: GateSettings) -> tuple[str, 
     """
     List the settings that make the gate accept more than its calibration does, each in words.
 
-    They are listed without a promise as well, since calibrated thresholds were chosen even then.
+    Without a promise they are listed too: the calibrated thresholds are still the intended ones.
     Raises ConfigError if `settings.alpha` is above 0 and no promise has it.
     """
     promise, found = calibration.promise_of(settings.alpha), []

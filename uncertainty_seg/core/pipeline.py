@@ -340,7 +340,7 @@ class Pipeline:
         """
         Return how a BGR image is damaged, in one sentence; empty if no sign of damage is found.
 
-        It excludes the pixels of the ignore mask. Raises ShapeError for no BGR image of bytes.
+        Pixels of the ignore mask are excluded. Raises ShapeError unless it is uint8 (H, W, 3).
         """
         scale = self.settings.damage_scale
         if scale == 0 or not self._damage_limits:
@@ -510,7 +510,7 @@ class Pipeline:
             return _no_limits('the bundle is not calibrated' if calibration is None else
                               'a temperature was given, for which there are no thresholds')
         if calibration is None:
-            # No fault: frame and scores are valid, only nothing says which scores are good.
+            # No fault: frame and scores are valid, but there are no thresholds to judge them by.
             return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
         return _no_limits(f'passes is {self.passes}: the thresholds are for {calibration.passes}')
 

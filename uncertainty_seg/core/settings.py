@@ -497,7 +497,7 @@ def require_no_history(settings: Settings, depth: int = 1, is_latched: bool = Fa
     if is_latched:
         raise ConfigError(f'{found} with durability transient_local', f'more than {depth}',
                           'images from before the start would raise the flag')
-    # A depth of 1 is the minimum; with it, `rise_frames` 1 is taken for the user's choice.
+    # A depth of 1 is the minimum, so `rise_frames` 1 is accepted as the user's choice.
     is_of_receipt = settings.stamps == 'receipt'
     if is_of_receipt or (not settings.max_age_s and depth > 1):
         raise ConfigError(

@@ -62,8 +62,8 @@ def image_scores(
 
     The image is uint8 (h, w, 3) as the network sees it, without padding, in the `color_order`
     'rgb' or 'bgr'. A block with a pixel of `ignore` (h, w) inside or next to it is left out. All
-    scores are NaN if everything is left out; blur and low contrast are if no block is left or the
-    picture is too small for one; specks is if no pixel is far enough from those left out. Raises
+    scores are NaN if everything is left out; blur and low contrast also if no block is left or the
+    picture is too small for one; specks also if no pixel is far enough from those left out. Raises
     ShapeError if image or mask has another shape.
     """
     require_shape('image', image, (None, None, 3), np.uint8)
