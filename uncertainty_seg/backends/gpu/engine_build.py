@@ -1,16 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Which TensorRT engines a bundle needs, and how the missing ones are built.
+Determine the TensorRT engines that a bundle needs, and build the missing ones.
 
-There are two: the trunk, whose shapes are all fixed, and the graph of the passes, which takes from
-one pass to those of a call and gives their sums. The backend only looks them up. Building takes
-minutes, so only the self-check and the node do it, and report it; both use this file, so that they
-build what the backend looks for.
+There are two engines: the trunk, whose shapes are all fixed, and the passes, which takes between
+one pass and the passes of one call and returns their sums. The backend only looks them up.
+Building takes minutes, so only the self-check and the node build, and report progress; both use
+this file, so that they build exactly the engines that the backend looks for.
 
-Networks are strongly typed: the graph says what is 16 bits and what is float32, as the compiler
-wrote it. The parser owns the weights and the network points at them: both live until the build
+Networks are strongly typed: the compiled graph states which tensors are 16 bits and which are
+float32. The parser owns the weights that the network refers to, so both must live until the build
 has ended.
-
 """
 
 from __future__ import annotations
@@ -61,18 +60,18 @@ if TYPE_CHECKING:
     import tensorrt
 
 _FITTING = 'min <= opt <= max, and shapes that the graph allows'
-# Called with the share of the work that is done, 0..1, never falling, and the phase.
+# Called with the share of work done, 0..1, which never decreases, and the phase.
 Progress: TypeAlias = Callable[[float, str], None]
 Calls: TypeAlias = Sequence[slice]
-_LEAST_STEP = 0.001  # of the share, to be worth a report
-# How long to wait for a build that was stopped.
+_LEAST_STEP = 0.001  # smallest change of the share to report
+# Time to wait for a stopped build to end.
 STOP_TIMEOUT_S = 5.0
 _POLL_S = 0.1
 _log = logging.getLogger(__name__)
 
 
 def _untold(share: float, phase: str) -> None:
-    """Take no notice of progress."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,9 @@ class NeededEngine:
 @dataclass(frozen=True)
 class BundleEngines:
     """
-    The engines of a bundle: the trunk runs once a frame, the other once a call of some passes.
+    The engines of a bundle: the trunk runs once per frame, the other once per call of passes.
 
-    `calls` says which passes each call of a frame takes; no call takes more than the first.
-
+    `calls` holds the passes of each call of a frame; no call has more passes than the first.
     """
 
     trunk: NeededEngine
@@ -100,7 +98,7 @@ class BundleEngines:
 
     @property
     def all(self) -> tuple[NeededEngine, NeededEngine]:  # noqa: A003
-        """Both, in the order they run."""
+        """Both engines, in the order they run."""
         return self.trunk, self.passes
 
 
@@ -108,11 +106,10 @@ def engines_of(
     bundle: ModelBundle, settings: Settings, trt: TensorRt, target: EngineTarget
 ) -> BundleEngines:
     """
-    Decide which engines a checked bundle needs for passes, precision and memory of the settings.
+    Return the engines of a checked bundle for passes, precision and memory of the settings.
 
-    Raises BackendUnavailableError if its graphs are of another precision, ModelBundleError if the
-    graph of the passes is of an unknown form.
-
+    Raises BackendUnavailableError if its graphs have another precision, ModelBundleError if the
+    graph of the passes has an unknown form.
     """
     card, path = bundle.card, bundle.passes_path
     precision = precision_of(card, settings.precision)
@@ -136,8 +133,8 @@ def engines_of(
 def key_of_graph(
     trt: TensorRt, target: EngineTarget, graph: bytes, precision: str, profiles: Profiles,
 ) -> EngineKey:
-    """Return everything that the engine of a graph, an ONNX file, depends on."""
-    # What allocates when it runs cannot be in a CUDA graph. RTX 1.4 has no such flag.
+    """Return the key of a graph's engine, from the bytes of its ONNX file."""
+    # An engine that allocates when it runs cannot be in a CUDA graph. RTX 1.4 lacks this flag.
     wanted = {'TF32': precision == 'tf32', 'REQUIRE_USER_ALLOCATION': trt.is_rtx}
     flags = tuple(name for name, is_wanted in wanted.items()
                   if is_wanted and hasattr(trt.module.BuilderFlag, name))
@@ -149,9 +146,8 @@ def split_passes(passes: int, limit: int) -> list[slice]:
     """
     Split T passes into calls of at most `limit` passes, the first of which is the largest.
 
-    All have one size, unless T has no divisor between half of `limit` and `limit`: each size needs
-    a context of its own.
-
+    All calls have one size unless T has no divisor between half of `limit` and `limit`, because
+    each size needs a separate context.
     """
     limit = max(1, min(limit, passes))
     divisors = [n for n in range(limit // 2 + 1, limit + 1) if passes % n == 0]
@@ -161,11 +157,10 @@ def split_passes(passes: int, limit: int) -> list[slice]:
 
 def _profiles(path: Path, most: int) -> Profiles:
     """
-    Return the shapes of each input with a row for each pass.
+    Return the profile of each input that has one row per pass.
 
-    The engine is made fastest for the calls of a frame, and takes no memory for larger ones.
-    Smaller ones are run too, such as the two passes that are compared when a bundle is opened.
-
+    The engine is optimised for the calls of a frame and needs no memory for larger calls. It also
+    runs smaller calls, such as the two passes that are compared when a bundle is opened.
     """
     profiles = {}
     for name, (_, dims) in input_tensors(read_graph(path)).items():
@@ -181,7 +176,7 @@ def _profiles(path: Path, most: int) -> Profiles:
 
 @dataclass(frozen=True)
 class EngineWork:
-    """The engines that a bundle needs on one GPU, and how `build_engine` builds them."""
+    """The engines that a bundle needs on one GPU, with the arguments to build them."""
 
     trt: TensorRt
     engines: BundleEngines
@@ -189,12 +184,11 @@ class EngineWork:
 
     def build(self, cache: EngineCache, progress: Progress = _untold) -> list[str]:
         """
-        Build what the cache does not hold, minutes on a Jetson, and return the roles.
+        Build engines missing in the cache (minutes on a Jetson); return the roles that were built.
 
-        What another process built meanwhile is not among them. `progress` is called with the share
-        of everything that is done, and the engine and phase at work. Raises as `build_engine`;
-        what was built before stays.
-
+        Engines that another process built meanwhile are not among them. `progress` is called with
+        the share of all work done, and the current engine and phase. Raises as `build_engine`;
+        engines built before the error are kept.
         """
         wanted = [one for one in self.engines.all if not cache.has(one.key.digest)]
         built = []
@@ -219,7 +213,7 @@ class EngineWork:
 
 
 def _part(progress: Progress, index: int, count: int, role: str = '') -> Progress:
-    """Turn the progress of one of several engines or targets into that of all."""
+    """Convert the progress of one of `count` engines or targets to the total progress."""
     def tell(share: float, phase: str) -> None:
         progress((index + share) / count, f'{role}: {phase}' if role else phase)
 
@@ -230,8 +224,7 @@ def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
     """
     Return the engines that the backend `tensorrt` needs on this machine's first GPU.
 
-    Raises as `engines_of`; BackendUnavailableError too if there is no GPU or no TensorRT.
-
+    Raises as `engines_of`, and BackendUnavailableError if there is no GPU or no TensorRT.
     """
     device = find_device()  # before TensorRT is touched
     trt = load_tensorrt()
@@ -243,11 +236,11 @@ def work_ahead(
     bundle: ModelBundle, settings: Settings, compute_capability: str, trt: TensorRt | None = None,
 ) -> EngineWork:
     """
-    Return the engines that TensorRT-RTX needs on every GPU of a compute capability, as '8.6'.
+    Return the engines that TensorRT-RTX needs on every GPU of a compute capability, such as '8.6'.
 
-    No such GPU has to be here: the target names no GPU, driver or number of multiprocessors.
-    Raises BackendUnavailableError too if TensorRT builds for the GPU of this machine only.
-
+    No such GPU is needed on this machine, since the target names no GPU, driver or number of
+    multiprocessors. Raises as `engines_of`, and BackendUnavailableError if TensorRT builds only
+    for the GPU of this machine.
     """
     trt = trt or load_tensorrt()
     if not trt.is_rtx:
@@ -261,7 +254,7 @@ def work_ahead(
 
 
 def build_here(bundle: ModelBundle, settings: Settings, progress: Progress) -> None:
-    """Build what the backend `tensorrt` lacks on this machine, in this user's cache."""
+    """Build the engines that are missing on this machine, in this user's cache."""
     work_here(bundle, settings).build(EngineCache(), progress)
 
 
@@ -270,17 +263,17 @@ def build_engines(
     folder: Path | None = None, progress: Progress = _untold,
 ) -> list[dict[str, Any]]:
     """
-    Build the engines of a bundle that are missing, and say which there are.
+    Build the missing engines of a bundle, and return a list of all its engines.
 
-    `compute_capabilities`, as '8.6', are of GPUs that are not here, for TensorRT-RTX; without any,
-    the engines are for the GPU of this machine. `folder` is that of this user unless it is named;
-    `progress` is called in this thread with the share of everything that is done, and the phase.
-    Each engine is a dict of `role`, `compute_capability`, `gpu`, `precision`, `chunk`, `tensorrt`,
+    `compute_capabilities`, such as '8.6', are those of GPUs of other machines, for TensorRT-RTX;
+    if empty, the engines are for the GPU of this machine. `folder` is by default this user's
+    cache. `progress` is called in this thread with the share of all work done, and the phase. Each
+    engine is a dict of `role`, `compute_capability`, `gpu`, `precision`, `chunk`, `tensorrt`,
     `path`, `mb`, and `is_built`: whether it was built now.
 
     Raises UncertaintySegError as `work_here`, `work_ahead` and `EngineWork.build` do, OSError if
     the folder cannot be written to. A KeyboardInterrupt ends the build at TensorRT's next report;
-    while `is_building()`, a process must end without taking TensorRT apart: by `os._exit`.
+    while `is_building()`, a process must exit by `os._exit`, without destroying TensorRT objects.
     """
     works = [work_ahead(bundle, settings, one) for one in compute_capabilities] \
         or [work_here(bundle, settings)]
@@ -314,50 +307,49 @@ def build_engines(
 
 
 # -------------------------------------------------------------------------------------------------
-# A build in a thread of its own, so that whoever waits for it can stop it. TensorRT calls back
-# from C++, where an interrupt would be lost: Ctrl-C that came inside of a report of progress did
-# nothing, and the build went on to its end.
+# A build in a separate thread, so that the waiting thread can stop it. TensorRT calls back from
+# C++, where an interrupt would be lost: Ctrl-C during a progress report had no effect, and the
+# build continued to its end.
 
 _THREAD = 'engine-build'
 
 
 @dataclass(frozen=True)
 class BuildState:
-    """How far a build is: share of its steps, 0..1, and phase, empty before the first report."""
+    """Progress of a build: share of steps, 0..1, and phase, empty before the first report."""
 
     share: float = 0.0
     phase: str = ''
 
     def __str__(self) -> str:
-        """Return it as a reason for the flag to be down."""
+        """Return the state as a reason why the flag is false."""
         return f'building engine ({self.share * 100:.0f} %)'
 
 
 class _Stopped(Exception):
-    """Ends the build from within; never leaves this file."""
+    """Raised in the build to end it; never leaves this file."""
 
 
 class EngineBuild:
     """
-    One build, in a thread of its own from the start; `state` says how far it is.
+    One build in a separate thread, started at once; `state` is its progress.
 
-    `build` is given a function to report progress to, from any thread; it returns when all is
-    built.
+    `build` gets a function for progress reports, callable from any thread, and returns when all
+    engines are built.
     """
 
     def __init__(self, build: Callable[[Progress], None]) -> None:
         self.state = BuildState()
         self._build, self._is_stopped = build, False
         self._end: Future[None] = Future()
-        # A build that cannot be stopped must not keep the process.
+        # A daemon thread, so that a build that cannot be stopped does not keep the process alive.
         threading.Thread(target=self._run, name=_THREAD, daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
         """
-        Wait for the end, at most so long; return whether it is built.
+        Wait at most `timeout_s` for the end of the build; return whether it is finished.
 
-        Raises UncertaintySegError as the build did, BackendError for any other of its errors.
-
+        Raises the UncertaintySegError of the build, or BackendError for any other of its errors.
         """
         if not self._has_ended(timeout_s):
             return False
@@ -365,7 +357,7 @@ class EngineBuild:
         return True
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-        """End it at the next report of progress; False if none came for too long."""
+        """Stop the build at its next progress report; return whether it ended in time."""
         self._is_stopped = True
         return self._has_ended(timeout_s)
 
@@ -384,7 +376,7 @@ class EngineBuild:
             self._end.set_exception(BackendError('the build was stopped'))
         except UncertaintySegError as err:
             self._end.set_exception(err)
-        except Exception as err:  # TensorRT's and the system's own; the thread must report them
+        except Exception as err:  # of TensorRT or the system; passed on to the waiting thread
             error = BackendError(f'the engine cannot be built ({type(err).__name__}: {err})')
             error.__cause__ = err
             self._end.set_exception(error)
@@ -393,7 +385,7 @@ class EngineBuild:
 
 
 def is_building() -> bool:
-    """Say whether a build runs in this process, if only to the next report that would end it."""
+    """Return whether a build runs in this process, including one that was told to stop."""
     return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
@@ -406,21 +398,20 @@ def build_engine(
     available_bytes: int = 0,
 ) -> bytes:
     """
-    Build the plan of a graph, an ONNX file of some name, for its key; minutes on a Jetson.
+    Build the plan of a graph, the bytes of ONNX file `name`, for its key; minutes on a Jetson.
 
-    What `progress` raises stops the build and is raised here. `available_bytes` is the free memory
-    of a machine whose GPU shares it, and 0 for no limit.
+    An exception in `progress` stops the build and is raised here. `available_bytes` is the free
+    memory of a machine whose GPU shares it, and 0 for no limit.
 
-    Raises GraphError if TensorRT cannot read the graph, with the node; BackendError if the key
-    does not fit graph or version, or the build failed; BackendUnavailableError if there is no
-    builder here, as without a GPU (TensorRT-RTX needs none).
-
+    Raises GraphError, which names the node, if TensorRT cannot read the graph; BackendError if the
+    key does not fit the graph or version, or the build failed; BackendUnavailableError if there is
+    no builder on this machine, as without a GPU (TensorRT-RTX needs none).
     """
     start_s = time.monotonic()
     logger = trt.logger()
     try:
         builder = trt.module.Builder(logger)
-    except TypeError as err:  # "factory function returned nullptr": pybind11 has no other word
+    except TypeError as err:  # pybind11's error for a missing builder: "... returned nullptr"
         raise BackendUnavailableError(
             f'TensorRT {trt.version} has no builder here ({logger.reason()})',
             fix='build engines on the machine with the GPU they are for') from err
@@ -459,15 +450,15 @@ def _unreadable(
 
 
 def _sentence(error: tensorrt.ParserError) -> str:
-    """Name the node of an error, where it is one of a node."""
+    """Return the text of a parser error, with its node if there is one."""
     text = ' '.join(error.desc().split())
     node, operator = error.node_name(), error.node_operator()
     return f'node {node!r} ({operator}): {text}' if operator else text
 
 
 def configure(trt: TensorRt, config: tensorrt.IBuilderConfig, key: EngineKey) -> None:
-    """Set the flags of a key and no others, and the GPU where none is here."""
-    config.clear_flag(trt.module.BuilderFlag.TF32)  # which is on by itself
+    """Set exactly the flags of a key, and the compute capability for GPUs of other machines."""
+    config.clear_flag(trt.module.BuilderFlag.TF32)  # on by default
     for name in key.flags:
         config.set_flag(getattr(trt.module.BuilderFlag, name))
     if not key.is_ahead:
@@ -485,11 +476,10 @@ def limit_memory(
     trt: TensorRt, config: tensorrt.IBuilderConfig, available_bytes: int
 ) -> None:
     """
-    Leave memory that is shared with the processor to the rest of the machine.
+    Limit the build's memory on a machine whose GPU shares memory with the CPU.
 
-    By itself TensorRT tries kernels that work in all memory of the GPU. Here one may work in a
-    quarter of what is free, and everything that lives while one is tried takes half of it.
-
+    By default TensorRT tries kernels whose workspace is all memory of the GPU. Here the workspace
+    is limited to a quarter of the free memory, and all memory of a tactic to half of it.
     """
     if available_bytes:
         pools = trt.module.MemoryPoolType
@@ -522,19 +512,18 @@ def _set_profiles(
 
 def progress_monitor(trt: TensorRt, progress: Progress) -> Any:
     """
-    Return the object that TensorRT calls, from several threads; keep it until the build has ended.
+    Return the object that TensorRT calls from several threads; keep it until the build has ended.
 
-    Phases have steps, and more phases begin as it goes on. The share is that of the steps which
-    are known, never falls, and is not one of time. `error` is what `progress` raised, which stops
-    the build.
-
+    Phases consist of steps, and new phases begin during the build. The share counts the steps
+    known so far, not time, and never decreases. `error` is the exception that `progress` raised,
+    which stops the build.
     """
     base = trt.module.IProgressMonitor
 
     class Monitor(base):  # type: ignore[misc, valid-type]
 
         def __init__(self) -> None:
-            base.__init__(self)  # pybind11 wants the base named
+            base.__init__(self)  # by name: pybind11 advises against super()
             self.error: BaseException | None = None
             self._lock = threading.Lock()
             self._known = self._done = 0
@@ -551,7 +540,7 @@ def progress_monitor(trt: TensorRt, progress: Progress) -> Any:
             pass
 
         def _tell(self, name: str, known: int, done: int) -> None:
-            """Report a change; never a share of 1, which is for the built engine."""
+            """Report progress; the share stays below 1 until the engine is built."""
             with self._lock:
                 self._known, self._done = self._known + known, self._done + done
                 share = min(self._done / max(self._known, 1), 0.99)
@@ -560,7 +549,7 @@ def progress_monitor(trt: TensorRt, progress: Progress) -> Any:
                 self._last = share
                 try:
                     progress(share, name)
-                except BaseException as err:  # an interrupt too must not unwind through TensorRT
+                except BaseException as err:  # not even an interrupt may unwind through TensorRT
                     self.error = err
 
     return Monitor()

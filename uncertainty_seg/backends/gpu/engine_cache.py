@@ -1,14 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is kept of this machine on disk: engines, each under a key of everything it depends on.
+Cache of this machine's engines on disk, each under a key of everything it depends on.
 
-A plan can be read only by the TensorRT that built it, on the GPU it was built on: some versions
-report anything else and some crash. So all of that is in the key, and what does not fit is never
-opened. Next to each plan is a JSON file with the same facts in words. A plan begins with its
-digest.
+A plan can be read only by the TensorRT that built it, on the GPU for which it was built: with any
+other, some versions report an error and some crash. So the key contains all of that, and a plan
+that does not fit is never opened. Next to each plan is a JSON file with the same facts in readable
+form. A plan file begins with its digest.
 
-A plan is code: the folder belongs to the user, and nothing is downloaded into it.
-
+A plan is executable code: the folder belongs to the user, and nothing is downloaded into it.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from uncertainty_seg.errors import BackendError
 from uncertainty_seg.storage.whole_files import replace_file
 
 FOLDER_VARIABLE = 'UNCERTAINTY_SEG_ENGINE_CACHE'
-# Increased when engines are built differently from the same facts, so that old ones are not used.
+# Increase this when the build changes for the same key fields, so that old engines are not used.
 RECIPE = 4
-# Beyond this, the engines that were not used for the longest time are removed.
+# Above this size, the least recently used engines are removed.
 MAX_BYTES = 4 * 10**9
-_DIGEST_BYTES = 32  # of sha256, in front of plans
-# Name of an input -> its shapes, the least, those it is made fastest for, and the largest.
+_DIGEST_BYTES = 32  # of the sha256 at the start of a plan file
+# Name of an input -> its shapes: smallest, the one to optimise for, largest.
 Profiles: TypeAlias = Mapping[str, tuple[Shape, Shape, Shape]]
 _log = logging.getLogger(__name__)
 
@@ -43,11 +42,11 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class EngineTarget:
     """
-    Where an engine runs; it fits no other version, GPU or driver.
+    The TensorRT version, GPU and driver for which an engine is valid.
 
-    `module` and `version` are TensorRT's; the rest is of `CudaDevice`, where a Jetson has fewer
-    multiprocessors in some power modes. Without a GPU and a driver it is any of that compute
-    capability.
+    `module` and `version` are TensorRT's; the other fields are those of `CudaDevice` (a Jetson has
+    fewer multiprocessors in some power modes). With empty `gpu` and `driver`, the target is every
+    GPU of that compute capability.
     """
 
     module: str
@@ -59,13 +58,13 @@ class EngineTarget:
 
     @staticmethod
     def of(trt: TensorRt, device: CudaDevice) -> EngineTarget:
-        """Return the target of a TensorRT and a GPU."""
+        """Return the target for a TensorRT and a GPU."""
         return EngineTarget(trt.name, trt.version, device.name, device.compute_capability,
                             device.driver, device.multiprocessors)
 
     @staticmethod
     def ahead(trt: TensorRt, compute_capability: str) -> EngineTarget:
-        """Return the target of every GPU of a compute capability, for TensorRT-RTX."""
+        """Return the target for every GPU of a compute capability, for TensorRT-RTX."""
         return EngineTarget(trt.name, trt.version, '', compute_capability, '', 0)
 
     @property
@@ -77,16 +76,16 @@ class EngineTarget:
 @dataclass(frozen=True)
 class EngineKey(EngineTarget):
     """
-    Everything that an engine is built from and for; two that differ in anything are two engines.
+    Everything that an engine depends on; keys that differ in any field are different engines.
 
-    In the precision 'tf32' products of float32 may round their factors to 10 bits, which is
-    TensorRT's own default and not this one.
+    The precision 'tf32' allows float32 products to round their factors to 10 bits, which TensorRT
+    does by default and this package does not.
     """
 
-    graph: str  # Digest of the bytes that TensorRT parses, weights included.
-    precision: str  # What the graph computes in, one of `core.settings.COMPUTED`.
+    graph: str  # Digest of the ONNX bytes that TensorRT parses, including weights.
+    precision: str  # Precision of the graph, one of `core.settings.COMPUTED`.
     profiles: Profiles
-    flags: tuple[str, ...]  # Names of TensorRT's flags that the engine is built with.
+    flags: tuple[str, ...]  # Names of the TensorRT flags used to build the engine.
     recipe: int = RECIPE
 
     @property
@@ -102,7 +101,6 @@ def cache_folder() -> Path:
 
     It is $UNCERTAINTY_SEG_ENGINE_CACHE, else uncertainty_seg/engines in $XDG_CACHE_HOME or
     ~/.cache.
-
     """
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
@@ -112,7 +110,7 @@ def cache_folder() -> Path:
 
 def user_cache() -> Path:
     """Return uncertainty_seg in $XDG_CACHE_HOME or ~/.cache, which need not exist yet."""
-    # Its specification says that a relative path is ignored.
+    # The XDG specification says to ignore a relative path.
     base = Path(os.environ.get('XDG_CACHE_HOME', ''))
     if not base.is_absolute():
         base = Path.home() / '.cache'
@@ -121,10 +119,10 @@ def user_cache() -> Path:
 
 class EngineCache:
     """
-    Engines in a folder, by default `cache_folder()`, which is made when the first is stored.
+    Engines in a folder, by default `cache_folder()`; it is created with the first engine.
 
-    Above `max_bytes` of all plans those not used for the longest time are removed. Every method
-    raises BackendError if the folder cannot be used.
+    Above a total of `max_bytes`, the least recently used plans are removed. Methods that access
+    files raise BackendError if the folder cannot be used.
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
@@ -140,13 +138,13 @@ class EngineCache:
         return self.folder / f'{key}.json'
 
     def has(self, key: str) -> bool:
-        """Say whether an engine is there; it may still be damaged."""
+        """Return whether an engine exists; it may still be damaged."""
         return self.plan_path(key).is_file()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Keep all engines where they are, between a look at what is there and its loading."""
-        if not os.access(self.folder, os.W_OK):  # it is not there, or nothing leaves it
+        """Prevent the removal of engines between checking for them and loading them."""
+        if not os.access(self.folder, os.W_OK):  # it does not exist, or nothing can be removed
             yield
             return
         with self._flock('.folder.lock', fcntl.LOCK_SH):
@@ -161,17 +159,16 @@ class EngineCache:
             if plan is None:
                 self.discard(key, 'it is damaged')
                 return None
-            with suppress(OSError):  # in a folder that is only read, nothing is removed
+            with suppress(OSError):  # a read-only folder needs no time of use, nothing is removed
                 os.utime(self.plan_path(key))
             return plan
 
     def store(self, key: str, plan: bytes, facts: Mapping[str, object]) -> Path:
         """
-        Write an engine, and facts about it as JSON, for a reader; return the path of the plan.
+        Write an engine, and human-readable facts about it as JSON; return the path of the plan.
 
-        Engines that are removed to make room for it are none that another process is about to
-        load.
-
+        Engines that another process is about to load are not removed to make room, since this
+        waits until no process is in `reading`.
         """
         with self._usable(), self._flock('.folder.lock', fcntl.LOCK_EX):
             self.write(self.facts_path(key), (json.dumps(facts, indent=2) + '\n').encode())
@@ -188,12 +185,12 @@ class EngineCache:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Keep other processes and threads from the same work, named by a key or a unique word."""
+        """Lock out other processes and threads from the same work, named by a key or a word."""
         with self._flock(f'.{name}.lock', fcntl.LOCK_EX):
             yield
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file of the folder, whole or not at all; OSError if the disk refuses."""
+        """Write a file of the folder atomically; OSError if it cannot be written."""
         self._make_folder()
         replace_file(path, data)
 
@@ -223,7 +220,7 @@ class EngineCache:
                 fcntl.flock(handle, kind)
             yield
         finally:
-            os.close(handle)  # which unlocks; another process may wait for the file, so it stays
+            os.close(handle)  # unlocks; the file stays, since another process may wait for it
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
@@ -240,7 +237,7 @@ def _sealed(content: bytes) -> bytes:
 
 
 def _unsealed(path: Path) -> bytes | None:
-    """Return what follows the digest in a file; None where it is not of what follows."""
+    """Return a file's content after the digest; None if the digest does not match it."""
     found = path.read_bytes()
     content = found[_DIGEST_BYTES:]
     return content if _sealed(content) == found else None

@@ -1,16 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is called of NVIDIA's libraries: CUDA through cuda-python, and TensorRT in its versions.
+Access to NVIDIA's libraries: CUDA through cuda-python, and the supported versions of TensorRT.
 
-An engine is given addresses and the handle of a stream; `CudaMemory` allocates both, copies and
-records CUDA graphs. Nothing here computes. The driver is asked before TensorRT is touched: where
-it is missing, the runtime of TensorRT 11 returns an object that ends the process when it is used.
+An engine needs addresses and a stream handle; `CudaMemory` allocates both, copies data and records
+CUDA graphs. Nothing is computed here. The driver is queried before TensorRT is used: without a
+driver, TensorRT 11's runtime returns an object that crashes the process when it is used.
 
-TensorRT 10.3 to 11 and TensorRT-RTX use the same names and not the same numbers: bit 1 of the
+TensorRT 10.3 to 11 and TensorRT-RTX use the same names with different numbers: bit 1 of the
 network's creation flags means "strongly typed" in 10.x and something else in 11.x. So every flag
-is looked up by name, and what a version lacks is found by asking it. Only `load_tensorrt` and
-`load_cuda` import these libraries; tests pass modules of their own.
-
+is looked up by name, and missing features are detected by attribute. Only `load_tensorrt` and
+`load_cuda` import these libraries; tests pass substitutes.
 """
 
 from __future__ import annotations
@@ -33,36 +32,35 @@ from numpy.typing import DTypeLike, NDArray
 from uncertainty_seg.errors import BackendError, BackendUnavailableError
 
 _LIBRARY = 'libcuda.so.1'
-# Of the kernel module of a desktop, and of the system of a Jetson, whose driver comes with it.
+# Files with the driver's release: the kernel module's on desktops, the system's on a Jetson.
 RELEASES = (Path('/proc/driver/nvidia/version'), Path('/etc/nv_tegra_release'))
 # '... Kernel Module  560.35.03 ...', '# R36 (release), REVISION: 4.3, ...'
 _RELEASE = re.compile(r'Module.*?\s\s+(\d[\d.]+)|(R\d+) \(release\), REVISION: ([\d.]+)')
 Replay: TypeAlias = Callable[[], None]
-# How CUDA and TensorRT say that memory is full, where no class of exception does.
+# Texts by which CUDA and TensorRT report full memory without a specific exception class.
 _FULL = ('out of memory', 'outofmemory', 'could not be allocated')
 
 
 @dataclass(frozen=True)
 class CudaDevice:
-    """A GPU, as far as engines and buffers depend on it."""
+    """Properties of a GPU that engines and buffers depend on."""
 
-    name: str  # As the driver gives it, 'Orin' or 'NVIDIA GeForce RTX 4070'.
+    name: str  # The driver's name of the GPU, such as 'Orin' or 'NVIDIA GeForce RTX 4070'.
     compute_capability: str  # '8.7'
-    # The CUDA version that the driver supports, and the driver's own release where the system
-    # tells it: '12.6', '12.6 560.35.03'.
+    # The CUDA version that the driver supports, and the driver's release if the system reports
+    # it: '12.6', '12.6 560.35.03'.
     driver: str
-    multiprocessors: int  # Boards of one name are sold with different numbers of them.
-    is_integrated: bool  # It shares its memory with the processor, as on a Jetson.
+    multiprocessors: int  # Differs between boards of the same name.
+    is_integrated: bool  # Whether it shares memory with the CPU, as on a Jetson.
 
 
 def find_device(cuda: Any = None, releases: Sequence[Path] = RELEASES) -> CudaDevice:
     """
-    Return the first GPU of those that CUDA_VISIBLE_DEVICES leaves.
+    Return the first GPU that CUDA_VISIBLE_DEVICES permits.
 
     `cuda` is by default `load_cuda()`; `releases` are files in which the system names the release
     of the driver. Raises BackendUnavailableError if the driver or cuda-python is not installed,
     the driver does not start, or there is no GPU.
-
     """
     cuda = cuda or load_cuda()
     try:
@@ -84,18 +82,18 @@ def find_device(cuda: Any = None, releases: Sequence[Path] = RELEASES) -> CudaDe
 
 
 def _driver_releases(paths: Sequence[Path]) -> Iterator[str]:
-    """Yield what the system says of the driver's release; an update may keep CUDA's version."""
+    """Yield the driver's releases; a driver update may not change the CUDA version."""
     for path in paths:
         try:
             found = _RELEASE.search(path.read_text(encoding='ascii', errors='replace'))
-        except OSError:  # each kind of system has some of them
+        except OSError:  # no system has all of these files
             continue
         if found:
             yield '.'.join(filter(None, found.groups()))
 
 
 def available_bytes(meminfo: Path = Path('/proc/meminfo')) -> int:
-    """Return the memory that processes can still get; 0 where the system does not say."""
+    """Return the memory available to processes in bytes; 0 if the system does not report it."""
     try:
         found = re.search(r'^MemAvailable:\s*(\d+) kB', meminfo.read_text(encoding='ascii'),
                           re.MULTILINE)
@@ -123,10 +121,9 @@ def load_cuda() -> Any:
 
 def call_cuda(cuda: Any, name: str, *arguments: Any) -> Any:
     """
-    Call a function of CUDA's runtime and return what it gives besides its code.
+    Call a function of the CUDA runtime and return its result without the error code.
 
-    Raises MemoryError where memory is full, and BackendError for any other error.
-
+    Raises MemoryError if memory is full, and BackendError for any other error.
     """
     code, *given = getattr(cuda, name)(*arguments)
     if code != cuda.cudaError_t.cudaSuccess:
@@ -139,12 +136,12 @@ def call_cuda(cuda: Any, name: str, *arguments: Any) -> Any:
 
 
 def says_full(text: str) -> bool:
-    """Say whether a message of CUDA or TensorRT means that there is no memory left."""
+    """Return whether a message of CUDA or TensorRT means that memory is full."""
     return any(words in text.lower() for words in _FULL)
 
 
 class CudaBuffer:
-    """Memory of a GPU, or pinned memory of the host, that is freed with the object."""
+    """GPU memory, or pinned host memory, that is freed with the object."""
 
     def __init__(
         self, shape: tuple[int, ...], dtype: DTypeLike, address: int,
@@ -153,11 +150,11 @@ class CudaBuffer:
         self.shape, self.dtype, self.address = shape, np.dtype(dtype), address
         self.nbytes = _bytes_of(shape, dtype)
         self._is_host = is_host
-        # At the end of the process CUDA may have ended before.
+        # Not called at exit, since CUDA may already have shut down.
         weakref.finalize(self, free, address).atexit = False
 
     def numpy(self) -> NDArray[Any]:
-        """Return the memory as an array, which must not outlive the buffer; of the host only."""
+        """Return host memory as an array, which must not outlive the buffer."""
         if not self._is_host:
             raise BackendError('memory of the GPU was read by the host', 'a copy of it')
         raw = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
@@ -166,12 +163,11 @@ class CudaBuffer:
 
 class CudaMemory:
     """
-    Buffers of the first GPU and a stream of its own, through cuda-python.
+    Buffers and one non-default stream of the first GPU, through cuda-python.
 
-    `is_mapped` says that it shares its memory with the processor, as on a Jetson: engines then
-    read pinned memory in place. CUDA maps it at the same address on every 64-bit system. Raises
+    `is_mapped` means that the GPU shares memory with the CPU, as on a Jetson: engines then read
+    pinned memory in place, which CUDA maps at the same address on every 64-bit system. Raises
     BackendUnavailableError if cuda-python is not installed, or finds no GPU.
-
     """
 
     def __init__(self, is_mapped: bool = False, cuda: Any = None) -> None:
@@ -188,31 +184,31 @@ class CudaMemory:
 
     @property
     def stream(self) -> int:
-        """Handle of the stream that everything is enqueued on; not the default one."""
+        """Handle of the stream on which all work is enqueued; not the default stream."""
         return int(self._handle)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> CudaBuffer:
-        """Allocate on the device; CUDA aligns to 256 bytes at least."""
+        """Allocate device memory; CUDA aligns it to at least 256 bytes."""
         address = int(self._call('cudaMalloc', max(1, _bytes_of(shape, dtype))))
         return CudaBuffer(shape, dtype, address, self._cuda.cudaFree, False)
 
     def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> CudaBuffer:
-        """Allocate pinned memory, which engines may read where it is mapped."""
+        """Allocate pinned host memory, which engines can read if it is mapped."""
         kind = self._cuda.cudaHostAllocMapped if self._is_mapped else \
             self._cuda.cudaHostAllocDefault
         address = int(self._call('cudaHostAlloc', max(1, _bytes_of(shape, dtype)), kind))
         return CudaBuffer(shape, dtype, address, self._cuda.cudaFreeHost, True)
 
     def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> Inlet:
-        """Allocate what the host fills and engines read."""
+        """Allocate memory that the host fills and engines read."""
         host = self.host(shape, dtype)
         return Inlet(self, host, host if self._is_mapped else self.empty(shape, dtype))
 
     def copy(self, target: CudaBuffer, source: CudaBuffer, rows: int | None = None) -> None:
         """
-        Enqueue a copy of all, or of the first rows, between buffers of one shape.
+        Enqueue a copy of all or the first rows between buffers of equal shape and dtype.
 
-        CUDA sees by the addresses which way it goes.
+        CUDA infers the direction, host or device, from the addresses.
         """
         if target is source:
             return
@@ -225,46 +221,45 @@ class CudaMemory:
                    self._cuda.cudaMemcpyKind.cudaMemcpyDefault, self._handle)
 
     def activate(self) -> None:
-        """Make the device that of this thread; a thread's first device may be another."""
+        """Select the device for the calling thread, whose default device may be another."""
         self._call('cudaSetDevice', 0)
 
     def wait(self) -> None:
         """
-        Wait for everything that was enqueued; errors of the device are raised here.
+        Wait for all enqueued work; errors of the device are raised here.
 
-        The thread sleeps meanwhile. By itself CUDA spins, and a core is busy with it.
-
+        The thread sleeps while it waits; by default CUDA would spin and occupy a core.
         """
         self.mark(self._end)
         self._call('cudaEventSynchronize', self._end.value)
 
     def event(self) -> Handle:
-        """Return a mark of time, to be set again and again."""
+        """Return a reusable event for time measurement."""
         return Handle(self._call('cudaEventCreateWithFlags', self._cuda.cudaEventBlockingSync),
                       self._cuda.cudaEventDestroy)
 
     def mark(self, event: Handle) -> None:
-        """Enqueue a mark of time."""
+        """Enqueue the recording of an event."""
         self._call('cudaEventRecord', event.value, self._handle)
 
     def elapsed_ms(self, start: Handle, end: Handle) -> float:
-        """Return the time between two marks that were waited for."""
+        """Return the milliseconds between two completed events."""
         return float(self._call('cudaEventElapsedTime', start.value, end.value))
 
     def capture(self, work: Callable[[], None]) -> Replay:
         """
-        Record what `work` enqueues as a CUDA graph, without running it; return its replay.
+        Record the work that `work` enqueues as a CUDA graph, without running it; return a replay.
 
-        What it needs must have been enqueued once before.
+        The same work must have run once before.
         """
         self.wait()
-        # Another thread may allocate meanwhile; only this thread's calls belong to the graph.
+        # Thread-local, since another thread may allocate memory during the capture.
         self._call('cudaStreamBeginCapture', self._handle,
                    self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             work()
         except BaseException:
-            # So that the stream can be used again; what went wrong is raised already.
+            # Makes the stream usable again; the original error is raised below.
             self._cuda.cudaStreamEndCapture(self._handle)
             self._cuda.cudaGetLastError()
             raise
@@ -279,19 +274,19 @@ class CudaMemory:
 
 
 class Inlet:
-    """What the host fills and engines read: one buffer where memory is mapped, else two."""
+    """Memory that the host fills and engines read: one buffer if memory is mapped, else two."""
 
     def __init__(self, memory: CudaMemory, host: CudaBuffer, buffer: CudaBuffer) -> None:
         self._memory, self._host, self.buffer = memory, host, buffer
 
     def fill(self, rows: NDArray[Any]) -> None:
-        """Take the first rows, and enqueue their copy; what was filled before must be read."""
+        """Fill the first rows and enqueue their copy; earlier content must have been read."""
         self._host.numpy()[:len(rows)] = rows
         self._memory.copy(self.buffer, self._host, len(rows))
 
 
 class Handle:
-    """An object of CUDA that is destroyed with this one."""
+    """A CUDA object that is destroyed together with this one."""
 
     def __init__(self, value: Any, destroy: Callable[[Any], object]) -> None:
         self.value = value
@@ -305,12 +300,12 @@ def _bytes_of(shape: tuple[int, ...], dtype: DTypeLike) -> int:
 # -------------------------------------------------------------------------------------------------
 
 Shape: TypeAlias = tuple[int, ...]
-# Full TensorRT first; the last is what the wheels of TensorRT-RTX install.
+# Full TensorRT first; the last is the module that TensorRT-RTX wheels install.
 MODULES = ('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings')
-OLDEST = (10, 3)  # of JetPack 6.1; before 10 types are weak, and opset 17 is the last
-_KEPT = 20  # errors kept for the sentence of an exception
-# TensorRT's severity -> level of the log. What it calls an error is raised or repaired (a stale
-# engine) by the caller, so that it is a warning here.
+OLDEST = (10, 3)  # in JetPack 6.1; before 10, types are weak and opset 17 is the newest
+_KEPT = 20  # errors kept for the message of an exception
+# TensorRT's severity -> log level. Errors are only warnings here, since the caller raises them or
+# recovers (from a stale engine).
 _LEVELS = {'INTERNAL_ERROR': logging.WARNING, 'ERROR': logging.WARNING, 'WARNING': logging.INFO,
            'INFO': logging.DEBUG, 'VERBOSE': logging.DEBUG}
 _log = logging.getLogger(__name__)
@@ -318,12 +313,13 @@ _log = logging.getLogger(__name__)
 
 class TensorRt:
     """
-    A TensorRT module, and what its version can do.
+    A TensorRT module and the features of its version.
 
-    `module` is `tensorrt`, `tensorrt_rtx`, `tensorrt_rtx_bindings`, or an object with their names;
-    `version` has its build number, as '10.3.0' or '1.7.1.116'. `is_rtx` says whether it is
-    TensorRT-RTX, which counts its versions from 1, builds for GPUs that are not here, and compiles
-    kernels when an engine first runs. Raises BackendUnavailableError if it is older than `OLDEST`.
+    `module` is `tensorrt`, `tensorrt_rtx`, `tensorrt_rtx_bindings`, or an object with the same
+    names; `version` includes the build number: '10.3.0', '1.7.1.116'. `is_rtx` is true for
+    TensorRT-RTX, which numbers its versions from 1, builds for GPUs of other machines, and
+    compiles kernels when an engine first runs. Raises BackendUnavailableError if TensorRT is older
+    than `OLDEST`.
     """
 
     def __init__(self, module: Any) -> None:
@@ -338,18 +334,17 @@ class TensorRt:
                 '6.1 or newer; on a desktop: pip install --upgrade tensorrt')
 
     def creation_flags(self) -> int:
-        """Return the bits for `Builder.create_network`: keep exactly the types of the graph."""
-        # From 11 on there is no other way, and the flag may go.
+        """Return the bits for `Builder.create_network`: strongly typed, as the graph says."""
+        # From 11 on, networks are always strongly typed, and the flag may be missing.
         flag = getattr(self.module.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED', None)
         return 0 if flag is None else 1 << int(flag)
 
     def logger(self) -> Any:
         """
-        Make a logger for `Builder`, `OnnxParser` or `Runtime`; keep it as long as what it is for.
+        Return a logger for `Builder`, `OnnxParser` or `Runtime`; it must outlive that object.
 
-        It takes messages from any of TensorRT's threads. Its `reason()` returns the errors since
-        the last call, as one text for an exception.
-
+        It receives messages from any of TensorRT's threads. Its `reason()` returns the errors
+        since the last call as one text for an exception.
         """
         base = self.module.ILogger
         names = {getattr(base.Severity, name): name for name in _LEVELS}
@@ -357,7 +352,7 @@ class TensorRt:
         class Logger(base):  # type: ignore[misc, valid-type]
 
             def __init__(self) -> None:
-                base.__init__(self)  # pybind11 wants the base named
+                base.__init__(self)  # by name: pybind11 advises against super()
                 self._errors: deque[str] = deque(maxlen=_KEPT)
 
             def log(self, severity: Any, msg: str) -> None:
@@ -376,21 +371,20 @@ class TensorRt:
 
 def load_tensorrt(import_module: Callable[[str], Any] = importlib.import_module) -> TensorRt:
     """
-    Import TensorRT, or else TensorRT-RTX; touches no GPU, for which `find_device` looked before.
+    Import TensorRT, or else TensorRT-RTX; call `find_device` first, since no GPU is checked here.
 
-    Raises BackendUnavailableError if none can be imported, with every reason, or the first is too
-    old.
-
+    Raises BackendUnavailableError with every reason if none can be imported, or if the first that
+    can be imported is too old.
     """
     reasons = []
     for name in MODULES:
         try:
             module = import_module(name)
         except ModuleNotFoundError as err:
-            # A module that is there, without something that it needs, is worth reporting.
+            # Reported only if the module is installed and lacks a dependency.
             if err.name != name:
                 reasons.append(f'{name}: {err}')
-        except Exception as err:  # a library of the driver that is missing raises what it likes
+        except Exception as err:  # a missing driver library may raise anything
             reasons.append(f'{name}: {err}')
         else:
             return TensorRt(module)

@@ -1,22 +1,22 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-TensorRT on an NVIDIA GPU, from 10.3 on, and TensorRT-RTX.
+TensorRT, 10.3 or newer, and TensorRT-RTX on an NVIDIA GPU.
 
-The trunk runs once; the passes run in calls of some of them, each of which gives their sums, and
-the host adds these up. No engine is built here: both are taken from the cache.
+The trunk runs once. The passes run in calls of several passes; each call returns their sums, and
+the host adds these. No engine is built here: both are loaded from the cache.
 
-What is enqueued the same way in every frame is recorded as CUDA graphs when the backend is opened,
-and enqueued where that does not work. What TensorRT recorded of an execution context is undefined
-when the context changes afterwards: here a context keeps its shapes and addresses to its end, and
-calls of another size have another context.
+Work that is the same in every frame is recorded as CUDA graphs when the backend is opened; if
+recording fails, it is enqueued in every frame. A recorded execution context must not change
+afterwards, or the replay is undefined. So a context keeps its shapes and addresses for its
+lifetime, and calls of another size use another context.
 
-TensorRT-RTX compiles kernels when shapes first come. By default it does so in the background and
-runs slower ones meanwhile, which a graph would then keep for good: here they are compiled at once.
-Its contexts get their working memory from outside, because a graph cannot allocate.
+TensorRT-RTX compiles kernels for a shape when it first occurs. By default it does so in the
+background and runs slower kernels meanwhile, which a CUDA graph would then keep; here kernels are
+compiled immediately. Its contexts get their working memory from outside, because a CUDA graph
+cannot allocate.
 
-TensorRT reports by False or None that something did not work, and continues with what it has: here
-each of these is an exception with what TensorRT logged.
-
+TensorRT reports failures by False or None and continues; here each of these raises an exception
+with the errors that TensorRT logged.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _log = logging.getLogger(__name__)
 
 
 class NoMemoryError(BackendError):
-    """The GPU's memory is full; engines and device are in order."""
+    """Raised if the GPU's memory is full; engines and device remain usable."""
 
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(
@@ -98,17 +98,18 @@ class TensorRtBackend(Runner):
     """
     Run a bundle with TensorRT.
 
-    The settings give passes, memory budget and precision; TensorRT, CUDA, device and cache are
-    what is installed, the first GPU and this user's. With `is_recorded`, what is enqueued in every
+    The settings give passes, memory budget and precision. TensorRT, CUDA, device and cache default
+    to those installed, the first GPU and this user's cache. With `is_recorded`, the work of a
     frame is recorded as CUDA graphs. A second thread in `run` waits for the first, because a
-    context that two threads use computes wrong results. After an error of the device everything is
-    opened again, once; after the next error the backend stays closed.
+    context used by two threads computes wrong results. After an error of the device everything is
+    reopened, once; after the next error the backend stays closed.
 
-    Raises EngineMissingError if an engine was not built yet, or cannot be used any more;
+    Raises EngineMissingError if an engine was not built yet, or is no longer usable;
     BackendUnavailableError if there is no GPU, TensorRT or cuda-python, or the bundle or its
-    precision cannot be run, or failed its self-check here; ConfigError if the graphs cannot be
-    computed in the precision of the settings; ModelBundleError if a graph does not fit the card;
-    BackendError if the GPU has no memory for the engines, or an engine does not fit the card.
+    precision cannot be run, or failed its self-check on this machine; ConfigError if the graphs
+    cannot be computed in the precision of the settings; ModelBundleError if a graph does not fit
+    the card; BackendError if the GPU has no memory for the engines, or an engine does not fit the
+    card.
     """
 
     name = 'tensorrt'
@@ -143,7 +144,7 @@ class TensorRtBackend(Runner):
             try:
                 return self._run(image, masks, passes, temperature)
             finally:
-                if not self._is_open:  # closed meanwhile
+                if not self._is_open:  # closed while this frame ran
                     self._free()
 
     @property
@@ -154,7 +155,7 @@ class TensorRtBackend(Runner):
     def close(self) -> None:
         """Free engines and buffers, now or when the running frame ends; may be called twice."""
         self._is_open = False
-        # A frame that has passed its last look at the line above is waited for.
+        # A frame whose last check of `_is_open` came before the line above frees nothing.
         if self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
             try:
                 self._free()
@@ -163,27 +164,27 @@ class TensorRtBackend(Runner):
 
     @property
     def version(self) -> str:
-        """Of TensorRT."""
+        """Version of TensorRT."""
         return self._trt.version
 
     @property
     def device_name(self) -> str:
-        """Of the GPU."""
+        """Name of the GPU."""
         return self._device.name
 
     @property
     def is_recorded(self) -> bool:
-        """Whether CUDA graphs are in use; false where one could not be recorded."""
+        """Whether CUDA graphs are in use; False if one could not be recorded."""
         return self._runner is not None and self._runner.is_recorded
 
     def _run(self, image: ImageU8, masks: Masks, passes: int, temperature: float) -> PassSums:
         runner = self._ready()
         try:
             sums = runner.run(image, masks, passes, temperature)
-        except MemoryError as err:  # which is no error of the device
+        except MemoryError as err:  # the device itself still works
             runner.forget()
             raise NoMemoryError(self._card.name, err) from err
-        except Exception as err:  # TensorRT's errors derive from nothing narrower
+        except Exception as err:  # TensorRT's errors have no narrower base class
             raise self._failed(err, passes) from err
         self._timings_ms = runner.timings_ms
         return sums
@@ -193,7 +194,7 @@ class TensorRtBackend(Runner):
             self._runner = self._new_runner()
             return
         except MemoryError as err:
-            # As text: the error itself would keep alive what was opened so far.
+            # As text, because the exception would keep everything opened so far alive.
             reason = str(err)
         except UncertaintySegError:
             raise
@@ -206,7 +207,7 @@ class TensorRtBackend(Runner):
         memory = CudaMemory(self._device.is_integrated, self._cuda)
         target = EngineTarget.of(self._trt, self._device)
         engines = engines_of(self._bundle, self._settings, self._trt, target)
-        with self._cache.reading():  # both, before one is opened
+        with self._cache.reading():  # load both plans before opening one
             found = [self._plan(needed) for needed in engines.all]
         runtime = Runtime(self._trt)
         trunk, passes = (self._engine(runtime, needed, *one, memory)
@@ -215,7 +216,7 @@ class TensorRtBackend(Runner):
                            self._has_graphs)
 
     def _plan(self, needed: NeededEngine) -> tuple[str, bytes]:
-        """Return an engine that was built here, or one for all GPUs like this, with its name."""
+        """Return name and plan of an engine for this GPU, or for its compute capability."""
         keys = [needed.key]
         if self._trt.is_rtx:
             ahead = EngineTarget.ahead(self._trt, self._device.compute_capability)
@@ -243,14 +244,14 @@ class TensorRtBackend(Runner):
             f'run uncertainty_seg self-check {self._bundle.folder}, which builds it')
 
     def _failed(self, err: Exception, passes: int) -> BackendError:
-        """Record an error of the device, and return what to raise."""
+        """Record an error of the device, free everything, and return the error to raise."""
         says = str(err) if isinstance(err, UncertaintySegError) else f'{type(err).__name__}: {err}'
         self._fault = says
         self._free()
         return BackendError(f'tensorrt failed on {passes} passes of {self._card.name!r} ({says})')
 
     def _ready(self) -> FrameRunner:
-        """Return what runs frames; after an error of the device, open it again, once."""
+        """Return the runner of frames; after an error of the device, reopen it once."""
         if self._fault and self._is_last_try:
             raise BackendError(f'tensorrt gave up after a second error ({self._fault})',
                                fix='restart the process: an error can spoil all later work on '
@@ -273,7 +274,7 @@ class TensorRtBackend(Runner):
             return
         try:
             runner.close()
-        except Exception as err:  # after an error of the device, freeing fails as well
+        except Exception as err:  # after an error of the device, freeing fails too
             _log.info('freeing TensorRT: %s', err)
 
 
@@ -283,14 +284,13 @@ class TensorRtBackend(Runner):
 
 class FrameRunner:
     """
-    Two opened engines on a memory, their buffers, and what has been recorded of them.
+    Two opened engines with their buffers and recorded CUDA graphs.
 
-    `calls` says which passes each call of a usual frame takes. Raises BackendError if the engines
-    do not fit the card, MemoryError if there is no room for the buffers.
+    `calls` holds the passes of each call of a usual frame. Raises BackendError if the engines do
+    not fit the card, MemoryError if there is no room for the buffers.
 
-    No memory grows with the passes of a frame: masks are sent for one call after the other. Those
-    of a frame of one call stay where they are as long as they are the same object.
-
+    Memory does not grow with the passes of a frame, since masks are sent call by call. If a frame
+    has only one call, its masks stay on the device as long as the same object is passed.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ class FrameRunner:
         self._scale = memory.inlet((1,), np.float32)
         self._masks = {site.name: memory.inlet((self._most, *site.shape), np.float32)
                        for site in card.dropout_sites}
-        self._loaded: tuple[Masks, slice] | None = None  # kept, so that no other gets its identity
+        self._loaded: tuple[Masks, slice] | None = None  # holding it prevents reuse of its id
         planes = {name: memory.empty(*trunk.outputs[name]) for name in names.trunk_outputs
                   if name in trunk.outputs}
         sums = {name: memory.empty(
@@ -342,21 +342,21 @@ class FrameRunner:
         return sums
 
     def forget(self) -> None:
-        """Release what an unusual number of passes needed, after memory was full."""
+        """Release the contexts of unusual numbers of passes, after memory was full."""
         self._settle()
         self._others = {}
 
     def close(self) -> None:
-        """Release everything: what was recorded, contexts, engines, buffers."""
+        """Release recorded graphs, contexts, engines and buffers."""
         self._settle()
         for context in (*self._usual, *self._others.values()):
             context.close()
         self._passes.close()
         self._trunk.close()
-        vars(self).clear()  # an exception that is kept keeps this object by its traceback
+        vars(self).clear()  # the traceback of a stored exception may keep this object alive
 
     def _warm_up(self) -> None:
-        """Run once on nothing, so that no frame waits for what is done once."""
+        """Run once on zeros, so that no frame waits for one-time work."""
         for inlet in (self._image, self._scale, *self._masks.values()):
             inlet.fill(np.zeros(inlet.buffer.shape, inlet.buffer.dtype))
         for context in self._usual:
@@ -368,17 +368,17 @@ class FrameRunner:
         return [self._trunk_call, *self._calls.values()]
 
     def _record(self) -> bool:
-        """Record CUDA graphs; what cannot be recorded is enqueued, with a warning."""
+        """Record CUDA graphs; return False, with a warning, if that fails."""
         try:
             for context in self._usual:
                 context.record()
-        except Exception as err:  # TensorRT's errors derive from nothing narrower
+        except Exception as err:  # TensorRT's errors have no narrower base class
             _log.warning('running without CUDA graphs, which only costs time: %s', err)
             return False
         return True
 
     def _contexts_for(self, calls: Calls) -> Mapping[int, EngineCall]:
-        """Return a context for each size of call; those of earlier frames that are unused go."""
+        """Return a context for each size of call; drop unusual sizes that are no longer used."""
         unusual = _sizes(calls) - set(self._calls)
         self._others = {size: one for size, one in self._others.items() if size in unusual}
         for size in unusual - set(self._others):
@@ -393,7 +393,7 @@ class FrameRunner:
     def _sums_of(
         self, masks: Masks, call: slice, contexts: Mapping[int, EngineCall]
     ) -> dict[str, NDArray[np.float32]]:
-        """Run some passes to their end, and return their sums in new arrays."""
+        """Run the passes of one call, wait, and return their sums in new arrays."""
         self._load(masks, call)
         contexts[call.stop - call.start].enqueue()
         self._memory.mark(self._marks[-1])
@@ -401,7 +401,7 @@ class FrameRunner:
         return {name: landed.numpy().copy() for name, (landed, _) in self._sums.items()}
 
     def _load(self, masks: Masks, call: slice) -> None:
-        """Enqueue the masks' way to the device, unless this same object was loaded last."""
+        """Enqueue the copy of the masks to the device, unless the same object was loaded last."""
         if self._loaded is not None and self._loaded[0] is masks and self._loaded[1] == call:
             return
         self._loaded = None
@@ -410,12 +410,12 @@ class FrameRunner:
         self._loaded = masks, call
 
     def _landing(self, buffers: Mapping[str, CudaBuffer]) -> dict[str, Copy]:
-        """Allocate where the host reads what engines wrote."""
+        """Allocate host buffers for results; return each with its device buffer."""
         return {name: (self._memory.host(buffer.shape, buffer.dtype), buffer)
                 for name, buffer in buffers.items()}
 
     def _settle(self) -> None:
-        """Wait for what was enqueued, which uses the buffers that are about to be freed."""
+        """Wait for enqueued work, which uses the buffers that are about to be freed."""
         with contextlib.suppress(BackendError):
             self._memory.wait()
 
@@ -426,10 +426,9 @@ def _sizes(calls: Calls) -> set[int]:
 
 class Engine:
     """
-    An opened engine, of which execution contexts are made, on the stream of a memory.
+    An opened engine that creates execution contexts on the stream of `memory`.
 
-    `role` is for messages.
-
+    `role` is the engine's name in messages.
     """
 
     def __init__(
@@ -438,17 +437,16 @@ class Engine:
         self.runtime, self.memory, self.role = runtime, memory, role
         self._engine: tensorrt.ICudaEngine | None = engine
         self.inputs, self.outputs = _tensors(runtime.trt, engine)
-        # Of every context: of TensorRT-RTX alone.
+        # Configuration of every context, only for TensorRT-RTX.
         self._config = self._new_config(engine) if runtime.trt.is_rtx else None
 
     def context(
         self, buffers: Mapping[str, CudaBuffer], copies: Iterable[Copy], passes: int = 0
     ) -> EngineCall:
         """
-        Return a new context for a number of passes, each buffer having room for as many.
+        Return a new context for `passes` passes, for which each buffer must have room.
 
-        Raises MemoryError if there is no room for what the context works in.
-
+        Raises MemoryError if there is no room for the context's working memory.
         """
         if self._engine is None:
             raise BackendError(f'{self.role} is closed')
@@ -458,17 +456,17 @@ class Engine:
             raise MemoryError(f'no context for {self.role}: {self.runtime.logger.reason()}')
         context = EngineCall(self, opened, buffers, copies, passes)
         if self._config is not None:
-            # The first is 0 where it fails; the second suffices for all shapes.
+            # The first size is 0 if the call fails; the second suffices for all shapes.
             context.give_memory(opened.update_device_memory_size_for_shapes()
                                 or self._engine.device_memory_size_v2)
         return context
 
     def close(self) -> None:
-        """Release the engine; its contexts were closed before."""
+        """Release the engine; its contexts must be closed before."""
         self._engine = self._config = None
 
     def require(self, is_done: bool, what: str) -> None:
-        """Raise what TensorRT said when it did not do something."""
+        """Raise an error with TensorRT's logged reason if a step was not done."""
         if is_done:
             return
         reason = self.runtime.logger.reason()
@@ -477,7 +475,7 @@ class Engine:
         raise BackendError(f'{self.role} {what} ({reason})')
 
     def _new_config(self, engine: tensorrt.ICudaEngine) -> tensorrt.IRuntimeConfig:
-        """Return how contexts of TensorRT-RTX work: kernels at once, memory from outside."""
+        """Return the configuration of RTX contexts: eager kernels, memory from outside."""
         module, config = self.runtime.trt.module, engine.create_runtime_config()
         config.dynamic_shapes_kernel_specialization_strategy = (
             module.DynamicShapesKernelSpecializationStrategy.EAGER)
@@ -488,10 +486,9 @@ class Engine:
 
 class EngineCall:
     """
-    An execution context and the copies after it; replayed once they were recorded.
+    An execution context and the copies after it; replayed as a CUDA graph once recorded.
 
-    Shapes and addresses are set once, when `Engine.context` makes it.
-
+    Shapes and addresses are set only once, in the constructor.
     """
 
     def __init__(
@@ -500,7 +497,7 @@ class EngineCall:
     ) -> None:
         self._engine, self._memory, self._passes = engine, engine.memory, passes
         self._opened: tensorrt.IExecutionContext | None = opened
-        self._buffers = dict(buffers)  # kept: TensorRT knows their addresses only
+        self._buffers = dict(buffers)  # kept alive, since TensorRT stores only addresses
         self._copies = tuple(copies)
         self._scratch: CudaBuffer | None = None
         self._replay: Replay | None = None
@@ -514,23 +511,23 @@ class EngineCall:
         engine.require(not unknown, f'does not know the shapes of {sorted(unknown)}')
 
     def give_memory(self, size: int) -> None:
-        """Give it the memory that it works in, where it allocates none."""
+        """Allocate the working memory of a context that does not allocate its own."""
         self._scratch = self._memory.empty((max(size, 1),), np.uint8)
         self._context.set_device_memory(self._scratch.address, size)
 
     def enqueue(self) -> None:
-        """Enqueue on the memory's stream."""
+        """Enqueue the context and its copies on the memory's stream."""
         (self._replay or self._enqueue)()
 
     def record(self) -> None:
-        """Record what is enqueued as a CUDA graph; it must have run once."""
+        """Record the enqueued work as a CUDA graph; it must have run once before."""
         is_capturable = getattr(self._context, 'is_stream_capturable', None)  # TensorRT-RTX only
         if is_capturable is not None and not is_capturable(self._memory.stream):
             raise BackendError(f'{self._engine.role} cannot be recorded on a stream')
         self._replay = self._memory.capture(self._enqueue)
 
     def close(self) -> None:
-        """Release the context, what was recorded of it, and its hold on buffers."""
+        """Release the context, its recorded graph, and its references to buffers."""
         self._replay = self._opened = self._scratch = None
         self._buffers, self._copies = {}, ()
 
@@ -551,7 +548,7 @@ class EngineCall:
         dtype: np.dtype[Any],
     ) -> None:
         engine = self._engine
-        is_open = -1 in shape  # in its first axis, the passes
+        is_open = -1 in shape  # the first axis, of the passes, has any length
         if buffer.shape[is_open:] != shape[is_open:] or buffer.dtype != dtype \
                 or (is_open and buffer.shape[0] < self._passes):
             raise BackendError(
@@ -584,7 +581,7 @@ class Runtime:
 
     def __init__(self, trt: TensorRt) -> None:
         self.trt, self.logger = trt, trt.logger()
-        # TensorRT may give None for whatever it makes, which its own signatures do not say.
+        # TensorRT's factories may return None, although their signatures do not say so.
         self._runtime: tensorrt.Runtime | None = trt.module.Runtime(self.logger)
         if self._runtime is None:
             raise BackendError(f'TensorRT {trt.version} does not start ({self.logger.reason()})')
