@@ -2,9 +2,8 @@
 """
 Results of the self-check, in the folder of the engines.
 
-A model and a precision that failed on this machine are not opened again until they pass. A result
-is valid for these graphs, this version of the runtime, this precision and this device only.
-
+A model in a precision that failed on this machine is not opened again until it passes. A result is
+valid only for its graphs, version of the runtime, precision and device.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.errors import BackendUnavailableError
 
 RECORD_FILE = 'self_check.json'
-# What only says how far the maps lie from those in float32. A network in bf16 is another one: it
-# may fail these, and be calibrated as what it is.
+# Checks of the difference from the maps in float32. A bf16 network may fail them, since its own
+# calibration takes the difference into account.
 DIFFERENCES = ('label_share', 'vote_share', 'mean', 'quantile', 'largest', 'score')
 ROUGH = 'bf16'
-# Of the processor: bf16 there is opened with a warning.
+# Backends of the CPU, which open bf16 with a warning.
 _PROCESSOR = ('openvino', 'onnxruntime')
 _log = logging.getLogger(__name__)
 _is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
@@ -38,11 +37,11 @@ _is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
 
 @dataclass(frozen=True)
 class SelfCheckKey:
-    """What a result is valid for."""
+    """The configuration for which a result is valid."""
 
-    graphs: str  # Digest over the files of the bundle.
+    graphs: str  # Digest of the bundle's files.
     backend: str
-    version: str  # Of its runtime.
+    version: str  # Version of its runtime.
     precision: str  # One of `core.model_card.PRECISIONS`.
     device: str = ''  # Name of the GPU; empty for a backend of the CPU.
 
@@ -57,7 +56,7 @@ class SelfCheckKey:
 
     @property
     def text(self) -> str:
-        """Return the key in the file."""
+        """Return the key as text, as stored in the file."""
         return ' '.join((self.graphs, self.backend, self.version, self.precision,
                          self.device.replace(' ', '_'))).rstrip()
 
@@ -74,13 +73,12 @@ class SelfCheckRecord:
 
 def key_of(card: ModelCard, backend: Backend, precision: str) -> SelfCheckKey:
     """
-    Make the key of a backend that is open for a card, in a precision.
+    Return the key of an open backend for a card and a precision.
 
-    Its attributes `version` and `device_name` say what it runs on, where it has them; the version
-    is else that of the module of its name, or empty.
-
+    It uses the backend's attributes `version` and `device_name` if present. The version is
+    otherwise that of the module of the backend's name, or empty.
     """
-    # An open backend has imported it.
+    # An open backend has imported its module.
     module = sys.modules.get(backend.name)
     version = getattr(backend, 'version', None) or getattr(module, '__version__', '')
     device = str(getattr(backend, 'device_name', ''))
@@ -97,7 +95,7 @@ def read_record(key: SelfCheckKey, folder: Path | None = None) -> SelfCheckRecor
 
 
 def write_record(record: SelfCheckRecord, folder: Path | None = None) -> Path:
-    """Write a result in place of an older one of the same key; return the file's path."""
+    """Write a result, replacing an older one of the same key; return the file's path."""
     cache = EngineCache(folder)
     path = cache.folder / RECORD_FILE
     with cache.lock('self_check'):
@@ -109,7 +107,7 @@ def write_record(record: SelfCheckRecord, folder: Path | None = None) -> Path:
 
 
 def require_not_failed(key: SelfCheckKey, folder: Path | None = None) -> None:
-    """Refuse, with BackendUnavailableError, what failed its check here; never in `checking`."""
+    """Raise BackendUnavailableError if the self-check of a key failed, except in `checking`."""
     record = None if _is_checking.get() else read_record(key, folder)
     if record is not None and not record.is_passed:
         raise BackendUnavailableError(
@@ -122,10 +120,10 @@ def require_not_failed(key: SelfCheckKey, folder: Path | None = None) -> None:
 
 def warn_of_rough(card: ModelCard, backend: Backend, precision: str) -> None:
     """
-    Say what the self-check found of a backend that computes in bf16 on a processor.
+    Warn if a CPU backend in bf16 failed its self-check, or has none; silent in `checking`.
 
-    Raises BackendUnavailableError if it found more than differences from float32, as values that
-    are not finite or change from run to run. Never inside `checking`.
+    Raises BackendUnavailableError if it failed more than the comparisons with float32, such as the
+    checks for finite and repeatable values.
     """
     if precision != ROUGH or backend.name not in _PROCESSOR or _is_checking.get():
         return
@@ -146,14 +144,14 @@ def warn_of_rough(card: ModelCard, backend: Backend, precision: str) -> None:
 
 
 def unchecked(name: str, precision: str) -> str:
-    """Return what to say of a model in a precision that was never checked on this machine."""
+    """Return the warning for a model in a precision that was never checked on this machine."""
     return (f'{name!r} was never checked in {precision} on this machine, where its masks may '
             'differ from those in float32: run uncertainty_seg self-check before you rely on it')
 
 
 @contextmanager
 def checking() -> Iterator[None]:
-    """Allow everything to be opened: what failed must be opened to be checked again."""
+    """Allow backends that failed to be opened, so that they can be checked again."""
     token = _is_checking.set(True)
     try:
         yield
@@ -162,7 +160,7 @@ def checking() -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return a JSON file of the folder; nothing where it is missing or damaged, which is said."""
+    """Return a JSON file's content; empty if it is missing, or damaged, which is logged."""
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Open the pipeline of a bundle: what `uncertainty_seg.open_pipeline` and the verbs start from.
+Open the pipeline of a bundle: the entry point of `uncertainty_seg.open_pipeline` and the verbs.
 
-It joins what the rooms below may not join: bundles on disk, a runtime, and the pipeline.
-
+It combines bundles on disk, a runtime and the pipeline, which lower packages must not import
+together.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ def open_pipeline(
     settings : Settings, optional
         Backend, T, seed, gate and so on; the node's defaults if omitted.
     temperature : float, optional
-        Divides the logits, in place of the calibration's temperature; 1 opens a bundle that is
-        not calibrated. There is no gate then, and the flag is always false; the setting
+        Divides the logits, in place of the calibration's temperature; 1 opens a bundle without a
+        calibration. The pipeline then has no gate, and the flag is always false. The setting
         ``uncalibrated='run'`` does the same, in every verb.
     all_scores : bool, optional
         Compute every score, not only those of the gate and the usual six.
     **parameters
-        Single settings by their names, such as ``passes=20``; they replace those of `settings`.
-        Names with a dot are given as ``**{'gate.alpha': 0.1}``.
+        Single settings by name, such as ``passes=20``; they replace those of `settings`. Pass
+        names that contain a dot as ``**{'gate.alpha': 0.1}``.
 
     Returns
     -------
     Pipeline
-        A context manager, closed at the end of its block; else by ``close()``.
+        A context manager, closed at the end of its block or by ``close()``.
 
     Raises
     ------
     UncertaintySegError
-        If bundle, runtime and settings do not fit together; nothing stays open.
+        If bundle, runtime and settings do not fit together; nothing stays open then.
 
     """
     settings = checked_settings(settings, **parameters)
@@ -83,10 +83,10 @@ def open_pipeline(
 
 def offline_settings(bundle: ModelBundle, settings: Settings) -> Settings:
     """
-    Return settings under which a bundle runs offline even if nobody has calibrated it.
+    Return settings under which a bundle runs offline even without a calibration.
 
-    Nothing is steered by what the verbs write, so a new network may rank frames at once; a
-    warning says that there is no promise.
+    No vehicle acts on the results of the verbs, so they may rank frames by an uncalibrated
+    network; a warning says that no frame is confident.
     """
     if bundle.calibration is not None or settings.uncalibrated == RUN_UNCALIBRATED:
         return settings
@@ -100,10 +100,9 @@ def as_bundle(
     trusted_keys: Sequence[str] = (),
 ) -> ModelBundle:
     """
-    Return a bundle, read from disk if it is a name or a path; see `load_bundle`.
+    Return a bundle, read from disk if given as a name or a path; see `load_bundle`.
 
-    With trusted keys its folder is read again: who signed it is not known of a loaded one.
-
+    With trusted keys its folder is read again, since a loaded bundle does not record its signer.
     """
     if isinstance(model, ModelBundle):
         if trusted_keys:
@@ -114,7 +113,7 @@ def as_bundle(
 
 def checked_settings(settings: Settings | None = None, **parameters: object) -> Settings:
     """
-    Return settings whose every value is in range.
+    Return settings with `parameters` replaced and every value checked.
 
     Raises
     ------

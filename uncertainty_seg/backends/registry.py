@@ -4,7 +4,6 @@ Open a backend by its name, or the best one that works on this machine.
 
 Each runtime is imported by the function that opens it, so that a machine needs only the runtime
 that it uses.
-
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineM
 
 AUTO = 'auto'
 AUTO_ORDER = ('tensorrt', 'openvino', 'onnxruntime')
-# Where it was measured to be the better choice; by name it may be chosen anywhere.
+# Machines on which 'auto' may choose a backend, because it was measured to be faster there.
 _AUTO_MACHINES = {'openvino': ('x86_64', 'AMD64')}
 _log = logging.getLogger(__name__)
 
@@ -57,13 +56,13 @@ OPENERS: dict[str, Callable[[ModelBundle, Settings], Backend]] = {
 
 def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     """
-    Open a backend, a key of `OPENERS` or 'auto' for the best here; the caller closes it.
+    Open a backend, a key of `OPENERS` or 'auto' for the best one; the caller closes it.
 
-    Raises ConfigError if there is none of that name; BackendUnavailableError if its runtime is not
-    installed or does not compute in that precision, with 'auto' if that is so for all;
-    ModelBundleError if the graphs do not fit the card. EngineMissingError if there is a GPU whose
-    engine has not been built; with 'auto' too, so that a vehicle does not run on its processor
-    because one command was not run.
+    Raises ConfigError for an unknown name; BackendUnavailableError if its runtime is not installed
+    or does not compute in that precision (with 'auto', if that holds for all backends);
+    ModelBundleError if the graphs do not fit the card; EngineMissingError if a GPU is present and
+    its engine has not been built. The last also holds for 'auto', so that a vehicle does not fall
+    back to its CPU because one command was forgotten.
     """
     if name == AUTO:
         return _with_its_check(_open_best(bundle, settings), bundle, settings)
@@ -73,7 +72,7 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
 
 
 def _with_its_check(backend: Backend, bundle: ModelBundle, settings: Settings) -> Backend:
-    """Say what the self-check found where that matters; a backend that is refused is closed."""
+    """Warn of a poor self-check; close the backend and raise if the self-check forbids it."""
     from uncertainty_seg.backends.check_record import warn_of_rough
 
     precision = precision_of(bundle.card, settings.precision)
@@ -90,12 +89,12 @@ def open_pipeline(
     temperature: float | None = None, all_scores: bool = False,
 ) -> Pipeline:
     """
-    Open the backend of the settings, prove the masks on it, and warm it up.
+    Open the backend of the settings, check that its passes use the masks, and warm it up.
 
-    The pipeline is ready for the first frame, and closed by the caller; `ignore`, `temperature`
-    and `all_scores` are as `Pipeline` takes them. A number of threads in the settings bounds those
-    of OpenCV too, which are the whole process's. Raises UncertaintySegError if bundle, backend and
-    settings do not fit; nothing stays open.
+    The pipeline is ready for the first frame, and the caller closes it; `ignore`, `temperature`
+    and `all_scores` are those of `Pipeline`. A number of threads in the settings also limits
+    OpenCV's threads in the whole process. Raises UncertaintySegError if bundle, backend and
+    settings do not fit; nothing stays open then.
     """
     if temperature is None and bundle.calibration is not None:
         require_rounding(settings.backend, bundle, settings)
@@ -143,9 +142,9 @@ def _require_machine(name: str) -> None:
 
 def require_rounding(name: str, bundle: ModelBundle, settings: Settings) -> None:
     """
-    Refuse what computes float32 where a graph says float16: limits in fp16 are not for it.
+    Raise BackendUnavailableError for a backend that computes a float16 graph in float32.
 
-    Raises BackendUnavailableError. A bundle that is opened without its limits may run there.
+    Thresholds calibrated in fp16 do not hold there. A bundle opened without thresholds may run.
     """
     if name == 'openvino' and precision_of(bundle.card, settings.precision) == 'fp16':
         raise BackendUnavailableError(

@@ -1,13 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What every runtime offers, and what it requires of a bundle's graphs, an image and its masks.
+The interface of every runtime, and the checks of a bundle's graphs, an image and its masks.
 
 Each runtime's file has the same methods in the same order: opening, `run`, `timings_ms`, `close`.
 The graphs' inputs and outputs are read from the files and not from a runtime, so that every
-backend refuses the same bundles with the same sentences. What the nodes compute is not checked.
+backend rejects the same bundles with the same messages. The nodes themselves are not checked.
 
-How many passes run at once, on how many threads, and what memory they take is decided here too.
-
+This module also decides how many passes run at once, on how many threads and in how much memory.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from uncertainty_seg.storage.onnx_nodes import every_tensor
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
-    """A bundle that is open in a runtime; a context manager that closes it."""
+    """A bundle opened in a runtime; a context manager that closes it."""
 
     name: str  # a key of `registry.OPENERS`
     _timings_ms: Mapping[str, float] = {}
@@ -42,14 +41,14 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
     @abc.abstractmethod
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> PassSums:
         """
-        Run T passes of one image, and return their sums at the grid.
+        Run T passes of one image, and return their sums on the logits' grid.
 
         The image is uint8 (h, w, 3) in the card's size and colour order. `masks` has an array, or
-        `LazyRows`, float32 (T, *site.shape), for each dropout site; it is not changed once it was
-        given: a runtime may keep the masks of the same object where they are. The logits are
-        divided by `temperature`; sums are NaN where one was NaN or infinite. Raises ShapeError if
-        image or masks do not fit the card, BackendError if the runtime or the device fails, or the
-        backend is closed.
+        `LazyRows`, float32 (T, *site.shape), for each dropout site. The caller must not modify it
+        afterwards, since a runtime may reuse the masks of the same object on the device. The
+        logits are divided by `temperature`; sums are NaN where a logit is NaN or infinite. Raises
+        ShapeError if image or masks do not fit the card, BackendError if the runtime or the device
+        fails, or the backend is closed.
         """
 
     @property
@@ -67,11 +66,11 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
 
 def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
     """
-    Return T, which all masks agree on; refuse what the network was not made for.
+    Return the common T of all masks, after checking image and masks against the card.
 
     The fitted image is uint8 (h, w, 3); masks are float32 (T, *site.shape), one for each dropout
     site of the card and none for a single pass. Raises ShapeError if the image has another size or
-    dtype, a mask is missing or unknown, or they disagree about T.
+    dtype, a mask is missing or unknown, or masks have different T.
     """
     require_shape('image', image, (card.input.height, card.input.width, 3), np.uint8)
     wanted = {site.name: site.shape for site in card.dropout_sites}
@@ -90,8 +89,8 @@ def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
 # Graphs.
 
 IMAGE = 'image'
-# Of passes.onnx, as `compiler.head_graphs` names them, which `backends` may not import; a test
-# compares both.
+# Tensor names of passes.onnx. They repeat those of `compiler.head_graphs`, which `backends` must
+# not import; a test compares them.
 INV_TEMPERATURE = 'inv_temperature'
 SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
 SUM_LOGITS = 'sum_logits'
@@ -105,11 +104,11 @@ _Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
 class GraphNames:
     """Names of the tensors that go from trunk to passes, in the order of the files."""
 
-    # Outputs of the trunk that the passes take.
+    # Outputs of the trunk that are inputs of the passes.
     frontier: tuple[str, ...]
-    # Inputs of passes.onnx: frontier, masks, temperature, and the image if it needs it.
+    # Inputs of passes.onnx: frontier, masks, temperature, and the image if needed.
     inputs: tuple[str, ...]
-    # The output of features that the passes do not take; empty if the card has none.
+    # The trunk's output of features, which the passes do not read; empty if the card has none.
     features: tuple[str, ...] = ()
 
     @property
@@ -120,7 +119,7 @@ class GraphNames:
 
 def require_graphs(bundle: ModelBundle) -> GraphNames:
     """
-    Return what to pass from trunk to passes; refuse graphs that are not those of the card.
+    Return the tensors to pass from trunk to passes, after checking the graphs against the card.
 
     Raises ModelBundleError, which names the first tensor that is missing, unknown, or of another
     type or shape.
@@ -153,9 +152,9 @@ def added_sums(
     chunks: Iterable[Mapping[str, NDArray[np.float32]]], passes: int, temperature: float
 ) -> PassSums:
     """
-    Add the sums of several chunks of passes, each by the names of `SUMS`, in their order.
+    Add the sums of several chunks of passes, each keyed by the names in `SUMS`, in their order.
 
-    The arrays of the first chunk are written to; `temperature` is what the passes were run at.
+    The arrays of the first chunk are modified; `temperature` is that of the passes.
     """
     found: dict[str, NDArray[np.float32]] = {}
     for chunk in chunks:
@@ -168,7 +167,7 @@ def added_sums(
                     found[SUM_LOGITS], temperature)
 
 
-# Operators that give what they were given, or a part of it, so that nothing is left to round.
+# Operators whose results are exact in float16 if their inputs are, so that nothing is rounded.
 _EXACT = frozenset({
     'Abs', 'Clip', 'Concat', 'DepthToSpace', 'Expand', 'Flatten', 'Gather', 'GatherElements',
     'Identity', 'Max', 'MaxPool', 'Min', 'Neg', 'Pad', 'Relu', 'Reshape', 'Slice', 'SpaceToDepth',
@@ -178,13 +177,12 @@ _EXACT = frozenset({
 
 def rounding_half(content: bytes) -> bytes:
     """
-    Return a graph of float16 as one of float32 that rounds as float16 does.
+    Convert a float16 graph to one that computes in float32 and rounds as float16 does.
 
-    A processor has no kernels for float16: its runtime computes in float32, and leaves out the
-    rounding between operators. Here every result that the graph says is float16 goes through
-    float16, weights are widened, and only the sums inside an operator are float32, as in the
-    hardware of a GPU. Values beyond 65504 become infinite. A graph without float16 is not changed.
-
+    A CPU has no float16 kernels: its runtime computes in float32 and omits the rounding between
+    operators. In the converted graph, every result that was float16 is rounded to float16, weights
+    are widened, and only the sums inside an operator are float32, as in GPU hardware. Values
+    beyond 65504 become infinite. A graph without float16 computes the same as before.
     """
     import onnx
 
@@ -224,12 +222,12 @@ def read_graph(path: Path) -> Any:
 
     try:
         return onnx.load(str(path), load_external_data=False).graph
-    except Exception as err:  # protobuf's own error class has moved between versions
+    except Exception as err:  # protobuf's error class has moved between versions
         raise ModelBundleError(f'{path} is no ONNX file ({err})', fix=COMPILE) from err
 
 
 def input_tensors(graph: Any) -> _Tensors:
-    """Return type and shape of each input that is no weight; old files list weights too."""
+    """Return type and shape of each input except weights, which old files list as inputs too."""
     weights = {weight.name for weight in graph.initializer}
     return _tensors(info for info in graph.input if info.name not in weights)
 
@@ -263,18 +261,17 @@ def _require_tensors(what: str, found: _Tensors, wanted: _Tensors) -> None:
 # Threads, passes at once, memory.
 
 _CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
-# Beyond this many passes a call the fixed cost of a call no longer shows: T = 100 of `pipeline`
-# took 40.2 ms in chunks of 20, 38.4 in chunks of 25 and 38.5 in chunks of 50.
+# With more passes per call, the fixed cost of a call is negligible: T = 100 of `pipeline` took
+# 40.2 ms in chunks of 20, 38.4 ms in chunks of 25 and 38.5 ms in chunks of 50.
 MAX_CHUNK = 25
 MEGABYTE = 2**20
 
 
 def usable_threads(wanted: int) -> int:
     """
-    Return the threads asked for, or with 0 as many as this process may use.
+    Return the wanted number of threads, or for 0 the number that this process may use.
 
-    That is the number of cores in its affinity, or fewer where a container grants less.
-
+    That is the number of cores in its affinity, or fewer if a container's CPU quota is lower.
     """
     if wanted > 0:
         return wanted
@@ -282,17 +279,17 @@ def usable_threads(wanted: int) -> int:
     try:
         quota, period = _CPU_QUOTA_FILE.read_text().split()
         granted = math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # no cgroup, or 'max': nothing is held back
+    except (OSError, ValueError):  # no cgroup, or 'max': no quota
         granted = cores
     return max(1, min(cores, granted))
 
 
 def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int) -> int:
     """
-    Return how many of T = `total` passes run at once, in chunks of nearly the same size.
+    Return the number of passes per chunk for T = `total`, in chunks of nearly equal size.
 
-    One more pass in a chunk takes `bytes_a_pass`. A chunk has at least one pass, and at most
-    `MAX_CHUNK`, whatever the budget.
+    Each pass in a chunk takes `bytes_a_pass` of the budget in MB. A chunk has at least one pass
+    and at most `MAX_CHUNK`, whatever the budget.
     """
     fitting = budget_mb * MEGABYTE // max(bytes_a_pass, 1)
     limit = max(1, min(total, fitting, MAX_CHUNK))
@@ -301,21 +298,21 @@ def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int) -> int:
 
 def bytes_a_pass(passes: bytes) -> int:
     """
-    Estimate how much memory one more pass takes in a passes.onnx, in bytes.
+    Estimate how many bytes of memory one more pass takes in a passes.onnx.
 
-    That is by how much the largest sum of tensors that live at the same time grows, if nodes run
-    in the order of the file and nothing is fused: an upper bound of what a runtime needs.
+    It is the growth of the largest total of tensors alive at the same time, if nodes run in the
+    order of the file and nothing is fused: an upper bound for a runtime.
     """
     import onnx
 
     model = onnx.load_model_from_string(passes)
-    # Many passes, so that tensors without a pass axis do not decide where the peak is.
+    # With many passes, tensors without a pass axis do not determine where the peak is.
     growth = _peak_bytes(model, 2 * MAX_CHUNK) - _peak_bytes(model, MAX_CHUNK)
     return max(math.ceil(growth / MAX_CHUNK), 1)
 
 
 def _peak_bytes(model: Any, passes: int) -> int:
-    """Return the largest total of live tensors in bytes, with T fixed."""
+    """Return the largest total size of live tensors in bytes, with T fixed."""
     sizes = _tensor_bytes(model, passes)
     nodes = model.graph.node
     last_use = {name: index for index, node in enumerate(nodes) for name in node.input}
@@ -343,7 +340,7 @@ def _tensor_bytes(model: Any, passes: int) -> dict[str, int]:
 
 
 def tensor_shapes(model: Any, passes: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each input, output and tensor between, with T fixed."""
+    """Return the shape of each input, output and intermediate tensor, with T fixed."""
     return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
             for info in _with_passes(model, passes)}
 
@@ -354,7 +351,7 @@ def _with_passes(model: Any, passes: int) -> list[Any]:
 
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    del fixed.graph.value_info[:]  # they would hold the symbolic axis
+    del fixed.graph.value_info[:]  # its shapes have the symbolic axis
     for info in [*fixed.graph.input, *fixed.graph.output]:
         for dim in info.type.tensor_type.shape.dim:
             if dim.dim_param:

@@ -3,7 +3,6 @@
 ONNX Runtime on the CPU.
 
 The file is not called onnxruntime, because it would hide the package of that name.
-
 """
 
 from __future__ import annotations
@@ -28,19 +27,18 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
-# Releases that do not know the option spin as long as they like.
+# Releases without this option spin for their own default time.
 SPIN_US = 20
 _log = logging.getLogger(__name__)
 
 
 class OnnxRuntimeBackend(StreamingBackend):
     """
-    Run a bundle's two graphs with ONNX Runtime; parameters and errors as its base.
+    Run a bundle's two graphs with ONNX Runtime; parameters and errors are those of its base.
 
-    An int8 trunk runs as it is. Graphs of fp16 are simulated: computed in float32, each result
-    rounded as the graph says, so that a calibration holds for a device that computes in fp16.
-    Nothing is computed in bf16.
-
+    An int8 trunk runs in int8. fp16 graphs are simulated: computed in float32 with each result
+    rounded to fp16, so that a calibration holds for a device that computes in fp16. bf16 is not
+    supported.
     """
 
     name = 'onnxruntime'
@@ -70,14 +68,14 @@ class OnnxRuntimeBackend(StreamingBackend):
         # Spinning between operators avoids waking the threads (trunk 14 -> 11 ms on two cores);
         # after the last operator it would keep the cores from the rest of the frame.
         options.add_session_config_entry('session.force_spinning_stop', '1')
-        # For as long as operators are apart and no longer: where other programs want the cores,
-        # threads that spin for a millisecond keep each other from the work that they wait for.
+        # Spin only as long as the gap between operators: if other programs use the cores, threads
+        # that spin for a millisecond delay the very work that they wait for.
         options.add_session_config_entry('session.intra_op.spin_duration_us', str(SPIN_US))
         try:
             return self._ort.InferenceSession(
                 rounding_half(content) if self.precision == 'fp16' else content, options,
                 providers=['CPUExecutionProvider'])
-        except Exception as err:  # as in run
+        except Exception as err:  # ONNX Runtime's errors have no narrower base class
             raise ModelBundleError(f'onnxruntime cannot open {path} ({err})', fix=COMPILE) from err
 
     def _run_trunk(self, batch: ImageU8) -> None:

@@ -2,16 +2,15 @@
 """
 OpenVINO on the CPU, the fastest of the runtimes on x86.
 
-By itself it computes in bf16 on processors that have it, so the precision is always set
+By default it computes in bf16 on processors that support it, so the precision is always set
 explicitly. A graph for a fixed number of passes takes a quarter less time and half the memory of
-one that takes any number, so one is compiled for each chunk size. Nothing is written to disk or
-sent: `import openvino` does both unless it is prevented.
+one for any number, so one is compiled for each chunk size. `import openvino` would write to disk
+and send telemetry; this module prevents both.
 
-OpenVINO is given the same functions in a form that it computes faster. A 3x3 convolution behind a
-nearest upsampling by two sums weights that meet the same pixel, so one transposed convolution of
-the small image, with 4x4 weights and stride 2, gives the same result with 4/9 of the products.
-This is done here and not by the compiler, because ONNX Runtime gets slower by it.
-
+Some operations are rewritten to a form that OpenVINO computes faster. A 3x3 convolution after a
+nearest upsampling by two multiplies the same pixel by several weights. One transposed convolution
+of the small image, with 4x4 weights and stride 2, gives the same result with 4/9 of the products.
+This is done here and not by the compiler, because it makes ONNX Runtime slower.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from uncertainty_seg.errors import BackendUnavailableError, install_command, Mod
 
 _DEVICE = 'CPU'
 _TELEMETRY = 'openvino_telemetry'
-# For the frames, a last chunk that is smaller, and the two passes that check the masks first.
+# Compiled sizes to keep: full chunks, a smaller last chunk, and the two passes of the mask check.
 _MOST_SIZES = 3
-# With fewer channels the processor's vectors are mostly empty either way.
+# With fewer channels, SIMD registers are mostly empty with and without the rewriting.
 _FEWEST_CHANNELS = 8
-# Ways to say that the output pixels 2i and 2i+1 are the input pixel i.
+# Interpolation modes in which the output pixels 2i and 2i+1 are the input pixel i.
 _REPEATS = {
     ('asymmetric', 'floor'), ('half_pixel', 'round_prefer_floor'),
     ('half_pixel', 'round_prefer_ceil'), ('pytorch_half_pixel', 'round_prefer_floor'),
@@ -51,11 +50,10 @@ _log = logging.getLogger(__name__)
 
 class OpenVinoBackend(StreamingBackend):
     """
-    Run a bundle's two graphs with OpenVINO; parameters and errors as its base.
+    Run a bundle's two graphs with OpenVINO; parameters and errors are those of its base.
 
-    Everything is computed in float32 unless the precision is bf16. Graphs of fp16 are read as they
-    are and computed in float32; an int8 trunk runs in int8 where it is quantised.
-
+    Everything is computed in float32 unless the precision is bf16, including fp16 graphs; an int8
+    trunk runs in int8 where it is quantised.
     """
 
     name = 'openvino'
@@ -65,7 +63,7 @@ class OpenVinoBackend(StreamingBackend):
         self._ov: Any = import_openvino()
         self._core: Any = core_of_process()
         if not has_bf16(self._core):
-            # Otherwise it would compute in float32, for which no bf16 calibration is valid.
+            # OpenVINO would compute in float32, for which no bf16 calibration is valid.
             self.refused = {**self.refused,
                             'bf16': 'this processor has no bf16: set precision to fp32'}
 
@@ -111,7 +109,7 @@ class OpenVinoBackend(StreamingBackend):
         return np.array(self._trunk_call.get_tensor(name).data)
 
     def _call(self, passes: int) -> Any:
-        """Return the call for a number of passes; compile it when first needed."""
+        """Return the infer request for a number of passes; compile it when first needed."""
         if passes not in self._calls:
             while len(self._calls) >= _MOST_SIZES:
                 del self._calls[next(iter(self._calls))]
@@ -123,7 +121,7 @@ class OpenVinoBackend(StreamingBackend):
         return self._calls[passes]
 
     def _shared(self, values: NDArray[Any]) -> Any:
-        """Return a tensor on the memory of an array, which it keeps alive."""
+        """Return a tensor that shares the memory of an array and keeps it alive."""
         return self._ov.Tensor(values, shared_memory=True)
 
     def _free(self) -> None:
@@ -132,7 +130,7 @@ class OpenVinoBackend(StreamingBackend):
 
 
 def import_openvino() -> Any:
-    """Return the package, without its report of having been imported."""
+    """Import openvino without its telemetry."""
     try:
         with _no_telemetry():
             import openvino
@@ -147,34 +145,35 @@ def import_openvino() -> Any:
 @functools.cache
 def core_of_process() -> Any:
     """
-    Return the one Core of this process, which is never closed.
+    Return the only Core of this process, which is never closed.
 
-    Its processor plugin gives the thread that compiles the first model another stack for signal
-    handlers, and when it is closed gives back the one that it found. Of two that are closed in the
-    order in which they were opened, that is the stack of the first, which is gone: the next signal
-    that Python hears, such as Ctrl-C, ends the process by SIGSEGV (seen with OpenVINO 2026).
+    Its CPU plugin gives the thread that compiles the first model a new stack for signal handlers,
+    and restores the previous stack when it is closed. If two Cores are closed in the order in
+    which they were opened, the second restores the stack of the first, which no longer exists. The
+    next signal that Python handles, such as Ctrl-C, then ends the process by SIGSEGV (seen with
+    OpenVINO 2026).
     """
     return import_openvino().Core()
 
 
 def cpu_options(precision: str, threads: int) -> dict[str, Any]:
-    """Return the options that a graph is compiled with."""
+    """Return the options for compiling a graph."""
     return {
         'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bf16' else 'f32',
         'INFERENCE_NUM_THREADS': threads, 'NUM_STREAMS': 1, 'PERFORMANCE_HINT': 'LATENCY',
-        # Two processes that pin their threads take the same cores.
+        # Two processes that pin their threads would use the same cores.
         'ENABLE_CPU_PINNING': False,
     }
 
 
 def has_bf16(core: Any) -> bool:
-    """Say whether this processor computes in bf16."""
+    """Return whether this processor computes in bf16."""
     return 'BF16' in core.get_property(_DEVICE, 'OPTIMIZATION_CAPABILITIES')
 
 
 @contextlib.contextmanager
 def _no_telemetry() -> Iterator[None]:
-    """Hide the package that writes to the home folder and reports the import."""
+    """Hide the telemetry package, which writes to the home folder and reports the import."""
     loaded = sys.modules.pop(_TELEMETRY, None)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
@@ -187,19 +186,18 @@ def _no_telemetry() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name the file of a graph that the runtime refuses."""
+    """Convert errors of OpenVINO to ModelBundleError with the file's name."""
     try:
         yield
-    except Exception as err:  # the runtime's own errors derive from nothing narrower
+    except Exception as err:  # OpenVINO's errors have no narrower base class
         raise ModelBundleError(f'openvino cannot open {path} ({err})', fix=COMPILE) from err
 
 
 def transpose_upsampled(openvino: Any, model: Any) -> int:
     """
-    Rewrite every 3x3 convolution behind a nearest upsampling by two, in place.
+    Rewrite every 3x3 convolution after a nearest upsampling by two, in place.
 
-    Returns the number of convolutions rewritten. The model gives the same result to rounding.
-
+    Returns the number of rewritten convolutions. The result is the same up to rounding.
     """
     _fold_constants(openvino, model)
     count = 0
@@ -209,7 +207,7 @@ def transpose_upsampled(openvino: Any, model: Any) -> int:
         upsampling, weights = (conv.input_value(i).get_node() for i in (0, 1))
         if not _is_doubling(upsampling) or weights.get_type_name() != 'Constant':
             continue
-        # Asked for by name: numpy has no bf16, and bytes of it would come as float16.
+        # float32 must be requested: numpy has no bf16, whose bytes would be read as float16.
         kernel = _kernel(weights.get_data(dtype=np.float32))
         transposed = openvino.opset13.convolution_backprop_data(
             upsampling.input_value(0),
@@ -222,7 +220,7 @@ def transpose_upsampled(openvino: Any, model: Any) -> int:
 
 
 def _fold_constants(openvino: Any, model: Any) -> None:
-    """Compute the weights that are gathered or cast from constants."""
+    """Compute weights that are gathered or cast from constants."""
     manager = openvino.passes.Manager()
     manager.register_pass(openvino.passes.ConstantFolding())
     manager.run_passes(model)
@@ -257,7 +255,7 @@ def _is_doubling(node: Any) -> bool:
 
 
 def _kernel(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum the weights (O, I, 3, 3) that meet the same pixel: (I, O, 4, 4)."""
+    """Sum the weights (O, I, 3, 3) that multiply the same pixel; return (I, O, 4, 4)."""
     outputs, inputs = weights.shape[:2]
     flipped = weights[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
     result = np.zeros((inputs, outputs, 4, 4), np.float32)

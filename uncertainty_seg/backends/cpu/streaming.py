@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the CPU's runtimes share: trunk once, and chunks of passes whose sums are added.
+Common base of the CPU runtimes: run the trunk once, then chunks of passes, and add their sums.
 
-No tensor of all passes exists at any time, so that memory does not grow with T. Each runtime's
-file says how a graph is opened and run; this file imports no runtime.
-
+No tensor of all passes exists at any time, so memory does not grow with T. Each runtime's file
+opens and runs graphs; this file imports no runtime.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class StreamingBackend(Runner):
     be computed in it, ModelBundleError if one cannot be opened or does not fit the card.
     """
 
-    # Precision that the runtime cannot compute in -> what to do instead.
+    # Precision that the runtime does not support -> remedy for the error message.
     refused: Mapping[str, str] = {}
 
     def __init__(self, bundle: ModelBundle, settings: Settings) -> None:
@@ -79,7 +78,7 @@ class StreamingBackend(Runner):
             sums = self._run(np.ascontiguousarray(image)[None], masks, passes, temperature)
         except UncertaintySegError:
             raise
-        except Exception as err:  # the runtime's own errors derive from nothing narrower
+        except Exception as err:  # the runtimes' errors have no narrower base class
             raise BackendError(
                 f'{self.name} failed on {passes} passes of {self._card.name!r} '
                 f'({type(err).__name__}: {err})'
@@ -102,25 +101,25 @@ class StreamingBackend(Runner):
 
     @abc.abstractmethod
     def _run_trunk(self, batch: ImageU8) -> None:
-        """Run the trunk on (1, h, w, 3) and keep its outputs for the passes."""
+        """Run the trunk on an image (1, h, w, 3) and keep its outputs for the passes."""
 
     @abc.abstractmethod
     def _run_passes(
         self, parts: PassInputs, passes: int
     ) -> Mapping[str, NDArray[np.float32]]:
-        """Return the sums over some passes, by the names of `runner.SUMS`, in new arrays."""
+        """Return the sums over some passes, keyed by `runner.SUMS`, in new arrays."""
 
     @abc.abstractmethod
     def _trunk_output(self, name: str) -> NDArray[np.float32]:
-        """Return an output of the trunk of the last image, in an array of its own."""
+        """Return a copy of a trunk output for the last image."""
 
     @abc.abstractmethod
     def _free(self) -> None:
         """Release the graphs."""
 
     def _in_strips(self, content: bytes) -> tuple[bytes, int]:
-        """Return passes.onnx as a processor computes it fastest, and what a pass of it takes."""
-        # In strips more passes fit at once than in the whole, and all at once are fastest.
+        """Return passes.onnx in strips, which CPUs compute faster, and its bytes per pass."""
+        # Strips need less memory, so more passes fit into a chunk; large chunks are fastest.
         size = bytes_a_pass(in_strips(content, self._card.passes))
         chunk = choose_chunk(self._card.passes, size, self._budget_mb)
         return in_strips(content, chunk), size
@@ -139,7 +138,7 @@ class StreamingBackend(Runner):
         self._run_trunk(batch)
         trunk_s = time.perf_counter()
         size, scale = self._chunk(passes), np.array([1 / temperature], np.float32)
-        # Masks of elements are drawn here, for the passes of one chunk only.
+        # Element masks are drawn here, chunk by chunk.
         sums = added_sums((self._run_passes(
             {INV_TEMPERATURE: scale, **{name: np.ascontiguousarray(mask[first:first + size])
                                         for name, mask in masks.items()}},
@@ -151,7 +150,7 @@ class StreamingBackend(Runner):
         return replace(sums, features=self._trunk_output(FEATURE_MAP))
 
     def _chunk(self, passes: int) -> int:
-        """Return how many passes run at once, chosen once for each T."""
+        """Return the number of passes per chunk, chosen once for each T."""
         if passes not in self._chunks:
             found = choose_chunk(passes, self._bytes_a_pass, self._budget_mb)
             self._chunks[passes] = found

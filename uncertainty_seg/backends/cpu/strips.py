@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The sums over the passes in strips of rows, each small enough for a processor's cache.
+Compute the sums over the passes in strips of rows, each small enough for a CPU's cache.
 
-A runtime computes one operator after the other on all passes of all pixels, megabytes that go to
-the memory and come back for each of twenty operators. Where an operator looks at each pixel alone,
-the rows may as well be taken a few at a time: the same sums, on one thread bit by bit in ONNX
-Runtime, in two thirds of the time. The graph in the bundle stays whole, as a GPU wants it.
-
+A runtime computes one operator after another on all passes of all pixels, so megabytes go through
+memory for each of twenty operators. Operators that treat each pixel separately can instead process
+a few rows at a time. The sums are the same (bit-identical on one thread in ONNX Runtime) in two
+thirds of the time. The bundle's graph is not split, since GPUs are faster without strips.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ import numpy as np
 
 from uncertainty_seg.backends.runner import SUM_ENTROPY, SUMS, tensor_shapes
 
-# Of the largest tensor of a strip: a few of them fit into the second cache of a core.
+# Size of the largest tensor of a strip; a few such tensors fit into a core's L2 cache.
 STRIP_BYTES = 2**18
-# Each costs a few microseconds an operator, and a few milliseconds at the start.
+# Each strip costs a few microseconds per operator, and a few milliseconds when opened.
 MOST_STRIPS = 64
-# To cut a larger tensor that comes in from outside costs more than the strips save (DeepLabV3+,
-# 250 MB before its last convolution: 9 %).
+# Splitting a larger input tensor costs more than the strips save (DeepLabV3+ with 250 MB before
+# its last convolution: 9 %).
 MOST_CUT_BYTES = 12 * 2**20
 _ELEMENTWISE = frozenset({
     'Abs', 'Add', 'Cast', 'Clip', 'Div', 'Equal', 'Exp', 'Identity', 'Log', 'Max', 'Min', 'Mul',
@@ -36,11 +35,11 @@ _Shape = tuple[int, ...]
 
 def in_strips(content: bytes, passes: int) -> bytes:
     """
-    Return passes.onnx as a graph that gives the same sums, computed in strips of rows.
+    Return passes.onnx as a graph that computes the same sums in strips of rows.
 
-    `passes` is how many run at once. Operators are taken into the strips from the end, as far as
-    each looks at one pixel, and parts of larger planes; the file as it is where one strip is
-    enough.
+    `passes` is the number of passes per call. The strips contain the last operators of the graph,
+    as far back as each treats pixels separately or slices larger planes. The content is returned
+    unchanged if one strip is enough.
     """
     import onnx
 
@@ -64,7 +63,7 @@ def in_strips(content: bytes, passes: int) -> bytes:
 
 
 class _Rows:
-    """Which tensors of a graph have the rows of the sums, and which operators keep them apart."""
+    """Finds tensors with the rows of the sums, and operators that treat rows separately."""
 
     def __init__(self, model: Any, passes: int) -> None:
         self.shapes: dict[str, _Shape] = tensor_shapes(model, passes)
@@ -74,20 +73,20 @@ class _Rows:
         self.shapes |= {name: tuple(one.dims) for name, one in self.constants.items()}
 
     def end(self, name: str) -> int:
-        """Return how many of the last axes are rows and columns: 2, 1 if they are one, or 0."""
+        """Return how many last axes hold rows and columns: 2, 1 if they are merged, or 0."""
         shape = self.shapes.get(name, ())
         if shape[-2:] == (self.height, self.width):
             return 2
         return int(shape[-1:] == (self.height * self.width,))
 
     def num_bytes(self, name: str) -> int:
-        """Return the size of a tensor of numbers of 32 bits."""
+        """Return the size in bytes of a tensor with 32-bit elements."""
         return 4 * math.prod(self.shapes[name])
 
     def last_nodes(self) -> list[Any]:
-        """Return the operators of the end, in their order, that look at each pixel alone."""
+        """Return the last operators that treat each pixel separately, in their order."""
         found: list[Any] = []
-        # Of every tensor: whether somebody outside needs it as a whole.
+        # Tensors that an operator outside the strips needs as a whole.
         whole: set[str] = set()
         for node in reversed(self._graph.node):
             if not whole.intersection(node.output) and self._is_alone(node):
@@ -115,36 +114,36 @@ class _Rows:
         return kind in _REDUCING and self.end(inputs[0]) == 2 and self._is_before(node)
 
     def _is_broadcast(self, name: str, end: int) -> bool:
-        """Say whether an input of an elementwise operator has the rows, or is the same in all."""
+        """Return whether an elementwise operator's input has the rows, or is equal in all rows."""
         shape = self.shapes.get(name)
         return self.end(name) == end or (
             shape is not None and not self.end(name) and set(shape[-end:]) <= {1})
 
     def _is_before(self, node: Any) -> bool:
-        """Say whether a reduction is along given axes, all of them before rows and columns."""
+        """Return whether a reduction has constant axes, all before rows and columns."""
         axes, rank = self.numbers(node.input[-1]), len(self.shapes[node.input[0]])
         return bool(axes) and all(axis % rank < rank - 2 for axis in axes)
 
     def _target(self, node: Any) -> list[int] | None:
-        """Return the shape that a Reshape is told to make; None if rows or columns are implied."""
+        """Return the target shape of a Reshape; None if rows or columns are implied by -1 or 0."""
         target = self.numbers(node.input[1])
         return target if target and min(target[-self.end(node.output[0]):]) > 0 else None
 
     def _is_part(self, node: Any) -> bool:
-        """Say whether a Slice takes rows and columns that are neighbours in a larger plane."""
+        """Return whether a Slice takes adjacent rows and columns of a larger plane."""
         first, stop, axes, *steps = map(self.numbers, node.input[1:])
         return (not self.end(node.input[0]) and len(first) == 2 and axes == [2, 3]
                 and min(*first, *stop) >= 0 and all(set(one) == {1} for one in steps))
 
     def numbers(self, name: str) -> list[int]:
-        """Return the whole numbers of a constant; none of anything else."""
+        """Return the integers of a constant; an empty list for other tensors."""
         import onnx
 
         one = self.constants.get(name)
         return [] if one is None else [int(v) for v in onnx.numpy_helper.to_array(one).ravel()]
 
     def target_of_strip(self, node: Any, height: int) -> list[int]:
-        """Return the shape that a Reshape has to make of a strip of some rows."""
+        """Return the target shape of a Reshape in a strip of `height` rows."""
         target = self.numbers(node.input[1])
         if self.end(node.output[0]) == 2:
             return [*target[:-2], height, self.width]
@@ -152,20 +151,20 @@ class _Rows:
 
 
 class _Strips:
-    """The operators of the end of a graph, once for each strip, and what joins the sums."""
+    """Writes the last operators of a graph once per strip, and the nodes that join the sums."""
 
     def __init__(
         self, model: Any, rows: _Rows, inside: list[Any], cut: list[str], count: int
     ) -> None:
         self._graph, self._rows, self._inside = model.graph, rows, inside
-        # What goes in: what has the rows and is made before.
+        # Inputs of the strips that have the rows.
         self._cut = cut
         self._own = {name for node in inside for name in node.output} | {*cut}
         self._heights = [rows.height // count + (index < rows.height % count)
                          for index in range(count)]
 
     def nodes(self) -> Iterator[Any]:
-        """Yield the nodes that replace those inside."""
+        """Yield the nodes that replace the operators in `inside`."""
         import onnx
 
         node = onnx.helper.make_node
@@ -177,7 +176,8 @@ class _Strips:
                        axis=len(self._rows.shapes[name]) - end)
         for index, height in enumerate(self._heights):
             yield from self._one(index, height, sum(self._heights[:index]))
-        # All sums of a strip are joined first: a runtime then finishes it before the next one.
+        # All sums of a strip are joined first, so that a runtime finishes one strip before the
+        # next.
         yield node('Concat', [f'strip_{index}' for index in range(len(self._heights))],
                    ['strips'], axis=1)
         planes = [self._rows.shapes[name][0] if self._is_deep(name) else 1 for name in SUMS]
