@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What real processes of ROS say of bad input: one sentence, an exit code, and nobody left behind.
+Bad input to the installed ROS programs: one sentence, an exit code, and no process left behind.
 
 Models, parameter files and damaged bundles: test_node_start.py. No network interface and domains
-out of range: test_node_stop.py. Launch files, where ROS has `ros2 launch`: test_real_launch.py.
+out of range: test_node_stop.py. Launch files: test_launch_files.py and scripts/check_launch.
 
 """
 
@@ -30,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     program: str, words: list[str], domain: int, before: str = ''
 ) -> tuple[int, list[str]]:
-    """Run an installed program; its exit code, its lines, and that its group has ended with it."""
+    """Run an installed program; return exit code and lines; its process group must have ended."""
     process = subprocess.Popen(
         [sys.executable, '-c', before + ENTRY.format(program), *words], stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True, env=ros_environment(domain))
@@ -74,7 +74,7 @@ def test_what_ros_cannot_parse(domain: int, program: str, words: list[str]) -> N
 def test_a_word_that_ros_would_pass_over(
     domain: int, program: str, words: list[str], named: str
 ) -> None:
-    # Without --ros-args: the node would run by its defaults.
+    # ROS ignores such arguments, so the node would run with its defaults.
     code, lines = run(program, words, domain)
     assert (code, len(lines)) == (2, 1), lines
     assert named in lines[0]

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-No thread spins from one frame to the next: a library that waits so burns a core of the vehicle.
+No library thread spins between frames, since that would occupy a core of the vehicle.
 
-In real processes, without any variable that bounds threads, whose features are compared with so
-many training frames that every BLAS takes its threads for one product with them. Measured with
-that product by `@`: its second thread took 20 to 40 ms a frame, on a busy machine too. And in the
-source: the rooms that a frame passes call no BLAS at all.
+Real processes are tested, without environment variables that limit threads. Their bank of features
+is so large that every BLAS would multiply it with several threads. With that product computed by
+`@`, a second thread was measured to take 20 to 40 ms per frame, also on a busy machine. The source
+is checked too: the packages that a frame passes call no BLAS.
 
 """
 
@@ -38,8 +38,8 @@ from uncertainty_seg.storage.model_bundle import features_file, load_bundle, wri
 
 ROOT = Path(__file__).resolve().parents[2]
 RIG = str(ROOT / 'test' / 'rigs' / 'thread_watch.py')
-# The threads of libraries over ours. Measured: 0.01 to 0.02, and with a thread that spins 0.27
-# where twelve programs want two cores, more where they are free.
+# Most CPU time of library threads, relative to ours. Measured: 0.01 to 0.02; with a thread that
+# spins 0.27 when twelve programs compete for two cores, more when the cores are free.
 MOST = 0.1
 NUM_FRAMES = 25
 
@@ -66,7 +66,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pictures() -> Iterator[Any]:
-    """Draw what no check of damage refuses: smooth, with noise, no two alike."""
+    """Yield images that pass the damage checks: smooth, with noise, all different."""
     generator = np.random.default_rng(0)
     grey = generator.integers(40, 200, (12, 16, 1), np.uint8)
     smooth = cv2.resize(grey + generator.integers(0, 40, 3, np.uint8), (160, 120),
@@ -76,7 +76,7 @@ def pictures() -> Iterator[Any]:
 
 
 def share(file: Path, since: dict[str, Any] | None = None) -> float:
-    """Return what the threads of libraries have used, as a share of what ours have."""
+    """Return the CPU time of library threads divided by that of our threads."""
     ours, libraries = (sum(json.loads(file.read_text())[whose].values())
                        - sum((since or {}).get(whose, {}).values())
                        for whose in ('ours', 'libraries'))
@@ -85,7 +85,7 @@ def share(file: Path, since: dict[str, Any] | None = None) -> float:
 
 def test_while_a_bag_is_replayed(bundle: Path, tmp_path: Path) -> None:
     with BagWriter(tmp_path / 'bag') as bag:
-        # Enough that .17 s of the start, most of it numpy's import, do not count.
+        # Enough frames that the 0.17 s of the start, mostly numpy's import, do not matter.
         for k, picture in zip(range(4 * NUM_FRAMES), pictures(), strict=False):
             bag.write_image('/cam', 10**18 + k * 10**8, 'cam', picture, 'bgr8')
     words = ['replay', str(tmp_path / 'bag'), str(tmp_path / 'out'), '--model', str(bundle),
@@ -126,14 +126,14 @@ def test_the_threads_of_the_settings_are_opencvs_too(
 
 # --- the source ----------------------------------------------------------------------------------
 
-# Names of numpy behind which there may be BLAS or LAPACK; norm of a vector is its product too.
+# Names in numpy that may call BLAS or LAPACK; `linalg` includes the norm, which is a dot product.
 BY_BLAS = {'dot', 'vdot', 'inner', 'matmul', 'tensordot', 'linalg', 'cov', 'corrcoef', 'polyfit',
            'convolve', 'correlate', 'multi_dot', 'optimize'}
 ROOMS = ('core', 'backends', 'storage', 'ros')
 
 
 def by_blas(source: str) -> list[int]:
-    """Return the lines that may call BLAS: a product, or a name in `BY_BLAS`."""
+    """Return the lines that may call BLAS: the operator `@`, or a name in `BY_BLAS`."""
     nodes = ast.walk(ast.parse(source))
     return [node.lineno for node in nodes
             if (isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.MatMult))

@@ -18,7 +18,7 @@ import pytest
 from ros_helpers import HAS_ROS, ros_environment, SKIP_REASON
 
 ROOT = Path(__file__).resolve().parents[2]
-# A verb that says where it is, waits, and says what it leaves.
+# A verb that prints when it runs, waits, and prints when it has cleaned up.
 WAITING = (
     'import sys, time\n'
     'from uncertainty_seg.cli import main, replay as replay_bag\n'
@@ -32,7 +32,7 @@ WAITING = (
     'sys.exit(main.main(["replay", "in", "out"]))\n'
 )
 PROCESSES = ('ros.node', 'ros.recorder', 'ros.bag_player')
-# A shell that starts the tests behind `&` has them ignore some, and so do their processes.
+# A shell that starts the tests with `&` makes them, and so their processes, ignore some signals.
 HEEDED = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
           if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -53,7 +53,7 @@ def test_a_signal_ends_a_verb_and_what_it_left_is_cleaned_up(number: int) -> Non
     assert process.returncode == 128 + number
 
 
-# The program, which stands still where it imports a module; a library may hide the interrupt.
+# The program, paused in the import of a module, where a library may catch the interrupt.
 IMPORTING = (
     'import runpy, sys, time\n'
     'where, hides = sys.argv[1], sys.argv.pop(2) == "hides"\n'
@@ -107,12 +107,12 @@ def test_nohup_keeps_a_verb_alive() -> None:
 
 
 def running(word: str) -> dict[int, str]:
-    """Return those of the demo's processes that have a word in their command line."""
+    """Return pid and module of the demo's processes with `word` in their command line."""
     found = {}
     for folder in Path('/proc').glob('[0-9]*'):
         try:
             words = (folder / 'cmdline').read_bytes().decode(errors='replace').split('\0')
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if word in ' '.join(words):
             found |= {int(folder.name): name for name in PROCESSES

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""CHANGELOG.rst is one that ROS's release tools read, and opens with a page for users."""
+"""ROS's release tools can read CHANGELOG.rst, and it starts with a summary for users."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ VERSION = ElementTree.parse(ROOT / 'package.xml').getroot().findtext('version')
 
 
 def section(version: str) -> str:
-    """Return what stands under the heading of a version."""
+    """Return the text below the heading of a version."""
     _, _, rest = TEXT.partition(f'\n{version} (')
     assert rest, f'no section of {version}'
     return re.split(r'\n\S[^\n]*\n-{5,}\n', rest.split('\n', 2)[2])[0]
 
 
 def test_the_release_tools_find_the_version_of_the_manifest_its_date_and_its_list() -> None:
-    # catkin_prepare_release and bloom read with this parser; without a date it is no version.
+    # The parser of catkin_prepare_release and bloom; a heading without a date is not a version.
     changelog = pytest.importorskip('catkin_pkg.changelog', reason='catkin_pkg is not installed')
     read = changelog.get_changelog_from_path(str(ROOT / 'CHANGELOG.rst'))
     versions = [(version, day) for version, day, _ in read.foreach_version()]
@@ -32,6 +32,6 @@ def test_the_release_tools_find_the_version_of_the_manifest_its_date_and_its_lis
     contents = read.get_content_of_version(VERSION)
     lists = [part for part in contents if type(part).__name__ == 'BulletList']
     assert len(lists) == 1
-    # Every entry of the file is one of the list: none was lost to a slip of the pen.
+    # The parser finds every entry of the file; none is lost to a markup error.
     assert len(lists[0].bullets) == len(re.findall(r'^\* ', section(VERSION), re.MULTILINE)) > 40
     assert [type(part).__name__ for part in contents][0] == 'MixedText'

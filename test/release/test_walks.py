@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The walks of the pages run in a bash that knows nothing of the checkout but $CHECKOUT.
+The walkthroughs of the documentation run in a shell that cannot see the checkout.
 
-A section is one script: its commands in their order, in one shell, from a home that is empty, with
-the package as pip or colcon installs it. Its verbs get options that make less of everything
-(`SMALLER`). A command that the page marks as not run is left out, and its reason is held against
-what may be one (`REASONS`).
+The commands of a section are run as one script in a new home folder, with the package installed by
+pip or colcon. Verbs get options that reduce the amount of work (`SMALLER`). Commands that the page
+marks as `not run` are skipped; their reasons must be in `REASONS`.
 
 """
 
@@ -31,7 +30,7 @@ from uncertainty_seg.cli.main import build_parser, VERBS
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
 
 ROOT = Path(__file__).resolve().parents[2]
-# Walk -> the page and the section that it is.
+# Walkthrough -> its page and section.
 WALKED = {
     'First dive': ('start/first_dive.md', 'Step by step'),
     'Your own network': ('start/your_network.md', 'Your own network'),
@@ -40,7 +39,7 @@ WALKED = {
     'Write mission logic': ('guides/mission.md', 'Write mission logic'),
 }
 
-# Verb -> options behind those of the page: the last one counts.
+# Verb -> options appended to those of the page, which they override.
 SMALLER = {
     'simulate dive': '--duration 6 --rate 4 --size 160x120',
     'simulate scenes': '--size 64x48',
@@ -49,22 +48,22 @@ SMALLER = {
     'self-check': '--frames 1 --runs 4',
     'calibrate': '--set threads=1 --alpha 0.2 --bad accuracy<0.6',
 }
-# What replaces these in a walk, since the included network is right on scenes of some size only.
+# Walkthrough -> its own `SMALLER`; here the included network needs larger scenes to be right.
 IN_WALK = {'Calibrate for your water': {
     'simulate dive': '--duration 6 --rate 4 --size 320x240',
     'simulate scenes': '--size 320x240',
     'calibrate': '--set threads=1 --alpha 0.2',
     'evaluate': '--set threads=1',
 }}
-# Number of scenes of the page -> of the test: 0.2 needs 4 blocks, and half as many to tune on;
-# the density needs 60 training frames, of nine tenths of the scenes.
+# Scenes on the page -> in the test. Risk 0.2 needs 4 blocks, and half as many to tune on; the
+# density needs 60 training frames, from nine tenths of the scenes.
 SCENES = {'400': '72', '100': '76', '60': '20'}
 NOT_RUN = re.compile(r'\s+# not run: (.+)$')
 REASONS = {
     'needs a Jetson': r'sudo ',
     'needs an NVIDIA GPU': r'uncertainty_seg .*backend=tensorrt',
 }
-# What is installed: all that setup.py reads.
+# Everything that setup.py reads for an installation.
 PACKAGED = ('uncertainty_seg', 'launch', 'config', 'examples', 'resource', 'scripts', 'setup.py',
             'setup.cfg', 'pyproject.toml', 'package.xml', 'MANIFEST.in')
 COLCON = ('import sys; from colcon_core.command import main; sys.argv[0] = "colcon"; '
@@ -73,7 +72,7 @@ COLCON = ('import sys; from colcon_core.command import main; sys.argv[0] = "colc
 
 @dataclass(frozen=True)
 class Walk:
-    """One section of the page."""
+    """One section of a page."""
 
     name: str = ''
     commands: list[str] = field(default_factory=list)
@@ -82,7 +81,7 @@ class Walk:
 
 
 def section(page: str, heading: str) -> str:
-    """Return what stands below a heading of a page, up to the next one."""
+    """Return the text below a heading of a page, up to the next heading."""
     text = (ROOT / 'docs' / page).read_text(encoding='utf-8')
     found = re.split(rf'^#+ {re.escape(heading)}$', text, flags=re.MULTILINE)
     assert len(found) == 2, f'{page}: {heading}'
@@ -104,7 +103,7 @@ WALKS = {name: walk_of(name, section(*place)) for name, place in WALKED.items()}
 
 
 def environment_in(folder: Path) -> Path:
-    """Make an environment that has all packages of this one, and nothing of the checkout."""
+    """Create an environment with all packages of this one, but without the checkout."""
     venv.create(folder, symlinks=True)
     place = sysconfig.get_path('purelib', 'posix_prefix', vars={'base': str(folder)})
     seen = [path for path in sys.path if path.endswith(('site-packages', 'dist-packages'))]
@@ -114,7 +113,7 @@ def environment_in(folder: Path) -> Path:
 
 
 def run_in(environment: Path, *words: str) -> None:
-    """Run its Python without the checkout on the path."""
+    """Run the environment's Python without the checkout on its path."""
     done = subprocess.run(
         [str(environment / 'bin' / 'python'), *words], cwd=environment, env=outside(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
@@ -122,7 +121,7 @@ def run_in(environment: Path, *words: str) -> None:
 
 
 def outside(**more: str) -> dict[str, str]:
-    """Return what a user's shell has: no checkout, no variables of ROS wheels that restarted."""
+    """Return a user's environment: without the checkout and the variables of the ROS wheels."""
     paths = [path for path in os.environ.get('PYTHONPATH', '').split(os.pathsep)
              if path and Path(path) != ROOT]
     kept = {name: value for name, value in os.environ.items()
@@ -132,7 +131,7 @@ def outside(**more: str) -> dict[str, str]:
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Install a copy of the checkout as a user does; how -> the line that makes it usable."""
+    """Install copies of the checkout; return pip or colcon -> the shell line that activates it."""
     folder = tmp_path_factory.mktemp('install')
     for name in PACKAGED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
@@ -148,7 +147,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def home(folder: Path, walk: Walk) -> Path:
-    """Make a home with the clone and the file of the page."""
+    """Create a home folder with a link to the clone and the Python file of the page."""
     folder.mkdir()
     (folder / 'uncertainty_seg').symlink_to(ROOT)
     (folder / 'my_nets.py').write_text(walk.python)
@@ -156,7 +155,7 @@ def home(folder: Path, walk: Walk) -> Path:
 
 
 def smaller(walk: Walk) -> str:
-    """Return the commands of a walk, the verbs with options that make less of everything."""
+    """Return the commands of a walkthrough, the verbs with the options that reduce work."""
     options = {**SMALLER, **IN_WALK.get(walk.name, {})}
 
     def less(match: re.Match[str]) -> str:
@@ -171,9 +170,8 @@ def smaller(walk: Walk) -> str:
 
 
 def walk_it(walk: Walk, folder: Path, install: str) -> subprocess.CompletedProcess[str]:
-    """Run a section as one script of bash, which ends at the first command that fails."""
-    # What it started in the background must not outlive a command that fails; timeout, which
-    # ends them all, says 124.
+    """Run a section as one bash script, which ends at the first command that fails."""
+    # Kills background processes when a command fails; timeout kills all and exits with 124.
     end = "trap 'kill $(jobs -p) 2>/dev/null || :' EXIT"
     script = '\n'.join(['set -eu', end, 'cd', install, smaller(walk)])
     with own_domain() as domain:
@@ -187,7 +185,7 @@ def walk_it(walk: Walk, folder: Path, install: str) -> subprocess.CompletedProce
 
 
 INCLUDED = ROOT / 'config' / 'models' / 'pipeline' / 'calibration.json'
-# What must be there afterwards, and in the output.
+# Walkthrough -> files that must exist afterwards, and texts that the output must contain.
 LEAVES = {
     'First dive': (['first_dive/seen/metadata.yaml', 'first_dive/chosen/contact_sheet.html'],
                    ['"num_frames": 24,', 'active', '"played": 24, "damaged": 0']),
@@ -199,14 +197,14 @@ LEAVES = {
     'Write mission logic': (['mission/my_mission.py'],
                             [': limit ', '"played": 24, "damaged": 0']),
 }
-# Which of the two installations is walked on; the other walks are on pip's.
+# Walkthrough -> installation; pip for the others.
 INSTALLED_BY = {'First dive': 'colcon', 'Write mission logic': 'colcon'}
 NEEDS = {'First dive': 'pyarrow', 'Your own network': 'torch',
          'Calibrate for your water': 'sklearn'}
 
 
 def has_new_limits(folder: Path, said: str) -> None:
-    """Require limits of its own in the copy of the model, in the report, and in the flag."""
+    """Require new limits in the copy of the model, in the report, and in the flag."""
     mine = json.loads((folder / 'my_water' / 'mine' / 'calibration.json').read_text())
     old = json.loads(INCLUDED.read_text())
     assert mine['model_sha256'] == old['model_sha256']
@@ -237,7 +235,7 @@ def has_new_limits(folder: Path, said: str) -> None:
                     for name, limit in promise['limits'].items())
         assert float(values['score_ratio']) == pytest.approx(ratio, rel=1e-4)
         assert ratio <= 1 or values['confident'] == 'false'
-    # Of so short a dive most frames only count towards the flag's rise.
+    # In so short a dive the flag is rarely true: most frames are among its first rise_frames.
     assert any(float(values['score_ratio']) <= 1 for values in measured)
     assert any(float(values['score_ratio']) > 1 for values in measured)
 
@@ -245,7 +243,7 @@ def has_new_limits(folder: Path, said: str) -> None:
 HOLDS = {'Calibrate for your water': has_new_limits}
 
 
-# A minute each, at most, on two cores that have nothing else to do.
+# Each takes at most a minute on two idle cores.
 @pytest.mark.timeout(600)
 @pytest.mark.release
 @pytest.mark.ros

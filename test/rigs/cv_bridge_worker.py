@@ -2,8 +2,7 @@
 """
 Compare the real cv_bridge with the package's codec, in a Python that has cv_bridge.
 
-Prints one JSON object: a name for each question, and what was found. `test_cv_bridge.py` knows
-the answers.
+Prints one JSON object with the result of each comparison, which `test_cv_bridge.py` checks.
 
 """
 
@@ -55,7 +54,7 @@ def by_codec(read: RawImage) -> RawImage:
 
 
 def as_bgr(bridge: Any, msg: Any) -> Any:
-    """Return cv_bridge's own conversion to bgr8, or None where it has none."""
+    """Return cv_bridge's own conversion to bgr8, or None if it has none."""
     from cv_bridge import CvBridgeError
 
     try:
@@ -65,14 +64,14 @@ def as_bgr(bridge: Any, msg: Any) -> Any:
 
 
 def route() -> dict[str, Any]:
-    """Return what cv_bridge is used for here."""
+    """Return how the package uses this cv_bridge."""
     found = image_bridge()
     return {'name': found.name, 'is_fault': found.is_fault, 'sentence': found.sentence,
             'reads': sorted(found.reads)}
 
 
 def reading() -> dict[str, Any]:
-    """Compare what is read through cv_bridge with the codec, the oracle and cv_bridge's bgr8."""
+    """Compare images read with cv_bridge with the codec, the oracle and cv_bridge's bgr8."""
     bridge, found = image_bridge().bridge, {}
     for encoding in BRIDGE_READS:
         is_equal, is_shared, apart = True, True, -1
@@ -93,7 +92,7 @@ def reading() -> dict[str, Any]:
 
 
 def main() -> None:
-    warnings.simplefilter('ignore')  # Debian's cv_bridge calls what numpy has deprecated
+    warnings.simplefilter('ignore')  # Debian's cv_bridge uses deprecated numpy functions
     print(json.dumps({'route': route(), 'reading': reading()}))
 
 

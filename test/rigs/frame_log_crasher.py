@@ -1,12 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Kill a process that writes a frame log, again and again, and look at what is left.
+Kill a process that writes a frame log, repeatedly, and check what is on the disk.
 
     python test/rigs/frame_log_crasher.py FOLDER ROUNDS [SEED]
 
-Each round a child opens the log and writes frames as fast as it can, and is killed by SIGKILL at
-a random instant; while it opens the log, too. Every second folder has a quota of a few frames, so
-that frames are also on their way out. Prints one JSON line.
+In each round a child opens the log and writes frames as fast as it can, until SIGKILL ends it at a
+random time, possibly while it opens the log. In every second round the log has a quota of a few
+frames, so that it also removes frames. Prints one JSON line.
 
 """
 
@@ -32,7 +32,7 @@ SMALL_QUOTA = 5
 
 
 def write_until_killed(folder: Path, first: int, pipe: int, is_small: bool) -> None:
-    """Write frames for ever; tell the parent of each that is on the disk."""
+    """Write frames without end; report each frame on the disk to the parent."""
     def tell(frame: LogFrame, _: str) -> None:
         os.write(pipe, f'{frame.stamp_ns}\n'.encode())
 
@@ -45,7 +45,7 @@ def write_until_killed(folder: Path, first: int, pipe: int, is_small: bool) -> N
 
 
 def killed_after(seconds: float, folder: Path, first: int, is_small: bool) -> set[int]:
-    """Run a child for so long; return the stamps it told of."""
+    """Run a child, kill it after `seconds`; return the stamps that it reported."""
     reader, pipe = os.pipe()
     child = os.fork()
     if child == 0:
@@ -65,7 +65,7 @@ def killed_after(seconds: float, folder: Path, first: int, is_small: bool) -> se
 
 
 def look(folder: Path, promised: set[int], is_small: bool) -> collections.Counter[str]:
-    """Check every frame that a reader sees; count what lies about."""
+    """Check every frame that a reader finds; count frames and leftover folders."""
     counts: collections.Counter[str] = collections.Counter()
     if not (folder / 'frames').is_dir():
         assert not promised
@@ -86,7 +86,7 @@ def look(folder: Path, promised: set[int], is_small: bool) -> collections.Counte
 
 
 def reopen(folder: Path) -> int:
-    """Open the log after a crash as a node would; return the leftovers it found."""
+    """Open the log after a crash, as a node does; return the number of leftovers it found."""
     log = FrameLog(folder, settings(), ABOUT)
     state = log.state()
     assert log.close(20)
@@ -99,7 +99,7 @@ def reopen(folder: Path) -> int:
 
 
 def main() -> None:
-    """Kill, look, open, and go on in the same folder."""
+    """Kill, check, reopen, and continue in the same folder."""
     cv2.setNumThreads(1)
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
     luck = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 0)
@@ -108,7 +108,7 @@ def main() -> None:
     for k in range(rounds):
         is_small = k % 2 == 1
         log = folder / ('small' if is_small else 'large')
-        # One folder all along; a new one now and then, for what happens while it is made.
+        # Mostly the same folder; sometimes a new one, to kill during its creation.
         if k % 20 >= 18:
             log = folder / f'{log.name}_{k}'
         told = killed_after(luck.uniform(0, LATEST_KILL_S), log, k * 10**4, is_small)
@@ -118,7 +118,7 @@ def main() -> None:
         total['told'] += len(told)
         total['building'] += counts['building']
         total['leaving'] += counts['leaving']
-        # Half of the time the next writer finds the mess itself.
+        # In half of the rounds the next writer is the first to find the leftovers.
         if luck.random() < 0.5 and (log / 'frames').is_dir():
             total['leftovers'] += reopen(log)
     print(json.dumps({**total, 'frames': counts['frames']}))

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Log to a real disk that gets full, is made read-only, and is taken away.
+Log to a real file system that fills up, becomes read-only, and disappears.
 
     unshare -m python test/rigs/frame_log_disk_rig.py FOLDER
 
-Mounts a tmpfs of 1 MB on FOLDER, which only this process sees. Prints one JSON line with what the
-log said at each stage.
+Mounts a tmpfs of 1 MB on FOLDER, visible to this process only. Prints one JSON line with the state
+of the log at each stage.
 
 """
 
@@ -36,7 +36,7 @@ SIZE_KB, INODES = 1024, 400
 
 
 class Rig:
-    """A log on a disk of its own, and how many frames were offered."""
+    """A log on its own file system, and the number of offered frames."""
 
     def __init__(self, disk: Path, chosen: LogSettings) -> None:
         self.now_s, self.number, self._disk = 0.0, 0, disk
@@ -44,7 +44,7 @@ class Rig:
         self.log = FrameLog(disk / 'log', chosen, ABOUT, clock=lambda: self.now_s)
 
     def offer(self, num_frames: int) -> LogState:
-        """Offer frames one after the other and wait for the last."""
+        """Offer frames one by one, and wait until each is handled."""
         for _ in range(num_frames):
             self.log.offer(log_frame(self.number))
             self.number += 1
@@ -57,14 +57,14 @@ class Rig:
         return sum(n for counts in ends for n in counts.values()) == self.number
 
     def whole_frames(self) -> int:
-        """Read every frame there is; return how many."""
+        """Check every frame in the log; return their number."""
         frames = list(iter_frames(self._disk / 'log'))
         for frame in frames:
             assert_whole(frame)
         return len(frames)
 
     def stage(self, name: str, state: LogState) -> dict[str, object]:
-        """Say what the log said."""
+        """Return the state of the log in a form for JSON."""
         return {'stage': name, 'writing': state.is_writing, 'error': state.error,
                 'dropped': {k: n for k, n in state.dropped.items() if n},
                 'kept': sum(state.kept.values()), 'evicted': state.num_evicted,
@@ -72,22 +72,22 @@ class Rig:
 
 
 def mount(*words: str) -> None:
-    """Call mount."""
+    """Run the command mount."""
     subprocess.run(['mount', *words], check=True, capture_output=True)
 
 
 def use_up_inodes(folder: Path) -> None:
-    """Make empty files until the disk refuses, while bytes are still free."""
+    """Create empty files until no inode is left, while bytes are still free."""
     with suppress(OSError):
         for k in range(INODES + 1):
             (folder / str(k)).touch()
 
 
 def main() -> None:
-    """Go through the stages; the log is never restarted."""
+    """Run all stages without restarting the log."""
     disk = Path(sys.argv[1])
     chosen = settings()
-    # Each is worth more than those before it, so that none is refused for its score.
+    # Each frame has more weight than those before it, so that none is refused for its score.
     LogFrame.log_weight = property(lambda frame: 50.0 * number_of(frame.stamp_ns))
     rig = Rig(disk, chosen)
     stages = [rig.stage('plain', rig.offer(3))]
@@ -107,14 +107,14 @@ def main() -> None:
     stages.append(rig.stage('room again', rig.offer(2)))
 
     mount('-o', 'remount,ro', str(disk))
-    # A smaller quota cannot be had now; it is when the disk is back.
+    # The smaller quota cannot be enforced now, but when the disk is writable again.
     rig.log.reconfigure(room_for(4))
     stages.append(rig.stage('read-only', rig.offer(4)))
     mount('-o', 'remount,rw', str(disk))
     rig.now_s += 2 * RETRY_S
     stages.append(rig.stage('writable again', rig.offer(2)))
 
-    mount('-t', 'tmpfs', 'tmpfs', str(disk))  # as if the disk were pulled out
+    mount('-t', 'tmpfs', 'tmpfs', str(disk))  # hides the log, as if the disk were removed
     state = rig.offer(2)
     rig.now_s += 2 * RETRY_S
     state = rig.offer(2)

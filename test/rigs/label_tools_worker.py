@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Read exports with the labelling tools' own code, in a process that has them.
+Read exports with the labelling tools' own code, in a process with these tools installed.
 
-It imports nothing of this package. Argument: the folder of the exports, which gets a .npz file for
-the masks by stem (255 where nothing covers a pixel) and a .json file for the reasons.
+It does not import this package. Argument: the folder of the exports. It writes a .npz file of the
+masks by stem (255 for uncovered pixels) and a .json file of the reasons there.
 
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-# Filled by a reader: stem to mask, stem to the reason that was found.
+# Result of a reader: masks by stem, reasons by stem.
 Found = tuple[dict[str, Any], dict[str, str]]
 
 
 def label_studio(folder: Path) -> Found:
-    """Decode by the converter of Label Studio's SDK; its own packing must unpack too."""
+    """Decode with the converter of Label Studio's SDK; write masks packed by the SDK, too."""
     from label_studio_sdk.converter import brush
 
     masks, reasons = {}, {}
@@ -31,7 +31,7 @@ def label_studio(folder: Path) -> Found:
     for task in json.loads((folder / 'tasks.json').read_text()):
         (prediction,) = task['predictions']
         stem, results = task['data']['frame'], prediction['result']
-        for result in results:  # as the converter gets them, which flattens `value`
+        for result in results:  # flattens `value`, as the SDK does before it calls the converter
             result.update(result['value'])
         layers = brush.decode_from_annotation('mask', results)
         size = results[0]['original_height'], results[0]['original_width']
@@ -45,7 +45,7 @@ def label_studio(folder: Path) -> Found:
 
 
 def parsed_labels(config: str) -> list[str]:
-    """Return the names that the SDK finds in a labelling config."""
+    """Return the class names that the SDK finds in a labelling config."""
     from label_studio_sdk.label_interface import LabelInterface
 
     interface = LabelInterface(config)
@@ -55,14 +55,14 @@ def parsed_labels(config: str) -> list[str]:
 
 
 def repack(folder: Path, masks: dict[str, Any], brush: Any) -> None:
-    """Leave each mask's class 1 as the SDK packs it, for our reader."""
+    """Write class 1 of each mask as packed by the SDK, for this package's reader."""
     packed = {stem: brush.mask2rle(((mask == 1) * 255).astype(np.uint8))
               for stem, mask in masks.items()}
     (folder / 'packed_by_sdk.json').write_text(json.dumps(packed))
 
 
 def round_trips(folder: Path) -> Found:
-    """Go by datumaro to the formats of other tools and back, as docs/guides/labels.md shows it."""
+    """Convert with datumaro to other tools' formats and back, as in docs/guides/labels.md."""
     import datumaro
 
     for kind in ('cvat', 'voc_segmentation', 'label_me', 'polygons'):
@@ -78,7 +78,7 @@ def round_trips(folder: Path) -> Found:
 
 
 def by_datumaro(folder: Path) -> Found:
-    """Paint what datumaro finds; its label ids go by the order in the file."""
+    """Draw the masks that datumaro finds; its label ids follow the order in the file."""
     import datumaro
 
     masks = {}

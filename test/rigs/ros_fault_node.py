@@ -1,15 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The real node with a network that misbehaves on command, run by the ROS tests as a process.
+The real node with faults on command, run by the ROS tests as a process.
 
-The green value of the middle pixel commands, see `ros_fault_node_commands`: fail like a runtime,
-give NaN, wait until the file named by UNCERTAINTY_SEG_TEST_RELEASE exists (and say so in one with
-the suffix .waits), raise what nobody expected, or end the worker's thread. Anything else goes to
-the backend that was asked for. The encoding of an image commands the subscription's callback:
-'raise', 'hang' for good, or 'exit'. While a file of its name lies in the folder
-UNCERTAINTY_SEG_TEST_FAILURES, an optional part raises, see `PARTS`. What is made at the size of an
-image is noted in the file `made` there, waits amid a map while there is one `wait`, and ends its
-thread if there is one `end`.
+The green value of the centre pixel selects a fault of the network (`ros_fault_node_commands`):
+raise a runtime's error, return NaN, wait until the file UNCERTAINTY_SEG_TEST_RELEASE exists (and
+create the file with suffix .waits), raise an unexpected exception, or end the worker's thread.
+Other values run the configured backend. The encoding of an image selects a fault of the
+subscription's callback: 'raise', 'hang' for ever, or 'exit'. An optional part (`PARTS`) raises
+while a file of its name is in the folder UNCERTAINTY_SEG_TEST_FAILURES. Calls that make a picture
+(`PICTURES`) are recorded in the file `made` there; they wait while a file `wait` exists, and end
+their thread if there is a file `end`.
 
 """
 
@@ -44,7 +44,7 @@ from uncertainty_seg.ros.rivals import RivalWatch
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 FAILURES_VARIABLE = 'UNCERTAINTY_SEG_TEST_FAILURES'
-# The name of a part in /diagnostics, a point, anything -> where it raises.
+# Name of a part in /diagnostics, a dot, any suffix -> class or module and function that raise.
 PARTS: Mapping[str, tuple[Any, str]] = {
     'heatmap.render': (FrameView, 'heatmap'),
     'camera_info.make': (topics, 'camera_info_topic'),
@@ -57,7 +57,7 @@ PARTS: Mapping[str, tuple[Any, str]] = {
 }
 
 
-# What brings a map to the size of the network's image, or of the camera's.
+# Functions that resize a map to the network's image or to the camera's.
 PICTURES: tuple[tuple[Any, str], ...] = (
     (Grid, 'spread'), (FrameResult, 'label'), (FrameResult, 'confidence_at_source'),
     (FrameResult, 'map_at_source'))

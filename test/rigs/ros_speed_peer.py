@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Stands in for the perception node; run as a process.
+A replacement of the perception node, run as a process.
 
-It publishes `confident` as the node does, 20 times a second; what it says is the content of the
-file UNCERTAINTY_SEG_TEST_FLAG, true, false or nothing, read each time.
+It publishes `confident` like the node, 20 times a second. The value is the content of the file
+UNCERTAINTY_SEG_TEST_FLAG, read each time: true, false, or empty to publish nothing.
 
 """
 

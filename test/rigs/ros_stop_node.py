@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The real node whose configure stays in C code that no signal interrupts, as a compiler's does.
+The real node, whose configure stays in C code that no signal interrupts, such as a compiler's.
 
-It says when it is there. Python's own signal handlers do not run until that has returned.
+It prints when it is in C. Python's signal handlers do not run before that code returns.
 
 """
 

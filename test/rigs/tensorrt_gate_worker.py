@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A process that builds engines with one version of TensorRT-RTX, as test_tensorrt_build_gate asks.
+A process that builds engines with one version of TensorRT-RTX, for test_tensorrt_build_gate.
 
-Two versions cannot be imported by one process. Each line that comes in is a job in JSON, each that
-goes out its result; that the functions called are the package's own is what the test is about.
+Two versions cannot be imported by one process. Each line on stdin is a job in JSON, each line on
+stdout its result. The jobs call the package's own functions, which the test is about.
 
-    tensorrt_gate_worker.py FOLDER     FOLDER holds the wheels' content
+    tensorrt_gate_worker.py FOLDER     FOLDER has the content of the wheels
 
 """
 
@@ -33,14 +33,14 @@ from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 
-# Of no GPU in particular.
+# A target without a specific GPU.
 TARGET = EngineTarget('tensorrt_rtx', '1', 'none', '0.0', '0', 1)
 
 
 def bundle(
     trt: TensorRt, folder: str, passes: int, capability: str, **settings: Any
 ) -> dict[str, Any]:
-    """Build what a bundle needs, into a cache that is thrown away."""
+    """Build the engines of a bundle, without storing them."""
     asked = load_bundle(folder), Settings(passes=passes, **settings)
     work = work_ahead(*asked, capability, trt) if capability \
         else EngineWork(trt, engines_of(*asked, trt, TARGET))
@@ -59,7 +59,7 @@ def graph(
     trt: TensorRt, path: str, profiles: dict[str, Any], precision: str = 'fp32',
     is_stopped: bool = False,
 ) -> dict[str, Any]:
-    """Build one graph, or stop as soon as it is told of progress."""
+    """Build an engine from one graph, or with `is_stopped` abort at the first progress."""
     def stop(share: float, phase: str) -> None:
         if is_stopped and share > 0:
             raise InterruptedError(phase)
@@ -73,7 +73,7 @@ def graph(
 
 
 def version(trt: TensorRt) -> dict[str, Any]:
-    """Say what was imported."""
+    """Return the imported version."""
     return {'version': trt.version}
 
 
@@ -81,9 +81,9 @@ JOBS = {job.__name__: job for job in (bundle, graph, version)}
 
 
 def main() -> None:
-    """Do jobs until there are no more."""
+    """Run jobs until stdin ends."""
     answers = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints must not be taken for an answer
+    sys.stdout = sys.stderr  # keeps output of libraries out of the answers
     trt = load_tensorrt()
     for line in sys.stdin:
         job = json.loads(line)

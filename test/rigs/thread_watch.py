@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-An installed program that tells all the while which of its threads use the processor.
+Run an installed program and record continuously how much CPU time its threads use.
 
-    python thread_watch.py FILE node|verb [WORD...]
+    python thread_watch.py FILE node|verb [ARGUMENT...]
 
-FILE holds one JSON object: `wall_s` by the clock, `ours` and `libraries`, the seconds of processor
-time of the threads that Python started and of all others, each thread by its number.
+FILE contains one JSON object: `wall_s`, the wall-clock time, and `ours` and `libraries`, the CPU
+seconds by thread id of the threads that Python started and of all others.
 
 """
 
@@ -23,19 +23,19 @@ TICK_S = 1 / os.sysconf('SC_CLK_TCK')
 
 
 def used_s() -> dict[int, float]:
-    """Return the processor time of each thread of this process, user's and system's."""
+    """Return the CPU time of each thread of this process, user plus system."""
     found = {}
     for folder in Path('/proc/self/task').iterdir():
         try:
             fields = (folder / 'stat').read_text().rpartition(') ')[2].split()
-        except OSError:  # it has just ended
+        except OSError:  # the thread has just ended
             continue
         found[int(folder.name)] = (int(fields[11]) + int(fields[12])) * TICK_S
     return found
 
 
 def tell(path: Path) -> None:
-    """Write what the threads have used until now, again and again."""
+    """Write the CPU times of the threads to the file, repeatedly."""
     ours: dict[int, float] = {}
     libraries: dict[int, float] = {}
     while True:

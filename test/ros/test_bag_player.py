@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Bags played over DDS: every image arrives once, in order, at its time."""
+"""Bags played over DDS: every image arrives once, in order and on time."""
 
 from contextlib import ExitStack
 import json
@@ -17,11 +17,11 @@ from uncertainty_seg.storage.bags.writer import BagWriter
 PLAYER = ['-m', 'uncertainty_seg.ros.bag_player']
 REMAP = ['--ros-args', '-r', 'image:=/cam']
 START_NS, PERIOD_NS, NUM_FRAMES = 1_700_000_000_000_000_123, 100_000_000, 12
-QUEUE = 100  # of a listener: a busy machine may keep it from a bag that is played fast
+QUEUE = 100  # of a subscriber, which may be slow on a busy machine
 
 
 def frames() -> list[Any]:
-    """Return noisy pictures that fade from red to grey, no two alike."""
+    """Return noisy images that fade from red to grey, all different."""
     generator = np.random.default_rng(7)
     pictures = []
     for index in range(NUM_FRAMES):
@@ -54,7 +54,7 @@ def test_every_image_arrives_in_order_with_stamp_and_pixels(
     with Process(words, domain, tmp_path / 'log') as player, Client(domain) as client:
         clocks = client.listen('/clock', Clock, QUEUE)
         client.wait_until(lambda: client.node.count_publishers('/cam') > 1, 'the player')
-        # Only now does anybody listen: nothing may have been played before.
+        # The first subscriber starts here; no image may have been played before.
         images = client.listen('/cam', Image, QUEUE)
         client.wait_until(lambda: len(images) == NUM_FRAMES, 'every image')
         assert player.wait() == 0
@@ -79,7 +79,7 @@ def test_compressed_images_go_out_as_they_are_and_decoded_for_who_wants_that(
 
     kind = 'jpeg'
     files = [cv2.imencode('.' + kind, picture)[1].tobytes() for picture in frames()]
-    files[3] = files[3][:40]  # damaged: it cannot be decoded
+    files[3] = files[3][:40]  # truncated, so that it cannot be decoded
     with BagWriter(tmp_path / 'bag') as writer:
         for index, data in enumerate(files):
             stamp_ns = START_NS + index * PERIOD_NS
@@ -93,7 +93,7 @@ def test_compressed_images_go_out_as_they_are_and_decoded_for_who_wants_that(
         client.wait_until(lambda: not player.is_running, 'the end of the bag')
         assert player.wait() == 0, player.output
         client.wait_until(lambda: len(raw) == NUM_FRAMES - 1, 'every image')
-        # OpenCV of this process, not the package's decoder.
+        # Decoded by OpenCV here, not by the package's decoder.
         whole = [data for index, data in enumerate(files) if index != 3]
         for msg, data in zip(raw, whole, strict=True):
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -101,7 +101,7 @@ def test_compressed_images_go_out_as_they_are_and_decoded_for_who_wants_that(
             assert bytes(msg.data) == pixels.tobytes()
         assert [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in raw] == [
             START_NS + i * PERIOD_NS for i in range(NUM_FRAMES) if i != 3]
-        # This listener came later, and misses none of those that were sent since.
+        # This subscriber started later, and received every image sent since.
         received = [bytes(m.data) for m in packed]
         assert received and received == files[-len(received):]
         assert {m.format for m in packed} == {kind}
@@ -119,7 +119,7 @@ def test_a_parameter_that_the_player_has_not_is_refused_unless_a_file_gives_it_t
     file.write_text('/**:\n  ros__parameters:\n    rate: 2.0\n    gate:\n      alpha: 0.1\n')
     code, output = _run([str(bag), '--wait-s', '0.2', '--ros-args', '-r', 'image:=/nobody',
                          '--params-file', str(file)], domain, tmp_path)
-    assert code == 1 and '/nobody' in output  # since nobody listens
+    assert code == 1 and '/nobody' in output  # no subscriber
 
 
 def _run(arguments: list[str], domain: int, folder: Path) -> tuple[int, str]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The calibration beside the mask is that of its image."""
+"""The camera calibration that is published with a mask fits the mask's image."""
 
 import logging
 import math

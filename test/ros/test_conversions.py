@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Messages to arrays and back, by the package's codec and by a cv_bridge that may be faulty."""
+"""Messages to arrays and back, with the package's codec and with a possibly faulty cv_bridge."""
 
 import array
 from collections.abc import Callable, Iterator
@@ -41,12 +41,12 @@ def test_pixels_go_out_with_header_step_and_values(
     np.testing.assert_array_equal(back, pixels)
 
 
-# cv_bridge. The real one is in test_cv_bridge.py; here are the faults that it does not have.
+# cv_bridge. test_cv_bridge.py tests the real one; these are faults that it does not have.
 
 
 @pytest.fixture(autouse=True)
 def fresh_bridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget which cv_bridge was found, before and after."""
+    """Clear the cached cv_bridge before and after each test."""
     image_bridge.cache_clear()
     yield
     monkeypatch.undo()
@@ -54,7 +54,7 @@ def fresh_bridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, **changes: Callable[..., Any]) -> Any:
-    """Install a cv_bridge whose methods are changed, and return what is made of it."""
+    """Install a fake cv_bridge with changed methods, and return the package's `image_bridge`."""
     class Changed(fake_cv_bridge.CvBridge):
         pass
 
@@ -108,7 +108,7 @@ def test_cv_bridge_is_not_asked_for_what_it_misreads(monkeypatch: pytest.MonkeyP
         setattr(changed, field, value)
         assert image_from_msg(changed).values is None, field
     assert route.bridge.num_read == num_read
-    # More bytes than the rows need are no fault.
+    # Extra bytes after the rows are accepted.
     msg.data.append(7)
     assert image_from_msg(msg).values is not None
 
@@ -148,7 +148,7 @@ fake_cv_bridge_read = fake_cv_bridge.CvBridge.imgmsg_to_cv2
 
 
 def swapped(self: Any, msg: Any, desired: str) -> Any:
-    """Read values of 16 bits in the wrong order, as ROS 1's package on PyPI does."""
+    """Read 16-bit values in the wrong byte order, as ROS 1's package on PyPI does."""
     values = fake_cv_bridge_read(self, msg, desired)
     return values.byteswap() if msg.encoding == '16UC1' else values
 

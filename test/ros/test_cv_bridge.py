@@ -2,9 +2,8 @@
 """
 The real cv_bridge and the package's codec agree.
 
-cv_bridge is that of this Python, or the distribution's in an environment beside this one, which
-scripts/test makes (`set_up_cv_bridge`). The faults that it does not have are in
-test_conversions.py.
+cv_bridge is that of this Python, or the Linux distribution's in a second environment, which
+scripts/test creates (`set_up_cv_bridge`). test_conversions.py tests faults that it does not have.
 
 """
 
@@ -33,21 +32,21 @@ WORKER = Path(__file__).resolve().parents[1] / 'rigs' / 'cv_bridge_worker.py'
 needs_cv_bridge = pytest.mark.skipif(
     not find_spec('cv_bridge') and not BESIDE.exists(),
     reason='cv_bridge is missing: scripts/test installs it where it may')
-# Set by the wheels of ROS for this Python; another one loads its own.
+# Set by the ROS wheels for this Python; another Python must load its own.
 OF_THE_WHEELS = ('_ROS_WHEELS_BOOTSTRAP_COMPLETE', 'LD_LIBRARY_PATH')
 
 
 def tolerance(encoding: str) -> int:
     """Return by how many levels cv_bridge's own conversion to bgr8 may differ."""
-    if 'yu' in encoding:  # its OpenCV may be another release
+    if 'yu' in encoding:  # its OpenCV may be of another version
         return 2
-    # 16 bits are rounded by cv_bridge; here the upper byte is kept.
+    # cv_bridge rounds 16-bit values; this package keeps the upper byte.
     return int(encoding.endswith('16'))
 
 
 @pytest.fixture(scope='module')
 def found() -> Any:
-    """Return all that the worker found."""
+    """Return the worker's results."""
     environment = ros_environment(0)
     if PYTHON != sys.executable:
         environment = {name: value for name, value in environment.items()
@@ -62,7 +61,7 @@ def found() -> Any:
 def test_the_installed_cv_bridge_is_used(found: Any) -> None:
     route = found['route']
     assert (route['name'], route['is_fault']) == ('cv_bridge', False), route['sentence']
-    # The names of YUV 4:2:2 differ from release to release.
+    # The names of YUV 4:2:2 encodings differ between releases.
     assert set(BRIDGE_READS) - set(route['reads']) <= {'uyvy', 'yuyv', 'yuv422', 'yuv422_yuy2'}
 
 
@@ -73,4 +72,4 @@ def test_every_encoding_that_both_read_has_equal_pixels(found: Any) -> None:
         assert facts['equal'], encoding
         assert facts['through'] is (encoding in found['route']['reads']), encoding
         assert facts['apart'] <= tolerance(encoding), encoding
-    assert found['reading']['rgb8']['apart'] == 0  # -1 where cv_bridge has no such conversion
+    assert found['reading']['rgb8']['apart'] == 0  # -1 if cv_bridge has no such conversion

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-One code base from Humble to Rolling: what an older ROS lacks is not used, or done without.
+One code base from Humble to Rolling: features that an older ROS lacks are unused or optional.
 
-The lists are what rclpy, launch and launch_ros of Humble (rclpy 3.3.15) do not have and those of
+The lists are names that rclpy, launch and launch_ros of Humble (rclpy 3.3.15) lack and those of
 Jazzy (7.1.3), Kilted (9.1.2) or Rolling (8.0.0) have, read from their sources.
 
 """
@@ -18,7 +18,7 @@ from cases import for_each
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((*(ROOT / 'uncertainty_seg' / 'ros').rglob('*.py'),
                   *(ROOT / 'launch').glob('*.py')))
-# Names that Humble does not know, and keywords of calls, which end with `=`.
+# Names that Humble lacks; keyword arguments end with `=`.
 NOT_ON_HUMBLE = {
     # rclpy
     'add_post_set_parameters_callback', 'add_pre_set_parameters_callback', 'BEST_AVAILABLE',
@@ -34,14 +34,14 @@ NOT_ON_HUMBLE = {
     'IfElseSubstitution', 'LaunchLogDir', 'NotEqualsSubstitution', 'LifecycleTransition',
     'PushROSNamespace', 'ROSTimer', 'SetROSLogDir',
 }
-# Deprecated after Humble, with a name that Humble has as well.
+# Deprecated after Humble, replaced by names that Humble has too.
 NOT_ON_ROLLING = {'warn', 'QoSEventHandler'}
-# Places that ask first, and are tested without it below.
+# Uses that check first whether the name exists; they are tested without it below.
 GUARDED = {('topics.py', 'event_handler')}
 
 
 def words_of(path: Path) -> Iterator[str]:
-    """Yield each name, attribute, imported part and `keyword=` that a file uses."""
+    """Yield each name, attribute, imported name and `keyword=` that a file uses."""
     for part in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(part, ast.Name):
             yield part.id

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A build in a thread: what is said meanwhile, how it ends, and what is never built."""
+"""Engine builds in a thread: their progress, their results, and cases without a build."""
 
 from __future__ import annotations
 

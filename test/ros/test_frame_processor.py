@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""One frame after the other through the real pipeline, on publishers that only keep."""
+"""Frames through the real pipeline, on publishers that only record."""
 
 import array
 import dataclasses
@@ -91,7 +91,7 @@ def test_the_log_counts_a_message_that_its_image_is_no_view_of(rig: Rig, encodin
     copies = 1 if np.may_share_memory(image, np.frombuffer(msg.data, np.uint8)) else 2
     assert frame.memory_bytes == copies * pixels + maps
     assert (encoding, copies) in {('bgr8', 1), ('bgr8', 2), ('rgb8', 2)}
-    # Nothing is made of what may never be kept, and then it is what was shown.
+    # Mask and map are computed only if the log keeps the frame; they equal the published ones.
     assert 'maps' not in vars(result)
     np.testing.assert_array_equal(frame.mask(), result.label)
     np.testing.assert_array_equal(frame.uncertainty(), result.map_at_source('entropy'))
@@ -107,7 +107,7 @@ def test_a_file_is_logged_as_it_was_received(rig: Rig) -> None:
     frame = message_frame('', msg, image, rig.pipeline.process(image), {}, 'entropy')
     assert frame.mask().shape == image.shape[:2]
     assert isinstance(frame.image, ImageFile) and bytes(frame.image.data) == data
-    # Texts of a message do not make a sidecar that nobody may read.
+    # Long texts of a message are cut, so that the sidecar stays readable.
     assert (len(frame.ros_frame), len(frame.encoding)) == (256, 256)
 
 
@@ -118,7 +118,7 @@ def test_with_a_log_it_decides_alone_what_is_flagged(rig: Rig) -> None:
     rig.node.topics['~/flagged'].num_subscribers = 1
     process(arrival(image_message(solid(128, 128, 128), 10**9)))
     assert [frame.is_flagged for frame in offered] == [True]
-    # The same image under the same stamp: a control may be drawn of it, a label is not asked for.
+    # A repeated image with the same stamp may be a control frame, but is not flagged for a label.
     process(arrival(image_message(solid(128, 128, 128), 10**9)))
     assert 'occurred before' in offered[1].verdict.reasons[0]
     assert [frame.is_flagged for frame in offered] == [True, False]

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The slots between callbacks and worker: newest first, fair turns, rate caps; the thread."""
+"""The slots between callbacks and worker: newest frame, fair turns, rate limits; the thread."""
 
 from collections import Counter
 import threading
@@ -17,7 +17,7 @@ def never(item: Any, waited_s: float) -> None:
 
 
 class Rig:
-    """A scheduler whose time is told by hand."""
+    """A scheduler whose clock the test sets."""
 
     def __init__(self, *cameras: str) -> None:
         self.now_s = 100.0

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What /diagnostics says: the worst first, a status for each camera, a name for each node."""
+"""Content of /diagnostics: the worst problem first, a status for each camera of each node."""
 
 import dataclasses
 from typing import Any
@@ -92,7 +92,7 @@ def test_each_camera_of_each_node_has_a_status_of_its_own(camera: Camera) -> Non
     assert (values['camera'], values['frames_over_rate']) == ('down', '3')
 
 
-# --- the parts that fail alone -------------------------------------------------------------------
+# --- optional parts that fail --------------------------------------------------------------------
 
 
 def test_a_part_that_fails_is_a_warning_until_it_has_worked_and_a_while_has_passed(
@@ -110,7 +110,7 @@ def test_a_part_that_fails_is_a_warning_until_it_has_worked_and_a_while_has_pass
         assert health.condition != camera.look().condition
     assert len(caplog.records) == 1
     camera.now_s += FAULT_MEMORY_S
-    assert camera.look(faults=faults).level == WARN  # it has not worked since
+    assert camera.look(faults=faults).level == WARN  # it has not succeeded since
     with faults.alone('heatmap'):
         pass
     assert camera.look(faults=faults).level == OK
@@ -119,7 +119,7 @@ def test_a_part_that_fails_is_a_warning_until_it_has_worked_and_a_while_has_pass
         raise ValueError('again')
     with faults.alone('heatmap'):
         pass
-    assert camera.look(faults=faults).level == WARN  # one that fails now and then is seen
+    assert camera.look(faults=faults).level == WARN  # an intermittent failure is reported
     faults.clear()
     assert (camera.look(faults=faults).level, faults.values()) == (OK, {})
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Python's log lines reach the ROS logger, each in its severity."""
+"""Python's log records reach the ROS logger with their severities."""
 
 import logging
 from typing import Any

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What needs messages of optional packages: class names (vision_msgs), and Nav2's bond (bond)."""
+"""Topics of optional message packages: class names (vision_msgs), and Nav2's bond (bond)."""
 
 import sys
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from uncertainty_seg.ros.process_watch import BOND_PERIOD_S, LifecycleBond
 
 
 def made(**fields: Any) -> Any:
-    """Stand for a message of a package that is not here."""
+    """Return a fake message of a package that is not installed."""
     return SimpleNamespace(**{'header': Header(), **fields})
 
 
@@ -63,7 +63,7 @@ def test_a_bond_beats_under_the_nodes_name_and_parts_with_a_word(
         bond.start()
         ((period_s, beat),) = timers
         said = node.topics['bond'].sent
-        for _ in range(3):  # by the executor: a node whose callbacks hang does not beat
+        for _ in range(3):  # called by the executor, so that a hanging node stops beating
             beat()
         bond.stop()
         assert [msg.active for msg in said] == [True, True, True, False]
@@ -71,4 +71,4 @@ def test_a_bond_beats_under_the_nodes_name_and_parts_with_a_word(
         assert said[0].heartbeat_period == period_s == BOND_PERIOD_S < said[0].heartbeat_timeout
         instances.add(*{msg.instance_id for msg in said})
         assert timers == [] and 'bond' not in node.topics
-    assert len(instances) == 2  # another end each time, as the manager makes a new one too
+    assert len(instances) == 2  # a new instance each time, as the manager creates one too

@@ -25,7 +25,7 @@ def context() -> Iterator[Any]:
 
 
 class Served:
-    """A parameter server on a node, and the settings it handed on."""
+    """A parameter server on a node, and the settings that it applied."""
 
     def __init__(self, context: Any, overrides: dict[str, Any]) -> None:
         self.applied: list[Settings] = []

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What people read of the speed governor: its page, its launch file, its parameters in ROS."""
+"""The speed governor's page and launch file agree with its parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 from launch_stand_ins import actions_of, launch_arguments, stand_ins
 
-__all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every test here
+__all__ = ['launch_arguments', 'stand_ins']  # fixtures; the second applies to every test here
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / 'docs' / 'guides' / 'mission.md').read_text(encoding='utf-8')
 LAUNCH = 'speed_governor.launch.py'

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The speed governor over real DDS: what dies, hangs or lies must not leave the vehicle fast.
+The speed governor over real DDS: peers that die, hang or send false flags must not keep it fast.
 
-What a test holds against a deadline is the system time at which the governor sent a factor, not
-when this process came to read it.
+Tests compare deadlines with the system time at which the governor sent a factor, not with the time
+at which this process received it.
 
 """
 
@@ -30,12 +30,12 @@ from ros_helpers import (
 
 PEER = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_speed_peer.py')]
 SLOW, DEADLINE_S, PERIOD_S = 0.25, 0.5, 0.1
-# Ten times and more what was measured on a busy machine; far below the 20 s after which Fast DDS
-# gives up a participant by itself.
+# At least ten times the value measured on a busy machine, and far below the 20 s after which Fast
+# DDS drops a participant by itself.
 LATE_S = 8.0
-# From the governor's look at the clock to the stamp of the message, if it is interrupted between.
+# Time between the governor's reading of the clock and the stamp of the message, if interrupted.
 STAMPED_LATE_S = 0.25
-# A killed peer leaves the graph after 6 seconds, and not after Fast DDS's own 20.
+# A killed peer leaves the graph after 6 s instead of Fast DDS's default of 20 s.
 PROFILE = """<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
 <participant profile_name="peer" is_default_profile="true"><rtps><builtin><discovery_config>
 <leaseDuration><sec>6</sec></leaseDuration>
@@ -45,7 +45,7 @@ PROFILE = """<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profil
 
 
 class SpeedRig:
-    """A governor in a process, and what it says with the time it said it."""
+    """A governor in a process, and its factors with the times at which it sent them."""
 
     def __init__(self, domain: int, folder: Path, governor: Process) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
@@ -75,9 +75,9 @@ class SpeedRig:
         return self.factors[-1][1]
 
     def speak(self, word: str) -> Process:
-        """Start a stand-in of the perception node; the one before, if it still runs, ends."""
+        """End a running replacement of the perception node and start a new one."""
         self._end_peer()
-        ended_s = time.time()  # what was heard before is of the one before
+        ended_s = time.time()  # earlier factors belong to the previous peer
         self.wait(lambda: self.factors[-1][0] > ended_s and self.factor == SLOW, 'the slow factor')
         self.say(word)
         self._peer = Process(PEER, self.domain, self.folder / 'peer', {
@@ -88,7 +88,7 @@ class SpeedRig:
         return self._peer
 
     def say(self, word: str) -> None:
-        """Let the stand-in say another word from now on."""
+        """Change what the replacement publishes."""
         new = self._flag.with_suffix('.new')
         new.write_text(word)
         new.rename(self._flag)
@@ -103,13 +103,13 @@ class SpeedRig:
         return [factor for _, factor in self.factors[num_before:]]
 
     def assert_slow_in_time(self, lost_s: float, deadline_s: float = DEADLINE_S) -> None:
-        """Hold what was heard against the promise, for a flag last sent at `lost_s`."""
+        """Assert that the factor fell in time, for a flag last sent at `lost_s`."""
         self.wait(lambda: self.factor == SLOW, 'the slow factor')
         self.hear()
         after = [(sent_s, factor) for sent_s, factor in self.factors if sent_s >= lost_s]
         slow_s = next(sent_s for sent_s, factor in after if factor == SLOW) - lost_s
         assert slow_s <= deadline_s + PERIOD_S + LATE_S
-        # Whatever the load: a deadline after it the last flag is stale, and nothing may rise.
+        # At any load: one deadline later the last flag is stale, and the factor must not rise.
         rises = [b[0] for a, b in zip(self.factors, self.factors[1:], strict=False) if b[1] > a[1]]
         assert all(sent_s - lost_s < deadline_s + STAMPED_LATE_S for sent_s in rises)
 
@@ -124,7 +124,7 @@ class SpeedRig:
 
 @contextmanager
 def speed_rig(folder: Path, *words: str, deadline_s: float = DEADLINE_S) -> Iterator[SpeedRig]:
-    """Start a governor which settles and rises in seconds, and listen to it."""
+    """Start a governor that settles and rises within seconds, and subscribe to it."""
     with own_domain() as domain:
         governor = Process(
             ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args',
@@ -175,7 +175,7 @@ def test_a_killed_publisher_slows_the_vehicle_and_the_command_it_has(rig: SpeedR
         return bool(rig.limited and rig.limited[-1].linear.x > 2.0 * SLOW)
 
     rig.wait(is_driven, 'a command faster than slow')
-    # From here on no command comes: it is the governor that must act.
+    # No command arrives from here on, so the governor must slow the last one by itself.
     peer.interrupt(signal.SIGKILL)
     rig.assert_slow_in_time(time.time())
     rig.wait(lambda: rig.limited[-1].linear.x == 2.0 * SLOW, 'the command to be slowed down')
@@ -187,10 +187,10 @@ def test_a_governor_that_slept_does_not_believe_what_waited_for_it(rig: SpeedRig
     rig.wait_for_rise()
     rig.governor.send_signal(signal.SIGSTOP)
     try:
-        # It talks on for longer than the deadline, into the queue of who sleeps, and dies.
+        # The peer fills the sleeping governor's queue for longer than the deadline, then dies.
         rig.client.spin(3 * DEADLINE_S)
         peer.interrupt(signal.SIGKILL)
-        rig.client.spin(1.5 * DEADLINE_S)  # all of it is stale
+        rig.client.spin(1.5 * DEADLINE_S)  # all queued flags are stale
     finally:
         rig.governor.send_signal(signal.SIGCONT)
     assert set(rig.hear(8)) == {SLOW}
@@ -207,14 +207,14 @@ def test_a_second_publisher_is_slow_whatever_it_says_until_it_has_left(rig: Spee
     try:
         rig.wait(lambda: rig.factor == SLOW, 'the slow factor')
         before = len(rig.factors)
-        for _ in range(20):  # longer than it settles
+        for _ in range(20):  # longer than settle_s
             second.publish(Bool(data=True))
             rig.client.spin(0.05)
         assert {factor for _, factor in rig.factors[before:]} == {SLOW}
         rig.wait(lambda: '2 publishers' in rig.health[-1].status[0].message, 'the reason')
     finally:
         rig.client.node.destroy_publisher(second)
-    rig.wait_for_rise()  # on the flags of the one that was there before
+    rig.wait_for_rise()  # by the flags of the first publisher
 
 
 def test_a_command_that_was_held_up_on_its_way_is_zero(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_command_that_was_held_up_on_its_way_is_zero(tmp_path: Path) -> None:
 
         rig.wait(is_driven, 'a command at the slow factor')
         rig.governor.send_signal(signal.SIGSTOP)
-        rig.client.spin(0.1)  # for what it has sent before
+        rig.client.spin(0.1)  # receives messages sent before the stop
         rig.limited.clear()
         rig.commands.publish(command)
         rig.client.spin(1.0)
@@ -242,7 +242,7 @@ def test_a_command_that_was_held_up_on_its_way_is_zero(tmp_path: Path) -> None:
 
 def test_the_real_node_killed_with_its_flag_up_slows_the_vehicle(tmp_path: Path) -> None:
     bundle, deadline_s = make_tiny_bundle(tmp_path / 'tiny'), 3 * DEADLINE_S
-    # A network shares the machine here: with the time of the others it may not rise at all.
+    # A network runs on this machine too; with the other tests' deadline the factor might not rise.
     with speed_rig(tmp_path, '-r', 'confident:=/uncertainty_seg/confident',
                    deadline_s=deadline_s) as rig:
         node = Process(node_arguments(bundle, stale_timeout_s=deadline_s), rig.domain,

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The speed governor in this process: its callbacks are called by hand, with a clock the test turns.
+The speed governor in this process: the test calls its callbacks and sets its clock.
 
-What it does over DDS, with peers that die and hang, is in test_speed_governor.
+test_speed_governor has its behaviour over DDS, with peers that die and hang.
 
 """
 
@@ -46,7 +46,7 @@ def domain() -> Iterator[int]:
 
 
 class Log:
-    """A logger that keeps what it is told."""
+    """A logger that records its messages."""
 
     def __init__(self, told: list[tuple[str, str]]) -> None:
         self._told = told
@@ -62,13 +62,13 @@ class Log:
 
 
 def speaker(number: int, kind: str = 'std_msgs/msg/Bool') -> Any:
-    """Return what the graph says of a publisher."""
+    """Return a publisher's entry in the ROS graph."""
     return SimpleNamespace(topic_type=kind, endpoint_gid=[number] * 16, node_name=f'node_{number}',
                            node_namespace='/')
 
 
 class Governor:
-    """A governor whose topics are lists."""
+    """A governor whose publishers append to lists."""
 
     def __init__(self, domain: int, parameters: dict[str, Any]) -> None:
         values = {'slow_factor': SLOW, 'deadline_s': DEADLINE_S, 'settle_s': DEADLINE_S,
@@ -77,7 +77,7 @@ class Governor:
                  for word in ('-p', f'{name}:={str(value).lower()}')]
         rclpy.init(args=['--ros-args', '--log-level', 'fatal', *words], domain_id=domain)
         self.now_s = 1000.0
-        self.asked: list[str] = []  # which of the clocks
+        self.asked: list[str] = []  # names of the clocks that were read
         self.log: list[tuple[str, str]] = []
         logged = type('Logged', (SpeedGovernorNode,), {'get_logger': lambda node: Log(self.log)})
         self.node = logged(lambda: self.asked.append('steady') or self.now_s)
@@ -92,7 +92,7 @@ class Governor:
                 lambda timeout, name=publisher.topic_name:
                 self.acked.append((name, timeout.nanoseconds)))
         self.publishers = [speaker(1)]
-        self.others: list[Any] = []  # on the topic of the commands
+        self.others: list[Any] = []  # on the command topic
         self.node.get_publishers_info_by_topic = (
             lambda topic: self.publishers if topic == '/confident' else self.others)
         self.number = 0
@@ -113,7 +113,7 @@ class Governor:
         return self.system_now_s
 
     def hear(self, is_confident: bool, age_s: float = 0.0, number: int | None = None) -> None:
-        """Take a flag that was sent so long ago by the system clock."""
+        """Receive a flag that was sent `age_s` ago by the system clock."""
         if number is None:
             number = self.number = self.number + 1
         self._callbacks['/confident'](Bool(data=is_confident), {
@@ -132,7 +132,7 @@ class Governor:
         self._timers[100_000_000]()
 
     def rise(self) -> None:
-        """Hear true flags until the factor is 1."""
+        """Receive true flags until the factor is 1."""
         for _ in range(40):
             self.hear(True)
             self.tick()
@@ -149,7 +149,7 @@ class Governor:
 @contextmanager
 def governor(domain: int, **parameters: Any) -> Iterator[Governor]:
     with pytest.MonkeyPatch.context() as patch:
-        # Alone in its domain, it need not look for another one of its name at each start.
+        # Skip the search for a node of the same name: the governor is alone in its domain.
         patch.setattr(name_claim, 'LOOK_S', 0)
         patch.setattr(name_claim, 'LOOK_TURNS', 0)
         try:
@@ -172,7 +172,7 @@ def test_a_flag_is_as_old_as_the_time_since_it_was_sent(domain: int) -> None:
         one.rise()
         one.hear(True, 0.75 * DEADLINE_S)
         assert one.factors[-1] == 1.0
-        one.hear(True, 2 * DEADLINE_S)  # it lay in a queue
+        one.hear(True, 2 * DEADLINE_S)  # it was delayed in a queue
         assert one.factors[-1] == SLOW
         assert '1.0 s' in one.reason()
 
@@ -199,12 +199,12 @@ def test_the_system_clock_is_read_last_so_that_a_pause_makes_the_flag_older(doma
     with governor(domain) as one:
         one.asked.clear()
         one.hear(True)
-        # Two of the watch over the publishers, and then the pair that is compared.
+        # Two readings by the watch of the publishers, then the pair that is compared.
         assert one.asked == ['steady', 'steady', 'steady', 'system']
 
 
 class Ears:
-    """A node that remembers the subscription it was asked for."""
+    """A node that records the subscription it creates."""
 
     def __init__(self) -> None:
         self.publishers: list[Any] = []
@@ -243,7 +243,7 @@ def test_the_link_asks_for_the_deadline_and_queues_nothing_without_the_time_of_s
     asked = [link(compare_clocks)[0] for compare_clocks in (True, False)]
     assert [ears.kind for ears in asked] == [Bool, Bool]
     assert [ears.qos.deadline.nanoseconds for ears in asked] == [DEADLINE_S * 1e9] * 2
-    # Old ones would wait in line behind each other, and each be taken for a new one.
+    # Without send times a deeper queue would deliver old flags, each taken for a new one.
     assert asked[0].qos.depth > asked[1].qos.depth == 1
 
 
@@ -316,7 +316,7 @@ def test_a_rogue_that_is_left_alone_after_the_node_has_died_raises_nothing(domai
     with governor(domain) as one:
         one.rise()
         one.publishers = [speaker(1), speaker(2)]
-        one.hear(True)  # the node, and then the rogue alone
+        one.hear(True)  # from the node; later flags are from the rogue alone
         one.publishers = [speaker(2)]
         num_before = len(one.factors)
         for number in range(1, 100):
@@ -324,7 +324,7 @@ def test_a_rogue_that_is_left_alone_after_the_node_has_died_raises_nothing(domai
             one.tick()
         assert set(one.factors[num_before:]) == {SLOW}
         assert one.reason() != 'full'
-        one.publishers = [speaker(3)]  # started anew
+        one.publishers = [speaker(3)]  # the node was restarted
         one.rise()
         assert one.reason() == 'full'
 
@@ -338,7 +338,7 @@ def test_a_jump_of_the_system_clock_raises_nothing_and_is_over_with_the_next_fla
         one.command(twist(1.0))
         one.system_now_s += jump_s
         num_before = len(one.factors)
-        one.hear(True, age_s=jump_s)  # on the way while the clock jumped
+        one.hear(True, age_s=jump_s)  # in transit while the clock jumped
         one.command(twist(2.0), age_s=jump_s)
         is_small = abs(jump_s) < DEADLINE_S
         assert one.limited[-1].linear.x == (2.0 if is_small else 0.0)
@@ -421,7 +421,7 @@ def test_a_command_is_scaled_slowed_down_when_the_flag_falls_and_ended(domain: i
 def test_a_command_is_limited_by_the_factor_of_its_own_moment(domain: int) -> None:
     with governor(domain) as one:
         one.rise()
-        one.now_s += DEADLINE_S  # no tick has looked at the clock since
+        one.now_s += DEADLINE_S  # no tick since then
         one.command(twist(2.0))
         assert one.limited[-1].linear.x == 2.0 * SLOW
 
@@ -530,7 +530,7 @@ def test_its_clock_counts_while_the_machine_sleeps_where_there_is_such_a_clock(
 def run_main(
     domain: int, monkeypatch: pytest.MonkeyPatch, spin: Any
 ) -> tuple[int, list[str], list[tuple[str, str]]]:
-    """Run the entry point with another loop; return the exit code, what was called, the log."""
+    """Run the entry point with `spin` as its loop; return exit code, recorded calls and log."""
     called: list[str] = []
     log: list[tuple[str, str]] = []
     monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
@@ -544,7 +544,7 @@ def run_main(
                         lambda self: called.append('destroy') or destroy(self))
     code = main(['--ros-args', '--log-level', 'fatal'])
     assert not rclpy.ok()
-    return code, called, log[1:]  # without what it waits for
+    return code, called, log[1:]  # without the first message, about what it waits for
 
 
 def test_a_callback_that_fails_makes_the_factor_fall_and_the_node_lives_on(

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The speed factor and limited commands, with a clock that the test turns, in exact steps of 1/64 s.
+The speed factor and limited commands, with a clock set by the test in exact steps of 1/64 s.
 
-The oracle of the factor knows no state machine: it searches the whole past for the last series of
-true flags without a gap. The factor must be exactly what that series has earned.
+The oracle of the factor has no state machine: it searches the whole past for the last series of
+true flags without a gap. The factor must be exactly the one that follows from this series.
 
 """
 
@@ -37,7 +37,7 @@ START_S = 1000.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens `step_s` after the one before; a true was sent `age_s` earlier."""
+    """An event `step_s` after the one before; a true flag was sent `age_s` earlier."""
 
     kind: str
     step_s: float
@@ -49,7 +49,7 @@ def steps(low: int, high: int) -> Any:
 
 
 def events(low: int = 0, kinds: tuple[str, ...] = ('false', 'late', 'lost')) -> Any:
-    # Mostly trues that come in time, and many: else the factor would hardly ever leave the ground.
+    # Mostly true flags in time, and many, since otherwise the factor would rarely rise.
     often = st.builds(Event, st.just('true'), steps(max(low, 0), 40), steps(-8, 16))
     other = st.builds(Event, st.sampled_from(('true', 'look', *kinds)), steps(low, 100),
                       steps(-70, 70))
@@ -69,7 +69,7 @@ def apply(policy: SpeedPolicy, kind: str, now_s: float, age_s: float = 0.0) -> f
 
 
 def earned(past: list[tuple[Event, float]], now_s: float) -> float:
-    """Return the factor that the last run of trues without a gap has earned by now."""
+    """Return the factor that follows from the last series of true flags without a gap."""
     first_s = last_s = None
     for event, at_s in past:
         if event.kind == 'look':
@@ -86,7 +86,7 @@ def earned(past: list[tuple[Event, float]], now_s: float) -> float:
     return min(SLOW + RISE * max(last_s - first_s - SETTLE_S, 0.0), 1.0)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # that of a busy machine
+@settings(suppress_health_check=[HealthCheck.too_slow])  # may fail on a busy machine
 @given(events())
 def test_the_factor_is_what_the_last_run_of_trues_has_earned(story: list[Event]) -> None:
     policy, now_s, past = SpeedPolicy(SETTINGS, START_S), START_S, []
@@ -111,7 +111,7 @@ def test_it_stays_in_range_and_rises_only_at_a_true_by_no_more_than_the_rate(
             assert 0 < now_s - true_s < DEADLINE_S  # renewed in time
             assert after - before <= RISE * (now_s - true_s)
         before = after
-        # A true that overtook another one on the way renews nothing.
+        # A true flag that arrives before an older one does not count.
         true_s = -math.inf if event.step_s < 0 else true_s
         if event.kind == 'true':
             true_s = max(true_s, now_s - max(event.age_s, 0.0))
@@ -147,7 +147,7 @@ def test_a_clock_that_stands_still_lets_it_fall_at_the_next_tick() -> None:
 
 
 def risen() -> SpeedPolicy:
-    """Return a policy that heard a true every half second from the start on, for 7 s."""
+    """Return a policy that received a true flag every half second, for the first 7 s."""
     policy = SpeedPolicy(SETTINGS, START_S)
     for n in range(15):
         policy.take_flag(START_S + n / 2, True)
@@ -201,7 +201,7 @@ def test_a_flag_from_another_time_is_none(age_s: float) -> None:
 
 
 def test_old_flags_taken_slowly_one_after_the_other_raise_nothing() -> None:
-    # They lay in the queue of a process that was starved, half a second apart.
+    # They were queued while the process did not run, and were sent half a second apart.
     policy = risen()
     sent_s = [START_S + 7.5 + n / 2 for n in range(10)]
     for n, at_s in enumerate(sent_s):
@@ -293,7 +293,7 @@ def test_what_is_not_finite_is_zero_in_every_axis_and_counted(bad: float, axis: 
     command = (*COMMAND[:axis], bad, *COMMAND[axis + 1:])
     assert limiter.take(10.1, command, 1.0) == ZERO
     assert limiter.num_refused == 1
-    # Nor does the sound one before it come back.
+    # The valid command before it is not resumed either.
     assert limiter.tick(10.2, 0.5) == ZERO
     assert limiter.take(10.3, COMMAND, 1.0) == COMMAND
     assert limiter.num_refused == 1
@@ -353,7 +353,7 @@ def test_stopping_gives_zero_only_where_a_command_was_in_force() -> None:
     limiter.take(10.0, COMMAND, 1.0)
     assert limiter.stop() == ZERO
     assert limiter.stop() is None
-    # Nor is the command that was ended slowed down later.
+    # A later tick does not slow down the ended command.
     assert limiter.tick(10.1, 0.5) is None
 
 
@@ -366,7 +366,7 @@ TWO, BARRED = '2 publishers of the flag', 'the flag comes from a publisher that 
 def watched(
     steps: Any, start: tuple[bytes, ...] = (NODE,), alone_s: float = 10.0
 ) -> tuple[PublisherWatch, list[str]]:
-    """Return a watch and what it said at each step: seconds, who is present, number of a flag."""
+    """Return a watch and its answer at each step (seconds, publishers present, flag number)."""
     watch = PublisherWatch(DEADLINE_S)
     watch.look(START_S - alone_s, start)
     said = []
@@ -389,7 +389,7 @@ def test_one_publisher_is_relied_on_and_two_never_are() -> None:
 
 def test_of_two_that_publish_the_one_that_was_alone_before_is_relied_on_afterwards() -> None:
     both = [NODE, ROGUE]
-    for numbers in ((8, 9), (1, 8, 2)):  # the node goes on; both, one after the other
+    for numbers in ((8, 9), (1, 8, 2)):  # flag numbers: the node continues; both alternate
         past = [(0, [NODE], 7), *((0.1 * n, both, number) for n, number in enumerate(numbers, 1))]
         _, said = watched([*past, (5, [ROGUE]), (3600, [ROGUE]), (3601, [NODE]), (3602, [ROGUE])])
         assert begins(said[-4:], BARRED, BARRED, '', BARRED)
@@ -397,7 +397,7 @@ def test_of_two_that_publish_the_one_that_was_alone_before_is_relied_on_afterwar
 
 def test_a_node_that_takes_over_from_a_dead_one_is_relied_on_when_that_one_has_left() -> None:
     both = [NODE, SECOND]
-    # The first number is 1, or some were not received, then or later.
+    # The first received number is 1, or later if some were lost, at first or later.
     for first, restart_s in ((1, 0.5), (4, 0.5), (12, 0.5), (8, DEADLINE_S)):
         _, said = watched([(0, [NODE], 7), (restart_s, both, first), (2, both, first + 1),
                            (3, both, first + 7), (4, both, first + 8), (20, [SECOND], first + 9)])
@@ -470,7 +470,7 @@ def test_a_rogue_that_spoke_between_flags_of_the_node_is_never_relied_on(
         numbers[who] += 1
         assert watch.look(START_S + 0.1 * n, [NODE, ROGUE]).startswith(TWO)
         watch.hear(START_S + 0.1 * n, numbers[who])
-    # The node spoke in the presence of the rogue: before the first word of it, or between two.
+    # The node sent a flag while the rogue was present: before the rogue's first or between two.
     words = b' '.join(order)
     if words.startswith(NODE) or ROGUE in words.partition(ROGUE)[2].partition(NODE)[2]:
         assert watch.look(START_S + 100, [ROGUE]).startswith(BARRED)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A second node of a name ends itself in one sentence, and the first goes on as if alone."""
+"""A second node of the same name ends with one sentence; the first continues unaffected."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,11 +22,11 @@ OLDER = Claim(100, 'a', 0, False, 1, 'auv')
 YOUNGER = replace(OLDER, started_ns=200, identity='b')
 
 
-# --- who gives way -------------------------------------------------------------------------------
+# --- which node ends -----------------------------------------------------------------------------
 
 
 class Race:
-    """Two nodes that hear each other from a time on."""
+    """Nodes that receive each other's claims whenever `is_heard` is true."""
 
     def __init__(self, *starts_s: float) -> None:
         self.now_s = 0.0
@@ -111,7 +111,7 @@ def test_a_forger_of_many_identities_takes_no_memory() -> None:
     for number in range(1000):
         contest.hear(replace(YOUNGER, identity=str(number)))
     assert len(contest._numbers) == MOST_CLAIMANTS
-    # Who is heard twice in a row wins beside it.
+    # Despite these, an older claim that is received twice in a row wins.
     for number in range(2):
         contest.hear(replace(OLDER, started_ns=1, identity='first', number=number))
     assert contest.winner is not None and contest.winner.identity == 'first'
@@ -146,7 +146,7 @@ def other(rig: NodeRig) -> Iterator[Claim]:
 
 
 def sentences(process: Process) -> list[str]:
-    # Why its first frames have no true flag is said too, if a newcomer gets that far.
+    # A second node that starts far enough also logs why its first flags are false.
     return [line for line in process.output.splitlines()
             if not any(word in line for word in ('[INFO]', 'not confident: ', 'max_repeats is'))]
 
@@ -163,15 +163,15 @@ def test_the_second_ends_itself_and_the_first_keeps_flag_and_graph(
         assert second.wait() == 2, second.output
     (sentence,) = sentences(second)
     assert ME in sentence and f'process {rig.process.pid} on ' in sentence
-    if 'cv_bridge' not in second.output:  # it heard the first before it was up itself
+    if 'cv_bridge' not in second.output:  # the first's claim arrived before it was up
         assert speakers == {1}
-    # It has left the graph, too, and not only when Fast DDS gives it up.
+    # It leaves the graph at once, not only after Fast DDS's lease.
     rig.wait(lambda: node.get_node_names().count('uncertainty_seg') == 1, 'it to be gone')
     rig.raise_flag()
 
 
 def test_one_that_is_heard_only_after_the_look_still_ends_the_new_one(rig: NodeRig) -> None:
-    rig.wait(lambda: rig.flags, 'the first flag')  # comes after the look
+    rig.wait(lambda: rig.flags, 'the first flag')  # is published after the search
     rig.client.watched = None
     with other(rig) as claim:
         rig.wait(lambda: not rig.process.is_running, 'the refusal')
@@ -187,7 +187,7 @@ def test_a_node_that_was_killed_does_not_keep_its_name_from_the_next(
     rig.raise_flag()
     rig.client.watched = None
     rig.process.interrupt(signal.SIGKILL)
-    assert rig.client.node.count_publishers(CLAIMS) == 1  # its ghost, for 20 s
+    assert rig.client.node.count_publishers(CLAIMS) == 1  # Fast DDS lists the killed node for 20 s
     rig.flags.clear()
     arguments = node_arguments(tmp_path / 'tiny', gate__rise_frames=1)
     with Process(arguments, rig.domain, tmp_path / 'next') as following:

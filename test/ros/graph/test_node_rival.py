@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Two voices on the topic of one flag: two nodes with one flag, or a flag that is from a bag."""
+"""Two publishers of one flag: two nodes, or a node and a bag; two publishers of images."""
 
 from pathlib import Path
 import signal
@@ -29,7 +29,7 @@ def speaker(
 
 
 class Watched:
-    """A watch on a graph, a clock and messages of the test's own."""
+    """A watch whose graph, clock and messages the test controls."""
 
     def __init__(self) -> None:
         self.now_s, self.num_sent = 0.0, 0
@@ -89,7 +89,7 @@ def test_a_dead_one_in_the_graph_is_believed_dead_after_the_probe(own_hz: int) -
     assert rig.watch.reason == ''
     rig.run(20, own_hz, 0)
     assert rig.watch.reason == ''
-    rig.run(int(PROBE_S), own_hz, 5)  # it comes back
+    rig.run(int(PROBE_S), own_hz, 5)  # the other publisher returns
     assert rig.watch.reason
 
 
@@ -125,7 +125,7 @@ def test_a_look_that_raises_keeps_the_last_answer_and_is_a_reason_of_its_own_lat
     rig.graph_fails = True
     with pytest.raises(UnicodeDecodeError):
         rig.run(1, 10, 2)
-    assert rig.watch.reason  # another voice is not forgotten
+    assert rig.watch.reason  # a known second publisher still counts
 
 
 def test_a_voice_that_cannot_be_listened_to_reliably_counts_while_it_is_there() -> None:
@@ -139,13 +139,13 @@ def test_our_own_flags_on_the_way_are_no_other_voice() -> None:
     rig = Watched()
     rig.others = [speaker()]
     rig.run(1, 10, 0)
-    for second in range(20):  # one of ours is heard a second late, every other time
+    for second in range(20):  # every second time one of our flags arrives a second late
         rig.run(1, 10, 1 if second % 2 else -1)
     assert rig.watch.reason == ''
 
 
 class Cameras:
-    """Publishers of one topic, each with numbers of its own; a look at the graph each second."""
+    """Publishers of one topic with separate sequence numbers; a graph check every second."""
 
     def __init__(self) -> None:
         self.now_s, self.num_there, self.numbers = 0.0, 1, {'first': 500, 'second': 0}
@@ -153,7 +153,7 @@ class Cameras:
         self.watch.look()
 
     def run(self, seconds: int, *speakers: str, has_numbers: bool = True) -> list[bool]:
-        """Let publishers speak in turn, 10 images a second; returns whether each may be true."""
+        """Send images from publishers in turn, 10 Hz; returns whether each may be true."""
         found = []
         for k in range(10 * seconds):
             self.now_s += 0.1
@@ -238,6 +238,6 @@ def test_two_nodes_with_one_flag_are_both_not_confident_until_one_is_gone(tmp_pa
                 for s in rig.health), 'the node to notice')
             rig.wait(lambda: rig.verdict() and rig.client.node.count_publishers(TOPIC) == 2
                      and not any(f.data for f in rig.flags[-20:]), 'both to be down')
-            # Killed, it stays in the graph for 20 s: what is still heard is the proof of life.
+            # A killed node stays in the graph for 20 s; only received flags show that it lives.
             other.send_signal(signal.SIGKILL)
             rig.wait(lambda: rig.verdict() and rig.flags[-1].data, 'the flag to come back')

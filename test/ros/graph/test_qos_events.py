@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Ends of a topic that do not meet: whose they are and what mends it, over real DDS."""
+"""Incompatible QoS of a topic's endpoints: the nodes and the fix are named, over real DDS."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ CAMERA = Topic('/cam', 'sensor_msgs/msg/Image', False, camera_qos('reliable'))
 
 
 class StubGraph:
-    """A node whose graph and log are lists."""
+    """A stub of a node whose graph and log are lists."""
 
     def __init__(self) -> None:
         self.ends: dict[str, list[Any]] = {}
@@ -78,7 +78,7 @@ BEST_EFFORT = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 def test_a_conflict_is_said_once_for_as_long_as_the_graph_shows_it() -> None:
     rig = Watched()
     rig.put(CAMERA, BEST_EFFORT)
-    assert rig.watch.report() == ()  # no alarm, no look at the graph
+    assert rig.watch.report() == ()  # the graph is only read after an event
     rig.alarm(CAMERA)
     for _ in range(3):
         (sentence,) = rig.watch.report()
@@ -118,7 +118,7 @@ def test_missed_deadlines_are_counted_where_there_is_one() -> None:
     assert rig.watch.events(mask).deadline is None
 
 
-# --- which ends do not meet, and how images may be requested -------------------------------------
+# --- which endpoints are incompatible, and which QoS images may have -----------------------------
 
 RELIABLE = QoSProfile(depth=1)
 
@@ -184,7 +184,7 @@ def test_a_camera_that_offers_less_is_named_until_it_is_gone(rig: NodeRig) -> No
     sentence = '/cam: nothing passes from /test_client to /uncertainty_seg'
     rig.wait(lambda: any(sentence in told for told in topics_told(rig)), 'the sentence')
     assert rig.process.output.count(sentence) == 1
-    # A camera that does match is heard meanwhile, and the conflict is a warning beside it.
+    # Images of the matching camera still arrive; the conflict is an additional warning.
     rig.wait(lambda: rig.verdict() and rig.health[-1].status[0].level == b'\x01', 'a warning')
     assert 'nothing passes' in rig.health[-1].status[0].message
     node.destroy_publisher(camera)
@@ -192,7 +192,7 @@ def test_a_camera_that_offers_less_is_named_until_it_is_gone(rig: NodeRig) -> No
 
 
 def test_a_misspelt_topic_is_answered_with_where_the_images_are(rig: NodeRig) -> None:
-    # From here on nobody is on /cam.
+    # From here on /cam has no publisher.
     node = rig.client.node
     node.destroy_publisher(rig.client.camera)
     camera = node.create_publisher(Image, '/front/image_raw', BEST_EFFORT)

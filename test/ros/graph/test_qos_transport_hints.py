@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""One sentence when nothing comes, told from the graph and from the publisher's identifier."""
+"""One sentence on why no frame arrives, from the graph and the publisher's identifier."""
 
 import dataclasses
 from types import SimpleNamespace

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The SROS2 policy: exactly what the nodes use."""
+"""The SROS2 policy grants exactly the rights that the nodes use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ros_helpers import Client, node_arguments, Process, ROOT
 
 POLICY = ROOT / 'config' / 'sros2' / 'policy.xml'
 FLAG, NUMBERS = '/uncertainty_seg/confident', '/uncertainty_seg/verdict'
-# Where they are not: the first came with Jazzy, the second needs vision_msgs.
+# Right -> package without which it does not exist; the first is new in Jazzy.
 MAY_BE_ABSENT = {'get_type_description': 'type_description_interfaces',
                  'label_info': 'vision_msgs'}
 
 
 def enclaves() -> dict[str, set[tuple[str, str]]]:
-    """Return what each enclave may do: verb and full name of a topic or service."""
+    """Return the rights of each enclave: verb and full name of a topic or service."""
     found = {}
     for enclave in ElementTree.parse(POLICY).iter('enclave'):
         rights = found[enclave.attrib['path']] = set()
@@ -45,14 +45,14 @@ def test_only_the_node_may_publish_the_flag_and_only_the_governor_the_commands()
                             ('/cmd_vel_limited', {'/speed_governor'}),
                             ('/speed_governor/speed_factor', {'/speed_governor'})):
         assert {name for name, one in rights.items() if ('publish', topic) in one} == speakers
-    # Nobody may change a parameter or the lifecycle of another node.
+    # No node may change the parameters or the lifecycle of another node.
     assert not any(verb == 'request' for one in rights.values() for verb, _ in one)
-    # The node listens to its own flag, to notice a second publisher of it.
+    # The node subscribes to its own flag, to detect a second publisher.
     assert {('subscribe', FLAG), ('subscribe', NUMBERS)} <= rights['/uncertainty_seg']
 
 
 def used_by(node: Any, name: str) -> set[tuple[str, str]]:
-    """Return what a node has on the graph, as the rights it needs."""
+    """Return the rights that a node's topics and services in the graph require."""
     found = (('publish', node.get_publisher_names_and_types_by_node),
              ('subscribe', node.get_subscriber_names_and_types_by_node),
              ('reply', node.get_service_names_and_types_by_node))
@@ -78,7 +78,7 @@ def test_the_policy_allows_what_the_nodes_use_and_nothing_else(
         mission = rclpy.create_node('mission', context=client.node.context)
         for topic, kind in ((FLAG, Bool), ('/speed_governor/speed_factor', Float32)):
             mission.create_subscription(kind, topic, print, 10)
-        # A second publisher: the node then listens to its own topic.
+        # A second publisher makes the node subscribe to its own topics.
         client.node.create_publisher(Bool, FLAG, 10)
         client.node.create_publisher(JointState, NUMBERS, 10)
         for name, rights in enclaves().items():

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Stamps and clocks that jump, stand still or are impossible: the flag keeps its promise."""
+"""Stamps and clocks that jump, stand still or are impossible never make the flag wrongly true."""
 
 from collections.abc import Iterator
 import itertools
@@ -12,12 +12,12 @@ from ros_node_rig import BAD, node_rig, NodeRig
 
 from uncertainty_seg.core.frame_guard import MEMORY_FRAMES
 
-STALE_TIMEOUT_S = 2.0  # so long that a busy machine does not let the flag fall by itself
+STALE_TIMEOUT_S = 2.0  # so long that a busy machine does not cause a fall
 INT32_MAX, UINT32_MAX = 2**31 - 1, 2**32 - 1
 
 
 class ClockRig:
-    """The node on simulated time, and who publishes /clock."""
+    """The node on simulated time, and the publisher of /clock."""
 
     def __init__(self, rig: NodeRig) -> None:
         from rosgraph_msgs.msg import Clock
@@ -28,10 +28,10 @@ class ClockRig:
         self._clock = rig.client.node.create_publisher(Clock, '/clock', 10)
         rig.wait(lambda: self._clock.get_subscription_count(), 'the node to listen to /clock')
         self.next_second = itertools.count(10_000).__next__
-        rig.raise_flag()  # frames are lost until both sides have found each other
+        rig.raise_flag()  # frames are lost before discovery is complete
 
     def set_clock(self, sec: int, nanosec: int = 0) -> None:
-        """Publish a time; nobody waits until it is there."""
+        """Publish a time, without waiting until the node has it."""
         msg = self._kind()
         msg.clock.sec, msg.clock.nanosec = sec, nanosec
         self._clock.publish(msg)
@@ -46,7 +46,7 @@ class ClockRig:
         self.rig.wait(is_there, f'diagnostics at {sec} s')
 
     def flag_of(self, sec: int, nanosec: int = 0, **options: Any) -> bool:
-        """Send a frame and return the flag that came of it."""
+        """Send a frame and return its flag."""
         return values_of(self.rig.answer(sec, nanosec, **options))['confident'] == 'true'
 
     def rise(self) -> None:
@@ -54,7 +54,7 @@ class ClockRig:
         self.rig.wait(lambda: self.flag_of(self.next_second()), 'a confident frame')
 
     def num_flagged_of(self, frames: int) -> int:
-        """Send frames that are worth a label; returns how many came back."""
+        """Send uncertain frames; returns how many the node republished as flagged."""
         num_before = len(self.rig.flagged)
         for _ in range(frames):
             assert not self.flag_of(self.next_second(), pixels=BAD)
@@ -70,7 +70,7 @@ def rig(folder: Path) -> Iterator[ClockRig]:
 
 @pytest.fixture(autouse=True)
 def lives_on(rig: ClockRig) -> Iterator[None]:
-    """Whatever the clocks did: good frames raise the flag before and after."""
+    """Assert before and after each test that good frames make the flag true."""
     rig.rise()
     yield
     rig.rise()
@@ -80,7 +80,7 @@ def test_a_bag_that_loops_lets_the_flag_fall_once_with_every_jump(rig: ClockRig)
     flags = [[rig.flag_of(second) for second in range(100, 101 + MEMORY_FRAMES)]
              for _ in range(2)]
     assert flags == [[False] * 3 + [True] * (MEMORY_FRAMES - 2)] * 2
-    assert not any(rig.flag_of(second) for second in range(161, 165))  # too short a loop
+    assert not any(rig.flag_of(second) for second in range(161, 165))  # the loop is too short
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_stamp_no_clock_gives_is_a_frame_and_confident_only_if_it_is_new(
     status = rig.rig.answer(sec, nanosec)
     assert (values_of(status)['confident'] == 'true') == (not words)
     assert words in status.status[0].message
-    rig.rig.of(status, rig.rig.masks)  # with the very stamp
+    rig.rig.of(status, rig.rig.masks)  # with exactly this stamp
     assert not rig.flag_of(sec, nanosec - 1 if nanosec else 1, pixels=BAD)
 
 
@@ -110,7 +110,7 @@ def test_the_flag_falls_when_frames_stop_though_simulated_time_stands_still(
 def test_flagged_frames_keep_their_distance_on_the_nodes_clock(rig: ClockRig) -> None:
     rig.be_at(7200)
     assert rig.num_flagged_of(3) == 1
-    # The clock stands still: no time has passed, however many frames come.
+    # The clock stands still, so no time has passed, however many frames arrive.
     assert rig.num_flagged_of(3) == 0
     rig.be_at(7202)
     assert rig.num_flagged_of(3) == 1
@@ -119,7 +119,7 @@ def test_flagged_frames_keep_their_distance_on_the_nodes_clock(rig: ClockRig) ->
 
 
 def test_a_clock_that_jumps_does_not_touch_the_flag(rig: ClockRig) -> None:
-    # An hour of a bag's time between two frames is no hour without frames.
+    # An hour of simulated time between two frames is not an hour without frames.
     for now in (INT32_MAX, 1, 86_400, 0, 10, 100_000, 103_600):
         rig.set_clock(now)
         assert rig.flag_of(rig.next_second())

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A manager as Nav2's brings the node up and down, and up again after whatever went wrong."""
+"""A lifecycle manager like Nav2's starts and stops the node, and restarts it after any error."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from ros_node_rig import node_rig, NodeRig
 
 
 class Manager:
-    """What nav2_lifecycle_manager does to one node, in its words."""
+    """The requests of nav2_lifecycle_manager to one node, under its names."""
 
     def __init__(self, rig: NodeRig) -> None:
         from lifecycle_msgs.msg import TransitionEvent
@@ -24,16 +24,16 @@ class Manager:
         return self.rig.client.state()
 
     def startup(self) -> bool:
-        """Configure and activate; stops at the first that fails."""
+        """Configure and activate; stops at the first transition that fails."""
         return all(self.rig.client.change_state(word) for word in ('configure', 'activate'))
 
     def reset(self) -> bool:
-        """Deactivate and clean up, each where the state allows it."""
+        """Deactivate and clean up, as far as the state requires it."""
         todo = {'active': ('deactivate', 'cleanup'), 'inactive': ('cleanup',)}
         return all(self.rig.client.change_state(word) for word in todo.get(self.state, ()))
 
     def told(self, number: int = 0, label: str = '') -> bool:
-        """Ask for any transition there is or is not."""
+        """Request any transition, valid or not; returns whether it succeeded."""
         from lifecycle_msgs.srv import ChangeState
 
         request = ChangeState.Request()
@@ -50,14 +50,14 @@ def shared(folder: Path) -> Iterator[Manager]:
 
 @pytest.fixture
 def manager(shared: Manager) -> Manager:
-    """Give the node as it is found: unconfigured, and saying so."""
+    """Return the manager with the node reset to unconfigured."""
     assert shared.reset()
     assert shared.state == 'unconfigured'
     return shared
 
 
 def serve(manager: Manager) -> None:
-    """See that frames come in and the flag goes up."""
+    """Assert that the node receives frames and its flag becomes true."""
     manager.rig.client.wait_for_camera_match()
     manager.rig.raise_flag()
 
@@ -73,7 +73,7 @@ def test_startup_pause_resume_reset_and_startup_again(manager: Manager) -> None:
     assert rig.client.change_state('deactivate')
     rig.wait_for_reason('inactive')
     num_before = len(rig.flags)
-    for second in range(5):  # a camera does not know of it and goes on
+    for second in range(5):  # the camera continues to send
         rig.send(5000 + second)
         rig.client.spin(0.02)
     rig.next_health()
@@ -104,7 +104,7 @@ def test_a_bundle_that_is_repaired_on_disk_can_be_configured_then(
     broken = damage(sound)
     path.unlink() if broken is None else path.write_bytes(broken)
     try:
-        for _ in range(2):  # a manager may try again
+        for _ in range(2):  # a manager may retry
             assert not manager.startup()
             assert manager.state == 'unconfigured'
             manager.rig.wait_for_reason(file)
@@ -145,7 +145,7 @@ def test_what_a_state_does_not_allow_is_refused_and_changes_nothing(manager: Man
 
 
 def test_shutdown_is_the_end_and_a_signal_ends_the_process(manager: Manager) -> None:
-    # The last test of this node; what came before may have left a traceback on command.
+    # The last test of this node; faults on command may have printed tracebacks before.
     rig = manager.rig
     num_before = len(rig.process.output)
     assert manager.startup()

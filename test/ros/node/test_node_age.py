@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Images that are late, early, out of order or frozen never raise the flag of the real node.
+Images that are late, early, out of order or frozen never make the real node's flag true.
 
-The stamps are of the system's clock, as those of a camera, and the pixels have the noise of a
-sensor unless the test freezes them.
+The stamps are from the system clock, as a camera's are, and the pixels have sensor noise unless a
+test freezes them.
 
 """
 
@@ -24,7 +24,7 @@ from ros_node_rig import node_rig, NodeRig
 
 
 def red(seed: int) -> Any:
-    """Return a frame that the tiny bundle is sure of, with noise."""
+    """Return a frame with noise, of which the tiny bundle is confident."""
     image = np.random.default_rng(seed).integers(0, 3, (96, 128, 3)).astype(np.uint8)
     image[..., 2] = 255 - image[..., 2]
     return image
@@ -35,14 +35,14 @@ def is_confident(status: Any) -> bool:
 
 
 class Rig:
-    """A node that judges ages and repeats by the settings of a vehicle."""
+    """A node with the age and freeze checks on, and a camera with a deep history."""
 
     def __init__(self, rig: NodeRig) -> None:
         from sensor_msgs.msg import Image
 
         self.node, self.client, self._seeds = rig, rig.client, itertools.count()
-        # Deep: Fast DDS does not find back to a reliable reader that was stopped while a shorter
-        # history was overwritten.
+        # Deep, since Fast DDS does not resume sending to a reliable reader that was stopped while
+        # a shorter history was overwritten.
         self.client.node.destroy_publisher(self.client.camera)
         self.client.camera = self.client.node.create_publisher(Image, '/cam', 100)
         self.client.wait_for_camera_match()
@@ -70,7 +70,7 @@ class Rig:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    """Start a node with settings of its own, and everything on."""
+    """Return a function that starts a node with given settings and all checks on."""
     with ExitStack() as stack:
         def run(**settings: Any) -> Rig:
             given = {'max_age_s': 1.0, **settings}
@@ -81,7 +81,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
 def test_a_frozen_camera_is_a_fault_under_new_stamps_and_under_none(
     start: Callable[..., Rig]
 ) -> None:
-    # The age is not what is tested: a busy machine may let a good frame wait for a second.
+    # Tests the freeze check, not the age: on a busy machine a good frame may wait for a second.
     rig = start(max_age_s=8.0, stale_timeout_s=8.0)
     rig.raise_flag()
     rig.node.wait(rig.judged, 'a good frame by itself')
@@ -98,7 +98,7 @@ def test_a_frozen_camera_is_a_fault_under_new_stamps_and_under_none(
 def test_no_pause_at_whatever_moment_makes_an_old_image_confident(
     start: Callable[..., Rig]
 ) -> None:
-    """Stop the node as a `true` goes out, take the camera away, and let it go on."""
+    """Stop the node while a `true` is sent, let the frame grow old, and continue the node."""
     rig = start()
     for _ in range(2):
         rig.raise_flag()
@@ -110,7 +110,7 @@ def test_no_pause_at_whatever_moment_makes_an_old_image_confident(
         rig.node.process.send_signal(signal.SIGCONT)
         rig.node.wait(lambda seen=num_seen: len(rig.node.status) > seen, 'a verdict')
         rig.client.spin(0.5)
-        # Only what had left the process's hands before it was stopped may still be true.
+        # Only a message that had left the process before it was stopped may still be true.
         late = [status for status in rig.node.status[num_seen:] if is_confident(status)]
         assert all(status is rig.node.status[num_seen] for status in late)
         assert all(float(values_of(status)['frame_age_ms']) < 1000 for status in late)

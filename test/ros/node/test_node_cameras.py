@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Several cameras on one node: outputs apart, fair turns, and no flag that hangs on another's."""
+"""Several cameras on one node: separate outputs, fair scheduling, and independent flags."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ class Rig:
             client.wait_until(camera.get_subscription_count, 'the node to subscribe')
 
     def send(self, *names: str, **changes: Any) -> None:
-        """Send a good frame of each camera, under a stamp of its own."""
+        """Send a good frame of each camera, with different stamps."""
         for name in names:
             self._second += 1
             msg = image_message(solid(*CAMERAS[name]), self._second * 10**9, **changes)
@@ -83,7 +83,7 @@ def test_each_camera_has_its_own_outputs_and_there_is_one_model(rig: Rig) -> Non
     from sensor_msgs.msg import CameraInfo
 
     def has_both(name: str) -> bool:
-        # Again and again: best effort, what was sent before it was found is not heard.
+        # Repeated, since best effort loses messages that are sent before discovery.
         rig.calibrations[name].publish(
             CameraInfo(height=96, width=128, distortion_model=name))
         return bool(rig.masks[name] and rig.infos[name])
@@ -104,7 +104,7 @@ def test_a_camera_that_dies_takes_its_own_flag_down_and_no_other(rig: Rig) -> No
     rig.run_until(lambda: not rig.is_up('down'), 'the flag of down to fall', 'front')
     rig.run_until(lambda: 'no frame on /down/image' in rig.reason('down'), 'why', 'front')
     rig.run_until(lambda: rig.health_of('down')[0] == b'\x02', 'down to be an error', 'front')
-    # Where the machine itself stood still for a second, front's flag may fall for that.
+    # If the machine paused for a second, front's flag may have fallen for lack of frames.
     assert not any('down' in msg.status[0].message for msg in rig.status['front'])
     assert rig.is_up('front') or 'no frame on /front' in rig.reason('front')
     rig.raise_flags()

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A network that fails, lies or hangs, in the real node: the flag falls, and the node lives on."""
+"""A network that fails, hangs or returns NaN: the real node's flag falls, and the node runs on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from ros_node_rig import node_rig, NodeRig
 
 
 class Rig:
-    """A node whose network is commanded by the green of an image."""
+    """A node whose network fails on command, by the green value of an image."""
 
     def __init__(self, rig: NodeRig, release: Path) -> None:
         self.node, self.client, self.release = rig, rig.client, release
@@ -22,11 +22,11 @@ class Rig:
         self.recover()
 
     def send(self, green: int = 0) -> Any:
-        """Publish a frame that commands, or a good one."""
+        """Publish a frame with a command, or without `green` a good one."""
         return self.node.send(pixels=solid(0, green, 0 if green else 255))
 
     def hang(self) -> Any:
-        """Let the network stand still, until it is released, with a frame."""
+        """Send a frame with which the network hangs until `release` exists."""
         self.release.unlink(missing_ok=True)
         waits = self.release.with_suffix('.waits')
         waits.unlink(missing_ok=True)
@@ -36,12 +36,12 @@ class Rig:
         return msg
 
     def recover(self) -> None:
-        """Send good frames until the flag is up and the mask arrives."""
+        """Send good frames until the flag is true and a mask arrives."""
         self.node.raise_flag()
         self.wait(lambda: self.node.verdict() and self.node.masks, 'a mask')
 
     def masks_of(self, *frames: Any) -> list[Any]:
-        """Return which of some frames have a mask."""
+        """Return those of the frames that have a mask."""
         shown = [m.header.stamp for m in self.node.masks]
         return [frame for frame in frames if frame.header.stamp in shown]
 
@@ -72,7 +72,7 @@ def test_an_engine_fault_is_false_with_its_reason_and_the_node_recovers(
 
     def is_an_error() -> bool:
         rig.send(command)
-        rig.client.spin(0.2)  # often enough for the watchdog
+        rig.client.spin(0.2)  # frequent enough to keep the flag from going stale
         told = rig.node.health[-1].status[0]
         return told.level == b'\x02' and reason in told.message and not rig.node.flags[-1].data
     rig.wait(is_an_error, 'an error in the diagnostics')
@@ -98,7 +98,7 @@ def test_a_hanging_engine_lets_the_flag_fall_and_only_the_newest_frame_follows(
     burst = []
     for _ in range(20):
         burst.append(rig.send())
-        rig.client.spin(0.02)  # as a camera would, not all at once
+        rig.client.spin(0.02)  # spread over time, as from a camera
     assert int(rig.node.next_health()['frames_dropped']) > num_dropped
     rig.release.touch()
     rig.of(burst[-1], rig.node.masks)
@@ -112,7 +112,7 @@ def test_the_flag_falls_before_a_transition_waits_for_the_engine(rig: Rig) -> No
     future = rig.client.ask_state('deactivate')
     rig.node.wait_for_reason('stopping')
     assert not future.done()
-    # Only now: had the flag waited for the engine, the node would have given it up by then.
+    # Released only now: if the flag had waited for the engine, the node would have abandoned it.
     rig.release.touch()
     assert rig.wait(future.done, 'the answer') and future.result().success
     assert 'the engine does not return' not in rig.node.process.output
@@ -123,7 +123,7 @@ def test_the_flag_falls_before_a_transition_waits_for_the_engine(rig: Rig) -> No
 
 @pytest.mark.release
 def test_a_transition_does_not_wait_for_ever_for_a_hanging_engine(rig: Rig) -> None:
-    # The last test here: it takes the engine the others need.
+    # Must be the last test, since it leaves the engine of the others hanging.
     hanging = rig.hang()
     rig.node.wait_for_reason('no verdict for')
     assert rig.client.change_state('deactivate')

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Frames through the node in another process, over DDS: what goes in and what comes out."""
+"""Frames through the node in another process, over DDS: its outputs for given images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +15,12 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 
 PICTURES = {'mask': 'mono8', 'confidence': 'mono8', 'uncertainty': '32FC1', 'overlay': 'bgr8',
             'mask_color': 'bgr8'}
-# Red is well within the thresholds of the tiny bundle, grey is over them.
+# Red is well below the thresholds of the tiny bundle, grey is above them.
 RED, GREY = solid(0, 0, 255), solid(128, 128, 128)
 
 
 class Rig:
-    """A node, and every picture listened to."""
+    """A node, and subscriptions to all its pictures."""
 
     def __init__(self, rig: NodeRig) -> None:
         from sensor_msgs.msg import Image
@@ -29,12 +29,12 @@ class Rig:
         self.pictures = {
             n: rig.client.listen(f'/uncertainty_seg/{n}', Image) for n in PICTURES}
         rig.client.wait_for_camera_match()
-        # Sent until its answers come: the node's publishers have found us then.
+        # Sends until all outputs arrive, which shows that discovery is complete.
         rig.wait(lambda: rig.verdict(GREY) and all(self.pictures.values()), 'the first answers')
         rig.raise_flag()
 
     def wait_for_flag(self, expected: bool) -> None:
-        """Wait until the last flag heard is this one; each topic has its own order only."""
+        """Wait for a flag, since messages of different topics arrive in any order."""
         self.node.wait(lambda: self.node.flags and self.node.flags[-1].data is expected,
                        f'the flag to be {expected}')
 
@@ -50,7 +50,7 @@ def rig(folder: Path) -> Iterator[Rig]:
 def test_every_output_has_the_stamp_frame_and_size_of_its_image(
     rig: Rig, size: tuple[int, int]
 ) -> None:
-    # Another size with every case: the camera may change it in mid-stream.
+    # The cases run on one node, since a camera may change its size at any time.
     msg = rig.send(nanosec=123, pixels=solid(255, 0, 0, *size))
     for name, encoding in PICTURES.items():
         picture = rig.of(msg, rig.pictures[name])
@@ -64,7 +64,7 @@ def test_the_mask_lies_on_the_image(rig: Rig) -> None:
     msg = rig.send(
         pixels=np.concatenate([solid(255, 0, 0, 60, 100), solid(0, 0, 255, 60, 200)], 1))
     mask = np.frombuffer(rig.of(msg, rig.pictures['mask']).data, np.uint8).reshape(60, 300)
-    # The net sees blocks of 4 pixels of an image shrunk to 64 columns: half a block, 10 pixels.
+    # The net sees 4-pixel blocks of the image scaled to 64 columns; half a block is 10 pixels.
     assert (mask[:, :88] == 0).all()
     assert (mask[:, 112:] == 2).all()
 
@@ -102,7 +102,7 @@ def test_the_node_publishes_what_the_pipeline_computes_of_the_same_images(
 
 
 def test_large_frames_come_through_with_their_pictures(rig: Rig) -> None:
-    # Reliably: Fast DDS loses best-effort frames above its shared memory segment.
+    # Uses reliable QoS: Fast DDS loses best-effort frames larger than its shared memory segment.
     for blue in (0, 1, 2):
         msg = rig.send(pixels=solid(blue, 0, 255, 1080, 1920))
         for name in PICTURES:
@@ -115,7 +115,7 @@ def test_a_frame_that_is_not_confident_is_republished_as_it_came(rig: Rig) -> No
     clear = rig.send()
     rig.of(clear)
 
-    def is_republished() -> bool:  # one a second
+    def is_republished() -> bool:  # at most one per second
         grey = rig.send(pixels=GREY)
         rig.node.client.spin(0.2)
         return grey in rig.node.flagged

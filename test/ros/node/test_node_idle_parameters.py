@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What may change while a node is unconfigured, and the quality of service by ROS's parameters."""
+"""Parameters that may change while a node is unconfigured, and ROS's QoS override parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def test_a_failed_configure_is_mended_by_setting_parameters(tmp_path: Path) -> N
         assert not client.change_state('configure')
         assert client.state() == 'unconfigured'
         assert "no model 'dolphin'" in rig.process.output
-        # Judged as at the start, and together with all others.
+        # Validated as at the start, together with all other parameters.
         (refused,) = client.set_parameters(threads=-1)
         assert not refused.successful and 'threads' in refused.reason
         results = client.set_parameters(
@@ -63,17 +63,17 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path) -> Non
                   reliability='best_effort') as rig:
         client = rig.client
         client.wait_for_camera_match()
-        for _ in range(2):  # the parameters are declared once, the topics come again
+        for _ in range(2):  # topics are created again, parameters are not
             camera = qos_of(client, '/cam', False)
             assert camera.reliability == QoSReliabilityPolicy.RELIABLE
             published = qos_of(client, '/uncertainty_seg/mask', True)
             assert published.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
             assert published.reliability == QoSReliabilityPolicy.BEST_EFFORT
-            for name in ('score', 'status', 'verdict', 'confident'):  # no old one for who is late
+            for name in ('score', 'status', 'verdict', 'confident'):  # no old message for a late subscriber
                 others = qos_of(client, f'/uncertainty_seg/{name}', True)
                 assert others.reliability == QoSReliabilityPolicy.RELIABLE
                 assert others.durability == QoSDurabilityPolicy.VOLATILE
-            # What subscribers of the flag rely on stays.
+            # The reliability of the flag cannot be overridden, since subscribers rely on it.
             flag = qos_of(client, '/uncertainty_seg/confident', True)
             assert flag.reliability == QoSReliabilityPolicy.RELIABLE
             for transition in ('deactivate', 'cleanup', 'configure', 'activate'):

@@ -19,13 +19,13 @@ def rig(folder: Path) -> Iterator[NodeRig]:
 
 
 def test_a_stricter_threshold_lets_the_flag_fall_without_another_frame(rig: NodeRig) -> None:
-    # The watchdog is out of it here: its time is ten minutes.
+    # Staleness plays no role here: stale_timeout_s is ten minutes.
     assert rig.verdict()['confident'] == 'true'
     rig.wait(lambda: rig.flags and rig.flags[-1].data, 'the flag to be up')
     assert rig.client.set_parameters(gate__threshold_scale=0.01)[0].successful
     rig.wait(lambda: not rig.flags[-1].data, 'the flag to fall')
     assert float(rig.verdict()['threshold.entropy.mean']) == pytest.approx(0.0072)
-    # A whole number, as `ros2 param set` makes of "1".
+    # An integer, as `ros2 param set` parses "1".
     assert rig.client.set_parameters(gate__threshold_scale=1)[0].successful
     assert rig.verdict()['confident'] == 'true'
 
@@ -61,12 +61,12 @@ def test_another_deadline_is_offered_and_kept(rig: NodeRig) -> None:
     assert rig.verdict()['confident'] == 'true'
     rig.client.wait_until(lambda: offered_s() == {600}, 'the first deadline')
     assert rig.client.set_parameters(stale_timeout_s=0.5)[0].successful
-    # Who asked for the old deadline may never hear of the new one: the flag falls before.
+    # A subscriber with the old deadline may not match the new one, so the flag falls before.
     rig.client.wait_until(lambda: not rig.flags[-1].data, 'the flag to fall')
     rig.client.wait_until(lambda: offered_s() == {0.5}, 'the new deadline')
-    # Again where a busy machine let the frame wait for as long as that.
+    # Retried, since on a busy machine a frame may wait for longer than the new deadline.
     rig.client.wait_until(lambda: rig.verdict()['confident'] == 'true', 'the flag')
-    # No frame comes now, and the flag falls by the new time: the old one is ten minutes.
+    # Without frames the flag falls after the new timeout; the old one was ten minutes.
     rig.client.wait_until(lambda: rig.flags and not rig.flags[-1].data, 'the flag to fall')
     rig.client.wait_until(
         lambda: 'no frame on /cam' in rig.status[-1].status[0].message, 'the reason')
@@ -85,7 +85,7 @@ def test_settings_that_undo_the_promise_are_said_in_status_and_diagnostics(rig: 
     num_before = len(rig.health)
     rig.wait(lambda: [a for a in rig.health[num_before:] if a.status[0].level == b'\x01'
                       and 'gate.fall_frames' in a.status[0].message], 'a warning')
-    # The flag is up over bad frames, for less than a second by their stamps.
+    # The flag stays true over bad frames for less than a second of their stamps.
     rig.raise_flag()
     rig.wait(lambda: rig.verdict(BAD)['confident'] == 'false', 'the flag to fall all the same')
     assert rig.client.set_together(gate__fall_frames=1, gate__fall_window=1).successful
@@ -116,7 +116,7 @@ def test_a_locked_gate_cannot_be_changed_by_anybody_until_the_node_is_cleaned_up
         for name, value in (('gate.threshold_scale', 2.0), ('gate.scores', ['entropy.mean']),
                             ('passes', 3), ('stale_timeout_s', 600.0), ('max_age_s', 3600.0),
                             ('damage_scale', 0.0), ('stuck_timeout_s', 0.0),
-                            ('use_sim_time', True)):  # ages are counted by that clock
+                            ('use_sim_time', True)):  # ages are measured with that clock
             (result,) = client.set_parameters(**{name.replace('.', '__'): value})
             assert not result.successful and name in result.reason
         assert client.set_parameters(use_sim_time=False)[0].successful

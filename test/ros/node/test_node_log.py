@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The frame log behind the real node: what it keeps, says and republishes."""
+"""The frame log of the real node: the frames it keeps, its reports, republished frames."""
 
 from collections.abc import Iterator
 import json
@@ -16,14 +16,14 @@ GOOD, BAD = (0, 0, 255), (120, 120, 120)
 
 
 class Rig:
-    """A node with a frame log, and what is in its folder."""
+    """A node with a frame log, and the content of the log's folder."""
 
     def __init__(self, rig: NodeRig, folder: Path) -> None:
         self.node, self.client, self.folder = rig, rig.client, folder
         self._second = 1000
 
     def send(self, color: tuple[int, int, int]) -> int:
-        """Send a frame of its own pattern, so that none is a near-duplicate; returns its stamp."""
+        """Send a frame that is no near-duplicate of another; returns its stamp in seconds."""
         self._second += 1
         pixels = solid(*color)
         rng = np.random.default_rng(self._second)
@@ -84,7 +84,7 @@ def test_a_bad_frame_and_the_one_before_it_are_kept_with_mask_map_and_reason(rig
     mask = cv2.imread(str(place / 'mask.png'), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (96, 128) and mask.max() <= 2
     assert cv2.imread(str(place / 'uncertainty.png'), cv2.IMREAD_UNCHANGED).dtype == np.uint16
-    # What was kept, and nothing else, is republished as it came.
+    # Exactly the kept frames are republished, unchanged.
     rig.node.wait(lambda: len(rig.node.flagged) >= 2, 'the kept frames')
     assert [m.header.stamp.sec for m in rig.node.flagged] == [bad - 1, bad]
     assert {m.encoding for m in rig.node.flagged} == {'bgr8'}

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""An optional part raises: good frames stay true, and /diagnostics warns."""
+"""If an optional part raises, good frames stay true and /diagnostics warns."""
 
 from collections.abc import Iterator
 import itertools
@@ -10,7 +10,7 @@ from ros_helpers import FAULT_NODE, values_of
 from ros_node_rig import node_rig, NodeRig
 
 FRAMES = 8
-# A second each: stamps of a test's own.
+# Stamps, one second apart, shared by the tests.
 SECONDS = itertools.count(1_000_000)
 
 
@@ -43,7 +43,7 @@ def reset(rig: NodeRig) -> None:
 
 
 def send_good_frames(rig: NodeRig) -> list[str]:
-    """Return what became of each, by `~/status`."""
+    """Send good frames; return the value `confident` of each one's status."""
     return [values_of(rig.answer(next(SECONDS)))['confident'] for _ in range(FRAMES)]
 
 

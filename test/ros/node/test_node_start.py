@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""How the node starts and ends: one sentence and an exit code for whatever is wrong."""
+"""Start of the node: every error gives one sentence and an exit code."""
 
 import ctypes
 from pathlib import Path
@@ -23,7 +23,7 @@ def run(arguments: list[str], domain: int, folder: Path) -> tuple[int, str]:
 
 
 def assert_one_sentence(output: str, sentence: str) -> None:
-    # ONNX Runtime's own lines may come first, and that these tests switch checks off.
+    # ONNX Runtime may print lines first, and the node warns that these tests disable checks.
     lines = [line for line in output.splitlines()
              if line.strip() and '[INFO]' not in line and 'max_repeats is -1' not in line]
     assert len(lines) == 1, output
@@ -71,7 +71,7 @@ def test_a_node_told_to_run_without_a_calibration_publishes_scores_and_never_tru
                   stale_timeout_s=600.0) as rig:
         rig.client.wait_for_camera_match()
         for _ in range(4):
-            values = rig.verdict()  # red, of which a calibrated node is confident
+            values = rig.verdict()  # red, for which a calibrated node is confident
             assert 'no promise' in values['promise'] and values['kind'] == 'unknown'
             assert 0 < float(values['score.entropy.mean']) < 0.7
         rig.wait(lambda: any('no promise' in entry.message for msg in rig.health
@@ -111,7 +111,7 @@ def test_only_what_may_heal_is_started_again() -> None:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'malloc_info'), reason='not glibc')
 def test_threads_share_few_heaps(tmp_path: Path) -> None:
-    """With one for each thread the memory of a node grew for 25 minutes."""
+    """Without the limit each thread has a heap, and a node's memory grew for 25 minutes."""
     script = (
         'import ctypes, sys, threading\n'
         'from uncertainty_seg.ros.node import keep_frames_on_the_heap\n'

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A signal at any moment ends a process in order: exit code 0, a last false, nothing left."""
+"""A signal at any time ends a process cleanly: exit code 0, a last false, nothing left behind."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,15 +20,15 @@ from uncertainty_seg.storage.bags.writer import BagWriter
 RIGS = Path(__file__).resolve().parents[2] / 'rigs'
 ENTRY = 'from uncertainty_seg.ros import entry; entry.{}()'
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
-# A shell that starts the tests behind `&` has them ignore some, and so do their processes.
+# A shell that starts the tests with `&` makes them, and so their processes, ignore some signals.
 ALL_NUMBERS = [*NUMBERS, *(number for number in (signal.SIGHUP, signal.SIGQUIT)
                            if signal.getsignal(number) is not signal.SIG_IGN)]
-# An idle machine needs 0.6 s; a configure that is waited for, half an hour.
+# An idle machine needs 0.6 s; waiting for a configure to end would take half an hour.
 LONGEST_S = 15.0
 
 
 def catches(process: Process, number: int) -> bool:
-    """Tell whether a process has a handler of its own for a signal."""
+    """Return whether a process has installed a handler for a signal."""
     text = Path(f'/proc/{process.pid}/status').read_text()
     mask = int(text.partition('SigCgt:')[2].split()[0], 16)
     return bool(mask >> (number - 1) & 1)
@@ -46,7 +46,7 @@ def entry_words(program: str, words: list[str]) -> list[str]:
 
 
 def naming(words: list[str], name: str) -> list[str]:
-    """Return what gives a node a name of its own, since a second one of a name ends itself."""
+    """Return arguments that rename a node, since a second node of the same name ends itself."""
     return [*([] if '--ros-args' in words else ['--ros-args']), '-r', f'__node:={name}']
 
 
@@ -64,7 +64,7 @@ def test_a_signal_at_any_moment_is_exit_code_0(
     instants = random.Random(3)
     processes = []
     try:
-        for k in range(4):  # at once, so that what starts is slowed down as on a busy machine
+        for k in range(4):  # in parallel, so that starts are as slow as on a busy machine
             named = [*words, *([] if program == 'player' else naming(words, f'stopped_{k}'))]
             processes.append(Process(entry_words(program, named), domain, tmp_path / f'log_{k}'))
         for k, process in enumerate(processes):
@@ -91,7 +91,7 @@ def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(tmp_path: Pa
         rig.process.send_signal(signal.SIGINT)
         assert not ends(rig)
         assert 'told to stop during configure' in rig.status[-1].status[0].message
-        # It has left the graph, and does not stay there until its lease is over.
+        # It leaves the graph at once, not when its lease ends.
         rig.wait(lambda: not rig.client.node.count_publishers('/uncertainty_seg/confident'),
                  'an empty graph')
         assert time.monotonic() - start_s < LONGEST_S
@@ -99,7 +99,7 @@ def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(tmp_path: Pa
 
 @pytest.fixture()
 def confident(tmp_path: Path) -> Iterator[NodeRig]:
-    # Longer than the test, so that no flag falls because frames stop.
+    # The timeout is longer than the test, so that the flag does not fall for lack of frames.
     with node_rig(tmp_path, FAULT_NODE, gate__rise_frames=1, stale_timeout_s=30.0) as rig:
         rig.client.wait_for_camera_match()
         rig.raise_flag()
@@ -108,7 +108,7 @@ def confident(tmp_path: Path) -> Iterator[NodeRig]:
 
 
 def ends(rig: NodeRig) -> bool:
-    """Return the flag as it was last when the process has ended in order."""
+    """Wait until the process has ended cleanly; return its last flag."""
     rig.wait(lambda: not rig.process.is_running, 'the end')
     assert rig.process.wait() == 0, rig.process.output
     assert 'Traceback' not in rig.process.output
@@ -145,7 +145,7 @@ def test_a_domain_out_of_range_is_one_sentence(tmp_path: Path, domain: int) -> N
     assert '233' in process.output and process.output.count('\n') == 1
 
 
-# As ros2 launch, which leaves its processes running when it gets SIGTERM or is killed.
+# Like ros2 launch, which leaves its processes running if it gets SIGTERM or is killed.
 LAUNCH = (
     'import os, subprocess, sys, time\n'
     'os.environ["UNCERTAINTY_SEG_LAUNCHED_BY"] = str(os.getpid())\n'

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The verdict as mission code reads it: numbers under a header that never say more than the flag.
+The verdict for mission code: the numbers under a header are never more positive than the flag.
 
-The documented keys of `~/verdict` and `~/status` are read from the page itself, and every message
-of the real node must fit them.
+The keys of `~/verdict` and `~/status` are read from their documentation, and every message of the
+real node must agree with them.
 
 """
 
@@ -35,7 +35,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 
 def documented(heading: str) -> dict[str, str]:
-    """Return key to type of the table below a heading of the page."""
+    """Return key -> type from the table below a heading of the page."""
     section = PAGE.partition(f'### {heading}\n')[2].partition('\n### ')[0].partition('\n## ')[0]
     rows = re.findall(r'^\| `([^`]+)` \| ([^|]+?) \|', section, re.MULTILINE)
     assert rows, heading
@@ -48,7 +48,7 @@ def numbers_of(message: Any) -> dict[str, float]:
 
 
 class Sent:
-    """The order in which flags and numbers were published."""
+    """Records the order in which flags and numbers are published."""
 
     def __init__(self) -> None:
         any_node: Any = StubNode()
@@ -81,7 +81,7 @@ def test_a_flag_falls_even_if_its_numbers_cannot_and_is_tried_again() -> None:
     with pytest.raises(OSError, match='on command'):
         sent.verdicts.publish_fault('the engine is gone')
     assert sent.order[-1] == ('confident', False)
-    assert sent.verdicts.is_confident  # so the owner lets it fall again with its next tick
+    assert sent.verdicts.is_confident  # so the owner publishes false again at its next tick
     sent.broken = ''
     sent.verdicts.publish_fault('the engine is gone')
     assert sent.order[-2:] == [('verdict', False), ('confident', False)]
@@ -100,7 +100,7 @@ def test_the_number_of_a_kind_is_the_documented_one(kind: str) -> None:
 def rig(folder: Path) -> Iterator[NodeRig]:
     from sensor_msgs.msg import JointState
 
-    # Not the 1 s of the default, for which a busy machine may stand still.
+    # Longer than the default of 1 s, for which a busy machine may pause.
     with node_rig(folder, stale_timeout_s=2.0) as found:
         found.client.listen(VERDICT, JointState, 1000)
         found.client.wait_for_topics(VERDICT, FLAG, '/uncertainty_seg/status')
@@ -109,7 +109,7 @@ def rig(folder: Path) -> Iterator[NodeRig]:
 
 
 def verdict_of(rig: NodeRig, status: Any) -> dict[str, float]:
-    """Return the numbers under the header of a status."""
+    """Return the numbers with the same header as a status."""
     messages = rig.client.received[VERDICT]
     (message,) = rig.wait(lambda: [m for m in messages if m.header == status.header],
                           'the numbers of a frame')

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A thread that has ended or hangs ends the process with its cause; systemd is told the rest."""
+"""A thread that has ended or hangs ends the process, with the cause; messages to systemd."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def test_systemd_gets_each_message_as_one_datagram_of_lines() -> None:
         assert systemd.tell('READY=1', 'STATUS=two\nlines')
         assert link.recv(4096) == b'READY=1\nSTATUS=two lines'
         assert systemd.feed_every_s == pytest.approx(0.2)
-        assert any(not systemd.tell('WATCHDOG=1') for _ in range(100_000))  # nobody reads on
+        assert any(not systemd.tell('WATCHDOG=1') for _ in range(100_000))  # nothing reads it
 
 
 @for_each('address', ['', '/no/such/socket', 'vsock:2:1', '/' + 'x' * 500, '/a\0b'])
@@ -59,7 +59,7 @@ def test_a_watchdog_that_is_none_or_of_another_process_is_not_fed(change: dict[s
 
 
 class Node:
-    """A node of the test, whose threads work until it is told otherwise."""
+    """A stub of a node with settable life signs; without `hangs` set its calls block."""
 
     def __init__(self) -> None:
         self.signs = LifeSigns(stale_s=1.0, stuck_s=10.0, status='active: active')
@@ -84,7 +84,7 @@ class Node:
 
 
 class Rig:
-    """A watch of a node and a service manager that are looked at by hand."""
+    """A watch of a stub node and service manager; the test calls `look` and sets the clock."""
 
     def __init__(self) -> None:
         self.now_s, self.codes, self.heard = 500.0, [], []  # type: tuple[float, list[int], Any]
@@ -102,7 +102,7 @@ class Rig:
         self.node.signs = dataclasses.replace(self.node.signs, **signs)
 
     def run(self, seconds: float, turns: bool = True, beats: bool = True) -> None:
-        """Look so long; the executor turns, and the worker beats, or not."""
+        """Look for `seconds`; the executor runs if `turns`, the worker beats if `beats`."""
         for _ in range(round(seconds / LOOK_EVERY_S)):
             if turns:
                 self.watch.turn()
@@ -111,7 +111,7 @@ class Rig:
             self.look()
 
     def ends(self, look: Callable[[], None]) -> str:
-        """Return the last words of a look that ends the process."""
+        """Call a look that must end the process; return its last message."""
         with pytest.raises(SystemExit):
             look()
         assert self.codes == [EXIT_WATCH]
@@ -144,7 +144,7 @@ def test_a_process_that_was_stopped_and_continued_has_not_hung() -> None:
     rig = Rig()
     rig.change(worker=7)
     rig.watch.look()
-    for _ in range(int(10 / LONGEST_LOOK_S) - 2):  # each time for an hour
+    for _ in range(int(10 / LONGEST_LOOK_S) - 2):  # stopped for an hour each time
         rig.watch.turn()
         rig.look(3600)
     assert rig.codes == []
@@ -158,7 +158,7 @@ def test_callbacks_that_do_not_run_let_the_flag_fall_once_and_end_the_process_la
     rig.run(5, turns=False)
     (sentence,) = rig.node.said
     assert sentence.startswith('false: ') and ' 1.' in sentence
-    rig.run(3)  # they run again
+    rig.run(3)  # callbacks run again
     rig.run(2, turns=False)
     assert len(rig.node.said) == 2
     assert 'callback' in rig.ends(lambda: rig.run(10, turns=False))
@@ -201,7 +201,7 @@ def test_last_words_that_hang_do_not_keep_the_process(
         rig.watch.look()
     assert rig.codes == [EXIT_WATCH]
     rig.node.hangs.set()
-    # With the stack of each thread, for the one that has to find out why.
+    # The output has the stack of each thread, for debugging.
     out = capfd.readouterr().err
     assert 'uncertainty_seg_node: ' in out and ' gone; ' in out
     assert 'test_process_watch.py' in out
@@ -213,7 +213,7 @@ def test_a_watch_that_fails_ends_the_process(monkeypatch: pytest.MonkeyPatch) ->
 
     def exit_process(code: int) -> None:
         ended.set()
-        threading.Event().wait()  # as nothing of a process that has ended goes on
+        threading.Event().wait()  # no thread continues after the end of a process
 
     rig.watch = ProcessWatch(rig.node, ServiceManager({}), exit_process)
     monkeypatch.setattr(rig.node, 'life_signs', lambda: 1 / 0)
@@ -231,7 +231,7 @@ def running(folder: Path, **parameters: Any) -> Iterator[NodeRig]:
 
 
 def ends(rig: NodeRig, green: int, red: int = 255, encoding: str = 'bgr8') -> list[str]:
-    """Send such frames until the process has ended; returns every reason from then on."""
+    """Send frames with a command until the process has ended; returns all reasons since."""
     first, seconds = len(rig.status), itertools.count(10**6)
     rig.client.watched = None
 
@@ -259,7 +259,7 @@ def test_a_worker_that_hangs_ends_the_process_with_its_log_whole(tmp_path: Path)
     from uncertainty_seg.storage.frame_log.format import read_sidecar
 
     log = tmp_path / 'frames'
-    # Longer than a silent camera needs to be explained: five seconds.
+    # stuck_timeout_s is longer than the 5 s after which a silent camera is explained.
     with running(tmp_path, stale_timeout_s=0.5, stuck_timeout_s=6.0, log__folder=log,
                  log__control_share=1.0) as rig:
         reasons = ends(rig, WAITS, 0)

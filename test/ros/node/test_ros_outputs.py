@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What is made and what is published, on publishers that only count."""
+"""Which pictures are computed and published, on stub publishers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ CONFIDENT = Verdict(True, ('all scores within limits',), 0.5, 'confident')
 
 
 class Result:
-    """Counts how often a map is brought to the source's size."""
+    """A stub result that counts how often a map is resized to the source."""
 
     scores, timings_ms, passes = {'entropy.mean': 0.9}, {'trunk': 1.25}, 8
     age_s = 0.0625
@@ -89,5 +89,5 @@ def test_the_overlay_as_jpeg_is_encoded_only_for_a_subscriber_of_it(node: StubNo
     (msg,) = node.topics['~/overlay/compressed'].sent
     assert (msg.header.frame_id, msg.format) == ('camera', 'bgr8; jpeg compressed bgr8')
     picture = cv2.imdecode(np.frombuffer(msg.data, np.uint8), cv2.IMREAD_COLOR)
-    # Chroma is kept at half the resolution.
+    # JPEG stores chroma at half the resolution.
     assert np.abs(picture.astype(int) - view.overlay).mean() < 20

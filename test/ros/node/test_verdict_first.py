@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A verdict waits for no picture, and what nobody watches is not made, over real DDS."""
+"""A verdict does not wait for pictures; pictures without subscribers are not made. Real DDS."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ VERDICT = ('verdict', 'status')
 
 
 class Rig:
-    """A node, and when it sent what about which frame, by the system's clock."""
+    """A node, and the system times at which it sent each topic's message of each frame."""
 
     def __init__(self, rig: NodeRig, folder: Path) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
@@ -29,7 +29,7 @@ class Rig:
         self._kinds = {**dict.fromkeys(PICTURES, Image), 'verdict': JointState,
                        'status': DiagnosticArray}
         self._second = 10_000
-        self.unsubscribe()  # from what the rig listens to by itself
+        self.unsubscribe()  # from the pictures that NodeRig subscribes to
         for name in VERDICT:
             self.subscribe(name)
         self.client.wait_for_camera_match()
@@ -51,7 +51,7 @@ class Rig:
         self.client.wait_for_topics(topic)
 
     def judged(self) -> int:
-        """Send a good frame, wait for its verdict, which is true, and return its second."""
+        """Send a good frame, wait for its verdict, which must be true; return its second."""
         self._second += 1
         assert values_of(self.node.answer(self._second))['confident'] == 'true'
         self.node.wait(lambda: self._second in self.sent['verdict'], 'the numbers')
@@ -84,7 +84,7 @@ def test_nothing_of_the_size_of_an_image_is_made_for_a_frame_that_nobody_watches
 
 
 def test_verdicts_go_on_while_a_picture_takes_long_and_come_before_it(rig: Rig) -> None:
-    # Of the map whose mean over the grid is a score, too: the two must not wait for each other.
+    # Uses the map whose mean is a score too: score and picture must not wait for each other.
     rig.subscribe('uncertainty')
     rig.node.wait(lambda: rig.judged() and rig.sent['uncertainty'], 'a map')
     rig.shown('uncertainty', rig.judged())
@@ -99,14 +99,14 @@ def test_verdicts_go_on_while_a_picture_takes_long_and_come_before_it(rig: Rig) 
     assert int(rig.node.next_health()['frames_not_shown']) == before + 4
     rig.hold.unlink()
     rig.shown('uncertainty', late[-1])
-    # The frames between were replaced by the newest, as those that wait for the network are.
+    # The newest frame replaced those between, as in the queue of the network.
     assert {first, *late} & set(rig.sent['uncertainty']) == {first, late[-1]}
     for second in (first, late[-1]):
         for topic in VERDICT:
             assert rig.sent[topic][second] < rig.sent['uncertainty'][second]
     assert rig.sent['uncertainty'][first] > rig.sent['verdict'][late[-1]]
     assert all(flag.data for flag in rig.node.flags[-5:])
-    assert 'label' not in rig.made.read_text()  # nobody watches the mask
+    assert 'label' not in rig.made.read_text()  # the mask has no subscriber
 
 
 def test_a_picture_that_ends_its_thread_is_a_warning_and_changes_no_verdict(rig: Rig) -> None:

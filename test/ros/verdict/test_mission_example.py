@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The example of mission code in Python beside the real node."""
+"""The example of mission code in Python, run together with the real node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CRUISE, SLOW = 1.5, 0.25
 
 
 class Mission:
-    """The node, the example beside it in a process of its own, and what it allows."""
+    """The node, the example in a separate process, and the speed limits that it publishes."""
 
     def __init__(self, rig: NodeRig, folder: Path) -> None:
         from std_msgs.msg import Float32
@@ -31,7 +31,7 @@ class Mission:
              '-p', f'slow_mps:={SLOW}'], rig.domain, folder / 'mission.log')
 
     def wait_for(self, limit_mps: float) -> None:
-        """Wait until a limit is published now."""
+        """Wait until the last published limit is `limit_mps`."""
         def is_there() -> bool:
             return bool(self.limits) and self.limits[-1].data == pytest.approx(limit_mps)
         self.rig.wait(is_there, f'a limit of {limit_mps} m/s\n{self.process.output}')
@@ -54,7 +54,7 @@ def test_it_cruises_while_confident_and_slows_down_and_asks_for_a_log_when_unsur
     mission: Mission
 ) -> None:
     rig = mission.rig
-    # The node repeats its false, so the first verdict tells that the two have met.
+    # The node repeats false, so the first verdict shows that discovery is complete.
     rig.wait(lambda: '[mission]: fault' in mission.process.output, 'the mission to hear it')
     mission.wait_for(0.0)
     assert {limit.data for limit in mission.limits} == {0.0}
@@ -66,7 +66,7 @@ def test_it_cruises_while_confident_and_slows_down_and_asks_for_a_log_when_unsur
     rig.wait(lambda: rig.verdict(BAD) and 'why: entropy' in mission.process.output,
              'the reason')
     rig.wait(lambda: '[mission]: log: ' in mission.process.output, 'the answer of trigger_log')
-    rig.raise_flag()  # each fall is asked for once, not each frame
+    rig.raise_flag()  # one request per fall, not per frame
     assert mission.process.output.count('log: ') == 1
 
 
@@ -74,10 +74,10 @@ def test_it_stops_when_frames_stop_and_when_the_node_is_killed(mission: Mission)
     rig = mission.rig
     rig.raise_flag()
     mission.wait_for(CRUISE)
-    mission.wait_for(0.0)  # the node says so after stale_timeout_s
+    mission.wait_for(0.0)  # the node reports it after stale_timeout_s
     assert rig.process.is_running
     rig.raise_flag()
     mission.wait_for(CRUISE)
     rig.client.watched = None
-    rig.process.send_signal(signal.SIGKILL)  # now nobody says so
+    rig.process.send_signal(signal.SIGKILL)  # now no message reports it
     mission.wait_for(0.0)

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-One owner of the verdict: whatever happens at whatever step of a frame, no fault is lost.
+One owner of the verdict: no event at any step of a frame causes a lost fault.
 
-The gate wants three good frames in a row. Every kind of event is brought in at every step of a
-frame, and what is published from then on is known beforehand. A stress test does the same with
-two threads and lets chance choose.
+The gate requires three good frames in a row. Every kind of event is injected at every step of a
+frame, and the flags from then on are known in advance. A stress test injects random events from a
+second thread.
 
 """
 
@@ -29,7 +29,7 @@ from uncertainty_seg.ros.frame_processor import Outputs
 from uncertainty_seg.ros.rivals import WITHHELD
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
 
-PATIENCE_S = 0.2  # for a thread that must not get through
+PATIENCE_S = 0.2  # time after which a thread counts as blocked
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ EVENTS: dict[str, Callable[[Rig], None]] = {
 
 
 def at_step(rig: Rig, step: str, event: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
-    """Send one good frame, and let an event happen at one of its steps."""
+    """Send one good frame, and trigger an event at one of its steps."""
     happened = threading.Event()
 
     def once() -> None:
@@ -100,22 +100,22 @@ def test_after_any_event_at_any_step_three_frames_begun_later_are_needed(
     rig.send(4)
     flags = rig.flags[RISE_FRAMES:]
     if step in AFTER:
-        assert flags.pop(0)  # of the frame, before the event
-    assert not flags.pop(0)  # of the event
+        assert flags.pop(0)  # the frame's, before the event
+    assert not flags.pop(0)  # the event's
     if event == 'deactivate':
         assert flags == []
         return
     if step in IN_WORK:
-        assert not flags.pop(0)  # of the frame, which was begun before the event
+        assert not flags.pop(0)  # the frame's, which began before the event
     num_good = 4 + (step in BEFORE)
     if event == 'silence' and step in BEFORE:
-        assert not flags.pop(0)  # of the frame, the newest, which came before the silence
+        assert not flags.pop(0)  # the frame's, which arrived before the silence
         num_good -= 1
     assert flags == [False] * (RISE_FRAMES - 1) + [True] * (num_good - RISE_FRAMES + 1)
 
 
 class HookedPublisher(Publisher):
-    """Lets something happen before a message leaves."""
+    """A publisher that calls `during` before each message is sent."""
 
     during: Callable[[], None] = staticmethod(lambda: None)
 
@@ -125,14 +125,14 @@ class HookedPublisher(Publisher):
 
 
 def hook(rig: Rig, during: Callable[[], None]) -> HookedPublisher:
-    """Let something happen amid the publication of each flag."""
+    """Call `during` in the publication of each flag."""
     flag: Any = rig.node.topics['~/confident']
     flag.__class__, flag.during = HookedPublisher, during
     return flag
 
 
 def bring_amid(rig: Rig, event: Callable[[Rig], None]) -> threading.Thread:
-    """Bring an event in a thread amid the publication of the next flag; it must wait."""
+    """Start an event in a thread during the publication of the next flag; it must block."""
     thread = threading.Thread(target=event, args=(rig,))
 
     def bring() -> None:
@@ -151,7 +151,7 @@ def test_no_event_comes_between_a_verdict_and_its_publication(rig: Rig, event: s
     thread = bring_amid(rig, EVENTS[event])
     rig.send()
     thread.join(60)
-    # Also after a pause while a true went out, of which the timer would know nothing.
+    # Also for a pause during the publication of a true, which no timer would detect.
     assert rig.flags == [False, False, True, False]
     assert [msg.data for msg in flag.sent] == rig.flags
 
@@ -260,7 +260,7 @@ def test_a_frame_that_cannot_be_used_says_why_without_a_calibrated_gate_too(rig:
 def test_while_inactive_settings_and_reset_leave_the_reason(rig: Rig) -> None:
     activation = rig.owner.start()
     rig.owner.stop('the node is inactive')
-    assert activation.begin() is None  # a frame that waited is not measured
+    assert activation.begin() is None  # a queued frame is not processed
     num_sent = len(rig.flags)
     rig.change_gate(0.9)
     rig.owner.reset()
@@ -343,7 +343,7 @@ class TestStaleness:
         rig.send(RISE_FRAMES)
         rig.now_s += TIMEOUT_S
         rig.send()
-        # One false because frames had stopped, one for the first of three good frames.
+        # One false for the missing frames, one for the first of three good frames.
         assert rig.flags[RISE_FRAMES:] == [False, False]
         assert [values_of(status)['kind'] for status in rig.statuses[RISE_FRAMES:]] == [
             'fault', 'recovering']
@@ -451,7 +451,7 @@ def test_under_stress_no_fault_is_lost_and_no_true_comes_without_three_good_fram
 def test_the_flag_falls_by_the_time_without_a_frame_not_by_that_of_the_verdict(rig: Rig) -> None:
     rig.send(RISE_FRAMES - 1)
     rig.owner.note_arrival()
-    # The last frame is in work for most of the timeout; its verdict is no new frame.
+    # Processing the last frame takes most of the timeout; its verdict is not a new frame.
     rig.backend.during = lambda: setattr(rig, 'now_s', rig.now_s + 0.9 * TIMEOUT_S)
     rig.second += 1
     rig.process(arrival(image_message(solid(*GOOD), rig.second * 10**9)))
@@ -477,7 +477,7 @@ def test_frames_that_come_and_get_no_verdict_let_the_flag_fall_too(rig: Rig) -> 
 
 def test_a_true_that_went_out_late_is_followed_by_a_false_at_once(rig: Rig) -> None:
     rig.send(RISE_FRAMES - 1)
-    # The process is paused for 3.5 timeouts before the message leaves.
+    # The process pauses for 3.5 timeouts before the message is sent.
     paused = iter([3.5])
     flag = hook(rig, lambda: setattr(
         rig, 'now_s', rig.now_s + next(paused, 0.0) * TIMEOUT_S))
@@ -493,7 +493,7 @@ def test_an_image_that_grew_too_old_as_its_true_went_out_is_followed_by_a_false(
     rig = Rig(tmp_path, max_age_s=1.0)
     rig.send(RISE_FRAMES)
     assert rig.owner.is_confident
-    # Two seconds of the clock of the stamps; the steady clock has not moved.
+    # The clock of the stamps advances by 2 s, the steady clock does not.
     flag = hook(rig, lambda: setattr(rig, 'second', rig.second + 2))
     rig.send()
     assert [msg.data for msg in flag.sent][-2:] == [True, False]
@@ -539,9 +539,9 @@ def test_a_true_that_could_not_be_published_feeds_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(rig.verdicts, 'publish', lambda *_: 1 / 0)
         rig.send()
-        assert rig.owner.is_stale()  # at once, so that the timer tries to let the flag fall
+        assert rig.owner.is_stale()  # at once, so that the timer publishes false
         assert rig.process.busy_s == 0
-        with pytest.raises(ZeroDivisionError):  # who asked must not take it for said
+        with pytest.raises(ZeroDivisionError):  # the caller must not assume that it was published
             rig.process._activation.refuse('a reason', Header(), 'fault')
     rig.tick()
     assert not rig.flags[-1]
