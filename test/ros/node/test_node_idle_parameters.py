@@ -69,7 +69,7 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path) -> Non
             published = qos_of(client, '/uncertainty_seg/mask', True)
             assert published.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
             assert published.reliability == QoSReliabilityPolicy.BEST_EFFORT
-            for name in ('score', 'status', 'verdict', 'confident'):  # no old message for a late subscriber
+            for name in ('score', 'status', 'verdict', 'confident'):  # volatile
                 others = qos_of(client, f'/uncertainty_seg/{name}', True)
                 assert others.reliability == QoSReliabilityPolicy.RELIABLE
                 assert others.durability == QoSDurabilityPolicy.VOLATILE
