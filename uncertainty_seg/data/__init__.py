@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What becomes of recorded frames: replayed, scored, chosen, looked at, labelled, and kept by dive.
+Work with recorded frames: replay, score, select, browse and label them, and keep them by dive.
 
-`scoring` fills a table, `selection` chooses from it by the functions of `strategies` and
-`likeness`; labels go out by `label_sources` and `label_formats` and come back by `label_review`
-into a folder that `dataset` grows by.
+`scoring` fills a table, and `selection` chooses from it by the functions of `strategies` and
+`likeness`. `label_sources` and `label_formats` export frames for labelling; `label_review` imports
+the labels into a folder that `dataset` adds to a dataset.
 
 """
 

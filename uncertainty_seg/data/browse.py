@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-One page to look through the frames of a score table, in one file that needs no network.
+A page to browse the frames of a score table, in one file that needs no network.
 
-Every frame can be filtered and sorted: a column of numbers is packed, and unpacked when it is
-asked for. The page contains pictures of a limited number of frames, half of them with the highest
-scores and half random, so that ordinary frames appear beside the worst; photographs of other
-frames are read from their files when they are looked at.
+All frames can be filtered and sorted: each column of numbers is packed, and unpacked on demand.
+The page contains the pictures of a limited number of frames, half of them with the highest scores
+and half random, so that ordinary frames appear beside the worst; photographs of other frames are
+read from their files when they are viewed.
 
 """
 
@@ -59,9 +59,9 @@ from uncertainty_seg.storage.score_rows import (
 )
 from uncertainty_seg.storage.whole_files import whole_file
 
-# Sentences on the page about frames that cannot be shown.
+# Most sentences on the page about frames that cannot be shown.
 _MAX_PROBLEMS = 20
-# Values of scores in a page, 16 MB: of 200 000 frames 20 scores.
+# Most score values in a page, 16 MB: 20 scores of 200 000 frames.
 MOST_VALUES = 4_000_000
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'stamp_ns', 'confident', 'verdict')
 _SCRIPT = Path(__file__).parents[1] / 'calibration' / 'report' / 'templates' / 'browse.js'
@@ -70,9 +70,9 @@ _SCRIPT = Path(__file__).parents[1] / 'calibration' / 'report' / 'templates' / '
 @dataclass(frozen=True)
 class BrowsePage:
     """
-    What was written: how many frames of how many, and sentences for who asked.
+    A written page: the number of frames, of those with pictures, and remarks for the user.
 
-    `pictures_missing` have no picture; `frames` are where a `server` reads those of all frames.
+    `pictures_missing` frames have no picture; `frames` tells a `server` where to read all frames.
     """
 
     out: Path
@@ -86,8 +86,8 @@ class BrowsePage:
         """
         Open the page at a port of this computer, with the pictures of every frame.
 
-        Its `serve_forever` answers, at its `address`; 0 takes a free port. Raises ConfigError if
-        the port cannot be used.
+        Its `serve_forever` answers requests at its `address`; port 0 takes a free one. Raises
+        ConfigError if the port cannot be used.
         """
         return PictureServer(self.out, self.frames, port)
 
@@ -104,8 +104,8 @@ def browse(
     """
     Write an HTML page to browse the frames of score tables or selections of one model.
 
-    It filters all frames by the scores that it has room for, and has pictures of some; a server
-    of the page shows those of all.
+    It filters all frames by as many scores as fit, and has pictures of some frames; a server of
+    the page shows the pictures of all.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def browse(
     most : int
         Frames whose pictures are in the page, 40 kB each.
     score : str, optional
-        Score to sort by at first; without it 'score_ratio', or 'entropy.mean' of a bundle without
+        Score to sort by at first; default 'score_ratio', or 'entropy.mean' for a bundle without
         a calibration.
     root : Path or str, optional
         New folder of the sources and the model, if they were moved.
@@ -131,9 +131,9 @@ def browse(
     Raises
     ------
     TableError
-        If a table cannot be read, or they are of different models.
+        If a table cannot be read, or the tables are of different models.
     ConfigError
-        If an option does not fit, or the page is there or cannot be written.
+        If an option does not fit, or the page exists or cannot be written.
 
     """
     require_libraries('pyarrow', 'jinja2')
@@ -192,9 +192,9 @@ def _data(
     info: TableInfo, drawn: int,
 ) -> str:
     """
-    Return what the script of the page reads beside the columns, safe within a script element.
+    Return what the page's script reads apart from the columns, safe within a script element.
 
-    Pictures, `drawn` of each frame, and why it was selected or refused are by its row.
+    The pictures of a frame, `drawn` of each, and why it was selected or refused are by its row.
     """
     place = dict(zip(keys, range(len(keys)), strict=True))
     why = zip(*(shown.column(name).to_pylist() for name in ('frame_key', 'verdict_reason')),
@@ -209,14 +209,14 @@ def _data(
 
 
 def _words(table: Any, column: str) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the different texts of a column, sorted, and which of them each row has."""
+    """Return the distinct texts of a column, sorted, and the index of each row's text."""
     words, codes = np.unique(np.array(table.column(column).to_pylist(), object),
                              return_inverse=True)
     return words.tolist(), codes
 
 
 def _places(table: Any, where: Whereabouts) -> dict[str, str]:
-    """Return folder of pictures -> its address, from which the page reads a photograph."""
+    """Return folder of pictures -> the URI from which the page reads its photographs."""
     pairs = set(zip(*(table.column(name).to_pylist() for name in ('source', 'kind')),
                     strict=True))
     return {source: Path(where.find(source)).absolute().as_uri()
@@ -227,10 +227,10 @@ def _columns(
     table: Any, paths: Sequence[Path], first: NDArray[np.int64], names: Sequence[str]
 ) -> Iterator[str]:
     """
-    Pack the numbers of every frame, float32 each, a column after the other.
+    Pack the numbers of every frame as float32, column by column.
 
-    They are in the `first` rows of the frames. First dive, place in the order of dive and time,
-    flag and verdict; then scores and shares.
+    `first` are the rows of the frames. The columns are dive, place in the order of dive and time,
+    flag and verdict, then scores and shares.
     """
     dives = _words(table, 'dive')[1]
     order = np.empty(len(table))
@@ -246,7 +246,7 @@ def _packed(values: NDArray[Any]) -> str:
 
 
 def _reasons(tables: Sequence[Path]) -> dict[str, str]:
-    """Return frame key -> why it was selected, of the tables that are selections."""
+    """Return frame key -> why it was selected, from the tables that are selections."""
     found: dict[str, str] = {}
     for part in (part for path in tables for part in list_parts(path)):
         rows = read_rows(part, ['frame_key', 'reason'])
@@ -259,7 +259,7 @@ def _reasons(tables: Sequence[Path]) -> dict[str, str]:
 def rows_of_page(
     scores: NDArray[np.float64], keys: Sequence[str], most: int
 ) -> NDArray[np.int64]:
-    """Return the rows that are in the page, at most so many, in the order of the table."""
+    """Return the rows whose pictures are in the page, `most` at most, in table order."""
     by_score = np.argsort(np.where(np.isnan(scores), -np.inf, -scores), kind='stable')
     by_lot = np.argsort(lots(keys, 0), kind='stable')
     first = by_score[:math.ceil(most / 2)]
@@ -268,6 +268,6 @@ def rows_of_page(
 
 
 def script_text(values: Any) -> str:
-    """Write JSON so that it can end no script element and begin no comment, whatever is in it."""
+    """Write JSON so that no value in it can end a script element or begin a comment."""
     text = json.dumps(values, allow_nan=False, separators=(',', ':'))
     return text.replace('&', '\\u0026').replace('<', '\\u003c').replace('>', '\\u003e')

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Pictures of the frames of a page: drawn before it is written, or served when they are looked at.
+Pictures of the frames of a page: drawn before it is written, or served on demand.
 
-The server reads a frame from its bag, folder or log, and lets the model paint mask and heatmap. It
-listens for browsers of this computer alone.
+The server reads a frame from its bag, folder or log, and runs the model for mask and heatmap. It
+accepts connections from this computer only.
 
 """
 
@@ -43,13 +43,13 @@ _WIDTH_PX, _HEIGHT_PX, _QUALITY = 256, 192, 75
 _COLUMNS = ('frame_key', 'dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'phash', 'height',
             'width', FILE_COLUMN)
 _HERE = '127.0.0.1'
-# Frames whose pictures a server keeps, 40 kB each.
+# Frames whose pictures a server caches, 40 kB each.
 _KEPT = 500
 _LOG = logging.getLogger(__name__)
 
 
 def opened_model(info: TableInfo, where: Whereabouts) -> tuple[Pipeline | None, str]:
-    """Open the model of a table; None and why, where that is not possible."""
+    """Open the model of a table; return None and the reason if that fails."""
     try:
         return open_model(info, where.find_bundle(info.model)), ''
     except (UncertaintySegError, OSError) as err:
@@ -63,7 +63,7 @@ def pictures_of(
     """
     Return the ``data:`` addresses of image, mask and heatmap of each frame, by key.
 
-    And the frames that have no picture. Without a model there is the image alone.
+    Also returns the frames that have no picture. Without a model there is only the image.
     """
     left_out, wanted = LeftOut(), table.to_pylist()
     found = {row['frame_key']: [''] for row in wanted}
@@ -83,12 +83,12 @@ def _painted(
     """Return the overlay of the mask and the heatmap of an image."""
     view = FrameView(image, model.measure(image, stamp_ns), model.card, model.settings,
                      model.calibrated)
-    # Without the flag: what the gate said of the frame is in its row.
+    # Without the flag: the verdict of the frame is in its row.
     return [overlay(image, view.mask, model.card.palette), view.plain_heatmap(scale)]
 
 
 def small_picture(image_bgr: ImageU8) -> str:
-    """Return an image made small, as the ``data:`` address of a JPEG."""
+    """Return a downscaled image as the ``data:`` address of a JPEG."""
     size = fitted_size(image_bgr, _WIDTH_PX, _HEIGHT_PX)
     small = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
     return jpeg_address(np.asarray(small, np.uint8), _QUALITY)
@@ -129,7 +129,7 @@ class PictureServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Return what a browser is given."""
+        """Return the URL of the page."""
         return f'http://{_HERE}:{self.server_port}/'
 
     def picture(self, row: int, place: int) -> bytes:
@@ -147,12 +147,12 @@ class PictureServer(ThreadingHTTPServer):
 
 
 class _Answer(BaseHTTPRequestHandler):
-    """What a browser gets: the page, or a picture at ``/frame/ROW/PLACE``."""
+    """Answers a browser with the page, or with a picture at ``/frame/ROW/PLACE``."""
 
     server: PictureServer
 
     def do_GET(self) -> None:  # noqa: N802
-        """Answer; a page of another origin that names this computer its own host gets nothing."""
+        """Answer; refuse a foreign page whose host name resolves to this computer."""
         asked = re.fullmatch(r'/frame/([0-9]{1,9})/([0-2])', self.path)
         kind, content = 'image/jpeg', b''
         if (self.headers['Host'] or '').partition(':')[0] in (_HERE, 'localhost'):
@@ -160,11 +160,11 @@ class _Answer(BaseHTTPRequestHandler):
                 kind, content = 'text/html; charset=utf-8', self.server.page.read_bytes()
             elif asked:
                 content = self.server.picture(int(asked[1]), int(asked[2]))
-        with suppress(ConnectionError):  # the browser may have gone on
+        with suppress(ConnectionError):  # the browser may have closed the connection
             self.send_response(200 if content else 404)
             self.send_header('Content-Type', kind)
             self.end_headers()
             self.wfile.write(content)
 
     def log_message(self, *args: Any) -> None:
-        """Keep silent about every request."""
+        """Log no request."""

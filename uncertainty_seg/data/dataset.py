@@ -2,11 +2,11 @@
 """
 A labelled folder that grows: reviewed labels are added by dive, and no dive is in two splits.
 
-``dataset.json`` has the shares of the splits and what is known of each frame; ``splits.json``,
-``blocks.json`` (the dives, for calibration) and ``review.json`` follow from it. Versions are those
-of git or DVC: all files are plain. Images and masks are written first and splits.json last, each
-whole or not at all, so whoever reads splits.json sees the old dataset or the new one; a process
-that dies in between leaves the rest to the next one.
+``dataset.json`` has the shares of the splits and the facts of each frame; ``splits.json``,
+``blocks.json`` (the dives, for calibration) and ``review.json`` are derived from it. All files are
+plain, so that git or DVC can version them. Images and masks are written first and splits.json
+last, each atomically: a reader of splits.json sees the old dataset or the new one. If a process
+dies in between, the next one completes its work.
 
 """
 
@@ -67,21 +67,21 @@ from uncertainty_seg.storage.whole_files import one_at_a_time, replace_file
 
 FORMAT_VERSION = 2
 SPLITS_FILE = 'splits.json'
-# Limits are fitted on frames that no network was trained or chosen on.
+# Thresholds are fitted on frames on which no network was trained or chosen.
 SHARES = {'train': 0.7, 'val': 0.15, 'limits': 0.15}
 NO_RECORD = 'no record'
-# Frames of two splits that differ in fewer bits of their hash are reported, as one view.
+# Frames of two splits whose hashes differ in fewer bits are reported as the same view.
 _NEAR_BITS = 12
-# What a plain file name has none of.
+# Characters that a plain file name does not contain.
 _NO_NAME = re.compile(r'[/\\:\x00-\x1f]')
 
 
 @dataclass(frozen=True)
 class DatasetFrame:
     """
-    A frame: its split, digests of its decoded image and of the ids of its mask, with their sizes.
+    A frame: its split, and digests of its decoded image and of its mask's ids, with their sizes.
 
-    `phash` is the perceptual hash of the image, as 16 hex digits; `review` what is known of the
+    `phash` is the perceptual hash of the image, as 16 hex digits; `review` the record of the
     labels.
     """
 
@@ -94,7 +94,7 @@ class DatasetFrame:
 
 @dataclass
 class Dataset:
-    """A dataset as it is written down: shares of the splits, and frames by stem."""
+    """The content of dataset.json: shares of the splits, and frames by stem."""
 
     folder: Path
     shares: Mapping[str, float]
@@ -102,16 +102,16 @@ class Dataset:
 
     @property
     def splits(self) -> list[str]:
-        """Names of the splits: those with a share, and those that frames were drawn for."""
+        """Return the names of the splits with a share, and of those that frames were drawn for."""
         return [*self.shares, *sorted({one.split for one in self.frames.values()}
                                       - set(self.shares))]
 
     def split_of(self, key: str) -> str:
         """
-        Return the split of a dive or frame by its name alone, today and with any data added.
+        Return the split of a dive or frame by its name alone, so that added data never changes it.
 
-        The first 8 bytes of the SHA-256 of the name, as a big-endian number over 2^64, fall into
-        the shares one after the other.
+        The first 8 bytes of the SHA-256 of the name, as a big-endian number divided by 2^64, fall
+        into one of the consecutive shares.
         """
         place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], 'big') / 2**64
         *others, last = self.shares
@@ -124,7 +124,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Growth:
-    """What an addition came to: the dataset, stems of new frames, how many there were already."""
+    """The result of an addition: dataset, stems of new frames, numbers of known and replaced."""
 
     dataset: Dataset
     added: tuple[str, ...]
@@ -138,7 +138,7 @@ def dataset_add(
     dive: str = '', split: str = '', replace: bool = False,
 ) -> Growth:
     """
-    Add a labelled folder to a dataset, completely or not at all; a new folder becomes one.
+    Add a labelled folder to a dataset, completely or not at all; create the dataset if needed.
 
     Parameters
     ----------
@@ -167,11 +167,11 @@ def dataset_add(
 @contextmanager
 def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> Iterator[Dataset]:
     """
-    Read a dataset that no other process changes until the end of the block, or begin one.
+    Read a dataset, or create one, and lock it for other processes until the end of the block.
 
-    What a dead process left unfinished is finished first. Raises DatasetError if the folder holds
-    something else, the dataset has other shares, or another process is at it; ConfigError for
-    shares that are none.
+    The unfinished work of a dead process is completed first. Raises DatasetError if the folder
+    holds something else, the dataset has other shares, or another process uses it; ConfigError for
+    invalid shares.
     """
     require_shares(shares or SHARES)
     there = [name for name in (IMAGES, MASKS, SPLITS_FILE) if (folder / name).exists()]
@@ -194,7 +194,7 @@ def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> I
 
 def read_dataset(folder: Path | str) -> Dataset:
     """
-    Read a dataset; raises DatasetError if the folder is no dataset, or damaged.
+    Read a dataset; raise DatasetError if the folder is not a dataset, or is damaged.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def _write(dataset: Dataset) -> None:
 
 
 def _write_tables(dataset: Dataset) -> None:
-    """Write what follows from the frames; readers go by the splits, which come last."""
+    """Write the derived tables; the splits, which readers go by, come last."""
     frames = dict(sorted(dataset.frames.items()))
     write_review(dataset.folder, {stem: one.review for stem, one in frames.items()})
     write_json(dataset.folder / BLOCKS_FILE, {
@@ -252,14 +252,14 @@ def add_folder(
     """
     Add the frames of a labelled folder, such as an import.
 
-    An image is the same as another if all their pixels are; it is in the dataset once. `dive` is
-    that of frames whose dive is not known; without it each stands alone. New dives go to `split`,
-    or where their name says. With `replace` the new mask of an image is taken, where another one
-    is there.
+    Images with equal pixels are one image, which is in the dataset once. `dive` is the dive of
+    frames whose dive is unknown; without it each of them stands alone. New dives go to `split`, or
+    by default where their name puts them. With `replace` a new mask replaces another mask of the
+    same image.
 
     Raises DatasetError, and leaves the dataset as it was, if the folder is empty, has other
-    classes, frames that nobody reviewed or files that are missing, masks of an image differ, or an
-    image or a dive would be in two splits; ConfigError if there is no such split.
+    classes, unreviewed frames or missing files, if masks of an image differ, or an image or a dive
+    would be in two splits; ConfigError if `split` does not exist.
     """
     if split and split not in dataset.shares:
         raise ConfigError(f'the split {split!r}', f'one of {", ".join(dataset.shares)}')
@@ -286,8 +286,8 @@ def add_folder(
 
 
 def _reviews(folder: Path, stems: Sequence[str], dive: str) -> dict[str, FrameReview]:
-    """Return what is known of each frame, and its dive."""
-    # As for whoever measures: what says nothing counts as reviewed and drawn by chance.
+    """Return the review record of each frame, with its dive."""
+    # As in calibration: a folder without a record counts as reviewed and drawn at random.
     written = read_review(folder) or {
         stem: FrameReview(True, NO_RECORD, CONTROL) for stem in stems}
     has_blocks = (folder / BLOCKS_FILE).is_file()
@@ -299,7 +299,7 @@ def _reviews(folder: Path, stems: Sequence[str], dive: str) -> dict[str, FrameRe
 
 
 class _Addition:
-    """What is decided of the frames of a folder, one by one."""
+    """The decisions about the frames of a folder, one by one."""
 
     def __init__(
         self, dataset: Dataset, folder: Path, split: str, *, is_replacing: bool
@@ -310,7 +310,7 @@ class _Addition:
         self._by_pixels = {one.pixels_sha256: stem for stem, one in self._frames.items()}
         self._split_by_dive = {one.review.dive: one.split for one in self._frames.values()
                                if one.review.dive}
-        # Stem -> files to copy: an image unless it is there, and a mask.
+        # Stem -> files to copy: an image, unless the dataset has it, and a mask.
         self._files: dict[str, tuple[Path | None, Path]] = {}
         self._new: list[str] = []
         self._disputes: list[str] = []
@@ -318,7 +318,7 @@ class _Addition:
         self._same = self._replaced = 0
 
     def judge(self, stem: str, review: FrameReview, classes: ClassTable) -> None:
-        """Decide what becomes of a frame."""
+        """Decide whether a frame is added, known, replaced or in dispute."""
         picture, ids = read_pair(self._folder, stem)
         image, mask = image_path(self._folder, stem), self._folder / MASKS / f'{stem}.png'
         assert image is not None  # it was read
@@ -344,7 +344,7 @@ class _Addition:
             old = dataclasses.replace(old, ids_sha256=facts['ids_sha256'])
         else:
             self._disputes.append(stem)
-        # Once drawn by chance, a frame has been drawn by chance.
+        # A frame that was drawn at random once keeps that origin.
         self._frames[there] = dataclasses.replace(old, review=dataclasses.replace(
             review, dive=old.review.dive, origin=CONTROL if is_drawn else review.origin))
 
@@ -375,10 +375,10 @@ class _Addition:
         self._new.append(name)
 
     def _free_stem(self, stem: str, image: Path, suffix: str) -> str:
-        """Return a name that no frame has, nor another image that somebody put there."""
+        """Return a name that no frame has, and no foreign image in the folder."""
         for name in (stem, f'{stem}_{suffix}'):
             there = image_path(self._dataset.folder, name)
-            # A process that died has left the same file.
+            # A process that died may have left the same file.
             if name not in self._frames and (
                     there is None or there.read_bytes() == image.read_bytes()):
                 return name
@@ -386,7 +386,7 @@ class _Addition:
                            'only images of the dataset', 'remove it')
 
     def refuse(self) -> None:
-        """Raise DatasetError if masks are in dispute, or images in another split than wanted."""
+        """Raise DatasetError if masks differ, or images are in another split than wanted."""
         if self._elsewhere:
             raise DatasetError(
                 f'{len(self._elsewhere)} images of {self._folder} are in {self._dataset.folder} '
@@ -399,7 +399,7 @@ class _Addition:
                 'let the labellers agree, or say that the new masks replace the old ones')
 
     def write(self, classes: ClassTable) -> Growth:
-        """Copy the files and write the tables, in an order that a process may die in."""
+        """Copy the files and write the tables, in an order that is safe if the process dies."""
         dataset = self._dataset
         for name in (IMAGES, MASKS):
             (dataset.folder / name).mkdir(exist_ok=True)
@@ -425,7 +425,7 @@ def _remarks(dataset: Dataset, new: Sequence[str]) -> Iterator[str]:
     hashes = np.array([int(one.phash, 16) for one in dataset.frames.values()], np.uint64)
     for stem in new:
         own = np.uint64(int(dataset.frames[stem].phash, 16))
-        # An image without any content has the hash 0.
+        # An image without content has the hash 0.
         near = np.flatnonzero(bits_apart(own, hashes) < _NEAR_BITS) if own else ()
         pairs += [(stem, stems[row]) for row in near if hashes[row]
                   and dataset.frames[stems[row]].split != dataset.frames[stem].split][:1]

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The demo: a dive goes through the real node, and pictures and a summary come out."""
+"""The demo: plays a dive through the real node, and makes pictures and a summary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHEET_FILE = 'contact_sheet.png'
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What came of a dive: events, verdicts, what was wrong, and the contact sheet."""
+    """The result of a demo: events, verdicts, problems, and the contact sheet."""
 
     timeline: Timeline
     problems: list[str]
@@ -32,7 +32,7 @@ class DemoResult:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what is known, in plain values."""
+        """Return the facts of the demo as plain values."""
         timeline = self.timeline
         return {
             'frames': len(timeline.moments), 'processed': len(timeline.taken),
@@ -47,32 +47,32 @@ def demo(
     size: tuple[int, int] = (640, 480),
 ) -> DemoResult:
     """
-    Play a rendered dive through the real node over DDS, and draw what it said.
+    Play a rendered dive through the real node over DDS, and draw its outputs.
 
     Parameters
     ----------
     out : Path or str
         Folder of the dive, the node's outputs, its logs and the contact sheet.
     settings : Settings, optional
-        The node's; the model 'pipeline' without. The largest promised alpha is taken unless one
-        is asked for, since a dive is harder than scenes.
+        The node's; default: the model 'pipeline'. The largest promised alpha is taken unless one
+        is given, since a dive is harder than scenes.
     offline : bool
         Run the same pipeline without ROS.
     domain : int, optional
-        ROS domain; without it one that nobody on this computer uses, of this computer alone, so
-        that no other node sees the dive or its clock.
+        ROS domain; by default one that is unused on this computer and limited to it, so that no
+        other node sees the dive or its clock.
     seed, duration, rate, size
-        The dive, as in `simulate_dive`; the same one in `out` is taken again.
+        The dive, as in `simulate_dive`; an equal one in `out` is used again.
 
     Returns
     -------
     DemoResult
-        Events and verdicts, and how the flag did not fall or rise as expected.
+        Events and verdicts, and where the flag did not fall or rise as expected.
 
     Raises
     ------
     UncertaintySegError
-        If a part fails; before the dive is rendered if it can be known.
+        If a part fails; before the dive is rendered, where that can be checked.
 
     """
     out, settings = Path(out), settings or Settings(model='pipeline')

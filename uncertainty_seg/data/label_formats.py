@@ -2,10 +2,10 @@
 """
 The label formats: COCO, Label Studio, FiftyOne and a plain folder; other tools by way of COCO.
 
-Of each format one function writes frames into an empty folder, and one reads corrected labels.
-The reader yields the `Labelled` of each frame, and more than one if more than one labeller had it.
-It raises a DatasetError if a file is damaged, or a frame, class or size is not that of the export,
-which the table of exported frames lists.
+Each format has one function that writes frames into an empty folder, and one that reads corrected
+labels. The reader yields a `Labelled` for each frame and labeller. It raises DatasetError if a
+file is damaged, or a frame, class or size is not that of the export, which the table of exported
+frames lists.
 
 """
 
@@ -56,11 +56,12 @@ from uncertainty_seg.storage.labelled_folder import (
 from uncertainty_seg.storage.review_record import mask_sha256, read_json, TABLE_FILE
 from uncertainty_seg.storage.whole_files import whole_folder
 
-# Where datumaro and others look for it in a folder; tools also export it under the second name.
+# Where datumaro and others expect it in a folder; tools also export it under the second name.
 COCO_FILE, OTHER_COCO_FILE = 'annotations/instances_default.json', 'annotations.json'
 TASKS_FILE, CONFIG_FILE = 'tasks.json', 'config.xml'
 SAMPLES_FILE, ABOUT_FILE = 'samples.json', 'metadata.json'
-# COCO itself has no mark: a field of an image, or of the attributes of all its annotations.
+# COCO has no mark for a finished frame: this is a field of an image, or an attribute of all its
+# annotations.
 MARK = 'reviewed'
 
 
@@ -73,8 +74,8 @@ def write_export(
 
     Frames are read once, one at a time; their rows are returned. For Label Studio `image_prefix`
     precedes the name of an image in its address, such as ``/data/local-files/?d=dive_7/images/``;
-    if it is empty the task contains the image. Raises DatasetError if the folder is not empty, two
-    frames share a name, or there is none.
+    if it is empty, the task contains the image. Raises DatasetError if the folder is not empty,
+    two frames share a name, or there is no frame.
     """
     rows: list[FrameRow] = []
     with new_folder(out) as work:
@@ -95,7 +96,7 @@ def _listed(
     """
     Yield frames without the metadata of their images, and append the row of each to `rows`.
 
-    The mask of each is written too, with which the corrected one is compared.
+    Also writes the mask of each, for comparison with the corrected one.
     """
     seen: set[str] = set()
     for frame in frames:
@@ -116,15 +117,15 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     Yield a folder to write into, which becomes `out` at the end of the block.
 
-    `DatasetError` if `out` exists and is not an empty folder, or the disk refuses: then nothing of
-    it is left.
+    Raises DatasetError if `out` exists and is not an empty folder, or if writing fails: then
+    nothing is left behind.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DatasetError(f'{out} exists and is not empty', 'a new folder',
                            'give another name')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Thousands of small files, which can be exported again.
+        # Not synced: these are thousands of small files, which can be exported again.
         with whole_folder(out, is_synced=False) as work:
             yield work
     except OSError as err:
@@ -134,7 +135,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def find_table(labels: Path, frames: Path | None) -> Path:
-    """Return the folder with frames.json: `frames`, or else the labels or one around them."""
+    """Return the folder with frames.json: `frames`, or else the labels or a folder above."""
     if frames is not None:
         return frames
     around = (labels, labels.parent, labels.parent.parent)
@@ -142,12 +143,12 @@ def find_table(labels: Path, frames: Path | None) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------
-# COCO: one lossless annotation in run lengths for each class in a frame. Category ids are one more
-# than class ids, since many tools take 0 for background; categories and frames come back by name.
+# COCO: one lossless run-length annotation for each class in a frame. Category ids are one more
+# than class ids, since many tools take 0 for background; categories and frames are read by name.
 
 
 def write_coco(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
-    """Write frames into an empty folder; `images[]` carries dive, reason, score and stamp."""
+    """Write frames into an empty folder; `images[]` has dive, reason, score and stamp."""
     import pycocotools.mask  # noqa: F401  (fails before an image is written)
 
     images: list[dict[str, Any]] = []
@@ -173,9 +174,9 @@ def read_coco(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read COCO: the JSON file, or a folder with it.
 
-    Polygons are read too, as pycocotools draws them, and what datumaro makes of labels of other
-    tools. A frame is marked as finished by
-    ``"reviewed": true`` of its image, or in the attributes of all its annotations.
+    Reads also polygons, as pycocotools draws them, and datumaro's conversions of other tools'
+    labels. A frame is marked as finished by ``"reviewed": true`` in its image, or in the
+    attributes of all its annotations.
     """
     file = _coco_file(path)
     content = read_json(file)
@@ -188,7 +189,7 @@ def read_coco(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
             canvas = LabelCanvas(table.row_of(str(image['file_name']), file), table.classes)
             canvas.require_size(int(image['height']), int(image['width']))
             items = by_image.get(image['id'], [])
-            # datumaro gives boxes beside the masks; alone they say nothing of pixels.
+            # datumaro adds boxes to the masks; boxes alone do not label pixels.
             regions = [item for item in items if item['segmentation']]
             if items and not regions:
                 raise DatasetError(f'{canvas.row.file} has boxes only', 'polygons or run lengths',
@@ -205,13 +206,13 @@ def read_coco(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
 def _coco_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    # The first is none of the export, so that it is what came back.
+    # The export does not write the first, so it comes from the labelling tool.
     return next((path / name for name in (OTHER_COCO_FILE, COCO_FILE) if (path / name).is_file()),
                 path / COCO_FILE)
 
 
 def _coco_mark(image: dict[str, Any], items: list[dict[str, Any]]) -> str:
-    """Return what says that an image is finished: its own field, or one of all annotations."""
+    """Return the mark of a finished image, in its field or in all annotations; '' without."""
     flags = [(item.get('attributes') or {}).get(MARK) for item in items]
     is_marked = image.get(MARK) is True or bool(flags) and all(flag is True for flag in flags)
     return f'{MARK} in COCO' if is_marked else ''
@@ -229,7 +230,7 @@ def _annotations(mask: LabelMap, num_classes: int) -> Iterator[dict[str, Any]]:
 
 
 def _paint_coco(canvas: LabelCanvas, name: str, segmentation: Any) -> None:
-    """Paint a segmentation of COCO: polygons, or run lengths as a list or packed as text."""
+    """Paint a COCO segmentation: polygons, or run lengths as a list or packed as text."""
     from pycocotools import mask as coco_mask
 
     if isinstance(segmentation, list):
@@ -240,7 +241,7 @@ def _paint_coco(canvas: LabelCanvas, name: str, segmentation: Any) -> None:
     packed = segmentation if isinstance(segmentation['counts'], (str, bytes)) else \
         coco_mask.frPyObjects(segmentation, height, width)
     pixels = np.asarray(coco_mask.decode(packed), np.uint8)
-    # pycocotools leaves memory uninitialised where run lengths end before the image does.
+    # pycocotools leaves memory uninitialised if the run lengths end before the image does.
     if pixels.max(initial=0) > 1 or int(pixels.sum()) != int(coco_mask.area(packed)):
         raise DatasetError(f'run lengths of {canvas.row.file} do not fill {width}x{height}',
                            'those of all pixels of its image')
@@ -260,7 +261,7 @@ def write_folder(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
 
 
 def read_folder(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
-    """Read a folder of ``STEM.png``, or one with such a folder ``masks``; no frame is marked."""
+    """Read a folder of ``STEM.png``, or its folder ``masks``; no frame is marked as finished."""
     file = path / CLASSES_FILE
     if file.is_file():
         require_same_classes(read_classes(file), table.classes, str(file), 'the export')
@@ -278,20 +279,20 @@ def read_folder(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
 
 
 # -------------------------------------------------------------------------------------------------
-# FiftyOne: a FiftyOneDataset, in the form without a version in its metadata, which every release
-# since 0.7 loads. Read back is what ``dataset.export`` writes, with masks in files.
+# FiftyOne: a FiftyOneDataset without a version in its metadata, which every release since 0.7
+# loads. The reader takes the output of ``dataset.export`` with masks in files.
 
 FIELD = 'prediction'
-# A field of the labeller's own has precedence over our corrected one.
+# A field that the labeller added has precedence over the corrected prediction.
 FIELDS = ('ground_truth', FIELD)
-# FiftyOne takes the paths of a field below `fields` as relative to the data set.
+# FiftyOne resolves the paths of a field below `fields` relative to the dataset.
 PLACE = 'fields'
-# Before the dive in its tag, so that no dive has the name of the mark.
+# Prefix of the dive in its tag, so that no dive can be taken for the mark.
 _DIVE_TAG = 'dive:'
 
 
 def write_fiftyone(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
-    """Write frames into an empty folder; its facts are fields, its dive is also a tag."""
+    """Write frames into an empty folder; facts are fields, and the dive is also a tag."""
     (folder / PLACE).mkdir()
     samples = []
     for frame in frames:
@@ -306,8 +307,8 @@ def read_fiftyone(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read a folder that ``dataset.export`` wrote.
 
-    The masks are those of the field `ground_truth` where a sample has it, or
-    else of `prediction`. A frame is marked as finished by the tag `reviewed`.
+    The masks are those of the field `ground_truth` if a sample has it, else of `prediction`. A
+    frame is marked as finished by the tag `reviewed`.
     """
     file = path / SAMPLES_FILE if path.is_dir() else path
     _require_targets(file.parent / ABOUT_FILE, table.classes)
@@ -342,12 +343,12 @@ def _metadata(classes: ClassTable) -> dict[str, Any]:
 
 
 def _require_targets(file: Path, classes: ClassTable) -> None:
-    """Refuse a data set whose masks have other names for the ids."""
+    """Refuse a dataset whose masks have other names for the ids."""
     if not file.is_file():
         return
     about = read_json(file)
     about = about if isinstance(about, dict) else {}
-    # FiftyOne writes them at the top, the form that we write under `info`.
+    # FiftyOne writes them at the top level, our export writes them under `info`.
     targets = about.get('default_mask_targets') or (about.get('info') or {}).get(
         'default_mask_targets')
     wanted = {str(index): name for index, name in enumerate(classes.names)}
@@ -361,20 +362,20 @@ def _require_targets(file: Path, classes: ClassTable) -> None:
 def _mask(
     label: dict[str, Any], field: str, row: FrameRow, folders: Iterable[Path]
 ) -> LabelMap:
-    """Return the mask of a label, from a file of its name where masks of its field are."""
+    """Return the mask of a label, from the file of its name in the folder of its field."""
     if 'mask_path' not in label:
         raise DatasetError(f'the mask of {row.file} is not in a file', 'a mask_path',
                            'call export_mask(path, update=True) of its Segmentation in FiftyOne, '
                            'and export again')
-    # Only the name counts: a path of another machine is none here.
+    # Only the name counts: the path may be of another machine.
     name = plain_name(str(label['mask_path']).replace('\\', '/').rpartition('/')[2])
     places = [folder / PLACE / field / name for folder in folders]
     return read_mask(next((place for place in places if place.is_file()), places[0]))
 
 
 # -------------------------------------------------------------------------------------------------
-# Label Studio: an image is contained in its task as a data URL, so that nothing has to be served;
-# or its address is a prefix and its name.
+# Label Studio: a task contains its image as a data URL, so that no image has to be served; or the
+# address of the image is a prefix and its name.
 
 # Names in the labelling config.
 _BRUSH, _IMAGE = 'mask', 'image'
@@ -382,11 +383,11 @@ _TYPES = {'.jpg': 'jpeg', '.png': 'png'}
 # The run lengths of the brush are a stream of bits over RGBA bytes, the format of the JavaScript
 # package ``@thi.ng/rle-pack``. Label Studio's SDK has a codec in Python, but pins OpenCV below
 # 4.13 and needs 70 packages; tests compare this codec with it in both directions.
-# The stream begins with the number of bytes and the bits of a byte and of four kinds of lengths,
-# each less one: 8, and 3, 4, 8, 16. We write runs of the longest kind only.
+# The stream begins with the number of bytes, the bits of a byte and of four kinds of lengths,
+# each less one: 8, and 3, 4, 8, 16. This codec writes only runs of the longest kind.
 _HEADER = '00111' + '0010' + '0011' + '0111' + '1111'
 _LONG, _LONGEST = 3, 1 << 16
-# Alpha from which a pixel is painted: the rim of a brush may be transparent.
+# Least alpha of a painted pixel: the rim of a brush may be transparent.
 _PAINTED = 128
 
 
@@ -409,16 +410,15 @@ def read_label_studio(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read an export as "JSON", or a folder with it as ``tasks.json``; regions in order.
 
-    Of each labeller
-    the newest annotation that was not cancelled. It is marked as finished if it was submitted in
-    the editor, which measures the time, or has the star of a ground truth; not if it was made of
-    the prediction in bulk.
+    The newest annotation of each labeller that was not cancelled counts. It is marked as finished
+    if it was submitted in the editor, which measures the time, or has the star of a ground truth;
+    not if it was made from the prediction in bulk.
     """
     file = path / TASKS_FILE if path.is_dir() else path
     try:
         for task in read_json(file):
             if 'annotations' not in task and 'predictions' in task:
-                continue  # as it was sent
+                continue  # the task as it was exported
             for labeller, annotation in _newest(task['annotations']).items():
                 canvas = LabelCanvas(table.row_of(_name(task['data']), file), table.classes)
                 for region in annotation['result']:
@@ -450,7 +450,7 @@ def _labeller(annotation: dict[str, Any]) -> str:
 def _studio_mark(annotation: dict[str, Any]) -> str:
     if annotation.get('ground_truth') is True:
         return 'ground truth in Label Studio'
-    # "Create Annotations From Predictions" leaves no time.
+    # "Create Annotations From Predictions" sets no time.
     time_s = annotation.get('lead_time')
     is_timed = isinstance(time_s, (int, float)) and time_s is not True and time_s > 0
     is_seen = is_timed and not annotation.get('bulk_created')
@@ -477,7 +477,7 @@ def _task(frame: LabelFrame, classes: ClassTable, prefix: str) -> dict[str, Any]
         inline + base64.b64encode(frame.image_file).decode('ascii')
     ids = np.unique(frame.mask[frame.mask < len(classes.names)]).tolist()
     regions = [_result(class_id, frame, classes) for class_id in ids]
-    # Not as score of the prediction, which Label Studio takes for a confidence.
+    # Our score is not the prediction's score, which Label Studio takes for a confidence.
     return {'data': {_IMAGE: image, 'frame': frame.row.stem, **frame.row.facts()},
             'predictions': [{'model_version': 'uncertainty_seg', 'result': regions}]}
 
@@ -493,7 +493,7 @@ def _result(class_id: int, frame: LabelFrame, classes: ClassTable) -> dict[str, 
 
 
 def _name(data: dict[str, Any]) -> str:
-    """Return the name of the frame: our own field, or the end of its image's address."""
+    """Return the name of the frame: our field, or the end of its image's address."""
     return str(data.get('frame') or str(data[_IMAGE]).rpartition('=')[2])
 
 
@@ -505,7 +505,7 @@ def _paint_brush(canvas: LabelCanvas, region: dict[str, Any]) -> None:
     height, width = int(region['original_height']), int(region['original_width'])
     canvas.require_size(height, width)
     packed = region['value']['rle']
-    if not isinstance(packed, list):  # a number would become as many zeros
+    if not isinstance(packed, list):  # bytes(n) of a number would be n zeros
         raise DatasetError(f'{canvas.row.file} has an rle that is no list in Label Studio',
                            'the bytes of a brush')
     pixels = decode_brush(packed, height, width)
@@ -514,7 +514,7 @@ def _paint_brush(canvas: LabelCanvas, region: dict[str, Any]) -> None:
 
 
 def encode_brush(pixels: BoolMask) -> list[int]:
-    """Pack a painted region, bool (H, W), to the bytes of Label Studio's JSON."""
+    """Pack a painted region, bool (H, W), into the bytes of Label Studio's JSON."""
     flat = pixels.ravel()
     edges = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
     bits = [f'{4 * flat.size:032b}', _HEADER]
@@ -532,8 +532,8 @@ def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
     """
     Unpack a region of an image of this size, bool (H, W): True where alpha is at least half.
 
-    The inverse of `encode_brush`. Raises DatasetError if the bytes end early or are of an image of
-    another size.
+    The inverse of `encode_brush`. Raises DatasetError if the bytes end early or belong to an image
+    of another size.
     """
     try:
         values = _unpacked(bytes(packed), height * width * 4)
@@ -580,7 +580,7 @@ READERS: dict[str, Callable[[Path, ExportedFrames], Iterator[Labelled]]] = {
     'coco': read_coco, 'label-studio': read_label_studio, 'folder': read_folder,
     'fiftyone': read_fiftyone,
 }
-# How a labeller marks a frame as finished, for a sentence; a folder of masks has no place for it.
+# How a labeller marks a frame as finished, as part of a sentence; a folder of masks cannot mark.
 HOW_TO_MARK = {
     'coco': 'set "reviewed" to true in its entry of "images"',
     'label-studio': 'open and submit them in Label Studio',

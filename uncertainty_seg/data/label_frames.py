@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Frames that go to a labelling tool, the table of an export, and what a tool gives back as a mask.
+Frames for a labelling tool, the table of an export, and the masks of labels that come back.
 
-The table, ``frames.json``, is beside every export. It contains what labelling tools do not give
-back: the classes, and the dive, stamp and reason of each file. Corrected labels refer to it. The
-class of a pixel that a tool left without region is unknown; of overlapping regions the last one
-counts, so that a labeller may paint over a region without erasing it.
+Every export contains the table, ``frames.json``. It holds what labelling tools do not give back:
+the classes, and the dive, stamp and reason of each file. Corrected labels refer to it. A pixel
+outside all regions has an unknown class; of overlapping regions the last one counts, so that a
+labeller may paint over a region without erasing it.
 
 """
 
@@ -49,19 +49,19 @@ from uncertainty_seg.storage.review_record import (
 
 TABLE_VERSION = 4
 IMAGES, MASKS, CLASSES_FILE = 'images', 'masks', 'classes.json'
-# What FiftyOne calls the images.
+# FiftyOne's folder of images.
 DATA = 'data'
-# The masks as they were exported, to tell what was corrected; nobody edits these.
+# The exported masks, not to be edited: a comparison shows what was corrected.
 PREDICTIONS = 'predictions'
 _FIX = 'name the folder that was exported'
 BoolMask = NDArray[np.bool_]
-# The class of Pascal VOC's void, as datumaro calls it: a label of this name is of unknown pixels.
+# datumaro's name of Pascal VOC's void: a label of this name marks unknown pixels.
 VOID_NAME = 'ignored'
-# Each takes as long as painting the whole image may.
+# Painting a region may take as long as painting the whole image.
 MAX_REGIONS, MAX_PAINTED_PX = 10_000, 2**33
 # 150 MB in pycocotools.
 MAX_OUTLINE_PX = 2**20
-# What is raised by a file that has another form than that of its format.
+# Raised when a file does not follow its format.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
@@ -73,26 +73,26 @@ class FrameRow:
     Attributes
     ----------
     stem, file : str
-        Name of its files without ending, unique within an export; name of its image.
+        Name of its files without suffix, unique within an export; name of its image.
     key : str
-        Its id in the source: that of a log, or ``SOURCE#TOPIC#INDEX`` with only the last name of
+        Its id in the source: that of a log, or ``SOURCE#TOPIC#INDEX`` with only the last part of
         the source's path.
     dive : str
-        Its run; frames of a dive are never split.
+        Its dive; all frames of a dive are in one split.
     stamp_ns : int
         Stamp of the image in nanoseconds.
     height, width : int
         H, W in pixels.
     reason : str
-        Why it was kept or chosen.
+        Why it was logged or selected.
     score : float or None
-        Worst score over its threshold; above 1 is not confident. None if there is none.
+        Largest ratio of a score to its threshold; above 1 is not confident. None if unknown.
     origin : str
-        How it came to be labelled, one of `review_record.ORIGINS`.
+        How it was chosen for labelling, one of `review_record.ORIGINS`.
     mask_sha256, image_sha256 : str
-        Digests of the exported mask, and of the file of the image.
+        Digests of the exported mask, and of the image file.
     split : str
-        Where its labels belong, if that was decided when it was drawn; else empty.
+        Split of its labels, if that was decided when it was drawn; else empty.
 
     """
 
@@ -111,7 +111,7 @@ class FrameRow:
     split: str = ''
 
     def __post_init__(self) -> None:
-        """Refuse names that leave the folder, and sizes that no image has, by a ValueError."""
+        """Raise ValueError for names that leave the folder, and for impossible sizes."""
         for name in (self.stem, self.file):
             plain_name(name)
         require_texts(self, 'key', 'dive', 'reason', 'mask_sha256', 'image_sha256', 'split')
@@ -127,7 +127,7 @@ class FrameRow:
             raise ValueError(f'the stamp or score of {self.file} is no number')
 
     def facts(self) -> dict[str, Any]:
-        """Return what a format may store beside the labels."""
+        """Return the facts that a format may store beside the labels."""
         return {name: getattr(self, name)
                 for name in ('key', 'dive', 'stamp_ns', 'reason', 'score', 'origin')}
 
@@ -136,7 +136,7 @@ class FrameRow:
 class LabelFrame:
     """A frame with the mask predicted by the model."""
 
-    row: FrameRow  # What the table says of it.
+    row: FrameRow  # Its row of the table.
     image_file: bytes  # The image as a file; as received if it was compressed.
     mask: LabelMap  # Class ids; the table's `ignore_index` if unknown.
 
@@ -152,12 +152,12 @@ class ExportedFrames:
 
     def row_of(self, name: str, source: object) -> FrameRow:
         """
-        Find a frame by a file name, with or without folders and ending.
+        Find a frame by a file name, with or without folders and suffix.
 
-        `DatasetError`, which names the `source` of the name, if the export has no such frame.
+        Raises DatasetError, which names the `source` of the name, if the export has no such frame.
         """
         base = re.split(r'[/\\]', name)[-1]
-        # Stems may contain points, so the part after the last one need not be an ending.
+        # Stems may contain dots, so the part after the last dot need not be a suffix.
         for stem in (base, base.rpartition('.')[0]):
             if stem in self.rows:
                 return self.rows[stem]
@@ -165,7 +165,7 @@ class ExportedFrames:
                            f'{self.folder / TABLE_FILE}', 'frames of that export', _FIX)
 
     def image_file(self, row: FrameRow) -> bytes:
-        """Read the image of a frame; `DatasetError` if it is missing, or not what was exported."""
+        """Read the image of a frame; `DatasetError` if it is missing or not the exported one."""
         places = [self.folder / name / row.file for name in (IMAGES, DATA)]
         try:
             data = read_bytes(next((place for place in places if place.is_file()), places[0]))
@@ -210,7 +210,7 @@ def read_table(folder: Path) -> ExportedFrames:
 
 
 def _frame_row(item: Any) -> FrameRow:
-    """Make a row of what JSON has of it; ValueError or TypeError with the reason."""
+    """Make a row from its JSON value; ValueError or TypeError with the reason."""
     if not isinstance(item, dict):
         raise ValueError('a frame is no object of names and values')
     known = [field.name for field in dataclasses.fields(FrameRow)]
@@ -252,7 +252,7 @@ def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
 
 
 def write_prediction(folder: Path, stem: str, mask: LabelMap) -> None:
-    """Write a mask that nobody looked at, with the mark that says so: `review_record.marked`."""
+    """Write an unreviewed mask, with the mark that shows this: `review_record.marked`."""
     folder.mkdir(exist_ok=True)
     (folder / f'{stem}.png').write_bytes(marked(encoded_png(mask), mask))
 
@@ -271,12 +271,12 @@ def without_metadata(data: bytes) -> bytes:
     Remove EXIF, XMP and texts from a JPEG, without decoding it, or from a PNG.
 
     The node, the log and every reader here use pixels as stored, as CameraInfo describes them.
-    Labelling tools and browsers rotate them by an orientation in EXIF or XMP, and the mask would
-    no longer match.
+    Labelling tools and browsers rotate them by an orientation in EXIF or XMP, so that the mask
+    would no longer match.
     """
     if not data.startswith(b'\xff\xd8'):
         return encoded_png(decoded(data, 'an image'))
-    # APP1, in which EXIF and XMP are, is left out of the segments before the pixels.
+    # Copy the segments before the pixels except APP1, which holds EXIF and XMP.
     found, at = bytearray(data[:2]), 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         is_fill = data[at + 1] == 0xFF
@@ -288,11 +288,11 @@ def without_metadata(data: bytes) -> bytes:
 
 
 # -------------------------------------------------------------------------------------------------
-# What a tool gives back.
+# Labels that a tool gives back.
 
 
 def damage(err: Exception) -> str:
-    """Return what is wrong with a file in words: Python's message names its own types."""
+    """Describe the damage of a file: Python's message would name its own types."""
     if isinstance(err, KeyError) and err.args:
         return f'"{err.args[0]!s:.40}" is missing'
     return 'a value is of another type, or out of range'
@@ -303,15 +303,15 @@ class Labelled(NamedTuple):
 
     stem: str  # Name of the frame's files.
     mask: LabelMap  # Class ids, and the ignore index where the class is unknown.
-    # What in the file says that a person has finished the frame; empty if nothing does.
+    # The evidence in the file that a person has finished the frame; empty without.
     mark: str = ''
-    labeller: str = ''  # Who labelled it; empty if the file does not say.
-    # Whether outlines were drawn, so that the same mask may differ by their pixels.
+    labeller: str = ''  # Who labelled it; empty if unknown.
+    # Whether labels are outlines, by whose pixels an unchanged mask may differ.
     has_polygons: bool = False
 
 
 class LabelCanvas:
-    """The mask of a frame, into which the regions of a tool are painted by names of classes."""
+    """The mask of a frame, into which the regions of a tool are painted by class name."""
 
     def __init__(self, row: FrameRow, classes: ClassTable) -> None:
         self.row = row
@@ -323,11 +323,11 @@ class LabelCanvas:
 
     @property
     def mask(self) -> LabelMap | None:
-        """Return the mask; None if every pixel is unknown: the frame was not labelled."""
+        """Return the mask; None if every pixel is unknown, so that the frame is unlabelled."""
         return self._mask if (self._mask != self._ignore_index).any() else None
 
     def labelled(self, mark: str = '', labeller: str = '') -> Iterator[Labelled]:
-        """Yield the frame with what the file says of it, unless it was not labelled."""
+        """Yield the frame with the facts of the file, unless it is unlabelled."""
         if self.mask is not None:
             yield Labelled(self.row.stem, self.mask, mark, labeller, self._has_polygons)
 
@@ -335,7 +335,7 @@ class LabelCanvas:
         """
         Assign pixels of the frame, bool (H, W), to a class.
 
-        Raises DatasetError if the name or the size is another one, or there are too many regions.
+        Raises DatasetError for an unknown name, another size, or too many regions.
         """
         class_id = self.class_id(name)
         self.require_size(*pixels.shape)
@@ -348,9 +348,9 @@ class LabelCanvas:
 
     def paint_ids(self, mask: LabelMap) -> None:
         """
-        Take a whole mask of class ids, (H, W) uint8, with the ignore index where nobody knows.
+        Take a whole mask of class ids, (H, W) uint8, with the ignore index for unknown pixels.
 
-        Raises DatasetError if it has another size than the frame, or an id that is no class.
+        Raises DatasetError if its size is not the frame's, or an id is no class.
         """
         self.require_size(*mask.shape)
         require_ids(mask, len(self._ids), self._ignore_index, f'the mask of {self.row.file}')
@@ -362,7 +362,7 @@ class LabelCanvas:
 
         Each is (n, 2) of x, y, or the same flat; pixel i reaches from i to i + 1. Raises
         DatasetError if the name is unknown, a polygon has fewer than 3 corners, or their outlines
-        are longer than pycocotools, which makes a point for each fifth of a pixel, can bear.
+        are too long for pycocotools, which makes a point for each fifth of a pixel.
         """
         from pycocotools import mask as coco_mask
 
@@ -383,7 +383,7 @@ class LabelCanvas:
         self.paint(name, np.asarray(coco_mask.decode(coco_mask.merge(packed)), bool))
 
     def class_id(self, name: str) -> int:
-        """Return the id of a class, or of unknown pixels; `DatasetError` if there is none."""
+        """Return the id of a class, or of unknown pixels; `DatasetError` for another name."""
         if name not in self._ids and name == VOID_NAME:
             return self._ignore_index
         if name not in self._ids:
@@ -393,7 +393,7 @@ class LabelCanvas:
         return self._ids[name]
 
     def require_size(self, height: int, width: int) -> None:
-        """Refuse labels of an image of another size, with `DatasetError`."""
+        """Raise `DatasetError` for labels of an image of another size."""
         if (height, width) != (self.row.height, self.row.width):
             raise DatasetError(f'the labels of {self.row.file} are {width}x{height}',
                                f'the {self.row.width}x{self.row.height} of its image',

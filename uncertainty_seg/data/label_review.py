@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Bring corrected labels back as a folder to train on, with what is known of who looked at them.
+Import corrected labels as a folder to train on, with the evidence that they were reviewed.
 
-A mask that equals the exported one was corrected by nobody, and counts only if the tool marks the
-frame as finished or the user says so. Tools change masks by themselves: they make outlines of
-them, work at another size, or lose a class. So neither pixels next to an outline nor pixels that
-are unknown in one of the two count as a difference.
+A mask that equals the exported one was not corrected, and counts only if the tool marks the frame
+as finished or the user accepts it. Tools change masks by themselves: they convert them to
+outlines, work at another size, or lose a class. Therefore neither pixels next to an outline nor
+pixels that are unknown in one of the two masks count as a difference.
 
 """
 
@@ -48,26 +48,26 @@ from uncertainty_seg.storage.review_record import (
 from uncertainty_seg.storage.whole_files import replace_file
 
 CORRECTED, ACCEPTED = 'corrected', 'accepted unchanged'
-# Not reviewed: equal to what was exported.
+# Not reviewed: equal to the exported mask.
 _UNTOUCHED = 'untouched'
 SHARES = {'train': 0.8, 'val': 0.2}
-# How far a tool moves an outline: half a pixel to draw it, and more to save corners.
+# How far a tool moves an outline: half a pixel by drawing it, and more to save corners.
 _OUTLINE_PX = 2
-# Smaller regions may be lost when a tool makes outlines of them, and are no correction.
+# A tool that draws outlines may lose smaller regions: that is no correction.
 _LEAST_PART_PX = 9
-# Masks are edited at a quarter of their size at least.
+# Tools edit masks at a quarter of their size or more.
 _MOST_BLOCK_PX = 4
-# What to do with frames that nobody corrected or marked as finished.
+# What to do with frames that were neither corrected nor marked as finished.
 REFUSE, ACCEPT, SKIP = 'refuse', 'accept', 'skip'
 
 
 @dataclass(frozen=True)
 class ImportSummary:
     """
-    How many frames were written, of how many dives, by split and by what shows a person's look.
+    Numbers of written frames and dives, and of frames by split and by evidence of review.
 
-    `unlabelled` are the other frames of the export; of them `skipped` were corrected by nobody.
-    `control` are labelled frames that were drawn by chance: none if `control_skipped` of those
+    `unlabelled` counts the other frames of the export; `skipped` of them came back uncorrected.
+    `control` counts the labelled frames that were drawn at random: 0 if `control_skipped` of those
     drawn were skipped. `control_unlabelled` of them came back without any label.
     """
 
@@ -113,7 +113,7 @@ def import_labels(
     Raises
     ------
     DatasetError
-        If labels do not fit to the export, are refused, or none is there, or `out` is not empty.
+        If labels do not match the export, are refused or missing, or `out` is not empty.
     ConfigError
         If the shares are invalid.
 
@@ -192,9 +192,9 @@ def split_by_dive(
     Assign every dive to one split; return the stems of each split, sorted.
 
     Neighbouring frames of a dive look alike: with one in training and one in validation, a network
-    is tested on what it has memorised. The largest dive goes first, each where most is missing of
-    the share, and no split stays empty while there are enough dives. `dive_of` has the dive of
-    each frame by stem, `shares` the share of the frames by name of the split.
+    is tested on what it has memorised. Dives are assigned from the largest down, each to the split
+    that lacks most of its share, and no split stays empty if there are enough dives. `dive_of` has
+    the dive of each frame by stem, `shares` the share of the frames by name of the split.
     """
     stems: dict[str, list[str]] = {}
     for stem, dive in sorted(dive_of.items()):
@@ -225,10 +225,10 @@ class _Found:
 
 class LabelReview:
     """
-    Judges labels of an export one by one, as they come back.
+    Judge the labels of an export one by one, as they are read.
 
-    `unchanged` is as of `import_labels`; `how_to_mark` says how the labelling tool marks a frame
-    as finished, and is empty if it cannot.
+    `unchanged` is as in `import_labels`; `how_to_mark` says how a labeller marks a frame as
+    finished, and is empty if the tool cannot.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class LabelReview:
         self._swapped: dict[str, str] = {}
 
     def add(self, one: Labelled, source: str = '') -> bool:
-        """Judge the labels of a frame; returns whether its mask is the one to keep so far."""
+        """Judge the labels of a frame; return whether its mask is the one to keep so far."""
         found = _Found(mask_sha256(one.mask), self._evidence(one), source, one.labeller)
         old = self._found.setdefault(one.stem, found)
         if old is found:
@@ -249,17 +249,17 @@ class LabelReview:
         if found.digest != old.digest and found.is_reviewed and old.is_reviewed:
             names = [mask.labeller or mask.source for mask in (old, found)]
             self._disputes.setdefault(one.stem, f'of {names[0]} and {names[1]}')
-        # Of outlines of the same untouched mask the first one stays.
+        # Among redrawn versions of an untouched mask the first one stays.
         if found.is_reviewed and not old.is_reviewed:
             self._found[one.stem] = found
         return self._found[one.stem] is found
 
     def finish(self) -> dict[str, FrameReview]:
         """
-        Return what is known of the labels of each frame, by stem.
+        Return the review record of each frame, by stem.
 
-        Raises DatasetError if labellers disagree, masks came back as they were sent, or are those
-        of other frames.
+        Raises DatasetError if labellers disagree, or masks came back unchanged or are those of
+        other frames.
         """
         self._refuse_swapped()
         if self._disputes:
@@ -275,7 +275,7 @@ class LabelReview:
         reviews = {stem: _reviewed(self._table.rows[stem], found)
                    for stem, found in self._found.items() if stem in kept}
         if any(self._table.rows[stem].origin == CONTROL for stem in set(self._found) - kept):
-            # Whether one is left depends on its mask: on those that are, the model was wrong.
+            # The remaining frames are no random sample: whether one remains depends on its mask.
             return {stem: replace(one, origin=SELECTED) for stem, one in reviews.items()}
         return reviews
 
@@ -285,7 +285,7 @@ class LabelReview:
         if digest == row.mask_sha256:
             return one.mark or _UNTOUCHED
         unknown = self._table.classes.ignore_index
-        # Of one class only, it may be a correction that happens to be the mask of another frame.
+        # A mask of one class may be a correction that happens to equal another frame's mask.
         if digest in self._exported and not one.mark and len(np.unique(one.mask)) > 1:
             self._swapped[one.stem] = self._exported[digest]
         exported = _exported(self._table, row)
@@ -336,13 +336,13 @@ def is_redrawn(
     exported: LabelMap, mask: LabelMap, ignore_index: int, may_fill: bool = True
 ) -> bool:
     """
-    Say whether a mask is another one that a tool has changed by itself.
+    Return whether a mask is the exported one, changed by a tool alone.
 
     Only pixels that are known in both are compared. Those that differ are within 2 pixels of an
     outline or the rim, or in regions of less than 9 pixels, and no region of a class of 9 pixels
     or more is lost or new. With `may_fill` holes may be filled too, as outlines have none. A mask
-    of blocks went through a smaller size: outlines moved by a block, and what was narrower than a
-    block may be lost.
+    made of blocks was edited at a smaller size: outlines may be moved by a block, and parts
+    narrower than a block may be lost.
     """
     bases = (exported, _without_holes(exported)) if may_fill else (exported,)
     block = block_of(mask) if block_of(exported) < _OUTLINE_PX else 1
@@ -354,7 +354,7 @@ def block_of(mask: LabelMap) -> int:
     gaps = [np.diff(np.flatnonzero((mask.take(range(1, size), axis)
                                     != mask.take(range(size - 1), axis)).any(1 - axis)))
             for axis, size in enumerate(mask.shape)]
-    # Of one or two straight outlines nothing can be said.
+    # One or two straight outlines show no block size.
     if any(len(gap) < 2 for gap in gaps):
         return 1
     return min(int(min(gap.min() for gap in gaps)), _MOST_BLOCK_PX)
@@ -363,7 +363,7 @@ def block_of(mask: LabelMap) -> int:
 def _is_near(base: LabelMap, mask: LabelMap, ignore_index: int, block: int = 1) -> bool:
     is_known = (base != ignore_index) & (mask != ignore_index)
     if not is_known.any():
-        return False  # all that is known is new
+        return False  # all known pixels are new
     edge = max(_OUTLINE_PX, block)
     rim = cv2.copyMakeBorder(base, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=[254])
     kernel = np.ones((2 * edge + 1, 2 * edge + 1), np.uint8)
@@ -377,7 +377,7 @@ def _is_near(base: LabelMap, mask: LabelMap, ignore_index: int, block: int = 1) 
 
 
 def _wide(whole: NDArray[np.bool_], block: int) -> NDArray[np.bool_]:
-    """Return what of a region is wider than a block: one alone comes and goes."""
+    """Return the parts of a region wider than a block: a single block may appear or vanish."""
     if block == 1:
         return whole
     kernel = np.ones((block + 1, block + 1), np.uint8)
@@ -385,7 +385,7 @@ def _wide(whole: NDArray[np.bool_], block: int) -> NDArray[np.bool_]:
 
 
 def _has_parts(whole: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    """Whether each region of `whole` that is not tiny has a pixel of `other`."""
+    """Return whether each region of `whole` that is not tiny has a pixel of `other`."""
     count, parts = cv2.connectedComponents(whole.astype(np.uint8), connectivity=8)
     areas = np.bincount(parts.ravel(), minlength=count)
     hits = np.bincount(parts[other].ravel(), minlength=count)

@@ -3,8 +3,8 @@
 Frames of frame logs and of selections, with the masks of the model, for a labelling tool.
 
 A log has images and masks as the vehicle stored them. A selection holds scores, not masks: the
-bundle that scored it gives the same masks again, with the same settings. A source may have changed
-since: what is exported is the image that was scored, by its stamp, size and hash, or nothing.
+bundle that scored it computes the same masks again, with the same settings. Since a source may
+have changed, an image is exported only if its stamp, size and hash are those that were scored.
 
 """
 
@@ -75,13 +75,13 @@ def export_labels(
     kind : str
         Format, a key of `label_formats.WRITERS`: 'coco', 'label-studio', 'folder' or 'fiftyone'.
     reasons : sequence of str
-        For logs: only frames that were kept for one of these reasons; empty for all.
+        For logs: only frames that were logged for one of these reasons; empty for all.
     image_prefix : str
-        Of 'label-studio': address of the images up to their names; empty: inside the tasks.
+        For 'label-studio': address of the images up to their names; empty: inside the tasks.
     root : Path, optional
         New folder of the bundle and the sources of a selection, if they were moved.
     left_out : LeftOut, optional
-        Takes what is not exported, and why.
+        Receives what is not exported, and why.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def export_labels(
     Raises
     ------
     UncertaintySegError
-        If an input is of no known kind, nothing can be exported, or `out` is not empty.
+        If an input is of an unknown kind, nothing can be exported, or `out` is not empty.
 
     """
     inputs, out = as_paths(inputs), Path(out)
@@ -126,12 +126,12 @@ def frames_of_logs(
     folders: Sequence[Path], left_out: LeftOut, reasons: Sequence[str] = (),
 ) -> tuple[ClassTable, Iterator[LabelFrame], int]:
     """
-    Open frame logs, also while they are being written: what is finished is read.
+    Open frame logs, also while they are being written: finished frames are read.
 
-    Returns the classes of all frames, the frames by dive, and how many there may be. A frame
+    Returns the classes of all frames, the frames by dive, and how many there are at most. A frame
     whose image, mask or sidecar is missing or damaged is left out and reported. Raises
-    FrameLogError if a folder is no frame log; DatasetError if there is no frame in it, or frames
-    have other classes than the first one.
+    FrameLogError if a folder is no frame log; DatasetError if no frame is found, or frames have
+    other classes than the first one.
     """
     problems: list[str] = []
     logged = [frame for folder in folders for frame in iter_frames(folder, problems)
@@ -179,7 +179,7 @@ def _logged_frames(
         try:
             yield _logged_frame(entry, classes)
         except (FrameLogError, DatasetError) as err:
-            if entry.folder.exists():  # else its log evicted it while we were reading
+            if entry.folder.exists():  # else its log has evicted it meanwhile
                 left_out.add(err)
 
 
@@ -207,7 +207,7 @@ def _dive_of(entry: LoggedFrame) -> str:
 
 
 def _reason(sidecar: Mapping[str, Any]) -> str:
-    """Return why a frame was kept, with the gate's own words where there are some."""
+    """Return why a frame was logged, with the reasons of its verdict, if any."""
     words = [str(word) for word in sidecar.get('verdict', {}).get('reasons') or ()]
     return ': '.join([str(sidecar.get('reason', '')), '; '.join(words)]).strip(': ')
 
@@ -218,10 +218,10 @@ def frames_of_selection(
     """
     Open a selection; its masks are computed again.
 
-    Returns as `frames_of_logs`, the frames by dive and source. Frames that cannot be read or are
-    not those that were scored are left out and reported, as are those of a source that is gone.
-    Raises TableError if the file is no selection; ModelBundleError if the bundle is missing or is
-    not the one that scored it.
+    Returns the same as `frames_of_logs`, with the frames by dive and source. Frames that cannot be
+    read, have changed since they were scored, or whose source is missing are left out and
+    reported. Raises TableError if the file is no selection; ModelBundleError if the bundle is
+    missing or is not the one that scored it.
     """
     file = path / PARQUET if path.is_dir() else path
     places = Whereabouts(file, root)
@@ -259,12 +259,12 @@ def _rows(file: Path) -> list[Row]:
 
 
 def _photograph(row: Row) -> str:
-    """Return the name of a picture of a folder without its ending; empty for other frames."""
+    """Return the name of a picture of a folder without suffix; empty for other frames."""
     return re.sub(r'[^A-Za-z0-9._-]+', '_', Path(row[FILE_COLUMN] or '').stem)
 
 
 def _name(row: Row, has_sources: bool) -> str:
-    """Name a frame within its dive, without its path, which says whose machine it was."""
+    """Name a frame within its dive, without its path, which would identify a machine."""
     source = short_digest(row['source']) if has_sources else ''
     return '_'.join(part for part in (row['topic'], source, f'{row["index"]:06d}') if part)
 
@@ -293,6 +293,6 @@ def _frame(row: Row, frame: SourceFrame, image: ImageU8, pipeline: Pipeline) -> 
 
 
 def _origin(row: Row, frame: SourceFrame) -> str:
-    """Say how a frame was chosen; a log keeps few frames by chance, whatever is drawn of it."""
+    """Return how a frame was chosen; few frames of a log are random, even in a random draw."""
     is_drawn = row['origin'] == CONTROL and frame.kept_as in ('', CONTROL)
     return CONTROL if is_drawn else SELECTED

@@ -2,10 +2,10 @@
 """
 Which frames look alike: a vector and a hash of a frame, and near duplicates by the hash.
 
-`frame_features` describes what is seen and what the network made of it. Of frames that look alike
-the first in order stays and represents all that are closer to it than a distance, so no two that
-stay are closer, and each that goes has one that stays close by, which groups by chains of
-neighbours (a slow pan) do not promise.
+`frame_features` describes the image and the network's output. Of frames that look alike the first
+in order stays and represents all that are closer to it than a distance. So no two remaining frames
+are closer, and each removed frame is close to a remaining one; groups by chains of neighbours (a
+slow pan) would not guarantee that.
 
 """
 
@@ -27,15 +27,15 @@ Vectors = NDArray[np.float32]
 
 ROWS, COLUMNS = 4, 6
 _DIRECTIONS, _COLORS = 3, 5
-# Where gradients and colours are looked for; an image of any size is averaged to it.
+# Size for gradients and colours, to which an image of any size is averaged.
 _HEIGHT, _WIDTH = 96, 144
-# Squares sum to 1; what is seen counts as much as what the network made of it.
+# Squares sum to 1; the image counts as much as the network's output.
 _WEIGHTS = np.sqrt([0.25, 0.15, 0.10, 0.30, 0.20])
-# Of the thumbnail, how far grey weighs against colour and light, lest noise on an even picture
-# become a direction; and the least mean gradient, in grey values a pixel, that is one.
+# Constants in the norms of thumbnail and edges, so that noise on a uniform image becomes no
+# direction: one relative to the thumbnail's values, one a mean gradient in grey values per pixel.
 _GREY, _FLAT = 0.1, 1.0
 
-# Random hashes differ in 32 bits of 64, and hardly two in fewer than 12.
+# Random 64-bit hashes differ in 32 bits on average, and hardly ever in fewer than 12.
 MAX_DISTANCE = 12
 
 
@@ -45,7 +45,7 @@ def num_features(num_classes: int) -> int:
 
 
 def class_means(values: FloatMap, label: LabelMap, num_classes: int) -> list[float]:
-    """Return the mean of a map (h, w) over the pixels of each predicted class, NaN without any."""
+    """Return the mean of a map (h, w) over each predicted class; NaN for one without pixels."""
     counts = np.bincount(label.ravel(), minlength=num_classes)
     sums = np.bincount(label.ravel(), values.ravel(), num_classes)
     return [float(total / count) if count else math.nan
@@ -65,20 +65,20 @@ def frame_features(
     part                  length       what it holds
     ====================  ===========  =======================================================
     thumbnail             4 x 6 x 3    Lab colours of the image, averaged over cells
-    edges                 4 x 6 x 3    size of the gradient along three directions, a cell
+    edges                 4 x 6 x 3    gradient magnitude along three directions, per cell
     colours               5 x 5        histogram of a and b of Lab
     classes               C            share of each class
     uncertainty           4 C          entropy and mutual information of each class
     ====================  ===========  =======================================================
 
-    Histograms, shares and uncertainties enter by their square root, so that a distance is a
-    Hellinger distance. The size of the image, the quality of a JPEG, noise and small shifts move
-    the vector little; a mirror, a turn or other light do.
+    Histograms, shares and uncertainties enter by their square root, so that distances are
+    Hellinger distances. Image size, JPEG quality, noise and small shifts change the vector little;
+    mirroring, rotation or other light change it much.
 
     The image is uint8 (H, W, 3), from 1x1. `shares` (C,) are those of each class among the pixels
     of the mask, `entropies` and `informations` (C,) its mean entropy and mean mutual information,
-    all 0..1; what is not a number counts as 1, the least certain. The vector (num_features(C),) is
-    of unit length: the dot product of two is their cosine.
+    all 0..1; NaN counts as 1, the least certain. The vector (num_features(C),) has unit length:
+    the dot product of two is their cosine.
     """
     small = cv2.resize(image_bgr, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB)
@@ -110,7 +110,7 @@ def _edges(light: NDArray[np.uint8]) -> NDArray[np.float64]:
     across, down = (cv2.Sobel(smooth, cv2.CV_32F, *order, ksize=3, scale=1 / 8)
                     for order in ((1, 0), (0, 1)))
     size, angle = cv2.cartToPolar(across, down)
-    # Soft bins of the direction without its sign: neighbours share what lies between them.
+    # Soft bins of the unsigned direction: neighbouring bins share what lies between them.
     centres = np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
     nearness = np.cos(angle[..., None] - centres) ** 2 * (2 / _DIRECTIONS)
     cells = _cells((size[..., None] * nearness).astype(np.float32))
@@ -137,7 +137,7 @@ def _certainty(*kinds: Sequence[float]) -> NDArray[np.float64]:
     values = np.nan_to_num(np.concatenate([np.asarray(kind, np.float64) for kind in kinds]),
                            nan=1.0)
     values = np.clip(values, 0, 1)
-    # With its complement each is a unit vector, so that its size is kept.
+    # With its complement each value is a unit vector, so that normalisation keeps its size.
     return np.sqrt(np.concatenate([values, 1 - values]) / values.size)
 
 
@@ -149,7 +149,7 @@ def _roots(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def bits_apart(one: Hashes, other: Hashes) -> NDArray[np.uint8]:
     """Return the Hamming distance of hashes, broadcast; 0 to 64 bits."""
     words = np.ascontiguousarray(np.bitwise_xor(one, other))
-    # numpy 2 counts bits itself; Humble has numpy 1.21.
+    # numpy 2 has bitwise_count; Humble has numpy 1.21.
     return np.asarray(np.bitwise_count(words) if hasattr(np, 'bitwise_count') else
                       np.unpackbits(words[..., None].view(np.uint8), axis=-1).sum(-1), np.uint8)
 
@@ -160,10 +160,10 @@ def stand_ins(
     """
     Return for every frame the row that represents it, int64 (n,).
 
-    That is its own number where it stays, and else the first in `order` (the rows from the most to
-    the least wanted) of the rows that stay and are alike. Frames are alike whose perceptual
-    hashes, uint64 (n,), differ in fewer bits than `min_distance`; 0 takes all for different, 1
-    joins equal ones. The first `most` that stay are compared with all, the rest with these alone.
+    For a row that stays this is the row itself, else the first in `order` (rows from the most to
+    the least wanted) of the rows that stay and look alike. Frames look alike if their perceptual
+    hashes, uint64 (n,), differ in fewer bits than `min_distance`: 0 joins none, 1 joins equal
+    ones. The first `most` that stay are compared with all rows, the rest only with these.
 
     Raises ConfigError if the distance is not from 0 to `MAX_DISTANCE`.
     """
@@ -177,9 +177,9 @@ def stand_ins(
 
 
 def _greedy(hashes: Hashes, min_distance: int, most: int) -> Rows:
-    """Return for each place, the first in order first, that of the one that represents it."""
-    # One that stays is compared with all that are left, and takes along what looks like it. For
-    # frames of a dive no index of the hashes is quicker.
+    """Return for each place in the order the place of the frame that represents it."""
+    # Each frame that stays is compared with all remaining ones, and removes those that look like
+    # it. For frames of a dive no index of the hashes is faster.
     owners, left = np.arange(len(hashes)), np.arange(len(hashes))
     for _ in range(most):
         if not len(left):

@@ -2,10 +2,10 @@
 """
 Run the model over a recorded bag and write what the node would have published.
 
-The same pipeline as the node's, over every image, without ROS. Outputs carry the stamps of their
-images; the same bag, model and seed give the same bytes. Of a folder of pictures the stamp is the
-position in seconds, and the frame id the picture's name. A frame that cannot be used is counted,
-reported and written as not confident.
+It runs the node's pipeline over every image, without ROS. Outputs have the stamps of their images;
+the same bag, model and seed give the same bytes. In a folder of pictures the stamp is the position
+in seconds, and the frame id is the picture's name. An unusable frame is counted, reported and
+written as not confident.
 
 """
 
@@ -49,7 +49,7 @@ from uncertainty_seg.storage.frame_sources import (
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.progress import progress
 
-# Reasons of bad frames that a report holds.
+# Most reasons of bad frames in a report.
 _PROBLEMS_KEPT = 5
 
 
@@ -61,11 +61,11 @@ class ReplayReport:
     Attributes
     ----------
     topic, model, backend : str
-        Where the images were; what judged them.
+        Image topic; model and backend that judged the images.
     passes : int
         T.
     num_frames, num_bad, num_confident : int
-        Image messages; those of them that could not be used; those with the flag up.
+        Image messages; those that were unusable; those with a true flag.
     problems : list of str
         The reasons of the first bad frames.
     broke_off : str
@@ -103,7 +103,7 @@ def replay(
     in_bag, out_bag : Path or str
         Bag with images, or folder of images; bag to write.
     settings : Settings, optional
-        Model, backend, T, seed and so on; the node's defaults without.
+        Model, backend, T, seed and so on; default: the node's defaults.
     topic : str, optional
         Image topic, if the bag has several.
     storage : str
@@ -144,7 +144,7 @@ def replay(
 def _opened(
     place: Path, topic: str | None
 ) -> Iterator[tuple[str, int, Iterator[BagImage | BadMessage]]]:
-    """Open a bag, or a folder of pictures, whose topic is empty: topic, number and images."""
+    """Open a bag or a folder of pictures (topic ''); yield topic, number and images."""
     sources = find_sources([place], [], []) if place.is_dir() and not is_bag(place) else []
     if sources and all(source.kind == 'folder' for source in sources):
         if topic is not None:
@@ -167,14 +167,14 @@ def _photograph(frame: SourceFrame | BadFrame) -> BagImage | BadMessage:
 
 
 class _Replay:
-    """The frames of a bag through the frame loop, and what is counted."""
+    """Runs the frames of a bag through the frame loop, and counts."""
 
     def __init__(
         self, writer: BagWriter, pipeline: Pipeline, topic: str, has_maps: bool, has_views: bool
     ) -> None:
         self._writer, self._pipeline = writer, pipeline
         self._has_maps, self._has_views = has_maps, has_views
-        # Pictures of a disk have no clock, and are judged as `score` does.
+        # Pictures on a disk have no clock, and are judged as in `score`.
         self._is_of_camera = bool(topic)
         self._loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings)) if topic else \
             FrameLoop(pipeline, PhotographJudge(pipeline), measures_damaged=True)
@@ -215,7 +215,7 @@ class _Replay:
         self._write(outcome, item)
 
     def _write(self, outcome: Outcome | None, item: BagImage | BadMessage) -> None:
-        assert outcome is not None  # nobody stops this judge
+        assert outcome is not None  # this judge is never stopped
         report = self.report
         report.num_confident += outcome.verdict.is_confident
         if outcome.problem:
@@ -246,9 +246,9 @@ def write_verdict(
     """
     Write flag, numbers, score and status of a frame, usable or not.
 
-    As in the node the numbers say no more than the flag: they rise after it and fall before it.
-    The header of a message that cannot be read is lost with it: the time of its arrival is the
-    stamp that is left, and the numbers are said to be of no frame.
+    As in the node, the numbers never promise more than the flag: they follow a true flag and
+    precede a false one. A message that cannot be read has no header: its arrival time is its
+    stamp, and its numbers are marked as of no frame.
     """
     is_of_frame = isinstance(item, BagImage)
     stamp_ns, frame_id = ((item.stamp_ns, item.frame_id) if isinstance(item, BagImage)

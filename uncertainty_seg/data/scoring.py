@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Score the frames of bags, folders and frame logs into a table, one row a frame.
+Score the frames of bags, folders and frame logs into a table, one row per frame.
 
-A shard is one source: a topic of a bag, at most 500 pictures of a folder, a log. It is scored in
-order into one part of the table, here, in processes of this machine or as a task of a Ray cluster;
-the bytes are the same wherever that is. A part appears under its name only when it is whole, so a
-run that is killed loses the shards in progress and no others.
+A shard is one source: a topic of a bag, at most 500 pictures of a folder, or a log. It is scored
+in order into one part of the table, in this process, in processes of this machine or as a task of
+a Ray cluster, with the same bytes. A part gets its name only when it is complete, so a killed run
+loses only the shards in progress.
 
 """
 
@@ -83,36 +83,36 @@ from uncertainty_seg.storage.score_rows import (
 from uncertainty_seg.storage.whole_files import one_at_a_time
 
 LOCK_FILE = '.lock'
-# Times that Ray begins a shard again after its process died.
+# How often Ray restarts a shard whose process died.
 RETRIES = 5
-# Times that a shard is sent out again whose source a machine could not reach.
+# How often a shard is sent again whose source a machine could not reach.
 _LOST_RETRIES = 2
 _PROBLEMS_SHOWN, _PROBLEMS_KEPT = 200, 200
-# Settings that move no row.
+# Settings that change no row.
 _OF_THE_MACHINE = ('threads',)
 
 
 @dataclass
 class ScoreSummary:
     """
-    What a run did, and what the table holds of the sources asked for.
+    What a run did, and what the table holds of the given sources.
 
     Attributes
     ----------
     model, backend, passes : str, str, int
-        What judged the frames.
+        Model, backend and T that judged the frames.
     num_sources, num_kept : int
-        Shards; those of them that were finished before.
+        Shards; those that were finished before.
     num_scored : int
         Rows of this run.
     num_frames, num_bad, num_lost, num_confident : int
-        Of all: rows, unusable frames, frames behind the damage of a bag, rows with the flag up.
+        Of all shards: rows, unusable frames, frames after the damage of a bag, rows with a true
+        flag.
     num_doubtful, num_turned : int
-        Rows of images that look damaged, frozen or out of time; of photographs that their EXIF
-        turns, which are taken as they are stored.
+        Rows of images that look damaged, frozen or out of time; of photographs with a rotation in
+        EXIF, which are scored as stored.
     problems, broken, unread : list of str
-        Reasons of bad frames; sources that cannot be read or broke off; files beside them that are
-        not looked at.
+        Reasons of bad frames; sources that cannot be read or ended early; files that are ignored.
 
     """
 
@@ -170,12 +170,11 @@ def score(
     table : Path or str
         Folder of the table; finished parts in it are kept.
     settings : Settings, optional
-        Model, backend, T, seed, mask policy, precision and ignore mask; every
-        score is computed.
+        Model, backend, T, seed, mask policy, precision and ignore mask; all scores are computed.
     topics : sequence of str
-        Image topics of the bags; needed where a bag has several.
+        Image topics of the bags; needed if a bag has several.
     dive : str
-        Name of the dive that all inputs are of; empty takes the name of each folder.
+        Name of the dive of all inputs; if empty, the name of each folder.
     stride : int
         Score each `stride`-th frame only.
     workers : int
@@ -213,10 +212,10 @@ def score(
 
 
 def _shared_out(settings: Settings, workers: int, *, is_cluster: bool) -> Settings:
-    """Give each process its share of the cores, unless threads were asked for."""
+    """Give each process its share of the cores, unless the number of threads is set."""
     if settings.threads or (workers == 1 and not is_cluster):
         return settings
-    # On a cluster a core is what a task asks for.
+    # On a cluster a task requests one core.
     return replace(settings, threads=1 if is_cluster else max(1, _num_cores() // workers))
 
 
@@ -233,7 +232,7 @@ def _run(
             for job in jobs:
                 yield score_shard(job, engine, bar.update)
             return
-        # The longest first, so that none of them is left over at the end.
+        # Longest first, so that no long shard runs alone at the end.
         ordered = sorted(jobs, key=lambda job: -job.source.num_frames)
         for report in _run_on_ray(ordered, ray) if ray else _run_in_processes(ordered, workers):
             bar.update(report.num_frames + report.num_bad)
@@ -241,7 +240,7 @@ def _run(
 
 
 def _run_in_processes(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardReport]:
-    # Not fork: runtimes hold threads and locks.
+    # Not fork, since runtimes hold threads and locks.
     context = multiprocessing.get_context('spawn')
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, begin_worker)
     num_finished = 0
@@ -257,7 +256,7 @@ def _run_in_processes(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardR
             f'run the same command again: {num_finished} of {len(jobs)} shards are finished and '
             'will be kept') from err
     except BaseException:
-        # Not to wait for hours until their shards are finished.
+        # Else the shutdown would wait, perhaps for hours, for their shards.
         for process in multiprocessing.active_children():
             process.terminate()
         raise
@@ -266,13 +265,12 @@ def _run_in_processes(jobs: Sequence[ShardJob], workers: int) -> Iterator[ShardR
 
 
 # -------------------------------------------------------------------------------------------------
-# A process that scores shards for another one, on this machine or a cluster; it keeps its model
-# open.
+# A worker process, on this machine or a cluster, which keeps its model open between shards.
 
 
 def begin_worker() -> None:
-    """Make a process of this machine end with the one that asked, and not before."""
-    # Ctrl-C reaches the whole group; the parent decides.
+    """Make a worker process of this machine end with its parent, and not before."""
+    # Ctrl-C reaches the whole process group, but the parent decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -280,14 +278,14 @@ def begin_worker() -> None:
 
 
 def _end_with(parent: BaseProcess) -> None:
-    # A parent that is killed tells nobody: its workers would wait for the next shard for ever.
+    # A killed parent sends nothing: its workers would wait for the next shard for ever.
     parent.join()
     os._exit(1)
 
 
 def score_in_worker(job: ShardJob) -> ShardReport:
     """Score a shard with the engine of this process; errors as of `score_shard`."""
-    # A worker of a cluster was started elsewhere; absolute paths need no such folder.
+    # A worker of a cluster starts in another folder; absolute paths do not need this one.
     if Path(job.folder).is_dir():
         os.chdir(job.folder)
     if not (job.part.parent / LOCK_FILE).exists():
@@ -299,14 +297,14 @@ def score_in_worker(job: ShardJob) -> ShardReport:
 
 @lru_cache(maxsize=1)
 def _engine(settings: Settings, model_sha256: str) -> ShardEngine:
-    # One model a process; the hash tells another bundle under the same name.
+    # One model per process; the hash distinguishes another bundle of the same name.
     cv2.setNumThreads(max(1, settings.threads))
     return ShardEngine(settings)
 
 
 # -------------------------------------------------------------------------------------------------
-# On a Ray cluster a shard is one task: Ray runs a task again elsewhere when its process or machine
-# dies. Sources, table and a bundle of one's own lie under the same path on every machine.
+# On a Ray cluster a shard is one task, which Ray repeats elsewhere when its process or machine
+# dies. Sources, table and a custom bundle must have the same path on every machine.
 
 
 def _run_on_ray(jobs: Sequence[ShardJob], address: str) -> Iterator[ShardReport]:
@@ -320,7 +318,7 @@ def _run_on_ray(jobs: Sequence[ShardJob], address: str) -> Iterator[ShardReport]
         def send(job: ShardJob) -> Any:
             return task.options(
                 num_cpus=max(1, job.settings.threads), max_retries=RETRIES, name=job.part.stem,
-                # Without asking for one, a task does not see the GPU of its machine.
+                # A task that requests no GPU does not see that of its machine.
                 num_gpus=1 if job.settings.backend == 'tensorrt' else 0,
             ).remote(job)
 
@@ -342,13 +340,13 @@ def _run_on_ray(jobs: Sequence[ShardJob], address: str) -> Iterator[ShardReport]
 
 def connect_ray(ray: Any, address: str) -> None:
     """
-    Join a cluster, of the module `ray`; BackendUnavailableError if there is none.
+    Join a cluster with the module `ray`; BackendUnavailableError if there is none.
 
-    `address` is 'auto' for the cluster of this machine, HOST:PORT, or 'local' for one that is
-    started here and ends with the run.
+    `address` is 'auto' for the cluster of this machine, HOST:PORT, or 'local' to start one here
+    that ends with the run.
     """
     try:
-        # What workers print must not follow the last line on stdout.
+        # Output of workers must not follow the last line on stdout.
         ray.init(address=address, log_to_driver=False, logging_level='error',
                  include_dashboard=False if address == 'local' else None)
     except (ConnectionError, ValueError, RuntimeError) as err:
@@ -372,15 +370,15 @@ def _report(ray: Any, reference: Any, job: ShardJob) -> ShardReport:
 
 
 # -------------------------------------------------------------------------------------------------
-# The folder of a table. What made a part stands in the part.
+# The folder of a table. Each part records what it was made with.
 
 
 @contextmanager
 def locked_table(table: Path) -> Iterator[None]:
-    """Hold a table for one run, and make its folder; TableError if another run has it."""
+    """Lock a table for one run, and make its folder; TableError if another run has it."""
     _require_table(table)
     with one_at_a_time(table, TableError, LOCK_FILE):
-        # What a run that was killed left behind.
+        # Drafts of a run that was killed.
         for draft in table.glob('.*.tmp'):
             draft.unlink(missing_ok=True)
         yield
@@ -393,7 +391,7 @@ def plan_jobs(
     Return the shards to score, and the reports of those that are finished.
 
     Raises ConfigError if the table has parts of other sources that were made with another model or
-    settings: nothing could be compared with them.
+    settings, since their scores are not comparable.
     """
     jobs, finished = [], []
     for source in sources:
@@ -416,7 +414,7 @@ def plan_jobs(
 
 
 def part_name(source: FrameSource) -> str:
-    """Return the file name of a source's part: the same however its path is written."""
+    """Return the file name of a source's part, whatever the notation of its path."""
     path = Path(source.path).resolve()
     part = f'{path}#{source.topic}' + (f'#{source.first}' if source.first else '')
     digest = hashlib.sha256(os.fsencode(part)).hexdigest()[:12]
@@ -424,7 +422,7 @@ def part_name(source: FrameSource) -> str:
 
 
 def _require_table(table: Path) -> None:
-    """Refuse a folder of something else, where parts would get lost among it."""
+    """Refuse a folder with other content, where parts would be hard to find."""
     if not table.exists():
         return
     if not table.is_dir():
@@ -437,7 +435,7 @@ def _require_table(table: Path) -> None:
 
 
 def _report_of(part: Path) -> ShardReport | None:
-    """Return what a part says of itself; None for one that is missing or damaged."""
+    """Return the report in a part; None if the part is missing or damaged."""
     if not part.is_file():
         return None
     try:
@@ -447,8 +445,8 @@ def _report_of(part: Path) -> ShardReport | None:
 
 
 # -------------------------------------------------------------------------------------------------
-# One shard. A gate starts anew with each shard, and for each dive and camera of a log; it sees its
-# frames one after the other. Nothing of another shard moves a row.
+# One shard. Each shard, and each dive and camera of a log, has a new gate, which sees its frames
+# in order. No row depends on another shard.
 
 
 @dataclass(frozen=True)
@@ -456,7 +454,7 @@ class ShardJob:
     """
     One shard to score: each `stride`-th frame of a source, into a part of the table.
 
-    `fingerprint` is that of all that moves a row; relative paths begin at `folder` everywhere.
+    `fingerprint` is a digest of all that changes a row; relative paths start at `folder`.
     """
 
     source: FrameSource
@@ -471,10 +469,10 @@ class ShardJob:
 @dataclass
 class ShardReport:
     """
-    What became of a shard; it is written into the part, which there is none of without rows.
+    The report of a shard, which is written into the part; a shard without rows has no part.
 
-    `num_lost` frames are in the index of a bag and were not there; `broke_off` says why the source
-    ended early. `is_lost`: its disk or network failed, so that it is read again another time.
+    `num_lost` frames are in the index of a bag but could not be found; `broke_off` is why the
+    source ended early. `is_lost`: its disk or network failed, so the next run reads it again.
     """
 
     source: str
@@ -503,7 +501,7 @@ class ShardEngine:
             self._bundle.card, calibration.density if calibration else None,
             features=self._bundle.features)
         self._backend = open_backend(settings.backend, self._bundle, settings)
-        # What `auto` found here holds for every shard of the table.
+        # The backend that `auto` chose here is used for every shard of the table.
         self.settings = replace(settings, backend=self._backend.name)
         try:
             pipeline = self.pipeline()
@@ -514,12 +512,12 @@ class ShardEngine:
             raise
 
     def pipeline(self) -> Pipeline:
-        """Return a pipeline whose gate has seen nothing."""
+        """Return a pipeline with a new gate."""
         return Pipeline(self._bundle, self._backend, self.settings, ignore=self._ignore,
                         scorer=self._scorer)
 
     def fingerprint(self, source: FrameSource, stride: int) -> str:
-        """Return a digest of all that moves a row of a source."""
+        """Return a digest of all that changes a row of a source."""
         calibration = self._bundle.calibration
         says = {
             'version': VERSION, 'source': asdict(source), 'stride': stride,
@@ -540,7 +538,7 @@ class ShardEngine:
                     if name not in _OF_THE_MACHINE}
         del settings['model']  # it has a field of its own
         if self._bundle.calibration is not None:
-            del settings['uncalibrated']  # it changes nothing then
+            del settings['uncalibrated']  # without effect on a calibrated bundle
         return TableInfo(
             lasting_name(self.settings.model), model_digest(card), card.class_names, card.palette,
             pipeline.passes, self.settings.seed, self._scorer.names,
@@ -555,8 +553,8 @@ def score_shard(
     """
     Score the frames of a source and write its part; call `on_frame` after each.
 
-    Raises ModelBundleError if the engine is of another model than the job: another machine has
-    other files; TableError if the part cannot be written.
+    Raises ModelBundleError if the engine has another model than the job, since a machine has other
+    files; TableError if the part cannot be written.
     """
     if engine.fingerprint(job.source, job.stride) != job.fingerprint:
         raise ModelBundleError(
@@ -572,11 +570,11 @@ def score_shard(
 
 
 class _NoRowsError(Exception):
-    """Leaves the part unwritten."""
+    """Raised to leave the part unwritten."""
 
 
 class _Shard:
-    """The frames of a source; a loop for each camera of each dive, since a log mixes them."""
+    """The frames of a source, with a loop per camera and dive, since a log mixes these."""
 
     def __init__(
         self, engine: ShardEngine, job: ShardJob, report: ShardReport, writer: ScoreWriter
@@ -604,7 +602,7 @@ class _Shard:
 
     def _take(self, item: SourceFrame | BadFrame) -> None:
         if isinstance(item, BadFrame):
-            # The flag falls, as it does in the node; of every camera if nobody knows of which.
+            # The flag falls, as in the node; for every camera if its camera is unknown.
             loops = list(self._loops.values())
             if item.dive is not None and item.topic is not None:
                 loops = [self._loop_of(item.dive, item.topic)]
@@ -619,7 +617,7 @@ class _Shard:
         outcome = self._loop_of(item.dive, item.topic).take(
             lambda: decode(item.raw, self._job.settings.decode_limits), stamp_ns,
             clock_ns=None if received_ns is None else lambda: received_ns)
-        assert outcome is not None  # nobody stops this judge
+        assert outcome is not None  # this judge is never stopped
         if outcome.result is None or outcome.image_bgr is None:
             self._count_bad(item, outcome.problem)
             return
@@ -649,7 +647,7 @@ class _Shard:
         source, scores, verdict = self._job.source, result.scores, result.verdict
         label, ratio = result.label, verdict.score_ratio
         if outcome.doubt and outcome.thresholds:
-            # What was measured ranks it, whatever else is wrong.
+            # A doubtful frame is ranked by its measured scores, too.
             ratio = float(np.max([scores[name] / limit
                                   for name, limit in outcome.thresholds.items()]))
         height, width = label.shape

@@ -68,11 +68,11 @@ from uncertainty_seg.storage.score_rows import (
 from uncertainty_seg.storage.whole_files import json_text, whole_file
 
 RATIO = 'score_ratio'
-# What ranks the frames of a bundle without a calibration, which has no limits for a ratio.
+# Ranks the frames of a bundle without a calibration, which has no thresholds for a ratio.
 COLD_SCORE = 'entropy.mean'
 PARQUET = 'selection.parquet'
 METADATA_KEY = b'uncertainty_seg.selection'
-# Bits of a picture's hash: another release of a JPEG decoder rounds in another way.
+# Bits by which a picture's hash may differ: releases of a JPEG decoder round differently.
 _DECODERS_DIFFER = 2
 # Columns that say what and where a frame is.
 _WHERE = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', FILE_COLUMN)
@@ -87,18 +87,18 @@ class SelectionOutcome:
     Attributes
     ----------
     table : pyarrow.Table
-        All rows, with the columns that say what and where each is; dives of one name are told
-        apart.
+        All rows, with the columns that identify and locate each; dives that share a name have
+        different names here.
     info : TableInfo
         Of the table.
     candidates, request, selection : Candidates, SelectionRequest, Selection
-        The same rows, what was asked for, and what was chosen.
+        The same rows, the request, and what was chosen.
     origins : tuple of str
         Of each chosen frame, one of `review_record.ORIGINS`.
     num_control : int
-        The last so many of them are for the split of control frames.
+        How many of the last chosen frames are for the split of control frames.
     remarks : list of str
-        Sentences for who asked.
+        Sentences for the user.
 
     """
 
@@ -112,7 +112,7 @@ class SelectionOutcome:
     num_control: int = 0
 
     def summary(self) -> dict[str, Any]:
-        """Return the line for scripts, and what the written table remembers."""
+        """Return the line for scripts, which the written table also stores."""
         chosen = self.selection
         return {**asdict(self.request), 'model': self.info.model,
                 'model_sha256': self.info.model_sha256, 'chosen': len(chosen.rows),
@@ -153,7 +153,7 @@ def select(
     strategy : str
         A key of `strategies.STRATEGIES`.
     score : str, optional
-        Score to choose by; without it 'score_ratio', or 'entropy.mean' of a bundle without a
+        Score to choose by; default 'score_ratio', or 'entropy.mean' for a bundle without a
         calibration.
     seed : int
         Of the random choices.
@@ -246,7 +246,7 @@ def first_part(paths: Sequence[Path]) -> Path:
 
 
 def _set_aside(labelled: Sequence[Path]) -> list[str]:
-    """Name the dives of which earlier selections drew control frames."""
+    """Return the dives from which earlier selections drew control frames."""
     tables = [read_rows(part, ['dive', 'split']) for path in labelled for part in list_parts(path)]
     return [dive for rows in tables if 'split' in rows.column_names
             for dive, split in zip(*(rows.column(name).to_pylist() for name in ('dive', 'split')),
@@ -264,8 +264,8 @@ def _draw_control(
 
 
 def _beside(drawn: Candidates, labels: Candidates | None) -> Candidates:
-    """Add control frames to those that have labels: what looks like them is left out too."""
-    # Distances are to frames that are trained on.
+    """Add control frames to the labelled frames: frames that look like them are left out too."""
+    # Without features, because distances are measured only to frames that are trained on.
     features = None if drawn.features is None else np.full_like(drawn.features, np.nan)
     return joined(replace(drawn, features=features), labels)
 
@@ -282,9 +282,9 @@ def _origins(
     before: set[str], remarks: list[str],
 ) -> tuple[str, ...]:
     """
-    Return how each chosen frame came to be labelled, and remark on draws that do not count.
+    Return the origin of each chosen frame, and remark on draws that do not count as random.
 
-    A random draw stands for its dives only if every frame had the same chance: nothing was left
+    A random draw represents its dives only if every frame had the same chance: nothing was left
     out, and no frame is only in an earlier selection by a score, as those in `before` are.
     """
     if request.strategy != 'random':
@@ -311,7 +311,7 @@ def _origins(
 def _labelled(
     table: Any, info: TableInfo, column: str, remarks: list[str]
 ) -> Candidates:
-    """Return the frames that have labels; of another model, by what the images say alone."""
+    """Return the labelled frames; those of another model with their hashes alone."""
     if info_of(table.schema) == info:
         return candidates_of(table, column)
     remarks.append(f'{len(table)} labelled frames were scored with another model or settings: '
@@ -329,7 +329,7 @@ def first_score(info: TableInfo) -> str:
 def _limit(column: str, limit: float | None) -> float:
     if limit is None and column != RATIO:
         raise ConfigError(f'the strategy threshold has no limit for {column}', 'a number')
-    return 1.0 if limit is None else limit  # where the gate's own limit is
+    return 1.0 if limit is None else limit  # the ratio at which the gate's thresholds are
 
 
 def _why_fewer(pool: Candidates, request: SelectionRequest, chosen: Selection) -> str:
@@ -367,12 +367,12 @@ def read_table(
     """
     Read score tables, their parts or earlier selections as one `pyarrow.Table`.
 
-    Each frame is there once, the first of several, which is remarked on. `columns` are those of a
-    score table to read, `frame_key` among them; all without. Raises TableError if one cannot be
-    read, has no row or lacks a column, or they are of different models.
+    Each frame appears once, with the first of its rows; duplicates are remarked on. `columns` are
+    those of a score table to read, with `frame_key`; default all. Raises TableError if a table
+    cannot be read, has no row or lacks a column, or the tables are of different models.
     """
     listed = ', '.join(str(path) for path in paths)
-    # A selection has more columns, which are left out: it may be read beside a table.
+    # The additional columns of a selection are left out, so that it can be read beside a table.
     columns = columns or schema_of(read_info(first_part(paths))).names
     table = read_rows(paths, columns)
     _require_columns(table, columns, listed)
@@ -400,9 +400,9 @@ def _require_columns(table: Any, columns: Sequence[str], listed: str) -> None:
 
 def selected_keys(paths: Sequence[Path]) -> set[str]:
     """
-    Return the keys of frames that are only in earlier selections, where no chance drew them.
+    Return the keys of frames that are only in earlier selections that were not random draws.
 
-    What is drawn of them is drawn of those with a high score.
+    A draw from these is a draw from frames with a high score.
     """
     selected, others = set[str](), set[str]()
     for part in (part for path in paths for part in list_parts(path)):
@@ -420,7 +420,7 @@ def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]
     """
     Name the dives of one or two tables so that two runs of one name are two dives.
 
-    `dive` becomes what `unique_dives` says of both together, which is remarked on if it changes.
+    `dive` becomes the name by `unique_dives` of both together; changes are remarked on.
     """
     import pyarrow as pa
 
@@ -441,7 +441,7 @@ def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]
 
 
 def _by_paths_of(table: Any, labelled: Any) -> Any:
-    """Name the sources of labelled frames as the table does, where they are the same files."""
+    """Name the sources of labelled frames as the table does, if they are the same files."""
     for column in ('source', 'run'):
         known = {os.path.realpath(path): path for path in set(table.column(column).to_pylist())}
         paths = labelled.column(column).to_pylist()
@@ -464,7 +464,7 @@ def score_column(name: str, info: TableInfo) -> str:
     """
     Find the column of a score.
 
-    Raises ConfigError if the table has no such score; the sentence lists those it has.
+    Raises ConfigError, which lists the scores of the table, if it has no such score.
     """
     if name == RATIO:
         return name
@@ -506,7 +506,7 @@ def _hashes(table: Any) -> NDArray[np.uint64]:
 
 
 def vectors_of(table: Any, name: str) -> NDArray[np.float32] | None:
-    """Return a column of vectors, (n, D); None where the table has none."""
+    """Return a column of vectors, (n, D); None if the table lacks it."""
     if name not in table.column_names:
         return None
     column = table.column(name).combine_chunks()
@@ -520,13 +520,13 @@ def vectors_of(table: Any, name: str) -> NDArray[np.float32] | None:
 
 @dataclass
 class LeftOut:
-    """Frames that cannot be had: why, and how many."""
+    """Frames that are not available: why, and how many."""
 
     sentences: list[str] = field(default_factory=list)
     frames: int = 0
 
     def add(self, sentence: object, frames: int = 1) -> None:
-        """Note why some frames are left out."""
+        """Record why some frames are left out."""
         self.sentences.append(' '.join(str(sentence).split()))
         self.frames += frames
 
@@ -535,10 +535,10 @@ def scored_frames(
     rows: Iterable[Row], where: Whereabouts, limits: DecodeLimits, left_out: LeftOut,
 ) -> Iterator[tuple[Row, SourceFrame, ImageU8]]:
     """
-    Read the frames of rows of a table, source by source, if they are still what was scored.
+    Read the frames of rows of a table, source by source, if they have not changed since scoring.
 
-    Each source is read once, from its start to the last of the frames, unless they are few. It may
-    have changed, and then another picture is in the same place: its stamp, size and hash tell.
+    Each source is read once, from its start to the last of the frames, unless they are few. Stamp,
+    size and hash show if a source has changed and has another picture in the same place.
     """
     by_source: dict[tuple[str, ...], dict[int, Row]] = {}
     for row in rows:
@@ -586,15 +586,15 @@ def _scored_image(
 
 
 def decode_limits(info: TableInfo) -> DecodeLimits:
-    """Return the limits of images that the frames of a table were scored with."""
+    """Return the decoding limits with which the frames of a table were scored."""
     return DecodeLimits(int(info.settings.get('max_image_px', MAX_PIXELS)))
 
 
 def open_model(info: TableInfo, model: str) -> Pipeline:
     """
-    Open the bundle that scored a table, where it is now, with the settings of the table.
+    Open the bundle that scored a table, at its present place, with the settings of the table.
 
-    Its gate stays shut. Raises ModelBundleError if the bundle is missing or another one.
+    Its flag stays false. Raises ModelBundleError if the bundle is missing or is another one.
     """
     bundle = load_bundle(model)
     found = model_digest(bundle.card)
@@ -604,7 +604,7 @@ def open_model(info: TableInfo, model: str) -> Pipeline:
             f'{info.model_sha256[:12]}, the one that scored the table',
             'name that bundle, or score and select again')
     settings = replace(settings_from_dict(dict(info.settings)), backend='auto', model=model)
-    # As it was scored, also with masks of a seed that its limits are not for: nothing is judged.
+    # As in scoring, even if the thresholds are for the masks of another seed: nothing is judged.
     temperature = bundle.calibration.temperature if bundle.calibration else 1.0
     return open_pipeline(bundle, settings, load_ignore_mask(settings.ignore_mask), temperature)
 
@@ -629,7 +629,7 @@ def _write(folder: Path, found: SelectionOutcome, paths: Sequence[Path]) -> Sele
     rows = _chosen_rows(found, paths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Arrow takes no path that is not UTF-8.
+        # Arrow accepts only UTF-8 paths.
         with whole_file(folder / PARQUET) as draft, draft.open('wb') as file:
             write_table(rows, file, compression='zstd')
     except OSError as err:
@@ -639,7 +639,7 @@ def _write(folder: Path, found: SelectionOutcome, paths: Sequence[Path]) -> Sele
 
 
 def _drawn_dives(found: SelectionOutcome) -> list[str]:
-    """Name the dives of rows beside control frames: a photograph stands for itself there."""
+    """Return the dives of chosen rows; with control frames, each photograph is its own dive."""
     pool, rows = found.candidates, found.selection.rows
     files = found.table.column(FILE_COLUMN).to_pylist()
     is_alone = np.zeros(len(pool), np.bool_)
@@ -650,7 +650,7 @@ def _drawn_dives(found: SelectionOutcome) -> list[str]:
 
 
 def _chosen_rows(found: SelectionOutcome, paths: Sequence[Path]) -> Any:
-    """Return the chosen rows with rank, strategy, origin, reason and so on, a `pyarrow.Table`."""
+    """Return the chosen rows, with rank, strategy, origin, reason etc., as a `pyarrow.Table`."""
     import pyarrow as pa
 
     selection, names = found.selection, schema_of(found.info).names

@@ -2,9 +2,9 @@
 """
 Choose the frames that are worth a label, and give the reason for each.
 
-First the pool is thinned: of frames that look alike the most uncertain one stays. Then comes what
-could not be scored, since its content is unknown; then the strategy. The same frames and the
-same seed give the same choice, in whatever order the rows come.
+First the pool is thinned: of frames that look alike the most uncertain one stays. Then frames that
+could not be scored are taken, since their content is unknown; then the strategy chooses. The same
+frames and seed give the same choice, whatever the order of the rows.
 
 """
 
@@ -22,13 +22,13 @@ from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.data.likeness import bits_apart, Hashes, Rows, stand_ins, Vectors
 from uncertainty_seg.errors import ConfigError
 
-# Of an even spread in time; with a whole one the strategy would have no choice.
+# Automatic gap as a share of an even spread in time; with a share of 1 there would be no choice.
 _GAP_SHARE = 0.5
-# Of frames of a folder: neighbours in a video are nearer than this share of any two.
+# The frames of a folder are a video if neighbours are nearer than this share of any two.
 _VIDEO_SHARE = 0.6
 _FEWEST_OF_A_VIDEO = 8
-# Frames that are compared with all others before the choice, the most uncertain ones: 4 s of
-# 200 000 that all differ. What looks like one of the rest is left out when that is chosen.
+# How many frames, the most uncertain ones, are compared with all others before the choice: 4 s for
+# 200 000 that all differ. Frames that look like one of the rest are left out when it is chosen.
 MOST_COMPARED = 20_000
 
 
@@ -40,19 +40,19 @@ class Candidates:
     Attributes
     ----------
     keys : ndarray of str, shape (n,)
-        What each frame is known by; the lots are drawn from them.
+        Identifier of each frame; the lots are drawn from these.
     dives : ndarray of str, shape (n,)
         The dive of each.
     scores : ndarray of float64, shape (n,)
-        Grow with uncertainty; NaN where a frame could not be scored.
+        Larger for more uncertainty; NaN for a frame that could not be scored.
     hashes : ndarray of uint64, shape (n,), or None
         Perceptual hashes.
     features : ndarray of float32, shape (n, D), or None
-        Of the network's trunk; NaN where there are none.
+        From `likeness.frame_features`; NaN where there are none.
     times_s : ndarray of float64, shape (n,), or None
         When each was taken, in seconds of its dive's clock.
     is_video : ndarray of bool, shape (n,), or None
-        Whether it is of a video, in which neighbours look alike; None where all are.
+        Whether each is of a video, in which neighbours look alike; None if all are.
 
     """
 
@@ -68,7 +68,7 @@ class Candidates:
         return len(self.keys)
 
     def cut(self, rows: Rows | NDArray[np.bool_]) -> Candidates:
-        """Return some of the rows, in the order given."""
+        """Return the given rows, in their order."""
         def part(array: NDArray[np.generic] | None) -> NDArray[np.generic] | None:
             return None if array is None else array[rows]
 
@@ -80,7 +80,7 @@ _ARRAYS = tuple(entry.name for entry in fields(Candidates))
 
 
 def joined(one: Candidates, other: Candidates | None) -> Candidates:
-    """Return the keys, dives, scores, hashes and, where both have them, features of two pools."""
+    """Return the keys, dives, scores and, if both have them, hashes and features of two pools."""
     if other is None:
         return one
     pairs = {name: (getattr(one, name), getattr(other, name))
@@ -92,10 +92,10 @@ def joined(one: Candidates, other: Candidates | None) -> Candidates:
 @dataclass(frozen=True)
 class SelectionRequest:
     """
-    How to choose; `selection.select` describes all but the name of the score in a reason.
+    How to choose; `selection.select` describes all but `score_name`, the score in a reason.
 
-    Without a `min_gap_s` it is half of what an even spread of the frames wanted over all videos
-    would have, see `auto_gaps`.
+    Without `min_gap_s` the gap is half of that of an even spread of the wanted frames over all
+    videos, see `auto_gaps`.
     """
 
     strategy: str
@@ -123,18 +123,18 @@ def lots(keys: Iterable[str], seed: int) -> Column:
     """
     Draw a number for every frame, float64 (n,), uniform in (0, 1) without the ends.
 
-    It depends on the seed and the frame's own key, and on nothing else: in another order of the
-    rows, or beside other frames, a frame draws the same.
+    It depends only on the seed and the frame's key: in another order of the rows, or beside other
+    frames, a frame draws the same number.
     """
     salt = str(seed).encode()
     drawn = b''.join(hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=8,
                                      key=salt).digest() for key in keys)
-    # 52 bits and a half: the largest is still below 1.
+    # 52 bits plus one half, so that the largest is still below 1.
     return ((np.frombuffer(drawn, '<u8') >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def percentiles(scores: Column) -> Column:
-    """Return the share of frames that each score exceeds, equals counted half; NaN stays NaN."""
+    """Return the share of frames below each score, with equal ones as half; NaN stays NaN."""
     known = np.sort(scores[~np.isnan(scores)])
     below = np.searchsorted(known, scores, 'left') + np.searchsorted(known, scores, 'right')
     return np.where(np.isnan(scores), np.nan, below / (2.0 * max(1, len(known))))
@@ -144,9 +144,9 @@ def auto_gaps(pool: Candidates, count: int) -> dict[str, float]:
     """
     Return the gap of each dive that spreads a choice over its time, in seconds; 0 if no video.
 
-    One long event of high scores would take the whole choice. With a gap of half the time that a
-    dive has for each of its frames, if these were spread evenly, every event of that length is
-    seen, and the strategy still has as many times to choose from as frames to choose.
+    Without a gap one long event of high scores would take the whole choice. The gap is half of
+    the time per frame if a dive's share of the frames were spread evenly: every event of that
+    length is then seen, and there is still room for twice as many frames, which leaves a choice.
     """
     if pool.times_s is None:
         return {}
@@ -164,10 +164,11 @@ def auto_gaps(pool: Candidates, count: int) -> dict[str, float]:
 
 def looks_like_video(features: NDArray[np.float32] | None) -> bool:
     """
-    Say whether frames, in their order, are of a video, shape (n, D).
+    Return whether ordered frames, with features of shape (n, D), are of a video.
 
-    Their neighbours are then much nearer than any two of them: 0.25 to 0.45 of it at 2 to 4 frames
-    a second of the synthetic dives, and about 1 of photographs. False if it cannot be known.
+    Neighbours are then much nearer than any two frames: the ratio of their distances is 0.25 to
+    0.45 at 2 to 4 frames a second of the synthetic dives, and about 1 for photographs. False if
+    there are no features or too few frames.
     """
     if features is None or len(features) < _FEWEST_OF_A_VIDEO:
         return False
@@ -179,7 +180,7 @@ def looks_like_video(features: NDArray[np.float32] | None) -> bool:
 
 class Quota:
     """
-    What was chosen so far, and what may still be.
+    The rows chosen so far, and those that may still be chosen.
 
     The pool gives the dive of every row, and its time if there is a gap to keep; the request how
     many rows are wanted, how many may come from a dive, and how far apart. Raises ConfigError if
@@ -203,16 +204,16 @@ class Quota:
         self._can_loosen = any(gaps.values())
         self._closed = np.zeros(len(pool), np.bool_)
         self._hashes = pool.hashes
-        # By chosen row, the rows that look like it and were open until then.
+        # Chosen row -> number of rows that look like it and were open until then.
         self.alike: dict[int, int] = {}
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more is wanted."""
+        """Return whether as many rows as wanted are chosen."""
         return len(self.chosen) >= self._request.count
 
     def take(self, row: int, why: str) -> None:
-        """Choose a row for a reason, and close the rows that may not be chosen after it."""
+        """Choose a row for a reason, and close the rows that may then no longer be chosen."""
         self.chosen.append(int(row))
         self.whys.append(why)
         self.is_open[row] = False
@@ -245,9 +246,9 @@ class Quota:
 
     def loosen(self) -> bool:
         """
-        Halve the gaps that nobody asked for; return whether that opened a row.
+        Halve the automatic gaps until that opens a row; return whether it did.
 
-        The last time there is none.
+        The last step removes the gaps.
         """
         while self._can_loosen and not self.is_full:
             smallest = self._smallest_step()
@@ -270,7 +271,7 @@ class Quota:
         return float(steps.min()) if steps.size else math.inf
 
     def take_in_order(self, order: Rows, why: str) -> None:
-        """Choose rows that are open, the first first, until nothing more is wanted."""
+        """Choose open rows in this order until no more are wanted."""
         for row in order:
             if self.is_full:
                 return
@@ -279,18 +280,18 @@ class Quota:
 
 
 # -------------------------------------------------------------------------------------------------
-# The strategies. A row that could not be scored is taken before or closed, but for `random`, which
-# ignores the score.
+# The strategies. Rows that could not be scored are taken before them or closed, except for
+# `random`, which ignores the score.
 
 
 def falling(values: Column) -> Rows:
-    """Return the rows from the largest to the smallest value; NaN first, equals as they stand."""
+    """Return the rows from the largest to the smallest value; NaN first, equals in row order."""
     return np.argsort(np.where(np.isnan(values), -np.inf, -values), kind='stable')
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a strategy works on: the pool in the order of its lots, and the quota it fills."""
+    """The input of a strategy: the pool in the order of its lots, and the quota to fill."""
 
     pool: Candidates
     request: SelectionRequest
@@ -319,7 +320,7 @@ def top_k(choice: Choice) -> None:
 
 
 def uniform(choice: Choice) -> None:
-    """Draw by lot, whatever the score."""
+    """Draw at random, whatever the score."""
     choice.quota.take_in_order(np.argsort(choice.drawn, kind='stable'),
                                f'drawn at random, seed {choice.request.seed}')
 
@@ -328,10 +329,10 @@ def k_centre(choice: Choice) -> None:
     """
     Take the frame whose features are farthest from all chosen, again and again.
 
-    It begins with what is labelled or chosen already, or else with the most uncertain frame.
+    It begins with the labelled or already chosen frames, else with the most uncertain frame.
     Sources: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
     Approach", ICLR 2018; Gonzalez, "Clustering to minimize the maximum intercluster distance",
-    1985: no frame is farther from a chosen one than twice what is possible.
+    1985: the largest distance to a chosen frame is at most twice the optimum.
     """
     _spread(choice, np.ones(len(choice.pool)), 'farthest from all chosen')
 
@@ -342,7 +343,7 @@ def uncertainty_diversity(choice: Choice) -> None:
 
     Source: Dyer and Frieze, "A simple heuristic for the p-centre problem", Operations Research
     Letters 3, 1985: with weights w the largest w * distance is at most min(3, 1 + max w / min w)
-    times what is possible.
+    times the optimum.
     """
     if (choice.pool.scores < 0).any():
         raise ConfigError(
@@ -352,7 +353,7 @@ def uncertainty_diversity(choice: Choice) -> None:
     _spread(choice, choice.pool.scores, 'largest score times the distance to all chosen')
 
 
-# Strategy -> what takes rows from the pool until the quota is full; the first one is the default.
+# Strategy -> function that takes rows from the pool until the quota is full; the first is default.
 STRATEGIES: dict[str, Callable[[Choice], None]] = {
     'uncertainty-diversity': uncertainty_diversity, 'k-centre': k_centre, 'top-k': top_k,
     'threshold': threshold, 'random': uniform,
@@ -372,10 +373,10 @@ def _spread(choice: Choice, weights: Column, why: str) -> None:
     for row in quota.chosen:
         if np.isfinite(pool.features[row]).all():
             nearest.add(pool.features[row])
-    # As squares, which are in the same order.
+    # Squares have the same order.
     squares = np.square(weights)
     while not quota.is_full and quota.is_open.any():
-        with np.errstate(invalid='ignore'):  # of rows that are closed
+        with np.errstate(invalid='ignore'):  # closed rows may give NaN
             worth = pool.scores if nearest.is_empty else squares * nearest.squared
         row = int(np.argmax(np.where(quota.is_open, worth, -np.inf)))
         quota.take(row, 'the most uncertain frame, to start with' if nearest.is_empty else why)
@@ -383,7 +384,7 @@ def _spread(choice: Choice, weights: Column, why: str) -> None:
 
 
 class Nearest:
-    """The squared distance of every row to the nearest of the centres, while centres are added."""
+    """The squared distance of every row to its nearest centre, as centres are added."""
 
     def __init__(self, features: Vectors) -> None:
         self.squared = np.full(len(features), np.inf)
@@ -392,26 +393,26 @@ class Nearest:
         self._norms = np.einsum('ij,ij->i', features, features)
 
     def add(self, centre: Vectors) -> None:
-        """Add a centre, shape (D,); a row that is not finite is near to none."""
+        """Add a centre, shape (D,); a row that is not finite keeps its distance."""
         apart = self._norms - 2 * (self._features @ centre) + centre @ centre
         np.fmin(self.squared, np.maximum(apart, 0), out=self.squared)
         self.is_empty = False
 
 
 # -------------------------------------------------------------------------------------------------
-# Control frames: a fair sample of the pool, and what may not be trained on for it.
+# Control frames: a fair sample of the pool, and the frames that it excludes from training.
 
 
 def draw_control(
     pool: Candidates, control: int, hard: int, seed: int
 ) -> tuple[Rows, NDArray[np.bool_]]:
     """
-    Draw about `control` rows by lot, and say which rows are set aside for them, bool (n,).
+    Draw about `control` rows at random, and return which rows are set aside for them, bool (n,).
 
     Every frame has the same chance, whatever its score. Photographs are drawn one by one. Frames
-    of a video tell what their neighbours show: so as large a share of the videos as control frames
-    of all frames wanted, the `hard` ones among them, is set aside by lot, and in each its share of
-    frames is drawn. Raises ConfigError if there is one video only.
+    of a video reveal their neighbours, so whole videos are set aside at random, and frames are
+    drawn from these. The share of the videos is that of control frames in all wanted frames,
+    which are `control` + `hard`. Raises ConfigError if there is only one video.
     """
     drawn = lots((f'control {key}' for key in pool.keys), seed)
     order = np.argsort(drawn, kind='stable')
@@ -437,15 +438,15 @@ def draw_control(
 
 
 # -------------------------------------------------------------------------------------------------
-# The sentence that says why a frame was chosen.
+# The sentence about why a frame was chosen.
 
 
 def reason(
     why: str, score_name: str, score: float, rank: float, count: int, stands_for: int
 ) -> str:
-    """Join what is known of a chosen frame to one sentence."""
+    """Join the facts of a chosen frame into one sentence."""
     value = f'{score_name} {score:.4g}' if math.isfinite(score) else f'no {score_name}'
-    # Rounded down: nothing is above all frames, itself among them.
+    # Rounded down: no frame is above all frames, since it is one of them.
     above = '' if math.isnan(rank) else \
         f', above {math.floor(1e4 * rank) / 100:g} % of {count} frames'
     alike = 'no other frame looks like it' if not stands_for else \
@@ -456,11 +457,11 @@ def reason(
 @dataclass(frozen=True)
 class Selection:
     """
-    What was chosen: rows of the candidates, the first choice first, with a reason for each.
+    The chosen rows of the candidates, the first choice first, with a reason for each.
 
-    Each `stands_for` so many near duplicates. `num_duplicates` of the candidates were left out
-    since they look like another one or a labelled frame; `num_unscored` of the others could not be
-    scored.
+    `stands_for` is the number of near duplicates of each. `num_duplicates` of the candidates were
+    left out since they look like another one or a labelled frame; `num_unscored` of the others
+    could not be scored.
     """
 
     rows: Rows
@@ -475,16 +476,15 @@ def select(
     candidates: Candidates, request: SelectionRequest, labelled: Candidates | None = None
 ) -> Selection:
     """
-    Choose at most `request.count` frames; fewer, even none, if there are no more to offer.
+    Choose at most `request.count` frames; fewer, even none, if no more are eligible.
 
-    Frames that are `labelled` already are not chosen, nor what looks like them, and the strategies
-    that spread go on from them. Raises ConfigError if the strategy needs what the candidates do
-    not have (features, scores from 0 up), or frames that look alike are to be found without
-    hashes.
+    `labelled` frames and frames that look like them are not chosen, and the strategies that spread
+    measure distances to them. Raises ConfigError if the candidates lack what the strategy needs
+    (features, scores from 0 up), or lack hashes and near duplicates are to be found.
     """
     drawn = lots(candidates.keys, request.seed)
     order = np.argsort(drawn, kind='stable')
-    # Features are most of the memory, and looks alone decide who stays.
+    # Features take most of the memory, and only hashes decide which frames stay.
     pool = replace(candidates, features=None).cut(order)
     names = set(labelled.keys) if labelled is not None else set()
     is_known = np.array([key in names for key in pool.keys], np.bool_)
@@ -518,13 +518,13 @@ def _owners(
     is_known: NDArray[np.bool_],
     labelled: Candidates | None,
 ) -> Rows:
-    """Return the row that represents each; -1 if a labelled frame does."""
+    """Return the row that represents each row; -1 if a labelled frame does."""
     if not request.min_distance:
         return np.arange(len(pool))
     if pool.hashes is None:
         raise ConfigError('the table has no hashes', 'a column phash to find near duplicates',
                           'score the frames again, or look for none (0 bits)')
-    # By lot, the one that stays is a fair draw from those that look like it.
+    # In the order of the lots, the frame that stays is a fair draw from those that look alike.
     order = np.arange(len(pool)) if request.strategy == 'random' else falling(
         np.where(np.isfinite(pool.scores), pool.scores, np.nan))
     order = order[~is_known[order]]
