@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Mask and maps line up with the image to the pixel: a checkerboard through every fit rule and size.
+Mask and maps align with the image to the pixel: a checkerboard with every fit rule and size.
 
-The backend labels each pixel of the network by its brightness, so that the mask that comes back
-must be the checkerboard that went in.
+The backend labels each pixel of the network by its brightness, so that the resulting mask must
+equal the input checkerboard.
 
 """
 
@@ -27,7 +27,7 @@ from uncertainty_seg.core.uncertainty import PassSums
 from uncertainty_seg.errors import ImageError
 
 FITS = ('letterbox', 'stretch')
-# H, W: as the network, odd, larger, smaller, one pixel, extreme.
+# H, W: equal to the network's, odd, larger, smaller, one pixel, extreme.
 SIZES = [(48, 64), (96, 128), (480, 640), (720, 1280), (1280, 720), (481, 641), (97, 131),
          (47, 63), (49, 65), (24, 32), (10, 7), (7, 10), (3, 3), (2, 2), (1, 1), (20, 1000),
          (1000, 20), (1, 40), (33, 1), (45, 3000)]
@@ -36,9 +36,9 @@ MAPS = ('entropy', 'mutual_information', 'variation_ratio', 'total_variance')
 
 class Brightness(CheckedBackend):
     """
-    Three passes are sure of class 0 where a pixel is dark, and all differ where it is bright.
+    Three passes that agree on class 0 at dark pixels, and all differ at bright ones.
 
-    One image may have the sums of another here, so it counts as checked and is not.
+    Different images may have equal sums, so it derives from CheckedBackend without its checks.
     """
 
     name = 'brightness'
@@ -78,7 +78,7 @@ def run(pipeline: Pipeline, board: NDArray[np.uint8]) -> FrameResult:
 
 
 def far_from_edges(length: int, cell: int, margin: float) -> NDArray[np.bool_]:
-    """Return which pixel centres of an axis are further than that from every edge of a cell."""
+    """Return which pixel centres of an axis are further than `margin` from all cell edges."""
     centre = np.arange(length) + 0.5
     edges = np.arange(cell, length, cell)
     if not len(edges):
@@ -95,7 +95,7 @@ def test_the_mask_is_the_checkerboard_but_for_one_pixel_of_the_network_at_its_ed
     geometry = Geometry.of(height, width, pipeline.card.input)
     inner_h = geometry.rows.stop - geometry.rows.start
     inner_w = geometry.columns.stop - geometry.columns.start
-    # A cell is at least four of the network's pixels.
+    # A cell has at least four network pixels.
     cells = [max(2, -(-4 * n // inner)) for n, inner in ((height, inner_h), (width, inner_w))]
     board = checkerboard(height, width, *cells)
     result = run(pipeline, board)
@@ -104,7 +104,7 @@ def test_the_mask_is_the_checkerboard_but_for_one_pixel_of_the_network_at_its_ed
     is_sure = np.ones(size, bool)
     for axis, (n, inner, cell) in enumerate(((height, inner_h, cells[0]),
                                              (width, inner_w, cells[1]))):
-        # A source pixel per network pixel blurs less than half of the larger of both.
+        # Margin in source pixels: a network pixel, at least 0.5 when enlarging, 1 when reducing.
         far = far_from_edges(n, cell, max(n / inner, 0.5 if inner > n else 1.0))
         is_sure &= far[:, None] if axis == 0 else far[None]
     assert is_sure.any() or min(size) < 4
@@ -127,7 +127,7 @@ def test_a_letterboxed_image_comes_back_exactly_and_its_padding_is_not_seen(
     result = run(pipeline, board)
     inner = result.maps.entropy[result.geometry.rows, result.geometry.columns].copy()
     for name in MAPS:
-        getattr(result.maps, name)[:] = np.nan  # the padding must not be looked at
+        getattr(result.maps, name)[:] = np.nan  # padding must not be read
         getattr(result.maps, name)[result.geometry.rows, result.geometry.columns] = inner
     np.testing.assert_array_equal(result.label, board)
     for name in MAPS:
@@ -135,9 +135,9 @@ def test_a_letterboxed_image_comes_back_exactly_and_its_padding_is_not_seen(
 
 
 def indices(length: int, inner: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return which of the network's pixels holds each centre, and where that is clear."""
+    """Return the network pixel that contains each centre, and where that is unambiguous."""
     place = (np.arange(length) + 0.5) * inner / length
-    is_clear = np.abs(place - np.rint(place)) > 1 / 128  # OpenCV counts in steps of 1/65536
+    is_clear = np.abs(place - np.rint(place)) > 1 / 128  # OpenCV rounds to 1/65536
     return np.minimum(place.astype(np.intp), inner - 1), is_clear
 
 

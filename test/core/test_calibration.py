@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Thresholds: where they come to lie, and what a calibration refuses."""
+"""Thresholds: their values, and calibrations that are refused."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ GOOD = Calibration(20, 0, 'fixed', 'fp32', 0.9, {'entropy.mean': 0.2},
 
 
 def signed(facts: dict[str, Any]) -> str:
-    """Write facts with their own digest, as somebody who changes a file could."""
+    """Return facts as JSON with a correct digest, as after a deliberate change of the file."""
     facts = {name: value for name, value in facts.items() if name != 'sha256'}
     facts['sha256'] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return json.dumps(facts)

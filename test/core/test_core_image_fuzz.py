@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""No message ends the process: each is refused in one sentence or shown as the oracle says."""
+"""Random messages: each is refused with one sentence, or decoded to the oracle's pixels."""
 
 import resource
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Masks as data: repeatable, scaled, and independent of how many there are."""
+"""Dropout masks: repeatable, scaled, and independent of the number of passes."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.errors import ConfigError
 
 SITES = (DropoutSite('a', (64, 1, 1), 0.5), DropoutSite('b', (3, 8, 8), 0.2))
-LARGE = DropoutSite('c', (3, 150, 201), 0.3)  # more words than are drawn at once
+LARGE = DropoutSite('c', (3, 150, 201), 0.3)  # more random words than one chunk draws
 ENSEMBLE = tiny_card(method='deep_ensemble', members=3, passes=3,
                      dropout_sites=(DropoutSite(MEMBER, (3,), 1 - 1 / 3),))
 NOISE = DropoutSite('noise', (20, 3, 1, 1), 0.0, 'noise')
@@ -52,7 +52,7 @@ def test_the_numbers_of_a_seed_never_change(name: str, digest: str) -> None:
 
 def test_noise_is_standard_normal_in_every_moment_and_share() -> None:
     drawn = make_masks([NOISE], 20_000, 0)['noise'].ravel().astype(np.float64)
-    # 1.2 million numbers: five standard errors of each moment, and of each share, or less.
+    # 1.2 million numbers: tolerances of at most five standard errors of each moment and share.
     assert drawn.mean() == pytest.approx(0, abs=0.005)
     assert drawn.var() == pytest.approx(1, abs=0.007)
     assert (drawn**3).mean() == pytest.approx(0, abs=0.02)
@@ -63,7 +63,7 @@ def test_noise_is_standard_normal_in_every_moment_and_share() -> None:
 
 @pytest.mark.parametrize('cut', [[0, 1, 2, 3, 40], [0, 7, 40], [0, 40], [13, 13, 14, 33]])
 def test_masks_drawn_in_any_chunks_of_passes_are_those_of_one_draw(cut: list[int]) -> None:
-    # 90 450 words a pass are no multiple of the four of a counter: passes begin between two.
+    # 90 450 words per pass, not a multiple of the four per counter: a pass starts within one.
     whole, rows = make_masks([LARGE], 40, 5)['c'], LazyRows(LARGE, 40, 5)
     assert (len(rows), rows.shape, rows.dtype) == (40, whole.shape, whole.dtype)
     for first, stop in zip(cut, cut[1:], strict=False):
@@ -153,7 +153,7 @@ STRATIFIED = DropoutSite('s', (48, 1, 1), 0.3)
 
 
 def dropped(passes: int, seed: int, site: DropoutSite = STRATIFIED) -> np.ndarray:
-    """Return (T, C), True where a stratified mask drops."""
+    """Return (T, C), True for channels that a stratified mask drops."""
     return make_masks([site], passes, seed, mask_draw='stratified')[site.name].reshape(
         passes, -1) == 0
 
@@ -173,7 +173,7 @@ def test_stratified_masks_drop_every_channel_equally_often(
 
 
 def test_stratified_masks_have_the_rate_of_the_site_in_every_pass_of_any_channel() -> None:
-    # 2.1 of 7 passes: two, or three by chance. 3000 seeds give a share to 0.0084.
+    # 2.1 of 7 passes: two, or at random three. 3000 seeds: a standard error of 0.0084.
     found = np.mean([dropped(7, seed) for seed in range(3000)], axis=0)
     np.testing.assert_allclose(found, 0.3, atol=5 * 0.0084)
     assert found.mean() == pytest.approx(0.3, abs=5 * 0.0084 / 48**0.5)
@@ -181,7 +181,7 @@ def test_stratified_masks_have_the_rate_of_the_site_in_every_pass_of_any_channel
 
 def test_stratified_masks_of_two_channels_or_two_sites_are_independent() -> None:
     twin = DropoutSite('t', (48, 1, 1), 0.3)
-    # 1000 seeds of 20 passes: within a channel they exclude each other, between two they do not.
+    # 1000 seeds of 20 passes: different channels are uncorrelated, within a site and between two.
     rows = np.concatenate([np.hstack([dropped(20, seed), dropped(20, seed, twin)])
                            for seed in range(1000)]).astype(float)
     seen = np.corrcoef(rows.T) - np.eye(96)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A frame that is late, early, out of order, repeated or frozen is named; no other frame is."""
+"""The guard reports frames that are late, early, out of order, repeated or frozen, no others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_age_of_a_stamp_by_the_clock_has_two_ends(age_s: float, words: str) 
     found = guard().stamp_fault(stamped(age_s), NOW)
     assert words in found
     assert bool(found) == bool(words)
-    # Nothing but the age is compared with a clock.
+    # With the age check off, nothing is compared with a clock.
     assert guard(max_age_s=0.0).stamp_fault(stamped(age_s), NOW) == ''
 
 
@@ -55,7 +55,7 @@ def test_a_stamp_that_is_no_time_is_refused_with_the_parameter_to_set(
 
 
 def faults(steps: list[float], **changes: float) -> list[str]:
-    """Return the fault of each stamp, in seconds; the clock follows."""
+    """Return the fault of each stamp, given in seconds; the clock equals the stamp."""
     one = guard(**changes)
     return [one.stamp_fault(NOW + round(s * SECOND), NOW + round(s * SECOND)) for s in steps]
 
@@ -76,7 +76,7 @@ def test_repeated_stamps_are_found_whatever_lies_between_them() -> None:
 
 def test_ages_that_move_are_no_offset_between_clocks() -> None:
     one = guard()
-    for n in range(STEADY_FRAMES):  # a queue that is worked off: each is 0.1 s younger
+    for n in range(STEADY_FRAMES):  # a queue that drains: each frame is 0.1 s younger
         found = one.stamp_fault(NOW + n * SECOND // 5, NOW + 9 * SECOND + n * SECOND // 10)
     assert found and 'receipt' not in found
 
@@ -95,7 +95,7 @@ def test_by_the_time_of_receipt_the_clock_is_named_and_not_the_driver() -> None:
 
 
 def noisy(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
-    """Return a grey scene with the noise of a sensor."""
+    """Return a grey scene with sensor noise."""
     noise = np.random.default_rng(seed).integers(-2, 3, (height, width, 3))
     return np.clip(128 + noise, 0, 255).astype(np.uint8)
 
@@ -106,7 +106,7 @@ def test_the_same_pixels_more_often_than_allowed_are_a_frozen_camera() -> None:
     found = [one.pixel_fault(noisy(0).copy()) for _ in range(5)]
     assert found[:3] == ['', '', '']
     assert 'max_repeats' in found[3] and found[3] == found[4]  # logged once
-    assert one.pixel_fault(noisy(1)) == ''  # it moves again
+    assert one.pixel_fault(noisy(1)) == ''  # the image changes again
     strict, off = guard(max_repeats=0), guard(max_repeats=-1)
     assert [bool(strict.pixel_fault(noisy(0))) for _ in range(3)] == [False, True, True]
     assert [off.pixel_fault(noisy(0)) for _ in range(9)] == [''] * 9
@@ -115,7 +115,7 @@ def test_the_same_pixels_more_often_than_allowed_are_a_frozen_camera() -> None:
 def test_no_repeat_is_allowed_of_a_camera_that_never_showed_two_images() -> None:
     one = guard(max_repeats=1000)
     assert [bool(one.pixel_fault(noisy(0))) for _ in range(4)] == [False, True, True, True]
-    assert [one.pixel_fault(noisy(1)) for _ in range(9)] == [''] * 9  # now it did
+    assert [one.pixel_fault(noisy(1)) for _ in range(9)] == [''] * 9  # after a second image
 
 
 @for_each('num, is_new', [(0, False), (1, False), (51, False), (52, True), (256, True)])
@@ -144,7 +144,7 @@ def test_a_scene_that_moves_by_a_pixel_is_new_at_any_size(
 @for_each('axis', [1, 3])
 def test_a_picture_whose_parts_were_turned_over_is_new(axis: int) -> None:
     one, scene = guard(max_repeats=0), noisy(0, 256, 256)
-    # (part, compared row, rows of it, part, word of 8 bytes): no value leaves its part.
+    # (part, compared row, its rows, part, word of 8 bytes): no value leaves its part.
     other = np.flip(scene.reshape(16, 4, 4 * 16, 6, 8), axis).reshape(scene.shape)
     assert one.pixel_fault(scene) == '' == one.pixel_fault(other)
 
@@ -156,15 +156,15 @@ def test_an_image_that_is_no_block_of_memory_is_compared_as_its_pixels() -> None
 
 
 def drawn(still: NDArray[np.uint8], number: int, kind: str) -> NDArray[np.uint8]:
-    """Draw a counter or a clock over a copy of a still image."""
+    """Draw an overlay that changes with `number` on a copy of a still image."""
     image = still.copy()
     if kind == 'counter':
         image[0, 0] = number % 256, number // 256, 0
     elif kind == 'clock':
         image[4:24, -120:] = np.random.default_rng(number).integers(0, 256, (20, 120, 3))
-    elif kind == 'curtain':  # that falls slowly, until nothing is left of the still image
+    elif kind == 'curtain':  # descends slowly until it covers the still image
         image[:4 * number] = noisy(7, 480, 640)[:4 * number]
-    else:  # two lines of numbers, and a compass across the whole picture
+    else:  # telemetry: two lines of numbers, and a compass across the whole image
         image[8:40, 20:200] = number % 251
         image[-20:] = np.random.default_rng(number).integers(0, 256, (20, still.shape[1], 3))
     return image
@@ -199,21 +199,21 @@ def test_what_moves_where_nothing_counts_does_not_hide_a_still_image(
     ways = [guard(), guard()]
     for seed in range(20):
         image, other = noisy(0, 480, 640), noisy(seed, 480, 640)
-        image[:, :320] = other[:, :320]  # drawn over a still image, and the other way round
+        image[:, :320] = other[:, :320]  # left half moves; mirrored below
         found = ways[0].pixel_fault(image, ignore), ways[1].pixel_fault(image[:, ::-1], ignore)
     assert [bool(text) for text in found] == [is_frozen, False]
 
 
 def test_a_ring_of_buffers_is_refused_wherever_it_repeats_and_not_forgotten() -> None:
     one, old = guard(), [noisy(n) for n in range(2)]
-    for cycle in range(100):  # two dead buffers of three: A, B, new, A, B, new
+    for cycle in range(100):  # two of three buffers are stale: A, B, new, A, B, new
         found = [bool(one.pixel_fault(image)) for image in (*old, noisy(100 + cycle))]
         assert found == ([True, True, False] if cycle else [False] * 3)
     one, rare = guard(), noisy(0)
     one.pixel_fault(noisy(999))
-    for cycle in range(6):  # within the memory only if what came again counts as the newest
+    for cycle in range(6):  # remembered only if a repeated image counts as the newest
         assert bool(one.pixel_fault(rare)) == bool(cycle)
-        assert bool(one.pixel_fault(rare)) == bool(cycle)  # by itself a repeat that is allowed
+        assert bool(one.pixel_fault(rare)) == bool(cycle)  # on its own an allowed repeat
         assert not any(one.pixel_fault(noisy(1000 + 40 * cycle + n)) for n in range(40))
 
 
@@ -233,14 +233,14 @@ BLUE = (255, 0, 0)
 
 
 def blue(seed: int) -> NDArray[np.uint8]:
-    """Return a frame the gate accepts, with noise in it."""
+    """Return a frame with noise that the gate accepts."""
     image = np.random.default_rng(seed).integers(0, 3, (96, 128, 3)).astype(np.uint8)
     image[..., 0] = 255 - image[..., 0]
     return image
 
 
 class Loop:
-    """Frames at 10 Hz through the loop, each 0.05 s old when it is taken."""
+    """Sends frames through the loop at 10 Hz, each 0.05 s old on arrival."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         bundle = load_bundle(str(make_tiny_bundle(folder / 'tiny')))
@@ -281,7 +281,7 @@ def test_a_frame_of_a_bad_stamp_is_measured_and_not_confident(
     loop = Loop(tmp_path)
     assert [loop.send() for _ in range(3)][-1]
     assert not loop.send(stamp_ns)
-    assert loop.outcome.result is not None  # its pictures are shown all the same
+    assert loop.outcome.result is not None  # its pictures are still published
     assert loop.outcome.verdict.kind == 'fault'
     assert loop.outcome.doubt in loop.outcome.verdict.reasons and loop.outcome.problem
 
@@ -293,10 +293,10 @@ def test_an_hour_of_delay_never_raises_the_flag(loop: Loop) -> None:
 
 def test_a_frozen_camera_with_new_stamps_never_raises_the_flag_again(loop: Loop) -> None:
     still = blue(0)
-    assert not any(loop.send(image=still) for _ in range(55))  # from the start
+    assert not any(loop.send(image=still) for _ in range(55))  # frozen from the start
     assert [loop.send() for _ in range(3)] == [False, True, True]
     flags = [loop.send(image=still) for _ in range(55)]
-    assert not any(flags)  # it came before
+    assert not any(flags)  # it occurred before
     assert [loop.send() for _ in range(9)] == [False] + [True] * 8
     still = blue(999)
     flags = [loop.send(image=still) for _ in range(55)]

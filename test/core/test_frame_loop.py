@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""One loop for node, replay and score: whatever a frame does, there is a verdict or no judge."""
+"""The loop of node, replay and score: every frame gets a verdict, unless the judge has ended."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_reading_refuses_is_a_fault_of_the_frame_and_the_next_one_is_taken(
 def test_a_bug_is_not_taken_for_a_fault_of_the_frame(
     pipeline: Pipeline, error: BaseException
 ) -> None:
-    # Else a tool would end well with a bag of false flags; the node catches it, see its tests.
+    # Otherwise a tool would succeed with a bag of false flags. The node catches it; see its tests.
     with pytest.raises(type(error)):
         FrameLoop(pipeline).take(refuse_to_read(error), 1)
 
@@ -82,7 +82,7 @@ def test_an_engine_that_fails_is_a_fault_of_the_frame(pipeline: Pipeline) -> Non
 
 def test_a_damaged_image_is_not_measured_and_is_a_fault_only_by_its_stamp(tmp_path: Path) -> None:
     bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
-    limits = dataclasses.replace(bundle.calibration, damage_limits={})  # those that are fixed
+    limits = dataclasses.replace(bundle.calibration, damage_limits={})  # the fixed limits apply
     pipeline = Pipeline(dataclasses.replace(bundle, calibration=limits),
                         FakeBackend(bundle.card), SETTINGS)
     for loop, kind, words in (
@@ -93,7 +93,7 @@ def test_a_damaged_image_is_not_measured_and_is_a_fault_only_by_its_stamp(tmp_pa
 
 
 class TiredJudge(PlainJudge):
-    """Decides as the gate does until it is told to end, and remembers what it was handed."""
+    """A judge that returns None at one of its calls, and records its arguments."""
 
     def __init__(self, pipeline: Pipeline, ends_at: str) -> None:
         super().__init__(pipeline)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What makes the flag fall and rise, and which limits the gate has: the promise's or its own."""
+"""When the flag falls and rises, and which limits the gate uses: a promise's or the thresholds."""
 
 import dataclasses
 import logging
@@ -52,7 +52,7 @@ def raised(**changes: Any) -> Gate:
 
 def test_a_frame_is_worth_a_label_if_it_was_over_a_limit_or_could_not_be_judged() -> None:
     it = gate(rise_frames=2, fall_frames=2, fall_window=3)
-    assert it.last.is_worth_a_label  # nothing is known yet
+    assert it.last.is_worth_a_label  # no frame was judged yet
     worth = [it.update(scores).is_worth_a_label for scores in (GOOD, LIMITS, GOOD, BAD, NAN)]
     assert worth == [False, False, False, True, True]
     assert it.fault('engine error').is_worth_a_label
@@ -127,15 +127,15 @@ def test_a_score_exactly_at_the_rise_ratio_is_good_enough_to_rise() -> None:
     assert it.update({'a': 1.9}).is_confident
 
 
-NARROW = {'a': 0.40}  # a score of 0.40 at best, with a limit just above
+NARROW = {'a': 0.40}  # floor 0.40, just below the limit of 0.41
 
 
 def test_a_score_that_never_comes_near_0_rises_by_its_way_from_the_least_value() -> None:
     for value, rises in ((0.40, True), (0.4094, True), (0.4096, False), (0.41, False)):
         it = Gate(GateSettings(rise_frames=1), {'a': 0.41}, floors=NARROW)
         assert it.update({'a': value}).is_confident == rises
-    assert it.update({'a': 0.3}).is_confident  # and so does one below its floor
-    # Without a floor it is a share of the limit itself, which no frame reaches.
+    assert it.update({'a': 0.3}).is_confident  # a score below its floor rises too
+    # Without a floor the rise limit is a share of the limit itself, which no frame reaches.
     without = Gate(GateSettings(rise_frames=1), {'a': 0.41})
     assert not without.update({'a': 0.40}).is_confident
     assert Gate(GateSettings(rise_frames=1), {'a': 0.41}, floors=NARROW).update(
@@ -167,7 +167,7 @@ STEPS = st.integers(-3, 3)
 def test_the_flag_neither_rises_nor_stays_above_a_threshold_whatever_floor_ratio_and_rounding(
     limit: float, floor: float | int, ratio: float, over: float | int
 ) -> None:
-    """Where floor and score are whole numbers, they lie as many floats beside the threshold."""
+    """Check, where an integer `floor` or `over` is an offset from the threshold in ulps."""
     floor, over = (
         max(limit + n * math.ulp(limit), 0.0) if isinstance(n, int) else n
         for n in (floor, over))
@@ -178,7 +178,7 @@ def test_the_flag_neither_rises_nor_stays_above_a_threshold_whatever_floor_ratio
         above, least = {'a': over, 'b': 0.0}, {'a': 0.0, 'b': 0.0}
         assert [once.update(scores).is_confident for scores in (above, least, above)] == [
             False, True, False]
-        # Nor does such a frame count as one of the good ones.
+        # Such a frame does not count towards rise_frames either.
         assert [twice.update(scores).is_confident for scores in (least, above, least, least)] == [
             False, False, False, True]
 
@@ -188,19 +188,19 @@ HELD = {'a fault': None, 'bad': BAD, 'good': GOOD}
 
 @for_each('hold_s, before, times, flags', [
     (2.0, [('bad', 10.0)], [10.5, 11.9, 12.0], [False, False, True]),
-    # From the last bad frame; two frames of one stamp do not begin it again.
+    # The hold starts at the last bad frame; two frames with equal stamps do not restart it.
     (2.0, [('bad', 10.0), ('bad', 11.0)], [12.5, 12.5, 13.0], [False, False, True]),
-    # A fault without a time holds from the next frame, one with a time from then.
+    # A fault without a time holds from the next frame, one with a time from that time.
     (1.0, [('good', 0.0), ('good', 1.0), ('a fault', None)], [50.0, 50.9, 51.0],
      [False, False, True]),
     (1.0, [('good', 0.0), ('good', 1.0), ('a fault', 1.5)], [2.0, 2.5], [False, True]),
-    # Before the first frame it counts as fallen at whatever time.
+    # The first frame starts the hold, whatever its stamp.
     (1.0, [], [7.0, 7.75, 8.0], [False, False, True]),
     (1.0, [], [-7.0, -6.25, -6.0], [False, False, True]),
-    # A late or broken stamp never ends it early.
+    # A late or invalid stamp never ends the hold early.
     *((5.0, [('bad', 10.0)], [late, 10.1, 15.0, 15.1], [False, False, False, True])
       for late in (0.0, 9.0, math.nan, math.inf, -math.inf)),
-    # A clock that is set back for good begins it again once; one that stands still never ends it.
+    # A clock that is set back permanently restarts it once; one that stands still never ends it.
     (2.0, [('bad', 1000.0)], [0.0, 0.5, 2.4, 2.5], [False, False, False, True]),
     (0.1, [], [0.0] * 100, [False] * 100),
 ])
@@ -230,7 +230,7 @@ def test_the_pipeline_holds_by_the_stamps_of_the_frames(tiny_bundle: Path) -> No
     settings = settings_from_dict({'gate.rise_frames': 1, 'gate.hold_s': 2.0})
     pipeline = Pipeline(bundle, FakeBackend(bundle.card), settings)
     blue = np.full((96, 128, 3), (255, 0, 0), np.uint8)
-    first_ns = 1_700_000_000_000_000_000  # a stamp of today, to see that a float holds it
+    first_ns = 1_700_000_000_000_000_000  # a current stamp, to check float precision
     flags = []
     for second in (0, 1.9, 2, 9, 10, 10.9, 12):
         if second == 9:
@@ -250,7 +250,7 @@ SETTINGS = st.builds(
 
 def judge(settings: GateSettings, limit: float, events: list[tuple[float | None, float]],
           direction: int = 1, floor: float = 0.0) -> list[bool]:
-    """Give the flags after events of (score or fault, time step), by a gate with one limit."""
+    """Return the flags after events (score, or None for a fault; time step) with one limit."""
     it, now_s, flags = Gate(settings, {'a': limit}, floors={'a': floor}), 100.0, []
     for score, step_s in events:
         now_s += direction * step_s
@@ -271,16 +271,16 @@ def test_a_smaller_limit_is_true_only_where_a_larger_one_is(
 
 
 class GateMachine(stateful.RuleBasedStateMachine):
-    """A camera whose clock is set back now and then and whose frames may come late."""
+    """A camera whose clock is sometimes set back and whose frames may arrive late."""
 
     @stateful.initialize(settings=SETTINGS, floor=st.sampled_from([0.0, 0.6, 0.95]))
     def start(self, settings: GateSettings, floor: float) -> None:
         self.settings, self.it = settings, Gate(settings, {'a': 1.0}, floors={'a': floor})
-        # By another road: where the flag may rise, and never above the limit of 1.
+        # Computed independently: the limit for a rise, never above the limit of 1.
         self.rise_limit = 1 - 0.05 * (1 - floor)
         self.true_s, self.offset_s, self.was_late = 0.0, 0.0, False
         self.last_trouble_s: float | None = None  # in true time; None before the first event
-        self.has_stamp = False  # a frame is late only after one that has told the time
+        self.has_stamp = False  # a frame can only be late after another one
         self.scores: list[float] = []  # since the last fault
 
     @stateful.rule(score=RATIOS, step_s=st.floats(0, 1), back_s=st.sampled_from([0.0, 0.0, 3.0]))
@@ -384,7 +384,7 @@ def test_other_scores_have_thresholds_and_no_promise() -> None:
     (GateSettings(fall_frames=2, fall_window=3), ['fall_frames'], ['fall_frames']),
     (GateSettings(scores=('b', 'a')), [], []),
     (GateSettings(scores=('a',)), ['scores'], ['scores']),
-    # More scores only make a gate stricter; the promise is of its own limits.
+    # More scores make a gate stricter, but the promise holds for its own limits only.
     (GateSettings(scores=('a', 'b', 'c')), ['scores'], []),
     (GateSettings(alpha=0.05), [], None), (GateSettings(alpha=0.1), ['alpha'], None),
     (GateSettings(alpha=0.1, threshold_scale=2.0), ['threshold_scale', 'alpha'], None),
@@ -461,7 +461,7 @@ TIGHT = dataclasses.replace(
 
 
 @pytest.mark.parametrize(('calibration', 'settings', 'says'), [
-    (WITH, GateSettings(), ''), (WITHOUT, GateSettings(), ''),  # nothing is known of any frame
+    (WITH, GateSettings(), ''), (WITHOUT, GateSettings(), ''),  # no floors are known
     (TIGHT, GateSettings(), ''), (TIGHT, GateSettings(scores=('b', 'c')), ''),
     (TIGHT, GateSettings(threshold_scale=0.9), '0.369 of a.* 0.4; .*gate.threshold_scale'),
     (dataclasses.replace(TIGHT, floors={'a': 0.41}), GateSettings(),
@@ -501,10 +501,10 @@ PATIENT = GateSettings(rise_frames=1, fall_frames=100, fall_window=100)
 
 
 @for_each('bad_at_s, flags', [
-    # The third is 1 s after the first.
+    # The third frame is 1 s after the first.
     ([10.0, 10.5, 11.0], [True, True, False]),
     ([10.0, 10.999], [True, True]),
-    # A stamp that stands still or goes back: the first tells nothing, the second falls.
+    # A repeated stamp has no effect, a stamp that goes back makes the flag fall.
     ([10.0, 10.0, 10.0], [True, True, True]),
     ([10.0, 10.1, 10.05], [True, True, False]),
     ([10.0, math.nan], [True, False]),
@@ -515,5 +515,5 @@ def test_bad_frames_in_a_row_are_overlooked_for_a_second_at_most(
     gate = Gate(PATIENT, {'a': 0.5})
     assert gate.update({'a': 0.1}, 9.0).is_confident
     assert gate.update({'a': 0.9}, 9.8).is_confident
-    assert gate.update({'a': 0.1}, 9.9).is_confident  # a good frame begins it again
+    assert gate.update({'a': 0.1}, 9.9).is_confident  # a good frame restarts the second
     assert [gate.update({'a': 0.9}, now_s).is_confident for now_s in bad_at_s] == flags

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""From cells to pixels and back: as torch does it, and why a grid lies beside the logits."""
+"""From grid cells to pixels and back: as in torch, and with a grid offset from the logits."""
 
 import hypothesis
 from hypothesis import strategies as st
@@ -36,7 +36,7 @@ def test_upsampling_equals_torch(corners: bool, size: tuple[int, int]) -> None:
 def test_a_plane_sampled_beside_the_centres_comes_back_where_it_was(
     rows: int, columns: int, times: int, down: float, across: float, upsampling: str
 ) -> None:
-    """What is linear in the place is the same by any grid, away from the edges that are held."""
+    """A function linear in the position is exact for any grid offset, except at clamped edges."""
     height, width = rows * (times + 1), columns * (times + 1)
     y, x = np.mgrid[:rows, :columns].astype(np.float64)
     plane = 2 * y - 3 * x
@@ -82,7 +82,7 @@ def test_values_of_another_size_are_refused() -> None:
 
 def test_cells_and_masks_follow_the_centres() -> None:
     assert cells(slice(4, 12), 16, 4) == slice(1, 3)
-    assert cells(slice(0, 1), 16, 4) == slice(0, 1)  # never none
+    assert cells(slice(0, 1), 16, 4) == slice(0, 1)  # at least one cell
     assert Grid(4, 8, 16, 32).part(slice(4, 12), slice(0, 32)) == (slice(1, 3), slice(0, 8))
     mask = np.zeros((16, 32), np.bool_)
     mask[:8, :4] = True

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Images and files in messages: pixels come out right, damage and lies get one sentence."""
+"""Images and files in messages: correct pixels, and one sentence for invalid ones."""
 
 import struct
 from typing import Any
@@ -75,7 +75,7 @@ def test_a_float_image_with_strange_values_is_refused(value: float) -> None:
 # --- JPEG and PNG files --------------------------------------------------------------------------
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
-# Flat patches survive JPEG within a level or two.
+# JPEG changes flat areas by one or two levels at most.
 SMOOTH = np.full((40, 48, 3), (30, 90, 200), np.uint8)
 
 
@@ -161,7 +161,7 @@ def test_a_header_without_pixels_is_refused(data: bytes) -> None:
     (jpeg_header(8, 8, 0xC9), 'SOF9'), (jpeg_header(8, 0), '8x0'), (png_of(0, 3), '0x3'),
     (png_of(8, 8)[:-1], 'byte 33'), (png_of(8, 8, chunk(b'IHDR')), 'byte 33'),
     (png_of(8, 8, chunk(b'acTL', bytes(8))), 'animated'),
-    # It claims more than there is; OpenCV 4.14 would allocate what a chunk claims.
+    # Stated sizes beyond the data; OpenCV 4.14 would allocate the stated size of a chunk.
     (png_of(31623, 31623), '45 bytes'), (png_of(1000, 1000), '45 bytes'),
     (png_of(2**32 - 1, 2**32 - 1, depth=16, color=6), '45 bytes'),
     (png_of(8, 8, chunk(b'IDAT', bytes(9), claimed=2**31 - 1)), 'byte 33'),
@@ -201,15 +201,15 @@ def test_a_decoder_that_throws_or_disagrees_with_the_header_is_a_refusal(
         decode(ImageFile(packed(PIXELS)))
 
 
-# --- What a file may cost ------------------------------------------------------------------------
+# --- The cost of decoding a file -----------------------------------------------------------------
 
-# As many bytes as zeros of 8192x8192 pixels of 8 bytes take.
+# The compressed size of 8192x8192 zero pixels of 8 bytes.
 DEEP = chunk(b'IDAT', bytes(600_000))
 
 
 @pytest.mark.usefixtures('no_decoder')
 @pytest.mark.parametrize('make, words', [
-    # 120 s, and 1.3 GB, before there were limits.
+    # These took 120 s and 1.3 GB before there were limits.
     (lambda: black_jpeg(64, 64, 3000), '3000'),
     (lambda: png_of(8192, 8192, DEEP, depth=16, color=6), str(MAX_PIXELS)),
     (lambda: b'\xff\xd8' + b'\xff' * (MAX_SEGMENTS + 9), '1000'),

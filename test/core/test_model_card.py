@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A card cannot ask for terabytes, nor bring text that a terminal obeys."""
+"""A card that requires terabytes or contains terminal control characters is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uncertainty_seg.storage.model_bundle import shipped_bundles
 
 
 def changed_card(path: str, value: Any) -> str:
-    """Return the tiny card as JSON with one field, named with dots, set to a value."""
+    """Return the tiny card as JSON with one field, given by its dotted path, set to a value."""
     raw = json.loads(card_to_json(tiny_card(sha256={'trunk.onnx': '0' * 64})))
     *parents, last = path.split('.')
     place: Any = raw

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""One pipeline for node and tools: order, masks, faults, and what a calibration refuses."""
+"""The pipeline of node and tools: order, masks, faults, and settings a calibration refuses."""
 
 from collections.abc import Callable
 import contextlib
@@ -91,7 +91,7 @@ def test_nan_in_one_logit_of_one_pass_makes_the_frame_not_confident(tiny_bundle:
         pipeline.process(BLUE, 3)
     verdict = pipeline.fault('as the frame loop does')
     assert (verdict.is_confident, verdict.kind) == (False, 'fault')
-    assert not pipeline.process(BLUE, 4).verdict.is_confident  # the way back takes three
+    assert not pipeline.process(BLUE, 4).verdict.is_confident  # three good frames are needed
 
 
 def test_an_image_that_is_none_is_refused(tiny_bundle: Path) -> None:
@@ -103,14 +103,14 @@ def test_an_image_that_is_none_is_refused(tiny_bundle: Path) -> None:
 
 
 class DeafBackend(FakeBackend):
-    """Ignores its masks."""
+    """A backend that ignores its masks."""
 
     def run(self, image, masks, temperature):
         return super().run(image, {n: np.ones_like(m) for n, m in masks.items()}, temperature)
 
 
 class RoundingBackend(DeafBackend):
-    """Computes equal passes in float32: their variance is not quite 0."""
+    """A backend with equal passes whose variance is not quite 0, due to float32."""
 
     def run(self, image, masks, temperature):
         sums = super().run(image, masks, temperature)
@@ -119,7 +119,7 @@ class RoundingBackend(DeafBackend):
 
 
 class RandomBackend(FakeBackend):
-    """Is random by itself."""
+    """A backend whose results are random."""
 
     def run(self, image, masks, temperature):
         sums = super().run(image, masks, temperature)
@@ -165,7 +165,7 @@ def test_another_seed_is_refused_while_it_runs_where_there_is_a_gate(tiny_bundle
     with pytest.raises(CalibrationError, match='seed is 5'):
         pipeline.reconfigure(Settings(seed=5))
     assert pipeline.settings.seed == 0
-    # Without a gate there is nothing that the seed could be wrong for.
+    # Without a gate, as in a calibration, any seed is accepted.
     fitting = Pipeline(bundle, FakeBackend(bundle.card), Settings(seed=5), temperature=1.0)
     assert not fitting.reconfigure(Settings(seed=6))
     assert not last(fitting, BLUE, 9).verdict.is_confident
@@ -201,7 +201,7 @@ def with_calibration(bundle: ModelBundle, **changes: object) -> ModelBundle:
 
 
 class TellingBackend(FakeBackend):
-    """Remembers what it was given; its passes are told apart by the first site alone."""
+    """A backend that records its masks by their number of passes."""
 
     def run(self, image, masks, temperature):
         self.given = {**getattr(self, 'given', {}), len(next(iter(masks.values()))): masks}
@@ -220,14 +220,14 @@ def test_the_passes_of_an_ensemble_are_its_members_and_equal_ones_prove_it(
     pipeline.check_masks()
     np.testing.assert_array_equal(backend.given[3]['member'], np.eye(3))
     np.testing.assert_array_equal(backend.given[2]['member'], [[1, 0, 0], [1, 0, 0]])
-    with pytest.raises(ConfigError):  # what cannot be drawn changes nothing
+    with pytest.raises(ConfigError):  # an impossible T changes nothing
         pipeline.reconfigure(Settings(passes=5))
     assert pipeline.passes == 3 and pipeline.settings == Settings()
     assert pipeline.measure(GREY, 0).maps.mutual_information.max() > 0
 
 
 class NoisyBackend(FakeBackend):
-    """Moves the logits by the square of the noise, times `share`."""
+    """A backend that changes the logits by `share` times the squared noise."""
 
     share = 0.1
 
@@ -284,8 +284,8 @@ def test_a_bundle_without_calibration_is_refused_unless_one_is_being_made(
 def test_under_a_given_temperature_the_gate_stays_shut_whatever_is_set(
     tiny_bundle: Path, temperature: float
 ) -> None:
-    # The limits are quantiles of scores at the calibration's temperature; and where that one was
-    # given, of seed, masks and precision, which are not compared then.
+    # The limits hold for scores at the calibration's temperature; and even if that temperature is
+    # given, seed, masks and precision are not compared with the calibration's.
     bundle = load_bundle(str(tiny_bundle))
     assert bundle.calibration is not None and bundle.calibration.temperature == 1.0
     pipeline = Pipeline(bundle, FakeBackend(bundle.card), EASY, temperature=temperature)
@@ -296,7 +296,7 @@ def test_under_a_given_temperature_the_gate_stays_shut_whatever_is_set(
         result = last(pipeline, BLUE, 9)
         assert (result.verdict.is_confident, result.verdict.kind) == (False, 'fault')
         assert 'temperature' in result.verdict.reasons[0]
-        # Every score is within the limits that must not count.
+        # The limits must not apply, although every score is below them.
         limits = bundle.calibration.thresholds
         assert all(result.scores[name] <= limit for name, limit in limits.items())
 
@@ -336,7 +336,7 @@ def test_a_frame_that_was_begun_before_the_gate_changed_is_not_judged(
     change(pipeline)
     verdict = pipeline.judge(force, result)
     assert (verdict.is_confident, verdict.reasons) == (False, (reason,))
-    # The frame itself is no fault and worth no label.
+    # The frame is neither a fault nor worth a label.
     assert verdict.kind == 'recovering' and not verdict.is_worth_a_label
     assert not pipeline.verdict.is_confident
 
@@ -362,7 +362,7 @@ def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bund
     assert not result.verdict.is_confident
     assert '3' in result.verdict.reasons[0] and '8' in result.verdict.reasons[0]
     pipeline.reconfigure(EASY)
-    assert not pipeline.verdict.is_confident  # from nothing
+    assert not pipeline.verdict.is_confident  # the gate starts again
     again = last(pipeline, BLUE)
     assert again.verdict.is_confident
     np.testing.assert_array_equal(again.maps.entropy, before.maps.entropy)
@@ -375,7 +375,7 @@ def test_a_frame_of_another_t_is_not_judged_by_the_limits_of_this_one(tiny_bundl
     pipeline.reconfigure(dataclasses.replace(easy, passes=3))
     force = pipeline.begin()
     result = pipeline.measure(BLUE, 1, force)
-    pipeline.reconfigure(easy)  # back to 8, while a frame of 3 passes is in work
+    pipeline.reconfigure(easy)  # back to 8 while a frame of 3 passes is processed
     verdict = pipeline.judge(force, result)
     assert not verdict.is_confident
     assert 'passes' in verdict.reasons[0]
@@ -391,7 +391,7 @@ def test_cameras_share_the_network_and_its_masks_but_not_the_gate(tiny_bundle: P
     assert down.verdict.kind == 'unknown'
     front_masks = backend.given[8]
     last(down, GREY, 1)
-    # The very same object: a GPU knows by that that they are in its memory already.
+    # The identical object, by which a GPU backend recognizes masks that it has already copied.
     assert all(backend.given[8][name] is mask for name, mask in front_masks.items())
     assert front.verdict.is_confident and not down.verdict.is_confident
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What cannot be the sums of an image is a fault of the backend, and never a confident frame."""
+"""Sums that no image can have are a fault of the backend, and never a confident frame."""
 
 from __future__ import annotations
 
@@ -113,12 +113,12 @@ def of_other_passes(sums: PassSums) -> PassSums:
 
 
 def swapped(name: str) -> Change:
-    """One sum is that of other passes, surer than these."""
+    """Replace one sum by that of other, more certain passes."""
     return lambda sums: dataclasses.replace(
         sums, **{name: getattr(sound(9, {'entropy_nats': 100.0}.get(name, 0.01)), name)})
 
 
-# What came -> what the sentence names.
+# Kind of invalid sums -> the change, and words that the error must contain.
 WRONG: dict[str, tuple[Change, str]] = {
     'zeros': (zeros, 'sum to 0'),
     'negative entropy': (everywhere('entropy_nats', -5), 'entropy_nats -5'),
@@ -151,7 +151,7 @@ def test_a_uniform_image_may_have_uniform_sums() -> None:
 
 
 class Played:
-    """Returns given sums, one after the other."""
+    """A backend that returns given sums in order."""
 
     name = 'played'
     timings_ms: dict[str, float] = {}
@@ -173,7 +173,7 @@ def test_the_result_of_the_image_before_is_refused_even_from_the_same_buffer() -
     backend = CheckedBackend(inner, CARD)
     assert (backend.name, backend.timings_ms) == ('played', {})
     assert backend.run(IMAGE, {}, 1.0) is sums
-    assert backend.run(IMAGE, {}, 1.0) is sums  # the same image has the same result
+    assert backend.run(IMAGE, {}, 1.0) is sums  # equal images may have equal sums
     with pytest.raises(BackendError, match='earlier'):
         backend.run(IMAGE[::-1], {}, 1.0)
     backend.run(IMAGE, {}, 1.0)
@@ -187,12 +187,12 @@ def test_neither_a_broken_result_nor_others_between_make_the_one_before_forgotte
     backend = CheckedBackend(played, CARD)
     backend.run(IMAGE, {}, 1.0)
     backend.run(IMAGE[::-1], {}, 1.0)
-    for _ in range(2):  # the broken one, and that of the first image
+    for _ in range(2):  # the broken result, then that of the first image
         with pytest.raises(BackendError, match='nan|earlier'):
             backend.run(IMAGE[:, ::-1], {}, 1.0)
     for shift in range(1, 10):
         backend.run(np.roll(IMAGE, shift, 1), {}, 1.0)
-    backend.run(IMAGE[:, ::-1], {}, 1.0)  # longer ago than is remembered
+    backend.run(IMAGE[:, ::-1], {}, 1.0)  # older than the memory
 
 
 def test_a_buffer_that_is_written_anew_is_a_new_result() -> None:
@@ -235,7 +235,7 @@ def test_half_precision_may_leave_a_range_by_a_thousandth(
 
 
 class Broken(FakeBackend):
-    """Breaks its result from the third frame on."""
+    """A backend that changes its sums from the third run on."""
 
     change: Change
 

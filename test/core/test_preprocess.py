@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The way to the network's size and back lines up to the pixel."""
+"""Resizing to the network's size and back is aligned to the pixel."""
 
 
 import numpy as np
@@ -68,6 +68,6 @@ def test_a_ramp_along_the_side_that_grows_stays_in_place_while_the_other_shrinks
 
 def test_rows_that_shrink_far_are_averaged_though_the_columns_are_not() -> None:
     image = np.zeros((960, 128, 3), np.uint8)
-    image[4::10] = image[5::10] = 200  # stripes finer than the network sees
+    image[4::10] = image[5::10] = 200  # stripes finer than the network's resolution
     fitted = fit_image(image, Geometry.of(960, 128, spec('stretch')), spec('stretch'))
     assert (np.abs(fitted.astype(int) - 40) <= 1).all()

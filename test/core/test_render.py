@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Pictures: the right colour at the right pixel, and NaN never looks like certainty."""
+"""Pictures: the right colour at each pixel, and NaN has a colour of its own."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +38,7 @@ def test_the_sure_part_is_the_darkened_image_and_the_rest_grows_brighter_and_war
     blue, _, red = picture[0, 2:].astype(int).T
     assert (red - blue > 40).all()
     assert (np.diff(brightness(picture)[0, 2:6]) > 20).all()
-    # The same value looks the same whatever else is in the frame.
+    # Equal values have equal colours, whatever else is in the frame.
     assert heatmap(grey_image(1, 3), values[:, :3], SPAN)[0, 2].tolist() == picture[0, 2].tolist()
 
 
@@ -87,7 +87,7 @@ def test_the_range_is_calibrated_or_of_the_frames_at_hand_or_the_stated_default(
     frames = {'entropy.mean': np.array([0.7, np.nan, 0.8, 0.9]),
               'entropy.top': np.array([0.93, 0.94, 0.95, np.inf])}
     assert heat_scale('entropy', limits, frames)[1:] == (0.2, 0.8, 0.7)
-    # Of a network that is sure of nothing, the picture is not bright all over.
+    # For a network that is never certain, the picture is not bright everywhere.
     scale = heat_scale('entropy', {}, frames)
     np.testing.assert_allclose(scale[1:3], (0.8, 0.9496))
     assert scale.unknown_above is None
@@ -110,7 +110,7 @@ def test_the_unknown_is_outlined_where_there_is_a_limit_and_the_legend_says_so()
         cyan = (picture == OUTLINE_BGR).all(-1)
         assert cyan[:440].any() == cyan[460:].any() == is_outlined
         assert (picture[:440, :300] == 64).all()
-        # The legend below has the whole range of colours.
+        # The legend below shows the whole range of colours.
         assert brightness(picture[460:, :400]).max() > 180
 
 
@@ -120,4 +120,4 @@ def test_confidence_is_rounded_to_bytes_and_what_is_no_number_is_zero() -> None:
     result = FrameResult(0, geometry, Grid(1, 6, 1, 6), SimpleNamespace(confidence=values), {},
                          NOT_JUDGED, {}, 1)
     assert result.confidence_at_source().tolist() == [[0, 85, 128, 255, 255, 0]]
-    assert np.isnan(values[0, -1])  # the map itself stays as it is
+    assert np.isnan(values[0, -1])  # the map itself is unchanged

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Settings: one source, checked one by one and as a whole."""
+"""Settings: one definition, validated individually and in combination."""
 
 import math
 
@@ -109,14 +109,14 @@ def test_what_follows_from_other_settings() -> None:
     assert Settings().stuck_s == 10.0
     assert Settings(stale_timeout_s=0.8).budget_ms == pytest.approx(400)
     assert Settings(latency_budget_ms=30.0).budget_ms == 30
-    # The flag has fallen long before a process counts as stuck.
+    # The flag falls long before the process counts as stuck.
     assert Settings(stale_timeout_s=30.0).stuck_s == 60.0
     assert Settings(stale_timeout_s=30.0, stuck_timeout_s=0.0).stuck_s == 0.0
     mask = Settings(ignore_mask='/masks/hull_{camera}.png')
     assert mask.ignore_mask_of('front') == '/masks/hull_front.png'
 
 
-# --- checks: the default is safe, and what is looser is said and locked --------------------------
+# --- checks: defaults are safe, looser values are reported and lockable --------------------------
 
 LOOSER = {
     'max_age_s': (0.0, 1.1, 3600.0), 'max_skew_s': (0.6, 60.0), 'max_repeats': (-1, 3, 1000),
@@ -144,7 +144,7 @@ def test_a_locked_gate_holds_every_check(name: str) -> None:
         require_unlocked(Settings(), after)
 
 
-# --- what a bundle may be computed in, by its card and by the setting ----------------------------
+# --- the precision of a bundle, by its card and by the setting -----------------------------------
 
 
 @for_each('card, wanted, found', [

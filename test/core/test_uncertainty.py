@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The definitions of the maps: known answers, bounds, and what NaN does."""
+"""The definitions of the maps: known answers, bounds, and NaN."""
 
 import hypothesis
 from hypothesis import strategies as st
@@ -62,7 +62,7 @@ def test_the_sums_of_passes_equal_plain_numpy() -> None:
     maps = grid_maps(sums)
     np.testing.assert_allclose(maps.total_variance, p.var(0).sum(0), rtol=1e-6)
     tie = sums_of_logits(np.zeros((2, 3, 1, 1)))
-    assert tie.votes.ravel().tolist() == [2, 2, 2]  # each of equals
+    assert tie.votes.ravel().tolist() == [2, 2, 2]  # tied classes each get the vote
 
 
 @hypothesis.given(st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 7))
@@ -144,7 +144,7 @@ def test_energy_of_known_logits() -> None:
     grid = Grid(1, 1, 1, 1)
     maps = maps_from_logits(z, grid)
     assert maps.energy[0, 0] == pytest.approx(1 / (1 + np.exp((4 + np.log(2)) / 8)))
-    assert maps_from_logits(z, grid, 3.0).energy == maps.energy  # no temperature counts
+    assert maps_from_logits(z, grid, 3.0).energy == maps.energy  # the temperature has no effect
     assert maps_from_logits(z + 5, grid).energy < maps.energy
 
 
@@ -160,7 +160,7 @@ def test_unknown_is_the_energy_whose_odds_are_multiplied_by_the_strangeness() ->
     np.testing.assert_allclose(part.unknown, maps.unknown[where], atol=1e-7)
     grid = Grid(4, 6, 16, 24)
     np.testing.assert_allclose(image_maps(maps, grid).unknown, grid.spread(maps.unknown))
-    sure = grid_maps(sums_of_logits(z - 1e4), lambda: factor)  # the energy is 1 and has no odds
+    sure = grid_maps(sums_of_logits(z - 1e4), lambda: factor)  # the energy is 1, its odds infinite
     assert np.isfinite(sure.unknown).all()
 
 
@@ -208,7 +208,7 @@ def test_a_map_of_the_image_is_computed_when_it_is_asked_for_and_no_other() -> N
     assert maps.mutual_information.shape == (20, 28)
     assert not {'_log_mean', 'mean', 'label'} & set(vars(maps))
     assert maps.label.shape == (20, 28)
-    assert 'mean' not in vars(maps)  # no softmax for the label alone
+    assert 'mean' not in vars(maps)  # the label needs no softmax
 
 
 def test_parts_of_maps_are_those_of_parts() -> None:
@@ -224,7 +224,7 @@ def test_parts_of_maps_are_those_of_parts() -> None:
 def test_features_are_cut_by_the_image_whatever_the_grid_rounds_to() -> None:
     maps = maps_of_probabilities(np.full((1, 2, 8, 10), 0.5))
     maps.features = np.arange(32 * 40, dtype=np.float32).reshape(1, 1, 32, 40)
-    # 3 pixels of padding in an image of 64: one and a half features, and no whole cell of 8.
+    # 3 pixels of padding in 64: one and a half features, and less than a cell of 8.
     part = maps.inside(slice(3, 61), slice(0, 80), Grid(8, 10, 64, 80))
     assert part.entropy.shape == (8, 10)
     np.testing.assert_array_equal(part.features, maps.features[..., 1:30, :])
@@ -242,7 +242,7 @@ def test_float32_sums_give_the_maps_of_float64() -> None:
 
 
 def test_classes_of_a_smaller_share_are_left_out_of_the_mask_and_of_no_map() -> None:
-    """One cell of 100 is of class 2, whose second likeliest class is 1; the rest is 0."""
+    """Use one cell of 100 with class 2 and second class 1; all others have class 0."""
     logits = np.zeros((1, 3, 10, 10), np.float32)
     logits[:, 0] = 4
     logits[0, :, 3, 7] = 0, 5, 6
@@ -264,7 +264,7 @@ def test_classes_of_a_smaller_share_are_left_out_of_the_mask_and_of_no_map() -> 
         shown = image_maps(maps, grid)
         assert ({*np.unique(shown.label)} == {0}) == (expected == 0)
         np.testing.assert_array_equal(shown.confidence, image_maps(plain, grid).confidence)
-    # The share is of the part that shows the image; and something always stays.
+    # The share refers to the part without padding, and at least one class always stays.
     assert maps_of(0.011, (slice(8, 20), slice(24, 36))).label[3, 7] == 2
     logits[0] = np.eye(3, dtype=np.float32)[np.arange(100) % 3].T.reshape(3, 10, 10)
     assert {*np.unique(maps_of(0.5).label)} == {0, 1, 2}

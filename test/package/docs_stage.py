@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A folder in which what the pages show can be run: small files under the names that they use.
+A folder in which the commands of the pages can be run: small files under the names they use.
 
-The models called suim and pipeline are the tiny bundle there, so that a command that writes into
-a bundle changes no shipped one, and a run takes a second.
+Its models named suim and pipeline are the tiny bundle, so that a command that writes into a bundle
+does not change a shipped one, and a run takes a second.
 
 """
 
@@ -34,12 +34,12 @@ from uncertainty_seg.calibration import calibrate as calibration_run
 from uncertainty_seg.storage import model_bundle
 from uncertainty_seg.storage.bags.writer import BagWriter
 
-# Names of the pages for each kind of thing.
+# The names that the pages use for each kind of file or folder.
 BUNDLES = ('BUNDLE', 'bundle', 'models/suim', 'models/pipeline', 'models/pipeline_fp16')
 LABELLED = ('DIR', 'DATA', 'OTHER', 'SEEN', 'NEW', 'SEEN/ood', 'OTHER/ood', 'suim_dev', 'ood_dev',
             'SCENES_SEED_1', 'SCENES_SEED_1/ood', 'SCENES_SEED_1077', 'train', 'val', 'test',
             'limits')
-# Images of another kind: none of them may be a labelled one.
+# Folders of foreign images, which must not overlap with the labelled ones.
 FOREIGN = ('OTHER', 'SEEN/ood', 'OTHER/ood', 'ood_dev', 'SCENES_SEED_1/ood')
 BAGS = ('IN_BAG', 'INPUT', 'dive_bag')
 NETS = ('NET.onnx', 'net.onnx', 'a.onnx', 'b.onnx', 'c.onnx')
@@ -62,7 +62,7 @@ def build_with_variance():
 
 
 def make_stage(folder: Path) -> None:
-    """Write everything that the pages name and do not make themselves."""
+    """Write all files that the pages use and do not create."""
     rng = np.random.default_rng(0)
     source = write_folder(folder / 'labelled', 90, 1, splits=True)
     foreign = write_folder(folder / 'foreign', 90, 9, splits=True)
@@ -101,7 +101,7 @@ def make_stage(folder: Path) -> None:
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a stage, whose models are the shipped ones, and try few temperatures and draws."""
+    """Change to a stage with its own models, and make calibration fast."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(model_bundle, 'models_folders', lambda: [folder / 'models'])

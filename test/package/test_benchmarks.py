@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The benchmarks can be run, and the one table of figures is what the results say."""
+"""The benchmarks run, and the tables of results agree with the result files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ table = importlib.import_module('table')
 
 
 def imported(file: Path) -> set[tuple[str, str]]:
-    """Return module and name of every import from the package, wherever it stands."""
+    """Return module and name of every import from the package, nested ones included."""
     nodes = list(ast.walk(ast.parse(file.read_text(encoding='utf-8'))))
     found = {(node.module or '', alias.name) for node in nodes
              if isinstance(node, ast.ImportFrom) for alias in node.names}
@@ -31,7 +31,7 @@ def imported(file: Path) -> set[tuple[str, str]]:
 
 
 def missing(module: str, name: str) -> str:
-    """Say what of an import of ours is not there; empty if all is, or another library is not."""
+    """Return what is missing of an import; '' if nothing is, or if only another library is."""
     try:
         found = importlib.import_module(module)
         if name and not hasattr(found, name):
@@ -58,7 +58,7 @@ def test_a_benchmark_runs_on_little(words: tuple[str, ...]) -> None:
                           capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()
-    assert '"why_not": {"' not in done.stdout  # of a peer that could not be measured
+    assert '"why_not": {"' not in done.stdout  # printed for a way that failed
 
 
 def test_the_table_of_the_page_is_what_the_results_say() -> None:

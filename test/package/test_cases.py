@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A test folded by `for_each` still runs every case and names the one that fails."""
+"""A test with `for_each` runs every case and names the one that fails."""
 
 from __future__ import annotations
 

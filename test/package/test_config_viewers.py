@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The layouts for RViz, Foxglove and Nav2: every topic, type and field is one the node really has.
+The layouts for RViz, Foxglove and Nav2 use only topics, types and fields that the node has.
 
-What is published is asked of the node itself, over DDS. What a Foxglove layout may hold is written
-down here from the sources of Foxglove Studio 1.48, of Lichtblick, and of foxglove-sdk; where the
-latter is installed the layout is held against it as well.
+The published topics are read from the running node, over DDS. The valid content of a Foxglove
+layout is listed here, from the sources of Foxglove Studio 1.48, Lichtblick and foxglove-sdk; if
+foxglove-sdk is installed, the layout is also checked with it.
 
 """
 
@@ -65,8 +65,8 @@ class TestAgainstTheNode:
 
     @pytest.fixture(scope='class')
     def published(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-        """Return topic and type of all that the running node publishes."""
-        # Topics may be known before the name of the node that has them, and one by one.
+        """Return topic -> type of all topics that the running node publishes."""
+        # Topics may be discovered before the node's name, and one at a time.
         with node_rig(tmp_path_factory.mktemp('viewers')) as rig:
             rig.wait(lambda: 'active, waiting for images' in rig.process.output, 'the node')
             name, node = ('uncertainty_seg', '/'), rig.client.node
@@ -84,7 +84,7 @@ class TestAgainstTheNode:
         for display, name in zip(rviz_displays(), names, strict=True):
             assert display['Class'] == 'rviz_default_plugins/Image'
             assert name == CAMERA or published[name] == IMAGE
-            # What every publisher's QoS matches.
+            # This QoS is compatible with every publisher.
             assert display['Topic']['Reliability Policy'] == 'Best Effort'
             assert display['Topic']['Durability Policy'] == 'Volatile'
 
@@ -125,7 +125,7 @@ class TestAgainstTheNode:
             assert source[topic] == f'/uncertainty_seg/{name}'
             assert published[source[topic]] == IMAGE
             assert PICTURES[name][0] == 'mono8'
-        # Published only where vision_msgs is installed.
+        # Published only if vision_msgs is installed.
         labels = 'vision_msgs/msg/LabelInfo'
         assert source['labels_topic'] == '/uncertainty_seg/label_info'
         assert published.get(source['labels_topic'], labels) == labels

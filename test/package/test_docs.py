@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the pages say exists: links, verbs, launch arguments, figures of the cards."""
+"""Links, verbs, launch arguments and card figures in the pages exist and are current."""
 
 from pathlib import Path
 import re
@@ -114,12 +114,12 @@ def test_the_figures_of_the_models_are_those_of_their_cards(name: str, column: i
 
 ROOMS = sorted(path.name for path in (ROOT / 'uncertainty_seg').iterdir()
                if path.is_dir() and path.name != '__pycache__')
-# Files of baal, torch-uncertainty and cv_bridge, and one that a reader makes.
+# Files of baal, torch-uncertainty and cv_bridge, and one that a reader creates.
 FOREIGN = {'active/heuristics/heuristics.py', 'ood_criteria.py', 'core.py', 'my_mission.py'}
 
 
 def missing_files(text: str) -> list[str]:
-    """Return the paths of Python files in a text that are neither in the tree nor in a room."""
+    """Return the paths of Python files in a text that do not exist in the repository."""
     named = re.findall(r'(?<![\w/.*-])((?:\w+/)*\w+\.py)\b(?!:)', text)
     known = [path.relative_to(ROOT).as_posix() for folder in
              ('uncertainty_seg', 'test', 'benchmarks', 'docs', 'launch', 'examples')
@@ -129,7 +129,7 @@ def missing_files(text: str) -> list[str]:
 
 
 def missing_names(text: str) -> list[str]:
-    """Return the dotted names of modules, and of things in them, that do not exist."""
+    """Return the dotted names of modules, or of their attributes, that do not exist."""
     rooms = '|'.join(ROOMS)
     named = re.findall(rf'(?:\buncertainty_seg\.|`)((?:{rooms})(?:\.\w+)+)', text)
     return [name for name in named
@@ -143,7 +143,7 @@ def _is_there(words: list[str]) -> bool:
     if not words:
         return True
     module = place / f'{words[0]}.py'
-    # A word below the module is something that it defines.
+    # The part after the module must be a name that it defines.
     return module.exists() and all(
         re.search(rf'^(?:def|class) {word}\b|^{word} =', module.read_text(), re.MULTILINE)
         for word in words[1:2])
@@ -151,7 +151,7 @@ def _is_there(words: list[str]) -> bool:
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
 def test_every_file_and_module_that_is_named_exists(page: Path) -> None:
-    # A figure may have been measured by a program that is gone, which its row says.
+    # A figure may come from a program that no longer exists; its row then names the commit.
     text = re.sub(r'`[^`]*` at [0-9a-f]{7}', '', page.read_text())
     assert missing_files(text) + missing_names(text) == []
 
@@ -161,7 +161,7 @@ def test_every_anchor_is_a_heading(page: Path) -> None:
     for path, anchor in re.findall(r'\]\(([^):]*)#([^)]+)\)', page.read_text()):
         target = (page.parent / path) if path else page
         heads = re.findall(r'^#+ (.+)$', target.read_text(), re.MULTILINE)
-        # As GitHub makes them: lower case, without punctuation, blanks as hyphens.
+        # GitHub's anchors: lower case, without punctuation, spaces as hyphens.
         slugs = {re.sub(r'[^\w\- ]', '', head.lower()).replace(' ', '-') for head in heads}
         assert anchor in slugs, f'{path}#{anchor}'
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every command that a page shows is run on small data, in the order of the page.
+Every command on a page is run on small data, in the order of the page.
 
-What a placeholder of a page stands for is in `docs_stage`. A value that would take minutes is
-replaced by a small one (`SMALLER`); the options stay those of the page. What cannot be run here is
-parsed by the parser of its verb, with the reason (`PARSED_ONLY`).
+`docs_stage` has the files behind the placeholders of the pages. Option values that would take
+minutes are overridden (`SMALLER`); the options stay those of the page. Commands that cannot run
+here are only parsed, with the reason (`PARSED_ONLY`).
 
 """
 
@@ -26,7 +26,7 @@ from uncertainty_seg.cli.main import build_parser, main, VERBS
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md')])
 
-# Verb -> options that replace those of the page: less of the same.
+# Verb -> options that override those of the page with smaller values.
 ONE_THREAD = '--set backend=onnxruntime --set threads=1'
 SMALLER = {
     'simulate dive': '--duration 2 --rate 2 --size 64x48',
@@ -37,7 +37,7 @@ SMALLER = {
     'self-check': '--set backend=onnxruntime --frames 1 --runs 4',
     'select': '-n 2', 'browse': '--most 4 --force', 'labels import': '--accept-unchanged',
 }
-# (part of a command, why it is parsed and not run).
+# (Pattern of a command, reason why it is only parsed).
 PARSED_ONLY = (
     (r'^self-check .*(backend=tensorrt|--compute-capability)', 'needs TensorRT'),
     (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
@@ -49,14 +49,14 @@ PARSED_ONLY = (
 # Verb -> package without which it cannot run here.
 PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'select': 'pyarrow',
             'browse': 'pyarrow', 'labels': 'pycocotools'}
-# Written by a command of a page; removed before it runs, as a reader would give a new name.
+# Outputs of commands, removed before each run, since a reader would use a new name.
 OUTPUTS = ('OUT', 'OUT_BAG', 'VARIANT', 'BAG', 'TABLE_OUT', 'demo')
 WORDS = {'NET': 'NET.onnx', 'LABELS': 'EXPORT', 'NAME': 'dive_1', 'N': '2', 'TABLE': 'TABLE',
          'FOLDER': 'OTHER', 'IMAGES': 'DATA/images', 'PORT': '0'}
 
 
 def lines_of(page: Path) -> Iterator[str]:
-    """Yield the lines of code blocks, those that go on joined, without their comments."""
+    """Yield the lines of code blocks, with continuation lines joined and comments removed."""
     text = page.read_text(encoding='utf-8')
     text = re.sub(r'^```python\n.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)
     is_fenced, joined = False, ''
@@ -73,11 +73,11 @@ def lines_of(page: Path) -> Iterator[str]:
 
 
 def verbs_of(page: Path) -> list[str]:
-    """Return what follows the name of the program in each command of a page."""
+    """Return the arguments of the program in each command of a page."""
     found = []
     for line in lines_of(page):
         for match in re.finditer(r'(?<![\w.-])uncertainty_seg (?=[a-z-]+)(.*)', line):
-            # One command of a line of shell, the first round of a loop.
+            # The first command of a shell line; for a loop, its first iteration.
             words = re.split(r' && |;', match[1])[0].replace('$i', '1').strip().rstrip("'")
             if words.split()[0].rstrip(',') in (*VERBS, '--help', '--version'):
                 found.append(words)
@@ -85,7 +85,7 @@ def verbs_of(page: Path) -> list[str]:
 
 
 def example(synopsis: str) -> list[str]:
-    """Turn a synopsis into one command: every optional part, the first of alternatives."""
+    """Return one command of a synopsis: with all optional parts, the first of alternatives."""
     text = re.sub(r' (?:\| [^\]]*|> \S+$)', '', synopsis).replace('[', '').replace(']', '')
     words = [word.removesuffix('...') for word in shlex.split(text)]
     words = [word.split('|')[0] if re.fullmatch(r'[\w-]+(\|[\w-]+)+', word) else word
@@ -99,11 +99,11 @@ def reason_to_parse(words: list[str]) -> str:
 
 
 def is_list(words: str) -> bool:
-    """Whether it is no command but a list of verbs, as 'simulate, train'."""
+    """Return whether the text is a list of verbs, such as 'simulate, train', not a command."""
     return bool(re.fullmatch(r'[a-z-]+(, [a-z-]+)+', words))
 
 
-# Each command needs the one before: test_walks and test_tutorial_loop run them whole.
+# Each command needs the one before; test_walks and test_tutorial_loop run these pages as a whole.
 WALKS = ('your_network.md', 'loop.md')
 PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page) and page.name not in WALKS]
 
@@ -116,7 +116,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def linked(source: str, target: str) -> None:
-    """Copy a file; the 3000 images, which no command changes, are links to one."""
+    """Copy a file; images, which no command changes, are hard-linked, since there are 3000."""
     (os.link if source.endswith('.png') else shutil.copy2)(source, target)
 
 
@@ -129,7 +129,7 @@ def here(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prepare(words: list[str], folder: Path) -> None:
-    """Make what a command of a synopsis needs from the verb before it."""
+    """Create the files that a command of a synopsis needs from an earlier verb."""
     for option, name in zip(['', *words], words, strict=False):
         is_written = name in OUTPUTS and words[0] != 'calibrate'
         if is_written or (words[0] == 'select' and option in ('-o', '--out')):
@@ -141,7 +141,7 @@ def prepare(words: list[str], folder: Path) -> None:
             shutil.copytree(folder / 'TABLE', folder / 'tables' / 'one')
     if 'EXPORT' in words and not (folder / 'EXPORT').exists():
         assert main(['labels', 'export', 'LOG', 'EXPORT', '--format', 'coco']) == 0
-    if '--like' in words:  # it takes over a promise
+    if '--like' in words:  # it carries over an existing promise
         like = words[words.index('--like') + 1]
         assert main(['calibrate', like, '--train', 'train', '--val', 'val', '--limits', 'limits',
                      '--bad', 'accuracy<0.6', *shlex.split(SMALLER['calibrate'])]) == 0
@@ -158,15 +158,15 @@ def prepare(words: list[str], folder: Path) -> None:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """Return the command with small values, and with what a '...' of the page leaves out."""
+    """Return the command with small values, and with arguments that the page omits by '...'."""
     verb = words[0]
     words = [word for part in words for word in (glob(part) if '*' in part else [part])]
     if verb == 'compile' and not words[1].endswith('.onnx') and ':' not in words[1]:
-        return words  # of a bundle: a variant, a signature
+        return words  # compiles a variant of a bundle or signs it
     if verb == 'compile':
         words += [] if '--classes' in words else ['--classes', 'classes.yaml']
     if words[:2] == ['simulate', 'scenes']:
-        words[2] += '_rendered'  # of other classes than the tiny network
+        words[2] += '_rendered'  # its classes are not those of the tiny network
     if '--like' in words:
         return words + shlex.split(f'{ONE_THREAD} --error 0.1')
     return words + shlex.split(SMALLER.get(' '.join(words[:2]), SMALLER.get(verb, '')))
@@ -201,7 +201,7 @@ _RUN: set[tuple[str | bool, ...]] = set()
 
 
 def is_run_already(words: list[str]) -> bool:
-    """Whether a page had this verb on such folders; on small data it is the same run again."""
+    """Return whether this verb ran with these kinds of folders; a repeat would be equal."""
     key = words[0], *(option in words for option in ('--data', '--like'))
     is_known = words[0] in ('calibrate', 'evaluate') and key in _RUN
     _RUN.add(key)
@@ -211,7 +211,7 @@ def is_run_already(words: list[str]) -> bool:
 def parsed_by_its_verb(words: list[str]) -> None:
     try:
         build_parser(words[0]).parse_args(words)
-    except SystemExit as end:  # of --help
+    except SystemExit as end:  # raised by --help
         assert not end.code, words
 
 
@@ -258,6 +258,6 @@ def test_scripts_and_installations_name_files_and_extras_that_exist() -> None:
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_no_page_installs_this_package_from_an_index(page: Path) -> None:
-    # Nobody owns the name there.
+    # The package's name is not registered on PyPI.
     assert re.findall(r'pip install [^`\n]*\buncertainty[_-]seg\b(?!/)',
                       page.read_text(encoding='utf-8')) == []

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Every script of examples/ runs as it stands, and so do the first lines of the README."""
+"""Every script of examples/ runs unchanged, and so do the first lines of the README."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = sorted((ROOT / 'examples').glob('0*.py'))
 
 
 def run(folder: Path, *words: str) -> str:
-    """Run Python in a folder of its own; return what it prints."""
+    """Run Python in a folder; return its output."""
     done = subprocess.run([sys.executable, *words], cwd=folder, text=True, capture_output=True,
                           check=False, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]

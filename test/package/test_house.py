@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The limits of the layout: its budget, no circle, no name twice.
+The limits of the layout: its budget, no import cycles, no class name twice.
 
-The figures by themselves: `python test/helpers/house.py`. Who may import whom is in test_imports.
+`python test/helpers/house.py` prints the figures. test_imports has the allowed imports.
 
 """
 
@@ -34,11 +34,11 @@ def test_no_module_imports_itself_by_way_of_others_not_even_late() -> None:
     assert circles(graph) == []
 
 
-# --- each of them notices what it is for ---------------------------------------------------------
+# --- each check detects a violation --------------------------------------------------------------
 
 
 def package(folder: Path, **sources: str) -> Path:
-    """Write modules; `__` in a name is a folder, and a trailing one its `__init__`."""
+    """Write modules; `__` in a name separates folders, a trailing `__` means `__init__`."""
     for name, source in sources.items():
         parts = name.split('__')
         path = folder.joinpath(*parts[:-1], f'{parts[-1] or "__init__"}.py')

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Who may import whom: the table of the design, read off the source by its syntax tree.
+Allowed imports between the package's folders ("rooms"), checked in the syntax trees.
 
-A room is a folder of the package. Every import counts, wherever it stands; one that stands inside
-a function or under TYPE_CHECKING is *late*: it does not run when the module is imported.
+Every import counts, also nested ones. An import in a function or under TYPE_CHECKING is *late*: it
+does not run when the module is imported.
 
 """
 
@@ -18,7 +18,7 @@ import sys
 from house import Import, import_graph, imports_of, modules, PACKAGE, SOURCE
 import pytest
 
-# Room -> the other rooms it may import. errors and its own room are everybody's.
+# Room -> other rooms that it may import; every room may import errors and itself.
 ROOMS = {
     'errors': set(),
     'core': set(),
@@ -39,12 +39,12 @@ ROS_PACKAGES = {
     'geometry_msgs', 'lifecycle_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'sensor_msgs',
     'std_msgs', 'std_srvs', 'vision_msgs',
 }
-# Room -> libraries it may import anywhere, and those it may import late only.
+# Room -> libraries that it may import, and libraries that it may only import late.
 LIBRARIES = {
     'errors': (set(), set()),
     'core': ({'numpy'}, set()),
     'storage': ({'numpy', 'cv2'}, {'rosbags', 'yaml', 'mcap', 'pyarrow', 'tqdm'}),
-    # tensorrt: its classes, for the types alone; the module itself is looked for by name.
+    # tensorrt: only its classes, for types; the module itself is imported by name.
     'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'tensorrt'}),
     'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
     'calibration': ({'numpy', 'cv2'}, {'sklearn', 'scipy', 'matplotlib', 'jinja2', 'ray'}),
@@ -56,9 +56,9 @@ LIBRARIES = {
     'cli': ({'numpy', 'cv2'}, {'ray', 'pyarrow', 'tqdm'}),
     '__main__': (set(), set()),
 }
-# What the capture of a network from torch may import besides; its modules are imported late.
+# Additional libraries of the capture of torch networks, whose modules are imported late.
 CAPTURE = {'torch', 'safetensors'}
-# Module -> libraries that it may import besides its room's: at once, and late only.
+# Module -> libraries in addition to its room's: importable, and importable late only.
 EXCEPTIONS = {
     'core.preprocess': ({'cv2'}, set()),
     'core.grid': ({'cv2'}, set()),
@@ -71,22 +71,22 @@ EXCEPTIONS = {
     'storage.model_bundle': (set(), {'onnx'}),
     'storage.first_member': (set(), {'onnx'}),
     'storage.bags.bounded': (set(), {'lz4'}),
-    # Ed25519, only where a bundle is signed or keys are trusted.
+    # Ed25519, only if a bundle is signed or keys are trusted.
     'storage.signatures': (set(), {'cryptography'}),
     # Packs run lengths and draws polygons as COCO's own reader does.
     'data.label_formats': (set(), {'pycocotools'}),
     'data.label_frames': (set(), {'pycocotools'}),
-    # Bounds its threads.
+    # Sets the number of OpenCV's threads.
     'backends.registry': ({'cv2'}, set()),
-    # Reads what the files declare, and the sizes of their tensors.
+    # Reads inputs, outputs and tensor sizes of the files.
     'backends.runner': (set(), {'onnx'}),
     'backends.cpu.strips': (set(), {'onnx'}),
-    # Runs what was compiled; imported late (see LATE_MODULES).
+    # These run the compiled graphs; they are imported late (see LATE_MODULES).
     'compiler.checks.pass_checks': ({'onnx'}, set()),
     'compiler.checks.sample_checks': ({'onnx'}, set()),
     'compiler.checks.output_checks': ({'onnx'}, set()),
 }
-# Modules that pull a heavy library in as soon as they are imported: importing them must be late.
+# Modules that load a heavy library on import, and therefore must be imported late.
 LATE_MODULES = {'compiler.checks.pass_checks',
                 'compiler.checks.sample_checks',
                 'compiler.checks.output_checks', 'compiler.checks.grid_checks',
@@ -94,7 +94,7 @@ LATE_MODULES = {'compiler.checks.pass_checks',
 
 
 def complaint(module: str, found: Import) -> str:
-    """Say what is wrong with one import; the empty string if nothing is."""
+    """Return what is wrong with one import; '' if nothing is."""
     room = module.split('.')[0]
     first, *rest = found.name.split('.')
     if first == PACKAGE:
@@ -119,7 +119,7 @@ def complaint(module: str, found: Import) -> str:
 
 
 def complaints(root: Path) -> list[str]:
-    """Check every module below a package's folder."""
+    """Return what is wrong with the imports of all modules below a package's folder."""
     found = []
     for path in sorted(root.rglob('*.py')):
         parts = path.relative_to(root).with_suffix('').parts
@@ -141,7 +141,7 @@ def test_every_module_keeps_to_the_table() -> None:
 
 
 def borrowed(room: str) -> set[str]:
-    """Return the modules of a room that others import, by their names in it."""
+    """Return the modules of a room that other rooms import, by their names in the room."""
     known = modules()
     found = set()
     for module, imported in import_graph().items():
@@ -153,7 +153,7 @@ def borrowed(room: str) -> set[str]:
 
 @pytest.mark.parametrize('room', sorted(set(ROOMS) - {'errors', 'cli', '__main__'}))
 def test_a_room_exports_just_what_others_import(room: str) -> None:
-    # The package's own __init__ names the Python API by strings, which import nothing.
+    # The package's __init__ names the Python API in strings, which are not imports.
     source = (SOURCE / '__init__.py').read_text(encoding='utf-8')
     of_api = {place.partition('.')[2].partition(':')[0]
               for place in re.findall(r"'([a-z_]+\.[\w.:]+)'", source)
@@ -185,20 +185,20 @@ def test_a_forbidden_import_is_found(
     assert [line.endswith(expected) for line in complaints(tmp_path)] == [True]
 
 
-# Options of ROS and pip, which a sentence may name anywhere.
+# Options of other programs, which any message may name.
 FOREIGN_OPTIONS = {'--ros-args', '--params-file', '--param', '--system-site-packages', '--upgrade',
                    '--head'}
 
 
 def options_named(source: str) -> set[str]:
-    """Return the options of a command line that the texts of a module name, docstrings too."""
+    """Return the command line options in the strings of a module, docstrings included."""
     texts = [node.value for node in ast.walk(ast.parse(source))
              if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return {word for text in texts for word in re.findall(r'(?<![\w-])--[a-z][\w-]*', text)}
 
 
 def test_no_inner_room_names_an_option_of_the_command_line() -> None:
-    # Rooms with programs of their own, and the demo, which starts those.
+    # Rooms with programs, and the demo, which starts these.
     outer = ('ros', 'cli', '__main__', 'sim.demo.live')
     found = {module: options_named(path.read_text(encoding='utf-8')) - FOREIGN_OPTIONS
              for module, path in modules().items() if not module.startswith(outer)}

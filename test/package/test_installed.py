@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The command line as it is installed: on PATH, for `ros2 run`, from pip, and in .venv/bin."""
+"""The installed command line: on PATH, for `ros2 run`, from pip, and in .venv/bin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLCON = ('import sys; from colcon_core.command import main; sys.argv[0] = "colc
 
 
 def clean(command: str, path: str = '/usr/bin:/bin') -> subprocess.CompletedProcess[str]:
-    """Run bash in another folder, without anything of this process's environment."""
+    """Run bash in another folder, with none of this process's environment variables."""
     return subprocess.run(['bash', '-c', command], cwd='/', capture_output=True, text=True,
                           env={'HOME': '/nonexistent', 'PATH': path}, check=False)
 
@@ -53,13 +53,13 @@ def test_a_verb_runs_and_finds_a_shipped_model(prefix: Path, tmp_path: Path) -> 
 
 
 def test_ros2_run_finds_every_executable(prefix: Path) -> None:
-    # ros2 run lists the files of lib/<package> that can be executed.
+    # ros2 run lists the executable files of lib/<package>.
     folder = prefix / 'uncertainty_seg' / 'lib' / 'uncertainty_seg'
     assert sorted(path.name for path in folder.iterdir() if os.access(path, os.X_OK)) == PROGRAMS
 
 
 def test_pip_gets_its_own_command_and_not_a_second_one(tmp_path: Path) -> None:
-    # A wheel has console scripts, which pip writes to bin/ itself.
+    # For a wheel pip writes the console scripts to bin/ itself.
     code = ('import sys, setuptools\n'
             'setuptools.setup = lambda **given: print([to for to, _ in given["data_files"]])\n'
             'sys.argv = ["setup.py", sys.argv[1]]\n'

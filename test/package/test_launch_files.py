@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the launch files declare and start, read with stand-ins for launch and launch_ros.
+The declarations and actions of the launch files, read with fakes of launch and launch_ros.
 
-That the real launch (or play_launch) reads and starts them is the step scripts/check_launch.
+scripts/check_launch tests them with the real launch (or play_launch).
 
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
 
-__all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every test here
+__all__ = ['launch_arguments', 'stand_ins']  # fixtures; the second applies to every test here
 
 
 def environment_set() -> dict[str, str]:
@@ -33,11 +33,11 @@ def test_an_argument_that_launch_would_pass_over_is_refused_in_a_sentence(
     names = [a.words[0] for a in actions_of(f'{file}.launch.py')['DeclareLaunchArgument']]
     known = [f'{name}:=x' for name in (*names, 'emulate_tty', 'sigterm_timeout')]
     actions_of(f'{file}.launch.py', SimpleNamespace(argv=known))
-    # What is meant as a parameter, of the node or of the governor.
+    # A parameter of the node or the governor, given as a launch argument.
     misspelt = SimpleNamespace(argv=[*known, 'lock_gate:=true'])
     with pytest.raises(ConfigError, match='lock_gate'):
         actions_of(f'{file}.launch.py', misspelt)
-    # A launch file of somebody's own has arguments of its own.
+    # A user's launch file may have other arguments.
     monkeypatch.setattr(sys, 'argv', [*program[:2], 'auv', 'bringup.launch.py'])
     actions_of(f'{file}.launch.py', misspelt)
 
@@ -96,7 +96,7 @@ def test_a_node_that_refused_its_parameters_ends_the_launch(
                 node.on_exit(ended, running)
         else:
             node.on_exit(ended, running)
-    # Where nothing starts it again, any failure does.
+    # Without respawn, any failure ends the launch.
     arguments.update(respawn='false')
     (node,) = actions_of('uncertainty_seg.launch.py')['Node']
     with pytest.raises(ConfigError, match=f'{ended.returncode}'):
@@ -137,7 +137,7 @@ def test_what_cannot_be_used_is_one_sentence_before_a_process_starts(
 def test_a_parameter_file_must_speak_to_the_node(
     arguments: dict[str, str], tmp_path: Path, file: str, node: str,
 ) -> None:
-    # A dump of /auv1/... launched with its namespace forgotten, and a misspelt name.
+    # A parameter dump of /auv1/... launched without its namespace, and a misspelt node name.
     for key in (f'/auv1/{node}', f'{node}s'):
         arguments['params_file'] = parameters(tmp_path, key, 'seed: 1')
         with pytest.raises(ConfigError, match=key.lstrip('/')):
@@ -159,7 +159,7 @@ def test_a_lifecycle_manager_may_name_the_model_later(
 def test_large_shared_memory_is_set_unless_the_user_has_a_profile(monkeypatch: Any) -> None:
     assert PROFILES < environment_set().keys()
     assert all(Path(environment_set()[n]).is_file() for n in PROFILES)
-    # A user with one of the two has a profile: the other must not stand beside it.
+    # If a user has set one of the two variables, the launch file must not set the other.
     monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', '/mine.xml')
     assert not PROFILES & environment_set().keys()
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Rooms that are light really import without the heavy libraries, each module in a bare process.
+Light rooms can be imported without the heavy libraries, tested in bare processes.
 
-The syntax tree (test_package_imports) sees what a module names; this sees what it pulls in.
+test_imports checks the imports that a module names, this file also those that they cause.
 
 """
 
@@ -21,7 +21,7 @@ ROS = ('rclpy', 'sensor_msgs', 'std_msgs', 'diagnostic_msgs', 'lifecycle_msgs', 
 HEAVY = (*ROS, 'torch', 'torchvision', 'onnxruntime', 'onnx', 'rosbags', 'tensorrt',
          'tensorrt_rtx', 'tensorrt_rtx_bindings', 'openvino', 'nncf', 'safetensors', 'sklearn',
          'pyarrow', 'ray', 'mcap', 'pycocotools')
-# Room -> what must not be needed to import it.
+# Room -> libraries that its import must not need.
 BLANKED = {
     'core': (*HEAVY, 'tqdm'),
     'calibration': HEAVY,
@@ -31,7 +31,7 @@ BLANKED = {
     'compiler': (*ROS, 'torch', 'onnxruntime', 'rosbags'),
     'sim': HEAVY,
 }
-# Imported late only, which test_package_imports proves.
+# Imported late only, which test_imports checks.
 HEAVY_MODULES = {'compiler.checks.pass_checks', 'compiler.checks.sample_checks',
                  'compiler.checks.output_checks'}
 
@@ -47,7 +47,7 @@ print(len(modules), 'imported')
 
 
 def modules_of(room: str) -> list[str]:
-    """Dotted names of a room's modules."""
+    """Return the dotted names of a room's modules."""
     names = []
     for path in sorted((ROOT / PACKAGE / room).rglob('*.py')):
         parts = path.relative_to(ROOT / PACKAGE).with_suffix('').parts
@@ -59,7 +59,7 @@ def modules_of(room: str) -> list[str]:
 
 def import_all(modules: list[str], blanked: tuple[str, ...], path: Path) \
         -> subprocess.CompletedProcess[str]:
-    """Import modules in a process where some libraries cannot be imported."""
+    """Import modules in a process in which some libraries cannot be imported."""
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(
         [str(path), os.environ.get('PYTHONPATH', '')])}
     return subprocess.run(

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What is installed, how the package's files agree, and what no tracked file may hold."""
+"""Installed files, consistency of the package's files, and forbidden content of tracked files."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ import uncertainty_seg
 from uncertainty_seg.errors import EXTRAS, install_command
 
 ROOT = Path(__file__).resolve().parents[2]
-# A folder of the machine that a file was written on. .ci belongs to the machine that runs it.
+# A path of the author's machine. .ci belongs to the machine that runs it.
 MACHINE_PATH = re.compile(r'/(?:root|tmp|work|farm|home)/[A-Za-z0-9_.-]+')
-# Put together here, so that this file does not hold them itself.
+# Joined here, so that this file itself does not contain the hosts.
 REGISTRIES = tuple('.'.join(parts) for parts in (
     ('pypi', 'org'), ('pythonhosted', 'org'), ('download', 'pytorch', 'org')))
-# Files that are no text.
+# Binary files.
 BINARY = ('.png', '.jpg', '.onnx', '.npz', '.mp4', '.mcap', '.db3')
 
 
 def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run setup.py from the root as colcon does; return what it gives to setup()."""
+    """Run setup.py from the root as colcon does; return its arguments of setup()."""
     monkeypatch.chdir(ROOT)
     source = (ROOT / 'setup.py').read_text(encoding='utf-8')
     with mock.patch('setuptools.setup') as setup:
@@ -41,7 +41,7 @@ def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def tracked_files() -> list[Path]:
-    """Files that git tracks or would; skips in an exported tree."""
+    """Return the files that git tracks or would track; skips in an exported tree."""
     if shutil.which('git') is None or not (ROOT / '.git').exists():
         pytest.skip('not a git checkout')
     done = subprocess.run(
@@ -51,7 +51,7 @@ def tracked_files() -> list[Path]:
 
 
 def machine_words(text: str) -> list[str]:
-    """Paths of a machine and hosts of registries that a text holds."""
+    """Return the machine paths and registry hosts in a text."""
     return MACHINE_PATH.findall(text) + [host for host in REGISTRIES if host in text]
 
 
@@ -74,7 +74,7 @@ def test_ament_finds_the_package_and_colcon_its_tests(monkeypatch: pytest.Monkey
     assert files['share/uncertainty_seg'] == ['package.xml']
     assert files['share/ament_index/resource_index/packages'] == ['resource/uncertainty_seg']
     assert (ROOT / 'resource' / 'uncertainty_seg').is_file()
-    # With tests_require colcon test runs no test and passes.
+    # With tests_require, `colcon test` runs no test and passes.
     assert 'tests_require' not in arguments
     assert 'pytest' in distributions(arguments['extras_require']['test'])
 
@@ -106,7 +106,7 @@ def test_every_entry_point_exists(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def distributions(lines: Iterable[str]) -> set[str]:
-    """Names for pip of some requirements."""
+    """Return the distribution names of requirements."""
     found = (re.match(r'[A-Za-z0-9_.-]+', line.partition('#')[0].strip()) for line in lines)
     return {match[0].lower() for match in found if match}
 
@@ -154,7 +154,7 @@ def test_the_manifest_names_what_the_ros_room_imports() -> None:
 
 
 def test_the_manifest_is_one_that_ros_tools_accept() -> None:
-    # What colcon and rosdep read it with; ament_xmllint asks the schema, which is on the network.
+    # The parser of colcon and rosdep; ament_xmllint would download the schema.
     package = pytest.importorskip('catkin_pkg.package', reason='catkin_pkg is not installed')
     warnings: list[str] = []
     manifest = package.parse_package(str(ROOT / 'package.xml'), warnings=warnings)
@@ -182,7 +182,7 @@ def test_a_farm_without_the_packages_of_pip_tests_what_needs_none_and_fails_noth
         [sys.executable, '-m', 'pytest', '-p', 'without_pip', '-p', 'no:cacheprovider', '-rs',
          'test/core/test_frame_guard.py', 'test/cli'],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        # Paths that colcon was given would be run too, this test among them.
+        # PYTEST_ADDOPTS could contain paths, which would run too, including this test.
         env={**os.environ, 'PYTEST_ADDOPTS': '', 'PYTHONPATH': os.pathsep.join(
             [str(tmp_path), str(ROOT), os.environ.get('PYTHONPATH', '')])})
     assert done.returncode == 0, done.stdout
@@ -201,13 +201,13 @@ def test_no_tracked_file_holds_a_path_of_a_machine_or_a_registry() -> None:
 
 
 def requirements(path: Path) -> list[Requirement]:
-    """Read one file of requirements."""
+    """Parse a requirements file."""
     lines = [line.partition('#')[0].strip() for line in path.read_text().splitlines()]
     return [Requirement(line) for line in lines if line]
 
 
 @pytest.mark.parametrize('name, version', [
-    # The newest release that is known to be open.
+    # The newest version that is known to be vulnerable.
     ('opencv-python-headless', '4.8.0.76'), ('opencv-python-headless', '4.11.0.86'),
     ('torch', '2.9.1'), ('onnx', '1.20.1'), ('pyarrow', '23.0.0'), ('jinja2', '3.1.5'),
     ('tqdm', '4.66.2'), ('ray', '2.53.0'), ('lightning', '2.6.3'), ('setuptools', '78.1.0'),

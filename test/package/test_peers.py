@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The same passes measured by us and by other libraries: docs/explanation/peers.md has both.
+Our measures of the same passes agree with other libraries' (docs/explanation/peers.md).
 
-Peers are given float32 probabilities made the way their users make them, by torch. Ours come from
-the backend that ships. No peer takes part in anything but this file.
+Peers get float32 probabilities computed by torch, as from their users. Ours come from the shipped
+backend. Only this file and the benchmarks use the peers.
 
 """
 
@@ -49,12 +49,12 @@ class Passes:
 
     @property
     def for_metrics(self) -> torch.Tensor:
-        """As torch-uncertainty wants them: (pixels, T, C)."""
+        """Return the form that torch-uncertainty expects, (pixels, T, C)."""
         return self.probs.permute(2, 3, 0, 1).flatten(0, 1)
 
     @property
     def for_heuristics(self) -> np.ndarray:
-        """As baal wants them: (1, C, h, w, T)."""
+        """Return the form that baal expects, (1, C, h, w, T)."""
         return self.probs.permute(1, 2, 3, 0)[None].numpy()
 
     def ours(self, name: str) -> np.ndarray:

@@ -2,8 +2,8 @@
 """
 The shipped `suim` bundle on real photographs, through the pipeline.
 
-It was trained on all of these, and its figures are those of networks that each lacked a third. So
-what is measured here must not be worse than them, and says no more than that the files are whole.
+It was trained on all of these photographs, while its published figures are cross-validated on
+three folds. Results here must not be worse; they only show that the files are intact.
 
 """
 
@@ -48,7 +48,7 @@ def test_known_photographs_are_segmented_better_than_unseen_ones(found: Evaluati
 def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
     suim: Pipeline, found: Evaluation, shared_data: Path
 ) -> None:
-    """At alpha 0.05; the layer of the features was chosen with half of these in view."""
+    """Test at alpha 0.05; the feature layer was chosen with half of these images."""
     foreign = [cv2.imread(str(p)) for p in sorted((shared_data / 'ood_dev').rglob('*.jpg'))]
     scores = [suim.measure(image, 0).scores for image in foreign]
     limits, metrics = suim.thresholds, load_bundle('suim').card.metrics
@@ -65,7 +65,7 @@ def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
 def test_at_most_one_of_a_hundred_street_scenes_is_accepted(
     suim: Pipeline, shared_data: Path
 ) -> None:
-    """At the strictest alpha; no score and no limit was chosen with these in view."""
+    """Test at the strictest alpha; these images were not used to choose any score or limit."""
     places = sorted((shared_data / 'camvid' / 'images').glob('*.jpg'))
     accepted = []
     for place in places:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The Python API: its names, what an import of it loads, and every example of its page."""
+"""The Python API: its names, the modules that it loads, and the examples of its page."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ BLOCKS = re.findall(r'^```python\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
 
 
 def bare(code: str) -> str:
-    """Return what code prints in a process that has imported nothing yet."""
+    """Return the output of code in a new process."""
     return subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, check=True,
                           capture_output=True, env={**os.environ, 'PYTHONPATH': str(ROOT)}).stdout
 
 
 def test_the_import_loads_no_library_and_no_other_module() -> None:
-    # Against a bare Python, which may load modules of its own (an editable install, coverage).
+    # Relative to a bare Python, which may load other modules (an editable install, coverage).
     loaded = 'import sys; before = set(sys.modules); import uncertainty_seg; ' \
         'print(*sorted(set(sys.modules) - before))'
     found = set(bare(loaded).split())
@@ -57,7 +57,7 @@ def test_every_name_is_documented_and_has_an_example() -> None:
     assert set(us.__all__) < set(dir(us))
 
 
-# What a verb is given to print or check, or has in another form.
+# Arguments of verbs for output or checks, or that the API has in another form.
 OWN_ARGUMENTS = {
     'help', 'model', 'params_file', 'assignments', 'no_check', 'nets', 'explain', 'error', 'data',
     'like', 'bundles', 'alphas', 'cache', 'compute_capability', 'root', 'serve'}
@@ -77,7 +77,7 @@ def test_every_argument_of_a_function_is_described() -> None:
     for name in us.__all__:
         function = getattr(us, name)
         if inspect.isfunction(function):
-            # 'a, b : type' or '**more', as numpydoc has them.
+            # 'a, b : type' or '**more', as in numpydoc.
             listed = re.findall(r'^ +(\*{0,2}\w+(?:, \w+)*)(?: : .*)?$', function.__doc__ or '',
                                 re.MULTILINE)
             words = {word.strip(' *') for names in listed for word in names.split(',')}
@@ -120,7 +120,7 @@ def test_a_bundle_without_calibration_runs_without_a_promise_where_that_is_asked
 
     cold = make_tiny_bundle(tmp_path / 'cold', calibrated=False)
     warm = make_tiny_bundle(tmp_path / 'warm')
-    # Red is well within the limits that the other bundle has.
+    # Red is well below the limits of the calibrated bundle.
     red = np.full((48, 64, 3), (0, 0, 255), np.uint8)
     found = {}
     for bundle in (cold, warm):
@@ -131,7 +131,7 @@ def test_a_bundle_without_calibration_runs_without_a_promise_where_that_is_asked
                 promise = pipeline.promise
                 assert promise.startswith('no promise: ')
                 assert pipeline.fault('a fault').promise == promise
-                # No live setting makes a flag of it.
+                # No live setting makes the flag true.
                 pipeline.reconfigure(us.Settings(
                     backend='onnxruntime', uncalibrated='run', damage_scale=0.0, passes=4))
                 assert not any(pipeline.process(red).verdict.is_confident for _ in range(4))

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Distances of features: by brute force, planted strangers, what is stored, and bad values."""
+"""Feature distances: brute force, planted outliers, storage in 16 bits, and invalid values."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ CENTRES = unit_rows(np.random.default_rng(0).normal(size=(3, 6))) * 4
 
 
 def frame(kind: int, seed: int, away: float = 0.0) -> np.ndarray:
-    """Draw features (1, 6, 4, 5) near one of three centres, or turned away from it."""
+    """Draw features (1, 6, 4, 5) near one of three centres, or `away` from it."""
     centre = CENTRES[kind % 3] + away * np.array([1, -1, 1, -1, 1, -1])
     noise = 0.3 * np.random.default_rng(seed).normal(size=(6, 4, 5))
     return (centre[:, None, None] + noise)[None].astype(np.float32)
@@ -61,7 +61,7 @@ def test_a_frame_held_out_scores_as_if_it_had_never_been_there(density: FeatureD
 def test_what_is_stored_gives_the_distances_of_what_was_fitted(
     density: FeatureDensity, scale: float
 ) -> None:
-    """Stored are 16 bits, which have no number below 6e-8 and none above 65504."""
+    """Float16, in which the bank is stored, covers magnitudes from 6e-8 to 65504 only."""
     found = fit_feature_density((features * np.float32(scale), None) for features in FRAMES)
     bank = read_arrays(features_file(found), {'bank': 'float16'}, 10**6)['bank']
     stored = dataclasses.replace(found, bank=bank)
@@ -73,7 +73,7 @@ def test_what_is_stored_gives_the_distances_of_what_was_fitted(
         assert value == pytest.approx(density.score(other), rel=3e-3)
 
 
-@for_each('value', [np.nan, np.inf, -np.inf, 1e200])  # the last is too large to be squared
+@for_each('value', [np.nan, np.inf, -np.inf, 1e200])  # the square of the last overflows
 def test_a_feature_that_is_no_number_never_looks_near(
     density: FeatureDensity, value: float
 ) -> None:
@@ -105,9 +105,9 @@ def test_features_that_give_no_distance_are_refused(features: np.ndarray) -> Non
             FeatureDensity(*wrong)
 
 
-# --- how strange patches are ---------------------------------------------------------------------
+# --- strangeness of patches ----------------------------------------------------------------------
 
-# Of six features the last is the sum of two others, nearly.
+# The last of six features is almost the sum of two others.
 RELATED = [np.concatenate([features[:, :5], features[:, :1] + features[:, 1:2]
                            + np.float32(0.01) * features[:, 5:]], 1) for features in FRAMES]
 
@@ -116,7 +116,7 @@ def test_a_patch_that_breaks_a_relation_between_features_is_strange_where_it_lie
     known = fit_feature_density((features, None) for features in RELATED)
     assert known.axes.shape == (6, 3)
     broken = RELATED[0].copy()
-    broken[0, 5, 3, 4] += 1  # within what that feature is elsewhere
+    broken[0, 5, 3, 4] += 1  # within the range of this feature elsewhere
     assert broken[0, 5, 3, 4] < max(features[0, 5].max() for features in RELATED)
     found = known.strangeness(broken, Grid(16, 20, 64, 80), slice(0, 64), slice(0, 80))
     assert found[14, 18] > 5 and found[:4, :8].max() < 3

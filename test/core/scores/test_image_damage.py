@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Signs of a damaged image: built damages with known answers, photographs, the frame loop."""
+"""Statistics of damaged images: synthetic damage with known values, photographs, frame loop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NONE = ImageStatistics(*(0.0 for _ in STATISTICS))
 
 
 def scene(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """Draw a picture in colours, bluer than red, with fine grey detail and little noise."""
+    """Draw a colour image, more blue than red, with fine grey detail and little noise."""
     rng = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for size in (12, 40):
@@ -138,7 +138,7 @@ def test_a_picture_of_which_the_ends_belong_together_is_rolled(axis: int, by: in
         smooth = cv2.GaussianBlur(image, (0, 0), 1.5)
         assert image_statistics(np.roll(smooth, by, axis)).rolled > FIXED_LIMITS['rolled']
         assert image_statistics(smooth).rolled == 0
-        smooth[:, :9] = smooth[:, -9:] = 0  # two bars are equal, too
+        smooth[:, :9] = smooth[:, -9:] = 0  # equal bars at both ends
         assert image_statistics(smooth).rolled == 0
 
 
@@ -154,7 +154,7 @@ def test_known_values() -> None:
     black = image_statistics(np.zeros((480, 640, 3), np.uint8))
     assert (black.still_rows, black.still_columns, black.colourless) == (1, 1, 1)
     assert (black.stuck_channel, black.dead_bits, black.row_seam) == (1, 8, 0)
-    # 120 black rows are 119 steps of 479 between rows that are equal.
+    # 120 black rows: 119 of the 479 steps between adjacent rows are 0.
     quarter = image_statistics(np.concatenate([scene(0, 360, 640),
                                                np.zeros((120, 640, 3), np.uint8)]))
     assert quarter.still_rows == pytest.approx(119 / 479)
@@ -163,12 +163,12 @@ def test_known_values() -> None:
     field[100:] = 150
     assert image_statistics(field).row_seam == 1
     assert image_statistics(field).column_seam == 0
-    # The bars of a letterbox are two steps, as far from both ends; what is between may be torn.
+    # Letterbox bars, two steps at equal distances from the ends, are no seam; a tear between is.
     box = np.pad(scene(0, 200, 320), ((20, 19), (0, 0), (0, 0)))
     assert image_statistics(box).row_seam < 0.1 > image_statistics(box).rolled
     box[100:-19] = scene(7, 200, 320)[80:]
     assert image_statistics(box).row_seam > 0.4 < image_statistics(box[:-12]).row_seam
-    # The straight edge of a thing is a step as abrupt, and ends within the picture.
+    # The straight edge of an object is as abrupt, but does not cross the whole image.
     for height in (0.25, 0.44, 0.54):
         field = np.full((240, 320, 3), 50, np.uint8)
         field[round(240 * (1 - height)):, 100:180] = 150
@@ -225,7 +225,7 @@ def test_the_limits_are_what_the_frames_show_with_a_margin() -> None:
     assert limits['column_comb'] == pytest.approx(1.5 * 1.2)
     assert limits['red_over_blue'] == pytest.approx(2.0 * 2.0)
     assert limits['dead_bits'] == 1.5
-    # What the frames do not show keeps the least limit.
+    # A statistic that is 0 in all frames keeps its smallest limit.
     assert limits['still_rows'] == FIXED_LIMITS['still_rows'] == 0.16
 
 
@@ -248,7 +248,7 @@ def test_a_damaged_frame_makes_the_flag_fall_with_the_reason(
     assert loop.take(lambda: FRESH[0], 1).verdict.is_confident
     outcome = loop.take(lambda: last_rows(0.25, 0)(FRESH[0], FRESH[0]), 2)
     assert outcome.verdict.is_confident == is_confident
-    # A suspicion of pixels slows the vehicle and does not stop it.
+    # Suspicious pixels slow the vehicle down (uncertain); only a fault stops it.
     assert outcome.verdict.kind == ('confident' if is_confident else 'uncertain')
     assert bool(outcome.problem) != is_confident
     assert is_confident or '25%' in outcome.problem
@@ -275,8 +275,8 @@ def test_the_shipped_bundle_refuses_damaged_photographs_and_no_others(shared_dat
     paths = sorted((shared_data / 'suim_dev' / 'images').glob('*.jpg'))[5::60]
     photographs = [np.asarray(cv2.imread(str(path)), np.uint8) for path in paths]
     assert len(photographs) == 20
-    # The limits were made from these photographs too: how often others are refused is measured
-    # on folds (docs/explanation/results.md). Here it says that the shipped limits are those.
+    # The limits were computed from these photographs too, so this only checks the shipped limits;
+    # docs/explanation/results.md has the cross-validated share of refused photographs.
     assert [damage(image_statistics(p), pipeline_limits) for p in photographs] == [''] * 20
     for image in photographs:
         other = cv2.resize(photographs[0] if image is not photographs[0] else photographs[1],

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Scores of the photograph: known pictures, each grows with its own trouble, and masks."""
+"""Scores of the image: known images, growth with the degradation of each, and masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plain(color: tuple[int, int, int], rows: int = 128, columns: int = 160) -> I
 
 
 def detailed(seed: int = 0, rows: int = 128, columns: int = 160) -> Image:
-    """Draw a picture with structure of every size, bright and dark, in all colours."""
+    """Draw an image with structure of every size, bright and dark, in all colours."""
     rng = np.random.default_rng(seed)
     total = np.zeros((rows, columns, 3))
     for size in (2, 8, 32):
@@ -52,16 +52,16 @@ def test_darkness_by_hand() -> None:
 
 def test_contrast_of_stripes_by_hand() -> None:
     image = plain((100, 100, 100))
-    image[:, ::2] = 160  # in every block half is 60 above: a deviation of 30
+    image[:, ::2] = 160  # half of each block is brighter by 60: a deviation of 30
     scores = image_scores(image, 'rgb')
     assert scores['low_contrast'] == pytest.approx(30 / (30 + 30))
-    # Laplacian of lone stripes: 2 * 60, up and down, less what rounding may have added; over
+    # Laplacian of single-pixel stripes: +-2 * 60, less the variance of rounding, divided by the
     # deviation plus one level of noise.
     assert scores['blur'] == pytest.approx(0.5 / (0.5 + (120**2 - 20 / 12)**0.5 / 31))
 
 
 def snow(image: Image, count: int, level: int = 255) -> Image:
-    """Put single pixels of one level where a seed says; more are the same ones and others."""
+    """Set `count` random pixels to one level; a larger count includes those of a smaller one."""
     rng = np.random.default_rng(5)
     flat = image.copy().reshape(-1, 3)
     flat[rng.permutation(len(flat))[:count]] = level
@@ -69,7 +69,7 @@ def snow(image: Image, count: int, level: int = 255) -> Image:
 
 
 def test_specks_by_hand() -> None:
-    """One bright and one dark pixel, each a level off by 100, on 50 x 40 of grey."""
+    """Set one bright and one dark pixel, each 100 levels off, in a grey image of 50 x 40."""
     image = plain((120, 120, 120), 50, 40)
     image[10, 10] = 220
     bright, noise = 100**2 / 2000, 4.5**2
@@ -79,7 +79,7 @@ def test_specks_by_hand() -> None:
     assert image_scores(image, 'rgb')['specks'] == pytest.approx(0.5)
 
 
-# Each in steps 0..3, of which the first is the picture itself or nearly.
+# Score -> its degradation in steps 0..3; step 0 leaves the image (almost) unchanged.
 TROUBLES: dict[str, Callable[[Image, int], Image]] = {
     'darkness': lambda image, step: blend(image, (0, 0, 0), 0.3 * step),
     'blur': lambda image, step: cv2.GaussianBlur(image, (0, 0), 0.1 + step),

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the scores of a map are made of: by hand, against plain loops and scipy, under masks."""
+"""Parts of the map scores: known answers, comparison with plain loops and scipy, masks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_value_that_is_no_number_is_never_lost_among_the_largest() -> None:
 
 
 def plain_worst(values: Values, side: int, ignore: Mask) -> float:
-    """Look at every window; NaN if no pixel is left."""
+    """Return the worst mean of all windows, by a loop; NaN if no pixel is left."""
     found = []
     for y in range(values.shape[0] - side + 1):
         for x in range(values.shape[1] - side + 1):
@@ -87,7 +87,7 @@ def test_the_worst_window_equals_a_plain_search(values: Values, data: st.DataObj
             plain_worst(values, side, none), abs=1e-5)
 
 
-# --- classes, borders and insides ----------------------------------------------------------------
+# --- classes, boundaries and interiors -----------------------------------------------------------
 
 
 def plain_boundary(label: NDArray[np.uint8], width: int, ignore: Mask) -> Mask:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The density of scores: Gaussians by hand and by scipy, its range, its file, its refusals."""
+"""The density of scores: known Gaussians and scipy, its range, its file, refused parameters."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""All scores of a frame: names, values, masks, what is computed, and that NaN closes the gate."""
+"""All scores of a frame: names, values, masks, lazy computation; NaN closes the gate."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_scores_equal_plain_numpy() -> None:
             'foreground_top': ordered[:int(front.sum())].mean(),
             'class.green': values[maps.label == 1].mean(),
             'class_mean': np.mean([values[maps.label == c].mean() for c in range(3)]),
-            'interior': values[~boundary_mask(maps.label, 1)].mean(),  # two pixels of the image
+            'interior': values[~boundary_mask(maps.label, 1)].mean(),  # 2 image pixels
         }
         for kind, value in expected.items():
             if f'{name}.{kind}' in FULL.names:
@@ -102,7 +102,7 @@ def test_asked_for_alone_a_score_is_the_same(
     maps, image = frame(seed)
     ignore = np.random.default_rng(seed).random((ROWS, COLUMNS)) < 0.1 if with_mask else None
     if ignore is not None:
-        ignore[:, :20] = False  # so that whole blocks are left
+        ignore[:, :20] = False  # so that whole blocks remain
     some = ScoreVector(tiny_card(), DENSITY, names).compute(maps, image, ignore)
     everything = FULL.compute(maps, image, ignore)
     assert some == {name: everything[name] for name in FULL.names if name in names}
@@ -143,7 +143,7 @@ def test_a_frame_with_one_pixel_that_is_no_number_is_never_confident(
     ignore = np.zeros((ROWS, COLUMNS), np.bool_)
     ignore[3, 50] = True
     assert np.isfinite(list(FULL.compute(maps, image, ignore).values())).all()
-    ignore[:] = True  # nothing is left
+    ignore[:] = True  # ignores every pixel
     assert np.isnan(list(FULL.compute(*frame(), ignore).values())).all()
 
 
@@ -151,7 +151,7 @@ def test_scores_at_a_grid_leave_out_the_cells_whose_centres_the_mask_covers() ->
     maps, _ = frame()
     image = np.random.default_rng(1).integers(0, 256, (4 * ROWS, 4 * COLUMNS, 3), np.uint8)
     ignore = np.zeros(image.shape[:2], np.bool_)
-    ignore[:41, :] = True  # ten rows of cells; the next one's centre lies below
+    ignore[:41, :] = True  # ten rows of cells; the centre of the next lies below
     scores = FULL.compute(maps, image, ignore)
     assert scores['entropy.mean'] == pytest.approx(maps.entropy[10:].mean(), abs=1e-6)
     assert scores['image.darkness'] == image_scores(image, 'bgr', ignore)['darkness']
@@ -199,4 +199,4 @@ def test_every_score_has_one_row_and_every_row_a_reason() -> None:
     for row in rows:
         assert fnmatch.filter(names, row), row
     assert all(kind.meaning and kind.sees and kind.misses and kind.reason for kind in SCORES)
-    assert len(rows) <= 40  # more of them and nobody looks at any
+    assert len(rows) <= 40  # a longer list would not be read
