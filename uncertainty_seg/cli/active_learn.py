@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Go all rounds."""
+    """Run all rounds."""
     from uncertainty_seg.training.active_learning import active_learn
 
     start_s = time.monotonic()

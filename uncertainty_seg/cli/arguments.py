@@ -30,7 +30,7 @@ _T = TypeVar('_T')
 
 def call_with(function: Callable[..., _T], args: argparse.Namespace, **more: Any) -> _T:
     """
-    Call the function that does a verb's work with the parsed arguments that it has parameters for.
+    Call the function of a verb with those parsed arguments for which it has parameters.
 
     Further arguments replace parsed ones.
     """
@@ -41,9 +41,9 @@ def call_with(function: Callable[..., _T], args: argparse.Namespace, **more: Any
 
 def add_settings(parser: argparse.ArgumentParser, *, names_model: bool = False) -> None:
     """
-    Offer every parameter of the node, as a file or one by one; the same in every verb.
+    Add options for every parameter of the node, by file or one by one; the same in every verb.
 
-    `names_model` adds an option for the model, where no argument of the verb names it.
+    `names_model` adds an option for the model, if no argument of the verb names it.
     """
     group = parser.add_argument_group(
         'settings of the pipeline: the parameters of the node, docs/reference/parameters.md')
@@ -62,9 +62,9 @@ def settings_from_args(args: argparse.Namespace, **defaults: Value) -> Settings:
     """
     Collect the settings given on the command line, by a parser with `add_settings`.
 
-    First come defaults, those of the verb where they are given (a name with a dot as
-    ``**{'gate.alpha': 0.1}``), then those of the file, then the model, then those given one by
-    one. Raises ConfigError if one is unknown or out of range, or they contradict each other.
+    Later sources replace earlier ones: the defaults, with those of the verb (a name with a dot as
+    ``**{'gate.alpha': 0.1}``), the file, the model, and settings given one by one. Raises
+    ConfigError if a setting is unknown or out of range, or settings contradict each other.
     """
     of_file = _values_of_file(args.params_file) if args.params_file else {}
     given = read_assignments(args.assignments)
@@ -76,7 +76,7 @@ def settings_from_args(args: argparse.Namespace, **defaults: Value) -> Settings:
 
 # The name of the node to which the sections of a parameter file are matched.
 _NODE = '/uncertainty_seg'
-# What a node knows of itself, which is no setting of ours.
+# Parameters that every ROS node has, which are not settings of this package.
 _ROS_OWN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
 
 
@@ -91,7 +91,7 @@ def _as_parameters(values: Mapping[str, object], source: str) -> dict[str, objec
 
 
 def _values_of_file(path: str) -> dict[str, object]:
-    # Not at the top: the help of a verb reads no file.
+    # Imported here because the help of a verb reads no file.
     from uncertainty_seg.storage.parameter_files import read_parameter_file
 
     file = read_parameter_file(path)
@@ -104,7 +104,7 @@ def read_assignments(texts: Iterable[str]) -> dict[str, object]:
     """
     Read words of the form ``name=value``; the value is YAML, as in a parameter file.
 
-    Raises ConfigError if one has no name, no sign or a value that cannot be read.
+    Raises ConfigError if a word has no name, no ``=`` or a value that cannot be read.
     """
     from uncertainty_seg.storage.parameter_files import read_value
 
@@ -137,7 +137,7 @@ def whole_number(lower: int, upper: int = 10**9) -> Callable[[str], int]:
 
 
 def rate(text: str) -> float:
-    """Read a share between 0 and 1, as of dropout; an argparse type."""
+    """Read a share between 0 and 1, such as a dropout rate; an argparse type."""
     try:
         value = float(text)
     except ValueError:
@@ -156,5 +156,5 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """Print the line for scripts; numbers that JSON does not know become null."""
+    """Print the line for scripts; NaN and infinity, which JSON lacks, become null."""
     print(json_text(values), flush=True)

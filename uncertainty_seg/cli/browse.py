@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page, say what is in it, and serve it if asked to."""
+    """Write the page, print its counts, and serve it with ``--serve``."""
     from uncertainty_seg.data.browse import browse
 
     found = call_with(browse, args)
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def say(sentences: Iterable[str]) -> None:
-    """Print sentences for people, at most twenty."""
+    """Print sentences for the user to stderr, at most twenty."""
     every = list(sentences)
     for sentence in every[:_MOST_SENTENCES]:
         print(sentence, file=sys.stderr)

@@ -30,12 +30,12 @@ from uncertainty_seg.cli.arguments import (
 )
 from uncertainty_seg.errors import ConfigError
 
-# Thresholds that are taken over have nothing of these.
+# Options of a fit, which --like does not take.
 _OF_A_FIT = ('train', 'val', 'limits', 'blocks', 'bad', 'alpha', 'scores', 'ood', 'report')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments; what has a default is absent where it is not given."""
+    """Declare the verb's arguments; those with suppressed defaults are absent if not given."""
     parser.add_argument('bundle', help='name of an included model, or folder of a bundle')
     parser.add_argument('--data', type=Path, metavar='DIR',
                         help='folder with a splits.json, for those of the next three that are not '
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Calibrate and print what was found."""
+    """Calibrate and print the result."""
     from uncertainty_seg.calibration.api import calibrate, calibrate_like
     from uncertainty_seg.storage.model_bundle import find_bundle
 

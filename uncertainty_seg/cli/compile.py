@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile, or work on the bundle that was given."""
+    """Compile a network, or convert or sign a given bundle."""
     from uncertainty_seg.compiler.request import compile_network
 
     if _is_bundle(args.nets[0]):
@@ -126,13 +126,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_bundle(net: str) -> bool:
-    """Say whether this is a folder, or one word as a shipped name is."""
+    """Return whether this is a folder, or one word like a shipped name."""
     return not net.endswith('.onnx') and (
         Path(net).is_dir() or re.fullmatch(r'[\w-]+', net) is not None)
 
 
 def _run_on_bundle(args: argparse.Namespace) -> int:
-    """Write a variant in another precision, or sign; a variant is signed too."""
+    """Write a variant in another precision, sign the bundle, or both."""
     from uncertainty_seg.backends.check_record import unchecked
     from uncertainty_seg.compiler.request import convert
     from uncertainty_seg.storage.model_bundle import find_bundle, sign_bundle
@@ -164,7 +164,7 @@ def _run_on_bundle(args: argparse.Namespace) -> int:
 
 
 def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
-    """Say what became of the dropout."""
+    """Print what was compiled, with the dropout sites."""
     from uncertainty_seg.compiler.plan import explain
 
     card, plan = made.bundle.card, made.compiled.plan
@@ -193,7 +193,7 @@ def _report(made: CompileOutcome, args: argparse.Namespace) -> None:
 
 
 def _weights_told(made: CompileOutcome) -> dict[str, object]:
-    """Say how large the files are, what stays in 32 bits, and what the rounding changed."""
+    """Return the size of the files, the weights kept in 32 bits, and the rounding errors."""
     folder, stored = made.bundle.folder, made.stored
     size = sum(path.stat().st_size for path in folder.glob('*.onnx'))
     return {

@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Do what is asked for; see the module. Returns 0.
+    Run the action; see the module. Returns 0.
 
-    Raises DatasetError if a folder is no dataset, or what is added cannot be part of it.
+    Raises DatasetError if a folder is no dataset, or cannot be added.
     """
     {'add': _add, 'status': _status}[args.action](args)
     return 0

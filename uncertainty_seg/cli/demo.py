@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """
     Run the demo; see the module. Returns 0.
 
-    Raises UncertaintySegError if a part fails, or the flag did not do its job.
+    Raises UncertaintySegError if a part fails, or the flag did not fall or rise as expected.
     """
     from uncertainty_seg.data.demo import demo
     from uncertainty_seg.sim.demo.timeline import summary_lines

@@ -31,7 +31,7 @@ from uncertainty_seg.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments; what has a default is absent where it is not given."""
+    """Declare the verb's arguments; those with suppressed defaults are absent if not given."""
     parser.add_argument('bundles', nargs='+', metavar='BUNDLE', help='name of an included model, '
                                                                      'or folder of a bundle')
     parser.add_argument('data', type=Path, metavar='DATA', help='folder of labelled images')

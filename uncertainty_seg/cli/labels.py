@@ -27,7 +27,7 @@ from uncertainty_seg.errors import ConfigError
 if TYPE_CHECKING:
     from uncertainty_seg.data.label_review import ImportSummary
 
-# As data.label_formats and the frame log have them, which import OpenCV; a test compares.
+# As in data.label_formats and the frame log, which import OpenCV; a test compares them.
 FORMATS = ('coco', 'label-studio', 'folder', 'fiftyone')
 REASONS = ('flagged', 'window', 'control', 'trigger')
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument('inputs', metavar='INPUT', nargs='+', type=Path,
                         help='frame logs, or one selection (selection.parquet or its folder)')
     export.add_argument('out', metavar='OUT', type=Path, help='new folder to write')
-    # Not `choices`: argparse would print its usage before the sentence.
+    # Without `choices`, for which argparse would print its usage before the sentence.
     export.add_argument('--format', required=True, dest='kind', metavar='FORMAT',
                         help=f'format to write: {", ".join(FORMATS)}')
     export.add_argument('--reasons', nargs='+', default=(), metavar='REASON',
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     """
     Export or import; see the module. Returns 0.
 
-    Raises UncertaintySegError if an input is of no known kind, labels do not fit to the export,
-    nothing is there to write, or OUT is not empty.
+    Raises UncertaintySegError if an input is of an unknown kind, labels do not match the export,
+    there is nothing to write, or OUT is not empty.
     """
     _require_known('the format', [args.kind], FORMATS)
     {'export': _export, 'import': _import}[args.action](args)
@@ -139,7 +139,7 @@ def _warn(done: ImportSummary) -> None:
 
 
 def read_shares(texts: Sequence[str]) -> dict[str, float]:
-    """Read words of the form ``split=share``; ConfigError if one is none, or comes twice."""
+    """Read words of the form ``split=share``; ConfigError for another form or a repeated split."""
     shares: dict[str, float] = {}
     for text in texts:
         name, _, number = text.partition('=')

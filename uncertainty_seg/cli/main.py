@@ -56,27 +56,27 @@ VERBS = {
 }
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
-# Errors that no other argument or file mends.
+# Errors that other arguments or files do not correct.
 _NO_MISUSE = (BackendError, BagError, DivergedError)
-EXIT_BY_SIGNAL = 128  # and its number, as a shell has it: 130 after Ctrl-C
-# Ctrl-C, kill, a terminal that is closed, and Ctrl-\\; and what Python does by itself.
+EXIT_BY_SIGNAL = 128  # plus its number, as in a shell: 130 after Ctrl-C
+# Ctrl-C, kill, a closed terminal, and Ctrl-\\; and the default handlers of Python.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _NOT_HEEDED = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class _VerbStopped(KeyboardInterrupt):
-    """A signal came; Python ends a process by SIGINT that has seen a KeyboardInterrupt itself."""
+    """Raised on a signal: Python ends a process with SIGINT after a plain KeyboardInterrupt."""
 
 
 class SentenceParser(argparse.ArgumentParser):
-    """A parser that refuses in one sentence, without its whole usage before it."""
+    """A parser that refuses in one sentence, without printing its usage first."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end the process."""
+        """Print the error and end the process."""
         self.exit(EXIT_MISUSE, f'{self.prog}: error: {message}; see {self.prog} --help\n')
 
     def parse_known_args(self, *args: Any) -> Any:  # type: ignore[override]
-        """Refuse what is not known here, where the help of the verb can be named."""
+        """Refuse unknown arguments here, where the error can name the help of the verb."""
         found, others = super().parse_known_args(*args)
         if others:
             self.error(f'unrecognized arguments: {" ".join(others)}')
@@ -84,7 +84,7 @@ class SentenceParser(argparse.ArgumentParser):
 
 
 def build_parser(*wanted: str) -> argparse.ArgumentParser:
-    """Build the parser; of all verbs, only those wanted get their own arguments."""
+    """Build the parser; only the wanted verbs get their own arguments."""
     parser = SentenceParser(
         prog='uncertainty_seg',
         description='Semantic segmentation with an uncertainty for every pixel and one flag.',
@@ -110,12 +110,12 @@ def main(
     Run one verb with these arguments, or those of the process.
 
     Returns the exit code: 0, 1 for a failure that was reported in a sentence, 2 for misuse, 128
-    and its number for a signal. `begin` is called when the verb begins.
+    plus its number for a signal. `begin` is called when the verb begins.
     """
     words = sys.argv[1:] if argv is None else argv
-    # Before the verb stand options of the parser itself only.
+    # Only options of the parser itself precede the verb.
     verb = next((word for word in words if not word.startswith('-')), '')
-    # Names of files may have bytes that are no UTF-8; stderr escapes them by itself.
+    # File names may have bytes that are not UTF-8; stderr escapes them by default.
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == 'strict':
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
@@ -135,28 +135,28 @@ def _run(args: argparse.Namespace, begin: Callable[[], None]) -> int:
     except KeyboardInterrupt as err:
         return say_stopped(err, args.goes_on)
     except Exception as err:
-        # Who imports or calls back in C may turn the interrupt into an error of his own.
+        # An import or a callback from C may turn the interrupt into another error.
         return say_stopped(_VerbStopped(came[0]), args.goes_on) if came else _failed(args, err)
 
 
 def say_stopped(err: KeyboardInterrupt, goes_on: str = '') -> int:
-    """Say that a signal ended the verb, and what goes on; returns the exit code."""
-    with contextlib.suppress(OSError):  # the terminal may be gone
+    """Report that a signal ended the verb, and how to continue; return the exit code."""
+    with contextlib.suppress(OSError):  # the terminal may be closed
         words = f'stopped; the same command goes on {goes_on}' if goes_on else 'stopped'
         print(words, file=sys.stderr, flush=True)
-    # Libraries raise it with a text.
+    # Libraries raise it with a text instead of a number.
     number = next((one for one in err.args if isinstance(one, int)), signal.SIGINT)
     return EXIT_BY_SIGNAL + number
 
 
 def _failed(args: argparse.Namespace, err: Exception) -> int:
     if isinstance(err, UncertaintySegError):
-        # Libraries that are quoted in it write several lines.
+        # Quoted messages of libraries have several lines.
         is_failed = isinstance(err, _NO_MISUSE) or type(err) is UncertaintySegError
         return _refuse(args.verb, ' '.join(str(err).split()),
                        EXIT_FAILED if is_failed else EXIT_MISUSE)
     if isinstance(err, OSError):
-        # A full disk or a folder without permission: the text of the system says which.
+        # Such as a full disk or a folder without permission: the system's text tells which.
         return _refuse(args.verb, _of_system(err))
     raise err
 
@@ -164,10 +164,10 @@ def _failed(args: argparse.Namespace, err: Exception) -> int:
 @contextlib.contextmanager
 def _heeded_signals(came: list[int]) -> Iterator[None]:
     """
-    Let a signal that would kill the process end its verb as Ctrl-C does, and note that it came.
+    Make a signal that would kill the process end its verb as Ctrl-C does, and record it.
 
     So the processes that a verb has started end with it, and drafts of files are removed. Signals
-    that are ignored, as by nohup, stay so.
+    that are ignored, as by nohup, stay ignored.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS if is_main}
@@ -175,7 +175,7 @@ def _heeded_signals(came: list[int]) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        # A shell and the kernel both tell that a terminal is gone.
+        # Both the shell and the kernel send SIGHUP when a terminal is closed.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise _VerbStopped(number)
 
@@ -194,7 +194,7 @@ def _refuse(verb: str, sentence: str, code: int = EXIT_FAILED) -> int:
 
 
 def _of_system(err: OSError) -> str:
-    """Say which file the system refuses, and why in its words."""
+    """Return which file the system refuses, with the system's reason."""
     reason = (err.strerror or str(err) or type(err).__name__).lower()
     what = f'{err.filename} cannot be used' if err.filename else 'the system refuses'
     return f'{what} ({reason}).'

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """
     Replay; see the module.
 
-    Returns 0, bad frames or not: they are in the output as not confident. Raises
-    UncertaintySegError if a bag, the model or a setting cannot be used, or the input broke off.
+    Returns 0 even with bad frames, which are in the output as not confident. Raises
+    UncertaintySegError if a bag, the model or a setting cannot be used, or the input ended early.
     """
     from uncertainty_seg.data.replay import replay
 

@@ -55,10 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Score; see the module. Returns 0, bad frames or not: they are counted.
+    Score; see the module. Returns 0 even with bad frames, which are counted.
 
-    Raises UncertaintySegError if nothing can be read, the model, the table or a setting cannot be
-    used; and, after all the others are finished, if a source cannot be read or broke off.
+    Raises UncertaintySegError if nothing can be read, or the model, the table or a setting cannot
+    be used; and, after all others are finished, if a source cannot be read or ended early.
     """
     from uncertainty_seg.data.scoring import score
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _remarks(summary: ScoreSummary) -> list[str]:
-    """Return what whoever asked should know of the frames beside their number."""
+    """Return remarks about the frames for the user."""
     remarks = list(summary.unread)
     if summary.num_doubtful:
         remarks.append(f'{summary.num_doubtful} frames look damaged, frozen or out of time: they '

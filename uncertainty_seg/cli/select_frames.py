@@ -24,7 +24,7 @@ from pathlib import Path
 from uncertainty_seg.cli.arguments import call_with, print_json, whole_number
 from uncertainty_seg.cli.browse import say
 
-# As data.strategies has them, which needs numpy; the first is the default.
+# As in data.strategies, which needs numpy; the first is the default.
 STRATEGIES = ('uncertainty-diversity', 'k-centre', 'top-k', 'threshold', 'random')
 SHEET, _MOST_PICTURES = 'contact_sheet.html', 500
 
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Choose and write. Returns 0, also if there were fewer frames than wanted, which is reported.
+    Choose and write. Returns 0, also for fewer frames than wanted, which is reported.
 
     Raises TableError if a table cannot be read, or is of another model; ConfigError if an option
     does not fit the table, or no frame is left to choose.

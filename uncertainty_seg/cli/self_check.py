@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build, check, print a table and a line of JSON; 1 if a check failed."""
+    """Build, check, print a table and a line of JSON; return 1 if a check failed."""
     from uncertainty_seg.compiler.self_check import self_check
 
     settings = settings_from_args(args)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace, settings: Settings) -> Any:
-    """Build what is missing, with a bar, and return all that is there."""
+    """Build the missing engines, with a progress bar, and return all engines."""
     from tqdm import tqdm
 
     from uncertainty_seg.backends.gpu.engine_build import build_engines, is_building
@@ -89,7 +89,7 @@ def _build(args: argparse.Namespace, settings: Settings) -> Any:
             if not is_building():
                 raise
             bar.close()
-            # The thread stays in TensorRT for seconds: to take that apart meanwhile would crash.
+            # The thread stays in TensorRT for seconds: a normal exit meanwhile would crash.
             os._exit(say_stopped(err))
 
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dive_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments that say which dive."""
+    """Declare the arguments of a dive."""
     parser.add_argument('--seed', type=whole_number(0, 2**31 - 1), default=1,
                         help='random seed of the dive [1]')
     parser.add_argument('--duration', type=float, default=40.0,
