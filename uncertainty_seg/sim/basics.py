@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the renderer builds on: noise tiles with fast look-ups, and a pinhole camera.
+The basis of the renderer: noise tiles with fast look-ups, and a pinhole camera.
 
 The world has x along the pipe, y to its left, z up, in metres. Look-ups go through `cv2.remap`,
 whose weights are quantised to 1/32 of a cell. There is no lens distortion.
@@ -18,25 +18,25 @@ from numpy.typing import NDArray
 from uncertainty_seg.errors import ConfigError
 
 FloatArray = NDArray[np.float32]
-# Of the shorter side of an image.
+# Limits of the shorter side of an image.
 SIDES_PX = 8, 8192
 
 
 def require_within(name: str, value: float, least: float, most: float) -> None:
-    """Refuse a number out of its range, and NaN, with ConfigError."""
+    """Raise ConfigError for a number out of its range, or NaN."""
     if not least <= value <= most:
         raise ConfigError(f'{name} {value}', f'{least} to {most}')
 
 
 def stream(seed: int, *path: int) -> np.random.Generator:
-    """Return the generator of one purpose: the same seed and path, the same numbers."""
+    """Return the random generator of one purpose: same seed and path, same numbers."""
     return np.random.default_rng([seed, *path])
 
 
 def spectral_tile(rng: np.random.Generator, size: int, beta: float, low: float,
                   high: float) -> FloatArray:
     """
-    Make a periodic tile (size, size) of mean 0 and deviation 1; the amplitude is f**-beta.
+    Make a periodic tile (size, size), mean 0, standard deviation 1 and amplitude f**-beta.
 
     `low` and `high` bound the frequencies f, cycles per tile.
     """
@@ -50,9 +50,9 @@ def spectral_tile(rng: np.random.Generator, size: int, beta: float, low: float,
 
 
 def sample_tile(tile: FloatArray, u: FloatArray, v: FloatArray, period_m: float) -> FloatArray:
-    """Look the periodic tile up at metres `u` (columns) and `v` (rows), any 2-D shape."""
+    """Look up the periodic tile at metres `u` (columns) and `v` (rows), any 2-D shape."""
     scale = np.float32(tile.shape[0] / period_m)
-    # remap keeps the whole part in 16 bits, so long worlds are looked up near their own middle.
+    # remap has 16 bits for the integer part, so long worlds are looked up near their middle.
     middle = u.shape[0] // 2, u.shape[1] // 2
     u0, v0 = (np.float32(np.floor(w[middle] / period_m) * period_m) for w in (u, v))
     return cv2.remap(tile, (u - u0) * scale, (v - v0) * scale, cv2.INTER_LINEAR,
@@ -60,12 +60,12 @@ def sample_tile(tile: FloatArray, u: FloatArray, v: FloatArray, period_m: float)
 
 
 def sample_grid(grid: FloatArray, column: FloatArray, row: FloatArray) -> FloatArray:
-    """Look a grid up at fractional cells; outside, its nearest edge."""
+    """Look up a grid at fractional cells; outside of it, use its nearest edge."""
     return cv2.remap(grid, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def sample_rows(grid: FloatArray, column: FloatArray, row: FloatArray) -> FloatArray:
-    """Look up (1, N) cells of a grid that closes on itself sideways; remap wants short rows."""
+    """Look up (1, N) cells of a grid with periodic columns; remap needs short rows."""
     count = column.shape[1]
     if count == 0:
         return np.zeros(0, np.float32)
@@ -78,18 +78,18 @@ def sample_rows(grid: FloatArray, column: FloatArray, row: FloatArray) -> FloatA
 
 
 def ramp(x: FloatArray, start: float, stop: float) -> FloatArray:
-    """Rise smoothly from 0 at `start` to 1 at `stop` (which may be the smaller one)."""
+    """Rise smoothly from 0 at `start` to 1 at `stop` (which may be smaller)."""
     u = np.clip((x - np.float32(start)) / np.float32(stop - start), 0, 1)
     return (u * u * (3 - 2 * u)).astype(np.float32)
 
 
 def window(x: FloatArray, start: float, stop: float, edge: float) -> FloatArray:
-    """Be 1 between `start` and `stop`, fall to 0 over `edge` outside of them."""
+    """Return 1 between `start` and `stop`, falling to 0 over `edge` outside of them."""
     return ramp(x, start - edge, start) * ramp(x, stop + edge, stop)
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
-    """Return axes right, down, forward as columns: yaw to the left, pitch down, roll, radians."""
+    """Return axes right, down, forward as columns; yaw left, pitch down and roll in radians."""
     forward = np.array([np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), -np.sin(pitch)])
     right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
     down = np.cross(forward, right)
@@ -120,7 +120,7 @@ class Camera:
         return rays
 
     def project(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return pixels (N, 2) and distance along the line of sight (N,) of points (N, 3)."""
+        """Return pixels (N, 2) and depth along the optical axis (N,) of points (N, 3)."""
         local = (points - self.position) @ self.axes
         depth = np.maximum(local[:, 2], 1e-3)
         centre = (np.array(self.size, np.float32) - 1) / 2
@@ -128,7 +128,7 @@ class Camera:
         return pixels.astype(np.float32), local[:, 2].astype(np.float32)
 
     def box(self, centre: FloatArray, radius: float) -> tuple[slice, slice] | None:
-        """Return rows and columns that may show a ball, or None where it cannot be seen."""
+        """Return rows and columns that may show a ball, or None if it is out of view."""
         pixels, depth = self.project(centre[None])
         if depth[0] < -radius:
             return None

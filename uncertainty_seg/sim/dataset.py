@@ -22,11 +22,11 @@ from uncertainty_seg.sim.pipe import CLASS_NAMES, IGNORE, PALETTE
 from uncertainty_seg.sim.scene import render_all, render_scene
 from uncertainty_seg.storage.progress import progress
 
-# Share of the scenes that val and limits have each.
+# Share of the scenes in each of val and limits.
 HELD_SHARE = 0.1
 JPEG_QUALITY = 92
 SEEDS_A_SET = 1_000_000
-# Each kind has seeds of its own.
+# Kind -> number of its block of seeds, which no other kind uses.
 OOD_KINDS = {'turbid': 0, 'diver': 2, 'fish': 3}
 
 
@@ -56,13 +56,13 @@ def _write_one(job: _Job) -> None:
 
 
 def _splits(count: int) -> list[str]:
-    """Return the split of each of so many scenes; of three and more none is empty."""
+    """Return the split of each of `count` scenes; with three or more no split is empty."""
     held = min(max(1, round(HELD_SHARE * count)), count // 3)
     return ['train'] * (count - 2 * held) + ['val'] * held + ['limits'] * held
 
 
 def _run(place: Path, jobs: Sequence[_Job], name: str) -> None:
-    """Render and write scenes, and what says what they are."""
+    """Render and write scenes, their classes and splits."""
     try:
         for part in ('images', 'masks'):
             (place / part).mkdir(parents=True, exist_ok=True)
@@ -92,11 +92,11 @@ def simulate_scenes(
     Parameters
     ----------
     folder : Path or str
-        It is made when missing; files of the same names are overwritten.
+        It is made if missing; files of the same names are overwritten.
     count : int
         Scenes; the splits val and limits have a tenth of them each.
     ood : int
-        Scenes a kind under ``ood/``: too turbid water, and each unknown object, which is 255 in
+        Scenes per kind under ``ood/``: too turbid water, and each unknown object, which is 255 in
         the mask.
     seed : int
         Sets of different seeds share no scene.
@@ -118,7 +118,7 @@ def simulate_scenes(
     jobs = []
     for kind, k in OOD_KINDS.items():
         for i in range(ood):
-            # From the end of the set's own seeds, so that no background occurs twice.
+            # From the end of the set's seeds, so that no background occurs twice.
             scene_seed = (seed + 1) * SEEDS_A_SET - 1 - (k * ood + i)
             murk = 0.68 + 0.27 * i / max(ood - 1, 1) if kind == 'turbid' else None
             jobs.append(_Job(place / 'ood', kind, f'{kind}_{seed}_{i:05d}', scene_seed, size, murk,

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A dive: one camera path along one pipe, with events in known places.
+A dive: one camera path along one pipe, with events at known times.
 
 A vehicle follows the pipe at 0.5 to 0.8 m/s. The default dive of 40 s shows, in this order:
 inspection, a partly buried stretch (normal), inspection, a cloud of silt, recovery, an object
@@ -46,7 +46,7 @@ from uncertainty_seg.storage.bags.writer import (
 )
 from uncertainty_seg.storage.progress import progress
 
-# Seconds in a dive of 40 s.
+# Start and stop in seconds in a dive of 40 s.
 BURIAL_S, CLOUD_S, OBJECT_S, FISH_S = (8.5, 12.5), (14.0, 21.0), (25.5, 30.0), (32.5, 35.3)
 NOMINAL_S = 40.0
 CLOUD_PER_M = 3.5
@@ -59,7 +59,7 @@ RECEIPT_FILE = 'dive.json'
 
 @dataclass(frozen=True)
 class DiveEvent:
-    """A 'burial', a 'silt_cloud', a 'diver' or 'fish', in seconds from the beginning."""
+    """A 'burial', 'silt_cloud', 'diver' or 'fish', in seconds from the start of the dive."""
 
     kind: str
     start_s: float
@@ -69,7 +69,7 @@ class DiveEvent:
 @dataclass(frozen=True, eq=False)
 class DiveFrame:
     """
-    One frame of a dive: its number, its stamp, the BGR image and what is known about it.
+    One frame of a dive: its number, stamp, BGR image, true mask and event.
 
     The first frame's stamp is the same in all dives; `event` is 'inspection' between the events.
     """
@@ -114,7 +114,7 @@ class Dive:
 
     @property
     def focal_px(self) -> float:
-        """Focal length of the camera, which has no distortion, in pixels."""
+        """Return the focal length of the camera, which has no distortion, in pixels."""
         return self._focal
 
     def _scaled(self, span: tuple[float, float]) -> tuple[float, float]:
@@ -134,7 +134,7 @@ class Dive:
                         ((last - 1, last + 4, 0.7),), tuple(growths), 0.3)
 
     def _x(self, t: float) -> float:
-        """Return how far along the pipe the vehicle is."""
+        """Return the position of the vehicle along the pipe, in metres."""
         return self._speed * t + 0.12 * math.sin(0.5 * t + self._phases[0])
 
     def _axis(self, x: float) -> tuple[float, float]:
@@ -143,7 +143,7 @@ class Dive:
         return float(self._world.pipe.y[i]), float(self._world.pipe.z[i])
 
     def _camera(self, t: float) -> Camera:
-        """Return the camera of a moment."""
+        """Return the camera at a moment."""
         p = self._phases
         x = self._x(t)
         y, z = self._axis(x)
@@ -157,7 +157,7 @@ class Dive:
 
     def _crossing(self, t: float, span: tuple[float, float], width: float, ahead: float
                   ) -> FloatArray:
-        """Return a point that crosses the pipe before the vehicle: fast, slow, fast."""
+        """Return a point that crosses the pipe ahead of the vehicle: fast, slow, fast."""
         w = float(np.clip(2 * (t - span[0]) / (span[1] - span[0]) - 1, -1, 1))
         x = self._x(t) + ahead + 0.4 * w * w
         y, z = self._axis(x)
@@ -165,7 +165,7 @@ class Dive:
         return np.array([x, y + off, z + self._world.pipe.radius], np.float32)
 
     def _things(self, t: float) -> tuple[Thing, ...]:
-        """Return the objects never shown in training that are near at a moment."""
+        """Return the objects never shown in training that are present at a moment."""
         things: tuple[Thing, ...] = ()
         diver, fish = self._scaled(OBJECT_S), self._scaled(FISH_S)
         if diver[0] <= t <= diver[1]:
@@ -232,7 +232,7 @@ def render_frames(dive: Dive) -> Iterator[DiveFrame]:
 
 
 # -------------------------------------------------------------------------------------------------
-# Into a bag.
+# Writing a dive into a bag.
 
 
 def simulate_dive(
@@ -267,7 +267,7 @@ def simulate_dive(
     ConfigError
         If a value is out of its range.
     BagError
-        If the bag cannot be written, or is there already.
+        If the bag cannot be written, or exists already.
 
     """
     dive = Dive(seed, duration_s=duration, rate_hz=rate, size=size)
@@ -280,7 +280,7 @@ def write_dive(path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = 
     with BagWriter(path, storage, overwrite=overwrite) as writer:
         for frame in progress(render_frames(dive), desc='render', total=dive.num_frames):
             stamp = frame.stamp_ns
-            # The event first: who reads the bag in order knows it when the image comes.
+            # The event first, so that a reader in bag order knows the event of each image.
             writer.write(EVENT_TOPIC, value_message(frame.event), stamp)
             writer.write_image(IMAGE_TOPIC, stamp, FRAME_ID, frame.image, 'bgr8')
             writer.write(INFO_TOPIC, camera_info_message(stamp, FRAME_ID, camera), stamp)
@@ -290,7 +290,7 @@ def write_dive(path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = 
 
 def ensure_dive(path: Path, dive: Dive) -> bool:
     """
-    Write a dive unless the same one is there, from the same renderer; return whether it was not.
+    Write a dive unless an equal one of the same renderer exists; return whether it was written.
 
     A bag of another dive at `path` is replaced.
     """

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What lies and moves in the scenes: debris, and objects that training never shows.
+Objects in the scenes: debris, and objects never shown in training.
 
-Debris are boxes, drums and tyres, placed without regard to each other. A diver and a shoal of fish
-share nothing with their shapes: limbs are signed distances, fish ellipsoids. They move with time.
+Debris are boxes, drums and tyres, placed independently. A diver and a shoal of fish share no shape
+with them: limbs are signed distances, fish ellipsoids. They move with time.
 
 """
 
@@ -21,7 +21,7 @@ Distance = Callable[[FloatArray], FloatArray]
 MOST_STEPS, BLOCK_PX = 48, 6
 REACH_M = {'diver': 1.9, 'fish': 0.29}
 Met = tuple[NDArray[np.intp], FloatArray, FloatArray, FloatArray]
-# The parts of a diver: name of the paint, start, stop, radii. Prone, head to +x, tank up.
+# The parts of a diver: paint, start, stop, radii. The diver is prone, head to +x, tank up.
 _BODY = (
     ('suit', (-.26, 0, 0), (.28, 0, .02), (.155, .175)),
     ('band', (.1, 0, .0), (.2, 0, .01), (.178, .182)),
@@ -40,9 +40,9 @@ _PAINTS = ('suit', 'band', 'hood', 'tank', 'steel', 'skin', 'fin', 'glass')
 @dataclass(frozen=True, eq=False)
 class Prop:
     """
-    One piece of debris: a 'box', 'drum' or 'tyre'; the axis of the round ones is the third.
+    One piece of debris: a 'box', 'drum' or 'tyre'; the third axis is that of the round ones.
 
-    `half` are half extents; radius, radius, half length of a drum; ring, ring, tube of a tyre.
+    `half` are half extents: (radius, radius, half length) of a drum, (ring, ring, tube) of a tyre.
     `colour` is linear BGR albedo, `reach` the radius of a ball around it.
     """
 
@@ -55,7 +55,7 @@ class Prop:
 
 
 def _turned(rng: np.random.Generator, lying: bool) -> FloatArray:
-    """Return axes with a random heading and a slight tilt; lying puts the third one level."""
+    """Return axes with a random heading and a slight tilt; `lying` makes the third horizontal."""
     yaw, tilt = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.12, 2)
     heading = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
     lean = np.array([[1, 0, tilt[0]], [0, 1, tilt[1]], [-tilt[0], -tilt[1], 1]])
@@ -65,7 +65,7 @@ def _turned(rng: np.random.Generator, lying: bool) -> FloatArray:
 
 
 def random_prop(rng: np.random.Generator, x: float, y: float, ground: float) -> Prop:
-    """Draw one piece of debris that lies at (x, y), sunk a little into the ground."""
+    """Draw one piece of debris at (x, y), sunk a little into the ground."""
     kind = str(rng.choice(['box', 'drum', 'tyre'], p=[0.5, 0.3, 0.2]))
     lying = kind == 'drum' and rng.random() < 0.75
     axes = _turned(rng, lying)
@@ -90,7 +90,7 @@ def random_prop(rng: np.random.Generator, x: float, y: float, ground: float) -> 
 
 def _hit_box(o: FloatArray, d: FloatArray, half: FloatArray
              ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Meet an axis-aligned box: distance, normal, hit."""
+    """Intersect an axis-aligned box: distance, normal, hit."""
     inverse = 1 / np.where(np.abs(d) < 1e-6, np.float32(1e-6), d)
     near, far = (-half * np.sign(inverse) - o) * inverse, (half * np.sign(inverse) - o) * inverse
     side = np.argmax(near, axis=-1)
@@ -103,7 +103,7 @@ def _hit_box(o: FloatArray, d: FloatArray, half: FloatArray
 
 def _hit_drum(o: FloatArray, d: FloatArray, half: FloatArray
               ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Meet a capped cylinder about the third axis: distance, normal, hit."""
+    """Intersect a capped cylinder about the third axis: distance, normal, hit."""
     a = np.maximum(d[..., 0] ** 2 + d[..., 1] ** 2, 1e-9)
     b = o[0] * d[..., 0] + o[1] * d[..., 1]
     root = b * b - a * (o[0] ** 2 + o[1] ** 2 - half[0] ** 2)
@@ -121,7 +121,7 @@ def _hit_drum(o: FloatArray, d: FloatArray, half: FloatArray
 
 def _hit_tyre(o: FloatArray, d: FloatArray, half: FloatArray
               ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Meet a ring about the third axis by sphere tracing: distance, normal, hit."""
+    """Intersect a ring about the third axis by sphere tracing: distance, normal, hit."""
     middle, reach = -(d @ o), (half[0] + half[2]) * np.float32(1.05)
     hit = o @ o - middle * middle < reach * reach
     t, normal = np.zeros(hit.shape, np.float32), np.zeros_like(d)
@@ -131,7 +131,7 @@ def _hit_tyre(o: FloatArray, d: FloatArray, half: FloatArray
 
 def _walk_tyre(o: FloatArray, d: FloatArray, half: FloatArray, t: FloatArray
                ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Walk rays (N, 3) from `t` to a ring: distance, normal, hit."""
+    """March rays (N, 3) from `t` to a ring: distance, normal, hit."""
     t = np.maximum(t, 0).astype(np.float32)
     for _ in range(22):
         p = o + d * t[..., None]
@@ -161,8 +161,8 @@ class Thing:
     """
     An object never shown in training: a 'diver' or one 'fish'.
 
-    `centre` is that of a ball of `REACH_M`; `axes` has the columns forward, left, up; the time
-    moves fins and tails, the seed sets colours.
+    `centre` is the centre of a ball of `REACH_M` around it; `axes` has the columns forward, left,
+    up; `time_s` moves fins and tails, `seed` sets colours.
     """
 
     kind: str
@@ -173,7 +173,7 @@ class Thing:
 
 
 def thing_axes(yaw: float, pitch: float, roll: float) -> FloatArray:
-    """Return axes that look along yaw (to the left of x), nose up by pitch, rolled right."""
+    """Return axes for a yaw (left of x), a pitch (nose up) and a roll (to the right)."""
     forward = np.array([np.cos(pitch) * np.cos(yaw), np.cos(pitch) * np.sin(yaw), np.sin(pitch)])
     left = np.array([-np.sin(yaw), np.cos(yaw), 0.0])
     up = np.cross(forward, left)
@@ -184,10 +184,10 @@ def thing_axes(yaw: float, pitch: float, roll: float) -> FloatArray:
 def meet(thing: Thing, camera: Camera, rays: FloatArray, tile: FloatArray
          ) -> tuple[tuple[slice, slice], Met] | None:
     """
-    Return where the rays (H, W, 3) of a camera meet an object; None where it is out of view.
+    Return where the rays (H, W, 3) of a camera meet an object; None if it is out of view.
 
-    That is the rows and columns searched, and within them, flattened, the pixels that meet it,
-    metres, normals in the world and linear BGR albedo.
+    Returns the rows and columns that were searched, and within them, flattened, the pixels that
+    meet it, metres, normals in the world and linear BGR albedo.
     """
     box = camera.box(thing.centre, REACH_M[thing.kind])
     if box is None:
@@ -201,7 +201,7 @@ def meet(thing: Thing, camera: Camera, rays: FloatArray, tile: FloatArray
 
 def _diver(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
            tile: FloatArray) -> Met:
-    """Meet a diver."""
+    """Intersect a diver."""
     names, limbs, slabs = _limbs(thing.time_s)
     shift = np.array([.35, 0, 0], np.float32)
 
@@ -230,7 +230,7 @@ def _diver(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
 
 
 def _limbs(time_s: float) -> tuple[tuple[str, ...], Limbs, tuple[Slab, ...]]:
-    """Return the parts of a diver at a moment of the kick."""
+    """Return the parts of a diver at a moment of the fin kick."""
     parts: list[tuple[str, ArrayLike, ArrayLike, tuple[float, float]]] = list(_BODY)
     slabs = [Slab(np.array([.735, 0, .06], np.float32), np.eye(3, dtype=np.float32),
                   np.array([.035, .085, .05], np.float32))]
@@ -254,7 +254,7 @@ def _limbs(time_s: float) -> tuple[tuple[str, ...], Limbs, tuple[Slab, ...]]:
 
 def _fish(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
           tile: FloatArray) -> Met:
-    """Meet one fish: a body and a tail, both ellipsoids, found without marching."""
+    """Intersect one fish: a body and a tail, both ellipsoids, without marching."""
     rng = stream(thing.seed, 73)
     rays = rays.reshape(-1, 3)
     size = np.float32(rng.uniform(0.8, 1.15))
@@ -286,7 +286,7 @@ def _fish(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
 
 @dataclass(frozen=True, eq=False)
 class Limbs:
-    """Capsules whose ends (K, 3) may differ in radius (K, 2)."""
+    """Capsules with ends (K, 3) that may have different radii (K, 2)."""
 
     start: FloatArray
     stop: FloatArray
@@ -347,7 +347,7 @@ def slope(distance: Distance, points: FloatArray) -> FloatArray:
 
 
 def _unit(vectors: FloatArray) -> FloatArray:
-    """Return vectors (N, 3) at length 1."""
+    """Return vectors (N, 3) of length 1."""
     size = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(size, 1e-9)).astype(np.float32)
 
@@ -355,11 +355,11 @@ def _unit(vectors: FloatArray) -> FloatArray:
 def march(distance: Distance, origin: FloatArray, rays: FloatArray, reach: float, focal_px: float,
           care: float = 0.9) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
     """
-    Walk the rays (H, W, 3) of an image to where a distance function becomes zero.
+    March the rays (H, W, 3) of an image to the zeros of a distance function.
 
-    Blocks of pixels walk together first, as one cone; only those that touch go on pixel by pixel.
-    `care` is the share of the distance walked each step. Returns the flattened indices of the
-    rays that arrive (K,), how far along them (K,), and the points (K, 3).
+    Blocks of pixels are marched first, each as one cone; the pixels of those that touch follow one
+    by one. `care` is the share of the distance marched in each step. Returns the flattened indices
+    of the rays that arrive (K,), the distance along them (K,), and the points (K, 3).
     """
     height, width = rays.shape[:2]
     rows = np.minimum(np.arange(0, height, BLOCK_PX) + BLOCK_PX // 2, height - 1)
@@ -380,7 +380,7 @@ def march(distance: Distance, origin: FloatArray, rays: FloatArray, reach: float
 
 def _walk(distance: Distance, origin: FloatArray, rays: FloatArray, t: FloatArray,
           end: FloatArray, cone: float, care: float) -> tuple[NDArray[np.intp], FloatArray]:
-    """Walk rays (N, 3) from `t` until a cone around them touches; return which, and how far."""
+    """March rays (N, 3) from `t` until a cone around them touches; return which, and how far."""
     index = np.flatnonzero(t < end)
     rays, t, end = rays[index], t[index], end[index]
     found: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]

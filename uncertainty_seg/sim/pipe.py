@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The pipe: where it runs and what happens along it, its centre line, joints, anodes and growth.
+The pipe: its route and the features along it, its centre line, joints, anodes and growth.
 
 Field joints and anodes are closer together than on a real pipeline (12 m and over 100 m). The
 classes of the scenes are here too: open water counts as seabed, as does everything too dim to be
@@ -20,7 +20,7 @@ from uncertainty_seg.sim.basics import FloatArray, sample_tile, stream, window
 SEABED, PIPELINE, FIELD_JOINT, ANODE, MARINE_GROWTH, DEBRIS = range(6)
 IGNORE = 255
 CLASS_NAMES = ('seabed', 'pipeline', 'field_joint', 'anode', 'marine_growth', 'debris')
-# RGB, one a class.
+# RGB, one per class.
 PALETTE = ((0, 0, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0))
 Stretches = tuple[tuple[float, float, float], ...]
 TABLE_STEP_M = 0.002
@@ -34,10 +34,10 @@ COATS = np.array([[.20, .21, .22], [.33, .33, .31], [.06, .06, .055], [.10, .20,
 @dataclass(frozen=True)
 class PipePlan:
     """
-    What happens where along the pipe; stretches are (start, stop, strength 0..1), metres.
+    Features along the pipe; stretches are (start, stop, strength 0..1), in metres.
 
-    The world reaches from `start` to `stop` and `half_width` to either side. Sediment covers the
-    pipe in burials, it hangs free in spans; `props_per_m` are pieces of debris a metre.
+    The world extends from `start` to `stop` and `half_width` to either side. Sediment covers the
+    pipe in burials, and the pipe hangs free in spans; `props_per_m` is pieces of debris per metre.
     """
 
     start: float
@@ -50,7 +50,7 @@ class PipePlan:
 
 
 def random_plan(seed: int) -> PipePlan:
-    """Draw what one single scene around x = 0 shows of normal operation."""
+    """Draw the features of a single scene of normal operation around x = 0."""
     rng = stream(seed, 1)
 
     def stretch(chance: float, short: float, long: float) -> Stretches:
@@ -67,7 +67,7 @@ def random_plan(seed: int) -> PipePlan:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """Where the pipe runs: every `TABLE_STEP_M` x, y and the cosine of its angle to x."""
+    """The route of the pipe: x, y and the cosine of its angle to x, every `TABLE_STEP_M`."""
 
     x: FloatArray
     y: FloatArray
@@ -96,7 +96,7 @@ class Pipe:
         return np.clip(steps, 0, self.y.size - 1).astype(np.int32)
 
     def across(self, x: FloatArray, y: FloatArray, z: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the two coordinates across the pipe (to the left, up) relative to its axis."""
+        """Return the coordinates across the pipe (left, up) relative to its axis."""
         i = self.index(x)
         return (y - self.y[i]) * self.cosine[i], z - self.z[i]
 
@@ -143,7 +143,7 @@ def _growth(
     girth = 2 * np.pi * radius
     patches = sample_tile(tile, u, v, girth * 4) + 0.7 * sample_tile(tile, v, u, girth * 2)
     lumps = np.abs(sample_tile(tile, u, v, girth))
-    # The angle starts at the pipe's left: growth keeps to the top and the sides.
+    # The angle starts at the pipe's left side: growth is on the top and the sides.
     lit = np.float32(0.35) * np.sin(np.linspace(0, 2 * np.pi, GROWTH_COLUMNS, endpoint=False))
     wanted = (patches + lit[None, :].astype(np.float32) + 2.8 * where[:, None] - 1.75) * 0.8
     cover = np.clip(wanted, 0, 1) * np.minimum(where[:, None] * 3, 1)
@@ -153,7 +153,7 @@ def _growth(
 
 def build_pipe(rng: np.random.Generator, plan: PipePlan, route: Route, axis: FloatArray,
                tiles: tuple[FloatArray, FloatArray]) -> Pipe:
-    """Build the pipe on its route, whose axis is at heights (N,); tiles are lumpy and fine."""
+    """Build the pipe on its route, with its axis at heights (N,); tiles are lumpy and fine."""
     joint = _bands(rng, route.x, (1.7, 3.8), float(rng.uniform(0.4, 0.7)), 0.02)
     anode = _bands(rng, route.x, (2.4, 5.0), float(rng.uniform(0.4, 0.65)), 0.05)
     joint = np.where(anode > 0, 0, joint).astype(np.float32)

@@ -2,7 +2,7 @@
 """
 One picture with its exact labels: camera, world and water are drawn from one seed.
 
-It knows no time: `dive` moves the camera.
+A scene has no time: `dive` moves the camera.
 
 """
 
@@ -37,7 +37,7 @@ from uncertainty_seg.sim.water import (
 from uncertainty_seg.sim.world import build_world, place, World
 
 MAX_TRAINING_TURBIDITY = 0.6
-# Starting processes takes longer than to render so few pictures.
+# Rendering fewer pictures takes less time than starting processes.
 _FEW_JOBS = 24
 _Job = TypeVar('_Job')
 _Done = TypeVar('_Done')
@@ -48,8 +48,8 @@ class Scene:
     """
     A BGR picture, and its mask of class ids.
 
-    The mask is 255 on what can be seen of objects never shown in training, and seabed where
-    nothing can be seen.
+    The mask is 255 on the visible part of objects never shown in training, and seabed where
+    nothing is visible.
     """
 
     image: NDArray[np.uint8]
@@ -69,7 +69,7 @@ def _camera(rng: np.random.Generator, world: World, size: tuple[int, int]) -> Ca
     pitch = float(np.clip(pitch, 0.25, 1.5))
     fov = rng.uniform(math.radians(55), math.radians(80))
     focal = size[0] / 2 / math.tan(fov / 2)
-    # Aim at a point on the pipe, now and then well beside it.
+    # Aim at a point on the pipe, sometimes well beside it.
     i = world.pipe.index(np.zeros(1, np.float32))[0]
     ground = min(altitude / math.tan(pitch), 4.5)
     beside = rng.normal(0, 0.35) if rng.random() < 0.88 else rng.normal(0, 1.4)
@@ -89,7 +89,7 @@ def render(world: World, camera: Camera, water: Water, sensor: Sensor,
     """
     Render one picture of a world; the streams draw marine snow and noise.
 
-    The water has drifted `drift` (3,) metres; things and silt are in view where they are given.
+    The water has drifted `drift` (3,) metres; `things` and `cloud` are added if given.
     """
     rays = camera.rays()
     hits = cast(world, camera, rays, things)
@@ -119,16 +119,16 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
     size : tuple of int, optional
         Width and height in pixels.
     turbidity : float, optional
-        0 clear .. 1 opaque; drawn below `MAX_TRAINING_TURBIDITY` when left out.
+        0 clear .. 1 opaque; if omitted, drawn below `MAX_TRAINING_TURBIDITY`.
     unknown : str, optional
-        Put what training never shows into view: a 'diver' or 'fish'.
+        Object never shown in training to put into view: a 'diver' or 'fish'.
 
     """
     rng = stream(seed, 0)
     drawn = float(MAX_TRAINING_TURBIDITY * rng.beta(1.1, 1.5))
     world = build_world(seed, random_plan(seed))
     if unknown is not None:
-        # An object that nobody could see would test nothing.
+        # An object that is not visible would test nothing.
         drawn *= 0.5
     water = random_water(rng, drawn if turbidity is None else float(turbidity))
     camera = _camera(rng, world, size)
@@ -142,17 +142,17 @@ def render_all(work: Callable[[_Job], _Done], jobs: Sequence[_Job],
                prepare: Callable[..., None] | None = None, facts: tuple[object, ...] = ()
                ) -> Iterator[_Done]:
     """
-    Yield what `work`, a function of a module, makes of jobs, in order.
+    Yield the results of `work`, a function of a module, for jobs, in order.
 
-    Many jobs are done by as many processes as there are cores, so that the calling program must
-    guard its entry with ``if __name__ == '__main__'``, as `multiprocessing` asks. In each one
-    `prepare` is called with the facts before.
+    Many jobs are distributed over as many processes as there are cores, so that the calling
+    program must guard its entry with ``if __name__ == '__main__'``, as `multiprocessing` requires.
+    In each process `prepare` is called with the facts first.
     """
     if len(jobs) < _FEW_JOBS:
         if prepare is not None:
             prepare(*facts)
         yield from map(work, jobs)
         return
-    # OpenCV's threads do not survive a fork: its pool would wait for ever.
+    # OpenCV's threads do not survive a fork: its thread pool would wait for ever.
     with multiprocessing.get_context('spawn').Pool(os.cpu_count(), prepare, facts) as pool:
         yield from pool.imap(work, jobs, chunksize=4)

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Cast one ray a pixel into the world: what it meets, how it is turned, and what it looks like there.
+Cast one ray per pixel into the world: the surface it meets, with its normal and its albedo.
 
-Labels here are those of clear water; `water.visible` decides what can be seen. Surfaces are matt:
-nothing shines, not even metal.
+Labels here are those of clear water; `water.visible` decides what can be seen. All surfaces are
+matt, including metal.
 
 """
 
@@ -41,7 +41,7 @@ from uncertainty_seg.sim.pipe import (
 from uncertainty_seg.sim.world import CELL_M, Seabed, World
 
 FAR_M = 16.0
-# What a ray met, finer than the classes: the props follow from PROP on, one number each.
+# What a ray met, finer than the classes: debris has numbers from PROP on, one for each piece.
 OPEN_WATER, BED, ON_PIPE, ROPE, UNKNOWN, PROP = -1, 0, 1, 2, 3, 10
 GROWTH_SEEN_M = 0.006
 ROPE_RADIUS_M, ROPE_LEAST_PX = 0.03, 3.0
@@ -54,7 +54,7 @@ class Hits:
     What each pixel's ray met: metres along it, outward normal, what, and class ids.
 
     `what` is `OPEN_WATER`, `BED`, `ON_PIPE`, `ROPE`, `UNKNOWN`, or `PROP` plus the object's index;
-    `paint` the albedo of objects never shown in training. Labels are those of clear water.
+    `paint` is the albedo of objects never shown in training. Labels are those of clear water.
     """
 
     t: FloatArray
@@ -65,7 +65,7 @@ class Hits:
 
 
 def trace_bed(bed: Seabed, origin: FloatArray, rays: FloatArray) -> FloatArray:
-    """Return metres to the height field, `FAR_M` where it is not met."""
+    """Return metres to the height field, `FAR_M` for rays that do not meet it."""
     oz, dz = np.float32(origin[2]), np.ascontiguousarray(rays[..., 2])
     column, row = bed.cells(*(np.float32(v) for v in origin[:2]))
     columns, rows = (rays[..., i] * np.float32(1 / CELL_M) for i in range(2))
@@ -102,13 +102,13 @@ def trace_bed(bed: Seabed, origin: FloatArray, rays: FloatArray) -> FloatArray:
 
 def pipe_surface(pipe: Pipe, x: FloatArray, left: FloatArray, up: FloatArray
                  ) -> tuple[FloatArray, FloatArray]:
-    """Return the outer radius at points (N,) near the pipe, and the growth's share of it."""
+    """Return the outer radius at points (N,) near the pipe, and the thickness of growth in it."""
     i = pipe.index(x)
     angle = np.arctan2(up, left) * np.float32(GROWTH_COLUMNS / (2 * np.pi))
     column = np.where(angle < 0, angle + GROWTH_COLUMNS, angle)[None]
     row = ((x - np.float32(pipe.start)) * np.float32(1 / GROWTH_CELL_M))[None]
     growth = sample_rows(pipe.growth, column, row)
-    # Bracelets are two half shells: a slot to either side.
+    # Bracelet anodes are two half shells, with a slot on either side.
     slot = np.abs(up) < 0.03
     raised = np.where(slot, 0, pipe.anode[i]) * np.float32(ANODE_RAISE_M)
     return pipe.radius + raised + pipe.joint[i] * np.float32(JOINT_RAISE_M) + growth, growth
@@ -121,7 +121,7 @@ def trace_pipe(pipe: Pipe, origin: FloatArray, rays: FloatArray, limit: FloatArr
 
     def walk(ids: NDArray[np.intp], t: FloatArray, steps: int, arrived_m: float, care: float,
              least_m: float, is_outer: bool) -> tuple[NDArray[np.intp], FloatArray]:
-        """Walk rays to the shell around all growth, or from there to the surface."""
+        """March rays to the shell around all growth, or from there to the surface."""
         d, end = [np.ascontiguousarray(flat[ids, i]) for i in range(3)], limits[ids]
         found, where = [ids[:0]], [t[:0]]
         for _ in range(steps):
@@ -199,7 +199,7 @@ def _put_props(world: World, camera: Camera, rays: FloatArray, hits: Hits) -> No
 
 def _put_things(world: World, camera: Camera, rays: FloatArray, things: tuple[Thing, ...],
                 hits: Hits) -> None:
-    """Draw what training never shows into the hits."""
+    """Draw objects never shown in training into the hits."""
     hits.paint = np.zeros_like(hits.normal)
     for thing in things:
         found = meet(thing, camera, rays, world.tiles[0])
@@ -228,7 +228,7 @@ def _put_bed(world: World, camera: Camera, rays: FloatArray) -> Hits:
     what = np.where(t < FAR_M, BED, OPEN_WATER).astype(np.int16)
     mask = np.full(t.shape, SEABED, np.uint8)
     if float(bed.rope.min()) < 1:
-        # A rope thinner than this in the picture cannot be seen.
+        # Farther away a rope is too thin in the picture to be seen.
         thick = np.float32(camera.focal_px * 2 * ROPE_RADIUS_M / ROPE_LEAST_PX)
         rope = (sample_grid(bed.rope, *cells) < ROPE_RADIUS_M) & (what == BED) & (t < thick)
         what[rope], mask[rope] = ROPE, DEBRIS
@@ -236,7 +236,7 @@ def _put_bed(world: World, camera: Camera, rays: FloatArray) -> Hits:
 
 
 def cast(world: World, camera: Camera, rays: FloatArray, things: tuple[Thing, ...] = ()) -> Hits:
-    """Return what the rays meet."""
+    """Return the hits of the rays."""
     hits = _put_bed(world, camera, rays)
     _put_pipe(world, camera.position, rays, hits)
     _put_props(world, camera, rays, hits)
@@ -248,10 +248,10 @@ def cast(world: World, camera: Camera, rays: FloatArray, things: tuple[Thing, ..
 @dataclass(frozen=True, eq=False)
 class Surface:
     """
-    What the light will fall on: points, unit normals and linear BGR albedo (H, W, 3).
+    The surface to be lit: points, unit normals and linear BGR albedo (H, W, 3).
 
-    `across` is to the left of and above the pipe's axis, metres; `open_to_light` is 1 in the open,
-    less in the nooks beside the pipe and the debris.
+    `across` is to the left of and above the pipe's axis, in metres; `open_to_light` is 1 in the
+    open, and less in corners beside the pipe and the debris.
     """
 
     points: FloatArray
@@ -263,7 +263,7 @@ class Surface:
 
 def _paint_bed(world: World, hits: Hits, x: FloatArray, y: FloatArray, albedo: FloatArray,
                normal: FloatArray) -> None:
-    """Paint the whole image as seabed; the other painters come after."""
+    """Paint the whole image as seabed, before the other surfaces."""
     lumpy, fine = world.tiles
     near = 1 / (1 + (hits.t * np.float32(0.25)) ** 2)
     shade, rock = (sample_grid(np.ascontiguousarray(world.seabed.surface[..., 2 + i]),
@@ -318,7 +318,7 @@ def _paint_pipe(world: World, hits: Hits, points: FloatArray, albedo: FloatArray
 
 def _paint_rope(world: World, hits: Hits, x: FloatArray, y: FloatArray, albedo: FloatArray
                 ) -> None:
-    """Paint ropes as round and twisted, though they are flat."""
+    """Paint ropes as round and twisted, although their geometry is flat."""
     here = hits.what == ROPE
     if not here.any():
         return
@@ -330,7 +330,7 @@ def _paint_rope(world: World, hits: Hits, x: FloatArray, y: FloatArray, albedo: 
 
 def _paint_props(world: World, camera: Camera, hits: Hits, points: FloatArray,
                  albedo: FloatArray, light: FloatArray) -> None:
-    """Paint debris, dusted on top, and darken the ground around it."""
+    """Paint debris, with sediment on top, and darken the ground around it."""
     for number in np.unique(hits.what[hits.what >= PROP]) - PROP:
         prop = world.props[number]
         box = camera.box(prop.centre, prop.reach * 1.6)

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Light in the water, and the camera that takes it: lamps, attenuation, veil, silt, snow, noise.
+Light in the water, and the camera sensor: lamps, attenuation, veil, silt, marine snow, noise.
 
 Single scattering only; formulas and sources are in docs/reference/models.md. A cloud of silt is
-extra, uneven extinction that drifts as a whole. The exposure follows each picture by itself.
+additional, uneven extinction that drifts as a whole. Each picture has its own exposure.
 
 """
 
@@ -20,7 +20,7 @@ from uncertainty_seg.sim.surfaces import FAR_M, Surface
 
 VEIL_STEP_PX, VEIL_SAMPLES = 8, 12
 BACKSCATTER, DAY_VEIL = 0.011, 0.10
-# Stands in for multiple scattering in the cloud's own glow, not in what is seen through it.
+# Approximates multiple scattering in the glow of the cloud, but not in the view through it.
 SILT_GLOW, SILT_LOSS = np.float32(2.0), np.float32(0.4)
 LUMA = np.array([0.11, 0.59, 0.30], np.float32)
 SNOW_BOX_M = 3.0
@@ -30,9 +30,9 @@ LEAST_TRANSMISSION, LEAST_LEVELS = 0.045, 8.0
 @dataclass(frozen=True, eq=False)
 class Water:
     """
-    The water and the light in it: 0 clear .. 1 opaque, absorption a metre (BGR), daylight.
+    The water and its light: turbidity 0 clear .. 1 opaque, absorption per metre (BGR), daylight.
 
-    `lamps` are the powers of the left and right one, `beam` the cosine at the edge of their beams.
+    `lamps` are the powers of the left and right lamp, `beam` the cosine at the edge of the beams.
     """
 
     turbidity: float
@@ -43,18 +43,18 @@ class Water:
 
     @property
     def scatter(self) -> float:
-        """Scattering coefficient per metre; grows exponentially with turbidity."""
+        """Return the scattering coefficient per metre, exponential in the turbidity."""
         return float(0.04 * np.exp(4.2 * self.turbidity))
 
     @property
     def attenuation(self) -> FloatArray:
-        """Beam attenuation per metre, BGR; half of the scattered light stays in the beam."""
+        """Return the beam attenuation per metre, BGR; a quarter of the scatter stays in it."""
         return (self.absorption + np.float32(0.75 * self.scatter)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Lamp:
-    """A spot lamp: where it is, where it points, its power and the cosine of its beam's edge."""
+    """A spot lamp: position, direction, power and the cosine of its beam's edge."""
 
     position: FloatArray
     forward: FloatArray
@@ -74,7 +74,7 @@ class Lamp:
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """A cloud of silt: noise, mean extinction a metre, drift in metres, BGR albedo."""
+    """A cloud of silt: noise, mean extinction per metre, drift in metres, BGR albedo."""
 
     tile: FloatArray
     density: float
@@ -84,7 +84,7 @@ class Cloud:
     def extinction(self, points: FloatArray) -> FloatArray:
         """Return the extinction per metre at points (H, W, 3)."""
         x, y, z = (points[..., i] - self.drift[i] for i in range(3))
-        # Two slanted cuts through plane noise make a field that varies in all three directions.
+        # Two oblique samplings of plane noise give a field that varies in all three directions.
         billows = sample_tile(self.tile, x + 0.7 * z, y - 0.5 * z, 5.2)
         wisps = sample_tile(self.tile, y + 0.6 * x, 1.3 * z - 0.4 * x, 2.7)
         uneven = np.clip(0.62 * np.exp(0.75 * billows + 0.45 * wisps), 0.3, 3.0)
@@ -94,10 +94,10 @@ class Cloud:
 @dataclass(frozen=True, eq=False)
 class Formed:
     """
-    An image before the sensor: linear BGR light of any scale, and what passes the water.
+    An image before the sensor: linear BGR light of any scale, and the transmission of the water.
 
-    `signal` and `veil` are the luminance that an object of albedo 0.2 would send here, and that of
-    the water before it.
+    `signal` is the luminance that an object of albedo 0.2 would have here, `veil` that of the
+    water in front of it.
     """
 
     light: FloatArray
@@ -107,7 +107,7 @@ class Formed:
 
 
 def random_water(rng: np.random.Generator, turbidity: float) -> Water:
-    """Draw a water between oceanic blue and coastal green, and its light."""
+    """Draw water between oceanic blue and coastal green, and its light."""
     green = rng.uniform(0, 1) ** 0.8
     absorption = np.array([0.03 + 0.20 * green, 0.055 + 0.035 * green, 0.30 + 0.10 * green])
     blue, teal = np.array([.95, .62, .12]), np.array([.50, .95, .30])
@@ -119,7 +119,7 @@ def random_water(rng: np.random.Generator, turbidity: float) -> Water:
 
 
 def lamps_of(water: Water, camera: Camera) -> tuple[Lamp, Lamp]:
-    """Mount the lamps left and right of and above the camera, crossing 3 m ahead."""
+    """Return the lamps, left and right above the camera, with beams that cross 3 m ahead."""
     both = []
     for side, power in zip((-1, 1), water.lamps, strict=True):
         place = np.array([0.55 * side, -0.3, 0.1])
@@ -134,9 +134,9 @@ def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: 
          lamps_across: tuple[tuple[float, float], tuple[float, float]],
          shaded: NDArray[np.bool_], cloud: Cloud | None = None) -> Formed:
     """
-    Light a surface `t` metres away and view it through the water, and silt in it, if any.
+    Light a surface `t` metres away, and view it through the water and the silt, if any.
 
-    The pipe of a radius shades where `shaded` is; the lamps are at `lamps_across` its axis.
+    The pipe, of `radius`, shades where `shaded`; `lamps_across` are the lamps across its axis.
     """
     lamps = lamps_of(water, camera)
     glow, murk = _lamp_veil(water, camera, lamps, t, cloud)
@@ -163,7 +163,7 @@ def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: 
     share = np.float32(water.scatter) / (water.attenuation + np.float32(0.02))
     veil = water.daylight * np.float32(DAY_VEIL) * np.minimum(share, 1) * (1 - through)
     if cloud is not None and murk is not None:
-        # Silt hides the water's own glow and sends back less light the thicker it lies.
+        # Silt hides the veil of the water, and reflects less daylight the denser it is.
         hidden = (1 - np.exp(-murk * t))[..., None]
         dull = np.float32(DAY_VEIL) * (0.25 + 0.75 * np.exp(-0.5 * murk))[..., None]
         veil += (water.daylight * cloud.colour * dull - veil) * hidden
@@ -194,14 +194,14 @@ def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatA
             _, away, power = lamp.reach(points)
             fade = np.exp(-(away + s)[..., None] * water.attenuation)
             if cloud is not None:
-                # Thick silt passes much of the light on: it glows where one would see nothing.
+                # Dense silt scatters light onward: it glows where nothing else would be visible.
                 lost = 0.5 * (before + murk) + here * away
                 fade *= np.exp(-SILT_LOSS * lost)[..., None]
             total += (power * depth * np.float32(high - low))[..., None] * fade * strength
     total *= np.float32(BACKSCATTER)
     full = t.shape[1], t.shape[0]
     if cloud is not None:
-        # Wisps narrower than the coarse step would show its grid.
+        # Wisps narrower than the coarse step would make its grid visible.
         total = cv2.GaussianBlur(total, (0, 0), 0.9)
     veil = cv2.resize(total, full, interpolation=cv2.INTER_LINEAR)
     if cloud is None:
@@ -212,7 +212,7 @@ def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatA
 
 def _shadow(across: tuple[FloatArray, FloatArray], lamp: tuple[float, float], radius: float
             ) -> FloatArray:
-    """Return how much of a lamp passes the pipe, seen along the pipe as a disc."""
+    """Return the share of a lamp's light that passes the pipe, a disc in cross section."""
     dx, dy = lamp[0] - across[0], lamp[1] - across[1]
     along = -(across[0] * dx + across[1] * dy) / (dx * dx + dy * dy + np.float32(1e-6))
     along = np.clip(along, 0, 1)
@@ -221,7 +221,7 @@ def _shadow(across: tuple[FloatArray, FloatArray], lamp: tuple[float, float], ra
 
 
 def _scatter_forward(light: FloatArray, spread: FloatArray, focal_px: float) -> FloatArray:
-    """Blur with range: mix in two blurred copies; `spread` is scatter times metres."""
+    """Blur by range: mix in two blurred copies; `spread` is scatter times metres."""
     small, wide = focal_px * 0.003, focal_px * 0.012
     first = cv2.GaussianBlur(light, (0, 0), small)
     half = cv2.resize(light, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
@@ -236,11 +236,11 @@ def _scatter_forward(light: FloatArray, spread: FloatArray, focal_px: float) -> 
 @dataclass(frozen=True, eq=False)
 class Sensor:
     """
-    How the camera turns light into bytes.
+    How the camera converts light into bytes.
 
     `target` is the level, 0..1, to which the bright part is exposed, `tint` BGR gains, `noise` the
-    deviation at mid grey, `motion_px` the movement during the exposure, `quality` that of a JPEG
-    (0 for none), `snow` particles a cubic metre.
+    standard deviation at mid grey, `motion_px` the movement during the exposure, `quality` that of
+    a JPEG (0 for none), `snow` particles per cubic metre.
     """
 
     target: float
@@ -272,7 +272,7 @@ def exposure(formed: Formed, sensor: Sensor) -> float:
 
 
 def _tone(linear: FloatArray) -> FloatArray:
-    """Map linear light to 0..1: straight below, a soft shoulder above, then display gamma."""
+    """Map linear light to 0..1: linear below, a soft shoulder above, then display gamma."""
     soft = linear / np.sqrt(np.sqrt(1 + (linear * linear) ** 2))
     return np.power(np.maximum(soft, 0), np.float32(1 / 1.9))
 
@@ -286,7 +286,7 @@ def visible(formed: Formed, gain: float) -> NDArray[np.bool_]:
 
 def _snow(rng: np.random.Generator, camera: Camera, water: Water, sensor: Sensor, drift: FloatArray
           ) -> FloatArray:
-    """Return the light of drifting particles near the camera, (H, W), as lamps light them."""
+    """Return the light (H, W) of drifting particles near the camera, lit by the lamps."""
     count = int(sensor.snow * SNOW_BOX_M ** 3)
     home = rng.random((count, 3), dtype=np.float32) * np.float32(SNOW_BOX_M)
     size = np.clip(rng.lognormal(-7.0, 0.45, count), 0.0003, 0.004).astype(np.float32)
@@ -334,7 +334,7 @@ def develop(formed: Formed, gain: float, camera: Camera, water: Water, sensor: S
             streams: tuple[np.random.Generator, np.random.Generator], drift: FloatArray
             ) -> NDArray[np.uint8]:
     """
-    Turn light into a BGR picture (H, W, 3), with the `gain` from `exposure`.
+    Convert light into a BGR picture (H, W, 3), with the `gain` from `exposure`.
 
     The `streams` draw marine snow, which drifts, and noise.
     """

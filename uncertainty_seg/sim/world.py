@@ -2,8 +2,8 @@
 """
 The world along a pipe: seabed, pipe, debris and their colours, drawn from one seed.
 
-The seabed is a height field with banks, ripples, boulders, ropes, burials and free spans: no
-overhangs. Nothing moves: silt, divers and fish are given to the renderer beside it. `place` and
+The seabed is a height field with banks, ripples, boulders, ropes, burials and free spans, without
+overhangs. Nothing in it moves: the renderer takes silt, divers and fish separately. `place` and
 `shoal` put objects never shown in training into a camera's view, clear of seabed and pipe.
 
 """
@@ -41,10 +41,10 @@ ROPES = np.array([[.30, .55, .60], [.45, .45, .42], [.45, .30, .08], [.10, .30, 
 @dataclass(frozen=True, eq=False)
 class Seabed:
     """
-    The height field; row = y, column = x, `CELL_M` a cell.
+    The height field; row = y, column = x, `CELL_M` per cell.
 
     `surface` holds, for each cell, the two slopes, the brightness of the sediment and the share of
-    bare rock; `rope` the distance to the nearest rope, metres, capped at 1.
+    bare rock; `rope` the distance to the nearest rope in metres, capped at 1.
     """
 
     x0: float
@@ -69,7 +69,7 @@ class Seabed:
 
 def _boulders(rng: np.random.Generator, plan: PipePlan, height: FloatArray, rock: FloatArray,
               aside: FloatArray, tile: FloatArray) -> None:
-    """Raise domes of rock in place, off the pipe."""
+    """Raise domes of rock off the pipe; changes height and rock in place."""
     rows, columns = height.shape
     for _ in range(int(rng.poisson((plan.stop - plan.start) * rng.choice([0.1, 0.6, 1.4])))):
         size = float(np.clip(rng.lognormal(-1.6, 0.5), 0.07, 0.55))
@@ -120,7 +120,7 @@ class _Grid:
 
 
 def _grid(plan: PipePlan, route: Route) -> _Grid:
-    """Lay the cells out."""
+    """Lay out the cells."""
     nx, ny = int((plan.stop - plan.start) / CELL_M), int(2 * plan.half_width / CELL_M)
     along = np.arange(nx, dtype=np.float32) * CELL_M + np.float32(plan.start)
     beside = np.arange(ny, dtype=np.float32) * CELL_M - np.float32(plan.half_width)
@@ -133,7 +133,7 @@ def _grid(plan: PipePlan, route: Route) -> _Grid:
 
 def _ripples(rng: np.random.Generator, grid: _Grid, coarse: FloatArray
              ) -> tuple[FloatArray, FloatArray]:
-    """Return the height of sand ripples and how they tint the sediment."""
+    """Return the height of sand ripples, and their change of the sediment's brightness."""
     turn, wave = rng.uniform(0, np.pi), 2 * np.pi / rng.uniform(0.14, 0.4)
     phase = (np.cos(turn) * grid.x + np.sin(turn) * grid.y) * np.float32(wave)
     phase += 1.6 * sample_tile(coarse, grid.x, grid.y, 5.0)
@@ -146,7 +146,7 @@ def _ripples(rng: np.random.Generator, grid: _Grid, coarse: FloatArray
 
 def _meet_pipe(rng: np.random.Generator, plan: PipePlan, grid: _Grid, axis: FloatArray,
                radius: float, coarse: FloatArray, height: FloatArray) -> FloatArray:
-    """Scour the seabed under free spans, bank it against the pipe, heap it over burials."""
+    """Scour the seabed under free spans, bank it against the pipe, and raise it over burials."""
     span = np.zeros(grid.along.size, np.float32)
     for start, stop, deep in plan.spans:
         span = np.maximum(span, window(grid.along, start, stop, 0.8)
@@ -168,12 +168,12 @@ def _meet_pipe(rng: np.random.Generator, plan: PipePlan, grid: _Grid, axis: Floa
 
 def build_seabed(rng: np.random.Generator, plan: PipePlan, route: Route, coarse: FloatArray,
                  lumpy: FloatArray) -> tuple[Seabed, FloatArray]:
-    """Return the seabed as the plan says, and the height of the pipe's axis along its route."""
+    """Return the seabed of a plan, and the height of the pipe's axis along its route."""
     grid = _grid(plan, route)
     ny, nx = grid.x.shape
     banks = rng.uniform(0.04, 0.13) * sample_tile(coarse, grid.x, grid.y, 12.0)
     rows = np.clip((route.y[grid.pick] + plan.half_width) / CELL_M, 0, ny - 1).astype(int)
-    # The pipe is stiff: it follows the seabed's long waves only.
+    # The pipe is stiff: it follows only long waves of the seabed.
     under = cv2.GaussianBlur(banks[rows, np.arange(nx)][None], (0, 0), 1.2 / CELL_M)[0]
     axis = under + np.float32(route.radius * rng.uniform(0.35, 0.85))
     height = banks + rng.uniform(0.006, 0.02) * sample_tile(coarse, grid.y, grid.x, 2.3)
@@ -196,7 +196,7 @@ def build_seabed(rng: np.random.Generator, plan: PipePlan, route: Route, coarse:
 @dataclass(frozen=True, eq=False)
 class World:
     """
-    All that does not move.
+    Everything in a scene that does not move.
 
     `tiles` are noise textures (lumpy, fine); `sediment`, `rock`, `growth_colours` and
     `rope_colour` are linear BGR albedos; `gravel` is 0 for none to 1.
@@ -235,7 +235,7 @@ def build_world(seed: int, plan: PipePlan) -> World:
 
 def _props(rng: np.random.Generator, plan: PipePlan, route: Route, seabed: Seabed
            ) -> tuple[Prop, ...]:
-    """Scatter debris along the pipe, off it."""
+    """Scatter debris along the pipe, but not on it."""
     props = []
     for _ in range(int(rng.poisson((plan.stop - plan.start) * plan.props_per_m))):
         x, aside = rng.uniform(plan.start, plan.stop), rng.normal(0, 1.2)
@@ -249,7 +249,7 @@ def _props(rng: np.random.Generator, plan: PipePlan, route: Route, seabed: Seabe
 
 def place(kind: str, seed: int, rng: np.random.Generator, world: World, camera: Camera
           ) -> tuple[Thing, ...]:
-    """Return the things that put one object, or one shoal, well into view."""
+    """Return one object, or the fish of one shoal, placed well in view."""
     looking = math.atan2(float(camera.axes[1, 2]), float(camera.axes[0, 2]))
     right, down = rng.uniform(-0.4, 0.4), rng.uniform(-0.35, 0.2)
     if kind == 'fish':
@@ -264,7 +264,7 @@ def place(kind: str, seed: int, rng: np.random.Generator, world: World, camera: 
 
 def shoal(seed: int, rng: np.random.Generator, middle: FloatArray, heading: float, count: int,
           time_s: float) -> tuple[Thing, ...]:
-    """Return a shoal around a point, all swimming the same way, each a little its own."""
+    """Return a shoal around a point, swimming in one direction with small variations."""
     fish = []
     for k in range(count):
         offset = rng.normal(0, 1, 3) * [0.75, 0.6, 0.34]

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A dive is played to the real node over DDS, and what it says is recorded.
+Play a dive to the real node over DDS, and record its outputs.
 
 Player, node and recorder are three processes. This one does not import ROS: it starts the others,
-reads what they print, and stops them in an order in which no frame is lost.
+reads their output, and stops them in an order in which no frame is lost.
 
 """
 
@@ -41,24 +41,24 @@ RECORDED = (
     f'{NODE_NAME}/verdict', f'{NODE_NAME}/score',
 )
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-# A small computer that is busy takes minutes for it.
+# Starting takes minutes on a small, busy computer.
 START_TIMEOUT_S = 240.0
-# A new node withholds its flag for so long (ros/rivals.py), and a replay does not.
+# A new node withholds its flag for this long (ros/rivals.py); a replay does not.
 WITHHELD_S = 2.0
 SETTLE_S = 2.0
 STOP_TIMEOUT_S = 30.0
-# Frames that are timed, and the share of the computer that the pipeline may use: player and
-# recorder run on it too, and the node draws pictures for the recorder.
+# Frames that are timed, and the share of the time that the pipeline may use: player and recorder
+# run on the same computer, and the node draws pictures for the recorder.
 NUM_FRAMES = 5
 HEADROOM = 0.55
-# Ports of DDS: each domain has so many, from the first on. These domains fit below those that
-# Linux hands out.
+# Ports of DDS: the first one, and the number in each domain. The ports of these domains are below
+# those that Linux assigns.
 FIRST_PORT, PORTS_OF_DOMAIN, DOMAINS = 7400, 250, range(1, 102)
 _TRY_ROS = 'import rclpy; rclpy.init(); rclpy.create_node("demo")'
 
 
 def require_ros(environment: Mapping[str, str]) -> None:
-    """Refuse to start without ROS. Raises BackendUnavailableError if no node can be made."""
+    """Check ROS; raise BackendUnavailableError if no node can be made."""
     tried = subprocess.run([sys.executable, '-c', _TRY_ROS], env=environment, text=True,
                            stdin=subprocess.DEVNULL, capture_output=True)
     if tried.returncode:
@@ -73,7 +73,7 @@ def run_live(
     environment: Mapping[str, str],
 ) -> int:
     """
-    Play a dive to the node, `pace` times as fast as it was, and record its outputs.
+    Play a dive to the node, `pace` times as fast as recorded, and record the node's outputs.
 
     Returns the number of images played. Raises UncertaintySegError if one of the processes fails,
     with the last line of its log, which is in `logs`.
@@ -95,7 +95,7 @@ def run_live(
         time.sleep(WITHHELD_S)
         with player:
             _watch(player, [node, recorder], duration_s / pace)
-        time.sleep(SETTLE_S)  # the last frame is still on its way
+        time.sleep(SETTLE_S)  # the last frame is still in transit
         recorder.stop()
         node.stop()
     return int(str(player.result()['played']))
@@ -108,7 +108,7 @@ def ros_arguments(settings: Settings, pace: float) -> list[str]:
     # The longer frame interval of a slowed dive must not count as a stale camera.
     changed.setdefault('stale_timeout_s', max(settings.stale_timeout_s, 2.0 / pace))
     changed['reliability'] = 'reliable'
-    # The stamps of the dive are of its own time, which the player publishes.
+    # The stamps of the dive are in its own time, which the player publishes.
     words = ['--ros-args', '-r', f'image:={IMAGE_TOPIC}', '-p', 'use_sim_time:=true']
     for name, value in changed.items():
         # The value of a parameter is read as YAML, which includes JSON.
@@ -128,7 +128,7 @@ def _watch(player: ChildProcess, others: Sequence[ChildProcess], duration_s: flo
 
 
 def own_domain() -> int:
-    """Return a ROS domain that nobody on this computer uses; UncertaintySegError if none is."""
+    """Return a ROS domain that is unused on this computer; UncertaintySegError without one."""
     for domain in random.sample(DOMAINS, len(DOMAINS)):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
@@ -144,7 +144,7 @@ def ros_environment(base: Mapping[str, str], domain: int | None = None) -> dict[
     """
     Return the environment of the processes: this package, and a profile for Fast DDS.
 
-    Without a domain they are in one of their own, and no other computer hears of them.
+    Without a domain they use a free one, limited to this computer.
     """
     environment = {**base, 'ROS_DOMAIN_ID': str(domain)}
     if domain is None:
@@ -157,14 +157,14 @@ def ros_environment(base: Mapping[str, str], domain: int | None = None) -> dict[
     profiles = [folder.parent / 'fastdds_profile.xml' for folder in models_folders()]
     profile = next((str(path) for path in profiles if path.is_file()), None)
     if profile is not None and not any(name in base for name in PROFILE_VARIABLES):
-        # Without it Fast DDS loses most camera frames: its shared memory is smaller than a frame.
+        # By default Fast DDS loses most camera frames: its shared memory is smaller than a frame.
         environment.update(dict.fromkeys(PROFILE_VARIABLES, profile))
     return environment
 
 
 def find_pace(pipeline: Pipeline, dive: Path, rate_hz: float) -> float:
     """
-    Find how fast a dive may be played so that the node on this computer drops no frame, up to 1.
+    Return the largest pace, at most 1, at which the node on this computer drops no frame.
 
     The pipeline is timed on the first frames of the dive.
     """
@@ -179,9 +179,9 @@ def find_pace(pipeline: Pipeline, dive: Path, rate_hz: float) -> float:
 
 @contextmanager
 def _later_signals() -> Iterator[None]:
-    """Let what Python does at a signal wait for the end of the block."""
+    """Defer Python's signal handlers to the end of the block."""
     noted: list[int] = []
-    # Only the main thread may set handlers, and only it is interrupted by one.
+    # Only the main thread may set handlers, and only it is interrupted by them.
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals() if is_main}
     held = {number: handler for number, handler in handlers.items() if callable(handler)}
@@ -198,10 +198,10 @@ def _later_signals() -> Iterator[None]:
 
 class ChildProcess:
     """
-    A module that runs in a process of its own, and is stopped at the end of the `with` block.
+    A module that runs in its own process, which is stopped at the end of the `with` block.
 
-    It prints JSON lines to its standard output, and its log to its standard error; both are kept
-    in the folder of logs under its name.
+    It prints JSON lines to stdout, and its log to stderr; both are stored in the folder of logs
+    under its name.
     """
 
     def __init__(
@@ -221,11 +221,11 @@ class ChildProcess:
         self._files = [path.open('w') for path in (self._out_path, self._log_path)]
         try:
             with _later_signals():
-                # In a session of its own it does not get Ctrl-C: the order of stopping is kept.
+                # In its own session it gets no Ctrl-C, so the order of stopping is kept.
                 self._process = subprocess.Popen(
                     self._command, stdin=subprocess.DEVNULL, stdout=self._files[0],
                     stderr=self._files[1], env=self._environment, start_new_session=True)
-        except KeyboardInterrupt:  # a block that was not entered has no end either
+        except KeyboardInterrupt:  # Python calls __exit__ only after a complete __enter__
             self.__exit__()
             raise
         return self
@@ -238,11 +238,11 @@ class ChildProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process has not ended yet."""
+        """Return whether the process has not ended yet."""
         return self._running().poll() is None
 
     def require_running(self) -> None:
-        """Raise the last line of its log if the process has ended."""
+        """Raise an error with the last line of its log if the process has ended."""
         if not self.is_running:
             raise self._error('ended too early')
 
@@ -257,7 +257,7 @@ class ChildProcess:
             time.sleep(0.1)
 
     def result(self) -> Mapping[str, object]:
-        """Wait for its end and return its last JSON line; raise if it failed."""
+        """Wait for the end of the process and return its last JSON line; raise if it failed."""
         if self._running().wait() != 0:
             raise self._error('failed')
         return self._last_values()
@@ -272,7 +272,7 @@ class ChildProcess:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            except BaseException:  # a second Ctrl-C: it has a session of its own, and would stay
+            except BaseException:  # a second Ctrl-C: in its own session it would keep running
                 process.kill()
                 process.wait()
                 raise

@@ -2,8 +2,8 @@
 """
 The contact sheet of a dive, drawn with OpenCV: no font file, no plotting library.
 
-A column of the sheet is a moment, in order of time, with camera, classes, uncertainty and flag;
-the score over the whole dive is below, with the same letters. Colours are BGR.
+Each column of the sheet is a moment, in order of time, with camera, classes, uncertainty and flag.
+The plot of the score over the whole dive is below, with the same letters. Colours are BGR.
 
 """
 
@@ -61,17 +61,17 @@ class Box:
 
     @property
     def right(self) -> int:
-        """First column right of it."""
+        """Return the first column to its right."""
         return self.left + self.width
 
     @property
     def bottom(self) -> int:
-        """First row below it."""
+        """Return the first row below it."""
         return self.top + self.height
 
 
 def fill(canvas: ImageU8, box: Box, color: Color, alpha: float = 1.0) -> None:
-    """Fill a rectangle; below an `alpha` of 1 the colour is mixed with the canvas."""
+    """Fill a rectangle; with `alpha` below 1 mix the colour with the canvas."""
     area = canvas[box.top:box.bottom, box.left:box.right]
     area[:] = np.rint(area * (1 - alpha) + np.asarray(color) * alpha)
 
@@ -101,7 +101,7 @@ def write(
     canvas: ImageU8, text: str, left: int, middle: int, cap_px: float = 12, color: Color = INK,
     weight: int = 1, align: str = 'left',
 ) -> None:
-    """Write a line of ASCII with capitals `cap_px` high, to the 'left', 'centre' or 'right'."""
+    """Write a line of ASCII with capitals `cap_px` high, aligned 'left', 'centre' or 'right'."""
     shift = {'left': 0.0, 'centre': 0.5, 'right': 1.0}[align]
     x = left - round(shift * text_width(text, cap_px, weight))
     origin = (x, middle + round(cap_px / 2))
@@ -111,7 +111,7 @@ def write(
 def draw_legend(
     canvas: ImageU8, card: ModelCard, left: int, middle: int, cap_px: float, room: int
 ) -> None:
-    """Draw a row of class colours with their names, cut to the room that each has."""
+    """Draw a row of class colours with their names, cut to the available width."""
     side, step = round(cap_px * 1.7), room // card.num_classes
     for name, (red, green, blue) in zip(card.class_names, card.palette, strict=True):
         swatch = Box(left, middle - side // 2, side, side)
@@ -149,12 +149,12 @@ class ScorePlot:
         return self._area.left + round(share * (self._area.width - 1))
 
     def y_of(self, ratio: float) -> int:
-        """Return the row of a ratio; one that is too large is on the upper edge."""
+        """Return the row of a ratio; too large ones are on the upper edge."""
         share = math.sqrt(min(max(ratio, 0.0) / self._upper, 1.0))
         return self._area.bottom - 1 - round(share * (self._area.height - 1))
 
     def draw(self, canvas: ImageU8) -> None:
-        """Draw everything but the marks."""
+        """Draw everything except the marks."""
         fill(canvas, self._area, PANEL)
         for event in self._timeline.events:
             self._draw_event(canvas, event)
@@ -203,7 +203,7 @@ class ScorePlot:
         fill(canvas, self._band, FLAG_COLORS['dropped'])
         kind = 'dropped'
         for moment, later in zip(moments, [*moments[1:], None], strict=True):
-            # After a dropped frame the flag before it is still in force.
+            # A dropped frame keeps the flag of the frame before it.
             kind = kind if moment.kind == 'dropped' else moment.kind
             left = self.x_of(moment.time_s)
             right = self.x_of(later.time_s) if later else self._band.right
@@ -233,7 +233,7 @@ def make_pictures(
 CELL_WIDTH = 400
 MAX_COLUMNS = 6
 _NUM_REASONS = 2
-# What a score over its limit means, by the start of its name; the first that fits is written.
+# Meaning of a score over its threshold, by the start of its name; the first match is written.
 _MEANINGS = {
     'density': 'unlike anything it was trained on',
     'features': 'unlike anything it was trained on',
@@ -241,7 +241,7 @@ _MEANINGS = {
     'margin': 'two classes are equally likely', 'image': 'a poor image',
     'all scores': 'as in training, and the classes are clear',
 }
-# In pixels: the edge, between columns, for the names of the rows; heights from top to bottom.
+# Pixels: outer edge, gap between columns, width of row names; then heights from top to bottom.
 _EDGE, _GAP, _NAMES = 28, 10, 150
 _HEADER, _TITLE, _PLATE, _REASON, _CURVE, _KEY = 96, 44, 48, 84, 420, 56
 
@@ -250,7 +250,7 @@ def choose_moments(timeline: Timeline, drawn: Collection[int]) -> list[Moment]:
     """
     Choose a plain moment, the worst of each event, and two after it, in order of time.
 
-    A busy computer leaves pictures out: moments whose stamp is in `drawn` go before all others.
+    On a busy computer pictures are missing: moments whose stamp is in `drawn` are preferred.
     """
     plain = _drawn_first(
         [m for m in timeline.taken if m.event == PLAIN_EVENT and m.is_confident], drawn)
@@ -324,7 +324,7 @@ def _draw_column(
 
 
 def in_words(reason: str) -> str:
-    """Return what the reason of a verdict means, in a few words; empty if it is no score's."""
+    """Return the meaning of a verdict's reason in a few words; empty if it names no score."""
     parts = reason.split('; ')
     return next((words for start, words in _MEANINGS.items()
                  if any(part.startswith(start) for part in parts)), '')

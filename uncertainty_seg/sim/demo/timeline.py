@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What happened in a dive, frame by frame, and its summary on one screen.
+The timeline of a dive, frame by frame, and its summary on one screen.
 
 The bag of the dive and the bag of the node's outputs are joined by stamp. Verdicts fit in memory;
-pictures do not, and are read as a stream.
+pictures do not, and are streamed.
 
 """
 
@@ -34,13 +34,13 @@ from uncertainty_seg.storage.bags.reader import (
 
 STATUS_TOPIC, MASK_TOPIC, HEATMAP_TOPIC = (
     f'{NODE_NAME}/{name}' for name in ('status', 'mask', 'heatmap'))
-# The event of a frame in which nothing happens.
+# The event of a frame outside all events.
 PLAIN_EVENT = 'inspection'
 # Events at which the flag must become false at any threshold, and how many of them a dive must
 # have. Burial is not among them: the network was trained on sand over a pipe.
 MUST_FALL = ('silt_cloud', 'diver')
 NUM_MUST_FALL = 2
-# A flag that is false most of the time says nothing about the events.
+# If the flag is false most of the time, its falls at events prove nothing.
 LEAST_PLAIN_SHARE = 0.6
 
 
@@ -49,8 +49,8 @@ class Moment:
     """
     One frame of the dive: its stamp, its event, and the verdict.
 
-    The kind is 'dropped' if the node did not process it; then `ratio`, the largest score over its
-    threshold, is NaN. After a fault it is infinite.
+    The kind is 'dropped' if the node did not process the frame. `ratio` is the largest ratio of a
+    score to its threshold: NaN for a dropped frame, infinite after a fault.
     """
 
     stamp_ns: int
@@ -72,8 +72,8 @@ class FlagEvent:
     """
     An event of the dive, and how the flag reacted to it.
 
-    `fell_after_s` is since the start, `recovered_after_s` since the stop, which is negative if the
-    flag was true again before; each infinite if it never did.
+    `fell_after_s` counts from the start, `recovered_after_s` from the stop: negative if the flag
+    was true again before. Each is infinite if that never happened.
     """
 
     name: str
@@ -85,7 +85,7 @@ class FlagEvent:
 
     @property
     def title(self) -> str:
-        """Return the name as it is written in pictures and summaries."""
+        """Return the name for pictures and summaries."""
         return self.name.replace('_', ' ')
 
 
@@ -103,12 +103,12 @@ class Timeline:
 
     @property
     def duration_s(self) -> float:
-        """Time of the last frame."""
+        """Return the time of the last frame."""
         return self.moments[-1].time_s
 
     @property
     def plain_share(self) -> float:
-        """Share of confident frames among those processed in plain inspection; NaN if none."""
+        """Return the share of confident among processed frames of plain inspection, or NaN."""
         plain = [m.is_confident for m in self.taken if m.event == PLAIN_EVENT]
         return sum(plain) / len(plain) if plain else math.nan
 
@@ -120,8 +120,8 @@ def read_timeline(dive: Path, outputs: Path) -> Timeline:
     Raises BagError if a bag cannot be read or the dive has no frame.
     """
     verdicts: dict[int, dict[str, Any]] = {}
-    # The node runs by the time of the dive, so that a status of no frame may have the stamp of
-    # one: what was measured counts, in whatever order they come.
+    # The node's clock is the time of the dive, so a status without a frame may have the stamp of a
+    # frame: the measured verdict counts, in whatever order they are recorded.
     for stamp_ns, is_measured, verdict in _verdicts(outputs):
         if is_measured or stamp_ns not in verdicts:
             verdicts[stamp_ns] = verdict
@@ -156,8 +156,8 @@ def find_events(moments: Sequence[Moment]) -> Iterator[FlagEvent]:
 
 
 def _rise_s(stretch: Sequence[Moment], after: Sequence[Moment]) -> float:
-    # If the flag is true again when the event ends, as in a thinning cloud, it became true at the
-    # start of its last run of confident frames.
+    # If the flag is true again when the event ends, as in a thinning cloud, it rose at the start
+    # of the last run of confident frames.
     rise_s = math.inf
     for moment in stretch:
         if moment.kind != 'dropped':
@@ -201,9 +201,9 @@ def _verdict(status: Any, values: Mapping[str, str]) -> dict[str, Any]:
 @dataclass(frozen=True)
 class DemoFrame:
     """
-    One frame with its pictures; what is not in the bags is None.
+    One frame with its pictures; a picture that is not in the bags is None.
 
-    `label` are class ids, `heatmap` is as the node publishes it.
+    `label` holds class ids, `heatmap` is the published one.
     """
 
     moment: Moment
@@ -263,7 +263,7 @@ def _ids(item: BagImage | None) -> LabelMap | None:
 
 
 def problems_of(timeline: Timeline) -> list[str]:
-    """Say how the flag did not fall at every event of `MUST_FALL`, or not rise after it."""
+    """List where the flag did not fall at an event of `MUST_FALL`, or did not rise after one."""
     found = []
     for event in timeline.events:
         title = f'the {event.title} at {event.start_s:.1f} s'
@@ -274,7 +274,7 @@ def problems_of(timeline: Timeline) -> list[str]:
                 found.append(f'The flag did not fall at {title}.')
         if math.isfinite(event.fell_after_s) and math.isinf(event.recovered_after_s):
             found.append(f'The flag did not rise again after {title}.')
-    # NaN, of a dive without plain inspection, is a problem too.
+    # NaN, for a dive without plain inspection, is a problem too.
     if not timeline.plain_share >= LEAST_PLAIN_SHARE:
         found.append(f'The flag was true in {_percent(timeline.plain_share)} of plain inspection, '
                      f'expected {LEAST_PLAIN_SHARE:.0%} or more.')
@@ -284,7 +284,7 @@ def problems_of(timeline: Timeline) -> list[str]:
 
 
 def median_latency_ms(timeline: Timeline) -> float:
-    """Return the median time of the pipeline a frame; NaN without a known one."""
+    """Return the median time of the pipeline per frame; NaN if no time is known."""
     known = [m.latency_ms for m in timeline.taken if math.isfinite(m.latency_ms)]
     return statistics.median(known) if known else math.nan
 
